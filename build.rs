@@ -1,0 +1,25 @@
+//! Compiles the public API's proto files; protox does it without an installed `protoc`.
+
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = PathBuf::from("proto");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root.join("frameshift/v1"))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    println!("cargo:rerun-if-changed=proto");
+
+    let descriptors = protox::compile(&files, [&root])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), prost_bytes(&descriptors))?;
+    tonic_prost_build::configure()
+        .bytes(".frameshift.v1")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+fn prost_bytes(descriptors: &tonic_prost_build::FileDescriptorSet) -> Vec<u8> {
+    use prost::Message;
+    descriptors.encode_to_vec()
+}

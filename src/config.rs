@@ -1,0 +1,1 @@
+//! The configuration: every component's own, composed and validated.

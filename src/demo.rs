@@ -1,0 +1,1 @@
+//! The quickstart: the main job through the public gRPC API alone.

@@ -1,0 +1,1 @@
+//! The device thread: serving and training take turns on it, block by block.

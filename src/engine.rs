@@ -1,0 +1,1 @@
+//! Classification: admission, batches that mix tasks, resident adapter sets.

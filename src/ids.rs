@@ -1,0 +1,263 @@
+//! Identifiers as validated newtypes: a value of one of these types is well formed, so no other module checks again.
+//!
+//! Invariant: an id never holds `/`, control characters or upper case, so that it can be part of a key or of a resource name as it is.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+/// Longest name that a caller may choose, in bytes.
+pub const MAX_NAME: usize = 63;
+
+/// Why a text is not an identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Empty, too long, or with a character that is not allowed.
+    #[error(
+        "{kind} {text:?} is not 1 to 63 characters of a-z, 0-9, '-', '_', '.', beginning with a letter or digit"
+    )]
+    Name {
+        /// What it should have been.
+        kind: &'static str,
+        /// The text, cut to 80 characters.
+        text: String,
+    },
+    /// Not a UUID in its usual lower-case form.
+    #[error("{kind} {text:?} is not a uuid")]
+    Uuid {
+        /// What it should have been.
+        kind: &'static str,
+        /// The text, cut to 80 characters.
+        text: String,
+    },
+    /// Not a whole number from 1.
+    #[error("version {text:?} is not a number from 1")]
+    Version {
+        /// The text, cut to 80 characters.
+        text: String,
+    },
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+fn is_name(text: &str) -> bool {
+    let head = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    !text.is_empty()
+        && text.len() <= MAX_NAME
+        && text.bytes().next().is_some_and(head)
+        && text
+            .bytes()
+            .all(|byte| head(byte) || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+macro_rules! name_id {
+    ($(#[$doc:meta])* $type:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self, Error> {
+                if is_name(text) {
+                    Ok(Self(text.into()))
+                } else {
+                    Err(Error::Name { kind: $kind, text: shortened(text) })
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $type:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Uuid);
+
+        impl $type {
+            /// Makes a new id; ids of one process sort by the time of this call.
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// The value.
+            pub fn uuid(&self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self, Error> {
+                match Uuid::try_parse(text) {
+                    Ok(uuid) if uuid.hyphenated().to_string() == text => Ok(Self(uuid)),
+                    Ok(_) | Err(_) => Err(Error::Uuid { kind: $kind, text: shortened(text) }),
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+    };
+}
+
+name_id!(
+    /// Who owns a resource.
+    TenantId, "tenant"
+);
+name_id!(
+    /// A task's name within its tenant.
+    TaskId, "task"
+);
+name_id!(
+    /// A data set's name within its tenant.
+    DatasetId, "dataset"
+);
+uuid_id!(
+    /// A stored video.
+    VideoId, "video"
+);
+uuid_id!(
+    /// A resumable upload.
+    UploadId, "upload"
+);
+uuid_id!(
+    /// A fine-tuning job.
+    JobId, "job"
+);
+uuid_id!(
+    /// What makes a create idempotent: chosen by the caller.
+    RequestId, "request_id"
+);
+
+impl TenantId {
+    /// The tenant of a caller that names none while authentication is off.
+    pub fn anonymous() -> Self {
+        Self("default".into())
+    }
+}
+
+/// The number of an adapter version within its task, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterVersion(NonZeroU32);
+
+impl AdapterVersion {
+    /// The first version of a task.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// A version by number; `None` for 0.
+    pub fn new(number: u32) -> Option<Self> {
+        NonZeroU32::new(number).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl FromStr for AdapterVersion {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.parse() {
+            Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Self(number)),
+            Ok(_) | Err(_) => Err(Error::Version {
+                text: shortened(text),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for AdapterVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which adapter version of all: its tenant, task and number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VersionRef {
+    /// Who owns it.
+    pub tenant: TenantId,
+    /// The task.
+    pub task: TaskId,
+    /// The number.
+    pub version: AdapterVersion,
+}
+
+impl fmt::Display for VersionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tasks/{}/versions/{}", self.task, self.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "0", "motion-4_dirs.v2", &"x".repeat(63)] {
+            assert!(good.parse::<TaskId>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "-a",
+            ".a",
+            "A",
+            "a/b",
+            "a b",
+            "ä",
+            "a\0",
+            &"x".repeat(64),
+        ] {
+            assert!(bad.parse::<TaskId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn uuids_have_one_spelling() {
+        let id = VideoId::generate();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in [
+            id.uuid().simple().to_string(),
+            id.to_string().to_uppercase() + "G",
+            format!("{{{id}}}"),
+        ] {
+            assert!(bad.parse::<VideoId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_start_at_one() {
+        assert_eq!("1".parse(), Ok(AdapterVersion::FIRST));
+        for bad in ["0", "-1", "+1", "", "4294967296"] {
+            assert!(bad.parse::<AdapterVersion>().is_err(), "{bad}");
+        }
+    }
+}

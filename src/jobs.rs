@@ -1,0 +1,1 @@
+//! Fine-tuning jobs: from submission to a published version.

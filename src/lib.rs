@@ -1,0 +1,39 @@
+//! Frameshift keeps one frozen image backbone in memory and serves many video tasks on it.
+//!
+//! A task is a set of ST-Adapters (Pan et al., NeurIPS 2022) and a head. In reading order:
+//!
+//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`]: leaves that all may use.
+//! - [`video`]: a stranger's file becomes frames and clips, in a separate process. [`synth`] draws images and motion clips.
+//! - [`model`]: backbone + adapter sets → logits, and their gradients. [`device`]: the thread that runs it, block by block.
+//! - [`store`], [`metadata`]: immutable blobs and the records that name them.
+//! - [`library`], [`registry`]: videos and data sets; tasks and their versions.
+//! - [`engine`]: classification in mixed batches. [`jobs`]: fine-tuning. They meet at the device and in the registry only.
+//! - [`tenancy`], [`rpc`], [`app`], [`config`]: the server. [`client`], [`demo`], [`tools`], [`report`]: the command line.
+//!
+//! Invariants: the backbone is loaded once and never written to; a client-visible success is durable; every key and record begins with its tenant;
+//! one bad input, expired request or failing adapter set fails alone.
+
+pub mod app;
+pub mod client;
+pub mod config;
+pub mod demo;
+pub mod device;
+pub mod engine;
+pub mod ids;
+pub mod jobs;
+pub mod library;
+pub mod metadata;
+pub mod model;
+pub mod proto;
+pub mod registry;
+pub mod report;
+pub mod rng;
+pub mod rpc;
+pub mod shutdown;
+pub mod spec;
+pub mod store;
+pub mod synth;
+pub mod telemetry;
+pub mod tenancy;
+pub mod tools;
+pub mod video;

@@ -1,0 +1,3 @@
+//! The `frameshift` program: parses, loads the configuration, runs, and turns outcomes into exit codes.
+
+fn main() {}

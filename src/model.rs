@@ -1,0 +1,1 @@
+//! The video model: one frozen backbone and adapter sets give logits for a batch that mixes tasks.

@@ -1,0 +1,1 @@
+//! Tasks, immutable adapter versions, desired and serving versions.

@@ -1,0 +1,111 @@
+//! Counter-based random numbers: a value depends on its key and its index alone, never on what was drawn before or elsewhere.
+//!
+//! Invariant: the streams are part of the training contract (a resumed job repeats the run that it would have been) and never change.
+
+/// SplitMix64's finaliser over `z + golden ratio` (Steele, Lea and Flood, OOPSLA 2014).
+pub fn splitmix64(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// A stream of random numbers, named by a key.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    base: u64,
+    next: u64,
+}
+
+impl Stream {
+    /// The stream of a seed and a purpose, at its beginning.
+    pub fn new(seed: u64, purpose: &str) -> Self {
+        let mut base = splitmix64(seed);
+        for byte in purpose.bytes() {
+            base = splitmix64(base ^ u64::from(byte));
+        }
+        Self { base, next: 0 }
+    }
+
+    /// The stream of a part of this one, for example of an epoch or an example; does not depend on what was drawn from `self`.
+    pub fn fork(&self, part: u64) -> Self {
+        Self {
+            base: splitmix64(self.base ^ splitmix64(part)),
+            next: 0,
+        }
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        let value = splitmix64(self.base.wrapping_add(self.next));
+        self.next += 1;
+        value
+    }
+
+    /// Uniform in [0, 1), with 24 bits.
+    pub fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 * (1.0 / 16_777_216.0)
+    }
+
+    /// Uniform in [low, high).
+    pub fn range(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * self.unit()
+    }
+
+    /// Uniform in 0..n; 0 when `n` is 0.
+    pub fn below(&mut self, n: u64) -> u64 {
+        // The bias of the multiplication is below n / 2^64.
+        ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
+    }
+
+    /// Normal with mean 0 and deviation 1 (Box and Muller).
+    pub fn normal(&mut self) -> f32 {
+        let radius = (-2.0 * f64::from(1.0 - self.unit()).ln()).sqrt();
+        let angle = std::f64::consts::TAU * f64::from(self.unit());
+        (radius * angle.cos()) as f32
+    }
+
+    /// Shuffles in place (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i as u64 + 1) as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fork_does_not_depend_on_what_was_drawn() {
+        let fresh = Stream::new(7, "order");
+        let mut used = fresh.clone();
+        used.bits();
+        assert_eq!(fresh.fork(3).bits(), used.fork(3).bits());
+        assert_ne!(fresh.fork(3).bits(), fresh.fork(4).bits());
+        assert_ne!(
+            Stream::new(7, "order").bits(),
+            Stream::new(7, "dropout").bits()
+        );
+    }
+
+    #[test]
+    fn normals_have_their_moments() {
+        let mut stream = Stream::new(1, "normal");
+        let draws: Vec<f64> = (0..100_000).map(|_| f64::from(stream.normal())).collect();
+        let mean = draws.iter().sum::<f64>() / 1e5;
+        let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 1e5;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02);
+    }
+
+    #[test]
+    fn below_covers_its_range() {
+        let mut stream = Stream::new(1, "below");
+        let mut seen = [0; 5];
+        for _ in 0..1000 {
+            seen[stream.below(5) as usize] += 1;
+        }
+        assert!(seen.iter().all(|&count| count > 120), "{seen:?}");
+    }
+}

@@ -1,0 +1,447 @@
+//! What tasks, jobs and the model all name: adapter configurations, clip sampling, labels, digests, job states and metrics.
+//!
+//! Invariant: plain values without behaviour beyond their own validity; every type here is serialisable, and its field names are the stored ones.
+
+use std::fmt;
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A value that is out of range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    /// The field, as the API spells it.
+    pub field: &'static str,
+    /// What is wrong, with what was expected.
+    pub problem: String,
+}
+
+impl Invalid {
+    /// A problem with a field.
+    pub fn new(field: &'static str, problem: impl Into<String>) -> Self {
+        Self {
+            field,
+            problem: problem.into(),
+        }
+    }
+}
+
+/// Where adapters sit and their shape; the names are the paper's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AdapterConfig {
+    /// Width of the bottleneck.
+    pub adapter_width: u32,
+    /// Adapters sit in the last so many blocks; `None` means all.
+    pub adapter_layers: Option<NonZeroU32>,
+    /// Kernel over (T, H, W), each odd.
+    pub adapter_kernel_size: [u32; 3],
+    /// One before attention.
+    pub adapter_pre_attn: bool,
+    /// One before the MLP.
+    pub adapter_pre_mlp: bool,
+}
+
+impl AdapterConfig {
+    /// No sites: a head on the frozen backbone.
+    pub const LINEAR_PROBE: Self = Self {
+        adapter_width: 0,
+        adapter_layers: None,
+        adapter_kernel_size: [3, 1, 1],
+        adapter_pre_attn: false,
+        adapter_pre_mlp: false,
+    };
+
+    /// Whether there is any adapter.
+    pub fn has_sites(&self) -> bool {
+        self.adapter_pre_attn || self.adapter_pre_mlp
+    }
+
+    /// Checks widths and kernels.
+    ///
+    /// # Errors
+    /// Names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if !self.has_sites() {
+            return Ok(());
+        }
+        if !(1..=4096).contains(&self.adapter_width) {
+            return Err(Invalid::new(
+                "adapter_width",
+                format!("expected 1 to 4096, got {}", self.adapter_width),
+            ));
+        }
+        const AXES: [&str; 3] = ["adapter_kernel_t", "adapter_kernel_h", "adapter_kernel_w"];
+        for (field, size) in AXES.into_iter().zip(self.adapter_kernel_size) {
+            if size % 2 == 0 || size > 15 {
+                return Err(Invalid::new(
+                    field,
+                    format!("expected an odd number from 1 to 15, got {size}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which frames of a video make a clip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// Spread over the whole video, one from each of `num_frames` equal segments.
+    Uniform,
+    /// Every so many frames, around the middle.
+    Strided(NonZeroU32),
+}
+
+/// Spatial crops at classification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpatialViews {
+    /// The centre.
+    Center,
+    /// Three along the longer side.
+    Three,
+}
+
+impl SpatialViews {
+    /// How many.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Center => 1,
+            Self::Three => 3,
+        }
+    }
+}
+
+/// What to do with a container's rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RotationPolicy {
+    /// Upright, as players show it.
+    Display,
+    /// As stored, as the reference reads it.
+    Stored,
+}
+
+/// How clips are taken from a video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ClipSampling {
+    /// Frames per clip, 1 to 64.
+    pub num_frames: NonZeroU16,
+    /// Which frames.
+    pub sampling: Sampling,
+    /// Temporal views at classification; more than one only with strided sampling.
+    pub temporal_views: NonZeroU8,
+    /// Spatial views at classification.
+    pub spatial_views: SpatialViews,
+    /// Rotation.
+    pub rotation: RotationPolicy,
+}
+
+impl ClipSampling {
+    /// Views of one video: spatial × temporal.
+    pub fn views(&self) -> usize {
+        self.spatial_views.count() * usize::from(self.temporal_views.get())
+    }
+
+    /// Checks the counts.
+    ///
+    /// # Errors
+    /// Names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if self.num_frames.get() > 64 {
+            return Err(Invalid::new(
+                "num_frames",
+                format!("expected 1 to 64, got {}", self.num_frames),
+            ));
+        }
+        if self.temporal_views.get() > 10 {
+            return Err(Invalid::new(
+                "num_temporal_views",
+                format!("expected 1 to 10, got {}", self.temporal_views),
+            ));
+        }
+        if self.sampling == Sampling::Uniform && self.temporal_views.get() != 1 {
+            return Err(Invalid::new(
+                "num_temporal_views",
+                "uniform sampling has one temporal view",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Mean and standard deviation of each channel, for pixels in 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Normalization {
+    /// Subtracted.
+    pub mean: [f32; 3],
+    /// Divided by.
+    pub std: [f32; 3],
+}
+
+impl Normalization {
+    /// What CLIP was trained with.
+    pub const CLIP: Self = Self {
+        mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+        std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+    };
+}
+
+/// Ordered, distinct labels: row i of a head is label i.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct LabelSet(Arc<[String]>);
+
+impl LabelSet {
+    /// Checks that labels are well formed and distinct; the order is kept.
+    ///
+    /// # Errors
+    /// Names the first label that is empty, longer than 255 bytes, has control characters or is there twice.
+    pub fn new(labels: Vec<String>) -> Result<Self, Invalid> {
+        let mut seen = std::collections::HashSet::new();
+        for label in &labels {
+            check_label(label)?;
+            if !seen.insert(label) {
+                return Err(Invalid::new("label", format!("{label:?} is there twice")));
+            }
+        }
+        Ok(Self(labels.into()))
+    }
+
+    /// The labels in order.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The row of a label.
+    pub fn index(&self, label: &str) -> Option<usize> {
+        self.0.iter().position(|own| own == label)
+    }
+}
+
+impl TryFrom<Vec<String>> for LabelSet {
+    type Error = Invalid;
+
+    fn try_from(labels: Vec<String>) -> Result<Self, Invalid> {
+        Self::new(labels)
+    }
+}
+
+impl From<LabelSet> for Vec<String> {
+    fn from(labels: LabelSet) -> Self {
+        labels.0.to_vec()
+    }
+}
+
+/// Checks one label.
+///
+/// # Errors
+/// When it is empty, longer than 255 bytes or has control characters.
+pub fn check_label(label: &str) -> Result<(), Invalid> {
+    if label.is_empty() || label.len() > 255 || label.chars().any(char::is_control) {
+        return Err(Invalid::new(
+            "label",
+            format!("{label:?} is not 1 to 255 bytes without control characters"),
+        ));
+    }
+    Ok(())
+}
+
+/// Number format of matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F32 => f.write_str("f32"),
+        }
+    }
+}
+
+/// A sha256.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let wrong = || Invalid::new("sha256", format!("{text:?} is not 64 hexadecimal digits"));
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(wrong());
+        }
+        let mut bytes = [0; 32];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+/// Which part of a data set an example belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Weights are updated on it.
+    Train,
+    /// A job reports its metrics on it.
+    Validation,
+    /// Kept apart.
+    Test,
+}
+
+/// Where a job is; the transitions are in `jobs::state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waiting for a worker.
+    Queued,
+    /// Being checked.
+    Validating,
+    /// Training.
+    Running,
+    /// Measuring on the validation split.
+    Evaluating,
+    /// Storing the version.
+    Publishing,
+    /// Ended with a version.
+    Succeeded,
+    /// Ended by an error.
+    Failed,
+    /// Ended by its owner.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing comes after it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// How to train, as submitted; a field that is `None` is chosen from the data set.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HyperParameters {
+    /// Passes over the training split.
+    pub epochs: Option<u32>,
+    /// Clips per step.
+    pub batch_size: Option<u32>,
+    /// Peak learning rate.
+    pub learning_rate: Option<f64>,
+    /// Decoupled weight decay, not on biases.
+    pub weight_decay: Option<f64>,
+    /// Share of the steps over which the learning rate rises.
+    pub warmup_share: Option<f64>,
+    /// Dropout before the head.
+    pub dropout: Option<f64>,
+    /// Largest global gradient norm; 0 means no clipping.
+    pub clip_norm: Option<f64>,
+    /// Smallest share of the area that a random crop keeps; 1 means the centre crop.
+    pub min_crop_area: Option<f64>,
+    /// Mirrors half of the training clips.
+    pub horizontal_flip: Option<bool>,
+    /// Seed of every random choice.
+    pub seed: Option<u64>,
+    /// Steps between checkpoints.
+    pub checkpoint_steps: Option<u32>,
+}
+
+/// Metrics on a split.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Examples that were evaluated.
+    pub examples: u64,
+    /// Share whose best score is their label's.
+    pub top1: f64,
+    /// Share whose label is among the best five.
+    pub top5: f64,
+    /// Mean cross entropy in nats.
+    pub loss: f64,
+    /// Row-major counts: row = true label, column = predicted.
+    pub confusion: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_reads_back_as_it_is_shown() {
+        let digest = Digest(std::array::from_fn(|i| (i * 7) as u8));
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        assert!("zz".repeat(32).parse::<Digest>().is_err());
+        assert!("ä".repeat(32).parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn labels_are_distinct_and_clean() {
+        assert!(LabelSet::new(vec!["left".into(), "right".into()]).is_ok());
+        for bad in [vec!["a", "a"], vec![""], vec!["a\nb"]] {
+            assert!(LabelSet::new(bad.into_iter().map(String::from).collect()).is_err());
+        }
+    }
+
+    #[test]
+    fn kernels_are_odd() {
+        let mut config = AdapterConfig {
+            adapter_width: 48,
+            adapter_pre_mlp: true,
+            ..AdapterConfig::LINEAR_PROBE
+        };
+        assert_eq!(config.validate(), Ok(()));
+        for bad in [0, 2, 17] {
+            config.adapter_kernel_size = [3, bad, 1];
+            assert_eq!(
+                config.validate().map_err(|e| e.field),
+                Err("adapter_kernel_h")
+            );
+        }
+    }
+}

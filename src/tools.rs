@@ -1,0 +1,1 @@
+//! Command-line work on local files, without a server.

@@ -1,0 +1,1 @@
+//! Videos become clips, in a separate process.

@@ -1,0 +1,279 @@
+//! The tree keeps its shape: who imports whom, who names which crate, and how long a file may be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LEAVES: &[&str] = &["ids", "spec", "rng", "proto", "shutdown", "telemetry"];
+
+/// Modules that a module may import besides the leaves and itself.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("ids", &[]),
+    ("spec", &[]),
+    ("rng", &[]),
+    ("proto", &[]),
+    ("shutdown", &[]),
+    ("telemetry", &[]),
+    ("store", &[]),
+    ("metadata", &[]),
+    ("video", &[]),
+    ("synth", &[]),
+    ("report", &[]),
+    ("model", &[]),
+    ("device", &["model"]),
+    ("library", &["store", "metadata", "video"]),
+    ("registry", &["store", "metadata"]),
+    ("tenancy", &["metadata"]),
+    ("engine", &["registry", "device", "model", "video"]),
+    (
+        "jobs",
+        &[
+            "library", "registry", "device", "model", "video", "store", "metadata",
+        ],
+    ),
+    (
+        "rpc",
+        &[
+            "engine", "jobs", "tenancy", "library", "registry", "video", "metadata", "model",
+            "store",
+        ],
+    ),
+    ("client", &[]),
+    ("demo", &["client", "report", "synth", "video"]),
+    (
+        "tools",
+        &["model", "device", "jobs", "video", "synth", "report"],
+    ),
+];
+
+/// Modules that see everything.
+const ROOTS: &[&str] = &["lib", "main", "app", "config"];
+
+/// External crates, and the only path prefixes below `src` that may name them.
+const OWNERS: &[(&[&str], &[&str])] = &[
+    (
+        &[
+            "tonic",
+            "prost",
+            "prost_types",
+            "tonic_types",
+            "tonic_health",
+            "tonic_reflection",
+        ],
+        &["rpc", "client", "demo", "proto", "app"],
+    ),
+    (&["object_store"], &["store"]),
+    (&["sqlx"], &["metadata"]),
+    (
+        &["candle_core", "candle_nn"],
+        &[
+            "model",
+            "device",
+            "engine/worker",
+            "engine/residency",
+            "engine/warmup",
+            "jobs/trainer",
+            "jobs/optimizer",
+            "jobs/evaluation",
+            "jobs/checkpoint",
+            "tools",
+        ],
+    ),
+    (
+        &["ffmpeg_sys_the_third"],
+        &[
+            "video/decode",
+            "video/encode",
+            "video/worker",
+            "video/probe",
+        ],
+    ),
+];
+
+struct File {
+    /// Below `src`, without `.rs`.
+    name: String,
+    text: String,
+}
+
+fn sources() -> Vec<File> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("src is readable") {
+            let path = entry.expect("src is readable").path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    walk(&root, &mut paths);
+    paths
+        .into_iter()
+        .map(|path| File {
+            name: path
+                .strip_prefix(&root)
+                .expect("below src")
+                .with_extension("")
+                .to_string_lossy()
+                .into_owned(),
+            text: fs::read_to_string(&path).expect("a source file is text"),
+        })
+        .collect()
+}
+
+/// Lines without comments; what follows a `#[cfg(test)]` module at the end of a file is left out.
+fn code(text: &str) -> Vec<&str> {
+    let body = text
+        .find("#[cfg(test)]\nmod tests")
+        .map_or(text, |end| &text[..end]);
+    body.lines()
+        .map(|line| line.split("//").next().unwrap_or(line))
+        .filter(|line| !line.trim().is_empty())
+        .collect()
+}
+
+fn is_test(name: &str) -> bool {
+    name.ends_with("/tests") || name.contains("/tests/")
+}
+
+/// Every `crate::name` in a line, also inside `use crate::{a, b::c}`.
+fn crate_paths(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(list) = rest.strip_prefix('{') else {
+            found.push(identifier(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut begins = true;
+        for (i, letter) in list.char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => begins = true,
+                letter if begins && !letter.is_whitespace() => {
+                    found.push(identifier(&list[i..]));
+                    begins = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn identifier(text: &str) -> String {
+    text.chars()
+        .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+        .collect()
+}
+
+#[test]
+fn imports_follow_the_architecture() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        let module = file.name.split('/').next().unwrap_or_default();
+        if ROOTS.contains(&module) || is_test(&file.name) {
+            continue;
+        }
+        let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!(
+                "{}: a module that the table does not know",
+                file.name
+            ));
+            continue;
+        };
+        let text = code(&file.text).join("\n");
+        for target in crate_paths(&text) {
+            let known = IMPORTS.iter().any(|(name, _)| *name == target);
+            let own = target == module || LEAVES.contains(&target.as_str());
+            if known && !own && !allowed.contains(&target.as_str()) {
+                wrong.push(format!("{} imports {target}", file.name));
+            }
+            if ROOTS.contains(&target.as_str()) {
+                wrong.push(format!("{} imports {target}", file.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "forbidden imports:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn external_crates_stay_with_their_owners() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        if is_test(&file.name) {
+            continue;
+        }
+        for (crates, owners) in OWNERS {
+            if owners
+                .iter()
+                .any(|owner| file.name == *owner || file.name.starts_with(&format!("{owner}/")))
+            {
+                continue;
+            }
+            for line in code(&file.text) {
+                for name in *crates {
+                    if line.contains(&format!("{name}::")) {
+                        wrong.push(format!("{}: {}", file.name, line.trim()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "foreign crates:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_main_and_config_read_the_environment() {
+    for file in sources() {
+        let module = file.name.split('/').next().unwrap_or_default();
+        if matches!(module, "main" | "config") || is_test(&file.name) {
+            continue;
+        }
+        for line in code(&file.text) {
+            assert!(
+                !line.contains("env::var") && !line.contains("env::vars"),
+                "{}: {}",
+                file.name,
+                line.trim()
+            );
+        }
+    }
+}
+
+#[test]
+fn files_are_short_and_named_after_their_module() {
+    for file in sources() {
+        assert!(
+            !file.name.ends_with("/mod"),
+            "{}: name it after its folder",
+            file.name
+        );
+        let lines = code(&file.text).len();
+        assert!(
+            is_test(&file.name) || lines <= 500,
+            "{}: {lines} lines of code, at most 500",
+            file.name
+        );
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for file in sources() {
+        assert!(file.text.starts_with("//!"), "{}: no //! line", file.name);
+    }
+}
+
+#[test]
+fn the_checks_see_a_forbidden_import() {
+    assert_eq!(
+        crate_paths("use crate::{engine::Handle, jobs}; crate::rpc::x()"),
+        ["engine", "jobs", "rpc"]
+    );
+}
