@@ -1,0 +1,42 @@
+# syntax=docker/dockerfile:1
+# The builder and the final image are of one Debian release: FFmpeg's libraries come from it and must be the same.
+ARG DEBIAN=trixie
+
+FROM rust:1-${DEBIAN} AS builder
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends clang libclang-dev pkg-config \
+        libavcodec-dev libavformat-dev libavutil-dev libswscale-dev \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+# The dependencies are a layer of their own: they are built again only when Cargo.toml or Cargo.lock change.
+COPY Cargo.toml Cargo.lock build.rs ./
+COPY proto proto
+RUN mkdir -p src tests/it benches \
+    && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
+    && echo 'fn main() {}' > tests/it/main.rs \
+    && for bench in $(sed -n '/^\[\[bench\]\]/,/^$/s/^name = "\(.*\)"/\1/p' Cargo.toml); do echo 'fn main() {}' > benches/$bench.rs; done \
+    && cargo build --release --locked \
+    && rm -rf src tests
+COPY src src
+COPY assets assets
+COPY tests/it/main.rs tests/it/main.rs
+RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bin frameshift
+
+FROM debian:${DEBIAN}-slim
+# The codec libraries and their dependencies; `ldd` must find all of the binary's libraries here.
+RUN apt-get update \
+    && ffmpeg=$(apt-cache depends --important libavcodec-dev libavformat-dev libswscale-dev \
+        | sed -n 's/.*Depends: \(libavcodec[0-9]*\|libavformat[0-9]*\|libswscale[0-9]*\|libavutil[0-9]*\)$/\1/p' | sort -u) \
+    && apt-get install -y --no-install-recommends $ffmpeg \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 65532 --home-dir /var/lib/frameshift --create-home --shell /usr/sbin/nologin frameshift
+COPY --from=builder /src/target/release/frameshift /usr/local/bin/frameshift
+RUN ! ldd /usr/local/bin/frameshift | grep 'not found'
+USER 65532
+WORKDIR /var/lib/frameshift
+ENV FRAMESHIFT_DATA_DIR=/var/lib/frameshift/data
+EXPOSE 50051
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["frameshift", "health"]
+# Another address than loopback needs the explicit consent to serve without authentication.
+ENTRYPOINT ["frameshift"]
+CMD ["serve"]

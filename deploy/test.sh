@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# What `make test` and `make lint` run; every phase prints its seconds.
+#   test.sh        everything
+#   test.sh lint   format, lints, licences and the API's lint only
+set -euo pipefail
+cd "$(dirname "$0")/.."
+phase() { deploy/phase.sh "$@"; }
+
+phase "format" cargo fmt --check
+phase "clippy" cargo clippy --locked --all-targets -- -D warnings
+
+if cargo deny --version >/dev/null 2>&1; then
+  phase "cargo deny" cargo deny --locked check licenses bans sources
+else
+  echo "== cargo deny: skipped (not installed)"
+fi
+if command -v buf >/dev/null 2>&1; then
+  phase "buf lint" buf lint
+else
+  echo "== buf lint: skipped (not installed)"
+fi
+[ "${1:-}" = lint ] && exit 0
+
+if cargo nextest --version >/dev/null 2>&1; then
+  phase "tests" cargo nextest run --locked --no-fail-fast
+else
+  phase "tests" cargo test --locked --no-fail-fast --lib --bins --tests
+fi
+phase "documentation tests" cargo test --locked --doc
