@@ -2,7 +2,7 @@
 //!
 //! A task is a set of ST-Adapters (Pan et al., NeurIPS 2022) and a head. In reading order:
 //!
-//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`]: leaves that all may use.
+//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`], [`faults`]: leaves that all may use.
 //! - [`video`]: a stranger's file becomes frames and clips, in a separate process. [`synth`] draws images and motion clips.
 //! - [`model`]: backbone + adapter sets → logits, and their gradients. [`device`]: the thread that runs it, block by block.
 //! - [`store`], [`metadata`]: immutable blobs and the records that name them.
@@ -19,6 +19,7 @@ pub mod config;
 pub mod demo;
 pub mod device;
 pub mod engine;
+pub mod faults;
 pub mod ids;
 pub mod jobs;
 pub mod library;

@@ -3,7 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const LEAVES: &[&str] = &["ids", "spec", "rng", "proto", "shutdown", "telemetry"];
+const LEAVES: &[&str] = &[
+    "ids",
+    "spec",
+    "rng",
+    "proto",
+    "shutdown",
+    "telemetry",
+    "faults",
+];
 
 /// Modules that a module may import besides the leaves and itself.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -13,6 +21,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("shutdown", &[]),
     ("telemetry", &[]),
+    ("faults", &[]),
     ("store", &[]),
     ("metadata", &[]),
     ("video", &[]),

@@ -1,0 +1,115 @@
+//! Named points at which the process can be told to kill itself, so that tests of a real child process reach every moment between two writes.
+//!
+//! Invariant: nothing happens unless [`arm`] was called, and only `config` calls it, from a hidden setting. This is the one process-wide switch:
+//! a point may lie anywhere, and it ends the process.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Every point, in the order in which a video and a job come by.
+///
+/// - `part-stored`: an upload's part is in the store, its row is not there yet
+/// - `blob-put`: a finished video is in the store, not probed yet
+/// - `before-commit`, `after-commit`: around the transaction that makes the video visible
+/// - `mid-step`: within a training step
+/// - `checkpoint-written`: a checkpoint is in the store and its record is committed
+/// - `publish`: a version's weights are in the store, the version is not visible yet
+/// - `alias-moved`: the transaction that moved a serving version is committed
+pub const POINTS: &[&str] = &[
+    "part-stored",
+    "blob-put",
+    "before-commit",
+    "after-commit",
+    "mid-step",
+    "checkpoint-written",
+    "publish",
+    "alias-moved",
+];
+
+/// Why a text does not name a crash.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("crash point {text:?} is not NAME or NAME:COUNT with NAME one of {}", POINTS.join(", "))]
+pub struct Unknown {
+    /// The text.
+    pub text: String,
+}
+
+/// Where to crash: at the `count`-th pass of a point. Written `NAME` or `NAME:COUNT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crash {
+    point: &'static str,
+    count: u32,
+}
+
+impl FromStr for Crash {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let unknown = || Unknown { text: text.into() };
+        let (name, count) = match text.split_once(':') {
+            Some((name, count)) => (name, count.parse().map_err(|_| unknown())?),
+            None => (text, 1),
+        };
+        let point = POINTS.iter().find(|point| **point == name);
+        match point {
+            Some(point) if count > 0 => Ok(Self { point, count }),
+            Some(_) | None => Err(unknown()),
+        }
+    }
+}
+
+static ARMED: OnceLock<Crash> = OnceLock::new();
+static PASSES: AtomicU32 = AtomicU32::new(0);
+
+/// Makes the process kill itself at a point; a second call changes nothing.
+pub fn arm(crash: Crash) {
+    let _ = ARMED.set(crash);
+}
+
+/// Passes a point: returns at once, or never.
+pub fn point(name: &'static str) {
+    debug_assert!(POINTS.contains(&name), "crash point {name} is not listed");
+    let Some(crash) = ARMED.get() else { return };
+    if crash.point != name || PASSES.fetch_add(1, Ordering::SeqCst) + 1 != crash.count {
+        return;
+    }
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    // The signal may take a moment to arrive; nothing may go on until then.
+    loop {
+        std::thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_names_a_point_and_a_pass() {
+        assert_eq!(
+            "publish:3".parse(),
+            Ok(Crash {
+                point: "publish",
+                count: 3
+            })
+        );
+        assert_eq!(
+            "mid-step".parse(),
+            Ok(Crash {
+                point: "mid-step",
+                count: 1
+            })
+        );
+        for bad in ["", "nowhere", "publish:0", "publish:x", "publish:"] {
+            assert!(bad.parse::<Crash>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unarmed_point_is_passed() {
+        for name in POINTS {
+            point(name);
+        }
+    }
+}
