@@ -1,1 +1,3 @@
 //! Command-line work on local files, without a server.
+
+pub mod pretrain;
