@@ -1,1 +1,213 @@
-//! Videos become clips, in a separate process.
+//! A stranger's video becomes facts, pictures and clips, in a separate, confined process: [`Decoder`] is the handle that the rest of the server uses.
+//!
+//! Invariant: no container or codec code runs in the process that holds a `Decoder`, and nothing that a worker says is believed unchecked.
+
+mod answer;
+pub mod encode;
+mod reject;
+mod request;
+pub mod sampling;
+pub mod transform;
+pub mod worker;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ids::TenantId;
+
+pub use answer::{
+    Clip, Codec, Container, Picture, Pictures, Probe, Ratio, Rotation, Warning, Warnings,
+};
+pub use reject::Reject;
+pub use request::{
+    ClipSpec, Lane, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling, Views,
+};
+
+/// The bytes of a video.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// In memory.
+    Bytes(bytes::Bytes),
+    /// An open file whose content no longer changes; it is read by position, and the worker gets a read-only descriptor.
+    File(Arc<File>),
+}
+
+/// How videos are decoded.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The program that decodes: this program's own file.
+    pub program: PathBuf,
+    /// Its arguments; they make it call [`worker::main`] before anything else.
+    pub arguments: Vec<OsString>,
+    /// Decoding processes at a time.
+    pub workers: usize,
+    /// Requests that may wait, of one tenant in one lane.
+    pub queue_per_tenant: usize,
+    /// Requests that may wait in one lane, of all tenants.
+    pub queue: usize,
+    /// What a video may cost.
+    pub limits: Limits,
+    /// A worker that had no request for so long ends.
+    pub idle: Duration,
+}
+
+impl Config {
+    /// Defaults for a program that runs [`worker::main`] when its first argument is `video-worker`.
+    pub fn new(program: PathBuf) -> Self {
+        Self {
+            program,
+            arguments: vec![OsString::from("video-worker")],
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            // A request holds its input, at most 32 MiB inline: a tenant's share is what a burst of one client needs.
+            queue_per_tenant: 64,
+            queue: 512,
+            limits: Limits::default(),
+            idle: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The video is refused.
+    #[error("the video is refused: {0}")]
+    Rejected(#[from] Reject),
+    /// Too many requests wait.
+    #[error("too many videos wait to be decoded")]
+    QueueFull,
+    /// A requested frame is not there.
+    #[error("frame {index} was asked for, but the video has {frames} frames")]
+    IndexOutOfRange {
+        /// The requested index.
+        index: u32,
+        /// Frames of the video.
+        frames: u32,
+    },
+    /// The request itself is out of range.
+    #[error("{field}: {problem}")]
+    InvalidRequest {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The pictures do not fit into the room that the request allows.
+    #[error("the pictures need more than {bytes} bytes")]
+    PicturesTooLarge {
+        /// The room.
+        bytes: u64,
+    },
+    /// Decoding was interrupted again and again, not by this video.
+    #[error("the decoding processes keep ending")]
+    Interrupted,
+    /// The decoding program cannot be run.
+    #[error("cannot run the decoding program {program}")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The system refused something that decoding needs.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The decoder has stopped.
+    #[error("the decoder has stopped")]
+    Stopped,
+}
+
+/// A layer of the workers' confinement that holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// A process of its own, without the server's memory, environment and descriptors.
+    Process,
+    /// Limits of memory, processor time, files and processes.
+    ResourceLimits,
+    /// It can gain no privileges.
+    NoNewPrivileges,
+}
+
+impl Layer {
+    /// A short name for logs and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::ResourceLimits => "rlimits",
+            Self::NoNewPrivileges => "no_new_privs",
+        }
+    }
+}
+
+/// Decodes videos in worker processes. Clones share the workers; the processes end with the last clone.
+#[derive(Clone)]
+pub struct Decoder {
+    pool: Arc<worker::Pool>,
+}
+
+impl Decoder {
+    /// Starts the processes and waits until one is ready.
+    ///
+    /// # Errors
+    /// When the program cannot be run or does not answer.
+    pub async fn start(_config: Config) -> Result<Self, Error> {
+        todo!()
+    }
+
+    /// Reads what a video is. Decodes it once, so that a video with a probe is one that can be decoded.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when the video is refused; the others when this server cannot decode now.
+    pub async fn probe(
+        &self,
+        _tenant: &TenantId,
+        _lane: Lane,
+        _input: Input,
+    ) -> Result<Probe, Error> {
+        todo!()
+    }
+
+    /// Takes a clip's frames from a video and makes normalised planes of them. Dropping the future gives the work up.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when the video is refused; [`Error::IndexOutOfRange`] for explicit indices that the video lacks.
+    pub async fn clip(
+        &self,
+        _tenant: &TenantId,
+        _lane: Lane,
+        _input: Input,
+        _spec: ClipSpec,
+    ) -> Result<Clip, Error> {
+        todo!()
+    }
+
+    /// Takes whole pictures from a video, RGB at their own size.
+    ///
+    /// # Errors
+    /// As [`Decoder::clip`], and [`Error::PicturesTooLarge`].
+    pub async fn pictures(
+        &self,
+        _tenant: &TenantId,
+        _lane: Lane,
+        _input: Input,
+        _spec: PictureSpec,
+    ) -> Result<Pictures, Error> {
+        todo!()
+    }
+
+    /// The layers of confinement that hold in every worker.
+    pub fn isolation(&self) -> &[Layer] {
+        todo!()
+    }
+}

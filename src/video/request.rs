@@ -1,0 +1,261 @@
+//! What can be asked of a video: clips, pictures, and within which limits. Plain values that say whether they are in range.
+
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use super::Error;
+use crate::spec::{self, ClipSampling, Normalization, RotationPolicy, SpatialViews};
+
+/// Frames that one request may select, over all its temporal views.
+pub const MAX_SELECTED: usize = 640;
+/// Spatial views of one request.
+pub const MAX_VIEWS: usize = 16;
+
+/// Who waits for the answer: interactive requests go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// A caller waits.
+    Interactive,
+    /// Training and evaluation.
+    Batch,
+}
+
+/// Which frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sampling {
+    /// Spread over the whole video.
+    Uniform,
+    /// Every so many frames, around the middle.
+    Strided(NonZeroU32),
+    /// These, in this order: temporal views one after the other.
+    Indices(Vec<u32>),
+}
+
+impl From<spec::Sampling> for Sampling {
+    fn from(sampling: spec::Sampling) -> Self {
+        match sampling {
+            spec::Sampling::Uniform => Self::Uniform,
+            spec::Sampling::Strided(rate) => Self::Strided(rate),
+        }
+    }
+}
+
+/// A part of a picture in pixels, after rotation. What lies outside the picture is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rect {
+    /// Left edge.
+    pub x: u32,
+    /// Upper edge.
+    pub y: u32,
+    /// Width, at least 1.
+    pub width: u32,
+    /// Height, at least 1.
+    pub height: u32,
+    /// Whether it is mirrored left to right.
+    pub flip: bool,
+}
+
+/// Which parts of the pictures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Views {
+    /// The shorter side resized to the clip's size, then the centre.
+    Center,
+    /// Three along the longer side.
+    Three,
+    /// These, each resized to the clip's size.
+    Rects(Vec<Rect>),
+}
+
+impl Views {
+    /// How many spatial views.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Center => 1,
+            Self::Three => 3,
+            Self::Rects(rects) => rects.len(),
+        }
+    }
+}
+
+impl From<SpatialViews> for Views {
+    fn from(views: SpatialViews) -> Self {
+        match views {
+            SpatialViews::Center => Self::Center,
+            SpatialViews::Three => Self::Three,
+        }
+    }
+}
+
+/// A clip to take from a video.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipSpec {
+    /// Frames per clip (T).
+    pub frames: NonZeroU16,
+    /// Which frames.
+    pub sampling: Sampling,
+    /// Temporal views; more than one only with strided sampling or explicit indices.
+    pub temporal_views: NonZeroU8,
+    /// Spatial views.
+    pub views: Views,
+    /// Side of a view in pixels (S).
+    pub size: u16,
+    /// What to do with the container's rotation.
+    pub rotation: RotationPolicy,
+    /// Mean and deviation of the channels.
+    pub normalization: Normalization,
+}
+
+impl ClipSpec {
+    /// What a task's classification takes, for a backbone of this image size and normalisation.
+    pub fn of_task(sampling: &ClipSampling, size: u16, normalization: Normalization) -> Self {
+        Self {
+            frames: sampling.num_frames,
+            sampling: sampling.sampling.into(),
+            temporal_views: sampling.temporal_views,
+            views: sampling.spatial_views.into(),
+            size,
+            rotation: sampling.rotation,
+            normalization,
+        }
+    }
+
+    /// Frames that are selected, over all temporal views.
+    pub fn selected(&self) -> usize {
+        usize::from(self.frames.get()) * usize::from(self.temporal_views.get())
+    }
+
+    /// Views that come back: spatial × temporal.
+    pub fn view_count(&self) -> usize {
+        self.views.count() * usize::from(self.temporal_views.get())
+    }
+
+    /// Checks that the request is in range.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] names the first field that is not.
+    pub fn validate(&self) -> Result<(), Error> {
+        check_selection(&self.sampling, self.frames, self.temporal_views)?;
+        if !(1..=MAX_VIEWS).contains(&self.views.count()) {
+            return Err(invalid(
+                "views",
+                format!("expected 1 to {MAX_VIEWS}, got {}", self.views.count()),
+            ));
+        }
+        if let Views::Rects(rects) = &self.views
+            && let Some(rect) = rects
+                .iter()
+                .find(|rect| rect.width == 0 || rect.height == 0)
+        {
+            return Err(invalid("views", format!("{rect:?} is empty")));
+        }
+        if !(8..=1024).contains(&self.size) {
+            return Err(invalid(
+                "spatial_size",
+                format!("expected 8 to 1024, got {}", self.size),
+            ));
+        }
+        let Normalization { mean, std } = self.normalization;
+        if mean.iter().any(|mean| !(-1.0..=2.0).contains(mean))
+            || std.iter().any(|std| !(0.05..=8.0).contains(std))
+        {
+            return Err(invalid(
+                "normalization",
+                format!(
+                    "expected means of -1 to 2 and deviations of 0.05 to 8, got {mean:?} and {std:?}"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whole pictures to take from a video.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PictureSpec {
+    /// How many.
+    pub frames: NonZeroU16,
+    /// Which.
+    pub sampling: Sampling,
+    /// What to do with the container's rotation.
+    pub rotation: RotationPolicy,
+    /// Room for all pictures together, in bytes.
+    pub bytes: u32,
+}
+
+impl PictureSpec {
+    /// Checks that the request is in range.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] names the first field that is not.
+    pub fn validate(&self) -> Result<(), Error> {
+        check_selection(&self.sampling, self.frames, NonZeroU8::MIN)
+    }
+}
+
+fn check_selection(
+    sampling: &Sampling,
+    frames: NonZeroU16,
+    temporal_views: NonZeroU8,
+) -> Result<(), Error> {
+    let selected = usize::from(frames.get()) * usize::from(temporal_views.get());
+    if selected > MAX_SELECTED {
+        return Err(invalid(
+            "num_frames",
+            format!("expected at most {MAX_SELECTED} over all temporal views, got {selected}"),
+        ));
+    }
+    match sampling {
+        Sampling::Uniform if temporal_views.get() > 1 => Err(invalid(
+            "num_temporal_views",
+            "uniform sampling has one temporal view".to_owned(),
+        )),
+        Sampling::Indices(indices) if indices.len() != selected => Err(invalid(
+            "indices",
+            format!("expected {selected}, got {}", indices.len()),
+        )),
+        Sampling::Uniform | Sampling::Strided(_) | Sampling::Indices(_) => Ok(()),
+    }
+}
+
+fn invalid(field: &'static str, problem: String) -> Error {
+    Error::InvalidRequest { field, problem }
+}
+
+/// What a video may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the container file.
+    pub bytes: u64,
+    /// Pixels of a picture.
+    pub pixels: u32,
+    /// Packets of the video stream.
+    pub packets: u32,
+    /// Shown frames.
+    pub frames: u32,
+    /// Streams of all kinds.
+    pub streams: u16,
+    /// From the first to the last frame, by time stamps.
+    pub duration: Duration,
+    /// Time for one request.
+    pub wall: Duration,
+    /// Processor time for one request.
+    pub cpu: Duration,
+    /// Address space of a worker in bytes.
+    pub memory: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 1 << 30,
+            pixels: 4096 * 2304,
+            packets: 200_000,
+            frames: 20_000,
+            streams: 16,
+            duration: Duration::from_secs(3 * 3600),
+            wall: Duration::from_secs(30),
+            cpu: Duration::from_secs(20),
+            memory: 1 << 30,
+        }
+    }
+}
