@@ -1,0 +1,3 @@
+//! Whose slice is next: pure.
+//!
+//! Invariant: never awaits, reads a clock or does I/O.

@@ -1,0 +1,3 @@
+//! Runs one slice and contains its panic.
+//!
+//! Invariant: no panic of a work leaves this file.

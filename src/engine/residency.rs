@@ -1,0 +1,3 @@
+//! Adapter sets in memory, by bytes.
+//!
+//! Invariant: a pinned set is never freed or overwritten.

@@ -1,0 +1,72 @@
+//! What the exposition shows.
+
+use super::*;
+
+fn tenant(name: &str) -> TenantId {
+    name.parse().unwrap()
+}
+
+#[test]
+fn requests_are_counted_by_method_code_and_tenant() {
+    let metrics = Metrics::new();
+    metrics.request(&tenant("a"), "Classify", "OK", Duration::from_millis(3));
+    metrics.request(&tenant("a"), "Classify", "OK", Duration::from_millis(3));
+    let text = metrics.text();
+    let line = "frameshift_requests_total{method=\"Classify\",code=\"OK\",tenant=\"a\"} 2\n";
+    assert!(text.contains(line), "{text}");
+    assert!(text.contains("frameshift_request_seconds_count{method=\"Classify\"} 2\n"));
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn tenants_beyond_the_limit_share_a_label() {
+    let metrics = Metrics::new();
+    for i in 0..TENANT_LABELS + 5 {
+        metrics.job_step(&tenant(&format!("t{i}")), 4);
+    }
+    let text = metrics.text();
+    assert!(text.contains("frameshift_job_steps_total{tenant=\"other\"} 5\n"));
+    assert!(text.contains("frameshift_job_clips_total{tenant=\"t0\"} 4\n"));
+}
+
+#[test]
+fn a_job_is_in_one_state_at_a_time() {
+    let metrics = Metrics::new();
+    metrics.job_moved(None, Some(JobState::Validating));
+    metrics.job_moved(Some(JobState::Validating), Some(JobState::Running));
+    let text = metrics.text();
+    assert!(text.contains("frameshift_jobs{state=\"validating\"} 0\n"));
+    assert!(text.contains("frameshift_jobs{state=\"running\"} 1\n"));
+}
+
+#[test]
+fn every_kind_of_metric_is_shown() {
+    let metrics = Metrics::new();
+    metrics.dropped(&tenant("a"), Dropped::Expired);
+    metrics.queue_clips(3);
+    metrics.queued(Duration::from_millis(5));
+    metrics.batch(16, 3);
+    metrics.slice(DeviceKind::Serving, Duration::from_millis(250));
+    metrics.residency_bytes(&tenant("a"), 1000);
+    metrics.adapter_loaded(&tenant("a"), Duration::from_millis(1));
+    metrics.adapter_load_failed(&tenant("a"), "digest");
+    metrics.adapter_evicted();
+    metrics.serving_move("moved");
+    metrics.uploaded(&tenant("a"), 77);
+    let text = metrics.text();
+    for line in [
+        "frameshift_requests_dropped_total{reason=\"expired\",tenant=\"a\"} 1\n",
+        "frameshift_queue_clips 3\n",
+        "frameshift_queue_seconds_count 1\n",
+        "frameshift_batch_clips_sum 16.0\n",
+        "frameshift_device_seconds_total{kind=\"serving\"} 0.25\n",
+        "frameshift_device_slices_total{kind=\"serving\"} 1\n",
+        "frameshift_residency_bytes{tenant=\"a\"} 1000\n",
+        "frameshift_adapter_load_failures_total{reason=\"digest\",tenant=\"a\"} 1\n",
+        "frameshift_adapter_evictions_total 1\n",
+        "frameshift_serving_moves_total{outcome=\"moved\"} 1\n",
+        "frameshift_upload_bytes_total{tenant=\"a\"} 77\n",
+    ] {
+        assert!(text.contains(line), "{line} not in {text}");
+    }
+}
