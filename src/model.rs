@@ -1,1 +1,32 @@
-//! The video model: one frozen backbone and adapter sets give logits for a batch that mixes tasks.
+//! The video model: one frozen backbone and adapter sets give logits, and gradients, for a batch that mixes tasks.
+//!
+//! Reference: ST-Adapter (Pan et al., NeurIPS 2022) and its official code. Invariants: a [`Backbone`] is never written to; a clip's logits do not
+//! depend by a bit on its batch neighbours; every reduction has a fixed order, so that the number of threads changes no result.
+
+mod adapter;
+mod backbone;
+mod config;
+mod error;
+mod features;
+mod inference;
+mod pages;
+pub mod pretrain;
+mod training;
+
+pub use adapter::{AdapterSet, TrainableSet};
+pub use backbone::{Backbone, Tensors};
+pub use config::{Activation, BackboneConfig};
+pub use error::Error;
+pub use features::Features;
+pub use inference::{Inference, Segment};
+pub use pages::keep_freed_pages;
+pub use training::{Dropout, Gradients, Keep, StepOutput, TrainingStep};
+
+/// What is left after one slice of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Call `advance` again.
+    More,
+    /// The result is ready.
+    Done,
+}

@@ -1,0 +1,137 @@
+//! A backbone's sizes, and the reference's name and shape of each of its tensors.
+//!
+//! Invariant: a configuration that passed `validate` describes a model that can be built and run.
+
+use std::collections::BTreeMap;
+
+use crate::spec::{Invalid, Normalization};
+
+/// Between the two products of the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x · σ(1.702 x): OpenAI's CLIP.
+    QuickGelu,
+    /// x · Φ(x), with the error function: LAION's CLIP and ImageNet ViTs.
+    Gelu,
+}
+
+/// Sizes and constants of a ViT.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackboneConfig {
+    /// Side of the square input, in pixels.
+    pub image_size: usize,
+    /// Side of a square patch; divides the image's.
+    pub patch_size: usize,
+    /// Of the residual stream.
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads; divide the width.
+    pub heads: usize,
+    /// Hidden width of the MLP.
+    pub mlp_width: usize,
+    /// Of the MLP.
+    pub activation: Activation,
+    /// Of every LayerNorm: 1e-5 for CLIP, 1e-6 for timm.
+    pub eps: f64,
+    /// Whether there is a LayerNorm before the blocks (CLIP).
+    pub pre_norm: bool,
+    /// Whether the patch embedding has a bias (ImageNet ViTs).
+    pub patch_bias: bool,
+    /// What the pixels were normalised with.
+    pub normalization: Normalization,
+}
+
+impl BackboneConfig {
+    /// Patches along a side.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size.max(1)
+    }
+
+    /// Tokens of a frame: the class token and one for each patch.
+    pub fn tokens(&self) -> usize {
+        1 + self.grid() * self.grid()
+    }
+
+    /// Values of one frame: 3 · side².
+    pub fn frame_len(&self) -> usize {
+        3 * self.image_size * self.image_size
+    }
+
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// Names the first field that is out of range or does not divide.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let limits = [
+            ("image_size", self.image_size, 4096),
+            ("patch_size", self.patch_size, 256),
+            ("width", self.width, 16_384),
+            ("layers", self.layers, 256),
+            ("heads", self.heads, 256),
+            ("mlp_width", self.mlp_width, 65_536),
+        ];
+        for (field, value, most) in limits {
+            if !(1..=most).contains(&value) {
+                return Err(Invalid::new(
+                    field,
+                    format!("expected 1 to {most}, got {value}"),
+                ));
+            }
+        }
+        if self.image_size % self.patch_size != 0 {
+            let problem = format!("{} does not divide {}", self.patch_size, self.image_size);
+            return Err(Invalid::new("patch_size", problem));
+        }
+        if self.width % self.heads != 0 {
+            let problem = format!("{} do not divide the width {}", self.heads, self.width);
+            return Err(Invalid::new("heads", problem));
+        }
+        if !(self.eps > 0.0 && self.eps < 1.0) {
+            return Err(Invalid::new("eps", format!("got {}", self.eps)));
+        }
+        Ok(())
+    }
+
+    /// Name and shape of every tensor, as the reference names them.
+    pub fn tensors(&self) -> BTreeMap<String, Vec<usize>> {
+        let (c, m) = (self.width, self.mlp_width);
+        let mut shapes = BTreeMap::from([
+            (
+                "conv1.weight".to_owned(),
+                vec![c, 3, self.patch_size, self.patch_size],
+            ),
+            ("class_embedding".to_owned(), vec![c]),
+            ("positional_embedding".to_owned(), vec![self.tokens(), c]),
+            ("ln_post.weight".to_owned(), vec![c]),
+            ("ln_post.bias".to_owned(), vec![c]),
+        ]);
+        if self.patch_bias {
+            shapes.insert("conv1.bias".to_owned(), vec![c]);
+        }
+        if self.pre_norm {
+            shapes.insert("ln_pre.weight".to_owned(), vec![c]);
+            shapes.insert("ln_pre.bias".to_owned(), vec![c]);
+        }
+        for block in 0..self.layers {
+            let of_block = [
+                ("ln_1.weight", vec![c]),
+                ("ln_1.bias", vec![c]),
+                ("attn.in_proj_weight", vec![3 * c, c]),
+                ("attn.in_proj_bias", vec![3 * c]),
+                ("attn.out_proj.weight", vec![c, c]),
+                ("attn.out_proj.bias", vec![c]),
+                ("ln_2.weight", vec![c]),
+                ("ln_2.bias", vec![c]),
+                ("mlp.c_fc.weight", vec![m, c]),
+                ("mlp.c_fc.bias", vec![m]),
+                ("mlp.c_proj.weight", vec![c, m]),
+                ("mlp.c_proj.bias", vec![c]),
+            ];
+            for (name, shape) in of_block {
+                shapes.insert(format!("transformer.resblocks.{block}.{name}"), shape);
+            }
+        }
+        shapes
+    }
+}
