@@ -3,6 +3,7 @@
 //! Invariant: no container or codec code runs in the process that holds a `Decoder`, and nothing that a worker says is believed unchecked.
 
 mod answer;
+mod decode;
 pub mod encode;
 mod reject;
 mod request;

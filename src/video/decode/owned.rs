@@ -1,0 +1,213 @@
+//! Owners of FFmpeg's allocations: packets, frames, options, scalers; each is freed exactly once.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_int};
+use std::ptr::{self, NonNull};
+
+use ffmpeg_sys_the_third as ff;
+
+/// FFmpeg's error code, always negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::video) struct Code(pub(in crate::video) c_int);
+
+impl Code {
+    /// Out of memory.
+    pub(in crate::video) const NO_MEMORY: Self = Self(ff::AVERROR(libc::ENOMEM));
+    /// More input is wanted first.
+    pub(in crate::video) const AGAIN: Self = Self(ff::AVERROR(libc::EAGAIN));
+    /// The end.
+    pub(in crate::video) const END: Self = Self(ff::AVERROR_EOF);
+
+    /// What FFmpeg says of it.
+    pub(in crate::video) fn text(self) -> String {
+        let mut text = [0; 128];
+        // SAFETY: the buffer is writable for the length that is passed; FFmpeg ends the text with a zero.
+        unsafe {
+            ff::av_strerror(self.0, text.as_mut_ptr(), text.len());
+            CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// A result of FFmpeg as a `Result`.
+pub(in crate::video) fn check(result: c_int) -> Result<c_int, Code> {
+    if result < 0 {
+        Err(Code(result))
+    } else {
+        Ok(result)
+    }
+}
+
+/// Silences FFmpeg: what it prints comes from a stranger's file.
+pub(in crate::video) fn silence() {
+    // SAFETY: sets an atomic integer.
+    unsafe { ff::av_log_set_level(ff::AV_LOG_QUIET) }
+}
+
+macro_rules! owner {
+    ($(#[$doc:meta])* $name:ident, $type:ident, $alloc:ident, $free:ident) => {
+        $(#[$doc])*
+        pub(in crate::video) struct $name(NonNull<ff::$type>);
+
+        impl $name {
+            /// Allocates an empty one.
+            pub(in crate::video) fn new() -> Result<Self, Code> {
+                // SAFETY: has no preconditions.
+                NonNull::new(unsafe { ff::$alloc() })
+                    .map(Self)
+                    .ok_or(Code::NO_MEMORY)
+            }
+
+            /// For a call of FFmpeg.
+            pub(in crate::video) fn as_ptr(&self) -> *mut ff::$type {
+                self.0.as_ptr()
+            }
+        }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: this is the only owner, and the pointer came from the matching allocator.
+                unsafe { ff::$free(&mut self.0.as_ptr()) }
+            }
+        }
+    };
+}
+
+owner!(
+    /// A compressed packet.
+    Packet, AVPacket, av_packet_alloc, av_packet_free
+);
+owner!(
+    /// A decoded picture.
+    Frame, AVFrame, av_frame_alloc, av_frame_free
+);
+
+impl Packet {
+    /// Size of the payload in bytes.
+    pub(in crate::video) fn size(&self) -> usize {
+        // SAFETY: the packet is alive.
+        usize::try_from(unsafe { (*self.as_ptr()).size }).unwrap_or(0)
+    }
+
+    /// Drops the payload.
+    pub(in crate::video) fn clear(&mut self) {
+        // SAFETY: the packet is alive.
+        unsafe { ff::av_packet_unref(self.as_ptr()) }
+    }
+}
+
+impl Frame {
+    /// Drops the picture.
+    pub(in crate::video) fn clear(&mut self) {
+        // SAFETY: the frame is alive.
+        unsafe { ff::av_frame_unref(self.as_ptr()) }
+    }
+}
+
+/// Options by name.
+pub(in crate::video) struct Options(*mut ff::AVDictionary);
+
+impl Options {
+    /// No options.
+    pub(in crate::video) fn new() -> Self {
+        Self(ptr::null_mut())
+    }
+
+    /// Sets one; what does not fit into memory is left out by FFmpeg, and then the open call that needs it fails.
+    pub(in crate::video) fn set(mut self, name: &CStr, value: &str) -> Self {
+        if let Ok(value) = CString::new(value) {
+            // SAFETY: both texts end with a zero, and FFmpeg copies them.
+            unsafe { ff::av_dict_set(&mut self.0, name.as_ptr(), value.as_ptr(), 0) };
+        }
+        self
+    }
+
+    /// For a call that takes options and leaves those that it did not know.
+    pub(in crate::video) fn as_mut_ptr(&mut self) -> &mut *mut ff::AVDictionary {
+        &mut self.0
+    }
+}
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        // SAFETY: this is the only owner; null is allowed.
+        unsafe { ff::av_dict_free(&mut self.0) }
+    }
+}
+
+/// A codec context, for decoding or encoding.
+pub(in crate::video) struct Context(NonNull<ff::AVCodecContext>);
+
+// SAFETY: the context is only reached through this owner, and FFmpeg ties none of its state to a thread (it runs with one thread).
+unsafe impl Send for Context {}
+// SAFETY: as for `Context`.
+unsafe impl Send for Packet {}
+// SAFETY: as for `Context`.
+unsafe impl Send for Frame {}
+
+impl Context {
+    /// A context of a codec.
+    pub(in crate::video) fn new(codec: NonNull<ff::AVCodec>) -> Result<Self, Code> {
+        // SAFETY: the codec is one of FFmpeg's static descriptions.
+        NonNull::new(unsafe { ff::avcodec_alloc_context3(codec.as_ptr()) })
+            .map(Self)
+            .ok_or(Code::NO_MEMORY)
+    }
+
+    /// For a call of FFmpeg.
+    pub(in crate::video) fn as_ptr(&self) -> *mut ff::AVCodecContext {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: this is the only owner.
+        unsafe { ff::avcodec_free_context(&mut self.0.as_ptr()) }
+    }
+}
+
+/// A colour converter.
+pub(in crate::video) struct Scaler(NonNull<ff::SwsContext>);
+
+// SAFETY: as for `Context`.
+unsafe impl Send for Scaler {}
+
+impl Scaler {
+    /// From one pixel format to another at the same size; `None` when FFmpeg has no way.
+    pub(in crate::video) fn new(
+        (width, height): (c_int, c_int),
+        from: ff::AVPixelFormat,
+        to: ff::AVPixelFormat,
+    ) -> Option<Self> {
+        // SAFETY: filters and parameters may be null; sizes and formats are checked by FFmpeg.
+        let context = unsafe {
+            ff::sws_getContext(
+                width,
+                height,
+                from,
+                width,
+                height,
+                to,
+                ff::SWS_BILINEAR as _,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null(),
+            )
+        };
+        NonNull::new(context).map(Self)
+    }
+
+    /// For a call of FFmpeg.
+    pub(in crate::video) fn as_ptr(&self) -> *mut ff::SwsContext {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Scaler {
+    fn drop(&mut self) {
+        // SAFETY: this is the only owner.
+        unsafe { ff::sws_freeContext(self.0.as_ptr()) }
+    }
+}
