@@ -1,0 +1,100 @@
+//! `frameshift classify`: scores of files or of uploaded videos.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use super::cli::ClassifyArgs;
+use super::{CHUNK, Client, Error, MAX_MESSAGE, json, resource};
+use crate::proto::v1::{self, classify_request::Source, classify_upload_request::Payload};
+
+/// Files up to this size go inside the request; it leaves room for the other fields.
+const INLINE: usize = MAX_MESSAGE - (64 << 10);
+
+/// `frameshift classify`.
+///
+/// # Errors
+/// At the first video that cannot be read or that the server refuses.
+pub async fn run(args: &ClassifyArgs) -> Result<(), Error> {
+    let client = args.connection.client().await?;
+    let output = args.connection.output();
+    let task = resource("tasks", &args.task);
+    let options = v1::ClassifyOptions {
+        top_k: args.top_k,
+        per_view: args.per_view,
+        version: args
+            .version
+            .map(|version| format!("{task}/versions/{version}"))
+            .unwrap_or_default(),
+    };
+    for video in &args.videos {
+        let answer = one(&client, &task, &options, video).await?;
+        output.result(
+            || {
+                let scores: Vec<String> = answer
+                    .predictions
+                    .iter()
+                    .map(|prediction| format!("{} {:.3}", prediction.label, prediction.score))
+                    .collect();
+                format!("{video}  {}  [{}]", scores.join("  "), answer.version)
+            },
+            || json::classification(video, &answer),
+        );
+    }
+    Ok(())
+}
+
+async fn one(
+    client: &Client,
+    task: &str,
+    options: &v1::ClassifyOptions,
+    video: &str,
+) -> Result<v1::ClassifyResponse, Error> {
+    let path = Path::new(video);
+    let source = if video.starts_with("videos/") && !path.exists() {
+        Source::Video(video.to_owned())
+    } else {
+        let content = tokio::fs::read(path).await.map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        if content.len() > INLINE {
+            return upload(client, task, options, content.into()).await;
+        }
+        Source::Content(content.into())
+    };
+    let request = v1::ClassifyRequest {
+        task: task.to_owned(),
+        source: Some(source),
+        options: Some(options.clone()),
+    };
+    Ok(client
+        .classification()
+        .classify(request)
+        .await?
+        .into_inner())
+}
+
+async fn upload(
+    client: &Client,
+    task: &str,
+    options: &v1::ClassifyOptions,
+    content: Bytes,
+) -> Result<v1::ClassifyResponse, Error> {
+    let header = Payload::Header(v1::ClassifyUploadHeader {
+        task: task.to_owned(),
+        options: Some(options.clone()),
+    });
+    let chunks = (0..content.len())
+        .step_by(CHUNK)
+        .map(|at| content.slice(at..content.len().min(at + CHUNK)))
+        .collect::<Vec<_>>();
+    let messages = stream::once(async { header })
+        .chain(stream::iter(chunks).map(Payload::Chunk))
+        .map(|payload| v1::ClassifyUploadRequest {
+            payload: Some(payload),
+        });
+    let answer = client.classification().classify_upload(messages).await?;
+    Ok(answer.into_inner())
+}

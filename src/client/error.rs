@@ -1,0 +1,137 @@
+//! What can go wrong on the client's side, and the exit code that says so to scripts.
+
+use std::path::PathBuf;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server cannot be reached.
+    #[error("cannot connect to {server}")]
+    Connect {
+        /// Its address.
+        server: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The tenant cannot be sent.
+    #[error("tenant {tenant:?} is not printable ascii")]
+    Tenant {
+        /// The tenant.
+        tenant: String,
+    },
+    /// The server refused.
+    #[error("{}", describe(.0))]
+    Rpc(#[source] Box<Status>),
+    /// A local file cannot be read.
+    #[error("cannot read {path}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file changed while it was being uploaded.
+    #[error("{path} changed while it was uploaded", path = .path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An annotation list is malformed.
+    #[error("{path}, entry {entry}: {problem}", path = .path.display())]
+    Annotation {
+        /// The list.
+        path: PathBuf,
+        /// Which entry, from 1.
+        entry: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A folder holds no labelled videos.
+    #[error("{path} has no labelled videos: expected <split>/<label>/<video>, a Kinetics csv or a Something-Something json", path = .path.display())]
+    NoExamples {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Some files of a data set were refused; the others are in it.
+    #[error("{refused} of {total} videos were refused")]
+    SomeRefused {
+        /// How many were refused.
+        refused: usize,
+        /// How many there were.
+        total: usize,
+    },
+    /// The job did not succeed.
+    #[error("{job} ended as {state}: {message}")]
+    Job {
+        /// Its name.
+        job: String,
+        /// Its last state.
+        state: &'static str,
+        /// Why.
+        message: String,
+    },
+    /// The server answers, and says that it does not serve.
+    #[error("{server} is not serving")]
+    NotServing {
+        /// Its address.
+        server: String,
+    },
+    /// The server's stream ended too early.
+    #[error("the server ended its answer early")]
+    Truncated,
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Rpc(Box::new(status))
+    }
+}
+
+impl Error {
+    /// The process's exit code, by sysexits where one fits.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Connect { .. } | Self::NotServing { .. } | Self::Truncated => 69,
+            Self::Tenant { .. } => 64,
+            Self::Read { .. } => 66,
+            Self::Annotation { .. } | Self::NoExamples { .. } | Self::Changed { .. } => 65,
+            Self::SomeRefused { .. } | Self::Job { .. } => 1,
+            Self::Rpc(status) => match status.code() {
+                Code::InvalidArgument | Code::OutOfRange | Code::DataLoss => 65,
+                Code::Unavailable | Code::DeadlineExceeded => 69,
+                Code::Internal | Code::Unknown | Code::Unimplemented => 70,
+                Code::ResourceExhausted | Code::Aborted => 75,
+                Code::PermissionDenied | Code::Unauthenticated => 77,
+                Code::Ok
+                | Code::Cancelled
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::FailedPrecondition => 1,
+            },
+        }
+    }
+}
+
+/// The code, the message, and what the details add.
+fn describe(status: &Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let details = status.get_error_details();
+    if let Some(info) = details.error_info() {
+        text += &format!(" [{}]", info.reason);
+    }
+    for violation in details
+        .bad_request()
+        .map_or(&[][..], |bad| &bad.field_violations)
+    {
+        text += &format!("\n  {}: {}", violation.field, violation.description);
+    }
+    if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
+        text += &format!(" (try again in {} ms)", delay.as_millis());
+    }
+    text
+}

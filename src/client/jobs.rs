@@ -1,0 +1,96 @@
+//! `frameshift jobs`: lists, shows, watches and cancels jobs.
+
+use super::cli::{JobsArgs, JobsCommand};
+use super::output::Output;
+use super::{Client, Error, json, resource, train};
+use crate::proto::v1;
+
+/// Runs a subcommand.
+///
+/// # Errors
+/// When the server refuses, or a watched job does not succeed.
+pub async fn run(args: &JobsArgs) -> Result<(), Error> {
+    let client = args.connection.client().await?;
+    let output = args.connection.output();
+    match &args.command {
+        JobsCommand::List => list(&client, output).await,
+        JobsCommand::Show { id } => {
+            let name = resource("jobs", id);
+            let request = v1::GetJobRequest { name };
+            let job = client.fine_tuning().get_job(request).await?.into_inner();
+            output.result(|| describe(&job), || json::job(&job));
+            Ok(())
+        }
+        JobsCommand::Watch { id, after } => {
+            train::watch(&client, &resource("jobs", id), *after, output).await
+        }
+        JobsCommand::Cancel { id } => {
+            let name = resource("jobs", id);
+            let request = v1::CancelJobRequest { name };
+            let job = client.fine_tuning().cancel_job(request).await?.into_inner();
+            output.result(|| line(&job), || json::job(&job));
+            Ok(())
+        }
+    }
+}
+
+async fn list(client: &Client, output: Output) -> Result<(), Error> {
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListJobsRequest {
+            page_size: 0,
+            page_token,
+        };
+        let page = client.fine_tuning().list_jobs(request).await?.into_inner();
+        for job in &page.jobs {
+            output.result(|| line(job), || json::job(job));
+        }
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+fn line(job: &v1::Job) -> String {
+    format!(
+        "{}  {:<11} {}/{} steps  {} on {}",
+        job.name,
+        json::state_name(job.state()),
+        job.step,
+        job.total_steps,
+        job.task,
+        job.dataset
+    )
+}
+
+/// A job and its result, over several lines.
+pub fn describe(job: &v1::Job) -> String {
+    let mut text = line(job);
+    if !job.message.is_empty() {
+        text += &format!("\n{}: {}", job.reason, job.message);
+    }
+    let Some(result) = &job.result else {
+        return text;
+    };
+    text += &format!(
+        "\nversion     {}\nparameters  {}\nseed        {}",
+        result.version, result.parameters, result.seed
+    );
+    if let Some(time) = &result.training_time {
+        text += &format!("\ntraining    {} s", time.seconds);
+    }
+    if let Some(evaluation) = result.evaluation.as_ref().filter(|e| e.examples > 0) {
+        text += &format!(
+            "\nvalidation  top-1 {:.3}, top-5 {:.3}, loss {:.3} on {} videos",
+            evaluation.top1, evaluation.top5, evaluation.loss, evaluation.examples
+        );
+        for label in &evaluation.labels {
+            text += &format!(
+                "\n  {:<36} precision {:.3}  recall {:.3}  {} videos",
+                label.label, label.precision, label.recall, label.examples
+            );
+        }
+    }
+    text
+}

@@ -1,0 +1,291 @@
+//! The API's answers as JSON for scripts: the proto's field names, times as RFC 3339, digests as hexadecimal.
+
+use serde_json::{Value, json};
+
+use crate::proto::v1;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn time(time: Option<&prost_types::Timestamp>) -> Option<String> {
+    time.map(ToString::to_string)
+}
+
+fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
+    duration.map(|duration| duration.seconds as f64 + f64::from(duration.nanos) * 1e-9)
+}
+
+/// The state's name without its prefix, for example `RUNNING`.
+pub fn state_name(state: v1::JobState) -> &'static str {
+    state
+        .as_str_name()
+        .strip_prefix("JOB_STATE_")
+        .unwrap_or("UNKNOWN")
+}
+
+/// A video.
+pub fn video(video: &v1::Video) -> Value {
+    let probe = video.probe.as_ref().map(|probe| {
+        json!({
+            "container": probe.container,
+            "codec": probe.codec,
+            "width": probe.width,
+            "height": probe.height,
+            "frames": probe.frames,
+            "duration_seconds": seconds(probe.duration.as_ref()),
+            "frame_rate": probe.frame_rate,
+            "rotation_degrees": probe.rotation_degrees,
+            "warnings": probe.warnings,
+        })
+    });
+    json!({
+        "name": video.name,
+        "display_name": video.display_name,
+        "size_bytes": video.size_bytes,
+        "sha256": hex(&video.sha256),
+        "probe": probe,
+        "create_time": time(video.create_time.as_ref()),
+    })
+}
+
+/// A data set.
+pub fn dataset(dataset: &v1::Dataset) -> Value {
+    let counts: Vec<Value> = dataset
+        .counts
+        .iter()
+        .map(|count| {
+            json!({
+                "label": count.label,
+                "split": split_name(count.split()),
+                "examples": count.examples,
+            })
+        })
+        .collect();
+    json!({
+        "name": dataset.name,
+        "display_name": dataset.display_name,
+        "examples": dataset.examples,
+        "counts": counts,
+        "create_time": time(dataset.create_time.as_ref()),
+    })
+}
+
+/// The split's name without its prefix, in lower case.
+pub fn split_name(split: v1::Split) -> &'static str {
+    match split {
+        v1::Split::Unspecified => "unspecified",
+        v1::Split::Train => "train",
+        v1::Split::Validation => "validation",
+        v1::Split::Test => "test",
+    }
+}
+
+fn adapter(adapter: Option<&v1::AdapterConfig>) -> Option<Value> {
+    adapter.map(|adapter| {
+        json!({
+            "adapter_width": adapter.adapter_width,
+            "adapter_layers": adapter.adapter_layers,
+            "adapter_kernel": [adapter.adapter_kernel_t, adapter.adapter_kernel_h, adapter.adapter_kernel_w],
+            "adapter_pre_attn": adapter.adapter_pre_attn,
+            "adapter_pre_mlp": adapter.adapter_pre_mlp,
+        })
+    })
+}
+
+/// A task.
+pub fn task(task: &v1::Task) -> Value {
+    let sampling = task.sampling.as_ref().map(|sampling| {
+        json!({
+            "num_frames": sampling.num_frames,
+            "sampling_rate": sampling.sampling_rate,
+            "num_temporal_views": sampling.num_temporal_views,
+            "num_spatial_views": sampling.num_spatial_views,
+        })
+    });
+    json!({
+        "name": task.name,
+        "display_name": task.display_name,
+        "adapter": adapter(task.adapter.as_ref()),
+        "sampling": sampling,
+        "auto_serve": task.auto_serve,
+        "serving_version": task.serving_version,
+        "desired_version": task.desired_version,
+        "serving_error": task.serving_error,
+        "etag": task.etag,
+        "create_time": time(task.create_time.as_ref()),
+    })
+}
+
+fn evaluation(evaluation: Option<&v1::Evaluation>) -> Option<Value> {
+    evaluation.map(|evaluation| {
+        let labels: Vec<Value> = evaluation
+            .labels
+            .iter()
+            .map(|label| {
+                json!({
+                    "label": label.label,
+                    "precision": label.precision,
+                    "recall": label.recall,
+                    "examples": label.examples,
+                })
+            })
+            .collect();
+        json!({
+            "examples": evaluation.examples,
+            "top1": evaluation.top1,
+            "top5": evaluation.top5,
+            "loss": evaluation.loss,
+            "confusion": evaluation.confusion,
+            "labels": labels,
+        })
+    })
+}
+
+/// An adapter version.
+pub fn version(version: &v1::AdapterVersion) -> Value {
+    json!({
+        "name": version.name,
+        "labels": version.labels,
+        "adapter": adapter(version.adapter.as_ref()),
+        "backbone_digest": hex(&version.backbone_digest),
+        "sha256": hex(&version.sha256),
+        "size_bytes": version.size_bytes,
+        "parameters": version.parameters,
+        "precision": version.precision,
+        "job": version.job,
+        "dataset_digest": hex(&version.dataset_digest),
+        "parent": version.parent,
+        "evaluation": evaluation(version.evaluation.as_ref()),
+        "create_time": time(version.create_time.as_ref()),
+    })
+}
+
+/// A job.
+pub fn job(job: &v1::Job) -> Value {
+    let hyper = job.hyper_parameters.as_ref().map(|hyper| {
+        json!({
+            "epochs": hyper.epochs,
+            "batch_size": hyper.batch_size,
+            "learning_rate": hyper.learning_rate,
+            "weight_decay": hyper.weight_decay,
+            "warmup_share": hyper.warmup_share,
+            "dropout": hyper.dropout,
+            "clip_norm": hyper.clip_norm,
+            "min_crop_area": hyper.min_crop_area,
+            "horizontal_flip": hyper.horizontal_flip,
+            "seed": hyper.seed,
+            "checkpoint_steps": hyper.checkpoint_steps,
+        })
+    });
+    let result = job.result.as_ref().map(|result| {
+        json!({
+            "version": result.version,
+            "evaluation": evaluation(result.evaluation.as_ref()),
+            "loss_curve": result.loss_curve,
+            "dataset_digest": hex(&result.dataset_digest),
+            "backbone_digest": hex(&result.backbone_digest),
+            "seed": result.seed,
+            "parameters": result.parameters,
+            "training_seconds": seconds(result.training_time.as_ref()),
+        })
+    });
+    json!({
+        "name": job.name,
+        "task": job.task,
+        "dataset": job.dataset,
+        "hyper_parameters": hyper,
+        "state": state_name(job.state()),
+        "reason": job.reason,
+        "message": job.message,
+        "step": job.step,
+        "total_steps": job.total_steps,
+        "attempts": job.attempts,
+        "result": result,
+        "create_time": time(job.create_time.as_ref()),
+        "end_time": time(job.end_time.as_ref()),
+    })
+}
+
+/// An event of a job.
+pub fn event(event: &v1::JobEvent) -> Value {
+    use v1::job_event::Event;
+    let what = match &event.event {
+        Some(Event::State(change)) => json!({ "state": {
+            "state": state_name(change.state()),
+            "reason": change.reason,
+            "message": change.message,
+        }}),
+        Some(Event::Step(step)) => json!({ "step": {
+            "step": step.step,
+            "total_steps": step.total_steps,
+            "epoch": step.epoch,
+            "loss": step.loss,
+            "accuracy": step.accuracy,
+            "learning_rate": step.learning_rate,
+            "clips_per_second": step.clips_per_second,
+            "eta_seconds": seconds(step.eta.as_ref()),
+            "device_bytes": step.device_bytes,
+        }}),
+        Some(Event::Message(message)) => json!({ "message": {
+            "warning": message.warning,
+            "text": message.text,
+        }}),
+        None => Value::Null,
+    };
+    json!({
+        "sequence": event.sequence,
+        "time": time(event.time.as_ref()),
+        "event": what,
+    })
+}
+
+/// Scores of a video.
+pub fn classification(video: &str, answer: &v1::ClassifyResponse) -> Value {
+    let predictions: Vec<Value> = answer
+        .predictions
+        .iter()
+        .map(|prediction| {
+            json!({
+                "label": prediction.label,
+                "label_index": prediction.label_index,
+                "score": prediction.score,
+            })
+        })
+        .collect();
+    let frames: Vec<Value> = answer
+        .frames
+        .iter()
+        .map(|frame| json!({ "index": frame.index, "time_seconds": seconds(frame.time.as_ref()) }))
+        .collect();
+    let timings = answer.timings.as_ref().map(|timings| {
+        json!({
+            "decode_seconds": seconds(timings.decode.as_ref()),
+            "queue_seconds": seconds(timings.queue.as_ref()),
+            "device_seconds": seconds(timings.device.as_ref()),
+        })
+    });
+    let views: Vec<&[f32]> = answer
+        .views
+        .iter()
+        .map(|view| view.scores.as_slice())
+        .collect();
+    json!({
+        "video": video,
+        "version": answer.version,
+        "predictions": predictions,
+        "views": views,
+        "frames": frames,
+        "timings": timings,
+    })
+}
+
+/// A set on the device.
+pub fn residency(set: &v1::Residency) -> Value {
+    json!({
+        "version": set.version,
+        "size_bytes": set.size_bytes,
+        "last_used_time": time(set.last_used_time.as_ref()),
+        "quarantine_reason": set.quarantine_reason,
+    })
+}

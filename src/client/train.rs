@@ -1,0 +1,168 @@
+//! `frameshift train`: submits a job and shows its progress; Ctrl-C leaves the job running.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::cli::{Hyper, TrainArgs};
+use super::output::{Output, Progress};
+use super::{Client, Error, json, resource, tasks};
+use crate::proto::v1::{self, job_event::Event};
+
+/// `frameshift train`.
+///
+/// # Errors
+/// When the server refuses or the job does not succeed.
+pub async fn train(args: &TrainArgs) -> Result<(), Error> {
+    let client = args.connection.client().await?;
+    let output = args.connection.output();
+    let task = resource("tasks", &args.task);
+    let request = v1::GetTaskRequest { name: task.clone() };
+    match client.tasks().get_task(request).await {
+        Ok(_) => {}
+        Err(status) if status.code() == Code::NotFound => {
+            tasks::create(&client, &args.task, &args.shape).await?;
+            output.note(&format!("created {task}"));
+        }
+        Err(status) => return Err(status.into()),
+    }
+    let request = v1::SubmitJobRequest {
+        task,
+        dataset: resource("datasets", &args.dataset),
+        hyper_parameters: Some(hyper_parameters(&args.hyper)),
+        request_id: uuid::Uuid::now_v7().to_string(),
+    };
+    let job = client.fine_tuning().submit_job(request).await?.into_inner();
+    if args.detach {
+        output.result(|| job.name.clone(), || json::job(&job));
+        return Ok(());
+    }
+    output.note(&format!("submitted {}", job.name));
+    watch(&client, &job.name, 0, output).await
+}
+
+fn hyper_parameters(hyper: &Hyper) -> v1::HyperParameters {
+    v1::HyperParameters {
+        epochs: hyper.epochs,
+        batch_size: hyper.batch_size,
+        learning_rate: hyper.learning_rate,
+        weight_decay: hyper.weight_decay,
+        dropout: hyper.dropout,
+        min_crop_area: hyper.min_crop_area,
+        horizontal_flip: hyper.horizontal_flip.then_some(true),
+        seed: hyper.seed,
+        ..Default::default()
+    }
+}
+
+/// Shows a job's events until it ends; Ctrl-C ends the watching, not the job.
+///
+/// # Errors
+/// When the server refuses or stays away, or the job does not succeed.
+pub async fn watch(client: &Client, job: &str, after: u64, output: Output) -> Result<(), Error> {
+    let progress = output.count(0, "training");
+    let stopped = tokio::select! {
+        done = follow(client, job, after, output, &progress) => Some(done),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    progress.finish();
+    let Some(done) = stopped else {
+        output.note(&format!(
+            "the job goes on; watch it with: frameshift jobs watch {job}"
+        ));
+        return Ok(());
+    };
+    done?;
+    let request = v1::GetJobRequest {
+        name: job.to_owned(),
+    };
+    let job = client.fine_tuning().get_job(request).await?.into_inner();
+    output.result(|| super::jobs::describe(&job), || json::job(&job));
+    if job.state() != v1::JobState::Succeeded {
+        return Err(Error::Job {
+            state: json::state_name(job.state()),
+            job: job.name,
+            message: job.message,
+        });
+    }
+    Ok(())
+}
+
+/// Follows the events to the job's end; connects again after a cut, from the last event that was seen.
+async fn follow(
+    client: &Client,
+    job: &str,
+    after: u64,
+    output: Output,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let mut seen = after;
+    let mut attempts = 0;
+    loop {
+        let request = v1::WatchJobRequest {
+            name: job.to_owned(),
+            after_sequence: seen,
+        };
+        let before = seen;
+        let status = match client.fine_tuning().watch_job(request).await {
+            Ok(answer) => {
+                let mut events = answer.into_inner();
+                loop {
+                    match events.message().await {
+                        Ok(Some(event)) => {
+                            seen = event.sequence;
+                            show(&event, output, progress);
+                        }
+                        Ok(None) => return Ok(()),
+                        Err(status) => break status,
+                    }
+                }
+            }
+            Err(status) => status,
+        };
+        attempts = if seen > before { 0 } else { attempts + 1 };
+        let transient = matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled
+        );
+        if !transient || attempts > 5 {
+            return Err(status.into());
+        }
+        tokio::time::sleep(Duration::from_millis(250 << attempts)).await;
+    }
+}
+
+fn show(event: &v1::JobEvent, output: Output, progress: &Progress) {
+    if output.is_json() {
+        output.result(String::new, || json::event(event));
+        return;
+    }
+    match &event.event {
+        Some(Event::State(change)) => {
+            let state = json::state_name(change.state());
+            progress.line(&match change.message.as_str() {
+                "" => state.to_owned(),
+                message => format!("{state}: {message}"),
+            });
+        }
+        Some(Event::Step(step)) => {
+            progress.set_total(step.total_steps);
+            progress.set(step.step);
+            let eta = step.eta.map_or(0, |eta| eta.seconds);
+            progress.say(&format!(
+                "epoch {} step {}/{} loss {:.3} accuracy {:.2} {:.1} clips/s ETA {eta} s",
+                step.epoch,
+                step.step,
+                step.total_steps,
+                step.loss,
+                step.accuracy,
+                step.clips_per_second,
+            ));
+        }
+        Some(Event::Message(message)) => {
+            let kind = if message.warning { "warning: " } else { "" };
+            progress.line(&format!("{kind}{}", message.text));
+        }
+        None => {}
+    }
+}

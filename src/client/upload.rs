@@ -1,0 +1,282 @@
+//! Uploads files: small ones in one stream, larger ones so that a cut costs no more than what was not yet durable.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use sha2::{Digest, Sha256};
+use tonic::Code;
+
+use super::cli::UploadArgs;
+use super::output::Progress;
+use super::{CHUNK, Client, Error, json};
+use crate::proto::v1::{self, upload_video_request, write_upload_request};
+
+/// Files up to this size go in one stream: what a cut could lose is no more than one part.
+const ONE_STREAM: u64 = 8 << 20;
+
+/// How often an upload is tried without any progress.
+const ATTEMPTS: u32 = 5;
+
+/// `frameshift upload`.
+///
+/// # Errors
+/// At the first file that cannot be read or that the server refuses.
+pub async fn upload(args: &UploadArgs) -> Result<(), Error> {
+    let client = args.connection.client().await?;
+    let output = args.connection.output();
+    for path in &args.files {
+        let size = std::fs::metadata(path)
+            .map_err(|source| Error::Read {
+                path: path.clone(),
+                source,
+            })?
+            .len();
+        let progress = output.bytes(size, &display_name(path));
+        let video = file(&client, path, &progress).await?;
+        progress.finish();
+        output.result(
+            || format!("{}  {}", video.name, path.display()),
+            || json::video(&video),
+        );
+    }
+    Ok(())
+}
+
+/// Uploads one file; tries again after a cut, from what is durable.
+///
+/// # Errors
+/// When the file cannot be read or changes meanwhile, the server refuses it, or stays away.
+pub async fn file(client: &Client, path: &Path, progress: &Progress) -> Result<v1::Video, Error> {
+    let source = Source::open(path).await?;
+    if source.size <= ONE_STREAM {
+        small(client, &source, progress).await
+    } else {
+        resumable(client, &source, progress).await
+    }
+}
+
+fn display_name(path: &Path) -> String {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let end = (0..=name.len().min(255))
+        .rev()
+        .find(|&end| name.is_char_boundary(end))
+        .unwrap_or(0);
+    name[..end].to_owned()
+}
+
+/// A file whose size and digest are known.
+struct Source {
+    path: PathBuf,
+    name: String,
+    file: Arc<File>,
+    size: u64,
+    sha256: Vec<u8>,
+}
+
+impl Source {
+    async fn open(path: &Path) -> Result<Self, Error> {
+        let own = path.to_owned();
+        let read = move || -> std::io::Result<Source> {
+            let mut file = File::open(&own)?;
+            let mut hash = Sha256::new();
+            let mut buffer = vec![0; CHUNK];
+            let mut size = 0;
+            loop {
+                let read = file.read(&mut buffer)?;
+                if read == 0 {
+                    break;
+                }
+                size += read as u64;
+                hash.update(&buffer[..read]);
+            }
+            Ok(Source {
+                name: display_name(&own),
+                path: own,
+                file: Arc::new(file),
+                size,
+                sha256: hash.finalize().to_vec(),
+            })
+        };
+        let error = |source| Error::Read {
+            path: path.to_owned(),
+            source,
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|join| error(std::io::Error::other(join)))?
+            .map_err(error)
+    }
+
+    /// The file's bytes from `offset` on. A file that cannot be read any more ends early, and the digest shows it.
+    fn chunks(&self, offset: u64) -> impl Stream<Item = Bytes> + Send + use<> {
+        let file = self.file.clone();
+        stream::unfold((file, offset), |(file, at)| async move {
+            let read = {
+                let file = file.clone();
+                tokio::task::spawn_blocking(move || chunk(&file, at))
+            };
+            match read.await {
+                Ok(Ok(bytes)) if !bytes.is_empty() => {
+                    let next = at + bytes.len() as u64;
+                    Some((bytes, (file, next)))
+                }
+                Ok(_) | Err(_) => None,
+            }
+        })
+    }
+}
+
+fn chunk(mut file: &File, at: u64) -> std::io::Result<Bytes> {
+    let mut buffer = Vec::with_capacity(CHUNK);
+    file.seek(SeekFrom::Start(at))?;
+    file.take(CHUNK as u64).read_to_end(&mut buffer)?;
+    Ok(buffer.into())
+}
+
+async fn small(client: &Client, source: &Source, progress: &Progress) -> Result<v1::Video, Error> {
+    let request_id = uuid::Uuid::now_v7().to_string();
+    let mut attempt = 0;
+    loop {
+        let header = v1::UploadVideoHeader {
+            display_name: source.name.clone(),
+            sha256: source.sha256.clone().into(),
+            request_id: request_id.clone(),
+        };
+        let head = upload_video_request::Payload::Header(header);
+        let messages = stream::once(async { head })
+            .chain(source.chunks(0).map(upload_video_request::Payload::Chunk))
+            .map(|payload| v1::UploadVideoRequest {
+                payload: Some(payload),
+            });
+        match client.videos().upload_video(messages).await {
+            Ok(answer) => {
+                progress.set(source.size);
+                return Ok(answer.into_inner());
+            }
+            Err(status) => wait_or_give_up(status, &mut attempt, source).await?,
+        }
+    }
+}
+
+async fn resumable(
+    client: &Client,
+    source: &Source,
+    progress: &Progress,
+) -> Result<v1::Video, Error> {
+    let request = v1::CreateUploadRequest {
+        display_name: source.name.clone(),
+        request_id: uuid::Uuid::now_v7().to_string(),
+    };
+    let mut attempt = 0;
+    let name = loop {
+        match client.videos().create_upload(request.clone()).await {
+            Ok(answer) => break answer.into_inner().name,
+            Err(status) => wait_or_give_up(status, &mut attempt, source).await?,
+        }
+    };
+    let mut offset = 0;
+    loop {
+        let before = offset;
+        match write(client, source, &name, offset).await {
+            Ok(upload) => {
+                if let Some(video) = upload.video {
+                    progress.set(source.size);
+                    return Ok(video);
+                }
+                return Err(Error::Truncated);
+            }
+            Err(status) => wait_or_give_up(status, &mut attempt, source).await?,
+        }
+        let request = v1::GetUploadRequest { name: name.clone() };
+        if let Ok(answer) = client.videos().get_upload(request).await {
+            let upload = answer.into_inner();
+            if let Some(video) = upload.video {
+                return Ok(video);
+            }
+            offset = u64::try_from(upload.committed_bytes).unwrap_or(0);
+            progress.set(offset);
+        }
+        if offset > before {
+            attempt = 0;
+        }
+    }
+}
+
+async fn write(
+    client: &Client,
+    source: &Source,
+    name: &str,
+    offset: u64,
+) -> Result<v1::Upload, tonic::Status> {
+    use write_upload_request::Payload;
+    let header = Payload::Header(v1::WriteUploadHeader {
+        name: name.to_owned(),
+        offset: i64::try_from(offset).unwrap_or(i64::MAX),
+    });
+    let finish = Payload::Finish(v1::FinishUpload {
+        sha256: source.sha256.clone().into(),
+    });
+    let messages = stream::once(async { header })
+        .chain(source.chunks(offset).map(Payload::Chunk))
+        .chain(stream::once(async { finish }))
+        .map(|payload| v1::WriteUploadRequest {
+            payload: Some(payload),
+        });
+    Ok(client.videos().write_upload(messages).await?.into_inner())
+}
+
+/// Waits a little longer each time; gives up when trying again cannot help.
+async fn wait_or_give_up(
+    status: tonic::Status,
+    attempt: &mut u32,
+    source: &Source,
+) -> Result<(), Error> {
+    *attempt += 1;
+    let transient = matches!(
+        status.code(),
+        Code::Unavailable | Code::Aborted | Code::Unknown
+    );
+    if !transient || *attempt >= ATTEMPTS {
+        let size = std::fs::metadata(&source.path).map(|data| data.len());
+        if status.code() == Code::DataLoss && size.ok() != Some(source.size) {
+            return Err(Error::Changed {
+                path: source.path.clone(),
+            });
+        }
+        return Err(status.into());
+    }
+    tokio::time::sleep(Duration::from_millis(200 << *attempt)).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_cut_between_characters() {
+        let name = display_name(Path::new(&"ä".repeat(200)));
+        assert_eq!(name.len(), 254);
+    }
+
+    #[tokio::test]
+    async fn chunks_begin_at_the_offset_and_hold_the_rest() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = (0..CHUNK * 2 + 5).map(|i| (i % 251) as u8).collect();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        let source = Source::open(file.path()).await.unwrap();
+        assert_eq!(source.size, bytes.len() as u64);
+        assert_eq!(source.sha256, Sha256::digest(&bytes).to_vec());
+        let chunks: Vec<Bytes> = source.chunks(7).collect().await;
+        assert!(chunks.iter().all(|chunk| chunk.len() <= CHUNK));
+        assert_eq!(chunks.concat(), &bytes[7..]);
+    }
+}
