@@ -1,0 +1,175 @@
+//! Metrics of scored examples: accuracies, loss, the confusion matrix, precision and recall.
+//!
+//! Invariant: pure, and summed in the order of the examples, so that equal scores give equal metrics by the bit.
+
+use crate::spec::Evaluation;
+
+/// Adds up examples one by one.
+#[derive(Debug, Clone)]
+pub struct Tally {
+    classes: usize,
+    examples: u64,
+    top1: u64,
+    top5: u64,
+    loss: f64,
+    confusion: Vec<u64>,
+}
+
+/// Precision and recall of a label; 0 where nothing was predicted, or nothing was there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LabelMetrics {
+    /// Share of the predictions of this label that were right.
+    pub precision: f64,
+    /// Share of this label's examples that were found.
+    pub recall: f64,
+}
+
+impl Tally {
+    /// Nothing counted yet.
+    pub fn new(classes: usize) -> Self {
+        Self {
+            classes,
+            examples: 0,
+            top1: 0,
+            top5: 0,
+            loss: 0.0,
+            confusion: vec![0; classes * classes],
+        }
+    }
+
+    /// Counts an example: its true class and the scores of all classes, which sum to 1. Equal scores count for the lower class.
+    pub fn add(&mut self, class: usize, scores: &[f64]) {
+        let Some(&own) = scores.get(class).filter(|_| scores.len() == self.classes) else {
+            return;
+        };
+        let ahead = scores
+            .iter()
+            .enumerate()
+            .filter(|(other, score)| **score > own || (**score == own && *other < class))
+            .count();
+        let best = scores.iter().enumerate().fold(
+            0,
+            |best, (i, score)| if *score > scores[best] { i } else { best },
+        );
+        self.examples += 1;
+        self.top1 += u64::from(ahead == 0);
+        self.top5 += u64::from(ahead < 5);
+        self.loss -= own.max(f64::MIN_POSITIVE).ln();
+        self.confusion[class * self.classes + best] += 1;
+    }
+
+    /// The metrics; zeros when nothing was counted.
+    pub fn finish(self) -> Evaluation {
+        let share = |count: f64| count / self.examples.max(1) as f64;
+        Evaluation {
+            examples: self.examples,
+            top1: share(self.top1 as f64),
+            top5: share(self.top5 as f64),
+            loss: share(self.loss),
+            confusion: self.confusion,
+        }
+    }
+}
+
+/// Softmax of each view's logits, then their mean: the scores of a video.
+pub fn scores(views: &[Vec<f32>]) -> Vec<f64> {
+    let classes = views.first().map_or(0, Vec::len);
+    let mut mean = vec![0.0; classes];
+    for logits in views {
+        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let shares: Vec<f64> = logits.iter().map(|x| f64::from(x - top).exp()).collect();
+        let sum: f64 = shares.iter().sum();
+        for (mean, share) in mean.iter_mut().zip(shares) {
+            *mean += share / sum / views.len() as f64;
+        }
+    }
+    mean
+}
+
+/// Precision and recall of every label, from row-major counts (row = true label).
+pub fn per_label(confusion: &[u64], classes: usize) -> Vec<LabelMetrics> {
+    let share = |part: u64, all: u64| {
+        if all == 0 {
+            0.0
+        } else {
+            part as f64 / all as f64
+        }
+    };
+    (0..classes)
+        .map(|label| {
+            let at = |row: usize, column: usize| {
+                confusion.get(row * classes + column).copied().unwrap_or(0)
+            };
+            LabelMetrics {
+                precision: share(
+                    at(label, label),
+                    (0..classes).map(|row| at(row, label)).sum(),
+                ),
+                recall: share(
+                    at(label, label),
+                    (0..classes).map(|column| at(label, column)).sum(),
+                ),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_add_up() {
+        let mut tally = Tally::new(3);
+        tally.add(0, &[0.5, 0.25, 0.25]);
+        tally.add(1, &[0.5, 0.25, 0.25]);
+        tally.add(1, &[0.0, 1.0, 0.0]);
+        tally.add(2, &[0.2, 0.4, 0.4]);
+        let metrics = tally.finish();
+        assert_eq!(
+            (metrics.examples, metrics.top1, metrics.top5),
+            (4, 0.5, 1.0)
+        );
+        assert_eq!(metrics.confusion, [1, 0, 0, 1, 1, 0, 0, 1, 0]);
+        let loss = -(0.5_f64.ln() + 0.25_f64.ln() + 0.4_f64.ln()) / 4.0;
+        assert!((metrics.loss - loss).abs() < 1e-12);
+        let labels = per_label(&metrics.confusion, 3);
+        assert_eq!(
+            labels[1],
+            LabelMetrics {
+                precision: 0.5,
+                recall: 0.5
+            }
+        );
+        assert_eq!(
+            labels[2],
+            LabelMetrics {
+                precision: 0.0,
+                recall: 0.0
+            }
+        );
+    }
+
+    #[test]
+    fn top_five_of_six() {
+        let scores = [0.3, 0.25, 0.2, 0.12, 0.08, 0.05];
+        let mut tally = Tally::new(6);
+        tally.add(4, &scores);
+        tally.add(5, &scores);
+        assert_eq!(tally.finish().top5, 0.5);
+    }
+
+    #[test]
+    fn views_are_softmaxed_before_the_mean() {
+        let got = scores(&[vec![0.0, 0.0], vec![100.0, 0.0]]);
+        assert!((got[0] - 0.75).abs() < 1e-12 && (got.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        // One extreme view cannot outweigh two, as a mean of logits would let it.
+        assert!(scores(&[vec![90.0, 0.0], vec![0.0, 9.0], vec![0.0, 9.0]])[1] > 0.6);
+    }
+
+    #[test]
+    fn nothing_counted_is_zero() {
+        assert_eq!(Tally::new(2).finish().top1, 0.0);
+        assert!(scores(&[]).is_empty());
+    }
+}
