@@ -1,1 +1,212 @@
-//! Videos and labelled data sets.
+//! Videos and labelled data sets: what a tenant owns before anything is trained.
+//!
+//! Invariant: an upload that was acknowledged is on the disk; a video on record was probed by the decoder and its blob is whole.
+
+mod collector;
+mod dataset;
+mod upload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use upload::{SingleUpload, Started, Upload};
+
+use crate::ids::{TenantId, VideoId};
+use crate::metadata::{self, MetadataStore, Page, PageRequest, VideoProbe, VideoRecord};
+use crate::spec::{Digest, Invalid};
+use crate::store::{self, Store, layout};
+use crate::video;
+
+/// What the library allows.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Bytes of one uploaded video.
+    pub upload_bytes: u64,
+    /// Bytes of a part of a resumable upload: what a cut can cost, and what an upload holds in memory.
+    pub part_bytes: usize,
+    /// How old a blob that no record names gets before it is collected. Well above the longest time between a blob and its record.
+    pub orphan_age: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            upload_bytes: 1 << 30,
+            part_bytes: 8 << 20,
+            orphan_age: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// Why the library refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field is out of range.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The file is larger than allowed.
+    #[error("the file is larger than {limit} bytes")]
+    TooLarge {
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// The bytes do not have the sha256 that the uploader promised.
+    #[error("the file was to have sha256 {expected}, the bytes that came have {found}")]
+    Sha256Mismatch {
+        /// What the uploader said.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// The video cannot be probed: it is refused, or the decoder cannot work now.
+    #[error("cannot probe the video")]
+    Probe(#[from] video::Error),
+    /// A record.
+    #[error(transparent)]
+    Metadata(#[from] metadata::Error),
+    /// A blob.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// Result of a use case.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Finds out what a video is: the decoder, or a test's own.
+#[async_trait]
+pub trait Prober: Send + Sync {
+    /// Reads what a video is, having decoded it once.
+    async fn probe(
+        &self,
+        tenant: &TenantId,
+        input: video::Input,
+    ) -> std::result::Result<video::Probe, video::Error>;
+}
+
+#[async_trait]
+impl Prober for video::Decoder {
+    async fn probe(
+        &self,
+        tenant: &TenantId,
+        input: video::Input,
+    ) -> std::result::Result<video::Probe, video::Error> {
+        video::Decoder::probe(self, tenant, video::Lane::Interactive, input).await
+    }
+}
+
+/// Videos and data sets. Clones are cheap.
+#[derive(Clone)]
+pub struct Library {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    store: Store,
+    metadata: Arc<dyn MetadataStore>,
+    prober: Arc<dyn Prober>,
+}
+
+impl Library {
+    /// A library over its parts.
+    pub fn new(
+        config: Config,
+        store: Store,
+        metadata: Arc<dyn MetadataStore>,
+        prober: Arc<dyn Prober>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                store,
+                metadata,
+                prober,
+            }),
+        }
+    }
+
+    /// What the library allows.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Reads a video's record.
+    ///
+    /// # Errors
+    /// When the tenant has no such video, or the database fails.
+    pub async fn get_video(&self, tenant: &TenantId, video: VideoId) -> Result<VideoRecord> {
+        Ok(self.inner.metadata.get_video(tenant, video).await?)
+    }
+
+    /// Lists videos, oldest first.
+    ///
+    /// # Errors
+    /// When the page token is not from this listing, or the database fails.
+    pub async fn list_videos(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<VideoRecord>> {
+        Ok(self.inner.metadata.list_videos(tenant, page).await?)
+    }
+
+    /// Deletes a video and its bytes.
+    ///
+    /// # Errors
+    /// [`metadata::Error::InUse`] when a data set or an unfinished job names it and `force` is not set.
+    pub async fn delete_video(&self, tenant: &TenantId, video: VideoId, force: bool) -> Result<()> {
+        self.inner
+            .metadata
+            .delete_video(tenant, video, force)
+            .await?;
+        // The record is gone, so the call has succeeded; a blob that stays behind is an orphan for the collector.
+        self.inner.drop_blob(&layout::video(tenant, video)).await;
+        Ok(())
+    }
+
+    /// Opens a video for decoding, by a descriptor: its bytes are not read into memory.
+    ///
+    /// # Errors
+    /// When the tenant has no such video, or the store fails.
+    pub async fn open_video(
+        &self,
+        tenant: &TenantId,
+        video: VideoId,
+    ) -> Result<(VideoRecord, video::Input)> {
+        let record = self.get_video(tenant, video).await?;
+        let file = self
+            .inner
+            .store
+            .open_file(&layout::video(tenant, video))
+            .await?;
+        Ok((record, video::Input::File(file)))
+    }
+}
+
+impl Inner {
+    async fn drop_blob(&self, key: &store::Key) {
+        if let Err(error) = self.store.delete(key).await {
+            tracing::warn!(%key, error = &error as &dyn std::error::Error, "cannot delete an unused object");
+        }
+    }
+}
+
+fn probed(probe: &video::Probe) -> VideoProbe {
+    VideoProbe {
+        container: probe.container.name().into(),
+        codec: probe.codec.name().into(),
+        width: probe.width,
+        height: probe.height,
+        frames: probe.frames,
+        duration_micros: u64::try_from(probe.duration.as_micros()).unwrap_or(u64::MAX),
+        frame_rate: probe.rate.value(),
+        rotation_degrees: probe.rotation.degrees(),
+        warnings: probe
+            .warnings
+            .iter()
+            .map(|warning| warning.name().into())
+            .collect(),
+    }
+}

@@ -1,1 +1,421 @@
-//! Records and the transactions on them.
+//! Records and the transactions on them: videos, uploads, data sets, tasks, versions, jobs and their events.
+//!
+//! Invariant: every method of [`MetadataStore`] is one transaction that is durable before it returns, and touches rows of the named tenant only;
+//! no connection leaves this module, the only one that names sqlx.
+
+mod page;
+mod records;
+mod sqlite;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use page::{Page, PageRequest};
+pub use records::*;
+pub use sqlite::{Config, Sqlite};
+
+use crate::ids::{
+    AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VideoId,
+};
+use crate::spec::{Digest, JobState};
+
+/// A kind of resource, as error messages and resource names call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A video.
+    Video,
+    /// A resumable upload.
+    Upload,
+    /// A data set.
+    Dataset,
+    /// A snapshot of a data set.
+    Snapshot,
+    /// A task.
+    Task,
+    /// An adapter version.
+    Version,
+    /// A job.
+    Job,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Video => "video",
+            Self::Upload => "upload",
+            Self::Dataset => "dataset",
+            Self::Snapshot => "dataset snapshot",
+            Self::Task => "task",
+            Self::Version => "adapter version",
+            Self::Job => "job",
+        })
+    }
+}
+
+/// Why a transaction did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tenant has no such resource; another's looks the same.
+    #[error("{kind} {name} does not exist")]
+    NotFound {
+        /// What.
+        kind: Kind,
+        /// Its id.
+        name: String,
+    },
+    /// The tenant does not have these videos.
+    #[error("{} of the named videos do not exist, the first is {}", videos.len(), first(videos))]
+    VideosNotFound {
+        /// Every one that is missing.
+        videos: Vec<VideoId>,
+    },
+    /// The tenant has one of that id.
+    #[error("{kind} {name} exists already")]
+    AlreadyExists {
+        /// What.
+        kind: Kind,
+        /// Its id.
+        name: String,
+    },
+    /// Something that is unfinished or that was not forced still needs the resource.
+    #[error("{kind} {name} is in use by {user_kind} {user}")]
+    InUse {
+        /// What was to be deleted.
+        kind: Kind,
+        /// Its id.
+        name: String,
+        /// What needs it.
+        user_kind: Kind,
+        /// The id of what needs it.
+        user: String,
+    },
+    /// Somebody changed the task since the etag was read.
+    #[error("task {task} was changed: its etag is not {etag:?} any more")]
+    EtagMismatch {
+        /// The task.
+        task: TaskId,
+        /// What the caller believed.
+        etag: String,
+    },
+    /// A part does not begin where the durable bytes end.
+    #[error("upload {upload} has {committed} committed bytes, a part cannot begin at {offset}")]
+    OffsetMismatch {
+        /// The upload.
+        upload: UploadId,
+        /// Bytes that are durable.
+        committed: u64,
+        /// Where the part begins.
+        offset: u64,
+    },
+    /// The upload is a video already.
+    #[error("upload {upload} has finished")]
+    UploadFinished {
+        /// The upload.
+        upload: UploadId,
+    },
+    /// The tenant has as many unfinished jobs as it may have.
+    #[error("the tenant has {limit} unfinished jobs, no more are allowed")]
+    TooManyJobs {
+        /// How many it may have.
+        limit: u32,
+    },
+    /// The job has ended.
+    #[error("job {job} has ended")]
+    JobFinished {
+        /// The job.
+        job: JobId,
+    },
+    /// The worker no longer has the job: a newer claim, another state, or an end. It must stop and write nothing more.
+    #[error("epoch {epoch} of job {job} may not write any more")]
+    LeaseLost {
+        /// The job.
+        job: JobId,
+        /// The worker's epoch.
+        epoch: u64,
+    },
+    /// A page size below 0.
+    #[error("page_size: expected 0 to 1000, got {size}")]
+    PageSize {
+        /// What the caller said.
+        size: i32,
+    },
+    /// A page token that this listing did not give.
+    #[error("page_token is not from an answer of this listing")]
+    PageToken,
+    /// A stored record cannot be read.
+    #[error("column {column} of a stored record cannot be read")]
+    Corrupt {
+        /// The column.
+        column: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database cannot be reached or does not answer in time.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database refused a statement or a migration.
+    #[error("the database failed")]
+    Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn first(videos: &[VideoId]) -> String {
+    videos.first().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Result of a transaction.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The records, as use cases. A name of another tenant is [`Error::NotFound`]. A `request` makes a create idempotent: a second call with the same
+/// (tenant, method, request) returns the first one's resource as it is now, and [`Error::NotFound`] when that was deleted since.
+#[async_trait]
+pub trait MetadataStore: Send + Sync + std::fmt::Debug {
+    // Uploads and videos.
+
+    /// Opens an upload.
+    async fn create_upload(
+        &self,
+        tenant: &TenantId,
+        display_name: &str,
+        request: Option<RequestId>,
+    ) -> Result<UploadRecord>;
+    /// Reads an upload.
+    async fn get_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<UploadRecord>;
+    /// The video that [`MetadataStore::record_video`] recorded with this request before, if any.
+    async fn find_uploaded(
+        &self,
+        tenant: &TenantId,
+        request: RequestId,
+    ) -> Result<Option<VideoRecord>>;
+    /// Records a video, whose blob is in the store; idempotent by `request`.
+    async fn record_video(
+        &self,
+        tenant: &TenantId,
+        display_name: &str,
+        video: NewVideo,
+        request: Option<RequestId>,
+    ) -> Result<VideoRecord>;
+    /// Gives out the number of the part that begins at `offset`, which must be the committed offset. The part's blob is written, then committed.
+    async fn begin_part(&self, tenant: &TenantId, upload: UploadId, offset: u64) -> Result<u32>;
+    /// Makes a stored part count, if it still begins at the committed offset. Returns the new offset.
+    async fn commit_part(
+        &self,
+        tenant: &TenantId,
+        upload: UploadId,
+        part: PartRecord,
+    ) -> Result<u64>;
+    /// The committed parts by offset.
+    async fn list_parts(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>>;
+    /// Turns an upload into a video, whose blob is in the store, and forgets the parts. When the upload has a video already, that is returned
+    /// instead and `video` is not recorded.
+    async fn finish_upload(
+        &self,
+        tenant: &TenantId,
+        upload: UploadId,
+        video: NewVideo,
+    ) -> Result<VideoRecord>;
+    /// Forgets an unfinished upload. Returns its parts, whose blobs may go.
+    async fn abandon_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>>;
+    /// Reads a video.
+    async fn get_video(&self, tenant: &TenantId, video: VideoId) -> Result<VideoRecord>;
+    /// Lists videos, oldest first.
+    async fn list_videos(&self, tenant: &TenantId, page: &PageRequest)
+    -> Result<Page<VideoRecord>>;
+    /// Deletes a video. In use by a data set or an unfinished job: [`Error::InUse`], unless forced; then the examples of data sets go with it, and
+    /// a tombstone keeps its id. The blob may go afterwards.
+    async fn delete_video(&self, tenant: &TenantId, video: VideoId, force: bool) -> Result<()>;
+
+    // Data sets.
+
+    /// Creates an empty data set.
+    async fn create_dataset(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        display_name: &str,
+        request: Option<RequestId>,
+    ) -> Result<DatasetRecord>;
+    /// Reads a data set with its counts.
+    async fn get_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<DatasetRecord>;
+    /// Lists data sets by id.
+    async fn list_datasets(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<DatasetRecord>>;
+    /// Adds examples, all or none; a video that is there already gets the new label and split. Missing videos: [`Error::VideosNotFound`].
+    async fn add_examples(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        examples: &[ExampleRecord],
+    ) -> Result<DatasetRecord>;
+    /// Removes examples; videos that the data set does not have are ignored.
+    async fn remove_examples(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        videos: &[VideoId],
+    ) -> Result<DatasetRecord>;
+    /// Lists examples by their videos' ids.
+    async fn list_examples(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        page: &PageRequest,
+    ) -> Result<Page<ExampleRecord>>;
+    /// Deletes a data set. [`Error::InUse`] when an unfinished job reads it.
+    async fn delete_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<()>;
+    /// Keeps what the data set holds now as an immutable snapshot.
+    async fn snapshot_dataset(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+    ) -> Result<SnapshotRecord>;
+    /// Reads a snapshot that was taken before.
+    async fn get_snapshot(&self, tenant: &TenantId, digest: Digest) -> Result<SnapshotRecord>;
+
+    // Tasks and versions.
+
+    /// Creates a task.
+    async fn create_task(
+        &self,
+        tenant: &TenantId,
+        task: NewTask,
+        request: Option<RequestId>,
+    ) -> Result<TaskRecord>;
+    /// Reads a task.
+    async fn get_task(&self, tenant: &TenantId, task: &TaskId) -> Result<TaskRecord>;
+    /// Lists tasks by id.
+    async fn list_tasks(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<TaskRecord>>;
+    /// Changes a task, if `etag` is absent or current.
+    async fn update_task(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        update: TaskUpdate,
+        etag: Option<&str>,
+    ) -> Result<TaskRecord>;
+    /// Deletes a task and its versions, if `etag` is absent or current; [`Error::InUse`] when an unfinished job trains it. Returns the versions,
+    /// whose blobs may go.
+    async fn delete_task(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        etag: Option<&str>,
+    ) -> Result<Vec<VersionRecord>>;
+    /// Reads a version.
+    async fn get_version(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+    ) -> Result<VersionRecord>;
+    /// Lists a task's versions, oldest first.
+    async fn list_versions(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        page: &PageRequest,
+    ) -> Result<Page<VersionRecord>>;
+    /// Asks for a version to serve, if `etag` is current.
+    async fn set_desired(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+        etag: &str,
+    ) -> Result<TaskRecord>;
+    /// Makes the desired version the serving one. Returns whether it still is the desired one; if not, nothing changes.
+    async fn move_serving(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+    ) -> Result<bool>;
+    /// Says why the desired version cannot serve. Returns whether it still is the desired one; if not, nothing changes.
+    async fn serving_failed(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+        why: &str,
+    ) -> Result<bool>;
+    /// Tasks of all tenants whose desired version is not the serving one, those with a `serving_error` too.
+    async fn pending_tasks(&self) -> Result<Vec<TaskRecord>>;
+
+    // Jobs, for their owners.
+
+    /// Queues a job: takes the data set's snapshot and remembers the task's etag.
+    async fn submit_job(
+        &self,
+        tenant: &TenantId,
+        job: NewJob,
+        request: Option<RequestId>,
+    ) -> Result<JobRecord>;
+    /// Reads a job.
+    async fn get_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord>;
+    /// Lists jobs, oldest first.
+    async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<JobRecord>>;
+    /// Asks a job to stop. One that waits is CANCELLED at once, one that a worker has when the worker sees it.
+    async fn cancel_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord>;
+    /// Events after a sequence number, at most `limit`.
+    async fn list_events(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<EventRecord>>;
+
+    // Jobs, for workers.
+
+    /// Puts back every job that a worker had. For a backend that one process owns: call it once at start, before any claim.
+    async fn recover_jobs(&self) -> Result<u64>;
+    /// Takes the next job: first puts back those whose lease has run out, then picks of the tenant with the fewest jobs under way the oldest one.
+    async fn claim_job(&self, worker: &str, lease: Duration) -> Result<Option<Claim>>;
+    /// Extends the lease. Returns whether the owner wants the job to stop.
+    async fn heartbeat(&self, lease: &Lease, extend: Duration) -> Result<bool>;
+    /// Moves a job from one state to another, with an event.
+    async fn advance_job(
+        &self,
+        lease: &Lease,
+        from: JobState,
+        to: JobState,
+        update: JobUpdate,
+    ) -> Result<JobRecord>;
+    /// Appends events to a job that is in `state`.
+    async fn append_events(
+        &self,
+        lease: &Lease,
+        state: JobState,
+        events: &[Event],
+        update: JobUpdate,
+    ) -> Result<()>;
+    /// Records a stored checkpoint of a RUNNING job. Returns the one before, whose blob may go.
+    async fn commit_checkpoint(
+        &self,
+        lease: &Lease,
+        checkpoint: CheckpointRecord,
+    ) -> Result<Option<CheckpointRecord>>;
+    /// Gives a job back unfinished, as a drain does; the next claim goes on from the newest checkpoint.
+    async fn release_job(&self, lease: &Lease) -> Result<()>;
+    /// Ends a job without a version. Returns it; the blob of its newest checkpoint may go.
+    async fn end_job(&self, lease: &Lease, ending: Ending) -> Result<JobRecord>;
+    /// Gives out the number that the job's version will have: always the same one for one job.
+    async fn reserve_version(&self, lease: &Lease) -> Result<AdapterVersion>;
+    /// Makes a stored version visible and its PUBLISHING job SUCCEEDED. With `auto_serve` the version becomes the desired one if the task's etag is
+    /// what it was at submission; otherwise a warning event says that it did not.
+    async fn publish_version(
+        &self,
+        lease: &Lease,
+        version: NewVersion,
+        outcome: Outcome,
+    ) -> Result<Published>;
+
+    // The collector.
+
+    /// Whether a record names a blob: a video, a part of an open upload, a version, or a checkpoint of an unfinished job.
+    async fn is_named(&self, tenant: &TenantId, blob: &BlobName) -> Result<bool>;
+}

@@ -1,0 +1,1 @@
+//! A version's manifest, as the metadata of its safetensors file.

@@ -1,0 +1,308 @@
+//! Reading and writing blobs, whole or as streams in bounded memory.
+//!
+//! Invariant: no bytes are hashed or copied to a file on an async thread; a writer that is dropped leaves no blob.
+
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::{GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt};
+use sha2::{Digest as _, Sha256};
+
+use super::{Error, Faults, Key, faulty};
+use crate::spec::Digest;
+
+/// Bytes that a [`Writer`] collects before it writes them.
+const CHUNK: usize = 8 << 20;
+
+/// Immutable blobs by key. Clones are cheap.
+#[derive(Debug, Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+}
+
+/// A blob in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Its key.
+    pub key: Key,
+    /// Bytes.
+    pub size: u64,
+    /// When it was written, in microseconds since the Unix epoch by the store's clock.
+    pub modified: i64,
+}
+
+/// What a [`Writer`] wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes.
+    pub size: u64,
+    /// Their sha256.
+    pub sha256: Digest,
+}
+
+impl Store {
+    /// Opens a local folder, which is made when it is not there.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or opened.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let cannot = |source| Error::Directory {
+            directory: directory.into(),
+            source,
+        };
+        fs::create_dir_all(directory).map_err(cannot)?;
+        let files = LocalFileSystem::new_with_prefix(directory)
+            .map_err(|error| cannot(std::io::Error::other(error)))?;
+        Ok(Self {
+            objects: Arc::new(files.with_fsync(true)),
+        })
+    }
+
+    /// The same store with writes that fail when `faults` says so: for tests.
+    pub fn with_faults(&self, faults: Faults) -> Self {
+        Self {
+            objects: faulty::wrap(Arc::clone(&self.objects), faults),
+        }
+    }
+
+    /// Writes a blob.
+    ///
+    /// # Errors
+    /// When the store fails; then there is no blob or the whole one.
+    pub async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), Error> {
+        self.objects
+            .put(key.path(), bytes.into())
+            .await
+            .map_err(|error| failed("write", key, error))?;
+        Ok(())
+    }
+
+    /// Begins a blob that is written piece by piece.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn writer(&self, key: &Key) -> Result<Writer, Error> {
+        let upload = self
+            .objects
+            .put_multipart(key.path())
+            .await
+            .map_err(|error| failed("write", key, error))?;
+        Ok(Writer {
+            key: key.clone(),
+            upload,
+            buffer: Vec::new(),
+            hasher: Sha256::new(),
+            size: 0,
+        })
+    }
+
+    /// Reads a blob.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or when the store fails.
+    pub async fn get(&self, key: &Key) -> Result<Bytes, Error> {
+        let failed = |error| failed("read", key, error);
+        let found = self.objects.get(key.path()).await.map_err(failed)?;
+        found.bytes().await.map_err(failed)
+    }
+
+    /// Reads a blob and checks its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Digest`] when they are not those that were stored; as [`Store::get`] otherwise.
+    pub async fn get_verified(&self, key: &Key, sha256: Digest) -> Result<Bytes, Error> {
+        let bytes = self.get(key).await?;
+        let copy = bytes.clone();
+        let found = blocking("read", key, move || Ok(digest(&copy))).await?;
+        if found == sha256 {
+            Ok(bytes)
+        } else {
+            Err(Error::Digest {
+                key: key.to_string(),
+                expected: sha256,
+                found,
+            })
+        }
+    }
+
+    /// Opens a blob as a file for reading by position, without reading it: a local blob's own file, else an unlinked copy.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or when the store fails.
+    pub async fn open_file(&self, key: &Key) -> Result<Arc<File>, Error> {
+        let found = self
+            .objects
+            .get(key.path())
+            .await
+            .map_err(|error| failed("open", key, error))?;
+        let mut pieces = match found.payload {
+            GetResultPayload::File(file, _) => return Ok(Arc::new(file)),
+            GetResultPayload::Stream(pieces) => pieces,
+        };
+        let mut file = blocking("open", key, tempfile::tempfile).await?;
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| failed("open", key, error))?;
+            file = blocking("open", key, move || {
+                file.write_all(&piece)?;
+                Ok(file)
+            })
+            .await?;
+        }
+        blocking("open", key, move || {
+            file.rewind()?;
+            Ok(Arc::new(file))
+        })
+        .await
+    }
+
+    /// Deletes a blob; one that is not there is deleted already.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn delete(&self, key: &Key) -> Result<(), Error> {
+        match self.objects.delete(key.path()).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed("delete", key, error)),
+        }
+    }
+
+    /// Whether there is such a blob.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn exists(&self, key: &Key) -> Result<bool, Error> {
+        match self.objects.head(key.path()).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(failed("look at", key, error)),
+        }
+    }
+
+    /// Every blob that was written before `now - age`, by its own clock and that of `now` (microseconds since the Unix epoch). Not for a hot path.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list_older(&self, now: i64, age: Duration) -> Result<Vec<Blob>, Error> {
+        let before = now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        self.objects
+            .list(None)
+            .map_ok(|meta| Blob {
+                key: Key::from_path(meta.location),
+                size: meta.size,
+                modified: meta.last_modified.timestamp_micros(),
+            })
+            .try_filter(|blob| std::future::ready(blob.modified <= before))
+            .try_collect()
+            .await
+            .map_err(|error| Error::Backend {
+                action: "list",
+                key: "*".into(),
+                source: error.into(),
+            })
+    }
+}
+
+/// Writes one blob piece by piece. The blob appears, whole, when [`Writer::finish`] returns.
+#[derive(Debug)]
+pub struct Writer {
+    key: Key,
+    upload: Box<dyn MultipartUpload>,
+    /// At most [`CHUNK`] bytes and one piece.
+    buffer: Vec<u8>,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl Writer {
+    /// Bytes so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// When the store fails; then the writer is of no more use.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.size += bytes.len() as u64;
+        self.buffer.extend_from_slice(bytes);
+        while self.buffer.len() >= CHUNK {
+            let rest = self.buffer.split_off(CHUNK);
+            let full = std::mem::replace(&mut self.buffer, rest);
+            self.flush(full).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the blob appear.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn finish(mut self) -> Result<Written, Error> {
+        let rest = std::mem::take(&mut self.buffer);
+        if !rest.is_empty() {
+            self.flush(rest).await?;
+        }
+        self.upload
+            .complete()
+            .await
+            .map_err(|error| failed("write", &self.key, error))?;
+        Ok(Written {
+            size: self.size,
+            sha256: Digest(self.hasher.finalize().into()),
+        })
+    }
+
+    async fn flush(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        let bytes = Bytes::from(bytes);
+        let written = self.upload.put_part(bytes.clone().into());
+        let mut hasher = self.hasher.clone();
+        let hashed = blocking("write", &self.key, move || {
+            hasher.update(&bytes);
+            Ok(hasher)
+        });
+        let (written, hasher) = futures::join!(written, hashed);
+        written.map_err(|error| failed("write", &self.key, error))?;
+        self.hasher = hasher?;
+        Ok(())
+    }
+}
+
+/// sha256 of some bytes.
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
+fn failed(action: &'static str, key: &Key, error: object_store::Error) -> Error {
+    if matches!(error, object_store::Error::NotFound { .. }) {
+        return Error::NotFound {
+            key: key.to_string(),
+        };
+    }
+    Error::Backend {
+        action,
+        key: key.to_string(),
+        source: error.into(),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    action: &'static str,
+    key: &Key,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(std::io::Error::other)
+        .and_then(|result| result)
+        .map_err(|error| Error::Backend {
+            action,
+            key: key.to_string(),
+            source: error.into(),
+        })
+}
