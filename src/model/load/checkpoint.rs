@@ -1,0 +1,205 @@
+//! All tensors of a checkpoint by name, whether they lie in one file or in several with an index.
+//!
+//! Invariant: every name belongs to exactly one file, and with an index that file is the one that the index names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::Error;
+use super::file::{Archive, read_json};
+use super::header::Entry;
+
+/// Longest index that is read; a full CLIP ViT-bigG needs about 0.1 MiB.
+const MAX_INDEX: u64 = 16 << 20;
+/// Most shards of one checkpoint; each costs a mapping and a file descriptor while it is read.
+const MAX_SHARDS: usize = 256;
+
+/// What is wrong with the index of a sharded checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// Nothing in it.
+    #[error("the index names no tensor")]
+    Empty,
+    /// Too many files.
+    #[error("the index names {shards} shards, at most {MAX_SHARDS} are allowed")]
+    TooMany {
+        /// How many.
+        shards: usize,
+    },
+    /// A name that is more than a file's name.
+    #[error("the shard {shard:?} is not a plain .safetensors file name: shards may not leave the folder")]
+    Leaves {
+        /// As written.
+        shard: String,
+    },
+    /// A file that is not there.
+    #[error("the index names the shard {shard:?}, which is not there")]
+    MissingShard {
+        /// As written.
+        shard: String,
+    },
+    /// A tensor that is not where it should be.
+    #[error("the index looks for tensor {name:?} in the shard {shard:?}, which lacks it")]
+    NotInShard {
+        /// The tensor.
+        name: String,
+        /// The file.
+        shard: String,
+    },
+    /// A tensor that the index does not know, or knows elsewhere.
+    #[error("the shard {shard:?} has tensor {name:?}, which the index does not place there")]
+    Unlisted {
+        /// The tensor.
+        name: String,
+        /// The file.
+        shard: String,
+    },
+}
+
+/// The mapped files of a checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    files: Vec<Archive>,
+    /// File and entry of each name.
+    places: BTreeMap<String, (usize, usize)>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// A checkpoint of one file.
+    pub fn single(archive: Archive) -> Self {
+        Self::new(vec![archive])
+    }
+
+    /// The checkpoint of an index; its shards lie beside it.
+    ///
+    /// # Errors
+    /// When the index or a shard cannot be read, or they disagree.
+    pub fn sharded(index: &Path) -> Result<Self, Error> {
+        let Index { weight_map } = read_json(index, MAX_INDEX)?;
+        let wrong = |source| Error::Index {
+            path: index.to_owned(),
+            source,
+        };
+        let shards: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
+        if shards.is_empty() {
+            return Err(wrong(IndexError::Empty));
+        }
+        if shards.len() > MAX_SHARDS {
+            let shards = shards.len();
+            return Err(wrong(IndexError::TooMany { shards }));
+        }
+        // All names are looked at before any file is opened.
+        if let Some(shard) = shards.iter().find(|shard| !is_plain(shard)) {
+            let shard = (*shard).to_owned();
+            return Err(wrong(IndexError::Leaves { shard }));
+        }
+        let folder = index.parent().unwrap_or(Path::new("."));
+        let mut files = Vec::new();
+        for shard in shards {
+            let archive = open_shard(folder, shard).map_err(|problem| match problem {
+                Shard::Missing(source) => wrong(source),
+                Shard::Bad(error) => error,
+            })?;
+            check_shard(&archive, shard, &weight_map).map_err(wrong)?;
+            files.push(archive);
+        }
+        Ok(Self::new(files))
+    }
+
+    fn new(files: Vec<Archive>) -> Self {
+        let mut places = BTreeMap::new();
+        for (file, archive) in files.iter().enumerate() {
+            for (entry, tensor) in archive.header().entries.iter().enumerate() {
+                places.insert(tensor.name.clone(), (file, entry));
+            }
+        }
+        Self { files, places }
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &[Archive] {
+        &self.files
+    }
+
+    /// Every tensor's name, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// A tensor and the file that has it.
+    pub fn find(&self, name: &str) -> Option<(&Archive, &Entry)> {
+        let &(file, entry) = self.places.get(name)?;
+        let archive = &self.files[file];
+        Some((archive, &archive.header().entries[entry]))
+    }
+
+    /// What stands for the whole checkpoint in messages: its only file, or the folder of its shards.
+    pub fn path(&self) -> PathBuf {
+        match self.files.as_slice() {
+            [only] => only.path().to_owned(),
+            several => several
+                .first()
+                .and_then(|archive| archive.path().parent())
+                .map(Path::to_owned)
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// One normal path component that ends in `.safetensors`.
+fn is_plain(shard: &str) -> bool {
+    let mut parts = Path::new(shard).components();
+    let first = parts.next();
+    matches!(first, Some(Component::Normal(name)) if name == shard)
+        && parts.next().is_none()
+        && shard.ends_with(".safetensors")
+        && !shard.contains(['\\', '\0'])
+}
+
+enum Shard {
+    Missing(IndexError),
+    Bad(Error),
+}
+
+fn open_shard(folder: &Path, shard: &str) -> Result<Archive, Shard> {
+    match Archive::open(&folder.join(shard)) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            let shard = shard.to_owned();
+            Err(Shard::Missing(IndexError::MissingShard { shard }))
+        }
+        Err(error) => Err(Shard::Bad(error)),
+        Ok(archive) => Ok(archive),
+    }
+}
+
+/// Checks that a shard has exactly the tensors that the index places there.
+fn check_shard(
+    archive: &Archive,
+    shard: &str,
+    weight_map: &BTreeMap<String, String>,
+) -> Result<(), IndexError> {
+    let here = |name: &str| weight_map.get(name).is_some_and(|place| place == shard);
+    let entries = &archive.header().entries;
+    if let Some(entry) = entries.iter().find(|entry| !here(&entry.name)) {
+        return Err(IndexError::Unlisted {
+            name: entry.name.clone(),
+            shard: shard.to_owned(),
+        });
+    }
+    let lacks = |name: &str| archive.header().find(name).is_none();
+    let placed = weight_map.iter().filter(|(_, place)| *place == shard);
+    if let Some(name) = placed.map(|(name, _)| name).find(|name| lacks(name)) {
+        return Err(IndexError::NotInShard {
+            name: name.clone(),
+            shard: shard.to_owned(),
+        });
+    }
+    Ok(())
+}

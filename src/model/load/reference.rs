@@ -1,0 +1,150 @@
+//! The reference's own tensor names in one safetensors file, whose metadata says what the names do not: how the built-in backbone is stored.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+
+use super::assemble::{Wanted, assemble};
+use super::checkpoint::Checkpoint;
+use super::file::Archive;
+use super::values::encode;
+use super::write::{Stored, serialize};
+use super::{Error, Loaded};
+use crate::model::{Activation, BackboneConfig, Tensors};
+use crate::spec::{Invalid, Normalization};
+
+/// The metadata key whose value is the configuration, as JSON.
+pub const CONFIG_KEY: &str = "frameshift.backbone";
+const FORMAT_VERSION: u32 = 1;
+
+/// The configuration as stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredConfig {
+    format_version: u32,
+    image_size: usize,
+    patch_size: usize,
+    width: usize,
+    layers: usize,
+    heads: usize,
+    mlp_width: usize,
+    activation: StoredActivation,
+    eps: f64,
+    pre_norm: bool,
+    patch_bias: bool,
+    normalization: Normalization,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredActivation {
+    QuickGelu,
+    Gelu,
+}
+
+/// The metadata that makes a file of the reference's tensors a backbone that can be loaded.
+pub fn metadata(config: &BackboneConfig) -> BTreeMap<String, String> {
+    let stored = StoredConfig {
+        format_version: FORMAT_VERSION,
+        image_size: config.image_size,
+        patch_size: config.patch_size,
+        width: config.width,
+        layers: config.layers,
+        heads: config.heads,
+        mlp_width: config.mlp_width,
+        activation: match config.activation {
+            Activation::QuickGelu => StoredActivation::QuickGelu,
+            Activation::Gelu => StoredActivation::Gelu,
+        },
+        eps: config.eps,
+        pre_norm: config.pre_norm,
+        patch_bias: config.patch_bias,
+        normalization: config.normalization,
+    };
+    // Plain numbers and names: serde_json has no way to fail on them.
+    let json = serde_json::to_string(&stored).unwrap_or_default();
+    BTreeMap::from([(CONFIG_KEY.to_owned(), json)])
+}
+
+/// A backbone as a file: the reference's names, values rounded to `dtype` (f16, bf16 or f32), the configuration and `more` as metadata. Equal arguments
+/// give equal bytes.
+pub fn write(
+    config: &BackboneConfig,
+    tensors: &Tensors,
+    dtype: Dtype,
+    more: &BTreeMap<String, String>,
+) -> Vec<u8> {
+    let mut all = more.clone();
+    all.extend(metadata(config));
+    let stored: Vec<Stored> = tensors
+        .iter()
+        .map(|(name, (shape, values))| Stored {
+            name: name.clone(),
+            dtype,
+            shape: shape.clone(),
+            bytes: encode(dtype, values),
+        })
+        .collect();
+    serialize(&stored, &all)
+}
+
+/// Reads a file of the reference's tensors; `name` is what the backbone is called.
+pub(super) fn load(name: &Path, archive: Archive) -> Result<Loaded, Error> {
+    let path = archive.path().to_owned();
+    let Some(json) = archive.header().metadata.get(CONFIG_KEY) else {
+        return Err(Error::NoConfig { path });
+    };
+    let stored: StoredConfig = serde_json::from_str(json).map_err(|source| Error::Json {
+        path: path.clone(),
+        source,
+    })?;
+    let config = read_config(stored).map_err(|source| Error::Config { path, source })?;
+    let wanted: Vec<Wanted> = config
+        .tensors()
+        .into_iter()
+        .map(|(name, shape)| Wanted {
+            parts: vec![name.clone()],
+            name,
+            shape,
+        })
+        .collect();
+    let tensors = assemble(&Checkpoint::single(archive), &wanted, |_| false)?;
+    Ok(Loaded::new(name, "reference", config, tensors))
+}
+
+fn read_config(stored: StoredConfig) -> Result<BackboneConfig, Invalid> {
+    if stored.format_version != FORMAT_VERSION {
+        return Err(Invalid::new(
+            "format_version",
+            format!("expected {FORMAT_VERSION}, got {}", stored.format_version),
+        ));
+    }
+    let Normalization { mean, std } = stored.normalization;
+    let usable = mean.iter().chain(&std).all(|value| value.is_finite());
+    if !usable || std.iter().any(|&channel| channel <= 0.0) {
+        return Err(Invalid::new(
+            "normalization",
+            "expected finite means and positive deviations",
+        ));
+    }
+    let config = BackboneConfig {
+        image_size: stored.image_size,
+        patch_size: stored.patch_size,
+        width: stored.width,
+        layers: stored.layers,
+        heads: stored.heads,
+        mlp_width: stored.mlp_width,
+        activation: match stored.activation {
+            StoredActivation::QuickGelu => Activation::QuickGelu,
+            StoredActivation::Gelu => Activation::Gelu,
+        },
+        eps: stored.eps,
+        pre_norm: stored.pre_norm,
+        patch_bias: stored.patch_bias,
+        normalization: stored.normalization,
+    };
+    config.validate()?;
+    Ok(config)
+}
