@@ -9,6 +9,7 @@ mod config;
 mod error;
 mod features;
 mod inference;
+pub mod load;
 mod pages;
 pub mod pretrain;
 mod training;

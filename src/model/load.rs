@@ -26,8 +26,8 @@ pub use digest::digest;
 pub use error::{Error, Format};
 pub use file::Archive;
 pub use header::{Entry, Header, HeaderError};
-pub use reference::{metadata as reference_metadata, write as write_reference};
-pub use values::is_float;
+pub use reference::{CONFIG_KEY, metadata as reference_metadata, write as write_reference};
+pub use values::Float;
 pub use write::{Stored, serialize};
 
 use super::{Backbone, BackboneConfig, Tensors};

@@ -7,9 +7,11 @@ use std::collections::HashSet;
 
 use rayon::prelude::*;
 
-use super::checkpoint::Checkpoint;
-use super::values::{decode, is_float, non_finite};
 use super::Error;
+use super::checkpoint::Checkpoint;
+use super::file::Archive;
+use super::header::Entry;
+use super::values::{Float, non_finite};
 use crate::model::Tensors;
 
 /// A canonical tensor, and the stored ones that make it when they are joined along the first axis.
@@ -62,26 +64,12 @@ pub(super) fn assemble(
 
 fn check_parts(checkpoint: &Checkpoint, want: &Wanted) -> Result<(), Error> {
     let expected = want.part_shape();
-    for part in &want.parts {
-        let Some((archive, entry)) = checkpoint.find(part) else {
-            return Err(Error::Missing {
-                path: checkpoint.path(),
-                name: part.clone(),
-            });
-        };
-        let path = archive.path().to_owned();
-        let name = part.clone();
-        if !is_float(entry.dtype) {
-            return Err(Error::Dtype {
-                path,
-                name,
-                dtype: entry.dtype,
-            });
-        }
+    for name in &want.parts {
+        let (archive, entry, _) = find(checkpoint, name)?;
         if entry.shape != expected {
             return Err(Error::Shape {
-                path,
-                name,
+                path: archive.path().to_owned(),
+                name: name.clone(),
                 expected,
                 got: entry.shape.clone(),
             });
@@ -92,23 +80,38 @@ fn check_parts(checkpoint: &Checkpoint, want: &Wanted) -> Result<(), Error> {
 
 fn read(checkpoint: &Checkpoint, want: &Wanted) -> Result<(Vec<usize>, Vec<f32>), Error> {
     let mut values = Vec::with_capacity(want.shape.iter().product());
-    for part in &want.parts {
-        let Some((archive, entry)) = checkpoint.find(part) else {
-            return Err(Error::Missing {
-                path: checkpoint.path(),
-                name: part.clone(),
-            });
-        };
+    for name in &want.parts {
+        let (archive, entry, float) = find(checkpoint, name)?;
         let begin = values.len();
-        decode(entry.dtype, archive.data(entry), &mut values);
+        float.decode(archive.data(entry), &mut values);
         if let Some((at, value)) = non_finite(&values[begin..]) {
             return Err(Error::NonFinite {
                 path: archive.path().to_owned(),
-                name: part.clone(),
+                name: name.clone(),
                 at,
                 value,
             });
         }
     }
     Ok((want.shape.clone(), values))
+}
+
+fn find<'a>(
+    checkpoint: &'a Checkpoint,
+    name: &str,
+) -> Result<(&'a Archive, &'a Entry, Float), Error> {
+    let Some((archive, entry)) = checkpoint.find(name) else {
+        return Err(Error::Missing {
+            path: checkpoint.path(),
+            name: name.to_owned(),
+        });
+    };
+    match Float::of(entry.dtype) {
+        Some(float) => Ok((archive, entry, float)),
+        None => Err(Error::Dtype {
+            path: archive.path().to_owned(),
+            name: name.to_owned(),
+            dtype: entry.dtype,
+        }),
+    }
 }

@@ -29,7 +29,9 @@ pub enum IndexError {
         shards: usize,
     },
     /// A name that is more than a file's name.
-    #[error("the shard {shard:?} is not a plain .safetensors file name: shards may not leave the folder")]
+    #[error(
+        "the shard {shard:?} is not a plain .safetensors file name: shards may not leave the folder"
+    )]
     Leaves {
         /// As written.
         shard: String,

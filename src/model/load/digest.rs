@@ -32,9 +32,7 @@ mod tests {
 
     fn tensors(list: &[(&str, &[usize], &[f32])]) -> Tensors {
         list.iter()
-            .map(|&(name, shape, values)| {
-                (name.to_owned(), (shape.to_vec(), values.to_vec()))
-            })
+            .map(|&(name, shape, values)| (name.to_owned(), (shape.to_vec(), values.to_vec())))
             .collect()
     }
 
@@ -51,10 +49,7 @@ mod tests {
         for other in others {
             assert_ne!(digest(&base), digest(&other));
         }
-        assert_eq!(
-            digest(&base).to_string(),
-            digest(&base.clone()).to_string()
-        );
+        assert_eq!(digest(&base).to_string(), digest(&base.clone()).to_string());
     }
 
     #[test]

@@ -205,7 +205,10 @@ impl fmt::Display for Format {
             }
             Self::TextTower => f.write_str("a CLIP text tower, which has no vision tower"),
             Self::Transformers { model_type } => {
-                write!(f, "a Hugging Face checkpoint of model_type {model_type:?}, only CLIP is read")
+                write!(
+                    f,
+                    "a Hugging Face checkpoint of model_type {model_type:?}, only CLIP is read"
+                )
             }
         }
     }

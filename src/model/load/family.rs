@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::MAX_CONFIG;
 use super::error::{Error, Format};
 use super::fields::Fields;
 use super::file::read_json;
-use super::MAX_CONFIG;
 
 /// Endings of PyTorch's files, all of them pickles inside.
 const PICKLES: [&str; 7] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle", "jit"];

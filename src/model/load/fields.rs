@@ -22,7 +22,9 @@ impl<'a> Fields<'a> {
     pub(super) fn count(self, key: &'static str, default: usize) -> Result<usize, Invalid> {
         match self.get(key) {
             None => Ok(default),
-            Some(value) => positive(value).ok_or_else(|| wrong(key, "a whole number from 1", value)),
+            Some(value) => {
+                positive(value).ok_or_else(|| wrong(key, "a whole number from 1", value))
+            }
         }
     }
 
@@ -31,11 +33,11 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(key) else {
             return Ok(default);
         };
-        let sides: Vec<&Value> = match value {
-            Value::Array(pair) if pair.len() == 2 => pair.iter().collect(),
-            other => vec![other],
+        let counts: Option<Vec<usize>> = match value.as_array() {
+            Some(pair) if pair.len() != 2 => None,
+            Some(pair) => pair.iter().map(positive).collect(),
+            None => positive(value).map(|side| vec![side]),
         };
-        let counts: Option<Vec<usize>> = sides.into_iter().map(positive).collect();
         match counts.as_deref() {
             Some([side]) => Ok(*side),
             Some([height, width]) if height == width => Ok(*height),

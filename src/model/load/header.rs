@@ -12,11 +12,11 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 /// Longest header that is read. A full CLIP ViT-bigG needs about 0.2 MiB.
-pub const MAX_HEADER: u64 = 16 << 20;
+pub(super) const MAX_HEADER: u64 = 16 << 20;
 /// Longest tensor name.
-pub const MAX_NAME: usize = 512;
+pub(super) const MAX_NAME: usize = 512;
 /// Most dimensions of a tensor.
-pub const MAX_RANK: usize = 8;
+pub(super) const MAX_RANK: usize = 8;
 
 const LENGTH: usize = 8;
 const METADATA: &str = "__metadata__";
@@ -88,7 +88,9 @@ pub enum HeaderError {
         shape: Vec<u64>,
     },
     /// Outside of the file.
-    #[error("tensor {name:?} lies at bytes {begin} to {end} of the data, which ends at {available}")]
+    #[error(
+        "tensor {name:?} lies at bytes {begin} to {end} of the data, which ends at {available}"
+    )]
     Range {
         /// The tensor.
         name: String,
@@ -100,7 +102,9 @@ pub enum HeaderError {
         available: u64,
     },
     /// A range that the shape does not fill.
-    #[error("tensor {name:?} of shape {shape:?} needs {expected} bytes, its data_offsets span {got}")]
+    #[error(
+        "tensor {name:?} of shape {shape:?} needs {expected} bytes, its data_offsets span {got}"
+    )]
     Length {
         /// The tensor.
         name: String,

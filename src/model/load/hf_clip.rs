@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::assemble::{Wanted, assemble};
-use super::checkpoint::Checkpoint;
 use super::fields::Fields;
 use super::file::read_json;
 use super::{Error, Loaded, MAX_CONFIG};
@@ -79,7 +78,10 @@ fn vision_config(config: Fields<'_>) -> Result<Fields<'_>, Invalid> {
 fn read_config(fields: Fields<'_>) -> Result<BackboneConfig, Invalid> {
     let channels = fields.count("num_channels", 3)?;
     if channels != 3 {
-        return Err(Invalid::new("num_channels", format!("expected 3, got {channels}")));
+        return Err(Invalid::new(
+            "num_channels",
+            format!("expected 3, got {channels}"),
+        ));
     }
     Ok(BackboneConfig {
         image_size: fields.side("image_size", 224)?,
@@ -183,7 +185,10 @@ fn of_tower(name: &str) -> String {
     const TOWER: [(&str, &str); 5] = [
         ("conv1.", "embeddings.patch_embedding."),
         ("class_embedding", "embeddings.class_embedding"),
-        ("positional_embedding", "embeddings.position_embedding.weight"),
+        (
+            "positional_embedding",
+            "embeddings.position_embedding.weight",
+        ),
         // Spelt so in transformers.
         ("ln_pre.", "pre_layrnorm."),
         ("ln_post.", "post_layernorm."),
@@ -202,7 +207,5 @@ fn ignored(name: &str, prefix: &str) -> bool {
     let position_ids = name
         .strip_prefix(prefix)
         .is_some_and(|rest| rest == POSITION_IDS);
-    position_ids
-        || SCALARS.contains(&name)
-        || BESIDES.iter().any(|begin| name.starts_with(begin))
+    position_ids || SCALARS.contains(&name) || BESIDES.iter().any(|begin| name.starts_with(begin))
 }

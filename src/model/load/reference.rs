@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::assemble::{Wanted, assemble};
 use super::checkpoint::Checkpoint;
 use super::file::Archive;
-use super::values::encode;
+use super::values::Float;
 use super::write::{Stored, serialize};
 use super::{Error, Loaded};
 use crate::model::{Activation, BackboneConfig, Tensors};
@@ -68,12 +67,12 @@ pub fn metadata(config: &BackboneConfig) -> BTreeMap<String, String> {
     BTreeMap::from([(CONFIG_KEY.to_owned(), json)])
 }
 
-/// A backbone as a file: the reference's names, values rounded to `dtype` (f16, bf16 or f32), the configuration and `more` as metadata. Equal arguments
+/// A backbone as a file: the reference's names, values rounded to `float`, the configuration and `more` as metadata. Equal arguments
 /// give equal bytes.
 pub fn write(
     config: &BackboneConfig,
     tensors: &Tensors,
-    dtype: Dtype,
+    float: Float,
     more: &BTreeMap<String, String>,
 ) -> Vec<u8> {
     let mut all = more.clone();
@@ -82,9 +81,9 @@ pub fn write(
         .iter()
         .map(|(name, (shape, values))| Stored {
             name: name.clone(),
-            dtype,
+            dtype: float.dtype(),
             shape: shape.clone(),
-            bytes: encode(dtype, values),
+            bytes: float.encode(values),
         })
         .collect();
     serialize(&stored, &all)

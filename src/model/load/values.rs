@@ -7,33 +7,55 @@ use safetensors::Dtype;
 /// Elements that are converted at a time; small enough for the stack, large enough for the vector instructions behind `half`.
 const CHUNK: usize = 1024;
 
-/// Whether weights may be stored so.
-pub fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32)
+/// A float format that weights may be stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Float {
+    /// IEEE half.
+    F16,
+    /// Brain float.
+    BF16,
+    /// IEEE single.
+    F32,
 }
 
-/// Appends the values of little-endian bytes; the bytes need no alignment. Does nothing for a format that [`is_float`] denies.
-pub(super) fn decode(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) {
-    match dtype {
-        Dtype::F32 => out.extend(words(bytes).map(f32::from_le_bytes)),
-        Dtype::F16 => wide(bytes, out, f16::from_le_bytes),
-        Dtype::BF16 => wide(bytes, out, bf16::from_le_bytes),
-        _ => {}
+impl Float {
+    /// The float format of a stored number format, when it is one that is read.
+    pub fn of(dtype: Dtype) -> Option<Self> {
+        [Self::F16, Self::BF16, Self::F32]
+            .into_iter()
+            .find(|float| float.dtype() == dtype)
     }
-}
 
-/// Little-endian bytes of values, rounded to the format; empty for a format that [`is_float`] denies.
-pub(super) fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
-    let each = values.iter();
-    match dtype {
-        Dtype::F32 => each.flat_map(|value| value.to_le_bytes()).collect(),
-        Dtype::F16 => each
-            .flat_map(|&value| f16::from_f32(value).to_le_bytes())
-            .collect(),
-        Dtype::BF16 => each
-            .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
-            .collect(),
-        _ => Vec::new(),
+    /// As a number format of safetensors.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::F16 => Dtype::F16,
+            Self::BF16 => Dtype::BF16,
+            Self::F32 => Dtype::F32,
+        }
+    }
+
+    /// Appends the values of little-endian bytes; the bytes need no alignment.
+    pub(super) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
+        match self {
+            Self::F32 => out.extend(words(bytes).map(f32::from_le_bytes)),
+            Self::F16 => wide(bytes, out, f16::from_le_bytes),
+            Self::BF16 => wide(bytes, out, bf16::from_le_bytes),
+        }
+    }
+
+    /// Little-endian bytes of values, rounded to the format.
+    pub(super) fn encode(self, values: &[f32]) -> Vec<u8> {
+        let each = values.iter();
+        match self {
+            Self::F32 => each.flat_map(|value| value.to_le_bytes()).collect(),
+            Self::F16 => each
+                .flat_map(|&value| f16::from_f32(value).to_le_bytes())
+                .collect(),
+            Self::BF16 => each
+                .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
+                .collect(),
+        }
     }
 }
 
@@ -70,19 +92,21 @@ mod tests {
 
     #[test]
     fn every_half_reads_as_its_own_value() {
-        for dtype in [Dtype::F16, Dtype::BF16] {
-            let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        type Read = fn(u16) -> f32;
+        let expected: [(Float, Read); 2] = [
+            (Float::F16, |bits| f16::from_bits(bits).to_f32()),
+            (Float::BF16, |bits| bf16::from_bits(bits).to_f32()),
+        ];
+        for (float, expected) in expected {
             let mut values = Vec::new();
-            decode(dtype, &bytes, &mut values);
+            float.decode(&bytes, &mut values);
             assert_eq!(values.len(), 1 << 16);
             for (bits, value) in (0..=u16::MAX).zip(values) {
-                let expected = match dtype {
-                    Dtype::F16 => f16::from_bits(bits).to_f32(),
-                    _ => bf16::from_bits(bits).to_f32(),
-                };
+                let expected = expected(bits);
                 assert!(
                     value == expected || value.is_nan() && expected.is_nan(),
-                    "{dtype:?} {bits:#06x}: {value} instead of {expected}"
+                    "{float:?} {bits:#06x}: {value} instead of {expected}"
                 );
             }
         }
@@ -91,10 +115,12 @@ mod tests {
     #[test]
     fn values_survive_being_written_where_the_format_holds_them() {
         let values = [0.0, -0.5, 1.25, 448.0];
-        for dtype in [Dtype::F16, Dtype::BF16, Dtype::F32] {
+        for float in [Float::F16, Float::BF16, Float::F32] {
             let mut back = Vec::new();
-            decode(dtype, &encode(dtype, &values), &mut back);
+            float.decode(&float.encode(&values), &mut back);
             assert_eq!(back, values);
+            assert_eq!(Float::of(float.dtype()), Some(float));
         }
+        assert_eq!(Float::of(Dtype::F64), None);
     }
 }

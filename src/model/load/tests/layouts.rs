@@ -1,0 +1,265 @@
+//! One model in every layout that is read, and what may lie beside it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::super::{Error, Float, embedded, open, write_reference};
+use super::{Tiny, WIDTH, floats, refusal, tiny, write};
+use crate::model::Activation;
+use crate::spec::Normalization;
+
+fn rename(tiny: &mut Tiny, change: impl Fn(&str) -> String) {
+    for tensor in &mut tiny.tensors {
+        tensor.name = change(&tensor.name);
+    }
+}
+
+fn store_as(tiny: &mut Tiny, float: Float) {
+    for tensor in &mut tiny.tensors {
+        let mut values = Vec::new();
+        Float::F32.decode(&tensor.bytes, &mut values);
+        tensor.bytes = float.encode(&values);
+        tensor.dtype = float.dtype();
+    }
+}
+
+#[test]
+fn queries_keys_and_values_are_joined_in_this_order() {
+    let loaded = tiny().load().expect("loads");
+    let (shape, values) = &loaded.tensors["transformer.resblocks.1.attn.in_proj_weight"];
+    assert_eq!(shape, &[3 * WIDTH, WIDTH]);
+    let mut expected = Vec::new();
+    let mut source = tiny();
+    for part in ["q", "k", "v"] {
+        let name = format!("vision_model.encoder.layers.1.self_attn.{part}_proj.weight");
+        Float::F32.decode(&source.at(&name).bytes, &mut expected);
+    }
+    assert_eq!(values, &expected);
+    assert_eq!(loaded.config.activation, Activation::Gelu);
+    assert_eq!(loaded.config.heads, 2);
+    assert_eq!(loaded.config.normalization, Normalization::CLIP);
+    assert_eq!(
+        loaded.tensors.keys().collect::<Vec<_>>(),
+        loaded.config.tensors().keys().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn every_layout_of_one_model_has_one_digest() {
+    let digest = tiny().load().expect("loads").digest;
+
+    let mut bare = tiny();
+    rename(&mut bare, |name| name.replace("vision_model.", ""));
+    assert_eq!(
+        bare.load().expect("transformers 5 names load").digest,
+        digest
+    );
+
+    for float in [Float::F16, Float::BF16] {
+        let mut narrow = tiny();
+        store_as(&mut narrow, float);
+        assert_eq!(narrow.load().expect("half floats load").digest, digest);
+    }
+
+    let mut full = tiny();
+    let vision = std::mem::take(&mut full.config);
+    full.config = json!({"model_type": "clip", "vision_config": vision, "text_config": {}});
+    for (name, shape) in [
+        ("text_model.encoder.layers.0.mlp.fc1.weight", vec![3, 2]),
+        ("text_projection.weight", vec![2, 2]),
+        ("visual_projection.weight", vec![2, WIDTH]),
+        ("logit_scale", vec![]),
+    ] {
+        full.tensors.push(floats(name, &shape, 1));
+    }
+    let mut ids = floats("vision_model.embeddings.position_ids", &[1, 5], 0);
+    ids.dtype = Dtype::I64;
+    ids.bytes = (0..5_i64).flat_map(i64::to_le_bytes).collect();
+    full.tensors.push(ids);
+    let full = full.load().expect("a full CLIP loads");
+    assert_eq!(full.digest, digest);
+
+    for float in [Float::F32, Float::F16, Float::BF16] {
+        let file = write_reference(&full.config, &full.tensors, float, &BTreeMap::new());
+        let folder = TempDir::new().expect("a temporary folder");
+        write(folder.path(), "own.safetensors", &file);
+        for path in [
+            folder.path().to_owned(),
+            folder.path().join("own.safetensors"),
+        ] {
+            let own = open(&path).expect("the reference's names load");
+            assert_eq!((own.digest, &own.config), (digest, &full.config));
+        }
+        let own = embedded("own", file.leak()).expect("loads from the program");
+        assert_eq!((own.digest, own.name.as_str()), (digest, "own"));
+    }
+}
+
+#[test]
+fn a_backbone_file_has_the_same_bytes_every_time() {
+    let loaded = tiny().load().expect("loads");
+    let more: BTreeMap<_, _> = (0..20)
+        .map(|i| (format!("key {i}"), format!("value {i}")))
+        .collect();
+    let file = || write_reference(&loaded.config, &loaded.tensors, Float::F16, &more);
+    assert_eq!(file(), file());
+}
+
+#[test]
+fn any_tensor_that_is_missing_extra_reshaped_or_not_finite_is_named() {
+    for at in 0..tiny().tensors.len() {
+        let name = tiny().tensors[at].name.clone();
+        let check = |broken: Tiny, expected: fn(&Error) -> bool| {
+            let error = broken.load().expect_err("refused");
+            assert!(expected(&error), "{error}");
+            assert!(error.to_string().contains(&name), "{error}");
+        };
+
+        let mut missing = tiny();
+        missing.tensors.remove(at);
+        check(missing, |error| matches!(error, Error::Missing { .. }));
+
+        let mut flat = tiny();
+        flat.tensors[at].shape.push(1);
+        check(flat, |error| matches!(error, Error::Shape { .. }));
+
+        let mut integers = tiny();
+        integers.tensors[at].dtype = Dtype::I32;
+        check(integers, |error| matches!(error, Error::Dtype { .. }));
+
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut broken = tiny();
+            let end = broken.tensors[at].bytes.len() - 4;
+            broken.tensors[at].bytes[end..].copy_from_slice(&bad.to_le_bytes());
+            check(broken, |error| matches!(error, Error::NonFinite { .. }));
+        }
+    }
+    for name in [
+        "vision_model.encoder.layers.0.layer_scale1",
+        "vision_model.encoder.layers.2.mlp.fc1.weight",
+        "encoder.layers.0.mlp.fc1.weight",
+        "lora.weight",
+    ] {
+        let mut extra = tiny();
+        extra.tensors.push(floats(name, &[2], 3));
+        let error = extra.load().expect_err("refused");
+        assert!(
+            matches!(&error, Error::Extra { name: own, .. } if own == name),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn double_floats_are_refused() {
+    let mut wide = tiny();
+    let tensor = wide.at("vision_model.post_layernorm.bias");
+    tensor.dtype = Dtype::F64;
+    tensor.bytes = vec![0; 8 * WIDTH];
+    assert!(refusal(wide.load()).contains("F64"));
+}
+
+#[test]
+fn the_preprocessor_gives_mean_and_deviation() {
+    let processor = json!({"image_mean": [0.5, 0.25, 0.125], "image_std": [1, 2, 4]});
+    let expected = Normalization {
+        mean: [0.5, 0.25, 0.125],
+        std: [1.0, 2.0, 4.0],
+    };
+    let own = |name: &str, content: String| {
+        let folder = tiny().folder();
+        write(folder.path(), name, content);
+        open(folder.path())
+    };
+    let alone = own("preprocessor_config.json", processor.to_string());
+    assert_eq!(alone.expect("loads").config.normalization, expected);
+    let inside = json!({"image_processor": processor}).to_string();
+    let inside = own("processor_config.json", inside);
+    assert_eq!(inside.expect("loads").config.normalization, expected);
+    for bad in [
+        json!({"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}),
+        json!({"image_mean": "x"}),
+        json!({"image_std": [1, 0, 1]}),
+        json!({"image_std": [1, 1e39, 1]}),
+        json!({"rescale_factor": 1}),
+        json!({"do_rescale": false}),
+        json!([]),
+    ] {
+        let message = refusal(own("preprocessor_config.json", bad.to_string()));
+        assert!(message.contains("preprocessor_config.json"), "{message}");
+    }
+}
+
+#[test]
+fn a_file_without_a_configuration_is_refused() {
+    let folder = TempDir::new().expect("a temporary folder");
+    write(folder.path(), "model.safetensors", tiny().file());
+    assert!(matches!(open(folder.path()), Err(Error::NoConfig { .. })));
+    write(folder.path(), "more.safetensors", tiny().file());
+    assert!(matches!(
+        open(folder.path()),
+        Err(Error::Ambiguous { files: 2, .. })
+    ));
+    let nothing = TempDir::new().expect("a temporary folder");
+    assert!(matches!(open(nothing.path()), Err(Error::NoWeights { .. })));
+    let nowhere = nothing.path().join("nowhere");
+    assert!(matches!(open(&nowhere), Err(Error::Io { .. })));
+}
+
+#[test]
+fn a_pipe_is_refused_without_waiting_for_its_writer() {
+    let folder = TempDir::new().expect("a temporary folder");
+    tiny().write_config(folder.path());
+    let pipe = folder.path().join("model.safetensors");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .expect("a pipe is made");
+    assert!(matches!(open(folder.path()), Err(Error::NotAFile { .. })));
+    assert!(matches!(
+        open(Path::new("/dev/zero")),
+        Err(Error::Unsupported { .. })
+    ));
+}
+
+#[test]
+fn other_families_are_refused_by_name() {
+    let refuse = |files: &[(&str, &str)]| {
+        let folder = TempDir::new().expect("a temporary folder");
+        for (name, content) in files {
+            write(folder.path(), name, content);
+        }
+        let error = open(folder.path()).expect_err("refused");
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        error.to_string()
+    };
+    let vit = refuse(&[("config.json", r#"{"model_type": "vit"}"#)]);
+    assert!(vit.contains("\"vit\""), "{vit}");
+    let text = refuse(&[("config.json", r#"{"model_type": "clip_text_model"}"#)]);
+    assert!(text.contains("text tower"), "{text}");
+    let timm = refuse(&[("config.json", r#"{"architecture": "vit_base_patch16_224"}"#)]);
+    assert!(timm.contains("timm") && timm.contains("vit_base"), "{timm}");
+    let resnet = r#"{"model_cfg": {"vision_cfg": {"layers": [3, 4, 6, 3]}}}"#;
+    let open_clip = refuse(&[("open_clip_config.json", resnet)]);
+    assert!(open_clip.contains("ResNet"), "{open_clip}");
+    for file in ["ViT-B-16.pt", "full.pth", "pytorch_model.bin"] {
+        let pickle = refuse(&[(file, "anything")]);
+        assert!(
+            pickle.contains(file) && pickle.contains("pickle"),
+            "{pickle}"
+        );
+    }
+    let bin = refuse(&[
+        ("config.json", &tiny().config.to_string()),
+        ("pytorch_model.bin", "anything"),
+    ]);
+    assert!(bin.contains("pytorch_model.bin"), "{bin}");
+}
