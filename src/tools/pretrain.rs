@@ -1,32 +1,305 @@
-//! `frameshift pretrain`: trains the built-in backbone from a seed on drawn single images, and says how well it does.
+//! `frameshift pretrain`: trains the built-in backbone from a seed on drawn single images, and measures it on images that it has not seen.
 //!
-//! Invariant: the file that it writes follows from the arguments alone; nothing but drawn images is learnt from.
+//! Invariant: what it writes follows from seed and steps alone; nothing but drawn images is learnt from, and no image has a time.
 
-use std::path::PathBuf;
+#![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::jobs::schedule;
+use crate::model::pretrain::{Optimizer, StepReport, Trainer};
+use crate::model::{self, Activation, BackboneConfig};
+use crate::rng::Stream;
+use crate::spec::{Digest, Normalization};
+use crate::synth::scene;
+
+/// Images of a step.
+const BATCH: usize = 128;
+/// Peak of AdamW's learning rate.
+const LEARNING_RATE: f64 = 1e-3;
+/// Share of the steps over which it rises.
+const WARMUP_SHARE: f64 = 0.1;
+const OPTIMIZER: Optimizer = Optimizer {
+    weight_decay: 0.05,
+    clip_norm: 1.0,
+};
+/// Batches that are kept apart for the measurement.
+const HELD_OUT: u64 = 16;
+/// Steps between two lines of progress, over which losses are averaged.
+const REPORT_STEPS: u32 = 25;
+
+/// The architecture of the built-in backbone: a small ViT with the block of OpenAI's CLIP.
+pub const ARCHITECTURE: BackboneConfig = BackboneConfig {
+    image_size: 64,
+    patch_size: 8,
+    width: 192,
+    layers: 6,
+    heads: 3,
+    mlp_width: 768,
+    activation: Activation::QuickGelu,
+    eps: 1e-5,
+    pre_norm: true,
+    patch_bias: false,
+    normalization: Normalization::CLIP,
+};
 
 /// Arguments of `frameshift pretrain`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Seed of the weights and of the images
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Optimiser steps, of 128 images each
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
-    /// Where to write the backbone (safetensors); the metrics go beside it, as .json
-    #[arg(long)]
+    /// Where to write the backbone (safetensors); its metrics go beside it, with the ending .json
+    #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
 }
 
 /// Why there is no backbone.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {}
+pub enum Error {
+    /// The metrics would overwrite the backbone.
+    #[error("--out {}: the ending .json is for the metrics; choose .safetensors", path.display())]
+    Ending {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The model refused a step or the file.
+    #[error("pre-training failed: {0}")]
+    Model(#[from] model::Error),
+    /// Images could not be laid out.
+    #[error("cannot lay out a batch of images: {0}")]
+    Images(#[from] candle_core::Error),
+    /// The loss is no number any more.
+    #[error("the loss is not finite after step {step}")]
+    Diverged {
+        /// From 1.
+        step: u32,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
 
-/// Trains and saves.
+/// A point of the curve: means over the steps since the point before.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Point {
+    /// Last step, from 1.
+    pub step: u32,
+    /// Sum of the questions' cross entropies, in nats.
+    pub loss: f64,
+    /// Share of right answers, by question.
+    pub accuracy: BTreeMap<&'static str, f64>,
+}
+
+/// What is recorded beside the file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Metrics {
+    /// As given.
+    pub seed: u64,
+    /// As given.
+    pub steps: u32,
+    /// Images of a step.
+    pub batch: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Weights of the backbone, without the heads that asked the questions.
+    pub parameters: usize,
+    /// Size of the file.
+    pub bytes: u64,
+    /// sha256 of the file.
+    pub sha256: Digest,
+    /// Number of images that the accuracies below were measured on.
+    pub held_out_images: usize,
+    /// Share of right answers on images from another stream, by question.
+    pub held_out_accuracy: BTreeMap<&'static str, f64>,
+    /// Sum of the questions' cross entropies on them, in nats.
+    pub held_out_loss: f64,
+    /// How it went.
+    pub curve: Vec<Point>,
+}
+
+/// Trains, measures and saves.
 ///
 /// # Errors
-/// When an argument is out of range or a file cannot be written.
-pub fn run(_args: &Args) -> Result<(), Error> {
-    todo!("waits for the trainer")
+/// When the loss diverges or a file cannot be written.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let metrics_path = args.out.with_extension("json");
+    if metrics_path == args.out {
+        return Err(Error::Ending {
+            path: args.out.clone(),
+        });
+    }
+    if let Some(folder) = args.out.parent() {
+        std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
+    }
+    let classes: Vec<usize> = scene::QUESTIONS
+        .iter()
+        .map(|(_, classes)| *classes)
+        .collect();
+    let mut trainer = Trainer::new(ARCHITECTURE, &classes, args.seed, OPTIMIZER)?;
+    let curve = train(&mut trainer, args)?;
+    let held_out = measure(&trainer, args.seed)?;
+    trainer.save(&args.out, &origin(args))?;
+    let file = std::fs::read(&args.out).map_err(failed("read", &args.out))?;
+    let metrics = Metrics {
+        seed: args.seed,
+        steps: args.steps,
+        batch: BATCH,
+        learning_rate: LEARNING_RATE,
+        parameters: parameters(),
+        bytes: file.len() as u64,
+        sha256: Digest(Sha256::digest(&file).into()),
+        held_out_images: BATCH * HELD_OUT as usize,
+        held_out_accuracy: held_out.accuracy,
+        held_out_loss: held_out.loss,
+        curve,
+    };
+    let text = serde_json::to_string_pretty(&metrics).map_err(std::io::Error::from);
+    text.and_then(|text| std::fs::write(&metrics_path, text + "\n"))
+        .map_err(failed("write", &metrics_path))?;
+    println!(
+        "held out: loss {:.3}, {}\nwrote {} ({} bytes, sha256 {}) and {}",
+        metrics.held_out_loss,
+        answers(&metrics.held_out_accuracy),
+        args.out.display(),
+        metrics.bytes,
+        metrics.sha256,
+        metrics_path.display(),
+    );
+    Ok(())
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn parameters() -> usize {
+    let shapes = ARCHITECTURE.tensors();
+    shapes
+        .values()
+        .map(|shape| shape.iter().product::<usize>())
+        .sum()
+}
+
+fn origin(args: &Args) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("origin".to_owned(), "frameshift pretrain".to_owned()),
+        ("seed".to_owned(), args.seed.to_string()),
+        ("steps".to_owned(), args.steps.to_string()),
+    ])
+}
+
+fn answers(accuracy: &BTreeMap<&'static str, f64>) -> String {
+    let shares = accuracy
+        .iter()
+        .map(|(question, share)| format!("{question} {share:.3}"));
+    shares.collect::<Vec<_>>().join(", ")
+}
+
+/// Means over several batches.
+#[derive(Default)]
+struct Means {
+    count: f64,
+    loss: f64,
+    accuracy: BTreeMap<&'static str, f64>,
+}
+
+impl Means {
+    fn add(&mut self, report: &StepReport) {
+        self.count += 1.0;
+        let share = 1.0 / self.count;
+        self.loss += (report.losses.iter().sum::<f64>() - self.loss) * share;
+        for ((question, _), accuracy) in scene::QUESTIONS.iter().zip(&report.accuracies) {
+            let mean = self.accuracy.entry(question).or_default();
+            *mean += (accuracy - *mean) * share;
+        }
+    }
+}
+
+fn train(trainer: &mut Trainer, args: &Args) -> Result<Vec<Point>, Error> {
+    let scenes = Stream::new(args.seed, "pretrain-scenes");
+    let begin = Instant::now();
+    let mut curve = Vec::new();
+    let mut means = Means::default();
+    println!(
+        "pre-training {} weights: {} steps of {BATCH} images of {side} x {side}, seed {}",
+        parameters(),
+        args.steps,
+        args.seed,
+        side = ARCHITECTURE.image_size,
+    );
+    for step in 1..=args.steps {
+        let rate = schedule::learning_rate(
+            u64::from(step - 1),
+            u64::from(args.steps),
+            WARMUP_SHARE,
+            LEARNING_RATE,
+        );
+        let (images, labels) = batch(&scenes.fork(u64::from(step)))?;
+        let report = trainer.step(&images, &labels, rate)?;
+        if !report.losses.iter().all(|loss| loss.is_finite()) {
+            return Err(Error::Diverged { step });
+        }
+        means.add(&report);
+        if step % REPORT_STEPS == 0 || step == args.steps {
+            let Means { loss, accuracy, .. } = std::mem::take(&mut means);
+            println!(
+                "step {step}/{}  loss {loss:.3}  {}  {:.2} s a step",
+                args.steps,
+                answers(&accuracy),
+                begin.elapsed().as_secs_f64() / f64::from(step),
+            );
+            curve.push(Point {
+                step,
+                loss,
+                accuracy,
+            });
+        }
+    }
+    Ok(curve)
+}
+
+fn measure(trainer: &Trainer, seed: u64) -> Result<Means, Error> {
+    let scenes = Stream::new(seed, "pretrain-held-out");
+    let mut means = Means::default();
+    for part in 0..HELD_OUT {
+        let (images, labels) = batch(&scenes.fork(part))?;
+        means.add(&trainer.evaluate(&images, &labels)?);
+    }
+    Ok(means)
+}
+
+/// Normalised images `[BATCH, 3, S, S]`, and the answers of each question.
+fn batch(stream: &Stream) -> Result<(Tensor, Vec<Vec<u32>>), Error> {
+    let side = ARCHITECTURE.image_size;
+    let scene::Batch { mut images, labels } = scene::batch(stream, BATCH, side);
+    let Normalization { mean, std } = ARCHITECTURE.normalization;
+    for (plane, values) in images.chunks_exact_mut(side * side).enumerate() {
+        for value in values {
+            *value = (*value - mean[plane % 3]) / std[plane % 3];
+        }
+    }
+    let images = Tensor::from_vec(images, (BATCH, 3, side, side), &Device::Cpu)?;
+    Ok((images, labels.to_vec()))
 }
