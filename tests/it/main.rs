@@ -1,4 +1,13 @@
 //! The integration tests, in one binary.
-#![allow(clippy::disallowed_methods, missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    missing_docs
+)]
+mod allocation;
+mod golden_backbones;
+mod hostile_checkpoints;
 mod shared;
 mod tidy;

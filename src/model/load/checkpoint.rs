@@ -109,9 +109,10 @@ impl Checkpoint {
                 Shard::Missing(source) => wrong(source),
                 Shard::Bad(error) => error,
             })?;
-            check_shard(&archive, shard, &weight_map).map_err(wrong)?;
-            files.push(archive);
+            files.push((shard, archive));
         }
+        agree(&files, &weight_map).map_err(wrong)?;
+        let files = files.into_iter().map(|(_, archive)| archive).collect();
         Ok(Self::new(files))
     }
 
@@ -181,27 +182,31 @@ fn open_shard(folder: &Path, shard: &str) -> Result<Archive, Shard> {
     }
 }
 
-/// Checks that a shard has exactly the tensors that the index places there.
-fn check_shard(
-    archive: &Archive,
-    shard: &str,
+/// Checks that every tensor is in the shard that the index names, and in no other.
+fn agree(
+    files: &[(&str, Archive)],
     weight_map: &BTreeMap<String, String>,
 ) -> Result<(), IndexError> {
-    let here = |name: &str| weight_map.get(name).is_some_and(|place| place == shard);
-    let entries = &archive.header().entries;
-    if let Some(entry) = entries.iter().find(|entry| !here(&entry.name)) {
-        return Err(IndexError::Unlisted {
-            name: entry.name.clone(),
-            shard: shard.to_owned(),
-        });
+    for (shard, archive) in files {
+        let placed = weight_map.iter().filter(|(_, place)| place == shard);
+        for (name, _) in placed {
+            if archive.header().find(name).is_none() {
+                return Err(IndexError::NotInShard {
+                    name: name.clone(),
+                    shard: (*shard).to_owned(),
+                });
+            }
+        }
     }
-    let lacks = |name: &str| archive.header().find(name).is_none();
-    let placed = weight_map.iter().filter(|(_, place)| *place == shard);
-    if let Some(name) = placed.map(|(name, _)| name).find(|name| lacks(name)) {
-        return Err(IndexError::NotInShard {
-            name: name.clone(),
-            shard: shard.to_owned(),
-        });
+    for (shard, archive) in files {
+        for entry in &archive.header().entries {
+            if weight_map.get(&entry.name).map(String::as_str) != Some(shard) {
+                return Err(IndexError::Unlisted {
+                    name: entry.name.clone(),
+                    shard: (*shard).to_owned(),
+                });
+            }
+        }
     }
     Ok(())
 }
