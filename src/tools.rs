@@ -1,3 +1,4 @@
 //! Command-line work on local files, without a server.
 
+pub mod inspect;
 pub mod pretrain;

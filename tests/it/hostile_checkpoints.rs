@@ -54,7 +54,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 /// Most changes hit the first kibibytes, where the header is; `head` is its size.
 fn apply(bytes: &mut Vec<u8>, head: usize, change: &Change) {
     let place = |at: usize, length: usize| {
-        let within = if at % 4 == 0 {
+        let within = if at.is_multiple_of(4) {
             length
         } else {
             head.min(length)

@@ -9,5 +9,6 @@
 mod allocation;
 mod golden_backbones;
 mod hostile_checkpoints;
+mod inspect;
 mod shared;
 mod tidy;

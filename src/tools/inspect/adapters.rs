@@ -1,0 +1,81 @@
+//! Recognises an adapter set by its tensors' names and tells its shape.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::model::load::Header;
+
+const BLOCKS: &str = "transformer.resblocks.";
+const HEAD: [&str; 2] = ["fc.weight", "fc.bias"];
+
+/// An adapter set, as its tensors tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Adapters {
+    /// Rows of the head; row i is label i.
+    pub classes: Option<usize>,
+    /// Width of the backbone that it is for.
+    pub width: Option<usize>,
+    /// Every adapter, sorted by block. Empty for a linear probe.
+    pub sites: Vec<Site>,
+    /// Elements of all tensors.
+    pub parameters: usize,
+}
+
+/// One adapter.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Site {
+    /// Index of the block, from 0.
+    pub block: usize,
+    /// `adapter_pre_attn` or `adapter_pre_mlp`.
+    pub place: String,
+    /// Width of the bottleneck, where the convolution tells it.
+    pub adapter_width: Option<usize>,
+    /// Kernel over (T, H, W), where the convolution tells it.
+    pub adapter_kernel_size: Option<[usize; 3]>,
+}
+
+/// The adapter set of a file that holds nothing else; `None` for other files.
+pub(super) fn find(header: &Header) -> Option<Adapters> {
+    let names = || header.entries.iter().map(|entry| entry.name.as_str());
+    let shape = |name: &str| header.find(name).map(|entry| entry.shape.as_slice());
+    let only = names().all(|name| HEAD.contains(&name) || site(name).is_some());
+    if !only || header.entries.is_empty() {
+        return None;
+    }
+    let places: BTreeSet<(usize, &str)> = names().filter_map(site).collect();
+    let sites = places
+        .into_iter()
+        .map(|(block, place)| {
+            let convolution = shape(&format!("{BLOCKS}{block}.{place}.conv.weight"));
+            let (adapter_width, adapter_kernel_size) = match convolution {
+                Some(&[width, _, t, h, w]) => (Some(width), Some([t, h, w])),
+                _ => (None, None),
+            };
+            Site {
+                block,
+                place: place.to_owned(),
+                adapter_width,
+                adapter_kernel_size,
+            }
+        })
+        .collect();
+    let head = shape("fc.weight");
+    Some(Adapters {
+        classes: head.and_then(|shape| shape.first().copied()),
+        width: head.and_then(|shape| shape.get(1).copied()),
+        sites,
+        parameters: header.entries.iter().map(|entry| entry.elements()).sum(),
+    })
+}
+
+/// Block and place of an adapter's tensor.
+fn site(name: &str) -> Option<(usize, &str)> {
+    let (block, rest) = name.strip_prefix(BLOCKS)?.split_once('.')?;
+    let (place, _) = rest.split_once('.')?;
+    let known = ["adapter_pre_attn", "adapter_pre_mlp"];
+    known
+        .contains(&place)
+        .then_some(())
+        .and_then(|()| Some((block.parse().ok()?, place)))
+}
