@@ -1,9 +1,124 @@
 //! Fine-tuning jobs: from submission to a published version.
+//!
+//! Invariant: a job's weights depend on its snapshot, hyper-parameters, seed and backbone alone, not on pauses, crashes or neighbours; whatever a
+//! worker writes, it writes under its claim's epoch. It never trains on an async thread.
 
 pub mod augment;
+mod checkpoint;
+mod dataset;
+mod evaluation;
+mod failure;
+mod handle;
+mod hints;
 pub mod optimizer;
 pub mod plan;
 pub mod progress;
+mod run;
+mod runner;
 pub mod schedule;
 pub mod score;
 pub mod state;
+mod trainer;
+mod validation;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::library::Library;
+use crate::metadata::{self, MetadataStore};
+use crate::model::Backbone;
+use crate::registry::Registry;
+use crate::shutdown::Signal;
+use crate::spec;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::{device, video};
+
+pub use handle::Handle;
+
+use hints::Hints;
+
+/// How jobs are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Jobs that this process works on at a time; each holds its adapters, its optimiser and a few batches.
+    pub runners: usize,
+    /// How long a claim holds without a sign of life.
+    pub lease: Duration,
+    /// How often the database is asked for jobs and events, beside this process's own hints.
+    pub poll: Duration,
+    /// Unfinished jobs that a tenant may have.
+    pub unfinished_per_tenant: u32,
+    /// How often a job may be taken before it is given up.
+    pub attempts: u32,
+    /// Memory for decoded training videos, over all jobs; what does not fit is decoded anew in every epoch.
+    pub clip_cache_bytes: u64,
+    /// Memory that a step may take for what its backward reads; a larger step computes it again instead.
+    pub step_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            runners: 2,
+            lease: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+            unfinished_per_tenant: 100,
+            attempts: 10,
+            clip_cache_bytes: 512 << 20,
+            step_bytes: 2 << 30,
+        }
+    }
+}
+
+/// Why a request about jobs was not met.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A hyper-parameter is out of range.
+    #[error(transparent)]
+    Invalid(#[from] spec::Invalid),
+    /// The record is not there, or the database refused.
+    #[error(transparent)]
+    Metadata(#[from] metadata::Error),
+}
+
+/// What jobs need of the rest of the server.
+#[derive(Clone)]
+pub struct Parts {
+    /// Records.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// Checkpoints.
+    pub store: Store,
+    /// Videos and data sets.
+    pub library: Library,
+    /// Tasks and versions.
+    pub registry: Registry,
+    /// Decodes the videos.
+    pub decoder: video::Decoder,
+    /// Computes.
+    pub device: device::Handle,
+    /// Trained on, never written to.
+    pub backbone: Arc<Backbone>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// The runners.
+pub struct Service {
+    config: Config,
+    hints: Arc<Hints>,
+}
+
+/// Makes the service and its handle, which takes requests before the service runs.
+pub fn new(config: Config, metadata: Arc<dyn MetadataStore>) -> (Handle, Service) {
+    let hints = Arc::new(Hints::new());
+    let handle = Handle::new(metadata, Arc::clone(&hints), &config);
+    (handle, Service { config, hints })
+}
+
+impl Service {
+    /// Works on jobs until the drain; then every running job is put back with a checkpoint, and this returns.
+    pub async fn run(self, parts: Parts, drain: Signal) {
+        runner::run(self.config, self.hints, parts, drain).await;
+    }
+}

@@ -1,0 +1,178 @@
+//! A job's weights, optimiser and position as one safetensors file, and back.
+//!
+//! Invariant: what is read is what was written, by the bit, floats included; a file of another data set, backbone or shape is refused.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+use super::trainer::{Position, Trainer};
+use crate::model::{self, AdapterSet, Backbone, Tensors};
+use crate::spec::{AdapterConfig, Digest};
+
+/// Number of the format; another one is refused.
+const FORMAT: u32 = 1;
+/// Where the header is in the file's metadata.
+const HEADER: &str = "frameshift.checkpoint";
+/// Prefix of the weights' names.
+const WEIGHT: &str = "weight/";
+/// Prefix of the optimiser's tensors.
+const MOMENT: &str = "moment/";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("not a safetensors file: {0}")]
+    Safetensors(#[from] SafeTensorError),
+    #[error("its header cannot be read: {0}")]
+    Header(#[from] serde_json::Error),
+    #[error("it has no header")]
+    NoHeader,
+    #[error("{field} is {got}, expected {expected}")]
+    Other {
+        field: &'static str,
+        expected: String,
+        got: String,
+    },
+    #[error("tensor {name} is not f32")]
+    Type { name: String },
+    #[error("{0}")]
+    Model(#[from] model::Error),
+}
+
+/// What a checkpoint is of, besides the job's plan.
+#[derive(Clone)]
+pub(super) struct Origin {
+    pub(super) dataset: Digest,
+    pub(super) backbone: Arc<Backbone>,
+    pub(super) adapter: AdapterConfig,
+    pub(super) classes: usize,
+    pub(super) plan: Plan,
+}
+
+/// Floats are kept as their bits: JSON's reader may be off by one in the last place.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    dataset: Digest,
+    backbone: Digest,
+    step: u64,
+    optimizer_steps: u64,
+    losses: Vec<u64>,
+    loss_sum: u64,
+    loss_clips: u64,
+    training_micros: u64,
+}
+
+/// The file of a trainer's state of now.
+pub(super) fn encode(trainer: &Trainer, origin: &Origin) -> Result<Vec<u8>, Error> {
+    let (optimizer_steps, moments) = trainer.moments();
+    let position = trainer.position();
+    let header = Header {
+        format: FORMAT,
+        dataset: origin.dataset,
+        backbone: origin.backbone.digest(),
+        step: position.step,
+        optimizer_steps,
+        losses: position.losses.iter().map(|loss| loss.to_bits()).collect(),
+        loss_sum: position.loss_sum.to_bits(),
+        loss_clips: position.loss_clips,
+        training_micros: u64::try_from(position.training.as_micros()).unwrap_or(u64::MAX),
+    };
+    let weights = trainer.snapshot()?.to_safetensors(Default::default())?;
+    let weights = SafeTensors::deserialize(&weights)?;
+    let moments: Vec<(String, Vec<usize>, Vec<u8>)> = moments
+        .into_iter()
+        .map(|(name, (shape, values))| {
+            let bytes = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            (format!("{MOMENT}{name}"), shape, bytes)
+        })
+        .collect();
+    let mut tensors: Vec<(String, TensorView<'_>)> = weights
+        .iter()
+        .map(|(name, view)| (format!("{WEIGHT}{name}"), view))
+        .collect();
+    for (name, shape, bytes) in &moments {
+        tensors.push((
+            name.clone(),
+            TensorView::new(Dtype::F32, shape.clone(), bytes)?,
+        ));
+    }
+    let metadata = HashMap::from([(HEADER.to_owned(), serde_json::to_string(&header)?)]);
+    Ok(safetensors::serialize(tensors, Some(metadata))?)
+}
+
+/// The trainer that a file was made of.
+pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+    let header = metadata.metadata().as_ref().and_then(|all| all.get(HEADER));
+    let header: Header = serde_json::from_str(header.ok_or(Error::NoHeader)?)?;
+    expect("format", FORMAT, header.format)?;
+    expect("dataset", origin.dataset, header.dataset)?;
+    expect("backbone", origin.backbone.digest(), header.backbone)?;
+    let file = SafeTensors::deserialize(bytes)?;
+    let mut weights = Vec::new();
+    let mut moments = Tensors::new();
+    for (name, view) in file.iter() {
+        if let Some(own) = name.strip_prefix(WEIGHT) {
+            weights.push((own.to_owned(), view));
+        } else {
+            let own = name.strip_prefix(MOMENT).unwrap_or(name);
+            moments.insert(
+                own.to_owned(),
+                (view.shape().to_vec(), floats(name, &view)?),
+            );
+        }
+    }
+    let weights = safetensors::serialize(weights, None)?;
+    let set = AdapterSet::from_safetensors(
+        &weights,
+        origin.backbone.config(),
+        origin.adapter,
+        origin.classes,
+    )?;
+    let position = Position {
+        step: header.step,
+        losses: header.losses.into_iter().map(f64::from_bits).collect(),
+        loss_sum: f64::from_bits(header.loss_sum),
+        loss_clips: header.loss_clips,
+        training: Duration::from_micros(header.training_micros),
+    };
+    let moments = (header.optimizer_steps, moments);
+    let backbone = Arc::clone(&origin.backbone);
+    Ok(Trainer::resumed(
+        backbone,
+        &set,
+        origin.plan.clone(),
+        moments,
+        position,
+    )?)
+}
+
+fn expect<T: PartialEq + ToString>(field: &'static str, expected: T, got: T) -> Result<(), Error> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Error::Other {
+        field,
+        expected: expected.to_string(),
+        got: got.to_string(),
+    })
+}
+
+fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, Error> {
+    if view.dtype() != Dtype::F32 {
+        return Err(Error::Type { name: name.into() });
+    }
+    let quads = view.data().chunks_exact(4);
+    Ok(quads
+        .map(|quad| f32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]]))
+        .collect())
+}

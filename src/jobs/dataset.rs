@@ -1,0 +1,345 @@
+//! A job's clips: which frames of which videos a step or an evaluation sees, decoded ahead of the device.
+//!
+//! Invariant: a step's batch depends on the plan's seed and the step alone; whether a clip comes from the cache or from the decoder changes no bit.
+
+mod cache;
+
+use std::num::{NonZeroU8, NonZeroU16};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::augment::{self, Draws};
+use super::failure::Failure;
+use super::plan::Plan;
+use crate::ids::{TenantId, VideoId};
+use crate::library::Library;
+use crate::metadata::VideoRecord;
+use crate::spec::{ClipSampling, Normalization, RotationPolicy, Sampling};
+use crate::video::{self, Clip, ClipSpec, Decoder, Lane, Rect, Views, sampling};
+
+pub(super) use cache::Budget;
+use cache::Cache;
+
+/// Videos of one job that are decoded at a time; the decoder shares its workers fairly among tenants.
+const PARALLEL: usize = 4;
+/// Batches that wait for the device: one that it takes next, and one in case that one's successor takes longer.
+const AHEAD: usize = 2;
+/// How often an interrupted decode is tried.
+const TRIES: u32 = 5;
+
+/// A labelled video of the training or validation split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Example {
+    pub(super) video: VideoId,
+    /// Row of the head.
+    pub(super) class: u32,
+    /// Frames of the video.
+    pub(super) frames: u32,
+    /// Width and height of an upright picture.
+    pub(super) size: (u32, u32),
+}
+
+/// Decodes one job's videos.
+pub(super) struct Clips {
+    library: Library,
+    decoder: Decoder,
+    tenant: TenantId,
+    sampling: ClipSampling,
+    side: u16,
+    normalization: Normalization,
+    cache: Cache,
+}
+
+/// What a step trains on.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// Per clip the planes `[3, T, S, S]`.
+    pub(super) frames: Vec<Arc<[f32]>>,
+    /// Per clip its row of the head.
+    pub(super) labels: Vec<u32>,
+}
+
+/// How a backbone wants its pictures.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pictures {
+    pub(super) side: u16,
+    pub(super) normalization: Normalization,
+}
+
+impl Clips {
+    pub(super) fn new(
+        (library, decoder): (Library, Decoder),
+        tenant: TenantId,
+        sampling: ClipSampling,
+        pictures: Pictures,
+        budget: Arc<Budget>,
+    ) -> Self {
+        Self {
+            library,
+            decoder,
+            tenant,
+            sampling,
+            side: pictures.side,
+            normalization: pictures.normalization,
+            cache: Cache::new(budget),
+        }
+    }
+
+    /// What is known of a video as an example of a class.
+    pub(super) fn example(&self, video: &VideoRecord, class: u32) -> Example {
+        let probe = &video.probe;
+        let is_sideways = probe.rotation_degrees % 180 != 0;
+        let size = match self.sampling.rotation {
+            RotationPolicy::Display if is_sideways => (probe.height, probe.width),
+            RotationPolicy::Display | RotationPolicy::Stored => (probe.width, probe.height),
+        };
+        Example {
+            video: video.id,
+            class,
+            frames: probe.frames,
+            size,
+        }
+    }
+
+    /// Reads a video's record.
+    pub(super) async fn record(&self, video: VideoId) -> Result<VideoRecord, Failure> {
+        Ok(self.library.get_video(&self.tenant, video).await?)
+    }
+
+    /// Decodes a training video once, so that one that cannot be decoded is known; keeps it when that spares decoding it in every epoch.
+    pub(super) async fn check(&self, example: Example, keep: bool) -> Result<(), Failure> {
+        if keep && self.keep(example).await?.is_some() {
+            return Ok(());
+        }
+        self.decode(example.video, self.centre()).await.map(drop)
+    }
+
+    /// The clip that classification would take from the middle of the video: `[3, T, S, S]`.
+    pub(super) async fn central(&self, example: Example) -> Result<Arc<[f32]>, Failure> {
+        let clip = self.decode(example.video, self.centre()).await?;
+        first_view(clip, example.video)
+    }
+
+    /// Every view that classification takes.
+    pub(super) async fn views(&self, example: Example) -> Result<Vec<Arc<[f32]>>, Failure> {
+        let spec = ClipSpec::of_task(&self.sampling, self.side, self.normalization);
+        Ok(self.decode(example.video, spec).await?.planes)
+    }
+
+    /// Chosen frames of the middle of the picture, or of a part of it.
+    async fn frames(
+        &self,
+        example: Example,
+        indices: Vec<u32>,
+        part: Option<Rect>,
+    ) -> Result<Arc<[f32]>, Failure> {
+        if part.is_none()
+            && let Some(whole) = self.keep(example).await?
+        {
+            let side = usize::from(self.side);
+            let picked = blocking(move || cache::select(&whole, &indices, side)).await?;
+            return picked.ok_or_else(|| changed(example.video));
+        }
+        let spec = ClipSpec {
+            sampling: video::Sampling::Indices(indices),
+            views: part.map_or(Views::Center, |rect| Views::Rects(vec![rect])),
+            ..self.centre()
+        };
+        first_view(self.decode(example.video, spec).await?, example.video)
+    }
+
+    /// All frames of a video from the cache, where they are put now if they fit.
+    async fn keep(&self, example: Example) -> Result<Option<Arc<[f32]>>, Failure> {
+        if let Some(planes) = self.cache.get(example.video) {
+            return Ok(Some(planes));
+        }
+        let count = u16::try_from(example.frames).ok().and_then(NonZeroU16::new);
+        let Some(frames) =
+            count.filter(|_| self.cache.reserve(example.frames, usize::from(self.side)))
+        else {
+            return Ok(None);
+        };
+        let spec = ClipSpec {
+            frames,
+            sampling: video::Sampling::Indices((0..example.frames).collect()),
+            ..self.centre()
+        };
+        let planes = first_view(self.decode(example.video, spec).await?, example.video)?;
+        self.cache.insert(example.video, Arc::clone(&planes));
+        Ok(Some(planes))
+    }
+
+    fn centre(&self) -> ClipSpec {
+        ClipSpec {
+            temporal_views: NonZeroU8::MIN,
+            views: Views::Center,
+            ..ClipSpec::of_task(&self.sampling, self.side, self.normalization)
+        }
+    }
+
+    async fn decode(&self, video: VideoId, spec: ClipSpec) -> Result<Clip, Failure> {
+        let (_, input) = self.library.open_video(&self.tenant, video).await?;
+        let mut pause = Duration::from_millis(20);
+        let mut interrupted = 0;
+        loop {
+            let clip = self
+                .decoder
+                .clip(&self.tenant, Lane::Batch, input.clone(), spec.clone());
+            let error = match clip.await {
+                Ok(clip) => return Ok(clip),
+                Err(error) => error,
+            };
+            match error {
+                // The tenant's other requests fill its share of the queue for now.
+                video::Error::QueueFull => {}
+                video::Error::Interrupted if interrupted < TRIES => interrupted += 1,
+                video::Error::Rejected(why) => {
+                    let why = why.to_string();
+                    return Err(Failure::Video { video, why });
+                }
+                video::Error::IndexOutOfRange { .. } => return Err(changed(video)),
+                error @ (video::Error::Interrupted
+                | video::Error::InvalidRequest { .. }
+                | video::Error::PicturesTooLarge { .. }
+                | video::Error::Spawn { .. }
+                | video::Error::System { .. }
+                | video::Error::Stopped) => return Err(error.into()),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+}
+
+/// The training split under a plan.
+pub(super) struct Training {
+    pub(super) clips: Clips,
+    pub(super) examples: Vec<Example>,
+    pub(super) plan: Plan,
+}
+
+impl Training {
+    /// The examples of a step, in the order in which they are in its batch.
+    pub(super) fn picked(&self, step: u64) -> Vec<usize> {
+        let (epoch, within) = self.plan.position(step);
+        let size = self.plan.batch_size as usize;
+        let order = Draws::new(self.plan.seed).order(epoch, self.examples.len());
+        let start = within as usize * size;
+        let end = order.len().min(start + size);
+        order.get(start..end).unwrap_or_default().to_vec()
+    }
+
+    /// The batches of the steps from `step` on, decoded ahead.
+    pub(super) fn batches(self: &Arc<Self>, step: u64) -> Batches {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let training = Arc::clone(self);
+        let producer = async move {
+            for step in step..training.plan.total_steps() {
+                let batch = training.batch(step).await;
+                let is_last = batch.is_err();
+                if sender.send(batch).await.is_err() || is_last {
+                    return;
+                }
+            }
+        };
+        Batches {
+            receiver,
+            _producer: AbortOnDropHandle::new(tokio::spawn(producer)),
+        }
+    }
+
+    async fn batch(&self, step: u64) -> Result<Batch, Failure> {
+        let (epoch, _) = self.plan.position(step);
+        let picked = self.picked(step);
+        let clips = picked
+            .iter()
+            .map(|i| self.clip(epoch, *i).boxed())
+            .collect();
+        let frames = in_order(clips).try_collect().await?;
+        let labels = picked.iter().map(|i| self.examples[*i].class).collect();
+        Ok(Batch { frames, labels })
+    }
+
+    async fn clip(&self, epoch: u64, index: usize) -> Result<Arc<[f32]>, Failure> {
+        let example = self.examples[index];
+        let draws = Draws::new(self.plan.seed);
+        let index = index as u64;
+        let is_mirrored = self.plan.horizontal_flip && draws.is_mirrored(epoch, index);
+        let part = (self.plan.min_crop_area < 1.0).then(|| {
+            let crop = draws.crop(epoch, index, example.size, self.plan.min_crop_area);
+            Rect {
+                x: crop.x,
+                y: crop.y,
+                width: crop.width,
+                height: crop.height,
+                flip: false,
+            }
+        });
+        let indices = self.indices(example, draws.frames(epoch, index));
+        let planes = self.clips.frames(example, indices, part).await?;
+        if !is_mirrored {
+            return Ok(planes);
+        }
+        let side = usize::from(self.clips.side);
+        blocking(move || {
+            let mut planes = planes.to_vec();
+            augment::mirror(&mut planes, side);
+            planes.into()
+        })
+        .await
+    }
+
+    fn indices(&self, example: Example, mut random: crate::rng::Stream) -> Vec<u32> {
+        let wanted = self.clips.sampling.num_frames.get();
+        match self.clips.sampling.sampling {
+            Sampling::Uniform => sampling::uniform_training(example.frames, wanted, &mut random),
+            Sampling::Strided(rate) => {
+                sampling::strided_training(example.frames, wanted, rate, &mut random)
+            }
+        }
+    }
+}
+
+/// Batches in the order of their steps; dropping it ends the decoding.
+pub(super) struct Batches {
+    receiver: mpsc::Receiver<Result<Batch, Failure>>,
+    _producer: AbortOnDropHandle<()>,
+}
+
+impl Batches {
+    /// The next step's batch.
+    pub(super) async fn next(&mut self) -> Result<Batch, Failure> {
+        // The producer ends early only by a panic.
+        self.receiver.recv().await.unwrap_or(Err(Failure::Panicked))
+    }
+}
+
+fn first_view(clip: Clip, video: VideoId) -> Result<Arc<[f32]>, Failure> {
+    clip.planes.into_iter().next().ok_or_else(|| changed(video))
+}
+
+fn changed(video: VideoId) -> Failure {
+    let why = "it has other frames than when it was uploaded".into();
+    Failure::Video { video, why }
+}
+
+/// The outcomes in the order of the futures, of which a few run at a time.
+pub(super) fn in_order<T: Send>(
+    work: Vec<BoxFuture<'_, T>>,
+) -> impl Stream<Item = T> + Send + Unpin {
+    stream::iter(work).buffered(PARALLEL)
+}
+
+/// Runs what copies or computes much outside the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Failure::Panicked)
+}

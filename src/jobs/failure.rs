@@ -1,0 +1,90 @@
+//! Why a worker stopped working on a job.
+//!
+//! Invariant: a failure is the job's own (its owner reads the reason, and trying again would not help) or the server's (it is tried again).
+
+use super::state::Stop;
+use super::validation::Problems;
+use crate::ids::VideoId;
+use crate::{device, library, metadata, model, registry, store, video};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("stopped: {0:?}")]
+    Stopped(Stop),
+    #[error("the data set cannot be trained on: {0}")]
+    Dataset(Problems),
+    #[error("video {video} could be read before training, but not any more: {why}")]
+    Video { video: VideoId, why: String },
+    #[error("the loss of step {step} is not finite: a smaller learning rate or clip_norm may help")]
+    Diverged { step: u64 },
+    #[error("the task does not fit the server's backbone: {0}")]
+    Task(#[source] model::Error),
+    #[error("the job was taken {attempts} times without coming to an end")]
+    Attempts { attempts: u32 },
+    #[error("records: {0}")]
+    Metadata(#[from] metadata::Error),
+    #[error("checkpoints: {0}")]
+    Store(#[from] store::Error),
+    #[error("videos: {0}")]
+    Library(#[from] library::Error),
+    #[error("versions: {0}")]
+    Registry(#[from] registry::Error),
+    #[error("decoding: {0}")]
+    Decoder(#[from] video::Error),
+    #[error("the device: {0}")]
+    Device(#[from] device::Error),
+    #[error("the model: {0}")]
+    Model(#[from] model::Error),
+    #[error("checkpoint: {0}")]
+    Checkpoint(#[from] super::checkpoint::Error),
+    #[error("a worker panicked")]
+    Panicked,
+}
+
+impl Failure {
+    /// The stable reason, when the failure is the job's own.
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Dataset(_) => Some("DATASET_INVALID"),
+            Self::Video { .. } => Some("VIDEO_UNAVAILABLE"),
+            Self::Diverged { .. } => Some("TRAINING_DIVERGED"),
+            Self::Task(_) => Some("TASK_INCOMPATIBLE"),
+            Self::Attempts { .. } => Some("TOO_MANY_ATTEMPTS"),
+            Self::Stopped(_)
+            | Self::Metadata(_)
+            | Self::Store(_)
+            | Self::Library(_)
+            | Self::Registry(_)
+            | Self::Decoder(_)
+            | Self::Device(_)
+            | Self::Model(_)
+            | Self::Checkpoint(_)
+            | Self::Panicked => None,
+        }
+    }
+
+    /// Why to stop, when that is what it is; a lost lease may also show as a refused write.
+    pub(super) fn stop(&self) -> Option<Stop> {
+        match self {
+            Self::Stopped(why) => Some(*why),
+            Self::Metadata(metadata::Error::LeaseLost { .. }) => Some(Stop::LostLease),
+            Self::Registry(registry::Error::Metadata(metadata::Error::LeaseLost { .. })) => {
+                Some(Stop::LostLease)
+            }
+            Self::Dataset(_)
+            | Self::Video { .. }
+            | Self::Diverged { .. }
+            | Self::Task(_)
+            | Self::Attempts { .. }
+            | Self::Metadata(_)
+            | Self::Store(_)
+            | Self::Library(_)
+            | Self::Registry(_)
+            | Self::Decoder(_)
+            | Self::Device(_)
+            | Self::Model(_)
+            | Self::Checkpoint(_)
+            | Self::Panicked => None,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What callers do with jobs: submit, look, cancel, watch.
+//!
+//! Invariant: every answer comes from the database; nothing here knows whether a runner of this process has the job.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use tokio::sync::watch;
+
+use super::hints::Hints;
+use super::{Config, Error, plan};
+use crate::ids::{DatasetId, JobId, RequestId, TaskId, TenantId};
+use crate::metadata::{EventRecord, JobRecord, MetadataStore, NewJob, Page, PageRequest};
+use crate::rng;
+use crate::spec::HyperParameters;
+
+/// Events that a watcher reads at a time.
+const EVENTS: u32 = 256;
+
+/// Submits, reads, cancels and watches jobs; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    metadata: Arc<dyn MetadataStore>,
+    hints: Arc<Hints>,
+    limit: u32,
+    poll: Duration,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    pub(super) fn new(
+        metadata: Arc<dyn MetadataStore>,
+        hints: Arc<Hints>,
+        config: &Config,
+    ) -> Self {
+        Self {
+            metadata,
+            hints,
+            limit: config.unfinished_per_tenant,
+            poll: config.poll,
+        }
+    }
+
+    /// Queues a job and returns at once. The seed is drawn here when none is given; the data set's snapshot is taken now.
+    ///
+    /// # Errors
+    /// A hyper-parameter out of range; no such task or data set; too many unfinished jobs.
+    pub async fn submit(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        dataset: &DatasetId,
+        hyper: HyperParameters,
+        request: Option<RequestId>,
+    ) -> Result<JobRecord, Error> {
+        plan::check(&hyper)?;
+        let mut hyper_parameters = plan::settled(hyper);
+        hyper_parameters.seed.get_or_insert_with(draw_seed);
+        let job = NewJob {
+            task: task.clone(),
+            dataset: dataset.clone(),
+            hyper_parameters,
+            limit: self.limit,
+        };
+        let record = self.metadata.submit_job(tenant, job, request).await?;
+        self.hints.job_queued();
+        self.hints.events_written();
+        Ok(record)
+    }
+
+    /// Reads a job.
+    ///
+    /// # Errors
+    /// When the tenant has no such job.
+    pub async fn get(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord, Error> {
+        Ok(self.metadata.get_job(tenant, job).await?)
+    }
+
+    /// Lists a tenant's jobs, oldest first.
+    ///
+    /// # Errors
+    /// When the page's token is not from this listing.
+    pub async fn list(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<JobRecord>, Error> {
+        Ok(self.metadata.list_jobs(tenant, page).await?)
+    }
+
+    /// Asks a job to stop: at once when it waits, else before its next slice on the device.
+    ///
+    /// # Errors
+    /// When the tenant has no such job, or it has ended.
+    pub async fn cancel(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord, Error> {
+        let record = self.metadata.cancel_job(tenant, job).await?;
+        self.hints.cancel(job);
+        self.hints.events_written();
+        Ok(record)
+    }
+
+    /// A job's events after a sequence number (0 means all): those that are there, then new ones as they come. Ends when the job has ended.
+    ///
+    /// # Errors
+    /// When the tenant has no such job; later, in the stream, when the database fails.
+    pub async fn watch(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        after: u64,
+    ) -> Result<impl Stream<Item = Result<EventRecord, Error>> + Send + 'static + use<>, Error>
+    {
+        self.metadata.get_job(tenant, job).await?;
+        let watcher = Watcher {
+            handle: self.clone(),
+            changes: self.hints.events(),
+            tenant: tenant.clone(),
+            job,
+            after,
+            buffer: VecDeque::new(),
+        };
+        Ok(stream::try_unfold(watcher, |mut watcher| async move {
+            Ok(watcher.next().await?.map(|event| (event, watcher)))
+        }))
+    }
+}
+
+struct Watcher {
+    handle: Handle,
+    changes: watch::Receiver<u64>,
+    tenant: TenantId,
+    job: JobId,
+    after: u64,
+    buffer: VecDeque<EventRecord>,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Result<Option<EventRecord>, Error> {
+        loop {
+            if let Some(event) = self.buffer.pop_front() {
+                self.after = event.sequence;
+                return Ok(Some(event));
+            }
+            self.changes.mark_unchanged();
+            // The state is read before the events: a job that had ended by then has all of them.
+            let metadata = &self.handle.metadata;
+            let has_ended = metadata
+                .get_job(&self.tenant, self.job)
+                .await?
+                .state
+                .is_final();
+            self.buffer = metadata
+                .list_events(&self.tenant, self.job, self.after, EVENTS)
+                .await?
+                .into();
+            if !self.buffer.is_empty() {
+                continue;
+            }
+            if has_ended {
+                return Ok(None);
+            }
+            // A timeout is not an error: it is when the database is asked without a hint.
+            let _ = tokio::time::timeout(self.handle.poll, self.changes.changed()).await;
+        }
+    }
+}
+
+/// A seed that nobody chose: the random bits of a new id.
+fn draw_seed() -> u64 {
+    let (high, low) = JobId::generate().uuid().as_u64_pair();
+    rng::splitmix64(high ^ low.rotate_left(32))
+}

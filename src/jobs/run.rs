@@ -1,0 +1,198 @@
+//! One claim's work, from validation to the published version.
+//!
+//! Invariant: every write shows the claim's lease and the state that it is in; a drain leaves a checkpoint of the last whole step.
+
+mod prepare;
+mod train;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::dataset::blocking;
+use super::evaluation::Forwards;
+use super::failure::Failure;
+use super::runner::{Context, Gauge};
+use super::state::{self, Stop};
+use crate::metadata::{self, Event, JobRecord, JobUpdate, Lease};
+use crate::model::AdapterSet;
+use crate::registry::Publication;
+use crate::spec::{Evaluation, JobState, Precision};
+
+use prepare::Prepared;
+
+/// A job in the hands of a runner.
+pub(super) struct Run {
+    context: Arc<Context>,
+    lease: Lease,
+    job: JobRecord,
+    stop: watch::Receiver<Option<Stop>>,
+    gauge: Gauge,
+}
+
+impl Run {
+    pub(super) fn new(
+        context: Arc<Context>,
+        lease: Lease,
+        job: JobRecord,
+        stop: watch::Receiver<Option<Stop>>,
+    ) -> Self {
+        Self {
+            gauge: Gauge::new(context.parts.metrics.clone(), job.state),
+            context,
+            lease,
+            job,
+            stop,
+        }
+    }
+
+    /// Works until the job has succeeded.
+    pub(super) async fn run(mut self) -> Result<(), Failure> {
+        if self.job.attempts > self.context.config.attempts {
+            let attempts = self.job.attempts;
+            return Err(Failure::Attempts { attempts });
+        }
+        let prepared = Box::pin(self.prepare()).await?;
+        let step = prepared.trainer.lock().position().step;
+        let plan = &prepared.training.plan;
+        self.advance(JobUpdate {
+            hyper_parameters: Some(plan.hyper_parameters()),
+            step: Some(step),
+            total_steps: Some(plan.total_steps()),
+        })
+        .await?;
+        Box::pin(self.train(&prepared)).await?;
+        self.advance(JobUpdate {
+            step: Some(plan.total_steps()),
+            ..JobUpdate::default()
+        })
+        .await?;
+        let (set, evaluation) = Box::pin(self.evaluate(&prepared)).await?;
+        self.advance(JobUpdate::default()).await?;
+        Box::pin(self.publish(&prepared, set, evaluation)).await
+    }
+
+    async fn evaluate(
+        &mut self,
+        prepared: &Prepared,
+    ) -> Result<(Arc<AdapterSet>, Evaluation), Failure> {
+        let trainer = prepared.trainer.clone();
+        let set = Arc::new(blocking(move || trainer.lock().snapshot()).await??);
+        if prepared.validation.is_empty() {
+            let text = "the data set has no validation split: the version will have no metrics";
+            self.tell(true, text.into()).await?;
+        }
+        let forwards = self.forwards(prepared);
+        let clips = &prepared.training.clips;
+        let metrics = forwards.evaluate(clips, &prepared.validation, &set);
+        let metrics = self.unless_stopped(metrics).await?;
+        Ok((set, metrics))
+    }
+
+    async fn publish(
+        &mut self,
+        prepared: &Prepared,
+        set: Arc<AdapterSet>,
+        evaluation: Evaluation,
+    ) -> Result<(), Failure> {
+        let parts = &self.context.parts;
+        let parameters = set.parameters();
+        let position = prepared.trainer.lock().position().clone();
+        let tensors = blocking(move || set.to_safetensors(Default::default())).await??;
+        let publication = Publication {
+            labels: prepared.labels.clone(),
+            backbone_digest: parts.backbone.digest(),
+            parameters,
+            precision: Precision::F32,
+            parent: None,
+            evaluation,
+            loss_curve: position.losses,
+            seed: prepared.training.plan.seed,
+            training_time: position.training,
+            reason: None,
+            tensors,
+        };
+        let published = parts.registry.publish(&self.lease, publication).await?;
+        tracing::info!(
+            job = %self.lease.job,
+            task = %published.job.task,
+            version = %published.version.version,
+            top1 = published.version.manifest.evaluation.top1,
+            "job succeeded"
+        );
+        self.context.ended(&published.job).await;
+        Ok(())
+    }
+
+    fn forwards(&self, prepared: &Prepared) -> Forwards {
+        Forwards {
+            device: self.context.parts.device.clone(),
+            backbone: Arc::clone(&self.context.parts.backbone),
+            num_frames: prepared.num_frames,
+        }
+    }
+
+    /// Goes on to the next state.
+    async fn advance(&mut self, update: JobUpdate) -> Result<(), Failure> {
+        let from = self.gauge.state();
+        let Some(to) = state::next(from) else {
+            return Ok(());
+        };
+        let advance = self
+            .context
+            .parts
+            .metadata
+            .advance_job(&self.lease, from, to, update);
+        self.job = advance.await?;
+        self.gauge.moved(to);
+        self.context.hints.events_written();
+        Ok(())
+    }
+
+    /// A message for the job's owner.
+    async fn tell(&self, warning: bool, text: String) -> Result<(), Failure> {
+        self.report(&[Event::Message { warning, text }], JobUpdate::default())
+            .await
+    }
+
+    /// Appends events. While the database is away they are lost, and the job goes on for as long as its lease holds.
+    async fn report(&self, events: &[Event], update: JobUpdate) -> Result<(), Failure> {
+        let state: JobState = self.gauge.state();
+        let metadata = &self.context.parts.metadata;
+        match metadata
+            .append_events(&self.lease, state, events, update)
+            .await
+        {
+            Ok(()) => {
+                self.context.hints.events_written();
+                Ok(())
+            }
+            Err(error @ metadata::Error::Unavailable(_)) => {
+                tracing::warn!(job = %self.lease.job, error = &error as &dyn std::error::Error, "cannot record events");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The future's result, unless there is a reason to stop first.
+    async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut stop = self.stop.clone();
+        let stopped = async move {
+            match stop.wait_for(Option::is_some).await {
+                Ok(why) => why.unwrap_or(Stop::LostLease),
+                // Nobody keeps the claim alive any more.
+                Err(_) => Stop::LostLease,
+            }
+        };
+        tokio::select! {
+            biased;
+            why = stopped => Err(Failure::Stopped(why)),
+            result = work => result,
+        }
+    }
+}

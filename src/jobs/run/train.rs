@@ -1,0 +1,217 @@
+//! The training loop: batches in, steps on the device, events and checkpoints out.
+//!
+//! Invariant: what is recorded as a checkpoint is in the store, whole; the one before it is dropped only afterwards.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::Run;
+use super::prepare::Prepared;
+use crate::device::{self, Priority};
+use crate::faults;
+use crate::jobs::checkpoint;
+use crate::jobs::dataset::{Batches, blocking};
+use crate::jobs::failure::Failure;
+use crate::jobs::progress::{Meter, Speed};
+use crate::jobs::state::Stop;
+use crate::jobs::trainer::{Input, Report, StepError, StepWalk};
+use crate::metadata::{self, CheckpointRecord, Event, JobUpdate, StepMetrics};
+use crate::spec::Digest;
+use crate::store::layout;
+
+/// Where the clips of the steps come from.
+enum Source {
+    /// Decoded ahead.
+    Batches(Batches),
+    /// Frozen features of every training example, for a set without sites.
+    Features(Vec<Vec<f32>>),
+}
+
+impl Run {
+    /// Trains to the last step. Leaves a checkpoint when it has to stop before and the job goes on elsewhere.
+    pub(super) async fn train(&mut self, prepared: &Prepared) -> Result<(), Failure> {
+        let mut saved = prepared.saved;
+        let outcome = Box::pin(self.steps(prepared, &mut saved)).await;
+        let goes_on = matches!(
+            outcome,
+            Err(Failure::Stopped(Stop::Drain)
+                | Failure::Device(device::Error::Stopped)
+                | Failure::Decoder(_))
+        );
+        if goes_on && let Err(failure) = self.save(prepared, &mut saved).await {
+            tracing::warn!(job = %self.lease.job, error = &failure as &dyn std::error::Error, "no checkpoint while stopping");
+        }
+        outcome
+    }
+
+    async fn steps(&mut self, prepared: &Prepared, saved: &mut Option<u64>) -> Result<(), Failure> {
+        let plan = &prepared.training.plan;
+        let mut done = prepared.trainer.lock().position().step;
+        if done == plan.total_steps() {
+            return Ok(());
+        }
+        let mut source = self.source(prepared, done).await?;
+        let mut meter = Meter::new(done, plan.total_steps());
+        let began = Instant::now();
+        while done < plan.total_steps() {
+            let (input, labels) = self.next(prepared, &mut source, done).await?;
+            let report = self.step(prepared, input, labels).await?;
+            done = report.done;
+            let ends_epoch = done % plan.steps_per_epoch() == 0;
+            if let Some(speed) = meter.step(done, report.clips, began.elapsed(), ends_epoch) {
+                self.tell_step(prepared, &report, speed).await?;
+            }
+            if plan.is_checkpoint_due(done) {
+                self.save_or_tell(prepared, saved).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn source(&self, prepared: &Prepared, done: u64) -> Result<Source, Failure> {
+        if prepared.origin.adapter.has_sites() {
+            return Ok(Source::Batches(prepared.training.batches(done)));
+        }
+        let plan = &prepared.training.plan;
+        if plan.horizontal_flip || plan.min_crop_area < 1.0 {
+            let text =
+                "a task without adapters trains on fixed clips: crops and mirroring are not used";
+            self.tell(true, text.into()).await?;
+        }
+        let forwards = self.forwards(prepared);
+        let features = forwards.features(&prepared.training.clips, &prepared.training.examples);
+        Ok(Source::Features(self.unless_stopped(features).await?))
+    }
+
+    async fn next(
+        &self,
+        prepared: &Prepared,
+        source: &mut Source,
+        step: u64,
+    ) -> Result<(Input, Vec<u32>), Failure> {
+        match source {
+            Source::Batches(batches) => {
+                let batch = self.unless_stopped(batches.next()).await?;
+                Ok((Input::Frames(batch.frames), batch.labels))
+            }
+            Source::Features(features) => {
+                let training = &prepared.training;
+                let picked = training.picked(step);
+                let labels = picked.iter().map(|i| training.examples[*i].class).collect();
+                let rows = picked.iter().map(|i| features[*i].clone()).collect();
+                Ok((Input::Features(rows), labels))
+            }
+        }
+    }
+
+    async fn step(
+        &self,
+        prepared: &Prepared,
+        input: Input,
+        labels: Vec<u32>,
+    ) -> Result<Report, Failure> {
+        let trainer = prepared.trainer.clone();
+        let room = self.context.config.step_bytes;
+        let clips = labels.len();
+        let walk = blocking(move || StepWalk::new(trainer, input, &labels, room)).await??;
+        let device = &self.context.parts.device;
+        let outcome = self
+            .unless_stopped(async { Ok(device.run(walk, Priority::Training).await?) })
+            .await?;
+        self.context
+            .parts
+            .metrics
+            .job_step(&self.lease.tenant, clips);
+        outcome.map_err(|error| match error {
+            StepError::NotFinite => Failure::Diverged {
+                step: prepared.trainer.lock().position().step + 1,
+            },
+            StepError::Model(error) => Failure::Model(error),
+        })
+    }
+
+    async fn tell_step(
+        &self,
+        prepared: &Prepared,
+        report: &Report,
+        speed: Speed,
+    ) -> Result<(), Failure> {
+        let plan = &prepared.training.plan;
+        let (epoch, _) = plan.position(report.done - 1);
+        let metrics = StepMetrics {
+            step: report.done,
+            total_steps: plan.total_steps(),
+            epoch: u32::try_from(epoch + 1).unwrap_or(u32::MAX),
+            loss: report.loss,
+            accuracy: report.accuracy,
+            learning_rate: report.learning_rate,
+            clips_per_second: speed.clips_per_second,
+            eta_micros: u64::try_from(speed.eta.as_micros()).unwrap_or(u64::MAX),
+            device_bytes: report.bytes,
+        };
+        let update = JobUpdate {
+            step: Some(report.done),
+            ..JobUpdate::default()
+        };
+        self.report(&[Event::Step(metrics)], update).await
+    }
+
+    /// A checkpoint that cannot be stored costs time after a crash, but no reason to stop.
+    async fn save_or_tell(
+        &self,
+        prepared: &Prepared,
+        saved: &mut Option<u64>,
+    ) -> Result<(), Failure> {
+        match self.save(prepared, saved).await {
+            Ok(()) => Ok(()),
+            Err(
+                failure @ (Failure::Store(_) | Failure::Metadata(metadata::Error::Unavailable(_))),
+            ) => {
+                tracing::warn!(job = %self.lease.job, error = &failure as &dyn std::error::Error, "a checkpoint is not stored");
+                self.tell(
+                    true,
+                    "a checkpoint could not be stored; training goes on".into(),
+                )
+                .await
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Stores the trainer's state of now, records it, and drops the checkpoint before.
+    async fn save(&self, prepared: &Prepared, saved: &mut Option<u64>) -> Result<(), Failure> {
+        let (trainer, origin) = (prepared.trainer.clone(), prepared.origin.clone());
+        let before = *saved;
+        let encode = move || {
+            let trainer = trainer.lock();
+            let step = trainer.position().step;
+            if before == Some(step) {
+                return Ok(None);
+            }
+            let bytes = checkpoint::encode(&trainer, &origin)?;
+            let sha256 = Digest(Sha256::digest(&bytes).into());
+            Ok::<_, checkpoint::Error>(Some((step, bytes, sha256)))
+        };
+        let Some((step, bytes, sha256)) = blocking(encode).await?? else {
+            return Ok(());
+        };
+        let parts = &self.context.parts;
+        let lease = &self.lease;
+        let key = layout::checkpoint(&lease.tenant, lease.job, lease.epoch, step);
+        parts.store.put(&key, Bytes::from(bytes)).await?;
+        let record = CheckpointRecord {
+            step,
+            key: key.to_string(),
+            sha256,
+        };
+        let replaced = parts.metadata.commit_checkpoint(lease, record).await?;
+        faults::point("checkpoint-written");
+        *saved = Some(step);
+        if let Some(old) = replaced.filter(|old| old.key != key.as_str()) {
+            self.context.drop_checkpoint(lease.job, &old).await;
+        }
+        Ok(())
+    }
+}

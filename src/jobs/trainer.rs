@@ -1,0 +1,345 @@
+//! The weights of a job and its optimiser, and the steps that move them: each a work of the device, block by block.
+//!
+//! Invariant: weights, moments and progress change together, in the last slice of a step and under one lock; a step that is dropped before has
+//! changed nothing.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::augment::Draws;
+use super::optimizer::{self, AdamW};
+use super::plan::Plan;
+use super::schedule;
+use crate::device::{Progress, Walk};
+use crate::faults;
+use crate::model::{
+    AdapterSet, Backbone, Dropout, Error, Features, Inference, Keep, Step, StepOutput, Tensors,
+    TrainableSet, TrainingStep,
+};
+use crate::spec::AdapterConfig;
+
+/// How far a job has come.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Position {
+    /// Steps done.
+    pub(super) step: u64,
+    /// Mean loss of each finished epoch.
+    pub(super) losses: Vec<f64>,
+    /// Sum of the losses of the clips of the epoch under way.
+    pub(super) loss_sum: f64,
+    /// Clips of the epoch under way.
+    pub(super) loss_clips: u64,
+    /// Time on the device.
+    pub(super) training: Duration,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Report {
+    /// Steps done with it.
+    pub(super) done: u64,
+    /// Mean loss of its clips.
+    pub(super) loss: f64,
+    /// Share of its clips that were right.
+    pub(super) accuracy: f64,
+    pub(super) learning_rate: f64,
+    pub(super) clips: u64,
+    /// Bytes that it held on the device, with the weights and the optimiser's state.
+    pub(super) bytes: u64,
+}
+
+/// Why a step changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StepError {
+    #[error("the loss is not finite")]
+    NotFinite,
+    #[error(transparent)]
+    Model(#[from] Error),
+}
+
+/// What a step's clips are.
+pub(super) enum Input {
+    /// Planes `[3, T, S, S]` of each.
+    Frames(Vec<Arc<[f32]>>),
+    /// Frozen features `[C]` of each, for a set without sites.
+    Features(Vec<Vec<f32>>),
+}
+
+/// Weights, optimiser and progress of one job.
+pub(super) struct Trainer {
+    backbone: Arc<Backbone>,
+    plan: Plan,
+    set: TrainableSet,
+    optimizer: AdamW,
+    bytes: u64,
+    position: Position,
+}
+
+/// A trainer that steps share with whoever saves it.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Trainer>>);
+
+impl Shared {
+    /// The trainer; waits for a slice that uses it.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Trainer> {
+        // A panic in a slice drops the job's work, and the job is taken again from its checkpoint: nobody reads a half-changed trainer.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Trainer {
+    /// Weights of the plan's seed, at step 0.
+    pub(super) fn fresh(
+        backbone: Arc<Backbone>,
+        adapter: AdapterConfig,
+        classes: usize,
+        plan: Plan,
+    ) -> Result<Self, Error> {
+        let weights = Draws::new(plan.seed).weights();
+        let set = AdapterSet::fresh(backbone.config(), adapter, classes, &weights)?;
+        Self::of(backbone, &set, plan)
+    }
+
+    /// Goes on where a checkpoint was taken.
+    pub(super) fn resumed(
+        backbone: Arc<Backbone>,
+        set: &AdapterSet,
+        plan: Plan,
+        (steps, moments): (u64, Tensors),
+        position: Position,
+    ) -> Result<Self, Error> {
+        let mut trainer = Self::of(backbone, set, plan)?;
+        trainer.optimizer.restore(steps, moments)?;
+        trainer.position = position;
+        Ok(trainer)
+    }
+
+    fn of(backbone: Arc<Backbone>, set: &AdapterSet, plan: Plan) -> Result<Self, Error> {
+        let trainable = TrainableSet::new(set, backbone.config())?;
+        let config = optimizer::Config {
+            weight_decay: plan.weight_decay,
+            clip_norm: plan.clip_norm,
+            ..optimizer::Config::default()
+        };
+        Ok(Self {
+            optimizer: AdamW::new(&trainable, config),
+            // The weights and two moments of each.
+            bytes: 3 * set.bytes(),
+            set: trainable,
+            backbone,
+            plan,
+            position: Position::default(),
+        })
+    }
+
+    pub(super) fn shared(self) -> Shared {
+        Shared(Arc::new(Mutex::new(self)))
+    }
+
+    pub(super) fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// Steps of the optimiser and its moments.
+    pub(super) fn moments(&self) -> (u64, Tensors) {
+        self.optimizer.state()
+    }
+
+    /// The weights of now.
+    pub(super) fn snapshot(&self) -> Result<AdapterSet, Error> {
+        self.set.snapshot()
+    }
+
+    fn begin(&self, input: Input, labels: &[u32], room: u64) -> Result<TrainingStep, Error> {
+        let dropout = (self.plan.dropout > 0.0).then(|| Dropout {
+            rate: self.plan.dropout,
+            stream: Draws::new(self.plan.seed).dropout(self.position.step),
+        });
+        let backbone = || Arc::clone(&self.backbone);
+        match input {
+            Input::Features(features) => {
+                TrainingStep::from_features(backbone(), &self.set, &features, labels, dropout)
+            }
+            Input::Frames(frames) => {
+                let kept = TrainingStep::new(
+                    backbone(),
+                    &self.set,
+                    frames.clone(),
+                    labels,
+                    dropout.clone(),
+                    Keep::All,
+                )?;
+                if kept.bytes() <= room {
+                    return Ok(kept);
+                }
+                drop(kept);
+                TrainingStep::new(
+                    backbone(),
+                    &self.set,
+                    frames,
+                    labels,
+                    dropout,
+                    Keep::Recompute,
+                )
+            }
+        }
+    }
+
+    fn update(&mut self, output: StepOutput, clips: u64, bytes: u64) -> Result<Report, StepError> {
+        if !output.loss.is_finite() {
+            return Err(StepError::NotFinite);
+        }
+        let plan = &self.plan;
+        let rate = schedule::learning_rate(
+            self.position.step,
+            plan.total_steps(),
+            plan.warmup_share,
+            plan.learning_rate,
+        );
+        self.optimizer.step(&self.set, &output.gradients, rate)?;
+        let position = &mut self.position;
+        position.step += 1;
+        position.loss_sum += output.loss * clips as f64;
+        position.loss_clips += clips;
+        if position.step % plan.steps_per_epoch() == 0 {
+            let mean = position.loss_sum / position.loss_clips.max(1) as f64;
+            position.losses.push(mean);
+            (position.loss_sum, position.loss_clips) = (0.0, 0);
+        }
+        Ok(Report {
+            done: position.step,
+            loss: output.loss,
+            accuracy: output.correct as f64 / clips.max(1) as f64,
+            learning_rate: rate,
+            clips,
+            bytes: bytes + self.bytes,
+        })
+    }
+}
+
+/// One step: forward, loss, backward, then the optimiser in the last slice.
+pub(super) struct StepWalk {
+    trainer: Shared,
+    step: Option<TrainingStep>,
+    clips: u64,
+    bytes: u64,
+    slices: u64,
+    time: Duration,
+    result: Option<Result<Report, StepError>>,
+}
+
+impl StepWalk {
+    /// Prepares the step that follows the trainer's position; `room` is what its backward may keep, in bytes.
+    pub(super) fn new(
+        trainer: Shared,
+        input: Input,
+        labels: &[u32],
+        room: u64,
+    ) -> Result<Self, Error> {
+        let step = trainer.lock().begin(input, labels, room)?;
+        Ok(Self {
+            bytes: step.bytes(),
+            step: Some(step),
+            trainer,
+            clips: labels.len() as u64,
+            slices: 0,
+            time: Duration::ZERO,
+            result: None,
+        })
+    }
+
+    fn slice(&mut self) -> Result<Option<Report>, StepError> {
+        let began = Instant::now();
+        self.slices += 1;
+        if self.slices == 2 {
+            faults::point("mid-step");
+        }
+        let Some(mut step) = self.step.take() else {
+            let what = "a slice after a step's end";
+            return Err(Error::Order { what }.into());
+        };
+        if step.advance()? == Step::More {
+            self.step = Some(step);
+            self.time += began.elapsed();
+            return Ok(None);
+        }
+        let output = step.finish()?;
+        let mut trainer = self.trainer.lock();
+        let report = trainer.update(output, self.clips, self.bytes)?;
+        trainer.position.training += self.time + began.elapsed();
+        Ok(Some(report))
+    }
+}
+
+impl Walk for StepWalk {
+    type Output = Result<Report, StepError>;
+
+    fn advance(&mut self) -> Progress {
+        match self.slice().transpose() {
+            None => Progress::More,
+            Some(result) => {
+                self.result = Some(result);
+                Progress::Done
+            }
+        }
+    }
+
+    fn finish(self) -> Self::Output {
+        let what = "a step's result";
+        self.result.unwrap_or(Err(Error::Order { what }.into()))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// A forward whose outcome is one row of numbers per clip.
+pub(super) enum Forward {
+    /// Logits.
+    Logits(Box<Inference>),
+    /// Frozen features.
+    Features(Box<Features>),
+}
+
+/// Runs a [`Forward`] on the device.
+pub(super) struct ForwardWalk {
+    forward: Forward,
+    failed: Option<Error>,
+}
+
+impl ForwardWalk {
+    pub(super) fn new(forward: Forward) -> Self {
+        Self {
+            forward,
+            failed: None,
+        }
+    }
+}
+
+impl Walk for ForwardWalk {
+    type Output = Result<Vec<Vec<f32>>, Error>;
+
+    fn advance(&mut self) -> Progress {
+        let step = match &mut self.forward {
+            Forward::Logits(inference) => inference.advance(),
+            Forward::Features(features) => features.advance(),
+        };
+        match step {
+            Ok(Step::More) => Progress::More,
+            Ok(Step::Done) => Progress::Done,
+            Err(error) => {
+                self.failed = Some(error);
+                Progress::Done
+            }
+        }
+    }
+
+    fn finish(self) -> Self::Output {
+        match (self.failed, self.forward) {
+            (Some(error), _) => Err(error),
+            (None, Forward::Logits(inference)) => inference.into_logits(),
+            (None, Forward::Features(features)) => features.into_features(),
+        }
+    }
+}
