@@ -1,4 +1,4 @@
-//! Compiles the public API's proto files; protox does it without an installed `protoc`.
+//! Compiles the public API's proto files (protox does it without an installed `protoc`) and finds out which FFmpeg there is.
 
 use std::path::PathBuf;
 
@@ -9,6 +9,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect::<Result<_, _>>()?;
     files.sort();
     println!("cargo:rerun-if-changed=proto");
+
+    // The display matrix moved in FFmpeg 6.1; ffmpeg-sys-the-third says which version it was built against.
+    println!("cargo:rustc-check-cfg=cfg(ffmpeg_6_1)");
+    if std::env::var_os("DEP_FFMPEG_FFMPEG_6_1").is_some() {
+        println!("cargo:rustc-cfg=ffmpeg_6_1");
+    }
 
     let descriptors = protox::compile(&files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

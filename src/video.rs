@@ -5,6 +5,7 @@
 mod answer;
 mod decode;
 pub mod encode;
+mod probe;
 mod reject;
 mod request;
 pub mod sampling;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::worker::{Answer, Pixels, Pool, Work};
 use crate::ids::TenantId;
 
 pub use answer::{
@@ -154,7 +156,8 @@ impl Layer {
 /// Decodes videos in worker processes. Clones share the workers; the processes end with the last clone.
 #[derive(Clone)]
 pub struct Decoder {
-    pool: Arc<worker::Pool>,
+    pool: Arc<Pool>,
+    limits: Limits,
 }
 
 impl Decoder {
@@ -162,21 +165,23 @@ impl Decoder {
     ///
     /// # Errors
     /// When the program cannot be run or does not answer.
-    pub async fn start(_config: Config) -> Result<Self, Error> {
-        todo!()
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let limits = config.limits;
+        let pool = tokio::task::spawn_blocking(move || Pool::start(config))
+            .await
+            .map_err(|_| Error::Stopped)??;
+        Ok(Self {
+            pool: Arc::new(pool),
+            limits,
+        })
     }
 
     /// Reads what a video is. Decodes it once, so that a video with a probe is one that can be decoded.
     ///
     /// # Errors
     /// [`Error::Rejected`] when the video is refused; the others when this server cannot decode now.
-    pub async fn probe(
-        &self,
-        _tenant: &TenantId,
-        _lane: Lane,
-        _input: Input,
-    ) -> Result<Probe, Error> {
-        todo!()
+    pub async fn probe(&self, tenant: &TenantId, lane: Lane, input: Input) -> Result<Probe, Error> {
+        Ok(self.decode((tenant, lane), input, Work::Probe).await?.probe)
     }
 
     /// Takes a clip's frames from a video and makes normalised planes of them. Dropping the future gives the work up.
@@ -185,12 +190,23 @@ impl Decoder {
     /// [`Error::Rejected`] when the video is refused; [`Error::IndexOutOfRange`] for explicit indices that the video lacks.
     pub async fn clip(
         &self,
-        _tenant: &TenantId,
-        _lane: Lane,
-        _input: Input,
-        _spec: ClipSpec,
+        tenant: &TenantId,
+        lane: Lane,
+        input: Input,
+        spec: ClipSpec,
     ) -> Result<Clip, Error> {
-        todo!()
+        spec.validate()?;
+        let frames = usize::from(spec.frames.get());
+        let answer = self.decode((tenant, lane), input, Work::Clip(spec)).await?;
+        let Pixels::Planes(planes) = answer.pixels else {
+            return Err(Error::Interrupted);
+        };
+        Ok(Clip {
+            planes,
+            indices: answer.indices.chunks(frames).map(<[u32]>::to_vec).collect(),
+            pts: answer.pts.chunks(frames).map(<[i64]>::to_vec).collect(),
+            probe: answer.probe,
+        })
     }
 
     /// Takes whole pictures from a video, RGB at their own size.
@@ -199,16 +215,52 @@ impl Decoder {
     /// As [`Decoder::clip`], and [`Error::PicturesTooLarge`].
     pub async fn pictures(
         &self,
-        _tenant: &TenantId,
-        _lane: Lane,
-        _input: Input,
-        _spec: PictureSpec,
+        tenant: &TenantId,
+        lane: Lane,
+        input: Input,
+        spec: PictureSpec,
     ) -> Result<Pictures, Error> {
-        todo!()
+        spec.validate()?;
+        let work = Work::Pictures(spec);
+        let answer = self.decode((tenant, lane), input, work).await?;
+        let Pixels::Pictures(pictures) = answer.pixels else {
+            return Err(Error::Interrupted);
+        };
+        Ok(Pictures {
+            pictures,
+            indices: answer.indices,
+            pts: answer.pts,
+            probe: answer.probe,
+        })
+    }
+
+    async fn decode(
+        &self,
+        caller: (&TenantId, Lane),
+        input: Input,
+        work: Work,
+    ) -> Result<Answer, Error> {
+        let bytes = match &input {
+            Input::Bytes(bytes) => bytes.len() as u64,
+            Input::File(file) => file.metadata().map_or(0, |metadata| metadata.len()),
+        };
+        // No process is needed to know this.
+        if bytes == 0 {
+            return Err(Reject::Empty.into());
+        }
+        if bytes > self.limits.bytes {
+            return Err(Reject::TooLarge.into());
+        }
+        self.pool.decode(caller, input, work).await
     }
 
     /// The layers of confinement that hold in every worker.
     pub fn isolation(&self) -> &[Layer] {
-        todo!()
+        self.pool.layers()
+    }
+
+    /// The processes now: the zygote, while there is one, and the workers that hold a tenant's turn.
+    pub fn processes(&self) -> (Option<u32>, Vec<worker::Running>) {
+        self.pool.processes()
     }
 }

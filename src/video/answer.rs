@@ -23,11 +23,6 @@ macro_rules! names {
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
-
-            /// The value of a code on the wire.
-            pub(super) fn from_code(code: u8) -> Option<Self> {
-                match code { $($code => Some(Self::$name),)* _ => None }
-            }
         }
 
         impl fmt::Display for $type {
@@ -37,6 +32,19 @@ macro_rules! names {
         }
     };
 }
+
+macro_rules! from_code {
+    ($($type:ident),*) => {
+        $(impl $type {
+            /// The value of a code on the wire.
+            pub(super) fn from_code(code: u8) -> Option<Self> {
+                Self::ALL.iter().copied().find(|&value| value as u8 == code)
+            }
+        })*
+    };
+}
+
+from_code!(Container, Codec, Rotation);
 
 names! {
     /// A container format, known by content.

@@ -139,7 +139,7 @@ impl Encoder {
     /// When the size or rate cannot be encoded (MP4 wants even sides) or FFmpeg has no such encoder.
     pub fn new(format: Format, width: u32, height: u32, rate: u32) -> Result<Self, Error> {
         silence();
-        let odd = format == Format::Mp4 && (width % 2 != 0 || height % 2 != 0);
+        let odd = format == Format::Mp4 && (!width.is_multiple_of(2) || !height.is_multiple_of(2));
         if odd
             || !(2..=8192).contains(&width)
             || !(2..=8192).contains(&height)

@@ -11,6 +11,11 @@ pub const MAX_SELECTED: usize = 640;
 /// Spatial views of one request.
 pub const MAX_VIEWS: usize = 16;
 
+/// Values of one answer: the worker's planes share its address space with the codec.
+const MAX_VALUES: usize = 64 << 20;
+/// Room for pictures, for the same reason.
+const MAX_PICTURE_BYTES: u32 = 256 << 20;
+
 /// Who waits for the answer: interactive requests go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lane {
@@ -129,6 +134,16 @@ impl ClipSpec {
         self.views.count() * usize::from(self.temporal_views.get())
     }
 
+    /// Values of one view: 3 × T × S × S.
+    pub fn values_per_view(&self) -> usize {
+        3 * usize::from(self.frames.get()) * usize::from(self.size) * usize::from(self.size)
+    }
+
+    /// Values of all views.
+    pub(super) fn values(&self) -> usize {
+        self.view_count() * self.values_per_view()
+    }
+
     /// Checks that the request is in range.
     ///
     /// # Errors
@@ -152,6 +167,15 @@ impl ClipSpec {
             return Err(invalid(
                 "spatial_size",
                 format!("expected 8 to 1024, got {}", self.size),
+            ));
+        }
+        if self.values() > MAX_VALUES {
+            return Err(invalid(
+                "views",
+                format!(
+                    "expected at most {MAX_VALUES} values, got {}",
+                    self.values()
+                ),
             ));
         }
         let Normalization { mean, std } = self.normalization;
@@ -188,6 +212,12 @@ impl PictureSpec {
     /// # Errors
     /// [`Error::InvalidRequest`] names the first field that is not.
     pub fn validate(&self) -> Result<(), Error> {
+        if !(1..=MAX_PICTURE_BYTES).contains(&self.bytes) {
+            return Err(invalid(
+                "bytes",
+                format!("expected 1 to {MAX_PICTURE_BYTES}, got {}", self.bytes),
+            ));
+        }
         check_selection(&self.sampling, self.frames, NonZeroU8::MIN)
     }
 }

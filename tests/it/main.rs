@@ -7,7 +7,9 @@
     missing_docs
 )]
 mod allocation;
+mod decoding;
 mod golden_backbones;
+mod golden_preproc;
 mod hostile_checkpoints;
 mod inspect;
 mod shared;

@@ -97,14 +97,6 @@ impl Packet {
     }
 }
 
-impl Frame {
-    /// Drops the picture.
-    pub(in crate::video) fn clear(&mut self) {
-        // SAFETY: the frame is alive.
-        unsafe { ff::av_frame_unref(self.as_ptr()) }
-    }
-}
-
 /// Options by name.
 pub(in crate::video) struct Options(*mut ff::AVDictionary);
 

@@ -1,0 +1,144 @@
+//! The codec: packets in, pictures out, one thread.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int};
+use std::ptr::{self, NonNull};
+
+use ffmpeg_sys_the_third as ff;
+
+use super::io::Demuxer;
+use super::owned::{Code, Context, Frame, Packet, check};
+use crate::video::answer::{Codec, Ratio};
+use crate::video::reject::Reject;
+
+/// Time stamp and flags of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::video) struct Header {
+    /// FFmpeg's "no value" when it has none.
+    pub(in crate::video) pts: i64,
+    /// Whether its picture is decoded but not shown: that is how edit lists arrive.
+    pub(in crate::video) is_discarded: bool,
+    /// Which stream.
+    pub(in crate::video) stream: usize,
+}
+
+impl Packet {
+    /// Time stamp and flags.
+    pub(in crate::video) fn header(&self) -> Header {
+        // SAFETY: the packet is alive.
+        unsafe {
+            let packet = &*self.as_ptr();
+            Header {
+                pts: packet.pts,
+                is_discarded: packet.flags & ff::AV_PKT_FLAG_DISCARD as c_int != 0,
+                stream: usize::try_from(packet.stream_index).unwrap_or(usize::MAX),
+            }
+        }
+    }
+}
+
+impl Frame {
+    /// Time stamp; FFmpeg's "no value" when it has none.
+    pub(in crate::video) fn pts(&self) -> i64 {
+        // SAFETY: the frame is alive.
+        unsafe { (*self.as_ptr()).pts }
+    }
+
+    /// Whether the codec says that the picture is damaged.
+    pub(in crate::video) fn is_damaged(&self) -> bool {
+        // SAFETY: the frame is alive.
+        unsafe {
+            let frame = &*self.as_ptr();
+            frame.decode_error_flags != 0 || frame.flags & ff::AV_FRAME_FLAG_CORRUPT as c_int != 0
+        }
+    }
+
+    /// Width and height in pixels.
+    pub(in crate::video) fn size(&self) -> (u32, u32) {
+        // SAFETY: the frame is alive.
+        let (width, height) = unsafe { ((*self.as_ptr()).width, (*self.as_ptr()).height) };
+        (
+            u32::try_from(width).unwrap_or(0),
+            u32::try_from(height).unwrap_or(0),
+        )
+    }
+}
+
+/// An open decoder.
+pub(in crate::video) struct Decoder {
+    context: Context,
+    /// Which.
+    pub(in crate::video) codec: Codec,
+}
+
+impl Decoder {
+    /// Opens the decoder of a stream.
+    pub(in crate::video) fn open(
+        demuxer: &Demuxer<'_>,
+        stream: usize,
+        (time_base, pixels): (Ratio, u32),
+    ) -> Result<Self, Reject> {
+        let parameters = demuxer.parameters(stream);
+        // SAFETY: the parameters live as long as the demuxer; the result is a static description or null.
+        let description = unsafe { ff::avcodec_find_decoder((*parameters).codec_id) };
+        let description = NonNull::new(description.cast_mut()).ok_or(Reject::CodecNotAllowed)?;
+        // SAFETY: names of descriptions end with a zero.
+        let name = unsafe { CStr::from_ptr((*description.as_ptr()).name) };
+        let codec = Codec::ALL
+            .iter()
+            .copied()
+            .find(|codec| name.to_bytes() == codec.name().as_bytes())
+            .ok_or(Reject::CodecNotAllowed)?;
+        let context = Context::new(description).map_err(|_| Reject::Memory)?;
+        // SAFETY: context, parameters and description are alive and belong together; nothing else uses the context.
+        unsafe {
+            let pointer = context.as_ptr();
+            check(ff::avcodec_parameters_to_context(pointer, parameters)).map_err(refused)?;
+            (*pointer).pkt_timebase = ff::AVRational {
+                num: time_base.numerator,
+                den: time_base.denominator,
+            };
+            (*pointer).thread_count = 1;
+            (*pointer).max_pixels = i64::from(pixels);
+            check(ff::avcodec_open2(
+                pointer,
+                description.as_ptr(),
+                ptr::null_mut(),
+            ))
+            .map_err(refused)?;
+        }
+        Ok(Self { context, codec })
+    }
+
+    /// Sends a packet, or the end.
+    pub(in crate::video) fn send(&mut self, packet: Option<&Packet>) -> Result<(), Code> {
+        let packet = packet.map_or(ptr::null(), |packet| packet.as_ptr().cast_const());
+        // SAFETY: the context is open; the packet is alive or null.
+        check(unsafe { ff::avcodec_send_packet(self.context.as_ptr(), packet) }).map(drop)
+    }
+
+    /// Receives a picture; `false` when there is none now.
+    pub(in crate::video) fn receive(&mut self, frame: &mut Frame) -> Result<bool, Code> {
+        // SAFETY: the context is open and the frame alive; FFmpeg drops what the frame held.
+        match check(unsafe { ff::avcodec_receive_frame(self.context.as_ptr(), frame.as_ptr()) }) {
+            Ok(_) => Ok(true),
+            Err(Code::AGAIN | Code::END) => Ok(false),
+            Err(code) => Err(code),
+        }
+    }
+
+    /// Forgets everything, to begin anew.
+    pub(in crate::video) fn flush(&mut self) {
+        // SAFETY: the context is open.
+        unsafe { ff::avcodec_flush_buffers(self.context.as_ptr()) }
+    }
+}
+
+fn refused(code: Code) -> Reject {
+    if code == Code::NO_MEMORY {
+        Reject::Memory
+    } else {
+        Reject::Undecodable
+    }
+}

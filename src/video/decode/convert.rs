@@ -1,0 +1,200 @@
+//! Colour and rotation: a decoded picture becomes RGB triples, as PyAV's `to_rgb` makes them.
+//!
+//! BT.601 with limited range whatever the tags say (full range only for `yuvj*` formats), and no scaler flag but bilinear: other flags move the mean by
+//! one to three levels.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::ptr;
+
+use ffmpeg_sys_the_third as ff;
+
+use super::owned::{Frame, Scaler};
+use crate::video::answer::Rotation;
+use crate::video::reject::Reject;
+use crate::video::transform::Rgb;
+
+/// swscale drops the last columns of a row that ends before a multiple of so many pixels.
+const ROW_PIXELS: usize = 64;
+
+/// Converts pictures of one video.
+pub(in crate::video) struct Converter {
+    scaler: Option<(Key, Scaler)>,
+    rows: Vec<u8>,
+    turned: Vec<u8>,
+    rotation: Rotation,
+}
+
+/// What a scaler is made for: width, height, format.
+type Key = (c_int, c_int, c_int);
+
+fn is_full_range(format: ff::AVPixelFormat) -> bool {
+    [
+        ff::AVPixelFormat::YUVJ420P,
+        ff::AVPixelFormat::YUVJ422P,
+        ff::AVPixelFormat::YUVJ444P,
+        ff::AVPixelFormat::YUVJ440P,
+        ff::AVPixelFormat::YUVJ411P,
+    ]
+    .contains(&format)
+}
+
+/// Makes room for `size` bytes without aborting when there is none.
+fn reserve(buffer: &mut Vec<u8>, size: usize) -> Result<(), Reject> {
+    if buffer.len() < size {
+        buffer
+            .try_reserve_exact(size - buffer.len())
+            .map_err(|_| Reject::Memory)?;
+        buffer.resize(size, 0);
+    }
+    Ok(())
+}
+
+impl Converter {
+    /// Pictures are turned by this.
+    pub(in crate::video) fn new(rotation: Rotation) -> Self {
+        Self {
+            scaler: None,
+            rows: Vec::new(),
+            turned: Vec::new(),
+            rotation,
+        }
+    }
+
+    /// Converts a picture; the result is valid until the next call.
+    pub(in crate::video) fn rgb(&mut self, frame: &Frame) -> Result<Rgb<'_>, Reject> {
+        // SAFETY: the frame is alive.
+        let key = unsafe {
+            let frame = &*frame.as_ptr();
+            (frame.width, frame.height, frame.format)
+        };
+        let (width, height) = frame.size();
+        let (width, height) = (width as usize, height as usize);
+        if width == 0 || height == 0 {
+            return Err(Reject::Undecodable);
+        }
+        let stride = width.next_multiple_of(ROW_PIXELS) * 3;
+        // A little more than the rows, since vector code may write past their end.
+        reserve(&mut self.rows, stride * height + ROW_PIXELS)?;
+        let rows = &mut self.rows;
+        let scaler = match &mut self.scaler {
+            Some((own, scaler)) if *own == key => scaler,
+            slot => &slot.insert((key, scaler(key)?)).1,
+        };
+        let targets = [
+            rows.as_mut_ptr(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+        ];
+        let strides = [stride as c_int, 0, 0, 0];
+        // SAFETY: the scaler was made for the frame's size and format; the target has `height` rows of `stride` bytes.
+        let written = unsafe {
+            ff::sws_scale(
+                scaler.as_ptr(),
+                (*frame.as_ptr()).data.as_ptr().cast(),
+                (*frame.as_ptr()).linesize.as_ptr(),
+                0,
+                key.1,
+                targets.as_ptr(),
+                strides.as_ptr(),
+            )
+        };
+        if written < 0 {
+            return Err(Reject::Undecodable);
+        }
+        let stored = Rgb {
+            bytes: &self.rows,
+            stride,
+            width,
+            height,
+        };
+        turn(stored, self.rotation, &mut self.turned)
+    }
+}
+
+fn scaler(key: Key) -> Result<Scaler, Reject> {
+    let (width, height, format) = key;
+    let format = ff::AVPixelFormat(format as _);
+    let scaler = Scaler::new((width, height), format, ff::AVPixelFormat::RGB24)
+        .ok_or(Reject::Undecodable)?;
+    // SAFETY: the scaler is alive; the coefficients are static tables.
+    unsafe {
+        let table = ff::sws_getCoefficients(ff::SWS_CS_DEFAULT as c_int);
+        ff::sws_setColorspaceDetails(
+            scaler.as_ptr(),
+            table,
+            c_int::from(is_full_range(format)),
+            table,
+            1,
+            0,
+            1 << 16,
+            1 << 16,
+        );
+    }
+    Ok(scaler)
+}
+
+/// Turns a picture clockwise; one that needs no turn stays where it is.
+fn turn<'a>(
+    stored: Rgb<'a>,
+    rotation: Rotation,
+    turned: &'a mut Vec<u8>,
+) -> Result<Rgb<'a>, Reject> {
+    if rotation == Rotation::None {
+        return Ok(stored);
+    }
+    let (width, height) = if rotation.is_sideways() {
+        (stored.height, stored.width)
+    } else {
+        (stored.width, stored.height)
+    };
+    reserve(turned, width * height * 3)?;
+    for (y, row) in turned.chunks_exact_mut(width * 3).take(height).enumerate() {
+        for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
+            let (from_x, from_y) = match rotation {
+                Rotation::None => (x, y),
+                Rotation::Quarter => (y, stored.height - 1 - x),
+                Rotation::Half => (stored.width - 1 - x, stored.height - 1 - y),
+                Rotation::ThreeQuarters => (stored.width - 1 - y, x),
+            };
+            let start = from_y * stored.stride + from_x * 3;
+            pixel.copy_from_slice(&stored.bytes[start..start + 3]);
+        }
+    }
+    Ok(Rgb {
+        bytes: turned,
+        stride: width * 3,
+        width,
+        height,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_clockwise() {
+        // 2 wide, 3 high: a b / c d / e f.
+        let bytes: Vec<u8> = b"abcdef".iter().flat_map(|&letter| [letter; 3]).collect();
+        let stored = Rgb {
+            bytes: &bytes,
+            stride: 6,
+            width: 2,
+            height: 3,
+        };
+        for (rotation, expected, width) in [
+            (Rotation::None, b"abcdef", 2),
+            (Rotation::Quarter, b"ecafdb", 3),
+            (Rotation::Half, b"fedcba", 2),
+            (Rotation::ThreeQuarters, b"bdface", 3),
+        ] {
+            let mut scratch = Vec::new();
+            let turned = turn(stored, rotation, &mut scratch).unwrap();
+            let letters: Vec<u8> = turned.bytes.chunks(3).map(|pixel| pixel[0]).collect();
+            assert_eq!((&letters[..], turned.width), (&expected[..], width));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Where wanted frames go: into a clip's planes, into pictures, or nowhere.
+//!
+//! Invariant: what is held depends on the request alone, never on the length of the video.
+
+use std::collections::BTreeMap;
+
+use super::Refusal;
+use super::convert::Converter;
+use super::owned::Frame;
+use crate::video::answer::{Picture, Rotation};
+use crate::video::reject::Reject;
+use crate::video::request::ClipSpec;
+use crate::video::transform::{Planes, View, plan};
+
+/// Takes wanted frames; one that comes again replaces the earlier.
+pub(super) trait Sink {
+    /// Forgets what came: another pass begins.
+    fn begin(&mut self) {}
+
+    /// Takes a frame for these places of the selection.
+    fn put(&mut self, frame: &Frame, slots: &[usize]) -> Result<(), Refusal>;
+
+    /// Writes out what is held, given the time stamp of each place; returns width and height of each, if it has its own.
+    fn finish(&mut self, _pts: &[i64]) -> Result<Vec<(u32, u32)>, Refusal> {
+        Ok(Vec::new())
+    }
+}
+
+/// Wants nothing.
+pub(super) struct Nothing;
+
+impl Sink for Nothing {
+    fn put(&mut self, _frame: &Frame, _slots: &[usize]) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+/// Makes planes, f32 [views, 3, T, S, S], spatial-major.
+pub(super) struct ClipSink<'a> {
+    spec: &'a ClipSpec,
+    planes: &'a mut [f32],
+    converter: Converter,
+    /// How views are made of pictures of this size.
+    views: Option<((usize, usize), Vec<View>)>,
+    row: Vec<f32>,
+}
+
+impl<'a> ClipSink<'a> {
+    /// `planes` holds exactly the views of `spec`.
+    pub(super) fn new(spec: &'a ClipSpec, planes: &'a mut [f32], rotation: Rotation) -> Self {
+        Self {
+            spec,
+            planes,
+            converter: Converter::new(rotation),
+            views: None,
+            row: Vec::new(),
+        }
+    }
+}
+
+impl Sink for ClipSink<'_> {
+    fn put(&mut self, frame: &Frame, slots: &[usize]) -> Result<(), Refusal> {
+        let picture = self.converter.rgb(frame)?;
+        let size = (picture.width, picture.height);
+        let side = usize::from(self.spec.size);
+        let views = match &mut self.views {
+            Some((own, views)) if *own == size => views,
+            slot => &mut slot.insert((size, plan(&self.spec.views, size, side))).1,
+        };
+        let frames = usize::from(self.spec.frames.get());
+        let temporal_views = usize::from(self.spec.temporal_views.get());
+        let plane = side * side;
+        // Start of a view and place of the frame in it.
+        let place = |spatial: usize, slot: usize| {
+            let view = spatial * temporal_views + slot / frames;
+            (view * 3 * frames * plane, slot % frames)
+        };
+        let Some((&first, rest)) = slots.split_first() else {
+            return Ok(());
+        };
+        for (spatial, view) in views.iter().enumerate() {
+            let (start, frame) = place(spatial, first);
+            let planes = Planes {
+                values: &mut self.planes[start..start + 3 * frames * plane],
+                frames,
+                frame,
+            };
+            view.write(picture, &self.spec.normalization, planes, &mut self.row);
+            for &slot in rest {
+                let (to, to_frame) = place(spatial, slot);
+                for channel in 0..3 {
+                    let from = start + (channel * frames + frame) * plane;
+                    let to = to + (channel * frames + to_frame) * plane;
+                    self.planes.copy_within(from..from + plane, to);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps whole pictures and writes them one after the other.
+pub(super) struct PictureSink<'a> {
+    room: &'a mut [u8],
+    converter: Converter,
+    held: BTreeMap<i64, Picture>,
+    held_bytes: usize,
+}
+
+impl<'a> PictureSink<'a> {
+    /// Pictures go to `room`.
+    pub(super) fn new(room: &'a mut [u8], rotation: Rotation) -> Self {
+        Self {
+            room,
+            converter: Converter::new(rotation),
+            held: BTreeMap::new(),
+            held_bytes: 0,
+        }
+    }
+}
+
+impl Sink for PictureSink<'_> {
+    fn begin(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+
+    fn put(&mut self, frame: &Frame, _slots: &[usize]) -> Result<(), Refusal> {
+        let picture = self.converter.rgb(frame)?;
+        let row = picture.width * 3;
+        let bytes = row * picture.height;
+        if self.held_bytes + bytes > self.room.len() {
+            return Err(Refusal::PicturesTooLarge);
+        }
+        let mut rgb = Vec::new();
+        rgb.try_reserve_exact(bytes).map_err(|_| Reject::Memory)?;
+        for line in picture.bytes.chunks(picture.stride).take(picture.height) {
+            rgb.extend_from_slice(&line[..row]);
+        }
+        let picture = Picture {
+            // Frame sizes are positive `c_int`s.
+            width: picture.width as u32,
+            height: picture.height as u32,
+            rgb,
+        };
+        self.held_bytes += bytes;
+        if let Some(earlier) = self.held.insert(frame.pts(), picture) {
+            self.held_bytes -= earlier.rgb.len();
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, pts: &[i64]) -> Result<Vec<(u32, u32)>, Refusal> {
+        let mut sizes = Vec::with_capacity(pts.len());
+        let mut at = 0;
+        for pts in pts {
+            let picture = self.held.get(pts).ok_or(Reject::Undecodable)?;
+            let target = self
+                .room
+                .get_mut(at..at + picture.rgb.len())
+                .ok_or(Refusal::PicturesTooLarge)?;
+            target.copy_from_slice(&picture.rgb);
+            at += picture.rgb.len();
+            sizes.push((picture.width, picture.height));
+        }
+        Ok(sizes)
+    }
+}

@@ -1,0 +1,306 @@
+//! The server's side of the zygote: starts it, starts it again when it dies, has workers forked and learns how they ended.
+//!
+//! Invariant: a worker's owner always learns that it ended, at the latest when the zygote is gone.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command as Program, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::ids::TenantId;
+use crate::video::{Config, Error, Layer};
+
+use super::memory::{receive, send, sockets, wait_readable};
+use super::sandbox;
+use super::wire::{Command, LONGEST, Report, decode_ready};
+
+/// A fork takes milliseconds, loading the libraries a fraction of a second; a machine that swaps may need longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A worker whose socket closed is dead, and the zygote says so at once.
+const BURIAL: Duration = Duration::from_secs(5);
+/// Processor time after which a worker is replaced.
+pub(super) const WORKER_LIFE: Duration = Duration::from_secs(20);
+
+/// What is known of a worker.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Asked,
+    Runs(u32),
+    NotForked,
+    Ended(i32),
+}
+
+/// What the zygote has said.
+struct Board {
+    is_alive: bool,
+    workers: HashMap<u64, State>,
+}
+
+struct Shared {
+    board: Mutex<Board>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        // A thread that panicked cannot have left the board half written: every change is one assignment.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a worker's state is one that `pick` takes; `None` when the zygote is gone or time is over.
+    fn wait<T>(&self, id: u64, time: Duration, pick: impl Fn(State) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + time;
+        let mut board = self.board();
+        loop {
+            if let Some(found) = board.workers.get(&id).copied().and_then(&pick) {
+                return Some(found);
+            }
+            let rest = end.saturating_duration_since(Instant::now());
+            if !board.is_alive || rest.is_zero() {
+                return None;
+            }
+            board = self
+                .changed
+                .wait_timeout(board, rest)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+/// A running zygote. Its process ends when the socket closes.
+struct Zygote {
+    pid: u32,
+    control: OwnedFd,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        // The reading thread holds a copy of the socket, so that closing ours would not end the connection.
+        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Starts zygotes and workers.
+pub(super) struct Nursery {
+    config: Config,
+    zygote: Mutex<Option<Arc<Zygote>>>,
+    next: AtomicU64,
+}
+
+/// A worker, from its fork to its death: dropping it kills it.
+pub(super) struct Worker {
+    pub(super) pid: u32,
+    pub(super) socket: OwnedFd,
+    pub(super) layers: Vec<Layer>,
+    /// Whom it decodes for, from its first request on.
+    pub(super) tenant: Option<TenantId>,
+    /// Requests that it has served.
+    pub(super) served: u32,
+    /// Time that it has spent on them.
+    pub(super) busy: Duration,
+    /// The memory that it writes to, and its size.
+    pub(super) output: Option<(OwnedFd, u64)>,
+    id: u64,
+    zygote: Arc<Zygote>,
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With this wait status.
+    Status(i32),
+    /// Its zygote is gone, and it with it.
+    WithZygote,
+}
+
+impl Worker {
+    /// How it ended; its socket has closed.
+    pub(super) fn end(&self) -> End {
+        let ended = |state| match state {
+            State::Ended(status) => Some(End::Status(status)),
+            State::Asked | State::Runs(_) | State::NotForked => None,
+        };
+        (self.zygote.shared)
+            .wait(self.id, BURIAL, ended)
+            .unwrap_or(End::WithZygote)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = send(
+            &self.zygote.control,
+            &Command::Kill { id: self.id }.encode(),
+            &[],
+        );
+        self.zygote.shared.board().workers.remove(&self.id);
+    }
+}
+
+fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::System {
+        action,
+        source: Arc::new(source),
+    }
+}
+
+impl Nursery {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            zygote: Mutex::new(None),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    /// The zygote's process, while there is one.
+    pub(super) fn zygote_pid(&self) -> Option<u32> {
+        let zygote = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
+        zygote
+            .as_ref()
+            .filter(|zygote| zygote.shared.board().is_alive)
+            .map(|zygote| zygote.pid)
+    }
+
+    /// Has a worker forked; starts the zygote if there is none.
+    pub(super) fn fork(&self) -> Result<Worker, Error> {
+        // A zygote that dies just now is no reason to give up; one that dies twice is.
+        for _ in 0..2 {
+            if let Some(worker) = self.fork_from(self.zygote()?)? {
+                return Ok(worker);
+            }
+        }
+        Err(Error::Interrupted)
+    }
+
+    fn zygote(&self) -> Result<Arc<Zygote>, Error> {
+        let mut slot = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(zygote) = &*slot
+            && zygote.shared.board().is_alive
+        {
+            return Ok(Arc::clone(zygote));
+        }
+        let zygote = Arc::new(self.spawn()?);
+        *slot = Some(Arc::clone(&zygote));
+        Ok(zygote)
+    }
+
+    fn spawn(&self) -> Result<Zygote, Error> {
+        let (control, theirs) = sockets().map_err(system("connect a decoding process"))?;
+        let child = Program::new(&self.config.program)
+            .args(&self.config.arguments)
+            .env_clear()
+            .current_dir("/")
+            // A terminal's interrupt ends the server's way, not the decoder's under its feet.
+            .process_group(0)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|source| Error::Spawn {
+                program: self.config.program.clone(),
+                source: Arc::new(source),
+            })?;
+        let shared = Arc::new(Shared {
+            board: Mutex::new(Board {
+                is_alive: true,
+                workers: HashMap::new(),
+            }),
+            changed: Condvar::new(),
+        });
+        let zygote = Zygote {
+            pid: child.id(),
+            control,
+            shared: Arc::clone(&shared),
+        };
+        let reports = (zygote.control.try_clone()).map_err(system("connect a decoding process"))?;
+        std::thread::Builder::new()
+            .name("video-zygote".to_owned())
+            .spawn(move || listen(&reports, &shared, child))
+            .map_err(system("start a thread"))?;
+        Ok(zygote)
+    }
+
+    /// `None` when the zygote is gone.
+    fn fork_from(&self, zygote: Arc<Zygote>) -> Result<Option<Worker>, Error> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (socket, theirs) = sockets().map_err(system("connect a decoding process"))?;
+        zygote.shared.board().workers.insert(id, State::Asked);
+        let mut worker = Worker {
+            pid: 0,
+            socket,
+            layers: Vec::new(),
+            tenant: None,
+            served: 0,
+            busy: Duration::ZERO,
+            output: None,
+            id,
+            zygote,
+        };
+        let command = Command::Fork {
+            id,
+            memory: self.config.limits.memory,
+            cpu: (WORKER_LIFE + self.config.limits.cpu).as_secs(),
+        };
+        if send(&worker.zygote.control, &command.encode(), &[theirs.as_fd()]).is_err() {
+            return Ok(None);
+        }
+        drop(theirs);
+        let forked = |state| match state {
+            State::Asked => None,
+            State::Runs(pid) => Some(Some(pid)),
+            State::NotForked | State::Ended(_) => Some(None),
+        };
+        let Some(pid) = worker.zygote.shared.wait(id, PATIENCE, forked) else {
+            return Ok(None);
+        };
+        let ready = pid.and_then(|pid| Some((pid, first_message(&worker.socket, id)?)));
+        let Some((pid, layers)) = ready else {
+            return Err(system("confine a decoding process")(
+                io::ErrorKind::PermissionDenied.into(),
+            ));
+        };
+        worker.pid = pid;
+        worker.layers = layers;
+        Ok(Some(worker))
+    }
+}
+
+/// Waits until a worker is confined.
+fn first_message(socket: &OwnedFd, id: u64) -> Option<Vec<Layer>> {
+    let mut buffer = [0; LONGEST];
+    let [is_ready] = wait_readable([socket.as_fd()], Some(Instant::now() + PATIENCE)).ok()?;
+    let message = is_ready.then(|| receive(socket, &mut buffer)).transpose();
+    let (own, layers) = decode_ready(message.ok()???)?;
+    (own == id).then(|| sandbox::layers(layers))
+}
+
+/// Writes down what the zygote says until it is gone.
+fn listen(reports: &OwnedFd, shared: &Shared, mut zygote: Child) {
+    let mut buffer = [0; LONGEST];
+    while let Ok(Some(message)) = receive(reports, &mut buffer) {
+        let (id, state) = match Report::decode(message) {
+            Some(Report::Forked { id, pid: 0 }) => (id, State::NotForked),
+            Some(Report::Forked { id, pid }) => (id, State::Runs(pid)),
+            Some(Report::Exited { id, status }) => (id, State::Ended(status)),
+            None => break,
+        };
+        // Of a worker that was dropped nothing is kept.
+        if let Some(own) = shared.board().workers.get_mut(&id) {
+            *own = state;
+        }
+        shared.changed.notify_all();
+    }
+    shared.board().is_alive = false;
+    shared.changed.notify_all();
+    // It ends when its socket does; a hanging one is ended.
+    let _ = rustix::net::shutdown(reports, rustix::net::Shutdown::Both);
+    let _ = zygote.kill();
+    let _ = zygote.wait();
+}

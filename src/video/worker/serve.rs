@@ -1,0 +1,91 @@
+//! A worker's life: take a request, decode, answer; until the socket closes.
+//!
+//! Invariant: runs confined, with one thread. It trusts its requests, which come from the server, and nothing else.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use memmap2::{MmapMut, MmapOptions};
+
+use super::memory::{receive_with, send};
+use super::sandbox::SOCKET;
+use super::wire::{LONGEST, Reply, Request, Wanted, encode_ready};
+use crate::video::decode::{self, Order, owned};
+
+/// The server closed the socket.
+const EXIT_DONE: i32 = 0;
+/// A request that makes no sense, or a socket that fails: never a stranger's doing.
+const EXIT_PROTOCOL: i32 = 76;
+
+/// Serves requests; returns the exit code.
+pub(super) fn run(id: u64, layers: u8) -> i32 {
+    owned::silence();
+    // SAFETY: the sandbox put the socket there, and nothing closes it.
+    let socket = unsafe { BorrowedFd::borrow_raw(SOCKET) };
+    if send(socket, &encode_ready(id, layers), &[]).is_err() {
+        return EXIT_PROTOCOL;
+    }
+    let mut output = None;
+    let mut buffer = vec![0; LONGEST];
+    loop {
+        let request = match receive_with(socket, &mut buffer) {
+            Ok(Some((message, descriptors))) => {
+                Request::decode(message).map(|request| (request, descriptors))
+            }
+            Ok(None) => return EXIT_DONE,
+            Err(_) => None,
+        };
+        let Some(reply) =
+            request.and_then(|(request, descriptors)| answer(request, descriptors, &mut output))
+        else {
+            return EXIT_PROTOCOL;
+        };
+        if send(socket, &reply.encode(), &[]).is_err() {
+            return EXIT_DONE;
+        }
+    }
+}
+
+/// Decodes; `None` when the request makes no sense.
+fn answer(
+    request: Request,
+    descriptors: Vec<OwnedFd>,
+    output: &mut Option<MmapMut>,
+) -> Option<Reply> {
+    let mut descriptors = descriptors.into_iter();
+    let input = File::from(descriptors.next()?);
+    if request.is_new_output {
+        // The old one is given back first: the address space is limited.
+        *output = None;
+        // SAFETY: the memory is sealed against shrinking, so that it stays valid. The server reads it only after the reply.
+        *output = Some(
+            unsafe {
+                MmapOptions::new()
+                    .populate()
+                    .map_mut(&File::from(descriptors.next()?))
+            }
+            .ok()?,
+        );
+    }
+    let room: &mut [u8] = output.as_mut().map_or(&mut [], |output| &mut output[..]);
+    let order = match &request.wanted {
+        Wanted::Probe => Some(Order::Probe),
+        Wanted::Clip(spec) => {
+            // SAFETY: any four bytes are an `f32`.
+            let (_, planes, _) = unsafe { room.align_to_mut::<f32>() };
+            planes
+                .get_mut(..spec.values())
+                .map(|planes| Order::Clip(spec, planes))
+        }
+        Wanted::Pictures(spec) => room
+            .get_mut(..spec.bytes as usize)
+            .map(|room| Order::Pictures(spec, room)),
+    }?;
+    let result = decode::decode(&input, request.input_bytes, &request.limits, order);
+    Some(Reply {
+        id: request.id,
+        result,
+    })
+}

@@ -1,0 +1,201 @@
+//! One thread of the server that feeds one worker at a time.
+//!
+//! Invariant: a worker that has decoded for a tenant never sees another tenant's input, and one that misbehaved sees none at all.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use tokio::sync::oneshot;
+
+use super::exchange::{Ended, exchange, verdict};
+use super::memory::wait_readable;
+use super::nursery::{WORKER_LIFE, Worker};
+use super::pool::Shared;
+use super::wire::Wanted;
+use crate::ids::TenantId;
+use crate::video::answer::{Picture, Probe};
+use crate::video::{Error, Input, Reject};
+
+/// A worker is replaced after so many requests.
+const WORKER_REQUESTS: u32 = 64;
+
+/// What came out.
+#[derive(Debug)]
+pub(in crate::video) struct Answer {
+    pub(in crate::video) probe: Probe,
+    /// Temporal views one after the other.
+    pub(in crate::video) indices: Vec<u32>,
+    pub(in crate::video) pts: Vec<i64>,
+    pub(in crate::video) pixels: Pixels,
+}
+
+/// The pixels that came out.
+#[derive(Debug)]
+pub(in crate::video) enum Pixels {
+    None,
+    Planes(Vec<Arc<[f32]>>),
+    Pictures(Vec<Picture>),
+}
+
+/// Where a request is: its caller may leave at any time.
+pub(super) enum Stage {
+    /// In the queue.
+    Waits,
+    /// With a worker; writing to this pipe interrupts it.
+    Runs(Arc<OwnedFd>),
+    /// Answered.
+    Done,
+    /// The caller left.
+    Abandoned,
+}
+
+/// A request in the queue.
+pub(super) struct Job {
+    pub(super) id: u64,
+    pub(super) input: Input,
+    pub(super) wanted: Wanted,
+    pub(super) stage: Arc<Mutex<Stage>>,
+    pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
+}
+
+/// A thread's state.
+pub(super) struct Slot {
+    shared: Arc<Shared>,
+    number: usize,
+    worker: Option<Worker>,
+    /// Requests in a row for the worker's tenant.
+    turn: u32,
+    interrupt: Arc<OwnedFd>,
+    interrupted: OwnedFd,
+}
+
+impl Slot {
+    pub(super) fn new(shared: Arc<Shared>, number: usize) -> std::io::Result<Self> {
+        use rustix::pipe::{PipeFlags, pipe_with};
+        let (interrupted, interrupt) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self {
+            shared,
+            number,
+            worker: None,
+            turn: 0,
+            interrupt: Arc::new(interrupt),
+            interrupted,
+        })
+    }
+
+    /// Serves until the pool stops.
+    pub(super) fn run(mut self) {
+        loop {
+            let turn = (self.worker.as_ref())
+                .and_then(|worker| worker.tenant.clone())
+                .map(|tenant| (tenant, self.turn));
+            let idle = self.worker.as_ref().map(|_| self.shared.config.idle);
+            match self.shared.next(turn.as_ref(), idle) {
+                Next::Job(tenant, job) => self.serve(&tenant, job),
+                Next::Idle => self.retire(),
+                Next::Stopped => return self.retire(),
+            }
+        }
+    }
+
+    fn retire(&mut self) {
+        self.worker = None;
+        self.shared.note(self.number, None);
+    }
+
+    fn serve(&mut self, tenant: &TenantId, job: Job) {
+        {
+            let mut stage = job.stage.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(*stage, Stage::Abandoned) {
+                return;
+            }
+            *stage = Stage::Runs(Arc::clone(&self.interrupt));
+        }
+        let result = self.decode(tenant, &job);
+        if self.worker.is_none() {
+            self.shared.note(self.number, None);
+        }
+        {
+            let mut stage = job.stage.lock().unwrap_or_else(PoisonError::into_inner);
+            *stage = Stage::Done;
+        }
+        // An interruption that came too late was for this job, not for the next.
+        let mut byte = [0; 16];
+        while !matches!(
+            rustix::io::read(&self.interrupted, &mut byte),
+            Err(Errno::AGAIN) | Ok(0)
+        ) {}
+        // The caller may have left.
+        let _ = job.reply.send(result);
+    }
+
+    /// Decodes, at a second worker when the first went away with its zygote.
+    fn decode(&mut self, tenant: &TenantId, job: &Job) -> Result<Answer, Error> {
+        let limits = self.shared.config.limits;
+        for _ in 0..2 {
+            let mut worker = self.worker_of(tenant)?;
+            let begun = Instant::now();
+            let ended = exchange(
+                &mut worker,
+                (job.id, &job.input, &job.wanted),
+                &limits,
+                self.interrupted.as_fd(),
+            )?;
+            worker.served += 1;
+            worker.busy += begun.elapsed();
+            let reject = match ended {
+                Ended::Answered(result) => {
+                    if worker.served < WORKER_REQUESTS && worker.busy < WORKER_LIFE {
+                        self.worker = Some(worker);
+                    }
+                    return result;
+                }
+                Ended::Abandoned => return Err(Error::Stopped),
+                Ended::TimedOut => Reject::WallTime,
+                Ended::Lied => Reject::DecoderCrashed,
+                Ended::Died(end) => match verdict(end) {
+                    Some(reject) => reject,
+                    None => continue,
+                },
+            };
+            return Err(Error::Rejected(reject));
+        }
+        Err(Error::Interrupted)
+    }
+
+    /// Takes a worker that has decoded for nobody else; it is only put back after an answer that keeps the rules.
+    fn worker_of(&mut self, tenant: &TenantId) -> Result<Worker, Error> {
+        // The old one is killed first: there are never more workers than slots and one spare.
+        let own = (self.worker.take())
+            .filter(|own| own.tenant.as_ref() == Some(tenant))
+            // A socket that has something to say before it is asked belongs to a dead worker, or to one that lies.
+            .filter(|own| {
+                matches!(
+                    wait_readable([own.socket.as_fd()], Some(Instant::now())),
+                    Ok([false])
+                )
+            });
+        if let Some(worker) = own {
+            self.turn = self.turn.saturating_add(1);
+            return Ok(worker);
+        }
+        self.turn = 1;
+        self.shared.note(self.number, None);
+        let mut worker = self.shared.fresh()?;
+        worker.tenant = Some(tenant.clone());
+        self.shared.note(self.number, Some((worker.pid, tenant)));
+        Ok(worker)
+    }
+}
+
+/// What a slot does next.
+pub(super) enum Next {
+    /// Serves a tenant's request.
+    Job(TenantId, Job),
+    /// Lets its worker go: nothing came for a while.
+    Idle,
+    /// Ends.
+    Stopped,
+}
