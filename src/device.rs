@@ -53,6 +53,9 @@ pub trait Work: Send {
         false
     }
 
+    /// A slice panicked with this message; the work is dropped next, and nothing else is called.
+    fn panicked(&mut self, _message: &Arc<str>) {}
+
     /// Memory that it needs while it runs, in bytes; a training work waits until its share fits into the budget.
     fn bytes(&self) -> u64 {
         0
@@ -69,7 +72,8 @@ pub trait Source: Send {
 /// How the device takes turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Works that may wait to be taken. Each is a step of a running job or a warm-up, so a few dozen are plenty; more is an error.
+    /// Submitted works that may be there at once, running or not. Each is a step of a running job or a warm-up, so a few dozen are plenty; more
+    /// is an error.
     pub queue: usize,
     /// Bytes that training works may need together; one alone always runs.
     pub training_bytes: u64,
@@ -91,7 +95,7 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Too many works wait.
-    #[error("the device's queue is full: {queue} works wait")]
+    #[error("the device's queue is full: {queue} works are there")]
     Full {
         /// Its capacity.
         queue: usize,

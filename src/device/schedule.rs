@@ -1,3 +1,163 @@
 //! Whose slice is next: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O.
+//! Invariant: never awaits, reads a clock or does I/O. A serving work that has begun runs to its end; at most `serving_run` of them run between
+//! two training slices while training waits; training works take turns after every slice.
+
+use std::collections::VecDeque;
+
+use super::Priority;
+
+/// What the device does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn<K> {
+    /// Run one slice of this work, then say so with [`Schedule::ran`] or [`Schedule::gone`].
+    Run(K, Priority),
+    /// Ask the source for a batch, then say what it gave with [`Schedule::formed`].
+    Form,
+    /// Nothing to do until something arrives.
+    Idle,
+}
+
+/// The order of slices over works that are known by key.
+#[derive(Debug)]
+pub(super) struct Schedule<K> {
+    serving_run: u32,
+    training_bytes: u64,
+    /// The serving work that has begun.
+    current: Option<K>,
+    /// Serving works that were submitted.
+    serving: VecDeque<K>,
+    /// Training works that take turns, with their bytes.
+    training: VecDeque<(K, u64)>,
+    /// Training works for which there is no memory yet.
+    waiting: VecDeque<(K, u64)>,
+    used: u64,
+    /// Serving works that ended since the last training slice while training waited.
+    run: u32,
+    /// The source had nothing.
+    dry: bool,
+    /// The source's turn comes before submitted serving works, so that neither starves the other.
+    form_first: bool,
+}
+
+impl<K: Copy + PartialEq> Schedule<K> {
+    pub(super) fn new(serving_run: u32, training_bytes: u64) -> Self {
+        Self {
+            serving_run: serving_run.max(1),
+            training_bytes,
+            current: None,
+            serving: VecDeque::new(),
+            training: VecDeque::new(),
+            waiting: VecDeque::new(),
+            used: 0,
+            run: 0,
+            dry: true,
+            form_first: true,
+        }
+    }
+
+    /// Adds a submitted work.
+    pub(super) fn push(&mut self, key: K, priority: Priority, bytes: u64) {
+        match priority {
+            Priority::Serving => self.serving.push_back(key),
+            Priority::Training => {
+                self.waiting.push_back((key, bytes));
+                self.promote();
+            }
+        }
+    }
+
+    /// The source may have something again.
+    pub(super) fn wake(&mut self) {
+        self.dry = false;
+    }
+
+    /// What comes next.
+    pub(super) fn turn(&mut self) -> Turn<K> {
+        if let Some(key) = self.current {
+            return Turn::Run(key, Priority::Serving);
+        }
+        let training = self.training.front().map(|(key, _)| *key);
+        if let Some(key) = training.filter(|_| self.run >= self.serving_run) {
+            return Turn::Run(key, Priority::Training);
+        }
+        if self.form_first && !self.dry {
+            return Turn::Form;
+        }
+        if let Some(key) = self.serving.pop_front() {
+            self.form_first = true;
+            self.current = Some(key);
+            return Turn::Run(key, Priority::Serving);
+        }
+        if !self.dry {
+            return Turn::Form;
+        }
+        training.map_or(Turn::Idle, |key| Turn::Run(key, Priority::Training))
+    }
+
+    /// What the source gave.
+    pub(super) fn formed(&mut self, key: Option<K>) {
+        self.form_first = false;
+        self.dry = key.is_none();
+        self.current = key;
+    }
+
+    /// A slice of this work ran and left more.
+    pub(super) fn ran(&mut self, key: K) {
+        self.dry = false;
+        if self.current == Some(key) {
+            return;
+        }
+        self.run = 0;
+        if let Some(front) = self.training.pop_front() {
+            self.training.push_back(front);
+        }
+    }
+
+    /// This work is finished or dropped.
+    pub(super) fn gone(&mut self, key: K) {
+        self.dry = false;
+        if self.current == Some(key) {
+            self.current = None;
+            self.run = if self.training.is_empty() {
+                0
+            } else {
+                self.run.saturating_add(1)
+            };
+            return;
+        }
+        self.run = 0;
+        if let Some(at) = self.training.iter().position(|(own, _)| *own == key)
+            && let Some((_, bytes)) = self.training.remove(at)
+        {
+            self.used -= bytes;
+            self.promote();
+        }
+    }
+
+    /// Takes out every training work.
+    pub(super) fn drop_training(&mut self) -> Vec<K> {
+        self.used = 0;
+        self.training
+            .drain(..)
+            .chain(self.waiting.drain(..))
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// Lets waiting training works in, in their order, as far as memory goes; one alone always runs.
+    fn promote(&mut self) {
+        while let Some((key, bytes)) = self.waiting.front().copied() {
+            let total = self.used.saturating_add(bytes);
+            if !self.training.is_empty() && total > self.training_bytes {
+                return;
+            }
+            self.waiting.pop_front();
+            self.training.push_back((key, bytes));
+            self.used = total;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

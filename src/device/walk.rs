@@ -2,7 +2,11 @@
 //!
 //! Invariant: dropping the future cancels the computation before its next slice.
 
-use super::{Error, Handle, Priority, Progress};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{Error, Handle, Priority, Progress, Work};
 
 /// A computation that the device runs slice by slice and whose result is awaited with [`Handle::run`].
 pub trait Walk: Send + 'static {
@@ -21,12 +25,62 @@ pub trait Walk: Send + 'static {
     }
 }
 
+/// A walk with whom to tell.
+struct Reported<W: Walk> {
+    /// Gone once it is finished.
+    walk: Option<W>,
+    /// Gone once it was used.
+    reply: Option<oneshot::Sender<Result<W::Output, Error>>>,
+}
+
+impl<W: Walk> Reported<W> {
+    fn reply(&mut self, result: Result<W::Output, Error>) {
+        if let Some(reply) = self.reply.take() {
+            // The receiver may have left meanwhile; then nobody wants the result.
+            let _ = reply.send(result);
+        }
+    }
+}
+
+impl<W: Walk> Work for Reported<W> {
+    fn advance(&mut self) -> Progress {
+        let progress = self.walk.as_mut().map_or(Progress::Done, Walk::advance);
+        if progress == Progress::Done
+            && let Some(walk) = self.walk.take()
+        {
+            let result = walk.finish();
+            self.reply(Ok(result));
+        }
+        progress
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    fn panicked(&mut self, message: &Arc<str>) {
+        let message = message.clone();
+        self.reply(Err(Error::Panicked { message }));
+    }
+
+    fn bytes(&self) -> u64 {
+        self.walk.as_ref().map_or(0, Walk::bytes)
+    }
+}
+
 impl Handle {
     /// Submits a computation and waits for its result; dropping the future cancels it before its next slice.
     ///
     /// # Errors
     /// [`Error::Full`] at once, [`Error::Stopped`], or [`Error::Panicked`] with the panic's message.
-    pub async fn run<W: Walk>(&self, _walk: W, _priority: Priority) -> Result<W::Output, Error> {
-        todo!()
+    pub async fn run<W: Walk>(&self, walk: W, priority: Priority) -> Result<W::Output, Error> {
+        let (reply, result) = oneshot::channel();
+        let work = Reported {
+            walk: Some(walk),
+            reply: Some(reply),
+        };
+        self.submit(Box::new(work), priority)?;
+        // The sender is dropped without a word only when the device stops.
+        result.await.unwrap_or(Err(Error::Stopped))
     }
 }

@@ -1,0 +1,245 @@
+//! The thread with small works: turns, cancellation, panics, pause and drain.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::*;
+use crate::device::{Progress, Walk};
+use crate::shutdown;
+
+/// Says its name at each slice, so many times.
+struct Speaker {
+    name: &'static str,
+    left: u32,
+    said: SyncSender<&'static str>,
+}
+
+impl Work for Speaker {
+    fn advance(&mut self) -> Progress {
+        self.said.send(self.name).unwrap();
+        self.left -= 1;
+        if self.left == 0 {
+            Progress::Done
+        } else {
+            Progress::More
+        }
+    }
+}
+
+struct Batches(VecDeque<Box<dyn Work>>);
+
+impl Source for Batches {
+    fn next(&mut self) -> Option<Box<dyn Work>> {
+        self.0.pop_front()
+    }
+}
+
+/// Gives a number after so many slices; panics in slice `panic_at`.
+struct Count {
+    slices: u32,
+    panic_at: u32,
+}
+
+impl Walk for Count {
+    type Output = u32;
+
+    fn advance(&mut self) -> Progress {
+        self.slices -= 1;
+        assert_ne!(self.slices, self.panic_at, "told to");
+        if self.slices == 0 {
+            Progress::Done
+        } else {
+            Progress::More
+        }
+    }
+
+    fn finish(self) -> u32 {
+        7
+    }
+}
+
+const NEVER: u32 = u32::MAX;
+
+fn device() -> (Handle, Service) {
+    start(Config::default(), Metrics::new()).unwrap()
+}
+
+fn speaker(name: &'static str, left: u32, said: &SyncSender<&'static str>) -> Box<dyn Work> {
+    Box::new(Speaker {
+        name,
+        left,
+        said: said.clone(),
+    })
+}
+
+fn words() -> (SyncSender<&'static str>, Receiver<&'static str>) {
+    // Larger than what any test says, so that the device never waits for the test.
+    sync_channel(100)
+}
+
+#[test]
+fn works_take_turns_and_serving_comes_first() {
+    let (handle, _service) = device();
+    let (say, said) = words();
+    let paused = handle.pause();
+    handle
+        .submit(speaker("a", 2, &say), Priority::Training)
+        .unwrap();
+    handle
+        .submit(speaker("b", 2, &say), Priority::Training)
+        .unwrap();
+    let batch = speaker("batch", 2, &say);
+    handle.set_source(Box::new(Batches(VecDeque::from([batch]))));
+    assert_eq!(handle.stats(), Stats::default());
+    drop(paused);
+    let order: Vec<_> = (0..6).map(|_| said.recv().unwrap()).collect();
+    assert_eq!(order, ["batch", "batch", "a", "b", "a", "b"]);
+    drop(handle.pause());
+    let stats = handle.stats();
+    assert_eq!(
+        (stats.serving_slices, stats.training_slices, stats.batches),
+        (2, 4, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_panic_drops_its_work_alone() {
+    let (handle, _service) = device();
+    let paused = handle.pause();
+    let bad = handle.run(
+        Count {
+            slices: 3,
+            panic_at: 1,
+        },
+        Priority::Training,
+    );
+    let good = handle.run(
+        Count {
+            slices: 5,
+            panic_at: NEVER,
+        },
+        Priority::Training,
+    );
+    let both = async { tokio::join!(bad, good) };
+    let (bad, good) = tokio::join!(both, async { drop(paused) }).0;
+    let Err(Error::Panicked { message }) = bad else {
+        panic!("{bad:?}")
+    };
+    assert!(message.contains("told to"), "{message}");
+    assert_eq!(good, Ok(7));
+    let next = Count {
+        slices: 1,
+        panic_at: NEVER,
+    };
+    assert_eq!(handle.run(next, Priority::Serving).await, Ok(7));
+    assert_eq!(handle.stats().panics, 1);
+}
+
+#[tokio::test]
+async fn a_dropped_future_never_reaches_the_device() {
+    let (handle, _service) = device();
+    let paused = handle.pause();
+    {
+        let mut run = Box::pin(handle.run(
+            Count {
+                slices: 3,
+                panic_at: NEVER,
+            },
+            Priority::Serving,
+        ));
+        assert!(futures::poll!(run.as_mut()).is_pending());
+    }
+    drop(paused);
+    let next = Count {
+        slices: 1,
+        panic_at: NEVER,
+    };
+    assert_eq!(handle.run(next, Priority::Training).await, Ok(7));
+    let stats = handle.stats();
+    assert_eq!((stats.cancelled, stats.slices()), (1, 1));
+}
+
+#[test]
+fn a_full_queue_is_an_error_at_once() {
+    let config = Config {
+        queue: 1,
+        ..Config::default()
+    };
+    let (handle, _service) = start(config, Metrics::new()).unwrap();
+    let (say, _said) = words();
+    let _paused = handle.pause();
+    handle
+        .submit(speaker("a", 1, &say), Priority::Training)
+        .unwrap();
+    let second = handle.submit(speaker("b", 1, &say), Priority::Serving);
+    assert_eq!(second, Err(Error::Full { queue: 1 }));
+}
+
+#[tokio::test]
+async fn a_drain_finishes_serving_and_drops_training() {
+    let (handle, service) = device();
+    let (drain, signal) = shutdown::channel();
+    let (say, said) = words();
+    let paused = handle.pause();
+    let batch = speaker("batch", 3, &say);
+    handle.set_source(Box::new(Batches(VecDeque::from([batch]))));
+    handle
+        .submit(speaker("warm", 2, &say), Priority::Serving)
+        .unwrap();
+    let step = handle.run(
+        Count {
+            slices: 9,
+            panic_at: NEVER,
+        },
+        Priority::Training,
+    );
+    let mut step = Box::pin(step);
+    assert!(futures::poll!(step.as_mut()).is_pending());
+    drain.start();
+    service.run(signal).await.unwrap();
+    drop(paused);
+    assert_eq!(step.await, Err(Error::Stopped));
+    drop(say);
+    let order: Vec<_> = said.iter().collect();
+    assert_eq!(order, ["batch", "batch", "batch", "warm", "warm"]);
+    let after = handle
+        .run(
+            Count {
+                slices: 1,
+                panic_at: NEVER,
+            },
+            Priority::Serving,
+        )
+        .await;
+    assert_eq!(after, Err(Error::Stopped));
+}
+
+#[tokio::test]
+async fn the_thread_ends_with_its_last_handle() {
+    let (handle, service) = device();
+    let (_drain, signal) = shutdown::channel();
+    drop(handle);
+    service.run(signal).await.unwrap();
+}
+
+/// Panics when asked for a batch the first time; has one batch after that.
+struct Stumbles(bool, Batches);
+
+impl Source for Stumbles {
+    fn next(&mut self) -> Option<Box<dyn Work>> {
+        assert!(std::mem::replace(&mut self.0, true), "the first time");
+        self.1.next()
+    }
+}
+
+#[test]
+fn a_source_that_panics_is_asked_again() {
+    let (handle, _service) = device();
+    let (say, said) = words();
+    let batches = Batches(VecDeque::from([speaker("batch", 1, &say)]));
+    handle.set_source(Box::new(Stumbles(false, batches)));
+    while handle.stats().panics == 0 {
+        std::thread::yield_now();
+    }
+    handle.wake();
+    assert_eq!(said.recv(), Ok("batch"));
+}
