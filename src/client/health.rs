@@ -14,11 +14,7 @@ use super::{Client, Error};
 /// When the server cannot be reached or does not serve.
 pub async fn health(connection: &Connection, output: Output) -> Result<(), Error> {
     let client = Client::connect(&connection.server, None).await?;
-    let answer = HealthClient::new(client.channel())
-        .check(HealthCheckRequest::default())
-        .await?
-        .into_inner();
-    if answer.status() != ServingStatus::Serving {
+    if !is_serving(&client).await? {
         return Err(Error::NotServing {
             server: connection.server.clone(),
         });
@@ -28,4 +24,15 @@ pub async fn health(connection: &Connection, output: Output) -> Result<(), Error
         || serde_json::json!({ "status": "SERVING" }),
     );
     Ok(())
+}
+
+/// Whether the server as a whole serves.
+///
+/// # Errors
+/// When it cannot be reached.
+pub async fn is_serving(client: &Client) -> Result<bool, Error> {
+    let answer = HealthClient::new(client.channel())
+        .check(HealthCheckRequest::default())
+        .await?;
+    Ok(answer.into_inner().status() == ServingStatus::Serving)
 }

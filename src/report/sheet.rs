@@ -50,32 +50,40 @@ pub fn strip(frames: &[&[u8]], side: usize, mark: Mark, text: &str) -> Result<Ma
     Ok(Markup(format!(
         "<img class=\"{class}\" alt=\"{}\" src=\"data:image/png;base64,{}\">",
         escape(text),
-        STANDARD.encode(png(frames, side)?)
+        STANDARD.encode(png(&[frames.to_vec()], side)?)
     )))
 }
 
-fn png(frames: &[&[u8]], side: usize) -> Result<Vec<u8>, Error> {
-    let width = (frames.len() * (side + GAP)).saturating_sub(GAP).max(1);
-    let mut pixels = vec![0; width * side * 4];
-    for (index, frame) in frames.iter().enumerate() {
-        if frame.len() != side * side * 3 {
-            return Err(Error::FrameSize {
-                index,
-                expected: side * side * 3,
-                got: frame.len(),
-            });
-        }
-        for (row, line) in frame.chunks_exact(side * 3).enumerate() {
-            let at = (row * width + index * (side + GAP)) * 4;
-            let target = pixels[at..at + side * 4].chunks_exact_mut(4);
-            for (to, from) in target.zip(line.chunks_exact(3)) {
-                to[..3].copy_from_slice(from);
-                to[3] = 255;
+/// Puts rows of square frames (packed RGB, `[side, side, 3]`) below each other, as the bytes of a PNG file.
+///
+/// # Errors
+/// When a frame has another size.
+pub fn png(rows: &[Vec<&[u8]>], side: usize) -> Result<Vec<u8>, Error> {
+    let extent = |count: usize| (count * (side + GAP)).saturating_sub(GAP).max(1);
+    let width = extent(rows.iter().map(Vec::len).max().unwrap_or(0));
+    let height = extent(rows.len());
+    let mut pixels = vec![0; width * height * 4];
+    for (row, frames) in rows.iter().enumerate() {
+        for (index, frame) in frames.iter().enumerate() {
+            if frame.len() != side * side * 3 {
+                return Err(Error::FrameSize {
+                    index,
+                    expected: side * side * 3,
+                    got: frame.len(),
+                });
+            }
+            for (line, values) in frame.chunks_exact((side * 3).max(1)).enumerate() {
+                let at = ((row * (side + GAP) + line) * width + index * (side + GAP)) * 4;
+                let target = pixels[at..at + side * 4].chunks_exact_mut(4);
+                for (to, from) in target.zip(values.chunks_exact(3)) {
+                    to[..3].copy_from_slice(from);
+                    to[3] = 255;
+                }
             }
         }
     }
     let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width as u32, side as u32);
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
     encoder.set_color(png::ColorType::Rgba);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header()?;
@@ -91,15 +99,16 @@ mod tests {
     #[test]
     fn frames_lie_side_by_side() {
         let (red, blue) = ([255, 0, 0].repeat(4), [0, 0, 255].repeat(4));
-        let bytes = png(&[&red, &blue], 2).unwrap();
+        let bytes = png(&[vec![&red, &blue], vec![&blue]], 2).unwrap();
         let decoder = png::Decoder::new(std::io::Cursor::new(bytes));
         let mut reader = decoder.read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
-        assert_eq!((info.width, info.height), (7, 2));
+        assert_eq!((info.width, info.height), (7, 7));
         assert_eq!(pixels[..4], [255, 0, 0, 255]);
         assert_eq!(pixels[2 * 4..3 * 4], [0, 0, 0, 0]);
         assert_eq!(pixels[6 * 4..7 * 4], [0, 0, 255, 255]);
+        assert_eq!(pixels[5 * 7 * 4..(5 * 7 + 1) * 4], [0, 0, 255, 255]);
     }
 
     #[test]

@@ -1,0 +1,211 @@
+//! Fine-tunes a tenant's data set in two ways: with ST-Adapters, and as a linear probe on the frozen features.
+
+use std::time::Instant;
+
+use tokio::time::{Duration, sleep};
+
+use super::console::{Bar, Console};
+use super::upload::DATASET;
+use super::{Error, Party, during};
+use crate::client::{self, json};
+use crate::proto::v1::{self, job_event::Event};
+
+/// Frames of a clip that the model sees.
+pub(super) const NUM_FRAMES: u32 = 8;
+/// Bottleneck of the adapters.
+const ADAPTER_WIDTH: u32 = 48;
+
+/// A way to train.
+struct Recipe {
+    task: &'static str,
+    adapter: v1::AdapterConfig,
+    epochs: u32,
+    learning_rate: f64,
+}
+
+/// The two ways. Both tenants use the same task ids, and never meet.
+fn recipes() -> [Recipe; 2] {
+    let adapter = |adapter_width, adapter_pre_mlp| v1::AdapterConfig {
+        adapter_width,
+        adapter_pre_mlp,
+        ..Default::default()
+    };
+    [
+        Recipe {
+            task: "motion",
+            adapter: adapter(ADAPTER_WIDTH, true),
+            epochs: 12,
+            learning_rate: 2e-3,
+        },
+        Recipe {
+            task: "motion-probe",
+            adapter: adapter(0, false),
+            epochs: 12,
+            learning_rate: 5e-3,
+        },
+    ]
+}
+
+/// A task that was trained.
+pub(super) struct Run {
+    /// `tasks/…`.
+    pub(super) task: String,
+    pub(super) result: v1::JobResult,
+    pub(super) version: v1::AdapterVersion,
+    /// From submission to the end, evaluation included.
+    pub(super) seconds: f64,
+}
+
+/// A tenant's two tasks.
+pub(super) struct Trained {
+    pub(super) adapters: Run,
+    pub(super) probe: Run,
+}
+
+/// Trains both ways at once.
+pub(super) async fn both_ways(
+    party: &Party,
+    seed: u64,
+    console: &Console,
+) -> Result<Trained, Error> {
+    let [adapters, probe] = recipes();
+    let (adapters, probe) = futures::future::try_join(
+        one(party, &adapters, seed, console),
+        one(party, &probe, seed, console),
+    )
+    .await?;
+    Ok(Trained { adapters, probe })
+}
+
+async fn one(party: &Party, recipe: &Recipe, seed: u64, console: &Console) -> Result<Run, Error> {
+    let task = create_task(party, recipe).await?;
+    let begin = Instant::now();
+    let request = v1::SubmitJobRequest {
+        task: task.name.clone(),
+        dataset: format!("datasets/{DATASET}"),
+        hyper_parameters: Some(v1::HyperParameters {
+            epochs: Some(recipe.epochs),
+            batch_size: Some(8),
+            learning_rate: Some(recipe.learning_rate),
+            seed: Some(seed),
+            ..Default::default()
+        }),
+        request_id: uuid::Uuid::now_v7().to_string(),
+    };
+    let mut jobs = party.client.fine_tuning();
+    let job = jobs
+        .submit_job(request)
+        .await
+        .map_err(during("submit a job"))?
+        .into_inner();
+    let name = format!("{} {}", party.role.tenant, recipe.task);
+    let bar = console.bar(&name, 0);
+    watch(party, &job.name, &bar).await?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let request = v1::GetJobRequest {
+        name: job.name.clone(),
+    };
+    let job = jobs
+        .get_job(request)
+        .await
+        .map_err(during("ask for a job's result"))?
+        .into_inner();
+    drop(bar);
+    let result = succeeded(job)?;
+    let version = serving(party, &task.name, &result.version).await?;
+    let top1 = result.evaluation.as_ref().map_or(0.0, |e| e.top1);
+    console.line(&format!(
+        "      {name}: {top1:.3} of the unseen clips right after {seconds:.0} s; {} serves",
+        result.version
+    ));
+    Ok(Run {
+        task: task.name,
+        result,
+        version,
+        seconds,
+    })
+}
+
+async fn create_task(party: &Party, recipe: &Recipe) -> Result<v1::Task, Error> {
+    let request = v1::CreateTaskRequest {
+        task_id: recipe.task.to_owned(),
+        task: Some(v1::Task {
+            display_name: party.material.motion.labels().join(" / "),
+            adapter: Some(recipe.adapter),
+            sampling: Some(v1::ClipSampling {
+                num_frames: NUM_FRAMES,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        request_id: uuid::Uuid::now_v7().to_string(),
+    };
+    let mut tasks = party.client.tasks();
+    let answer = tasks.create_task(request).await;
+    Ok(answer.map_err(during("create a task"))?.into_inner())
+}
+
+/// Shows a job's events until it ends.
+async fn watch(party: &Party, job: &str, bar: &Bar<'_>) -> Result<(), Error> {
+    let request = v1::WatchJobRequest {
+        name: job.to_owned(),
+        after_sequence: 0,
+    };
+    let failed = during("watch a job");
+    let mut jobs = party.client.fine_tuning();
+    let mut events = jobs.watch_job(request).await.map_err(&failed)?.into_inner();
+    while let Some(event) = events.message().await.map_err(&failed)? {
+        match event.event {
+            Some(Event::Step(step)) => {
+                let text = format!(
+                    "epoch {} loss {:.3} {:.1} clips/s",
+                    step.epoch, step.loss, step.clips_per_second
+                );
+                bar.set(step.step, step.total_steps, &text);
+            }
+            Some(Event::State(_) | Event::Message(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+fn succeeded(job: v1::Job) -> Result<v1::JobResult, Error> {
+    if job.state() != v1::JobState::Succeeded {
+        let ended = client::Error::Job {
+            state: json::state_name(job.state()),
+            job: job.name,
+            message: job.message,
+        };
+        return Err(during("fine-tune")(ended));
+    }
+    job.result.ok_or(Error::Incomplete {
+        what: "the job's result",
+    })
+}
+
+/// Waits until the version serves, and returns its record.
+async fn serving(party: &Party, task: &str, version: &str) -> Result<v1::AdapterVersion, Error> {
+    let mut tasks = party.client.tasks();
+    loop {
+        let request = v1::GetTaskRequest {
+            name: task.to_owned(),
+        };
+        let failed = during("ask for a task");
+        let task = tasks.get_task(request).await.map_err(failed)?.into_inner();
+        if !task.serving_error.is_empty() {
+            return Err(Error::NotServing {
+                version: version.to_owned(),
+                why: task.serving_error,
+            });
+        }
+        if task.serving_version == version {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    let request = v1::GetAdapterVersionRequest {
+        name: version.to_owned(),
+    };
+    let answer = tasks.get_adapter_version(request).await;
+    Ok(answer.map_err(during("ask for a version"))?.into_inner())
+}
