@@ -63,6 +63,9 @@ pub enum Error {
     /// The video cannot be probed: it is refused, or the decoder cannot work now.
     #[error("cannot probe the video")]
     Probe(#[from] video::Error),
+    /// A part could not be stored: the server is shutting down.
+    #[error("the upload was interrupted")]
+    Interrupted,
     /// A record.
     #[error(transparent)]
     Metadata(#[from] metadata::Error),

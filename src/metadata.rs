@@ -3,6 +3,7 @@
 //! Invariant: every method of [`MetadataStore`] is one transaction that is durable before it returns, and touches rows of the named tenant only;
 //! no connection leaves this module, the only one that names sqlx.
 
+mod error;
 mod page;
 mod records;
 mod sqlite;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use error::{Error, Kind, Result};
 pub use page::{Page, PageRequest};
 pub use records::*;
 pub use sqlite::{Config, Sqlite};
@@ -20,159 +22,21 @@ use crate::ids::{
 };
 use crate::spec::{Digest, JobState};
 
-/// A kind of resource, as error messages and resource names call it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A video.
-    Video,
-    /// A resumable upload.
-    Upload,
-    /// A data set.
-    Dataset,
-    /// A snapshot of a data set.
-    Snapshot,
-    /// A task.
-    Task,
-    /// An adapter version.
-    Version,
-    /// A job.
-    Job,
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Video => "video",
-            Self::Upload => "upload",
-            Self::Dataset => "dataset",
-            Self::Snapshot => "dataset snapshot",
-            Self::Task => "task",
-            Self::Version => "adapter version",
-            Self::Job => "job",
-        })
-    }
-}
-
-/// Why a transaction did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The tenant has no such resource; another's looks the same.
-    #[error("{kind} {name} does not exist")]
-    NotFound {
-        /// What.
-        kind: Kind,
-        /// Its id.
-        name: String,
-    },
-    /// The tenant does not have these videos.
-    #[error("{} of the named videos do not exist, the first is {}", videos.len(), first(videos))]
-    VideosNotFound {
-        /// Every one that is missing.
-        videos: Vec<VideoId>,
-    },
-    /// The tenant has one of that id.
-    #[error("{kind} {name} exists already")]
-    AlreadyExists {
-        /// What.
-        kind: Kind,
-        /// Its id.
-        name: String,
-    },
-    /// Something that is unfinished or that was not forced still needs the resource.
-    #[error("{kind} {name} is in use by {user_kind} {user}")]
-    InUse {
-        /// What was to be deleted.
-        kind: Kind,
-        /// Its id.
-        name: String,
-        /// What needs it.
-        user_kind: Kind,
-        /// The id of what needs it.
-        user: String,
-    },
-    /// Somebody changed the task since the etag was read.
-    #[error("task {task} was changed: its etag is not {etag:?} any more")]
-    EtagMismatch {
-        /// The task.
-        task: TaskId,
-        /// What the caller believed.
-        etag: String,
-    },
-    /// A part does not begin where the durable bytes end.
-    #[error("upload {upload} has {committed} committed bytes, a part cannot begin at {offset}")]
-    OffsetMismatch {
-        /// The upload.
-        upload: UploadId,
-        /// Bytes that are durable.
-        committed: u64,
-        /// Where the part begins.
-        offset: u64,
-    },
-    /// The upload is a video already.
-    #[error("upload {upload} has finished")]
-    UploadFinished {
-        /// The upload.
-        upload: UploadId,
-    },
-    /// The tenant has as many unfinished jobs as it may have.
-    #[error("the tenant has {limit} unfinished jobs, no more are allowed")]
-    TooManyJobs {
-        /// How many it may have.
-        limit: u32,
-    },
-    /// The job has ended.
-    #[error("job {job} has ended")]
-    JobFinished {
-        /// The job.
-        job: JobId,
-    },
-    /// The worker no longer has the job: a newer claim, another state, or an end. It must stop and write nothing more.
-    #[error("epoch {epoch} of job {job} may not write any more")]
-    LeaseLost {
-        /// The job.
-        job: JobId,
-        /// The worker's epoch.
-        epoch: u64,
-    },
-    /// A page size below 0.
-    #[error("page_size: expected 0 to 1000, got {size}")]
-    PageSize {
-        /// What the caller said.
-        size: i32,
-    },
-    /// A page token that this listing did not give.
-    #[error("page_token is not from an answer of this listing")]
-    PageToken,
-    /// A stored record cannot be read.
-    #[error("column {column} of a stored record cannot be read")]
-    Corrupt {
-        /// The column.
-        column: &'static str,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The database cannot be reached or does not answer in time.
-    #[error("the database is unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The database refused a statement or a migration.
-    #[error("the database failed")]
-    Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-fn first(videos: &[VideoId]) -> String {
-    videos.first().map(ToString::to_string).unwrap_or_default()
-}
-
-/// Result of a transaction.
-pub type Result<T> = std::result::Result<T, Error>;
-
 /// The records, as use cases. A name of another tenant is [`Error::NotFound`]. A `request` makes a create idempotent: a second call with the same
 /// (tenant, method, request) returns the first one's resource as it is now, and [`Error::NotFound`] when that was deleted since.
-#[async_trait]
-pub trait MetadataStore: Send + Sync + std::fmt::Debug {
-    // Uploads and videos.
+pub trait MetadataStore:
+    Videos + Datasets + Tasks + Jobs + Workers + Send + Sync + std::fmt::Debug
+{
+}
 
+impl<T> MetadataStore for T where
+    T: Videos + Datasets + Tasks + Jobs + Workers + Send + Sync + std::fmt::Debug
+{
+}
+
+/// Uploads and videos.
+#[async_trait]
+pub trait Videos {
     /// Opens an upload.
     async fn create_upload(
         &self,
@@ -225,9 +89,13 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// Deletes a video. In use by a data set or an unfinished job: [`Error::InUse`], unless forced; then the examples of data sets go with it, and
     /// a tombstone keeps its id. The blob may go afterwards.
     async fn delete_video(&self, tenant: &TenantId, video: VideoId, force: bool) -> Result<()>;
+    /// Whether a record names a blob: a video, a part of an open upload, a version, or the newest checkpoint of an unfinished job.
+    async fn is_named(&self, tenant: &TenantId, blob: &BlobName) -> Result<bool>;
+}
 
-    // Data sets.
-
+/// Data sets.
+#[async_trait]
+pub trait Datasets {
     /// Creates an empty data set.
     async fn create_dataset(
         &self,
@@ -275,9 +143,11 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     ) -> Result<SnapshotRecord>;
     /// Reads a snapshot that was taken before.
     async fn get_snapshot(&self, tenant: &TenantId, digest: Digest) -> Result<SnapshotRecord>;
+}
 
-    // Tasks and versions.
-
+/// Tasks and versions.
+#[async_trait]
+pub trait Tasks {
     /// Creates a task.
     async fn create_task(
         &self,
@@ -344,9 +214,11 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     ) -> Result<bool>;
     /// Tasks of all tenants whose desired version is not the serving one, those with a `serving_error` too.
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>>;
+}
 
-    // Jobs, for their owners.
-
+/// Jobs, for their owners.
+#[async_trait]
+pub trait Jobs {
     /// Queues a job: takes the data set's snapshot and remembers the task's etag.
     async fn submit_job(
         &self,
@@ -368,9 +240,11 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
         after: u64,
         limit: u32,
     ) -> Result<Vec<EventRecord>>;
+}
 
-    // Jobs, for workers.
-
+/// Jobs, for workers.
+#[async_trait]
+pub trait Workers {
     /// Puts back every job that a worker had. For a backend that one process owns: call it once at start, before any claim.
     async fn recover_jobs(&self) -> Result<u64>;
     /// Takes the next job: first puts back those whose lease has run out, then picks of the tenant with the fewest jobs under way the oldest one.
@@ -413,9 +287,4 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
         version: NewVersion,
         outcome: Outcome,
     ) -> Result<Published>;
-
-    // The collector.
-
-    /// Whether a record names a blob: a video, a part of an open upload, a version, or a checkpoint of an unfinished job.
-    async fn is_named(&self, tenant: &TenantId, blob: &BlobName) -> Result<bool>;
 }

@@ -10,12 +10,13 @@ mod publish;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use manifest::Mismatch;
 use tokio::sync::broadcast;
 
 pub use publish::Publication;
 
 use crate::faults;
-use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
+use crate::ids::{RequestId, TaskId, TenantId, VersionRef};
 use crate::metadata::{
     self, MetadataStore, NewTask, Page, PageRequest, TaskRecord, TaskUpdate, VersionRecord,
     check_display_name,
@@ -237,8 +238,33 @@ impl Registry {
     /// # Errors
     /// [`store::Error::Digest`] when the file is damaged, [`Error::Manifest`] when it says something else than the record; no such version.
     pub async fn load(&self, version: &VersionRef) -> Result<Loaded> {
-        let _ = version;
-        todo!()
+        if let Some(loaded) = self.inner.cache.get(version) {
+            return Ok(loaded);
+        }
+        let record = self.get_version(version).await?;
+        let key = layout::version(
+            &version.tenant,
+            &version.task,
+            version.version,
+            record.sha256,
+        );
+        let bytes = self.inner.store.get_verified(&key, record.sha256).await?;
+        manifest::check(&bytes, &record.manifest).map_err(|mismatch| match mismatch {
+            Mismatch::Malformed(problem) => Error::Malformed {
+                version: version.to_string(),
+                problem,
+            },
+            Mismatch::Field(field) => Error::Manifest {
+                version: version.clone(),
+                field,
+            },
+        })?;
+        let loaded = Loaded {
+            record: Arc::new(record),
+            bytes,
+        };
+        self.inner.cache.insert(version.clone(), loaded.clone());
+        Ok(loaded)
     }
 
     /// Announces every task whose desired version changes from now on, and every task that is deleted. A subscriber that falls behind is told, and

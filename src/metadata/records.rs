@@ -436,17 +436,26 @@ pub struct StepMetrics {
     /// Epoch, from 1.
     pub epoch: u32,
     /// Mean cross entropy of the batch, in nats.
+    #[serde(deserialize_with = "float_or_null")]
     pub loss: f64,
     /// Share of the batch that was right.
+    #[serde(deserialize_with = "float_or_null")]
     pub accuracy: f64,
     /// Learning rate of the step.
+    #[serde(deserialize_with = "float_or_null")]
     pub learning_rate: f64,
     /// Clips per second since the last metrics.
+    #[serde(deserialize_with = "float_or_null")]
     pub clips_per_second: f64,
     /// Expected time to the last step, in microseconds.
     pub eta_micros: u64,
     /// Bytes that training holds on the device.
     pub device_bytes: u64,
+}
+
+/// JSON writes what is not a finite number as null.
+fn float_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// A version whose blob is in the store.

@@ -5,10 +5,16 @@
 
 use std::time::Duration;
 
-use super::{Registry, Result};
+use sha2::{Digest as _, Sha256};
+
+use super::{Error, Registry, Result, manifest};
+use crate::faults;
 use crate::ids::AdapterVersion;
-use crate::metadata::{Lease, Published};
-use crate::spec::{Digest, Evaluation, LabelSet, Precision};
+use crate::metadata::{
+    JobRecord, Lease, NewVersion, Outcome, Published, TaskRecord, VersionManifest,
+};
+use crate::spec::{Digest, Evaluation, Invalid, LabelSet, Precision};
+use crate::store::layout;
 
 /// What a job publishes.
 #[derive(Debug, Clone)]
@@ -41,10 +47,83 @@ impl Registry {
     /// Publishes a PUBLISHING job's result: the version becomes visible, the job SUCCEEDED and, with `auto_serve`, the version desired.
     ///
     /// # Errors
-    /// [`crate::metadata::Error::LeaseLost`] when the job is another worker's by now; [`super::Error::Malformed`] when `tensors` is no safetensors
-    /// file; when the store or the database fails. Nothing is visible then.
+    /// [`crate::metadata::Error::LeaseLost`] when the job is another worker's by now; [`Error::Malformed`] when `tensors` is no safetensors file;
+    /// [`Error::Invalid`] when a metric is not a finite number; when the store or the database fails. Nothing is visible then.
     pub async fn publish(&self, lease: &Lease, publication: Publication) -> Result<Published> {
-        let _ = (lease, publication);
-        todo!()
+        publication.check()?;
+        let (store, metadata) = (&self.inner.store, &self.inner.metadata);
+        let job = metadata.get_job(&lease.tenant, lease.job).await?;
+        let task = metadata.get_task(&lease.tenant, &job.task).await?;
+        let number = metadata.reserve_version(lease).await?;
+        let (manifest, tensors, outcome) = publication.split(&job, &task);
+        let sealed = tokio::task::spawn_blocking(move || seal(&tensors, manifest)).await;
+        let malformed = |problem| Error::Malformed {
+            version: format!("tasks/{}/versions/{number}", task.id),
+            problem,
+        };
+        let (manifest, bytes, sha256) = sealed
+            .map_err(|error| malformed(error.to_string()))?
+            .map_err(malformed)?;
+        let version = NewVersion {
+            version: number,
+            manifest,
+            sha256,
+            size_bytes: bytes.len() as u64,
+        };
+        // The name holds the content's digest: a worker that lost the job can only write the same bytes or another name.
+        let key = layout::version(&lease.tenant, &task.id, number, sha256);
+        store.put(&key, bytes.into()).await?;
+        faults::point("publish");
+        let published = metadata.publish_version(lease, version, outcome).await?;
+        if published.is_desired {
+            self.announce(&lease.tenant, &task.id);
+        }
+        Ok(published)
     }
+}
+
+impl Publication {
+    fn check(&self) -> Result<()> {
+        let Evaluation {
+            top1, top5, loss, ..
+        } = self.evaluation;
+        let mut numbers = [top1, top5, loss]
+            .into_iter()
+            .chain(self.loss_curve.iter().copied());
+        if numbers.all(f64::is_finite) {
+            return Ok(());
+        }
+        Err(Invalid::new("evaluation", "a metric is not a finite number").into())
+    }
+
+    fn split(self, job: &JobRecord, task: &TaskRecord) -> (VersionManifest, Vec<u8>, Outcome) {
+        let manifest = VersionManifest {
+            labels: self.labels,
+            adapter: task.adapter,
+            sampling: task.sampling,
+            backbone_digest: self.backbone_digest,
+            tensors_sha256: Digest([0; 32]),
+            parameters: self.parameters,
+            precision: self.precision,
+            job: job.id.to_string(),
+            dataset_digest: job.dataset_digest,
+            parent: self.parent.map(AdapterVersion::get),
+            evaluation: self.evaluation,
+        };
+        let outcome = Outcome {
+            reason: self.reason,
+            loss_curve: self.loss_curve,
+            seed: self.seed,
+            training_micros: u64::try_from(self.training_time.as_micros()).unwrap_or(u64::MAX),
+        };
+        (manifest, self.tensors, outcome)
+    }
+}
+
+type Sealed = (VersionManifest, Vec<u8>, Digest);
+
+fn seal(tensors: &[u8], manifest: VersionManifest) -> std::result::Result<Sealed, String> {
+    let (manifest, bytes) = manifest::seal(tensors, manifest)?;
+    let sha256 = Digest(Sha256::digest(&bytes).into());
+    Ok((manifest, bytes, sha256))
 }

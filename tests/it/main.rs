@@ -6,11 +6,13 @@
     clippy::unwrap_used,
     missing_docs
 )]
+#![allow(clippy::disallowed_methods, missing_docs)]
 mod allocation;
 mod decoding;
 mod golden_backbones;
 mod golden_preproc;
 mod hostile_checkpoints;
 mod inspect;
+mod metadata;
 mod shared;
 mod tidy;

@@ -1,0 +1,152 @@
+//! Why a transaction did not happen, and what it was about.
+//!
+//! Invariant: no type of the database library is in here, so that no caller depends on one.
+
+use crate::ids::{JobId, TaskId, UploadId, VideoId};
+
+/// A kind of resource, as error messages and resource names call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A video.
+    Video,
+    /// A resumable upload.
+    Upload,
+    /// A data set.
+    Dataset,
+    /// A snapshot of a data set.
+    Snapshot,
+    /// A task.
+    Task,
+    /// An adapter version.
+    Version,
+    /// A job.
+    Job,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Video => "video",
+            Self::Upload => "upload",
+            Self::Dataset => "dataset",
+            Self::Snapshot => "dataset snapshot",
+            Self::Task => "task",
+            Self::Version => "adapter version",
+            Self::Job => "job",
+        })
+    }
+}
+
+/// Why a transaction did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tenant has no such resource; another's looks the same.
+    #[error("{kind} {name} does not exist")]
+    NotFound {
+        /// What.
+        kind: Kind,
+        /// Its id.
+        name: String,
+    },
+    /// The tenant does not have these videos.
+    #[error("{} of the named videos do not exist, the first is {}", videos.len(), first(videos))]
+    VideosNotFound {
+        /// Every one that is missing.
+        videos: Vec<VideoId>,
+    },
+    /// The tenant has one of that id.
+    #[error("{kind} {name} exists already")]
+    AlreadyExists {
+        /// What.
+        kind: Kind,
+        /// Its id.
+        name: String,
+    },
+    /// Something that is unfinished or that was not forced still needs the resource.
+    #[error("{kind} {name} is in use by {user_kind} {user}")]
+    InUse {
+        /// What was to be deleted.
+        kind: Kind,
+        /// Its id.
+        name: String,
+        /// What needs it.
+        user_kind: Kind,
+        /// The id of what needs it.
+        user: String,
+    },
+    /// Somebody changed the task since the etag was read.
+    #[error("task {task} was changed: its etag is not {etag:?} any more")]
+    EtagMismatch {
+        /// The task.
+        task: TaskId,
+        /// What the caller believed.
+        etag: String,
+    },
+    /// A part does not begin where the durable bytes end.
+    #[error("upload {upload} has {committed} committed bytes, a part cannot begin at {offset}")]
+    OffsetMismatch {
+        /// The upload.
+        upload: UploadId,
+        /// Bytes that are durable.
+        committed: u64,
+        /// Where the part begins.
+        offset: u64,
+    },
+    /// The upload is a video already.
+    #[error("upload {upload} has finished")]
+    UploadFinished {
+        /// The upload.
+        upload: UploadId,
+    },
+    /// The tenant has as many unfinished jobs as it may have.
+    #[error("the tenant has {limit} unfinished jobs, no more are allowed")]
+    TooManyJobs {
+        /// How many it may have.
+        limit: u32,
+    },
+    /// The job has ended.
+    #[error("job {job} has ended")]
+    JobFinished {
+        /// The job.
+        job: JobId,
+    },
+    /// The worker no longer has the job: a newer claim, another state, or an end. It must stop and write nothing more.
+    #[error("epoch {epoch} of job {job} may not write any more")]
+    LeaseLost {
+        /// The job.
+        job: JobId,
+        /// The worker's epoch.
+        epoch: u64,
+    },
+    /// A page size below 0.
+    #[error("page_size: expected 0 to 1000, got {size}")]
+    PageSize {
+        /// What the caller said.
+        size: i32,
+    },
+    /// A page token that this listing did not give.
+    #[error("page_token is not from an answer of this listing")]
+    PageToken,
+    /// A stored record cannot be read.
+    #[error("column {column} of a stored record cannot be read")]
+    Corrupt {
+        /// The column.
+        column: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database cannot be reached or does not answer in time.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database refused a statement or a migration.
+    #[error("the database failed")]
+    Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn first(videos: &[VideoId]) -> String {
+    videos.first().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Result of a transaction.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,353 @@
+//! Data sets, their examples and their snapshots.
+//!
+//! Invariant: an example names a video of its own tenant; a snapshot never changes and is named by what it holds.
+
+use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{
+    DatasetRecord, Datasets, Error, ExampleRecord, Kind, LabelCount, Page, PageRequest, Result,
+    SnapshotRecord, Timestamp,
+};
+use super::Sqlite;
+use super::requests::Request;
+use super::rows::{self, Columns, corrupt};
+use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
+use crate::spec::Digest;
+
+const LISTING: &str = "datasets";
+const EXAMPLES: &str = "examples";
+
+#[async_trait]
+impl Datasets for Sqlite {
+    async fn create_dataset(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        display_name: &str,
+        request: Option<RequestId>,
+    ) -> Result<DatasetRecord> {
+        let (mut tx, now) = self.write().await?;
+        let request = Request {
+            method: "CreateDataset",
+            id: request,
+        };
+        if let Some(id) = request.answer(&mut tx, tenant).await? {
+            let id = id.parse().map_err(|error| corrupt("dataset", error))?;
+            return get(&mut tx, tenant, &id).await;
+        }
+        let sql = "INSERT INTO datasets (tenant, id, display_name, create_time) \
+                   VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";
+        let inserted = sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .bind(display_name)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+        if inserted.rows_affected() == 0 {
+            return Err(Error::AlreadyExists {
+                kind: Kind::Dataset,
+                name: dataset.to_string(),
+            });
+        }
+        let id = dataset.to_string();
+        request.remember(&mut tx, tenant, id, now).await?;
+        let record = get(&mut tx, tenant, dataset).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn get_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<DatasetRecord> {
+        let mut tx = self.read().await?;
+        get(&mut tx, tenant, dataset).await
+    }
+
+    async fn list_datasets(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<DatasetRecord>> {
+        let mut tx = self.read().await?;
+        let found =
+            sqlx::query("SELECT * FROM datasets WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?")
+                .bind(tenant.as_str())
+                .bind(page.start(LISTING)?)
+                .bind(page.limit())
+                .fetch_all(&mut *tx)
+                .await?;
+        let mut datasets = Vec::with_capacity(found.len());
+        for row in &found {
+            datasets.push(with_counts(&mut tx, row).await?);
+        }
+        Ok(page.page(LISTING, datasets, |dataset| dataset.id.to_string()))
+    }
+
+    async fn add_examples(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        examples: &[ExampleRecord],
+    ) -> Result<DatasetRecord> {
+        let (mut tx, _) = self.write().await?;
+        get(&mut tx, tenant, dataset).await?;
+        let mut videos = Vec::new();
+        for example in examples {
+            if !insert(&mut tx, tenant, dataset, example).await? {
+                videos.push(example.video);
+            }
+        }
+        if !videos.is_empty() {
+            return Err(Error::VideosNotFound { videos });
+        }
+        let record = get(&mut tx, tenant, dataset).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn remove_examples(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        videos: &[VideoId],
+    ) -> Result<DatasetRecord> {
+        let (mut tx, _) = self.write().await?;
+        for video in videos {
+            sqlx::query("DELETE FROM examples WHERE tenant = ? AND dataset = ? AND video = ?")
+                .bind(tenant.as_str())
+                .bind(dataset.as_str())
+                .bind(video.to_string())
+                .execute(&mut *tx)
+                .await?;
+        }
+        let record = get(&mut tx, tenant, dataset).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn list_examples(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        page: &PageRequest,
+    ) -> Result<Page<ExampleRecord>> {
+        let mut tx = self.read().await?;
+        row(&mut tx, tenant, dataset).await?;
+        let sql = "SELECT video, label, split FROM examples \
+                   WHERE tenant = ? AND dataset = ? AND video > ? ORDER BY video LIMIT ?";
+        let found = sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .bind(page.start(EXAMPLES)?)
+            .bind(page.limit())
+            .fetch_all(&mut *tx)
+            .await?;
+        let examples: Vec<_> = found.iter().map(example).collect::<Result<_>>()?;
+        Ok(page.page(EXAMPLES, examples, |example| example.video.to_string()))
+    }
+
+    async fn delete_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<()> {
+        let (mut tx, _) = self.write().await?;
+        row(&mut tx, tenant, dataset).await?;
+        let sql = "SELECT id FROM jobs WHERE tenant = ? AND dataset = ? AND end_time IS NULL \
+                   LIMIT 1";
+        let job = sqlx::query_scalar(sql)
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        if let Some(user) = job {
+            return Err(Error::InUse {
+                kind: Kind::Dataset,
+                name: dataset.to_string(),
+                user_kind: Kind::Job,
+                user,
+            });
+        }
+        sqlx::query("DELETE FROM datasets WHERE tenant = ? AND id = ?")
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn snapshot_dataset(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+    ) -> Result<SnapshotRecord> {
+        let (mut tx, now) = self.write().await?;
+        let digest = snapshot(&mut tx, tenant, dataset, now).await?;
+        let record = read_snapshot(&mut tx, tenant, digest).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn get_snapshot(&self, tenant: &TenantId, digest: Digest) -> Result<SnapshotRecord> {
+        let mut tx = self.read().await?;
+        read_snapshot(&mut tx, tenant, digest).await
+    }
+}
+
+async fn row(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    dataset: &DatasetId,
+) -> Result<SqliteRow> {
+    sqlx::query("SELECT * FROM datasets WHERE tenant = ? AND id = ?")
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .fetch_optional(conn)
+        .await?
+        .ok_or_else(|| Error::NotFound {
+            kind: Kind::Dataset,
+            name: dataset.to_string(),
+        })
+}
+
+async fn get(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    dataset: &DatasetId,
+) -> Result<DatasetRecord> {
+    let row = row(conn, tenant, dataset).await?;
+    with_counts(conn, &row).await
+}
+
+async fn with_counts(conn: &mut SqliteConnection, row: &SqliteRow) -> Result<DatasetRecord> {
+    let (tenant, id) = (row.text("tenant")?, row.text("id")?);
+    let sql = "SELECT label, split, COUNT(*) AS examples FROM examples \
+               WHERE tenant = ? AND dataset = ? GROUP BY label, split";
+    let found = sqlx::query(sql)
+        .bind(&tenant)
+        .bind(&id)
+        .fetch_all(conn)
+        .await?;
+    let mut counts: Vec<_> = found
+        .iter()
+        .map(|row| {
+            Ok(LabelCount {
+                label: row.text("label")?,
+                split: row.name("split")?,
+                examples: row.number("examples")?,
+            })
+        })
+        .collect::<Result<_>>()?;
+    counts.sort_by(|a, b| (&a.label, a.split).cmp(&(&b.label, b.split)));
+    Ok(DatasetRecord {
+        tenant: row.id("tenant")?,
+        id: row.id("id")?,
+        display_name: row.text("display_name")?,
+        counts,
+        create_time: row.int("create_time")?,
+    })
+}
+
+/// Adds an example or changes it; false when the tenant has no such video.
+async fn insert(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    dataset: &DatasetId,
+    example: &ExampleRecord,
+) -> Result<bool> {
+    let sql = "INSERT INTO examples (tenant, dataset, video, label, split) \
+               SELECT tenant, ?, id, ?, ? FROM videos \
+               WHERE tenant = ? AND id = ? AND delete_time IS NULL \
+               ON CONFLICT DO UPDATE SET label = excluded.label, split = excluded.split";
+    let inserted = sqlx::query(sql)
+        .bind(dataset.as_str())
+        .bind(&example.label)
+        .bind(rows::name("split", example.split)?)
+        .bind(tenant.as_str())
+        .bind(example.video.to_string())
+        .execute(conn)
+        .await?;
+    Ok(inserted.rows_affected() > 0)
+}
+
+fn example(row: &SqliteRow) -> Result<ExampleRecord> {
+    Ok(ExampleRecord {
+        video: row.id("video")?,
+        label: row.text("label")?,
+        split: row.name("split")?,
+    })
+}
+
+/// Keeps what a data set holds now. Returns the snapshot's digest.
+pub(super) async fn snapshot(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    dataset: &DatasetId,
+    now: Timestamp,
+) -> Result<Digest> {
+    row(conn, tenant, dataset).await?;
+    let sql = "SELECT video, videos.sha256 AS sha256, label, split FROM examples \
+               JOIN videos ON videos.tenant = examples.tenant AND videos.id = examples.video \
+               WHERE examples.tenant = ? AND dataset = ? ORDER BY video";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .fetch_all(&mut *conn)
+        .await?;
+    let mut hasher = Sha256::new();
+    for row in &found {
+        // Neither part can hold a tab or a line's end, so that no two snapshots have one text.
+        let (video, label) = (row.text("video")?, row.text("label")?);
+        let (sha256, split) = (row.digest("sha256")?, row.text("split")?);
+        hasher.update(format!("{video}\t{sha256}\t{label}\t{split}\n"));
+    }
+    let digest = Digest(hasher.finalize().into());
+    let sql = "INSERT INTO snapshots (tenant, digest, create_time) VALUES (?, ?, ?) \
+               ON CONFLICT DO NOTHING";
+    let inserted = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(digest.0.to_vec())
+        .bind(now)
+        .execute(&mut *conn)
+        .await?;
+    if inserted.rows_affected() > 0 {
+        let sql = "INSERT INTO snapshot_examples (tenant, digest, video, label, split) \
+                   SELECT tenant, ?, video, label, split FROM examples \
+                   WHERE tenant = ? AND dataset = ?";
+        sqlx::query(sql)
+            .bind(digest.0.to_vec())
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .execute(conn)
+            .await?;
+    }
+    Ok(digest)
+}
+
+async fn read_snapshot(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    digest: Digest,
+) -> Result<SnapshotRecord> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM snapshots WHERE tenant = ? AND digest = ?)";
+    let exists: bool = sqlx::query_scalar(sql)
+        .bind(tenant.as_str())
+        .bind(digest.0.to_vec())
+        .fetch_one(&mut *conn)
+        .await?;
+    if !exists {
+        return Err(Error::NotFound {
+            kind: Kind::Snapshot,
+            name: digest.to_string(),
+        });
+    }
+    let sql = "SELECT video, label, split FROM snapshot_examples \
+               WHERE tenant = ? AND digest = ? ORDER BY video";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(digest.0.to_vec())
+        .fetch_all(conn)
+        .await?;
+    Ok(SnapshotRecord {
+        digest,
+        examples: found.iter().map(example).collect::<Result<_>>()?,
+    })
+}

@@ -1,0 +1,172 @@
+//! Jobs as their owners see them: submitted, read, cancelled, watched.
+//!
+//! Invariant: a job that was submitted has its snapshot, its first event and its place in the queue, all or none.
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{
+    Error, Event, EventRecord, JobRecord, Jobs, Kind, NewJob, Page, PageRequest, Result,
+};
+use super::requests::Request;
+use super::rows::{self, Columns, corrupt};
+use super::{Sqlite, datasets, events, jobs, tasks};
+use crate::ids::{JobId, RequestId, TenantId};
+use crate::spec::JobState;
+
+const LISTING: &str = "jobs";
+
+#[async_trait]
+impl Jobs for Sqlite {
+    async fn submit_job(
+        &self,
+        tenant: &TenantId,
+        job: NewJob,
+        request: Option<RequestId>,
+    ) -> Result<JobRecord> {
+        let (mut tx, now) = self.write().await?;
+        let request = Request {
+            method: "SubmitJob",
+            id: request,
+        };
+        if let Some(id) = request.answer(&mut tx, tenant).await? {
+            let id = id.parse().map_err(|error| corrupt("job", error))?;
+            return get(&mut tx, tenant, id).await;
+        }
+        let task = tasks::get(&mut tx, tenant, &job.task).await?;
+        let digest = datasets::snapshot(&mut tx, tenant, &job.dataset, now).await?;
+        if unfinished(&mut tx, tenant).await? >= job.limit {
+            return Err(Error::TooManyJobs { limit: job.limit });
+        }
+        let id = JobId::generate();
+        let sql = "INSERT INTO jobs (tenant, id, task, dataset, dataset_digest, \
+                   hyper_parameters, state, task_etag, create_time) \
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(id.to_string())
+            .bind(job.task.as_str())
+            .bind(job.dataset.as_str())
+            .bind(digest.0.to_vec())
+            .bind(rows::stored_hyper_parameters(&job.hyper_parameters)?)
+            .bind(rows::name("state", JobState::Queued)?)
+            .bind(task.etag)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+        let queued = Event::State {
+            state: JobState::Queued,
+            reason: None,
+            message: None,
+        };
+        events::append(&mut tx, tenant, id, now, &queued).await?;
+        request
+            .remember(&mut tx, tenant, id.to_string(), now)
+            .await?;
+        let record = get(&mut tx, tenant, id).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn get_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord> {
+        let mut tx = self.read().await?;
+        get(&mut tx, tenant, job).await
+    }
+
+    async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<JobRecord>> {
+        let found =
+            sqlx::query("SELECT * FROM jobs WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?")
+                .bind(tenant.as_str())
+                .bind(page.start(LISTING)?)
+                .bind(page.limit())
+                .fetch_all(&self.reader)
+                .await?;
+        let jobs: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
+        Ok(page.page(LISTING, jobs, |job| job.id.to_string()))
+    }
+
+    async fn cancel_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord> {
+        let (mut tx, now) = self.write().await?;
+        let record = get(&mut tx, tenant, job).await?;
+        if record.state.is_final() {
+            return Err(Error::JobFinished { job });
+        }
+        if record.state == JobState::Queued {
+            jobs::end(&mut tx, &record, JobState::Cancelled, None, now).await?;
+        } else {
+            sqlx::query("UPDATE jobs SET cancel_requested = 1 WHERE tenant = ? AND id = ?")
+                .bind(tenant.as_str())
+                .bind(job.to_string())
+                .execute(&mut *tx)
+                .await?;
+        }
+        let record = get(&mut tx, tenant, job).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn list_events(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<EventRecord>> {
+        let mut tx = self.read().await?;
+        get(&mut tx, tenant, job).await?;
+        events::list(&mut tx, tenant, job, after, limit).await
+    }
+}
+
+async fn unfinished(conn: &mut SqliteConnection, tenant: &TenantId) -> Result<u32> {
+    let sql = "SELECT COUNT(*) AS jobs FROM jobs WHERE tenant = ? AND end_time IS NULL";
+    let row = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .fetch_one(conn)
+        .await?;
+    row.number("jobs")
+}
+
+pub(super) async fn get(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    job: JobId,
+) -> Result<JobRecord> {
+    let found = sqlx::query("SELECT * FROM jobs WHERE tenant = ? AND id = ?")
+        .bind(tenant.as_str())
+        .bind(job.to_string())
+        .fetch_optional(conn)
+        .await?;
+    match found {
+        Some(row) => read(&row),
+        None => Err(Error::NotFound {
+            kind: Kind::Job,
+            name: job.to_string(),
+        }),
+    }
+}
+
+pub(super) fn read(row: &SqliteRow) -> Result<JobRecord> {
+    Ok(JobRecord {
+        tenant: row.id("tenant")?,
+        id: row.id("id")?,
+        task: row.id("task")?,
+        dataset: row.id("dataset")?,
+        dataset_digest: row.digest("dataset_digest")?,
+        hyper_parameters: row.hyper_parameters("hyper_parameters")?,
+        state: row.name("state")?,
+        reason: row.optional_text("reason")?,
+        message: row.optional_text("message")?,
+        step: row.number("step")?,
+        total_steps: row.number("total_steps")?,
+        attempts: row.number("attempts")?,
+        epoch: row.number("epoch")?,
+        cancel_requested: row.flag("cancel_requested")?,
+        task_etag: row.text("task_etag")?,
+        checkpoint: row.optional_json("checkpoint")?,
+        result: row.optional_json("result")?,
+        create_time: row.int("create_time")?,
+        end_time: row.optional_int("end_time")?,
+    })
+}

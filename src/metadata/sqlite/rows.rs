@@ -1,0 +1,186 @@
+//! Columns as values: how ids, digests, numbers, names and structures are stored.
+//!
+//! Invariant: a value reads back as it was written, floats to the last bit; a column that does not is [`Error::Corrupt`], never a panic.
+
+use std::str::FromStr;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{Error, Result};
+use crate::ids::AdapterVersion;
+use crate::spec::{Digest, HyperParameters};
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Typed columns of a row, by name.
+pub(super) trait Columns {
+    fn text(&self, column: &'static str) -> Result<String>;
+    fn optional_text(&self, column: &'static str) -> Result<Option<String>>;
+    fn int(&self, column: &'static str) -> Result<i64>;
+    fn optional_int(&self, column: &'static str) -> Result<Option<i64>>;
+    fn blob(&self, column: &'static str) -> Result<Vec<u8>>;
+
+    fn id<T>(&self, column: &'static str) -> Result<T>
+    where
+        T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        self.text(column)?
+            .parse()
+            .map_err(|error: T::Err| corrupt(column, error))
+    }
+
+    /// A whole number that is not negative and fits.
+    fn number<T: TryFrom<i64>>(&self, column: &'static str) -> Result<T> {
+        let value = self.int(column)?;
+        T::try_from(value).map_err(|_| corrupt(column, format!("{value} is out of range")))
+    }
+
+    fn version(&self, column: &'static str) -> Result<Option<AdapterVersion>> {
+        let Some(value) = self.optional_int(column)? else {
+            return Ok(None);
+        };
+        u32::try_from(value)
+            .ok()
+            .and_then(AdapterVersion::new)
+            .map(Some)
+            .ok_or_else(|| corrupt(column, format!("{value} is no version")))
+    }
+
+    fn digest(&self, column: &'static str) -> Result<Digest> {
+        let bytes = self.blob(column)?;
+        match bytes.as_slice().try_into() {
+            Ok(digest) => Ok(Digest(digest)),
+            Err(_) => Err(corrupt(column, format!("{} bytes", bytes.len()))),
+        }
+    }
+
+    fn flag(&self, column: &'static str) -> Result<bool> {
+        Ok(self.int(column)? != 0)
+    }
+
+    /// A name of an enumeration.
+    fn name<T: DeserializeOwned>(&self, column: &'static str) -> Result<T> {
+        let name = Value::String(self.text(column)?);
+        serde_json::from_value(name).map_err(|error| corrupt(column, error))
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T> {
+        serde_json::from_str(&self.text(column)?).map_err(|error| corrupt(column, error))
+    }
+
+    fn optional_json<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>> {
+        self.optional_text(column)?
+            .map(|text| serde_json::from_str(&text).map_err(|error| corrupt(column, error)))
+            .transpose()
+    }
+
+    fn hyper_parameters(&self, column: &'static str) -> Result<HyperParameters> {
+        let mut value: Value = self.json(column)?;
+        for field in value
+            .as_object_mut()
+            .into_iter()
+            .flat_map(|map| map.values_mut())
+        {
+            if let Value::String(text) = field {
+                let float: f64 = text.parse().map_err(|error| corrupt(column, error))?;
+                *field = Value::from(float);
+            }
+        }
+        serde_json::from_value(value).map_err(|error| corrupt(column, error))
+    }
+}
+
+impl Columns for SqliteRow {
+    fn text(&self, column: &'static str) -> Result<String> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn optional_text(&self, column: &'static str) -> Result<Option<String>> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn int(&self, column: &'static str) -> Result<i64> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn optional_int(&self, column: &'static str) -> Result<Option<i64>> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn blob(&self, column: &'static str) -> Result<Vec<u8>> {
+        Ok(self.try_get(column)?)
+    }
+}
+
+/// A structure as it is stored.
+pub(super) fn json<T: Serialize>(column: &'static str, value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| corrupt(column, error))
+}
+
+/// Hyper-parameters as they are stored. Floats are text: a run that goes on after a restart must compute with the very same bits, which a JSON
+/// reader does not promise for a number.
+pub(super) fn stored_hyper_parameters(value: &HyperParameters) -> Result<String> {
+    const COLUMN: &str = "hyper_parameters";
+    let mut value = serde_json::to_value(value).map_err(|error| corrupt(COLUMN, error))?;
+    for field in value
+        .as_object_mut()
+        .into_iter()
+        .flat_map(|map| map.values_mut())
+    {
+        if let Some(float) = field.as_f64().filter(|_| field.is_f64()) {
+            *field = Value::String(float.to_string());
+        }
+    }
+    json(COLUMN, &value)
+}
+
+/// An enumeration's name as it is stored.
+pub(super) fn name<T: Serialize>(column: &'static str, value: T) -> Result<String> {
+    match serde_json::to_value(value) {
+        Ok(Value::String(name)) => Ok(name),
+        Ok(other) => Err(corrupt(column, format!("{other} is no name"))),
+        Err(error) => Err(corrupt(column, error)),
+    }
+}
+
+/// A size or count as it is stored.
+pub(super) fn int(column: &'static str, value: u64) -> Result<i64> {
+    i64::try_from(value).map_err(|error| corrupt(column, error))
+}
+
+pub(super) fn corrupt(column: &'static str, source: impl Into<Cause>) -> Error {
+    Error::Corrupt {
+        column,
+        source: source.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hyper_parameters_keep_every_bit() {
+        // Seventeen digits, as sums and single-precision values have them.
+        for rate in [0.1 + 0.2, f64::from(2e-3_f32), f64::MIN_POSITIVE, 2e-3, 1.0] {
+            let hyper = HyperParameters {
+                learning_rate: Some(rate),
+                seed: Some(u64::MAX),
+                horizontal_flip: Some(true),
+                ..HyperParameters::default()
+            };
+            let text = stored_hyper_parameters(&hyper).expect("serialisable");
+            let mut value: Value = serde_json::from_str(&text).expect("json");
+            let stored = value["learning_rate"].take();
+            assert_eq!(
+                stored.as_str().and_then(|text| text.parse().ok()),
+                Some(rate)
+            );
+            assert_eq!(value["seed"].as_u64(), Some(u64::MAX));
+        }
+    }
+}

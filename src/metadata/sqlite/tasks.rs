@@ -1,0 +1,284 @@
+//! Tasks: what was asked for, what serves, and the etag that guards the former.
+//!
+//! Invariant: every change that a caller or a job makes raises the revision; the engine's own moves do not.
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{
+    Error, Kind, NewTask, Page, PageRequest, Result, TaskRecord, TaskUpdate, Tasks, VersionRecord,
+};
+use super::requests::Request;
+use super::rows::{self, Columns, corrupt};
+use super::{Sqlite, versions};
+use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId};
+
+const LISTING: &str = "tasks";
+
+#[async_trait]
+impl Tasks for Sqlite {
+    async fn create_task(
+        &self,
+        tenant: &TenantId,
+        task: NewTask,
+        request: Option<RequestId>,
+    ) -> Result<TaskRecord> {
+        let (mut tx, now) = self.write().await?;
+        let request = Request {
+            method: "CreateTask",
+            id: request,
+        };
+        if let Some(id) = request.answer(&mut tx, tenant).await? {
+            let id = id.parse().map_err(|error| corrupt("task", error))?;
+            return get(&mut tx, tenant, &id).await;
+        }
+        let sql = "INSERT INTO tasks (tenant, id, display_name, adapter, sampling, auto_serve, \
+                   incarnation, create_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+        let inserted = sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(task.id.as_str())
+            .bind(&task.display_name)
+            .bind(rows::json("adapter", &task.adapter)?)
+            .bind(rows::json("sampling", &task.sampling)?)
+            .bind(task.auto_serve)
+            .bind(uuid::Uuid::now_v7().simple().to_string())
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+        if inserted.rows_affected() == 0 {
+            return Err(Error::AlreadyExists {
+                kind: Kind::Task,
+                name: task.id.to_string(),
+            });
+        }
+        let id = task.id.to_string();
+        request.remember(&mut tx, tenant, id, now).await?;
+        let record = get(&mut tx, tenant, &task.id).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn get_task(&self, tenant: &TenantId, task: &TaskId) -> Result<TaskRecord> {
+        let mut tx = self.read().await?;
+        get(&mut tx, tenant, task).await
+    }
+
+    async fn list_tasks(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<TaskRecord>> {
+        let found =
+            sqlx::query("SELECT * FROM tasks WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?")
+                .bind(tenant.as_str())
+                .bind(page.start(LISTING)?)
+                .bind(page.limit())
+                .fetch_all(&self.reader)
+                .await?;
+        let tasks: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
+        Ok(page.page(LISTING, tasks, |task| task.id.to_string()))
+    }
+
+    async fn update_task(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        update: TaskUpdate,
+        etag: Option<&str>,
+    ) -> Result<TaskRecord> {
+        let (mut tx, _) = self.write().await?;
+        current(&mut tx, tenant, task, etag).await?;
+        let sql = "UPDATE tasks SET display_name = COALESCE(?, display_name), \
+                   auto_serve = COALESCE(?, auto_serve), revision = revision + 1 \
+                   WHERE tenant = ? AND id = ? RETURNING *";
+        let row = sqlx::query(sql)
+            .bind(update.display_name)
+            .bind(update.auto_serve)
+            .bind(tenant.as_str())
+            .bind(task.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        read(&row)
+    }
+
+    async fn delete_task(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        etag: Option<&str>,
+    ) -> Result<Vec<VersionRecord>> {
+        let (mut tx, _) = self.write().await?;
+        current(&mut tx, tenant, task, etag).await?;
+        let sql = "SELECT id FROM jobs WHERE tenant = ? AND task = ? AND end_time IS NULL LIMIT 1";
+        let job = sqlx::query_scalar(sql)
+            .bind(tenant.as_str())
+            .bind(task.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        if let Some(user) = job {
+            return Err(Error::InUse {
+                kind: Kind::Task,
+                name: task.to_string(),
+                user_kind: Kind::Job,
+                user,
+            });
+        }
+        let versions = versions::all(&mut tx, tenant, task).await?;
+        sqlx::query("DELETE FROM tasks WHERE tenant = ? AND id = ?")
+            .bind(tenant.as_str())
+            .bind(task.as_str())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(versions)
+    }
+
+    async fn get_version(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+    ) -> Result<VersionRecord> {
+        let mut tx = self.read().await?;
+        versions::get(&mut tx, tenant, task, version).await
+    }
+
+    async fn list_versions(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        page: &PageRequest,
+    ) -> Result<Page<VersionRecord>> {
+        let mut tx = self.read().await?;
+        get(&mut tx, tenant, task).await?;
+        versions::list(&mut tx, tenant, task, page).await
+    }
+
+    async fn set_desired(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+        etag: &str,
+    ) -> Result<TaskRecord> {
+        let (mut tx, _) = self.write().await?;
+        current(&mut tx, tenant, task, Some(etag)).await?;
+        versions::get(&mut tx, tenant, task, version).await?;
+        let record = desire(&mut tx, tenant, task, version).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn move_serving(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+    ) -> Result<bool> {
+        let (mut tx, _) = self.write().await?;
+        let sql = "UPDATE tasks SET serving = desired, serving_error = NULL \
+                   WHERE tenant = ? AND id = ? AND desired = ?";
+        let moved = sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(task.as_str())
+            .bind(version.get())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(moved.rows_affected() > 0)
+    }
+
+    async fn serving_failed(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+        why: &str,
+    ) -> Result<bool> {
+        let (mut tx, _) = self.write().await?;
+        let sql = "UPDATE tasks SET serving_error = ? WHERE tenant = ? AND id = ? AND desired = ?";
+        let noted = sqlx::query(sql)
+            .bind(why)
+            .bind(tenant.as_str())
+            .bind(task.as_str())
+            .bind(version.get())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(noted.rows_affected() > 0)
+    }
+
+    async fn pending_tasks(&self) -> Result<Vec<TaskRecord>> {
+        let sql = "SELECT * FROM tasks WHERE desired IS NOT serving ORDER BY tenant, id";
+        let found = sqlx::query(sql).fetch_all(&self.reader).await?;
+        found.iter().map(read).collect()
+    }
+}
+
+pub(super) async fn get(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+) -> Result<TaskRecord> {
+    let found = sqlx::query("SELECT * FROM tasks WHERE tenant = ? AND id = ?")
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .fetch_optional(conn)
+        .await?;
+    match found {
+        Some(row) => read(&row),
+        None => Err(Error::NotFound {
+            kind: Kind::Task,
+            name: task.to_string(),
+        }),
+    }
+}
+
+/// The task, if `etag` is absent or its own.
+async fn current(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+    etag: Option<&str>,
+) -> Result<TaskRecord> {
+    let record = get(conn, tenant, task).await?;
+    match etag {
+        Some(etag) if etag != record.etag => Err(Error::EtagMismatch {
+            task: task.clone(),
+            etag: etag.chars().take(80).collect(),
+        }),
+        Some(_) | None => Ok(record),
+    }
+}
+
+/// Asks for a version to serve.
+pub(super) async fn desire(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+    version: AdapterVersion,
+) -> Result<TaskRecord> {
+    let sql = "UPDATE tasks SET desired = ?, serving_error = NULL, revision = revision + 1 \
+               WHERE tenant = ? AND id = ? RETURNING *";
+    let row = sqlx::query(sql)
+        .bind(version.get())
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .fetch_one(conn)
+        .await?;
+    read(&row)
+}
+
+fn read(row: &SqliteRow) -> Result<TaskRecord> {
+    Ok(TaskRecord {
+        tenant: row.id("tenant")?,
+        id: row.id("id")?,
+        display_name: row.text("display_name")?,
+        adapter: row.json("adapter")?,
+        sampling: row.json("sampling")?,
+        auto_serve: row.flag("auto_serve")?,
+        serving: row.version("serving")?,
+        desired: row.version("desired")?,
+        serving_error: row.optional_text("serving_error")?,
+        etag: format!("{}-{}", row.text("incarnation")?, row.int("revision")?),
+        create_time: row.int("create_time")?,
+    })
+}

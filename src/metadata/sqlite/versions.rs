@@ -1,0 +1,129 @@
+//! Adapter versions: immutable rows.
+//!
+//! Invariant: (tenant, task, version) is given out once, ever; a row is inserted by a publication and never updated.
+
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{
+    Error, Kind, NewVersion, Page, PageRequest, Result, Timestamp, VersionManifest, VersionRecord,
+};
+use super::rows::{self, Columns, corrupt};
+use crate::ids::{AdapterVersion, TaskId, TenantId};
+
+const LISTING: &str = "versions";
+
+pub(super) async fn get(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+    version: AdapterVersion,
+) -> Result<VersionRecord> {
+    let found = sqlx::query("SELECT * FROM versions WHERE tenant = ? AND task = ? AND version = ?")
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .bind(version.get())
+        .fetch_optional(conn)
+        .await?;
+    match found {
+        Some(row) => read(&row),
+        None => Err(Error::NotFound {
+            kind: Kind::Version,
+            name: format!("tasks/{task}/versions/{version}"),
+        }),
+    }
+}
+
+pub(super) async fn all(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+) -> Result<Vec<VersionRecord>> {
+    let found =
+        sqlx::query("SELECT * FROM versions WHERE tenant = ? AND task = ? ORDER BY version")
+            .bind(tenant.as_str())
+            .bind(task.as_str())
+            .fetch_all(conn)
+            .await?;
+    found.iter().map(read).collect()
+}
+
+pub(super) async fn list(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+    page: &PageRequest,
+) -> Result<Page<VersionRecord>> {
+    // The task is in the token: a page of one task's versions does not continue another's.
+    let listing = format!("{LISTING}/{task}");
+    let start = page.start(&listing)?;
+    let start: u32 = match start.as_str() {
+        "" => 0,
+        number => number.parse().map_err(|_| Error::PageToken)?,
+    };
+    let sql = "SELECT * FROM versions WHERE tenant = ? AND task = ? AND version > ? \
+               ORDER BY version LIMIT ?";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .bind(start)
+        .bind(page.limit())
+        .fetch_all(conn)
+        .await?;
+    let versions: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
+    Ok(page.page(&listing, versions, |version| version.version.to_string()))
+}
+
+/// The next number of a task.
+pub(super) async fn next_number(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+) -> Result<AdapterVersion> {
+    let sql = "INSERT INTO version_numbers (tenant, task, last) VALUES (?, ?, 1) \
+               ON CONFLICT DO UPDATE SET last = last + 1 RETURNING last";
+    let row = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .fetch_one(conn)
+        .await?;
+    let version = row.version("last")?;
+    version.ok_or_else(|| corrupt("last", "no number"))
+}
+
+pub(super) async fn insert(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+    version: &NewVersion,
+    now: Timestamp,
+) -> Result<VersionRecord> {
+    let sql = "INSERT INTO versions (tenant, task, version, manifest, sha256, size_bytes, \
+               create_time) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *";
+    let row = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .bind(version.version.get())
+        .bind(rows::json("manifest", &version.manifest)?)
+        .bind(version.sha256.0.to_vec())
+        .bind(rows::int("size_bytes", version.size_bytes)?)
+        .bind(now)
+        .fetch_one(conn)
+        .await?;
+    read(&row)
+}
+
+fn read(row: &SqliteRow) -> Result<VersionRecord> {
+    let manifest: VersionManifest = row.json("manifest")?;
+    Ok(VersionRecord {
+        tenant: row.id("tenant")?,
+        task: row.id("task")?,
+        version: row
+            .version("version")?
+            .ok_or_else(|| corrupt("version", "no number"))?,
+        manifest,
+        sha256: row.digest("sha256")?,
+        size_bytes: row.number("size_bytes")?,
+        create_time: row.int("create_time")?,
+    })
+}

@@ -1,0 +1,269 @@
+//! Videos: rows, tombstones, and who still needs one.
+//!
+//! Invariant: a video that an unfinished job or a data set names goes only when its owner insists, and then leaves a tombstone.
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{
+    BlobName, Error, Kind, NewVideo, Page, PageRequest, PartRecord, Result, Timestamp,
+    UploadRecord, VideoRecord, Videos,
+};
+use super::requests::Request;
+use super::rows::{self, Columns, corrupt};
+use super::{Sqlite, blobs, uploads};
+use crate::ids::{RequestId, TenantId, UploadId, VideoId};
+
+const LISTING: &str = "videos";
+
+#[async_trait]
+impl Videos for Sqlite {
+    async fn create_upload(
+        &self,
+        tenant: &TenantId,
+        display_name: &str,
+        request: Option<RequestId>,
+    ) -> Result<UploadRecord> {
+        uploads::create(self, tenant, display_name, request).await
+    }
+
+    async fn get_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<UploadRecord> {
+        let mut tx = self.read().await?;
+        uploads::get(&mut tx, tenant, upload).await
+    }
+
+    async fn find_uploaded(
+        &self,
+        tenant: &TenantId,
+        request: RequestId,
+    ) -> Result<Option<VideoRecord>> {
+        let mut tx = self.read().await?;
+        match upload_request(Some(request))
+            .answer(&mut tx, tenant)
+            .await?
+        {
+            Some(id) => Ok(Some(get(&mut tx, tenant, parsed(&id)?).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn record_video(
+        &self,
+        tenant: &TenantId,
+        display_name: &str,
+        video: NewVideo,
+        request: Option<RequestId>,
+    ) -> Result<VideoRecord> {
+        let (mut tx, now) = self.write().await?;
+        let request = upload_request(request);
+        if let Some(id) = request.answer(&mut tx, tenant).await? {
+            return get(&mut tx, tenant, parsed(&id)?).await;
+        }
+        let record = insert(&mut tx, tenant, display_name, video, now).await?;
+        let id = record.id.to_string();
+        request.remember(&mut tx, tenant, id, now).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn begin_part(&self, tenant: &TenantId, upload: UploadId, offset: u64) -> Result<u32> {
+        uploads::begin_part(self, tenant, upload, offset).await
+    }
+
+    async fn commit_part(
+        &self,
+        tenant: &TenantId,
+        upload: UploadId,
+        part: PartRecord,
+    ) -> Result<u64> {
+        uploads::commit_part(self, tenant, upload, part).await
+    }
+
+    async fn list_parts(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>> {
+        let mut tx = self.read().await?;
+        uploads::get(&mut tx, tenant, upload).await?;
+        uploads::parts(&mut tx, tenant, upload).await
+    }
+
+    async fn finish_upload(
+        &self,
+        tenant: &TenantId,
+        upload: UploadId,
+        video: NewVideo,
+    ) -> Result<VideoRecord> {
+        uploads::finish(self, tenant, upload, video).await
+    }
+
+    async fn abandon_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>> {
+        uploads::abandon(self, tenant, upload).await
+    }
+
+    async fn get_video(&self, tenant: &TenantId, video: VideoId) -> Result<VideoRecord> {
+        let mut tx = self.read().await?;
+        get(&mut tx, tenant, video).await
+    }
+
+    async fn list_videos(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<VideoRecord>> {
+        let sql = "SELECT * FROM videos WHERE tenant = ? AND id > ? AND delete_time IS NULL \
+                   ORDER BY id LIMIT ?";
+        let found = sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(page.start(LISTING)?)
+            .bind(page.limit())
+            .fetch_all(&self.reader)
+            .await?;
+        let videos: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
+        Ok(page.page(LISTING, videos, |video| video.id.to_string()))
+    }
+
+    async fn delete_video(&self, tenant: &TenantId, video: VideoId, force: bool) -> Result<()> {
+        let (mut tx, now) = self.write().await?;
+        get(&mut tx, tenant, video).await?;
+        let user = user(&mut tx, tenant, video).await?;
+        match user {
+            Some((user_kind, user)) if !force => {
+                return Err(Error::InUse {
+                    kind: Kind::Video,
+                    name: video.to_string(),
+                    user_kind,
+                    user,
+                });
+            }
+            Some(_) => bury(&mut tx, tenant, video, now).await?,
+            None => {
+                sqlx::query("DELETE FROM videos WHERE tenant = ? AND id = ?")
+                    .bind(tenant.as_str())
+                    .bind(video.to_string())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+        }
+        sqlx::query("DELETE FROM uploads WHERE tenant = ? AND video = ?")
+            .bind(tenant.as_str())
+            .bind(video.to_string())
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn is_named(&self, tenant: &TenantId, blob: &BlobName) -> Result<bool> {
+        blobs::is_named(self, tenant, blob).await
+    }
+}
+
+fn upload_request(id: Option<RequestId>) -> Request {
+    Request {
+        method: "UploadVideo",
+        id,
+    }
+}
+
+pub(super) fn parsed(id: &str) -> Result<VideoId> {
+    id.parse().map_err(|error| corrupt("video", error))
+}
+
+pub(super) async fn get(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    video: VideoId,
+) -> Result<VideoRecord> {
+    let sql = "SELECT * FROM videos WHERE tenant = ? AND id = ? AND delete_time IS NULL";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(video.to_string())
+        .fetch_optional(conn)
+        .await?;
+    match found {
+        Some(row) => read(&row),
+        None => Err(Error::NotFound {
+            kind: Kind::Video,
+            name: video.to_string(),
+        }),
+    }
+}
+
+pub(super) async fn insert(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    display_name: &str,
+    video: NewVideo,
+    now: Timestamp,
+) -> Result<VideoRecord> {
+    let sql = "INSERT INTO videos (tenant, id, display_name, size_bytes, sha256, probe, create_time) \
+               VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *";
+    let row = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(video.id.to_string())
+        .bind(display_name)
+        .bind(rows::int("size_bytes", video.size_bytes)?)
+        .bind(video.sha256.0.to_vec())
+        .bind(rows::json("probe", &video.probe)?)
+        .bind(now)
+        .fetch_one(conn)
+        .await?;
+    read(&row)
+}
+
+fn read(row: &SqliteRow) -> Result<VideoRecord> {
+    Ok(VideoRecord {
+        tenant: row.id("tenant")?,
+        id: row.id("id")?,
+        display_name: row.text("display_name")?,
+        size_bytes: row.number("size_bytes")?,
+        sha256: row.digest("sha256")?,
+        probe: row.json("probe")?,
+        create_time: row.int("create_time")?,
+    })
+}
+
+/// A data set or an unfinished job that names the video.
+async fn user(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    video: VideoId,
+) -> Result<Option<(Kind, String)>> {
+    let sql = "SELECT dataset FROM examples WHERE tenant = ? AND video = ? LIMIT 1";
+    let dataset = sqlx::query_scalar(sql)
+        .bind(tenant.as_str())
+        .bind(video.to_string())
+        .fetch_optional(&mut *conn)
+        .await?;
+    if let Some(dataset) = dataset {
+        return Ok(Some((Kind::Dataset, dataset)));
+    }
+    let sql = "SELECT jobs.id FROM jobs JOIN snapshot_examples AS example \
+               ON example.tenant = jobs.tenant AND example.digest = jobs.dataset_digest \
+               WHERE jobs.tenant = ? AND jobs.end_time IS NULL AND example.video = ? LIMIT 1";
+    let job = sqlx::query_scalar(sql)
+        .bind(tenant.as_str())
+        .bind(video.to_string())
+        .fetch_optional(&mut *conn)
+        .await?;
+    Ok(job.map(|job| (Kind::Job, job)))
+}
+
+/// Leaves a tombstone and takes the video out of its data sets.
+async fn bury(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    video: VideoId,
+    now: Timestamp,
+) -> Result<()> {
+    sqlx::query("DELETE FROM examples WHERE tenant = ? AND video = ?")
+        .bind(tenant.as_str())
+        .bind(video.to_string())
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("UPDATE videos SET delete_time = ? WHERE tenant = ? AND id = ?")
+        .bind(now)
+        .bind(tenant.as_str())
+        .bind(video.to_string())
+        .execute(&mut *conn)
+        .await?;
+    Ok(())
+}

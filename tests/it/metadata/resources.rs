@@ -1,0 +1,304 @@
+//! Uploads, videos, data sets and tasks.
+
+use frameshift::metadata::{BlobName, Error, Kind, PageRequest, PartRecord, TaskUpdate};
+use frameshift::spec::Split;
+
+use super::contract;
+use super::fixture::*;
+
+fn part(number: u32, offset: u64, size: u64) -> PartRecord {
+    PartRecord {
+        number,
+        offset,
+        size,
+    }
+}
+
+contract! {
+    async fn parts_follow_one_another_and_the_offset_is_their_sum(store: Store) {
+        let a = tenant("a");
+        let upload = store.create_upload(&a, "clip.mp4", None).await.expect("created");
+        let first = store.begin_part(&a, upload.id, 0).await.expect("a number");
+        assert_eq!(store.commit_part(&a, upload.id, part(first, 0, 5)).await.expect("committed"), 5);
+        assert!(matches!(
+            store.begin_part(&a, upload.id, 4).await,
+            Err(Error::OffsetMismatch { committed: 5, offset: 4, .. })
+        ));
+        let second = store.begin_part(&a, upload.id, 5).await.expect("a number");
+        let rival = store.begin_part(&a, upload.id, 5).await.expect("a number");
+        assert!(first != second && second != rival, "writers never share a number");
+        assert_eq!(store.commit_part(&a, upload.id, part(rival, 5, 2)).await.expect("committed"), 7);
+        assert!(matches!(
+            store.commit_part(&a, upload.id, part(second, 5, 2)).await,
+            Err(Error::OffsetMismatch { committed: 7, .. })
+        ));
+        assert_eq!(store.get_upload(&a, upload.id).await.expect("found").committed_bytes, 7);
+        assert_eq!(
+            store.list_parts(&a, upload.id).await.expect("parts"),
+            [part(first, 0, 5), part(rival, 5, 2)]
+        );
+    }
+
+    async fn an_upload_finishes_once(store: Store) {
+        let a = tenant("a");
+        let upload = store.create_upload(&a, "clip.mp4", None).await.expect("created");
+        let number = store.begin_part(&a, upload.id, 0).await.expect("a number");
+        store.commit_part(&a, upload.id, part(number, 0, 5)).await.expect("committed");
+        assert!(matches!(
+            store.finish_upload(&a, upload.id, new_video(4)).await,
+            Err(Error::OffsetMismatch { .. })
+        ));
+        let video = store.finish_upload(&a, upload.id, new_video(5)).await.expect("finished");
+        assert_eq!(video.display_name, "clip.mp4");
+        let again = store.finish_upload(&a, upload.id, new_video(5)).await.expect("finished");
+        assert_eq!(again, video);
+        let found = store.get_upload(&a, upload.id).await.expect("found");
+        assert_eq!((found.committed_bytes, found.video), (5, Some(video)));
+        assert!(store.list_parts(&a, upload.id).await.expect("parts").is_empty());
+        assert!(matches!(
+            store.begin_part(&a, upload.id, 5).await,
+            Err(Error::UploadFinished { .. })
+        ));
+        assert!(matches!(
+            store.abandon_upload(&a, upload.id).await,
+            Err(Error::UploadFinished { .. })
+        ));
+    }
+
+    async fn an_abandoned_upload_is_gone(store: Store) {
+        let a = tenant("a");
+        let upload = store.create_upload(&a, "", None).await.expect("created");
+        let number = store.begin_part(&a, upload.id, 0).await.expect("a number");
+        store.commit_part(&a, upload.id, part(number, 0, 5)).await.expect("committed");
+        assert!(store.is_named(&a, &BlobName::Part(upload.id, number)).await.expect("asked"));
+        let parts = store.abandon_upload(&a, upload.id).await.expect("abandoned");
+        assert_eq!(parts, [part(number, 0, 5)]);
+        assert!(!store.is_named(&a, &BlobName::Part(upload.id, number)).await.expect("asked"));
+        assert!(matches!(
+            store.get_upload(&a, upload.id).await,
+            Err(Error::NotFound { kind: Kind::Upload, .. })
+        ));
+    }
+
+    async fn a_create_with_the_same_request_answers_the_same(store: Store) {
+        let a = tenant("a");
+        let id = request();
+        let one = store.create_upload(&a, "x", id).await.expect("created");
+        assert_eq!(store.create_upload(&a, "y", id).await.expect("answered"), one);
+        let one = store.record_video(&a, "x", new_video(1), id).await.expect("created");
+        assert_eq!(store.record_video(&a, "y", new_video(2), id).await.expect("answered"), one);
+        assert_eq!(
+            store.find_uploaded(&a, id.expect("an id")).await.expect("asked"),
+            Some(one)
+        );
+        let one = store.create_dataset(&a, &dataset_id("d"), "x", id).await.expect("created");
+        assert_eq!(store.create_dataset(&a, &dataset_id("d"), "x", id).await.expect("answered"), one);
+        let one = store.create_task(&a, task("t"), id).await.expect("created");
+        assert_eq!(store.create_task(&a, task("t"), id).await.expect("answered"), one);
+        let one = store.submit_job(&a, job("t", "d"), id).await.expect("created");
+        assert_eq!(store.submit_job(&a, job("t", "d"), id).await.expect("answered"), one);
+        assert_eq!(store.list_jobs(&a, &PageRequest::first()).await.expect("listed").items, [one]);
+        assert!(matches!(
+            store.create_task(&a, task("t"), request()).await,
+            Err(Error::AlreadyExists { kind: Kind::Task, .. })
+        ));
+        assert!(matches!(
+            store.create_dataset(&a, &dataset_id("d"), "", None).await,
+            Err(Error::AlreadyExists { kind: Kind::Dataset, .. })
+        ));
+    }
+
+    async fn pages_cover_a_listing_once_and_in_order(store: Store) {
+        let a = tenant("a");
+        let mut expected = Vec::new();
+        for _ in 0..5 {
+            expected.push(video(store, &a).await);
+        }
+        let mut found = Vec::new();
+        let mut token = String::new();
+        loop {
+            let request = PageRequest::new(2, &token).expect("valid");
+            let page = store.list_videos(&a, &request).await.expect("listed");
+            assert!(page.items.len() <= 2);
+            found.extend(page.items);
+            token = page.next;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(found, expected);
+        let page = store.list_videos(&a, &PageRequest::new(2, "").expect("valid")).await.expect("listed");
+        let foreign = PageRequest::new(2, &page.next).expect("valid");
+        assert!(matches!(store.list_jobs(&a, &foreign).await, Err(Error::PageToken)));
+    }
+
+    async fn a_video_in_a_data_set_goes_only_by_force(store: Store) {
+        let a = tenant("a");
+        let videos = trainable(store, &a, "t").await;
+        assert!(matches!(
+            store.delete_video(&a, videos[0].id, false).await,
+            Err(Error::InUse { user_kind: Kind::Dataset, .. })
+        ));
+        store.delete_video(&a, videos[0].id, true).await.expect("deleted");
+        assert!(matches!(
+            store.get_video(&a, videos[0].id).await,
+            Err(Error::NotFound { kind: Kind::Video, .. })
+        ));
+        assert!(!store.is_named(&a, &BlobName::Video(videos[0].id)).await.expect("asked"));
+        assert!(store.is_named(&a, &BlobName::Video(videos[1].id)).await.expect("asked"));
+        let dataset = store.get_dataset(&a, &dataset_id("t")).await.expect("found");
+        assert_eq!(dataset.examples(), 1);
+        let listed = store.list_videos(&a, &PageRequest::first()).await.expect("listed");
+        assert_eq!(listed.items, videos[1..]);
+        assert!(matches!(
+            store.delete_video(&a, videos[0].id, true).await,
+            Err(Error::NotFound { .. })
+        ));
+    }
+
+    async fn a_video_of_an_unfinished_job_goes_only_by_force(store: Store) {
+        let a = tenant("a");
+        let videos = trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        let named: Vec<_> = videos.iter().map(|video| video.id).collect();
+        store.remove_examples(&a, &dataset_id("t"), &named).await.expect("removed");
+        assert!(matches!(
+            store.delete_video(&a, named[0], false).await,
+            Err(Error::InUse { user_kind: Kind::Job, .. })
+        ));
+        store.cancel_job(&a, job.id).await.expect("cancelled");
+        store.delete_video(&a, named[0], false).await.expect("deleted");
+    }
+
+    async fn examples_are_added_all_or_none(store: Store) {
+        let a = tenant("a");
+        let videos = trainable(store, &a, "t").await;
+        let id = dataset_id("t");
+        let (mine, missing) = (video(store, &a).await.id, new_video(1).id);
+        let examples = [example(mine, "up", Split::Test), example(missing, "up", Split::Test)];
+        match store.add_examples(&a, &id, &examples).await {
+            Err(Error::VideosNotFound { videos }) => assert_eq!(videos, [missing]),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(store.get_dataset(&a, &id).await.expect("found").examples(), 2);
+        let changed = [example(videos[0].id, "up", Split::Test), example(mine, "up", Split::Train)];
+        let dataset = store.add_examples(&a, &id, &changed).await.expect("added");
+        let counts: Vec<_> = dataset
+            .counts
+            .iter()
+            .map(|count| (count.label.as_str(), count.split, count.examples))
+            .collect();
+        assert_eq!(
+            counts,
+            [
+                ("right", Split::Validation, 1),
+                ("up", Split::Train, 1),
+                ("up", Split::Test, 1)
+            ]
+        );
+        assert_eq!(store.list_datasets(&a, &PageRequest::first()).await.expect("listed").items, [dataset]);
+        let examples = store.list_examples(&a, &id, &PageRequest::first()).await.expect("listed").items;
+        assert!(examples.is_sorted_by_key(|example| example.video) && examples.len() == 3);
+    }
+
+    async fn a_snapshot_stays_what_it_was(store: Store) {
+        let a = tenant("a");
+        let videos = trainable(store, &a, "t").await;
+        let id = dataset_id("t");
+        let before = store.snapshot_dataset(&a, &id).await.expect("taken");
+        assert_eq!(store.snapshot_dataset(&a, &id).await.expect("taken"), before);
+        store.remove_examples(&a, &id, &[videos[0].id]).await.expect("removed");
+        let after = store.snapshot_dataset(&a, &id).await.expect("taken");
+        assert_ne!(after.digest, before.digest);
+        assert_eq!(after.examples.len(), 1);
+        assert_eq!(store.get_snapshot(&a, before.digest).await.expect("found"), before);
+        store.delete_dataset(&a, &id).await.expect("deleted");
+        assert_eq!(store.get_snapshot(&a, before.digest).await.expect("found"), before);
+    }
+
+    async fn what_an_unfinished_job_needs_is_not_deleted(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        submit(store, &a, "t").await;
+        assert!(matches!(
+            store.delete_dataset(&a, &dataset_id("t")).await,
+            Err(Error::InUse { kind: Kind::Dataset, user_kind: Kind::Job, .. })
+        ));
+        assert!(matches!(
+            store.delete_task(&a, &task_id("t"), None).await,
+            Err(Error::InUse { kind: Kind::Task, user_kind: Kind::Job, .. })
+        ));
+        let claim = claim(store).await;
+        publish(store, &claim).await;
+        store.delete_dataset(&a, &dataset_id("t")).await.expect("deleted");
+        let versions = store.delete_task(&a, &task_id("t"), None).await.expect("deleted");
+        assert_eq!(versions.len(), 1);
+    }
+
+    async fn a_stale_etag_changes_nothing(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let id = task_id("t");
+        let old = store.get_task(&a, &id).await.expect("found");
+        let update = TaskUpdate {
+            display_name: Some("new".into()),
+            auto_serve: None,
+        };
+        let new = store.update_task(&a, &id, update.clone(), Some(&old.etag)).await.expect("updated");
+        assert_eq!((new.display_name.as_str(), new.auto_serve), ("new", true));
+        assert_ne!(new.etag, old.etag);
+        let stale = Some(old.etag.as_str());
+        assert!(matches!(
+            store.update_task(&a, &id, update, stale).await,
+            Err(Error::EtagMismatch { .. })
+        ));
+        assert!(matches!(
+            store.delete_task(&a, &id, stale).await,
+            Err(Error::EtagMismatch { .. })
+        ));
+        assert_eq!(store.get_task(&a, &id).await.expect("found"), new);
+        store.delete_task(&a, &id, Some(&new.etag)).await.expect("deleted");
+        let reborn = store.create_task(&a, task("t"), None).await.expect("created");
+        assert_ne!(reborn.etag, old.etag);
+    }
+
+    async fn serving_moves_to_the_desired_version_only(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let id = task_id("t");
+        submit(store, &a, "t").await;
+        let one = publish(store, &claim(store).await).await.version.version;
+        assert!(store.move_serving(&a, &id, one).await.expect("moved"));
+        submit(store, &a, "t").await;
+        let two = publish(store, &claim(store).await).await.version.version;
+        let task = store.get_task(&a, &id).await.expect("found");
+        assert_eq!((task.serving, task.desired), (Some(one), Some(two)));
+        assert_eq!(store.pending_tasks().await.expect("asked").len(), 1);
+        assert!(!store.move_serving(&a, &id, one).await.expect("asked"), "not desired any more");
+        assert!(store.serving_failed(&a, &id, two, "not a number").await.expect("noted"));
+        let task = store.get_task(&a, &id).await.expect("found");
+        assert_eq!(task.serving_error.as_deref(), Some("not a number"));
+        assert_eq!(task.serving, Some(one));
+        let task = store.set_desired(&a, &id, one, &task.etag).await.expect("set");
+        assert_eq!((task.serving, task.desired, task.serving_error), (Some(one), Some(one), None));
+        assert!(store.pending_tasks().await.expect("asked").is_empty());
+        assert!(!store.serving_failed(&a, &id, two, "late").await.expect("asked"));
+        assert!(matches!(
+            store.set_desired(&a, &id, two, "stale").await,
+            Err(Error::EtagMismatch { .. })
+        ));
+        let task = store.get_task(&a, &id).await.expect("found");
+        let none = frameshift::ids::AdapterVersion::new(9).expect("not 0");
+        assert!(matches!(
+            store.set_desired(&a, &id, none, &task.etag).await,
+            Err(Error::NotFound { kind: Kind::Version, .. })
+        ));
+    }
+}
+
+fn job(task: &str, dataset: &str) -> frameshift::metadata::NewJob {
+    frameshift::metadata::NewJob {
+        dataset: dataset_id(dataset),
+        ..new_job(task)
+    }
+}
