@@ -3,16 +3,24 @@
 //! Reference: ST-Adapter (Pan et al., NeurIPS 2022) and its official code. Invariants: a [`Backbone`] is never written to; a clip's logits do not
 //! depend by a bit on its batch neighbours; every reduction has a fixed order, so that the number of threads changes no result.
 
+pub mod adamw;
 mod adapter;
 mod backbone;
+mod block;
 mod config;
 mod error;
 mod features;
+mod file;
+mod head;
 mod inference;
 pub mod load;
+mod ops;
 mod pages;
 pub mod pretrain;
+mod site;
 mod training;
+mod vit;
+mod weights;
 
 pub use adapter::{AdapterSet, TrainableSet};
 pub use backbone::{Backbone, Tensors};

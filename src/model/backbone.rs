@@ -1,19 +1,40 @@
-//! The frozen backbone: patch embedding, blocks, norms.
+//! The frozen backbone.
 //!
 //! Invariant: loaded once, shared by `Arc`, never written to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 
-use super::{BackboneConfig, Error};
+use super::block::{Reach, Sites, Tokens};
+use super::vit::{self, Vit};
+use super::weights::Mode;
+use super::{BackboneConfig, Error, ops};
 use crate::spec::Digest;
 
 /// Tensors by the reference's name: shape and row-major values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// A frozen image backbone; share it by `Arc`.
-pub struct Backbone;
+pub struct Backbone {
+    name: String,
+    config: BackboneConfig,
+    digest: Digest,
+    calls: Arc<AtomicU64>,
+    pub(super) vit: Vit,
+}
+
+impl std::fmt::Debug for Backbone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backbone")
+            .field("name", &self.name)
+            .field("digest", &self.digest)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Backbone {
     /// Builds a backbone; the tensors are packed and freed one by one.
@@ -21,70 +42,137 @@ impl Backbone {
     /// # Errors
     /// Names the first tensor that is missing, unexpected, of another shape or not finite.
     pub fn from_tensors(
-        _name: &str,
-        _config: BackboneConfig,
-        _digest: Digest,
-        _tensors: Tensors,
+        name: &str,
+        config: BackboneConfig,
+        digest: Digest,
+        mut tensors: Tensors,
     ) -> Result<Self, Error> {
-        todo!()
+        config.validate().map_err(Error::Config)?;
+        check(&config.tensors(), &tensors)?;
+        let calls = Arc::new(AtomicU64::new(0));
+        let mode = Mode::Frozen(Some(Arc::clone(&calls)));
+        let vit = Vit::new(&config, &mode, |name| match tensors.remove(name) {
+            Some((_, values)) => Ok(values),
+            None => Err(Error::MissingTensor { name: name.into() }),
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            config,
+            digest,
+            calls,
+            vit,
+        })
     }
 
     /// Sizes and constants.
     pub fn config(&self) -> &BackboneConfig {
-        todo!()
+        &self.config
     }
 
     /// Of the canonical tensors.
     pub fn digest(&self) -> Digest {
-        todo!()
+        self.digest
     }
 
     /// What it was loaded as.
     pub fn name(&self) -> &str {
-        todo!()
+        &self.name
     }
 
     /// Weights, counted.
     pub fn parameters(&self) -> u64 {
-        todo!()
+        let shapes = self.config.tensors();
+        shapes
+            .values()
+            .map(|s| s.iter().product::<usize>() as u64)
+            .sum()
     }
 
     /// Memory of the weights.
     pub fn bytes(&self) -> u64 {
-        todo!()
+        self.vit.bytes()
     }
 
     /// How often a frozen linear layer ran, over all users of this backbone.
     pub fn frozen_linear_calls(&self) -> u64 {
-        todo!()
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// Addresses of the weights: equal for two users of one backbone.
     pub fn weight_pointers(&self) -> Vec<usize> {
-        todo!()
+        self.vit.pointers()
     }
 
     /// Frames `[N, 3, S, S]` (normalised) to the input of the first block, `[N, L, C]`.
     ///
     /// # Errors
     /// When the shape is another.
-    pub fn embed(&self, _frames: &Tensor) -> Result<Tensor, Error> {
-        todo!()
+    pub fn embed(&self, frames: &Tensor) -> Result<Tensor, Error> {
+        let side = self.config.image_size;
+        let (n, ..) = frames.dims4()?;
+        if frames.dims() != [n, 3, side, side] {
+            return Err(Error::WrongShape {
+                name: "frames".to_owned(),
+                expected: vec![n, 3, side, side],
+                got: frames.dims().to_vec(),
+            });
+        }
+        let patches = ops::read(frames, |values| {
+            vit::patches(&vit::pictures(values, &self.config), &self.config)
+        })??;
+        Ok(self.vit.embed(&patches)?.0)
     }
 
     /// Frames `[N, 3, S, S]` (normalised) through the bare backbone: the output of every block, each `[N, L, C]`.
     ///
     /// # Errors
     /// When the shape is another.
-    pub fn hidden_states(&self, _frames: &Tensor) -> Result<Vec<Tensor>, Error> {
-        todo!()
+    pub fn hidden_states(&self, frames: &Tensor) -> Result<Vec<Tensor>, Error> {
+        let mut x = self.embed(frames)?;
+        let mut states = Vec::with_capacity(self.vit.blocks.len());
+        for block in &self.vit.blocks {
+            x = block
+                .forward(&x, &Sites::default(), Tokens::All, Reach::Nothing)?
+                .0;
+            states.push(x.clone());
+        }
+        Ok(states)
     }
 
     /// The final norm: `[N, C]` to `[N, C]`.
     ///
     /// # Errors
     /// When the shape is another.
-    pub fn final_norm(&self, _features: &Tensor) -> Result<Tensor, Error> {
-        todo!()
+    pub fn final_norm(&self, features: &Tensor) -> Result<Tensor, Error> {
+        Ok(self.vit.ln_post.forward(&features.contiguous()?)?)
+    }
+}
+
+/// Names the first tensor that is missing, unexpected, of another shape or not finite.
+pub(super) fn check(
+    expected: &BTreeMap<String, Vec<usize>>,
+    tensors: &Tensors,
+) -> Result<(), Error> {
+    for (name, shape) in expected {
+        let Some((got, values)) = tensors.get(name) else {
+            return Err(Error::MissingTensor { name: name.clone() });
+        };
+        if got != shape || values.len() != shape.iter().product::<usize>() {
+            return Err(Error::WrongShape {
+                name: name.clone(),
+                expected: shape.clone(),
+                got: got.clone(),
+            });
+        }
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::NotFinite {
+                name: name.clone(),
+                index,
+            });
+        }
+    }
+    match tensors.keys().find(|name| !expected.contains_key(*name)) {
+        Some(name) => Err(Error::UnexpectedTensor { name: name.clone() }),
+        None => Ok(()),
     }
 }

@@ -78,12 +78,12 @@ pub enum Error {
         clips: usize,
     },
     /// An adapter set that was made for another backbone.
-    #[error("adapter set of width {got} does not fit a backbone of width {expected}")]
+    #[error("adapter set for width and layers {got:?} does not fit a backbone of {expected:?}")]
     Mismatch {
-        /// The backbone's width.
-        expected: usize,
+        /// The backbone's width and layers.
+        expected: (usize, usize),
         /// The set's.
-        got: usize,
+        got: (usize, usize),
     },
     /// As many labels as clips are needed.
     #[error("{clips} clips, but {labels} labels")]

@@ -2,18 +2,40 @@
 
 use std::sync::Arc;
 
-use super::{Backbone, Error, Step};
+use candle_core::Tensor;
+
+use super::block::{Reach, Sites, Tokens};
+use super::{Backbone, Error, Step, head, ops, vit};
 
 /// A running forward of the bare backbone.
-pub struct Features;
+pub struct Features {
+    backbone: Arc<Backbone>,
+    clips: Vec<Arc<[f32]>>,
+    /// Frames of each clip.
+    frames: Vec<usize>,
+    x: Option<Tensor>,
+    /// The next block; one past the last when it is done.
+    next: usize,
+}
 
 impl Features {
     /// `frames`: one buffer a clip, normalised planes `[3, T, S, S]`, each with its own T.
     ///
     /// # Errors
     /// When a clip's length is no multiple of a frame's.
-    pub fn new(_backbone: Arc<Backbone>, _frames: Vec<Arc<[f32]>>) -> Result<Self, Error> {
-        todo!()
+    pub fn new(backbone: Arc<Backbone>, frames: Vec<Arc<[f32]>>) -> Result<Self, Error> {
+        let len = backbone.config().frame_len();
+        for (clip, planes) in frames.iter().enumerate() {
+            let expected = planes.len().next_multiple_of(len).max(len);
+            super::inference::check_clip(clip, planes, expected)?;
+        }
+        Ok(Self {
+            frames: frames.iter().map(|planes| planes.len() / len).collect(),
+            backbone,
+            clips: frames,
+            x: None,
+            next: 0,
+        })
     }
 
     /// Runs the patch embedding or one block.
@@ -21,7 +43,24 @@ impl Features {
     /// # Errors
     /// When it is called after the end.
     pub fn advance(&mut self) -> Result<Step, Error> {
-        todo!()
+        let vit = &self.backbone.vit;
+        let Some(x) = &self.x else {
+            if !self.clips.is_empty() {
+                self.x = Some(vit::embed_clips(vit, &self.clips, self.backbone.config())?);
+                self.clips = Vec::new();
+                return Ok(Step::More);
+            }
+            return Ok(Step::Done);
+        };
+        let Some(block) = vit.blocks.get(self.next) else {
+            return Err(Error::Order { what: "advance" });
+        };
+        let last = self.next + 1 == vit.blocks.len();
+        let tokens = if last { Tokens::Class } else { Tokens::All };
+        let (x, _) = block.forward(x, &Sites::default(), tokens, Reach::Nothing)?;
+        self.x = Some(x);
+        self.next += 1;
+        Ok(if last { Step::Done } else { Step::More })
     }
 
     /// The mean over T of the class token before the final norm, `[C]` for each clip.
@@ -29,6 +68,21 @@ impl Features {
     /// # Errors
     /// Before the end.
     pub fn into_features(self) -> Result<Vec<Vec<f32>>, Error> {
-        todo!()
+        if self.frames.is_empty() {
+            return Ok(Vec::new());
+        }
+        let class = match self.x {
+            Some(class) if self.next == self.backbone.vit.blocks.len() => class,
+            _ => {
+                return Err(Error::Order {
+                    what: "into_features",
+                });
+            }
+        };
+        let means = head::clip_means(&class, &self.frames)?;
+        let c = means.dim(1)?;
+        Ok(ops::read(&means, |means| {
+            means.chunks_exact(c).map(<[f32]>::to_vec).collect()
+        })?)
     }
 }

@@ -1,12 +1,19 @@
 //! One forward over a batch that mixes tasks, block by block.
+//!
+//! Invariant: the frozen layers run over the whole batch, whatever the tasks; an adapter runs over its own segment.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{AdapterSet, Backbone, Error, Step};
+use candle_core::Tensor;
+
+use super::block::{Reach, Sites, Tokens, class_rows};
+use super::ops::depthwise::Extent;
+use super::ops::linear::Rows;
+use super::{AdapterSet, Backbone, Error, Step, head, ops, vit};
 
 /// Neighbouring clips of one adapter set.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Segment {
     /// The set.
     pub set: Arc<AdapterSet>,
@@ -17,7 +24,22 @@ pub struct Segment {
 }
 
 /// A running forward; what a device slice advances.
-pub struct Inference;
+pub struct Inference {
+    backbone: Arc<Backbone>,
+    clips: Vec<Arc<[f32]>>,
+    segments: Vec<Segment>,
+    hidden: Option<Vec<Tensor>>,
+    state: State,
+}
+
+enum State {
+    Begin,
+    /// Before this block.
+    Block(usize, Tensor),
+    /// Class tokens `[ΣT, C]` after the last block.
+    Heads(Tensor),
+    Done(Vec<Vec<f32>>),
+}
 
 impl Inference {
     /// `frames`: one buffer a clip, normalised planes `[3, T, S, S]`. Segments follow one another over all clips.
@@ -25,11 +47,51 @@ impl Inference {
     /// # Errors
     /// When a clip, a segment or a set does not fit.
     pub fn new(
-        _backbone: Arc<Backbone>,
-        _frames: Vec<Arc<[f32]>>,
-        _segments: Vec<Segment>,
+        backbone: Arc<Backbone>,
+        frames: Vec<Arc<[f32]>>,
+        segments: Vec<Segment>,
     ) -> Result<Self, Error> {
-        todo!()
+        let mut begin = 0;
+        for (index, segment) in segments.iter().enumerate() {
+            let (clips, last) = (&segment.clips, index + 1 == segments.len());
+            let follows = clips.start == begin && clips.end > begin && clips.end <= frames.len();
+            if !follows || segment.num_frames == 0 || (last && clips.end != frames.len()) {
+                return Err(Error::Segments {
+                    index,
+                    got: clips.clone(),
+                    begin,
+                    clips: frames.len(),
+                });
+            }
+            segment.set.fits(backbone.config())?;
+            let expected = segment.num_frames * backbone.config().frame_len();
+            for clip in clips.clone() {
+                check_clip(clip, &frames[clip], expected)?;
+            }
+            begin = clips.end;
+        }
+        if segments.is_empty() {
+            return Err(Error::Segments {
+                index: 0,
+                got: 0..0,
+                begin: 0,
+                clips: frames.len(),
+            });
+        }
+        Ok(Self {
+            backbone,
+            clips: frames,
+            segments,
+            hidden: None,
+            state: State::Begin,
+        })
+    }
+
+    /// Takes the full path, without the shortcut of the last block, and keeps every block's output.
+    #[must_use]
+    pub fn with_hidden_states(mut self) -> Self {
+        self.hidden = Some(Vec::new());
+        self
     }
 
     /// Runs the patch embedding, one block, or the heads.
@@ -37,7 +99,24 @@ impl Inference {
     /// # Errors
     /// When it is called after the end.
     pub fn advance(&mut self) -> Result<Step, Error> {
-        todo!()
+        let state = std::mem::replace(&mut self.state, State::Begin);
+        self.state = match state {
+            State::Begin => {
+                let x = vit::embed_clips(&self.backbone.vit, &self.clips, self.backbone.config())?;
+                self.clips = Vec::new();
+                State::Block(0, x)
+            }
+            State::Block(block, x) => self.block(block, &x)?,
+            State::Heads(class) => State::Done(self.heads(&class)?),
+            State::Done(logits) => {
+                self.state = State::Done(logits);
+                return Err(Error::Order { what: "advance" });
+            }
+        };
+        Ok(match self.state {
+            State::Done(_) => Step::Done,
+            State::Begin | State::Block(..) | State::Heads(_) => Step::More,
+        })
     }
 
     /// Logits of each clip, in the order of `frames`.
@@ -45,6 +124,83 @@ impl Inference {
     /// # Errors
     /// Before the end.
     pub fn into_logits(self) -> Result<Vec<Vec<f32>>, Error> {
-        todo!()
+        match self.state {
+            State::Done(logits) => Ok(logits),
+            State::Begin | State::Block(..) | State::Heads(_) => Err(Error::Order {
+                what: "into_logits",
+            }),
+        }
     }
+
+    /// Outputs of the blocks so far, each `[ΣT, L, C]`, when they were asked for.
+    pub fn hidden_states(&self) -> &[Tensor] {
+        self.hidden.as_deref().unwrap_or_default()
+    }
+
+    fn block(&mut self, index: usize, x: &Tensor) -> Result<State, Error> {
+        let blocks = &self.backbone.vit.blocks;
+        let last = index + 1 == blocks.len();
+        let tokens = if last && self.hidden.is_none() {
+            Tokens::Class
+        } else {
+            Tokens::All
+        };
+        let sites = sites(&self.segments, index, self.backbone.config().grid());
+        let (x, _) = blocks[index].forward(x, &sites, tokens, Reach::Nothing)?;
+        if let Some(hidden) = &mut self.hidden {
+            hidden.push(x.clone());
+        }
+        Ok(match (last, tokens) {
+            (false, _) => State::Block(index + 1, x),
+            (true, Tokens::Class) => State::Heads(x),
+            (true, Tokens::All) => State::Heads(class_rows(&x)?),
+        })
+    }
+
+    fn heads(&self, class: &Tensor) -> Result<Vec<Vec<f32>>, Error> {
+        let frames: Vec<usize> = self
+            .segments
+            .iter()
+            .flat_map(|s| std::iter::repeat_n(s.num_frames, s.clips.len()))
+            .collect();
+        let features = head::clip_means(class, &frames)?;
+        let features = self.backbone.vit.ln_post.forward(&features)?;
+        let mut logits = Vec::with_capacity(frames.len());
+        for segment in &self.segments {
+            let own = features.narrow(0, segment.clips.start, segment.clips.len())?;
+            let rows = segment.set.fc.forward(&own, Rows::All, None)?;
+            let classes = segment.set.classes();
+            ops::read(&rows, |rows| {
+                logits.extend(rows.chunks_exact(classes).map(<[f32]>::to_vec));
+            })?;
+        }
+        Ok(logits)
+    }
+}
+
+/// Checks the length of one clip's planes.
+pub(super) fn check_clip(clip: usize, planes: &[f32], expected: usize) -> Result<(), Error> {
+    if planes.len() == expected {
+        return Ok(());
+    }
+    Err(Error::ClipSize {
+        clip,
+        expected,
+        got: planes.len(),
+    })
+}
+
+/// The adapters of a batch in one block; none at all when no segment has one there.
+fn sites(segments: &[Segment], block: usize, grid: usize) -> Sites<'_> {
+    let (mut sites, mut begin) = (Sites::default(), 0);
+    for segment in segments {
+        let frames = begin..begin + segment.clips.len() * segment.num_frames;
+        let extent = Extent {
+            frames: segment.num_frames,
+            grid,
+        };
+        segment.set.push_sites(block, &frames, extent, &mut sites);
+        begin = frames.end;
+    }
+    sites
 }

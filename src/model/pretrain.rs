@@ -1,20 +1,21 @@
 //! Training of a whole backbone with several heads, on single images: the same blocks with trainable weights.
+//!
+//! Invariant: equal seeds and batches give equal weights, bit for bit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 
-use super::{BackboneConfig, Error};
-
-/// How the weights move.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Optimizer {
-    /// Decoupled, on names without `.bias`.
-    pub weight_decay: f64,
-    /// Largest global gradient norm; 0 means no clipping.
-    pub clip_norm: f64,
-}
+use super::adamw::{self, AdamW};
+use super::block::{Reach, Saved, Sites, Tokens};
+use super::ops::linear::Rows;
+use super::ops::{loss, read, tensor};
+use super::vit::{self, SavedEmbedding, Vit};
+use super::weights::{Found, Linear, Mode};
+use super::{BackboneConfig, Error, Gradients, Tensors, file};
+use crate::rng::Stream;
+use crate::spec::Invalid;
 
 /// What a step found, before its update.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,12 +24,33 @@ pub struct StepReport {
     pub losses: Vec<f64>,
     /// Share of images whose largest logit was their label's, for each head.
     pub accuracies: Vec<f64>,
-    /// Global gradient norm before clipping.
+    /// Global gradient norm before clipping; 0 when there was no update.
     pub gradient_norm: f64,
 }
 
 /// A backbone in training.
-pub struct Trainer;
+pub struct Trainer {
+    config: BackboneConfig,
+    /// Classes of each head.
+    heads: Vec<usize>,
+    parameters: Vec<(String, Var)>,
+    optimizer: AdamW,
+}
+
+/// One step's layers, with the weights of now.
+struct Layers {
+    vit: Vit,
+    heads: Vec<Linear>,
+}
+
+/// What the forward leaves for the backward.
+struct Trace {
+    embedding: SavedEmbedding,
+    blocks: Vec<Saved>,
+    /// Class tokens `[N, C]`, before and after the final norm.
+    class: Tensor,
+    normed: Tensor,
+}
 
 impl Trainer {
     /// Random weights from a seed; `heads`: classes of each head.
@@ -36,12 +58,33 @@ impl Trainer {
     /// # Errors
     /// When the configuration is none that can be built.
     pub fn new(
-        _config: BackboneConfig,
-        _heads: &[usize],
-        _seed: u64,
-        _optimizer: Optimizer,
+        config: BackboneConfig,
+        heads: &[usize],
+        seed: u64,
+        optimizer: adamw::Config,
     ) -> Result<Self, Error> {
-        todo!()
+        config.validate().map_err(Error::Config)?;
+        if heads.is_empty() || heads.contains(&0) {
+            let problem = format!("expected at least one, each with classes, got {heads:?}");
+            return Err(Error::Config(Invalid::new("heads", problem)));
+        }
+        let mut shapes = config.tensors();
+        for (i, &classes) in heads.iter().enumerate() {
+            shapes.insert(head_name(i, "weight"), vec![classes, config.width]);
+            shapes.insert(head_name(i, "bias"), vec![classes]);
+        }
+        let rng = Stream::new(seed, "pretrain/weights");
+        let mut parameters = Vec::with_capacity(shapes.len());
+        for (i, (name, shape)) in shapes.into_iter().enumerate() {
+            let values = initial(&name, &shape, &mut rng.fork(i as u64));
+            parameters.push((name, Var::from_tensor(&tensor(values, shape)?)?));
+        }
+        Ok(Self {
+            optimizer: AdamW::new(&parameters, optimizer)?,
+            config,
+            heads: heads.to_vec(),
+            parameters,
+        })
     }
 
     /// One step of AdamW on the sum of the heads' losses. `images`: `[N, 3, S, S]`, normalised; `labels[head][image]`.
@@ -50,26 +93,234 @@ impl Trainer {
     /// When shapes or labels do not fit.
     pub fn step(
         &mut self,
-        _images: &Tensor,
-        _labels: &[Vec<u32>],
-        _learning_rate: f64,
+        images: &Tensor,
+        labels: &[Vec<u32>],
+        learning_rate: f64,
     ) -> Result<StepReport, Error> {
-        todo!()
+        self.check(images, labels)?;
+        let layers = self.layers()?;
+        let trace = self.forward(&layers, images)?;
+        let mut found = Found::new();
+        let (d_normed, mut report) = self.score(&layers, &trace.normed, labels, &mut found)?;
+        backward(&layers, trace, &d_normed, &mut found)?;
+        let mut gradients = Gradients::new();
+        for (name, gradient) in found {
+            gradients.insert(name, gradient);
+        }
+        for (name, var) in &self.parameters {
+            if let Some(gradient) = gradients.get_mut(name) {
+                *gradient = gradient.reshape(var.shape())?;
+            }
+        }
+        report.gradient_norm = self
+            .optimizer
+            .step(&self.parameters, &gradients, learning_rate)?;
+        Ok(report)
     }
 
     /// Losses and accuracies without an update.
     ///
     /// # Errors
     /// When shapes or labels do not fit.
-    pub fn evaluate(&self, _images: &Tensor, _labels: &[Vec<u32>]) -> Result<StepReport, Error> {
-        todo!()
+    pub fn evaluate(&self, images: &Tensor, labels: &[Vec<u32>]) -> Result<StepReport, Error> {
+        self.check(images, labels)?;
+        let layers = self.layers()?;
+        let trace = self.forward(&layers, images)?;
+        let found = &mut Found::new();
+        Ok(self.score(&layers, &trace.normed, labels, found)?.1)
+    }
+
+    /// The backbone's weights (not the heads') by the reference's names.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn tensors(&self) -> Result<Tensors, Error> {
+        let own = self.config.tensors();
+        let mut tensors = Tensors::new();
+        for (name, var) in &self.parameters {
+            if own.contains_key(name) {
+                let values = read(var.as_tensor(), <[f32]>::to_vec)?;
+                tensors.insert(name.clone(), (var.dims().to_vec(), values));
+            }
+        }
+        Ok(tensors)
     }
 
     /// Writes the backbone (not the heads) as f16 safetensors with the reference's tensor names and this metadata.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save(&self, _path: &Path, _metadata: &BTreeMap<String, String>) -> Result<(), Error> {
-        todo!()
+    pub fn save(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<(), Error> {
+        let bytes = file::write(&self.tensors()?, metadata, file::Format::F16);
+        std::fs::write(path, bytes).map_err(|source| Error::Write {
+            path: path.to_owned(),
+            source,
+        })
     }
+
+    fn check(&self, images: &Tensor, labels: &[Vec<u32>]) -> Result<(), Error> {
+        let side = self.config.image_size;
+        let (n, ..) = images.dims4()?;
+        if n == 0 || images.dims() != [n, 3, side, side] {
+            return Err(Error::WrongShape {
+                name: "images".to_owned(),
+                expected: vec![n, 3, side, side],
+                got: images.dims().to_vec(),
+            });
+        }
+        if labels.len() != self.heads.len() {
+            let problem = format!("{} heads, labels for {}", self.heads.len(), labels.len());
+            return Err(Error::Value(Invalid::new("labels", problem)));
+        }
+        for (labels, &classes) in labels.iter().zip(&self.heads) {
+            if labels.len() != n {
+                return Err(Error::LabelCount {
+                    clips: n,
+                    labels: labels.len(),
+                });
+            }
+            if let Some(clip) = labels.iter().position(|&label| label as usize >= classes) {
+                return Err(Error::Label {
+                    clip,
+                    label: labels[clip],
+                    classes,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn layers(&self) -> Result<Layers, Error> {
+        let by_name: BTreeMap<&str, &Var> = self
+            .parameters
+            .iter()
+            .map(|(name, var)| (name.as_str(), var))
+            .collect();
+        let fetch = |name: &str| match by_name.get(name) {
+            Some(var) => Ok(read(var.as_tensor(), <[f32]>::to_vec)?),
+            None => Err(Error::MissingTensor {
+                name: name.to_owned(),
+            }),
+        };
+        let mode = Mode::Trainable;
+        let mut heads = Vec::with_capacity(self.heads.len());
+        for i in 0..self.heads.len() {
+            let (weight, bias) = (
+                fetch(&head_name(i, "weight"))?,
+                fetch(&head_name(i, "bias"))?,
+            );
+            heads.push(Linear::new(
+                &weight,
+                self.config.width,
+                1,
+                Some(bias),
+                &mode,
+            ));
+        }
+        Ok(Layers {
+            vit: Vit::new(&self.config, &mode, fetch)?,
+            heads,
+        })
+    }
+
+    fn forward(&self, layers: &Layers, images: &Tensor) -> Result<Trace, Error> {
+        let patches = read(images, |values| {
+            vit::patches(&vit::pictures(values, &self.config), &self.config)
+        })??;
+        let (mut x, embedding) = layers.vit.embed(&patches)?;
+        let mut blocks = Vec::with_capacity(layers.vit.blocks.len());
+        for (i, block) in layers.vit.blocks.iter().enumerate() {
+            let (y, saved) =
+                block.forward(&x, &Sites::default(), tokens(layers, i), Reach::Input)?;
+            blocks.extend(saved);
+            x = y;
+        }
+        let normed = layers.vit.ln_post.forward(&x)?;
+        Ok(Trace {
+            embedding,
+            blocks,
+            class: x,
+            normed,
+        })
+    }
+
+    /// Losses, and the gradient of the normed class tokens.
+    fn score(
+        &self,
+        layers: &Layers,
+        normed: &Tensor,
+        labels: &[Vec<u32>],
+        found: &mut Found,
+    ) -> Result<(Tensor, StepReport), Error> {
+        let mut d_normed = normed.zeros_like()?;
+        let mut report = StepReport {
+            losses: Vec::new(),
+            accuracies: Vec::new(),
+            gradient_norm: 0.0,
+        };
+        for (i, (head, labels)) in layers.heads.iter().zip(labels).enumerate() {
+            let logits = head.forward(normed, Rows::All, None)?;
+            let scored = loss::cross_entropy(&logits, labels)?;
+            report.losses.push(scored.mean);
+            let share = scored.correct as f64 / labels.len() as f64;
+            report.accuracies.push(share);
+            let names = [head_name(i, "weight"), head_name(i, "bias")];
+            let names = [names[0].as_str(), names[1].as_str()];
+            let dy = &scored.gradient;
+            head.gradients((normed, Rows::All), (dy, Rows::All), names, found)?;
+            d_normed = head.backward_add(dy, &d_normed, Rows::All)?;
+        }
+        Ok((d_normed, report))
+    }
+}
+
+fn tokens(layers: &Layers, block: usize) -> Tokens {
+    if block + 1 == layers.vit.blocks.len() {
+        Tokens::Class
+    } else {
+        Tokens::All
+    }
+}
+
+fn backward(
+    layers: &Layers,
+    mut trace: Trace,
+    d_normed: &Tensor,
+    found: &mut Found,
+) -> Result<(), Error> {
+    let norm = &layers.vit.ln_post;
+    norm.gradients(&trace.class, d_normed, "ln_post", found)?;
+    let mut dy = norm.backward(&trace.class, d_normed, &d_normed.zeros_like()?)?;
+    for (i, block) in layers.vit.blocks.iter().enumerate().rev() {
+        let saved = trace
+            .blocks
+            .pop()
+            .ok_or(Error::Order { what: "backward" })?;
+        let gradients = block.backward(&dy, saved, &Sites::default(), Reach::Input)?;
+        let own = gradients.own.into_iter();
+        found.extend(own.map(|(name, g)| (format!("transformer.resblocks.{i}.{name}"), g)));
+        dy = gradients.dx.ok_or(Error::Order { what: "backward" })?;
+    }
+    layers.vit.embed_back(&dy, &trace.embedding, found)?;
+    Ok(())
+}
+
+fn head_name(head: usize, part: &str) -> String {
+    format!("heads.{head}.{part}")
+}
+
+/// Matrices are uniform within 1 / √inputs, embeddings normal with deviation 1 / √width, norms the identity, biases 0.
+fn initial(name: &str, shape: &[usize], rng: &mut Stream) -> Vec<f32> {
+    let count: usize = shape.iter().product();
+    let last = shape.last().copied().unwrap_or(1).max(1);
+    if name.ends_with("_embedding") {
+        let deviation = 1.0 / (last as f32).sqrt();
+        return (0..count).map(|_| deviation * rng.normal()).collect();
+    }
+    if shape.len() == 1 {
+        let value = if name.ends_with(".weight") { 1.0 } else { 0.0 };
+        return vec![value; count];
+    }
+    let bound = 1.0 / ((count / shape[0].max(1)) as f32).sqrt();
+    (0..count).map(|_| rng.range(-bound, bound)).collect()
 }

@@ -1,12 +1,20 @@
 //! One training step of one set (forward, loss, backward), block by block; the optimiser comes after it.
+//!
+//! Invariant: how the step is cut into slices, what runs between them, and whether activations are kept or computed again change no bit of its result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::{Backbone, Error, Step, TrainableSet};
+use super::block::{Reach, Saved, Sites, Tokens};
+use super::ops::depthwise::Extent;
+use super::ops::linear::Rows;
+use super::ops::{loss, tensor};
+use super::weights::Found;
+use super::{AdapterSet, Backbone, Error, Step, TrainableSet, head, inference, vit};
 use crate::rng::Stream;
+use crate::spec::Invalid;
 
 /// What the forward keeps for the backward; both give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +30,7 @@ pub enum Keep {
 pub struct Dropout {
     /// Share of the features that become 0, in [0, 1).
     pub rate: f64,
-    /// Which.
+    /// Which: clip i draws from part i.
     pub stream: Stream,
 }
 
@@ -43,7 +51,39 @@ pub struct StepOutput {
 }
 
 /// A running step.
-pub struct TrainingStep;
+pub struct TrainingStep {
+    backbone: Arc<Backbone>,
+    /// The weights of when the step began.
+    layers: AdapterSet,
+    labels: Vec<u32>,
+    dropout: Option<Dropout>,
+    keep: Keep,
+    clips: Vec<Arc<[f32]>>,
+    num_frames: usize,
+    /// The lowest block that the backward reaches; the number of blocks when it reaches none.
+    lowest: usize,
+    kept: Vec<Kept>,
+    found: BTreeMap<String, Tensor>,
+    scores: Option<(f64, usize, Vec<Vec<f32>>)>,
+    state: State,
+}
+
+/// Of one block, for its backward.
+enum Kept {
+    Input(Tensor),
+    All(Saved),
+}
+
+enum State {
+    Begin,
+    /// Before this block.
+    Forward(usize, Tensor),
+    /// Features `[clips, C]`, and whether they are means of class tokens.
+    Head(Tensor, bool),
+    /// The gradient of this block's output.
+    Backward(usize, Tensor),
+    Done,
+}
 
 impl TrainingStep {
     /// `frames`: one buffer a clip, normalised planes `[3, T, S, S]`, all with the same T. Reads the weights of now.
@@ -51,14 +91,24 @@ impl TrainingStep {
     /// # Errors
     /// When clips, labels or the set do not fit.
     pub fn new(
-        _backbone: Arc<Backbone>,
-        _set: &TrainableSet,
-        _frames: Vec<Arc<[f32]>>,
-        _labels: &[u32],
-        _dropout: Option<Dropout>,
-        _keep: Keep,
+        backbone: Arc<Backbone>,
+        set: &TrainableSet,
+        frames: Vec<Arc<[f32]>>,
+        labels: &[u32],
+        dropout: Option<Dropout>,
+        keep: Keep,
     ) -> Result<Self, Error> {
-        todo!()
+        let len = backbone.config().frame_len();
+        let expected = frames.first().map_or(0, |f| f.len());
+        let expected = expected.next_multiple_of(len).max(len);
+        for (clip, planes) in frames.iter().enumerate() {
+            inference::check_clip(clip, planes, expected)?;
+        }
+        let mut step = Self::begin(backbone, set, frames.len(), labels, dropout)?;
+        step.keep = keep;
+        step.num_frames = expected / len;
+        step.clips = frames;
+        Ok(step)
     }
 
     /// A step of a set without sites, from what `Features` gave: `[C]` for each clip.
@@ -66,13 +116,71 @@ impl TrainingStep {
     /// # Errors
     /// When the set has sites, or features or labels do not fit.
     pub fn from_features(
-        _backbone: Arc<Backbone>,
-        _set: &TrainableSet,
-        _features: &[Vec<f32>],
-        _labels: &[u32],
-        _dropout: Option<Dropout>,
+        backbone: Arc<Backbone>,
+        set: &TrainableSet,
+        features: &[Vec<f32>],
+        labels: &[u32],
+        dropout: Option<Dropout>,
     ) -> Result<Self, Error> {
-        todo!()
+        let c = backbone.config().width;
+        for (clip, row) in features.iter().enumerate() {
+            inference::check_clip(clip, row, c)?;
+        }
+        let mut step = Self::begin(backbone, set, features.len(), labels, dropout)?;
+        if step.layers.config().has_sites() {
+            let problem = "a set with adapters cannot be trained from frozen features";
+            return Err(Error::Adapter(Invalid::new("adapter_layers", problem)));
+        }
+        step.state = State::Head(tensor(features.concat(), (features.len(), c))?, false);
+        Ok(step)
+    }
+
+    fn begin(
+        backbone: Arc<Backbone>,
+        set: &TrainableSet,
+        clips: usize,
+        labels: &[u32],
+        dropout: Option<Dropout>,
+    ) -> Result<Self, Error> {
+        if labels.len() != clips || clips == 0 {
+            return Err(Error::LabelCount {
+                clips,
+                labels: labels.len(),
+            });
+        }
+        let classes = set.classes();
+        for (clip, &label) in labels.iter().enumerate() {
+            if label as usize >= classes {
+                return Err(Error::Label {
+                    clip,
+                    label,
+                    classes,
+                });
+            }
+        }
+        if let Some(dropout) = &dropout
+            && !(0.0..1.0).contains(&dropout.rate)
+        {
+            let problem = format!("expected at least 0 and below 1, got {}", dropout.rate);
+            return Err(Error::Value(Invalid::new("dropout", problem)));
+        }
+        let layers = set.layers()?;
+        layers.fits(backbone.config())?;
+        let blocks = backbone.vit.blocks.len();
+        Ok(Self {
+            lowest: layers.lowest_live_block().unwrap_or(blocks),
+            backbone,
+            layers,
+            labels: labels.to_vec(),
+            dropout,
+            keep: Keep::All,
+            clips: Vec::new(),
+            num_frames: 1,
+            kept: Vec::new(),
+            found: set.zeros()?,
+            scores: None,
+            state: State::Begin,
+        })
     }
 
     /// Runs one block forward or backward, or the head.
@@ -80,12 +188,39 @@ impl TrainingStep {
     /// # Errors
     /// When it is called after the end.
     pub fn advance(&mut self) -> Result<Step, Error> {
-        todo!()
+        let state = std::mem::replace(&mut self.state, State::Done);
+        self.state = match state {
+            State::Begin => {
+                let x = vit::embed_clips(&self.backbone.vit, &self.clips, self.backbone.config())?;
+                self.clips = Vec::new();
+                State::Forward(0, x)
+            }
+            State::Forward(block, x) => self.forward(block, x)?,
+            State::Head(features, from_clips) => self.head(&features, from_clips)?,
+            State::Backward(block, dy) => self.backward(block, &dy)?,
+            State::Done => return Err(Error::Order { what: "advance" }),
+        };
+        Ok(match self.state {
+            State::Done => Step::Done,
+            State::Begin | State::Forward(..) | State::Head(..) | State::Backward(..) => Step::More,
+        })
     }
 
-    /// Memory that the step holds at its peak, in bytes.
+    /// Memory of activations that the step holds at its peak, in bytes, about.
     pub fn bytes(&self) -> u64 {
-        todo!()
+        let config = self.backbone.config();
+        let tokens = self.labels.len() * self.num_frames * config.tokens();
+        // Of one block: input, before and after attention's adapter, queries to values, before and after the MLP's, and its hidden layer; adapters
+        // keep their narrow features twice at two places.
+        let adapters = 4 * self.layers.config().adapter_width as usize;
+        let block = 8 * config.width + config.mlp_width + adapters;
+        let reached = config.layers - self.lowest;
+        let kept = match self.keep {
+            Keep::All => reached * block,
+            Keep::Recompute => reached * config.width + block,
+        };
+        let passing = 4 * config.width + 2 * config.mlp_width;
+        (tokens * (kept + passing) * size_of::<f32>()) as u64
     }
 
     /// Loss and gradients.
@@ -93,6 +228,122 @@ impl TrainingStep {
     /// # Errors
     /// Before the end.
     pub fn finish(self) -> Result<StepOutput, Error> {
-        todo!()
+        match (self.state, self.scores) {
+            (State::Done, Some((loss, correct, logits))) => Ok(StepOutput {
+                loss,
+                correct,
+                gradients: self.found,
+                logits,
+            }),
+            _ => Err(Error::Order { what: "finish" }),
+        }
+    }
+
+    /// Tokens that leave the block, and how far its backward goes.
+    fn plan(&self, block: usize) -> (Tokens, Reach) {
+        let tokens = if block + 1 == self.backbone.vit.blocks.len() {
+            Tokens::Class
+        } else {
+            Tokens::All
+        };
+        let reach = match block.cmp(&self.lowest) {
+            std::cmp::Ordering::Less => Reach::Nothing,
+            std::cmp::Ordering::Equal => Reach::Weights,
+            std::cmp::Ordering::Greater => Reach::Input,
+        };
+        (tokens, reach)
+    }
+
+    fn sites(&self, block: usize) -> Sites<'_> {
+        let mut sites = Sites::default();
+        let extent = Extent {
+            frames: self.num_frames,
+            grid: self.backbone.config().grid(),
+        };
+        let frames = 0..self.labels.len() * self.num_frames;
+        self.layers.push_sites(block, &frames, extent, &mut sites);
+        sites
+    }
+
+    fn forward(&mut self, block: usize, x: Tensor) -> Result<State, Error> {
+        let (tokens, reach) = self.plan(block);
+        let sites = self.sites(block);
+        let run = &self.backbone.vit.blocks[block];
+        let (y, kept) = match self.keep {
+            Keep::All => {
+                let (y, saved) = run.forward(&x, &sites, tokens, reach)?;
+                (y, saved.map(Kept::All))
+            }
+            Keep::Recompute => {
+                let (y, _) = run.forward(&x, &sites, tokens, Reach::Nothing)?;
+                (y, (reach != Reach::Nothing).then_some(Kept::Input(x)))
+            }
+        };
+        self.kept.extend(kept);
+        if tokens == Tokens::All {
+            return Ok(State::Forward(block + 1, y));
+        }
+        let frames = vec![self.num_frames; self.labels.len()];
+        Ok(State::Head(head::clip_means(&y, &frames)?, true))
+    }
+
+    fn head(&mut self, features: &Tensor, from_clips: bool) -> Result<State, Error> {
+        let norm = &self.backbone.vit.ln_post;
+        let normed = norm.forward(features)?;
+        let (rows, c) = normed.dims2()?;
+        let factors = match &self.dropout {
+            Some(dropout) => Some(head::dropout(dropout.rate, &dropout.stream, rows, c)?),
+            None => None,
+        };
+        let input = match &factors {
+            Some(factors) => (&normed * factors)?,
+            None => normed,
+        };
+        let logits = self.layers.fc.forward(&input, Rows::All, None)?;
+        let scored = loss::cross_entropy(&logits, &self.labels)?;
+        let mut found = Found::new();
+        let (x, dy) = ((&input, Rows::All), (&scored.gradient, Rows::All));
+        self.layers
+            .fc
+            .gradients(x, dy, ["fc.weight", "fc.bias"], &mut found)?;
+        self.found.extend(found);
+        self.scores = Some((scored.mean, scored.correct, logits.to_vec2()?));
+        let blocks = self.backbone.vit.blocks.len();
+        if !from_clips || self.lowest >= blocks {
+            return Ok(State::Done);
+        }
+        let mut d_input = self.layers.fc.backward(&scored.gradient, Rows::All)?;
+        if let Some(factors) = &factors {
+            d_input = (d_input * factors)?;
+        }
+        let d_features = norm.backward(features, &d_input, &d_input.zeros_like()?)?;
+        let frames = vec![self.num_frames; rows];
+        let d_class = head::spread(&d_features, &frames)?;
+        Ok(State::Backward(blocks - 1, d_class))
+    }
+
+    fn backward(&mut self, block: usize, dy: &Tensor) -> Result<State, Error> {
+        let (tokens, reach) = self.plan(block);
+        let kept = self.kept.pop();
+        let sites = self.sites(block);
+        let run = &self.backbone.vit.blocks[block];
+        let saved = match kept {
+            Some(Kept::All(saved)) => Some(saved),
+            Some(Kept::Input(x)) => run.forward(&x, &sites, tokens, reach)?.1,
+            None => None,
+        };
+        let saved = saved.ok_or(Error::Order { what: "backward" })?;
+        let gradients = run.backward(dy, saved, &sites, reach)?;
+        drop(sites);
+        let named = gradients.adapters.into_iter().flatten();
+        self.found.extend(
+            named.map(|(name, gradient)| {
+                (format!("transformer.resblocks.{block}.{name}"), gradient)
+            }),
+        );
+        Ok(match gradients.dx {
+            Some(dx) => State::Backward(block - 1, dx),
+            None => State::Done,
+        })
     }
 }

@@ -10,6 +10,7 @@
 mod allocation;
 mod decoding;
 mod golden_backbones;
+mod golden_model;
 mod golden_preproc;
 mod hostile_checkpoints;
 mod inspect;

@@ -1,0 +1,366 @@
+//! One transformer block with the adapters of a mixed batch: the only forward and backward, for serving, fine-tuning and pre-training.
+//!
+//! Invariant: what `forward` saves is all that `backward` reads; running `forward` again from the same input gives the same bits.
+
+use candle_core::{Result, Tensor};
+
+use super::Activation;
+use super::ops::linear::Rows;
+use super::ops::{attention, gelu};
+use super::site::{self, Site};
+use super::weights::{Found, LayerNorm, Linear};
+
+/// Which tokens leave the block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tokens {
+    /// All: `[N, L, C]`.
+    All,
+    /// The class tokens, `[N, C]`: only they are read after the last block, and an adapter before its MLP moves none of them.
+    Class,
+}
+
+/// How far the backward goes through the block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// There is none.
+    Nothing,
+    /// To the lowest weight of the block that learns.
+    Weights,
+    /// To the block's input.
+    Input,
+}
+
+/// A transformer block.
+pub(super) struct Block {
+    pub(super) ln_1: LayerNorm,
+    /// Sections: query, key, value.
+    pub(super) in_proj: Linear,
+    pub(super) out_proj: Linear,
+    pub(super) ln_2: LayerNorm,
+    pub(super) c_fc: Linear,
+    pub(super) c_proj: Linear,
+    pub(super) heads: usize,
+    pub(super) activation: Activation,
+}
+
+/// The adapters of a batch in one block.
+#[derive(Clone, Default)]
+pub(super) struct Sites<'a> {
+    pub(super) pre_attn: Vec<Site<'a>>,
+    pub(super) pre_mlp: Vec<Site<'a>>,
+}
+
+impl Sites<'_> {
+    fn any(sites: &[Site<'_>]) -> bool {
+        sites.iter().any(|site| site.adapter.is_some())
+    }
+}
+
+enum Heads {
+    /// `[N, L, 3C]`.
+    All(Tensor),
+    /// Queries of the class tokens `[N, C]`, keys and values `[N, L, 2C]`.
+    Class(Tensor, Tensor),
+}
+
+/// What the backward reads.
+pub(super) struct Saved {
+    input: Tensor,
+    pre_attn: Vec<Option<site::Saved>>,
+    attention: Option<SavedAttention>,
+    before_pre_mlp: Tensor,
+    pre_mlp: Vec<Option<site::Saved>>,
+    mlp: SavedMlp,
+}
+
+struct SavedAttention {
+    x: Tensor,
+    /// ln_1's output, only when in_proj learns.
+    normed: Option<Tensor>,
+    heads: Heads,
+    /// Attention's output, only when out_proj learns.
+    mixed: Option<Tensor>,
+}
+
+struct SavedMlp {
+    x: Tensor,
+    /// ln_2's output, only when c_fc learns.
+    normed: Option<Tensor>,
+    /// c_fc's output, before the activation.
+    hidden: Tensor,
+    /// After it, only when c_proj learns.
+    active: Option<Tensor>,
+}
+
+/// What the backward found.
+pub(super) struct Gradients {
+    /// Of the input, when the reach was `Input`.
+    pub(super) dx: Option<Tensor>,
+    /// Of the block's own weights, without the block's prefix.
+    pub(super) own: Found,
+    /// Of each segment's adapters, with `adapter_pre_attn.` or `adapter_pre_mlp.` before the name.
+    pub(super) adapters: Vec<Found>,
+}
+
+impl Block {
+    /// Whether the backward may end before attention.
+    fn ends_at_mlp(&self, sites: &Sites<'_>, reach: Reach) -> bool {
+        reach != Reach::Input && !self.in_proj.is_trainable() && !Sites::any(&sites.pre_attn)
+    }
+
+    /// x `[N, L, C]`; saves what the backward of this reach needs.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        sites: &Sites<'_>,
+        tokens: Tokens,
+        reach: Reach,
+    ) -> Result<(Tensor, Option<Saved>)> {
+        let input = x.clone();
+        let (x, pre_attn) = adapt(&input, &sites.pre_attn)?;
+        let (x, attention) = self.attend(x, tokens)?;
+        let before_pre_mlp = x.clone();
+        let (x, pre_mlp) = match tokens {
+            Tokens::All => adapt(&x, &sites.pre_mlp)?,
+            Tokens::Class => (x, Vec::new()),
+        };
+        if reach == Reach::Nothing {
+            return Ok((self.feed(&x)?, None));
+        }
+        let (y, mlp) = self.feed_and_save(x)?;
+        let attention = (!self.ends_at_mlp(sites, reach)).then_some(attention);
+        let saved = Saved {
+            input,
+            pre_attn,
+            attention,
+            before_pre_mlp,
+            pre_mlp,
+            mlp,
+        };
+        Ok((y, Some(saved)))
+    }
+
+    fn attend(&self, x: Tensor, tokens: Tokens) -> Result<(Tensor, SavedAttention)> {
+        let normed = self.ln_1.forward(&x)?;
+        let (heads, mixed, residual) = match tokens {
+            Tokens::All => {
+                let qkv = self.in_proj.forward(&normed, Rows::All, None)?;
+                let mixed = attention::forward(&qkv, self.heads)?;
+                (Heads::All(qkv), mixed, x.clone())
+            }
+            Tokens::Class => {
+                let q = self.in_proj.forward_sections(&normed, Rows::Class, 0..1)?;
+                let kv = self.in_proj.forward_sections(&normed, Rows::All, 1..3)?;
+                let mixed = attention::class_forward(&q, &kv, self.heads)?;
+                (Heads::Class(q, kv), mixed, class_rows(&x)?)
+            }
+        };
+        let y = self.out_proj.forward_add(&mixed, &residual, Rows::All)?;
+        let saved = SavedAttention {
+            x,
+            normed: self.in_proj.is_trainable().then_some(normed),
+            heads,
+            mixed: self.out_proj.is_trainable().then_some(mixed),
+        };
+        Ok((y, saved))
+    }
+
+    fn feed(&self, x: &Tensor) -> Result<Tensor> {
+        let normed = self.ln_2.forward(x)?;
+        let active = self
+            .c_fc
+            .forward(&normed, Rows::All, Some(self.activation))?;
+        self.c_proj.forward_add(&active, x, Rows::All)
+    }
+
+    fn feed_and_save(&self, x: Tensor) -> Result<(Tensor, SavedMlp)> {
+        let normed = self.ln_2.forward(&x)?;
+        let hidden = self.c_fc.forward(&normed, Rows::All, None)?;
+        let active = gelu::forward(&hidden, self.activation)?;
+        let y = self.c_proj.forward_add(&active, &x, Rows::All)?;
+        let saved = SavedMlp {
+            x,
+            normed: self.c_fc.is_trainable().then_some(normed),
+            hidden,
+            active: self.c_proj.is_trainable().then_some(active),
+        };
+        Ok((y, saved))
+    }
+
+    /// From the gradient of the block's output; `sites` and `reach` as in the forward.
+    pub(super) fn backward(
+        &self,
+        dy: &Tensor,
+        saved: Saved,
+        sites: &Sites<'_>,
+        reach: Reach,
+    ) -> Result<Gradients> {
+        let mut found = Gradients {
+            dx: None,
+            own: Found::new(),
+            adapters: vec![Found::new(); sites.pre_attn.len().max(sites.pre_mlp.len())],
+        };
+        let mut dx = self.feed_back(dy, &saved.mlp, &mut found.own)?;
+        drop(saved.mlp);
+        let ends_here = self.ends_at_mlp(sites, reach);
+        if Sites::any(&sites.pre_mlp) && !saved.pre_mlp.is_empty() {
+            let x = &saved.before_pre_mlp;
+            let (below, gradients) =
+                site::backward(x, &sites.pre_mlp, &saved.pre_mlp, &dx, !ends_here)?;
+            collect(&mut found.adapters, gradients, "adapter_pre_mlp");
+            dx = below.unwrap_or(dx);
+        }
+        let Some(attention) = saved.attention.filter(|_| !ends_here) else {
+            return Ok(found);
+        };
+        dx = self.attend_back(&dx, &attention, &mut found.own)?;
+        drop(attention);
+        if Sites::any(&sites.pre_attn) {
+            let wants_dx = reach == Reach::Input;
+            let (below, gradients) = site::backward(
+                &saved.input,
+                &sites.pre_attn,
+                &saved.pre_attn,
+                &dx,
+                wants_dx,
+            )?;
+            collect(&mut found.adapters, gradients, "adapter_pre_attn");
+            dx = below.unwrap_or(dx);
+        }
+        found.dx = (reach == Reach::Input).then_some(dx);
+        Ok(found)
+    }
+
+    fn feed_back(&self, dy: &Tensor, saved: &SavedMlp, found: &mut Found) -> Result<Tensor> {
+        let all = |x| (x, Rows::All);
+        if let Some(active) = &saved.active {
+            let names = ["mlp.c_proj.weight", "mlp.c_proj.bias"];
+            self.c_proj.gradients(all(active), all(dy), names, found)?;
+        }
+        let d_active = self.c_proj.backward(dy, Rows::All)?;
+        let d_hidden = gelu::backward(&saved.hidden, &d_active, self.activation)?;
+        drop(d_active);
+        if let Some(normed) = &saved.normed {
+            let names = ["mlp.c_fc.weight", "mlp.c_fc.bias"];
+            self.c_fc
+                .gradients(all(normed), all(&d_hidden), names, found)?;
+        }
+        let d_normed = self.c_fc.backward(&d_hidden, Rows::All)?;
+        self.ln_2.gradients(&saved.x, &d_normed, "ln_2", found)?;
+        self.ln_2.backward(&saved.x, &d_normed, dy)
+    }
+
+    fn attend_back(
+        &self,
+        dy: &Tensor,
+        saved: &SavedAttention,
+        found: &mut Found,
+    ) -> Result<Tensor> {
+        let all = |x| (x, Rows::All);
+        if let Some(mixed) = &saved.mixed {
+            let names = ["attn.out_proj.weight", "attn.out_proj.bias"];
+            self.out_proj.gradients(all(mixed), all(dy), names, found)?;
+        }
+        let d_mixed = self.out_proj.backward(dy, Rows::All)?;
+        let (d_normed, past) = match &saved.heads {
+            Heads::All(qkv) => {
+                let d_qkv = attention::backward(qkv, &d_mixed, self.heads)?;
+                if let Some(normed) = &saved.normed {
+                    let names = ["attn.in_proj_weight", "attn.in_proj_bias"];
+                    self.in_proj
+                        .gradients(all(normed), all(&d_qkv), names, found)?;
+                }
+                (self.in_proj.backward(&d_qkv, Rows::All)?, dy.clone())
+            }
+            Heads::Class(q, kv) => {
+                let (dq, d_kv) = attention::class_backward(q, kv, &d_mixed, self.heads)?;
+                if let Some(normed) = &saved.normed {
+                    self.class_gradients(normed, &dq, &d_kv, found)?;
+                }
+                let d_normed = self.in_proj.backward_class(&dq, &d_kv)?;
+                (d_normed, class_rows_only(dy, saved.x.dim(1)?)?)
+            }
+        };
+        self.ln_1.gradients(&saved.x, &d_normed, "ln_1", found)?;
+        self.ln_1.backward(&saved.x, &d_normed, &past)
+    }
+
+    /// in_proj's gradients when its first section saw the class tokens alone.
+    fn class_gradients(
+        &self,
+        normed: &Tensor,
+        dq: &Tensor,
+        d_kv: &Tensor,
+        found: &mut Found,
+    ) -> Result<()> {
+        let mut parts = Found::new();
+        let names = ["weight", "bias"];
+        let (class, every) = ((normed, Rows::Class), (normed, Rows::All));
+        self.in_proj
+            .gradients(class, (dq, Rows::All), names, &mut parts)?;
+        self.in_proj
+            .gradients(every, (d_kv, Rows::All), names, &mut parts)?;
+        for name in names {
+            let both: Vec<&Tensor> = parts.iter().filter(|p| p.0 == name).map(|p| &p.1).collect();
+            if !both.is_empty() {
+                found.push((format!("attn.in_proj_{name}"), Tensor::cat(&both, 0)?));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        let linears = [&self.in_proj, &self.out_proj, &self.c_fc, &self.c_proj];
+        let norms = self.ln_1.bytes() + self.ln_2.bytes();
+        norms + linears.map(Linear::bytes).iter().sum::<u64>()
+    }
+
+    pub(super) fn pointers(&self) -> [usize; 6] {
+        [
+            self.ln_1.pointer(),
+            self.in_proj.pointer(),
+            self.out_proj.pointer(),
+            self.ln_2.pointer(),
+            self.c_fc.pointer(),
+            self.c_proj.pointer(),
+        ]
+    }
+}
+
+fn adapt(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Option<site::Saved>>)> {
+    if Sites::any(sites) {
+        site::forward(x, sites)
+    } else {
+        Ok((x.clone(), Vec::new()))
+    }
+}
+
+fn collect(into: &mut [Found], gradients: Vec<Found>, prefix: &str) {
+    for (into, found) in into.iter_mut().zip(gradients) {
+        into.extend(
+            found
+                .into_iter()
+                .map(|(name, gradient)| (format!("{prefix}.{name}"), gradient)),
+        );
+    }
+}
+
+/// `[N, L, C]` to `[N, C]`.
+pub(super) fn class_rows(x: &Tensor) -> Result<Tensor> {
+    x.narrow(1, 0, 1)?.squeeze(1)?.contiguous()
+}
+
+/// `[N, C]` to `[N, L, C]`, with zeros for all other tokens.
+fn class_rows_only(class: &Tensor, tokens: usize) -> Result<Tensor> {
+    let (n, c) = class.dims2()?;
+    let mut values = vec![0.0; n * tokens * c];
+    super::ops::read(class, |class| {
+        for (out, row) in values
+            .chunks_exact_mut(tokens * c)
+            .zip(class.chunks_exact(c))
+        {
+            out[..c].copy_from_slice(row);
+        }
+    })?;
+    super::ops::tensor(values, (n, tokens, c))
+}

@@ -1,0 +1,21 @@
+//! The kernels: each a candle custom operation, with its backward as another, so that a device adds its own side to one place.
+//!
+//! Invariant: the value of a row depends on that row (or its frame, or its clip) alone, computed in one order whatever the batch and the number of
+//! threads; sums over rows go over fixed blocks in a fixed order.
+
+pub(super) mod attention;
+pub(super) mod depthwise;
+pub(super) mod gelu;
+mod kernel;
+pub(super) mod linear;
+pub(super) mod loss;
+pub(super) mod norm;
+mod packed;
+mod share;
+mod simd;
+pub(super) mod sum;
+pub(super) mod weight_gradient;
+
+pub(super) use packed::Packed;
+pub(super) use share::{read, slice, slice_mut, tensor};
+pub(super) use sum::squares;

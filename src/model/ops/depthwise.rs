@@ -1,0 +1,251 @@
+//! Depthwise convolution over (T, H, W) on tokens-last features, any odd kernel, "same" padding: forward, dx, and the gradients of its weights.
+//!
+//! Invariant: a clip's result depends on that clip alone.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::share::{output, slice, unfilled};
+use super::simd::wide;
+use super::sum::add_blocks_of;
+
+/// The weights, and where they apply.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Depthwise {
+    /// `[taps][C]`, the taps in the order (t, h, w).
+    taps: Vec<f32>,
+    bias: Vec<f32>,
+    kernel: [usize; 3],
+}
+
+/// How tokens `[frames, P, C]` lie in clips.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct Extent {
+    /// Frames of a clip.
+    pub(in crate::model) frames: usize,
+    /// Patches along a side; P = grid².
+    pub(in crate::model) grid: usize,
+}
+
+impl Depthwise {
+    /// From a `Conv3d` weight `[C, 1, kt, kh, kw]` and bias `[C]`.
+    pub(in crate::model) fn new(weight: &[f32], bias: &[f32], kernel: [usize; 3]) -> Self {
+        let (count, c) = (kernel.iter().product::<usize>(), bias.len());
+        let mut taps = vec![0.0; count * c];
+        for (channel, row) in weight.chunks_exact(count.max(1)).enumerate() {
+            for (tap, &value) in row.iter().enumerate() {
+                taps[tap * c + channel] = value;
+            }
+        }
+        Self {
+            taps,
+            bias: bias.to_vec(),
+            kernel,
+        }
+    }
+
+    /// The weight as `Conv3d` has it, and the bias.
+    pub(in crate::model) fn unpacked(&self) -> (Vec<f32>, &[f32]) {
+        (transposed(&self.taps, self.bias.len()), &self.bias)
+    }
+
+    /// Memory.
+    pub(in crate::model) fn bytes(&self) -> u64 {
+        ((self.taps.len() + self.bias.len()) * size_of::<f32>()) as u64
+    }
+
+    /// Offsets (t, h, w) of each tap.
+    fn offsets(&self) -> Vec<[isize; 3]> {
+        let [kt, kh, kw] = self.kernel.map(|size| size as isize);
+        let mut offsets = Vec::with_capacity(self.kernel.iter().product());
+        for t in 0..kt {
+            for h in 0..kh {
+                for w in 0..kw {
+                    offsets.push([t - kt / 2, h - kh / 2, w - kw / 2]);
+                }
+            }
+        }
+        offsets
+    }
+
+    /// The convolution of x `[frames, P, C]`.
+    pub(in crate::model) fn forward(&self, x: &Tensor, extent: Extent) -> Result<Tensor> {
+        x.apply_op1_no_bwd(&Convolve {
+            own: self,
+            extent,
+            back: false,
+        })
+    }
+
+    /// dx from dy.
+    pub(in crate::model) fn backward(&self, dy: &Tensor, extent: Extent) -> Result<Tensor> {
+        dy.apply_op1_no_bwd(&Convolve {
+            own: self,
+            extent,
+            back: true,
+        })
+    }
+
+    /// The gradients of weight `[C, 1, kt, kh, kw]` and bias `[C]`.
+    pub(in crate::model) fn weight_gradient(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        extent: Extent,
+    ) -> Result<(Tensor, Tensor)> {
+        let both = x.apply_op2_no_bwd(dy, &WeightGradient { own: self, extent })?;
+        let (c, [kt, kh, kw]) = (self.bias.len(), self.kernel);
+        let weight = both.narrow(0, 0, self.taps.len())?;
+        let bias = both.narrow(0, self.taps.len(), c)?;
+        Ok((weight.reshape((c, 1, kt, kh, kw))?, bias))
+    }
+
+    fn check(&self, shape: &Shape, extent: Extent) -> Result<()> {
+        let (frames, patches, c) = shape.dims3()?;
+        let ok = c == self.bias.len()
+            && patches == extent.grid * extent.grid
+            && extent.frames > 0
+            && frames % extent.frames == 0;
+        if !ok {
+            candle_core::bail!(
+                "depthwise convolution of {} channels on {shape:?}, {extent:?}",
+                self.bias.len()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// `[rows][c]` to `[c][rows]`.
+fn transposed(rows: &[f32], c: usize) -> Vec<f32> {
+    let count = rows.len() / c.max(1);
+    let mut out = vec![0.0; rows.len()];
+    for (i, row) in rows.chunks_exact(c.max(1)).enumerate() {
+        for (channel, &value) in row.iter().enumerate() {
+            out[channel * count + i] = value;
+        }
+    }
+    out
+}
+
+/// The token that a tap reads for frame `frame` (of all) and patch `patch`, if it lies inside the clip.
+fn neighbour(frame: usize, patch: usize, offset: [isize; 3], extent: Extent) -> Option<usize> {
+    let side = extent.grid as isize;
+    let within = (frame % extent.frames) as isize + offset[0];
+    let (row, column) = (
+        (patch / extent.grid) as isize + offset[1],
+        (patch % extent.grid) as isize + offset[2],
+    );
+    let inside = (0..extent.frames as isize).contains(&within)
+        && (0..side).contains(&row)
+        && (0..side).contains(&column);
+    inside.then(|| {
+        let frame = frame as isize + offset[0];
+        ((frame * side + row) * side + column) as usize
+    })
+}
+
+wide! {
+    fn add_product(y: &mut [f32], x: &[f32], weight: &[f32]) {
+        for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+            *y += x * weight;
+        }
+    }
+
+    fn add_to(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+}
+
+struct Convolve<'a> {
+    own: &'a Depthwise,
+    extent: Extent,
+    /// The transposed convolution: mirrored taps, no bias.
+    back: bool,
+}
+
+impl CustomOp1 for Convolve<'_> {
+    fn name(&self) -> &'static str {
+        if self.back {
+            "depthwise-backward"
+        } else {
+            "depthwise"
+        }
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.own.check(layout.shape(), self.extent)?;
+        let x = slice(storage, layout)?;
+        let (c, patches) = (self.own.bias.len(), self.extent.grid * self.extent.grid);
+        let mut offsets = self.own.offsets();
+        if self.back {
+            offsets = offsets.into_iter().map(|o| o.map(|d| -d)).collect();
+        }
+        let mut y = unfilled(x.len());
+        y.par_chunks_mut((c * self.extent.grid).max(1))
+            .enumerate()
+            .for_each(|(i, line)| {
+                let (frame, first) = (i / self.extent.grid, i % self.extent.grid);
+                for (column, y) in line.chunks_exact_mut(c).enumerate() {
+                    let patch = first * self.extent.grid + column;
+                    debug_assert!(patch < patches);
+                    if self.back {
+                        y.fill(0.0);
+                    } else {
+                        y.copy_from_slice(&self.own.bias);
+                    }
+                    for (&offset, tap) in offsets.iter().zip(self.own.taps.chunks_exact(c)) {
+                        if let Some(token) = neighbour(frame, patch, offset, self.extent) {
+                            add_product(y, &x[token * c..][..c], tap);
+                        }
+                    }
+                }
+            });
+        Ok(output(y, layout.shape()))
+    }
+}
+
+struct WeightGradient<'a> {
+    own: &'a Depthwise,
+    extent: Extent,
+}
+
+impl CustomOp2 for WeightGradient<'_> {
+    fn name(&self) -> &'static str {
+        "depthwise-weight-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.own.check(l1.shape(), self.extent)?;
+        self.own.check(l2.shape(), self.extent)?;
+        let (x, dy) = (slice(s1, l1)?, slice(s2, l2)?);
+        let (c, taps) = (self.own.bias.len(), self.own.taps.len());
+        let (patches, offsets) = (self.extent.grid * self.extent.grid, self.own.offsets());
+        let frames = x.len() / (patches * c).max(1);
+        // `[taps + 1][C]`: the last row is the bias's.
+        let sums = add_blocks_of(1, frames, taps + c, |frames, sums| {
+            let (weight, bias) = sums.split_at_mut(taps);
+            for token in frames.start * patches..frames.end * patches {
+                let (frame, patch) = (token / patches, token % patches);
+                let dy = &dy[token * c..][..c];
+                add_to(bias, dy);
+                for (&offset, sum) in offsets.iter().zip(weight.chunks_exact_mut(c)) {
+                    if let Some(from) = neighbour(frame, patch, offset, self.extent) {
+                        add_product(sum, &x[from * c..][..c], dy);
+                    }
+                }
+            }
+        });
+        let mut both = transposed(&sums[..taps], c);
+        both.extend_from_slice(&sums[taps..]);
+        Ok(output(both, taps + c))
+    }
+}

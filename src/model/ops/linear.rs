@@ -1,0 +1,345 @@
+//! Linear layers on packed weights: y = act(x · Wᵀ + b), over all tokens or some, and r + x · Wᵀ + b.
+//!
+//! Invariant: one row's result depends on that row alone.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::gelu::activate_tile;
+use super::kernel::{self, Left, MR, NR, Tile};
+use super::packed::Packed;
+use super::share::{Out, output, slice, unfilled};
+use crate::model::Activation;
+
+/// Which tokens of `[N, L, C]` take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum Rows {
+    /// All.
+    All,
+    /// All but the class token.
+    Patches,
+    /// The class token.
+    Class,
+}
+
+/// What a linear layer adds to the product.
+#[derive(Debug, Clone, Default)]
+pub(in crate::model) struct Options<'a> {
+    /// `[n]`, of all sections.
+    pub(in crate::model) bias: Option<&'a [f32]>,
+    /// After the bias.
+    pub(in crate::model) activation: Option<Activation>,
+    /// Sections of the weight to use; all when `None`.
+    pub(in crate::model) sections: Option<Range<usize>>,
+}
+
+/// `rows` of x `[…, L, k]` times Wᵀ: `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
+pub(in crate::model) fn project(
+    x: &Tensor,
+    weight: &Packed,
+    rows: Rows,
+    options: Options<'_>,
+) -> Result<Tensor> {
+    x.apply_op1_no_bwd(&Project {
+        weight,
+        rows,
+        options,
+    })
+}
+
+/// r `[…, L, n]` with `rows` of it increased by x · Wᵀ + b; x has the shape that `project` gives for these rows.
+pub(in crate::model) fn project_add(
+    x: &Tensor,
+    residual: &Tensor,
+    weight: &Packed,
+    rows: Rows,
+    bias: Option<&[f32]>,
+) -> Result<Tensor> {
+    x.apply_op2_no_bwd(residual, &ProjectAdd { weight, rows, bias })
+}
+
+/// Rows of a matrix in memory: groups of evenly spaced rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid {
+    offset: usize,
+    pub(super) groups: usize,
+    group_stride: usize,
+    pub(super) rows: usize,
+    pub(super) stride: usize,
+}
+
+impl Grid {
+    /// `rows` of a tensor.
+    pub(super) fn new(shape: &Shape, rows: Rows) -> Result<Self> {
+        let (lead, c) = match shape.dims() {
+            [lead @ .., c] => (lead, *c),
+            [] => candle_core::bail!("a linear layer needs at least one dimension"),
+        };
+        let all: usize = lead.iter().product();
+        if rows == Rows::All {
+            return Ok(Self::dense(all, c));
+        }
+        let (n, l, c) = shape.dims3()?;
+        Ok(match rows {
+            Rows::Patches => Self {
+                offset: c,
+                groups: n,
+                group_stride: l * c,
+                rows: l - 1,
+                stride: c,
+            },
+            Rows::Class | Rows::All => Self {
+                offset: 0,
+                groups: 1,
+                group_stride: 0,
+                rows: n,
+                stride: l * c,
+            },
+        })
+    }
+
+    /// Rows without gaps.
+    pub(super) fn dense(rows: usize, stride: usize) -> Self {
+        Self {
+            offset: 0,
+            groups: 1,
+            group_stride: 0,
+            rows,
+            stride,
+        }
+    }
+
+    /// The same rows without gaps, `stride` values each.
+    fn packed(self, stride: usize) -> Self {
+        Self {
+            offset: 0,
+            groups: self.groups,
+            group_stride: self.rows * stride,
+            rows: self.rows,
+            stride,
+        }
+    }
+
+    pub(super) fn at(&self, group: usize, row: usize) -> usize {
+        self.offset + group * self.group_stride + row * self.stride
+    }
+
+    /// Where row `row` of all groups begins.
+    pub(super) fn nth(&self, row: usize) -> usize {
+        self.at(row / self.rows, row % self.rows)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.groups * self.rows
+    }
+}
+
+struct Project<'a> {
+    weight: &'a Packed,
+    rows: Rows,
+    options: Options<'a>,
+}
+
+impl CustomOp1 for Project<'_> {
+    fn name(&self) -> &'static str {
+        "project"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = slice(storage, layout)?;
+        let input = Grid::new(layout.shape(), self.rows)?;
+        let sections = self
+            .options
+            .sections
+            .clone()
+            .unwrap_or(0..self.weight.sections());
+        let n = sections.len() * self.weight.section();
+        let mut shape = layout.dims().to_vec();
+        match (self.rows, shape.as_mut_slice()) {
+            (Rows::All, [.., last]) => *last = n,
+            (Rows::Patches, [_, tokens, last]) => (*tokens, *last) = (*tokens - 1, n),
+            _ => shape = vec![input.rows, n],
+        }
+        let mut y = unfilled(input.count() * n);
+        let product = Product {
+            weight: self.weight,
+            sections,
+            bias: self.options.bias,
+            activation: self.options.activation,
+            x,
+            input,
+            output: input.packed(n),
+            residual: None,
+        };
+        product.run(&mut y)?;
+        Ok(output(y, shape))
+    }
+}
+
+struct ProjectAdd<'a> {
+    weight: &'a Packed,
+    rows: Rows,
+    bias: Option<&'a [f32]>,
+}
+
+impl CustomOp2 for ProjectAdd<'_> {
+    fn name(&self) -> &'static str {
+        "project-add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, residual) = (slice(s1, l1)?, slice(s2, l2)?);
+        let grid = Grid::new(l2.shape(), self.rows)?;
+        let mut y = unfilled(residual.len());
+        // Rows that take no part are copied; the others are written once, by the product.
+        let (l, c) = match *l2.dims() {
+            [_, l, c] => (l, c),
+            _ => (1, residual.len()),
+        };
+        match self.rows {
+            Rows::All => {}
+            Rows::Patches => {
+                for (y, r) in y.chunks_exact_mut(l * c).zip(residual.chunks_exact(l * c)) {
+                    y[..c].copy_from_slice(&r[..c]);
+                }
+            }
+            Rows::Class => y
+                .par_chunks_mut(l * c)
+                .zip(residual.par_chunks(l * c))
+                .for_each(|(y, r)| y[c..].copy_from_slice(&r[c..])),
+        }
+        let product = Product {
+            weight: self.weight,
+            sections: 0..self.weight.sections(),
+            bias: self.bias,
+            activation: None,
+            x,
+            input: grid.packed(self.weight.k()),
+            output: grid,
+            residual: Some(residual),
+        };
+        product.run(&mut y)?;
+        Ok(output(y, l2.shape()))
+    }
+}
+
+/// One product with what goes with it.
+struct Product<'a> {
+    weight: &'a Packed,
+    sections: Range<usize>,
+    bias: Option<&'a [f32]>,
+    activation: Option<Activation>,
+    x: &'a [f32],
+    input: Grid,
+    output: Grid,
+    /// Laid out as the output.
+    residual: Option<&'a [f32]>,
+}
+
+impl Product<'_> {
+    fn run(&self, y: &mut [f32]) -> Result<()> {
+        let (k, rows) = (self.weight.k(), self.input.rows);
+        let fits = |grid: &Grid, len: usize, used: usize| {
+            grid.count() == 0 || grid.at(grid.groups - 1, grid.rows - 1) + used <= len
+        };
+        let n = self.sections.len() * self.weight.section();
+        let ok = fits(&self.input, self.x.len(), k)
+            && fits(&self.output, y.len(), n)
+            && self.input.stride >= k
+            && self.output.stride >= n
+            && self.input.count() == self.output.count()
+            && self.sections.end <= self.weight.sections()
+            && self.bias.is_none_or(|bias| bias.len() == self.weight.n())
+            && self
+                .residual
+                .is_none_or(|residual| residual.len() == y.len());
+        if !ok {
+            candle_core::bail!(
+                "linear layer of {k} to {n} does not fit {:?} and {:?}",
+                self.input,
+                self.output
+            );
+        }
+        if self.input.count() == 0 || n == 0 {
+            return Ok(());
+        }
+        // A block of rows and a panel stay in the second-level cache (half a megabyte where this was measured).
+        let most = (65_536 / k.max(1)).clamp(4 * MR, 16 * MR);
+        let blocks = rows.div_ceil(most);
+        let block = rows.div_ceil(blocks).next_multiple_of(MR);
+        let blocks = rows.div_ceil(block);
+        let panels = self.sections.len() * self.weight.per_section();
+        // Few rows are shared out by columns as well. How they are split changes no result.
+        let units = self.input.groups * blocks;
+        let parts = (4 * rayon::current_num_threads())
+            .div_ceil(units)
+            .clamp(1, panels);
+        let per_part = panels.div_ceil(parts);
+        let out = Out::new(y);
+        (0..units * parts).into_par_iter().for_each(|unit| {
+            let (part, unit) = (unit % parts, unit / parts);
+            let (group, first) = (unit / blocks, unit % blocks * block);
+            let taken = first..rows.min(first + block);
+            let panels = part * per_part..panels.min((part + 1) * per_part);
+            self.block(group, taken, panels, out);
+        });
+        Ok(())
+    }
+
+    fn block(&self, group: usize, rows: Range<usize>, panels: Range<usize>, out: Out) {
+        let mut tile: Tile = [[0.0; NR]; MR];
+        let first_panel = self.sections.start * self.weight.per_section();
+        let first_column = self.sections.start * self.weight.section();
+        for j in panels {
+            let place = self.weight.place(first_panel + j);
+            let panel = self.weight.panel(first_panel + j);
+            let bias = self.bias.map(|bias| &bias[place.column..][..place.width]);
+            let column = place.column - first_column;
+            let mut row = rows.start;
+            while row < rows.end {
+                let taken = MR.min(rows.end - row);
+                let left = Left {
+                    at: self.x[self.input.at(group, row)..].as_ptr(),
+                    row_stride: self.input.stride,
+                    step: 1,
+                };
+                // SAFETY: `run` checked that the input has these rows of k elements; the panel has k · 16.
+                unsafe {
+                    kernel::tile(taken, self.weight.k(), left, panel.as_ptr(), &mut tile);
+                }
+                for (i, sums) in tile[..taken].iter_mut().enumerate() {
+                    let at = self.output.at(group, row + i) + column;
+                    if let Some(bias) = bias {
+                        for (sum, bias) in sums.iter_mut().zip(bias) {
+                            *sum += bias;
+                        }
+                    }
+                    if let Some(residual) = self.residual {
+                        for (sum, add) in sums.iter_mut().zip(&residual[at..][..place.width]) {
+                            *sum += add;
+                        }
+                    }
+                }
+                if let Some(activation) = self.activation {
+                    activate_tile(&mut tile, taken, activation);
+                }
+                for (i, sums) in tile[..taken].iter().enumerate() {
+                    let at = self.output.at(group, row + i) + column;
+                    // SAFETY: `run` checked the range; no other unit has this row and these columns.
+                    let y = unsafe { out.slice(at, place.width) };
+                    y.copy_from_slice(&sums[..place.width]);
+                }
+                row += taken;
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Slices of candle storage, and output buffers that several threads fill.
+#![allow(unsafe_code)]
+
+use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
+
+/// The f32 values of a contiguous CPU operand.
+pub(in crate::model) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((begin, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("expected a contiguous tensor, got {layout:?}");
+    };
+    Ok(&storage.as_slice::<f32>()?[begin..end])
+}
+
+/// Calls `f` with the f32 values of a contiguous CPU tensor.
+pub(in crate::model) fn read<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(cpu) => Ok(f(slice(cpu, layout)?)),
+        Storage::Cuda(_) | Storage::Metal(_) => candle_core::bail!("expected a CPU tensor"),
+    }
+}
+
+/// A CPU tensor of these values.
+pub(in crate::model) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::from_vec(values, shape.into(), &Device::Cpu)
+}
+
+/// Wraps an operation's output.
+pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), shape.into())
+}
+
+/// A buffer of `len` values that the caller fills wholly before anyone reads it.
+///
+/// Not zeroed: the pass over fresh memory would cost as much as a cheap kernel.
+pub(super) fn unfilled(len: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: the capacity is `len`, every bit pattern is an f32, and each kernel writes every element of its output before it is read.
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        values.set_len(len);
+    }
+    values
+}
+
+/// A pointer that may go to other threads; they write disjoint parts.
+#[derive(Clone, Copy)]
+pub(super) struct Out(*mut f32);
+
+// SAFETY: each kernel hands disjoint ranges of the buffer to its threads and joins them before the buffer is used or freed.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+impl Out {
+    /// Of a buffer that outlives the parallel loop.
+    pub(super) fn new(values: &mut [f32]) -> Self {
+        Self(values.as_mut_ptr())
+    }
+
+    /// The address of element `at`.
+    ///
+    /// # Safety
+    /// `at` lies inside the buffer.
+    pub(super) unsafe fn at(self, at: usize) -> *mut f32 {
+        // SAFETY: promised by the caller.
+        unsafe { self.0.add(at) }
+    }
+
+    /// Elements `at..at + len`.
+    ///
+    /// # Safety
+    /// They lie inside the buffer, and no other thread touches them meanwhile.
+    pub(super) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
+
+/// The f32 values of a contiguous CPU operand that is updated in place.
+pub(in crate::model) fn slice_mut<'a>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<&'a mut [f32]> {
+    let Some((begin, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("expected a contiguous tensor, got {layout:?}");
+    };
+    match storage {
+        CpuStorage::F32(values) => Ok(&mut values[begin..end]),
+        _ => candle_core::bail!("expected f32 values"),
+    }
+}

@@ -1,0 +1,150 @@
+//! The gradient of a linear layer's weight: dW = dyᵀ · x, over all tokens or some.
+//!
+//! Invariant: rows are added in their order, in blocks of a fixed depth.
+#![allow(unsafe_code)]
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::kernel::{self, Left, MR, NR, Tile};
+use super::linear::{Grid, Rows};
+use super::share::{Out, output, slice, unfilled};
+
+/// Rows that are added up in registers before they go to memory.
+const DEPTH: usize = 512;
+
+/// Tiles of rows of dW that stay in the cache with one panel of x.
+const TILES: usize = 8;
+
+/// `[n, k]` from some rows of x and as many rows of dy.
+pub(in crate::model) fn of(x: (&Tensor, Rows), dy: (&Tensor, Rows)) -> Result<Tensor> {
+    x.0.apply_op2_no_bwd(dy.0, &WeightGradient { x: x.1, dy: dy.1 })
+}
+
+struct WeightGradient {
+    x: Rows,
+    dy: Rows,
+}
+
+impl CustomOp2 for WeightGradient {
+    fn name(&self) -> &'static str {
+        "weight-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, dy) = (slice(s1, l1)?, slice(s2, l2)?);
+        let (of_x, of_dy) = (
+            Grid::new(l1.shape(), self.x)?,
+            Grid::new(l2.shape(), self.dy)?,
+        );
+        let (Some(&k), Some(&n)) = (l1.dims().last(), l2.dims().last()) else {
+            candle_core::bail!("weight gradient of a scalar");
+        };
+        if of_x.count() != of_dy.count() {
+            candle_core::bail!(
+                "weight gradient of {:?} of {:?} and {:?} of {:?}",
+                self.x,
+                l1.shape(),
+                self.dy,
+                l2.shape()
+            );
+        }
+        let mut sums = Sums {
+            of_x,
+            of_dy,
+            n,
+            k,
+            left: vec![0.0; n.next_multiple_of(MR) * DEPTH],
+            right: unfilled(k.next_multiple_of(NR) * DEPTH),
+        };
+        let mut dw = vec![0.0; n * k];
+        for first in (0..of_x.count()).step_by(DEPTH) {
+            let depth = DEPTH.min(of_x.count() - first);
+            sums.pack(x, dy, first, depth);
+            sums.add(depth, &mut dw);
+        }
+        Ok(output(dw, (n, k)))
+    }
+}
+
+struct Sums {
+    of_x: Grid,
+    of_dy: Grid,
+    n: usize,
+    k: usize,
+    /// dyᵀ in tiles of `[depth][6]`.
+    left: Vec<f32>,
+    /// x in panels of `[depth][16]`.
+    right: Vec<f32>,
+}
+
+impl Sums {
+    fn pack(&mut self, x: &[f32], dy: &[f32], first: usize, depth: usize) {
+        let (of_x, of_dy, n, k) = (self.of_x, self.of_dy, self.n, self.k);
+        self.right
+            .par_chunks_mut(DEPTH * NR)
+            .enumerate()
+            .for_each(|(j, panel)| {
+                let width = NR.min(k - j * NR);
+                for (p, out) in panel.chunks_exact_mut(NR).take(depth).enumerate() {
+                    let at = of_x.nth(first + p) + j * NR;
+                    out[..width].copy_from_slice(&x[at..at + width]);
+                    out[width..].fill(0.0);
+                }
+            });
+        self.left
+            .par_chunks_mut(DEPTH * MR)
+            .enumerate()
+            .for_each(|(t, tile)| {
+                let width = MR.min(n - t * MR);
+                for (p, out) in tile.chunks_exact_mut(MR).take(depth).enumerate() {
+                    let at = of_dy.nth(first + p) + t * MR;
+                    out[..width].copy_from_slice(&dy[at..at + width]);
+                }
+            });
+    }
+
+    fn add(&self, depth: usize, dw: &mut [f32]) {
+        let (panels, tiles) = (self.k.div_ceil(NR), self.n.div_ceil(MR));
+        let units = tiles.div_ceil(TILES);
+        let parts = (4 * rayon::current_num_threads())
+            .div_ceil(units)
+            .clamp(1, panels);
+        let per_part = panels.div_ceil(parts);
+        let out = Out::new(dw);
+        (0..units * parts).into_par_iter().for_each(|unit| {
+            let (part, unit) = (unit % parts, unit / parts);
+            for j in part * per_part..panels.min((part + 1) * per_part) {
+                for t in unit * TILES..tiles.min((unit + 1) * TILES) {
+                    self.add_tile(t, j, depth, out);
+                }
+            }
+        });
+    }
+
+    fn add_tile(&self, t: usize, j: usize, depth: usize, out: Out) {
+        let mut tile: Tile = [[0.0; NR]; MR];
+        let left = Left {
+            at: self.left[t * DEPTH * MR..].as_ptr(),
+            row_stride: 1,
+            step: MR,
+        };
+        let panel = &self.right[j * DEPTH * NR..][..depth * NR];
+        // SAFETY: a packed tile has 6 rows of `depth` ≤ DEPTH elements; the panel has `depth` · 16.
+        unsafe { kernel::tile(MR, depth, left, panel.as_ptr(), &mut tile) };
+        let width = NR.min(self.k - j * NR);
+        for (i, sums) in tile.iter().enumerate().take(MR.min(self.n - t * MR)) {
+            // SAFETY: row t · 6 + i < n and columns below k; no other unit has this tile.
+            let dw = unsafe { out.slice((t * MR + i) * self.k + j * NR, width) };
+            for (dw, sum) in dw.iter_mut().zip(sums) {
+                *dw += sum;
+            }
+        }
+    }
+}

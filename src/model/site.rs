@@ -1,0 +1,140 @@
+//! One adapter: fc2(depthwise convolution(fc1(patch tokens))) added to the patch tokens; and the adapters of a mixed batch at one place.
+//!
+//! Invariant: a segment's tokens meet its own adapter only; the class token passes unchanged.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use super::ops::depthwise::{Depthwise, Extent};
+use super::ops::linear::Rows;
+use super::weights::{Found, Linear};
+
+/// A bottleneck in a block.
+pub(super) struct Adapter {
+    pub(super) fc1: Linear,
+    pub(super) conv: Depthwise,
+    pub(super) fc2: Linear,
+}
+
+/// What the backward of an adapter reads besides its input.
+pub(super) struct Saved {
+    /// fc1's output, `[frames, P, width]`.
+    narrow: Tensor,
+    /// The convolution's.
+    mixed: Tensor,
+}
+
+impl Adapter {
+    pub(super) fn bytes(&self) -> u64 {
+        self.fc1.bytes() + self.conv.bytes() + self.fc2.bytes()
+    }
+
+    /// x `[frames, L, C]` with the adapter's output added.
+    fn forward(&self, x: &Tensor, extent: Extent) -> Result<(Tensor, Saved)> {
+        let narrow = self.fc1.forward(x, Rows::Patches, None)?;
+        let mixed = self.conv.forward(&narrow, extent)?;
+        let y = self.fc2.forward_add(&mixed, x, Rows::Patches)?;
+        Ok((y, Saved { narrow, mixed }))
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        saved: &Saved,
+        dy: &Tensor,
+        extent: Extent,
+        wants_dx: bool,
+    ) -> Result<(Option<Tensor>, Found)> {
+        let mut found = Found::new();
+        let mixed = (&saved.mixed, Rows::All);
+        let dy_patches = (dy, Rows::Patches);
+        self.fc2
+            .gradients(mixed, dy_patches, ["fc2.weight", "fc2.bias"], &mut found)?;
+        let d_mixed = self.fc2.backward(dy, Rows::Patches)?;
+        if self.fc1.is_trainable() {
+            let (weight, bias) = self.conv.weight_gradient(&saved.narrow, &d_mixed, extent)?;
+            found.push(("conv.weight".to_owned(), weight));
+            found.push(("conv.bias".to_owned(), bias));
+        }
+        let d_narrow = self.conv.backward(&d_mixed, extent)?;
+        let d_narrow_all = (&d_narrow, Rows::All);
+        let x = (x, Rows::Patches);
+        self.fc1
+            .gradients(x, d_narrow_all, ["fc1.weight", "fc1.bias"], &mut found)?;
+        let dx = if wants_dx {
+            Some(self.fc1.backward_add(&d_narrow, dy, Rows::Patches)?)
+        } else {
+            None
+        };
+        Ok((dx, found))
+    }
+}
+
+/// The frames of a segment and its adapter at one place, if it has one there.
+#[derive(Clone)]
+pub(super) struct Site<'a> {
+    pub(super) frames: Range<usize>,
+    pub(super) extent: Extent,
+    pub(super) adapter: Option<&'a Adapter>,
+}
+
+impl Site<'_> {
+    fn of(&self, x: &Tensor) -> Result<Tensor> {
+        x.narrow(0, self.frames.start, self.frames.len())
+    }
+}
+
+/// Every segment of x through its own adapter; segments follow one another over all frames.
+pub(super) fn forward(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Option<Saved>>)> {
+    let mut parts = Vec::with_capacity(sites.len());
+    let mut saved = Vec::with_capacity(sites.len());
+    for site in sites {
+        let own = site.of(x)?;
+        let (part, kept) = match site.adapter {
+            Some(adapter) => {
+                let (part, kept) = adapter.forward(&own, site.extent)?;
+                (part, Some(kept))
+            }
+            None => (own, None),
+        };
+        parts.push(part);
+        saved.push(kept);
+    }
+    Ok((joined(&parts)?, saved))
+}
+
+/// dx, unless nobody wants it, and each segment's gradients.
+pub(super) fn backward(
+    x: &Tensor,
+    sites: &[Site<'_>],
+    saved: &[Option<Saved>],
+    dy: &Tensor,
+    wants_dx: bool,
+) -> Result<(Option<Tensor>, Vec<Found>)> {
+    let (mut parts, mut found) = (Vec::new(), Vec::new());
+    for (site, saved) in sites.iter().zip(saved) {
+        let own = site.of(dy)?;
+        let (part, gradients) = match (site.adapter, saved) {
+            (Some(adapter), Some(saved)) => {
+                adapter.backward(&site.of(x)?, saved, &own, site.extent, wants_dx)?
+            }
+            _ => (Some(own), Found::new()),
+        };
+        parts.extend(part);
+        found.push(gradients);
+    }
+    let dx = if wants_dx {
+        Some(joined(&parts)?)
+    } else {
+        None
+    };
+    Ok((dx, found))
+}
+
+fn joined(parts: &[Tensor]) -> Result<Tensor> {
+    match parts {
+        [one] => Ok(one.clone()),
+        several => Tensor::cat(several, 0),
+    }
+}

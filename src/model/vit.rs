@@ -1,0 +1,213 @@
+//! The image transformer: patch embedding, blocks, final norm, with frozen or trainable weights.
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use super::block::Block;
+use super::ops::linear::Rows;
+use super::ops::{sum, tensor};
+use super::weights::{Found, LayerNorm, Linear, Mode};
+use super::{BackboneConfig, Error};
+
+/// All layers of a backbone.
+pub(super) struct Vit {
+    conv1: Linear,
+    /// `[L, C]`: the class embedding in row 0, plus the positions.
+    base: Vec<f32>,
+    ln_pre: Option<LayerNorm>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) ln_post: LayerNorm,
+}
+
+/// What the backward of the embedding reads.
+pub(super) struct SavedEmbedding {
+    patches: Tensor,
+    /// ln_pre's input.
+    x: Tensor,
+}
+
+impl Vit {
+    /// Asks `fetch` for every tensor of `config.tensors()`, row-major, once.
+    pub(super) fn new(
+        config: &BackboneConfig,
+        mode: &Mode,
+        mut fetch: impl FnMut(&str) -> std::result::Result<Vec<f32>, Error>,
+    ) -> std::result::Result<Self, Error> {
+        let c = config.width;
+        let mut linear = |weight: &str,
+                          bias: Option<&str>,
+                          k: usize,
+                          sections: usize|
+         -> std::result::Result<_, Error> {
+            let bias = bias.map(&mut fetch).transpose()?;
+            Ok(Linear::new(&fetch(weight)?, k, sections, bias, mode))
+        };
+        let patch_bias = config.patch_bias.then_some("conv1.bias");
+        let patch_len = 3 * config.patch_size * config.patch_size;
+        let conv1 = linear("conv1.weight", patch_bias, patch_len, 1)?;
+        let mut blocks = Vec::with_capacity(config.layers);
+        let mut products = Vec::with_capacity(config.layers);
+        for i in 0..config.layers {
+            let name = |rest: &str| format!("transformer.resblocks.{i}.{rest}");
+            let mut of_block = |weight: &str, bias: &str, k, sections| {
+                linear(&name(weight), Some(&name(bias)), k, sections)
+            };
+            products.push((
+                of_block("attn.in_proj_weight", "attn.in_proj_bias", c, 3)?,
+                of_block("attn.out_proj.weight", "attn.out_proj.bias", c, 1)?,
+                of_block("mlp.c_fc.weight", "mlp.c_fc.bias", c, 1)?,
+                of_block("mlp.c_proj.weight", "mlp.c_proj.bias", config.mlp_width, 1)?,
+            ));
+        }
+        let mut norm = |name: &str| -> std::result::Result<_, Error> {
+            let weight = fetch(&format!("{name}.weight"))?;
+            let bias = fetch(&format!("{name}.bias"))?;
+            Ok(LayerNorm::new(weight, bias, config.eps, mode))
+        };
+        for (i, (in_proj, out_proj, c_fc, c_proj)) in products.into_iter().enumerate() {
+            blocks.push(Block {
+                ln_1: norm(&format!("transformer.resblocks.{i}.ln_1"))?,
+                in_proj,
+                out_proj,
+                ln_2: norm(&format!("transformer.resblocks.{i}.ln_2"))?,
+                c_fc,
+                c_proj,
+                heads: config.heads,
+                activation: config.activation,
+            });
+        }
+        let ln_pre = config.pre_norm.then(|| norm("ln_pre")).transpose()?;
+        let ln_post = norm("ln_post")?;
+        let mut base = fetch("positional_embedding")?;
+        for (x, class) in base.iter_mut().zip(fetch("class_embedding")?) {
+            *x += class;
+        }
+        Ok(Self {
+            conv1,
+            base,
+            ln_pre,
+            blocks,
+            ln_post,
+        })
+    }
+
+    /// Patches `[N, P, 3 · patch²]` to the first block's input `[N, L, C]`.
+    pub(super) fn embed(&self, patches: &Tensor) -> Result<(Tensor, SavedEmbedding)> {
+        let n = patches.dim(0)?;
+        let c = self.base.len() / (patches.dim(1)? + 1);
+        let tokens = self.base.len() / c.max(1);
+        let base = tensor(self.base.repeat(n), (n, tokens, c))?;
+        let x = self.conv1.forward_add(patches, &base, Rows::Patches)?;
+        let y = match &self.ln_pre {
+            Some(norm) => norm.forward(&x)?,
+            None => x.clone(),
+        };
+        let patches = patches.clone();
+        Ok((y, SavedEmbedding { patches, x }))
+    }
+
+    /// Gradients of the embedding's weights from that of the first block's input.
+    pub(super) fn embed_back(
+        &self,
+        dy: &Tensor,
+        saved: &SavedEmbedding,
+        found: &mut Found,
+    ) -> Result<()> {
+        let dx = match &self.ln_pre {
+            Some(norm) => {
+                norm.gradients(&saved.x, dy, "ln_pre", found)?;
+                norm.backward(&saved.x, dy, &dy.zeros_like()?)?
+            }
+            None => dy.clone(),
+        };
+        let names = ["conv1.weight", "conv1.bias"];
+        let patches = (&saved.patches, Rows::All);
+        self.conv1
+            .gradients(patches, (&dx, Rows::Patches), names, found)?;
+        let (n, tokens, c) = dx.dims3()?;
+        let base = sum::columns(&dx.reshape((n, tokens * c))?, Rows::All)?;
+        found.push(("class_embedding".to_owned(), base.narrow(0, 0, c)?));
+        found.push((
+            "positional_embedding".to_owned(),
+            base.reshape((tokens, c))?,
+        ));
+        Ok(())
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        let base = (self.base.len() * size_of::<f32>()) as u64;
+        let norms = self.ln_post.bytes() + self.ln_pre.as_ref().map_or(0, LayerNorm::bytes);
+        self.conv1.bytes() + base + norms + self.blocks.iter().map(Block::bytes).sum::<u64>()
+    }
+
+    pub(super) fn pointers(&self) -> Vec<usize> {
+        let mut pointers = vec![self.conv1.pointer(), self.base.as_ptr() as usize];
+        pointers.extend(self.ln_pre.as_ref().map(LayerNorm::pointer));
+        pointers.extend(self.blocks.iter().flat_map(Block::pointers));
+        pointers.push(self.ln_post.pointer());
+        pointers
+    }
+}
+
+/// One picture: where its first value lies, and how far apart its channels are.
+#[derive(Clone, Copy)]
+pub(super) struct Picture<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) channel: usize,
+}
+
+/// Cuts pictures into patches: `[N, P, 3 · patch²]`, each patch as (channel, row, column), the order of the convolution's weight.
+pub(super) fn patches(pictures: &[Picture<'_>], config: &BackboneConfig) -> Result<Tensor> {
+    let (grid, side, patch) = (config.grid(), config.image_size, config.patch_size);
+    let len = 3 * patch * patch;
+    let mut values = vec![0.0; pictures.len() * grid * grid * len];
+    values
+        .par_chunks_mut(grid * grid * len)
+        .zip(pictures)
+        .for_each(|(out, picture)| {
+            for (i, out) in out.chunks_exact_mut(len).enumerate() {
+                let corner = i / grid * patch * side + i % grid * patch;
+                for (line, out) in out.chunks_exact_mut(patch).enumerate() {
+                    let from = line / patch * picture.channel + corner + line % patch * side;
+                    out.copy_from_slice(&picture.values[from..from + patch]);
+                }
+            }
+        });
+    tensor(values, (pictures.len(), grid * grid, len))
+}
+
+/// The pictures of a batch `[N, 3, S, S]`.
+pub(super) fn pictures<'a>(images: &'a [f32], config: &BackboneConfig) -> Vec<Picture<'a>> {
+    images
+        .chunks_exact(config.frame_len())
+        .map(|values| Picture {
+            values,
+            channel: values.len() / 3,
+        })
+        .collect()
+}
+
+/// The frames of a clip `[3, T, S, S]`.
+pub(super) fn frames<'a>(
+    clip: &'a [f32],
+    config: &BackboneConfig,
+) -> impl Iterator<Item = Picture<'a>> {
+    let (count, plane) = (
+        clip.len() / config.frame_len().max(1),
+        config.image_size * config.image_size,
+    );
+    (0..count).map(move |t| Picture {
+        values: &clip[t * plane..],
+        channel: count * plane,
+    })
+}
+
+/// Clips `[3, T, S, S]` to the first block's input, `[ΣT, L, C]`.
+pub(super) fn embed_clips(
+    vit: &Vit,
+    clips: &[std::sync::Arc<[f32]>],
+    config: &BackboneConfig,
+) -> Result<Tensor> {
+    let pictures: Vec<Picture<'_>> = clips.iter().flat_map(|clip| frames(clip, config)).collect();
+    Ok(vit.embed(&patches(&pictures, config)?)?.0)
+}

@@ -1,0 +1,233 @@
+//! Layers and where their weights come from: a weight is frozen or trainable, decided when it is loaded; the kernels see only that.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{Result, Tensor};
+
+use super::Activation;
+use super::ops::linear::{self, Options, Rows};
+use super::ops::norm::{self, Norm};
+use super::ops::{Packed, sum, weight_gradient};
+
+/// Gradients in the order in which they were found, by name.
+pub(super) type Found = Vec<(String, Tensor)>;
+
+/// How the weights of a layer are held.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Mode {
+    /// Without gradients; each use is counted where there is a counter.
+    Frozen(Option<Arc<AtomicU64>>),
+    /// With gradients.
+    #[default]
+    Trainable,
+}
+
+/// A weight `[n, k]` in the kernels' layout.
+enum Weight {
+    /// The backward's layout is made from the forward's when it is needed: frozen weights are in memory once.
+    Frozen(Packed, Option<Arc<AtomicU64>>),
+    /// Both layouts, made at the begin of a step.
+    Trainable(Packed, Packed),
+}
+
+/// y = x · Wᵀ + b.
+pub(super) struct Linear {
+    weight: Weight,
+    bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// From W `[n, k]` and b `[n]`; `sections` of the columns can be used apart.
+    pub(super) fn new(
+        weight: &[f32],
+        k: usize,
+        sections: usize,
+        bias: Option<Vec<f32>>,
+        mode: &Mode,
+    ) -> Self {
+        let packed = Packed::new(weight, k, sections);
+        let weight = match mode {
+            Mode::Frozen(calls) => Weight::Frozen(packed, calls.clone()),
+            Mode::Trainable => Weight::Trainable(packed, Packed::new_transposed(weight, k)),
+        };
+        Self { weight, bias }
+    }
+
+    fn packed(&self) -> &Packed {
+        match &self.weight {
+            Weight::Frozen(packed, _) | Weight::Trainable(packed, _) => packed,
+        }
+    }
+
+    fn count(&self) {
+        if let Weight::Frozen(_, Some(calls)) = &self.weight {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn transposed(&self) -> Cow<'_, Packed> {
+        match &self.weight {
+            Weight::Frozen(packed, _) => Cow::Owned(packed.transposed(0..packed.sections())),
+            Weight::Trainable(_, transposed) => Cow::Borrowed(transposed),
+        }
+    }
+
+    pub(super) fn is_trainable(&self) -> bool {
+        matches!(self.weight, Weight::Trainable(..))
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        let bias = self.bias.as_ref().map_or(0, Vec::len) * size_of::<f32>();
+        let transposed = match &self.weight {
+            Weight::Frozen(..) => 0,
+            Weight::Trainable(_, transposed) => transposed.bytes(),
+        };
+        self.packed().bytes() + transposed + bias as u64
+    }
+
+    pub(super) fn pointer(&self) -> usize {
+        self.packed().pointer()
+    }
+
+    /// W and b, as they came.
+    pub(super) fn unpacked(&self) -> (Vec<f32>, &[f32]) {
+        (
+            self.packed().unpacked(),
+            self.bias.as_deref().unwrap_or_default(),
+        )
+    }
+
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        rows: Rows,
+        activation: Option<Activation>,
+    ) -> Result<Tensor> {
+        self.count();
+        let options = Options {
+            bias: self.bias.as_deref(),
+            activation,
+            sections: None,
+        };
+        linear::project(x, self.packed(), rows, options)
+    }
+
+    /// Only some sections of the columns.
+    pub(super) fn forward_sections(
+        &self,
+        x: &Tensor,
+        rows: Rows,
+        sections: Range<usize>,
+    ) -> Result<Tensor> {
+        self.count();
+        let options = Options {
+            bias: self.bias.as_deref(),
+            activation: None,
+            sections: Some(sections),
+        };
+        linear::project(x, self.packed(), rows, options)
+    }
+
+    /// The residual with the product added to some of its rows.
+    pub(super) fn forward_add(&self, x: &Tensor, residual: &Tensor, rows: Rows) -> Result<Tensor> {
+        self.count();
+        linear::project_add(x, residual, self.packed(), rows, self.bias.as_deref())
+    }
+
+    /// dx of some rows of dy.
+    pub(super) fn backward(&self, dy: &Tensor, rows: Rows) -> Result<Tensor> {
+        self.count();
+        linear::project(dy, &self.transposed(), rows, Options::default())
+    }
+
+    /// `add` with dx added to some of its rows.
+    pub(super) fn backward_add(&self, dy: &Tensor, add: &Tensor, rows: Rows) -> Result<Tensor> {
+        self.count();
+        linear::project_add(dy, add, &self.transposed(), rows, None)
+    }
+
+    /// dx `[N, L, k]` when the first section was used for the class tokens alone (dy `[N, section]`), and the others for all tokens.
+    pub(super) fn backward_class(&self, class: &Tensor, others: &Tensor) -> Result<Tensor> {
+        self.count();
+        let packed = self.packed();
+        let all = linear::project(
+            others,
+            &packed.transposed(1..packed.sections()),
+            Rows::All,
+            Options::default(),
+        )?;
+        linear::project_add(class, &all, &packed.transposed(0..1), Rows::Class, None)
+    }
+
+    /// Gradients of weight and bias, if they are trainable.
+    pub(super) fn gradients(
+        &self,
+        x: (&Tensor, Rows),
+        dy: (&Tensor, Rows),
+        names: [&str; 2],
+        found: &mut Found,
+    ) -> Result<()> {
+        if self.is_trainable() {
+            found.push((names[0].to_owned(), weight_gradient::of(x, dy)?));
+            if self.bias.is_some() {
+                found.push((names[1].to_owned(), sum::columns(dy.0, dy.1)?));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A LayerNorm.
+pub(super) struct LayerNorm {
+    norm: Norm,
+    trainable: bool,
+}
+
+impl LayerNorm {
+    pub(super) fn new(weight: Vec<f32>, bias: Vec<f32>, eps: f64, mode: &Mode) -> Self {
+        Self {
+            norm: Norm {
+                weight,
+                bias,
+                eps: eps as f32,
+            },
+            trainable: matches!(mode, Mode::Trainable),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        ((self.norm.weight.len() + self.norm.bias.len()) * size_of::<f32>()) as u64
+    }
+
+    pub(super) fn pointer(&self) -> usize {
+        self.norm.weight.as_ptr() as usize
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        norm::forward(x, &self.norm)
+    }
+
+    /// dx + add.
+    pub(super) fn backward(&self, x: &Tensor, dy: &Tensor, add: &Tensor) -> Result<Tensor> {
+        norm::backward(x, dy, add, &self.norm)
+    }
+
+    /// Gradients of `<name>.weight` and `<name>.bias`, if they are trainable.
+    pub(super) fn gradients(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        name: &str,
+        found: &mut Found,
+    ) -> Result<()> {
+        if self.trainable {
+            let both = norm::weight_gradient(x, dy, self.norm.eps)?;
+            found.push((format!("{name}.weight"), both.get(0)?));
+            found.push((format!("{name}.bias"), both.get(1)?));
+        }
+        Ok(())
+    }
+}
