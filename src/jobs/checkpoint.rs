@@ -70,7 +70,7 @@ struct Header {
 
 /// The file of a trainer's state of now.
 pub(super) fn encode(trainer: &Trainer, origin: &Origin) -> Result<Vec<u8>, Error> {
-    let (optimizer_steps, moments) = trainer.moments();
+    let (optimizer_steps, moments) = trainer.moments()?;
     let position = trainer.position();
     let header = Header {
         format: FORMAT,

@@ -115,14 +115,14 @@ impl Trainer {
     }
 
     fn of(backbone: Arc<Backbone>, set: &AdapterSet, plan: Plan) -> Result<Self, Error> {
-        let trainable = TrainableSet::new(set, backbone.config())?;
+        let trainable = TrainableSet::new(set)?;
         let config = optimizer::Config {
             weight_decay: plan.weight_decay,
             clip_norm: plan.clip_norm,
             ..optimizer::Config::default()
         };
         Ok(Self {
-            optimizer: AdamW::new(&trainable, config),
+            optimizer: AdamW::new(&trainable, config)?,
             // The weights and two moments of each.
             bytes: 3 * set.bytes(),
             set: trainable,
@@ -141,7 +141,7 @@ impl Trainer {
     }
 
     /// Steps of the optimiser and its moments.
-    pub(super) fn moments(&self) -> (u64, Tensors) {
+    pub(super) fn moments(&self) -> Result<(u64, Tensors), Error> {
         self.optimizer.state()
     }
 

@@ -13,7 +13,8 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::jobs::schedule;
-use crate::model::pretrain::{Optimizer, StepReport, Trainer};
+use crate::model::adamw;
+use crate::model::pretrain::{StepReport, Trainer};
 use crate::model::{self, Activation, BackboneConfig};
 use crate::rng::Stream;
 use crate::spec::{Digest, Normalization};
@@ -25,7 +26,10 @@ const BATCH: usize = 128;
 const LEARNING_RATE: f64 = 1e-3;
 /// Share of the steps over which it rises.
 const WARMUP_SHARE: f64 = 0.1;
-const OPTIMIZER: Optimizer = Optimizer {
+const OPTIMIZER: adamw::Config = adamw::Config {
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
     weight_decay: 0.05,
     clip_norm: 1.0,
 };
