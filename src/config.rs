@@ -1,1 +1,187 @@
 //! The configuration: every component's own, composed and validated.
+//!
+//! Defaults < TOML file (`--config` or `FRAMESHIFT_CONFIG`) < environment (`FRAMESHIFT_…`) < flags; a key has the same name in all of them.
+//! Invariant: a [`Config`] is valid; what is wrong with one names its key and where it came from.
+
+pub mod cli;
+pub mod load;
+pub mod settings;
+pub mod units;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::{device, engine, faults, jobs, rpc, telemetry, video};
+use load::{Error, Layered};
+use settings::{Flags, LogFormat, Settings};
+
+/// A whole server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address to serve on.
+    pub listen: SocketAddr,
+    /// File that the real address is written to.
+    pub address_file: Option<PathBuf>,
+    /// Folder of all durable state.
+    pub data_dir: PathBuf,
+    /// The frozen backbone.
+    pub backbone: Backbone,
+    /// Address of the Prometheus endpoint.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How log lines are written.
+    pub log_format: telemetry::LogFormat,
+    /// What is logged.
+    pub log_filter: String,
+    /// Threads of the numeric code.
+    pub compute_threads: Option<NonZeroUsize>,
+    /// Bytes of one uploaded video.
+    pub upload_limit: u64,
+    /// How long a drain waits.
+    pub drain_timeout: Duration,
+    /// Where tests want the process to kill itself.
+    pub crash_at: Option<faults::Crash>,
+    /// Connections.
+    pub rpc: rpc::Config,
+    /// Decoding.
+    pub video: video::Config,
+    /// The device thread.
+    pub device: device::Config,
+    /// Classification.
+    pub engine: engine::Config,
+    /// Fine-tuning.
+    pub jobs: jobs::Config,
+}
+
+/// Which backbone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backbone {
+    /// The one that comes with the program.
+    Builtin,
+    /// A folder or file with weights.
+    Path(PathBuf),
+}
+
+impl Config {
+    /// Validates what the layers say. `program` is this program's own file: the video workers run it.
+    ///
+    /// # Errors
+    /// Names the key and the source of what is wrong.
+    pub fn new(layers: &Layered, program: PathBuf) -> Result<Self, Error> {
+        let settings = layers.settings()?;
+        if !settings.listen.ip().is_loopback() && !settings.insecure_allow_anonymous {
+            let problem = format!(
+                "{} can be reached from other machines, and callers are not authenticated: any of them could read and change every tenant's data; \
+                 listen on 127.0.0.1, or accept this with --insecure-allow-anonymous",
+                settings.listen
+            );
+            return Err(layers.complain("listen", problem));
+        }
+        positive(layers, &settings)?;
+        let crash_at = settings.crash_at.as_deref().map(str::parse).transpose();
+        Ok(Self {
+            listen: settings.listen,
+            address_file: settings.address_file.clone(),
+            data_dir: settings.data_dir.clone(),
+            backbone: match settings.backbone.to_str() {
+                Some("builtin") => Backbone::Builtin,
+                Some(_) | None => Backbone::Path(settings.backbone.clone()),
+            },
+            metrics_listen: settings.metrics_listen,
+            log_format: match settings.log_format {
+                LogFormat::Text => telemetry::LogFormat::Text,
+                LogFormat::Json => telemetry::LogFormat::Json,
+            },
+            log_filter: settings.log.clone(),
+            compute_threads: settings.compute_threads,
+            upload_limit: settings.upload_limit.0,
+            drain_timeout: settings.drain_timeout.0,
+            crash_at: crash_at
+                .map_err(|error: faults::Unknown| layers.complain("crash_at", error.to_string()))?,
+            rpc: rpc::Config {
+                connection_age: settings.connection_age.0,
+                keepalive_interval: settings.keepalive_interval.0,
+                keepalive_timeout: settings.keepalive_timeout.0,
+            },
+            video: video_config(&settings, program),
+            device: device::Config::default(),
+            engine: engine::Config {
+                queue_clips: settings.queue_clips.get(),
+                batch_clips: settings.batch_clips.get(),
+                residency_bytes: settings.adapter_memory.0,
+                ..engine::Config::default()
+            },
+            jobs: jobs::Config {
+                runners: settings.job_runners.get(),
+                unfinished_per_tenant: settings.jobs_per_tenant.get(),
+                lease: settings.job_lease.0,
+                ..jobs::Config::default()
+            },
+        })
+    }
+
+    /// Puts the layers on each other and validates them.
+    ///
+    /// # Errors
+    /// As [`Layered::load`] and [`Self::new`].
+    pub fn load(
+        file: Option<&Path>,
+        environment: &BTreeMap<String, String>,
+        flags: &Flags,
+        program: PathBuf,
+    ) -> Result<Self, Error> {
+        Self::new(&Layered::load(file, environment, flags)?, program)
+    }
+}
+
+/// Zero would stop the server from working at all.
+fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
+    let spans = [
+        ("job_lease", settings.job_lease),
+        ("video_wall_time", settings.video_wall_time),
+        ("connection_age", settings.connection_age),
+        ("keepalive_interval", settings.keepalive_interval),
+        ("keepalive_timeout", settings.keepalive_timeout),
+    ];
+    for (key, span) in spans {
+        if span.0.is_zero() {
+            return Err(layers.complain(key, "expected more than 0"));
+        }
+    }
+    let sizes = [
+        ("upload_limit", settings.upload_limit),
+        ("adapter_memory", settings.adapter_memory),
+        ("video_memory", settings.video_memory),
+    ];
+    for (key, size) in sizes {
+        if size.0 == 0 {
+            return Err(layers.complain(key, "expected more than 0"));
+        }
+    }
+    Ok(())
+}
+
+fn video_config(settings: &Settings, program: PathBuf) -> video::Config {
+    let mut config = video::Config::new(program);
+    config.arguments = vec![OsString::from(cli::VIDEO_WORKER)];
+    if let Some(workers) = settings.video_workers {
+        config.workers = workers.get();
+    }
+    config.limits.bytes = settings.upload_limit.0;
+    config.limits.wall = settings.video_wall_time.0;
+    config.limits.memory = settings.video_memory.0;
+    config
+}
+
+/// The process's environment, as the loader wants it. Names and values that are no text are left out.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

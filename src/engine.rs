@@ -150,6 +150,37 @@ pub struct ResidencyRecord {
     pub quarantine: Option<Arc<str>>,
 }
 
+/// What the engine needs of the rest of the server.
+#[derive(Clone)]
+pub struct Parts {
+    /// Versions, and which of them is asked for.
+    pub registry: crate::registry::Registry,
+    /// Computes.
+    pub device: crate::device::Handle,
+    /// Never written to.
+    pub backbone: Arc<crate::model::Backbone>,
+    /// Counters.
+    pub metrics: crate::telemetry::Metrics,
+}
+
+/// The loops of the engine: loading, warming and moving versions.
+pub struct Service {}
+
+/// Makes the service and its handle, which is ready once the service runs and the backbone is warm.
+pub fn new(_config: Config, _parts: Parts) -> (Handle, Service) {
+    todo!()
+}
+
+impl Service {
+    /// Runs until the drain; then what was admitted is answered, and this returns.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub async fn run(self, _drain: crate::shutdown::Signal) -> Result<(), Error> {
+        todo!()
+    }
+}
+
 /// Classifies; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {}

@@ -1,14 +1,157 @@
 //! The `frameshift` program: parses, loads the configuration, runs, and turns outcomes into exit codes.
+//!
+//! Invariant: the video worker's subcommand is looked for before anything else happens: that process must not have threads, memory or secrets.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Parser;
+use frameshift::app::{self, App};
+use frameshift::config::cli::{Cli, Command, Exit, Serve, VIDEO_WORKER};
+use frameshift::config::load::Layered;
+use frameshift::config::{self, Config};
+use frameshift::{demo, faults, model, telemetry, tools, video};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 fn main() -> ExitCode {
-    // Before anything else: a decoding process must not have the server's threads, secrets and weights.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|first| first == "video-worker")
-    {
-        return frameshift::video::worker::main();
+    let first = std::env::args_os().nth(1);
+    if first.is_some_and(|first| first == VIDEO_WORKER) {
+        return video::worker::main();
     }
-    ExitCode::SUCCESS
+    model::keep_freed_pages();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Nothing is left to do when the terminal is gone.
+            let _ = usage.print();
+            let exit = if usage.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
+            return exit.into();
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            eprintln!("frameshift: {:#}", failure.error);
+            failure.exit
+        }
+    }
+}
+
+/// What went wrong, and the code that says so.
+struct Failure {
+    error: anyhow::Error,
+    exit: ExitCode,
+}
+
+/// Gives an error its exit code.
+fn exit<E: Into<anyhow::Error>>(exit: Exit) -> impl Fn(E) -> Failure {
+    move |error| Failure {
+        error: error.into(),
+        exit: exit.into(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arguments) => serve(&arguments),
+        Command::Client(command) => runtime()?.block_on(command.run()).map_err(|error| Failure {
+            exit: ExitCode::from(error.exit_code()),
+            error: error.into(),
+        }),
+        Command::Demo(arguments) => runtime()?.block_on(async {
+            let outcome = demo::run(arguments).await;
+            outcome.map_err(exit(Exit::Failed))
+        }),
+        Command::Inspect(arguments) => tools::inspect::run(&arguments).map_err(exit(Exit::Failed)),
+        Command::Pretrain(arguments) => {
+            tools::pretrain::run(&arguments).map_err(exit(Exit::Failed))
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    Runtime::new().map_err(exit(Exit::Internal))
+}
+
+#[allow(clippy::print_stdout)]
+fn serve(arguments: &Serve) -> Result<(), Failure> {
+    let environment = config::environment();
+    let layers = Layered::load(arguments.config.as_deref(), &environment, &arguments.flags)
+        .map_err(exit(Exit::Usage))?;
+    let config = Config::new(&layers, program()?).map_err(exit(Exit::Usage))?;
+    if arguments.dump_config {
+        print!("{}", layers.dump());
+        return Ok(());
+    }
+    telemetry::init(config.log_format, &config.log_filter).map_err(exit(Exit::Usage))?;
+    if let Some(crash) = config.crash_at.clone() {
+        faults::arm(crash);
+    }
+    app::compute_threads(config.compute_threads);
+    runtime()?.block_on(async {
+        let signals = Signals::new().map_err(exit(Exit::Internal))?;
+        run_server(config, signals).await.map_err(|error| {
+            let code = Exit::of(&error);
+            exit(code)(error)
+        })
+    })
+}
+
+/// A signal before the server serves ends it at once: nothing is in flight yet.
+#[allow(clippy::print_stdout)]
+async fn run_server(config: Config, signals: Signals) -> Result<(), app::Error> {
+    let signal = signals.first();
+    tokio::pin!(signal);
+    let start = async {
+        let bound = App::bind(config).await?;
+        println!("listening on {}, loading the backbone", bound.address());
+        bound.load().await
+    };
+    let app = tokio::select! {
+        started = start => started?,
+        () = &mut signal => return Ok(()),
+    };
+    println!("{}\nserving", app.summary());
+    app.run_until(signal).await
+}
+
+/// This program's own file, which the video workers run.
+fn program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(exit(Exit::Internal))
+}
+
+/// SIGTERM and SIGINT: the first asks for a drain, the second ends the process at once.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    async fn first(mut self) {
+        self.any().await;
+        tokio::spawn(async move {
+            self.any().await;
+            eprintln!("frameshift: interrupted while draining");
+            std::process::exit(Exit::Interrupted as i32);
+        });
+    }
 }

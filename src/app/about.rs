@@ -1,0 +1,95 @@
+//! What the server chose, for people and for `GetServerInfo`.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::bind::Listeners;
+use crate::config::Config;
+use crate::model::Backbone;
+use crate::rpc::About;
+use crate::spec::Precision;
+use crate::video::Decoder;
+
+/// What `serve` prints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Where its metrics are.
+    pub metrics: Option<SocketAddr>,
+    /// Its durable state.
+    pub data_dir: PathBuf,
+    /// The rest.
+    pub about: About,
+}
+
+impl Summary {
+    pub(super) fn new(config: &Config, listeners: &Listeners, about: &About) -> Self {
+        Self {
+            address: listeners.address,
+            metrics: listeners.metrics_address,
+            data_dir: config.data_dir.clone(),
+            about: about.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let about = &self.about;
+        let reach = if self.address.ip().is_loopback() {
+            "this machine only"
+        } else {
+            "other machines, too"
+        };
+        writeln!(
+            f,
+            "address         {} ({reach}; callers are not authenticated)",
+            self.address
+        )?;
+        match self.metrics {
+            Some(address) => writeln!(f, "metrics         http://{address}/metrics")?,
+            None => writeln!(f, "metrics         off")?,
+        }
+        writeln!(f, "data directory  {}", self.data_dir.display())?;
+        writeln!(
+            f,
+            "backbone        {} (sha256 {}, {:.1} M parameters, {} px)",
+            about.backbone,
+            about.digest,
+            about.parameters as f64 / 1e6,
+            about.image_size,
+        )?;
+        writeln!(f, "device          {}, {}", about.device, about.precision)?;
+        write!(f, "video worker    {}", about.isolation.join(", "))
+    }
+}
+
+/// What `GetServerInfo` says.
+pub(super) fn of(config: &Config, backbone: &Backbone, decoder: &Decoder) -> About {
+    let shape = backbone.config();
+    let size = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    About {
+        backbone: backbone.name().into(),
+        digest: backbone.digest(),
+        image_size: u16::try_from(shape.image_size).unwrap_or(u16::MAX),
+        patch_size: size(shape.patch_size),
+        width: size(shape.width),
+        layers: size(shape.layers),
+        heads: size(shape.heads),
+        parameters: backbone.parameters(),
+        normalization: shape.normalization,
+        device: "cpu",
+        precision: Precision::F32.to_string(),
+        isolation: decoder
+            .isolation()
+            .iter()
+            .map(|layer| layer.name())
+            .collect(),
+        upload_bytes: config.upload_limit,
+        queue_clips: config.engine.queue_clips,
+        adapter_bytes: config.engine.residency_bytes,
+        jobs_per_tenant: config.jobs.unfinished_per_tenant,
+    }
+}

@@ -1,0 +1,72 @@
+//! The server's addresses: bound before anything slow happens, so that a wrong one is said at once.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::net::TcpListener;
+
+use super::Error;
+use crate::config::Config;
+
+/// Bound listeners and their real addresses.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    api: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    /// Where the API is served.
+    pub(super) address: SocketAddr,
+    /// Where the metrics are.
+    pub(super) metrics_address: Option<SocketAddr>,
+}
+
+impl Listeners {
+    pub(super) async fn bind(config: &Config) -> Result<Self, Error> {
+        let (api, address) = bind(config.listen).await?;
+        let mut listeners = Self {
+            api: Some(api),
+            metrics: None,
+            address,
+            metrics_address: None,
+        };
+        if let Some(address) = config.metrics_listen {
+            let (metrics, address) = bind(address).await?;
+            listeners.metrics = Some(metrics);
+            listeners.metrics_address = Some(address);
+        }
+        Ok(listeners)
+    }
+
+    pub(super) fn take_api(&mut self) -> Option<TcpListener> {
+        self.api.take()
+    }
+
+    pub(super) fn take_metrics(&mut self) -> Option<TcpListener> {
+        self.metrics.take()
+    }
+
+    /// Writes the real address to a file, which appears whole or not at all: others wait for it.
+    pub(super) fn announce(&self, path: Option<&Path>) -> Result<(), Error> {
+        let Some(path) = path else { return Ok(()) };
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            Some(_) | None => Path::new("."),
+        };
+        let write = || {
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            writeln!(file, "{}", self.address)?;
+            file.persist(path).map_err(|error| error.error)
+        };
+        write().map(drop).map_err(|source| Error::AddressFile {
+            path: path.into(),
+            source,
+        })
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let real = listener.local_addr().map_err(failed)?;
+    Ok((listener, real))
+}

@@ -1,0 +1,161 @@
+//! The loops that run beside each other, and what the end of each means.
+//!
+//! Invariant: no loop ends unnoticed.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::library::Library;
+use crate::shutdown::Signal;
+use crate::telemetry;
+
+/// How often orphaned blobs are looked for. They get a day old before they go, so an hour is often enough.
+const COLLECT: Duration = Duration::from_secs(60 * 60);
+
+/// What the early end of a loop means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// The server drains: it cannot be without.
+    Server,
+    /// A line in the log.
+    Itself,
+}
+
+/// Loops that drain together.
+#[derive(Debug)]
+pub(super) struct Loops {
+    set: JoinSet<(&'static str, Ends)>,
+    running: Vec<&'static str>,
+}
+
+impl Loops {
+    pub(super) fn new() -> Self {
+        Self {
+            set: JoinSet::new(),
+            running: Vec::new(),
+        }
+    }
+
+    /// Starts a loop.
+    pub(super) fn spawn<E: std::error::Error + Send + 'static>(
+        &mut self,
+        name: &'static str,
+        ends: Ends,
+        body: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.running.push(name);
+        // The inner worker turns a panic into an error of its join, so that its name is not lost.
+        let inner = tokio::spawn(body);
+        self.set.spawn(async move {
+            match AbortOnDrop(inner).join().await {
+                Ok(Ok(())) => tracing::debug!(name, "a loop has ended"),
+                Ok(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(name, error, "a loop has failed");
+                }
+                Err(error) => tracing::error!(name, %error, "a loop has panicked"),
+            }
+            (name, ends)
+        });
+    }
+
+    /// Waits until a loop ends that the server cannot be without.
+    pub(super) async fn fatal(&mut self) -> &'static str {
+        while let Some(ended) = self.set.join_next().await {
+            let Ok((name, ends)) = ended else { continue };
+            self.running.retain(|running| *running != name);
+            if ends == Ends::Server {
+                return name;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits until all loops have ended, for at most so long. Returns those that have not; they end when this is dropped.
+    pub(super) async fn finish(&mut self, patience: Duration) -> Vec<&'static str> {
+        let all = async {
+            while let Some(ended) = self.set.join_next().await {
+                if let Ok((name, _)) = ended {
+                    self.running.retain(|running| *running != name);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(patience, all).await;
+        self.running.clone()
+    }
+}
+
+/// Ends a worker together with whoever waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> AbortOnDrop<T> {
+    async fn join(mut self) -> Result<T, tokio::task::JoinError> {
+        (&mut self.0).await
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Collects what no record names, from time to time.
+pub(super) async fn collect(
+    library: Library,
+    mut drain: Signal,
+) -> Result<(), std::convert::Infallible> {
+    let mut ticks = tokio::time::interval(COLLECT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = drain.draining() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        match library.collect_orphans(telemetry::now_micros()).await {
+            Ok(0) => {}
+            Ok(objects) => tracing::info!(objects, "deleted objects that no record names"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "cannot look for objects that no record names");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, Result};
+
+    #[tokio::test]
+    async fn the_end_of_a_loop_that_the_server_needs_is_fatal() {
+        let mut loops = Loops::new();
+        loops.spawn("a", Ends::Itself, async { Err(Error::other("no")) });
+        loops.spawn("b", Ends::Server, async { Ok::<(), Error>(()) });
+        loops.spawn("c", Ends::Server, std::future::pending::<Result<()>>());
+        assert_eq!(loops.fatal().await, "b");
+    }
+
+    #[tokio::test]
+    async fn a_panic_counts_as_an_end() {
+        let mut loops = Loops::new();
+        loops.spawn("a", Ends::Server, async {
+            if true {
+                panic!("as planned");
+            }
+            Ok::<(), Error>(())
+        });
+        assert_eq!(loops.fatal().await, "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_finish_in_time_is_named() {
+        let mut loops = Loops::new();
+        loops.spawn("a", Ends::Server, async { Ok::<(), Error>(()) });
+        loops.spawn("b", Ends::Server, std::future::pending::<Result<()>>());
+        assert_eq!(loops.finish(Duration::from_secs(1)).await, ["b"]);
+    }
+}

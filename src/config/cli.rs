@@ -1,0 +1,107 @@
+//! The command line: every subcommand, and what each exit code means.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::{app, client, demo, tools};
+
+use super::settings::Flags;
+
+/// The hidden subcommand that decodes videos; `main` looks for it before anything else.
+pub const VIDEO_WORKER: &str = "video-worker";
+
+const AFTER_HELP: &str = "\
+Exit codes:
+   0  done
+   1  the request was refused or failed; the message says why
+  64  wrong usage or configuration
+  65  wrong input: a video, a data set's folder, a field of a request
+  66  a local file cannot be read
+  69  the server, its address, its data directory or its backbone is unavailable
+  70  internal error
+  75  not now: try again later
+  77  not allowed
+ 130  interrupted";
+
+/// One frozen image backbone in memory, many video tasks on it.
+#[derive(Debug, clap::Parser)]
+#[command(name = "frameshift", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Runs the server
+    Serve(Box<Serve>),
+    /// A command that speaks to a server.
+    #[command(flatten)]
+    Client(client::cli::Command),
+    /// Shows the main job from beginning to end on drawn videos
+    Demo(demo::Args),
+    /// Shows what a checkpoint or an adapter file holds
+    Inspect(tools::inspect::Args),
+    /// Trains the built-in backbone anew
+    Pretrain(tools::pretrain::Args),
+}
+
+/// Arguments of `frameshift serve`.
+#[derive(Debug, Default, clap::Args)]
+pub struct Serve {
+    /// TOML file with any of the settings below, spelled with underscores [env: FRAMESHIFT_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Prints the configuration in force as TOML, each value with its source, and exits
+    #[arg(long)]
+    pub dump_config: bool,
+    /// Settings; each is also a key of the file and an environment variable, for example `queue_clips` and `FRAMESHIFT_QUEUE_CLIPS`.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What the process ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// The request was refused or failed.
+    Failed = 1,
+    /// Wrong usage or configuration.
+    Usage = 64,
+    /// A server, an address, a data directory or a file is unavailable.
+    Unavailable = 69,
+    /// Internal error.
+    Internal = 70,
+    /// Not now: trying again later may help.
+    Again = 75,
+    /// Interrupted.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// What a server that could not start or finish ends with.
+    pub fn of(error: &app::Error) -> Self {
+        use app::Error;
+        match error {
+            Error::Bind { .. }
+            | Error::AddressFile { .. }
+            | Error::Store(_)
+            | Error::Metadata(_)
+            | Error::Backbone { .. } => Self::Unavailable,
+            Error::Video(_) | Error::Device(_) | Error::Rpc(_) | Error::Stopped { .. } => {
+                Self::Internal
+            }
+            Error::DrainTimeout { .. } => Self::Again,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

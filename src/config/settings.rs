@@ -1,0 +1,121 @@
+//! Every setting once: its key, type, default and help text.
+//!
+//! Invariant: one list makes the flags, the keys of the file, the environment's names and the reference in `--help`.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::units::{ByteSize, Span};
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $key:ident: $kind:ident<$type:ty> $(= $default:literal)? $([$($arg:tt)+])?;
+    )+) => {
+        /// The settings as given in one place: all optional.
+        #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Flags {
+            $(
+                $(#[doc = $doc])+
+                #[arg(
+                    long,
+                    help = concat!($($doc,)+ $(" [default: ", $default, "]")?).trim_start(),
+                    $($($arg)+)?
+                )]
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $key: Option<$type>,
+            )+
+        }
+
+        /// The settings in force.
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Settings {
+            $($(#[doc = $doc])+ pub $key: settings!(@$kind $type),)+
+        }
+
+        impl Settings {
+            /// Every key, in the order of the reference.
+            pub const KEYS: &[&str] = &[$(stringify!($key)),+];
+        }
+
+        /// The default of each key that has one, as text.
+        pub const DEFAULTS: &[(&str, &str)] = &[$($((stringify!($key), $default),)?)+];
+    };
+    (@Must $type:ty) => { $type };
+    (@May $type:ty) => { Option<$type> };
+}
+
+settings! {
+    /// Address to serve on; port 0 takes a free one.
+    listen: Must<SocketAddr> = "127.0.0.1:50051";
+    /// File that the real address is written to once it is bound.
+    address_file: May<PathBuf>;
+    /// Serves on an address that others can reach although nobody is asked who they are.
+    insecure_allow_anonymous: Must<bool> = "false"
+        [num_args = 0..=1, default_missing_value = "true", require_equals = true];
+    /// Folder of all durable state; one process at a time.
+    data_dir: Must<PathBuf> = "frameshift-data";
+    /// Image backbone: `builtin`, or a folder or file with CLIP weights.
+    backbone: Must<PathBuf> = "builtin";
+    /// Address of the Prometheus endpoint; none when not set.
+    metrics_listen: May<SocketAddr>;
+    /// Log lines as `text` or `json`.
+    log_format: Must<LogFormat> = "text";
+    /// What is logged, in the syntax of RUST_LOG.
+    log: Must<String> = "info";
+    /// Threads of the numeric code; as many as there are cores when not set.
+    compute_threads: May<NonZeroUsize>;
+    /// Largest video.
+    upload_limit: Must<ByteSize> = "1GiB";
+    /// Clips that may wait or run at once, of all tenants.
+    queue_clips: Must<NonZeroUsize> = "256";
+    /// Clips in one batch.
+    batch_clips: Must<NonZeroUsize> = "16";
+    /// Memory of the resident adapter sets.
+    adapter_memory: Must<ByteSize> = "1GiB";
+    /// Jobs that train at once.
+    job_runners: Must<NonZeroUsize> = "2";
+    /// Unfinished jobs of one tenant.
+    jobs_per_tenant: Must<NonZeroU32> = "16";
+    /// How long a silent worker keeps its job.
+    job_lease: Must<Span> = "30s";
+    /// Video worker processes; as many as there are cores when not set.
+    video_workers: May<NonZeroUsize>;
+    /// Time to decode one video.
+    video_wall_time: Must<Span> = "30s";
+    /// Memory of one video worker.
+    video_memory: Must<ByteSize> = "1GiB";
+    /// Time after which a connection is asked to close; requests in flight finish.
+    connection_age: Must<Span> = "1h";
+    /// Silence after which a connection is probed.
+    keepalive_interval: Must<Span> = "30s";
+    /// Time to answer that probe.
+    keepalive_timeout: Must<Span> = "20s";
+    /// Time that a drain waits for requests in flight and for a job's checkpoint.
+    drain_timeout: Must<Span> = "30s";
+    /// Kills the process at a named point: for tests of what survives.
+    crash_at: May<String> [hide = true];
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Flags {
+    /// The keys that were given, with their values.
+    pub fn given(&self) -> toml::Table {
+        // Every field serialises as a number, a switch or text, so this cannot fail; an empty table would only mean that no flag was given.
+        toml::Table::try_from(self).unwrap_or_default()
+    }
+}

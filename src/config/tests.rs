@@ -1,0 +1,184 @@
+//! What the layers give, and what a wrong value says.
+
+use super::*;
+use clap::Parser;
+
+fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect()
+}
+
+fn flags(arguments: &[&str]) -> Flags {
+    let words = ["frameshift", "serve"].iter().chain(arguments);
+    match cli::Cli::parse_from(words).command {
+        cli::Command::Serve(serve) => serve.flags,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn load(
+    file: Option<&str>,
+    variables: &[(&str, &str)],
+    arguments: &[&str],
+) -> Result<Config, Error> {
+    let file = file.map(|text| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    });
+    let path = file.as_ref().map(tempfile::NamedTempFile::path);
+    let program = PathBuf::from("frameshift");
+    Config::load(path, &environment(variables), &flags(arguments), program)
+}
+
+#[test]
+fn a_later_layer_wins() {
+    let file = "queue_clips = 10\nbatch_clips = 2\nupload_limit = \"2GiB\"\nlog = \"debug\"";
+    let variables = [
+        ("FRAMESHIFT_QUEUE_CLIPS", "20"),
+        ("FRAMESHIFT_BATCH_CLIPS", "4"),
+    ];
+    let config = load(Some(file), &variables, &["--queue-clips", "30"]).unwrap();
+    assert_eq!(config.engine.queue_clips, 30);
+    assert_eq!(config.engine.batch_clips, 4);
+    assert_eq!(config.upload_limit, 2 << 30);
+    assert_eq!(config.video.limits.bytes, 2 << 30);
+    assert_eq!(config.log_filter, "debug");
+    assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
+}
+
+#[test]
+fn the_file_can_be_named_by_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frameshift.toml");
+    std::fs::write(&path, "job_runners = 7").unwrap();
+    let variables = [(load::FILE_VARIABLE, path.to_str().unwrap())];
+    assert_eq!(load(None, &variables, &[]).unwrap().jobs.runners, 7);
+}
+
+#[test]
+fn a_wrong_value_names_its_key_and_where_it_came_from() {
+    let message = |result: Result<Config, Error>| result.map(drop).unwrap_err().to_string();
+    let cases = [
+        (
+            message(load(None, &[("FRAMESHIFT_UPLOAD_LIMIT", "much")], &[])),
+            [
+                "upload_limit:",
+                "environment variable FRAMESHIFT_UPLOAD_LIMIT",
+            ],
+        ),
+        (
+            message(load(Some("upload_limits = 5"), &[], &[])),
+            ["upload_limits: no such key", "from file /"],
+        ),
+        (
+            message(load(Some("queue_clips = 0"), &[], &[])),
+            ["queue_clips:", "from file /"],
+        ),
+        (
+            message(load(Some("queue_clips = \"many\""), &[], &[])),
+            ["queue_clips:", "from file /"],
+        ),
+        (
+            message(load(Some("queue_clips ="), &[], &[])),
+            ["is not TOML", "queue_clips"],
+        ),
+        (
+            message(load(None, &[("FRAMESHIFT_JOB_LEASE", "0s")], &[])),
+            ["job_lease: expected more than 0", "FRAMESHIFT_JOB_LEASE"],
+        ),
+        (
+            message(load(None, &[], &["--crash-at", "nowhere"])),
+            ["crash_at:", "flag --crash-at"],
+        ),
+        (
+            message(load(None, &[(load::FILE_VARIABLE, "/nowhere.toml")], &[])),
+            ["cannot read", "/nowhere.toml"],
+        ),
+    ];
+    for (message, parts) in cases {
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_others_can_reach_has_to_be_asked_for_twice() {
+    let refused = load(None, &[], &["--listen", "0.0.0.0:50051"]).unwrap_err();
+    let message = refused.to_string();
+    assert!(message.contains("--insecure-allow-anonymous") && message.contains("--listen"));
+    let accepted = ["--listen", "0.0.0.0:50051", "--insecure-allow-anonymous"];
+    assert!(load(None, &[], &accepted).is_ok());
+    assert!(load(None, &[], &["--listen", "[::1]:0"]).is_ok());
+}
+
+#[test]
+fn variables_that_name_no_key_are_ignored() {
+    let variables = [
+        ("FRAMESHIFT_SERVICE_HOST", "10.0.0.1"),
+        ("FRAMESHIFT_PORT", "x"),
+    ];
+    assert!(load(None, &variables, &[]).is_ok());
+}
+
+#[test]
+fn the_dump_is_the_configuration_in_force_and_loads_again() {
+    let layers = Layered::load(
+        None,
+        &environment(&[("FRAMESHIFT_BATCH_CLIPS", "4")]),
+        &flags(&["--queue-clips", "30"]),
+    )
+    .unwrap();
+    let expected = r#"listen = "127.0.0.1:50051" # default
+# address_file is not set
+insecure_allow_anonymous = false # default
+data_dir = "frameshift-data" # default
+backbone = "builtin" # default
+# metrics_listen is not set
+log_format = "text" # default
+log = "info" # default
+# compute_threads is not set
+upload_limit = "1GiB" # default
+queue_clips = 30 # flag --queue-clips
+batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
+adapter_memory = "1GiB" # default
+job_runners = 2 # default
+jobs_per_tenant = 16 # default
+job_lease = "30s" # default
+# video_workers is not set
+video_wall_time = "30s" # default
+video_memory = "1GiB" # default
+connection_age = "1h" # default
+keepalive_interval = "30s" # default
+keepalive_timeout = "20s" # default
+drain_timeout = "30s" # default
+# crash_at is not set
+"#;
+    assert_eq!(layers.dump(), expected);
+    let again = load(Some(&layers.dump()), &[], &[]).unwrap();
+    assert_eq!(
+        (again.engine.queue_clips, again.engine.batch_clips),
+        (30, 4)
+    );
+}
+
+#[test]
+fn the_help_names_every_setting_with_its_default() {
+    let mut command = <cli::Cli as clap::CommandFactory>::command();
+    let serve = command.find_subcommand_mut("serve").unwrap();
+    let help = serve.render_long_help().to_string();
+    for (key, default) in settings::DEFAULTS {
+        let flag = format!("--{}", key.replace('_', "-"));
+        assert!(help.contains(&flag), "{flag}");
+        assert!(help.contains(&format!("[default: {default}]")), "{key}");
+    }
+    assert!(!help.contains("crash-at"));
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    <cli::Cli as clap::CommandFactory>::command().debug_assert();
+}

@@ -1,0 +1,171 @@
+//! Values that people write with a unit: byte sizes and durations.
+//!
+//! Invariant: what `Display` prints, `FromStr` reads back to the same value.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A number of bytes: `1GiB`, `512 MiB`, `4096`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+/// A duration: `30s`, `1h 30m`, `250ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// A text that is no such value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {expected}")]
+pub struct Invalid {
+    text: String,
+    expected: &'static str,
+}
+
+const BYTES: &str = "a byte size such as 1GiB, 512MiB, 64KiB or 4096 (decimal units: GB, MB, kB)";
+const SPAN: &str = "a duration such as 30s, 250ms or 1h 30m";
+
+/// Largest first, so that printing takes the first that divides.
+const UNITS: [(&str, u64); 5] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
+const DECIMAL: [(&str, u64); 4] = [
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1_000),
+];
+
+impl FromStr for ByteSize {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = || Invalid {
+            text: text.into(),
+            expected: BYTES,
+        };
+        let trimmed = text.trim();
+        let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
+        let number: u64 = trimmed[..digits].parse().map_err(|_| invalid())?;
+        let unit = trimmed[digits..].trim_start();
+        let scale = if unit.is_empty() {
+            1
+        } else {
+            UNITS
+                .iter()
+                .chain(&DECIMAL)
+                .find(|(name, _)| name.eq_ignore_ascii_case(unit))
+                .ok_or_else(invalid)?
+                .1
+        };
+        number.checked_mul(scale).map(Self).ok_or_else(invalid)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, scale) = UNITS
+            .iter()
+            .find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale))
+            .unwrap_or(&("B", 1));
+        write!(f, "{}{name}", self.0 / scale)
+    }
+}
+
+impl FromStr for Span {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        humantime::parse_duration(text.trim())
+            .map(Self)
+            .map_err(|_| Invalid {
+                text: text.into(),
+                expected: SPAN,
+            })
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+struct Text<T>(&'static str, std::marker::PhantomData<T>);
+
+impl<T: FromStr<Err = Invalid>> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<T, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+}
+
+macro_rules! as_text {
+    ($type:ty, $expected:expr) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(Text($expected, std::marker::PhantomData))
+            }
+        }
+    };
+}
+
+as_text!(ByteSize, BYTES);
+as_text!(Span, SPAN);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_back_as_they_are_printed() {
+        for (text, bytes, printed) in [
+            ("1GiB", 1 << 30, "1GiB"),
+            ("1024 mib", 1 << 30, "1GiB"),
+            ("4096", 4096, "4KiB"),
+            ("1500", 1500, "1500B"),
+            ("0", 0, "0B"),
+            ("2GB", 2_000_000_000, "1953125KiB"),
+        ] {
+            let size: ByteSize = text.parse().unwrap();
+            assert_eq!((size.0, size.to_string().as_str()), (bytes, printed));
+            assert_eq!(printed.parse(), Ok(size));
+        }
+        for bad in ["", "GiB", "-1", "1.5GiB", "1 pound", "99999999999TiB"] {
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_read_back_as_they_are_printed() {
+        for text in ["30s", "250ms", "1h 30m"] {
+            let span: Span = text.parse().unwrap();
+            assert_eq!(span.to_string(), text);
+        }
+        for bad in ["", "30", "-1s", "soon"] {
+            assert!(bad.parse::<Span>().is_err(), "{bad}");
+        }
+    }
+}

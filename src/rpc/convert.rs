@@ -1,0 +1,28 @@
+//! The API's messages to the domain's values and back. Whatever is out of range becomes a field violation.
+
+use tonic::Status;
+
+use super::status;
+use crate::metadata::PageRequest;
+use crate::spec::Digest;
+
+pub(super) mod names;
+pub(super) mod records;
+pub(super) mod spec;
+
+/// A page of a listing.
+pub(super) fn page(size: i32, token: &str) -> Result<PageRequest, Status> {
+    Ok(PageRequest::new(size, token)?)
+}
+
+/// A sha256 of 32 bytes; empty for none.
+pub(super) fn sha256(bytes: &[u8], field: &str) -> Result<Option<Digest>, Status> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let digest = bytes.try_into().map_err(|_| {
+        let problem = format!("expected 32 bytes, got {}", bytes.len());
+        status::invalid(field, problem)
+    })?;
+    Ok(Some(Digest(digest)))
+}

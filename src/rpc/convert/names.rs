@@ -1,0 +1,148 @@
+//! Resource names: `tasks/motion/versions/3` to ids and back.
+
+use std::str::FromStr;
+
+use tonic::Status;
+
+use crate::ids::{
+    AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
+};
+use crate::rpc::status;
+
+/// An id out of `collection/{id}`; the field is named in the error.
+fn id<T>(name: &str, collection: &str, field: &str) -> Result<T, Status>
+where
+    T: FromStr<Err = crate::ids::Error>,
+{
+    let id = name
+        .strip_prefix(collection)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .ok_or_else(|| status::invalid(field, format!("expected `{collection}/{{id}}`")))?;
+    id.parse()
+        .map_err(|error: crate::ids::Error| status::invalid(field, error.to_string()))
+}
+
+/// `tasks/{task_id}`.
+pub(in crate::rpc) fn task(name: &str, field: &str) -> Result<TaskId, Status> {
+    id(name, "tasks", field)
+}
+
+/// `datasets/{dataset_id}`.
+pub(in crate::rpc) fn dataset(name: &str, field: &str) -> Result<DatasetId, Status> {
+    id(name, "datasets", field)
+}
+
+/// `videos/{video_id}`.
+pub(in crate::rpc) fn video(name: &str, field: &str) -> Result<VideoId, Status> {
+    id(name, "videos", field)
+}
+
+/// `uploads/{upload_id}`.
+pub(in crate::rpc) fn upload(name: &str, field: &str) -> Result<UploadId, Status> {
+    id(name, "uploads", field)
+}
+
+/// `jobs/{job_id}`.
+pub(in crate::rpc) fn job(name: &str, field: &str) -> Result<JobId, Status> {
+    id(name, "jobs", field)
+}
+
+/// `tasks/{task_id}/versions/{n}`.
+pub(in crate::rpc) fn version(
+    tenant: &TenantId,
+    name: &str,
+    field: &str,
+) -> Result<VersionRef, Status> {
+    let (owner, number) = name
+        .split_once("/versions/")
+        .ok_or_else(|| status::invalid(field, "expected `tasks/{id}/versions/{n}`"))?;
+    let version: AdapterVersion = number
+        .parse()
+        .map_err(|error: crate::ids::Error| status::invalid(field, error.to_string()))?;
+    Ok(VersionRef {
+        tenant: tenant.clone(),
+        task: task(owner, field)?,
+        version,
+    })
+}
+
+/// `tasks/{task_id}/versions/{n}` that has to be of a task.
+pub(in crate::rpc) fn version_of(
+    tenant: &TenantId,
+    task: &TaskId,
+    name: &str,
+    field: &str,
+) -> Result<VersionRef, Status> {
+    let found = version(tenant, name, field)?;
+    if found.task != *task {
+        return Err(status::invalid(
+            field,
+            format!("expected a version of tasks/{task}"),
+        ));
+    }
+    Ok(found)
+}
+
+/// An id that the caller chose.
+pub(in crate::rpc) fn chosen<T>(text: &str, field: &str) -> Result<T, Status>
+where
+    T: FromStr<Err = crate::ids::Error>,
+{
+    text.parse()
+        .map_err(|error: crate::ids::Error| status::invalid(field, error.to_string()))
+}
+
+/// `request_id`: a UUID, or empty for none.
+pub(in crate::rpc) fn request(text: &str) -> Result<Option<RequestId>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parsed = text.parse();
+    parsed
+        .map(Some)
+        .map_err(|error: crate::ids::Error| status::invalid("request_id", error.to_string()))
+}
+
+/// `tasks/{task_id}/versions/{n}` of a task, empty for none.
+pub(in crate::rpc) fn of_version(task: &TaskId, version: Option<AdapterVersion>) -> String {
+    version.map_or_else(String::new, |n| format!("tasks/{task}/versions/{n}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_strictly() {
+        let tenant = TenantId::anonymous();
+        let read = version(&tenant, "tasks/motion/versions/3", "version").unwrap();
+        assert_eq!(read.to_string(), "tasks/motion/versions/3");
+        for bad in [
+            "",
+            "motion",
+            "tasks/",
+            "tasks/a/b",
+            "task/a",
+            "tasks/A",
+            "/tasks/a",
+        ] {
+            assert!(task(bad, "name").is_err(), "{bad}");
+        }
+        for bad in [
+            "tasks/a",
+            "tasks/a/versions/",
+            "tasks/a/versions/0",
+            "tasks/a/versions/1/x",
+        ] {
+            assert!(version(&tenant, bad, "version").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_a_uuid_or_absent() {
+        assert_eq!(request("").unwrap(), None);
+        assert!(request("7").is_err());
+        let id = RequestId::generate();
+        assert_eq!(request(&id.to_string()).unwrap(), Some(id));
+    }
+}

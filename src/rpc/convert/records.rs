@@ -1,0 +1,246 @@
+//! Records as the API shows them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tonic::Status;
+
+use super::names;
+use super::spec::{
+    of_adapter, of_duration, of_evaluation, of_hyper, of_sampling, of_split, of_state, of_time,
+    signed, split,
+};
+use crate::engine::ResidencyRecord;
+use crate::ids::AdapterVersion;
+use crate::metadata::{
+    DatasetRecord, Event, EventRecord, ExampleRecord, JobRecord, JobResult, StepMetrics,
+    TaskRecord, UploadRecord, VersionRecord, VideoProbe, VideoRecord,
+};
+use crate::proto::v1;
+use crate::rpc::status;
+use crate::spec::{LabelSet, check_label};
+
+/// A video.
+pub(in crate::rpc) fn of_video(record: VideoRecord) -> v1::Video {
+    v1::Video {
+        name: format!("videos/{}", record.id),
+        display_name: record.display_name,
+        size_bytes: signed(record.size_bytes),
+        sha256: record.sha256.0.to_vec().into(),
+        probe: Some(of_probe(record.probe)),
+        create_time: Some(of_time(record.create_time)),
+    }
+}
+
+fn of_probe(probe: VideoProbe) -> v1::VideoProbe {
+    v1::VideoProbe {
+        container: probe.container,
+        codec: probe.codec,
+        width: probe.width,
+        height: probe.height,
+        frames: probe.frames,
+        duration: Some(of_duration(Duration::from_micros(probe.duration_micros))),
+        frame_rate: probe.frame_rate,
+        rotation_degrees: probe.rotation_degrees,
+        warnings: probe.warnings,
+    }
+}
+
+/// An upload.
+pub(in crate::rpc) fn of_upload(record: UploadRecord) -> v1::Upload {
+    v1::Upload {
+        name: format!("uploads/{}", record.id),
+        display_name: record.display_name,
+        committed_bytes: signed(record.committed_bytes),
+        video: record.video.map(of_video),
+        create_time: Some(of_time(record.create_time)),
+    }
+}
+
+/// A data set.
+pub(in crate::rpc) fn of_dataset(record: DatasetRecord) -> v1::Dataset {
+    v1::Dataset {
+        name: format!("datasets/{}", record.id),
+        examples: signed(record.examples()),
+        display_name: record.display_name,
+        counts: record
+            .counts
+            .into_iter()
+            .map(|count| v1::LabelCount {
+                label: count.label,
+                split: of_split(count.split).into(),
+                examples: signed(count.examples),
+            })
+            .collect(),
+        create_time: Some(of_time(record.create_time)),
+    }
+}
+
+/// An example out of a request; `index` is its place there.
+pub(in crate::rpc) fn example(
+    example: &v1::Example,
+    index: usize,
+) -> Result<ExampleRecord, Status> {
+    let field = |name: &str| format!("examples[{index}].{name}");
+    check_label(&example.label)
+        .map_err(|invalid| status::invalid(&field("label"), invalid.problem))?;
+    Ok(ExampleRecord {
+        video: names::video(&example.video, &field("video"))?,
+        label: example.label.clone(),
+        split: split(example.split, &field("split"))?,
+    })
+}
+
+/// An example.
+pub(in crate::rpc) fn of_example(record: ExampleRecord) -> v1::Example {
+    v1::Example {
+        video: format!("videos/{}", record.video),
+        label: record.label,
+        split: of_split(record.split).into(),
+    }
+}
+
+/// A task.
+pub(in crate::rpc) fn of_task(record: TaskRecord) -> v1::Task {
+    v1::Task {
+        name: format!("tasks/{}", record.id),
+        adapter: Some(of_adapter(&record.adapter)),
+        sampling: Some(of_sampling(&record.sampling)),
+        auto_serve: Some(record.auto_serve),
+        serving_version: names::of_version(&record.id, record.serving),
+        desired_version: names::of_version(&record.id, record.desired),
+        serving_error: record.serving_error.unwrap_or_default(),
+        display_name: record.display_name,
+        etag: record.etag,
+        create_time: Some(of_time(record.create_time)),
+    }
+}
+
+/// A version.
+pub(in crate::rpc) fn of_version(record: VersionRecord) -> v1::AdapterVersion {
+    let manifest = record.manifest;
+    let parent = manifest.parent.and_then(AdapterVersion::new);
+    v1::AdapterVersion {
+        name: names::of_version(&record.task, Some(record.version)),
+        evaluation: Some(of_evaluation(&manifest.evaluation, &manifest.labels)),
+        labels: manifest.labels.into(),
+        adapter: Some(of_adapter(&manifest.adapter)),
+        sampling: Some(of_sampling(&manifest.sampling)),
+        backbone_digest: manifest.backbone_digest.0.to_vec().into(),
+        sha256: record.sha256.0.to_vec().into(),
+        size_bytes: signed(record.size_bytes),
+        parameters: signed(manifest.parameters),
+        precision: manifest.precision.to_string(),
+        job: format!("jobs/{}", manifest.job),
+        dataset_digest: manifest.dataset_digest.0.to_vec().into(),
+        parent: names::of_version(&record.task, parent),
+        create_time: Some(of_time(record.create_time)),
+    }
+}
+
+/// A version in a listing: without what grows with the square of its labels, so that a page fits into a message.
+pub(in crate::rpc) fn of_listed_version(record: VersionRecord) -> v1::AdapterVersion {
+    let mut version = of_version(record);
+    if let Some(evaluation) = &mut version.evaluation {
+        evaluation.confusion = Vec::new();
+        evaluation.labels = Vec::new();
+    }
+    version
+}
+
+/// A job. `labels` are its version's, once it has one.
+pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1::Job {
+    let task = record.task;
+    v1::Job {
+        name: format!("jobs/{}", record.id),
+        dataset: format!("datasets/{}", record.dataset),
+        hyper_parameters: Some(of_hyper(&record.hyper_parameters)),
+        state: of_state(record.state).into(),
+        reason: record.reason.unwrap_or_default(),
+        message: record.message.unwrap_or_default(),
+        step: record.step,
+        total_steps: record.total_steps,
+        attempts: record.attempts,
+        result: record.result.map(|result| v1::JobResult {
+            version: names::of_version(&task, AdapterVersion::new(result.version)),
+            ..of_result(result, labels)
+        }),
+        task: format!("tasks/{task}"),
+        create_time: Some(of_time(record.create_time)),
+        end_time: record.end_time.map(of_time),
+    }
+}
+
+fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
+    let evaluation = match labels {
+        Some(labels) => of_evaluation(&result.evaluation, labels),
+        None => v1::Evaluation {
+            examples: signed(result.evaluation.examples),
+            top1: result.evaluation.top1,
+            top5: result.evaluation.top5,
+            loss: result.evaluation.loss,
+            ..Default::default()
+        },
+    };
+    v1::JobResult {
+        version: String::new(),
+        evaluation: Some(evaluation),
+        loss_curve: result.loss_curve,
+        dataset_digest: result.dataset_digest.0.to_vec().into(),
+        backbone_digest: result.backbone_digest.0.to_vec().into(),
+        seed: result.seed,
+        parameters: signed(result.parameters),
+        training_time: Some(of_duration(Duration::from_micros(result.training_micros))),
+    }
+}
+
+/// An event of a job.
+pub(in crate::rpc) fn of_event(record: EventRecord) -> v1::JobEvent {
+    use v1::job_event::{Event as Shown, Message, StateChange};
+    let event = match record.event {
+        Event::State {
+            state,
+            reason,
+            message,
+        } => Shown::State(StateChange {
+            state: of_state(state).into(),
+            reason: reason.unwrap_or_default(),
+            message: message.unwrap_or_default(),
+        }),
+        Event::Step(step) => Shown::Step(of_step(&step)),
+        Event::Message { warning, text } => Shown::Message(Message { warning, text }),
+    };
+    v1::JobEvent {
+        sequence: record.sequence,
+        time: Some(of_time(record.time)),
+        event: Some(event),
+    }
+}
+
+fn of_step(step: &StepMetrics) -> v1::job_event::StepMetrics {
+    v1::job_event::StepMetrics {
+        step: step.step,
+        total_steps: step.total_steps,
+        epoch: step.epoch,
+        loss: step.loss,
+        accuracy: step.accuracy,
+        learning_rate: step.learning_rate,
+        clips_per_second: step.clips_per_second,
+        eta: Some(of_duration(Duration::from_micros(step.eta_micros))),
+        device_bytes: signed(step.device_bytes),
+    }
+}
+
+/// A resident or quarantined adapter set.
+pub(in crate::rpc) fn of_residency(record: &ResidencyRecord) -> v1::Residency {
+    v1::Residency {
+        version: record.version.to_string(),
+        size_bytes: signed(record.bytes),
+        last_used_time: Some(of_system_time(record.last_used)),
+        quarantine_reason: record.quarantine.as_deref().unwrap_or_default().to_owned(),
+    }
+}
+
+fn of_system_time(time: SystemTime) -> prost_types::Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    of_time(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,301 @@
+//! Adapter configurations, samplings, hyper-parameters, splits, states and metrics.
+
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use tonic::Status;
+
+use crate::proto::v1;
+use crate::rpc::status;
+use crate::spec::{
+    AdapterConfig, ClipSampling, Evaluation, HyperParameters, Invalid, JobState, LabelSet,
+    RotationPolicy, Sampling, SpatialViews, Split,
+};
+
+/// A domain complaint as a violation of a field below `path`.
+pub(in crate::rpc) fn below(path: &str) -> impl Fn(Invalid) -> Status {
+    let path = path.to_owned();
+    move |invalid| status::invalid(&format!("{path}.{}", invalid.field), invalid.problem)
+}
+
+/// The adapters of a task; zeros become the documented defaults.
+pub(in crate::rpc) fn adapter(
+    config: Option<v1::AdapterConfig>,
+    path: &str,
+) -> Result<AdapterConfig, Status> {
+    let config = config.ok_or_else(|| status::invalid(path, "required"))?;
+    let or = |size: u32, default: u32| if size == 0 { default } else { size };
+    let adapter = AdapterConfig {
+        adapter_width: config.adapter_width,
+        adapter_layers: NonZeroU32::new(config.adapter_layers),
+        adapter_kernel_size: [
+            or(config.adapter_kernel_t, 3),
+            or(config.adapter_kernel_h, 1),
+            or(config.adapter_kernel_w, 1),
+        ],
+        adapter_pre_attn: config.adapter_pre_attn,
+        adapter_pre_mlp: config.adapter_pre_mlp,
+    };
+    if !adapter.has_sites() {
+        return Ok(AdapterConfig::LINEAR_PROBE);
+    }
+    adapter.validate().map_err(below(path))?;
+    Ok(adapter)
+}
+
+/// The adapters of a task as the API shows them.
+pub(in crate::rpc) fn of_adapter(config: &AdapterConfig) -> v1::AdapterConfig {
+    let [t, h, w] = config.adapter_kernel_size;
+    v1::AdapterConfig {
+        adapter_width: config.adapter_width,
+        adapter_layers: config.adapter_layers.map_or(0, NonZeroU32::get),
+        adapter_kernel_t: t,
+        adapter_kernel_h: h,
+        adapter_kernel_w: w,
+        adapter_pre_attn: config.adapter_pre_attn,
+        adapter_pre_mlp: config.adapter_pre_mlp,
+    }
+}
+
+/// How clips are sampled; an absent message is all defaults.
+pub(in crate::rpc) fn sampling(
+    sampling: Option<v1::ClipSampling>,
+    path: &str,
+) -> Result<ClipSampling, Status> {
+    let given = sampling.unwrap_or_default();
+    let field = |name: &str| format!("{path}.{name}");
+    let frames = u16::try_from(given.num_frames)
+        .map_err(|_| status::invalid(&field("num_frames"), "expected 1 to 64"))?;
+    let temporal = u8::try_from(given.num_temporal_views)
+        .map_err(|_| status::invalid(&field("num_temporal_views"), "expected 1 to 10"))?;
+    let spatial_views = match given.num_spatial_views {
+        0 | 1 => SpatialViews::Center,
+        3 => SpatialViews::Three,
+        other => {
+            let problem = format!("expected 1 or 3, got {other}");
+            return Err(status::invalid(&field("num_spatial_views"), problem));
+        }
+    };
+    let rotation = match v1::RotationPolicy::try_from(given.rotation) {
+        Ok(v1::RotationPolicy::Unspecified | v1::RotationPolicy::Display) => {
+            RotationPolicy::Display
+        }
+        Ok(v1::RotationPolicy::Stored) => RotationPolicy::Stored,
+        Err(_) => return Err(status::invalid(&field("rotation"), "no such policy")),
+    };
+    let sampling = ClipSampling {
+        num_frames: NonZeroU16::new(frames).unwrap_or(EIGHT),
+        sampling: NonZeroU32::new(given.sampling_rate).map_or(Sampling::Uniform, Sampling::Strided),
+        temporal_views: NonZeroU8::new(temporal).unwrap_or(NonZeroU8::MIN),
+        spatial_views,
+        rotation,
+    };
+    sampling.validate().map_err(below(path))?;
+    Ok(sampling)
+}
+
+const EIGHT: NonZeroU16 = NonZeroU16::MIN.saturating_add(7);
+
+/// How clips are sampled as the API shows it.
+pub(in crate::rpc) fn of_sampling(sampling: &ClipSampling) -> v1::ClipSampling {
+    v1::ClipSampling {
+        num_frames: sampling.num_frames.get().into(),
+        sampling_rate: match sampling.sampling {
+            Sampling::Uniform => 0,
+            Sampling::Strided(rate) => rate.get(),
+        },
+        num_temporal_views: sampling.temporal_views.get().into(),
+        num_spatial_views: match sampling.spatial_views {
+            SpatialViews::Center => 1,
+            SpatialViews::Three => 3,
+        },
+        rotation: match sampling.rotation {
+            RotationPolicy::Display => v1::RotationPolicy::Display,
+            RotationPolicy::Stored => v1::RotationPolicy::Stored,
+        }
+        .into(),
+    }
+}
+
+/// Hyper-parameters as submitted; the jobs check their ranges.
+pub(in crate::rpc) fn hyper(given: v1::HyperParameters) -> HyperParameters {
+    HyperParameters {
+        epochs: given.epochs,
+        batch_size: given.batch_size,
+        learning_rate: given.learning_rate,
+        weight_decay: given.weight_decay,
+        warmup_share: given.warmup_share,
+        dropout: given.dropout,
+        clip_norm: given.clip_norm,
+        min_crop_area: given.min_crop_area,
+        horizontal_flip: given.horizontal_flip,
+        seed: given.seed,
+        checkpoint_steps: given.checkpoint_steps,
+    }
+}
+
+/// Hyper-parameters as the API shows them.
+pub(in crate::rpc) fn of_hyper(hyper: &HyperParameters) -> v1::HyperParameters {
+    v1::HyperParameters {
+        epochs: hyper.epochs,
+        batch_size: hyper.batch_size,
+        learning_rate: hyper.learning_rate,
+        weight_decay: hyper.weight_decay,
+        warmup_share: hyper.warmup_share,
+        dropout: hyper.dropout,
+        clip_norm: hyper.clip_norm,
+        min_crop_area: hyper.min_crop_area,
+        horizontal_flip: hyper.horizontal_flip,
+        seed: hyper.seed,
+        checkpoint_steps: hyper.checkpoint_steps,
+    }
+}
+
+/// A split that has to be given.
+pub(in crate::rpc) fn split(number: i32, path: &str) -> Result<Split, Status> {
+    match v1::Split::try_from(number) {
+        Ok(v1::Split::Train) => Ok(Split::Train),
+        Ok(v1::Split::Validation) => Ok(Split::Validation),
+        Ok(v1::Split::Test) => Ok(Split::Test),
+        Ok(v1::Split::Unspecified) => Err(status::invalid(path, "required")),
+        Err(_) => Err(status::invalid(path, format!("no split {number}"))),
+    }
+}
+
+/// A split as the API shows it.
+pub(in crate::rpc) fn of_split(split: Split) -> v1::Split {
+    match split {
+        Split::Train => v1::Split::Train,
+        Split::Validation => v1::Split::Validation,
+        Split::Test => v1::Split::Test,
+    }
+}
+
+/// A state as the API shows it.
+pub(in crate::rpc) fn of_state(state: JobState) -> v1::JobState {
+    match state {
+        JobState::Queued => v1::JobState::Queued,
+        JobState::Validating => v1::JobState::Validating,
+        JobState::Running => v1::JobState::Running,
+        JobState::Evaluating => v1::JobState::Evaluating,
+        JobState::Publishing => v1::JobState::Publishing,
+        JobState::Succeeded => v1::JobState::Succeeded,
+        JobState::Failed => v1::JobState::Failed,
+        JobState::Cancelled => v1::JobState::Cancelled,
+    }
+}
+
+/// Metrics as the API shows them, with each label's precision and recall out of the confusion matrix.
+pub(in crate::rpc) fn of_evaluation(evaluation: &Evaluation, labels: &LabelSet) -> v1::Evaluation {
+    let n = labels.len();
+    let cell = |row: usize, column: usize| {
+        evaluation
+            .confusion
+            .get(row * n + column)
+            .copied()
+            .unwrap_or(0)
+    };
+    let share = |part: u64, whole: u64| {
+        if whole == 0 {
+            0.0
+        } else {
+            part as f64 / whole as f64
+        }
+    };
+    let of_label = |(i, label): (usize, &String)| {
+        let actual = (0..n).map(|column| cell(i, column)).sum();
+        let predicted = (0..n).map(|row| cell(row, i)).sum();
+        v1::LabelMetrics {
+            label: label.clone(),
+            precision: share(cell(i, i), predicted),
+            recall: share(cell(i, i), actual),
+            examples: signed(actual),
+        }
+    };
+    v1::Evaluation {
+        examples: signed(evaluation.examples),
+        top1: evaluation.top1,
+        top5: evaluation.top5,
+        loss: evaluation.loss,
+        confusion: evaluation.confusion.iter().copied().map(signed).collect(),
+        labels: labels.as_slice().iter().enumerate().map(of_label).collect(),
+    }
+}
+
+/// Counts and sizes are signed in the API, as Google's are.
+pub(in crate::rpc) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Microseconds since the epoch as a time stamp.
+pub(in crate::rpc) fn of_time(micros: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: (micros.rem_euclid(1_000_000) * 1000) as i32,
+    }
+}
+
+/// A duration that is never negative.
+pub(in crate::rpc) fn of_duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: signed(duration.as_secs()),
+        nanos: duration.subsec_nanos() as i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_mean_the_documented_defaults() {
+        let config = v1::AdapterConfig {
+            adapter_width: 48,
+            adapter_pre_mlp: true,
+            ..Default::default()
+        };
+        let read = adapter(Some(config), "task.adapter").unwrap();
+        assert_eq!(read.adapter_kernel_size, [3, 1, 1]);
+        let read = sampling(None, "task.sampling").unwrap();
+        assert_eq!((read.num_frames.get(), read.views()), (8, 1));
+        assert_eq!(sampling(Some(of_sampling(&read)), "s").unwrap(), read);
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused() {
+        let with = |change: fn(&mut v1::ClipSampling)| {
+            let mut given = v1::ClipSampling::default();
+            change(&mut given);
+            sampling(Some(given), "task.sampling").map(|_| ())
+        };
+        assert!(with(|s| s.num_frames = 65).is_err());
+        assert!(with(|s| s.num_frames = 70_000).is_err());
+        assert!(with(|s| s.num_spatial_views = 2).is_err());
+        assert!(with(|s| s.num_temporal_views = 300).is_err());
+        assert!(with(|s| s.num_temporal_views = 3).is_err());
+        assert!(with(|s| s.rotation = 9).is_err());
+        assert!(adapter(None, "task.adapter").is_err());
+        assert!(split(0, "split").is_err() && split(7, "split").is_err());
+    }
+
+    #[test]
+    fn precision_and_recall_come_out_of_the_confusion_matrix() {
+        let labels = LabelSet::new(vec!["a".into(), "b".into()]).unwrap();
+        let evaluation = Evaluation {
+            examples: 4,
+            confusion: vec![1, 1, 0, 2],
+            ..Default::default()
+        };
+        let shown = of_evaluation(&evaluation, &labels);
+        assert_eq!(shown.labels[0].recall, 0.5);
+        assert_eq!(shown.labels[0].precision, 1.0);
+        assert_eq!(shown.labels[1].recall, 1.0);
+        assert!((shown.labels[1].precision - 2.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn times_before_the_epoch_keep_positive_nanos() {
+        let time = of_time(-1);
+        assert_eq!((time.seconds, time.nanos), (-1, 999_999_000));
+    }
+}

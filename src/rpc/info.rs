@@ -1,0 +1,91 @@
+//! ServerService: what the server is.
+
+use tonic::{Request, Response, Status};
+
+use super::{Api, CHUNK_BYTES, MESSAGE_BYTES};
+use crate::proto::v1;
+use crate::proto::v1::server_service_server::ServerService;
+use crate::spec::{Digest, Normalization};
+
+/// What the server is: its backbone, device and limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct About {
+    /// Name of the backbone.
+    pub backbone: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Side of its input in pixels.
+    pub image_size: u16,
+    /// Side of a patch in pixels.
+    pub patch_size: u32,
+    /// Width of a token.
+    pub width: u32,
+    /// Blocks.
+    pub layers: u32,
+    /// Attention heads.
+    pub heads: u32,
+    /// Its parameters.
+    pub parameters: u64,
+    /// What its pixels are normalised with.
+    pub normalization: Normalization,
+    /// Where it runs.
+    pub device: &'static str,
+    /// Precision of its matrix products.
+    pub precision: String,
+    /// Layers of isolation of the video worker.
+    pub isolation: Vec<&'static str>,
+    /// Bytes of one upload.
+    pub upload_bytes: u64,
+    /// Clips that may wait or run at once.
+    pub queue_clips: usize,
+    /// Bytes of the resident adapter sets.
+    pub adapter_bytes: u64,
+    /// Unfinished jobs of one tenant.
+    pub jobs_per_tenant: u32,
+}
+
+#[tonic::async_trait]
+impl ServerService for Api {
+    async fn get_server_info(
+        &self,
+        request: Request<v1::GetServerInfoRequest>,
+    ) -> Result<Response<v1::ServerInfo>, Status> {
+        let (parts, tenant, _) = self.enter(request)?;
+        let mut info = of_about(&parts.about);
+        info.tenant = tenant.to_string();
+        Ok(Response::new(info))
+    }
+}
+
+fn of_about(about: &About) -> v1::ServerInfo {
+    use super::convert::spec::signed;
+    v1::ServerInfo {
+        version: env!("CARGO_PKG_VERSION").into(),
+        backbone: Some(v1::Backbone {
+            name: about.backbone.clone(),
+            digest: about.digest.0.to_vec().into(),
+            image_size: about.image_size.into(),
+            patch_size: about.patch_size,
+            width: about.width,
+            layers: about.layers,
+            heads: about.heads,
+            parameters: signed(about.parameters),
+        }),
+        device: about.device.into(),
+        precision: about.precision.clone(),
+        limits: Some(v1::Limits {
+            upload_bytes: signed(about.upload_bytes),
+            message_bytes: MESSAGE_BYTES as i64,
+            chunk_bytes: CHUNK_BYTES as i64,
+            queue_clips: signed(about.queue_clips as u64),
+            adapter_bytes: signed(about.adapter_bytes),
+            jobs_per_tenant: about.jobs_per_tenant.into(),
+        }),
+        video_isolation: about
+            .isolation
+            .iter()
+            .map(|layer| (*layer).into())
+            .collect(),
+        tenant: String::new(),
+    }
+}

@@ -1,0 +1,96 @@
+//! FineTuningService: jobs and their events.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use super::convert::{names, page, records, spec};
+use super::{Api, Parts};
+use crate::ids::{AdapterVersion, TenantId, VersionRef};
+use crate::metadata::JobRecord;
+use crate::proto::v1;
+use crate::proto::v1::fine_tuning_service_server::FineTuningService;
+
+#[tonic::async_trait]
+impl FineTuningService for Api {
+    async fn submit_job(
+        &self,
+        request: Request<v1::SubmitJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let (parts, tenant, submit) = self.enter(request)?;
+        let task = names::task(&submit.task, "task")?;
+        let dataset = names::dataset(&submit.dataset, "dataset")?;
+        let hyper = spec::hyper(submit.hyper_parameters.unwrap_or_default());
+        let request = names::request(&submit.request_id)?;
+        let jobs = &parts.jobs;
+        let job = jobs
+            .submit(&tenant, &task, &dataset, hyper, request)
+            .await?;
+        Ok(Response::new(of_job(parts, &tenant, job).await?))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<v1::GetJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let (parts, tenant, get) = self.enter(request)?;
+        let id = names::job(&get.name, "name")?;
+        let job = parts.jobs.get(&tenant, id).await?;
+        Ok(Response::new(of_job(parts, &tenant, job).await?))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let page = page(list.page_size, &list.page_token)?;
+        let jobs = parts.jobs.list(&tenant, &page).await?;
+        let listed = |job| records::of_job(job, None);
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs: jobs.items.into_iter().map(listed).collect(),
+            next_page_token: jobs.next,
+        }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let (parts, tenant, cancel) = self.enter(request)?;
+        let id = names::job(&cancel.name, "name")?;
+        let job = parts.jobs.cancel(&tenant, id).await?;
+        Ok(Response::new(of_job(parts, &tenant, job).await?))
+    }
+
+    type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::JobEvent, Status>> + Send>>;
+
+    async fn watch_job(
+        &self,
+        request: Request<v1::WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let (parts, tenant, watch) = self.enter(request)?;
+        let id = names::job(&watch.name, "name")?;
+        let events = parts.jobs.watch(&tenant, id, watch.after_sequence).await?;
+        let events = events.map(|event| Ok(records::of_event(event?)));
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+/// A job with its result's metrics by label, which the version's record names.
+async fn of_job(parts: &Parts, tenant: &TenantId, job: JobRecord) -> Result<v1::Job, Status> {
+    let result = job.result.as_ref();
+    let Some(version) = result.and_then(|result| AdapterVersion::new(result.version)) else {
+        return Ok(records::of_job(job, None));
+    };
+    let version = VersionRef {
+        tenant: tenant.clone(),
+        task: job.task.clone(),
+        version,
+    };
+    // The version may be gone with its task; the job then shows what its own record has.
+    let labels = parts.registry.get_version(&version).await.ok();
+    let labels = labels.map(|version| version.manifest.labels);
+    Ok(records::of_job(job, labels.as_ref()))
+}

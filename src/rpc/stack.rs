@@ -1,0 +1,140 @@
+//! What every request passes on its way to a handler, outermost first.
+//!
+//! Invariant: whatever a handler does, the caller gets one gRPC status, by its deadline, with the id of the request.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tokio::time::Instant;
+use tonic::body::Body;
+use tower::{Layer, Service, ServiceBuilder};
+
+use super::auth::Tenants;
+use crate::shutdown::Signal;
+use crate::telemetry::metrics::Metrics;
+
+pub(super) mod body;
+pub(super) mod deadline;
+pub(super) mod drained;
+pub(super) mod observe;
+pub(super) mod panic;
+pub(super) mod request_id;
+
+/// The layers around every handler.
+pub(super) fn layers<S: Inner>(
+    metrics: Metrics,
+    drain: Signal,
+) -> impl Layer<
+    S,
+    Service: Service<
+        Request<Body>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+                 + Send
+                 + 'static,
+> + Clone {
+    ServiceBuilder::new()
+        .layer(Around(request_id::Named))
+        .layer(Around(observe::Observed::new(metrics)))
+        .layer(Around(panic::Caught))
+        .layer(Around(drained::Drained::new(drain)))
+        .layer(Around(deadline::Timed))
+        .layer(Around(Tenants))
+}
+
+/// A service that a layer here can stand around: the router, or another layer.
+pub(super) trait Inner:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Inner for S where
+    S: Service<
+            Request<Body>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// One concern around the handlers.
+pub(super) trait Concern: Clone + Send + Sync + 'static {
+    /// Handles a request with the rest of the stack.
+    fn around<S: Inner>(
+        &self,
+        request: Request<Body>,
+        next: S,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// Calls the rest of the stack; it is always ready, so there is nothing to wait for first.
+pub(super) async fn answer<S: Inner>(mut next: S, request: Request<Body>) -> Response<Body> {
+    match next.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// When a request came in. Set by the outermost layer as soon as it is called, before tonic starts its own timer, whose end would be CANCELLED.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrived(pub(super) Instant);
+
+/// A concern as a layer.
+#[derive(Debug, Clone)]
+struct Around<C>(C);
+
+impl<C: Concern, S: Inner> Layer<S> for Around<C> {
+    type Service = Surrounded<C, S>;
+
+    fn layer(&self, inner: S) -> Surrounded<C, S> {
+        Surrounded {
+            concern: self.0.clone(),
+            inner,
+        }
+    }
+}
+
+/// A concern around a service.
+#[derive(Debug, Clone)]
+struct Surrounded<C, S> {
+    concern: C,
+    inner: S,
+}
+
+impl<C: Concern, S: Inner> Service<Request<Body>> for Surrounded<C, S> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let extensions = request.extensions_mut();
+        if extensions.get::<Arrived>().is_none() {
+            extensions.insert(Arrived(Instant::now()));
+        }
+        // The clone takes the place of the service that was polled ready.
+        let clone = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, clone);
+        let concern = self.concern.clone();
+        Box::pin(async move { Ok(concern.around(request, ready).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Counts every request by method, code and tenant, and gives its log lines a span.
+
+use std::time::Instant;
+
+use http::{Request, Response};
+use tonic::Code;
+use tonic::body::Body;
+use tracing::Instrument;
+
+use super::body::{Watched, code};
+use super::{Concern, Inner, answer, request_id};
+use crate::ids::TenantId;
+use crate::rpc::auth;
+use crate::telemetry::metrics::Metrics;
+
+/// Observes requests.
+#[derive(Debug, Clone)]
+pub(super) struct Observed {
+    metrics: Metrics,
+}
+
+impl Observed {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { metrics }
+    }
+}
+
+impl Concern for Observed {
+    async fn around<S: Inner>(&self, request: Request<Body>, next: S) -> Response<Body> {
+        let began = Instant::now();
+        let method = method(request.uri().path());
+        // A malformed tenant is refused further in; until then the request counts as the default tenant's.
+        let tenant = auth::caller(request.headers())
+            .map_or_else(|_| TenantId::anonymous(), |caller| caller.tenant);
+        let id = request.extensions().get::<request_id::Name>().cloned();
+        let id = id.as_ref().map_or("", request_id::Name::as_str);
+        let span = tracing::info_span!("request", id, method, %tenant);
+        let response = answer(next, request).instrument(span.clone()).await;
+
+        let metrics = self.metrics.clone();
+        let report = move |code: Code| {
+            metrics.request(&tenant, method, name(code), began.elapsed());
+            span.in_scope(
+                || tracing::debug!(code = name(code), took = ?began.elapsed(), "answered"),
+            );
+        };
+        match code(response.headers()) {
+            Some(code) => {
+                report(code);
+                response
+            }
+            None => response.map(|body| Body::new(Watched::reporting(body, report))),
+        }
+    }
+}
+
+/// What stands for every path that is no method of this server.
+const OTHER: &str = "other";
+
+const METHODS: [&str; 36] = [
+    "/frameshift.v1.ClassificationService/Classify",
+    "/frameshift.v1.ClassificationService/ClassifyUpload",
+    "/frameshift.v1.DatasetService/AddExamples",
+    "/frameshift.v1.DatasetService/CreateDataset",
+    "/frameshift.v1.DatasetService/DeleteDataset",
+    "/frameshift.v1.DatasetService/GetDataset",
+    "/frameshift.v1.DatasetService/ListDatasets",
+    "/frameshift.v1.DatasetService/ListExamples",
+    "/frameshift.v1.DatasetService/RemoveExamples",
+    "/frameshift.v1.FineTuningService/CancelJob",
+    "/frameshift.v1.FineTuningService/GetJob",
+    "/frameshift.v1.FineTuningService/ListJobs",
+    "/frameshift.v1.FineTuningService/SubmitJob",
+    "/frameshift.v1.FineTuningService/WatchJob",
+    "/frameshift.v1.ServerService/GetServerInfo",
+    "/frameshift.v1.TaskService/CreateTask",
+    "/frameshift.v1.TaskService/DeleteTask",
+    "/frameshift.v1.TaskService/GetAdapterVersion",
+    "/frameshift.v1.TaskService/GetTask",
+    "/frameshift.v1.TaskService/ListAdapterVersions",
+    "/frameshift.v1.TaskService/ListResidency",
+    "/frameshift.v1.TaskService/ListTasks",
+    "/frameshift.v1.TaskService/SetServing",
+    "/frameshift.v1.TaskService/UpdateTask",
+    "/frameshift.v1.VideoService/CreateUpload",
+    "/frameshift.v1.VideoService/DeleteVideo",
+    "/frameshift.v1.VideoService/GetUpload",
+    "/frameshift.v1.VideoService/GetVideo",
+    "/frameshift.v1.VideoService/ListVideos",
+    "/frameshift.v1.VideoService/UploadVideo",
+    "/frameshift.v1.VideoService/WriteUpload",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/List",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+fn method(path: &str) -> &'static str {
+    let known = METHODS.binary_search(&path).ok();
+    known
+        .and_then(|at| METHODS.get(at))
+        .copied()
+        .unwrap_or(OTHER)
+}
+
+/// A code as the specification spells it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message;
+
+    #[test]
+    fn every_method_of_the_api_has_a_label_of_its_own() {
+        let set = prost_types::FileDescriptorSet::decode(crate::proto::DESCRIPTORS).unwrap();
+        let mut methods = 0;
+        for file in set.file {
+            for service in &file.service {
+                for rpc in &service.method {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), rpc.name());
+                    assert_eq!(method(&path), path);
+                    methods += 1;
+                }
+            }
+        }
+        assert!(methods > 25);
+        assert!(METHODS.is_sorted());
+        assert_eq!(method("/anything/else"), OTHER);
+    }
+}

@@ -1,0 +1,529 @@
+//! Every variant of every domain error: its code, its reason, and that nothing internal leaks.
+
+use super::*;
+use crate::ids::{AdapterVersion, JobId, TaskId, TenantId, UploadId, VersionRef, VideoId};
+use crate::metadata::Kind;
+use crate::spec::{Digest, Invalid};
+use crate::video::Reject;
+use std::io;
+use std::sync::Arc;
+
+const SECRET: &str = "secret-path";
+
+fn cause() -> Box<dyn std::error::Error + Send + Sync> {
+    SECRET.into()
+}
+
+fn disk() -> io::Error {
+    io::Error::other(SECRET)
+}
+
+fn task() -> TaskId {
+    "motion".parse().unwrap()
+}
+
+fn version() -> VersionRef {
+    VersionRef {
+        tenant: TenantId::anonymous(),
+        task: task(),
+        version: AdapterVersion::FIRST,
+    }
+}
+
+fn digest() -> Digest {
+    Digest([7; 32])
+}
+
+fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    let info = details.error_info().expect("every status has a reason");
+    assert_eq!(info.domain, DOMAIN);
+    info.reason.clone()
+}
+
+fn check(cases: Vec<(Status, Code, &str)>) {
+    for (status, code, expected) in cases {
+        assert_eq!(status.code(), code, "{status:?}");
+        assert_eq!(reason(&status), expected);
+        assert!(!status.message().contains(SECRET), "{status:?}");
+        assert!(!String::from_utf8_lossy(status.details()).contains(SECRET));
+        if code == Code::Internal {
+            assert_eq!(status.message(), INTERNAL);
+        }
+        if code == Code::Unavailable {
+            assert!(status.get_error_details().retry_info().is_some());
+        }
+        if code == Code::InvalidArgument {
+            assert!(status.get_error_details().bad_request().is_some());
+        }
+        if code == Code::ResourceExhausted {
+            assert!(status.get_error_details().quota_failure().is_some());
+        }
+    }
+}
+
+#[test]
+fn metadata_errors() {
+    use metadata::Error;
+    let name = || "x".to_owned();
+    let mut cases: Vec<(Status, Code, &str)> = vec![
+        (
+            Error::VideosNotFound {
+                videos: vec![VideoId::generate(), VideoId::generate()],
+            }
+            .into(),
+            Code::NotFound,
+            "VIDEO_NOT_FOUND",
+        ),
+        (
+            Error::EtagMismatch {
+                task: task(),
+                etag: "7".into(),
+            }
+            .into(),
+            Code::Aborted,
+            "ETAG_MISMATCH",
+        ),
+        (
+            Error::OffsetMismatch {
+                upload: UploadId::generate(),
+                committed: 8,
+                offset: 9,
+            }
+            .into(),
+            Code::Aborted,
+            "UPLOAD_OFFSET_MISMATCH",
+        ),
+        (
+            Error::UploadFinished {
+                upload: UploadId::generate(),
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "UPLOAD_FINISHED",
+        ),
+        (
+            Error::TooManyJobs { limit: 3 }.into(),
+            Code::ResourceExhausted,
+            "TOO_MANY_JOBS",
+        ),
+        (
+            Error::JobFinished {
+                job: JobId::generate(),
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "JOB_FINISHED",
+        ),
+        (
+            Error::LeaseLost {
+                job: JobId::generate(),
+                epoch: 2,
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            Error::PageSize { size: -1 }.into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            Error::PageToken.into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            Error::Corrupt {
+                column: "state",
+                source: cause(),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            Error::Unavailable(cause()).into(),
+            Code::Unavailable,
+            "DATABASE_UNAVAILABLE",
+        ),
+        (Error::Backend(cause()).into(), Code::Internal, "INTERNAL"),
+    ];
+    let kinds = [
+        (Kind::Video, "VIDEO"),
+        (Kind::Upload, "UPLOAD"),
+        (Kind::Dataset, "DATASET"),
+        (Kind::Snapshot, "SNAPSHOT"),
+        (Kind::Task, "TASK"),
+        (Kind::Version, "VERSION"),
+        (Kind::Job, "JOB"),
+    ];
+    for (kind, prefix) in kinds {
+        let not_found = Error::NotFound { kind, name: name() };
+        assert_eq!(reason(&not_found.into()), format!("{prefix}_NOT_FOUND"));
+        let exists = Error::AlreadyExists { kind, name: name() };
+        assert_eq!(reason(&exists.into()), format!("{prefix}_EXISTS"));
+        let in_use = Error::InUse {
+            kind,
+            name: name(),
+            user_kind: Kind::Job,
+            user: name(),
+        };
+        assert_eq!(reason(&in_use.into()), format!("{prefix}_IN_USE"));
+    }
+    let name = name();
+    let kind = Kind::Task;
+    cases.push((
+        Error::NotFound { kind, name }.into(),
+        Code::NotFound,
+        "TASK_NOT_FOUND",
+    ));
+    check(cases);
+}
+
+#[test]
+fn store_and_registry_errors() {
+    let key = || "tenant/object".to_owned();
+    let damaged = || store::Error::Digest {
+        key: key(),
+        expected: digest(),
+        found: digest(),
+    };
+    check(vec![
+        (
+            store::Error::NotFound { key: key() }.into(),
+            Code::DataLoss,
+            "OBJECT_MISSING",
+        ),
+        (damaged().into(), Code::DataLoss, "OBJECT_DAMAGED"),
+        (
+            store::Error::Locked {
+                directory: SECRET.into(),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            store::Error::Directory {
+                directory: SECRET.into(),
+                source: disk(),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            store::Error::Key {
+                text: SECRET.into(),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            store::Error::Backend {
+                action: "read",
+                key: SECRET.into(),
+                source: cause(),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            registry::Error::Invalid(Invalid::new("adapter_width", "too wide")).into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            registry::Error::Malformed {
+                version: "v".into(),
+                problem: "p".into(),
+            }
+            .into(),
+            Code::DataLoss,
+            "VERSION_DAMAGED",
+        ),
+        (
+            registry::Error::Manifest {
+                version: version(),
+                field: "labels".into(),
+            }
+            .into(),
+            Code::DataLoss,
+            "VERSION_DAMAGED",
+        ),
+        (
+            registry::Error::Metadata(metadata::Error::PageToken).into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            registry::Error::Store(damaged()).into(),
+            Code::DataLoss,
+            "OBJECT_DAMAGED",
+        ),
+    ]);
+}
+
+#[test]
+fn library_and_jobs_errors() {
+    check(vec![
+        (
+            library::Error::Invalid(Invalid::new("display_name", "too long")).into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            library::Error::TooLarge { limit: 5 }.into(),
+            Code::ResourceExhausted,
+            "UPLOAD_TOO_LARGE",
+        ),
+        (
+            library::Error::Sha256Mismatch {
+                expected: digest(),
+                found: digest(),
+            }
+            .into(),
+            Code::DataLoss,
+            "SHA256_MISMATCH",
+        ),
+        (
+            library::Error::Interrupted.into(),
+            Code::Unavailable,
+            "UPLOAD_INTERRUPTED",
+        ),
+        (
+            library::Error::Probe(video::Error::Rejected(Reject::NoFrames)).into(),
+            Code::InvalidArgument,
+            "VIDEO_NO_FRAMES",
+        ),
+        (
+            library::Error::Metadata(metadata::Error::PageToken).into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            library::Error::Store(store::Error::NotFound { key: "k".into() }).into(),
+            Code::DataLoss,
+            "OBJECT_MISSING",
+        ),
+        (
+            jobs::Error::Invalid(Invalid::new("epochs", "too many")).into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            jobs::Error::Metadata(metadata::Error::TooManyJobs { limit: 1 }).into(),
+            Code::ResourceExhausted,
+            "TOO_MANY_JOBS",
+        ),
+    ]);
+    let status: Status = jobs::Error::Invalid(Invalid::new("epochs", "too many")).into();
+    let details = status.get_error_details();
+    let violation = &details.bad_request().unwrap().field_violations[0];
+    assert_eq!(violation.field, "hyper_parameters.epochs");
+}
+
+#[test]
+fn video_errors() {
+    use video::Error;
+    let mut cases: Vec<(Status, Code, &str)> = vec![
+        (
+            Error::QueueFull.into(),
+            Code::ResourceExhausted,
+            "DECODER_QUEUE_FULL",
+        ),
+        (
+            Error::Interrupted.into(),
+            Code::Unavailable,
+            "DECODER_INTERRUPTED",
+        ),
+        (Error::Stopped.into(), Code::Unavailable, "DRAINING"),
+        (
+            Error::IndexOutOfRange {
+                index: 9,
+                frames: 2,
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            Error::InvalidRequest {
+                field: "views",
+                problem: SECRET.into(),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            Error::PicturesTooLarge { bytes: 1 }.into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            Error::Spawn {
+                program: SECRET.into(),
+                source: Arc::new(disk()),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            Error::System {
+                action: "fork",
+                source: Arc::new(disk()),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+    ];
+    for &reject in Reject::ALL {
+        cases.push((
+            Error::Rejected(reject).into(),
+            Code::InvalidArgument,
+            reject.reason(),
+        ));
+    }
+    check(cases);
+}
+
+#[test]
+fn engine_errors() {
+    use engine::Error;
+    let why: Arc<str> = SECRET.into();
+    check(vec![
+        (
+            Error::QueueFull { clips: 3 }.into(),
+            Code::ResourceExhausted,
+            "QUEUE_FULL",
+        ),
+        (
+            Error::TooManyClips { clips: 3, limit: 2 }.into(),
+            Code::ResourceExhausted,
+            "TOO_MANY_CLIPS",
+        ),
+        (
+            Error::Clip {
+                clip: 0,
+                values: 1,
+                image_size: 2,
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            Error::DeadlineExceeded.into(),
+            Code::DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+        ),
+        (
+            Error::Quarantined {
+                version: version(),
+                reason: "NaN".into(),
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "VERSION_QUARANTINED",
+        ),
+        (
+            Error::NotFound { version: version() }.into(),
+            Code::NotFound,
+            "VERSION_NOT_FOUND",
+        ),
+        (
+            Error::Load {
+                version: version(),
+                reason: Arc::clone(&why),
+            }
+            .into(),
+            Code::Unavailable,
+            "VERSION_UNAVAILABLE",
+        ),
+        (
+            Error::TooLarge {
+                version: version(),
+                bytes: 2,
+                budget: 1,
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "VERSION_TOO_LARGE",
+        ),
+        (
+            Error::Failed {
+                version: version(),
+                reason: why,
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (Error::NotReady.into(), Code::Unavailable, "NOT_READY"),
+        (Error::Stopped.into(), Code::Unavailable, "DRAINING"),
+    ]);
+}
+
+#[test]
+fn what_the_server_says_itself() {
+    let malformed = tenancy::identify([b"A B".as_slice()]).unwrap_err();
+    check(vec![
+        (
+            of_tenancy(&malformed),
+            Code::InvalidArgument,
+            "TENANT_INVALID",
+        ),
+        (
+            of_tenancy(&tenancy::Error::Repeated(2)),
+            Code::InvalidArgument,
+            "TENANT_INVALID",
+        ),
+        (
+            invalid("name", "required"),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (stream("no header"), Code::InvalidArgument, "INVALID_STREAM"),
+        (
+            broken_stream(Status::cancelled("gone")),
+            Code::Cancelled,
+            "CANCELLED",
+        ),
+        (
+            no_serving_version(&task()),
+            Code::FailedPrecondition,
+            "NO_SERVING_VERSION",
+        ),
+        (too_large(1), Code::ResourceExhausted, "UPLOAD_TOO_LARGE"),
+        (
+            deadline_exceeded(),
+            Code::DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+        ),
+        (not_ready(), Code::Unavailable, "NOT_READY"),
+        (draining(), Code::Unavailable, "DRAINING"),
+        (internal(SECRET), Code::Internal, "INTERNAL"),
+        (panicked(&SECRET), Code::Internal, "INTERNAL"),
+        (panicked(&SECRET.to_owned()), Code::Internal, "INTERNAL"),
+    ]);
+}
+
+#[test]
+fn every_missing_video_is_named() {
+    let videos = vec![VideoId::generate(), VideoId::generate()];
+    let error = metadata::Error::VideosNotFound {
+        videos: videos.clone(),
+    };
+    let details = Status::from(error).get_error_details();
+    let violations = &details.bad_request().unwrap().field_violations;
+    let named: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+    let expected: Vec<String> = videos.iter().map(|id| format!("videos/{id}")).collect();
+    assert_eq!(named, expected);
+}

@@ -1,0 +1,205 @@
+//! TaskService: tasks, their versions, and which of them serves.
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{names, page, records, spec};
+use super::{Api, status};
+use crate::ids::TaskId;
+use crate::metadata::{NewTask, TaskUpdate};
+use crate::proto::v1;
+use crate::proto::v1::task_service_server::TaskService;
+
+#[tonic::async_trait]
+impl TaskService for Api {
+    async fn create_task(
+        &self,
+        request: Request<v1::CreateTaskRequest>,
+    ) -> Result<Response<v1::Task>, Status> {
+        let (parts, tenant, create) = self.enter(request)?;
+        let id: TaskId = names::chosen(&create.task_id, "task_id")?;
+        let request = names::request(&create.request_id)?;
+        let task = create
+            .task
+            .ok_or_else(|| status::invalid("task", "required"))?;
+        let task = NewTask {
+            id,
+            display_name: task.display_name,
+            adapter: spec::adapter(task.adapter, "task.adapter")?,
+            sampling: spec::sampling(task.sampling, "task.sampling")?,
+            auto_serve: task.auto_serve.unwrap_or(true),
+        };
+        let task = parts.registry.create_task(&tenant, task, request).await?;
+        Ok(Response::new(records::of_task(task)))
+    }
+
+    async fn get_task(
+        &self,
+        request: Request<v1::GetTaskRequest>,
+    ) -> Result<Response<v1::Task>, Status> {
+        let (parts, tenant, get) = self.enter(request)?;
+        let id = names::task(&get.name, "name")?;
+        let task = parts.registry.get_task(&tenant, &id).await?;
+        Ok(Response::new(records::of_task(task)))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let page = page(list.page_size, &list.page_token)?;
+        let tasks = parts.registry.list_tasks(&tenant, &page).await?;
+        Ok(Response::new(v1::ListTasksResponse {
+            tasks: tasks.items.into_iter().map(records::of_task).collect(),
+            next_page_token: tasks.next,
+        }))
+    }
+
+    async fn update_task(
+        &self,
+        request: Request<v1::UpdateTaskRequest>,
+    ) -> Result<Response<v1::Task>, Status> {
+        let (parts, tenant, update) = self.enter(request)?;
+        let task = update
+            .task
+            .ok_or_else(|| status::invalid("task", "required"))?;
+        let id = names::task(&task.name, "task.name")?;
+        let etag = given(&task.etag).map(str::to_owned);
+        let changes = changes(task, update.update_mask)?;
+        let registry = &parts.registry;
+        let task = registry
+            .update_task(&tenant, &id, changes, etag.as_deref())
+            .await?;
+        Ok(Response::new(records::of_task(task)))
+    }
+
+    async fn delete_task(
+        &self,
+        request: Request<v1::DeleteTaskRequest>,
+    ) -> Result<Response<v1::DeleteTaskResponse>, Status> {
+        let (parts, tenant, delete) = self.enter(request)?;
+        let id = names::task(&delete.name, "name")?;
+        let registry = &parts.registry;
+        registry
+            .delete_task(&tenant, &id, given(&delete.etag))
+            .await?;
+        Ok(Response::new(v1::DeleteTaskResponse {}))
+    }
+
+    async fn list_adapter_versions(
+        &self,
+        request: Request<v1::ListAdapterVersionsRequest>,
+    ) -> Result<Response<v1::ListAdapterVersionsResponse>, Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let id = names::task(&list.parent, "parent")?;
+        let page = page(list.page_size, &list.page_token)?;
+        let versions = parts.registry.list_versions(&tenant, &id, &page).await?;
+        Ok(Response::new(v1::ListAdapterVersionsResponse {
+            next_page_token: versions.next,
+            versions: versions
+                .items
+                .into_iter()
+                .map(records::of_listed_version)
+                .collect(),
+        }))
+    }
+
+    async fn get_adapter_version(
+        &self,
+        request: Request<v1::GetAdapterVersionRequest>,
+    ) -> Result<Response<v1::AdapterVersion>, Status> {
+        let (parts, tenant, get) = self.enter(request)?;
+        let version = names::version(&tenant, &get.name, "name")?;
+        let version = parts.registry.get_version(&version).await?;
+        Ok(Response::new(records::of_version(version)))
+    }
+
+    async fn set_serving(
+        &self,
+        request: Request<v1::SetServingRequest>,
+    ) -> Result<Response<v1::Task>, Status> {
+        let (parts, tenant, set) = self.enter(request)?;
+        let id = names::task(&set.name, "name")?;
+        let version = names::version_of(&tenant, &id, &set.version, "version")?;
+        let etag =
+            given(&set.etag).ok_or_else(|| status::invalid("etag", "required: read the task"))?;
+        let task = parts.registry.set_serving(&version, etag).await?;
+        Ok(Response::new(records::of_task(task)))
+    }
+
+    async fn list_residency(
+        &self,
+        request: Request<v1::ListResidencyRequest>,
+    ) -> Result<Response<v1::ListResidencyResponse>, Status> {
+        let (parts, tenant, _) = self.enter(request)?;
+        let sets = parts.engine.residency(&tenant);
+        Ok(Response::new(v1::ListResidencyResponse {
+            sets: sets.iter().map(records::of_residency).collect(),
+        }))
+    }
+}
+
+/// Empty means absent.
+fn given(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// What a mask says to change; without one, the fields that are there.
+fn changes(task: v1::Task, mask: Option<prost_types::FieldMask>) -> Result<TaskUpdate, Status> {
+    let paths = mask.map(|mask| mask.paths).unwrap_or_default();
+    for path in &paths {
+        if !matches!(path.as_str(), "display_name" | "auto_serve") {
+            let problem = format!("{path:?} cannot change; display_name and auto_serve can");
+            return Err(status::invalid("update_mask", problem));
+        }
+    }
+    let named = |field: &str| paths.iter().any(|path| path == field);
+    let has_name = named("display_name") || (paths.is_empty() && !task.display_name.is_empty());
+    let auto_serve = match (named("auto_serve"), task.auto_serve) {
+        (true, None) => {
+            let problem = "required, since the mask names it";
+            return Err(status::invalid("task.auto_serve", problem));
+        }
+        (false, Some(_)) if !paths.is_empty() => None,
+        (_, auto_serve) => auto_serve,
+    };
+    Ok(TaskUpdate {
+        display_name: has_name.then_some(task.display_name),
+        auto_serve,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(paths: &[&str], auto_serve: Option<bool>) -> Result<TaskUpdate, Status> {
+        let task = v1::Task {
+            display_name: "new".into(),
+            auto_serve,
+            ..Default::default()
+        };
+        let paths = paths.iter().map(ToString::to_string).collect();
+        changes(task, Some(prost_types::FieldMask { paths }))
+    }
+
+    #[test]
+    fn only_what_the_mask_names_changes() {
+        let update = masked(&["display_name"], Some(false)).unwrap();
+        assert_eq!(update.display_name.as_deref(), Some("new"));
+        assert_eq!(update.auto_serve, None);
+        let update = masked(&["auto_serve"], Some(false)).unwrap();
+        assert_eq!(
+            (update.display_name, update.auto_serve),
+            (None, Some(false))
+        );
+        let update = masked(&[], None).unwrap();
+        assert_eq!(update.display_name.as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn a_mask_of_what_cannot_change_is_refused() {
+        assert!(masked(&["adapter"], None).is_err());
+        assert!(masked(&["auto_serve"], None).is_err());
+    }
+}

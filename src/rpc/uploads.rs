@@ -1,0 +1,94 @@
+//! The client streams of VideoService: a header, then chunks, in bounded memory.
+//!
+//! Invariant: a chunk is handed on before the next one is read, so that a fast client is held back by the disk and not by memory.
+
+use bytes::Bytes;
+use tonic::{Status, Streaming};
+
+use super::convert::{names, sha256};
+use super::{CHUNK_BYTES, Parts, status};
+use crate::ids::TenantId;
+use crate::library::Started;
+use crate::metadata::{UploadRecord, VideoRecord};
+use crate::proto::v1;
+
+/// The next message of a stream; `None` at its end.
+pub(super) async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    stream.message().await.map_err(status::broken_stream)
+}
+
+/// A chunk that is not larger than allowed.
+pub(super) fn checked(chunk: Bytes) -> Result<Bytes, Status> {
+    if chunk.len() > CHUNK_BYTES {
+        return Err(status::stream("a chunk has more than 1048576 bytes"));
+    }
+    Ok(chunk)
+}
+
+/// UploadVideo.
+pub(super) async fn upload_video(
+    parts: &Parts,
+    tenant: &TenantId,
+    mut stream: Streaming<v1::UploadVideoRequest>,
+) -> Result<VideoRecord, Status> {
+    use v1::upload_video_request::Payload;
+    let first = next(&mut stream).await?.and_then(|first| first.payload);
+    let Some(Payload::Header(header)) = first else {
+        return Err(status::stream("the first message has to be the header"));
+    };
+    let digest = sha256(&header.sha256, "header.sha256")?;
+    let request = names::request(&header.request_id)?;
+    let library = &parts.library;
+    let begun = library
+        .upload_video(tenant, &header.display_name, request)
+        .await?;
+    let mut upload = match begun {
+        Started::Done(video) => return Ok(*video),
+        Started::Open(upload) => upload,
+    };
+    while let Some(message) = next(&mut stream).await? {
+        let Some(Payload::Chunk(chunk)) = message.payload else {
+            return Err(status::stream("chunks have to follow the header"));
+        };
+        upload.write(&checked(chunk)?).await?;
+    }
+    let video = upload.finish(digest).await?;
+    parts.metrics.uploaded(tenant, video.size_bytes);
+    Ok(video)
+}
+
+/// WriteUpload.
+pub(super) async fn write_upload(
+    parts: &Parts,
+    tenant: &TenantId,
+    mut stream: Streaming<v1::WriteUploadRequest>,
+) -> Result<UploadRecord, Status> {
+    use v1::write_upload_request::Payload;
+    let first = next(&mut stream).await?.and_then(|first| first.payload);
+    let Some(Payload::Header(header)) = first else {
+        return Err(status::stream("the first message has to be the header"));
+    };
+    let id = names::upload(&header.name, "header.name")?;
+    let offset = u64::try_from(header.offset)
+        .map_err(|_| status::invalid("header.offset", "expected 0 or more"))?;
+    let library = &parts.library;
+    let mut upload = library.write_upload(tenant, id, offset).await?;
+    while let Some(message) = next(&mut stream).await? {
+        match message.payload {
+            Some(Payload::Chunk(chunk)) => upload.write(&checked(chunk)?).await?,
+            Some(Payload::Finish(finish)) => {
+                let digest = sha256(&finish.sha256, "finish.sha256")?;
+                let video = upload.finish(digest).await?;
+                parts.metrics.uploaded(tenant, video.size_bytes);
+                return Ok(library.get_upload(tenant, id).await?);
+            }
+            Some(Payload::Header(_)) | None => {
+                return Err(status::stream(
+                    "chunks or the finish have to follow the header",
+                ));
+            }
+        }
+    }
+    upload.commit().await?;
+    Ok(library.get_upload(tenant, id).await?)
+}
