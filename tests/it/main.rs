@@ -6,7 +6,6 @@
     clippy::unwrap_used,
     missing_docs
 )]
-#![allow(clippy::disallowed_methods, missing_docs)]
 mod allocation;
 mod decoding;
 mod golden_backbones;
@@ -14,6 +13,9 @@ mod golden_model;
 mod golden_preproc;
 mod hostile_checkpoints;
 mod inspect;
+mod library;
 mod metadata;
+mod registry;
 mod shared;
+mod store;
 mod tidy;

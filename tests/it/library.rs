@@ -1,0 +1,592 @@
+//! Videos over a real store and real records: cuts, limits, digests, refusals, crashes between a write and its commit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use frameshift::ids::{RequestId, TenantId, UploadId};
+use frameshift::library::{Config, Error, Library, Prober, SingleUpload, Started};
+use frameshift::metadata::{self, Kind, VideoRecord};
+use frameshift::rng::Stream;
+use frameshift::spec::Digest;
+use frameshift::store::{Faults, Store};
+use frameshift::video::{self, Container, Input, Probe, Ratio, Reject, Rotation};
+use sha2::{Digest as _, Sha256};
+
+use crate::metadata::fixture;
+use crate::metadata::{Backend, backends};
+
+/// Stands in for the decoder, which has its own tests: looks at the bytes as a decoder would, and refuses what begins with `bad`.
+struct Beginning {
+    is_busy: AtomicBool,
+}
+
+#[async_trait]
+impl Prober for Beginning {
+    async fn probe(&self, _: &TenantId, input: Input) -> Result<Probe, video::Error> {
+        let Input::File(file) = input else {
+            panic!("a stored video is read by its descriptor")
+        };
+        if self.is_busy.load(Ordering::SeqCst) {
+            return Err(video::Error::QueueFull);
+        }
+        let mut bytes = [0; 3];
+        match std::os::unix::fs::FileExt::read_exact_at(&*file, &mut bytes, 0) {
+            Err(_) => Err(Reject::Empty.into()),
+            Ok(()) if &bytes == b"bad" => Err(Reject::Undecodable.into()),
+            Ok(()) => Ok(Probe {
+                container: Container::Matroska,
+                codec: video::Codec::Ffv1,
+                width: 64,
+                height: 48,
+                frames: 10,
+                time_base: Ratio {
+                    numerator: 1,
+                    denominator: 1000,
+                },
+                first_pts: 0,
+                duration: Duration::from_millis(360),
+                rate: Ratio {
+                    numerator: 25,
+                    denominator: 1,
+                },
+                rotation: Rotation::Quarter,
+                sar: Ratio {
+                    numerator: 1,
+                    denominator: 1,
+                },
+                streams: 1,
+                warnings: video::Warnings::default(),
+            }),
+        }
+    }
+}
+
+struct Setting {
+    library: Library,
+    records: fixture::Store,
+    faults: Faults,
+    prober: Arc<Beginning>,
+    directory: tempfile::TempDir,
+    _backend: Backend,
+}
+
+const LIMIT: usize = 10_000;
+const PART: usize = 1_000;
+
+impl Setting {
+    async fn new() -> Self {
+        let (_, backend) = backends().await.remove(0);
+        let directory = tempfile::tempdir().expect("a folder");
+        let faults = Faults::default();
+        let store = Store::open(directory.path())
+            .expect("a store")
+            .with_faults(faults.clone());
+        let prober = Arc::new(Beginning {
+            is_busy: AtomicBool::new(false),
+        });
+        let config = Config {
+            upload_bytes: LIMIT as u64,
+            part_bytes: PART,
+            orphan_age: Duration::ZERO,
+        };
+        let records = Arc::clone(&backend.store);
+        Self {
+            library: Library::new(config, store, Arc::clone(&records), prober.clone()),
+            records,
+            faults,
+            prober,
+            directory,
+            _backend: backend,
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut folders = vec![self.directory.path().to_owned()];
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+
+    async fn single(&self, request: Option<RequestId>) -> Box<SingleUpload> {
+        match self
+            .library
+            .upload_video(&tenant(), "clip.mp4", request)
+            .await
+        {
+            Ok(Started::Open(upload)) => upload,
+            Ok(Started::Done(video)) => panic!("{video:?}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn upload(&self) -> UploadId {
+        let upload = self
+            .library
+            .create_upload(&tenant(), "clip.mp4", None)
+            .await;
+        upload.expect("created").id
+    }
+
+    async fn committed(&self, upload: UploadId) -> u64 {
+        let upload = self.library.get_upload(&tenant(), upload).await;
+        upload.expect("found").committed_bytes
+    }
+
+    async fn content(&self, video: &VideoRecord) -> Vec<u8> {
+        let (_, input) = self
+            .library
+            .open_video(&tenant(), video.id)
+            .await
+            .expect("opened");
+        let Input::File(file) = input else {
+            panic!("in memory")
+        };
+        let mut bytes = vec![0; usize::try_from(video.size_bytes).expect("small")];
+        std::os::unix::fs::FileExt::read_exact_at(&*file, &mut bytes, 0).expect("read");
+        bytes
+    }
+}
+
+fn tenant() -> TenantId {
+    fixture::tenant("a")
+}
+
+fn content(len: usize) -> Vec<u8> {
+    let mut stream = Stream::new(len as u64, "content");
+    (0..len).map(|_| stream.bits() as u8).collect()
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
+#[tokio::test]
+async fn an_upload_in_one_stream_becomes_a_video() {
+    let setting = Setting::new().await;
+    let bytes = content(LIMIT);
+    let id = fixture::request();
+    let mut upload = setting.single(id).await;
+    for chunk in bytes.chunks(77) {
+        upload.write(chunk).await.expect("written");
+    }
+    let video = upload.finish(Some(sha256(&bytes))).await.expect("finished");
+    assert_eq!(
+        (video.size_bytes, video.sha256),
+        (LIMIT as u64, sha256(&bytes))
+    );
+    assert_eq!(
+        (video.probe.container.as_str(), video.probe.codec.as_str()),
+        ("matroska", "ffv1")
+    );
+    assert_eq!(
+        (video.probe.duration_micros, video.probe.rotation_degrees),
+        (360_000, 90)
+    );
+    assert_eq!(setting.content(&video).await, bytes);
+    assert_eq!(
+        setting
+            .library
+            .get_video(&tenant(), video.id)
+            .await
+            .expect("found"),
+        video
+    );
+    match setting.library.upload_video(&tenant(), "again", id).await {
+        Ok(Started::Done(answered)) => assert_eq!(*answered, video),
+        Ok(Started::Open(_)) | Err(_) => panic!("the same request answers the same"),
+    }
+    let raced = setting
+        .library
+        .delete_video(&tenant(), video.id, false)
+        .await;
+    raced.expect("deleted");
+    assert!(setting.files().is_empty());
+}
+
+#[tokio::test]
+async fn of_two_uploads_with_one_request_one_video_stays() {
+    let setting = Setting::new().await;
+    let id = fixture::request();
+    let (mut first, mut second) = (setting.single(id).await, setting.single(id).await);
+    first.write(b"abc").await.expect("written");
+    second.write(b"abc").await.expect("written");
+    let one = first.finish(None).await.expect("finished");
+    assert_eq!(second.finish(None).await.expect("finished"), one);
+    assert_eq!(setting.files().len(), 1);
+}
+
+#[tokio::test]
+async fn a_cut_at_any_byte_resumes_to_the_same_sha256() {
+    let setting = Setting::new().await;
+    let bytes = content(LIMIT - 13);
+    let mut cuts = Stream::new(1, "cuts");
+    for round in 0..12 {
+        let upload = setting.upload().await;
+        let mut sent = 0;
+        while sent < bytes.len() {
+            // What the client resumes from is what the server says.
+            let offset = usize::try_from(setting.committed(upload).await).expect("small");
+            assert_eq!(
+                offset, sent,
+                "round {round}: a cut loses nothing that had come"
+            );
+            let mut stream = setting
+                .library
+                .write_upload(&tenant(), upload, offset as u64)
+                .await
+                .expect("goes on");
+            let cut = offset + 1 + cuts.below((bytes.len() - offset) as u64) as usize;
+            for chunk in bytes[offset..cut].chunks(640) {
+                stream.write(chunk).await.expect("written");
+            }
+            sent = usize::try_from(stream.commit().await.expect("committed")).expect("small");
+        }
+        let stream = setting
+            .library
+            .write_upload(&tenant(), upload, sent as u64)
+            .await;
+        let finished = stream.expect("goes on").finish(Some(sha256(&bytes))).await;
+        let video = finished.expect("finished");
+        assert_eq!(video.sha256, sha256(&bytes));
+        assert_eq!(setting.content(&video).await, bytes);
+        setting
+            .library
+            .delete_video(&tenant(), video.id, false)
+            .await
+            .expect("deleted");
+        assert!(
+            setting.files().is_empty(),
+            "round {round}: parts stay behind"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_dropped_commits_what_had_come() {
+    let setting = Setting::new().await;
+    let upload = setting.upload().await;
+    let mut stream = setting
+        .library
+        .write_upload(&tenant(), upload, 0)
+        .await
+        .expect("opened");
+    stream.write(&content(2_345)).await.expect("written");
+    assert_eq!(setting.committed(upload).await, 2_000);
+    drop(stream);
+    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
+    while setting.committed(upload).await != 2_345 {
+        assert!(
+            tokio::time::Instant::now() < limit,
+            "the rest is never committed"
+        );
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn two_streams_of_one_upload_never_mix() {
+    let setting = Setting::new().await;
+    let upload = setting.upload().await;
+    let mut slow = setting
+        .library
+        .write_upload(&tenant(), upload, 0)
+        .await
+        .expect("opened");
+    let mut fast = setting
+        .library
+        .write_upload(&tenant(), upload, 0)
+        .await
+        .expect("opened");
+    fast.write(&[1; 1_500]).await.expect("written");
+    assert!(matches!(
+        slow.write(&[2; 1_500]).await,
+        Err(Error::Metadata(metadata::Error::OffsetMismatch {
+            committed: 1_000,
+            ..
+        }))
+    ));
+    drop(slow);
+    let video = fast.finish(None).await.expect("finished");
+    assert_eq!(setting.content(&video).await, [1; 1_500]);
+    let finished = setting.library.write_upload(&tenant(), upload, 1_500).await;
+    assert!(matches!(
+        finished.err(),
+        Some(Error::Metadata(metadata::Error::UploadFinished { .. }))
+    ));
+    let upload = setting
+        .library
+        .get_upload(&tenant(), upload)
+        .await
+        .expect("found");
+    assert_eq!(upload.video, Some(video));
+}
+
+#[tokio::test]
+async fn one_byte_over_the_limit_is_refused() {
+    let setting = Setting::new().await;
+    let bytes = content(LIMIT);
+    let mut single = setting.single(None).await;
+    single
+        .write(&bytes)
+        .await
+        .expect("the limit itself is allowed");
+    assert!(matches!(
+        single.write(&[0]).await,
+        Err(Error::TooLarge { limit: 10_000 })
+    ));
+    drop(single);
+
+    let upload = setting.upload().await;
+    let mut stream = setting
+        .library
+        .write_upload(&tenant(), upload, 0)
+        .await
+        .expect("opened");
+    stream
+        .write(&bytes)
+        .await
+        .expect("the limit itself is allowed");
+    assert!(matches!(
+        stream.write(&[0]).await,
+        Err(Error::TooLarge { limit: 10_000 })
+    ));
+    let video = stream
+        .finish(Some(sha256(&bytes)))
+        .await
+        .expect("without that byte");
+    assert_eq!(video.size_bytes, LIMIT as u64);
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_the_promised_ones_become_no_video() {
+    let setting = Setting::new().await;
+    let promised = Some(Digest([0; 32]));
+    let mut single = setting.single(None).await;
+    single.write(b"abc").await.expect("written");
+    assert!(matches!(
+        single.finish(promised).await,
+        Err(Error::Sha256Mismatch { .. })
+    ));
+    let upload = setting.upload().await;
+    let mut stream = setting
+        .library
+        .write_upload(&tenant(), upload, 0)
+        .await
+        .expect("opened");
+    stream.write(b"abc").await.expect("written");
+    assert!(matches!(
+        stream.finish(promised).await,
+        Err(Error::Sha256Mismatch { .. })
+    ));
+    gone(&setting, upload).await;
+}
+
+#[tokio::test]
+async fn a_file_that_the_decoder_refuses_becomes_no_video() {
+    let setting = Setting::new().await;
+    for bytes in [&b"bad video"[..], b""] {
+        let mut single = setting.single(None).await;
+        single.write(bytes).await.expect("written");
+        let refused = single.finish(None).await;
+        assert!(
+            matches!(refused, Err(Error::Probe(video::Error::Rejected(_)))),
+            "{refused:?}"
+        );
+        let upload = setting.upload().await;
+        let mut stream = setting
+            .library
+            .write_upload(&tenant(), upload, 0)
+            .await
+            .expect("opened");
+        stream.write(bytes).await.expect("written");
+        let refused = stream.finish(None).await;
+        assert!(
+            matches!(refused, Err(Error::Probe(video::Error::Rejected(_)))),
+            "{refused:?}"
+        );
+        gone(&setting, upload).await;
+    }
+}
+
+async fn gone(setting: &Setting, upload: UploadId) {
+    assert!(matches!(
+        setting.library.get_upload(&tenant(), upload).await,
+        Err(Error::Metadata(metadata::Error::NotFound {
+            kind: Kind::Upload,
+            ..
+        }))
+    ));
+    assert!(setting.files().is_empty(), "{:?}", setting.files());
+}
+
+#[tokio::test]
+async fn an_upload_outlives_a_busy_decoder_and_a_failing_store() {
+    let setting = Setting::new().await;
+    let bytes = content(3_500);
+    let upload = setting.upload().await;
+    let mut stream = setting
+        .library
+        .write_upload(&tenant(), upload, 0)
+        .await
+        .expect("opened");
+    stream.write(&bytes[..1_500]).await.expect("written");
+    setting.faults.fail_write(1);
+    assert!(matches!(
+        stream.write(&bytes[1_500..]).await,
+        Err(Error::Store(_))
+    ));
+    drop(stream);
+    assert_eq!(setting.committed(upload).await, 1_000);
+    let mut stream = setting
+        .library
+        .write_upload(&tenant(), upload, 1_000)
+        .await
+        .expect("opened");
+    stream.write(&bytes[1_000..]).await.expect("written");
+    setting.prober.is_busy.store(true, Ordering::SeqCst);
+    assert!(matches!(
+        stream.finish(None).await,
+        Err(Error::Probe(video::Error::QueueFull))
+    ));
+    setting.prober.is_busy.store(false, Ordering::SeqCst);
+    let end = bytes.len() as u64;
+    assert_eq!(setting.committed(upload).await, end);
+    // The last part, the video's piece and its end: each may fail, and the next attempt finishes.
+    for n in [1, 2] {
+        let stream = setting
+            .library
+            .write_upload(&tenant(), upload, end)
+            .await
+            .expect("opened");
+        setting.faults.fail_write(n);
+        assert!(matches!(stream.finish(None).await, Err(Error::Store(_))));
+    }
+    let stream = setting
+        .library
+        .write_upload(&tenant(), upload, end)
+        .await
+        .expect("opened");
+    let video = stream.finish(Some(sha256(&bytes))).await.expect("finished");
+    assert_eq!(setting.content(&video).await, bytes);
+    assert_eq!(setting.files().len(), 1);
+}
+
+#[tokio::test]
+async fn the_collector_takes_orphans_and_nothing_else() {
+    let setting = Setting::new().await;
+    let mut kept = setting.single(None).await;
+    kept.write(b"abc").await.expect("written");
+    let video = kept.finish(None).await.expect("finished");
+    let upload = setting.upload().await;
+    let mut stream = setting
+        .library
+        .write_upload(&tenant(), upload, 0)
+        .await
+        .expect("opened");
+    stream.write(&content(1_200)).await.expect("written");
+    stream.commit().await.expect("committed");
+    let named = setting.files().len();
+    assert_eq!(named, 3);
+    let folder = setting.directory.path();
+    let orphan = |key: String| {
+        let path = folder.join(key);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        std::fs::write(&path, "left by a crash").expect("written");
+        path
+    };
+    let id = fixture::new_video(1).id;
+    let orphans = [
+        orphan(format!("a/videos/{id}")),
+        orphan(format!("b/videos/{}", video.id)),
+        orphan(format!("a/uploads/{upload}/77")),
+        orphan(format!(
+            "a/tasks/t/versions/1/{}.safetensors",
+            "0".repeat(64)
+        )),
+        orphan(format!("a/jobs/{id}/1/checkpoint-3.safetensors")),
+    ];
+    let foreign = orphan("a/notes/readme".into());
+    assert_eq!(
+        setting.library.collect_orphans(0).await.expect("collected"),
+        0,
+        "too young"
+    );
+    assert_eq!(
+        setting
+            .library
+            .collect_orphans(i64::MAX)
+            .await
+            .expect("collected"),
+        orphans.len() as u64
+    );
+    assert!(orphans.iter().all(|path| !path.exists()) && foreign.exists());
+    assert_eq!(setting.files().len(), named + 1);
+    assert_eq!(setting.content(&video).await, b"abc");
+}
+
+#[tokio::test]
+async fn a_data_set_takes_labelled_videos_of_its_own_tenant() {
+    use frameshift::spec::Split;
+    let setting = Setting::new().await;
+    let (a, id) = (tenant(), fixture::dataset_id("d"));
+    let video = fixture::video(&setting.records, &a).await.id;
+    let foreign = fixture::video(&setting.records, &fixture::tenant("b"))
+        .await
+        .id;
+    let library = &setting.library;
+    library
+        .create_dataset(&a, &id, "directions", None)
+        .await
+        .expect("created");
+    let good = fixture::example(video, "left", Split::Train);
+    for bad in [
+        vec![],
+        vec![fixture::example(video, "", Split::Train)],
+        vec![good.clone(), good.clone()],
+        vec![good.clone(); 1001],
+    ] {
+        assert!(matches!(
+            library.add_examples(&a, &id, &bad).await,
+            Err(Error::Invalid(_))
+        ));
+    }
+    let mixed = [
+        good.clone(),
+        fixture::example(foreign, "left", Split::Train),
+    ];
+    assert!(matches!(
+        library.add_examples(&a, &id, &mixed).await,
+        Err(Error::Metadata(metadata::Error::VideosNotFound { .. }))
+    ));
+    library
+        .add_examples(&a, &id, &[good.clone()])
+        .await
+        .expect("added");
+    let snapshot = library.snapshot(&a, &id).await.expect("taken");
+    assert_eq!(snapshot.examples, [good]);
+    assert_eq!(
+        library
+            .open_snapshot(&a, snapshot.digest)
+            .await
+            .expect("found"),
+        snapshot
+    );
+    assert!(
+        library
+            .create_dataset(&a, &id, &"x".repeat(256), None)
+            .await
+            .is_err()
+    );
+}

@@ -1,0 +1,226 @@
+//! The contract of every blob store and decorator, the lock on a data directory, and writes that fail.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use frameshift::ids::{AdapterVersion, TaskId, TenantId, UploadId, VideoId};
+use frameshift::spec::Digest;
+use frameshift::store::{DirectoryLock, Error, Faults, Key, Store, layout};
+use sha2::{Digest as _, Sha256};
+
+fn video() -> Key {
+    layout::video(&TenantId::anonymous(), VideoId::generate())
+}
+
+/// Every store and decorator, fresh.
+fn stores(directory: &Path) -> Vec<(&'static str, Store)> {
+    let open = |name: &str| Store::open(&directory.join(name)).expect("a store");
+    vec![
+        ("local", open("local")),
+        ("faulty", open("faulty").with_faults(Faults::default())),
+    ]
+}
+
+fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_blob_reads_back_whole_by_every_way() {
+    let directory = tempfile::tempdir().expect("a folder");
+    for (name, store) in stores(directory.path()) {
+        eprintln!("store: {name}");
+        let key = video();
+        assert!(!store.exists(&key).await.expect("asked"));
+        assert!(matches!(store.get(&key).await, Err(Error::NotFound { .. })));
+        assert!(matches!(
+            store.open_file(&key).await,
+            Err(Error::NotFound { .. })
+        ));
+        store
+            .put(&key, Bytes::from_static(b"pictures"))
+            .await
+            .expect("written");
+        assert!(store.exists(&key).await.expect("asked"));
+        assert_eq!(store.get(&key).await.expect("read"), "pictures");
+        let digest = Digest(Sha256::digest(b"pictures").into());
+        assert_eq!(
+            store.get_verified(&key, digest).await.expect("read"),
+            "pictures"
+        );
+        let file = store.open_file(&key).await.expect("opened");
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, 4).expect("read");
+        assert_eq!(&bytes, b"ures");
+        store.delete(&key).await.expect("deleted");
+        store.delete(&key).await.expect("deleted already");
+        assert!(!store.exists(&key).await.expect("asked"));
+        // Who has the file open can read on.
+        file.read_exact_at(&mut bytes, 0).expect("read");
+    }
+}
+
+#[tokio::test]
+async fn a_writer_makes_the_same_blob_as_one_put_whatever_the_pieces() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let content: Vec<u8> = (0..(20 << 20)).map(|i: u32| (i * 7 >> 3) as u8).collect();
+    for (name, store) in stores(directory.path()) {
+        for piece in [1 << 20, (8 << 20) + 1, content.len()] {
+            eprintln!("store: {name}, pieces of {piece}");
+            let key = video();
+            let mut writer = store.writer(&key).await.expect("a writer");
+            for part in content.chunks(piece) {
+                writer.write(part).await.expect("written");
+                assert!(
+                    !store.exists(&key).await.expect("asked"),
+                    "visible before its end"
+                );
+            }
+            let written = writer.finish().await.expect("finished");
+            assert_eq!(written.size, content.len() as u64);
+            assert_eq!(written.sha256, Digest(Sha256::digest(&content).into()));
+            assert_eq!(store.get(&key).await.expect("read"), content);
+        }
+        let key = video();
+        let empty = store
+            .writer(&key)
+            .await
+            .expect("a writer")
+            .finish()
+            .await
+            .expect("finished");
+        assert_eq!(
+            (empty.size, store.get(&key).await.expect("read").len()),
+            (0, 0)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_blob_is_named_and_not_handed_out() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = Store::open(directory.path()).expect("a store");
+    let tenant = TenantId::anonymous();
+    let task: TaskId = "t".parse().expect("an id");
+    let digest = Digest(Sha256::digest(b"weights").into());
+    let key = layout::version(&tenant, &task, AdapterVersion::FIRST, digest);
+    store
+        .put(&key, Bytes::from_static(b"weights"))
+        .await
+        .expect("written");
+    std::fs::write(directory.path().join(key.as_str()), "weighty").expect("damaged");
+    match store.get_verified(&key, digest).await {
+        Err(Error::Digest {
+            key: named,
+            expected,
+            found,
+        }) => {
+            assert_eq!((named.as_str(), expected), (key.as_str(), digest));
+            assert_ne!(found, digest);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_fails_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let faults = Faults::default();
+    let store = Store::open(directory.path())
+        .expect("a store")
+        .with_faults(faults.clone());
+    let key = video();
+    faults.fail_write(1);
+    assert!(store.put(&key, Bytes::from_static(b"x")).await.is_err());
+    // A piece, then the end.
+    for n in [1, 2] {
+        let mut writer = store.writer(&key).await.expect("a writer");
+        faults.fail_write(n);
+        let _ = writer.write(b"x").await;
+        assert!(writer.finish().await.is_err(), "write {n}");
+    }
+    assert!(!store.exists(&key).await.expect("asked"));
+    store
+        .put(&key, Bytes::from_static(b"x"))
+        .await
+        .expect("the next write works");
+}
+
+#[test]
+fn a_dropped_writer_leaves_no_file() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = Store::open(directory.path()).expect("a store");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let mut writer = store.writer(&video()).await.expect("a writer");
+        writer.write(&vec![0; 9 << 20]).await.expect("written");
+        assert_eq!(
+            files(directory.path()).len(),
+            1,
+            "what was written lies beside"
+        );
+    });
+    // The runtime finishes the removal, which is blocking work, before it ends.
+    drop(runtime);
+    assert_eq!(files(directory.path()), [] as [&Path; 0]);
+}
+
+#[tokio::test]
+async fn a_listing_has_what_is_old_enough() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = Store::open(directory.path()).expect("a store");
+    let key = layout::part(&TenantId::anonymous(), UploadId::generate(), 3);
+    store
+        .put(&key, Bytes::from_static(b"abc"))
+        .await
+        .expect("written");
+    let all = store
+        .list_older(i64::MAX, Duration::ZERO)
+        .await
+        .expect("listed");
+    assert_eq!(all.len(), 1);
+    assert_eq!((&all[0].key, all[0].size), (&key, 3));
+    let now = all[0].modified;
+    let hour = Duration::from_secs(3600);
+    assert!(
+        store
+            .list_older(now, hour)
+            .await
+            .expect("listed")
+            .is_empty()
+    );
+    let later = now + 3_600_000_000;
+    assert_eq!(store.list_older(later, hour).await.expect("listed"), all);
+}
+
+#[test]
+fn a_data_directory_has_one_process() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let path = directory.path().join("data");
+    let lock = DirectoryLock::acquire(&path).expect("free");
+    let error = DirectoryLock::acquire(&path).expect_err("taken");
+    assert!(matches!(error, Error::Locked { .. }));
+    assert!(
+        error.to_string().contains(&path.display().to_string()),
+        "{error}"
+    );
+    drop(lock);
+    DirectoryLock::acquire(&path).expect("free again");
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    assert!(matches!(
+        DirectoryLock::acquire(&file),
+        Err(Error::Directory { .. })
+    ));
+}
