@@ -13,8 +13,9 @@ impl Library {
     /// When the store cannot be listed or the database fails.
     pub async fn collect_orphans(&self, now: i64) -> Result<u64> {
         let inner = &self.inner;
-        let mut collected = 0;
-        for blob in inner.store.list_older(now, inner.config.orphan_age).await? {
+        let age = inner.config.orphan_age;
+        let mut collected = inner.store.remove_unfinished(now, age).await?;
+        for blob in inner.store.list_older(now, age).await? {
             let Some((tenant, name)) = blob.key.name() else {
                 // Not written by this program, so not for it to delete.
                 continue;

@@ -24,6 +24,8 @@ const CHUNK: usize = 8 << 20;
 #[derive(Debug, Clone)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
+    /// The folder of a local store.
+    folder: Option<Arc<Path>>,
 }
 
 /// A blob in a listing.
@@ -61,6 +63,7 @@ impl Store {
             .map_err(|error| cannot(std::io::Error::other(error)))?;
         Ok(Self {
             objects: Arc::new(files.with_fsync(true)),
+            folder: Some(directory.into()),
         })
     }
 
@@ -68,6 +71,7 @@ impl Store {
     pub fn with_faults(&self, faults: Faults) -> Self {
         Self {
             objects: faulty::wrap(Arc::clone(&self.objects), faults),
+            folder: self.folder.clone(),
         }
     }
 
@@ -189,7 +193,7 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub async fn list_older(&self, now: i64, age: Duration) -> Result<Vec<Blob>, Error> {
-        let before = now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        let before = micros_before(now, age);
         self.objects
             .list(None)
             .map_ok(|meta| Blob {
@@ -206,6 +210,59 @@ impl Store {
                 source: error.into(),
             })
     }
+}
+
+impl Store {
+    /// Removes files of writes that never ended, because their process was killed, and that nobody has touched since `now - age`. Returns how many.
+    /// Not for a hot path.
+    ///
+    /// # Errors
+    /// When the store's folder cannot be read.
+    pub async fn remove_unfinished(&self, now: i64, age: Duration) -> Result<u64, Error> {
+        let Some(folder) = self.folder.clone() else {
+            return Ok(0);
+        };
+        let before = micros_before(now, age);
+        let removed = tokio::task::spawn_blocking(move || remove_staged(&folder, before)).await;
+        removed
+            .map_err(std::io::Error::other)
+            .and_then(|result| result)
+            .map_err(|error| Error::Backend {
+                action: "list",
+                key: "*".into(),
+                source: error.into(),
+            })
+    }
+}
+
+fn micros_before(now: i64, age: Duration) -> i64 {
+    now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Removes files that object_store writes beside a blob's own name, with `#` and a number after it, until the blob is whole.
+fn remove_staged(folder: &Path, before: i64) -> std::io::Result<u64> {
+    let mut removed = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            removed += remove_staged(&entry.path(), before)?;
+            continue;
+        }
+        let name = entry.file_name();
+        let is_staged = name
+            .to_str()
+            .and_then(|name| name.rsplit_once('#'))
+            .is_some_and(|(_, number)| number.parse::<u32>().is_ok());
+        let touched = entry.metadata()?.modified()?;
+        let micros = touched
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        if is_staged && micros <= before {
+            fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// Writes one blob piece by piece. The blob appears, whole, when [`Writer::finish`] returns.

@@ -571,7 +571,7 @@ async fn a_data_set_takes_labelled_videos_of_its_own_tenant() {
         Err(Error::Metadata(metadata::Error::VideosNotFound { .. }))
     ));
     library
-        .add_examples(&a, &id, &[good.clone()])
+        .add_examples(&a, &id, std::slice::from_ref(&good))
         .await
         .expect("added");
     let snapshot = library.snapshot(&a, &id).await.expect("taken");

@@ -8,6 +8,7 @@
 )]
 mod allocation;
 mod decoding;
+mod durability;
 mod golden_backbones;
 mod golden_model;
 mod golden_preproc;

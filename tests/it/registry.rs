@@ -88,7 +88,7 @@ fn tensors(value: f32) -> Vec<u8> {
     safetensors::serialize([("fc.weight", view)], Some(old)).expect("serialised")
 }
 
-fn publication(value: f32) -> Publication {
+pub(crate) fn publication(value: f32) -> Publication {
     Publication {
         labels: LabelSet::new(vec!["left".into(), "f64:\"7\"".into()]).expect("labels"),
         backbone_digest: Digest([1; 32]),

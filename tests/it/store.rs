@@ -74,7 +74,7 @@ async fn a_blob_reads_back_whole_by_every_way() {
 #[tokio::test]
 async fn a_writer_makes_the_same_blob_as_one_put_whatever_the_pieces() {
     let directory = tempfile::tempdir().expect("a folder");
-    let content: Vec<u8> = (0..(20 << 20)).map(|i: u32| (i * 7 >> 3) as u8).collect();
+    let content: Vec<u8> = (0..(20 << 20)).map(|i: u32| ((i * 7) >> 3) as u8).collect();
     for (name, store) in stores(directory.path()) {
         for piece in [1 << 20, (8 << 20) + 1, content.len()] {
             eprintln!("store: {name}, pieces of {piece}");
@@ -174,6 +174,34 @@ fn a_dropped_writer_leaves_no_file() {
     // The runtime finishes the removal, which is blocking work, before it ends.
     drop(runtime);
     assert_eq!(files(directory.path()), [] as [&Path; 0]);
+}
+
+#[tokio::test]
+async fn files_of_killed_writes_are_removed_when_old_enough() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = Store::open(directory.path()).expect("a store");
+    let key = video();
+    store
+        .put(&key, Bytes::from_static(b"x"))
+        .await
+        .expect("written");
+    let left = directory.path().join(format!("{key}#1"));
+    std::fs::write(&left, "half").expect("written");
+    assert_eq!(
+        store
+            .remove_unfinished(0, Duration::ZERO)
+            .await
+            .expect("looked"),
+        0
+    );
+    assert_eq!(
+        store
+            .remove_unfinished(i64::MAX, Duration::ZERO)
+            .await
+            .expect("looked"),
+        1
+    );
+    assert!(!left.exists() && store.exists(&key).await.expect("asked"));
 }
 
 #[tokio::test]

@@ -2,12 +2,22 @@
 //!
 //! Invariant: what a record names, or a worker that is alive may be about to name, is named.
 
+use sqlx::SqliteConnection;
+
 use super::super::{BlobName, Result};
 use super::Sqlite;
 use crate::ids::TenantId;
 
 pub(super) async fn is_named(store: &Sqlite, tenant: &TenantId, blob: &BlobName) -> Result<bool> {
+    // Nearly every blob is named: a reader finds that without keeping writers waiting. Only the last word needs the write lock.
+    if look_up(&mut *store.read().await?, tenant, blob).await? {
+        return Ok(true);
+    }
     let (mut tx, _) = store.write().await?;
+    look_up(&mut tx, tenant, blob).await
+}
+
+async fn look_up(conn: &mut SqliteConnection, tenant: &TenantId, blob: &BlobName) -> Result<bool> {
     let query = match blob {
         BlobName::Video(video) => sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM videos WHERE tenant = ? AND id = ? AND delete_time IS NULL)",
@@ -37,5 +47,5 @@ pub(super) async fn is_named(store: &Sqlite, tenant: &TenantId, blob: &BlobName)
         .bind(job.to_string())
         .bind(key.as_str()),
     };
-    Ok(query.fetch_one(&mut *tx).await?)
+    Ok(query.fetch_one(conn).await?)
 }

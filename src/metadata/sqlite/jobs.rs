@@ -14,7 +14,6 @@ use super::super::{
 };
 use super::rows::{self, Columns};
 use super::{Sqlite, events, owners, tasks, versions};
-use crate::faults;
 use crate::ids::AdapterVersion;
 use crate::spec::JobState;
 
@@ -140,7 +139,6 @@ impl Workers for Sqlite {
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
-        faults::point("checkpoint-written");
         Ok(job.checkpoint)
     }
 
