@@ -2,12 +2,17 @@
 //!
 //! Every case of `golden/backbones` is walked, never a list of names; a case or file that is not understood is a failure.
 
+mod adapters;
 mod case;
+mod forward;
+mod golden;
 mod refusals;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use case::{Case, Expectation};
+use frameshift::model::Backbone;
 use frameshift::model::load::{Error, open};
 
 use crate::shared;
@@ -17,17 +22,19 @@ fn root() -> PathBuf {
 }
 
 #[test]
-fn every_hugging_face_clip_loads_and_every_other_family_is_refused() {
+fn every_hugging_face_clip_matches_and_every_other_family_is_refused() {
     let cases: Vec<Case> = case::folders(&root())
         .into_iter()
         .filter(|folder| !folder.ends_with("bad"))
         .map(|folder| Case::read(&folder))
         .collect();
-    let (mut matched, mut refused) = (0, 0);
+    let (mut matched, mut refused, mut adapters) = (0, 0, 0);
     for case in &cases {
         match case.expectation() {
             Expectation::Match => {
-                load(case);
+                let backbone = load(case);
+                forward::check(case, &backbone);
+                adapters += adapters::check(case, &backbone);
                 matched += 1;
             }
             Expectation::Refuse => {
@@ -37,17 +44,18 @@ fn every_hugging_face_clip_loads_and_every_other_family_is_refused() {
         }
     }
     println!(
-        "{} cases: {matched} load; {refused} of other families are refused",
+        "{} cases: {matched} match, with {adapters} adapter runs; {refused} of other families are refused",
         cases.len()
     );
     assert!(matched > 0, "no case that can be loaded in {:?}", root());
 }
 
 /// Loads a case, and compares what its files say with what its library said.
-fn load(case: &Case) {
-    let loaded = open(&case.folder).unwrap_or_else(|error| panic!("{error}"));
-    case.check_config(&loaded.config);
-    assert_eq!(loaded.name, case.name);
+fn load(case: &Case) -> Arc<Backbone> {
+    let backbone = Backbone::load(&case.folder).unwrap_or_else(|error| panic!("{error}"));
+    case.check_config(backbone.config());
+    assert_eq!(backbone.name(), case.name);
+    Arc::new(backbone)
 }
 
 fn refuse(case: &Case) {

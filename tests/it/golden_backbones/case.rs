@@ -26,8 +26,14 @@ struct Description {
     patch_bias: bool,
     mean: [f32; 3],
     std: [f32; 3],
+    tolerance: Tolerance,
     /// The checkpoint's own files.
     files: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct Tolerance {
+    atol: f64,
 }
 
 impl Description {
@@ -64,6 +70,8 @@ pub(super) enum Expectation {
 pub(super) struct Case {
     pub(super) folder: PathBuf,
     pub(super) name: String,
+    /// Of every golden tensor.
+    pub(super) atol: f64,
     description: Description,
 }
 
@@ -76,6 +84,7 @@ impl Case {
         Self {
             folder: folder.to_owned(),
             name: description.name.clone(),
+            atol: description.tolerance.atol,
             description,
         }
     }
