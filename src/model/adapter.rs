@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use candle_core::Var;
 
 use super::block::Sites;
+use super::load::Float;
 use super::ops::depthwise::{Depthwise, Extent};
 use super::ops::{read, tensor};
 use super::site::{Adapter, Site};
@@ -192,7 +193,7 @@ impl AdapterSet {
     /// When the header cannot be written.
     pub fn to_safetensors(&self, metadata: BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
         let tensors = self.tensors();
-        Ok(file::write(&tensors, &metadata, file::Format::F32))
+        Ok(file::write(&tensors, &metadata, Float::F32))
     }
 
     /// All weights by name.

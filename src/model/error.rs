@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::load;
 use crate::spec;
 
 /// An error of the model.
@@ -52,9 +53,9 @@ pub enum Error {
         /// Row-major.
         index: usize,
     },
-    /// Bytes that are no safetensors file, or a file that cannot be written.
+    /// Bytes that are no safetensors file.
     #[error("safetensors: {0}")]
-    Safetensors(#[source] safetensors::SafeTensorError),
+    Safetensors(#[source] load::HeaderError),
     /// A clip of another size than its segment says.
     #[error("clip {clip}: expected {expected} values, got {got}")]
     ClipSize {

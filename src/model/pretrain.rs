@@ -13,7 +13,7 @@ use super::ops::linear::Rows;
 use super::ops::{loss, read, tensor};
 use super::vit::{self, SavedEmbedding, Vit};
 use super::weights::{Found, Linear, Mode};
-use super::{BackboneConfig, Error, Gradients, Tensors, file};
+use super::{BackboneConfig, Error, Gradients, Tensors, load};
 use crate::rng::Stream;
 use crate::spec::Invalid;
 
@@ -146,12 +146,14 @@ impl Trainer {
         Ok(tensors)
     }
 
-    /// Writes the backbone (not the heads) as f16 safetensors with the reference's tensor names and this metadata.
+    /// Writes the backbone (not the heads) as f16 safetensors with the reference's tensor names, its configuration and this metadata: a file that
+    /// `Backbone::load` reads.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<(), Error> {
-        let bytes = file::write(&self.tensors()?, metadata, file::Format::F16);
+        let bytes =
+            load::write_reference(&self.config, &self.tensors()?, load::Float::F16, metadata);
         std::fs::write(path, bytes).map_err(|source| Error::Write {
             path: path.to_owned(),
             source,

@@ -9,9 +9,8 @@ use super::assemble::{Wanted, assemble};
 use super::checkpoint::Checkpoint;
 use super::file::Archive;
 use super::values::Float;
-use super::write::{Stored, serialize};
 use super::{Error, Loaded};
-use crate::model::{Activation, BackboneConfig, Tensors};
+use crate::model::{Activation, BackboneConfig, Tensors, file};
 use crate::spec::{Invalid, Normalization};
 
 /// The metadata key whose value is the configuration, as JSON.
@@ -77,16 +76,7 @@ pub fn write(
 ) -> Vec<u8> {
     let mut all = more.clone();
     all.extend(metadata(config));
-    let stored: Vec<Stored> = tensors
-        .iter()
-        .map(|(name, (shape, values))| Stored {
-            name: name.clone(),
-            dtype: float.dtype(),
-            shape: shape.clone(),
-            bytes: float.encode(values),
-        })
-        .collect();
-    serialize(&stored, &all)
+    file::write(tensors, &all, float)
 }
 
 /// Reads a file of the reference's tensors; `name` is what the backbone is called.

@@ -36,7 +36,7 @@ impl Float {
     }
 
     /// Appends the values of little-endian bytes; the bytes need no alignment.
-    pub(super) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
+    pub(in crate::model) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Self::F32 => out.extend(words(bytes).map(f32::from_le_bytes)),
             Self::F16 => wide(bytes, out, f16::from_le_bytes),
@@ -45,7 +45,7 @@ impl Float {
     }
 
     /// Little-endian bytes of values, rounded to the format.
-    pub(super) fn encode(self, values: &[f32]) -> Vec<u8> {
+    pub(in crate::model) fn encode(self, values: &[f32]) -> Vec<u8> {
         let each = values.iter();
         match self {
             Self::F32 => each.flat_map(|value| value.to_le_bytes()).collect(),

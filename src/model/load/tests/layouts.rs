@@ -7,9 +7,10 @@ use safetensors::Dtype;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::super::{Error, Float, embedded, open, write_reference};
+use super::super::{Archive, Error, Float, embedded, open, write_reference};
 use super::{Tiny, WIDTH, floats, refusal, tiny, write};
-use crate::model::Activation;
+use crate::model::pretrain::Trainer;
+use crate::model::{Activation, Backbone};
 use crate::spec::Normalization;
 
 fn rename(tiny: &mut Tiny, change: impl Fn(&str) -> String) {
@@ -97,6 +98,32 @@ fn every_layout_of_one_model_has_one_digest() {
         let own = embedded("own", file.leak()).expect("loads from the program");
         assert_eq!((own.digest, own.name.as_str()), (digest, "own"));
     }
+}
+
+#[test]
+fn what_pretraining_saves_loads_with_its_configuration() {
+    let config = tiny().load().expect("loads").config;
+    let trainer = Trainer::new(config.clone(), &[3], 5, Default::default()).expect("a trainer");
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = folder.path().join("own.safetensors");
+    let origin = BTreeMap::from([("seed".to_owned(), "5".to_owned())]);
+    trainer.save(&path, &origin).expect("is saved");
+    let own = open(&path).expect("loads");
+    assert_eq!(own.config, config);
+    let mut expected = trainer.tensors().expect("tensors");
+    for (_, values) in expected.values_mut() {
+        let halves = Float::F16.encode(values);
+        values.clear();
+        Float::F16.decode(&halves, values);
+    }
+    assert_eq!(own.tensors, expected);
+    let backbone = Backbone::load(&path).expect("is built");
+    assert_eq!(
+        (backbone.digest(), backbone.config()),
+        (own.digest, &config)
+    );
+    let archive = Archive::open(&path).expect("opens");
+    assert_eq!(archive.header().metadata["seed"], "5");
 }
 
 #[test]
