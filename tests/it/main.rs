@@ -14,6 +14,7 @@ mod golden_model;
 mod golden_preproc;
 mod hostile_checkpoints;
 mod inspect;
+mod jobs;
 mod library;
 mod metadata;
 mod registry;

@@ -1,0 +1,530 @@
+//! Fine-tuning from submission to a published version, on real clips, with the real decoder and device.
+
+mod bed;
+mod crash;
+
+use std::collections::BTreeMap;
+
+use frameshift::ids::{JobId, TenantId};
+use frameshift::jobs::Config;
+use frameshift::metadata::{Event, ExampleRecord, PageRequest};
+use frameshift::spec::{AdapterConfig, HyperParameters, JobState, Split};
+use frameshift::store::layout;
+use futures::TryStreamExt;
+
+use bed::{Bed, fade, hyper, messages, states};
+
+fn tenant(name: &str) -> TenantId {
+    name.parse().expect("a tenant")
+}
+
+const SUCCESS: [JobState; 6] = [
+    JobState::Queued,
+    JobState::Validating,
+    JobState::Running,
+    JobState::Evaluating,
+    JobState::Publishing,
+    JobState::Succeeded,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_learns_publishes_and_repeats_itself_bit_for_bit() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 24, 12).await;
+    let pointers = bed.parts.backbone.weight_pointers();
+    let runners = bed.run();
+    let submit = async |hyper| {
+        let job = runners
+            .handle
+            .submit(&owner, &task, &dataset, hyper, None)
+            .await;
+        runners.end(&owner, job.expect("a job").id).await
+    };
+    let (first, events) = submit(hyper(12, 7)).await;
+    assert_eq!(first.state, JobState::Succeeded, "{:?}", first.message);
+    assert_eq!(states(&events), SUCCESS);
+    let sequence: Vec<u64> = events.iter().map(|event| event.sequence).collect();
+    assert_eq!(sequence, (1..=events.len() as u64).collect::<Vec<_>>());
+    let result = first.result.clone().expect("a result");
+    assert_eq!((first.step, first.total_steps), (72, 72));
+    assert_eq!((result.seed, result.loss_curve.len()), (7, 12));
+    assert_eq!(
+        (result.dataset_digest, result.backbone_digest),
+        (first.dataset_digest, bed.parts.backbone.digest())
+    );
+    assert_eq!(result.evaluation.examples, 12);
+    assert_eq!(result.evaluation.confusion.iter().sum::<u64>(), 12);
+    assert!(
+        result.evaluation.top1 >= 0.9,
+        "{:?} {:?}",
+        result.evaluation,
+        result.loss_curve
+    );
+    let ends = events
+        .iter()
+        .filter(|event| matches!(&event.event, Event::Step(metrics) if metrics.step % 6 == 0));
+    assert_eq!(ends.count(), 12, "every epoch's last step is told");
+    assert_eq!(first.hyper_parameters.dropout, Some(0.0));
+    let owned = bed
+        .parts
+        .registry
+        .get_task(&owner, &task)
+        .await
+        .expect("the task");
+    assert_eq!(owned.desired.map(|version| version.get()), Some(1));
+
+    let (second, _) = submit(hyper(12, 7)).await;
+    let (other, _) = submit(hyper(12, 8)).await;
+    let weights = bed.weights(&first).await;
+    assert!(
+        weights == bed.weights(&second).await,
+        "one seed, one result"
+    );
+    assert!(
+        weights != bed.weights(&other).await,
+        "another seed, another result"
+    );
+    assert_eq!(
+        second.result.expect("a result").loss_curve,
+        result.loss_curve
+    );
+    assert_eq!(bed.parts.backbone.weight_pointers(), pointers);
+    runners.drain().await;
+    bed.close().await;
+    let left = walk(&directory.path().join("blobs/owner/jobs"));
+    assert_eq!(left, Vec::<String>::new(), "no checkpoint stays");
+}
+
+fn walk(folder: &std::path::Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            files.extend(walk(&path));
+        } else {
+            files.push(path.display().to_string());
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crops_mirrors_dropout_and_clipping_are_as_repeatable() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 6, 0).await;
+    // Without room, every clip is decoded anew.
+    let runners = bed.run_with(Config {
+        clip_cache_bytes: 0,
+        step_bytes: 0,
+        ..Config::default()
+    });
+    let mut weights = Vec::new();
+    for min_crop_area in [0.3, 0.3, 1.0] {
+        let hyper = HyperParameters {
+            min_crop_area: Some(min_crop_area),
+            horizontal_flip: Some(true),
+            dropout: Some(0.5),
+            clip_norm: Some(1.0),
+            ..hyper(2, 3)
+        };
+        let job = runners
+            .handle
+            .submit(&owner, &task, &dataset, hyper, None)
+            .await
+            .expect("a job");
+        let (job, events) = runners.end(&owner, job.id).await;
+        assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+        assert_eq!(
+            job.result.as_ref().map(|result| result.evaluation.examples),
+            Some(0)
+        );
+        assert_eq!(
+            messages(&events).len(),
+            1,
+            "a missing validation split is told: {events:?}"
+        );
+        weights.push(bed.weights(&job).await);
+    }
+    assert!(weights[0] == weights[1] && weights[0] != weights[2]);
+    runners.drain().await;
+
+    // With room, and with everything kept for the backward, no bit changes.
+    let runners = bed.run();
+    let hyper = HyperParameters {
+        min_crop_area: Some(1.0),
+        horizontal_flip: Some(true),
+        dropout: Some(0.5),
+        clip_norm: Some(1.0),
+        ..hyper(2, 3)
+    };
+    let job = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper, None)
+        .await
+        .expect("a job");
+    let (job, _) = runners.end(&owner, job.id).await;
+    assert!(bed.weights(&job).await == weights[2]);
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_without_adapters_trains_a_linear_probe() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (_, dataset) = bed.fades(&owner, 8, 4).await;
+    let probe = bed.task(&owner, "probe", AdapterConfig::LINEAR_PROBE).await;
+    let runners = bed.run();
+    let calls = bed.parts.backbone.frozen_linear_calls();
+    let job = runners
+        .handle
+        .submit(&owner, &probe, &dataset, hyper(40, 1), None)
+        .await
+        .expect("a job");
+    let (job, _) = runners.end(&owner, job.id).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+    let spent = bed.parts.backbone.frozen_linear_calls() - calls;
+    let result = job.result.clone().expect("a result");
+    assert_eq!(result.parameters, 2 * 32 + 2);
+    assert!(bed.weights(&job).await.keys().eq(["fc.bias", "fc.weight"]));
+    // 80 steps, but the backbone ran for one group of training clips and one of validation clips.
+    assert!(spent <= 2 * 20, "{spent} calls of frozen layers");
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_stops_mid_run_and_one_that_waits_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let runners = bed.run_with(Config {
+        runners: 1,
+        ..Config::default()
+    });
+    let long = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(10_000, 1), None)
+        .await
+        .expect("a job");
+    let waiting = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(1, 1), None)
+        .await
+        .expect("a job");
+    runners.steps(&owner, long.id, 3).await;
+    let cancelled = runners
+        .handle
+        .cancel(&owner, waiting.id)
+        .await
+        .expect("cancelled");
+    assert_eq!(cancelled.state, JobState::Cancelled);
+    runners
+        .handle
+        .cancel(&owner, long.id)
+        .await
+        .expect("asked to stop");
+    let (job, events) = runners.end(&owner, long.id).await;
+    assert_eq!(job.state, JobState::Cancelled);
+    assert_eq!(states(&events).last(), Some(&JobState::Cancelled));
+    assert!(job.result.is_none() && job.end_time.is_some());
+    assert!(
+        runners.handle.cancel(&owner, long.id).await.is_err(),
+        "it has ended"
+    );
+    runners.drain().await;
+    bed.close().await;
+    assert_eq!(
+        walk(&directory.path().join("blobs/owner/jobs")),
+        Vec::<String>::new()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_job_goes_on_to_the_weights_of_the_undisturbed_run() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let runners = bed.run();
+    let hyper = || HyperParameters {
+        // No checkpoint but the drain's.
+        checkpoint_steps: Some(100_000),
+        ..hyper(60, 5)
+    };
+    let submit = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(), None);
+    let (undisturbed, _) = runners.end(&owner, submit.await.expect("a job").id).await;
+    let submit = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(), None);
+    let job = submit.await.expect("a job").id;
+    runners.steps(&owner, job, 4).await;
+    runners.drain().await;
+    let paused = bed.handle().get(&owner, job).await.expect("the job");
+    assert_eq!(paused.state, JobState::Queued);
+    let step = paused.checkpoint.expect("a checkpoint").step;
+    assert!((4..120).contains(&step), "{step}");
+    bed.close().await;
+
+    let bed = Bed::open(directory.path()).await;
+    let runners = bed.run();
+    let (resumed, events) = runners.end(&owner, job).await;
+    assert_eq!(resumed.state, JobState::Succeeded, "{:?}", resumed.message);
+    assert_eq!(
+        messages(&events),
+        [format!("training goes on after step {step}")]
+    );
+    assert!(bed.weights(&resumed).await == bed.weights(&undisturbed).await);
+    let curve =
+        |job: &frameshift::metadata::JobRecord| job.result.clone().map(|result| result.loss_curve);
+    assert_eq!(curve(&resumed), curve(&undisturbed));
+    assert_eq!(resumed.attempts, 2);
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_checkpoint_is_told_and_training_starts_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let runners = bed.run();
+    let submit = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(30, 5), None);
+    let (undisturbed, _) = runners.end(&owner, submit.await.expect("a job").id).await;
+    let submit = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(30, 5), None);
+    let job = submit.await.expect("a job").id;
+    runners.steps(&owner, job, 1).await;
+    runners.drain().await;
+    let [file] = &walk(&directory.path().join("blobs/owner/jobs"))[..] else {
+        panic!("one checkpoint")
+    };
+    let mut bytes = std::fs::read(file).expect("readable");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(file, bytes).expect("writable");
+    let runners = bed.run();
+    let (job, events) = runners.end(&owner, job).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+    let told = messages(&events).join("; ");
+    assert!(
+        told.contains("training starts anew") && told.contains("damaged"),
+        "{told}"
+    );
+    assert!(bed.weights(&job).await == bed.weights(&undisturbed).await);
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_lost_its_claim_stops_and_the_job_goes_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let runners = bed.run();
+    let submit = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(60, 5), None);
+    let job = submit.await.expect("a job").id;
+    runners.steps(&owner, job, 6).await;
+    assert_eq!(
+        bed.parts.metadata.recover_jobs().await.expect("recovered"),
+        1
+    );
+    let (job, _) = runners.end(&owner, job).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+    assert!(job.attempts >= 2);
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tenants_train_at_once_under_equal_names() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let runners = bed.run();
+    let tenants = [tenant("one"), tenant("two")];
+    let mut jobs = Vec::new();
+    for tenant in &tenants {
+        let (task, dataset) = bed.fades(tenant, 8, 2).await;
+        let submit = runners
+            .handle
+            .submit(tenant, &task, &dataset, hyper(200, 5), None);
+        jobs.push(submit.await.expect("a job").id);
+    }
+    // Both are under way before either is cancelled.
+    for (tenant, job) in tenants.iter().zip(&jobs) {
+        runners.steps(tenant, *job, 1).await;
+    }
+    for (tenant, job) in tenants.iter().zip(&jobs) {
+        let record = runners.handle.get(tenant, *job).await.expect("the job");
+        assert_eq!(record.state, JobState::Running);
+    }
+    assert!(
+        runners.handle.get(&tenants[0], jobs[1]).await.is_err(),
+        "another tenant's job"
+    );
+    assert!(runners.handle.watch(&tenants[1], jobs[0], 0).await.is_err());
+    assert!(runners.handle.cancel(&tenants[1], jobs[0]).await.is_err());
+    let mut weights = Vec::new();
+    for (tenant, job) in tenants.iter().zip(&jobs) {
+        let (job, _) = runners.end(tenant, *job).await;
+        assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+        weights.push(bed.weights(&job).await);
+        let page = runners
+            .handle
+            .list(tenant, &PageRequest::first())
+            .await
+            .expect("a page");
+        assert_eq!(page.items.len(), 1);
+    }
+    // Equal clips in equal order and one seed: a neighbour on the device changes no bit.
+    assert!(weights[0] == weights[1]);
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_problem_of_a_data_set_is_listed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, _) = bed.fades(&owner, 2, 0).await;
+    let mut examples = Vec::new();
+    for (i, (label, split)) in [
+        ("brighter", Split::Train),
+        ("darker", Split::Train),
+        ("darker", Split::Train),
+        ("sideways", Split::Validation),
+        ("darker", Split::Test),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let bytes = fade(i as u64, true);
+        let video = bed.upload(&owner, &format!("clip-{i}.mp4"), &bytes).await;
+        examples.push(ExampleRecord {
+            video,
+            label: label.into(),
+            split,
+        });
+    }
+    let videos: Vec<_> = examples.iter().map(|example| example.video).collect();
+    let dataset = bed.dataset(&owner, "bad", examples).await;
+    let job = bed
+        .handle()
+        .submit(&owner, &task, &dataset, hyper(1, 1), None)
+        .await
+        .expect("a job");
+    // What was good when it was uploaded is gone or damaged now; the test split is not read.
+    bed.parts
+        .library
+        .delete_video(&owner, videos[1], true)
+        .await
+        .expect("deleted");
+    for damaged in [videos[2], videos[4]] {
+        let path = directory
+            .path()
+            .join("blobs")
+            .join(layout::video(&owner, damaged).as_str());
+        std::fs::write(path, vec![0; 5000]).expect("writable");
+    }
+    let runners = bed.run();
+    let (job, events) = runners.end(&owner, job.id).await;
+    assert_eq!(
+        (job.state, job.reason.as_deref()),
+        (JobState::Failed, Some("DATASET_INVALID"))
+    );
+    let message = job.message.expect("a message");
+    assert!(message.contains("3 problems"), "{message}");
+    assert!(
+        message.contains("label \"sideways\" has validation examples, but no training example"),
+        "{message}"
+    );
+    assert!(
+        message.contains(&format!("video {} does not exist any more", videos[1])),
+        "{message}"
+    );
+    assert!(
+        message.contains(&format!("video {} (\"clip-2.mp4\"): ", videos[2])),
+        "{message}"
+    );
+    assert_eq!(
+        states(&events),
+        [JobState::Queued, JobState::Validating, JobState::Failed]
+    );
+    assert_eq!(job.attempts, 1);
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_replays_from_any_sequence_number_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let runners = bed.run();
+    let submit = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(8, 5), None);
+    let job = submit.await.expect("a job").id;
+    let live = runners.handle.watch(&owner, job, 0).await.expect("a watch");
+    let live: Vec<_> = live.try_collect().await.expect("events");
+    runners.drain().await;
+    bed.close().await;
+    let bed = Bed::open(directory.path()).await;
+    let handle = bed.handle();
+    for after in 0..=live.len() {
+        let replayed = handle
+            .watch(&owner, job, after as u64)
+            .await
+            .expect("a watch");
+        let replayed: Vec<_> = replayed.try_collect().await.expect("events");
+        assert_eq!(replayed, live[after..]);
+    }
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_trained_is_refused_at_submission() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 2, 0).await;
+    let handle = bed.handle();
+    let refused = |hyper| handle.submit(&owner, &task, &dataset, hyper, None);
+    let error = refused(hyper(0, 1)).await.expect_err("no epochs");
+    assert_eq!(error.to_string(), "epochs: expected 1 to 10000, got 0");
+    let nowhere = "nowhere".parse().expect("an id");
+    assert!(
+        handle
+            .submit(&owner, &task, &nowhere, hyper(1, 1), None)
+            .await
+            .is_err()
+    );
+    let ghost = JobId::generate();
+    assert!(handle.get(&owner, ghost).await.is_err());
+    let drawn = refused(HyperParameters::default()).await.expect("a job");
+    let other = refused(HyperParameters::default()).await.expect("a job");
+    assert_ne!(drawn.hyper_parameters.seed, other.hyper_parameters.seed);
+    bed.close().await;
+}
+
+/// Weights by name.
+type Weights = BTreeMap<String, Vec<u8>>;

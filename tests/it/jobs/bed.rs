@@ -1,0 +1,356 @@
+//! A server without its front: real store, records, decoder, device and runners on a directory, and a tiny random backbone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use frameshift::device;
+use frameshift::ids::{DatasetId, JobId, TaskId, TenantId, VersionRef, VideoId};
+use frameshift::jobs;
+use frameshift::library::{self, Library, Started};
+use frameshift::metadata::{
+    self, Event, EventRecord, ExampleRecord, JobRecord, MetadataStore, NewTask, Sqlite,
+};
+use frameshift::model::{Activation, Backbone, BackboneConfig, Tensors};
+use frameshift::registry::{self, Registry};
+use frameshift::rng::Stream;
+use frameshift::shutdown::{self, Drain};
+use frameshift::spec::{
+    AdapterConfig, ClipSampling, Digest, HyperParameters, JobState, Normalization, RotationPolicy,
+    Sampling, SpatialViews, Split,
+};
+use frameshift::store::{DirectoryLock, Store};
+use frameshift::telemetry::Metrics;
+use frameshift::video::{self, Decoder, encode};
+use futures::{StreamExt, TryStreamExt};
+use safetensors::SafeTensors;
+use tokio::task::JoinHandle;
+
+/// Side of the drawn pictures, and of the backbone's.
+pub(super) const SIDE: u32 = 32;
+
+/// Everything but the runners.
+pub(super) struct Bed {
+    pub(super) parts: jobs::Parts,
+    _lock: DirectoryLock,
+    drain: Drain,
+    device: JoinHandle<()>,
+}
+
+/// The runners on a bed.
+pub(super) struct Runners {
+    pub(super) handle: jobs::Handle,
+    drain: Drain,
+    running: JoinHandle<()>,
+}
+
+/// A backbone of random weights: frozen features that are good enough for a bright or a dark picture.
+pub(super) fn backbone() -> Backbone {
+    let config = BackboneConfig {
+        image_size: SIDE as usize,
+        patch_size: 8,
+        width: 32,
+        layers: 2,
+        heads: 2,
+        mlp_width: 64,
+        activation: Activation::QuickGelu,
+        eps: 1e-5,
+        pre_norm: true,
+        patch_bias: false,
+        normalization: Normalization::CLIP,
+    };
+    let mut tensors = Tensors::new();
+    for (i, (name, shape)) in config.tensors().into_iter().enumerate() {
+        let mut stream = Stream::new(11, "test backbone").fork(i as u64);
+        let count: usize = shape.iter().product();
+        let fan_in: usize = shape.iter().skip(1).product();
+        let scale = if shape.len() > 1 {
+            (fan_in as f32).powf(-0.5)
+        } else {
+            0.1
+        };
+        let offset = if name.contains("ln_") && name.ends_with("weight") {
+            1.0
+        } else {
+            0.0
+        };
+        let values = (0..count)
+            .map(|_| offset + scale * stream.normal())
+            .collect();
+        tensors.insert(name, (shape, values));
+    }
+    Backbone::from_tensors("test", config, Digest([3; 32]), tensors).expect("a backbone")
+}
+
+impl Bed {
+    pub(super) async fn open(directory: &Path) -> Self {
+        let lock = DirectoryLock::acquire(directory).expect("the directory is free");
+        let path = directory.join("records.sqlite");
+        let metadata = Sqlite::open(metadata::Config { path })
+            .await
+            .expect("a database");
+        let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
+        let store = Store::open(&directory.join("blobs")).expect("a store");
+        let program = env!("CARGO_BIN_EXE_frameshift").into();
+        let decoder = video::Config {
+            workers: 2,
+            ..video::Config::new(program)
+        };
+        let decoder = Decoder::start(decoder).await.expect("a decoder");
+        let metrics = Metrics::new();
+        let (device, thread) =
+            device::start(device::Config::default(), metrics.clone()).expect("a device");
+        let (drain, signal) = shutdown::channel();
+        let library = Library::new(
+            library::Config::default(),
+            store.clone(),
+            Arc::clone(&metadata),
+            Arc::new(decoder.clone()),
+        );
+        let registry = Registry::new(
+            registry::Config::default(),
+            store.clone(),
+            Arc::clone(&metadata),
+        );
+        Self {
+            parts: jobs::Parts {
+                metadata,
+                store,
+                library,
+                registry,
+                decoder,
+                device,
+                backbone: Arc::new(backbone()),
+                metrics,
+            },
+            _lock: lock,
+            drain,
+            device: tokio::spawn(async move { thread.run(signal).await.expect("the device") }),
+        }
+    }
+
+    pub(super) fn run(&self) -> Runners {
+        self.run_with(jobs::Config::default())
+    }
+
+    pub(super) fn run_with(&self, config: jobs::Config) -> Runners {
+        let config = jobs::Config {
+            poll: Duration::from_millis(50),
+            ..config
+        };
+        let (handle, service) = jobs::new(config, Arc::clone(&self.parts.metadata));
+        let (drain, signal) = shutdown::channel();
+        let running = tokio::spawn(service.run(self.parts.clone(), signal));
+        Runners {
+            handle,
+            drain,
+            running,
+        }
+    }
+
+    /// A handle without runners.
+    pub(super) fn handle(&self) -> jobs::Handle {
+        jobs::new(jobs::Config::default(), Arc::clone(&self.parts.metadata)).0
+    }
+
+    pub(super) async fn close(self) {
+        self.drain.start();
+        drop(self.parts);
+        self.device.await.expect("the device ends");
+    }
+
+    pub(super) async fn upload(&self, tenant: &TenantId, name: &str, bytes: &[u8]) -> VideoId {
+        let started = self
+            .parts
+            .library
+            .upload_video(tenant, name, None)
+            .await
+            .expect("an upload");
+        let Started::Open(mut upload) = started else {
+            panic!("nothing was uploaded before")
+        };
+        upload.write(bytes).await.expect("bytes");
+        upload.finish(None).await.expect("a video").id
+    }
+
+    pub(super) async fn dataset(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        examples: Vec<ExampleRecord>,
+    ) -> DatasetId {
+        let dataset: DatasetId = name.parse().expect("an id");
+        let library = &self.parts.library;
+        library
+            .create_dataset(tenant, &dataset, "", None)
+            .await
+            .expect("a data set");
+        library
+            .add_examples(tenant, &dataset, &examples)
+            .await
+            .expect("examples");
+        dataset
+    }
+
+    pub(super) async fn task(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        adapter: AdapterConfig,
+    ) -> TaskId {
+        let task: TaskId = name.parse().expect("an id");
+        let new = NewTask {
+            id: task.clone(),
+            display_name: String::new(),
+            adapter,
+            sampling: ClipSampling {
+                num_frames: 4.try_into().expect("not 0"),
+                sampling: Sampling::Uniform,
+                temporal_views: 1.try_into().expect("not 0"),
+                spatial_views: SpatialViews::Center,
+                rotation: RotationPolicy::Display,
+            },
+            auto_serve: true,
+        };
+        self.parts
+            .registry
+            .create_task(tenant, new, None)
+            .await
+            .expect("a task");
+        task
+    }
+
+    /// A data set `fades` of clips that become brighter or darker, and a task of that name: no single frame tells which.
+    pub(super) async fn fades(
+        &self,
+        tenant: &TenantId,
+        train: u64,
+        validation: u64,
+    ) -> (TaskId, DatasetId) {
+        let mut examples = Vec::new();
+        for (split, count) in [(Split::Train, train), (Split::Validation, validation)] {
+            for i in 0..count {
+                let is_rising = i % 2 == 0;
+                let label = if is_rising { "brighter" } else { "darker" };
+                let bytes = fade(i + 1000 * split as u64, is_rising);
+                examples.push(ExampleRecord {
+                    video: self
+                        .upload(tenant, &format!("{label}-{i}.mp4"), &bytes)
+                        .await,
+                    label: label.into(),
+                    split,
+                });
+            }
+        }
+        let dataset = self.dataset(tenant, "fades", examples).await;
+        (self.task(tenant, "fades", ADAPTERS).await, dataset)
+    }
+
+    /// The weights of a version, by name.
+    pub(super) async fn weights(&self, job: &JobRecord) -> BTreeMap<String, Vec<u8>> {
+        let version = job.result.as_ref().expect("a result").version;
+        let version = VersionRef {
+            tenant: job.tenant.clone(),
+            task: job.task.clone(),
+            version: version.to_string().parse().expect("a version"),
+        };
+        let loaded = self
+            .parts
+            .registry
+            .load(&version)
+            .await
+            .expect("the version's file");
+        let file = SafeTensors::deserialize(&loaded.bytes).expect("safetensors");
+        file.iter()
+            .map(|(name, view)| (name.to_owned(), view.data().to_vec()))
+            .collect()
+    }
+}
+
+impl Runners {
+    /// Puts running jobs back and ends the runners.
+    pub(super) async fn drain(self) {
+        self.drain.start();
+        self.running.await.expect("the runners end");
+    }
+
+    /// Waits until a job ends.
+    pub(super) async fn end(&self, tenant: &TenantId, job: JobId) -> (JobRecord, Vec<EventRecord>) {
+        let events = self.handle.watch(tenant, job, 0).await.expect("a watch");
+        let events = events.try_collect().await.expect("events");
+        (self.handle.get(tenant, job).await.expect("the job"), events)
+    }
+
+    /// Waits until a job has made so many steps.
+    pub(super) async fn steps(&self, tenant: &TenantId, job: JobId, least: u64) {
+        let events = self.handle.watch(tenant, job, 0).await.expect("a watch");
+        let mut events = std::pin::pin!(events);
+        let reached = events.any(|event| {
+            let step = matches!(event.expect("an event").event, Event::Step(metrics) if metrics.step >= least);
+            std::future::ready(step)
+        });
+        assert!(reached.await, "the job ended before step {least}");
+    }
+}
+
+/// Adapters before every MLP.
+pub(super) const ADAPTERS: AdapterConfig = AdapterConfig {
+    adapter_width: 16,
+    adapter_layers: None,
+    adapter_kernel_size: [3, 1, 1],
+    adapter_pre_attn: false,
+    adapter_pre_mlp: true,
+};
+
+/// Few, quick steps.
+pub(super) fn hyper(epochs: u32, seed: u64) -> HyperParameters {
+    HyperParameters {
+        epochs: Some(epochs),
+        batch_size: Some(4),
+        learning_rate: Some(1e-2),
+        seed: Some(seed),
+        checkpoint_steps: Some(5),
+        ..HyperParameters::default()
+    }
+}
+
+/// A clip of 12 frames in a random colour that becomes brighter, or darker.
+pub(super) fn fade(number: u64, is_rising: bool) -> Vec<u8> {
+    let mut stream = Stream::new(number, "fade");
+    let color: [f32; 3] = std::array::from_fn(|_| stream.range(0.5, 1.0));
+    let mut encoder =
+        encode::Encoder::new(encode::Format::Mp4, SIDE, SIDE, 12).expect("an encoder");
+    for frame in 0..12 {
+        let along = frame as f32 / 11.0;
+        let level = 0.2 + 0.7 * if is_rising { along } else { 1.0 - along };
+        let pixels = (0..SIDE * SIDE).flat_map(|pixel| {
+            let shade = level * (0.8 + 0.2 * ((pixel / 8) % 2) as f32);
+            color.map(|share| (255.0 * share * shade) as u8)
+        });
+        encoder
+            .push(&pixels.collect::<Vec<u8>>())
+            .expect("a picture");
+    }
+    encoder.finish().expect("a video")
+}
+
+/// The states that a job went through.
+pub(super) fn states(events: &[EventRecord]) -> Vec<JobState> {
+    let state = |event: &EventRecord| match &event.event {
+        Event::State { state, .. } => Some(*state),
+        Event::Step(_) | Event::Message { .. } => None,
+    };
+    events.iter().filter_map(state).collect()
+}
+
+/// What its owner was told.
+pub(super) fn messages(events: &[EventRecord]) -> Vec<&str> {
+    events
+        .iter()
+        .filter_map(|event| match &event.event {
+            Event::Message { text, .. } => Some(text.as_str()),
+            Event::Step(_) | Event::State { .. } => None,
+        })
+        .collect()
+}

@@ -1,0 +1,121 @@
+//! A process that dies by SIGKILL in the middle of a job: the next one ends with the weights of the undisturbed run.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use frameshift::faults;
+use frameshift::metadata::JobRecord;
+use frameshift::spec::JobState;
+
+use super::bed::{Bed, hyper, messages};
+use super::{Weights, tenant};
+
+/// Tells the test below that it is the child, and what it works on.
+const DIRECTORY: &str = "FRAMESHIFT_TEST_CRASH_DIRECTORY";
+const JOB: &str = "FRAMESHIFT_TEST_CRASH_JOB";
+const POINT: &str = "FRAMESHIFT_TEST_CRASH_POINT";
+
+/// Not a test of its own: the process that the tests below kill.
+#[tokio::test(flavor = "multi_thread")]
+async fn child_of_the_crash_tests() {
+    let (Some(directory), Ok(job), Ok(point)) = (
+        std::env::var_os(DIRECTORY),
+        std::env::var(JOB),
+        std::env::var(POINT),
+    ) else {
+        return;
+    };
+    faults::arm(point.parse().expect("a crash point"));
+    let bed = Bed::open(&PathBuf::from(directory)).await;
+    let runners = bed.run();
+    runners
+        .end(&tenant("owner"), job.parse().expect("a job"))
+        .await;
+}
+
+/// Kills a child at `point`, then goes on. Returns the job, what its owner was told, its weights and those of an undisturbed run.
+async fn crash(point: &str) -> (JobRecord, Vec<String>, Weights, Weights) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let handle = bed.handle();
+    let submit = handle.submit(&owner, &task, &dataset, hyper(10, 5), None);
+    let job = submit.await.expect("a job").id;
+    drop(handle);
+    bed.close().await;
+
+    let mut child = Command::new(std::env::current_exe().expect("this program"));
+    child
+        .args([
+            "--exact",
+            "jobs::crash::child_of_the_crash_tests",
+            "--nocapture",
+        ])
+        .env(DIRECTORY, directory.path())
+        .env(JOB, job.to_string())
+        .env(POINT, point)
+        .stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || child.output());
+    let output = output.await.expect("a thread").expect("a child");
+    let signal = output.status.signal();
+    assert_eq!(
+        signal,
+        Some(9),
+        "{point}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+
+    let bed = Bed::open(directory.path()).await;
+    let runners = bed.run();
+    let (job, events) = runners.end(&owner, job).await;
+    assert_eq!(job.state, JobState::Succeeded, "{point}: {:?}", job.message);
+    let submit = runners
+        .handle
+        .submit(&owner, &task, &dataset, hyper(10, 5), None);
+    let (undisturbed, _) = runners.end(&owner, submit.await.expect("a job").id).await;
+    let weights = (bed.weights(&job).await, bed.weights(&undisturbed).await);
+    runners.drain().await;
+    bed.close().await;
+    let told = messages(&events).into_iter().map(String::from).collect();
+    (job, told, weights.0, weights.1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_killed_before_its_first_checkpoint_starts_anew() {
+    let (job, told, weights, undisturbed) = crash("mid-step:3").await;
+    assert_eq!((job.attempts, told.len()), (2, 0));
+    assert!(weights == undisturbed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_killed_within_a_step_goes_on_from_its_checkpoint() {
+    let (job, told, weights, undisturbed) = crash("mid-step:13").await;
+    assert_eq!(
+        (job.attempts, told),
+        (2, vec!["training goes on after step 10".into()])
+    );
+    assert!(weights == undisturbed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_killed_after_a_checkpoint_goes_on_from_it() {
+    let (job, told, weights, undisturbed) = crash("checkpoint-written:2").await;
+    assert_eq!(
+        (job.attempts, told),
+        (2, vec!["training goes on after step 10".into()])
+    );
+    assert!(weights == undisturbed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_killed_while_publishing_publishes_once() {
+    let (job, told, weights, undisturbed) = crash("publish").await;
+    assert_eq!(
+        (job.attempts, told),
+        (2, vec!["training goes on after step 20".into()])
+    );
+    assert_eq!(job.result.map(|result| result.version), Some(1));
+    assert!(weights == undisturbed);
+}
