@@ -49,7 +49,7 @@ pub struct Config {
     pub poll: Duration,
     /// Unfinished jobs that a tenant may have.
     pub unfinished_per_tenant: u32,
-    /// How often a job may be taken before it is given up.
+    /// How often a job may be taken before an error of the server ends it. (A job whose process keeps dying is ended by the records.)
     pub attempts: u32,
     /// Memory for decoded training videos, over all jobs; what does not fit is decoded anew in every epoch.
     pub clip_cache_bytes: u64,

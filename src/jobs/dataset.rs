@@ -93,7 +93,7 @@ impl Clips {
     /// What is known of a video as an example of a class.
     pub(super) fn example(&self, video: &VideoRecord, class: u32) -> Example {
         let probe = &video.probe;
-        let is_sideways = probe.rotation_degrees % 180 != 0;
+        let is_sideways = !probe.rotation_degrees.is_multiple_of(180);
         let size = match self.sampling.rotation {
             RotationPolicy::Display if is_sideways => (probe.height, probe.width),
             RotationPolicy::Display | RotationPolicy::Stored => (probe.width, probe.height),

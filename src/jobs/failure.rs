@@ -63,6 +63,11 @@ impl Failure {
         }
     }
 
+    /// Whether it is the server's, and trying again may help.
+    pub(super) fn is_internal(&self) -> bool {
+        self.reason().is_none() && self.stop().is_none()
+    }
+
     /// Why to stop, when that is what it is; a lost lease may also show as a refused write.
     pub(super) fn stop(&self) -> Option<Stop> {
         match self {

@@ -99,7 +99,7 @@ impl Plan {
 
     /// Whether a checkpoint is due once so many steps are done: every so often, and at the end, so that a crash while evaluating repeats no step.
     pub fn is_checkpoint_due(&self, done: u64) -> bool {
-        done == self.total_steps() || done % u64::from(self.checkpoint_steps) == 0
+        done == self.total_steps() || done.is_multiple_of(u64::from(self.checkpoint_steps))
     }
 
     /// The same values as stored and shown.

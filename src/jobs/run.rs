@@ -49,10 +49,18 @@ impl Run {
 
     /// Works until the job has succeeded.
     pub(super) async fn run(mut self) -> Result<(), Failure> {
-        if self.job.attempts > self.context.config.attempts {
-            let attempts = self.job.attempts;
-            return Err(Failure::Attempts { attempts });
+        let outcome = Box::pin(self.work()).await;
+        if let Err(failure) = &outcome
+            && failure.is_internal()
+        {
+            let text = "an internal error interrupted the job, which is tried again if it may be";
+            // What went wrong is what its worker logs; that this cannot be told adds nothing to it.
+            let _ = self.tell(true, text.into()).await;
         }
+        outcome
+    }
+
+    async fn work(&mut self) -> Result<(), Failure> {
         let prepared = Box::pin(self.prepare()).await?;
         let step = prepared.trainer.lock().position().step;
         let plan = &prepared.training.plan;

@@ -201,7 +201,7 @@ impl Trainer {
         position.step += 1;
         position.loss_sum += output.loss * clips as f64;
         position.loss_clips += clips;
-        if position.step % plan.steps_per_epoch() == 0 {
+        if position.step.is_multiple_of(plan.steps_per_epoch()) {
             let mean = position.loss_sum / position.loss_clips.max(1) as f64;
             position.losses.push(mean);
             (position.loss_sum, position.loss_clips) = (0.0, 0);

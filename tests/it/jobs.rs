@@ -2,6 +2,7 @@
 
 mod bed;
 mod crash;
+mod memory;
 
 use std::collections::BTreeMap;
 
@@ -359,15 +360,18 @@ async fn two_tenants_train_at_once_under_equal_names() {
     let bed = Bed::open(directory.path()).await;
     let runners = bed.run();
     let tenants = [tenant("one"), tenant("two")];
-    let mut jobs = Vec::new();
+    let mut named = Vec::new();
     for tenant in &tenants {
-        let (task, dataset) = bed.fades(tenant, 8, 2).await;
+        named.push(bed.fades(tenant, 8, 2).await);
+    }
+    let mut jobs = Vec::new();
+    for (tenant, (task, dataset)) in tenants.iter().zip(&named) {
         let submit = runners
             .handle
-            .submit(tenant, &task, &dataset, hyper(200, 5), None);
+            .submit(tenant, task, dataset, hyper(80, 5), None);
         jobs.push(submit.await.expect("a job").id);
     }
-    // Both are under way before either is cancelled.
+    // Both are under way before either ends.
     for (tenant, job) in tenants.iter().zip(&jobs) {
         runners.steps(tenant, *job, 1).await;
     }

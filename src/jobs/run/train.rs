@@ -10,7 +10,6 @@ use sha2::{Digest as _, Sha256};
 use super::Run;
 use super::prepare::Prepared;
 use crate::device::{self, Priority};
-use crate::faults;
 use crate::jobs::checkpoint;
 use crate::jobs::dataset::{Batches, blocking};
 use crate::jobs::failure::Failure;
@@ -59,7 +58,7 @@ impl Run {
             let (input, labels) = self.next(prepared, &mut source, done).await?;
             let report = self.step(prepared, input, labels).await?;
             done = report.done;
-            let ends_epoch = done % plan.steps_per_epoch() == 0;
+            let ends_epoch = done.is_multiple_of(plan.steps_per_epoch());
             if let Some(speed) = meter.step(done, report.clips, began.elapsed(), ends_epoch) {
                 self.tell_step(prepared, &report, speed).await?;
             }
@@ -207,7 +206,6 @@ impl Run {
             sha256,
         };
         let replaced = parts.metadata.commit_checkpoint(lease, record).await?;
-        faults::point("checkpoint-written");
         *saved = Some(step);
         if let Some(old) = replaced.filter(|old| old.key != key.as_str()) {
             self.context.drop_checkpoint(lease.job, &old).await;

@@ -45,9 +45,9 @@ pub(super) struct Runners {
     running: JoinHandle<()>,
 }
 
-/// A backbone of random weights: frozen features that are good enough for a bright or a dark picture.
-pub(super) fn backbone() -> Backbone {
-    let config = BackboneConfig {
+/// The shape of the tiny backbone.
+pub(super) fn backbone_config() -> BackboneConfig {
+    BackboneConfig {
         image_size: SIDE as usize,
         patch_size: 8,
         width: 32,
@@ -59,26 +59,26 @@ pub(super) fn backbone() -> Backbone {
         pre_norm: true,
         patch_bias: false,
         normalization: Normalization::CLIP,
-    };
+    }
+}
+
+/// A backbone of random weights: frozen features that are good enough to tell a bright picture from a dark one.
+pub(super) fn backbone_of(config: BackboneConfig) -> Backbone {
     let mut tensors = Tensors::new();
     for (i, (name, shape)) in config.tensors().into_iter().enumerate() {
         let mut stream = Stream::new(11, "test backbone").fork(i as u64);
         let count: usize = shape.iter().product();
         let fan_in: usize = shape.iter().skip(1).product();
-        let scale = if shape.len() > 1 {
-            (fan_in as f32).powf(-0.5)
+        let is_matrix = shape.len() > 1;
+        let scale = if is_matrix {
+            (3.0 / fan_in as f32).sqrt()
         } else {
             0.1
         };
-        let offset = if name.contains("ln_") && name.ends_with("weight") {
-            1.0
-        } else {
-            0.0
-        };
-        let values = (0..count)
-            .map(|_| offset + scale * stream.normal())
-            .collect();
-        tensors.insert(name, (shape, values));
+        let is_gain = name.contains("ln_") && name.ends_with("weight");
+        let offset = if is_gain { 1.0 } else { 0.0 };
+        let values = (0..count).map(|_| offset + stream.range(-scale, scale));
+        tensors.insert(name, (shape, values.collect()));
     }
     Backbone::from_tensors("test", config, Digest([3; 32]), tensors).expect("a backbone")
 }
@@ -121,7 +121,7 @@ impl Bed {
                 registry,
                 decoder,
                 device,
-                backbone: Arc::new(backbone()),
+                backbone: Arc::new(backbone_of(backbone_config())),
                 metrics,
             },
             _lock: lock,
@@ -285,7 +285,7 @@ impl Runners {
     /// Waits until a job has made so many steps.
     pub(super) async fn steps(&self, tenant: &TenantId, job: JobId, least: u64) {
         let events = self.handle.watch(tenant, job, 0).await.expect("a watch");
-        let mut events = std::pin::pin!(events);
+        let events = std::pin::pin!(events);
         let reached = events.any(|event| {
             let step = matches!(event.expect("an event").event, Event::Step(metrics) if metrics.step >= least);
             std::future::ready(step)
