@@ -375,7 +375,7 @@ async fn backbone(choice: &Choice) -> Result<Backbone, Error> {
         Choice::Path(path) => path.display().to_string(),
     };
     let load = move || match choice {
-        Choice::Builtin => todo!("the built-in backbone is not there yet"),
+        Choice::Builtin => Backbone::builtin(),
         Choice::Path(path) => Backbone::load(&path),
     };
     match tokio::task::spawn_blocking(load).await {

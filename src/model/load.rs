@@ -34,6 +34,9 @@ use super::{Backbone, BackboneConfig, Tensors};
 use crate::spec::Digest;
 use family::Found;
 
+/// The built-in backbone, which `frameshift pretrain` made.
+const BUILTIN: &[u8] = include_bytes!("../../assets/backbone/builtin.safetensors");
+
 /// Longest `config.json` that is read.
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -91,6 +94,14 @@ impl Backbone {
     /// As [`open`].
     pub fn load(path: &Path) -> Result<Self, Error> {
         Self::from_loaded(open(path)?)
+    }
+
+    /// Loads the small backbone that is part of the program: see `assets/backbone/MODEL_CARD.md`.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn builtin() -> Result<Self, Error> {
+        Self::from_loaded(embedded("builtin", BUILTIN)?)
     }
 
     fn from_loaded(loaded: Loaded) -> Result<Self, Error> {

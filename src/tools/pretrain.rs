@@ -15,13 +15,26 @@ use sha2::{Digest as _, Sha256};
 use crate::jobs::schedule;
 use crate::model::adamw;
 use crate::model::pretrain::{StepReport, Trainer};
-use crate::model::{self, Activation, BackboneConfig};
+use crate::model::{self, Activation, BackboneConfig, load};
 use crate::rng::Stream;
 use crate::spec::{Digest, Normalization};
 use crate::synth::scene;
 
-/// Images of a step.
-const BATCH: usize = 128;
+/// What is trained, and on how much.
+struct Plan {
+    architecture: BackboneConfig,
+    /// Images of a step.
+    batch: usize,
+    /// Batches that are kept apart for the measurement.
+    held_out: u64,
+}
+
+const PLAN: Plan = Plan {
+    architecture: ARCHITECTURE,
+    batch: 128,
+    held_out: 16,
+};
+
 /// Peak of AdamW's learning rate.
 const LEARNING_RATE: f64 = 1e-3;
 /// Share of the steps over which it rises.
@@ -33,8 +46,6 @@ const OPTIMIZER: adamw::Config = adamw::Config {
     weight_decay: 0.05,
     clip_norm: 1.0,
 };
-/// Batches that are kept apart for the measurement.
-const HELD_OUT: u64 = 16;
 /// Steps between two lines of progress, over which losses are averaged.
 const REPORT_STEPS: u32 = 25;
 
@@ -60,7 +71,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Optimiser steps, of 128 images each
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 700, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
     /// Where to write the backbone (safetensors); its metrics go beside it, with the ending .json
     #[arg(long, value_name = "FILE")]
@@ -144,50 +155,137 @@ pub struct Metrics {
 /// # Errors
 /// When the loss diverges or a file cannot be written.
 pub fn run(args: &Args) -> Result<(), Error> {
-    let metrics_path = args.out.with_extension("json");
-    if metrics_path == args.out {
-        return Err(Error::Ending {
-            path: args.out.clone(),
-        });
+    PLAN.run(args)
+}
+
+impl Plan {
+    fn run(&self, args: &Args) -> Result<(), Error> {
+        let metrics_path = args.out.with_extension("json");
+        if metrics_path == args.out {
+            return Err(Error::Ending {
+                path: args.out.clone(),
+            });
+        }
+        if let Some(folder) = args.out.parent() {
+            std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
+        }
+        let classes: Vec<usize> = scene::QUESTIONS
+            .iter()
+            .map(|(_, classes)| *classes)
+            .collect();
+        let mut trainer = Trainer::new(self.architecture.clone(), &classes, args.seed, OPTIMIZER)?;
+        let curve = self.train(&mut trainer, args)?;
+        let held_out = self.measure(&trainer, args.seed)?;
+        trainer.save(&args.out, &self.metadata(args))?;
+        let file = std::fs::read(&args.out).map_err(failed("read", &args.out))?;
+        let metrics = Metrics {
+            seed: args.seed,
+            steps: args.steps,
+            batch: self.batch,
+            learning_rate: LEARNING_RATE,
+            parameters: self.parameters(),
+            bytes: file.len() as u64,
+            sha256: Digest(Sha256::digest(&file).into()),
+            held_out_images: self.batch * self.held_out as usize,
+            held_out_accuracy: held_out.accuracy,
+            held_out_loss: held_out.loss,
+            curve,
+        };
+        let text = serde_json::to_string_pretty(&metrics).map_err(std::io::Error::from);
+        text.and_then(|text| std::fs::write(&metrics_path, text + "\n"))
+            .map_err(failed("write", &metrics_path))?;
+        println!(
+            "held out: loss {:.3}, {}\nwrote {} ({} bytes, sha256 {}) and {}",
+            metrics.held_out_loss,
+            answers(&metrics.held_out_accuracy),
+            args.out.display(),
+            metrics.bytes,
+            metrics.sha256,
+            metrics_path.display(),
+        );
+        Ok(())
     }
-    if let Some(folder) = args.out.parent() {
-        std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
+
+    fn parameters(&self) -> usize {
+        let shapes = self.architecture.tensors();
+        let sizes = shapes.values().map(|shape| shape.iter().product::<usize>());
+        sizes.sum()
     }
-    let classes: Vec<usize> = scene::QUESTIONS
-        .iter()
-        .map(|(_, classes)| *classes)
-        .collect();
-    let mut trainer = Trainer::new(ARCHITECTURE, &classes, args.seed, OPTIMIZER)?;
-    let curve = train(&mut trainer, args)?;
-    let held_out = measure(&trainer, args.seed)?;
-    trainer.save(&args.out, &origin(args))?;
-    let file = std::fs::read(&args.out).map_err(failed("read", &args.out))?;
-    let metrics = Metrics {
-        seed: args.seed,
-        steps: args.steps,
-        batch: BATCH,
-        learning_rate: LEARNING_RATE,
-        parameters: parameters(),
-        bytes: file.len() as u64,
-        sha256: Digest(Sha256::digest(&file).into()),
-        held_out_images: BATCH * HELD_OUT as usize,
-        held_out_accuracy: held_out.accuracy,
-        held_out_loss: held_out.loss,
-        curve,
-    };
-    let text = serde_json::to_string_pretty(&metrics).map_err(std::io::Error::from);
-    text.and_then(|text| std::fs::write(&metrics_path, text + "\n"))
-        .map_err(failed("write", &metrics_path))?;
-    println!(
-        "held out: loss {:.3}, {}\nwrote {} ({} bytes, sha256 {}) and {}",
-        metrics.held_out_loss,
-        answers(&metrics.held_out_accuracy),
-        args.out.display(),
-        metrics.bytes,
-        metrics.sha256,
-        metrics_path.display(),
-    );
-    Ok(())
+
+    /// The configuration, which makes the file one that can be loaded, and where the weights come from.
+    fn metadata(&self, args: &Args) -> BTreeMap<String, String> {
+        let mut metadata = load::reference_metadata(&self.architecture);
+        metadata.extend([
+            ("origin".to_owned(), "frameshift pretrain".to_owned()),
+            ("seed".to_owned(), args.seed.to_string()),
+            ("steps".to_owned(), args.steps.to_string()),
+        ]);
+        metadata
+    }
+
+    fn train(&self, trainer: &mut Trainer, args: &Args) -> Result<Vec<Point>, Error> {
+        let scenes = Stream::new(args.seed, "pretrain-scenes");
+        let begin = Instant::now();
+        let mut curve = Vec::new();
+        let mut means = Means::default();
+        println!(
+            "pre-training {} weights: {} steps of {} images of {side} x {side}, seed {}",
+            self.parameters(),
+            args.steps,
+            self.batch,
+            args.seed,
+            side = self.architecture.image_size,
+        );
+        for step in 1..=args.steps {
+            let (done, total) = (u64::from(step - 1), u64::from(args.steps));
+            let rate = schedule::learning_rate(done, total, WARMUP_SHARE, LEARNING_RATE);
+            let (images, labels) = self.images(&scenes.fork(u64::from(step)))?;
+            let report = trainer.step(&images, &labels, rate)?;
+            if !report.losses.iter().all(|loss| loss.is_finite()) {
+                return Err(Error::Diverged { step });
+            }
+            means.add(&report);
+            if step % REPORT_STEPS == 0 || step == args.steps {
+                let Means { loss, accuracy, .. } = std::mem::take(&mut means);
+                println!(
+                    "step {step}/{}  loss {loss:.3}  {}  {:.2} s a step",
+                    args.steps,
+                    answers(&accuracy),
+                    begin.elapsed().as_secs_f64() / f64::from(step),
+                );
+                curve.push(Point {
+                    step,
+                    loss,
+                    accuracy,
+                });
+            }
+        }
+        Ok(curve)
+    }
+
+    fn measure(&self, trainer: &Trainer, seed: u64) -> Result<Means, Error> {
+        let scenes = Stream::new(seed, "pretrain-held-out");
+        let mut means = Means::default();
+        for part in 0..self.held_out {
+            let (images, labels) = self.images(&scenes.fork(part))?;
+            means.add(&trainer.evaluate(&images, &labels)?);
+        }
+        Ok(means)
+    }
+
+    /// Normalised images `[batch, 3, S, S]`, and the answers of each question.
+    fn images(&self, stream: &Stream) -> Result<(Tensor, Vec<Vec<u32>>), Error> {
+        let side = self.architecture.image_size;
+        let scene::Batch { mut images, labels } = scene::batch(stream, self.batch, side);
+        let Normalization { mean, std } = self.architecture.normalization;
+        for (plane, values) in images.chunks_exact_mut(side * side).enumerate() {
+            for value in values {
+                *value = (*value - mean[plane % 3]) / std[plane % 3];
+            }
+        }
+        let images = Tensor::from_vec(images, (self.batch, 3, side, side), &Device::Cpu)?;
+        Ok((images, labels.to_vec()))
+    }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -196,22 +294,6 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> E
         path: path.to_owned(),
         source,
     }
-}
-
-fn parameters() -> usize {
-    let shapes = ARCHITECTURE.tensors();
-    shapes
-        .values()
-        .map(|shape| shape.iter().product::<usize>())
-        .sum()
-}
-
-fn origin(args: &Args) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("origin".to_owned(), "frameshift pretrain".to_owned()),
-        ("seed".to_owned(), args.seed.to_string()),
-        ("steps".to_owned(), args.steps.to_string()),
-    ])
 }
 
 fn answers(accuracy: &BTreeMap<&'static str, f64>) -> String {
@@ -241,69 +323,69 @@ impl Means {
     }
 }
 
-fn train(trainer: &mut Trainer, args: &Args) -> Result<Vec<Point>, Error> {
-    let scenes = Stream::new(args.seed, "pretrain-scenes");
-    let begin = Instant::now();
-    let mut curve = Vec::new();
-    let mut means = Means::default();
-    println!(
-        "pre-training {} weights: {} steps of {BATCH} images of {side} x {side}, seed {}",
-        parameters(),
-        args.steps,
-        args.seed,
-        side = ARCHITECTURE.image_size,
-    );
-    for step in 1..=args.steps {
-        let rate = schedule::learning_rate(
-            u64::from(step - 1),
-            u64::from(args.steps),
-            WARMUP_SHARE,
-            LEARNING_RATE,
-        );
-        let (images, labels) = batch(&scenes.fork(u64::from(step)))?;
-        let report = trainer.step(&images, &labels, rate)?;
-        if !report.losses.iter().all(|loss| loss.is_finite()) {
-            return Err(Error::Diverged { step });
-        }
-        means.add(&report);
-        if step % REPORT_STEPS == 0 || step == args.steps {
-            let Means { loss, accuracy, .. } = std::mem::take(&mut means);
-            println!(
-                "step {step}/{}  loss {loss:.3}  {}  {:.2} s a step",
-                args.steps,
-                answers(&accuracy),
-                begin.elapsed().as_secs_f64() / f64::from(step),
-            );
-            curve.push(Point {
-                step,
-                loss,
-                accuracy,
-            });
-        }
-    }
-    Ok(curve)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn measure(trainer: &Trainer, seed: u64) -> Result<Means, Error> {
-    let scenes = Stream::new(seed, "pretrain-held-out");
-    let mut means = Means::default();
-    for part in 0..HELD_OUT {
-        let (images, labels) = batch(&scenes.fork(part))?;
-        means.add(&trainer.evaluate(&images, &labels)?);
-    }
-    Ok(means)
-}
+    const TINY: Plan = Plan {
+        architecture: BackboneConfig {
+            image_size: 16,
+            width: 32,
+            layers: 1,
+            heads: 2,
+            mlp_width: 64,
+            ..ARCHITECTURE
+        },
+        batch: 32,
+        held_out: 2,
+    };
 
-/// Normalised images `[BATCH, 3, S, S]`, and the answers of each question.
-fn batch(stream: &Stream) -> Result<(Tensor, Vec<Vec<u32>>), Error> {
-    let side = ARCHITECTURE.image_size;
-    let scene::Batch { mut images, labels } = scene::batch(stream, BATCH, side);
-    let Normalization { mean, std } = ARCHITECTURE.normalization;
-    for (plane, values) in images.chunks_exact_mut(side * side).enumerate() {
-        for value in values {
-            *value = (*value - mean[plane % 3]) / std[plane % 3];
-        }
+    #[test]
+    fn a_seed_makes_one_backbone_that_loads_and_has_learnt() {
+        let folder = tempfile::tempdir().unwrap();
+        let train = |name: &str, seed| {
+            let out = folder.path().join(name);
+            TINY.run(&Args {
+                seed,
+                steps: 60,
+                out: out.clone(),
+            })
+            .unwrap();
+            out
+        };
+        let [one, again, other] = [("one", 1), ("again", 1), ("other", 2)]
+            .map(|(name, seed)| train(&format!("{name}.safetensors"), seed));
+        assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(&again).unwrap());
+        assert_ne!(std::fs::read(&one).unwrap(), std::fs::read(&other).unwrap());
+        assert_eq!(load::open(&one).unwrap().config, TINY.architecture);
+        let text = std::fs::read_to_string(one.with_extension("json")).unwrap();
+        let metrics: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(metrics["parameters"], TINY.parameters());
+        let loss = |at: usize| metrics["curve"][at]["loss"].as_f64().unwrap();
+        assert!(loss(2) < loss(0), "{text}");
     }
-    let images = Tensor::from_vec(images, (BATCH, 3, side, side), &Device::Cpu)?;
-    Ok((images, labels.to_vec()))
+
+    #[test]
+    fn the_built_in_backbone_is_what_its_metrics_say() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/backbone");
+        let file = std::fs::read(folder.join("builtin.safetensors")).unwrap();
+        let text = std::fs::read_to_string(folder.join("builtin.json")).unwrap();
+        let metrics: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let sha256 = Digest(Sha256::digest(&file).into()).to_string();
+        assert_eq!(metrics["sha256"], sha256.as_str());
+        assert!(file.len() <= 6_000_000);
+        let builtin = model::Backbone::builtin().unwrap();
+        assert_eq!(*builtin.config(), ARCHITECTURE);
+        assert_eq!(metrics["parameters"], builtin.parameters());
+    }
+
+    #[test]
+    fn the_metrics_may_not_overwrite_the_backbone() {
+        let args = Args {
+            seed: 1,
+            steps: 1,
+            out: "backbone.json".into(),
+        };
+        assert!(matches!(TINY.run(&args), Err(Error::Ending { .. })));
+    }
 }
