@@ -5,18 +5,35 @@
 
 mod admission;
 mod batcher;
+mod error;
+mod queue;
+mod request;
 mod residency;
+mod swap;
+mod versions;
 mod warmup;
 mod worker;
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::device;
 use crate::ids::{TenantId, VersionRef};
+use crate::model::Backbone;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Dropped;
 
+use admission::Admission;
 pub use admission::Permit;
+pub use error::{Error, Unfit};
+use queue::Queue;
+use residency::Residency;
+pub use swap::Service;
+pub use versions::{Desired, Stored, Unavailable, Versions};
 
 /// Limits of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,86 +63,6 @@ impl Default for Config {
     }
 }
 
-/// Why a clip was not classified.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    /// No room, or the tenant's share is used up.
-    #[error("the queue is full: {clips} clips do not fit now")]
-    QueueFull {
-        /// How many were asked for.
-        clips: usize,
-    },
-    /// More clips than the queue ever holds.
-    #[error("{clips} clips in one request, at most {limit}")]
-    TooManyClips {
-        /// How many were asked for.
-        clips: usize,
-        /// The queue's size.
-        limit: usize,
-    },
-    /// The planes are not a clip of this backbone.
-    #[error(
-        "clip {clip}: {values} values are not a whole number of [3, {image_size}, {image_size}] frames, or not 1 to 64 of them"
-    )]
-    Clip {
-        /// Its place in the request.
-        clip: usize,
-        /// Values given.
-        values: usize,
-        /// The backbone's image size.
-        image_size: usize,
-    },
-    /// The deadline passed.
-    #[error("the deadline passed before the clip was classified")]
-    DeadlineExceeded,
-    /// The set cannot be served; it fails alone.
-    #[error("{version} cannot be served: {reason}")]
-    Quarantined {
-        /// Which.
-        version: VersionRef,
-        /// Why.
-        reason: Arc<str>,
-    },
-    /// The version is not there any more.
-    #[error("{version} does not exist")]
-    NotFound {
-        /// Which.
-        version: VersionRef,
-    },
-    /// Reading the version failed for now.
-    #[error("{version} could not be loaded: {reason}")]
-    Load {
-        /// Which.
-        version: VersionRef,
-        /// What the registry said.
-        reason: Arc<str>,
-    },
-    /// The set does not fit into the budget even alone.
-    #[error("{version} takes {bytes} bytes, more than the {budget} for adapter sets")]
-    TooLarge {
-        /// Which.
-        version: VersionRef,
-        /// Its size.
-        bytes: u64,
-        /// The budget.
-        budget: u64,
-    },
-    /// The device failed on this clip alone.
-    #[error("the device failed on a clip of {version}: {reason}")]
-    Failed {
-        /// Whose clip.
-        version: VersionRef,
-        /// What happened.
-        reason: Arc<str>,
-    },
-    /// Not warm yet.
-    #[error("the engine is not ready")]
-    NotReady,
-    /// Draining or gone.
-    #[error("the engine has stopped")]
-    Stopped,
-}
-
 /// Logits of a request's clips.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
@@ -150,72 +87,129 @@ pub struct ResidencyRecord {
     pub quarantine: Option<Arc<str>>,
 }
 
-/// What the engine needs of the rest of the server.
-#[derive(Clone)]
-pub struct Parts {
-    /// Versions, and which of them is asked for.
-    pub registry: crate::registry::Registry,
-    /// Computes.
-    pub device: crate::device::Handle,
-    /// Never written to.
-    pub backbone: Arc<crate::model::Backbone>,
-    /// Counters.
-    pub metrics: crate::telemetry::Metrics,
-}
-
-/// The loops of the engine: loading, warming and moving versions.
-pub struct Service {}
-
-/// Makes the service and its handle, which is ready once the service runs and the backbone is warm.
-pub fn new(_config: Config, _parts: Parts) -> (Handle, Service) {
-    todo!()
-}
-
-impl Service {
-    /// Runs until the drain; then what was admitted is answered, and this returns.
-    ///
-    /// # Errors
-    /// When the device is gone.
-    pub async fn run(self, _drain: crate::shutdown::Signal) -> Result<(), Error> {
-        todo!()
-    }
+/// What the engine works with; `registry` says which versions there are.
+pub struct Parts<V> {
+    /// Tasks and versions.
+    pub registry: V,
+    /// Where batches run.
+    pub device: device::Handle,
+    /// The one backbone.
+    pub backbone: Arc<Backbone>,
+    /// What it records.
+    pub metrics: Metrics,
 }
 
 /// Classifies; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {}
+#[derive(Clone)]
+pub struct Handle {
+    core: Arc<Core>,
+}
+
+/// What handles and the service share.
+struct Core {
+    config: Config,
+    backbone: Arc<Backbone>,
+    device: device::Handle,
+    admission: Admission,
+    queue: Arc<Queue>,
+    residency: Residency,
+    ready: watch::Sender<bool>,
+    metrics: Metrics,
+    next_request: AtomicU64,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("config", &self.core.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Wires an engine to the device; it is ready once [`Service::run`] has warmed the backbone.
+pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
+    let versions: Arc<dyn Versions> = Arc::new(parts.registry);
+    let queue = Arc::new(Queue::new(&config, parts.metrics.clone()));
+    let source = queue::Batches::new(queue.clone(), parts.backbone.clone());
+    parts.device.set_source(Box::new(source));
+    let loader = residency::Loader {
+        versions: versions.clone(),
+        backbone: parts.backbone.clone(),
+        device: parts.device.clone(),
+    };
+    let residency = Residency::new(config.residency_bytes, loader, parts.metrics.clone());
+    let core = Arc::new(Core {
+        admission: Admission::new(config.queue_clips),
+        config,
+        backbone: parts.backbone,
+        device: parts.device,
+        queue,
+        residency,
+        ready: watch::Sender::new(false),
+        metrics: parts.metrics,
+        next_request: AtomicU64::new(0),
+    });
+    let service = Service::new(core.clone(), versions);
+    (Handle { core }, service)
+}
 
 impl Handle {
     /// Reserves room for a request's clips, before anything is decoded. The permit is given back when it or its `classify` ends.
     ///
     /// # Errors
     /// [`Error::QueueFull`] at once, [`Error::TooManyClips`], [`Error::NotReady`], [`Error::Stopped`].
-    pub fn admit(&self, _tenant: &TenantId, _clips: usize) -> Result<Permit, Error> {
-        todo!()
+    pub fn admit(&self, tenant: &TenantId, clips: usize) -> Result<Permit, Error> {
+        let admitted = self.core.admission.admit(tenant, clips);
+        match &admitted {
+            Ok(_) if !*self.core.ready.borrow() => return Err(Error::NotReady),
+            Err(Error::QueueFull { .. }) => self.core.metrics.dropped(tenant, Dropped::QueueFull),
+            Ok(_) | Err(_) => {}
+        }
+        admitted
     }
 
     /// Classifies clips with one version, loading it when it is not resident. A clip is `[3, T, S, S]` normalised planes. Dropping the future
     /// cancels: a clip that has no batch yet never reaches the device.
     ///
     /// # Errors
-    /// Every variant but `QueueFull` and `NotReady`.
+    /// Every variant but `TooManyClips` and `NotReady`; [`Error::QueueFull`] when there are more clips than the permit is for.
     pub async fn classify(
         &self,
-        _permit: Permit,
-        _version: &VersionRef,
-        _clips: Vec<Arc<[f32]>>,
-        _deadline: Option<Instant>,
+        permit: Permit,
+        version: &VersionRef,
+        clips: Vec<Arc<[f32]>>,
+        deadline: Option<Instant>,
     ) -> Result<Answer, Error> {
-        todo!()
+        if clips.len() > permit.clips() {
+            return Err(Error::QueueFull { clips: clips.len() });
+        }
+        let expired = || {
+            self.core.metrics.dropped(&version.tenant, Dropped::Expired);
+            Err(Error::DeadlineExceeded)
+        };
+        let Some(at) = deadline else {
+            return self.core.classify(version, clips, None).await;
+        };
+        if at <= Instant::now() {
+            return expired();
+        }
+        let answer = self.core.classify(version, clips, deadline);
+        match tokio::time::timeout_at(at.into(), answer).await {
+            Ok(Err(Error::DeadlineExceeded)) | Err(_) => expired(),
+            Ok(answer) => answer,
+        }
     }
 
     /// The tenant's adapter sets that are resident or quarantined.
-    pub fn residency(&self, _tenant: &TenantId) -> Vec<ResidencyRecord> {
-        todo!()
+    pub fn residency(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
+        self.core.residency.records(tenant)
     }
 
     /// Whether the backbone is loaded and warm; turns false while draining.
     pub fn ready(&self) -> watch::Receiver<bool> {
-        todo!()
+        self.core.ready.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,6 +73,23 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
+impl Error {
+    /// Whether the tenant has no such task or version.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Metadata(metadata::Error::NotFound { .. }))
+    }
+
+    /// Whether a version's file is not, and never again will be, what was published.
+    pub fn is_damaged(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed { .. }
+                | Self::Manifest { .. }
+                | Self::Store(store::Error::Digest { .. } | store::Error::NotFound { .. })
+        )
+    }
+}
+
 /// Result of a use case.
 pub type Result<T> = std::result::Result<T, Error>;
 

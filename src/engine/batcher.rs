@@ -1,3 +1,146 @@
-//! Forms batches
+//! Forms batches over tenants: pure.
 //!
-//! Invariant:  pure.:never awaits, reads a clock or does I/O; no clip is lost or doubled.
+//! Invariant: never awaits, reads a clock or does I/O. No clip is lost or doubled, the caps hold, clips of a tenant stay in their order, and a
+//! tenant with waiting clips is in one of as many batches as tenants wait.
+
+use std::collections::VecDeque;
+
+use crate::ids::TenantId;
+
+/// What the batcher knows of a clip.
+pub(super) trait Queued {
+    /// Whose request it belongs to.
+    fn request(&self) -> u64;
+
+    /// Frames; with equal tokens per frame they are what a clip costs.
+    fn frames(&self) -> usize;
+
+    /// Clips of one key are neighbours in the batch: the adapter set.
+    fn group(&self) -> u64;
+}
+
+/// Caps of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Most clips.
+    pub(super) clips: usize,
+    /// Most frames, unless a single clip has more.
+    pub(super) frames: usize,
+}
+
+/// A batch and what was dropped while it formed.
+#[derive(Debug)]
+pub(super) struct Formed<T> {
+    /// The clips, sorted by group, then by frames; the order of arrival else.
+    pub(super) batch: Vec<T>,
+    /// Clips that `alive` refused.
+    pub(super) dropped: Vec<T>,
+}
+
+/// Waiting clips of all tenants.
+#[derive(Debug)]
+pub(super) struct Batcher<T> {
+    /// Tenants with waiting clips; the first was served longest ago.
+    lanes: VecDeque<Lane<T>>,
+    waiting: usize,
+}
+
+#[derive(Debug)]
+struct Lane<T> {
+    tenant: TenantId,
+    clips: VecDeque<T>,
+}
+
+impl<T: Queued> Batcher<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            lanes: VecDeque::new(),
+            waiting: 0,
+        }
+    }
+
+    /// Clips that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
+    }
+
+    /// Adds a clip behind its tenant's others.
+    pub(super) fn push(&mut self, tenant: &TenantId, clip: T) {
+        self.waiting += 1;
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.tenant == *tenant) {
+            return lane.clips.push_back(clip);
+        }
+        self.lanes.push_back(Lane {
+            tenant: tenant.clone(),
+            clips: VecDeque::from([clip]),
+        });
+    }
+
+    /// Takes out a request's clips.
+    pub(super) fn remove(&mut self, tenant: &TenantId, request: u64) -> Vec<T> {
+        let Some(at) = self.lanes.iter().position(|lane| lane.tenant == *tenant) else {
+            return Vec::new();
+        };
+        let lane = &mut self.lanes[at];
+        let (gone, kept): (Vec<T>, VecDeque<T>) = partition(&mut lane.clips, request);
+        lane.clips = kept;
+        if lane.clips.is_empty() {
+            self.lanes.remove(at);
+        }
+        self.waiting -= gone.len();
+        gone
+    }
+
+    /// Takes out everything.
+    pub(super) fn clear(&mut self) -> Vec<T> {
+        self.waiting = 0;
+        self.lanes.drain(..).flat_map(|lane| lane.clips).collect()
+    }
+
+    /// Forms a batch: one clip of each tenant in turn, those first that were served longest ago. Clips that are not `alive` are dropped.
+    pub(super) fn form(&mut self, limits: Limits, mut alive: impl FnMut(&T) -> bool) -> Formed<T> {
+        let mut batch = Vec::new();
+        let mut dropped = Vec::new();
+        let mut frames = 0;
+        let mut skipped = VecDeque::new();
+        while batch.len() < limits.clips.max(1)
+            && let Some(mut lane) = self.lanes.pop_front()
+        {
+            while let Some(dead) = lane.clips.pop_front_if(|clip| !alive(clip)) {
+                dropped.push(dead);
+            }
+            let fits = |clip: &mut T| batch.is_empty() || frames + clip.frames() <= limits.frames;
+            if let Some(clip) = lane.clips.pop_front_if(fits) {
+                frames += clip.frames();
+                batch.push(clip);
+                if !lane.clips.is_empty() {
+                    self.lanes.push_back(lane);
+                }
+            } else if !lane.clips.is_empty() {
+                skipped.push_back(lane);
+            }
+        }
+        // Who did not fit is first next time, when an empty batch takes any clip.
+        skipped.append(&mut self.lanes);
+        self.lanes = skipped;
+        self.waiting -= batch.len() + dropped.len();
+        batch.sort_by_key(|clip| (clip.group(), clip.frames()));
+        Formed { batch, dropped }
+    }
+}
+
+fn partition<T: Queued>(clips: &mut VecDeque<T>, request: u64) -> (Vec<T>, VecDeque<T>) {
+    let mut gone = Vec::new();
+    let mut kept = VecDeque::new();
+    for clip in clips.drain(..) {
+        if clip.request() == request {
+            gone.push(clip);
+        } else {
+            kept.push_back(clip);
+        }
+    }
+    (gone, kept)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,175 @@
-//! Adapter sets in memory, by bytes.
+//! Adapter sets in memory, by bytes: found, loaded once, evicted, quarantined.
 //!
-//! Invariant: a pinned set is never freed or overwritten.
+//! Invariant: live sets and those being warmed never exceed the budget; a pinned set is never freed or overwritten; a set that cannot be served
+//! fails alone and is not tried again until it is asked for anew.
+
+mod load;
+mod room;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, Semaphore, watch};
+
+pub(super) use load::Loader;
+use room::Room;
+use state::{Slot, State};
+
+use super::{Error, ResidencyRecord};
+use crate::ids::{TaskId, TenantId, VersionRef};
+use crate::model::AdapterSet;
+use crate::telemetry::Metrics;
+
+/// Loads at once: each holds a file and a parsed set that the budget does not know yet.
+const LOADS: usize = 2;
+
+/// A set in memory. Whoever holds one of these pins it.
+pub(super) struct Resident {
+    /// Different for every load.
+    pub(super) id: u64,
+    /// Which.
+    pub(super) version: VersionRef,
+    /// The weights.
+    pub(super) set: Arc<AdapterSet>,
+    /// Given back when the last pin is gone; after the weights, since fields drop in order.
+    room: Room,
+}
+
+/// Keeps a set from being freed.
+pub(super) type Pin = Arc<Resident>;
+
+/// What a load led to, for all who wait for it.
+type Loading = watch::Receiver<Option<Result<Pin, Error>>>;
+
+/// The sets; clones share them.
+#[derive(Clone)]
+pub(super) struct Residency(Arc<Inner>);
+
+struct Inner {
+    budget: u64,
+    loader: Loader,
+    /// A plain mutex: held for look-ups in memory, never across an await. A [`Resident`] is never dropped under it, since its room takes it too.
+    state: Mutex<State>,
+    /// Room was given back, or a warmed set became evictable.
+    freed: Notify,
+    /// Who waits for room next, in order: else a small set could overtake a large one for ever.
+    room: tokio::sync::Mutex<()>,
+    loads: Semaphore,
+    metrics: Metrics,
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Found {
+    Pin(Pin),
+    Refused(Arc<str>),
+    Loading(Loading),
+}
+
+impl Residency {
+    pub(super) fn new(budget: u64, loader: Loader, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner {
+            budget,
+            loader,
+            state: Mutex::default(),
+            freed: Notify::new(),
+            room: tokio::sync::Mutex::default(),
+            loads: Semaphore::new(LOADS),
+            metrics,
+        }))
+    }
+
+    /// Pins a set, loading and warming it when it is not there. Dropping the future leaves the load to others.
+    ///
+    /// # Errors
+    /// [`Error::Quarantined`], [`Error::NotFound`], [`Error::Load`], [`Error::TooLarge`], [`Error::Stopped`].
+    pub(super) async fn acquire(&self, version: &VersionRef) -> Result<Pin, Error> {
+        let mut loading = match self.find(version) {
+            Found::Pin(pin) => return Ok(pin),
+            Found::Refused(reason) => {
+                let version = version.clone();
+                return Err(Error::Quarantined { version, reason });
+            }
+            Found::Loading(loading) => loading,
+        };
+        let outcome = loading.wait_for(Option::is_some).await;
+        // The sender is dropped without a word only when the runtime stops or the load panicked.
+        outcome
+            .ok()
+            .and_then(|outcome| outcome.clone())
+            .unwrap_or(Err(Error::Stopped))
+    }
+
+    fn find(&self, version: &VersionRef) -> Found {
+        let mut state = self.0.lock();
+        let used = state.tick();
+        match state.slots.get_mut(version) {
+            Some(Slot::Resident(entry)) => {
+                entry.touch(used);
+                Found::Pin(entry.pin.clone())
+            }
+            Some(Slot::Loading(loading)) => Found::Loading(loading.clone()),
+            Some(Slot::Quarantined(entry)) => Found::Refused(entry.reason.clone()),
+            None => {
+                let (sender, loading) = watch::channel(None);
+                let slot = Slot::Loading(loading.clone());
+                state.slots.insert(version.clone(), slot);
+                load::spawn(self.0.clone(), version.clone(), sender);
+                Found::Loading(loading)
+            }
+        }
+    }
+
+    /// Lets a quarantined set be tried again.
+    pub(super) fn retry(&self, version: &VersionRef) {
+        let mut state = self.0.lock();
+        if let Some(Slot::Quarantined(_)) = state.slots.get(version) {
+            state.slots.remove(version);
+        }
+    }
+
+    /// Forgets a task that was deleted; batches that run keep their pins.
+    pub(super) fn forget(&self, tenant: &TenantId, task: &TaskId) {
+        let gone = self.0.lock().take_task(tenant, task);
+        drop(gone);
+    }
+
+    /// The tenant's sets, by name.
+    pub(super) fn records(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
+        self.0.lock().records(tenant)
+    }
+}
+
+impl Resident {
+    /// Bytes of the weights.
+    fn bytes(&self) -> u64 {
+        self.room.bytes()
+    }
+
+    /// Refuses the set from now on.
+    pub(super) fn quarantine(&self, reason: Arc<str>) {
+        let Some(inner) = self.room.home() else {
+            return;
+        };
+        let gone = inner.lock().quarantine(self, reason.clone());
+        drop(gone);
+        tracing::warn!(tenant = %self.version.tenant, version = %self.version, %reason, "an adapter set is quarantined");
+    }
+
+    /// Why the set is refused by now.
+    pub(super) fn refused(&self) -> Option<Arc<str>> {
+        let inner = self.room.home()?;
+        let state = inner.lock();
+        match state.slots.get(&self.version) {
+            Some(Slot::Quarantined(entry)) => Some(entry.reason.clone()),
+            Some(Slot::Resident(_) | Slot::Loading(_)) | None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,3 +1,119 @@
-//! Dummy forwards that prove a backbone or a set before it serves.
+//! Dummy forwards that prove a backbone or an adapter set before it serves.
 //!
-//! Invariant: what gives a value that is not finite does not serve.
+//! Invariant: what panics, fails or gives a value that is not finite does not serve.
+
+use std::sync::Arc;
+
+use super::Unfit;
+use crate::device::{self, Priority, Progress, Walk};
+use crate::model::{AdapterSet, Backbone, Error, Inference, Segment, Step};
+use crate::rng::Stream;
+use crate::spec::AdapterConfig;
+
+/// Why a forward proved nothing.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// What ran is at fault.
+    Unfit(Arc<str>),
+    /// The device did not run it.
+    Device(device::Error),
+}
+
+/// One forward of one clip.
+struct Forward {
+    backbone: Arc<Backbone>,
+    set: Arc<AdapterSet>,
+    frames: usize,
+    /// Made by the first slice, on the device thread.
+    inference: Option<Inference>,
+    error: Option<Error>,
+}
+
+impl Forward {
+    fn step(&mut self) -> Result<Step, Error> {
+        if let Some(inference) = &mut self.inference {
+            return inference.advance();
+        }
+        let clip = noise(self.frames * self.backbone.config().frame_len());
+        let segment = Segment {
+            set: self.set.clone(),
+            clips: 0..1,
+            num_frames: self.frames,
+        };
+        let inference = Inference::new(self.backbone.clone(), vec![clip], vec![segment])?;
+        self.inference.insert(inference).advance()
+    }
+}
+
+impl Walk for Forward {
+    type Output = Result<Vec<Vec<f32>>, Error>;
+
+    fn advance(&mut self) -> Progress {
+        match self.step() {
+            Ok(Step::More) => Progress::More,
+            Ok(Step::Done) => Progress::Done,
+            Err(error) => {
+                self.error = Some(error);
+                Progress::Done
+            }
+        }
+    }
+
+    fn finish(self) -> Self::Output {
+        match (self.error, self.inference) {
+            (Some(error), _) => Err(error),
+            (None, Some(inference)) => inference.into_logits(),
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// The same values at every start: normalised pixels lie within about ±2.7.
+fn noise(values: usize) -> Arc<[f32]> {
+    let mut stream = Stream::new(0, "engine warm-up");
+    (0..values).map(|_| stream.range(-2.0, 2.0)).collect()
+}
+
+/// Runs one clip through a set; it has as many frames as the kernels have taps in time, so that each tap meets one.
+pub(super) async fn set(
+    device: &device::Handle,
+    backbone: &Arc<Backbone>,
+    set: &Arc<AdapterSet>,
+) -> Result<(), Fault> {
+    let config = set.config();
+    let taps = if config.has_sites() {
+        config.adapter_kernel_size[0] as usize
+    } else {
+        1
+    };
+    let forward = Forward {
+        backbone: backbone.clone(),
+        set: set.clone(),
+        frames: taps.max(1),
+        inference: None,
+        error: None,
+    };
+    match device.run(forward, Priority::Serving).await {
+        Ok(Ok(logits)) if logits.iter().flatten().all(|value| value.is_finite()) => Ok(()),
+        Ok(Ok(_)) => Err(Fault::Unfit("its logits are not finite".into())),
+        Ok(Err(error)) => Err(Fault::Unfit(error.to_string().into())),
+        Err(device::Error::Panicked { message }) => Err(Fault::Unfit(message)),
+        Err(error) => Err(Fault::Device(error)),
+    }
+}
+
+/// Runs one clip through the bare backbone.
+pub(super) async fn backbone(
+    device: &device::Handle,
+    backbone: &Arc<Backbone>,
+) -> Result<(), Unfit> {
+    let unfit = |reason: Arc<str>| Unfit { reason };
+    let stream = Stream::new(0, "engine warm-up head");
+    let probe = AdapterSet::fresh(backbone.config(), AdapterConfig::LINEAR_PROBE, 2, &stream)
+        .map_err(|error| unfit(error.to_string().into()))?;
+    match set(device, backbone, &Arc::new(probe)).await {
+        Ok(()) => Ok(()),
+        Err(Fault::Unfit(reason)) => Err(unfit(reason)),
+        Err(Fault::Device(error)) => Err(unfit(error.to_string().into())),
+    }
+}

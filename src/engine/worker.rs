@@ -1,3 +1,131 @@
-//! Builds batches for the device and moves serving versions.
+//! One batch on the device: a forward through the backbone, whatever the tasks.
 //!
-//! Invariant: a version serves only after it is resident and warm.
+//! Invariant: a batch that fails is taken apart; only a clip that fails alone is an error, and its set is refused from then on.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Error;
+use super::queue::{Clip, Part, Queue};
+use crate::device::{Progress, Work};
+use crate::model::{self, Backbone, Inference, Segment, Step};
+
+/// A batch; its clips are sorted by set, then by frames.
+pub(super) struct Batch {
+    queue: Arc<Queue>,
+    backbone: Arc<Backbone>,
+    clips: Vec<Clip>,
+    number: u64,
+    formed: Instant,
+    /// Made by the first slice.
+    inference: Option<Inference>,
+}
+
+impl Batch {
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        backbone: Arc<Backbone>,
+        clips: Vec<Clip>,
+        number: u64,
+    ) -> Self {
+        Self {
+            queue,
+            backbone,
+            clips,
+            number,
+            formed: Instant::now(),
+            inference: None,
+        }
+    }
+
+    /// Neighbours of one set and one length.
+    fn segments(&self) -> Vec<Segment> {
+        let mut begin = 0;
+        let same = |a: &Clip, b: &Clip| a.pin.id == b.pin.id && a.frames == b.frames;
+        let runs = self.clips.chunk_by(same).filter_map(|run| {
+            let first = run.first()?;
+            let clips = begin..begin + run.len();
+            begin = clips.end;
+            Some(Segment {
+                set: first.pin.set.clone(),
+                clips,
+                num_frames: first.frames,
+            })
+        });
+        runs.collect()
+    }
+
+    fn step(&mut self) -> Result<Progress, model::Error> {
+        let inference = match &mut self.inference {
+            Some(inference) => inference,
+            None => {
+                let frames = self.clips.iter().map(|clip| clip.planes.clone()).collect();
+                let inference = Inference::new(self.backbone.clone(), frames, self.segments())?;
+                self.inference.insert(inference)
+            }
+        };
+        if inference.advance()? == Step::More {
+            return Ok(Progress::More);
+        }
+        if let Some(inference) = self.inference.take() {
+            let logits = inference.into_logits()?;
+            self.answer(logits);
+        }
+        Ok(Progress::Done)
+    }
+
+    fn answer(&mut self, logits: Vec<Vec<f32>>) {
+        let device = self.formed.elapsed();
+        for (clip, row) in self.clips.drain(..).zip(logits) {
+            if !row.iter().all(|value| value.is_finite()) {
+                refuse(clip, "its logits are not finite".into());
+                continue;
+            }
+            let part = Part {
+                place: clip.place,
+                result: Ok(row),
+                batch: self.number,
+                queued: self.formed.saturating_duration_since(clip.entered),
+                device,
+            };
+            // The caller may have left; then nobody wants the row.
+            let _ = clip.reply.try_send(part);
+        }
+    }
+
+    /// The batch failed as a whole: its clips are tried one by one, and one that was alone already is at fault.
+    fn take_apart(&mut self, reason: Arc<str>) {
+        self.inference = None;
+        let mut clips = std::mem::take(&mut self.clips);
+        if clips.len() > 1 {
+            return self.queue.suspect(clips);
+        }
+        if let Some(clip) = clips.pop() {
+            refuse(clip, reason);
+        }
+    }
+}
+
+/// A clip that failed by itself: its set is refused from now on.
+fn refuse(clip: Clip, reason: Arc<str>) {
+    clip.pin.quarantine(reason.clone());
+    let version = clip.pin.version.clone();
+    clip.refuse(Error::Failed { version, reason });
+}
+
+impl Work for Batch {
+    fn advance(&mut self) -> Progress {
+        self.step().unwrap_or_else(|error| {
+            self.take_apart(error.to_string().into());
+            Progress::Done
+        })
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.clips.iter().all(|clip| clip.reply.is_closed())
+    }
+
+    fn panicked(&mut self, message: &Arc<str>) {
+        self.take_apart(message.clone());
+    }
+}

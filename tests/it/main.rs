@@ -9,6 +9,7 @@
 mod allocation;
 mod decoding;
 mod durability;
+mod engine;
 mod golden_backbones;
 mod golden_model;
 mod golden_preproc;

@@ -1,0 +1,231 @@
+//! Clips that wait for the device, and the batches that it asks for.
+//!
+//! Invariant: a clip whose caller left or whose deadline passed is dropped here, at the latest when a batch forms.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::batcher::{Batcher, Limits, Queued};
+use super::residency::Pin;
+use super::worker::Batch;
+use super::{Config, Error};
+use crate::device::{Source, Work};
+use crate::ids::TenantId;
+use crate::model::Backbone;
+use crate::telemetry::Metrics;
+
+/// One view of a request.
+pub(super) struct Clip {
+    /// Whose.
+    pub(super) request: u64,
+    /// Its place in the request.
+    pub(super) place: usize,
+    /// `[3, T, S, S]` normalised planes.
+    pub(super) planes: Arc<[f32]>,
+    /// T.
+    pub(super) frames: usize,
+    /// The set, which stays while the clip does.
+    pub(super) pin: Pin,
+    /// When nobody wants the answer any more.
+    pub(super) deadline: Option<Instant>,
+    /// When it entered the queue.
+    pub(super) entered: Instant,
+    /// Its request; holds one part a clip, so that sending never waits. Closed when the caller left.
+    pub(super) reply: mpsc::Sender<Part>,
+}
+
+/// What a clip's request gets for it.
+pub(super) struct Part {
+    /// Its place in the request.
+    pub(super) place: usize,
+    /// The logits.
+    pub(super) result: Result<Vec<f32>, Error>,
+    /// The batch that it was in.
+    pub(super) batch: u64,
+    /// Time until that batch formed.
+    pub(super) queued: Duration,
+    /// Time of that batch.
+    pub(super) device: Duration,
+}
+
+impl Clip {
+    /// Whether somebody still wants it.
+    pub(super) fn is_wanted(&self, now: Instant) -> bool {
+        !self.reply.is_closed() && self.deadline.is_none_or(|deadline| now < deadline)
+    }
+
+    /// Ends it without logits.
+    pub(super) fn refuse(self, error: Error) {
+        let part = Part {
+            place: self.place,
+            result: Err(error),
+            batch: 0,
+            queued: self.entered.elapsed(),
+            device: Duration::ZERO,
+        };
+        // A full channel cannot be: it has room for every clip of the request, and each sends once. A closed one has no reader.
+        let _ = self.reply.try_send(part);
+    }
+}
+
+impl Queued for Clip {
+    fn request(&self) -> u64 {
+        self.request
+    }
+
+    fn frames(&self) -> usize {
+        self.frames
+    }
+
+    fn group(&self) -> u64 {
+        self.pin.id
+    }
+}
+
+/// Waiting clips of all tenants.
+pub(super) struct Queue {
+    limits: Limits,
+    /// A plain mutex: held for moves of clips, never across an await, and by the device thread only while it forms a batch.
+    state: Mutex<State>,
+    metrics: Metrics,
+}
+
+struct State {
+    batcher: Batcher<Clip>,
+    /// Clips of a batch that failed; each is tried alone, to find whose fault it was.
+    suspects: VecDeque<Clip>,
+    batches: u64,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new(config: &Config, metrics: Metrics) -> Self {
+        Self {
+            limits: Limits {
+                clips: config.batch_clips,
+                frames: config.batch_frames,
+            },
+            state: Mutex::new(State {
+                batcher: Batcher::new(),
+                suspects: VecDeque::new(),
+                batches: 0,
+                closed: false,
+            }),
+            metrics,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a request's clips; without a device they are dropped, which tells the request.
+    pub(super) fn push(&self, tenant: &TenantId, clips: Vec<Clip>) {
+        let mut state = self.lock();
+        if state.closed {
+            drop(state);
+            return drop(clips);
+        }
+        for clip in clips {
+            state.batcher.push(tenant, clip);
+        }
+        self.metrics.queue_clips(state.batcher.len());
+    }
+
+    /// Takes a request's clips out and says whether there were any.
+    pub(super) fn remove(&self, tenant: &TenantId, request: u64) -> bool {
+        let mut state = self.lock();
+        let gone = state.batcher.remove(tenant, request);
+        self.metrics.queue_clips(state.batcher.len());
+        drop(state);
+        !gone.is_empty()
+    }
+
+    /// Clips of a failed batch, to be tried one by one.
+    pub(super) fn suspect(&self, clips: Vec<Clip>) {
+        self.lock().suspects.extend(clips);
+    }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let waiting = state.batcher.clear();
+        let suspects = std::mem::take(&mut state.suspects);
+        drop(state);
+        drop((waiting, suspects));
+    }
+
+    /// The next batch and its number.
+    fn form(&self) -> Option<(Vec<Clip>, u64)> {
+        let now = Instant::now();
+        let mut dropped = Vec::new();
+        let mut state = self.lock();
+        let mut batch = Vec::new();
+        while let Some(clip) = state.suspects.pop_front() {
+            if clip.is_wanted(now) {
+                batch.push(clip);
+                break;
+            }
+            dropped.push(clip);
+        }
+        if batch.is_empty() {
+            let formed = state.batcher.form(self.limits, |clip| clip.is_wanted(now));
+            batch = formed.batch;
+            dropped.extend(formed.dropped);
+        }
+        state.batches += 1;
+        let number = state.batches;
+        self.metrics.queue_clips(state.batcher.len());
+        drop(state);
+        for clip in dropped {
+            clip.refuse(Error::DeadlineExceeded);
+        }
+        (!batch.is_empty()).then_some((batch, number))
+    }
+}
+
+/// Forms batches when the device asks.
+pub(super) struct Batches {
+    queue: Arc<Queue>,
+    backbone: Arc<Backbone>,
+}
+
+impl Batches {
+    pub(super) fn new(queue: Arc<Queue>, backbone: Arc<Backbone>) -> Self {
+        Self { queue, backbone }
+    }
+}
+
+impl Source for Batches {
+    fn next(&mut self) -> Option<Box<dyn Work>> {
+        loop {
+            let (clips, number) = self.queue.form()?;
+            // A suspect's set may be known by now for what it is.
+            let refused = match clips.as_slice() {
+                [only] => only.pin.refused(),
+                _ => None,
+            };
+            let Some(reason) = refused else {
+                let sets = clips.chunk_by(|a, b| a.pin.id == b.pin.id).count();
+                self.queue.metrics.batch(clips.len(), sets);
+                let batch = Batch::new(self.queue.clone(), self.backbone.clone(), clips, number);
+                return Some(Box::new(batch));
+            };
+            for clip in clips {
+                let version = clip.pin.version.clone();
+                let reason = reason.clone();
+                clip.refuse(Error::Quarantined { version, reason });
+            }
+        }
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        // The device has stopped: nobody will ask again.
+        self.queue.close();
+    }
+}

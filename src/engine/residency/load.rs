@@ -1,0 +1,194 @@
+//! Brings one set into memory: reads, checks, parses, reserves, warms.
+//!
+//! Invariant: one load for a version at a time; nothing here runs on the device thread but the warming forward, and nothing slow on the async
+//! threads.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::{Inner, Pin, Resident, Slot};
+use crate::device;
+use crate::engine::warmup::{self, Fault};
+use crate::engine::{Error, Unavailable, Versions};
+use crate::ids::VersionRef;
+use crate::model::{AdapterSet, Backbone};
+
+/// Where sets come from.
+pub(in crate::engine) struct Loader {
+    /// Their files.
+    pub(in crate::engine) versions: Arc<dyn Versions>,
+    /// What they have to fit.
+    pub(in crate::engine) backbone: Arc<Backbone>,
+    /// Where they are warmed.
+    pub(in crate::engine) device: device::Handle,
+}
+
+/// Loads in the background; whoever waits hears of it through `sender`. If nobody waits any more the set becomes resident all the same.
+pub(super) fn spawn(
+    inner: Arc<Inner>,
+    version: VersionRef,
+    sender: watch::Sender<Option<Result<Pin, Error>>>,
+) {
+    tokio::spawn(async move {
+        let listing = Listing {
+            inner,
+            version,
+            listed: false,
+        };
+        let result = listing.inner.load(&listing.version).await;
+        let result = listing.list(result);
+        sender.send_replace(Some(result));
+    });
+}
+
+/// Takes the slot back when the load ends without a result.
+struct Listing {
+    inner: Arc<Inner>,
+    version: VersionRef,
+    listed: bool,
+}
+
+impl Listing {
+    /// Turns the slot into what the load led to.
+    fn list(mut self, result: Result<Pin, Error>) -> Result<Pin, Error> {
+        self.listed = true;
+        let mut state = self.inner.lock();
+        let gone = match &result {
+            Ok(pin) => {
+                state.insert(pin.clone());
+                None
+            }
+            Err(Error::Quarantined { reason, .. }) => state.refuse(&self.version, reason.clone()),
+            Err(_) => state.slots.remove(&self.version),
+        };
+        drop(state);
+        drop(gone);
+        // A listed set can be evicted, which somebody may wait for.
+        self.inner.freed.notify_waiters();
+        result
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        if self.listed {
+            return;
+        }
+        let mut state = self.inner.lock();
+        let gone = match state.slots.get(&self.version) {
+            Some(Slot::Loading(_)) => state.slots.remove(&self.version),
+            Some(Slot::Resident(_) | Slot::Quarantined(_)) | None => None,
+        };
+        drop(state);
+        drop(gone);
+    }
+}
+
+impl Inner {
+    async fn load(self: &Arc<Self>, version: &VersionRef) -> Result<Pin, Error> {
+        let begun = Instant::now();
+        let result = self.bring(version).await;
+        match &result {
+            Ok(_) => self
+                .metrics
+                .adapter_loaded(&version.tenant, begun.elapsed()),
+            Err(error) => self
+                .metrics
+                .adapter_load_failed(&version.tenant, reason(error)),
+        }
+        result
+    }
+
+    async fn bring(self: &Arc<Self>, version: &VersionRef) -> Result<Pin, Error> {
+        let _turn = self.loads.acquire().await.map_err(|_| Error::Stopped)?;
+        let set = self.read(version).await?;
+        let bytes = set.bytes();
+        if bytes > self.budget {
+            return Err(Error::TooLarge {
+                version: version.clone(),
+                bytes,
+                budget: self.budget,
+            });
+        }
+        let room = self.make_room(&version.tenant, bytes).await;
+        let Loader {
+            device, backbone, ..
+        } = &self.loader;
+        match warmup::set(device, backbone, &set).await {
+            Ok(()) => {}
+            Err(Fault::Unfit(reason)) => return Err(unfit(version, reason)),
+            Err(Fault::Device(device::Error::Stopped)) => return Err(Error::Stopped),
+            Err(Fault::Device(error)) => return Err(failed(version, error.to_string())),
+        }
+        let id = self.lock().tick();
+        Ok(Arc::new(Resident {
+            id,
+            version: version.clone(),
+            set,
+            room,
+        }))
+    }
+
+    async fn read(&self, version: &VersionRef) -> Result<Arc<AdapterSet>, Error> {
+        let Loader {
+            versions, backbone, ..
+        } = &self.loader;
+        let stored = versions.load(version).await.map_err(|error| match error {
+            Unavailable::Missing => Error::NotFound {
+                version: version.clone(),
+            },
+            Unavailable::Damaged { reason } => unfit(version, reason.into()),
+            Unavailable::Failed { reason } => failed(version, reason),
+        })?;
+        if stored.backbone != backbone.digest() {
+            let reason = format!(
+                "it was trained on backbone {}, not on {}",
+                stored.backbone,
+                backbone.digest()
+            );
+            return Err(unfit(version, reason.into()));
+        }
+        let config = backbone.config().clone();
+        let parse = move || {
+            AdapterSet::from_safetensors(&stored.bytes, &config, stored.adapter, stored.classes)
+        };
+        match tokio::task::spawn_blocking(parse).await {
+            Ok(Ok(set)) => Ok(Arc::new(set)),
+            Ok(Err(error)) => Err(unfit(version, error.to_string().into())),
+            Err(error) => Err(failed(version, error.to_string())),
+        }
+    }
+}
+
+fn unfit(version: &VersionRef, reason: Arc<str>) -> Error {
+    Error::Quarantined {
+        version: version.clone(),
+        reason,
+    }
+}
+
+fn failed(version: &VersionRef, reason: String) -> Error {
+    Error::Load {
+        version: version.clone(),
+        reason: reason.into(),
+    }
+}
+
+/// The metric's label.
+fn reason(error: &Error) -> &'static str {
+    match error {
+        Error::Quarantined { .. } => "unfit",
+        Error::NotFound { .. } => "missing",
+        Error::TooLarge { .. } => "too_large",
+        Error::QueueFull { .. }
+        | Error::TooManyClips { .. }
+        | Error::Clip { .. }
+        | Error::DeadlineExceeded
+        | Error::Load { .. }
+        | Error::Failed { .. }
+        | Error::NotReady
+        | Error::Stopped => "unavailable",
+    }
+}

@@ -1,0 +1,201 @@
+//! The table of sets: what is where, and who goes first.
+//!
+//! Invariant: pure bookkeeping under the residency's lock; whatever leaves the table is handed out, to be dropped after the lock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Loading, Pin, Resident};
+use crate::engine::ResidencyRecord;
+use crate::ids::{TaskId, TenantId, VersionRef};
+use crate::telemetry;
+
+/// Quarantined sets that are remembered; the oldest is forgotten, and then tried again when it is asked for.
+const QUARANTINED: usize = 1024;
+
+/// Where a version is.
+pub(super) enum Slot {
+    /// On its way.
+    Loading(Loading),
+    /// In memory and warm.
+    Resident(Entry),
+    /// Refused.
+    Quarantined(Refused),
+}
+
+/// A resident set and when it was used.
+pub(super) struct Entry {
+    pub(super) pin: Pin,
+    used: u64,
+    last_used: SystemTime,
+}
+
+/// A refused set.
+pub(super) struct Refused {
+    pub(super) reason: Arc<str>,
+    at: u64,
+    since: SystemTime,
+}
+
+/// The table.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) slots: HashMap<VersionRef, Slot>,
+    /// Bytes of every set that is not freed yet, listed or not.
+    pub(super) live: u64,
+    /// Bytes of sets that are being warmed.
+    pub(super) reserved: u64,
+    tenants: HashMap<TenantId, u64>,
+    clock: u64,
+}
+
+impl Entry {
+    /// Somebody uses it at this tick.
+    pub(super) fn touch(&mut self, used: u64) {
+        self.used = used;
+        self.last_used = telemetry::now();
+    }
+
+    fn is_pinned(&self) -> bool {
+        Arc::strong_count(&self.pin) > 1
+    }
+}
+
+impl State {
+    /// A number larger than all before.
+    pub(super) fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Adds to a tenant's bytes and gives the sum.
+    pub(super) fn of_tenant(&mut self, tenant: &TenantId, bytes: i128) -> u64 {
+        let sum = i128::from(self.tenants.get(tenant).copied().unwrap_or(0)) + bytes;
+        let sum = u64::try_from(sum).unwrap_or(0);
+        if sum == 0 {
+            self.tenants.remove(tenant);
+        } else {
+            self.tenants.insert(tenant.clone(), sum);
+        }
+        sum
+    }
+
+    /// Lists a warm set.
+    pub(super) fn insert(&mut self, pin: Pin) {
+        pin.room.list(&mut self.reserved);
+        let used = self.tick();
+        let entry = Entry {
+            used,
+            last_used: telemetry::now(),
+            pin: pin.clone(),
+        };
+        self.slots
+            .insert(pin.version.clone(), Slot::Resident(entry));
+    }
+
+    /// Takes out sets until `bytes` more would fit, once the pins of those taken out are gone.
+    pub(super) fn evict(&mut self, bytes: u64, budget: u64) -> Vec<Pin> {
+        let mut listed: Vec<(bool, u64, VersionRef, u64)> = self
+            .slots
+            .iter()
+            .filter_map(|(version, slot)| match slot {
+                Slot::Resident(entry) => Some((
+                    entry.is_pinned(),
+                    entry.used,
+                    version.clone(),
+                    entry.pin.bytes(),
+                )),
+                Slot::Loading(_) | Slot::Quarantined(_) => None,
+            })
+            .collect();
+        listed.sort();
+        let mut total: u64 = listed.iter().map(|(.., bytes)| bytes).sum::<u64>() + self.reserved;
+        let mut evicted = Vec::new();
+        for (_, _, version, size) in listed {
+            if total + bytes <= budget {
+                break;
+            }
+            if let Some(Slot::Resident(entry)) = self.slots.remove(&version) {
+                total -= size;
+                evicted.push(entry.pin);
+            }
+        }
+        evicted
+    }
+
+    /// Refuses a version; what was there comes out.
+    pub(super) fn refuse(&mut self, version: &VersionRef, reason: Arc<str>) -> Option<Slot> {
+        let at = self.tick();
+        let refused = self.slots.iter().filter_map(|(version, slot)| match slot {
+            Slot::Quarantined(entry) => Some((entry.at, version)),
+            Slot::Loading(_) | Slot::Resident(_) => None,
+        });
+        let refused: Vec<_> = refused.collect();
+        if refused.len() >= QUARANTINED
+            && let Some(oldest) = refused.iter().min().map(|(_, version)| (*version).clone())
+        {
+            self.slots.remove(&oldest);
+        }
+        let entry = Refused {
+            reason,
+            at,
+            since: telemetry::now(),
+        };
+        self.slots.insert(version.clone(), Slot::Quarantined(entry))
+    }
+
+    /// Refuses a set if it is still the one that is listed.
+    pub(super) fn quarantine(&mut self, set: &Resident, reason: Arc<str>) -> Option<Slot> {
+        match self.slots.get(&set.version) {
+            Some(Slot::Resident(entry)) if entry.pin.id == set.id => {
+                self.refuse(&set.version, reason)
+            }
+            Some(Slot::Resident(_) | Slot::Loading(_) | Slot::Quarantined(_)) | None => None,
+        }
+    }
+
+    /// Takes out everything of a task that is not on its way.
+    pub(super) fn take_task(&mut self, tenant: &TenantId, task: &TaskId) -> Vec<Slot> {
+        let own: Vec<VersionRef> = self
+            .slots
+            .iter()
+            .filter(|(version, slot)| {
+                version.tenant == *tenant
+                    && version.task == *task
+                    && !matches!(slot, Slot::Loading(_))
+            })
+            .map(|(version, _)| version.clone())
+            .collect();
+        own.iter()
+            .filter_map(|version| self.slots.remove(version))
+            .collect()
+    }
+
+    /// What a tenant may know.
+    pub(super) fn records(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
+        let own = self
+            .slots
+            .iter()
+            .filter(|(version, _)| version.tenant == *tenant);
+        let mut records: Vec<ResidencyRecord> = own
+            .filter_map(|(version, slot)| match slot {
+                Slot::Loading(_) => None,
+                Slot::Resident(entry) => Some(ResidencyRecord {
+                    version: version.clone(),
+                    bytes: entry.pin.bytes(),
+                    last_used: entry.last_used,
+                    quarantine: None,
+                }),
+                Slot::Quarantined(entry) => Some(ResidencyRecord {
+                    version: version.clone(),
+                    bytes: 0,
+                    last_used: entry.since,
+                    quarantine: Some(entry.reason.clone()),
+                }),
+            })
+            .collect();
+        records.sort_by(|a, b| a.version.cmp(&b.version));
+        records
+    }
+}

@@ -1,0 +1,102 @@
+//! Room, pins and eviction; loads of real files are in the integration tests.
+
+use super::*;
+use crate::device;
+use crate::engine::tests::{backbone, residency, set, version};
+
+/// Lists a set as if it had been loaded and took so many bytes.
+pub(in crate::engine) async fn listed(
+    residency: &Residency,
+    version: &VersionRef,
+    set: Arc<AdapterSet>,
+    bytes: u64,
+) -> Pin {
+    let room = residency.0.make_room(&version.tenant, bytes).await;
+    let mut state = residency.0.lock();
+    let pin = Arc::new(Resident {
+        id: state.tick(),
+        version: version.clone(),
+        set,
+        room,
+    });
+    state.insert(pin.clone());
+    pin
+}
+
+fn start(budget: u64) -> Residency {
+    let (device, _) = device::start(device::Config::default(), Metrics::new()).unwrap();
+    residency(budget, device)
+}
+
+fn names(residency: &Residency, tenant: &str) -> usize {
+    residency.records(&tenant.parse().unwrap()).len()
+}
+
+#[tokio::test]
+async fn eviction_waits_for_the_last_pin() {
+    let residency = start(100);
+    let weights = set(&backbone(8));
+    let pin = listed(&residency, &version("a"), weights, 60).await;
+    let second = pin.clone();
+    let tenant = "b".parse().unwrap();
+    let mut room = Box::pin(residency.0.make_room(&tenant, 60));
+    assert!(futures::poll!(room.as_mut()).is_pending());
+    // Nobody new can pin it, and its bytes still count.
+    assert_eq!((names(&residency, "a"), residency.0.lock().live), (0, 60));
+    drop(pin);
+    assert!(futures::poll!(room.as_mut()).is_pending());
+    drop(second);
+    let room = room.await;
+    assert_eq!((room.bytes(), residency.0.lock().live), (60, 60));
+    drop(room);
+    assert_eq!(residency.0.lock().live, 0);
+}
+
+#[tokio::test]
+async fn unpinned_sets_make_room_before_pinned_ones() {
+    let residency = start(100);
+    let weights = set(&backbone(8));
+    let _pinned = listed(&residency, &version("old"), weights.clone(), 40).await;
+    drop(listed(&residency, &version("new"), weights, 40).await);
+    let tenant = "b".parse().unwrap();
+    let room = residency.0.make_room(&tenant, 50).await;
+    assert_eq!((names(&residency, "old"), names(&residency, "new")), (1, 0));
+    drop(room);
+}
+
+#[tokio::test]
+async fn a_small_set_does_not_overtake_a_large_one() {
+    let residency = start(100);
+    let weights = set(&backbone(8));
+    let pin = listed(&residency, &version("a"), weights, 60).await;
+    let (large, small) = ("large".parse().unwrap(), "small".parse().unwrap());
+    let mut large = Box::pin(residency.0.make_room(&large, 100));
+    let mut small = Box::pin(residency.0.make_room(&small, 10));
+    assert!(futures::poll!(large.as_mut()).is_pending());
+    assert!(futures::poll!(small.as_mut()).is_pending());
+    drop(pin);
+    let room = large.await;
+    assert!(futures::poll!(small.as_mut()).is_pending());
+    drop(room);
+    small.await;
+}
+
+#[tokio::test]
+async fn a_quarantined_set_is_refused_until_it_is_asked_for_anew() {
+    let residency = start(100);
+    let wanted = version("a");
+    let pin = listed(&residency, &wanted, set(&backbone(8)), 60).await;
+    pin.quarantine("it broke".into());
+    let refused = residency.acquire(&wanted).await.map(|pin| pin.id);
+    assert!(
+        matches!(refused, Err(Error::Quarantined { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(pin.refused().as_deref(), Some("it broke"));
+    residency.retry(&wanted);
+    let missing = residency.acquire(&wanted).await.map(|pin| pin.id);
+    assert!(
+        matches!(missing, Err(Error::NotFound { .. })),
+        "{missing:?}"
+    );
+}

@@ -1,0 +1,160 @@
+//! Moves serving versions: a desired version becomes resident and warm while the old one answers, then serves by compare-and-swap.
+//!
+//! Invariant: a version serves only after a forward of it gave finite logits; one that cannot leaves the old one serving, and the registry knows.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::{Core, Error, Unavailable, Unfit, Versions, warmup};
+use crate::ids::{TaskId, TenantId, VersionRef};
+use crate::shutdown::Signal;
+
+/// Moves under way at once; more wait for the next look. Their loads take turns anyway.
+const MOVES: usize = 32;
+
+/// The engine's loop.
+pub struct Service {
+    core: Arc<Core>,
+    versions: Arc<dyn Versions>,
+    moving: HashSet<VersionRef>,
+    moves: JoinSet<VersionRef>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Service")
+    }
+}
+
+impl Service {
+    pub(super) fn new(core: Arc<Core>, versions: Arc<dyn Versions>) -> Self {
+        Self {
+            core,
+            versions,
+            moving: HashSet::new(),
+            moves: JoinSet::new(),
+        }
+    }
+
+    /// Warms the backbone, becomes ready, and moves serving versions until the drain; then refuses newcomers and returns when every permit was
+    /// given back. An early end means to drain the process.
+    ///
+    /// # Errors
+    /// When the backbone's first forward fails or is not finite.
+    pub async fn run(mut self, mut drain: Signal) -> Result<(), Unfit> {
+        let mut changes = self.versions.changes();
+        tokio::select! {
+            warm = warmup::backbone(&self.core.device, &self.core.backbone) => warm?,
+            () = drain.draining() => {
+                self.core.admission.close();
+                return Ok(());
+            }
+        }
+        self.core.ready.send_replace(true);
+        let mut poll = tokio::time::interval(self.core.config.poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut announced = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.draining() => break,
+                Some(moved) = self.moves.join_next() => self.ended(moved),
+                change = changes.recv(), if announced => match change {
+                    Ok((tenant, task)) => self.changed(&tenant, &task).await,
+                    Err(RecvError::Lagged(_)) => self.look().await,
+                    Err(RecvError::Closed) => announced = false,
+                },
+                _ = poll.tick() => self.look().await,
+            }
+        }
+        self.core.ready.send_replace(false);
+        self.core.admission.close();
+        self.core.admission.idle().await;
+        Ok(())
+    }
+
+    fn ended(&mut self, moved: Result<VersionRef, tokio::task::JoinError>) {
+        match moved {
+            Ok(version) => {
+                self.moving.remove(&version);
+            }
+            Err(error) => {
+                // The version's name is lost with it; whatever else is under way is looked at again, which does no harm.
+                tracing::error!(%error, "a move of a serving version broke");
+                self.moving.clear();
+            }
+        }
+    }
+
+    async fn changed(&mut self, tenant: &TenantId, task: &TaskId) {
+        if self.versions.exists(tenant, task).await == Ok(false) {
+            self.core.residency.forget(tenant, task);
+        }
+        self.look().await;
+    }
+
+    /// Begins every move that is not under way.
+    async fn look(&mut self) {
+        let pending = match self.versions.pending().await {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::warn!(%error, "desired versions cannot be read; serving goes on");
+                return;
+            }
+        };
+        for desired in pending {
+            let version = desired.version;
+            if desired.failed || self.moves.len() >= MOVES || self.moving.contains(&version) {
+                continue;
+            }
+            self.moving.insert(version.clone());
+            let core = self.core.clone();
+            let versions = self.versions.clone();
+            self.moves.spawn(async move {
+                advance(&core, versions.as_ref(), &version).await;
+                version
+            });
+        }
+    }
+}
+
+/// Makes a desired version resident and moves to it; a failure that may pass is left to the next look.
+async fn advance(core: &Core, versions: &dyn Versions, version: &VersionRef) {
+    // It was asked for anew, so an old verdict does not count.
+    core.residency.retry(version);
+    let (outcome, told) = match core.residency.acquire(version).await {
+        // The pin lives until the registry knows, so that the set is still there when the first request comes.
+        Ok(_pin) => ("moved", versions.moved(version).await),
+        Err(
+            error @ (Error::Quarantined { .. } | Error::TooLarge { .. } | Error::NotFound { .. }),
+        ) => ("refused", refuse(versions, version, &error).await),
+        Err(error) => {
+            tracing::warn!(tenant = %version.tenant, %version, %error, "a desired version is not resident yet");
+            ("retried", Ok(true))
+        }
+    };
+    match told {
+        Ok(true) => core.metrics.serving_move(outcome),
+        Ok(false) => tracing::debug!(%version, "another version is desired by now"),
+        Err(error) => {
+            core.metrics.serving_move("retried");
+            tracing::warn!(tenant = %version.tenant, %version, %error, "the registry cannot be told");
+        }
+    }
+    if outcome == "moved" {
+        tracing::info!(tenant = %version.tenant, %version, "a version is resident and warm");
+    }
+}
+
+async fn refuse(
+    versions: &dyn Versions,
+    version: &VersionRef,
+    error: &Error,
+) -> Result<bool, Unavailable> {
+    tracing::warn!(tenant = %version.tenant, %version, %error, "a desired version cannot serve");
+    versions.failed(version, &error.to_string()).await
+}

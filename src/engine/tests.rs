@@ -1,0 +1,150 @@
+//! A small backbone for the engine's own tests, and batches that fail as a whole.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use tokio::sync::{broadcast, mpsc};
+
+use super::queue::{Batches, Clip, Part, Queue};
+use super::residency::{Loader, Pin, Residency, tests::listed};
+use super::{Config, Desired, Error, Stored, Unavailable, Versions};
+use crate::device;
+use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
+use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig};
+use crate::rng::Stream;
+use crate::spec::{AdapterConfig, Digest, Normalization};
+use crate::telemetry::Metrics;
+
+/// A backbone of this width with random weights.
+pub(super) fn backbone(width: usize) -> Arc<Backbone> {
+    let config = BackboneConfig {
+        image_size: 8,
+        patch_size: 4,
+        width,
+        layers: 2,
+        heads: 2,
+        mlp_width: 24,
+        activation: Activation::QuickGelu,
+        eps: 1e-5,
+        pre_norm: true,
+        patch_bias: false,
+        normalization: Normalization::CLIP,
+    };
+    let mut stream = Stream::new(7, "test backbone");
+    let tensors = config.tensors().into_iter().map(|(name, shape)| {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| stream.range(-0.2, 0.2)).collect();
+        (name, (shape, values))
+    });
+    let tensors = tensors.collect();
+    Arc::new(Backbone::from_tensors("test", config, Digest([1; 32]), tensors).unwrap())
+}
+
+/// A fresh set for a backbone.
+pub(super) fn set(backbone: &Backbone) -> Arc<AdapterSet> {
+    let adapter = AdapterConfig {
+        adapter_width: 4,
+        adapter_pre_mlp: true,
+        ..AdapterConfig::LINEAR_PROBE
+    };
+    let stream = Stream::new(1, "test set");
+    Arc::new(AdapterSet::fresh(backbone.config(), adapter, 2, &stream).unwrap())
+}
+
+pub(super) fn version(tenant: &str) -> VersionRef {
+    VersionRef {
+        tenant: tenant.parse().unwrap(),
+        task: "t".parse().unwrap(),
+        version: AdapterVersion::FIRST,
+    }
+}
+
+/// Sets that tests list themselves, within a budget.
+pub(super) fn residency(budget: u64, device: device::Handle) -> Residency {
+    let loader = Loader {
+        versions: Arc::new(Nothing),
+        backbone: backbone(8),
+        device,
+    };
+    Residency::new(budget, loader, Metrics::new())
+}
+
+/// No versions at all.
+struct Nothing;
+
+#[async_trait]
+impl Versions for Nothing {
+    async fn load(&self, _: &VersionRef) -> Result<Stored, Unavailable> {
+        Err(Unavailable::Missing)
+    }
+
+    fn changes(&self) -> broadcast::Receiver<(TenantId, TaskId)> {
+        broadcast::channel(1).1
+    }
+
+    async fn exists(&self, _: &TenantId, _: &TaskId) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+
+    async fn pending(&self) -> Result<Vec<Desired>, Unavailable> {
+        Ok(Vec::new())
+    }
+
+    async fn moved(&self, _: &VersionRef) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+
+    async fn failed(&self, _: &VersionRef, _: &str) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+}
+
+fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
+    let (reply, parts) = mpsc::channel(1);
+    let clip = Clip {
+        request,
+        place: 0,
+        planes: vec![0.5; 3 * 8 * 8].into(),
+        frames: 1,
+        pin: pin.clone(),
+        deadline: None,
+        entered: Instant::now(),
+        reply,
+    };
+    (clip, parts)
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_is_taken_apart_to_find_the_set_at_fault() {
+    let (device, _) = device::start(device::Config::default(), Metrics::new()).unwrap();
+    let residency = residency(1000, device.clone());
+    let (good, foreign) = (backbone(8), backbone(16));
+    let mut pins = Vec::new();
+    for (tenant, backbone) in [("a", &good), ("b", &foreign), ("c", &good)] {
+        pins.push(listed(&residency, &version(tenant), set(backbone), 10).await);
+    }
+    let queue = Arc::new(Queue::new(&Config::default(), Metrics::new()));
+    let mut answers = Vec::new();
+    for (request, pin) in (0..).zip(&pins) {
+        let (clip, parts) = clip(pin, request);
+        queue.push(&pin.version.tenant, vec![clip]);
+        answers.push(parts);
+    }
+    device.set_source(Box::new(Batches::new(queue.clone(), good)));
+    let mut results = Vec::new();
+    for mut parts in answers {
+        results.push(parts.recv().await.unwrap().result);
+    }
+    assert!(results[0].is_ok() && results[2].is_ok());
+    assert!(
+        matches!(&results[1], Err(Error::Failed { .. })),
+        "{:?}",
+        results[1]
+    );
+    assert_eq!(pins[0].refused(), None);
+    assert!(pins[1].refused().is_some());
+    // One batch together, then three alone.
+    drop(device.pause());
+    assert_eq!(device.stats().batches, 4);
+}

@@ -1,0 +1,8 @@
+//! The engine with a small random backbone, the real device thread, and versions in memory.
+
+mod device;
+mod fixture;
+mod isolation;
+mod queueing;
+mod residency;
+mod swaps;

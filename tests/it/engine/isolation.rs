@@ -1,0 +1,43 @@
+//! One bad thing fails alone.
+
+use std::sync::Arc;
+
+use frameshift::engine::{Config, Error};
+use futures::future::join_all;
+
+use super::fixture::{ADAPTER, Running, bits, clip, stored, version};
+
+#[tokio::test]
+async fn a_clip_without_finite_logits_fails_alone() {
+    let running = Running::start(Config::default()).await;
+    let versions: Vec<_> = ["one", "two", "three"]
+        .map(|task| version("a", task, 1))
+        .into();
+    let mut alone = Vec::new();
+    for (seed, version) in versions.iter().enumerate() {
+        running
+            .shelf
+            .put(version, stored(seed as u64, ADAPTER, 0.3));
+        alone.push(running.one(version, clip(5, 4)).await.unwrap());
+    }
+    let before = running.settled();
+    let paused = running.device.pause();
+    let broken: Arc<[f32]> = clip(5, 4).iter().map(|_| f32::MAX).collect();
+    let requests = [
+        running.one(&versions[0], clip(5, 4)),
+        running.one(&versions[1], broken),
+        running.one(&versions[2], clip(5, 4)),
+    ];
+    let mut requests = Box::pin(join_all(requests));
+    assert!(futures::poll!(requests.as_mut()).is_pending());
+    drop(paused);
+    let answers = requests.await;
+    assert_eq!(running.settled().batches, before.batches + 1);
+    assert_eq!(bits(answers[0].as_ref().unwrap()), bits(&alone[0]));
+    assert_eq!(bits(answers[2].as_ref().unwrap()), bits(&alone[2]));
+    assert!(
+        matches!(answers[1], Err(Error::Failed { .. })),
+        "{:?}",
+        answers[1]
+    );
+}

@@ -1,0 +1,181 @@
+//! Loads, eviction and refusal of adapter sets.
+
+use frameshift::engine::{Config, Error, Stored};
+use frameshift::ids::VersionRef;
+use frameshift::model::AdapterSet;
+use frameshift::spec::Digest;
+use futures::future::join_all;
+
+use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
+
+fn size(stored: &Stored) -> u64 {
+    let set =
+        AdapterSet::from_safetensors(&stored.bytes, &config(), stored.adapter, stored.classes);
+    set.unwrap().bytes()
+}
+
+/// An engine with room for so many sets of the test's size.
+async fn with_room_for(sets: u64) -> Running {
+    let running = Running::start(Config {
+        residency_bytes: sets * size(&stored(0, ADAPTER, 0.3)),
+        ..Config::default()
+    });
+    running.await
+}
+
+fn resident(running: &Running, owner: &str) -> Vec<VersionRef> {
+    let records = running.engine.residency(&tenant(owner)).into_iter();
+    let resident = records.filter(|record| record.quarantine.is_none());
+    resident.map(|record| record.version).collect()
+}
+
+#[tokio::test]
+async fn a_version_is_loaded_once_for_all_who_wait() {
+    let running = with_room_for(2).await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    let requests = (0..5).map(|seed| running.one(&wanted, clip(seed, 4)));
+    for answer in join_all(requests).await {
+        answer.unwrap();
+    }
+    assert_eq!(running.shelf.loads(&wanted), 1);
+    assert_eq!(resident(&running, "a"), [wanted]);
+    assert_eq!(resident(&running, "b"), []);
+}
+
+#[tokio::test]
+async fn the_set_that_was_used_longest_ago_makes_room() {
+    let running = with_room_for(2).await;
+    let versions: Vec<_> = (1..=3).map(|number| version("a", "t", number)).collect();
+    for (seed, version) in versions.iter().enumerate() {
+        running
+            .shelf
+            .put(version, stored(seed as u64, ADAPTER, 0.3));
+    }
+    for used in [0, 1, 0, 2] {
+        running.one(&versions[used], clip(0, 4)).await.unwrap();
+    }
+    assert_eq!(
+        resident(&running, "a"),
+        [versions[0].clone(), versions[2].clone()]
+    );
+    let bytes = 2 * size(&stored(0, ADAPTER, 0.3));
+    let text = running.metrics.text();
+    assert!(
+        text.contains(&format!("residency_bytes{{tenant=\"a\"}} {bytes}\n")),
+        "{text}"
+    );
+    assert!(text.contains("adapter_evictions_total 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn two_busy_tasks_share_room_for_one_set() {
+    let running = with_room_for(1).await;
+    let versions = [version("a", "t", 1), version("b", "t", 1)];
+    for (seed, version) in versions.iter().enumerate() {
+        running
+            .shelf
+            .put(version, stored(seed as u64, ADAPTER, 0.3));
+    }
+    let requests = (0..8).map(|i| running.one(&versions[i % 2], clip(0, 4)));
+    let answers = join_all(requests).await;
+    let first: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    assert_ne!(bits(&first[0]), bits(&first[1]));
+    for i in 2..8 {
+        assert_eq!(bits(&first[i]), bits(&first[i % 2]));
+    }
+}
+
+#[tokio::test]
+async fn a_set_larger_than_the_budget_is_refused() {
+    let running = Running::start(Config {
+        residency_bytes: 100,
+        ..Config::default()
+    })
+    .await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    let refused = running.one(&wanted, clip(0, 4)).await;
+    assert!(
+        matches!(refused, Err(Error::TooLarge { budget: 100, .. })),
+        "{refused:?}"
+    );
+    running.shelf.desire(&wanted);
+    while running.shelf.refused(&wanted).is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(running.shelf.serving("t"), None);
+}
+
+#[tokio::test]
+async fn an_outage_passes_and_a_missing_version_is_not_found() {
+    let running = with_room_for(2).await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    running.shelf.fail(1);
+    let first = running.one(&wanted, clip(0, 4)).await;
+    assert!(matches!(first, Err(Error::Load { .. })), "{first:?}");
+    running.one(&wanted, clip(0, 4)).await.unwrap();
+    let missing = running.one(&version("b", "t", 1), clip(0, 4)).await;
+    assert!(
+        matches!(missing, Err(Error::NotFound { .. })),
+        "{missing:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_set_that_cannot_serve_is_quarantined_with_its_reason() {
+    let good = stored(1, ADAPTER, 0.3);
+    let cut = Stored {
+        bytes: good.bytes.slice(..good.bytes.len() - 4),
+        ..good.clone()
+    };
+    let other_head = Stored {
+        classes: 4,
+        ..good.clone()
+    };
+    let other_backbone = Stored {
+        backbone: Digest([9; 32]),
+        ..good.clone()
+    };
+    let bad = [
+        (stored(1, ADAPTER, f32::MAX), "not finite"),
+        (cut, ""),
+        (other_head, "fc."),
+        (other_backbone, "backbone 0909"),
+    ];
+    let running = with_room_for(3).await;
+    let fine = version("b", "fine", 1);
+    running.shelf.put(&fine, good);
+    for (number, (file, why)) in (1..).zip(bad) {
+        let wanted = version("a", "t", number);
+        running.shelf.put(&wanted, file);
+        for _ in 0..2 {
+            let refused = running.one(&wanted, clip(0, 4)).await;
+            let Err(Error::Quarantined { reason, .. }) = &refused else {
+                panic!("{why}: {refused:?}")
+            };
+            assert!(reason.contains(why), "{why}: {reason}");
+        }
+        assert_eq!(running.shelf.loads(&wanted), 1);
+        let records = running.engine.residency(&tenant("a"));
+        let own = records.iter().find(|record| record.version == wanted);
+        assert!(own.unwrap().quarantine.is_some());
+        running.one(&fine, clip(0, 4)).await.unwrap();
+    }
+    assert!(*running.engine.ready().borrow());
+}
+
+#[tokio::test]
+async fn a_deleted_task_leaves_memory() {
+    let running = with_room_for(2).await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    running.one(&wanted, clip(0, 4)).await.unwrap();
+    running.shelf.delete(&wanted);
+    while !resident(&running, "a").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let gone = running.one(&wanted, clip(0, 4)).await;
+    assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+}

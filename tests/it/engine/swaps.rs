@@ -1,0 +1,128 @@
+//! Serving versions move under load.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use frameshift::engine::{Config, Error};
+use frameshift::ids::VersionRef;
+
+use super::fixture::{ADAPTER, Running, bits, clip, stored, tenant, version};
+
+const SWAPS: u32 = 20;
+const CLIENTS: usize = 8;
+
+/// Asks for a version and waits until it serves.
+async fn swap(running: &Running, wanted: &VersionRef) {
+    running.shelf.desire(wanted);
+    while running.shelf.serving(wanted.task.as_str()).as_ref() != Some(wanted) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_swaps_under_eight_clients_lose_nothing() {
+    let (running, apart) = (
+        Arc::new(Running::start(Config::default()).await),
+        Running::start(Config::default()).await,
+    );
+    let versions: Vec<_> = (1..=SWAPS + 1)
+        .map(|number| version("a", "t", number))
+        .collect();
+    let mut expected = HashMap::new();
+    for version in &versions {
+        let file = stored(u64::from(version.version.get()), ADAPTER, 0.3);
+        running.shelf.put(version, file.clone());
+        apart.shelf.put(version, file);
+        let logits = apart.one(version, clip(0, 4)).await.unwrap();
+        expected.insert(version.clone(), bits(&logits));
+    }
+    let expected = Arc::new(expected);
+    swap(&running, &versions[0]).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let (running, expected, stop) = (running.clone(), expected.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut answers = HashMap::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let serving = running.shelf.serving("t").unwrap();
+                    let logits = running.one(&serving, clip(0, 4)).await.unwrap();
+                    assert_eq!(bits(&logits), expected[&serving], "{serving}");
+                    *answers.entry(serving).or_insert(0) += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    for wanted in &versions[1..] {
+        swap(&running, wanted).await;
+        // Some client is answered by each version before the next one comes.
+        running.one(wanted, clip(0, 4)).await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut answers = 0;
+    let mut served = HashMap::new();
+    for client in clients {
+        for (version, count) in client.await.unwrap() {
+            answers += count;
+            *served.entry(version).or_insert(0) += count;
+        }
+    }
+    assert!(answers >= CLIENTS, "{answers} answers");
+    println!(
+        "{answers} answers by {} of {} versions",
+        served.len(),
+        versions.len()
+    );
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_finite_is_refused_and_the_old_one_serves() {
+    let running = Running::start(Config::default()).await;
+    let (old, new) = (version("a", "t", 1), version("a", "t", 2));
+    running.shelf.put(&old, stored(1, ADAPTER, 0.3));
+    running.shelf.put(&new, stored(2, ADAPTER, f32::MAX));
+    swap(&running, &old).await;
+    let before = running.one(&old, clip(0, 4)).await.unwrap();
+
+    running.shelf.desire(&new);
+    let why = loop {
+        if let Some(why) = running.shelf.refused(&new) {
+            break why;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(why.contains("not finite"), "{why}");
+    assert_eq!(running.shelf.serving("t"), Some(old.clone()));
+    let after = running.one(&old, clip(0, 4)).await.unwrap();
+    assert_eq!(bits(&before), bits(&after));
+    let refused = running.one(&new, clip(0, 4)).await;
+    assert!(
+        matches!(refused, Err(Error::Quarantined { .. })),
+        "{refused:?}"
+    );
+
+    // Asked for anew with a file that is fine, it serves.
+    running.shelf.put(&new, stored(2, ADAPTER, 0.3));
+    swap(&running, &new).await;
+    running.one(&new, clip(0, 4)).await.unwrap();
+    let records = running.engine.residency(&tenant("a"));
+    assert!(records.iter().all(|record| record.quarantine.is_none()));
+}
+
+#[tokio::test]
+async fn a_passing_outage_only_delays_a_swap() {
+    let running = Running::start(Config {
+        poll: std::time::Duration::from_millis(1),
+        ..Config::default()
+    })
+    .await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    running.shelf.fail(3);
+    swap(&running, &wanted).await;
+    assert_eq!(running.shelf.refused(&wanted), None);
+    assert_eq!(running.shelf.loads(&wanted), 4);
+}
