@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::jobs::schedule;
 use crate::model::adamw;
 use crate::model::pretrain::{StepReport, Trainer};
-use crate::model::{self, Activation, BackboneConfig, load};
+use crate::model::{self, Activation, BackboneConfig};
 use crate::rng::Stream;
 use crate::spec::{Digest, Normalization};
 use crate::synth::scene;
@@ -176,7 +176,7 @@ impl Plan {
         let mut trainer = Trainer::new(self.architecture.clone(), &classes, args.seed, OPTIMIZER)?;
         let curve = self.train(&mut trainer, args)?;
         let held_out = self.measure(&trainer, args.seed)?;
-        trainer.save(&args.out, &self.metadata(args))?;
+        trainer.save(&args.out, &origin(args))?;
         let file = std::fs::read(&args.out).map_err(failed("read", &args.out))?;
         let metrics = Metrics {
             seed: args.seed,
@@ -210,17 +210,6 @@ impl Plan {
         let shapes = self.architecture.tensors();
         let sizes = shapes.values().map(|shape| shape.iter().product::<usize>());
         sizes.sum()
-    }
-
-    /// The configuration, which makes the file one that can be loaded, and where the weights come from.
-    fn metadata(&self, args: &Args) -> BTreeMap<String, String> {
-        let mut metadata = load::reference_metadata(&self.architecture);
-        metadata.extend([
-            ("origin".to_owned(), "frameshift pretrain".to_owned()),
-            ("seed".to_owned(), args.seed.to_string()),
-            ("steps".to_owned(), args.steps.to_string()),
-        ]);
-        metadata
     }
 
     fn train(&self, trainer: &mut Trainer, args: &Args) -> Result<Vec<Point>, Error> {
@@ -296,6 +285,15 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> E
     }
 }
 
+/// Where the weights come from, for the file's metadata.
+fn origin(args: &Args) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("origin".to_owned(), "frameshift pretrain".to_owned()),
+        ("seed".to_owned(), args.seed.to_string()),
+        ("steps".to_owned(), args.steps.to_string()),
+    ])
+}
+
 fn answers(accuracy: &BTreeMap<&'static str, f64>) -> String {
     let shares = accuracy
         .iter()
@@ -357,7 +355,7 @@ mod tests {
             .map(|(name, seed)| train(&format!("{name}.safetensors"), seed));
         assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(&again).unwrap());
         assert_ne!(std::fs::read(&one).unwrap(), std::fs::read(&other).unwrap());
-        assert_eq!(load::open(&one).unwrap().config, TINY.architecture);
+        assert_eq!(model::load::open(&one).unwrap().config, TINY.architecture);
         let text = std::fs::read_to_string(one.with_extension("json")).unwrap();
         let metrics: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(metrics["parameters"], TINY.parameters());
