@@ -7,28 +7,26 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{Backbone as Choice, Config};
-use crate::device;
-use crate::engine;
-use crate::jobs;
-use crate::library::{self, Library};
-use crate::metadata::{self, MetadataStore, Sqlite};
-use crate::model::{self, Backbone};
-use crate::registry::{self, Registry};
+use crate::config::Config;
+use crate::metadata::{self, Sqlite};
 use crate::rpc::{self, Api, Health};
-use crate::shutdown;
 use crate::store::{self, DirectoryLock, Store};
 use crate::telemetry::metrics::Metrics;
-use crate::video::{self, Decoder};
+use crate::{device, model, shutdown, telemetry, video};
 
 mod about;
 mod bind;
 mod loops;
+mod wiring;
 
 pub use about::Summary;
+pub use wiring::Wiring;
+
 use bind::Listeners;
 use loops::{Ends, Loops};
+use wiring::{Ground, Stage};
 
 /// Why the server could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -93,15 +91,12 @@ pub enum Error {
 pub struct Bound {
     config: Config,
     listeners: Listeners,
-    metrics: Metrics,
     health: Health,
     api: Api,
-    front: shutdown::Drain,
-    front_signal: shutdown::Signal,
-    loops: Loops,
+    front_drain: shutdown::Drain,
+    front: Stage,
+    ground: Ground,
     lock: DirectoryLock,
-    store: Store,
-    metadata: Arc<dyn MetadataStore>,
 }
 
 /// A server that serves.
@@ -109,34 +104,17 @@ pub struct App {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
     summary: Summary,
-    parts: Wiring,
+    wiring: Wiring,
     health: Health,
-    front: shutdown::Drain,
-    back: shutdown::Drain,
+    front_drain: shutdown::Drain,
+    back_drain: shutdown::Drain,
     /// What drains first: the API and the jobs.
-    front_loops: Loops,
+    front: Loops,
     /// What they need to finish: the engine and the device.
-    back_loops: Loops,
-    drain_timeout: std::time::Duration,
+    back: Loops,
+    drain_timeout: Duration,
     /// Held until everything that writes has ended.
     _lock: DirectoryLock,
-}
-
-/// The handles of a running server, for tests and benches that look behind the API.
-#[derive(Clone)]
-pub struct Wiring {
-    /// The device.
-    pub device: device::Handle,
-    /// The backbone.
-    pub backbone: Arc<Backbone>,
-    /// Classification.
-    pub engine: engine::Handle,
-    /// Tasks and versions.
-    pub registry: Registry,
-    /// Records.
-    pub metadata: Arc<dyn MetadataStore>,
-    /// Counters.
-    pub metrics: Metrics,
 }
 
 /// Sets the number of threads of the numeric code, before it runs for the first time.
@@ -161,21 +139,25 @@ impl App {
         let metadata = Sqlite::open(metadata::Config { path }).await?;
         listeners.announce(config.address_file.as_deref())?;
 
-        let (front, front_signal) = shutdown::channel();
-        Ok(Bound {
-            metrics: Metrics::new(),
+        let (front_drain, signal) = shutdown::channel();
+        let bound = Bound {
             health: Health::new().await,
             api: Api::new(),
-            front,
-            front_signal,
-            loops: Loops::new(),
+            front_drain,
+            front: Stage {
+                loops: Loops::new(),
+                signal,
+            },
+            ground: Ground {
+                store,
+                metadata: Arc::new(metadata),
+                metrics: Metrics::new(),
+            },
             lock,
-            store,
-            metadata: Arc::new(metadata),
             listeners,
             config,
-        }
-        .serve())
+        };
+        Ok(bound.serve())
     }
 
     /// Binds, loads and serves.
@@ -203,7 +185,7 @@ impl App {
 
     /// What is behind the API.
     pub fn wiring(&self) -> &Wiring {
-        &self.parts
+        &self.wiring
     }
 
     /// Runs until the signal, then drains.
@@ -213,8 +195,8 @@ impl App {
     pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> Result<(), Error> {
         let ended = tokio::select! {
             () = signal => None,
-            what = self.front_loops.fatal() => Some(what),
-            what = self.back_loops.fatal() => Some(what),
+            what = self.front.fatal() => Some(what),
+            what = self.back.fatal() => Some(what),
         };
         let drained = self.drain().await;
         match ended {
@@ -227,11 +209,11 @@ impl App {
     async fn drain(mut self) -> Result<(), Error> {
         tracing::info!("draining");
         self.health.not_serving().await;
-        self.front.start();
-        let late = self.front_loops.finish(self.drain_timeout).await;
-        self.back.start();
+        self.front_drain.start();
+        let late = self.front.finish(self.drain_timeout).await;
+        self.back_drain.start();
         // The device ends after the slice that it runs and the engine after its batch, so this is short.
-        let later = self.back_loops.finish(self.drain_timeout).await;
+        let later = self.back.finish(self.drain_timeout).await;
         let unfinished: Vec<&str> = late.into_iter().chain(later).collect();
         if unfinished.is_empty() {
             tracing::info!("drained");
@@ -252,10 +234,10 @@ impl Bound {
 
     fn serve(mut self) -> Self {
         let (config, api) = (self.config.rpc.clone(), self.api.clone());
-        let (health, metrics) = (self.health.clone(), self.metrics.clone());
-        let drain = self.front_signal.clone();
+        let (health, metrics) = (self.health.clone(), self.ground.metrics.clone());
+        let drain = self.front.signal.clone();
         if let Some(listener) = self.listeners.take_api() {
-            self.loops.spawn("the API", Ends::Server, async move {
+            self.front.loops.spawn("the API", Ends::Server, async move {
                 rpc::serve(&config, listener, api, &health, metrics, drain).await
             });
         }
@@ -268,78 +250,31 @@ impl Bound {
     /// When the backbone, the video workers or the device do not start.
     pub async fn load(mut self) -> Result<App, Error> {
         let config = self.config;
-        let decoder = Decoder::start(config.video.clone()).await?;
-        let backbone = Arc::new(backbone(&config.backbone).await?);
-        let (store, metadata, metrics) = (self.store, self.metadata, self.metrics);
-        let (back, back_signal) = shutdown::channel();
-        let mut back_loops = Loops::new();
-
-        let library = Library::new(
-            library::Config {
-                upload_bytes: config.upload_limit,
-                ..library::Config::default()
-            },
-            store.clone(),
-            Arc::clone(&metadata),
-            Arc::new(decoder.clone()),
-        );
-        let registry = Registry::new(
-            registry::Config::default(),
-            store.clone(),
-            Arc::clone(&metadata),
-        );
-        let (device, service) = device::start(config.device.clone(), metrics.clone())?;
-        back_loops.spawn("the device", Ends::Server, service.run(back_signal.clone()));
-        let (engine, service) = engine::new(
-            config.engine.clone(),
-            engine::Parts {
-                registry: registry.clone(),
-                device: device.clone(),
-                backbone: Arc::clone(&backbone),
-                metrics: metrics.clone(),
-            },
-        );
-        back_loops.spawn("the engine", Ends::Server, service.run(back_signal.clone()));
-        let (jobs, service) = jobs::new(config.jobs.clone(), Arc::clone(&metadata));
-        let parts = jobs::Parts {
-            metadata: Arc::clone(&metadata),
-            store,
-            library: library.clone(),
-            registry: registry.clone(),
-            decoder: decoder.clone(),
-            device: device.clone(),
-            backbone: Arc::clone(&backbone),
-            metrics: metrics.clone(),
+        let (back_drain, signal) = shutdown::channel();
+        let mut back = Stage {
+            loops: Loops::new(),
+            signal,
         };
-        let drain = self.front_signal.clone();
-        self.loops.spawn("the jobs", Ends::Server, async move {
-            service.run(parts, drain).await;
-            Ok::<(), Error>(())
-        });
+        let wiring = Wiring::start(&config, self.ground, &mut self.front, &mut back).await?;
         if let Some(listener) = self.listeners.take_metrics() {
-            let endpoint =
-                crate::telemetry::serve_metrics(listener, metrics.clone(), back_signal.clone());
-            back_loops.spawn("the metrics endpoint", Ends::Itself, endpoint);
+            let metrics = wiring.metrics.clone();
+            let endpoint = telemetry::serve_metrics(listener, metrics, back.signal.clone());
+            back.loops
+                .spawn("the metrics endpoint", Ends::Itself, endpoint);
         }
-        back_loops.spawn(
-            "the collector",
-            Ends::Itself,
-            loops::collect(library.clone(), back_signal),
-        );
-
-        let about = about::of(&config, &backbone, &decoder);
+        let about = about::of(&config, &wiring);
         let summary = Summary::new(&config, &self.listeners, &about);
         self.api.open(rpc::Parts {
-            library,
-            registry: registry.clone(),
-            jobs,
-            engine: engine.clone(),
-            decoder,
-            metrics: metrics.clone(),
+            library: wiring.library.clone(),
+            registry: wiring.registry.clone(),
+            jobs: wiring.jobs.clone(),
+            engine: wiring.engine.clone(),
+            decoder: wiring.decoder.clone(),
+            metrics: wiring.metrics.clone(),
             spool: config.data_dir.clone(),
             about,
         });
-        let mut ready = engine.ready();
+        let mut ready = wiring.engine.ready();
         if ready.wait_for(|ready| *ready).await.is_err() {
             return Err(Error::Stopped { what: "the engine" });
         }
@@ -348,40 +283,14 @@ impl Bound {
             address: self.listeners.address,
             metrics_address: self.listeners.metrics_address,
             summary,
-            parts: Wiring {
-                device,
-                backbone,
-                engine,
-                registry,
-                metadata,
-                metrics,
-            },
+            wiring,
             health: self.health,
-            front: self.front,
-            back,
-            front_loops: self.loops,
-            back_loops,
+            front_drain: self.front_drain,
+            back_drain,
+            front: self.front.loops,
+            back: back.loops,
             drain_timeout: config.drain_timeout,
             _lock: self.lock,
         })
-    }
-}
-
-/// Loads the weights, off the async threads.
-async fn backbone(choice: &Choice) -> Result<Backbone, Error> {
-    let choice = choice.clone();
-    let name = match &choice {
-        Choice::Builtin => "builtin".to_owned(),
-        Choice::Path(path) => path.display().to_string(),
-    };
-    let load = move || match choice {
-        Choice::Builtin => Backbone::builtin(),
-        Choice::Path(path) => Backbone::load(&path),
-    };
-    match tokio::task::spawn_blocking(load).await {
-        Ok(loaded) => loaded.map_err(|source| Error::Backbone { name, source }),
-        Err(_) => Err(Error::Stopped {
-            what: "loading the backbone",
-        }),
     }
 }

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::bind::Listeners;
+use super::wiring::Wiring;
 use crate::config::Config;
-use crate::model::Backbone;
 use crate::rpc::About;
 use crate::spec::Precision;
-use crate::video::Decoder;
 
 /// What `serve` prints.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +66,9 @@ impl fmt::Display for Summary {
 }
 
 /// What `GetServerInfo` says.
-pub(super) fn of(config: &Config, backbone: &Backbone, decoder: &Decoder) -> About {
+pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
+    let backbone = &wiring.backbone;
+    let layers = wiring.decoder.isolation().iter();
     let shape = backbone.config();
     let size = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     About {
@@ -82,11 +83,7 @@ pub(super) fn of(config: &Config, backbone: &Backbone, decoder: &Decoder) -> Abo
         normalization: shape.normalization,
         device: "cpu",
         precision: Precision::F32.to_string(),
-        isolation: decoder
-            .isolation()
-            .iter()
-            .map(|layer| layer.name())
-            .collect(),
+        isolation: layers.map(|layer| layer.name()).collect(),
         upload_bytes: config.upload_limit,
         queue_clips: config.engine.queue_clips,
         adapter_bytes: config.engine.residency_bytes,

@@ -33,6 +33,8 @@ pub struct Cli {
 }
 
 /// The subcommands.
+// It is made once a process, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Runs the server

@@ -12,10 +12,11 @@ fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 fn flags(arguments: &[&str]) -> Flags {
     let words = ["frameshift", "serve"].iter().chain(arguments);
-    match cli::Cli::parse_from(words).command {
-        cli::Command::Serve(serve) => serve.flags,
-        other => panic!("{other:?}"),
-    }
+    let command = cli::Cli::parse_from(words).command;
+    let cli::Command::Serve(serve) = command else {
+        panic!("{command:?}");
+    };
+    serve.flags
 }
 
 fn load(

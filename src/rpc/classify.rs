@@ -15,7 +15,9 @@ use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::metadata::VersionRecord;
 use crate::proto::v1;
 use crate::proto::v1::classification_service_server::ClassificationService;
-use crate::video::{Clip, ClipSpec, Input, Lane};
+use crate::spec::ClipSampling;
+use crate::telemetry::metrics::Metrics;
+use crate::video::{self, Clip, ClipSpec, Input, Lane};
 use scores::Scores;
 use spool::Spool;
 
@@ -139,15 +141,8 @@ impl<'a> Wanted<'a> {
         let sampling = &record.manifest.sampling;
         let permit = parts.engine.admit(self.tenant, sampling.views())?;
 
-        let began = Instant::now();
-        let about = &parts.about;
-        let spec = ClipSpec::of_task(sampling, about.image_size, about.normalization);
-        let decoder = &parts.decoder;
         let input = input.await?;
-        let clip = decoder
-            .clip(self.tenant, Lane::Interactive, input, spec)
-            .await?;
-        let decode = began.elapsed();
+        let (clip, decode) = decode(parts, self.tenant, input, sampling).await?;
 
         let planes = clip.planes.clone();
         let engine = &parts.engine;
@@ -169,6 +164,43 @@ impl<'a> Wanted<'a> {
                 device: Some(of_duration(answer.device)),
             }),
         })
+    }
+}
+
+/// Takes the clip out of a video. Returns it with the time that this took.
+async fn decode(
+    parts: &Parts,
+    tenant: &TenantId,
+    input: Input,
+    sampling: &ClipSampling,
+) -> Result<(Clip, Duration), Status> {
+    let about = &parts.about;
+    let spec = ClipSpec::of_task(sampling, about.image_size, about.normalization);
+    let mut decoding = Decoding {
+        metrics: &parts.metrics,
+        began: Instant::now(),
+        outcome: "cancelled",
+    };
+    let decoder = &parts.decoder;
+    let clip = decoder.clip(tenant, Lane::Interactive, input, spec).await;
+    decoding.outcome = match &clip {
+        Ok(_) => "ok",
+        Err(video::Error::Rejected(_)) => "rejected",
+        Err(_) => "failed",
+    };
+    Ok((clip?, decoding.began.elapsed()))
+}
+
+/// Counts a decoding when it ends, also when its caller leaves.
+struct Decoding<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+    outcome: &'static str,
+}
+
+impl Drop for Decoding<'_> {
+    fn drop(&mut self) {
+        self.metrics.decoded(self.outcome, self.began.elapsed());
     }
 }
 

@@ -93,10 +93,12 @@ pub(super) fn stream(problem: &str) -> Status {
 
 /// A client stream that broke off: the transport says how.
 pub(super) fn broken_stream(status: Status) -> Status {
-    let reason = match status.code() {
-        Code::Cancelled => "CANCELLED",
-        Code::OutOfRange | Code::ResourceExhausted => "MESSAGE_TOO_LARGE",
-        _ => "STREAM_BROKEN",
+    let reason = if status.code() == Code::Cancelled {
+        "CANCELLED"
+    } else if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) {
+        "MESSAGE_TOO_LARGE"
+    } else {
+        "STREAM_BROKEN"
     };
     Refusal::new(status.code(), reason, status.message()).status()
 }

@@ -171,6 +171,7 @@ pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1
 }
 
 fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
+    // Without labels it is a listing: then what grows with the square of their number is left out.
     let evaluation = match labels {
         Some(labels) => of_evaluation(&result.evaluation, labels),
         None => v1::Evaluation {

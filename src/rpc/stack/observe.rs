@@ -5,7 +5,7 @@ use std::time::Instant;
 use http::{Request, Response};
 use tonic::Code;
 use tonic::body::Body;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::body::{Watched, code};
 use super::{Concern, Inner, answer, request_id};
@@ -35,21 +35,51 @@ impl Concern for Observed {
         let id = request.extensions().get::<request_id::Name>().cloned();
         let id = id.as_ref().map_or("", request_id::Name::as_str);
         let span = tracing::info_span!("request", id, method, %tenant);
-        let response = answer(next, request).instrument(span.clone()).await;
-
-        let metrics = self.metrics.clone();
-        let report = move |code: Code| {
-            metrics.request(&tenant, method, name(code), began.elapsed());
-            span.in_scope(
-                || tracing::debug!(code = name(code), took = ?began.elapsed(), "answered"),
-            );
+        let mut call = Call {
+            metrics: self.metrics.clone(),
+            tenant,
+            method,
+            began,
+            span: span.clone(),
+            reported: false,
         };
+        let response = answer(next, request).instrument(span).await;
         match code(response.headers()) {
             Some(code) => {
-                report(code);
+                call.report(code);
                 response
             }
-            None => response.map(|body| Body::new(Watched::reporting(body, report))),
+            None => response
+                .map(|body| Body::new(Watched::reporting(body, move |code| call.report(code)))),
+        }
+    }
+}
+
+/// A call that is counted when it ends; one whose caller leaves is dropped, and counts as CANCELLED.
+struct Call {
+    metrics: Metrics,
+    tenant: TenantId,
+    method: &'static str,
+    began: Instant,
+    span: Span,
+    reported: bool,
+}
+
+impl Call {
+    fn report(&mut self, code: Code) {
+        self.reported = true;
+        let took = self.began.elapsed();
+        self.metrics
+            .request(&self.tenant, self.method, name(code), took);
+        self.span
+            .in_scope(|| tracing::debug!(code = name(code), ?took, "answered"));
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.reported {
+            self.report(Code::Cancelled);
         }
     }
 }

@@ -228,3 +228,15 @@ async fn a_body_that_is_dropped_early_counts_as_cancelled() {
     drop(response);
     assert!(metrics.text().contains("CANCELLED"), "{}", metrics.text());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_caller_leaves_counts_as_cancelled() {
+    let (_drain, signal) = shutdown::channel();
+    let metrics = Metrics::new();
+    let call = through(&metrics, signal, request(CLASSIFY, &[]), |_| {
+        std::future::pending()
+    });
+    let left = tokio::time::timeout(Duration::from_secs(1), call).await;
+    assert!(left.is_err());
+    assert!(metrics.text().contains("CANCELLED"), "{}", metrics.text());
+}

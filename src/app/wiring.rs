@@ -1,0 +1,153 @@
+//! Makes the components and starts their loops.
+//!
+//! Invariant: everything that serves or trains shares the one backbone, device and decoder that are made here.
+
+use std::sync::Arc;
+
+use super::Error;
+use super::loops::{self, Ends, Loops};
+use crate::config::{Backbone as Choice, Config};
+use crate::library::{self, Library};
+use crate::metadata::MetadataStore;
+use crate::model::Backbone;
+use crate::registry::{self, Registry};
+use crate::shutdown::Signal;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::video::Decoder;
+use crate::{device, engine, jobs};
+
+/// The handles of a running server: what the API calls, and what tests and benches look at.
+#[derive(Clone)]
+pub struct Wiring {
+    /// Videos and data sets.
+    pub library: Library,
+    /// Tasks and versions.
+    pub registry: Registry,
+    /// Fine-tuning.
+    pub jobs: jobs::Handle,
+    /// Classification.
+    pub engine: engine::Handle,
+    /// Decoding.
+    pub decoder: Decoder,
+    /// The device.
+    pub device: device::Handle,
+    /// The backbone.
+    pub backbone: Arc<Backbone>,
+    /// Records.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Loops that drain together, and the signal that tells them.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) loops: Loops,
+    pub(super) signal: Signal,
+}
+
+/// What the components stand on.
+pub(super) struct Ground {
+    pub(super) store: Store,
+    pub(super) metadata: Arc<dyn MetadataStore>,
+    pub(super) metrics: Metrics,
+}
+
+impl Wiring {
+    /// Loads the backbone and starts everything behind the API. `front` drains before `back`: jobs need the device for their last checkpoint.
+    pub(super) async fn start(
+        config: &Config,
+        ground: Ground,
+        front: &mut Stage,
+        back: &mut Stage,
+    ) -> Result<Self, Error> {
+        let Ground {
+            store,
+            metadata,
+            metrics,
+        } = ground;
+        let decoder = Decoder::start(config.video.clone()).await?;
+        let backbone = Arc::new(backbone(&config.backbone).await?);
+        let library = Library::new(
+            library::Config {
+                upload_bytes: config.upload_limit,
+                ..library::Config::default()
+            },
+            store.clone(),
+            Arc::clone(&metadata),
+            Arc::new(decoder.clone()),
+        );
+        let registry = Registry::new(
+            registry::Config::default(),
+            store.clone(),
+            Arc::clone(&metadata),
+        );
+        let (device, device_service) = device::start(config.device.clone(), metrics.clone())?;
+        let (engine, engine_service) = engine::new(
+            config.engine.clone(),
+            engine::Parts {
+                registry: registry.clone(),
+                device: device.clone(),
+                backbone: Arc::clone(&backbone),
+                metrics: metrics.clone(),
+            },
+        );
+        let (jobs, jobs_service) = jobs::new(config.jobs.clone(), Arc::clone(&metadata));
+        let wiring = Self {
+            library,
+            registry,
+            jobs,
+            engine,
+            decoder,
+            device,
+            backbone,
+            metadata,
+            metrics,
+        };
+        let training = jobs_service.run(wiring.training(store), front.signal.clone());
+        front.loops.spawn("the jobs", Ends::Server, async move {
+            training.await;
+            Ok::<(), Error>(())
+        });
+        let signal = || back.signal.clone();
+        let collector = loops::collect(wiring.library.clone(), signal());
+        let (device, engine) = (device_service.run(signal()), engine_service.run(signal()));
+        back.loops.spawn("the device", Ends::Server, device);
+        back.loops.spawn("the engine", Ends::Server, engine);
+        back.loops.spawn("the collector", Ends::Itself, collector);
+        Ok(wiring)
+    }
+
+    fn training(&self, store: Store) -> jobs::Parts {
+        jobs::Parts {
+            metadata: Arc::clone(&self.metadata),
+            store,
+            library: self.library.clone(),
+            registry: self.registry.clone(),
+            decoder: self.decoder.clone(),
+            device: self.device.clone(),
+            backbone: Arc::clone(&self.backbone),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+/// Loads the weights, off the async threads.
+async fn backbone(choice: &Choice) -> Result<Backbone, Error> {
+    let choice = choice.clone();
+    let name = match &choice {
+        Choice::Builtin => "builtin".to_owned(),
+        Choice::Path(path) => path.display().to_string(),
+    };
+    let load = move || match choice {
+        Choice::Builtin => Backbone::builtin(),
+        Choice::Path(path) => Backbone::load(&path),
+    };
+    match tokio::task::spawn_blocking(load).await {
+        Ok(loaded) => loaded.map_err(|source| Error::Backbone { name, source }),
+        Err(_) => Err(Error::Stopped {
+            what: "loading the backbone",
+        }),
+    }
+}

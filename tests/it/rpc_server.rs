@@ -1,0 +1,168 @@
+//! Health, reflection, what the server says of itself, and its end.
+
+use frameshift::app::App;
+use frameshift::client::Client;
+use frameshift::config::Backbone;
+use frameshift::proto::v1;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+use crate::server::{TestServer, classify, config, refused, trained, until};
+
+async fn health(client: &Client, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest {
+        service: service.into(),
+    };
+    let answer = HealthClient::new(client.channel()).check(request).await;
+    answer.unwrap().into_inner().status()
+}
+
+const SERVICES: [&str; 6] = [
+    "frameshift.v1.ClassificationService",
+    "frameshift.v1.DatasetService",
+    "frameshift.v1.FineTuningService",
+    "frameshift.v1.ServerService",
+    "frameshift.v1.TaskService",
+    "frameshift.v1.VideoService",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_follows_the_server_from_its_start_to_its_drain() {
+    let folder = tempfile::tempdir().unwrap();
+    let bound = App::bind(config(folder.path())).await.unwrap();
+    let address = format!("http://{}", bound.address());
+    let client = Client::connect(&address, None).await.unwrap();
+    for service in SERVICES.iter().chain(&[""]) {
+        assert_eq!(health(&client, service).await, ServingStatus::NotServing);
+    }
+    let early = client
+        .server()
+        .get_server_info(v1::GetServerInfoRequest {})
+        .await;
+    refused(early, Code::Unavailable, "NOT_READY");
+
+    let app = bound.load().await.unwrap();
+    for service in SERVICES.iter().chain(&[""]) {
+        assert_eq!(health(&client, service).await, ServingStatus::Serving);
+    }
+    let request = HealthCheckRequest::default();
+    let mut watch = HealthClient::new(client.channel())
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+
+    app.run_until(std::future::ready(())).await.unwrap();
+    let next = watch.message().await.unwrap().unwrap();
+    assert_eq!(next.status(), ServingStatus::NotServing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_every_service() {
+    let server = TestServer::start().await;
+    let client = server.client("default").await;
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(client.channel())
+        .server_reflection_info(futures::stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}");
+    };
+    let names: Vec<String> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
+    for service in SERVICES.iter().chain(&["grpc.health.v1.Health"]) {
+        assert!(names.iter().any(|name| name == service), "{names:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_says_what_it_is() {
+    let server = TestServer::start_with(|config| config.upload_limit = 12345).await;
+    let client = server.client("acme").await;
+    let info = client
+        .server()
+        .get_server_info(v1::GetServerInfoRequest {})
+        .await;
+    let info = info.unwrap().into_inner();
+    assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(info.tenant, "acme");
+    assert_eq!(
+        (info.device.as_str(), info.precision.as_str()),
+        ("cpu", "f32")
+    );
+    let backbone = info.backbone.unwrap();
+    let loaded = &server.wiring.backbone;
+    assert_eq!(backbone.digest, loaded.digest().0.to_vec());
+    assert_eq!(backbone.image_size as usize, loaded.config().image_size);
+    let limits = info.limits.unwrap();
+    assert_eq!(limits.upload_bytes, 12345);
+    assert_eq!(
+        (limits.message_bytes, limits.chunk_bytes),
+        (32 << 20, 1 << 20)
+    );
+    assert!(info.video_isolation.iter().any(|layer| layer == "process"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_choice_serves_the_built_in_backbone() {
+    let server = TestServer::start_with(|config| config.backbone = Backbone::Builtin).await;
+    let client = server.client("acme").await;
+    let info = client
+        .server()
+        .get_server_info(v1::GetServerInfoRequest {})
+        .await;
+    assert_eq!(info.unwrap().into_inner().backbone.unwrap().name, "builtin");
+    let videos = trained(&client, "shade").await;
+    let answer = client
+        .classification()
+        .classify(classify("shade", &videos[0].name))
+        .await;
+    assert_eq!(answer.unwrap().into_inner().predictions.len(), 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_finishes_what_is_in_flight() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let videos = trained(&client, "shade").await;
+    let device = server.wiring.device.clone();
+    let metrics = server.wiring.metrics.clone();
+    let pause = device.pause();
+    let mut calls = client.classification();
+    let request = classify("shade", &videos[0].name);
+    let call = tokio::spawn(async move { calls.classify(request).await });
+    until(|| async { metrics.text().contains("frameshift_queue_clips 1") }).await;
+
+    let drained = server.drain();
+    // New calls are refused on the connection that is still there, or it is closed for them.
+    until(|| async {
+        let request = v1::GetServerInfoRequest {};
+        client.server().get_server_info(request).await.is_err()
+    })
+    .await;
+    assert!(!drained.is_finished() && !call.is_finished());
+    drop(pause);
+    let answer = call.await.unwrap().expect("the call in flight is answered");
+    assert_eq!(answer.into_inner().version, "tasks/shade/versions/1");
+    drained.await.unwrap().expect("the drain finishes");
+}

@@ -1,0 +1,317 @@
+//! A whole server for tests: real components on a free port and a temporary data directory, and real clients.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use frameshift::app::{self, App, Wiring};
+use frameshift::client::Client;
+use frameshift::config::Config;
+use frameshift::config::settings::Flags;
+use frameshift::proto::v1;
+use frameshift::shutdown;
+use frameshift::video::encode::{Encoder, Format};
+use futures::stream;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// How long a test waits for what should come soon; only a failing test waits so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running server.
+pub(crate) struct TestServer {
+    pub(crate) address: SocketAddr,
+    pub(crate) wiring: Wiring,
+    _drain: shutdown::Drain,
+    running: JoinHandle<Result<(), app::Error>>,
+    _folder: Option<TempDir>,
+}
+
+impl TestServer {
+    /// A server on a directory of its own.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// As [`TestServer::start`], with a changed configuration.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        change(&mut config);
+        let mut server = Self::start_on(config).await;
+        server._folder = Some(folder);
+        server
+    }
+
+    /// A server of this configuration.
+    pub(crate) async fn start_on(config: Config) -> Self {
+        let app = App::start(config).await.expect("the server starts");
+        let (drain, mut signal) = shutdown::channel();
+        Self {
+            address: app.address(),
+            wiring: app.wiring().clone(),
+            _drain: drain,
+            running: tokio::spawn(app.run_until(async move { signal.draining().await })),
+            _folder: None,
+        }
+    }
+
+    /// A client of a tenant.
+    pub(crate) async fn client(&self, tenant: &str) -> Client {
+        let address = format!("http://{}", self.address);
+        Client::connect(&address, Some(tenant)).await.unwrap()
+    }
+
+    /// Asks for the drain; the result comes when it is over.
+    pub(crate) fn drain(self) -> JoinHandle<Result<(), app::Error>> {
+        let Self {
+            running, _drain, ..
+        } = self;
+        _drain.start();
+        running
+    }
+
+    /// Drains and waits.
+    pub(crate) async fn stop(mut self) {
+        let folder = self._folder.take();
+        self.drain().await.unwrap().expect("the drain finishes");
+        drop(folder);
+    }
+}
+
+/// The configuration of a server on this directory with the smallest Hugging Face backbone of the golden data.
+pub(crate) fn config(folder: &Path) -> Config {
+    let flags = Flags {
+        listen: Some("127.0.0.1:0".parse().unwrap()),
+        data_dir: Some(folder.to_owned()),
+        backbone: Some(backbone()),
+        ..Flags::default()
+    };
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_frameshift"));
+    Config::load(None, &BTreeMap::new(), &flags, program).unwrap()
+}
+
+/// A small backbone.
+pub(crate) fn backbone() -> PathBuf {
+    let folder = crate::shared::root().join("golden/backbones");
+    let mut found: Vec<(u64, PathBuf)> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("config.json").is_file())
+        .filter_map(|path| {
+            let name = path.file_name()?.to_str()?;
+            let weights = path.join("model.safetensors").metadata().ok()?;
+            name.starts_with("hf_clip")
+                .then(|| (weights.len(), path.clone()))
+        })
+        .collect();
+    found.sort();
+    found.into_iter().next().expect("a Hugging Face CLIP").1
+}
+
+/// A short video of one shade of grey that moves a little, so that two shades are two different files.
+pub(crate) fn clip(shade: u8) -> Bytes {
+    let mut encoder = Encoder::new(Format::Lossless, 48, 48, 10).unwrap();
+    for frame in 0..10u8 {
+        encoder
+            .push(&[shade.saturating_add(frame); 48 * 48 * 3])
+            .unwrap();
+    }
+    encoder.finish().unwrap().into()
+}
+
+/// A video of noise that has at least so many frames of 200 kB.
+pub(crate) fn noise(frames: u64) -> Bytes {
+    let mut encoder = Encoder::new(Format::Lossless, 256, 256, 10).unwrap();
+    let mut stream = frameshift::rng::Stream::new(frames, "noise");
+    for _ in 0..frames {
+        let picture: Vec<u8> = (0..256 * 256 * 3 / 8)
+            .flat_map(|_| stream.bits().to_le_bytes())
+            .collect();
+        encoder.push(&picture).unwrap();
+    }
+    encoder.finish().unwrap().into()
+}
+
+/// The messages of an UploadVideo stream.
+pub(crate) fn upload_messages(
+    header: v1::UploadVideoHeader,
+    bytes: &Bytes,
+) -> Vec<v1::UploadVideoRequest> {
+    use v1::upload_video_request::Payload;
+    let chunks = bytes
+        .chunks(1 << 20)
+        .map(|chunk| Payload::Chunk(bytes.slice_ref(chunk)));
+    std::iter::once(Payload::Header(header))
+        .chain(chunks)
+        .map(|payload| v1::UploadVideoRequest {
+            payload: Some(payload),
+        })
+        .collect()
+}
+
+/// Uploads in one stream.
+pub(crate) async fn upload(client: &Client, bytes: &Bytes) -> Result<v1::Video, Status> {
+    let messages = upload_messages(v1::UploadVideoHeader::default(), bytes);
+    let video = client.videos().upload_video(stream::iter(messages)).await?;
+    Ok(video.into_inner())
+}
+
+/// Creates a task with adapters.
+pub(crate) async fn create_task(client: &Client, task: &str) -> v1::Task {
+    let request = v1::CreateTaskRequest {
+        task_id: task.into(),
+        task: Some(v1::Task {
+            adapter: Some(v1::AdapterConfig {
+                adapter_width: 4,
+                adapter_pre_mlp: true,
+                ..Default::default()
+            }),
+            sampling: Some(v1::ClipSampling {
+                num_frames: 2,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    client
+        .tasks()
+        .create_task(request)
+        .await
+        .unwrap()
+        .into_inner()
+}
+
+/// Creates a data set of dark and bright videos.
+pub(crate) async fn create_dataset(client: &Client, dataset: &str) -> Vec<v1::Video> {
+    let request = v1::CreateDatasetRequest {
+        dataset_id: dataset.into(),
+        ..Default::default()
+    };
+    client.datasets().create_dataset(request).await.unwrap();
+    let mut videos = Vec::new();
+    let mut examples = Vec::new();
+    for (shade, label, split) in [
+        (10, "dark", v1::Split::Train),
+        (30, "dark", v1::Split::Train),
+        (200, "bright", v1::Split::Train),
+        (220, "bright", v1::Split::Train),
+        (20, "dark", v1::Split::Validation),
+        (210, "bright", v1::Split::Validation),
+    ] {
+        let video = upload(client, &clip(shade)).await.unwrap();
+        examples.push(v1::Example {
+            video: video.name.clone(),
+            label: label.into(),
+            split: split.into(),
+        });
+        videos.push(video);
+    }
+    let request = v1::AddExamplesRequest {
+        name: format!("datasets/{dataset}"),
+        examples,
+    };
+    client.datasets().add_examples(request).await.unwrap();
+    videos
+}
+
+/// Submits a job of a few steps.
+pub(crate) async fn submit(client: &Client, task: &str, dataset: &str) -> v1::Job {
+    let request = v1::SubmitJobRequest {
+        task: format!("tasks/{task}"),
+        dataset: format!("datasets/{dataset}"),
+        hyper_parameters: Some(v1::HyperParameters {
+            epochs: Some(2),
+            batch_size: Some(2),
+            seed: Some(5),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    client
+        .fine_tuning()
+        .submit_job(request)
+        .await
+        .unwrap()
+        .into_inner()
+}
+
+/// A job's events until it ends.
+pub(crate) async fn events(client: &Client, job: &str, after: u64) -> Vec<v1::JobEvent> {
+    let request = v1::WatchJobRequest {
+        name: job.into(),
+        after_sequence: after,
+    };
+    let mut stream = client
+        .fine_tuning()
+        .watch_job(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let mut events = Vec::new();
+    while let Some(event) = stream.message().await.unwrap() {
+        events.push(event);
+    }
+    events
+}
+
+/// A task that was fine-tuned on its own data set and serves. Returns its videos.
+pub(crate) async fn trained(client: &Client, task: &str) -> Vec<v1::Video> {
+    create_task(client, task).await;
+    let videos = create_dataset(client, task).await;
+    let job = submit(client, task, task).await;
+    events(client, &job.name, 0).await;
+    let name = format!("tasks/{task}");
+    until(|| async {
+        let request = v1::GetTaskRequest { name: name.clone() };
+        let task = client.tasks().get_task(request).await.unwrap().into_inner();
+        assert_eq!(task.serving_error, "");
+        !task.serving_version.is_empty()
+    })
+    .await;
+    videos
+}
+
+/// A request to classify a stored video.
+pub(crate) fn classify(task: &str, video: &str) -> v1::ClassifyRequest {
+    v1::ClassifyRequest {
+        task: format!("tasks/{task}"),
+        source: Some(v1::classify_request::Source::Video(video.into())),
+        options: None,
+    }
+}
+
+/// Asks again and again until it is so.
+pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
+    let asking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking)
+        .await
+        .expect("it never became so");
+}
+
+/// The stable reason of a status.
+pub(crate) fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    details
+        .error_info()
+        .map_or_else(String::new, |info| info.reason.clone())
+}
+
+/// Checks the code and the reason of a refusal.
+pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, expected: &str) {
+    let status = result.expect_err("it was not refused");
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (code, expected),
+        "{status:?}"
+    );
+}

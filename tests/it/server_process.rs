@@ -1,0 +1,193 @@
+//! The real program as a child process: how it starts, refuses to, drains, and what survives its sudden end.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use bytes::Bytes;
+use frameshift::client::Client;
+use frameshift::proto::v1;
+use futures::stream;
+use rustix::process::{Pid, Signal, kill_process};
+use sha2::{Digest, Sha256};
+use tokio::process::{Child, Command};
+
+use crate::rpc_uploads::{committed, create, write_rest};
+use crate::server::{backbone, clip, noise, until, upload, upload_messages};
+
+/// A server of its own process.
+struct Process {
+    child: Child,
+    address: PathBuf,
+}
+
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn"])
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .arg("--backbone")
+        .arg(backbone())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+impl Process {
+    fn start(folder: &Path, extra: &[&str]) -> Self {
+        let address = folder.join(format!("address-{}", uuid::Uuid::now_v7()));
+        let child = command(folder)
+            .arg("--address-file")
+            .arg(&address)
+            .args(extra)
+            .spawn()
+            .unwrap();
+        Self { child, address }
+    }
+
+    /// A client once the server serves.
+    async fn client(&self) -> Client {
+        until(|| async { self.address.is_file() }).await;
+        let address = std::fs::read_to_string(&self.address).unwrap();
+        let address = format!("http://{}", address.trim());
+        let client = Client::connect(&address, Some("acme")).await.unwrap();
+        until(|| async {
+            frameshift::client::health::is_serving(&client)
+                .await
+                .unwrap()
+        })
+        .await;
+        client
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        self.child.wait().await.unwrap()
+    }
+
+    async fn terminate(mut self) -> ExitStatus {
+        let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        self.ended().await
+    }
+}
+
+async fn output(mut command: Command) -> (Option<i32>, String) {
+    let output = command.stderr(Stdio::piped()).output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_belongs_to_one_server_which_drains_on_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Process::start(folder.path(), &[]);
+    let client = first.client().await;
+    let (code, text) = output(command(folder.path())).await;
+    assert_eq!(code, Some(69), "{text}");
+    assert!(text.contains("is in use by another process"), "{text}");
+    upload(&client, &clip(1))
+        .await
+        .expect("the first server lives on");
+    assert_eq!(first.terminate().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_says_why_and_which_kind_of_fault_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&["--listen", "0.0.0.0:0"], 64, "--insecure-allow-anonymous"),
+        (&["--queue-clips", "none"], 64, "--queue-clips"),
+        (
+            &["--config", "/nowhere/frameshift.toml"],
+            64,
+            "/nowhere/frameshift.toml",
+        ),
+        (&["--backbone", "/nowhere"], 69, "/nowhere"),
+    ];
+    for (arguments, code, part) in cases {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(folder.path().join("data"));
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command.args(arguments);
+        let (exit, text) = output(command).await;
+        assert_eq!(exit, Some(code), "{text}");
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_part_is_lost_when_the_server_is_killed_after_storing_one() {
+    let bytes = noise(100);
+    // The first part is not on record when the process dies, so nothing is acknowledged; at the second, the first one is.
+    for (point, least) in [("part-stored", 0), ("part-stored:2", 8 << 20)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Process::start(folder.path(), &["--crash-at", point]);
+        let client = server.client().await;
+        let name = create(&client).await;
+        let cut = write_rest(&client, &name, 0, &bytes).await;
+        assert!(cut.is_err());
+        assert_eq!(
+            server.ended().await.code(),
+            None,
+            "{point}: it was not killed"
+        );
+
+        let server = Process::start(folder.path(), &[]);
+        let client = server.client().await;
+        let offset = committed(&client, &name).await;
+        assert_eq!(offset, least, "{point}");
+        let upload = write_rest(&client, &name, offset, &bytes).await.unwrap();
+        assert_eq!(
+            upload.video.unwrap().sha256,
+            Sha256::digest(&bytes).to_vec()
+        );
+        assert_eq!(server.terminate().await.code(), Some(0));
+    }
+}
+
+async fn send(client: &Client, bytes: &Bytes) -> Result<v1::Video, tonic::Status> {
+    let header = v1::UploadVideoHeader {
+        request_id: "0197b3c0-0000-7000-8000-000000000002".into(),
+        ..Default::default()
+    };
+    let messages = upload_messages(header, bytes);
+    let video = client.videos().upload_video(stream::iter(messages)).await?;
+    Ok(video.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_is_whole_or_absent_when_the_server_is_killed_around_its_commit() {
+    let bytes = clip(60);
+    for (point, videos) in [("blob-put", 0), ("before-commit", 0), ("after-commit", 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Process::start(folder.path(), &["--crash-at", point]);
+        let client = server.client().await;
+        assert!(send(&client, &bytes).await.is_err());
+        assert_eq!(
+            server.ended().await.code(),
+            None,
+            "{point}: it was not killed"
+        );
+
+        let server = Process::start(folder.path(), &[]);
+        let client = server.client().await;
+        let list = async || {
+            let listed = client
+                .videos()
+                .list_videos(v1::ListVideosRequest::default())
+                .await;
+            listed.unwrap().into_inner().videos
+        };
+        assert_eq!(list().await.len(), videos, "{point}");
+        let again = send(&client, &bytes).await.unwrap();
+        assert_eq!(again.sha256, Sha256::digest(&bytes).to_vec());
+        assert_eq!(list().await, [again], "{point}");
+        assert_eq!(server.terminate().await.code(), Some(0));
+    }
+}
