@@ -24,7 +24,7 @@ struct Recipe {
 }
 
 /// The two ways. Both tenants use the same task ids, and never meet.
-fn recipes() -> [Recipe; 2] {
+fn recipes(epochs: u32) -> [Recipe; 2] {
     let adapter = |adapter_width, adapter_pre_mlp| v1::AdapterConfig {
         adapter_width,
         adapter_pre_mlp,
@@ -34,13 +34,14 @@ fn recipes() -> [Recipe; 2] {
         Recipe {
             task: "motion",
             adapter: adapter(ADAPTER_WIDTH, true),
-            epochs: 12,
+            epochs,
             learning_rate: 2e-3,
         },
         Recipe {
             task: "motion-probe",
             adapter: adapter(0, false),
-            epochs: 12,
+            // Its features are computed once, so more passes cost nothing.
+            epochs: 20,
             learning_rate: 5e-3,
         },
     ]
@@ -68,7 +69,7 @@ pub(super) async fn both_ways(
     seed: u64,
     console: &Console,
 ) -> Result<Trained, Error> {
-    let [adapters, probe] = recipes();
+    let [adapters, probe] = recipes(party.role.epochs);
     let (adapters, probe) = futures::future::try_join(
         one(party, &adapters, seed, console),
         one(party, &probe, seed, console),
