@@ -16,6 +16,9 @@ mod simd;
 pub(super) mod sum;
 pub(super) mod weight_gradient;
 
+#[cfg(test)]
+mod tests;
+
 pub(super) use packed::Packed;
 pub(super) use share::{read, slice, slice_mut, tensor};
 pub(super) use sum::squares;

@@ -18,6 +18,7 @@ mod inspect;
 mod jobs;
 mod library;
 mod metadata;
+mod model;
 mod registry;
 mod rpc_classify;
 mod rpc_server;

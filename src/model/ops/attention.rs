@@ -164,7 +164,7 @@ impl Matrix<'_> {
         for (j, panel) in panels.chunks_exact_mut((rows * NR).max(1)).enumerate() {
             let width = NR.min(columns - j * NR);
             for (row, out) in panel.chunks_exact_mut(NR).enumerate() {
-                out[..width].copy_from_slice(&self.values[row * self.row + j * NR..][..width]);
+                kernel::copy(out, &self.values[row * self.row + j * NR..], width);
                 out[width..].fill(0.0);
             }
         }
@@ -209,14 +209,15 @@ unsafe fn multiply(
             unsafe {
                 kernel::tile(taken, k, left.from_row(row), panel.as_ptr(), &mut tile);
             }
-            for (i, sums) in tile[..taken].iter().enumerate() {
+            for (i, sums) in tile[..taken].iter_mut().enumerate() {
                 // SAFETY: promised by the caller.
                 let out = unsafe {
                     std::slice::from_raw_parts_mut(out.add((row + i) * stride + j * NR), width)
                 };
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = sum * scale;
+                for sum in sums.iter_mut() {
+                    *sum *= scale;
                 }
+                kernel::copy(out, sums, width);
             }
         }
     }

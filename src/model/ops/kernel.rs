@@ -11,6 +11,32 @@ pub(super) const MR: usize = 6;
 /// Rows of results.
 pub(super) type Tile = [[f32; NR]; MR];
 
+/// Copies the first `width` values of a row of results; nearly always all 16, which then need no call.
+#[inline(always)]
+pub(super) fn copy(to: &mut [f32], from: &[f32], width: usize) {
+    match (to.first_chunk_mut::<NR>(), from.first_chunk::<NR>()) {
+        (Some(to), Some(from)) if width == NR => *to = *from,
+        _ => to[..width].copy_from_slice(&from[..width]),
+    }
+}
+
+/// Adds `width` values to a row of results.
+#[inline(always)]
+pub(super) fn add(to: &mut [f32; NR], from: &[f32], width: usize) {
+    match from.first_chunk::<NR>() {
+        Some(from) if width == NR => {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to += from;
+            }
+        }
+        _ => {
+            for (to, from) in to.iter_mut().zip(&from[..width]) {
+                *to += from;
+            }
+        }
+    }
+}
+
 /// The left operand: element (row, k) lies at `row · row_stride + k · step`.
 #[derive(Clone, Copy)]
 pub(super) struct Left {

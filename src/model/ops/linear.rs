@@ -319,14 +319,10 @@ impl Product<'_> {
                 for (i, sums) in tile[..taken].iter_mut().enumerate() {
                     let at = self.output.at(group, row + i) + column;
                     if let Some(bias) = bias {
-                        for (sum, bias) in sums.iter_mut().zip(bias) {
-                            *sum += bias;
-                        }
+                        kernel::add(sums, bias, place.width);
                     }
                     if let Some(residual) = self.residual {
-                        for (sum, add) in sums.iter_mut().zip(&residual[at..][..place.width]) {
-                            *sum += add;
-                        }
+                        kernel::add(sums, &residual[at..], place.width);
                     }
                 }
                 if let Some(activation) = self.activation {
@@ -336,7 +332,7 @@ impl Product<'_> {
                     let at = self.output.at(group, row + i) + column;
                     // SAFETY: `run` checked the range; no other unit has this row and these columns.
                     let y = unsafe { out.slice(at, place.width) };
-                    y.copy_from_slice(&sums[..place.width]);
+                    kernel::copy(y, sums, place.width);
                 }
                 row += taken;
             }

@@ -94,7 +94,7 @@ impl Sums {
                 let width = NR.min(k - j * NR);
                 for (p, out) in panel.chunks_exact_mut(NR).take(depth).enumerate() {
                     let at = of_x.nth(first + p) + j * NR;
-                    out[..width].copy_from_slice(&x[at..at + width]);
+                    kernel::copy(out, &x[at..], width);
                     out[width..].fill(0.0);
                 }
             });
@@ -105,7 +105,10 @@ impl Sums {
                 let width = MR.min(n - t * MR);
                 for (p, out) in tile.chunks_exact_mut(MR).take(depth).enumerate() {
                     let at = of_dy.nth(first + p) + t * MR;
-                    out[..width].copy_from_slice(&dy[at..at + width]);
+                    match (out.first_chunk_mut::<MR>(), dy[at..].first_chunk::<MR>()) {
+                        (Some(out), Some(dy)) if width == MR => *out = *dy,
+                        _ => out[..width].copy_from_slice(&dy[at..at + width]),
+                    }
                 }
             });
     }
@@ -142,8 +145,9 @@ impl Sums {
         for (i, sums) in tile.iter().enumerate().take(MR.min(self.n - t * MR)) {
             // SAFETY: row t · 6 + i < n and columns below k; no other unit has this tile.
             let dw = unsafe { out.slice((t * MR + i) * self.k + j * NR, width) };
-            for (dw, sum) in dw.iter_mut().zip(sums) {
-                *dw += sum;
+            match dw.first_chunk_mut::<NR>() {
+                Some(dw) if width == NR => kernel::add(dw, sums, NR),
+                _ => dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum),
             }
         }
     }

@@ -1,0 +1,602 @@
+//! The model through its public interface: what a batch, a slice, a thread or a restart may not change.
+
+use std::sync::Arc;
+
+use frameshift::jobs::optimizer::{AdamW, Config};
+use frameshift::model::{
+    Activation, AdapterSet, Backbone, BackboneConfig, Dropout, Error, Features, Inference, Keep,
+    Segment, Step, StepOutput, Tensors, TrainableSet, TrainingStep, adamw, pretrain,
+};
+use frameshift::rng::Stream;
+use frameshift::spec::{AdapterConfig, Digest, Normalization};
+
+fn small() -> BackboneConfig {
+    BackboneConfig {
+        image_size: 24,
+        patch_size: 8,
+        width: 40,
+        layers: 4,
+        heads: 2,
+        mlp_width: 72,
+        activation: Activation::QuickGelu,
+        eps: 1e-5,
+        pre_norm: true,
+        patch_bias: false,
+        normalization: Normalization::CLIP,
+    }
+}
+
+fn random_tensors(config: &BackboneConfig, seed: u64) -> Tensors {
+    let mut rng = Stream::new(seed, "backbone");
+    let mut tensors = Tensors::new();
+    for (name, shape) in config.tensors() {
+        let one = if name.contains("ln_") && name.ends_with("weight") {
+            1.0
+        } else {
+            0.0
+        };
+        let count = shape.iter().product();
+        let values = (0..count).map(|_| one + 0.15 * rng.normal()).collect();
+        tensors.insert(name, (shape, values));
+    }
+    tensors
+}
+
+fn backbone() -> Arc<Backbone> {
+    let config = small();
+    let tensors = random_tensors(&config, 1);
+    let made = Backbone::from_tensors("small", config, Digest([7; 32]), tensors);
+    Arc::new(made.expect("a backbone"))
+}
+
+fn adapters(
+    width: u32,
+    layers: u32,
+    kernel: [u32; 3],
+    pre_attn: bool,
+    pre_mlp: bool,
+) -> AdapterConfig {
+    AdapterConfig {
+        adapter_width: width,
+        adapter_layers: layers.try_into().ok(),
+        adapter_kernel_size: kernel,
+        adapter_pre_attn: pre_attn,
+        adapter_pre_mlp: pre_mlp,
+    }
+}
+
+/// A set whose every weight is random, so that every adapter does something.
+fn lively(config: AdapterConfig, classes: usize, seed: u64) -> AdapterSet {
+    let rng = Stream::new(seed, "set");
+    let fresh = AdapterSet::fresh(&small(), config, classes, &rng).expect("a set");
+    let mut rng = rng.fork(99);
+    let mut tensors = fresh.tensors();
+    for (_, values) in tensors.values_mut() {
+        for value in values {
+            *value += 0.2 * rng.normal();
+        }
+    }
+    AdapterSet::from_tensors(tensors, &small(), config, classes).expect("a set")
+}
+
+fn clip(frames: usize, seed: u64) -> Arc<[f32]> {
+    let mut rng = Stream::new(seed, "clip");
+    (0..frames * small().frame_len())
+        .map(|_| rng.normal())
+        .collect()
+}
+
+fn finish(mut inference: Inference) -> Vec<Vec<f32>> {
+    while inference.advance().expect("a slice") == Step::More {}
+    inference.into_logits().expect("logits")
+}
+
+fn alone(
+    backbone: &Arc<Backbone>,
+    set: &Arc<AdapterSet>,
+    clip: &Arc<[f32]>,
+    num_frames: usize,
+) -> Vec<f32> {
+    let segment = Segment {
+        set: Arc::clone(set),
+        clips: 0..1,
+        num_frames,
+    };
+    let batch = Inference::new(Arc::clone(backbone), vec![Arc::clone(clip)], vec![segment]);
+    finish(batch.expect("a batch")).remove(0)
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Segments of very different sets, with their clips.
+fn mixed() -> (Vec<Arc<[f32]>>, Vec<Segment>) {
+    let sets = [
+        (lively(adapters(12, 4, [3, 1, 1], false, true), 5, 1), 3, 8),
+        (lively(adapters(7, 2, [3, 3, 3], true, true), 3, 2), 2, 4),
+        (lively(AdapterConfig::LINEAR_PROBE, 9, 3), 4, 1),
+        (lively(adapters(33, 1, [5, 1, 3], true, false), 2, 4), 1, 3),
+    ];
+    let (mut clips, mut segments) = (Vec::new(), Vec::new());
+    for (set, count, num_frames) in sets {
+        let first = clips.len();
+        clips.extend((0..count).map(|i| clip(num_frames, (first + i) as u64)));
+        segments.push(Segment {
+            set: Arc::new(set),
+            clips: first..clips.len(),
+            num_frames,
+        });
+    }
+    (clips, segments)
+}
+
+#[test]
+fn a_fresh_set_is_the_identity() {
+    let backbone = backbone();
+    let rng = Stream::new(5, "set");
+    let probe = AdapterSet::fresh(&small(), AdapterConfig::LINEAR_PROBE, 6, &rng).expect("a set");
+    let config = adapters(16, 4, [3, 3, 1], true, true);
+    let fresh = AdapterSet::fresh(&small(), config, 6, &rng).expect("a set");
+    let mut tensors = fresh.tensors();
+    for (name, tensor) in probe.tensors() {
+        tensors.insert(name, tensor);
+    }
+    let fresh = AdapterSet::from_tensors(tensors, &small(), config, 6).expect("a set");
+    let clip = clip(4, 1);
+    let with = alone(&backbone, &Arc::new(fresh), &clip, 4);
+    let without = alone(&backbone, &Arc::new(probe), &clip, 4);
+    assert_eq!(with, without);
+}
+
+#[test]
+fn a_clips_logits_are_bit_equal_whatever_its_neighbours() {
+    let backbone = backbone();
+    let (clips, segments) = mixed();
+    let batch = Inference::new(Arc::clone(&backbone), clips.clone(), segments.clone());
+    let together = finish(batch.expect("a batch"));
+    for segment in &segments {
+        for i in segment.clips.clone() {
+            let own = alone(&backbone, &segment.set, &clips[i], segment.num_frames);
+            assert_eq!(bits(&own), bits(&together[i]), "clip {i}");
+            assert!(own.iter().all(|x| x.is_finite()));
+        }
+    }
+}
+
+#[test]
+fn sixteen_clips_of_three_tasks_cost_as_many_frozen_products_as_one_clip() {
+    let backbone = backbone();
+    let count = |clips: Vec<Arc<[f32]>>, segments: Vec<Segment>| {
+        let before = backbone.frozen_linear_calls();
+        let batch = Inference::new(Arc::clone(&backbone), clips, segments);
+        finish(batch.expect("a batch"));
+        backbone.frozen_linear_calls() - before
+    };
+    let sets: Vec<Arc<AdapterSet>> = (0..3)
+        .map(|i| Arc::new(lively(adapters(8, 4, [3, 1, 1], false, true), 4, i)))
+        .collect();
+    let segment = |set: usize, clips: std::ops::Range<usize>| Segment {
+        set: Arc::clone(&sets[set]),
+        clips,
+        num_frames: 2,
+    };
+    let one = count(vec![clip(2, 0)], vec![segment(0, 0..1)]);
+    let clips = (0..16).map(|i| clip(2, i)).collect();
+    let many = count(
+        clips,
+        vec![segment(0, 0..5), segment(1, 5..9), segment(2, 9..16)],
+    );
+    assert!(one > 0);
+    assert_eq!(one, many);
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let backbone = backbone();
+    let set = lively(adapters(20, 3, [3, 3, 1], true, true), 4, 6);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.expect("threads")
+            .install(|| train(&backbone, &set, 2, Keep::All))
+    };
+    assert_eq!(run(1), run(3));
+}
+
+fn begin(backbone: &Arc<Backbone>, set: &TrainableSet, step: u64, keep: Keep) -> TrainingStep {
+    let clips = (0..3).map(|i| clip(4, 10 * step + i)).collect();
+    let dropout = Dropout {
+        rate: 0.5,
+        stream: Stream::new(3, "dropout").fork(step),
+    };
+    let labels: Vec<u32> = (0..3).map(|i| (step as u32 + i) % 4).collect();
+    let made = TrainingStep::new(
+        Arc::clone(backbone),
+        set,
+        clips,
+        &labels,
+        Some(dropout),
+        keep,
+    );
+    made.expect("a step")
+}
+
+fn end(mut step: TrainingStep) -> StepOutput {
+    while step.advance().expect("a slice") == Step::More {}
+    step.finish().expect("a finished step")
+}
+
+fn settings() -> Config {
+    Config {
+        clip_norm: 1.0,
+        ..Config::default()
+    }
+}
+
+/// Trains for some steps; the bytes of the weights.
+fn train(backbone: &Arc<Backbone>, set: &AdapterSet, steps: u64, keep: Keep) -> Vec<u8> {
+    let set = TrainableSet::new(set).expect("a set");
+    let mut optimizer = AdamW::new(&set, settings()).expect("an optimiser");
+    for step in 0..steps {
+        let output = end(begin(backbone, &set, step, keep));
+        optimizer
+            .step(&set, &output.gradients, 1e-2)
+            .expect("an update");
+    }
+    bytes(&set)
+}
+
+fn bytes(set: &TrainableSet) -> Vec<u8> {
+    let snapshot = set.snapshot().expect("a snapshot");
+    snapshot.to_safetensors(Default::default()).expect("bytes")
+}
+
+#[test]
+fn training_repeats_itself_bit_for_bit_and_so_does_recomputing() {
+    let backbone = backbone();
+    for config in [
+        adapters(12, 4, [3, 1, 1], false, true),
+        adapters(12, 2, [3, 3, 3], true, true),
+        adapters(9, 1, [3, 1, 1], true, false),
+        adapters(9, 1, [3, 1, 1], false, true),
+        AdapterConfig::LINEAR_PROBE,
+    ] {
+        let set = lively(config, 4, 7);
+        let first = train(&backbone, &set, 3, Keep::All);
+        assert_eq!(first, train(&backbone, &set, 3, Keep::All));
+        assert_eq!(first, train(&backbone, &set, 3, Keep::Recompute));
+        assert_ne!(first, train(&backbone, &set, 2, Keep::All));
+    }
+}
+
+#[test]
+fn a_restored_optimiser_continues_bit_for_bit() {
+    let backbone = backbone();
+    let set = lively(adapters(12, 4, [3, 1, 1], true, true), 4, 8);
+    let whole = train(&backbone, &set, 4, Keep::All);
+
+    let first = TrainableSet::new(&set).expect("a set");
+    let mut optimizer = AdamW::new(&first, settings()).expect("an optimiser");
+    for step in 0..2 {
+        let output = end(begin(&backbone, &first, step, Keep::All));
+        optimizer
+            .step(&first, &output.gradients, 1e-2)
+            .expect("an update");
+    }
+    let (steps, state) = optimizer.state().expect("a state");
+    let file = bytes(&first);
+    let stored = AdapterSet::from_safetensors(&file, &small(), set.config(), 4).expect("a set");
+    let second = TrainableSet::new(&stored).expect("a set");
+    let mut optimizer = AdamW::new(&second, settings()).expect("an optimiser");
+    optimizer.restore(steps, state.clone()).expect("a state");
+    for step in 2..4 {
+        let output = end(begin(&backbone, &second, step, Keep::All));
+        optimizer
+            .step(&second, &output.gradients, 1e-2)
+            .expect("an update");
+    }
+    assert_eq!(bytes(&second), whole);
+
+    let mut short = state.clone();
+    short.remove("fc.weight.m");
+    let missing = optimizer.restore(steps, short);
+    assert!(matches!(missing, Err(Error::MissingTensor { name }) if name == "fc.weight.m"));
+    let mut long = state;
+    long.insert("other".to_owned(), (vec![1], vec![0.0]));
+    let extra = optimizer.restore(steps, long);
+    assert!(matches!(extra, Err(Error::UnexpectedTensor { name }) if name == "other"));
+}
+
+#[test]
+fn slices_of_other_work_in_between_change_no_bit() {
+    let backbone = backbone();
+    let set =
+        TrainableSet::new(&lively(adapters(12, 3, [3, 1, 1], true, true), 4, 9)).expect("a set");
+    let (clips, segments) = mixed();
+    let infer =
+        || Inference::new(Arc::clone(&backbone), clips.clone(), segments.clone()).expect("a batch");
+    let logits = finish(infer());
+    let undisturbed = end(begin(&backbone, &set, 0, Keep::All));
+
+    let (mut step, mut other) = (
+        begin(&backbone, &set, 0, Keep::All),
+        begin(&backbone, &set, 1, Keep::Recompute),
+    );
+    let (mut batch, mut answers) = (infer(), Vec::new());
+    let mut other_runs = true;
+    while step.advance().expect("a slice") == Step::More {
+        other_runs = other_runs && other.advance().expect("a slice") == Step::More;
+        if batch.advance().expect("a slice") == Step::Done {
+            answers.push(
+                std::mem::replace(&mut batch, infer())
+                    .into_logits()
+                    .expect("logits"),
+            );
+        }
+    }
+    assert!(!answers.is_empty());
+    assert!(answers.iter().all(|answer| *answer == logits));
+    let disturbed = step.finish().expect("a finished step");
+    assert_eq!(disturbed.loss.to_bits(), undisturbed.loss.to_bits());
+    for (name, gradient) in &undisturbed.gradients {
+        let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(
+            bits(&flat(gradient)),
+            bits(&flat(&disturbed.gradients[name])),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn gradients_are_the_slopes_of_the_loss() {
+    let backbone = backbone();
+    let config = adapters(6, 2, [3, 3, 1], true, true);
+    let set = lively(config, 4, 10);
+    let loss = |tensors: Tensors| {
+        let set = AdapterSet::from_tensors(tensors, &small(), config, 4).expect("a set");
+        let set = TrainableSet::new(&set).expect("a set");
+        end(begin(&backbone, &set, 0, Keep::All))
+    };
+    let base = set.tensors();
+    let gradients = loss(base.clone()).gradients;
+    for (name, gradient) in &gradients {
+        let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+        let steepest =
+            (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs()));
+        let at = steepest.expect("an element");
+        let moved = |delta: f32| {
+            let mut tensors = base.clone();
+            tensors.get_mut(name).expect("a weight").1[at] += delta;
+            loss(tensors).loss
+        };
+        let slope = (moved(5e-3) - moved(-5e-3)) / 1e-2;
+        let want = f64::from(gradient[at]);
+        assert!(
+            (slope - want).abs() <= 1e-3 + 0.02 * want.abs(),
+            "{name}: slope {slope}, gradient {want}"
+        );
+    }
+}
+
+#[test]
+fn a_probe_trains_from_features_as_from_frames() {
+    let backbone = backbone();
+    let set = TrainableSet::new(&lively(AdapterConfig::LINEAR_PROBE, 4, 11)).expect("a set");
+    let clips: Vec<Arc<[f32]>> = (0..3).map(|i| clip(4, i)).collect();
+    let mut features = Features::new(Arc::clone(&backbone), clips.clone()).expect("a batch");
+    while features.advance().expect("a slice") == Step::More {}
+    let features = features.into_features().expect("features");
+    let labels = [0, 3, 1];
+    let from_frames =
+        TrainingStep::new(Arc::clone(&backbone), &set, clips, &labels, None, Keep::All);
+    let from_frames = end(from_frames.expect("a step"));
+    let from_features =
+        TrainingStep::from_features(Arc::clone(&backbone), &set, &features, &labels, None);
+    let from_features = end(from_features.expect("a step"));
+    assert_eq!(from_frames.logits, from_features.logits);
+    assert_eq!(from_frames.loss.to_bits(), from_features.loss.to_bits());
+
+    let with_sites =
+        TrainableSet::new(&lively(adapters(4, 1, [3, 1, 1], true, false), 4, 1)).expect("a set");
+    let refused = TrainingStep::from_features(backbone, &with_sites, &features, &labels, None);
+    assert!(matches!(refused, Err(Error::Adapter(_))));
+}
+
+#[test]
+fn a_set_comes_back_from_its_file() {
+    let config = adapters(12, 2, [3, 1, 1], true, true);
+    let set = lively(config, 4, 12);
+    let metadata = || {
+        [
+            ("b".to_owned(), "2".to_owned()),
+            ("a".to_owned(), "\"1\"".to_owned()),
+        ]
+        .into()
+    };
+    let file = set.to_safetensors(metadata()).expect("bytes");
+    assert_eq!(file, set.to_safetensors(metadata()).expect("bytes"));
+    let back = AdapterSet::from_safetensors(&file, &small(), config, 4).expect("a set");
+    assert_eq!(back.tensors(), set.tensors());
+    let (_, header) = safetensors::SafeTensors::read_metadata(&file).expect("a header");
+    assert_eq!(header.metadata().as_ref().expect("metadata")["a"], "\"1\"");
+    let count = set
+        .tensors()
+        .values()
+        .map(|t| t.1.len() as u64)
+        .sum::<u64>();
+    assert_eq!(set.parameters(), count);
+}
+
+#[test]
+fn a_file_that_does_not_fit_is_refused_by_name() {
+    let config = adapters(12, 2, [3, 1, 1], false, true);
+    let set = lively(config, 4, 13);
+    let refuse = |change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = set.tensors();
+        change(&mut tensors);
+        AdapterSet::from_tensors(tensors, &small(), config, 4).expect_err("it does not fit")
+    };
+    let name = "transformer.resblocks.3.adapter_pre_mlp.fc1.weight";
+    let missing = refuse(&|t| drop(t.remove(name)));
+    assert!(matches!(missing, Error::MissingTensor { name: n } if n == name));
+    let extra = refuse(&|t| drop(t.insert("extra".to_owned(), (vec![1], vec![0.0]))));
+    assert!(matches!(extra, Error::UnexpectedTensor { name } if name == "extra"));
+    let shape = refuse(&|t| t.get_mut(name).expect("it is there").0 = vec![40, 12]);
+    assert!(matches!(shape, Error::WrongShape { name: n, .. } if n == name));
+    let nan = refuse(&|t| t.get_mut(name).expect("it is there").1[5] = f32::NAN);
+    assert!(matches!(nan, Error::NotFinite { name: n, index: 5 } if n == name));
+    assert!(matches!(
+        AdapterSet::from_safetensors(b"no file", &small(), config, 4),
+        Err(Error::Safetensors(_))
+    ));
+    let deeper = adapters(12, 5, [3, 1, 1], false, true);
+    assert!(matches!(
+        AdapterSet::fresh(&small(), deeper, 4, &Stream::new(1, "set")),
+        Err(Error::Adapter(_))
+    ));
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_refused() {
+    let backbone = backbone();
+    let (clips, segments) = mixed();
+    let refuse = |clips: Vec<Arc<[f32]>>, segments: Vec<Segment>| {
+        Inference::new(Arc::clone(&backbone), clips, segments)
+            .err()
+            .expect("it does not fit")
+    };
+    let mut short = clips.clone();
+    short[4] = clip(1, 0);
+    assert!(matches!(
+        refuse(short, segments.clone()),
+        Error::ClipSize { clip: 4, .. }
+    ));
+    let mut gap = segments.clone();
+    gap[1].clips.start += 1;
+    assert!(matches!(
+        refuse(clips.clone(), gap),
+        Error::Segments { index: 1, .. }
+    ));
+    let fewer = segments[..3].to_vec();
+    assert!(matches!(
+        refuse(clips, fewer),
+        Error::Segments { index: 2, .. }
+    ));
+    assert!(matches!(
+        refuse(Vec::new(), Vec::new()),
+        Error::Segments { .. }
+    ));
+
+    let set = TrainableSet::new(&lively(AdapterConfig::LINEAR_PROBE, 2, 1)).expect("a set");
+    let step = |labels: &[u32]| {
+        TrainingStep::new(
+            Arc::clone(&backbone),
+            &set,
+            vec![clip(1, 0)],
+            labels,
+            None,
+            Keep::All,
+        )
+    };
+    assert!(matches!(
+        step(&[2]).err(),
+        Some(Error::Label { label: 2, .. })
+    ));
+    assert!(matches!(
+        step(&[0, 1]).err(),
+        Some(Error::LabelCount { .. })
+    ));
+}
+
+#[test]
+fn pre_training_learns_repeats_itself_and_its_file_is_a_backbone() {
+    let config = BackboneConfig {
+        image_size: 16,
+        width: 24,
+        layers: 2,
+        ..small()
+    };
+    let run = || {
+        let settings = adamw::Config {
+            clip_norm: 1.0,
+            ..adamw::Config::default()
+        };
+        let mut trainer =
+            pretrain::Trainer::new(config.clone(), &[3, 2], 4, settings).expect("a trainer");
+        let mut rng = Stream::new(2, "images");
+        let images: Vec<f32> = (0..12 * config.frame_len()).map(|_| rng.normal()).collect();
+        let images =
+            candle_core::Tensor::from_vec(images, (12, 3, 16, 16), &candle_core::Device::Cpu)
+                .unwrap();
+        let labels = [
+            (0..12).map(|i| i % 3).collect(),
+            (0..12).map(|i| i / 6).collect(),
+        ];
+        let first = trainer.evaluate(&images, &labels).expect("a report");
+        for _ in 0..40 {
+            trainer.step(&images, &labels, 3e-3).expect("a step");
+        }
+        (
+            first,
+            trainer.evaluate(&images, &labels).expect("a report"),
+            trainer,
+        )
+    };
+    let (first, last, trainer) = run();
+    assert!(
+        last.losses
+            .iter()
+            .zip(&first.losses)
+            .all(|(l, f)| *l < 0.1 * f),
+        "{first:?} {last:?}"
+    );
+    assert_eq!(last.accuracies, [1.0, 1.0]);
+    assert_eq!(
+        trainer.tensors().expect("weights"),
+        run().2.tensors().expect("weights")
+    );
+
+    let tensors = trainer.tensors().expect("weights");
+    Backbone::from_tensors("trained", config, Digest([0; 32]), tensors).expect("a backbone");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("backbone.safetensors");
+    trainer
+        .save(&path, &[("seed".to_owned(), "4".to_owned())].into())
+        .expect("a file");
+    let file = std::fs::read(&path).expect("a file");
+    let file = safetensors::SafeTensors::deserialize(&file).expect("a file of tensors");
+    assert!(
+        file.tensors()
+            .iter()
+            .all(|(_, view)| view.dtype() == safetensors::Dtype::F16)
+    );
+}
+
+#[test]
+fn pre_training_gradients_are_the_slopes_of_the_loss() {
+    // With a rate of 0.01 and no momentum to speak of, one step against the gradient lowers the loss of the same batch by about rate · |gradient|².
+    let config = BackboneConfig {
+        image_size: 16,
+        width: 24,
+        layers: 3,
+        activation: Activation::Gelu,
+        patch_bias: true,
+        pre_norm: false,
+        ..small()
+    };
+    let settings = adamw::Config {
+        weight_decay: 0.0,
+        ..adamw::Config::default()
+    };
+    let mut trainer = pretrain::Trainer::new(config.clone(), &[4], 9, settings).expect("a trainer");
+    let mut rng = Stream::new(3, "images");
+    let images: Vec<f32> = (0..4 * config.frame_len()).map(|_| rng.normal()).collect();
+    let images =
+        candle_core::Tensor::from_vec(images, (4, 3, 16, 16), &candle_core::Device::Cpu).unwrap();
+    let labels = [vec![0, 1, 2, 3]];
+    let before = trainer.evaluate(&images, &labels).expect("a report").losses[0];
+    trainer.step(&images, &labels, 1e-4).expect("a step");
+    let after = trainer.evaluate(&images, &labels).expect("a report").losses[0];
+    assert!(after < before, "{after} is not below {before}");
+}
