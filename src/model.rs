@@ -11,6 +11,7 @@ mod config;
 mod error;
 mod features;
 mod file;
+mod form;
 mod head;
 mod inference;
 pub mod load;
@@ -18,17 +19,19 @@ mod ops;
 mod pages;
 pub mod pretrain;
 mod site;
+mod trainable;
 mod training;
 mod vit;
 mod weights;
 
-pub use adapter::{AdapterSet, TrainableSet};
+pub use adapter::AdapterSet;
 pub use backbone::{Backbone, Tensors};
 pub use config::{Activation, BackboneConfig};
 pub use error::Error;
 pub use features::Features;
 pub use inference::{Inference, Segment};
 pub use pages::keep_freed_pages;
+pub use trainable::TrainableSet;
 pub use training::{Dropout, Gradients, Keep, StepOutput, TrainingStep};
 
 /// What is left after one slice of work.

@@ -1,104 +1,18 @@
-//! A task's adapters and head: immutable for serving, trainable for a job.
+//! A task's adapters and head, immutable.
 //!
 //! Invariant: names, shapes and order of the weights follow from configuration, backbone and number of classes alone.
 
 use std::collections::BTreeMap;
 
-use candle_core::Var;
-
 use super::block::Sites;
 use super::load::Float;
+use super::form::{Form, Named};
 use super::ops::depthwise::{Depthwise, Extent};
-use super::ops::{read, tensor};
 use super::site::{Adapter, Site};
 use super::weights::{Linear, Mode};
 use super::{BackboneConfig, Error, Tensors, backbone, file};
 use crate::rng::Stream;
-use crate::spec::{AdapterConfig, Invalid};
-
-/// Names a weight and its shape.
-type Named = (String, Vec<usize>);
-
-/// What the names and shapes follow from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Form {
-    config: AdapterConfig,
-    classes: usize,
-    /// Of the backbone.
-    width: usize,
-    layers: usize,
-}
-
-impl Form {
-    fn new(
-        backbone: &BackboneConfig,
-        config: AdapterConfig,
-        classes: usize,
-    ) -> Result<Self, Error> {
-        config.validate().map_err(Error::Adapter)?;
-        let invalid = |field, problem| Err(Error::Adapter(Invalid::new(field, problem)));
-        if let Some(layers) = config.adapter_layers
-            && config.has_sites()
-            && layers.get() as usize > backbone.layers
-        {
-            let problem = format!("the backbone has {}, got {layers}", backbone.layers);
-            return invalid("adapter_layers", problem);
-        }
-        if !(1..=1_000_000).contains(&classes) {
-            let problem = format!("expected 1 to 1000000, got {classes}");
-            return invalid("classes", problem);
-        }
-        Ok(Self {
-            config,
-            classes,
-            width: backbone.width,
-            layers: backbone.layers,
-        })
-    }
-
-    /// The lowest block with adapters.
-    fn first(&self) -> usize {
-        match self.config.adapter_layers {
-            _ if !self.config.has_sites() => self.layers,
-            Some(layers) => self.layers.saturating_sub(layers.get() as usize),
-            None => 0,
-        }
-    }
-
-    fn kernel(&self) -> [usize; 3] {
-        self.config.adapter_kernel_size.map(|size| size as usize)
-    }
-
-    /// In the reference's order.
-    fn weights(&self) -> Vec<Named> {
-        let (c, w) = (self.width, self.config.adapter_width as usize);
-        let [t, y, x] = self.kernel();
-        let kinds = [
-            ("adapter_pre_attn", self.config.adapter_pre_attn),
-            ("adapter_pre_mlp", self.config.adapter_pre_mlp),
-        ];
-        let mut weights = Vec::new();
-        for block in self.first()..self.layers {
-            for (kind, _) in kinds.into_iter().filter(|kind| kind.1) {
-                let of_adapter = [
-                    ("fc1.weight", vec![w, c]),
-                    ("fc1.bias", vec![w]),
-                    ("conv.weight", vec![w, 1, t, y, x]),
-                    ("conv.bias", vec![w]),
-                    ("fc2.weight", vec![c, w]),
-                    ("fc2.bias", vec![c]),
-                ];
-                for (name, shape) in of_adapter {
-                    let name = format!("transformer.resblocks.{block}.{kind}.{name}");
-                    weights.push((name, shape));
-                }
-            }
-        }
-        weights.push(("fc.weight".to_owned(), vec![self.classes, c]));
-        weights.push(("fc.bias".to_owned(), vec![self.classes]));
-        weights
-    }
-}
+use crate::spec::AdapterConfig;
 
 /// The adapters of a block.
 #[derive(Default)]
@@ -109,7 +23,7 @@ struct Pair {
 
 /// All adapters of a task and its head; immutable.
 pub struct AdapterSet {
-    form: Form,
+    pub(super) form: Form,
     /// From the lowest block with adapters on.
     pairs: Vec<Pair>,
     pub(super) fc: Linear,
@@ -228,7 +142,7 @@ impl AdapterSet {
         self.form.config
     }
 
-    fn build(
+    pub(super) fn build(
         form: Form,
         mode: &Mode,
         mut fetch: impl FnMut(&str) -> Result<Vec<f32>, Error>,
@@ -256,7 +170,7 @@ impl AdapterSet {
         Ok(Self { form, pairs, fc })
     }
 
-    fn values(&self, name: &str) -> Vec<f32> {
+    pub(super) fn values(&self, name: &str) -> Vec<f32> {
         let linear = |linear: &Linear, part: &str| {
             let (weight, bias) = linear.unpacked();
             if part == "weight" {
@@ -338,75 +252,8 @@ impl AdapterSet {
     }
 }
 
-fn missing(name: &str) -> Error {
+pub(super) fn missing(name: &str) -> Error {
     Error::MissingTensor {
         name: name.to_owned(),
-    }
-}
-
-/// A set whose weights an optimiser moves.
-pub struct TrainableSet {
-    form: Form,
-    parameters: Vec<(String, Var)>,
-}
-
-impl TrainableSet {
-    /// Starts from a set; shares nothing with it.
-    ///
-    /// # Errors
-    /// When a tensor cannot be made.
-    pub fn new(set: &AdapterSet) -> Result<Self, Error> {
-        let mut parameters = Vec::new();
-        for (name, shape) in set.form.weights() {
-            let var = Var::from_tensor(&tensor(set.values(&name), shape)?)?;
-            parameters.push((name, var));
-        }
-        Ok(Self {
-            form: set.form,
-            parameters,
-        })
-    }
-
-    /// The weights of now, immutable; shares nothing with `self`.
-    ///
-    /// # Errors
-    /// When a tensor cannot be read.
-    pub fn snapshot(&self) -> Result<AdapterSet, Error> {
-        self.build(&Mode::Frozen(None))
-    }
-
-    /// Name and value of every weight, in a fixed order.
-    pub fn parameters(&self) -> &[(String, Var)] {
-        &self.parameters
-    }
-
-    /// Rows of the head.
-    pub fn classes(&self) -> usize {
-        self.form.classes
-    }
-
-    /// The layers of now, with gradients.
-    pub(super) fn layers(&self) -> Result<AdapterSet, Error> {
-        self.build(&Mode::Trainable)
-    }
-
-    fn build(&self, mode: &Mode) -> Result<AdapterSet, Error> {
-        let by_name: BTreeMap<&str, &Var> = self
-            .parameters
-            .iter()
-            .map(|(name, var)| (name.as_str(), var))
-            .collect();
-        AdapterSet::build(self.form, mode, |name| {
-            let var = by_name.get(name).ok_or_else(|| missing(name))?;
-            Ok(read(var.as_tensor(), <[f32]>::to_vec)?)
-        })
-    }
-}
-
-impl TrainableSet {
-    /// A zero gradient for every weight.
-    pub(super) fn zeros(&self) -> Result<super::Gradients, Error> {
-        let zero = |(name, var): &(String, Var)| Ok((name.clone(), var.as_tensor().zeros_like()?));
-        self.parameters.iter().map(zero).collect()
     }
 }

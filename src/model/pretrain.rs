@@ -97,11 +97,24 @@ impl Trainer {
         labels: &[Vec<u32>],
         learning_rate: f64,
     ) -> Result<StepReport, Error> {
+        let (mut report, gradients) = self.gradients(images, labels)?;
+        report.gradient_norm = self
+            .optimizer
+            .step(&self.parameters, &gradients, learning_rate)?;
+        Ok(report)
+    }
+
+    /// What a batch scores, and the gradient of every weight.
+    fn gradients(
+        &self,
+        images: &Tensor,
+        labels: &[Vec<u32>],
+    ) -> Result<(StepReport, Gradients), Error> {
         self.check(images, labels)?;
         let layers = self.layers()?;
         let trace = self.forward(&layers, images)?;
         let mut found = Found::new();
-        let (d_normed, mut report) = self.score(&layers, &trace.normed, labels, &mut found)?;
+        let (d_normed, report) = self.score(&layers, &trace.normed, labels, &mut found)?;
         backward(&layers, trace, &d_normed, &mut found)?;
         let mut gradients = Gradients::new();
         for (name, gradient) in found {
@@ -112,10 +125,7 @@ impl Trainer {
                 *gradient = gradient.reshape(var.shape())?;
             }
         }
-        report.gradient_norm = self
-            .optimizer
-            .step(&self.parameters, &gradients, learning_rate)?;
-        Ok(report)
+        Ok((report, gradients))
     }
 
     /// Losses and accuracies without an update.
@@ -325,4 +335,72 @@ fn initial(name: &str, shape: &[usize], rng: &mut Stream) -> Vec<f32> {
     }
     let bound = 1.0 / ((count / shape[0].max(1)) as f32).sqrt();
     (0..count).map(|_| rng.range(-bound, bound)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Activation;
+    use crate::spec::Normalization;
+
+    fn tiny(activation: Activation, pre_norm: bool) -> BackboneConfig {
+        BackboneConfig {
+            image_size: 12,
+            patch_size: 4,
+            width: 20,
+            layers: 2,
+            heads: 2,
+            mlp_width: 28,
+            activation,
+            eps: 1e-5,
+            pre_norm,
+            patch_bias: !pre_norm,
+            normalization: Normalization::CLIP,
+        }
+    }
+
+    fn nudge(var: &Var, at: usize, delta: f32) {
+        let mut values = read(var.as_tensor(), <[f32]>::to_vec).expect("values");
+        values[at] += delta;
+        let moved = tensor(values, var.shape()).expect("a tensor");
+        var.set(&moved).expect("the same shape");
+    }
+
+    #[test]
+    fn every_weights_gradient_is_the_slope_of_the_loss() {
+        const STEP: f32 = 5e-3;
+        for config in [
+            tiny(Activation::QuickGelu, true),
+            tiny(Activation::Gelu, false),
+        ] {
+            let mut rng = Stream::new(5, "images");
+            let images = (0..3 * config.frame_len()).map(|_| rng.normal()).collect();
+            let images = tensor(images, (3, 3, 12, 12)).expect("images");
+            let labels = [vec![0, 3, 1], vec![1, 0, 1]];
+            let trainer = Trainer::new(config, &[4, 2], 8, adamw::Config::default());
+            let trainer = trainer.expect("a trainer");
+            let loss = || -> f64 {
+                let report = trainer.evaluate(&images, &labels).expect("a report");
+                report.losses.iter().sum()
+            };
+            let (_, gradients) = trainer.gradients(&images, &labels).expect("gradients");
+            assert_eq!(gradients.len(), trainer.parameters.len());
+            for (name, var) in &trainer.parameters {
+                let gradient = read(&gradients[name], <[f32]>::to_vec).expect("values");
+                let steepest = (0..gradient.len())
+                    .max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs()));
+                let at = steepest.expect("an element");
+                nudge(var, at, STEP);
+                let above = loss();
+                nudge(var, at, -2.0 * STEP);
+                let slope = (above - loss()) / f64::from(2.0 * STEP);
+                nudge(var, at, STEP);
+                let want = f64::from(gradient[at]);
+                assert!(
+                    (slope - want).abs() <= 1e-3 + 0.02 * want.abs(),
+                    "{name}: slope {slope}, gradient {want}"
+                );
+            }
+        }
+    }
 }

@@ -572,31 +572,3 @@ fn pre_training_learns_repeats_itself_and_its_file_is_a_backbone() {
             .all(|(_, view)| view.dtype() == safetensors::Dtype::F16)
     );
 }
-
-#[test]
-fn pre_training_gradients_are_the_slopes_of_the_loss() {
-    // With a rate of 0.01 and no momentum to speak of, one step against the gradient lowers the loss of the same batch by about rate · |gradient|².
-    let config = BackboneConfig {
-        image_size: 16,
-        width: 24,
-        layers: 3,
-        activation: Activation::Gelu,
-        patch_bias: true,
-        pre_norm: false,
-        ..small()
-    };
-    let settings = adamw::Config {
-        weight_decay: 0.0,
-        ..adamw::Config::default()
-    };
-    let mut trainer = pretrain::Trainer::new(config.clone(), &[4], 9, settings).expect("a trainer");
-    let mut rng = Stream::new(3, "images");
-    let images: Vec<f32> = (0..4 * config.frame_len()).map(|_| rng.normal()).collect();
-    let images =
-        candle_core::Tensor::from_vec(images, (4, 3, 16, 16), &candle_core::Device::Cpu).unwrap();
-    let labels = [vec![0, 1, 2, 3]];
-    let before = trainer.evaluate(&images, &labels).expect("a report").losses[0];
-    trainer.step(&images, &labels, 1e-4).expect("a step");
-    let after = trainer.evaluate(&images, &labels).expect("a report").losses[0];
-    assert!(after < before, "{after} is not below {before}");
-}

@@ -1,0 +1,88 @@
+//! What an adapter set consists of: names and shapes of its weights, from configuration, backbone and number of classes.
+
+use super::{BackboneConfig, Error};
+use crate::spec::{AdapterConfig, Invalid};
+
+/// Names a weight and its shape.
+pub(super) type Named = (String, Vec<usize>);
+
+/// What the names and shapes follow from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    pub(super) config: AdapterConfig,
+    pub(super) classes: usize,
+    /// Of the backbone.
+    pub(super) width: usize,
+    pub(super) layers: usize,
+}
+
+impl Form {
+    pub(super) fn new(
+        backbone: &BackboneConfig,
+        config: AdapterConfig,
+        classes: usize,
+    ) -> Result<Self, Error> {
+        config.validate().map_err(Error::Adapter)?;
+        let invalid = |field, problem| Err(Error::Adapter(Invalid::new(field, problem)));
+        if let Some(layers) = config.adapter_layers
+            && config.has_sites()
+            && layers.get() as usize > backbone.layers
+        {
+            let problem = format!("the backbone has {}, got {layers}", backbone.layers);
+            return invalid("adapter_layers", problem);
+        }
+        if !(1..=1_000_000).contains(&classes) {
+            let problem = format!("expected 1 to 1000000, got {classes}");
+            return invalid("classes", problem);
+        }
+        Ok(Self {
+            config,
+            classes,
+            width: backbone.width,
+            layers: backbone.layers,
+        })
+    }
+
+    /// The lowest block with adapters.
+    pub(super) fn first(&self) -> usize {
+        match self.config.adapter_layers {
+            _ if !self.config.has_sites() => self.layers,
+            Some(layers) => self.layers.saturating_sub(layers.get() as usize),
+            None => 0,
+        }
+    }
+
+    pub(super) fn kernel(&self) -> [usize; 3] {
+        self.config.adapter_kernel_size.map(|size| size as usize)
+    }
+
+    /// In the reference's order.
+    pub(super) fn weights(&self) -> Vec<Named> {
+        let (c, w) = (self.width, self.config.adapter_width as usize);
+        let [t, y, x] = self.kernel();
+        let kinds = [
+            ("adapter_pre_attn", self.config.adapter_pre_attn),
+            ("adapter_pre_mlp", self.config.adapter_pre_mlp),
+        ];
+        let mut weights = Vec::new();
+        for block in self.first()..self.layers {
+            for (kind, _) in kinds.into_iter().filter(|kind| kind.1) {
+                let of_adapter = [
+                    ("fc1.weight", vec![w, c]),
+                    ("fc1.bias", vec![w]),
+                    ("conv.weight", vec![w, 1, t, y, x]),
+                    ("conv.bias", vec![w]),
+                    ("fc2.weight", vec![c, w]),
+                    ("fc2.bias", vec![c]),
+                ];
+                for (name, shape) in of_adapter {
+                    let name = format!("transformer.resblocks.{block}.{kind}.{name}");
+                    weights.push((name, shape));
+                }
+            }
+        }
+        weights.push(("fc.weight".to_owned(), vec![self.classes, c]));
+        weights.push(("fc.bias".to_owned(), vec![self.classes]));
+        weights
+    }
+}

@@ -1,0 +1,76 @@
+//! A task's adapters and head while an optimiser moves them.
+
+use std::collections::BTreeMap;
+
+use candle_core::Var;
+
+use super::adapter::{AdapterSet, missing};
+use super::form::Form;
+use super::ops::{read, tensor};
+use super::weights::Mode;
+use super::{Error, Gradients};
+
+/// A set whose weights an optimiser moves.
+pub struct TrainableSet {
+    form: Form,
+    parameters: Vec<(String, Var)>,
+}
+
+impl TrainableSet {
+    /// Starts from a set; shares nothing with it.
+    ///
+    /// # Errors
+    /// When a tensor cannot be made.
+    pub fn new(set: &AdapterSet) -> Result<Self, Error> {
+        let mut parameters = Vec::new();
+        for (name, shape) in set.form.weights() {
+            let var = Var::from_tensor(&tensor(set.values(&name), shape)?)?;
+            parameters.push((name, var));
+        }
+        Ok(Self {
+            form: set.form,
+            parameters,
+        })
+    }
+
+    /// The weights of now, immutable; shares nothing with `self`.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn snapshot(&self) -> Result<AdapterSet, Error> {
+        self.build(&Mode::Frozen(None))
+    }
+
+    /// Name and value of every weight, in a fixed order.
+    pub fn parameters(&self) -> &[(String, Var)] {
+        &self.parameters
+    }
+
+    /// Rows of the head.
+    pub fn classes(&self) -> usize {
+        self.form.classes
+    }
+
+    /// The layers of now, with gradients.
+    pub(super) fn layers(&self) -> Result<AdapterSet, Error> {
+        self.build(&Mode::Trainable)
+    }
+
+    fn build(&self, mode: &Mode) -> Result<AdapterSet, Error> {
+        let by_name: BTreeMap<&str, &Var> = self
+            .parameters
+            .iter()
+            .map(|(name, var)| (name.as_str(), var))
+            .collect();
+        AdapterSet::build(self.form, mode, |name| {
+            let var = by_name.get(name).ok_or_else(|| missing(name))?;
+            Ok(read(var.as_tensor(), <[f32]>::to_vec)?)
+        })
+    }
+
+    /// A zero gradient for every weight.
+    pub(super) fn zeros(&self) -> Result<Gradients, Error> {
+        let zero = |(name, var): &(String, Var)| Ok((name.clone(), var.as_tensor().zeros_like()?));
+        self.parameters.iter().map(zero).collect()
+    }
+}
