@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::block::Sites;
-use super::load::Float;
 use super::form::{Form, Named};
+use super::load::Float;
 use super::ops::depthwise::{Depthwise, Extent};
 use super::site::{Adapter, Site};
 use super::weights::{Linear, Mode};

@@ -79,11 +79,11 @@ impl BackboneConfig {
                 ));
             }
         }
-        if self.image_size % self.patch_size != 0 {
+        if !self.image_size.is_multiple_of(self.patch_size) {
             let problem = format!("{} does not divide {}", self.patch_size, self.image_size);
             return Err(Invalid::new("patch_size", problem));
         }
-        if self.width % self.heads != 0 {
+        if !self.width.is_multiple_of(self.heads) {
             let problem = format!("{} do not divide the width {}", self.heads, self.width);
             return Err(Invalid::new("heads", problem));
         }

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 
 use frameshift::rng::Stream;
 use frameshift::spec::{Normalization, RotationPolicy};
-use frameshift::video::{ClipSpec, Decoder, Lane, PictureSpec, Sampling, Views, sampling};
+use frameshift::video::{
+    Clip, ClipSpec, Decoder, Lane, PictureSpec, Sampling, Views, sampling, transform,
+};
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde::Deserialize;
 
 use crate::decoding::{config, decoder, file, tenant};
@@ -163,12 +166,16 @@ async fn check_case(folder: &Path, name: &str, decoder: &Decoder) -> f64 {
         "{name}: indices"
     );
 
+    check_training(name, &case);
     let size = (clip.probe.width as usize, clip.probe.height as usize);
-    let (width, height) = frameshift::video::transform::resized(size, case.spatial_size.into());
+    let (width, height) = transform::resized(size, case.spatial_size.into());
     assert_eq!((height, width), case.resized_to, "{name}: resized");
     assert_eq!(case.crops.len(), case.num_spatial_views, "{name}: crops");
+    worst_view(name, &case, &clip, &tensor("frames"))
+}
 
-    let golden = tensor("frames");
+/// The worst difference of a value.
+fn worst_view(name: &str, case: &Case, clip: &Clip, golden: &TensorView<'_>) -> f64 {
     let views = case.num_spatial_views * usize::from(case.num_temporal_views.get());
     let (frames, side) = (
         usize::from(case.num_frames.get()),
@@ -186,14 +193,11 @@ async fn check_case(folder: &Path, name: &str, decoder: &Decoder) -> f64 {
         .collect();
     let golden = floats(golden.data());
     assert_eq!(ours.len(), golden.len(), "{name}: values");
-    let worst = ours
-        .iter()
+    ours.iter()
         .zip(&golden)
         .fold(0.0_f64, |worst, (ours, golden)| {
             worst.max((f64::from(*ours) - f64::from(*golden)).abs())
-        });
-    check_training(name, &case);
-    worst
+        })
 }
 
 /// Every frame of a video as RGB equals the reference's, bit by bit (off x86-64 swscale rounds differently).

@@ -53,7 +53,7 @@ impl Left {
     ///
     /// # Safety
     /// The operand has such a row.
-    pub(super) unsafe fn from_row(self, row: usize) -> Self {
+    pub(super) unsafe fn rows_from(self, row: usize) -> Self {
         Self {
             // SAFETY: promised by the caller.
             at: unsafe { self.at.add(row * self.row_stride) },

@@ -134,7 +134,7 @@ wide! {
 }
 
 fn check(c: usize, len: usize, norm: &Norm) -> Result<()> {
-    if c == 0 || norm.weight.len() != c || norm.bias.len() != c || len % c != 0 {
+    if c == 0 || norm.weight.len() != c || norm.bias.len() != c || !len.is_multiple_of(c) {
         candle_core::bail!(
             "norm of width {} does not fit rows of {c}",
             norm.weight.len()

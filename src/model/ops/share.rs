@@ -86,8 +86,8 @@ pub(in crate::model) fn slice_mut<'a>(
     let Some((begin, end)) = layout.contiguous_offsets() else {
         candle_core::bail!("expected a contiguous tensor, got {layout:?}");
     };
-    match storage {
-        CpuStorage::F32(values) => Ok(&mut values[begin..end]),
-        _ => candle_core::bail!("expected f32 values"),
-    }
+    let CpuStorage::F32(values) = storage else {
+        candle_core::bail!("expected f32 values");
+    };
+    Ok(&mut values[begin..end])
 }

@@ -27,7 +27,7 @@ unsafe fn multiply(
             let taken = MR.min(rows - row);
             // SAFETY: promised by the caller.
             unsafe {
-                kernel::tile(taken, k, left.from_row(row), panel.as_ptr(), &mut tile);
+                kernel::tile(taken, k, left.rows_from(row), panel.as_ptr(), &mut tile);
             }
             for (i, sums) in tile[..taken].iter_mut().enumerate() {
                 // SAFETY: promised by the caller.
@@ -139,7 +139,7 @@ fn attend_head(
         let scores = scratch.scores.as_mut_ptr();
         // SAFETY: the queries have these rows; the scores have room for 24 rows of `padded` values.
         unsafe {
-            let left = queries.from_row(first);
+            let left = queries.rows_from(first);
             let sizes = (rows, keys, width);
             multiply(left, sizes, &scratch.keys, plan.scale(), scores, padded);
         }
@@ -198,7 +198,7 @@ fn differentiate_head(
     let scores = scratch.scores.as_mut_ptr();
     let slopes = scratch.slopes.as_mut_ptr();
     let panels = &mut scratch.panels;
-    // SAFETY (all products): operands have the rows that the plan gives them; scores and slopes have `queries` rows of `padded` values; the ranges
+    // SAFETY: in all products, operands have the rows that the plan gives them; scores and slopes have `queries` rows of `padded` values; the ranges
     // of the outputs belong to this frame and head.
     unsafe {
         k.pack_transposed(keys, width, panels);
