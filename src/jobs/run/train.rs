@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::Run;
 use super::prepare::Prepared;
 use crate::device::{self, Priority};
+use crate::faults;
 use crate::jobs::checkpoint;
 use crate::jobs::dataset::{Batches, blocking};
 use crate::jobs::failure::Failure;
@@ -206,6 +207,7 @@ impl Run {
             sha256,
         };
         let replaced = parts.metadata.commit_checkpoint(lease, record).await?;
+        faults::point("checkpoint-written");
         *saved = Some(step);
         if let Some(old) = replaced.filter(|old| old.key != key.as_str()) {
             self.context.drop_checkpoint(lease.job, &old).await;
