@@ -54,6 +54,8 @@ impl Worst {
     }
 }
 
+// Any other type is a file that this test does not understand.
+#[allow(clippy::wildcard_enum_match_arm)]
 pub(crate) fn read(path: &Path) -> BTreeMap<String, Golden> {
     let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
@@ -69,8 +71,6 @@ pub(crate) fn read(path: &Path) -> BTreeMap<String, Golden> {
             safetensors::Dtype::I64 => {
                 wide(8, |b| i64::from_le_bytes(b.try_into().unwrap()) as f64)
             }
-            #[allow(clippy::wildcard_enum_match_arm)]
-            // Anything else is a file that this test does not understand.
             other => panic!("{}: {name} is {other:?}", path.display()),
         };
         let shape = view.shape().to_vec();
