@@ -13,6 +13,7 @@ pub mod transform;
 pub mod worker;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -158,6 +159,12 @@ impl Layer {
 pub struct Decoder {
     pool: Arc<Pool>,
     limits: Limits,
+}
+
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").finish_non_exhaustive()
+    }
 }
 
 impl Decoder {

@@ -49,7 +49,7 @@ impl From<Reject> for Refusal {
 }
 
 /// What came out, besides the pixels.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) probe: Probe,
     /// Indices of the selection, temporal views one after the other.
@@ -101,7 +101,7 @@ pub(super) fn decode(
     let mut chosen = selected(selection, &seen.pts);
     // The guess holds when it wanted the same pictures, even if others were never shown.
     if chosen.pts != guess.pts {
-        source.rewind()?;
+        source.opened.decoder.flush();
         sink.begin();
         (seen, missing) = pass(&mut source, &chosen, &mut *sink)?;
         chosen = selected(selection, &seen.pts);
@@ -165,12 +165,6 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Goes back to the first packet.
-    fn rewind(&mut self) -> Result<(), Reject> {
-        self.opened.decoder.flush();
-        Ok(())
-    }
-
     /// Passes every packet on, and the end, until `step` says to stop.
     fn feed(
         &mut self,

@@ -7,6 +7,7 @@
     missing_docs
 )]
 mod allocation;
+mod clips_manifest;
 mod decoding;
 mod durability;
 mod engine;
@@ -17,6 +18,7 @@ mod hostile_checkpoints;
 mod inspect;
 mod jobs;
 mod library;
+mod md5;
 mod metadata;
 mod model;
 mod registry;
@@ -29,3 +31,4 @@ mod server_process;
 mod shared;
 mod store;
 mod tidy;
+mod video_worker;

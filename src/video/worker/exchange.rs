@@ -247,20 +247,4 @@ pub(super) fn verdict(end: End) -> Option<Reject> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deaths_have_reasons() {
-        for (status, reject) in [
-            (libc::SIGSYS, Reject::SandboxViolation),
-            (libc::SIGXCPU, Reject::CpuTime),
-            (libc::SIGKILL, Reject::Memory),
-            (libc::SIGSEGV, Reject::DecoderCrashed),
-            (3 << 8, Reject::DecoderCrashed),
-        ] {
-            assert_eq!(verdict(End::Status(status)), Some(reject));
-        }
-        assert_eq!(verdict(End::WithZygote), None);
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -27,9 +27,35 @@ pub(in crate::video) enum Work {
     Pictures(PictureSpec),
 }
 
+/// A slot that waits, and whose worker it has.
+struct Idle {
+    slot: usize,
+    tenant: Option<TenantId>,
+}
+
 struct State {
     queue: Queue<Job>,
+    idle: Vec<Idle>,
+    /// Per slot a request that was handed to it while it waited.
+    assigned: Vec<Option<(TenantId, Job)>>,
     is_stopped: bool,
+}
+
+impl State {
+    /// Hands a request to a waiting slot: best to one that has the tenant's worker, since any other means a new process; or gives it back.
+    fn assign(&mut self, tenant: &TenantId, job: Job) -> Option<Job> {
+        let own = |idle: &Idle| idle.tenant.as_ref() == Some(tenant);
+        let free = |idle: &Idle| idle.tenant.is_none();
+        let at = (self.idle.iter().position(own))
+            .or_else(|| self.idle.iter().position(free))
+            .or_else(|| (!self.idle.is_empty()).then_some(0));
+        let Some(at) = at else {
+            return Some(job);
+        };
+        let slot = self.idle.swap_remove(at).slot;
+        self.assigned[slot] = Some((tenant.clone(), job));
+        None
+    }
 }
 
 /// What the slots share.
@@ -50,35 +76,45 @@ impl Shared {
     }
 
     /// Waits for a request, at most for the time that an idle worker is kept.
-    pub(super) fn next(&self, turn: Option<&(TenantId, u32)>, idle: Option<Duration>) -> Next {
-        let end = idle.map(|idle| Instant::now() + idle);
+    pub(super) fn next(&self, slot: usize, turn: Option<&(TenantId, u32)>) -> Next {
+        if let Some((tenant, job)) = self.pop(turn) {
+            return Next::Job(tenant, job);
+        }
+        self.prepare_spare();
+        let end = turn.map(|_| Instant::now() + self.config.idle);
         let mut state = self.state();
         loop {
             if state.is_stopped {
                 return Next::Stopped;
             }
-            let turn = turn.map(|(tenant, served)| (tenant, *served));
-            if let Some((tenant, job)) = state.queue.pop(turn) {
+            if let Some((tenant, job)) = state.assigned[slot].take() {
                 return Next::Job(tenant, job);
             }
-            drop(state);
-            self.prepare_spare();
-            state = self.state();
-            if !state.queue.is_empty() || state.is_stopped {
-                continue;
+            state.idle.retain(|idle| idle.slot != slot);
+            if let Some((tenant, job)) = state.queue.pop(turn.map(|(own, served)| (own, *served))) {
+                return Next::Job(tenant, job);
             }
-            let Some(end) = end else {
-                state = (self.changed.wait(state)).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let rest = end.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
+            let rest = end.map(|end| end.saturating_duration_since(Instant::now()));
+            if rest.is_some_and(|rest| rest.is_zero()) {
                 return Next::Idle;
             }
-            state = (self.changed.wait_timeout(state, rest))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state.idle.push(Idle {
+                slot,
+                tenant: turn.map(|(tenant, _)| tenant.clone()),
+            });
+            state = match rest {
+                None => (self.changed.wait(state)).unwrap_or_else(PoisonError::into_inner),
+                Some(rest) => {
+                    let waited = self.changed.wait_timeout(state, rest);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
+    }
+
+    fn pop(&self, turn: Option<&(TenantId, u32)>) -> Option<(TenantId, Job)> {
+        let turn = turn.map(|(tenant, served)| (tenant, *served));
+        self.state().queue.pop(turn)
     }
 
     /// Forks a worker ahead, unless another slot is at it.
@@ -128,6 +164,8 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 queue: Queue::new(config.queue_per_tenant, config.queue),
+                idle: Vec::new(),
+                assigned: std::iter::repeat_with(|| None).take(workers).collect(),
                 is_stopped: false,
             }),
             changed: Condvar::new(),
@@ -194,11 +232,14 @@ impl Pool {
         };
         {
             let mut state = self.shared.state();
-            if state.queue.push((lane, tenant), id, job).is_err() {
+            // A slot that waits found the queue empty.
+            let left = state.assign(tenant, job);
+            let refused = left.and_then(|job| state.queue.push((lane, tenant), id, job).err());
+            if refused.is_some() {
                 return Err(Error::QueueFull);
             }
         }
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
         let _caller = Caller {
             shared: Arc::clone(&self.shared),
             id,

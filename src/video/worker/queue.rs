@@ -147,7 +147,7 @@ impl<T> Queue<T> {
             .or_else(|| self.batch.remove(id))
     }
 
-    /// Whether nothing waits.
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.interactive.length + self.batch.length == 0
     }

@@ -13,6 +13,7 @@ use super::memory::{receive_with, send};
 use super::sandbox::SOCKET;
 use super::wire::{LONGEST, Reply, Request, Wanted, encode_ready};
 use crate::video::decode::{self, Order, owned};
+use crate::video::reject::Reject;
 
 /// The server closed the socket.
 const EXIT_DONE: i32 = 0;
@@ -59,15 +60,13 @@ fn answer(
     if request.is_new_output {
         // The old one is given back first: the address space is limited.
         *output = None;
+        let memory = File::from(descriptors.next()?);
         // SAFETY: the memory is sealed against shrinking, so that it stays valid. The server reads it only after the reply.
-        *output = Some(
-            unsafe {
-                MmapOptions::new()
-                    .populate()
-                    .map_mut(&File::from(descriptors.next()?))
-            }
-            .ok()?,
-        );
+        match unsafe { MmapOptions::new().populate().map_mut(&memory) } {
+            Ok(map) => *output = Some(map),
+            // The server lets go of a worker that ran out of memory, so that it need not know what was mapped.
+            Err(_) => return Some(Reply::refusal(request.id, Reject::Memory)),
+        }
     }
     let room: &mut [u8] = output.as_mut().map_or(&mut [], |output| &mut output[..]);
     let order = match &request.wanted {

@@ -91,8 +91,7 @@ impl Slot {
             let turn = (self.worker.as_ref())
                 .and_then(|worker| worker.tenant.clone())
                 .map(|tenant| (tenant, self.turn));
-            let idle = self.worker.as_ref().map(|_| self.shared.config.idle);
-            match self.shared.next(turn.as_ref(), idle) {
+            match self.shared.next(self.number, turn.as_ref()) {
                 Next::Job(tenant, job) => self.serve(&tenant, job),
                 Next::Idle => self.retire(),
                 Next::Stopped => return self.retire(),
@@ -147,7 +146,9 @@ impl Slot {
             worker.busy += begun.elapsed();
             let reject = match ended {
                 Ended::Answered(result) => {
-                    if worker.served < WORKER_REQUESTS && worker.busy < WORKER_LIFE {
+                    let is_short_of_memory = matches!(result, Err(Error::Rejected(Reject::Memory)));
+                    let is_old = worker.served >= WORKER_REQUESTS || worker.busy >= WORKER_LIFE;
+                    if !is_short_of_memory && !is_old {
                         self.worker = Some(worker);
                     }
                     return result;

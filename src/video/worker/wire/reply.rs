@@ -1,0 +1,139 @@
+//! What a worker answers. A refusal is as long as an answer.
+
+use super::{Kind, Reader, Writer};
+use crate::video::answer::{Codec, Container, Probe, Rotation, Warnings};
+use crate::video::decode::{Outcome, Refusal};
+use crate::video::reject::Reject;
+use crate::video::request::MAX_SELECTED;
+
+/// What a worker answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::video::worker) struct Reply {
+    pub(in crate::video::worker) id: u64,
+    pub(in crate::video::worker) result: Result<Outcome, Refusal>,
+}
+
+impl Reply {
+    /// The input is refused.
+    pub(in crate::video::worker) fn refusal(id: u64, reject: Reject) -> Self {
+        Self {
+            id,
+            result: Err(reject.into()),
+        }
+    }
+
+    pub(in crate::video::worker) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Reply, self.id);
+        let (status, reject, index, frames) = match &self.result {
+            Ok(_) => (0, 0, 0, 0),
+            Err(Refusal::Rejected(reject)) => (1, *reject as u16, 0, 0),
+            Err(Refusal::IndexOutOfRange { index, frames }) => (2, 0, *index, *frames),
+            Err(Refusal::PicturesTooLarge) => (3, 0, 0, 0),
+        };
+        writer.u8(status);
+        writer.u16(reject);
+        writer.u32(index);
+        writer.u32(frames);
+        let outcome = self.result.as_ref().ok();
+        writer.probe(outcome.map(|outcome| &outcome.probe));
+        let (indices, pts, sizes): (&[u32], &[i64], &[(u32, u32)]) = outcome
+            .map_or((&[], &[], &[]), |outcome| {
+                (&outcome.indices, &outcome.pts, &outcome.sizes)
+            });
+        writer.u16(indices.len() as u16);
+        writer.u16(sizes.len() as u16);
+        for i in 0..MAX_SELECTED {
+            writer.u32(indices.get(i).copied().unwrap_or(0));
+            writer.i64(pts.get(i).copied().unwrap_or(0));
+            let (width, height) = sizes.get(i).copied().unwrap_or((0, 0));
+            writer.u32(width);
+            writer.u32(height);
+        }
+        writer.0
+    }
+
+    pub(in crate::video::worker) fn decode(message: &[u8]) -> Option<Self> {
+        let (id, mut reader) = Reader::new(message, Kind::Reply)?;
+        let (status, reject) = (reader.u8()?, reader.u16()?);
+        let (index, frames) = (reader.u32()?, reader.u32()?);
+        // A refusal has no facts, but their bytes.
+        let (probe, mut reader) = reader.probe()?;
+        let (selected, sized) = (usize::from(reader.u16()?), usize::from(reader.u16()?));
+        let (mut indices, mut pts, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..MAX_SELECTED {
+            indices.push(reader.u32()?);
+            pts.push(reader.i64()?);
+            sizes.push((reader.u32()?, reader.u32()?));
+        }
+        reader.end()?;
+        if selected > MAX_SELECTED || sized > MAX_SELECTED {
+            return None;
+        }
+        indices.truncate(selected);
+        pts.truncate(selected);
+        sizes.truncate(sized);
+        let result = match status {
+            0 => Ok(Outcome {
+                probe: probe?,
+                indices,
+                pts,
+                sizes,
+            }),
+            1 => Err(Refusal::Rejected(Reject::from_code(reject)?)),
+            2 => Err(Refusal::IndexOutOfRange { index, frames }),
+            3 => Err(Refusal::PicturesTooLarge),
+            _ => return None,
+        };
+        Some(Self { id, result })
+    }
+}
+
+impl Writer {
+    fn probe(&mut self, probe: Option<&Probe>) {
+        let start = self.0.len();
+        if let Some(probe) = probe {
+            self.u8(probe.container as u8);
+            self.u8(probe.codec as u8);
+            self.u8(probe.rotation as u8);
+            self.u8(probe.warnings.bits());
+            self.u16(probe.streams);
+            self.u32(probe.width);
+            self.u32(probe.height);
+            self.u32(probe.frames);
+            self.ratio(probe.time_base);
+            self.ratio(probe.rate);
+            self.ratio(probe.sar);
+            self.i64(probe.first_pts);
+            self.duration(probe.duration);
+        }
+        self.0.resize(start + PROBE_BYTES, 0);
+    }
+}
+
+const PROBE_BYTES: usize = 4 + 2 + 3 * 4 + 3 * 8 + 8 + 8;
+
+impl<'a> Reader<'a> {
+    /// The probe, or `None` inside when it has an unknown value, and what follows it.
+    fn probe(&mut self) -> Option<(Option<Probe>, Reader<'a>)> {
+        let (own, rest) = self.0.split_at_checked(PROBE_BYTES)?;
+        Some((Reader(own).facts(), Reader(rest)))
+    }
+
+    fn facts(&mut self) -> Option<Probe> {
+        Some(Probe {
+            container: Container::from_code(self.u8()?)?,
+            codec: Codec::from_code(self.u8()?)?,
+            rotation: Rotation::from_code(self.u8()?)?,
+            warnings: Warnings::from_bits(self.u8()?)?,
+            streams: self.u16()?,
+            width: self.u32()?,
+            height: self.u32()?,
+            frames: self.u32()?,
+            time_base: self.ratio()?,
+            rate: self.ratio()?,
+            sar: self.ratio()?,
+            first_pts: self.i64()?,
+            duration: self.duration()?,
+        })
+    }
+}

@@ -1,0 +1,235 @@
+//! What the server asks of a worker.
+
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+
+use super::{Kind, Reader, Writer};
+use crate::spec::{Normalization, RotationPolicy};
+use crate::video::request::{
+    ClipSpec, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling, Views,
+};
+
+/// What is wanted of a video.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::video) enum Wanted {
+    /// The facts.
+    Probe,
+    /// A clip.
+    Clip(ClipSpec),
+    /// Pictures.
+    Pictures(PictureSpec),
+}
+
+/// What the server asks of a worker. The input comes along, and after it the output when `is_new_output`.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::video::worker) struct Request {
+    pub(in crate::video::worker) id: u64,
+    pub(in crate::video::worker) input_bytes: u64,
+    pub(in crate::video::worker) is_new_output: bool,
+    pub(in crate::video::worker) limits: Limits,
+    pub(in crate::video::worker) wanted: Wanted,
+}
+
+impl Request {
+    pub(in crate::video::worker) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Request, self.id);
+        writer.u64(self.input_bytes);
+        writer.u8(self.is_new_output.into());
+        writer.limits(&self.limits);
+        // Facts and pictures have no views, and are sent as a clip of one.
+        let (tag, spec, room) = match &self.wanted {
+            Wanted::Probe => (0, None, 0),
+            Wanted::Clip(spec) => (1, Some(spec.clone()), 0),
+            Wanted::Pictures(spec) => (2, Some(as_clip(spec)), spec.bytes),
+        };
+        writer.u8(tag);
+        writer.u32(room);
+        writer.spec(&spec.unwrap_or_else(|| {
+            as_clip(&PictureSpec {
+                frames: NonZeroU16::MIN,
+                sampling: Sampling::Uniform,
+                rotation: RotationPolicy::Stored,
+                bytes: 0,
+            })
+        }));
+        writer.0
+    }
+
+    pub(in crate::video::worker) fn decode(message: &[u8]) -> Option<Self> {
+        let (id, mut reader) = Reader::new(message, Kind::Request)?;
+        let input_bytes = reader.u64()?;
+        let is_new_output = flag(reader.u8()?)?;
+        let limits = reader.limits()?;
+        let tag = reader.u8()?;
+        let room = reader.u32()?;
+        let spec = reader.spec()?;
+        reader.end()?;
+        let wanted = match tag {
+            0 => Wanted::Probe,
+            1 => Wanted::Clip(spec),
+            2 => Wanted::Pictures(PictureSpec {
+                frames: spec.frames,
+                sampling: spec.sampling,
+                rotation: spec.rotation,
+                bytes: room,
+            }),
+            _ => return None,
+        };
+        Some(Self {
+            id,
+            input_bytes,
+            is_new_output,
+            limits,
+            wanted,
+        })
+    }
+}
+
+fn as_clip(spec: &PictureSpec) -> ClipSpec {
+    ClipSpec {
+        frames: spec.frames,
+        sampling: spec.sampling.clone(),
+        temporal_views: NonZeroU8::MIN,
+        views: Views::Center,
+        size: 8,
+        rotation: spec.rotation,
+        normalization: Normalization::CLIP,
+    }
+}
+
+fn flag(value: u8) -> Option<bool> {
+    match value {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+impl Writer {
+    fn limits(&mut self, limits: &Limits) {
+        self.u64(limits.bytes);
+        self.u32(limits.pixels);
+        self.u32(limits.packets);
+        self.u32(limits.frames);
+        self.u16(limits.streams);
+        self.duration(limits.duration);
+        self.duration(limits.wall);
+        self.duration(limits.cpu);
+        self.u64(limits.memory);
+    }
+
+    fn spec(&mut self, spec: &ClipSpec) {
+        self.u16(spec.frames.get());
+        self.u8(spec.temporal_views.get());
+        let (tag, rate, indices): (u8, u32, &[u32]) = match &spec.sampling {
+            Sampling::Uniform => (0, 0, &[]),
+            Sampling::Strided(rate) => (1, rate.get(), &[]),
+            Sampling::Indices(indices) => (2, 0, indices),
+        };
+        self.u8(tag);
+        self.u32(rate);
+        for i in 0..MAX_SELECTED {
+            self.u32(indices.get(i).copied().unwrap_or(0));
+        }
+        let (tag, rects): (u8, &[Rect]) = match &spec.views {
+            Views::Center => (0, &[]),
+            Views::Three => (1, &[]),
+            Views::Rects(rects) => (2, rects),
+        };
+        self.u8(tag);
+        self.u8(rects.len() as u8);
+        for i in 0..MAX_VIEWS {
+            let rect = rects.get(i).copied().unwrap_or(Rect {
+                x: 0,
+                y: 0,
+                width: 1,
+                height: 1,
+                flip: false,
+            });
+            for value in [rect.x, rect.y, rect.width, rect.height] {
+                self.u32(value);
+            }
+            self.u8(rect.flip.into());
+        }
+        self.u16(spec.size);
+        self.u8(match spec.rotation {
+            RotationPolicy::Display => 0,
+            RotationPolicy::Stored => 1,
+        });
+        for value in [spec.normalization.mean, spec.normalization.std].concat() {
+            self.f32(value);
+        }
+    }
+}
+
+impl Reader<'_> {
+    fn limits(&mut self) -> Option<Limits> {
+        Some(Limits {
+            bytes: self.u64()?,
+            pixels: self.u32()?,
+            packets: self.u32()?,
+            frames: self.u32()?,
+            streams: self.u16()?,
+            duration: self.duration()?,
+            wall: self.duration()?,
+            cpu: self.duration()?,
+            memory: self.u64()?,
+        })
+    }
+
+    /// Reads a clip's request, in range.
+    fn spec(&mut self) -> Option<ClipSpec> {
+        let frames = NonZeroU16::new(self.u16()?)?;
+        let temporal_views = NonZeroU8::new(self.u8()?)?;
+        let (tag, rate) = (self.u8()?, self.u32()?);
+        let selected = usize::from(frames.get()) * usize::from(temporal_views.get());
+        let mut indices = Vec::with_capacity(MAX_SELECTED);
+        for _ in 0..MAX_SELECTED {
+            indices.push(self.u32()?);
+        }
+        let sampling = match tag {
+            0 => Sampling::Uniform,
+            1 => Sampling::Strided(NonZeroU32::new(rate)?),
+            2 => {
+                indices.truncate(selected);
+                Sampling::Indices(indices)
+            }
+            _ => return None,
+        };
+        let (tag, count) = (self.u8()?, self.u8()?);
+        let mut rects = Vec::with_capacity(MAX_VIEWS);
+        for _ in 0..MAX_VIEWS {
+            rects.push(Rect {
+                x: self.u32()?,
+                y: self.u32()?,
+                width: self.u32()?,
+                height: self.u32()?,
+                flip: flag(self.u8()?)?,
+            });
+        }
+        rects.truncate(usize::from(count));
+        let views = match tag {
+            0 => Views::Center,
+            1 => Views::Three,
+            2 => Views::Rects(rects),
+            _ => return None,
+        };
+        let size = self.u16()?;
+        let rotation = match self.u8()? {
+            0 => RotationPolicy::Display,
+            1 => RotationPolicy::Stored,
+            _ => return None,
+        };
+        let mean = [self.f32()?, self.f32()?, self.f32()?];
+        let std = [self.f32()?, self.f32()?, self.f32()?];
+        let spec = ClipSpec {
+            frames,
+            sampling,
+            temporal_views,
+            views,
+            size,
+            rotation,
+            normalization: Normalization { mean, std },
+        };
+        spec.validate().ok().map(|()| spec)
+    }
+}

@@ -1,0 +1,157 @@
+//! Messages read back as they were written, and nothing else is a message.
+
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use super::*;
+use crate::spec::{Normalization, RotationPolicy};
+use crate::video::answer::{Codec, Container, Probe, Rotation, Warning, Warnings};
+use crate::video::decode::{Outcome, Refusal};
+use crate::video::reject::Reject;
+use crate::video::request::{ClipSpec, Limits, PictureSpec, Rect, Sampling, Views};
+
+fn requests() -> Vec<Request> {
+    let rect = Rect {
+        x: 1,
+        y: 2,
+        width: 3,
+        height: 4,
+        flip: true,
+    };
+    let clip = ClipSpec {
+        frames: NonZeroU16::new(4).unwrap(),
+        sampling: Sampling::Strided(NonZeroU32::new(7).unwrap()),
+        temporal_views: NonZeroU8::new(3).unwrap(),
+        views: Views::Rects(vec![rect, rect]),
+        size: 64,
+        rotation: RotationPolicy::Display,
+        normalization: Normalization::CLIP,
+    };
+    let pictures = PictureSpec {
+        frames: NonZeroU16::new(3).unwrap(),
+        sampling: Sampling::Indices(vec![5, 0, 7]),
+        rotation: RotationPolicy::Stored,
+        bytes: 1000,
+    };
+    [
+        Wanted::Probe,
+        Wanted::Clip(clip),
+        Wanted::Pictures(pictures),
+    ]
+    .into_iter()
+    .map(|wanted| Request {
+        id: 77,
+        input_bytes: 1 << 40,
+        is_new_output: true,
+        limits: Limits::default(),
+        wanted,
+    })
+    .collect()
+}
+
+fn replies() -> Vec<Reply> {
+    let mut warnings = Warnings::default();
+    warnings.insert(Warning::Truncated);
+    let ratio = Ratio {
+        numerator: 30000,
+        denominator: 1001,
+    };
+    let outcome = Outcome {
+        probe: Probe {
+            container: Container::Avi,
+            codec: Codec::Ffv1,
+            width: 320,
+            height: 240,
+            frames: 9,
+            time_base: ratio,
+            first_pts: -3,
+            duration: Duration::from_millis(2500),
+            rate: ratio,
+            rotation: Rotation::ThreeQuarters,
+            sar: ratio,
+            streams: 2,
+            warnings,
+        },
+        indices: vec![0, 4, 8],
+        pts: vec![-3, 40, i64::MAX],
+        sizes: vec![(320, 240); 3],
+    };
+    let mut results: Vec<_> = (Reject::ALL.iter())
+        .map(|&reject| Err(Refusal::Rejected(reject)))
+        .collect();
+    results.push(Err(Refusal::PicturesTooLarge));
+    results.push(Err(Refusal::IndexOutOfRange {
+        index: 9,
+        frames: 9,
+    }));
+    results.push(Ok(outcome));
+    (results.into_iter())
+        .map(|result| Reply { id: 5, result })
+        .collect()
+}
+
+#[test]
+fn messages_read_back_and_have_one_length() {
+    for request in requests() {
+        let message = request.encode();
+        assert_eq!(message.len(), requests()[0].encode().len());
+        assert!(message.len() < LONGEST);
+        assert_eq!(Request::decode(&message), Some(request));
+    }
+    for reply in replies() {
+        let message = reply.encode();
+        assert_eq!(message.len(), replies()[0].encode().len());
+        assert!(message.len() < LONGEST);
+        assert_eq!(Reply::decode(&message), Some(reply));
+    }
+    for command in [
+        Command::Kill { id: 3 },
+        Command::Fork {
+            id: 4,
+            memory: 1,
+            cpu: 2,
+        },
+    ] {
+        assert_eq!(Command::decode(&command.encode()), Some(command));
+    }
+    for report in [
+        Report::Forked { id: 3, pid: 9 },
+        Report::Exited { id: 3, status: -1 },
+    ] {
+        assert_eq!(Report::decode(&report.encode()), Some(report));
+    }
+    assert_eq!(decode_ready(&encode_ready(6, 7)), Some((6, 7)));
+}
+
+#[test]
+fn other_lengths_versions_and_kinds_are_no_message() {
+    let good = replies().pop().unwrap().encode();
+    for length in 0..good.len() {
+        assert_eq!(Reply::decode(&good[..length]), None);
+    }
+    let mut long = good.clone();
+    long.push(0);
+    assert_eq!(Reply::decode(&long), None);
+    for at in 0..8 {
+        let mut other = good.clone();
+        other[at] ^= 1;
+        assert_eq!(Reply::decode(&other), None, "byte {at}");
+    }
+    assert_eq!(Request::decode(&good), None);
+    assert_eq!(decode_ready(&good), None);
+}
+
+#[test]
+fn arbitrary_bytes_do_not_panic() {
+    let mut random = crate::rng::Stream::new(1, "wire");
+    for good in [replies().pop().unwrap().encode(), requests()[1].encode()] {
+        for _ in 0..2000 {
+            let mut bad = good.clone();
+            for _ in 0..=random.below(8) {
+                let at = random.below(bad.len() as u64) as usize;
+                bad[at] = random.bits() as u8;
+            }
+            let _ = (Reply::decode(&bad), Request::decode(&bad));
+        }
+    }
+}

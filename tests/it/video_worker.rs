@@ -1,0 +1,489 @@
+//! Worker processes: what one does to another, what ends them, and what a caller sees of it.
+
+use std::num::{NonZeroU8, NonZeroU16};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use frameshift::rng::splitmix64;
+use frameshift::spec::{Normalization, RotationPolicy};
+use frameshift::video::encode::{Encoder, Format};
+use frameshift::video::{
+    ClipSpec, Decoder, Error, Input, Lane, Layer, PictureSpec, Reject, Sampling, Views,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::decoding::{config, decoder, tenant};
+
+/// A picture of a moving square whose top row tells its number.
+fn picture(i: u16, (width, height): (usize, usize)) -> Vec<u8> {
+    let mut rgb = vec![40_u8; width * height * 3];
+    for y in 0..height {
+        for x in 0..width {
+            let (dx, dy) = ((x + usize::from(i) * 3) % width, y % 16);
+            if y < 8 && x < 128 {
+                let bit = i >> (x / 8) & 1;
+                rgb[(y * width + x) * 3..][..3].fill(if bit == 1 { 235 } else { 16 });
+            } else if dx < 16 && dy < 12 {
+                rgb[(y * width + x) * 3..][..3].copy_from_slice(&[200, (x % 251) as u8, 90]);
+            }
+        }
+    }
+    rgb
+}
+
+fn number(rgb: &[u8], width: u32) -> u16 {
+    (0_u16..16).fold(0, |number, bit| {
+        let at = (4 * width as usize + usize::from(bit) * 8 + 4) * 3;
+        number | u16::from(rgb[at] > 128) << bit
+    })
+}
+
+fn video(format: Format, frames: u16, size: (u32, u32)) -> Bytes {
+    let mut encoder = Encoder::new(format, size.0, size.1, 25).expect("an encoder");
+    for i in 0..frames {
+        let rgb = picture(i, (size.0 as usize, size.1 as usize));
+        encoder.push(&rgb).expect("a picture");
+    }
+    encoder.finish().expect("a file").into()
+}
+
+fn small() -> Input {
+    Input::Bytes(video(Format::Mp4, 24, (160, 96)))
+}
+
+/// Takes a good part of a second to decode, and its packets are too many bytes to be kept (64 MiB).
+fn slow() -> Input {
+    const SIZE: (usize, usize) = (1280, 720);
+    let mut encoder = Encoder::new(Format::Lossless, 1280, 720, 25).expect("an encoder");
+    let noise: Vec<u8> = (0..SIZE.0 * SIZE.1 * 3)
+        .map(|i| (splitmix64(i as u64) & 63) as u8)
+        .collect();
+    for i in 0..40 {
+        let mut rgb = noise.clone();
+        let barcode = picture(i, (128, 8));
+        for (row, own) in rgb
+            .chunks_exact_mut(SIZE.0 * 3)
+            .zip(barcode.chunks_exact(128 * 3))
+        {
+            row[..own.len()].copy_from_slice(own);
+        }
+        encoder.push(&rgb).expect("a picture");
+    }
+    Input::Bytes(encoder.finish().expect("a file").into())
+}
+
+fn clip(frames: u16) -> ClipSpec {
+    ClipSpec {
+        frames: NonZeroU16::new(frames).expect("some"),
+        sampling: Sampling::Uniform,
+        temporal_views: NonZeroU8::MIN,
+        views: Views::Center,
+        size: 64,
+        rotation: RotationPolicy::Display,
+        normalization: Normalization::CLIP,
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = Pid::from_raw(pid as i32).expect("a process");
+    kill_process(pid, Signal::KILL).expect("it runs");
+}
+
+/// The worker that decodes for a tenant, once it does.
+async fn pid_of(decoder: &Decoder, name: &str) -> u32 {
+    loop {
+        let (_, workers) = decoder.processes();
+        if let Some(worker) = workers.iter().find(|worker| worker.tenant == tenant(name)) {
+            return worker.pid;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encoded_frames_come_back_in_order() {
+    let decoder = decoder(config()).await;
+    for format in [Format::Mp4, Format::Lossless] {
+        let input = Input::Bytes(video(format, 40, (160, 96)));
+        let spec = PictureSpec {
+            frames: NonZeroU16::new(40).expect("40"),
+            sampling: Sampling::Indices((0..40).rev().collect()),
+            rotation: RotationPolicy::Display,
+            bytes: 40 * 160 * 96 * 3,
+        };
+        let ours = (decoder
+            .pictures(&tenant("a"), Lane::Batch, input, spec)
+            .await)
+            .expect("frames");
+        let numbers: Vec<u16> = (ours.pictures.iter())
+            .map(|own| number(&own.rgb, own.width))
+            .collect();
+        assert_eq!(numbers, (0..40).rev().collect::<Vec<u16>>(), "{format:?}");
+        if format == Format::Lossless {
+            assert!(ours.pictures[39].rgb == picture(0, (160, 96)), "lossless");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_decodes_like_its_bytes() {
+    let decoder = decoder(config()).await;
+    let bytes = video(Format::Mp4, 24, (160, 96));
+    let mut file = tempfile::tempfile().expect("a file");
+    std::io::Write::write_all(&mut file, &bytes).expect("written");
+    let a = tenant("a");
+    let first = decoder
+        .clip(&a, Lane::Batch, Input::Bytes(bytes), clip(8))
+        .await
+        .expect("a clip");
+    let second = (decoder
+        .clip(&a, Lane::Batch, Input::File(file.into()), clip(8))
+        .await)
+        .expect("a clip");
+    assert_eq!(first.planes, second.planes);
+    assert_eq!(first.probe, second.probe);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_that_are_too_large_to_keep_are_read_again() {
+    let decoder = decoder(config()).await;
+    let input = slow();
+    assert!(matches!(&input, Input::Bytes(bytes) if bytes.len() > 64 << 20));
+    let indices = vec![3, 39, 0, 3];
+    let spec = PictureSpec {
+        frames: NonZeroU16::new(4).expect("4"),
+        sampling: Sampling::Indices(indices.clone()),
+        rotation: RotationPolicy::Stored,
+        bytes: 4 * 1280 * 720 * 3,
+    };
+    let ours = (decoder
+        .pictures(&tenant("a"), Lane::Batch, input, spec)
+        .await)
+        .expect("frames");
+    let numbers: Vec<u32> = (ours.pictures.iter())
+        .map(|own| number(&own.rgb, own.width).into())
+        .collect();
+    assert_eq!(numbers, indices);
+    assert_eq!(ours.probe.frames, 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_that_needs_too_much_memory_is_refused() {
+    let mut config = config();
+    // The libraries alone map about 200 MB.
+    config.limits.memory = 300 << 20;
+    let decoder = decoder(config).await;
+    let a = tenant("a");
+    let spec = PictureSpec {
+        frames: NonZeroU16::new(40).expect("40"),
+        sampling: Sampling::Uniform,
+        rotation: RotationPolicy::Stored,
+        bytes: 40 * 1280 * 720 * 3,
+    };
+    let result = decoder.pictures(&a, Lane::Batch, slow(), spec).await;
+    let result = result.map(|pictures| pictures.probe);
+    assert!(
+        matches!(result, Err(Error::Rejected(Reject::Memory))),
+        "{result:?}"
+    );
+    decoder
+        .probe(&a, Lane::Batch, small())
+        .await
+        .expect("a smaller one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workers_are_confined() {
+    let decoder = decoder(config()).await;
+    assert_eq!(
+        decoder.isolation(),
+        [
+            Layer::Process,
+            Layer::ResourceLimits,
+            Layer::NoNewPrivileges
+        ]
+    );
+    decoder
+        .probe(&tenant("a"), Lane::Batch, small())
+        .await
+        .expect("a probe");
+    let pid = pid_of(&decoder, "a").await;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"));
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    if let Ok(limits) = limits {
+        let limit = |name: &str| {
+            let line = limits
+                .lines()
+                .find(|line| line.starts_with(name))
+                .expect("a limit");
+            line[name.len()..]
+                .split_whitespace()
+                .next()
+                .map(str::to_owned)
+        };
+        assert_eq!(limit("Max address space").as_deref(), Some("1073741824"));
+        assert_eq!(limit("Max file size").as_deref(), Some("0"));
+        assert_eq!(limit("Max open files").as_deref(), Some("16"));
+    }
+    // Readable by root only, since the process is not dumpable.
+    if let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) {
+        assert!(environment.is_empty(), "an empty environment");
+    }
+    if let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        assert_eq!(entries.count(), 4, "null devices and the socket");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tenants_never_share_a_process() {
+    let decoder = decoder(frameshift::video::Config {
+        workers: 1,
+        ..config()
+    })
+    .await;
+    let mut pids = Vec::new();
+    for name in ["a", "a", "b", "a"] {
+        decoder
+            .probe(&tenant(name), Lane::Batch, small())
+            .await
+            .expect("a probe");
+        pids.push(pid_of(&decoder, name).await);
+    }
+    assert_eq!(pids[0], pids[1], "a tenant's worker is used again");
+    assert!(
+        pids[1] != pids[2] && pids[2] != pids[3] && pids[1] != pids[3],
+        "{pids:?}"
+    );
+    for dead in &pids[..3] {
+        let gone = || std::fs::read_to_string(format!("/proc/{dead}/stat")).is_err();
+        let end = Instant::now() + Duration::from_secs(20);
+        while !gone() {
+            assert!(Instant::now() < end, "worker {dead} outlives its turn");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_fails_its_clip_only() {
+    let decoder = decoder(frameshift::video::Config {
+        workers: 2,
+        ..config()
+    })
+    .await;
+    let (victim, other) = (tenant("victim"), tenant("other"));
+    let killed = decoder.probe(&victim, Lane::Batch, slow());
+    let rest = async {
+        kill(pid_of(&decoder, "victim").await);
+        decoder.clip(&other, Lane::Batch, small(), clip(8)).await
+    };
+    let (killed, rest) = tokio::join!(killed, rest);
+    assert!(
+        matches!(killed, Err(Error::Rejected(Reject::Memory))),
+        "{killed:?}"
+    );
+    rest.expect("the other clip");
+    decoder
+        .probe(&victim, Lane::Batch, small())
+        .await
+        .expect("the next video");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_zygote_is_replaced_and_nobody_notices() {
+    let decoder = decoder(config()).await;
+    let a = tenant("a");
+    let probed = decoder.probe(&a, Lane::Batch, slow());
+    let kill = async {
+        pid_of(&decoder, "a").await;
+        let zygote = decoder.processes().0.expect("a zygote");
+        kill(zygote);
+        zygote
+    };
+    let (probed, first) = tokio::join!(probed, kill);
+    probed.expect("decoded by another worker");
+    assert_ne!(decoder.processes().0.expect("a zygote"), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_that_takes_too_long_is_refused() {
+    let mut config = config();
+    config.limits.wall = Duration::from_millis(30);
+    let decoder = decoder(config).await;
+    let result = decoder.probe(&tenant("a"), Lane::Batch, slow()).await;
+    assert!(
+        matches!(result, Err(Error::Rejected(Reject::WallTime))),
+        "{result:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_that_takes_too_much_processor_time_is_refused() {
+    let mut config = config();
+    config.limits.cpu = Duration::from_millis(30);
+    let decoder = decoder(config).await;
+    let result = decoder.probe(&tenant("a"), Lane::Batch, slow()).await;
+    assert!(
+        matches!(result, Err(Error::Rejected(Reject::CpuTime))),
+        "{result:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_refused_with_their_reason() {
+    let video = video(Format::Mp4, 24, (160, 96));
+    let refused = |change: fn(&mut frameshift::video::Limits), expected: Reject| {
+        let (video, mut config) = (video.clone(), config());
+        change(&mut config.limits);
+        async move {
+            let decoder = decoder(config).await;
+            let result = decoder
+                .probe(&tenant("a"), Lane::Batch, Input::Bytes(video))
+                .await;
+            assert!(
+                matches!(result, Err(Error::Rejected(reject)) if reject == expected),
+                "{result:?}"
+            );
+        }
+    };
+    refused(|limits| limits.bytes = 100, Reject::TooLarge).await;
+    refused(|limits| limits.pixels = 160 * 95, Reject::TooManyPixels).await;
+    refused(|limits| limits.packets = 23, Reject::TooManyPackets).await;
+    refused(|limits| limits.frames = 23, Reject::TooManyFrames).await;
+    refused(
+        |limits| limits.duration = Duration::from_millis(900),
+        Reject::TooLong,
+    )
+    .await;
+    refused(|limits| limits.streams = 0, Reject::TooManyStreams).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_video_are_refused_with_a_stable_reason() {
+    let decoder = decoder(config()).await;
+    let cases: [(&[u8], &str); 4] = [
+        (b"", "VIDEO_EMPTY"),
+        (b"not a video at all", "VIDEO_UNRECOGNISED"),
+        (&[0; 65536], "VIDEO_UNRECOGNISED"),
+        (
+            b"GIF89a\x01\x00\x01\x00\x00\x00\x00;",
+            "VIDEO_CONTAINER_NOT_ALLOWED",
+        ),
+    ];
+    for (bytes, reason) in cases {
+        let input = Input::Bytes(Bytes::from_static(bytes));
+        match decoder.probe(&tenant("a"), Lane::Interactive, input).await {
+            Err(Error::Rejected(reject)) => assert_eq!(reject.reason(), reason),
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_not_there_is_named() {
+    let decoder = decoder(config()).await;
+    let spec = ClipSpec {
+        sampling: Sampling::Indices(vec![0, 23, 24]),
+        ..clip(3)
+    };
+    let result = decoder.clip(&tenant("a"), Lane::Batch, small(), spec).await;
+    assert!(
+        matches!(
+            result,
+            Err(Error::IndexOutOfRange {
+                index: 24,
+                frames: 24
+            })
+        ),
+        "{:?}",
+        result.map(|clip| clip.probe)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_frees_its_worker() {
+    let decoder = decoder(frameshift::video::Config {
+        workers: 1,
+        ..config()
+    })
+    .await;
+    let (left, stays) = (tenant("left"), tenant("stays"));
+    let input = slow();
+    let begun = Instant::now();
+    decoder
+        .probe(&stays, Lane::Batch, input.clone())
+        .await
+        .expect("decodable");
+    let whole = begun.elapsed();
+    let abandoned = decoder.probe(&left, Lane::Batch, input);
+    tokio::select! {
+        result = abandoned => panic!("answered: {result:?}"),
+        _ = pid_of(&decoder, "left") => {}
+    }
+    let begun = Instant::now();
+    decoder
+        .probe(&stays, Lane::Batch, small())
+        .await
+        .expect("the next video");
+    assert!(
+        begun.elapsed() < whole,
+        "{:?} of {whole:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_an_error_at_once() {
+    let decoder = decoder(frameshift::video::Config {
+        workers: 1,
+        queue_per_tenant: 1,
+        ..config()
+    })
+    .await;
+    let a = tenant("a");
+    let running = decoder.probe(&a, Lane::Batch, slow());
+    let flood = async {
+        pid_of(&decoder, "a").await;
+        let waiting = decoder.probe(&a, Lane::Batch, small());
+        let third = async { decoder.probe(&a, Lane::Batch, small()).await };
+        let (waiting, third) = tokio::join!(biased; waiting, third);
+        waiting.expect("the waiting one is served");
+        assert!(matches!(third, Err(Error::QueueFull)), "{third:?}");
+    };
+    let (running, ()) = tokio::join!(running, flood);
+    running.expect("the running one is served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_processes_end_with_the_decoder() {
+    let decoder = decoder(config()).await;
+    decoder
+        .probe(&tenant("a"), Lane::Batch, small())
+        .await
+        .expect("a probe");
+    let (zygote, workers) = decoder.processes();
+    let mut pids: Vec<u32> = workers.iter().map(|worker| worker.pid).collect();
+    pids.extend(zygote);
+    assert_eq!(pids.len(), 2);
+    drop(decoder);
+    let end = Instant::now() + Duration::from_secs(20);
+    while pids
+        .iter()
+        .any(|pid| std::fs::exists(format!("/proc/{pid}")).unwrap_or(false))
+    {
+        assert!(Instant::now() < end, "processes are left");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn by_hand_the_worker_says_who_starts_it() {
+    let output = std::process::Command::new(config().program)
+        .arg("video-worker")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("frameshift serve"));
+}
