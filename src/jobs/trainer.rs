@@ -1,22 +1,23 @@
-//! The weights of a job and its optimiser, and the steps that move them: each a work of the device, block by block.
+//! The weights of a job and its optimiser, and what a step changes.
 //!
 //! Invariant: weights, moments and progress change together, in the last slice of a step and under one lock; a step that is dropped before has
 //! changed nothing.
 
+mod walk;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::augment::Draws;
 use super::optimizer::{self, AdamW};
 use super::plan::Plan;
 use super::schedule;
-use crate::device::{Progress, Walk};
-use crate::faults;
 use crate::model::{
-    AdapterSet, Backbone, Dropout, Error, Features, Inference, Keep, Step, StepOutput, Tensors,
-    TrainableSet, TrainingStep,
+    AdapterSet, Backbone, Dropout, Error, Keep, StepOutput, Tensors, TrainableSet, TrainingStep,
 };
 use crate::spec::AdapterConfig;
+
+pub(super) use walk::{Forward, ForwardWalk, StepWalk};
 
 /// How far a job has come.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -214,132 +215,5 @@ impl Trainer {
             clips,
             bytes: bytes + self.bytes,
         })
-    }
-}
-
-/// One step: forward, loss, backward, then the optimiser in the last slice.
-pub(super) struct StepWalk {
-    trainer: Shared,
-    step: Option<TrainingStep>,
-    clips: u64,
-    bytes: u64,
-    slices: u64,
-    time: Duration,
-    result: Option<Result<Report, StepError>>,
-}
-
-impl StepWalk {
-    /// Prepares the step that follows the trainer's position; `room` is what its backward may keep, in bytes.
-    pub(super) fn new(
-        trainer: Shared,
-        input: Input,
-        labels: &[u32],
-        room: u64,
-    ) -> Result<Self, Error> {
-        let step = trainer.lock().begin(input, labels, room)?;
-        Ok(Self {
-            bytes: step.bytes(),
-            step: Some(step),
-            trainer,
-            clips: labels.len() as u64,
-            slices: 0,
-            time: Duration::ZERO,
-            result: None,
-        })
-    }
-
-    fn slice(&mut self) -> Result<Option<Report>, StepError> {
-        let began = Instant::now();
-        self.slices += 1;
-        if self.slices == 2 {
-            faults::point("mid-step");
-        }
-        let Some(mut step) = self.step.take() else {
-            let what = "a slice after a step's end";
-            return Err(Error::Order { what }.into());
-        };
-        if step.advance()? == Step::More {
-            self.step = Some(step);
-            self.time += began.elapsed();
-            return Ok(None);
-        }
-        let output = step.finish()?;
-        let mut trainer = self.trainer.lock();
-        let report = trainer.update(output, self.clips, self.bytes)?;
-        trainer.position.training += self.time + began.elapsed();
-        Ok(Some(report))
-    }
-}
-
-impl Walk for StepWalk {
-    type Output = Result<Report, StepError>;
-
-    fn advance(&mut self) -> Progress {
-        match self.slice().transpose() {
-            None => Progress::More,
-            Some(result) => {
-                self.result = Some(result);
-                Progress::Done
-            }
-        }
-    }
-
-    fn finish(self) -> Self::Output {
-        let what = "a step's result";
-        self.result.unwrap_or(Err(Error::Order { what }.into()))
-    }
-
-    fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-/// A forward whose outcome is one row of numbers per clip.
-pub(super) enum Forward {
-    /// Logits.
-    Logits(Box<Inference>),
-    /// Frozen features.
-    Features(Box<Features>),
-}
-
-/// Runs a [`Forward`] on the device.
-pub(super) struct ForwardWalk {
-    forward: Forward,
-    failed: Option<Error>,
-}
-
-impl ForwardWalk {
-    pub(super) fn new(forward: Forward) -> Self {
-        Self {
-            forward,
-            failed: None,
-        }
-    }
-}
-
-impl Walk for ForwardWalk {
-    type Output = Result<Vec<Vec<f32>>, Error>;
-
-    fn advance(&mut self) -> Progress {
-        let step = match &mut self.forward {
-            Forward::Logits(inference) => inference.advance(),
-            Forward::Features(features) => features.advance(),
-        };
-        match step {
-            Ok(Step::More) => Progress::More,
-            Ok(Step::Done) => Progress::Done,
-            Err(error) => {
-                self.failed = Some(error);
-                Progress::Done
-            }
-        }
-    }
-
-    fn finish(self) -> Self::Output {
-        match (self.failed, self.forward) {
-            (Some(error), _) => Err(error),
-            (None, Forward::Logits(inference)) => inference.into_logits(),
-            (None, Forward::Features(features)) => features.into_features(),
-        }
     }
 }
