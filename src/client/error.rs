@@ -23,9 +23,9 @@ pub enum Error {
         /// The tenant.
         tenant: String,
     },
-    /// The server refused.
+    /// The server refused. The status is no source: the text has all of it.
     #[error("{}", describe(.0))]
-    Rpc(#[source] Box<Status>),
+    Rpc(Box<Status>),
     /// A local file cannot be read.
     #[error("cannot read {path}", path = .path.display())]
     Read {

@@ -24,6 +24,7 @@ mod model;
 mod registry;
 mod rpc_classify;
 mod rpc_server;
+mod rpc_swaps;
 mod rpc_tenants;
 mod rpc_uploads;
 mod server;
