@@ -1,169 +1,17 @@
 //! Tenants: equal names coexist, and nothing of one tenant can be seen, named or used by another.
 
+mod reach;
+
 use frameshift::client::Client;
 use frameshift::proto::v1;
-use tonic::{Code, Status};
+use tonic::Code;
+
+use reach::{Theirs, reach};
 
 use crate::server::{
     TestServer, classify, clip, create_dataset, create_task, events, reason, submit, trained,
+    upload,
 };
-
-// One call a line or two, of every RPC that names something.
-#[allow(clippy::too_many_lines)]
-/// Every RPC that names something, called by `client` on things of another tenant. Returns what each answered.
-async fn reach(client: &Client, theirs: &Theirs) -> Vec<(&'static str, Result<(), Status>)> {
-    let mut answers = Vec::new();
-    macro_rules! call {
-        ($service:ident.$method:ident, $request:expr) => {
-            let answer = client.$service().$method($request).await;
-            answers.push((stringify!($method), answer.map(drop)));
-        };
-    }
-    let name = || theirs.video.clone();
-    call!(videos.get_video, v1::GetVideoRequest { name: name() });
-    for force in [false, true] {
-        call!(
-            videos.delete_video,
-            v1::DeleteVideoRequest {
-                name: name(),
-                force
-            }
-        );
-    }
-    let name = || theirs.upload.clone();
-    call!(videos.get_upload, v1::GetUploadRequest { name: name() });
-    let header = v1::WriteUploadRequest {
-        payload: Some(v1::write_upload_request::Payload::Header(
-            v1::WriteUploadHeader {
-                name: name(),
-                offset: 0,
-            },
-        )),
-    };
-    call!(videos.write_upload, futures::stream::iter([header]));
-
-    let name = || "datasets/theirs".to_owned();
-    call!(datasets.get_dataset, v1::GetDatasetRequest { name: name() });
-    call!(
-        datasets.delete_dataset,
-        v1::DeleteDatasetRequest { name: name() }
-    );
-    let request = v1::ListExamplesRequest {
-        name: name(),
-        ..Default::default()
-    };
-    call!(datasets.list_examples, request);
-    let videos = vec![theirs.video.clone()];
-    call!(
-        datasets.remove_examples,
-        v1::RemoveExamplesRequest {
-            name: name(),
-            videos
-        }
-    );
-    let examples = vec![v1::Example {
-        video: theirs.video.clone(),
-        label: "mine".into(),
-        split: v1::Split::Train.into(),
-    }];
-    let add = |name: &str| v1::AddExamplesRequest {
-        name: name.into(),
-        examples: examples.clone(),
-    };
-    call!(datasets.add_examples, add("datasets/theirs"));
-    call!(datasets.add_examples, add("datasets/mine"));
-
-    let name = || "tasks/theirs".to_owned();
-    let version = || "tasks/theirs/versions/1".to_owned();
-    call!(tasks.get_task, v1::GetTaskRequest { name: name() });
-    let task = v1::Task {
-        name: name(),
-        display_name: "x".into(),
-        ..Default::default()
-    };
-    call!(
-        tasks.update_task,
-        v1::UpdateTaskRequest {
-            task: Some(task),
-            update_mask: None
-        }
-    );
-    call!(
-        tasks.delete_task,
-        v1::DeleteTaskRequest {
-            name: name(),
-            etag: String::new()
-        }
-    );
-    let request = v1::ListAdapterVersionsRequest {
-        parent: name(),
-        ..Default::default()
-    };
-    call!(tasks.list_adapter_versions, request);
-    call!(
-        tasks.get_adapter_version,
-        v1::GetAdapterVersionRequest { name: version() }
-    );
-    let etag = theirs.etag.clone();
-    call!(
-        tasks.set_serving,
-        v1::SetServingRequest {
-            name: name(),
-            version: version(),
-            etag
-        }
-    );
-
-    let submit = |task: &str, dataset: &str| v1::SubmitJobRequest {
-        task: format!("tasks/{task}"),
-        dataset: format!("datasets/{dataset}"),
-        ..Default::default()
-    };
-    call!(fine_tuning.submit_job, submit("theirs", "mine"));
-    call!(fine_tuning.submit_job, submit("mine", "theirs"));
-    let name = || theirs.job.clone();
-    call!(fine_tuning.get_job, v1::GetJobRequest { name: name() });
-    call!(
-        fine_tuning.cancel_job,
-        v1::CancelJobRequest { name: name() }
-    );
-    call!(
-        fine_tuning.watch_job,
-        v1::WatchJobRequest {
-            name: name(),
-            after_sequence: 0
-        }
-    );
-
-    call!(classification.classify, classify("theirs", &theirs.video));
-    let content = v1::ClassifyRequest {
-        source: Some(v1::classify_request::Source::Content(clip(1))),
-        ..classify("theirs", "")
-    };
-    call!(classification.classify, content);
-    call!(classification.classify, classify("shade", &theirs.video));
-    let header = v1::ClassifyUploadRequest {
-        payload: Some(v1::classify_upload_request::Payload::Header(
-            v1::ClassifyUploadHeader {
-                task: "tasks/theirs".into(),
-                options: None,
-            },
-        )),
-    };
-    call!(
-        classification.classify_upload,
-        futures::stream::iter([header])
-    );
-    answers
-}
-
-/// What the other tenant has.
-struct Theirs {
-    video: String,
-    upload: String,
-    job: String,
-    etag: String,
-}
 
 /// What a tenant's own listings show.
 async fn listed(client: &Client) -> (usize, usize, usize, usize, usize) {
@@ -213,6 +61,7 @@ async fn nothing_of_another_tenant_exists_whatever_is_called() {
         name: "tasks/theirs".into(),
     };
     let theirs = Theirs {
+        named: "theirs".into(),
         video: videos[0].name.clone(),
         upload: upload.unwrap().into_inner().name,
         job: jobs.unwrap().into_inner().jobs[0].name.clone(),
@@ -241,6 +90,109 @@ async fn nothing_of_another_tenant_exists_whatever_is_called() {
         answer.unwrap().into_inner().version,
         "tasks/theirs/versions/1"
     );
+    server.stop().await;
+}
+
+/// The work that a server did so far: whatever takes a time that a caller could measure.
+fn work(server: &TestServer) -> (u64, u64, Vec<String>) {
+    let text = server.wiring.metrics.text();
+    let decoded = text
+        .lines()
+        .filter(|line| line.starts_with("frameshift_decode"))
+        .filter(|line| !line.contains("_bucket"))
+        .map(str::to_owned)
+        .collect();
+    let stats = server.wiring.device.stats();
+    (stats.slices(), stats.batches, decoded)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_anothers_answers_and_costs_as_what_was_never_there() {
+    let server = TestServer::start().await;
+    let (a, b) = (server.client("a").await, server.client("b").await);
+    let videos = trained(&a, "theirs").await;
+    let upload = a
+        .videos()
+        .create_upload(v1::CreateUploadRequest::default())
+        .await;
+    let jobs = a
+        .fine_tuning()
+        .list_jobs(v1::ListJobsRequest::default())
+        .await;
+    let theirs = Theirs {
+        named: "theirs".into(),
+        video: videos[0].name.clone(),
+        upload: upload.unwrap().into_inner().name,
+        job: jobs.unwrap().into_inner().jobs[0].name.clone(),
+        etag: "1".into(),
+    };
+    let never = Theirs {
+        named: "nothing".into(),
+        video: "videos/00000000-0000-7000-8000-000000000001".into(),
+        upload: "uploads/00000000-0000-7000-8000-000000000002".into(),
+        job: "jobs/00000000-0000-7000-8000-000000000003".into(),
+        etag: "1".into(),
+    };
+    trained(&b, "shade").await;
+    create_task(&b, "mine").await;
+    create_dataset(&b, "mine").await;
+
+    let before = work(&server);
+    let mut seen = Vec::new();
+    for things in [&theirs, &never] {
+        let answers = reach(&b, things).await;
+        let told: Vec<_> = answers
+            .into_iter()
+            .map(|(method, answer)| {
+                let status = answer.expect_err(method);
+                let text = things.unnamed(status.message());
+                (method, status.code(), reason(&status), text)
+            })
+            .collect();
+        assert_eq!(work(&server), before, "no refusal decodes or computes");
+        seen.push(told);
+    }
+    assert_eq!(seen[0], seen[1]);
+    server.stop().await;
+}
+
+/// The blobs of a data directory.
+fn blobs(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap());
+    entries
+        .map(|entry| match entry.file_type().unwrap().is_dir() {
+            true => blobs(&entry.path()),
+            false => 1,
+        })
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_another_tenant_holds_are_stored_and_decoded_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_on(crate::server::config(folder.path())).await;
+    let objects = folder.path().join("objects");
+    let bytes = clip(77);
+    let mut grew = Vec::new();
+    for tenant in ["a", "b"] {
+        let client = server.client(tenant).await;
+        trained(&client, "shade").await;
+        let (stored, done) = (blobs(&objects), work(&server));
+        let video = upload(&client, &bytes).await.unwrap();
+        let put = blobs(&objects) - stored;
+        client
+            .classification()
+            .classify(classify("shade", &video.name))
+            .await
+            .unwrap();
+        let now = work(&server);
+        assert_ne!(now.2, done.2, "a decoding is counted");
+        grew.push((put, now.0 - done.0, now.1 - done.1));
+    }
+    assert_eq!(grew[0], grew[1]);
+    assert_eq!(grew[0].0, 1);
     server.stop().await;
 }
 

@@ -1,0 +1,185 @@
+//! Every RPC that names something, called on things of another tenant.
+
+use frameshift::client::Client;
+use frameshift::proto::v1;
+use tonic::Status;
+
+use crate::server::{classify, clip};
+
+// One call a line or two, of every RPC that names something.
+#[allow(clippy::too_many_lines)]
+/// Every RPC that names something, called by `client` on things of another tenant. Returns what each answered.
+pub(super) async fn reach(
+    client: &Client,
+    theirs: &Theirs,
+) -> Vec<(&'static str, Result<(), Status>)> {
+    let mut answers = Vec::new();
+    macro_rules! call {
+        ($service:ident.$method:ident, $request:expr) => {
+            let answer = client.$service().$method($request).await;
+            answers.push((stringify!($method), answer.map(drop)));
+        };
+    }
+    let name = || theirs.video.clone();
+    call!(videos.get_video, v1::GetVideoRequest { name: name() });
+    for force in [false, true] {
+        call!(
+            videos.delete_video,
+            v1::DeleteVideoRequest {
+                name: name(),
+                force
+            }
+        );
+    }
+    let name = || theirs.upload.clone();
+    call!(videos.get_upload, v1::GetUploadRequest { name: name() });
+    let header = v1::WriteUploadRequest {
+        payload: Some(v1::write_upload_request::Payload::Header(
+            v1::WriteUploadHeader {
+                name: name(),
+                offset: 0,
+            },
+        )),
+    };
+    call!(videos.write_upload, futures::stream::iter([header]));
+
+    let name = || format!("datasets/{}", theirs.named);
+    call!(datasets.get_dataset, v1::GetDatasetRequest { name: name() });
+    call!(
+        datasets.delete_dataset,
+        v1::DeleteDatasetRequest { name: name() }
+    );
+    let request = v1::ListExamplesRequest {
+        name: name(),
+        ..Default::default()
+    };
+    call!(datasets.list_examples, request);
+    let videos = vec![theirs.video.clone()];
+    call!(
+        datasets.remove_examples,
+        v1::RemoveExamplesRequest {
+            name: name(),
+            videos
+        }
+    );
+    let examples = vec![v1::Example {
+        video: theirs.video.clone(),
+        label: "mine".into(),
+        split: v1::Split::Train.into(),
+    }];
+    let add = |name: &str| v1::AddExamplesRequest {
+        name: name.into(),
+        examples: examples.clone(),
+    };
+    call!(
+        datasets.add_examples,
+        add(&format!("datasets/{}", theirs.named))
+    );
+    call!(datasets.add_examples, add("datasets/mine"));
+
+    let name = || format!("tasks/{}", theirs.named);
+    let version = || format!("tasks/{}/versions/1", theirs.named);
+    call!(tasks.get_task, v1::GetTaskRequest { name: name() });
+    let task = v1::Task {
+        name: name(),
+        display_name: "x".into(),
+        ..Default::default()
+    };
+    call!(
+        tasks.update_task,
+        v1::UpdateTaskRequest {
+            task: Some(task),
+            update_mask: None
+        }
+    );
+    call!(
+        tasks.delete_task,
+        v1::DeleteTaskRequest {
+            name: name(),
+            etag: String::new()
+        }
+    );
+    let request = v1::ListAdapterVersionsRequest {
+        parent: name(),
+        ..Default::default()
+    };
+    call!(tasks.list_adapter_versions, request);
+    call!(
+        tasks.get_adapter_version,
+        v1::GetAdapterVersionRequest { name: version() }
+    );
+    let etag = theirs.etag.clone();
+    call!(
+        tasks.set_serving,
+        v1::SetServingRequest {
+            name: name(),
+            version: version(),
+            etag
+        }
+    );
+
+    let submit = |task: &str, dataset: &str| v1::SubmitJobRequest {
+        task: format!("tasks/{task}"),
+        dataset: format!("datasets/{dataset}"),
+        ..Default::default()
+    };
+    call!(fine_tuning.submit_job, submit(&theirs.named, "mine"));
+    call!(fine_tuning.submit_job, submit("mine", &theirs.named));
+    let name = || theirs.job.clone();
+    call!(fine_tuning.get_job, v1::GetJobRequest { name: name() });
+    call!(
+        fine_tuning.cancel_job,
+        v1::CancelJobRequest { name: name() }
+    );
+    call!(
+        fine_tuning.watch_job,
+        v1::WatchJobRequest {
+            name: name(),
+            after_sequence: 0
+        }
+    );
+
+    call!(
+        classification.classify,
+        classify(&theirs.named, &theirs.video)
+    );
+    let content = v1::ClassifyRequest {
+        source: Some(v1::classify_request::Source::Content(clip(1))),
+        ..classify(&theirs.named, "")
+    };
+    call!(classification.classify, content);
+    call!(classification.classify, classify("shade", &theirs.video));
+    let header = v1::ClassifyUploadRequest {
+        payload: Some(v1::classify_upload_request::Payload::Header(
+            v1::ClassifyUploadHeader {
+                task: format!("tasks/{}", theirs.named),
+                options: None,
+            },
+        )),
+    };
+    call!(
+        classification.classify_upload,
+        futures::stream::iter([header])
+    );
+    answers
+}
+
+/// What the other tenant has.
+pub(super) struct Theirs {
+    /// The id of a task and of a data set.
+    pub(super) named: String,
+    pub(super) video: String,
+    pub(super) upload: String,
+    pub(super) job: String,
+    pub(super) etag: String,
+}
+
+impl Theirs {
+    /// A message without the ids of these things.
+    pub(super) fn unnamed(&self, message: &str) -> String {
+        [&self.named, &self.video, &self.upload, &self.job]
+            .iter()
+            .filter_map(|name| name.rsplit('/').next())
+            .fold(message.to_owned(), |text, id| text.replace(id, "ID"))
+    }
+}
