@@ -44,7 +44,7 @@ check_ffmpeg() {
     fail "libavcodec $version is too old: FFmpeg 5.1 or newer is needed (Debian 12, Ubuntu 24.04 or newer)"
 }
 
-rust_version() { cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p'; }
+rust_version() { have cargo && cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p' || true; }
 
 install_rust() {
   export PATH="$HOME/.cargo/bin:$PATH"
