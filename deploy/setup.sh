@@ -59,7 +59,7 @@ install_rust() {
     rustup default stable
   else
     say "installing Rust through rustup (into $HOME/.cargo)"
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal --component clippy --component rustfmt
+    curl --proto '=https' --tlsv1.2 -sSf https://static.rust-lang.org/rustup/rustup-init.sh | sh -s -- -y -q --profile minimal --component clippy --component rustfmt
   fi
   version=$(rust_version)
   newer_or_equal "${version:-0}" "$want" || fail "Rust $want or newer is needed, found ${version:-none}"
