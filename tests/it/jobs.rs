@@ -262,14 +262,9 @@ async fn a_drained_job_goes_on_to_the_weights_of_the_undisturbed_run() {
         checkpoint_steps: Some(100_000),
         ..hyper(60, 5)
     };
-    let submit = runners
-        .handle
-        .submit(&owner, &task, &dataset, hyper(), None);
-    let (undisturbed, _) = runners.end(&owner, submit.await.expect("a job").id).await;
-    let submit = runners
-        .handle
-        .submit(&owner, &task, &dataset, hyper(), None);
-    let job = submit.await.expect("a job").id;
+    let job = runners.submit(&owner, &task, &dataset, hyper()).await;
+    let (undisturbed, _) = runners.end(&owner, job).await;
+    let job = runners.submit(&owner, &task, &dataset, hyper()).await;
     runners.steps(&owner, job, 4).await;
     runners.drain().await;
     let paused = bed.handle().get(&owner, job).await.expect("the job");
@@ -302,14 +297,9 @@ async fn a_damaged_checkpoint_is_told_and_training_starts_anew() {
     let bed = Bed::open(directory.path()).await;
     let (task, dataset) = bed.fades(&owner, 8, 2).await;
     let runners = bed.run();
-    let submit = runners
-        .handle
-        .submit(&owner, &task, &dataset, hyper(30, 5), None);
-    let (undisturbed, _) = runners.end(&owner, submit.await.expect("a job").id).await;
-    let submit = runners
-        .handle
-        .submit(&owner, &task, &dataset, hyper(30, 5), None);
-    let job = submit.await.expect("a job").id;
+    let job = runners.submit(&owner, &task, &dataset, hyper(30, 5)).await;
+    let (undisturbed, _) = runners.end(&owner, job).await;
+    let job = runners.submit(&owner, &task, &dataset, hyper(30, 5)).await;
     runners.steps(&owner, job, 1).await;
     runners.drain().await;
     let [file] = &walk(&directory.path().join("blobs/owner/jobs"))[..] else {
@@ -338,10 +328,7 @@ async fn a_worker_that_lost_its_claim_stops_and_the_job_goes_on() {
     let bed = Bed::open(directory.path()).await;
     let (task, dataset) = bed.fades(&owner, 8, 2).await;
     let runners = bed.run();
-    let submit = runners
-        .handle
-        .submit(&owner, &task, &dataset, hyper(60, 5), None);
-    let job = submit.await.expect("a job").id;
+    let job = runners.submit(&owner, &task, &dataset, hyper(60, 5)).await;
     runners.steps(&owner, job, 6).await;
     assert_eq!(
         bed.parts.metadata.recover_jobs().await.expect("recovered"),
@@ -366,10 +353,7 @@ async fn two_tenants_train_at_once_under_equal_names() {
     }
     let mut jobs = Vec::new();
     for (tenant, (task, dataset)) in tenants.iter().zip(&named) {
-        let submit = runners
-            .handle
-            .submit(tenant, task, dataset, hyper(80, 5), None);
-        jobs.push(submit.await.expect("a job").id);
+        jobs.push(runners.submit(tenant, task, dataset, hyper(80, 5)).await);
     }
     // Both are under way before either ends.
     for (tenant, job) in tenants.iter().zip(&jobs) {
@@ -484,10 +468,7 @@ async fn watching_replays_from_any_sequence_number_after_a_restart() {
     let bed = Bed::open(directory.path()).await;
     let (task, dataset) = bed.fades(&owner, 8, 2).await;
     let runners = bed.run();
-    let submit = runners
-        .handle
-        .submit(&owner, &task, &dataset, hyper(8, 5), None);
-    let job = submit.await.expect("a job").id;
+    let job = runners.submit(&owner, &task, &dataset, hyper(8, 5)).await;
     let live = runners.handle.watch(&owner, job, 0).await.expect("a watch");
     let live: Vec<_> = live.try_collect().await.expect("events");
     runners.drain().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use frameshift::ids::{RequestId, TenantId, UploadId};
-use frameshift::library::{Config, Error, Library, Prober, SingleUpload, Started};
+use frameshift::library::{Config, Error, Library, Prober, SingleUpload, Started, Upload};
 use frameshift::metadata::{self, Kind, VideoRecord};
 use frameshift::rng::Stream;
 use frameshift::spec::Digest;
@@ -101,6 +101,12 @@ impl Setting {
             directory,
             _backend: backend,
         }
+    }
+
+    /// A stream that writes an upload from its beginning.
+    async fn stream(&self, upload: UploadId) -> Upload {
+        let opened = self.library.write_upload(&tenant(), upload, 0).await;
+        opened.expect("opened")
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -277,11 +283,7 @@ async fn a_cut_at_any_byte_resumes_to_the_same_sha256() {
 async fn a_stream_that_is_dropped_commits_what_had_come() {
     let setting = Setting::new().await;
     let upload = setting.upload().await;
-    let mut stream = setting
-        .library
-        .write_upload(&tenant(), upload, 0)
-        .await
-        .expect("opened");
+    let mut stream = setting.stream(upload).await;
     stream.write(&content(2_345)).await.expect("written");
     assert_eq!(setting.committed(upload).await, 2_000);
     drop(stream);
@@ -299,16 +301,8 @@ async fn a_stream_that_is_dropped_commits_what_had_come() {
 async fn two_streams_of_one_upload_never_mix() {
     let setting = Setting::new().await;
     let upload = setting.upload().await;
-    let mut slow = setting
-        .library
-        .write_upload(&tenant(), upload, 0)
-        .await
-        .expect("opened");
-    let mut fast = setting
-        .library
-        .write_upload(&tenant(), upload, 0)
-        .await
-        .expect("opened");
+    let mut slow = setting.stream(upload).await;
+    let mut fast = setting.stream(upload).await;
     fast.write(&[1; 1_500]).await.expect("written");
     assert!(matches!(
         slow.write(&[2; 1_500]).await,
@@ -349,11 +343,7 @@ async fn one_byte_over_the_limit_is_refused() {
     drop(single);
 
     let upload = setting.upload().await;
-    let mut stream = setting
-        .library
-        .write_upload(&tenant(), upload, 0)
-        .await
-        .expect("opened");
+    let mut stream = setting.stream(upload).await;
     stream
         .write(&bytes)
         .await
@@ -380,11 +370,7 @@ async fn bytes_that_are_not_the_promised_ones_become_no_video() {
         Err(Error::Sha256Mismatch { .. })
     ));
     let upload = setting.upload().await;
-    let mut stream = setting
-        .library
-        .write_upload(&tenant(), upload, 0)
-        .await
-        .expect("opened");
+    let mut stream = setting.stream(upload).await;
     stream.write(b"abc").await.expect("written");
     assert!(matches!(
         stream.finish(promised).await,
@@ -405,11 +391,7 @@ async fn a_file_that_the_decoder_refuses_becomes_no_video() {
             "{refused:?}"
         );
         let upload = setting.upload().await;
-        let mut stream = setting
-            .library
-            .write_upload(&tenant(), upload, 0)
-            .await
-            .expect("opened");
+        let mut stream = setting.stream(upload).await;
         stream.write(bytes).await.expect("written");
         let refused = stream.finish(None).await;
         assert!(
@@ -436,11 +418,7 @@ async fn an_upload_outlives_a_busy_decoder_and_a_failing_store() {
     let setting = Setting::new().await;
     let bytes = content(3_500);
     let upload = setting.upload().await;
-    let mut stream = setting
-        .library
-        .write_upload(&tenant(), upload, 0)
-        .await
-        .expect("opened");
+    let mut stream = setting.stream(upload).await;
     stream.write(&bytes[..1_500]).await.expect("written");
     setting.faults.fail_write(1);
     assert!(matches!(
@@ -490,11 +468,7 @@ async fn the_collector_takes_orphans_and_nothing_else() {
     kept.write(b"abc").await.expect("written");
     let video = kept.finish(None).await.expect("finished");
     let upload = setting.upload().await;
-    let mut stream = setting
-        .library
-        .write_upload(&tenant(), upload, 0)
-        .await
-        .expect("opened");
+    let mut stream = setting.stream(upload).await;
     stream.write(&content(1_200)).await.expect("written");
     stream.commit().await.expect("committed");
     let named = setting.files().len();

@@ -48,31 +48,11 @@ async fn listed(client: &Client) -> (usize, usize, usize, usize, usize) {
 async fn nothing_of_another_tenant_exists_whatever_is_called() {
     let server = TestServer::start().await;
     let (a, b) = (server.client("a").await, server.client("b").await);
-    let videos = trained(&a, "theirs").await;
-    let upload = a
-        .videos()
-        .create_upload(v1::CreateUploadRequest::default())
-        .await;
-    let jobs = a
-        .fine_tuning()
-        .list_jobs(v1::ListJobsRequest::default())
-        .await;
-    let request = v1::GetTaskRequest {
-        name: "tasks/theirs".into(),
-    };
-    let theirs = Theirs {
-        named: "theirs".into(),
-        video: videos[0].name.clone(),
-        upload: upload.unwrap().into_inner().name,
-        job: jobs.unwrap().into_inner().jobs[0].name.clone(),
-        etag: a.tasks().get_task(request).await.unwrap().into_inner().etag,
-    };
+    let theirs = Theirs::of(&a).await;
     assert_eq!(listed(&b).await, (0, 0, 0, 0, 0));
     let before = listed(&a).await;
 
-    trained(&b, "shade").await;
-    create_task(&b, "mine").await;
-    create_dataset(&b, "mine").await;
+    reach::prepare(&b).await;
     for (method, answer) in reach(&b, &theirs).await {
         let status = answer.expect_err(method);
         assert_eq!(status.code(), Code::NotFound, "{method}: {status:?}");
@@ -110,22 +90,7 @@ fn work(server: &TestServer) -> (u64, u64, Vec<String>) {
 async fn what_is_anothers_answers_and_costs_as_what_was_never_there() {
     let server = TestServer::start().await;
     let (a, b) = (server.client("a").await, server.client("b").await);
-    let videos = trained(&a, "theirs").await;
-    let upload = a
-        .videos()
-        .create_upload(v1::CreateUploadRequest::default())
-        .await;
-    let jobs = a
-        .fine_tuning()
-        .list_jobs(v1::ListJobsRequest::default())
-        .await;
-    let theirs = Theirs {
-        named: "theirs".into(),
-        video: videos[0].name.clone(),
-        upload: upload.unwrap().into_inner().name,
-        job: jobs.unwrap().into_inner().jobs[0].name.clone(),
-        etag: "1".into(),
-    };
+    let theirs = Theirs::of(&a).await;
     let never = Theirs {
         named: "nothing".into(),
         video: "videos/00000000-0000-7000-8000-000000000001".into(),
@@ -133,9 +98,7 @@ async fn what_is_anothers_answers_and_costs_as_what_was_never_there() {
         job: "jobs/00000000-0000-7000-8000-000000000003".into(),
         etag: "1".into(),
     };
-    trained(&b, "shade").await;
-    create_task(&b, "mine").await;
-    create_dataset(&b, "mine").await;
+    reach::prepare(&b).await;
 
     let before = work(&server);
     let mut seen = Vec::new();

@@ -275,6 +275,18 @@ impl Runners {
         self.running.await.expect("the runners end");
     }
 
+    /// Submits a job.
+    pub(super) async fn submit(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        dataset: &DatasetId,
+        hyper: HyperParameters,
+    ) -> JobId {
+        let submit = self.handle.submit(tenant, task, dataset, hyper, None);
+        submit.await.expect("a job").id
+    }
+
     /// Waits until a job ends.
     pub(super) async fn end(&self, tenant: &TenantId, job: JobId) -> (JobRecord, Vec<EventRecord>) {
         let events = self.handle.watch(tenant, job, 0).await.expect("a watch");

@@ -71,10 +71,8 @@ async fn crash(point: &str) -> (JobRecord, Vec<String>, Weights, Weights) {
     let runners = bed.run();
     let (job, events) = runners.end(&owner, job).await;
     assert_eq!(job.state, JobState::Succeeded, "{point}: {:?}", job.message);
-    let submit = runners
-        .handle
-        .submit(&owner, &task, &dataset, hyper(10, 5), None);
-    let (undisturbed, _) = runners.end(&owner, submit.await.expect("a job").id).await;
+    let again = runners.submit(&owner, &task, &dataset, hyper(10, 5)).await;
+    let (undisturbed, _) = runners.end(&owner, again).await;
     let weights = (bed.weights(&job).await, bed.weights(&undisturbed).await);
     runners.drain().await;
     bed.close().await;

@@ -4,7 +4,14 @@ use frameshift::client::Client;
 use frameshift::proto::v1;
 use tonic::Status;
 
-use crate::server::{classify, clip};
+use crate::server::{classify, clip, create_dataset, create_task, trained};
+
+/// Gives the caller of [`reach`] the things of its own that some calls name beside another's.
+pub(super) async fn prepare(client: &Client) {
+    trained(client, "shade").await;
+    create_task(client, "mine").await;
+    create_dataset(client, "mine").await;
+}
 
 // One call a line or two, of every RPC that names something.
 #[allow(clippy::too_many_lines)]
@@ -175,6 +182,26 @@ pub(super) struct Theirs {
 }
 
 impl Theirs {
+    /// Gives a tenant one thing of each kind.
+    pub(super) async fn of(client: &Client) -> Self {
+        let videos = trained(client, "theirs").await;
+        let upload = v1::CreateUploadRequest::default();
+        let upload = client.videos().create_upload(upload).await;
+        let jobs = v1::ListJobsRequest::default();
+        let jobs = client.fine_tuning().list_jobs(jobs).await;
+        let task = v1::GetTaskRequest {
+            name: "tasks/theirs".into(),
+        };
+        let task = client.tasks().get_task(task).await;
+        Self {
+            named: "theirs".into(),
+            video: videos[0].name.clone(),
+            upload: upload.unwrap().into_inner().name,
+            job: jobs.unwrap().into_inner().jobs[0].name.clone(),
+            etag: task.unwrap().into_inner().etag,
+        }
+    }
+
     /// A message without the ids of these things.
     pub(super) fn unnamed(&self, message: &str) -> String {
         [&self.named, &self.video, &self.upload, &self.job]
