@@ -7,7 +7,14 @@ cd "$(dirname "$0")/.."
 phase() { deploy/phase.sh "$@"; }
 
 phase "format" cargo fmt --check
-phase "clippy" cargo clippy --locked --all-targets -- -D warnings
+# Every clippy brings new lints. Those of a newer one than this code was last checked with are shown, but do not fail a tree that nobody touched.
+checked=99
+clippy=$(cargo clippy --version | sed -n 's/^clippy 0\.1\.\([0-9]*\).*/\1/p')
+if [ "${clippy:-0}" -le "$checked" ]; then
+  phase "clippy" cargo clippy --locked --all-targets -- -D warnings
+else
+  phase "clippy 1.$clippy, newer than 1.$checked: warnings do not fail" cargo clippy --locked --all-targets
+fi
 
 if cargo deny --version >/dev/null 2>&1; then
   phase "cargo deny" cargo deny --locked check licenses bans sources

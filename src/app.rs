@@ -60,7 +60,7 @@ pub enum Error {
         name: String,
         /// Why.
         #[source]
-        source: model::load::Error,
+        source: Box<model::load::Error>,
     },
     /// The video workers do not start.
     #[error("cannot start the video workers")]

@@ -145,7 +145,10 @@ async fn backbone(choice: &Choice) -> Result<Backbone, Error> {
         Choice::Path(path) => Backbone::load(&path),
     };
     match tokio::task::spawn_blocking(load).await {
-        Ok(loaded) => loaded.map_err(|source| Error::Backbone { name, source }),
+        Ok(loaded) => loaded.map_err(|source| Error::Backbone {
+            name,
+            source: Box::new(source),
+        }),
         Err(_) => Err(Error::Stopped {
             what: "loading the backbone",
         }),

@@ -171,8 +171,6 @@ fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, Error> {
     if view.dtype() != Dtype::F32 {
         return Err(Error::Type { name: name.into() });
     }
-    let quads = view.data().chunks_exact(4);
-    Ok(quads
-        .map(|quad| f32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]]))
-        .collect())
+    let (quads, _) = view.data().as_chunks();
+    Ok(quads.iter().map(|quad| f32::from_le_bytes(*quad)).collect())
 }

@@ -74,8 +74,9 @@ pub fn png(rows: &[Vec<&[u8]>], side: usize) -> Result<Vec<u8>, Error> {
             }
             for (line, values) in frame.chunks_exact((side * 3).max(1)).enumerate() {
                 let at = ((row * (side + GAP) + line) * width + index * (side + GAP)) * 4;
-                let target = pixels[at..at + side * 4].chunks_exact_mut(4);
-                for (to, from) in target.zip(values.chunks_exact(3)) {
+                let (target, _) = pixels[at..at + side * 4].as_chunks_mut::<4>();
+                let (values, _) = values.as_chunks::<3>();
+                for (to, from) in target.iter_mut().zip(values) {
                     to[..3].copy_from_slice(from);
                     to[3] = 255;
                 }

@@ -370,8 +370,9 @@ fn store(rgb: &[u8], (width, height): (usize, usize), frame: &Frame) {
             let start = (*frame.as_ptr()).data[0].offset(y as isize * stride);
             std::slice::from_raw_parts_mut(start, width * 4)
         };
-        for (to, from) in target.chunks_exact_mut(4).zip(row.chunks_exact(3)) {
-            to.copy_from_slice(&[from[2], from[1], from[0], 0]);
+        let (target, _) = target.as_chunks_mut();
+        for (to, from) in target.iter_mut().zip(row.as_chunks::<3>().0) {
+            *to = [from[2], from[1], from[0], 0];
         }
     }
 }

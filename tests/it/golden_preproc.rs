@@ -71,17 +71,13 @@ fn names(folder: &Path) -> BTreeSet<String> {
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .chunks_exact(4)
-        .map(|value| f32::from_le_bytes(value.try_into().expect("four bytes")))
-        .collect()
+    let (values, _) = bytes.as_chunks();
+    (values.iter().map(|value| f32::from_le_bytes(*value))).collect()
 }
 
 fn integers(bytes: &[u8]) -> Vec<i64> {
-    bytes
-        .chunks_exact(8)
-        .map(|value| i64::from_le_bytes(value.try_into().expect("eight bytes")))
-        .collect()
+    let (values, _) = bytes.as_chunks();
+    (values.iter().map(|value| i64::from_le_bytes(*value))).collect()
 }
 
 /// Whether each slot takes exactly the golden range, and as many clips are possible.

@@ -19,9 +19,9 @@ pub(crate) fn md5_hex(bytes: &[u8]) -> String {
     let end = message.len() - 8;
     message[end..].copy_from_slice(&(bytes.len() as u64 * 8).to_le_bytes());
     let mut state = [0x6745_2301_u32, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
-    for block in message.chunks_exact(64) {
-        let words: Vec<u32> = (block.chunks_exact(4))
-            .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+    for block in message.as_chunks::<64>().0 {
+        let words: Vec<u32> = (block.as_chunks().0.iter())
+            .map(|word| u32::from_le_bytes(*word))
             .collect();
         let [mut a, mut b, mut c, mut d] = state;
         for i in 0..64 {

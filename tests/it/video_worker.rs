@@ -61,10 +61,8 @@ fn slow() -> Input {
     for i in 0..40 {
         let mut rgb = noise.clone();
         let barcode = picture(i, (128, 8));
-        for (row, own) in rgb
-            .chunks_exact_mut(SIZE.0 * 3)
-            .zip(barcode.chunks_exact(128 * 3))
-        {
+        let (rows, _) = rgb.as_chunks_mut::<{ SIZE.0 * 3 }>();
+        for (row, own) in rows.iter_mut().zip(barcode.as_chunks::<{ 128 * 3 }>().0) {
             row[..own.len()].copy_from_slice(own);
         }
         encoder.push(&rgb).expect("a picture");

@@ -30,11 +30,15 @@ impl Budget {
     }
 
     fn take(&self, bytes: u64) -> bool {
-        self.taken
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
-                Some(taken.checked_add(bytes)?).filter(|sum| *sum <= self.total)
-            })
-            .is_ok()
+        let mut taken = self.taken.load(Ordering::SeqCst);
+        while let Some(sum) = taken.checked_add(bytes).filter(|sum| *sum <= self.total) {
+            let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
+            match (self.taken).compare_exchange_weak(taken, sum, success, failure) {
+                Ok(_) => return true,
+                Err(now) => taken = now,
+            }
+        }
+        false
     }
 }
 

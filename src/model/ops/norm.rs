@@ -45,8 +45,8 @@ pub(in crate::model) fn weight_gradient(x: &Tensor, dy: &Tensor, eps: f32) -> Re
 fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     let count = x.len() as f32;
     let mut lanes = [0.0; LANES];
-    let chunks = x.chunks_exact(LANES);
-    for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
         *lane = x;
     }
     for chunk in chunks {
@@ -56,8 +56,8 @@ fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     }
     let mean = total(lanes) / count;
     let mut lanes = [0.0; LANES];
-    let chunks = x.chunks_exact(LANES);
-    for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
         *lane = (x - mean) * (x - mean);
     }
     for chunk in chunks {

@@ -45,7 +45,8 @@ impl Packed {
     /// Packs the transpose of `weight` `[k, n]`, the right operand of y = x · W.
     pub(in crate::model) fn new_transposed(weight: &[f32], n: usize) -> Self {
         Self::filled(n, weight.len() / n.max(1), 1, |place, panel| {
-            for (row, out) in weight.chunks_exact(n).zip(panel.chunks_exact_mut(NR)) {
+            let (panel, _) = panel.as_chunks_mut::<NR>();
+            for (row, out) in weight.chunks_exact(n).zip(panel) {
                 out[..place.width].copy_from_slice(&row[place.column..][..place.width]);
             }
         })

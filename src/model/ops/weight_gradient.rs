@@ -92,7 +92,8 @@ impl Sums {
             .enumerate()
             .for_each(|(j, panel)| {
                 let width = NR.min(k - j * NR);
-                for (p, out) in panel.chunks_exact_mut(NR).take(depth).enumerate() {
+                let (rows, _) = panel.as_chunks_mut::<NR>();
+                for (p, out) in rows.iter_mut().take(depth).enumerate() {
                     let at = of_x.nth(first + p) + j * NR;
                     kernel::copy(out, &x[at..], width);
                     out[width..].fill(0.0);
@@ -103,10 +104,11 @@ impl Sums {
             .enumerate()
             .for_each(|(t, tile)| {
                 let width = MR.min(n - t * MR);
-                for (p, out) in tile.chunks_exact_mut(MR).take(depth).enumerate() {
+                let (rows, _) = tile.as_chunks_mut::<MR>();
+                for (p, out) in rows.iter_mut().take(depth).enumerate() {
                     let at = of_dy.nth(first + p) + t * MR;
-                    match (out.first_chunk_mut::<MR>(), dy[at..].first_chunk::<MR>()) {
-                        (Some(out), Some(dy)) if width == MR => *out = *dy,
+                    match dy[at..].first_chunk::<MR>() {
+                        Some(dy) if width == MR => *out = *dy,
                         _ => out[..width].copy_from_slice(&dy[at..at + width]),
                     }
                 }

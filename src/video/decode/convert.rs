@@ -152,7 +152,7 @@ fn turn<'a>(
     };
     reserve(turned, width * height * 3)?;
     for (y, row) in turned.chunks_exact_mut(width * 3).take(height).enumerate() {
-        for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
+        for (x, pixel) in row.as_chunks_mut::<3>().0.iter_mut().enumerate() {
             let (from_x, from_y) = match rotation {
                 Rotation::None => (x, y),
                 Rotation::Quarter => (y, stored.height - 1 - x),

@@ -190,8 +190,9 @@ fn planes(output: &OwnedFd, views: usize, values: usize) -> Option<Vec<Arc<[f32]
             output
                 .read_exact_at(&mut bytes, (view * values * 4) as u64)
                 .ok()?;
-            let planes: Arc<[f32]> = (bytes.chunks_exact(4))
-                .map(|value| f32::from_le_bytes([value[0], value[1], value[2], value[3]]))
+            let (quads, _) = bytes.as_chunks();
+            let planes: Arc<[f32]> = (quads.iter())
+                .map(|value| f32::from_le_bytes(*value))
                 .collect();
             // A comparison with NaN is false, too.
             let is_sound = planes.iter().fold(true, |is_sound, value| {

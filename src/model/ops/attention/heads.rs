@@ -47,8 +47,8 @@ wide! {
     /// Softmax in place.
     fn softmax(row: &mut [f32]) {
         let mut most = [f32::NEG_INFINITY; LANES];
-        let chunks = row.chunks_exact(LANES);
-        for (most, &x) in most.iter_mut().zip(chunks.remainder()) {
+        let (chunks, rest) = row.as_chunks::<LANES>();
+        for (most, &x) in most.iter_mut().zip(rest) {
             *most = x;
         }
         for chunk in chunks {
@@ -61,14 +61,14 @@ wide! {
             top = if lane > top { lane } else { top };
         }
         let mut sums = [0.0; LANES];
-        let mut chunks = row.chunks_exact_mut(LANES);
-        for chunk in &mut chunks {
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        for chunk in chunks {
             for (sum, x) in sums.iter_mut().zip(chunk) {
                 *x = exp(*x - top);
                 *sum += *x;
             }
         }
-        for (sum, x) in sums.iter_mut().zip(chunks.into_remainder()) {
+        for (sum, x) in sums.iter_mut().zip(rest) {
             *x = exp(*x - top);
             *sum += *x;
         }

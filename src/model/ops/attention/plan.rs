@@ -135,7 +135,7 @@ impl Matrix<'_> {
         panels.resize(columns.next_multiple_of(NR) * rows, 0.0);
         for (j, panel) in panels.chunks_exact_mut((rows * NR).max(1)).enumerate() {
             let width = NR.min(columns - j * NR);
-            for (row, out) in panel.chunks_exact_mut(NR).enumerate() {
+            for (row, out) in panel.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
                 kernel::copy(out, &self.values[row * self.row + j * NR..], width);
                 out[width..].fill(0.0);
             }
