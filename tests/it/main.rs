@@ -29,6 +29,7 @@ mod rpc_tenants;
 mod rpc_uploads;
 mod server;
 mod server_process;
+mod service_config;
 mod shared;
 mod store;
 mod tidy;
