@@ -1,21 +1,29 @@
 //! Decodes a video as the reference's Python does: first video stream, one thread, frames keyed and sorted by time stamp, the first error ends it.
 //!
-//! Invariant: only wanted frames are converted and held. The time stamps of the packets say which those are; when the decoded frames say otherwise, a
-//! second pass takes the right ones.
+//! Invariant: what comes out is what decoding everything gives; only wanted frames are converted and held. Where the packets' own headers say which packet
+//! is which picture, only the groups of pictures that hold wanted frames are decoded; at the first sign that they lied, everything is.
 
 pub(super) mod codec;
 pub(super) mod convert;
+mod full;
+pub(super) mod headers;
 pub(super) mod io;
 pub(super) mod owned;
+mod packets;
 mod sink;
+mod sparse;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 
+use self::codec::Decoder;
 use self::owned::{Code, Frame, Packet};
+use self::packets::Packets;
 use self::sink::{ClipSink, Nothing, PictureSink, Sink};
 use super::answer::{Probe, Rotation};
-use super::probe::{self, Budget, Opened, Seen};
+use super::probe::{self, Budget, Index, Opened, Seen};
 use super::reject::Reject;
 use super::request::{ClipSpec, Limits, PictureSpec, Sampling};
 use super::sampling::select;
@@ -63,63 +71,94 @@ pub(super) struct Outcome {
 /// Which frames: sampling, frames of a clip, temporal views.
 type Selection<'a> = (&'a Sampling, u16, u8);
 
+/// How much is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// What the wanted frames need, as far as that is known.
+    Needed,
+    /// Everything.
+    Everything,
+}
+
+/// How a video is decoded; whichever way, the same comes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Method {
+    pub(super) effort: Effort,
+    /// Payloads of so many bytes are kept in memory; of longer videos the packets are read again.
+    pub(super) kept_bytes: usize,
+}
+
+/// So that long videos need no more memory than short ones.
+const KEPT_BYTES: usize = 64 << 20;
+
+impl Default for Method {
+    fn default() -> Self {
+        Self {
+            effort: Effort::Needed,
+            kept_bytes: KEPT_BYTES,
+        }
+    }
+}
+
+/// Facts alone are checked by decoding everything, up to so many pixels: half a minute of 720p, a second or two of work.
+const CHECKED_PIXELS: u64 = 1 << 30;
+/// Of longer videos so many frames are decoded.
+const CHECKED_FRAMES: u16 = 8;
+
 /// Decodes a file of this length.
 pub(super) fn decode(
-    file: &File,
-    length: u64,
+    file: (&File, u64),
     limits: &Limits,
     order: Order<'_>,
+    method: Method,
 ) -> Result<Outcome, Refusal> {
     let budget = Budget::new(limits.cpu);
-    let mut opened = probe::open(file, length, limits)?;
-    let index = probe::index(&mut opened, limits, &budget)?;
+    let mut opened = probe::open(file.0, file.1, limits)?;
+    let index = probe::index(&mut opened, limits, &budget, method.kept_bytes)?;
     let turned = |policy| match policy {
         RotationPolicy::Display => opened.facts.rotation,
         RotationPolicy::Stored => Rotation::None,
     };
-    let (mut sink, selection): (Box<dyn Sink + '_>, Option<Selection<'_>>) = match order {
-        Order::Probe => (Box::new(Nothing), None),
+    let is_probe = matches!(order, Order::Probe);
+    let (mut sink, selection): (Box<dyn Sink + '_>, Selection<'_>) = match order {
+        Order::Probe => (Box::new(Nothing), (&Sampling::Uniform, CHECKED_FRAMES, 1)),
         Order::Clip(spec, planes) => (
             Box::new(ClipSink::new(spec, planes, turned(spec.rotation))),
-            Some((&spec.sampling, spec.frames.get(), spec.temporal_views.get())),
+            (&spec.sampling, spec.frames.get(), spec.temporal_views.get()),
         ),
         Order::Pictures(spec, room) => (
             Box::new(PictureSink::new(room, turned(spec.rotation))),
-            Some((&spec.sampling, spec.frames.get(), 1)),
+            (&spec.sampling, spec.frames.get(), 1),
         ),
     };
     let mut source = Source {
-        file,
-        length,
         limits,
         budget,
+        packets: Packets::new(file, limits, &index),
         opened,
-        packets: index.packets.as_deref(),
+        index: &index,
     };
-    let guess = selected(selection, &index.pts);
-    let (mut seen, mut missing) = pass(&mut source, &guess, &mut *sink)?;
-    let mut chosen = selected(selection, &seen.pts);
-    // The guess holds when it wanted the same pictures, even if others were never shown.
-    if chosen.pts != guess.pts {
-        source.opened.decoder.flush();
-        sink.begin();
-        (seen, missing) = pass(&mut source, &chosen, &mut *sink)?;
-        chosen = selected(selection, &seen.pts);
-    }
+    let effort = if is_probe && source.pixels() <= CHECKED_PIXELS {
+        Effort::Everything
+    } else {
+        method.effort
+    };
+    let (chosen, seen) = source.frames(selection, effort, &mut *sink)?;
     if let Some(index) = chosen.out_of_range {
         let frames = seen.pts.len() as u32;
         return Err(Refusal::IndexOutOfRange { index, frames });
     }
-    if missing {
-        return Err(Reject::Undecodable.into());
-    }
-    let sizes = sink.finish(&chosen.pts)?;
     let probe = probe::probe(&source.opened, &index, &seen);
+    let (indices, pts) = if is_probe {
+        (Vec::new(), Vec::new())
+    } else {
+        (chosen.indices, chosen.pts)
+    };
     Ok(Outcome {
+        sizes: sink.finish(&pts)?,
         probe,
-        indices: chosen.indices,
-        pts: chosen.pts,
-        sizes,
+        indices,
+        pts,
     })
 }
 
@@ -133,10 +172,7 @@ struct Chosen {
 }
 
 /// Chooses among ascending time stamps.
-fn selected(selection: Option<Selection<'_>>, pts: &[i64]) -> Chosen {
-    let Some((sampling, frames, temporal_views)) = selection else {
-        return Chosen::default();
-    };
+fn selected((sampling, frames, temporal_views): Selection<'_>, pts: &[i64]) -> Chosen {
     if pts.is_empty() {
         return Chosen::default();
     }
@@ -153,106 +189,102 @@ fn selected(selection: Option<Selection<'_>>, pts: &[i64]) -> Chosen {
     }
 }
 
+impl Chosen {
+    /// The places of the selection that each time stamp fills.
+    fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::new();
+        for (slot, &pts) in self.pts.iter().enumerate() {
+            wanted.entry(pts).or_default().push(slot);
+        }
+        wanted
+    }
+}
+
+/// Wanted time stamps and the places of the selection that each fills.
+type Wanted = BTreeMap<i64, Vec<usize>>;
+
 /// An open video whose packets can be had again.
 struct Source<'a> {
-    file: &'a File,
-    length: u64,
     limits: &'a Limits,
     budget: Budget,
     opened: Opened<'a>,
-    /// `None` when they are too many bytes: then they are read again.
-    packets: Option<&'a [Packet]>,
+    index: &'a Index,
+    packets: Packets<'a>,
 }
 
 impl Source<'_> {
-    /// Passes every packet on, and the end, until `step` says to stop.
-    fn feed(
+    /// Pixels of all frames together, by what the container says.
+    fn pixels(&self) -> u64 {
+        let side = |side: i32| u64::try_from(side).unwrap_or(0);
+        let facts = &self.opened.facts;
+        side(facts.width) * side(facts.height) * self.index.pts.len() as u64
+    }
+
+    /// Chooses frames and hands them to the sink; says what was chosen and what was seen.
+    fn frames(
         &mut self,
-        mut step: impl FnMut(&mut Opened<'_>, Option<&Packet>) -> Result<bool, Refusal>,
-    ) -> Result<(), Refusal> {
-        if let Some(packets) = self.packets {
-            for packet in packets {
-                self.budget.check()?;
-                if !step(&mut self.opened, Some(packet))? {
-                    return Ok(());
-                }
-            }
-        } else {
-            self.opened = probe::open(self.file, self.length, self.limits)?;
-            let mut packet = Packet::new().map_err(|_| Reject::Memory)?;
-            while (self.opened.demuxer.read(&mut packet)).map_err(|_| Reject::Memory)? {
-                self.budget.check()?;
-                let is_ours = packet.header().stream == self.opened.stream;
-                if is_ours && !step(&mut self.opened, Some(&packet))? {
-                    return Ok(());
-                }
-            }
+        selection: Selection<'_>,
+        effort: Effort,
+        sink: &mut dyn Sink,
+    ) -> Result<(Chosen, Seen), Refusal> {
+        let guess = selected(selection, &self.index.pts);
+        if effort == Effort::Needed
+            && guess.out_of_range.is_none()
+            && let Some(seen) = sparse::decode(self, &guess, sink)?
+        {
+            return Ok((guess, seen));
         }
-        step(&mut self.opened, None)?;
+        sink.begin();
+        let (mut seen, mut missing) = full::decode(self, &guess, sink)?;
+        let mut chosen = selected(selection, &seen.pts);
+        // The guess holds when it wanted the same pictures, even if others were never shown.
+        if chosen.pts != guess.pts {
+            sink.begin();
+            (seen, missing) = full::decode(self, &chosen, sink)?;
+            chosen = selected(selection, &seen.pts);
+        }
+        if missing && chosen.out_of_range.is_none() {
+            return Err(Reject::Undecodable.into());
+        }
+        Ok((chosen, seen))
+    }
+
+    /// A decoder that has seen nothing. A flushed one remembers how many pictures it had to wait for, and may show others.
+    fn renew_decoder(&mut self) -> Result<(), Reject> {
+        let Opened {
+            demuxer,
+            stream,
+            facts,
+            ..
+        } = &self.opened;
+        self.opened.decoder =
+            Decoder::open(demuxer, *stream, (facts.time_base, self.limits.pixels))?;
         Ok(())
     }
 }
 
-/// Decodes everything once and hands the chosen frames to the sink; says what was seen, and whether a chosen frame never came.
-fn pass(
-    source: &mut Source<'_>,
-    chosen: &Chosen,
-    sink: &mut dyn Sink,
-) -> Result<(Seen, bool), Refusal> {
-    let mut wanted: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-    for (slot, &pts) in chosen.pts.iter().enumerate() {
-        wanted.entry(pts).or_default().push(slot);
-    }
-    let mut came = std::collections::BTreeSet::new();
-    let mut seen = Seen {
-        pts: Vec::new(),
-        size: (0, 0),
-        is_damaged: false,
+/// Sends a packet, or the end, and passes on every picture that comes out; `false` at a decoder error.
+fn step(
+    decoder: &mut Decoder,
+    packet: Option<&Packet>,
+    frame: &mut Frame,
+    mut take: impl FnMut(&Frame) -> Result<(), Refusal>,
+) -> Result<bool, Refusal> {
+    let is_error = |code| match code {
+        Code::NO_MEMORY => Err(Refusal::from(Reject::Memory)),
+        Code::AGAIN | Code::END => Ok(true),
+        _ => Ok(false),
     };
-    let mut frame = Frame::new().map_err(|_| Reject::Memory)?;
-    let limit = source.limits.frames as usize;
-    source.feed(|opened, packet| {
-        let mut go_on = goes_on(opened.decoder.send(packet))?;
-        while go_on {
-            match opened.decoder.receive(&mut frame) {
-                Ok(true) => {}
-                Ok(false) => break,
-                error @ Err(_) => {
-                    go_on = goes_on(error.map(drop))?;
-                    continue;
-                }
-            }
-            if seen.pts.is_empty() {
-                seen.size = frame.size();
-            }
-            seen.is_damaged |= frame.is_damaged();
-            seen.pts.push(frame.pts());
-            if seen.pts.len() > limit {
-                return Err(Reject::TooManyFrames.into());
-            }
-            if let Some(slots) = wanted.get(&frame.pts()) {
-                sink.put(&frame, slots)?;
-                came.insert(frame.pts());
-            }
-        }
-        // PyAV raises the first error: frames that are still inside the decoder are lost.
-        seen.is_damaged |= !go_on;
-        Ok(go_on)
-    })?;
-    seen.pts.sort_unstable();
-    seen.pts.dedup();
-    if seen.pts.is_empty() {
-        return Err(Reject::NoFrames.into());
+    if let Err(code) = decoder.send(packet)
+        && !is_error(code)?
+    {
+        return Ok(false);
     }
-    probe::check_duration(&seen.pts, source.opened.facts.time_base, source.limits)?;
-    Ok((seen, came.len() < wanted.len()))
-}
-
-/// Whether decoding goes on after this result.
-fn goes_on(result: Result<(), Code>) -> Result<bool, Refusal> {
-    match result {
-        Ok(()) | Err(Code::AGAIN | Code::END) => Ok(true),
-        Err(Code::NO_MEMORY) => Err(Reject::Memory.into()),
-        Err(_) => Ok(false),
+    loop {
+        match decoder.receive(frame) {
+            Ok(true) => take(frame)?,
+            Ok(false) => return Ok(true),
+            Err(code) => return is_error(code),
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CString, c_int};
 use std::ptr::{self, NonNull};
 
 use ffmpeg_sys_the_third as ff;
@@ -18,6 +18,72 @@ pub enum Format {
     Mp4,
     /// Lossless: FFV1 in Matroska.
     Lossless,
+}
+
+/// How a video is encoded, in FFmpeg's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The encoder's name.
+    pub encoder: &'static str,
+    /// The container's short name.
+    pub muxer: &'static str,
+    /// Frames from one key frame to the next, at most.
+    pub group: u32,
+    /// B-frames in a row, at most.
+    pub b_frames: u8,
+    /// Options of the encoder by name.
+    pub options: Vec<(String, String)>,
+    /// Options of the container by name.
+    pub muxer_options: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// An encoder and a container with FFmpeg's defaults.
+    pub fn new(encoder: &'static str, muxer: &'static str) -> Self {
+        Self {
+            encoder,
+            muxer,
+            group: 250,
+            b_frames: 0,
+            options: Vec::new(),
+            muxer_options: Vec::new(),
+        }
+    }
+
+    /// With an option of the encoder.
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With an option of the container.
+    pub fn muxer_option(mut self, name: &str, value: &str) -> Self {
+        self.muxer_options.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// What the encoder takes.
+    fn pixels(&self) -> ff::AVPixelFormat {
+        match self.encoder {
+            "ffv1" => ff::AVPixelFormat::BGR0,
+            "mjpeg" => ff::AVPixelFormat::YUVJ420P,
+            "prores" | "prores_ks" | "prores_aw" => ff::AVPixelFormat::YUV422P10LE,
+            _ => ff::AVPixelFormat::YUV420P,
+        }
+    }
+}
+
+impl Format {
+    /// The first of its encoders that this FFmpeg has.
+    fn settings(self) -> Settings {
+        match self {
+            Self::Mp4 if find("libx264").is_some() => Settings::new("libx264", "mp4")
+                .option("preset", "veryfast")
+                .option("crf", "20"),
+            Self::Mp4 => Settings::new("mpeg4", "mp4"),
+            Self::Lossless => Settings::new("ffv1", "matroska"),
+        }
+    }
 }
 
 /// Why there is no encoded video.
@@ -65,7 +131,8 @@ struct Muxer(NonNull<ff::AVFormatContext>);
 unsafe impl Send for Muxer {}
 
 impl Muxer {
-    fn new(name: &CStr) -> Result<Self, Code> {
+    fn new(name: &str) -> Result<Self, Code> {
+        let name = CString::new(name).map_err(|_| Code::END)?;
         let mut context = ptr::null_mut();
         // SAFETY: the name ends with a zero; format and file name may be null.
         check(unsafe {
@@ -85,7 +152,8 @@ impl Muxer {
 
     /// Takes the bytes that were written; none when nothing was opened.
     fn take(&mut self) -> Vec<u8> {
-        // SAFETY: `pb`, when set, was opened by `avio_open_dyn_buf`; it is closed once, and its buffer is copied and then freed.
+        // SAFETY: `pb`, when set, was opened by `avio_open_dyn_buf`; it is closed once. What it holds is copied before, since closing writes zeros at the
+        // place where the muxer left off, which is in the middle when it went back to fill in its header.
         unsafe {
             let output = (*self.as_ptr()).pb;
             if output.is_null() {
@@ -93,12 +161,13 @@ impl Muxer {
             }
             (*self.as_ptr()).pb = ptr::null_mut();
             let mut buffer = ptr::null_mut();
-            let length = ff::avio_close_dyn_buf(output, &mut buffer);
-            if buffer.is_null() {
-                return Vec::new();
-            }
-            let bytes = std::slice::from_raw_parts(buffer, usize::try_from(length).unwrap_or(0));
-            let bytes = bytes.to_vec();
+            let length = usize::try_from(ff::avio_get_dyn_buf(output, &mut buffer)).unwrap_or(0);
+            let bytes = if buffer.is_null() {
+                Vec::new()
+            } else {
+                std::slice::from_raw_parts(buffer, length).to_vec()
+            };
+            ff::avio_close_dyn_buf(output, &mut buffer);
             ff::av_free(buffer.cast());
             bytes
         }
@@ -127,7 +196,8 @@ pub struct Encoder {
 }
 
 /// An encoder by name, when this FFmpeg has it.
-fn find(name: &CStr) -> Option<NonNull<ff::AVCodec>> {
+fn find(name: &str) -> Option<NonNull<ff::AVCodec>> {
+    let name = CString::new(name).ok()?;
     // SAFETY: the name ends with a zero; the result is a static description or null.
     NonNull::new(unsafe { ff::avcodec_find_encoder_by_name(name.as_ptr()) }.cast_mut())
 }
@@ -138,8 +208,18 @@ impl Encoder {
     /// # Errors
     /// When the size or rate cannot be encoded (MP4 wants even sides) or FFmpeg has no such encoder.
     pub fn new(format: Format, width: u32, height: u32, rate: u32) -> Result<Self, Error> {
+        Self::with(&format.settings(), width, height, rate)
+    }
+
+    /// Begins a video with settings of one's own.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`], and when encoder or container refuse their options.
+    pub fn with(settings: &Settings, width: u32, height: u32, rate: u32) -> Result<Self, Error> {
         silence();
-        let odd = format == Format::Mp4 && (!width.is_multiple_of(2) || !height.is_multiple_of(2));
+        let pixels = settings.pixels();
+        let is_stored = pixels == ff::AVPixelFormat::BGR0;
+        let odd = !is_stored && (!width.is_multiple_of(2) || !height.is_multiple_of(2));
         if odd
             || !(2..=8192).contains(&width)
             || !(2..=8192).contains(&height)
@@ -153,38 +233,22 @@ impl Encoder {
         }
         let missing = || Error::Failed {
             action: "find an encoder",
-            reason: "this FFmpeg has none".to_owned(),
+            reason: format!("this FFmpeg has no {}", settings.encoder),
         };
-        let (codec, description) = match format {
-            Format::Mp4 => find(c"libx264")
-                .map(|found| ("libx264", found))
-                .or_else(|| find(c"mpeg4").map(|found| ("mpeg4", found))),
-            Format::Lossless => find(c"ffv1").map(|found| ("ffv1", found)),
-        }
-        .ok_or_else(missing)?;
+        let description = find(settings.encoder).ok_or_else(missing)?;
         let size = (width as c_int, height as c_int);
-        let muxer = Muxer::new(match format {
-            Format::Mp4 => c"mp4",
-            Format::Lossless => c"matroska",
-        })
-        .map_err(failed("open a muxer"))?;
+        let muxer = Muxer::new(settings.muxer).map_err(failed("open a muxer"))?;
         let context = Context::new(description).map_err(failed("open an encoder"))?;
-        let pixels = if format == Format::Mp4 {
-            ff::AVPixelFormat::YUV420P
-        } else {
-            ff::AVPixelFormat::BGR0
-        };
         configure(&context, &muxer, size, (rate as c_int, pixels));
-        open(&context, description, codec).map_err(failed("open an encoder"))?;
-        begin(&context, &muxer).map_err(failed("begin the file"))?;
-        let scaler = match format {
-            Format::Mp4 => {
-                Some(Scaler::new(size, ff::AVPixelFormat::RGB24, pixels).ok_or_else(missing)?)
-            }
-            Format::Lossless => None,
+        open(&context, description, settings).map_err(failed("open an encoder"))?;
+        begin(&context, &muxer, settings).map_err(failed("begin the file"))?;
+        let scaler = if is_stored {
+            None
+        } else {
+            Some(Scaler::new(size, ff::AVPixelFormat::RGB24, pixels).ok_or_else(missing)?)
         };
         Ok(Self {
-            codec,
+            codec: settings.encoder,
             frame: picture(size, pixels).map_err(failed("allocate a picture"))?,
             packet: Packet::new().map_err(failed("allocate a packet"))?,
             context,
@@ -198,6 +262,11 @@ impl Encoder {
     /// The encoder's name: `libx264`, `mpeg4` or `ffv1`.
     pub fn codec(&self) -> &'static str {
         self.codec
+    }
+
+    /// Sets the time of the next picture, in units of one over the rate; the ones after it follow it.
+    pub fn set_time(&mut self, time: i64) {
+        self.next = time;
     }
 
     /// Adds a picture: RGB triples, u8 [height, width, 3].
@@ -281,7 +350,6 @@ fn configure(
         context.pix_fmt = pixels;
         context.time_base = ff::AVRational { num: 1, den: rate };
         context.framerate = ff::AVRational { num: rate, den: 1 };
-        context.gop_size = 250;
         context.thread_count = 1;
         context.flags |= ff::AV_CODEC_FLAG_BITEXACT as c_int;
         let muxer = &mut *muxer.as_ptr();
@@ -292,19 +360,32 @@ fn configure(
     }
 }
 
-fn open(context: &Context, description: NonNull<ff::AVCodec>, codec: &str) -> Result<(), Code> {
-    let mut options = match codec {
-        "libx264" => Options::new().set(c"preset", "veryfast").set(c"crf", "20"),
-        "mpeg4" => {
-            // SAFETY: the context is alive.
-            unsafe {
-                (*context.as_ptr()).flags |= ff::AV_CODEC_FLAG_QSCALE as c_int;
-                (*context.as_ptr()).global_quality = 3 * ff::FF_QP2LAMBDA as c_int;
-            }
-            Options::new()
+fn options(pairs: &[(String, String)]) -> Options {
+    (pairs.iter()).fold(
+        Options::new(),
+        |options, (name, value)| match CString::new(name.as_str()) {
+            Ok(name) => options.set(&name, value),
+            Err(_) => options,
+        },
+    )
+}
+
+fn open(
+    context: &Context,
+    description: NonNull<ff::AVCodec>,
+    settings: &Settings,
+) -> Result<(), Code> {
+    // SAFETY: the context is alive, and nothing else uses it yet.
+    unsafe {
+        let context = &mut *context.as_ptr();
+        context.gop_size = settings.group as c_int;
+        context.max_b_frames = c_int::from(settings.b_frames);
+        if matches!(settings.encoder, "mpeg4" | "mjpeg") {
+            context.flags |= ff::AV_CODEC_FLAG_QSCALE as c_int;
+            context.global_quality = 3 * ff::FF_QP2LAMBDA as c_int;
         }
-        _ => Options::new(),
-    };
+    }
+    let mut options = options(&settings.options);
     // SAFETY: context and description are alive and belong together.
     check(unsafe {
         ff::avcodec_open2(context.as_ptr(), description.as_ptr(), options.as_mut_ptr())
@@ -313,7 +394,8 @@ fn open(context: &Context, description: NonNull<ff::AVCodec>, codec: &str) -> Re
 }
 
 /// Adds the stream and writes the header.
-fn begin(context: &Context, muxer: &Muxer) -> Result<(), Code> {
+fn begin(context: &Context, muxer: &Muxer, settings: &Settings) -> Result<(), Code> {
+    let mut options = options(&settings.muxer_options);
     // SAFETY: the contexts are alive; the stream belongs to the muxer.
     unsafe {
         let stream = ff::avformat_new_stream(muxer.as_ptr(), ptr::null());
@@ -326,7 +408,10 @@ fn begin(context: &Context, muxer: &Muxer) -> Result<(), Code> {
         ))?;
         (*stream).time_base = (*context.as_ptr()).time_base;
         check(ff::avio_open_dyn_buf(&mut (*muxer.as_ptr()).pb))?;
-        check(ff::avformat_write_header(muxer.as_ptr(), ptr::null_mut()))?;
+        check(ff::avformat_write_header(
+            muxer.as_ptr(),
+            options.as_mut_ptr(),
+        ))?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
-//! Opens a video within the white lists and limits, and reads its packets once.
+//! Opens a video within the white lists and limits, and says what it is.
 //!
 //! Invariant: what is opened here is one of the accepted containers and codecs, and no larger than the limits allow.
+
+mod index;
 
 use std::fs::File;
 use std::time::Duration;
@@ -10,12 +12,11 @@ use rustix::time::{ClockId, clock_gettime};
 use super::answer::{Container, Probe, Ratio, Warning, Warnings};
 use super::decode::codec::Decoder;
 use super::decode::io::{Demuxer, Stream};
-use super::decode::owned::{Code, Packet};
+use super::decode::owned::Code;
 use super::reject::Reject;
 use super::request::Limits;
 
-/// Payloads of so many bytes are kept in memory; of longer videos the packets are read again.
-const KEPT_BYTES: usize = 64 << 20;
+pub(super) use index::{Entry, Index, index};
 
 /// Processor time that may be used.
 pub(super) struct Budget {
@@ -89,11 +90,16 @@ pub(super) fn open<'a>(file: &'a File, length: u64, limits: &Limits) -> Result<O
     if demuxer.streams() > usize::from(limits.streams) {
         return Err(Reject::TooManyStreams);
     }
-    let stream = demuxer.select_video().ok_or(Reject::NoVideoStream)?;
+    // Flash video has no list of its streams: they are found on the way.
+    let is_listed = demuxer.streams() > 0;
+    if demuxer.select_video().is_none() && is_listed {
+        return Err(Reject::NoVideoStream);
+    }
     demuxer
         .look_inside(limits.pixels)
         .map_err(refused(Reject::Undecodable))?;
     // Looking inside may add streams, and it repairs lying headers.
+    let stream = demuxer.select_video().ok_or(Reject::NoVideoStream)?;
     if demuxer.streams() > usize::from(limits.streams) {
         return Err(Reject::TooManyStreams);
     }
@@ -110,72 +116,6 @@ pub(super) fn open<'a>(file: &'a File, length: u64, limits: &Limits) -> Result<O
         stream,
         facts,
     })
-}
-
-/// What one walk over the packets found.
-pub(super) struct Index {
-    /// The packets, unless they are too many bytes to keep.
-    pub(super) packets: Option<Vec<Packet>>,
-    /// Packets of the video stream.
-    pub(super) count: u32,
-    /// Distinct time stamps of the packets that are shown, ascending: what the frames' will be, if one packet is one shown picture.
-    pub(super) pts: Vec<i64>,
-}
-
-/// Reads every packet once.
-pub(super) fn index(
-    opened: &mut Opened<'_>,
-    limits: &Limits,
-    budget: &Budget,
-) -> Result<Index, Reject> {
-    let mut index = Index {
-        packets: Some(Vec::new()),
-        count: 0,
-        pts: Vec::new(),
-    };
-    let mut bytes = 0_usize;
-    let mut packet = Packet::new().map_err(|_| Reject::Memory)?;
-    let mut others = 0_u32;
-    while opened
-        .demuxer
-        .read(&mut packet)
-        .map_err(|_| Reject::Memory)?
-    {
-        let header = packet.header();
-        if header.stream != opened.stream {
-            // Switched-off streams give no packets, but a stream that appears late may.
-            others += 1;
-            if others > limits.packets {
-                return Err(Reject::TooManyPackets);
-            }
-            continue;
-        }
-        index.count += 1;
-        if index.count > limits.packets {
-            return Err(Reject::TooManyPackets);
-        }
-        if index.count.is_multiple_of(256) {
-            budget.check()?;
-        }
-        if !header.is_discarded {
-            index.pts.push(header.pts);
-        }
-        bytes += packet.size();
-        if bytes > KEPT_BYTES {
-            index.packets = None;
-        }
-        if let Some(packets) = &mut index.packets {
-            packets.push(packet);
-            packet = Packet::new().map_err(|_| Reject::Memory)?;
-        }
-    }
-    index.pts.sort_unstable();
-    index.pts.dedup();
-    if index.pts.len() > limits.frames as usize {
-        return Err(Reject::TooManyFrames);
-    }
-    check_duration(&index.pts, opened.facts.time_base, limits)?;
-    Ok(index)
 }
 
 fn seconds(pts: i64, time_base: Ratio) -> f64 {
@@ -206,7 +146,7 @@ pub(super) fn check_duration(pts: &[i64], time_base: Ratio, limits: &Limits) -> 
 /// Whether the container promises more than came.
 fn is_truncated(facts: &Stream, index: &Index, last_pts: i64) -> bool {
     if facts.promised_frames > 0 {
-        return i64::from(index.count) < facts.promised_frames;
+        return (index.entries.len() as i64) < facts.promised_frames;
     }
     facts.promised_duration.is_some_and(|promised| {
         let (promised, last) = (

@@ -12,34 +12,74 @@ use super::owned::{Code, Context, Frame, Packet, check};
 use crate::video::answer::{Codec, Ratio};
 use crate::video::reject::Reject;
 
-/// Time stamp and flags of a packet.
+/// FFmpeg's "no value" of time stamps.
+pub(in crate::video) const NO_TIME: i64 = ff::AV_NOPTS_VALUE;
+
+/// Time stamps, place and flags of a packet.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::video) struct Header {
-    /// FFmpeg's "no value" when it has none.
+    /// When it is shown; [`NO_TIME`] when it does not say.
     pub(in crate::video) pts: i64,
+    /// When it is decoded; [`NO_TIME`] when it does not say.
+    pub(in crate::video) dts: i64,
+    /// Byte of the file where it begins; negative when unknown.
+    pub(in crate::video) position: i64,
+    /// Whether the container calls it a key packet.
+    pub(in crate::video) is_key: bool,
     /// Whether its picture is decoded but not shown: that is how edit lists arrive.
     pub(in crate::video) is_discarded: bool,
+    /// Whether the container knows that it is damaged, for example cut off.
+    pub(in crate::video) is_damaged: bool,
     /// Which stream.
     pub(in crate::video) stream: usize,
 }
 
 impl Packet {
-    /// Time stamp and flags.
+    /// Time stamps, place and flags.
     pub(in crate::video) fn header(&self) -> Header {
         // SAFETY: the packet is alive.
         unsafe {
             let packet = &*self.as_ptr();
             Header {
                 pts: packet.pts,
+                dts: packet.dts,
+                position: packet.pos,
+                is_key: packet.flags & ff::AV_PKT_FLAG_KEY as c_int != 0,
                 is_discarded: packet.flags & ff::AV_PKT_FLAG_DISCARD as c_int != 0,
+                is_damaged: packet.flags & ff::AV_PKT_FLAG_CORRUPT as c_int != 0,
                 stream: usize::try_from(packet.stream_index).unwrap_or(usize::MAX),
             }
         }
     }
+
+    /// The payload.
+    pub(in crate::video) fn bytes(&self) -> &[u8] {
+        // SAFETY: the packet is alive, and its data, when there is any, is as long as it says.
+        unsafe {
+            let data = (*self.as_ptr()).data;
+            if data.is_null() {
+                return &[];
+            }
+            std::slice::from_raw_parts(data, self.size())
+        }
+    }
+
+    /// Whether it comes with other parameters for the decoder.
+    pub(in crate::video) fn changes_parameters(&self) -> bool {
+        let kinds = [
+            ff::AVPacketSideDataType::NEW_EXTRADATA,
+            ff::AVPacketSideDataType::PARAM_CHANGE,
+        ];
+        kinds.into_iter().any(|kind| {
+            // SAFETY: the packet is alive; the size may be null.
+            let data = unsafe { ff::av_packet_get_side_data(self.as_ptr(), kind, ptr::null_mut()) };
+            !data.is_null()
+        })
+    }
 }
 
 impl Frame {
-    /// Time stamp; FFmpeg's "no value" when it has none.
+    /// Time stamp; [`NO_TIME`] when it has none.
     pub(in crate::video) fn pts(&self) -> i64 {
         // SAFETY: the frame is alive.
         unsafe { (*self.as_ptr()).pts }
@@ -109,6 +149,17 @@ impl Decoder {
             .map_err(refused)?;
         }
         Ok(Self { context, codec })
+    }
+
+    /// Says whether pictures that no other refers to are wanted, from the next packet on.
+    pub(in crate::video) fn skip_unreferenced(&mut self, is_skipped: bool) {
+        let discard = if is_skipped {
+            ff::AVDiscard::NONREF
+        } else {
+            ff::AVDiscard::DEFAULT
+        };
+        // SAFETY: the context is open, and the field may be set at any time.
+        unsafe { (*self.context.as_ptr()).skip_frame = discard }
     }
 
     /// Sends a packet, or the end.

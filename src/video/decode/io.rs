@@ -299,6 +299,34 @@ impl<'a> Demuxer<'a> {
         unsafe { (*self.stream_ptr(index)).codecpar }
     }
 
+    /// What the container gives a stream's decoder beforehand.
+    pub(in crate::video) fn extradata(&self, index: usize) -> &[u8] {
+        // SAFETY: the parameters are alive as long as the container is open, and their data is as long as they say.
+        unsafe {
+            let parameters = &*self.parameters(index);
+            match usize::try_from(parameters.extradata_size) {
+                Ok(size) if !parameters.extradata.is_null() => {
+                    std::slice::from_raw_parts(parameters.extradata, size)
+                }
+                Ok(_) | Err(_) => &[],
+            }
+        }
+    }
+
+    /// How many pictures a stream's decoder waits for before it shows one.
+    pub(in crate::video) fn delay(&self, index: usize) -> usize {
+        // SAFETY: the parameters are alive as long as the container is open.
+        usize::try_from(unsafe { (*self.parameters(index)).video_delay }).unwrap_or(0)
+    }
+
+    /// Goes to the last place at or before a decoding time where a stream can be read from.
+    pub(in crate::video) fn seek(&mut self, stream: usize, dts: i64) -> Result<(), Code> {
+        let stream = c_int::try_from(stream).map_err(|_| Code::END)?;
+        let backward = ff::AVSEEK_FLAG_BACKWARD as c_int;
+        // SAFETY: the context is open, and FFmpeg checks the stream's index.
+        check(unsafe { ff::av_seek_frame(self.format, stream, dts, backward) }).map(drop)
+    }
+
     /// Reads the next packet of any stream that is switched on; `false` at the end, which a read error is too.
     pub(in crate::video) fn read(&mut self, packet: &mut Packet) -> Result<bool, Code> {
         packet.clear();

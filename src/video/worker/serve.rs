@@ -12,7 +12,7 @@ use memmap2::{MmapMut, MmapOptions};
 use super::memory::{receive_with, send};
 use super::sandbox::SOCKET;
 use super::wire::{LONGEST, Reply, Request, Wanted, encode_ready};
-use crate::video::decode::{self, Order, owned};
+use crate::video::decode::{self, Method, Order, owned};
 use crate::video::reject::Reject;
 
 /// The server closed the socket.
@@ -82,7 +82,12 @@ fn answer(
             .get_mut(..spec.bytes as usize)
             .map(|room| Order::Pictures(spec, room)),
     }?;
-    let result = decode::decode(&input, request.input_bytes, &request.limits, order);
+    let result = decode::decode(
+        (&input, request.input_bytes),
+        &request.limits,
+        order,
+        Method::default(),
+    );
     Some(Reply {
         id: request.id,
         result,

@@ -1,0 +1,330 @@
+//! Decoding only what is needed gives what decoding everything gives: on drawn videos of every codec and container, and on every listed clip.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use super::owned::silence;
+use super::*;
+use crate::rng::Stream;
+use crate::video::encode::{Encoder, Settings};
+
+/// Drawn videos; each is decoded a few times.
+const VIDEOS: u64 = 90;
+const SIZE: (u32, u32) = (96, 64);
+
+/// What came of a video: the facts, and the pixels of all pictures.
+type Decoded = Result<(Outcome, Vec<u8>), Refusal>;
+
+fn decoded(file: &File, spec: &PictureSpec, method: Method) -> Decoded {
+    let length = file.metadata().expect("a file").len();
+    let mut room = vec![0; spec.bytes as usize];
+    let order = Order::Pictures(spec, &mut room);
+    let outcome = decode((file, length), &Limits::default(), order, method)?;
+    let bytes: u32 = outcome
+        .sizes
+        .iter()
+        .map(|(width, height)| width * height * 3)
+        .sum();
+    room.truncate(bytes as usize);
+    Ok((outcome, room))
+}
+
+/// Why packets and pictures of a file may differ.
+fn doubt(file: &File) -> String {
+    silence();
+    let length = file.metadata().expect("a file").len();
+    let limits = Limits::default();
+    let budget = Budget::new(Duration::from_secs(60));
+    let index = probe::open(file, length, &limits)
+        .and_then(|mut opened| probe::index(&mut opened, &limits, &budget, 0));
+    match index.map(|index| index.doubt) {
+        Ok(None) => "sure".to_owned(),
+        Ok(Some(doubt)) => format!("{doubt:?}"),
+        Err(reject) => format!("refused: {reject:?}"),
+    }
+}
+
+fn in_file(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(bytes).expect("written");
+    file
+}
+
+/// Decodes both ways, with payloads up to these sizes kept and otherwise read again; says what differs.
+fn difference(
+    file: &File,
+    samplings: &[(u16, Sampling)],
+    kept: &[usize],
+    bytes: u32,
+) -> Option<String> {
+    silence();
+    for (frames, sampling) in samplings {
+        let spec = PictureSpec {
+            frames: NonZeroU16::new(*frames).expect("some"),
+            sampling: sampling.clone(),
+            rotation: RotationPolicy::Stored,
+            bytes,
+        };
+        let everything = Method {
+            effort: Effort::Everything,
+            ..Method::default()
+        };
+        let expected = decoded(file, &spec, everything);
+        for &kept_bytes in kept {
+            let method = Method {
+                effort: Effort::Needed,
+                kept_bytes,
+            };
+            let ours = decoded(file, &spec, method);
+            if ours == expected {
+                continue;
+            }
+            let facts = |own: &Decoded| own.as_ref().map(|own| own.0.clone()).map_err(|own| *own);
+            let (ours, expected) = (facts(&ours), facts(&expected));
+            let what = if ours == expected { "pixels" } else { "facts" };
+            return Some(format!(
+                "{what} differ for {sampling:?}, kept {kept_bytes}: {ours:?} instead of {expected:?}"
+            ));
+        }
+    }
+    None
+}
+
+/// A video whose content moves, with noise that makes every picture another one.
+fn picture(time: i64, random: &mut Stream) -> Vec<u8> {
+    let mut rgb = Vec::with_capacity((SIZE.0 * SIZE.1 * 3) as usize);
+    let noise = random.below(64) as i64;
+    for y in 0..i64::from(SIZE.1) {
+        for x in 0..i64::from(SIZE.0) {
+            let value = ((x + time * 3) ^ (y + time)) & 127;
+            let patch = x / 8 == time % 12 && y / 8 == (time / 2) % 8;
+            let red = if patch { 235 } else { value + 48 };
+            rgb.extend([
+                red as u8,
+                (value + noise) as u8,
+                ((x - y + time * 2) & 255) as u8,
+            ]);
+        }
+    }
+    rgb
+}
+
+fn flag(random: &mut Stream) -> bool {
+    random.below(2) == 1
+}
+
+/// One of several.
+fn one(random: &mut Stream, of: &[&'static str]) -> &'static str {
+    of[random.below(of.len() as u64) as usize]
+}
+
+fn x264(random: &mut Stream) -> Settings {
+    let muxer = one(random, &["mp4", "matroska", "mpegts", "flv", "mov", "avi"]);
+    let mut settings = Settings::new("libx264", muxer)
+        .option("preset", one(random, &["ultrafast", "veryfast", "medium"]));
+    settings.b_frames = if muxer == "avi" {
+        0
+    } else {
+        random.below(5) as u8
+    };
+    let mut parameters = vec![format!("ref={}", 1 + random.below(6))];
+    let extras = [
+        "open-gop=1",
+        "intra-refresh=1",
+        "slices=3",
+        "interlaced=1",
+        "b-pyramid=none",
+        "b-pyramid=strict",
+        "scenecut=0",
+        "repeat-headers=1",
+        "weightp=0",
+        "keyint=1",
+    ];
+    for extra in extras {
+        let odds = if extra == "keyint=1" { 20 } else { 5 };
+        if random.below(odds) == 0 {
+            parameters.push(extra.to_owned());
+        }
+    }
+    settings.option("x264-params", &parameters.join(":"))
+}
+
+fn x265(random: &mut Stream) -> Settings {
+    let muxer = one(random, &["mp4", "matroska", "mpegts"]);
+    let mut settings = Settings::new("libx265", muxer).option("preset", "ultrafast");
+    settings.b_frames = random.below(4) as u8;
+    let mut parameters = vec!["log-level=none:pools=1:frame-threads=1".to_owned()];
+    parameters.push(format!("bframes={}", settings.b_frames));
+    for extra in [
+        "open-gop=0",
+        "temporal-layers=3",
+        "repeat-headers=1",
+        "b-pyramid=0",
+        "slices=2",
+    ] {
+        if random.below(4) == 0 {
+            parameters.push(extra.to_owned());
+        }
+    }
+    settings.option("x265-params", &parameters.join(":"))
+}
+
+fn settings(random: &mut Stream) -> Settings {
+    let mut settings = match random.below(10) {
+        0..=3 => x264(random),
+        4 | 5 => x265(random),
+        6 => {
+            let muxer = one(random, &["mp4", "avi", "matroska", "mov"]);
+            let mut settings = Settings::new("mpeg4", muxer);
+            settings.b_frames = random.below(3) as u8;
+            settings
+        }
+        7 => {
+            let encoder = one(random, &["libvpx", "libvpx-vp9"]);
+            let muxer = if encoder == "libvpx" {
+                "webm"
+            } else {
+                one(random, &["webm", "mp4"])
+            };
+            Settings::new(encoder, muxer)
+                .option("b", "200k")
+                .option("deadline", one(random, &["realtime", "good"]))
+                .option("cpu-used", "5")
+                .option("auto-alt-ref", one(random, &["0", "1"]))
+                .option("lag-in-frames", one(random, &["0", "10"]))
+        }
+        8 => Settings::new("libsvtav1", one(random, &["mp4", "webm", "matroska"]))
+            .option("preset", "12")
+            .option("crf", "45"),
+        _ => match random.below(4) {
+            0 => Settings::new("mjpeg", one(random, &["avi", "mov"])),
+            1 => Settings::new("prores_ks", "mov"),
+            2 => Settings::new("ffv1", "matroska"),
+            _ => Settings::new("mpeg2video", "mpegts"),
+        },
+    };
+    settings.group = 1 + random.below(24) as u32;
+    if matches!(settings.muxer, "mp4" | "mov") {
+        if random.below(4) == 0 {
+            settings = settings.muxer_option("movflags", "frag_keyframe+empty_moov");
+        } else if flag(random) {
+            settings = settings.muxer_option("avoid_negative_ts", "disabled");
+        }
+    }
+    settings
+}
+
+/// Encodes a drawn video: its frames are as many time units apart as drawn, and the first may lie before the edit list's start.
+fn drawn(settings: &Settings, frames: u32, random: &mut Stream) -> Option<Vec<u8>> {
+    let rate = [5, 24, 25, 30, 60][random.below(5) as usize];
+    let mut encoder = match Encoder::with(settings, SIZE.0, SIZE.1, rate) {
+        Ok(encoder) => encoder,
+        Err(error) => {
+            println!("{settings:?}: {error}");
+            return None;
+        }
+    };
+    let is_even = flag(random) || settings.muxer == "avi";
+    let is_cut = settings
+        .muxer_options
+        .iter()
+        .any(|(name, _)| name == "avoid_negative_ts");
+    let mut time = if is_cut { -(random.below(8) as i64) } else { 0 };
+    for _ in 0..frames {
+        encoder.set_time(time);
+        encoder.push(&picture(time, random)).expect("a picture");
+        time += if is_even {
+            1
+        } else {
+            1 + random.below(3) as i64
+        };
+    }
+    Some(encoder.finish().expect("a file"))
+}
+
+/// Whether the index of a file is without a doubt.
+fn is_sure(doubt: &str) -> bool {
+    doubt == "sure"
+}
+
+#[test]
+fn decoding_what_is_needed_equals_decoding_everything() {
+    let mut sure: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for video in 0..VIDEOS {
+        let mut random = Stream::new(11, "videos").fork(video);
+        let settings = settings(&mut random);
+        let frames = 2 + random.below(60) as u32;
+        let Some(bytes) = drawn(&settings, frames, &mut random) else {
+            continue;
+        };
+        let file = in_file(&bytes);
+        let doubt = doubt(&file);
+        let name = format!("video {video}, {frames} frames, {doubt}, {settings:?}");
+        println!("{name}");
+        if doubt.starts_with("refused") {
+            wrong.push(name.clone());
+        }
+        let counts = sure.entry(settings.encoder).or_default();
+        counts.0 += u32::from(is_sure(&doubt));
+        counts.1 += 1;
+        let stride = NonZeroU32::new(1 + random.below(6) as u32).expect("some");
+        let one = Sampling::Indices(vec![random.below(4) as u32]);
+        let samplings = [
+            (8, Sampling::Uniform),
+            (4, Sampling::Strided(stride)),
+            (1, one),
+        ];
+        let found = difference(&file, &samplings, &[KEPT_BYTES, 0], 8 * SIZE.0 * SIZE.1 * 3);
+        wrong.extend(found.map(|found| format!("{name}: {found}")));
+    }
+    println!("without a doubt, of all: {sure:?}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Otherwise this compares full decoding with itself.
+    for (encoder, (sure, all)) in &sure {
+        let never = *encoder == "mpeg2video";
+        assert!(
+            *sure > 0 || never || *all < 3,
+            "{encoder}: {all} videos, all in doubt"
+        );
+    }
+    assert!(sure.len() > 5, "encoders are missing: {sure:?}");
+}
+
+/// The listed clips, where they are.
+fn clips() -> Vec<std::path::PathBuf> {
+    #[allow(clippy::disallowed_methods)]
+    let root = std::env::var_os("FRAMESHIFT_SHARED").map(std::path::PathBuf::from);
+    let roots = root
+        .into_iter()
+        .chain(["../shared".into(), "tests/data".into()]);
+    let mut folders = roots
+        .map(|root| root.join("clips"))
+        .filter_map(|clips| std::fs::read_dir(clips).ok());
+    let folder = folders.next().expect("a folder of clips");
+    let mut paths: Vec<_> = folder
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn every_listed_clip_decodes_alike_either_way() {
+    let (mut wrong, mut sure) = (Vec::new(), 0);
+    let paths = clips();
+    for path in &paths {
+        let file = File::open(path).expect("readable");
+        let doubt = doubt(&file);
+        println!("{}: {doubt}", path.display());
+        sure += usize::from(is_sure(&doubt));
+        let found = difference(&file, &[(8, Sampling::Uniform)], &[0], 64 << 20);
+        wrong.extend(found.map(|found| format!("{}: {found}", path.display())));
+    }
+    println!("{sure} of {} without a doubt", paths.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(sure * 3 > paths.len(), "{sure} of {}", paths.len());
+}
