@@ -26,9 +26,11 @@ use crate::ids::TenantId;
 pub use answer::{
     Clip, Codec, Container, Picture, Pictures, Probe, Ratio, Rotation, Warning, Warnings,
 };
+pub use decode::wide::write as write_view;
 pub use reject::Reject;
 pub use request::{
-    ClipSpec, Lane, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling, Views,
+    ClipSpec, ColorPolicy, Lane, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling,
+    Views, Windows,
 };
 
 /// The bytes of a video.
@@ -91,6 +93,14 @@ pub enum Error {
         index: u32,
         /// Frames of the video.
         frames: u32,
+    },
+    /// A requested window is not there.
+    #[error("window {index} was asked for, but the video has {windows} windows")]
+    WindowOutOfRange {
+        /// The requested window.
+        index: u32,
+        /// Windows that begin inside the video.
+        windows: u32,
     },
     /// The request itself is out of range.
     #[error("{field}: {problem}")]
@@ -194,7 +204,8 @@ impl Decoder {
     /// Takes a clip's frames from a video and makes normalised planes of them. Dropping the future gives the work up.
     ///
     /// # Errors
-    /// [`Error::Rejected`] when the video is refused; [`Error::IndexOutOfRange`] for explicit indices that the video lacks.
+    /// [`Error::Rejected`] when the video is refused; [`Error::IndexOutOfRange`] and [`Error::WindowOutOfRange`] for explicit indices
+    /// and for windows that the video lacks.
     pub async fn clip(
         &self,
         tenant: &TenantId,

@@ -198,7 +198,9 @@ impl Clips {
                     let why = why.to_string();
                     return Err(Failure::Video { video, why });
                 }
-                video::Error::IndexOutOfRange { .. } => return Err(changed(video)),
+                video::Error::IndexOutOfRange { .. } | video::Error::WindowOutOfRange { .. } => {
+                    return Err(changed(video));
+                }
                 error @ (video::Error::Interrupted
                 | video::Error::InvalidRequest { .. }
                 | video::Error::PicturesTooLarge { .. }

@@ -201,6 +201,7 @@ impl From<video::Error> for Status {
             Error::Stopped => draining(),
             Error::InvalidRequest { .. }
             | Error::IndexOutOfRange { .. }
+            | Error::WindowOutOfRange { .. }
             | Error::PicturesTooLarge { .. }
             | Error::Spawn { .. }
             | Error::System { .. } => broken(&error),

@@ -14,11 +14,13 @@ mod sink;
 mod sparse;
 #[cfg(test)]
 mod tests;
+pub(super) mod wide;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 
 use self::codec::Decoder;
+use self::convert::Converter;
 use self::owned::{Code, Frame, Packet};
 use self::packets::Packets;
 use self::sink::{ClipSink, Nothing, PictureSink, Sink};
@@ -26,7 +28,7 @@ use super::answer::{Probe, Rotation};
 use super::probe::{self, Budget, Index, Opened, Seen};
 use super::reject::Reject;
 use super::request::{ClipSpec, Limits, PictureSpec, Sampling};
-use super::sampling::select;
+use super::sampling::{OutOfRange, Timeline, select};
 use crate::spec::RotationPolicy;
 
 /// What is wanted of a video.
@@ -44,8 +46,8 @@ pub(super) enum Order<'a> {
 pub(super) enum Refusal {
     /// The video is refused.
     Rejected(Reject),
-    /// An explicit index that the video lacks.
-    IndexOutOfRange { index: u32, frames: u32 },
+    /// An explicit index, or a window, that the video lacks.
+    OutOfRange(OutOfRange),
     /// The pictures do not fit.
     PicturesTooLarge,
 }
@@ -123,11 +125,18 @@ pub(super) fn decode(
     let (mut sink, selection): (Box<dyn Sink + '_>, Selection<'_>) = match order {
         Order::Probe => (Box::new(Nothing), (&Sampling::Uniform, CHECKED_FRAMES, 1)),
         Order::Clip(spec, planes) => (
-            Box::new(ClipSink::new(spec, planes, turned(spec.rotation))),
+            Box::new(ClipSink::new(
+                spec,
+                planes,
+                Converter::new(turned(spec.rotation), spec.color),
+            )),
             (&spec.sampling, spec.frames.get(), spec.temporal_views.get()),
         ),
         Order::Pictures(spec, room) => (
-            Box::new(PictureSink::new(room, turned(spec.rotation))),
+            Box::new(PictureSink::new(
+                room,
+                Converter::new(turned(spec.rotation), spec.color),
+            )),
             (&spec.sampling, spec.frames.get(), 1),
         ),
     };
@@ -144,9 +153,8 @@ pub(super) fn decode(
         method.effort
     };
     let (chosen, seen) = source.frames(selection, effort, &mut *sink)?;
-    if let Some(index) = chosen.out_of_range {
-        let frames = seen.pts.len() as u32;
-        return Err(Refusal::IndexOutOfRange { index, frames });
+    if let Some(missing) = chosen.out_of_range {
+        return Err(Refusal::OutOfRange(missing));
     }
     let probe = probe::probe(&source.opened, &index, &seen);
     let (indices, pts) = if is_probe {
@@ -167,23 +175,24 @@ pub(super) fn decode(
 struct Chosen {
     indices: Vec<u32>,
     pts: Vec<i64>,
-    /// An explicit index that is not there; then nothing is chosen.
-    out_of_range: Option<u32>,
+    /// What is not there; then nothing is chosen.
+    out_of_range: Option<OutOfRange>,
 }
 
-/// Chooses among ascending time stamps.
-fn selected((sampling, frames, temporal_views): Selection<'_>, pts: &[i64]) -> Chosen {
+/// Chooses among frames.
+fn selected((sampling, frames, temporal_views): Selection<'_>, timeline: &Timeline<'_>) -> Chosen {
+    let pts = timeline.pts;
     if pts.is_empty() {
         return Chosen::default();
     }
-    match select(sampling, pts.len() as u32, frames, temporal_views) {
+    match select(sampling, timeline, frames, temporal_views) {
         Ok(indices) => Chosen {
             pts: indices.iter().map(|&index| pts[index as usize]).collect(),
             indices,
             out_of_range: None,
         },
-        Err(index) => Chosen {
-            out_of_range: Some(index),
+        Err(missing) => Chosen {
+            out_of_range: Some(missing),
             ..Chosen::default()
         },
     }
@@ -227,7 +236,9 @@ impl Source<'_> {
         effort: Effort,
         sink: &mut dyn Sink,
     ) -> Result<(Chosen, Seen), Refusal> {
-        let guess = selected(selection, &self.index.pts);
+        let time_base = self.opened.facts.time_base;
+        let select = |pts: &[i64]| selected(selection, &Timeline { pts, time_base });
+        let guess = select(&self.index.pts);
         if effort == Effort::Needed
             && guess.out_of_range.is_none()
             && let Some(seen) = sparse::decode(self, &guess, sink)?
@@ -236,12 +247,12 @@ impl Source<'_> {
         }
         sink.begin();
         let (mut seen, mut missing) = full::decode(self, &guess, sink)?;
-        let mut chosen = selected(selection, &seen.pts);
+        let mut chosen = select(&seen.pts);
         // The guess holds when it wanted the same pictures, even if others were never shown.
         if chosen.pts != guess.pts {
             sink.begin();
             (seen, missing) = full::decode(self, &chosen, sink)?;
-            chosen = selected(selection, &seen.pts);
+            chosen = select(&seen.pts);
         }
         if missing && chosen.out_of_range.is_none() {
             return Err(Reject::Undecodable.into());

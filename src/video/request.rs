@@ -4,6 +4,7 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::Error;
+use super::answer::Ratio;
 use crate::spec::{self, ClipSampling, Normalization, RotationPolicy, SpatialViews};
 
 /// Frames that one request may select, over all its temporal views.
@@ -15,6 +16,12 @@ pub const MAX_VIEWS: usize = 16;
 const MAX_VALUES: usize = 64 << 20;
 /// Room for pictures, for the same reason.
 const MAX_PICTURE_BYTES: u32 = 256 << 20;
+
+/// Frames a second.
+const MAX_FPS: f64 = 1000.0;
+/// A window and the step to the next.
+const MIN_WINDOW: Duration = Duration::from_millis(1);
+const MAX_WINDOW: Duration = Duration::from_secs(3600);
 
 /// Who waits for the answer: interactive requests go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,8 +39,26 @@ pub enum Sampling {
     Uniform,
     /// Every so many frames, around the middle.
     Strided(NonZeroU32),
+    /// So many a second, around the middle: what [`Sampling::Strided`] does for videos of one rate, for videos of any. Each moment shows the frame that a
+    /// player would show then.
+    Fps(Ratio),
+    /// A temporal view for each window of a long video, with frames spread over the window.
+    Windows(Windows),
     /// These, in this order: temporal views one after the other.
     Indices(Vec<u32>),
+}
+
+/// Windows that slide over a video; they are numbered from 0, and number k begins k strides after the first frame.
+///
+/// A window in which no frame begins shows the one that a player shows at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// How long each is.
+    pub length: Duration,
+    /// From the start of one to the start of the next.
+    pub stride: Duration,
+    /// Number of the first that is wanted; the request's temporal views say how many follow.
+    pub first: u32,
 }
 
 impl From<spec::Sampling> for Sampling {
@@ -67,6 +92,8 @@ pub enum Views {
     Center,
     /// Three along the longer side.
     Three,
+    /// The four corners and the centre.
+    Corners,
     /// These, each resized to the clip's size.
     Rects(Vec<Rect>),
 }
@@ -77,6 +104,7 @@ impl Views {
         match self {
             Self::Center => 1,
             Self::Three => 3,
+            Self::Corners => 5,
             Self::Rects(rects) => rects.len(),
         }
     }
@@ -91,6 +119,16 @@ impl From<SpatialViews> for Views {
     }
 }
 
+/// How colours become red, green and blue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ColorPolicy {
+    /// As the reference does, and as published checkpoints saw them: BT.601 with limited range whatever the video says of itself.
+    #[default]
+    Reference,
+    /// As the video says: its matrix and its range; as the reference where it says nothing.
+    Tagged,
+}
+
 /// A clip to take from a video.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipSpec {
@@ -98,7 +136,7 @@ pub struct ClipSpec {
     pub frames: NonZeroU16,
     /// Which frames.
     pub sampling: Sampling,
-    /// Temporal views; more than one only with strided sampling or explicit indices.
+    /// Temporal views; one only with uniform sampling.
     pub temporal_views: NonZeroU8,
     /// Spatial views.
     pub views: Views,
@@ -106,6 +144,8 @@ pub struct ClipSpec {
     pub size: u16,
     /// What to do with the container's rotation.
     pub rotation: RotationPolicy,
+    /// What to do with the video's colour tags.
+    pub color: ColorPolicy,
     /// Mean and deviation of the channels.
     pub normalization: Normalization,
 }
@@ -120,6 +160,7 @@ impl ClipSpec {
             views: sampling.spatial_views.into(),
             size,
             rotation: sampling.rotation,
+            color: ColorPolicy::default(),
             normalization,
         }
     }
@@ -202,6 +243,8 @@ pub struct PictureSpec {
     pub sampling: Sampling,
     /// What to do with the container's rotation.
     pub rotation: RotationPolicy,
+    /// What to do with the video's colour tags.
+    pub color: ColorPolicy,
     /// Room for all pictures together, in bytes.
     pub bytes: u32,
 }
@@ -243,7 +286,34 @@ fn check_selection(
             "indices",
             format!("expected {selected}, got {}", indices.len()),
         )),
-        Sampling::Uniform | Sampling::Strided(_) | Sampling::Indices(_) => Ok(()),
+        Sampling::Fps(rate) if !(f64::MIN_POSITIVE..=MAX_FPS).contains(&rate.value()) => {
+            Err(invalid(
+                "fps",
+                format!(
+                    "expected more than 0 and at most {MAX_FPS}, got {}",
+                    rate.value()
+                ),
+            ))
+        }
+        Sampling::Windows(windows) => check_windows(windows),
+        Sampling::Uniform | Sampling::Strided(_) | Sampling::Fps(_) | Sampling::Indices(_) => {
+            Ok(())
+        }
+    }
+}
+
+fn check_windows(windows: &Windows) -> Result<(), Error> {
+    let range = MIN_WINDOW..=MAX_WINDOW;
+    let fields = [
+        ("window_length", windows.length),
+        ("window_stride", windows.stride),
+    ];
+    match fields.iter().find(|(_, value)| !range.contains(value)) {
+        Some((field, value)) => Err(invalid(
+            field,
+            format!("expected {MIN_WINDOW:?} to {MAX_WINDOW:?}, got {value:?}"),
+        )),
+        None => Ok(()),
     }
 }
 
@@ -287,5 +357,19 @@ impl Default for Limits {
             cpu: Duration::from_secs(20),
             memory: 1 << 30,
         }
+    }
+}
+
+impl Limits {
+    /// What a video may cost from which frames are taken this way: only windows are taken from long ones.
+    pub(super) fn with(mut self, sampling: &Sampling) -> Self {
+        /// A long video has so many times the packets and frames of a short one.
+        const PACKETS: u32 = 10;
+        const FRAMES: u32 = 25;
+        if matches!(sampling, Sampling::Windows(_)) {
+            self.packets = self.packets.saturating_mul(PACKETS);
+            self.frames = self.frames.saturating_mul(FRAMES);
+        }
+        self
     }
 }

@@ -119,6 +119,13 @@ pub fn plan(views: &Views, (width, height): (usize, usize), size: usize) -> Vec<
                 })
                 .into()
         }
+        Views::Corners => {
+            let (right, lower) = (whole_width - size, whole_height - size);
+            let centre = (right / 2, lower / 2);
+            [(0, 0), (right, 0), (0, lower), (right, lower), centre]
+                .map(|(x, y)| crop(x, y))
+                .into()
+        }
         Views::Rects(rects) => rects
             .iter()
             .map(|rect| View::of_rect(rect, (width, height), size))
@@ -163,6 +170,7 @@ impl View {
     /// Writes the view of a picture as frame `t` of `planes`, f32 [3, T, S, S]. `row` is scratch space.
     ///
     /// The picture must have the size that the view was planned for.
+    #[inline(always)]
     pub fn write(
         &self,
         picture: Rgb<'_>,
@@ -209,6 +217,7 @@ impl View {
 }
 
 /// Four rows of bytes become one of floats.
+#[inline(always)]
 fn blend(rows: [&[u8]; 4], weights: [f32; 4], target: &mut [f32]) {
     let [a, b, c, d] = rows;
     let [wa, wb, wc, wd] = weights;
@@ -303,6 +312,18 @@ mod tests {
     }
 
     #[test]
+    fn corners_and_the_centre() {
+        let views = apply(&Views::Corners, &ramp(48, 16), (48, 16), 16);
+        let lefts: Vec<f32> = views.iter().map(|view| (view[0] * 255.0).round()).collect();
+        assert_eq!(lefts, [0.0, 32.0, 0.0, 32.0, 16.0]);
+        let views = apply(&Views::Corners, &ramp(16, 48), (16, 48), 16);
+        let tops: Vec<f32> = (views.iter())
+            .map(|view| (view[256] * 255.0).round())
+            .collect();
+        assert_eq!(tops, [0.0, 0.0, 32.0, 32.0, 16.0]);
+    }
+
+    #[test]
     fn a_rectangle_is_cut_to_the_picture_and_mirrored() {
         let rect = |x, width, flip| Rect {
             x,
@@ -330,7 +351,7 @@ mod tests {
     #[test]
     fn extreme_shapes_stay_inside() {
         for size in [(1, 1), (1, 4000), (4000, 1), (3, 2)] {
-            for views in [Views::Center, Views::Three] {
+            for views in [Views::Center, Views::Three, Views::Corners] {
                 for view in apply(&views, &vec![255; size.0 * size.1 * 3], size, 8) {
                     assert!(view.iter().all(|value| (value - 1.0).abs() < 1e-3));
                 }

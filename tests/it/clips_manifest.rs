@@ -1,12 +1,19 @@
-//! Every clip of `clips/manifest.json` through real workers: hostile files are refused, the others give the reference's frames.
+//! Every clip of `clips/manifest.json` through real workers: hostile files are refused for the right reason, the others give the reference's frames.
+//!
+//! The folder is the shared data's (`FRAMESHIFT_SHARED`), so that other clips in the same layout can be tried. The brightness planes' digests are checked
+//! where they are decoded, in `video::decode`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use frameshift::spec::{Normalization, RotationPolicy};
 use frameshift::video::{
-    ClipSpec, Decoder, Error, Lane, Picture, PictureSpec, Pictures, Sampling, Views, sampling,
+    ClipSpec, ColorPolicy, Decoder, Error, Lane, Limits, Picture, PictureSpec, Reject, Sampling,
+    Views,
 };
 use futures::stream::{self, StreamExt};
 use serde::Deserialize;
@@ -14,6 +21,11 @@ use serde::Deserialize;
 use crate::decoding::{config, decoder, file, tenant};
 use crate::md5::md5_hex;
 use crate::shared;
+
+/// Memory that a worker may touch on any listed clip; its limit, which is one of address space, is twice as much.
+const RESIDENT: u64 = 512 << 20;
+/// Room for the pictures of one request.
+const ROOM: u32 = 96 << 20;
 
 #[derive(Deserialize)]
 struct Manifest {
@@ -28,17 +40,20 @@ struct Listed {
     frames: u32,
     #[serde(default)]
     codec: String,
+    #[serde(default)]
+    width: u64,
+    #[serde(default)]
+    height: u64,
+    #[serde(default)]
+    open_error: String,
     rotation: i32,
-    #[serde(default)]
-    uniform8_idx: Vec<u32>,
-    #[serde(default)]
-    dense_8x4_idx: Vec<u32>,
-    #[serde(default)]
-    dense_16x4_idx: Vec<u32>,
     #[serde(default)]
     golden: Vec<Golden>,
     #[serde(default)]
     golden_pyav18: Vec<Golden>,
+    /// Among others the indices of samplings: `uniform8_idx`, `dense_16x4_idx`.
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +65,63 @@ struct Golden {
     pix: String,
     rgb_md5: String,
     rgb_mean: f64,
+}
+
+impl Listed {
+    /// The listed samplings: frames, sampling, indices.
+    fn samplings(&self) -> Vec<(NonZeroU16, Sampling, Vec<u32>)> {
+        let number = |text: &str| text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+        let indices = self.rest.iter().filter_map(|(key, value)| {
+            let name = key.strip_suffix("_idx")?;
+            let (frames, sampling) = if let Some(frames) = name.strip_prefix("uniform") {
+                (frames, Sampling::Uniform)
+            } else {
+                let (frames, rate) = name.strip_prefix("dense_")?.split_once('x')?;
+                let rate: NonZeroU32 = rate.parse().unwrap_or_else(|e| panic!("{key}: {e}"));
+                (frames, Sampling::Strided(rate))
+            };
+            let indices = serde_json::from_value(value.clone());
+            let indices = indices.unwrap_or_else(|e| panic!("{key}: {e}"));
+            Some((number(frames), sampling, indices))
+        });
+        indices.collect()
+    }
+
+    /// Whether a refusal has the right reason, as far as the manifest and the file's first bytes tell.
+    fn is_right(&self, reject: Reject, bytes: &[u8]) -> bool {
+        let pictures_and_lists: [&[u8]; 7] = [
+            b"GIF8",
+            b"\x89PNG",
+            b"\xff\xd8\xff",
+            b"BM",
+            b"RIFF....WEBP",
+            b"#EXTM3U",
+            // MPEG program streams.
+            b"\0\0\x01\xba",
+        ];
+        let begins = |magic: &[u8]| {
+            let mut pairs = magic.iter().zip(bytes);
+            bytes.len() > magic.len() && pairs.all(|(magic, byte)| *magic == b'.' || magic == byte)
+        };
+        if bytes.is_empty() {
+            reject == Reject::Empty
+        } else if pictures_and_lists.iter().any(|magic| begins(magic)) {
+            reject == Reject::ContainerNotAllowed
+        } else if self.width * self.height > u64::from(Limits::default().pixels) {
+            reject == Reject::TooManyPixels
+        } else if self.open_error.contains("no video stream") {
+            reject == Reject::NoVideoStream
+        } else {
+            matches!(
+                reject,
+                Reject::Unrecognised
+                    | Reject::ContainerNotAllowed
+                    | Reject::NoVideoStream
+                    | Reject::Undecodable
+                    | Reject::NoFrames
+            )
+        }
+    }
 }
 
 fn mean(picture: &Picture) -> f64 {
@@ -89,127 +161,174 @@ fn rule(listed: &Listed, golden: &Golden, picture: &Picture) -> Option<&'static 
     (is_other_machine && (mean(picture) - golden.rgb_mean).abs() <= 2.5).then_some("near mean")
 }
 
-fn check_pictures(listed: &Listed, ours: &Pictures) -> &'static str {
-    let name = &listed.file;
-    assert_eq!(ours.probe.frames, listed.frames, "{name}: frames");
-    assert_eq!(ours.indices, listed.uniform8_idx, "{name}: indices");
-    let clockwise = (-listed.rotation).rem_euclid(360) as u32;
-    assert_eq!(ours.probe.rotation.degrees(), clockwise, "{name}: rotation");
-    let mut used = "equal";
-    for ((picture, index), pts) in ours.pictures.iter().zip(&ours.indices).zip(&ours.pts) {
-        let golden = (listed.golden.iter().find(|golden| golden.index == *index))
-            .unwrap_or_else(|| panic!("{name}: no golden frame {index}"));
-        assert_eq!(*pts, golden.pts, "{name}: time stamp of frame {index}");
-        assert_eq!(
-            (picture.width, picture.height),
-            (golden.w, golden.h),
-            "{name}: size"
-        );
-        match rule(listed, golden, picture) {
-            Some("equal") => {}
-            Some(rule) => used = rule,
-            None => panic!(
-                "{name}: frame {index} differs: mean {} instead of {}",
-                mean(picture),
-                golden.rgb_mean
-            ),
+/// What all checks share.
+struct Bed<'a> {
+    decoder: Decoder,
+    folder: &'a Path,
+    /// The most memory that any worker touched.
+    resident: AtomicU64,
+}
+
+impl Bed<'_> {
+    /// Notes what the workers touched so far.
+    fn measure(&self) {
+        for worker in self.decoder.processes().1 {
+            let Ok(status) = fs::read_to_string(format!("/proc/{}/status", worker.pid)) else {
+                continue;
+            };
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            let bytes = kibibytes.unwrap_or(0_u64) << 10;
+            self.resident.fetch_max(bytes, Ordering::Relaxed);
         }
     }
-    used
-}
 
-/// Strided clips of 8 and of 16 frames; the longer one is decoded, too.
-async fn check_dense(decoder: &Decoder, path: &Path, listed: &Listed) {
-    let rate = NonZeroU32::new(4).expect("4");
-    let eight = sampling::strided(listed.frames, 8, rate, 1);
-    assert_eq!(eight, [&listed.dense_8x4_idx[..]], "{}", listed.file);
-    let spec = ClipSpec {
-        frames: NonZeroU16::new(16).expect("16"),
-        sampling: Sampling::Strided(rate),
-        temporal_views: NonZeroU8::MIN,
-        views: Views::Three,
-        size: 64,
-        rotation: RotationPolicy::Display,
-        normalization: Normalization::CLIP,
-    };
-    let clip = decoder
-        .clip(&tenant("clips"), Lane::Batch, file(path), spec)
-        .await
-        .unwrap_or_else(|error| panic!("{}: {error}", listed.file));
-    assert_eq!(
-        clip.indices,
-        [&listed.dense_16x4_idx[..]],
-        "{}",
-        listed.file
-    );
-    assert_eq!(clip.planes.len(), 3);
-}
-
-async fn check(decoder: &Decoder, folder: &Path, listed: &Listed) -> String {
-    let path = folder.join(&listed.file);
-    let spec = PictureSpec {
-        frames: NonZeroU16::new(8).expect("8"),
-        sampling: Sampling::Uniform,
-        rotation: RotationPolicy::Stored,
-        bytes: 96 << 20,
-    };
-    let probe = decoder
-        .probe(&tenant("clips"), Lane::Interactive, file(&path))
-        .await;
-    let pictures = decoder
-        .pictures(&tenant("clips"), Lane::Batch, file(&path), spec)
-        .await;
-    if listed.expect == "reject" {
-        return match (probe, pictures) {
-            (Err(Error::Rejected(first)), Err(Error::Rejected(second))) if first == second => {
-                format!("refused: {}", first.reason())
+    /// Every golden frame of a clip; returns the rules that were used.
+    async fn check_pictures(&self, listed: &Listed) -> &'static str {
+        let mut used = "equal";
+        let mut rest = &listed.golden[..];
+        while !rest.is_empty() {
+            let mut room = u64::from(ROOM);
+            let fits = rest.iter().take_while(|golden| {
+                let bytes = u64::from(golden.w) * u64::from(golden.h) * 3;
+                let is_room = bytes <= room;
+                room = room.saturating_sub(bytes);
+                is_room
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            rest = later;
+            for newer in self.check_some(listed, now).await {
+                used = newer;
             }
-            (probe, pictures) => panic!(
-                "{}: {probe:?}, {:?}",
-                listed.file,
-                pictures.map(|p| p.probe)
-            ),
-        };
+        }
+        used
     }
-    let probe = probe.unwrap_or_else(|error| panic!("{}: {error}", listed.file));
-    let pictures = pictures.unwrap_or_else(|error| panic!("{}: {error}", listed.file));
-    assert_eq!(probe, pictures.probe, "{}: two readings", listed.file);
-    let used = check_pictures(listed, &pictures);
-    check_dense(decoder, &path, listed).await;
-    let warnings: Vec<_> = probe
-        .warnings
-        .iter()
-        .map(|warning| warning.name())
-        .collect();
-    let is_partial = listed.expect.starts_with("partial");
-    assert_eq!(
-        is_partial,
-        !warnings.is_empty(),
-        "{}: warnings {warnings:?}",
-        listed.file
-    );
-    format!("{} frames, {used} {warnings:?}", probe.frames)
+
+    /// Returns the rules other than equality that were used.
+    async fn check_some(&self, listed: &Listed, golden: &[Golden]) -> Vec<&'static str> {
+        let name = &listed.file;
+        let indices: Vec<u32> = golden.iter().map(|golden| golden.index).collect();
+        let spec = PictureSpec {
+            frames: NonZeroU16::new(golden.len() as u16).expect("some"),
+            sampling: Sampling::Indices(indices.clone()),
+            rotation: RotationPolicy::Stored,
+            color: ColorPolicy::Reference,
+            bytes: ROOM,
+        };
+        let input = file(&self.folder.join(name));
+        let ours = (self.decoder)
+            .pictures(&tenant("clips"), Lane::Batch, input, spec)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(ours.probe.frames, listed.frames, "{name}: frames");
+        assert_eq!(ours.indices, indices, "{name}: indices");
+        let mut used = Vec::new();
+        for ((picture, golden), pts) in ours.pictures.iter().zip(golden).zip(&ours.pts) {
+            let index = golden.index;
+            assert_eq!(*pts, golden.pts, "{name}: time stamp of frame {index}");
+            let size = (picture.width, picture.height);
+            assert_eq!(size, (golden.w, golden.h), "{name}: size");
+            match rule(listed, golden, picture) {
+                Some("equal") => {}
+                Some(rule) => used.push(rule),
+                None => panic!(
+                    "{name}: frame {index} differs: mean {} instead of {}",
+                    mean(picture),
+                    golden.rgb_mean
+                ),
+            }
+        }
+        used
+    }
+
+    /// Every sampling that the manifest lists.
+    async fn check_samplings(&self, listed: &Listed) {
+        let samplings = listed.samplings();
+        assert!(!samplings.is_empty(), "{}: no sampling", listed.file);
+        for (frames, sampling, indices) in samplings {
+            let spec = ClipSpec {
+                frames,
+                sampling,
+                temporal_views: NonZeroU8::MIN,
+                views: Views::Three,
+                size: 64,
+                rotation: RotationPolicy::Display,
+                color: ColorPolicy::Reference,
+                normalization: Normalization::CLIP,
+            };
+            let what = format!("{}, {:?}", listed.file, spec.sampling);
+            let input = file(&self.folder.join(&listed.file));
+            let clip = (self.decoder)
+                .clip(&tenant("clips"), Lane::Batch, input, spec)
+                .await
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(clip.indices, [indices], "{what}");
+            assert_eq!(clip.probe.frames, listed.frames, "{what}: frames");
+            assert_eq!(clip.planes.len(), 3, "{what}");
+        }
+    }
+
+    async fn check(&self, listed: &Listed) -> String {
+        let path = self.folder.join(&listed.file);
+        let begun = Instant::now();
+        let probe = (self.decoder)
+            .probe(&tenant("clips"), Lane::Interactive, file(&path))
+            .await;
+        if listed.expect == "reject" {
+            let bytes = fs::read(&path).expect("readable");
+            return match probe {
+                Err(Error::Rejected(reject)) if listed.is_right(reject, &bytes) => {
+                    format!("refused: {}", reject.reason())
+                }
+                other => panic!("{}: {other:?}", listed.file),
+            };
+        }
+        let probe = probe.unwrap_or_else(|error| panic!("{}: {error}", listed.file));
+        assert_eq!(probe.frames, listed.frames, "{}: frames", listed.file);
+        let clockwise = (-listed.rotation).rem_euclid(360) as u32;
+        assert_eq!(probe.rotation.degrees(), clockwise, "{}", listed.file);
+        let used = self.check_pictures(listed).await;
+        self.check_samplings(listed).await;
+        self.measure();
+        assert!(begun.elapsed() < Limits::default().wall, "{}", listed.file);
+        let warnings: Vec<_> = probe.warnings.iter().map(|own| own.name()).collect();
+        let is_partial = listed.expect.starts_with("partial");
+        assert_eq!(
+            is_partial,
+            !warnings.is_empty(),
+            "{}: warnings {warnings:?}",
+            listed.file
+        );
+        format!("{} frames, {used} {warnings:?}", probe.frames)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_listed_clip_decodes_as_the_reference_or_is_refused() {
     let folder = shared::root().join("clips");
-    let text = match fs::read(folder.join("manifest.json")) {
-        Ok(text) => text,
-        // The repository's own copy of the shared data has no clips.
-        Err(_) if !folder.exists() => return println!("no clips at {}: skipped", folder.display()),
-        Err(error) => panic!("{}: {error}", folder.display()),
-    };
+    let text = fs::read(folder.join("manifest.json"))
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let manifest: Manifest = serde_json::from_slice(&text).expect("a manifest");
-    let decoder = decoder(config()).await;
+    let mut config = config();
+    // Enough for a busy machine and an unoptimised build.
+    config.limits.wall = Duration::from_secs(120);
+    config.limits.cpu = Duration::from_secs(60);
+    let bed = Bed {
+        decoder: decoder(config).await,
+        folder: &folder,
+        resident: AtomicU64::new(0),
+    };
     let checks = manifest.clips.iter().map(|listed| {
-        let (decoder, folder) = (&decoder, &folder);
-        async move { (&listed.file, check(decoder, folder, listed).await) }
+        let bed = &bed;
+        async move { (&listed.file, bed.check(listed).await) }
     });
     let mut checks = std::pin::pin!(stream::iter(checks).buffer_unordered(2));
+    let mut count = 0;
     while let Some((file, outcome)) = checks.next().await {
         println!("{file}: {outcome}");
+        count += 1;
     }
+    assert!(count > 0, "no clip in {}", folder.display());
     let listed: std::collections::BTreeSet<_> = manifest
         .clips
         .iter()
@@ -226,6 +345,12 @@ async fn every_listed_clip_decodes_as_the_reference_or_is_refused() {
             "{name} is not listed"
         );
     }
-    println!("{} clips, libavcodec {}", listed.len(), libavcodec());
-    assert!(decoder.processes().0.is_some(), "the zygote lives");
+    let resident = bed.resident.load(Ordering::Relaxed);
+    println!(
+        "{count} clips, libavcodec {}, workers touched at most {} MiB",
+        libavcodec(),
+        resident >> 20
+    );
+    assert!(resident <= RESIDENT, "{} MiB", resident >> 20);
+    assert!(bed.decoder.processes().0.is_some(), "the zygote lives");
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use frameshift::rng::Stream;
 use frameshift::spec::{Normalization, RotationPolicy};
 use frameshift::video::{
-    Clip, ClipSpec, Decoder, Lane, PictureSpec, Sampling, Views, sampling, transform,
+    Clip, ClipSpec, ColorPolicy, Decoder, Lane, PictureSpec, Sampling, Views, sampling, transform,
 };
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -137,6 +137,7 @@ async fn check_case(folder: &Path, name: &str, decoder: &Decoder) -> f64 {
         },
         size: case.spatial_size,
         rotation: RotationPolicy::Stored,
+        color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
     };
     let clip = decoder
@@ -218,6 +219,7 @@ async fn check_frames(folder: &Path, video: &str, decoder: &Decoder) -> u32 {
         frames: NonZeroU16::new(count).expect("some frames"),
         sampling: Sampling::Indices((0..count.into()).collect()),
         rotation: RotationPolicy::Stored,
+        color: ColorPolicy::Reference,
         bytes: golden.data().len() as u32,
     };
     let input = file(&folder.join(video));

@@ -8,7 +8,7 @@ use frameshift::rng::splitmix64;
 use frameshift::spec::{Normalization, RotationPolicy};
 use frameshift::video::encode::{Encoder, Format};
 use frameshift::video::{
-    ClipSpec, Decoder, Error, Input, Lane, Layer, PictureSpec, Reject, Sampling, Views,
+    ClipSpec, ColorPolicy, Decoder, Error, Input, Lane, Layer, PictureSpec, Reject, Sampling, Views,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -78,6 +78,7 @@ fn clip(frames: u16) -> ClipSpec {
         views: Views::Center,
         size: 64,
         rotation: RotationPolicy::Display,
+        color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
     }
 }
@@ -107,6 +108,7 @@ async fn encoded_frames_come_back_in_order() {
             frames: NonZeroU16::new(40).expect("40"),
             sampling: Sampling::Indices((0..40).rev().collect()),
             rotation: RotationPolicy::Display,
+            color: ColorPolicy::Reference,
             bytes: 40 * 160 * 96 * 3,
         };
         let ours = (decoder
@@ -152,6 +154,7 @@ async fn packets_that_are_too_large_to_keep_are_read_again() {
         frames: NonZeroU16::new(4).expect("4"),
         sampling: Sampling::Indices(indices.clone()),
         rotation: RotationPolicy::Stored,
+        color: ColorPolicy::Reference,
         bytes: 4 * 1280 * 720 * 3,
     };
     let ours = (decoder
@@ -176,6 +179,7 @@ async fn a_video_that_needs_too_much_memory_is_refused() {
         frames: NonZeroU16::new(40).expect("40"),
         sampling: Sampling::Uniform,
         rotation: RotationPolicy::Stored,
+        color: ColorPolicy::Reference,
         bytes: 40 * 1280 * 720 * 3,
     };
     let result = decoder.pictures(&a, Lane::Batch, slow(), spec).await;

@@ -354,6 +354,15 @@ fn video_errors() {
             "INTERNAL",
         ),
         (
+            Error::WindowOutOfRange {
+                index: 9,
+                windows: 2,
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
             Error::InvalidRequest {
                 field: "views",
                 problem: SECRET.into(),

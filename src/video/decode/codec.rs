@@ -94,6 +94,25 @@ impl Frame {
         }
     }
 
+    /// The first plane as the reference's tests see it: as many bytes of each row as the width has samples.
+    #[cfg(test)]
+    pub(in crate::video) fn luma(&self) -> Vec<u8> {
+        let (width, height) = self.size();
+        // SAFETY: the frame is alive; its first plane has `height` rows, `linesize` bytes apart, with `width` samples of `step` bytes each.
+        unsafe {
+            let frame = &*self.as_ptr();
+            let description = ff::av_pix_fmt_desc_get(ff::AVPixelFormat(frame.format as _));
+            let step = usize::try_from((*description).comp[0].step).unwrap_or(1);
+            (0..height as isize)
+                .flat_map(|y| {
+                    let row = frame.data[0].offset(y * frame.linesize[0] as isize);
+                    std::slice::from_raw_parts(row, width as usize * step)
+                })
+                .copied()
+                .collect()
+        }
+    }
+
     /// Width and height in pixels.
     pub(in crate::video) fn size(&self) -> (u32, u32) {
         // SAFETY: the frame is alive.
@@ -184,6 +203,13 @@ impl Decoder {
         // SAFETY: the context is open.
         unsafe { ff::avcodec_flush_buffers(self.context.as_ptr()) }
     }
+}
+
+/// The major version of libavcodec.
+#[cfg(test)]
+pub(in crate::video) fn version() -> u32 {
+    // SAFETY: has no preconditions.
+    unsafe { ff::avcodec_version() >> 16 }
 }
 
 fn refused(code: Code) -> Reject {

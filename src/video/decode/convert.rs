@@ -1,7 +1,7 @@
 //! Colour and rotation: a decoded picture becomes RGB triples, as PyAV's `to_rgb` makes them.
 //!
-//! BT.601 with limited range whatever the tags say (full range only for `yuvj*` formats), and no scaler flag but bilinear: other flags move the mean by
-//! one to three levels.
+//! BT.601 with limited range whatever the tags say (full range only for `yuvj*` formats), unless the request wants the tags; and no scaler flag but
+//! bilinear: other flags move the mean by one to three levels.
 
 #![allow(unsafe_code)]
 
@@ -13,6 +13,7 @@ use ffmpeg_sys_the_third as ff;
 use super::owned::{Frame, Scaler};
 use crate::video::answer::Rotation;
 use crate::video::reject::Reject;
+use crate::video::request::ColorPolicy;
 use crate::video::transform::Rgb;
 
 /// swscale drops the last columns of a row that ends before a multiple of so many pixels.
@@ -24,10 +25,50 @@ pub(in crate::video) struct Converter {
     rows: Vec<u8>,
     turned: Vec<u8>,
     rotation: Rotation,
+    color: ColorPolicy,
 }
 
-/// What a scaler is made for: width, height, format.
-type Key = (c_int, c_int, c_int);
+/// What a scaler is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    size: (c_int, c_int),
+    format: c_int,
+    /// One of swscale's tables of coefficients.
+    matrix: c_int,
+    is_full_range: bool,
+}
+
+impl Key {
+    fn new(frame: &Frame, color: ColorPolicy) -> Self {
+        // SAFETY: the frame is alive.
+        let frame = unsafe { &*frame.as_ptr() };
+        let is_jpeg = is_full_range(ff::AVPixelFormat(frame.format as _));
+        let (matrix, is_full_range) = match color {
+            ColorPolicy::Reference => (ff::SWS_CS_DEFAULT as c_int, is_jpeg),
+            ColorPolicy::Tagged => (
+                matrix(frame.colorspace),
+                is_jpeg || frame.color_range == ff::AVColorRange::JPEG,
+            ),
+        };
+        Self {
+            size: (frame.width, frame.height),
+            format: frame.format,
+            matrix,
+            is_full_range,
+        }
+    }
+}
+
+/// The coefficients of a tagged matrix.
+fn matrix(tag: ff::AVColorSpace) -> c_int {
+    (match tag {
+        ff::AVColorSpace::BT709 => ff::SWS_CS_ITU709,
+        ff::AVColorSpace::FCC => ff::SWS_CS_FCC,
+        ff::AVColorSpace::SMPTE240M => ff::SWS_CS_SMPTE240M,
+        ff::AVColorSpace::BT2020_NCL | ff::AVColorSpace::BT2020_CL => ff::SWS_CS_BT2020,
+        _ => ff::SWS_CS_DEFAULT,
+    }) as c_int
+}
 
 fn is_full_range(format: ff::AVPixelFormat) -> bool {
     [
@@ -52,23 +93,20 @@ fn reserve(buffer: &mut Vec<u8>, size: usize) -> Result<(), Reject> {
 }
 
 impl Converter {
-    /// Pictures are turned by this.
-    pub(in crate::video) fn new(rotation: Rotation) -> Self {
+    /// Pictures are turned by this, and their colours taken so.
+    pub(in crate::video) fn new(rotation: Rotation, color: ColorPolicy) -> Self {
         Self {
             scaler: None,
             rows: Vec::new(),
             turned: Vec::new(),
             rotation,
+            color,
         }
     }
 
     /// Converts a picture; the result is valid until the next call.
     pub(in crate::video) fn rgb(&mut self, frame: &Frame) -> Result<Rgb<'_>, Reject> {
-        // SAFETY: the frame is alive.
-        let key = unsafe {
-            let frame = &*frame.as_ptr();
-            (frame.width, frame.height, frame.format)
-        };
+        let key = Key::new(frame, self.color);
         let (width, height) = frame.size();
         let (width, height) = (width as usize, height as usize);
         if width == 0 || height == 0 {
@@ -96,7 +134,7 @@ impl Converter {
                 (*frame.as_ptr()).data.as_ptr().cast(),
                 (*frame.as_ptr()).linesize.as_ptr(),
                 0,
-                key.1,
+                key.size.1,
                 targets.as_ptr(),
                 strides.as_ptr(),
             )
@@ -115,18 +153,16 @@ impl Converter {
 }
 
 fn scaler(key: Key) -> Result<Scaler, Reject> {
-    let (width, height, format) = key;
-    let format = ff::AVPixelFormat(format as _);
-    let scaler = Scaler::new((width, height), format, ff::AVPixelFormat::RGB24)
-        .ok_or(Reject::Undecodable)?;
+    let format = ff::AVPixelFormat(key.format as _);
+    let scaler =
+        Scaler::new(key.size, format, ff::AVPixelFormat::RGB24).ok_or(Reject::Undecodable)?;
     // SAFETY: the scaler is alive; the coefficients are static tables.
     unsafe {
-        let table = ff::sws_getCoefficients(ff::SWS_CS_DEFAULT as c_int);
         ff::sws_setColorspaceDetails(
             scaler.as_ptr(),
-            table,
-            c_int::from(is_full_range(format)),
-            table,
+            ff::sws_getCoefficients(key.matrix),
+            c_int::from(key.is_full_range),
+            ff::sws_getCoefficients(ff::SWS_CS_DEFAULT as c_int),
             1,
             0,
             1 << 16,

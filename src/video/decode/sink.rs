@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::Refusal;
 use super::convert::Converter;
 use super::owned::Frame;
-use crate::video::answer::{Picture, Rotation};
+use super::{Refusal, wide};
+use crate::video::answer::Picture;
 use crate::video::reject::Reject;
 use crate::video::request::ClipSpec;
 use crate::video::transform::{Planes, View, plan};
@@ -47,11 +47,11 @@ pub(super) struct ClipSink<'a> {
 
 impl<'a> ClipSink<'a> {
     /// `planes` holds exactly the views of `spec`.
-    pub(super) fn new(spec: &'a ClipSpec, planes: &'a mut [f32], rotation: Rotation) -> Self {
+    pub(super) fn new(spec: &'a ClipSpec, planes: &'a mut [f32], converter: Converter) -> Self {
         Self {
             spec,
             planes,
-            converter: Converter::new(rotation),
+            converter,
             views: None,
             row: Vec::new(),
         }
@@ -85,7 +85,13 @@ impl Sink for ClipSink<'_> {
                 frames,
                 frame,
             };
-            view.write(picture, &self.spec.normalization, planes, &mut self.row);
+            wide::write(
+                view,
+                picture,
+                &self.spec.normalization,
+                planes,
+                &mut self.row,
+            );
             for &slot in rest {
                 let (to, to_frame) = place(spatial, slot);
                 for channel in 0..3 {
@@ -109,10 +115,10 @@ pub(super) struct PictureSink<'a> {
 
 impl<'a> PictureSink<'a> {
     /// Pictures go to `room`.
-    pub(super) fn new(room: &'a mut [u8], rotation: Rotation) -> Self {
+    pub(super) fn new(room: &'a mut [u8], converter: Converter) -> Self {
         Self {
             room,
-            converter: Converter::new(rotation),
+            converter,
             held: BTreeMap::new(),
             held_bytes: 0,
         }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::wire::{LONGEST, Reply, Request, Wanted};
 use crate::video::answer::{Picture, Probe};
 use crate::video::decode::{Outcome, Refusal};
 use crate::video::request::{Limits, Sampling};
-use crate::video::sampling::select;
+use crate::video::sampling::{OutOfRange, select_by_count};
 use crate::video::{Error, Input, Reject};
 
 /// How an exchange ended.
@@ -63,6 +64,11 @@ pub(super) fn exchange(
     limits: &Limits,
     abandoned: BorrowedFd<'_>,
 ) -> Result<Ended, Error> {
+    let limits = &match wanted {
+        Wanted::Probe => *limits,
+        Wanted::Clip(spec) => limits.with(&spec.sampling),
+        Wanted::Pictures(spec) => limits.with(&spec.sampling),
+    };
     let deadline = Instant::now() + limits.wall;
     let system = |action| {
         move |source: io::Error| Error::System {
@@ -120,15 +126,13 @@ fn checked(
     let outcome = match reply.result {
         Ok(outcome) => outcome,
         Err(Refusal::Rejected(reject)) => return Some(Err(Error::Rejected(reject))),
-        Err(Refusal::IndexOutOfRange { index, frames }) => {
+        Err(Refusal::OutOfRange(missing)) => {
             let asked = match wanted {
                 Wanted::Clip(spec) => &spec.sampling,
                 Wanted::Pictures(spec) => &spec.sampling,
                 Wanted::Probe => return None,
             };
-            let is_true = matches!(asked, Sampling::Indices(indices) if indices.contains(&index))
-                && index >= frames;
-            return is_true.then_some(Err(Error::IndexOutOfRange { index, frames }));
+            return out_of_range(asked, missing).map(Err);
         }
         Err(Refusal::PicturesTooLarge) => {
             return match wanted {
@@ -145,16 +149,7 @@ fn checked(
         Wanted::Clip(spec) => Some((&spec.sampling, spec.frames, spec.temporal_views.get())),
         Wanted::Pictures(spec) => Some((&spec.sampling, spec.frames, 1)),
     };
-    let expected = match selection {
-        None => Vec::new(),
-        Some((sampling, frames, views)) => {
-            select(sampling, outcome.probe.frames, frames.get(), views).ok()?
-        }
-    };
-    // The indices follow from the number of frames, so that they are known.
-    if outcome.indices != expected || outcome.pts.len() != expected.len() {
-        return None;
-    }
+    is_selected(&outcome, selection).then_some(())?;
     let pixels = match (wanted, output) {
         (Wanted::Probe, _) => Pixels::None,
         (Wanted::Clip(spec), Some(output)) => {
@@ -171,6 +166,49 @@ fn checked(
         pts: outcome.pts,
         pixels,
     }))
+}
+
+/// The error of a request for what a video lacks; `None` when the request asked for no such thing.
+fn out_of_range(asked: &Sampling, missing: OutOfRange) -> Option<Error> {
+    let OutOfRange { index, count } = missing;
+    match asked {
+        Sampling::Indices(indices) if indices.contains(&index) && index >= count => {
+            Some(Error::IndexOutOfRange {
+                index,
+                frames: count,
+            })
+        }
+        Sampling::Windows(windows) if index >= windows.first && index >= count => {
+            Some(Error::WindowOutOfRange {
+                index,
+                windows: count,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Whether these are the frames that were asked for: sampling, frames of a clip, temporal views.
+fn is_selected(outcome: &Outcome, selection: Option<(&Sampling, NonZeroU16, u8)>) -> bool {
+    let count = outcome.probe.frames;
+    let expected = match selection {
+        None => return outcome.indices.is_empty() && outcome.pts.is_empty(),
+        Some((sampling, frames, views)) => {
+            let expected = select_by_count(sampling, count, frames.get(), views);
+            expected.ok_or(usize::from(frames.get()) * usize::from(views))
+        }
+    };
+    match expected {
+        // The indices follow from the number of frames, so that they are known.
+        Ok(Ok(indices)) => outcome.indices == indices && outcome.pts.len() == indices.len(),
+        Ok(Err(_)) => false,
+        // They follow from times that only the worker has seen.
+        Err(selected) => {
+            outcome.indices.len() == selected
+                && outcome.pts.len() == selected
+                && outcome.indices.iter().all(|&index| index < count)
+        }
+    }
 }
 
 fn is_plausible(probe: &Probe, limits: &Limits) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::spec::{Normalization, RotationPolicy};
 use crate::video::answer::{Codec, Container, Ratio, Rotation, Warnings};
-use crate::video::request::{ClipSpec, PictureSpec, Views};
+use crate::video::request::{ClipSpec, ColorPolicy, PictureSpec, Views, Windows};
 
 const ID: u64 = 4;
 
@@ -18,6 +18,7 @@ fn clip() -> Wanted {
         views: Views::Center,
         size: 8,
         rotation: RotationPolicy::Display,
+        color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
     })
 }
@@ -43,7 +44,7 @@ fn outcome() -> Outcome {
             streams: 1,
             warnings: Warnings::default(),
         },
-        indices: select(&Sampling::Uniform, 10, 2, 1).unwrap(),
+        indices: vec![2, 6],
         pts: vec![0, 1],
         sizes: Vec::new(),
     }
@@ -106,6 +107,7 @@ fn pictures_larger_than_their_room_are_a_lie() {
             frames: NonZeroU16::new(2).unwrap(),
             sampling: Sampling::Uniform,
             rotation: RotationPolicy::Stored,
+            color: ColorPolicy::Reference,
             bytes,
         })
     };
@@ -138,12 +140,30 @@ fn refusals_must_fit_the_request() {
         Some(Err(Error::Rejected(Reject::NoFrames)))
     ));
     assert!(judged(ID + 1, &Wanted::Probe, rejected).is_none());
-    let range = Refusal::IndexOutOfRange {
-        index: 3,
-        frames: 2,
-    };
+    let range = Refusal::OutOfRange(OutOfRange { index: 3, count: 2 });
     assert!(judged(ID, &Wanted::Probe, range).is_none());
     assert!(judged(ID, &clip(), range).is_none());
+    let Wanted::Clip(spec) = clip() else {
+        panic!("a clip")
+    };
+    let windows = Windows {
+        length: Duration::from_secs(1),
+        stride: Duration::from_secs(1),
+        first: 2,
+    };
+    let wanted = Wanted::Clip(ClipSpec {
+        sampling: Sampling::Windows(windows),
+        ..spec
+    });
+    assert!(matches!(
+        judged(ID, &wanted, range),
+        Some(Err(Error::WindowOutOfRange {
+            index: 3,
+            windows: 2
+        }))
+    ));
+    let before = Refusal::OutOfRange(OutOfRange { index: 1, count: 1 });
+    assert!(judged(ID, &wanted, before).is_none());
     assert!(judged(ID, &clip(), Refusal::PicturesTooLarge).is_none());
 }
 

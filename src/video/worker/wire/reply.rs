@@ -5,6 +5,7 @@ use crate::video::answer::{Codec, Container, Probe, Rotation, Warnings};
 use crate::video::decode::{Outcome, Refusal};
 use crate::video::reject::Reject;
 use crate::video::request::MAX_SELECTED;
+use crate::video::sampling::OutOfRange;
 
 /// What a worker answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,16 +25,16 @@ impl Reply {
 
     pub(in crate::video::worker) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Reply, self.id);
-        let (status, reject, index, frames) = match &self.result {
+        let (status, reject, index, count) = match &self.result {
             Ok(_) => (0, 0, 0, 0),
             Err(Refusal::Rejected(reject)) => (1, *reject as u16, 0, 0),
-            Err(Refusal::IndexOutOfRange { index, frames }) => (2, 0, *index, *frames),
+            Err(Refusal::OutOfRange(missing)) => (2, 0, missing.index, missing.count),
             Err(Refusal::PicturesTooLarge) => (3, 0, 0, 0),
         };
         writer.u8(status);
         writer.u16(reject);
         writer.u32(index);
-        writer.u32(frames);
+        writer.u32(count);
         let outcome = self.result.as_ref().ok();
         writer.probe(outcome.map(|outcome| &outcome.probe));
         let (indices, pts, sizes): (&[u32], &[i64], &[(u32, u32)]) = outcome
@@ -55,7 +56,7 @@ impl Reply {
     pub(in crate::video::worker) fn decode(message: &[u8]) -> Option<Self> {
         let (id, mut reader) = Reader::new(message, Kind::Reply)?;
         let (status, reject) = (reader.u8()?, reader.u16()?);
-        let (index, frames) = (reader.u32()?, reader.u32()?);
+        let (index, count) = (reader.u32()?, reader.u32()?);
         // A refusal has no facts, but their bytes.
         let (probe, mut reader) = reader.probe()?;
         let (selected, sized) = (usize::from(reader.u16()?), usize::from(reader.u16()?));
@@ -80,7 +81,7 @@ impl Reply {
                 sizes,
             }),
             1 => Err(Refusal::Rejected(Reject::from_code(reject)?)),
-            2 => Err(Refusal::IndexOutOfRange { index, frames }),
+            2 => Err(Refusal::OutOfRange(OutOfRange { index, count })),
             3 => Err(Refusal::PicturesTooLarge),
             _ => return None,
         };

@@ -1,11 +1,14 @@
 //! What the server asks of a worker.
 
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::time::Duration;
 
 use super::{Kind, Reader, Writer};
 use crate::spec::{Normalization, RotationPolicy};
+use crate::video::answer::Ratio;
 use crate::video::request::{
-    ClipSpec, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling, Views,
+    ClipSpec, ColorPolicy, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling, Views,
+    Windows,
 };
 
 /// What is wanted of a video.
@@ -48,6 +51,7 @@ impl Request {
                 frames: NonZeroU16::MIN,
                 sampling: Sampling::Uniform,
                 rotation: RotationPolicy::Stored,
+                color: ColorPolicy::Reference,
                 bytes: 0,
             })
         }));
@@ -70,6 +74,7 @@ impl Request {
                 frames: spec.frames,
                 sampling: spec.sampling,
                 rotation: spec.rotation,
+                color: spec.color,
                 bytes: room,
             }),
             _ => return None,
@@ -92,6 +97,7 @@ fn as_clip(spec: &PictureSpec) -> ClipSpec {
         views: Views::Center,
         size: 8,
         rotation: spec.rotation,
+        color: spec.color,
         normalization: Normalization::CLIP,
     }
 }
@@ -120,13 +126,13 @@ impl Writer {
     fn spec(&mut self, spec: &ClipSpec) {
         self.u16(spec.frames.get());
         self.u8(spec.temporal_views.get());
-        let (tag, rate, indices): (u8, u32, &[u32]) = match &spec.sampling {
-            Sampling::Uniform => (0, 0, &[]),
-            Sampling::Strided(rate) => (1, rate.get(), &[]),
-            Sampling::Indices(indices) => (2, 0, indices),
+        self.sampling(&spec.sampling);
+        let indices: &[u32] = match &spec.sampling {
+            Sampling::Indices(indices) => indices,
+            Sampling::Uniform | Sampling::Strided(_) | Sampling::Fps(_) | Sampling::Windows(_) => {
+                &[]
+            }
         };
-        self.u8(tag);
-        self.u32(rate);
         for i in 0..MAX_SELECTED {
             self.u32(indices.get(i).copied().unwrap_or(0));
         }
@@ -134,6 +140,7 @@ impl Writer {
             Views::Center => (0, &[]),
             Views::Three => (1, &[]),
             Views::Rects(rects) => (2, rects),
+            Views::Corners => (3, &[]),
         };
         self.u8(tag);
         self.u8(rects.len() as u8);
@@ -155,9 +162,39 @@ impl Writer {
             RotationPolicy::Display => 0,
             RotationPolicy::Stored => 1,
         });
+        self.u8(match spec.color {
+            ColorPolicy::Reference => 0,
+            ColorPolicy::Tagged => 1,
+        });
         for value in [spec.normalization.mean, spec.normalization.std].concat() {
             self.f32(value);
         }
+    }
+
+    /// Tag, number, two times; explicit indices follow apart.
+    fn sampling(&mut self, sampling: &Sampling) {
+        const NONE: Duration = Duration::ZERO;
+        let (tag, number, first, second) = match sampling {
+            Sampling::Uniform => (0, 0, NONE, NONE),
+            Sampling::Strided(rate) => (1, rate.get(), NONE, NONE),
+            Sampling::Indices(_) => (2, 0, NONE, NONE),
+            Sampling::Fps(_) => (3, 0, NONE, NONE),
+            Sampling::Windows(windows) => (4, windows.first, windows.length, windows.stride),
+        };
+        self.u8(tag);
+        self.u32(number);
+        self.duration(first);
+        self.duration(second);
+        self.ratio(match sampling {
+            Sampling::Fps(rate) => *rate,
+            Sampling::Uniform
+            | Sampling::Strided(_)
+            | Sampling::Indices(_)
+            | Sampling::Windows(_) => Ratio {
+                numerator: 0,
+                denominator: 1,
+            },
+        });
     }
 }
 
@@ -180,7 +217,8 @@ impl Reader<'_> {
     fn spec(&mut self) -> Option<ClipSpec> {
         let frames = NonZeroU16::new(self.u16()?)?;
         let temporal_views = NonZeroU8::new(self.u8()?)?;
-        let (tag, rate) = (self.u8()?, self.u32()?);
+        let (tag, number) = (self.u8()?, self.u32()?);
+        let (length, stride, fps) = (self.duration()?, self.duration()?, self.ratio()?);
         let selected = usize::from(frames.get()) * usize::from(temporal_views.get());
         let mut indices = Vec::with_capacity(MAX_SELECTED);
         for _ in 0..MAX_SELECTED {
@@ -188,11 +226,17 @@ impl Reader<'_> {
         }
         let sampling = match tag {
             0 => Sampling::Uniform,
-            1 => Sampling::Strided(NonZeroU32::new(rate)?),
+            1 => Sampling::Strided(NonZeroU32::new(number)?),
             2 => {
                 indices.truncate(selected);
                 Sampling::Indices(indices)
             }
+            3 => Sampling::Fps(fps),
+            4 => Sampling::Windows(Windows {
+                length,
+                stride,
+                first: number,
+            }),
             _ => return None,
         };
         let (tag, count) = (self.u8()?, self.u8()?);
@@ -211,12 +255,18 @@ impl Reader<'_> {
             0 => Views::Center,
             1 => Views::Three,
             2 => Views::Rects(rects),
+            3 => Views::Corners,
             _ => return None,
         };
         let size = self.u16()?;
         let rotation = match self.u8()? {
             0 => RotationPolicy::Display,
             1 => RotationPolicy::Stored,
+            _ => return None,
+        };
+        let color = match self.u8()? {
+            0 => ColorPolicy::Reference,
+            1 => ColorPolicy::Tagged,
             _ => return None,
         };
         let mean = [self.f32()?, self.f32()?, self.f32()?];
@@ -228,6 +278,7 @@ impl Reader<'_> {
             views,
             size,
             rotation,
+            color,
             normalization: Normalization { mean, std },
         };
         spec.validate().ok().map(|()| spec)

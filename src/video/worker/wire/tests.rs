@@ -8,7 +8,10 @@ use crate::spec::{Normalization, RotationPolicy};
 use crate::video::answer::{Codec, Container, Probe, Rotation, Warning, Warnings};
 use crate::video::decode::{Outcome, Refusal};
 use crate::video::reject::Reject;
-use crate::video::request::{ClipSpec, Limits, PictureSpec, Rect, Sampling, Views};
+use crate::video::request::{
+    ClipSpec, ColorPolicy, Limits, PictureSpec, Rect, Sampling, Views, Windows,
+};
+use crate::video::sampling::OutOfRange;
 
 fn requests() -> Vec<Request> {
     let rect = Rect {
@@ -25,17 +28,37 @@ fn requests() -> Vec<Request> {
         views: Views::Rects(vec![rect, rect]),
         size: 64,
         rotation: RotationPolicy::Display,
+        color: ColorPolicy::Tagged,
         normalization: Normalization::CLIP,
+    };
+    let windows = ClipSpec {
+        sampling: Sampling::Windows(Windows {
+            length: Duration::from_secs(2),
+            stride: Duration::from_millis(1500),
+            first: 9,
+        }),
+        views: Views::Corners,
+        ..clip.clone()
+    };
+    let by_rate = ClipSpec {
+        sampling: Sampling::Fps(Ratio {
+            numerator: 30000,
+            denominator: 1001,
+        }),
+        ..clip.clone()
     };
     let pictures = PictureSpec {
         frames: NonZeroU16::new(3).unwrap(),
         sampling: Sampling::Indices(vec![5, 0, 7]),
         rotation: RotationPolicy::Stored,
+        color: ColorPolicy::Reference,
         bytes: 1000,
     };
     [
         Wanted::Probe,
         Wanted::Clip(clip),
+        Wanted::Clip(windows),
+        Wanted::Clip(by_rate),
         Wanted::Pictures(pictures),
     ]
     .into_iter()
@@ -80,10 +103,7 @@ fn replies() -> Vec<Reply> {
         .map(|&reject| Err(Refusal::Rejected(reject)))
         .collect();
     results.push(Err(Refusal::PicturesTooLarge));
-    results.push(Err(Refusal::IndexOutOfRange {
-        index: 9,
-        frames: 9,
-    }));
+    results.push(Err(Refusal::OutOfRange(OutOfRange { index: 9, count: 9 })));
     results.push(Ok(outcome));
     (results.into_iter())
         .map(|result| Reply { id: 5, result })
