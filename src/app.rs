@@ -4,7 +4,6 @@
 //! is loaded and warm. Drain order: health → new calls → calls in flight and jobs (to their checkpoints) → engine and device → stores.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,15 +114,6 @@ pub struct App {
     drain_timeout: Duration,
     /// Held until everything that writes has ended.
     _lock: DirectoryLock,
-}
-
-/// Sets the number of threads of the numeric code, before it runs for the first time.
-pub fn compute_threads(threads: Option<NonZeroUsize>) {
-    let Some(threads) = threads else { return };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
-    if let Err(error) = pool.build_global() {
-        tracing::warn!(%error, "the number of compute threads stays as it is");
-    }
 }
 
 impl App {

@@ -15,9 +15,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::spec::Precision;
 use crate::{device, engine, faults, jobs, rpc, telemetry, video};
 use load::{Error, Layered};
-use settings::{Flags, LogFormat, Settings};
+use settings::{Flags, LogFormat, PrecisionChoice, Settings};
 
 /// A whole server.
 #[derive(Debug, Clone)]
@@ -36,7 +37,9 @@ pub struct Config {
     pub log_format: telemetry::LogFormat,
     /// What is logged.
     pub log_filter: String,
-    /// Threads of the numeric code.
+    /// Of matrix products; the fastest that serves as well as f32 when not set.
+    pub precision: Option<Precision>,
+    /// Threads of the numeric code; as many as there are physical cores when not set.
     pub compute_threads: Option<NonZeroUsize>,
     /// Bytes of one uploaded video.
     pub upload_limit: u64,
@@ -96,6 +99,12 @@ impl Config {
                 LogFormat::Json => telemetry::LogFormat::Json,
             },
             log_filter: settings.log.clone(),
+            precision: match settings.precision {
+                PrecisionChoice::Auto => None,
+                PrecisionChoice::F32 => Some(Precision::F32),
+                PrecisionChoice::Bf16 => Some(Precision::Bf16),
+                PrecisionChoice::Int8 => Some(Precision::Int8),
+            },
             compute_threads: settings.compute_threads,
             upload_limit: settings.upload_limit.0,
             drain_timeout: settings.drain_timeout.0,

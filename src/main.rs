@@ -68,6 +68,7 @@ fn run(command: Command) -> Result<(), Failure> {
             outcome.map_err(exit(Exit::Failed))
         }),
         Command::Inspect(arguments) => tools::inspect::run(&arguments).map_err(exit(Exit::Failed)),
+        Command::Bench(command) => tools::bench_compute::run(&command).map_err(exit(Exit::Failed)),
         Command::Pretrain(arguments) => {
             tools::pretrain::run(&arguments).map_err(exit(Exit::Failed))
         }
@@ -92,7 +93,7 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
     if let Some(crash) = config.crash_at.clone() {
         faults::arm(crash);
     }
-    app::compute_threads(config.compute_threads);
+    model::compute_threads(config.compute_threads);
     runtime()?.block_on(async {
         let signals = Signals::new().map_err(exit(Exit::Internal))?;
         run_server(config, signals).await.map_err(|error| {

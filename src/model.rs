@@ -19,6 +19,7 @@ mod ops;
 mod pages;
 pub mod pretrain;
 mod site;
+mod threads;
 mod trainable;
 mod training;
 mod vit;
@@ -30,7 +31,9 @@ pub use config::{Activation, BackboneConfig};
 pub use error::Error;
 pub use features::Features;
 pub use inference::{Inference, Segment};
-pub use pages::keep_freed_pages;
+pub use ops::{fastest, instructions};
+pub use pages::{Usage, keep_freed_pages, usage};
+pub use threads::{compute_threads, physical_cores};
 pub use trainable::TrainableSet;
 pub use training::{Dropout, Gradients, Keep, StepOutput, TrainingStep};
 

@@ -261,19 +261,44 @@ pub fn check_label(label: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Number format of matrix products.
+/// Number format of matrix products; sums, norms, softmax, the residual stream and the loss are 32-bit floats in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// 32-bit floats.
     F32,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit integers in the frozen layers of the blocks, bfloat16 elsewhere.
+    Int8,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
 }
 
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::F32 => f.write_str("f32"),
-        }
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let known = Self::ALL
+            .into_iter()
+            .find(|known| known.to_string() == text);
+        known.ok_or_else(|| {
+            let problem = format!("expected f32, bf16 or int8, got {text:?}");
+            Invalid::new("precision", problem)
+        })
     }
 }
 

@@ -1,4 +1,5 @@
 //! Command-line work on local files, without a server.
 
+pub mod bench_compute;
 pub mod inspect;
 pub mod pretrain;

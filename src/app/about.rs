@@ -8,7 +8,6 @@ use super::bind::Listeners;
 use super::wiring::Wiring;
 use crate::config::Config;
 use crate::rpc::About;
-use crate::spec::Precision;
 
 /// What `serve` prints.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +81,7 @@ pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
         parameters: backbone.parameters(),
         normalization: shape.normalization,
         device: "cpu",
-        precision: Precision::F32.to_string(),
+        precision: backbone.precision().to_string(),
         isolation: layers.map(|layer| layer.name()).collect(),
         upload_bytes: config.upload_limit,
         queue_clips: config.engine.queue_clips,

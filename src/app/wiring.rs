@@ -9,7 +9,7 @@ use super::loops::{self, Ends, Loops};
 use crate::config::{Backbone as Choice, Config};
 use crate::library::{self, Library};
 use crate::metadata::MetadataStore;
-use crate::model::Backbone;
+use crate::model::{self, Backbone};
 use crate::registry::{self, Registry};
 use crate::shutdown::Signal;
 use crate::store::Store;
@@ -68,7 +68,7 @@ impl Wiring {
             metrics,
         } = ground;
         let decoder = Decoder::start(config.video.clone()).await?;
-        let backbone = Arc::new(backbone(&config.backbone).await?);
+        let backbone = Arc::new(backbone(config).await?);
         let library = Library::new(
             library::Config {
                 upload_bytes: config.upload_limit,
@@ -134,15 +134,16 @@ impl Wiring {
 }
 
 /// Loads the weights, off the async threads.
-async fn backbone(choice: &Choice) -> Result<Backbone, Error> {
-    let choice = choice.clone();
+async fn backbone(config: &Config) -> Result<Backbone, Error> {
+    let choice = config.backbone.clone();
+    let precision = config.precision.unwrap_or_else(model::fastest);
     let name = match &choice {
         Choice::Builtin => "builtin".to_owned(),
         Choice::Path(path) => path.display().to_string(),
     };
     let load = move || match choice {
-        Choice::Builtin => Backbone::builtin(),
-        Choice::Path(path) => Backbone::load(&path),
+        Choice::Builtin => Backbone::builtin_in(precision),
+        Choice::Path(path) => Backbone::load_in(&path, precision),
     };
     match tokio::task::spawn_blocking(load).await {
         Ok(loaded) => loaded.map_err(|source| Error::Backbone {

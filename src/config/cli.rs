@@ -46,6 +46,9 @@ pub enum Command {
     Demo(demo::Args),
     /// Shows what a checkpoint or an adapter file holds
     Inspect(tools::inspect::Args),
+    /// Times the model on this machine
+    #[command(subcommand)]
+    Bench(tools::bench_compute::Command),
     /// Trains the built-in backbone anew
     Pretrain(tools::pretrain::Args),
 }

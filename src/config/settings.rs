@@ -68,8 +68,10 @@ settings! {
     log_format: Must<LogFormat> = "text";
     /// What is logged, in the syntax of RUST_LOG.
     log: Must<String> = "info";
-    /// Threads of the numeric code; as many as there are cores when not set.
-    compute_threads: May<NonZeroUsize>;
+    /// Number format of matrix products: `f32`, `bf16`, `int8` (frozen layers; bf16 elsewhere), or `auto`, the fastest of the first two.
+    precision: Must<PrecisionChoice> = "auto";
+    /// Threads of the numeric code; as many as there are physical cores when not set.
+    compute_threads: May<NonZeroUsize> [visible_alias = "threads"];
     /// Largest video.
     upload_limit: Must<ByteSize> = "1GiB";
     /// Clips that may wait or run at once, of all tenants.
@@ -110,6 +112,20 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Number format of matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionChoice {
+    /// bf16 where the CPU multiplies it directly, else f32.
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit integers in the frozen layers, bfloat16 elsewhere.
+    Int8,
 }
 
 impl Flags {

@@ -141,6 +141,7 @@ backbone = "builtin" # default
 # metrics_listen is not set
 log_format = "text" # default
 log = "info" # default
+precision = "auto" # default
 # compute_threads is not set
 upload_limit = "1GiB" # default
 queue_clips = 30 # flag --queue-clips

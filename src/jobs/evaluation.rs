@@ -70,6 +70,8 @@ impl Forwards {
         examples: &[Example],
         set: &Arc<AdapterSet>,
     ) -> Result<Evaluation, Failure> {
+        // As it will serve.
+        let set = &Arc::new(set.in_precision(self.backbone.precision()));
         let mut tally = Tally::new(set.classes());
         let views = examples.iter().map(|example| {
             let views = clips.views(*example);

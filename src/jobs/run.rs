@@ -18,7 +18,7 @@ use super::state::{self, Stop};
 use crate::metadata::{self, Event, JobRecord, JobUpdate, Lease};
 use crate::model::AdapterSet;
 use crate::registry::Publication;
-use crate::spec::{Evaluation, JobState, Precision};
+use crate::spec::{Evaluation, JobState};
 
 use prepare::Prepared;
 
@@ -112,7 +112,7 @@ impl Run {
             labels: prepared.labels.clone(),
             backbone_digest: parts.backbone.digest(),
             parameters,
-            precision: Precision::F32,
+            precision: parts.backbone.precision(),
             parent: None,
             evaluation,
             loss_curve: position.losses,

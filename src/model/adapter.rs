@@ -12,7 +12,7 @@ use super::site::{Adapter, Site};
 use super::weights::{Linear, Mode};
 use super::{BackboneConfig, Error, Tensors, backbone, file};
 use crate::rng::Stream;
-use crate::spec::AdapterConfig;
+use crate::spec::{AdapterConfig, Precision};
 
 /// The adapters of a block.
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl AdapterSet {
             };
             values.insert(name, fill);
         }
-        Self::build(form, &Mode::Frozen(None), |name| {
+        Self::build(form, &Mode::Frozen(Precision::F32, None), |name| {
             values.remove(name).ok_or_else(|| missing(name))
         })
     }
@@ -94,7 +94,7 @@ impl AdapterSet {
     ) -> Result<Self, Error> {
         let form = Form::new(backbone, config, classes)?;
         backbone::check(&form.weights().into_iter().collect(), &tensors)?;
-        Self::build(form, &Mode::Frozen(None), |name| {
+        Self::build(form, &Mode::Frozen(Precision::F32, None), |name| {
             let taken = tensors.remove(name).ok_or_else(|| missing(name))?;
             Ok(taken.1)
         })
@@ -142,12 +142,34 @@ impl AdapterSet {
         self.form.config
     }
 
+    /// The set as it serves on a backbone of this precision. Its weights are then rounded; keep `self` where they must be exact.
+    #[must_use]
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        let mode = Mode::Frozen(precision, None);
+        let pairs = self.pairs.iter().map(|pair| {
+            let rounded = |adapter: &Option<Adapter>| {
+                let mode = mode.without_integers();
+                adapter.as_ref().map(|adapter| adapter.in_mode(&mode))
+            };
+            Pair {
+                pre_attn: rounded(&pair.pre_attn),
+                pre_mlp: rounded(&pair.pre_mlp),
+            }
+        });
+        Self {
+            form: self.form,
+            pairs: pairs.collect(),
+            fc: self.fc.in_mode(&mode.exact()),
+        }
+    }
+
     pub(super) fn build(
         form: Form,
         mode: &Mode,
         mut fetch: impl FnMut(&str) -> Result<Vec<f32>, Error>,
     ) -> Result<Self, Error> {
         let (c, w) = (form.width, form.config.adapter_width as usize);
+        let (mode, of_head) = (&mode.without_integers(), mode.exact());
         let mut adapter = |present: bool, block: usize, kind: &str| {
             if !present {
                 return Ok(None);
@@ -166,7 +188,13 @@ impl AdapterSet {
                 pre_mlp: adapter(form.config.adapter_pre_mlp, block, "adapter_pre_mlp")?,
             });
         }
-        let fc = Linear::new(&fetch("fc.weight")?, c, 1, Some(fetch("fc.bias")?), mode);
+        let fc = Linear::new(
+            &fetch("fc.weight")?,
+            c,
+            1,
+            Some(fetch("fc.bias")?),
+            &of_head,
+        );
         Ok(Self { form, pairs, fc })
     }
 

@@ -12,7 +12,7 @@ use super::block::{Reach, Sites, Tokens};
 use super::vit::{self, Vit};
 use super::weights::Mode;
 use super::{BackboneConfig, Error, ops};
-use crate::spec::Digest;
+use crate::spec::{Digest, Precision};
 
 /// Tensors by the reference's name: shape and row-major values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -22,6 +22,7 @@ pub struct Backbone {
     name: String,
     config: BackboneConfig,
     digest: Digest,
+    precision: Precision,
     calls: Arc<AtomicU64>,
     pub(super) vit: Vit,
 }
@@ -31,13 +32,14 @@ impl std::fmt::Debug for Backbone {
         f.debug_struct("Backbone")
             .field("name", &self.name)
             .field("digest", &self.digest)
+            .field("precision", &self.precision)
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
 }
 
 impl Backbone {
-    /// Builds a backbone; the tensors are packed and freed one by one.
+    /// Builds a backbone in 32-bit floats; the tensors are packed and freed one by one.
     ///
     /// # Errors
     /// Names the first tensor that is missing, unexpected, of another shape or not finite.
@@ -45,12 +47,26 @@ impl Backbone {
         name: &str,
         config: BackboneConfig,
         digest: Digest,
+        tensors: Tensors,
+    ) -> Result<Self, Error> {
+        Self::from_tensors_in(name, config, digest, tensors, Precision::F32)
+    }
+
+    /// The same in any precision.
+    ///
+    /// # Errors
+    /// As `from_tensors`.
+    pub fn from_tensors_in(
+        name: &str,
+        config: BackboneConfig,
+        digest: Digest,
         mut tensors: Tensors,
+        precision: Precision,
     ) -> Result<Self, Error> {
         config.validate().map_err(Error::Config)?;
         check(&config.tensors(), &tensors)?;
         let calls = Arc::new(AtomicU64::new(0));
-        let mode = Mode::Frozen(Some(Arc::clone(&calls)));
+        let mode = Mode::Frozen(precision, Some(Arc::clone(&calls)));
         let vit = Vit::new(&config, &mode, |name| match tensors.remove(name) {
             Some((_, values)) => Ok(values),
             None => Err(Error::MissingTensor { name: name.into() }),
@@ -59,6 +75,7 @@ impl Backbone {
             name: name.to_owned(),
             config,
             digest,
+            precision,
             calls,
             vit,
         })
@@ -72,6 +89,11 @@ impl Backbone {
     /// Of the canonical tensors.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Of its matrix products.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// What it was loaded as.

@@ -31,7 +31,7 @@ pub use values::Float;
 pub use write::{Stored, serialize};
 
 use super::{Backbone, BackboneConfig, Tensors};
-use crate::spec::Digest;
+use crate::spec::{Digest, Precision};
 use family::Found;
 
 /// The built-in backbone, which `frameshift pretrain` made.
@@ -93,7 +93,15 @@ impl Backbone {
     /// # Errors
     /// As [`open`].
     pub fn load(path: &Path) -> Result<Self, Error> {
-        Self::from_loaded(open(path)?)
+        Self::load_in(path, Precision::F32)
+    }
+
+    /// The same in any precision.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn load_in(path: &Path, precision: Precision) -> Result<Self, Error> {
+        Self::from_loaded(open(path)?, precision)
     }
 
     /// Loads the small backbone that is part of the program: see `assets/backbone/MODEL_CARD.md`.
@@ -101,10 +109,18 @@ impl Backbone {
     /// # Errors
     /// As [`open`].
     pub fn builtin() -> Result<Self, Error> {
-        Self::from_loaded(embedded("builtin", BUILTIN)?)
+        Self::builtin_in(Precision::F32)
     }
 
-    fn from_loaded(loaded: Loaded) -> Result<Self, Error> {
+    /// The same in any precision.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn builtin_in(precision: Precision) -> Result<Self, Error> {
+        Self::from_loaded(embedded("builtin", BUILTIN)?, precision)
+    }
+
+    fn from_loaded(loaded: Loaded, precision: Precision) -> Result<Self, Error> {
         let Loaded {
             name,
             config,
@@ -112,7 +128,8 @@ impl Backbone {
             digest,
             ..
         } = loaded;
-        Ok(Self::from_tensors(&name, config, digest, tensors)?)
+        let backbone = Self::from_tensors_in(&name, config, digest, tensors, precision)?;
+        Ok(backbone)
     }
 }
 

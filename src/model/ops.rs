@@ -19,6 +19,23 @@ pub(super) mod weight_gradient;
 #[cfg(test)]
 mod tests;
 
+pub(super) use kernel::Format;
 pub(super) use packed::Packed;
 pub(super) use share::{read, slice, slice_mut, tensor};
 pub(super) use sum::squares;
+
+use crate::spec::Precision;
+
+/// The precision that `auto` means: bfloat16 where the CPU multiplies it directly.
+pub fn fastest() -> Precision {
+    if instructions(Precision::Bf16) == "avx512" {
+        Precision::Bf16
+    } else {
+        Precision::F32
+    }
+}
+
+/// Which instructions multiply the frozen weights in this precision: `avx512`, `avx2` or `portable`.
+pub fn instructions(precision: Precision) -> &'static str {
+    kernel::Kernel::best(Format::of(precision)).name()
+}

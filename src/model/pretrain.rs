@@ -15,7 +15,7 @@ use super::vit::{self, SavedEmbedding, Vit};
 use super::weights::{Found, Linear, Mode};
 use super::{BackboneConfig, Error, Gradients, Tensors, load};
 use crate::rng::Stream;
-use crate::spec::Invalid;
+use crate::spec::{Invalid, Precision};
 
 /// What a step found, before its update.
 #[derive(Debug, Clone, PartialEq)]
@@ -214,7 +214,7 @@ impl Trainer {
                 name: name.to_owned(),
             }),
         };
-        let mode = Mode::Trainable;
+        let mode = Mode::Trainable(Precision::F32);
         let mut heads = Vec::with_capacity(self.heads.len());
         for i in 0..self.heads.len() {
             let (weight, bias) = (

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 
 use super::ops::depthwise::{Depthwise, Extent};
 use super::ops::linear::Rows;
-use super::weights::{Found, Linear};
+use super::weights::{Found, Linear, Mode};
 
 /// A bottleneck in a block.
 pub(super) struct Adapter {
@@ -28,6 +28,15 @@ pub(super) struct Saved {
 impl Adapter {
     pub(super) fn bytes(&self) -> u64 {
         self.fc1.bytes() + self.conv.bytes() + self.fc2.bytes()
+    }
+
+    /// The same adapter, frozen, as this mode holds it.
+    pub(super) fn in_mode(&self, mode: &Mode) -> Self {
+        Self {
+            fc1: self.fc1.in_mode(mode),
+            conv: self.conv.clone(),
+            fc2: self.fc2.in_mode(mode),
+        }
     }
 
     /// x `[frames, L, C]` with the adapter's output added.

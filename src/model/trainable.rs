@@ -9,6 +9,7 @@ use super::form::Form;
 use super::ops::{read, tensor};
 use super::weights::Mode;
 use super::{Error, Gradients};
+use crate::spec::Precision;
 
 /// A set whose weights an optimiser moves.
 pub struct TrainableSet {
@@ -38,7 +39,7 @@ impl TrainableSet {
     /// # Errors
     /// When a tensor cannot be read.
     pub fn snapshot(&self) -> Result<AdapterSet, Error> {
-        self.build(&Mode::Frozen(None))
+        self.build(&Mode::Frozen(Precision::F32, None))
     }
 
     /// Name and value of every weight, in a fixed order.
@@ -51,9 +52,9 @@ impl TrainableSet {
         self.form.classes
     }
 
-    /// The layers of now, with gradients.
-    pub(super) fn layers(&self) -> Result<AdapterSet, Error> {
-        self.build(&Mode::Trainable)
+    /// The layers of now, with gradients; their products in this precision, from weights that stay 32-bit floats.
+    pub(super) fn layers(&self, precision: Precision) -> Result<AdapterSet, Error> {
+        self.build(&Mode::Trainable(precision))
     }
 
     fn build(&self, mode: &Mode) -> Result<AdapterSet, Error> {

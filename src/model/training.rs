@@ -164,7 +164,7 @@ impl TrainingStep {
             let problem = format!("expected at least 0 and below 1, got {}", dropout.rate);
             return Err(Error::Value(Invalid::new("dropout", problem)));
         }
-        let layers = set.layers()?;
+        let layers = set.layers(backbone.precision())?;
         layers.fits(backbone.config())?;
         let blocks = backbone.vit.blocks.len();
         Ok(Self {

@@ -34,23 +34,24 @@ impl Vit {
         mut fetch: impl FnMut(&str) -> std::result::Result<Vec<f32>, Error>,
     ) -> std::result::Result<Self, Error> {
         let c = config.width;
+        let patch_bias = config.patch_bias.then(|| fetch("conv1.bias")).transpose()?;
+        let patch_len = 3 * config.patch_size * config.patch_size;
+        let pixels = mode.without_integers();
+        let conv1 = Linear::new(&fetch("conv1.weight")?, patch_len, 1, patch_bias, &pixels);
         let mut linear = |weight: &str,
-                          bias: Option<&str>,
+                          bias: &str,
                           k: usize,
                           sections: usize|
          -> std::result::Result<_, Error> {
-            let bias = bias.map(&mut fetch).transpose()?;
-            Ok(Linear::new(&fetch(weight)?, k, sections, bias, mode))
+            let bias = fetch(bias)?;
+            Ok(Linear::new(&fetch(weight)?, k, sections, Some(bias), mode))
         };
-        let patch_bias = config.patch_bias.then_some("conv1.bias");
-        let patch_len = 3 * config.patch_size * config.patch_size;
-        let conv1 = linear("conv1.weight", patch_bias, patch_len, 1)?;
         let mut blocks = Vec::with_capacity(config.layers);
         let mut products = Vec::with_capacity(config.layers);
         for i in 0..config.layers {
             let name = |rest: &str| format!("transformer.resblocks.{i}.{rest}");
             let mut of_block = |weight: &str, bias: &str, k, sections| {
-                linear(&name(weight), Some(&name(bias)), k, sections)
+                linear(&name(weight), &name(bias), k, sections)
             };
             products.push((
                 of_block("attn.in_proj_weight", "attn.in_proj_bias", c, 3)?,

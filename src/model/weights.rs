@@ -10,19 +10,48 @@ use candle_core::{Result, Tensor};
 use super::Activation;
 use super::ops::linear::{self, Options, Rows};
 use super::ops::norm::{self, Norm};
-use super::ops::{Packed, sum, weight_gradient};
+use super::ops::{Format, Packed, sum, weight_gradient};
+use crate::spec::Precision;
 
 /// Gradients in the order in which they were found, by name.
 pub(super) type Found = Vec<(String, Tensor)>;
 
 /// How the weights of a layer are held.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) enum Mode {
     /// Without gradients; each use is counted where there is a counter.
-    Frozen(Option<Arc<AtomicU64>>),
+    Frozen(Precision, Option<Arc<AtomicU64>>),
     /// With gradients.
-    #[default]
-    Trainable,
+    Trainable(Precision),
+}
+
+impl Mode {
+    /// The same in another precision.
+    fn with(&self, change: impl Fn(Precision) -> Precision) -> Self {
+        match self {
+            Self::Frozen(precision, calls) => Self::Frozen(change(*precision), calls.clone()),
+            Self::Trainable(precision) => Self::Trainable(change(*precision)),
+        }
+    }
+
+    /// For layers outside the frozen blocks: bfloat16 instead of integers.
+    pub(super) fn without_integers(&self) -> Self {
+        self.with(|precision| match precision {
+            Precision::F32 => Precision::F32,
+            Precision::Bf16 | Precision::Int8 => Precision::Bf16,
+        })
+    }
+
+    /// For heads, which are small: 32-bit floats.
+    pub(super) fn exact(&self) -> Self {
+        self.with(|_| Precision::F32)
+    }
+
+    fn format(&self) -> Format {
+        match self {
+            Self::Frozen(precision, _) | Self::Trainable(precision) => Format::of(*precision),
+        }
+    }
 }
 
 /// A weight `[n, k]` in the kernels' layout.
@@ -48,12 +77,23 @@ impl Linear {
         bias: Option<Vec<f32>>,
         mode: &Mode,
     ) -> Self {
-        let packed = Packed::new(weight, k, sections);
+        let format = mode.format();
+        let packed = Packed::new(format, weight, k, sections);
         let weight = match mode {
-            Mode::Frozen(calls) => Weight::Frozen(packed, calls.clone()),
-            Mode::Trainable => Weight::Trainable(packed, Packed::new_transposed(weight, k)),
+            Mode::Frozen(_, calls) => Weight::Frozen(packed, calls.clone()),
+            Mode::Trainable(_) => {
+                Weight::Trainable(packed, Packed::new_transposed(format, weight, k))
+            }
         };
         Self { weight, bias }
+    }
+
+    /// The same frozen layer as this mode holds it.
+    pub(super) fn in_mode(&self, mode: &Mode) -> Self {
+        Self {
+            weight: Weight::Frozen(self.packed().in_format(mode.format()), None),
+            bias: self.bias.clone(),
+        }
     }
 
     fn packed(&self) -> &Packed {
@@ -194,7 +234,7 @@ impl LayerNorm {
                 bias,
                 eps: eps as f32,
             },
-            trainable: matches!(mode, Mode::Trainable),
+            trainable: matches!(mode, Mode::Trainable(_)),
         }
     }
 

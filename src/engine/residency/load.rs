@@ -13,7 +13,7 @@ use crate::device;
 use crate::engine::warmup::{self, Fault};
 use crate::engine::{Error, Unavailable, Versions};
 use crate::ids::VersionRef;
-use crate::model::{AdapterSet, Backbone};
+use crate::model::{self, AdapterSet, Backbone};
 
 /// Where sets come from.
 pub(in crate::engine) struct Loader {
@@ -150,9 +150,11 @@ impl Inner {
             );
             return Err(unfit(version, reason.into()));
         }
-        let config = backbone.config().clone();
+        let (config, precision) = (backbone.config().clone(), backbone.precision());
         let parse = move || {
-            AdapterSet::from_safetensors(&stored.bytes, &config, stored.adapter, stored.classes)
+            let (adapter, classes) = (stored.adapter, stored.classes);
+            let set = AdapterSet::from_safetensors(&stored.bytes, &config, adapter, classes)?;
+            Ok::<_, model::Error>(set.in_precision(precision))
         };
         match tokio::task::spawn_blocking(parse).await {
             Ok(Ok(set)) => Ok(Arc::new(set)),

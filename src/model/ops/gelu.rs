@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::kernel::{MR, NR, Tile};
+use super::kernel::{NR, Tile};
 use super::share::{output, slice, unfilled};
 use super::simd::{erf, exp, wide};
 use crate::model::Activation;
@@ -61,30 +61,26 @@ wide! {
         }
     }
 
-    fn quick_tile(tile: &mut [f32; MR * NR]) {
+    fn quick_tile(tile: &mut [f32]) {
         for x in tile.iter_mut() {
             *x = quick(*x);
         }
     }
 
-    fn exact_tile(tile: &mut [f32; MR * NR]) {
+    fn exact_tile(tile: &mut [f32]) {
         for x in tile.iter_mut() {
             *x = exact(*x);
         }
     }
 }
 
-/// Activates the first rows of a tile in place; the others hold no result.
+/// Activates the first rows of a tile in place.
 pub(super) fn activate_tile(tile: &mut Tile, rows: usize, activation: Activation) {
-    // Whole tiles run without a remainder loop; what unused rows hold then does not matter.
-    let mut flat = [0.0; MR * NR];
-    let used = rows * NR;
-    flat[..used].copy_from_slice(&tile.as_flattened()[..used]);
+    let used = &mut tile.as_flattened_mut()[..rows * NR];
     match activation {
-        Activation::QuickGelu => quick_tile(&mut flat),
-        Activation::Gelu => exact_tile(&mut flat),
+        Activation::QuickGelu => quick_tile(used),
+        Activation::Gelu => exact_tile(used),
     }
-    tile.as_flattened_mut()[..used].copy_from_slice(&flat[..used]);
 }
 
 /// act(x), of any shape.

@@ -1,15 +1,244 @@
-//! The innermost product: up to 6 rows times a packed panel of 16 columns.
+//! The innermost product: up to 12 rows times one packed panel of 16 columns, or two, in three number formats.
 //!
-//! Invariant: each element is the sum over k = 0, 1, … in this order, whatever the number of rows in the tile.
+//! Operands are 32-bit words: one float, two bfloat16 or four 8-bit integers, neighbours along k. Invariants: each element is the sum over the words
+//! 0, 1, … in this order, whatever the number of rows and panels; sums of integers are exact, so the same on every CPU.
 #![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod micro;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use crate::spec::Precision;
 
 /// Columns of a panel.
 pub(super) const NR: usize = 16;
-/// Rows of a tile.
-pub(super) const MR: usize = 6;
+/// Most rows of a tile; how many a CPU takes at once is [`Kernel::rows`].
+pub(super) const MR: usize = 12;
 
-/// Rows of results.
+/// Rows of results: floats, or the bits of 32-bit integers when the operands are integers.
 pub(super) type Tile = [[f32; NR]; MR];
+
+/// How an operand's numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::model) enum Format {
+    /// One 32-bit float a word.
+    F32,
+    /// Two bfloat16 a word; products and sums are 32-bit floats.
+    Bf16,
+    /// Four 8-bit integers a word: unsigned on the left, signed on the right; sums are 32-bit integers.
+    Int8,
+}
+
+impl Format {
+    /// That of frozen weights in a block.
+    pub(in crate::model) fn of(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+            Precision::Int8 => Self::Int8,
+        }
+    }
+
+    /// Numbers of a word.
+    pub(super) fn group(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+            Self::Int8 => 4,
+        }
+    }
+
+    /// Words of `k` numbers.
+    pub(super) fn words(self, k: usize) -> usize {
+        k.div_ceil(self.group())
+    }
+}
+
+/// Which instructions do the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum Isa {
+    /// What the compiler makes of plain loops.
+    Portable,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512, with its bfloat16 or VNNI instructions for those formats.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// Whether this CPU has what a format needs.
+    pub(in crate::model) fn runs(self, format: Format) -> bool {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = format;
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => super::simd::is_wide(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                std::is_x86_feature_detected!("avx512f")
+                    && super::simd::is_wide()
+                    && match format {
+                        Format::F32 => true,
+                        Format::Bf16 => std::is_x86_feature_detected!("avx512bf16"),
+                        Format::Int8 => std::is_x86_feature_detected!("avx512vnni"),
+                    }
+            }
+        }
+    }
+
+    /// All, the best first.
+    pub(in crate::model) const ALL: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        Self::Portable,
+    ];
+}
+
+/// A format's tile on one set of instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kernel {
+    format: Format,
+    isa: Isa,
+}
+
+/// The left operand: word (row, i) lies at `row · row_stride + i · step`.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    /// Word (0, 0).
+    pub(super) at: *const u32,
+    /// Between rows.
+    pub(super) row_stride: usize,
+    /// Between words of a row.
+    pub(super) step: usize,
+}
+
+impl Left {
+    /// Floats as they lie in memory.
+    pub(super) fn floats(at: *const f32, row_stride: usize, step: usize) -> Self {
+        Self {
+            at: at.cast(),
+            row_stride,
+            step,
+        }
+    }
+
+    /// The rows from `row` on.
+    ///
+    /// # Safety
+    /// The operand has such a row.
+    pub(super) unsafe fn rows_from(self, row: usize) -> Self {
+        Self {
+            // SAFETY: promised by the caller.
+            at: unsafe { self.at.add(row * self.row_stride) },
+            ..self
+        }
+    }
+}
+
+impl Kernel {
+    /// The best that this CPU runs.
+    pub(super) fn best(format: Format) -> Self {
+        let isa = Isa::ALL.iter().find(|isa| isa.runs(format));
+        Self {
+            format,
+            isa: isa.copied().unwrap_or(Isa::Portable),
+        }
+    }
+
+    /// That of these instructions, if this CPU has them.
+    #[cfg(test)]
+    pub(super) fn on(format: Format, isa: Isa) -> Option<Self> {
+        isa.runs(format).then_some(Self { format, isa })
+    }
+
+    /// What its instructions are called.
+    pub(super) fn name(self) -> &'static str {
+        match self.isa {
+            Isa::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    /// Rows of a whole tile.
+    pub(super) fn rows(self) -> usize {
+        match self.isa {
+            Isa::Portable => 6,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::rows(self.format),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::ROWS,
+        }
+    }
+
+    /// Panels that a tile takes at once.
+    pub(super) fn panels(self) -> usize {
+        match self.isa {
+            Isa::Portable => 1,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => 1,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => 2,
+        }
+    }
+
+    /// Computes `rows` rows of one tile for each panel; the other rows are left as they were.
+    ///
+    /// # Safety
+    /// `rows` is 1 to `self.rows()`, there are 1 to `self.panels()` panels, `left` has `rows` rows of `words` words, and each panel has `words` · 16.
+    #[inline]
+    pub(super) unsafe fn tiles(
+        self,
+        rows: usize,
+        words: usize,
+        left: Left,
+        panels: &[*const u32],
+        out: &mut [Tile],
+    ) {
+        debug_assert!(panels.len() <= self.panels() && panels.len() <= out.len());
+        debug_assert!((1..=self.rows()).contains(&rows));
+        // SAFETY: passed on; `best` and `on` checked the CPU.
+        unsafe {
+            match self.isa {
+                Isa::Portable => portable::tile(self.format, rows, words, left, panels, out),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2::tile(self.format, rows, words, left, panels, out),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => avx512::tile(self.format, rows, words, left, panels, out),
+            }
+        }
+    }
+
+    /// The same for a single panel of floats.
+    ///
+    /// # Safety
+    /// As `tiles`.
+    #[inline]
+    pub(super) unsafe fn tile(
+        self,
+        rows: usize,
+        k: usize,
+        left: Left,
+        panel: *const f32,
+        out: &mut Tile,
+    ) {
+        // SAFETY: passed on.
+        unsafe { self.tiles(rows, k, left, &[panel.cast()], std::slice::from_mut(out)) }
+    }
+}
 
 /// Copies the first `width` values of a row of results; nearly always all 16, which then need no call.
 #[inline(always)]
@@ -35,112 +264,4 @@ pub(super) fn add(to: &mut [f32; NR], from: &[f32], width: usize) {
             }
         }
     }
-}
-
-/// The left operand: element (row, k) lies at `row · row_stride + k · step`.
-#[derive(Clone, Copy)]
-pub(super) struct Left {
-    /// Element (0, 0).
-    pub(super) at: *const f32,
-    /// Between rows.
-    pub(super) row_stride: usize,
-    /// Between elements of a row.
-    pub(super) step: usize,
-}
-
-impl Left {
-    /// The rows from `row` on.
-    ///
-    /// # Safety
-    /// The operand has such a row.
-    pub(super) unsafe fn rows_from(self, row: usize) -> Self {
-        Self {
-            // SAFETY: promised by the caller.
-            at: unsafe { self.at.add(row * self.row_stride) },
-            ..self
-        }
-    }
-}
-
-/// Computes `rows` (1 to 6) rows of a tile; the others are left as they were.
-///
-/// # Safety
-/// `left` has `rows` rows of `k` elements, and `panel` has `k` · 16 elements.
-#[inline]
-pub(super) unsafe fn tile(rows: usize, k: usize, left: Left, panel: *const f32, out: &mut Tile) {
-    // SAFETY: passed on.
-    unsafe {
-        match rows {
-            6 => any::<6>(k, left, panel, out),
-            5 => any::<5>(k, left, panel, out),
-            4 => any::<4>(k, left, panel, out),
-            3 => any::<3>(k, left, panel, out),
-            2 => any::<2>(k, left, panel, out),
-            _ => any::<1>(k, left, panel, out),
-        }
-    }
-}
-
-/// # Safety
-/// As `tile`.
-#[inline(always)]
-unsafe fn any<const M: usize>(k: usize, left: Left, panel: *const f32, out: &mut Tile) {
-    #[cfg(target_arch = "x86_64")]
-    if super::simd::is_wide() {
-        // SAFETY: the CPU has both features; the rest is passed on.
-        unsafe { avx2::<M>(k, left, panel, out) };
-        return;
-    }
-    // SAFETY: passed on.
-    unsafe { portable::<M>(k, left, panel, out) }
-}
-
-/// # Safety
-/// As `tile`, on a CPU with AVX2 and FMA.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const M: usize>(k: usize, left: Left, panel: *const f32, out: &mut Tile) {
-    use std::arch::x86_64::{
-        _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    };
-    let mut sums = [[_mm256_setzero_ps(); 2]; M];
-    let (mut at, mut panel) = (left.at, panel);
-    for _ in 0..k {
-        // SAFETY: the panel has 16 elements for each of the k steps, and the left operand M rows of k elements.
-        unsafe {
-            let (low, high) = (_mm256_loadu_ps(panel), _mm256_loadu_ps(panel.add(8)));
-            for (row, sum) in sums.iter_mut().enumerate() {
-                let value = _mm256_broadcast_ss(&*at.add(row * left.row_stride));
-                sum[0] = _mm256_fmadd_ps(value, low, sum[0]);
-                sum[1] = _mm256_fmadd_ps(value, high, sum[1]);
-            }
-            panel = panel.add(NR);
-            at = at.wrapping_add(left.step);
-        }
-    }
-    for (row, sum) in out.iter_mut().zip(sums) {
-        // SAFETY: a row of a tile has 16 elements.
-        unsafe {
-            _mm256_storeu_ps(row.as_mut_ptr(), sum[0]);
-            _mm256_storeu_ps(row.as_mut_ptr().add(8), sum[1]);
-        }
-    }
-}
-
-/// # Safety
-/// As `tile`.
-unsafe fn portable<const M: usize>(k: usize, left: Left, panel: *const f32, out: &mut Tile) {
-    let mut sums = [[0.0; NR]; M];
-    for p in 0..k {
-        // SAFETY: the panel has 16 elements for each of the k steps.
-        let right = unsafe { &*panel.add(p * NR).cast::<[f32; NR]>() };
-        for (row, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the left operand has M rows of k elements.
-            let value = unsafe { *left.at.add(row * left.row_stride + p * left.step) };
-            for (sum, right) in sum.iter_mut().zip(right) {
-                *sum += value * right;
-            }
-        }
-    }
-    out[..M].copy_from_slice(&sums);
 }

@@ -1,21 +1,38 @@
-//! Weights in the kernel's panel layout.
+//! Weights in the kernel's panel layout and number format.
 //!
 //! Invariant: packed once when they are loaded (frozen) or at the begin of a step (trainable); one copy serves forward and backward of frozen weights.
 
+mod code;
+
 use rayon::prelude::*;
 
-use super::kernel::NR;
+pub(super) use self::code::{SHIFT, encode_row};
+use self::code::{decode, encode};
+use super::kernel::{Format, Kernel, NR};
+use super::share::floats_mut;
 
-/// The right operand of y = x · Wᵀ: panels of 16 columns (rows of W), each `[k][16]`.
+/// The right operand of y = x · Wᵀ: panels of 16 columns (rows of W), each `[words of k][16]`.
 ///
 /// The columns may fall into equal sections (query, key, value) that can be used apart; the last panel of a section is filled up with zeros.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Packed {
-    panels: Vec<f32>,
+    words: Vec<u32>,
+    /// Of 8-bit integers only: for each column of each panel, what 1 stands for, and the sum of its integers.
+    columns: Vec<Column>,
+    format: Format,
     k: usize,
     /// Columns of a section.
     section: usize,
     sections: usize,
+}
+
+/// What it takes to read a column of integers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Column {
+    /// The value of 1.
+    pub(super) scale: f32,
+    /// Σ over k.
+    pub(super) sum: i32,
 }
 
 /// A panel's place among the columns.
@@ -27,86 +44,129 @@ pub(super) struct Place {
 
 impl Packed {
     /// Packs W `[n, k]`; `sections` divides n.
-    pub(in crate::model) fn new(weight: &[f32], k: usize, sections: usize) -> Self {
+    pub(in crate::model) fn new(format: Format, weight: &[f32], k: usize, sections: usize) -> Self {
         let n = weight.len() / k.max(1);
-        Self::filled(n, k, sections, |place, panel| {
-            for (i, row) in weight[place.column * k..]
-                .chunks_exact(k)
-                .take(place.width)
-                .enumerate()
-            {
-                for (p, &value) in row.iter().enumerate() {
-                    panel[p * NR + i] = value;
+        Self::filled(format, (n, k), sections, |place, panel| {
+            let rows = weight[place.column * k..].chunks_exact(k);
+            for (i, row) in rows.take(place.width).enumerate() {
+                for (&value, out) in row.iter().zip(panel.as_chunks_mut::<NR>().0.iter_mut()) {
+                    out[i] = value;
                 }
             }
         })
     }
 
     /// Packs the transpose of `weight` `[k, n]`, the right operand of y = x · W.
-    pub(in crate::model) fn new_transposed(weight: &[f32], n: usize) -> Self {
-        Self::filled(n, weight.len() / n.max(1), 1, |place, panel| {
-            let (panel, _) = panel.as_chunks_mut::<NR>();
-            for (row, out) in weight.chunks_exact(n).zip(panel) {
+    pub(in crate::model) fn new_transposed(format: Format, weight: &[f32], n: usize) -> Self {
+        Self::filled(format, (n, weight.len() / n.max(1)), 1, |place, panel| {
+            for (row, out) in weight
+                .chunks_exact(n)
+                .zip(panel.as_chunks_mut::<NR>().0.iter_mut())
+            {
                 out[..place.width].copy_from_slice(&row[place.column..][..place.width]);
             }
         })
     }
 
-    /// The right operand of the backward, dx = dy · W, where dy has the columns of `sections` only.
+    /// The right operand of the backward, dx = dy · W, where dy has the columns of `sections` only. Integers become bfloat16: gradients have too wide a
+    /// range for 8 bits.
     pub(in crate::model) fn transposed(&self, sections: std::ops::Range<usize>) -> Self {
         let reduced = sections.len() * self.section;
-        let (first, per_section) = (
-            sections.start * self.per_section(),
-            self.section.div_ceil(NR),
-        );
-        Self::filled(self.k, reduced, 1, |place, panel| {
+        let (first, per_section) = (sections.start * self.per_section(), self.per_section());
+        let format = match self.format {
+            Format::F32 => Format::F32,
+            Format::Bf16 | Format::Int8 => Format::Bf16,
+        };
+        Self::filled(format, (self.k, reduced), 1, |place, panel| {
+            let mut block = [0.0; NR * NR];
             for j in 0..sections.len() * per_section {
-                let own = self.place(j);
-                let from = &self.panels[(first + j) * self.k * NR..][place.column * NR..];
-                for i in 0..place.width {
-                    for p in 0..own.width {
-                        panel[(own.column + p) * NR + i] = from[i * NR + p];
+                let own = self.place(first + j);
+                let column = own.column - sections.start * self.section;
+                let block = &mut block[..place.width * NR];
+                self.decode_rows(first + j, place.column, block);
+                for (i, row) in block.as_chunks::<NR>().0.iter().enumerate() {
+                    for (p, value) in row[..own.width].iter().enumerate() {
+                        panel[(column + p) * NR + i] = *value;
                     }
                 }
             }
         })
     }
 
-    /// W `[n, k]`, as it was packed.
+    /// W `[n, k]`, as it was packed; in another format than f32 the values as they were rounded.
     pub(in crate::model) fn unpacked(&self) -> Vec<f32> {
         let mut weight = vec![0.0; self.n() * self.k];
+        let mut panel = vec![0.0; self.k * NR];
         for j in 0..self.panel_count() {
-            let (place, panel) = (self.place(j), self.panel(j));
+            let place = self.place(j);
+            self.decode_rows(j, 0, &mut panel);
             for i in 0..place.width {
                 let row = &mut weight[(place.column + i) * self.k..][..self.k];
-                for (p, value) in row.iter_mut().enumerate() {
-                    *value = panel[p * NR + i];
+                for (value, packed) in row.iter_mut().zip(panel.as_chunks::<NR>().0.iter()) {
+                    *value = packed[i];
                 }
             }
         }
         weight
     }
 
+    /// The same weights in another format.
+    pub(in crate::model) fn in_format(&self, format: Format) -> Self {
+        if format == self.format {
+            return self.clone();
+        }
+        let (shape, per_section) = ((self.n(), self.k), self.per_section());
+        Self::filled(format, shape, self.sections, |place, panel| {
+            let (section, within) = (place.column / self.section, place.column % self.section);
+            self.decode_rows(section * per_section + within / NR, 0, panel);
+        })
+    }
+
+    /// `fill` writes a panel of zeros, `[k][16]`.
     fn filled(
-        n: usize,
-        k: usize,
+        format: Format,
+        (n, k): (usize, usize),
         sections: usize,
         fill: impl Fn(Place, &mut [f32]) + Sync,
     ) -> Self {
-        let section = n / sections.max(1);
         let mut packed = Self {
-            panels: Vec::new(),
+            words: Vec::new(),
+            columns: Vec::new(),
+            format,
             k,
-            section,
+            section: n / sections.max(1),
             sections,
         };
-        let mut panels = vec![0.0; packed.panel_count() * k * NR];
-        panels
-            .par_chunks_mut((k * NR).max(1))
-            .enumerate()
-            .for_each(|(j, panel)| fill(packed.place(j), panel));
-        packed.panels = panels;
+        let (count, length) = (packed.panel_count(), packed.panel_words().max(1));
+        let mut words = vec![0; count * packed.panel_words()];
+        if format == Format::F32 {
+            let panels = words.par_chunks_mut(length).enumerate();
+            panels.for_each(|(j, panel)| fill(packed.place(j), floats_mut(panel)));
+        } else {
+            let mut columns = vec![Column::default(); count * NR];
+            words
+                .par_chunks_mut(length)
+                .zip(columns.par_chunks_mut(NR))
+                .enumerate()
+                .for_each_init(Vec::new, |values, (j, (panel, columns))| {
+                    values.clear();
+                    values.resize(k * NR, 0.0);
+                    fill(packed.place(j), values);
+                    encode(format, values, panel, columns);
+                });
+            if format == Format::Int8 {
+                packed.columns = columns;
+            }
+        }
+        packed.words = words;
         packed
+    }
+
+    /// Rows `first`… of panel j, `[rows][16]`, as floats; `first` is a multiple of 16.
+    fn decode_rows(&self, j: usize, first: usize, out: &mut [f32]) {
+        let words = &self.panel(j)[first / self.format.group() * NR..];
+        let columns = self.columns.get(j * NR..).unwrap_or_default();
+        decode(self.format, words, columns, out);
     }
 
     /// Columns of the product.
@@ -129,14 +189,24 @@ impl Packed {
         self.sections
     }
 
+    /// How the numbers are stored.
+    pub(in crate::model) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What multiplies by it.
+    pub(super) fn kernel(&self) -> Kernel {
+        Kernel::best(self.format)
+    }
+
     /// Memory.
     pub(in crate::model) fn bytes(&self) -> u64 {
-        (self.panels.len() * size_of::<f32>()) as u64
+        (size_of_val(self.words.as_slice()) + size_of_val(self.columns.as_slice())) as u64
     }
 
     /// Address of the first value.
     pub(in crate::model) fn pointer(&self) -> usize {
-        self.panels.as_ptr() as usize
+        self.words.as_ptr() as usize
     }
 
     /// Panels of a section.
@@ -148,9 +218,18 @@ impl Packed {
         self.sections * self.per_section()
     }
 
-    /// Panel j: `[k][16]`.
-    pub(super) fn panel(&self, j: usize) -> &[f32] {
-        &self.panels[j * self.k * NR..][..self.k * NR]
+    fn panel_words(&self) -> usize {
+        self.format.words(self.k) * NR
+    }
+
+    /// Panel j: `[words of k][16]`.
+    pub(super) fn panel(&self, j: usize) -> &[u32] {
+        &self.words[j * self.panel_words()..][..self.panel_words()]
+    }
+
+    /// The columns of panel j, all 16; of 8-bit integers only.
+    pub(super) fn columns(&self, j: usize) -> &[Column] {
+        &self.columns[j * NR..][..NR]
     }
 
     /// The columns of panel j.
@@ -167,16 +246,54 @@ impl Packed {
 mod tests {
     use super::*;
 
+    const SIZES: [(usize, usize, usize); 5] =
+        [(15, 7, 3), (48, 16, 3), (33, 5, 1), (1, 1, 1), (40, 35, 2)];
+
+    fn weight(n: usize, k: usize) -> Vec<f32> {
+        (0..n * k).map(|i| (i % 200) as f32 - 99.0).collect()
+    }
+
     #[test]
     fn weights_come_back_as_they_were_packed() {
-        for (n, k, sections) in [(15, 7, 3), (48, 16, 3), (33, 5, 1), (1, 1, 1)] {
-            let weight: Vec<f32> = (0..n * k).map(|i| i as f32).collect();
-            let packed = Packed::new(&weight, k, sections);
-            assert_eq!(packed.unpacked(), weight);
-            let whole = packed.transposed(0..sections).unpacked();
-            let direct = Packed::new_transposed(&weight, k).unpacked();
-            assert_eq!(whole, direct);
-            assert_eq!(whole[n.min(2) - 1], weight[(n.min(2) - 1) * k]);
+        for (n, k, sections) in SIZES {
+            let weight = weight(n, k);
+            // Integers below 2^8 are exact in bfloat16.
+            for format in [Format::F32, Format::Bf16] {
+                let packed = Packed::new(format, &weight, k, sections);
+                assert_eq!(packed.unpacked(), weight);
+                let whole = packed.transposed(0..sections).unpacked();
+                let direct = Packed::new_transposed(format, &weight, k).unpacked();
+                assert_eq!(whole, direct);
+                assert_eq!(whole[n.min(2) - 1], weight[(n.min(2) - 1) * k]);
+                let changed = Packed::new(Format::F32, &weight, k, sections).in_format(format);
+                assert_eq!(changed.unpacked(), weight);
+            }
         }
+    }
+
+    #[test]
+    fn integers_are_within_half_a_step_of_their_column() {
+        for (n, k, sections) in SIZES {
+            let weight = weight(n, k);
+            let packed = Packed::new(Format::Int8, &weight, k, sections);
+            let back = packed.unpacked();
+            for (row, back) in weight.chunks(k).zip(back.chunks(k)) {
+                let step = row.iter().fold(0.0, |most: f32, x| most.max(x.abs())) / 127.0;
+                for (x, back) in row.iter().zip(back) {
+                    assert!((x - back).abs() <= 0.5001 * step, "{x} came back as {back}");
+                }
+            }
+            assert_eq!(packed.transposed(0..sections).format(), Format::Bf16);
+        }
+    }
+
+    #[test]
+    fn a_section_is_transposed_alone() {
+        let (n, k) = (3 * 20, 18);
+        let weight = weight(n, k);
+        let packed = Packed::new(Format::F32, &weight, k, 3);
+        let part = packed.transposed(1..3);
+        let direct = Packed::new_transposed(Format::F32, &weight[20 * k..], k);
+        assert_eq!(part.unpacked(), direct.unpacked());
     }
 }

@@ -91,3 +91,9 @@ pub(in crate::model) fn slice_mut<'a>(
     };
     Ok(&mut values[begin..end])
 }
+
+/// Words as the floats whose bits they are.
+pub(super) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
+    // SAFETY: both types have the same size and alignment, and any bits are a float and a word; the borrow of the words goes on.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+}

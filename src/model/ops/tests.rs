@@ -1,5 +1,7 @@
 //! Every kernel against plain candle operations (whose automatic gradients serve as the twin's) and against finite differences, at odd sizes.
 
+mod formats;
+
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
 use super::attention;
@@ -8,7 +10,7 @@ use super::gelu;
 use super::linear::{self, Options, Rows};
 use super::loss::cross_entropy;
 use super::norm::{self, Norm};
-use super::{Packed, read, sum, tensor, weight_gradient};
+use super::{Format, Packed, read, sum, tensor, weight_gradient};
 use crate::model::Activation;
 use crate::rng::Stream;
 
@@ -110,7 +112,7 @@ fn linear_layers_match_candle_at_odd_sizes() {
             random("w", &[out, k]),
             random("b", &[out]),
         );
-        let packed = Packed::new(&values(&w), k, 1);
+        let packed = Packed::new(Format::F32, &values(&w), k, 1);
         let bias = values(&b);
         let options = || Options {
             bias: Some(&bias),
@@ -142,7 +144,7 @@ fn linear_layers_match_candle_at_odd_sizes() {
 fn a_residual_is_added_to_the_chosen_rows_alone() {
     let (n, l, k, out) = (3, 10, 21, 37);
     let (w, r) = (random("w", &[out, k]), random("r", &[n, l, out]));
-    let packed = Packed::new(&values(&w), k, 1);
+    let packed = Packed::new(Format::F32, &values(&w), k, 1);
     let zero = Tensor::zeros(out, DType::F32, &Device::Cpu).expect("zeros");
     for rows in [Rows::All, Rows::Patches, Rows::Class] {
         let x = random("x", &[n, l, k]);
@@ -166,7 +168,7 @@ fn a_residual_is_added_to_the_chosen_rows_alone() {
 #[test]
 fn sections_are_those_columns_of_the_whole() {
     let (x, w) = (random("x", &[2, 5, 12]), random("w", &[3 * 12, 12]));
-    let packed = Packed::new(&values(&w), 12, 3);
+    let packed = Packed::new(Format::F32, &values(&w), 12, 3);
     let whole = linear::project(&x, &packed, Rows::All, Options::default()).expect("a product");
     for sections in [0..1, 1..3, 2..3] {
         let options = Options {
@@ -184,7 +186,7 @@ fn sections_are_those_columns_of_the_whole() {
 #[test]
 fn a_row_does_not_depend_on_the_number_of_rows() {
     let (x, w) = (random("x", &[211, 50]), random("w", &[70, 50]));
-    let packed = Packed::new(&values(&w), 50, 1);
+    let packed = Packed::new(Format::F32, &values(&w), 50, 1);
     let project = |x: &Tensor| {
         let options = Options {
             activation: Some(Activation::QuickGelu),

@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::kernel::{self, Left, MR, NR, Tile};
+use super::kernel::{self, Format, Kernel, Left, MR, NR, Tile};
 use super::linear::{Grid, Rows};
 use super::share::{Out, output, slice, unfilled};
 
@@ -55,12 +55,14 @@ impl CustomOp2 for WeightGradient {
                 l2.shape()
             );
         }
+        let kernel = Kernel::best(Format::F32);
         let mut sums = Sums {
+            kernel,
             of_x,
             of_dy,
             n,
             k,
-            left: vec![0.0; n.next_multiple_of(MR) * DEPTH],
+            left: vec![0.0; n.next_multiple_of(kernel.rows()) * DEPTH],
             right: unfilled(k.next_multiple_of(NR) * DEPTH),
         };
         let mut dw = vec![0.0; n * k];
@@ -74,11 +76,12 @@ impl CustomOp2 for WeightGradient {
 }
 
 struct Sums {
+    kernel: Kernel,
     of_x: Grid,
     of_dy: Grid,
     n: usize,
     k: usize,
-    /// dyᵀ in tiles of `[depth][6]`.
+    /// dyᵀ in tiles of `[depth][rows of a tile]`.
     left: Vec<f32>,
     /// x in panels of `[depth][16]`.
     right: Vec<f32>,
@@ -87,36 +90,42 @@ struct Sums {
 impl Sums {
     fn pack(&mut self, x: &[f32], dy: &[f32], first: usize, depth: usize) {
         let (of_x, of_dy, n, k) = (self.of_x, self.of_dy, self.n, self.k);
+        let rows = self.kernel.rows();
         self.right
             .par_chunks_mut(DEPTH * NR)
             .enumerate()
             .for_each(|(j, panel)| {
                 let width = NR.min(k - j * NR);
-                let (rows, _) = panel.as_chunks_mut::<NR>();
-                for (p, out) in rows.iter_mut().take(depth).enumerate() {
+                for (p, out) in panel
+                    .as_chunks_mut::<NR>()
+                    .0
+                    .iter_mut()
+                    .take(depth)
+                    .enumerate()
+                {
                     let at = of_x.nth(first + p) + j * NR;
                     kernel::copy(out, &x[at..], width);
                     out[width..].fill(0.0);
                 }
             });
         self.left
-            .par_chunks_mut(DEPTH * MR)
+            .par_chunks_mut(DEPTH * rows)
             .enumerate()
             .for_each(|(t, tile)| {
-                let width = MR.min(n - t * MR);
-                let (rows, _) = tile.as_chunks_mut::<MR>();
-                for (p, out) in rows.iter_mut().take(depth).enumerate() {
-                    let at = of_dy.nth(first + p) + t * MR;
-                    match dy[at..].first_chunk::<MR>() {
-                        Some(dy) if width == MR => *out = *dy,
-                        _ => out[..width].copy_from_slice(&dy[at..at + width]),
+                let width = rows.min(n - t * rows);
+                for (p, out) in tile.chunks_exact_mut(rows).take(depth).enumerate() {
+                    let dy = &dy[of_dy.nth(first + p) + t * rows..][..width];
+                    match width {
+                        6 => copy_chunk::<6>(out, dy),
+                        12 => copy_chunk::<12>(out, dy),
+                        _ => out[..width].copy_from_slice(dy),
                     }
                 }
             });
     }
 
     fn add(&self, depth: usize, dw: &mut [f32]) {
-        let (panels, tiles) = (self.k.div_ceil(NR), self.n.div_ceil(MR));
+        let (panels, tiles) = (self.k.div_ceil(NR), self.n.div_ceil(self.kernel.rows()));
         let units = tiles.div_ceil(TILES);
         let parts = (4 * rayon::current_num_threads())
             .div_ceil(units)
@@ -135,22 +144,29 @@ impl Sums {
 
     fn add_tile(&self, t: usize, j: usize, depth: usize, out: Out) {
         let mut tile: Tile = [[0.0; NR]; MR];
-        let left = Left {
-            at: self.left[t * DEPTH * MR..].as_ptr(),
-            row_stride: 1,
-            step: MR,
-        };
+        let rows = self.kernel.rows();
+        let left = Left::floats(self.left[t * DEPTH * rows..].as_ptr(), 1, rows);
         let panel = &self.right[j * DEPTH * NR..][..depth * NR];
-        // SAFETY: a packed tile has 6 rows of `depth` ≤ DEPTH elements; the panel has `depth` · 16.
-        unsafe { kernel::tile(MR, depth, left, panel.as_ptr(), &mut tile) };
+        // SAFETY: a packed tile has its rows of `depth` ≤ DEPTH elements; the panel has `depth` · 16.
+        unsafe {
+            self.kernel
+                .tile(rows, depth, left, panel.as_ptr(), &mut tile)
+        };
         let width = NR.min(self.k - j * NR);
-        for (i, sums) in tile.iter().enumerate().take(MR.min(self.n - t * MR)) {
-            // SAFETY: row t · 6 + i < n and columns below k; no other unit has this tile.
-            let dw = unsafe { out.slice((t * MR + i) * self.k + j * NR, width) };
+        for (i, sums) in tile.iter().enumerate().take(rows.min(self.n - t * rows)) {
+            // SAFETY: the row is below n and the columns below k; no other unit has this tile.
+            let dw = unsafe { out.slice((t * rows + i) * self.k + j * NR, width) };
             match dw.first_chunk_mut::<NR>() {
                 Some(dw) if width == NR => kernel::add(dw, sums, NR),
                 _ => dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum),
             }
         }
+    }
+}
+
+/// A copy of constant length, without a call.
+fn copy_chunk<const N: usize>(to: &mut [f32], from: &[f32]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
+        *to = *from;
     }
 }

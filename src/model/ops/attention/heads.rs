@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::plan::Plan;
-use crate::model::ops::kernel::{self, Left, MR, NR, Tile};
+use crate::model::ops::kernel::{self, Format, Kernel, Left, MR, NR, Tile};
 use crate::model::ops::share::{Out, unfilled};
 use crate::model::ops::simd::{LANES, exp, total, wide};
 
@@ -21,13 +21,14 @@ unsafe fn multiply(
     stride: usize,
 ) {
     let mut tile: Tile = [[0.0; NR]; MR];
+    let kernel = Kernel::best(Format::F32);
     for (j, panel) in panels.chunks_exact((k * NR).max(1)).enumerate() {
         let width = NR.min(columns - j * NR);
-        for row in (0..rows).step_by(MR) {
-            let taken = MR.min(rows - row);
+        for row in (0..rows).step_by(kernel.rows()) {
+            let taken = kernel.rows().min(rows - row);
             // SAFETY: promised by the caller.
             unsafe {
-                kernel::tile(taken, k, left.rows_from(row), panel.as_ptr(), &mut tile);
+                kernel.tile(taken, k, left.rows_from(row), panel.as_ptr(), &mut tile);
             }
             for (i, sums) in tile[..taken].iter_mut().enumerate() {
                 // SAFETY: promised by the caller.
@@ -104,7 +105,7 @@ struct Scratch {
 }
 
 /// Query rows whose scores are alive at once.
-const QUERIES: usize = 4 * MR;
+const QUERIES: usize = 2 * MR;
 
 /// The result of attention, `[frames, queries, C]`.
 pub(super) fn attend(plan: &Plan, q: &[f32], kv: &[f32]) -> Vec<f32> {
@@ -146,11 +147,7 @@ fn attend_head(
         for row in scratch.scores.chunks_exact_mut(padded).take(rows) {
             softmax(&mut row[..keys]);
         }
-        let left = Left {
-            at: scratch.scores.as_ptr(),
-            row_stride: padded,
-            step: 1,
-        };
+        let left = Left::floats(scratch.scores.as_ptr(), padded, 1);
         // SAFETY: these rows and columns of the result belong to this frame and head.
         unsafe {
             let y = out.at(plan.at(plan.y, frame, head) + first * plan.y.row);
@@ -185,16 +182,8 @@ fn differentiate_head(
     let dy = plan.head(dy, plan.y, frame, head);
     scratch.scores.resize(queries * padded, 0.0);
     scratch.slopes.resize(queries * padded, 0.0);
-    let rows = |values: &[f32]| Left {
-        at: values.as_ptr(),
-        row_stride: padded,
-        step: 1,
-    };
-    let columns = |values: &[f32]| Left {
-        at: values.as_ptr(),
-        row_stride: 1,
-        step: padded,
-    };
+    let rows = |values: &[f32]| Left::floats(values.as_ptr(), padded, 1);
+    let columns = |values: &[f32]| Left::floats(values.as_ptr(), 1, padded);
     let scores = scratch.scores.as_mut_ptr();
     let slopes = scratch.slopes.as_mut_ptr();
     let panels = &mut scratch.panels;

@@ -123,11 +123,7 @@ pub(super) struct Matrix<'a> {
 
 impl Matrix<'_> {
     pub(super) fn left(&self) -> Left {
-        Left {
-            at: self.values.as_ptr(),
-            row_stride: self.row,
-            step: 1,
-        }
+        Left::floats(self.values.as_ptr(), self.row, 1)
     }
 
     /// The right operand of x · M: panels of M's columns, each `[rows][16]`.

@@ -1,0 +1,214 @@
+//! Tiles with AVX2 and FMA. bfloat16 is widened in registers; integers are multiplied as 16-bit pairs, so that no product saturates.
+#![allow(unsafe_code)]
+
+use super::micro::{by_rows, micro};
+use super::{Format, Left, Tile};
+
+/// Rows of a whole tile: what the 16 registers hold beside the operands.
+pub(super) fn rows(format: Format) -> usize {
+    match format {
+        Format::F32 => 6,
+        Format::Bf16 | Format::Int8 => 4,
+    }
+}
+
+/// # Safety
+/// As `Kernel::tiles`, on a CPU with AVX2 and FMA.
+pub(super) unsafe fn tile(
+    format: Format,
+    rows: usize,
+    words: usize,
+    left: Left,
+    panels: &[*const u32],
+    out: &mut [Tile],
+) {
+    for (&panel, out) in panels.iter().zip(out) {
+        let (out, apart) = (out.as_mut_ptr().cast::<f32>(), (8, 8));
+        // SAFETY: passed on; a panel's row is two vectors of 8 words, and a tile's two of 8 values.
+        unsafe {
+            match format {
+                Format::F32 => {
+                    by_rows!(rows, [1 2 3 4 5 6], 2, f32s, (words, left, panel, out, apart));
+                }
+                Format::Bf16 => {
+                    by_rows!(rows, [1 2 3 4], 2, bf16s, (words, left, panel, out, apart));
+                }
+                Format::Int8 => {
+                    by_rows!(rows, [1 2 3 4], 2, int8s, (words, left, panel, out, apart));
+                }
+            }
+        }
+    }
+}
+
+mod f32s {
+    use std::arch::x86_64::{
+        __m256, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps,
+    };
+
+    use super::micro;
+
+    type Right = __m256;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn zero() -> __m256 {
+        _mm256_setzero_ps()
+    }
+
+    /// # Safety
+    /// There are 8 words.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn right(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_loadu_ps(at.cast()) }
+    }
+
+    /// # Safety
+    /// There is a word.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn value(at: *const u32) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_broadcast_ss(&*at.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn add(sum: __m256, value: &__m256, right: &Right) -> __m256 {
+        _mm256_fmadd_ps(*value, *right, sum)
+    }
+
+    /// # Safety
+    /// There is room for 8 values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn store(at: *mut f32, sum: __m256) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_storeu_ps(at, sum) }
+    }
+
+    micro!("avx2,fma");
+}
+
+mod bf16s {
+    use std::arch::x86_64::{
+        __m256, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
+        _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    };
+
+    use super::micro;
+
+    type Right = (__m256, __m256);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn zero() -> __m256 {
+        _mm256_setzero_ps()
+    }
+
+    /// # Safety
+    /// There are 8 words.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn right(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        let words = unsafe { _mm256_loadu_si256(at.cast()) };
+        (
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)),
+            _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(-65536))),
+        )
+    }
+
+    /// # Safety
+    /// There is a word.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn value(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        let words = unsafe { _mm256_set1_epi32(*at.cast()) };
+        (
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)),
+            _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(-65536))),
+        )
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn add(sum: __m256, value: &Right, right: &Right) -> __m256 {
+        _mm256_fmadd_ps(value.1, right.1, _mm256_fmadd_ps(value.0, right.0, sum))
+    }
+
+    /// # Safety
+    /// There is room for 8 values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn store(at: *mut f32, sum: __m256) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_storeu_ps(at, sum) }
+    }
+
+    micro!("avx2,fma");
+}
+
+mod int8s {
+    use std::arch::x86_64::{
+        __m256i, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps, _mm256_loadu_si256,
+        _mm256_madd_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
+        _mm256_slli_epi16, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
+    };
+
+    use super::micro;
+
+    type Right = (__m256i, __m256i);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn zero() -> __m256i {
+        _mm256_setzero_si256()
+    }
+
+    /// # Safety
+    /// There are 8 words.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn right(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        let words = unsafe { _mm256_loadu_si256(at.cast()) };
+        // The bytes 0 and 2 of each word, then 1 and 3, as signed 16-bit pairs.
+        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(words));
+        (even, _mm256_srai_epi16::<8>(words))
+    }
+
+    /// # Safety
+    /// There is a word.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn value(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        let word = unsafe { _mm256_set1_epi32(*at.cast()) };
+        let even = _mm256_and_si256(word, _mm256_set1_epi16(0xFF));
+        (even, _mm256_srli_epi16::<8>(word))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn add(sum: __m256i, value: &Right, right: &Right) -> __m256i {
+        let even = _mm256_madd_epi16(value.0, right.0);
+        let odd = _mm256_madd_epi16(value.1, right.1);
+        _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+    }
+
+    /// # Safety
+    /// There is room for 8 values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn store(at: *mut f32, sum: __m256i) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_storeu_ps(at, _mm256_castsi256_ps(sum)) }
+    }
+
+    micro!("avx2,fma");
+}

@@ -1,0 +1,207 @@
+//! Tiles with AVX-512: the same loop as AVX2's, one vector a panel, two panels at once.
+#![allow(unsafe_code)]
+
+use super::micro::{by_rows, micro};
+use super::{Format, Left, MR, NR, Tile};
+
+/// Rows of a whole tile.
+pub(super) const ROWS: usize = MR;
+
+/// # Safety
+/// As `Kernel::tiles`, on a CPU with AVX-512F, and AVX512-BF16 or AVX512-VNNI for these formats.
+pub(super) unsafe fn tile(
+    format: Format,
+    rows: usize,
+    words: usize,
+    left: Left,
+    panels: &[*const u32],
+    out: &mut [Tile],
+) {
+    let (first, out) = (panels[0], out.as_mut_ptr().cast::<f32>());
+    // SAFETY: passed on; panels of one operand have the same length, and the second's distance is theirs.
+    unsafe {
+        if let [_, second] = panels {
+            let apart = (second.offset_from(first) as usize, MR * NR);
+            match format {
+                Format::F32 => {
+                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, f32s, (words, left, first, out, apart));
+                }
+                Format::Bf16 => {
+                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, bf16s, (words, left, first, out, apart));
+                }
+                Format::Int8 => {
+                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, int8s, (words, left, first, out, apart));
+                }
+            }
+            return;
+        }
+        let apart = (0, 0);
+        match format {
+            Format::F32 => {
+                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, f32s, (words, left, first, out, apart));
+            }
+            Format::Bf16 => {
+                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, bf16s, (words, left, first, out, apart));
+            }
+            Format::Int8 => {
+                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, int8s, (words, left, first, out, apart));
+            }
+        }
+    }
+}
+
+mod f32s {
+    use std::arch::x86_64::{
+        __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
+    };
+
+    use super::micro;
+
+    type Right = __m512;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn zero() -> __m512 {
+        _mm512_setzero_ps()
+    }
+
+    /// # Safety
+    /// There are 16 words.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn right(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_loadu_ps(at.cast()) }
+    }
+
+    /// # Safety
+    /// There is a word.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn value(at: *const u32) -> __m512 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_set1_ps(*at.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn add(sum: __m512, value: &__m512, right: &Right) -> __m512 {
+        _mm512_fmadd_ps(*value, *right, sum)
+    }
+
+    /// # Safety
+    /// There is room for 16 values.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(at: *mut f32, sum: __m512) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_storeu_ps(at, sum) }
+    }
+
+    micro!("avx512f");
+}
+
+mod bf16s {
+    use std::arch::x86_64::{
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+        _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+
+    use super::micro;
+
+    type Right = __m512bh;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn zero() -> __m512 {
+        _mm512_setzero_ps()
+    }
+
+    /// # Safety
+    /// There are 16 words.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn right(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.cast())) }
+    }
+
+    /// # Safety
+    /// There is a word.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn value(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*at.cast())) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn add(sum: __m512, value: &Right, right: &Right) -> __m512 {
+        _mm512_dpbf16_ps(sum, *value, *right)
+    }
+
+    /// # Safety
+    /// There is room for 16 values.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn store(at: *mut f32, sum: __m512) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_storeu_ps(at, sum) }
+    }
+
+    micro!("avx512f,avx512bf16");
+}
+
+mod int8s {
+    use std::arch::x86_64::{
+        __m512i, _mm512_castsi512_ps, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32,
+        _mm512_setzero_si512, _mm512_storeu_ps,
+    };
+
+    use super::micro;
+
+    type Right = __m512i;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn zero() -> __m512i {
+        _mm512_setzero_si512()
+    }
+
+    /// # Safety
+    /// There are 16 words.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn right(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    /// # Safety
+    /// There is a word.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn value(at: *const u32) -> Right {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_set1_epi32(*at.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn add(sum: __m512i, value: &Right, right: &Right) -> __m512i {
+        _mm512_dpbusd_epi32(sum, *value, *right)
+    }
+
+    /// # Safety
+    /// There is room for 16 values.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn store(at: *mut f32, sum: __m512i) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_storeu_ps(at, _mm512_castsi512_ps(sum)) }
+    }
+
+    micro!("avx512f,avx512vnni");
+}

@@ -1,0 +1,93 @@
+//! Tiles in plain loops: any CPU, and the twin of the others in tests.
+#![allow(unsafe_code)]
+
+use super::{Format, Left, MR, NR, Tile};
+
+/// # Safety
+/// As `Kernel::tiles`.
+pub(super) unsafe fn tile(
+    format: Format,
+    rows: usize,
+    words: usize,
+    left: Left,
+    panels: &[*const u32],
+    out: &mut [Tile],
+) {
+    for (&panel, out) in panels.iter().zip(out) {
+        // SAFETY: passed on.
+        unsafe {
+            match format {
+                Format::F32 => sums(rows, words, left, panel, out, |a, b, sum: f32| {
+                    sum + f32::from_bits(a) * f32::from_bits(b)
+                }),
+                Format::Bf16 => sums(rows, words, left, panel, out, |a, b, sum: f32| {
+                    let (low, high) = (halves(a), halves(b));
+                    sum + low.0 * high.0 + low.1 * high.1
+                }),
+                Format::Int8 => sums(rows, words, left, panel, out, |a, b, sum: i32| {
+                    let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+                    let products = a
+                        .iter()
+                        .zip(b)
+                        .map(|(&a, b)| i32::from(a) * i32::from(b as i8));
+                    sum + products.sum::<i32>()
+                }),
+            }
+        }
+    }
+}
+
+/// The two bfloat16 of a word.
+fn halves(word: u32) -> (f32, f32) {
+    (
+        f32::from_bits(word << 16),
+        f32::from_bits(word & 0xFFFF_0000),
+    )
+}
+
+/// A sum as the bits of a float.
+trait Bits: Copy + Default {
+    fn bits(self) -> f32;
+}
+
+impl Bits for f32 {
+    fn bits(self) -> f32 {
+        self
+    }
+}
+
+impl Bits for i32 {
+    fn bits(self) -> f32 {
+        f32::from_bits(self as u32)
+    }
+}
+
+/// # Safety
+/// As `Kernel::tiles`.
+#[inline(always)]
+unsafe fn sums<S: Bits>(
+    rows: usize,
+    words: usize,
+    left: Left,
+    panel: *const u32,
+    out: &mut Tile,
+    add: impl Fn(u32, u32, S) -> S,
+) {
+    let mut sums = [[S::default(); NR]; MR];
+    for i in 0..words {
+        // SAFETY: the panel has 16 words for each step.
+        let right = unsafe { &*panel.add(i * NR).cast::<[u32; NR]>() };
+        for (row, sum) in sums.iter_mut().enumerate().take(rows) {
+            // SAFETY: the left operand has these rows and words.
+            let value = unsafe { *left.at.add(row * left.row_stride + i * left.step) };
+            for (sum, &right) in sum.iter_mut().zip(right) {
+                *sum = add(value, right, *sum);
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(&sums).take(rows) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = sum.bits();
+        }
+    }
+}

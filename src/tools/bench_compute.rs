@@ -1,0 +1,184 @@
+//! `frameshift bench compute`: times the very functions that the engine and the jobs call, from normalised planes to logits or to an optimiser step.
+//!
+//! Invariant: nothing is timed that a server would not do, and nothing is left out that it would do on the device thread.
+
+#![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
+
+mod measure;
+mod subject;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use self::subject::{Preset, Size, Subject};
+use crate::model::{self, compute_threads};
+use crate::spec::Precision;
+
+/// `frameshift bench`.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// Times the model on this machine: one JSON line
+    Compute(Box<Args>),
+}
+
+/// Arguments of `frameshift bench compute`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// What is timed
+    #[arg(value_enum)]
+    pub what: What,
+    /// Adapters of the set: none, before the MLP, or before attention and MLP
+    #[arg(long, value_enum, default_value = "12x384")]
+    pub preset: Preset,
+    /// Backbone of random weights
+    #[arg(long, value_enum, default_value = "vit_b16")]
+    pub size: Size,
+    /// Backbone from a checkpoint instead
+    #[arg(long, value_name = "PATH")]
+    pub backbone: Option<PathBuf>,
+    /// Adapter set (safetensors under the reference's names) instead of one with random weights; its shape is that of --preset
+    #[arg(long, value_name = "FILE")]
+    pub set: Option<PathBuf>,
+    /// Clips instead of random ones: f32, little-endian, `[batch, 3, frames, side, side]`
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Where to write the logits: f32, little-endian, `[batch, classes]`
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
+    /// Frames of a clip
+    #[arg(long, default_value = "8")]
+    pub frames: NonZeroUsize,
+    /// Clips of a batch
+    #[arg(long, default_value = "1")]
+    pub batch: NonZeroUsize,
+    /// Adapter sets among the clips of a batch; divides it
+    #[arg(long, default_value = "1")]
+    pub sets: NonZeroUsize,
+    /// f32, bf16, int8, or auto: the fastest of the first two on this CPU
+    #[arg(long, default_value = "f32")]
+    pub precision: String,
+    /// Threads; as many as there are physical cores when not set
+    #[arg(long)]
+    pub threads: Option<NonZeroUsize>,
+    /// Training only: computes activations again instead of keeping them
+    #[arg(long)]
+    pub recompute: bool,
+    /// How long to measure, after one run that is not counted
+    #[arg(long, default_value_t = 20.0)]
+    pub seconds: f64,
+    /// Measures this many runs instead, whatever they take
+    #[arg(long)]
+    pub runs: Option<NonZeroUsize>,
+}
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// A forward, as the engine runs it.
+    Infer,
+    /// Forward, backward and optimiser step, as a job runs them.
+    Train,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The backbone does not load.
+    #[error("the backbone {path} does not load")]
+    Backbone {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: model::load::Error,
+    },
+    /// The model refused.
+    #[error("the model cannot run this")]
+    Model(#[from] model::Error),
+    /// A file cannot be read or written.
+    #[error("{path} cannot be used")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An argument does not fit the others.
+    #[error("--{0}")]
+    Argument(crate::spec::Invalid),
+}
+
+/// The line that is printed.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    what: What,
+    preset: Preset,
+    backbone: &'a str,
+    frames: usize,
+    batch: usize,
+    sets: usize,
+    precision: String,
+    instructions: &'static str,
+    threads: usize,
+    #[serde(flatten)]
+    timing: measure::Timing,
+    gflop_per_clip: f64,
+    gflop_per_s: f64,
+    peak_mib: u64,
+    load_ms: f64,
+}
+
+/// Measures and prints one line of JSON.
+///
+/// # Errors
+/// When arguments or files do not fit.
+pub fn run(Command::Compute(args): &Command) -> Result<(), Error> {
+    let precision: Precision = match args.precision.as_str() {
+        "auto" => model::fastest(),
+        named => named.parse().map_err(Error::Argument)?,
+    };
+    let threads = compute_threads(args.threads);
+    let subject = Subject::new(args, precision)?;
+    let measured = match args.what {
+        What::Infer => measure::infer(&subject, args)?,
+        What::Train => measure::train(&subject, args)?,
+    };
+    if let Some(path) = &args.logits {
+        let rows = measured.logits.iter().flatten();
+        let bytes: Vec<u8> = rows.flat_map(|value| value.to_le_bytes()).collect();
+        std::fs::write(path, bytes).map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    let gflop = subject.gflop_per_clip(args.what);
+    let report = Report {
+        what: args.what,
+        preset: args.preset,
+        backbone: subject.backbone.name(),
+        frames: args.frames.get(),
+        batch: args.batch.get(),
+        sets: args.sets.get(),
+        precision: precision.to_string(),
+        instructions: model::instructions(precision),
+        threads,
+        gflop_per_clip: round(gflop, 1.0),
+        gflop_per_s: round(gflop * measured.timing.clips_per_s, 1.0),
+        timing: measured.timing,
+        peak_mib: model::usage().peak_bytes >> 20,
+        load_ms: subject.load_ms,
+    };
+    // Numbers and names only: serde_json has no way to fail on them.
+    println!("{}", serde_json::to_string(&report).unwrap_or_default());
+    Ok(())
+}
+
+/// Rounds to so many decimal places.
+fn round(value: f64, places: f64) -> f64 {
+    let scale = 10_f64.powf(places);
+    (value * scale).round() / scale
+}

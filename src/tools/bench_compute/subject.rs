@@ -1,0 +1,293 @@
+//! What is timed: a backbone, adapter sets and clips, random or from files, and the arithmetic that they need.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{Args, Error, What, round};
+use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig, Segment, Tensors, load};
+use crate::rng::Stream;
+use crate::spec::{AdapterConfig, Digest, Invalid, Normalization, Precision};
+
+/// The official adapter configurations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+pub enum Preset {
+    /// A head alone.
+    #[value(name = "bare")]
+    #[serde(rename = "bare")]
+    Bare,
+    /// Width 384 before every MLP.
+    #[value(name = "12x384")]
+    #[serde(rename = "12x384")]
+    PreMlp,
+    /// Width 384 before attention and MLP of every block.
+    #[value(name = "24x384")]
+    #[serde(rename = "24x384")]
+    Both,
+}
+
+impl Preset {
+    fn config(self) -> AdapterConfig {
+        AdapterConfig {
+            adapter_width: 384,
+            adapter_layers: None,
+            adapter_kernel_size: [3, 1, 1],
+            adapter_pre_attn: self == Self::Both,
+            adapter_pre_mlp: self != Self::Bare,
+        }
+    }
+}
+
+/// Backbones by their sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Size {
+    /// CLIP ViT-B/32.
+    VitB32,
+    /// CLIP ViT-B/16.
+    VitB16,
+    /// CLIP ViT-L/14.
+    VitL14,
+    /// CLIP ViT-L/14 at 336 pixels.
+    #[value(name = "vit_l14_336")]
+    VitL14At336,
+    /// ImageNet ViT-S/16.
+    TimmS16,
+    /// ImageNet ViT-B/16.
+    TimmB16,
+    /// ImageNet ViT-L/16.
+    TimmL16,
+}
+
+impl Size {
+    fn config(self) -> BackboneConfig {
+        let (image_size, patch_size, width, layers) = match self {
+            Self::VitB32 => (224, 32, 768, 12),
+            Self::VitB16 | Self::TimmB16 => (224, 16, 768, 12),
+            Self::VitL14 => (224, 14, 1024, 24),
+            Self::VitL14At336 => (336, 14, 1024, 24),
+            Self::TimmS16 => (224, 16, 384, 12),
+            Self::TimmL16 => (224, 16, 1024, 24),
+        };
+        let clip = !matches!(self, Self::TimmS16 | Self::TimmB16 | Self::TimmL16);
+        BackboneConfig {
+            image_size,
+            patch_size,
+            width,
+            layers,
+            heads: width / 64,
+            mlp_width: 4 * width,
+            activation: if clip {
+                Activation::QuickGelu
+            } else {
+                Activation::Gelu
+            },
+            eps: if clip { 1e-5 } else { 1e-6 },
+            pre_norm: clip,
+            patch_bias: !clip,
+            normalization: Normalization::CLIP,
+        }
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Everything that a run needs.
+pub(super) struct Subject {
+    pub(super) backbone: Arc<Backbone>,
+    /// The first set, not rounded.
+    pub(super) exact: AdapterSet,
+    sets: Vec<Arc<AdapterSet>>,
+    pub(super) clips: Vec<Arc<[f32]>>,
+    frames: usize,
+    /// From the checkpoint (or its random tensors) to packed weights.
+    pub(super) load_ms: f64,
+}
+
+impl Subject {
+    pub(super) fn new(args: &Args, precision: Precision) -> Result<Self, Error> {
+        let (frames, batch, sets) = (args.frames.get(), args.batch.get(), args.sets.get());
+        if !batch.is_multiple_of(sets) {
+            let problem = format!("{sets} do not divide a batch of {batch}");
+            return Err(Error::Argument(Invalid::new("sets", problem)));
+        }
+        let (backbone, load_ms) = backbone(args, precision)?;
+        let shape = backbone.config();
+        let exact = match &args.set {
+            Some(path) => read_set(path, shape, args.preset.config())?,
+            None => random_set(shape, args.preset.config(), 0)?,
+        };
+        let mut all = vec![Arc::new(exact.in_precision(precision))];
+        for i in 1..sets {
+            let set = random_set(shape, args.preset.config(), i as u64)?;
+            all.push(Arc::new(set.in_precision(precision)));
+        }
+        Ok(Self {
+            clips: clips(args.input.as_deref(), batch, frames * shape.frame_len())?,
+            backbone: Arc::new(backbone),
+            exact,
+            sets: all,
+            frames,
+            load_ms,
+        })
+    }
+
+    /// As many clips for each set.
+    pub(super) fn segments(&self) -> Vec<Segment> {
+        let own = self.clips.len() / self.sets.len();
+        let segment = |(i, set): (usize, &Arc<AdapterSet>)| Segment {
+            set: Arc::clone(set),
+            clips: i * own..(i + 1) * own,
+            num_frames: self.frames,
+        };
+        self.sets.iter().enumerate().map(segment).collect()
+    }
+
+    /// 10⁹ operations (two for a multiply-add) by the formula, without what the last block's shortcut saves: so figures compare with others'.
+    pub(super) fn gflop_per_clip(&self, what: What) -> f64 {
+        let shape = self.backbone.config();
+        let (c, l) = (shape.width as f64, shape.tokens() as f64);
+        let patch = (3 * shape.patch_size * shape.patch_size) as f64;
+        let block = l * c * (4.0 * c + 2.0 * shape.mlp_width as f64) + 2.0 * l * l * c;
+        let frozen = (l - 1.0) * patch * c + shape.layers as f64 * block;
+        let config = self.exact.config();
+        let kinds = f64::from(u8::from(config.adapter_pre_attn))
+            + f64::from(u8::from(config.adapter_pre_mlp));
+        let width = f64::from(config.adapter_width);
+        let taps: f64 = config
+            .adapter_kernel_size
+            .iter()
+            .map(|&k| f64::from(k))
+            .product();
+        let adapter = (l - 1.0) * width * (2.0 * c + taps);
+        let adapters = kinds * shape.layers as f64 * adapter;
+        // Frozen layers have a gradient of their input alone; adapters also of their weights.
+        let (of_frozen, of_adapters) = match what {
+            What::Infer => (1.0, 1.0),
+            What::Train if kinds == 0.0 => (1.0, 1.0),
+            What::Train => (2.0, 3.0),
+        };
+        2e-9 * self.frames as f64 * (of_frozen * frozen + of_adapters * adapters)
+    }
+}
+
+fn backbone(args: &Args, precision: Precision) -> Result<(Backbone, f64), Error> {
+    let ms = |start: Instant| round(start.elapsed().as_secs_f64() * 1e3, 1.0);
+    if let Some(path) = &args.backbone {
+        let start = Instant::now();
+        let loaded = Backbone::load_in(path, precision).map_err(|source| Error::Backbone {
+            path: path.clone(),
+            source,
+        })?;
+        return Ok((loaded, ms(start)));
+    }
+    let (shape, name) = (args.size.config(), args.size.name());
+    let rng = Stream::new(1, &name);
+    let mut tensors = Tensors::new();
+    for (i, (name, dims)) in shape.tensors().into_iter().enumerate() {
+        let mut rng = rng.fork(i as u64);
+        // Norms near the identity, and products that keep the size of what goes through them.
+        let (mean, scale) = match (dims.as_slice(), name.ends_with("weight")) {
+            ([_], true) => (1.0, 0.1),
+            ([_], false) => (0.0, 0.02),
+            ([_, rest @ ..], _) => (0.0, (3.0 / rest.iter().product::<usize>() as f32).sqrt()),
+            ([], _) => (0.0, 0.0),
+        };
+        let count = dims.iter().product();
+        let values = (0..count).map(|_| rng.range(mean - scale, mean + scale));
+        let values = values.collect();
+        tensors.insert(name, (dims, values));
+    }
+    let start = Instant::now();
+    let built = Backbone::from_tensors_in(&name, shape, Digest([0; 32]), tensors, precision)?;
+    Ok((built, ms(start)))
+}
+
+/// A set whose adapters do something: convolutions that are not 0.
+fn random_set(
+    shape: &BackboneConfig,
+    config: AdapterConfig,
+    seed: u64,
+) -> Result<AdapterSet, Error> {
+    const CLASSES: usize = 400;
+    let rng = Stream::new(seed, "bench/set");
+    let fresh = AdapterSet::fresh(shape, config, CLASSES, &rng)?;
+    let mut tensors = fresh.tensors();
+    for (i, (name, (_, values))) in tensors.iter_mut().enumerate() {
+        let mut rng = rng.fork(1000 + i as u64);
+        if name.ends_with("conv.weight") {
+            values.fill_with(|| rng.range(-0.5, 0.5));
+        }
+    }
+    Ok(AdapterSet::from_tensors(tensors, shape, config, CLASSES)?)
+}
+
+fn read_set(
+    path: &Path,
+    shape: &BackboneConfig,
+    config: AdapterConfig,
+) -> Result<AdapterSet, Error> {
+    let archive = load::Archive::open(path).map_err(|source| Error::Backbone {
+        path: path.to_owned(),
+        source,
+    })?;
+    let classes = archive
+        .header()
+        .entries
+        .iter()
+        .find(|entry| entry.name == "fc.bias");
+    let classes = classes.and_then(|entry| entry.shape.first().copied());
+    let Some(classes) = classes else {
+        let problem = format!("{} has no fc.bias", path.display());
+        return Err(Error::Argument(Invalid::new("set", problem)));
+    };
+    Ok(AdapterSet::from_safetensors(
+        archive.bytes(),
+        shape,
+        config,
+        classes,
+    )?)
+}
+
+fn clips(path: Option<&Path>, batch: usize, len: usize) -> Result<Vec<Arc<[f32]>>, Error> {
+    let Some(path) = path else {
+        let rng = Stream::new(1, "bench/clips");
+        let clip = |i: usize| {
+            let mut rng = rng.fork(i as u64);
+            (0..len).map(|_| rng.range(-2.0, 2.0)).collect()
+        };
+        return Ok((0..batch).map(clip).collect());
+    };
+    let bytes = read(path)?;
+    if bytes.len() != batch * len * size_of::<f32>() {
+        let problem = format!(
+            "{} has {} bytes, expected {} for this batch",
+            path.display(),
+            bytes.len(),
+            batch * len * size_of::<f32>()
+        );
+        return Err(Error::Argument(Invalid::new("input", problem)));
+    }
+    let (values, _) = bytes.as_chunks::<4>();
+    let clips = values.chunks_exact(len);
+    Ok(clips
+        .map(|clip| {
+            clip.iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect()
+        })
+        .collect())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })
+}
