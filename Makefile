@@ -1,5 +1,5 @@
 # The two commands that matter: `make demo` and `make test`. Both bring what is missing through deploy/setup.sh.
-.PHONY: demo test lint bench setup build
+.PHONY: demo test lint bench bench-video setup build
 
 SHELL := /bin/bash
 # rustup installs here; a shell that was opened before the installation does not know it yet.
@@ -21,6 +21,10 @@ test: setup
 
 lint: setup
 	@deploy/test.sh lint
+
+## Video decoding against PyAV, decord and torchcodec, interleaved; writes benches/RESULTS.md. The peers live outside the project.
+bench-video: setup
+	@deploy/bench-video.sh
 
 ## Criterion benchmarks of the model and the video path.
 bench: setup

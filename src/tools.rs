@@ -3,3 +3,4 @@
 pub mod bench_compute;
 pub mod inspect;
 pub mod pretrain;
+pub mod video;

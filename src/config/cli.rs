@@ -51,6 +51,8 @@ pub enum Command {
     Bench(tools::bench_compute::Command),
     /// Trains the built-in backbone anew
     Pretrain(tools::pretrain::Args),
+    /// Shows what a server sees of a video file
+    Video(tools::video::Args),
 }
 
 /// Arguments of `frameshift serve`.

@@ -33,4 +33,5 @@ mod service_config;
 mod shared;
 mod store;
 mod tidy;
+mod video_tool;
 mod video_worker;

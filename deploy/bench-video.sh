@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Compares video decoding with the libraries that people use from Python. They are installed into a folder outside the project, with CPU wheels from the
+# registries; one that cannot be had is named in the table.
+#   FRAMESHIFT_PEERS    where they go (default: ~/.cache/frameshift/peers)
+#   FRAMESHIFT_PROGRAM  the program to measure (default: a release build)
+#   ROUNDS              interleaved rounds (default: 7)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+peers="${FRAMESHIFT_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/frameshift/peers}"
+shared="${FRAMESHIFT_SHARED:-../shared}"
+[ -d "$shared/clips" ] || shared=tests/data
+
+mkdir -p "$peers"
+if [ ! -x "$peers/venv/bin/python" ]; then
+  python3 -m venv "$peers/venv"
+fi
+python="$peers/venv/bin/python"
+install() {
+  "$python" -m pip install --quiet --disable-pip-version-check "$@" || echo "== cannot install: $*" >&2
+}
+has() { "$python" -c "import $1" >/dev/null 2>&1; }
+has av || install av numpy
+has decord || install decord
+has torch || "$python" -m pip install --quiet --disable-pip-version-check torch --index-url https://download.pytorch.org/whl/cpu || install torch
+has torchcodec.decoders || install torchcodec
+# torchcodec loads FFmpeg's shared libraries, two more than this project needs.
+"$python" -c 'import ctypes.util as u, sys; sys.exit(not (u.find_library("avdevice") and u.find_library("avfilter")))' ||
+  echo "== torchcodec may not load: install FFmpeg's libavdevice and libavfilter (Debian 12: libavdevice59), or name their folder in LD_LIBRARY_PATH" >&2
+
+program="${FRAMESHIFT_PROGRAM:-}"
+if [ -z "$program" ]; then
+  cargo build --release --locked
+  program=target/release/frameshift
+fi
+"$python" benches/peers/clips.py "$shared" "$peers/clips"
+"$python" benches/peers/run.py "$program" "$shared" "$peers/clips" benches/RESULTS.md "${ROUNDS:-7}"
