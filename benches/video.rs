@@ -1,7 +1,7 @@
 //! The video path: the bicubic resize alone, and whole clips through the confined worker: `cargo bench --bench video`.
 //!
 //! criterion's "elements" are frames. `make bench-video` compares with the libraries that people use from Python.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::expect_used)] // A benchmark that cannot be set up ends.
 
 use std::hint::black_box;
 use std::num::{NonZeroU8, NonZeroU16};

@@ -68,9 +68,7 @@ fn run(command: Command) -> Result<(), Failure> {
             outcome.map_err(exit(Exit::Failed))
         }),
         Command::Inspect(arguments) => tools::inspect::run(&arguments).map_err(exit(Exit::Failed)),
-<<<<<<< HEAD
         Command::Bench(command) => tools::bench_compute::run(&command).map_err(exit(Exit::Failed)),
-=======
         Command::Video(arguments) => {
             let outcome = runtime()?.block_on(tools::video::run(&arguments, program()?));
             outcome.map_err(|error| Failure {
@@ -78,7 +76,6 @@ fn run(command: Command) -> Result<(), Failure> {
                 error: error.into(),
             })
         }
->>>>>>> f5218c4 (Show what the server sees of a video file; compare decoding with PyAV, decord and torchcodec)
         Command::Pretrain(arguments) => {
             tools::pretrain::run(&arguments).map_err(exit(Exit::Failed))
         }

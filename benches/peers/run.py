@@ -10,6 +10,8 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# What encloses the section that is written.
+BEGIN, END = "<!-- video: begin -->", "<!-- video: end -->"
 # Seconds after which a row has enough rounds.
 PATIENCE = 60
 PEERS = ["pyav-full", "pyav-seek", "decord", "torchcodec-exact", "torchcodec-approximate"]
@@ -133,6 +135,21 @@ def machine():
     return f"{models[0] if models else 'unknown processor'}, {os.cpu_count()} cores"
 
 
+def replace(path, section):
+    """Puts the section in the place of the one before, and leaves the rest of the file as it is."""
+    before, after = "# Results\n\n", ""
+    if os.path.exists(path):
+        with open(path) as file:
+            before = file.read()
+        if BEGIN in before and END in before:
+            before, rest = before.split(BEGIN, 1)
+            after = rest.split(END, 1)[1].lstrip("\n")
+        else:
+            before = before.rstrip("\n") + "\n\n"
+    with open(path, "w") as file:
+        file.write(before + section + after)
+
+
 def main(program, shared, clips, results, rounds="7"):
     rounds = int(rounds)
     usable, missing = available()
@@ -186,9 +203,10 @@ def main(program, shared, clips, results, rounds="7"):
             )
     load = os.getloadavg()
     text = [
-        "# Video decoding against PyAV, decord and torchcodec",
+        BEGIN,
+        "## Video decoding against PyAV, decord and torchcodec",
         "",
-        "`make bench-video` writes this file: medians of interleaved rounds, one thread; ours is the confined worker through the server's own code path, bytes",
+        "`make bench-video` writes this section: medians of interleaved rounds, one thread; ours is the confined worker through the server's own code path, bytes",
         "in memory to checked planes. `frames`: RGB pictures; `clip`: normalised 224 × 224 planes. Several numbers in a cell are several clips; the ratio is",
         "their median.",
         "",
@@ -198,10 +216,10 @@ def main(program, shared, clips, results, rounds="7"):
         "",
         *[f"Not installed: {name} ({why})." for name, why in missing.items()],
         *[f"- {note}" for note in notes],
+        END,
         "",
     ]
-    with open(results, "w") as out:
-        out.write("\n".join(text))
+    replace(results, "\n".join(text))
     print("\n".join(text))
 
 

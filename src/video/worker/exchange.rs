@@ -171,21 +171,22 @@ fn checked(
 /// The error of a request for what a video lacks; `None` when the request asked for no such thing.
 fn out_of_range(asked: &Sampling, missing: OutOfRange) -> Option<Error> {
     let OutOfRange { index, count } = missing;
-    match asked {
-        Sampling::Indices(indices) if indices.contains(&index) && index >= count => {
-            Some(Error::IndexOutOfRange {
-                index,
-                frames: count,
-            })
+    let is_asked = match asked {
+        Sampling::Indices(indices) => indices.contains(&index),
+        Sampling::Windows(windows) => index >= windows.first,
+        Sampling::Uniform | Sampling::Strided(_) | Sampling::Fps(_) => false,
+    };
+    (is_asked && index >= count).then_some(if matches!(asked, Sampling::Windows(_)) {
+        Error::WindowOutOfRange {
+            index,
+            windows: count,
         }
-        Sampling::Windows(windows) if index >= windows.first && index >= count => {
-            Some(Error::WindowOutOfRange {
-                index,
-                windows: count,
-            })
+    } else {
+        Error::IndexOutOfRange {
+            index,
+            frames: count,
         }
-        _ => None,
-    }
+    })
 }
 
 /// Whether these are the frames that were asked for: sampling, frames of a clip, temporal views.
