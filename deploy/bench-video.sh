@@ -4,6 +4,7 @@
 #   FRAMESHIFT_PEERS    where they go (default: ~/.cache/frameshift/peers)
 #   FRAMESHIFT_PROGRAM  the program to measure (default: a release build)
 #   ROUNDS              interleaved rounds (default: 7)
+#   ROWS                only the rows that this regular expression finds (default: all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 peers="${FRAMESHIFT_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/frameshift/peers}"
@@ -33,4 +34,4 @@ if [ -z "$program" ]; then
   program=target/release/frameshift
 fi
 "$python" benches/peers/clips.py "$shared" "$peers/clips"
-"$python" benches/peers/run.py "$program" "$shared" "$peers/clips" benches/RESULTS.md "${ROUNDS:-7}"
+"$python" benches/peers/run.py "$program" "$shared" "$peers/clips" benches/RESULTS.md "${ROUNDS:-7}" "${ROWS:-}"

@@ -107,45 +107,45 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// Why there is nothing to show.
+/// Why there is nothing to show. A message names its cause, so that a cause is no source as well.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The video cannot be opened.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {reason}", path.display())]
     Read {
         /// The video.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The video is refused, or the request does not fit it.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Video {
         /// The video.
         path: PathBuf,
         /// Why.
-        source: video::Error,
+        reason: video::Error,
     },
     /// No decoding process can be had.
     #[error("cannot decode: {0}")]
     Start(video::Error),
     /// The sheet cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {reason}", path.display())]
     Write {
         /// The sheet.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The sheet cannot be made.
-    #[error("cannot write a png: {0}")]
+    #[error(transparent)]
     Png(#[from] png::EncodingError),
     /// The answer cannot be written as JSON.
-    #[error("cannot write the answer as JSON: {0}")]
+    #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// Standard input or output failed.
-    #[error("standard input or output: {0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A line of `time` is none.
     #[error("expected `frames|clip|dense|views|pair|single FILE`, got {0:?}")]
@@ -156,7 +156,7 @@ impl Error {
     /// What the process ends with: sysexits.h's numbers, as the other commands use them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Video { source, .. } => match source {
+            Self::Video { reason, .. } => match reason {
                 video::Error::Rejected(_)
                 | video::Error::IndexOutOfRange { .. }
                 | video::Error::WindowOutOfRange { .. }
@@ -250,9 +250,9 @@ fn local() -> TenantId {
 }
 
 fn input(path: &Path) -> Result<Input, Error> {
-    let file = File::open(path).map_err(|source| Error::Read {
+    let file = File::open(path).map_err(|reason| Error::Read {
         path: path.to_owned(),
-        source,
+        reason,
     })?;
     Ok(Input::File(Arc::new(file)))
 }
@@ -273,9 +273,9 @@ pub async fn run(args: &Args, program: PathBuf) -> Result<(), Error> {
 }
 
 fn refused(path: &Path) -> impl FnOnce(video::Error) -> Error {
-    move |source| Error::Video {
+    move |reason| Error::Video {
         path: path.to_owned(),
-        source,
+        reason,
     }
 }
 
@@ -333,9 +333,9 @@ async fn draw(decoder: &Decoder, args: &Frames) -> Result<(), Error> {
         .await
         .map_err(refused(path))?;
     let png = sheet::png(&came.pictures, args.side.into(), args.columns)?;
-    fs::write(&args.out, png).map_err(|source| Error::Write {
+    fs::write(&args.out, png).map_err(|reason| Error::Write {
         path: args.out.clone(),
-        source,
+        reason,
     })?;
     let places = came.indices.iter().zip(&came.pts).zip(&came.pictures);
     let frames = places.map(|((&index, &pts), picture)| Sample {

@@ -54,7 +54,7 @@ fn a_probe_is_json_and_a_refusal_says_why() {
     let refused = video(&["probe", name]);
     assert_eq!(refused.status.code(), Some(65));
     let error = String::from_utf8_lossy(&refused.stderr);
-    assert!(error.contains("not recognised"), "{error}");
+    assert_eq!(error.matches("not recognised").count(), 1, "{error}");
     assert_eq!(video(&["probe", "/nowhere.mp4"]).status.code(), Some(66));
     let usage = video(&["frames", name, "--fps", "5", "--sampling-rate", "2"]);
     assert_eq!(usage.status.code(), Some(64), "one sampling at a time");

@@ -98,9 +98,9 @@ pub(super) async fn run(decoder: &Decoder) -> Result<(), Error> {
         let bytes = match files.get(&path) {
             Some(bytes) => bytes.clone(),
             None => {
-                let read = std::fs::read(&path).map_err(|source| Error::Read {
+                let read = std::fs::read(&path).map_err(|reason| Error::Read {
                     path: path.clone(),
-                    source,
+                    reason,
                 });
                 files.entry(path.clone()).or_insert(read?.into()).clone()
             }
