@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     files.sort();
     println!("cargo:rerun-if-changed=proto");
 
+    // cargo-fuzz builds with it.
+    println!("cargo:rustc-check-cfg=cfg(fuzzing)");
     // The display matrix moved in FFmpeg 6.1; ffmpeg-sys-the-third says which version it was built against.
     println!("cargo:rustc-check-cfg=cfg(ffmpeg_6_1)");
     if std::env::var_os("DEP_FFMPEG_FFMPEG_6_1").is_some() {

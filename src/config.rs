@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::spec::Precision;
 use crate::{device, engine, faults, jobs, rpc, telemetry, video};
 use load::{Error, Layered};
-use settings::{Flags, LogFormat, PrecisionChoice, Settings};
+use settings::{Flags, LogFormat, PrecisionChoice, Sandbox, Settings};
 
 /// A whole server.
 #[derive(Debug, Clone)]
@@ -151,6 +151,8 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
     let spans = [
         ("job_lease", settings.job_lease),
         ("video_wall_time", settings.video_wall_time),
+        ("video_cpu_time", settings.video_cpu_time),
+        ("video_duration", settings.video_duration),
         ("connection_age", settings.connection_age),
         ("keepalive_interval", settings.keepalive_interval),
         ("keepalive_timeout", settings.keepalive_timeout),
@@ -181,7 +183,17 @@ fn video_config(settings: &Settings, program: PathBuf) -> video::Config {
     }
     config.limits.bytes = settings.upload_limit.0;
     config.limits.wall = settings.video_wall_time.0;
+    config.limits.cpu = settings.video_cpu_time.0;
     config.limits.memory = settings.video_memory.0;
+    config.limits.pixels = settings.video_pixels.get();
+    config.limits.packets = settings.video_packets.get();
+    config.limits.frames = settings.video_frames.get();
+    config.limits.streams = settings.video_streams.get();
+    config.limits.duration = settings.video_duration.0;
+    config.layers = match settings.video_sandbox {
+        Sandbox::On => video::Layers::ALL,
+        Sandbox::Off => video::Layers::PLAIN,
+    };
     config
 }
 

@@ -5,6 +5,9 @@
 mod answer;
 mod decode;
 pub mod encode;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
+mod layers;
 mod probe;
 mod reject;
 mod request;
@@ -16,6 +19,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +28,11 @@ use self::worker::{Answer, Pixels, Pool, Work};
 use crate::ids::TenantId;
 
 pub use answer::{
-    Clip, Codec, Container, Picture, Pictures, Probe, Ratio, Rotation, Warning, Warnings,
+    Clip, Codec, Container, Containers, Picture, Pictures, Probe, Ratio, Rotation, Warning,
+    Warnings,
 };
 pub use decode::wide::write as write_view;
+pub use layers::{Layer, Layers};
 pub use reject::Reject;
 pub use request::{
     ClipSpec, ColorPolicy, Lane, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling,
@@ -59,6 +65,12 @@ pub struct Config {
     pub limits: Limits,
     /// A worker that had no request for so long ends.
     pub idle: Duration,
+    /// A worker that has decoded so many videos is replaced.
+    pub worker_requests: NonZeroU32,
+    /// A worker that has used so much processor time is replaced.
+    pub worker_cpu: Duration,
+    /// What confines the workers. When Landlock or seccomp is among them, one of them has to hold.
+    pub layers: Layers,
 }
 
 impl Config {
@@ -73,6 +85,9 @@ impl Config {
             queue: 512,
             limits: Limits::default(),
             idle: Duration::from_secs(10),
+            worker_requests: NonZeroU32::new(64).unwrap_or(NonZeroU32::MIN),
+            worker_cpu: Duration::from_secs(20),
+            layers: Layers::ALL,
         }
     }
 }
@@ -137,31 +152,21 @@ pub enum Error {
         #[source]
         source: Arc<io::Error>,
     },
+    /// The kernel confines workers less than was asked for.
+    #[error(
+        "the kernel confines video workers by neither landlock nor seccomp, only by {layers}; \
+         accept that with --video-sandbox=off, or run on a kernel that has one of them"
+    )]
+    Unconfined {
+        /// What holds.
+        layers: Layers,
+    },
+    /// Not one of the samples could be decoded.
+    #[error("the video workers cannot decode a single container format here")]
+    NoContainer,
     /// The decoder has stopped.
     #[error("the decoder has stopped")]
     Stopped,
-}
-
-/// A layer of the workers' confinement that holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layer {
-    /// A process of its own, without the server's memory, environment and descriptors.
-    Process,
-    /// Limits of memory, processor time, files and processes.
-    ResourceLimits,
-    /// It can gain no privileges.
-    NoNewPrivileges,
-}
-
-impl Layer {
-    /// A short name for logs and the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::ResourceLimits => "rlimits",
-            Self::NoNewPrivileges => "no_new_privs",
-        }
-    }
 }
 
 /// Decodes videos in worker processes. Clones share the workers; the processes end with the last clone.
@@ -273,8 +278,13 @@ impl Decoder {
     }
 
     /// The layers of confinement that hold in every worker.
-    pub fn isolation(&self) -> &[Layer] {
+    pub fn isolation(&self) -> Layers {
         self.pool.layers()
+    }
+
+    /// The containers that can be decoded here.
+    pub fn containers(&self) -> Containers {
+        self.pool.containers()
     }
 
     /// The processes now: the zygote, while there is one, and the workers that hold a tenant's turn.

@@ -67,7 +67,7 @@ impl fmt::Display for Summary {
 /// What `GetServerInfo` says.
 pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
     let backbone = &wiring.backbone;
-    let layers = wiring.decoder.isolation().iter();
+    let layers = wiring.decoder.isolation();
     let shape = backbone.config();
     let size = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     About {
@@ -82,7 +82,7 @@ pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
         normalization: shape.normalization,
         device: "cpu",
         precision: backbone.precision().to_string(),
-        isolation: layers.map(|layer| layer.name()).collect(),
+        isolation: layers.iter().map(|layer| layer.name()).collect(),
         upload_bytes: config.upload_limit,
         queue_clips: config.engine.queue_clips,
         adapter_bytes: config.engine.residency_bytes,

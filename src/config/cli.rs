@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::{app, client, demo, tools};
+use crate::{app, client, demo, tools, video};
 
 use super::settings::Flags;
 
@@ -17,7 +17,7 @@ Exit codes:
   64  wrong usage or configuration
   65  wrong input: a video, a data set's folder, a field of a request
   66  a local file cannot be read
-  69  the server, its address, its data directory or its backbone is unavailable
+  69  the server, its address, its data directory, its backbone or its confinement of video workers is unavailable
   70  internal error
   75  not now: try again later
   77  not allowed
@@ -98,6 +98,7 @@ impl Exit {
             | Error::AddressFile { .. }
             | Error::Store(_)
             | Error::Metadata(_)
+            | Error::Video(video::Error::Unconfined { .. })
             | Error::Backbone { .. } => Self::Unavailable,
             Error::Video(_) | Error::Device(_) | Error::Rpc(_) | Error::Stopped { .. } => {
                 Self::Internal

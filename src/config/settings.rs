@@ -3,7 +3,7 @@
 //! Invariant: one list makes the flags, the keys of the file, the environment's names and the reference in `--help`.
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -90,8 +90,22 @@ settings! {
     video_workers: May<NonZeroUsize>;
     /// Time to decode one video.
     video_wall_time: Must<Span> = "30s";
+    /// Processor time to decode one video.
+    video_cpu_time: Must<Span> = "20s";
     /// Memory of one video worker.
     video_memory: Must<ByteSize> = "1GiB";
+    /// Largest picture of a video in pixels.
+    video_pixels: Must<NonZeroU32> = "9437184";
+    /// Most packets of a video.
+    video_packets: Must<NonZeroU32> = "200000";
+    /// Most frames of a video.
+    video_frames: Must<NonZeroU32> = "20000";
+    /// Most streams of a video, of all kinds.
+    video_streams: Must<NonZeroU16> = "16";
+    /// Longest video, from its first to its last frame.
+    video_duration: Must<Span> = "3h";
+    /// Confines video workers by Landlock and seccomp, of which the kernel must have one; `off` serves without.
+    video_sandbox: Must<Sandbox> = "on";
     /// Time after which a connection is asked to close; requests in flight finish.
     connection_age: Must<Span> = "1h";
     /// Silence after which a connection is probed.
@@ -126,6 +140,16 @@ pub enum PrecisionChoice {
     Bf16,
     /// 8-bit integers in the frozen layers, bfloat16 elsewhere.
     Int8,
+}
+
+/// Whether the kernel confines video workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// It has to.
+    On,
+    /// It does not.
+    Off,
 }
 
 impl Flags {

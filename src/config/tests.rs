@@ -152,7 +152,14 @@ jobs_per_tenant = 16 # default
 job_lease = "30s" # default
 # video_workers is not set
 video_wall_time = "30s" # default
+video_cpu_time = "20s" # default
 video_memory = "1GiB" # default
+video_pixels = 9437184 # default
+video_packets = 200000 # default
+video_frames = 20000 # default
+video_streams = 16 # default
+video_duration = "3h" # default
+video_sandbox = "on" # default
 connection_age = "1h" # default
 keepalive_interval = "30s" # default
 keepalive_timeout = "20s" # default

@@ -206,6 +206,8 @@ impl Clips {
                 | video::Error::PicturesTooLarge { .. }
                 | video::Error::Spawn { .. }
                 | video::Error::System { .. }
+                | video::Error::Unconfined { .. }
+                | video::Error::NoContainer
                 | video::Error::Stopped) => return Err(error.into()),
             }
             tokio::time::sleep(pause).await;

@@ -204,7 +204,9 @@ impl From<video::Error> for Status {
             | Error::WindowOutOfRange { .. }
             | Error::PicturesTooLarge { .. }
             | Error::Spawn { .. }
-            | Error::System { .. } => broken(&error),
+            | Error::System { .. }
+            | Error::Unconfined { .. }
+            | Error::NoContainer => broken(&error),
         }
     }
 }

@@ -166,6 +166,8 @@ impl Error {
                 | video::Error::Interrupted
                 | video::Error::Spawn { .. }
                 | video::Error::System { .. }
+                | video::Error::Unconfined { .. }
+                | video::Error::NoContainer
                 | video::Error::Stopped => 70,
             },
             Self::Read { .. } => 66,

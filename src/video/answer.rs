@@ -62,6 +62,39 @@ names! {
     }
 }
 
+/// A set of containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Containers(u8);
+
+impl Containers {
+    /// Every container.
+    pub const ALL: Self = Self(0b11_1110);
+
+    /// Takes one out.
+    pub fn remove(&mut self, container: Container) {
+        self.0 &= !(1 << container as u8);
+    }
+
+    /// Whether it is in the set.
+    pub fn contains(self, container: Container) -> bool {
+        self.0 & (1 << container as u8) != 0
+    }
+
+    /// Whether the set has none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(super) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// `None` for a bit that no container has.
+    pub(super) fn from_bits(bits: u8) -> Option<Self> {
+        (bits & !Self::ALL.0 == 0).then_some(Self(bits))
+    }
+}
+
 names! {
     /// A decoder.
     Codec {
@@ -258,4 +291,21 @@ pub struct Pictures {
     pub pts: Vec<i64>,
     /// What the video is.
     pub probe: Probe,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_set_of_all_containers_has_each_and_nothing_else() {
+        let mut left = Containers::ALL;
+        for &container in Container::ALL {
+            assert!(left.contains(container));
+            left.remove(container);
+            assert!(!left.contains(container));
+        }
+        assert!(left.is_empty());
+        assert_eq!(Containers::from_bits(1), None);
+    }
 }

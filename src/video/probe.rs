@@ -69,6 +69,10 @@ fn refused(otherwise: Reject) -> impl Fn(Code) -> Reject {
     }
 }
 
+fn pixels(facts: &Stream) -> i64 {
+    i64::from(facts.width) * i64::from(facts.height)
+}
+
 /// Opens a video file of this length and its first video stream's decoder.
 pub(super) fn open<'a>(file: &'a File, length: u64, limits: &Limits) -> Result<Opened<'a>, Reject> {
     if length == 0 {
@@ -82,7 +86,9 @@ pub(super) fn open<'a>(file: &'a File, length: u64, limits: &Limits) -> Result<O
     let container = Container::ALL
         .iter()
         .copied()
-        .find(|container| container.name() == format.name())
+        .find(|&container| {
+            container.name() == format.name() && limits.containers.contains(container)
+        })
         .ok_or(Reject::ContainerNotAllowed)?;
     demuxer
         .open(&format)
@@ -92,9 +98,11 @@ pub(super) fn open<'a>(file: &'a File, length: u64, limits: &Limits) -> Result<O
     }
     // Flash video has no list of its streams: they are found on the way.
     let is_listed = demuxer.streams() > 0;
-    if demuxer.select_video().is_none() && is_listed {
+    let listed = demuxer.select_video();
+    if listed.is_none() && is_listed {
         return Err(Reject::NoVideoStream);
     }
+    let declared = listed.map_or(0, |stream| pixels(&demuxer.stream(stream)));
     demuxer
         .look_inside(limits.pixels)
         .map_err(refused(Reject::Undecodable))?;
@@ -104,8 +112,9 @@ pub(super) fn open<'a>(file: &'a File, length: u64, limits: &Limits) -> Result<O
         return Err(Reject::TooManyStreams);
     }
     let facts = demuxer.stream(stream);
-    let pixels = i64::from(facts.width) * i64::from(facts.height);
-    if pixels > i64::from(limits.pixels) {
+    // A decoder that knows the size from the header alone forgets one that is too large.
+    let found = pixels(&facts);
+    if (if found == 0 { declared } else { found }) > i64::from(limits.pixels) {
         return Err(Reject::TooManyPixels);
     }
     let decoder = Decoder::open(&demuxer, stream, (facts.time_base, limits.pixels))?;

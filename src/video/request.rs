@@ -4,7 +4,7 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::Error;
-use super::answer::Ratio;
+use super::answer::{Containers, Ratio};
 use crate::spec::{self, ClipSampling, Normalization, RotationPolicy, SpatialViews};
 
 /// Frames that one request may select, over all its temporal views.
@@ -342,6 +342,8 @@ pub struct Limits {
     pub cpu: Duration,
     /// Address space of a worker in bytes.
     pub memory: u64,
+    /// Which containers.
+    pub containers: Containers,
 }
 
 impl Default for Limits {
@@ -356,6 +358,7 @@ impl Default for Limits {
             wall: Duration::from_secs(30),
             cpu: Duration::from_secs(20),
             memory: 1 << 30,
+            containers: Containers::ALL,
         }
     }
 }

@@ -2,18 +2,25 @@
 //!
 //! Invariant: a worker decodes for one tenant only, sees one input at a time, and what it answers is checked before it is used.
 
+mod converters;
 mod exchange;
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzzing;
 mod memory;
 mod nursery;
 mod pool;
 mod queue;
+mod samples;
 mod sandbox;
 mod serve;
 mod slot;
 mod wire;
 mod zygote;
 
+use std::fs::File;
 use std::process::ExitCode;
+
+use super::Reject;
 
 pub(super) use pool::{Pool, Work};
 pub(super) use slot::{Answer, Pixels};
@@ -22,7 +29,15 @@ pub(super) use slot::{Answer, Pixels};
 ///
 /// Ends when the server's end of the socket on descriptor 0 closes. Exit code 64 when there is no such socket.
 pub fn main() -> ExitCode {
-    zygote::run()
+    main_with(|_, _| None)
+}
+
+/// What a worker does before it decodes a file of this length; `Some` is its answer in place of decoding. It runs as confined as the decoder.
+pub type Before = fn(&File, u64) -> Option<Reject>;
+
+/// As [`main`], with something to do before every video: tests of the confinement are programs of their own that put their attacks there.
+pub fn main_with(before: Before) -> ExitCode {
+    zygote::run(before)
 }
 
 /// A worker that holds a tenant's turn.

@@ -118,7 +118,8 @@ async fn the_server_says_what_it_is() {
         (limits.message_bytes, limits.chunk_bytes),
         (32 << 20, 1 << 20)
     );
-    assert!(info.video_isolation.iter().any(|layer| layer == "process"));
+    let layers = ["process", "rlimits", "no_new_privs", "landlock", "seccomp"];
+    assert_eq!(info.video_isolation, layers);
     server.stop().await;
 }
 

@@ -122,6 +122,22 @@ async fn what_cannot_start_says_why_and_which_kind_of_fault_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_sandbox_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Process::start(folder.path(), &["--video-sandbox=off"]);
+    let client = server.client().await;
+    let info = client
+        .server()
+        .get_server_info(v1::GetServerInfoRequest {})
+        .await
+        .unwrap();
+    let layers = info.into_inner().video_isolation;
+    assert_eq!(layers, ["process", "rlimits", "no_new_privs"]);
+    upload(&client, &clip(1)).await.expect("it decodes");
+    assert_eq!(server.terminate().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_part_is_lost_when_the_server_is_killed_after_storing_one() {
     let bytes = noise(100);
     // The first part is not on record when the process dies, so nothing is acknowledged; at the second, the first one is.

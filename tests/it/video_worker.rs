@@ -8,7 +8,8 @@ use frameshift::rng::splitmix64;
 use frameshift::spec::{Normalization, RotationPolicy};
 use frameshift::video::encode::{Encoder, Format};
 use frameshift::video::{
-    ClipSpec, ColorPolicy, Decoder, Error, Input, Lane, Layer, PictureSpec, Reject, Sampling, Views,
+    ClipSpec, ColorPolicy, Decoder, Error, Input, Lane, Layers, PictureSpec, Reject, Sampling,
+    Views,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -199,11 +200,8 @@ async fn the_workers_are_confined() {
     let decoder = decoder(config()).await;
     assert_eq!(
         decoder.isolation(),
-        [
-            Layer::Process,
-            Layer::ResourceLimits,
-            Layer::NoNewPrivileges
-        ]
+        Layers::ALL,
+        "a kernel with Landlock and seccomp"
     );
     decoder
         .probe(&tenant("a"), Lane::Batch, small())
@@ -213,6 +211,7 @@ async fn the_workers_are_confined() {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"));
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    assert!(status.contains("Seccomp:\t2"), "{status}");
     if let Ok(limits) = limits {
         let limit = |name: &str| {
             let line = limits
@@ -225,6 +224,7 @@ async fn the_workers_are_confined() {
                 .map(str::to_owned)
         };
         assert_eq!(limit("Max address space").as_deref(), Some("1073741824"));
+        assert_eq!(limit("Max cpu time").as_deref(), Some("41"));
         assert_eq!(limit("Max file size").as_deref(), Some("0"));
         assert_eq!(limit("Max open files").as_deref(), Some("16"));
     }
@@ -233,7 +233,17 @@ async fn the_workers_are_confined() {
         assert!(environment.is_empty(), "an empty environment");
     }
     if let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) {
-        assert_eq!(entries.count(), 4, "null devices and the socket");
+        let mut open: Vec<_> = entries
+            .map(|entry| std::fs::read_link(entry.expect("an entry").path()).expect("a link"))
+            .collect();
+        open.sort();
+        let is_socket = |path: &std::path::PathBuf| path.to_string_lossy().starts_with("socket:");
+        assert_eq!(
+            open.iter().filter(|path| is_socket(path)).count(),
+            1,
+            "{open:?}"
+        );
+        assert_eq!(open.len(), 4, "null devices and the socket: {open:?}");
     }
 }
 

@@ -386,6 +386,15 @@ fn video_errors() {
             "INTERNAL",
         ),
         (
+            Error::Unconfined {
+                layers: video::Layers::PLAIN,
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (Error::NoContainer.into(), Code::Internal, "INTERNAL"),
+        (
             Error::System {
                 action: "fork",
                 source: Arc::new(disk()),

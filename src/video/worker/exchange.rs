@@ -1,23 +1,23 @@
-//! One request and its reply: what goes to a worker, what may come back, and what its death means.
+//! One request and its reply: what goes to a worker, how long it may take, and what its death means.
 //!
-//! Invariant: the parent takes no length and no count from a worker; a reply that breaks a rule is the same as a crash.
+//! Invariant: no worker gets more time than its limits, and what it says is checked before it is an answer.
+
+mod check;
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU16;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use self::check::checked;
+#[cfg(any(fuzzing, test))]
+pub(super) use self::check::checked as read;
 use super::memory::{receive, room, sealed, send, wait_readable};
 use super::nursery::{End, Worker};
-use super::slot::{Answer, Pixels};
-use super::wire::{LONGEST, Reply, Request, Wanted};
-use crate::video::answer::{Picture, Probe};
-use crate::video::decode::{Outcome, Refusal};
-use crate::video::request::{Limits, Sampling};
-use crate::video::sampling::{OutOfRange, select_by_count};
+use super::slot::Answer;
+use super::wire::{LONGEST, Request, Wanted};
+use crate::video::request::Limits;
 use crate::video::{Error, Input, Reject};
 
 /// How an exchange ended.
@@ -28,14 +28,11 @@ pub(super) enum Ended {
     Lied,
     /// The worker died.
     Died(End),
-    /// The time is over.
-    TimedOut,
+    /// The time, real or of the processor, is over.
+    TimedOut(Reject),
     /// The caller left.
     Abandoned,
 }
-
-/// Values of a plane lie within this, whatever the picture: normalisation is limited, and the resize overshoots a little.
-const LARGEST_VALUE: f32 = 256.0;
 
 /// Bytes that the worker needs to write to.
 fn output_bytes(wanted: &Wanted) -> u64 {
@@ -57,6 +54,13 @@ fn descriptor(input: &Input) -> io::Result<(Arc<File>, u64)> {
     }
 }
 
+fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::System {
+        action,
+        source: Arc::new(source),
+    }
+}
+
 /// Has a worker decode an input; `abandoned` becomes readable when the caller leaves.
 pub(super) fn exchange(
     worker: &mut Worker,
@@ -70,12 +74,32 @@ pub(super) fn exchange(
         Wanted::Pictures(spec) => limits.with(&spec.sampling),
     };
     let deadline = Instant::now() + limits.wall;
-    let system = |action| {
-        move |source: io::Error| Error::System {
-            action,
-            source: Arc::new(source),
-        }
+    // The worker looks at its own clock, and can refuse a video and live on; it gets a little longer to do so.
+    let cpu_end = worker.processor_time() + limits.cpu + limits.cpu / 16;
+    if !hand_over(worker, (id, input, wanted), limits)? {
+        return Ok(Ended::Died(worker.end()));
+    }
+    match wait(worker, abandoned, (deadline, cpu_end))
+        .map_err(system("wait for a decoding process"))?
+    {
+        Waited::Answered => {}
+        Waited::Abandoned => return Ok(Ended::Abandoned),
+        Waited::TimedOut(reject) => return Ok(Ended::TimedOut(reject)),
+    }
+    let mut buffer = vec![0; LONGEST];
+    let Ok(Some(message)) = receive(&worker.socket, &mut buffer) else {
+        return Ok(Ended::Died(worker.end()));
     };
+    let output = worker.output.as_ref().map(|(memory, _)| memory);
+    Ok(checked(message, (id, wanted), limits, output).map_or(Ended::Lied, Ended::Answered))
+}
+
+/// Sends a worker its request, the input, and its output when it needs a larger one; `false` when it is dead.
+fn hand_over(
+    worker: &mut Worker,
+    (id, input, wanted): (u64, &Input, &Wanted),
+    limits: &Limits,
+) -> Result<bool, Error> {
     let (file, input_bytes) = descriptor(input).map_err(system("read the video"))?;
     let needed = output_bytes(wanted);
     let is_new_output = needed > worker.output.as_ref().map_or(0, |(_, bytes)| *bytes);
@@ -87,6 +111,7 @@ pub(super) fn exchange(
         id,
         input_bytes,
         is_new_output,
+        output_bytes: needed,
         limits: *limits,
         wanted: wanted.clone(),
     };
@@ -94,179 +119,43 @@ pub(super) fn exchange(
     if is_new_output && let Some((memory, _)) = &worker.output {
         descriptors.push(memory.as_fd());
     }
-    if send(&worker.socket, &request.encode(), &descriptors).is_err() {
-        return Ok(Ended::Died(worker.end()));
-    }
-    drop(file);
-    let [is_answered, is_abandoned] =
-        wait_readable([worker.socket.as_fd(), abandoned], Some(deadline))
-            .map_err(system("wait for a decoding process"))?;
-    if is_abandoned {
-        return Ok(Ended::Abandoned);
-    }
-    if !is_answered {
-        return Ok(Ended::TimedOut);
-    }
-    let mut buffer = vec![0; LONGEST];
-    let Ok(Some(message)) = receive(&worker.socket, &mut buffer) else {
-        return Ok(Ended::Died(worker.end()));
-    };
-    let output = worker.output.as_ref().map(|(memory, _)| memory);
-    Ok(checked(message, (id, wanted), limits, output).map_or(Ended::Lied, Ended::Answered))
+    Ok(send(&worker.socket, &request.encode(), &descriptors).is_ok())
 }
 
-/// The answer in a reply; `None` when it breaks a rule.
-fn checked(
-    message: &[u8],
-    (id, wanted): (u64, &Wanted),
-    limits: &Limits,
-    output: Option<&OwnedFd>,
-) -> Option<Result<Answer, Error>> {
-    let reply = Reply::decode(message).filter(|reply| reply.id == id)?;
-    let outcome = match reply.result {
-        Ok(outcome) => outcome,
-        Err(Refusal::Rejected(reject)) => return Some(Err(Error::Rejected(reject))),
-        Err(Refusal::OutOfRange(missing)) => {
-            let asked = match wanted {
-                Wanted::Clip(spec) => &spec.sampling,
-                Wanted::Pictures(spec) => &spec.sampling,
-                Wanted::Probe => return None,
-            };
-            return out_of_range(asked, missing).map(Err);
-        }
-        Err(Refusal::PicturesTooLarge) => {
-            return match wanted {
-                Wanted::Pictures(spec) => Some(Err(Error::PicturesTooLarge {
-                    bytes: spec.bytes.into(),
-                })),
-                Wanted::Probe | Wanted::Clip(_) => None,
-            };
-        }
-    };
-    is_plausible(&outcome.probe, limits).then_some(())?;
-    let selection = match wanted {
-        Wanted::Probe => None,
-        Wanted::Clip(spec) => Some((&spec.sampling, spec.frames, spec.temporal_views.get())),
-        Wanted::Pictures(spec) => Some((&spec.sampling, spec.frames, 1)),
-    };
-    is_selected(&outcome, selection).then_some(())?;
-    let pixels = match (wanted, output) {
-        (Wanted::Probe, _) => Pixels::None,
-        (Wanted::Clip(spec), Some(output)) => {
-            Pixels::Planes(planes(output, spec.view_count(), spec.values_per_view())?)
-        }
-        (Wanted::Pictures(spec), Some(output)) => {
-            Pixels::Pictures(pictures(output, &outcome, spec.bytes, limits)?)
-        }
-        (Wanted::Clip(_) | Wanted::Pictures(_), None) => return None,
-    };
-    Some(Ok(Answer {
-        probe: outcome.probe,
-        indices: outcome.indices,
-        pts: outcome.pts,
-        pixels,
-    }))
+/// What ended the wait for a worker.
+enum Waited {
+    /// It has something to say, or is dead.
+    Answered,
+    /// The caller left.
+    Abandoned,
+    /// The time is over.
+    TimedOut(Reject),
 }
 
-/// The error of a request for what a video lacks; `None` when the request asked for no such thing.
-fn out_of_range(asked: &Sampling, missing: OutOfRange) -> Option<Error> {
-    let OutOfRange { index, count } = missing;
-    let is_asked = match asked {
-        Sampling::Indices(indices) => indices.contains(&index),
-        Sampling::Windows(windows) => index >= windows.first,
-        Sampling::Uniform | Sampling::Strided(_) | Sampling::Fps(_) => false,
-    };
-    (is_asked && index >= count).then_some(if matches!(asked, Sampling::Windows(_)) {
-        Error::WindowOutOfRange {
-            index,
-            windows: count,
+fn wait(
+    worker: &Worker,
+    abandoned: BorrowedFd<'_>,
+    (deadline, cpu_end): (Instant, Duration),
+) -> io::Result<Waited> {
+    loop {
+        // A worker has one thread, so that its processor time is not over before this.
+        let left = cpu_end.saturating_sub(worker.processor_time());
+        let until = deadline.min(Instant::now() + left);
+        let [is_answered, is_abandoned] =
+            wait_readable([worker.socket.as_fd(), abandoned], Some(until))?;
+        if is_abandoned {
+            return Ok(Waited::Abandoned);
         }
-    } else {
-        Error::IndexOutOfRange {
-            index,
-            frames: count,
+        if is_answered {
+            return Ok(Waited::Answered);
         }
-    })
-}
-
-/// Whether these are the frames that were asked for: sampling, frames of a clip, temporal views.
-fn is_selected(outcome: &Outcome, selection: Option<(&Sampling, NonZeroU16, u8)>) -> bool {
-    let count = outcome.probe.frames;
-    let expected = match selection {
-        None => return outcome.indices.is_empty() && outcome.pts.is_empty(),
-        Some((sampling, frames, views)) => {
-            let expected = select_by_count(sampling, count, frames.get(), views);
-            expected.ok_or(usize::from(frames.get()) * usize::from(views))
+        if left.is_zero() {
+            return Ok(Waited::TimedOut(Reject::CpuTime));
         }
-    };
-    match expected {
-        // The indices follow from the number of frames, so that they are known.
-        Ok(Ok(indices)) => outcome.indices == indices && outcome.pts.len() == indices.len(),
-        Ok(Err(_)) => false,
-        // They follow from times that only the worker has seen.
-        Err(selected) => {
-            outcome.indices.len() == selected
-                && outcome.pts.len() == selected
-                && outcome.indices.iter().all(|&index| index < count)
+        if Instant::now() >= deadline {
+            return Ok(Waited::TimedOut(Reject::WallTime));
         }
     }
-}
-
-fn is_plausible(probe: &Probe, limits: &Limits) -> bool {
-    let pixels = u64::from(probe.width) * u64::from(probe.height);
-    (1..=limits.frames).contains(&probe.frames)
-        && (1..=u64::from(limits.pixels)).contains(&pixels)
-        && (1..=limits.streams).contains(&probe.streams)
-        && probe.duration <= limits.duration
-}
-
-/// Copies planes out of the worker's memory, then looks at them: the worker may still write there.
-fn planes(output: &OwnedFd, views: usize, values: usize) -> Option<Vec<Arc<[f32]>>> {
-    let output = File::from(output.try_clone().ok()?);
-    let mut bytes = vec![0; values * 4];
-    (0..views)
-        .map(|view| {
-            output
-                .read_exact_at(&mut bytes, (view * values * 4) as u64)
-                .ok()?;
-            let (quads, _) = bytes.as_chunks();
-            let planes: Arc<[f32]> = (quads.iter())
-                .map(|value| f32::from_le_bytes(*value))
-                .collect();
-            // A comparison with NaN is false, too.
-            let is_sound = planes.iter().fold(true, |is_sound, value| {
-                is_sound & (value.abs() <= LARGEST_VALUE)
-            });
-            is_sound.then_some(planes)
-        })
-        .collect()
-}
-
-/// Copies pictures out of the worker's memory.
-fn pictures(
-    output: &OwnedFd,
-    outcome: &Outcome,
-    room: u32,
-    limits: &Limits,
-) -> Option<Vec<Picture>> {
-    if outcome.sizes.len() != outcome.indices.len() {
-        return None;
-    }
-    let output = File::from(output.try_clone().ok()?);
-    let mut at = 0_u64;
-    (outcome.sizes.iter())
-        .map(|&(width, height)| {
-            let pixels = u64::from(width) * u64::from(height);
-            let end = at.checked_add(pixels.checked_mul(3)?)?;
-            if !(1..=u64::from(limits.pixels)).contains(&pixels) || end > u64::from(room) {
-                return None;
-            }
-            let mut rgb = vec![0; (end - at) as usize];
-            output.read_exact_at(&mut rgb, at).ok()?;
-            at = end;
-            Some(Picture { width, height, rgb })
-        })
-        .collect()
 }
 
 /// What a worker's death says of the input that it had; `None` when it says nothing.

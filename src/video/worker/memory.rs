@@ -14,9 +14,19 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
+/// Memory that can be sealed and never be run.
+fn memory(name: &str) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Kernels before 6.3 do not know the flag; a mapping by a worker is never executable anyway.
+        Err(rustix::io::Errno::INVAL) => Ok(memfd_create(name, flags)?),
+        made => Ok(made?),
+    }
+}
+
 /// Memory with this content, which nobody can change any more.
 pub(super) fn sealed(content: &[u8]) -> io::Result<OwnedFd> {
-    let memory = memfd_create("video", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let memory = memory("video")?;
     let mut file = File::from(memory);
     file.write_all(content)?;
     fcntl_add_seals(
@@ -28,7 +38,7 @@ pub(super) fn sealed(content: &[u8]) -> io::Result<OwnedFd> {
 
 /// Empty memory of this size, which nobody can change any more.
 pub(super) fn room(bytes: u64) -> io::Result<OwnedFd> {
-    let memory = memfd_create("planes", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let memory = memory("planes")?;
     ftruncate(&memory, bytes)?;
     fcntl_add_seals(
         &memory,

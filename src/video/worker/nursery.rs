@@ -2,28 +2,28 @@
 //!
 //! Invariant: a worker's owner always learns that it ended, at the latest when the zygote is gone.
 
+#![allow(unsafe_code)]
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ids::TenantId;
-use crate::video::{Config, Error, Layer};
+use crate::video::{Config, Error, Layers};
 
 use super::memory::{receive, send, sockets, wait_readable};
-use super::sandbox;
+use super::sandbox::Allowance;
 use super::wire::{Command, LONGEST, Report, decode_ready};
 
 /// A fork takes milliseconds, loading the libraries a fraction of a second; a machine that swaps may need longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A worker whose socket closed is dead, and the zygote says so at once.
 const BURIAL: Duration = Duration::from_secs(5);
-/// Processor time after which a worker is replaced.
-pub(super) const WORKER_LIFE: Duration = Duration::from_secs(20);
 
 /// What is known of a worker.
 #[derive(Debug, Clone, Copy)]
@@ -91,19 +91,19 @@ pub(super) struct Nursery {
     config: Config,
     zygote: Mutex<Option<Arc<Zygote>>>,
     next: AtomicU64,
+    /// What confines the first worker.
+    layers: OnceLock<Layers>,
 }
 
 /// A worker, from its fork to its death: dropping it kills it.
 pub(super) struct Worker {
     pub(super) pid: u32,
     pub(super) socket: OwnedFd,
-    pub(super) layers: Vec<Layer>,
+    pub(super) layers: Layers,
     /// Whom it decodes for, from its first request on.
     pub(super) tenant: Option<TenantId>,
     /// Requests that it has served.
     pub(super) served: u32,
-    /// Time that it has spent on them.
-    pub(super) busy: Duration,
     /// The memory that it writes to, and its size.
     pub(super) output: Option<(OwnedFd, u64)>,
     id: u64,
@@ -120,6 +120,11 @@ pub(super) enum End {
 }
 
 impl Worker {
+    /// Processor time that it has used; none when the kernel does not say.
+    pub(super) fn processor_time(&self) -> Duration {
+        processor_time(self.pid).unwrap_or_default()
+    }
+
     /// How it ended; its socket has closed.
     pub(super) fn end(&self) -> End {
         let ended = |state| match state {
@@ -156,6 +161,7 @@ impl Nursery {
             config,
             zygote: Mutex::new(None),
             next: AtomicU64::new(1),
+            layers: OnceLock::new(),
         }
     }
 
@@ -235,18 +241,21 @@ impl Nursery {
         let mut worker = Worker {
             pid: 0,
             socket,
-            layers: Vec::new(),
+            layers: Layers::NONE,
             tenant: None,
             served: 0,
-            busy: Duration::ZERO,
             output: None,
             id,
             zygote,
         };
         let command = Command::Fork {
             id,
-            memory: self.config.limits.memory,
-            cpu: (WORKER_LIFE + self.config.limits.cpu).as_secs(),
+            allowance: Allowance {
+                memory: self.config.limits.memory,
+                // Its whole life: the last video may begin just before the worker is due to be replaced.
+                cpu: (self.config.worker_cpu + self.config.limits.cpu).as_secs() + 1,
+            },
+            layers: self.config.layers,
         };
         if send(&worker.zygote.control, &command.encode(), &[theirs.as_fd()]).is_err() {
             return Ok(None);
@@ -266,6 +275,10 @@ impl Nursery {
                 io::ErrorKind::PermissionDenied.into(),
             ));
         };
+        // Later workers are as confined as the first, which the server has told of.
+        if *self.layers.get_or_init(|| layers) != layers {
+            return Err(Error::Unconfined { layers });
+        }
         worker.pid = pid;
         worker.layers = layers;
         Ok(Some(worker))
@@ -273,12 +286,28 @@ impl Nursery {
 }
 
 /// Waits until a worker is confined.
-fn first_message(socket: &OwnedFd, id: u64) -> Option<Vec<Layer>> {
+fn first_message(socket: &OwnedFd, id: u64) -> Option<Layers> {
     let mut buffer = [0; LONGEST];
     let [is_ready] = wait_readable([socket.as_fd()], Some(Instant::now() + PATIENCE)).ok()?;
     let message = is_ready.then(|| receive(socket, &mut buffer)).transpose();
     let (own, layers) = decode_ready(message.ok()???)?;
-    (own == id).then(|| sandbox::layers(layers))
+    (own == id).then_some(layers)
+}
+
+/// Processor time of another process. `None` when it is gone, or the kernel does not say.
+fn processor_time(pid: u32) -> Option<Duration> {
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both calls write to a local variable.
+    let done = unsafe {
+        libc::clock_getcpuclockid(libc::pid_t::try_from(pid).ok()?, &mut clock) == 0
+            && libc::clock_gettime(clock, &mut time) == 0
+    };
+    let nanoseconds = u32::try_from(time.tv_nsec).ok()?;
+    done.then_some(Duration::new(u64::try_from(time.tv_sec).ok()?, nanoseconds))
 }
 
 /// Writes down what the zygote says until it is gone.

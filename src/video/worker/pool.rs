@@ -11,11 +11,13 @@ use tokio::sync::oneshot;
 use super::Running;
 use super::nursery::{Nursery, Worker};
 use super::queue::Queue;
+use super::samples;
 use super::slot::{Answer, Job, Next, Slot, Stage};
 use super::wire::Wanted;
 use crate::ids::TenantId;
+use crate::video::answer::Containers;
 use crate::video::request::{ClipSpec, Lane, PictureSpec};
-use crate::video::{Config, Error, Input, Layer};
+use crate::video::{Config, Error, Input, Layers};
 
 /// What is wanted of a video.
 pub(in crate::video) enum Work {
@@ -153,14 +155,29 @@ impl Shared {
 /// The workers. They end when it is dropped.
 pub(in crate::video) struct Pool {
     shared: Arc<Shared>,
-    layers: Vec<Layer>,
+    layers: Layers,
     next: AtomicU64,
 }
 
 impl Pool {
     /// Starts the processes and waits until one is ready. Blocks.
-    pub(in crate::video) fn start(config: Config) -> Result<Self, Error> {
+    pub(in crate::video) fn start(mut config: Config) -> Result<Self, Error> {
         let workers = config.workers.max(1);
+        let nursery = Nursery::new(config.clone());
+        let first = nursery.fork()?;
+        let layers = first.layers;
+        if config.layers.is_confined() && !layers.is_confined() {
+            return Err(Error::Unconfined { layers });
+        }
+        if !config.layers.is_confined() {
+            tracing::warn!(held = %layers, "the kernel does not confine the video workers, as was asked for");
+        }
+        let missing = config.layers.without(layers);
+        if !missing.is_empty() {
+            tracing::warn!(%missing, held = %layers, "this kernel lacks a layer of the video workers' confinement");
+        }
+        let (containers, first) = samples::check(&nursery, first, config.limits.containers)?;
+        config.limits.containers = containers;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 queue: Queue::new(config.queue_per_tenant, config.queue),
@@ -169,14 +186,11 @@ impl Pool {
                 is_stopped: false,
             }),
             changed: Condvar::new(),
-            nursery: Nursery::new(config.clone()),
-            spare: Mutex::new(None),
+            nursery,
+            spare: Mutex::new(Some(first)),
             running: Mutex::new(vec![None; workers]),
             config,
         });
-        let first = shared.nursery.fork()?;
-        let layers = first.layers.clone();
-        *shared.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
         let pool = Self {
             shared: Arc::clone(&shared),
             layers,
@@ -197,8 +211,13 @@ impl Pool {
     }
 
     /// The layers that hold.
-    pub(in crate::video) fn layers(&self) -> &[Layer] {
-        &self.layers
+    pub(in crate::video) fn layers(&self) -> Layers {
+        self.layers
+    }
+
+    /// The containers that work here.
+    pub(in crate::video) fn containers(&self) -> Containers {
+        self.shared.config.limits.containers
     }
 
     /// The zygote's process, while there is one, and the workers that hold a turn.

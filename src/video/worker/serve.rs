@@ -5,13 +5,14 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use memmap2::{MmapMut, MmapOptions};
 
+use super::Before;
 use super::memory::{receive_with, send};
-use super::sandbox::SOCKET;
 use super::wire::{LONGEST, Reply, Request, Wanted, encode_ready};
+use crate::video::Layers;
 use crate::video::decode::{self, Method, Order, owned};
 use crate::video::reject::Reject;
 
@@ -21,29 +22,27 @@ const EXIT_DONE: i32 = 0;
 const EXIT_PROTOCOL: i32 = 76;
 
 /// Serves requests; returns the exit code.
-pub(super) fn run(id: u64, layers: u8) -> i32 {
+pub(super) fn run(id: u64, socket: OwnedFd, layers: Layers, before: Before) -> i32 {
     owned::silence();
-    // SAFETY: the sandbox put the socket there, and nothing closes it.
-    let socket = unsafe { BorrowedFd::borrow_raw(SOCKET) };
-    if send(socket, &encode_ready(id, layers), &[]).is_err() {
+    if send(&socket, &encode_ready(id, layers), &[]).is_err() {
         return EXIT_PROTOCOL;
     }
     let mut output = None;
     let mut buffer = vec![0; LONGEST];
     loop {
-        let request = match receive_with(socket, &mut buffer) {
+        let request = match receive_with(&socket, &mut buffer) {
             Ok(Some((message, descriptors))) => {
                 Request::decode(message).map(|request| (request, descriptors))
             }
             Ok(None) => return EXIT_DONE,
             Err(_) => None,
         };
-        let Some(reply) =
-            request.and_then(|(request, descriptors)| answer(request, descriptors, &mut output))
+        let Some(reply) = request
+            .and_then(|(request, descriptors)| answer(request, descriptors, &mut output, before))
         else {
             return EXIT_PROTOCOL;
         };
-        if send(socket, &reply.encode(), &[]).is_err() {
+        if send(&socket, &reply.encode(), &[]).is_err() {
             return EXIT_DONE;
         }
     }
@@ -54,6 +53,7 @@ fn answer(
     request: Request,
     descriptors: Vec<OwnedFd>,
     output: &mut Option<MmapMut>,
+    before: Before,
 ) -> Option<Reply> {
     let mut descriptors = descriptors.into_iter();
     let input = File::from(descriptors.next()?);
@@ -61,12 +61,18 @@ fn answer(
         // The old one is given back first: the address space is limited.
         *output = None;
         let memory = File::from(descriptors.next()?);
+        // The length is given, since asking for it is a forbidden call.
+        let mut options = MmapOptions::new();
+        options.len(usize::try_from(request.output_bytes).ok()?);
         // SAFETY: the memory is sealed against shrinking, so that it stays valid. The server reads it only after the reply.
-        match unsafe { MmapOptions::new().populate().map_mut(&memory) } {
+        match unsafe { options.populate().map_mut(&memory) } {
             Ok(map) => *output = Some(map),
             // The server lets go of a worker that ran out of memory, so that it need not know what was mapped.
             Err(_) => return Some(Reply::refusal(request.id, Reject::Memory)),
         }
+    }
+    if let Some(reject) = before(&input, request.input_bytes) {
+        return Some(Reply::refusal(request.id, reject));
     }
     let room: &mut [u8] = output.as_mut().map_or(&mut [], |output| &mut output[..]);
     let order = match &request.wanted {

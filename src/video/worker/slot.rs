@@ -11,15 +11,12 @@ use tokio::sync::oneshot;
 
 use super::exchange::{Ended, exchange, verdict};
 use super::memory::wait_readable;
-use super::nursery::{WORKER_LIFE, Worker};
+use super::nursery::Worker;
 use super::pool::Shared;
 use super::wire::Wanted;
 use crate::ids::TenantId;
 use crate::video::answer::{Picture, Probe};
 use crate::video::{Error, Input, Reject};
-
-/// A worker is replaced after so many requests.
-const WORKER_REQUESTS: u32 = 64;
 
 /// What came out.
 #[derive(Debug)]
@@ -132,10 +129,11 @@ impl Slot {
 
     /// Decodes, at a second worker when the first went away with its zygote.
     fn decode(&mut self, tenant: &TenantId, job: &Job) -> Result<Answer, Error> {
-        let limits = self.shared.config.limits;
+        let shared = Arc::clone(&self.shared);
+        let config = &shared.config;
+        let limits = config.limits;
         for _ in 0..2 {
             let mut worker = self.worker_of(tenant)?;
-            let begun = Instant::now();
             let ended = exchange(
                 &mut worker,
                 (job.id, &job.input, &job.wanted),
@@ -143,18 +141,18 @@ impl Slot {
                 self.interrupted.as_fd(),
             )?;
             worker.served += 1;
-            worker.busy += begun.elapsed();
             let reject = match ended {
                 Ended::Answered(result) => {
                     let is_short_of_memory = matches!(result, Err(Error::Rejected(Reject::Memory)));
-                    let is_old = worker.served >= WORKER_REQUESTS || worker.busy >= WORKER_LIFE;
+                    let is_old = worker.served >= config.worker_requests.get()
+                        || worker.processor_time() >= config.worker_cpu;
                     if !is_short_of_memory && !is_old {
                         self.worker = Some(worker);
                     }
                     return result;
                 }
                 Ended::Abandoned => return Err(Error::Stopped),
-                Ended::TimedOut => Reject::WallTime,
+                Ended::TimedOut(reject) => reject,
                 Ended::Lied => Reject::DecoderCrashed,
                 Ended::Died(end) => match verdict(end) {
                     Some(reject) => reject,

@@ -7,6 +7,8 @@ mod request;
 
 use std::time::Duration;
 
+use super::sandbox::Allowance;
+use crate::video::Layers;
 use crate::video::answer::Ratio;
 
 pub(super) use reply::Reply;
@@ -16,7 +18,7 @@ pub(super) use request::{Request, Wanted};
 pub(super) const LONGEST: usize = 16 * 1024;
 
 const MAGIC: u32 = 0x5646_5346;
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +108,10 @@ pub(super) enum Command {
     /// Fork a worker that gets the descriptor which comes along.
     Fork {
         id: u64,
-        /// Address space in bytes.
-        memory: u64,
-        /// Processor time of its whole life in seconds.
-        cpu: u64,
+        /// What it may use.
+        allowance: Allowance,
+        /// What confines it.
+        layers: Layers,
     },
     /// Kill a worker.
     Kill { id: u64 },
@@ -118,10 +120,15 @@ pub(super) enum Command {
 impl Command {
     pub(super) fn encode(self) -> Vec<u8> {
         match self {
-            Self::Fork { id, memory, cpu } => {
+            Self::Fork {
+                id,
+                allowance,
+                layers,
+            } => {
                 let mut writer = Writer::new(Kind::Fork, id);
-                writer.u64(memory);
-                writer.u64(cpu);
+                writer.u64(allowance.memory);
+                writer.u64(allowance.cpu);
+                writer.u8(layers.bits());
                 writer.0
             }
             Self::Kill { id } => Writer::new(Kind::Kill, id).0,
@@ -135,8 +142,13 @@ impl Command {
         }
         let (id, mut reader) = Reader::new(message, Kind::Fork)?;
         let (memory, cpu) = (reader.u64()?, reader.u64()?);
+        let layers = Layers::from_bits(reader.u8()?)?;
         reader.end()?;
-        Some(Self::Fork { id, memory, cpu })
+        Some(Self::Fork {
+            id,
+            allowance: Allowance { memory, cpu },
+            layers,
+        })
     }
 }
 
@@ -178,17 +190,17 @@ impl Report {
     }
 }
 
-/// A worker's first message: it is confined by these layers, one bit each.
-pub(super) fn encode_ready(id: u64, layers: u8) -> Vec<u8> {
+/// A worker's first message: it is confined by these layers.
+pub(super) fn encode_ready(id: u64, layers: Layers) -> Vec<u8> {
     let mut writer = Writer::new(Kind::Ready, id);
-    writer.u8(layers);
+    writer.u8(layers.bits());
     writer.0
 }
 
 /// Id and layers.
-pub(super) fn decode_ready(message: &[u8]) -> Option<(u64, u8)> {
+pub(super) fn decode_ready(message: &[u8]) -> Option<(u64, Layers)> {
     let (id, mut reader) = Reader::new(message, Kind::Ready)?;
-    let layers = reader.u8()?;
+    let layers = Layers::from_bits(reader.u8()?)?;
     reader.end()?;
     Some((id, layers))
 }

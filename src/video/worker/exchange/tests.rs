@@ -3,10 +3,17 @@
 use std::num::{NonZeroU8, NonZeroU16};
 use std::time::Duration;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use super::*;
 use crate::spec::{Normalization, RotationPolicy};
-use crate::video::answer::{Codec, Container, Ratio, Rotation, Warnings};
-use crate::video::request::{ClipSpec, ColorPolicy, PictureSpec, Views, Windows};
+use crate::video::answer::{Codec, Container, Containers, Probe, Ratio, Rotation, Warnings};
+use crate::video::decode::{Outcome, Refusal};
+use crate::video::request::{ClipSpec, ColorPolicy, PictureSpec, Sampling, Views, Windows};
+use crate::video::sampling::OutOfRange;
+use crate::video::worker::slot::Pixels;
+use crate::video::worker::wire::Reply;
 
 const ID: u64 = 4;
 
@@ -76,14 +83,18 @@ fn an_honest_answer_is_taken() {
 
 #[test]
 fn values_that_no_picture_gives_are_a_lie() {
-    for value in [f32::NAN, f32::INFINITY, -1e9] {
+    for value in [f32::NAN, f32::INFINITY, -1e9, 5.0, -5.0] {
         assert!(verdict_on(&clip(), outcome(), value).is_none(), "{value}");
     }
 }
 
 #[test]
 fn facts_and_indices_that_cannot_be_are_a_lie() {
-    let changes: [fn(&mut Outcome); 8] = [
+    let changes: [fn(&mut Outcome); 12] = [
+        |outcome| outcome.pts = vec![1, 0],
+        |outcome| outcome.pts = vec![1, 1],
+        |outcome| outcome.pts = vec![-1, 1],
+        |outcome| outcome.probe.time_base.denominator = 0,
         |outcome| outcome.indices = vec![0, 1],
         |outcome| outcome.indices = vec![2],
         |outcome| outcome.probe.frames = 0,
@@ -98,6 +109,31 @@ fn facts_and_indices_that_cannot_be_are_a_lie() {
         change(&mut outcome);
         assert!(verdict_on(&clip(), outcome, 0.0).is_none(), "change {i}");
     }
+}
+
+#[test]
+fn a_container_that_was_not_allowed_is_a_lie() {
+    let mut containers = Containers::ALL;
+    containers.remove(Container::Mov);
+    let limits = Limits {
+        containers,
+        ..Limits::default()
+    };
+    let probed = Outcome {
+        indices: Vec::new(),
+        pts: Vec::new(),
+        ..outcome()
+    };
+    let reply = Reply {
+        id: ID,
+        result: Ok(probed),
+    };
+    let judged = |limits: Limits| {
+        let reply = reply.encode();
+        checked(&reply, (ID, &Wanted::Probe), &limits, None).is_some()
+    };
+    assert!(judged(Limits::default()));
+    assert!(!judged(limits));
 }
 
 #[test]

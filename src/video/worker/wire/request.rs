@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Kind, Reader, Writer};
 use crate::spec::{Normalization, RotationPolicy};
-use crate::video::answer::Ratio;
+use crate::video::answer::{Containers, Ratio};
 use crate::video::request::{
     ClipSpec, ColorPolicy, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling, Views,
     Windows,
@@ -28,6 +28,8 @@ pub(in crate::video::worker) struct Request {
     pub(in crate::video::worker) id: u64,
     pub(in crate::video::worker) input_bytes: u64,
     pub(in crate::video::worker) is_new_output: bool,
+    /// Size of the output.
+    pub(in crate::video::worker) output_bytes: u64,
     pub(in crate::video::worker) limits: Limits,
     pub(in crate::video::worker) wanted: Wanted,
 }
@@ -37,6 +39,7 @@ impl Request {
         let mut writer = Writer::new(Kind::Request, self.id);
         writer.u64(self.input_bytes);
         writer.u8(self.is_new_output.into());
+        writer.u64(self.output_bytes);
         writer.limits(&self.limits);
         // Facts and pictures have no views, and are sent as a clip of one.
         let (tag, spec, room) = match &self.wanted {
@@ -62,6 +65,7 @@ impl Request {
         let (id, mut reader) = Reader::new(message, Kind::Request)?;
         let input_bytes = reader.u64()?;
         let is_new_output = flag(reader.u8()?)?;
+        let output_bytes = reader.u64()?;
         let limits = reader.limits()?;
         let tag = reader.u8()?;
         let room = reader.u32()?;
@@ -83,6 +87,7 @@ impl Request {
             id,
             input_bytes,
             is_new_output,
+            output_bytes,
             limits,
             wanted,
         })
@@ -121,6 +126,7 @@ impl Writer {
         self.duration(limits.wall);
         self.duration(limits.cpu);
         self.u64(limits.memory);
+        self.u8(limits.containers.bits());
     }
 
     fn spec(&mut self, spec: &ClipSpec) {
@@ -210,6 +216,7 @@ impl Reader<'_> {
             wall: self.duration()?,
             cpu: self.duration()?,
             memory: self.u64()?,
+            containers: Containers::from_bits(self.u8()?)?,
         })
     }
 

@@ -66,6 +66,7 @@ fn requests() -> Vec<Request> {
         id: 77,
         input_bytes: 1 << 40,
         is_new_output: true,
+        output_bytes: 1 << 20,
         limits: Limits::default(),
         wanted,
     })
@@ -128,8 +129,8 @@ fn messages_read_back_and_have_one_length() {
         Command::Kill { id: 3 },
         Command::Fork {
             id: 4,
-            memory: 1,
-            cpu: 2,
+            allowance: Allowance { memory: 1, cpu: 2 },
+            layers: Layers::PLAIN,
         },
     ] {
         assert_eq!(Command::decode(&command.encode()), Some(command));
@@ -140,7 +141,8 @@ fn messages_read_back_and_have_one_length() {
     ] {
         assert_eq!(Report::decode(&report.encode()), Some(report));
     }
-    assert_eq!(decode_ready(&encode_ready(6, 7)), Some((6, 7)));
+    let ready = encode_ready(6, Layers::ALL);
+    assert_eq!(decode_ready(&ready), Some((6, Layers::ALL)));
 }
 
 #[test]

@@ -1,0 +1,4 @@
+//! Any file, through demuxer, packet index and decoder, unconfined.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| frameshift::video::fuzzing::probe(data));
