@@ -189,6 +189,49 @@ async fn what_is_wrong_with_an_upload_is_said_and_the_server_lives_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_video_shows_what_it_is_whatever_it_is_called_and_what_is_wrong_with_it() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let whole = noise(20);
+    let cut = whole.slice(..whole.len() / 2);
+    for (bytes, frames, warnings) in [(&whole, 20..=20, &[][..]), (&cut, 5..=11, &["TRUNCATED"])] {
+        let header = v1::UploadVideoHeader {
+            display_name: "holiday.gif".into(),
+            ..Default::default()
+        };
+        let messages = stream::iter(upload_messages(header, bytes));
+        let video = client.videos().upload_video(messages).await.unwrap();
+        let request = v1::GetVideoRequest {
+            name: video.get_ref().name.clone(),
+        };
+        let video = client
+            .videos()
+            .get_video(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(video.size_bytes as usize, bytes.len());
+        assert_eq!(video.sha256, Sha256::digest(bytes).to_vec());
+        let probe = video.probe.unwrap();
+        assert_eq!(
+            (probe.container.as_str(), probe.codec.as_str()),
+            ("matroska", "ffv1")
+        );
+        assert_eq!(
+            (probe.width, probe.height, probe.rotation_degrees),
+            (256, 256, 0)
+        );
+        assert!(frames.contains(&probe.frames), "{} frames", probe.frames);
+        assert_eq!(probe.frame_rate, 10.0);
+        let duration = probe.duration.unwrap();
+        let tenths = duration.seconds * 10 + i64::from(duration.nanos) / 100_000_000;
+        assert_eq!(tenths, i64::from(probe.frames) - 1);
+        assert_eq!(probe.warnings, warnings);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_gets_the_first_answer() {
     let server = TestServer::start().await;
     let client = server.client("acme").await;
