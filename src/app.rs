@@ -261,6 +261,7 @@ impl Bound {
             engine: wiring.engine.clone(),
             decoder: wiring.decoder.clone(),
             metrics: wiring.metrics.clone(),
+            backbone: std::sync::Arc::clone(&wiring.backbone),
             spool: config.data_dir.clone(),
             about,
         });

@@ -29,6 +29,7 @@ pub mod output;
 pub mod tasks;
 pub mod train;
 pub mod upload;
+mod versions;
 
 pub use error::Error;
 

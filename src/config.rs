@@ -15,6 +15,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::model::load::Overrides;
 use crate::spec::Precision;
 use crate::{device, engine, faults, jobs, rpc, telemetry, video};
 use load::{Error, Layered};
@@ -31,6 +32,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The frozen backbone.
     pub backbone: Backbone,
+    /// What the operator says of it.
+    pub backbone_override: Overrides,
     /// Address of the Prometheus endpoint.
     pub metrics_listen: Option<SocketAddr>,
     /// How log lines are written.
@@ -85,6 +88,10 @@ impl Config {
         }
         positive(layers, &settings)?;
         let crash_at = settings.crash_at.as_deref().map(str::parse).transpose();
+        let said = settings.backbone_override.as_deref().unwrap_or_default();
+        let backbone_override = said.parse().map_err(|error: crate::spec::Invalid| {
+            layers.complain("backbone_override", error.problem)
+        })?;
         Ok(Self {
             listen: settings.listen,
             address_file: settings.address_file.clone(),
@@ -93,6 +100,7 @@ impl Config {
                 Some("builtin") => Backbone::Builtin,
                 Some(_) | None => Backbone::Path(settings.backbone.clone()),
             },
+            backbone_override,
             metrics_listen: settings.metrics_listen,
             log_format: match settings.log_format {
                 LogFormat::Text => telemetry::LogFormat::Text,

@@ -76,6 +76,7 @@ fn run(command: Command) -> Result<(), Failure> {
                 error: error.into(),
             })
         }
+        Command::Convert(arguments) => tools::convert::run(&arguments).map_err(exit(Exit::Failed)),
         Command::Pretrain(arguments) => {
             tools::pretrain::run(&arguments).map_err(exit(Exit::Failed))
         }

@@ -189,6 +189,23 @@ pub trait Tasks {
         task: &TaskId,
         page: &PageRequest,
     ) -> Result<Page<VersionRecord>>;
+    /// Gives out the number of a version that is about to be imported, if `etag` is absent or current; when `request` imported one before, that one.
+    async fn reserve_import(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        etag: Option<&str>,
+        request: Option<RequestId>,
+    ) -> Result<ImportStart>;
+    /// Makes a stored version visible, if `etag` is absent or current; with `auto_serve` it becomes the desired one. Idempotent by `request`.
+    async fn import_version(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: NewVersion,
+        etag: Option<&str>,
+        request: Option<RequestId>,
+    ) -> Result<ImportedVersion>;
     /// Asks for a version to serve, if `etag` is current.
     async fn set_desired(
         &self,

@@ -9,6 +9,7 @@ mod backbone;
 mod block;
 mod config;
 mod error;
+pub mod exchange;
 mod features;
 mod file;
 mod form;
@@ -26,7 +27,7 @@ mod vit;
 mod weights;
 
 pub use adapter::AdapterSet;
-pub use backbone::{Backbone, Tensors};
+pub use backbone::{Backbone, Origin, Tensors};
 pub use config::{Activation, BackboneConfig};
 pub use error::Error;
 pub use features::Features;

@@ -4,6 +4,7 @@
 //! handed out; a desired version becomes the serving one by compare-and-swap only.
 
 mod cache;
+mod import;
 mod manifest;
 mod publish;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use manifest::Mismatch;
 use tokio::sync::broadcast;
 
+pub use import::{Import, manifest_of};
 pub use publish::Publication;
 
 use crate::faults;

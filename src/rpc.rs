@@ -14,6 +14,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::engine;
 use crate::ids::TenantId;
 use crate::library::Library;
+use crate::model::Backbone;
 use crate::proto::{self, v1};
 use crate::registry::Registry;
 use crate::shutdown::Signal;
@@ -27,10 +28,12 @@ mod datasets;
 pub mod health;
 pub mod info;
 mod jobs;
+mod spool;
 mod stack;
 mod status;
 mod tasks;
 mod uploads;
+mod versions;
 mod videos;
 
 pub use health::Health;
@@ -82,6 +85,8 @@ pub struct Parts {
     pub decoder: Decoder,
     /// Counters.
     pub metrics: Metrics,
+    /// The frozen backbone: what imported adapters have to fit.
+    pub backbone: Arc<Backbone>,
     /// Folder for videos of one request that are too large for memory.
     pub spool: PathBuf,
     /// What the server is.

@@ -184,6 +184,11 @@ pub struct Normalization {
 }
 
 impl Normalization {
+    /// Pixels from -1 to 1: what most ViTs of timm and Hugging Face were trained with.
+    pub const HALF: Self = Self {
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    };
     /// What CLIP was trained with.
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],

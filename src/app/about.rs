@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use super::bind::Listeners;
 use super::wiring::Wiring;
 use crate::config::Config;
+use crate::model;
 use crate::rpc::About;
+use crate::rpc::info::{Decided, Origin};
 
 /// What `serve` prints.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,12 +55,20 @@ impl fmt::Display for Summary {
         writeln!(f, "data directory  {}", self.data_dir.display())?;
         writeln!(
             f,
-            "backbone        {} (sha256 {}, {:.1} M parameters, {} px)",
+            "backbone        {} ({}, sha256 {}, {:.1} M parameters, {} px)",
             about.backbone,
+            about.origin.family,
             about.digest,
             about.parameters as f64 / 1e6,
             about.image_size,
         )?;
+        for decided in &about.origin.decisions {
+            writeln!(
+                f,
+                "  {:<13} {} ({})",
+                decided.field, decided.value, decided.from
+            )?;
+        }
         writeln!(f, "device          {}, {}", about.device, about.precision)?;
         write!(f, "video worker    {}", about.isolation.join(", "))
     }
@@ -79,6 +89,10 @@ pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
         layers: size(shape.layers),
         heads: size(shape.heads),
         parameters: backbone.parameters(),
+        mlp_width: size(shape.mlp_width),
+        activation: shape.activation.name(),
+        eps: shape.eps,
+        origin: about_origin(backbone.origin()),
         normalization: shape.normalization,
         device: "cpu",
         precision: backbone.precision().to_string(),
@@ -87,5 +101,22 @@ pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
         queue_clips: config.engine.queue_clips,
         adapter_bytes: config.engine.residency_bytes,
         jobs_per_tenant: config.jobs.unfinished_per_tenant,
+    }
+}
+
+fn about_origin(origin: &model::Origin) -> Origin {
+    Origin {
+        family: origin.family.clone(),
+        format: origin.format.clone(),
+        stored_as: origin.stored_as.clone(),
+        decisions: origin
+            .decisions
+            .iter()
+            .map(|decision| Decided {
+                field: decision.field,
+                value: decision.value.clone(),
+                from: decision.from.clone(),
+            })
+            .collect(),
     }
 }

@@ -9,7 +9,7 @@ use super::loops::{self, Ends, Loops};
 use crate::config::{Backbone as Choice, Config};
 use crate::library::{self, Library};
 use crate::metadata::MetadataStore;
-use crate::model::{self, Backbone};
+use crate::model::{self, Backbone, load};
 use crate::registry::{self, Registry};
 use crate::shutdown::Signal;
 use crate::store::Store;
@@ -135,15 +135,18 @@ impl Wiring {
 
 /// Loads the weights, off the async threads.
 async fn backbone(config: &Config) -> Result<Backbone, Error> {
-    let choice = config.backbone.clone();
+    let (choice, overrides) = (config.backbone.clone(), config.backbone_override.clone());
     let precision = config.precision.unwrap_or_else(model::fastest);
     let name = match &choice {
         Choice::Builtin => "builtin".to_owned(),
         Choice::Path(path) => path.display().to_string(),
     };
-    let load = move || match choice {
-        Choice::Builtin => Backbone::builtin_in(precision),
-        Choice::Path(path) => Backbone::load_in(&path, precision),
+    let load = move || {
+        let plan = match choice {
+            Choice::Builtin => load::builtin(&overrides)?,
+            Choice::Path(path) => load::plan(&path, &overrides)?,
+        };
+        Backbone::from_plan(&plan, precision)
     };
     match tokio::task::spawn_blocking(load).await {
         Ok(loaded) => loaded.map_err(|source| Error::Backbone {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::output::Output;
-use super::{Error, classify, dataset, health, jobs, tasks, train, upload};
+use super::{Error, classify, dataset, health, jobs, tasks, train, upload, versions};
 
 /// Where the server is, and as whom to call it.
 #[derive(Debug, Clone, Args)]
@@ -43,6 +43,10 @@ pub enum Command {
     Tasks(TasksArgs),
     /// Classifies videos
     Classify(ClassifyArgs),
+    /// Makes a version of a checkpoint of the reference's code (.pth) or of an adapter file (safetensors)
+    Import(ImportArgs),
+    /// Writes a version as a safetensors file or as one that torch.load reads (.pth)
+    Export(ExportArgs),
 }
 
 /// Arguments of `health`.
@@ -306,6 +310,48 @@ pub struct ClassifyArgs {
     pub videos: Vec<String>,
 }
 
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The file
+    pub file: PathBuf,
+    /// Task that gets the version; created when it does not exist
+    #[arg(long)]
+    pub task: String,
+    /// Text file with one label a line: line i is row i of the head
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// Frames per clip, when the task is created and the file does not say
+    #[arg(long, default_value_t = 8)]
+    pub num_frames: u32,
+    /// Every so many frames, when the task is created; 0 spreads them over the whole video
+    #[arg(long, default_value_t = 0)]
+    pub sampling_rate: u32,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The task
+    #[arg(long)]
+    pub task: String,
+    /// The version's number; the serving one when absent
+    #[arg(long)]
+    pub version: Option<u32>,
+    /// File to write: .safetensors, or .pth or .pt for PyTorch
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Replaces the file when it is there
+    #[arg(long)]
+    pub force: bool,
+}
+
 impl Command {
     /// Runs the command.
     ///
@@ -320,6 +366,8 @@ impl Command {
             Self::Jobs(args) => jobs::run(&args).await,
             Self::Tasks(args) => tasks::run(&args).await,
             Self::Classify(args) => classify::run(&args).await,
+            Self::Import(args) => versions::import(&args).await,
+            Self::Export(args) => versions::export(&args).await,
         }
     }
 }

@@ -35,6 +35,30 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A local file cannot be written.
+    #[error("cannot write {path}", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file's ending says no format.
+    #[error("{path}: expected a file name that ends in .safetensors, .pth or .pt", path = .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What came is not what the server promised.
+    #[error("the server's answer does not have the sha256 that it promised")]
+    Damaged,
+    /// Nothing to export.
+    #[error("{task} serves nothing yet: name a version with --version")]
+    NoVersion {
+        /// The task.
+        task: String,
+    },
     /// A file changed while it was being uploaded.
     #[error("{path} changed while it was uploaded", path = .path.display())]
     Changed {
@@ -96,11 +120,11 @@ impl Error {
     /// The process's exit code, by sysexits where one fits.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Connect { .. } | Self::NotServing { .. } | Self::Truncated => 69,
-            Self::Tenant { .. } => 64,
-            Self::Read { .. } => 66,
+            Self::Connect { .. } | Self::NotServing { .. } | Self::Truncated | Self::Damaged => 69,
+            Self::Tenant { .. } | Self::Format { .. } => 64,
+            Self::Read { .. } | Self::Write { .. } => 66,
             Self::Annotation { .. } | Self::NoExamples { .. } | Self::Changed { .. } => 65,
-            Self::SomeRefused { .. } | Self::Job { .. } => 1,
+            Self::SomeRefused { .. } | Self::Job { .. } | Self::NoVersion { .. } => 1,
             Self::Rpc(status) => match status.code() {
                 Code::InvalidArgument | Code::OutOfRange | Code::DataLoss => 65,
                 Code::Unavailable | Code::DeadlineExceeded => 69,

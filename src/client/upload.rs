@@ -73,16 +73,16 @@ fn display_name(path: &Path) -> String {
 }
 
 /// A file whose size and digest are known.
-struct Source {
+pub(super) struct Source {
     path: PathBuf,
     name: String,
     file: Arc<File>,
-    size: u64,
-    sha256: Vec<u8>,
+    pub(super) size: u64,
+    pub(super) sha256: Vec<u8>,
 }
 
 impl Source {
-    async fn open(path: &Path) -> Result<Self, Error> {
+    pub(super) async fn open(path: &Path) -> Result<Self, Error> {
         let own = path.to_owned();
         let read = move || -> std::io::Result<Source> {
             let mut file = File::open(&own)?;
@@ -116,7 +116,7 @@ impl Source {
     }
 
     /// The file's bytes from `offset` on. A file that cannot be read any more ends early, and the digest shows it.
-    fn chunks(&self, offset: u64) -> impl Stream<Item = Bytes> + Send + use<> {
+    pub(super) fn chunks(&self, offset: u64) -> impl Stream<Item = Bytes> + Send + use<> {
         let file = self.file.clone();
         stream::unfold((file, offset), |(file, at)| async move {
             let read = {

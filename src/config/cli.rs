@@ -49,6 +49,8 @@ pub enum Command {
     /// Times the model on this machine
     #[command(subcommand)]
     Bench(tools::bench_compute::Command),
+    /// Writes any readable backbone as one safetensors file, with the same digest
+    Convert(tools::convert::Args),
     /// Trains the built-in backbone anew
     Pretrain(tools::pretrain::Args),
     /// Shows what a server sees of a video file

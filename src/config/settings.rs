@@ -60,8 +60,10 @@ settings! {
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
     /// Folder of all durable state; one process at a time.
     data_dir: Must<PathBuf> = "frameshift-data";
-    /// Image backbone: `builtin`, or a folder or file with CLIP weights.
+    /// Image backbone: `builtin`, or a folder or file with the weights of a CLIP or ViT.
     backbone: Must<PathBuf> = "builtin";
+    /// What the backbone's files do not say, or say wrongly: `heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b`.
+    backbone_override: May<String>;
     /// Address of the Prometheus endpoint; none when not set.
     metrics_listen: May<SocketAddr>;
     /// Log lines as `text` or `json`.

@@ -138,6 +138,7 @@ fn the_dump_is_the_configuration_in_force_and_loads_again() {
 insecure_allow_anonymous = false # default
 data_dir = "frameshift-data" # default
 backbone = "builtin" # default
+# backbone_override is not set
 # metrics_listen is not set
 log_format = "text" # default
 log = "info" # default

@@ -229,7 +229,7 @@ pub struct VersionManifest {
     pub adapter: AdapterConfig,
     /// How clips are sampled.
     pub sampling: ClipSampling,
-    /// sha256 over the canonical tensors of the backbone that it was trained on.
+    /// Of the backbone that it was trained on: over its canonical tensors and constants.
     pub backbone_digest: Digest,
     /// sha256 of the file's tensor bytes, without its header.
     pub tensors_sha256: Digest,
@@ -237,9 +237,9 @@ pub struct VersionManifest {
     pub parameters: u64,
     /// Precision of training.
     pub precision: Precision,
-    /// The job that made it, as a uuid.
+    /// The job that made it, as a uuid; empty when it was imported from a file that does not say.
     pub job: String,
-    /// Digest of the data set snapshot that it was trained on.
+    /// Digest of the data set snapshot that it was trained on; zeros when it was imported from a file that does not say.
     pub dataset_digest: Digest,
     /// The version that training started from.
     pub parent: Option<u32>,
@@ -388,6 +388,24 @@ pub struct Published {
     /// The job, SUCCEEDED.
     pub job: JobRecord,
     /// Whether the version is its task's desired one now.
+    pub is_desired: bool,
+}
+
+/// What an import begins with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ImportStart {
+    /// The request was answered before, with this version.
+    Done(Box<VersionRecord>),
+    /// The number of the new version.
+    Number(AdapterVersion),
+}
+
+/// A version that became visible without a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImportedVersion {
+    /// The version.
+    pub version: VersionRecord,
+    /// Whether it is its task's desired one now.
     pub is_desired: bool,
 }
 

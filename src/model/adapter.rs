@@ -280,6 +280,35 @@ impl AdapterSet {
     }
 }
 
+/// Checks names and shapes of a set before its values are read.
+pub(super) fn check_shapes(
+    shapes: &BTreeMap<&str, &[usize]>,
+    backbone: &BackboneConfig,
+    config: AdapterConfig,
+    classes: usize,
+) -> Result<(), Error> {
+    let expected: BTreeMap<String, Vec<usize>> = Form::new(backbone, config, classes)?
+        .weights()
+        .into_iter()
+        .collect();
+    for (name, shape) in &expected {
+        let got = shapes.get(name.as_str()).ok_or_else(|| missing(name))?;
+        if got != shape {
+            return Err(Error::WrongShape {
+                name: name.clone(),
+                expected: shape.clone(),
+                got: got.to_vec(),
+            });
+        }
+    }
+    match shapes.keys().find(|name| !expected.contains_key(**name)) {
+        Some(name) => Err(Error::UnexpectedTensor {
+            name: (*name).to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn missing(name: &str) -> Error {
     Error::MissingTensor {
         name: name.to_owned(),

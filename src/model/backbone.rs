@@ -2,13 +2,16 @@
 //!
 //! Invariant: loaded once, shared by `Arc`, never written to.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 
 use super::block::{Reach, Sites, Tokens};
+use super::load::{self, Decision, Overrides, Plan};
 use super::vit::{self, Vit};
 use super::weights::Mode;
 use super::{BackboneConfig, Error, ops};
@@ -17,12 +20,26 @@ use crate::spec::{Digest, Precision};
 /// Tensors by the reference's name: shape and row-major values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
+/// Where a backbone came from, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// As [`Plan::family`].
+    pub family: String,
+    /// The files' format.
+    pub format: String,
+    /// The float formats of its stored weights.
+    pub stored_as: String,
+    /// What was decided, and from what.
+    pub decisions: Vec<Decision>,
+}
+
 /// A frozen image backbone; share it by `Arc`.
 pub struct Backbone {
     name: String,
     config: BackboneConfig,
     digest: Digest,
     precision: Precision,
+    origin: Origin,
     calls: Arc<AtomicU64>,
     pub(super) vit: Vit,
 }
@@ -39,6 +56,81 @@ impl std::fmt::Debug for Backbone {
 }
 
 impl Backbone {
+    /// Loads a checkpoint, a folder or a file of any family that is read.
+    ///
+    /// # Errors
+    /// As [`load::plan`], or when a value is not finite.
+    pub fn load(path: &Path) -> Result<Self, load::Error> {
+        Self::load_in(path, Precision::F32)
+    }
+
+    /// The same in any precision.
+    ///
+    /// # Errors
+    /// As [`Backbone::load`].
+    pub fn load_in(path: &Path, precision: Precision) -> Result<Self, load::Error> {
+        Self::from_plan(&load::plan(path, &Overrides::default())?, precision)
+    }
+
+    /// Loads the small backbone that is part of the program: see `assets/backbone/MODEL_CARD.md`.
+    ///
+    /// # Errors
+    /// As [`load::builtin`].
+    pub fn builtin() -> Result<Self, load::Error> {
+        Self::from_plan(&load::builtin(&Overrides::default())?, Precision::F32)
+    }
+
+    /// Reads, checks, hashes and packs tensor by tensor on all cores; at no time is more than one tensor per core in memory twice.
+    ///
+    /// # Errors
+    /// Names a tensor with a value that is not finite.
+    pub fn from_plan(plan: &Plan, precision: Precision) -> Result<Self, load::Error> {
+        // The errors of a fetch pass through the model's own, which cannot hold them.
+        let failed: Mutex<BTreeMap<String, load::Error>> = Mutex::default();
+        let digests: Mutex<BTreeMap<String, Digest>> = Mutex::default();
+        let calls = Arc::new(AtomicU64::new(0));
+        let mode = Mode::Frozen(precision, Some(Arc::clone(&calls)));
+        let fetch = |name: &str, take: &mut dyn FnMut(Cow<'_, [f32]>)| {
+            let values = match plan.tensor(name) {
+                Ok(values) => values,
+                Err(error) => {
+                    let missing = Error::MissingTensor { name: name.into() };
+                    lock(&failed).insert(name.to_owned(), error);
+                    return Err(missing);
+                }
+            };
+            let shape = plan.shape(name).unwrap_or_default();
+            let digest = load::of_tensor(name, shape, &values);
+            lock(&digests).insert(name.to_owned(), digest);
+            take(values);
+            plan.release(name);
+            Ok(())
+        };
+        let vit = Vit::new(plan.config(), &mode, &fetch).map_err(|error| {
+            if let Error::MissingTensor { name } = &error
+                && let Some(cause) = lock(&failed).remove(name)
+            {
+                return cause;
+            }
+            load::Error::Model(error)
+        })?;
+        let digests: Vec<Digest> = lock(&digests).values().copied().collect();
+        Ok(Self {
+            name: plan.name().to_owned(),
+            config: plan.config().clone(),
+            digest: load::of_model(plan.config(), &digests),
+            precision,
+            origin: Origin {
+                family: plan.family().to_owned(),
+                format: plan.format(),
+                stored_as: plan.stored_as(),
+                decisions: plan.decisions().to_vec(),
+            },
+            calls,
+            vit,
+        })
+    }
+
     /// Builds a backbone in 32-bit floats; the tensors are packed and freed one by one.
     ///
     /// # Errors
@@ -60,22 +152,27 @@ impl Backbone {
         name: &str,
         config: BackboneConfig,
         digest: Digest,
-        mut tensors: Tensors,
+        tensors: Tensors,
         precision: Precision,
     ) -> Result<Self, Error> {
         config.validate().map_err(Error::Config)?;
         check(&config.tensors(), &tensors)?;
         let calls = Arc::new(AtomicU64::new(0));
         let mode = Mode::Frozen(precision, Some(Arc::clone(&calls)));
-        let vit = Vit::new(&config, &mode, |name| match tensors.remove(name) {
-            Some((_, values)) => Ok(values),
-            None => Err(Error::MissingTensor { name: name.into() }),
-        })?;
+        let tensors = Mutex::new(tensors);
+        let fetch = |name: &str, take: &mut dyn FnMut(Cow<'_, [f32]>)| {
+            let found = lock(&tensors).remove(name);
+            let (_, values) = found.ok_or_else(|| Error::MissingTensor { name: name.into() })?;
+            take(Cow::Owned(values));
+            Ok(())
+        };
+        let vit = Vit::new(&config, &mode, &fetch)?;
         Ok(Self {
             name: name.to_owned(),
             config,
             digest,
             precision,
+            origin: Origin::default(),
             calls,
             vit,
         })
@@ -86,7 +183,7 @@ impl Backbone {
         &self.config
     }
 
-    /// Of the canonical tensors.
+    /// Its identity: of the canonical tensors and of the constants that change what it computes.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -94,6 +191,11 @@ impl Backbone {
     /// Of its matrix products.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Where it came from; empty when it was built from tensors.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// What it was loaded as.
@@ -168,6 +270,11 @@ impl Backbone {
     pub fn final_norm(&self, features: &Tensor) -> Result<Tensor, Error> {
         Ok(self.vit.ln_post.forward(&features.contiguous()?)?)
     }
+}
+
+/// Whoever panicked in between has left a whole map behind.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names the first tensor that is missing, unexpected, of another shape or not finite.

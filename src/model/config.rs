@@ -15,6 +15,23 @@ pub enum Activation {
     Gelu,
 }
 
+impl Activation {
+    /// `quick_gelu` or `gelu`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QuickGelu => "quick_gelu",
+            Self::Gelu => "gelu",
+        }
+    }
+
+    /// The activation of such a name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::QuickGelu, Self::Gelu]
+            .into_iter()
+            .find(|own| own.name() == name)
+    }
+}
+
 /// Sizes and constants of a ViT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackboneConfig {

@@ -3,8 +3,8 @@
 //! Invariant: a checkpoint is untrusted. It is read strictly and within bounds that follow from its real size, nothing in it is ever run, and every
 //! refusal names the file and the tensor, field or format.
 
-mod assemble;
 mod checkpoint;
+mod decide;
 mod digest;
 mod error;
 mod family;
@@ -12,7 +12,16 @@ mod fields;
 mod file;
 mod header;
 mod hf_clip;
+mod hf_vit;
+mod measure;
+mod naming;
+mod open_clip;
+mod openai;
+mod plan;
+mod preprocessor;
 mod reference;
+mod timm;
+mod torch;
 mod values;
 mod write;
 
@@ -22,17 +31,22 @@ mod tests;
 use std::path::Path;
 
 pub use checkpoint::{Checkpoint, IndexError};
+pub use decide::{Decision, Overrides};
 pub use digest::digest;
 pub use error::{Error, Format};
-pub use file::Archive;
+pub use file::{Archive, TorchFile};
 pub use header::{Entry, Header, HeaderError};
+pub use plan::Plan;
 pub use reference::{CONFIG_KEY, metadata as reference_metadata, write as write_reference};
+pub use torch::{Kind, Part, TorchError, ZipError, write_torch};
 pub use values::Float;
 pub use write::{Stored, serialize};
 
-use super::{Backbone, BackboneConfig, Tensors};
-use crate::spec::{Digest, Precision};
-use family::Found;
+pub(super) use digest::{of_model, of_tensor};
+pub(super) use naming::is_adapter;
+
+use super::{BackboneConfig, Tensors};
+use crate::spec::Digest;
 
 /// The built-in backbone, which `frameshift pretrain` made.
 const BUILTIN: &[u8] = include_bytes!("../../assets/backbone/builtin.safetensors");
@@ -40,43 +54,51 @@ const BUILTIN: &[u8] = include_bytes!("../../assets/backbone/builtin.safetensors
 /// Longest `config.json` that is read.
 const MAX_CONFIG: u64 = 1 << 20;
 
-/// A checkpoint's vision tower, read and checked.
+/// A checkpoint's vision tower, read and checked, all of it in memory.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// What it is called: the last part of its path.
     pub name: String,
-    /// `hf_clip` or `reference`.
+    /// As [`Plan::family`].
     pub family: &'static str,
     /// Sizes and constants.
     pub config: BackboneConfig,
     /// Every tensor of the configuration, under the reference's names.
     pub tensors: Tensors,
-    /// Of the tensors.
+    /// Of constants and tensors.
     pub digest: Digest,
 }
 
-impl Loaded {
-    fn new(path: &Path, family: &'static str, config: BackboneConfig, tensors: Tensors) -> Self {
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        Self {
-            name: name.to_string_lossy().into_owned(),
-            family,
-            config,
-            digest: digest(&tensors),
-            tensors,
-        }
-    }
-}
-
-/// Reads a checkpoint: a folder (Hugging Face's CLIP, or one safetensors file of the reference's tensors) or such a file itself.
+/// Looks at a checkpoint, a folder or a file, without reading values: which family it is of, and whether it has all that is needed.
 ///
 /// # Errors
-/// When it is of another family or format, or anything in it is missing, extra, malformed, wrongly shaped or not finite.
+/// When it is of another family or format, or anything in it is missing, extra, malformed, wrongly shaped or not said.
+pub fn plan(path: &Path, overrides: &Overrides) -> Result<Plan, Error> {
+    family::plan(path, overrides)
+}
+
+/// The plan of the backbone that is part of the program: see `assets/backbone/MODEL_CARD.md`.
+///
+/// # Errors
+/// As [`plan`].
+pub fn builtin(overrides: &Overrides) -> Result<Plan, Error> {
+    embedded_plan("builtin", BUILTIN, overrides)
+}
+
+/// As [`plan`], of a whole checkpoint of the reference's training code that is open already.
+///
+/// # Errors
+/// As [`plan`].
+pub(super) fn whole_plan(path: &Path, checkpoint: Checkpoint) -> Result<Plan, Error> {
+    reference::whole(path, checkpoint, &Overrides::default())
+}
+
+/// Reads a checkpoint.
+///
+/// # Errors
+/// As [`plan`], or when a value is not finite.
 pub fn open(path: &Path) -> Result<Loaded, Error> {
-    match family::find(path)? {
-        Found::HfClip { folder, config } => hf_clip::load(&folder, fields::Fields(&config)),
-        Found::Reference { file } => reference::load(path, Archive::open(&file)?),
-    }
+    Loaded::new(&plan(path, &Overrides::default())?)
 }
 
 /// Reads a file of the reference's tensors that is part of the program.
@@ -84,64 +106,65 @@ pub fn open(path: &Path) -> Result<Loaded, Error> {
 /// # Errors
 /// As [`open`].
 pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Loaded, Error> {
-    reference::load(Path::new(name), Archive::embedded(name, bytes)?)
+    Loaded::new(&embedded_plan(name, bytes, &Overrides::default())?)
 }
 
-impl Backbone {
-    /// Loads a checkpoint: a folder with `config.json` (Hugging Face's CLIP), or a safetensors file of the reference's tensors.
+fn embedded_plan(name: &str, bytes: &'static [u8], overrides: &Overrides) -> Result<Plan, Error> {
+    reference::plan(Path::new(name), Archive::embedded(name, bytes)?, overrides)
+}
+
+impl Loaded {
+    /// Reads all tensors.
     ///
     /// # Errors
-    /// As [`open`].
-    pub fn load(path: &Path) -> Result<Self, Error> {
-        Self::load_in(path, Precision::F32)
-    }
-
-    /// The same in any precision.
-    ///
-    /// # Errors
-    /// As [`open`].
-    pub fn load_in(path: &Path, precision: Precision) -> Result<Self, Error> {
-        Self::from_loaded(open(path)?, precision)
-    }
-
-    /// Loads the small backbone that is part of the program: see `assets/backbone/MODEL_CARD.md`.
-    ///
-    /// # Errors
-    /// As [`open`].
-    pub fn builtin() -> Result<Self, Error> {
-        Self::builtin_in(Precision::F32)
-    }
-
-    /// The same in any precision.
-    ///
-    /// # Errors
-    /// As [`open`].
-    pub fn builtin_in(precision: Precision) -> Result<Self, Error> {
-        Self::from_loaded(embedded("builtin", BUILTIN)?, precision)
-    }
-
-    fn from_loaded(loaded: Loaded, precision: Precision) -> Result<Self, Error> {
-        let Loaded {
-            name,
-            config,
+    /// When a value is not finite.
+    pub fn new(plan: &Plan) -> Result<Self, Error> {
+        let tensors = plan.tensors()?;
+        Ok(Self {
+            name: plan.name().to_owned(),
+            family: plan.family(),
+            config: plan.config().clone(),
+            digest: digest(plan.config(), &tensors),
             tensors,
-            digest,
-            ..
-        } = loaded;
-        let backbone = Self::from_tensors_in(&name, config, digest, tensors, precision)?;
-        Ok(backbone)
+        })
     }
 }
 
-/// The weights of a Hugging Face folder, single or sharded.
+/// The weights of a folder of transformers or timm, single or sharded.
 fn hf_weights(folder: &Path) -> Result<Checkpoint, Error> {
-    let single = folder.join("model.safetensors");
-    if single.exists() {
-        return Ok(Checkpoint::single(Archive::open(&single)?));
+    weights(
+        folder,
+        &[
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+        ],
+    )
+}
+
+/// The weights of a folder of open_clip.
+fn open_clip_weights(folder: &Path) -> Result<Checkpoint, Error> {
+    weights(
+        folder,
+        &[
+            "open_clip_model.safetensors",
+            "open_clip_pytorch_model.safetensors",
+            "open_clip_pytorch_model.bin",
+        ],
+    )
+}
+
+/// The first of these files that is there.
+fn weights(folder: &Path, names: &[&str]) -> Result<Checkpoint, Error> {
+    let paths = names.iter().map(|name| folder.join(name));
+    let Some(path) = paths.into_iter().find(|path| path.exists()) else {
+        return Err(Error::NoWeights {
+            path: folder.to_owned(),
+        });
+    };
+    if path.extension().is_some_and(|end| end == "json") {
+        return Checkpoint::sharded(&path);
     }
-    let index = folder.join("model.safetensors.index.json");
-    if index.exists() {
-        return Checkpoint::sharded(&index);
-    }
-    Err(family::without_safetensors(folder))
+    Ok(Checkpoint::single(Archive::open(&path)?))
 }

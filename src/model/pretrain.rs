@@ -230,7 +230,10 @@ impl Trainer {
             ));
         }
         Ok(Layers {
-            vit: Vit::new(&self.config, &mode, fetch)?,
+            vit: Vit::new(&self.config, &mode, &|name, take| {
+                take(fetch(name)?.into());
+                Ok(())
+            })?,
             heads,
         })
     }

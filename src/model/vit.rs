@@ -1,5 +1,7 @@
 //! The image transformer: patch embedding, blocks, final norm, with frozen or trainable weights.
 
+use std::borrow::Cow;
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -26,61 +28,98 @@ pub(super) struct SavedEmbedding {
     x: Tensor,
 }
 
+/// Hands a tensor of a name, row-major, to the second argument.
+pub(super) type Fetch<'f> = dyn Fn(&str, &mut dyn FnMut(Cow<'_, [f32]>)) -> Fetched + Sync + 'f;
+/// Whether it was there.
+pub(super) type Fetched = std::result::Result<(), Error>;
+
+/// Makes layers of fetched tensors.
+#[derive(Clone, Copy)]
+struct Maker<'m> {
+    config: &'m BackboneConfig,
+    mode: &'m Mode,
+    fetch: &'m Fetch<'m>,
+}
+
+impl Maker<'_> {
+    fn values(&self, name: &str) -> std::result::Result<Vec<f32>, Error> {
+        let mut own = Vec::new();
+        (self.fetch)(name, &mut |values| own = values.into_owned())?;
+        Ok(own)
+    }
+
+    fn linear(
+        &self,
+        weight: &str,
+        bias: Option<&str>,
+        k: usize,
+        sections: usize,
+    ) -> std::result::Result<Linear, Error> {
+        let mut bias = bias.map(|bias| self.values(bias)).transpose()?;
+        let mut linear = None;
+        (self.fetch)(weight, &mut |values| {
+            linear = Some(Linear::new(&values, k, sections, bias.take(), self.mode));
+        })?;
+        linear.ok_or_else(|| Error::MissingTensor {
+            name: weight.to_owned(),
+        })
+    }
+
+    fn norm(&self, name: &str) -> std::result::Result<LayerNorm, Error> {
+        let weight = self.values(&format!("{name}.weight"))?;
+        let bias = self.values(&format!("{name}.bias"))?;
+        Ok(LayerNorm::new(weight, bias, self.config.eps, self.mode))
+    }
+
+    fn block(&self, i: usize) -> std::result::Result<Block, Error> {
+        let (c, mlp) = (self.config.width, self.config.mlp_width);
+        let name = |rest: &str| format!("transformer.resblocks.{i}.{rest}");
+        let linear = |weight: &str, bias: &str, k, sections| {
+            self.linear(&name(weight), Some(&name(bias)), k, sections)
+        };
+        Ok(Block {
+            ln_1: self.norm(&name("ln_1"))?,
+            in_proj: linear("attn.in_proj_weight", "attn.in_proj_bias", c, 3)?,
+            out_proj: linear("attn.out_proj.weight", "attn.out_proj.bias", c, 1)?,
+            ln_2: self.norm(&name("ln_2"))?,
+            c_fc: linear("mlp.c_fc.weight", "mlp.c_fc.bias", c, 1)?,
+            c_proj: linear("mlp.c_proj.weight", "mlp.c_proj.bias", mlp, 1)?,
+            heads: self.config.heads,
+            activation: self.config.activation,
+        })
+    }
+}
+
 impl Vit {
-    /// Asks `fetch` for every tensor of `config.tensors()`, row-major, once.
+    /// Asks `fetch` for every tensor of `config.tensors()` once, on all cores.
     pub(super) fn new(
         config: &BackboneConfig,
         mode: &Mode,
-        mut fetch: impl FnMut(&str) -> std::result::Result<Vec<f32>, Error>,
+        fetch: &Fetch<'_>,
     ) -> std::result::Result<Self, Error> {
-        let c = config.width;
-        let patch_bias = config.patch_bias.then(|| fetch("conv1.bias")).transpose()?;
+        let maker = Maker {
+            config,
+            mode,
+            fetch,
+        };
+        let patch_bias = config.patch_bias.then_some("conv1.bias");
         let patch_len = 3 * config.patch_size * config.patch_size;
         let pixels = mode.without_integers();
-        let conv1 = Linear::new(&fetch("conv1.weight")?, patch_len, 1, patch_bias, &pixels);
-        let mut linear = |weight: &str,
-                          bias: &str,
-                          k: usize,
-                          sections: usize|
-         -> std::result::Result<_, Error> {
-            let bias = fetch(bias)?;
-            Ok(Linear::new(&fetch(weight)?, k, sections, Some(bias), mode))
+        let embedding = Maker {
+            mode: &pixels,
+            ..maker
         };
-        let mut blocks = Vec::with_capacity(config.layers);
-        let mut products = Vec::with_capacity(config.layers);
-        for i in 0..config.layers {
-            let name = |rest: &str| format!("transformer.resblocks.{i}.{rest}");
-            let mut of_block = |weight: &str, bias: &str, k, sections| {
-                linear(&name(weight), &name(bias), k, sections)
-            };
-            products.push((
-                of_block("attn.in_proj_weight", "attn.in_proj_bias", c, 3)?,
-                of_block("attn.out_proj.weight", "attn.out_proj.bias", c, 1)?,
-                of_block("mlp.c_fc.weight", "mlp.c_fc.bias", c, 1)?,
-                of_block("mlp.c_proj.weight", "mlp.c_proj.bias", config.mlp_width, 1)?,
-            ));
-        }
-        let mut norm = |name: &str| -> std::result::Result<_, Error> {
-            let weight = fetch(&format!("{name}.weight"))?;
-            let bias = fetch(&format!("{name}.bias"))?;
-            Ok(LayerNorm::new(weight, bias, config.eps, mode))
-        };
-        for (i, (in_proj, out_proj, c_fc, c_proj)) in products.into_iter().enumerate() {
-            blocks.push(Block {
-                ln_1: norm(&format!("transformer.resblocks.{i}.ln_1"))?,
-                in_proj,
-                out_proj,
-                ln_2: norm(&format!("transformer.resblocks.{i}.ln_2"))?,
-                c_fc,
-                c_proj,
-                heads: config.heads,
-                activation: config.activation,
-            });
-        }
-        let ln_pre = config.pre_norm.then(|| norm("ln_pre")).transpose()?;
-        let ln_post = norm("ln_post")?;
-        let mut base = fetch("positional_embedding")?;
-        for (x, class) in base.iter_mut().zip(fetch("class_embedding")?) {
+        let conv1 = embedding.linear("conv1.weight", patch_bias, patch_len, 1)?;
+        // Results stay in order, so that the same tensors give the same error whatever the threads do.
+        let blocks: Vec<std::result::Result<Block, Error>> = (0..config.layers)
+            .into_par_iter()
+            .map(|i| maker.block(i))
+            .collect();
+        let blocks = blocks.into_iter().collect::<std::result::Result<_, _>>()?;
+        let ln_pre = config.pre_norm.then(|| maker.norm("ln_pre")).transpose()?;
+        let ln_post = maker.norm("ln_post")?;
+        let mut base = maker.values("positional_embedding")?;
+        for (x, class) in base.iter_mut().zip(maker.values("class_embedding")?) {
             *x += class;
         }
         Ok(Self {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::metadata::VersionManifest;
-use crate::spec::Digest;
+use crate::spec::{Digest, Evaluation};
 
 /// How the entries are spelled.
 const FORMAT: &str = "1";
@@ -59,6 +59,66 @@ pub(super) fn seal(
     Ok((manifest, sealed))
 }
 
+/// Fields that are text, and so spelled without quotes.
+const TEXTS: [&str; 5] = [
+    "backbone_digest",
+    "tensors_sha256",
+    "precision",
+    "job",
+    "dataset_digest",
+];
+
+/// The manifest that [`seal`] wrote into a file's metadata; `None` when there is none.
+pub(super) fn parse(
+    metadata: &BTreeMap<String, String>,
+) -> Option<Result<VersionManifest, Problem>> {
+    let format = metadata.get(FORMAT_FIELD)?;
+    if format != FORMAT {
+        return Some(Err(format!(
+            "format_version {format:?} is unknown, expected {FORMAT:?}"
+        )));
+    }
+    let read = |(field, text): (&String, &String)| {
+        let value = match TEXTS.contains(&field.as_str()) {
+            true => Value::String(text.clone()),
+            false => serde_json::from_str(text).map_err(|error| format!("{field}: {error}"))?,
+        };
+        Ok((field.clone(), value))
+    };
+    let fields = metadata.iter().filter(|(field, _)| *field != FORMAT_FIELD);
+    let fields: Result<Map<String, Value>, Problem> = fields.map(read).collect();
+    let parse = |fields| {
+        let mut manifest: VersionManifest =
+            serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
+        if let Some(text) = metadata.get("evaluation") {
+            exact(&mut manifest.evaluation, text);
+        }
+        Ok(manifest)
+    };
+    Some(fields.and_then(parse))
+}
+
+/// Reads the metrics' numbers as exactly as they were written: the JSON reader may be off by the last bit, and then the version that is made of them
+/// would have another digest.
+fn exact(evaluation: &mut Evaluation, text: &str) {
+    let numbers = [
+        ("top1", &mut evaluation.top1),
+        ("top5", &mut evaluation.top5),
+        ("loss", &mut evaluation.loss),
+    ];
+    for (field, number) in numbers {
+        let Some((_, rest)) = text.split_once(&format!("\"{field}\":")) else {
+            continue;
+        };
+        let end = rest.find([',', '}']).unwrap_or(rest.len());
+        if let Ok(exact) = rest[..end].trim().parse::<f64>()
+            && (exact - *number).abs() <= 4.0 * f64::EPSILON * number.abs()
+        {
+            *number = exact;
+        }
+    }
+}
+
 /// Why a file does not fit its manifest.
 pub(super) enum Mismatch {
     /// It is no safetensors file.
@@ -104,5 +164,34 @@ fn spelled(value: Value) -> String {
     match value.as_str() {
         Some(text) => text.to_owned(),
         None => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_read_as_they_were_written() {
+        for number in [0.1_f64, 2.0 / 3.0, 1e-300, 0.123_456_789_012_345_67, 1.0] {
+            for other in [f64::from_bits(number.to_bits() + 1), number] {
+                let mut evaluation = Evaluation {
+                    examples: 3,
+                    top1: other,
+                    top5: other,
+                    loss: other,
+                    confusion: vec![1, 2],
+                };
+                let written = Evaluation {
+                    top1: number,
+                    top5: number,
+                    loss: number,
+                    ..evaluation.clone()
+                };
+                let text = serde_json::to_string(&written).unwrap_or_default();
+                exact(&mut evaluation, &text);
+                assert_eq!(evaluation, written, "{text}");
+            }
+        }
     }
 }

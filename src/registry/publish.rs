@@ -120,9 +120,13 @@ impl Publication {
     }
 }
 
-type Sealed = (VersionManifest, Vec<u8>, Digest);
+/// A sealed file: what it says, its bytes, their sha256.
+pub(super) type Sealed = (VersionManifest, Vec<u8>, Digest);
 
-fn seal(tensors: &[u8], manifest: VersionManifest) -> std::result::Result<Sealed, String> {
+pub(super) fn seal(
+    tensors: &[u8],
+    manifest: VersionManifest,
+) -> std::result::Result<Sealed, String> {
     let (manifest, bytes) = manifest::seal(tensors, manifest)?;
     let sha256 = Digest(Sha256::digest(&bytes).into());
     Ok((manifest, bytes, sha256))

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::names;
 use super::convert::spec::of_duration;
+use super::spool::Spool;
 use super::stack::deadline::Deadline;
 use super::uploads::{checked, next};
 use super::{Api, Parts, status};
@@ -19,10 +20,8 @@ use crate::spec::ClipSampling;
 use crate::telemetry::metrics::Metrics;
 use crate::video::{self, Clip, ClipSpec, Input, Lane};
 use scores::Scores;
-use spool::Spool;
 
 mod scores;
-mod spool;
 
 #[tonic::async_trait]
 impl ClassificationService for Api {

@@ -26,6 +26,14 @@ pub struct About {
     pub heads: u32,
     /// Its parameters.
     pub parameters: u64,
+    /// Hidden width of its MLP.
+    pub mlp_width: u32,
+    /// `quick_gelu` or `gelu`.
+    pub activation: &'static str,
+    /// Of every LayerNorm.
+    pub eps: f64,
+    /// Where it came from.
+    pub origin: Origin,
     /// What its pixels are normalised with.
     pub normalization: Normalization,
     /// Where it runs.
@@ -42,6 +50,30 @@ pub struct About {
     pub adapter_bytes: u64,
     /// Unfinished jobs of one tenant.
     pub jobs_per_tenant: u32,
+}
+
+/// Where a backbone came from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Whose layout its files have, for example `hf_clip`.
+    pub family: String,
+    /// The files' format.
+    pub format: String,
+    /// The float formats of its stored weights.
+    pub stored_as: String,
+    /// What was decided, and from what.
+    pub decisions: Vec<Decided>,
+}
+
+/// A value that the tensors do not say, and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// What it is.
+    pub field: &'static str,
+    /// As text.
+    pub value: String,
+    /// A file and its key, a family's rule, or the operator.
+    pub from: String,
 }
 
 #[tonic::async_trait]
@@ -70,6 +102,15 @@ fn of_about(about: &About) -> v1::ServerInfo {
             layers: about.layers,
             heads: about.heads,
             parameters: signed(about.parameters),
+            mlp_width: about.mlp_width,
+            activation: about.activation.into(),
+            layer_norm_eps: about.eps,
+            mean: about.normalization.mean.to_vec(),
+            std: about.normalization.std.to_vec(),
+            family: about.origin.family.clone(),
+            format: about.origin.format.clone(),
+            stored_as: about.origin.stored_as.clone(),
+            decisions: about.origin.decisions.iter().map(of_decided).collect(),
         }),
         device: about.device.into(),
         precision: about.precision.clone(),
@@ -87,5 +128,13 @@ fn of_about(about: &About) -> v1::ServerInfo {
             .map(|layer| (*layer).into())
             .collect(),
         tenant: String::new(),
+    }
+}
+
+fn of_decided(decided: &Decided) -> v1::backbone::Decision {
+    v1::backbone::Decision {
+        field: decided.field.into(),
+        value: decided.value.clone(),
+        source: decided.from.clone(),
     }
 }

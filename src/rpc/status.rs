@@ -11,6 +11,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::model::exchange;
+use crate::spec::Digest;
 use crate::{engine, jobs, library, metadata, registry, store, tenancy, video};
 
 /// Domain of every reason.
@@ -109,12 +111,34 @@ pub(super) fn no_serving_version(task: &crate::ids::TaskId) -> Status {
     Refusal::new(Code::FailedPrecondition, "NO_SERVING_VERSION", message).status()
 }
 
-/// A video that is larger than an upload may be.
+/// A file that is larger than an upload may be.
 pub(super) fn too_large(limit: u64) -> Status {
-    let message = format_args!("the video has more than {limit} bytes, the limit of one upload");
+    let message = format_args!("the file has more than {limit} bytes, the limit of one upload");
     Refusal::new(Code::ResourceExhausted, "UPLOAD_TOO_LARGE", message)
         .quota("upload_bytes")
         .status()
+}
+
+/// Bytes that are not those that were promised.
+pub(super) fn sha256_mismatch(expected: Digest, got: Digest) -> Status {
+    let message = format_args!("the bytes have sha256 {got}, the header promised {expected}");
+    Refusal::new(Code::DataLoss, "SHA256_MISMATCH", message).status()
+}
+
+/// A version of another backbone.
+pub(super) fn backbone_mismatch(error: impl fmt::Display) -> Status {
+    Refusal::new(Code::FailedPrecondition, "BACKBONE_MISMATCH", error).status()
+}
+
+impl From<exchange::Error> for Status {
+    fn from(error: exchange::Error) -> Self {
+        if matches!(error, exchange::Error::Backbone { .. }) {
+            return backbone_mismatch(&error);
+        }
+        Refusal::new(Code::InvalidArgument, "ADAPTERS_UNREADABLE", &error)
+            .field("payload", error.to_string())
+            .status()
+    }
 }
 
 /// The caller's deadline passed.

@@ -1,9 +1,9 @@
 //! TaskService: tasks, their versions, and which of them serves.
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{names, page, records, spec};
-use super::{Api, status};
+use super::{Api, status, versions};
 use crate::ids::TaskId;
 use crate::metadata::{NewTask, TaskUpdate};
 use crate::proto::v1;
@@ -125,6 +125,27 @@ impl TaskService for Api {
             given(&set.etag).ok_or_else(|| status::invalid("etag", "required: read the task"))?;
         let task = parts.registry.set_serving(&version, etag).await?;
         Ok(Response::new(records::of_task(task)))
+    }
+
+    async fn import_adapter_version(
+        &self,
+        request: Request<Streaming<v1::ImportAdapterVersionRequest>>,
+    ) -> Result<Response<v1::AdapterVersion>, Status> {
+        let (parts, tenant, stream) = self.enter(request)?;
+        let version = Box::pin(versions::import(parts, &tenant, stream)).await?;
+        Ok(Response::new(records::of_version(version)))
+    }
+
+    type ExportAdapterVersionStream = versions::Exported;
+
+    async fn export_adapter_version(
+        &self,
+        request: Request<v1::ExportAdapterVersionRequest>,
+    ) -> Result<Response<Self::ExportAdapterVersionStream>, Status> {
+        let (parts, tenant, export) = self.enter(request)?;
+        let version = names::version(&tenant, &export.name, "name")?;
+        let exported = versions::export(parts, &version, export.format).await?;
+        Ok(Response::new(exported))
     }
 
     async fn list_residency(

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::model::load::{self, Archive, Header, Loaded};
-use crate::model::{Activation, BackboneConfig};
+use crate::model::BackboneConfig;
+use crate::model::load::{self, Archive, Decision, Header, Overrides, Plan};
 use crate::spec::{Digest, Normalization};
 
 pub use adapters::{Adapters, Site};
@@ -27,9 +27,12 @@ const MAX_FILES: usize = 256;
 /// Arguments of `frameshift inspect`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// A checkpoint's folder, or a .safetensors file
+    /// A checkpoint's folder, or a safetensors or PyTorch file
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
+    /// What its files do not say: heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    pub backbone_override: Option<Overrides>,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -80,19 +83,25 @@ pub struct Report {
     pub adapters: Option<Adapters>,
     /// Why the loader refuses it as a backbone; not said of an adapter set.
     pub refusal: Option<String>,
-    /// Its safetensors files, sorted by name.
+    /// Its files of tensors, sorted by name.
     pub files: Vec<File>,
 }
 
 /// A backbone that loads.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Backbone {
-    /// `hf_clip` or `reference`.
+    /// `hf_clip`, `hf_vit`, `open_clip`, `openai_clip`, `timm_vit` or `reference`.
     pub family: &'static str,
+    /// The files' format.
+    pub format: String,
+    /// The float formats of its stored weights.
+    pub stored_as: String,
     /// Of the canonical tensors: what servers and adapter versions name.
     pub digest: Digest,
     /// Number of weights.
-    pub parameters: usize,
+    pub parameters: u64,
+    /// Tensors that its files have besides the vision tower: a text tower, a head.
+    pub besides: usize,
     /// Side of the square input, in pixels.
     pub image_size: usize,
     /// Side of a square patch.
@@ -111,9 +120,11 @@ pub struct Backbone {
     pub eps: f64,
     /// Of the pixels.
     pub normalization: Normalization,
+    /// What was decided, and from what.
+    pub decisions: Vec<Decision>,
 }
 
-/// One safetensors file.
+/// One file of tensors.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct File {
     /// Its name.
@@ -122,6 +133,10 @@ pub struct File {
     pub bytes: usize,
     /// Of the whole file.
     pub sha256: Digest,
+    /// Its format.
+    pub format: &'static str,
+    /// The keys of a PyTorch file's root that are not read: an optimiser's state, an epoch.
+    pub not_read: Vec<String>,
     /// Elements of all tensors.
     pub elements: usize,
     /// As stored.
@@ -146,7 +161,8 @@ pub struct Tensor {
 /// # Errors
 /// When nothing in the path can be read.
 pub fn run(args: &Args) -> Result<(), Error> {
-    let report = inspect(&args.path)?;
+    let overrides = args.backbone_override.clone().unwrap_or_default();
+    let report = inspect_with(&args.path, &overrides)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -160,13 +176,22 @@ pub fn run(args: &Args) -> Result<(), Error> {
 /// # Errors
 /// When nothing in it can be read.
 pub fn inspect(path: &Path) -> Result<Report, Error> {
+    inspect_with(path, &Overrides::default())
+}
+
+/// As [`inspect`], with the operator's word.
+///
+/// # Errors
+/// When nothing in it can be read.
+pub fn inspect_with(path: &Path, overrides: &Overrides) -> Result<Report, Error> {
     let archives = archives(path)?;
     let adapters = match archives.as_slice() {
         [only] => adapters::find(only.header()),
         _ => None,
     };
-    let (backbone, refusal) = match load::open(path) {
-        Ok(loaded) => (Some(backbone(&loaded)), None),
+    let read = load::plan(path, overrides).and_then(|plan| backbone(&plan));
+    let (backbone, refusal) = match read {
+        Ok(backbone) => (Some(backbone), None),
         // Without a readable file the reason is all that there is to say.
         Err(error) if archives.is_empty() => return Err(error.into()),
         Err(error) => (None, adapters.is_none().then(|| error.to_string())),
@@ -186,15 +211,15 @@ pub fn inspect(path: &Path) -> Result<Report, Error> {
     })
 }
 
-/// The safetensors files of a folder whose headers are sound, or the file itself.
+/// The files of tensors of a folder whose headers are sound, or the file itself.
 fn archives(path: &Path) -> Result<Vec<Archive>, Error> {
-    let safetensors = |path: &Path| path.extension().is_some_and(|end| end == "safetensors");
+    const WEIGHTS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
+    let weights = |path: &Path| {
+        let end = path.extension().and_then(std::ffi::OsStr::to_str);
+        end.is_some_and(|end| WEIGHTS.contains(&end))
+    };
     if !path.is_dir() {
-        // Other files, and paths that are not there, are the loader's to refuse.
-        return match safetensors(path) {
-            true => Ok(vec![Archive::open(path)?]),
-            false => Ok(Vec::new()),
-        };
+        return Ok(vec![Archive::open(path)?]);
     }
     let list = |source| Error::List {
         path: path.to_owned(),
@@ -203,7 +228,7 @@ fn archives(path: &Path) -> Result<Vec<Archive>, Error> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(path).map_err(list)? {
         let path = entry.map_err(list)?.path();
-        if safetensors(&path) && paths.len() < MAX_FILES {
+        if weights(&path) && paths.len() < MAX_FILES {
             paths.push(path);
         }
     }
@@ -214,7 +239,7 @@ fn archives(path: &Path) -> Result<Vec<Archive>, Error> {
         .collect())
 }
 
-fn backbone(loaded: &Loaded) -> Backbone {
+fn backbone(plan: &Plan) -> Result<Backbone, load::Error> {
     let BackboneConfig {
         image_size,
         patch_size,
@@ -226,28 +251,25 @@ fn backbone(loaded: &Loaded) -> Backbone {
         eps,
         normalization,
         ..
-    } = loaded.config;
-    Backbone {
-        family: loaded.family,
-        digest: loaded.digest,
-        parameters: loaded
-            .tensors
-            .values()
-            .map(|(_, values)| values.len())
-            .sum(),
+    } = *plan.config();
+    Ok(Backbone {
+        family: plan.family(),
+        format: plan.format(),
+        stored_as: plan.stored_as(),
+        digest: plan.digest()?,
+        parameters: plan.parameters(),
+        besides: plan.besides(),
         image_size,
         patch_size,
         width,
         layers,
         heads,
         mlp_width,
-        activation: match activation {
-            Activation::QuickGelu => "quick_gelu",
-            Activation::Gelu => "gelu",
-        },
+        activation: activation.name(),
         eps,
         normalization,
-    }
+        decisions: plan.decisions().to_vec(),
+    })
 }
 
 fn file(archive: &Archive) -> File {
@@ -257,6 +279,11 @@ fn file(archive: &Archive) -> File {
         name: name.to_string_lossy().into_owned(),
         bytes: archive.bytes().len(),
         sha256: Digest(Sha256::digest(archive.bytes()).into()),
+        format: archive.format(),
+        not_read: archive
+            .torch()
+            .map(|torch| torch.besides.clone())
+            .unwrap_or_default(),
         elements: entries.iter().map(load::Entry::elements).sum(),
         metadata: metadata.clone(),
         tensors: entries

@@ -3,12 +3,22 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicIsize, Ordering};
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Bytes that all threads hold now, and most that they held since somebody asked.
+static HELD: AtomicIsize = AtomicIsize::new(0);
+static MOST: AtomicIsize = AtomicIsize::new(0);
+
 struct Watch;
+
+fn hold(bytes: isize) {
+    let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    MOST.fetch_max(held, Ordering::Relaxed);
+}
 
 fn note(bytes: usize) {
     // A thread that is being torn down has no counter any more, and nobody asks for it.
@@ -19,23 +29,27 @@ fn note(bytes: usize) {
 unsafe impl GlobalAlloc for Watch {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
+        hold(layout.size() as isize);
         // SAFETY: the caller's layout.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
+        hold(layout.size() as isize);
         // SAFETY: the caller's layout.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note(size);
+        hold(size as isize - layout.size() as isize);
         // SAFETY: the caller's pointer, layout and size.
         unsafe { System.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        hold(-(layout.size() as isize));
         // SAFETY: the caller's pointer and layout.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -51,8 +65,19 @@ pub(crate) fn largest<T>(run: impl FnOnce() -> T) -> (T, usize) {
     (result, LARGEST.get())
 }
 
+/// Runs something; says how many bytes all threads held at most, over what they held before. Other tests of this process count, too.
+pub(crate) fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let result = run();
+    let most = MOST.load(Ordering::Relaxed) - before;
+    (result, most.max(0) as usize)
+}
+
 #[test]
 fn a_large_allocation_is_seen() {
     let ((), bytes) = largest(|| drop(std::hint::black_box(vec![1_u8; 3 << 20])));
     assert!((3 << 20..4 << 20).contains(&bytes), "{bytes}");
+    let (_, most) = peak(|| [0; 3].map(|_| std::hint::black_box(vec![1_u8; 1 << 20])));
+    assert!(most >= 3 << 20, "{most}");
 }

@@ -7,7 +7,8 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::super::{
-    Error, Kind, NewTask, Page, PageRequest, Result, TaskRecord, TaskUpdate, Tasks, VersionRecord,
+    Error, ImportStart, ImportedVersion, Kind, NewTask, NewVersion, Page, PageRequest, Result,
+    TaskRecord, TaskUpdate, Tasks, VersionRecord,
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
@@ -152,6 +153,55 @@ impl Tasks for Sqlite {
         versions::list(&mut tx, tenant, task, page).await
     }
 
+    async fn reserve_import(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        etag: Option<&str>,
+        request: Option<RequestId>,
+    ) -> Result<ImportStart> {
+        let (mut tx, _) = self.write().await?;
+        if let Some(version) = imported_before(&mut tx, tenant, task, import(request)).await? {
+            return Ok(ImportStart::Done(Box::new(version)));
+        }
+        current(&mut tx, tenant, task, etag).await?;
+        let number = versions::next_number(&mut tx, tenant, task).await?;
+        tx.commit().await?;
+        Ok(ImportStart::Number(number))
+    }
+
+    async fn import_version(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: NewVersion,
+        etag: Option<&str>,
+        request: Option<RequestId>,
+    ) -> Result<ImportedVersion> {
+        let (mut tx, now) = self.write().await?;
+        let request = import(request);
+        if let Some(version) = imported_before(&mut tx, tenant, task, request).await? {
+            let is_desired = false;
+            return Ok(ImportedVersion {
+                version,
+                is_desired,
+            });
+        }
+        let record = current(&mut tx, tenant, task, etag).await?;
+        let number = version.version;
+        let version = versions::insert(&mut tx, tenant, task, &version, now).await?;
+        if record.auto_serve {
+            desire(&mut tx, tenant, task, number).await?;
+        }
+        let resource = format!("{task}/{number}");
+        request.remember(&mut tx, tenant, resource, now).await?;
+        tx.commit().await?;
+        Ok(ImportedVersion {
+            version,
+            is_desired: record.auto_serve,
+        })
+    }
+
     async fn set_desired(
         &self,
         tenant: &TenantId,
@@ -230,6 +280,35 @@ pub(super) async fn get(
             name: task.to_string(),
         }),
     }
+}
+
+fn import(id: Option<RequestId>) -> Request {
+    let method = "ImportAdapterVersion";
+    Request { method, id }
+}
+
+/// The version that a request imported before; a request for another task is another request, which its id cannot be.
+async fn imported_before(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+    request: Request,
+) -> Result<Option<VersionRecord>> {
+    let Some(resource) = request.answer(conn, tenant).await? else {
+        return Ok(None);
+    };
+    let wrong = |problem: &str| corrupt("resource", problem.to_owned());
+    let (owner, number) = resource
+        .rsplit_once('/')
+        .ok_or_else(|| wrong("no version"))?;
+    if owner != task.as_str() {
+        return Err(Error::AlreadyExists {
+            kind: Kind::Version,
+            name: format!("tasks/{owner}/versions/{number}"),
+        });
+    }
+    let number = number.parse().map_err(|_| wrong("no number"))?;
+    versions::get(conn, tenant, task, number).await.map(Some)
 }
 
 /// The task, if `etag` is absent or its own.

@@ -30,7 +30,7 @@ pub enum IndexError {
     },
     /// A name that is more than a file's name.
     #[error(
-        "the shard {shard:?} is not a plain .safetensors file name: shards may not leave the folder"
+        "the shard {shard:?} is not a plain .safetensors or .bin file name: shards may not leave the folder"
     )]
     Leaves {
         /// As written.
@@ -117,10 +117,25 @@ impl Checkpoint {
     }
 
     fn new(files: Vec<Archive>) -> Self {
+        let names = || {
+            let headers = files.iter().map(|archive| &archive.header().entries);
+            headers.flatten().map(|entry| entry.name.as_str())
+        };
+        let mut stripped = 0;
+        // What DistributedDataParallel and torch.compile put before every name, in any order.
+        while let Some(prefix) = ["module.", "_orig_mod."]
+            .into_iter()
+            .find(|prefix| names().all(|name| name[stripped..].starts_with(prefix)))
+        {
+            if names().next().is_none() {
+                break;
+            }
+            stripped += prefix.len();
+        }
         let mut places = BTreeMap::new();
         for (file, archive) in files.iter().enumerate() {
             for (entry, tensor) in archive.header().entries.iter().enumerate() {
-                places.insert(tensor.name.clone(), (file, entry));
+                places.insert(tensor.name[stripped..].to_owned(), (file, entry));
             }
         }
         Self { files, places }
@@ -131,9 +146,20 @@ impl Checkpoint {
         &self.files
     }
 
-    /// Every tensor's name, sorted.
+    /// Every tensor's name, sorted, without what training loops put before all names (`module.`).
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
+    }
+
+    /// A tensor's values, row-major.
+    ///
+    /// # Errors
+    /// When it is not there, is not of floats, or a value is not finite.
+    pub(in crate::model) fn values(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), Error> {
+        let (_, entry, _) = super::plan::find(self, name)?;
+        let mut values = Vec::with_capacity(entry.elements());
+        super::plan::append(self, name, &mut values)?;
+        Ok((entry.shape.clone(), values))
     }
 
     /// A tensor and the file that has it.
@@ -156,13 +182,15 @@ impl Checkpoint {
     }
 }
 
-/// One normal path component that ends in `.safetensors`.
+/// One normal path component that ends in `.safetensors` or `.bin`.
 fn is_plain(shard: &str) -> bool {
     let mut parts = Path::new(shard).components();
     let first = parts.next();
     matches!(first, Some(Component::Normal(name)) if name == shard)
         && parts.next().is_none()
-        && shard.ends_with(".safetensors")
+        && [".safetensors", ".bin"]
+            .iter()
+            .any(|end| shard.ends_with(end))
         && !shard.contains(['\\', '\0'])
 }
 

@@ -7,6 +7,7 @@ use safetensors::Dtype;
 
 use super::checkpoint::IndexError;
 use super::header::HeaderError;
+use super::torch::TorchError;
 use crate::spec::Invalid;
 
 /// A checkpoint that is not loaded. Every message begins with the file or folder.
@@ -64,6 +65,32 @@ pub enum Error {
         #[source]
         source: HeaderError,
     },
+    /// A PyTorch file that holds more than tensors, or is malformed.
+    #[error("{}: {source}", path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the opcode or global and its offset.
+        #[source]
+        source: Box<TorchError>,
+    },
+    /// What neither the file nor its family's rule says.
+    #[error("{}: the file does not say {}: {why}; say it with --backbone-override {}", path.display(), fields.join(" or "), fields.iter().map(|field| format!("{field}=…")).collect::<Vec<_>>().join(","))]
+    Undecided {
+        /// The file.
+        path: PathBuf,
+        /// `heads` or `activation`.
+        fields: Vec<&'static str>,
+        /// Why no rule decides it.
+        why: &'static str,
+    },
+    /// An override that is not one.
+    #[error("--backbone-override: {source}")]
+    Override {
+        /// Which, and what is wrong.
+        #[source]
+        source: Invalid,
+    },
     /// An index that does not fit its shards.
     #[error("{}: {source}", path.display())]
     Index {
@@ -74,13 +101,13 @@ pub enum Error {
         source: IndexError,
     },
     /// Nothing to load.
-    #[error("{}: no weights: neither model.safetensors nor its index is there", path.display())]
+    #[error("{}: no weights: no safetensors or PyTorch file that the configuration goes with is there", path.display())]
     NoWeights {
         /// The folder.
         path: PathBuf,
     },
     /// Several candidates, and nothing that says which.
-    #[error("{}: {files} safetensors files and no config.json; name one file", path.display())]
+    #[error("{}: {files} files of weights and no configuration; name one file", path.display())]
     Ambiguous {
         /// The folder.
         path: PathBuf,
@@ -88,10 +115,12 @@ pub enum Error {
         files: usize,
     },
     /// A safetensors file without a configuration.
-    #[error("{}: no config.json, and no backbone configuration in the file's metadata", path.display())]
+    #[error("{}: {found}, and no configuration: neither config.json beside the file nor {} in its metadata", path.display(), super::CONFIG_KEY)]
     NoConfig {
         /// The file.
         path: PathBuf,
+        /// What its tensors are.
+        found: &'static str,
     },
     /// A family or format that is not read.
     #[error("{}: unsupported: {format}", path.display())]
@@ -129,8 +158,8 @@ pub enum Error {
         /// As stored.
         got: Vec<usize>,
     },
-    /// Weights that are not floats of 16 or 32 bits.
-    #[error("{}: tensor {name:?} is stored as {dtype:?}, expected F32, F16 or BF16", path.display())]
+    /// Weights that are not floats of 16, 32 or 64 bits.
+    #[error("{}: tensor {name:?} is stored as {dtype:?}, expected F32, F16, BF16 or F64", path.display())]
     Dtype {
         /// The file.
         path: PathBuf,
@@ -159,56 +188,67 @@ pub enum Error {
 /// What an unsupported checkpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
-    /// PyTorch's: a pickle, zip archive or TorchScript, which may hold code.
-    Pickle {
-        /// The file.
-        file: String,
-    },
     /// A file of another kind.
     File {
         /// The file.
         file: String,
     },
-    /// open_clip's names and configuration.
-    OpenClip {
-        /// Whether its vision tower is a ResNet.
-        resnet: bool,
+    /// A vision tower that is no ViT.
+    Convolutional {
+        /// What tells so.
+        sign: String,
     },
-    /// timm's.
+    /// A ViT whose blocks or tokens are not ours.
+    Feature {
+        /// Its name.
+        feature: &'static str,
+        /// The tensor or field that tells so.
+        sign: String,
+    },
+    /// timm's, of an architecture that is no ViT.
     Timm {
         /// As its configuration says.
         architecture: String,
     },
     /// A CLIP text tower alone.
     TextTower,
+    /// An adapter set, without its backbone.
+    AdaptersOnly,
     /// Another family of Hugging Face's transformers.
     Transformers {
         /// As its configuration says.
         model_type: String,
+    },
+    /// Tensors that no family has.
+    Unknown {
+        /// Some of their names.
+        names: Vec<String>,
     },
 }
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pickle { file } => write!(
+            Self::File { file } => write!(f, "{file} is neither a safetensors nor a PyTorch file"),
+            Self::Convolutional { sign } => write!(
                 f,
-                "{file} is a PyTorch pickle or archive, which is never unpickled; only safetensors weights are read"
+                "a vision tower that is a ResNet or has a convolutional stem, not a plain ViT ({sign})"
             ),
-            Self::File { file } => write!(f, "{file} is not a safetensors file"),
-            Self::OpenClip { resnet: false } => f.write_str("an open_clip checkpoint"),
-            Self::OpenClip { resnet: true } => {
-                f.write_str("an open_clip checkpoint whose vision tower is a ResNet, not a ViT")
-            }
-            Self::Timm { architecture } => {
-                write!(f, "a timm checkpoint (architecture {architecture:?})")
-            }
+            Self::Feature { feature, sign } => write!(f, "a ViT with {feature} ({sign})"),
+            Self::Timm { architecture } => write!(
+                f,
+                "a timm checkpoint of architecture {architecture:?}, only plain ViTs (vit_…, deit_…) are read"
+            ),
             Self::TextTower => f.write_str("a CLIP text tower, which has no vision tower"),
-            Self::Transformers { model_type } => {
-                write!(
-                    f,
-                    "a Hugging Face checkpoint of model_type {model_type:?}, only CLIP is read"
-                )
+            Self::AdaptersOnly => f.write_str(
+                "adapters and a head without their backbone; import them into a task instead",
+            ),
+            Self::Transformers { model_type } => write!(
+                f,
+                "a Hugging Face checkpoint of model_type {model_type:?}, only CLIP and ViT are read"
+            ),
+            Self::Unknown { names } => {
+                write!(f, "tensors of no known family ({} …)", names.join(", "))
             }
         }
     }

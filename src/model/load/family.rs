@@ -1,146 +1,212 @@
-//! Which family and format a checkpoint is, from the names of its files and its configuration alone.
+//! Which family a checkpoint is of: from its configuration, or from its tensors' names.
 //!
-//! Invariant: a family is told by what the checkpoint says, never guessed from tensors; what is not read is refused by its name.
+//! Invariant: what is not read is refused by its name; the endings of files' names decide nothing about what is in them.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::MAX_CONFIG;
+use super::checkpoint::Checkpoint;
+use super::decide::Overrides;
 use super::error::{Error, Format};
 use super::fields::Fields;
-use super::file::read_json;
+use super::file::{Archive, read_json};
+use super::plan::Plan;
+use super::{MAX_CONFIG, hf_clip, hf_vit, measure, naming, open_clip, openai, reference, timm};
 
-/// Endings of PyTorch's files, all of them pickles inside.
-const PICKLES: [&str; 7] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle", "jit"];
+/// Endings of files that may hold weights.
+const WEIGHTS: [&str; 8] = [
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "pkl",
+    "pickle",
+    "jit",
+];
 /// A folder with more entries is no checkpoint; the rest is not looked at.
 const MAX_ENTRIES: usize = 4096;
+/// A folder with more files of weights has to name one.
+const MAX_CANDIDATES: usize = 16;
 /// Longest part of a foreign name that is repeated in a message.
 const MAX_QUOTE: usize = 64;
 
-/// A checkpoint that can be read.
-pub(super) enum Found {
-    /// Hugging Face's CLIP.
-    HfClip {
-        folder: PathBuf,
-        config: Map<String, Value>,
-    },
-    /// The reference's tensors.
-    Reference { file: PathBuf },
-}
-
 /// Looks at a file or folder.
-pub(super) fn find(path: &Path) -> Result<Found, Error> {
+pub(super) fn plan(path: &Path, overrides: &Overrides) -> Result<Plan, Error> {
     let metadata = fs::metadata(path).map_err(|source| Error::Io {
         path: path.to_owned(),
         source,
     })?;
     if !metadata.is_dir() {
-        return of_file(path);
+        return of_file(path, path, overrides);
     }
-    let config = path.join("config.json");
-    if config.exists() {
-        return of_config(path, &config);
-    }
-    let open_clip = path.join("open_clip_config.json");
-    if open_clip.exists() {
-        return Err(of_open_clip(path, &open_clip));
+    if let Some(plan) = of_folder(path, path, overrides)? {
+        return Ok(plan);
     }
     let files = list(path)?;
-    if let Some(pickle) = files.iter().find(|file| is_pickle(file)) {
-        return Err(unsupported(pickle, pickle_format(pickle)));
-    }
-    let safetensors: Vec<&PathBuf> = files.iter().filter(|file| is_safetensors(file)).collect();
-    match safetensors.as_slice() {
+    match files.as_slice() {
         [] => Err(Error::NoWeights {
             path: path.to_owned(),
         }),
-        [only] => Ok(Found::Reference {
-            file: (*only).clone(),
-        }),
-        several => Err(Error::Ambiguous {
+        [only] => of_file(path, only, overrides),
+        several => among(path, several, overrides),
+    }
+}
+
+/// The only backbone among the files of a folder without a configuration; what is evidently none may lie beside it.
+fn among(path: &Path, files: &[PathBuf], overrides: &Overrides) -> Result<Plan, Error> {
+    let ambiguous = |files| {
+        Err(Error::Ambiguous {
             path: path.to_owned(),
-            files: several.len(),
-        }),
-    }
-}
-
-/// The error for a folder with a configuration but without safetensors.
-pub(super) fn without_safetensors(folder: &Path) -> Error {
-    let files = match list(folder) {
-        Ok(files) => files,
-        Err(error) => return error,
+            files,
+        })
     };
-    match files.iter().find(|file| is_pickle(file)) {
-        Some(pickle) => unsupported(pickle, pickle_format(pickle)),
-        None => Error::NoWeights {
-            path: folder.to_owned(),
-        },
+    if files.len() > MAX_CANDIDATES {
+        return ambiguous(files.len());
+    }
+    let mut candidates = files
+        .iter()
+        .map(|file| of_file(path, file, overrides))
+        .filter(|result| {
+            let Err(Error::Unsupported { format, .. }) = result else {
+                return true;
+            };
+            !matches!(format, Format::Unknown { .. } | Format::AdaptersOnly)
+        })
+        .collect::<Vec<_>>();
+    match (candidates.pop(), candidates.len()) {
+        (Some(only), 0) => only,
+        (Some(_), others) => ambiguous(others + 1),
+        (None, _) => ambiguous(files.len()),
     }
 }
 
-fn of_file(path: &Path) -> Result<Found, Error> {
-    if is_safetensors(path) {
-        return Ok(Found::Reference {
-            file: path.to_owned(),
-        });
+/// By the folder's configuration, when it has one.
+fn of_folder(path: &Path, folder: &Path, overrides: &Overrides) -> Result<Option<Plan>, Error> {
+    let config = folder.join("config.json");
+    let open_clip = folder.join("open_clip_config.json");
+    // LAION's repositories have the same model twice; where transformers' weights are not there, open_clip's are.
+    if open_clip.exists() && (!config.exists() || super::hf_weights(folder).is_err()) {
+        let config: Map<String, Value> = read_json(&open_clip, MAX_CONFIG)?;
+        return open_clip::plan(path, folder, Fields(&config), overrides).map(Some);
     }
-    let format = if is_pickle(path) {
-        pickle_format(path)
-    } else {
-        Format::File { file: label(path) }
-    };
-    Err(unsupported(path, format))
+    if config.exists() {
+        return of_config(path, folder, &config, overrides).map(Some);
+    }
+    Ok(None)
 }
 
-fn of_config(folder: &Path, path: &Path) -> Result<Found, Error> {
-    let config: Map<String, Value> = read_json(path, MAX_CONFIG)?;
-    let fields = Fields(&config);
-    let read = || Ok((fields.text("model_type")?, fields.text("architecture")?));
-    let (model_type, architecture) = read().map_err(|source| Error::Config {
-        path: path.to_owned(),
+fn of_config(
+    path: &Path,
+    folder: &Path,
+    config: &Path,
+    overrides: &Overrides,
+) -> Result<Plan, Error> {
+    let object: Map<String, Value> = read_json(config, MAX_CONFIG)?;
+    let fields = Fields(&object);
+    let wrong = |source| Error::Config {
+        path: config.to_owned(),
         source,
-    })?;
+    };
+    let model_type = fields.text("model_type").map_err(wrong)?;
+    let architecture = fields.text("architecture").map_err(wrong)?;
     let format = match (model_type, architecture) {
         (Some("clip" | "clip_vision_model"), _) => {
-            let folder = folder.to_owned();
-            return Ok(Found::HfClip { folder, config });
+            return hf_clip::plan(path, folder, fields, overrides);
         }
+        (Some("vit"), _) => return hf_vit::plan(path, folder, fields, overrides),
         (Some("clip_text_model"), _) => Format::TextTower,
         (Some(other), _) => Format::Transformers {
             model_type: quote(other),
         },
-        (None, Some(architecture)) => Format::Timm {
-            architecture: quote(architecture),
-        },
+        (None, Some(_)) => return timm::plan(path, folder, fields, overrides),
         (None, None) => {
-            return Err(Error::Config {
-                path: path.to_owned(),
-                source: crate::spec::Invalid::new(
-                    "model_type",
-                    "missing, so the family is unknown",
-                ),
-            });
+            let problem = "missing, so the family is unknown";
+            return Err(wrong(crate::spec::Invalid::new("model_type", problem)));
         }
     };
     Err(unsupported(folder, format))
 }
 
-fn of_open_clip(folder: &Path, path: &Path) -> Error {
-    let config: Value = match read_json(path, MAX_CONFIG) {
-        Ok(config) => config,
-        Err(error) => return error,
+/// A file: with the configuration beside it when it goes with one, else by its tensors' names. `path` is what was asked for.
+fn of_file(path: &Path, file: &Path, overrides: &Overrides) -> Result<Plan, Error> {
+    let archive = Archive::open(file)?;
+    if reference::is_own(&archive) {
+        return reference::plan(path, archive, overrides);
+    }
+    let checkpoint = Checkpoint::single(archive);
+    let has = |name: &str| checkpoint.find(name).is_some();
+    let begins = |begin: &str| checkpoint.names().any(|name| name.starts_with(begin));
+    if path == file
+        && configured(file)
+        && let Some(folder) = file.parent()
+    {
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        if let Some(plan) = of_folder(path, folder, overrides)? {
+            return Ok(plan);
+        }
+    }
+    let no_config = |found| Error::NoConfig {
+        path: file.to_owned(),
+        found,
     };
-    // open_clip gives a ResNet's blocks per stage as a list, a ViT's as one number.
-    let resnet = config
-        .pointer("/model_cfg/vision_cfg/layers")
-        .is_some_and(Value::is_array);
-    unsupported(folder, Format::OpenClip { resnet })
+    if begins("vision_model.") || begins("embeddings.patch_embedding.") {
+        return Err(no_config("the tensors of a Hugging Face CLIP"));
+    }
+    if begins("vit.embeddings.") || begins("embeddings.patch_embeddings.") {
+        return Err(no_config("the tensors of a Hugging Face ViT"));
+    }
+    if begins("visual.") {
+        measure::refuse_foreign(&checkpoint, "visual.")?;
+        if openai::is_own(&checkpoint) {
+            return openai::plan(path, checkpoint, overrides);
+        }
+        return open_clip::bare(path, checkpoint, "visual.", overrides);
+    }
+    if begins("patch_embed.") || begins("blocks.0.") {
+        return timm::bare(path, checkpoint, overrides);
+    }
+    if begins("text_model.") || has("token_embedding.weight") {
+        return Err(unsupported(file, Format::TextTower));
+    }
+    measure::refuse_foreign(&checkpoint, "")?;
+    let adapters = has("fc.weight") || checkpoint.names().any(naming::is_adapter);
+    if has("conv1.weight") && has("class_embedding") {
+        return match adapters {
+            true => reference::whole(path, checkpoint, overrides),
+            false => open_clip::bare(path, checkpoint, "", overrides),
+        };
+    }
+    if adapters
+        && checkpoint
+            .names()
+            .all(|name| naming::is_adapter(name) || name.starts_with("fc."))
+    {
+        return Err(unsupported(file, Format::AdaptersOnly));
+    }
+    let names = checkpoint.names().take(3).map(quote).collect();
+    Err(unsupported(file, Format::Unknown { names }))
 }
 
-/// Files of a folder, sorted by name.
+/// Whether a file is the one that the configuration beside it is for.
+fn configured(file: &Path) -> bool {
+    const NAMES: [&str; 4] = [
+        "model.safetensors",
+        "pytorch_model.bin",
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.bin",
+    ];
+    file.file_name()
+        .is_some_and(|name| NAMES.iter().any(|own| name == *own))
+}
+
+/// Files of a folder that may hold weights, sorted by name.
 fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let io = |source| Error::Io {
         path: folder.to_owned(),
@@ -152,24 +218,16 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(io)?;
+    files.retain(|file| {
+        let end = file.extension().and_then(std::ffi::OsStr::to_str);
+        end.is_some_and(|end| WEIGHTS.contains(&end))
+    });
     files.sort();
     Ok(files)
 }
 
-fn is_pickle(path: &Path) -> bool {
-    let end = path.extension().and_then(OsStr::to_str);
-    end.is_some_and(|end| PICKLES.contains(&end))
-}
-
-fn is_safetensors(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end == "safetensors")
-}
-
-fn pickle_format(path: &Path) -> Format {
-    Format::Pickle { file: label(path) }
-}
-
-fn label(path: &Path) -> String {
+/// A file's name, for messages.
+pub(super) fn label(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     quote(&name.to_string_lossy())
 }

@@ -14,7 +14,8 @@ pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
 const MAX_COUNT: u64 = 1 << 24;
 
 impl<'a> Fields<'a> {
-    fn get(self, key: &str) -> Option<&'a Value> {
+    /// A value as it is; null is nothing.
+    pub(super) fn get(self, key: &str) -> Option<&'a Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 

@@ -10,15 +10,32 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::Error;
 use super::header::{Entry, Header};
+use super::torch::{self, Kind};
+use super::{Error, Format};
 
-/// A safetensors file with a checked header.
+/// A file of named tensors, safetensors or PyTorch's, whose header was checked.
 #[derive(Debug)]
 pub struct Archive {
     path: PathBuf,
     bytes: Bytes,
     header: Header,
+    torch: Option<TorchFile>,
+}
+
+/// What a file of PyTorch's says besides its tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TorchFile {
+    /// Its format.
+    pub kind: Kind,
+    /// The key of the root under which the tensors were found.
+    pub wrapped: Option<String>,
+    /// The root's other keys, which are not read.
+    pub besides: Vec<String>,
+    /// Texts among them, by key.
+    pub texts: Vec<(String, String)>,
+    /// The TorchScript class of the root.
+    pub class: Option<String>,
 }
 
 #[derive(Debug)]
@@ -30,18 +47,34 @@ enum Bytes {
 }
 
 impl Archive {
-    /// Maps a file and checks its header.
+    /// Maps a file, and checks its header or reads its pickle.
     ///
     /// # Errors
     /// When it cannot be opened, is no regular file, or its header is refused.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let (file, length) = regular(path)?;
+        Self::of_file(path, &file, length)
+    }
+
+    /// Maps an open file, of which nobody else has the name; `path` stands for it in messages.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn unnamed(path: &Path, file: &File) -> Result<Self, Error> {
+        let metadata = file.metadata().map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::of_file(path, file, metadata.len())
+    }
+
+    fn of_file(path: &Path, file: &File, length: u64) -> Result<Self, Error> {
         let bytes = if length == 0 {
             Bytes::Empty
         } else {
             // SAFETY: the mapping is private and read-only, and lives only while the checkpoint is being read. A checkpoint that somebody truncates
             // during that time ends the process with SIGBUS; like every loader of mapped weights, this one asks that the operator leaves it alone.
-            let mapped = unsafe { Mmap::map(&file) };
+            let mapped = unsafe { Mmap::map(file) };
             Bytes::Mapped(mapped.map_err(|source| Error::Io {
                 path: path.to_owned(),
                 source,
@@ -66,14 +99,47 @@ impl Archive {
         Self::new(PathBuf::from(name), Bytes::Owned(bytes))
     }
 
+    /// The format is told by the content; the name only decides what is said of a file that is neither.
     fn new(path: PathBuf, bytes: Bytes) -> Result<Self, Error> {
-        match Header::parse(bytes.as_slice()) {
-            Ok(header) => Ok(Self {
+        let content = bytes.as_slice();
+        let named = path.extension().is_some_and(|end| end == "safetensors");
+        if named || is_safetensors(content) {
+            return match Header::parse(content) {
+                Ok(header) => Ok(Self {
+                    path,
+                    bytes,
+                    header,
+                    torch: None,
+                }),
+                Err(source) => Err(Error::Header { path, source }),
+            };
+        }
+        if !torch::is_torch(content) {
+            let format = Format::File {
+                file: super::family::label(&path),
+            };
+            return Err(Error::Unsupported { path, format });
+        }
+        match torch::read(content) {
+            Ok(contents) => Ok(Self {
                 path,
                 bytes,
-                header,
+                header: Header {
+                    entries: contents.entries,
+                    metadata: std::collections::BTreeMap::new(),
+                },
+                torch: Some(TorchFile {
+                    kind: contents.kind,
+                    wrapped: contents.wrapped,
+                    besides: contents.besides,
+                    texts: contents.texts,
+                    class: contents.class,
+                }),
             }),
-            Err(source) => Err(Error::Header { path, source }),
+            Err(source) => Err(Error::Torch {
+                path,
+                source: Box::new(source),
+            }),
         }
     }
 
@@ -87,6 +153,21 @@ impl Archive {
         &self.header
     }
 
+    /// What it says besides its tensors, when it is one of PyTorch's files.
+    pub fn torch(&self) -> Option<&TorchFile> {
+        self.torch.as_ref()
+    }
+
+    /// Its format, for people.
+    pub fn format(&self) -> &'static str {
+        match self.torch.as_ref().map(|torch| torch.kind) {
+            None => "safetensors",
+            Some(Kind::Zip) => "PyTorch zip archive",
+            Some(Kind::Script) => "TorchScript archive",
+            Some(Kind::Legacy) => "PyTorch file of before 1.6",
+        }
+    }
+
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.as_slice()
@@ -95,6 +176,33 @@ impl Archive {
     /// A tensor's bytes.
     pub fn data(&self, entry: &Entry) -> &[u8] {
         &self.bytes.as_slice()[entry.range.clone()]
+    }
+}
+
+/// Whether a file begins as a safetensors file does: a length within it, and a JSON object.
+fn is_safetensors(content: &[u8]) -> bool {
+    let Some((length, rest)) = content.split_first_chunk::<8>() else {
+        return false;
+    };
+    u64::from_le_bytes(*length) <= rest.len() as u64 && rest.first() == Some(&b'{')
+}
+
+impl Archive {
+    /// Tells the system that a tensor's pages are not needed any more, so that a model is not in memory as a file and as weights.
+    pub(super) fn release(&self, entry: &Entry) {
+        if let Bytes::Mapped(mapped) = &self.bytes
+            && !entry.range.is_empty()
+        {
+            // SAFETY: the mapping is of a file and read-only: pages that are dropped come back from the file with the same content.
+            // It is only a hint: when it fails, memory is used a little longer.
+            let _ = unsafe {
+                mapped.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    entry.range.start,
+                    entry.range.len(),
+                )
+            };
+        }
     }
 }
 

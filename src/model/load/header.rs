@@ -144,6 +144,8 @@ pub struct Entry {
     pub shape: Vec<usize>,
     /// Its bytes, counted from the beginning of the file.
     pub range: Range<usize>,
+    /// Elements from one index to the next along each axis, where it is not row-major; only PyTorch's files have such.
+    pub strides: Option<Vec<usize>>,
 }
 
 impl Entry {
@@ -258,6 +260,7 @@ fn check(name: String, raw: RawEntry, data: usize, available: u64) -> Result<Ent
         dtype,
         shape,
         range,
+        strides: None,
     })
 }
 

@@ -5,17 +5,23 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::assemble::{Wanted, assemble};
 use super::checkpoint::Checkpoint;
+use super::decide::{Constants, Geometry, Overrides, Said, heads_of_width};
 use super::file::Archive;
+use super::naming::{Naming, Scheme};
+use super::plan::{Draft, Plan};
 use super::values::Float;
-use super::{Error, Loaded};
+use super::{Error, measure};
 use crate::model::{Activation, BackboneConfig, Tensors, file};
 use crate::spec::{Invalid, Normalization};
 
 /// The metadata key whose value is the configuration, as JSON.
 pub const CONFIG_KEY: &str = "frameshift.backbone";
 const FORMAT_VERSION: u32 = 1;
+const NAMING: Naming = Naming {
+    scheme: Scheme::Reference,
+    prefix: "",
+};
 
 /// The configuration as stored.
 #[derive(Serialize, Deserialize)]
@@ -79,28 +85,80 @@ pub fn write(
     file::write(tensors, &all, float)
 }
 
-/// Reads a file of the reference's tensors; `name` is what the backbone is called.
-pub(super) fn load(name: &Path, archive: Archive) -> Result<Loaded, Error> {
-    let path = archive.path().to_owned();
+/// Whether a file says that it is one of these.
+pub(super) fn is_own(archive: &Archive) -> bool {
+    archive.header().metadata.contains_key(CONFIG_KEY)
+}
+
+/// Reads a file of the reference's tensors with its configuration.
+pub(super) fn plan(path: &Path, archive: Archive, overrides: &Overrides) -> Result<Plan, Error> {
+    let file = archive.path().to_owned();
     let Some(json) = archive.header().metadata.get(CONFIG_KEY) else {
-        return Err(Error::NoConfig { path });
+        return Err(Error::NoConfig {
+            path: file,
+            found: "tensors of the reference's names",
+        });
     };
     let stored: StoredConfig = serde_json::from_str(json).map_err(|source| Error::Json {
-        path: path.clone(),
+        path: file.clone(),
         source,
     })?;
-    let config = read_config(stored).map_err(|source| Error::Config { path, source })?;
-    let wanted: Vec<Wanted> = config
-        .tensors()
-        .into_iter()
-        .map(|(name, shape)| Wanted {
-            parts: vec![name.clone()],
-            name,
-            shape,
-        })
-        .collect();
-    let tensors = assemble(&Checkpoint::single(archive), &wanted, |_| false)?;
-    Ok(Loaded::new(name, "reference", config, tensors))
+    let config = read_config(stored).map_err(|source| Error::Config { path: file, source })?;
+    let from = || format!("the file's {CONFIG_KEY}");
+    let geometry = Geometry {
+        image_size: config.image_size,
+        patch_size: config.patch_size,
+        width: config.width,
+        layers: config.layers,
+        mlp_width: config.mlp_width,
+        pre_norm: config.pre_norm,
+        patch_bias: config.patch_bias,
+        from: from(),
+    };
+    let constants = Constants {
+        heads: Said::new(config.heads, from()),
+        activation: Said::new(config.activation, from()),
+        eps: Said::new(config.eps, from()),
+        normalization: Said::new(config.normalization, from()),
+        why: "",
+    };
+    let (config, decisions) = constants.decide(path, geometry, overrides)?;
+    Plan::new(Draft {
+        path,
+        family: "reference",
+        config,
+        decisions,
+        checkpoint: Checkpoint::single(archive),
+        naming: NAMING,
+    })
+}
+
+/// Reads a whole checkpoint of the reference's training code, which trains on OpenAI's CLIP only; adapters and head are not the backbone's.
+pub(super) fn whole(
+    path: &Path,
+    checkpoint: Checkpoint,
+    overrides: &Overrides,
+) -> Result<Plan, Error> {
+    let geometry = measure::geometry(&checkpoint, &NAMING)?;
+    let rule = "the reference's rule: OpenAI's CLIP";
+    let mut heads = heads_of_width(geometry.width, "the reference");
+    heads.from = rule.to_owned();
+    let constants = Constants {
+        heads,
+        activation: Said::new(Activation::QuickGelu, rule),
+        eps: Said::new(1e-5, rule),
+        normalization: Said::new(Normalization::CLIP, rule),
+        why: "heads are of width 64, which does not divide the width",
+    };
+    let (config, decisions) = constants.decide(path, geometry, overrides)?;
+    Plan::new(Draft {
+        path,
+        family: "reference",
+        config,
+        decisions,
+        checkpoint,
+        naming: NAMING,
+    })
 }
 
 fn read_config(stored: StoredConfig) -> Result<BackboneConfig, Invalid> {

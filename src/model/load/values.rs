@@ -16,12 +16,14 @@ pub enum Float {
     BF16,
     /// IEEE single.
     F32,
+    /// IEEE double; rounded to single when it is read.
+    F64,
 }
 
 impl Float {
     /// The float format of a stored number format, when it is one that is read.
     pub fn of(dtype: Dtype) -> Option<Self> {
-        [Self::F16, Self::BF16, Self::F32]
+        [Self::F16, Self::BF16, Self::F32, Self::F64]
             .into_iter()
             .find(|float| float.dtype() == dtype)
     }
@@ -32,6 +34,7 @@ impl Float {
             Self::F16 => Dtype::F16,
             Self::BF16 => Dtype::BF16,
             Self::F32 => Dtype::F32,
+            Self::F64 => Dtype::F64,
         }
     }
 
@@ -41,6 +44,63 @@ impl Float {
             Self::F32 => out.extend(words(bytes).map(f32::from_le_bytes)),
             Self::F16 => wide(bytes, out, f16::from_le_bytes),
             Self::BF16 => wide(bytes, out, bf16::from_le_bytes),
+            Self::F64 => out.extend(words(bytes).map(|word| f64::from_le_bytes(word) as f32)),
+        }
+    }
+
+    /// Appends the values of a tensor whose elements lie `strides` apart (counted in elements), row-major. The caller has checked that they lie in `bytes`.
+    pub(in crate::model) fn gather(
+        self,
+        bytes: &[u8],
+        shape: &[usize],
+        strides: &[usize],
+        out: &mut Vec<f32>,
+    ) {
+        let size = self.dtype().bitsize() / 8;
+        let (Some((&side, outer)), Some((&step, _))) = (shape.split_last(), strides.split_last())
+        else {
+            return self.decode(bytes, out);
+        };
+        let mut index = vec![0; outer.len()];
+        let mut row = Vec::with_capacity(side * size);
+        for _ in 0..outer.iter().product::<usize>() {
+            let begin: usize = index
+                .iter()
+                .zip(strides)
+                .map(|(i, stride)| i * stride)
+                .sum();
+            row.clear();
+            for i in 0..side {
+                row.extend_from_slice(&bytes[(begin + i * step) * size..][..size]);
+            }
+            self.decode(&row, out);
+            for (axis, &side) in outer.iter().enumerate().rev() {
+                index[axis] += 1;
+                if index[axis] < side {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+    }
+
+    /// Whether the format has every one of these values exactly.
+    pub fn holds(self, values: &[f32]) -> bool {
+        values.chunks(CHUNK).all(|part| {
+            let mut back = Vec::with_capacity(part.len());
+            self.decode(&self.encode(part), &mut back);
+            let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+            part.iter().zip(&back).all(same)
+        })
+    }
+
+    /// The format's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
         }
     }
 
@@ -55,16 +115,39 @@ impl Float {
             Self::BF16 => each
                 .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
                 .collect(),
+            Self::F64 => each
+                .flat_map(|&value| f64::from(value).to_le_bytes())
+                .collect(),
         }
     }
 }
 
 /// The first value that is not a number, with its place.
 pub(super) fn non_finite(values: &[f32]) -> Option<(usize, f32)> {
+    // Exponents that are all ones, counted without a branch, so that a whole tensor is looked at with vector instructions.
+    const EXPONENT: u32 = 0x7f80_0000;
+    let bad: u32 = values
+        .iter()
+        .map(|value| u32::from(value.to_bits() & EXPONENT == EXPONENT))
+        .fold(0, u32::wrapping_add);
+    if bad == 0 && values.len() < u32::MAX as usize {
+        return None;
+    }
     values
         .iter()
         .position(|value| !value.is_finite())
         .map(|at| (at, values[at]))
+}
+
+/// Little-endian singles in place, when they are aligned and so is the machine.
+#[allow(unsafe_code)]
+pub(super) fn aligned(bytes: &[u8]) -> Option<&[f32]> {
+    if cfg!(target_endian = "big") {
+        return None;
+    }
+    // SAFETY: every pattern of 32 bits is an f32, and `align_to` keeps to the slice and to the alignment.
+    let (before, values, after) = unsafe { bytes.align_to::<f32>() };
+    (before.is_empty() && after.is_empty()).then_some(values)
 }
 
 fn wide<T: Copy>(bytes: &[u8], out: &mut Vec<f32>, read: fn([u8; 2]) -> T)
@@ -115,12 +198,12 @@ mod tests {
     #[test]
     fn values_survive_being_written_where_the_format_holds_them() {
         let values = [0.0, -0.5, 1.25, 448.0];
-        for float in [Float::F16, Float::BF16, Float::F32] {
+        for float in [Float::F16, Float::BF16, Float::F32, Float::F64] {
             let mut back = Vec::new();
             float.decode(&float.encode(&values), &mut back);
             assert_eq!(back, values);
             assert_eq!(Float::of(float.dtype()), Some(float));
         }
-        assert_eq!(Float::of(Dtype::F64), None);
+        assert_eq!(Float::of(Dtype::I8), None);
     }
 }

@@ -19,6 +19,9 @@ use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::{LabelSet, check_label};
 
+/// The digest of no data set: that of an imported version.
+const NO_DATASET: [u8; 32] = [0; 32];
+
 /// A video.
 pub(in crate::rpc) fn of_video(record: VideoRecord) -> v1::Video {
     v1::Video {
@@ -130,8 +133,14 @@ pub(in crate::rpc) fn of_version(record: VersionRecord) -> v1::AdapterVersion {
         size_bytes: signed(record.size_bytes),
         parameters: signed(manifest.parameters),
         precision: manifest.precision.to_string(),
-        job: format!("jobs/{}", manifest.job),
-        dataset_digest: manifest.dataset_digest.0.to_vec().into(),
+        job: match manifest.job.as_str() {
+            "" => String::new(),
+            job => format!("jobs/{job}"),
+        },
+        dataset_digest: match manifest.dataset_digest.0 {
+            NO_DATASET => bytes::Bytes::new(),
+            digest => digest.to_vec().into(),
+        },
         parent: names::of_version(&record.task, parent),
         create_time: Some(of_time(record.create_time)),
     }

@@ -35,15 +35,24 @@ pub struct Site {
     pub adapter_kernel_size: Option<[usize; 3]>,
 }
 
-/// The adapter set of a file that holds nothing else; `None` for other files.
+/// The adapter set of a file that has adapters, or a head and nothing else; `None` for other files.
 pub(super) fn find(header: &Header) -> Option<Adapters> {
-    let names = || header.entries.iter().map(|entry| entry.name.as_str());
-    let shape = |name: &str| header.find(name).map(|entry| entry.shape.as_slice());
-    let only = names().all(|name| HEAD.contains(&name) || site(name).is_some());
-    if !only || header.entries.is_empty() {
+    // Training loops put this before every name.
+    let bare = |name: &'_ str| name.strip_prefix("module.").map_or(0, |_| "module.".len());
+    let entries = || {
+        let all = header.entries.iter();
+        all.map(|entry| (&entry.name[bare(&entry.name)..], entry))
+    };
+    let shape = |wanted: &str| {
+        let found = entries().find(|(name, _)| *name == wanted);
+        found.map(|(_, entry)| entry.shape.as_slice())
+    };
+    let own = |name: &str| HEAD.contains(&name) || site(name).is_some();
+    let places: BTreeSet<(usize, &str)> = entries().filter_map(|(name, _)| site(name)).collect();
+    let head_alone = !header.entries.is_empty() && entries().all(|(name, _)| own(name));
+    if places.is_empty() && !head_alone {
         return None;
     }
-    let places: BTreeSet<(usize, &str)> = names().filter_map(site).collect();
     let sites = places
         .into_iter()
         .map(|(block, place)| {
@@ -65,7 +74,10 @@ pub(super) fn find(header: &Header) -> Option<Adapters> {
         classes: head.and_then(|shape| shape.first().copied()),
         width: head.and_then(|shape| shape.get(1).copied()),
         sites,
-        parameters: header.entries.iter().map(|entry| entry.elements()).sum(),
+        parameters: entries()
+            .filter(|(name, _)| own(name))
+            .map(|(_, entry)| entry.elements())
+            .sum(),
     })
 }
 

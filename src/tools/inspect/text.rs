@@ -33,8 +33,12 @@ impl fmt::Display for Report {
 impl fmt::Display for Backbone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  family         {}", self.family)?;
+        writeln!(f, "  format         {}, {}", self.format, self.stored_as)?;
         writeln!(f, "  digest         {}", self.digest)?;
         writeln!(f, "  parameters     {}", self.parameters)?;
+        if self.besides > 0 {
+            writeln!(f, "  besides        {} tensors, not read", self.besides)?;
+        }
         writeln!(
             f,
             "  input          {side} x {side} pixels in patches of {patch} x {patch}",
@@ -51,7 +55,15 @@ impl fmt::Display for Backbone {
             f,
             "  normalization  mean {:?}, std {:?}",
             normalization.mean, normalization.std
-        )
+        )?;
+        self.decisions.iter().try_for_each(|decided| {
+            let from = plain(&decided.from);
+            writeln!(
+                f,
+                "  decided        {}: {} ({from})",
+                decided.field, decided.value
+            )
+        })
     }
 }
 
@@ -89,13 +101,17 @@ impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{}: {} bytes, {} tensors, {} elements\n  sha256 {}",
+            "\n{}: {}, {} bytes, {} tensors, {} elements\n  sha256 {}",
             plain(&self.name),
+            self.format,
             self.bytes,
             self.tensors.len(),
             self.elements,
             self.sha256
         )?;
+        for key in &self.not_read {
+            writeln!(f, "  not read {}", plain(key))?;
+        }
         for (key, value) in &self.metadata {
             writeln!(f, "  metadata {} = {}", plain(key), short(value))?;
         }

@@ -13,7 +13,6 @@ struct Description {
     name: String,
     library: String,
     family: String,
-    format: String,
     image_size: usize,
     patch_size: usize,
     width: usize,
@@ -29,6 +28,23 @@ struct Description {
     tolerance: Tolerance,
     /// The checkpoint's own files.
     files: BTreeMap<String, u64>,
+    /// Where a reader finds heads and activation, when that is not plain.
+    #[serde(default)]
+    heads_from: String,
+    #[serde(default)]
+    activation_from: String,
+    #[serde(default)]
+    change_in_cls_if_wrong: Change,
+}
+
+/// How far the largest element of `cls` moves when a reader gets something wrong.
+#[derive(Default, Deserialize)]
+pub(super) struct Change {
+    #[serde(default)]
+    pub(super) activation: Option<f64>,
+    /// By the wrong value.
+    #[serde(default)]
+    pub(super) eps: BTreeMap<String, f64>,
 }
 
 #[derive(Deserialize)]
@@ -62,11 +78,6 @@ impl Description {
     }
 }
 
-pub(super) enum Expectation {
-    Match,
-    Refuse,
-}
-
 pub(super) struct Case {
     pub(super) folder: PathBuf,
     pub(super) name: String,
@@ -89,32 +100,42 @@ impl Case {
         }
     }
 
-    /// Hugging Face's CLIP in safetensors must match; other families, and pickles of any family, are refused.
-    pub(super) fn expectation(&self) -> Expectation {
+    /// The family that this library's files are of, as the loader calls it.
+    pub(super) fn family(&self) -> &'static str {
         let Description {
-            library,
-            family,
-            format,
-            name,
+            library, family, ..
+        } = &self.description;
+        match (family.as_str(), library.split(' ').next()) {
+            ("clip", Some("transformers")) => "hf_clip",
+            ("vit", Some("transformers")) => "hf_vit",
+            ("clip", Some("open_clip")) => "open_clip",
+            ("clip", Some("clip")) => "openai_clip",
+            ("vit", Some("timm")) => "timm_vit",
+            other => panic!("{}: unknown family {other:?}", self.name),
+        }
+    }
+
+    /// What the files do not say and no rule of the family decides, so that the user has to.
+    pub(super) fn overrides(&self) -> String {
+        let Description {
+            heads,
+            heads_from,
+            activation,
+            activation_from,
             ..
         } = &self.description;
-        assert!(
-            ["clip", "vit"].contains(&family.as_str()),
-            "{name}: unknown family {family:?}"
-        );
-        let known = ["transformers", "open_clip", "clip (openai)", "timm"];
-        assert!(
-            known.iter().any(|known| library.starts_with(known)),
-            "{name}: unknown library {library:?}"
-        );
-        let safetensors = format.contains("safetensors");
-        let pickle = format.contains("pickle") || format.contains("TorchScript");
-        assert!(safetensors != pickle, "{name}: unknown format {format:?}");
-        if library.starts_with("transformers") && family == "clip" && safetensors {
-            Expectation::Match
-        } else {
-            Expectation::Refuse
+        let mut said = Vec::new();
+        if heads_from.contains("must say") {
+            said.push(format!("heads={heads}"));
         }
+        if activation_from.contains("must say") {
+            said.push(format!("activation={activation}"));
+        }
+        said.join(",")
+    }
+
+    pub(super) fn change(&self) -> &Change {
+        &self.description.change_in_cls_if_wrong
     }
 
     pub(super) fn check_config(&self, config: &BackboneConfig) {

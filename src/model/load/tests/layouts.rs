@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::super::{Archive, Error, Float, embedded, open, write_reference};
+use super::super::{Archive, Error, Float, Overrides, embedded, open, plan, write_reference};
 use super::{Tiny, WIDTH, floats, refusal, tiny, write};
 use crate::model::pretrain::Trainer;
 use crate::model::{Activation, Backbone};
@@ -165,8 +165,14 @@ fn any_tensor_that_is_missing_extra_reshaped_or_not_finite_is_named() {
             check(broken, |error| matches!(error, Error::NonFinite { .. }));
         }
     }
-    for name in [
+    let mut scaled = tiny();
+    scaled.tensors.push(floats(
         "vision_model.encoder.layers.0.layer_scale1",
+        &[2],
+        3,
+    ));
+    assert!(refusal(scaled.load()).contains("layer scale"));
+    for name in [
         "vision_model.encoder.layers.2.mlp.fc1.weight",
         "encoder.layers.0.mlp.fc1.weight",
         "lora.weight",
@@ -182,12 +188,19 @@ fn any_tensor_that_is_missing_extra_reshaped_or_not_finite_is_named() {
 }
 
 #[test]
-fn double_floats_are_refused() {
+fn double_floats_are_rounded_and_integers_refused() {
     let mut wide = tiny();
+    store_as(&mut wide, Float::F64);
+    let digest = tiny().load().expect("loads").digest;
+    assert_eq!(wide.load().expect("double floats load").digest, digest);
     let tensor = wide.at("vision_model.post_layernorm.bias");
-    tensor.dtype = Dtype::F64;
-    tensor.bytes = vec![0; 8 * WIDTH];
-    assert!(refusal(wide.load()).contains("F64"));
+    tensor.bytes[..8].copy_from_slice(&1e300_f64.to_le_bytes());
+    assert!(refusal(wide.load()).contains("inf"));
+    let mut quantised = tiny();
+    let tensor = quantised.at("vision_model.post_layernorm.bias");
+    tensor.dtype = Dtype::I8;
+    tensor.bytes = vec![0; WIDTH];
+    assert!(refusal(quantised.load()).contains("I8"));
 }
 
 #[test]
@@ -253,13 +266,13 @@ fn a_pipe_is_refused_without_waiting_for_its_writer() {
     assert!(matches!(open(folder.path()), Err(Error::NotAFile { .. })));
     assert!(matches!(
         open(Path::new("/dev/zero")),
-        Err(Error::Unsupported { .. })
+        Err(Error::NotAFile { .. })
     ));
 }
 
 #[test]
 fn other_families_are_refused_by_name() {
-    let refuse = |files: &[(&str, &str)]| {
+    let refuse = |files: &[(&str, &[u8])]| {
         let folder = TempDir::new().expect("a temporary folder");
         for (name, content) in files {
             write(folder.path(), name, content);
@@ -268,25 +281,149 @@ fn other_families_are_refused_by_name() {
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
         error.to_string()
     };
-    let vit = refuse(&[("config.json", r#"{"model_type": "vit"}"#)]);
-    assert!(vit.contains("\"vit\""), "{vit}");
-    let text = refuse(&[("config.json", r#"{"model_type": "clip_text_model"}"#)]);
+    let of_config = |config: &str| refuse(&[("config.json", config.as_bytes())]);
+    let dino = of_config(r#"{"model_type": "dinov2"}"#);
+    assert!(dino.contains("\"dinov2\""), "{dino}");
+    let text = of_config(r#"{"model_type": "clip_text_model"}"#);
     assert!(text.contains("text tower"), "{text}");
-    let timm = refuse(&[("config.json", r#"{"architecture": "vit_base_patch16_224"}"#)]);
-    assert!(timm.contains("timm") && timm.contains("vit_base"), "{timm}");
-    let resnet = r#"{"model_cfg": {"vision_cfg": {"layers": [3, 4, 6, 3]}}}"#;
-    let open_clip = refuse(&[("open_clip_config.json", resnet)]);
-    assert!(open_clip.contains("ResNet"), "{open_clip}");
+    let timm = of_config(r#"{"architecture": "resnet50"}"#);
+    assert!(timm.contains("timm") && timm.contains("resnet50"), "{timm}");
+    let args = |args: &str| {
+        of_config(&format!(
+            r#"{{"architecture": "vit_base_patch16_224", "model_args": {{{args}}}}}"#
+        ))
+    };
+    for (said, named) in [
+        (r#""class_token": false"#, "class token"),
+        (r#""reg_tokens": 4"#, "register tokens"),
+        (r#""init_values": 1e-5"#, "layer scale"),
+        (r#""qk_norm": true"#, "norms of queries"),
+        (r#""norm_layer": "rmsnorm""#, "norm_layer"),
+    ] {
+        let refused = args(said);
+        assert!(refused.contains(named), "{refused}");
+    }
+    let of_open_clip = |vision: &str| {
+        let config = format!(r#"{{"model_cfg": {{"vision_cfg": {{{vision}}}}}}}"#);
+        refuse(&[("open_clip_config.json", config.as_bytes())])
+    };
+    let resnet = of_open_clip(r#""layers": [3, 4, 6, 3]"#);
+    assert!(resnet.contains("ResNet"), "{resnet}");
+    let trunk = of_open_clip(r#""timm_model_name": "vit_so400m""#);
+    assert!(trunk.contains("timm trunk"), "{trunk}");
     for file in ["ViT-B-16.pt", "full.pth", "pytorch_model.bin"] {
-        let pickle = refuse(&[(file, "anything")]);
+        let other = refuse(&[(file, b"anything")]);
+        assert!(other.contains(file) && other.contains("neither"), "{other}");
+    }
+}
+
+/// The tiny model in the reference's names, below a prefix.
+fn canonical(prefix: &str) -> Vec<super::super::Stored> {
+    let loaded = tiny().load().expect("loads");
+    let stored = loaded
+        .tensors
+        .iter()
+        .map(|(name, (shape, values))| super::super::Stored {
+            name: format!("{prefix}{name}"),
+            dtype: Dtype::F32,
+            shape: shape.clone(),
+            bytes: Float::F32.encode(values),
+        });
+    stored.collect()
+}
+
+fn bare(tensors: &[super::super::Stored], overrides: &str) -> Result<super::super::Plan, Error> {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = super::super::serialize(tensors, &BTreeMap::new());
+    write(folder.path(), "bare.safetensors", file);
+    let overrides: Overrides = overrides.parse().expect("overrides");
+    plan(&folder.path().join("bare.safetensors"), &overrides)
+}
+
+#[test]
+fn what_a_bare_file_does_not_say_has_to_be_said() {
+    let digest = tiny().load().expect("loads").digest;
+    for prefix in ["visual.", "", "module.visual."] {
+        let tensors = canonical(prefix);
+        let undecided = bare(&tensors, "heads=2").expect_err("no activation");
+        assert!(matches!(undecided, Error::Undecided { .. }), "{undecided}");
         assert!(
-            pickle.contains(file) && pickle.contains("pickle"),
-            "{pickle}"
+            undecided
+                .to_string()
+                .contains("--backbone-override activation="),
+            "{undecided}"
+        );
+        // Its width of 6 fits no rule.
+        assert!(bare(&tensors, "activation=gelu").is_err());
+        let said = bare(&tensors, "heads=2,activation=gelu").expect("all is said");
+        assert_eq!(said.family(), "open_clip");
+        assert_eq!(said.digest().expect("finite"), digest);
+        let heads = said.decisions().iter().find(|d| d.field == "heads");
+        assert!(heads.is_some_and(|heads| heads.from == "--backbone-override"));
+        for wrong in ["heads=2,activation=quick_gelu", "heads=3,activation=gelu"] {
+            let other = bare(&tensors, wrong).expect("it is said");
+            assert_ne!(other.digest().expect("finite"), digest, "{wrong}");
+        }
+        assert!(
+            bare(&tensors, "heads=4,activation=gelu").is_err(),
+            "4 does not divide 6"
         );
     }
-    let bin = refuse(&[
-        ("config.json", &tiny().config.to_string()),
-        ("pytorch_model.bin", "anything"),
-    ]);
-    assert!(bin.contains("pytorch_model.bin"), "{bin}");
+}
+
+#[test]
+fn openais_files_are_told_by_their_scalars_and_have_quickgelu() {
+    let mut tensors = canonical("visual.");
+    for name in ["input_resolution", "context_length", "vocab_size"] {
+        let mut scalar = floats(name, &[], 0);
+        scalar.dtype = Dtype::I64;
+        scalar.bytes = 8_i64.to_le_bytes().to_vec();
+        tensors.push(scalar);
+    }
+    tensors.push(floats("token_embedding.weight", &[3, 2], 1));
+    let plan = bare(&tensors, "heads=2").expect("OpenAI's rule says the rest");
+    assert_eq!(plan.family(), "openai_clip");
+    assert_eq!(plan.config().activation, Activation::QuickGelu);
+    assert_eq!(plan.besides(), 4);
+}
+
+#[test]
+fn adapters_beside_a_backbone_are_not_its_own() {
+    let mut tensors = canonical("");
+    tensors.push(floats("fc.weight", &[3, WIDTH], 1));
+    tensors.push(floats("fc.bias", &[3], 1));
+    let adapter = "transformer.resblocks.0.adapter_pre_mlp.fc1.bias";
+    tensors.push(floats(adapter, &[4], 1));
+    let plan = bare(&tensors, "heads=2").expect("the reference's rule says the rest");
+    assert_eq!((plan.family(), plan.besides()), ("reference", 3));
+    let alone = bare(&tensors[tensors.len() - 3..], "").expect_err("no backbone");
+    assert!(alone.to_string().contains("import"), "{alone}");
+}
+
+#[test]
+fn a_file_goes_with_the_configuration_beside_it() {
+    let folder = tiny().folder();
+    let digest = open(folder.path()).expect("loads").digest;
+    let file = open(&folder.path().join("model.safetensors")).expect("loads");
+    assert_eq!(file.digest, digest);
+}
+
+#[test]
+fn overrides_are_part_of_the_identity_and_shown() {
+    let folder = tiny().folder();
+    let own = plan(folder.path(), &Overrides::default()).expect("a plan");
+    let overrides = "eps=1e-6".parse().expect("overrides");
+    let other = plan(folder.path(), &overrides).expect("a plan");
+    assert_ne!(
+        own.digest().expect("finite"),
+        other.digest().expect("finite")
+    );
+    let eps = other.decisions().iter().find(|d| d.field == "eps");
+    let eps = eps.expect("eps is shown");
+    assert!(
+        eps.from
+            .contains("instead of 1e-5 (config.json layer_norm_eps)"),
+        "{}",
+        eps.from
+    );
 }

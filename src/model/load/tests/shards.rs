@@ -70,7 +70,7 @@ fn a_shard_may_not_leave_the_folder() {
         "x\0.safetensors",
         "model-00001-of-00003.safetensors/",
         "model-00001-of-00003.safetensors/.",
-        "pytorch_model.bin",
+        "pytorch_model.pt",
     ] {
         let folder = sharded(|map| {
             let first = map.values_mut().next().expect("a tensor");

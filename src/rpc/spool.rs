@@ -1,4 +1,4 @@
-//! Holds the video of one request: small ones in memory, larger ones in a file that has no name.
+//! Holds the file of one request, a video or adapters: small ones in memory, larger ones in a file that has no name.
 //!
 //! Invariant: memory is bounded by [`IN_MEMORY`] and one chunk, and nothing stays on the disk, whatever happens to the process.
 
@@ -18,22 +18,25 @@ const IN_MEMORY: usize = 4 << 20;
 
 /// Bytes that came so far.
 #[derive(Debug)]
-pub(super) struct Spool {
+pub(in crate::rpc) struct Spool {
     folder: PathBuf,
     limit: u64,
     size: u64,
     held: Held,
 }
 
+/// Where the bytes are.
 #[derive(Debug)]
-enum Held {
+pub(in crate::rpc) enum Held {
+    /// In memory.
     Memory(Vec<u8>),
+    /// In a file that has no name.
     File(Arc<File>),
 }
 
 impl Spool {
     /// An empty spool; its file, if it needs one, lies in `folder`.
-    pub(super) fn new(folder: PathBuf, limit: u64) -> Self {
+    pub(in crate::rpc) fn new(folder: PathBuf, limit: u64) -> Self {
         Self {
             folder,
             limit,
@@ -43,7 +46,7 @@ impl Spool {
     }
 
     /// Appends a chunk.
-    pub(super) async fn write(&mut self, chunk: Bytes) -> Result<(), Status> {
+    pub(in crate::rpc) async fn write(&mut self, chunk: Bytes) -> Result<(), Status> {
         self.size += chunk.len() as u64;
         if self.size > self.limit {
             return Err(status::too_large(self.limit));
@@ -71,8 +74,13 @@ impl Spool {
         Ok(())
     }
 
+    /// The file as it is held.
+    pub(in crate::rpc) fn into_held(self) -> Held {
+        self.held
+    }
+
     /// The video.
-    pub(super) fn into_input(self) -> Input {
+    pub(in crate::rpc) fn into_input(self) -> Input {
         match self.held {
             Held::Memory(bytes) => Input::Bytes(bytes.into()),
             Held::File(file) => Input::File(file),
@@ -86,7 +94,7 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(std::io::Error::other)
         .and_then(|result| result)
-        .map_err(|error| status::internal(format_args!("cannot spool a video: {error}")))
+        .map_err(|error| status::internal(format_args!("cannot spool a file: {error}")))
 }
 
 #[cfg(test)]

@@ -1,0 +1,164 @@
+//! `frameshift import` and `frameshift export`: versions from files and as files.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use futures::{StreamExt, stream};
+use sha2::{Digest, Sha256};
+
+use super::cli::{ExportArgs, ImportArgs};
+use super::upload::Source;
+use super::{Client, Error, json, resource};
+use crate::proto::v1::{self, export_adapter_version_response, import_adapter_version_request};
+
+/// `frameshift import`.
+///
+/// # Errors
+/// When a file cannot be read or the server refuses it.
+pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
+    use import_adapter_version_request::Payload;
+    let client = args.connection.client().await?;
+    let output = args.connection.output();
+    let labels = match &args.labels {
+        Some(path) => labels(path)?,
+        None => Vec::new(),
+    };
+    let source = Source::open(&args.file).await?;
+    let header = v1::ImportAdapterVersionHeader {
+        parent: resource("tasks", &args.task),
+        labels,
+        sha256: source.sha256.clone().into(),
+        request_id: uuid::Uuid::now_v7().to_string(),
+        create_task: true,
+        sampling: Some(v1::ClipSampling {
+            num_frames: args.num_frames,
+            sampling_rate: args.sampling_rate,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let progress = output.bytes(source.size, &args.file.to_string_lossy());
+    let messages = stream::once(async { Payload::Header(header) })
+        .chain(source.chunks(0).map(Payload::Chunk))
+        .map(|payload| v1::ImportAdapterVersionRequest {
+            payload: Some(payload),
+        });
+    let answer = client.tasks().import_adapter_version(messages).await?;
+    progress.finish();
+    let version = answer.into_inner();
+    output.result(
+        || {
+            let count = version.labels.len();
+            format!(
+                "{}  {count} labels, {} parameters",
+                version.name, version.parameters
+            )
+        },
+        || json::version(&version),
+    );
+    Ok(())
+}
+
+/// One label a line.
+fn labels(path: &Path) -> Result<Vec<String>, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// `frameshift export`.
+///
+/// # Errors
+/// When the server refuses or the file cannot be written.
+pub(super) async fn export(args: &ExportArgs) -> Result<(), Error> {
+    let format = match args.out.extension().and_then(std::ffi::OsStr::to_str) {
+        Some("safetensors") => v1::ExportFormat::Safetensors,
+        Some("pth" | "pt") => v1::ExportFormat::Pytorch,
+        _ => {
+            return Err(Error::Format {
+                path: args.out.clone(),
+            });
+        }
+    };
+    if args.out.exists() && !args.force {
+        return Err(Error::Write {
+            path: args.out.clone(),
+            source: std::io::ErrorKind::AlreadyExists.into(),
+        });
+    }
+    let client = args.connection.client().await?;
+    let name = version_name(&client, args).await?;
+    let version = receive(&client, name, format, &args.out).await?;
+    args.connection.output().result(
+        || format!("{}  {}", version.name, args.out.display()),
+        || json::version(&version),
+    );
+    Ok(())
+}
+
+async fn version_name(client: &Client, args: &ExportArgs) -> Result<String, Error> {
+    let task = resource("tasks", &args.task);
+    if let Some(version) = args.version {
+        return Ok(format!("{task}/versions/{version}"));
+    }
+    let request = v1::GetTaskRequest { name: task.clone() };
+    let found = client.tasks().get_task(request).await?.into_inner();
+    match found.serving_version.as_str() {
+        "" => Err(Error::NoVersion { task }),
+        version => Ok(version.to_owned()),
+    }
+}
+
+/// Writes beside the place, checks, and renames: the file is whole or absent.
+async fn receive(
+    client: &Client,
+    name: String,
+    format: v1::ExportFormat,
+    out: &Path,
+) -> Result<v1::AdapterVersion, Error> {
+    use export_adapter_version_response::Payload;
+    let failed = |source| Error::Write {
+        path: out.to_owned(),
+        source,
+    };
+    let request = v1::ExportAdapterVersionRequest {
+        name,
+        format: format.into(),
+    };
+    let mut answers = client
+        .tasks()
+        .export_adapter_version(request)
+        .await?
+        .into_inner();
+    let first = answers.message().await?.and_then(|first| first.payload);
+    let Some(Payload::Header(header)) = first else {
+        return Err(Error::Truncated);
+    };
+    let folder = match out.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut beside = tempfile::Builder::new()
+        .prefix(".export-")
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    let mut sha = Sha256::new();
+    while let Some(message) = answers.message().await? {
+        let Some(Payload::Chunk(chunk)) = message.payload else {
+            return Err(Error::Truncated);
+        };
+        sha.update(&chunk);
+        // A chunk is small and goes to the page cache; nothing else runs in this program meanwhile.
+        beside.write_all(&chunk).map_err(failed)?;
+    }
+    if sha.finalize().as_slice() != header.sha256 {
+        return Err(Error::Damaged);
+    }
+    beside.as_file().sync_all().map_err(failed)?;
+    beside.persist(out).map_err(|error| failed(error.error))?;
+    header.version.ok_or(Error::Truncated)
+}

@@ -1,0 +1,226 @@
+//! Adapter sets as files of others: the reference's checkpoints and safetensors files come in, and PyTorch files go out.
+//!
+//! Invariant: what comes in is read by the checkpoint's reader, with its bounds and without running anything; names, shapes and finiteness are checked
+//! before anything is believed. What goes out and comes back in is bit-equal.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use super::load::{self, Archive, Checkpoint, Part};
+use super::{AdapterSet, BackboneConfig, Tensors, file};
+use crate::spec::{AdapterConfig, Digest, Invalid};
+
+/// The key of a PyTorch file that holds a version's manifest.
+pub const MANIFEST_KEY: &str = "frameshift";
+/// The head's tensors.
+const HEAD: [&str; 2] = ["fc.weight", "fc.bias"];
+
+/// Why a file is not an adapter set for this backbone.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read, or holds what is not finite.
+    #[error(transparent)]
+    Load(#[from] load::Error),
+    /// Its tensors do not fit.
+    #[error(transparent)]
+    Model(#[from] super::Error),
+    /// It has neither adapters nor a head.
+    #[error("the file has no {0:?}: it is not a checkpoint of an ST-Adapter or a linear probe")]
+    NoHead(&'static str),
+    /// Its tensors do not say one shape of adapters.
+    #[error("its adapters are not of one shape: {0}")]
+    Shape(#[source] Invalid),
+    /// Its own backbone is another.
+    #[error("it was trained on backbone {got}, the resident one is {expected}")]
+    Backbone {
+        /// The resident one.
+        expected: Digest,
+        /// Of the file.
+        got: Digest,
+    },
+}
+
+/// An adapter set out of a file.
+#[derive(Debug)]
+pub struct Imported {
+    /// Where its adapters sit, and their shape.
+    pub adapter: AdapterConfig,
+    /// Rows of its head.
+    pub classes: usize,
+    /// What the file says of itself: a safetensors file's metadata, or the texts of a PyTorch file.
+    pub texts: BTreeMap<String, String>,
+    /// Whether the file has its frozen backbone, too, which then was the resident one.
+    pub whole: bool,
+    tensors: Tensors,
+}
+
+/// Reads a file; `digest` is the resident backbone's.
+///
+/// # Errors
+/// When it cannot be read, does not fit the backbone, or was trained on another one.
+pub fn read(
+    archive: Archive,
+    backbone: &BackboneConfig,
+    digest: Digest,
+) -> Result<Imported, Error> {
+    let texts = match archive.torch() {
+        Some(torch) => torch.texts.iter().cloned().collect(),
+        None => archive.header().metadata.clone(),
+    };
+    let path = archive.path().to_owned();
+    let checkpoint = Checkpoint::single(archive);
+    for name in HEAD {
+        if checkpoint.find(name).is_none() {
+            return Err(Error::NoHead(name));
+        }
+    }
+    let own = |name: &str| HEAD.contains(&name) || load::is_adapter(name);
+    let shapes: BTreeMap<&str, &[usize]> = checkpoint
+        .names()
+        .filter(|name| own(name))
+        .filter_map(|name| Some((name, checkpoint.find(name)?.1.shape.as_slice())))
+        .collect();
+    let adapter = shape_of(&shapes, backbone.layers).map_err(Error::Shape)?;
+    let classes = shapes[HEAD[0]].first().copied().unwrap_or(0);
+    let whole = checkpoint.names().any(|name| !own(name));
+    // Names and shapes are checked before values are read: a tensor's size is then what the backbone and the configuration say.
+    super::adapter::check_shapes(&shapes, backbone, adapter, classes)?;
+    let mut tensors = Tensors::new();
+    for name in shapes.keys() {
+        tensors.insert((*name).to_owned(), checkpoint.values(name)?);
+    }
+    if whole {
+        let got = load::whole_plan(&path, checkpoint)?.digest()?;
+        if got != digest {
+            let expected = digest;
+            return Err(Error::Backbone { expected, got });
+        }
+    }
+    Ok(Imported {
+        adapter,
+        classes,
+        texts,
+        whole,
+        tensors,
+    })
+}
+
+impl Imported {
+    /// The set as a task of this configuration needs it.
+    ///
+    /// # Errors
+    /// Names the first tensor that is missing, unexpected or of another shape.
+    pub fn into_set(
+        self,
+        backbone: &BackboneConfig,
+        adapter: AdapterConfig,
+    ) -> Result<AdapterSet, super::Error> {
+        AdapterSet::from_tensors(self.tensors, backbone, adapter, self.classes)
+    }
+
+    /// Whether both configurations put the same adapters into a backbone of so many blocks.
+    pub fn is_same_shape(a: &AdapterConfig, b: &AdapterConfig, layers: usize) -> bool {
+        let blocks = |config: &AdapterConfig| {
+            let own = config
+                .adapter_layers
+                .map_or(layers, |own| own.get() as usize);
+            (own, config.adapter_width, config.adapter_kernel_size)
+        };
+        let sites = |config: &AdapterConfig| (config.adapter_pre_attn, config.adapter_pre_mlp);
+        sites(a) == sites(b) && (!a.has_sites() || blocks(a) == blocks(b))
+    }
+}
+
+/// Width, kernel, sites and blocks, by the tensors; that all of them agree is checked by their shapes afterwards.
+fn shape_of(shapes: &BTreeMap<&str, &[usize]>, layers: usize) -> Result<AdapterConfig, Invalid> {
+    let mut config = AdapterConfig::LINEAR_PROBE;
+    let mut first = None;
+    for (name, shape) in shapes {
+        let mut parts = name.split('.').skip(2);
+        let (Some(block), Some(site)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let block: usize = block
+            .parse()
+            .map_err(|_| Invalid::new("adapter_layers", format!("block {block:?}")))?;
+        first = Some(first.map_or(block, |first: usize| first.min(block)));
+        match site {
+            "adapter_pre_attn" => config.adapter_pre_attn = true,
+            _ => config.adapter_pre_mlp = true,
+        }
+        if let (true, &[width, _, t, h, w]) = (name.ends_with(".conv.weight"), *shape) {
+            let [width, t, h, w] =
+                [width, t, h, w].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+            config.adapter_width = width;
+            config.adapter_kernel_size = [t, h, w];
+        }
+    }
+    let Some(first) = first else {
+        return Ok(config);
+    };
+    let count = layers.checked_sub(first).filter(|&count| count > 0);
+    let count = count.ok_or_else(|| {
+        let problem = format!("adapters in block {first}, the backbone has {layers} blocks");
+        Invalid::new("adapter_layers", problem)
+    })?;
+    if count < layers {
+        config.adapter_layers = u32::try_from(count).ok().and_then(NonZeroU32::new);
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+/// A set that lies in a safetensors file as a PyTorch file: what the reference's `load_model` and `torch.load(weights_only=True)` read. The file's
+/// metadata comes along as one text. Equal arguments give equal bytes.
+///
+/// # Errors
+/// When the file is not a safetensors file of floats.
+pub fn to_torch(safetensors: &[u8]) -> Result<Vec<u8>, super::Error> {
+    let header = load::Header::parse(safetensors).map_err(super::Error::Safetensors)?;
+    // Texts by text: serde_json has no way to fail on them.
+    let manifest = serde_json::to_string(&header.metadata).unwrap_or_default();
+    let tensors = file::read(safetensors)?;
+    let mut names: Vec<&String> = tensors.keys().collect();
+    names.sort_by_key(|name| place(name));
+    let parts: Vec<Part<'_>> = names
+        .into_iter()
+        .map(|name| {
+            let (shape, values) = &tensors[name];
+            Part {
+                name,
+                shape,
+                values,
+            }
+        })
+        .collect();
+    Ok(load::write_torch(
+        &parts,
+        &[(MANIFEST_KEY, manifest.as_str())],
+    ))
+}
+
+/// The order of the reference's state dictionaries: by block, by site, by layer; the head last.
+fn place(name: &str) -> (usize, bool, usize, String) {
+    const LAYERS: [&str; 3] = ["fc1", "conv", "fc2"];
+    let parts: Vec<&str> = name.split('.').collect();
+    let layer = parts.iter().rev().nth(1).copied().unwrap_or_default();
+    let rank = LAYERS
+        .iter()
+        .position(|own| *own == layer)
+        .unwrap_or(LAYERS.len());
+    let block = parts.get(2).and_then(|block| block.parse().ok());
+    let is_weight = name.ends_with(".weight");
+    let last = format!("{}{name}", if is_weight { 0 } else { 1 });
+    let is_late = parts.get(3) != Some(&"adapter_pre_attn");
+    (block.unwrap_or(usize::MAX), is_late, rank, last)
+}
+
+/// The name that stands for an imported file in messages.
+pub fn label() -> &'static Path {
+    Path::new("the file")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! Why a PyTorch file is refused.
+
+use safetensors::Dtype;
+
+use super::machine::{
+    MAX_DEPTH, MAX_MEMO, MAX_NODES, MAX_OPCODES, MAX_PICKLE, MAX_RANK, MAX_STACK,
+};
+use super::tensors::{MAX_NAME, MAX_TENSORS, MAX_VISITS};
+use super::zip::{MAX_DIRECTORY, MAX_ENTRIES, MAX_PATH};
+
+/// What is wrong with a PyTorch file. Offsets are bytes from the beginning of the pickle.
+#[derive(Debug, thiserror::Error)]
+pub enum TorchError {
+    /// The container.
+    #[error("zip archive: {0}")]
+    Zip(#[from] ZipError),
+    /// An opcode that no tensor needs.
+    #[error(
+        "the pickle has opcode {} at offset {at}, which is not allowed: tensors are read, nothing is ever run",
+        opcode(*code)
+    )]
+    Opcode {
+        /// The byte.
+        code: u8,
+        /// Where.
+        at: usize,
+    },
+    /// A name that no tensor needs.
+    #[error(
+        "the pickle asks for the global {name:?} at offset {at}, which is not allowed: tensors are read, nothing is ever run"
+    )]
+    Global {
+        /// Module and name.
+        name: String,
+        /// Where.
+        at: usize,
+    },
+    /// A call, or its arguments, that no tensor needs.
+    #[error("the pickle at offset {at}: {problem}")]
+    Malformed {
+        /// What is wrong.
+        problem: &'static str,
+        /// Where.
+        at: usize,
+    },
+    /// It ends before its end.
+    #[error("the pickle ends inside of it, at offset {at}")]
+    Truncated {
+        /// Where.
+        at: usize,
+    },
+    /// Longer than any sensible one.
+    #[error("the pickle has more than {MAX_PICKLE} bytes")]
+    TooLong,
+    /// More work than any sensible one.
+    #[error("the pickle has more than {MAX_OPCODES} opcodes, at offset {at}")]
+    Opcodes {
+        /// Where.
+        at: usize,
+    },
+    /// More values than any sensible one.
+    #[error("the pickle makes more than {MAX_NODES} values, at offset {at}")]
+    Nodes {
+        /// Where.
+        at: usize,
+    },
+    /// More values under way than any sensible one.
+    #[error("the pickle is nested too deep: more than {MAX_STACK} values wait at offset {at}")]
+    Stack {
+        /// Where.
+        at: usize,
+    },
+    /// More remembered values than any sensible one.
+    #[error("the pickle remembers more than {MAX_MEMO} values, at offset {at}")]
+    Memo {
+        /// Where.
+        at: usize,
+    },
+    /// Values in values.
+    #[error("the pickle is nested more than {MAX_DEPTH} deep, at offset {at}")]
+    Depth {
+        /// Where.
+        at: usize,
+    },
+    /// A tensor of too many dimensions.
+    #[error("a tensor of {rank} dimensions at offset {at}, at most {MAX_RANK} are allowed")]
+    Rank {
+        /// How many.
+        rank: usize,
+        /// Where.
+        at: usize,
+    },
+    /// A product of dimensions beyond 64 bits.
+    #[error("the size of a tensor of shape {shape:?} at offset {at} overflows")]
+    Overflow {
+        /// Its shape.
+        shape: Vec<u64>,
+        /// Where.
+        at: usize,
+    },
+    /// A tensor outside of its storage.
+    #[error(
+        "tensor {name:?}: shape {shape:?}, strides {strides:?} and offset {offset} need {needed} elements, its storage has {elements}"
+    )]
+    View {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        shape: Vec<u64>,
+        /// Its strides.
+        strides: Vec<u64>,
+        /// Of its first element.
+        offset: u64,
+        /// Up to its last element, or its own when it repeats some.
+        needed: u128,
+        /// Of the storage.
+        elements: u64,
+    },
+    /// A storage that is not there.
+    #[error("storage {key:?} is not in the file")]
+    NoStorage {
+        /// Its key.
+        key: String,
+    },
+    /// A storage that claims another size than it has.
+    #[error(
+        "storage {key:?} claims {elements} elements of {dtype:?}, but the file holds {held} bytes for it"
+    )]
+    StorageSize {
+        /// Its key.
+        key: String,
+        /// As claimed.
+        elements: u64,
+        /// As claimed.
+        dtype: Dtype,
+        /// In the file.
+        held: usize,
+    },
+    /// Two storages on the same bytes.
+    #[error("storages {first:?} and {second:?} overlap")]
+    Overlap {
+        /// The one that begins first.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// More tensors' bytes than the file has.
+    #[error("its tensors have {total} bytes together, the file only {length}")]
+    Total {
+        /// Of all tensors.
+        total: u128,
+        /// Of the file.
+        length: usize,
+    },
+    /// Not a dictionary.
+    #[error("it holds {what}, not named tensors")]
+    Root {
+        /// What it is.
+        what: &'static str,
+    },
+    /// A name twice.
+    #[error("tensor {name:?} is there twice")]
+    Duplicate {
+        /// The name.
+        name: String,
+    },
+    /// A name that nobody could print.
+    #[error("a tensor name of more than {MAX_NAME} bytes")]
+    LongName,
+    /// Values that are reached again and again.
+    #[error("more than {MAX_VISITS} values are reached from the root")]
+    Visits,
+    /// More tensors than any sensible one.
+    #[error("more than {MAX_TENSORS} tensors")]
+    Tensors,
+    /// Bytes of another order.
+    #[error("it was written on a big-endian machine")]
+    BigEndian,
+    /// Not one of PyTorch's pickles.
+    #[error("a pickle that torch.save did not write: {problem}")]
+    NotTorch {
+        /// What is missing.
+        problem: &'static str,
+    },
+}
+
+/// What is wrong with a zip archive.
+#[derive(Debug, thiserror::Error)]
+pub enum ZipError {
+    /// No directory at the end.
+    #[error("its end is missing: it is cut off, or no zip archive")]
+    NoEnd,
+    /// A directory outside of the file.
+    #[error("its directory lies outside of the file")]
+    Directory,
+    /// Longer than any sensible one.
+    #[error(
+        "{entries} entries and a directory of {bytes} bytes, at most {MAX_ENTRIES} and {MAX_DIRECTORY} are allowed"
+    )]
+    TooLarge {
+        /// How many.
+        entries: u64,
+        /// Their directory.
+        bytes: u64,
+    },
+    /// A record that is none.
+    #[error("record {index} of its directory is malformed")]
+    Record {
+        /// Counted from 0.
+        index: usize,
+    },
+    /// A name that nobody could print.
+    #[error("the name of record {index} is not text of at most {MAX_PATH} bytes")]
+    Path {
+        /// Counted from 0.
+        index: usize,
+    },
+    /// A name twice.
+    #[error("entry {name:?} is there twice")]
+    Duplicate {
+        /// The name.
+        name: String,
+    },
+    /// Compressed or encrypted.
+    #[error("entry {name:?} is {how}; torch only stores, so it is not unpacked")]
+    NotStored {
+        /// The name.
+        name: String,
+        /// How.
+        how: &'static str,
+    },
+    /// An entry outside of the file.
+    #[error("entry {name:?} lies outside of the file")]
+    Range {
+        /// The name.
+        name: String,
+    },
+    /// Several archives in one.
+    #[error("{count} entries are called data.pkl")]
+    Pickles {
+        /// How many.
+        count: usize,
+    },
+    /// No pickle.
+    #[error("no data.pkl in a folder: not an archive of torch.save")]
+    NoPickle,
+}
+
+/// An opcode by name and number.
+fn opcode(code: u8) -> String {
+    let name = match code {
+        b'i' => "INST",
+        b'o' => "OBJ",
+        0x81 => "NEWOBJ",
+        0x92 => "NEWOBJ_EX",
+        b'R' => "REDUCE",
+        b'b' => "BUILD",
+        b'P' => "PERSID",
+        0x82..=0x84 => "EXT",
+        b'0' => "POP",
+        b'1' => "POP_MARK",
+        b'2' => "DUP",
+        b'I' => "INT",
+        b'L' => "LONG",
+        b'F' => "FLOAT",
+        b'S' => "STRING",
+        b'V' => "UNICODE",
+        b'g' => "GET",
+        b'p' => "PUT",
+        0x8b => "LONG4",
+        0x8e => "BINBYTES8",
+        0x8d => "BINUNICODE8",
+        0x8f => "EMPTY_SET",
+        0x90 => "ADDITEMS",
+        0x91 => "FROZENSET",
+        0x96 => "BYTEARRAY8",
+        0x97 => "NEXT_BUFFER",
+        0x98 => "READONLY_BUFFER",
+        _ => return format!("0x{code:02x}"),
+    };
+    format!("{name} (0x{code:02x})")
+}

@@ -1,0 +1,232 @@
+//! From a pickle's values to named tensors.
+//!
+//! Invariant: only dictionaries and TorchScript objects are descended into, to a bounded depth and number of values; a tensor's bytes lie inside its
+//! storage, and it has no more elements than its storage.
+
+use super::machine::{MAX_DEPTH, Parsed, View};
+use super::nodes::{Id, Node};
+use super::{Entry, Places, TorchError};
+
+/// Most values that are reached from the root.
+pub(super) const MAX_VISITS: usize = 1 << 20;
+/// Most tensors.
+pub(super) const MAX_TENSORS: usize = 1 << 16;
+/// Longest name of a tensor.
+pub(super) const MAX_NAME: usize = 512;
+/// Most keys beside the tensors that are remembered for a report.
+const MAX_BESIDES: usize = 32;
+/// Keys that training loops put a state dictionary under, the most specific first.
+const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "state_dict_ema"];
+
+/// What the root holds.
+pub(super) struct Found {
+    /// Names and views.
+    pub(super) tensors: Vec<(String, u32)>,
+    pub(super) wrapped: Option<String>,
+    pub(super) besides: Vec<String>,
+    pub(super) texts: Vec<(String, String)>,
+    pub(super) class: Option<String>,
+}
+
+/// Finds the state dictionary and names its tensors.
+pub(super) fn flatten(parsed: &Parsed<'_>) -> Result<Found, TorchError> {
+    let mut root = parsed.root;
+    let (mut wrapped, mut class) = (None, None);
+    let (mut besides, mut texts) = (Vec::new(), Vec::new());
+    let node = parsed.nodes.get(root);
+    if let Node::Dict(items) = node {
+        if let Some((key, state)) = wrapper(parsed, items) {
+            (besides, texts) = others(parsed, items, key);
+            wrapped = Some(key.to_owned());
+            root = state;
+        }
+    } else if let Node::Object(name, _) = node {
+        class = Some((*name).to_owned());
+    } else {
+        return Err(TorchError::Root { what: node.what() });
+    }
+    let mut walk = Walk {
+        parsed,
+        tensors: Vec::new(),
+        visits: 0,
+    };
+    walk.visit(root, &mut String::new(), 0)?;
+    Ok(Found {
+        tensors: walk.tensors,
+        wrapped,
+        besides,
+        texts,
+        class,
+    })
+}
+
+/// The state dictionary inside of a training loop's.
+fn wrapper<'a>(parsed: &Parsed<'a>, items: &[Id]) -> Option<(&'a str, Id)> {
+    let pairs = || items.as_chunks::<2>().0.iter();
+    WRAPPERS.into_iter().find_map(|wanted| {
+        pairs().find_map(
+            |&[key, value]| match (parsed.nodes.get(key), parsed.nodes.get(value)) {
+                (&Node::Text(key), Node::Dict(_)) if key == wanted => Some((key, value)),
+                _ => None,
+            },
+        )
+    })
+}
+
+/// The root's other keys, and the texts among their values.
+fn others(parsed: &Parsed<'_>, items: &[Id], own: &str) -> (Vec<String>, Vec<(String, String)>) {
+    let (mut keys, mut texts) = (Vec::new(), Vec::new());
+    for &[key, value] in items.as_chunks::<2>().0 {
+        let Node::Text(key) = parsed.nodes.get(key) else {
+            continue;
+        };
+        if *key == own || keys.len() >= MAX_BESIDES {
+            continue;
+        }
+        let key: String = key.chars().take(64).collect();
+        if let Node::Text(text) = parsed.nodes.get(value) {
+            texts.push((key.clone(), (*text).to_owned()));
+        }
+        keys.push(key);
+    }
+    (keys, texts)
+}
+
+struct Walk<'p, 'a> {
+    parsed: &'p Parsed<'a>,
+    tensors: Vec<(String, u32)>,
+    visits: usize,
+}
+
+impl Walk<'_, '_> {
+    fn visit(&mut self, id: Id, name: &mut String, depth: usize) -> Result<(), TorchError> {
+        self.visits += 1;
+        if self.visits > MAX_VISITS || depth > MAX_DEPTH {
+            return Err(TorchError::Visits);
+        }
+        let parsed = self.parsed;
+        let node = parsed.nodes.get(id);
+        if let Node::Dict(items) = node {
+            for &[key, value] in items.as_chunks::<2>().0 {
+                self.child(key, value, name, depth)?;
+            }
+        } else if let Node::Object(_, Some(state)) = node {
+            self.visit(*state, name, depth + 1)?;
+        } else if let &Node::Tensor(view) = node {
+            if self.tensors.len() >= MAX_TENSORS {
+                return Err(TorchError::Tensors);
+            }
+            self.tensors.push((name.clone(), view));
+        }
+        Ok(())
+    }
+
+    fn child(
+        &mut self,
+        key: Id,
+        value: Id,
+        name: &mut String,
+        depth: usize,
+    ) -> Result<(), TorchError> {
+        let before = name.len();
+        if before > 0 {
+            name.push('.');
+        }
+        let key = self.parsed.nodes.get(key);
+        if let Node::Text(key) = key {
+            name.push_str(key.get(..MAX_NAME + 1).unwrap_or(key));
+        } else if let Node::Int(key) = key {
+            name.push_str(&key.to_string());
+        } else {
+            name.truncate(before);
+            return Ok(());
+        }
+        if name.len() > MAX_NAME {
+            return Err(TorchError::LongName);
+        }
+        self.visit(value, name, depth + 1)?;
+        name.truncate(before);
+        Ok(())
+    }
+}
+
+/// Where a tensor's bytes lie.
+pub(super) fn place(
+    name: String,
+    view: &View,
+    parsed: &Parsed<'_>,
+    places: &Places,
+) -> Result<Entry, TorchError> {
+    let claim = &parsed.storages[view.storage as usize];
+    let Some(storage) = places.get(&claim.key) else {
+        return Err(TorchError::NoStorage {
+            key: claim.key.clone(),
+        });
+    };
+    let size = (view.dtype.bitsize() / 8).max(1);
+    let held = (storage.len() / size) as u64;
+    let (count, needed) = extent(view)?;
+    if needed.max(u128::from(count)) > u128::from(held) {
+        return Err(TorchError::View {
+            name,
+            shape: view.shape.clone(),
+            strides: view.strides.clone(),
+            offset: view.offset,
+            needed: needed.max(u128::from(count)),
+            elements: held,
+        });
+    }
+    // All of these are at most the length of a storage, which is a part of a slice.
+    let begin = storage.start + view.offset as usize * size;
+    let end = if count == 0 {
+        begin
+    } else {
+        storage.start + needed as usize * size
+    };
+    let narrow = |sizes: &[u64]| sizes.iter().map(|&size| size as usize).collect::<Vec<_>>();
+    let strides = (!is_row_major(view)).then(|| narrow(&view.strides));
+    Ok(Entry {
+        name,
+        dtype: view.dtype,
+        shape: narrow(&view.shape),
+        range: begin..end,
+        strides,
+    })
+}
+
+/// Elements of a view, and of the storage up to its last one.
+fn extent(view: &View) -> Result<(u64, u128), TorchError> {
+    let overflow = || TorchError::Overflow {
+        shape: view.shape.clone(),
+        at: view.at,
+    };
+    let mut count = 1_u64;
+    let mut product = 1_u64;
+    for &side in &view.shape {
+        // A zero must not hide an overflow of the other dimensions.
+        product = product.checked_mul(side.max(1)).ok_or_else(overflow)?;
+        count *= side.min(1);
+    }
+    count *= product;
+    if count == 0 {
+        return Ok((0, u128::from(view.offset)));
+    }
+    let mut last = u128::from(view.offset);
+    for (&side, &stride) in view.shape.iter().zip(&view.strides) {
+        last += u128::from(side - 1) * u128::from(stride);
+    }
+    Ok((count, last + 1))
+}
+
+fn is_row_major(view: &View) -> bool {
+    let mut expected = 1_u64;
+    view.shape
+        .iter()
+        .zip(&view.strides)
+        .rev()
+        .all(|(&side, &stride)| {
+            let fits = side <= 1 || stride == expected;
+            expected = expected.saturating_mul(side.max(1));
+            fits
+        })
+}

@@ -1,0 +1,115 @@
+//! Importing: a file's weights become an immutable version without a job.
+//!
+//! Invariant: as for a publication, write, then commit: the file is in the store, whole, before one transaction makes the version visible.
+
+use std::collections::BTreeMap;
+
+use super::publish::seal;
+use super::{Error, Registry, Result, manifest};
+use crate::faults;
+use crate::ids::{RequestId, TaskId, TenantId};
+use crate::metadata::{ImportStart, NewVersion, VersionManifest, VersionRecord};
+use crate::spec::{Evaluation, Invalid};
+use crate::store::layout;
+
+/// What is imported.
+#[derive(Debug, Clone)]
+pub struct Import {
+    /// What the version says; the digest of the tensors is filled in.
+    pub manifest: VersionManifest,
+    /// The tensors, as a safetensors file; its metadata is replaced by the manifest.
+    pub tensors: Vec<u8>,
+    /// When present, must be the task's.
+    pub etag: Option<String>,
+    /// For idempotency.
+    pub request: Option<RequestId>,
+}
+
+/// The manifest in a file's metadata, as [`Registry::load`]'s files have it; `None` when it has none.
+///
+/// # Errors
+/// When there is one and it is malformed, or says what no version can be.
+pub fn manifest_of(
+    metadata: &BTreeMap<String, String>,
+) -> std::result::Result<Option<VersionManifest>, Invalid> {
+    let wrong = |problem: String| Invalid::new("manifest", problem);
+    let Some(parsed) = manifest::parse(metadata) else {
+        return Ok(None);
+    };
+    let manifest = parsed.map_err(wrong)?;
+    manifest.adapter.validate()?;
+    manifest.sampling.validate()?;
+    let is_uuid = |text: &str| text.len() == 36 && text.parse::<crate::ids::JobId>().is_ok();
+    if !manifest.job.is_empty() && !is_uuid(&manifest.job) {
+        return Err(wrong("its job is no uuid".to_owned()));
+    }
+    let Evaluation {
+        top1,
+        top5,
+        loss,
+        confusion,
+        ..
+    } = &manifest.evaluation;
+    let labels = manifest.labels.len();
+    let counted = confusion.is_empty() || Some(confusion.len()) == labels.checked_mul(labels);
+    if ![top1, top5, loss]
+        .into_iter()
+        .all(|number| number.is_finite())
+        || !counted
+    {
+        return Err(wrong("its evaluation is malformed".to_owned()));
+    }
+    Ok(Some(manifest))
+}
+
+impl Registry {
+    /// Makes a version of a file: it becomes visible and, with `auto_serve`, the task's desired one. Idempotent by `request`.
+    ///
+    /// # Errors
+    /// No such task, [`crate::metadata::Error::EtagMismatch`]; [`Error::Malformed`] when `tensors` is no safetensors file; when the store or the
+    /// database fails. Nothing is visible then.
+    pub async fn import(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        import: Import,
+    ) -> Result<VersionRecord> {
+        let (store, metadata) = (&self.inner.store, &self.inner.metadata);
+        let Import {
+            manifest,
+            tensors,
+            etag,
+            request,
+        } = import;
+        let etag = etag.as_deref();
+        let start = metadata.reserve_import(tenant, task, etag, request).await?;
+        let number = match start {
+            ImportStart::Done(version) => return Ok(*version),
+            ImportStart::Number(number) => number,
+        };
+        let malformed = |problem| Error::Malformed {
+            version: format!("tasks/{task}/versions/{number}"),
+            problem,
+        };
+        let sealed = tokio::task::spawn_blocking(move || seal(&tensors, manifest)).await;
+        let (manifest, bytes, sha256) = sealed
+            .map_err(|error| malformed(error.to_string()))?
+            .map_err(malformed)?;
+        let version = NewVersion {
+            version: number,
+            manifest,
+            sha256,
+            size_bytes: bytes.len() as u64,
+        };
+        let key = layout::version(tenant, task, number, sha256);
+        store.put(&key, bytes.into()).await?;
+        faults::point("publish");
+        let imported = metadata
+            .import_version(tenant, task, version, etag, request)
+            .await?;
+        if imported.is_desired {
+            self.announce(tenant, task);
+        }
+        Ok(imported.version)
+    }
+}

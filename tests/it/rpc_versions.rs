@@ -1,0 +1,359 @@
+//! Versions as files over the API: what is refused, what is repeated, and whose they are.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use frameshift::client::Client;
+use frameshift::model::exchange::to_torch;
+use frameshift::model::load::{Float, Stored, serialize};
+use frameshift::proto::v1;
+use futures::stream;
+use sha2::{Digest, Sha256};
+use tonic::{Code, Status};
+
+use crate::server::{TestServer, create_task, refused, trained, until};
+
+/// Imports a file.
+pub(crate) async fn import(
+    client: &Client,
+    header: v1::ImportAdapterVersionHeader,
+    bytes: &Bytes,
+) -> Result<v1::AdapterVersion, Status> {
+    use v1::import_adapter_version_request::Payload;
+    let chunks = bytes
+        .chunks(1 << 20)
+        .map(|chunk| Payload::Chunk(bytes.slice_ref(chunk)));
+    let messages: Vec<_> = std::iter::once(Payload::Header(header))
+        .chain(chunks)
+        .map(|payload| v1::ImportAdapterVersionRequest {
+            payload: Some(payload),
+        })
+        .collect();
+    let answer = client
+        .tasks()
+        .import_adapter_version(stream::iter(messages))
+        .await?;
+    Ok(answer.into_inner())
+}
+
+/// A version's file, checked against the header.
+pub(crate) async fn exported(
+    client: &Client,
+    name: &str,
+    format: v1::ExportFormat,
+) -> Result<(v1::AdapterVersion, Bytes), Status> {
+    use v1::export_adapter_version_response::Payload;
+    let request = v1::ExportAdapterVersionRequest {
+        name: name.into(),
+        format: format.into(),
+    };
+    let mut answers = client
+        .tasks()
+        .export_adapter_version(request)
+        .await?
+        .into_inner();
+    let first = answers.message().await?.and_then(|first| first.payload);
+    let Some(Payload::Header(header)) = first else {
+        panic!("the first message is the header");
+    };
+    let mut bytes = Vec::new();
+    while let Some(message) = answers.message().await? {
+        match message.payload {
+            Some(Payload::Chunk(chunk)) => bytes.extend_from_slice(&chunk),
+            other => panic!("{other:?} is no chunk"),
+        }
+    }
+    assert_eq!(header.size_bytes as usize, bytes.len());
+    assert_eq!(header.sha256, Sha256::digest(&bytes).to_vec());
+    Ok((header.version.expect("a version"), bytes.into()))
+}
+
+fn into_task(task: &str) -> v1::ImportAdapterVersionHeader {
+    v1::ImportAdapterVersionHeader {
+        parent: format!("tasks/{task}"),
+        ..Default::default()
+    }
+}
+
+/// A head and adapters of width 4 for the last block of the server's backbone.
+fn adapters(server: &TestServer, classes: usize) -> Vec<Stored> {
+    let config = server.wiring.backbone.config();
+    let (c, w) = (config.width, 4);
+    let mut tensors = Vec::new();
+    let mut add = |name: String, shape: Vec<usize>| {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| (i % 7) as f32 * 0.01).collect();
+        tensors.push(Stored {
+            name,
+            dtype: Float::F32.dtype(),
+            shape,
+            bytes: values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+        });
+    };
+    for block in 0..config.layers {
+        let site = format!("transformer.resblocks.{block}.adapter_pre_mlp");
+        add(format!("{site}.fc1.weight"), vec![w, c]);
+        add(format!("{site}.fc1.bias"), vec![w]);
+        add(format!("{site}.conv.weight"), vec![w, 1, 3, 1, 1]);
+        add(format!("{site}.conv.bias"), vec![w]);
+        add(format!("{site}.fc2.weight"), vec![c, w]);
+        add(format!("{site}.fc2.bias"), vec![c]);
+    }
+    add("fc.weight".into(), vec![classes, c]);
+    add("fc.bias".into(), vec![classes]);
+    tensors
+}
+
+fn file(tensors: &[Stored]) -> Bytes {
+    serialize(tensors, &BTreeMap::new()).into()
+}
+
+async fn serving(client: &Client, task: &str) -> String {
+    let name = format!("tasks/{task}");
+    until(|| async {
+        let request = v1::GetTaskRequest { name: name.clone() };
+        let task = client.tasks().get_task(request).await.unwrap().into_inner();
+        assert_eq!(task.serving_error, "");
+        !task.serving_version.is_empty()
+    })
+    .await;
+    let request = v1::GetTaskRequest { name };
+    client
+        .tasks()
+        .get_task(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .serving_version
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trained_version_goes_out_and_comes_into_another_task_with_its_digest() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    trained(&client, "shade").await;
+    let name = serving(&client, "shade").await;
+    for (i, format) in [v1::ExportFormat::Safetensors, v1::ExportFormat::Pytorch]
+        .into_iter()
+        .enumerate()
+    {
+        let (version, bytes) = exported(&client, &name, format).await.unwrap();
+        let task = format!("copy-{i}");
+        let header = v1::ImportAdapterVersionHeader {
+            create_task: true,
+            ..into_task(&task)
+        };
+        let copy = import(&client, header, &bytes).await.unwrap();
+        assert_eq!(copy.sha256, version.sha256);
+        assert_eq!(
+            (copy.labels, copy.job, copy.evaluation),
+            (version.labels, version.job, version.evaluation)
+        );
+        // It serves without being asked, and says the same.
+        assert_eq!(serving(&client, &task).await, copy.name);
+        let again = exported(&client, &copy.name, format).await.unwrap();
+        assert!(again.1 == bytes, "the file is bit-equal");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_checked_before_a_version_exists() {
+    let server = TestServer::start_with(|config| config.upload_limit = 3 << 20).await;
+    let client = server.client("acme").await;
+    create_task(&client, "motion").await;
+    let good = adapters(&server, 2);
+    let with = |change: &dyn Fn(&mut Vec<Stored>)| {
+        let mut tensors = good.clone();
+        change(&mut tensors);
+        file(&tensors)
+    };
+    let unreadable = |bytes: Bytes| {
+        let client = &client;
+        async move {
+            let result = import(client, into_task("motion"), &bytes).await;
+            refused(result, Code::InvalidArgument, "ADAPTERS_UNREADABLE");
+        }
+    };
+    unreadable(Bytes::new()).await;
+    unreadable(Bytes::from_static(b"anything")).await;
+    unreadable(Bytes::from_static(b"\x80\x02cposix\nsystem\n.")).await;
+    unreadable(with(&|tensors| drop(tensors.remove(0)))).await;
+    unreadable(with(&|tensors| tensors[0].name.push('x'))).await;
+    unreadable(with(&|tensors| tensors.retain(|t| t.name != "fc.bias"))).await;
+    unreadable(with(&|tensors| {
+        tensors[1].bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes())
+    }))
+    .await;
+
+    // The head alone is a linear probe, which this task is not.
+    let probe = with(&|tensors| tensors.retain(|t| t.name.starts_with("fc.")));
+    let result = import(&client, into_task("motion"), &probe).await;
+    refused(result, Code::InvalidArgument, "INVALID_FIELD");
+
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_is_checked_before_a_version_exists() {
+    let server = TestServer::start_with(|config| config.upload_limit = 3 << 20).await;
+    let client = server.client("acme").await;
+    create_task(&client, "motion").await;
+    let good = adapters(&server, 2);
+    let bytes = file(&good);
+    let wrong = |change: fn(&mut v1::ImportAdapterVersionHeader)| {
+        let mut header = into_task("motion");
+        change(&mut header);
+        import(&client, header, &bytes)
+    };
+    let three = |header: &mut v1::ImportAdapterVersionHeader| {
+        header.labels = ["a", "b", "c"].map(String::from).to_vec();
+    };
+    refused(wrong(three).await, Code::InvalidArgument, "INVALID_FIELD");
+    let twice = |header: &mut v1::ImportAdapterVersionHeader| {
+        header.labels = ["a", "a"].map(String::from).to_vec();
+    };
+    refused(wrong(twice).await, Code::InvalidArgument, "INVALID_FIELD");
+    refused(
+        wrong(|h| h.sha256 = vec![1; 32].into()).await,
+        Code::DataLoss,
+        "SHA256_MISMATCH",
+    );
+    refused(
+        wrong(|h| h.sha256 = vec![1].into()).await,
+        Code::InvalidArgument,
+        "INVALID_FIELD",
+    );
+    refused(
+        wrong(|h| h.backbone_digest = vec![1; 32].into()).await,
+        Code::FailedPrecondition,
+        "BACKBONE_MISMATCH",
+    );
+    refused(
+        wrong(|h| h.etag = "stale".into()).await,
+        Code::Aborted,
+        "ETAG_MISMATCH",
+    );
+    refused(
+        wrong(|h| h.parent = "tasks/other".into()).await,
+        Code::NotFound,
+        "TASK_NOT_FOUND",
+    );
+    let large = Bytes::from(vec![0; 4 << 20]);
+    let result = import(&client, into_task("motion"), &large).await;
+    refused(result, Code::ResourceExhausted, "UPLOAD_TOO_LARGE");
+
+    let request = v1::ListAdapterVersionsRequest {
+        parent: "tasks/motion".into(),
+        ..Default::default()
+    };
+    let versions = client
+        .tasks()
+        .list_adapter_versions(request.clone())
+        .await
+        .unwrap();
+    assert_eq!(
+        versions.into_inner().versions.len(),
+        0,
+        "nothing was refused too late"
+    );
+    let version = import(&client, into_task("motion"), &bytes).await.unwrap();
+    assert_eq!(version.labels, ["0", "1"]);
+    assert_eq!(
+        (version.job.as_str(), version.dataset_digest.len()),
+        ("", 0)
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_of_another_backbone_is_refused() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    create_task(&client, "motion").await;
+    let version = import(&client, into_task("motion"), &file(&adapters(&server, 2)))
+        .await
+        .unwrap();
+    let (_, bytes) = exported(&client, &version.name, v1::ExportFormat::Safetensors)
+        .await
+        .unwrap();
+    let digest = server.wiring.backbone.digest().to_string();
+    let text = String::from_utf8_lossy(&bytes);
+    let at = text.find(&digest).expect("the manifest names the backbone");
+    let mut other = bytes.to_vec();
+    other[at] = if other[at] == b'0' { b'1' } else { b'0' };
+    let result = import(&client, into_task("motion"), &other.into()).await;
+    refused(result, Code::FailedPrecondition, "BACKBONE_MISMATCH");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_repeated_by_its_request_id_and_belongs_to_its_tenant() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    create_task(&client, "motion").await;
+    create_task(&client, "other").await;
+    let bytes = file(&adapters(&server, 2));
+    let header = v1::ImportAdapterVersionHeader {
+        labels: ["left", "right"].map(String::from).to_vec(),
+        request_id: uuid::Uuid::now_v7().to_string(),
+        ..into_task("motion")
+    };
+    let first = import(&client, header.clone(), &bytes).await.unwrap();
+    let again = import(&client, header.clone(), &bytes).await.unwrap();
+    assert_eq!(first, again);
+    let elsewhere = v1::ImportAdapterVersionHeader {
+        parent: "tasks/other".into(),
+        ..header
+    };
+    refused(
+        import(&client, elsewhere, &bytes).await,
+        Code::AlreadyExists,
+        "VERSION_EXISTS",
+    );
+    let second = import(&client, into_task("motion"), &bytes).await.unwrap();
+    assert_ne!(
+        first.name, second.name,
+        "without an id it is another version"
+    );
+
+    let stranger = server.client("umbrella").await;
+    let result = exported(&stranger, &first.name, v1::ExportFormat::Safetensors).await;
+    refused(result, Code::NotFound, "VERSION_NOT_FOUND");
+    let result = import(&stranger, into_task("motion"), &bytes).await;
+    refused(result, Code::NotFound, "TASK_NOT_FOUND");
+    let result = exported(
+        &client,
+        "tasks/motion/versions/99",
+        v1::ExportFormat::Pytorch,
+    )
+    .await;
+    refused(result, Code::NotFound, "VERSION_NOT_FOUND");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_passes_through_the_disk() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let classes = 5000;
+    let tensors = adapters(&server, classes);
+    let stored = serialize(&tensors, &BTreeMap::new());
+    let torch = to_torch(&stored).expect("a PyTorch file");
+    // An optimiser's state would come with it: whatever is not a tensor of the set costs nothing but the way.
+    let note = BTreeMap::from([("note".to_owned(), "x".repeat(6 << 20))]);
+    let padded = to_torch(&serialize(&tensors, &note)).expect("a PyTorch file");
+    let padded = Bytes::from(padded);
+    assert!(padded.len() > 5 << 20 && torch.len() < padded.len());
+    let header = v1::ImportAdapterVersionHeader {
+        create_task: true,
+        ..into_task("many")
+    };
+    let version = import(&client, header, &padded).await.unwrap();
+    assert_eq!(version.labels.len(), classes);
+    assert_eq!(version.labels[classes - 1], (classes - 1).to_string());
+    server.stop().await;
+}
