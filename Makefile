@@ -1,5 +1,5 @@
 # The two commands that matter: `make demo` and `make test`. Both bring what is missing through deploy/setup.sh.
-.PHONY: demo test lint bench bench-video setup build
+.PHONY: demo test lint bench bench-video bench-peers asan setup build
 
 SHELL := /bin/bash
 # rustup installs here; a shell that was opened before the installation does not know it yet.
@@ -29,3 +29,12 @@ bench-video: setup
 ## Criterion benchmarks of the model and the video path.
 bench: setup
 	@cargo bench --locked
+
+## Our model against PyTorch, ONNX Runtime and OpenVINO on this machine; QUICK=1 for the six rows that matter most. See benches/RESULTS.md.
+bench-peers: setup
+	@benches/compute/run.sh
+
+## The kernel tests under the address sanitizer.
+asan: setup
+	@RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --locked --lib --target "$$(rustc -vV | sed -n 's/^host: //p')" \
+		--target-dir target/asan model::ops::

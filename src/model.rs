@@ -15,6 +15,7 @@ mod file;
 mod form;
 mod head;
 mod inference;
+pub mod kernels;
 pub mod load;
 mod ops;
 mod pages;

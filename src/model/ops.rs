@@ -26,6 +26,11 @@ pub(super) use sum::squares;
 
 use crate::spec::Precision;
 
+/// Runs multiply-adds on registers alone, on this thread: `steps` for each of some independent sums. Returns how many numbers were multiplied.
+pub(super) fn multiply_adds(format: Format, steps: usize) -> u64 {
+    kernel::Kernel::best(format).multiply_adds(steps)
+}
+
 /// The precision that `auto` means: bfloat16 where the CPU multiplies it directly.
 pub fn fastest() -> Precision {
     if instructions(Precision::Bf16) == "avx512" {

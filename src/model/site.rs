@@ -7,7 +7,7 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use super::ops::depthwise::{Depthwise, Extent};
-use super::ops::linear::Rows;
+use super::ops::linear::{self, Each, Rows};
 use super::weights::{Found, Linear, Mode};
 
 /// A bottleneck in a block.
@@ -37,14 +37,6 @@ impl Adapter {
             conv: self.conv.clone(),
             fc2: self.fc2.in_mode(mode),
         }
-    }
-
-    /// x `[frames, L, C]` with the adapter's output added.
-    fn forward(&self, x: &Tensor, extent: Extent) -> Result<(Tensor, Saved)> {
-        let narrow = self.fc1.forward(x, Rows::Patches, None)?;
-        let mixed = self.conv.forward(&narrow, extent)?;
-        let y = self.fc2.forward_add(&mixed, x, Rows::Patches)?;
-        Ok((y, Saved { narrow, mixed }))
     }
 
     fn backward(
@@ -94,23 +86,35 @@ impl Site<'_> {
     }
 }
 
-/// Every segment of x through its own adapter; segments follow one another over all frames.
+/// Every segment of x through its own adapter, as grouped products; segments follow one another over all frames.
 pub(super) fn forward(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Option<Saved>>)> {
-    let mut parts = Vec::with_capacity(sites.len());
-    let mut saved = Vec::with_capacity(sites.len());
-    for site in sites {
-        let own = site.of(x)?;
-        let (part, kept) = match site.adapter {
-            Some(adapter) => {
-                let (part, kept) = adapter.forward(&own, site.extent)?;
-                (part, Some(kept))
-            }
-            None => (own, None),
-        };
-        parts.push(part);
-        saved.push(kept);
+    let adapted: Vec<(&Site<'_>, &Adapter)> = sites
+        .iter()
+        .filter_map(|site| Some((site, site.adapter?)))
+        .collect();
+    let narrow = linear::project_each(x, &each(&adapted, |adapter| &adapter.fc1))?;
+    let mut mixed = Vec::with_capacity(narrow.len());
+    for ((site, adapter), narrow) in adapted.iter().zip(&narrow) {
+        mixed.push(adapter.conv.forward(narrow, site.extent)?);
     }
-    Ok((joined(&parts)?, saved))
+    let y = linear::project_add_each(&mixed, x, &each(&adapted, |adapter| &adapter.fc2))?;
+    let mut kept = narrow.into_iter().zip(mixed);
+    let saved = sites.iter().map(|site| {
+        site.adapter?;
+        let (narrow, mixed) = kept.next()?;
+        Some(Saved { narrow, mixed })
+    });
+    Ok((y, saved.collect()))
+}
+
+/// One layer of each adapter, with the frames that it meets.
+fn each<'a>(
+    adapted: &[(&'a Site<'_>, &'a Adapter)],
+    layer: fn(&Adapter) -> &Linear,
+) -> Vec<Each<'a>> {
+    let part =
+        |(site, adapter): &(&'a Site<'_>, &'a Adapter)| layer(adapter).each(site.frames.clone());
+    adapted.iter().map(part).collect()
 }
 
 /// dx, unless nobody wants it, and each segment's gradients.

@@ -177,6 +177,16 @@ impl Linear {
         linear::project_add(x, residual, self.packed(), rows, self.bias.as_deref())
     }
 
+    /// The layer as a segment's part of a grouped product.
+    pub(super) fn each(&self, frames: Range<usize>) -> linear::Each<'_> {
+        self.count();
+        linear::Each {
+            frames,
+            weight: self.packed(),
+            bias: self.bias.as_deref(),
+        }
+    }
+
     /// dx of some rows of dy.
     pub(super) fn backward(&self, dy: &Tensor, rows: Rows) -> Result<Tensor> {
         self.count();

@@ -13,7 +13,7 @@ use frameshift::model::{
     Tensors, TrainableSet, TrainingStep,
 };
 use frameshift::rng::splitmix64;
-use frameshift::spec::{AdapterConfig, Digest, Normalization};
+use frameshift::spec::{AdapterConfig, Digest, Normalization, Precision};
 use serde_json::Value;
 
 /// A tensor of a case, widened.
@@ -174,7 +174,11 @@ pub(crate) fn distances(case: &Value, names: [&str; 3]) -> [f64; 3] {
     })
 }
 
-fn prepare(case: &Value, golden: &BTreeMap<String, Golden>) -> Case {
+pub(crate) fn prepare(
+    case: &Value,
+    golden: &BTreeMap<String, Golden>,
+    precision: Precision,
+) -> Case {
     let (config, adapters) = (backbone_config(case), adapter_config(case));
     let classes = number(case, "num_classes");
     let (mut weights, input) = (Tensors::new(), case.get("seed"));
@@ -211,7 +215,8 @@ fn prepare(case: &Value, golden: &BTreeMap<String, Golden>) -> Case {
     Case {
         set: AdapterSet::from_tensors(trained, &config, adapters, classes).expect("an adapter set"),
         backbone: Arc::new(
-            Backbone::from_tensors("golden", config, Digest([0; 32]), frozen).expect("a backbone"),
+            Backbone::from_tensors_in("golden", config, Digest([0; 32]), frozen, precision)
+                .expect("a backbone"),
         ),
         clips: split_clips(&input, batch),
         labels: golden["labels"].values.iter().map(|&l| l as u32).collect(),
@@ -230,7 +235,7 @@ fn prepare(case: &Value, golden: &BTreeMap<String, Golden>) -> Case {
     }
 }
 
-fn gradients_of(case: &Case, set: &TrainableSet) -> (f64, Gradients) {
+pub(crate) fn gradients_of(case: &Case, set: &TrainableSet) -> (f64, Gradients) {
     let (backbone, clips) = (Arc::clone(&case.backbone), case.clips.clone());
     let mut step = TrainingStep::new(backbone, set, clips, &case.labels, None, Keep::All)
         .expect("a step that fits");
@@ -239,11 +244,11 @@ fn gradients_of(case: &Case, set: &TrainableSet) -> (f64, Gradients) {
     (output.loss, output.gradients)
 }
 
-fn flat(tensor: &candle_core::Tensor) -> Vec<f32> {
+pub(crate) fn flat(tensor: &candle_core::Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn inference(case: &Case, set: &Arc<AdapterSet>) -> Inference {
+pub(crate) fn inference(case: &Case, set: &Arc<AdapterSet>) -> Inference {
     let segment = Segment {
         set: Arc::clone(set),
         clips: 0..case.clips.len(),
@@ -395,7 +400,7 @@ fn check_final(
     }
 }
 
-fn cases(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn cases(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
         let path = entry.expect("a folder that can be read").path();
@@ -423,7 +428,7 @@ fn the_model_matches_the_reference() {
         let text = fs::read_to_string(path).expect("a text");
         let case: Value = serde_json::from_str(&text).expect("a case's json");
         let golden = read(&path.with_extension("safetensors"));
-        let worst = check(&prepare(&case, &golden), &golden);
+        let worst = check(&prepare(&case, &golden, Precision::F32), &golden);
         let name = path
             .file_stem()
             .unwrap_or_default()

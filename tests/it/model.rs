@@ -8,7 +8,7 @@ use frameshift::model::{
     Segment, Step, StepOutput, Tensors, TrainableSet, TrainingStep, adamw, pretrain,
 };
 use frameshift::rng::Stream;
-use frameshift::spec::{AdapterConfig, Digest, Normalization};
+use frameshift::spec::{AdapterConfig, Digest, Normalization, Precision};
 
 fn small() -> BackboneConfig {
     BackboneConfig {
@@ -43,13 +43,17 @@ fn random_tensors(config: &BackboneConfig, seed: u64) -> Tensors {
 }
 
 fn backbone() -> Arc<Backbone> {
+    backbone_in(Precision::F32)
+}
+
+pub(crate) fn backbone_in(precision: Precision) -> Arc<Backbone> {
     let config = small();
     let tensors = random_tensors(&config, 1);
-    let made = Backbone::from_tensors("small", config, Digest([7; 32]), tensors);
+    let made = Backbone::from_tensors_in("small", config, Digest([7; 32]), tensors, precision);
     Arc::new(made.expect("a backbone"))
 }
 
-fn adapters(
+pub(crate) fn adapters(
     width: u32,
     layers: u32,
     kernel: [u32; 3],
@@ -66,7 +70,7 @@ fn adapters(
 }
 
 /// A set whose every weight is random, so that every adapter does something.
-fn lively(config: AdapterConfig, classes: usize, seed: u64) -> AdapterSet {
+pub(crate) fn lively(config: AdapterConfig, classes: usize, seed: u64) -> AdapterSet {
     let rng = Stream::new(seed, "set");
     let fresh = AdapterSet::fresh(&small(), config, classes, &rng).expect("a set");
     let mut rng = rng.fork(99);
@@ -79,19 +83,19 @@ fn lively(config: AdapterConfig, classes: usize, seed: u64) -> AdapterSet {
     AdapterSet::from_tensors(tensors, &small(), config, classes).expect("a set")
 }
 
-fn clip(frames: usize, seed: u64) -> Arc<[f32]> {
+pub(crate) fn clip(frames: usize, seed: u64) -> Arc<[f32]> {
     let mut rng = Stream::new(seed, "clip");
     (0..frames * small().frame_len())
         .map(|_| rng.normal())
         .collect()
 }
 
-fn finish(mut inference: Inference) -> Vec<Vec<f32>> {
+pub(crate) fn finish(mut inference: Inference) -> Vec<Vec<f32>> {
     while inference.advance().expect("a slice") == Step::More {}
     inference.into_logits().expect("logits")
 }
 
-fn alone(
+pub(crate) fn alone(
     backbone: &Arc<Backbone>,
     set: &Arc<AdapterSet>,
     clip: &Arc<[f32]>,
@@ -106,12 +110,12 @@ fn alone(
     finish(batch.expect("a batch")).remove(0)
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
 /// Segments of very different sets, with their clips.
-fn mixed() -> (Vec<Arc<[f32]>>, Vec<Segment>) {
+pub(crate) fn mixed() -> (Vec<Arc<[f32]>>, Vec<Segment>) {
     let sets = [
         (lively(adapters(12, 4, [3, 1, 1], false, true), 5, 1), 3, 8),
         (lively(adapters(7, 2, [3, 3, 3], true, true), 3, 2), 2, 4),

@@ -144,6 +144,18 @@ impl Left {
             ..self
         }
     }
+
+    /// The words from `first` on.
+    ///
+    /// # Safety
+    /// The operand has such a word, or `first` is its end.
+    pub(super) unsafe fn skip(self, first: usize) -> Self {
+        Self {
+            // SAFETY: promised by the caller.
+            at: unsafe { self.at.add(first * self.step) },
+            ..self
+        }
+    }
 }
 
 impl Kernel {
@@ -195,7 +207,7 @@ impl Kernel {
         }
     }
 
-    /// Computes `rows` rows of one tile for each panel; the other rows are left as they were.
+    /// Computes `rows` rows of one tile for each panel, or adds to them when it goes on from words before; the other rows are left as they were.
     ///
     /// # Safety
     /// `rows` is 1 to `self.rows()`, there are 1 to `self.panels()` panels, `left` has `rows` rows of `words` words, and each panel has `words` · 16.
@@ -207,19 +219,38 @@ impl Kernel {
         left: Left,
         panels: &[*const u32],
         out: &mut [Tile],
+        goes_on: bool,
     ) {
         debug_assert!(panels.len() <= self.panels() && panels.len() <= out.len());
         debug_assert!((1..=self.rows()).contains(&rows));
         // SAFETY: passed on; `best` and `on` checked the CPU.
         unsafe {
             match self.isa {
-                Isa::Portable => portable::tile(self.format, rows, words, left, panels, out),
+                Isa::Portable => {
+                    portable::tile(self.format, rows, words, left, panels, out, goes_on)
+                }
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => avx2::tile(self.format, rows, words, left, panels, out),
+                Isa::Avx2 => avx2::tile(self.format, rows, words, left, panels, out, goes_on),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => avx512::tile(self.format, rows, words, left, panels, out),
+                Isa::Avx512 => avx512::tile(self.format, rows, words, left, panels, out, goes_on),
             }
         }
+    }
+
+    /// Runs multiply-adds on registers alone; returns how many numbers were multiplied. Of integers, the loop's invariant products are not repeated: the
+    /// figure says nothing.
+    pub(super) fn multiply_adds(self, steps: usize) -> u64 {
+        // SAFETY: `best` and `on` checked the CPU.
+        let per_step = unsafe {
+            match self.isa {
+                Isa::Portable => 0,
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => 8 * avx2::registers(self.format, steps),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => 16 * avx512::registers(self.format, steps),
+            }
+        };
+        per_step * steps as u64 * self.format.group() as u64
     }
 
     /// The same for a single panel of floats.
@@ -236,7 +267,16 @@ impl Kernel {
         out: &mut Tile,
     ) {
         // SAFETY: passed on.
-        unsafe { self.tiles(rows, k, left, &[panel.cast()], std::slice::from_mut(out)) }
+        unsafe {
+            self.tiles(
+                rows,
+                k,
+                left,
+                &[panel.cast()],
+                std::slice::from_mut(out),
+                false,
+            )
+        }
     }
 }
 

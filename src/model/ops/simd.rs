@@ -48,7 +48,8 @@ pub(super) fn exp(x: f32) -> f32 {
     // Adding and taking away 1.5 · 2^23 rounds to the nearest integer without an SSE 4.1 instruction.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_2e-3;
@@ -57,8 +58,8 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let y = p * r * r + r + 1.0;
-    // A NaN casts to 0, and y carries it.
-    y * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // The lowest bits of 1.5 · 2^23 + n are n: no conversion, which would have to saturate. Of a NaN they are anything, and y carries it.
+    y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
 /// The error function within 4 ulp (Eigen's rational approximation); NaN stays NaN.

@@ -21,6 +21,7 @@ pub(super) unsafe fn tile(
     left: Left,
     panels: &[*const u32],
     out: &mut [Tile],
+    goes_on: bool,
 ) {
     for (&panel, out) in panels.iter().zip(out) {
         let (out, apart) = (out.as_mut_ptr().cast::<f32>(), (8, 8));
@@ -28,15 +29,28 @@ pub(super) unsafe fn tile(
         unsafe {
             match format {
                 Format::F32 => {
-                    by_rows!(rows, [1 2 3 4 5 6], 2, f32s, (words, left, panel, out, apart));
+                    by_rows!(rows, [1 2 3 4 5 6], 2, f32s, (words, left, panel, out, apart, goes_on));
                 }
                 Format::Bf16 => {
-                    by_rows!(rows, [1 2 3 4], 2, bf16s, (words, left, panel, out, apart));
+                    by_rows!(rows, [1 2 3 4], 2, bf16s, (words, left, panel, out, apart, goes_on));
                 }
                 Format::Int8 => {
-                    by_rows!(rows, [1 2 3 4], 2, int8s, (words, left, panel, out, apart));
+                    by_rows!(rows, [1 2 3 4], 2, int8s, (words, left, panel, out, apart, goes_on));
                 }
             }
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has what the format needs.
+pub(super) unsafe fn registers(format: Format, steps: usize) -> u64 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match format {
+            Format::F32 => f32s::registers(steps),
+            Format::Bf16 => bf16s::registers(steps),
+            Format::Int8 => int8s::registers(steps),
         }
     }
 }
@@ -82,6 +96,15 @@ mod f32s {
     }
 
     /// # Safety
+    /// There are 8 values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn load(at: *const f32) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    /// # Safety
     /// There is room for 8 values.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
@@ -95,8 +118,9 @@ mod f32s {
 
 mod bf16s {
     use std::arch::x86_64::{
-        __m256, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
-        _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+        __m256, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32,
+        _mm256_storeu_ps,
     };
 
     use super::micro;
@@ -142,6 +166,15 @@ mod bf16s {
     }
 
     /// # Safety
+    /// There are 8 values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn load(at: *const f32) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    /// # Safety
     /// There is room for 8 values.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
@@ -155,9 +188,10 @@ mod bf16s {
 
 mod int8s {
     use std::arch::x86_64::{
-        __m256i, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps, _mm256_loadu_si256,
-        _mm256_madd_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
-        _mm256_slli_epi16, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
+        __m256i, _mm256_add_epi32, _mm256_and_si256, _mm256_castps_si256, _mm256_castsi256_ps,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi16,
+        _mm256_set1_epi32, _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srai_epi16,
+        _mm256_srli_epi16, _mm256_storeu_ps,
     };
 
     use super::micro;
@@ -199,6 +233,15 @@ mod int8s {
         let even = _mm256_madd_epi16(value.0, right.0);
         let odd = _mm256_madd_epi16(value.1, right.1);
         _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+    }
+
+    /// # Safety
+    /// There are 8 values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn load(at: *const f32) -> __m256i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_castps_si256(_mm256_loadu_ps(at)) }
     }
 
     /// # Safety

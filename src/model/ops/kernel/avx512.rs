@@ -16,6 +16,7 @@ pub(super) unsafe fn tile(
     left: Left,
     panels: &[*const u32],
     out: &mut [Tile],
+    goes_on: bool,
 ) {
     let (first, out) = (panels[0], out.as_mut_ptr().cast::<f32>());
     // SAFETY: passed on; panels of one operand have the same length, and the second's distance is theirs.
@@ -24,13 +25,13 @@ pub(super) unsafe fn tile(
             let apart = (second.offset_from(first) as usize, MR * NR);
             match format {
                 Format::F32 => {
-                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, f32s, (words, left, first, out, apart));
+                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, f32s, (words, left, first, out, apart, goes_on));
                 }
                 Format::Bf16 => {
-                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, bf16s, (words, left, first, out, apart));
+                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, bf16s, (words, left, first, out, apart, goes_on));
                 }
                 Format::Int8 => {
-                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, int8s, (words, left, first, out, apart));
+                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, int8s, (words, left, first, out, apart, goes_on));
                 }
             }
             return;
@@ -38,14 +39,27 @@ pub(super) unsafe fn tile(
         let apart = (0, 0);
         match format {
             Format::F32 => {
-                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, f32s, (words, left, first, out, apart));
+                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, f32s, (words, left, first, out, apart, goes_on));
             }
             Format::Bf16 => {
-                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, bf16s, (words, left, first, out, apart));
+                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, bf16s, (words, left, first, out, apart, goes_on));
             }
             Format::Int8 => {
-                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, int8s, (words, left, first, out, apart));
+                by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, int8s, (words, left, first, out, apart, goes_on));
             }
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has what the format needs.
+pub(super) unsafe fn registers(format: Format, steps: usize) -> u64 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match format {
+            Format::F32 => f32s::registers(steps),
+            Format::Bf16 => bf16s::registers(steps),
+            Format::Int8 => int8s::registers(steps),
         }
     }
 }
@@ -91,6 +105,15 @@ mod f32s {
     }
 
     /// # Safety
+    /// There are 16 values.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(at: *const f32) -> __m512 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    /// # Safety
     /// There is room for 16 values.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -104,8 +127,8 @@ mod f32s {
 
 mod bf16s {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-        _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     use super::micro;
@@ -143,6 +166,15 @@ mod bf16s {
     }
 
     /// # Safety
+    /// There are 16 values.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn load(at: *const f32) -> __m512 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    /// # Safety
     /// There is room for 16 values.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
@@ -156,8 +188,8 @@ mod bf16s {
 
 mod int8s {
     use std::arch::x86_64::{
-        __m512i, _mm512_castsi512_ps, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32,
-        _mm512_setzero_si512, _mm512_storeu_ps,
+        __m512i, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_dpbusd_epi32, _mm512_loadu_ps,
+        _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_ps,
     };
 
     use super::micro;
@@ -192,6 +224,15 @@ mod int8s {
     #[target_feature(enable = "avx512f,avx512vnni")]
     fn add(sum: __m512i, value: &Right, right: &Right) -> __m512i {
         _mm512_dpbusd_epi32(sum, *value, *right)
+    }
+
+    /// # Safety
+    /// There are 16 values.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn load(at: *const f32) -> __m512i {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_castps_si512(_mm512_loadu_ps(at)) }
     }
 
     /// # Safety

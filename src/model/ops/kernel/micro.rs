@@ -1,7 +1,7 @@
-//! The loop of a tile, the same for every set of instructions and number format: what differs is a module of five small functions.
+//! The loop of a tile, the same for every set of instructions and number format: what differs is a module of six small functions.
 
 /// Defines `tile::<ROWS, VECTORS>`, which keeps ROWS × VECTORS sums in registers. In scope there are the types `Right` (copied), and, with these CPU features, `zero() -> Sum`, `right(*const u32) -> Right` (a vector of the panel), `value(*const u32) -> Value`
-/// (a word of the left operand, in all lanes), `add(Sum, &Value, &Right) -> Sum` and `store(*mut f32, Sum)`.
+/// (a word of the left operand, in all lanes), `add(Sum, &Value, &Right) -> Sum`, `load(*const f32) -> Sum` and `store(*mut f32, Sum)`.
 macro_rules! micro {
     ($features:literal) => {
         /// Vectors lie `apart.0` words apart in the panels and `apart.1` values apart in the tiles.
@@ -15,8 +15,19 @@ macro_rules! micro {
             panel: *const u32,
             out: *mut f32,
             apart: (usize, usize),
+            goes_on: bool,
         ) {
             let mut sums = [[zero(); VECTORS]; ROWS];
+            if goes_on {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        // SAFETY: as where the sums are stored.
+                        *sum = unsafe {
+                            load(out.add(row * $crate::model::ops::kernel::NR + v * apart.1))
+                        };
+                    }
+                }
+            }
             let (mut at, mut panel) = (left.at, panel);
             for _ in 0..words {
                 // SAFETY: each panel has 16 words for every step, and the left operand ROWS rows of `words` words.
@@ -46,6 +57,27 @@ macro_rules! micro {
                     };
                 }
             }
+        }
+
+        /// Adds products of two registers to 12 sums, `steps` times; returns how many sums there are.
+        #[target_feature(enable = $features)]
+        pub(super) fn registers(steps: usize) -> u64 {
+            // Any operands would do, if the compiler did not know them.
+            let words = std::hint::black_box([0x3F80_3F80_u32; $crate::model::ops::kernel::NR]);
+            // SAFETY: there are 16 words.
+            let (value, right) = unsafe { (value(words.as_ptr()), right(words.as_ptr())) };
+            let mut sums = [zero(); 12];
+            for _ in 0..steps {
+                for sum in &mut sums {
+                    *sum = add(*sum, &value, &right);
+                }
+            }
+            let mut out = [0.0_f32; $crate::model::ops::kernel::NR];
+            for sum in sums {
+                // SAFETY: there is room for 16 values. The compiler cannot see that nobody reads them.
+                unsafe { store(std::hint::black_box(out.as_mut_ptr()), sum) };
+            }
+            12
         }
     };
 }

@@ -12,19 +12,20 @@ pub(super) unsafe fn tile(
     left: Left,
     panels: &[*const u32],
     out: &mut [Tile],
+    goes_on: bool,
 ) {
     for (&panel, out) in panels.iter().zip(out) {
         // SAFETY: passed on.
         unsafe {
             match format {
-                Format::F32 => sums(rows, words, left, panel, out, |a, b, sum: f32| {
+                Format::F32 => sums(rows, words, left, panel, out, goes_on, |a, b, sum: f32| {
                     sum + f32::from_bits(a) * f32::from_bits(b)
                 }),
-                Format::Bf16 => sums(rows, words, left, panel, out, |a, b, sum: f32| {
+                Format::Bf16 => sums(rows, words, left, panel, out, goes_on, |a, b, sum: f32| {
                     let (low, high) = (halves(a), halves(b));
                     sum + low.0 * high.0 + low.1 * high.1
                 }),
-                Format::Int8 => sums(rows, words, left, panel, out, |a, b, sum: i32| {
+                Format::Int8 => sums(rows, words, left, panel, out, goes_on, |a, b, sum: i32| {
                     let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
                     let products = a
                         .iter()
@@ -48,17 +49,26 @@ fn halves(word: u32) -> (f32, f32) {
 /// A sum as the bits of a float.
 trait Bits: Copy + Default {
     fn bits(self) -> f32;
+    fn of(bits: f32) -> Self;
 }
 
 impl Bits for f32 {
     fn bits(self) -> f32 {
         self
     }
+
+    fn of(bits: f32) -> Self {
+        bits
+    }
 }
 
 impl Bits for i32 {
     fn bits(self) -> f32 {
         f32::from_bits(self as u32)
+    }
+
+    fn of(bits: f32) -> Self {
+        bits.to_bits() as i32
     }
 }
 
@@ -71,9 +81,15 @@ unsafe fn sums<S: Bits>(
     left: Left,
     panel: *const u32,
     out: &mut Tile,
+    goes_on: bool,
     add: impl Fn(u32, u32, S) -> S,
 ) {
     let mut sums = [[S::default(); NR]; MR];
+    if goes_on {
+        for (sums, out) in sums.iter_mut().zip(out.iter()).take(rows) {
+            *sums = out.map(S::of);
+        }
+    }
     for i in 0..words {
         // SAFETY: the panel has 16 words for each step.
         let right = unsafe { &*panel.add(i * NR).cast::<[u32; NR]>() };

@@ -29,7 +29,7 @@ fn run(kernel: Kernel, rows: usize, words: usize, left: &[u32], panels: &[&[u32]
         .zip(tiles.chunks_mut(kernel.panels()))
     {
         // SAFETY: the operands have these rows and words.
-        unsafe { kernel.tiles(rows, words, left, pointers, tiles) };
+        unsafe { kernel.tiles(rows, words, left, pointers, tiles, false) };
     }
     tiles
 }
@@ -81,6 +81,39 @@ fn compare(
                 let limit = 3e-6 * (words as f32 + 1.0);
                 assert!((got - want).abs() <= limit, "{format:?}: {got}, not {want}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_sum_that_goes_on_has_the_bits_of_the_whole() {
+    let mut stream = Stream::new(4, "kernel");
+    let (words, first) = (50, 17);
+    for format in [Format::F32, Format::Bf16, Format::Int8] {
+        for kernel in Isa::ALL.iter().filter_map(|&isa| Kernel::on(format, isa)) {
+            let rows = kernel.rows();
+            let left = operand(format, &mut stream, rows * words);
+            let right = operand(format, &mut stream, words * NR);
+            let whole = run(kernel, rows, words, &left, &[&right]);
+            let mut parts = [[[0.0; NR]; MR]; 2];
+            for (begin, count) in [(0, first), (first, words - first)] {
+                let left = Left {
+                    at: left[begin..].as_ptr(),
+                    row_stride: words,
+                    step: 1,
+                };
+                let panel = right[begin * NR..].as_ptr();
+                // SAFETY: the operands have these rows and words.
+                unsafe { kernel.tiles(rows, count, left, &[panel], &mut parts, begin > 0) };
+            }
+            let bits = |tile: &Tile| {
+                tile[..rows]
+                    .as_flattened()
+                    .iter()
+                    .map(|v| v.to_bits())
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(bits(&parts[0]), bits(&whole[0]));
         }
     }
 }

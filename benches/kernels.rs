@@ -1,0 +1,76 @@
+//! Each kernel by itself: `cargo bench --bench kernels`.
+//!
+//! criterion's "elements" are operations (two for a multiply-add), so that its throughput reads as FLOP/s; kernels that are bound by memory show bytes a
+//! second. At the end the machine's own limits, measured here and now, and each kernel's share of its limit.
+#![allow(missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use frameshift::model::kernels::{Case, Work, cases, peak_bytes, peak_operations};
+use frameshift::model::{Error, compute_threads, keep_freed_pages};
+use frameshift::spec::Precision;
+
+/// Seconds of the fastest of some calls.
+fn fastest(case: &Case) -> Result<f64, Error> {
+    let mut best = f64::INFINITY;
+    for _ in 0..10 {
+        let start = Instant::now();
+        case.call()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn run(criterion: &mut Criterion) -> Result<(), Error> {
+    let cases = cases()?;
+    let mut group = criterion.benchmark_group("kernels");
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(1));
+    for case in &cases {
+        group.throughput(match case.work {
+            Work::Operations(count) => Throughput::Elements(count),
+            Work::Bytes(count) => Throughput::Bytes(count),
+        });
+        group.bench_function(&case.name, |bencher| bencher.iter(|| case.call()));
+    }
+    group.finish();
+    let floats = peak_operations(Precision::F32);
+    let halves = peak_operations(Precision::Bf16).max(floats);
+    let bytes = peak_bytes();
+    println!(
+        "limits: {:.1} GFLOP/s f32, {:.1} bf16, {:.1} GB/s",
+        floats / 1e9,
+        halves / 1e9,
+        bytes / 1e9
+    );
+    for case in &cases {
+        let seconds = fastest(case)?;
+        let (rate, limit, unit) = match case.work {
+            Work::Operations(count) if case.name.ends_with("bf16") => (count, halves, "GFLOP/s"),
+            Work::Operations(count) => (count, floats, "GFLOP/s"),
+            Work::Bytes(count) => (count, bytes, "GB/s"),
+        };
+        let rate = rate as f64 / seconds;
+        println!(
+            "{:<28} {:>7.1} {unit:<8} {:.2} of the limit",
+            case.name,
+            rate / 1e9,
+            rate / limit
+        );
+    }
+    Ok(())
+}
+
+fn kernels(criterion: &mut Criterion) {
+    keep_freed_pages();
+    compute_threads(None);
+    if let Err(error) = run(criterion) {
+        eprintln!("{error}");
+    }
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);

@@ -1,0 +1,239 @@
+//! The kernels one by one, at the sizes of ViT-B/16, and what the machine could do at most: for benchmarks.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::ops::depthwise::{Depthwise, Extent};
+use super::ops::linear::{self, Options, Rows};
+use super::ops::norm::{self, Norm};
+use super::ops::{Format, Packed, attention, gelu, multiply_adds, tensor, weight_gradient};
+use super::{Activation, Error};
+use crate::rng::Stream;
+use crate::spec::Precision;
+
+/// What a kernel's time is compared with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Work {
+    /// Floating-point (or integer) operations, two for a multiply-add.
+    Operations(u64),
+    /// Bytes that must be read or written.
+    Bytes(u64),
+}
+
+/// A kernel with operands.
+pub struct Case {
+    /// What it is, with its sizes.
+    pub name: String,
+    /// Of one call.
+    pub work: Work,
+    call: Box<dyn Fn() -> candle_core::Result<Tensor>>,
+}
+
+impl Case {
+    /// Calls the kernel once.
+    ///
+    /// # Errors
+    /// None that the operands of [`cases`] could cause.
+    pub fn call(&self) -> Result<(), Error> {
+        (self.call)()?;
+        Ok(())
+    }
+}
+
+/// Tokens of a frame and width of ViT-B/16; frames of a clip.
+const TOKENS: usize = 197;
+const WIDTH: usize = 768;
+const FRAMES: usize = 8;
+
+/// Every kernel, forward and backward.
+///
+/// # Errors
+/// When the operands cannot be made.
+pub fn cases() -> Result<Vec<Case>, Error> {
+    let mut cases = Vec::new();
+    for precision in Precision::ALL {
+        for (name, k, n) in [
+            ("qkv", WIDTH, 3 * WIDTH),
+            ("out", WIDTH, WIDTH),
+            ("fc1", WIDTH, 4 * WIDTH),
+            ("fc2", 4 * WIDTH, WIDTH),
+            ("adapter fc1", WIDTH, 384),
+        ] {
+            cases.push(product(name, precision, (k, n))?);
+        }
+    }
+    let wide = random("wide", &[FRAMES, TOKENS, 4 * WIDTH])?;
+    let x = random("x", &[FRAMES, TOKENS, WIDTH])?;
+    let dy = random("dy", &[FRAMES, TOKENS, WIDTH])?;
+    attention_cases(&mut cases, &dy)?;
+    let (rows, of_x, of_dy) = (x.elem_count(), x.clone(), dy.clone());
+    let work = Work::Operations((2 * rows * WIDTH) as u64);
+    cases.push(case("weight gradient 768 × 768", work, move || {
+        weight_gradient::of((&of_x, Rows::All), (&of_dy, Rows::All))
+    }));
+    let norm = Norm {
+        weight: vec![1.0; WIDTH],
+        bias: vec![0.0; WIDTH],
+        eps: 1e-5,
+    };
+    let (own, of_x) = (norm.clone(), x.clone());
+    cases.push(case("norm", bytes(2, &x), move || {
+        norm::forward(&of_x, &own)
+    }));
+    let (of_x, of_dy) = (x.clone(), dy.clone());
+    cases.push(case("norm backward", bytes(4, &x), move || {
+        norm::backward(&of_x, &of_dy, &of_dy, &norm)
+    }));
+    for activation in [Activation::QuickGelu, Activation::Gelu] {
+        let of_x = wide.clone();
+        cases.push(case(
+            &format!("{activation:?}"),
+            bytes(2, &wide),
+            move || gelu::forward(&of_x, activation),
+        ));
+        let of_x = wide.clone();
+        let name = format!("{activation:?} backward");
+        cases.push(case(&name, bytes(3, &wide), move || {
+            gelu::backward(&of_x, &of_x, activation)
+        }));
+    }
+    depthwise_cases(&mut cases)?;
+    Ok(cases)
+}
+
+fn product(name: &str, precision: Precision, (k, n): (usize, usize)) -> Result<Case, Error> {
+    let x = random("x", &[FRAMES * TOKENS, k])?;
+    let weight = values("w", n * k);
+    let packed = Packed::new(Format::of(precision), &weight, k, 1);
+    let bias = vec![0.1; n];
+    let name = format!("{name} {k} × {n} {precision}");
+    let work = Work::Operations((2 * FRAMES * TOKENS * k * n) as u64);
+    Ok(case(&name, work, move || {
+        let options = Options {
+            bias: Some(&bias),
+            ..Options::default()
+        };
+        linear::project(&x, &packed, Rows::All, options)
+    }))
+}
+
+fn attention_cases(cases: &mut Vec<Case>, dy: &Tensor) -> Result<(), Error> {
+    let heads = WIDTH / 64;
+    let qkv = random("qkv", &[FRAMES, TOKENS, 3 * WIDTH])?;
+    let once = (2 * FRAMES * TOKENS * TOKENS * WIDTH) as u64;
+    let (of_qkv, of_dy) = (qkv.clone(), dy.clone());
+    // Scores and values; the backward computes the scores again and has four products more.
+    cases.push(case("attention", Work::Operations(2 * once), move || {
+        attention::forward(&qkv, heads)
+    }));
+    cases.push(case(
+        "attention backward",
+        Work::Operations(5 * once),
+        move || attention::backward(&of_qkv, &of_dy, heads),
+    ));
+    Ok(())
+}
+
+fn depthwise_cases(cases: &mut Vec<Case>) -> Result<(), Error> {
+    const NARROW: usize = 384;
+    for kernel in [[3, 1, 1], [3, 3, 3]] {
+        let extent = Extent {
+            frames: FRAMES,
+            grid: 14,
+        };
+        let taps: usize = kernel.iter().product();
+        let own = Depthwise::new(&values("taps", taps * NARROW), &[0.1; NARROW], kernel);
+        let x = random("narrow", &[FRAMES, TOKENS - 1, NARROW])?;
+        let name = format!("depthwise {}×{}×{}", kernel[0], kernel[1], kernel[2]);
+        let (of_own, of_x) = (own.clone(), x.clone());
+        cases.push(case(&name, bytes(2, &x), move || {
+            of_own.forward(&of_x, extent)
+        }));
+        cases.push(case(
+            &format!("{name} gradients"),
+            bytes(2, &x),
+            move || Ok(own.weight_gradient(&x, &x, extent)?.0),
+        ));
+    }
+    Ok(())
+}
+
+fn case(name: &str, work: Work, call: impl Fn() -> candle_core::Result<Tensor> + 'static) -> Case {
+    Case {
+        name: name.to_owned(),
+        work,
+        call: Box::new(call),
+    }
+}
+
+/// Passes over a tensor of this size.
+fn bytes(passes: usize, x: &Tensor) -> Work {
+    Work::Bytes((passes * x.elem_count() * size_of::<f32>()) as u64)
+}
+
+fn values(name: &str, count: usize) -> Vec<f32> {
+    let mut stream = Stream::new(1, name);
+    (0..count).map(|_| stream.range(-1.0, 1.0)).collect()
+}
+
+fn random(name: &str, shape: &[usize]) -> Result<Tensor, Error> {
+    Ok(tensor(values(name, shape.iter().product()), shape)?)
+}
+
+/// Operations a second, on all threads, of multiply-adds on registers alone: what no product can exceed. The best of some attempts.
+pub fn peak_operations(precision: Precision) -> f64 {
+    let format = Format::of(precision);
+    best_of(8, || {
+        let done: u64 = (0..rayon::current_num_threads())
+            .into_par_iter()
+            .map(|_| multiply_adds(format, 2_000_000))
+            .sum();
+        2.0 * done as f64
+    })
+}
+
+/// Multiply-adds on registers alone, on this thread; returns how many numbers were multiplied.
+pub fn spin(steps: usize) -> u64 {
+    multiply_adds(Format::F32, steps)
+}
+
+/// Bytes a second, on all threads, of reading memory that is in no cache. The best of some attempts.
+pub fn peak_bytes() -> f64 {
+    let values = vec![1_u64; 32 << 20];
+    best_of(4, || {
+        let sum: u64 = values
+            .par_chunks(1 << 16)
+            .map(|part| part.iter().sum::<u64>())
+            .sum();
+        std::hint::black_box(sum);
+        size_of_val(values.as_slice()) as f64
+    })
+}
+
+fn best_of(attempts: usize, work: impl Fn() -> f64) -> f64 {
+    let rate = |_| {
+        let start = Instant::now();
+        work() / start.elapsed().as_secs_f64()
+    };
+    (0..attempts).map(rate).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_runs_and_the_machine_has_limits() {
+        let cases = cases().unwrap();
+        assert!(cases.len() > 20);
+        let small = cases
+            .iter()
+            .filter(|case| case.name.starts_with("depthwise"));
+        for case in small {
+            case.call().unwrap();
+        }
+        assert!(multiply_adds(Format::F32, 10) >= 10);
+    }
+}

@@ -1,0 +1,138 @@
+//! Linear layers of several segments of one batch, each with its own weight, as one grouped product.
+//!
+//! Invariant: a segment's rows meet its own weight alone, and their values are those that the segment would have by itself.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use super::product::{Product, run_all};
+use super::{Grid, Rows};
+use crate::model::ops::packed::Packed;
+use crate::model::ops::share::{read, tensor, unfilled};
+
+/// One segment: its frames and the layer that they meet.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Each<'a> {
+    pub(in crate::model) frames: Range<usize>,
+    pub(in crate::model) weight: &'a Packed,
+    pub(in crate::model) bias: Option<&'a [f32]>,
+}
+
+impl<'a> Each<'a> {
+    fn product(&self, x: &'a [f32], input: Grid, output: Grid) -> Product<'a> {
+        Product {
+            weight: self.weight,
+            sections: 0..self.weight.sections(),
+            bias: self.bias,
+            activation: None,
+            x,
+            input,
+            output,
+            residual: None,
+        }
+    }
+}
+
+/// The patch rows of each segment of x `[N, L, k]` times its own Wᵀ: `[frames, L - 1, n]` each.
+pub(in crate::model) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<Vec<Tensor>> {
+    let (frames, tokens, k) = x.dims3()?;
+    check(frames, parts)?;
+    let mut shapes = Vec::with_capacity(parts.len());
+    let mut buffers = Vec::with_capacity(parts.len());
+    for part in parts {
+        let shape = (part.frames.len(), tokens - 1, part.weight.n());
+        buffers.push(unfilled(shape.0 * shape.1 * shape.2));
+        shapes.push(shape);
+    }
+    read(x, |x| {
+        let mut products = Vec::with_capacity(parts.len());
+        for (part, buffer) in parts.iter().zip(&mut buffers) {
+            let own = &x[part.frames.start * tokens * k..part.frames.end * tokens * k];
+            let input = Grid::new(&(part.frames.len(), tokens, k).into(), Rows::Patches)?;
+            let output = input.packed(part.weight.n());
+            products.push((part.product(own, input, output), buffer.as_mut_slice()));
+        }
+        run_all(products)
+    })??;
+    let tensors = buffers.into_iter().zip(shapes);
+    tensors
+        .map(|(buffer, shape)| tensor(buffer, shape))
+        .collect()
+}
+
+/// r `[N, L, C]` with the patch rows of each segment increased by x · Wᵀ + b of its own; `xs` are as `project_each` gives them. Frames of no segment
+/// stay as they are. Segments follow one another.
+pub(in crate::model) fn project_add_each(
+    xs: &[Tensor],
+    residual: &Tensor,
+    parts: &[Each<'_>],
+) -> Result<Tensor> {
+    let (frames, tokens, c) = residual.dims3()?;
+    check(frames, parts)?;
+    if xs.len() != parts.len() {
+        candle_core::bail!("{} segments, operands for {}", parts.len(), xs.len());
+    }
+    let mut xs_values = Vec::with_capacity(xs.len());
+    for x in xs {
+        xs_values.push(x.contiguous()?);
+    }
+    let mut y = unfilled(residual.elem_count());
+    read(residual, |residual| {
+        add_each(&xs_values, residual, parts, (tokens, c), &mut y)
+    })??;
+    tensor(y, (frames, tokens, c))
+}
+
+fn add_each(
+    xs: &[Tensor],
+    residual: &[f32],
+    parts: &[Each<'_>],
+    (tokens, c): (usize, usize),
+    mut y: &mut [f32],
+) -> Result<()> {
+    let storages: Vec<_> = xs.iter().map(Tensor::storage_and_layout).collect();
+    let frame = tokens * c;
+    let (mut products, mut done) = (Vec::with_capacity(parts.len()), 0);
+    for (part, (storage, layout)) in parts.iter().zip(&storages) {
+        let (before, rest) = y.split_at_mut((part.frames.start - done) * frame);
+        before.copy_from_slice(&residual[done * frame..part.frames.start * frame]);
+        let (own, rest) = rest.split_at_mut(part.frames.len() * frame);
+        y = rest;
+        done = part.frames.end;
+        let residual = &residual[part.frames.start * frame..part.frames.end * frame];
+        // The class tokens pass unchanged; the other rows are written once, by the product.
+        for (y, r) in own
+            .chunks_exact_mut(frame)
+            .zip(residual.chunks_exact(frame))
+        {
+            y[..c].copy_from_slice(&r[..c]);
+        }
+        let candle_core::Storage::Cpu(storage) = &**storage else {
+            candle_core::bail!("expected a CPU tensor");
+        };
+        let x = crate::model::ops::slice(storage, layout)?;
+        let output = Grid::new(&(part.frames.len(), tokens, c).into(), Rows::Patches)?;
+        let input = output.packed(part.weight.k());
+        let mut product = part.product(x, input, output);
+        product.residual = Some(residual);
+        products.push((product, own));
+    }
+    y.copy_from_slice(&residual[done * frame..]);
+    run_all(products)
+}
+
+/// Whether the segments follow one another inside the batch.
+fn check(frames: usize, parts: &[Each<'_>]) -> Result<()> {
+    let mut begin = 0;
+    for part in parts {
+        if part.frames.start < begin || part.frames.end < part.frames.start {
+            candle_core::bail!("segment {:?} begins before {begin}", part.frames);
+        }
+        begin = part.frames.end;
+    }
+    if begin > frames {
+        candle_core::bail!("segments end at {begin}, after {frames} frames");
+    }
+    Ok(())
+}

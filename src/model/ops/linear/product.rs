@@ -1,0 +1,292 @@
+//! One product with what goes with it, cut into units of parallel work.
+//!
+//! Invariant: an element is one sum in one order, however the product is cut.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use candle_core::Result;
+use rayon::prelude::*;
+
+use super::Grid;
+use crate::model::Activation;
+use crate::model::ops::gelu::activate_tile;
+use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
+use crate::model::ops::packed::{Packed, SHIFT, encode_row};
+use crate::model::ops::share::Out;
+
+/// Words of a sum that are added up before those of the next tile: a panel's share of them nearly fits the first-level cache.
+const CHUNK: usize = 768;
+
+/// One product with what goes with it.
+pub(super) struct Product<'a> {
+    pub(super) weight: &'a Packed,
+    pub(super) sections: Range<usize>,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) activation: Option<Activation>,
+    pub(super) x: &'a [f32],
+    pub(super) input: Grid,
+    pub(super) output: Grid,
+    /// Laid out as the output.
+    pub(super) residual: Option<&'a [f32]>,
+}
+
+/// How a product is cut into units of parallel work. How changes no result.
+struct Split {
+    /// Rows of a block, and how many blocks a group has.
+    block: usize,
+    blocks: usize,
+    /// Panels of a part, and how many parts there are.
+    per_part: usize,
+    parts: usize,
+    panels: usize,
+}
+
+/// Runs several products as one parallel loop; each writes its own buffer.
+pub(super) fn run_all(mut products: Vec<(Product<'_>, &mut [f32])>) -> Result<()> {
+    for (product, y) in &products {
+        product.check(y.len())?;
+    }
+    products.retain(|(product, _)| !product.is_empty());
+    let blocks = products
+        .iter()
+        .map(|(product, _)| product.blocks().1 * product.input.groups);
+    // Few rows are shared out by columns as well.
+    let parts = (4 * rayon::current_num_threads()).div_ceil(blocks.sum::<usize>().max(1));
+    let (mut ends, mut total) = (Vec::with_capacity(products.len()), 0);
+    let mut work = Vec::with_capacity(products.len());
+    for (product, y) in products {
+        let split = product.split(parts);
+        total += product.input.groups * split.blocks * split.parts;
+        ends.push(total);
+        work.push((product, split, Out::new(y)));
+    }
+    (0..total).into_par_iter().for_each(|unit| {
+        let at = ends.partition_point(|&end| end <= unit);
+        let first = at.checked_sub(1).map_or(0, |before| ends[before]);
+        let (product, split, out) = &work[at];
+        product.unit(split, unit - first, *out);
+    });
+    Ok(())
+}
+
+impl Product<'_> {
+    /// Computes all of it.
+    pub(super) fn run(self, y: &mut [f32]) -> Result<()> {
+        run_all(vec![(self, y)])
+    }
+
+    fn n(&self) -> usize {
+        self.sections.len() * self.weight.section()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.input.count() == 0 || self.n() == 0
+    }
+
+    /// Whether all operands and a result of this length fit.
+    fn check(&self, len: usize) -> Result<()> {
+        let (k, n) = (self.weight.k(), self.n());
+        let fits = |grid: &Grid, len: usize, used: usize| {
+            grid.count() == 0 || grid.at(grid.groups - 1, grid.rows - 1) + used <= len
+        };
+        let ok = fits(&self.input, self.x.len(), k)
+            && fits(&self.output, len, n)
+            && self.input.stride >= k
+            && self.output.stride >= n
+            && self.input.count() == self.output.count()
+            && self.sections.end <= self.weight.sections()
+            && self.bias.is_none_or(|bias| bias.len() == self.weight.n())
+            && self.residual.is_none_or(|residual| residual.len() == len);
+        if !ok {
+            candle_core::bail!(
+                "linear layer of {k} to {n} does not fit {:?} and {:?}",
+                self.input,
+                self.output
+            );
+        }
+        Ok(())
+    }
+
+    /// Rows of a block, and blocks of a group: a block and a panel stay in the second-level cache (half a megabyte where this was measured).
+    fn blocks(&self) -> (usize, usize) {
+        let words = self.weight.format().words(self.weight.k()).clamp(1, CHUNK);
+        let most = (65_536 / words).clamp(24, 96);
+        let rows = self.input.rows;
+        let block = rows
+            .div_ceil(rows.div_ceil(most))
+            .next_multiple_of(self.weight.kernel().rows());
+        (block, rows.div_ceil(block))
+    }
+
+    fn split(&self, parts: usize) -> Split {
+        let (block, blocks) = self.blocks();
+        let panels = self.sections.len() * self.weight.per_section();
+        let parts = parts.clamp(1, panels);
+        let per_part = panels
+            .div_ceil(parts)
+            .next_multiple_of(self.weight.kernel().panels());
+        Split {
+            block,
+            blocks,
+            per_part,
+            parts,
+            panels,
+        }
+    }
+
+    fn unit(&self, split: &Split, unit: usize, out: Out) {
+        let (part, unit) = (unit % split.parts, unit / split.parts);
+        let (group, first) = (unit / split.blocks, unit % split.blocks * split.block);
+        let rows = first..self.input.rows.min(first + split.block);
+        let begin = split.panels.min(part * split.per_part);
+        let panels = begin..split.panels.min(begin + split.per_part);
+        ROWS.with_borrow_mut(|scratch| self.block(group, rows, panels, scratch, out));
+    }
+
+    /// The block's rows as the kernel reads them.
+    fn left(&self, group: usize, rows: &Range<usize>, scratch: &mut Scratch) -> Left {
+        let (format, k) = (self.weight.format(), self.weight.k());
+        let row = |row| self.input.at(group, row);
+        if format == Format::F32 {
+            return Left::floats(self.x[row(rows.start)..].as_ptr(), self.input.stride, 1);
+        }
+        let words = format.words(k);
+        scratch.words.resize(rows.len() * words, 0);
+        scratch.scales.clear();
+        for (out, i) in scratch
+            .words
+            .chunks_exact_mut(words.max(1))
+            .zip(rows.clone())
+        {
+            let scale = encode_row(format, &self.x[row(i)..][..k], out);
+            scratch.scales.push(scale);
+        }
+        Left {
+            at: scratch.words.as_ptr(),
+            row_stride: words,
+            step: 1,
+        }
+    }
+
+    fn block(
+        &self,
+        group: usize,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        scratch: &mut Scratch,
+        out: Out,
+    ) {
+        let kernel = self.weight.kernel();
+        let words = self.weight.format().words(self.weight.k());
+        let left = self.left(group, &rows, scratch);
+        let first_panel = self.sections.start * self.weight.per_section();
+        let (tall, wide) = (kernel.rows(), kernel.panels());
+        let tiles = rows.len().div_ceil(tall);
+        let strips = panels.len().div_ceil(wide);
+        // Long sums are cut, so that a panel's part stays in the first-level cache while all tiles of the block use it.
+        let chunk = if words > CHUNK + CHUNK / 3 {
+            CHUNK
+        } else {
+            words.max(1)
+        };
+        let kept = if words > chunk { strips * tiles } else { 1 };
+        scratch.tiles.resize(kept * wide, [[0.0; NR]; MR]);
+        for begin in (0..words.max(1)).step_by(chunk) {
+            let (count, is_last) = (chunk.min(words - begin), begin + chunk >= words);
+            for (strip, j) in panels.clone().step_by(wide).enumerate() {
+                let last = panels.end.min(j + wide);
+                let right = [j, last - 1].map(|j| {
+                    let panel = self.weight.panel(first_panel + j);
+                    panel[begin * NR..].as_ptr()
+                });
+                for (t, row) in rows.clone().step_by(tall).enumerate() {
+                    let taken = tall.min(rows.end - row);
+                    let at = if kept > 1 {
+                        (strip * tiles + t) * wide
+                    } else {
+                        0
+                    };
+                    let sums = &mut scratch.tiles[at..at + wide];
+                    // SAFETY: `check` saw that the input has these rows of k elements, and `left` gave their words; panels have as many words for
+                    // each of 16 columns.
+                    unsafe {
+                        let left = left.rows_from(row - rows.start).skip(begin);
+                        kernel.tiles(taken, count, left, &right[..last - j], sums, begin > 0);
+                    }
+                    if is_last {
+                        for (tile, j) in sums.iter_mut().zip(j..last) {
+                            let scales = scratch.scales.get(row - rows.start..);
+                            self.widen(
+                                &mut tile[..taken],
+                                scales.unwrap_or_default(),
+                                first_panel + j,
+                            );
+                            self.finish(tile, (group, row..row + taken), first_panel + j, out);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes floats of sums of integers.
+    fn widen(&self, tile: &mut [[f32; NR]], scales: &[f32], panel: usize) {
+        if self.weight.format() != Format::Int8 {
+            return;
+        }
+        let columns = self.weight.columns(panel);
+        for (row, &scale) in tile.iter_mut().zip(scales) {
+            for (value, column) in row.iter_mut().zip(columns) {
+                // The left operand was shifted to be unsigned.
+                let sum = value.to_bits() as i32 - SHIFT * column.sum;
+                *value = sum as f32 * (scale * column.scale);
+            }
+        }
+    }
+
+    /// Adds bias and residual, activates, and writes a tile's rows.
+    fn finish(
+        &self,
+        tile: &mut Tile,
+        (group, rows): (usize, Range<usize>),
+        panel: usize,
+        out: Out,
+    ) {
+        let place = self.weight.place(panel);
+        let bias = self.bias.map(|bias| &bias[place.column..][..place.width]);
+        let column = place.column - self.sections.start * self.weight.section();
+        let at = |row| self.output.at(group, row) + column;
+        for (sums, row) in tile.iter_mut().zip(rows.clone()) {
+            if let Some(bias) = bias {
+                kernel::add(sums, bias, place.width);
+            }
+            if let Some(residual) = self.residual {
+                kernel::add(sums, &residual[at(row)..], place.width);
+            }
+        }
+        if let Some(activation) = self.activation {
+            activate_tile(tile, rows.len(), activation);
+        }
+        for (sums, row) in tile.iter().zip(rows) {
+            // SAFETY: `check` saw the range; no other unit has this row and these columns.
+            let y = unsafe { out.slice(at(row), place.width) };
+            kernel::copy(y, sums, place.width);
+        }
+    }
+}
+
+/// A block's rows in the weight's format; each thread keeps its own.
+#[derive(Default)]
+struct Scratch {
+    words: Vec<u32>,
+    /// What 1 stands for in each row.
+    scales: Vec<f32>,
+    /// Sums that go on.
+    tiles: Vec<Tile>,
+}
+
+thread_local! {
+    static ROWS: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
