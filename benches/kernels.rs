@@ -2,7 +2,7 @@
 //!
 //! criterion's "elements" are operations (two for a multiply-add), so that its throughput reads as FLOP/s; kernels that are bound by memory show bytes a
 //! second. At the end the machine's own limits, measured here and now, and each kernel's share of its limit.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout)] // It prints a table for people.
 
 use std::time::{Duration, Instant};
 
