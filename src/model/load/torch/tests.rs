@@ -289,7 +289,7 @@ fn nesting_work_and_memory_are_bounded() {
     // Each dictionary holds the one before twice: to walk them all takes 2^30 steps.
     let mut shared = b"\x80\x02}q\0".to_vec();
     for i in 0..30_u8 {
-        shared.extend([b'}', b'(']);
+        shared.extend(*b"}(");
         shared.extend(text("a"));
         shared.extend([b'h', i]);
         shared.extend(text("b"));
