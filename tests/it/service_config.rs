@@ -16,7 +16,7 @@ fn may_be_repeated(file: &FileDescriptorProto, method: &MethodDescriptorProto) -
         message
             .is_some_and(|message| (message.field.iter()).any(|field| field.name() == "request_id"))
     };
-    let is_read = ["Get", "List", "Watch"]
+    let is_read = ["Get", "List", "Watch", "Export"]
         .iter()
         .any(|verb| method.name().starts_with(verb));
     !method.client_streaming() && (is_read || method.name() == "Classify" || takes_request_id())

@@ -87,7 +87,7 @@ impl Drop for Call {
 /// What stands for every path that is no method of this server.
 const OTHER: &str = "other";
 
-const METHODS: [&str; 36] = [
+const METHODS: [&str; 38] = [
     "/frameshift.v1.ClassificationService/Classify",
     "/frameshift.v1.ClassificationService/ClassifyUpload",
     "/frameshift.v1.DatasetService/AddExamples",
@@ -105,8 +105,10 @@ const METHODS: [&str; 36] = [
     "/frameshift.v1.ServerService/GetServerInfo",
     "/frameshift.v1.TaskService/CreateTask",
     "/frameshift.v1.TaskService/DeleteTask",
+    "/frameshift.v1.TaskService/ExportAdapterVersion",
     "/frameshift.v1.TaskService/GetAdapterVersion",
     "/frameshift.v1.TaskService/GetTask",
+    "/frameshift.v1.TaskService/ImportAdapterVersion",
     "/frameshift.v1.TaskService/ListAdapterVersions",
     "/frameshift.v1.TaskService/ListResidency",
     "/frameshift.v1.TaskService/ListTasks",
