@@ -10,6 +10,8 @@ use frameshift::spec::Digest;
 use frameshift::store::{DirectoryLock, Error, Faults, Key, Store, layout};
 use sha2::{Digest as _, Sha256};
 
+use crate::server::until;
+
 fn video() -> Key {
     layout::video(&TenantId::anonymous(), VideoId::generate())
 }
@@ -157,23 +159,20 @@ async fn a_write_that_fails_leaves_nothing() {
         .expect("the next write works");
 }
 
-#[test]
-fn a_dropped_writer_leaves_no_file() {
+#[tokio::test]
+async fn a_dropped_writer_leaves_no_file() {
     let directory = tempfile::tempdir().expect("a folder");
     let store = Store::open(directory.path()).expect("a store");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let mut writer = store.writer(&video()).await.expect("a writer");
-        writer.write(&vec![0; 9 << 20]).await.expect("written");
-        assert_eq!(
-            files(directory.path()).len(),
-            1,
-            "what was written lies beside"
-        );
-    });
-    // The runtime finishes the removal, which is blocking work, before it ends.
-    drop(runtime);
-    assert_eq!(files(directory.path()), [] as [&Path; 0]);
+    let mut writer = store.writer(&video()).await.expect("a writer");
+    writer.write(&vec![0; 9 << 20]).await.expect("written");
+    assert_eq!(
+        files(directory.path()).len(),
+        1,
+        "what was written lies beside"
+    );
+    drop(writer);
+    // The removal is blocking work on another thread.
+    until(|| async { files(directory.path()).is_empty() }).await;
 }
 
 #[tokio::test]
