@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
-            eprintln!("frameshift: {:#}", failure.error);
+            eprintln!("frameshift: {}", told(&failure.error));
             failure.exit
         }
     }
@@ -46,6 +46,18 @@ fn main() -> ExitCode {
 struct Failure {
     error: anyhow::Error,
     exit: ExitCode,
+}
+
+/// An error and its causes in a line. Some messages end with their cause already; it is said once.
+fn told(error: &anyhow::Error) -> String {
+    let causes = error.chain().skip(1).map(ToString::to_string);
+    causes.fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 /// Gives an error its exit code.
