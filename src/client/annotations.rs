@@ -218,7 +218,7 @@ fn kinetics(
     Ok(())
 }
 
-/// A list of `{"id", "template" or "label"}`; brackets around placeholders are removed, as in the label list. Entries without a label (the test
+/// A list of `{"id", "template" or "label"}`; the brackets around what stands for an object are removed, as in the label list. Entries without a label (the test
 /// list) are left out.
 fn something_something(
     list: &Path,

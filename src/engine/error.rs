@@ -50,7 +50,7 @@ pub enum Error {
         /// Which.
         version: VersionRef,
     },
-    /// Reading the version failed for now.
+    /// Reading the version failed; it is tried again when the next request asks for it.
     #[error("{version} could not be loaded: {reason}")]
     Load {
         /// Which.

@@ -191,7 +191,7 @@ impl Clips {
                 Err(error) => error,
             };
             match error {
-                // The tenant's other requests fill its share of the queue for now.
+                // The tenant's other requests fill its share of the queue; it empties as they are answered.
                 video::Error::QueueFull => {}
                 video::Error::Interrupted if interrupted < TRIES => interrupted += 1,
                 video::Error::Rejected(why) => {

@@ -2,13 +2,16 @@
 //!
 //! Invariant: a record names its tenant; times are the database's, in microseconds since the Unix epoch.
 
+mod jobs;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AdapterVersion, DatasetId, JobId, TaskId, TenantId, UploadId, VideoId};
 use crate::spec::{
-    AdapterConfig, ClipSampling, Digest, Evaluation, HyperParameters, Invalid, JobState, LabelSet,
-    Precision, Split,
+    AdapterConfig, ClipSampling, Digest, Evaluation, Invalid, LabelSet, Precision, Split,
 };
+
+pub use jobs::*;
 
 /// Microseconds since the Unix epoch.
 pub type Timestamp = i64;
@@ -247,150 +250,6 @@ pub struct VersionManifest {
     pub evaluation: Evaluation,
 }
 
-/// A fine-tuning job.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JobRecord {
-    /// Who owns it.
-    pub tenant: TenantId,
-    /// Its id.
-    pub id: JobId,
-    /// The task that it trains.
-    pub task: TaskId,
-    /// The data set as it was named at submission.
-    pub dataset: DatasetId,
-    /// The snapshot that it reads, taken at submission.
-    pub dataset_digest: Digest,
-    /// As submitted, then as used once the job has been validated.
-    pub hyper_parameters: HyperParameters,
-    /// Where the job is.
-    pub state: JobState,
-    /// Stable reason of a failure, or of an early end.
-    pub reason: Option<String>,
-    /// What went wrong, in words.
-    pub message: Option<String>,
-    /// Steps done.
-    pub step: u64,
-    /// Steps in all; 0 before validation.
-    pub total_steps: u64,
-    /// How often a worker has taken the job.
-    pub attempts: u32,
-    /// Number of the newest claim; 0 before the first.
-    pub epoch: u64,
-    /// Whether its owner wants it to stop.
-    pub cancel_requested: bool,
-    /// The task's etag at submission.
-    pub task_etag: String,
-    /// The newest checkpoint.
-    pub checkpoint: Option<CheckpointRecord>,
-    /// The result, once the job has succeeded.
-    pub result: Option<JobResult>,
-    /// When it was submitted.
-    pub create_time: Timestamp,
-    /// When it ended.
-    pub end_time: Option<Timestamp>,
-}
-
-/// A job that is about to be submitted.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewJob {
-    /// The task to train.
-    pub task: TaskId,
-    /// The data set, of which a snapshot is taken.
-    pub dataset: DatasetId,
-    /// As submitted.
-    pub hyper_parameters: HyperParameters,
-    /// Unfinished jobs that the tenant may have, this one included.
-    pub limit: u32,
-}
-
-/// A checkpoint in the store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckpointRecord {
-    /// Steps done when it was taken.
-    pub step: u64,
-    /// Its blob, as `store::layout` spells keys.
-    pub key: String,
-    /// sha256 of the blob.
-    pub sha256: Digest,
-}
-
-/// What a job made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobResult {
-    /// The version.
-    pub version: u32,
-    /// On the validation split.
-    pub evaluation: Evaluation,
-    /// Mean training loss of each epoch, in nats.
-    pub loss_curve: Vec<f64>,
-    /// Digest of the data set snapshot.
-    pub dataset_digest: Digest,
-    /// Digest of the backbone.
-    pub backbone_digest: Digest,
-    /// The seed that was used.
-    pub seed: u64,
-    /// Trainable parameters.
-    pub parameters: u64,
-    /// Training time without waiting and validation, in microseconds.
-    pub training_micros: u64,
-}
-
-/// The right to write a job: it holds while the job's epoch and state say so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// Who owns the job.
-    pub tenant: TenantId,
-    /// The job.
-    pub job: JobId,
-    /// The claim's number.
-    pub epoch: u64,
-}
-
-/// A job that a worker has taken.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Claim {
-    /// What every write of the worker shows.
-    pub lease: Lease,
-    /// The job, in state VALIDATING.
-    pub job: JobRecord,
-}
-
-/// What a worker reports along with a state or with events; `None` leaves a field as it is.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct JobUpdate {
-    /// The hyper-parameters that are used.
-    pub hyper_parameters: Option<HyperParameters>,
-    /// Steps done.
-    pub step: Option<u64>,
-    /// Steps in all.
-    pub total_steps: Option<u64>,
-}
-
-/// How a job ends without a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
-    /// By an error.
-    Failed {
-        /// Stable reason.
-        reason: String,
-        /// In words.
-        message: String,
-    },
-    /// By its owner.
-    Cancelled,
-}
-
-/// A version that became visible and the job that made it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Published {
-    /// The version.
-    pub version: VersionRecord,
-    /// The job, SUCCEEDED.
-    pub job: JobRecord,
-    /// Whether the version is its task's desired one now.
-    pub is_desired: bool,
-}
-
 /// What an import begins with.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ImportStart {
@@ -409,73 +268,6 @@ pub struct ImportedVersion {
     pub is_desired: bool,
 }
 
-/// Something that happened to a job.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EventRecord {
-    /// 1, 2, 3 … within the job.
-    pub sequence: u64,
-    /// When.
-    pub time: Timestamp,
-    /// What.
-    pub event: Event,
-}
-
-/// What happened to a job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Event {
-    /// The job changed its state.
-    State {
-        /// The state that the job is in now.
-        state: JobState,
-        /// Stable reason, when there is one.
-        reason: Option<String>,
-        /// In words.
-        message: Option<String>,
-    },
-    /// Metrics of a training step.
-    Step(StepMetrics),
-    /// A message for people.
-    Message {
-        /// Whether it is a warning.
-        warning: bool,
-        /// In words.
-        text: String,
-    },
-}
-
-/// Metrics of a training step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct StepMetrics {
-    /// Step, from 1.
-    pub step: u64,
-    /// Steps in all.
-    pub total_steps: u64,
-    /// Epoch, from 1.
-    pub epoch: u32,
-    /// Mean cross entropy of the batch, in nats.
-    #[serde(deserialize_with = "float_or_null")]
-    pub loss: f64,
-    /// Share of the batch that was right.
-    #[serde(deserialize_with = "float_or_null")]
-    pub accuracy: f64,
-    /// Learning rate of the step.
-    #[serde(deserialize_with = "float_or_null")]
-    pub learning_rate: f64,
-    /// Clips per second since the last metrics.
-    #[serde(deserialize_with = "float_or_null")]
-    pub clips_per_second: f64,
-    /// Expected time to the last step, in microseconds.
-    pub eta_micros: u64,
-    /// Bytes that training holds on the device.
-    pub device_bytes: u64,
-}
-
-/// JSON writes what is not a finite number as null.
-fn float_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
-}
-
 /// A version whose blob is in the store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVersion {
@@ -487,19 +279,6 @@ pub struct NewVersion {
     pub sha256: Digest,
     /// Size of the file in bytes.
     pub size_bytes: u64,
-}
-
-/// What a job that succeeded reports besides its version.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Outcome {
-    /// Stable reason of an early end, for example `EARLY_STOPPED`.
-    pub reason: Option<String>,
-    /// Mean training loss of each epoch, in nats.
-    pub loss_curve: Vec<f64>,
-    /// The seed that was used.
-    pub seed: u64,
-    /// Training time without waiting and validation, in microseconds.
-    pub training_micros: u64,
 }
 
 /// What a blob's key says that it is.
