@@ -55,21 +55,42 @@ pub(super) unsafe fn registers(format: Format, steps: usize) -> u64 {
     }
 }
 
-mod f32s {
-    use std::arch::x86_64::{
-        __m256, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps,
-    };
-
-    use super::micro;
-
-    type Right = __m256;
+/// Sums of floats, as both float formats keep them.
+mod floats {
+    use std::arch::x86_64::{__m256, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn zero() -> __m256 {
+    pub(super) fn zero() -> __m256 {
         _mm256_setzero_ps()
     }
+
+    /// # Safety
+    /// There are 8 values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn load(at: *const f32) -> __m256 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    /// # Safety
+    /// There is room for 8 values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn store(at: *mut f32, sum: __m256) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_storeu_ps(at, sum) }
+    }
+}
+
+mod f32s {
+    use std::arch::x86_64::{__m256, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps};
+
+    use super::floats::{load, store, zero};
+    use super::micro;
+
+    type Right = __m256;
 
     /// # Safety
     /// There are 8 words.
@@ -95,43 +116,19 @@ mod f32s {
         _mm256_fmadd_ps(*value, *right, sum)
     }
 
-    /// # Safety
-    /// There are 8 values.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn load(at: *const f32) -> __m256 {
-        // SAFETY: promised by the caller.
-        unsafe { _mm256_loadu_ps(at) }
-    }
-
-    /// # Safety
-    /// There is room for 8 values.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn store(at: *mut f32, sum: __m256) {
-        // SAFETY: promised by the caller.
-        unsafe { _mm256_storeu_ps(at, sum) }
-    }
-
     micro!("avx2,fma");
 }
 
 mod bf16s {
     use std::arch::x86_64::{
-        __m256, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-        _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32,
-        _mm256_storeu_ps,
+        __m256, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
+        _mm256_set1_epi32, _mm256_slli_epi32,
     };
 
+    use super::floats::{load, store, zero};
     use super::micro;
 
     type Right = (__m256, __m256);
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn zero() -> __m256 {
-        _mm256_setzero_ps()
-    }
 
     /// # Safety
     /// There are 8 words.
@@ -163,24 +160,6 @@ mod bf16s {
     #[target_feature(enable = "avx2,fma")]
     fn add(sum: __m256, value: &Right, right: &Right) -> __m256 {
         _mm256_fmadd_ps(value.1, right.1, _mm256_fmadd_ps(value.0, right.0, sum))
-    }
-
-    /// # Safety
-    /// There are 8 values.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn load(at: *const f32) -> __m256 {
-        // SAFETY: promised by the caller.
-        unsafe { _mm256_loadu_ps(at) }
-    }
-
-    /// # Safety
-    /// There is room for 8 values.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn store(at: *mut f32, sum: __m256) {
-        // SAFETY: promised by the caller.
-        unsafe { _mm256_storeu_ps(at, sum) }
     }
 
     micro!("avx2,fma");

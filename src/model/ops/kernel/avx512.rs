@@ -64,21 +64,42 @@ pub(super) unsafe fn registers(format: Format, steps: usize) -> u64 {
     }
 }
 
-mod f32s {
-    use std::arch::x86_64::{
-        __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps,
-    };
-
-    use super::micro;
-
-    type Right = __m512;
+/// Sums of floats, as both float formats keep them.
+mod floats {
+    use std::arch::x86_64::{__m512, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn zero() -> __m512 {
+    pub(super) fn zero() -> __m512 {
         _mm512_setzero_ps()
     }
+
+    /// # Safety
+    /// There are 16 values.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn load(at: *const f32) -> __m512 {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    /// # Safety
+    /// There is room for 16 values.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn store(at: *mut f32, sum: __m512) {
+        // SAFETY: promised by the caller.
+        unsafe { _mm512_storeu_ps(at, sum) }
+    }
+}
+
+mod f32s {
+    use std::arch::x86_64::{__m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps};
+
+    use super::floats::{load, store, zero};
+    use super::micro;
+
+    type Right = __m512;
 
     /// # Safety
     /// There are 16 words.
@@ -104,42 +125,18 @@ mod f32s {
         _mm512_fmadd_ps(*value, *right, sum)
     }
 
-    /// # Safety
-    /// There are 16 values.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn load(at: *const f32) -> __m512 {
-        // SAFETY: promised by the caller.
-        unsafe { _mm512_loadu_ps(at) }
-    }
-
-    /// # Safety
-    /// There is room for 16 values.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn store(at: *mut f32, sum: __m512) {
-        // SAFETY: promised by the caller.
-        unsafe { _mm512_storeu_ps(at, sum) }
-    }
-
     micro!("avx512f");
 }
 
 mod bf16s {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32,
     };
 
+    use super::floats::{load, store, zero};
     use super::micro;
 
     type Right = __m512bh;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn zero() -> __m512 {
-        _mm512_setzero_ps()
-    }
 
     /// # Safety
     /// There are 16 words.
@@ -163,24 +160,6 @@ mod bf16s {
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn add(sum: __m512, value: &Right, right: &Right) -> __m512 {
         _mm512_dpbf16_ps(sum, *value, *right)
-    }
-
-    /// # Safety
-    /// There are 16 values.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn load(at: *const f32) -> __m512 {
-        // SAFETY: promised by the caller.
-        unsafe { _mm512_loadu_ps(at) }
-    }
-
-    /// # Safety
-    /// There is room for 16 values.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn store(at: *mut f32, sum: __m512) {
-        // SAFETY: promised by the caller.
-        unsafe { _mm512_storeu_ps(at, sum) }
     }
 
     micro!("avx512f,avx512bf16");
