@@ -13,6 +13,7 @@ mod file;
 mod header;
 mod hf_clip;
 mod hf_vit;
+mod hugging_face;
 mod measure;
 mod naming;
 mod open_clip;

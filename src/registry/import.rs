@@ -4,13 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::publish::seal;
-use super::{Error, Registry, Result, manifest};
-use crate::faults;
+use super::{Registry, Result, manifest};
 use crate::ids::{RequestId, TaskId, TenantId};
-use crate::metadata::{ImportStart, NewVersion, VersionManifest, VersionRecord};
+use crate::metadata::{ImportStart, VersionManifest, VersionRecord};
 use crate::spec::{Evaluation, Invalid};
-use crate::store::layout;
 
 /// What is imported.
 #[derive(Debug, Clone)]
@@ -66,7 +63,7 @@ impl Registry {
     /// Makes a version of a file: it becomes visible and, with `auto_serve`, the task's desired one. Idempotent by `request`.
     ///
     /// # Errors
-    /// No such task, [`crate::metadata::Error::EtagMismatch`]; [`Error::Malformed`] when `tensors` is no safetensors file; when the store or the
+    /// No such task, [`crate::metadata::Error::EtagMismatch`]; [`super::Error::Malformed`] when `tensors` is no safetensors file; when the store or the
     /// database fails. Nothing is visible then.
     pub async fn import(
         &self,
@@ -74,7 +71,7 @@ impl Registry {
         task: &TaskId,
         import: Import,
     ) -> Result<VersionRecord> {
-        let (store, metadata) = (&self.inner.store, &self.inner.metadata);
+        let metadata = &self.inner.metadata;
         let Import {
             manifest,
             tensors,
@@ -87,23 +84,8 @@ impl Registry {
             ImportStart::Done(version) => return Ok(*version),
             ImportStart::Number(number) => number,
         };
-        let malformed = |problem| Error::Malformed {
-            version: format!("tasks/{task}/versions/{number}"),
-            problem,
-        };
-        let sealed = tokio::task::spawn_blocking(move || seal(&tensors, manifest)).await;
-        let (manifest, bytes, sha256) = sealed
-            .map_err(|error| malformed(error.to_string()))?
-            .map_err(malformed)?;
-        let version = NewVersion {
-            version: number,
-            manifest,
-            sha256,
-            size_bytes: bytes.len() as u64,
-        };
-        let key = layout::version(tenant, task, number, sha256);
-        store.put(&key, bytes.into()).await?;
-        faults::point("publish");
+        let to = (tenant, task, number);
+        let version = self.store_version(to, manifest, tensors).await?;
         let imported = metadata
             .import_version(tenant, task, version, etag, request)
             .await?;

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Error, Registry, Result, manifest};
 use crate::faults;
-use crate::ids::AdapterVersion;
+use crate::ids::{AdapterVersion, TaskId, TenantId};
 use crate::metadata::{
     JobRecord, Lease, NewVersion, Outcome, Published, TaskRecord, VersionManifest,
 };
@@ -51,16 +51,32 @@ impl Registry {
     /// [`Error::Invalid`] when a metric is not a finite number; when the store or the database fails. Nothing is visible then.
     pub async fn publish(&self, lease: &Lease, publication: Publication) -> Result<Published> {
         publication.check()?;
-        let (store, metadata) = (&self.inner.store, &self.inner.metadata);
+        let metadata = &self.inner.metadata;
         let job = metadata.get_job(&lease.tenant, lease.job).await?;
         let task = metadata.get_task(&lease.tenant, &job.task).await?;
         let number = metadata.reserve_version(lease).await?;
         let (manifest, tensors, outcome) = publication.split(&job, &task);
-        let sealed = tokio::task::spawn_blocking(move || seal(&tensors, manifest)).await;
+        let to = (&lease.tenant, &task.id, number);
+        let version = self.store_version(to, manifest, tensors).await?;
+        let published = metadata.publish_version(lease, version, outcome).await?;
+        if published.is_desired {
+            self.announce(&lease.tenant, &task.id);
+        }
+        Ok(published)
+    }
+
+    /// Puts a version's file into the store; nothing names it yet.
+    pub(super) async fn store_version(
+        &self,
+        (tenant, task, number): (&TenantId, &TaskId, AdapterVersion),
+        manifest: VersionManifest,
+        tensors: Vec<u8>,
+    ) -> Result<NewVersion> {
         let malformed = |problem| Error::Malformed {
-            version: format!("tasks/{}/versions/{number}", task.id),
+            version: format!("tasks/{task}/versions/{number}"),
             problem,
         };
+        let sealed = tokio::task::spawn_blocking(move || seal(&tensors, manifest)).await;
         let (manifest, bytes, sha256) = sealed
             .map_err(|error| malformed(error.to_string()))?
             .map_err(malformed)?;
@@ -71,14 +87,10 @@ impl Registry {
             size_bytes: bytes.len() as u64,
         };
         // The name holds the content's digest: a worker that lost the job can only write the same bytes or another name.
-        let key = layout::version(&lease.tenant, &task.id, number, sha256);
-        store.put(&key, bytes.into()).await?;
+        let key = layout::version(tenant, task, number, sha256);
+        self.inner.store.put(&key, bytes.into()).await?;
         faults::point("publish");
-        let published = metadata.publish_version(lease, version, outcome).await?;
-        if published.is_desired {
-            self.announce(&lease.tenant, &task.id);
-        }
-        Ok(published)
+        Ok(version)
     }
 }
 
@@ -121,12 +133,9 @@ impl Publication {
 }
 
 /// A sealed file: what it says, its bytes, their sha256.
-pub(super) type Sealed = (VersionManifest, Vec<u8>, Digest);
+type Sealed = (VersionManifest, Vec<u8>, Digest);
 
-pub(super) fn seal(
-    tensors: &[u8],
-    manifest: VersionManifest,
-) -> std::result::Result<Sealed, String> {
+fn seal(tensors: &[u8], manifest: VersionManifest) -> std::result::Result<Sealed, String> {
     let (manifest, bytes) = manifest::seal(tensors, manifest)?;
     let sha256 = Digest(Sha256::digest(&bytes).into());
     Ok((manifest, bytes, sha256))

@@ -83,12 +83,20 @@ pub fn png(rows: &[Vec<&[u8]>], side: usize) -> Result<Vec<u8>, Error> {
             }
         }
     }
+    Ok(written(&pixels, width, height)?)
+}
+
+/// A PNG file of RGBA pixels, `[height, width, 4]`.
+///
+/// # Errors
+/// When there are other than width × height pixels, or none.
+pub fn written(pixels: &[u8], width: usize, height: usize) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
     encoder.set_color(png::ColorType::Rgba);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&pixels)?;
+    writer.write_image_data(pixels)?;
     writer.finish()?;
     Ok(bytes)
 }

@@ -11,7 +11,7 @@ use futures::stream;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 
-use crate::server::{TestServer, create_task, refused, trained, until};
+use crate::server::{TestServer, create_task, refused, serving, trained};
 
 /// Imports a file.
 pub(crate) async fn import(
@@ -109,25 +109,6 @@ fn adapters(server: &TestServer, classes: usize) -> Vec<Stored> {
 
 fn file(tensors: &[Stored]) -> Bytes {
     serialize(tensors, &BTreeMap::new()).into()
-}
-
-async fn serving(client: &Client, task: &str) -> String {
-    let name = format!("tasks/{task}");
-    until(|| async {
-        let request = v1::GetTaskRequest { name: name.clone() };
-        let task = client.tasks().get_task(request).await.unwrap().into_inner();
-        assert_eq!(task.serving_error, "");
-        !task.serving_version.is_empty()
-    })
-    .await;
-    let request = v1::GetTaskRequest { name };
-    client
-        .tasks()
-        .get_task(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .serving_version
 }
 
 #[tokio::test(flavor = "multi_thread")]

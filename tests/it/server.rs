@@ -266,15 +266,22 @@ pub(crate) async fn trained(client: &Client, task: &str) -> Vec<v1::Video> {
     let videos = create_dataset(client, task).await;
     let job = submit(client, task, task).await;
     events(client, &job.name, 0).await;
-    let name = format!("tasks/{task}");
-    until(|| async {
-        let request = v1::GetTaskRequest { name: name.clone() };
+    serving(client, task).await;
+    videos
+}
+
+/// Waits until a task serves. Returns the version's name.
+pub(crate) async fn serving(client: &Client, task: &str) -> String {
+    let version = async || {
+        let request = v1::GetTaskRequest {
+            name: format!("tasks/{task}"),
+        };
         let task = client.tasks().get_task(request).await.unwrap().into_inner();
         assert_eq!(task.serving_error, "");
-        !task.serving_version.is_empty()
-    })
-    .await;
-    videos
+        task.serving_version
+    };
+    until(|| async { !version().await.is_empty() }).await;
+    version().await
 }
 
 /// A request to classify a stored video.

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU16;
 
+use crate::report::sheet::written;
 use crate::video::Picture;
 
 /// Gap between two cells, in pixels; it stays transparent.
@@ -71,14 +72,7 @@ pub(super) fn png(
             }
         }
     }
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
-    encoder.set_color(png::ColorType::Rgba);
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&pixels)?;
-    writer.finish()?;
-    Ok(bytes)
+    written(&pixels, width, height)
 }
 
 #[cfg(test)]

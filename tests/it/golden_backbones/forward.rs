@@ -9,23 +9,29 @@ use super::golden::{Golden, distance};
 /// Worst error as a share of the limit, and where it is.
 struct Worst(f64, String);
 
-pub(super) fn check(case: &Case, backbone: &Backbone) {
-    let golden = Golden::read(&case.folder.join("expected.safetensors"));
+/// The golden pixels, the outputs of all blocks, and the class tokens after the final norm.
+pub(super) fn states(golden: &Golden, backbone: &Backbone) -> (Tensor, Vec<Tensor>, Tensor) {
     let (shape, _) = golden.get("pixels");
     let pixels = Tensor::from_vec(golden.floats("pixels"), shape.as_slice(), &Device::Cpu)
         .expect("pixels are a tensor");
-    let embeddings = backbone.embed(&pixels).expect("pixels are embedded");
     let blocks = backbone
         .hidden_states(&pixels)
         .expect("pixels pass the blocks");
-    let tokens = blocks.last().expect("a block").clone();
-    let class = tokens
+    let class = (blocks.last().expect("a block"))
         .narrow(1, 0, 1)
         .and_then(|class| class.squeeze(1))
         .expect("a class token");
     let class = backbone
         .final_norm(&class)
         .expect("the class token is normed");
+    (pixels, blocks, class)
+}
+
+pub(super) fn check(case: &Case, backbone: &Backbone) {
+    let golden = Golden::read(&case.folder.join("expected.safetensors"));
+    let (pixels, blocks, class) = states(&golden, backbone);
+    let embeddings = backbone.embed(&pixels).expect("pixels are embedded");
+    let tokens = blocks.last().expect("a block").clone();
 
     let mut worst = Worst(0.0, String::new());
     let mut compared = 0;

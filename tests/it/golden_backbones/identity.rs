@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
 use frameshift::model::Backbone;
 use frameshift::model::load::{Overrides, Part, plan, write_torch};
 use frameshift::spec::Precision;
 use frameshift::tools::convert::{Args, convert};
 
 use super::case::Case;
+use super::forward::states;
 use super::golden::{Golden, distance};
 use super::{cases, plan_of};
 
@@ -124,21 +124,7 @@ fn a_wrong_activation_or_eps_changes_the_digest_and_the_output() {
 /// How far the class token is from the golden one.
 fn moves(case: &Case, backbone: &Backbone) -> f64 {
     let golden = Golden::read(&case.folder.join("expected.safetensors"));
-    let (shape, _) = golden.get("pixels");
-    let pixels = Tensor::from_vec(golden.floats("pixels"), shape.as_slice(), &Device::Cpu)
-        .expect("pixels are a tensor");
-    let states = backbone
-        .hidden_states(&pixels)
-        .expect("pixels pass the blocks");
-    let class = states
-        .last()
-        .expect("a block")
-        .narrow(1, 0, 1)
-        .and_then(|class| class.squeeze(1))
-        .expect("a class token");
-    let class = backbone
-        .final_norm(&class)
-        .expect("the class token is normed");
+    let (_, _, class) = states(&golden, backbone);
     let values = class
         .flatten_all()
         .and_then(|flat| flat.to_vec1::<f32>())

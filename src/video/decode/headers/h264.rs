@@ -1,7 +1,7 @@
 //! H.264: one frame of one packet, and where decoding may begin. Pure.
 
 use super::bits::{Bits, unescaped};
-use super::units::{Framing, ParameterSets, each_unit};
+use super::units::{Framing, ParameterSets, each_unit, sized_unit};
 use super::{Doubt, Facts};
 
 const SLICE: u8 = 1;
@@ -67,9 +67,7 @@ impl H264 {
             let (&count, tail) = rest.split_first().ok_or(Doubt::Malformed)?;
             rest = tail;
             for _ in 0..count & mask {
-                let (length, tail) = rest.split_first_chunk().ok_or(Doubt::Malformed)?;
-                let length = usize::from(u16::from_be_bytes(*length));
-                let (unit, tail) = tail.split_at_checked(length).ok_or(Doubt::Malformed)?;
+                let (unit, tail) = sized_unit(rest)?;
                 rest = tail;
                 self.take_set(unit)?;
             }

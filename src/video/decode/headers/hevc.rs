@@ -3,7 +3,7 @@
 //! Units of other layers (a second view, alpha) are left out, as FFmpeg's decoder leaves them out.
 
 use super::bits::{Bits, unescaped};
-use super::units::{Framing, ParameterSets, each_unit};
+use super::units::{Framing, ParameterSets, each_unit, sized_unit};
 use super::{Doubt, Facts};
 
 /// Unit types: the last of the slices that exist, broken links, IDR, intra random access points.
@@ -66,9 +66,7 @@ impl Hevc {
             let (&[_, high, low], tail) = rest.split_first_chunk().ok_or(Doubt::Malformed)?;
             rest = tail;
             for _ in 0..u16::from_be_bytes([high, low]) {
-                let (length, tail) = rest.split_first_chunk().ok_or(Doubt::Malformed)?;
-                let length = usize::from(u16::from_be_bytes(*length));
-                let (unit, tail) = tail.split_at_checked(length).ok_or(Doubt::Malformed)?;
+                let (unit, tail) = sized_unit(rest)?;
                 rest = tail;
                 self.take_set(unit)?;
             }

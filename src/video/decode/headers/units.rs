@@ -16,6 +16,13 @@ pub(super) enum Framing {
     StartCodes,
 }
 
+/// Divides off the unit that follows its 16-bit length, as boxes of parameter sets have them. Returns the unit and the rest.
+pub(super) fn sized_unit(bytes: &[u8]) -> Result<(&[u8], &[u8]), Doubt> {
+    let (length, tail) = bytes.split_first_chunk().ok_or(Doubt::Malformed)?;
+    let length = usize::from(u16::from_be_bytes(*length));
+    tail.split_at_checked(length).ok_or(Doubt::Malformed)
+}
+
 /// Calls `each` with every unit of a packet that is not empty.
 pub(super) fn each_unit(
     packet: &[u8],
