@@ -226,7 +226,7 @@ async fn a_late_call_never_reaches_the_device() {
     let server = TestServer::start().await;
     let client = server.client("acme").await;
     let videos = trained(&client, "shade").await;
-    let before = server.wiring.device.stats().batches;
+    let before = server.settled().batches;
     let pause = server.wiring.device.pause();
     let request = classify("shade", &videos[0].name);
     let code = classify_within(&server, "50m", &request).await;
@@ -239,7 +239,7 @@ async fn a_late_call_never_reaches_the_device() {
         .classify(classify("shade", &videos[0].name))
         .await;
     next.expect("the next call is answered");
-    assert_eq!(server.wiring.device.stats().batches, before + 1);
+    assert_eq!(server.settled().batches, before + 1);
     server.stop().await;
 }
 
@@ -248,7 +248,7 @@ async fn a_call_that_is_given_up_never_reaches_the_device() {
     let server = TestServer::start().await;
     let client = server.client("acme").await;
     let videos = trained(&client, "shade").await;
-    let before = server.wiring.device.stats().batches;
+    let before = server.settled().batches;
     let pause = server.wiring.device.pause();
     let mut calls = client.classification();
     let request = classify("shade", &videos[0].name);
@@ -262,6 +262,6 @@ async fn a_call_that_is_given_up_never_reaches_the_device() {
         .classify(classify("shade", &videos[0].name))
         .await;
     next.expect("the next call is answered");
-    assert_eq!(server.wiring.device.stats().batches, before + 1);
+    assert_eq!(server.settled().batches, before + 1);
     server.stop().await;
 }

@@ -82,7 +82,7 @@ fn work(server: &TestServer) -> (u64, u64, Vec<String>) {
         .filter(|line| !line.contains("_bucket"))
         .map(str::to_owned)
         .collect();
-    let stats = server.wiring.device.stats();
+    let stats = server.settled();
     (stats.slices(), stats.batches, decoded)
 }
 

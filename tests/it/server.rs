@@ -10,6 +10,7 @@ use frameshift::app::{self, App, Wiring};
 use frameshift::client::Client;
 use frameshift::config::Config;
 use frameshift::config::settings::Flags;
+use frameshift::device;
 use frameshift::proto::v1;
 use frameshift::shutdown;
 use frameshift::video::encode::{Encoder, Format};
@@ -58,6 +59,13 @@ impl TestServer {
             running: tokio::spawn(app.run_until(async move { signal.draining().await })),
             _folder: None,
         }
+    }
+
+    /// The device's counters between two slices: those of everything that was answered. A batch is counted when its last slice is over, and
+    /// that slice hands out the answers.
+    pub(crate) fn settled(&self) -> device::Stats {
+        drop(self.wiring.device.pause());
+        self.wiring.device.stats()
     }
 
     /// A client of a tenant.
