@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Ours against PyTorch, ONNX Runtime and OpenVINO: same machine, weights, clips, threads and precision, interleaved; prints a Markdown table.
 
-  bench.py --peer FOLDER --program FRAMESHIFT [--quick] [--rounds 5] [--rows SUBSTRING]
+  bench.py --peer FOLDER --program FRAMESHIFT [--quick] [--rounds 5] [--rows REGEX]
 
 A row's ratio is the median time of the fastest peer over ours; it is printed only where the logits agree. Runs under the Python that has the peers.
 """
-import argparse, datetime, json, os, platform, statistics, subprocess, sys, tempfile
+import argparse, datetime, json, os, platform, re, statistics, subprocess, sys, tempfile
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -127,7 +127,7 @@ def main():
     print(f"{datetime.date.today()} · {cpu()} · {options.threads} threads · {', '.join(versions)} · {options.rounds} interleaved rounds, medians of a whole batch or step\n")
     print("| work | ours | peers | ratio | goal | |\n|---|---|---|---|---|---|", flush=True)
     for entry in rows():
-        if options.rows in entry["name"] and (entry["quick"] or not options.quick): print(measure(entry, options), flush=True)
+        if re.search(options.rows, entry["name"]) and (entry["quick"] or not options.quick): print(measure(entry, options), flush=True)
 
 
 if __name__ == "__main__": main()
