@@ -25,8 +25,12 @@ has decord || install decord
 has torch || "$python" -m pip install --quiet --disable-pip-version-check torch --index-url https://download.pytorch.org/whl/cpu || install torch
 has torchcodec.decoders || install torchcodec
 # torchcodec loads FFmpeg's shared libraries, two more than this project needs.
-"$python" -c 'import ctypes.util as u, sys; sys.exit(not (u.find_library("avdevice") and u.find_library("avfilter")))' ||
-  echo "== torchcodec may not load: install FFmpeg's libavdevice and libavfilter (Debian 12: libavdevice59), or name their folder in LD_LIBRARY_PATH" >&2
+loads() { "$python" -c 'import ctypes.util as u, sys; sys.exit(not (u.find_library("avdevice") and u.find_library("avfilter")))'; }
+if ! loads && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "== installing libavdevice and libavfilter, which torchcodec loads" >&2
+  apt-get install -y -qq --no-install-recommends libavdevice-dev libavfilter-dev >/dev/null || true
+fi
+loads || echo "== torchcodec will not load: install FFmpeg's libavdevice and libavfilter, or name their folder in LD_LIBRARY_PATH" >&2
 
 program="${FRAMESHIFT_PROGRAM:-}"
 if [ -z "$program" ]; then

@@ -11,10 +11,11 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# Ours alone: what the row is, two requests whose ratio it is, the goal, whether it is an upper one.
+# Ours alone: what the row is, two requests whose ratio it is (with the flags of the process that answers), the goal, whether it is an upper one.
 OURS = [
-    ("one core / two cores busy", "single", "pair", 1.9, False),
-    ("3 spatial × 3 temporal views / one view", "views", "dense", 3.2, True),
+    ("not confined / confined worker", ("clip", "--unconfined"), ("clip",), 0.96, False),
+    ("one core / two cores busy", ("single",), ("pair",), 1.9, False),
+    ("3 spatial × 3 temporal views / one view", ("views",), ("dense",), 3.2, True),
 ]
 # What encloses the section that is written.
 BEGIN, END = "<!-- video: begin -->", "<!-- video: end -->"
@@ -122,17 +123,17 @@ def measure(program, path, mode, peers, rounds):
 
 def ours_only(program, path, first, second, rounds):
     """Medians of two requests of ours, interleaved."""
-    process = Process(program, "video", "time")
-    times = {first: [], second: []}
+    sides = [(what, Process(program, "video", "time", *flags), []) for what, *flags in (first, second)]
     for number in range(rounds + 1):
-        for what in (first, second):
+        for what, process, times in sides:
             answer = process.ask(f"{what} {path}")
             if answer.startswith("error"):
                 return None
             if number > 0:
-                times[what].append(float(answer))
-    process.end()
-    return statistics.median(times[first]), statistics.median(times[second])
+                times.append(float(answer))
+    for _, process, _ in sides:
+        process.end()
+    return [statistics.median(times) for _, _, times in sides]
 
 
 def machine():

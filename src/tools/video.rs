@@ -47,7 +47,11 @@ pub enum Command {
     Frames(Frames),
     /// Reads lines `frames|clip|dense|views|pair|single FILE` and prints each one's milliseconds, for benchmarks
     #[command(hide = true)]
-    Time,
+    Time {
+        /// Without Landlock and seccomp, to see what they cost
+        #[arg(long)]
+        unconfined: bool,
+    },
 }
 
 /// Arguments of `frameshift video frames`.
@@ -264,13 +268,15 @@ fn input(path: &Path) -> Result<Input, Error> {
 /// # Errors
 /// When the file cannot be read, is refused, or the answer cannot be written.
 pub async fn run(args: &Args, program: PathBuf) -> Result<(), Error> {
-    let decoder = Decoder::start(video::Config::new(program))
-        .await
-        .map_err(Error::Start)?;
+    let mut config = video::Config::new(program);
+    if matches!(args.command, Command::Time { unconfined: true }) {
+        config.layers = video::Layers::PLAIN;
+    }
+    let decoder = Decoder::start(config).await.map_err(Error::Start)?;
     match &args.command {
         Command::Probe { file } => probe(&decoder, file).await,
         Command::Frames(frames) => draw(&decoder, frames).await,
-        Command::Time => timing::run(&decoder).await,
+        Command::Time { .. } => timing::run(&decoder).await,
     }
 }
 
