@@ -31,16 +31,16 @@ pub(super) fn multiply_adds(format: Format, steps: usize) -> u64 {
     kernel::Kernel::best(format).multiply_adds(steps)
 }
 
-/// The precision that `auto` means: bfloat16 where the CPU multiplies it directly.
+/// The precision that `auto` means: bfloat16 where the CPU multiplies it faster than floats.
 pub fn fastest() -> Precision {
-    if instructions(Precision::Bf16) == "avx512" {
+    if kernel::Kernel::best(Format::Bf16).beats_floats() {
         Precision::Bf16
     } else {
         Precision::F32
     }
 }
 
-/// Which instructions multiply the frozen weights in this precision: `avx512`, `avx2` or `portable`.
+/// Which instructions multiply the frozen weights in this precision: `amx`, `avx512`, `avx2` or `portable`.
 pub fn instructions(precision: Precision) -> &'static str {
     kernel::Kernel::best(Format::of(precision)).name()
 }

@@ -1,9 +1,11 @@
-//! The innermost product: up to 12 rows times one packed panel of 16 columns, or two, in three number formats.
+//! The innermost product: a few rows times one packed panel of 16 columns, or two, in three number formats.
 //!
 //! Operands are 32-bit words: one float, two bfloat16 or four 8-bit integers, neighbours along k. Invariants: each element is the sum over the words
-//! 0, 1, … in this order, whatever the number of rows and panels; sums of integers are exact, so the same on every CPU.
+//! 0, 1, … in one order, whatever the number of rows and panels; sums of integers are exact, so the same on every CPU.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -18,8 +20,11 @@ use crate::spec::Precision;
 
 /// Columns of a panel.
 pub(super) const NR: usize = 16;
-/// Most rows of a tile; how many a CPU takes at once is [`Kernel::rows`].
+/// Rows of a tile; how many a CPU takes at once is [`Kernel::rows`], in [`Kernel::stacked`] tiles.
 pub(super) const MR: usize = 12;
+
+/// Words after which a sum may be cut, to go on later with the same bits: every multiple of this.
+pub(super) const STEP: usize = 16;
 
 /// Rows of results: floats, or the bits of 32-bit integers when the operands are integers.
 pub(super) type Tile = [[f32; NR]; MR];
@@ -71,6 +76,9 @@ pub(in crate::model) enum Isa {
     /// AVX-512, with its bfloat16 or VNNI instructions for those formats.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AMX's matrix unit, for bfloat16 and 8-bit integers, with AVX-512 for what is left over.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -92,11 +100,15 @@ impl Isa {
                         Format::Int8 => std::is_x86_feature_detected!("avx512vnni"),
                     }
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512.runs(format) && amx::runs(format),
         }
     }
 
     /// All, the best first.
     pub(in crate::model) const ALL: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Amx,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
@@ -182,6 +194,21 @@ impl Kernel {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => "amx",
+        }
+    }
+
+    /// Whether it is faster than that of floats on the same CPU.
+    pub(super) fn beats_floats(self) -> bool {
+        match self.isa {
+            Isa::Portable => false,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::is_bf16_fast(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => true,
         }
     }
 
@@ -193,6 +220,8 @@ impl Kernel {
             Isa::Avx2 => avx2::rows(self.format),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => amx::ROWS,
         }
     }
 
@@ -203,11 +232,17 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => 1,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => 2,
+            Isa::Avx512 | Isa::Amx => 2,
         }
     }
 
-    /// Computes `rows` rows of one tile for each panel, or adds to them when it goes on from words before; the other rows are left as they were.
+    /// Tiles that hold a whole tile's rows of one panel.
+    pub(super) fn stacked(self) -> usize {
+        self.rows().div_ceil(MR)
+    }
+
+    /// Computes `rows` rows of `self.stacked()` tiles for each panel, or adds to them when it goes on from words before, a multiple of
+    /// [`STEP`]; the other rows are left as they were.
     ///
     /// # Safety
     /// `rows` is 1 to `self.rows()`, there are 1 to `self.panels()` panels, `left` has `rows` rows of `words` words, and each panel has `words` · 16.
@@ -221,7 +256,8 @@ impl Kernel {
         out: &mut [Tile],
         goes_on: bool,
     ) {
-        debug_assert!(panels.len() <= self.panels() && panels.len() <= out.len());
+        debug_assert!(panels.len() <= self.panels());
+        debug_assert!(panels.len() * self.stacked() <= out.len());
         debug_assert!((1..=self.rows()).contains(&rows));
         // SAFETY: passed on; `best` and `on` checked the CPU.
         unsafe {
@@ -233,6 +269,8 @@ impl Kernel {
                 Isa::Avx2 => avx2::tile(self.format, rows, words, left, panels, out, goes_on),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => avx512::tile(self.format, rows, words, left, panels, out, goes_on),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Amx => amx::tile(self.format, rows, words, left, panels, out, goes_on),
             }
         }
     }
@@ -248,6 +286,8 @@ impl Kernel {
                 Isa::Avx2 => 8 * avx2::registers(self.format, steps),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => 16 * avx512::registers(self.format, steps),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Amx => amx::registers(self.format, steps),
             }
         };
         per_step * steps as u64 * self.format.group() as u64

@@ -1,6 +1,6 @@
 //! Every set of instructions that this CPU has against plain loops.
 
-use super::{Format, Isa, Kernel, Left, MR, NR, Tile};
+use super::{Format, Isa, Kernel, Left, MR, NR, STEP, Tile};
 use crate::rng::Stream;
 
 fn operand(format: Format, stream: &mut Stream, words: usize) -> Vec<u32> {
@@ -15,9 +15,13 @@ fn operand(format: Format, stream: &mut Stream, words: usize) -> Vec<u32> {
     (0..words).map(|_| word(stream)).collect()
 }
 
-/// One tile of each panel.
-fn run(kernel: Kernel, rows: usize, words: usize, left: &[u32], panels: &[&[u32]]) -> [Tile; 2] {
-    let mut tiles = [[[f32::from_bits(7); NR]; MR]; 2];
+/// The rows of each panel's results.
+type Results = Vec<Vec<[f32; NR]>>;
+
+/// One whole tile of each panel.
+fn run(kernel: Kernel, rows: usize, words: usize, left: &[u32], panels: &[&[u32]]) -> Results {
+    let untouched: Tile = [[f32::from_bits(7); NR]; MR];
+    let mut tiles = vec![untouched; 2 * kernel.stacked()];
     let left = Left {
         at: left.as_ptr(),
         row_stride: words,
@@ -26,12 +30,15 @@ fn run(kernel: Kernel, rows: usize, words: usize, left: &[u32], panels: &[&[u32]
     let pointers: Vec<*const u32> = panels.iter().map(|panel| panel.as_ptr()).collect();
     for (pointers, tiles) in pointers
         .chunks(kernel.panels())
-        .zip(tiles.chunks_mut(kernel.panels()))
+        .zip(tiles.chunks_mut(kernel.panels() * kernel.stacked()))
     {
         // SAFETY: the operands have these rows and words.
         unsafe { kernel.tiles(rows, words, left, pointers, tiles, false) };
     }
     tiles
+        .chunks(kernel.stacked())
+        .map(|panel| panel.as_flattened().to_vec())
+        .collect()
 }
 
 #[test]
@@ -67,8 +74,8 @@ fn all_instructions_give_the_same_sums() {
 
 fn compare(
     format: Format,
-    (got, first): (&[Tile; 2], usize),
-    want: &[Tile; 2],
+    (got, first): (&Results, usize),
+    want: &Results,
     rows: usize,
     words: usize,
 ) {
@@ -88,14 +95,14 @@ fn compare(
 #[test]
 fn a_sum_that_goes_on_has_the_bits_of_the_whole() {
     let mut stream = Stream::new(4, "kernel");
-    let (words, first) = (50, 17);
+    let (words, first) = (50, STEP);
     for format in [Format::F32, Format::Bf16, Format::Int8] {
         for kernel in Isa::ALL.iter().filter_map(|&isa| Kernel::on(format, isa)) {
             let rows = kernel.rows();
             let left = operand(format, &mut stream, rows * words);
             let right = operand(format, &mut stream, words * NR);
             let whole = run(kernel, rows, words, &left, &[&right]);
-            let mut parts = [[[0.0; NR]; MR]; 2];
+            let mut parts = vec![[[0.0; NR]; MR]; kernel.stacked()];
             for (begin, count) in [(0, first), (first, words - first)] {
                 let left = Left {
                     at: left[begin..].as_ptr(),
@@ -106,14 +113,14 @@ fn a_sum_that_goes_on_has_the_bits_of_the_whole() {
                 // SAFETY: the operands have these rows and words.
                 unsafe { kernel.tiles(rows, count, left, &[panel], &mut parts, begin > 0) };
             }
-            let bits = |tile: &Tile| {
-                tile[..rows]
+            let bits = |panel: &[[f32; NR]]| {
+                panel[..rows]
                     .as_flattened()
                     .iter()
                     .map(|v| v.to_bits())
                     .collect::<Vec<_>>()
             };
-            assert_eq!(bits(&parts[0]), bits(&whole[0]));
+            assert_eq!(bits(parts.as_flattened()), bits(&whole[0]));
         }
     }
 }
@@ -123,6 +130,6 @@ fn the_best_kernel_is_one_that_this_cpu_has() {
     for format in [Format::F32, Format::Bf16, Format::Int8] {
         let best = Kernel::best(format);
         assert!(best.isa.runs(format));
-        assert!(best.rows() <= MR && best.panels() <= 2);
+        assert!(best.rows() <= MR * best.stacked() && best.panels() <= 2);
     }
 }

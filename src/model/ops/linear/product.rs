@@ -17,7 +17,7 @@ use crate::model::ops::packed::{Packed, SHIFT, encode_row};
 use crate::model::ops::share::Out;
 
 /// Words of a sum that are added up before those of the next tile: a panel's share of them nearly fits the first-level cache.
-const CHUNK: usize = 768;
+const CHUNK: usize = 48 * kernel::STEP;
 
 /// One product with what goes with it.
 pub(super) struct Product<'a> {
@@ -180,9 +180,10 @@ impl Product<'_> {
     ) {
         let kernel = self.weight.kernel();
         let words = self.weight.format().words(self.weight.k());
+        let first_row = rows.start;
         let left = self.left(group, &rows, scratch);
         let first_panel = self.sections.start * self.weight.per_section();
-        let (tall, wide) = (kernel.rows(), kernel.panels());
+        let (tall, wide, stacked) = (kernel.rows(), kernel.panels(), kernel.stacked());
         let tiles = rows.len().div_ceil(tall);
         let strips = panels.len().div_ceil(wide);
         // Long sums are cut, so that a panel's part stays in the first-level cache while all tiles of the block use it.
@@ -192,7 +193,7 @@ impl Product<'_> {
             words.max(1)
         };
         let kept = if words > chunk { strips * tiles } else { 1 };
-        scratch.tiles.resize(kept * wide, [[0.0; NR]; MR]);
+        scratch.tiles.resize(kept * wide * stacked, [[0.0; NR]; MR]);
         for begin in (0..words.max(1)).step_by(chunk) {
             let (count, is_last) = (chunk.min(words - begin), begin + chunk >= words);
             for (strip, j) in panels.clone().step_by(wide).enumerate() {
@@ -203,27 +204,26 @@ impl Product<'_> {
                 });
                 for (t, row) in rows.clone().step_by(tall).enumerate() {
                     let taken = tall.min(rows.end - row);
-                    let at = if kept > 1 {
-                        (strip * tiles + t) * wide
-                    } else {
-                        0
-                    };
-                    let sums = &mut scratch.tiles[at..at + wide];
+                    let at = if kept > 1 { strip * tiles + t } else { 0 };
+                    let sums = &mut scratch.tiles[at * wide * stacked..][..wide * stacked];
                     // SAFETY: `check` saw that the input has these rows of k elements, and `left` gave their words; panels have as many words for
                     // each of 16 columns.
                     unsafe {
-                        let left = left.rows_from(row - rows.start).skip(begin);
+                        let left = left.rows_from(row - first_row).skip(begin);
                         kernel.tiles(taken, count, left, &right[..last - j], sums, begin > 0);
                     }
                     if is_last {
-                        for (tile, j) in sums.iter_mut().zip(j..last) {
-                            let scales = scratch.scales.get(row - rows.start..);
-                            self.widen(
-                                &mut tile[..taken],
-                                scales.unwrap_or_default(),
-                                first_panel + j,
-                            );
-                            self.finish(tile, (group, row..row + taken), first_panel + j, out);
+                        for (tiles, j) in sums.chunks_mut(stacked).zip(j..last) {
+                            for (tile, upper) in tiles.iter_mut().zip((0..taken).step_by(MR)) {
+                                let rows = row + upper..row + taken.min(upper + MR);
+                                let scales = scratch.scales.get(rows.start - first_row..);
+                                self.widen(
+                                    &mut tile[..rows.len()],
+                                    scales.unwrap_or_default(),
+                                    first_panel + j,
+                                );
+                                self.finish(tile, (group, rows), first_panel + j, out);
+                            }
                         }
                     }
                 }

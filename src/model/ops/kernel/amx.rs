@@ -1,0 +1,287 @@
+//! Tiles with AMX: a matrix unit that adds 16 words of a sum at once to 16 rows of 16 columns.
+//!
+//! Invariant: a row's sums do not depend on how many rows are computed with it. What is left of a sum after whole steps of 16 words is added by AVX-512.
+#![allow(unsafe_code)]
+
+use std::arch::asm;
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+use super::{Format, Left, MR, NR, Tile, avx512};
+
+/// Rows of a whole tile: two of the unit's registers.
+pub(super) const ROWS: usize = 32;
+/// Tiles of [`MR`] rows that hold them.
+pub(super) const TILES: usize = ROWS.div_ceil(MR);
+/// Rows, and words of a row, of one of its registers.
+const SIDE: usize = 16;
+/// Bytes of a register's row.
+const ROW_BYTES: usize = 4 * SIDE;
+
+/// Whether the CPU has the unit with this format, and the kernel lets this process use it.
+pub(super) fn runs(format: Format) -> bool {
+    static HAS: OnceLock<(bool, bool)> = OnceLock::new();
+    let (bf16, int8) = *HAS.get_or_init(|| {
+        let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        let has = |bit: u32| leaf >> bit & 1 == 1;
+        // AMX-BF16, AMX-TILE and AMX-INT8, as CPUID's leaf 7 numbers them.
+        let permitted = has(24) && is_permitted();
+        (permitted && has(22), permitted && has(25))
+    });
+    match format {
+        Format::F32 => false,
+        Format::Bf16 => bf16,
+        Format::Int8 => int8,
+    }
+}
+
+/// Asks Linux for the unit's registers, which a process may use only after that.
+#[cfg(target_os = "linux")]
+fn is_permitted() -> bool {
+    /// ARCH_REQ_XCOMP_PERM.
+    const REQUEST: libc::c_long = 0x1023;
+    /// The state component of the tiles' data.
+    const TILE_DATA: libc::c_long = 18;
+    // SAFETY: the call takes two numbers and changes what later instructions may do, nothing else.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
+}
+
+/// What `ldtilecfg` reads.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Gives the registers their shapes for so many rows: 0 to 3 hold sums (two panels of the upper rows, then of the lower), 4 and 5 the left operand's upper and
+/// lower rows, 6 and 7 two panels.
+///
+/// # Safety
+/// The CPU has AMX and the process may use it.
+unsafe fn shape(rows: usize) {
+    thread_local! {
+        static SHAPED: Cell<usize> = const { Cell::new(0) };
+    }
+    if SHAPED.replace(rows) == rows {
+        return;
+    }
+    let upper = rows.min(SIDE) as u8;
+    let lower = rows.saturating_sub(SIDE).max(1) as u8;
+    let mut shapes = Shapes {
+        palette: 1,
+        start_row: 0,
+        reserved: [0; 14],
+        row_bytes: [0; 16],
+        rows: [0; 16],
+    };
+    shapes.row_bytes[..8].fill(ROW_BYTES as u16);
+    shapes.rows[..8].copy_from_slice(&[upper, upper, lower, lower, upper, lower, 16, 16]);
+    // SAFETY: the instruction reads these 64 bytes. Registers of tiles are used in this file alone.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
+}
+
+/// Where the operands of a tile lie.
+struct Walk {
+    /// Upper and lower rows of the left operand.
+    left: [*const u32; 2],
+    /// Between those rows.
+    row_bytes: usize,
+    /// Two panels.
+    panels: [*const u32; 2],
+    /// Sums of the upper rows with each panel, then of the lower rows.
+    sums: [*mut f32; 4],
+    /// Steps of 16 words; at least one.
+    steps: usize,
+}
+
+/// Defines a walk over whole steps; `$first` are the instructions that give the four registers of sums their first values.
+macro_rules! walk {
+    ($name:ident, $multiply:literal, $($first:literal),+) => {
+        /// # Safety
+        /// `shape` was called for these rows on this thread, and the CPU multiplies this format. The rows of the left operand and the panels have
+        /// 16 · `steps` words, and all sums 16 values for each row of their register.
+        unsafe fn $name(walk: &Walk) {
+            // SAFETY: promised by the caller. The compiler never uses the registers of tiles, and nobody else does.
+            unsafe {
+                asm!(
+                    $($first,)+
+                    "2:",
+                    "tileloadd tmm6, [{one} + {line}*1]",
+                    "tileloadd tmm4, [{upper} + {row}*1]",
+                    concat!($multiply, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm7, [{two} + {line}*1]",
+                    concat!($multiply, " tmm1, tmm4, tmm7"),
+                    "tileloadd tmm5, [{lower} + {row}*1]",
+                    concat!($multiply, " tmm2, tmm5, tmm6"),
+                    concat!($multiply, " tmm3, tmm5, tmm7"),
+                    "add {upper}, 64",
+                    "add {lower}, 64",
+                    "add {one}, 1024",
+                    "add {two}, 1024",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{a} + {line}*1], tmm0",
+                    "tilestored [{b} + {line}*1], tmm1",
+                    "tilestored [{c} + {line}*1], tmm2",
+                    "tilestored [{d} + {line}*1], tmm3",
+                    upper = inout(reg) walk.left[0] => _,
+                    lower = inout(reg) walk.left[1] => _,
+                    one = inout(reg) walk.panels[0] => _,
+                    two = inout(reg) walk.panels[1] => _,
+                    steps = inout(reg) walk.steps => _,
+                    row = in(reg) walk.row_bytes,
+                    line = in(reg) ROW_BYTES,
+                    a = in(reg) walk.sums[0],
+                    b = in(reg) walk.sums[1],
+                    c = in(reg) walk.sums[2],
+                    d = in(reg) walk.sums[3],
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+walk!(
+    bf16s,
+    "tdpbf16ps",
+    "tilezero tmm0",
+    "tilezero tmm1",
+    "tilezero tmm2",
+    "tilezero tmm3"
+);
+walk!(
+    int8s,
+    "tdpbusd",
+    "tilezero tmm0",
+    "tilezero tmm1",
+    "tilezero tmm2",
+    "tilezero tmm3"
+);
+walk!(
+    more_bf16s,
+    "tdpbf16ps",
+    "tileloadd tmm0, [{a} + {line}*1]",
+    "tileloadd tmm1, [{b} + {line}*1]",
+    "tileloadd tmm2, [{c} + {line}*1]",
+    "tileloadd tmm3, [{d} + {line}*1]"
+);
+walk!(
+    more_int8s,
+    "tdpbusd",
+    "tileloadd tmm0, [{a} + {line}*1]",
+    "tileloadd tmm1, [{b} + {line}*1]",
+    "tileloadd tmm2, [{c} + {line}*1]",
+    "tileloadd tmm3, [{d} + {line}*1]"
+);
+
+/// # Safety
+/// As `Kernel::tiles`, on a CPU with AMX and AVX-512 for this format; `out` has [`TILES`] tiles for each panel, whose rows follow one another.
+pub(super) unsafe fn tile(
+    format: Format,
+    rows: usize,
+    words: usize,
+    left: Left,
+    panels: &[*const u32],
+    out: &mut [Tile],
+    goes_on: bool,
+) {
+    debug_assert!(left.step == 1);
+    let steps = words / SIDE;
+    let out = out.as_mut_ptr().cast::<f32>();
+    let apart = TILES * MR * NR;
+    let first = panels[0];
+    // SAFETY: passed on; rows and panels that are not there are replaced by those that are, and their sums go to `spare`.
+    unsafe {
+        if steps > 0 {
+            let mut spare = [[0.0_f32; NR]; SIDE];
+            let spare = spare.as_mut_ptr().cast::<f32>();
+            let (is_tall, second) = (rows > SIDE, panels.get(1));
+            let place = |is_there: bool, at: usize| {
+                if is_there { out.add(at) } else { spare }
+            };
+            let lower = if is_tall { left.rows_from(SIDE) } else { left };
+            let walk = Walk {
+                left: [left.at, lower.at],
+                row_bytes: 4 * left.row_stride,
+                panels: [first, *second.unwrap_or(&first)],
+                sums: [
+                    out,
+                    place(second.is_some(), apart),
+                    place(is_tall, SIDE * NR),
+                    place(is_tall && second.is_some(), apart + SIDE * NR),
+                ],
+                steps,
+            };
+            shape(rows);
+            match (format, goes_on) {
+                (Format::Int8, false) => int8s(&walk),
+                (Format::Int8, true) => more_int8s(&walk),
+                (_, false) => bf16s(&walk),
+                (_, true) => more_bf16s(&walk),
+            }
+        }
+        let done = steps * SIDE;
+        if done == words && words > 0 {
+            return;
+        }
+        for row in (0..rows).step_by(avx512::ROWS) {
+            let taken = avx512::ROWS.min(rows - row);
+            let left = left.rows_from(row).skip(done);
+            for (p, panel) in panels.iter().enumerate() {
+                let out = out.add(p * apart + row * NR);
+                let goes_on = goes_on || steps > 0;
+                avx512::one(
+                    format,
+                    taken,
+                    words - done,
+                    left,
+                    panel.add(done * NR),
+                    out,
+                    goes_on,
+                );
+            }
+        }
+    }
+}
+
+/// Multiplies registers alone, `steps` times; returns how many words were multiplied each time.
+///
+/// # Safety
+/// The CPU has the unit with this format.
+pub(super) unsafe fn registers(format: Format, steps: usize) -> u64 {
+    macro_rules! repeat {
+        ($multiply:literal) => {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                "2:",
+                concat!($multiply, " tmm0, tmm4, tmm6"),
+                concat!($multiply, " tmm1, tmm4, tmm7"),
+                concat!($multiply, " tmm2, tmm5, tmm6"),
+                concat!($multiply, " tmm3, tmm5, tmm7"),
+                "dec {steps}",
+                "jnz 2b",
+                steps = inout(reg) steps.max(1) => _,
+                options(nostack, nomem),
+            )
+        };
+    }
+    // SAFETY: promised by the caller; see `walk`.
+    unsafe {
+        shape(ROWS);
+        match format {
+            Format::Int8 => repeat!("tdpbusd"),
+            Format::F32 | Format::Bf16 => repeat!("tdpbf16ps"),
+        }
+    }
+    4 * (SIDE * SIDE * SIDE) as u64
+}
