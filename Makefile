@@ -37,4 +37,4 @@ bench-peers: setup
 ## The kernel tests under the address sanitizer.
 asan: setup
 	@RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --locked --lib --target "$$(rustc -vV | sed -n 's/^host: //p')" \
-		--target-dir target/asan model::ops::
+		--target-dir "$${CARGO_TARGET_DIR:-target}/asan" model::ops::
