@@ -9,7 +9,7 @@ use rayon::prelude::*;
 pub(super) use self::code::{SHIFT, encode_row};
 use self::code::{decode, encode};
 use super::kernel::{Format, Kernel, NR};
-use super::share::floats_mut;
+use super::share::{floats_mut, zeroed};
 
 /// The right operand of y = x · Wᵀ: panels of 16 columns (rows of W), each `[words of k][16]`.
 ///
@@ -20,6 +20,8 @@ pub(in crate::model) struct Packed {
     /// Of 8-bit integers only: for each column of each panel, what 1 stands for, and the sum of its integers.
     columns: Vec<Column>,
     format: Format,
+    /// What multiplies by it.
+    kernel: Kernel,
     k: usize,
     /// Columns of a section.
     section: usize,
@@ -133,12 +135,13 @@ impl Packed {
             words: Vec::new(),
             columns: Vec::new(),
             format,
+            kernel: Kernel::best(format),
             k,
             section: n / sections.max(1),
             sections,
         };
         let (count, length) = (packed.panel_count(), packed.panel_words().max(1));
-        let mut words = vec![0; count * packed.panel_words()];
+        let mut words = zeroed(count * packed.panel_words());
         if format == Format::F32 {
             let panels = words.par_chunks_mut(length).enumerate();
             panels.for_each(|(j, panel)| fill(packed.place(j), floats_mut(panel)));
@@ -196,7 +199,14 @@ impl Packed {
 
     /// What multiplies by it.
     pub(super) fn kernel(&self) -> Kernel {
-        Kernel::best(self.format)
+        self.kernel
+    }
+
+    /// The same, multiplied by these instructions; `None` where this CPU lacks them.
+    #[cfg(test)]
+    pub(super) fn on(mut self, isa: super::kernel::Isa) -> Option<Self> {
+        self.kernel = Kernel::on(self.format, isa)?;
+        Some(self)
     }
 
     /// Memory.

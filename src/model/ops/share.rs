@@ -3,6 +3,8 @@
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 
+use crate::model::pages::prefer_large;
+
 /// The f32 values of a contiguous CPU operand.
 pub(in crate::model) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((begin, end)) = layout.contiguous_offsets() else {
@@ -36,12 +38,21 @@ pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, 
 /// Not zeroed: the pass over fresh memory would cost as much as a cheap kernel.
 pub(super) fn unfilled(len: usize) -> Vec<f32> {
     let mut values = Vec::with_capacity(len);
+    prefer_large(&mut values);
     // SAFETY: the capacity is `len`, every bit pattern is an f32, and each kernel writes every element of its output before it is read.
     #[allow(clippy::uninit_vec)]
     unsafe {
         values.set_len(len);
     }
     values
+}
+
+/// A buffer of `len` zeros.
+pub(super) fn zeroed(len: usize) -> Vec<u32> {
+    let mut words = Vec::with_capacity(len);
+    prefer_large(&mut words);
+    words.resize(len, 0);
+    words
 }
 
 /// A pointer that may go to other threads; they write disjoint parts.
