@@ -40,7 +40,7 @@ pub fn fastest() -> Precision {
     }
 }
 
-/// Which instructions multiply the frozen weights in this precision: `amx`, `avx512`, `avx2` or `portable`.
+/// Which instructions multiply the frozen weights in this precision: `amx`, `avx512`, `avx2`, `neon` or `portable`.
 pub fn instructions(precision: Precision) -> &'static str {
     kernel::Kernel::best(Format::of(precision)).name()
 }

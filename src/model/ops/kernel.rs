@@ -10,8 +10,10 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod micro;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -79,6 +81,9 @@ pub(in crate::model) enum Isa {
     /// AMX's matrix unit, for bfloat16 and 8-bit integers, with AVX-512 for what is left over.
     #[cfg(target_arch = "x86_64")]
     Amx,
+    /// NEON, which every 64-bit ARM has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -88,6 +93,8 @@ impl Isa {
         let _ = format;
         match self {
             Self::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => super::simd::is_wide(),
             #[cfg(target_arch = "x86_64")]
@@ -113,6 +120,8 @@ impl Isa {
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
         Self::Avx2,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
         Self::Portable,
     ];
 }
@@ -196,6 +205,8 @@ impl Kernel {
             Isa::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => "amx",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
         }
     }
 
@@ -209,19 +220,23 @@ impl Kernel {
             Isa::Avx512 => avx512::is_bf16_fast(),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => true,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => false,
         }
     }
 
     /// Rows of a whole tile.
     pub(super) fn rows(self) -> usize {
         match self.isa {
-            Isa::Portable => 6,
+            Isa::Portable => portable::ROWS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::rows(self.format),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::ROWS,
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => amx::ROWS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::rows(self.format),
         }
     }
 
@@ -233,6 +248,8 @@ impl Kernel {
             Isa::Avx2 => 1,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => 2,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => 1,
         }
     }
 
@@ -271,6 +288,8 @@ impl Kernel {
                 Isa::Avx512 => avx512::tile(self.format, rows, words, left, panels, out, goes_on),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Amx => amx::tile(self.format, rows, words, left, panels, out, goes_on),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => neon::tile(self.format, rows, words, left, panels, out, goes_on),
             }
         }
     }
@@ -288,6 +307,8 @@ impl Kernel {
                 Isa::Avx512 => 16 * avx512::registers(self.format, steps),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Amx => amx::registers(self.format, steps),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => 4 * neon::registers(self.format, steps),
             }
         };
         per_step * steps as u64 * self.format.group() as u64

@@ -1,7 +1,10 @@
 //! Tiles in plain loops: any CPU, and the twin of the others in tests.
 #![allow(unsafe_code)]
 
-use super::{Format, Left, MR, NR, Tile};
+use super::{Format, Left, NR, Tile};
+
+/// Rows of a whole tile.
+pub(super) const ROWS: usize = 6;
 
 /// # Safety
 /// As `Kernel::tiles`.
@@ -84,16 +87,39 @@ unsafe fn sums<S: Bits>(
     goes_on: bool,
     add: impl Fn(u32, u32, S) -> S,
 ) {
-    let mut sums = [[S::default(); NR]; MR];
+    // SAFETY: passed on; the constant is the number of rows, so that a compiler can keep the sums in registers.
+    unsafe {
+        match rows {
+            1 => fixed::<1, S>(words, left, panel, out, goes_on, add),
+            2 => fixed::<2, S>(words, left, panel, out, goes_on, add),
+            3 => fixed::<3, S>(words, left, panel, out, goes_on, add),
+            4 => fixed::<4, S>(words, left, panel, out, goes_on, add),
+            5 => fixed::<5, S>(words, left, panel, out, goes_on, add),
+            _ => fixed::<6, S>(words, left, panel, out, goes_on, add),
+        }
+    }
+}
+
+/// # Safety
+/// As `Kernel::tiles`, with ROWS rows.
+unsafe fn fixed<const ROWS: usize, S: Bits>(
+    words: usize,
+    left: Left,
+    panel: *const u32,
+    out: &mut Tile,
+    goes_on: bool,
+    add: impl Fn(u32, u32, S) -> S,
+) {
+    let mut sums = [[S::default(); NR]; ROWS];
     if goes_on {
-        for (sums, out) in sums.iter_mut().zip(out.iter()).take(rows) {
+        for (sums, out) in sums.iter_mut().zip(out.iter()) {
             *sums = out.map(S::of);
         }
     }
     for i in 0..words {
         // SAFETY: the panel has 16 words for each step.
         let right = unsafe { &*panel.add(i * NR).cast::<[u32; NR]>() };
-        for (row, sum) in sums.iter_mut().enumerate().take(rows) {
+        for (row, sum) in sums.iter_mut().enumerate() {
             // SAFETY: the left operand has these rows and words.
             let value = unsafe { *left.at.add(row * left.row_stride + i * left.step) };
             for (sum, &right) in sum.iter_mut().zip(right) {
@@ -101,9 +127,7 @@ unsafe fn sums<S: Bits>(
             }
         }
     }
-    for (out, sums) in out.iter_mut().zip(&sums).take(rows) {
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = sum.bits();
-        }
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        *out = sums.map(S::bits);
     }
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use crate::model::Activation;
+use crate::model::ops::kernel::Isa;
 use crate::model::ops::linear::{self, Options, Rows};
 use crate::model::ops::{Format, Packed, read, tensor};
 use crate::rng::Stream;
@@ -69,11 +70,13 @@ proptest! {
         let format = FORMATS[format];
         let (x, w, bias) = (random("x", rows * k), random("w", n * k), random("b", n));
         let packed = Packed::new(format, &w, k, 1);
-        let options = Options { bias: Some(&bias), ..Options::default() };
-        let got = project(&x, k, &packed, options);
+        let want = twin(format, &x, &packed, &bias);
         // A value next to a rounding boundary may fall on its other side: one step of the row times one weight.
         let slack = if format == Format::Int8 { 0.2 } else { 1e-4 };
-        assert_near(&got, &twin(format, &x, &packed, &bias), slack);
+        for packed in Isa::ALL.iter().filter_map(|&isa| packed.clone().on(isa)) {
+            let options = Options { bias: Some(&bias), ..Options::default() };
+            assert_near(&project(&x, k, &packed, options), &want, slack);
+        }
     }
 
     #[test]
@@ -93,9 +96,11 @@ proptest! {
             sections: None,
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let whole = pool.install(|| project(&x, k, &packed, options()));
-        let part = project(&x[first * k..], k, &packed, options());
-        prop_assert_eq!(&part, &whole[first * n..]);
+        for packed in Isa::ALL.iter().filter_map(|&isa| packed.clone().on(isa)) {
+            let whole = pool.install(|| project(&x, k, &packed, options()));
+            let part = project(&x[first * k..], k, &packed, options());
+            prop_assert_eq!(&part, &whole[first * n..]);
+        }
     }
 }
 
