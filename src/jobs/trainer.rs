@@ -162,26 +162,8 @@ impl Trainer {
                 TrainingStep::from_features(backbone(), &self.set, &features, labels, dropout)
             }
             Input::Frames(frames) => {
-                let kept = TrainingStep::new(
-                    backbone(),
-                    &self.set,
-                    frames.clone(),
-                    labels,
-                    dropout.clone(),
-                    Keep::All,
-                )?;
-                if kept.bytes() <= room {
-                    return Ok(kept);
-                }
-                drop(kept);
-                TrainingStep::new(
-                    backbone(),
-                    &self.set,
-                    frames,
-                    labels,
-                    dropout,
-                    Keep::Recompute,
-                )
+                let keep = Keep::Within(room);
+                TrainingStep::new(backbone(), &self.set, frames, labels, dropout, keep)
             }
         }
     }

@@ -65,7 +65,8 @@ enum Heads {
 
 /// What the backward reads.
 pub(super) struct Saved {
-    input: Tensor,
+    /// Only where adapters before attention read it.
+    input: Option<Tensor>,
     pre_attn: Vec<Option<site::Saved>>,
     attention: Option<SavedAttention>,
     before_pre_mlp: Tensor,
@@ -119,6 +120,8 @@ impl Block {
         let input = x.clone();
         let (x, pre_attn) = adapt(&input, &sites.pre_attn)?;
         let (x, attention) = self.attend(x, tokens)?;
+        let is_read = reach != Reach::Nothing && !self.ends_at_mlp(sites, reach);
+        let attention = is_read.then_some(attention);
         let before_pre_mlp = x.clone();
         let (x, pre_mlp) = match tokens {
             Tokens::All => adapt(&x, &sites.pre_mlp)?,
@@ -128,9 +131,8 @@ impl Block {
             return Ok((self.feed(&x)?, None));
         }
         let (y, mlp) = self.feed_and_save(x)?;
-        let attention = (!self.ends_at_mlp(sites, reach)).then_some(attention);
         let saved = Saved {
-            input,
+            input: Sites::any(&sites.pre_attn).then_some(input),
             pre_attn,
             attention,
             before_pre_mlp,
@@ -215,15 +217,10 @@ impl Block {
         };
         dx = self.attend_back(&dx, &attention, &mut found.own)?;
         drop(attention);
-        if Sites::any(&sites.pre_attn) {
+        if let Some(x) = &saved.input {
             let wants_dx = reach == Reach::Input;
-            let (below, gradients) = site::backward(
-                &saved.input,
-                &sites.pre_attn,
-                &saved.pre_attn,
-                &dx,
-                wants_dx,
-            )?;
+            let (below, gradients) =
+                site::backward(x, &sites.pre_attn, &saved.pre_attn, &dx, wants_dx)?;
             collect(&mut found.adapters, gradients, "adapter_pre_attn");
             dx = below.unwrap_or(dx);
         }

@@ -17,13 +17,9 @@ pub(super) struct Adapter {
     pub(super) fc2: Linear,
 }
 
-/// What the backward of an adapter reads besides its input.
-pub(super) struct Saved {
-    /// fc1's output, `[frames, P, width]`.
-    narrow: Tensor,
-    /// The convolution's.
-    mixed: Tensor,
-}
+/// What the backward of an adapter reads besides its input: fc1's output, `[frames, P, width]`. The convolution's is computed again, which is cheaper
+/// than to keep it.
+pub(super) struct Saved(Tensor);
 
 impl Adapter {
     pub(super) fn bytes(&self) -> u64 {
@@ -48,13 +44,16 @@ impl Adapter {
         wants_dx: bool,
     ) -> Result<(Option<Tensor>, Found)> {
         let mut found = Found::new();
-        let mixed = (&saved.mixed, Rows::All);
-        let dy_patches = (dy, Rows::Patches);
-        self.fc2
-            .gradients(mixed, dy_patches, ["fc2.weight", "fc2.bias"], &mut found)?;
+        let narrow = &saved.0;
+        if self.fc2.is_trainable() {
+            let mixed = self.conv.forward(narrow, extent)?;
+            let (mixed, dy) = ((&mixed, Rows::All), (dy, Rows::Patches));
+            self.fc2
+                .gradients(mixed, dy, ["fc2.weight", "fc2.bias"], &mut found)?;
+        }
         let d_mixed = self.fc2.backward(dy, Rows::Patches)?;
         if self.fc1.is_trainable() {
-            let (weight, bias) = self.conv.weight_gradient(&saved.narrow, &d_mixed, extent)?;
+            let (weight, bias) = self.conv.weight_gradient(narrow, &d_mixed, extent)?;
             found.push(("conv.weight".to_owned(), weight));
             found.push(("conv.bias".to_owned(), bias));
         }
@@ -98,11 +97,10 @@ pub(super) fn forward(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Opt
         mixed.push(adapter.conv.forward(narrow, site.extent)?);
     }
     let y = linear::project_add_each(&mixed, x, &each(&adapted, |adapter| &adapter.fc2))?;
-    let mut kept = narrow.into_iter().zip(mixed);
+    let mut kept = narrow.into_iter();
     let saved = sites.iter().map(|site| {
         site.adapter?;
-        let (narrow, mixed) = kept.next()?;
-        Some(Saved { narrow, mixed })
+        kept.next().map(Saved)
     });
     Ok((y, saved.collect()))
 }

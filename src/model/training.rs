@@ -23,6 +23,8 @@ pub enum Keep {
     All,
     /// Each block's input; the backward runs the block's forward again.
     Recompute,
+    /// Everything in as many of the upper blocks as these bytes of activations allow, inputs in the others.
+    Within(u64),
 }
 
 /// Dropout before the head.
@@ -57,7 +59,8 @@ pub struct TrainingStep {
     layers: AdapterSet,
     labels: Vec<u32>,
     dropout: Option<Dropout>,
-    keep: Keep,
+    /// The lowest block that keeps everything: those below it are computed again.
+    keeps_from: usize,
     clips: Vec<Arc<[f32]>>,
     num_frames: usize,
     /// The lowest block that the backward reaches; the number of blocks when it reaches none.
@@ -105,9 +108,9 @@ impl TrainingStep {
             inference::check_clip(clip, planes, expected)?;
         }
         let mut step = Self::begin(backbone, set, frames.len(), labels, dropout)?;
-        step.keep = keep;
         step.num_frames = expected / len;
         step.clips = frames;
+        step.keeps_from = step.first_kept(keep);
         Ok(step)
     }
 
@@ -173,7 +176,7 @@ impl TrainingStep {
             layers,
             labels: labels.to_vec(),
             dropout,
-            keep: Keep::All,
+            keeps_from: 0,
             clips: Vec::new(),
             num_frames: 1,
             kept: Vec::new(),
@@ -208,19 +211,50 @@ impl TrainingStep {
 
     /// Memory of activations that the step holds at its peak, in bytes, about.
     pub fn bytes(&self) -> u64 {
+        self.held(self.keeps_from)
+    }
+
+    /// Blocks whose forward runs again for the backward.
+    pub fn recomputed_blocks(&self) -> usize {
+        self.keeps_from.saturating_sub(self.lowest)
+    }
+
+    fn first_kept(&self, keep: Keep) -> usize {
+        let blocks = self.backbone.vit.blocks.len();
+        match keep {
+            Keep::All => 0,
+            Keep::Recompute => blocks,
+            Keep::Within(bytes) => (self.lowest..blocks)
+                .find(|&from| self.held(from) <= bytes)
+                .unwrap_or(blocks),
+        }
+    }
+
+    /// Bytes of activations at the peak when blocks from `from` on keep everything: either when the backward begins, or when it computes a block again
+    /// after those above it were freed.
+    fn held(&self, from: usize) -> u64 {
         let config = self.backbone.config();
         let tokens = self.labels.len() * self.num_frames * config.tokens();
-        // Of one block: input, before and after attention's adapter, queries to values, before and after the MLP's, and its hidden layer; adapters
-        // keep their narrow features twice at two places.
-        let adapters = 4 * self.layers.config().adapter_width as usize;
-        let block = 8 * config.width + config.mlp_width + adapters;
-        let reached = config.layers - self.lowest;
-        let kept = match self.keep {
-            Keep::All => reached * block,
-            Keep::Recompute => reached * config.width + block,
-        };
+        let again = self.lowest..from.clamp(self.lowest, config.layers);
+        let kept: usize = (again.end..config.layers).map(|i| self.kept_by(i)).sum();
+        let most = again.clone().map(|i| self.kept_by(i)).max().unwrap_or(0);
         let passing = 4 * config.width + 2 * config.mlp_width;
-        (tokens * (kept + passing) * size_of::<f32>()) as u64
+        let values = again.len() * config.width + kept.max(most) + passing;
+        (tokens * values * size_of::<f32>()) as u64
+    }
+
+    /// Values for each token that a block keeps when it keeps everything.
+    fn kept_by(&self, block: usize) -> usize {
+        let (c, adapter) = (self.backbone.config().width, self.layers.config());
+        let narrow = adapter.adapter_width as usize;
+        let of = |is: bool, values: usize| usize::from(is) * values;
+        let (tokens, reach) = self.plan(block);
+        // Its input, queries to values, and what the adapter before it reads.
+        let attends = reach == Reach::Input || adapter.adapter_pre_attn;
+        let sections = if tokens == Tokens::Class { 2 } else { 3 };
+        let attention = of(attends, (1 + sections) * c) + of(adapter.adapter_pre_attn, c + narrow);
+        let mlp = c + self.backbone.config().mlp_width + of(adapter.adapter_pre_mlp, c + narrow);
+        attention + of(tokens == Tokens::All, mlp)
     }
 
     /// Loss and gradients.
@@ -269,15 +303,12 @@ impl TrainingStep {
         let (tokens, reach) = self.plan(block);
         let sites = self.sites(block);
         let run = &self.backbone.vit.blocks[block];
-        let (y, kept) = match self.keep {
-            Keep::All => {
-                let (y, saved) = run.forward(&x, &sites, tokens, reach)?;
-                (y, saved.map(Kept::All))
-            }
-            Keep::Recompute => {
-                let (y, _) = run.forward(&x, &sites, tokens, Reach::Nothing)?;
-                (y, (reach != Reach::Nothing).then_some(Kept::Input(x)))
-            }
+        let (y, kept) = if block >= self.keeps_from {
+            let (y, saved) = run.forward(&x, &sites, tokens, reach)?;
+            (y, saved.map(Kept::All))
+        } else {
+            let (y, _) = run.forward(&x, &sites, tokens, Reach::Nothing)?;
+            (y, (reach != Reach::Nothing).then_some(Kept::Input(x)))
         };
         self.kept.extend(kept);
         if tokens == Tokens::All {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
+    /// Bytes that this thread asked for and did not give back, and most that they were.
+    static OWN: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 
 /// Bytes that all threads hold now, and most that they held since somebody asked.
@@ -18,6 +20,11 @@ struct Watch;
 fn hold(bytes: isize) {
     let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
     MOST.fetch_max(held, Ordering::Relaxed);
+    // As in `note`.
+    let _ = OWN.try_with(|own| {
+        let (held, most) = own.get();
+        own.set((held + bytes, most.max(held + bytes)));
+    });
 }
 
 fn note(bytes: usize) {
@@ -72,6 +79,16 @@ pub(crate) fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let result = run();
     let most = MOST.load(Ordering::Relaxed) - before;
     (result, most.max(0) as usize)
+}
+
+/// Runs something on one thread; says how many bytes it held at most, over what it held before, whatever other tests do.
+pub(crate) fn peak_of_one_thread<T: Send>(run: impl FnOnce() -> T + Send) -> (T, usize) {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    pool.expect("a thread").install(|| {
+        OWN.set((0, 0));
+        let result = run();
+        (result, OWN.get().1.max(0) as usize)
+    })
 }
 
 #[test]

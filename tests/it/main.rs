@@ -23,6 +23,7 @@ mod library;
 mod md5;
 mod metadata;
 mod model;
+mod model_memory;
 mod model_precision;
 mod mutation;
 mod processes;

@@ -10,7 +10,7 @@ use frameshift::model::{
 use frameshift::rng::Stream;
 use frameshift::spec::{AdapterConfig, Digest, Normalization, Precision};
 
-fn small() -> BackboneConfig {
+pub(crate) fn small() -> BackboneConfig {
     BackboneConfig {
         image_size: 24,
         patch_size: 8,
@@ -26,7 +26,7 @@ fn small() -> BackboneConfig {
     }
 }
 
-fn random_tensors(config: &BackboneConfig, seed: u64) -> Tensors {
+pub(crate) fn random_tensors(config: &BackboneConfig, seed: u64) -> Tensors {
     let mut rng = Stream::new(seed, "backbone");
     let mut tensors = Tensors::new();
     for (name, shape) in config.tensors() {
