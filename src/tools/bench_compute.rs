@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
 
+mod agreement;
 mod measure;
 mod subject;
 
@@ -21,6 +22,8 @@ use crate::spec::Precision;
 pub enum Command {
     /// Times the model on this machine: one JSON line
     Compute(Box<Args>),
+    /// Trains the demo's tasks and says how the precisions agree on clips that were not learnt from: JSON lines
+    Agreement(agreement::Args),
 }
 
 /// Arguments of `frameshift bench compute`.
@@ -53,7 +56,7 @@ pub struct Args {
     /// Clips of a batch
     #[arg(long, default_value = "1")]
     pub batch: NonZeroUsize,
-    /// Adapter sets among the clips of a batch; divides it
+    /// Adapter sets among the clips of a batch; divides it. More than one is also compared with one, in turns
     #[arg(long, default_value = "1")]
     pub sets: NonZeroUsize,
     /// f32, bf16, int8, or auto: the fastest of the first two on this CPU
@@ -65,6 +68,9 @@ pub struct Args {
     /// Training only: computes activations again instead of keeping them
     #[arg(long)]
     pub recompute: bool,
+    /// Training only: keeps as many activations as fit into so many MiB, and computes the others again
+    #[arg(long, value_name = "MIB", conflicts_with = "recompute")]
+    pub keep_mib: Option<u64>,
     /// How long to measure, after one run that is not counted
     #[arg(long, default_value_t = 20.0)]
     pub seconds: f64,
@@ -126,17 +132,31 @@ struct Report<'a> {
     threads: usize,
     #[serde(flatten)]
     timing: measure::Timing,
+    #[serde(flatten)]
+    mixed: Option<measure::Mixed>,
+    #[serde(flatten)]
+    memory: Option<measure::Memory>,
     gflop_per_clip: f64,
     gflop_per_s: f64,
     peak_mib: u64,
     load_ms: f64,
 }
 
-/// Measures and prints one line of JSON.
+/// Measures and prints.
 ///
 /// # Errors
 /// When arguments or files do not fit.
-pub fn run(Command::Compute(args): &Command) -> Result<(), Error> {
+pub fn run(command: &Command) -> Result<(), Error> {
+    match command {
+        Command::Compute(args) => compute(args),
+        Command::Agreement(args) => {
+            compute_threads(None);
+            agreement::run(args)
+        }
+    }
+}
+
+fn compute(args: &Args) -> Result<(), Error> {
     let precision: Precision = match args.precision.as_str() {
         "auto" => model::fastest(),
         named => named.parse().map_err(Error::Argument)?,
@@ -169,6 +189,8 @@ pub fn run(Command::Compute(args): &Command) -> Result<(), Error> {
         gflop_per_clip: round(gflop, 1.0),
         gflop_per_s: round(gflop * measured.timing.clips_per_s, 1.0),
         timing: measured.timing,
+        mixed: measured.mixed,
+        memory: measured.memory,
         peak_mib: model::usage().peak_bytes >> 20,
         load_ms: subject.load_ms,
     };

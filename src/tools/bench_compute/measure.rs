@@ -22,20 +22,57 @@ pub(super) struct Timing {
     faults_per_run: u64,
 }
 
+/// A batch of several sets against the same batch of one, run in turns.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Mixed {
+    one_set_median_ms: f64,
+    /// Time with several sets over time with one.
+    sets_over_one: f64,
+}
+
+/// A training step's activations.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Memory {
+    activations_mib: u64,
+    recomputed_blocks: usize,
+}
+
 /// Timing, and the logits of the first run.
 pub(super) struct Measured {
     pub(super) timing: Timing,
     pub(super) logits: Vec<Vec<f32>>,
+    pub(super) mixed: Option<Mixed>,
+    pub(super) memory: Option<Memory>,
 }
 
 /// Forwards of one batch.
 pub(super) fn infer(subject: &Subject, args: &Args) -> Result<Measured, Error> {
-    repeat(subject.clips.len(), args, || {
+    let run = |segments| {
         let backbone = Arc::clone(&subject.backbone);
-        let mut batch = Inference::new(backbone, subject.clips.clone(), subject.segments())?;
+        let mut batch = Inference::new(backbone, subject.clips.clone(), segments)?;
         while batch.advance()? == Step::More {}
         batch.into_logits()
-    })
+    };
+    let segments = subject.segments();
+    let mut ones = Vec::new();
+    let is_mixed = segments.len() > 1;
+    let mut measured = repeat(subject.clips.len(), args, is_mixed, |is_counted| {
+        if !is_counted {
+            let start = Instant::now();
+            let logits = run(subject.one_segment())?;
+            ones.push(start.elapsed());
+            return Ok(logits);
+        }
+        run(segments.clone())
+    })?;
+    // The first was a warm-up.
+    let mut ones = ones.split_off(usize::from(is_mixed));
+    ones.sort_unstable();
+    measured.mixed = ones.get(ones.len() / 2).map(|&one| Mixed {
+        one_set_median_ms: ms(one),
+        sets_over_one: round(measured.timing.median_ms / ms(one), 4.0),
+    });
+    Ok(measured)
 }
 
 /// Steps of one set: forward, backward, update.
@@ -46,28 +83,40 @@ pub(super) fn train(subject: &Subject, args: &Args) -> Result<Measured, Error> {
     let labels: Vec<u32> = (0..subject.clips.len())
         .map(|clip| (clip % classes) as u32)
         .collect();
-    let keep = if args.recompute {
-        Keep::Recompute
-    } else {
-        Keep::All
+    let keep = match (args.recompute, args.keep_mib) {
+        (true, _) => Keep::Recompute,
+        (false, Some(mib)) => Keep::Within(mib << 20),
+        (false, None) => Keep::All,
     };
-    repeat(subject.clips.len(), args, || {
+    let mut memory = None;
+    let mut measured = repeat(subject.clips.len(), args, false, |_| {
         let (backbone, clips) = (Arc::clone(&subject.backbone), subject.clips.clone());
         let mut step = TrainingStep::new(backbone, &set, clips, &labels, None, keep)?;
+        memory = Some(Memory {
+            activations_mib: step.bytes() >> 20,
+            recomputed_blocks: step.recomputed_blocks(),
+        });
         while step.advance()? == Step::More {}
         let found = step.finish()?;
         optimizer.step(set.parameters(), &found.gradients, 1e-4)?;
         Ok(found.logits)
-    })
+    })?;
+    measured.memory = memory;
+    Ok(measured)
 }
 
-/// Runs once to warm up, then as often as asked, or until the time is over and at least three times.
+/// Runs once to warm up, then as often as asked, or until the time is over and at least three times. With `in_turns`, calls `run` with `false` before each
+/// time, for what is compared.
 fn repeat(
     clips: usize,
     args: &Args,
-    mut run: impl FnMut() -> Result<Vec<Vec<f32>>, model::Error>,
+    in_turns: bool,
+    mut run: impl FnMut(bool) -> Result<Vec<Vec<f32>>, model::Error>,
 ) -> Result<Measured, Error> {
-    let logits = run()?;
+    if in_turns {
+        run(false)?;
+    }
+    let logits = run(true)?;
     let (mut times, mut faults) = (Vec::new(), Vec::new());
     let begun = Instant::now();
     let more = |runs: usize| match args.runs {
@@ -75,14 +124,16 @@ fn repeat(
         None => runs < 3 || begun.elapsed().as_secs_f64() < args.seconds,
     };
     while more(times.len()) {
+        if in_turns {
+            run(false)?;
+        }
         let (before, start) = (usage().faults, Instant::now());
-        run()?;
+        run(true)?;
         times.push(start.elapsed());
         faults.push(usage().faults - before);
     }
     times.sort_unstable();
     faults.sort_unstable();
-    let ms = |time: Duration| round(time.as_secs_f64() * 1e3, 2.0);
     let median = times[times.len() / 2];
     let timing = Timing {
         clips_per_s: round(clips as f64 / median.as_secs_f64(), 4.0),
@@ -92,5 +143,14 @@ fn repeat(
         runs: times.len(),
         faults_per_run: faults[faults.len() / 2],
     };
-    Ok(Measured { timing, logits })
+    Ok(Measured {
+        timing,
+        logits,
+        mixed: None,
+        memory: None,
+    })
+}
+
+fn ms(time: Duration) -> f64 {
+    round(time.as_secs_f64() * 1e3, 2.0)
 }

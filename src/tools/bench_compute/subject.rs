@@ -149,6 +149,16 @@ impl Subject {
         self.sets.iter().enumerate().map(segment).collect()
     }
 
+    /// All clips for the first set.
+    pub(super) fn one_segment(&self) -> Vec<Segment> {
+        let segment = |set: &Arc<AdapterSet>| Segment {
+            set: Arc::clone(set),
+            clips: 0..self.clips.len(),
+            num_frames: self.frames,
+        };
+        self.sets.first().map(segment).into_iter().collect()
+    }
+
     /// 10⁹ operations (two for a multiply-add) by the formula, without what the last block's shortcut saves: so figures compare with others'.
     pub(super) fn gflop_per_clip(&self, what: What) -> f64 {
         let shape = self.backbone.config();
@@ -188,7 +198,14 @@ fn backbone(args: &Args, precision: Precision) -> Result<(Backbone, f64), Error>
         return Ok((loaded, ms(start)));
     }
     let (shape, name) = (args.size.config(), args.size.name());
-    let rng = Stream::new(1, &name);
+    let tensors = random_tensors(&name, &shape);
+    let start = Instant::now();
+    let built = Backbone::from_tensors_in(&name, shape, Digest([0; 32]), tensors, precision)?;
+    Ok((built, ms(start)))
+}
+
+fn random_tensors(name: &str, shape: &BackboneConfig) -> Tensors {
+    let rng = Stream::new(1, name);
     let mut tensors = Tensors::new();
     for (i, (name, dims)) in shape.tensors().into_iter().enumerate() {
         let mut rng = rng.fork(i as u64);
@@ -204,9 +221,7 @@ fn backbone(args: &Args, precision: Precision) -> Result<(Backbone, f64), Error>
         let values = values.collect();
         tensors.insert(name, (dims, values));
     }
-    let start = Instant::now();
-    let built = Backbone::from_tensors_in(&name, shape, Digest([0; 32]), tensors, precision)?;
-    Ok((built, ms(start)))
+    tensors
 }
 
 /// A set whose adapters do something: convolutions that are not 0.
@@ -290,4 +305,86 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Inference, Keep, Step, TrainableSet, TrainingStep};
+
+    /// One forward and one training step of two blocks.
+    fn run(size: Size, frames: usize) {
+        let shape = BackboneConfig {
+            layers: 2,
+            ..size.config()
+        };
+        let name = size.name();
+        let tensors = random_tensors(&name, &shape);
+        let backbone = Backbone::from_tensors(&name, shape, Digest([0; 32]), tensors);
+        let backbone = Arc::new(backbone.expect("a backbone"));
+        let shape = backbone.config();
+        let set = random_set(shape, Preset::Both.config(), 0).expect("a set");
+        let clips = clips(None, 1, frames * shape.frame_len()).expect("a clip");
+        let segment = Segment {
+            set: Arc::new(set),
+            clips: 0..1,
+            num_frames: frames,
+        };
+        let set = TrainableSet::new(&segment.set).expect("a set");
+        let batch = Inference::new(Arc::clone(&backbone), clips.clone(), vec![segment]);
+        let mut batch = batch.expect("a batch");
+        while batch.advance().expect("a slice") == Step::More {}
+        let logits = batch.into_logits().expect("logits");
+        assert!(logits[0].iter().all(|logit| logit.is_finite()), "{name}");
+
+        let step = TrainingStep::new(backbone, &set, clips, &[3], None, Keep::Within(0));
+        let mut step = step.expect("a step");
+        while step.advance().expect("a slice") == Step::More {}
+        let found = step.finish().expect("a step");
+        assert_eq!(found.gradients.len(), set.parameters().len(), "{name}");
+        let same = found.logits[0].iter().zip(&logits[0]);
+        for (trained, served) in same {
+            assert!(
+                (trained - served).abs() <= 1e-4 * served.abs().max(1.0),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_size_runs_and_trains() {
+        for &size in Size::value_variants() {
+            run(size, 1);
+        }
+    }
+
+    #[test]
+    fn clips_of_eight_sixteen_and_thirty_two_frames_run_and_train() {
+        for frames in [8, 16, 32] {
+            run(Size::TimmS16, frames);
+        }
+        run(Size::VitB32, 32);
+    }
+
+    #[test]
+    fn sizes_have_the_tokens_and_weights_of_their_models() {
+        // Tokens of a frame, and millions of weights of the published models' image side, without what follows the last norm.
+        let expected = [
+            (Size::VitB32, 50, 87),
+            (Size::VitB16, 197, 86),
+            (Size::VitL14, 257, 303),
+            (Size::VitL14At336, 577, 304),
+            (Size::TimmS16, 197, 22),
+            (Size::TimmB16, 197, 86),
+            (Size::TimmL16, 197, 303),
+        ];
+        assert_eq!(expected.len(), Size::value_variants().len());
+        for (size, tokens, millions) in expected {
+            let shape = size.config();
+            assert_eq!(shape.tokens(), tokens, "{size:?}");
+            let shapes = shape.tensors();
+            let weights: usize = shapes.values().map(|s| s.iter().product::<usize>()).sum();
+            assert_eq!((weights + 500_000) / 1_000_000, millions, "{size:?}");
+        }
+    }
 }
