@@ -34,31 +34,32 @@ impl Model {
         fields: Result<Fields<'_>, Invalid>,
         overrides: &Overrides,
     ) -> Result<Plan, Error> {
+        let sizes_in = folder.join("config.json");
         let wrong = |source| Error::Config {
-            path: folder.join("config.json"),
+            path: sizes_in.clone(),
             source,
         };
         let (geometry, mut constants) = fields
             .and_then(|fields| self.read_config(fields))
             .map_err(wrong)?;
         constants.normalization = preprocessor::normalization(folder, self.normalization)?;
-        let (config, decisions) = constants.decide(path, geometry, overrides)?;
-        config.validate().map_err(wrong)?;
         let checkpoint = super::hf_weights(folder)?;
         let is_part = checkpoint.names().any(|name| name.starts_with(self.part));
         let prefix = if is_part { self.part } else { "" };
         measure::refuse_foreign(&checkpoint, prefix)?;
-        Plan::new(Draft {
+        let draft = Draft {
             path,
+            sizes_in: &sizes_in,
             family: self.family,
-            config,
-            decisions,
+            geometry,
+            constants,
             checkpoint,
             naming: Naming {
                 scheme: self.scheme,
                 prefix,
             },
-        })
+        };
+        Plan::new(draft, overrides)
     }
 
     fn read_config(&self, fields: Fields<'_>) -> Result<(Geometry, Constants), Invalid> {

@@ -42,8 +42,9 @@ pub(super) fn plan(
     config: Fields<'_>,
     overrides: &Overrides,
 ) -> Result<Plan, Error> {
+    let sizes_in = folder.join(CONFIG);
     let wrong = |source| Error::Config {
-        path: folder.join(CONFIG),
+        path: sizes_in.clone(),
         source,
     };
     let required = |key| move || Invalid::new(key, "missing");
@@ -59,16 +60,16 @@ pub(super) fn plan(
     measure::refuse_foreign(&checkpoint, naming.prefix)?;
     let geometry = measure::geometry(&checkpoint, &naming)?;
     let constants = read_config(config, model, vision, &geometry).map_err(wrong)?;
-    let (config, decisions) = constants.decide(path, geometry, overrides)?;
-    config.validate().map_err(wrong)?;
-    Plan::new(Draft {
+    let draft = Draft {
         path,
+        sizes_in: &sizes_in,
         family: "open_clip",
-        config,
-        decisions,
+        geometry,
+        constants,
         checkpoint,
         naming,
-    })
+    };
+    Plan::new(draft, overrides)
 }
 
 /// A state dictionary without a configuration.
@@ -87,15 +88,16 @@ pub(super) fn bare(
         normalization: Said::new(Normalization::CLIP, "CLIP's rule"),
         why: "such files come with GELU (LAION's models) and with QuickGELU (OpenAI's and DFN's)",
     };
-    let (config, decisions) = constants.decide(path, geometry, overrides)?;
-    Plan::new(Draft {
+    let draft = Draft {
         path,
+        sizes_in: path,
         family: "open_clip",
-        config,
-        decisions,
+        geometry,
+        constants,
         checkpoint,
         naming,
-    })
+    };
+    Plan::new(draft, overrides)
 }
 
 fn naming(prefix: &'static str) -> Naming {

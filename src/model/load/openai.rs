@@ -37,13 +37,14 @@ pub(super) fn plan(
         normalization: Said::new(Normalization::CLIP, "CLIP's rule"),
         why: "heads are of width 64, which does not divide the width",
     };
-    let (config, decisions) = constants.decide(path, geometry, overrides)?;
-    Plan::new(Draft {
+    let draft = Draft {
         path,
+        sizes_in: path,
         family: "openai_clip",
-        config,
-        decisions,
+        geometry,
+        constants,
         checkpoint,
         naming,
-    })
+    };
+    Plan::new(draft, overrides)
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::Error;
 use super::checkpoint::Checkpoint;
-use super::decide::Decision;
+use super::decide::{Constants, Decision, Geometry, Overrides};
 use super::digest;
 use super::file::Archive;
 use super::header::Entry;
@@ -31,9 +31,11 @@ struct Wanted {
 pub(super) struct Draft<'a> {
     /// What was opened.
     pub(super) path: &'a Path,
+    /// The file that says the sizes, for messages.
+    pub(super) sizes_in: &'a Path,
     pub(super) family: &'static str,
-    pub(super) config: BackboneConfig,
-    pub(super) decisions: Vec<Decision>,
+    pub(super) geometry: Geometry,
+    pub(super) constants: Constants,
     pub(super) checkpoint: Checkpoint,
     pub(super) naming: Naming,
 }
@@ -51,18 +53,21 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks names, shapes and formats; stored tensors that the family has besides the vision tower may be there, others not.
-    pub(super) fn new(draft: Draft<'_>) -> Result<Self, Error> {
+    /// Decides what the tensors do not say, then checks names, shapes and formats; stored tensors that the family has besides the vision tower may be
+    /// there, others not.
+    pub(super) fn new(draft: Draft<'_>, overrides: &Overrides) -> Result<Self, Error> {
         let Draft {
             path,
+            sizes_in,
             family,
-            config,
-            decisions,
+            geometry,
+            constants,
             checkpoint,
             naming,
         } = draft;
+        let (config, decisions) = constants.decide(path, geometry, overrides)?;
         config.validate().map_err(|source| Error::Config {
-            path: path.to_owned(),
+            path: sizes_in.to_owned(),
             source,
         })?;
         let wanted: BTreeMap<String, Wanted> = config

@@ -122,15 +122,16 @@ pub(super) fn plan(path: &Path, archive: Archive, overrides: &Overrides) -> Resu
         normalization: Said::new(config.normalization, from()),
         why: "",
     };
-    let (config, decisions) = constants.decide(path, geometry, overrides)?;
-    Plan::new(Draft {
+    let draft = Draft {
         path,
+        sizes_in: path,
         family: "reference",
-        config,
-        decisions,
+        geometry,
+        constants,
         checkpoint: Checkpoint::single(archive),
         naming: NAMING,
-    })
+    };
+    Plan::new(draft, overrides)
 }
 
 /// Reads a whole checkpoint of the reference's training code, which trains on OpenAI's CLIP only; adapters and head are not the backbone's.
@@ -150,15 +151,16 @@ pub(super) fn whole(
         normalization: Said::new(Normalization::CLIP, rule),
         why: "heads are of width 64, which does not divide the width",
     };
-    let (config, decisions) = constants.decide(path, geometry, overrides)?;
-    Plan::new(Draft {
+    let draft = Draft {
         path,
+        sizes_in: path,
         family: "reference",
-        config,
-        decisions,
+        geometry,
+        constants,
         checkpoint,
         naming: NAMING,
-    })
+    };
+    Plan::new(draft, overrides)
 }
 
 fn read_config(stored: StoredConfig) -> Result<BackboneConfig, Invalid> {

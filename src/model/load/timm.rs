@@ -37,8 +37,9 @@ pub(super) fn plan(
     config: Fields<'_>,
     overrides: &Overrides,
 ) -> Result<Plan, Error> {
+    let sizes_in = folder.join("config.json");
     let wrong = |source| Error::Config {
-        path: folder.join("config.json"),
+        path: sizes_in.clone(),
         source,
     };
     let architecture = config.text("architecture").map_err(wrong)?.unwrap_or("");
@@ -48,16 +49,16 @@ pub(super) fn plan(
     refuse_tokens(&checkpoint)?;
     let geometry = measure::geometry(&checkpoint, &NAMING)?;
     let constants = read_config(config, args, architecture, &geometry).map_err(wrong)?;
-    let (config, decisions) = constants.decide(path, geometry, overrides)?;
-    config.validate().map_err(wrong)?;
-    Plan::new(Draft {
+    let draft = Draft {
         path,
+        sizes_in: &sizes_in,
         family: "timm_vit",
-        config,
-        decisions,
+        geometry,
+        constants,
         checkpoint,
         naming: NAMING,
-    })
+    };
+    Plan::new(draft, overrides)
 }
 
 /// A state dictionary without a configuration.
@@ -84,15 +85,16 @@ pub(super) fn bare(
         },
         why: "heads are of width 64 where no other is published for the width; timm's copies of CLIP come with GELU and with QuickGELU",
     };
-    let (config, decisions) = constants.decide(path, geometry, overrides)?;
-    Plan::new(Draft {
+    let draft = Draft {
         path,
+        sizes_in: path,
         family: "timm_vit",
-        config,
-        decisions,
+        geometry,
+        constants,
         checkpoint,
         naming: NAMING,
-    })
+    };
+    Plan::new(draft, overrides)
 }
 
 /// Refuses what the configuration says is not our block.
