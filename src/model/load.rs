@@ -10,6 +10,8 @@ mod error;
 mod family;
 mod fields;
 mod file;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod header;
 mod hf_clip;
 mod hf_vit;

@@ -4,6 +4,8 @@
 //! anything is allocated for it; storages stay where they lie in the file, and every tensor's view lies inside its storage.
 
 mod error;
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzzing;
 mod globals;
 mod legacy;
 mod machine;

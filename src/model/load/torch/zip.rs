@@ -75,6 +75,12 @@ impl<'a> Zip<'a> {
         }
     }
 
+    /// Of all entries.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.entries.keys().copied()
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<Entry<'a>> {
         self.entries.get(name).copied()
     }
