@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 ///
 /// - `part-stored`: an upload's part is in the store, its row is not there yet
 /// - `blob-put`: a finished video is in the store, not probed yet
-/// - `before-commit`, `after-commit`: around the transaction that makes the video visible
+/// - `before-commit`, `after-commit`: around the transaction that makes the video visible; `after-commit` also of an imported version
 /// - `mid-step`: within a training step
 /// - `checkpoint-written`: a checkpoint is in the store and its record is committed
 /// - `publish`: a version's weights are in the store, the version is not visible yet

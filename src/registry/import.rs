@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Registry, Result, manifest};
+use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId};
 use crate::metadata::{ImportStart, VersionManifest, VersionRecord};
 use crate::spec::{Evaluation, Invalid};
@@ -89,6 +90,7 @@ impl Registry {
         let imported = metadata
             .import_version(tenant, task, version, etag, request)
             .await?;
+        faults::point("after-commit");
         if imported.is_desired {
             self.announce(tenant, task);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use frameshift::client::Client;
+use frameshift::model::BackboneConfig;
 use frameshift::model::exchange::to_torch;
 use frameshift::model::load::{Float, Stored, serialize};
 use frameshift::proto::v1;
@@ -68,16 +69,15 @@ pub(crate) async fn exported(
     Ok((header.version.expect("a version"), bytes.into()))
 }
 
-fn into_task(task: &str) -> v1::ImportAdapterVersionHeader {
+pub(crate) fn into_task(task: &str) -> v1::ImportAdapterVersionHeader {
     v1::ImportAdapterVersionHeader {
         parent: format!("tasks/{task}"),
         ..Default::default()
     }
 }
 
-/// A head and adapters of width 4 for the last block of the server's backbone.
-fn adapters(server: &TestServer, classes: usize) -> Vec<Stored> {
-    let config = server.wiring.backbone.config();
+/// A head and adapters of width 4 for every block of a backbone.
+pub(crate) fn adapters(config: &BackboneConfig, classes: usize) -> Vec<Stored> {
     let (c, w) = (config.width, 4);
     let mut tensors = Vec::new();
     let mut add = |name: String, shape: Vec<usize>| {
@@ -107,7 +107,7 @@ fn adapters(server: &TestServer, classes: usize) -> Vec<Stored> {
     tensors
 }
 
-fn file(tensors: &[Stored]) -> Bytes {
+pub(crate) fn file(tensors: &[Stored]) -> Bytes {
     serialize(tensors, &BTreeMap::new()).into()
 }
 
@@ -146,7 +146,7 @@ async fn an_import_is_checked_before_a_version_exists() {
     let server = TestServer::start_with(|config| config.upload_limit = 3 << 20).await;
     let client = server.client("acme").await;
     create_task(&client, "motion").await;
-    let good = adapters(&server, 2);
+    let good = adapters(server.wiring.backbone.config(), 2);
     let with = |change: &dyn Fn(&mut Vec<Stored>)| {
         let mut tensors = good.clone();
         change(&mut tensors);
@@ -183,7 +183,7 @@ async fn a_header_is_checked_before_a_version_exists() {
     let server = TestServer::start_with(|config| config.upload_limit = 3 << 20).await;
     let client = server.client("acme").await;
     create_task(&client, "motion").await;
-    let good = adapters(&server, 2);
+    let good = adapters(server.wiring.backbone.config(), 2);
     let bytes = file(&good);
     let wrong = |change: fn(&mut v1::ImportAdapterVersionHeader)| {
         let mut header = into_task("motion");
@@ -255,9 +255,13 @@ async fn a_version_of_another_backbone_is_refused() {
     let server = TestServer::start().await;
     let client = server.client("acme").await;
     create_task(&client, "motion").await;
-    let version = import(&client, into_task("motion"), &file(&adapters(&server, 2)))
-        .await
-        .unwrap();
+    let version = import(
+        &client,
+        into_task("motion"),
+        &file(&adapters(server.wiring.backbone.config(), 2)),
+    )
+    .await
+    .unwrap();
     let (_, bytes) = exported(&client, &version.name, v1::ExportFormat::Safetensors)
         .await
         .unwrap();
@@ -277,7 +281,7 @@ async fn an_import_is_repeated_by_its_request_id_and_belongs_to_its_tenant() {
     let client = server.client("acme").await;
     create_task(&client, "motion").await;
     create_task(&client, "other").await;
-    let bytes = file(&adapters(&server, 2));
+    let bytes = file(&adapters(server.wiring.backbone.config(), 2));
     let header = v1::ImportAdapterVersionHeader {
         labels: ["left", "right"].map(String::from).to_vec(),
         request_id: uuid::Uuid::now_v7().to_string(),
@@ -321,7 +325,7 @@ async fn a_large_file_passes_through_the_disk() {
     let server = TestServer::start().await;
     let client = server.client("acme").await;
     let classes = 5000;
-    let tensors = adapters(&server, classes);
+    let tensors = adapters(server.wiring.backbone.config(), classes);
     let stored = serialize(&tensors, &BTreeMap::new());
     let torch = to_torch(&stored).expect("a PyTorch file");
     // An optimiser's state would come with it: whatever is not a tensor of the set costs nothing but the way.

@@ -5,6 +5,7 @@ use std::process::{ExitStatus, Stdio};
 
 use bytes::Bytes;
 use frameshift::client::Client;
+use frameshift::model::load::{Archive, Overrides, Stored, plan};
 use frameshift::proto::v1;
 use futures::stream;
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,7 +13,8 @@ use sha2::{Digest, Sha256};
 use tokio::process::{Child, Command};
 
 use crate::rpc_uploads::{committed, create, write_rest};
-use crate::server::{backbone, clip, noise, until, upload, upload_messages};
+use crate::rpc_versions::{adapters, exported, file, import, into_task};
+use crate::server::{backbone, clip, noise, serving, until, upload, upload_messages};
 
 /// A server of its own process.
 struct Process {
@@ -204,6 +206,80 @@ async fn a_video_is_whole_or_absent_when_the_server_is_killed_around_its_commit(
         let again = send(&client, &bytes).await.unwrap();
         assert_eq!(again.sha256, Sha256::digest(&bytes).to_vec());
         assert_eq!(list().await, [again], "{point}");
+        assert_eq!(server.terminate().await.code(), Some(0));
+    }
+}
+
+async fn versions(client: &Client, task: &str) -> Vec<v1::AdapterVersion> {
+    let request = v1::ListAdapterVersionsRequest {
+        parent: format!("tasks/{task}"),
+        ..Default::default()
+    };
+    let listed = client.tasks().list_adapter_versions(request).await;
+    listed.unwrap().into_inner().versions
+}
+
+/// Whether a version's file has these tensors and no others; that it has its digest is checked on the way.
+async fn is_whole(client: &Client, version: &v1::AdapterVersion, tensors: &[Stored]) -> bool {
+    let format = v1::ExportFormat::Safetensors;
+    let (said, bytes) = exported(client, &version.name, format).await.unwrap();
+    let archive = Archive::in_memory("exported", bytes.to_vec()).unwrap();
+    let same = |tensor: &Stored| {
+        let entry = archive.header().find(&tensor.name);
+        entry.is_some_and(|entry| archive.data(entry) == tensor.bytes)
+    };
+    said == *version && archive.header().entries.len() == tensors.len() && tensors.iter().all(same)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_whole_or_absent_when_the_server_is_killed_around_its_import() {
+    let backbone = plan(&backbone(), &Overrides::default()).unwrap();
+    let sets = [2, 3].map(|classes| adapters(backbone.config(), classes));
+    let files = sets.each_ref().map(|set| file(set));
+    let header = |request: u32| v1::ImportAdapterVersionHeader {
+        create_task: true,
+        request_id: format!("0197b3c0-0000-7000-8000-{request:012}"),
+        ..into_task("motion")
+    };
+    // In the store; committed; serving.
+    for (point, visible) in [
+        ("publish:2", 1),
+        ("after-commit:2", 2),
+        ("alias-moved:2", 2),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Process::start(folder.path(), &["--crash-at", point]);
+        let client = server.client().await;
+        let kept = import(&client, header(1), &files[0]).await.unwrap();
+        serving(&client, "motion").await;
+        // The version may begin to serve before its answer leaves, or after.
+        let answer = import(&client, header(2), &files[1]).await;
+        assert!(answer.is_err() || point == "alias-moved:2");
+        let code = server.ended().await.code();
+        assert_eq!(code, None, "{point}: it was not killed");
+
+        let server = Process::start(folder.path(), &[]);
+        let client = server.client().await;
+        let found = versions(&client, "motion").await;
+        assert_eq!(found.len(), visible, "{point}");
+        assert!(found.contains(&kept), "{point}: {found:?}");
+        if let Ok(answer) = &answer {
+            assert!(found.contains(answer), "{point}: {found:?}");
+        }
+        for version in &found {
+            let set = &sets[usize::from(*version != kept)];
+            assert!(is_whole(&client, version, set).await, "{point}");
+        }
+        let again = import(&client, header(2), &files[1]).await.unwrap();
+        assert!(visible == 1 || found.contains(&again), "{point}");
+        for _ in 0..2 {
+            let (first, second) = (header(1), header(2));
+            assert_eq!(import(&client, first, &files[0]).await.unwrap(), kept);
+            assert_eq!(import(&client, second, &files[1]).await.unwrap(), again);
+        }
+        assert_eq!(versions(&client, "motion").await.len(), 2, "{point}");
+        assert!(is_whole(&client, &again, &sets[1]).await, "{point}");
+        until(|| async { serving(&client, "motion").await == again.name }).await;
         assert_eq!(server.terminate().await.code(), Some(0));
     }
 }
