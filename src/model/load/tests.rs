@@ -4,6 +4,7 @@ mod config;
 mod header;
 mod layouts;
 mod shards;
+mod sizes;
 
 use std::fs;
 use std::path::Path;
