@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
 
 mod agreement;
+mod loading;
 mod measure;
 mod subject;
 
@@ -87,6 +88,8 @@ pub enum What {
     Infer,
     /// Forward, backward and optimiser step, as a job runs them.
     Train,
+    /// From a checkpoint's files to packed weights, as the server starts: `--backbone` says which.
+    Load,
 }
 
 /// Why nothing was measured.
@@ -140,6 +143,9 @@ struct Report<'a> {
     gflop_per_s: f64,
     peak_mib: u64,
     load_ms: f64,
+    /// Of a checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loading: Option<loading::Loading>,
 }
 
 /// Measures and prints.
@@ -148,7 +154,7 @@ struct Report<'a> {
 /// When arguments or files do not fit.
 pub fn run(command: &Command) -> Result<(), Error> {
     match command {
-        Command::Compute(args) => compute(args),
+        Command::Compute(args) => report(args),
         Command::Agreement(args) => {
             compute_threads(None);
             agreement::run(args)
@@ -156,16 +162,26 @@ pub fn run(command: &Command) -> Result<(), Error> {
     }
 }
 
-fn compute(args: &Args) -> Result<(), Error> {
+fn report(args: &Args) -> Result<(), Error> {
     let precision: Precision = match args.precision.as_str() {
         "auto" => model::fastest(),
         named => named.parse().map_err(Error::Argument)?,
     };
     let threads = compute_threads(args.threads);
+    let line = match args.what {
+        What::Load => loading::line(args, precision, threads)?,
+        What::Infer | What::Train => compute(args, precision, threads)?,
+    };
+    println!("{line}");
+    Ok(())
+}
+
+/// Measures forwards or steps.
+fn compute(args: &Args, precision: Precision, threads: usize) -> Result<String, Error> {
     let subject = Subject::new(args, precision)?;
     let measured = match args.what {
-        What::Infer => measure::infer(&subject, args)?,
         What::Train => measure::train(&subject, args)?,
+        What::Infer | What::Load => measure::infer(&subject, args)?,
     };
     if let Some(path) = &args.logits {
         let rows = measured.logits.iter().flatten();
@@ -193,10 +209,10 @@ fn compute(args: &Args) -> Result<(), Error> {
         memory: measured.memory,
         peak_mib: model::usage().peak_bytes >> 20,
         load_ms: subject.load_ms,
+        loading: subject.loading.clone(),
     };
     // Numbers and names only: serde_json has no way to fail on them.
-    println!("{}", serde_json::to_string(&report).unwrap_or_default());
-    Ok(())
+    Ok(serde_json::to_string(&report).unwrap_or_default())
 }
 
 /// Rounds to so many decimal places.

@@ -11,6 +11,9 @@ use self::code::{decode, encode};
 use super::kernel::{Format, Kernel, NR};
 use super::share::{floats_mut, zeroed};
 
+/// Elements of the sums that are packed at a time: their part of a panel stays in the first cache while its columns are written one by one.
+const PART: usize = 128;
+
 /// The right operand of y = x · Wᵀ: panels of 16 columns (rows of W), each `[words of k][16]`.
 ///
 /// The columns may fall into equal sections (query, key, value) that can be used apart; the last panel of a section is filled up with zeros.
@@ -49,10 +52,13 @@ impl Packed {
     pub(in crate::model) fn new(format: Format, weight: &[f32], k: usize, sections: usize) -> Self {
         let n = weight.len() / k.max(1);
         Self::filled(format, (n, k), sections, |place, panel| {
-            let rows = weight[place.column * k..].chunks_exact(k);
-            for (i, row) in rows.take(place.width).enumerate() {
-                for (&value, out) in row.iter().zip(panel.as_chunks_mut::<NR>().0.iter_mut()) {
-                    out[i] = value;
+            let rows = &weight[place.column * k..][..place.width * k];
+            for (part, panel) in panel.chunks_mut(PART * NR).enumerate() {
+                for (i, row) in rows.chunks_exact(k).enumerate() {
+                    let row = &row[part * PART..];
+                    for (&value, out) in row.iter().zip(panel.as_chunks_mut::<NR>().0.iter_mut()) {
+                        out[i] = value;
+                    }
                 }
             }
         })

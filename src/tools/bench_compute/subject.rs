@@ -2,15 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Args, Error, What, round};
-use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig, Segment, Tensors, load};
+use super::loading::{self, Loaded, Loading};
+use super::{Args, Error, What};
+use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig, Segment, load};
 use crate::rng::Stream;
-use crate::spec::{AdapterConfig, Digest, Invalid, Normalization, Precision};
+use crate::spec::{AdapterConfig, Invalid, Normalization, Precision};
 
 /// The official adapter configurations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -63,7 +63,7 @@ pub enum Size {
 }
 
 impl Size {
-    fn config(self) -> BackboneConfig {
+    pub(super) fn config(self) -> BackboneConfig {
         let (image_size, patch_size, width, layers) = match self {
             Self::VitB32 => (224, 32, 768, 12),
             Self::VitB16 | Self::TimmB16 => (224, 16, 768, 12),
@@ -92,7 +92,7 @@ impl Size {
         }
     }
 
-    fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         self.to_possible_value()
             .map_or_else(String::new, |value| value.get_name().to_owned())
     }
@@ -108,6 +108,8 @@ pub(super) struct Subject {
     frames: usize,
     /// From the checkpoint (or its random tensors) to packed weights.
     pub(super) load_ms: f64,
+    /// Of a checkpoint.
+    pub(super) loading: Option<Loading>,
 }
 
 impl Subject {
@@ -117,7 +119,11 @@ impl Subject {
             let problem = format!("{sets} do not divide a batch of {batch}");
             return Err(Error::Argument(Invalid::new("sets", problem)));
         }
-        let (backbone, load_ms) = backbone(args, precision)?;
+        let Loaded {
+            backbone,
+            load_ms,
+            loading,
+        } = loading::load(args, precision)?;
         let shape = backbone.config();
         let exact = match &args.set {
             Some(path) => read_set(path, shape, args.preset.config())?,
@@ -135,6 +141,7 @@ impl Subject {
             sets: all,
             frames,
             load_ms,
+            loading,
         })
     }
 
@@ -179,49 +186,13 @@ impl Subject {
         let adapters = kinds * shape.layers as f64 * adapter;
         // Frozen layers have a gradient of their input alone; adapters also of their weights.
         let (of_frozen, of_adapters) = match what {
+            What::Load => (0.0, 0.0),
             What::Infer => (1.0, 1.0),
             What::Train if kinds == 0.0 => (1.0, 1.0),
             What::Train => (2.0, 3.0),
         };
         2e-9 * self.frames as f64 * (of_frozen * frozen + of_adapters * adapters)
     }
-}
-
-fn backbone(args: &Args, precision: Precision) -> Result<(Backbone, f64), Error> {
-    let ms = |start: Instant| round(start.elapsed().as_secs_f64() * 1e3, 1.0);
-    if let Some(path) = &args.backbone {
-        let start = Instant::now();
-        let loaded = Backbone::load_in(path, precision).map_err(|source| Error::Backbone {
-            path: path.clone(),
-            source,
-        })?;
-        return Ok((loaded, ms(start)));
-    }
-    let (shape, name) = (args.size.config(), args.size.name());
-    let tensors = random_tensors(&name, &shape);
-    let start = Instant::now();
-    let built = Backbone::from_tensors_in(&name, shape, Digest([0; 32]), tensors, precision)?;
-    Ok((built, ms(start)))
-}
-
-fn random_tensors(name: &str, shape: &BackboneConfig) -> Tensors {
-    let rng = Stream::new(1, name);
-    let mut tensors = Tensors::new();
-    for (i, (name, dims)) in shape.tensors().into_iter().enumerate() {
-        let mut rng = rng.fork(i as u64);
-        // Norms near the identity, and products that keep the size of what goes through them.
-        let (mean, scale) = match (dims.as_slice(), name.ends_with("weight")) {
-            ([_], true) => (1.0, 0.1),
-            ([_], false) => (0.0, 0.02),
-            ([_, rest @ ..], _) => (0.0, (3.0 / rest.iter().product::<usize>() as f32).sqrt()),
-            ([], _) => (0.0, 0.0),
-        };
-        let count = dims.iter().product();
-        let values = (0..count).map(|_| rng.range(mean - scale, mean + scale));
-        let values = values.collect();
-        tensors.insert(name, (dims, values));
-    }
-    tensors
 }
 
 /// A set whose adapters do something: convolutions that are not 0.
@@ -319,7 +290,7 @@ mod tests {
             ..size.config()
         };
         let name = size.name();
-        let tensors = random_tensors(&name, &shape);
+        let tensors = loading::random_tensors(&name, &shape);
         let backbone = Backbone::from_tensors(&name, shape, Digest([0; 32]), tensors);
         let backbone = Arc::new(backbone.expect("a backbone"));
         let shape = backbone.config();
