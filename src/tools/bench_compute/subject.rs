@@ -282,6 +282,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 mod tests {
     use super::*;
     use crate::model::{Inference, Keep, Step, TrainableSet, TrainingStep};
+    use crate::spec::Digest;
 
     /// One forward and one training step of two blocks.
     fn run(size: Size, frames: usize) {
