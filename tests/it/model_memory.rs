@@ -56,7 +56,9 @@ fn a_step_keeps_what_its_budget_allows_and_gives_the_same_bits() {
         adapters(16, 4, [3, 1, 1], true, true),
         adapters(16, 2, [3, 3, 3], true, false),
     ] {
-        let reached = config.adapter_layers.map_or(6, |layers| layers.get() as usize);
+        let reached = config
+            .adapter_layers
+            .map_or(6, |layers| layers.get() as usize);
         let set = set(config);
         let (all, least) = (
             step(&backbone, &set, Keep::All),
