@@ -64,8 +64,12 @@ fn answer(
         // The length is given, since asking for it is a forbidden call.
         let mut options = MmapOptions::new();
         options.len(usize::try_from(request.output_bytes).ok()?);
+        // A clip fills its room; pictures have room for much larger ones, whose pages nobody should clear.
+        if matches!(request.wanted, Wanted::Clip(_)) {
+            options.populate();
+        }
         // SAFETY: the memory is sealed against shrinking, so that it stays valid. The server reads it only after the reply.
-        match unsafe { options.populate().map_mut(&memory) } {
+        match unsafe { options.map_mut(&memory) } {
             Ok(map) => *output = Some(map),
             // The server lets go of a worker that ran out of memory, so that it need not know what was mapped.
             Err(_) => return Some(Reply::refusal(request.id, Reject::Memory)),
