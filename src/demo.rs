@@ -75,14 +75,6 @@ pub enum Error {
         /// What is missing.
         what: &'static str,
     },
-    /// A version was published, but cannot be served.
-    #[error("{version} does not serve: {why}")]
-    NotServing {
-        /// Its name.
-        version: String,
-        /// Why.
-        why: String,
-    },
     /// It ran, but did not reach what it promises.
     #[error("the demo ran, but {}", .0.join("; and "))]
     Broken(Vec<String>),

@@ -151,10 +151,11 @@ pub async fn serve(
     metrics: Metrics,
     mut drain: Signal,
 ) -> Result<(), Error> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
         .http2_keepalive_interval(Some(config.keepalive_interval))
@@ -165,7 +166,9 @@ pub async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .layer(stack::layers(metrics, drain.clone()))
-        .add_service(reflection)
+        .add_service(reflection().build_v1()?)
+        // What Python's reflection client speaks.
+        .add_service(reflection().build_v1alpha()?)
         .add_service(health.service())
         .add_service(limited!(server_service_server::ServerServiceServer, api))
         .add_service(limited!(video_service_server::VideoServiceServer, api))

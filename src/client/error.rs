@@ -99,6 +99,14 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// A version was published, but cannot be served.
+    #[error("{version} does not serve: {why}")]
+    Unserved {
+        /// Its name.
+        version: String,
+        /// Why.
+        why: String,
+    },
     /// The server answers, and says that it does not serve.
     #[error("{server} is not serving")]
     NotServing {
@@ -124,7 +132,10 @@ impl Error {
             Self::Tenant { .. } | Self::Format { .. } => 64,
             Self::Read { .. } | Self::Write { .. } => 66,
             Self::Annotation { .. } | Self::NoExamples { .. } | Self::Changed { .. } => 65,
-            Self::SomeRefused { .. } | Self::Job { .. } | Self::NoVersion { .. } => 1,
+            Self::SomeRefused { .. }
+            | Self::Job { .. }
+            | Self::Unserved { .. }
+            | Self::NoVersion { .. } => 1,
             Self::Rpc(status) => match status.code() {
                 Code::InvalidArgument | Code::OutOfRange | Code::DataLoss => 65,
                 Code::Unavailable | Code::DeadlineExceeded => 69,

@@ -1,9 +1,34 @@
 //! `frameshift tasks`: creates, shows and changes tasks and what they serve.
 
+use std::time::Duration;
+
 use super::cli::{Sites, TaskShape, TasksArgs, TasksCommand};
 use super::output::Output;
 use super::{Client, Error, json, resource};
 use crate::proto::v1;
+
+/// Waits until a task serves a version that it was told to serve; not when it was told another meanwhile.
+///
+/// # Errors
+/// When the server refuses, or cannot serve the version.
+pub async fn until_serving(client: &Client, task: &str, version: &str) -> Result<(), Error> {
+    loop {
+        let request = v1::GetTaskRequest {
+            name: task.to_owned(),
+        };
+        let task = client.tasks().get_task(request).await?.into_inner();
+        if task.desired_version != version || task.serving_version == version {
+            return Ok(());
+        }
+        if !task.serving_error.is_empty() {
+            return Err(Error::Unserved {
+                version: version.to_owned(),
+                why: task.serving_error,
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 /// Runs a subcommand.
 ///

@@ -85,7 +85,10 @@ pub async fn watch(client: &Client, job: &str, after: u64, output: Output) -> Re
             message: job.message,
         });
     }
-    Ok(())
+    match &job.result {
+        Some(result) => tasks::until_serving(client, &job.task, &result.version).await,
+        None => Ok(()),
+    }
 }
 
 /// Follows the events to the job's end; connects again after a cut, from the last event that was seen.

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use tokio::time::{Duration, sleep};
-
 use super::console::{Bar, Console};
 use super::upload::DATASET;
 use super::{Error, Party, during};
@@ -186,27 +184,11 @@ fn succeeded(job: v1::Job) -> Result<v1::JobResult, Error> {
 
 /// Waits until the version serves, and returns its record.
 async fn serving(party: &Party, task: &str, version: &str) -> Result<v1::AdapterVersion, Error> {
-    let mut tasks = party.client.tasks();
-    loop {
-        let request = v1::GetTaskRequest {
-            name: task.to_owned(),
-        };
-        let failed = during("ask for a task");
-        let task = tasks.get_task(request).await.map_err(failed)?.into_inner();
-        if !task.serving_error.is_empty() {
-            return Err(Error::NotServing {
-                version: version.to_owned(),
-                why: task.serving_error,
-            });
-        }
-        if task.serving_version == version {
-            break;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
+    let waited = client::tasks::until_serving(&party.client, task, version).await;
+    waited.map_err(during("wait until a version serves"))?;
     let request = v1::GetAdapterVersionRequest {
         name: version.to_owned(),
     };
-    let answer = tasks.get_adapter_version(request).await;
+    let answer = party.client.tasks().get_adapter_version(request).await;
     Ok(answer.map_err(during("ask for a version"))?.into_inner())
 }

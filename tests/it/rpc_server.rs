@@ -8,10 +8,6 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
-use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::server::{TestServer, classify, config, refused, trained, until};
 
@@ -65,30 +61,40 @@ async fn health_follows_the_server_from_its_start_to_its_drain() {
     assert_eq!(next.status(), ServingStatus::NotServing);
 }
 
+/// The services that a version of reflection lists.
+macro_rules! listed {
+    ($version:ident, $channel:expr) => {{
+        use tonic_reflection::pb::$version as pb;
+        let request = pb::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(pb::server_reflection_request::MessageRequest::ListServices(
+                String::new(),
+            )),
+        };
+        let mut client = pb::server_reflection_client::ServerReflectionClient::new($channel);
+        let answers = client.server_reflection_info(futures::stream::iter([request]));
+        let answer = answers.await.unwrap().into_inner().message().await;
+        let answer = answer.unwrap().unwrap().message_response.unwrap();
+        let pb::server_reflection_response::MessageResponse::ListServicesResponse(list) = answer
+        else {
+            panic!("{answer:?}");
+        };
+        let names = list.service.into_iter().map(|service| service.name);
+        names.collect::<Vec<String>>()
+    }};
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_lists_every_service() {
     let server = TestServer::start().await;
     let client = server.client("default").await;
-    let request = ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
-    };
-    let mut answers = ServerReflectionClient::new(client.channel())
-        .server_reflection_info(futures::stream::iter([request]))
-        .await
-        .unwrap()
-        .into_inner();
-    let answer = answers.message().await.unwrap().unwrap();
-    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
-        panic!("{answer:?}");
-    };
-    let names: Vec<String> = list
-        .service
-        .into_iter()
-        .map(|service| service.name)
-        .collect();
-    for service in SERVICES.iter().chain(&["grpc.health.v1.Health"]) {
-        assert!(names.iter().any(|name| name == service), "{names:?}");
+    for names in [
+        listed!(v1, client.channel()),
+        listed!(v1alpha, client.channel()),
+    ] {
+        for service in SERVICES.iter().chain(&["grpc.health.v1.Health"]) {
+            assert!(names.iter().any(|name| name == service), "{names:?}");
+        }
     }
     server.stop().await;
 }
