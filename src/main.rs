@@ -99,14 +99,13 @@ fn runtime() -> Result<Runtime, Failure> {
     Runtime::new().map_err(exit(Exit::Internal))
 }
 
-#[allow(clippy::print_stdout)]
 fn serve(arguments: &Serve) -> Result<(), Failure> {
     let environment = config::environment();
     let layers = Layered::load(arguments.config.as_deref(), &environment, &arguments.flags)
         .map_err(exit(Exit::Usage))?;
     let config = Config::new(&layers, program()?).map_err(exit(Exit::Usage))?;
     if arguments.dump_config {
-        print!("{}", layers.dump());
+        tools::show(layers.dump().trim_end());
         return Ok(());
     }
     telemetry::init(config.log_format, &config.log_filter).map_err(exit(Exit::Usage))?;

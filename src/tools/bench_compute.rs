@@ -2,8 +2,6 @@
 //!
 //! Invariant: nothing is timed that a server would not do, and nothing is left out that it would do on the device thread.
 
-#![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
-
 mod agreement;
 mod loading;
 mod measure;
@@ -17,6 +15,7 @@ use serde::Serialize;
 use self::subject::{Preset, Size, Subject};
 use crate::model::{self, compute_threads};
 use crate::spec::Precision;
+use crate::tools::show;
 
 /// `frameshift bench`.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -172,7 +171,7 @@ fn report(args: &Args) -> Result<(), Error> {
         What::Load => loading::line(args, precision, threads)?,
         What::Infer | What::Train => compute(args, precision, threads)?,
     };
-    println!("{line}");
+    show(line);
     Ok(())
 }
 

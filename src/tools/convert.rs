@@ -3,8 +3,6 @@
 //! Invariant: the file that is written has the digest of what was read, or it is not left there. It is whole or absent: it is written beside its place
 //! and then renamed.
 
-#![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::load::{self, Float, Overrides};
 use crate::spec::Digest;
+use crate::tools::show;
 
 /// Arguments of `frameshift convert`.
 #[derive(Debug, Clone, clap::Args)]
@@ -81,13 +80,13 @@ pub struct Written {
 /// When the backbone cannot be read or the file cannot be written.
 pub fn run(args: &Args) -> Result<(), Error> {
     let written = convert(args)?;
-    println!(
+    show(format_args!(
         "{}: {} bytes of {}, digest {}",
         args.out.display(),
         written.bytes,
         written.float.name(),
         written.digest
-    );
+    ));
     Ok(())
 }
 

@@ -3,8 +3,6 @@
 //! Invariant: it reads with the loader's own strictness and bounds; a file that the loader refuses is shown as far as its header can be trusted, with
 //! the loader's reason.
 
-#![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
-
 mod adapters;
 mod text;
 
@@ -18,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::model::BackboneConfig;
 use crate::model::load::{self, Archive, Decision, Header, Overrides, Plan};
 use crate::spec::{Digest, Normalization};
+use crate::tools::show;
 
 pub use adapters::{Adapters, Site};
 
@@ -164,9 +163,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let overrides = args.backbone_override.clone().unwrap_or_default();
     let report = inspect_with(&args.path, &overrides)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        show(serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{report}");
+        show(report.to_string().trim_end());
     }
     Ok(())
 }

@@ -2,8 +2,6 @@
 //!
 //! Invariant: what it writes follows from seed and steps alone; nothing but drawn images is learnt from, and no image has a time.
 
-#![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -19,6 +17,7 @@ use crate::model::{self, Activation, BackboneConfig};
 use crate::rng::Stream;
 use crate::spec::{Digest, Normalization};
 use crate::synth::scene;
+use crate::tools::show;
 
 /// What is trained, and on how much.
 struct Plan {
@@ -194,7 +193,7 @@ impl Plan {
         let text = serde_json::to_string_pretty(&metrics).map_err(std::io::Error::from);
         text.and_then(|text| std::fs::write(&metrics_path, text + "\n"))
             .map_err(failed("write", &metrics_path))?;
-        println!(
+        show(format_args!(
             "held out: loss {:.3}, {}\nwrote {} ({} bytes, sha256 {}) and {}",
             metrics.held_out_loss,
             answers(&metrics.held_out_accuracy),
@@ -202,7 +201,7 @@ impl Plan {
             metrics.bytes,
             metrics.sha256,
             metrics_path.display(),
-        );
+        ));
         Ok(())
     }
 
@@ -217,14 +216,14 @@ impl Plan {
         let begin = Instant::now();
         let mut curve = Vec::new();
         let mut means = Means::default();
-        println!(
+        show(format_args!(
             "pre-training {} weights: {} steps of {} images of {side} x {side}, seed {}",
             self.parameters(),
             args.steps,
             self.batch,
             args.seed,
             side = self.architecture.image_size,
-        );
+        ));
         for step in 1..=args.steps {
             let (done, total) = (u64::from(step - 1), u64::from(args.steps));
             let rate = schedule::learning_rate(done, total, WARMUP_SHARE, LEARNING_RATE);
@@ -236,12 +235,12 @@ impl Plan {
             means.add(&report);
             if step % REPORT_STEPS == 0 || step == args.steps {
                 let Means { loss, accuracy, .. } = std::mem::take(&mut means);
-                println!(
+                show(format_args!(
                     "step {step}/{}  loss {loss:.3}  {}  {:.2} s a step",
                     args.steps,
                     answers(&accuracy),
                     begin.elapsed().as_secs_f64() / f64::from(step),
-                );
+                ));
                 curve.push(Point {
                     step,
                     loss,

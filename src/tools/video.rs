@@ -2,8 +2,6 @@
 //!
 //! Invariant: no container or codec code runs in this process either.
 
-#![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
-
 mod sheet;
 mod timing;
 
@@ -17,6 +15,7 @@ use serde::Serialize;
 
 use crate::ids::TenantId;
 use crate::spec::RotationPolicy;
+use crate::tools::show;
 use crate::video::{
     self, ColorPolicy, Decoder, Input, Lane, PictureSpec, Probe, Ratio, Sampling, Windows,
 };
@@ -291,7 +290,7 @@ async fn probe(decoder: &Decoder, path: &Path) -> Result<(), Error> {
     let tenant = local();
     let probe = decoder.probe(&tenant, Lane::Interactive, input(path)?);
     let probe = probe.await.map_err(refused(path))?;
-    println!("{}", serde_json::to_string_pretty(&Facts::from(&probe))?);
+    show(serde_json::to_string_pretty(&Facts::from(&probe))?);
     Ok(())
 }
 
@@ -358,6 +357,6 @@ async fn draw(decoder: &Decoder, args: &Frames) -> Result<(), Error> {
         frames: frames.collect(),
         video: Facts::from(&came.probe),
     };
-    println!("{}", serde_json::to_string_pretty(&sampled)?);
+    show(serde_json::to_string_pretty(&sampled)?);
     Ok(())
 }

@@ -2,8 +2,6 @@
 //!
 //! Invariant: of one line to another only the precision differs: same weights, same clips, same steps.
 
-#![allow(clippy::print_stdout)] // A command of the CLI speaks on standard output.
-
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -21,6 +19,7 @@ use crate::model::{
 use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Precision};
 use crate::synth::motion::{self, Clip, Motion, Variety};
+use crate::tools::show;
 use crate::video::Views;
 use crate::video::transform::{self, Planes, Rgb};
 
@@ -82,7 +81,7 @@ struct Task {
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     for line in measure(args)? {
         // Numbers and names only: serde_json has no way to fail on them.
-        println!("{}", serde_json::to_string(&line).unwrap_or_default());
+        show(serde_json::to_string(&line).unwrap_or_default());
     }
     Ok(())
 }

@@ -110,7 +110,7 @@ pub(super) async fn run(decoder: &Decoder) -> Result<(), Error> {
         let elapsed = begun.elapsed();
         done.ok_or_else(|| Error::Line(line.clone()))?
             .map_err(refused(&path))?;
-        println!("{:.3}", elapsed.as_secs_f64() * 1e3);
+        writeln!(std::io::stdout(), "{:.3}", elapsed.as_secs_f64() * 1e3)?;
         std::io::stdout().flush()?;
     }
     Ok(())
