@@ -233,4 +233,62 @@ mod tests {
             assert_eq!((&letters[..], turned.width), (&expected[..], width));
         }
     }
+
+    /// A picture of one colour with these tags.
+    fn plain([y, u, v]: [u8; 3], matrix: ff::AVColorSpace, range: ff::AVColorRange) -> Frame {
+        let frame = Frame::new().unwrap();
+        // SAFETY: the frame is alive; its three planes have `height` rows, of the luma and half as many of the others, of their line size.
+        unsafe {
+            let own = &mut *frame.as_ptr();
+            own.format = ff::AVPixelFormat::YUV420P.0 as c_int;
+            (own.width, own.height) = (64, 32);
+            (own.colorspace, own.color_range) = (matrix, range);
+            assert!(ff::av_frame_get_buffer(frame.as_ptr(), 0) >= 0);
+            for (plane, (value, rows)) in [(y, 32), (u, 16), (v, 16)].into_iter().enumerate() {
+                ptr::write_bytes(own.data[plane], value, own.linesize[plane] as usize * rows);
+            }
+        }
+        frame
+    }
+
+    /// The standards' own formula: luma's weights of red and blue, and whether black is 0 and white 255.
+    fn by_formula([y, u, v]: [u8; 3], (red, blue): (f32, f32), is_full: bool) -> [f32; 3] {
+        let (y, range) = if is_full {
+            (f32::from(y), 1.0)
+        } else {
+            ((f32::from(y) - 16.0) * 255.0 / 219.0, 255.0 / 224.0)
+        };
+        let [u, v] = [u, v].map(|value| (f32::from(value) - 128.0) * range);
+        let (r, b) = (y + 2.0 * (1.0 - red) * v, y + 2.0 * (1.0 - blue) * u);
+        [r, (y - red * r - blue * b) / (1.0 - red - blue), b]
+    }
+
+    #[test]
+    fn tags_of_colour_count_only_where_they_are_wanted() {
+        use ff::{AVColorRange as Range, AVColorSpace as Space};
+        const BT601: (f32, f32) = (0.299, 0.114);
+        const BT709: (f32, f32) = (0.2126, 0.0722);
+        const BT2020: (f32, f32) = (0.2627, 0.0593);
+        let color = [120, 96, 170];
+        for (space, weights, range, is_full) in [
+            (Space::BT709, BT709, Range::MPEG, false),
+            (Space::BT2020_NCL, BT2020, Range::MPEG, false),
+            (Space::SMPTE170M, BT601, Range::JPEG, true),
+            (Space::BT709, BT709, Range::JPEG, true),
+            (Space::UNSPECIFIED, BT601, Range::UNSPECIFIED, false),
+        ] {
+            let frame = plain(color, space, range);
+            for (policy, expected) in [
+                (ColorPolicy::Reference, by_formula(color, BT601, false)),
+                (ColorPolicy::Tagged, by_formula(color, weights, is_full)),
+            ] {
+                let mut converter = Converter::new(Rotation::None, policy);
+                let rgb = converter.rgb(&frame).unwrap();
+                for (value, expected) in rgb.bytes.iter().zip(expected) {
+                    let off = f32::from(*value) - expected;
+                    assert!(off.abs() <= 2.0, "{space:?} {range:?} {policy:?}: {off}");
+                }
+            }
+        }
+    }
 }
