@@ -6,6 +6,7 @@ mod converters;
 mod exchange;
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzzing;
+mod heap;
 mod memory;
 mod nursery;
 mod pool;

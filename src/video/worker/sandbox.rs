@@ -78,7 +78,6 @@ fn stand_alone(socket: OwnedFd, zygote: Pid) -> io::Result<OwnedFd> {
     }
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     die_of_signals();
-    keep_freed_memory();
     Ok(socket)
 }
 
@@ -157,15 +156,5 @@ fn die_of_signals() {
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
         // SAFETY: sets the default action, in a process with one thread.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-}
-
-/// Frame buffers are freed and asked for again all the time; each would otherwise be mapped and faulted in afresh.
-fn keep_freed_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: sets two numbers of the allocator; a value that it does not like is ignored.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }

@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::memory::{receive_with, send, wait_readable};
 use super::wire::{Command, LONGEST, Report};
-use super::{Before, converters, sandbox, serve};
+use super::{Before, converters, heap, sandbox, serve};
 use crate::video::Layers;
 
 /// Wrong use of the program.
@@ -35,6 +35,7 @@ pub(super) fn run(before: Before) -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     }
     converters::open();
+    heap::prepare();
     // The first look at a clock asks the system where the clock is, which no worker may.
     let _ = clock_gettime(ClockId::ProcessCPUTime);
     let result = prepare().and_then(|(control, deaths)| {
