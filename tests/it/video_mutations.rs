@@ -1,6 +1,7 @@
 //! Damaged videos through real workers: the server survives each, and keeps nothing of it.
 //!
-//! 500 in every run; `FRAMESHIFT_MUTATIONS` asks for another number, `FRAMESHIFT_MUTATION_SEED` for other damage.
+//! 500 in every run; `FRAMESHIFT_MUTATIONS` asks for another number, `FRAMESHIFT_MUTATION_SEED` for other damage, and `FRAMESHIFT_MUTATION_FIRST` begins
+//! at a later one: what a run tells of one is seen again with its number and a count of 1.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -90,7 +91,8 @@ async fn decode(decoder: &Decoder, who: &str, bytes: Bytes, is_clip: bool) -> Re
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_videos_are_decoded_or_refused_and_nothing_stays_behind() {
-    let (count, seed) = (
+    let (first, count, seed) = (
+        wanted("FRAMESHIFT_MUTATION_FIRST", 0),
         wanted("FRAMESHIFT_MUTATIONS", 500),
         wanted("FRAMESHIFT_MUTATION_SEED", 1),
     );
@@ -107,7 +109,7 @@ async fn damaged_videos_are_decoded_or_refused_and_nothing_stays_behind() {
     let zygote = decoder.processes().0.expect("a zygote");
     let before = (Usage::of(std::process::id()), Usage::of(zygote));
     let begun = Instant::now();
-    let work = (0..count).map(|i| {
+    let work = (first..first + count).map(|i| {
         let (decoder, originals) = (&decoder, &originals);
         async move {
             let mut random = Stream::new(seed, "mutations").fork(i);
@@ -158,19 +160,26 @@ async fn damaged_videos_are_decoded_or_refused_and_nothing_stays_behind() {
     // A file may find a bug of a decoder. One that needs another system call than the list has would be ours.
     let violations = outcomes.get(Reject::SandboxViolation.reason());
     assert_eq!(violations, None);
-    assert!(
-        outcomes["decoded"] > count / 10 && outcomes.len() > 3,
-        "{outcomes:?}"
-    );
+    if count >= 100 {
+        assert!(
+            outcomes["decoded"] > count / 10 && outcomes.len() > 3,
+            "{outcomes:?}"
+        );
+    }
     before.0.assert_kept(&after.0, "server");
     before.1.assert_kept(&after.1, "zygote");
     let workers = crate::processes::children(zygote);
     assert!(workers.len() <= config.workers + 2, "{workers:?}");
-    for (_, bytes) in originals
+    samples_decode(&decoder, &originals).await;
+}
+
+/// The samples of the containers, which are not damaged, still decode.
+async fn samples_decode(decoder: &Decoder, originals: &[(String, Bytes)]) {
+    let samples = originals
         .iter()
-        .filter(|(name, _)| name.contains("containers"))
-    {
-        decode(&decoder, "a", bytes.clone(), true)
+        .filter(|(name, _)| name.contains("containers"));
+    for (_, bytes) in samples {
+        decode(decoder, "a", bytes.clone(), true)
             .await
             .expect("a good video");
     }
