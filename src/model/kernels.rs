@@ -123,15 +123,19 @@ fn attention_cases(cases: &mut Vec<Case>, dy: &Tensor) -> Result<(), Error> {
     let heads = WIDTH / 64;
     let qkv = random("qkv", &[FRAMES, TOKENS, 3 * WIDTH])?;
     let once = (2 * FRAMES * TOKENS * TOKENS * WIDTH) as u64;
-    let (of_qkv, of_dy) = (qkv.clone(), dy.clone());
-    // Scores and values; the backward computes the scores again and has four products more.
-    cases.push(case("attention", Work::Operations(2 * once), move || {
-        attention::forward(&qkv, heads)
-    }));
+    for format in [Format::F32, Format::Bf16] {
+        let of_qkv = qkv.clone();
+        // Scores and values; the backward computes the scores again and has four products more.
+        let name = format!("attention {format:?}").to_lowercase();
+        cases.push(case(&name, Work::Operations(2 * once), move || {
+            attention::forward(&of_qkv, heads, format)
+        }));
+    }
+    let of_dy = dy.clone();
     cases.push(case(
         "attention backward",
         Work::Operations(5 * once),
-        move || attention::backward(&of_qkv, &of_dy, heads),
+        move || attention::backward(&qkv, &of_dy, heads),
     ));
     Ok(())
 }

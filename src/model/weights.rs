@@ -119,6 +119,11 @@ impl Linear {
         matches!(self.weight, Weight::Trainable(..))
     }
 
+    /// How its numbers are stored.
+    pub(super) fn format(&self) -> Format {
+        self.packed().format()
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         let bias = self.bias.as_ref().map_or(0, Vec::len) * size_of::<f32>();
         let transposed = match &self.weight {

@@ -9,11 +9,12 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 
 use self::heads::{attend, differentiate};
 use self::plan::Plan;
+use super::kernel::{Format, Kernel};
 use super::share::{Out, output, slice, unfilled};
 
-/// Packed queries, keys and values `[N, L, 3C]` to `[N, L, C]`.
-pub(in crate::model) fn forward(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    qkv.apply_op1_no_bwd(&Forward { heads })
+/// Packed queries, keys and values `[N, L, 3C]` to `[N, L, C]`, by products in this format of floats.
+pub(in crate::model) fn forward(qkv: &Tensor, heads: usize, format: Format) -> Result<Tensor> {
+    qkv.apply_op1_no_bwd(&Forward { heads, format })
 }
 
 /// The gradient `[N, L, 3C]` from that of the result, `[N, L, C]`.
@@ -22,8 +23,13 @@ pub(in crate::model) fn backward(qkv: &Tensor, dy: &Tensor, heads: usize) -> Res
 }
 
 /// One query a frame, `[N, C]`, with keys and values `[N, L, 2C]`: `[N, C]`.
-pub(in crate::model) fn class_forward(q: &Tensor, kv: &Tensor, heads: usize) -> Result<Tensor> {
-    q.apply_op2_no_bwd(kv, &ClassForward { heads })
+pub(in crate::model) fn class_forward(
+    q: &Tensor,
+    kv: &Tensor,
+    heads: usize,
+    format: Format,
+) -> Result<Tensor> {
+    q.apply_op2_no_bwd(kv, &ClassForward { heads, format })
 }
 
 /// The gradients of queries `[N, C]` and of keys and values `[N, L, 2C]`.
@@ -41,6 +47,7 @@ pub(in crate::model) fn class_backward(
 
 struct Forward {
     heads: usize,
+    format: Format,
 }
 
 impl CustomOp1 for Forward {
@@ -51,7 +58,7 @@ impl CustomOp1 for Forward {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let qkv = slice(storage, layout)?;
         let plan = Plan::packed(layout.shape(), self.heads)?;
-        let y = attend(&plan, qkv, qkv);
+        let y = attend(&plan, Kernel::best(self.format), qkv, qkv);
         let shape = (plan.frames, plan.queries, plan.heads * plan.width);
         Ok(output(y, shape))
     }
@@ -87,6 +94,7 @@ impl CustomOp2 for Backward {
 
 struct ClassForward {
     heads: usize,
+    format: Format,
 }
 
 impl CustomOp2 for ClassForward {
@@ -103,7 +111,8 @@ impl CustomOp2 for ClassForward {
     ) -> Result<(CpuStorage, Shape)> {
         let (q, kv) = (slice(s1, l1)?, slice(s2, l2)?);
         let plan = Plan::class(l1.shape(), l2.shape(), self.heads)?;
-        Ok(output(attend(&plan, q, kv), l1.shape()))
+        let y = attend(&plan, Kernel::best(self.format), q, kv);
+        Ok(output(y, l1.shape()))
     }
 }
 

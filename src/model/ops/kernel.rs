@@ -65,6 +65,14 @@ impl Format {
     pub(super) fn words(self, k: usize) -> usize {
         k.div_ceil(self.group())
     }
+
+    /// That of products beside weights in this one, whose both operands change: 8 bits are too few for them.
+    pub(in crate::model) fn float(self) -> Self {
+        match self {
+            Self::F32 => Self::F32,
+            Self::Bf16 | Self::Int8 => Self::Bf16,
+        }
+    }
 }
 
 /// Which instructions do the work.
@@ -250,6 +258,21 @@ impl Kernel {
             Isa::Avx512 | Isa::Amx => 2,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => 1,
+        }
+    }
+
+    /// Of its operands.
+    pub(super) fn format(self) -> Format {
+        self.format
+    }
+
+    /// Words of `k` numbers, filled up with zeros where a sum of whole steps is faster.
+    pub(super) fn padded_words(self, k: usize) -> usize {
+        let words = self.format.words(k);
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => words.next_multiple_of(STEP),
+            _ => words,
         }
     }
 

@@ -6,7 +6,7 @@ mod code;
 
 use rayon::prelude::*;
 
-pub(super) use self::code::{SHIFT, encode_row};
+pub(super) use self::code::{SHIFT, encode_row, pair};
 use self::code::{decode, encode};
 use super::kernel::{Format, Kernel, NR};
 use super::share::{floats_mut, zeroed};
@@ -81,11 +81,7 @@ impl Packed {
     pub(in crate::model) fn transposed(&self, sections: std::ops::Range<usize>) -> Self {
         let reduced = sections.len() * self.section;
         let (first, per_section) = (sections.start * self.per_section(), self.per_section());
-        let format = match self.format {
-            Format::F32 => Format::F32,
-            Format::Bf16 | Format::Int8 => Format::Bf16,
-        };
-        Self::filled(format, (self.k, reduced), 1, |place, panel| {
+        Self::filled(self.format.float(), (self.k, reduced), 1, |place, panel| {
             let mut block = [0.0; NR * NR];
             for j in 0..sections.len() * per_section {
                 let own = self.place(first + j);

@@ -226,7 +226,7 @@ fn attention_matches_candle_at_odd_sizes() {
     ] {
         let qkv = random("qkv", &[n, l, 3 * heads * d]);
         let dy = random("dy", &[n, l, heads * d]);
-        let got = attention::forward(&qkv, heads).expect("attention");
+        let got = attention::forward(&qkv, heads, Format::F32).expect("attention");
         assert_near(
             "attention",
             &got,
@@ -237,8 +237,28 @@ fn attention_matches_candle_at_odd_sizes() {
         let dx = attention::backward(&qkv, &dy, heads).expect("a gradient");
         assert_near("attention's gradient", &dx, &want[0], 1e-5);
         assert_slope("attention", &qkv, &dy, &dx, |x| {
-            attention::forward(x, heads)
+            attention::forward(x, heads, Format::F32)
         });
+    }
+}
+
+#[test]
+fn attention_of_bfloat16_is_near_that_of_floats_and_of_its_frame_alone() {
+    for (n, l, heads, d) in [
+        (1, 1, 1, 1),
+        (1, 5, 2, 7),
+        (3, 17, 4, 16),
+        (2, 50, 1, 12),
+        (2, 197, 2, 64),
+    ] {
+        let qkv = random("qkv", &[n, l, 3 * heads * d]);
+        let narrow = attention::forward(&qkv, heads, Format::Bf16).expect("attention");
+        let floats = attention::forward(&qkv, heads, Format::F32).expect("attention");
+        assert_near("attention", &narrow, &floats, 1e-2);
+        let last = qkv.narrow(0, n - 1, 1).expect("a frame");
+        let alone = attention::forward(&last, heads, Format::Bf16).expect("attention");
+        let together = narrow.narrow(0, n - 1, 1).expect("a frame");
+        assert_eq!(values(&alone), values(&together));
     }
 }
 
@@ -252,9 +272,11 @@ fn class_attention_is_the_first_row_of_all() {
         .narrow(2, c, 2 * c)
         .and_then(|kv| kv.contiguous())
         .expect("keys and values");
-    let got = attention::class_forward(&q, &kv, heads).expect("attention");
-    let all = attention::forward(&qkv, heads).expect("attention");
-    assert_eq!(values(&got), values(&rows_of(&all, Rows::Class)));
+    for format in [Format::F32, Format::Bf16] {
+        let got = attention::class_forward(&q, &kv, heads, format).expect("attention");
+        let all = attention::forward(&qkv, heads, format).expect("attention");
+        assert_eq!(values(&got), values(&rows_of(&all, Rows::Class)));
+    }
 
     let dy = random("dy", &[n, c]);
     let (dq, dkv) = attention::class_backward(&q, &kv, &dy, heads).expect("gradients");
@@ -342,8 +364,10 @@ fn a_nan_stays_a_nan() {
         assert!(y.iter().all(|y| y.is_nan()));
     }
     let qkv = tensor(vec![f32::NAN; 60], (1, 2, 30)).expect("a tensor");
-    let y = values(&attention::forward(&qkv, 2).expect("attention"));
-    assert!(y.iter().all(|y| y.is_nan()));
+    for format in [Format::F32, Format::Bf16] {
+        let y = values(&attention::forward(&qkv, 2, format).expect("attention"));
+        assert!(y.iter().all(|y| y.is_nan()));
+    }
 }
 
 /// The convolution by its definition, with shifted and padded copies.

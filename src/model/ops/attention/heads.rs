@@ -3,42 +3,59 @@
 
 use rayon::prelude::*;
 
-use super::plan::Plan;
+use super::plan::{Matrix, Plan};
 use crate::model::ops::kernel::{self, Format, Kernel, Left, MR, NR, Tile};
 use crate::model::ops::share::{Out, unfilled};
 use crate::model::ops::simd::{LANES, exp, total, wide};
 
+/// Panels of the widest kernel, times its tiles.
+const TILES: usize = 6;
+
 /// out `[rows, columns]` = left · panels · scale.
 ///
 /// # Safety
-/// `left` has `rows` rows of `k` elements, `panels` hold `columns` columns of `k`, `out` has the rows, `stride` apart, and nobody else touches them.
+/// `left` has `rows` rows of `words` words, `panels` hold `columns` columns of as many, `out` has the rows, `stride` apart, and nobody else touches them.
 unsafe fn multiply(
+    kernel: Kernel,
     left: Left,
-    (rows, columns, k): (usize, usize, usize),
-    panels: &[f32],
+    (rows, columns, words): (usize, usize, usize),
+    panels: &[u32],
     scale: f32,
     out: *mut f32,
     stride: usize,
 ) {
-    let mut tile: Tile = [[0.0; NR]; MR];
-    let kernel = Kernel::best(Format::F32);
-    for (j, panel) in panels.chunks_exact((k * NR).max(1)).enumerate() {
-        let width = NR.min(columns - j * NR);
-        for row in (0..rows).step_by(kernel.rows()) {
-            let taken = kernel.rows().min(rows - row);
+    let (tall, wide, stacked) = (kernel.rows(), kernel.panels(), kernel.stacked());
+    let mut tiles: [Tile; TILES] = [[[0.0; NR]; MR]; TILES];
+    let strips = panels.chunks((wide * words * NR).max(1));
+    for (first, strip) in (0..columns).step_by(wide * NR).zip(strips) {
+        let right: [*const u32; 2] = std::array::from_fn(|j| {
+            strip
+                .get(j * words * NR..)
+                .map_or(strip, |own| own)
+                .as_ptr()
+        });
+        let count = wide.min((columns - first).div_ceil(NR));
+        for row in (0..rows).step_by(tall) {
+            let taken = tall.min(rows - row);
             // SAFETY: promised by the caller.
             unsafe {
-                kernel.tile(taken, k, left.rows_from(row), panel.as_ptr(), &mut tile);
+                let left = left.rows_from(row);
+                kernel.tiles(taken, words, left, &right[..count], &mut tiles, false);
             }
-            for (i, sums) in tile[..taken].iter_mut().enumerate() {
-                // SAFETY: promised by the caller.
-                let out = unsafe {
-                    std::slice::from_raw_parts_mut(out.add((row + i) * stride + j * NR), width)
-                };
-                for sum in sums.iter_mut() {
-                    *sum *= scale;
+            for p in 0..count {
+                let column = first + p * NR;
+                let width = NR.min(columns - column);
+                let lines = tiles[p * stacked..][..stacked].as_flattened_mut();
+                for (i, sums) in lines[..taken].iter_mut().enumerate() {
+                    // SAFETY: promised by the caller.
+                    let out = unsafe {
+                        std::slice::from_raw_parts_mut(out.add((row + i) * stride + column), width)
+                    };
+                    for sum in sums.iter_mut() {
+                        *sum *= scale;
+                    }
+                    kernel::copy(out, sums, width);
                 }
-                kernel::copy(out, sums, width);
             }
         }
     }
@@ -97,25 +114,27 @@ wide! {
 /// Buffers of a thread.
 #[derive(Default)]
 struct Scratch {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Vec<u32>,
+    values: Vec<u32>,
     scores: Vec<f32>,
     slopes: Vec<f32>,
-    panels: Vec<f32>,
+    panels: Vec<u32>,
+    /// Rows of the left operand, where they are not floats.
+    words: Vec<u32>,
 }
 
-/// Query rows whose scores are alive at once.
+/// Query rows whose scores are alive at once, at least.
 const QUERIES: usize = 2 * MR;
 
-/// The result of attention, `[frames, queries, C]`.
-pub(super) fn attend(plan: &Plan, q: &[f32], kv: &[f32]) -> Vec<f32> {
+/// The result of attention, `[frames, queries, C]`, by products of this kernel.
+pub(super) fn attend(plan: &Plan, kernel: Kernel, q: &[f32], kv: &[f32]) -> Vec<f32> {
     let mut y = unfilled(plan.frames * plan.queries * plan.heads * plan.width);
     let out = Out::new(&mut y);
     (0..plan.frames * plan.heads).into_par_iter().for_each_init(
         Scratch::default,
         |scratch, unit| {
-            let (frame, head) = (unit / plan.heads, unit % plan.heads);
-            attend_head(plan, (q, kv), (frame, head), scratch, out);
+            let at = (unit / plan.heads, unit % plan.heads);
+            attend_head(plan, kernel, (q, kv), at, scratch, out);
         },
     );
     y
@@ -123,41 +142,53 @@ pub(super) fn attend(plan: &Plan, q: &[f32], kv: &[f32]) -> Vec<f32> {
 
 fn attend_head(
     plan: &Plan,
+    kernel: Kernel,
     (q, kv): (&[f32], &[f32]),
     (frame, head): (usize, usize),
     scratch: &mut Scratch,
     out: Out,
 ) {
     let (keys, width, padded) = (plan.keys, plan.width, plan.padded());
+    let size = (keys, width);
     plan.head(kv, plan.k, frame, head)
-        .pack_transposed(keys, width, &mut scratch.keys);
+        .pack_transposed(kernel, size, &mut scratch.keys);
     plan.head(kv, plan.v, frame, head)
-        .pack(keys, width, &mut scratch.values);
-    scratch.scores.resize(QUERIES * padded, 0.0);
-    let queries = plan.head(q, plan.q, frame, head).left();
-    for first in (0..plan.queries).step_by(QUERIES) {
-        let rows = QUERIES.min(plan.queries - first);
+        .pack(kernel, size, &mut scratch.values);
+    let most = QUERIES.next_multiple_of(kernel.rows());
+    scratch.scores.resize(most * padded, 0.0);
+    let queries = plan.head(q, plan.q, frame, head);
+    for first in (0..plan.queries).step_by(most) {
+        let rows = most.min(plan.queries - first);
+        let left = (queries.rows_from(first)).encode(kernel, (rows, width), &mut scratch.words);
+        let sizes = (rows, keys, kernel.padded_words(width));
         let scores = scratch.scores.as_mut_ptr();
-        // SAFETY: the queries have these rows; the scores have room for 24 rows of `padded` values.
+        // SAFETY: the queries have these rows; the scores have room for `most` rows of `padded` values.
         unsafe {
-            let left = queries.rows_from(first);
-            let sizes = (rows, keys, width);
-            multiply(left, sizes, &scratch.keys, plan.scale(), scores, padded);
-        }
+            multiply(
+                kernel,
+                left,
+                sizes,
+                &scratch.keys,
+                plan.scale(),
+                scores,
+                padded,
+            )
+        };
         for row in scratch.scores.chunks_exact_mut(padded).take(rows) {
             softmax(&mut row[..keys]);
         }
-        let left = Left::floats(scratch.scores.as_ptr(), padded, 1);
+        let scores = Matrix::new(&scratch.scores, padded);
+        let left = scores.encode(kernel, (rows, keys), &mut scratch.words);
+        let sizes = (rows, width, kernel.padded_words(keys));
         // SAFETY: these rows and columns of the result belong to this frame and head.
         unsafe {
             let y = out.at(plan.at(plan.y, frame, head) + first * plan.y.row);
-            let sizes = (rows, width, keys);
-            multiply(left, sizes, &scratch.values, 1.0, y, plan.y.row);
+            multiply(kernel, left, sizes, &scratch.values, 1.0, y, plan.y.row);
         }
     }
 }
 
-/// Writes dq to `dq` (placed as q) and dk, dv to `dkv` (placed as k and v).
+/// Writes dq to `dq` (placed as q) and dk, dv to `dkv` (placed as k and v). All products are of floats: slopes have too wide a range for less.
 pub(super) fn differentiate(plan: &Plan, q: &[f32], kv: &[f32], dy: &[f32], dq: Out, dkv: Out) {
     (0..plan.frames * plan.heads).into_par_iter().for_each_init(
         Scratch::default,
@@ -187,33 +218,77 @@ fn differentiate_head(
     let scores = scratch.scores.as_mut_ptr();
     let slopes = scratch.slopes.as_mut_ptr();
     let panels = &mut scratch.panels;
+    let kernel = Kernel::best(Format::F32);
     // SAFETY: in all products, operands have the rows that the plan gives them; scores and slopes have `queries` rows of `padded` values; the ranges
     // of the outputs belong to this frame and head.
     unsafe {
-        k.pack_transposed(keys, width, panels);
+        k.pack_transposed(kernel, (keys, width), panels);
         let sizes = (queries, keys, width);
-        multiply(q.left(), sizes, panels, plan.scale(), scores, padded);
+        multiply(
+            kernel,
+            q.left(),
+            sizes,
+            panels,
+            plan.scale(),
+            scores,
+            padded,
+        );
         for row in scratch.scores.chunks_exact_mut(padded) {
             softmax(&mut row[..keys]);
         }
-        dy.pack(queries, width, panels);
+        dy.pack(kernel, (queries, width), panels);
         let dv = dkv.at(plan.at(plan.v, frame, head));
         let (left, sizes) = (columns(&scratch.scores), (keys, width, queries));
-        multiply(left, sizes, panels, 1.0, dv, plan.v.row);
-        v.pack_transposed(keys, width, panels);
+        multiply(kernel, left, sizes, panels, 1.0, dv, plan.v.row);
+        v.pack_transposed(kernel, (keys, width), panels);
         let sizes = (queries, keys, width);
-        multiply(dy.left(), sizes, panels, 1.0, slopes, padded);
+        multiply(kernel, dy.left(), sizes, panels, 1.0, slopes, padded);
         let slopes = scratch.slopes.chunks_exact_mut(padded);
         for (p, dp) in scratch.scores.chunks_exact(padded).zip(slopes) {
             softmax_back(&p[..keys], &mut dp[..keys], plan.scale());
         }
-        k.pack(keys, width, panels);
+        k.pack(kernel, (keys, width), panels);
         let dq = dq.at(plan.at(plan.q, frame, head));
         let (left, sizes) = (rows(&scratch.slopes), (queries, width, keys));
-        multiply(left, sizes, panels, 1.0, dq, plan.q.row);
-        q.pack(queries, width, panels);
+        multiply(kernel, left, sizes, panels, 1.0, dq, plan.q.row);
+        q.pack(kernel, (queries, width), panels);
         let dk = dkv.at(plan.at(plan.k, frame, head));
         let (left, sizes) = (columns(&scratch.slopes), (keys, width, queries));
-        multiply(left, sizes, panels, 1.0, dk, plan.k.row);
+        multiply(kernel, left, sizes, panels, 1.0, dk, plan.k.row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Shape;
+
+    use super::*;
+    use crate::model::ops::kernel::Isa;
+    use crate::rng::Stream;
+
+    #[test]
+    fn every_set_of_instructions_gives_the_same_attention() {
+        let mut stream = Stream::new(3, "qkv");
+        for (frames, tokens, heads, width) in [(1, 1, 1, 3), (2, 37, 2, 8), (1, 197, 1, 64)] {
+            let shape = Shape::from((frames, tokens, 3 * heads * width));
+            let qkv: Vec<f32> = (0..shape.elem_count())
+                .map(|_| stream.range(-1.0, 1.0))
+                .collect();
+            let plan = Plan::packed(&shape, heads).unwrap();
+            for (format, tolerance) in [(Format::F32, 1e-5), (Format::Bf16, 1e-2)] {
+                let kernels: Vec<Kernel> = (Isa::ALL.iter())
+                    .filter_map(|&isa| Kernel::on(format, isa))
+                    .collect();
+                let all: Vec<Vec<f32>> = (kernels.iter())
+                    .map(|&kernel| attend(&plan, kernel, &qkv, &qkv))
+                    .collect();
+                for y in &all {
+                    let worst = (y.iter().zip(&all[0]))
+                        .map(|(a, b)| (a - b).abs())
+                        .fold(0.0, f32::max);
+                    assert!(worst <= tolerance, "{format:?}: {worst}");
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,5 @@
 //! From floats to a panel's words and back, and from rows of activations to the left operand's words.
 
-use half::bf16;
-
 use super::Column;
 use crate::model::ops::kernel::{Format, NR};
 use crate::model::ops::simd::wide;
@@ -95,9 +93,10 @@ pub(super) fn decode(format: Format, words: &[u32], columns: &[Column], out: &mu
     }
 }
 
-fn pair(low: f32, high: f32) -> u32 {
-    let bits = |value| u32::from(bf16::from_f32(value).to_bits());
-    bits(low) | bits(high) << 16
+/// Two bfloat16 in a word.
+#[inline(always)]
+pub(in crate::model::ops) fn pair(low: f32, high: f32) -> u32 {
+    rounded(low) >> 16 | rounded(high)
 }
 
 /// The bits of a bfloat16 in the upper half, rounded to the nearest even; a NaN stays a NaN.
@@ -129,7 +128,7 @@ wide! {
     fn bf16_row(row: &[f32], words: &mut [u32]) {
         let (pairs, last) = row.as_chunks::<2>();
         for (word, pair) in words.iter_mut().zip(pairs) {
-            *word = rounded(pair[0]) >> 16 | rounded(pair[1]);
+            *word = self::pair(pair[0], pair[1]);
         }
         if let (Some(word), [low]) = (words.get_mut(row.len() / 2), last) {
             *word = rounded(*low) >> 16;
@@ -173,6 +172,8 @@ wide! {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use crate::rng::Stream;
 
