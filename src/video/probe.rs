@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::answer::{Container, Probe, Ratio, Warning, Warnings};
-use super::decode::codec::Decoder;
+use super::decode::codec::{Decoder, NO_TIME};
 use super::decode::io::{Demuxer, Stream};
 use super::decode::owned::Code;
 use super::reject::Reject;
@@ -131,8 +131,14 @@ fn seconds(pts: i64, time_base: Ratio) -> f64 {
     pts as f64 * time_base.value()
 }
 
+/// Those of ascending time stamps that are times: a picture may come without one.
+fn known(pts: &[i64]) -> &[i64] {
+    &pts[pts.partition_point(|&pts| pts == NO_TIME)..]
+}
+
 /// From the first to the last of ascending time stamps.
 fn duration(pts: &[i64], time_base: Ratio) -> Duration {
+    let pts = known(pts);
     match (pts.first(), pts.last()) {
         (Some(&first), Some(&last)) => {
             let length = seconds(last.saturating_sub(first), time_base);
@@ -144,9 +150,7 @@ fn duration(pts: &[i64], time_base: Ratio) -> Duration {
 
 /// Refuses a video that is too long by its ascending time stamps.
 pub(super) fn check_duration(pts: &[i64], time_base: Ratio, limits: &Limits) -> Result<(), Reject> {
-    // FFmpeg's "no value" is the smallest number; it is no time.
-    let known = &pts[pts.partition_point(|&pts| pts == i64::MIN)..];
-    if duration(known, time_base) > limits.duration {
+    if duration(pts, time_base) > limits.duration {
         return Err(Reject::TooLong);
     }
     Ok(())
@@ -176,9 +180,10 @@ pub(super) struct Seen {
 /// Puts the facts together.
 pub(super) fn probe(opened: &Opened<'_>, index: &Index, seen: &Seen) -> Probe {
     let facts = &opened.facts;
+    let pts = known(&seen.pts);
     let (first, last) = (
-        seen.pts.first().copied().unwrap_or(0),
-        seen.pts.last().copied().unwrap_or(0),
+        pts.first().copied().unwrap_or(0),
+        pts.last().copied().unwrap_or(0),
     );
     let mut warnings = Warnings::default();
     if seen.is_damaged {
@@ -201,5 +206,39 @@ pub(super) fn probe(opened: &Opened<'_>, index: &Index, seen: &Seen) -> Probe {
         sar: facts.sar,
         streams: u16::try_from(opened.demuxer.streams()).unwrap_or(u16::MAX),
         warnings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_without_a_time_has_no_part_in_the_duration() {
+        let time_base = Ratio {
+            numerator: 1,
+            denominator: 1000,
+        };
+        let limits = Limits {
+            duration: Duration::from_secs(3),
+            ..Limits::default()
+        };
+        for (pts, milliseconds) in [
+            (&[] as &[i64], 0),
+            (&[NO_TIME], 0),
+            (&[NO_TIME, 500, 2500], 2000),
+            (&[500, 2500], 2000),
+        ] {
+            assert_eq!(
+                duration(pts, time_base),
+                Duration::from_millis(milliseconds)
+            );
+            assert_eq!(check_duration(pts, time_base, &limits), Ok(()));
+        }
+        let long = [NO_TIME, 0, 3001];
+        assert_eq!(
+            check_duration(&long, time_base, &limits),
+            Err(Reject::TooLong)
+        );
     }
 }
