@@ -150,10 +150,11 @@ pub fn by_window(
     } else {
         0
     };
-    let total = u32::try_from(whole / stride.max(1) + 1).unwrap_or(u32::MAX);
-    let end = windows.first.saturating_add(count.into());
-    if end > total {
-        return Err(total);
+    // More than 32 bits can count is no less a number of windows.
+    let total = whole / stride.max(1) + 1;
+    let wanted = i128::from(windows.first)..i128::from(windows.first) + i128::from(count);
+    if wanted.end > total {
+        return Err(u32::try_from(total).unwrap_or(u32::MAX));
     }
     let (unknown, first, known) = timeline.relative();
     let before = |time: i128| {
@@ -163,9 +164,9 @@ pub fn by_window(
         });
         (unknown + shown) as u32
     };
-    Ok((windows.first..end)
+    Ok(wanted
         .map(|window| {
-            let start = stride.saturating_mul(window.into());
+            let start = stride.saturating_mul(window);
             let (low, high) = (before(start), before(start.saturating_add(length)));
             if low < high {
                 let inside = uniform(high - low, frames);
@@ -344,6 +345,19 @@ mod tests {
         assert_eq!(
             by_window(&pause, 2, &windows(500, 1000, 2), 1),
             Ok(vec![vec![1, 1]])
+        );
+        // More windows than 32 bits can number.
+        let endless = Timeline {
+            pts: &[0, i64::MAX],
+            time_base: Ratio {
+                numerator: i32::MAX,
+                denominator: 1,
+            },
+        };
+        let last = windows(1000, 1000, u32::MAX);
+        assert_eq!(
+            by_window(&endless, 2, &last, 2),
+            Ok(vec![vec![0, 0], vec![0, 0]])
         );
     }
 
