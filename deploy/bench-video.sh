@@ -3,7 +3,7 @@
 # registries; one that cannot be had is named in the table.
 #   FRAMESHIFT_PEERS    where they go (default: ~/.cache/frameshift/peers)
 #   FRAMESHIFT_PROGRAM  the program to measure (default: a release build)
-#   ROUNDS              interleaved rounds (default: 7)
+#   ROUNDS              interleaved rounds (default: 8)
 #   ROWS                only the rows that this regular expression finds (default: all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -38,4 +38,4 @@ if [ -z "$program" ]; then
   program=target/release/frameshift
 fi
 "$python" benches/peers/clips.py "$shared" "$peers/clips"
-"$python" benches/peers/run.py "$program" "$shared" "$peers/clips" benches/RESULTS.md "${ROUNDS:-7}" "${ROWS:-}"
+"$python" benches/peers/run.py "$program" "$shared" "$peers/clips" benches/RESULTS.md "${ROUNDS:-8}" "${ROWS:-}"

@@ -20,7 +20,9 @@ OURS = [
 # What encloses the section that is written.
 BEGIN, END = "<!-- video: begin -->", "<!-- video: end -->"
 # Seconds after which a row has enough rounds.
-PATIENCE = 60
+PATIENCE = 90
+# Rounds after which all processes are replaced: what one gets of physical memory moves its times by a fifth.
+LIFETIME = 2
 PEERS = ["pyav-full", "pyav-seek", "decord", "torchcodec-exact", "torchcodec-approximate"]
 MODULES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec.decoders"}
 # What the row is, its files, and the goals: frames only, to model input.
@@ -82,36 +84,41 @@ def indices_of(program, path):
 
 
 def measure(program, path, mode, peers, rounds):
-    """Medians of interleaved rounds, after one that warms up: milliseconds by name, and errors.
+    """Medians of interleaved rounds: milliseconds by name, and errors.
 
-    A peer that needs three times as long as the best one in the first round is not asked again; a row that takes long has fewer rounds, at least two.
+    Processes are replaced every few rounds, and warmed up by a request that does not count. A peer that needs three times as long as the best one in the
+    first round is not asked again; a row that takes long has fewer rounds, at least two.
     """
     indices = indices_of(program, path)
     listed = ",".join(map(str, indices))
-    ours = Process(program, "video", "time")
-    processes = {name: Process(sys.executable, os.path.join(HERE, "peer.py"), name) for name in peers}
-    times, errors, means = {"ours": []}, {}, {}
+    commands = {"ours": [program, "video", "time"]}
+    commands |= {name: [sys.executable, os.path.join(HERE, "peer.py"), name] for name in peers}
+    lines = {name: f"{mode} {path}" if name == "ours" else f"{mode} {listed} {path}" for name in commands}
+    times, errors, means, processes = {name: [] for name in commands}, {}, {}, {}
     begun = time.monotonic()
-    for number in range(rounds + 1):
-        if number > 2 and time.monotonic() - begun > PATIENCE:
+    for number in range(rounds):
+        if number > 1 and time.monotonic() - begun > PATIENCE:
             break
-        answers = {"ours": ours.ask(f"{mode} {path}")}
-        for name, process in processes.items():
-            if name not in errors:
-                answers[name] = process.ask(f"{mode} {listed} {path}")
+        if number % LIFETIME == 0:
+            for process in processes.values():
+                process.end()
+            processes = {name: Process(*command) for name, command in commands.items() if name not in errors}
+            for name, process in processes.items():
+                process.ask(lines[name])
+        answers = {name: process.ask(lines[name]) for name, process in processes.items() if name not in errors}
         for name, answer in answers.items():
             if answer.startswith("error"):
                 errors[name] = answer[6:]
-            elif number > 0:
-                times.setdefault(name, []).append(float(answer.split()[0]))
-            if name != "ours" and not answer.startswith("error"):
+                continue
+            times[name].append(float(answer.split()[0]))
+            if name != "ours":
                 means[name] = float(answer.split()[2])
-        if number == 1:
-            first = {n: float(a.split()[0]) for n, a in answers.items() if n != "ours" and not a.startswith("error")}
+        if number == 0:
+            first = {name: spent[0] for name, spent in times.items() if spent and name != "ours"}
             slow = [name for name, spent in first.items() if spent > 3 * min(first.values())]
             for name in slow:
                 errors[name] = f"not asked again: {first[name]:.0f} ms at first, the best peer {min(first.values()):.0f}"
-    for process in [ours, *processes.values()]:
+    for process in processes.values():
         process.end()
     # A peer that gives other frames does other work: PyAV's full decode says which they are.
     if "pyav-full" in means:
@@ -122,16 +129,22 @@ def measure(program, path, mode, peers, rounds):
 
 
 def ours_only(program, path, first, second, rounds):
-    """Medians of two requests of ours, interleaved."""
-    sides = [(what, Process(program, "video", "time", *flags), []) for what, *flags in (first, second)]
-    for number in range(rounds + 1):
-        for what, process, times in sides:
+    """Medians of two requests of ours, interleaved; processes are replaced as in `measure`."""
+    sides = [(what, [program, "video", "time", *flags], []) for what, *flags in (first, second)]
+    processes = []
+    for number in range(rounds):
+        if number % LIFETIME == 0:
+            for process in processes:
+                process.end()
+            processes = [Process(*command) for _, command, _ in sides]
+            for process, (what, _, _) in zip(processes, sides):
+                process.ask(f"{what} {path}")
+        for process, (what, _, times) in zip(processes, sides):
             answer = process.ask(f"{what} {path}")
             if answer.startswith("error"):
                 return None
-            if number > 0:
-                times.append(float(answer))
-    for _, process, _ in sides:
+            times.append(float(answer))
+    for process in processes:
         process.end()
     return [statistics.median(times) for _, _, times in sides]
 
@@ -212,7 +225,7 @@ def against_peers(report, program, title, paths, goals):
         report.row(title, mode, " · ".join(ours), " · ".join(best), ratio, goal)
 
 
-def main(program, shared, clips, results, rounds="7", rows=""):
+def main(program, shared, clips, results, rounds="8", rows=""):
     report = Report(results, int(rounds), *available())
     folder = os.path.join(shared, "clips")
     kinetics = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.startswith("k400_"))
