@@ -83,29 +83,36 @@ def indices_of(program, path):
     return [frame["index"] for frame in answer["frames"]]
 
 
+def in_turns(commands, lines, rounds, left_out=()):
+    """Yields the answers of each round, by name. Processes are replaced every few rounds, and warmed up by a request that does not count."""
+    processes = {}
+    try:
+        for number in range(rounds):
+            if number % LIFETIME == 0:
+                for process in processes.values():
+                    process.end()
+                processes = {name: Process(*command) for name, command in commands.items() if name not in left_out}
+                for name, process in processes.items():
+                    process.ask(lines[name])
+            yield {name: process.ask(lines[name]) for name, process in processes.items() if name not in left_out}
+    finally:
+        for process in processes.values():
+            process.end()
+
+
 def measure(program, path, mode, peers, rounds):
     """Medians of interleaved rounds: milliseconds by name, and errors.
 
-    Processes are replaced every few rounds, and warmed up by a request that does not count. A peer that needs three times as long as the best one in the
-    first round is not asked again; a row that takes long has fewer rounds, at least two.
+    A peer that needs three times as long as the best one in the first round is not asked again; a row that takes long has fewer rounds, at least two.
     """
     indices = indices_of(program, path)
     listed = ",".join(map(str, indices))
     commands = {"ours": [program, "video", "time"]}
     commands |= {name: [sys.executable, os.path.join(HERE, "peer.py"), name] for name in peers}
     lines = {name: f"{mode} {path}" if name == "ours" else f"{mode} {listed} {path}" for name in commands}
-    times, errors, means, processes = {name: [] for name in commands}, {}, {}, {}
+    times, errors, means = {name: [] for name in commands}, {}, {}
     begun = time.monotonic()
-    for number in range(rounds):
-        if number > 1 and time.monotonic() - begun > PATIENCE:
-            break
-        if number % LIFETIME == 0:
-            for process in processes.values():
-                process.end()
-            processes = {name: Process(*command) for name, command in commands.items() if name not in errors}
-            for name, process in processes.items():
-                process.ask(lines[name])
-        answers = {name: process.ask(lines[name]) for name, process in processes.items() if name not in errors}
+    for number, answers in enumerate(in_turns(commands, lines, rounds, errors)):
         for name, answer in answers.items():
             if answer.startswith("error"):
                 errors[name] = answer[6:]
@@ -118,8 +125,8 @@ def measure(program, path, mode, peers, rounds):
             slow = [name for name, spent in first.items() if spent > 3 * min(first.values())]
             for name in slow:
                 errors[name] = f"not asked again: {first[name]:.0f} ms at first, the best peer {min(first.values()):.0f}"
-    for process in processes.values():
-        process.end()
+        elif time.monotonic() - begun > PATIENCE:
+            break
     # A peer that gives other frames does other work: PyAV's full decode says which they are.
     if "pyav-full" in means:
         for name, mean in means.items():
@@ -129,24 +136,17 @@ def measure(program, path, mode, peers, rounds):
 
 
 def ours_only(program, path, first, second, rounds):
-    """Medians of two requests of ours, interleaved; processes are replaced as in `measure`."""
-    sides = [(what, [program, "video", "time", *flags], []) for what, *flags in (first, second)]
-    processes = []
-    for number in range(rounds):
-        if number % LIFETIME == 0:
-            for process in processes:
-                process.end()
-            processes = [Process(*command) for _, command, _ in sides]
-            for process, (what, _, _) in zip(processes, sides):
-                process.ask(f"{what} {path}")
-        for process, (what, _, times) in zip(processes, sides):
-            answer = process.ask(f"{what} {path}")
+    """Medians of two requests of ours, interleaved."""
+    sides = dict(enumerate((first, second)))
+    commands = {side: [program, "video", "time", *flags] for side, (_, *flags) in sides.items()}
+    lines = {side: f"{what} {path}" for side, (what, *_) in sides.items()}
+    times = {side: [] for side in sides}
+    for answers in in_turns(commands, lines, rounds):
+        for side, answer in answers.items():
             if answer.startswith("error"):
                 return None
-            times.append(float(answer))
-    for process in processes:
-        process.end()
-    return [statistics.median(times) for _, _, times in sides]
+            times[side].append(float(answer))
+    return [statistics.median(spent) for spent in times.values()]
 
 
 def machine():
