@@ -144,17 +144,17 @@ impl Block {
 
     fn attend(&self, x: Tensor, tokens: Tokens) -> Result<(Tensor, SavedAttention)> {
         let normed = self.ln_1.forward(&x)?;
+        let format = self.in_proj.format().float();
         let (heads, mixed, residual) = match tokens {
             Tokens::All => {
                 let qkv = self.in_proj.forward(&normed, Rows::All, None)?;
-                let mixed = attention::forward(&qkv, self.heads, self.in_proj.format().float())?;
+                let mixed = attention::forward(&qkv, self.heads, format)?;
                 (Heads::All(qkv), mixed, x.clone())
             }
             Tokens::Class => {
                 let q = self.in_proj.forward_sections(&normed, Rows::Class, 0..1)?;
                 let kv = self.in_proj.forward_sections(&normed, Rows::All, 1..3)?;
-                let mixed =
-                    attention::class_forward(&q, &kv, self.heads, self.in_proj.format().float())?;
+                let mixed = attention::class_forward(&q, &kv, self.heads, format)?;
                 (Heads::Class(q, kv), mixed, class_rows(&x)?)
             }
         };

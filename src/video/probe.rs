@@ -10,11 +10,12 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::answer::{Container, Probe, Ratio, Warning, Warnings};
-use super::decode::codec::{Decoder, NO_TIME};
+use super::decode::codec::Decoder;
 use super::decode::io::{Demuxer, Stream};
 use super::decode::owned::Code;
 use super::reject::Reject;
 use super::request::Limits;
+use super::sampling::known;
 
 pub(super) use index::{Entry, Index, index};
 
@@ -131,11 +132,6 @@ fn seconds(pts: i64, time_base: Ratio) -> f64 {
     pts as f64 * time_base.value()
 }
 
-/// Those of ascending time stamps that are times: a picture may come without one.
-fn known(pts: &[i64]) -> &[i64] {
-    &pts[pts.partition_point(|&pts| pts == NO_TIME)..]
-}
-
 /// From the first to the last of ascending time stamps.
 fn duration(pts: &[i64], time_base: Ratio) -> Duration {
     let pts = known(pts);
@@ -212,6 +208,7 @@ pub(super) fn probe(opened: &Opened<'_>, index: &Index, seen: &Seen) -> Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::video::decode::codec::NO_TIME;
 
     #[test]
     fn a_picture_without_a_time_has_no_part_in_the_duration() {

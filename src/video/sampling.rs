@@ -69,6 +69,11 @@ pub fn strided_training(n: u32, frames: u16, rate: NonZeroU32, random: &mut Stre
         .collect()
 }
 
+/// Those of ascending time stamps that are times: a frame may come without one, which is the smallest number.
+pub(super) fn known(pts: &[i64]) -> &[i64] {
+    &pts[pts.partition_point(|&pts| pts == i64::MIN)..]
+}
+
 /// When the frames of a video are shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeline<'a> {
@@ -81,8 +86,8 @@ pub struct Timeline<'a> {
 impl Timeline<'_> {
     /// Frames without a time stamp (they come first), and the time stamps of the others relative to the first of these.
     fn relative(&self) -> (usize, i64, &[i64]) {
-        let unknown = self.pts.partition_point(|&pts| pts == i64::MIN);
-        let known = &self.pts[unknown..];
+        let known = known(self.pts);
+        let unknown = self.pts.len() - known.len();
         (unknown, known.first().copied().unwrap_or(0), known)
     }
 
