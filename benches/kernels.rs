@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frameshift::model::kernels::{Case, Work, cases, peak_bytes, peak_operations};
-use frameshift::model::{Error, compute_threads, keep_freed_pages};
+use frameshift::model::{Error, LineAligned, compute_threads, keep_freed_pages};
 use frameshift::spec::Precision;
+
+#[global_allocator]
+static ALLOCATOR: LineAligned = LineAligned;
 
 /// Seconds of the fastest of some calls.
 fn fastest(case: &Case) -> Result<f64, Error> {

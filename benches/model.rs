@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frameshift::model::{
-    Activation, AdapterSet, Backbone, BackboneConfig, Error, Inference, Keep, Segment, Step,
-    TrainableSet, TrainingStep, keep_freed_pages,
+    Activation, AdapterSet, Backbone, BackboneConfig, Error, Inference, Keep, LineAligned, Segment,
+    Step, TrainableSet, TrainingStep, keep_freed_pages,
 };
 use frameshift::rng::Stream;
 use frameshift::spec::{AdapterConfig, Digest, Normalization};
+
+#[global_allocator]
+static ALLOCATOR: LineAligned = LineAligned;
 
 const FRAMES: usize = 8;
 

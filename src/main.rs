@@ -14,6 +14,9 @@ use frameshift::{demo, faults, model, telemetry, tools, video};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+#[global_allocator]
+static ALLOCATOR: model::LineAligned = model::LineAligned;
+
 fn main() -> ExitCode {
     let first = std::env::args_os().nth(1);
     if first.is_some_and(|first| first == VIDEO_WORKER) {

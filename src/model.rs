@@ -34,7 +34,7 @@ pub use error::Error;
 pub use features::Features;
 pub use inference::{Inference, Segment};
 pub use ops::{fastest, instructions};
-pub use pages::{Usage, keep_freed_pages, usage};
+pub use pages::{LineAligned, Usage, keep_freed_pages, usage};
 pub use threads::{compute_threads, physical_cores};
 pub use trainable::TrainableSet;
 pub use training::{Dropout, Gradients, Keep, StepOutput, TrainingStep};
