@@ -14,62 +14,63 @@ const CHUNK: usize = 16_384;
 const QUICK: f32 = 1.702;
 
 #[inline(always)]
-fn quick(x: f32) -> f32 {
-    x / (1.0 + exp(-QUICK * x))
+fn quick<const FUSES: bool>(x: f32) -> f32 {
+    x / (1.0 + exp::<FUSES>(-QUICK * x))
 }
 
 #[inline(always)]
-fn quick_slope(x: f32) -> f32 {
-    let s = 1.0 / (1.0 + exp(-QUICK * x));
+fn quick_slope<const FUSES: bool>(x: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp::<FUSES>(-QUICK * x));
     s + QUICK * x * s * (1.0 - s)
 }
 
 #[inline(always)]
-fn exact(x: f32) -> f32 {
-    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+fn exact<const FUSES: bool>(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf::<FUSES>(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
 #[inline(always)]
-fn exact_slope(x: f32) -> f32 {
+fn exact_slope<const FUSES: bool>(x: f32) -> f32 {
     // 1 / sqrt(2 π), of the normal density.
     const DENSITY: f32 = 0.398_942_3;
-    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * DENSITY * exp(-0.5 * x * x)
+    0.5 * (1.0 + erf::<FUSES>(x * std::f32::consts::FRAC_1_SQRT_2))
+        + x * DENSITY * exp::<FUSES>(-0.5 * x * x)
 }
 
 wide! {
     fn quick_into(x: &[f32], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = quick(x);
+            *y = quick::<FUSES>(x);
         }
     }
 
     fn exact_into(x: &[f32], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = exact(x);
+            *y = exact::<FUSES>(x);
         }
     }
 
     fn quick_back(x: &[f32], dy: &[f32], dx: &mut [f32]) {
         for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
-            *dx = dy * quick_slope(x);
+            *dx = dy * quick_slope::<FUSES>(x);
         }
     }
 
     fn exact_back(x: &[f32], dy: &[f32], dx: &mut [f32]) {
         for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
-            *dx = dy * exact_slope(x);
+            *dx = dy * exact_slope::<FUSES>(x);
         }
     }
 
     fn quick_tile(tile: &mut [f32]) {
         for x in tile.iter_mut() {
-            *x = quick(*x);
+            *x = quick::<FUSES>(*x);
         }
     }
 
     fn exact_tile(tile: &mut [f32]) {
         for x in tile.iter_mut() {
-            *x = exact(*x);
+            *x = exact::<FUSES>(*x);
         }
     }
 }

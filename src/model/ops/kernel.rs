@@ -261,6 +261,25 @@ impl Kernel {
         }
     }
 
+    /// Rows of a block of so many words each, so that it stays in the second-level cache beside a panel: a quarter of a megabyte everywhere, one where cores
+    /// have two.
+    pub(super) fn block_rows(self, words: usize) -> usize {
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => ((1 << 18) / words).min(256),
+            _ => ((1 << 16) / words).min(96),
+        }
+    }
+
+    /// Words of a sum that are added up before those of the next tile: where a panel is read from the first-level cache, its share nearly fits there.
+    pub(super) fn chunk(self) -> usize {
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => 128 * STEP,
+            _ => 48 * STEP,
+        }
+    }
+
     /// Of its operands.
     pub(super) fn format(self) -> Format {
         self.format
@@ -362,6 +381,33 @@ impl Kernel {
             )
         }
     }
+}
+
+/// Asks for the lines of `count` values that are written soon: the hardware looks ahead within a page only, and rows of a matrix lie pages apart.
+#[inline(always)]
+pub(super) fn will_write(at: *const f32, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..count).step_by(NR).chain([count.max(1) - 1]) {
+        // SAFETY: the instruction changes no value and refuses no address; a CPU that has it not takes it for one that does nothing.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) at.wrapping_add(line), options(nostack, readonly, preserves_flags));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, count);
+}
+
+/// The same of values that are read.
+#[inline(always)]
+pub(super) fn will_read(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(NR) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the line is there, and a prefetch does not even read it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }
 
 /// Copies the first `width` values of a row of results; nearly always all 16, which then need no call.

@@ -1,4 +1,4 @@
-//! Loops that the compiler vectorises, compiled twice: for AVX2 with FMA, chosen at run time, and for any CPU.
+//! Loops that the compiler vectorises, compiled three times: for AVX-512 and for AVX2 with FMA, chosen at run time, and for any CPU.
 #![allow(unsafe_code)]
 
 /// Whether the wide instructions are there.
@@ -14,26 +14,48 @@ pub(super) fn is_wide() -> bool {
     }
 }
 
-/// Defines functions whose bodies are compiled for both.
+/// Whether those of 512 bits are there as well.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn is_widest() -> bool {
+    is_wide()
+        && std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512dq")
+        && std::is_x86_feature_detected!("avx512vl")
+}
+
+/// Whether code for any CPU of this kind has the instruction that multiplies and adds in one; without it the call for one costs more than the loop.
+pub(super) const ANY_FUSES: bool = cfg!(target_arch = "aarch64");
+
+/// Defines functions whose bodies are compiled for all three. In them, `FUSES` says whether the CPU multiplies and adds in one instruction.
 macro_rules! wide {
     ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
         $(#[$doc])*
         #[allow(unsafe_code)]
         $vis fn $name($($arg: $kind),*) $(-> $result)? {
             #[inline(always)]
-            fn body($($arg: $kind),*) $(-> $result)? $body
+            fn body<const FUSES: bool>($($arg: $kind),*) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+                fn on_avx512($($arg: $kind),*) $(-> $result)? {
+                    body::<true>($($arg),*)
+                }
                 #[target_feature(enable = "avx2,fma")]
                 fn on_avx2($($arg: $kind),*) $(-> $result)? {
-                    body($($arg),*)
+                    body::<true>($($arg),*)
+                }
+                if $crate::model::ops::simd::is_widest() {
+                    // SAFETY: the CPU has all these features.
+                    return unsafe { on_avx512($($arg),*) };
                 }
                 if $crate::model::ops::simd::is_wide() {
                     // SAFETY: the CPU has both features.
                     return unsafe { on_avx2($($arg),*) };
                 }
             }
-            body($($arg),*)
+            body::<{ $crate::model::ops::simd::ANY_FUSES }>($($arg),*)
         }
     )*};
 }
@@ -42,52 +64,72 @@ pub(super) use wide;
 /// Lanes of the partial sums; fixed, so that the order of a sum does not depend on the CPU.
 pub(super) const LANES: usize = 16;
 
+/// a · b + c, rounded once where the CPU can.
+#[inline(always)]
+fn multiply_add<const FUSES: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSES { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// A polynomial from its highest coefficient on.
+#[inline(always)]
+fn polynomial<const FUSES: bool>(x: f32, coefficients: &[f32]) -> f32 {
+    let mut sum = 0.0;
+    for (i, &c) in coefficients.iter().enumerate() {
+        sum = if i == 0 {
+            c
+        } else {
+            multiply_add::<FUSES>(sum, x, c)
+        };
+    }
+    sum
+}
+
 /// e^x within 2 ulp (Cephes' polynomial); NaN stays NaN.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(super) fn exp<const FUSES: bool>(x: f32) -> f32 {
     // Adding and taking away 1.5 · 2^23 rounds to the nearest integer without an SSE 4.1 instruction.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = multiply_add::<FUSES>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    let y = p * r * r + r + 1.0;
+    let r = multiply_add::<FUSES>(n, -0.693_359_4, x);
+    let r = multiply_add::<FUSES>(n, 2.121_944_4e-4, r);
+    const TERMS: [f32; 6] = [
+        1.987_569_1e-4,
+        1.398_2e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ];
+    let p = polynomial::<FUSES>(r, &TERMS);
+    let y = multiply_add::<FUSES>(p * r, r, r) + 1.0;
     // The lowest bits of 1.5 · 2^23 + n are n: no conversion, which would have to saturate. Of a NaN they are anything, and y carries it.
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
 /// The error function within 4 ulp (Eigen's rational approximation); NaN stays NaN.
 #[inline(always)]
-pub(super) fn erf(x: f32) -> f32 {
-    let x = x.clamp(-4.0, 4.0);
-    let s = x * x;
-    let mut p = -2.726_142_3e-10;
-    for c in [
+pub(super) fn erf<const FUSES: bool>(x: f32) -> f32 {
+    const ABOVE: [f32; 7] = [
+        -2.726_142_3e-10,
         2.770_681_4e-8,
         -2.101_024e-6,
         -5.692_506_4e-5,
         -7.349_906_3e-4,
         -2.954_6e-3,
         -1.609_603_3e-2,
-    ] {
-        p = p * s + c;
-    }
-    let mut q = -1.456_607_2e-5;
-    for c in [
+    ];
+    const BELOW: [f32; 5] = [
+        -1.456_607_2e-5,
         -2.133_740_6e-4,
         -1.682_827e-3,
         -7.373_329e-3,
         -1.426_473_9e-2,
-    ] {
-        q = q * s + c;
-    }
-    x * p / q
+    ];
+    let x = x.clamp(-4.0, 4.0);
+    let s = x * x;
+    x * polynomial::<FUSES>(s, &ABOVE) / polynomial::<FUSES>(s, &BELOW)
 }
 
 /// Sum of a few partial sums, in order.
@@ -98,4 +140,35 @@ pub(super) fn total(lanes: [f32; LANES]) -> f32 {
         sum += lane;
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponentials_and_error_functions_are_close_whether_the_cpu_fuses_or_not() {
+        for i in -8700..8800 {
+            let x = i as f32 / 100.0;
+            let want = f64::from(x).exp();
+            for got in [exp::<true>(x), exp::<false>(x)] {
+                let error = (f64::from(got) - want).abs() / want;
+                assert!(error < 3e-7, "e^{x} is {got}, want {want}");
+            }
+            let (one, two) = (erf::<true>(x / 10.0), erf::<false>(x / 10.0));
+            assert!((one - two).abs() <= 4e-7, "erf({}): {one}, {two}", x / 10.0);
+        }
+        // As tables of the function give it.
+        for (x, want) in [
+            (0.0, 0.0),
+            (0.5, 0.520_499_9),
+            (1.0, 0.842_700_8),
+            (2.0, 0.995_322_3),
+            (-5.0, -1.0),
+        ] {
+            assert!((erf::<true>(x) - want).abs() < 5e-7);
+        }
+        assert!(exp::<true>(f32::NAN).is_nan() && erf::<true>(f32::NAN).is_nan());
+        assert!(exp::<false>(f32::NAN).is_nan() && erf::<false>(f32::NAN).is_nan());
+    }
 }

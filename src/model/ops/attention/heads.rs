@@ -82,12 +82,12 @@ wide! {
         let (chunks, rest) = row.as_chunks_mut::<LANES>();
         for chunk in chunks {
             for (sum, x) in sums.iter_mut().zip(chunk) {
-                *x = exp(*x - top);
+                *x = exp::<FUSES>(*x - top);
                 *sum += *x;
             }
         }
         for (sum, x) in sums.iter_mut().zip(rest) {
-            *x = exp(*x - top);
+            *x = exp::<FUSES>(*x - top);
             *sum += *x;
         }
         let inverse = 1.0 / total(sums);
@@ -150,13 +150,16 @@ fn attend_head(
 ) {
     let (keys, width, padded) = (plan.keys, plan.width, plan.padded());
     let size = (keys, width);
-    plan.head(kv, plan.k, frame, head)
-        .pack_transposed(kernel, size, &mut scratch.keys);
-    plan.head(kv, plan.v, frame, head)
-        .pack(kernel, size, &mut scratch.values);
+    let queries = plan.head(q, plan.q, frame, head);
+    let k = plan.head(kv, plan.k, frame, head);
+    let v = plan.head(kv, plan.v, frame, head);
+    k.expect(size);
+    v.expect(size);
+    queries.expect((plan.queries, width));
+    k.pack_transposed(kernel, size, &mut scratch.keys);
+    v.pack(kernel, size, &mut scratch.values);
     let most = QUERIES.next_multiple_of(kernel.rows());
     scratch.scores.resize(most * padded, 0.0);
-    let queries = plan.head(q, plan.q, frame, head);
     for first in (0..plan.queries).step_by(most) {
         let rows = most.min(plan.queries - first);
         let left = (queries.rows_from(first)).encode(kernel, (rows, width), &mut scratch.words);
@@ -174,7 +177,15 @@ fn attend_head(
                 padded,
             )
         };
-        for row in scratch.scores.chunks_exact_mut(padded).take(rows) {
+        for (i, row) in scratch
+            .scores
+            .chunks_exact_mut(padded)
+            .take(rows)
+            .enumerate()
+        {
+            let y = plan.at(plan.y, frame, head) + (first + i) * plan.y.row;
+            // SAFETY: the result has this row.
+            kernel::will_write(unsafe { out.at(y) }, width);
             softmax(&mut row[..keys]);
         }
         let scores = Matrix::new(&scratch.scores, padded);
@@ -211,6 +222,9 @@ fn differentiate_head(
     let k = plan.head(kv, plan.k, frame, head);
     let v = plan.head(kv, plan.v, frame, head);
     let dy = plan.head(dy, plan.y, frame, head);
+    for (rows, count) in [(k, keys), (q, queries), (v, keys), (dy, queries)] {
+        rows.expect((count, width));
+    }
     scratch.scores.resize(queries * padded, 0.0);
     scratch.slopes.resize(queries * padded, 0.0);
     let rows = |values: &[f32]| Left::floats(values.as_ptr(), padded, 1);

@@ -135,6 +135,13 @@ impl<'a> Matrix<'a> {
         Self::new(&self.values[first * self.row..], self.row)
     }
 
+    /// Asks for `rows` rows of `columns` values, which are read soon: they lie pages apart.
+    pub(super) fn expect(&self, (rows, columns): (usize, usize)) {
+        for i in 0..rows {
+            kernel::will_read(&self.values[i * self.row..][..columns]);
+        }
+    }
+
     /// The rows as they lie, the left operand of products of floats.
     pub(super) fn left(&self) -> Left {
         Left::floats(self.values.as_ptr(), self.row, 1)

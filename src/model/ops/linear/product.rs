@@ -16,9 +16,6 @@ use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
 use crate::model::ops::packed::{Packed, SHIFT, encode_row};
 use crate::model::ops::share::Out;
 
-/// Words of a sum that are added up before those of the next tile: a panel's share of them nearly fits the first-level cache.
-const CHUNK: usize = 48 * kernel::STEP;
-
 /// One product with what goes with it.
 pub(super) struct Product<'a> {
     pub(super) weight: &'a Packed,
@@ -109,14 +106,21 @@ impl Product<'_> {
         Ok(())
     }
 
-    /// Rows of a block, and blocks of a group: a block and a panel stay in the second-level cache (half a megabyte where this was measured).
+    /// Rows of a block, and blocks of a group.
     fn blocks(&self) -> (usize, usize) {
-        let words = self.weight.format().words(self.weight.k()).clamp(1, CHUNK);
-        let most = (65_536 / words).clamp(24, 96);
+        let kernel = self.weight.kernel();
+        let words = self
+            .weight
+            .format()
+            .words(self.weight.k())
+            .clamp(1, kernel.chunk());
         let rows = self.input.rows;
+        // Each thread has two blocks at least, where there are rows enough.
+        let share = (rows * self.input.groups).div_ceil(2 * rayon::current_num_threads());
+        let most = kernel.block_rows(words).min(share).max(24);
         let block = rows
             .div_ceil(rows.div_ceil(most))
-            .next_multiple_of(self.weight.kernel().rows());
+            .next_multiple_of(kernel.rows());
         (block, rows.div_ceil(block))
     }
 
@@ -187,8 +191,9 @@ impl Product<'_> {
         let tiles = rows.len().div_ceil(tall);
         let strips = panels.len().div_ceil(wide);
         // Long sums are cut, so that a panel's part stays in the first-level cache while all tiles of the block use it.
-        let chunk = if words > CHUNK + CHUNK / 3 {
-            CHUNK
+        let chunk = kernel.chunk();
+        let chunk = if words > chunk + chunk / 3 {
+            chunk
         } else {
             words.max(1)
         };
@@ -206,6 +211,10 @@ impl Product<'_> {
                     let taken = tall.min(rows.end - row);
                     let at = if kept > 1 { strip * tiles + t } else { 0 };
                     let sums = &mut scratch.tiles[at * wide * stacked..][..wide * stacked];
+                    if is_last {
+                        let panels = first_panel + j..first_panel + last;
+                        self.expect(group, row..row + taken, panels, out);
+                    }
                     // SAFETY: `check` saw that the input has these rows of k elements, and `left` gave their words; panels have as many words for
                     // each of 16 columns.
                     unsafe {
@@ -242,6 +251,24 @@ impl Product<'_> {
                 // The left operand was shifted to be unsigned.
                 let sum = value.to_bits() as i32 - SHIFT * column.sum;
                 *value = sum as f32 * (scale * column.scale);
+            }
+        }
+    }
+
+    /// Asks for the memory that `finish` will touch, while the products are computed.
+    fn expect(&self, group: usize, rows: Range<usize>, panels: Range<usize>, out: Out) {
+        let (first, last) = (
+            self.weight.place(panels.start),
+            self.weight.place(panels.end - 1),
+        );
+        let columns = last.column + last.width - first.column;
+        let column = first.column - self.sections.start * self.weight.section();
+        for row in rows {
+            let at = self.output.at(group, row) + column;
+            // SAFETY: `check` saw the range.
+            kernel::will_write(unsafe { out.at(at) }, columns);
+            if let Some(residual) = self.residual {
+                kernel::will_read(&residual[at..][..columns]);
             }
         }
     }
