@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::Activation;
 use super::ops::linear::Rows;
+use super::ops::stored::Stored;
 use super::ops::{attention, gelu};
 use super::site::{self, Site};
 use super::weights::{Found, LayerNorm, Linear};
@@ -56,11 +57,20 @@ impl Sites<'_> {
     }
 }
 
-enum Heads {
+enum Heads<T> {
     /// `[N, L, 3C]`.
-    All(Tensor),
+    All(T),
     /// Queries of the class tokens `[N, C]`, keys and values `[N, L, 2C]`.
-    Class(Tensor, Tensor),
+    Class(T, T),
+}
+
+impl<T> Heads<T> {
+    fn map<U>(self, mut f: impl FnMut(T) -> Result<U>) -> Result<Heads<U>> {
+        Ok(match self {
+            Self::All(qkv) => Heads::All(f(qkv)?),
+            Self::Class(q, kv) => Heads::Class(f(q)?, f(kv)?),
+        })
+    }
 }
 
 /// What the backward reads.
@@ -68,17 +78,17 @@ pub(super) struct Saved {
     /// Only where adapters before attention read it.
     input: Option<Tensor>,
     pre_attn: Vec<Option<site::Saved>>,
-    attention: Option<SavedAttention>,
+    attention: Option<SavedAttention<Stored>>,
     before_pre_mlp: Tensor,
     pre_mlp: Vec<Option<site::Saved>>,
     mlp: SavedMlp,
 }
 
-struct SavedAttention {
+struct SavedAttention<T> {
     x: Tensor,
     /// ln_1's output, only when in_proj learns.
     normed: Option<Tensor>,
-    heads: Heads,
+    heads: Heads<T>,
     /// Attention's output, only when out_proj learns.
     mixed: Option<Tensor>,
 }
@@ -88,7 +98,7 @@ struct SavedMlp {
     /// ln_2's output, only when c_fc learns.
     normed: Option<Tensor>,
     /// c_fc's output, before the activation.
-    hidden: Tensor,
+    hidden: Stored,
     /// After it, only when c_proj learns.
     active: Option<Tensor>,
 }
@@ -121,7 +131,7 @@ impl Block {
         let (x, pre_attn) = adapt(&input, &sites.pre_attn)?;
         let (x, attention) = self.attend(x, tokens)?;
         let is_read = reach != Reach::Nothing && !self.ends_at_mlp(sites, reach);
-        let attention = is_read.then_some(attention);
+        let attention = is_read.then(|| self.store(attention)).transpose()?;
         let before_pre_mlp = x.clone();
         let (x, pre_mlp) = match tokens {
             Tokens::All => adapt(&x, &sites.pre_mlp)?,
@@ -142,7 +152,7 @@ impl Block {
         Ok((y, Some(saved)))
     }
 
-    fn attend(&self, x: Tensor, tokens: Tokens) -> Result<(Tensor, SavedAttention)> {
+    fn attend(&self, x: Tensor, tokens: Tokens) -> Result<(Tensor, SavedAttention<Tensor>)> {
         let normed = self.ln_1.forward(&x)?;
         let format = self.in_proj.format().float();
         let (heads, mixed, residual) = match tokens {
@@ -168,6 +178,18 @@ impl Block {
         Ok((y, saved))
     }
 
+    /// What attention saves, as it waits.
+    fn store(&self, saved: SavedAttention<Tensor>) -> Result<SavedAttention<Stored>> {
+        let format = self.in_proj.format();
+        let heads = saved.heads.map(|heads| Stored::new(heads, format))?;
+        Ok(SavedAttention {
+            x: saved.x,
+            normed: saved.normed,
+            heads,
+            mixed: saved.mixed,
+        })
+    }
+
     fn feed(&self, x: &Tensor) -> Result<Tensor> {
         let normed = self.ln_2.forward(x)?;
         let active = self
@@ -184,7 +206,7 @@ impl Block {
         let saved = SavedMlp {
             x,
             normed: self.c_fc.is_trainable().then_some(normed),
-            hidden,
+            hidden: Stored::new(hidden, self.c_fc.format())?,
             active: self.c_proj.is_trainable().then_some(active),
         };
         Ok((y, saved))
@@ -236,7 +258,7 @@ impl Block {
             self.c_proj.gradients(all(active), all(dy), names, found)?;
         }
         let d_active = self.c_proj.backward(dy, Rows::All)?;
-        let d_hidden = gelu::backward(&saved.hidden, &d_active, self.activation)?;
+        let d_hidden = gelu::backward(&saved.hidden.get()?, &d_active, self.activation)?;
         drop(d_active);
         if let Some(normed) = &saved.normed {
             let names = ["mlp.c_fc.weight", "mlp.c_fc.bias"];
@@ -251,7 +273,7 @@ impl Block {
     fn attend_back(
         &self,
         dy: &Tensor,
-        saved: &SavedAttention,
+        saved: &SavedAttention<Stored>,
         found: &mut Found,
     ) -> Result<Tensor> {
         let all = |x| (x, Rows::All);
@@ -262,7 +284,7 @@ impl Block {
         let d_mixed = self.out_proj.backward(dy, Rows::All)?;
         let (d_normed, past) = match &saved.heads {
             Heads::All(qkv) => {
-                let d_qkv = attention::backward(qkv, &d_mixed, self.heads)?;
+                let d_qkv = attention::backward(&qkv.get()?, &d_mixed, self.heads)?;
                 if let Some(normed) = &saved.normed {
                     let names = ["attn.in_proj_weight", "attn.in_proj_bias"];
                     self.in_proj
@@ -271,7 +293,8 @@ impl Block {
                 (self.in_proj.backward(&d_qkv, Rows::All)?, dy.clone())
             }
             Heads::Class(q, kv) => {
-                let (dq, d_kv) = attention::class_backward(q, kv, &d_mixed, self.heads)?;
+                let (dq, d_kv) =
+                    attention::class_backward(&q.get()?, &kv.get()?, &d_mixed, self.heads)?;
                 if let Some(normed) = &saved.normed {
                     self.class_gradients(normed, &dq, &d_kv, found)?;
                 }

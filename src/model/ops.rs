@@ -13,6 +13,7 @@ pub(super) mod norm;
 mod packed;
 mod share;
 mod simd;
+pub(super) mod stored;
 pub(super) mod sum;
 pub(super) mod weight_gradient;
 

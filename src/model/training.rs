@@ -10,7 +10,8 @@ use candle_core::Tensor;
 use super::block::{Reach, Saved, Sites, Tokens};
 use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
-use super::ops::{loss, tensor};
+use super::ops::stored::Stored;
+use super::ops::{Format, loss, tensor};
 use super::weights::Found;
 use super::{AdapterSet, Backbone, Error, Step, TrainableSet, head, inference, vit};
 use crate::rng::Stream;
@@ -239,22 +240,27 @@ impl TrainingStep {
         let kept: usize = (again.end..config.layers).map(|i| self.kept_by(i)).sum();
         let most = again.clone().map(|i| self.kept_by(i)).max().unwrap_or(0);
         let passing = 4 * config.width + 2 * config.mlp_width;
-        let values = again.len() * config.width + kept.max(most) + passing;
-        (tokens * values * size_of::<f32>()) as u64
+        let exact = (again.len() * config.width + passing) * size_of::<f32>();
+        (tokens * (exact + kept.max(most))) as u64
     }
 
-    /// Values for each token that a block keeps when it keeps everything.
+    /// Bytes for each token that a block keeps when it keeps everything.
     fn kept_by(&self, block: usize) -> usize {
-        let (c, adapter) = (self.backbone.config().width, self.layers.config());
-        let narrow = adapter.adapter_width as usize;
+        let (config, adapter) = (self.backbone.config(), self.layers.config());
+        let (c, narrow) = (config.width, adapter.adapter_width as usize);
         let of = |is: bool, values: usize| usize::from(is) * values;
         let (tokens, reach) = self.plan(block);
-        // Its input, queries to values, and what the adapter before it reads.
-        let attends = reach == Reach::Input || adapter.adapter_pre_attn;
+        // Queries to values, and what the activation reads, wait in the format of the products.
+        let stored = Stored::value_bytes(Format::of(self.backbone.precision()));
         let sections = if tokens == Tokens::Class { 2 } else { 3 };
-        let attention = of(attends, (1 + sections) * c) + of(adapter.adapter_pre_attn, c + narrow);
-        let mlp = c + self.backbone.config().mlp_width + of(adapter.adapter_pre_mlp, c + narrow);
-        attention + of(tokens == Tokens::All, mlp)
+        let is_all = tokens == Tokens::All;
+        // Its input, and what the adapter before it reads.
+        let attends = reach == Reach::Input || adapter.adapter_pre_attn;
+        let exact = of(attends, c)
+            + of(adapter.adapter_pre_attn, c + narrow)
+            + of(is_all, c + of(adapter.adapter_pre_mlp, c + narrow));
+        let heads = of(attends, sections * c);
+        exact * size_of::<f32>() + (heads + of(is_all, config.mlp_width)) * stored
     }
 
     /// Loss and gradients.

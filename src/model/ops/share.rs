@@ -33,13 +33,20 @@ pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, 
     (CpuStorage::F32(values), shape.into())
 }
 
+/// Numbers of which every bit pattern is one.
+pub(super) trait Number: Copy {}
+
+impl Number for f32 {}
+
+impl Number for half::bf16 {}
+
 /// A buffer of `len` values that the caller fills wholly before anyone reads it.
 ///
 /// Not zeroed: the pass over fresh memory would cost as much as a cheap kernel.
-pub(super) fn unfilled(len: usize) -> Vec<f32> {
+pub(super) fn unfilled<T: Number>(len: usize) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     prefer_large(&mut values);
-    // SAFETY: the capacity is `len`, every bit pattern is an f32, and each kernel writes every element of its output before it is read.
+    // SAFETY: the capacity is `len`, every bit pattern is a number, and each kernel writes every element of its output before it is read.
     #[allow(clippy::uninit_vec)]
     unsafe {
         values.set_len(len);

@@ -101,7 +101,7 @@ pub(in crate::model::ops) fn pair(low: f32, high: f32) -> u32 {
 
 /// The bits of a bfloat16 in the upper half, rounded to the nearest even; a NaN stays a NaN.
 #[inline(always)]
-fn rounded(value: f32) -> u32 {
+pub(in crate::model::ops) fn rounded(value: f32) -> u32 {
     let bits = value.to_bits();
     let near = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) & 0xFFFF_0000;
     if value.is_nan() { 0x7FC0_0000 } else { near }
