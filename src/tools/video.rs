@@ -16,8 +16,9 @@ use serde::Serialize;
 use crate::ids::TenantId;
 use crate::spec::RotationPolicy;
 use crate::tools::show;
+use crate::video::sampling::time_stamp;
 use crate::video::{
-    self, ColorPolicy, Decoder, Input, Lane, PictureSpec, Probe, Ratio, Sampling, Windows,
+    self, ColorPolicy, Decoder, Input, Lane, Picture, PictureSpec, Probe, Ratio, Sampling, Windows,
 };
 
 /// Room for the pictures of a contact sheet.
@@ -242,11 +243,26 @@ struct Sampled {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Sample {
     index: u32,
-    pts: i64,
+    /// None of a frame without a time stamp.
+    pts: Option<i64>,
     /// After the first frame.
-    seconds: f64,
+    seconds: Option<f64>,
     width: u32,
     height: u32,
+}
+
+impl Sample {
+    /// Time stamps count from `first_pts` in units of `unit` seconds.
+    fn new((index, pts): (u32, i64), (first_pts, unit): (i64, f64), picture: &Picture) -> Self {
+        let pts = time_stamp(pts);
+        Self {
+            index,
+            pts,
+            seconds: pts.map(|pts| pts.saturating_sub(first_pts) as f64 * unit),
+            width: picture.width,
+            height: picture.height,
+        }
+    }
 }
 
 /// The tenant of a video that no client brought.
@@ -345,13 +361,8 @@ async fn draw(decoder: &Decoder, args: &Frames) -> Result<(), Error> {
         reason,
     })?;
     let places = came.indices.iter().zip(&came.pts).zip(&came.pictures);
-    let frames = places.map(|((&index, &pts), picture)| Sample {
-        index,
-        pts,
-        seconds: pts.saturating_sub(came.probe.first_pts) as f64 * came.probe.time_base.value(),
-        width: picture.width,
-        height: picture.height,
-    });
+    let clock = (came.probe.first_pts, came.probe.time_base.value());
+    let frames = places.map(|((&index, &pts), picture)| Sample::new((index, pts), clock, picture));
     let sampled = Sampled {
         sheet: args.out.clone(),
         frames: frames.collect(),
@@ -359,4 +370,23 @@ async fn draw(decoder: &Decoder, args: &Frames) -> Result<(), Error> {
     };
     show(serde_json::to_string_pretty(&sampled)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_without_a_time_stamp_has_no_time() {
+        let picture = Picture {
+            width: 4,
+            height: 3,
+            rgb: vec![0; 36],
+        };
+        let sample = |pts| Sample::new((7, pts), (100, 0.5), &picture);
+        assert_eq!(sample(104).seconds, Some(2.0));
+        let lost = serde_json::to_value(sample(i64::MIN)).unwrap();
+        assert!(lost["pts"].is_null() && lost["seconds"].is_null(), "{lost}");
+        assert_eq!(lost["index"], 7);
+    }
 }

@@ -69,9 +69,14 @@ pub fn strided_training(n: u32, frames: u16, rate: NonZeroU32, random: &mut Stre
         .collect()
 }
 
-/// Those of ascending time stamps that are times: a frame may come without one, which is the smallest number.
+/// A time stamp that is a time: a frame may come without one, which is the smallest number.
+pub fn time_stamp(pts: i64) -> Option<i64> {
+    (pts != i64::MIN).then_some(pts)
+}
+
+/// Those of ascending time stamps that are times.
 pub(super) fn known(pts: &[i64]) -> &[i64] {
-    &pts[pts.partition_point(|&pts| pts == i64::MIN)..]
+    &pts[pts.partition_point(|&pts| time_stamp(pts).is_none())..]
 }
 
 /// When the frames of a video are shown.
