@@ -2,16 +2,10 @@
 #![allow(unsafe_code)]
 
 /// Whether the wide instructions are there.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 pub(super) fn is_wide() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
+    std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma")
 }
 
 /// Whether those of 512 bits are there as well.
