@@ -268,7 +268,10 @@ impl Backbone {
     /// # Errors
     /// When the shape is another.
     pub fn final_norm(&self, features: &Tensor) -> Result<Tensor, Error> {
-        Ok(self.vit.ln_post.forward(&features.contiguous()?)?)
+        Ok(self
+            .vit
+            .ln_post
+            .forward(&features.contiguous()?, ops::Numbers::F32)?)
     }
 }
 

@@ -5,9 +5,9 @@
 use candle_core::{Result, Tensor};
 
 use super::Activation;
+use super::ops::attention::{self, How};
 use super::ops::linear::Rows;
-use super::ops::stored::Stored;
-use super::ops::{attention, gelu};
+use super::ops::{Numbers, gelu};
 use super::site::{self, Site};
 use super::weights::{Found, LayerNorm, Linear};
 
@@ -57,20 +57,11 @@ impl Sites<'_> {
     }
 }
 
-enum Heads<T> {
+enum Heads {
     /// `[N, L, 3C]`.
-    All(T),
+    All(Tensor),
     /// Queries of the class tokens `[N, C]`, keys and values `[N, L, 2C]`.
-    Class(T, T),
-}
-
-impl<T> Heads<T> {
-    fn map<U>(self, mut f: impl FnMut(T) -> Result<U>) -> Result<Heads<U>> {
-        Ok(match self {
-            Self::All(qkv) => Heads::All(f(qkv)?),
-            Self::Class(q, kv) => Heads::Class(f(q)?, f(kv)?),
-        })
-    }
+    Class(Tensor, Tensor),
 }
 
 /// What the backward reads.
@@ -78,17 +69,17 @@ pub(super) struct Saved {
     /// Only where adapters before attention read it.
     input: Option<Tensor>,
     pre_attn: Vec<Option<site::Saved>>,
-    attention: Option<SavedAttention<Stored>>,
+    attention: Option<SavedAttention>,
     before_pre_mlp: Tensor,
     pre_mlp: Vec<Option<site::Saved>>,
     mlp: SavedMlp,
 }
 
-struct SavedAttention<T> {
+struct SavedAttention {
     x: Tensor,
     /// ln_1's output, only when in_proj learns.
     normed: Option<Tensor>,
-    heads: Heads<T>,
+    heads: Heads,
     /// Attention's output, only when out_proj learns.
     mixed: Option<Tensor>,
 }
@@ -98,7 +89,7 @@ struct SavedMlp {
     /// ln_2's output, only when c_fc learns.
     normed: Option<Tensor>,
     /// c_fc's output, before the activation.
-    hidden: Stored,
+    hidden: Tensor,
     /// After it, only when c_proj learns.
     active: Option<Tensor>,
 }
@@ -131,16 +122,16 @@ impl Block {
         let (x, pre_attn) = adapt(&input, &sites.pre_attn)?;
         let (x, attention) = self.attend(x, tokens)?;
         let is_read = reach != Reach::Nothing && !self.ends_at_mlp(sites, reach);
-        let attention = is_read.then(|| self.store(attention)).transpose()?;
+        let attention = is_read.then_some(attention);
         let before_pre_mlp = x.clone();
         let (x, pre_mlp) = match tokens {
             Tokens::All => adapt(&x, &sites.pre_mlp)?,
             Tokens::Class => (x, Vec::new()),
         };
-        if reach == Reach::Nothing {
-            return Ok((self.feed(&x)?, None));
-        }
-        let (y, mlp) = self.feed_and_save(x)?;
+        let (y, mlp) = self.feed(x, reach)?;
+        let Some(mlp) = mlp else {
+            return Ok((y, None));
+        };
         let saved = Saved {
             input: Sites::any(&sites.pre_attn).then_some(input),
             pre_attn,
@@ -152,19 +143,27 @@ impl Block {
         Ok((y, Some(saved)))
     }
 
-    fn attend(&self, x: Tensor, tokens: Tokens) -> Result<(Tensor, SavedAttention<Tensor>)> {
-        let normed = self.ln_1.forward(&x)?;
-        let format = self.in_proj.format().float();
+    fn attend(&self, x: Tensor, tokens: Tokens) -> Result<(Tensor, SavedAttention)> {
+        let normed = self.ln_1.forward(&x, self.in_proj.reads())?;
+        let how = How {
+            heads: self.heads,
+            format: self.in_proj.format().float(),
+            numbers: self.out_proj.reads(),
+        };
+        let numbers = Numbers::beside(how.format);
         let (heads, mixed, residual) = match tokens {
             Tokens::All => {
-                let qkv = self.in_proj.forward(&normed, Rows::All, None)?;
-                let mixed = attention::forward(&qkv, self.heads, format)?;
+                let qkv = self.in_proj.forward(&normed, Rows::All, numbers)?;
+                let mixed = attention::forward(&qkv, how)?;
                 (Heads::All(qkv), mixed, x.clone())
             }
             Tokens::Class => {
-                let q = self.in_proj.forward_sections(&normed, Rows::Class, 0..1)?;
-                let kv = self.in_proj.forward_sections(&normed, Rows::All, 1..3)?;
-                let mixed = attention::class_forward(&q, &kv, self.heads, format)?;
+                let some = |rows, sections| {
+                    self.in_proj
+                        .forward_sections(&normed, rows, sections, numbers)
+                };
+                let (q, kv) = (some(Rows::Class, 0..1)?, some(Rows::All, 1..3)?);
+                let mixed = attention::class_forward(&q, &kv, how)?;
                 (Heads::Class(q, kv), mixed, class_rows(&x)?)
             }
         };
@@ -178,37 +177,22 @@ impl Block {
         Ok((y, saved))
     }
 
-    /// What attention saves, as it waits.
-    fn store(&self, saved: SavedAttention<Tensor>) -> Result<SavedAttention<Stored>> {
-        let format = self.in_proj.format();
-        let heads = saved.heads.map(|heads| Stored::new(heads, format))?;
-        Ok(SavedAttention {
-            x: saved.x,
-            normed: saved.normed,
-            heads,
-            mixed: saved.mixed,
-        })
-    }
-
-    fn feed(&self, x: &Tensor) -> Result<Tensor> {
-        let normed = self.ln_2.forward(x)?;
-        let active = self
-            .c_fc
-            .forward(&normed, Rows::All, Some(self.activation))?;
-        self.c_proj.forward_add(&active, x, Rows::All)
-    }
-
-    fn feed_and_save(&self, x: Tensor) -> Result<(Tensor, SavedMlp)> {
-        let normed = self.ln_2.forward(&x)?;
-        let hidden = self.c_fc.forward(&normed, Rows::All, None)?;
-        let active = gelu::forward(&hidden, self.activation)?;
+    /// Saves nothing where there is no backward.
+    fn feed(&self, x: Tensor, reach: Reach) -> Result<(Tensor, Option<SavedMlp>)> {
+        let normed = self.ln_2.forward(&x, self.c_fc.reads())?;
+        let (active, hidden) = self.c_fc.forward_active(
+            &normed,
+            self.activation,
+            self.c_proj.reads(),
+            (reach != Reach::Nothing).then(|| Numbers::beside(self.c_fc.format())),
+        )?;
         let y = self.c_proj.forward_add(&active, &x, Rows::All)?;
-        let saved = SavedMlp {
+        let saved = hidden.map(|hidden| SavedMlp {
             x,
             normed: self.c_fc.is_trainable().then_some(normed),
-            hidden: Stored::new(hidden, self.c_fc.format())?,
+            hidden,
             active: self.c_proj.is_trainable().then_some(active),
-        };
+        });
         Ok((y, saved))
     }
 
@@ -258,7 +242,8 @@ impl Block {
             self.c_proj.gradients(all(active), all(dy), names, found)?;
         }
         let d_active = self.c_proj.backward(dy, Rows::All)?;
-        let d_hidden = gelu::backward(&saved.hidden.get()?, &d_active, self.activation)?;
+        let numbers = self.c_fc.reads();
+        let d_hidden = gelu::backward(&saved.hidden, &d_active, self.activation, numbers)?;
         drop(d_active);
         if let Some(normed) = &saved.normed {
             let names = ["mlp.c_fc.weight", "mlp.c_fc.bias"];
@@ -273,7 +258,7 @@ impl Block {
     fn attend_back(
         &self,
         dy: &Tensor,
-        saved: &SavedAttention<Stored>,
+        saved: &SavedAttention,
         found: &mut Found,
     ) -> Result<Tensor> {
         let all = |x| (x, Rows::All);
@@ -282,9 +267,14 @@ impl Block {
             self.out_proj.gradients(all(mixed), all(dy), names, found)?;
         }
         let d_mixed = self.out_proj.backward(dy, Rows::All)?;
+        let how = How {
+            heads: self.heads,
+            format: self.in_proj.format().float(),
+            numbers: self.in_proj.reads(),
+        };
         let (d_normed, past) = match &saved.heads {
             Heads::All(qkv) => {
-                let d_qkv = attention::backward(&qkv.get()?, &d_mixed, self.heads)?;
+                let d_qkv = attention::backward(qkv, &d_mixed, how)?;
                 if let Some(normed) = &saved.normed {
                     let names = ["attn.in_proj_weight", "attn.in_proj_bias"];
                     self.in_proj
@@ -293,8 +283,7 @@ impl Block {
                 (self.in_proj.backward(&d_qkv, Rows::All)?, dy.clone())
             }
             Heads::Class(q, kv) => {
-                let (dq, d_kv) =
-                    attention::class_backward(&q.get()?, &kv.get()?, &d_mixed, self.heads)?;
+                let (dq, d_kv) = attention::class_backward(q, kv, &d_mixed, how)?;
                 if let Some(normed) = &saved.normed {
                     self.class_gradients(normed, &dq, &d_kv, found)?;
                 }

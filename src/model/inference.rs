@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::block::{Reach, Sites, Tokens, class_rows};
+use super::ops::Numbers;
 use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
 use super::{AdapterSet, Backbone, Error, Step, head, ops, vit};
@@ -164,11 +165,11 @@ impl Inference {
             .flat_map(|s| std::iter::repeat_n(s.num_frames, s.clips.len()))
             .collect();
         let features = head::clip_means(class, &frames)?;
-        let features = self.backbone.vit.ln_post.forward(&features)?;
+        let features = self.backbone.vit.ln_post.forward(&features, Numbers::F32)?;
         let mut logits = Vec::with_capacity(frames.len());
         for segment in &self.segments {
             let own = features.narrow(0, segment.clips.start, segment.clips.len())?;
-            let rows = segment.set.fc.forward(&own, Rows::All, None)?;
+            let rows = segment.set.fc.forward(&own, Rows::All, Numbers::F32)?;
             let classes = segment.set.classes();
             ops::read(&rows, |rows| {
                 logits.extend(rows.chunks_exact(classes).map(<[f32]>::to_vec));

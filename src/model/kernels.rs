@@ -5,10 +5,11 @@ use std::time::Instant;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::ops::attention::{self, How};
 use super::ops::depthwise::{Depthwise, Extent};
 use super::ops::linear::{self, Options, Rows};
 use super::ops::norm::{self, Norm};
-use super::ops::{Format, Packed, attention, gelu, multiply_adds, tensor, weight_gradient};
+use super::ops::{Format, Numbers, Packed, gelu, multiply_adds, tensor, weight_gradient};
 use super::{Activation, Error};
 use crate::rng::Stream;
 use crate::spec::Precision;
@@ -54,14 +55,16 @@ const FRAMES: usize = 8;
 pub fn cases() -> Result<Vec<Case>, Error> {
     let mut cases = Vec::new();
     for precision in Precision::ALL {
-        for (name, k, n) in [
-            ("qkv", WIDTH, 3 * WIDTH),
-            ("out", WIDTH, WIDTH),
-            ("fc1", WIDTH, 4 * WIDTH),
-            ("fc2", 4 * WIDTH, WIDTH),
-            ("adapter fc1", WIDTH, 384),
+        let beside = Numbers::beside(Format::of(precision));
+        let floats = Numbers::F32;
+        for (name, k, n, x, y) in [
+            ("qkv", WIDTH, 3 * WIDTH, beside, beside),
+            ("out", WIDTH, WIDTH, beside, floats),
+            ("fc1", WIDTH, 4 * WIDTH, beside, beside),
+            ("fc2", 4 * WIDTH, WIDTH, beside, floats),
+            ("adapter fc1", WIDTH, 384, floats, floats),
         ] {
-            cases.push(product(name, precision, (k, n))?);
+            cases.push(product(name, precision, (k, n), (x, y))?);
         }
     }
     let wide = random("wide", &[FRAMES, TOKENS, 4 * WIDTH])?;
@@ -80,7 +83,7 @@ pub fn cases() -> Result<Vec<Case>, Error> {
     };
     let (own, of_x) = (norm.clone(), x.clone());
     cases.push(case("norm", bytes(2, &x), move || {
-        norm::forward(&of_x, &own)
+        norm::forward(&of_x, &own, Numbers::F32)
     }));
     let (of_x, of_dy) = (x.clone(), dy.clone());
     cases.push(case("norm backward", bytes(4, &x), move || {
@@ -88,23 +91,23 @@ pub fn cases() -> Result<Vec<Case>, Error> {
     }));
     for activation in [Activation::QuickGelu, Activation::Gelu] {
         let of_x = wide.clone();
-        cases.push(case(
-            &format!("{activation:?}"),
-            bytes(2, &wide),
-            move || gelu::forward(&of_x, activation),
-        ));
-        let of_x = wide.clone();
         let name = format!("{activation:?} backward");
         cases.push(case(&name, bytes(3, &wide), move || {
-            gelu::backward(&of_x, &of_x, activation)
+            gelu::backward(&of_x, &of_x, activation, Numbers::F32)
         }));
     }
     depthwise_cases(&mut cases)?;
     Ok(cases)
 }
 
-fn product(name: &str, precision: Precision, (k, n): (usize, usize)) -> Result<Case, Error> {
-    let x = random("x", &[FRAMES * TOKENS, k])?;
+/// A product of these numbers to those, as a block has it.
+fn product(
+    name: &str,
+    precision: Precision,
+    (k, n): (usize, usize),
+    (of_x, numbers): (Numbers, Numbers),
+) -> Result<Case, Error> {
+    let x = random("x", &[FRAMES * TOKENS, k])?.to_dtype(of_x.dtype())?;
     let weight = values("w", n * k);
     let packed = Packed::new(Format::of(precision), &weight, k, 1);
     let bias = vec![0.1; n];
@@ -113,6 +116,7 @@ fn product(name: &str, precision: Precision, (k, n): (usize, usize)) -> Result<C
     Ok(case(&name, work, move || {
         let options = Options {
             bias: Some(&bias),
+            numbers,
             ..Options::default()
         };
         linear::project(&x, &packed, Rows::All, options)
@@ -120,22 +124,27 @@ fn product(name: &str, precision: Precision, (k, n): (usize, usize)) -> Result<C
 }
 
 fn attention_cases(cases: &mut Vec<Case>, dy: &Tensor) -> Result<(), Error> {
-    let heads = WIDTH / 64;
+    let how = |format| How {
+        heads: WIDTH / 64,
+        format,
+        numbers: Numbers::beside(format),
+    };
     let qkv = random("qkv", &[FRAMES, TOKENS, 3 * WIDTH])?;
     let once = (2 * FRAMES * TOKENS * TOKENS * WIDTH) as u64;
     for format in [Format::F32, Format::Bf16] {
-        let of_qkv = qkv.clone();
+        let of_qkv = qkv.to_dtype(Numbers::beside(format).dtype())?;
+        let how = how(format);
         // Scores and values; the backward computes the scores again and has four products more.
         let name = format!("attention {format:?}").to_lowercase();
         cases.push(case(&name, Work::Operations(2 * once), move || {
-            attention::forward(&of_qkv, heads, format)
+            attention::forward(&of_qkv, how)
         }));
     }
     let of_dy = dy.clone();
     cases.push(case(
         "attention backward",
         Work::Operations(5 * once),
-        move || attention::backward(&qkv, &of_dy, heads),
+        move || attention::backward(&qkv, &of_dy, how(Format::F32)),
     ));
     Ok(())
 }

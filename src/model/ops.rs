@@ -10,10 +10,10 @@ mod kernel;
 pub(super) mod linear;
 pub(super) mod loss;
 pub(super) mod norm;
+mod numbers;
 mod packed;
 mod share;
 mod simd;
-pub(super) mod stored;
 pub(super) mod sum;
 pub(super) mod weight_gradient;
 
@@ -21,6 +21,7 @@ pub(super) mod weight_gradient;
 mod tests;
 
 pub(super) use kernel::Format;
+pub(super) use numbers::Numbers;
 pub(super) use packed::Packed;
 pub(super) use share::{read, slice, slice_mut, tensor};
 pub(super) use sum::squares;

@@ -10,7 +10,7 @@ use candle_core::{Tensor, Var};
 use super::adamw::{self, AdamW};
 use super::block::{Reach, Saved, Sites, Tokens};
 use super::ops::linear::Rows;
-use super::ops::{loss, read, tensor};
+use super::ops::{Numbers, loss, read, tensor};
 use super::vit::{self, SavedEmbedding, Vit};
 use super::weights::{Found, Linear, Mode};
 use super::{BackboneConfig, Error, Gradients, Tensors, load};
@@ -250,7 +250,7 @@ impl Trainer {
             blocks.extend(saved);
             x = y;
         }
-        let normed = layers.vit.ln_post.forward(&x)?;
+        let normed = layers.vit.ln_post.forward(&x, Numbers::F32)?;
         Ok(Trace {
             embedding,
             blocks,
@@ -274,7 +274,7 @@ impl Trainer {
             gradient_norm: 0.0,
         };
         for (i, (head, labels)) in layers.heads.iter().zip(labels).enumerate() {
-            let logits = head.forward(normed, Rows::All, None)?;
+            let logits = head.forward(normed, Rows::All, Numbers::F32)?;
             let scored = loss::cross_entropy(&logits, labels)?;
             report.losses.push(scored.mean);
             let share = scored.correct as f64 / labels.len() as f64;

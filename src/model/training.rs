@@ -10,8 +10,7 @@ use candle_core::Tensor;
 use super::block::{Reach, Saved, Sites, Tokens};
 use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
-use super::ops::stored::Stored;
-use super::ops::{Format, loss, tensor};
+use super::ops::{Format, Numbers, loss, tensor};
 use super::weights::Found;
 use super::{AdapterSet, Backbone, Error, Step, TrainableSet, head, inference, vit};
 use crate::rng::Stream;
@@ -251,7 +250,7 @@ impl TrainingStep {
         let of = |is: bool, values: usize| usize::from(is) * values;
         let (tokens, reach) = self.plan(block);
         // Queries to values, and what the activation reads, wait in the format of the products.
-        let stored = Stored::value_bytes(Format::of(self.backbone.precision()));
+        let stored = Numbers::beside(Format::of(self.backbone.precision())).bytes();
         let sections = if tokens == Tokens::Class { 2 } else { 3 };
         let is_all = tokens == Tokens::All;
         // Its input, and what the adapter before it reads.
@@ -326,7 +325,7 @@ impl TrainingStep {
 
     fn head(&mut self, features: &Tensor, from_clips: bool) -> Result<State, Error> {
         let norm = &self.backbone.vit.ln_post;
-        let normed = norm.forward(features)?;
+        let normed = norm.forward(features, Numbers::F32)?;
         let (rows, c) = normed.dims2()?;
         let factors = match &self.dropout {
             Some(dropout) => Some(head::dropout(dropout.rate, &dropout.stream, rows, c)?),
@@ -336,7 +335,7 @@ impl TrainingStep {
             Some(factors) => (&normed * factors)?,
             None => normed,
         };
-        let logits = self.layers.fc.forward(&input, Rows::All, None)?;
+        let logits = self.layers.fc.forward(&input, Rows::All, Numbers::F32)?;
         let scored = loss::cross_entropy(&logits, &self.labels)?;
         let mut found = Found::new();
         let (x, dy) = ((&input, Rows::All), (&scored.gradient, Rows::All));

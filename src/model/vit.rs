@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::block::Block;
 use super::ops::linear::Rows;
-use super::ops::{sum, tensor};
+use super::ops::{Numbers, sum, tensor};
 use super::weights::{Found, LayerNorm, Linear, Mode};
 use super::{BackboneConfig, Error};
 
@@ -139,7 +139,7 @@ impl Vit {
         let base = tensor(self.base.repeat(n), (n, tokens, c))?;
         let x = self.conv1.forward_add(patches, &base, Rows::Patches)?;
         let y = match &self.ln_pre {
-            Some(norm) => norm.forward(&x)?,
+            Some(norm) => norm.forward(&x, Numbers::F32)?,
             None => x.clone(),
         };
         let patches = patches.clone();

@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor};
 use super::Activation;
 use super::ops::linear::{self, Options, Rows};
 use super::ops::norm::{self, Norm};
-use super::ops::{Format, Packed, sum, weight_gradient};
+use super::ops::{Format, Numbers, Packed, sum, weight_gradient};
 use crate::spec::Precision;
 
 /// Gradients in the order in which they were found, by name.
@@ -124,6 +124,15 @@ impl Linear {
         self.packed().format()
     }
 
+    /// What it reads: nothing finer changes its result.
+    pub(super) fn reads(&self) -> Numbers {
+        match self.weight {
+            Weight::Frozen(..) => Numbers::beside(self.format()),
+            // The gradient of the weight is a product of floats.
+            Weight::Trainable(..) => Numbers::F32,
+        }
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         let bias = self.bias.as_ref().map_or(0, Vec::len) * size_of::<f32>();
         let transposed = match &self.weight {
@@ -145,19 +154,9 @@ impl Linear {
         )
     }
 
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        rows: Rows,
-        activation: Option<Activation>,
-    ) -> Result<Tensor> {
-        self.count();
-        let options = Options {
-            bias: self.bias.as_deref(),
-            activation,
-            sections: None,
-        };
-        linear::project(x, self.packed(), rows, options)
+    /// All columns, as these numbers.
+    pub(super) fn forward(&self, x: &Tensor, rows: Rows, numbers: Numbers) -> Result<Tensor> {
+        self.forward_sections(x, rows, 0..self.packed().sections(), numbers)
     }
 
     /// Only some sections of the columns.
@@ -166,14 +165,40 @@ impl Linear {
         x: &Tensor,
         rows: Rows,
         sections: Range<usize>,
+        numbers: Numbers,
     ) -> Result<Tensor> {
         self.count();
         let options = Options {
             bias: self.bias.as_deref(),
             activation: None,
             sections: Some(sections),
+            numbers,
         };
         linear::project(x, self.packed(), rows, options)
+    }
+
+    /// act(x · Wᵀ + b) over all rows; and the same before the activation, where it is asked for.
+    pub(super) fn forward_active(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        numbers: Numbers,
+        before: Option<Numbers>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        self.count();
+        let options = Options {
+            bias: self.bias.as_deref(),
+            activation: Some(activation),
+            sections: None,
+            numbers,
+        };
+        match before {
+            None => Ok((linear::project(x, self.packed(), Rows::All, options)?, None)),
+            Some(before) => {
+                let (before, y) = linear::project_both(x, self.packed(), options, before)?;
+                Ok((y, Some(before)))
+            }
+        }
     }
 
     /// The residual with the product added to some of its rows.
@@ -261,8 +286,9 @@ impl LayerNorm {
         self.norm.weight.as_ptr() as usize
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        norm::forward(x, &self.norm)
+    /// The normed rows, as these numbers.
+    pub(super) fn forward(&self, x: &Tensor, numbers: Numbers) -> Result<Tensor> {
+        norm::forward(x, &self.norm, numbers)
     }
 
     /// dx + add.

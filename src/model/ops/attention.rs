@@ -7,29 +7,34 @@ mod plan;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use self::heads::{attend, differentiate};
+use self::heads::{Operands, attend, differentiate};
 use self::plan::Plan;
 use super::kernel::{Format, Kernel};
-use super::share::{Out, output, slice, unfilled};
+use super::numbers::{Buffer, Numbers, Values};
 
-/// Packed queries, keys and values `[N, L, 3C]` to `[N, L, C]`, by products in this format of floats.
-pub(in crate::model) fn forward(qkv: &Tensor, heads: usize, format: Format) -> Result<Tensor> {
-    qkv.apply_op1_no_bwd(&Forward { heads, format })
+/// How attention is computed.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct How {
+    pub(in crate::model) heads: usize,
+    /// That of the forward's products; of the backward's it is always floats.
+    pub(in crate::model) format: Format,
+    /// Of the result, or of the gradient.
+    pub(in crate::model) numbers: Numbers,
+}
+
+/// Packed queries, keys and values `[N, L, 3C]` to `[N, L, C]`.
+pub(in crate::model) fn forward(qkv: &Tensor, how: How) -> Result<Tensor> {
+    qkv.apply_op1_no_bwd(&Forward(how))
 }
 
 /// The gradient `[N, L, 3C]` from that of the result, `[N, L, C]`.
-pub(in crate::model) fn backward(qkv: &Tensor, dy: &Tensor, heads: usize) -> Result<Tensor> {
-    qkv.apply_op2_no_bwd(dy, &Backward { heads })
+pub(in crate::model) fn backward(qkv: &Tensor, dy: &Tensor, how: How) -> Result<Tensor> {
+    qkv.apply_op2_no_bwd(dy, &Backward(how))
 }
 
 /// One query a frame, `[N, C]`, with keys and values `[N, L, 2C]`: `[N, C]`.
-pub(in crate::model) fn class_forward(
-    q: &Tensor,
-    kv: &Tensor,
-    heads: usize,
-    format: Format,
-) -> Result<Tensor> {
-    q.apply_op2_no_bwd(kv, &ClassForward { heads, format })
+pub(in crate::model) fn class_forward(q: &Tensor, kv: &Tensor, how: How) -> Result<Tensor> {
+    q.apply_op2_no_bwd(kv, &ClassForward(how))
 }
 
 /// The gradients of queries `[N, C]` and of keys and values `[N, L, 2C]`.
@@ -37,18 +42,15 @@ pub(in crate::model) fn class_backward(
     q: &Tensor,
     kv: &Tensor,
     dy: &Tensor,
-    heads: usize,
+    how: How,
 ) -> Result<(Tensor, Tensor)> {
-    let both = q.apply_op3_no_bwd(kv, dy, &ClassBackward { heads })?;
+    let both = q.apply_op3_no_bwd(kv, dy, &ClassBackward(how))?;
     let dq = both.narrow(0, 0, q.elem_count())?.reshape(q.shape())?;
     let dkv = both.narrow(0, q.elem_count(), kv.elem_count())?;
     Ok((dq, dkv.reshape(kv.shape())?))
 }
 
-struct Forward {
-    heads: usize,
-    format: Format,
-}
+struct Forward(How);
 
 impl CustomOp1 for Forward {
     fn name(&self) -> &'static str {
@@ -56,17 +58,15 @@ impl CustomOp1 for Forward {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let qkv = slice(storage, layout)?;
-        let plan = Plan::packed(layout.shape(), self.heads)?;
-        let y = attend(&plan, Kernel::best(self.format), qkv, qkv);
-        let shape = (plan.frames, plan.queries, plan.heads * plan.width);
-        Ok(output(y, shape))
+        let qkv = Values::new(storage, layout)?;
+        let plan = Plan::packed(layout.shape(), self.0.heads)?;
+        let kernel = Kernel::best(self.0.format);
+        let y = attend(&plan, kernel, (qkv, qkv), self.0.numbers);
+        Ok(y.output((plan.frames, plan.queries, plan.heads * plan.width)))
     }
 }
 
-struct Backward {
-    heads: usize,
-}
+struct Backward(How);
 
 impl CustomOp2 for Backward {
     fn name(&self) -> &'static str {
@@ -80,22 +80,24 @@ impl CustomOp2 for Backward {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (qkv, dy) = (slice(s1, l1)?, slice(s2, l2)?);
-        let plan = Plan::packed(l1.shape(), self.heads)?;
+        let (qkv, dy) = (Values::new(s1, l1)?, Values::new(s2, l2)?);
+        let plan = Plan::packed(l1.shape(), self.0.heads)?;
         if dy.len() * 3 != qkv.len() {
             candle_core::bail!("attention on {:?}, gradient {:?}", l1.shape(), l2.shape());
         }
-        let mut dx = unfilled(qkv.len());
-        let out = Out::new(&mut dx);
-        differentiate(&plan, qkv, qkv, dy, out, out);
-        Ok(output(dx, l1.shape()))
+        let mut dx = Buffer::unfilled(self.0.numbers, qkv.len());
+        let out = dx.as_mut().sink();
+        let operands = Operands {
+            q: qkv,
+            kv: qkv,
+            dy,
+        };
+        differentiate(&plan, operands, out, out);
+        Ok(dx.output(l1.shape()))
     }
 }
 
-struct ClassForward {
-    heads: usize,
-    format: Format,
-}
+struct ClassForward(How);
 
 impl CustomOp2 for ClassForward {
     fn name(&self) -> &'static str {
@@ -109,16 +111,14 @@ impl CustomOp2 for ClassForward {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, kv) = (slice(s1, l1)?, slice(s2, l2)?);
-        let plan = Plan::class(l1.shape(), l2.shape(), self.heads)?;
-        let y = attend(&plan, Kernel::best(self.format), q, kv);
-        Ok(output(y, l1.shape()))
+        let both = (Values::new(s1, l1)?, Values::new(s2, l2)?);
+        let plan = Plan::class(l1.shape(), l2.shape(), self.0.heads)?;
+        let kernel = Kernel::best(self.0.format);
+        Ok(attend(&plan, kernel, both, self.0.numbers).output(l1.shape()))
     }
 }
 
-struct ClassBackward {
-    heads: usize,
-}
+struct ClassBackward(How);
 
 impl CustomOp3 for ClassBackward {
     fn name(&self) -> &'static str {
@@ -134,15 +134,16 @@ impl CustomOp3 for ClassBackward {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, kv, dy) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
-        let plan = Plan::class(l1.shape(), l2.shape(), self.heads)?;
+        let (q, kv) = (Values::new(s1, l1)?, Values::new(s2, l2)?);
+        let dy = Values::new(s3, l3)?;
+        let plan = Plan::class(l1.shape(), l2.shape(), self.0.heads)?;
         if dy.len() != q.len() {
             candle_core::bail!("class attention: gradient {:?}", l3.shape());
         }
-        let mut both = unfilled(q.len() + kv.len());
-        let (dq, dkv) = both.split_at_mut(q.len());
-        differentiate(&plan, q, kv, dy, Out::new(dq), Out::new(dkv));
-        let len = both.len();
-        Ok(output(both, len))
+        let len = q.len() + kv.len();
+        let mut both = Buffer::unfilled(self.0.numbers, len);
+        let (dq, dkv) = both.as_mut().split(q.len());
+        differentiate(&plan, Operands { q, kv, dy }, dq.sink(), dkv.sink());
+        Ok(both.output(len))
     }
 }

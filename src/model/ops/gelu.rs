@@ -1,15 +1,19 @@
 //! QuickGELU and GELU with the error function, forward and backward.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::kernel::{NR, Tile};
-use super::share::{output, slice, unfilled};
+use super::numbers::{Buffer, Numbers, Values, ValuesMut, narrow};
+use super::share::slice;
 use super::simd::{erf, exp, wide};
 use crate::model::Activation;
 
 /// Elements that a thread takes at once.
-const CHUNK: usize = 16_384;
+const CHUNK: usize = 8192;
+
+/// Of them, those that wait in the first-level cache to become bfloat16.
+const PIECE: usize = 1024;
 
 const QUICK: f32 = 1.702;
 
@@ -38,18 +42,6 @@ fn exact_slope<const FUSES: bool>(x: f32) -> f32 {
 }
 
 wide! {
-    fn quick_into(x: &[f32], y: &mut [f32]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = quick::<FUSES>(x);
-        }
-    }
-
-    fn exact_into(x: &[f32], y: &mut [f32]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = exact::<FUSES>(x);
-        }
-    }
-
     fn quick_back(x: &[f32], dy: &[f32], dx: &mut [f32]) {
         for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
             *dx = dy * quick_slope::<FUSES>(x);
@@ -84,42 +76,26 @@ pub(super) fn activate_tile(tile: &mut Tile, rows: usize, activation: Activation
     }
 }
 
-/// act(x), of any shape.
-pub(in crate::model) fn forward(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&Gelu(activation))
-}
-
-/// dy · act'(x).
+/// dy · act'(x), as these numbers.
 pub(in crate::model) fn backward(
     x: &Tensor,
     dy: &Tensor,
     activation: Activation,
+    numbers: Numbers,
 ) -> Result<Tensor> {
-    x.apply_op2_no_bwd(dy, &GeluBackward(activation))
+    x.apply_op2_no_bwd(
+        dy,
+        &GeluBackward {
+            activation,
+            numbers,
+        },
+    )
 }
 
-struct Gelu(Activation);
-
-impl CustomOp1 for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(storage, layout)?;
-        let mut y = unfilled(x.len());
-        let into = match self.0 {
-            Activation::QuickGelu => quick_into,
-            Activation::Gelu => exact_into,
-        };
-        x.par_chunks(CHUNK)
-            .zip(y.par_chunks_mut(CHUNK))
-            .for_each(|(x, y)| into(x, y));
-        Ok(output(y, layout.shape()))
-    }
+struct GeluBackward {
+    activation: Activation,
+    numbers: Numbers,
 }
-
-struct GeluBackward(Activation);
 
 impl CustomOp2 for GeluBackward {
     fn name(&self) -> &'static str {
@@ -133,19 +109,33 @@ impl CustomOp2 for GeluBackward {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, dy) = (slice(s1, l1)?, slice(s2, l2)?);
+        let (x, dy) = (Values::new(s1, l1)?, slice(s2, l2)?);
         if x.len() != dy.len() {
             candle_core::bail!("gelu of {:?}, gradient of {:?}", l1.shape(), l2.shape());
         }
-        let mut dx = unfilled(x.len());
-        let back = match self.0 {
+        let back = match self.activation {
             Activation::QuickGelu => quick_back,
             Activation::Gelu => exact_back,
         };
-        x.par_chunks(CHUNK)
-            .zip(dy.par_chunks(CHUNK))
-            .zip(dx.par_chunks_mut(CHUNK))
-            .for_each(|((x, dy), dx)| back(x, dy, dx));
-        Ok(output(dx, l1.shape()))
+        let mut dx = Buffer::unfilled(self.numbers, x.len());
+        let chunks = dx.as_mut().chunks(CHUNK).into_par_iter();
+        (chunks.zip(dy.par_chunks(CHUNK)).enumerate()).for_each_init(
+            Vec::new,
+            |own, (i, (dx, dy))| {
+                let x = x.skip(i * CHUNK).take(dy.len()).floats(own);
+                match dx {
+                    ValuesMut::F32(dx) => back(x, dy, dx),
+                    ValuesMut::Bf16(dx) => {
+                        let mut piece = [0.0; PIECE];
+                        let parts = x.chunks(PIECE).zip(dy.chunks(PIECE));
+                        for ((x, dy), dx) in parts.zip(dx.chunks_mut(PIECE)) {
+                            back(x, dy, &mut piece[..x.len()]);
+                            narrow(&piece[..x.len()], dx);
+                        }
+                    }
+                }
+            },
+        );
+        Ok(dx.output(l1.shape()))
     }
 }

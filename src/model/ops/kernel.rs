@@ -25,6 +25,10 @@ pub(super) const NR: usize = 16;
 /// Rows of a tile; how many a CPU takes at once is [`Kernel::rows`], in [`Kernel::stacked`] tiles.
 pub(super) const MR: usize = 12;
 
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
+
 /// Words after which a sum may be cut, to go on later with the same bits: every multiple of this.
 pub(super) const STEP: usize = 16;
 
@@ -385,9 +389,12 @@ impl Kernel {
 
 /// Asks for the lines of `count` values that are written soon: the hardware looks ahead within a page only, and rows of a matrix lie pages apart.
 #[inline(always)]
-pub(super) fn will_write(at: *const f32, count: usize) {
+pub(super) fn will_write<T>(at: *const T, count: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..count).step_by(NR).chain([count.max(1) - 1]) {
+    for line in (0..count)
+        .step_by(LINE / size_of::<T>())
+        .chain([count.max(1) - 1])
+    {
         // SAFETY: the instruction changes no value and refuses no address; a CPU that has it not takes it for one that does nothing.
         unsafe {
             std::arch::asm!("prefetchw [{}]", in(reg) at.wrapping_add(line), options(nostack, readonly, preserves_flags));
@@ -399,9 +406,9 @@ pub(super) fn will_write(at: *const f32, count: usize) {
 
 /// The same of values that are read.
 #[inline(always)]
-pub(super) fn will_read(values: &[f32]) {
+pub(super) fn will_read<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(NR) {
+    for line in values.chunks(LINE / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: the line is there, and a prefetch does not even read it.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
@@ -412,7 +419,7 @@ pub(super) fn will_read(values: &[f32]) {
 
 /// Copies the first `width` values of a row of results; nearly always all 16, which then need no call.
 #[inline(always)]
-pub(super) fn copy(to: &mut [f32], from: &[f32], width: usize) {
+pub(super) fn copy<T: Copy>(to: &mut [T], from: &[T], width: usize) {
     match (to.first_chunk_mut::<NR>(), from.first_chunk::<NR>()) {
         (Some(to), Some(from)) if width == NR => *to = *from,
         _ => to[..width].copy_from_slice(&from[..width]),

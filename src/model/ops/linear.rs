@@ -10,7 +10,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 pub(in crate::model) use self::grouped::{Each, project_add_each, project_each};
-use self::product::Product;
+use self::product::{Product, Results};
+use super::numbers::{Buffer, Numbers, Values, ValuesMut};
 use super::packed::Packed;
 use super::share::{output, slice, unfilled};
 use crate::model::Activation;
@@ -35,6 +36,8 @@ pub(in crate::model) struct Options<'a> {
     pub(in crate::model) activation: Option<Activation>,
     /// Sections of the weight to use; all when `None`.
     pub(in crate::model) sections: Option<Range<usize>>,
+    /// Of the result.
+    pub(in crate::model) numbers: Numbers,
 }
 
 /// `rows` of x `[…, L, k]` times Wᵀ: `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
@@ -49,6 +52,42 @@ pub(in crate::model) fn project(
         rows,
         options,
     })
+}
+
+/// `project` over all rows, and the same as these numbers from before its activation: `(before, after)`.
+pub(in crate::model) fn project_both(
+    x: &Tensor,
+    weight: &Packed,
+    options: Options<'_>,
+    before: Numbers,
+) -> Result<(Tensor, Tensor)> {
+    let input = Grid::new(x.shape(), Rows::All)?;
+    let sections = options.sections.unwrap_or(0..weight.sections());
+    let n = sections.len() * weight.section();
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = n;
+    }
+    let mut both = [before, options.numbers].map(|of| Buffer::unfilled(of, input.count() * n));
+    let [first, y] = &mut both;
+    Values::with(x, |x| {
+        let product = Product {
+            weight,
+            sections,
+            bias: options.bias,
+            activation: options.activation,
+            x,
+            input,
+            output: input.packed(n),
+            residual: None,
+        };
+        product.run(Results {
+            y: y.as_mut(),
+            before: Some(first.as_mut()),
+        })
+    })?;
+    let [first, y] = both;
+    Ok((first.tensor(shape.clone())?, y.tensor(shape)?))
 }
 
 /// r `[…, L, n]` with `rows` of it increased by x · Wᵀ + b; x has the shape that `project` gives for these rows.
@@ -150,7 +189,7 @@ impl CustomOp1 for Project<'_> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(storage, layout)?;
+        let x = Values::new(storage, layout)?;
         let input = Grid::new(layout.shape(), self.rows)?;
         let sections = self
             .options
@@ -164,7 +203,7 @@ impl CustomOp1 for Project<'_> {
             (Rows::Patches, [_, tokens, last]) => (*tokens, *last) = (*tokens - 1, n),
             _ => shape = vec![input.rows, n],
         }
-        let mut y = unfilled(input.count() * n);
+        let mut y = Buffer::unfilled(self.options.numbers, input.count() * n);
         let product = Product {
             weight: self.weight,
             sections,
@@ -175,8 +214,11 @@ impl CustomOp1 for Project<'_> {
             output: input.packed(n),
             residual: None,
         };
-        product.run(&mut y)?;
-        Ok(output(y, shape))
+        product.run(Results {
+            y: y.as_mut(),
+            before: None,
+        })?;
+        Ok(y.output(shape))
     }
 }
 
@@ -198,7 +240,7 @@ impl CustomOp2 for ProjectAdd<'_> {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, residual) = (slice(s1, l1)?, slice(s2, l2)?);
+        let (x, residual) = (Values::new(s1, l1)?, slice(s2, l2)?);
         let grid = Grid::new(l2.shape(), self.rows)?;
         let mut y = unfilled(residual.len());
         // Rows that take no part are copied; the others are written once, by the product.
@@ -228,7 +270,10 @@ impl CustomOp2 for ProjectAdd<'_> {
             output: grid,
             residual: Some(residual),
         };
-        product.run(&mut y)?;
+        product.run(Results {
+            y: ValuesMut::F32(&mut y),
+            before: None,
+        })?;
         Ok(output(y, l2.shape()))
     }
 }

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::numbers::{Buffer, Numbers, ValuesMut, narrow};
 use super::share::{output, slice, unfilled};
 use super::simd::{LANES, total, wide};
 use super::sum::add_blocks;
@@ -21,9 +22,9 @@ pub(in crate::model) struct Norm {
 /// Rows that a thread takes at once.
 const ROWS: usize = 16;
 
-/// y = (x - mean) / sqrt(variance + eps) · weight + bias.
-pub(in crate::model) fn forward(x: &Tensor, norm: &Norm) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&Forward(norm))
+/// y = (x - mean) / sqrt(variance + eps) · weight + bias, as these numbers.
+pub(in crate::model) fn forward(x: &Tensor, norm: &Norm, numbers: Numbers) -> Result<Tensor> {
+    x.apply_op1_no_bwd(&Forward { norm, numbers })
 }
 
 /// dx, with `add` (of the same shape) added to it: the gradient that came past the norm.
@@ -147,7 +148,10 @@ fn last(layout: &Layout) -> usize {
     layout.dims().last().copied().unwrap_or(0)
 }
 
-struct Forward<'a>(&'a Norm);
+struct Forward<'a> {
+    norm: &'a Norm,
+    numbers: Numbers,
+}
 
 impl CustomOp1 for Forward<'_> {
     fn name(&self) -> &'static str {
@@ -156,12 +160,22 @@ impl CustomOp1 for Forward<'_> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, c) = (slice(storage, layout)?, last(layout));
-        check(c, x.len(), self.0)?;
-        let mut y = unfilled(x.len());
-        x.par_chunks(c * ROWS)
-            .zip(y.par_chunks_mut(c * ROWS))
-            .for_each(|(x, y)| forward_rows(x, y, self.0));
-        Ok(output(y, layout.shape()))
+        check(c, x.len(), self.norm)?;
+        let mut y = Buffer::unfilled(self.numbers, x.len());
+        let chunks = y.as_mut().chunks(c * ROWS).into_par_iter();
+        (chunks.zip(x.par_chunks(c * ROWS))).for_each_init(
+            || vec![0.0; c],
+            |row, (y, x)| match y {
+                ValuesMut::F32(y) => forward_rows(x, y, self.norm),
+                ValuesMut::Bf16(y) => {
+                    for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+                        forward_rows(x, row, self.norm);
+                        narrow(row, y);
+                    }
+                }
+            },
+        );
+        Ok(y.output(layout.shape()))
     }
 }
 

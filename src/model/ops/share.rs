@@ -64,33 +64,29 @@ pub(super) fn zeroed(len: usize) -> Vec<u32> {
 
 /// A pointer that may go to other threads; they write disjoint parts.
 #[derive(Clone, Copy)]
-pub(super) struct Out(*mut f32);
+pub(super) struct Out<T>(*mut T);
 
 // SAFETY: each kernel hands disjoint ranges of the buffer to its threads and joins them before the buffer is used or freed.
-unsafe impl Send for Out {}
+unsafe impl<T: Number> Send for Out<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Out {}
+unsafe impl<T: Number> Sync for Out<T> {}
 
-impl Out {
+impl<T: Number> Out<T> {
     /// Of a buffer that outlives the parallel loop.
-    pub(super) fn new(values: &mut [f32]) -> Self {
+    pub(super) fn new(values: &mut [T]) -> Self {
         Self(values.as_mut_ptr())
     }
 
-    /// The address of element `at`.
-    ///
-    /// # Safety
-    /// `at` lies inside the buffer.
-    pub(super) unsafe fn at(self, at: usize) -> *mut f32 {
-        // SAFETY: promised by the caller.
-        unsafe { self.0.add(at) }
+    /// The address of element `at`, to be named, not to be read or written.
+    pub(super) fn near(self, at: usize) -> *const T {
+        self.0.wrapping_add(at)
     }
 
     /// Elements `at..at + len`.
     ///
     /// # Safety
     /// They lie inside the buffer, and no other thread touches them meanwhile.
-    pub(super) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
+    pub(super) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [T] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
     }

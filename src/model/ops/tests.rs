@@ -1,16 +1,17 @@
 //! Every kernel against plain candle operations (whose automatic gradients serve as the twin's) and against finite differences, at odd sizes.
 
 mod formats;
+mod words;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
-use super::attention;
+use super::attention::{self, How};
 use super::depthwise::{Depthwise, Extent};
 use super::gelu;
 use super::linear::{self, Options, Rows};
 use super::loss::cross_entropy;
 use super::norm::{self, Norm};
-use super::{Format, Packed, read, sum, tensor, weight_gradient};
+use super::{Format, Numbers, Packed, read, sum, tensor, weight_gradient};
 use crate::model::Activation;
 use crate::rng::Stream;
 
@@ -201,6 +202,14 @@ fn a_row_does_not_depend_on_the_number_of_rows() {
     }
 }
 
+fn how(heads: usize, format: Format) -> How {
+    How {
+        heads,
+        format,
+        numbers: Numbers::F32,
+    }
+}
+
 fn attention_twin(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let (n, l, c3) = qkv.dims3()?;
     let d = c3 / 3 / heads;
@@ -226,7 +235,7 @@ fn attention_matches_candle_at_odd_sizes() {
     ] {
         let qkv = random("qkv", &[n, l, 3 * heads * d]);
         let dy = random("dy", &[n, l, heads * d]);
-        let got = attention::forward(&qkv, heads, Format::F32).expect("attention");
+        let got = attention::forward(&qkv, how(heads, Format::F32)).expect("attention");
         assert_near(
             "attention",
             &got,
@@ -234,10 +243,10 @@ fn attention_matches_candle_at_odd_sizes() {
             1e-5,
         );
         let want = twin(&[&qkv], &dy, |v| attention_twin(&v[0], heads));
-        let dx = attention::backward(&qkv, &dy, heads).expect("a gradient");
+        let dx = attention::backward(&qkv, &dy, how(heads, Format::F32)).expect("a gradient");
         assert_near("attention's gradient", &dx, &want[0], 1e-5);
         assert_slope("attention", &qkv, &dy, &dx, |x| {
-            attention::forward(x, heads, Format::F32)
+            attention::forward(x, how(heads, Format::F32))
         });
     }
 }
@@ -252,11 +261,11 @@ fn attention_of_bfloat16_is_near_that_of_floats_and_of_its_frame_alone() {
         (2, 197, 2, 64),
     ] {
         let qkv = random("qkv", &[n, l, 3 * heads * d]);
-        let narrow = attention::forward(&qkv, heads, Format::Bf16).expect("attention");
-        let floats = attention::forward(&qkv, heads, Format::F32).expect("attention");
+        let narrow = attention::forward(&qkv, how(heads, Format::Bf16)).expect("attention");
+        let floats = attention::forward(&qkv, how(heads, Format::F32)).expect("attention");
         assert_near("attention", &narrow, &floats, 1e-2);
         let last = qkv.narrow(0, n - 1, 1).expect("a frame");
-        let alone = attention::forward(&last, heads, Format::Bf16).expect("attention");
+        let alone = attention::forward(&last, how(heads, Format::Bf16)).expect("attention");
         let together = narrow.narrow(0, n - 1, 1).expect("a frame");
         assert_eq!(values(&alone), values(&together));
     }
@@ -273,13 +282,14 @@ fn class_attention_is_the_first_row_of_all() {
         .and_then(|kv| kv.contiguous())
         .expect("keys and values");
     for format in [Format::F32, Format::Bf16] {
-        let got = attention::class_forward(&q, &kv, heads, format).expect("attention");
-        let all = attention::forward(&qkv, heads, format).expect("attention");
+        let got = attention::class_forward(&q, &kv, how(heads, format)).expect("attention");
+        let all = attention::forward(&qkv, how(heads, format)).expect("attention");
         assert_eq!(values(&got), values(&rows_of(&all, Rows::Class)));
     }
 
     let dy = random("dy", &[n, c]);
-    let (dq, dkv) = attention::class_backward(&q, &kv, &dy, heads).expect("gradients");
+    let (dq, dkv) =
+        attention::class_backward(&q, &kv, &dy, how(heads, Format::F32)).expect("gradients");
     let padded = Tensor::cat(
         &[
             dy.unsqueeze(1).expect("a row"),
@@ -288,7 +298,7 @@ fn class_attention_is_the_first_row_of_all() {
         1,
     )
     .expect("a gradient");
-    let want = attention::backward(&qkv, &padded, heads).expect("a gradient");
+    let want = attention::backward(&qkv, &padded, how(heads, Format::F32)).expect("a gradient");
     let first = rows_of(&want, Rows::Class)
         .narrow(2, 0, c)
         .expect("columns");
@@ -325,7 +335,12 @@ fn norms_match_candle_at_odd_sizes() {
             eps: 1e-5,
         };
         let want = norm_twin(&x, &w, &b, 1e-5).expect("a twin");
-        assert_near("norm", &norm::forward(&x, &own).expect("norm"), &want, 1e-5);
+        assert_near(
+            "norm",
+            &norm::forward(&x, &own, Numbers::F32).expect("norm"),
+            &want,
+            1e-5,
+        );
         let twins = twin(&[&x, &w, &b], &dy, |v| norm_twin(&v[0], &v[1], &v[2], 1e-5));
         let dx = norm::backward(&x, &dy, &add, &own).expect("dx");
         assert_near("dx", &dx, &(&twins[0] + &add).expect("a sum"), 1e-4);
@@ -333,6 +348,17 @@ fn norms_match_candle_at_odd_sizes() {
         assert_near("dw", &both.get(0).expect("a row"), &twins[1], 1e-4);
         assert_near("db", &both.get(1).expect("a row"), &twins[2], 1e-4);
     }
+}
+
+/// The activation alone: of a product with the identity.
+fn activated(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    let packed = Packed::new(Format::F32, &[1.0], 1, 1);
+    let options = Options {
+        activation: Some(activation),
+        ..Options::default()
+    };
+    let column = x.reshape((x.elem_count(), 1))?;
+    linear::project(&column, &packed, Rows::All, options)?.reshape(x.shape())
 }
 
 #[test]
@@ -344,15 +370,15 @@ fn activations_match_candle() {
         (Activation::QuickGelu, quick(&x).expect("a twin")),
         (Activation::Gelu, x.gelu_erf().expect("a twin")),
     ] {
-        let got = gelu::forward(&x, activation).expect("values");
+        let got = activated(&x, activation).expect("values");
         assert_near("activation", &got, &want, 3e-7);
-        let dx = gelu::backward(&x, &dy, activation).expect("a gradient");
+        let dx = gelu::backward(&x, &dy, activation, Numbers::F32).expect("a gradient");
         let twins = twin(&[&x], &dy, |v| match activation {
             Activation::QuickGelu => quick(v[0].as_tensor()),
             Activation::Gelu => v[0].gelu_erf(),
         });
         assert_near("gradient", &dx, &twins[0], 1e-6);
-        assert_slope("activation", &x, &dy, &dx, |x| gelu::forward(x, activation));
+        assert_slope("activation", &x, &dy, &dx, |x| activated(x, activation));
     }
 }
 
@@ -360,12 +386,12 @@ fn activations_match_candle() {
 fn a_nan_stays_a_nan() {
     let x = tensor(vec![f32::NAN; 40], (1, 2, 20)).expect("a tensor");
     for activation in [Activation::QuickGelu, Activation::Gelu] {
-        let y = values(&gelu::forward(&x, activation).expect("values"));
+        let y = values(&activated(&x, activation).expect("values"));
         assert!(y.iter().all(|y| y.is_nan()));
     }
     let qkv = tensor(vec![f32::NAN; 60], (1, 2, 30)).expect("a tensor");
     for format in [Format::F32, Format::Bf16] {
-        let y = values(&attention::forward(&qkv, 2, format).expect("attention"));
+        let y = values(&attention::forward(&qkv, how(2, format)).expect("attention"));
         assert!(y.iter().all(|y| y.is_nan()));
     }
 }

@@ -142,7 +142,7 @@ impl Sums {
         });
     }
 
-    fn add_tile(&self, t: usize, j: usize, depth: usize, out: Out) {
+    fn add_tile(&self, t: usize, j: usize, depth: usize, out: Out<f32>) {
         let mut tile: Tile = [[0.0; NR]; MR];
         let rows = self.kernel.rows();
         let left = Left::floats(self.left[t * DEPTH * rows..].as_ptr(), 1, rows);

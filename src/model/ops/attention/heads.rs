@@ -4,25 +4,26 @@
 use rayon::prelude::*;
 
 use super::plan::{Matrix, Plan};
-use crate::model::ops::kernel::{self, Format, Kernel, Left, MR, NR, Tile};
-use crate::model::ops::share::{Out, unfilled};
+use crate::model::ops::kernel::{Format, Kernel, Left, MR, NR, Tile};
+use crate::model::ops::numbers::{Buffer, Numbers, Sink, Values};
+use crate::model::ops::share::Out;
 use crate::model::ops::simd::{LANES, exp, total, wide};
 
 /// Panels of the widest kernel, times its tiles.
 const TILES: usize = 6;
 
-/// out `[rows, columns]` = left · panels · scale.
+/// `[rows, columns]` = left · panels · scale, written from `at` on with rows `stride` apart.
 ///
 /// # Safety
-/// `left` has `rows` rows of `words` words, `panels` hold `columns` columns of as many, `out` has the rows, `stride` apart, and nobody else touches them.
+/// `left` has `rows` rows of `words` words, `panels` hold `columns` columns of as many, `out` has the rows, and nobody else touches them.
 unsafe fn multiply(
     kernel: Kernel,
     left: Left,
     (rows, columns, words): (usize, usize, usize),
     panels: &[u32],
     scale: f32,
-    out: *mut f32,
-    stride: usize,
+    out: Sink,
+    (at, stride): (usize, usize),
 ) {
     let (tall, wide, stacked) = (kernel.rows(), kernel.panels(), kernel.stacked());
     let mut tiles: [Tile; TILES] = [[[0.0; NR]; MR]; TILES];
@@ -46,15 +47,12 @@ unsafe fn multiply(
                 let column = first + p * NR;
                 let width = NR.min(columns - column);
                 let lines = tiles[p * stacked..][..stacked].as_flattened_mut();
-                for (i, sums) in lines[..taken].iter_mut().enumerate() {
-                    // SAFETY: promised by the caller.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(out.add((row + i) * stride + column), width)
-                    };
-                    for sum in sums.iter_mut() {
+                for (first, lines) in (row..).step_by(MR).zip(lines[..taken].chunks_mut(MR)) {
+                    for sum in lines.as_flattened_mut() {
                         *sum *= scale;
                     }
-                    kernel::copy(out, sums, width);
+                    // SAFETY: promised by the caller.
+                    unsafe { out.write(lines, width, |i| at + (first + i) * stride + column) };
                 }
             }
         }
@@ -119,17 +117,26 @@ struct Scratch {
     scores: Vec<f32>,
     slopes: Vec<f32>,
     panels: Vec<u32>,
-    /// Rows of the left operand, where they are not floats.
+    /// Rows of the left operand, where they are not as the kernel reads them, and one of them as floats.
     words: Vec<u32>,
+    row: Vec<f32>,
 }
 
 /// Query rows whose scores are alive at once, at least.
 const QUERIES: usize = 2 * MR;
 
 /// The result of attention, `[frames, queries, C]`, by products of this kernel.
-pub(super) fn attend(plan: &Plan, kernel: Kernel, q: &[f32], kv: &[f32]) -> Vec<f32> {
-    let mut y = unfilled(plan.frames * plan.queries * plan.heads * plan.width);
-    let out = Out::new(&mut y);
+pub(super) fn attend(
+    plan: &Plan,
+    kernel: Kernel,
+    (q, kv): (Values<'_>, Values<'_>),
+    numbers: Numbers,
+) -> Buffer {
+    let mut y = Buffer::unfilled(
+        numbers,
+        plan.frames * plan.queries * plan.heads * plan.width,
+    );
+    let out = y.as_mut().sink();
     (0..plan.frames * plan.heads).into_par_iter().for_each_init(
         Scratch::default,
         |scratch, unit| {
@@ -143,10 +150,10 @@ pub(super) fn attend(plan: &Plan, kernel: Kernel, q: &[f32], kv: &[f32]) -> Vec<
 fn attend_head(
     plan: &Plan,
     kernel: Kernel,
-    (q, kv): (&[f32], &[f32]),
+    (q, kv): (Values<'_>, Values<'_>),
     (frame, head): (usize, usize),
     scratch: &mut Scratch,
-    out: Out,
+    out: Sink,
 ) {
     let (keys, width, padded) = (plan.keys, plan.width, plan.padded());
     let size = (keys, width);
@@ -162,66 +169,59 @@ fn attend_head(
     scratch.scores.resize(most * padded, 0.0);
     for first in (0..plan.queries).step_by(most) {
         let rows = most.min(plan.queries - first);
-        let left = (queries.rows_from(first)).encode(kernel, (rows, width), &mut scratch.words);
+        let (words, own) = (&mut scratch.words, &mut scratch.row);
+        let left = (queries.rows_from(first)).encode(kernel, (rows, width), words, own);
         let sizes = (rows, keys, kernel.padded_words(width));
-        let scores = scratch.scores.as_mut_ptr();
+        let scores = Sink::F32(Out::new(&mut scratch.scores));
+        let (keys_of, scale) = (&scratch.keys, plan.scale());
         // SAFETY: the queries have these rows; the scores have room for `most` rows of `padded` values.
-        unsafe {
-            multiply(
-                kernel,
-                left,
-                sizes,
-                &scratch.keys,
-                plan.scale(),
-                scores,
-                padded,
-            )
-        };
-        for (i, row) in scratch
-            .scores
-            .chunks_exact_mut(padded)
-            .take(rows)
-            .enumerate()
-        {
-            let y = plan.at(plan.y, frame, head) + (first + i) * plan.y.row;
-            // SAFETY: the result has this row.
-            kernel::will_write(unsafe { out.at(y) }, width);
+        unsafe { multiply(kernel, left, sizes, keys_of, scale, scores, (0, padded)) };
+        let at = plan.at(plan.y, frame, head) + first * plan.y.row;
+        let lines = scratch.scores.chunks_exact_mut(padded).take(rows);
+        for (i, row) in lines.enumerate() {
+            out.expect(at + i * plan.y.row, width);
             softmax(&mut row[..keys]);
         }
-        let scores = Matrix::new(&scratch.scores, padded);
-        let left = scores.encode(kernel, (rows, keys), &mut scratch.words);
+        let scores = Matrix::new(Values::F32(&scratch.scores), padded);
+        let left = scores.encode(kernel, (rows, keys), words, own);
         let sizes = (rows, width, kernel.padded_words(keys));
+        let (values, place) = (&scratch.values, (at, plan.y.row));
         // SAFETY: these rows and columns of the result belong to this frame and head.
-        unsafe {
-            let y = out.at(plan.at(plan.y, frame, head) + first * plan.y.row);
-            multiply(kernel, left, sizes, &scratch.values, 1.0, y, plan.y.row);
-        }
+        unsafe { multiply(kernel, left, sizes, values, 1.0, out, place) };
     }
 }
 
+/// Operands of the backward.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub(super) q: Values<'a>,
+    pub(super) kv: Values<'a>,
+    pub(super) dy: Values<'a>,
+}
+
 /// Writes dq to `dq` (placed as q) and dk, dv to `dkv` (placed as k and v). All products are of floats: slopes have too wide a range for less.
-pub(super) fn differentiate(plan: &Plan, q: &[f32], kv: &[f32], dy: &[f32], dq: Out, dkv: Out) {
+pub(super) fn differentiate(plan: &Plan, operands: Operands<'_>, dq: Sink, dkv: Sink) {
     (0..plan.frames * plan.heads).into_par_iter().for_each_init(
         Scratch::default,
         |scratch, unit| {
             let at = (unit / plan.heads, unit % plan.heads);
-            differentiate_head(plan, (q, kv, dy), at, scratch, (dq, dkv));
+            differentiate_head(plan, operands, at, scratch, (dq, dkv));
         },
     );
 }
 
 fn differentiate_head(
     plan: &Plan,
-    (q, kv, dy): (&[f32], &[f32], &[f32]),
+    operands: Operands<'_>,
     (frame, head): (usize, usize),
     scratch: &mut Scratch,
-    (dq, dkv): (Out, Out),
+    (dq, dkv): (Sink, Sink),
 ) {
     let (queries, keys, width, padded) = (plan.queries, plan.keys, plan.width, plan.padded());
-    let q = plan.head(q, plan.q, frame, head);
-    let k = plan.head(kv, plan.k, frame, head);
-    let v = plan.head(kv, plan.v, frame, head);
-    let dy = plan.head(dy, plan.y, frame, head);
+    let q = plan.head(operands.q, plan.q, frame, head);
+    let k = plan.head(operands.kv, plan.k, frame, head);
+    let v = plan.head(operands.kv, plan.v, frame, head);
+    let dy = plan.head(operands.dy, plan.y, frame, head);
     for (rows, count) in [(k, keys), (q, queries), (v, keys), (dy, queries)] {
         rows.expect((count, width));
     }
@@ -229,46 +229,47 @@ fn differentiate_head(
     scratch.slopes.resize(queries * padded, 0.0);
     let rows = |values: &[f32]| Left::floats(values.as_ptr(), padded, 1);
     let columns = |values: &[f32]| Left::floats(values.as_ptr(), 1, padded);
-    let scores = scratch.scores.as_mut_ptr();
-    let slopes = scratch.slopes.as_mut_ptr();
-    let panels = &mut scratch.panels;
+    let scores = Sink::F32(Out::new(&mut scratch.scores));
+    let slopes = Sink::F32(Out::new(&mut scratch.slopes));
+    let (panels, words, own) = (&mut scratch.panels, &mut scratch.words, &mut scratch.row);
     let kernel = Kernel::best(Format::F32);
+    let (dq_at, dk_at, dv_at) = (
+        (plan.at(plan.q, frame, head), plan.q.row),
+        (plan.at(plan.k, frame, head), plan.k.row),
+        (plan.at(plan.v, frame, head), plan.v.row),
+    );
     // SAFETY: in all products, operands have the rows that the plan gives them; scores and slopes have `queries` rows of `padded` values; the ranges
     // of the outputs belong to this frame and head.
     unsafe {
         k.pack_transposed(kernel, (keys, width), panels);
-        let sizes = (queries, keys, width);
-        multiply(
-            kernel,
-            q.left(),
-            sizes,
-            panels,
-            plan.scale(),
-            scores,
-            padded,
+        let (left, sizes) = (
+            q.encode(kernel, (queries, width), words, own),
+            (queries, keys, width),
         );
+        let scale = plan.scale();
+        multiply(kernel, left, sizes, panels, scale, scores, (0, padded));
         for row in scratch.scores.chunks_exact_mut(padded) {
             softmax(&mut row[..keys]);
         }
         dy.pack(kernel, (queries, width), panels);
-        let dv = dkv.at(plan.at(plan.v, frame, head));
         let (left, sizes) = (columns(&scratch.scores), (keys, width, queries));
-        multiply(kernel, left, sizes, panels, 1.0, dv, plan.v.row);
+        multiply(kernel, left, sizes, panels, 1.0, dkv, dv_at);
         v.pack_transposed(kernel, (keys, width), panels);
-        let sizes = (queries, keys, width);
-        multiply(kernel, dy.left(), sizes, panels, 1.0, slopes, padded);
+        let (left, sizes) = (
+            dy.encode(kernel, (queries, width), words, own),
+            (queries, keys, width),
+        );
+        multiply(kernel, left, sizes, panels, 1.0, slopes, (0, padded));
         let slopes = scratch.slopes.chunks_exact_mut(padded);
         for (p, dp) in scratch.scores.chunks_exact(padded).zip(slopes) {
-            softmax_back(&p[..keys], &mut dp[..keys], plan.scale());
+            softmax_back(&p[..keys], &mut dp[..keys], scale);
         }
         k.pack(kernel, (keys, width), panels);
-        let dq = dq.at(plan.at(plan.q, frame, head));
         let (left, sizes) = (rows(&scratch.slopes), (queries, width, keys));
-        multiply(kernel, left, sizes, panels, 1.0, dq, plan.q.row);
+        multiply(kernel, left, sizes, panels, 1.0, dq, dq_at);
         q.pack(kernel, (queries, width), panels);
-        let dk = dkv.at(plan.at(plan.k, frame, head));
         let (left, sizes) = (columns(&scratch.slopes), (keys, width, queries));
-        multiply(kernel, left, sizes, panels, 1.0, dk, plan.k.row);
+        multiply(kernel, left, sizes, panels, 1.0, dkv, dk_at);
     }
 }
 
@@ -294,7 +295,13 @@ mod tests {
                     .filter_map(|&isa| Kernel::on(format, isa))
                     .collect();
                 let all: Vec<Vec<f32>> = (kernels.iter())
-                    .map(|&kernel| attend(&plan, kernel, &qkv, &qkv))
+                    .map(|&kernel| {
+                        let qkv = Values::F32(&qkv);
+                        match attend(&plan, kernel, (qkv, qkv), Numbers::F32) {
+                            Buffer::F32(y) => y,
+                            Buffer::Bf16(_) => unreachable!("floats were asked for"),
+                        }
+                    })
                     .collect();
                 for y in &all {
                     let worst = (y.iter().zip(&all[0]))

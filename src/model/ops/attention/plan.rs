@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use candle_core::{Result, Shape};
+use half::bf16;
 
 use crate::model::ops::kernel::{self, Format, Kernel, Left, NR};
+use crate::model::ops::numbers::{Values, widen};
 use crate::model::ops::packed::{encode_row, pair};
 use crate::model::ops::share::floats_mut;
 use crate::model::ops::simd::wide;
@@ -94,13 +96,13 @@ impl Plan {
     /// One head's rows of an operand.
     pub(super) fn head<'a>(
         &self,
-        values: &'a [f32],
+        values: Values<'a>,
         place: Place,
         frame: usize,
         head: usize,
     ) -> Matrix<'a> {
         let first = place.offset + frame * place.frame + head * self.width;
-        Matrix::new(&values[first..], place.row)
+        Matrix::new(values.skip(first), place.row)
     }
 
     pub(super) fn at(&self, place: Place, frame: usize, head: usize) -> usize {
@@ -120,31 +122,31 @@ impl Plan {
 /// Rows in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
-    values: &'a [f32],
+    values: Values<'a>,
     row: usize,
 }
 
 impl<'a> Matrix<'a> {
     /// Rows of `row` values.
-    pub(super) fn new(values: &'a [f32], row: usize) -> Self {
+    pub(super) fn new(values: Values<'a>, row: usize) -> Self {
         Self { values, row }
     }
 
     /// The rows from `first` on.
     pub(super) fn rows_from(&self, first: usize) -> Self {
-        Self::new(&self.values[first * self.row..], self.row)
+        Self::new(self.values.skip(first * self.row), self.row)
     }
 
     /// Asks for `rows` rows of `columns` values, which are read soon: they lie pages apart.
     pub(super) fn expect(&self, (rows, columns): (usize, usize)) {
         for i in 0..rows {
-            kernel::will_read(&self.values[i * self.row..][..columns]);
+            self.line(i, columns).expect();
         }
     }
 
-    /// The rows as they lie, the left operand of products of floats.
-    pub(super) fn left(&self) -> Left {
-        Left::floats(self.values.as_ptr(), self.row, 1)
+    /// The first values of a row.
+    fn line(&self, row: usize, columns: usize) -> Values<'a> {
+        self.values.skip(row * self.row).take(columns)
     }
 
     /// `rows` rows of `columns` values as the kernel reads them; what has to be written goes to `words`.
@@ -153,19 +155,16 @@ impl<'a> Matrix<'a> {
         kernel: Kernel,
         (rows, columns): (usize, usize),
         words: &mut Vec<u32>,
+        own: &mut Vec<f32>,
     ) -> Left {
-        if kernel.format() == Format::F32 {
-            return self.left();
+        if let (Format::F32, Values::F32(values)) = (kernel.format(), self.values) {
+            return Left::floats(values.as_ptr(), self.row, 1);
         }
         let length = kernel.padded_words(columns);
         words.clear();
         words.resize(rows * length, 0);
         for (i, line) in words.chunks_exact_mut(length.max(1)).enumerate() {
-            encode_row(
-                kernel.format(),
-                &self.values[i * self.row..][..columns],
-                line,
-            );
+            encode_row(kernel.format(), self.line(i, columns), line, own);
         }
         Left {
             at: words.as_ptr(),
@@ -186,10 +185,13 @@ impl<'a> Matrix<'a> {
         for (j, panel) in panels.chunks_exact_mut((words * NR).max(1)).enumerate() {
             let columns = j * NR..columns.min((j + 1) * NR);
             let panel = panel.as_chunks_mut::<NR>().0;
-            match kernel.format() {
-                Format::F32 => pack_floats(self.values, self.row, columns, panel),
-                Format::Bf16 | Format::Int8 => {
-                    pack_pairs(self.values, (self.row, rows), columns, panel);
+            match (kernel.format(), self.values) {
+                (Format::F32, values) => pack_floats(values, self.row, columns, panel),
+                (Format::Bf16 | Format::Int8, Values::F32(values)) => {
+                    pack_pairs(values, (self.row, rows), columns, panel);
+                }
+                (Format::Bf16 | Format::Int8, Values::Bf16(values)) => {
+                    pack_narrow(values, (self.row, rows), columns, panel);
                 }
             }
         }
@@ -211,17 +213,28 @@ impl<'a> Matrix<'a> {
                 panel.fill(0);
             }
             for i in 0..width {
-                let row = &self.values[(j * NR + i) * self.row..][..columns];
+                let row = self.line(j * NR + i, columns);
                 let panel = panel.as_chunks_mut::<NR>().0.iter_mut();
-                match kernel.format() {
-                    Format::F32 => {
+                match (kernel.format(), row) {
+                    (Format::F32, Values::F32(row)) => {
                         for (out, value) in panel.zip(row) {
                             out[i] = value.to_bits();
                         }
                     }
-                    Format::Bf16 | Format::Int8 => {
+                    (Format::F32, Values::Bf16(row)) => {
+                        for (out, value) in panel.zip(row) {
+                            out[i] = u32::from(value.to_bits()) << 16;
+                        }
+                    }
+                    (Format::Bf16 | Format::Int8, Values::F32(row)) => {
                         for (out, values) in panel.zip(row.chunks(2)) {
                             out[i] = pair(values[0], values.get(1).copied().unwrap_or(0.0));
+                        }
+                    }
+                    (Format::Bf16 | Format::Int8, Values::Bf16(row)) => {
+                        for (out, values) in panel.zip(row.chunks(2)) {
+                            let high = values.get(1).map_or(0, |value| value.to_bits());
+                            out[i] = word(values[0].to_bits(), high);
                         }
                     }
                 }
@@ -230,12 +243,21 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Two bfloat16 side by side.
+#[inline(always)]
+fn word(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
+}
+
 /// Some columns of rows that lie `stride` apart; lanes beyond them become 0.
-fn pack_floats(values: &[f32], stride: usize, columns: Range<usize>, panel: &mut [[u32; NR]]) {
+fn pack_floats(values: Values<'_>, stride: usize, columns: Range<usize>, panel: &mut [[u32; NR]]) {
     for (row, out) in panel.iter_mut().enumerate() {
-        let values = &values[row * stride + columns.start..];
+        let first = row * stride + columns.start;
         let out = floats_mut(out);
-        kernel::copy(out, values, columns.len());
+        match values {
+            Values::F32(values) => kernel::copy(out, &values[first..], columns.len()),
+            Values::Bf16(values) => widen(&values[first..][..columns.len()], out),
+        }
         out[columns.len()..].fill(0.0);
     }
 }
@@ -256,6 +278,25 @@ wide! {
             }
             for ((out, low), high) in out.iter_mut().zip(pairs[0]).zip(pairs[1]) {
                 *out = pair(low, high);
+            }
+        }
+    }
+
+    /// The same of bfloat16.
+    fn pack_narrow(values: &[bf16], place: (usize, usize), columns: Range<usize>, panel: &mut [[u32; NR]]) {
+        let (stride, rows) = place;
+        let mut pairs = [[bf16::ZERO; NR]; 2];
+        for (at, out) in panel.iter_mut().enumerate() {
+            for (half, own) in pairs.iter_mut().enumerate() {
+                let row = 2 * at + half;
+                if row < rows {
+                    kernel::copy(own, &values[row * stride + columns.start..], columns.len());
+                } else {
+                    own.fill(bf16::ZERO);
+                }
+            }
+            for ((out, low), high) in out.iter_mut().zip(pairs[0]).zip(pairs[1]) {
+                *out = word(low.to_bits(), high.to_bits());
             }
         }
     }

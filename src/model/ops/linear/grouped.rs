@@ -6,8 +6,9 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::product::{Product, run_all};
+use super::product::{Product, Results, run_all};
 use super::{Grid, Rows};
+use crate::model::ops::numbers::{Values, ValuesMut};
 use crate::model::ops::packed::Packed;
 use crate::model::ops::share::{read, tensor, unfilled};
 
@@ -20,7 +21,7 @@ pub(in crate::model) struct Each<'a> {
 }
 
 impl<'a> Each<'a> {
-    fn product(&self, x: &'a [f32], input: Grid, output: Grid) -> Product<'a> {
+    fn product(&self, x: Values<'a>, input: Grid, output: Grid) -> Product<'a> {
         Product {
             weight: self.weight,
             sections: 0..self.weight.sections(),
@@ -51,7 +52,8 @@ pub(in crate::model) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<V
             let own = &x[part.frames.start * tokens * k..part.frames.end * tokens * k];
             let input = Grid::new(&(part.frames.len(), tokens, k).into(), Rows::Patches)?;
             let output = input.packed(part.weight.n());
-            products.push((part.product(own, input, output), buffer.as_mut_slice()));
+            let product = part.product(Values::F32(own), input, output);
+            products.push((product, floats(buffer)));
         }
         run_all(products)
     })??;
@@ -111,15 +113,23 @@ fn add_each(
         let candle_core::Storage::Cpu(storage) = &**storage else {
             candle_core::bail!("expected a CPU tensor");
         };
-        let x = crate::model::ops::slice(storage, layout)?;
+        let x = Values::new(storage, layout)?;
         let output = Grid::new(&(part.frames.len(), tokens, c).into(), Rows::Patches)?;
         let input = output.packed(part.weight.k());
         let mut product = part.product(x, input, output);
         product.residual = Some(residual);
-        products.push((product, own));
+        products.push((product, floats(own)));
     }
     y.copy_from_slice(&residual[done * frame..]);
     run_all(products)
+}
+
+/// Where floats go.
+fn floats(y: &mut [f32]) -> Results<'_> {
+    Results {
+        y: ValuesMut::F32(y),
+        before: None,
+    }
 }
 
 /// Whether the segments follow one another inside the batch.

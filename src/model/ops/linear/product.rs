@@ -13,8 +13,8 @@ use super::Grid;
 use crate::model::Activation;
 use crate::model::ops::gelu::activate_tile;
 use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
+use crate::model::ops::numbers::{Sink, Values, ValuesMut};
 use crate::model::ops::packed::{Packed, SHIFT, encode_row};
-use crate::model::ops::share::Out;
 
 /// One product with what goes with it.
 pub(super) struct Product<'a> {
@@ -22,11 +22,25 @@ pub(super) struct Product<'a> {
     pub(super) sections: Range<usize>,
     pub(super) bias: Option<&'a [f32]>,
     pub(super) activation: Option<Activation>,
-    pub(super) x: &'a [f32],
+    pub(super) x: Values<'a>,
     pub(super) input: Grid,
     pub(super) output: Grid,
     /// Laid out as the output.
     pub(super) residual: Option<&'a [f32]>,
+}
+
+/// What a product writes; all laid out as its output.
+pub(super) struct Results<'a> {
+    pub(super) y: ValuesMut<'a>,
+    /// The values before the activation, where someone reads them.
+    pub(super) before: Option<ValuesMut<'a>>,
+}
+
+/// The same for the threads.
+#[derive(Clone, Copy)]
+struct Sinks {
+    y: Sink,
+    before: Option<Sink>,
 }
 
 /// How a product is cut into units of parallel work. How changes no result.
@@ -40,10 +54,13 @@ struct Split {
     panels: usize,
 }
 
-/// Runs several products as one parallel loop; each writes its own buffer.
-pub(super) fn run_all(mut products: Vec<(Product<'_>, &mut [f32])>) -> Result<()> {
-    for (product, y) in &products {
-        product.check(y.len())?;
+/// Runs several products as one parallel loop; each writes its own buffers.
+pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<()> {
+    for (product, results) in &products {
+        product.check(results.y.len())?;
+        if let Some(before) = &results.before {
+            product.check(before.len())?;
+        }
     }
     products.retain(|(product, _)| !product.is_empty());
     let blocks = products
@@ -53,25 +70,29 @@ pub(super) fn run_all(mut products: Vec<(Product<'_>, &mut [f32])>) -> Result<()
     let parts = (4 * rayon::current_num_threads()).div_ceil(blocks.sum::<usize>().max(1));
     let (mut ends, mut total) = (Vec::with_capacity(products.len()), 0);
     let mut work = Vec::with_capacity(products.len());
-    for (product, y) in products {
+    for (product, results) in products {
         let split = product.split(parts);
         total += product.input.groups * split.blocks * split.parts;
         ends.push(total);
-        work.push((product, split, Out::new(y)));
+        let sinks = Sinks {
+            y: results.y.sink(),
+            before: results.before.map(ValuesMut::sink),
+        };
+        work.push((product, split, sinks));
     }
     (0..total).into_par_iter().for_each(|unit| {
         let at = ends.partition_point(|&end| end <= unit);
         let first = at.checked_sub(1).map_or(0, |before| ends[before]);
-        let (product, split, out) = &work[at];
-        product.unit(split, unit - first, *out);
+        let (product, split, sinks) = &work[at];
+        product.unit(split, unit - first, *sinks);
     });
     Ok(())
 }
 
 impl Product<'_> {
     /// Computes all of it.
-    pub(super) fn run(self, y: &mut [f32]) -> Result<()> {
-        run_all(vec![(self, y)])
+    pub(super) fn run(self, results: Results<'_>) -> Result<()> {
+        run_all(vec![(self, results)])
     }
 
     fn n(&self) -> usize {
@@ -140,7 +161,7 @@ impl Product<'_> {
         }
     }
 
-    fn unit(&self, split: &Split, unit: usize, out: Out) {
+    fn unit(&self, split: &Split, unit: usize, out: Sinks) {
         let (part, unit) = (unit % split.parts, unit / split.parts);
         let (group, first) = (unit / split.blocks, unit % split.blocks * split.block);
         let rows = first..self.input.rows.min(first + split.block);
@@ -153,8 +174,8 @@ impl Product<'_> {
     fn left(&self, group: usize, rows: &Range<usize>, scratch: &mut Scratch) -> Left {
         let (format, k) = (self.weight.format(), self.weight.k());
         let row = |row| self.input.at(group, row);
-        if format == Format::F32 {
-            return Left::floats(self.x[row(rows.start)..].as_ptr(), self.input.stride, 1);
+        if let (Format::F32, Values::F32(x)) = (format, self.x) {
+            return Left::floats(x[row(rows.start)..].as_ptr(), self.input.stride, 1);
         }
         let words = format.words(k);
         scratch.words.resize(rows.len() * words, 0);
@@ -164,7 +185,8 @@ impl Product<'_> {
             .chunks_exact_mut(words.max(1))
             .zip(rows.clone())
         {
-            let scale = encode_row(format, &self.x[row(i)..][..k], out);
+            let row = self.x.skip(row(i)).take(k);
+            let scale = encode_row(format, row, out, &mut scratch.row);
             scratch.scales.push(scale);
         }
         Left {
@@ -180,7 +202,7 @@ impl Product<'_> {
         rows: Range<usize>,
         panels: Range<usize>,
         scratch: &mut Scratch,
-        out: Out,
+        out: Sinks,
     ) {
         let kernel = self.weight.kernel();
         let words = self.weight.format().words(self.weight.k());
@@ -256,7 +278,7 @@ impl Product<'_> {
     }
 
     /// Asks for the memory that `finish` will touch, while the products are computed.
-    fn expect(&self, group: usize, rows: Range<usize>, panels: Range<usize>, out: Out) {
+    fn expect(&self, group: usize, rows: Range<usize>, panels: Range<usize>, out: Sinks) {
         let (first, last) = (
             self.weight.place(panels.start),
             self.weight.place(panels.end - 1),
@@ -265,8 +287,10 @@ impl Product<'_> {
         let column = first.column - self.sections.start * self.weight.section();
         for row in rows {
             let at = self.output.at(group, row) + column;
-            // SAFETY: `check` saw the range.
-            kernel::will_write(unsafe { out.at(at) }, columns);
+            out.y.expect(at, columns);
+            if let Some(before) = out.before {
+                before.expect(at, columns);
+            }
             if let Some(residual) = self.residual {
                 kernel::will_read(&residual[at..][..columns]);
             }
@@ -279,7 +303,7 @@ impl Product<'_> {
         tile: &mut Tile,
         (group, rows): (usize, Range<usize>),
         panel: usize,
-        out: Out,
+        out: Sinks,
     ) {
         let place = self.weight.place(panel);
         let bias = self.bias.map(|bias| &bias[place.column..][..place.width]);
@@ -293,14 +317,18 @@ impl Product<'_> {
                 kernel::add(sums, &residual[at(row)..], place.width);
             }
         }
+        let count = rows.len();
+        let write = |tile: &Tile, sink: Sink| {
+            // SAFETY: `check` saw the range; no other unit has these rows and columns.
+            unsafe { sink.write(&tile[..count], place.width, |i| at(rows.start + i)) };
+        };
+        if let Some(before) = out.before {
+            write(tile, before);
+        }
         if let Some(activation) = self.activation {
-            activate_tile(tile, rows.len(), activation);
+            activate_tile(tile, count, activation);
         }
-        for (sums, row) in tile.iter().zip(rows) {
-            // SAFETY: `check` saw the range; no other unit has this row and these columns.
-            let y = unsafe { out.slice(at(row), place.width) };
-            kernel::copy(y, sums, place.width);
-        }
+        write(tile, out.y);
     }
 }
 
@@ -308,6 +336,8 @@ impl Product<'_> {
 #[derive(Default)]
 struct Scratch {
     words: Vec<u32>,
+    /// A row as floats, where it is not.
+    row: Vec<f32>,
     /// What 1 stands for in each row.
     scales: Vec<f32>,
     /// Sums that go on.

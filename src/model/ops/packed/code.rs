@@ -1,7 +1,10 @@
 //! From floats to a panel's words and back, and from rows of activations to the left operand's words.
 
+use half::bf16;
+
 use super::Column;
 use crate::model::ops::kernel::{Format, NR};
+use crate::model::ops::numbers::Values;
 use crate::model::ops::simd::wide;
 
 /// The largest 8-bit integer; -128 stays unused, so that the range is symmetric.
@@ -107,20 +110,30 @@ pub(in crate::model::ops) fn rounded(value: f32) -> u32 {
     if value.is_nan() { 0x7FC0_0000 } else { near }
 }
 
-/// Writes a row of k floats as words; returns what 1 stands for, which is NaN for a row that is not finite, and 1 for bfloat16.
-pub(in crate::model::ops) fn encode_row(format: Format, row: &[f32], words: &mut [u32]) -> f32 {
-    match format {
-        Format::F32 => {
-            for (word, value) in words.iter_mut().zip(row) {
+/// Writes a row of k values as words; returns what 1 stands for, which is NaN for a row of integers that was not finite, and 1 for other formats. `own` is
+/// room for a row of floats.
+pub(in crate::model::ops) fn encode_row(
+    format: Format,
+    row: Values<'_>,
+    words: &mut [u32],
+    own: &mut Vec<f32>,
+) -> f32 {
+    match (format, row) {
+        (Format::F32, row) => {
+            for (word, value) in words.iter_mut().zip(row.floats(own)) {
                 *word = value.to_bits();
             }
             1.0
         }
-        Format::Bf16 => {
+        (Format::Bf16, Values::F32(row)) => {
             bf16_row(row, words);
             1.0
         }
-        Format::Int8 => int8_row(row, words),
+        (Format::Bf16, Values::Bf16(row)) => {
+            pair_row(row, words);
+            1.0
+        }
+        (Format::Int8, row) => int8_row(row.floats(own), words),
     }
 }
 
@@ -132,6 +145,16 @@ wide! {
         }
         if let (Some(word), [low]) = (words.get_mut(row.len() / 2), last) {
             *word = rounded(*low) >> 16;
+        }
+    }
+
+    fn pair_row(row: &[bf16], words: &mut [u32]) {
+        let (pairs, last) = row.as_chunks::<2>();
+        for (word, pair) in words.iter_mut().zip(pairs) {
+            *word = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+        }
+        if let (Some(word), [low]) = (words.get_mut(row.len() / 2), last) {
+            *word = u32::from(low.to_bits());
         }
     }
 
@@ -172,10 +195,16 @@ wide! {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
-
     use super::*;
     use crate::rng::Stream;
+
+    fn bf16_words(row: &[f32], words: &mut [u32]) -> f32 {
+        encode_row(Format::Bf16, Values::F32(row), words, &mut Vec::new())
+    }
+
+    fn integers(row: &[f32], words: &mut [u32]) -> f32 {
+        encode_row(Format::Int8, Values::F32(row), words, &mut Vec::new())
+    }
 
     #[test]
     fn bfloat16_rounds_as_the_standard_says() {
@@ -192,7 +221,7 @@ mod tests {
         row.extend((0..1001).map(|_| f32::from_bits(stream.bits() as u32)));
         row.push(f32::from_bits(0x7F80_0001));
         let mut words = vec![0; row.len().div_ceil(2)];
-        assert_eq!(encode_row(Format::Bf16, &row, &mut words), 1.0);
+        assert_eq!(bf16_words(&row, &mut words), 1.0);
         for (i, &value) in row.iter().enumerate() {
             let got = bf16::from_bits((words[i / 2] >> (16 * (i % 2))) as u16);
             let want = bf16::from_f32(value);
@@ -209,7 +238,7 @@ mod tests {
         for k in [1_usize, 3, 4, 16, 19, 50, 197] {
             let row: Vec<f32> = (0..k).map(|_| 3.0 * stream.normal()).collect();
             let mut words = vec![0; k.div_ceil(4)];
-            let scale = encode_row(Format::Int8, &row, &mut words);
+            let scale = integers(&row, &mut words);
             for (i, value) in row.iter().enumerate() {
                 let integer = i32::from(words[i / 4].to_le_bytes()[i % 4]) - SHIFT;
                 assert!((value - integer as f32 * scale).abs() <= 0.501 * scale);
@@ -223,9 +252,25 @@ mod tests {
             for at in [0, 15, 16, 20] {
                 let mut row = [1.0; 21];
                 row[at] = bad;
-                assert!(encode_row(Format::Int8, &row, &mut [0; 6]).is_nan());
+                assert!(integers(&row, &mut [0; 6]).is_nan());
             }
         }
-        assert_eq!(encode_row(Format::Int8, &[0.0; 5], &mut [0; 2]), 0.0);
+        assert_eq!(integers(&[0.0; 5], &mut [0; 2]), 0.0);
+    }
+
+    #[test]
+    fn a_row_of_bfloat16_gives_the_words_of_its_floats() {
+        let mut stream = Stream::new(2, "rows");
+        for k in [1_usize, 2, 7, 50, 197] {
+            let narrow: Vec<bf16> = (0..k).map(|_| bf16::from_f32(stream.normal())).collect();
+            let floats: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
+            for format in [Format::F32, Format::Bf16, Format::Int8] {
+                let (mut own, mut words) = (Vec::new(), vec![7; format.words(k)]);
+                let mut want = words.clone();
+                let scale = encode_row(format, Values::Bf16(&narrow), &mut words, &mut own);
+                let same = encode_row(format, Values::F32(&floats), &mut want, &mut own);
+                assert_eq!((scale, words), (same, want), "{format:?}");
+            }
+        }
     }
 }

@@ -93,7 +93,7 @@ proptest! {
         let options = || Options {
             bias: Some(&bias),
             activation: Some(Activation::QuickGelu),
-            sections: None,
+            ..Options::default()
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         for packed in Isa::ALL.iter().filter_map(|&isa| packed.clone().on(isa)) {

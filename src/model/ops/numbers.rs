@@ -1,0 +1,289 @@
+//! Activations on their way between kernels: floats, or bfloat16 where nothing but products reads them.
+//!
+//! Invariant: what is written as bfloat16 is what a product of bfloat16 would have made of the float, so that no result of such a product depends on it.
+#![allow(unsafe_code)]
+
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor};
+use half::bf16;
+
+use super::kernel::{self, Format, MR, NR};
+use super::packed::rounded;
+use super::share::{Out, unfilled};
+use super::simd::wide;
+
+/// What a tensor of activations holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::model) enum Numbers {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Numbers {
+    /// What products read beside frozen weights in this format.
+    pub(in crate::model) fn beside(weights: Format) -> Self {
+        match weights.float() {
+            Format::F32 => Self::F32,
+            Format::Bf16 | Format::Int8 => Self::Bf16,
+        }
+    }
+
+    /// The same as candle calls it.
+    pub(in crate::model) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    /// Bytes of one.
+    pub(in crate::model) fn bytes(self) -> usize {
+        self.dtype().size_in_bytes()
+    }
+}
+
+/// Values to read.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) enum Values<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Values<'a> {
+    /// Those of a contiguous CPU operand.
+    pub(in crate::model) fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let Some((begin, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("expected a contiguous tensor, got {layout:?}");
+        };
+        match storage {
+            CpuStorage::F32(values) => Ok(Self::F32(&values[begin..end])),
+            CpuStorage::BF16(values) => Ok(Self::Bf16(&values[begin..end])),
+            _ => candle_core::bail!("expected floats or bfloat16"),
+        }
+    }
+
+    /// Calls `f` with those of a contiguous CPU tensor.
+    pub(in crate::model) fn with<R>(
+        tensor: &Tensor,
+        f: impl FnOnce(Values<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (storage, layout) = tensor.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(cpu) => f(Values::new(cpu, layout)?),
+            Storage::Cuda(_) | Storage::Metal(_) => candle_core::bail!("expected a CPU tensor"),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// The values from `first` on.
+    pub(super) fn skip(&self, first: usize) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(&values[first..]),
+            Self::Bf16(values) => Self::Bf16(&values[first..]),
+        }
+    }
+
+    /// The first values.
+    pub(super) fn take(&self, count: usize) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(&values[..count]),
+            Self::Bf16(values) => Self::Bf16(&values[..count]),
+        }
+    }
+
+    /// As floats; `own` is where those are put that are not.
+    pub(super) fn floats<'b>(&self, own: &'b mut Vec<f32>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match *self {
+            Self::F32(values) => values,
+            Self::Bf16(values) => {
+                own.resize(values.len(), 0.0);
+                widen(values, own);
+                own
+            }
+        }
+    }
+
+    /// Asks for these values, which are read soon.
+    pub(super) fn expect(&self) {
+        match self {
+            Self::F32(values) => kernel::will_read(values),
+            Self::Bf16(values) => kernel::will_read(values),
+        }
+    }
+}
+
+/// Values to write.
+pub(super) enum ValuesMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+}
+
+impl<'a> ValuesMut<'a> {
+    /// The first values, and the others.
+    pub(super) fn split(self, first: usize) -> (Self, Self) {
+        match self {
+            Self::F32(values) => {
+                let (one, two) = values.split_at_mut(first);
+                (Self::F32(one), Self::F32(two))
+            }
+            Self::Bf16(values) => {
+                let (one, two) = values.split_at_mut(first);
+                (Self::Bf16(one), Self::Bf16(two))
+            }
+        }
+    }
+
+    /// Parts of `count` values, for the threads.
+    pub(super) fn chunks(self, count: usize) -> Vec<ValuesMut<'a>> {
+        match self {
+            Self::F32(values) => values.chunks_mut(count).map(ValuesMut::F32).collect(),
+            Self::Bf16(values) => values.chunks_mut(count).map(ValuesMut::Bf16).collect(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// For the threads that write them.
+    pub(super) fn sink(self) -> Sink {
+        match self {
+            Self::F32(values) => Sink::F32(Out::new(values)),
+            Self::Bf16(values) => Sink::Bf16(Out::new(values)),
+        }
+    }
+}
+
+/// Values that a kernel writes, all of them before anyone reads one.
+pub(super) enum Buffer {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+impl Buffer {
+    pub(super) fn unfilled(numbers: Numbers, len: usize) -> Self {
+        match numbers {
+            Numbers::F32 => Self::F32(unfilled(len)),
+            Numbers::Bf16 => Self::Bf16(unfilled(len)),
+        }
+    }
+
+    pub(super) fn as_mut(&mut self) -> ValuesMut<'_> {
+        match self {
+            Self::F32(values) => ValuesMut::F32(values),
+            Self::Bf16(values) => ValuesMut::Bf16(values),
+        }
+    }
+
+    /// A CPU tensor of these values.
+    pub(super) fn tensor(self, shape: impl Into<Shape>) -> Result<Tensor> {
+        match self {
+            Self::F32(values) => Tensor::from_vec(values, shape.into(), &Device::Cpu),
+            Self::Bf16(values) => Tensor::from_vec(values, shape.into(), &Device::Cpu),
+        }
+    }
+
+    /// An operation's output.
+    pub(super) fn output(self, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+        let storage = match self {
+            Self::F32(values) => CpuStorage::F32(values),
+            Self::Bf16(values) => CpuStorage::BF16(values),
+        };
+        (storage, shape.into())
+    }
+}
+
+/// Where several threads write disjoint parts of one buffer.
+#[derive(Clone, Copy)]
+pub(super) enum Sink {
+    F32(Out<f32>),
+    Bf16(Out<bf16>),
+}
+
+impl Sink {
+    /// Asks for the lines of `count` values from `at` on, which are written soon.
+    pub(super) fn expect(self, at: usize, count: usize) {
+        match self {
+            Self::F32(out) => kernel::will_write(out.near(at), count),
+            Self::Bf16(out) => kernel::will_write(out.near(at), count),
+        }
+    }
+
+    /// Writes the first `width` values of each row of a tile, at most [`MR`] of them; row i goes to `at(i)`.
+    ///
+    /// # Safety
+    /// These places lie inside the buffer, and no other thread touches them meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn write(
+        self,
+        tile: &[[f32; NR]],
+        width: usize,
+        at: impl Fn(usize) -> usize,
+    ) {
+        match self {
+            Self::F32(out) => {
+                for (i, row) in tile.iter().enumerate() {
+                    // SAFETY: promised by the caller.
+                    kernel::copy(unsafe { out.slice(at(i), width) }, row, width);
+                }
+            }
+            Self::Bf16(out) => {
+                let mut rows = [[bf16::ZERO; NR]; MR];
+                narrow(tile.as_flattened(), rows[..tile.len()].as_flattened_mut());
+                for (i, row) in rows[..tile.len()].iter().enumerate() {
+                    // SAFETY: promised by the caller.
+                    kernel::copy(unsafe { out.slice(at(i), width) }, row, width);
+                }
+            }
+        }
+    }
+}
+
+wide! {
+    /// To bfloat16, rounded to the nearest.
+    pub(super) fn narrow(x: &[f32], y: &mut [bf16]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = bf16::from_bits((rounded(x) >> 16) as u16);
+        }
+    }
+
+    /// From bfloat16, exactly.
+    pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_as_they_were_or_rounded() {
+        let x: Vec<f32> = (0..4001).map(|i| (i as f32 - 2000.0) / 7.0).collect();
+        let mut y = vec![bf16::ZERO; x.len()];
+        narrow(&x, &mut y);
+        let mut own = Vec::new();
+        assert_eq!(Values::F32(&x).floats(&mut own), x);
+        let back = Values::Bf16(&y).skip(1).take(3999).floats(&mut own);
+        for (&back, &x) in back.iter().zip(&x[1..]) {
+            assert_eq!(back, bf16::from_f32(x).to_f32());
+        }
+        assert_eq!(back.len(), 3999);
+    }
+}
