@@ -64,10 +64,8 @@ enum Heads {
     Class(Tensor, Tensor),
 }
 
-/// What the backward reads.
+/// What the backward reads. What the adapters made of their input is computed again, which takes little: they are narrow.
 pub(super) struct Saved {
-    /// Only where adapters before attention read it.
-    input: Option<Tensor>,
     pre_attn: Vec<Option<site::Saved>>,
     attention: Option<SavedAttention>,
     before_pre_mlp: Tensor,
@@ -76,7 +74,8 @@ pub(super) struct Saved {
 }
 
 struct SavedAttention {
-    x: Tensor,
+    /// The block's input.
+    before_pre_attn: Tensor,
     /// ln_1's output, only when in_proj learns.
     normed: Option<Tensor>,
     heads: Heads,
@@ -85,7 +84,6 @@ struct SavedAttention {
 }
 
 struct SavedMlp {
-    x: Tensor,
     /// ln_2's output, only when c_fc learns.
     normed: Option<Tensor>,
     /// c_fc's output, before the activation.
@@ -118,9 +116,8 @@ impl Block {
         tokens: Tokens,
         reach: Reach,
     ) -> Result<(Tensor, Option<Saved>)> {
-        let input = x.clone();
-        let (x, pre_attn) = adapt(&input, &sites.pre_attn)?;
-        let (x, attention) = self.attend(x, tokens)?;
+        let (adapted, pre_attn) = adapt(x, &sites.pre_attn)?;
+        let (x, attention) = self.attend(x, adapted, tokens)?;
         let is_read = reach != Reach::Nothing && !self.ends_at_mlp(sites, reach);
         let attention = is_read.then_some(attention);
         let before_pre_mlp = x.clone();
@@ -128,12 +125,11 @@ impl Block {
             Tokens::All => adapt(&x, &sites.pre_mlp)?,
             Tokens::Class => (x, Vec::new()),
         };
-        let (y, mlp) = self.feed(x, reach)?;
+        let (y, mlp) = self.feed(&x, reach)?;
         let Some(mlp) = mlp else {
             return Ok((y, None));
         };
         let saved = Saved {
-            input: Sites::any(&sites.pre_attn).then_some(input),
             pre_attn,
             attention,
             before_pre_mlp,
@@ -143,7 +139,13 @@ impl Block {
         Ok((y, Some(saved)))
     }
 
-    fn attend(&self, x: Tensor, tokens: Tokens) -> Result<(Tensor, SavedAttention)> {
+    /// x is what the adapters made of `input`.
+    fn attend(
+        &self,
+        input: &Tensor,
+        x: Tensor,
+        tokens: Tokens,
+    ) -> Result<(Tensor, SavedAttention)> {
         let normed = self.ln_1.forward(&x, self.in_proj.reads())?;
         let how = How {
             heads: self.heads,
@@ -155,7 +157,7 @@ impl Block {
             Tokens::All => {
                 let qkv = self.in_proj.forward(&normed, Rows::All, numbers)?;
                 let mixed = attention::forward(&qkv, how)?;
-                (Heads::All(qkv), mixed, x.clone())
+                (Heads::All(qkv), mixed, x)
             }
             Tokens::Class => {
                 let some = |rows, sections| {
@@ -169,7 +171,7 @@ impl Block {
         };
         let y = self.out_proj.forward_add(&mixed, &residual, Rows::All)?;
         let saved = SavedAttention {
-            x,
+            before_pre_attn: input.clone(),
             normed: self.in_proj.is_trainable().then_some(normed),
             heads,
             mixed: self.out_proj.is_trainable().then_some(mixed),
@@ -178,17 +180,16 @@ impl Block {
     }
 
     /// Saves nothing where there is no backward.
-    fn feed(&self, x: Tensor, reach: Reach) -> Result<(Tensor, Option<SavedMlp>)> {
-        let normed = self.ln_2.forward(&x, self.c_fc.reads())?;
+    fn feed(&self, x: &Tensor, reach: Reach) -> Result<(Tensor, Option<SavedMlp>)> {
+        let normed = self.ln_2.forward(x, self.c_fc.reads())?;
         let (active, hidden) = self.c_fc.forward_active(
             &normed,
             self.activation,
             self.c_proj.reads(),
             (reach != Reach::Nothing).then(|| Numbers::beside(self.c_fc.format())),
         )?;
-        let y = self.c_proj.forward_add(&active, &x, Rows::All)?;
+        let y = self.c_proj.forward_add(&active, x, Rows::All)?;
         let saved = hidden.map(|hidden| SavedMlp {
-            x,
             normed: self.c_fc.is_trainable().then_some(normed),
             hidden,
             active: self.c_proj.is_trainable().then_some(active),
@@ -209,11 +210,12 @@ impl Block {
             own: Found::new(),
             adapters: vec![Found::new(); sites.pre_attn.len().max(sites.pre_mlp.len())],
         };
-        let mut dx = self.feed_back(dy, &saved.mlp, &mut found.own)?;
-        drop(saved.mlp);
+        let x = &saved.before_pre_mlp;
+        let adapted = adapt_again(x, &sites.pre_mlp, &saved.pre_mlp)?;
+        let mut dx = self.feed_back(&adapted, dy, saved.mlp, &mut found.own)?;
+        drop(adapted);
         let ends_here = self.ends_at_mlp(sites, reach);
         if Sites::any(&sites.pre_mlp) && !saved.pre_mlp.is_empty() {
-            let x = &saved.before_pre_mlp;
             let (below, gradients) =
                 site::backward(x, &sites.pre_mlp, &saved.pre_mlp, &dx, !ends_here)?;
             collect(&mut found.adapters, gradients, "adapter_pre_mlp");
@@ -222,9 +224,11 @@ impl Block {
         let Some(attention) = saved.attention.filter(|_| !ends_here) else {
             return Ok(found);
         };
-        dx = self.attend_back(&dx, &attention, &mut found.own)?;
-        drop(attention);
-        if let Some(x) = &saved.input {
+        let x = &attention.before_pre_attn;
+        let adapted = adapt_again(x, &sites.pre_attn, &saved.pre_attn)?;
+        dx = self.attend_back(&adapted, &dx, &attention, &mut found.own)?;
+        drop(adapted);
+        if Sites::any(&sites.pre_attn) {
             let wants_dx = reach == Reach::Input;
             let (below, gradients) =
                 site::backward(x, &sites.pre_attn, &saved.pre_attn, &dx, wants_dx)?;
@@ -235,7 +239,13 @@ impl Block {
         Ok(found)
     }
 
-    fn feed_back(&self, dy: &Tensor, saved: &SavedMlp, found: &mut Found) -> Result<Tensor> {
+    fn feed_back(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        saved: SavedMlp,
+        found: &mut Found,
+    ) -> Result<Tensor> {
         let all = |x| (x, Rows::All);
         if let Some(active) = &saved.active {
             let names = ["mlp.c_proj.weight", "mlp.c_proj.bias"];
@@ -244,19 +254,20 @@ impl Block {
         let d_active = self.c_proj.backward(dy, Rows::All)?;
         let numbers = self.c_fc.reads();
         let d_hidden = gelu::backward(&saved.hidden, &d_active, self.activation, numbers)?;
-        drop(d_active);
+        drop((d_active, saved.hidden));
         if let Some(normed) = &saved.normed {
             let names = ["mlp.c_fc.weight", "mlp.c_fc.bias"];
             self.c_fc
                 .gradients(all(normed), all(&d_hidden), names, found)?;
         }
         let d_normed = self.c_fc.backward(&d_hidden, Rows::All)?;
-        self.ln_2.gradients(&saved.x, &d_normed, "ln_2", found)?;
-        self.ln_2.backward(&saved.x, &d_normed, dy)
+        self.ln_2.gradients(x, &d_normed, "ln_2", found)?;
+        self.ln_2.backward(x, &d_normed, dy)
     }
 
     fn attend_back(
         &self,
+        x: &Tensor,
         dy: &Tensor,
         saved: &SavedAttention,
         found: &mut Found,
@@ -288,11 +299,11 @@ impl Block {
                     self.class_gradients(normed, &dq, &d_kv, found)?;
                 }
                 let d_normed = self.in_proj.backward_class(&dq, &d_kv)?;
-                (d_normed, class_rows_only(dy, saved.x.dim(1)?)?)
+                (d_normed, class_rows_only(dy, x.dim(1)?)?)
             }
         };
-        self.ln_1.gradients(&saved.x, &d_normed, "ln_1", found)?;
-        self.ln_1.backward(&saved.x, &d_normed, &past)
+        self.ln_1.gradients(x, &d_normed, "ln_1", found)?;
+        self.ln_1.backward(x, &d_normed, &past)
     }
 
     /// in_proj's gradients when its first section saw the class tokens alone.
@@ -342,6 +353,15 @@ fn adapt(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Option<site::Sav
         site::forward(x, sites)
     } else {
         Ok((x.clone(), Vec::new()))
+    }
+}
+
+/// What `adapt` gave, from what it saved.
+fn adapt_again(x: &Tensor, sites: &[Site<'_>], saved: &[Option<site::Saved>]) -> Result<Tensor> {
+    if Sites::any(sites) && !saved.is_empty() {
+        site::again(x, sites, saved)
+    } else {
+        Ok(x.clone())
     }
 }
 

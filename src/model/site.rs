@@ -87,22 +87,40 @@ impl Site<'_> {
 
 /// Every segment of x through its own adapter, as grouped products; segments follow one another over all frames.
 pub(super) fn forward(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Option<Saved>>)> {
-    let adapted: Vec<(&Site<'_>, &Adapter)> = sites
-        .iter()
-        .filter_map(|site| Some((site, site.adapter?)))
-        .collect();
+    let adapted = adapted(sites);
     let narrow = linear::project_each(x, &each(&adapted, |adapter| &adapter.fc1))?;
-    let mut mixed = Vec::with_capacity(narrow.len());
-    for ((site, adapter), narrow) in adapted.iter().zip(&narrow) {
-        mixed.push(adapter.conv.forward(narrow, site.extent)?);
-    }
-    let y = linear::project_add_each(&mixed, x, &each(&adapted, |adapter| &adapter.fc2))?;
+    let y = widened(x, &adapted, &narrow)?;
     let mut kept = narrow.into_iter();
     let saved = sites.iter().map(|site| {
         site.adapter?;
         kept.next().map(Saved)
     });
     Ok((y, saved.collect()))
+}
+
+/// What `forward` gave, from what it saved.
+pub(super) fn again(x: &Tensor, sites: &[Site<'_>], saved: &[Option<Saved>]) -> Result<Tensor> {
+    let narrow: Vec<Tensor> = saved
+        .iter()
+        .flatten()
+        .map(|saved| saved.0.clone())
+        .collect();
+    widened(x, &adapted(sites), &narrow)
+}
+
+/// The sites that have an adapter.
+fn adapted<'a, 'b>(sites: &'b [Site<'a>]) -> Vec<(&'b Site<'a>, &'a Adapter)> {
+    let adapted = sites.iter().filter_map(|site| Some((site, site.adapter?)));
+    adapted.collect()
+}
+
+/// x with fc2(convolution(narrow)) added.
+fn widened(x: &Tensor, adapted: &[(&Site<'_>, &Adapter)], narrow: &[Tensor]) -> Result<Tensor> {
+    let mut mixed = Vec::with_capacity(narrow.len());
+    for ((site, adapter), narrow) in adapted.iter().zip(narrow) {
+        mixed.push(adapter.conv.forward(narrow, site.extent)?);
+    }
+    linear::project_add_each(&mixed, x, &each(adapted, |adapter| &adapter.fc2))
 }
 
 /// One layer of each adapter, with the frames that it meets.

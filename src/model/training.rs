@@ -253,11 +253,11 @@ impl TrainingStep {
         let stored = Numbers::beside(Format::of(self.backbone.precision())).bytes();
         let sections = if tokens == Tokens::Class { 2 } else { 3 };
         let is_all = tokens == Tokens::All;
-        // Its input, and what the adapter before it reads.
+        // The inputs of the adapters before attention and before the MLP, or of these, and the adapters' own.
         let attends = reach == Reach::Input || adapter.adapter_pre_attn;
         let exact = of(attends, c)
-            + of(adapter.adapter_pre_attn, c + narrow)
-            + of(is_all, c + of(adapter.adapter_pre_mlp, c + narrow));
+            + of(adapter.adapter_pre_attn, narrow)
+            + of(is_all, c + of(adapter.adapter_pre_mlp, narrow));
         let heads = of(attends, sections * c);
         exact * size_of::<f32>() + (heads + of(is_all, config.mlp_width)) * stored
     }
