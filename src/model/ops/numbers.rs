@@ -57,11 +57,11 @@ impl<'a> Values<'a> {
         let Some((begin, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("expected a contiguous tensor, got {layout:?}");
         };
-        match storage {
-            CpuStorage::F32(values) => Ok(Self::F32(&values[begin..end])),
-            CpuStorage::BF16(values) => Ok(Self::Bf16(&values[begin..end])),
-            _ => candle_core::bail!("expected floats or bfloat16"),
-        }
+        Ok(if let CpuStorage::BF16(values) = storage {
+            Self::Bf16(&values[begin..end])
+        } else {
+            Self::F32(&storage.as_slice::<f32>()?[begin..end])
+        })
     }
 
     /// Calls `f` with those of a contiguous CPU tensor.
