@@ -13,7 +13,7 @@ build: setup
 
 ## Starts the server and runs the main job on CPU: upload, fine-tune, hot-swap, classify. Writes demo/report.html.
 demo: build
-	@deploy/phase.sh "demo" target/debug/frameshift demo
+	@deploy/phase.sh "demo" "$${CARGO_TARGET_DIR:-target}/debug/frameshift" demo
 
 ## Format, lints, tests, documentation tests; licences and the API's lint when their tools are there.
 test: setup

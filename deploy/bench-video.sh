@@ -35,7 +35,7 @@ loads || echo "== torchcodec will not load: install FFmpeg's libavdevice and lib
 program="${FRAMESHIFT_PROGRAM:-}"
 if [ -z "$program" ]; then
   cargo build --release --locked
-  program=target/release/frameshift
+  program="${CARGO_TARGET_DIR:-target}/release/frameshift"
 fi
 "$python" benches/peers/clips.py "$shared" "$peers/clips"
 "$python" benches/peers/run.py "$program" "$shared" "$peers/clips" benches/RESULTS.md "${ROUNDS:-8}" "${ROWS:-}"
