@@ -55,13 +55,14 @@ const FRAMES: usize = 8;
 pub fn cases() -> Result<Vec<Case>, Error> {
     let mut cases = Vec::new();
     for precision in Precision::ALL {
-        let beside = Numbers::beside(Format::of(precision));
+        let format = Format::of(precision);
+        let (reads, beside) = (Numbers::read_by(format), Numbers::beside(format));
         let floats = Numbers::F32;
         for (name, k, n, x, y) in [
-            ("qkv", WIDTH, 3 * WIDTH, beside, beside),
-            ("out", WIDTH, WIDTH, beside, floats),
-            ("fc1", WIDTH, 4 * WIDTH, beside, beside),
-            ("fc2", 4 * WIDTH, WIDTH, beside, floats),
+            ("qkv", WIDTH, 3 * WIDTH, reads, beside),
+            ("out", WIDTH, WIDTH, reads, floats),
+            ("fc1", WIDTH, 4 * WIDTH, reads, reads),
+            ("fc2", 4 * WIDTH, WIDTH, reads, floats),
             ("adapter fc1", WIDTH, 384, floats, floats),
         ] {
             cases.push(product(name, precision, (k, n), (x, y))?);

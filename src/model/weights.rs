@@ -127,7 +127,7 @@ impl Linear {
     /// What it reads: nothing finer changes its result.
     pub(super) fn reads(&self) -> Numbers {
         match self.weight {
-            Weight::Frozen(..) => Numbers::beside(self.format()),
+            Weight::Frozen(..) => Numbers::read_by(self.format()),
             // The gradient of the weight is a product of floats.
             Weight::Trainable(..) => Numbers::F32,
         }

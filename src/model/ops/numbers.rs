@@ -22,7 +22,15 @@ pub(in crate::model) enum Numbers {
 }
 
 impl Numbers {
-    /// What products read beside frozen weights in this format.
+    /// What a product with weights in this format reads: 8-bit integers are rounded once, from floats.
+    pub(in crate::model) fn read_by(weights: Format) -> Self {
+        match weights {
+            Format::F32 | Format::Int8 => Self::F32,
+            Format::Bf16 => Self::Bf16,
+        }
+    }
+
+    /// What other products read beside frozen weights in this format.
     pub(in crate::model) fn beside(weights: Format) -> Self {
         match weights.float() {
             Format::F32 => Self::F32,
