@@ -40,6 +40,31 @@ pub(in crate::model) struct Options<'a> {
     pub(in crate::model) numbers: Numbers,
 }
 
+impl<'a> Options<'a> {
+    fn sections(&self, weight: &Packed) -> Range<usize> {
+        self.sections.clone().unwrap_or(0..weight.sections())
+    }
+
+    /// Columns of the result.
+    fn columns(&self, weight: &Packed) -> usize {
+        self.sections(weight).len() * weight.section()
+    }
+
+    /// The product of these rows, with a result without gaps.
+    fn product(&self, weight: &'a Packed, x: Values<'a>, input: Grid) -> Product<'a> {
+        Product {
+            weight,
+            sections: self.sections(weight),
+            bias: self.bias,
+            activation: self.activation,
+            x,
+            input,
+            output: input.packed(self.columns(weight)),
+            residual: None,
+        }
+    }
+}
+
 /// `rows` of x `[…, L, k]` times Wᵀ: `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
 pub(in crate::model) fn project(
     x: &Tensor,
@@ -62,8 +87,7 @@ pub(in crate::model) fn project_both(
     before: Numbers,
 ) -> Result<(Tensor, Tensor)> {
     let input = Grid::new(x.shape(), Rows::All)?;
-    let sections = options.sections.unwrap_or(0..weight.sections());
-    let n = sections.len() * weight.section();
+    let n = options.columns(weight);
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = n;
@@ -71,17 +95,7 @@ pub(in crate::model) fn project_both(
     let mut both = [before, options.numbers].map(|of| Buffer::unfilled(of, input.count() * n));
     let [first, y] = &mut both;
     Values::with(x, |x| {
-        let product = Product {
-            weight,
-            sections,
-            bias: options.bias,
-            activation: options.activation,
-            x,
-            input,
-            output: input.packed(n),
-            residual: None,
-        };
-        product.run(Results {
+        options.product(weight, x, input).run(Results {
             y: y.as_mut(),
             before: Some(first.as_mut()),
         })
@@ -191,12 +205,7 @@ impl CustomOp1 for Project<'_> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = Values::new(storage, layout)?;
         let input = Grid::new(layout.shape(), self.rows)?;
-        let sections = self
-            .options
-            .sections
-            .clone()
-            .unwrap_or(0..self.weight.sections());
-        let n = sections.len() * self.weight.section();
+        let n = self.options.columns(self.weight);
         let mut shape = layout.dims().to_vec();
         match (self.rows, shape.as_mut_slice()) {
             (Rows::All, [.., last]) => *last = n,
@@ -204,20 +213,8 @@ impl CustomOp1 for Project<'_> {
             _ => shape = vec![input.rows, n],
         }
         let mut y = Buffer::unfilled(self.options.numbers, input.count() * n);
-        let product = Product {
-            weight: self.weight,
-            sections,
-            bias: self.options.bias,
-            activation: self.options.activation,
-            x,
-            input,
-            output: input.packed(n),
-            residual: None,
-        };
-        product.run(Results {
-            y: y.as_mut(),
-            before: None,
-        })?;
+        let product = self.options.product(self.weight, x, input);
+        product.run(Results::only(y.as_mut()))?;
         Ok(y.output(shape))
     }
 }
@@ -270,10 +267,7 @@ impl CustomOp2 for ProjectAdd<'_> {
             output: grid,
             residual: Some(residual),
         };
-        product.run(Results {
-            y: ValuesMut::F32(&mut y),
-            before: None,
-        })?;
+        product.run(Results::only(ValuesMut::F32(&mut y)))?;
         Ok(output(y, l2.shape()))
     }
 }

@@ -6,7 +6,7 @@ mod code;
 
 use rayon::prelude::*;
 
-pub(super) use self::code::{SHIFT, encode_row, pair, rounded};
+pub(super) use self::code::{SHIFT, encode_row, join, pair, rounded};
 use self::code::{decode, encode};
 use super::kernel::{Format, Kernel, NR};
 use super::share::{floats_mut, zeroed};

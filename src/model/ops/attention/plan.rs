@@ -7,7 +7,7 @@ use half::bf16;
 
 use crate::model::ops::kernel::{self, Format, Kernel, Left, NR};
 use crate::model::ops::numbers::{Values, widen};
-use crate::model::ops::packed::{encode_row, pair};
+use crate::model::ops::packed::{encode_row, join, pair};
 use crate::model::ops::share::floats_mut;
 use crate::model::ops::simd::wide;
 
@@ -233,20 +233,13 @@ impl<'a> Matrix<'a> {
                     }
                     (Format::Bf16 | Format::Int8, Values::Bf16(row)) => {
                         for (out, values) in panel.zip(row.chunks(2)) {
-                            let high = values.get(1).map_or(0, |value| value.to_bits());
-                            out[i] = word(values[0].to_bits(), high);
+                            out[i] = join(values[0], values.get(1).copied().unwrap_or(bf16::ZERO));
                         }
                     }
                 }
             }
         }
     }
-}
-
-/// Two bfloat16 side by side.
-#[inline(always)]
-fn word(low: u16, high: u16) -> u32 {
-    u32::from(low) | u32::from(high) << 16
 }
 
 /// Some columns of rows that lie `stride` apart; lanes beyond them become 0.
@@ -262,42 +255,37 @@ fn pack_floats(values: Values<'_>, stride: usize, columns: Range<usize>, panel: 
     }
 }
 
-wide! {
-    /// The same of pairs of rows; a row that is not there is one of zeros.
-    fn pack_pairs(values: &[f32], place: (usize, usize), columns: Range<usize>, panel: &mut [[u32; NR]]) {
-        let (stride, rows) = place;
-        let mut pairs = [[0.0; NR]; 2];
-        for (word, out) in panel.iter_mut().enumerate() {
-            for (half, own) in pairs.iter_mut().enumerate() {
-                let row = 2 * word + half;
-                if row < rows {
-                    kernel::copy(own, &values[row * stride + columns.start..], columns.len());
-                } else {
-                    own.fill(0.0);
-                }
+/// The same of pairs of rows, joined to words; a row that is not there is one of zeros.
+#[inline(always)]
+fn pack_joined<T: Copy + Default>(
+    values: &[T],
+    (stride, rows): (usize, usize),
+    columns: Range<usize>,
+    panel: &mut [[u32; NR]],
+    join: impl Fn(T, T) -> u32,
+) {
+    let mut pairs = [[T::default(); NR]; 2];
+    for (word, out) in panel.iter_mut().enumerate() {
+        for (half, own) in pairs.iter_mut().enumerate() {
+            let row = 2 * word + half;
+            if row < rows {
+                kernel::copy(own, &values[row * stride + columns.start..], columns.len());
+            } else {
+                own.fill(T::default());
             }
-            for ((out, low), high) in out.iter_mut().zip(pairs[0]).zip(pairs[1]) {
-                *out = pair(low, high);
-            }
+        }
+        for ((out, low), high) in out.iter_mut().zip(pairs[0]).zip(pairs[1]) {
+            *out = join(low, high);
         }
     }
+}
 
-    /// The same of bfloat16.
+wide! {
+    fn pack_pairs(values: &[f32], place: (usize, usize), columns: Range<usize>, panel: &mut [[u32; NR]]) {
+        pack_joined(values, place, columns, panel, pair);
+    }
+
     fn pack_narrow(values: &[bf16], place: (usize, usize), columns: Range<usize>, panel: &mut [[u32; NR]]) {
-        let (stride, rows) = place;
-        let mut pairs = [[bf16::ZERO; NR]; 2];
-        for (at, out) in panel.iter_mut().enumerate() {
-            for (half, own) in pairs.iter_mut().enumerate() {
-                let row = 2 * at + half;
-                if row < rows {
-                    kernel::copy(own, &values[row * stride + columns.start..], columns.len());
-                } else {
-                    own.fill(bf16::ZERO);
-                }
-            }
-            for ((out, low), high) in out.iter_mut().zip(pairs[0]).zip(pairs[1]) {
-                *out = word(low.to_bits(), high.to_bits());
-            }
-        }
+        pack_joined(values, place, columns, panel, join);
     }
 }

@@ -53,7 +53,7 @@ pub(in crate::model) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<V
             let input = Grid::new(&(part.frames.len(), tokens, k).into(), Rows::Patches)?;
             let output = input.packed(part.weight.n());
             let product = part.product(Values::F32(own), input, output);
-            products.push((product, floats(buffer)));
+            products.push((product, Results::only(ValuesMut::F32(buffer))));
         }
         run_all(products)
     })??;
@@ -118,18 +118,10 @@ fn add_each(
         let input = output.packed(part.weight.k());
         let mut product = part.product(x, input, output);
         product.residual = Some(residual);
-        products.push((product, floats(own)));
+        products.push((product, Results::only(ValuesMut::F32(own))));
     }
     y.copy_from_slice(&residual[done * frame..]);
     run_all(products)
-}
-
-/// Where floats go.
-fn floats(y: &mut [f32]) -> Results<'_> {
-    Results {
-        y: ValuesMut::F32(y),
-        before: None,
-    }
 }
 
 /// Whether the segments follow one another inside the batch.

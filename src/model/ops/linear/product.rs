@@ -36,6 +36,13 @@ pub(super) struct Results<'a> {
     pub(super) before: Option<ValuesMut<'a>>,
 }
 
+impl<'a> Results<'a> {
+    /// Without those before the activation.
+    pub(super) fn only(y: ValuesMut<'a>) -> Self {
+        Self { y, before: None }
+    }
+}
+
 /// The same for the threads.
 #[derive(Clone, Copy)]
 struct Sinks {

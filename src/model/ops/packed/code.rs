@@ -102,6 +102,12 @@ pub(in crate::model::ops) fn pair(low: f32, high: f32) -> u32 {
     rounded(low) >> 16 | rounded(high)
 }
 
+/// The same of two that are bfloat16 already.
+#[inline(always)]
+pub(in crate::model::ops) fn join(low: bf16, high: bf16) -> u32 {
+    u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16
+}
+
 /// The bits of a bfloat16 in the upper half, rounded to the nearest even; a NaN stays a NaN.
 #[inline(always)]
 pub(in crate::model::ops) fn rounded(value: f32) -> u32 {
@@ -151,10 +157,10 @@ wide! {
     fn pair_row(row: &[bf16], words: &mut [u32]) {
         let (pairs, last) = row.as_chunks::<2>();
         for (word, pair) in words.iter_mut().zip(pairs) {
-            *word = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+            *word = join(pair[0], pair[1]);
         }
         if let (Some(word), [low]) = (words.get_mut(row.len() / 2), last) {
-            *word = u32::from(low.to_bits());
+            *word = join(*low, bf16::ZERO);
         }
     }
 
