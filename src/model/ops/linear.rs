@@ -3,6 +3,7 @@
 //! Invariant: one row's result depends on that row alone.
 mod grouped;
 mod product;
+mod split;
 
 use std::ops::Range;
 

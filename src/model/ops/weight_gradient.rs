@@ -132,7 +132,8 @@ impl Sums {
             .clamp(1, panels);
         let per_part = panels.div_ceil(parts);
         let out = Out::new(dw);
-        (0..units * parts).into_par_iter().for_each(|unit| {
+        let units_of_parts = (0..units * parts).into_par_iter().with_max_len(1);
+        units_of_parts.for_each(|unit| {
             let (part, unit) = (unit % parts, unit / parts);
             for j in part * per_part..panels.min((part + 1) * per_part) {
                 for t in unit * TILES..tiles.min((unit + 1) * TILES) {

@@ -125,6 +125,16 @@ struct Scratch {
 /// Query rows whose scores are alive at once, at least.
 const QUERIES: usize = 2 * MR;
 
+/// Calls `f` with each frame and head, in parallel and a few at a time: a core that others use too takes fewer.
+fn each_head(plan: &Plan, f: impl Fn((usize, usize), &mut Scratch) + Sync) {
+    let units = (0..plan.frames * plan.heads).into_par_iter();
+    units
+        .with_max_len(4)
+        .for_each_init(Scratch::default, |scratch, unit| {
+            f((unit / plan.heads, unit % plan.heads), scratch)
+        });
+}
+
 /// The result of attention, `[frames, queries, C]`, by products of this kernel.
 pub(super) fn attend(
     plan: &Plan,
@@ -137,13 +147,9 @@ pub(super) fn attend(
         plan.frames * plan.queries * plan.heads * plan.width,
     );
     let out = y.as_mut().sink();
-    (0..plan.frames * plan.heads).into_par_iter().for_each_init(
-        Scratch::default,
-        |scratch, unit| {
-            let at = (unit / plan.heads, unit % plan.heads);
-            attend_head(plan, kernel, (q, kv), at, scratch, out);
-        },
-    );
+    each_head(plan, |at, scratch| {
+        attend_head(plan, kernel, (q, kv), at, scratch, out)
+    });
     y
 }
 
@@ -201,13 +207,9 @@ pub(super) struct Operands<'a> {
 
 /// Writes dq to `dq` (placed as q) and dk, dv to `dkv` (placed as k and v). All products are of floats: slopes have too wide a range for less.
 pub(super) fn differentiate(plan: &Plan, operands: Operands<'_>, dq: Sink, dkv: Sink) {
-    (0..plan.frames * plan.heads).into_par_iter().for_each_init(
-        Scratch::default,
-        |scratch, unit| {
-            let at = (unit / plan.heads, unit % plan.heads);
-            differentiate_head(plan, operands, at, scratch, (dq, dkv));
-        },
-    );
+    each_head(plan, |at, scratch| {
+        differentiate_head(plan, operands, at, scratch, (dq, dkv))
+    });
 }
 
 fn differentiate_head(

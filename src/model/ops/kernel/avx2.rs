@@ -91,6 +91,7 @@ mod f32s {
     use super::micro;
 
     type Right = __m256;
+    type Sum = __m256;
 
     /// # Safety
     /// There are 8 words.
@@ -129,6 +130,7 @@ mod bf16s {
     use super::micro;
 
     type Right = (__m256, __m256);
+    type Sum = __m256;
 
     /// # Safety
     /// There are 8 words.
@@ -176,6 +178,7 @@ mod int8s {
     use super::micro;
 
     type Right = (__m256i, __m256i);
+    type Sum = __m256i;
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]

@@ -125,6 +125,7 @@ mod f32s {
     use super::micro;
 
     type Right = __m512;
+    type Sum = __m512;
 
     /// # Safety
     /// There are 16 words.
@@ -162,6 +163,7 @@ mod bf16s {
     use super::micro;
 
     type Right = __m512bh;
+    type Sum = __m512;
 
     /// # Safety
     /// There are 16 words.
@@ -199,6 +201,7 @@ mod int8s {
     use super::micro;
 
     type Right = __m512i;
+    type Sum = __m512i;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]

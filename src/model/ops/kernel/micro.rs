@@ -1,9 +1,42 @@
 //! The loop of a tile, the same for every set of instructions and number format: what differs is a module of six small functions.
 
-/// Defines `tile::<ROWS, VECTORS>`, which keeps ROWS × VECTORS sums in registers. In scope there are the types `Right` (copied), and, with these CPU features, `zero() -> Sum`, `right(*const u32) -> Right` (a vector of the panel), `value(*const u32) -> Value`
-/// (a word of the left operand, in all lanes), `add(Sum, &Value, &Right) -> Sum`, `load(*const f32) -> Sum` and `store(*mut f32, Sum)`.
+/// Defines `tile::<ROWS, VECTORS>`, which keeps ROWS × VECTORS sums in registers. In scope there are the types `Sum` and `Right` (both copied), and, with
+/// these CPU features, `zero() -> Sum`, `right(*const u32) -> Right` (a vector of the panel), `value(*const u32) -> Value` (a word of the left operand, in
+/// all lanes), `add(Sum, &Value, &Right) -> Sum`, `load(*const f32) -> Sum` and `store(*mut f32, Sum)`.
 macro_rules! micro {
     ($features:literal) => {
+        /// Steps without a jump and with one set of addresses, where words of a row are neighbours: a thread that shares its core with another gets half of
+        /// the instructions that begin.
+        const UNROLLED: usize = 8;
+
+        /// Adds the products of one word of each row.
+        ///
+        /// # Safety
+        /// Rows and vectors are there.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn step<const ROWS: usize, const VECTORS: usize>(
+            sums: &mut [[Sum; VECTORS]; ROWS],
+            at: *const u32,
+            row_stride: usize,
+            panel: *const u32,
+            apart: usize,
+        ) {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let mut vectors: [Right; VECTORS] = [right(panel); VECTORS];
+                for (v, vector) in vectors.iter_mut().enumerate().skip(1) {
+                    *vector = right(panel.add(v * apart));
+                }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let value = value(at.add(row * row_stride));
+                    for (sum, right) in sums.iter_mut().zip(&vectors) {
+                        *sum = add(*sum, &value, right);
+                    }
+                }
+            }
+        }
+
         /// Vectors lie `apart.0` words apart in the panels and `apart.1` values apart in the tiles.
         ///
         /// # Safety
@@ -28,22 +61,28 @@ macro_rules! micro {
                     }
                 }
             }
-            let (mut at, mut panel) = (left.at, panel);
-            for _ in 0..words {
-                // SAFETY: each panel has 16 words for every step, and the left operand ROWS rows of `words` words.
-                unsafe {
-                    let mut vectors: [Right; VECTORS] = [right(panel); VECTORS];
-                    for (v, vector) in vectors.iter_mut().enumerate().skip(1) {
-                        *vector = right(panel.add(v * apart.0));
-                    }
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let value = value(at.add(row * left.row_stride));
-                        for (sum, right) in sums.iter_mut().zip(&vectors) {
-                            *sum = add(*sum, &value, right);
+            let (mut at, mut panel, mut words) = (left.at, panel, words);
+            // SAFETY: each panel has 16 words for every step, and the left operand ROWS rows of `words` words.
+            unsafe {
+                if left.step == 1 {
+                    while words >= UNROLLED {
+                        for i in 0..UNROLLED {
+                            let panel = panel.add(i * $crate::model::ops::kernel::NR);
+                            step(&mut sums, at.add(i), left.row_stride, panel, apart.0);
                         }
+                        at = at.add(UNROLLED);
+                        panel = panel.add(UNROLLED * $crate::model::ops::kernel::NR);
+                        words -= UNROLLED;
                     }
-                    panel = panel.add($crate::model::ops::kernel::NR);
+                }
+                for _ in 0..words {
+                    // Rows that are neighbours are constants away.
+                    match left.row_stride {
+                        1 => step(&mut sums, at, 1, panel, apart.0),
+                        row_stride => step(&mut sums, at, row_stride, panel, apart.0),
+                    }
                     at = at.wrapping_add(left.step);
+                    panel = panel.add($crate::model::ops::kernel::NR);
                 }
             }
             for (row, sums) in sums.iter().enumerate() {

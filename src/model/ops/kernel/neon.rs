@@ -91,6 +91,7 @@ mod f32s {
     use super::micro;
 
     type Right = float32x4_t;
+    type Sum = float32x4_t;
 
     /// # Safety
     /// There are 4 words.
@@ -129,6 +130,7 @@ mod bf16s {
     use super::micro;
 
     type Right = (float32x4_t, float32x4_t);
+    type Sum = float32x4_t;
 
     /// # Safety
     /// There are 4 words.
@@ -178,6 +180,7 @@ mod int8s {
 
     /// The bytes 0 and 2 of each word, then 1 and 3, as signed 16-bit pairs.
     type Right = (int16x8_t, int16x8_t);
+    type Sum = int32x4_t;
 
     #[inline]
     #[target_feature(enable = "neon")]

@@ -10,6 +10,7 @@ use candle_core::Result;
 use rayon::prelude::*;
 
 use super::Grid;
+use super::split::{Split, Stays};
 use crate::model::Activation;
 use crate::model::ops::gelu::activate_tile;
 use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
@@ -50,17 +51,6 @@ struct Sinks {
     before: Option<Sink>,
 }
 
-/// How a product is cut into units of parallel work. How changes no result.
-struct Split {
-    /// Rows of a block, and how many blocks a group has.
-    block: usize,
-    blocks: usize,
-    /// Panels of a part, and how many parts there are.
-    per_part: usize,
-    parts: usize,
-    panels: usize,
-}
-
 /// Runs several products as one parallel loop; each writes its own buffers.
 pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<()> {
     for (product, results) in &products {
@@ -70,16 +60,18 @@ pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<(
         }
     }
     products.retain(|(product, _)| !product.is_empty());
-    let blocks = products
+    let splits: Vec<_> = products
         .iter()
-        .map(|(product, _)| product.blocks().1 * product.input.groups);
+        .map(|(product, _)| product.split())
+        .collect();
     // Few rows are shared out by columns as well.
-    let parts = (4 * rayon::current_num_threads()).div_ceil(blocks.sum::<usize>().max(1));
+    let blocks: usize = splits.iter().map(Split::blocks).sum();
+    let parts = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
     let (mut ends, mut total) = (Vec::with_capacity(products.len()), 0);
     let mut work = Vec::with_capacity(products.len());
-    for (product, results) in products {
-        let split = product.split(parts);
-        total += product.input.groups * split.blocks * split.parts;
+    for ((product, results), split) in products.into_iter().zip(splits) {
+        let split = split.parts_at_least(parts);
+        total += split.units();
         ends.push(total);
         let sinks = Sinks {
             y: results.y.sink(),
@@ -87,11 +79,13 @@ pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<(
         };
         work.push((product, split, sinks));
     }
-    (0..total).into_par_iter().for_each(|unit| {
+    // Units one by one: a core that others use too takes fewer.
+    let units = (0..total).into_par_iter().with_max_len(1);
+    units.for_each(|unit| {
         let at = ends.partition_point(|&end| end <= unit);
         let first = at.checked_sub(1).map_or(0, |before| ends[before]);
         let (product, split, sinks) = &work[at];
-        product.unit(split, unit - first, *sinks);
+        ROWS.with_borrow_mut(|scratch| product.unit(split, unit - first, scratch, *sinks));
     });
     Ok(())
 }
@@ -134,54 +128,29 @@ impl Product<'_> {
         Ok(())
     }
 
-    /// Rows of a block, and blocks of a group.
-    fn blocks(&self) -> (usize, usize) {
-        let kernel = self.weight.kernel();
-        let words = self
-            .weight
-            .format()
-            .words(self.weight.k())
-            .clamp(1, kernel.chunk());
-        let rows = self.input.rows;
-        // Each thread has two blocks at least, where there are rows enough.
-        let share = (rows * self.input.groups).div_ceil(2 * rayon::current_num_threads());
-        let most = kernel.block_rows(words).min(share).max(24);
-        let block = rows
-            .div_ceil(rows.div_ceil(most))
-            .next_multiple_of(kernel.rows());
-        (block, rows.div_ceil(block))
-    }
-
-    fn split(&self, parts: usize) -> Split {
-        let (block, blocks) = self.blocks();
-        let panels = self.sections.len() * self.weight.per_section();
-        let parts = parts.clamp(1, panels);
-        let per_part = panels
-            .div_ceil(parts)
-            .next_multiple_of(self.weight.kernel().panels());
-        Split {
-            block,
-            blocks,
-            per_part,
-            parts,
-            panels,
+    /// The rows where they lie, if the kernel reads them as they are.
+    fn in_place(&self) -> Option<&[f32]> {
+        match (self.weight.format(), self.x) {
+            (Format::F32, Values::F32(x)) => Some(x),
+            _ => None,
         }
     }
 
-    fn unit(&self, split: &Split, unit: usize, out: Sinks) {
-        let (part, unit) = (unit % split.parts, unit / split.parts);
-        let (group, first) = (unit / split.blocks, unit % split.blocks * split.block);
-        let rows = first..self.input.rows.min(first + split.block);
-        let begin = split.panels.min(part * split.per_part);
-        let panels = begin..split.panels.min(begin + split.per_part);
-        ROWS.with_borrow_mut(|scratch| self.block(group, rows, panels, scratch, out));
+    fn split(&self) -> Split {
+        let stays = match self.in_place() {
+            Some(_) => Stays::Panels,
+            None => Stays::Rows,
+        };
+        let words = self.weight.format().words(self.weight.k());
+        let panels = self.sections.len() * self.weight.per_section();
+        Split::new(stays, self.weight.kernel(), words, self.input, panels)
     }
 
-    /// The block's rows as the kernel reads them.
+    /// A unit's rows as the kernel reads them.
     fn left(&self, group: usize, rows: &Range<usize>, scratch: &mut Scratch) -> Left {
         let (format, k) = (self.weight.format(), self.weight.k());
         let row = |row| self.input.at(group, row);
-        if let (Format::F32, Values::F32(x)) = (format, self.x) {
+        if let Some(x) = self.in_place() {
             return Left::floats(x[row(rows.start)..].as_ptr(), self.input.stride, 1);
         }
         let words = format.words(k);
@@ -203,14 +172,8 @@ impl Product<'_> {
         }
     }
 
-    fn block(
-        &self,
-        group: usize,
-        rows: Range<usize>,
-        panels: Range<usize>,
-        scratch: &mut Scratch,
-        out: Sinks,
-    ) {
+    fn unit(&self, split: &Split, unit: usize, scratch: &mut Scratch, out: Sinks) {
+        let (group, rows, panels) = split.unit(unit);
         let kernel = self.weight.kernel();
         let words = self.weight.format().words(self.weight.k());
         let first_row = rows.start;
@@ -219,7 +182,7 @@ impl Product<'_> {
         let (tall, wide, stacked) = (kernel.rows(), kernel.panels(), kernel.stacked());
         let tiles = rows.len().div_ceil(tall);
         let strips = panels.len().div_ceil(wide);
-        // Long sums are cut, so that a panel's part stays in the first-level cache while all tiles of the block use it.
+        // Long sums are cut, so that a panel's part stays in the first-level cache while all tiles of the unit use it.
         let chunk = kernel.chunk();
         let chunk = if words > chunk + chunk / 3 {
             chunk
@@ -230,39 +193,38 @@ impl Product<'_> {
         scratch.tiles.resize(kept * wide * stacked, [[0.0; NR]; MR]);
         for begin in (0..words.max(1)).step_by(chunk) {
             let (count, is_last) = (chunk.min(words - begin), begin + chunk >= words);
-            for (strip, j) in panels.clone().step_by(wide).enumerate() {
-                let last = panels.end.min(j + wide);
+            for (strip, t) in split.tiles(strips, tiles) {
+                let (j, row) = (panels.start + strip * wide, rows.start + t * tall);
+                let (last, taken) = (panels.end.min(j + wide), tall.min(rows.end - row));
                 let right = [j, last - 1].map(|j| {
                     let panel = self.weight.panel(first_panel + j);
                     panel[begin * NR..].as_ptr()
                 });
-                for (t, row) in rows.clone().step_by(tall).enumerate() {
-                    let taken = tall.min(rows.end - row);
-                    let at = if kept > 1 { strip * tiles + t } else { 0 };
-                    let sums = &mut scratch.tiles[at * wide * stacked..][..wide * stacked];
-                    if is_last {
-                        let panels = first_panel + j..first_panel + last;
-                        self.expect(group, row..row + taken, panels, out);
-                    }
-                    // SAFETY: `check` saw that the input has these rows of k elements, and `left` gave their words; panels have as many words for
-                    // each of 16 columns.
-                    unsafe {
-                        let left = left.rows_from(row - first_row).skip(begin);
-                        kernel.tiles(taken, count, left, &right[..last - j], sums, begin > 0);
-                    }
-                    if is_last {
-                        for (tiles, j) in sums.chunks_mut(stacked).zip(j..last) {
-                            for (tile, upper) in tiles.iter_mut().zip((0..taken).step_by(MR)) {
-                                let rows = row + upper..row + taken.min(upper + MR);
-                                let scales = scratch.scales.get(rows.start - first_row..);
-                                self.widen(
-                                    &mut tile[..rows.len()],
-                                    scales.unwrap_or_default(),
-                                    first_panel + j,
-                                );
-                                self.finish(tile, (group, rows), first_panel + j, out);
-                            }
-                        }
+                let at = if kept > 1 { strip * tiles + t } else { 0 };
+                let sums = &mut scratch.tiles[at * wide * stacked..][..wide * stacked];
+                if is_last {
+                    let panels = first_panel + j..first_panel + last;
+                    self.expect(group, row..row + taken, panels, out);
+                }
+                // SAFETY: `check` saw that the input has these rows of k elements, and `left` gave their words; panels have as many words for
+                // each of 16 columns.
+                unsafe {
+                    let left = left.rows_from(row - first_row).skip(begin);
+                    kernel.tiles(taken, count, left, &right[..last - j], sums, begin > 0);
+                }
+                if !is_last {
+                    continue;
+                }
+                for (tiles, j) in sums.chunks_mut(stacked).zip(j..last) {
+                    for (tile, upper) in tiles.iter_mut().zip((0..taken).step_by(MR)) {
+                        let rows = row + upper..row + taken.min(upper + MR);
+                        let scales = scratch.scales.get(rows.start - first_row..);
+                        self.widen(
+                            &mut tile[..rows.len()],
+                            scales.unwrap_or_default(),
+                            first_panel + j,
+                        );
+                        self.finish(tile, (group, rows), first_panel + j, out);
                     }
                 }
             }
@@ -339,7 +301,7 @@ impl Product<'_> {
     }
 }
 
-/// A block's rows in the weight's format; each thread keeps its own.
+/// A unit's rows in the weight's format; each thread keeps its own.
 #[derive(Default)]
 struct Scratch {
     words: Vec<u32>,

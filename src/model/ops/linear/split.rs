@@ -1,0 +1,166 @@
+//! How a product is cut into units of parallel work, and in which order a unit's tiles are computed.
+//!
+//! Invariant: neither changes a result.
+
+use std::ops::Range;
+
+use super::Grid;
+use crate::model::ops::kernel::Kernel;
+
+/// The operand of a unit that stays in the second-level cache, while the other passes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stays {
+    /// A block of rows that had to be encoded; the panels pass by.
+    Rows,
+    /// A few panels; rows that are read where they lie pass by, a tile at a time. The hardware looks ahead in each row of a tile, but in a panel
+    /// only once: this order waits less for memory.
+    Panels,
+}
+
+/// Rows of a unit beside which the time to fetch its panels counts little.
+const MANY: usize = 400;
+
+/// Rows of a unit below which it is not cut.
+const FEW: usize = 24;
+
+/// A product's units.
+#[derive(Debug, Clone)]
+pub(super) struct Split {
+    stays: Stays,
+    rows: usize,
+    /// Rows of a block, and how many blocks a group has.
+    block: usize,
+    blocks: usize,
+    groups: usize,
+    panels: usize,
+    /// Panels that a tile takes at once.
+    wide: usize,
+    /// Panels of a part.
+    per_part: usize,
+}
+
+impl Split {
+    /// Of rows `input` of so many words each, and of `panels`; neither is empty.
+    pub(super) fn new(
+        stays: Stays,
+        kernel: Kernel,
+        words: usize,
+        input: Grid,
+        panels: usize,
+    ) -> Self {
+        let (all, threads) = (input.count(), rayon::current_num_threads());
+        let words = words.clamp(1, kernel.chunk());
+        let (per_part, most) = match stays {
+            // Each thread has two blocks at least, where there are rows enough.
+            Stays::Rows => {
+                let share = all.div_ceil(2 * threads);
+                (panels, kernel.block_rows(words).min(share))
+            }
+            Stays::Panels => {
+                let per_part = kernel.part_panels(words).min(panels);
+                let share = (all * panels.div_ceil(per_part)).div_ceil(4 * threads);
+                (per_part, MANY.min(share))
+            }
+        };
+        let blocks = input.rows.div_ceil(most.max(FEW));
+        let block = input.rows.div_ceil(blocks).next_multiple_of(kernel.rows());
+        Self {
+            stays,
+            rows: input.rows,
+            block,
+            blocks: input.rows.div_ceil(block),
+            groups: input.groups,
+            panels,
+            wide: kernel.panels(),
+            per_part,
+        }
+    }
+
+    /// The same with so many parts of the panels at least, where there are as many.
+    pub(super) fn parts_at_least(self, parts: usize) -> Self {
+        let per_part = self.panels.div_ceil(parts.max(1));
+        Self {
+            per_part: per_part.next_multiple_of(self.wide).min(self.per_part),
+            ..self
+        }
+    }
+
+    /// Blocks of all groups.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks * self.groups
+    }
+
+    fn parts(&self) -> usize {
+        self.panels.div_ceil(self.per_part)
+    }
+
+    /// How many units there are.
+    pub(super) fn units(&self) -> usize {
+        self.blocks() * self.parts()
+    }
+
+    /// The group of a unit, its rows in there, and its panels.
+    pub(super) fn unit(&self, unit: usize) -> (usize, Range<usize>, Range<usize>) {
+        let (part, unit) = (unit % self.parts(), unit / self.parts());
+        let (group, first) = (unit / self.blocks, unit % self.blocks * self.block);
+        let panel = part * self.per_part;
+        (
+            group,
+            first..self.rows.min(first + self.block),
+            panel..self.panels.min(panel + self.per_part),
+        )
+    }
+
+    /// All pairs of one of so many strips of panels and one of so many tiles of rows.
+    pub(super) fn tiles(
+        &self,
+        strips: usize,
+        tiles: usize,
+    ) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let stays = self.stays;
+        (0..strips * tiles).map(move |at| match stays {
+            Stays::Rows => (at / tiles, at % tiles),
+            Stays::Panels => (at % strips, at / strips),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ops::kernel::Format;
+
+    #[test]
+    fn units_cover_each_row_and_panel_once() {
+        let kernel = Kernel::best(Format::F32);
+        for stays in [Stays::Rows, Stays::Panels] {
+            for (rows, groups, panels, words) in [
+                (1, 1, 1, 1),
+                (5, 3, 7, 64),
+                (197, 8, 48, 768),
+                (1576, 1, 48, 3072),
+                (1001, 2, 3, 40),
+            ] {
+                let input = Grid {
+                    groups,
+                    ..Grid::dense(rows, words)
+                };
+                for parts in [1, 2, 5, 1000] {
+                    let split =
+                        Split::new(stays, kernel, words, input, panels).parts_at_least(parts);
+                    let mut seen = vec![0; groups * rows * panels];
+                    for unit in 0..split.units() {
+                        let (group, rows_of, panels_of) = split.unit(unit);
+                        assert!(!rows_of.is_empty() && !panels_of.is_empty());
+                        let (strips, tiles) = (panels_of.len(), rows_of.len());
+                        for (strip, tile) in split.tiles(strips, tiles) {
+                            let row = group * rows + rows_of.start + tile;
+                            seen[row * panels + panels_of.start + strip] += 1;
+                        }
+                    }
+                    assert!(seen.iter().all(|&times| times == 1), "{split:?}");
+                }
+            }
+        }
+    }
+}
