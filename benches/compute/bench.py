@@ -11,10 +11,13 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Least cosine of the logits: ours against the peer's at the same precision.
 AGREE = dict(f32=0.9999, bf16=0.999, int8=0.99)
+# What our training step may keep of its activations in f32, so that all of it takes half of what a peer does.
+KEEP_MIB = 660
 
 
-def row(name, goal, what="infer", preset="bare", size="vit_b16", batch=1, precision="f32", quick=False):
-    return dict(name=name, goal=goal, quick=quick, work=dict(what=what, preset=preset, size=size, frames=8, batch=batch, precision=precision))
+def row(name, goal, what="infer", preset="bare", size="vit_b16", batch=1, precision="f32", quick=False, keep_mib=None):
+    work = dict(what=what, preset=preset, size=size, frames=8, batch=batch, precision=precision)
+    return dict(name=name, goal=goal, quick=quick, keep_mib=keep_mib, work=work)
 
 
 def rows():
@@ -27,8 +30,9 @@ def rows():
     for preset in ("bare", "12x384"):
         all_rows.append(row(f"{preset}, batch 1, int8", 1.15, preset=preset, precision="int8", quick=preset == "12x384"))
     all_rows.append(row("ViT-L/14, 12x384, batch 1, bf16", 1.12, preset="12x384", size="vit_l14", precision="bf16"))
-    for precision, goal in (("f32", 1.15), ("bf16", 1.25)):
-        all_rows.append(row(f"training step, 12x384, batch 2, {precision}", goal, what="train", preset="12x384", batch=2, precision=precision, quick=precision == "f32"))
+    for precision, goal, keep_mib in (("f32", 1.15, KEEP_MIB), ("bf16", 1.25, None)):   # the goals of time and of memory are for the same step
+        all_rows.append(row(f"training step, 12x384, batch 2, {precision}", goal, what="train", preset="12x384", batch=2, precision=precision, quick=precision == "f32",
+                            keep_mib=keep_mib))
     return all_rows
 
 
@@ -68,10 +72,11 @@ class Peer:
         self.process.wait()
 
 
-def ours(program, folder, work, threads):
+def ours(program, folder, work, threads, keep_mib):
     command = [*program.split(), "bench", "compute", work["what"], "--preset", work["preset"], "--backbone", f"{folder}/backbone.safetensors", "--set", f"{folder}/set.safetensors",
                "--input", f"{folder}/input.f32", "--logits", f"{folder}/ours.logits", "--frames", str(work["frames"]), "--batch", str(work["batch"]),
                "--precision", work["precision"], "--threads", str(threads), "--runs", "1"]
+    if keep_mib: command += ["--keep-mib", str(keep_mib)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
@@ -91,7 +96,7 @@ def measure(entry, options):
             except (RuntimeError, ValueError) as error: missing.append(str(error).splitlines()[-1][:120])
         own = []
         for _ in range(options.rounds):                                 # interleaved, so that what else the machine does falls on all
-            own.append(ours(options.program, folder, work, options.threads))
+            own.append(ours(options.program, folder, work, options.threads, entry["keep_mib"]))
             for peer in peers: peer.run()
         logits = np.fromfile(f"{folder}/ours.logits", "<f4")
         for peer in peers: peer.close()
@@ -102,7 +107,10 @@ def measure(entry, options):
     if not agreeing: return f"| {entry['name']} | {mine:.3f} s | {shown} | logits differ | ≥ {entry['goal']:.2f} | no ratio |"
     best = min(agreeing, key=lambda p: statistics.median(p.times))
     ratio = statistics.median(best.times) / mine
-    memory = f"; memory {own[-1]['peak_mib'] / best.peak:.2f} of {best.peak} MiB" if work["what"] == "train" else ""
+    memory = ""
+    if work["what"] == "train":
+        share = own[-1]["peak_mib"] / best.peak
+        memory = f"; memory {share:.2f} of {best.peak} MiB (≤ 0.50: {'met' if share <= 0.5 else 'missed'})"
     return f"| {entry['name']} | {mine:.3f} s | {shown} | {ratio:.2f}{memory} | ≥ {entry['goal']:.2f} | {'met' if ratio >= entry['goal'] else 'missed'} |"
 
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 
-use super::block::{Reach, Sites, Tokens};
+use super::block::{Sites, Tokens};
 use super::load::{self, Decision, Overrides, Plan};
 use super::vit::{self, Vit};
 use super::weights::Mode;
@@ -255,9 +255,7 @@ impl Backbone {
         let mut x = self.embed(frames)?;
         let mut states = Vec::with_capacity(self.vit.blocks.len());
         for block in &self.vit.blocks {
-            x = block
-                .forward(&x, &Sites::default(), Tokens::All, Reach::Nothing)?
-                .0;
+            x = block.infer(&x, &Sites::default(), Tokens::All)?;
             states.push(x.clone());
         }
         Ok(states)

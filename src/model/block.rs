@@ -31,6 +31,15 @@ pub(super) enum Reach {
     Input,
 }
 
+/// What becomes of c_fc's output, the largest part of what a backward reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hidden {
+    /// It is kept.
+    Kept,
+    /// The backward computes it again.
+    Again,
+}
+
 /// A transformer block.
 pub(super) struct Block {
     pub(super) ln_1: LayerNorm,
@@ -86,8 +95,8 @@ struct SavedAttention {
 struct SavedMlp {
     /// ln_2's output, only when c_fc learns.
     normed: Option<Tensor>,
-    /// c_fc's output, before the activation.
-    hidden: Tensor,
+    /// c_fc's output, before the activation, unless it is computed again.
+    hidden: Option<Tensor>,
     /// After it, only when c_proj learns.
     active: Option<Tensor>,
 }
@@ -108,6 +117,12 @@ impl Block {
         reach != Reach::Input && !self.in_proj.is_trainable() && !Sites::any(&sites.pre_attn)
     }
 
+    /// `forward` without a backward.
+    pub(super) fn infer(&self, x: &Tensor, sites: &Sites<'_>, tokens: Tokens) -> Result<Tensor> {
+        let (y, _) = self.forward(x, sites, tokens, Reach::Nothing, Hidden::Again)?;
+        Ok(y)
+    }
+
     /// x `[N, L, C]`; saves what the backward of this reach needs.
     pub(super) fn forward(
         &self,
@@ -115,6 +130,7 @@ impl Block {
         sites: &Sites<'_>,
         tokens: Tokens,
         reach: Reach,
+        hidden: Hidden,
     ) -> Result<(Tensor, Option<Saved>)> {
         let (adapted, pre_attn) = adapt(x, &sites.pre_attn)?;
         let (x, attention) = self.attend(x, adapted, tokens)?;
@@ -125,7 +141,7 @@ impl Block {
             Tokens::All => adapt(&x, &sites.pre_mlp)?,
             Tokens::Class => (x, Vec::new()),
         };
-        let (y, mlp) = self.feed(&x, reach)?;
+        let (y, mlp) = self.feed(&x, reach, hidden)?;
         let Some(mlp) = mlp else {
             return Ok((y, None));
         };
@@ -180,16 +196,17 @@ impl Block {
     }
 
     /// Saves nothing where there is no backward.
-    fn feed(&self, x: &Tensor, reach: Reach) -> Result<(Tensor, Option<SavedMlp>)> {
+    fn feed(&self, x: &Tensor, reach: Reach, hidden: Hidden) -> Result<(Tensor, Option<SavedMlp>)> {
+        let is_read = reach != Reach::Nothing;
         let normed = self.ln_2.forward(x, self.c_fc.reads())?;
         let (active, hidden) = self.c_fc.forward_active(
             &normed,
             self.activation,
             self.c_proj.reads(),
-            (reach != Reach::Nothing).then(|| Numbers::beside(self.c_fc.format())),
+            (is_read && hidden == Hidden::Kept).then(|| Numbers::beside(self.c_fc.format())),
         )?;
         let y = self.c_proj.forward_add(&active, x, Rows::All)?;
-        let saved = hidden.map(|hidden| SavedMlp {
+        let saved = is_read.then(|| SavedMlp {
             normed: self.c_fc.is_trainable().then_some(normed),
             hidden,
             active: self.c_proj.is_trainable().then_some(active),
@@ -252,9 +269,17 @@ impl Block {
             self.c_proj.gradients(all(active), all(dy), names, found)?;
         }
         let d_active = self.c_proj.backward(dy, Rows::All)?;
+        let hidden = match saved.hidden {
+            Some(hidden) => hidden,
+            None => {
+                let normed = self.ln_2.forward(x, self.c_fc.reads())?;
+                let numbers = Numbers::beside(self.c_fc.format());
+                self.c_fc.forward(&normed, Rows::All, numbers)?
+            }
+        };
         let numbers = self.c_fc.reads();
-        let d_hidden = gelu::backward(&saved.hidden, &d_active, self.activation, numbers)?;
-        drop((d_active, saved.hidden));
+        let d_hidden = gelu::backward(&hidden, &d_active, self.activation, numbers)?;
+        drop((d_active, hidden));
         if let Some(normed) = &saved.normed {
             let names = ["mlp.c_fc.weight", "mlp.c_fc.bias"];
             self.c_fc

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::block::{Reach, Sites, Tokens};
+use super::block::{Sites, Tokens};
 use super::{Backbone, Error, Step, head, ops, vit};
 
 /// A running forward of the bare backbone.
@@ -57,7 +57,7 @@ impl Features {
         };
         let last = self.next + 1 == vit.blocks.len();
         let tokens = if last { Tokens::Class } else { Tokens::All };
-        let (x, _) = block.forward(x, &Sites::default(), tokens, Reach::Nothing)?;
+        let x = block.infer(x, &Sites::default(), tokens)?;
         self.x = Some(x);
         self.next += 1;
         Ok(if last { Step::Done } else { Step::More })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::block::{Reach, Sites, Tokens, class_rows};
+use super::block::{Sites, Tokens, class_rows};
 use super::ops::Numbers;
 use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
@@ -147,7 +147,7 @@ impl Inference {
             Tokens::All
         };
         let sites = sites(&self.segments, index, self.backbone.config().grid());
-        let (x, _) = blocks[index].forward(x, &sites, tokens, Reach::Nothing)?;
+        let x = blocks[index].infer(x, &sites, tokens)?;
         if let Some(hidden) = &mut self.hidden {
             hidden.push(x.clone());
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use candle_core::{Tensor, Var};
 
 use super::adamw::{self, AdamW};
-use super::block::{Reach, Saved, Sites, Tokens};
+use super::block::{Hidden, Reach, Saved, Sites, Tokens};
 use super::ops::linear::Rows;
 use super::ops::{Numbers, loss, read, tensor};
 use super::vit::{self, SavedEmbedding, Vit};
@@ -245,8 +245,13 @@ impl Trainer {
         let (mut x, embedding) = layers.vit.embed(&patches)?;
         let mut blocks = Vec::with_capacity(layers.vit.blocks.len());
         for (i, block) in layers.vit.blocks.iter().enumerate() {
-            let (y, saved) =
-                block.forward(&x, &Sites::default(), tokens(layers, i), Reach::Input)?;
+            let (y, saved) = block.forward(
+                &x,
+                &Sites::default(),
+                tokens(layers, i),
+                Reach::Input,
+                Hidden::Kept,
+            )?;
             blocks.extend(saved);
             x = y;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::block::{Reach, Saved, Sites, Tokens};
+use super::block::{Hidden, Reach, Saved, Sites, Tokens};
 use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
 use super::ops::{Format, Numbers, loss, tensor};
@@ -16,14 +16,15 @@ use super::{AdapterSet, Backbone, Error, Step, TrainableSet, head, inference, vi
 use crate::rng::Stream;
 use crate::spec::Invalid;
 
-/// What the forward keeps for the backward; both give the same bits.
+/// What the forward keeps for the backward; all give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// Everything that the backward reads.
     All,
     /// Each block's input; the backward runs the block's forward again.
     Recompute,
-    /// Everything in as many of the upper blocks as these bytes of activations allow, inputs in the others.
+    /// As much as these bytes of activations allow: in the lower blocks the MLP's hidden values are computed again, then, if that is not enough, all but the
+    /// blocks' inputs.
     Within(u64),
 }
 
@@ -59,8 +60,7 @@ pub struct TrainingStep {
     layers: AdapterSet,
     labels: Vec<u32>,
     dropout: Option<Dropout>,
-    /// The lowest block that keeps everything: those below it are computed again.
-    keeps_from: usize,
+    keeps: Keeps,
     clips: Vec<Arc<[f32]>>,
     num_frames: usize,
     /// The lowest block that the backward reaches; the number of blocks when it reaches none.
@@ -71,10 +71,19 @@ pub struct TrainingStep {
     state: State,
 }
 
+/// The lowest blocks that keep things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Keeps {
+    /// Everything but perhaps the MLP's hidden values: those below keep their input alone.
+    most: usize,
+    /// The MLP's hidden values too; not below `most`.
+    hidden: usize,
+}
+
 /// Of one block, for its backward.
 enum Kept {
     Input(Tensor),
-    All(Saved),
+    Saved(Saved),
 }
 
 enum State {
@@ -110,7 +119,7 @@ impl TrainingStep {
         let mut step = Self::begin(backbone, set, frames.len(), labels, dropout)?;
         step.num_frames = expected / len;
         step.clips = frames;
-        step.keeps_from = step.first_kept(keep);
+        step.keeps = step.keeps(keep);
         Ok(step)
     }
 
@@ -176,7 +185,7 @@ impl TrainingStep {
             layers,
             labels: labels.to_vec(),
             dropout,
-            keeps_from: 0,
+            keeps: Keeps { most: 0, hidden: 0 },
             clips: Vec::new(),
             num_frames: 1,
             kept: Vec::new(),
@@ -211,36 +220,68 @@ impl TrainingStep {
 
     /// Memory of activations that the step holds at its peak, in bytes, about.
     pub fn bytes(&self) -> u64 {
-        self.held(self.keeps_from)
+        self.held(self.keeps)
     }
 
     /// Blocks whose forward runs again for the backward.
     pub fn recomputed_blocks(&self) -> usize {
-        self.keeps_from.saturating_sub(self.lowest)
+        self.keeps.most.saturating_sub(self.lowest)
     }
 
-    fn first_kept(&self, keep: Keep) -> usize {
+    /// Other blocks whose first product of the MLP runs again.
+    pub fn recomputed_mlps(&self) -> usize {
+        self.keeps.hidden.saturating_sub(self.lowest) - self.recomputed_blocks()
+    }
+
+    fn keeps(&self, keep: Keep) -> Keeps {
         let blocks = self.backbone.vit.blocks.len();
+        let least = Keeps {
+            most: blocks,
+            hidden: blocks,
+        };
         match keep {
-            Keep::All => 0,
-            Keep::Recompute => blocks,
-            Keep::Within(bytes) => (self.lowest..blocks)
-                .find(|&from| self.held(from) <= bytes)
-                .unwrap_or(blocks),
+            Keep::All => Keeps { most: 0, hidden: 0 },
+            Keep::Recompute => least,
+            Keep::Within(bytes) => {
+                let most = self.lowest;
+                let without_hidden = (most..=blocks).map(|hidden| Keeps { most, hidden });
+                let inputs = (most..blocks).map(|most| Keeps { most, ..least });
+                let mut all = without_hidden.chain(inputs);
+                all.find(|&keeps| self.held(keeps) <= bytes)
+                    .unwrap_or(least)
+            }
         }
     }
 
-    /// Bytes of activations at the peak when blocks from `from` on keep everything: either when the backward begins, or when it computes a block again
-    /// after those above it were freed.
-    fn held(&self, from: usize) -> u64 {
+    /// Bytes of activations at the peak: either when the backward begins, or when it computes a block or an MLP again after those above it were freed.
+    fn held(&self, keeps: Keeps) -> u64 {
         let config = self.backbone.config();
         let tokens = self.labels.len() * self.num_frames * config.tokens();
-        let again = self.lowest..from.clamp(self.lowest, config.layers);
-        let kept: usize = (again.end..config.layers).map(|i| self.kept_by(i)).sum();
-        let most = again.clone().map(|i| self.kept_by(i)).max().unwrap_or(0);
+        let inputs = self.lowest..keeps.most.clamp(self.lowest, config.layers);
+        let kept = |block| {
+            let hidden = if block < keeps.hidden {
+                self.hidden_of(block)
+            } else {
+                0
+            };
+            self.kept_by(block) - hidden
+        };
+        let above: usize = (inputs.end..config.layers).map(kept).sum();
+        let block_again = inputs.clone().map(|i| self.kept_by(i)).max().unwrap_or(0);
+        let mlps = inputs.end..keeps.hidden.clamp(inputs.end, config.layers);
+        let mlp_again = mlps.map(|i| self.hidden_of(i)).max().unwrap_or(0);
         let passing = 4 * config.width + 2 * config.mlp_width;
-        let exact = (again.len() * config.width + passing) * size_of::<f32>();
-        (tokens * (exact + kept.max(most))) as u64
+        let exact = (inputs.len() * config.width + passing) * size_of::<f32>();
+        (tokens * (exact + (above + mlp_again).max(block_again))) as u64
+    }
+
+    /// Bytes for each token that what the activation of a block's MLP reads takes, in the format of the products.
+    fn hidden_of(&self, block: usize) -> usize {
+        let stored = Numbers::beside(Format::of(self.backbone.precision())).bytes();
+        match self.plan(block).0 {
+            Tokens::All => self.backbone.config().mlp_width * stored,
+            Tokens::Class => 0,
+        }
     }
 
     /// Bytes for each token that a block keeps when it keeps everything.
@@ -249,7 +290,7 @@ impl TrainingStep {
         let (c, narrow) = (config.width, adapter.adapter_width as usize);
         let of = |is: bool, values: usize| usize::from(is) * values;
         let (tokens, reach) = self.plan(block);
-        // Queries to values, and what the activation reads, wait in the format of the products.
+        // Queries to values wait in the format of the products.
         let stored = Numbers::beside(Format::of(self.backbone.precision())).bytes();
         let sections = if tokens == Tokens::Class { 2 } else { 3 };
         let is_all = tokens == Tokens::All;
@@ -259,7 +300,7 @@ impl TrainingStep {
             + of(adapter.adapter_pre_attn, narrow)
             + of(is_all, c + of(adapter.adapter_pre_mlp, narrow));
         let heads = of(attends, sections * c);
-        exact * size_of::<f32>() + (heads + of(is_all, config.mlp_width)) * stored
+        exact * size_of::<f32>() + heads * stored + self.hidden_of(block)
     }
 
     /// Loss and gradients.
@@ -308,11 +349,16 @@ impl TrainingStep {
         let (tokens, reach) = self.plan(block);
         let sites = self.sites(block);
         let run = &self.backbone.vit.blocks[block];
-        let (y, kept) = if block >= self.keeps_from {
-            let (y, saved) = run.forward(&x, &sites, tokens, reach)?;
-            (y, saved.map(Kept::All))
+        let (y, kept) = if block >= self.keeps.most {
+            let hidden = if block >= self.keeps.hidden {
+                Hidden::Kept
+            } else {
+                Hidden::Again
+            };
+            let (y, saved) = run.forward(&x, &sites, tokens, reach, hidden)?;
+            (y, saved.map(Kept::Saved))
         } else {
-            let (y, _) = run.forward(&x, &sites, tokens, Reach::Nothing)?;
+            let y = run.infer(&x, &sites, tokens)?;
             (y, (reach != Reach::Nothing).then_some(Kept::Input(x)))
         };
         self.kept.extend(kept);
@@ -364,8 +410,11 @@ impl TrainingStep {
         let sites = self.sites(block);
         let run = &self.backbone.vit.blocks[block];
         let saved = match kept {
-            Some(Kept::All(saved)) => Some(saved),
-            Some(Kept::Input(x)) => run.forward(&x, &sites, tokens, reach)?.1,
+            Some(Kept::Saved(saved)) => Some(saved),
+            Some(Kept::Input(x)) => {
+                let (_, saved) = run.forward(&x, &sites, tokens, reach, Hidden::Kept)?;
+                saved
+            }
             None => None,
         };
         let saved = saved.ok_or(Error::Order { what: "backward" })?;

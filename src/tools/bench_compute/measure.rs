@@ -35,6 +35,7 @@ pub(super) struct Mixed {
 pub(super) struct Memory {
     activations_mib: u64,
     recomputed_blocks: usize,
+    recomputed_mlps: usize,
 }
 
 /// Timing, and the logits of the first run.
@@ -95,6 +96,7 @@ pub(super) fn train(subject: &Subject, args: &Args) -> Result<Measured, Error> {
         memory = Some(Memory {
             activations_mib: step.bytes() >> 20,
             recomputed_blocks: step.recomputed_blocks(),
+            recomputed_mlps: step.recomputed_mlps(),
         });
         while step.advance()? == Step::More {}
         let found = step.finish()?;
