@@ -5,6 +5,7 @@
 
 pub(super) mod attention;
 pub(super) mod depthwise;
+mod ending;
 pub(super) mod gelu;
 mod kernel;
 pub(super) mod linear;

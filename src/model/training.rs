@@ -277,11 +277,15 @@ impl TrainingStep {
 
     /// Bytes for each token that what the activation of a block's MLP reads takes, in the format of the products.
     fn hidden_of(&self, block: usize) -> usize {
-        let stored = Numbers::beside(Format::of(self.backbone.precision())).bytes();
         match self.plan(block).0 {
-            Tokens::All => self.backbone.config().mlp_width * stored,
+            Tokens::All => self.backbone.config().mlp_width * self.stored(),
             Tokens::Class => 0,
         }
+    }
+
+    /// Bytes of a value in the format of the products.
+    fn stored(&self) -> usize {
+        Numbers::beside(Format::of(self.backbone.precision())).bytes()
     }
 
     /// Bytes for each token that a block keeps when it keeps everything.
@@ -291,7 +295,7 @@ impl TrainingStep {
         let of = |is: bool, values: usize| usize::from(is) * values;
         let (tokens, reach) = self.plan(block);
         // Queries to values wait in the format of the products.
-        let stored = Numbers::beside(Format::of(self.backbone.precision())).bytes();
+        let stored = self.stored();
         let sections = if tokens == Tokens::Class { 2 } else { 3 };
         let is_all = tokens == Tokens::All;
         // The inputs of the adapters before attention and before the MLP, or of these, and the adapters' own.

@@ -3,7 +3,6 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::kernel::{NR, Tile};
 use super::numbers::{Buffer, Numbers, Values, ValuesMut, narrow};
 use super::share::slice;
 use super::simd::{erf, exp, wide};
@@ -53,26 +52,14 @@ wide! {
             *dx = dy * exact_slope::<FUSES>(x);
         }
     }
-
-    fn quick_tile(tile: &mut [f32]) {
-        for x in tile.iter_mut() {
-            *x = quick::<FUSES>(*x);
-        }
-    }
-
-    fn exact_tile(tile: &mut [f32]) {
-        for x in tile.iter_mut() {
-            *x = exact::<FUSES>(*x);
-        }
-    }
 }
 
-/// Activates the first rows of a tile in place.
-pub(super) fn activate_tile(tile: &mut Tile, rows: usize, activation: Activation) {
-    let used = &mut tile.as_flattened_mut()[..rows * NR];
+/// Activates values in place.
+#[inline(always)]
+pub(super) fn activate<const FUSES: bool>(values: &mut [f32], activation: Activation) {
     match activation {
-        Activation::QuickGelu => quick_tile(used),
-        Activation::Gelu => exact_tile(used),
+        Activation::QuickGelu => values.iter_mut().for_each(|x| *x = quick::<FUSES>(*x)),
+        Activation::Gelu => values.iter_mut().for_each(|x| *x = exact::<FUSES>(*x)),
     }
 }
 

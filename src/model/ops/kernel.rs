@@ -252,6 +252,16 @@ impl Kernel {
         }
     }
 
+    /// Whether rows of bfloat16 are read where they lie. The matrix unit takes a word of 16 rows at once, so it has them copied side by side.
+    pub(super) fn reads_rows(self) -> bool {
+        let reads = match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => false,
+            _ => true,
+        };
+        reads && cfg!(target_endian = "little")
+    }
+
     /// Panels that a tile takes at once.
     pub(super) fn panels(self) -> usize {
         match self.isa {
@@ -402,13 +412,10 @@ impl Kernel {
 #[inline(always)]
 pub(super) fn will_write<T>(at: *const T, count: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..count)
-        .step_by(LINE / size_of::<T>())
-        .chain([count.max(1) - 1])
-    {
+    for line in lines(at, count) {
         // SAFETY: the instruction changes no value and refuses no address; a CPU that has it not takes it for one that does nothing.
         unsafe {
-            std::arch::asm!("prefetchw [{}]", in(reg) at.wrapping_add(line), options(nostack, readonly, preserves_flags));
+            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, readonly, preserves_flags));
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -419,13 +426,25 @@ pub(super) fn will_write<T>(at: *const T, count: usize) {
 #[inline(always)]
 pub(super) fn will_read<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(LINE / size_of::<T>()) {
+    for line in lines(values.as_ptr(), values.len()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the line is there, and a prefetch does not even read it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        // SAFETY: a prefetch refuses no address and does not even read it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = values;
+}
+
+/// The cache lines of `count` values.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn lines<T>(at: *const T, count: usize) -> impl Iterator<Item = *const i8> {
+    let (begin, bytes) = (at.addr() % LINE, count * size_of::<T>());
+    (0..(begin + bytes).div_ceil(LINE)).map(move |line| {
+        at.cast::<i8>()
+            .wrapping_sub(begin)
+            .wrapping_add(line * LINE)
+    })
 }
 
 /// Copies the first `width` values of a row of results; nearly always all 16, which then need no call.

@@ -182,6 +182,13 @@ impl Grid {
         self.offset + group * self.group_stride + row * self.stride
     }
 
+    /// Whether each row begins at an even value.
+    fn is_even(&self) -> bool {
+        [self.offset, self.group_stride, self.stride]
+            .iter()
+            .all(|distance| distance.is_multiple_of(2))
+    }
+
     /// Where row `row` of all groups begins.
     pub(super) fn nth(&self, row: usize) -> usize {
         self.at(row / self.rows, row % self.rows)

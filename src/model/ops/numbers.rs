@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor};
 use half::bf16;
 
-use super::kernel::{self, Format, MR, NR};
+use super::kernel::{self, Format, NR};
 use super::packed::rounded;
 use super::share::{Out, unfilled};
 use super::simd::wide;
@@ -231,41 +231,86 @@ impl Sink {
         }
     }
 
-    /// Writes the first `width` values of each row of a tile, at most [`MR`] of them; row i goes to `at(i)`.
+    /// `rows` rows of `width` values each, at most 16; the first begins at `at`, each `stride` after the one before.
     ///
     /// # Safety
-    /// These places lie inside the buffer, and no other thread touches them meanwhile.
-    #[inline(always)]
-    pub(super) unsafe fn write(
+    /// They lie inside the buffer, and no other thread touches them while these lines are there.
+    pub(super) unsafe fn lines(
         self,
-        tile: &[[f32; NR]],
-        width: usize,
-        at: impl Fn(usize) -> usize,
-    ) {
-        match self {
-            Self::F32(out) => {
-                for (i, row) in tile.iter().enumerate() {
-                    // SAFETY: promised by the caller.
-                    kernel::copy(unsafe { out.slice(at(i), width) }, row, width);
+        (at, stride): (usize, usize),
+        (rows, width): (usize, usize),
+    ) -> Lines {
+        Lines {
+            sink: self,
+            at,
+            stride,
+            rows,
+            width,
+        }
+    }
+}
+
+/// Rows of a buffer that belong to one thread.
+pub(super) struct Lines {
+    sink: Sink,
+    at: usize,
+    stride: usize,
+    rows: usize,
+    width: usize,
+}
+
+impl Lines {
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values of a row.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Where row i begins.
+    #[inline(always)]
+    pub(super) fn at(&self, i: usize) -> usize {
+        self.at + i * self.stride
+    }
+
+    /// Writes the first values of each row of a tile.
+    #[inline(always)]
+    pub(super) fn write(&self, tile: &[[f32; NR]]) {
+        let (rows, width) = (tile[..self.rows].iter().enumerate(), self.width);
+        match self.sink {
+            Sink::F32(out) => {
+                for (i, row) in rows {
+                    // SAFETY: whoever made the lines promised it.
+                    kernel::copy(unsafe { out.slice(self.at(i), width) }, row, width);
                 }
             }
-            Self::Bf16(out) => {
-                let mut rows = [[bf16::ZERO; NR]; MR];
-                narrow(tile.as_flattened(), rows[..tile.len()].as_flattened_mut());
-                for (i, row) in rows[..tile.len()].iter().enumerate() {
-                    // SAFETY: promised by the caller.
-                    kernel::copy(unsafe { out.slice(at(i), width) }, row, width);
+            Sink::Bf16(out) => {
+                for (i, row) in rows {
+                    let mut narrow = [bf16::ZERO; NR];
+                    for (y, &x) in narrow.iter_mut().zip(row) {
+                        *y = narrowed(x);
+                    }
+                    // SAFETY: whoever made the lines promised it.
+                    kernel::copy(unsafe { out.slice(self.at(i), width) }, &narrow, width);
                 }
             }
         }
     }
 }
 
+/// To bfloat16, rounded to the nearest.
+#[inline(always)]
+fn narrowed(x: f32) -> bf16 {
+    bf16::from_bits((rounded(x) >> 16) as u16)
+}
+
 wide! {
     /// To bfloat16, rounded to the nearest.
     pub(super) fn narrow(x: &[f32], y: &mut [bf16]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = bf16::from_bits((rounded(x) >> 16) as u16);
+            *y = narrowed(x);
         }
     }
 

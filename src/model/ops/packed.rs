@@ -20,8 +20,10 @@ const PART: usize = 128;
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Packed {
     words: Vec<u32>,
-    /// Of 8-bit integers only: for each column of each panel, what 1 stands for, and the sum of its integers.
-    columns: Vec<Column>,
+    /// Of 8-bit integers only: those of each panel.
+    columns: Vec<Columns>,
+    /// Of each panel.
+    places: Vec<Place>,
     format: Format,
     /// What multiplies by it.
     kernel: Kernel,
@@ -31,17 +33,17 @@ pub(in crate::model) struct Packed {
     sections: usize,
 }
 
-/// What it takes to read a column of integers.
+/// What it takes to read a panel's columns of integers.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Column {
+pub(super) struct Columns {
     /// The value of 1.
-    pub(super) scale: f32,
+    pub(super) scales: [f32; NR],
     /// Σ over k.
-    pub(super) sum: i32,
+    pub(super) sums: [i32; NR],
 }
 
 /// A panel's place among the columns.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) column: usize,
     pub(super) width: usize,
@@ -136,6 +138,7 @@ impl Packed {
         let mut packed = Self {
             words: Vec::new(),
             columns: Vec::new(),
+            places: Vec::new(),
             format,
             kernel: Kernel::best(format),
             k,
@@ -143,15 +146,23 @@ impl Packed {
             sections,
         };
         let (count, length) = (packed.panel_count(), packed.panel_words().max(1));
+        for section in 0..sections {
+            packed
+                .places
+                .extend((0..packed.section).step_by(NR).map(|within| Place {
+                    column: section * packed.section + within,
+                    width: NR.min(packed.section - within),
+                }));
+        }
         let mut words = zeroed(count * packed.panel_words());
         if format == Format::F32 {
             let panels = words.par_chunks_mut(length).enumerate();
             panels.for_each(|(j, panel)| fill(packed.place(j), floats_mut(panel)));
         } else {
-            let mut columns = vec![Column::default(); count * NR];
+            let mut columns = vec![Columns::default(); count];
             words
                 .par_chunks_mut(length)
-                .zip(columns.par_chunks_mut(NR))
+                .zip(&mut columns)
                 .enumerate()
                 .for_each_init(Vec::new, |values, (j, (panel, columns))| {
                     values.clear();
@@ -170,8 +181,7 @@ impl Packed {
     /// Rows `first`… of panel j, `[rows][16]`, as floats; `first` is a multiple of 16.
     fn decode_rows(&self, j: usize, first: usize, out: &mut [f32]) {
         let words = &self.panel(j)[first / self.format.group() * NR..];
-        let columns = self.columns.get(j * NR..).unwrap_or_default();
-        decode(self.format, words, columns, out);
+        decode(self.format, words, self.columns(j), out);
     }
 
     /// Columns of the product.
@@ -239,18 +249,14 @@ impl Packed {
         &self.words[j * self.panel_words()..][..self.panel_words()]
     }
 
-    /// The columns of panel j, all 16; of 8-bit integers only.
-    pub(super) fn columns(&self, j: usize) -> &[Column] {
-        &self.columns[j * NR..][..NR]
+    /// Those of panel j; of 8-bit integers only.
+    pub(super) fn columns(&self, j: usize) -> Option<&Columns> {
+        self.columns.get(j)
     }
 
     /// The columns of panel j.
     pub(super) fn place(&self, j: usize) -> Place {
-        let (section, within) = (j / self.per_section(), j % self.per_section() * NR);
-        Place {
-            column: section * self.section + within,
-            width: NR.min(self.section - within),
-        }
+        self.places[j]
     }
 }
 

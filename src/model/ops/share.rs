@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
+use rayon::prelude::*;
 
 use crate::model::pages::prefer_large;
 
@@ -60,6 +61,11 @@ pub(super) fn zeroed(len: usize) -> Vec<u32> {
     prefer_large(&mut words);
     words.resize(len, 0);
     words
+}
+
+/// Shares out units of work one by one: a core that others use too takes fewer.
+pub(super) fn each_unit(units: usize, work: impl Fn(usize) + Send + Sync) {
+    (0..units).into_par_iter().with_max_len(1).for_each(work);
 }
 
 /// A pointer that may go to other threads; they write disjoint parts.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::kernel::{self, Format, Kernel, Left, MR, NR, Tile};
 use super::linear::{Grid, Rows};
-use super::share::{Out, output, slice, unfilled};
+use super::share::{Out, each_unit, output, slice, unfilled};
 
 /// Rows that are added up in registers before they go to memory.
 const DEPTH: usize = 512;
@@ -132,8 +132,7 @@ impl Sums {
             .clamp(1, panels);
         let per_part = panels.div_ceil(parts);
         let out = Out::new(dw);
-        let units_of_parts = (0..units * parts).into_par_iter().with_max_len(1);
-        units_of_parts.for_each(|unit| {
+        each_unit(units * parts, |unit| {
             let (part, unit) = (unit % parts, unit / parts);
             for j in part * per_part..panels.min((part + 1) * per_part) {
                 for t in unit * TILES..tiles.min((unit + 1) * TILES) {

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::plan::{Matrix, Plan};
+use crate::model::ops::ending::{Ending, Scale, end};
 use crate::model::ops::kernel::{Format, Kernel, Left, MR, NR, Tile};
 use crate::model::ops::numbers::{Buffer, Numbers, Sink, Values};
 use crate::model::ops::share::Out;
@@ -45,15 +46,17 @@ unsafe fn multiply(
             }
             for p in 0..count {
                 let column = first + p * NR;
-                let width = NR.min(columns - column);
-                let lines = tiles[p * stacked..][..stacked].as_flattened_mut();
-                for (first, lines) in (row..).step_by(MR).zip(lines[..taken].chunks_mut(MR)) {
-                    for sum in lines.as_flattened_mut() {
-                        *sum *= scale;
-                    }
+                let (place, width) = (at + row * stride + column, NR.min(columns - column));
+                let ending = Ending {
+                    scale: Scale::By(scale),
+                    bias: None,
+                    residual: None,
+                    before: None,
+                    activation: None,
                     // SAFETY: promised by the caller.
-                    unsafe { out.write(lines, width, |i| at + (first + i) * stride + column) };
-                }
+                    y: unsafe { out.lines((place, stride), (taken, width)) },
+                };
+                end(tiles[p * stacked..][..stacked].as_flattened_mut(), &ending);
             }
         }
     }

@@ -7,15 +7,15 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use candle_core::Result;
-use rayon::prelude::*;
 
 use super::Grid;
 use super::split::{Split, Stays};
 use crate::model::Activation;
-use crate::model::ops::gelu::activate_tile;
+use crate::model::ops::ending::{Ending, Scale, end};
 use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
 use crate::model::ops::numbers::{Sink, Values, ValuesMut};
-use crate::model::ops::packed::{Packed, SHIFT, encode_row};
+use crate::model::ops::packed::{Packed, encode_row};
+use crate::model::ops::share::each_unit;
 
 /// One product with what goes with it.
 pub(super) struct Product<'a> {
@@ -79,9 +79,7 @@ pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<(
         };
         work.push((product, split, sinks));
     }
-    // Units one by one: a core that others use too takes fewer.
-    let units = (0..total).into_par_iter().with_max_len(1);
-    units.for_each(|unit| {
+    each_unit(total, |unit| {
         let at = ends.partition_point(|&end| end <= unit);
         let first = at.checked_sub(1).map_or(0, |before| ends[before]);
         let (product, split, sinks) = &work[at];
@@ -129,11 +127,20 @@ impl Product<'_> {
     }
 
     /// The rows where they lie, if the kernel reads them as they are.
-    fn in_place(&self) -> Option<&[f32]> {
-        match (self.weight.format(), self.x) {
-            (Format::F32, Values::F32(x)) => Some(x),
-            _ => None,
-        }
+    fn in_place(&self) -> Option<*const u32> {
+        let at: *const u32 = match (self.weight.format(), self.x) {
+            (Format::F32, Values::F32(x)) => x.as_ptr().cast(),
+            // Two neighbours are a word as they lie in memory.
+            (Format::Bf16, Values::Bf16(x))
+                if self.weight.kernel().reads_rows()
+                    && self.weight.k().is_multiple_of(2)
+                    && self.input.is_even() =>
+            {
+                x.as_ptr().cast()
+            }
+            _ => return None,
+        };
+        at.is_aligned().then_some(at)
     }
 
     fn split(&self) -> Split {
@@ -150,8 +157,12 @@ impl Product<'_> {
     fn left(&self, group: usize, rows: &Range<usize>, scratch: &mut Scratch) -> Left {
         let (format, k) = (self.weight.format(), self.weight.k());
         let row = |row| self.input.at(group, row);
-        if let Some(x) = self.in_place() {
-            return Left::floats(x[row(rows.start)..].as_ptr(), self.input.stride, 1);
+        if let Some(at) = self.in_place() {
+            return Left {
+                at: at.wrapping_add(row(rows.start) / format.group()),
+                row_stride: self.input.stride / format.group(),
+                step: 1,
+            };
         }
         let words = format.words(k);
         scratch.words.resize(rows.len() * words, 0);
@@ -215,38 +226,16 @@ impl Product<'_> {
                 if !is_last {
                     continue;
                 }
+                let scales = scratch.scales.get(row - first_row..).unwrap_or_default();
                 for (tiles, j) in sums.chunks_mut(stacked).zip(j..last) {
-                    for (tile, upper) in tiles.iter_mut().zip((0..taken).step_by(MR)) {
-                        let rows = row + upper..row + taken.min(upper + MR);
-                        let scales = scratch.scales.get(rows.start - first_row..);
-                        self.widen(
-                            &mut tile[..rows.len()],
-                            scales.unwrap_or_default(),
-                            first_panel + j,
-                        );
-                        self.finish(tile, (group, rows), first_panel + j, out);
-                    }
+                    let ending = self.ending(group, row..row + taken, first_panel + j, scales, out);
+                    end(tiles.as_flattened_mut(), &ending);
                 }
             }
         }
     }
 
-    /// Makes floats of sums of integers.
-    fn widen(&self, tile: &mut [[f32; NR]], scales: &[f32], panel: usize) {
-        if self.weight.format() != Format::Int8 {
-            return;
-        }
-        let columns = self.weight.columns(panel);
-        for (row, &scale) in tile.iter_mut().zip(scales) {
-            for (value, column) in row.iter_mut().zip(columns) {
-                // The left operand was shifted to be unsigned.
-                let sum = value.to_bits() as i32 - SHIFT * column.sum;
-                *value = sum as f32 * (scale * column.scale);
-            }
-        }
-    }
-
-    /// Asks for the memory that `finish` will touch, while the products are computed.
+    /// Asks for the memory that a tile's end will touch, while the products are computed.
     fn expect(&self, group: usize, rows: Range<usize>, panels: Range<usize>, out: Sinks) {
         let (first, last) = (
             self.weight.place(panels.start),
@@ -266,38 +255,35 @@ impl Product<'_> {
         }
     }
 
-    /// Adds bias and residual, activates, and writes a tile's rows.
-    fn finish(
-        &self,
-        tile: &mut Tile,
-        (group, rows): (usize, Range<usize>),
+    /// What becomes of the sums of a panel's tile; `scales` are those of these rows.
+    fn ending<'e>(
+        &'e self,
+        group: usize,
+        rows: Range<usize>,
         panel: usize,
+        scales: &'e [f32],
         out: Sinks,
-    ) {
+    ) -> Ending<'e> {
         let place = self.weight.place(panel);
-        let bias = self.bias.map(|bias| &bias[place.column..][..place.width]);
         let column = place.column - self.sections.start * self.weight.section();
-        let at = |row| self.output.at(group, row) + column;
-        for (sums, row) in tile.iter_mut().zip(rows.clone()) {
-            if let Some(bias) = bias {
-                kernel::add(sums, bias, place.width);
-            }
-            if let Some(residual) = self.residual {
-                kernel::add(sums, &residual[at(row)..], place.width);
-            }
+        let at = (
+            self.output.at(group, rows.start) + column,
+            self.output.stride,
+        );
+        let size = (rows.len(), place.width);
+        // SAFETY: `check` saw the range; no other unit has these rows and columns.
+        let lines = |sink: Sink| unsafe { sink.lines(at, size) };
+        Ending {
+            scale: match self.weight.columns(panel) {
+                Some(columns) => Scale::Integers(scales, columns),
+                None => Scale::By(1.0),
+            },
+            bias: self.bias.map(|bias| &bias[place.column..][..place.width]),
+            residual: self.residual,
+            before: out.before.map(lines),
+            activation: self.activation,
+            y: lines(out.y),
         }
-        let count = rows.len();
-        let write = |tile: &Tile, sink: Sink| {
-            // SAFETY: `check` saw the range; no other unit has these rows and columns.
-            unsafe { sink.write(&tile[..count], place.width, |i| at(rows.start + i)) };
-        };
-        if let Some(before) = out.before {
-            write(tile, before);
-        }
-        if let Some(activation) = self.activation {
-            activate_tile(tile, count, activation);
-        }
-        write(tile, out.y);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::Column;
+use super::Columns;
 use crate::model::ops::kernel::{Format, NR};
 use crate::model::ops::numbers::Values;
 use crate::model::ops::simd::wide;
@@ -17,7 +17,7 @@ pub(in crate::model::ops) const SHIFT: i32 = 128;
 const ROUND: f32 = 12_582_912.0;
 
 /// Writes a panel `[k][16]` in a format.
-pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns: &mut [Column]) {
+pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns: &mut Columns) {
     match format {
         Format::F32 => {
             for (word, value) in words.iter_mut().zip(values) {
@@ -37,9 +37,9 @@ pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns:
             }
         }
         Format::Int8 => {
-            for (i, column) in columns.iter_mut().enumerate() {
+            for (i, scale) in columns.scales.iter_mut().enumerate() {
                 let own = values.iter().skip(i).step_by(NR);
-                column.scale = own.fold(0.0, |most: f32, x| most.max(x.abs())) / MOST;
+                *scale = own.fold(0.0, |most: f32, x| most.max(x.abs())) / MOST;
             }
             for (words, rows) in words
                 .as_chunks_mut::<NR>()
@@ -47,15 +47,15 @@ pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns:
                 .iter_mut()
                 .zip(values.chunks(4 * NR))
             {
-                for (i, (word, column)) in words.iter_mut().zip(columns.iter_mut()).enumerate() {
-                    let mut bytes = [0; 4];
+                for (i, word) in words.iter_mut().enumerate() {
+                    let (mut bytes, scale) = ([0; 4], columns.scales[i]);
                     for (byte, value) in bytes.iter_mut().zip(rows.iter().skip(i).step_by(NR)) {
-                        let integer = if column.scale > 0.0 {
-                            (value / column.scale).round().clamp(-MOST, MOST) as i8
+                        let integer = if scale > 0.0 {
+                            (value / scale).round().clamp(-MOST, MOST) as i8
                         } else {
                             0
                         };
-                        column.sum += i32::from(integer);
+                        columns.sums[i] += i32::from(integer);
                         *byte = integer as u8;
                     }
                     *word = u32::from_le_bytes(bytes);
@@ -66,7 +66,7 @@ pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns:
 }
 
 /// Reads rows `[rows][16]` from the words where they begin.
-pub(super) fn decode(format: Format, words: &[u32], columns: &[Column], out: &mut [f32]) {
+pub(super) fn decode(format: Format, words: &[u32], columns: Option<&Columns>, out: &mut [f32]) {
     match format {
         Format::F32 => {
             for (value, &word) in out.iter_mut().zip(words) {
@@ -86,10 +86,11 @@ pub(super) fn decode(format: Format, words: &[u32], columns: &[Column], out: &mu
             }
         }
         Format::Int8 => {
+            let scales = columns.map_or([0.0; NR], |columns| columns.scales);
             for (words, rows) in words.as_chunks::<NR>().0.iter().zip(out.chunks_mut(4 * NR)) {
                 for (at, value) in rows.iter_mut().enumerate() {
                     let integer = words[at % NR].to_le_bytes()[at / NR] as i8;
-                    *value = f32::from(integer) * columns[at % NR].scale;
+                    *value = f32::from(integer) * scales[at % NR];
                 }
             }
         }

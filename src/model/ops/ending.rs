@@ -1,0 +1,74 @@
+//! What becomes of a tile's sums: they are scaled, get their bias and residual, are activated, and are written where they belong.
+//!
+//! Invariant: each value depends on its own sum alone.
+
+use super::gelu::activate;
+use super::kernel::{self, NR};
+use super::numbers::Lines;
+use super::packed::{Columns, SHIFT};
+use super::simd::wide;
+use crate::model::Activation;
+
+/// Of one panel's tile.
+pub(super) struct Ending<'a> {
+    pub(super) scale: Scale<'a>,
+    /// Of the columns.
+    pub(super) bias: Option<&'a [f32]>,
+    /// Laid out as the buffer of `y`.
+    pub(super) residual: Option<&'a [f32]>,
+    /// Where the values before the activation go.
+    pub(super) before: Option<Lines>,
+    pub(super) activation: Option<Activation>,
+    pub(super) y: Lines,
+}
+
+/// What a sum of 1 stands for.
+#[derive(Clone, Copy)]
+pub(super) enum Scale<'a> {
+    /// The same everywhere.
+    By(f32),
+    /// Sums are the bits of 32-bit integers; a row's scale times a column's.
+    Integers(&'a [f32], &'a Columns),
+}
+
+wide! {
+    /// Ends the first rows of a tile, as many as `y` has.
+    pub(super) fn end(tile: &mut [[f32; NR]], ending: &Ending<'_>) {
+        let y = &ending.y;
+        let tile = &mut tile[..y.rows()];
+        match ending.scale {
+            Scale::By(1.0) => {}
+            Scale::By(scale) => {
+                for sum in tile.as_flattened_mut() {
+                    *sum *= scale;
+                }
+            }
+            Scale::Integers(rows, columns) => {
+                for (row, &scale) in tile.iter_mut().zip(rows) {
+                    for ((value, sum), own) in row.iter_mut().zip(columns.sums).zip(columns.scales) {
+                        // The left operand was shifted to be unsigned.
+                        let sum = value.to_bits() as i32 - SHIFT * sum;
+                        *value = sum as f32 * (scale * own);
+                    }
+                }
+            }
+        }
+        if let Some(bias) = ending.bias {
+            for row in tile.iter_mut() {
+                kernel::add(row, bias, y.width());
+            }
+        }
+        if let Some(residual) = ending.residual {
+            for (i, row) in tile.iter_mut().enumerate() {
+                kernel::add(row, &residual[y.at(i)..], y.width());
+            }
+        }
+        if let Some(before) = &ending.before {
+            before.write(tile);
+        }
+        if let Some(activation) = ending.activation {
+            activate::<FUSES>(tile.as_flattened_mut(), activation);
+        }
+        y.write(tile);
+    }
+}
