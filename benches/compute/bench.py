@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Ours against PyTorch, ONNX Runtime and OpenVINO: same machine, weights, clips, threads and precision, interleaved; prints a Markdown table.
 
-  bench.py --peer FOLDER --program FRAMESHIFT [--quick] [--rounds 5] [--rows REGEX]
+  bench.py --peer FOLDER --program FRAMESHIFT [--quick] [--rounds 5] [--rows REGEX] [--peers NAME,…]
 
-A row's ratio is the median time of the fastest peer over ours; it is printed only where the logits agree. Runs under the Python that has the peers.
+A row's ratio is the median time of the fastest peer over ours; it is printed only where the logits agree. In int8 the peer is
+OpenVINO with NNCF; the others' times stand beside it. Runs under the Python that has the peers.
 """
 import argparse, datetime, json, os, platform, re, statistics, subprocess, sys, tempfile
 import numpy as np
@@ -15,9 +16,9 @@ AGREE = dict(f32=0.9999, bf16=0.999, int8=0.99)
 KEEP_MIB = 660
 
 
-def row(name, goal, what="infer", preset="bare", size="vit_b16", batch=1, precision="f32", quick=False, keep_mib=None):
+def row(name, goal, what="infer", preset="bare", size="vit_b16", batch=1, precision="f32", quick=False, keep_mib=None, against=None):
     work = dict(what=what, preset=preset, size=size, frames=8, batch=batch, precision=precision)
-    return dict(name=name, goal=goal, quick=quick, keep_mib=keep_mib, work=work)
+    return dict(name=name, goal=goal, quick=quick, keep_mib=keep_mib, against=against, work=work)
 
 
 def rows():
@@ -28,7 +29,7 @@ def rows():
                 goal = {("bare", "f32"): 1.20, ("bare", "bf16"): 1.12}.get((preset, precision), 1.18 if precision == "f32" else 1.15)
                 all_rows.append(row(f"{preset}, batch {batch}, {precision}", goal, preset=preset, batch=batch, precision=precision, quick=batch == 1 and preset != "24x384"))
     for preset in ("bare", "12x384"):
-        all_rows.append(row(f"{preset}, batch 1, int8", 1.15, preset=preset, precision="int8", quick=preset == "12x384"))
+        all_rows.append(row(f"{preset}, batch 1, int8", 1.15, preset=preset, precision="int8", quick=preset == "12x384", against="openvino"))
     all_rows.append(row("ViT-L/14, 12x384, batch 1, bf16", 1.12, preset="12x384", size="vit_l14", precision="bf16"))
     for precision, goal, keep_mib in (("f32", 1.15, KEEP_MIB), ("bf16", 1.25, None)):   # the goals of time and of memory are for the same step
         all_rows.append(row(f"training step, 12x384, batch 2, {precision}", goal, what="train", preset="12x384", batch=2, precision=precision, quick=precision == "f32",
@@ -92,6 +93,7 @@ def measure(entry, options):
         subprocess.run([sys.executable, f"{HERE}/worker.py", "prepare", folder, json.dumps(work)], check=True, env=env)
         peers, missing = [], []
         for backend in backends(work):
+            if options.peers and backend not in options.peers.split(","): continue
             try: peers.append(Peer(backend, folder, work, options.peer, 600))
             except (RuntimeError, ValueError) as error: missing.append(str(error).splitlines()[-1][:120])
         own = []
@@ -103,7 +105,7 @@ def measure(entry, options):
     for text in missing: print(f"  did not run: {text}", file=sys.stderr)
     mine = statistics.median(line["median_ms"] for line in own) / 1e3
     shown = ", ".join(f"{p.name} {statistics.median(p.times):.3f} s (cosine {cosine(logits, p.logits):.6f})" for p in peers)
-    agreeing = [p for p in peers if cosine(logits, p.logits) >= AGREE[work["precision"]]]
+    agreeing = [p for p in peers if cosine(logits, p.logits) >= AGREE[work["precision"]] and entry["against"] in (None, p.name)]
     if not agreeing: return f"| {entry['name']} | {mine:.3f} s | {shown} | logits differ | ≥ {entry['goal']:.2f} | no ratio |"
     best = min(agreeing, key=lambda p: statistics.median(p.times))
     ratio = statistics.median(best.times) / mine
@@ -111,7 +113,8 @@ def measure(entry, options):
     if work["what"] == "train":
         share = own[-1]["peak_mib"] / best.peak
         memory = f"; memory {share:.2f} of {best.peak} MiB (≤ 0.50: {'met' if share <= 0.5 else 'missed'})"
-    return f"| {entry['name']} | {mine:.3f} s | {shown} | {ratio:.2f}{memory} | ≥ {entry['goal']:.2f} | {'met' if ratio >= entry['goal'] else 'missed'} |"
+    of = f" of {best.name}" if entry["against"] else ""
+    return f"| {entry['name']} | {mine:.3f} s | {shown} | {ratio:.2f}{of}{memory} | ≥ {entry['goal']:.2f} | {'met' if ratio >= entry['goal'] else 'missed'} |"
 
 
 def cpu():
@@ -124,7 +127,7 @@ def cpu():
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer", required=True); p.add_argument("--program", required=True); p.add_argument("--quick", action="store_true")
-    p.add_argument("--rounds", type=int, default=5); p.add_argument("--rows", default=""); p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--rounds", type=int, default=5); p.add_argument("--rows", default=""); p.add_argument("--peers", default=""); p.add_argument("--threads", type=int, default=0)
     options = p.parse_args()
     options.threads = options.threads or len(os.sched_getaffinity(0))
     import torch
