@@ -2,6 +2,7 @@
 """One opponent of bench.py: makes the model, then runs it as often as it is asked on standard input.
 
   worker.py prepare FOLDER WORK          writes weights and clips that all share
+  worker.py first FOLDER WORK            the seconds from PyTorch imported to a checkpoint loaded and the first logits
   worker.py BACKEND FOLDER WORK          "ready {json}" with logits' file and memory, then for each line N: the seconds of N runs as JSON
 
 WORK is JSON: preset, size, frames, batch, precision, what, threads. BACKEND: torch, torch-compile, torch-autocast, onnxruntime, openvino.
@@ -72,6 +73,18 @@ def torch_infer(backend, folder, work):
     return run
 
 
+def first(folder, work):
+    from safetensors.torch import load_file
+    c, x = config(work), clips(folder, work).to(torch.bfloat16)
+    begun = time.perf_counter()
+    with torch.device("meta"): model = peer.build(c)
+    model.load_state_dict(load_file(f"{folder}/backbone.safetensors") | load_file(f"{folder}/set.safetensors"), assign=True)
+    model = model.eval().to(torch.bfloat16)
+    with torch.no_grad(): logits = model(x).float().numpy()
+    print(time.perf_counter() - begun)
+    logits.astype("<f4").tofile(f"{folder}/first.logits")
+
+
 def torch_train(backend, folder, work):
     dtype = torch.bfloat16 if work["precision"] == "bf16" else torch.float32
     autocast = backend == "torch-autocast"
@@ -136,6 +149,7 @@ def main():
     backend, folder, work = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     torch.set_num_threads(work["threads"])
     if backend == "prepare": return prepare(folder, work)
+    if backend == "first": return first(folder, work)
     if backend == "onnxruntime": run = onnxruntime_infer(folder, work)
     elif backend == "openvino": run = openvino_infer(folder, work)
     elif work["what"] == "train": run = torch_train(backend, folder, work)
