@@ -6,7 +6,7 @@ use super::gelu::activate;
 use super::kernel::{self, NR};
 use super::numbers::Lines;
 use super::packed::{Columns, SHIFT};
-use super::simd::wide;
+use super::simd::{alone, wide};
 use crate::model::Activation;
 
 /// Of one panel's tile.
@@ -45,7 +45,7 @@ wide! {
             }
             Scale::Integers(rows, columns) => {
                 for (row, &scale) in tile.iter_mut().zip(rows) {
-                    for ((value, sum), own) in row.iter_mut().zip(columns.sums).zip(columns.scales) {
+                    for ((value, sum), own) in alone(row).iter_mut().zip(columns.sums).zip(columns.scales) {
                         // The left operand was shifted to be unsigned.
                         let sum = value.to_bits() as i32 - SHIFT * sum;
                         *value = sum as f32 * (scale * own);

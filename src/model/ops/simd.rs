@@ -55,6 +55,12 @@ macro_rules! wide {
 }
 pub(super) use wide;
 
+/// The same row; the compiler takes its columns side by side, not one column of several rows, for which it would have to gather.
+#[inline(always)]
+pub(super) fn alone<const N: usize>(row: &mut [f32; N]) -> &mut [f32; N] {
+    std::hint::black_box(row)
+}
+
 /// Lanes of the partial sums; fixed, so that the order of a sum does not depend on the CPU.
 pub(super) const LANES: usize = 16;
 
