@@ -14,7 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 AGREE = dict(f32=0.9999, bf16=0.999, int8=0.99)
 # What our training step may keep of its activations in f32, so that all of it takes half of what a peer does.
 KEEP_MIB = 660
-# A peer that took so many times the fastest one's time in the first round is not asked again.
+# A peer whose last warm-up took so many times the fastest one's is not asked again: that is its time.
 HOPELESS = 3
 
 
@@ -62,7 +62,8 @@ class Peer:
         self.times, self.peak = [], 0
         for line in self.process.stdout:
             if line.startswith("ready "):
-                self.logits = np.fromfile(line.split(" ", 1)[1].strip(), "<f4")
+                ready = json.loads(line.split(" ", 1)[1])
+                self.logits, self.warm_up = np.fromfile(ready["logits"], "<f4"), ready["warm_up"]
                 return
         self.log.seek(0)
         raise RuntimeError(f"{backend}: {self.log.read()[-300:].strip()}")
@@ -84,7 +85,7 @@ class Newcomer:
         self.name, self.folder, self.timeout = backend, folder, timeout
         self.command = [sys.executable, f"{HERE}/worker.py", "first", folder, json.dumps(work)]
         self.env = dict(os.environ, PEER=peer)
-        self.times = []
+        self.times, self.warm_up = [], 0
 
     def run(self):
         out = subprocess.run(self.command, env=self.env, check=True, stdout=subprocess.PIPE, text=True, timeout=self.timeout).stdout
@@ -119,14 +120,17 @@ def measure(entry, options):
             kind = Newcomer if work["what"] == "first" else Peer
             try: peers.append(kind(backend, folder, work, options.peer, 600))
             except (RuntimeError, ValueError) as error: missing.append(str(error).splitlines()[-1][:120])
+        asked = [peer for peer in peers if peer.warm_up <= HOPELESS * min(peer.warm_up for peer in peers)]
+        for peer in peers:
+            if peer not in asked:
+                peer.times.append(peer.warm_up)
+                peer.close()
         own = []
         for _ in range(options.rounds):                                 # interleaved, so that what else the machine does falls on all
             own.append(ours(options.program, folder, work, options.threads, entry["keep_mib"]))
-            best = min((statistics.median(peer.times) for peer in peers if peer.times), default=float("inf"))
-            for peer in peers:
-                if not peer.times or statistics.median(peer.times) <= HOPELESS * best: peer.run()
+            for peer in asked: peer.run()
         logits = np.fromfile(f"{folder}/ours.logits", "<f4")
-        for peer in peers: peer.close()
+        for peer in asked: peer.close()
     for text in missing: print(f"  did not run: {text}", file=sys.stderr)
     took = (lambda line: line["load_ms"] + line["first_run_ms"]) if work["what"] == "first" else (lambda line: line["median_ms"])
     mine = statistics.median(map(took, own)) / 1e3

@@ -3,7 +3,7 @@
 
   worker.py prepare FOLDER WORK          writes weights and clips that all share
   worker.py first FOLDER WORK            the seconds from PyTorch imported to a checkpoint loaded and the first logits
-  worker.py BACKEND FOLDER WORK          "ready {json}" with logits' file and memory, then for each line N: the seconds of N runs as JSON
+  worker.py BACKEND FOLDER WORK          "ready {json}" with the logits' file and the last warm-up's seconds, then for each line N: the seconds of N runs as JSON
 
 WORK is JSON: preset, size, frames, batch, precision, what, threads. BACKEND: torch, torch-compile, torch-autocast, onnxruntime, openvino.
 The model is peer.py's, whose folder is in PEER.
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 sys.path.insert(0, os.environ["PEER"])
 import peer  # noqa: E402
 
+# The second run still allocates, so that it is a warm-up too; that is nothing beside a first one of so many seconds, unless it compiled.
+LONG = 10
 SIZES = {"vit_b16": {}, "vit_l14": dict(patch=14, width=1024, layers=24, heads=16, adapter_layers=24)}
 
 
@@ -145,6 +147,12 @@ def openvino_infer(folder, work):
     return lambda: np.array(request.infer([x])[compiled.output(0)])
 
 
+def timed(run):
+    begun = time.perf_counter()
+    found = run()
+    return found, time.perf_counter() - begun
+
+
 def main():
     backend, folder, work = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     torch.set_num_threads(work["threads"])
@@ -155,13 +163,14 @@ def main():
     elif work["what"] == "train": run = torch_train(backend, folder, work)
     else: run = torch_infer(backend, folder, work)
     path = f"{folder}/{backend}.logits"
-    np.asarray(run(), "<f4").tofile(path)
-    run()                                                               # the second run still allocates
-    print("ready", path, flush=True)
+    logits, warm_up = timed(run)
+    np.asarray(logits, "<f4").tofile(path)
+    if warm_up < LONG or "compile" in backend: _, warm_up = timed(run)
+    print("ready", json.dumps(dict(logits=path, warm_up=warm_up)), flush=True)
     for line in sys.stdin:
         times = []
         for _ in range(int(line)):
-            begun = time.perf_counter(); run(); times.append(time.perf_counter() - begun)
+            times.append(timed(run)[1])
         print(json.dumps(dict(times=times, peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)), flush=True)
 
 

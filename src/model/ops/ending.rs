@@ -55,12 +55,12 @@ wide! {
         }
         if let Some(bias) = ending.bias {
             for row in tile.iter_mut() {
-                kernel::add(row, bias, y.width());
+                kernel::add(alone(row), bias, y.width());
             }
         }
         if let Some(residual) = ending.residual {
             for (i, row) in tile.iter_mut().enumerate() {
-                kernel::add(row, &residual[y.at(i)..], y.width());
+                kernel::add(alone(row), &residual[y.at(i)..], y.width());
             }
         }
         if let Some(before) = &ending.before {

@@ -14,8 +14,8 @@ use crate::model::{self, Inference, Keep, Step, TrainableSet, TrainingStep, usag
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Timing {
     pub(super) clips_per_s: f64,
-    /// The run that is not counted: memory is fresh.
-    pub(super) first_run_ms: f64,
+    /// The first, which is not counted: memory is fresh.
+    first_run_ms: f64,
     median_ms: f64,
     min_ms: f64,
     p99_ms: f64,
@@ -109,20 +109,20 @@ pub(super) fn train(subject: &Subject, args: &Args) -> Result<Measured, Error> {
     Ok(measured)
 }
 
-/// Runs once to warm up, then as often as asked, or until the time is over and at least three times. With `in_turns`, calls `run` with `false` before each
-/// time, for what is compared.
+/// Runs once to warm up, then as often as asked, or until the time is over and at least three times. With `in_turns`, calls `run` with `false` as well
+/// each time, for what is compared.
 fn repeat(
     clips: usize,
     args: &Args,
     in_turns: bool,
     mut run: impl FnMut(bool) -> Result<Vec<Vec<f32>>, model::Error>,
 ) -> Result<Measured, Error> {
-    if in_turns {
-        run(false)?;
-    }
     let start = Instant::now();
     let logits = run(true)?;
     let first_run_ms = ms(start.elapsed());
+    if in_turns {
+        run(false)?;
+    }
     let (mut times, mut faults) = (Vec::new(), Vec::new());
     let begun = Instant::now();
     let more = |runs: usize| match args.runs {
