@@ -14,7 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 AGREE = dict(f32=0.9999, bf16=0.999, int8=0.99)
 # What our training step may keep of its activations in f32, so that all of it takes half of what a peer does.
 KEEP_MIB = 660
-# A peer whose last warm-up took so many times the fastest one's is not asked again: that is its time.
+# A peer whose last warm-up took so many times the fastest rival's is not asked again: that is its time.
 HOPELESS = 3
 
 
@@ -59,11 +59,11 @@ class Peer:
         self.log = open(f"{folder}/{backend}.log", "w+")
         self.process = subprocess.Popen([sys.executable, f"{HERE}/worker.py", backend, folder, json.dumps(work)], env=env, text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
-        self.times, self.peak = [], 0
+        self.times = []
         for line in self.process.stdout:
             if line.startswith("ready "):
                 ready = json.loads(line.split(" ", 1)[1])
-                self.logits, self.warm_up = np.fromfile(ready["logits"], "<f4"), ready["warm_up"]
+                self.logits, self.warm_up, self.peak = np.fromfile(ready["logits"], "<f4"), ready["warm_up"], ready["peak_mib"]
                 return
         self.log.seek(0)
         raise RuntimeError(f"{backend}: {self.log.read()[-300:].strip()}")
@@ -120,7 +120,9 @@ def measure(entry, options):
             kind = Newcomer if work["what"] == "first" else Peer
             try: peers.append(kind(backend, folder, work, options.peer, 600))
             except (RuntimeError, ValueError) as error: missing.append(str(error).splitlines()[-1][:120])
-        asked = [peer for peer in peers if peer.warm_up <= HOPELESS * min(peer.warm_up for peer in peers)]
+        rivals = [peer for peer in peers if entry["against"] in (None, peer.name)]
+        longest = HOPELESS * min((peer.warm_up for peer in rivals), default=0)
+        asked = [peer for peer in peers if peer.warm_up <= longest]
         for peer in peers:
             if peer not in asked:
                 peer.times.append(peer.warm_up)
@@ -135,7 +137,7 @@ def measure(entry, options):
     took = (lambda line: line["load_ms"] + line["first_run_ms"]) if work["what"] == "first" else (lambda line: line["median_ms"])
     mine = statistics.median(map(took, own)) / 1e3
     shown = ", ".join(f"{p.name} {statistics.median(p.times):.3f} s (cosine {cosine(logits, p.logits):.6f})" for p in peers)
-    agreeing = [p for p in peers if cosine(logits, p.logits) >= AGREE[work["precision"]] and entry["against"] in (None, p.name)]
+    agreeing = [p for p in rivals if cosine(logits, p.logits) >= AGREE[work["precision"]]]
     if not agreeing: return f"| {entry['name']} | {mine:.3f} s | {shown} | logits differ | ≥ {entry['goal']:.2f} | no ratio |"
     best = min(agreeing, key=lambda p: statistics.median(p.times))
     ratio = statistics.median(best.times) / mine

@@ -3,7 +3,7 @@
 
   worker.py prepare FOLDER WORK          writes weights and clips that all share
   worker.py first FOLDER WORK            the seconds from PyTorch imported to a checkpoint loaded and the first logits
-  worker.py BACKEND FOLDER WORK          "ready {json}" with the logits' file and the last warm-up's seconds, then for each line N: the seconds of N runs as JSON
+  worker.py BACKEND FOLDER WORK          "ready {json}" with the logits' file, the last warm-up's seconds and memory, then for each line N: the seconds of N runs as JSON
 
 WORK is JSON: preset, size, frames, batch, precision, what, threads. BACKEND: torch, torch-compile, torch-autocast, onnxruntime, openvino.
 The model is peer.py's, whose folder is in PEER.
@@ -153,6 +153,10 @@ def timed(run):
     return found, time.perf_counter() - begun
 
 
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
 def main():
     backend, folder, work = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     torch.set_num_threads(work["threads"])
@@ -166,12 +170,12 @@ def main():
     logits, warm_up = timed(run)
     np.asarray(logits, "<f4").tofile(path)
     if warm_up < LONG or "compile" in backend: _, warm_up = timed(run)
-    print("ready", json.dumps(dict(logits=path, warm_up=warm_up)), flush=True)
+    print("ready", json.dumps(dict(logits=path, warm_up=warm_up, peak_mib=peak_mib())), flush=True)
     for line in sys.stdin:
         times = []
         for _ in range(int(line)):
             times.append(timed(run)[1])
-        print(json.dumps(dict(times=times, peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)), flush=True)
+        print(json.dumps(dict(times=times, peak_mib=peak_mib())), flush=True)
 
 
 if __name__ == "__main__": main()
