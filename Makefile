@@ -1,5 +1,5 @@
-# The two commands that matter: `make demo` and `make test`. Both bring what is missing through deploy/setup.sh.
-.PHONY: demo test lint bench bench-video bench-peers asan setup build
+# The two commands that matter: `make demo` and `make test`. Both install what is missing through deploy/setup.sh.
+.PHONY: demo test lint bench bench-video bench-peers asan setup build install
 
 SHELL := /bin/bash
 # rustup installs here; a shell that was opened before the installation does not know it yet.
@@ -10,6 +10,10 @@ setup:
 
 build: setup
 	@deploy/phase.sh "build" cargo build --locked
+
+## Builds in release mode and puts `frameshift` into cargo's folder of programs, ~/.cargo/bin.
+install: setup
+	@deploy/phase.sh "install" cargo install --path . --locked
 
 ## Starts the server and runs the main job on CPU: upload, fine-tune, hot-swap, classify. Writes demo/report.html.
 demo: build
