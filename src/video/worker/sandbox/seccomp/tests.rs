@@ -111,6 +111,21 @@ fn a_process_signals_only_itself_and_only_to_abort() {
 }
 
 #[test]
+fn of_a_descriptor_only_whether_it_is_open_can_be_asked() {
+    let asks = |command: i32| Call::new(libc::SYS_fcntl).with(1, command as u64).passes();
+    assert!(asks(libc::F_GETFD));
+    for never in [
+        libc::F_DUPFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_SETOWN,
+    ] {
+        assert!(!asks(never));
+    }
+}
+
+#[test]
 fn calls_of_other_machines_and_of_the_second_abi_are_on_no_list() {
     for &call in ALLOWED {
         assert!(Call::new(call).passes());
