@@ -33,4 +33,22 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
   phase "tests" cargo test --locked --no-fail-fast --lib --bins --tests
 fi
+
+# The kernels, the model against the reference and a server once more on every lesser instruction set that this machine has: FRAMESHIFT_CPU makes
+# the test binaries, and servers in processes of their own, compute as on a CPU whose best instructions are these. The tests above used the best.
+lesser() {
+  grep -qw amx_tile /proc/cpuinfo 2>/dev/null && echo avx512
+  grep -qw avx512f /proc/cpuinfo 2>/dev/null && echo avx2
+  case "$(uname -m)" in x86_64 | aarch64) echo portable ;; esac
+}
+for cpu in $(lesser); do
+  if cargo nextest --version >/dev/null 2>&1; then
+    FRAMESHIFT_CPU=$cpu phase "tests as on a CPU with $cpu" cargo nextest run --locked --no-fail-fast \
+      -E 'test(/^model::ops::/) + test(/^(cpu|golden_model|golden_backbones|model_precision|rpc_server|rpc_classify)::/)'
+  else
+    FRAMESHIFT_CPU=$cpu phase "kernels as on a CPU with $cpu" cargo test --locked --no-fail-fast --lib model::ops::
+    FRAMESHIFT_CPU=$cpu phase "model and server as on a CPU with $cpu" cargo test --locked --no-fail-fast --test it -- \
+      cpu:: golden_model:: golden_backbones:: model_precision:: rpc_server:: rpc_classify::
+  fi
+done
 phase "documentation tests" cargo test --locked --doc

@@ -15,6 +15,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::model::Isa;
 use crate::model::load::Overrides;
 use crate::spec::Precision;
 use crate::{device, engine, faults, jobs, rpc, telemetry, video};
@@ -50,6 +51,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Where tests want the process to kill itself.
     pub crash_at: Option<faults::Crash>,
+    /// The best instructions that tests let the process use.
+    pub cpu: Option<Isa>,
     /// Connections.
     pub rpc: rpc::Config,
     /// Decoding.
@@ -88,6 +91,7 @@ impl Config {
         }
         positive(layers, &settings)?;
         let crash_at = settings.crash_at.as_deref().map(str::parse).transpose();
+        let cpu = settings.cpu.as_deref().map(str::parse).transpose();
         let said = settings.backbone_override.as_deref().unwrap_or_default();
         let backbone_override = said.parse().map_err(|error: crate::spec::Invalid| {
             layers.complain("backbone_override", error.problem)
@@ -118,6 +122,8 @@ impl Config {
             drain_timeout: settings.drain_timeout.0,
             crash_at: crash_at
                 .map_err(|error: faults::Unknown| layers.complain("crash_at", error.to_string()))?,
+            cpu: cpu
+                .map_err(|error: crate::spec::Invalid| layers.complain("cpu", error.problem))?,
             rpc: rpc::Config {
                 connection_age: settings.connection_age.0,
                 keepalive_interval: settings.keepalive_interval.0,

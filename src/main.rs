@@ -115,6 +115,9 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
     if let Some(crash) = config.crash_at.clone() {
         faults::arm(crash);
     }
+    if let Some(isa) = config.cpu {
+        model::limit(isa).map_err(exit(Exit::Usage))?;
+    }
     model::compute_threads(config.compute_threads);
     runtime()?.block_on(async {
         let signals = Signals::new().map_err(exit(Exit::Internal))?;

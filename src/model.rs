@@ -33,7 +33,7 @@ pub use config::{Activation, BackboneConfig};
 pub use error::Error;
 pub use features::Features;
 pub use inference::{Inference, Segment};
-pub use ops::{fastest, instructions};
+pub use ops::{Isa, fastest, instructions, limit};
 pub use pages::{LineAligned, Usage, keep_freed_pages, usage};
 pub use threads::{compute_threads, physical_cores};
 pub use trainable::TrainableSet;

@@ -118,6 +118,8 @@ settings! {
     drain_timeout: Must<Span> = "30s";
     /// Kills the process at a named point: for tests of what survives.
     crash_at: May<String> [hide = true];
+    /// Computes as on a CPU whose best instructions are these: for tests of every instruction set on one machine.
+    cpu: May<String> [hide = true];
 }
 
 /// How log lines are written.

@@ -95,6 +95,10 @@ fn a_wrong_value_names_its_key_and_where_it_came_from() {
             ["crash_at:", "flag --crash-at"],
         ),
         (
+            message(load(None, &[("FRAMESHIFT_CPU", "sse9")], &[])),
+            ["cpu: expected one of", "FRAMESHIFT_CPU"],
+        ),
+        (
             message(load(None, &[(load::FILE_VARIABLE, "/nowhere.toml")], &[])),
             ["cannot read", "/nowhere.toml"],
         ),
@@ -166,6 +170,7 @@ keepalive_interval = "30s" # default
 keepalive_timeout = "20s" # default
 drain_timeout = "30s" # default
 # crash_at is not set
+# cpu is not set
 "#;
     assert_eq!(layers.dump(), expected);
     let again = load(Some(&layers.dump()), &[], &[]).unwrap();
@@ -185,7 +190,7 @@ fn the_help_names_every_setting_with_its_default() {
         assert!(help.contains(&flag), "{flag}");
         assert!(help.contains(&format!("[default: {default}]")), "{key}");
     }
-    assert!(!help.contains("crash-at"));
+    assert!(!help.contains("--crash-at") && !help.contains("--cpu"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(super) mod attention;
 pub(super) mod depthwise;
 mod ending;
 pub(super) mod gelu;
+mod isa;
 mod kernel;
 pub(super) mod linear;
 pub(super) mod loss;
@@ -21,6 +22,7 @@ pub(super) mod weight_gradient;
 #[cfg(test)]
 mod tests;
 
+pub use isa::{Isa, limit};
 pub(super) use kernel::Format;
 pub(super) use numbers::Numbers;
 pub(super) use packed::Packed;

@@ -8,6 +8,7 @@
 )]
 mod allocation;
 mod clips_manifest;
+mod cpu;
 mod decoding;
 mod durability;
 mod engine;
@@ -20,6 +21,7 @@ mod hostile_checkpoints;
 mod inspect;
 mod jobs;
 mod library;
+mod licences;
 mod md5;
 mod metadata;
 mod model;
@@ -45,3 +47,4 @@ mod video_limits;
 mod video_mutations;
 mod video_tool;
 mod video_worker;
+mod wire;

@@ -3,7 +3,9 @@
 use frameshift::app::App;
 use frameshift::client::Client;
 use frameshift::config::Backbone;
+use frameshift::model;
 use frameshift::proto::v1;
+use frameshift::spec::Precision;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -110,10 +112,9 @@ async fn the_server_says_what_it_is() {
     let info = info.unwrap().into_inner();
     assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
     assert_eq!(info.tenant, "acme");
-    assert_eq!(
-        (info.device.as_str(), info.precision.as_str()),
-        ("cpu", "f32")
-    );
+    // What `auto` means on this CPU.
+    let precision = model::fastest().to_string();
+    assert_eq!((info.device, info.precision), ("cpu".into(), precision));
     let backbone = info.backbone.unwrap();
     let loaded = &server.wiring.backbone;
     assert_eq!(backbone.digest, loaded.digest().0.to_vec());
@@ -127,6 +128,18 @@ async fn the_server_says_what_it_is() {
     let layers = ["process", "rlimits", "no_new_privs", "landlock", "seccomp"];
     assert_eq!(info.video_isolation, layers);
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_precision_that_is_asked_for_serves_on_every_cpu() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let server = TestServer::start_with(|config| config.precision = Some(precision)).await;
+        let client = server.client("acme").await;
+        let request = v1::GetServerInfoRequest {};
+        let info = client.server().get_server_info(request).await.unwrap();
+        assert_eq!(info.into_inner().precision, precision.to_string());
+        server.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

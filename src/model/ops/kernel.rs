@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(super) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -18,6 +18,7 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+use super::isa::Isa;
 use crate::spec::Precision;
 
 /// Columns of a panel.
@@ -77,65 +78,6 @@ impl Format {
             Self::Bf16 | Self::Int8 => Self::Bf16,
         }
     }
-}
-
-/// Which instructions do the work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Isa {
-    /// What the compiler makes of plain loops.
-    Portable,
-    /// AVX2 and FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512, with its bfloat16 or VNNI instructions for those formats.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// AMX's matrix unit, for bfloat16 and 8-bit integers, with AVX-512 for what is left over.
-    #[cfg(target_arch = "x86_64")]
-    Amx,
-    /// NEON, which every 64-bit ARM has.
-    #[cfg(target_arch = "aarch64")]
-    Neon,
-}
-
-impl Isa {
-    /// Whether this CPU has what a format needs.
-    pub(in crate::model) fn runs(self, format: Format) -> bool {
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = format;
-        match self {
-            Self::Portable => true,
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => super::simd::is_wide(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                std::is_x86_feature_detected!("avx512f")
-                    && super::simd::is_wide()
-                    && match format {
-                        Format::F32 => true,
-                        Format::Bf16 => std::is_x86_feature_detected!("avx512bf16"),
-                        Format::Int8 => std::is_x86_feature_detected!("avx512vnni"),
-                    }
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => Self::Avx512.runs(format) && amx::runs(format),
-        }
-    }
-
-    /// All, the best first.
-    pub(in crate::model) const ALL: &[Self] = &[
-        #[cfg(target_arch = "x86_64")]
-        Self::Amx,
-        #[cfg(target_arch = "x86_64")]
-        Self::Avx512,
-        #[cfg(target_arch = "x86_64")]
-        Self::Avx2,
-        #[cfg(target_arch = "aarch64")]
-        Self::Neon,
-        Self::Portable,
-    ];
 }
 
 /// A format's tile on one set of instructions.
@@ -209,17 +151,7 @@ impl Kernel {
 
     /// What its instructions are called.
     pub(super) fn name(self) -> &'static str {
-        match self.isa {
-            Isa::Portable => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => "amx",
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => "neon",
-        }
+        self.isa.name()
     }
 
     /// Whether it is faster than that of floats on the same CPU.

@@ -216,7 +216,7 @@ impl Packed {
 
     /// The same, multiplied by these instructions; `None` where this CPU lacks them.
     #[cfg(test)]
-    pub(super) fn on(mut self, isa: super::kernel::Isa) -> Option<Self> {
+    pub(super) fn on(mut self, isa: super::isa::Isa) -> Option<Self> {
         self.kernel = Kernel::on(self.format, isa)?;
         Some(self)
     }

@@ -1,24 +1,6 @@
 //! Loops that the compiler vectorises, compiled three times: for AVX-512 and for AVX2 with FMA, chosen at run time, and for any CPU.
 #![allow(unsafe_code)]
 
-/// Whether the wide instructions are there.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) fn is_wide() -> bool {
-    std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma")
-}
-
-/// Whether those of 512 bits are there as well.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) fn is_widest() -> bool {
-    is_wide()
-        && std::is_x86_feature_detected!("avx512f")
-        && std::is_x86_feature_detected!("avx512bw")
-        && std::is_x86_feature_detected!("avx512dq")
-        && std::is_x86_feature_detected!("avx512vl")
-}
-
 /// Whether code for any CPU of this kind has the instruction that multiplies and adds in one; without it the call for one costs more than the loop.
 pub(super) const ANY_FUSES: bool = cfg!(target_arch = "aarch64");
 
@@ -40,11 +22,11 @@ macro_rules! wide {
                 fn on_avx2($($arg: $kind),*) $(-> $result)? {
                     body::<true>($($arg),*)
                 }
-                if $crate::model::ops::simd::is_widest() {
+                if $crate::model::ops::isa::is_widest() {
                     // SAFETY: the CPU has all these features.
                     return unsafe { on_avx512($($arg),*) };
                 }
-                if $crate::model::ops::simd::is_wide() {
+                if $crate::model::ops::isa::is_wide() {
                     // SAFETY: the CPU has both features.
                     return unsafe { on_avx2($($arg),*) };
                 }

@@ -283,7 +283,7 @@ mod tests {
     use candle_core::Shape;
 
     use super::*;
-    use crate::model::ops::kernel::Isa;
+    use crate::model::ops::isa::Isa;
     use crate::rng::Stream;
 
     #[test]

@@ -19,7 +19,7 @@ const SIDE: usize = 16;
 const ROW_BYTES: usize = 4 * SIDE;
 
 /// Whether the CPU has the unit with this format, and the kernel lets this process use it.
-pub(super) fn runs(format: Format) -> bool {
+pub(in crate::model::ops) fn runs(format: Format) -> bool {
     static HAS: OnceLock<(bool, bool)> = OnceLock::new();
     let (bf16, int8) = *HAS.get_or_init(|| {
         let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;

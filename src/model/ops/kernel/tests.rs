@@ -1,6 +1,7 @@
 //! Every set of instructions that this CPU has against plain loops.
 
-use super::{Format, Isa, Kernel, Left, MR, NR, STEP, Tile};
+use super::{Format, Kernel, Left, MR, NR, STEP, Tile};
+use crate::model::ops::isa::Isa;
 use crate::rng::Stream;
 
 fn operand(format: Format, stream: &mut Stream, words: usize) -> Vec<u32> {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::model::Activation;
-use crate::model::ops::kernel::Isa;
+use crate::model::ops::isa::Isa;
 use crate::model::ops::linear::{self, Options, Rows};
 use crate::model::ops::{Format, Packed, read, tensor};
 use crate::rng::Stream;

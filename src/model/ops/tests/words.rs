@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 use super::{random, values};
 use crate::model::Activation;
 use crate::model::ops::attention::{self, How};
-use crate::model::ops::kernel::Isa;
+use crate::model::ops::isa::Isa;
 use crate::model::ops::linear::{self, Options, Rows};
 use crate::model::ops::norm::{self, Norm};
 use crate::model::ops::{Format, Numbers, Packed, gelu};
