@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::metadata::fixture;
 use crate::metadata::{Backend, backends};
+use crate::server::until;
 
 /// Stands in for the decoder, which has its own tests: looks at the bytes as a decoder would, and refuses what begins with `bad`.
 struct Beginning {
@@ -287,14 +288,7 @@ async fn a_stream_that_is_dropped_commits_what_had_come() {
     stream.write(&content(2_345)).await.expect("written");
     assert_eq!(setting.committed(upload).await, 2_000);
     drop(stream);
-    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
-    while setting.committed(upload).await != 2_345 {
-        assert!(
-            tokio::time::Instant::now() < limit,
-            "the rest is never committed"
-        );
-        tokio::task::yield_now().await;
-    }
+    until(|| async { setting.committed(upload).await == 2_345 }).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::server::{TestServer, clip, noise, refused, until, upload, upload_messages};
+use crate::server::{TestServer, clip, noise, refused, soon, until, upload, upload_messages};
 
 pub(crate) async fn create(client: &Client) -> String {
     let request = v1::CreateUploadRequest::default();
@@ -96,13 +96,16 @@ async fn an_upload_that_is_cut_at_random_bytes_goes_on_from_its_committed_offset
         write_and_cut(&client, &name, offset, end as usize, &bytes).await;
     }
     // The cut stream may still be committing what had come; then the offset that was read is not the committed one any more.
-    let upload = loop {
-        let offset = committed(&client, &name).await;
-        match write_rest(&client, &name, offset, &bytes).await {
-            Ok(upload) => break upload,
-            Err(status) => refused::<()>(Err(status), Code::Aborted, "UPLOAD_OFFSET_MISMATCH"),
+    let upload = soon(async {
+        loop {
+            let offset = committed(&client, &name).await;
+            match write_rest(&client, &name, offset, &bytes).await {
+                Ok(upload) => break upload,
+                Err(status) => refused::<()>(Err(status), Code::Aborted, "UPLOAD_OFFSET_MISMATCH"),
+            }
         }
-    };
+    })
+    .await;
     let video = upload.video.expect("it has finished");
     assert_eq!(video.sha256, Sha256::digest(&bytes).to_vec());
     assert_eq!(video.size_bytes, bytes.len() as i64);

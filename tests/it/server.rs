@@ -301,16 +301,33 @@ pub(crate) fn classify(task: &str, video: &str) -> v1::ClassifyRequest {
     }
 }
 
+/// Waits for what should come soon.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(PATIENCE, what).await;
+    waited.expect("it never became so")
+}
+
 /// Asks again and again until it is so.
 pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
-    let asking = async {
+    soon(async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .expect("it never became so");
+    })
+    .await;
+}
+
+/// Looks again and again until something is there.
+pub(crate) async fn found<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    soon(async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
 }
 
 /// The stable reason of a status.

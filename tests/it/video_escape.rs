@@ -16,6 +16,7 @@ use self::attacker::{
     AS_NOBODY, FAIL_AT_FLV, HIDE_LANDLOCK, HIDE_SECCOMP, PROGRAM, REFUSED, SUCCEEDED,
 };
 use crate::decoding::tenant;
+use crate::server::found;
 
 /// Workers of this test binary, with these options and layers.
 fn config(options: &[&str], layers: Layers) -> Config {
@@ -116,12 +117,7 @@ async fn attacked(decoder: &Decoder, name: &str, port: u16) -> Reject {
         let input = Input::Bytes(attacker::input("hang", 0).into());
         async move { decoder.probe(&who, Lane::Interactive, input).await }
     });
-    let victim = loop {
-        match pids(decoder, &neighbour).1 {
-            Some(pid) => break pid,
-            None => tokio::task::yield_now().await,
-        }
-    };
+    let victim = found(|| pids(decoder, &neighbour).1).await;
     let found = reject(decoder, name, aim(name, victim, port)).await;
     if name == "kill" && found == SUCCEEDED {
         let result = busy.await.expect("no panic");

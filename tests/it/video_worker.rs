@@ -14,6 +14,7 @@ use frameshift::video::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::decoding::{config, decoder, tenant};
+use crate::server::found;
 
 /// A picture of a moving square whose top row tells its number.
 fn picture(i: u16, (width, height): (usize, usize)) -> Vec<u8> {
@@ -91,13 +92,12 @@ fn kill(pid: u32) {
 
 /// The worker that decodes for a tenant, once it does.
 async fn pid_of(decoder: &Decoder, name: &str) -> u32 {
-    loop {
+    found(|| {
         let (_, workers) = decoder.processes();
-        if let Some(worker) = workers.iter().find(|worker| worker.tenant == tenant(name)) {
-            return worker.pid;
-        }
-        tokio::task::yield_now().await;
-    }
+        let own = workers.iter().find(|worker| worker.tenant == tenant(name));
+        own.map(|worker| worker.pid)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,12 +268,8 @@ async fn two_tenants_never_share_a_process() {
         "{pids:?}"
     );
     for dead in &pids[..3] {
-        let gone = || std::fs::read_to_string(format!("/proc/{dead}/stat")).is_err();
-        let end = Instant::now() + Duration::from_secs(20);
-        while !gone() {
-            assert!(Instant::now() < end, "worker {dead} outlives its turn");
-            tokio::task::yield_now().await;
-        }
+        // A worker does not outlive its turn.
+        found(|| std::fs::read_to_string(format!("/proc/{dead}/stat")).err()).await;
     }
 }
 
@@ -479,13 +475,8 @@ async fn the_processes_end_with_the_decoder() {
     pids.extend(zygote);
     assert_eq!(pids.len(), 2);
     drop(decoder);
-    let end = Instant::now() + Duration::from_secs(20);
-    while pids
-        .iter()
-        .any(|pid| std::fs::exists(format!("/proc/{pid}")).unwrap_or(false))
-    {
-        assert!(Instant::now() < end, "processes are left");
-        tokio::task::yield_now().await;
+    for pid in pids {
+        found(|| std::fs::metadata(format!("/proc/{pid}")).err()).await;
     }
 }
 

@@ -11,6 +11,7 @@ use frameshift::rng::Stream;
 use frameshift::telemetry::Metrics;
 
 use super::fixture::{ADAPTER, CLASSES, backbone, bits, clip, stored};
+use crate::server::found;
 
 /// Runs a forward and keeps its logits.
 struct Forward {
@@ -130,9 +131,8 @@ async fn slices_between_slices_change_neither_result_by_a_bit() {
     assert_eq!(fingerprint(&first.0), alone[0]);
     assert_eq!(fingerprint(&second.0), alone[1]);
     // The last forward was submitted by the last training slice.
-    while logits.lock().unwrap().len() < first.1 + second.1 {
-        tokio::task::yield_now().await;
-    }
+    let submitted = first.1 + second.1;
+    found(|| (logits.lock().unwrap().len() >= submitted).then_some(())).await;
     for logits in logits.lock().unwrap().iter() {
         assert_eq!(bits(&logits.concat()), bits(&undisturbed.concat()));
     }

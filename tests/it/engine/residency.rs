@@ -7,6 +7,7 @@ use frameshift::spec::Digest;
 use futures::future::join_all;
 
 use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
+use crate::server::found;
 
 fn size(stored: &Stored) -> u64 {
     let set =
@@ -101,9 +102,7 @@ async fn a_set_larger_than_the_budget_is_refused() {
         "{refused:?}"
     );
     running.shelf.desire(&wanted);
-    while running.shelf.refused(&wanted).is_none() {
-        tokio::task::yield_now().await;
-    }
+    found(|| running.shelf.refused(&wanted)).await;
     assert_eq!(running.shelf.serving("t"), None);
 }
 
@@ -173,9 +172,7 @@ async fn a_deleted_task_leaves_memory() {
     running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
     running.one(&wanted, clip(0, 4)).await.unwrap();
     running.shelf.delete(&wanted);
-    while !resident(&running, "a").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    found(|| resident(&running, "a").is_empty().then_some(())).await;
     let gone = running.one(&wanted, clip(0, 4)).await;
     assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
 }

@@ -8,6 +8,7 @@ use frameshift::engine::{Config, Error};
 use frameshift::ids::VersionRef;
 
 use super::fixture::{ADAPTER, Running, bits, clip, stored, tenant, version};
+use crate::server::found;
 
 const SWAPS: u32 = 20;
 const CLIENTS: usize = 8;
@@ -15,9 +16,8 @@ const CLIENTS: usize = 8;
 /// Asks for a version and waits until it serves.
 async fn swap(running: &Running, wanted: &VersionRef) {
     running.shelf.desire(wanted);
-    while running.shelf.serving(wanted.task.as_str()).as_ref() != Some(wanted) {
-        tokio::task::yield_now().await;
-    }
+    let serving = || running.shelf.serving(wanted.task.as_str());
+    found(|| serving().filter(|serving| serving == wanted)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,12 +88,7 @@ async fn a_version_that_is_not_finite_is_refused_and_the_old_one_serves() {
     let before = running.one(&old, clip(0, 4)).await.unwrap();
 
     running.shelf.desire(&new);
-    let why = loop {
-        if let Some(why) = running.shelf.refused(&new) {
-            break why;
-        }
-        tokio::task::yield_now().await;
-    };
+    let why = found(|| running.shelf.refused(&new)).await;
     assert!(why.contains("not finite"), "{why}");
     assert_eq!(running.shelf.serving("t"), Some(old.clone()));
     let after = running.one(&old, clip(0, 4)).await.unwrap();

@@ -119,7 +119,7 @@ contract! {
         loop {
             let request = PageRequest::new(2, &token).expect("valid");
             let page = store.list_videos(&a, &request).await.expect("listed");
-            assert!(page.items.len() <= 2);
+            assert!((1..=2).contains(&page.items.len()) && found.len() < 5, "{page:?}");
             found.extend(page.items);
             token = page.next;
             if token.is_empty() {

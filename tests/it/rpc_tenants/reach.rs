@@ -1,7 +1,12 @@
 //! Every RPC that names something, called on things of another tenant.
 
+use std::collections::{BTreeSet, HashMap};
+
 use frameshift::client::Client;
 use frameshift::proto::v1;
+use prost::Message;
+use prost_types::field_descriptor_proto::Type;
+use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use tonic::Status;
 
 use crate::server::{classify, clip, create_dataset, create_task, trained};
@@ -115,6 +120,25 @@ pub(super) async fn reach(
         tasks.get_adapter_version,
         v1::GetAdapterVersionRequest { name: version() }
     );
+    call!(
+        tasks.export_adapter_version,
+        v1::ExportAdapterVersionRequest {
+            name: version(),
+            ..Default::default()
+        }
+    );
+    let header = v1::ImportAdapterVersionRequest {
+        payload: Some(v1::import_adapter_version_request::Payload::Header(
+            v1::ImportAdapterVersionHeader {
+                parent: name(),
+                ..Default::default()
+            },
+        )),
+    };
+    call!(
+        tasks.import_adapter_version,
+        futures::stream::iter([header])
+    );
     let etag = theirs.etag.clone();
     call!(
         tasks.set_serving,
@@ -168,7 +192,70 @@ pub(super) async fn reach(
         classification.classify_upload,
         futures::stream::iter([header])
     );
+    let called: BTreeSet<&str> = answers.iter().map(|(method, _)| *method).collect();
+    let naming = naming();
+    let naming: BTreeSet<&str> = naming.iter().map(String::as_str).collect();
+    assert_eq!(
+        called, naming,
+        "the calls above, and the RPCs that name something"
+    );
     answers
+}
+
+/// Fields by which a request names something that exists.
+const NAMES: [&str; 7] = [
+    "dataset", "name", "parent", "task", "version", "video", "videos",
+];
+
+/// RPCs whose request holds the resource that they make: its name is the server's to give.
+const MAKING: [&str; 1] = ["create_task"];
+
+/// The RPCs of the API that name something that exists, as the client calls them: told by the fields of their requests.
+fn naming() -> Vec<String> {
+    let set = FileDescriptorSet::decode(frameshift::proto::DESCRIPTORS).unwrap();
+    let ours = |file: &&FileDescriptorProto| file.package().starts_with("frameshift.");
+    let messages: HashMap<String, &DescriptorProto> = set
+        .file
+        .iter()
+        .filter(ours)
+        .flat_map(|file| {
+            let path =
+                |message: &DescriptorProto| format!(".{}.{}", file.package(), message.name());
+            file.message_type
+                .iter()
+                .map(move |message| (path(message), message))
+        })
+        .collect();
+    let services = set.file.iter().filter(ours).flat_map(|file| &file.service);
+    services
+        .flat_map(|service| &service.method)
+        .filter(|method| names(&messages, method.input_type()))
+        .map(|method| snake(method.name()))
+        .filter(|method| !MAKING.contains(&method.as_str()))
+        .collect()
+}
+
+/// Whether a message, or one within it, has a text field that names something.
+fn names(messages: &HashMap<String, &DescriptorProto>, message: &str) -> bool {
+    let Some(message) = messages.get(message) else {
+        return false;
+    };
+    message.field.iter().any(|field| {
+        let is_name = field.r#type() == Type::String && NAMES.contains(&field.name());
+        is_name || names(messages, field.type_name())
+    })
+}
+
+/// `GetVideo` as `get_video`.
+fn snake(name: &str) -> String {
+    let mut text = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.extend(letter.to_lowercase());
+    }
+    text
 }
 
 /// What the other tenant has.
