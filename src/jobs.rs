@@ -10,7 +10,6 @@ mod evaluation;
 mod failure;
 mod handle;
 mod hints;
-pub mod optimizer;
 pub mod plan;
 pub mod progress;
 mod run;

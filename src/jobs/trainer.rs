@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::augment::Draws;
-use super::optimizer::{self, AdamW};
 use super::plan::Plan;
 use super::schedule;
+use crate::model::adamw::{self, AdamW};
 use crate::model::{
     AdapterSet, Backbone, Dropout, Error, Keep, StepOutput, Tensors, TrainableSet, TrainingStep,
 };
@@ -117,13 +117,13 @@ impl Trainer {
 
     fn of(backbone: Arc<Backbone>, set: &AdapterSet, plan: Plan) -> Result<Self, Error> {
         let trainable = TrainableSet::new(set)?;
-        let config = optimizer::Config {
+        let config = adamw::Config {
             weight_decay: plan.weight_decay,
             clip_norm: plan.clip_norm,
-            ..optimizer::Config::default()
+            ..adamw::Config::default()
         };
         Ok(Self {
-            optimizer: AdamW::new(&trainable, config)?,
+            optimizer: AdamW::new(trainable.parameters(), config)?,
             // The weights and two moments of each.
             bytes: 3 * set.bytes(),
             set: trainable,
@@ -179,7 +179,8 @@ impl Trainer {
             plan.warmup_share,
             plan.learning_rate,
         );
-        self.optimizer.step(&self.set, &output.gradients, rate)?;
+        let parameters = self.set.parameters();
+        self.optimizer.step(parameters, &output.gradients, rate)?;
         let position = &mut self.position;
         position.step += 1;
         position.loss_sum += output.loss * clips as f64;

@@ -1,12 +1,13 @@
 //! AdamW with decoupled decay and clipping by the global norm, over named weights.
 //!
-//! Invariant: an update depends on weights, gradients, moments and step count alone; the order of every sum is fixed.
+//! Invariant: an update depends on weights, gradients, moments and step count alone, and the order of every sum is fixed: an optimiser that was
+//! restored continues bit for bit.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
 use super::ops::{read, slice, slice_mut, squares};
-use super::{Error, Gradients};
+use super::{Error, Gradients, Tensors};
 
 /// The constants of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,22 +38,22 @@ impl Default for Config {
 }
 
 /// Both moments of one weight.
-pub struct Moments {
+struct Moments {
     /// The weight's name.
-    pub name: String,
-    /// Of the gradient.
-    pub first: Tensor,
-    /// Of its square.
-    pub second: Tensor,
+    name: String,
+    /// Running mean of the gradient.
+    first: Tensor,
+    /// Running mean of the gradient's square.
+    second: Tensor,
 }
 
 /// The optimiser's state.
 pub struct AdamW {
     config: Config,
     /// Updates so far.
-    pub steps: u64,
-    /// In the order of the weights.
-    pub moments: Vec<Moments>,
+    steps: u64,
+    /// The moments, in the order of the weights.
+    moments: Vec<Moments>,
 }
 
 impl AdamW {
@@ -120,6 +121,61 @@ impl AdamW {
             }
         }
         Ok(norm)
+    }
+
+    /// Steps so far, and both moments as `<name>.m` and `<name>.v`.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn state(&self) -> std::result::Result<(u64, Tensors), Error> {
+        let mut state = Tensors::new();
+        for moments in &self.moments {
+            for (end, tensor) in [("m", &moments.first), ("v", &moments.second)] {
+                let values = tensor.flatten_all()?.to_vec1()?;
+                let name = format!("{}.{end}", moments.name);
+                state.insert(name, (tensor.dims().to_vec(), values));
+            }
+        }
+        Ok((self.steps, state))
+    }
+
+    /// Continues from a saved state.
+    ///
+    /// # Errors
+    /// Names the first tensor that is missing, unexpected or of another shape; then nothing has changed.
+    pub fn restore(&mut self, steps: u64, mut state: Tensors) -> std::result::Result<(), Error> {
+        let mut take = |name: String, like: &Tensor| {
+            let Some((shape, values)) = state.remove(&name) else {
+                return Err(Error::MissingTensor { name });
+            };
+            if shape != like.dims() || values.len() != like.elem_count() {
+                let (expected, got) = (like.dims().to_vec(), shape);
+                return Err(Error::WrongShape {
+                    name,
+                    expected,
+                    got,
+                });
+            }
+            Ok(Tensor::from_vec(values, shape, like.device())?)
+        };
+        let mut restored = Vec::with_capacity(self.moments.len());
+        for Moments {
+            name,
+            first,
+            second,
+        } in &self.moments
+        {
+            restored.push(Moments {
+                name: name.clone(),
+                first: take(format!("{name}.m"), first)?,
+                second: take(format!("{name}.v"), second)?,
+            });
+        }
+        if let Some((name, _)) = state.pop_first() {
+            return Err(Error::UnexpectedTensor { name });
+        }
+        (self.steps, self.moments) = (steps, restored);
+        Ok(())
     }
 
     fn update(

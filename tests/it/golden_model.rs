@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use frameshift::jobs::optimizer::{AdamW, Config};
+use frameshift::model::adamw::{AdamW, Config};
 use frameshift::model::{
     Activation, AdapterSet, Backbone, BackboneConfig, Gradients, Inference, Keep, Segment, Step,
     Tensors, TrainableSet, TrainingStep,
@@ -280,7 +280,7 @@ pub(crate) fn check(case: &Case, golden: &BTreeMap<String, Golden>) -> Worst {
     check_hidden(case, &set, golden, &mut worst, &short);
 
     let trained = TrainableSet::new(&case.set).expect("a trainable set");
-    let mut optimizer = AdamW::new(&trained, Config::default()).expect("an optimiser");
+    let mut optimizer = AdamW::new(trained.parameters(), Config::default()).expect("an optimiser");
     let mut losses = Vec::new();
     for step in 0..=case.steps {
         let (loss, gradients) = gradients_of(case, &trained);
@@ -290,7 +290,7 @@ pub(crate) fn check(case: &Case, golden: &BTreeMap<String, Golden>) -> Worst {
         }
         if step < case.steps {
             optimizer
-                .step(&trained, &gradients, case.lr)
+                .step(trained.parameters(), &gradients, case.lr)
                 .expect("an update");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use frameshift::jobs::optimizer::{AdamW, Config};
+use frameshift::model::adamw::{AdamW, Config};
 use frameshift::model::{
     Activation, AdapterSet, Backbone, BackboneConfig, Dropout, Error, Features, Inference, Keep,
     Segment, Step, StepOutput, Tensors, TrainableSet, TrainingStep, adamw, pretrain,
@@ -240,11 +240,11 @@ fn settings() -> Config {
 /// Trains for some steps; the bytes of the weights.
 fn train(backbone: &Arc<Backbone>, set: &AdapterSet, steps: u64, keep: Keep) -> Vec<u8> {
     let set = TrainableSet::new(set).expect("a set");
-    let mut optimizer = AdamW::new(&set, settings()).expect("an optimiser");
+    let mut optimizer = AdamW::new(set.parameters(), settings()).expect("an optimiser");
     for step in 0..steps {
         let output = end(begin(backbone, &set, step, keep));
         optimizer
-            .step(&set, &output.gradients, 1e-2)
+            .step(set.parameters(), &output.gradients, 1e-2)
             .expect("an update");
     }
     bytes(&set)
@@ -280,23 +280,23 @@ fn a_restored_optimiser_continues_bit_for_bit() {
     let whole = train(&backbone, &set, 4, Keep::All);
 
     let first = TrainableSet::new(&set).expect("a set");
-    let mut optimizer = AdamW::new(&first, settings()).expect("an optimiser");
+    let mut optimizer = AdamW::new(first.parameters(), settings()).expect("an optimiser");
     for step in 0..2 {
         let output = end(begin(&backbone, &first, step, Keep::All));
         optimizer
-            .step(&first, &output.gradients, 1e-2)
+            .step(first.parameters(), &output.gradients, 1e-2)
             .expect("an update");
     }
     let (steps, state) = optimizer.state().expect("a state");
     let file = bytes(&first);
     let stored = AdapterSet::from_safetensors(&file, &small(), set.config(), 4).expect("a set");
     let second = TrainableSet::new(&stored).expect("a set");
-    let mut optimizer = AdamW::new(&second, settings()).expect("an optimiser");
+    let mut optimizer = AdamW::new(second.parameters(), settings()).expect("an optimiser");
     optimizer.restore(steps, state.clone()).expect("a state");
     for step in 2..4 {
         let output = end(begin(&backbone, &second, step, Keep::All));
         optimizer
-            .step(&second, &output.gradients, 1e-2)
+            .step(second.parameters(), &output.gradients, 1e-2)
             .expect("an update");
     }
     assert_eq!(bytes(&second), whole);

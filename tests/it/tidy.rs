@@ -78,7 +78,6 @@ const OWNERS: &[(&[&str], &[&str])] = &[
             "engine/residency",
             "engine/warmup",
             "jobs/trainer",
-            "jobs/optimizer",
             "jobs/evaluation",
             "jobs/checkpoint",
             "tools",

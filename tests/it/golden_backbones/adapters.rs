@@ -4,7 +4,7 @@ use std::fs;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use frameshift::jobs::optimizer::{AdamW, Config};
+use frameshift::model::adamw::{AdamW, Config};
 use frameshift::model::load::{Float, Stored, serialize};
 use frameshift::model::{
     AdapterSet, Backbone, Inference, Keep, Segment, Step, StepOutput, TrainableSet, TrainingStep,
@@ -187,7 +187,7 @@ fn train(
         weight_decay: run.optimizer.weight_decay,
         clip_norm: 0.0,
     };
-    let mut optimizer = AdamW::new(&set, config).expect("an optimiser");
+    let mut optimizer = AdamW::new(set.parameters(), config).expect("an optimiser");
     let mut outputs = Vec::new();
     for step in 0..=run.optimizer.steps {
         let mut work = TrainingStep::new(
@@ -203,7 +203,7 @@ fn train(
         let output = work.finish().expect("a loss");
         if step < run.optimizer.steps {
             optimizer
-                .step(&set, &output.gradients, run.optimizer.lr)
+                .step(set.parameters(), &output.gradients, run.optimizer.lr)
                 .expect("an update");
         }
         outputs.push(output);
