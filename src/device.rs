@@ -12,17 +12,9 @@ use std::sync::Arc;
 
 use crate::telemetry::metrics::DeviceKind;
 
+pub use crate::spec::Step;
 pub use thread::{Handle, PauseGuard, Service, Stats, start};
 pub use walk::Walk;
-
-/// Whether a work has slices left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Call again.
-    More,
-    /// It is finished and can be dropped.
-    Done,
-}
 
 /// Whose turn comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,7 +38,7 @@ impl Priority {
 /// before it is done (cancelled, panicked, or the device stopped) that channel closes.
 pub trait Work: Send {
     /// Runs one slice: one block of one batch.
-    fn advance(&mut self) -> Progress;
+    fn advance(&mut self) -> Step;
 
     /// Whether nobody waits for the result any more; asked before every slice, and the work is dropped if so.
     fn is_cancelled(&self) -> bool {

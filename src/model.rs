@@ -39,11 +39,4 @@ pub use threads::{compute_threads, physical_cores};
 pub use trainable::TrainableSet;
 pub use training::{Dropout, Gradients, Keep, StepOutput, TrainingStep};
 
-/// What is left after one slice of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Call `advance` again.
-    More,
-    /// The result is ready.
-    Done,
-}
+pub use crate::spec::Step;

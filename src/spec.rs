@@ -307,6 +307,15 @@ impl FromStr for Precision {
     }
 }
 
+/// Whether a work that runs slice by slice has slices left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There are: call `advance` again.
+    More,
+    /// There are none: the result is ready.
+    Done,
+}
+
 /// A sha256.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -6,7 +6,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::{Progress, Source, Work};
+use super::{Source, Step, Work};
 
 /// What a slice led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub(super) enum Outcome {
 pub(super) fn run(work: &mut dyn Work) -> Outcome {
     // The work is dropped after a panic and never looked at again, but for `panicked`, so that broken invariants inside it do no harm.
     match catch_unwind(AssertUnwindSafe(|| work.advance())) {
-        Ok(Progress::More) => Outcome::More,
-        Ok(Progress::Done) => Outcome::Done,
+        Ok(Step::More) => Outcome::More,
+        Ok(Step::Done) => Outcome::Done,
         Err(panic) => {
             let text = message(panic.as_ref());
             let _ = catch_unwind(AssertUnwindSafe(|| work.panicked(&text)));

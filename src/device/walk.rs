@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Error, Handle, Priority, Progress, Work};
+use super::{Error, Handle, Priority, Step, Work};
 
 /// A computation that the device runs slice by slice and whose result is awaited with [`Handle::run`].
 pub trait Walk: Send + 'static {
@@ -14,9 +14,9 @@ pub trait Walk: Send + 'static {
     type Output: Send + 'static;
 
     /// Runs one slice.
-    fn advance(&mut self) -> Progress;
+    fn advance(&mut self) -> Step;
 
-    /// The result, after `advance` said [`Progress::Done`]; still on the device thread.
+    /// The result, after `advance` said [`Step::Done`]; still on the device thread.
     fn finish(self) -> Self::Output;
 
     /// Memory that it needs while it runs, in bytes.
@@ -43,9 +43,9 @@ impl<W: Walk> Reported<W> {
 }
 
 impl<W: Walk> Work for Reported<W> {
-    fn advance(&mut self) -> Progress {
-        let progress = self.walk.as_mut().map_or(Progress::Done, Walk::advance);
-        if progress == Progress::Done
+    fn advance(&mut self) -> Step {
+        let progress = self.walk.as_mut().map_or(Step::Done, Walk::advance);
+        if progress == Step::Done
             && let Some(walk) = self.walk.take()
         {
             let result = walk.finish();

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Unfit;
-use crate::device::{self, Priority, Progress, Walk};
+use crate::device::{self, Priority, Walk};
 use crate::model::{AdapterSet, Backbone, Error, Inference, Segment, Step};
 use crate::rng::Stream;
 use crate::spec::AdapterConfig;
@@ -48,15 +48,11 @@ impl Forward {
 impl Walk for Forward {
     type Output = Result<Vec<Vec<f32>>, Error>;
 
-    fn advance(&mut self) -> Progress {
-        match self.step() {
-            Ok(Step::More) => Progress::More,
-            Ok(Step::Done) => Progress::Done,
-            Err(error) => {
-                self.error = Some(error);
-                Progress::Done
-            }
-        }
+    fn advance(&mut self) -> Step {
+        self.step().unwrap_or_else(|error| {
+            self.error = Some(error);
+            Step::Done
+        })
     }
 
     fn finish(self) -> Self::Output {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::Error;
 use super::queue::{Clip, Part, Queue};
-use crate::device::{Progress, Work};
+use crate::device::Work;
 use crate::model::{self, Backbone, Inference, Segment, Step};
 
 /// A batch; its clips are sorted by set, then by frames.
@@ -55,7 +55,7 @@ impl Batch {
         runs.collect()
     }
 
-    fn step(&mut self) -> Result<Progress, model::Error> {
+    fn step(&mut self) -> Result<Step, model::Error> {
         let inference = match &mut self.inference {
             Some(inference) => inference,
             None => {
@@ -65,13 +65,13 @@ impl Batch {
             }
         };
         if inference.advance()? == Step::More {
-            return Ok(Progress::More);
+            return Ok(Step::More);
         }
         if let Some(inference) = self.inference.take() {
             let logits = inference.into_logits()?;
             self.answer(logits);
         }
-        Ok(Progress::Done)
+        Ok(Step::Done)
     }
 
     fn answer(&mut self, logits: Vec<Vec<f32>>) {
@@ -114,10 +114,10 @@ fn refuse(clip: Clip, reason: Arc<str>) {
 }
 
 impl Work for Batch {
-    fn advance(&mut self) -> Progress {
+    fn advance(&mut self) -> Step {
         self.step().unwrap_or_else(|error| {
             self.take_apart(error.to_string().into());
-            Progress::Done
+            Step::Done
         })
     }
 

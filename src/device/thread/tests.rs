@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::*;
-use crate::device::{Progress, Walk};
+use crate::device::{Step, Walk};
 use crate::shutdown;
 
 /// Says its name at each slice, so many times.
@@ -14,13 +14,13 @@ struct Speaker {
 }
 
 impl Work for Speaker {
-    fn advance(&mut self) -> Progress {
+    fn advance(&mut self) -> Step {
         self.said.send(self.name).unwrap();
         self.left -= 1;
         if self.left == 0 {
-            Progress::Done
+            Step::Done
         } else {
-            Progress::More
+            Step::More
         }
     }
 }
@@ -42,13 +42,13 @@ struct Count {
 impl Walk for Count {
     type Output = u32;
 
-    fn advance(&mut self) -> Progress {
+    fn advance(&mut self) -> Step {
         self.slices -= 1;
         assert_ne!(self.slices, self.panic_at, "told to");
         if self.slices == 0 {
-            Progress::Done
+            Step::Done
         } else {
-            Progress::More
+            Step::More
         }
     }
 

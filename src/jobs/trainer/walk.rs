@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Input, Report, Shared, StepError};
-use crate::device::{Progress, Walk};
+use crate::device::Walk;
 use crate::faults;
 use crate::model::{Error, Features, Inference, Step, TrainingStep};
 
@@ -66,12 +66,12 @@ impl StepWalk {
 impl Walk for StepWalk {
     type Output = Result<Report, StepError>;
 
-    fn advance(&mut self) -> Progress {
+    fn advance(&mut self) -> Step {
         match self.slice().transpose() {
-            None => Progress::More,
+            None => Step::More,
             Some(result) => {
                 self.result = Some(result);
-                Progress::Done
+                Step::Done
             }
         }
     }
@@ -112,19 +112,15 @@ impl ForwardWalk {
 impl Walk for ForwardWalk {
     type Output = Result<Vec<Vec<f32>>, Error>;
 
-    fn advance(&mut self) -> Progress {
+    fn advance(&mut self) -> Step {
         let step = match &mut self.forward {
             Forward::Logits(inference) => inference.advance(),
             Forward::Features(features) => features.advance(),
         };
-        match step {
-            Ok(Step::More) => Progress::More,
-            Ok(Step::Done) => Progress::Done,
-            Err(error) => {
-                self.failed = Some(error);
-                Progress::Done
-            }
-        }
+        step.unwrap_or_else(|error| {
+            self.failed = Some(error);
+            Step::Done
+        })
     }
 
     fn finish(self) -> Self::Output {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use frameshift::device::{self, Priority, Progress, Walk, Work};
+use frameshift::device::{self, Priority, Walk, Work};
 use frameshift::model::{
     AdapterSet, Backbone, Dropout, Inference, Keep, Segment, Step, StepOutput, TrainableSet,
     TrainingStep,
@@ -20,14 +20,14 @@ struct Forward {
 }
 
 impl Work for Forward {
-    fn advance(&mut self) -> Progress {
+    fn advance(&mut self) -> Step {
         let step = self.inference.as_mut().unwrap().advance().unwrap();
         if step == Step::More {
-            return Progress::More;
+            return Step::More;
         }
         let logits = self.inference.take().unwrap().into_logits().unwrap();
         self.logits.lock().unwrap().push(logits);
-        Progress::Done
+        Step::Done
     }
 }
 
@@ -41,13 +41,10 @@ struct Training<F> {
 impl<F: FnMut() + Send + 'static> Walk for Training<F> {
     type Output = (StepOutput, usize);
 
-    fn advance(&mut self) -> Progress {
+    fn advance(&mut self) -> Step {
         (self.between)();
         self.slices += 1;
-        match self.step.advance().unwrap() {
-            Step::More => Progress::More,
-            Step::Done => Progress::Done,
-        }
+        self.step.advance().unwrap()
     }
 
     fn finish(self) -> (StepOutput, usize) {

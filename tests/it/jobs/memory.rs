@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use frameshift::device::{Priority, Progress, Walk};
+use frameshift::device::{Priority, Walk};
 use frameshift::model::{AdapterSet, Backbone, BackboneConfig, Inference, Segment, Step};
 use frameshift::rng::Stream;
 use frameshift::spec::{AdapterConfig, JobState};
@@ -47,11 +47,8 @@ struct Serve(Inference);
 impl Walk for Serve {
     type Output = Vec<Vec<f32>>;
 
-    fn advance(&mut self) -> Progress {
-        match self.0.advance().expect("a slice") {
-            Step::More => Progress::More,
-            Step::Done => Progress::Done,
-        }
+    fn advance(&mut self) -> Step {
+        self.0.advance().expect("a slice")
     }
 
     fn finish(self) -> Self::Output {
