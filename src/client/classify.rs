@@ -5,9 +5,32 @@ use std::path::Path;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use super::cli::ClassifyArgs;
+use super::cli::Connection;
 use super::{CHUNK, Client, Error, MAX_MESSAGE, json, resource};
 use crate::proto::v1::{self, classify_request::Source, classify_upload_request::Payload};
+
+/// Arguments of `classify`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Task whose serving version answers
+    #[arg(long)]
+    pub task: String,
+    /// Uses this version in place of the serving one
+    #[arg(long)]
+    pub version: Option<u32>,
+    /// Labels to show, best first
+    #[arg(long, default_value_t = 5)]
+    pub top_k: u32,
+    /// Also shows each view's scores (with --json)
+    #[arg(long)]
+    pub per_view: bool,
+    /// Video files, or names of uploaded videos (videos/…)
+    #[arg(required = true)]
+    pub videos: Vec<String>,
+}
 
 /// Files up to this size go inside the request; it leaves room for the other fields.
 const INLINE: usize = MAX_MESSAGE - (64 << 10);
@@ -16,7 +39,7 @@ const INLINE: usize = MAX_MESSAGE - (64 << 10);
 ///
 /// # Errors
 /// At the first video that cannot be read or that the server refuses.
-pub async fn run(args: &ClassifyArgs) -> Result<(), Error> {
+pub async fn run(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     let task = resource("tasks", &args.task);

@@ -1,15 +1,55 @@
 //! `frameshift dataset`: labelled folders become data sets.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use futures::{StreamExt, stream};
 
 use super::annotations::{self, Labelled};
-use super::cli::{DatasetArgs, DatasetCommand};
+use super::cli::Connection;
 use super::output::{Output, Progress};
 use super::{Client, Error, json, resource, upload};
 use crate::proto::v1;
 use crate::spec::Split;
+
+/// Arguments of `dataset`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do with data sets.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Uploads a folder's labelled videos as a new data set
+    Create {
+        /// Its id
+        id: String,
+        /// Folder: <split>/<label>/<video>, or with the annotation lists of Kinetics (csv) or Something-Something v2 (json)
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// Uploads at once
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+        concurrency: u8,
+    },
+    /// Shows a data set and its counts
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Lists data sets
+    List,
+    /// Deletes a data set; its videos stay
+    Delete {
+        /// Its id
+        id: String,
+    },
+}
 
 /// Examples of one AddExamples call.
 const EXAMPLES: usize = 500;
@@ -18,11 +58,11 @@ const EXAMPLES: usize = 500;
 ///
 /// # Errors
 /// When a file or the server refuses.
-pub async fn run(args: &DatasetArgs) -> Result<(), Error> {
+pub async fn run(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     match &args.command {
-        DatasetCommand::Create {
+        Command::Create {
             id,
             from,
             concurrency,
@@ -40,7 +80,7 @@ pub async fn run(args: &DatasetArgs) -> Result<(), Error> {
             )
             .await
         }
-        DatasetCommand::Show { id } => {
+        Command::Show { id } => {
             let name = resource("datasets", id);
             let request = v1::GetDatasetRequest { name };
             show(
@@ -49,8 +89,8 @@ pub async fn run(args: &DatasetArgs) -> Result<(), Error> {
             );
             Ok(())
         }
-        DatasetCommand::List => list(&client, output).await,
-        DatasetCommand::Delete { id } => {
+        Command::List => list(&client, output).await,
+        Command::Delete { id } => {
             let name = resource("datasets", id);
             let request = v1::DeleteDatasetRequest { name };
             client.datasets().delete_dataset(request).await?;

@@ -5,21 +5,29 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::cli::Connection;
-use super::output::Output;
 use super::{Client, Error};
+
+/// Arguments of `health`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+}
 
 /// Asks for the overall health.
 ///
 /// # Errors
 /// When the server cannot be reached or does not serve.
-pub async fn health(connection: &Connection, output: Output) -> Result<(), Error> {
+pub async fn run(args: &Args) -> Result<(), Error> {
+    let connection = &args.connection;
     let client = Client::connect(&connection.server, None).await?;
     if !is_serving(&client).await? {
         return Err(Error::NotServing {
             server: connection.server.clone(),
         });
     }
-    output.result(
+    connection.output().result(
         || "SERVING".to_owned(),
         || serde_json::json!({ "status": "SERVING" }),
     );

@@ -1,30 +1,66 @@
 //! `frameshift jobs`: lists, shows, watches and cancels jobs.
 
-use super::cli::{JobsArgs, JobsCommand};
+use super::cli::Connection;
 use super::output::Output;
 use super::{Client, Error, json, resource, train};
 use crate::proto::v1;
+
+/// Arguments of `jobs`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do with jobs.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Lists jobs, oldest first
+    List,
+    /// Shows a job and its result
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Shows a job's progress until it ends
+    Watch {
+        /// Its id
+        id: String,
+        /// Skips events up to this sequence number
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Asks a job to stop
+    Cancel {
+        /// Its id
+        id: String,
+    },
+}
 
 /// Runs a subcommand.
 ///
 /// # Errors
 /// When the server refuses, or a watched job does not succeed.
-pub async fn run(args: &JobsArgs) -> Result<(), Error> {
+pub async fn run(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     match &args.command {
-        JobsCommand::List => list(&client, output).await,
-        JobsCommand::Show { id } => {
+        Command::List => list(&client, output).await,
+        Command::Show { id } => {
             let name = resource("jobs", id);
             let request = v1::GetJobRequest { name };
             let job = client.fine_tuning().get_job(request).await?.into_inner();
             output.result(|| describe(&job), || json::job(&job));
             Ok(())
         }
-        JobsCommand::Watch { id, after } => {
+        Command::Watch { id, after } => {
             train::watch(&client, &resource("jobs", id), *after, output).await
         }
-        JobsCommand::Cancel { id } => {
+        Command::Cancel { id } => {
             let name = resource("jobs", id);
             let request = v1::CancelJobRequest { name };
             let job = client.fine_tuning().cancel_job(request).await?.into_inner();

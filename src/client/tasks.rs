@@ -2,10 +2,102 @@
 
 use std::time::Duration;
 
-use super::cli::{Sites, TaskShape, TasksArgs, TasksCommand};
+use super::cli::Connection;
 use super::output::Output;
 use super::{Client, Error, json, resource};
 use crate::proto::v1;
+
+/// Arguments of `tasks`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do with tasks.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Creates a task
+    Create {
+        /// Its id
+        id: String,
+        /// Its shape
+        #[command(flatten)]
+        shape: TaskShape,
+    },
+    /// Lists tasks
+    List,
+    /// Shows a task
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Lists a task's versions
+    Versions {
+        /// The task's id
+        id: String,
+    },
+    /// Makes a version serve
+    Serve {
+        /// The task's id
+        id: String,
+        /// The version's number
+        version: u32,
+    },
+    /// Deletes a task and its versions
+    Delete {
+        /// Its id
+        id: String,
+    },
+    /// Lists the adapter sets that are on the device
+    Residency,
+}
+
+/// The shape of a new task.
+#[derive(Debug, clap::Args)]
+pub struct TaskShape {
+    /// Where adapters sit
+    #[arg(long, value_enum, default_value = "pre-mlp")]
+    pub sites: Sites,
+    /// Bottleneck width of the adapters
+    #[arg(long, default_value_t = 384)]
+    pub adapter_width: u32,
+    /// Adapters in the last so many blocks; 0 means all
+    #[arg(long, default_value_t = 0)]
+    pub adapter_layers: u32,
+    /// Kernel over time, height and width, each odd
+    #[arg(long, value_name = "T,H,W", value_delimiter = ',', default_values_t = [3, 1, 1])]
+    pub adapter_kernel: Vec<u32>,
+    /// Frames per clip
+    #[arg(long, default_value_t = 8)]
+    pub num_frames: u32,
+    /// Every so many frames; 0 spreads them over the whole video
+    #[arg(long, default_value_t = 0)]
+    pub sampling_rate: u32,
+    /// Temporal views at classification, with a sampling rate
+    #[arg(long, default_value_t = 1)]
+    pub temporal_views: u32,
+    /// Spatial views at classification: 1 or 3
+    #[arg(long, default_value_t = 1)]
+    pub spatial_views: u32,
+}
+
+/// Where adapters sit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sites {
+    /// Before the MLP of each block
+    PreMlp,
+    /// Before attention
+    PreAttn,
+    /// Before both
+    Both,
+    /// Nowhere: a linear probe
+    None,
+}
 
 /// Waits until a task serves a version that it was told to serve; not when it was told another meanwhile.
 ///
@@ -34,23 +126,23 @@ pub async fn until_serving(client: &Client, task: &str, version: &str) -> Result
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn run(args: &TasksArgs) -> Result<(), Error> {
+pub async fn run(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     match &args.command {
-        TasksCommand::Create { id, shape } => show(&create(&client, id, shape).await?, output),
-        TasksCommand::List => list(&client, output).await?,
-        TasksCommand::Show { id } => show(&get(&client, id).await?, output),
-        TasksCommand::Versions { id } => versions(&client, id, output).await?,
-        TasksCommand::Serve { id, version } => serve(&client, id, *version, output).await?,
-        TasksCommand::Delete { id } => {
+        Command::Create { id, shape } => show(&create(&client, id, shape).await?, output),
+        Command::List => list(&client, output).await?,
+        Command::Show { id } => show(&get(&client, id).await?, output),
+        Command::Versions { id } => versions(&client, id, output).await?,
+        Command::Serve { id, version } => serve(&client, id, *version, output).await?,
+        Command::Delete { id } => {
             let request = v1::DeleteTaskRequest {
                 name: resource("tasks", id),
                 ..Default::default()
             };
             client.tasks().delete_task(request).await?;
         }
-        TasksCommand::Residency => residency(&client, output).await?,
+        Command::Residency => residency(&client, output).await?,
     }
     Ok(())
 }

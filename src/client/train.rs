@@ -4,16 +4,68 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::cli::{Hyper, TrainArgs};
+use super::cli::Connection;
 use super::output::{Output, Progress};
 use super::{Client, Error, json, resource, tasks};
 use crate::proto::v1::{self, job_event::Event};
+
+/// Arguments of `train`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Task to fine-tune; created when it does not exist
+    #[arg(long)]
+    pub task: String,
+    /// Data set to train on
+    #[arg(long)]
+    pub dataset: String,
+    /// Submits the job and returns at once
+    #[arg(long)]
+    pub detach: bool,
+    /// The shape of the task when it is created
+    #[command(flatten)]
+    pub shape: tasks::TaskShape,
+    /// How to train
+    #[command(flatten)]
+    pub hyper: Hyper,
+}
+
+/// How to train; what is absent is chosen by the server.
+#[derive(Debug, clap::Args)]
+pub struct Hyper {
+    /// Passes over the training split
+    #[arg(long)]
+    pub epochs: Option<u32>,
+    /// Clips per step
+    #[arg(long)]
+    pub batch_size: Option<u32>,
+    /// Peak learning rate
+    #[arg(long)]
+    pub learning_rate: Option<f64>,
+    /// Decoupled weight decay
+    #[arg(long)]
+    pub weight_decay: Option<f64>,
+    /// Dropout before the head
+    #[arg(long)]
+    pub dropout: Option<f64>,
+    /// Smallest share of the picture's area that a random crop keeps
+    #[arg(long)]
+    pub min_crop_area: Option<f64>,
+    /// Mirrors half of the training clips
+    #[arg(long)]
+    pub horizontal_flip: bool,
+    /// Seed of every random choice
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
 
 /// `frameshift train`.
 ///
 /// # Errors
 /// When the server refuses or the job does not succeed.
-pub async fn train(args: &TrainArgs) -> Result<(), Error> {
+pub async fn train(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     let task = resource("tasks", &args.task);

@@ -11,10 +11,21 @@ use futures::{Stream, StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tonic::Code;
 
-use super::cli::UploadArgs;
+use super::cli::Connection;
 use super::output::Progress;
 use super::{CHUNK, Client, Error, json};
 use crate::proto::v1::{self, upload_video_request, write_upload_request};
+
+/// Arguments of `upload`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Video files
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+}
 
 /// Files up to this size go in one stream: what a cut could lose is no more than one part.
 const ONE_STREAM: u64 = 8 << 20;
@@ -26,7 +37,7 @@ const ATTEMPTS: u32 = 5;
 ///
 /// # Errors
 /// At the first file that cannot be read or that the server refuses.
-pub async fn upload(args: &UploadArgs) -> Result<(), Error> {
+pub async fn upload(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     for path in &args.files {

@@ -2,15 +2,57 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use super::cli::{ExportArgs, ImportArgs};
+use super::cli::Connection;
 use super::upload::Source;
 use super::{Client, Error, json, resource};
 use crate::proto::v1::{self, export_adapter_version_response, import_adapter_version_request};
+
+/// Arguments of `import`.
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The file
+    pub file: PathBuf,
+    /// Task that gets the version; created when it does not exist
+    #[arg(long)]
+    pub task: String,
+    /// Text file with one label a line: line i is row i of the head
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// Frames per clip, when the task is created and the file does not say
+    #[arg(long, default_value_t = 8)]
+    pub num_frames: u32,
+    /// Every so many frames, when the task is created; 0 spreads them over the whole video
+    #[arg(long, default_value_t = 0)]
+    pub sampling_rate: u32,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The task
+    #[arg(long)]
+    pub task: String,
+    /// The version's number; the serving one when absent
+    #[arg(long)]
+    pub version: Option<u32>,
+    /// File to write: .safetensors, or .pth or .pt for PyTorch
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Replaces the file when it is there
+    #[arg(long)]
+    pub force: bool,
+}
 
 /// `frameshift import`.
 ///
