@@ -122,10 +122,27 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let signals = Signals::new().map_err(exit(Exit::Internal))?;
         run_server(config, signals).await.map_err(|error| {
-            let code = Exit::of(&error);
+            let code = exit_of(&error);
             exit(code)(error)
         })
     })
+}
+
+/// What a server that could not start or finish ends with.
+fn exit_of(error: &app::Error) -> Exit {
+    use app::Error;
+    match error {
+        Error::Bind { .. }
+        | Error::AddressFile { .. }
+        | Error::Store(_)
+        | Error::Metadata(_)
+        | Error::Video(video::Error::Unconfined { .. })
+        | Error::Backbone { .. } => Exit::Unavailable,
+        Error::Video(_) | Error::Device(_) | Error::Rpc(_) | Error::Stopped { .. } => {
+            Exit::Internal
+        }
+        Error::DrainTimeout { .. } => Exit::Again,
+    }
 }
 
 /// A signal before the server serves ends it at once: nothing is in flight yet.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::{app, client, demo, tools, video};
+use crate::{client, demo, tools};
 
 use super::settings::Flags;
 
@@ -89,25 +89,6 @@ pub enum Exit {
     Again = 75,
     /// Interrupted.
     Interrupted = 130,
-}
-
-impl Exit {
-    /// What a server that could not start or finish ends with.
-    pub fn of(error: &app::Error) -> Self {
-        use app::Error;
-        match error {
-            Error::Bind { .. }
-            | Error::AddressFile { .. }
-            | Error::Store(_)
-            | Error::Metadata(_)
-            | Error::Video(video::Error::Unconfined { .. })
-            | Error::Backbone { .. } => Self::Unavailable,
-            Error::Video(_) | Error::Device(_) | Error::Rpc(_) | Error::Stopped { .. } => {
-                Self::Internal
-            }
-            Error::DrainTimeout { .. } => Self::Again,
-        }
-    }
 }
 
 impl From<Exit> for ExitCode {
