@@ -28,6 +28,7 @@ mod datasets;
 pub mod health;
 pub mod info;
 mod jobs;
+mod methods;
 mod spool;
 mod stack;
 mod status;

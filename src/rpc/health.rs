@@ -4,16 +4,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
 use tonic_health::server::HealthReporter;
 
-/// Names that health is reported for; the empty one is the whole server.
-const SERVICES: [&str; 7] = [
-    "",
-    "frameshift.v1.ServerService",
-    "frameshift.v1.VideoService",
-    "frameshift.v1.DatasetService",
-    "frameshift.v1.TaskService",
-    "frameshift.v1.FineTuningService",
-    "frameshift.v1.ClassificationService",
-];
+use super::methods;
 
 /// What the server says of its health.
 #[derive(Debug, Clone)]
@@ -42,7 +33,8 @@ impl Health {
     }
 
     async fn set(&self, status: ServingStatus) {
-        for service in SERVICES {
+        // The empty name is the whole server.
+        for service in methods::services().chain([""]) {
             self.reporter.set_service_status(service, status).await;
         }
     }
