@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use frameshift::model::kernels::{Case, Work, cases, peak_bytes, peak_operations};
+use frameshift::model::bench::{Case, Work, cases, peak_bytes, peak_operations};
 use frameshift::model::{Error, LineAligned, compute_threads, keep_freed_pages};
 use frameshift::spec::Precision;
 

@@ -22,7 +22,7 @@ use crate::video::encode;
 
 use clips::Material;
 use console::Console;
-use outcome::Outcome;
+use outcome::Summary;
 use server::Server;
 use train::Trained;
 
@@ -170,7 +170,7 @@ async fn against(
     server: &Server,
     args: &Args,
     console: &Console,
-) -> Result<(Outcome, Vec<Party>), Error> {
+) -> Result<(Summary, Vec<Party>), Error> {
     let info = describe(server, console).await?;
 
     console.phase("draw and encode clips");
@@ -205,7 +205,7 @@ async fn against(
 
     console.phase("classify unseen clips on the one backbone");
     let served = classify::all(&parties, &trained, console).await?;
-    Ok((Outcome::new(&parties, info, trained, served)?, parties))
+    Ok((Summary::new(&parties, info, trained, served)?, parties))
 }
 
 /// Asks the server what it is, and says it.

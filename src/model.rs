@@ -6,16 +6,16 @@
 pub mod adamw;
 mod adapter;
 mod backbone;
+pub mod bench;
 mod block;
 mod config;
 mod error;
 pub mod exchange;
 mod features;
 mod file;
-mod form;
 mod head;
 mod inference;
-pub mod kernels;
+mod layout;
 pub mod load;
 mod ops;
 mod pages;

@@ -29,7 +29,7 @@ pub struct Labelled {
 
 /// What a folder holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Listing {
     /// The labelled videos.
     pub examples: Vec<Labelled>,
     /// Entries of a list whose video is not there.
@@ -40,7 +40,7 @@ pub struct Found {
 ///
 /// # Errors
 /// When something cannot be read, a list is malformed, or there is no labelled video.
-pub fn find(root: &Path) -> Result<Found, Error> {
+pub fn find(root: &Path) -> Result<Listing, Error> {
     let lists: Vec<PathBuf> = entries(root)?
         .into_iter()
         .filter(|path| path.is_file() && split_of_list(path).is_some())
@@ -50,7 +50,7 @@ pub fn find(root: &Path) -> Result<Found, Error> {
     } else {
         let mut videos = BTreeMap::new();
         index(root, &mut videos, 0)?;
-        let mut found = Found::default();
+        let mut found = Listing::default();
         for list in lists {
             if has_ending(&list, "csv") {
                 kinetics(&list, &videos, &mut found)?;
@@ -115,8 +115,8 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-fn folders(root: &Path) -> Result<Found, Error> {
-    let mut found = Found::default();
+fn folders(root: &Path) -> Result<Listing, Error> {
+    let mut found = Listing::default();
     for folder in entries(root)?.into_iter().filter(|path| path.is_dir()) {
         let Some(split) = split_of(&name_of(&folder)) else {
             continue;
@@ -157,7 +157,7 @@ fn index(folder: &Path, videos: &mut BTreeMap<String, PathBuf>, depth: usize) ->
 }
 
 fn add(
-    found: &mut Found,
+    found: &mut Listing,
     videos: &BTreeMap<String, PathBuf>,
     stems: &[String],
     label: String,
@@ -179,7 +179,7 @@ fn add(
 fn kinetics(
     list: &Path,
     videos: &BTreeMap<String, PathBuf>,
-    found: &mut Found,
+    found: &mut Listing,
 ) -> Result<(), Error> {
     #[derive(Deserialize)]
     struct Row {
@@ -223,7 +223,7 @@ fn kinetics(
 fn something_something(
     list: &Path,
     videos: &BTreeMap<String, PathBuf>,
-    found: &mut Found,
+    found: &mut Listing,
 ) -> Result<(), Error> {
     #[derive(Deserialize)]
     struct Entry {

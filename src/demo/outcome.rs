@@ -53,13 +53,13 @@ pub(super) struct TaskOutcome {
 }
 
 /// How the whole run went.
-pub(super) struct Outcome {
+pub(super) struct Summary {
     pub(super) info: v1::ServerInfo,
     pub(super) tasks: Vec<TaskOutcome>,
     pub(super) served: Served,
 }
 
-impl Outcome {
+impl Summary {
     /// Gathers what was measured.
     pub(super) fn new(
         parties: &[Party],

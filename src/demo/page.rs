@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::classify::{Answer, SHOWN};
 use super::clips::{Material, TRAINING, UNSEEN, Video};
-use super::outcome::{Outcome, PAIR_DEFINITION, TaskOutcome, Way, thousands};
+use super::outcome::{PAIR_DEFINITION, Summary, TaskOutcome, Way, thousands};
 use super::{Error, wrote};
 use crate::report::chart::{self, Series};
 use crate::report::sheet::{self, Mark};
@@ -13,7 +13,7 @@ use crate::report::{Markup, Page, Table};
 /// Writes the report, and a picture of some clips beside it; returns both paths.
 pub(super) fn write(
     path: &Path,
-    outcome: &Outcome,
+    outcome: &Summary,
     materials: &[&Material],
 ) -> Result<[PathBuf; 2], Error> {
     let html = page(outcome, materials)?;
@@ -23,7 +23,7 @@ pub(super) fn write(
     Ok([path.to_owned(), picture])
 }
 
-fn page(outcome: &Outcome, materials: &[&Material]) -> Result<String, Error> {
+fn page(outcome: &Summary, materials: &[&Material]) -> Result<String, Error> {
     let backbone = outcome.info.backbone.clone().unwrap_or_default();
     let mut page = Page::new(
         "One frozen image backbone, two tenants, two video tasks",
@@ -81,7 +81,7 @@ fn page(outcome: &Outcome, materials: &[&Material]) -> Result<String, Error> {
     Ok(page.finish())
 }
 
-fn tiles(outcome: &Outcome) -> Vec<(String, String)> {
+fn tiles(outcome: &Summary) -> Vec<(String, String)> {
     let mut tiles = Vec::new();
     for task in &outcome.tasks {
         let probe = task.probe.pairs.iter().map(|(_, share)| share);
@@ -162,7 +162,7 @@ fn strips(
 }
 
 /// The first reversed pairs of each task, one clip a row.
-fn sheet(outcome: &Outcome, materials: &[&Material]) -> Result<Vec<u8>, Error> {
+fn sheet(outcome: &Summary, materials: &[&Material]) -> Result<Vec<u8>, Error> {
     let mut rows = Vec::new();
     let mut side = 0;
     for (material, answers) in materials.iter().zip(&outcome.served.answers) {
@@ -187,7 +187,7 @@ fn confusion(way: &Way) -> Table {
     table
 }
 
-fn rates(outcome: &Outcome) -> Table {
+fn rates(outcome: &Summary) -> Table {
     let mut table = Table::new(&[
         "requests",
         "clips",
@@ -221,7 +221,7 @@ mod tests {
     use crate::demo::clips;
     use crate::demo::outcome::tests::task;
 
-    fn outcome(material: &Material) -> Outcome {
+    fn outcome(material: &Material) -> Summary {
         let answer = |video: &Video| Answer {
             label: material.motion.labels()[video.clip.label].to_owned(),
             score: 0.9,
@@ -232,7 +232,7 @@ mod tests {
             clips: 10,
             seconds: 2.0,
         };
-        Outcome {
+        Summary {
             info: Default::default(),
             tasks: vec![task(0.9, 0.5, 0.9)],
             served: Served {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::block::Sites;
-use super::form::{Form, Named};
+use super::layout::{Layout, Named};
 use super::load::Float;
 use super::ops::depthwise::{Depthwise, Extent};
 use super::site::{Adapter, Site};
@@ -23,7 +23,7 @@ struct Pair {
 
 /// All adapters of a task and its head; immutable.
 pub struct AdapterSet {
-    pub(super) form: Form,
+    pub(super) form: Layout,
     /// From the lowest block with adapters on.
     pairs: Vec<Pair>,
     pub(super) fc: Linear,
@@ -48,7 +48,7 @@ impl AdapterSet {
         classes: usize,
         rng: &Stream,
     ) -> Result<Self, Error> {
-        let form = Form::new(backbone, config, classes)?;
+        let form = Layout::new(backbone, config, classes)?;
         let mut values = BTreeMap::new();
         for (i, (name, shape)) in form.weights().into_iter().enumerate() {
             let mut stream = rng.fork(i as u64);
@@ -92,7 +92,7 @@ impl AdapterSet {
         config: AdapterConfig,
         classes: usize,
     ) -> Result<Self, Error> {
-        let form = Form::new(backbone, config, classes)?;
+        let form = Layout::new(backbone, config, classes)?;
         backbone::check(&form.weights().into_iter().collect(), &tensors)?;
         Self::build(form, &Mode::Frozen(Precision::F32, None), |name| {
             let taken = tensors.remove(name).ok_or_else(|| missing(name))?;
@@ -164,7 +164,7 @@ impl AdapterSet {
     }
 
     pub(super) fn build(
-        form: Form,
+        form: Layout,
         mode: &Mode,
         mut fetch: impl FnMut(&str) -> Result<Vec<f32>, Error>,
     ) -> Result<Self, Error> {
@@ -287,7 +287,7 @@ pub(super) fn check_shapes(
     config: AdapterConfig,
     classes: usize,
 ) -> Result<(), Error> {
-    let expected: BTreeMap<String, Vec<usize>> = Form::new(backbone, config, classes)?
+    let expected: BTreeMap<String, Vec<usize>> = Layout::new(backbone, config, classes)?
         .weights()
         .into_iter()
         .collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Var;
 
 use super::adapter::{AdapterSet, missing};
-use super::form::Form;
+use super::layout::Layout;
 use super::ops::{read, tensor};
 use super::weights::Mode;
 use super::{Error, Gradients};
@@ -13,7 +13,7 @@ use crate::spec::Precision;
 
 /// A set whose weights an optimiser moves.
 pub struct TrainableSet {
-    form: Form,
+    form: Layout,
     parameters: Vec<(String, Var)>,
 }
 

@@ -122,7 +122,7 @@ pub enum Error {
 
 /// The line that is printed.
 #[derive(Debug, Serialize)]
-struct Report<'a> {
+struct Line<'a> {
     what: What,
     preset: Preset,
     backbone: &'a str,
@@ -191,7 +191,7 @@ fn compute(args: &Args, precision: Precision, threads: usize) -> Result<String, 
         })?;
     }
     let gflop = subject.gflop_per_clip(args.what);
-    let report = Report {
+    let report = Line {
         what: args.what,
         preset: args.preset,
         backbone: subject.backbone.name(),

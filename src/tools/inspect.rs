@@ -71,7 +71,7 @@ pub enum Kind {
 
 /// What a path holds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct Inspection {
     /// As given.
     pub path: PathBuf,
     /// What it is.
@@ -174,7 +174,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 ///
 /// # Errors
 /// When nothing in it can be read.
-pub fn inspect(path: &Path) -> Result<Report, Error> {
+pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     inspect_with(path, &Overrides::default())
 }
 
@@ -182,7 +182,7 @@ pub fn inspect(path: &Path) -> Result<Report, Error> {
 ///
 /// # Errors
 /// When nothing in it can be read.
-pub fn inspect_with(path: &Path, overrides: &Overrides) -> Result<Report, Error> {
+pub fn inspect_with(path: &Path, overrides: &Overrides) -> Result<Inspection, Error> {
     let archives = archives(path)?;
     let adapters = match archives.as_slice() {
         [only] => adapters::find(only.header()),
@@ -200,7 +200,7 @@ pub fn inspect_with(path: &Path, overrides: &Overrides) -> Result<Report, Error>
         (None, Some(_)) => Kind::AdapterSet,
         (None, None) => Kind::Tensors,
     };
-    Ok(Report {
+    Ok(Inspection {
         path: path.to_owned(),
         kind,
         backbone,

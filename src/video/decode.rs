@@ -200,8 +200,8 @@ fn selected((sampling, frames, temporal_views): Selection<'_>, timeline: &Timeli
 
 impl Chosen {
     /// The places of the selection that each time stamp fills.
-    fn wanted(&self) -> Wanted {
-        let mut wanted = Wanted::new();
+    fn wanted(&self) -> Places {
+        let mut wanted = Places::new();
         for (slot, &pts) in self.pts.iter().enumerate() {
             wanted.entry(pts).or_default().push(slot);
         }
@@ -210,7 +210,7 @@ impl Chosen {
 }
 
 /// Wanted time stamps and the places of the selection that each fills.
-type Wanted = BTreeMap<i64, Vec<usize>>;
+type Places = BTreeMap<i64, Vec<usize>>;
 
 /// An open video whose packets can be had again.
 struct Source<'a> {

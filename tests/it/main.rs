@@ -9,6 +9,7 @@
 mod allocation;
 mod clips_manifest;
 mod cpu;
+mod damage;
 mod decoding;
 mod durability;
 mod engine;
@@ -27,7 +28,6 @@ mod metadata;
 mod model;
 mod model_memory;
 mod model_precision;
-mod mutation;
 mod processes;
 mod registry;
 mod rpc_classify;

@@ -17,8 +17,8 @@ use frameshift::video::{
 use futures::StreamExt;
 use futures::stream;
 
+use crate::damage::mutate;
 use crate::decoding::{config, decoder, tenant};
-use crate::mutation::mutate;
 use crate::processes::Usage;
 use crate::shared;
 

@@ -10,7 +10,7 @@ fn write(root: &Path, files: &[(&str, &str)]) {
     }
 }
 
-fn summary(found: &Found, root: &Path) -> Vec<(String, String, Split)> {
+fn summary(found: &Listing, root: &Path) -> Vec<(String, String, Split)> {
     found
         .examples
         .iter()

@@ -22,7 +22,7 @@ use crate::spec::Digest;
 
 /// A canonical tensor, and the stored ones that make it when they are joined along the first axis.
 #[derive(Debug)]
-struct Wanted {
+struct Expected {
     shape: Vec<usize>,
     parts: Vec<(String, Vec<usize>)>,
 }
@@ -48,7 +48,7 @@ pub struct Plan {
     config: BackboneConfig,
     decisions: Vec<Decision>,
     checkpoint: Checkpoint,
-    wanted: BTreeMap<String, Wanted>,
+    wanted: BTreeMap<String, Expected>,
     besides: usize,
 }
 
@@ -70,12 +70,12 @@ impl Plan {
             path: sizes_in.to_owned(),
             source,
         })?;
-        let wanted: BTreeMap<String, Wanted> = config
+        let wanted: BTreeMap<String, Expected> = config
             .tensors()
             .into_iter()
             .map(|(name, shape)| {
                 let parts = naming.stored(&name, &shape);
-                (name, Wanted { shape, parts })
+                (name, Expected { shape, parts })
             })
             .collect();
         for want in wanted.values() {
@@ -251,7 +251,7 @@ fn elements(shape: &[usize]) -> usize {
     shape.iter().product()
 }
 
-fn check_parts(checkpoint: &Checkpoint, want: &Wanted) -> Result<(), Error> {
+fn check_parts(checkpoint: &Checkpoint, want: &Expected) -> Result<(), Error> {
     for (name, expected) in &want.parts {
         let (archive, entry, _) = find(checkpoint, name)?;
         if entry.shape != *expected {

@@ -2,15 +2,15 @@
 //!
 //! Invariant: a frame's result depends on that frame alone.
 
-mod heads;
+mod kernel;
 mod plan;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use self::heads::{Operands, attend, differentiate};
+use self::kernel::{Operands, attend, differentiate};
 use self::plan::Plan;
+use super::activations::{Buffer, Numbers, Values};
 use super::kernel::{Format, Kernel};
-use super::numbers::{Buffer, Numbers, Values};
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::share::{output, slice, unfilled};
+use super::buffers::{output, slice, unfilled};
 use super::simd::wide;
 use super::sum::add_blocks_of;
 

@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::numbers::{Buffer, Numbers, Values, ValuesMut, narrow};
-use super::share::slice;
+use super::activations::{Buffer, Numbers, Values, ValuesMut, narrow};
+use super::buffers::slice;
 use super::simd::{erf, exp, wide};
 use crate::model::Activation;
 

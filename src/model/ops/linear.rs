@@ -12,9 +12,9 @@ use rayon::prelude::*;
 
 pub(in crate::model) use self::grouped::{Each, project_add_each, project_each};
 use self::product::{Product, Results};
-use super::numbers::{Buffer, Numbers, Values, ValuesMut};
+use super::activations::{Buffer, Numbers, Values, ValuesMut};
+use super::buffers::{output, slice, unfilled};
 use super::packed::Packed;
-use super::share::{output, slice, unfilled};
 use crate::model::Activation;
 
 /// Which tokens of `[N, L, C]` take part.

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::share::{read, tensor};
+use super::buffers::{read, tensor};
 
 /// What a batch of logits scored.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::numbers::{Buffer, Numbers, ValuesMut, narrow};
-use super::share::{output, slice, unfilled};
+use super::activations::{Buffer, Numbers, ValuesMut, narrow};
+use super::buffers::{output, slice, unfilled};
 use super::simd::{LANES, total, wide};
 use super::sum::add_blocks;
 

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 pub(super) use self::code::{SHIFT, encode_row, join, pair, rounded};
 use self::code::{decode, encode};
+use super::buffers::{floats_mut, zeroed};
 use super::kernel::{Format, Kernel, NR};
-use super::share::{floats_mut, zeroed};
 
 /// Elements of the sums that are packed at a time: their part of a panel stays in the first cache while its columns are written one by one.
 const PART: usize = 128;

@@ -5,8 +5,8 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::buffers::{output, slice};
 use super::linear::{Grid, Rows};
-use super::share::{output, slice};
 use super::simd::wide;
 
 /// Rows of a block; fixed, so that the number of threads changes no sum.

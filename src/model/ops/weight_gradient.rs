@@ -6,9 +6,9 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::buffers::{Out, each_unit, output, slice, unfilled};
 use super::kernel::{self, Format, Kernel, Left, MR, NR, Tile};
 use super::linear::{Grid, Rows};
-use super::share::{Out, each_unit, output, slice, unfilled};
 
 /// Rows that are added up in registers before they go to memory.
 const DEPTH: usize = 512;

@@ -4,12 +4,12 @@
 
 use std::fmt;
 
-use super::{Adapters, Backbone, File, Kind, Report};
+use super::{Adapters, Backbone, File, Inspection, Kind};
 
 /// Characters of a metadata value that are shown.
 const MAX_VALUE: usize = 240;
 
-impl fmt::Display for Report {
+impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             Kind::Backbone => "backbone",

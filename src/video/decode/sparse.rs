@@ -5,7 +5,7 @@
 
 use super::owned::Frame;
 use super::sink::Sink;
-use super::{Chosen, Refusal, Source, Wanted, step};
+use super::{Chosen, Places, Refusal, Source, step};
 use crate::video::probe::{Index, Seen};
 use crate::video::reject::Reject;
 
@@ -92,7 +92,7 @@ pub(super) fn decode(
 
 /// What has come.
 struct Taking<'a> {
-    wanted: &'a Wanted,
+    wanted: &'a Places,
     sink: &'a mut dyn Sink,
     /// Wanted frames of this run.
     came: usize,

@@ -19,7 +19,7 @@ const MAX_BESIDES: usize = 32;
 const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "state_dict_ema"];
 
 /// What the root holds.
-pub(super) struct Found {
+pub(super) struct StateDict {
     /// Names and views.
     pub(super) tensors: Vec<(String, u32)>,
     pub(super) wrapped: Option<String>,
@@ -29,7 +29,7 @@ pub(super) struct Found {
 }
 
 /// Finds the state dictionary and names its tensors.
-pub(super) fn flatten(parsed: &Parsed<'_>) -> Result<Found, TorchError> {
+pub(super) fn flatten(parsed: &Parsed<'_>) -> Result<StateDict, TorchError> {
     let mut root = parsed.root;
     let (mut wrapped, mut class) = (None, None);
     let (mut besides, mut texts) = (Vec::new(), Vec::new());
@@ -51,7 +51,7 @@ pub(super) fn flatten(parsed: &Parsed<'_>) -> Result<Found, TorchError> {
         visits: 0,
     };
     walk.visit(root, &mut String::new(), 0)?;
-    Ok(Found {
+    Ok(StateDict {
         tensors: walk.tensors,
         wrapped,
         besides,

@@ -5,10 +5,10 @@ use std::ops::Range;
 use candle_core::{Result, Shape};
 use half::bf16;
 
+use crate::model::ops::activations::{Values, widen};
+use crate::model::ops::buffers::floats_mut;
 use crate::model::ops::kernel::{self, Format, Kernel, Left, NR};
-use crate::model::ops::numbers::{Values, widen};
 use crate::model::ops::packed::{encode_row, join, pair};
-use crate::model::ops::share::floats_mut;
 use crate::model::ops::simd::wide;
 
 /// Rows of one operand: where frame 0 begins, between frames, between rows.

@@ -8,9 +8,9 @@ use candle_core::{Result, Tensor};
 
 use super::product::{Product, Results, run_all};
 use super::{Grid, Rows};
-use crate::model::ops::numbers::{Values, ValuesMut};
+use crate::model::ops::activations::{Values, ValuesMut};
+use crate::model::ops::buffers::{read, tensor, unfilled};
 use crate::model::ops::packed::Packed;
-use crate::model::ops::share::{read, tensor, unfilled};
 
 /// One segment: its frames and the layer that they meet.
 #[derive(Debug, Clone)]

@@ -11,11 +11,11 @@ use candle_core::Result;
 use super::Grid;
 use super::split::{Split, Stays};
 use crate::model::Activation;
-use crate::model::ops::ending::{Ending, Scale, end};
+use crate::model::ops::activations::{Sink, Values, ValuesMut};
+use crate::model::ops::buffers::each_unit;
+use crate::model::ops::epilogue::{Epilogue, Scale, end};
 use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
-use crate::model::ops::numbers::{Sink, Values, ValuesMut};
 use crate::model::ops::packed::{Packed, encode_row};
-use crate::model::ops::share::each_unit;
 
 /// One product with what goes with it.
 pub(super) struct Product<'a> {
@@ -228,8 +228,9 @@ impl Product<'_> {
                 }
                 let scales = scratch.scales.get(row - first_row..).unwrap_or_default();
                 for (tiles, j) in sums.chunks_mut(stacked).zip(j..last) {
-                    let ending = self.ending(group, row..row + taken, first_panel + j, scales, out);
-                    end(tiles.as_flattened_mut(), &ending);
+                    let epilogue =
+                        self.epilogue(group, row..row + taken, first_panel + j, scales, out);
+                    end(tiles.as_flattened_mut(), &epilogue);
                 }
             }
         }
@@ -256,14 +257,14 @@ impl Product<'_> {
     }
 
     /// What becomes of the sums of a panel's tile; `scales` are those of these rows.
-    fn ending<'e>(
+    fn epilogue<'e>(
         &'e self,
         group: usize,
         rows: Range<usize>,
         panel: usize,
         scales: &'e [f32],
         out: Sinks,
-    ) -> Ending<'e> {
+    ) -> Epilogue<'e> {
         let place = self.weight.place(panel);
         let column = place.column - self.sections.start * self.weight.section();
         let at = (
@@ -273,7 +274,7 @@ impl Product<'_> {
         let size = (rows.len(), place.width);
         // SAFETY: `check` saw the range; no other unit has these rows and columns.
         let lines = |sink: Sink| unsafe { sink.lines(at, size) };
-        Ending {
+        Epilogue {
             scale: match self.weight.columns(panel) {
                 Some(columns) => Scale::Integers(scales, columns),
                 None => Scale::By(1.0),

@@ -3,8 +3,8 @@
 use half::bf16;
 
 use super::Columns;
+use crate::model::ops::activations::Values;
 use crate::model::ops::kernel::{Format, NR};
-use crate::model::ops::numbers::Values;
 use crate::model::ops::simd::wide;
 
 /// The largest 8-bit integer; -128 stays unused, so that the range is symmetric.

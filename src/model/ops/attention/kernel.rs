@@ -4,10 +4,10 @@
 use rayon::prelude::*;
 
 use super::plan::{Matrix, Plan};
-use crate::model::ops::ending::{Ending, Scale, end};
+use crate::model::ops::activations::{Buffer, Numbers, Sink, Values};
+use crate::model::ops::buffers::Out;
+use crate::model::ops::epilogue::{Epilogue, Scale, end};
 use crate::model::ops::kernel::{Format, Kernel, Left, MR, NR, Tile};
-use crate::model::ops::numbers::{Buffer, Numbers, Sink, Values};
-use crate::model::ops::share::Out;
 use crate::model::ops::simd::{LANES, exp, total, wide};
 
 /// Panels of the widest kernel, times its tiles.
@@ -47,7 +47,7 @@ unsafe fn multiply(
             for p in 0..count {
                 let column = first + p * NR;
                 let (place, width) = (at + row * stride + column, NR.min(columns - column));
-                let ending = Ending {
+                let epilogue = Epilogue {
                     scale: Scale::By(scale),
                     bias: None,
                     residual: None,
@@ -56,7 +56,10 @@ unsafe fn multiply(
                     // SAFETY: promised by the caller.
                     y: unsafe { out.lines((place, stride), (taken, width)) },
                 };
-                end(tiles[p * stacked..][..stacked].as_flattened_mut(), &ending);
+                end(
+                    tiles[p * stacked..][..stacked].as_flattened_mut(),
+                    &epilogue,
+                );
             }
         }
     }

@@ -6,9 +6,9 @@
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor};
 use half::bf16;
 
+use super::buffers::{Out, unfilled};
 use super::kernel::{self, Format, NR};
 use super::packed::rounded;
-use super::share::{Out, unfilled};
 use super::simd::wide;
 
 /// What a tensor of activations holds.

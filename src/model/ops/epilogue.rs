@@ -2,15 +2,15 @@
 //!
 //! Invariant: each value depends on its own sum alone.
 
+use super::activations::Lines;
 use super::gelu::activate;
 use super::kernel::{self, NR};
-use super::numbers::Lines;
 use super::packed::{Columns, SHIFT};
 use super::simd::{alone, wide};
 use crate::model::Activation;
 
 /// Of one panel's tile.
-pub(super) struct Ending<'a> {
+pub(super) struct Epilogue<'a> {
     pub(super) scale: Scale<'a>,
     /// Of the columns.
     pub(super) bias: Option<&'a [f32]>,
@@ -33,10 +33,10 @@ pub(super) enum Scale<'a> {
 
 wide! {
     /// Ends the first rows of a tile, as many as `y` has.
-    pub(super) fn end(tile: &mut [[f32; NR]], ending: &Ending<'_>) {
-        let y = &ending.y;
+    pub(super) fn end(tile: &mut [[f32; NR]], epilogue: &Epilogue<'_>) {
+        let y = &epilogue.y;
         let tile = &mut tile[..y.rows()];
-        match ending.scale {
+        match epilogue.scale {
             Scale::By(1.0) => {}
             Scale::By(scale) => {
                 for sum in tile.as_flattened_mut() {
@@ -53,20 +53,20 @@ wide! {
                 }
             }
         }
-        if let Some(bias) = ending.bias {
+        if let Some(bias) = epilogue.bias {
             for row in tile.iter_mut() {
                 kernel::add(alone(row), bias, y.width());
             }
         }
-        if let Some(residual) = ending.residual {
+        if let Some(residual) = epilogue.residual {
             for (i, row) in tile.iter_mut().enumerate() {
                 kernel::add(alone(row), &residual[y.at(i)..], y.width());
             }
         }
-        if let Some(before) = &ending.before {
+        if let Some(before) = &epilogue.before {
             before.write(tile);
         }
-        if let Some(activation) = ending.activation {
+        if let Some(activation) = epilogue.activation {
             activate::<FUSES>(tile.as_flattened_mut(), activation);
         }
         y.write(tile);

@@ -8,7 +8,7 @@ pub(super) type Named = (String, Vec<usize>);
 
 /// What the names and shapes follow from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Form {
+pub(super) struct Layout {
     pub(super) config: AdapterConfig,
     pub(super) classes: usize,
     /// Of the backbone.
@@ -16,7 +16,7 @@ pub(super) struct Form {
     pub(super) layers: usize,
 }
 
-impl Form {
+impl Layout {
     pub(super) fn new(
         backbone: &BackboneConfig,
         config: AdapterConfig,
