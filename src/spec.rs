@@ -2,6 +2,8 @@
 //!
 //! Invariant: plain values without behaviour beyond their own validity; every type here is serialisable, and its field names are the stored ones.
 
+mod label;
+
 use std::fmt;
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::str::FromStr;
@@ -251,6 +253,8 @@ impl From<LabelSet> for Vec<String> {
         labels.0.to_vec()
     }
 }
+
+pub use label::{label_outline, normal_label};
 
 /// Checks one label.
 ///

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use futures::{StreamExt, stream};
-
-use super::annotations::{self, Labelled};
 use super::cli::Connection;
-use super::output::{Output, Progress};
-use super::{Client, Error, json, resource, upload};
+use super::output::Output;
+use super::{Client, Error, json, resource};
 use crate::proto::v1;
-use crate::spec::Split;
+
+mod fill;
 
 /// Arguments of `dataset`.
 #[derive(Debug, clap::Args)]
@@ -26,171 +24,111 @@ pub struct Args {
 /// What to do with data sets.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Uploads a folder's labelled videos as a new data set
-    Create {
-        /// Its id
+    /// Uploads a folder's labelled videos as a data set; run again after an interruption, it uploads only what is missing
+    Create(Folder),
+    /// Uploads a folder's labelled videos into a data set that exists, but for those that it has
+    Add(Folder),
+    /// Removes examples by the names of their videos; the videos stay
+    Remove {
+        /// Data set id
         id: String,
-        /// Folder: <split>/<label>/<video>, or with the annotation lists of Kinetics (csv) or Something-Something v2 (json)
-        #[arg(long, value_name = "DIR")]
-        from: PathBuf,
-        /// Uploads at once
-        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
-        concurrency: u8,
+        /// Names of videos (videos/…)
+        #[arg(required = true)]
+        videos: Vec<String>,
+    },
+    /// Lists the examples of a data set
+    Examples {
+        /// Data set id
+        id: String,
     },
     /// Shows a data set and its counts
     Show {
-        /// Its id
+        /// Data set id
         id: String,
     },
     /// Lists data sets
     List,
     /// Deletes a data set; its videos stay
     Delete {
-        /// Its id
+        /// Data set id
         id: String,
     },
 }
 
-/// Examples of one AddExamples call.
-const EXAMPLES: usize = 500;
+/// A folder whose labelled videos go into a data set.
+#[derive(Debug, clap::Args)]
+pub struct Folder {
+    /// Data set id, for example `gestures`
+    pub id: String,
+    /// Folder: <split>/<label>/<video>, or with annotation lists: Kinetics (csv), Something-Something v2 (json), or lines of "path label"
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// Uploads at once
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub concurrency: u8,
+}
 
 /// Runs a subcommand.
 ///
 /// # Errors
 /// When a file or the server refuses.
 pub async fn run(args: &Args) -> Result<(), Error> {
-    let client = args.connection.client().await?;
     let output = args.connection.output();
+    let client = || args.connection.client();
     match &args.command {
-        Command::Create {
-            id,
-            from,
-            concurrency,
-        } => {
-            let found = annotations::find(from)?;
-            for entry in &found.missing {
-                output.note(&format!("no video for {entry}, left out"));
-            }
-            create(
-                &client,
-                id,
-                &found.examples,
-                usize::from(*concurrency),
-                output,
-            )
-            .await
+        Command::Create(folder) => fill::create(client, folder, output).await,
+        Command::Add(folder) => fill::add(client, folder, output).await,
+        Command::Remove { id, videos } => {
+            let name = resource("datasets", id);
+            let videos = videos.iter().map(|video| resource("videos", video));
+            let request = v1::RemoveExamplesRequest {
+                name,
+                videos: videos.collect(),
+            };
+            let answer = client().await?.datasets().remove_examples(request).await?;
+            show(&answer.into_inner(), output);
+            Ok(())
         }
+        Command::Examples { id } => examples(&client().await?, id, output).await,
         Command::Show { id } => {
             let name = resource("datasets", id);
             let request = v1::GetDatasetRequest { name };
-            show(
-                &client.datasets().get_dataset(request).await?.into_inner(),
-                output,
-            );
+            let answer = client().await?.datasets().get_dataset(request).await?;
+            show(&answer.into_inner(), output);
             Ok(())
         }
-        Command::List => list(&client, output).await,
+        Command::List => list(&client().await?, output).await,
         Command::Delete { id } => {
             let name = resource("datasets", id);
-            let request = v1::DeleteDatasetRequest { name };
-            client.datasets().delete_dataset(request).await?;
+            let request = v1::DeleteDatasetRequest { name: name.clone() };
+            client().await?.datasets().delete_dataset(request).await?;
+            output.note(&format!("{name} deleted; its videos stay"));
             Ok(())
         }
     }
 }
 
-async fn create(
-    client: &Client,
-    id: &str,
-    examples: &[Labelled],
-    concurrency: usize,
-    output: Output,
-) -> Result<(), Error> {
-    let request = v1::CreateDatasetRequest {
-        dataset_id: id.to_owned(),
-        request_id: uuid::Uuid::now_v7().to_string(),
-        ..Default::default()
-    };
-    let dataset = client
-        .datasets()
-        .create_dataset(request)
-        .await?
-        .into_inner();
-    let progress = output.count(examples.len() as u64, "uploading");
-    let silent = Output::new(true).bytes(0, "");
-    let mut uploads = stream::iter(examples)
-        .map(|example| one(client, example, &silent))
-        .buffered(concurrency);
-    let mut refused = 0;
-    let mut batch = Vec::new();
-    while let Some(done) = uploads.next().await {
-        progress.add(1);
-        match done {
-            Ok(example) => batch.push(example),
-            Err((example, error)) => {
-                // A server that has gone refuses all the others, too.
-                if matches!(error.exit_code(), 69 | 75 | 77) {
-                    return Err(error);
-                }
-                refused += 1;
-                progress.line(&format!("{}: {error}", example.path.display()));
-            }
+async fn examples(client: &Client, id: &str, output: Output) -> Result<(), Error> {
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListExamplesRequest {
+            name: resource("datasets", id),
+            page_size: 1000,
+            page_token,
+        };
+        let page = client.datasets().list_examples(request).await?.into_inner();
+        for example in &page.examples {
+            let split = json::split_name(example.split());
+            output.result(
+                || format!("{}  {split:<10}  {}", example.video, example.label),
+                || json::example(example),
+            );
         }
-        if batch.len() == EXAMPLES {
-            add(client, &dataset.name, std::mem::take(&mut batch), &progress).await?;
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(());
         }
     }
-    if !batch.is_empty() {
-        add(client, &dataset.name, batch, &progress).await?;
-    }
-    progress.finish();
-    let request = v1::GetDatasetRequest { name: dataset.name };
-    show(
-        &client.datasets().get_dataset(request).await?.into_inner(),
-        output,
-    );
-    if refused > 0 {
-        return Err(Error::SomeRefused {
-            refused,
-            total: examples.len(),
-        });
-    }
-    Ok(())
-}
-
-async fn one<'a>(
-    client: &Client,
-    example: &'a Labelled,
-    progress: &Progress,
-) -> Result<v1::Example, (&'a Labelled, Error)> {
-    let video = upload::file(client, &example.path, progress)
-        .await
-        .map_err(|error| (example, error))?;
-    let split = match example.split {
-        Split::Train => v1::Split::Train,
-        Split::Validation => v1::Split::Validation,
-        Split::Test => v1::Split::Test,
-    };
-    Ok(v1::Example {
-        video: video.name,
-        label: example.label.clone(),
-        split: split.into(),
-    })
-}
-
-async fn add(
-    client: &Client,
-    dataset: &str,
-    examples: Vec<v1::Example>,
-    progress: &Progress,
-) -> Result<(), Error> {
-    let request = v1::AddExamplesRequest {
-        name: dataset.to_owned(),
-        examples,
-    };
-    let dataset = client.datasets().add_examples(request).await?.into_inner();
-    progress.say(&format!("{} examples", dataset.examples));
-    Ok(())
 }
 
 async fn list(client: &Client, output: Output) -> Result<(), Error> {

@@ -26,6 +26,9 @@ pub enum Error {
     /// The server refused. The status is no source: the text has all of it.
     #[error("{}", describe(.0))]
     Rpc(Box<Status>),
+    /// The command's arguments do not make sense.
+    #[error("{0}")]
+    Usage(String),
     /// A local file cannot be read.
     #[error("cannot read {path}", path = .path.display())]
     Read {
@@ -65,21 +68,31 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// An annotation list is malformed.
-    #[error("{path}, entry {entry}: {problem}", path = .path.display())]
-    Annotation {
+    /// An annotation list has something wrong in it.
+    #[error("{path}, line {line}: {problem}", path = .path.display())]
+    List {
         /// The list.
         path: PathBuf,
-        /// Which entry, from 1.
-        entry: usize,
-        /// What is wrong with it.
-        problem: &'static str,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// A folder or a list names a label that cannot be one.
+    #[error("{place}: {problem}")]
+    Label {
+        /// The folder, or the list and the line.
+        place: String,
+        /// What is wrong with the label.
+        problem: String,
     },
     /// A folder holds no labelled videos.
-    #[error("{path} has no labelled videos: expected <split>/<label>/<video>, a Kinetics csv or a Something-Something json", path = .path.display())]
+    #[error("{path} has no labelled videos: expected <split>/<label>/<video> (splits: train, val, test), a csv with the columns label and youtube_id or path, a Something-Something json, or lines of \"path label\"{notes}", path = .path.display())]
     NoExamples {
         /// The folder.
         path: PathBuf,
+        /// What was found in its place, a line each.
+        notes: String,
     },
     /// Some files of a data set were refused; the others are in it.
     #[error("{refused} of {total} videos were refused")]
@@ -129,9 +142,12 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Connect { .. } | Self::NotServing { .. } | Self::Truncated | Self::Damaged => 69,
-            Self::Tenant { .. } | Self::Format { .. } => 64,
+            Self::Tenant { .. } | Self::Format { .. } | Self::Usage(_) => 64,
             Self::Read { .. } | Self::Write { .. } => 66,
-            Self::Annotation { .. } | Self::NoExamples { .. } | Self::Changed { .. } => 65,
+            Self::List { .. }
+            | Self::Label { .. }
+            | Self::NoExamples { .. }
+            | Self::Changed { .. } => 65,
             Self::SomeRefused { .. }
             | Self::Job { .. }
             | Self::Unserved { .. }

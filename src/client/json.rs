@@ -71,6 +71,15 @@ pub fn dataset(dataset: &v1::Dataset) -> Value {
     })
 }
 
+/// One example of a data set.
+pub fn example(example: &v1::Example) -> Value {
+    json!({
+        "video": example.video,
+        "label": example.label,
+        "split": split_name(example.split()),
+    })
+}
+
 /// The split's name without its prefix, in lower case.
 pub fn split_name(split: v1::Split) -> &'static str {
     match split {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use super::cli::Connection;
 use super::output::Progress;
@@ -30,8 +31,11 @@ pub struct Args {
 /// Files up to this size go in one stream: what a cut could lose is no more than one part.
 const ONE_STREAM: u64 = 8 << 20;
 
-/// How often an upload is tried without any progress.
-const ATTEMPTS: u32 = 5;
+/// How often an upload is tried without any progress: for about half a minute, in which a server restarts.
+const ATTEMPTS: u32 = 10;
+
+/// The longest wait between two attempts.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// `frameshift upload`.
 ///
@@ -63,11 +67,22 @@ pub async fn upload(args: &Args) -> Result<(), Error> {
 /// # Errors
 /// When the file cannot be read or changes meanwhile, the server refuses it, or stays away.
 pub async fn file(client: &Client, path: &Path, progress: &Progress) -> Result<v1::Video, Error> {
-    let source = Source::open(path).await?;
+    send(client, &Source::open(path).await?, progress).await
+}
+
+/// Uploads a file that was hashed already.
+///
+/// # Errors
+/// As [`file`].
+pub(super) async fn send(
+    client: &Client,
+    source: &Source,
+    progress: &Progress,
+) -> Result<v1::Video, Error> {
     if source.size <= ONE_STREAM {
-        small(client, &source, progress).await
+        small(client, source, progress).await
     } else {
-        resumable(client, &source, progress).await
+        resumable(client, source, progress).await
     }
 }
 
@@ -251,10 +266,28 @@ async fn wait_or_give_up(
     source: &Source,
 ) -> Result<(), Error> {
     *attempt += 1;
-    let transient = matches!(
-        status.code(),
-        Code::Unavailable | Code::Aborted | Code::Unknown
-    );
+    // A queue that is full says when to come back; a quota that is used up does not.
+    let asked = status
+        .get_error_details()
+        .retry_info()
+        .and_then(|retry| retry.retry_delay);
+    let transient = match status.code() {
+        Code::Unavailable | Code::Aborted | Code::Unknown => true,
+        Code::ResourceExhausted => asked.is_some(),
+        Code::Ok
+        | Code::Cancelled
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => false,
+    };
     if !transient || *attempt >= ATTEMPTS {
         let size = std::fs::metadata(&source.path).map(|data| data.len());
         if status.code() == Code::DataLoss && size.ok() != Some(source.size) {
@@ -264,7 +297,8 @@ async fn wait_or_give_up(
         }
         return Err(status.into());
     }
-    tokio::time::sleep(Duration::from_millis(200 << *attempt)).await;
+    let pause = Duration::from_millis(200 << *attempt).min(PAUSE);
+    tokio::time::sleep(pause.max(asked.unwrap_or_default().min(PAUSE))).await;
     Ok(())
 }
 

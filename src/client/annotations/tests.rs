@@ -1,5 +1,7 @@
 //! Folders and lists as their publishers lay them out.
 
+use std::fs;
+
 use super::*;
 
 fn write(root: &Path, files: &[(&str, &str)]) {
@@ -70,7 +72,10 @@ fn kinetics_lists_name_files_by_id_and_seconds() {
         ],
     );
     let found = find(root.path()).unwrap();
-    assert_eq!(found.missing, ["zzz_000000_000010"]);
+    assert_eq!(
+        note(&found, "missing_video"),
+        ["zzz.* or zzz_000000_000010.* or zzz_0_10.*"]
+    );
     assert_eq!(
         summary(&found, root.path()),
         [
@@ -119,11 +124,249 @@ fn something_something_labels_are_templates_without_brackets() {
     );
 }
 
-#[test]
-fn a_folder_without_labels_is_refused() {
+/// The items of a note; none when there is no such note.
+fn note<'a>(found: &'a Listing, kind: &str) -> &'a [String] {
+    found
+        .notes
+        .iter()
+        .find(|note| note.kind == kind)
+        .map_or(&[], |note| &note.items)
+}
+
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
-    write(root.path(), &[("a.mp4", "")]);
-    assert!(matches!(find(root.path()), Err(Error::NoExamples { .. })));
-    write(root.path(), &[("train.json", "{}")]);
-    assert!(matches!(find(root.path()), Err(Error::Annotation { .. })));
+    write(root.path(), files);
+    root
+}
+
+/// The message with which a folder is refused, without the folder's own path.
+fn refusal(files: &[(&str, &str)]) -> String {
+    let root = folder(files);
+    let error = find(root.path()).unwrap_err();
+    assert_eq!(error.exit_code(), 65);
+    error
+        .to_string()
+        .replace(&format!("{}/", root.path().display()), "")
+}
+
+const HEADING: &str = "label,youtube_id,time_start,time_end,split\n";
+
+#[test]
+fn a_folder_without_labels_is_refused_with_what_was_found() {
+    let message = refusal(&[("a.mp4", "")]);
+    assert!(
+        message.contains("1 videos outside <split>/<label>/: a.mp4"),
+        "{message}"
+    );
+    let message = refusal(&[("a.mp4", ""), ("train.json", "{}")]);
+    assert!(
+        message.contains("train.json (no list of objects)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_release_of_something_something_is_read_with_the_answers_of_its_test_list() {
+    let root = folder(&[
+        ("labels.json", r#"{"Pushing something": "0"}"#),
+        (
+            "train.json",
+            r#"[{"id": "101", "template": "Pushing [something]"}]"#,
+        ),
+        ("test.json", r#"[{"id": "104"}, {"id": "105"}]"#),
+        ("test-answers.csv", "104;Pushing something\n"),
+        ("train_log.txt", "epoch one\nloss 3\n"),
+        ("videos/101.webm", ""),
+        ("videos/104.webm", ""),
+    ]);
+    let found = find(root.path()).unwrap();
+    let examples: Vec<_> = found
+        .examples
+        .iter()
+        .map(|e| (e.label.as_str(), e.split))
+        .collect();
+    let label = "Pushing something";
+    assert_eq!(examples, [(label, Split::Test), (label, Split::Train)]);
+    assert_eq!(note(&found, "unlabelled_entry"), ["105"]);
+    assert_eq!(note(&found, "not_a_list").len(), 1);
+}
+
+#[test]
+fn a_row_means_the_file_of_its_own_split() {
+    let train = format!("{HEADING}left,clip1,,,train\nright,clip2,,,train\n");
+    let val = format!("{HEADING}right,clip1,,,val\n");
+    let root = folder(&[
+        ("train.csv", &train),
+        ("val.csv", &val),
+        ("train/clip1.mp4", ""),
+        ("train/clip2.mp4", ""),
+        ("val/clip1.mp4", ""),
+        ("val/clip2.mp4", ""),
+    ]);
+    let found = find(root.path()).unwrap();
+    let paths: Vec<String> = summary(&found, root.path())
+        .into_iter()
+        .map(|(path, ..)| path)
+        .collect();
+    assert_eq!(
+        paths,
+        ["train/clip1.mp4", "train/clip2.mp4", "val/clip1.mp4"]
+    );
+    assert_eq!(note(&found, "unlisted_video"), ["val/clip2.mp4"]);
+}
+
+#[test]
+fn a_row_that_may_mean_two_files_is_not_guessed() {
+    let list = format!("{HEADING}left,x,,,train\n");
+    for files in [["a/x.mp4", "b/x.mp4"], ["v/x.mp4", "v/x.webm"]] {
+        let message = refusal(&[("train.csv", &list), (files[0], ""), (files[1], "")]);
+        let wanted = format!(
+            "train.csv, line 2: x may be any of {}, {}",
+            files[0], files[1]
+        );
+        assert_eq!(message, wanted);
+    }
+    // The label's folder decides.
+    let root = folder(&[
+        ("train.csv", &list),
+        ("left/x.mp4", ""),
+        ("right/x.mp4", ""),
+    ]);
+    assert_eq!(
+        find(root.path()).unwrap().examples[0].path,
+        root.path().join("left/x.mp4")
+    );
+}
+
+#[test]
+fn everything_that_is_left_out_is_noted() {
+    let root = folder(&[
+        ("train/walk/a.mp4", ""),
+        ("train/run/a.3gp", ""),
+        ("train/jump/a.m2ts", ""),
+        ("train/jump/b.MTS", ""),
+        ("train/swim/part1/a.mp4", ""),
+        ("train/swim/noending", ""),
+        ("train/walk/._a.mp4", ""),
+        ("train/walk/@eaDir/a.mp4", ""),
+        ("train/walk/a.srt", ""),
+        ("dev/walk/a.mp4", ""),
+        (".Trashes/train/x/a.mp4", ""),
+        ("top.mp4", ""),
+    ]);
+    let found = find(root.path()).unwrap();
+    assert_eq!(found.examples.len(), 4);
+    assert_eq!(note(&found, "unknown_ending"), ["train/swim/noending"]);
+    assert_eq!(note(&found, "too_deep_video"), ["train/swim/part1/a.mp4"]);
+    assert_eq!(note(&found, "unknown_split"), ["dev"]);
+    assert_eq!(note(&found, "empty_label"), ["train/swim"]);
+    assert_eq!(note(&found, "unlabelled_video"), ["top.mp4"]);
+    assert_eq!(note(&found, "companion"), ["train/walk/a.srt"]);
+    assert_eq!(note(&found, "hidden").len(), 3);
+    let text = found
+        .notes
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert!(
+        text.contains("1 files left out for their endings (none): train/swim/noending"),
+        "{text}"
+    );
+    assert!(!text.contains(".Trashes"), "{text}");
+}
+
+#[test]
+fn labels_are_read_in_one_form() {
+    let root = folder(&[
+        ("train/cafe\u{301}/a.mp4", ""),
+        ("train/café/b.mp4", ""),
+        ("train/walk /b.mp4", ""),
+        ("train/walk/a.mp4", ""),
+        ("val/Walk/a.mp4", ""),
+    ]);
+    let found = find(root.path()).unwrap();
+    let labels: std::collections::BTreeSet<&str> =
+        found.examples.iter().map(|e| e.label.as_str()).collect();
+    assert_eq!(
+        labels.into_iter().collect::<Vec<_>>(),
+        ["Walk", "café", "walk"]
+    );
+    assert_eq!(note(&found, "similar_labels"), [r#"["walk", "Walk"]"#]);
+    let message = refusal(&[("train/\u{200b}/a.mp4", "")]);
+    assert!(
+        message.starts_with("the folder train/\u{200b}: "),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_faulty_list_is_refused_with_line_and_cause() {
+    for (text, wanted) in [
+        (
+            "moving, to the right,x2,,,train\n",
+            "line 2: 6 fields where the heading has 5; put the label in quotes",
+        ),
+        (
+            "left,x1,00:00:10,00:00:20,train\n",
+            r#"line 2: time_start "00:00:10" is not a number of seconds"#,
+        ),
+        (
+            "left,x1,,,holdout\n",
+            r#"line 2: split "holdout"; expected train, val or test"#,
+        ),
+        ("left,,,,train\n", "line 2: no video is named"),
+    ] {
+        let list = format!("{HEADING}{text}");
+        let message = refusal(&[("train.csv", &list), ("v/x1.mp4", ""), ("v/x2.mp4", "")]);
+        assert_eq!(message, format!("train.csv, {wanted}"));
+    }
+    let root = folder(&[("v/x1.mp4", "")]);
+    let list = [HEADING.as_bytes(), b"th\xe9 vert,x1,,,train\n"].concat();
+    fs::write(root.path().join("train.csv"), list).unwrap();
+    let message = find(root.path()).unwrap_err().to_string();
+    let wanted = "train.csv, line 2: not UTF-8 (byte 0xe9 at column 3); save it as UTF-8";
+    assert!(message.ends_with(wanted), "{message}");
+}
+
+#[test]
+fn a_faulty_list_does_not_stop_the_others() {
+    let good = format!("{HEADING}left,x1,,,train\n");
+    let bad = format!("{HEADING}left,x1,soon,,val\n");
+    let root = folder(&[("train.csv", &good), ("val.csv", &bad), ("v/x1.mp4", "")]);
+    let found = find(root.path()).unwrap();
+    assert_eq!(found.examples.len(), 1);
+    assert_eq!(found.broken.len(), 1);
+}
+
+#[test]
+fn lists_come_in_several_shapes() {
+    let mark = "\u{feff}[{\"id\":1,\"template\":\"Lifting [something]\"}]";
+    let semicolons = "path;label;split\nv/1.mp4;Lifting something;train\n";
+    let lines = "v/1.mp4 Lifting\n";
+    let frames = "v/1.mp4 300 Lifting\n";
+    let unpadded = format!("{HEADING}Lifting,1,10,20,train\n");
+    for (name, list, video) in [
+        ("train.json", mark, "v/1.mp4"),
+        ("train.csv", semicolons, "v/1.mp4"),
+        ("train.csv", lines, "v/1.mp4"),
+        ("train_list_videos.txt", frames, "v/1.mp4"),
+        ("train.csv", &unpadded, "v/1_10_20.mp4"),
+    ] {
+        let root = folder(&[(name, list), (video, "")]);
+        let found = find(root.path()).unwrap();
+        assert_eq!(found.examples.len(), 1, "{list}");
+        assert!(found.examples[0].label.starts_with("Lifting"));
+    }
+}
+
+#[test]
+fn a_list_whose_videos_are_called_otherwise_says_what_it_looked_for() {
+    let list = format!("{HEADING}left,x1,10,20,train\n");
+    let message = refusal(&[("train.csv", &list), ("v/y_10_20.mp4", "")]);
+    assert!(
+        message.contains("it has 1 videos, for example v/y_10_20.mp4"),
+        "{message}"
+    );
+    assert!(message.contains("x1_000010_000020.*"), "{message}");
 }

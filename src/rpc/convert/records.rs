@@ -17,7 +17,7 @@ use crate::metadata::{
 };
 use crate::proto::v1;
 use crate::rpc::status;
-use crate::spec::{LabelSet, check_label};
+use crate::spec::{LabelSet, normal_label};
 
 /// The digest of no data set: that of an imported version.
 const NO_DATASET: [u8; 32] = [0; 32];
@@ -84,11 +84,11 @@ pub(in crate::rpc) fn example(
     index: usize,
 ) -> Result<ExampleRecord, Status> {
     let field = |name: &str| format!("examples[{index}].{name}");
-    check_label(&example.label)
+    let label = normal_label(&example.label)
         .map_err(|invalid| status::invalid(&field("label"), invalid.problem))?;
     Ok(ExampleRecord {
         video: names::video(&example.video, &field("video"))?,
-        label: example.label.clone(),
+        label,
         split: split(example.split, &field("split"))?,
     })
 }

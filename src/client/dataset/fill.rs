@@ -1,0 +1,305 @@
+//! Brings a folder's labelled videos into a data set.
+//!
+//! Invariant: examples are written as their videos are uploaded, and what the data set or the tenant has already is not uploaded again, so an
+//! interrupted run is resumed by running it again.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::super::annotations::{self, Labelled, Listing, Note};
+use super::super::output::{Output, Progress};
+use super::super::{Client, Error, json as as_json, resource, upload};
+use super::{Folder, table};
+use crate::ids::DatasetId;
+use crate::proto::v1;
+use crate::spec::Split;
+
+/// Examples of one AddExamples call: what an interruption leaves uploaded, but in no data set.
+const EXAMPLES: usize = 100;
+
+type Digest = Vec<u8>;
+
+/// `dataset create`: creates the data set unless it is there, and fills it.
+pub(super) async fn create(
+    client: impl AsyncFnOnce() -> Result<Client, Error>,
+    folder: &Folder,
+    output: Output,
+) -> Result<(), Error> {
+    let found = read(folder, output)?;
+    let client = client().await?;
+    let id = folder.id.strip_prefix("datasets/").unwrap_or(&folder.id);
+    let request = v1::CreateDatasetRequest {
+        dataset_id: id.to_owned(),
+        request_id: uuid::Uuid::now_v7().to_string(),
+        ..Default::default()
+    };
+    match client.datasets().create_dataset(request).await {
+        Ok(_) => {}
+        Err(status) if status.code() == Code::AlreadyExists => {
+            output.note(&format!(
+                "datasets/{id} exists: only what is missing is added"
+            ));
+        }
+        Err(status) => return Err(status.into()),
+    }
+    fill(&client, folder, found, output).await
+}
+
+/// `dataset add`: fills a data set that exists.
+pub(super) async fn add(
+    client: impl AsyncFnOnce() -> Result<Client, Error>,
+    folder: &Folder,
+    output: Output,
+) -> Result<(), Error> {
+    let found = read(folder, output)?;
+    fill(&client().await?, folder, found, output).await
+}
+
+/// Reads the folder before anything is asked of the server.
+fn read(folder: &Folder, output: Output) -> Result<Listing, Error> {
+    let id = folder.id.strip_prefix("datasets/").unwrap_or(&folder.id);
+    if let Err(error) = id.parse::<DatasetId>() {
+        return Err(Error::Usage(error.to_string()));
+    }
+    let found = annotations::find(&folder.from)?;
+    for note in &found.notes {
+        output.note(&format!("note: {note}"));
+    }
+    for list in &found.broken {
+        output.note(&format!("note: left out as a whole: {list}"));
+    }
+    Ok(found)
+}
+
+/// What the data set and the tenant have already.
+#[derive(Debug, Default)]
+struct Known {
+    /// Videos of the tenant that are not in the data set, by digest.
+    videos: HashMap<Digest, Vec<String>>,
+    /// The data set's examples.
+    examples: HashSet<(Digest, String, v1::Split)>,
+}
+
+impl Known {
+    async fn ask(client: &Client, dataset: &str) -> Result<Self, Error> {
+        let mut placed = HashMap::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListExamplesRequest {
+                name: dataset.to_owned(),
+                page_size: 1000,
+                page_token,
+            };
+            let page = client.datasets().list_examples(request).await?.into_inner();
+            for example in page.examples {
+                let split = example.split();
+                placed.insert(example.video, (example.label, split));
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        let mut known = Self::default();
+        loop {
+            let request = v1::ListVideosRequest {
+                page_size: 1000,
+                page_token,
+            };
+            let page = client.videos().list_videos(request).await?.into_inner();
+            for video in page.videos {
+                let digest = video.sha256.to_vec();
+                if let Some((label, split)) = placed.remove(&video.name) {
+                    known.examples.insert((digest, label, split));
+                } else {
+                    known.videos.entry(digest).or_default().push(video.name);
+                }
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(known);
+            }
+        }
+    }
+}
+
+/// What became of a file.
+enum Done {
+    Example(v1::Example, Digest),
+    Present(Digest),
+}
+
+async fn fill(
+    client: &Client,
+    folder: &Folder,
+    found: Listing,
+    output: Output,
+) -> Result<(), Error> {
+    let name = resource("datasets", &folder.id);
+    let known = Mutex::new(Known::ask(client, &name).await?);
+    let progress = output.count(found.examples.len() as u64, "uploading");
+    let silent = Output::new(true).bytes(0, "");
+    let mut files = stream::iter(&found.examples)
+        .map(|file| one(client, file, &known, &silent))
+        .buffered(usize::from(folder.concurrency));
+    let mut report = Report::default();
+    let mut batch = Vec::new();
+    for file in &found.examples {
+        let Some(done) = files.next().await else {
+            break;
+        };
+        progress.add(1);
+        match done {
+            Ok(Done::Present(digest)) => {
+                report.present += 1;
+                report.bytes.entry(digest).or_default().push(file);
+            }
+            Ok(Done::Example(example, digest)) => {
+                report.bytes.entry(digest).or_default().push(file);
+                batch.push(example);
+            }
+            Err(error) => {
+                // A server that has gone or has no room refuses all the others, too.
+                if matches!(error.exit_code(), 69 | 75 | 77) {
+                    write(client, &name, batch, &progress).await?;
+                    return Err(error);
+                }
+                progress.line(&format!("{}: {error}", file.path.display()));
+                report.refused.push((file, error));
+            }
+        }
+        if batch.len() == EXAMPLES {
+            write(client, &name, std::mem::take(&mut batch), &progress).await?;
+        }
+    }
+    write(client, &name, batch, &progress).await?;
+    progress.finish();
+    let request = v1::GetDatasetRequest { name };
+    let dataset = client.datasets().get_dataset(request).await?.into_inner();
+    report.print(&dataset, &found, output);
+    let refused = report.refused.len();
+    let total = found.examples.len();
+    if refused > 0 {
+        return Err(Error::SomeRefused { refused, total });
+    }
+    found.broken.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Uploads a file unless that was done before.
+async fn one(
+    client: &Client,
+    file: &Labelled,
+    known: &Mutex<Known>,
+    progress: &Progress,
+) -> Result<Done, Error> {
+    let source = upload::Source::open(&file.path).await?;
+    let split = match file.split {
+        Split::Train => v1::Split::Train,
+        Split::Validation => v1::Split::Validation,
+        Split::Test => v1::Split::Test,
+    };
+    let digest = source.sha256.clone();
+    let uploaded = {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let example = (digest.clone(), file.label.clone(), split);
+        if known.examples.contains(&example) {
+            return Ok(Done::Present(digest));
+        }
+        known.videos.get_mut(&digest).and_then(Vec::pop)
+    };
+    let video = match uploaded {
+        Some(name) => name,
+        None => upload::send(client, &source, progress).await?.name,
+    };
+    let example = v1::Example {
+        video,
+        label: file.label.clone(),
+        split: split.into(),
+    };
+    Ok(Done::Example(example, digest))
+}
+
+async fn write(
+    client: &Client,
+    dataset: &str,
+    examples: Vec<v1::Example>,
+    progress: &Progress,
+) -> Result<(), Error> {
+    if examples.is_empty() {
+        return Ok(());
+    }
+    let request = v1::AddExamplesRequest {
+        name: dataset.to_owned(),
+        examples,
+    };
+    let dataset = client.datasets().add_examples(request).await?.into_inner();
+    progress.say(&format!("{} examples", dataset.examples));
+    Ok(())
+}
+
+/// What a run did, for people and for programs.
+#[derive(Default)]
+struct Report<'a> {
+    /// Examples that the data set had already.
+    present: usize,
+    refused: Vec<(&'a Labelled, Error)>,
+    /// The files by their bytes.
+    bytes: BTreeMap<Digest, Vec<&'a Labelled>>,
+}
+
+impl Report<'_> {
+    /// Files of equal bytes with different labels or splits: a leak between splits, or a contradiction.
+    fn equal(&self) -> Option<Note> {
+        let differ = |files: &&Vec<&Labelled>| {
+            let first = files.first().map(|file| (&file.label, file.split));
+            files
+                .iter()
+                .any(|file| Some((&file.label, file.split)) != first)
+        };
+        let items: Vec<String> = self
+            .bytes
+            .values()
+            .filter(differ)
+            .map(|files| {
+                let names = files.iter().map(|file| file.path.display().to_string());
+                names.collect::<Vec<_>>().join(" = ")
+            })
+            .collect();
+        (!items.is_empty()).then(|| Note {
+            kind: "equal_bytes",
+            what: "videos with equal bytes and different labels or splits".to_owned(),
+            items,
+        })
+    }
+
+    fn print(&self, dataset: &v1::Dataset, found: &Listing, output: Output) {
+        let equal = self.equal();
+        if let Some(note) = &equal {
+            output.note(&format!("warning: {note}"));
+        }
+        if self.present > 0 {
+            output.note(&format!("{} examples were there already", self.present));
+        }
+        let notes = found.notes.iter().chain(&equal);
+        output.result(
+            || table(dataset),
+            || {
+                let mut value = as_json::dataset(dataset);
+                value["already_there"] = json!(self.present);
+                value["notes"] = notes
+                    .map(|note| json!({"kind": note.kind, "what": note.what, "items": note.items}))
+                    .collect();
+                value["broken_lists"] = found.broken.iter().map(|list| json!(list.to_string())).collect();
+                let refused = self.refused.iter().map(
+                    |(file, error)| json!({"path": file.path.display().to_string(), "error": error.to_string()}),
+                );
+                value["refused"] = Value::Array(refused.collect());
+                value
+            },
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! Labels in one form: texts that look the same are the same label.
+//!
+//! Invariant: a label that was put into this form and is put into it again stays as it is.
+
+use unicode_normalization::UnicodeNormalization;
+
+use super::{Invalid, check_label};
+
+/// A label in the form in which labels are compared and stored: Unicode NFC, without characters that show nothing, without white space at its ends.
+///
+/// # Errors
+/// When nothing is left of it, or it is longer than 255 bytes or has control characters.
+pub fn normal_label(text: &str) -> Result<String, Invalid> {
+    let composed: String = text.chars().filter(|&c| !is_invisible(c)).nfc().collect();
+    let label = composed.trim();
+    check_label(label)?;
+    Ok(label.to_owned())
+}
+
+/// What labels have in common that a reader would take for the same: they differ by case, or by spaces, hyphens and underscores, only.
+pub fn label_outline(label: &str) -> String {
+    label
+        .to_lowercase()
+        .split(|c: char| c.is_whitespace() || c == '_' || c == '-')
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Byte order marks, zero-width spaces, word joiners and marks of the direction. Joiners stay: they change how Persian, Indic scripts and emoji look.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{feff}'
+            | '\u{200b}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{00ad}'
+            | '\u{061c}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{2069}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_look_the_same_are_the_same() {
+        for (text, label) in [
+            ("cafe\u{301}", "café"),
+            ("café", "café"),
+            ("walk ", "walk"),
+            ("\u{feff}walk", "walk"),
+            ("a\u{200b}b", "ab"),
+            ("\u{a0}two  words\t", "two  words"),
+            ("\u{202a}left\u{202c}", "left"),
+        ] {
+            assert_eq!(normal_label(text).unwrap(), label);
+            assert_eq!(normal_label(label).unwrap(), label);
+        }
+        for text in ["", "   ", "\u{200b}", "a\tb", &"x".repeat(256)] {
+            assert!(normal_label(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn labels_of_one_outline_are_easily_taken_for_each_other() {
+        assert_eq!(label_outline("Walk"), label_outline("walk"));
+        assert_eq!(label_outline("high_jump"), label_outline("High  jump"));
+        assert_ne!(label_outline("walk"), label_outline("walking"));
+    }
+}
