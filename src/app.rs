@@ -24,7 +24,7 @@ pub use about::Summary;
 pub use wiring::Wiring;
 
 use bind::Listeners;
-use loops::{Ends, Loops};
+use loops::{Ended, Ends, Loops};
 use wiring::{Ground, Stage};
 
 /// Why the server could not start, or stopped.
@@ -71,10 +71,12 @@ pub enum Error {
     #[error(transparent)]
     Rpc(#[from] rpc::Error),
     /// Something that the server cannot be without has ended.
-    #[error("{what} ended unexpectedly")]
+    #[error("{what} ended unexpectedly: {why}")]
     Stopped {
         /// What.
         what: &'static str,
+        /// What it ended with.
+        why: String,
     },
     /// Requests or jobs were still under way when the drain's time was over.
     #[error("the drain was not over after {seconds} s: {what} had not finished")]
@@ -84,6 +86,12 @@ pub enum Error {
         /// What was still under way.
         what: String,
     },
+}
+
+impl From<Ended> for Error {
+    fn from(Ended { what, why }: Ended) -> Self {
+        Self::Stopped { what, why }
+    }
 }
 
 /// A server that is bound and answers NOT_SERVING.
@@ -182,15 +190,15 @@ impl App {
     ///
     /// # Errors
     /// When something that the server needs ends before, or the drain takes too long.
-    pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> Result<(), Error> {
+    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), Error> {
         let ended = tokio::select! {
             () = signal => None,
-            what = self.front.fatal() => Some(what),
-            what = self.back.fatal() => Some(what),
+            ended = self.front.fatal() => Some(ended),
+            ended = self.back.fatal() => Some(ended),
         };
         let drained = self.drain().await;
         match ended {
-            Some(what) => Err(Error::Stopped { what }),
+            Some(ended) => Err(ended.into()),
             None => drained,
         }
     }
@@ -237,14 +245,27 @@ impl Bound {
     /// Loads the backbone, wires everything, waits until the engine is warm, and serves.
     ///
     /// # Errors
-    /// When the backbone, the video workers or the device do not start.
-    pub async fn load(mut self) -> Result<App, Error> {
-        let config = self.config;
+    /// When the backbone, the video workers or the device do not start, the backbone's first forward fails, or a loop ends that the server needs.
+    pub async fn load(self) -> Result<App, Error> {
         let (back_drain, signal) = shutdown::channel();
-        let mut back = Stage {
+        let back = Stage {
             loops: Loops::new(),
             signal,
         };
+        let (front_ended, back_ended) = (self.front.loops.fatal(), back.loops.fatal());
+        tokio::select! {
+            loaded = self.load_beside(back, back_drain) => loaded,
+            ended = front_ended => Err(ended.into()),
+            ended = back_ended => Err(ended.into()),
+        }
+    }
+
+    async fn load_beside(
+        mut self,
+        mut back: Stage,
+        back_drain: shutdown::Drain,
+    ) -> Result<App, Error> {
+        let config = self.config;
         let wiring = Wiring::start(&config, self.ground, &mut self.front, &mut back).await?;
         if let Some(listener) = self.listeners.take_metrics() {
             let metrics = wiring.metrics.clone();
@@ -267,7 +288,11 @@ impl Bound {
         });
         let mut ready = wiring.engine.ready();
         if ready.wait_for(|ready| *ready).await.is_err() {
-            return Err(Error::Stopped { what: "the engine" });
+            let why = "it is gone".to_owned();
+            return Err(Error::Stopped {
+                what: "the engine",
+                why,
+            });
         }
         self.health.serving().await;
         Ok(App {

@@ -205,6 +205,16 @@ impl Handle {
         self.core.residency.records(tenant)
     }
 
+    /// Why a version is quarantined here; `None` when it serves, is on its way, or was not asked for yet.
+    pub fn refusal(&self, version: &VersionRef) -> Option<Arc<str>> {
+        self.core.residency.refusal(version)
+    }
+
+    /// Tries a quarantined version again: somebody asked for it anew.
+    pub fn retry(&self, version: &VersionRef) {
+        self.core.residency.reload(version);
+    }
+
     /// Whether the backbone is loaded and warm; turns false while draining.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.core.ready.subscribe()

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -23,11 +24,22 @@ pub(super) enum Ends {
     Itself,
 }
 
+/// A loop that the server cannot be without has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// The loop's name.
+    pub(super) what: &'static str,
+    /// What it ended with.
+    pub(super) why: String,
+}
+
 /// Loops that drain together.
 #[derive(Debug)]
 pub(super) struct Loops {
-    set: JoinSet<(&'static str, Ends)>,
+    set: JoinSet<&'static str>,
     running: Vec<&'static str>,
+    /// The first loop that ended which the server cannot be without.
+    fatal: watch::Sender<Option<Ended>>,
 }
 
 impl Loops {
@@ -35,6 +47,7 @@ impl Loops {
         Self {
             set: JoinSet::new(),
             running: Vec::new(),
+            fatal: watch::Sender::new(None),
         }
     }
 
@@ -48,36 +61,50 @@ impl Loops {
         self.running.push(name);
         // The inner worker turns a panic into an error of its join, so that its name is not lost.
         let inner = tokio::spawn(body);
+        let fatal = self.fatal.clone();
         self.set.spawn(async move {
-            match AbortOnDrop(inner).join().await {
-                Ok(Ok(())) => tracing::debug!(name, "a loop has ended"),
+            let why = match AbortOnDrop(inner).join().await {
+                Ok(Ok(())) => {
+                    tracing::debug!(name, "a loop has ended");
+                    "it returned".to_owned()
+                }
                 Ok(Err(error)) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(name, error, "a loop has failed");
+                    error.to_string()
                 }
-                Err(error) => tracing::error!(name, %error, "a loop has panicked"),
+                Err(error) => {
+                    tracing::error!(name, %error, "a loop has panicked");
+                    error.to_string()
+                }
+            };
+            if ends == Ends::Server {
+                let ended = Ended { what: name, why };
+                fatal.send_if_modified(|first| first.is_none() && first.replace(ended).is_none());
             }
-            (name, ends)
+            name
         });
     }
 
-    /// Waits until a loop ends that the server cannot be without.
-    pub(super) async fn fatal(&mut self) -> &'static str {
-        while let Some(ended) = self.set.join_next().await {
-            let Ok((name, ends)) = ended else { continue };
-            self.running.retain(|running| *running != name);
-            if ends == Ends::Server {
-                return name;
+    /// Waits until a loop ends that the server cannot be without. The future is independent of the loops, so that it can be awaited while they are
+    /// still being started.
+    pub(super) fn fatal(&self) -> impl Future<Output = Ended> + Send + use<> {
+        let mut fatal = self.fatal.subscribe();
+        async move {
+            let ended = fatal.wait_for(Option::is_some).await;
+            if let Some(ended) = ended.ok().and_then(|ended| ended.clone()) {
+                return ended;
             }
+            // The loops are gone, which whoever dropped them knows.
+            std::future::pending().await
         }
-        std::future::pending().await
     }
 
     /// Waits until all loops have ended, for at most so long. Returns those that have not; they end when this is dropped.
     pub(super) async fn finish(&mut self, patience: Duration) -> Vec<&'static str> {
         let all = async {
             while let Some(ended) = self.set.join_next().await {
-                if let Ok((name, _)) = ended {
+                if let Ok(name) = ended {
                     self.running.retain(|running| *running != name);
                 }
             }
@@ -136,7 +163,16 @@ mod tests {
         loops.spawn("a", Ends::Itself, async { Err(Error::other("no")) });
         loops.spawn("b", Ends::Server, async { Ok::<(), Error>(()) });
         loops.spawn("c", Ends::Server, std::future::pending::<Result<()>>());
-        assert_eq!(loops.fatal().await, "b");
+        let ended = Ended {
+            what: "b",
+            why: "it returned".into(),
+        };
+        assert_eq!(loops.fatal().await, ended);
+        assert_eq!(
+            loops.fatal().await,
+            ended,
+            "whoever asks later hears of the first"
+        );
     }
 
     #[tokio::test]
@@ -148,7 +184,17 @@ mod tests {
             }
             Ok::<(), Error>(())
         });
-        assert_eq!(loops.fatal().await, "a");
+        let ended = loops.fatal().await;
+        assert_eq!(ended.what, "a");
+        assert!(ended.why.contains("as planned"), "{}", ended.why);
+    }
+
+    #[tokio::test]
+    async fn the_reason_of_a_failure_is_told() {
+        let mut loops = Loops::new();
+        let fatal = loops.fatal();
+        loops.spawn("a", Ends::Server, async { Err(Error::other("no room")) });
+        assert_eq!(fatal.await.why, "no room");
     }
 
     #[tokio::test(start_paused = true)]

@@ -153,8 +153,9 @@ async fn backbone(config: &Config) -> Result<Backbone, Error> {
             name,
             source: Box::new(source),
         }),
-        Err(_) => Err(Error::Stopped {
+        Err(error) => Err(Error::Stopped {
             what: "loading the backbone",
+            why: error.to_string(),
         }),
     }
 }

@@ -17,6 +17,9 @@ use super::{Config, Error, Priority, Source, Work};
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
 
+/// Panics in a row after which a source is not asked again by itself.
+const STUMBLES: u32 = 8;
+
 /// Gives work to the device; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -277,6 +280,8 @@ struct Device {
     next_key: u64,
     /// The formed batch that runs, which is not counted as held.
     formed: Option<u64>,
+    /// Panics of the source in a row.
+    stumbles: u32,
     /// Last, so that works and source are gone when it tells of the end.
     exit: Exit,
 }
@@ -290,6 +295,7 @@ impl Device {
             source: None,
             next_key: 0,
             formed: None,
+            stumbles: 0,
             exit,
         }
     }
@@ -371,19 +377,31 @@ impl Device {
             .source
             .as_mut()
             .map(|source| slice::form(source.as_mut()));
-        let work = formed.transpose().unwrap_or_else(|message| {
-            tracing::error!(%message, "forming a batch panicked");
-            self.exit
-                .core
-                .counters
-                .panics
-                .fetch_add(1, Ordering::Release);
-            self.exit.core.metrics.device_panic();
-            None
-        });
-        let key = work.flatten().map(|work| self.add(work));
+        let work = match formed.transpose() {
+            Ok(work) => {
+                self.stumbles = 0;
+                work.flatten()
+            }
+            Err(message) => return self.stumbled(&message),
+        };
+        let key = work.map(|work| self.add(work));
         self.formed = key;
         self.schedule.formed(key);
+    }
+
+    /// The source panicked. What waits there would sleep until somebody wakes the device, so it is asked again; one that does nothing but panic is
+    /// left alone after a while, until then.
+    fn stumbled(&mut self, message: &Arc<str>) {
+        tracing::error!(%message, "forming a batch panicked");
+        let core = &self.exit.core;
+        core.counters.panics.fetch_add(1, Ordering::Release);
+        core.metrics.device_panic();
+        self.formed = None;
+        self.schedule.formed(None);
+        self.stumbles = self.stumbles.saturating_add(1);
+        if self.stumbles < STUMBLES {
+            self.schedule.wake();
+        }
     }
 
     fn slice(&mut self, key: u64, priority: Priority) {

@@ -44,6 +44,14 @@ pub enum Error {
         /// Why.
         reason: Arc<str>,
     },
+    /// The version's file is not what was published; it fails alone.
+    #[error("{version} is damaged: {reason}")]
+    Damaged {
+        /// Which.
+        version: VersionRef,
+        /// What is wrong with it.
+        reason: Arc<str>,
+    },
     /// The version is not there any more.
     #[error("{version} does not exist")]
     NotFound {

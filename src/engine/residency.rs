@@ -1,12 +1,13 @@
 //! Adapter sets in memory, by bytes: found, loaded once, evicted, quarantined.
 //!
-//! Invariant: live sets and those being warmed never exceed the budget; a pinned set is never freed or overwritten; a set that cannot be served
-//! fails alone and is not tried again until it is asked for anew.
+//! Invariant: live sets and those being warmed never exceed the budget; a pinned set is never freed or overwritten; a set is quarantined only after
+//! its warm-up failed twice in a row, fails alone, and is not tried again until it is asked for anew.
 
 mod load;
 mod room;
 mod state;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -15,6 +16,7 @@ pub(super) use load::Loader;
 use room::Room;
 use state::{Slot, State};
 
+use super::warmup::{self, Fault};
 use super::{Error, ResidencyRecord};
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::model::AdapterSet;
@@ -52,6 +54,8 @@ struct Inner {
     state: Mutex<State>,
     /// Room was given back, or a warmed set became evictable.
     freed: Notify,
+    /// A set came under suspicion.
+    suspected: Notify,
     /// Who waits for room next, in order: else a small set could overtake a large one for ever.
     room: tokio::sync::Mutex<()>,
     loads: Semaphore,
@@ -66,7 +70,7 @@ impl Inner {
 
 enum Found {
     Pin(Pin),
-    Refused(Arc<str>),
+    Refused(Error),
     Loading(Loading),
 }
 
@@ -77,6 +81,7 @@ impl Residency {
             loader,
             state: Mutex::default(),
             freed: Notify::new(),
+            suspected: Notify::new(),
             room: tokio::sync::Mutex::default(),
             loads: Semaphore::new(LOADS),
             metrics,
@@ -86,14 +91,11 @@ impl Residency {
     /// Pins a set, loading and warming it when it is not there. Dropping the future leaves the load to others.
     ///
     /// # Errors
-    /// [`Error::Quarantined`], [`Error::NotFound`], [`Error::Load`], [`Error::TooLarge`], [`Error::Stopped`].
+    /// [`Error::Quarantined`], [`Error::Damaged`], [`Error::NotFound`], [`Error::Load`], [`Error::TooLarge`], [`Error::Stopped`].
     pub(super) async fn acquire(&self, version: &VersionRef) -> Result<Pin, Error> {
         let mut loading = match self.find(version) {
             Found::Pin(pin) => return Ok(pin),
-            Found::Refused(reason) => {
-                let version = version.clone();
-                return Err(Error::Quarantined { version, reason });
-            }
+            Found::Refused(error) => return Err(error),
             Found::Loading(loading) => loading,
         };
         let outcome = loading.wait_for(Option::is_some).await;
@@ -112,23 +114,76 @@ impl Residency {
                 entry.touch(used);
                 Found::Pin(entry.pin.clone())
             }
-            Some(Slot::Loading(loading)) => Found::Loading(loading.clone()),
-            Some(Slot::Quarantined(entry)) => Found::Refused(entry.reason.clone()),
+            Some(Slot::Loading(_, loading)) => Found::Loading(loading.clone()),
+            Some(Slot::Quarantined(entry)) => {
+                let (version, reason) = (version.clone(), entry.reason.clone());
+                Found::Refused(if entry.is_damaged {
+                    Error::Damaged { version, reason }
+                } else {
+                    Error::Quarantined { version, reason }
+                })
+            }
             None => {
                 let (sender, loading) = watch::channel(None);
-                let slot = Slot::Loading(loading.clone());
+                let slot = Slot::Loading(used, loading.clone());
                 state.slots.insert(version.clone(), slot);
-                load::spawn(self.0.clone(), version.clone(), sender);
+                load::spawn(self.0.clone(), (version.clone(), used), sender);
                 Found::Loading(loading)
             }
         }
     }
 
-    /// Lets a quarantined set be tried again.
-    pub(super) fn retry(&self, version: &VersionRef) {
+    /// Lets a quarantined set be tried again. Says whether it was quarantined.
+    pub(super) fn retry(&self, version: &VersionRef) -> bool {
         let mut state = self.0.lock();
-        if let Some(Slot::Quarantined(_)) = state.slots.get(version) {
+        let is_quarantined = matches!(state.slots.get(version), Some(Slot::Quarantined(_)));
+        if is_quarantined {
             state.slots.remove(version);
+        }
+        is_quarantined
+    }
+
+    /// Lets a quarantined set be tried again and begins to load it.
+    pub(super) fn reload(&self, version: &VersionRef) {
+        if self.retry(version) {
+            drop(self.find(version));
+        }
+    }
+
+    /// Why a version is quarantined; `None` when it is not.
+    pub(super) fn refusal(&self, version: &VersionRef) -> Option<Arc<str>> {
+        match self.0.lock().slots.get(version) {
+            Some(Slot::Quarantined(entry)) => Some(entry.reason.clone()),
+            Some(Slot::Resident(_) | Slot::Loading(..)) | None => None,
+        }
+    }
+
+    /// The tasks of which anything is here.
+    pub(super) fn tasks(&self) -> HashSet<(TenantId, TaskId)> {
+        let state = self.0.lock();
+        let task = |version: &VersionRef| (version.tenant.clone(), version.task.clone());
+        state.slots.keys().map(task).collect()
+    }
+
+    /// Waits until sets are under suspicion, and hands each out once, to be examined.
+    pub(super) async fn suspects(&self) -> Vec<Pin> {
+        loop {
+            let suspects = self.0.lock().take_suspects();
+            if !suspects.is_empty() {
+                return suspects;
+            }
+            self.0.suspected.notified().await;
+        }
+    }
+
+    /// Warms a set again after a clip failed with it: it is refused from now on when that fails, twice; else the clip alone was at fault.
+    pub(super) async fn examine(&self, pin: Pin) {
+        let Loader {
+            device, backbone, ..
+        } = &self.0.loader;
+        match warmup::proven(device, backbone, &pin.set).await {
+            Err(Fault::Unfit(reason)) => pin.quarantine(reason),
+            Ok(()) | Err(Fault::Device(_)) => self.0.lock().acquit(&pin),
         }
     }
 
@@ -150,8 +205,17 @@ impl Resident {
         self.room.bytes()
     }
 
+    /// A clip failed with the set, which is to be warmed again.
+    pub(super) fn suspect(&self) {
+        let Some(inner) = self.room.home() else {
+            return;
+        };
+        inner.lock().suspect(self);
+        inner.suspected.notify_one();
+    }
+
     /// Refuses the set from now on.
-    pub(super) fn quarantine(&self, reason: Arc<str>) {
+    fn quarantine(&self, reason: Arc<str>) {
         let Some(inner) = self.room.home() else {
             return;
         };
@@ -166,7 +230,7 @@ impl Resident {
         let state = inner.lock();
         match state.slots.get(&self.version) {
             Some(Slot::Quarantined(entry)) => Some(entry.reason.clone()),
-            Some(Slot::Resident(_) | Slot::Loading(_)) | None => None,
+            Some(Slot::Resident(_) | Slot::Loading(..)) | None => None,
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::residency::Pin;
 use super::{Core, Error, Unavailable, Unfit, Versions, warmup};
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::shutdown::Signal;
@@ -22,6 +23,10 @@ pub struct Service {
     versions: Arc<dyn Versions>,
     moving: HashSet<VersionRef>,
     moves: JoinSet<VersionRef>,
+    /// Sets that are warmed again; at most one for each resident set.
+    exams: JoinSet<()>,
+    /// Tasks that may have changed and could not be asked about, or of which a notice was lost: at most those that are here.
+    unsure: HashSet<(TenantId, TaskId)>,
 }
 
 impl std::fmt::Debug for Service {
@@ -37,6 +42,8 @@ impl Service {
             versions,
             moving: HashSet::new(),
             moves: JoinSet::new(),
+            exams: JoinSet::new(),
+            unsure: HashSet::new(),
         }
     }
 
@@ -63,12 +70,18 @@ impl Service {
                 biased;
                 () = drain.draining() => break,
                 Some(moved) = self.moves.join_next() => self.ended(moved),
+                Some(_) = self.exams.join_next() => {}
+                suspects = self.core.residency.suspects() => self.examine(suspects),
                 change = changes.recv(), if announced => match change {
                     Ok((tenant, task)) => self.changed(&tenant, &task).await,
-                    Err(RecvError::Lagged(_)) => self.look().await,
+                    Err(RecvError::Lagged(_)) => {
+                        // Any of the tasks that are here may be among the lost ones.
+                        self.unsure.extend(self.core.residency.tasks());
+                        self.look_again().await;
+                    }
                     Err(RecvError::Closed) => announced = false,
                 },
-                _ = poll.tick() => self.look().await,
+                _ = poll.tick() => self.look_again().await,
             }
         }
         self.core.ready.send_replace(false);
@@ -91,10 +104,42 @@ impl Service {
     }
 
     async fn changed(&mut self, tenant: &TenantId, task: &TaskId) {
-        if self.versions.exists(tenant, task).await == Ok(false) {
-            self.core.residency.forget(tenant, task);
+        self.settle(tenant, task).await;
+        self.look().await;
+    }
+
+    /// Asks again about tasks whose notice came to nothing, then looks.
+    async fn look_again(&mut self) {
+        for (tenant, task) in std::mem::take(&mut self.unsure) {
+            self.settle(&tenant, &task).await;
         }
         self.look().await;
+    }
+
+    /// Forgets a task that was deleted, and tries a quarantined version that was asked for anew.
+    async fn settle(&mut self, tenant: &TenantId, task: &TaskId) {
+        match self.versions.desired(tenant, task).await {
+            Ok(Some(desired)) if !desired.failed => {
+                // One that serves already is not among the pending ones.
+                if self.core.residency.refusal(&desired.version).is_some() {
+                    self.begin(desired.version);
+                }
+            }
+            Ok(_) => {}
+            Err(Unavailable::Missing) => self.core.residency.forget(tenant, task),
+            Err(error) => {
+                tracing::warn!(%tenant, %task, %error, "a task that changed cannot be asked about; it is tried again");
+                self.unsure.insert((tenant.clone(), task.clone()));
+            }
+        }
+    }
+
+    fn examine(&mut self, suspects: Vec<Pin>) {
+        for pin in suspects {
+            let core = self.core.clone();
+            self.exams
+                .spawn(async move { core.residency.examine(pin).await });
+        }
     }
 
     /// Begins every move that is not under way.
@@ -107,18 +152,24 @@ impl Service {
             }
         };
         for desired in pending {
-            let version = desired.version;
-            if desired.failed || self.moves.len() >= MOVES || self.moving.contains(&version) {
-                continue;
+            if !desired.failed {
+                self.begin(desired.version);
             }
-            self.moving.insert(version.clone());
-            let core = self.core.clone();
-            let versions = self.versions.clone();
-            self.moves.spawn(async move {
-                advance(&core, versions.as_ref(), &version).await;
-                version
-            });
         }
+    }
+
+    /// Begins a move, unless it is under way or too many are.
+    fn begin(&mut self, version: VersionRef) {
+        if self.moves.len() >= MOVES || self.moving.contains(&version) {
+            return;
+        }
+        self.moving.insert(version.clone());
+        let core = self.core.clone();
+        let versions = self.versions.clone();
+        self.moves.spawn(async move {
+            advance(&core, versions.as_ref(), &version).await;
+            version
+        });
     }
 }
 
@@ -130,7 +181,10 @@ async fn advance(core: &Core, versions: &dyn Versions, version: &VersionRef) {
         // The pin lives until the registry knows, so that the set is still there when the first request comes.
         Ok(_pin) => ("moved", versions.moved(version).await),
         Err(
-            error @ (Error::Quarantined { .. } | Error::TooLarge { .. } | Error::NotFound { .. }),
+            error @ (Error::Quarantined { .. }
+            | Error::Damaged { .. }
+            | Error::TooLarge { .. }
+            | Error::NotFound { .. }),
         ) => ("refused", refuse(versions, version, &error).await),
         Err(error) => {
             tracing::warn!(tenant = %version.tenant, %version, %error, "a desired version is not resident yet");

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use crate::ids::{TaskId, TenantId, VersionRef};
+use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::registry::{self, Registry};
 use crate::spec::{AdapterConfig, Digest};
 
@@ -23,7 +23,7 @@ pub struct Stored {
     pub backbone: Digest,
 }
 
-/// A version that was asked for and does not serve yet.
+/// A version that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
     /// Which.
@@ -61,8 +61,12 @@ pub trait Versions: Send + Sync + 'static {
     /// Announces tasks whose desired version changed, or that were deleted. Only a hint: [`Versions::pending`] is asked from time to time, too.
     fn changes(&self) -> broadcast::Receiver<(TenantId, TaskId)>;
 
-    /// Whether the tenant has the task.
-    async fn exists(&self, tenant: &TenantId, task: &TaskId) -> Result<bool, Unavailable>;
+    /// The version that is to serve a task, whether it does or not; `None` when there is none. [`Unavailable::Missing`] when the task was deleted.
+    async fn desired(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<Desired>, Unavailable>;
 
     /// Every version that is desired and does not serve.
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable>;
@@ -91,25 +95,27 @@ impl Versions for Registry {
         self.subscribe()
     }
 
-    async fn exists(&self, tenant: &TenantId, task: &TaskId) -> Result<bool, Unavailable> {
-        match self.get_task(tenant, task).await.map_err(Unavailable::from) {
-            Ok(_) => Ok(true),
-            Err(Unavailable::Missing) => Ok(false),
-            Err(error) => Err(error),
-        }
+    async fn desired(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<Desired>, Unavailable> {
+        let task = self.get_task(tenant, task).await?;
+        Ok(desired(
+            (task.tenant, task.id),
+            task.desired,
+            task.serving_error.as_deref(),
+        ))
     }
 
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable> {
         let tasks = Registry::pending(self).await?;
         let desired = tasks.into_iter().filter_map(|task| {
-            Some(Desired {
-                failed: task.serving_error.is_some(),
-                version: VersionRef {
-                    version: task.desired?,
-                    tenant: task.tenant,
-                    task: task.id,
-                },
-            })
+            desired(
+                (task.tenant, task.id),
+                task.desired,
+                task.serving_error.as_deref(),
+            )
         });
         Ok(desired.collect())
     }
@@ -121,6 +127,23 @@ impl Versions for Registry {
     async fn failed(&self, version: &VersionRef, why: &str) -> Result<bool, Unavailable> {
         Ok(self.serving_failed(version, why).await?)
     }
+}
+
+/// What a task's record says of the version that is to serve it.
+fn desired(
+    (tenant, task): (TenantId, TaskId),
+    version: Option<AdapterVersion>,
+    error: Option<&str>,
+) -> Option<Desired> {
+    let version = VersionRef {
+        tenant,
+        task,
+        version: version?,
+    };
+    Some(Desired {
+        version,
+        failed: error.is_some(),
+    })
 }
 
 impl From<registry::Error> for Unavailable {

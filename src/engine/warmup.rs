@@ -70,6 +70,21 @@ fn noise(values: usize) -> Arc<[f32]> {
     (0..values).map(|_| stream.range(-2.0, 2.0)).collect()
 }
 
+/// Runs [`set`], and once more when that says that the set is at fault: what passes by itself shall not take a version out of service.
+pub(super) async fn proven(
+    device: &device::Handle,
+    backbone: &Arc<Backbone>,
+    own: &Arc<AdapterSet>,
+) -> Result<(), Fault> {
+    match set(device, backbone, own).await {
+        Err(Fault::Unfit(reason)) => {
+            tracing::warn!(%reason, "the warm-up of an adapter set failed; it is run once more");
+            set(device, backbone, own).await
+        }
+        proven => proven,
+    }
+}
+
 /// Runs one clip through a set; it has as many frames as the kernels have taps in time, so that each tap meets one.
 pub(super) async fn set(
     device: &device::Handle,

@@ -1,6 +1,7 @@
 //! One batch on the device: a forward through the backbone, whatever the tasks.
 //!
-//! Invariant: a batch that fails is taken apart; only a clip that fails alone is an error, and its set is refused from then on.
+//! Invariant: a batch that fails is taken apart; only a clip that fails alone is an error, of that clip. Its set is warmed again, which decides about
+//! the set.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -106,9 +107,9 @@ impl Batch {
     }
 }
 
-/// A clip that failed by itself: its set is refused from now on.
+/// A clip that failed by itself; whether its set is at fault shows when it is warmed again.
 fn refuse(clip: Clip, reason: Arc<str>) {
-    clip.pin.quarantine(reason.clone());
+    clip.pin.suspect();
     let version = clip.pin.version.clone();
     clip.refuse(Error::Failed { version, reason });
 }

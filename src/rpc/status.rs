@@ -252,6 +252,7 @@ impl From<engine::Error> for Status {
             Error::Quarantined { .. } => {
                 Refusal::new(Code::FailedPrecondition, "VERSION_QUARANTINED", &error).status()
             }
+            Error::Damaged { .. } => damaged("VERSION_DAMAGED", &error),
             Error::NotFound { .. } => {
                 Refusal::new(Code::NotFound, "VERSION_NOT_FOUND", &error).status()
             }

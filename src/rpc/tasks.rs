@@ -3,9 +3,9 @@
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{names, page, records, spec};
-use super::{Api, status, versions};
-use crate::ids::TaskId;
-use crate::metadata::{NewTask, TaskUpdate};
+use super::{Api, Parts, status, versions};
+use crate::ids::{TaskId, VersionRef};
+use crate::metadata::{NewTask, TaskRecord, TaskUpdate};
 use crate::proto::v1;
 use crate::proto::v1::task_service_server::TaskService;
 
@@ -39,7 +39,7 @@ impl TaskService for Api {
         let (parts, tenant, get) = self.enter(request)?;
         let id = names::task(&get.name, "name")?;
         let task = parts.registry.get_task(&tenant, &id).await?;
-        Ok(Response::new(records::of_task(task)))
+        Ok(Response::new(told(parts, task)))
     }
 
     async fn list_tasks(
@@ -50,7 +50,9 @@ impl TaskService for Api {
         let page = page(list.page_size, &list.page_token)?;
         let tasks = parts.registry.list_tasks(&tenant, &page).await?;
         Ok(Response::new(v1::ListTasksResponse {
-            tasks: tasks.items.into_iter().map(records::of_task).collect(),
+            tasks: (tasks.items.into_iter())
+                .map(|task| told(parts, task))
+                .collect(),
             next_page_token: tasks.next,
         }))
     }
@@ -70,7 +72,7 @@ impl TaskService for Api {
         let task = registry
             .update_task(&tenant, &id, changes, etag.as_deref())
             .await?;
-        Ok(Response::new(records::of_task(task)))
+        Ok(Response::new(told(parts, task)))
     }
 
     async fn delete_task(
@@ -124,6 +126,8 @@ impl TaskService for Api {
         let etag =
             given(&set.etag).ok_or_else(|| status::invalid("etag", "required: read the task"))?;
         let task = parts.registry.set_serving(&version, etag).await?;
+        // It was asked for anew, so that what the engine held against it does not count, also when it served already.
+        parts.engine.retry(&version);
         Ok(Response::new(records::of_task(task)))
     }
 
@@ -158,6 +162,25 @@ impl TaskService for Api {
             sets: sets.iter().map(records::of_residency).collect(),
         }))
     }
+}
+
+/// A task as its caller is told of it: of the version that serves, the engine knows best whether it can.
+fn told(parts: &Parts, mut record: TaskRecord) -> v1::Task {
+    if record.desired == record.serving {
+        record.serving_error = None;
+    }
+    if let Some(version) = record.serving
+        && record.serving_error.is_none()
+    {
+        let serving = VersionRef {
+            tenant: record.tenant.clone(),
+            task: record.id.clone(),
+            version,
+        };
+        let refusal = parts.engine.refusal(&serving);
+        record.serving_error = refusal.map(|why| why.to_string());
+    }
+    records::of_task(record)
 }
 
 /// Empty means absent.

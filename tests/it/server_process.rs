@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use bytes::Bytes;
 use frameshift::client::Client;
@@ -10,6 +11,8 @@ use frameshift::model::load::{Archive, Overrides, plan};
 use frameshift::proto::v1;
 use futures::stream;
 use rustix::process::{Pid, Signal, kill_process};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use tokio::process::{Child, Command};
 
@@ -122,6 +125,48 @@ async fn what_cannot_start_says_why_and_which_kind_of_fault_it_is() {
         assert_eq!(exit, Some(code), "{text}");
         assert!(text.contains(part), "{text}");
     }
+}
+
+/// A copy of the smallest backbone whose last norm overflows: every weight is finite, and no forward is.
+fn unfit_backbone(folder: &Path) -> PathBuf {
+    let path = folder.join("unfit");
+    std::fs::create_dir(&path).unwrap();
+    std::fs::copy(backbone().join("config.json"), path.join("config.json")).unwrap();
+    let file = std::fs::read(backbone().join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&file).unwrap();
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        let mut bytes = view.data().to_vec();
+        if name.ends_with("post_layernorm.weight") {
+            assert_eq!(view.dtype(), Dtype::F32);
+            bytes = f32::MAX.to_le_bytes().repeat(bytes.len() / 4);
+        }
+        tensors.insert(name, (view.dtype(), view.shape().to_vec(), bytes));
+    }
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+        (name.as_str(), view)
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    std::fs::write(path.join("model.safetensors"), bytes).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backbone_whose_first_forward_fails_ends_the_start_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--backbone"])
+        .arg(unfit_backbone(folder.path()))
+        .arg("--data-dir")
+        .arg(folder.path().join("data"))
+        .kill_on_drop(true);
+    let ended = tokio::time::timeout(Duration::from_secs(60), output(command));
+    let (code, text) = ended.await.expect("it ends by itself");
+    assert_eq!(code, Some(70), "{text}");
+    assert!(text.contains("the engine ended unexpectedly"), "{text}");
+    assert!(text.contains("its logits are not finite"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

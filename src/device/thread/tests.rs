@@ -59,6 +59,9 @@ impl Walk for Count {
 
 const NEVER: u32 = u32::MAX;
 
+/// How long a test waits for what should come at once; only a failing test waits so long.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 fn device() -> (Handle, Service) {
     start(Config::default(), Metrics::new()).unwrap()
 }
@@ -221,25 +224,41 @@ async fn the_thread_ends_with_its_last_handle() {
     service.run(signal).await.unwrap();
 }
 
-/// Panics when asked for a batch the first time; has one batch after that.
-struct Stumbles(bool, Batches);
+/// Panics so many times when it is asked for a batch; gives its batches after that.
+struct Stumbles(u32, Batches);
 
 impl Source for Stumbles {
     fn next(&mut self) -> Option<Box<dyn Work>> {
-        assert!(std::mem::replace(&mut self.0, true), "the first time");
+        if self.0 > 0 {
+            self.0 -= 1;
+            panic!("as planned");
+        }
         self.1.next()
     }
 }
 
 #[test]
-fn a_source_that_panics_is_asked_again() {
+fn what_waits_in_a_source_that_panics_is_not_left_asleep() {
     let (handle, _service) = device();
     let (say, said) = words();
     let batches = Batches(VecDeque::from([speaker("batch", 1, &say)]));
-    handle.set_source(Box::new(Stumbles(false, batches)));
-    while handle.stats().panics == 0 {
-        std::thread::yield_now();
-    }
+    handle.set_source(Box::new(Stumbles(1, batches)));
+    assert_eq!(said.recv_timeout(PATIENCE), Ok("batch"));
+    assert_eq!(handle.stats().panics, 1);
+}
+
+#[test]
+fn a_source_that_does_nothing_but_panic_is_left_alone_until_the_next_wake() {
+    let (handle, _service) = device();
+    let (say, said) = words();
+    let batches = Batches(VecDeque::from([speaker("batch", 1, &say)]));
+    handle.set_source(Box::new(Stumbles(STUMBLES, batches)));
+    let work = speaker("work", 1, &say);
+    handle.submit(work, Priority::Training).unwrap();
+    // Training runs only when nothing is to be formed.
+    assert_eq!(said.recv_timeout(PATIENCE), Ok("work"));
     handle.wake();
-    assert_eq!(said.recv(), Ok("batch"));
+    assert_eq!(said.recv_timeout(PATIENCE), Ok("batch"));
+    drop(handle.pause());
+    assert_eq!(handle.stats().panics, u64::from(STUMBLES));
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::{Inner, Pin, Resident, Slot};
+use super::{Inner, Pin, Resident};
 use crate::device;
 use crate::engine::warmup::{self, Fault};
 use crate::engine::{Error, Unavailable, Versions};
@@ -28,13 +28,14 @@ pub(in crate::engine) struct Loader {
 /// Loads in the background; whoever waits hears of it through `sender`. If nobody waits any more the set becomes resident all the same.
 pub(super) fn spawn(
     inner: Arc<Inner>,
-    version: VersionRef,
+    (version, load): (VersionRef, u64),
     sender: watch::Sender<Option<Result<Pin, Error>>>,
 ) {
     tokio::spawn(async move {
         let listing = Listing {
             inner,
             version,
+            load,
             listed: false,
         };
         let result = listing.inner.load(&listing.version).await;
@@ -47,20 +48,31 @@ pub(super) fn spawn(
 struct Listing {
     inner: Arc<Inner>,
     version: VersionRef,
+    /// The load's number in its slot.
+    load: u64,
     listed: bool,
 }
 
 impl Listing {
-    /// Turns the slot into what the load led to.
+    /// Turns the slot into what the load led to; a task that was deleted meanwhile has no slot any more.
     fn list(mut self, result: Result<Pin, Error>) -> Result<Pin, Error> {
         self.listed = true;
         let mut state = self.inner.lock();
+        if !state.is_loading(&self.version, self.load) {
+            drop(state);
+            return Err(Error::NotFound {
+                version: self.version.clone(),
+            });
+        }
         let gone = match &result {
             Ok(pin) => {
                 state.insert(pin.clone());
                 None
             }
-            Err(Error::Quarantined { reason, .. }) => state.refuse(&self.version, reason.clone()),
+            Err(Error::Quarantined { reason, .. }) => {
+                state.refuse(&self.version, reason.clone(), false)
+            }
+            Err(Error::Damaged { reason, .. }) => state.refuse(&self.version, reason.clone(), true),
             Err(_) => state.slots.remove(&self.version),
         };
         drop(state);
@@ -77,10 +89,8 @@ impl Drop for Listing {
             return;
         }
         let mut state = self.inner.lock();
-        let gone = match state.slots.get(&self.version) {
-            Some(Slot::Loading(_)) => state.slots.remove(&self.version),
-            Some(Slot::Resident(_) | Slot::Quarantined(_)) | None => None,
-        };
+        let is_own = state.is_loading(&self.version, self.load);
+        let gone = is_own.then(|| state.slots.remove(&self.version)).flatten();
         drop(state);
         drop(gone);
     }
@@ -116,7 +126,7 @@ impl Inner {
         let Loader {
             device, backbone, ..
         } = &self.loader;
-        match warmup::set(device, backbone, &set).await {
+        match warmup::proven(device, backbone, &set).await {
             Ok(()) => {}
             Err(Fault::Unfit(reason)) => return Err(unfit(version, reason)),
             Err(Fault::Device(device::Error::Stopped)) => return Err(Error::Stopped),
@@ -139,7 +149,10 @@ impl Inner {
             Unavailable::Missing => Error::NotFound {
                 version: version.clone(),
             },
-            Unavailable::Damaged { reason } => unfit(version, reason.into()),
+            Unavailable::Damaged { reason } => Error::Damaged {
+                version: version.clone(),
+                reason: reason.into(),
+            },
             Unavailable::Failed { reason } => failed(version, reason),
         })?;
         if stored.backbone != backbone.digest() {
@@ -182,6 +195,7 @@ fn failed(version: &VersionRef, reason: String) -> Error {
 fn reason(error: &Error) -> &'static str {
     match error {
         Error::Quarantined { .. } => "unfit",
+        Error::Damaged { .. } => "damaged",
         Error::NotFound { .. } => "missing",
         Error::TooLarge { .. } => "too_large",
         Error::QueueFull { .. }

@@ -16,8 +16,8 @@ const QUARANTINED: usize = 1024;
 
 /// Where a version is.
 pub(super) enum Slot {
-    /// On its way.
-    Loading(Loading),
+    /// On its way; the number is the load's own, so that a load that was given up does not list its set over a later one.
+    Loading(u64, Loading),
     /// In memory and warm.
     Resident(Entry),
     /// Refused.
@@ -29,11 +29,25 @@ pub(super) struct Entry {
     pub(super) pin: Pin,
     used: u64,
     last_used: SystemTime,
+    exam: Exam,
+}
+
+/// Whether a resident set is under suspicion, since a clip failed with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exam {
+    /// Nothing is said against the set.
+    None,
+    /// A clip failed; the set is to be warmed again.
+    Asked,
+    /// The set is being warmed again.
+    Running,
 }
 
 /// A refused set.
 pub(super) struct Refused {
     pub(super) reason: Arc<str>,
+    /// Its file is not what was published.
+    pub(super) is_damaged: bool,
     at: u64,
     since: SystemTime,
 }
@@ -89,6 +103,7 @@ impl State {
             used,
             last_used: telemetry::now(),
             pin: pin.clone(),
+            exam: Exam::None,
         };
         self.slots
             .insert(pin.version.clone(), Slot::Resident(entry));
@@ -106,7 +121,7 @@ impl State {
                     version.clone(),
                     entry.pin.bytes(),
                 )),
-                Slot::Loading(_) | Slot::Quarantined(_) => None,
+                Slot::Loading(..) | Slot::Quarantined(_) => None,
             })
             .collect();
         listed.sort();
@@ -125,11 +140,16 @@ impl State {
     }
 
     /// Refuses a version; what was there comes out.
-    pub(super) fn refuse(&mut self, version: &VersionRef, reason: Arc<str>) -> Option<Slot> {
+    pub(super) fn refuse(
+        &mut self,
+        version: &VersionRef,
+        reason: Arc<str>,
+        is_damaged: bool,
+    ) -> Option<Slot> {
         let at = self.tick();
         let refused = self.slots.iter().filter_map(|(version, slot)| match slot {
             Slot::Quarantined(entry) => Some((entry.at, version)),
-            Slot::Loading(_) | Slot::Resident(_) => None,
+            Slot::Loading(..) | Slot::Resident(_) => None,
         });
         let refused: Vec<_> = refused.collect();
         if refused.len() >= QUARANTINED
@@ -139,6 +159,7 @@ impl State {
         }
         let entry = Refused {
             reason,
+            is_damaged,
             at,
             since: telemetry::now(),
         };
@@ -149,23 +170,59 @@ impl State {
     pub(super) fn quarantine(&mut self, set: &Resident, reason: Arc<str>) -> Option<Slot> {
         match self.slots.get(&set.version) {
             Some(Slot::Resident(entry)) if entry.pin.id == set.id => {
-                self.refuse(&set.version, reason)
+                self.refuse(&set.version, reason, false)
             }
-            Some(Slot::Resident(_) | Slot::Loading(_) | Slot::Quarantined(_)) | None => None,
+            Some(Slot::Resident(_) | Slot::Loading(..) | Slot::Quarantined(_)) | None => None,
         }
     }
 
-    /// Takes out everything of a task that is not on its way.
+    /// Whether the load of this number is still the one that may list the version.
+    pub(super) fn is_loading(&self, version: &VersionRef, load: u64) -> bool {
+        matches!(self.slots.get(version), Some(Slot::Loading(own, _)) if *own == load)
+    }
+
+    /// Marks a set, if it is still the listed one, as one that is to be warmed again.
+    pub(super) fn suspect(&mut self, set: &Resident) {
+        if let Some(entry) = self.entry(set)
+            && entry.exam == Exam::None
+        {
+            entry.exam = Exam::Asked;
+        }
+    }
+
+    /// The sets that are to be warmed again, each handed out once.
+    pub(super) fn take_suspects(&mut self) -> Vec<Pin> {
+        let asked = self.slots.values_mut().filter_map(|slot| match slot {
+            Slot::Resident(entry) if entry.exam == Exam::Asked => {
+                entry.exam = Exam::Running;
+                Some(entry.pin.clone())
+            }
+            Slot::Resident(_) | Slot::Loading(..) | Slot::Quarantined(_) => None,
+        });
+        asked.collect()
+    }
+
+    /// Lifts the suspicion from a set.
+    pub(super) fn acquit(&mut self, set: &Resident) {
+        if let Some(entry) = self.entry(set) {
+            entry.exam = Exam::None;
+        }
+    }
+
+    fn entry(&mut self, set: &Resident) -> Option<&mut Entry> {
+        match self.slots.get_mut(&set.version) {
+            Some(Slot::Resident(entry)) if entry.pin.id == set.id => Some(entry),
+            Some(Slot::Resident(_) | Slot::Loading(..) | Slot::Quarantined(_)) | None => None,
+        }
+    }
+
+    /// Takes out everything of a task; a load on its way finds its place gone and lists nothing.
     pub(super) fn take_task(&mut self, tenant: &TenantId, task: &TaskId) -> Vec<Slot> {
         let own: Vec<VersionRef> = self
             .slots
-            .iter()
-            .filter(|(version, slot)| {
-                version.tenant == *tenant
-                    && version.task == *task
-                    && !matches!(slot, Slot::Loading(_))
-            })
-            .map(|(version, _)| version.clone())
+            .keys()
+            .filter(|version| version.tenant == *tenant && version.task == *task)
+            .cloned()
             .collect();
         own.iter()
             .filter_map(|version| self.slots.remove(version))
@@ -180,7 +237,7 @@ impl State {
             .filter(|(version, _)| version.tenant == *tenant);
         let mut records: Vec<ResidencyRecord> = own
             .filter_map(|(version, slot)| match slot {
-                Slot::Loading(_) => None,
+                Slot::Loading(..) => None,
                 Slot::Resident(entry) => Some(ResidencyRecord {
                     version: version.clone(),
                     bytes: entry.pin.bytes(),

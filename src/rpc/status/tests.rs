@@ -454,6 +454,15 @@ fn engine_errors() {
             "VERSION_QUARANTINED",
         ),
         (
+            Error::Damaged {
+                version: version(),
+                reason: "its sha256 is another".into(),
+            }
+            .into(),
+            Code::DataLoss,
+            "VERSION_DAMAGED",
+        ),
+        (
             Error::NotFound { version: version() }.into(),
             Code::NotFound,
             "VERSION_NOT_FOUND",

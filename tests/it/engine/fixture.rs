@@ -1,6 +1,6 @@
 //! A small backbone, adapter sets that differ from one another, versions in memory, and a running engine.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -17,6 +17,9 @@ use safetensors::{Dtype, SafeTensors};
 use tokio::sync::broadcast;
 
 pub(crate) const CLASSES: usize = 3;
+
+/// Notices that wait for a listener.
+const NOTICES: usize = 64;
 
 pub(crate) fn config() -> BackboneConfig {
     BackboneConfig {
@@ -107,27 +110,78 @@ pub(crate) fn version(owner: &str, task: &str, number: u32) -> VersionRef {
     }
 }
 
-/// Versions in memory, as the registry would give them.
+/// Tasks and versions in memory that keep the registry's rules: a version's file never changes, only a desired version moves or fails, and one
+/// that serves already is not pending when it is asked for again.
 #[derive(Clone)]
 pub(crate) struct Shelf(Arc<Mutex<Shelves>>, broadcast::Sender<(TenantId, TaskId)>);
 
 #[derive(Default)]
 struct Shelves {
     files: HashMap<VersionRef, Stored>,
+    tasks: HashMap<(TenantId, TaskId), Task>,
     loads: HashMap<VersionRef, usize>,
     outages: usize,
-    desired: Vec<Desired>,
-    serving: Vec<VersionRef>,
-    refused: Vec<(VersionRef, String)>,
+    /// Tasks cannot be asked about for so many times.
+    silences: usize,
+    /// Versions whose file is not what was put there.
+    damaged: HashSet<VersionRef>,
+}
+
+#[derive(Default)]
+struct Task {
+    desired: Option<AdapterVersion>,
+    serving: Option<AdapterVersion>,
+    error: Option<String>,
+}
+
+fn task_of(version: &VersionRef) -> (TenantId, TaskId) {
+    (version.tenant.clone(), version.task.clone())
+}
+
+impl Shelves {
+    /// The version's task, if that is the version which it is told to serve.
+    fn desiring(&mut self, version: &VersionRef) -> Option<&mut Task> {
+        let task = self.tasks.get_mut(&task_of(version))?;
+        (task.desired == Some(version.version)).then_some(task)
+    }
+}
+
+fn desired((tenant, id): &(TenantId, TaskId), task: &Task) -> Option<Desired> {
+    let version = VersionRef {
+        tenant: tenant.clone(),
+        task: id.clone(),
+        version: task.desired?,
+    };
+    let failed = task.error.is_some();
+    Some(Desired { version, failed })
 }
 
 impl Shelf {
     pub(crate) fn new() -> Self {
-        Self(Arc::default(), broadcast::channel(64).0)
+        Self(Arc::default(), broadcast::channel(NOTICES).0)
     }
 
+    /// Publishes a version, and creates its task with the first.
     pub(crate) fn put(&self, version: &VersionRef, stored: Stored) {
-        self.0.lock().unwrap().files.insert(version.clone(), stored);
+        let mut shelves = self.0.lock().unwrap();
+        let before = shelves.files.insert(version.clone(), stored);
+        assert!(before.is_none(), "{version} is immutable");
+        shelves.tasks.entry(task_of(version)).or_default();
+    }
+
+    /// Damages a version's file on the disk.
+    pub(crate) fn damage(&self, version: &VersionRef) {
+        self.0.lock().unwrap().damaged.insert(version.clone());
+    }
+
+    /// Puts a version's file back as it was.
+    pub(crate) fn mend(&self, version: &VersionRef) {
+        self.0.lock().unwrap().damaged.remove(version);
+    }
+
+    /// The next so many questions about a task fail for a passing reason.
+    pub(crate) fn fall_silent(&self, questions: usize) {
+        self.0.lock().unwrap().silences = questions;
     }
 
     /// The next so many loads fail for a passing reason.
@@ -140,38 +194,52 @@ impl Shelf {
         shelves.loads.get(version).copied().unwrap_or(0)
     }
 
-    /// Asks for a version to serve.
+    /// Asks for a version to serve, as SetServing does.
     pub(crate) fn desire(&self, version: &VersionRef) {
         let mut shelves = self.0.lock().unwrap();
-        let same = |own: &Desired| own.version.task == version.task;
-        shelves.desired.retain(|own| !same(own));
-        shelves.desired.push(Desired {
-            version: version.clone(),
-            failed: false,
-        });
+        let task = shelves.tasks.get_mut(&task_of(version)).expect("a task");
+        task.desired = Some(version.version);
+        task.error = None;
         drop(shelves);
-        let _ = self.1.send((version.tenant.clone(), version.task.clone()));
+        let _ = self.1.send(task_of(version));
     }
 
     pub(crate) fn serving(&self, task: &str) -> Option<VersionRef> {
         let shelves = self.0.lock().unwrap();
-        let own = |version: &&VersionRef| version.task.as_str() == task;
-        shelves.serving.iter().find(own).cloned()
+        shelves.tasks.iter().find_map(|((tenant, id), own)| {
+            let version = own.serving.filter(|_| id.as_str() == task)?;
+            Some(VersionRef {
+                tenant: tenant.clone(),
+                task: id.clone(),
+                version,
+            })
+        })
     }
 
-    /// Why a version was refused.
+    /// Why a desired version was refused.
     pub(crate) fn refused(&self, version: &VersionRef) -> Option<String> {
-        let shelves = self.0.lock().unwrap();
-        let own = |(refused, _): &&(VersionRef, String)| refused == version;
-        shelves.refused.iter().find(own).map(|(_, why)| why.clone())
+        self.0.lock().unwrap().desiring(version)?.error.clone()
     }
 
     /// Deletes a task.
     pub(crate) fn delete(&self, version: &VersionRef) {
+        self.delete_silently(version);
+        let _ = self.1.send(task_of(version));
+    }
+
+    /// Deletes a task without a word, as if the notice had been lost.
+    pub(crate) fn delete_silently(&self, version: &VersionRef) {
         let mut shelves = self.0.lock().unwrap();
-        shelves.files.retain(|own, _| own.task != version.task);
-        drop(shelves);
-        let _ = self.1.send((version.tenant.clone(), version.task.clone()));
+        let task = task_of(version);
+        shelves.files.retain(|own, _| task_of(own) != task);
+        shelves.tasks.remove(&task);
+    }
+
+    /// So many notices about a task that nobody has that those who listen lose some.
+    pub(crate) fn flood(&self) {
+        for _ in 0..=NOTICES {
+            let _ = self.1.send((tenant("nobody"), "none".parse().unwrap()));
+        }
     }
 }
 
@@ -186,6 +254,10 @@ impl Versions for Shelf {
             return Err(Unavailable::Failed { reason });
         }
         let file = shelves.files.get(version).cloned();
+        if file.is_some() && shelves.damaged.contains(version) {
+            let reason = "its sha256 is another".to_owned();
+            return Err(Unavailable::Damaged { reason });
+        }
         file.ok_or(Unavailable::Missing)
     }
 
@@ -193,34 +265,45 @@ impl Versions for Shelf {
         self.1.subscribe()
     }
 
-    async fn exists(&self, tenant: &TenantId, task: &TaskId) -> Result<bool, Unavailable> {
-        let shelves = self.0.lock().unwrap();
-        let mut versions = shelves.files.keys();
-        Ok(versions.any(|own| own.tenant == *tenant && own.task == *task))
+    async fn desired(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<Desired>, Unavailable> {
+        let mut shelves = self.0.lock().unwrap();
+        if shelves.silences > 0 {
+            shelves.silences -= 1;
+            let reason = "the database is away".to_owned();
+            return Err(Unavailable::Failed { reason });
+        }
+        let id = (tenant.clone(), task.clone());
+        let task = shelves.tasks.get(&id).ok_or(Unavailable::Missing)?;
+        Ok(desired(&id, task))
     }
 
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable> {
-        Ok(self.0.lock().unwrap().desired.clone())
+        let shelves = self.0.lock().unwrap();
+        let pending = shelves.tasks.iter();
+        let pending = pending.filter(|(_, task)| task.desired != task.serving);
+        Ok(pending.filter_map(|(id, task)| desired(id, task)).collect())
     }
 
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable> {
         let mut shelves = self.0.lock().unwrap();
-        let before = shelves.desired.len();
-        shelves.desired.retain(|own| own.version != *version);
-        if shelves.desired.len() == before {
+        let Some(task) = shelves.desiring(version) else {
             return Ok(false);
-        }
-        shelves.serving.retain(|own| own.task != version.task);
-        shelves.serving.push(version.clone());
+        };
+        task.serving = task.desired;
+        task.error = None;
         Ok(true)
     }
 
     async fn failed(&self, version: &VersionRef, why: &str) -> Result<bool, Unavailable> {
         let mut shelves = self.0.lock().unwrap();
-        for own in &mut shelves.desired {
-            own.failed |= own.version == *version;
-        }
-        shelves.refused.push((version.clone(), why.to_owned()));
+        let Some(task) = shelves.desiring(version) else {
+            return Ok(false);
+        };
+        task.error = Some(why.to_owned());
         Ok(true)
     }
 }

@@ -6,6 +6,7 @@ use frameshift::engine::{Config, Error};
 use futures::future::join_all;
 
 use super::fixture::{ADAPTER, Running, bits, clip, stored, version};
+use crate::server::until;
 
 #[tokio::test]
 async fn a_clip_without_finite_logits_fails_alone() {
@@ -20,7 +21,7 @@ async fn a_clip_without_finite_logits_fails_alone() {
             .put(version, stored(seed as u64, ADAPTER, 0.3));
         alone.push(running.one(version, clip(5, 4)).await.unwrap());
     }
-    let before = running.settled();
+    let (before, settled) = (batches(&running), running.settled().batches);
     let paused = running.device.pause();
     let broken: Arc<[f32]> = clip(5, 4).iter().map(|_| f32::MAX).collect();
     let requests = [
@@ -32,7 +33,7 @@ async fn a_clip_without_finite_logits_fails_alone() {
     assert!(futures::poll!(requests.as_mut()).is_pending());
     drop(paused);
     let answers = requests.await;
-    assert_eq!(running.settled().batches, before.batches + 1);
+    assert_eq!(batches(&running), before + 1);
     assert_eq!(bits(answers[0].as_ref().unwrap()), bits(&alone[0]));
     assert_eq!(bits(answers[2].as_ref().unwrap()), bits(&alone[2]));
     assert!(
@@ -40,4 +41,19 @@ async fn a_clip_without_finite_logits_fails_alone() {
         "{:?}",
         answers[1]
     );
+    // The clip was at fault, not its version, which is warmed again and goes on to serve.
+    until(|| async { running.settled().batches >= settled + 2 }).await;
+    let again = running.one(&versions[1], clip(5, 4)).await;
+    assert_eq!(bits(&again.unwrap()), bits(&alone[1]));
+    assert_eq!(running.engine.refusal(&versions[1]), None);
+    assert_eq!(running.shelf.loads(&versions[1]), 1);
+}
+
+/// Batches that were formed so far; warm-ups are none.
+fn batches(running: &Running) -> u64 {
+    let text = running.metrics.text();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("frameshift_batch_clips_count "));
+    line.expect("a counter").parse().expect("a number")
 }

@@ -7,7 +7,7 @@ use frameshift::spec::Digest;
 use futures::future::join_all;
 
 use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
-use crate::server::found;
+use crate::server::until;
 
 fn size(stored: &Stored) -> u64 {
     let set =
@@ -102,7 +102,7 @@ async fn a_set_larger_than_the_budget_is_refused() {
         "{refused:?}"
     );
     running.shelf.desire(&wanted);
-    found(|| running.shelf.refused(&wanted)).await;
+    until(|| async { running.shelf.refused(&wanted).is_some() }).await;
     assert_eq!(running.shelf.serving("t"), None);
 }
 
@@ -167,12 +167,52 @@ async fn a_set_that_cannot_serve_is_quarantined_with_its_reason() {
 
 #[tokio::test]
 async fn a_deleted_task_leaves_memory() {
+    let running = Running::start(Config {
+        poll: std::time::Duration::from_millis(1),
+        ..Config::default()
+    })
+    .await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    running.one(&wanted, clip(0, 4)).await.unwrap();
+    // The database is away when the notice comes, so that it is asked again.
+    running.shelf.fall_silent(2);
+    running.shelf.delete(&wanted);
+    until(|| async { resident(&running, "a").is_empty() }).await;
+    let gone = running.one(&wanted, clip(0, 4)).await;
+    assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_deleted_task_leaves_memory_although_its_notice_was_lost() {
     let running = with_room_for(2).await;
     let wanted = version("a", "t", 1);
     running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
     running.one(&wanted, clip(0, 4)).await.unwrap();
-    running.shelf.delete(&wanted);
-    found(|| resident(&running, "a").is_empty().then_some(())).await;
-    let gone = running.one(&wanted, clip(0, 4)).await;
+    running.shelf.delete_silently(&wanted);
+    running.shelf.flood();
+    until(|| async { resident(&running, "a").is_empty() }).await;
+}
+
+#[tokio::test]
+async fn a_load_of_a_task_that_is_deleted_meanwhile_lists_nothing() {
+    let running = with_room_for(2).await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    // The file is read, and the set waits to be warmed.
+    let paused = running.device.pause();
+    let request = running.one(&wanted, clip(0, 4));
+    let deletion = async {
+        until(|| async { running.shelf.loads(&wanted) == 1 }).await;
+        running.shelf.delete(&wanted);
+        // The notice has been heard when one that came after it has.
+        let other = version("b", "t", 1);
+        running.shelf.put(&other, stored(2, ADAPTER, 0.3));
+        running.shelf.desire(&other);
+        until(|| async { running.shelf.loads(&other) == 1 }).await;
+        drop(paused);
+    };
+    let (gone, ()) = tokio::join!(request, deletion);
     assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+    assert_eq!(resident(&running, "a"), []);
 }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use frameshift::engine::{Config, Error};
 use frameshift::ids::VersionRef;
+use frameshift::model::AdapterSet;
 
-use super::fixture::{ADAPTER, Running, bits, clip, stored, tenant, version};
-use crate::server::found;
+use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
+use crate::server::until;
 
 const SWAPS: u32 = 20;
 const CLIENTS: usize = 8;
@@ -16,8 +17,8 @@ const CLIENTS: usize = 8;
 /// Asks for a version and waits until it serves.
 async fn swap(running: &Running, wanted: &VersionRef) {
     running.shelf.desire(wanted);
-    let serving = || running.shelf.serving(wanted.task.as_str());
-    found(|| serving().filter(|serving| serving == wanted)).await;
+    let task = wanted.task.as_str();
+    until(|| async { running.shelf.serving(task).as_ref() == Some(wanted) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +89,8 @@ async fn a_version_that_is_not_finite_is_refused_and_the_old_one_serves() {
     let before = running.one(&old, clip(0, 4)).await.unwrap();
 
     running.shelf.desire(&new);
-    let why = found(|| running.shelf.refused(&new)).await;
+    until(|| async { running.shelf.refused(&new).is_some() }).await;
+    let why = running.shelf.refused(&new).unwrap();
     assert!(why.contains("not finite"), "{why}");
     assert_eq!(running.shelf.serving("t"), Some(old.clone()));
     let after = running.one(&old, clip(0, 4)).await.unwrap();
@@ -98,13 +100,59 @@ async fn a_version_that_is_not_finite_is_refused_and_the_old_one_serves() {
         matches!(refused, Err(Error::Quarantined { .. })),
         "{refused:?}"
     );
+}
 
-    // Asked for anew with a file that is fine, it serves.
-    running.shelf.put(&new, stored(2, ADAPTER, 0.3));
-    swap(&running, &new).await;
-    running.one(&new, clip(0, 4)).await.unwrap();
+#[tokio::test]
+async fn a_damaged_version_serves_when_it_is_mended_and_asked_for_anew() {
+    let running = Running::start(Config::default()).await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    running.shelf.damage(&wanted);
+    running.shelf.desire(&wanted);
+    until(|| async { running.shelf.refused(&wanted).is_some() }).await;
+    let refused = running.one(&wanted, clip(0, 4)).await;
+    assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
+
+    running.shelf.mend(&wanted);
+    swap(&running, &wanted).await;
+    running.one(&wanted, clip(0, 4)).await.unwrap();
     let records = running.engine.residency(&tenant("a"));
     assert!(records.iter().all(|record| record.quarantine.is_none()));
+}
+
+#[tokio::test]
+async fn a_quarantined_version_that_serves_already_is_tried_again_when_it_is_asked_for() {
+    let running = Running::start(with_room_for_one()).await;
+    let (serving, other) = (version("a", "t", 1), version("a", "other", 1));
+    running.shelf.put(&serving, stored(1, ADAPTER, 0.3));
+    running.shelf.put(&other, stored(2, ADAPTER, 0.3));
+    swap(&running, &serving).await;
+    // The other set takes its room, and its file is damaged before it is read again.
+    running.one(&other, clip(0, 4)).await.unwrap();
+    running.shelf.damage(&serving);
+    let refused = running.one(&serving, clip(0, 4)).await;
+    assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
+    assert!(running.engine.refusal(&serving).is_some());
+
+    // Nothing is gained while it is damaged, and that is told.
+    running.shelf.desire(&serving);
+    until(|| async { running.shelf.refused(&serving).is_some() }).await;
+    assert!(running.engine.refusal(&serving).is_some());
+
+    running.shelf.mend(&serving);
+    running.shelf.desire(&serving);
+    until(|| async { running.engine.refusal(&serving).is_none() }).await;
+    running.one(&serving, clip(0, 4)).await.unwrap();
+    assert_eq!(running.shelf.refused(&serving), None);
+}
+
+fn with_room_for_one() -> Config {
+    let file = stored(0, ADAPTER, 0.3);
+    let set = AdapterSet::from_safetensors(&file.bytes, &config(), file.adapter, file.classes);
+    Config {
+        residency_bytes: set.unwrap().bytes(),
+        ..Config::default()
+    }
 }
 
 #[tokio::test]
