@@ -2,6 +2,7 @@
 //!
 //! Invariant: a worker decodes for one tenant only, sees one input at a time, and what it answers is checked before it is used.
 
+mod busy;
 mod converters;
 mod exchange;
 #[cfg(any(fuzzing, test))]

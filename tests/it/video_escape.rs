@@ -120,9 +120,9 @@ async fn attacked(decoder: &Decoder, name: &str, port: u16) -> Reject {
     let victim = found(|| pids(decoder, &neighbour).1).await;
     let found = reject(decoder, name, aim(name, victim, port)).await;
     if name == "kill" && found == SUCCEEDED {
-        let result = busy.await.expect("no panic");
-        let is_killed = matches!(result, Err(Error::Rejected(Reject::Memory)));
-        assert!(is_killed, "{result:?}");
+        assert!(!runs(victim), "{name}: the neighbour");
+        // Its video is tried again at another worker.
+        busy.abort();
         return found;
     }
     assert!(runs(victim), "{name}: the neighbour");

@@ -175,5 +175,15 @@ pub(super) fn verdict(end: End) -> Option<Reject> {
     })
 }
 
+/// Whether load, the kernel or an operator may have caused it as well as the input: only when it comes again, with nothing running beside it, is it the
+/// input's fault. An input that needs too much memory or processor time by itself runs into limits of its own before.
+pub(super) fn is_doubtful(ended: &Ended) -> Option<Reject> {
+    match ended {
+        Ended::TimedOut(Reject::WallTime) => Some(Reject::WallTime),
+        Ended::Died(end) => verdict(*end).filter(|reject| *reject == Reject::Memory),
+        Ended::Answered(_) | Ended::Lied | Ended::TimedOut(_) | Ended::Abandoned => None,
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::ids::TenantId;
 use crate::video::{Config, Error, Layers};
 
@@ -22,6 +24,8 @@ use super::wire::{Command, LONGEST, Report, decode_ready};
 
 /// A fork takes milliseconds, loading the libraries a fraction of a second; a machine that swaps may need longer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked whether a zygote that has not answered yet was stopped.
+const LOOK: Duration = Duration::from_millis(500);
 /// A worker whose socket closed is dead, and the zygote says so at once.
 const BURIAL: Duration = Duration::from_secs(5);
 
@@ -77,6 +81,58 @@ struct Zygote {
     pid: u32,
     control: OwnedFd,
     shared: Arc<Shared>,
+}
+
+impl Zygote {
+    /// Waits for the answer to a fork; a zygote that is stopped, or does not answer for long, is ended. `None` when it is gone.
+    fn forked(&self, id: u64) -> Option<Option<u32>> {
+        let forked = |state| match state {
+            State::Asked => None,
+            State::Runs(pid) => Some(Some(pid)),
+            State::NotForked | State::Ended(_) => Some(None),
+        };
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = self.shared.wait(id, LOOK, forked) {
+                return Some(found);
+            }
+            if !self.shared.board().is_alive {
+                return None;
+            }
+            if Instant::now() >= end || is_stopped(self.pid) {
+                self.end();
+                return None;
+            }
+        }
+    }
+
+    /// Kills the process, which need not listen any more; its workers end with it, and the next fork starts another one.
+    fn end(&self) {
+        let mut board = self.shared.board();
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        // Its end is written on the board before anybody waits for the process, so that the number is still its own.
+        if let Some(pid) = pid.filter(|_| board.is_alive) {
+            tracing::error!(
+                pid = self.pid,
+                "the zygote of the video workers does not answer; it is replaced"
+            );
+            let _ = kill_process(pid, Signal::KILL);
+            board.is_alive = false;
+        }
+        drop(board);
+        self.shared.changed.notify_all();
+    }
+}
+
+/// Whether somebody stopped a process; `false` when the system does not say.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it is in brackets and may hold anything.
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.trim().chars().next());
+    matches!(state, Some('T' | 't'))
 }
 
 impl Drop for Zygote {
@@ -261,12 +317,7 @@ impl Nursery {
             return Ok(None);
         }
         drop(theirs);
-        let forked = |state| match state {
-            State::Asked => None,
-            State::Runs(pid) => Some(Some(pid)),
-            State::NotForked | State::Ended(_) => Some(None),
-        };
-        let Some(pid) = worker.zygote.shared.wait(id, PATIENCE, forked) else {
+        let Some(pid) = worker.zygote.forked(id) else {
             return Ok(None);
         };
         let ready = pid.and_then(|pid| Some((pid, first_message(&worker.socket, id)?)));

@@ -2,13 +2,15 @@
 //!
 //! Invariant: no thread of an async runtime ever waits here; a caller that leaves frees its place at once.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::Running;
+use super::busy::Busy;
 use super::nursery::{Nursery, Worker};
 use super::queue::Queue;
 use super::samples;
@@ -18,6 +20,9 @@ use crate::ids::TenantId;
 use crate::video::answer::Containers;
 use crate::video::request::{ClipSpec, Lane, PictureSpec};
 use crate::video::{Config, Error, Input, Layers};
+
+/// Pause before a slot that failed begins anew.
+const REST: Duration = Duration::from_millis(100);
 
 /// What is wanted of a video.
 pub(in crate::video) enum Work {
@@ -66,6 +71,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     nursery: Nursery,
+    /// The slots that decode now.
+    pub(super) busy: Busy,
     /// A worker forked ahead, which has seen no input.
     spare: Mutex<Option<Worker>>,
     running: Mutex<Vec<Option<Running>>>,
@@ -187,6 +194,7 @@ impl Pool {
             }),
             changed: Condvar::new(),
             nursery,
+            busy: Busy::default(),
             spare: Mutex::new(Some(first)),
             running: Mutex::new(vec![None; workers]),
             config,
@@ -197,15 +205,10 @@ impl Pool {
             next: AtomicU64::new(1),
         };
         for number in 0..workers {
-            let system = |source| Error::System {
+            start_slot(&shared, number).map_err(|source| Error::System {
                 action: "start a thread",
                 source: Arc::new(source),
-            };
-            let slot = Slot::new(Arc::clone(&shared), number).map_err(system)?;
-            std::thread::Builder::new()
-                .name(format!("video-{number}"))
-                .spawn(move || slot.run())
-                .map_err(system)?;
+            })?;
         }
         Ok(pool)
     }
@@ -264,7 +267,46 @@ impl Pool {
             id,
             stage,
         };
-        answer.await.unwrap_or(Err(Error::Stopped))
+        // The request is dropped without a word only when the pool stops, or by a slot that panicked.
+        answer.await.unwrap_or_else(|_| {
+            Err(if self.shared.state().is_stopped {
+                Error::Stopped
+            } else {
+                Error::Interrupted
+            })
+        })
+    }
+}
+
+fn start_slot(shared: &Arc<Shared>, number: usize) -> std::io::Result<()> {
+    let shared = Arc::clone(shared);
+    let mut first = Some(Slot::new(Arc::clone(&shared), number)?);
+    let life = move || {
+        let slot = match first.take() {
+            Some(first) => first,
+            None => {
+                shared.note(number, None);
+                Slot::new(Arc::clone(&shared), number)?
+            }
+        };
+        slot.run();
+        Ok(())
+    };
+    let thread = std::thread::Builder::new().name(format!("video-{number}"));
+    thread.spawn(move || supervise(number, life)).map(drop)
+}
+
+/// Lives a slot's life again until it ends by itself: a panic costs the request that the slot had, never the slot, since without slots requests would wait
+/// without end.
+fn supervise(number: usize, mut life: impl FnMut() -> std::io::Result<()>) {
+    loop {
+        match catch_unwind(AssertUnwindSafe(&mut life)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::error!(number, %error, "a video slot cannot begin"),
+            Err(_) => tracing::error!(number, "a video slot panicked; it begins anew"),
+        }
+        // What fails at once shall not take a whole core.
+        std::thread::sleep(REST);
     }
 }
 
@@ -297,5 +339,24 @@ impl Drop for Caller {
             }
             Stage::Done | Stage::Abandoned => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_panics_or_cannot_begin_comes_back_until_it_ends_by_itself() {
+        let mut lives = 0;
+        supervise(0, || {
+            lives += 1;
+            match lives {
+                1 => panic!("as planned"),
+                2 => Err(std::io::ErrorKind::OutOfMemory.into()),
+                _ => Ok(()),
+            }
+        });
+        assert_eq!(lives, 3);
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use bytes::Bytes;
 
-use super::exchange::{Ended, exchange, verdict};
+use super::exchange::{Ended, exchange, is_doubtful, verdict};
 use super::nursery::{Nursery, Worker};
 use super::wire::Wanted;
 use crate::video::answer::{Container, Containers};
@@ -58,7 +58,12 @@ pub(super) fn check(
     for (number, (container, bytes)) in samples.filter(|(_, own)| wanted.contains(own.0)) {
         let input = Input::Bytes(Bytes::from_static(bytes));
         let job = (number as u64, &input, &Wanted::Probe);
-        let ended = exchange(&mut worker, job, &limits, abandoned.as_fd())?;
+        let mut ended = exchange(&mut worker, job, &limits, abandoned.as_fd())?;
+        if is_doubtful(&ended).is_some() {
+            // A busy machine says nothing about a container.
+            worker = nursery.fork()?;
+            ended = exchange(&mut worker, job, &limits, abandoned.as_fd())?;
+        }
         let problem = match ended {
             Ended::Answered(Ok(answer)) if answer.probe.container == container => continue,
             Ended::Answered(Ok(_)) => None,

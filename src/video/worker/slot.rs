@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
-use super::exchange::{Ended, exchange, verdict};
+use super::exchange::{Ended, exchange, is_doubtful, verdict};
 use super::memory::wait_readable;
 use super::nursery::Worker;
 use super::pool::Shared;
@@ -127,41 +127,63 @@ impl Slot {
         let _ = job.reply.send(result);
     }
 
-    /// Decodes, at a second worker when the first went away with its zygote.
+    /// Decodes, at a second worker when the first went away for a reason that need not be the video's: with its zygote, killed, or out of real time. Only
+    /// when the second one says the same, and nothing ran beside it, is the video refused.
     fn decode(&mut self, tenant: &TenantId, job: &Job) -> Result<Answer, Error> {
-        let shared = Arc::clone(&self.shared);
-        let config = &shared.config;
-        let limits = config.limits;
+        let mut doubt = None;
         for _ in 0..2 {
-            let mut worker = self.worker_of(tenant)?;
-            let ended = exchange(
-                &mut worker,
-                (job.id, &job.input, &job.wanted),
-                &limits,
-                self.interrupted.as_fd(),
-            )?;
-            worker.served += 1;
-            let reject = match ended {
-                Ended::Answered(result) => {
-                    let is_short_of_memory = matches!(result, Err(Error::Rejected(Reject::Memory)));
-                    let is_old = worker.served >= config.worker_requests.get()
-                        || worker.processor_time() >= config.worker_cpu;
-                    if !is_short_of_memory && !is_old {
-                        self.worker = Some(worker);
+            match self.attempt(tenant, job)? {
+                Attempt::Ended(result) => return result,
+                Attempt::Doubtful { reject, was_alone } => {
+                    if was_alone && doubt == Some(reject) {
+                        return Err(Error::Rejected(reject));
                     }
-                    return result;
+                    doubt = Some(reject);
                 }
-                Ended::Abandoned => return Err(Error::Stopped),
-                Ended::TimedOut(reject) => reject,
-                Ended::Lied => Reject::DecoderCrashed,
-                Ended::Died(end) => match verdict(end) {
-                    Some(reject) => reject,
-                    None => continue,
-                },
-            };
-            return Err(Error::Rejected(reject));
+                Attempt::Gone => {}
+            }
         }
         Err(Error::Interrupted)
+    }
+
+    /// Gives the video to one worker.
+    fn attempt(&mut self, tenant: &TenantId, job: &Job) -> Result<Attempt, Error> {
+        let shared = Arc::clone(&self.shared);
+        let config = &shared.config;
+        let mut worker = self.worker_of(tenant)?;
+        let turn = shared.busy.begin();
+        let ended = exchange(
+            &mut worker,
+            (job.id, &job.input, &job.wanted),
+            &config.limits,
+            self.interrupted.as_fd(),
+        )?;
+        let was_alone = turn.is_alone();
+        drop(turn);
+        worker.served += 1;
+        if let Some(reject) = is_doubtful(&ended) {
+            tracing::warn!(%tenant, reason = reject.reason(), was_alone, "a video worker was lost, maybe not for its video's sake");
+            return Ok(Attempt::Doubtful { reject, was_alone });
+        }
+        let reject = match ended {
+            Ended::Answered(result) => {
+                let is_short_of_memory = matches!(result, Err(Error::Rejected(Reject::Memory)));
+                let is_old = worker.served >= config.worker_requests.get()
+                    || worker.processor_time() >= config.worker_cpu;
+                if !is_short_of_memory && !is_old {
+                    self.worker = Some(worker);
+                }
+                return Ok(Attempt::Ended(result));
+            }
+            Ended::Abandoned => return Err(Error::Stopped),
+            Ended::TimedOut(reject) => reject,
+            Ended::Lied => Reject::DecoderCrashed,
+            Ended::Died(end) => match verdict(end) {
+                Some(reject) => reject,
+                None => return Ok(Attempt::Gone),
+            },
+        };
+        Err(Error::Rejected(reject))
     }
 
     /// Takes a worker that has decoded for nobody else; it is only put back after an answer that keeps the rules.
@@ -187,6 +209,21 @@ impl Slot {
         self.shared.note(self.number, Some((worker.pid, tenant)));
         Ok(worker)
     }
+}
+
+/// What came of giving a video to one worker.
+enum Attempt {
+    /// An answer, or a refusal that says so itself.
+    Ended(Result<Answer, Error>),
+    /// The worker was lost for a reason that may be the video's or not.
+    Doubtful {
+        /// What the video would be refused for.
+        reject: Reject,
+        /// Nothing else was decoded at the same time.
+        was_alone: bool,
+    },
+    /// The worker went with its zygote.
+    Gone,
 }
 
 /// What a slot does next.
