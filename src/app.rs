@@ -310,3 +310,41 @@ impl Bound {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::Flags;
+    use std::collections::BTreeMap;
+
+    #[tokio::test]
+    async fn a_loop_that_ends_while_the_server_loads_ends_the_start_with_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = Flags {
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            data_dir: Some(folder.path().to_owned()),
+            ..Flags::default()
+        };
+        let nobody = PathBuf::from("/nowhere");
+        let config = Config::load(None, &BTreeMap::new(), &flags, nobody).unwrap();
+        let mut bound = App::bind(config).await.unwrap();
+        let loops = &mut bound.front.loops;
+        loops.spawn("a loop", Ends::Server, async {
+            if true {
+                panic!("as planned");
+            }
+            Ok::<(), Error>(())
+        });
+        loops.fatal().await;
+        match bound.load().await {
+            Err(Error::Stopped { what, why }) => {
+                assert!(
+                    what == "a loop" && why.contains("as planned"),
+                    "{what}: {why}"
+                );
+            }
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("it serves"),
+        }
+    }
+}

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod load;
+pub mod machine;
 pub mod settings;
 pub mod units;
 
@@ -131,12 +132,7 @@ impl Config {
             },
             video: video_config(&settings, program),
             device: device::Config::default(),
-            engine: engine::Config {
-                queue_clips: settings.queue_clips.get(),
-                batch_clips: settings.batch_clips.get(),
-                residency_bytes: settings.adapter_memory.0,
-                ..engine::Config::default()
-            },
+            engine: engine_config(&settings),
             jobs: jobs::Config {
                 runners: settings.job_runners.get(),
                 unfinished_per_tenant: settings.jobs_per_tenant.get(),
@@ -160,9 +156,21 @@ impl Config {
     }
 }
 
+/// What an operator gives, else an eighth of the memory that this process may use: the frames of waiting clips and a batch's activations are together
+/// a quarter of it, which leaves room for weights, adapter sets, training and the video workers.
+fn share(given: Option<units::ByteSize>) -> u64 {
+    // The largest clip that is decoded takes so much.
+    const LEAST: u64 = 256 << 20;
+    given.map_or_else(
+        || (machine::memory().unwrap_or(0) / 8).max(LEAST),
+        |given| given.0,
+    )
+}
+
 /// Zero would stop the server from working at all.
 fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
     let spans = [
+        ("batch_time", settings.batch_time),
         ("job_lease", settings.job_lease),
         ("video_wall_time", settings.video_wall_time),
         ("video_cpu_time", settings.video_cpu_time),
@@ -177,16 +185,30 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
         }
     }
     let sizes = [
-        ("upload_limit", settings.upload_limit),
-        ("adapter_memory", settings.adapter_memory),
-        ("video_memory", settings.video_memory),
+        ("upload_limit", Some(settings.upload_limit)),
+        ("queue_memory", settings.queue_memory),
+        ("batch_memory", settings.batch_memory),
+        ("adapter_memory", Some(settings.adapter_memory)),
+        ("video_memory", Some(settings.video_memory)),
     ];
     for (key, size) in sizes {
-        if size.0 == 0 {
+        if size.is_some_and(|size| size.0 == 0) {
             return Err(layers.complain(key, "expected more than 0"));
         }
     }
     Ok(())
+}
+
+fn engine_config(settings: &Settings) -> engine::Config {
+    engine::Config {
+        queue_clips: settings.queue_clips.get(),
+        queue_bytes: share(settings.queue_memory),
+        batch_clips: settings.batch_clips.get(),
+        batch_bytes: share(settings.batch_memory),
+        batch_time: settings.batch_time.0,
+        residency_bytes: settings.adapter_memory.0,
+        ..engine::Config::default()
+    }
 }
 
 fn video_config(settings: &Settings, program: PathBuf) -> video::Config {

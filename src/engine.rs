@@ -27,8 +27,8 @@ use crate::model::Backbone;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Dropped;
 
-use admission::Admission;
 pub use admission::Permit;
+use admission::{Admission, Demand};
 pub use error::{Error, Unfit};
 use queue::Queue;
 use residency::Residency;
@@ -38,13 +38,19 @@ pub use versions::{Desired, Stored, Unavailable, Versions};
 /// Limits of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Clips that may be between admission and answer, over all tenants. They are what decoded frames take in memory, and how long the last
-    /// one waits; a tenant gets no more than what it leaves free for others.
+    /// Clips that may be between admission and answer, over all tenants: how long the last one waits. A tenant gets no more than what it leaves
+    /// free for others, of these and of [`Config::queue_bytes`].
     pub queue_clips: usize,
+    /// Bytes that the planes of those clips may take.
+    pub queue_bytes: u64,
     /// Most clips in a batch.
     pub batch_clips: usize,
     /// Most frames in a batch, over its clips.
     pub batch_frames: usize,
+    /// Bytes that the activations of a batch may take; a single clip always runs.
+    pub batch_bytes: u64,
+    /// Time that a batch should take at most, which is what a newcomer waits for; a single clip always runs.
+    pub batch_time: Duration,
     /// Bytes for resident adapter sets.
     pub residency_bytes: u64,
     /// How often desired versions are read from the registry, beside its notices.
@@ -55,11 +61,31 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             queue_clips: 256,
+            queue_bytes: 1 << 30,
             batch_clips: 16,
             batch_frames: 256,
+            batch_bytes: 1 << 30,
+            batch_time: Duration::from_millis(50),
             residency_bytes: 1 << 30,
             poll: Duration::from_secs(5),
         }
+    }
+}
+
+impl Config {
+    /// Most frames in a batch on this backbone, by their number and by the memory of their activations.
+    fn frames_of_a_batch(&self, backbone: &Backbone) -> usize {
+        let frames = self.batch_bytes / backbone.bytes_of(1).max(1);
+        let frames = usize::try_from(frames).unwrap_or(usize::MAX);
+        self.batch_frames.min(frames).max(1)
+    }
+
+    /// Bytes that classification takes at most on this backbone: planes of clips that wait or run, the activations of the batch that runs and its
+    /// planes, which outlive the permits of callers that left, and adapter sets.
+    pub fn bytes(&self, backbone: &Backbone) -> u64 {
+        let frames = self.frames_of_a_batch(backbone).max(request::FRAMES);
+        let planes = frames * backbone.config().frame_len() * size_of::<f32>();
+        self.queue_bytes + backbone.bytes_of(frames) + planes as u64 + self.residency_bytes
     }
 }
 
@@ -129,7 +155,7 @@ impl fmt::Debug for Handle {
 /// Wires an engine to the device; it is ready once [`Service::run`] has warmed the backbone.
 pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
     let versions: Arc<dyn Versions> = Arc::new(parts.registry);
-    let queue = Arc::new(Queue::new(&config, parts.metrics.clone()));
+    let queue = Arc::new(Queue::new(&config, &parts.backbone, parts.metrics.clone()));
     let source = queue::Batches::new(queue.clone(), parts.backbone.clone());
     parts.device.set_source(Box::new(source));
     let loader = residency::Loader {
@@ -139,7 +165,10 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
     };
     let residency = Residency::new(config.residency_bytes, loader, parts.metrics.clone());
     let core = Arc::new(Core {
-        admission: Admission::new(config.queue_clips),
+        admission: Admission::new(Demand {
+            clips: config.queue_clips,
+            bytes: config.queue_bytes,
+        }),
         config,
         backbone: parts.backbone,
         device: parts.device,
@@ -154,12 +183,18 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
 }
 
 impl Handle {
-    /// Reserves room for a request's clips, before anything is decoded. The permit is given back when it or its `classify` ends.
+    /// Reserves room for a request's clips of so many frames each, before anything is decoded. The permit is given back when it or its `classify`
+    /// ends.
     ///
     /// # Errors
-    /// [`Error::QueueFull`] at once, [`Error::TooManyClips`], [`Error::NotReady`], [`Error::Stopped`].
-    pub fn admit(&self, tenant: &TenantId, clips: usize) -> Result<Permit, Error> {
-        let admitted = self.core.admission.admit(tenant, clips);
+    /// [`Error::QueueFull`] at once, [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
+    pub fn admit(&self, tenant: &TenantId, clips: usize, frames: usize) -> Result<Permit, Error> {
+        let clip = size_of::<f32>() * self.core.backbone.config().frame_len() * frames;
+        let demand = Demand {
+            clips,
+            bytes: (clip as u64).saturating_mul(clips as u64),
+        };
+        let admitted = self.core.admission.admit(tenant, demand);
         match &admitted {
             Ok(_) if !*self.core.ready.borrow() => return Err(Error::NotReady),
             Err(Error::QueueFull { .. }) => self.core.metrics.dropped(tenant, Dropped::QueueFull),
@@ -172,7 +207,7 @@ impl Handle {
     /// cancels: a clip that has no batch yet never reaches the device.
     ///
     /// # Errors
-    /// Every variant but `TooManyClips` and `NotReady`; [`Error::QueueFull`] when there are more clips than the permit is for.
+    /// Every variant but `TooManyClips`, `TooManyBytes` and `NotReady`; [`Error::QueueFull`] when there is more than the permit is for.
     pub async fn classify(
         &self,
         permit: Permit,
@@ -180,7 +215,12 @@ impl Handle {
         clips: Vec<Arc<[f32]>>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Error> {
-        if clips.len() > permit.clips() {
+        let bytes: usize = clips.iter().map(|clip| size_of_val(&**clip)).sum();
+        let demand = Demand {
+            clips: clips.len(),
+            bytes: bytes as u64,
+        };
+        if !permit.covers(demand) {
             return Err(Error::QueueFull { clips: clips.len() });
         }
         let expired = || {

@@ -35,7 +35,7 @@ pub use features::Features;
 pub use inference::{Inference, Segment};
 pub use ops::{Isa, fastest, instructions, limit};
 pub use pages::{LineAligned, Usage, keep_freed_pages, usage};
-pub use threads::{compute_threads, physical_cores};
+pub use threads::{aside, compute_threads, physical_cores};
 pub use trainable::TrainableSet;
 pub use training::{Dropout, Gradients, Keep, StepOutput, TrainingStep};
 

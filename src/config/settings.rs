@@ -78,8 +78,14 @@ settings! {
     upload_limit: Must<ByteSize> = "1GiB";
     /// Clips that may wait or run at once, of all tenants.
     queue_clips: Must<NonZeroUsize> = "256";
+    /// Memory of those clips' frames; an eighth of the memory that this process may use when not set, at least 256 MiB.
+    queue_memory: May<ByteSize>;
     /// Clips in one batch.
     batch_clips: Must<NonZeroUsize> = "16";
+    /// Memory of one batch's activations; an eighth of the memory that this process may use when not set, at least 256 MiB. A single clip always runs.
+    batch_memory: May<ByteSize>;
+    /// Time that a batch takes at most, which a newcomer waits beside a flood; a single clip always runs.
+    batch_time: Must<Span> = "50ms";
     /// Memory of the resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";
     /// Jobs that train at once.

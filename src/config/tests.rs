@@ -51,6 +51,17 @@ fn a_later_layer_wins() {
 }
 
 #[test]
+fn memory_is_a_share_of_the_machines_unless_it_is_given() {
+    let config = load(None, &[], &[]).unwrap();
+    let eighth = (machine::memory().unwrap() / 8).max(256 << 20);
+    let engine = config.engine;
+    assert_eq!((engine.queue_bytes, engine.batch_bytes), (eighth, eighth));
+    let engine = load(Some("queue_memory = \"3MiB\""), &[], &[]);
+    let engine = engine.unwrap().engine;
+    assert_eq!((engine.queue_bytes, engine.batch_bytes), (3 << 20, eighth));
+}
+
+#[test]
 fn the_file_can_be_named_by_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frameshift.toml");
@@ -150,7 +161,10 @@ precision = "auto" # default
 # compute_threads is not set
 upload_limit = "1GiB" # default
 queue_clips = 30 # flag --queue-clips
+# queue_memory is not set
 batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
+# batch_memory is not set
+batch_time = "50ms" # default
 adapter_memory = "1GiB" # default
 job_runners = 2 # default
 jobs_per_tenant = 16 # default

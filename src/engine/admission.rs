@@ -1,6 +1,7 @@
 //! Room in the queue, given before anything is decoded.
 //!
-//! Invariant: permits never exceed the capacity, and a tenant never gets more than it leaves free for others, unless it has none.
+//! Invariant: permits never exceed the capacity, in clips or in bytes, and a tenant never gets more than it leaves free for others, unless it has
+//! none.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,8 +16,37 @@ use crate::ids::TenantId;
 #[derive(Debug, Clone)]
 pub(super) struct Admission(Arc<Shared>);
 
+/// What is counted of a request, and what there is of it in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// Clips.
+    pub(super) clips: usize,
+    /// Bytes that their planes take.
+    pub(super) bytes: u64,
+}
+
+impl Demand {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            clips: self.clips.saturating_add(other.clips),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            clips: self.clips - other.clips,
+            bytes: self.bytes - other.bytes,
+        }
+    }
+
+    fn is_within(self, other: Self) -> bool {
+        self.clips <= other.clips && self.bytes <= other.bytes
+    }
+}
+
 struct Shared {
-    capacity: usize,
+    capacity: Demand,
     /// A plain mutex: held for a few additions, never across an await.
     state: Mutex<State>,
     returned: Notify,
@@ -24,8 +54,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    used: usize,
-    tenants: HashMap<TenantId, usize>,
+    used: Demand,
+    tenants: HashMap<TenantId, Demand>,
     closed: bool,
 }
 
@@ -33,7 +63,7 @@ struct State {
 pub struct Permit {
     shared: Arc<Shared>,
     tenant: TenantId,
-    clips: usize,
+    demand: Demand,
 }
 
 impl fmt::Debug for Shared {
@@ -48,7 +78,7 @@ impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
             .field("tenant", &self.tenant)
-            .field("clips", &self.clips)
+            .field("demand", &self.demand)
             .finish_non_exhaustive()
     }
 }
@@ -59,43 +89,49 @@ impl Shared {
     }
 }
 
-/// Whether a tenant that holds `held` of the `used` clips gets `clips` more. It may hold as many as stay free afterwards (the dynamic threshold
-/// of shared-memory switches): one busy tenant gets half, two get a third each, and a newcomer always finds room.
-fn fits(capacity: usize, used: usize, held: usize, clips: usize) -> bool {
-    let after = used.saturating_add(clips);
-    after <= capacity && (held == 0 || held + clips <= capacity - after)
+/// Whether a tenant that holds `held` of what is `used` gets `more`. It may hold as much as stays free afterwards (the dynamic threshold of
+/// shared-memory switches): one busy tenant gets half, two get a third each, and a newcomer finds room.
+fn fits(capacity: Demand, used: Demand, held: Demand, more: Demand) -> bool {
+    let after = used.plus(more);
+    after.is_within(capacity)
+        && (held == Demand::default() || held.plus(more).is_within(capacity.minus(after)))
 }
 
 impl Admission {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: Demand) -> Self {
         Self(Arc::new(Shared {
-            capacity: capacity.max(1),
+            capacity,
             state: Mutex::default(),
             returned: Notify::new(),
         }))
     }
 
-    /// Room for so many clips, at once or not at all.
-    pub(super) fn admit(&self, tenant: &TenantId, clips: usize) -> Result<Permit, Error> {
+    /// Room for what is asked for, at once or not at all.
+    pub(super) fn admit(&self, tenant: &TenantId, demand: Demand) -> Result<Permit, Error> {
         let shared = &self.0;
-        let limit = shared.capacity;
-        if clips > limit {
+        let (limit, Demand { clips, bytes }) = (shared.capacity, demand);
+        if clips > limit.clips {
+            let limit = limit.clips;
             return Err(Error::TooManyClips { clips, limit });
+        }
+        if bytes > limit.bytes {
+            let limit = limit.bytes;
+            return Err(Error::TooManyBytes { bytes, limit });
         }
         let mut state = shared.lock();
         if state.closed {
             return Err(Error::Stopped);
         }
-        let held = state.tenants.get(tenant).copied().unwrap_or(0);
-        if !fits(limit, state.used, held, clips) {
+        let held = state.tenants.get(tenant).copied().unwrap_or_default();
+        if !fits(limit, state.used, held, demand) {
             return Err(Error::QueueFull { clips });
         }
-        state.used += clips;
-        state.tenants.insert(tenant.clone(), held + clips);
+        state.used = state.used.plus(demand);
+        state.tenants.insert(tenant.clone(), held.plus(demand));
         Ok(Permit {
             shared: shared.clone(),
             tenant: tenant.clone(),
-            clips,
+            demand,
         })
     }
 
@@ -108,7 +144,7 @@ impl Admission {
     pub(super) async fn idle(&self) {
         loop {
             let returned = self.0.returned.notified();
-            if self.0.lock().used == 0 {
+            if self.0.lock().used == Demand::default() {
                 return;
             }
             returned.await;
@@ -117,19 +153,19 @@ impl Admission {
 }
 
 impl Permit {
-    /// Clips that it is for.
-    pub fn clips(&self) -> usize {
-        self.clips
+    /// Whether it is for as much as this.
+    pub(super) fn covers(&self, demand: Demand) -> bool {
+        demand.is_within(self.demand)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.used -= self.clips;
+        state.used = state.used.minus(self.demand);
         if let Some(held) = state.tenants.get_mut(&self.tenant) {
-            *held -= self.clips;
-            if *held == 0 {
+            *held = held.minus(self.demand);
+            if *held == Demand::default() {
                 state.tenants.remove(&self.tenant);
             }
         }
@@ -146,13 +182,24 @@ mod tests {
         name.parse().unwrap()
     }
 
+    /// Clips of ten bytes each.
+    fn clips(clips: usize) -> Demand {
+        Demand {
+            clips,
+            bytes: 10 * clips as u64,
+        }
+    }
+
+    /// As many requests as a tenant gets.
+    fn flood(admission: &Admission, name: &str, each: Demand) -> Vec<Permit> {
+        let tenant = tenant(name);
+        std::iter::from_fn(|| admission.admit(&tenant, each).ok()).collect()
+    }
+
     #[test]
     fn a_busy_tenant_leaves_room_for_newcomers() {
-        let admission = Admission::new(12);
-        let flood = |name: &str| {
-            let tenant = tenant(name);
-            std::iter::from_fn(|| admission.admit(&tenant, 1).ok()).collect::<Vec<_>>()
-        };
+        let admission = Admission::new(clips(12));
+        let flood = |name: &str| flood(&admission, name, clips(1));
         let first = flood("a");
         assert_eq!(first.len(), 6);
         let second = flood("b");
@@ -160,16 +207,41 @@ mod tests {
         let third = flood("c");
         assert_eq!(third.len(), 1);
         drop(first);
-        assert!(admission.admit(&tenant("c"), 3).is_ok());
+        assert!(admission.admit(&tenant("c"), clips(3)).is_ok());
+    }
+
+    #[test]
+    fn long_clips_are_fewer() {
+        let capacity = Demand {
+            clips: 1000,
+            bytes: 120,
+        };
+        let admission = Admission::new(capacity);
+        let long = Demand {
+            clips: 1,
+            bytes: 30,
+        };
+        let first = flood(&admission, "a", long);
+        assert_eq!(first.len(), 2);
+        let second = flood(&admission, "b", long);
+        assert_eq!(second.len(), 1);
+        assert_eq!(flood(&admission, "c", clips(1)).len(), 1);
+        drop((first, second));
+        let never = admission.admit(&tenant("a"), clips(13));
+        let expected = (130, 120);
+        assert!(
+            matches!(never, Err(Error::TooManyBytes { bytes, limit }) if (bytes, limit) == expected)
+        );
+        assert!(admission.admit(&tenant("a"), clips(12)).is_ok());
     }
 
     #[test]
     fn a_full_queue_and_an_impossible_request_differ() {
-        let admission = Admission::new(4);
-        let _held = admission.admit(&tenant("a"), 4).unwrap();
-        let full = admission.admit(&tenant("b"), 1);
+        let admission = Admission::new(clips(4));
+        let _held = admission.admit(&tenant("a"), clips(4)).unwrap();
+        let full = admission.admit(&tenant("b"), clips(1));
         assert!(matches!(full, Err(Error::QueueFull { clips: 1 })));
-        let never = admission.admit(&tenant("b"), 5);
+        let never = admission.admit(&tenant("b"), clips(5));
         assert!(matches!(
             never,
             Err(Error::TooManyClips { clips: 5, limit: 4 })
@@ -178,11 +250,11 @@ mod tests {
 
     #[tokio::test]
     async fn idle_waits_for_the_last_permit() {
-        let admission = Admission::new(4);
-        let held = admission.admit(&tenant("a"), 2).unwrap();
+        let admission = Admission::new(clips(4));
+        let held = admission.admit(&tenant("a"), clips(2)).unwrap();
         admission.close();
         assert!(matches!(
-            admission.admit(&tenant("a"), 1),
+            admission.admit(&tenant("a"), clips(1)),
             Err(Error::Stopped)
         ));
         let mut idle = Box::pin(admission.idle());

@@ -3,9 +3,13 @@
 //! Invariant: never awaits, reads a clock or does I/O. No clip is lost or doubled, the caps hold, clips of a tenant stay in their order, and a
 //! tenant with waiting clips is in one of as many batches as tenants wait.
 
+mod pace;
+
 use std::collections::VecDeque;
 
 use crate::ids::TenantId;
+
+pub(super) use pace::Pace;
 
 /// What the batcher knows of a clip.
 pub(super) trait Queued {

@@ -21,6 +21,14 @@ pub enum Error {
         /// The queue's size.
         limit: usize,
     },
+    /// Clips that take more memory than the queue ever does.
+    #[error("the clips of the request take {bytes} bytes, at most {limit}")]
+    TooManyBytes {
+        /// What their planes take.
+        bytes: u64,
+        /// The queue's memory.
+        limit: u64,
+    },
     /// The planes are not a clip of this backbone.
     #[error(
         "clip {clip}: {values} values are not a whole number of [3, {image_size}, {image_size}] frames, or not 1 to 64 of them"

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::batcher::{Batcher, Limits, Queued};
+use super::batcher::{Batcher, Limits, Pace, Queued};
 use super::residency::Pin;
 use super::worker::Batch;
 use super::{Config, Error};
@@ -98,20 +98,23 @@ struct State {
     /// Clips of a batch that failed; each is tried alone, to find whose fault it was.
     suspects: VecDeque<Clip>,
     batches: u64,
+    /// What batches took so far.
+    pace: Pace,
     closed: bool,
 }
 
 impl Queue {
-    pub(super) fn new(config: &Config, metrics: Metrics) -> Self {
+    pub(super) fn new(config: &Config, backbone: &Backbone, metrics: Metrics) -> Self {
         Self {
             limits: Limits {
                 clips: config.batch_clips,
-                frames: config.batch_frames,
+                frames: config.frames_of_a_batch(backbone),
             },
             state: Mutex::new(State {
                 batcher: Batcher::new(),
                 suspects: VecDeque::new(),
                 batches: 0,
+                pace: Pace::new(config.batch_time),
                 closed: false,
             }),
             metrics,
@@ -149,6 +152,11 @@ impl Queue {
         self.lock().suspects.extend(clips);
     }
 
+    /// A batch of so many frames took so long on the device.
+    pub(super) fn ran(&self, frames: usize, took: Duration) {
+        self.lock().pace.ran(frames, took);
+    }
+
     fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -172,7 +180,11 @@ impl Queue {
             dropped.push(clip);
         }
         if batch.is_empty() {
-            let formed = state.batcher.form(self.limits, |clip| clip.is_wanted(now));
+            let limits = Limits {
+                frames: self.limits.frames.min(state.pace.limit()),
+                ..self.limits
+            };
+            let formed = state.batcher.form(limits, |clip| clip.is_wanted(now));
             batch = formed.batch;
             dropped.extend(formed.dropped);
         }

@@ -16,7 +16,7 @@ use crate::ids::{TenantId, VersionRef};
 use crate::telemetry::metrics::Dropped;
 
 /// Most frames of a clip.
-const FRAMES: usize = 64;
+pub(super) const FRAMES: usize = 64;
 
 impl Core {
     /// Pins the set, queues the clips and collects their logits.

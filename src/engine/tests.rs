@@ -124,7 +124,7 @@ async fn a_batch_that_fails_is_taken_apart_to_find_the_set_at_fault() {
     for (tenant, backbone) in [("a", &good), ("b", &foreign), ("c", &good)] {
         pins.push(listed(&residency, &version(tenant), set(backbone), 10).await);
     }
-    let queue = Arc::new(Queue::new(&Config::default(), Metrics::new()));
+    let queue = Arc::new(Queue::new(&Config::default(), &good, Metrics::new()));
     let mut answers = Vec::new();
     for (request, pin) in (0..).zip(&pins) {
         let (clip, parts) = clip(pin, request);

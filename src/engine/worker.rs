@@ -77,6 +77,8 @@ impl Batch {
 
     fn answer(&mut self, logits: Vec<Vec<f32>>) {
         let device = self.formed.elapsed();
+        let frames = self.clips.iter().map(|clip| clip.frames).sum();
+        self.queue.ran(frames, device);
         for (clip, row) in self.clips.drain(..).zip(logits) {
             if !row.iter().all(|value| value.is_finite()) {
                 refuse(clip, "its logits are not finite".into());

@@ -188,6 +188,18 @@ impl Backbone {
         self.digest
     }
 
+    /// Memory of activations that a forward of so many frames holds at its peak, about, in bytes: inside a block, what the attention or the MLP
+    /// reads and writes beside the residual stream. The planes that the frames come from are not among it.
+    pub fn bytes_of(&self, frames: usize) -> u64 {
+        let config = &self.config;
+        let (width, hidden) = (config.width, config.mlp_width);
+        let patch = 3 * config.patch_size * config.patch_size;
+        // The stream before and after, and what an adapter adds to it; then qkv and its mixture, or both sides of the activation.
+        let inside = (4 * width).max(2 * hidden).max(patch);
+        let token = (4 * width + inside) * size_of::<f32>();
+        (frames * config.tokens() * token) as u64
+    }
+
     /// Of its matrix products.
     pub fn precision(&self) -> Precision {
         self.precision

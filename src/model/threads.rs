@@ -1,8 +1,10 @@
-//! The one pool of threads of the numeric code: as many as there are physical cores, since two threads of a core share its multipliers.
+//! The one pool of threads of the numeric code: as many as there are physical cores, since two threads of a core share its multipliers. Beside it one
+//! thread for what is not the device's turn.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Sets the number of threads of the numeric code, before it runs for the first time; as many as this process has physical cores when `None`.
 /// Returns how many there are now: a pool that already runs stays as it is.
@@ -14,6 +16,23 @@ pub fn compute_threads(threads: Option<NonZeroUsize>) -> usize {
     // An error says that the pool runs already; its size is what counts.
     let _ = pool.build_global();
     rayon::current_num_threads()
+}
+
+/// Runs numeric work that is not the device's turn, such as the packing of an adapter set, on one thread of its own: it never takes one from a slice that
+/// serves, and results do not depend on the number of threads. Works take turns. Blocks, so that it is not for the async threads.
+pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    static ASIDE: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
+    let pool = ASIDE.get_or_init(|| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .thread_name(|_| "aside".to_owned());
+        pool.build().ok()
+    });
+    // Without a thread of its own the work is done all the same.
+    match pool {
+        Some(pool) => pool.install(work),
+        None => work(),
+    }
 }
 
 /// Physical cores that this process may use, but not more than its share of CPU time allows.
@@ -58,6 +77,28 @@ mod tests {
         assert_eq!(cores(system.path(), &[0, 2]), Some(1));
         assert_eq!(cores(system.path(), &[0, 4]), None);
         assert_eq!(cores(system.path(), &[]), None);
+    }
+
+    #[test]
+    fn work_aside_needs_no_thread_of_the_device() {
+        use rayon::prelude::*;
+        use std::sync::{Arc, Barrier, mpsc};
+        use std::time::Duration;
+
+        // Every thread of the common pool waits, as it would within a slice.
+        let gate = Arc::new(Barrier::new(rayon::current_num_threads() + 1));
+        let inside = Arc::clone(&gate);
+        rayon::spawn_broadcast(move |_| {
+            inside.wait();
+        });
+        let (sender, done) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let sum = aside(|| (0..1000_u64).into_par_iter().sum::<u64>());
+            let _ = sender.send(sum);
+        });
+        let sum = done.recv_timeout(Duration::from_secs(60));
+        gate.wait();
+        assert_eq!(sum, Ok(499_500));
     }
 
     #[test]

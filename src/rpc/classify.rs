@@ -138,7 +138,11 @@ impl<'a> Wanted<'a> {
     ) -> Result<v1::ClassifyResponse, Status> {
         let (version, record) = self.version(parts).await?;
         let sampling = &record.manifest.sampling;
-        let permit = parts.engine.admit(self.tenant, sampling.views())?;
+        let permit = (parts.engine).admit(
+            self.tenant,
+            sampling.views(),
+            sampling.num_frames.get().into(),
+        )?;
 
         let input = input.await?;
         let (clip, decode) = decode(parts, self.tenant, input, sampling).await?;

@@ -248,6 +248,11 @@ impl From<engine::Error> for Status {
                     .quota("queue_clips")
                     .status()
             }
+            Error::TooManyBytes { .. } => {
+                Refusal::new(Code::ResourceExhausted, "TOO_MANY_CLIPS", &error)
+                    .quota("queue_memory")
+                    .status()
+            }
             Error::DeadlineExceeded => deadline_exceeded(),
             Error::Quarantined { .. } => {
                 Refusal::new(Code::FailedPrecondition, "VERSION_QUARANTINED", &error).status()

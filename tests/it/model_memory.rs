@@ -1,9 +1,10 @@
-//! What a training step keeps: as much as a budget allows, freed as the backward goes, and without any effect on its result.
+//! What a training step keeps: as much as a budget allows, freed as the backward goes, and without any effect on its result; and what a forward takes.
 
 use std::sync::Arc;
 
 use frameshift::model::{
-    AdapterSet, Backbone, BackboneConfig, Keep, Step, StepOutput, TrainableSet, TrainingStep,
+    AdapterSet, Backbone, BackboneConfig, Inference, Keep, Segment, Step, StepOutput, TrainableSet,
+    TrainingStep,
 };
 use frameshift::rng::Stream;
 use frameshift::spec::{AdapterConfig, Digest};
@@ -120,4 +121,32 @@ fn a_step_holds_about_as_much_as_it_says() {
         assert!(held >= 0.5 * says, "says {says}, held {held}");
     }
     assert!(least.1 < half.1 && half.1 < all.1);
+}
+
+#[test]
+fn a_forward_holds_about_as_much_as_it_says() {
+    let backbone = backbone();
+    for sites in [
+        adapters(16, 6, [3, 1, 1], false, true),
+        adapters(16, 6, [3, 3, 3], true, true),
+        AdapterConfig::LINEAR_PROBE,
+    ] {
+        let set = AdapterSet::fresh(&shape(), sites, 3, &Stream::new(4, "set")).expect("a set");
+        let segment = Segment {
+            set: Arc::new(set),
+            clips: 0..2,
+            num_frames: 8,
+        };
+        let clip = vec![0.5; 8 * shape().frame_len()];
+        let clips = vec![clip.clone().into(), clip.into()];
+        let inference = Inference::new(Arc::clone(&backbone), clips, vec![segment]);
+        let mut inference = inference.expect("a forward");
+        let (_, held) = allocation::peak_of_one_thread(|| {
+            while inference.advance().expect("a slice") == Step::More {}
+        });
+        let (says, held) = (backbone.bytes_of(16) as f64, held as f64);
+        println!("says {says}, held {held}");
+        assert!(held <= 1.1 * says, "says {says}, held {held}");
+        assert!(held >= 0.3 * says, "says {says}, held {held}");
+    }
 }

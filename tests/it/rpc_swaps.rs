@@ -1,14 +1,16 @@
 //! Hot swaps through the whole server: jobs publish versions, SetServing moves between them, and clients that classify all the while notice nothing
 //! but the version's name.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use frameshift::client::Client;
 use frameshift::proto::v1;
+use tonic::Code;
 
-use crate::server::{TestServer, classify, events, trained, until};
+use crate::server::{TestServer, classify, config, events, refused, trained, until};
 
 const CLIENTS: usize = 8;
 const SWAPS: usize = 20;
@@ -162,5 +164,57 @@ async fn twenty_swaps_under_eight_clients_lose_nothing_and_every_answer_is_its_v
             }
         }
     }
+    server.stop().await;
+}
+
+/// The file of the task's first version.
+fn stored_version(folder: &Path) -> PathBuf {
+    fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    files(&folder.join("objects"), &mut found);
+    let own = |path: &PathBuf| path.to_string_lossy().contains("/tasks/shade/versions/1");
+    found.into_iter().find(own).expect("a version's file")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_serving_version_that_cannot_answer_is_told_of_and_answers_when_it_is_mended_and_asked_for()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_on(config(folder.path())).await;
+    let videos = trained(&server.client("acme").await, "shade").await;
+    server.stop().await;
+    let file = stored_version(folder.path());
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "damaged").unwrap();
+
+    let server = TestServer::start_on(config(folder.path())).await;
+    let client = server.client("acme").await;
+    let version = "tasks/shade/versions/1";
+    assert_eq!(task(&client).await.serving_version, version);
+    let ask_again = || async {
+        let request = classify("shade", &videos[0].name);
+        client.classification().classify(request).await
+    };
+    refused(ask_again().await, Code::DataLoss, "VERSION_DAMAGED");
+    assert_ne!(task(&client).await.serving_error, "");
+    // Asking for it anew changes nothing while it is damaged, and that is told, too.
+    serve(&client, version).await;
+    until(|| async { !task(&client).await.serving_error.is_empty() }).await;
+    refused(ask_again().await, Code::DataLoss, "VERSION_DAMAGED");
+
+    std::fs::write(&file, whole).unwrap();
+    refused(ask_again().await, Code::DataLoss, "VERSION_DAMAGED");
+    serve(&client, version).await;
+    ask_again().await.expect("it is whole again");
+    assert_eq!(task(&client).await.serving_error, "");
     server.stop().await;
 }

@@ -169,7 +169,8 @@ impl Inner {
             let set = AdapterSet::from_safetensors(&stored.bytes, &config, adapter, classes)?;
             Ok::<_, model::Error>(set.in_precision(precision))
         };
-        match tokio::task::spawn_blocking(parse).await {
+        // It is not the device's turn, so that it takes no thread from what serves.
+        match tokio::task::spawn_blocking(|| model::aside(parse)).await {
             Ok(Ok(set)) => Ok(Arc::new(set)),
             Ok(Err(error)) => Err(unfit(version, error.to_string().into())),
             Err(error) => Err(failed(version, error.to_string())),
@@ -200,6 +201,7 @@ fn reason(error: &Error) -> &'static str {
         Error::TooLarge { .. } => "too_large",
         Error::QueueFull { .. }
         | Error::TooManyClips { .. }
+        | Error::TooManyBytes { .. }
         | Error::Clip { .. }
         | Error::DeadlineExceeded
         | Error::Load { .. }

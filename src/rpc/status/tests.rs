@@ -430,6 +430,11 @@ fn engine_errors() {
             "TOO_MANY_CLIPS",
         ),
         (
+            Error::TooManyBytes { bytes: 9, limit: 8 }.into(),
+            Code::ResourceExhausted,
+            "TOO_MANY_CLIPS",
+        ),
+        (
             Error::Clip {
                 clip: 0,
                 values: 1,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use frameshift::device;
@@ -308,6 +309,14 @@ impl Versions for Shelf {
     }
 }
 
+/// The defaults, with batches as large as they may be however slow the machine is.
+pub(crate) fn patient() -> Config {
+    Config {
+        batch_time: Duration::from_secs(3600),
+        ..Config::default()
+    }
+}
+
 /// A running engine.
 pub(crate) struct Running {
     pub(crate) engine: Handle,
@@ -354,7 +363,8 @@ impl Running {
         version: &VersionRef,
         clip: Arc<[f32]>,
     ) -> Result<Vec<f32>, engine::Error> {
-        let permit = self.engine.admit(&version.tenant, 1)?;
+        let frames = clip.len().div_ceil(config().frame_len());
+        let permit = self.engine.admit(&version.tenant, 1, frames)?;
         let answer = self.engine.classify(permit, version, vec![clip], None);
         Ok(answer.await?.logits.remove(0))
     }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use frameshift::engine::{Config, Error};
+use frameshift::engine::Error;
 use futures::future::join_all;
 
-use super::fixture::{ADAPTER, Running, bits, clip, stored, version};
+use super::fixture::{ADAPTER, Running, bits, clip, patient, stored, version};
 use crate::server::until;
 
 #[tokio::test]
 async fn a_clip_without_finite_logits_fails_alone() {
-    let running = Running::start(Config::default()).await;
+    let running = Running::start(patient()).await;
     let versions: Vec<_> = ["one", "two", "three"]
         .map(|task| version("a", task, 1))
         .into();

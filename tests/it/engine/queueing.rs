@@ -7,7 +7,9 @@ use frameshift::ids::VersionRef;
 use frameshift::spec::AdapterConfig;
 use futures::future::join_all;
 
-use super::fixture::{ADAPTER, Running, bits, clip, stored, tenant, version};
+use super::fixture::{
+    ADAPTER, Running, backbone, bits, clip, config, patient, stored, tenant, version,
+};
 
 /// Three tasks of two tenants, of other shapes and lengths.
 async fn three_tasks(running: &Running) -> Vec<(VersionRef, usize)> {
@@ -32,7 +34,7 @@ async fn three_tasks(running: &Running) -> Vec<(VersionRef, usize)> {
 
 #[tokio::test]
 async fn sixteen_clips_of_three_tasks_cost_the_frozen_products_of_one() {
-    let running = Running::start(Config::default()).await;
+    let running = Running::start(patient()).await;
     let tasks = three_tasks(&running).await;
     let wanted = |i: usize| (&tasks[i % 3].0, clip(i as u64, tasks[i % 3].1));
 
@@ -75,7 +77,7 @@ async fn views_of_a_request_come_back_in_order() {
     let tasks = three_tasks(&running).await;
     let (version, frames) = &tasks[0];
     let views: Vec<_> = (0..5).map(|seed| clip(seed, *frames)).collect();
-    let permit = running.engine.admit(&version.tenant, 5).unwrap();
+    let permit = running.engine.admit(&version.tenant, 5, *frames).unwrap();
     let answer = running
         .engine
         .classify(permit, version, views.clone(), None);
@@ -96,7 +98,7 @@ async fn a_deadline_on_a_busy_device_never_reaches_it() {
     let before = running.settled();
     let paused = running.device.pause();
     for wait in [Duration::from_millis(50), Duration::ZERO] {
-        let permit = running.engine.admit(&version.tenant, 1).unwrap();
+        let permit = running.engine.admit(&version.tenant, 1, frames).unwrap();
         let deadline = Some(Instant::now() + wait);
         let request = running
             .engine
@@ -147,9 +149,9 @@ async fn a_full_queue_refuses_at_once_and_what_is_in_flight_finishes() {
     let flood = (0..10).map(|seed| running.one(&version, clip(seed, frames)));
     let mut flood = Box::pin(join_all(flood));
     assert!(futures::poll!(flood.as_mut()).is_pending());
-    let newcomer = running.engine.admit(&tenant("c"), 2);
+    let newcomer = running.engine.admit(&tenant("c"), 2, frames);
     assert!(newcomer.is_ok(), "{newcomer:?}");
-    let full = running.engine.admit(&tenant("d"), 1);
+    let full = running.engine.admit(&tenant("d"), 1, frames);
     assert!(
         matches!(full, Err(Error::QueueFull { clips: 1 })),
         "{full:?}"
@@ -159,6 +161,63 @@ async fn a_full_queue_refuses_at_once_and_what_is_in_flight_finishes() {
     let finished = answers.iter().filter(|answer| answer.is_ok()).count();
     let refused = |answer: &&Result<_, _>| matches!(answer, Err(Error::QueueFull { .. }));
     assert_eq!((finished, answers.iter().filter(refused).count()), (2, 8));
+}
+
+#[tokio::test]
+async fn a_flood_of_the_longest_clips_stays_within_its_bytes() {
+    const LONGEST: usize = 64;
+    let bytes = |frames: usize| (frames * config().frame_len() * size_of::<f32>()) as u64;
+    let running = Running::start(Config {
+        queue_bytes: bytes(6 * LONGEST),
+        batch_bytes: 3 * backbone().bytes_of(LONGEST),
+        batch_frames: usize::MAX,
+        ..patient()
+    })
+    .await;
+    let (version, _) = three_tasks(&running).await.remove(0);
+    let before = running.settled().batches;
+    let paused = running.device.pause();
+    let flood = (0..100).map(|seed| running.one(&version, clip(seed, LONGEST)));
+    let mut flood = Box::pin(join_all(flood));
+    assert!(futures::poll!(flood.as_mut()).is_pending());
+    // The flood has half, a newcomer a third of the rest, and one that asks for too much is told how much there is.
+    let newcomer = running.engine.admit(&tenant("c"), 2, LONGEST);
+    assert!(newcomer.is_ok(), "{newcomer:?}");
+    let never = running.engine.admit(&tenant("d"), 7, LONGEST);
+    let limit = bytes(6 * LONGEST);
+    assert!(
+        matches!(never, Err(Error::TooManyBytes { limit: own, .. }) if own == limit),
+        "{never:?}"
+    );
+    drop(paused);
+    let answers = flood.await;
+    let finished = answers.iter().filter(|answer| answer.is_ok()).count();
+    let full = |answer: &&Result<_, _>| matches!(answer, Err(Error::QueueFull { .. }));
+    assert_eq!((finished, answers.iter().filter(full).count()), (3, 97));
+    assert_eq!(running.settled().batches, before + 1);
+}
+
+#[tokio::test]
+async fn a_batch_takes_no_more_memory_than_it_may() {
+    let running = Running::start(Config {
+        batch_bytes: backbone().bytes_of(8),
+        ..patient()
+    })
+    .await;
+    let (version, _) = three_tasks(&running).await.remove(0);
+    let before = running.settled().batches;
+    let paused = running.device.pause();
+    // Two by two, and the one that is too long alone.
+    let lengths = [4, 4, 4, 4, 12];
+    let requests = (0..).zip(lengths);
+    let requests = requests.map(|(seed, frames)| running.one(&version, clip(seed, frames)));
+    let mut requests = Box::pin(join_all(requests));
+    assert!(futures::poll!(requests.as_mut()).is_pending());
+    drop(paused);
+    for answer in requests.await {
+        answer.unwrap();
+    }
+    assert_eq!(running.settled().batches, before + 3);
 }
 
 #[tokio::test]
@@ -191,6 +250,6 @@ async fn a_drain_finishes_what_was_admitted() {
     drop(paused);
     request.await.unwrap();
     running.service.await.unwrap().unwrap();
-    let late = running.engine.admit(&version.tenant, 1);
+    let late = running.engine.admit(&version.tenant, 1, frames);
     assert!(matches!(late, Err(Error::Stopped)), "{late:?}");
 }

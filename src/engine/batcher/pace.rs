@@ -1,0 +1,143 @@
+//! How large a batch may be so that whoever comes while it runs waits little: pure.
+//!
+//! Invariant: never awaits, reads a clock or does I/O. What a batch takes is taken for a fixed part and a part for each frame; the limit keeps both
+//! together within the time that is asked for, unless the fixed part would then be more than a fifth of a batch.
+
+use std::time::Duration;
+
+/// What a batch counts for beside the next one: about ten of them are remembered.
+const MEMORY: f64 = 0.9;
+/// A batch may take so many times its fixed part for its frames, whatever time is asked for: a device that works in great strides keeps four fifths of
+/// its throughput.
+const WORTH: f64 = 4.0;
+/// Sizes that differ by less, in parts of their mean, do not tell the fixed part from the other.
+const SPREAD: f64 = 0.1;
+
+/// What batches took, and how long one should take.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Pace {
+    /// Seconds that a batch should take at most.
+    target: f64,
+    /// The fixed part of a batch, in seconds.
+    fixed: f64,
+    weight: f64,
+    frames: f64,
+    seconds: f64,
+    frames_squared: f64,
+    frames_seconds: f64,
+}
+
+impl Pace {
+    pub(in crate::engine) fn new(target: Duration) -> Self {
+        Self {
+            target: target.as_secs_f64(),
+            fixed: 0.0,
+            weight: 0.0,
+            frames: 0.0,
+            seconds: 0.0,
+            frames_squared: 0.0,
+            frames_seconds: 0.0,
+        }
+    }
+
+    /// A batch of so many frames took so long.
+    pub(in crate::engine) fn ran(&mut self, frames: usize, took: Duration) {
+        let (frames, seconds) = (frames as f64, took.as_secs_f64());
+        let add = |sum: &mut f64, value: f64| *sum = *sum * MEMORY + value;
+        add(&mut self.weight, 1.0);
+        add(&mut self.frames, frames);
+        add(&mut self.seconds, seconds);
+        add(&mut self.frames_squared, frames * frames);
+        add(&mut self.frames_seconds, frames * seconds);
+        let (frames, seconds) = self.means();
+        let variance = self.frames_squared / self.weight - frames * frames;
+        if variance > (SPREAD * frames).powi(2) {
+            let covariance = self.frames_seconds / self.weight - frames * seconds;
+            self.fixed = (seconds - covariance / variance * frames).clamp(0.0, seconds);
+        }
+    }
+
+    /// Most frames of the next batch; no limit before the first one ran.
+    pub(in crate::engine) fn limit(&self) -> usize {
+        if self.weight == 0.0 {
+            return usize::MAX;
+        }
+        let (frames, seconds) = self.means();
+        let each = (seconds - self.fixed).max(0.0) / frames.max(1.0);
+        let own = (self.target - self.fixed).max(WORTH * self.fixed);
+        // A cast of what is too large, or of an infinity, gives the largest number.
+        ((own / each) as usize).max(1)
+    }
+
+    fn means(&self) -> (f64, f64) {
+        (self.frames / self.weight, self.seconds / self.weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Stream;
+
+    const TARGET: Duration = Duration::from_millis(50);
+
+    /// A device and its limit after a flood that fills every batch; `noise` in parts of each time.
+    fn flooded(fixed: f64, each: f64, noise: f32) -> usize {
+        let mut pace = Pace::new(TARGET);
+        let mut stream = Stream::new(3, "pace");
+        for _ in 0..100 {
+            let frames = pace.limit().min(256);
+            let factor = f64::from(1.0 + stream.range(-noise, noise));
+            let seconds = (fixed + each * frames as f64) * factor;
+            pace.ran(frames, Duration::from_secs_f64(seconds));
+        }
+        pace.limit().min(256)
+    }
+
+    #[test]
+    fn a_batch_takes_the_time_that_is_asked_for() {
+        for (fixed, each) in [(0.0, 0.001), (0.005, 0.001), (0.0, 0.0005), (0.002, 0.003)] {
+            for noise in [0.0, 0.2] {
+                let frames = flooded(fixed, each, noise);
+                let took = fixed + each * frames as f64;
+                assert!((0.035..0.065).contains(&took), "{fixed} {each}: {took}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_works_in_great_strides_keeps_its_throughput() {
+        for (fixed, each) in [(0.03, 0.0001), (0.03, 0.001), (0.2, 0.002), (0.01, 0.0)] {
+            let frames = flooded(fixed, each, 0.05) as f64;
+            let rate = |frames: f64| frames / (fixed + each * frames);
+            let kept = rate(frames) / rate(256.0);
+            assert!(kept > 0.75, "{fixed} {each}: {kept} with {frames} frames");
+        }
+    }
+
+    #[test]
+    fn a_slow_device_takes_clip_by_clip_and_a_fast_one_whatever_comes() {
+        assert_eq!(flooded(0.0, 0.2, 0.1), 1);
+        assert_eq!(flooded(0.0, 0.00001, 0.1), 256);
+        assert_eq!(Pace::new(TARGET).limit(), usize::MAX);
+    }
+
+    #[test]
+    fn a_device_that_slows_down_gets_smaller_batches_soon() {
+        let mut pace = Pace::new(TARGET);
+        let run = |pace: &mut Pace, each: f64| {
+            let frames = pace.limit().min(256);
+            pace.ran(frames, Duration::from_secs_f64(each * frames as f64));
+        };
+        for _ in 0..50 {
+            run(&mut pace, 0.0005);
+        }
+        let before = pace.limit();
+        for _ in 0..30 {
+            run(&mut pace, 0.002);
+        }
+        let after = pace.limit();
+        assert!((90..=110).contains(&before), "{before}");
+        assert!((20..=30).contains(&after), "{after}");
+    }
+}
