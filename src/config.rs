@@ -137,6 +137,7 @@ impl Config {
                 runners: settings.job_runners.get(),
                 unfinished_per_tenant: settings.jobs_per_tenant.get(),
                 lease: settings.job_lease.0,
+                step_bytes: step_bytes(&settings),
                 ..jobs::Config::default()
             },
         })
@@ -190,6 +191,7 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
         ("batch_memory", settings.batch_memory),
         ("adapter_memory", Some(settings.adapter_memory)),
         ("video_memory", Some(settings.video_memory)),
+        ("step_memory", settings.step_memory),
     ];
     for (key, size) in sizes {
         if size.is_some_and(|size| size.0 == 0) {
@@ -209,6 +211,12 @@ fn engine_config(settings: &Settings) -> engine::Config {
         residency_bytes: settings.adapter_memory.0,
         ..engine::Config::default()
     }
+}
+
+/// What one job's training may take.
+fn step_bytes(settings: &Settings) -> u64 {
+    let share = machine::memory().unwrap_or(4 << 30) / 4 / settings.job_runners.get() as u64;
+    settings.step_memory.map_or(share, |set| set.0)
 }
 
 fn video_config(settings: &Settings, program: PathBuf) -> video::Config {

@@ -8,8 +8,10 @@ mod checkpoint;
 mod dataset;
 mod evaluation;
 mod failure;
+mod features;
 mod handle;
 mod hints;
+mod memory;
 pub mod plan;
 pub mod progress;
 mod run;
@@ -20,6 +22,7 @@ pub mod state;
 mod trainer;
 mod validation;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,8 +55,11 @@ pub struct Config {
     pub attempts: u32,
     /// Memory for decoded training videos, over all jobs; what does not fit is decoded anew in every epoch.
     pub clip_cache_bytes: u64,
-    /// Memory that a step may take for what its backward reads; a larger step computes it again instead.
+    /// Memory of one job's training: weights, optimiser, packed copies, activations, decoded clips. A larger step runs in micro-batches; a job whose batch
+    /// cannot run at all is refused.
     pub step_bytes: u64,
+    /// Disk for the frozen features of one linear probe; a job that needs more is refused.
+    pub feature_bytes: u64,
 }
 
 impl Default for Config {
@@ -62,10 +68,11 @@ impl Default for Config {
             runners: 2,
             lease: Duration::from_secs(30),
             poll: Duration::from_secs(1),
-            unfinished_per_tenant: 100,
+            unfinished_per_tenant: 16,
             attempts: 10,
             clip_cache_bytes: 512 << 20,
             step_bytes: 2 << 30,
+            feature_bytes: 8 << 30,
         }
     }
 }
@@ -100,6 +107,8 @@ pub struct Parts {
     pub backbone: Arc<Backbone>,
     /// Counters.
     pub metrics: Metrics,
+    /// Folder for what only spares work: the frozen features of linear probes.
+    pub scratch: PathBuf,
 }
 
 /// The runners.
@@ -109,9 +118,13 @@ pub struct Service {
 }
 
 /// Makes the service and its handle, which takes requests before the service runs.
-pub fn new(config: Config, metadata: Arc<dyn MetadataStore>) -> (Handle, Service) {
+pub fn new(
+    config: Config,
+    metadata: Arc<dyn MetadataStore>,
+    backbone: &Arc<Backbone>,
+) -> (Handle, Service) {
     let hints = Arc::new(Hints::new());
-    let handle = Handle::new(metadata, Arc::clone(&hints), &config);
+    let handle = Handle::new(metadata, Arc::clone(&hints), Arc::clone(backbone), &config);
     (handle, Service { config, hints })
 }
 

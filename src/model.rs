@@ -37,6 +37,6 @@ pub use ops::{Isa, fastest, instructions, limit};
 pub use pages::{LineAligned, Usage, keep_freed_pages, usage};
 pub use threads::{aside, compute_threads, physical_cores};
 pub use trainable::TrainableSet;
-pub use training::{Dropout, Gradients, Keep, StepOutput, TrainingStep};
+pub use training::{Dropout, Gradients, Keep, StepOutput, StepShape, TrainingStep};
 
 pub use crate::spec::Step;

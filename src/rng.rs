@@ -73,9 +73,84 @@ impl Stream {
     }
 }
 
+/// A permutation of `0..len` without an array: a Feistel network over the next even number of bits, walked until it is back in range.
+#[derive(Debug, Clone, Copy)]
+pub struct Permutation {
+    len: u64,
+    /// Bits of each half.
+    half: u32,
+    keys: [u64; Self::ROUNDS],
+}
+
+impl Permutation {
+    const ROUNDS: usize = 6;
+
+    /// The permutation that a stream's next bits choose.
+    pub fn new(len: u64, stream: &mut Stream) -> Self {
+        let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
+        Self {
+            len,
+            half: bits.div_ceil(2).max(1),
+            keys: std::array::from_fn(|_| stream.bits()),
+        }
+    }
+
+    /// What is at a place, both below the length; a place beyond it stays itself.
+    pub fn at(&self, place: u64) -> u64 {
+        if place >= self.len {
+            return place;
+        }
+        // The network permutes less than four times as many values, so that a few rounds of the walk find one in range; the walk of a permutation comes
+        // back to where it began at the latest.
+        let mut value = self.network(place);
+        while value >= self.len {
+            value = self.network(value);
+        }
+        value
+    }
+
+    fn network(&self, value: u64) -> u64 {
+        let mask = (1 << self.half) - 1;
+        let (mut left, mut right) = (value >> self.half, value & mask);
+        for key in self.keys {
+            (left, right) = (right, left ^ (splitmix64(key ^ right) & mask));
+        }
+        left << self.half | right
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_place_of_a_permutation_is_taken_once() {
+        for len in [0, 1, 2, 3, 5, 16, 17, 1000, 65_537] {
+            let order = Permutation::new(len, &mut Stream::new(3, "order"));
+            let mut seen: Vec<u64> = (0..len).map(|place| order.at(place)).collect();
+            let in_order = seen.is_sorted();
+            assert!(len < 16 || !in_order, "{len}");
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..len), "{len}");
+        }
+    }
+
+    #[test]
+    fn every_value_comes_to_every_place_about_equally_often() {
+        let mut counts = [[0_u32; 10]; 10];
+        let stream = Stream::new(3, "order");
+        for epoch in 0..2000 {
+            let order = Permutation::new(10, &mut stream.fork(epoch));
+            for place in 0..10 {
+                counts[place as usize][order.at(place) as usize] += 1;
+            }
+        }
+        let all = counts.as_flattened();
+        assert!(
+            all.iter().all(|count| (130..280).contains(count)),
+            "{counts:?}"
+        );
+    }
 
     #[test]
     fn a_fork_does_not_depend_on_what_was_drawn() {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: plain values without behaviour beyond their own validity; every type here is serialisable, and its field names are the stored ones.
 
+mod evaluation;
+mod geometry;
 mod label;
 
 use std::fmt;
@@ -10,6 +12,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use evaluation::{Cell, Confusion, Evaluation, LabelCounts};
+pub use geometry::{Geometry, MAX_CLIP_VALUES};
+
+/// Most labels of a data set, and so of a task's version.
+pub const MAX_LABELS: usize = 20_000;
 
 /// A value that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -204,11 +212,16 @@ impl Normalization {
 pub struct LabelSet(Arc<[String]>);
 
 impl LabelSet {
-    /// Checks that labels are well formed and distinct; the order is kept.
+    /// Checks that labels are well formed, distinct and not too many; the order is kept.
     ///
     /// # Errors
-    /// Names the first label that is empty, longer than 255 bytes, has control characters or is there twice.
+    /// When there are more than [`MAX_LABELS`]; names the first label that is empty, longer than 255 bytes, has control characters or is there twice.
     pub fn new(labels: Vec<String>) -> Result<Self, Invalid> {
+        check_label_count(labels.len())?;
+        Self::distinct(labels)
+    }
+
+    fn distinct(labels: Vec<String>) -> Result<Self, Invalid> {
         let mut seen = std::collections::HashSet::new();
         for label in &labels {
             check_label(label)?;
@@ -244,7 +257,8 @@ impl TryFrom<Vec<String>> for LabelSet {
     type Error = Invalid;
 
     fn try_from(labels: Vec<String>) -> Result<Self, Invalid> {
-        Self::new(labels)
+        // Release 0.1 stored sets of any size.
+        Self::distinct(labels)
     }
 }
 
@@ -255,6 +269,17 @@ impl From<LabelSet> for Vec<String> {
 }
 
 pub use label::{label_outline, normal_label};
+/// Checks a number of labels.
+///
+/// # Errors
+/// When there are more than [`MAX_LABELS`].
+pub fn check_label_count(labels: usize) -> Result<(), Invalid> {
+    if labels > MAX_LABELS {
+        let problem = format!("expected at most {MAX_LABELS}, got {labels}");
+        return Err(Invalid::new("labels", problem));
+    }
+    Ok(())
+}
 
 /// Checks one label.
 ///
@@ -436,21 +461,6 @@ pub struct HyperParameters {
     pub checkpoint_steps: Option<u32>,
 }
 
-/// Metrics on a split.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// Examples that were evaluated.
-    pub examples: u64,
-    /// Share whose best score is their label's.
-    pub top1: f64,
-    /// Share whose label is among the best five.
-    pub top5: f64,
-    /// Mean cross entropy in nats.
-    pub loss: f64,
-    /// Row-major counts: row = true label, column = predicted.
-    pub confusion: Vec<u64>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,6 +479,14 @@ mod tests {
         for bad in [vec!["a", "a"], vec![""], vec!["a\nb"]] {
             assert!(LabelSet::new(bad.into_iter().map(String::from).collect()).is_err());
         }
+    }
+
+    #[test]
+    fn labels_have_a_limit_that_stored_ones_may_exceed() {
+        let labels = |count: usize| (0..count).map(|i| i.to_string()).collect::<Vec<_>>();
+        assert!(LabelSet::new(labels(MAX_LABELS)).is_ok());
+        assert!(LabelSet::new(labels(MAX_LABELS + 1)).is_err());
+        assert!(LabelSet::try_from(labels(MAX_LABELS + 1)).is_ok());
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use layers::{Layer, Layers};
 pub use reject::Reject;
 pub use request::{
     ClipSpec, ColorPolicy, Lane, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling,
-    Views, Windows,
+    StridedPart, Views, Windows,
 };
 
 /// The bytes of a video.
@@ -206,7 +206,8 @@ impl Decoder {
         Ok(self.decode((tenant, lane), input, Work::Probe).await?.probe)
     }
 
-    /// Takes a clip's frames from a video and makes normalised planes of them. Dropping the future gives the work up.
+    /// Takes a clip's frames from a video and makes normalised planes of them; views that are too large for one answer of a worker come in groups, and
+    /// are the same. Dropping the future gives the work up.
     ///
     /// # Errors
     /// [`Error::Rejected`] when the video is refused; [`Error::IndexOutOfRange`] and [`Error::WindowOutOfRange`] for explicit indices
@@ -218,9 +219,27 @@ impl Decoder {
         input: Input,
         spec: ClipSpec,
     ) -> Result<Clip, Error> {
+        let spatial = spec.views.count();
+        let mut groups = spec.groups().into_iter();
+        let first = groups.next().ok_or(Error::Interrupted)?;
+        let mut clip = self.group((tenant, lane), input.clone(), first).await?;
+        for group in groups {
+            let more = self.group((tenant, lane), input.clone(), group).await?;
+            clip = clip.followed_by(more, spatial).ok_or(Error::Interrupted)?;
+        }
+        Ok(clip)
+    }
+
+    /// The views of one request to a worker.
+    async fn group(
+        &self,
+        caller: (&TenantId, Lane),
+        input: Input,
+        spec: ClipSpec,
+    ) -> Result<Clip, Error> {
         spec.validate()?;
         let frames = usize::from(spec.frames.get());
-        let answer = self.decode((tenant, lane), input, Work::Clip(spec)).await?;
+        let answer = self.decode(caller, input, Work::Clip(spec)).await?;
         let Pixels::Planes(planes) = answer.pixels else {
             return Err(Error::Interrupted);
         };

@@ -93,7 +93,7 @@ impl Wiring {
                 metrics: metrics.clone(),
             },
         );
-        let (jobs, jobs_service) = jobs::new(config.jobs.clone(), Arc::clone(&metadata));
+        let (jobs, jobs_service) = jobs::new(config.jobs.clone(), Arc::clone(&metadata), &backbone);
         let wiring = Self {
             library,
             registry,
@@ -105,7 +105,7 @@ impl Wiring {
             metadata,
             metrics,
         };
-        let training = jobs_service.run(wiring.training(store), front.signal.clone());
+        let training = jobs_service.run(wiring.training(store, config), front.signal.clone());
         front.loops.spawn("the jobs", Ends::Server, async move {
             training.await;
             Ok::<(), Error>(())
@@ -119,7 +119,7 @@ impl Wiring {
         Ok(wiring)
     }
 
-    fn training(&self, store: Store) -> jobs::Parts {
+    fn training(&self, store: Store, config: &Config) -> jobs::Parts {
         jobs::Parts {
             metadata: Arc::clone(&self.metadata),
             store,
@@ -129,6 +129,7 @@ impl Wiring {
             device: self.device.clone(),
             backbone: Arc::clone(&self.backbone),
             metrics: self.metrics.clone(),
+            scratch: config.data_dir.join("features"),
         }
     }
 }

@@ -146,6 +146,11 @@ fn evaluation(evaluation: Option<&v1::Evaluation>) -> Option<Value> {
             "top5": evaluation.top5,
             "loss": evaluation.loss,
             "confusion": evaluation.confusion,
+            "confusion_cells": evaluation.confusion_cells.iter()
+                .map(|cell| json!([cell.label, cell.predicted, cell.examples]))
+                .collect::<Vec<_>>(),
+            "confusion_cells_left_out": evaluation.confusion_cells_left_out,
+            "problem": evaluation.problem,
             "labels": labels,
         })
     })

@@ -90,6 +90,8 @@ settings! {
     adapter_memory: Must<ByteSize> = "1GiB";
     /// Jobs that train at once.
     job_runners: Must<NonZeroUsize> = "2";
+    /// Memory of one job's training, in all; when not set, a quarter of the machine's (or its control group's) divided by `job_runners`.
+    step_memory: May<ByteSize>;
     /// Unfinished jobs of one tenant.
     jobs_per_tenant: Must<NonZeroU32> = "16";
     /// How long a silent worker keeps its job.

@@ -167,6 +167,7 @@ batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
 batch_time = "50ms" # default
 adapter_memory = "1GiB" # default
 job_runners = 2 # default
+# step_memory is not set
 jobs_per_tenant = 16 # default
 job_lease = "30s" # default
 # video_workers is not set
@@ -192,6 +193,26 @@ drain_timeout = "30s" # default
         (again.engine.queue_clips, again.engine.batch_clips),
         (30, 4)
     );
+}
+
+#[test]
+fn the_defaults_are_those_of_the_components() {
+    let config = load(None, &[], &[]).unwrap();
+    let jobs = jobs::Config {
+        step_bytes: machine::memory().unwrap_or(4 << 30) / 4 / 2,
+        ..jobs::Config::default()
+    };
+    assert_eq!(config.jobs, jobs);
+    assert_eq!(config.device, device::Config::default());
+    let engine = engine::Config::default();
+    assert_eq!(config.engine.queue_clips, engine.queue_clips);
+    assert_eq!(config.engine.batch_clips, engine.batch_clips);
+    assert_eq!(config.engine.residency_bytes, engine.residency_bytes);
+    let video = video::Config::new(PathBuf::from("frameshift"));
+    assert_eq!(config.video.limits, video.limits);
+    assert_eq!(config.video.workers, video.workers);
+    let upload = crate::library::Config::default().upload_bytes;
+    assert_eq!(config.upload_limit, upload);
 }
 
 #[test]

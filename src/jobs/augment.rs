@@ -3,7 +3,7 @@
 //! Invariant: a choice depends on the job's seed, the epoch or step, the example and the purpose alone: a resumed job repeats the run that it
 //! would have been.
 
-use crate::rng::Stream;
+use crate::rng::{Permutation, Stream};
 
 /// Tries to fit a rectangle of the drawn area and shape, before the centre square is taken.
 const TRIES: usize = 10;
@@ -35,8 +35,16 @@ impl Draws {
         Self { seed }
     }
 
-    /// The order in which an epoch takes its `clips` examples: a permutation of `0..clips`.
-    pub fn order(&self, epoch: u64, clips: usize) -> Vec<usize> {
+    /// The order in which an epoch takes its `clips` examples.
+    pub fn order(&self, epoch: u64, clips: u64) -> Permutation {
+        Permutation::new(
+            clips,
+            &mut Stream::new(self.seed, "permutation").fork(epoch),
+        )
+    }
+
+    /// The order of an epoch as release 0.1 took it: a job that began with it goes on with it.
+    pub fn shuffled(&self, epoch: u64, clips: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..clips).collect();
         Stream::new(self.seed, "order")
             .fork(epoch)
@@ -116,13 +124,21 @@ mod tests {
 
     #[test]
     fn each_epoch_has_its_own_order_and_the_seed_decides_it() {
-        let draws = Draws::new(5);
-        let mut sorted = draws.order(0, 50);
-        assert_eq!(draws.order(0, 50), sorted);
-        assert_ne!(draws.order(1, 50), sorted);
-        assert_ne!(Draws::new(6).order(0, 50), sorted);
+        let order = |seed, epoch| {
+            let order = Draws::new(seed).order(epoch, 50);
+            (0..50).map(|place| order.at(place)).collect::<Vec<_>>()
+        };
+        let mut sorted = order(5, 0);
+        assert_eq!(order(5, 0), sorted);
+        assert_ne!(order(5, 1), sorted);
+        assert_ne!(order(6, 0), sorted);
         sorted.sort_unstable();
         assert_eq!(sorted, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_job_of_release_0_1_keeps_its_order() {
+        assert_eq!(Draws::new(5).shuffled(2, 8), [1, 6, 2, 3, 5, 0, 4, 7]);
     }
 
     #[test]

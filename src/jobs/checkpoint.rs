@@ -10,6 +10,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 
+use super::dataset::Order;
 use super::plan::Plan;
 use super::trainer::{Position, Trainer};
 use crate::model::{self, AdapterSet, Backbone, Tensors};
@@ -66,6 +67,9 @@ struct Header {
     loss_sum: u64,
     loss_clips: u64,
     training_micros: u64,
+    /// Whether epochs are keyed permutations; release 0.1, which shuffled them, did not say.
+    #[serde(default)]
+    permuted: bool,
 }
 
 /// The file of a trainer's state of now.
@@ -82,6 +86,7 @@ pub(super) fn encode(trainer: &Trainer, origin: &Origin) -> Result<Vec<u8>, Erro
         loss_sum: position.loss_sum.to_bits(),
         loss_clips: position.loss_clips,
         training_micros: u64::try_from(position.training.as_micros()).unwrap_or(u64::MAX),
+        permuted: position.order == Order::Permuted,
     };
     let weights = trainer.snapshot()?.to_safetensors(Default::default())?;
     let weights = SafeTensors::deserialize(&weights)?;
@@ -144,6 +149,10 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
         loss_sum: f64::from_bits(header.loss_sum),
         loss_clips: header.loss_clips,
         training: Duration::from_micros(header.training_micros),
+        order: match header.permuted {
+            true => Order::Permuted,
+            false => Order::Shuffled,
+        },
     };
     let moments = (header.optimizer_steps, moments);
     let backbone = Arc::clone(&origin.backbone);
@@ -173,4 +182,25 @@ fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, Error> {
     }
     let (quads, _) = view.data().as_chunks();
     Ok(quads.iter().map(|quad| f32::from_le_bytes(*quad)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_of_release_0_1_keeps_its_order() {
+        let digest = Digest([1; 32]);
+        let mut header = serde_json::json!({
+            "format": FORMAT, "dataset": digest, "backbone": digest, "step": 3, "optimizer_steps": 3,
+            "losses": [], "loss_sum": 0, "loss_clips": 0, "training_micros": 5,
+        });
+        let read = |header: &serde_json::Value| {
+            let header: Header = serde_json::from_value(header.clone()).unwrap();
+            header.permuted
+        };
+        assert!(!read(&header));
+        header["permuted"] = true.into();
+        assert!(read(&header));
+    }
 }

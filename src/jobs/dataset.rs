@@ -19,7 +19,7 @@ use crate::metadata::VideoRecord;
 use crate::spec::{ClipSampling, Normalization, RotationPolicy};
 use crate::video::{self, Clip, ClipSpec, Decoder, Lane, Rect, Views};
 
-pub(super) use batches::{Batches, Training};
+pub(super) use batches::{Batches, Order, Training};
 pub(super) use cache::Budget;
 use cache::Cache;
 
@@ -121,10 +121,18 @@ impl Clips {
         first_view(clip, example.video)
     }
 
-    /// Every view that classification takes.
-    pub(super) async fn views(&self, example: Example) -> Result<Vec<Arc<[f32]>>, Failure> {
-        let spec = ClipSpec::of_task(&self.sampling, self.side, self.normalization);
-        Ok(self.decode(example.video, spec).await?.planes)
+    /// Requests for every view that classification takes, in groups that a decoder's answer can hold.
+    pub(super) fn view_groups(&self) -> Vec<ClipSpec> {
+        ClipSpec::of_task(&self.sampling, self.side, self.normalization).groups()
+    }
+
+    /// The views of one group, spatial-major.
+    pub(super) async fn views(
+        &self,
+        example: Example,
+        group: ClipSpec,
+    ) -> Result<Vec<Arc<[f32]>>, Failure> {
+        Ok(self.decode(example.video, group).await?.planes)
     }
 
     /// Chosen frames of the middle of the picture, or of a part of it.
@@ -229,7 +237,15 @@ fn changed(video: VideoId) -> Failure {
 pub(super) fn in_order<T: Send>(
     work: Vec<BoxFuture<'_, T>>,
 ) -> impl Stream<Item = T> + Send + Unpin {
-    stream::iter(work).buffered(PARALLEL)
+    some_in_order(work, PARALLEL)
+}
+
+/// The outcomes in the order of the futures, of which at most so many run at a time; each is made when its turn comes.
+pub(super) fn some_in_order<'a, T: Send>(
+    work: impl IntoIterator<Item = BoxFuture<'a, T>, IntoIter: Send>,
+    parallel: usize,
+) -> impl Stream<Item = T> + Send + Unpin {
+    stream::iter(work).buffered(parallel.clamp(1, PARALLEL))
 }
 
 /// Runs what copies or computes much outside the async threads.

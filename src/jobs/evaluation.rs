@@ -2,20 +2,26 @@
 //!
 //! Invariant: a video's scores are those that classification gives: softmax of each view's logits, then the mean.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::{FutureExt, TryStreamExt};
 
-use super::dataset::{Clips, Example, blocking, in_order};
+use super::dataset::{Clips, Example, blocking, in_order, some_in_order};
 use super::failure::Failure;
+use super::features::Features;
+use super::memory::Demand;
 use super::score::{self, Tally};
 use super::trainer::{Forward, ForwardWalk};
 use crate::device::{self, Priority};
-use crate::model::{AdapterSet, Backbone, Error, Features, Inference, Segment};
+use crate::model::{AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment};
 use crate::spec::Evaluation;
+use crate::video::ClipSpec;
 
 /// Frames of one forward: enough to fill the device, small beside a training step.
 const FRAMES: usize = 128;
+/// Decoded views that wait for the device, in bytes; a single group of views may be as large alone.
+const DECODED_BYTES: usize = 256 << 20;
 
 /// Where forwards run.
 #[derive(Clone)]
@@ -24,11 +30,13 @@ pub(super) struct Forwards {
     pub(super) backbone: Arc<Backbone>,
     /// Frames of one clip.
     pub(super) num_frames: usize,
+    /// What a forward may take.
+    pub(super) demand: Demand,
 }
 
 impl Forwards {
     fn clips(&self) -> usize {
-        (FRAMES / self.num_frames.max(1)).max(1)
+        self.demand.forward_clips(FRAMES / self.num_frames.max(1))
     }
 
     async fn run(
@@ -42,25 +50,26 @@ impl Forwards {
             .await??)
     }
 
-    /// Frozen features `[C]` of the central clip of each example.
+    /// Adds the frozen features `[C]` of the central clip of each example that has none yet.
     pub(super) async fn features(
         &self,
         clips: &Clips,
         examples: &[Example],
-    ) -> Result<Vec<Vec<f32>>, Failure> {
-        let mut found = Vec::with_capacity(examples.len());
-        for group in examples.chunks(self.clips()) {
+        mut features: Features,
+    ) -> Result<Features, Failure> {
+        let done = usize::try_from(features.rows()).unwrap_or(usize::MAX);
+        for group in examples[done.min(examples.len())..].chunks(self.clips()) {
             let central = group.iter().map(|example| clips.central(*example).boxed());
             let frames: Vec<Arc<[f32]>> = in_order(central.collect()).try_collect().await?;
             let backbone = Arc::clone(&self.backbone);
             let make = move || {
-                Ok(Forward::Features(Box::new(Features::new(
-                    backbone, frames,
-                )?)))
+                let forward = FeatureForward::new(backbone, frames)?;
+                Ok(Forward::Features(Box::new(forward)))
             };
-            found.extend(self.run(make).await?);
+            let rows = self.run(make).await?;
+            features = blocking(move || features.append(&rows).map(|()| features)).await??;
         }
-        Ok(found)
+        Ok(blocking(move || features.finish().map(|()| features)).await??)
     }
 
     /// Metrics of a set on examples; zeros when there is none.
@@ -72,56 +81,133 @@ impl Forwards {
     ) -> Result<Evaluation, Failure> {
         // As it will serve.
         let set = &Arc::new(set.in_precision(self.backbone.precision()));
-        let mut tally = Tally::new(set.classes());
-        let views = examples.iter().map(|example| {
-            let views = clips.views(*example);
-            async { Ok::<_, Failure>((example.class, views.await?)) }.boxed()
+        let groups = clips.view_groups();
+        let mut scoring = Scoring::new(&groups, set.classes());
+        let bytes = groups
+            .iter()
+            .map(|group| 4 * group.view_count() * group.values_per_view());
+        let parallel = DECODED_BYTES / bytes.max().unwrap_or(1).max(1);
+        let work = examples.iter().flat_map(|example| {
+            let views = |group: &ClipSpec| clips.views(*example, group.clone()).boxed();
+            groups.iter().map(views).collect::<Vec<_>>()
         });
-        let mut decoded = in_order(views.collect());
-        let mut group = Vec::new();
-        let mut count = 0;
-        while let Some((class, views)) = decoded.try_next().await? {
-            count += views.len();
-            group.push((class, views));
-            if count >= self.clips() {
-                self.score(std::mem::take(&mut group), set, &mut tally)
-                    .await?;
-                count = 0;
+        let mut decoded = some_in_order(work, parallel);
+        let mut classes = examples.iter().map(|example| example.class);
+        let mut waiting: VecDeque<Arc<[f32]>> = VecDeque::new();
+        let most = self.clips();
+        loop {
+            let views = decoded.try_next().await?;
+            let is_last = views.is_none();
+            waiting.extend(views.into_iter().flatten());
+            while waiting.len() >= most || (is_last && !waiting.is_empty()) {
+                let frames: Vec<_> = waiting.drain(..most.min(waiting.len())).collect();
+                let logits = self.logits(frames, set).await?;
+                scoring.add(logits, &mut classes);
+            }
+            if is_last {
+                return Ok(scoring.tally.finish());
             }
         }
-        self.score(group, set, &mut tally).await?;
-        Ok(tally.finish())
     }
 
-    async fn score(
+    async fn logits(
         &self,
-        group: Vec<(u32, Vec<Arc<[f32]>>)>,
+        frames: Vec<Arc<[f32]>>,
         set: &Arc<AdapterSet>,
-        tally: &mut Tally,
-    ) -> Result<(), Failure> {
-        if group.is_empty() {
-            return Ok(());
-        }
-        let counts: Vec<(u32, usize)> = group
-            .iter()
-            .map(|(class, views)| (*class, views.len()))
-            .collect();
-        let frames: Vec<Arc<[f32]>> = group.into_iter().flat_map(|(_, views)| views).collect();
+    ) -> Result<Vec<Vec<f32>>, Failure> {
         let segment = Segment {
             set: Arc::clone(set),
             clips: 0..frames.len(),
             num_frames: self.num_frames,
         };
         let backbone = Arc::clone(&self.backbone);
-        let make = move || {
+        self.run(move || {
             let inference = Inference::new(backbone, frames, vec![segment])?;
             Ok(Forward::Logits(Box::new(inference)))
-        };
-        let mut logits = self.run(make).await?.into_iter();
-        for (class, views) in counts {
-            let views: Vec<Vec<f32>> = logits.by_ref().take(views).collect();
-            tally.add(class as usize, &score::scores(&views));
+        })
+        .await
+    }
+}
+
+/// Puts the views of each example together and counts it.
+struct Scoring {
+    /// Where a view is among an example's views, spatial-major, by when it comes.
+    places: Vec<usize>,
+    /// Logits of views that have come, of examples that are not complete.
+    waiting: VecDeque<Vec<f32>>,
+    tally: Tally,
+}
+
+impl Scoring {
+    fn new(groups: &[ClipSpec], classes: usize) -> Self {
+        let temporal = |group: &ClipSpec| usize::from(group.temporal_views.get());
+        let all: usize = groups.iter().map(temporal).sum();
+        let mut places = Vec::new();
+        let mut first = 0;
+        for group in groups {
+            for spatial in 0..group.views.count() {
+                let own = first..first + temporal(group);
+                places.extend(own.map(|view| spatial * all + view));
+            }
+            first += temporal(group);
         }
-        Ok(())
+        Self {
+            places,
+            waiting: VecDeque::new(),
+            tally: Tally::new(classes),
+        }
+    }
+
+    /// Takes the next views; counts the examples that they complete, whose classes come next.
+    fn add(&mut self, logits: Vec<Vec<f32>>, classes: &mut impl Iterator<Item = u32>) {
+        self.waiting.extend(logits);
+        let count = self.places.len().max(1);
+        while self.waiting.len() >= count {
+            let mut views = vec![Vec::new(); count];
+            for (place, logits) in self.places.iter().zip(self.waiting.drain(..count)) {
+                views[*place] = logits;
+            }
+            if let Some(class) = classes.next() {
+                self.tally.add(class as usize, &score::scores(&views));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{ClipSampling, Normalization, RotationPolicy, Sampling, SpatialViews};
+
+    #[test]
+    fn views_in_groups_score_as_views_in_one_piece() {
+        let sampling = ClipSampling {
+            num_frames: 16.try_into().unwrap(),
+            sampling: Sampling::Strided(2.try_into().unwrap()),
+            temporal_views: 10.try_into().unwrap(),
+            spatial_views: SpatialViews::Three,
+            rotation: RotationPolicy::Display,
+        };
+        let spec = ClipSpec::of_task(&sampling, 224, Normalization::CLIP);
+        let groups = spec.groups();
+        assert!(groups.len() > 1);
+        // The logits of each view, spatial-major.
+        let of_view = |view: usize| vec![view as f32 / 7.0, (view * view % 11) as f32 / 3.0];
+        let whole: Vec<_> = (0..30).map(of_view).collect();
+        let mut expected = Tally::new(2);
+        expected.add(1, &score::scores(&whole));
+        let mut scoring = Scoring::new(&groups, 2);
+        let mut classes = [1].into_iter();
+        let mut first = 0;
+        for group in &groups {
+            let own = usize::from(group.temporal_views.get());
+            for spatial in 0..3 {
+                let views = (first..first + own).map(|view| of_view(spatial * 10 + view));
+                scoring.add(views.collect(), &mut classes);
+            }
+            first += own;
+        }
+        assert!(scoring.waiting.is_empty());
+        assert_eq!(scoring.tally.finish(), expected.finish());
     }
 }

@@ -2,9 +2,13 @@
 //!
 //! Invariant: a failure is the job's own (its owner reads the reason, and trying again would not help) or the server's (it is tried again).
 
+use std::io;
+
 use super::state::Stop;
+use super::trainer::Torn;
 use super::validation::Problems;
 use crate::ids::VideoId;
+use crate::spec::Invalid;
 use crate::{device, library, metadata, model, registry, store, video};
 
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +23,8 @@ pub(super) enum Failure {
     Diverged { step: u64 },
     #[error("the task does not fit the server's backbone: {0}")]
     Task(#[source] model::Error),
+    #[error("{0}")]
+    TooLarge(Invalid),
     #[error("the job was taken {attempts} times without coming to an end")]
     Attempts { attempts: u32 },
     #[error("records: {0}")]
@@ -37,6 +43,10 @@ pub(super) enum Failure {
     Model(#[from] model::Error),
     #[error("checkpoint: {0}")]
     Checkpoint(#[from] super::checkpoint::Error),
+    #[error("frozen features: {0}")]
+    Features(#[from] io::Error),
+    #[error("{0}")]
+    Torn(#[from] Torn),
     #[error("a worker panicked")]
     Panicked,
 }
@@ -49,6 +59,7 @@ impl Failure {
             Self::Video { .. } => Some("VIDEO_UNAVAILABLE"),
             Self::Diverged { .. } => Some("TRAINING_DIVERGED"),
             Self::Task(_) => Some("TASK_INCOMPATIBLE"),
+            Self::TooLarge(_) => Some("STEP_TOO_LARGE"),
             Self::Attempts { .. } => Some("TOO_MANY_ATTEMPTS"),
             Self::Stopped(_)
             | Self::Metadata(_)
@@ -59,7 +70,34 @@ impl Failure {
             | Self::Device(_)
             | Self::Model(_)
             | Self::Checkpoint(_)
+            | Self::Features(_)
+            | Self::Torn(_)
             | Self::Panicked => None,
+        }
+    }
+
+    /// Whether a failure of the evaluation leaves a version without metrics: it would come again, or this was the last attempt. Otherwise the job stops, or
+    /// is taken again and evaluates once more.
+    pub(super) fn spoils_metrics(&self, is_last: bool) -> bool {
+        match self {
+            Self::Video { .. }
+            | Self::Model(_)
+            | Self::Panicked
+            | Self::Decoder(video::Error::InvalidRequest { .. })
+            | Self::Library(library::Error::Metadata(metadata::Error::NotFound { .. })) => true,
+            Self::Decoder(_) | Self::Library(_) | Self::Store(_) => is_last,
+            Self::Stopped(_)
+            | Self::Dataset(_)
+            | Self::Diverged { .. }
+            | Self::Task(_)
+            | Self::TooLarge(_)
+            | Self::Attempts { .. }
+            | Self::Metadata(_)
+            | Self::Registry(_)
+            | Self::Device(_)
+            | Self::Checkpoint(_)
+            | Self::Features(_)
+            | Self::Torn(_) => false,
         }
     }
 
@@ -80,6 +118,7 @@ impl Failure {
             | Self::Video { .. }
             | Self::Diverged { .. }
             | Self::Task(_)
+            | Self::TooLarge(_)
             | Self::Attempts { .. }
             | Self::Metadata(_)
             | Self::Store(_)
@@ -89,6 +128,8 @@ impl Failure {
             | Self::Device(_)
             | Self::Model(_)
             | Self::Checkpoint(_)
+            | Self::Features(_)
+            | Self::Torn(_)
             | Self::Panicked => None,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every answer comes from the database; nothing here knows whether a runner of this process has the job.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,13 @@ use futures::{Stream, stream};
 use tokio::sync::watch;
 
 use super::hints::Hints;
+use super::memory::Demand;
 use super::{Config, Error, plan};
 use crate::ids::{DatasetId, JobId, RequestId, TaskId, TenantId};
-use crate::metadata::{EventRecord, JobRecord, MetadataStore, NewJob, Page, PageRequest};
+use crate::metadata::{self, EventRecord, JobRecord, MetadataStore, NewJob, Page, PageRequest};
+use crate::model::{Backbone, StepShape};
 use crate::rng;
-use crate::spec::HyperParameters;
+use crate::spec::{HyperParameters, Split};
 
 /// Events that a watcher reads at a time.
 const EVENTS: u32 = 256;
@@ -25,8 +27,11 @@ const EVENTS: u32 = 256;
 pub struct Handle {
     metadata: Arc<dyn MetadataStore>,
     hints: Arc<Hints>,
+    backbone: Arc<Backbone>,
     limit: u32,
     poll: Duration,
+    /// What one job's training may take.
+    bytes: u64,
 }
 
 impl fmt::Debug for Handle {
@@ -39,20 +44,23 @@ impl Handle {
     pub(super) fn new(
         metadata: Arc<dyn MetadataStore>,
         hints: Arc<Hints>,
+        backbone: Arc<Backbone>,
         config: &Config,
     ) -> Self {
         Self {
             metadata,
             hints,
+            backbone,
             limit: config.unfinished_per_tenant,
             poll: config.poll,
+            bytes: config.step_bytes,
         }
     }
 
     /// Queues a job and returns at once. The seed is drawn here when none is given; the data set's snapshot is taken now.
     ///
     /// # Errors
-    /// A hyper-parameter out of range; no such task or data set; too many unfinished jobs.
+    /// A hyper-parameter out of range, or a batch whose training takes more memory than a job may; no such task or data set; too many unfinished jobs.
     pub async fn submit(
         &self,
         tenant: &TenantId,
@@ -63,6 +71,9 @@ impl Handle {
     ) -> Result<JobRecord, Error> {
         plan::check(&hyper)?;
         let mut hyper_parameters = plan::settled(hyper);
+        if let Some(demand) = self.demand(tenant, task, dataset).await? {
+            hyper_parameters.batch_size = demand.admitted(hyper_parameters.batch_size)?;
+        }
         hyper_parameters.seed.get_or_insert_with(draw_seed);
         let job = NewJob {
             task: task.clone(),
@@ -74,6 +85,28 @@ impl Handle {
         self.hints.job_queued();
         self.hints.events_written();
         Ok(record)
+    }
+
+    /// What training will take; `None` when it is not known, since the task or the data set is not there: submitting says so.
+    async fn demand(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        dataset: &DatasetId,
+    ) -> Result<Option<Demand>, Error> {
+        let task = known(self.metadata.get_task(tenant, task).await)?;
+        let dataset = known(self.metadata.get_dataset(tenant, dataset).await)?;
+        let (Some(task), Some(dataset)) = (task, dataset) else {
+            return Ok(None);
+        };
+        let counts = dataset.counts.iter();
+        let used = counts.filter(|count| count.split != Split::Test);
+        let labels: BTreeSet<&str> = used.map(|count| count.label.as_str()).collect();
+        let frames = usize::from(task.sampling.num_frames.get());
+        let of = (self.backbone.config(), self.backbone.precision());
+        // A task that does not fit the backbone, which may have changed since, is the job's failure.
+        let sizes = StepShape::new(of, task.adapter, labels.len().max(1), frames).ok();
+        Ok(sizes.map(|sizes| Demand::new(sizes, task.adapter.has_sites(), self.bytes)))
     }
 
     /// Reads a job.
@@ -170,6 +203,15 @@ impl Watcher {
             // A timeout is not an error: it is when the database is asked without a hint.
             let _ = tokio::time::timeout(self.handle.poll, self.changes.changed()).await;
         }
+    }
+}
+
+/// What was found, if it is there.
+fn known<T>(found: metadata::Result<T>) -> Result<Option<T>, Error> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(metadata::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: pure; equal inputs give an equal plan, and a complete plan gives itself again, so that a resumed job trains as it began.
 
+use super::memory;
 use crate::spec::{HyperParameters, Invalid};
 
 /// Steps that a job takes by default, as near as its epochs allow.
@@ -9,7 +10,7 @@ const STEPS: u64 = 250;
 /// Fewest and most epochs by default.
 const EPOCHS: (u64, u64) = (4, 40);
 /// Clips per step by default.
-const BATCH: u32 = 8;
+pub(super) const BATCH: u32 = 8;
 /// From so many training clips on, the head drops out by default.
 const DROPOUT_FROM: u64 = 512;
 /// Checkpoints of a job by default.
@@ -154,7 +155,7 @@ pub fn settled(mut submitted: HyperParameters) -> HyperParameters {
 pub fn check(submitted: &HyperParameters) -> Result<(), Invalid> {
     let whole = [
         ("epochs", submitted.epochs, 10_000),
-        ("batch_size", submitted.batch_size, 1024),
+        ("batch_size", submitted.batch_size, memory::MOST),
         ("checkpoint_steps", submitted.checkpoint_steps, u32::MAX),
     ];
     for (field, value, most) in whole {

@@ -22,6 +22,9 @@ use crate::spec::{Evaluation, JobState};
 
 use prepare::Prepared;
 
+/// The reason of a job that succeeded without metrics.
+const UNMEASURED: &str = "EVALUATION_FAILED";
+
 /// A job in the hands of a runner.
 pub(super) struct Run {
     context: Arc<Context>,
@@ -62,7 +65,7 @@ impl Run {
 
     async fn work(&mut self) -> Result<(), Failure> {
         let prepared = Box::pin(self.prepare()).await?;
-        let step = prepared.trainer.lock().position().step;
+        let step = prepared.trainer.lock()?.position().step;
         let plan = &prepared.training.plan;
         self.advance(JobUpdate {
             hyper_parameters: Some(plan.hyper_parameters()),
@@ -76,26 +79,51 @@ impl Run {
             ..JobUpdate::default()
         })
         .await?;
-        let (set, evaluation) = Box::pin(self.evaluate(&prepared)).await?;
+        let set = self.trained(&prepared).await?;
+        let evaluation = Box::pin(self.evaluate(&prepared, &set)).await?;
         self.advance(JobUpdate::default()).await?;
         Box::pin(self.publish(&prepared, set, evaluation)).await
     }
 
+    /// The weights after the last step.
+    async fn trained(&self, prepared: &Prepared) -> Result<Arc<AdapterSet>, Failure> {
+        let trainer = prepared.trainer.clone();
+        let snapshot = move || Ok::<_, Failure>(trainer.lock()?.snapshot()?);
+        Ok(Arc::new(blocking(snapshot).await??))
+    }
+
+    /// Metrics on the validation split. What cannot be measured is no reason to lose the weights: then the metrics say why there are none.
     async fn evaluate(
         &mut self,
         prepared: &Prepared,
-    ) -> Result<(Arc<AdapterSet>, Evaluation), Failure> {
-        let trainer = prepared.trainer.clone();
-        let set = Arc::new(blocking(move || trainer.lock().snapshot()).await??);
+        set: &Arc<AdapterSet>,
+    ) -> Result<Evaluation, Failure> {
         if prepared.validation.is_empty() {
             let text = "the data set has no validation split: the version will have no metrics";
             self.tell(true, text.into()).await?;
         }
         let forwards = self.forwards(prepared);
         let clips = &prepared.training.clips;
-        let metrics = forwards.evaluate(clips, &prepared.validation, &set);
-        let metrics = self.unless_stopped(metrics).await?;
-        Ok((set, metrics))
+        let metrics = forwards.evaluate(clips, &prepared.validation, set);
+        let failure = match self.unless_stopped(metrics).await {
+            Ok(metrics) => return Ok(metrics),
+            Err(failure) => failure,
+        };
+        let is_last = self.job.attempts >= self.context.config.attempts;
+        if !failure.spoils_metrics(is_last) {
+            return Err(failure);
+        }
+        tracing::warn!(job = %self.lease.job, error = &failure as &dyn std::error::Error, "a version is published without metrics");
+        let problem = match failure.reason() {
+            Some(_) => failure.to_string(),
+            None => "an internal error of the server".into(),
+        };
+        let text = format!("the evaluation failed, the version has no metrics: {problem}");
+        self.tell(true, text).await?;
+        Ok(Evaluation {
+            problem: Some(problem),
+            ..Evaluation::default()
+        })
     }
 
     async fn publish(
@@ -106,7 +134,7 @@ impl Run {
     ) -> Result<(), Failure> {
         let parts = &self.context.parts;
         let parameters = set.parameters();
-        let position = prepared.trainer.lock().position().clone();
+        let position = prepared.trainer.lock()?.position().clone();
         let tensors = blocking(move || set.to_safetensors(Default::default())).await??;
         let publication = Publication {
             labels: prepared.labels.clone(),
@@ -114,11 +142,11 @@ impl Run {
             parameters,
             precision: parts.backbone.precision(),
             parent: None,
+            reason: evaluation.problem.is_some().then(|| UNMEASURED.into()),
             evaluation,
             loss_curve: position.losses,
             seed: prepared.training.plan.seed,
             training_time: position.training,
-            reason: None,
             tensors,
         };
         let published = parts.registry.publish(&self.lease, publication).await?;
@@ -138,6 +166,7 @@ impl Run {
             device: self.context.parts.device.clone(),
             backbone: Arc::clone(&self.context.parts.backbone),
             num_frames: prepared.num_frames,
+            demand: prepared.demand.clone(),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a runner outlives every job that it takes, whatever happens to the job; when it stops, its job is ended, put back, or another's.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dataset::Budget;
+use super::dataset::{Budget, blocking};
 use super::failure::Failure;
+use super::features;
 use super::hints::{self, Hints};
 use super::run::Run;
 use super::state::Stop;
@@ -44,6 +46,7 @@ pub(super) async fn run(config: Config, hints: Arc<Hints>, parts: Parts, drain: 
     if !context.recover().await {
         return;
     }
+    context.sweep_features().await;
     let mut runners = JoinSet::new();
     for number in 0..context.config.runners.max(1) {
         let context = Arc::clone(&context);
@@ -235,6 +238,46 @@ impl Context {
         self.hints.events_written();
         if let Some(checkpoint) = &job.checkpoint {
             self.drop_checkpoint(job.id, checkpoint).await;
+        }
+        let path = features::path(&self.parts.scratch, &job.tenant, job.id);
+        self.drop_features(path).await;
+    }
+
+    /// Deletes features that no job needs; a file that stays is found at the next start.
+    async fn drop_features(&self, path: PathBuf) {
+        let shown = path.display().to_string();
+        match blocking(move || features::remove(&path)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    path = shown,
+                    error = &error as &dyn std::error::Error,
+                    "cannot delete frozen features"
+                );
+            }
+            Err(_) => tracing::warn!(path = shown, "cannot delete frozen features"),
+        }
+    }
+
+    /// Deletes the features of jobs that have ended, or that nobody knows any more.
+    async fn sweep_features(&self) {
+        let folder = self.parts.scratch.clone();
+        let listed = move || {
+            let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            files.map(|file| file.path()).collect::<Vec<_>>()
+        };
+        for path in blocking(listed).await.unwrap_or_default() {
+            let Some((tenant, job)) = features::owner(&path) else {
+                continue;
+            };
+            let is_needed = match self.parts.metadata.get_job(&tenant, job).await {
+                Ok(job) => !job.state.is_final(),
+                Err(metadata::Error::NotFound { .. }) => false,
+                Err(_) => true,
+            };
+            if !is_needed {
+                self.drop_features(path).await;
+            }
         }
     }
 

@@ -1,8 +1,10 @@
-//! Metrics of scored examples: accuracies, loss, the confusion matrix, precision and recall.
+//! Metrics of scored examples: accuracies, loss, the confusion matrix.
 //!
 //! Invariant: pure, and summed in the order of the examples, so that equal scores give equal metrics by the bit.
 
-use crate::spec::Evaluation;
+use std::collections::BTreeMap;
+
+use crate::spec::{Confusion, Evaluation};
 
 /// Adds up examples one by one.
 #[derive(Debug, Clone)]
@@ -12,16 +14,8 @@ pub struct Tally {
     top1: u64,
     top5: u64,
     loss: f64,
-    confusion: Vec<u64>,
-}
-
-/// Precision and recall of a label; 0 where nothing was predicted, or nothing was there.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LabelMetrics {
-    /// Share of the predictions of this label that were right.
-    pub precision: f64,
-    /// Share of this label's examples that were found.
-    pub recall: f64,
+    /// By true label and predicted label; what did not happen takes no room.
+    confusion: BTreeMap<(u32, u32), u64>,
 }
 
 impl Tally {
@@ -33,7 +27,7 @@ impl Tally {
             top1: 0,
             top5: 0,
             loss: 0.0,
-            confusion: vec![0; classes * classes],
+            confusion: BTreeMap::new(),
         }
     }
 
@@ -55,7 +49,8 @@ impl Tally {
         self.top1 += u64::from(ahead == 0);
         self.top5 += u64::from(ahead < 5);
         self.loss -= own.max(f64::MIN_POSITIVE).ln();
-        self.confusion[class * self.classes + best] += 1;
+        let row = |class: usize| u32::try_from(class).unwrap_or(u32::MAX);
+        *self.confusion.entry((row(class), row(best))).or_default() += 1;
     }
 
     /// The metrics; zeros when nothing was counted.
@@ -66,7 +61,8 @@ impl Tally {
             top1: share(self.top1 as f64),
             top5: share(self.top5 as f64),
             loss: share(self.loss),
-            confusion: self.confusion,
+            confusion: Confusion::new(self.confusion, self.classes),
+            problem: None,
         }
     }
 }
@@ -86,34 +82,6 @@ pub fn scores(views: &[Vec<f32>]) -> Vec<f64> {
     mean
 }
 
-/// Precision and recall of every label, from row-major counts (row = true label).
-pub fn per_label(confusion: &[u64], classes: usize) -> Vec<LabelMetrics> {
-    let share = |part: u64, all: u64| {
-        if all == 0 {
-            0.0
-        } else {
-            part as f64 / all as f64
-        }
-    };
-    (0..classes)
-        .map(|label| {
-            let at = |row: usize, column: usize| {
-                confusion.get(row * classes + column).copied().unwrap_or(0)
-            };
-            LabelMetrics {
-                precision: share(
-                    at(label, label),
-                    (0..classes).map(|row| at(row, label)).sum(),
-                ),
-                recall: share(
-                    at(label, label),
-                    (0..classes).map(|column| at(label, column)).sum(),
-                ),
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,24 +98,24 @@ mod tests {
             (metrics.examples, metrics.top1, metrics.top5),
             (4, 0.5, 1.0)
         );
-        assert_eq!(metrics.confusion, [1, 0, 0, 1, 1, 0, 0, 1, 0]);
+        let rows = metrics.confusion.rows(3, 256);
+        assert_eq!(rows, [1, 0, 0, 1, 1, 0, 0, 1, 0]);
         let loss = -(0.5_f64.ln() + 0.25_f64.ln() + 0.4_f64.ln()) / 4.0;
         assert!((metrics.loss - loss).abs() < 1e-12);
-        let labels = per_label(&metrics.confusion, 3);
-        assert_eq!(
-            labels[1],
-            LabelMetrics {
-                precision: 0.5,
-                recall: 0.5
-            }
-        );
-        assert_eq!(
-            labels[2],
-            LabelMetrics {
-                precision: 0.0,
-                recall: 0.0
-            }
-        );
+    }
+
+    #[test]
+    fn many_labels_take_what_their_examples_take() {
+        let classes = 20_000;
+        let mut tally = Tally::new(classes);
+        let mut scores = vec![0.0; classes];
+        scores[7] = 1.0;
+        tally.add(19_999, &scores);
+        tally.add(7, &scores);
+        assert_eq!(tally.confusion.len(), 2);
+        let counts = tally.finish().confusion.label_counts(classes);
+        assert_eq!((counts[7].predicted, counts[7].right), (2, 1));
+        assert_eq!((counts[19_999].examples, counts[19_999].right), (1, 0));
     }
 
     #[test]

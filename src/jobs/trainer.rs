@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::augment::Draws;
+use super::dataset::Order;
 use super::plan::Plan;
 use super::schedule;
 use crate::model::adamw::{self, AdamW};
@@ -32,6 +33,8 @@ pub(super) struct Position {
     pub(super) loss_clips: u64,
     /// Time on the device.
     pub(super) training: Duration,
+    /// In which order epochs take their examples.
+    pub(super) order: Order,
 }
 
 /// What a step did.
@@ -56,6 +59,8 @@ pub(super) enum StepError {
     NotFinite,
     #[error(transparent)]
     Model(#[from] Error),
+    #[error(transparent)]
+    Torn(#[from] Torn),
 }
 
 /// What a step's clips are.
@@ -80,11 +85,18 @@ pub(super) struct Trainer {
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<Trainer>>);
 
+/// The trainer's last change stopped in the middle: its weights and moments belong to no step, and only a checkpoint can be gone on from.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("a step panicked while it changed the weights")]
+pub(super) struct Torn;
+
 impl Shared {
     /// The trainer; waits for a slice that uses it.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Trainer> {
-        // A panic in a slice drops the job's work, and the job is taken again from its checkpoint: nobody reads a half-changed trainer.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    ///
+    /// # Errors
+    /// [`Torn`] when a panic left it half changed.
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Trainer>, Torn> {
+        self.0.lock().map_err(|_: PoisonError<_>| Torn)
     }
 }
 
@@ -198,5 +210,64 @@ impl Trainer {
             clips,
             bytes: bytes + self.bytes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::checkpoint::{self, Origin};
+    use crate::model::{Activation, BackboneConfig, Tensors};
+    use crate::spec::{Digest, HyperParameters, Normalization};
+
+    fn backbone() -> Arc<Backbone> {
+        let config = BackboneConfig {
+            image_size: 8,
+            patch_size: 4,
+            width: 8,
+            layers: 1,
+            heads: 1,
+            mlp_width: 8,
+            activation: Activation::Gelu,
+            eps: 1e-5,
+            pre_norm: false,
+            patch_bias: false,
+            normalization: Normalization::HALF,
+        };
+        let zeros = |shape: Vec<usize>| (shape.clone(), vec![0.0; shape.iter().product()]);
+        let tensors: Tensors = config
+            .tensors()
+            .into_iter()
+            .map(|(name, shape)| (name, zeros(shape)))
+            .collect();
+        Arc::new(Backbone::from_tensors("tiny", config, Digest([1; 32]), tensors).unwrap())
+    }
+
+    #[test]
+    fn a_trainer_that_a_panic_left_half_changed_is_not_saved() {
+        let (backbone, adapter) = (backbone(), AdapterConfig::LINEAR_PROBE);
+        let plan = Plan::new(&HyperParameters::default(), 4, false, 7);
+        let origin = Origin {
+            dataset: Digest([2; 32]),
+            backbone: Arc::clone(&backbone),
+            adapter,
+            classes: 2,
+            plan: plan.clone(),
+        };
+        let trainer = Trainer::fresh(backbone, adapter, 2, plan).unwrap().shared();
+        let save = |trainer: &Shared| {
+            let trainer = trainer.lock().map_err(|torn| torn.to_string())?;
+            checkpoint::encode(&trainer, &origin).map_err(|error| error.to_string())
+        };
+        assert!(save(&trainer).is_ok());
+        let own = trainer.clone();
+        let slice = std::thread::spawn(move || {
+            let mut trainer = own.lock().unwrap();
+            // The optimiser moved the weights, and the position did not follow.
+            trainer.optimizer.restore(1, Tensors::new()).unwrap();
+        });
+        assert!(slice.join().is_err());
+        let refused = save(&trainer).unwrap_err();
+        assert!(refused.contains("panicked"), "{refused}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no type of the database library is in here, so that no caller depends on one.
 
-use crate::ids::{JobId, TaskId, UploadId, VideoId};
+use crate::ids::{DatasetId, JobId, TaskId, UploadId, VideoId};
 
 /// A kind of resource, as error messages and resource names call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,6 +97,16 @@ pub enum Error {
     UploadFinished {
         /// The upload.
         upload: UploadId,
+    },
+    /// A data set would have more labels than it may have.
+    #[error("data set {dataset} would have {labels} labels, at most {limit} are allowed")]
+    TooManyLabels {
+        /// The data set.
+        dataset: DatasetId,
+        /// How many it would have.
+        labels: usize,
+        /// How many it may have.
+        limit: usize,
     },
     /// The tenant has as many unfinished jobs as it may have.
     #[error("the tenant has {limit} unfinished jobs, no more are allowed")]

@@ -130,6 +130,12 @@ impl DatasetRecord {
     pub fn examples(&self) -> u64 {
         self.counts.iter().map(|count| count.examples).sum()
     }
+
+    /// Labels, each once; the counts are in their order.
+    pub fn labels(&self) -> usize {
+        let counts = self.counts.chunk_by(|one, next| one.label == next.label);
+        counts.count()
+    }
 }
 
 /// One labelled video of a data set or of a snapshot.

@@ -248,13 +248,6 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// The lowest block with an adapter that moves the logits: one before the last block's MLP moves none.
-    pub(super) fn lowest_live_block(&self) -> Option<usize> {
-        let (first, last) = (self.form.first(), self.form.layers - 1);
-        let live = first < last || (first == last && self.form.config.adapter_pre_attn);
-        live.then_some(first)
-    }
-
     /// Adds this set's adapters in a block to those of the batch.
     pub(super) fn push_sites<'a>(
         &'a self,
@@ -270,6 +263,7 @@ impl AdapterSet {
             frames: frames.clone(),
             extent,
             adapter,
+            sums: None,
         };
         sites
             .pre_attn

@@ -9,7 +9,7 @@ use super::ops::attention::{self, How};
 use super::ops::depthwise::{Depthwise, Extent};
 use super::ops::linear::{self, Options, Rows};
 use super::ops::norm::{self, Norm};
-use super::ops::{Format, Numbers, Packed, gelu, multiply_adds, tensor, weight_gradient};
+use super::ops::{Format, Numbers, Onto, Packed, gelu, multiply_adds, tensor, weight_gradient};
 use super::{Activation, Error};
 use crate::rng::Stream;
 use crate::spec::Precision;
@@ -75,7 +75,7 @@ pub fn cases() -> Result<Vec<Case>, Error> {
     let (rows, of_x, of_dy) = (x.elem_count(), x.clone(), dy.clone());
     let work = Work::Operations((2 * rows * WIDTH) as u64);
     cases.push(case("weight gradient 768 × 768", work, move || {
-        weight_gradient::of((&of_x, Rows::All), (&of_dy, Rows::All))
+        weight_gradient::of((&of_x, Rows::All), (&of_dy, Rows::All), Onto::NOTHING)
     }));
     let norm = Norm {
         weight: vec![1.0; WIDTH],
@@ -168,7 +168,7 @@ fn depthwise_cases(cases: &mut Vec<Case>) -> Result<(), Error> {
         cases.push(case(
             &format!("{name} gradients"),
             bytes(2, &x),
-            move || Ok(own.weight_gradient(&x, &x, extent)?.0),
+            move || Ok(own.weight_gradient(&x, &x, extent, None)?.0),
         ));
     }
     Ok(())

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::spec::{Invalid, Normalization};
+use crate::spec::{Geometry, Invalid, Normalization};
 
 /// Between the two products of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,14 @@ pub struct BackboneConfig {
 }
 
 impl BackboneConfig {
+    /// What limits a task's shape.
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            image_size: self.image_size,
+            layers: self.layers,
+        }
+    }
+
     /// Patches along a side.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size.max(1)

@@ -1,5 +1,7 @@
 //! From class tokens to features: the mean over a clip's frames, and dropout.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 
 use super::ops::{read, tensor};
@@ -44,13 +46,14 @@ pub(super) fn spread(d_means: &Tensor, frames: &[usize]) -> Result<Tensor> {
     tensor(out, (total, c))
 }
 
-/// Factors of dropout `[rows, C]`: 0 or 1 / (1 - rate); row i draws from part i of the stream.
-pub(super) fn dropout(rate: f64, stream: &Stream, rows: usize, c: usize) -> Result<Tensor> {
+/// Factors of dropout `[rows, C]`: 0 or 1 / (1 - rate); row i of the batch draws from part i of the stream.
+pub(super) fn dropout(rate: f64, stream: &Stream, rows: Range<usize>, c: usize) -> Result<Tensor> {
     let (threshold, factor) = (rate as f32, (1.0 / (1.0 - rate)) as f32);
-    let mut factors = Vec::with_capacity(rows * c);
-    for row in 0..rows {
+    let count = rows.len();
+    let mut factors = Vec::with_capacity(count * c);
+    for row in rows {
         let mut own = stream.fork(row as u64);
         factors.extend((0..c).map(|_| if own.unit() < threshold { 0.0 } else { factor }));
     }
-    tensor(factors, (rows, c))
+    tensor(factors, (count, c))
 }

@@ -1,7 +1,7 @@
 //! What an adapter set consists of: names and shapes of its weights, from configuration, backbone and number of classes.
 
 use super::{BackboneConfig, Error};
-use crate::spec::{AdapterConfig, Invalid};
+use crate::spec::{AdapterConfig, Invalid, MAX_LABELS};
 
 /// Names a weight and its shape.
 pub(super) type Named = (String, Vec<usize>);
@@ -31,8 +31,8 @@ impl Layout {
             let problem = format!("the backbone has {}, got {layers}", backbone.layers);
             return invalid("adapter_layers", problem);
         }
-        if !(1..=1_000_000).contains(&classes) {
-            let problem = format!("expected 1 to 1000000, got {classes}");
+        if !(1..=MAX_LABELS).contains(&classes) {
+            let problem = format!("expected 1 to {MAX_LABELS}, got {classes}");
             return invalid("classes", problem);
         }
         Ok(Self {
@@ -50,6 +50,13 @@ impl Layout {
             Some(layers) => self.layers.saturating_sub(layers.get() as usize),
             None => 0,
         }
+    }
+
+    /// The lowest block with an adapter that moves the logits: one before the last block's MLP moves none.
+    pub(super) fn lowest_live_block(&self) -> Option<usize> {
+        let (first, last) = (self.first(), self.layers - 1);
+        let live = first < last || (first == last && self.config.adapter_pre_attn);
+        live.then_some(first)
     }
 
     pub(super) fn kernel(&self) -> [usize; 3] {

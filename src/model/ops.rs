@@ -8,7 +8,7 @@
 //! | file | computes | its own invariant |
 //! |---|---|---|
 //! | `linear`, `linear/{product,grouped,split}` | y = act(x · Wᵀ + b) on packed weights; several rows of weights in one call; how a product is cut into units | a row depends on that row |
-//! | `weight_gradient` | dW = dyᵀ · x | rows are added in their order, in blocks of a fixed depth |
+//! | `weight_gradient` | dW = dyᵀ · x | rows are added in their order, in blocks of a fixed depth, none of which has rows of two clips |
 //! | `attention`, `attention/{plan,kernel}` | multi-head attention of a frame, forward and backward | a frame depends on that frame |
 //! | `depthwise` | the adapters' convolution over (T, H, W) | a clip depends on that clip |
 //! | `norm`, `gelu`, `loss`, `sum` | LayerNorm, activations, cross entropy, sums over rows | blocks in parallel, then one after another |
@@ -48,7 +48,7 @@ pub(super) use buffers::{read, slice, slice_mut, tensor};
 pub use isa::{Isa, limit};
 pub(super) use kernel::Format;
 pub(super) use packed::Packed;
-pub(super) use sum::squares;
+pub(super) use sum::{Onto, squares};
 
 use crate::spec::Precision;
 

@@ -280,8 +280,8 @@ impl Trainer {
         };
         for (i, (head, labels)) in layers.heads.iter().zip(labels).enumerate() {
             let logits = head.forward(normed, Rows::All, Numbers::F32)?;
-            let scored = loss::cross_entropy(&logits, labels)?;
-            report.losses.push(scored.mean);
+            let scored = loss::cross_entropy(&logits, labels, labels.len())?;
+            report.losses.push(loss::mean(&scored.rows));
             let share = scored.correct as f64 / labels.len() as f64;
             report.accuracies.push(share);
             let names = [head_name(i, "weight"), head_name(i, "bias")];

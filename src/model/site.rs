@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
+use super::Gradients;
+use super::ops::Onto;
 use super::ops::depthwise::{Depthwise, Extent};
 use super::ops::linear::{self, Each, Rows};
 use super::weights::{Found, Linear, Mode};
@@ -35,33 +37,40 @@ impl Adapter {
         }
     }
 
+    /// x, dy: of the site's frames.
     fn backward(
         &self,
         x: &Tensor,
         saved: &Saved,
         dy: &Tensor,
-        extent: Extent,
+        site: &Site<'_>,
         wants_dx: bool,
     ) -> Result<(Option<Tensor>, Found)> {
         let mut found = Found::new();
-        let narrow = &saved.0;
+        let (narrow, extent) = (&saved.0, site.extent);
         if self.fc2.is_trainable() {
             let mixed = self.conv.forward(narrow, extent)?;
             let (mixed, dy) = ((&mixed, Rows::All), (dy, Rows::Patches));
+            let names = ["fc2.weight", "fc2.bias"];
+            let onto = names.map(|name| site.onto(name));
             self.fc2
-                .gradients(mixed, dy, ["fc2.weight", "fc2.bias"], &mut found)?;
+                .gradients_onto(mixed, dy, names, onto, &mut found)?;
         }
         let d_mixed = self.fc2.backward(dy, Rows::Patches)?;
         if self.fc1.is_trainable() {
-            let (weight, bias) = self.conv.weight_gradient(narrow, &d_mixed, extent)?;
+            let earlier = site.earlier("conv.weight").zip(site.earlier("conv.bias"));
+            let (weight, bias) = self
+                .conv
+                .weight_gradient(narrow, &d_mixed, extent, earlier)?;
             found.push(("conv.weight".to_owned(), weight));
             found.push(("conv.bias".to_owned(), bias));
         }
         let d_narrow = self.conv.backward(&d_mixed, extent)?;
-        let d_narrow_all = (&d_narrow, Rows::All);
-        let x = (x, Rows::Patches);
+        let (of_x, of_dy) = ((x, Rows::Patches), (&d_narrow, Rows::All));
+        let names = ["fc1.weight", "fc1.bias"];
+        let onto = names.map(|name| site.onto(name));
         self.fc1
-            .gradients(x, d_narrow_all, ["fc1.weight", "fc1.bias"], &mut found)?;
+            .gradients_onto(of_x, of_dy, names, onto, &mut found)?;
         let dx = if wants_dx {
             Some(self.fc1.backward_add(&d_narrow, dy, Rows::Patches)?)
         } else {
@@ -77,9 +86,31 @@ pub(super) struct Site<'a> {
     pub(super) frames: Range<usize>,
     pub(super) extent: Extent,
     pub(super) adapter: Option<&'a Adapter>,
+    /// What earlier clips of a training step gave.
+    pub(super) sums: Option<Sums<'a>>,
+}
+
+/// Gradients of an adapter so far, by their names without this prefix.
+#[derive(Clone)]
+pub(super) struct Sums<'a> {
+    pub(super) all: &'a Gradients,
+    pub(super) prefix: String,
 }
 
 impl Site<'_> {
+    fn earlier(&self, name: &str) -> Option<&Tensor> {
+        let sums = self.sums.as_ref()?;
+        sums.all.get(&format!("{}{name}", sums.prefix))
+    }
+
+    /// Where the gradient of this name is added.
+    fn onto(&self, name: &str) -> Onto<'_> {
+        Onto {
+            clip: self.extent.frames * self.extent.grid * self.extent.grid,
+            earlier: self.earlier(name),
+        }
+    }
+
     fn of(&self, x: &Tensor) -> Result<Tensor> {
         x.narrow(0, self.frames.start, self.frames.len())
     }
@@ -146,7 +177,7 @@ pub(super) fn backward(
         let own = site.of(dy)?;
         let (part, gradients) = match (site.adapter, saved) {
             (Some(adapter), Some(saved)) => {
-                adapter.backward(&site.of(x)?, saved, &own, site.extent, wants_dx)?
+                adapter.backward(&site.of(x)?, saved, &own, site, wants_dx)?
             }
             _ => (Some(own), Found::new()),
         };

@@ -1,20 +1,28 @@
 //! One training step of one set (forward, loss, backward), block by block; the optimiser comes after it.
 //!
-//! Invariant: how the step is cut into slices, what runs between them, and whether activations are kept or computed again change no bit of its result.
+//! Invariant: how the step is cut into slices, what runs between them, whether activations are kept or computed again, and how many clips are computed
+//! together change no bit of its result: sums over clips are formed clip by clip, in the order of the clips.
 
-use std::collections::BTreeMap;
+mod memory;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use self::memory::{Division, Keeps};
 use super::block::{Hidden, Reach, Saved, Sites, Tokens};
 use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
-use super::ops::{Format, Numbers, loss, tensor};
+use super::ops::{Numbers, loss, tensor};
+use super::site::Sums;
 use super::weights::Found;
 use super::{AdapterSet, Backbone, Error, Step, TrainableSet, head, inference, vit};
 use crate::rng::Stream;
 use crate::spec::Invalid;
+
+pub use self::memory::StepShape;
 
 /// What the forward keeps for the backward; all give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +31,8 @@ pub enum Keep {
     All,
     /// Each block's input; the backward runs the block's forward again.
     Recompute,
-    /// As much as these bytes of activations allow: in the lower blocks the MLP's hidden values are computed again, then, if that is not enough, all but the
-    /// blocks' inputs.
+    /// As much as these bytes of activations allow: the clips are computed in micro-batches, as long as these fill the device; then in the lower blocks the
+    /// MLP's hidden values are computed again, then all but the blocks' inputs; then the micro-batches become smaller, down to one clip.
     Within(u64),
 }
 
@@ -60,24 +68,34 @@ pub struct TrainingStep {
     layers: AdapterSet,
     labels: Vec<u32>,
     dropout: Option<Dropout>,
-    keeps: Keeps,
-    clips: Vec<Arc<[f32]>>,
+    shape: StepShape,
+    division: Division,
+    source: Source,
     num_frames: usize,
-    /// The lowest block that the backward reaches; the number of blocks when it reaches none.
-    lowest: usize,
+    /// The clips of the micro-batch under way.
+    now: Range<usize>,
     kept: Vec<Kept>,
-    found: BTreeMap<String, Tensor>,
-    scores: Option<(f64, usize, Vec<Vec<f32>>)>,
+    found: Gradients,
+    scores: Scores,
     state: State,
 }
 
-/// The lowest blocks that keep things.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Keeps {
-    /// Everything but perhaps the MLP's hidden values: those below keep their input alone.
-    most: usize,
-    /// The MLP's hidden values too; not below `most`.
-    hidden: usize,
+/// What the clips are.
+enum Source {
+    /// Planes; those of a clip are dropped when its micro-batch begins.
+    Clips(VecDeque<Arc<[f32]>>),
+    /// Features, which the first state holds.
+    Features,
+}
+
+/// What the head found, of the clips so far.
+#[derive(Default)]
+struct Scores {
+    losses: Vec<f64>,
+    correct: usize,
+    logits: Vec<Vec<f32>>,
+    /// The head's input and the gradient of its output, of each micro-batch: the head's own gradient is one product over all clips.
+    rows: Vec<(Tensor, Tensor)>,
 }
 
 /// Of one block, for its backward.
@@ -116,10 +134,11 @@ impl TrainingStep {
         for (clip, planes) in frames.iter().enumerate() {
             inference::check_clip(clip, planes, expected)?;
         }
-        let mut step = Self::begin(backbone, set, frames.len(), labels, dropout)?;
-        step.num_frames = expected / len;
-        step.clips = frames;
-        step.keeps = step.keeps(keep);
+        let clips = frames.len();
+        let mut step = Self::begin(backbone, set, (clips, expected / len), labels, dropout)?;
+        step.division = step.shape.divided(clips, keep);
+        step.now = 0..step.division.clips.min(clips);
+        step.source = Source::Clips(frames.into());
         Ok(step)
     }
 
@@ -138,7 +157,7 @@ impl TrainingStep {
         for (clip, row) in features.iter().enumerate() {
             inference::check_clip(clip, row, c)?;
         }
-        let mut step = Self::begin(backbone, set, features.len(), labels, dropout)?;
+        let mut step = Self::begin(backbone, set, (features.len(), 1), labels, dropout)?;
         if step.layers.config().has_sites() {
             let problem = "a set with adapters cannot be trained from frozen features";
             return Err(Error::Adapter(Invalid::new("adapter_layers", problem)));
@@ -150,7 +169,7 @@ impl TrainingStep {
     fn begin(
         backbone: Arc<Backbone>,
         set: &TrainableSet,
-        clips: usize,
+        (clips, num_frames): (usize, usize),
         labels: &[u32],
         dropout: Option<Dropout>,
     ) -> Result<Self, Error> {
@@ -178,19 +197,23 @@ impl TrainingStep {
         }
         let layers = set.layers(backbone.precision())?;
         layers.fits(backbone.config())?;
-        let blocks = backbone.vit.blocks.len();
+        let of = (backbone.config(), backbone.precision());
         Ok(Self {
-            lowest: layers.lowest_live_block().unwrap_or(blocks),
+            shape: StepShape::of(of, layers.form, num_frames),
             backbone,
             layers,
             labels: labels.to_vec(),
             dropout,
-            keeps: Keeps { most: 0, hidden: 0 },
-            clips: Vec::new(),
-            num_frames: 1,
+            division: Division {
+                clips,
+                keeps: Keeps::ALL,
+            },
+            source: Source::Features,
+            num_frames,
+            now: 0..clips,
             kept: Vec::new(),
             found: set.zeros()?,
-            scores: None,
+            scores: Scores::default(),
             state: State::Begin,
         })
     }
@@ -202,11 +225,7 @@ impl TrainingStep {
     pub fn advance(&mut self) -> Result<Step, Error> {
         let state = std::mem::replace(&mut self.state, State::Done);
         self.state = match state {
-            State::Begin => {
-                let x = vit::embed_clips(&self.backbone.vit, &self.clips, self.backbone.config())?;
-                self.clips = Vec::new();
-                State::Forward(0, x)
-            }
+            State::Begin => State::Forward(0, self.embed()?),
             State::Forward(block, x) => self.forward(block, x)?,
             State::Head(features, from_clips) => self.head(&features, from_clips)?,
             State::Backward(block, dy) => self.backward(block, &dy)?,
@@ -220,91 +239,25 @@ impl TrainingStep {
 
     /// Memory of activations that the step holds at its peak, in bytes, about.
     pub fn bytes(&self) -> u64 {
-        self.held(self.keeps)
+        match self.source {
+            Source::Clips(_) => self.shape.held(self.division.clips, self.division.keeps),
+            Source::Features => self.shape.head_bytes(self.labels.len()),
+        }
+    }
+
+    /// Clips that are computed together.
+    pub fn micro_batch(&self) -> usize {
+        self.division.clips
     }
 
     /// Blocks whose forward runs again for the backward.
     pub fn recomputed_blocks(&self) -> usize {
-        self.keeps.most.saturating_sub(self.lowest)
+        self.shape.recomputed_blocks(self.division.keeps)
     }
 
     /// Other blocks whose first product of the MLP runs again.
     pub fn recomputed_mlps(&self) -> usize {
-        self.keeps.hidden.saturating_sub(self.lowest) - self.recomputed_blocks()
-    }
-
-    fn keeps(&self, keep: Keep) -> Keeps {
-        let blocks = self.backbone.vit.blocks.len();
-        let least = Keeps {
-            most: blocks,
-            hidden: blocks,
-        };
-        match keep {
-            Keep::All => Keeps { most: 0, hidden: 0 },
-            Keep::Recompute => least,
-            Keep::Within(bytes) => {
-                let most = self.lowest;
-                let without_hidden = (most..=blocks).map(|hidden| Keeps { most, hidden });
-                let inputs = (most..blocks).map(|most| Keeps { most, ..least });
-                let mut all = without_hidden.chain(inputs);
-                all.find(|&keeps| self.held(keeps) <= bytes)
-                    .unwrap_or(least)
-            }
-        }
-    }
-
-    /// Bytes of activations at the peak: either when the backward begins, or when it computes a block or an MLP again after those above it were freed.
-    fn held(&self, keeps: Keeps) -> u64 {
-        let config = self.backbone.config();
-        let tokens = self.labels.len() * self.num_frames * config.tokens();
-        let inputs = self.lowest..keeps.most.clamp(self.lowest, config.layers);
-        let kept = |block| {
-            let hidden = if block < keeps.hidden {
-                self.hidden_of(block)
-            } else {
-                0
-            };
-            self.kept_by(block) - hidden
-        };
-        let above: usize = (inputs.end..config.layers).map(kept).sum();
-        let block_again = inputs.clone().map(|i| self.kept_by(i)).max().unwrap_or(0);
-        let mlps = inputs.end..keeps.hidden.clamp(inputs.end, config.layers);
-        let mlp_again = mlps.map(|i| self.hidden_of(i)).max().unwrap_or(0);
-        let passing = 4 * config.width + 2 * config.mlp_width;
-        let exact = (inputs.len() * config.width + passing) * size_of::<f32>();
-        (tokens * (exact + (above + mlp_again).max(block_again))) as u64
-    }
-
-    /// Bytes for each token that what the activation of a block's MLP reads takes, in the format of the products.
-    fn hidden_of(&self, block: usize) -> usize {
-        match self.plan(block).0 {
-            Tokens::All => self.backbone.config().mlp_width * self.stored(),
-            Tokens::Class => 0,
-        }
-    }
-
-    /// Bytes of a value in the format of the products.
-    fn stored(&self) -> usize {
-        Numbers::beside(Format::of(self.backbone.precision())).bytes()
-    }
-
-    /// Bytes for each token that a block keeps when it keeps everything.
-    fn kept_by(&self, block: usize) -> usize {
-        let (config, adapter) = (self.backbone.config(), self.layers.config());
-        let (c, narrow) = (config.width, adapter.adapter_width as usize);
-        let of = |is: bool, values: usize| usize::from(is) * values;
-        let (tokens, reach) = self.plan(block);
-        // Queries to values wait in the format of the products.
-        let stored = self.stored();
-        let sections = if tokens == Tokens::Class { 2 } else { 3 };
-        let is_all = tokens == Tokens::All;
-        // The inputs of the adapters before attention and before the MLP, or of these, and the adapters' own.
-        let attends = reach == Reach::Input || adapter.adapter_pre_attn;
-        let exact = of(attends, c)
-            + of(adapter.adapter_pre_attn, narrow)
-            + of(is_all, c + of(adapter.adapter_pre_mlp, narrow));
-        let heads = of(attends, sections * c);
-        exact * size_of::<f32>() + heads * stored + self.hidden_of(block)
+        self.shape.recomputed_mlps(self.division.keeps)
     }
 
     /// Loss and gradients.
@@ -312,30 +265,39 @@ impl TrainingStep {
     /// # Errors
     /// Before the end.
     pub fn finish(self) -> Result<StepOutput, Error> {
-        match (self.state, self.scores) {
-            (State::Done, Some((loss, correct, logits))) => Ok(StepOutput {
-                loss,
-                correct,
-                gradients: self.found,
-                logits,
-            }),
-            _ => Err(Error::Order { what: "finish" }),
+        let is_done = matches!(self.state, State::Done);
+        if !is_done || self.scores.losses.len() != self.labels.len() {
+            return Err(Error::Order { what: "finish" });
         }
+        Ok(StepOutput {
+            loss: loss::mean(&self.scores.losses),
+            correct: self.scores.correct,
+            gradients: self.found,
+            logits: self.scores.logits,
+        })
     }
 
-    /// Tokens that leave the block, and how far its backward goes.
-    fn plan(&self, block: usize) -> (Tokens, Reach) {
-        let tokens = if block + 1 == self.backbone.vit.blocks.len() {
-            Tokens::Class
-        } else {
-            Tokens::All
+    /// The tokens of the micro-batch's clips, `[ΣT, L, C]`.
+    fn embed(&mut self) -> Result<Tensor, Error> {
+        let Source::Clips(clips) = &mut self.source else {
+            return Err(Error::Order { what: "embed" });
         };
-        let reach = match block.cmp(&self.lowest) {
-            std::cmp::Ordering::Less => Reach::Nothing,
-            std::cmp::Ordering::Equal => Reach::Weights,
-            std::cmp::Ordering::Greater => Reach::Input,
-        };
-        (tokens, reach)
+        let clips: Vec<Arc<[f32]>> = clips.drain(..self.now.len().min(clips.len())).collect();
+        Ok(vit::embed_clips(
+            &self.backbone.vit,
+            &clips,
+            self.backbone.config(),
+        )?)
+    }
+
+    /// What comes after a micro-batch.
+    fn next(&mut self) -> State {
+        let end = self.now.end;
+        if end == self.labels.len() {
+            return State::Done;
+        }
+        self.now = end..self.labels.len().min(end + self.division.clips);
+        State::Begin
     }
 
     fn sites(&self, block: usize) -> Sites<'_> {
@@ -344,17 +306,28 @@ impl TrainingStep {
             frames: self.num_frames,
             grid: self.backbone.config().grid(),
         };
-        let frames = 0..self.labels.len() * self.num_frames;
+        let frames = 0..self.now.len() * self.num_frames;
         self.layers.push_sites(block, &frames, extent, &mut sites);
+        let kinds = [
+            ("adapter_pre_attn", &mut sites.pre_attn),
+            ("adapter_pre_mlp", &mut sites.pre_mlp),
+        ];
+        for (kind, sites) in kinds {
+            for site in sites {
+                let prefix = format!("transformer.resblocks.{block}.{kind}.");
+                let all = &self.found;
+                site.sums = Some(Sums { all, prefix });
+            }
+        }
         sites
     }
 
     fn forward(&mut self, block: usize, x: Tensor) -> Result<State, Error> {
-        let (tokens, reach) = self.plan(block);
+        let (tokens, reach) = self.shape.plan(block);
         let sites = self.sites(block);
         let run = &self.backbone.vit.blocks[block];
-        let (y, kept) = if block >= self.keeps.most {
-            let hidden = if block >= self.keeps.hidden {
+        let (y, kept) = if block >= self.division.keeps.most {
+            let hidden = if block >= self.division.keeps.hidden {
                 Hidden::Kept
             } else {
                 Hidden::Again
@@ -369,16 +342,23 @@ impl TrainingStep {
         if tokens == Tokens::All {
             return Ok(State::Forward(block + 1, y));
         }
-        let frames = vec![self.num_frames; self.labels.len()];
+        let frames = vec![self.num_frames; self.now.len()];
         Ok(State::Head(head::clip_means(&y, &frames)?, true))
     }
 
     fn head(&mut self, features: &Tensor, from_clips: bool) -> Result<State, Error> {
-        let norm = &self.backbone.vit.ln_post;
+        let backbone = Arc::clone(&self.backbone);
+        let norm = &backbone.vit.ln_post;
         let normed = norm.forward(features, Numbers::F32)?;
         let (rows, c) = normed.dims2()?;
+        if rows != self.now.len() {
+            return Err(Error::Order { what: "head" });
+        }
         let factors = match &self.dropout {
-            Some(dropout) => Some(head::dropout(dropout.rate, &dropout.stream, rows, c)?),
+            Some(dropout) => {
+                let own = self.now.clone();
+                Some(head::dropout(dropout.rate, &dropout.stream, own, c)?)
+            }
             None => None,
         };
         let input = match &factors {
@@ -386,17 +366,18 @@ impl TrainingStep {
             None => normed,
         };
         let logits = self.layers.fc.forward(&input, Rows::All, Numbers::F32)?;
-        let scored = loss::cross_entropy(&logits, &self.labels)?;
-        let mut found = Found::new();
-        let (x, dy) = ((&input, Rows::All), (&scored.gradient, Rows::All));
-        self.layers
-            .fc
-            .gradients(x, dy, ["fc.weight", "fc.bias"], &mut found)?;
-        self.found.extend(found);
-        self.scores = Some((scored.mean, scored.correct, logits.to_vec2()?));
-        let blocks = self.backbone.vit.blocks.len();
-        if !from_clips || self.lowest >= blocks {
-            return Ok(State::Done);
+        let labels = &self.labels[self.now.clone()];
+        let scored = loss::cross_entropy(&logits, labels, self.labels.len())?;
+        self.scores.losses.extend(scored.rows);
+        self.scores.correct += scored.correct;
+        self.scores.logits.extend(logits.to_vec2()?);
+        self.scores.rows.push((input, scored.gradient.clone()));
+        if self.now.end == self.labels.len() {
+            self.head_gradients()?;
+        }
+        let blocks = backbone.vit.blocks.len();
+        if !from_clips || self.shape.lowest() >= blocks {
+            return Ok(self.next());
         }
         let mut d_input = self.layers.fc.backward(&scored.gradient, Rows::All)?;
         if let Some(factors) = &factors {
@@ -409,7 +390,7 @@ impl TrainingStep {
     }
 
     fn backward(&mut self, block: usize, dy: &Tensor) -> Result<State, Error> {
-        let (tokens, reach) = self.plan(block);
+        let (tokens, reach) = self.shape.plan(block);
         let kept = self.kept.pop();
         let sites = self.sites(block);
         let run = &self.backbone.vit.blocks[block];
@@ -432,7 +413,24 @@ impl TrainingStep {
         );
         Ok(match gradients.dx {
             Some(dx) => State::Backward(block - 1, dx),
-            None => State::Done,
+            None => self.next(),
         })
+    }
+
+    /// The gradients of the head's weights, from the rows of all clips.
+    fn head_gradients(&mut self) -> Result<(), Error> {
+        let (inputs, gradients): (Vec<Tensor>, Vec<Tensor>) =
+            std::mem::take(&mut self.scores.rows).into_iter().unzip();
+        let joined = |parts: &[Tensor]| match parts {
+            [one] => Ok(one.clone()),
+            several => Tensor::cat(several, 0),
+        };
+        let (x, dy) = (joined(&inputs)?, joined(&gradients)?);
+        let mut found = Found::new();
+        let (x, dy) = ((&x, Rows::All), (&dy, Rows::All));
+        let names = ["fc.weight", "fc.bias"];
+        self.layers.fc.gradients(x, dy, names, &mut found)?;
+        self.found.extend(found);
+        Ok(())
     }
 }

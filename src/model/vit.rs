@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::block::Block;
 use super::ops::linear::Rows;
-use super::ops::{Numbers, sum, tensor};
+use super::ops::{Numbers, Onto, sum, tensor};
 use super::weights::{Found, LayerNorm, Linear, Mode};
 use super::{BackboneConfig, Error};
 
@@ -165,7 +165,7 @@ impl Vit {
         self.conv1
             .gradients(patches, (&dx, Rows::Patches), names, found)?;
         let (n, tokens, c) = dx.dims3()?;
-        let base = sum::columns(&dx.reshape((n, tokens * c))?, Rows::All)?;
+        let base = sum::columns(&dx.reshape((n, tokens * c))?, Rows::All, Onto::NOTHING)?;
         found.push(("class_embedding".to_owned(), base.narrow(0, 0, c)?));
         found.push((
             "positional_embedding".to_owned(),

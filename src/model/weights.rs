@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor};
 use super::Activation;
 use super::ops::linear::{self, Options, Rows};
 use super::ops::norm::{self, Norm};
-use super::ops::{Format, Numbers, Packed, sum, weight_gradient};
+use super::ops::{Format, Numbers, Onto, Packed, sum, weight_gradient};
 use crate::spec::Precision;
 
 /// Gradients in the order in which they were found, by name.
@@ -250,10 +250,22 @@ impl Linear {
         names: [&str; 2],
         found: &mut Found,
     ) -> Result<()> {
+        self.gradients_onto(x, dy, names, [Onto::NOTHING; 2], found)
+    }
+
+    /// The same, added to those of earlier clips.
+    pub(super) fn gradients_onto(
+        &self,
+        x: (&Tensor, Rows),
+        dy: (&Tensor, Rows),
+        names: [&str; 2],
+        onto: [Onto<'_>; 2],
+        found: &mut Found,
+    ) -> Result<()> {
         if self.is_trainable() {
-            found.push((names[0].to_owned(), weight_gradient::of(x, dy)?));
+            found.push((names[0].to_owned(), weight_gradient::of(x, dy, onto[0])?));
             if self.bias.is_some() {
-                found.push((names[1].to_owned(), sum::columns(dy.0, dy.1)?));
+                found.push((names[1].to_owned(), sum::columns(dy.0, dy.1, onto[1])?));
             }
         }
         Ok(())

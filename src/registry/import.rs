@@ -49,7 +49,7 @@ pub fn manifest_of(
         ..
     } = &manifest.evaluation;
     let labels = manifest.labels.len();
-    let counted = confusion.is_empty() || Some(confusion.len()) == labels.checked_mul(labels);
+    let counted = confusion.is_sound(labels);
     if ![top1, top5, loss]
         .into_iter()
         .all(|number| number.is_finite())

@@ -59,6 +59,9 @@ pub(super) fn seal(
     Ok((manifest, sealed))
 }
 
+/// The field of the metrics, which release 0.1 spelled in another way.
+const EVALUATION: &str = "evaluation";
+
 /// Fields that are text, and so spelled without quotes.
 const TEXTS: [&str; 5] = [
     "backbone_digest",
@@ -139,6 +142,8 @@ pub(super) fn check(bytes: &Bytes, manifest: &VersionManifest) -> Result<(), Mis
         let agrees = match (found.get(&field).and_then(Value::as_str), expected.as_str()) {
             (Some(text), Some(expected)) => text == expected,
             // Both were text and are read by the same reader, so that equal numbers are equal.
+            (Some(text), None) if field == EVALUATION => serde_json::from_str::<Evaluation>(text)
+                .is_ok_and(|said| said == manifest.evaluation),
             (Some(text), None) => {
                 serde_json::from_str::<Value>(text).is_ok_and(|value| value == expected)
             }
@@ -180,7 +185,8 @@ mod tests {
                     top1: other,
                     top5: other,
                     loss: other,
-                    confusion: vec![1, 2],
+                    confusion: crate::spec::Confusion::default(),
+                    problem: None,
                 };
                 let written = Evaluation {
                     top1: number,
@@ -193,5 +199,54 @@ mod tests {
                 assert_eq!(evaluation, written, "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_file_of_release_0_1_agrees_with_its_record() {
+        let zeros = [0; 8];
+        let tensor = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2], &zeros);
+        let tensors = safetensors::serialize([("fc.bias", tensor.unwrap())], None).unwrap();
+        let manifest = VersionManifest {
+            labels: crate::spec::LabelSet::new(vec!["a".into(), "b".into()]).unwrap(),
+            adapter: crate::spec::AdapterConfig::LINEAR_PROBE,
+            sampling: crate::spec::ClipSampling {
+                num_frames: 8.try_into().unwrap(),
+                sampling: crate::spec::Sampling::Uniform,
+                temporal_views: 1.try_into().unwrap(),
+                spatial_views: crate::spec::SpatialViews::Center,
+                rotation: crate::spec::RotationPolicy::Display,
+            },
+            backbone_digest: Digest([1; 32]),
+            tensors_sha256: Digest([2; 32]),
+            parameters: 2,
+            precision: crate::spec::Precision::F32,
+            job: String::new(),
+            dataset_digest: Digest([0; 32]),
+            parent: None,
+            evaluation: Evaluation {
+                examples: 3,
+                top1: 2.0 / 3.0,
+                top5: 1.0,
+                loss: 0.25,
+                confusion: crate::spec::Confusion::from_rows(&[1, 0, 1, 1]).unwrap(),
+                problem: None,
+            },
+        };
+        let (manifest, sealed) = seal(&tensors, manifest).unwrap();
+        let rewritten = |confusion: &str| {
+            let file = File::read(&sealed).unwrap();
+            let mut header = file.header;
+            let loss = format!(
+                r#"{{"examples":3,"top1":{},"top5":1.0,"loss":0.25,"confusion":{confusion}}}"#,
+                2.0_f64 / 3.0
+            );
+            header["__metadata__"][EVALUATION] = loss.into();
+            let header = serde_json::to_vec(&header).unwrap();
+            let length = (header.len() as u64).to_le_bytes();
+            Bytes::from([&length[..], &header, file.tensors].concat())
+        };
+        assert!(check(&rewritten("[1,0,1,1]"), &manifest).is_ok());
+        let other = check(&rewritten("[1,1,0,1]"), &manifest);
+        assert!(matches!(other, Err(Mismatch::Field(field)) if field == EVALUATION));
     }
 }

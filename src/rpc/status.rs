@@ -374,6 +374,10 @@ impl From<metadata::Error> for Status {
             Error::UploadFinished { .. } => {
                 Refusal::new(Code::FailedPrecondition, "UPLOAD_FINISHED", &error)
             }
+            Error::TooManyLabels { .. } => {
+                Refusal::new(Code::InvalidArgument, "TOO_MANY_LABELS", &error)
+                    .field("examples", error.to_string())
+            }
             Error::TooManyJobs { .. } => {
                 Refusal::new(Code::ResourceExhausted, "TOO_MANY_JOBS", &error)
                     .quota("jobs_per_tenant")

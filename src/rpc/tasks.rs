@@ -21,11 +21,17 @@ impl TaskService for Api {
         let task = create
             .task
             .ok_or_else(|| status::invalid("task", "required"))?;
+        let adapter = spec::adapter(task.adapter, "task.adapter")?;
+        let sampling = spec::sampling(task.sampling, "task.sampling")?;
+        let geometry = parts.backbone.config().geometry();
+        geometry
+            .check(&adapter, &sampling)
+            .map_err(spec::below("task"))?;
         let task = NewTask {
             id,
             display_name: task.display_name,
-            adapter: spec::adapter(task.adapter, "task.adapter")?,
-            sampling: spec::sampling(task.sampling, "task.sampling")?,
+            adapter,
+            sampling,
             auto_serve: task.auto_serve.unwrap_or(true),
         };
         let task = parts.registry.create_task(&tenant, task, request).await?;

@@ -178,10 +178,15 @@ async fn create_task(
         Some(sampling) => sampling,
         None => spec::sampling(None, "header.sampling")?,
     };
+    let adapter = said.map_or(file.set.adapter, |manifest| manifest.adapter);
+    let geometry = parts.backbone.config().geometry();
+    geometry
+        .check(&adapter, &own)
+        .map_err(spec::below("task"))?;
     let task = NewTask {
         id: wanted.task.clone(),
         display_name: String::new(),
-        adapter: said.map_or(file.set.adapter, |manifest| manifest.adapter),
+        adapter,
         sampling: own,
         auto_serve: true,
     };

@@ -269,6 +269,27 @@ pub struct Clip {
     pub probe: Probe,
 }
 
+impl Clip {
+    /// The clip whose temporal views are this one's and then `later`'s, of so many spatial views each; `None` when the two are not of one video.
+    pub(super) fn followed_by(mut self, later: Self, spatial: usize) -> Option<Self> {
+        let (own, more) = (self.indices.len(), later.indices.len());
+        let is_whole = |clip: &Self| clip.planes.len() == spatial * clip.indices.len();
+        if self.probe.frames != later.probe.frames || !is_whole(&self) || !is_whole(&later) {
+            return None;
+        }
+        let (mut first, mut second) = (self.planes.into_iter(), later.planes.into_iter());
+        let mut planes = Vec::with_capacity(spatial * (own + more));
+        for _ in 0..spatial {
+            planes.extend(first.by_ref().take(own));
+            planes.extend(second.by_ref().take(more));
+        }
+        self.planes = planes;
+        self.indices.extend(later.indices);
+        self.pts.extend(later.pts);
+        Some(self)
+    }
+}
+
 /// A picture of RGB triples, u8 [height, width, 3].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {

@@ -13,7 +13,7 @@ pub const MAX_SELECTED: usize = 640;
 pub const MAX_VIEWS: usize = 16;
 
 /// Values of one answer: the worker's planes share its address space with the codec.
-const MAX_VALUES: usize = 64 << 20;
+const MAX_VALUES: usize = spec::MAX_CLIP_VALUES;
 /// Room for pictures, for the same reason.
 const MAX_PICTURE_BYTES: u32 = 256 << 20;
 
@@ -39,6 +39,8 @@ pub enum Sampling {
     Uniform,
     /// Every so many frames, around the middle.
     Strided(NonZeroU32),
+    /// Some of the temporal views that [`Sampling::Strided`] takes: what is too large for one answer is asked for in groups.
+    StridedPart(StridedPart),
     /// So many a second, around the middle: what [`Sampling::Strided`] does for videos of one rate, for videos of any. Each moment shows the frame that a
     /// player would show then.
     Fps(Ratio),
@@ -46,6 +48,17 @@ pub enum Sampling {
     Windows(Windows),
     /// These, in this order: temporal views one after the other.
     Indices(Vec<u32>),
+}
+
+/// Neighbours among the temporal views of a strided selection; the request's temporal views say how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StridedPart {
+    /// Frames from one chosen frame to the next.
+    pub rate: NonZeroU32,
+    /// Temporal views of the whole selection.
+    pub of: NonZeroU8,
+    /// Number of the first wanted one, from 0.
+    pub first: u8,
 }
 
 /// Windows that slide over a video; they are numbered from 0, and number k begins k strides after the first frame.
@@ -185,6 +198,42 @@ impl ClipSpec {
         self.view_count() * self.values_per_view()
     }
 
+    /// The same views in as few requests as answers allow; their temporal views follow one another.
+    pub fn groups(&self) -> Vec<Self> {
+        self.divided(MAX_VALUES)
+    }
+
+    /// The same views in as few requests as possible, each with at most `values` values; their temporal views follow one another. A request that cannot be
+    /// divided (one temporal view, or a sampling other than strided) stays whole.
+    fn divided(&self, values: usize) -> Vec<Self> {
+        let per_temporal = self.views.count() * self.values_per_view();
+        let all = self.temporal_views.get();
+        let Sampling::Strided(rate) = self.sampling else {
+            return vec![self.clone()];
+        };
+        let most = (values / per_temporal.max(1)).clamp(1, all.into());
+        if most >= usize::from(all) {
+            return vec![self.clone()];
+        }
+        (0..all)
+            .step_by(most)
+            .filter_map(|first| {
+                let rest = usize::from(all - first).min(most);
+                let temporal_views = u8::try_from(rest).ok().and_then(NonZeroU8::new)?;
+                let part = StridedPart {
+                    rate,
+                    of: self.temporal_views,
+                    first,
+                };
+                Some(Self {
+                    sampling: Sampling::StridedPart(part),
+                    temporal_views,
+                    ..self.clone()
+                })
+            })
+            .collect()
+    }
+
     /// Checks that the request is in range.
     ///
     /// # Errors
@@ -296,9 +345,23 @@ fn check_selection(
             ))
         }
         Sampling::Windows(windows) => check_windows(windows),
-        Sampling::Uniform | Sampling::Strided(_) | Sampling::Fps(_) | Sampling::Indices(_) => {
-            Ok(())
+        Sampling::StridedPart(part)
+            if u16::from(part.first) + u16::from(temporal_views.get())
+                > u16::from(part.of.get()) =>
+        {
+            Err(invalid(
+                "num_temporal_views",
+                format!(
+                    "expected {temporal_views} from {} on among {}",
+                    part.first, part.of
+                ),
+            ))
         }
+        Sampling::Uniform
+        | Sampling::Strided(_)
+        | Sampling::StridedPart(_)
+        | Sampling::Fps(_)
+        | Sampling::Indices(_) => Ok(()),
     }
 }
 
@@ -374,5 +437,58 @@ impl Limits {
             self.frames = self.frames.saturating_mul(FRAMES);
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(frames: u16, temporal: u8, size: u16) -> ClipSpec {
+        ClipSpec {
+            frames: NonZeroU16::new(frames).unwrap(),
+            sampling: Sampling::Strided(NonZeroU32::MIN),
+            temporal_views: NonZeroU8::new(temporal).unwrap(),
+            views: Views::Three,
+            size,
+            rotation: RotationPolicy::Display,
+            color: ColorPolicy::Reference,
+            normalization: Normalization::CLIP,
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_for_one_answer_comes_in_groups_that_fit() {
+        for (frames, size, groups) in [(16, 224, 2), (8, 336, 2), (64, 224, 5), (8, 224, 1)] {
+            let whole = spec(frames, 10, size);
+            assert_eq!(whole.validate().is_err(), groups > 1);
+            let parts = whole.groups();
+            assert_eq!(parts.len(), groups, "{frames} frames of {size} px");
+            let views: usize = parts.iter().map(ClipSpec::view_count).sum();
+            assert_eq!(views, whole.view_count());
+            assert!(parts.iter().all(|part| part.validate().is_ok()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_divided_stays_whole() {
+        let whole = spec(64, 1, 1024);
+        assert_eq!(whole.divided(1), std::slice::from_ref(&whole));
+        let uniform = ClipSpec {
+            sampling: Sampling::Uniform,
+            ..whole
+        };
+        assert_eq!(uniform.divided(1), std::slice::from_ref(&uniform));
+    }
+
+    #[test]
+    fn a_part_beyond_its_whole_is_refused() {
+        let mut part = spec(8, 4, 64);
+        part.sampling = Sampling::StridedPart(StridedPart {
+            rate: NonZeroU32::MIN,
+            of: NonZeroU8::new(10).unwrap(),
+            first: 7,
+        });
+        assert!(part.validate().is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::answer::Ratio;
-use super::request::{Sampling, Windows};
+use super::request::{Sampling, StridedPart, Windows};
 use crate::rng::Stream;
 
 /// Python's `round(seg * i)` with `seg = (n - 1) / frames`: half to even.
@@ -41,6 +41,13 @@ pub fn strided(n: u32, frames: u16, rate: NonZeroU32, views: u8) -> Vec<Vec<u32>
                 .collect()
         })
         .collect()
+}
+
+/// Those of [`strided`]'s views that a part of them names.
+fn strided_part(n: u32, frames: u16, part: StridedPart, views: u8) -> Vec<Vec<u32>> {
+    let all = strided(n, frames, part.rate, part.of.get());
+    let views = all.into_iter().skip(part.first.into()).take(views.into());
+    views.collect()
 }
 
 /// A training draw of [`uniform`]: one frame anywhere in each segment, its ends included.
@@ -212,7 +219,10 @@ pub(super) fn select(
                 index: windows.first.max(count),
                 count,
             }),
-        Sampling::Uniform | Sampling::Strided(_) | Sampling::Indices(_) => {
+        Sampling::Uniform
+        | Sampling::Strided(_)
+        | Sampling::StridedPart(_)
+        | Sampling::Indices(_) => {
             let n = timeline.pts.len() as u32;
             select_by_count(sampling, n, frames, temporal_views).unwrap_or_else(|| Ok(Vec::new()))
         }
@@ -229,6 +239,7 @@ pub(super) fn select_by_count(
     Some(match sampling {
         Sampling::Uniform => Ok(uniform(n, frames)),
         Sampling::Strided(rate) => Ok(strided(n, frames, *rate, temporal_views).concat()),
+        Sampling::StridedPart(part) => Ok(strided_part(n, frames, *part, temporal_views).concat()),
         Sampling::Indices(indices) => match indices.iter().find(|&&index| index >= n) {
             Some(&index) => Err(OutOfRange { index, count: n }),
             None => Ok(indices.clone()),
@@ -239,6 +250,8 @@ pub(super) fn select_by_count(
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU8;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -252,6 +265,17 @@ mod tests {
         assert_eq!(uniform(40, 8), [2, 7, 12, 17, 22, 26, 31, 36]);
         assert_eq!(uniform(7, 8), [0, 1, 2, 2, 3, 4, 4, 5]);
         assert_eq!(uniform(1, 4), [0; 4]);
+    }
+
+    #[test]
+    fn parts_of_strided_views_are_the_whole() {
+        for n in [1, 7, 40, 300] {
+            let of = NonZeroU8::new(10).unwrap();
+            let rate = rate(4);
+            let part = |first, views| strided_part(n, 8, StridedPart { rate, of, first }, views);
+            let parts = [part(0, 4), part(4, 4), part(8, 2)].concat();
+            assert_eq!(parts, strided(n, 8, rate, 10), "{n} frames");
+        }
     }
 
     #[test]

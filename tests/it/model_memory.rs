@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use frameshift::model::{
-    AdapterSet, Backbone, BackboneConfig, Inference, Keep, Segment, Step, StepOutput, TrainableSet,
-    TrainingStep,
+    AdapterSet, Backbone, BackboneConfig, Dropout, Inference, Keep, Segment, Step, StepOutput,
+    StepShape, TrainableSet, TrainingStep,
 };
 use frameshift::rng::Stream;
-use frameshift::spec::{AdapterConfig, Digest};
+use frameshift::spec::{AdapterConfig, Digest, Precision};
 
 use super::allocation;
 use super::model::{adapters, bits, random_tensors};
@@ -96,9 +96,86 @@ fn a_step_keeps_what_its_budget_allows_and_gives_the_same_bits() {
         // One MLP alone is as large again while the backward computes it.
         let is_deep = reached > 2;
         assert_eq!(recomputed.iter().any(only_mlps), is_deep, "{recomputed:?}");
-        // Nothing is left when even that is too much, but to keep the least.
+        // Nothing is left when even that is too much, but to keep the least of one clip at a time.
         let hopeless = step(&backbone, &set, Keep::Within(0));
-        assert_eq!(hopeless.bytes(), fewest);
+        assert_eq!((hopeless.bytes(), hopeless.micro_batch()), (fewest / 2, 1));
+    }
+}
+
+/// A step of 64 clips of 16 frames, on weights in this precision.
+fn large(backbone: &Arc<Backbone>, set: &TrainableSet, keep: Keep) -> TrainingStep {
+    let len = 16 * shape().frame_len();
+    let clip = |seed| {
+        let mut rng = Stream::new(seed, "clip");
+        (0..len).map(|_| rng.normal()).collect()
+    };
+    let clips = (0..64).map(clip).collect();
+    let labels: Vec<u32> = (0..64).map(|clip| clip % 3).collect();
+    let dropout = Dropout {
+        rate: 0.3,
+        stream: Stream::new(9, "dropout"),
+    };
+    let backbone = Arc::clone(backbone);
+    TrainingStep::new(backbone, set, clips, &labels, Some(dropout), keep).expect("a step")
+}
+
+#[test]
+fn micro_batches_give_the_bits_of_the_whole_step() {
+    for (precision, config) in [
+        (Precision::F32, adapters(16, 6, [3, 1, 1], true, true)),
+        (Precision::Bf16, adapters(24, 2, [3, 3, 3], true, true)),
+    ] {
+        let tensors = random_tensors(&shape(), 3);
+        let digest = Digest([1; 32]);
+        let made = Backbone::from_tensors_in("test", shape(), digest, tensors, precision);
+        let backbone = Arc::new(made.expect("a backbone"));
+        let set = set(config);
+        let whole = large(&backbone, &set, Keep::All);
+        assert_eq!(whole.micro_batch(), 64);
+        let most = whole.bytes();
+        let want = finish(whole);
+        let mut sizes = Vec::new();
+        for part in [2, 3, 12, 40, u64::MAX] {
+            let budget = most / part;
+            let divided = large(&backbone, &set, Keep::Within(budget));
+            sizes.push((divided.micro_batch(), divided.recomputed_blocks()));
+            assert!(divided.bytes() <= budget || part == u64::MAX);
+            let got = finish(divided);
+            assert_eq!(got.loss.to_bits(), want.loss.to_bits());
+            assert_eq!(got.correct, want.correct);
+            for (got, want) in got.logits.iter().zip(&want.logits) {
+                assert_eq!(bits(got), bits(want));
+            }
+            for (name, gradient) in &want.gradients {
+                let values = |tensor: &candle_core::Tensor| super::golden_model::flat(tensor);
+                let (got, want) = (values(&got.gradients[name]), values(gradient));
+                assert_eq!(bits(&got), bits(&want), "{name}");
+            }
+        }
+        println!("{sizes:?}");
+        assert_eq!(sizes[0].0, 32, "{sizes:?}");
+        assert!(sizes[..2].iter().all(|size| size.1 == 0), "{sizes:?}");
+        assert_eq!(sizes.last().map(|size| size.0), Some(1));
+        assert!(sizes.is_sorted_by_key(|size| std::cmp::Reverse(size.0)));
+    }
+}
+
+#[test]
+fn a_large_step_stays_within_the_memory_that_the_sizes_say() {
+    let backbone = backbone();
+    let config = adapters(16, 6, [3, 1, 1], true, true);
+    let of = (backbone.config(), backbone.precision());
+    let sizes = StepShape::new(of, config, 3, 16).expect("sizes");
+    let set = set(config);
+    let whole = large(&backbone, &set, Keep::All).bytes();
+    for part in [1, 2, 8, u64::MAX] {
+        let room = (whole / part).max(sizes.least_bytes());
+        let step = large(&backbone, &set, Keep::Within(room));
+        let says = sizes.weights_work_bytes() + sizes.head_bytes(64) + step.bytes();
+        assert!(step.bytes() <= room);
+        let (_, held) = allocation::peak_of_one_thread(|| finish(step));
+        println!("1/{part}: says {says}, held {held}");
+        assert!(held as u64 <= says, "1/{part}: says {says}, held {held}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use frameshift::ids::{AdapterVersion, TenantId, VersionRef};
 use frameshift::metadata::{self, Claim, PageRequest, Published};
 use frameshift::registry::{Config, Error, Publication, Registry};
-use frameshift::spec::{Digest, Evaluation, JobState, LabelSet, Precision};
+use frameshift::spec::{Confusion, Digest, Evaluation, JobState, LabelSet, Precision};
 use frameshift::store::{self, Faults, Store};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest as _, Sha256};
@@ -100,7 +100,8 @@ pub(crate) fn publication(value: f32) -> Publication {
             top1: 23.0 / 24.0,
             top5: 1.0,
             loss: 0.1 + 0.2,
-            confusion: vec![12, 0, 1, 11],
+            confusion: Confusion::from_rows(&[12, 0, 1, 11]).expect("a square"),
+            problem: None,
         },
         loss_curve: vec![1.0 / 3.0],
         seed: 7,

@@ -11,6 +11,7 @@ use frameshift::proto::v1;
 use futures::stream;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use crate::server::{TestServer, create_task, refused, serving, trained};
 
@@ -175,6 +176,32 @@ async fn an_import_is_checked_before_a_version_exists() {
     let result = import(&client, into_task("motion"), &probe).await;
     refused(result, Code::InvalidArgument, "INVALID_FIELD");
 
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_the_backbone_cannot_run_is_refused_with_its_field() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let request = v1::CreateTaskRequest {
+        task_id: "deep".into(),
+        task: Some(v1::Task {
+            adapter: Some(v1::AdapterConfig {
+                adapter_width: 4,
+                adapter_layers: 99,
+                adapter_pre_mlp: true,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let result = client.tasks().create_task(request).await;
+    let status = result.expect_err("the backbone has fewer blocks");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let details = status.get_error_details();
+    let violations = &details.bad_request().expect("a field").field_violations;
+    assert_eq!(violations[0].field, "task.adapter.adapter_layers");
     server.stop().await;
 }
 

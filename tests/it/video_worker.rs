@@ -1,6 +1,6 @@
 //! Worker processes: what one does to another, what ends them, and what a caller sees of it.
 
-use std::num::{NonZeroU8, NonZeroU16};
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -126,6 +126,47 @@ async fn encoded_frames_come_back_in_order() {
         assert_eq!(numbers, (0..40).rev().collect::<Vec<u16>>(), "{format:?}");
         if format == Format::Lossless {
             assert!(ours.pictures[39].rgb == picture(0, (160, 96)), "lossless");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_views_of_sixteen_frames_are_what_each_view_is_alone() {
+    let decoder = decoder(config()).await;
+    let input = Input::Bytes(video(Format::Lossless, 40, (160, 96)));
+    let take = |spec: ClipSpec| {
+        let (decoder, input) = (decoder.clone(), input.clone());
+        async move {
+            let owner = tenant("a");
+            let clip = decoder.clip(&owner, Lane::Interactive, input, spec);
+            clip.await.expect("a clip")
+        }
+    };
+    let whole = ClipSpec {
+        sampling: Sampling::Strided(NonZeroU32::new(2).expect("some")),
+        temporal_views: NonZeroU8::new(10).expect("some"),
+        views: Views::Three,
+        size: 224,
+        ..clip(16)
+    };
+    let all = take(whole.clone()).await;
+    assert_eq!(
+        (all.planes.len(), all.indices.len(), all.pts.len()),
+        (30, 10, 10)
+    );
+    for (temporal, indices) in all.indices.iter().enumerate() {
+        let alone = take(ClipSpec {
+            sampling: Sampling::Indices(indices.clone()),
+            temporal_views: NonZeroU8::MIN,
+            ..whole.clone()
+        })
+        .await;
+        assert_eq!(alone.pts[0], all.pts[temporal]);
+        for (spatial, planes) in alone.planes.iter().enumerate() {
+            assert!(
+                *planes == all.planes[spatial * 10 + temporal],
+                "view {spatial} × {temporal}"
+            );
         }
     }
 }

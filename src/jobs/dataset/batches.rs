@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use futures::{FutureExt, TryStreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Batch, Clips, Example, blocking, in_order};
@@ -16,14 +16,24 @@ use crate::rng::Stream;
 use crate::spec::Sampling;
 use crate::video::{Rect, sampling};
 
-/// Batches that wait for the device: one that it takes next, and one in case that one's successor takes longer.
-const AHEAD: usize = 2;
-
 /// The training split under a plan.
 pub(in crate::jobs) struct Training {
     pub(in crate::jobs) clips: Clips,
     pub(in crate::jobs) examples: Vec<Example>,
     pub(in crate::jobs) plan: Plan,
+    pub(in crate::jobs) order: Order,
+    /// Batches that may be decoded ahead of the device, the one in the works included: as many as their bytes allow.
+    pub(in crate::jobs) ahead: usize,
+}
+
+/// In which order an epoch takes its examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::jobs) enum Order {
+    /// Shuffled as a whole: jobs that began under release 0.1.
+    Shuffled,
+    /// A keyed permutation, without an array.
+    #[default]
+    Permuted,
 }
 
 impl Training {
@@ -31,21 +41,35 @@ impl Training {
     pub(in crate::jobs) fn picked(&self, step: u64) -> Vec<usize> {
         let (epoch, within) = self.plan.position(step);
         let size = self.plan.batch_size as usize;
-        let order = Draws::new(self.plan.seed).order(epoch, self.examples.len());
-        let start = within as usize * size;
-        let end = order.len().min(start + size);
-        order.get(start..end).unwrap_or_default().to_vec()
+        let (start, count) = (within as usize * size, self.examples.len());
+        let places = start.min(count)..count.min(start.saturating_add(size));
+        let draws = Draws::new(self.plan.seed);
+        match self.order {
+            Order::Shuffled => draws.shuffled(epoch, count)[places].to_vec(),
+            Order::Permuted => {
+                let order = draws.order(epoch, count as u64);
+                places
+                    .map(|place| order.at(place as u64) as usize)
+                    .collect()
+            }
+        }
     }
 
     /// The batches of the steps from `step` on, decoded ahead.
     pub(in crate::jobs) fn batches(self: &Arc<Self>, step: u64) -> Batches {
-        let (sender, receiver) = mpsc::channel(AHEAD);
+        let ahead = self.ahead.max(1);
+        // Each batch has a permit from before it is decoded until the device takes it, so that the channel is never full.
+        let room = Arc::new(Semaphore::new(ahead));
+        let (sender, receiver) = mpsc::channel(ahead);
         let training = Arc::clone(self);
         let producer = async move {
             for step in step..training.plan.total_steps() {
+                let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                    return;
+                };
                 let batch = training.batch(step).await;
                 let is_last = batch.is_err();
-                if sender.send(batch).await.is_err() || is_last {
+                if sender.send((batch, permit)).await.is_err() || is_last {
                     return;
                 }
             }
@@ -110,7 +134,7 @@ impl Training {
 
 /// Batches in the order of their steps; dropping it ends the decoding.
 pub(in crate::jobs) struct Batches {
-    receiver: mpsc::Receiver<Result<Batch, Failure>>,
+    receiver: mpsc::Receiver<(Result<Batch, Failure>, OwnedSemaphorePermit)>,
     _producer: AbortOnDropHandle<()>,
 }
 
@@ -118,6 +142,9 @@ impl Batches {
     /// The next step's batch.
     pub(in crate::jobs) async fn next(&mut self) -> Result<Batch, Failure> {
         // The producer ends early only by a panic.
-        self.receiver.recv().await.unwrap_or(Err(Failure::Panicked))
+        match self.receiver.recv().await {
+            Some((batch, _permit)) => batch,
+            None => Err(Failure::Panicked),
+        }
     }
 }

@@ -5,18 +5,21 @@
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
+use sha2::{Digest as _, Sha256};
 
 use super::Run;
 use crate::ids::VideoId;
 use crate::jobs::checkpoint::{self, Origin};
 use crate::jobs::dataset::{Clips, Example, Pictures, Training, blocking, in_order};
 use crate::jobs::failure::Failure;
+use crate::jobs::memory::Demand;
 use crate::jobs::plan::Plan;
 use crate::jobs::trainer::{Shared, Trainer};
 use crate::jobs::validation::{self, Problems};
 use crate::library;
 use crate::metadata::{self, ExampleRecord, TaskRecord, VideoRecord};
-use crate::spec::{LabelSet, Split};
+use crate::model::StepShape;
+use crate::spec::{Digest, LabelSet, Split};
 use crate::store::Key;
 
 /// What training needs.
@@ -30,6 +33,10 @@ pub(super) struct Prepared {
     /// Step of the newest checkpoint.
     pub(super) saved: Option<u64>,
     pub(super) num_frames: usize,
+    /// What its steps take.
+    pub(super) demand: Demand,
+    /// What frozen features of its training examples are computed from.
+    pub(super) features: Digest,
 }
 
 /// An example whose video has a record.
@@ -65,6 +72,10 @@ impl Run {
             has_sites,
             seed,
         );
+        let demand = self.demand(&task, labels.len())?;
+        // What was admitted when it was submitted may be too much for the budget of now, or for the labels that the snapshot has.
+        let admitted = demand.admitted(Some(plan.batch_size));
+        admitted.map_err(Failure::TooLarge)?;
         let origin = Origin {
             dataset: self.job.dataset_digest,
             backbone: Arc::clone(&parts.backbone),
@@ -94,6 +105,8 @@ impl Run {
             Some(trainer) => trainer,
             None => fresh(&origin).await?,
         };
+        let order = trainer.position().order;
+        let ahead = demand.ahead(plan.batch_size);
         let of = |split| found.iter().filter(move |found| found.split == split);
         Ok(Prepared {
             labels,
@@ -102,12 +115,36 @@ impl Run {
                 examples: of(Split::Train).map(|found| found.example).collect(),
                 clips,
                 plan,
+                order,
+                ahead,
             }),
             trainer: trainer.shared(),
             origin,
             saved,
             num_frames: usize::from(task.sampling.num_frames.get()),
+            demand,
+            features: self.features_key(&task)?,
         })
+    }
+
+    fn features_key(&self, task: &TaskRecord) -> Result<Digest, Failure> {
+        let backbone = &self.context.parts.backbone;
+        let sampling = serde_json::to_vec(&task.sampling).map_err(checkpoint::Error::from)?;
+        let mut sha256 = Sha256::new();
+        sha256.update(self.job.dataset_digest.0);
+        sha256.update(backbone.digest().0);
+        sha256.update(backbone.precision().to_string());
+        sha256.update(sampling);
+        Ok(Digest(sha256.finalize().into()))
+    }
+
+    fn demand(&self, task: &TaskRecord, classes: usize) -> Result<Demand, Failure> {
+        let backbone = &self.context.parts.backbone;
+        let of = (backbone.config(), backbone.precision());
+        let frames = usize::from(task.sampling.num_frames.get());
+        let sizes = StepShape::new(of, task.adapter, classes, frames).map_err(Failure::Task)?;
+        let budget = self.context.config.step_bytes;
+        Ok(Demand::new(sizes, task.adapter.has_sites(), budget))
     }
 
     fn clips(&self, task: &TaskRecord) -> Result<Clips, Failure> {
@@ -195,7 +232,11 @@ async fn records(
     while let Some((example, record)) = looked_up.next().await {
         match record {
             Ok(record) => {
-                let class = labels.index(&example.label).unwrap_or_default() as u32;
+                // The labels are in alphabetical order.
+                let class = labels
+                    .as_slice()
+                    .binary_search(&example.label)
+                    .unwrap_or_default() as u32;
                 found.push(Found {
                     example: clips.example(&record, class),
                     record,

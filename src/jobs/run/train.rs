@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is recorded as a checkpoint is in the store, whole; the one before it is dropped only afterwards.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -14,11 +15,12 @@ use crate::faults;
 use crate::jobs::checkpoint;
 use crate::jobs::dataset::{Batches, blocking};
 use crate::jobs::failure::Failure;
+use crate::jobs::features::{self, Features};
 use crate::jobs::progress::{Meter, Speed};
 use crate::jobs::state::Stop;
 use crate::jobs::trainer::{Input, Report, StepError, StepWalk};
 use crate::metadata::{self, CheckpointRecord, Event, JobUpdate, StepMetrics};
-use crate::spec::Digest;
+use crate::spec::{Digest, Invalid};
 use crate::store::layout;
 
 /// Where the clips of the steps come from.
@@ -26,7 +28,7 @@ enum Source {
     /// Decoded ahead.
     Batches(Batches),
     /// Frozen features of every training example, for a set without sites.
-    Features(Vec<Vec<f32>>),
+    Features(Arc<Features>),
 }
 
 impl Run {
@@ -48,7 +50,7 @@ impl Run {
 
     async fn steps(&mut self, prepared: &Prepared, saved: &mut Option<u64>) -> Result<(), Failure> {
         let plan = &prepared.training.plan;
-        let mut done = prepared.trainer.lock().position().step;
+        let mut done = prepared.trainer.lock()?.position().step;
         if done == plan.total_steps() {
             return Ok(());
         }
@@ -80,9 +82,34 @@ impl Run {
                 "a task without adapters trains on fixed clips: crops and mirroring are not used";
             self.tell(true, text.into()).await?;
         }
+        let features = self.open_features(prepared).await?;
         let forwards = self.forwards(prepared);
-        let features = forwards.features(&prepared.training.clips, &prepared.training.examples);
-        Ok(Source::Features(self.unless_stopped(features).await?))
+        let (clips, examples) = (&prepared.training.clips, &prepared.training.examples);
+        let features = forwards.features(clips, examples, features);
+        let features = self.unless_stopped(features).await?;
+        Ok(Source::Features(Arc::new(features)))
+    }
+
+    /// The job's features as far as they were computed, in this claim or in one before.
+    async fn open_features(&self, prepared: &Prepared) -> Result<Features, Failure> {
+        let width = self.context.parts.backbone.config().width;
+        let rows = prepared.training.examples.len() as u64;
+        let (bytes, most) = (rows * 4 * width as u64, self.context.config.feature_bytes);
+        if bytes > most {
+            let problem = format!(
+                "the frozen features of {rows} examples take {} MiB, at most {} MiB are allowed",
+                bytes >> 20,
+                most >> 20
+            );
+            return Err(Failure::TooLarge(Invalid::new("dataset", problem)));
+        }
+        let path = features::path(
+            &self.context.parts.scratch,
+            &self.lease.tenant,
+            self.lease.job,
+        );
+        let key = prepared.features;
+        blocking(move || Ok(Features::open(&path, key, width)?)).await?
     }
 
     async fn next(
@@ -100,7 +127,8 @@ impl Run {
                 let training = &prepared.training;
                 let picked = training.picked(step);
                 let labels = picked.iter().map(|i| training.examples[*i].class).collect();
-                let rows = picked.iter().map(|i| features[*i].clone()).collect();
+                let features = Arc::clone(features);
+                let rows = blocking(move || features.read(&picked)).await??;
                 Ok((Input::Features(rows), labels))
             }
         }
@@ -113,9 +141,21 @@ impl Run {
         labels: Vec<u32>,
     ) -> Result<Report, Failure> {
         let trainer = prepared.trainer.clone();
-        let room = self.context.config.step_bytes;
         let clips = labels.len();
-        let walk = blocking(move || StepWalk::new(trainer, input, &labels, room)).await??;
+        // Of the plan's batch, also in an epoch's last step: those ahead of it are whole.
+        let room = prepared.demand.room(prepared.training.plan.batch_size);
+        let made = blocking(move || StepWalk::new(trainer, input, &labels, room)).await?;
+        let failed = |error| match error {
+            StepError::NotFinite => match prepared.trainer.lock() {
+                Ok(trainer) => Failure::Diverged {
+                    step: trainer.position().step + 1,
+                },
+                Err(torn) => Failure::Torn(torn),
+            },
+            StepError::Model(error) => Failure::Model(error),
+            StepError::Torn(torn) => Failure::Torn(torn),
+        };
+        let walk = made.map_err(failed)?;
         let device = &self.context.parts.device;
         let outcome = self
             .unless_stopped(async { Ok(device.run(walk, Priority::Training).await?) })
@@ -124,12 +164,7 @@ impl Run {
             .parts
             .metrics
             .job_step(&self.lease.tenant, clips);
-        outcome.map_err(|error| match error {
-            StepError::NotFinite => Failure::Diverged {
-                step: prepared.trainer.lock().position().step + 1,
-            },
-            StepError::Model(error) => Failure::Model(error),
-        })
+        outcome.map_err(failed)
     }
 
     async fn tell_step(
@@ -185,14 +220,14 @@ impl Run {
         let (trainer, origin) = (prepared.trainer.clone(), prepared.origin.clone());
         let before = *saved;
         let encode = move || {
-            let trainer = trainer.lock();
+            let trainer = trainer.lock()?;
             let step = trainer.position().step;
             if before == Some(step) {
                 return Ok(None);
             }
             let bytes = checkpoint::encode(&trainer, &origin)?;
             let sha256 = Digest(Sha256::digest(&bytes).into());
-            Ok::<_, checkpoint::Error>(Some((step, bytes, sha256)))
+            Ok::<_, Failure>(Some((step, bytes, sha256)))
         };
         let Some((step, bytes, sha256)) = blocking(encode).await?? else {
             return Ok(());

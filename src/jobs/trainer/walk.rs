@@ -27,8 +27,8 @@ impl StepWalk {
         input: Input,
         labels: &[u32],
         room: u64,
-    ) -> Result<Self, Error> {
-        let step = trainer.lock().begin(input, labels, room)?;
+    ) -> Result<Self, StepError> {
+        let step = trainer.lock()?.begin(input, labels, room)?;
         Ok(Self {
             bytes: step.bytes(),
             step: Some(step),
@@ -56,7 +56,7 @@ impl StepWalk {
             return Ok(None);
         }
         let output = step.finish()?;
-        let mut trainer = self.trainer.lock();
+        let mut trainer = self.trainer.lock()?;
         let report = trainer.update(output, self.clips, self.bytes)?;
         trainer.position.training += self.time + began.elapsed();
         Ok(Some(report))

@@ -15,7 +15,7 @@ use super::Sqlite;
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
 use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
-use crate::spec::Digest;
+use crate::spec::{Digest, MAX_LABELS};
 
 const LISTING: &str = "datasets";
 const EXAMPLES: &str = "examples";
@@ -103,6 +103,14 @@ impl Datasets for Sqlite {
             return Err(Error::VideosNotFound { videos });
         }
         let record = get(&mut tx, tenant, dataset).await?;
+        let labels = record.labels();
+        if labels > MAX_LABELS {
+            return Err(Error::TooManyLabels {
+                dataset: dataset.clone(),
+                labels,
+                limit: MAX_LABELS,
+            });
+        }
         tx.commit().await?;
         Ok(record)
     }
@@ -350,4 +358,57 @@ async fn read_snapshot(
         digest,
         examples: found.iter().map(example).collect::<Result<_>>()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::Config;
+    use crate::spec::Split;
+
+    #[tokio::test]
+    async fn one_label_too_many_is_refused_and_nothing_is_added() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metadata.sqlite");
+        let sqlite = Sqlite::open(Config { path }).await.unwrap();
+        let tenant: TenantId = "owner".parse().unwrap();
+        let dataset: DatasetId = "many".parse().unwrap();
+        let created = sqlite.create_dataset(&tenant, &dataset, "", None).await;
+        created.unwrap();
+        let (mut tx, _) = sqlite.write().await.unwrap();
+        let videos = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) \
+                      INSERT INTO videos (tenant, id, display_name, size_bytes, sha256, probe, create_time) \
+                      SELECT 'owner', printf('00000000-0000-7000-8000-%012d', i), '', 1, x'00', '{}', 0 FROM n";
+        sqlx::query(videos)
+            .bind(MAX_LABELS as i64 + 1)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        let examples = "INSERT INTO examples (tenant, dataset, video, label, split) \
+                        SELECT tenant, 'many', id, id, 'train' FROM videos ORDER BY id LIMIT ?";
+        sqlx::query(examples)
+            .bind(MAX_LABELS as i64)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        let last = format!("00000000-0000-7000-8000-{:012}", MAX_LABELS + 1);
+        let example = |label: &str| ExampleRecord {
+            video: last.parse().unwrap(),
+            label: label.into(),
+            split: Split::Train,
+        };
+        let refused = sqlite
+            .add_examples(&tenant, &dataset, &[example("new")])
+            .await;
+        assert!(
+            matches!(&refused, Err(Error::TooManyLabels { labels, .. }) if *labels == MAX_LABELS + 1),
+            "{refused:?}"
+        );
+        let known = "00000000-0000-7000-8000-000000000001";
+        let added = sqlite
+            .add_examples(&tenant, &dataset, &[example(known)])
+            .await;
+        assert_eq!(added.unwrap().examples(), MAX_LABELS as u64 + 1);
+    }
 }

@@ -61,7 +61,9 @@ pub(super) async fn list(
         "" => 0,
         number => number.parse().map_err(|_| Error::PageToken)?,
     };
-    let sql = "SELECT * FROM versions WHERE tenant = ? AND task = ? AND version > ? \
+    // A confusion matrix is not read: a page of versions would have many.
+    let sql = "SELECT *, json_remove(manifest, '$.evaluation.confusion') AS listed_manifest \
+               FROM versions WHERE tenant = ? AND task = ? AND version > ? \
                ORDER BY version LIMIT ?";
     let found = sqlx::query(sql)
         .bind(tenant.as_str())
@@ -70,7 +72,8 @@ pub(super) async fn list(
         .bind(page.limit())
         .fetch_all(conn)
         .await?;
-    let versions: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
+    let listed = |row| read_with(row, "listed_manifest");
+    let versions: Vec<_> = found.iter().map(listed).collect::<Result<_>>()?;
     Ok(page.page(&listing, versions, |version| version.version.to_string()))
 }
 
@@ -114,7 +117,12 @@ pub(super) async fn insert(
 }
 
 fn read(row: &SqliteRow) -> Result<VersionRecord> {
-    let manifest: VersionManifest = row.json("manifest")?;
+    read_with(row, "manifest")
+}
+
+/// A version whose manifest is in this column.
+fn read_with(row: &SqliteRow, manifest: &'static str) -> Result<VersionRecord> {
+    let manifest: VersionManifest = row.json(manifest)?;
     Ok(VersionRecord {
         tenant: row.id("tenant")?,
         task: row.id("task")?,

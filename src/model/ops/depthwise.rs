@@ -5,9 +5,9 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::buffers::{output, slice, unfilled};
+use super::buffers::{output, read, slice, unfilled};
 use super::simd::wide;
-use super::sum::add_blocks_of;
+use super::sum::{add_runs, runs};
 
 /// The weights, and where they apply.
 #[derive(Debug, Clone)]
@@ -86,15 +86,29 @@ impl Depthwise {
         })
     }
 
-    /// The gradients of weight `[C, 1, kt, kh, kw]` and bias `[C]`.
+    /// The gradients of weight `[C, 1, kt, kh, kw]` and bias `[C]`, added to those of earlier clips; the sums go frame by frame.
     pub(in crate::model) fn weight_gradient(
         &self,
         x: &Tensor,
         dy: &Tensor,
         extent: Extent,
+        earlier: Option<(&Tensor, &Tensor)>,
     ) -> Result<(Tensor, Tensor)> {
-        let both = x.apply_op2_no_bwd(dy, &WeightGradient { own: self, extent })?;
         let (c, [kt, kh, kw]) = (self.bias.len(), self.kernel);
+        let earlier = match earlier {
+            Some((weight, bias)) => {
+                let mut both = read(weight, |weight| transposed(weight, kt * kh * kw))?;
+                read(bias, |bias| both.extend_from_slice(bias))?;
+                Some(both)
+            }
+            None => None,
+        };
+        let gradient = WeightGradient {
+            own: self,
+            extent,
+            earlier: earlier.as_deref(),
+        };
+        let both = x.apply_op2_no_bwd(dy, &gradient)?;
         let weight = both.narrow(0, 0, self.taps.len())?;
         let bias = both.narrow(0, self.taps.len(), c)?;
         Ok((weight.reshape((c, 1, kt, kh, kw))?, bias))
@@ -210,6 +224,8 @@ impl CustomOp1 for Convolve<'_> {
 struct WeightGradient<'a> {
     own: &'a Depthwise,
     extent: Extent,
+    /// `[taps + 1][C]`.
+    earlier: Option<&'a [f32]>,
 }
 
 impl CustomOp2 for WeightGradient<'_> {
@@ -231,19 +247,30 @@ impl CustomOp2 for WeightGradient<'_> {
         let (patches, offsets) = (self.extent.grid * self.extent.grid, self.own.offsets());
         let frames = x.len() / (patches * c).max(1);
         // `[taps + 1][C]`: the last row is the bias's.
-        let sums = add_blocks_of(1, frames, taps + c, |frames, sums| {
-            let (weight, bias) = sums.split_at_mut(taps);
-            for token in frames.start * patches..frames.end * patches {
-                let (frame, patch) = (token / patches, token % patches);
-                let dy = &dy[token * c..][..c];
-                add_to(bias, dy);
-                for (&offset, sum) in offsets.iter().zip(weight.chunks_exact_mut(c)) {
-                    if let Some(from) = neighbour(frame, patch, offset, self.extent) {
-                        add_product(sum, &x[from * c..][..c], dy);
+        if self
+            .earlier
+            .is_some_and(|earlier| earlier.len() != taps + c)
+        {
+            candle_core::bail!("earlier sums of other than {taps} taps and {c} channels");
+        }
+        let sums = add_runs(
+            &runs(frames, 1, 1),
+            taps + c,
+            self.earlier,
+            |frames, sums| {
+                let (weight, bias) = sums.split_at_mut(taps);
+                for token in frames.start * patches..frames.end * patches {
+                    let (frame, patch) = (token / patches, token % patches);
+                    let dy = &dy[token * c..][..c];
+                    add_to(bias, dy);
+                    for (&offset, sum) in offsets.iter().zip(weight.chunks_exact_mut(c)) {
+                        if let Some(from) = neighbour(frame, patch, offset, self.extent) {
+                            add_product(sum, &x[from * c..][..c], dy);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         let mut both = transposed(&sums[..taps], c);
         both.extend_from_slice(&sums[taps..]);
         Ok(output(both, taps + c))

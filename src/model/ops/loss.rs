@@ -7,21 +7,30 @@ use super::buffers::{read, tensor};
 /// What a batch of logits scored.
 #[derive(Debug)]
 pub(in crate::model) struct Loss {
-    /// Mean over the rows, in nats.
-    pub(in crate::model) mean: f64,
+    /// Of each row, in nats.
+    pub(in crate::model) rows: Vec<f64>,
     /// Rows whose largest logit (the first of equals) is their label's.
     pub(in crate::model) correct: usize,
-    /// Of the mean, `[B, classes]`.
+    /// Of the mean over the whole batch, `[B, classes]`.
     pub(in crate::model) gradient: Tensor,
 }
 
-/// Of logits `[B, classes]`; labels are below `classes`.
-pub(in crate::model) fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Loss> {
+/// The mean over the rows in their order.
+pub(in crate::model) fn mean(rows: &[f64]) -> f64 {
+    rows.iter().sum::<f64>() / rows.len() as f64
+}
+
+/// Of logits `[B, classes]`, which are rows of a batch of `batch` rows; labels are below `classes`.
+pub(in crate::model) fn cross_entropy(
+    logits: &Tensor,
+    labels: &[u32],
+    batch: usize,
+) -> Result<Loss> {
     let (rows, classes) = logits.dims2()?;
     if labels.len() != rows || labels.iter().any(|&label| label as usize >= classes) {
         candle_core::bail!("labels do not fit logits {:?}", logits.shape());
     }
-    let (mut sum, mut correct) = (0.0, 0);
+    let (mut losses, mut correct) = (Vec::with_capacity(rows), 0);
     let mut gradient = Vec::with_capacity(rows * classes);
     read(logits, |logits| {
         for (row, &label) in logits.chunks_exact(classes).zip(labels) {
@@ -33,16 +42,16 @@ pub(in crate::model) fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result
             }
             let exps = row.iter().map(|&x| (f64::from(x) - f64::from(top)).exp());
             let total: f64 = exps.clone().sum();
-            sum += total.ln() + f64::from(top) - f64::from(row[label as usize]);
+            losses.push(total.ln() + f64::from(top) - f64::from(row[label as usize]));
             correct += usize::from(best == label as usize);
             gradient.extend(exps.enumerate().map(|(i, e)| {
                 let target = f64::from(u8::from(i == label as usize));
-                ((e / total - target) / rows as f64) as f32
+                ((e / total - target) / batch as f64) as f32
             }));
         }
     })?;
     Ok(Loss {
-        mean: sum / rows as f64,
+        rows: losses,
         correct,
         gradient: tensor(gradient, (rows, classes))?,
     })

@@ -5,16 +5,62 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::buffers::{output, slice};
+use super::buffers::{output, read, slice};
 use super::linear::{Grid, Rows};
 use super::simd::wide;
 
 /// Rows of a block; fixed, so that the number of threads changes no sum.
 const BLOCK: usize = 256;
 
+/// Bytes of partial sums that are in memory at a time.
+const PARTIAL: usize = 16 << 20;
+
+/// What a sum over rows goes on from. The rows of one clip are never summed up together with another's, so that a sum over some clips that goes on with
+/// others has the bits of one sum over all.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct Onto<'a> {
+    /// Rows of a clip.
+    pub(in crate::model) clip: usize,
+    /// The sum over the clips before; zeros when `None`.
+    pub(in crate::model) earlier: Option<&'a Tensor>,
+}
+
+impl Onto<'_> {
+    /// A sum over all rows, from zeros on.
+    pub(in crate::model) const NOTHING: Self = Self {
+        clip: usize::MAX,
+        earlier: None,
+    };
+
+    /// Calls `with` with the values of the sum so far.
+    pub(super) fn read<T>(&self, with: impl FnOnce(Option<&[f32]>) -> Result<T>) -> Result<T> {
+        match self.earlier {
+            Some(earlier) => read(earlier, |values| with(Some(values)))?,
+            None => with(None),
+        }
+    }
+}
+
+/// Neighbouring rows that are summed up together: at most `most`, and all of one clip.
+pub(super) fn runs(rows: usize, clip: usize, most: usize) -> Vec<Range<usize>> {
+    let clips = (0..rows).step_by(clip.max(1));
+    let runs = clips.flat_map(|begin| {
+        let end = begin.saturating_add(clip).min(rows);
+        let run = move |first: usize| first..end.min(first + most);
+        (begin..end).step_by(most).map(run)
+    });
+    runs.collect()
+}
+
 /// Column sums over some rows of x `[…, n]`: `[n]`.
-pub(in crate::model) fn columns(x: &Tensor, rows: Rows) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&Columns(rows))
+pub(in crate::model) fn columns(x: &Tensor, rows: Rows, onto: Onto<'_>) -> Result<Tensor> {
+    onto.read(|earlier| {
+        x.apply_op1_no_bwd(&Columns {
+            rows,
+            clip: onto.clip,
+            earlier,
+        })
+    })
 }
 
 /// Adds up `width` sums over `rows` rows; `add` adds the rows of a block to zeros.
@@ -23,25 +69,32 @@ pub(super) fn add_blocks(
     width: usize,
     add: impl Fn(Range<usize>, &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    add_blocks_of(BLOCK, rows, width, add)
+    add_runs(&runs(rows, usize::MAX, BLOCK), width, None, add)
 }
 
-/// The same with blocks of `block` rows, which must not depend on the number of threads.
-pub(super) fn add_blocks_of(
-    block: usize,
-    rows: usize,
+/// The same over given runs of rows, which must not depend on the number of threads, onto earlier sums.
+pub(super) fn add_runs(
+    runs: &[Range<usize>],
     width: usize,
+    earlier: Option<&[f32]>,
     add: impl Fn(Range<usize>, &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let blocks = rows.div_ceil(block).max(1);
-    let mut partial = vec![0.0; blocks * width];
-    partial
-        .par_chunks_mut(width.max(1))
-        .enumerate()
-        .for_each(|(i, sums)| add(i * block..rows.min((i + 1) * block), sums));
-    let mut sums = partial[..width].to_vec();
-    for block in partial.chunks_exact(width.max(1)).skip(1) {
-        add_to(&mut sums, block);
+    let mut sums = earlier.map_or_else(|| vec![0.0; width], <[f32]>::to_vec);
+    let at_once = (PARTIAL / size_of::<f32>() / width.max(1)).max(1);
+    let mut is_first = earlier.is_none();
+    for runs in runs.chunks(at_once) {
+        let mut partial = vec![0.0; runs.len() * width];
+        partial
+            .par_chunks_mut(width.max(1))
+            .zip(runs)
+            .for_each(|(sums, run)| add(run.clone(), sums));
+        for block in partial.chunks_exact(width.max(1)) {
+            if std::mem::take(&mut is_first) {
+                sums.copy_from_slice(block);
+            } else {
+                add_to(&mut sums, block);
+            }
+        }
     }
     sums
 }
@@ -54,9 +107,13 @@ wide! {
     }
 }
 
-struct Columns(Rows);
+struct Columns<'a> {
+    rows: Rows,
+    clip: usize,
+    earlier: Option<&'a [f32]>,
+}
 
-impl CustomOp1 for Columns {
+impl CustomOp1 for Columns<'_> {
     fn name(&self) -> &'static str {
         "column-sums"
     }
@@ -67,8 +124,9 @@ impl CustomOp1 for Columns {
         if n == 0 {
             candle_core::bail!("column sums of an empty row");
         }
-        let grid = Grid::new(layout.shape(), self.0)?;
-        let sums = add_blocks(grid.count(), n, |rows, sums| {
+        let grid = Grid::new(layout.shape(), self.rows)?;
+        let runs = runs(grid.count(), self.clip, BLOCK);
+        let sums = add_runs(&runs, n, self.earlier, |rows, sums| {
             for row in rows {
                 add_to(sums, &x[grid.nth(row)..][..n]);
             }

@@ -1,7 +1,9 @@
 //! The gradient of a linear layer's weight: dW = dyᵀ · x, over all tokens or some.
 //!
-//! Invariant: rows are added in their order, in blocks of a fixed depth.
+//! Invariant: rows are added in their order, in blocks of a fixed depth, none of which has rows of two clips.
 #![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -9,24 +11,40 @@ use rayon::prelude::*;
 use super::buffers::{Out, each_unit, output, slice, unfilled};
 use super::kernel::{self, Format, Kernel, Left, MR, NR, Tile};
 use super::linear::{Grid, Rows};
+use super::sum::{Onto, runs};
 
 /// Rows that are added up in registers before they go to memory.
-const DEPTH: usize = 512;
+pub(in crate::model) const DEPTH: usize = 512;
 
 /// Tiles of rows of dW that stay in the cache with one panel of x.
 const TILES: usize = 8;
 
-/// `[n, k]` from some rows of x and as many rows of dy.
-pub(in crate::model) fn of(x: (&Tensor, Rows), dy: (&Tensor, Rows)) -> Result<Tensor> {
-    x.0.apply_op2_no_bwd(dy.0, &WeightGradient { x: x.1, dy: dy.1 })
+/// `[n, k]` from some rows of x and as many rows of dy, added to what earlier clips gave.
+pub(in crate::model) fn of(
+    x: (&Tensor, Rows),
+    dy: (&Tensor, Rows),
+    onto: Onto<'_>,
+) -> Result<Tensor> {
+    onto.read(|earlier| {
+        let gradient = WeightGradient {
+            x: x.1,
+            dy: dy.1,
+            clip: onto.clip,
+            earlier,
+        };
+        x.0.apply_op2_no_bwd(dy.0, &gradient)
+    })
 }
 
-struct WeightGradient {
+struct WeightGradient<'a> {
     x: Rows,
     dy: Rows,
+    /// Rows of a clip.
+    clip: usize,
+    earlier: Option<&'a [f32]>,
 }
 
-impl CustomOp2 for WeightGradient {
+impl CustomOp2 for WeightGradient<'_> {
     fn name(&self) -> &'static str {
         "weight-gradient"
     }
@@ -65,11 +83,23 @@ impl CustomOp2 for WeightGradient {
             left: vec![0.0; n.next_multiple_of(kernel.rows()) * DEPTH],
             right: unfilled(k.next_multiple_of(NR) * DEPTH),
         };
-        let mut dw = vec![0.0; n * k];
-        for first in (0..of_x.count()).step_by(DEPTH) {
-            let depth = DEPTH.min(of_x.count() - first);
+        let mut dw = match self.earlier {
+            Some(earlier) if earlier.len() == n * k => earlier.to_vec(),
+            Some(earlier) => candle_core::bail!("{} earlier sums for {n} × {k}", earlier.len()),
+            None => vec![0.0; n * k],
+        };
+        let mut rest = runs(of_x.count(), self.clip, DEPTH).into_iter().peekable();
+        while let Some(run) = rest.next() {
+            let first = run.start;
+            // Runs of short clips are packed together.
+            let mut packed = Vec::new();
+            packed.push(0..run.len());
+            while let Some(next) = rest.next_if(|next| next.end - first <= DEPTH) {
+                packed.push(next.start - first..next.end - first);
+            }
+            let depth = packed.last().map_or(0, |last| last.end);
             sums.pack(x, dy, first, depth);
-            sums.add(depth, &mut dw);
+            sums.add(&packed, &mut dw);
         }
         Ok(output(dw, (n, k)))
     }
@@ -124,7 +154,8 @@ impl Sums {
             });
     }
 
-    fn add(&self, depth: usize, dw: &mut [f32]) {
+    /// Adds the runs of packed rows, one after the other.
+    fn add(&self, runs: &[Range<usize>], dw: &mut [f32]) {
         let (panels, tiles) = (self.k.div_ceil(NR), self.n.div_ceil(self.kernel.rows()));
         let units = tiles.div_ceil(TILES);
         let parts = (4 * rayon::current_num_threads())
@@ -136,21 +167,24 @@ impl Sums {
             let (part, unit) = (unit % parts, unit / parts);
             for j in part * per_part..panels.min((part + 1) * per_part) {
                 for t in unit * TILES..tiles.min((unit + 1) * TILES) {
-                    self.add_tile(t, j, depth, out);
+                    for run in runs {
+                        self.add_tile(t, j, run, out);
+                    }
                 }
             }
         });
     }
 
-    fn add_tile(&self, t: usize, j: usize, depth: usize, out: Out<f32>) {
+    fn add_tile(&self, t: usize, j: usize, run: &Range<usize>, out: Out<f32>) {
         let mut tile: Tile = [[0.0; NR]; MR];
         let rows = self.kernel.rows();
-        let left = Left::floats(self.left[t * DEPTH * rows..].as_ptr(), 1, rows);
-        let panel = &self.right[j * DEPTH * NR..][..depth * NR];
-        // SAFETY: a packed tile has its rows of `depth` ≤ DEPTH elements; the panel has `depth` · 16.
+        let left = &self.left[t * DEPTH * rows + run.start * rows..][..run.len() * rows];
+        let left = Left::floats(left.as_ptr(), 1, rows);
+        let panel = &self.right[j * DEPTH * NR + run.start * NR..][..run.len() * NR];
+        // SAFETY: a packed tile has its rows of as many elements as the run has, from the run's start on; the panel has 16 times as many.
         unsafe {
             self.kernel
-                .tile(rows, depth, left, panel.as_ptr(), &mut tile)
+                .tile(rows, run.len(), left, panel.as_ptr(), &mut tile)
         };
         let width = NR.min(self.k - j * NR);
         for (i, sums) in tile.iter().enumerate().take(rows.min(self.n - t * rows)) {

@@ -6,8 +6,8 @@ use tonic::Status;
 
 use super::names;
 use super::spec::{
-    of_adapter, of_duration, of_evaluation, of_hyper, of_sampling, of_split, of_state, of_time,
-    signed, split,
+    of_adapter, of_duration, of_evaluation, of_hyper, of_listed_evaluation, of_sampling, of_split,
+    of_state, of_time, signed, split,
 };
 use crate::engine::ResidencyRecord;
 use crate::ids::AdapterVersion;
@@ -151,6 +151,7 @@ pub(in crate::rpc) fn of_listed_version(record: VersionRecord) -> v1::AdapterVer
     let mut version = of_version(record);
     if let Some(evaluation) = &mut version.evaluation {
         evaluation.confusion = Vec::new();
+        evaluation.confusion_cells = Vec::new();
         evaluation.labels = Vec::new();
     }
     version
@@ -183,13 +184,7 @@ fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
     // Without labels it is a listing: then what grows with the square of their number is left out.
     let evaluation = match labels {
         Some(labels) => of_evaluation(&result.evaluation, labels),
-        None => v1::Evaluation {
-            examples: signed(result.evaluation.examples),
-            top1: result.evaluation.top1,
-            top5: result.evaluation.top5,
-            loss: result.evaluation.loss,
-            ..Default::default()
-        },
+        None => of_listed_evaluation(&result.evaluation),
     };
     v1::JobResult {
         version: String::new(),

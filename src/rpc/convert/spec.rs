@@ -8,8 +8,8 @@ use tonic::Status;
 use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::{
-    AdapterConfig, ClipSampling, Evaluation, HyperParameters, Invalid, JobState, LabelSet,
-    RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, Cell, ClipSampling, Evaluation, HyperParameters, Invalid, JobState, LabelCounts,
+    LabelSet, RotationPolicy, Sampling, SpatialViews, Split,
 };
 
 /// A domain complaint as a violation of a field below `path`.
@@ -185,16 +185,11 @@ pub(in crate::rpc) fn of_state(state: JobState) -> v1::JobState {
     }
 }
 
+/// Labels up to which a confusion matrix is shown row by row as well.
+const SHOWN_ROWS: usize = 256;
+
 /// Metrics as the API shows them, with each label's precision and recall out of the confusion matrix.
 pub(in crate::rpc) fn of_evaluation(evaluation: &Evaluation, labels: &LabelSet) -> v1::Evaluation {
-    let n = labels.len();
-    let cell = |row: usize, column: usize| {
-        evaluation
-            .confusion
-            .get(row * n + column)
-            .copied()
-            .unwrap_or(0)
-    };
     let share = |part: u64, whole: u64| {
         if whole == 0 {
             0.0
@@ -202,23 +197,41 @@ pub(in crate::rpc) fn of_evaluation(evaluation: &Evaluation, labels: &LabelSet) 
             part as f64 / whole as f64
         }
     };
-    let of_label = |(i, label): (usize, &String)| {
-        let actual = (0..n).map(|column| cell(i, column)).sum();
-        let predicted = (0..n).map(|row| cell(row, i)).sum();
-        v1::LabelMetrics {
-            label: label.clone(),
-            precision: share(cell(i, i), predicted),
-            recall: share(cell(i, i), actual),
-            examples: signed(actual),
-        }
+    let of_label = |(label, counts): (&String, LabelCounts)| v1::LabelMetrics {
+        label: label.clone(),
+        precision: share(counts.right, counts.predicted),
+        recall: share(counts.right, counts.examples),
+        examples: signed(counts.examples),
     };
+    let confusion = &evaluation.confusion;
+    let counts = confusion.label_counts(labels.len());
+    let rows = confusion.rows(labels.len(), SHOWN_ROWS);
+    v1::Evaluation {
+        confusion: rows.into_iter().map(signed).collect(),
+        confusion_cells: confusion.cells().iter().map(of_cell).collect(),
+        confusion_cells_left_out: signed(confusion.left_out()),
+        labels: labels.as_slice().iter().zip(counts).map(of_label).collect(),
+        ..of_listed_evaluation(evaluation)
+    }
+}
+
+/// Metrics without what grows with the number of labels.
+pub(in crate::rpc) fn of_listed_evaluation(evaluation: &Evaluation) -> v1::Evaluation {
     v1::Evaluation {
         examples: signed(evaluation.examples),
         top1: evaluation.top1,
         top5: evaluation.top5,
         loss: evaluation.loss,
-        confusion: evaluation.confusion.iter().copied().map(signed).collect(),
-        labels: labels.as_slice().iter().enumerate().map(of_label).collect(),
+        problem: evaluation.problem.clone().unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+fn of_cell(cell: &Cell) -> v1::ConfusionCell {
+    v1::ConfusionCell {
+        label: cell.label,
+        predicted: cell.predicted,
+        examples: signed(cell.examples),
     }
 }
 
@@ -246,6 +259,29 @@ pub(in crate::rpc) fn of_duration(duration: Duration) -> prost_types::Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Confusion;
+
+    #[test]
+    fn metrics_of_the_most_labels_fit_into_a_message() {
+        use prost::Message;
+
+        let most = crate::spec::MAX_LABELS;
+        // As long as labels can be.
+        let labels = (0..most).map(|label| format!("{label:0>255}")).collect();
+        let labels = LabelSet::new(labels).unwrap();
+        let counted = (0..most as u32)
+            .flat_map(|label| [((label, label), 9), ((label, 0), u64::from(label) + 1)])
+            .collect();
+        let evaluation = Evaluation {
+            confusion: Confusion::new(counted, most),
+            ..Default::default()
+        };
+        let shown = of_evaluation(&evaluation, &labels);
+        assert!(shown.confusion.is_empty());
+        let bytes =
+            shown.encoded_len() + labels.as_slice().iter().map(|l| l.len() + 4).sum::<usize>();
+        assert!(bytes < 16 << 20, "{bytes}");
+    }
 
     #[test]
     fn zeros_mean_the_documented_defaults() {
@@ -283,10 +319,12 @@ mod tests {
         let labels = LabelSet::new(vec!["a".into(), "b".into()]).unwrap();
         let evaluation = Evaluation {
             examples: 4,
-            confusion: vec![1, 1, 0, 2],
+            confusion: Confusion::from_rows(&[1, 1, 0, 2]).unwrap(),
             ..Default::default()
         };
         let shown = of_evaluation(&evaluation, &labels);
+        assert_eq!(shown.confusion, [1, 1, 0, 2]);
+        assert_eq!(shown.confusion_cells.len(), 3);
         assert_eq!(shown.labels[0].recall, 0.5);
         assert_eq!(shown.labels[0].precision, 1.0);
         assert_eq!(shown.labels[1].recall, 1.0);

@@ -78,6 +78,16 @@ fn metadata_errors() {
             "VIDEO_NOT_FOUND",
         ),
         (
+            Error::TooManyLabels {
+                dataset: "many".parse().unwrap(),
+                labels: 20_001,
+                limit: 20_000,
+            }
+            .into(),
+            Code::InvalidArgument,
+            "TOO_MANY_LABELS",
+        ),
+        (
             Error::EtagMismatch {
                 task: task(),
                 etag: "7".into(),

@@ -18,7 +18,7 @@ pub(super) use request::{Request, Wanted};
 pub(super) const LONGEST: usize = 16 * 1024;
 
 const MAGIC: u32 = 0x5646_5346;
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

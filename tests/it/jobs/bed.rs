@@ -123,6 +123,7 @@ impl Bed {
                 device,
                 backbone: Arc::new(backbone_of(backbone_config())),
                 metrics,
+                scratch: directory.join("features"),
             },
             _lock: lock,
             drain,
@@ -139,7 +140,7 @@ impl Bed {
             poll: Duration::from_millis(50),
             ..config
         };
-        let (handle, service) = jobs::new(config, Arc::clone(&self.parts.metadata));
+        let (handle, service) = self.make(config);
         let (drain, signal) = shutdown::channel();
         let running = tokio::spawn(service.run(self.parts.clone(), signal));
         Runners {
@@ -151,7 +152,16 @@ impl Bed {
 
     /// A handle without runners.
     pub(super) fn handle(&self) -> jobs::Handle {
-        jobs::new(jobs::Config::default(), Arc::clone(&self.parts.metadata)).0
+        self.handle_with(jobs::Config::default())
+    }
+
+    pub(super) fn handle_with(&self, config: jobs::Config) -> jobs::Handle {
+        self.make(config).0
+    }
+
+    fn make(&self, config: jobs::Config) -> (jobs::Handle, jobs::Service) {
+        let parts = &self.parts;
+        jobs::new(config, Arc::clone(&parts.metadata), &parts.backbone)
     }
 
     pub(super) async fn close(self) {

@@ -11,8 +11,8 @@ use frameshift::metadata::{
     NewVideo, Outcome, Published, VersionManifest, VideoProbe, VideoRecord,
 };
 use frameshift::spec::{
-    AdapterConfig, ClipSampling, Digest, Evaluation, HyperParameters, JobState, LabelSet,
-    Precision, RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, HyperParameters, JobState,
+    LabelSet, Precision, RotationPolicy, Sampling, SpatialViews, Split,
 };
 
 pub(crate) type Store = Arc<dyn MetadataStore>;
@@ -192,7 +192,8 @@ pub(crate) fn manifest(job: &JobRecord) -> VersionManifest {
             top1: 2.0 / 3.0,
             top5: 1.0,
             loss: 0.1,
-            confusion: vec![1, 0, 1, 1],
+            confusion: Confusion::from_rows(&[1, 0, 1, 1]).expect("a square"),
+            problem: None,
         },
     }
 }

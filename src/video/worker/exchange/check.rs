@@ -76,7 +76,9 @@ fn out_of_range(asked: &Sampling, missing: OutOfRange) -> Option<Error> {
     let is_asked = match asked {
         Sampling::Indices(indices) => indices.contains(&index),
         Sampling::Windows(windows) => index >= windows.first,
-        Sampling::Uniform | Sampling::Strided(_) | Sampling::Fps(_) => false,
+        Sampling::Uniform | Sampling::Strided(_) | Sampling::StridedPart(_) | Sampling::Fps(_) => {
+            false
+        }
     };
     (is_asked && index >= count).then_some(if matches!(asked, Sampling::Windows(_)) {
         Error::WindowOutOfRange {

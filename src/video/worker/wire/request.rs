@@ -7,8 +7,8 @@ use super::{Kind, Reader, Writer};
 use crate::spec::{Normalization, RotationPolicy};
 use crate::video::answer::{Containers, Ratio};
 use crate::video::request::{
-    ClipSpec, ColorPolicy, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling, Views,
-    Windows,
+    ClipSpec, ColorPolicy, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling,
+    StridedPart, Views, Windows,
 };
 
 /// What is wanted of a video.
@@ -135,9 +135,11 @@ impl Writer {
         self.sampling(&spec.sampling);
         let indices: &[u32] = match &spec.sampling {
             Sampling::Indices(indices) => indices,
-            Sampling::Uniform | Sampling::Strided(_) | Sampling::Fps(_) | Sampling::Windows(_) => {
-                &[]
-            }
+            Sampling::Uniform
+            | Sampling::Strided(_)
+            | Sampling::StridedPart(_)
+            | Sampling::Fps(_)
+            | Sampling::Windows(_) => &[],
         };
         for i in 0..MAX_SELECTED {
             self.u32(indices.get(i).copied().unwrap_or(0));
@@ -177,7 +179,7 @@ impl Writer {
         }
     }
 
-    /// Tag, number, two times; explicit indices follow apart.
+    /// Tag, number, two times, a ratio, and the place of a part; explicit indices follow apart.
     fn sampling(&mut self, sampling: &Sampling) {
         const NONE: Duration = Duration::ZERO;
         let (tag, number, first, second) = match sampling {
@@ -186,6 +188,7 @@ impl Writer {
             Sampling::Indices(_) => (2, 0, NONE, NONE),
             Sampling::Fps(_) => (3, 0, NONE, NONE),
             Sampling::Windows(windows) => (4, windows.first, windows.length, windows.stride),
+            Sampling::StridedPart(part) => (5, part.rate.get(), NONE, NONE),
         };
         self.u8(tag);
         self.u32(number);
@@ -195,12 +198,23 @@ impl Writer {
             Sampling::Fps(rate) => *rate,
             Sampling::Uniform
             | Sampling::Strided(_)
+            | Sampling::StridedPart(_)
             | Sampling::Indices(_)
             | Sampling::Windows(_) => Ratio {
                 numerator: 0,
                 denominator: 1,
             },
         });
+        let (of, first) = match sampling {
+            Sampling::StridedPart(part) => (part.of.get(), part.first),
+            Sampling::Uniform
+            | Sampling::Strided(_)
+            | Sampling::Indices(_)
+            | Sampling::Fps(_)
+            | Sampling::Windows(_) => (0, 0),
+        };
+        self.u8(of);
+        self.u8(first);
     }
 }
 
@@ -226,6 +240,7 @@ impl Reader<'_> {
         let temporal_views = NonZeroU8::new(self.u8()?)?;
         let (tag, number) = (self.u8()?, self.u32()?);
         let (length, stride, fps) = (self.duration()?, self.duration()?, self.ratio()?);
+        let (of, first) = (self.u8()?, self.u8()?);
         let selected = usize::from(frames.get()) * usize::from(temporal_views.get());
         let mut indices = Vec::with_capacity(MAX_SELECTED);
         for _ in 0..MAX_SELECTED {
@@ -243,6 +258,11 @@ impl Reader<'_> {
                 length,
                 stride,
                 first: number,
+            }),
+            5 => Sampling::StridedPart(StridedPart {
+                rate: NonZeroU32::new(number)?,
+                of: NonZeroU8::new(of)?,
+                first,
             }),
             _ => return None,
         };

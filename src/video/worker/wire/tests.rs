@@ -9,7 +9,7 @@ use crate::video::answer::{Codec, Container, Probe, Rotation, Warning, Warnings}
 use crate::video::decode::{Outcome, Refusal};
 use crate::video::reject::Reject;
 use crate::video::request::{
-    ClipSpec, ColorPolicy, Limits, PictureSpec, Rect, Sampling, Views, Windows,
+    ClipSpec, ColorPolicy, Limits, PictureSpec, Rect, Sampling, StridedPart, Views, Windows,
 };
 use crate::video::sampling::OutOfRange;
 
@@ -47,6 +47,14 @@ fn requests() -> Vec<Request> {
         }),
         ..clip.clone()
     };
+    let part = ClipSpec {
+        sampling: Sampling::StridedPart(StridedPart {
+            rate: NonZeroU32::new(7).unwrap(),
+            of: NonZeroU8::new(10).unwrap(),
+            first: 6,
+        }),
+        ..clip.clone()
+    };
     let pictures = PictureSpec {
         frames: NonZeroU16::new(3).unwrap(),
         sampling: Sampling::Indices(vec![5, 0, 7]),
@@ -59,6 +67,7 @@ fn requests() -> Vec<Request> {
         Wanted::Clip(clip),
         Wanted::Clip(windows),
         Wanted::Clip(by_rate),
+        Wanted::Clip(part),
         Wanted::Pictures(pictures),
     ]
     .into_iter()

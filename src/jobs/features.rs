@@ -1,0 +1,215 @@
+//! The frozen features of a linear probe's training examples, in a file that one job owns.
+//!
+//! Invariant: a file says how many rows are whole, and those are on the disk before it says so; it spares work only, so that whatever is wrong with it, it
+//! is begun anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::ids::{JobId, TenantId};
+use crate::spec::Digest;
+
+/// Begins every file.
+const MAGIC: [u8; 8] = *b"fsfeat\x00\x01";
+/// Magic number, key, width of a row, whole rows.
+const HEADER: u64 = 8 + 32 + 8 + 8;
+/// Rows after which what was written is made durable.
+const SYNC: u64 = 1024;
+
+/// One job's features.
+#[derive(Debug)]
+pub(super) struct Features {
+    file: File,
+    width: usize,
+    /// Rows that were written, and those that the file says are whole.
+    written: u64,
+    whole: u64,
+}
+
+/// Where a job's features are.
+pub(super) fn path(folder: &Path, tenant: &TenantId, job: JobId) -> PathBuf {
+    folder.join(format!("{job}.{tenant}.features"))
+}
+
+/// Whose features a file of this name has.
+pub(super) fn owner(path: &Path) -> Option<(TenantId, JobId)> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".features")?;
+    let (job, tenant) = name.split_once('.')?;
+    Some((tenant.parse().ok()?, job.parse().ok()?))
+}
+
+/// Removes a file; one that is not there is no error.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+impl Features {
+    /// Opens or begins a file whose rows have `width` values; `key` says what they were computed from.
+    pub(super) fn open(path: &Path, key: Digest, width: usize) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path)?;
+        let mut header = [0; HEADER as usize];
+        let whole = match file.read_exact_at(&mut header, 0) {
+            Ok(()) if header[..48] == Self::header(key, width) => number(&header[48..]),
+            Ok(()) => 0,
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
+            Err(error) => return Err(error),
+        };
+        let fits = |whole: &u64| {
+            file.metadata()
+                .is_ok_and(|own| own.len() >= at(*whole, width))
+        };
+        let whole = Some(whole).filter(fits).unwrap_or(0);
+        let features = Self {
+            file,
+            width,
+            written: whole,
+            whole,
+        };
+        if whole == 0 {
+            features.file.set_len(0)?;
+            features.file.write_all_at(&Self::header(key, width), 0)?;
+            features.file.write_all_at(&0_u64.to_le_bytes(), 48)?;
+        }
+        Ok(features)
+    }
+
+    fn header(key: Digest, width: usize) -> [u8; 48] {
+        let mut header = [0; 48];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..40].copy_from_slice(&key.0);
+        header[40..].copy_from_slice(&(width as u64).to_le_bytes());
+        header
+    }
+
+    /// Rows that are there.
+    pub(super) fn rows(&self) -> u64 {
+        self.written
+    }
+
+    /// Adds rows after those that are there.
+    pub(super) fn append(&mut self, rows: &[Vec<f32>]) -> io::Result<()> {
+        if rows.iter().any(|row| row.len() != self.width) {
+            let problem = format!("a row is not of {} values", self.width);
+            return Err(io::Error::new(ErrorKind::InvalidInput, problem));
+        }
+        let values = rows.iter().flatten();
+        let bytes: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
+        self.file
+            .write_all_at(&bytes, at(self.written, self.width))?;
+        self.written += rows.len() as u64;
+        if self.written - self.whole >= SYNC {
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Makes every row durable.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.file.write_all_at(&self.written.to_le_bytes(), 48)?;
+        self.whole = self.written;
+        Ok(())
+    }
+
+    /// Reads rows by number.
+    pub(super) fn read(&self, rows: &[usize]) -> io::Result<Vec<Vec<f32>>> {
+        let mut bytes = vec![0; self.width * size_of::<f32>()];
+        let read = |row: &usize| {
+            self.file
+                .read_exact_at(&mut bytes, at(*row as u64, self.width))?;
+            let (quads, _) = bytes.as_chunks();
+            Ok(quads.iter().map(|quad| f32::from_le_bytes(*quad)).collect())
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+/// Where a row begins.
+fn at(row: u64, width: usize) -> u64 {
+    HEADER.saturating_add(row.saturating_mul((width * size_of::<f32>()) as u64))
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(range: std::ops::Range<u64>) -> Vec<Vec<f32>> {
+        range.map(|i| vec![i as f32, -(i as f32), 0.5]).collect()
+    }
+
+    #[test]
+    fn rows_survive_a_restart_as_far_as_they_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(
+            &folder.path().join("below"),
+            &"owner".parse().unwrap(),
+            JobId::generate(),
+        );
+        let key = Digest([1; 32]);
+        let mut features = Features::open(&path, key, 3).unwrap();
+        features.append(&rows(0..10)).unwrap();
+        features.finish().unwrap();
+        features.append(&rows(10..15)).unwrap();
+        assert_eq!(features.rows(), 15);
+        // A crash: five rows were never said to be whole.
+        drop(features);
+        let mut features = Features::open(&path, key, 3).unwrap();
+        assert_eq!(features.rows(), 10);
+        features.append(&rows(10..2000)).unwrap();
+        assert_eq!(
+            features.read(&[1999, 0, 9, 10]).unwrap(),
+            [rows(1999..2000), rows(0..1), rows(9..11)].concat()
+        );
+        assert!(features.append(&[vec![0.0]]).is_err());
+        drop(features);
+        assert_eq!(Features::open(&path, key, 3).unwrap().rows(), 2000);
+    }
+
+    #[test]
+    fn features_of_something_else_or_a_cut_file_are_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("features");
+        let write = |key| {
+            let mut features = Features::open(&path, key, 3).unwrap();
+            features.append(&rows(0..9)).unwrap();
+            features.finish().unwrap();
+        };
+        let rows = |key, width| Features::open(&path, key, width).unwrap().rows();
+        write(Digest([1; 32]));
+        assert_eq!(rows(Digest([1; 32]), 3), 9);
+        assert_eq!(rows(Digest([2; 32]), 3), 0);
+        write(Digest([1; 32]));
+        assert_eq!(rows(Digest([1; 32]), 4), 0);
+        write(Digest([1; 32]));
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(at(8, 3) + 5).unwrap();
+        assert_eq!(rows(Digest([1; 32]), 3), 0);
+        fs::write(&path, b"x").unwrap();
+        assert_eq!(rows(Digest([1; 32]), 3), 0);
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_job() {
+        let (tenant, job) = ("a.b-c".parse().unwrap(), JobId::generate());
+        let path = path(Path::new("/x"), &tenant, job);
+        assert_eq!(owner(&path), Some((tenant, job)));
+        assert_eq!(owner(Path::new("/x/y.features")), None);
+        assert!(remove(Path::new("/nowhere/at/all")).is_ok());
+    }
+}

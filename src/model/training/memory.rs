@@ -1,0 +1,260 @@
+//! What a training step takes, from the sizes alone, and how it is divided so that it takes no more than it may.
+//!
+//! Invariant: pure; how a step is divided changes no bit of its result.
+
+use super::Keep;
+use crate::model::block::{Reach, Tokens};
+use crate::model::layout::Layout;
+use crate::model::ops::{Format, Numbers, weight_gradient};
+use crate::model::{BackboneConfig, Error};
+use crate::spec::{AdapterConfig, Precision};
+
+/// Fewest tokens of a micro-batch that still fill the device: rather than divide a step further, activations are computed again.
+const FULL: usize = 2048;
+
+/// The sizes that a training step's memory follows from.
+#[derive(Debug, Clone)]
+pub struct StepShape {
+    config: BackboneConfig,
+    precision: Precision,
+    layout: Layout,
+    num_frames: usize,
+    /// The lowest block that the backward reaches; the number of blocks when it reaches none.
+    lowest: usize,
+}
+
+/// The lowest blocks that keep things for the backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keeps {
+    /// Everything but perhaps the MLP's hidden values: those below keep their input alone.
+    pub(super) most: usize,
+    /// The MLP's hidden values too; not below `most`.
+    pub(super) hidden: usize,
+}
+
+/// How a step is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Division {
+    /// Clips of a micro-batch; the last one may have fewer.
+    pub(super) clips: usize,
+    pub(super) keeps: Keeps,
+}
+
+impl Keeps {
+    pub(super) const ALL: Self = Self { most: 0, hidden: 0 };
+}
+
+impl StepShape {
+    /// A step of adapters and a head of so many classes on a backbone, with clips of `num_frames` frames.
+    ///
+    /// # Errors
+    /// When the adapters do not fit the backbone.
+    pub fn new(
+        (backbone, precision): (&BackboneConfig, Precision),
+        adapter: AdapterConfig,
+        classes: usize,
+        num_frames: usize,
+    ) -> Result<Self, Error> {
+        let layout = Layout::new(backbone, adapter, classes)?;
+        Ok(Self::of((backbone, precision), layout, num_frames))
+    }
+
+    pub(super) fn of(
+        (backbone, precision): (&BackboneConfig, Precision),
+        layout: Layout,
+        num_frames: usize,
+    ) -> Self {
+        Self {
+            config: backbone.clone(),
+            precision,
+            lowest: layout.lowest_live_block().unwrap_or(backbone.layers),
+            layout,
+            num_frames: num_frames.max(1),
+        }
+    }
+
+    /// Bytes of the weights that learn, as 32-bit floats.
+    pub fn weights_bytes(&self) -> u64 {
+        let weights = self.layout.weights().into_iter();
+        weights.map(|(_, shape)| bytes_of(&shape)).sum()
+    }
+
+    /// Bytes of what a step makes of the weights before it runs, and of what it adds up: both packed copies, the gradients, and the operands and partial
+    /// sums of one gradient.
+    pub fn weights_work_bytes(&self) -> u64 {
+        const PANEL: usize = 16;
+        let weights = self.layout.weights();
+        let packed = |shape: &[usize]| match *shape {
+            [n, k] => {
+                let both = n.next_multiple_of(PANEL) * k + n * k.next_multiple_of(PANEL);
+                (both * size_of::<f32>()) as u64
+            }
+            _ => bytes_of(shape),
+        };
+        let packed: u64 = weights.iter().map(|(_, shape)| packed(shape)).sum();
+        let largest = weights.iter().map(|(_, shape)| bytes_of(shape)).max();
+        let widest = self.config.width.max(self.layout.classes) + self.config.width;
+        let operands = (widest * weight_gradient::DEPTH * size_of::<f32>()) as u64;
+        // Gradients twice: one that is added to is copied.
+        packed + self.weights_bytes() + 2 * largest.unwrap_or(0) + operands
+    }
+
+    /// Bytes of a decoded clip.
+    pub fn clip_bytes(&self) -> u64 {
+        (self.num_frames * self.config.frame_len() * size_of::<f32>()) as u64
+    }
+
+    /// Bytes of what the head keeps of so many clips until the step ends: features, logits and their gradients.
+    pub fn head_bytes(&self, clips: usize) -> u64 {
+        (clips * (3 * self.config.width + 6 * self.layout.classes) * size_of::<f32>()) as u64
+    }
+
+    /// Bytes of what passes through a forward of one clip.
+    pub fn forward_bytes(&self) -> u64 {
+        let passing = 4 * self.config.width + 2 * self.config.mlp_width;
+        (self.num_frames * self.config.tokens() * passing * size_of::<f32>()) as u64
+    }
+
+    /// Fewest bytes of activations with which a step can run: one clip at a time, with everything computed again.
+    pub fn least_bytes(&self) -> u64 {
+        self.held(1, self.least())
+    }
+
+    fn least(&self) -> Keeps {
+        Keeps {
+            most: self.config.layers,
+            hidden: self.config.layers,
+        }
+    }
+
+    /// Divides a step of so many clips: as a whole, or in as few micro-batches as keep everything; when those do not fill the device, in such that do and
+    /// compute as little as possible again; else clip by clip.
+    pub(super) fn divided(&self, clips: usize, keep: Keep) -> Division {
+        let bytes = match keep {
+            Keep::All => {
+                let keeps = Keeps::ALL;
+                return Division { clips, keeps };
+            }
+            Keep::Recompute => {
+                let keeps = self.least();
+                return Division { clips, keeps };
+            }
+            Keep::Within(bytes) => bytes,
+        };
+        let fits = |&Division { clips, keeps }: &Division| self.held(clips, keeps) <= bytes;
+        let per_clip = self.num_frames * self.config.tokens();
+        let full = FULL.div_ceil(per_clip).clamp(1, clips.max(1));
+        let whole = (1..=clips)
+            .map(|parts| clips.div_ceil(parts))
+            .take_while(|clips| *clips >= full)
+            .map(|clips| Division {
+                clips,
+                keeps: Keeps::ALL,
+            });
+        let again = self.levels().map(|keeps| Division { clips: full, keeps });
+        let small = (1..full).rev().map(|clips| Division {
+            clips,
+            keeps: self.least(),
+        });
+        let mut all = whole.chain(again).chain(small);
+        all.find(fits).unwrap_or(Division {
+            clips: 1,
+            keeps: self.least(),
+        })
+    }
+
+    /// What can be kept, from everything to the least.
+    fn levels(&self) -> impl Iterator<Item = Keeps> {
+        let (most, blocks, least) = (self.lowest, self.config.layers, self.least());
+        let without_hidden = (most..=blocks).map(move |hidden| Keeps { most, hidden });
+        without_hidden.chain((most..blocks).map(move |most| Keeps { most, ..least }))
+    }
+
+    /// Blocks whose forward runs again for the backward.
+    pub(super) fn recomputed_blocks(&self, keeps: Keeps) -> usize {
+        keeps.most.saturating_sub(self.lowest)
+    }
+
+    /// Other blocks whose first product of the MLP runs again.
+    pub(super) fn recomputed_mlps(&self, keeps: Keeps) -> usize {
+        keeps.hidden.saturating_sub(self.lowest) - self.recomputed_blocks(keeps)
+    }
+
+    /// Bytes of activations of a micro-batch at the peak: either when the backward begins, or when it computes a block or an MLP again after those above it
+    /// were freed.
+    pub(super) fn held(&self, clips: usize, keeps: Keeps) -> u64 {
+        let config = &self.config;
+        let tokens = clips * self.num_frames * config.tokens();
+        let inputs = self.lowest..keeps.most.clamp(self.lowest, config.layers);
+        let kept = |block| {
+            let hidden = if block < keeps.hidden {
+                self.hidden_of(block)
+            } else {
+                0
+            };
+            self.kept_by(block) - hidden
+        };
+        let above: usize = (inputs.end..config.layers).map(kept).sum();
+        let block_again = inputs.clone().map(|i| self.kept_by(i)).max().unwrap_or(0);
+        let mlps = inputs.end..keeps.hidden.clamp(inputs.end, config.layers);
+        let mlp_again = mlps.map(|i| self.hidden_of(i)).max().unwrap_or(0);
+        let passing = 4 * config.width + 2 * config.mlp_width;
+        let exact = (inputs.len() * config.width + passing) * size_of::<f32>();
+        (tokens * (exact + (above + mlp_again).max(block_again))) as u64
+    }
+
+    pub(super) fn lowest(&self) -> usize {
+        self.lowest
+    }
+
+    /// Tokens that leave the block, and how far its backward goes.
+    pub(super) fn plan(&self, block: usize) -> (Tokens, Reach) {
+        let tokens = if block + 1 == self.config.layers {
+            Tokens::Class
+        } else {
+            Tokens::All
+        };
+        let reach = match block.cmp(&self.lowest) {
+            std::cmp::Ordering::Less => Reach::Nothing,
+            std::cmp::Ordering::Equal => Reach::Weights,
+            std::cmp::Ordering::Greater => Reach::Input,
+        };
+        (tokens, reach)
+    }
+
+    /// Bytes for each token that what the activation of a block's MLP reads takes, in the format of the products.
+    fn hidden_of(&self, block: usize) -> usize {
+        match self.plan(block).0 {
+            Tokens::All => self.config.mlp_width * self.stored(),
+            Tokens::Class => 0,
+        }
+    }
+
+    /// Bytes of a value in the format of the products.
+    fn stored(&self) -> usize {
+        Numbers::beside(Format::of(self.precision)).bytes()
+    }
+
+    /// Bytes for each token that a block keeps when it keeps everything.
+    fn kept_by(&self, block: usize) -> usize {
+        let (c, adapter) = (self.config.width, &self.layout.config);
+        let narrow = adapter.adapter_width as usize;
+        let of = |is: bool, values: usize| usize::from(is) * values;
+        let (tokens, reach) = self.plan(block);
+        // Queries to values wait in the format of the products.
+        let stored = self.stored();
+        let sections = if tokens == Tokens::Class { 2 } else { 3 };
+        let is_all = tokens == Tokens::All;
+        // The inputs of the adapters before attention and before the MLP, or of these, and the adapters' own.
+        let attends = reach == Reach::Input || adapter.adapter_pre_attn;
+        let exact = of(attends, c)
+            + of(adapter.adapter_pre_attn, narrow)
+            + of(is_all, c + of(adapter.adapter_pre_mlp, narrow));
+        let heads = of(attends, sections * c);
+        exact * size_of::<f32>() + heads * stored + self.hidden_of(block)
+    }
+}
+
+fn bytes_of(shape: &[usize]) -> u64 {
+    (shape.iter().product::<usize>() * size_of::<f32>()) as u64
+}

@@ -1,0 +1,74 @@
+//! What of a task's shape depends on the backbone that it runs on.
+
+use super::{AdapterConfig, ClipSampling, Invalid};
+
+/// Most values of one temporal view of a clip, its spatial views together: what a video worker's memory has room for.
+pub const MAX_CLIP_VALUES: usize = 64 << 20;
+
+/// The sizes of a backbone that limit its tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Side of a view in pixels.
+    pub image_size: usize,
+    /// Blocks.
+    pub layers: usize,
+}
+
+impl Geometry {
+    /// Checks that a task can be trained and classified with this backbone.
+    ///
+    /// # Errors
+    /// Names the first field that cannot, as a path below the task.
+    pub fn check(&self, adapter: &AdapterConfig, sampling: &ClipSampling) -> Result<(), Invalid> {
+        if let Some(layers) = adapter.adapter_layers
+            && adapter.has_sites()
+            && layers.get() as usize > self.layers
+        {
+            let problem = format!("the backbone has {} blocks, got {layers}", self.layers);
+            return Err(Invalid::new("adapter.adapter_layers", problem));
+        }
+        let (side, views) = (self.image_size, sampling.spatial_views.count());
+        let values = |frames: usize| 3 * side * side * views * frames;
+        let frames = usize::from(sampling.num_frames.get());
+        if values(frames) > MAX_CLIP_VALUES {
+            let most = MAX_CLIP_VALUES / values(1).max(1);
+            let problem = format!(
+                "at most {most} frames of {side} px in {views} spatial views can be decoded together, got {frames}"
+            );
+            return Err(Invalid::new("sampling.num_frames", problem));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{RotationPolicy, Sampling, SpatialViews};
+
+    #[test]
+    fn what_the_backbone_cannot_do_is_named() {
+        let geometry = |image_size, layers| Geometry { image_size, layers };
+        let sampling = |frames: u16| ClipSampling {
+            num_frames: frames.try_into().unwrap(),
+            sampling: Sampling::Uniform,
+            temporal_views: 1.try_into().unwrap(),
+            spatial_views: SpatialViews::Three,
+            rotation: RotationPolicy::Display,
+        };
+        let adapter = AdapterConfig {
+            adapter_width: 8,
+            adapter_layers: 7.try_into().ok(),
+            adapter_pre_mlp: true,
+            ..AdapterConfig::LINEAR_PROBE
+        };
+        let field = |geometry: Geometry, frames| {
+            let checked = geometry.check(&adapter, &sampling(frames));
+            checked.map_err(|invalid| invalid.field)
+        };
+        assert_eq!(field(geometry(224, 12), 64), Ok(()));
+        assert_eq!(field(geometry(224, 6), 8), Err("adapter.adapter_layers"));
+        assert_eq!(field(geometry(336, 12), 64), Ok(()));
+        assert_eq!(field(geometry(448, 12), 64), Err("sampling.num_frames"));
+    }
+}

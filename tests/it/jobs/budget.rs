@@ -1,0 +1,198 @@
+//! What a job may take: memory of its steps, disk of its features; and what becomes of weights that cannot be measured.
+
+use frameshift::jobs::{Config, Error};
+use frameshift::metadata::Event;
+use frameshift::model::StepShape;
+use frameshift::spec::{AdapterConfig, HyperParameters, JobState};
+use frameshift::store::layout;
+use futures::StreamExt;
+
+use super::bed::{ADAPTERS, Bed, backbone_config, hyper, messages};
+use super::{tenant, walk};
+
+/// Bytes with which a step of so many clips of four frames runs, one clip at a time and with everything computed again, and no more.
+pub(super) fn tight(bed: &Bed, batch: u64) -> u64 {
+    let of = (&backbone_config(), bed.parts.backbone.precision());
+    let sizes = StepShape::new(of, ADAPTERS, 2, 4).expect("sizes");
+    let weights = 3 * sizes.weights_bytes() + sizes.weights_work_bytes();
+    // The batch under way and two ahead of it.
+    let batches = 3 * batch * sizes.clip_bytes();
+    let training = weights + sizes.head_bytes(batch as usize) + batches + sizes.least_bytes();
+    let saving = 12 * sizes.weights_bytes() + 2 * batch * sizes.clip_bytes();
+    training.max(saving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_cannot_fit_is_refused_with_the_largest_that_would() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 6, 0).await;
+    let handle = bed.handle_with(Config {
+        step_bytes: tight(&bed, 5),
+        ..Config::default()
+    });
+    let submit = async |batch_size| {
+        let hyper = HyperParameters {
+            batch_size,
+            ..HyperParameters::default()
+        };
+        handle.submit(&owner, &task, &dataset, hyper, None).await
+    };
+    let refused = submit(Some(64)).await.expect_err("too large");
+    let Error::Invalid(invalid) = &refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(invalid.field, "batch_size");
+    assert!(
+        invalid.problem.ends_with("at most 5 clips fit"),
+        "{invalid}"
+    );
+    let job = submit(Some(5)).await.expect("a job");
+    assert_eq!(job.hyper_parameters.batch_size, Some(5));
+    // The default, as far as it fits.
+    let job = submit(None).await.expect("a job");
+    assert_eq!(job.hyper_parameters.batch_size, Some(5));
+
+    let hopeless = bed.handle_with(Config {
+        step_bytes: 1000,
+        ..Config::default()
+    });
+    let hyper = HyperParameters::default();
+    let refused = hopeless.submit(&owner, &task, &dataset, hyper, None).await;
+    let refused = refused.expect_err("nothing fits").to_string();
+    assert!(refused.contains("one clip's step needs"), "{refused}");
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_does_not_fit_any_more_fails_and_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 6, 0).await;
+    let handle = bed.handle();
+    let job = handle.submit(&owner, &task, &dataset, hyper(1, 1), None);
+    let job = job.await.expect("a job").id;
+    let runners = bed.run_with(Config {
+        step_bytes: tight(&bed, 3),
+        ..Config::default()
+    });
+    let (job, _) = runners.end(&owner, job).await;
+    assert_eq!(job.state, JobState::Failed);
+    assert_eq!(job.reason.as_deref(), Some("STEP_TOO_LARGE"));
+    let message = job.message.unwrap_or_default();
+    assert!(message.contains("at most 3 clips fit"), "{message}");
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_whose_evaluation_fails_are_published_without_metrics() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 4, 2).await;
+    let runners = bed.run_with(Config {
+        attempts: 1,
+        ..Config::default()
+    });
+    let held = bed.parts.device.pause();
+    let job = runners.submit(&owner, &task, &dataset, hyper(2, 1)).await;
+    let watched = runners.handle.watch(&owner, job, 0).await.expect("a watch");
+    let mut events = std::pin::pin!(watched);
+    let is_running =
+        |event: &Event| matches!(event, Event::State { state, .. } if *state == JobState::Running);
+    while !is_running(&events.next().await.expect("more").expect("an event").event) {}
+    // Everything was validated, and no step has run; now the videos of the validation split are lost.
+    let snapshot = bed
+        .parts
+        .metadata
+        .get_job(&owner, job)
+        .await
+        .expect("a job");
+    let snapshot = bed
+        .parts
+        .library
+        .open_snapshot(&owner, snapshot.dataset_digest)
+        .await
+        .expect("a snapshot");
+    for example in snapshot.examples {
+        if example.split == frameshift::spec::Split::Validation {
+            let key = layout::video(&owner, example.video);
+            bed.parts.store.delete(&key).await.expect("deleted");
+        }
+    }
+    drop(held);
+    let (job, events) = runners.end(&owner, job).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+    assert_eq!(job.reason.as_deref(), Some("EVALUATION_FAILED"));
+    let evaluation = job.result.as_ref().expect("a result").evaluation.clone();
+    assert_eq!(evaluation.examples, 0);
+    assert!(evaluation.problem.is_some());
+    let told = messages(&events).join("; ");
+    assert!(told.contains("the evaluation failed"), "{told}");
+    assert!(!bed.weights(&job).await.is_empty());
+    let serving = bed.parts.registry.get_task(&owner, &task).await;
+    assert!(serving.expect("the task").desired.is_some());
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linear_probes_features_survive_a_restart_and_go_with_the_job() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (_, dataset) = bed.fades(&owner, 6, 0).await;
+    let task = bed.task(&owner, "probe", AdapterConfig::LINEAR_PROBE).await;
+    let runners = bed.run();
+    let job = runners
+        .submit(&owner, &task, &dataset, hyper(1000, 1))
+        .await;
+    let (undisturbed, _) = runners.end(&owner, job).await;
+    assert_eq!(
+        undisturbed.state,
+        JobState::Succeeded,
+        "{:?}",
+        undisturbed.message
+    );
+    let features = directory.path().join("features");
+    assert_eq!(walk(&features), Vec::<String>::new());
+
+    let job = runners
+        .submit(&owner, &task, &dataset, hyper(1000, 1))
+        .await;
+    runners.steps(&owner, job, 1).await;
+    runners.drain().await;
+    bed.close().await;
+    let [file] = &walk(&features)[..] else {
+        panic!("one file of features")
+    };
+    let bytes = std::fs::metadata(file).expect("a file").len();
+    assert_eq!(bytes, 56 + 6 * 32 * 4);
+
+    let bed = Bed::open(directory.path()).await;
+    let calls = bed.parts.backbone.frozen_linear_calls();
+    let runners = bed.run();
+    let (resumed, _) = runners.end(&owner, job).await;
+    assert_eq!(resumed.state, JobState::Succeeded, "{:?}", resumed.message);
+    assert_eq!(
+        bed.parts.backbone.frozen_linear_calls(),
+        calls,
+        "nothing was computed again"
+    );
+    assert!(bed.weights(&resumed).await == bed.weights(&undisturbed).await);
+    assert_eq!(walk(&features), Vec::<String>::new());
+
+    let small = bed.run_with(Config {
+        feature_bytes: 700,
+        ..Config::default()
+    });
+    runners.drain().await;
+    let job = small.submit(&owner, &task, &dataset, hyper(1, 1)).await;
+    let (job, _) = small.end(&owner, job).await;
+    assert_eq!(job.reason.as_deref(), Some("STEP_TOO_LARGE"));
+    small.drain().await;
+    bed.close().await;
+}
