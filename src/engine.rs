@@ -156,7 +156,7 @@ impl fmt::Debug for Handle {
 pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
     let versions: Arc<dyn Versions> = Arc::new(parts.registry);
     let queue = Arc::new(Queue::new(&config, &parts.backbone, parts.metrics.clone()));
-    let source = queue::Batches::new(queue.clone(), parts.backbone.clone());
+    let source = worker::Batches::new(queue.clone(), parts.backbone.clone());
     parts.device.set_source(Box::new(source));
     let loader = residency::Loader {
         versions: versions.clone(),

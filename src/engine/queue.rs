@@ -1,4 +1,4 @@
-//! Clips that wait for the device, and the batches that it asks for.
+//! Clips that wait for the device, and how they become a batch.
 //!
 //! Invariant: a clip whose caller left or whose deadline passed is dropped here, at the latest when a batch forms.
 
@@ -10,9 +10,7 @@ use tokio::sync::mpsc;
 
 use super::batcher::{Batcher, Limits, Pace, Queued};
 use super::residency::Pin;
-use super::worker::Batch;
 use super::{Config, Error};
-use crate::device::{Source, Work};
 use crate::ids::TenantId;
 use crate::model::Backbone;
 use crate::telemetry::Metrics;
@@ -157,7 +155,13 @@ impl Queue {
         self.lock().pace.ran(frames, took);
     }
 
-    fn close(&self) {
+    /// Where batches are counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Nobody asks for batches any more: what waits is dropped, which tells its requests.
+    pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         let waiting = state.batcher.clear();
@@ -167,7 +171,7 @@ impl Queue {
     }
 
     /// The next batch and its number.
-    fn form(&self) -> Option<(Vec<Clip>, u64)> {
+    pub(super) fn form(&self) -> Option<(Vec<Clip>, u64)> {
         let now = Instant::now();
         let mut dropped = Vec::new();
         let mut state = self.lock();
@@ -196,48 +200,5 @@ impl Queue {
             clip.refuse(Error::DeadlineExceeded);
         }
         (!batch.is_empty()).then_some((batch, number))
-    }
-}
-
-/// Forms batches when the device asks.
-pub(super) struct Batches {
-    queue: Arc<Queue>,
-    backbone: Arc<Backbone>,
-}
-
-impl Batches {
-    pub(super) fn new(queue: Arc<Queue>, backbone: Arc<Backbone>) -> Self {
-        Self { queue, backbone }
-    }
-}
-
-impl Source for Batches {
-    fn next(&mut self) -> Option<Box<dyn Work>> {
-        loop {
-            let (clips, number) = self.queue.form()?;
-            // A suspect's set may be known by now for what it is.
-            let refused = match clips.as_slice() {
-                [only] => only.pin.refused(),
-                _ => None,
-            };
-            let Some(reason) = refused else {
-                let sets = clips.chunk_by(|a, b| a.pin.id == b.pin.id).count();
-                self.queue.metrics.batch(clips.len(), sets);
-                let batch = Batch::new(self.queue.clone(), self.backbone.clone(), clips, number);
-                return Some(Box::new(batch));
-            };
-            for clip in clips {
-                let version = clip.pin.version.clone();
-                let reason = reason.clone();
-                clip.refuse(Error::Quarantined { version, reason });
-            }
-        }
-    }
-}
-
-impl Drop for Batches {
-    fn drop(&mut self) {
-        // The device has stopped: nobody will ask again.
-        self.queue.close();
     }
 }

@@ -6,8 +6,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 use tokio::sync::{broadcast, mpsc};
 
-use super::queue::{Batches, Clip, Part, Queue};
+use super::queue::{Clip, Part, Queue};
 use super::residency::{Loader, Pin, Residency, tests::listed};
+use super::worker::Batches;
 use super::{Config, Desired, Error, Stored, Unavailable, Versions};
 use crate::device;
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};

@@ -1,4 +1,4 @@
-//! One batch on the device: a forward through the backbone, whatever the tasks.
+//! Batches on the device, one when it asks: each a forward through the backbone, whatever the tasks.
 //!
 //! Invariant: a batch that fails is taken apart; only a clip that fails alone is an error, of that clip. Its set is warmed again, which decides about
 //! the set.
@@ -8,8 +8,51 @@ use std::time::Instant;
 
 use super::Error;
 use super::queue::{Clip, Part, Queue};
-use crate::device::Work;
+use crate::device::{Source, Work};
 use crate::model::{self, Backbone, Inference, Segment, Step};
+
+/// Forms batches when the device asks.
+pub(super) struct Batches {
+    queue: Arc<Queue>,
+    backbone: Arc<Backbone>,
+}
+
+impl Batches {
+    pub(super) fn new(queue: Arc<Queue>, backbone: Arc<Backbone>) -> Self {
+        Self { queue, backbone }
+    }
+}
+
+impl Source for Batches {
+    fn next(&mut self) -> Option<Box<dyn Work>> {
+        loop {
+            let (clips, number) = self.queue.form()?;
+            // A suspect's set may be known by now for what it is.
+            let refused = match clips.as_slice() {
+                [only] => only.pin.refused(),
+                _ => None,
+            };
+            let Some(reason) = refused else {
+                let sets = clips.chunk_by(|a, b| a.pin.id == b.pin.id).count();
+                self.queue.metrics().batch(clips.len(), sets);
+                let batch = Batch::new(self.queue.clone(), self.backbone.clone(), clips, number);
+                return Some(Box::new(batch));
+            };
+            for clip in clips {
+                let version = clip.pin.version.clone();
+                let reason = reason.clone();
+                clip.refuse(Error::Quarantined { version, reason });
+            }
+        }
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        // The device has stopped: nobody will ask again.
+        self.queue.close();
+    }
+}
 
 /// A batch; its clips are sorted by set, then by frames.
 pub(super) struct Batch {
