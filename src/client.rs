@@ -22,7 +22,9 @@ pub mod classify;
 pub mod cli;
 pub mod dataset;
 pub mod error;
+mod failures;
 pub mod health;
+mod info;
 pub mod jobs;
 pub mod json;
 pub mod output;
@@ -30,6 +32,7 @@ pub mod tasks;
 pub mod train;
 pub mod upload;
 mod versions;
+mod videos;
 
 pub use error::Error;
 
@@ -65,17 +68,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `server`, for example `http://127.0.0.1:50051`; without a tenant the server's default one is used.
+    /// Connects to `server`, for example `127.0.0.1:50051` or `http://127.0.0.1:50051`; without a tenant the server's default one is used.
     ///
     /// # Errors
     /// When the address or the tenant is malformed, or nobody answers within 10 seconds.
     pub async fn connect(server: &str, tenant: Option<&str>) -> Result<Self, Error> {
-        let address = |source| Error::Connect {
+        let unreachable = |source| Error::Connect {
             server: server.to_owned(),
             source,
         };
-        let endpoint = Endpoint::from_shared(server.to_owned())
-            .map_err(address)?
+        let endpoint = Endpoint::from_shared(address(server)?)
+            .map_err(|_| wrong_address(server))?
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_while_idle(true);
@@ -87,7 +90,7 @@ impl Client {
             })
             .transpose()?;
         Ok(Self {
-            channel: endpoint.connect().await.map_err(address)?,
+            channel: endpoint.connect().await.map_err(unreachable)?,
             tenant: Tenant(tenant),
         })
     }
@@ -143,8 +146,41 @@ pub fn resource(kind: &str, id: &str) -> String {
     }
 }
 
+/// The server's address as a URL. `https` is refused, since it would be spoken in plain text.
+fn address(server: &str) -> Result<String, Error> {
+    match server.split_once("://") {
+        None if server.is_empty() || server.contains(['/', ' ']) => Err(wrong_address(server)),
+        None => Ok(format!("http://{server}")),
+        Some(("http", _)) => Ok(server.to_owned()),
+        Some(("https", _)) => Err(Error::Usage(format!(
+            "--server {server}: TLS is not supported yet, so https is refused; use http:// where the connection is protected by other means"
+        ))),
+        Some(_) => Err(wrong_address(server)),
+    }
+}
+
+fn wrong_address(server: &str) -> Error {
+    Error::Usage(format!(
+        "--server {server:?}: expected HOST:PORT or http://HOST:PORT"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_needs_no_scheme_and_is_never_spoken_to_in_plain_text_by_mistake() {
+        assert_eq!(
+            address("localhost:50051").unwrap(),
+            "http://localhost:50051"
+        );
+        assert_eq!(address("http://[::1]:1").unwrap(), "http://[::1]:1");
+        for wrong in ["https://host:1", "ftp://host", "", "a b", "host/path"] {
+            assert_eq!(address(wrong).unwrap_err().exit_code(), 64, "{wrong}");
+        }
+    }
+
     #[test]
     fn an_id_and_its_whole_name_mean_the_same() {
         assert_eq!(super::resource("tasks", "a"), "tasks/a");

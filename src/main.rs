@@ -39,7 +39,10 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
-            eprintln!("frameshift: {}", told(&failure.error));
+            match &failure.json {
+                Some(json) => eprintln!("{json}"),
+                None => eprintln!("frameshift: {}", told(&failure.error)),
+            }
             failure.exit
         }
     }
@@ -49,6 +52,8 @@ fn main() -> ExitCode {
 struct Failure {
     error: anyhow::Error,
     exit: ExitCode,
+    /// The error for programs, of a command that prints JSON.
+    json: Option<serde_json::Value>,
 }
 
 /// An error and its causes in a line. Some messages end with their cause already; it is said once.
@@ -68,16 +73,21 @@ fn exit<E: Into<anyhow::Error>>(exit: Exit) -> impl Fn(E) -> Failure {
     move |error| Failure {
         error: error.into(),
         exit: exit.into(),
+        json: None,
     }
 }
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => serve(&arguments),
-        Command::Client(command) => runtime()?.block_on(command.run()).map_err(|error| Failure {
-            exit: ExitCode::from(error.exit_code()),
-            error: error.into(),
-        }),
+        Command::Client(command) => {
+            let is_json = command.is_json();
+            runtime()?.block_on(command.run()).map_err(|error| Failure {
+                exit: ExitCode::from(error.exit_code()),
+                json: is_json.then(|| error.json()),
+                error: error.into(),
+            })
+        }
         Command::Demo(arguments) => runtime()?.block_on(async {
             let outcome = demo::run(arguments).await;
             outcome.map_err(exit(Exit::Failed))
@@ -88,6 +98,7 @@ fn run(command: Command) -> Result<(), Failure> {
             let outcome = runtime()?.block_on(tools::video::run(&arguments, program()?));
             outcome.map_err(|error| Failure {
                 exit: ExitCode::from(error.exit_code()),
+                json: None,
                 error: error.into(),
             })
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::cli::Connection;
+use super::failures::Failures;
 use super::{CHUNK, Client, Error, MAX_MESSAGE, json, resource};
 use crate::proto::v1::{self, classify_request::Source, classify_upload_request::Payload};
 
@@ -38,7 +39,7 @@ const INLINE: usize = MAX_MESSAGE - (64 << 10);
 /// `frameshift classify`.
 ///
 /// # Errors
-/// At the first video that cannot be read or that the server refuses.
+/// When a video cannot be read or the server refuses it; the others are answered.
 pub async fn run(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
@@ -51,8 +52,15 @@ pub async fn run(args: &Args) -> Result<(), Error> {
             .map(|version| format!("{task}/versions/{version}"))
             .unwrap_or_default(),
     };
+    let mut failures = Failures::new(args.videos.len(), output);
     for video in &args.videos {
-        let answer = one(&client, &task, &options, video).await?;
+        let answer = match one(&client, &task, &options, video).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                failures.add(video, error)?;
+                continue;
+            }
+        };
         output.result(
             || {
                 let scores: Vec<String> = answer
@@ -65,7 +73,7 @@ pub async fn run(args: &Args) -> Result<(), Error> {
             || json::classification(video, &answer),
         );
     }
-    Ok(())
+    failures.end()
 }
 
 async fn one(

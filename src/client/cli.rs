@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::output::Output;
-use super::{Error, classify, dataset, health, jobs, tasks, train, upload, versions};
+use super::{Error, classify, dataset, health, info, jobs, tasks, train, upload, versions, videos};
 
 /// Where the server is, and as whom to call it.
 #[derive(Debug, Clone, Args)]
@@ -12,12 +12,13 @@ pub struct Connection {
     #[arg(
         long,
         global = true,
-        value_name = "URL",
-        default_value = "http://127.0.0.1:50051"
+        env = "FRAMESHIFT_SERVER",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:50051"
     )]
     pub server: String,
     /// Tenant to call as; the server's default one when absent
-    #[arg(long, global = true)]
+    #[arg(long, global = true, env = "FRAMESHIFT_TENANT")]
     pub tenant: Option<String>,
     /// Prints results as JSON, one value a line, and no progress
     #[arg(long, global = true)]
@@ -29,8 +30,12 @@ pub struct Connection {
 pub enum Command {
     /// Asks whether the server is serving; exit code 0 when it is, 69 when not
     Health(health::Args),
-    /// Uploads videos; an upload that was cut goes on where it stopped
+    /// Shows the server's version, backbone, device and limits, and as which tenant it sees the caller
+    Info(info::Args),
+    /// Uploads videos; an interrupted upload resumes where it stopped
     Upload(upload::Args),
+    /// Lists, shows and deletes uploaded videos
+    Videos(videos::Args),
     /// Creates, shows and deletes labelled data sets
     Dataset(dataset::Args),
     /// Fine-tunes a task on a data set and shows the progress
@@ -41,9 +46,9 @@ pub enum Command {
     Tasks(tasks::Args),
     /// Classifies videos
     Classify(classify::Args),
-    /// Makes a version of a checkpoint of the reference's code (.pth) or of an adapter file (safetensors)
+    /// Imports an ST-Adapter checkpoint (.pth, .safetensors) as a new version
     Import(versions::ImportArgs),
-    /// Writes a version as a safetensors file or as one that torch.load reads (.pth)
+    /// Exports a version as a safetensors file or as one that torch.load reads (.pth)
     Export(versions::ExportArgs),
 }
 
@@ -55,7 +60,9 @@ impl Command {
     pub async fn run(self) -> Result<(), Error> {
         match self {
             Self::Health(args) => health::run(&args).await,
+            Self::Info(args) => info::run(&args).await,
             Self::Upload(args) => upload::upload(&args).await,
+            Self::Videos(args) => videos::run(&args).await,
             Self::Dataset(args) => dataset::run(&args).await,
             Self::Train(args) => train::train(&args).await,
             Self::Jobs(args) => jobs::run(&args).await,
@@ -64,6 +71,26 @@ impl Command {
             Self::Import(args) => versions::import(&args).await,
             Self::Export(args) => versions::export(&args).await,
         }
+    }
+}
+
+impl Command {
+    /// Whether results, and so errors, are JSON.
+    pub fn is_json(&self) -> bool {
+        let connection = match self {
+            Self::Health(args) => &args.connection,
+            Self::Info(args) => &args.connection,
+            Self::Upload(args) => &args.connection,
+            Self::Videos(args) => &args.connection,
+            Self::Dataset(args) => &args.connection,
+            Self::Train(args) => &args.connection,
+            Self::Jobs(args) => &args.connection,
+            Self::Tasks(args) => &args.connection,
+            Self::Classify(args) => &args.connection,
+            Self::Import(args) => &args.connection,
+            Self::Export(args) => &args.connection,
+        };
+        connection.json
     }
 }
 

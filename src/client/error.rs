@@ -102,8 +102,35 @@ pub enum Error {
         /// How many there were.
         total: usize,
     },
+    /// Some of several files failed; each was named.
+    #[error("{failed} of {total} files failed")]
+    SomeFailed {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        total: usize,
+        /// The exit code of the first that failed.
+        code: u8,
+    },
+    /// A file that the server or this program refused.
+    #[error("{name}: {source}")]
+    File {
+        /// The file, or the video's name.
+        name: String,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// Ctrl-C ended the watching of a job, which goes on.
+    #[error("interrupted; the job goes on")]
+    Interrupted,
+    /// A file is in the way.
+    #[error("{path} exists; --force replaces it", path = .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// The job did not succeed.
-    #[error("{job} ended as {state}: {message}")]
+    #[error("{job} ended as {state}{}{message}", if message.is_empty() { "" } else { ": " })]
     Job {
         /// Its name.
         job: String,
@@ -143,7 +170,11 @@ impl Error {
         match self {
             Self::Connect { .. } | Self::NotServing { .. } | Self::Truncated | Self::Damaged => 69,
             Self::Tenant { .. } | Self::Format { .. } | Self::Usage(_) => 64,
-            Self::Read { .. } | Self::Write { .. } => 66,
+            Self::Read { .. } => 66,
+            Self::Write { .. } | Self::Exists { .. } => 73,
+            Self::Interrupted => 130,
+            Self::SomeFailed { code, .. } => *code,
+            Self::File { source, .. } => source.exit_code(),
             Self::List { .. }
             | Self::Label { .. }
             | Self::NoExamples { .. }
@@ -168,18 +199,49 @@ impl Error {
     }
 }
 
-/// The code, the message, and what the details add.
+impl Error {
+    /// The error for programs: message, exit code, and what a status says.
+    pub fn json(&self) -> serde_json::Value {
+        let mut value = serde_json::json!({
+            "message": self.to_string(),
+            "exit_code": self.exit_code(),
+        });
+        let mut error = self;
+        while let Self::File { name, source } = error {
+            value["file"] = name.as_str().into();
+            error = source;
+        }
+        if let Self::Rpc(status) = error {
+            let details = status.get_error_details();
+            value["code"] = format!("{:?}", status.code()).into();
+            value["reason"] = details.error_info().map(|info| info.reason.as_str()).into();
+            value["request_id"] = request_id(status).into();
+        }
+        serde_json::json!({ "error": value })
+    }
+}
+
+fn request_id(status: &Status) -> Option<&str> {
+    status.metadata().get("x-request-id")?.to_str().ok()
+}
+
+/// The code, the message, and what the details add that the message does not say.
 fn describe(status: &Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let details = status.get_error_details();
     if let Some(info) = details.error_info() {
         text += &format!(" [{}]", info.reason);
     }
+    if let Some(id) = request_id(status) {
+        text += &format!(" (request {id})");
+    }
     for violation in details
         .bad_request()
         .map_or(&[][..], |bad| &bad.field_violations)
     {
-        text += &format!("\n  {}: {}", violation.field, violation.description);
+        if !status.message().contains(&violation.description) {
+            text += &format!("\n  {}: {}", violation.field, violation.description);
+        }
     }
     if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
         text += &format!(" (try again in {} ms)", delay.as_millis());

@@ -1,5 +1,7 @@
 //! `frameshift jobs`: lists, shows, watches and cancels jobs.
 
+use std::collections::VecDeque;
+
 use super::cli::Connection;
 use super::output::Output;
 use super::{Client, Error, json, resource, train};
@@ -19,8 +21,18 @@ pub struct Args {
 /// What to do with jobs.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Lists jobs, oldest first
-    List,
+    /// Lists jobs, newest first
+    List {
+        /// Only jobs in this state, for example `running`
+        #[arg(long)]
+        state: Option<String>,
+        /// Only jobs of this task
+        #[arg(long)]
+        task: Option<String>,
+        /// At most so many jobs
+        #[arg(long)]
+        limit: Option<usize>,
+    },
     /// Shows a job and its result
     Show {
         /// Its id
@@ -49,7 +61,17 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     match &args.command {
-        Command::List => list(&client, output).await,
+        Command::List { state, task, limit } => {
+            let task = task.as_ref().map(|task| resource("tasks", task));
+            let wanted = |job: &v1::Job| {
+                let own = json::state_name(job.state());
+                state
+                    .as_ref()
+                    .is_none_or(|state| state.eq_ignore_ascii_case(own))
+                    && task.as_ref().is_none_or(|task| *task == job.task)
+            };
+            list(&client, wanted, limit.unwrap_or(usize::MAX), output).await
+        }
         Command::Show { id } => {
             let name = resource("jobs", id);
             let request = v1::GetJobRequest { name };
@@ -70,22 +92,34 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     }
 }
 
-async fn list(client: &Client, output: Output) -> Result<(), Error> {
+async fn list(
+    client: &Client,
+    wanted: impl Fn(&v1::Job) -> bool,
+    limit: usize,
+    output: Output,
+) -> Result<(), Error> {
     let mut page_token = String::new();
+    // The API lists the oldest first; no more are kept than are shown.
+    let mut newest = VecDeque::new();
     loop {
         let request = v1::ListJobsRequest {
-            page_size: 0,
+            page_size: 1000,
             page_token,
         };
         let page = client.fine_tuning().list_jobs(request).await?.into_inner();
-        for job in &page.jobs {
-            output.result(|| line(job), || json::job(job));
+        for job in page.jobs.into_iter().filter(&wanted) {
+            newest.push_front(job);
+            newest.truncate(limit);
         }
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return Ok(());
+            break;
         }
     }
+    for job in &newest {
+        output.result(|| line(job), || json::job(job));
+    }
+    Ok(())
 }
 
 fn line(job: &v1::Job) -> String {

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::proto::v1;
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -13,7 +14,8 @@ fn time(time: Option<&prost_types::Timestamp>) -> Option<String> {
 }
 
 fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
-    duration.map(|duration| duration.seconds as f64 + f64::from(duration.nanos) * 1e-9)
+    // One division, so that what is printed has the nanoseconds' digits and no more.
+    duration.map(|duration| (duration.seconds as f64 * 1e9 + f64::from(duration.nanos)) / 1e9)
 }
 
 /// The state's name without its prefix, for example `RUNNING`.
@@ -127,33 +129,35 @@ pub fn task(task: &v1::Task) -> Value {
 }
 
 fn evaluation(evaluation: Option<&v1::Evaluation>) -> Option<Value> {
-    evaluation.map(|evaluation| {
-        let labels: Vec<Value> = evaluation
-            .labels
-            .iter()
-            .map(|label| {
-                json!({
-                    "label": label.label,
-                    "precision": label.precision,
-                    "recall": label.recall,
-                    "examples": label.examples,
+    evaluation
+        .filter(|evaluation| evaluation.examples > 0 || !evaluation.problem.is_empty())
+        .map(|evaluation| {
+            let labels: Vec<Value> = evaluation
+                .labels
+                .iter()
+                .map(|label| {
+                    json!({
+                        "label": label.label,
+                        "precision": label.precision,
+                        "recall": label.recall,
+                        "examples": label.examples,
+                    })
                 })
+                .collect();
+            json!({
+                "examples": evaluation.examples,
+                "top1": evaluation.top1,
+                "top5": evaluation.top5,
+                "loss": evaluation.loss,
+                "confusion": evaluation.confusion,
+                "confusion_cells": evaluation.confusion_cells.iter()
+                    .map(|cell| json!([cell.label, cell.predicted, cell.examples]))
+                    .collect::<Vec<_>>(),
+                "confusion_cells_left_out": evaluation.confusion_cells_left_out,
+                "problem": evaluation.problem,
+                "labels": labels,
             })
-            .collect();
-        json!({
-            "examples": evaluation.examples,
-            "top1": evaluation.top1,
-            "top5": evaluation.top5,
-            "loss": evaluation.loss,
-            "confusion": evaluation.confusion,
-            "confusion_cells": evaluation.confusion_cells.iter()
-                .map(|cell| json!([cell.label, cell.predicted, cell.examples]))
-                .collect::<Vec<_>>(),
-            "confusion_cells_left_out": evaluation.confusion_cells_left_out,
-            "problem": evaluation.problem,
-            "labels": labels,
         })
-    })
 }
 
 /// An adapter version.
@@ -188,7 +192,7 @@ pub fn job(job: &v1::Job) -> Value {
             "clip_norm": hyper.clip_norm,
             "min_crop_area": hyper.min_crop_area,
             "horizontal_flip": hyper.horizontal_flip,
-            "seed": hyper.seed,
+            "seed": hyper.seed.map(|seed| seed.to_string()),
             "checkpoint_steps": hyper.checkpoint_steps,
         })
     });
@@ -199,7 +203,7 @@ pub fn job(job: &v1::Job) -> Value {
             "loss_curve": result.loss_curve,
             "dataset_digest": hex(&result.dataset_digest),
             "backbone_digest": hex(&result.backbone_digest),
-            "seed": result.seed,
+            "seed": result.seed.to_string(),
             "parameters": result.parameters,
             "training_seconds": seconds(result.training_time.as_ref()),
         })
@@ -291,6 +295,59 @@ pub fn classification(video: &str, answer: &v1::ClassifyResponse) -> Value {
         "views": views,
         "frames": frames,
         "timings": timings,
+    })
+}
+
+/// The server.
+pub fn server_info(info: &v1::ServerInfo) -> Value {
+    let backbone = info.backbone.as_ref().map(|backbone| {
+        let decisions: Vec<Value> = backbone
+            .decisions
+            .iter()
+            .map(|decision| {
+                json!({
+                    "field": decision.field,
+                    "value": decision.value,
+                    "source": decision.source,
+                })
+            })
+            .collect();
+        json!({
+            "name": backbone.name,
+            "digest": hex(&backbone.digest),
+            "image_size": backbone.image_size,
+            "patch_size": backbone.patch_size,
+            "width": backbone.width,
+            "layers": backbone.layers,
+            "heads": backbone.heads,
+            "parameters": backbone.parameters,
+            "mlp_width": backbone.mlp_width,
+            "activation": backbone.activation,
+            "layer_norm_eps": backbone.layer_norm_eps,
+            "family": backbone.family,
+            "format": backbone.format,
+            "stored_as": backbone.stored_as,
+            "decisions": decisions,
+        })
+    });
+    let limits = info.limits.as_ref().map(|limits| {
+        json!({
+            "upload_bytes": limits.upload_bytes,
+            "message_bytes": limits.message_bytes,
+            "chunk_bytes": limits.chunk_bytes,
+            "queue_clips": limits.queue_clips,
+            "adapter_bytes": limits.adapter_bytes,
+            "jobs_per_tenant": limits.jobs_per_tenant,
+        })
+    });
+    json!({
+        "version": info.version,
+        "tenant": info.tenant,
+        "device": info.device,
+        "precision": info.precision,
+        "backbone": backbone,
+        "limits": limits,
+        "video_isolation": info.video_isolation,
     })
 }
 

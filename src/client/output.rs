@@ -82,8 +82,8 @@ impl Output {
     }
 }
 
-/// Progress of one thing: a bar, plain lines, or nothing.
-#[derive(Debug)]
+/// Progress of one thing: a bar, plain lines, or nothing. Clones move the same bar.
+#[derive(Debug, Clone)]
 pub struct Progress {
     bar: Option<ProgressBar>,
     lines: bool,

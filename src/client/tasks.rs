@@ -41,12 +41,33 @@ pub enum Command {
         /// The task's id
         id: String,
     },
+    /// Shows one version of a task
+    Version {
+        /// Task id
+        id: String,
+        /// Number of the version
+        version: u32,
+    },
+    /// Changes a task
+    Update {
+        /// Task id
+        id: String,
+        /// Name for people
+        #[arg(long)]
+        display_name: Option<String>,
+        /// Whether the version of a finished job starts serving by itself
+        #[arg(long, value_name = "BOOL")]
+        auto_serve: Option<bool>,
+    },
     /// Makes a version serve
     Serve {
-        /// The task's id
+        /// Task id
         id: String,
-        /// The version's number
+        /// Number of the version
         version: u32,
+        /// Waits until the version serves, or cannot
+        #[arg(long)]
+        wait: bool,
     },
     /// Deletes a task and its versions
     Delete {
@@ -57,33 +78,44 @@ pub enum Command {
     Residency,
 }
 
-/// The shape of a new task.
-#[derive(Debug, clap::Args)]
+/// The shape of a task; it cannot change once the task exists.
+#[derive(Debug, Default, clap::Args)]
 pub struct TaskShape {
-    /// Where adapters sit
-    #[arg(long, value_enum, default_value = "pre-mlp")]
-    pub sites: Sites,
-    /// Bottleneck width of the adapters
-    #[arg(long, default_value_t = 384)]
-    pub adapter_width: u32,
-    /// Adapters in the last so many blocks; 0 means all
-    #[arg(long, default_value_t = 0)]
-    pub adapter_layers: u32,
-    /// Kernel over time, height and width, each odd
-    #[arg(long, value_name = "T,H,W", value_delimiter = ',', default_values_t = [3, 1, 1])]
-    pub adapter_kernel: Vec<u32>,
-    /// Frames per clip
-    #[arg(long, default_value_t = 8)]
-    pub num_frames: u32,
-    /// Every so many frames; 0 spreads them over the whole video
-    #[arg(long, default_value_t = 0)]
-    pub sampling_rate: u32,
-    /// Temporal views at classification, with a sampling rate
-    #[arg(long, default_value_t = 1)]
-    pub temporal_views: u32,
-    /// Spatial views at classification: 1 or 3
-    #[arg(long, default_value_t = 1)]
-    pub spatial_views: u32,
+    /// Where adapters sit [default: pre-mlp]
+    #[arg(long, value_enum)]
+    pub sites: Option<Sites>,
+    /// Bottleneck width of the adapters [default: half of the backbone's width]
+    #[arg(long)]
+    pub adapter_width: Option<u32>,
+    /// Adapters in the last so many blocks; 0 means all [default: 0]
+    #[arg(long)]
+    pub adapter_layers: Option<u32>,
+    /// Kernel over time, height and width, each odd [default: 3,1,1]
+    #[arg(long, value_name = "T,H,W", value_parser = kernel)]
+    pub adapter_kernel: Option<Kernel>,
+    /// Frames per clip [default: 8]
+    #[arg(long)]
+    pub num_frames: Option<u32>,
+    /// Every so many frames; 0 spreads them over the whole video [default: 0]
+    #[arg(long)]
+    pub sampling_rate: Option<u32>,
+    /// Temporal views at classification, with a sampling rate [default: 1]
+    #[arg(long)]
+    pub temporal_views: Option<u32>,
+    /// Spatial views at classification: 1 or 3 [default: 1]
+    #[arg(long)]
+    pub spatial_views: Option<u32>,
+}
+
+/// Sizes of an adapter's convolution over time, height and width.
+pub type Kernel = [u32; 3];
+
+fn kernel(text: &str) -> Result<Kernel, String> {
+    let sizes: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
+    sizes
+        .ok()
+        .and_then(|sizes| sizes.try_into().ok())
+        .ok_or_else(|| "expected three numbers T,H,W, for example 3,1,1".to_owned())
 }
 
 /// Where adapters sit.
@@ -130,17 +162,27 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     match &args.command {
+        Command::Version { id, version } => version_of(&client, id, *version, output).await?,
+        Command::Update {
+            id,
+            display_name,
+            auto_serve,
+        } => update(&client, id, display_name.as_deref(), *auto_serve, output).await?,
         Command::Create { id, shape } => show(&create(&client, id, shape).await?, output),
         Command::List => list(&client, output).await?,
         Command::Show { id } => show(&get(&client, id).await?, output),
         Command::Versions { id } => versions(&client, id, output).await?,
-        Command::Serve { id, version } => serve(&client, id, *version, output).await?,
+        Command::Serve { id, version, wait } => {
+            serve(&client, id, *version, *wait, output).await?;
+        }
         Command::Delete { id } => {
+            let name = resource("tasks", id);
             let request = v1::DeleteTaskRequest {
-                name: resource("tasks", id),
+                name: name.clone(),
                 ..Default::default()
             };
             client.tasks().delete_task(request).await?;
+            output.note(&format!("{name} and its versions deleted"));
         }
         Command::Residency => residency(&client, output).await?,
     }
@@ -152,22 +194,27 @@ pub async fn run(args: &Args) -> Result<(), Error> {
 /// # Errors
 /// When the server refuses.
 pub async fn create(client: &Client, id: &str, shape: &TaskShape) -> Result<v1::Task, Error> {
-    let kernel = |axis: usize| shape.adapter_kernel.get(axis).copied().unwrap_or(1);
+    let width = match shape.adapter_width {
+        Some(width) => width,
+        None => default_width(client).await?,
+    };
+    let [kernel_t, kernel_h, kernel_w] = shape.adapter_kernel.unwrap_or([3, 1, 1]);
+    let sites = shape.sites.unwrap_or(Sites::PreMlp);
     let task = v1::Task {
         adapter: Some(v1::AdapterConfig {
-            adapter_width: shape.adapter_width,
-            adapter_layers: shape.adapter_layers,
-            adapter_kernel_t: kernel(0),
-            adapter_kernel_h: kernel(1),
-            adapter_kernel_w: kernel(2),
-            adapter_pre_attn: matches!(shape.sites, Sites::PreAttn | Sites::Both),
-            adapter_pre_mlp: matches!(shape.sites, Sites::PreMlp | Sites::Both),
+            adapter_width: width,
+            adapter_layers: shape.adapter_layers.unwrap_or(0),
+            adapter_kernel_t: kernel_t,
+            adapter_kernel_h: kernel_h,
+            adapter_kernel_w: kernel_w,
+            adapter_pre_attn: matches!(sites, Sites::PreAttn | Sites::Both),
+            adapter_pre_mlp: matches!(sites, Sites::PreMlp | Sites::Both),
         }),
         sampling: Some(v1::ClipSampling {
-            num_frames: shape.num_frames,
-            sampling_rate: shape.sampling_rate,
-            num_temporal_views: shape.temporal_views,
-            num_spatial_views: shape.spatial_views,
+            num_frames: shape.num_frames.unwrap_or(8),
+            sampling_rate: shape.sampling_rate.unwrap_or(0),
+            num_temporal_views: shape.temporal_views.unwrap_or(1),
+            num_spatial_views: shape.spatial_views.unwrap_or(1),
             ..Default::default()
         }),
         ..Default::default()
@@ -178,6 +225,99 @@ pub async fn create(client: &Client, id: &str, shape: &TaskShape) -> Result<v1::
         request_id: uuid::Uuid::now_v7().to_string(),
     };
     Ok(client.tasks().create_task(request).await?.into_inner())
+}
+
+/// Half of the backbone's width: with an adapter a block before the MLP, the adapters are about 8 % of a ViT, whatever its size.
+async fn default_width(client: &Client) -> Result<u32, Error> {
+    let request = v1::GetServerInfoRequest {};
+    let info = client.server().get_server_info(request).await?.into_inner();
+    Ok(info
+        .backbone
+        .map_or(384, |backbone| (backbone.width / 2).max(1)))
+}
+
+/// Checks that every option that was given is what an existing task has.
+///
+/// # Errors
+/// Names the first that differs.
+pub fn check_shape(task: &v1::Task, shape: &TaskShape) -> Result<(), Error> {
+    let adapter = task.adapter.unwrap_or_default();
+    let sampling = task.sampling.unwrap_or_default();
+    let sites = match (adapter.adapter_pre_attn, adapter.adapter_pre_mlp) {
+        (true, true) => Sites::Both,
+        (true, false) => Sites::PreAttn,
+        (false, true) => Sites::PreMlp,
+        (false, false) => Sites::None,
+    };
+    let kernel = [
+        adapter.adapter_kernel_t,
+        adapter.adapter_kernel_h,
+        adapter.adapter_kernel_w,
+    ];
+    let numbers = [
+        (
+            "--adapter-width",
+            shape.adapter_width,
+            adapter.adapter_width,
+        ),
+        (
+            "--adapter-layers",
+            shape.adapter_layers,
+            adapter.adapter_layers,
+        ),
+        ("--num-frames", shape.num_frames, sampling.num_frames),
+        (
+            "--sampling-rate",
+            shape.sampling_rate,
+            sampling.sampling_rate,
+        ),
+        (
+            "--temporal-views",
+            shape.temporal_views,
+            sampling.num_temporal_views,
+        ),
+        (
+            "--spatial-views",
+            shape.spatial_views,
+            sampling.num_spatial_views,
+        ),
+    ];
+    let numbers = numbers.into_iter().filter_map(|(option, given, own)| {
+        let given = given.filter(|given| *given != own)?;
+        Some((option, given.to_string(), own.to_string()))
+    });
+    let given_sites = shape.sites.filter(|given| *given != sites);
+    let given_kernel = shape.adapter_kernel.filter(|given| *given != kernel);
+    let differs = given_sites
+        .map(|given| ("--sites", given.to_string(), sites.to_string()))
+        .into_iter()
+        .chain(numbers)
+        .chain(given_kernel.map(|given| {
+            (
+                "--adapter-kernel",
+                format!("{given:?}"),
+                format!("{kernel:?}"),
+            )
+        }))
+        .next();
+    match differs {
+        None => Ok(()),
+        Some((option, given, own)) => Err(Error::Usage(format!(
+            "{} has {own} where {option} {given} was given; the shape of a task cannot change",
+            task.name
+        ))),
+    }
+}
+
+impl std::fmt::Display for Sites {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PreMlp => "pre-mlp",
+            Self::PreAttn => "pre-attn",
+            Self::Both => "both",
+            Self::None => "none",
+        })
+    }
 }
 
 async fn get(client: &Client, id: &str) -> Result<v1::Task, Error> {
@@ -215,16 +355,7 @@ async fn versions(client: &Client, id: &str, output: Output) -> Result<(), Error
         let page = client.tasks().list_adapter_versions(request).await?;
         let page = page.into_inner();
         for version in &page.versions {
-            output.result(
-                || {
-                    let top1 = version.evaluation.as_ref().map_or(0.0, |e| e.top1);
-                    format!(
-                        "{}  top-1 {top1:.3}  {} parameters  {} bytes  {}",
-                        version.name, version.parameters, version.size_bytes, version.job
-                    )
-                },
-                || json::version(version),
-            );
+            output.result(|| version_line(version), || json::version(version));
         }
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -233,17 +364,82 @@ async fn versions(client: &Client, id: &str, output: Output) -> Result<(), Error
     }
 }
 
-async fn serve(client: &Client, id: &str, version: u32, output: Output) -> Result<(), Error> {
+/// A version in a line; what was never measured has no number.
+fn version_line(version: &v1::AdapterVersion) -> String {
+    let measured = version.evaluation.as_ref().filter(|e| e.examples > 0);
+    let top1 = measured.map_or_else(|| "–".to_owned(), |e| format!("{:.3}", e.top1));
+    format!(
+        "{}  top-1 {top1}  {} parameters  {} bytes  {}",
+        version.name, version.parameters, version.size_bytes, version.job
+    )
+}
+
+async fn version_of(client: &Client, id: &str, version: u32, output: Output) -> Result<(), Error> {
+    let name = format!("{}/versions/{version}", resource("tasks", id));
+    let request = v1::GetAdapterVersionRequest { name };
+    let answer = client.tasks().get_adapter_version(request).await?;
+    let version = answer.into_inner();
+    let text = || {
+        format!(
+            "{}\nlabels  {}",
+            version_line(&version),
+            version.labels.join(", ")
+        )
+    };
+    output.result(text, || json::version(&version));
+    Ok(())
+}
+
+async fn update(
+    client: &Client,
+    id: &str,
+    display_name: Option<&str>,
+    auto_serve: Option<bool>,
+    output: Output,
+) -> Result<(), Error> {
+    let mut paths = Vec::new();
+    paths.extend(display_name.map(|_| "display_name".to_owned()));
+    paths.extend(auto_serve.map(|_| "auto_serve".to_owned()));
+    if paths.is_empty() {
+        let options = "nothing to change: give --display-name or --auto-serve";
+        return Err(Error::Usage(options.to_owned()));
+    }
+    let task = v1::Task {
+        name: resource("tasks", id),
+        display_name: display_name.unwrap_or_default().to_owned(),
+        auto_serve,
+        ..Default::default()
+    };
+    let request = v1::UpdateTaskRequest {
+        task: Some(task),
+        update_mask: Some(prost_types::FieldMask { paths }),
+    };
+    let task = client.tasks().update_task(request).await?.into_inner();
+    show(&task, output);
+    Ok(())
+}
+
+async fn serve(
+    client: &Client,
+    id: &str,
+    version: u32,
+    wait: bool,
+    output: Output,
+) -> Result<(), Error> {
     let task = get(client, id).await?;
+    let name = task.name.clone();
+    let version = format!("{name}/versions/{version}");
     let request = v1::SetServingRequest {
-        version: format!("{}/versions/{version}", task.name),
+        version: version.clone(),
         name: task.name,
         etag: task.etag,
     };
-    show(
-        &client.tasks().set_serving(request).await?.into_inner(),
-        output,
-    );
+    let mut task = client.tasks().set_serving(request).await?.into_inner();
+    if wait {
+        until_serving(client, &name, &version).await?;
+        task = get(client, &name).await?;
+    }
+    show(&task, output);
     Ok(())
 }
 
@@ -290,4 +486,75 @@ fn show(task: &v1::Task, output: Output) {
         },
         || json::task(task),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task() -> v1::Task {
+        v1::Task {
+            name: "tasks/sides".to_owned(),
+            adapter: Some(v1::AdapterConfig {
+                adapter_width: 16,
+                adapter_kernel_t: 3,
+                adapter_kernel_h: 1,
+                adapter_kernel_w: 1,
+                adapter_pre_mlp: true,
+                ..Default::default()
+            }),
+            sampling: Some(v1::ClipSampling {
+                num_frames: 8,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn options_that_contradict_a_task_are_refused_and_the_others_are_its_own() {
+        let none = TaskShape::default();
+        assert!(check_shape(&task(), &none).is_ok());
+        let same = TaskShape {
+            sites: Some(Sites::PreMlp),
+            adapter_width: Some(16),
+            adapter_kernel: Some([3, 1, 1]),
+            ..Default::default()
+        };
+        assert!(check_shape(&task(), &same).is_ok());
+        let wider = TaskShape {
+            adapter_width: Some(64),
+            ..Default::default()
+        };
+        let error = check_shape(&task(), &wider).unwrap_err();
+        assert_eq!(error.exit_code(), 64);
+        let wanted = "tasks/sides has 16 where --adapter-width 64 was given; the shape of a task cannot change";
+        assert_eq!(error.to_string(), wanted);
+        let both = TaskShape {
+            sites: Some(Sites::Both),
+            num_frames: Some(16),
+            ..Default::default()
+        };
+        assert!(
+            check_shape(&task(), &both)
+                .unwrap_err()
+                .to_string()
+                .contains("pre-mlp where --sites both")
+        );
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_number() {
+        let version = v1::AdapterVersion::default();
+        assert!(version_line(&version).contains("top-1 –"));
+        assert!(json::version(&version)["evaluation"].is_null());
+    }
+
+    #[test]
+    fn a_kernel_is_three_sizes() {
+        assert_eq!(kernel("3,1,1"), Ok([3, 1, 1]));
+        for wrong in ["3,1", "3,1,1,1,1", "3,1,x", ""] {
+            assert!(kernel(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -71,8 +71,12 @@ pub async fn train(args: &Args) -> Result<(), Error> {
     let task = resource("tasks", &args.task);
     let request = v1::GetTaskRequest { name: task.clone() };
     match client.tasks().get_task(request).await {
-        Ok(_) => {}
+        Ok(found) => tasks::check_shape(&found.into_inner(), &args.shape)?,
         Err(status) if status.code() == Code::NotFound => {
+            // A task whose job cannot begin would keep its shape for ever.
+            let name = resource("datasets", &args.dataset);
+            let request = v1::GetDatasetRequest { name };
+            client.datasets().get_dataset(request).await?;
             tasks::create(&client, &args.task, &args.shape).await?;
             output.note(&format!("created {task}"));
         }
@@ -122,7 +126,7 @@ pub async fn watch(client: &Client, job: &str, after: u64, output: Output) -> Re
         output.note(&format!(
             "the job goes on; watch it with: frameshift jobs watch {job}"
         ));
-        return Ok(());
+        return Err(Error::Interrupted);
     };
     done?;
     let request = v1::GetJobRequest {

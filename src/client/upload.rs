@@ -13,6 +13,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::cli::Connection;
+use super::failures::Failures;
 use super::output::Progress;
 use super::{CHUNK, Client, Error, json};
 use crate::proto::v1::{self, upload_video_request, write_upload_request};
@@ -40,26 +41,29 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// `frameshift upload`.
 ///
 /// # Errors
-/// At the first file that cannot be read or that the server refuses.
+/// When a file cannot be read or the server refuses it; the others are uploaded.
 pub async fn upload(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
+    let mut failures = Failures::new(args.files.len(), output);
     for path in &args.files {
-        let size = std::fs::metadata(path)
-            .map_err(|source| Error::Read {
-                path: path.clone(),
-                source,
-            })?
-            .len();
+        let size = std::fs::metadata(path).map_or(0, |data| data.len());
         let progress = output.bytes(size, &display_name(path));
-        let video = file(&client, path, &progress).await?;
+        let video = file(&client, path, &progress).await;
         progress.finish();
+        let video = match video {
+            Ok(video) => video,
+            Err(error) => {
+                failures.add(&path.display().to_string(), error)?;
+                continue;
+            }
+        };
         output.result(
             || format!("{}  {}", video.name, path.display()),
             || json::video(&video),
         );
     }
-    Ok(())
+    failures.end()
 }
 
 /// Uploads one file; tries again after a cut, from what is durable.
@@ -177,8 +181,10 @@ async fn small(client: &Client, source: &Source, progress: &Progress) -> Result<
             request_id: request_id.clone(),
         };
         let head = upload_video_request::Payload::Header(header);
+        progress.set(0);
+        let chunks = source.chunks(0).map(told(progress));
         let messages = stream::once(async { head })
-            .chain(source.chunks(0).map(upload_video_request::Payload::Chunk))
+            .chain(chunks.map(upload_video_request::Payload::Chunk))
             .map(|payload| v1::UploadVideoRequest {
                 payload: Some(payload),
             });
@@ -211,7 +217,8 @@ async fn resumable(
     let mut offset = 0;
     loop {
         let before = offset;
-        match write(client, source, &name, offset).await {
+        progress.set(offset);
+        match write(client, source, (&name, offset), progress).await {
             Ok(upload) => {
                 if let Some(video) = upload.video {
                     progress.set(source.size);
@@ -239,8 +246,8 @@ async fn resumable(
 async fn write(
     client: &Client,
     source: &Source,
-    name: &str,
-    offset: u64,
+    (name, offset): (&str, u64),
+    progress: &Progress,
 ) -> Result<v1::Upload, tonic::Status> {
     use write_upload_request::Payload;
     let header = Payload::Header(v1::WriteUploadHeader {
@@ -251,12 +258,26 @@ async fn write(
         sha256: source.sha256.clone().into(),
     });
     let messages = stream::once(async { header })
-        .chain(source.chunks(offset).map(Payload::Chunk))
+        .chain(
+            source
+                .chunks(offset)
+                .map(told(progress))
+                .map(Payload::Chunk),
+        )
         .chain(stream::once(async { finish }))
         .map(|payload| v1::WriteUploadRequest {
             payload: Some(payload),
         });
     Ok(client.videos().write_upload(messages).await?.into_inner())
+}
+
+/// Moves the bar by each chunk as it goes out.
+fn told(progress: &Progress) -> impl Fn(Bytes) -> Bytes + Send + use<> {
+    let progress = progress.clone();
+    move |chunk| {
+        progress.add(chunk.len() as u64);
+        chunk
+    }
 }
 
 /// Waits a little longer each time; gives up when trying again cannot help.

@@ -108,7 +108,13 @@ fn labels(path: &Path) -> Result<Vec<String>, Error> {
         path: path.to_owned(),
         source,
     })?;
-    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+    Ok(label_lines(&text))
+}
+
+/// The lines without a byte order mark and without empty lines at the end; an empty line between others stays, since it would move the rows below.
+fn label_lines(text: &str) -> Vec<String> {
+    let text = text.trim_start_matches('\u{feff}').trim_end();
+    text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
 /// `frameshift export`.
@@ -126,9 +132,8 @@ pub(super) async fn export(args: &ExportArgs) -> Result<(), Error> {
         }
     };
     if args.out.exists() && !args.force {
-        return Err(Error::Write {
+        return Err(Error::Exists {
             path: args.out.clone(),
-            source: std::io::ErrorKind::AlreadyExists.into(),
         });
     }
     let client = args.connection.client().await?;
@@ -203,4 +208,18 @@ async fn receive(
     beside.as_file().sync_all().map_err(failed)?;
     beside.persist(out).map_err(|error| failed(error.error))?;
     header.version.ok_or(Error::Truncated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_files_may_begin_with_a_mark_and_end_with_empty_lines() {
+        assert_eq!(
+            label_lines("\u{feff}left\r\nright\r\n\r\n\n"),
+            ["left", "right"]
+        );
+        assert_eq!(label_lines("left\n\nright"), ["left", "", "right"]);
+    }
 }

@@ -17,6 +17,7 @@ Exit codes:
   64  wrong usage or configuration
   65  wrong input: a video, a data set's folder, a field of a request
   66  a local file cannot be read
+  73  a local file cannot be written
   69  the server, its address, its data directory, its backbone or its confinement of video workers is unavailable
   70  internal error
   75  not now: try again later

@@ -1,0 +1,105 @@
+//! `frameshift videos`: lists, shows and deletes uploaded videos.
+
+use super::cli::Connection;
+use super::output::Output;
+use super::{Client, Error, json, resource};
+use crate::proto::v1;
+
+/// Arguments of `videos`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do with videos.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Lists videos, oldest first
+    List,
+    /// Shows a video and what its probe found
+    Show {
+        /// Video id
+        id: String,
+    },
+    /// Deletes videos; one that a data set or a job uses stays, unless forced
+    Delete {
+        /// Video ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Deletes videos of data sets and jobs, too
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Runs a subcommand.
+///
+/// # Errors
+/// When the server refuses.
+pub(super) async fn run(args: &Args) -> Result<(), Error> {
+    let client = args.connection.client().await?;
+    let output = args.connection.output();
+    match &args.command {
+        Command::List => list(&client, output).await,
+        Command::Show { id } => {
+            let name = resource("videos", id);
+            let request = v1::GetVideoRequest { name };
+            let video = client.videos().get_video(request).await?.into_inner();
+            output.result(|| line(&video), || json::video(&video));
+            Ok(())
+        }
+        Command::Delete { ids, force } => {
+            for id in ids {
+                let name = resource("videos", id);
+                let request = v1::DeleteVideoRequest {
+                    name: name.clone(),
+                    force: *force,
+                };
+                client.videos().delete_video(request).await?;
+                output.note(&format!("{name} deleted"));
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn list(client: &Client, output: Output) -> Result<(), Error> {
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListVideosRequest {
+            page_size: 1000,
+            page_token,
+        };
+        let page = client.videos().list_videos(request).await?.into_inner();
+        for video in &page.videos {
+            output.result(|| line(video), || json::video(video));
+        }
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+fn line(video: &v1::Video) -> String {
+    let probe = video.probe.clone().unwrap_or_default();
+    let warnings = match probe.warnings.is_empty() {
+        true => String::new(),
+        false => format!("  {}", probe.warnings.join(", ")),
+    };
+    format!(
+        "{}  {} bytes  {} {}x{}  {} frames  {}{warnings}",
+        video.name,
+        video.size_bytes,
+        probe.codec,
+        probe.width,
+        probe.height,
+        probe.frames,
+        video.display_name,
+    )
+}
