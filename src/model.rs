@@ -5,6 +5,7 @@
 
 pub mod adamw;
 mod adapter;
+mod allocator;
 mod backbone;
 pub mod bench;
 mod block;
@@ -18,7 +19,6 @@ mod inference;
 mod layout;
 pub mod load;
 mod ops;
-mod pages;
 pub mod pretrain;
 mod site;
 mod threads;
@@ -28,13 +28,13 @@ mod vit;
 mod weights;
 
 pub use adapter::AdapterSet;
+pub use allocator::{LineAligned, Usage, keep_freed_pages, usage};
 pub use backbone::{Backbone, Origin, Tensors};
 pub use config::{Activation, BackboneConfig};
 pub use error::Error;
 pub use features::Features;
 pub use inference::{Inference, Segment};
 pub use ops::{Isa, fastest, instructions, limit};
-pub use pages::{LineAligned, Usage, keep_freed_pages, usage};
 pub use threads::{aside, compute_threads, physical_cores};
 pub use trainable::TrainableSet;
 pub use training::{Dropout, Gradients, Keep, StepOutput, StepShape, TrainingStep};

@@ -4,7 +4,7 @@
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
-use crate::model::pages::prefer_large;
+use crate::model::allocator::prefer_large;
 
 /// The f32 values of a contiguous CPU operand.
 pub(in crate::model) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
