@@ -133,7 +133,7 @@ async fn crops_mirrors_dropout_and_clipping_are_as_repeatable() {
     // Without room, every clip is decoded anew, and a step computes one clip at a time.
     let runners = bed.run_with(Config {
         clip_cache_bytes: 0,
-        step_bytes: budget::tight(&bed, 3),
+        step_bytes: budget::tight(&bed, 4),
         ..Config::default()
     });
     let mut weights = Vec::new();

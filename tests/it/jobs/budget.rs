@@ -148,7 +148,7 @@ async fn a_linear_probes_features_survive_a_restart_and_go_with_the_job() {
     let task = bed.task(&owner, "probe", AdapterConfig::LINEAR_PROBE).await;
     let runners = bed.run();
     let job = runners
-        .submit(&owner, &task, &dataset, hyper(1000, 1))
+        .submit(&owner, &task, &dataset, hyper(6000, 1))
         .await;
     let (undisturbed, _) = runners.end(&owner, job).await;
     assert_eq!(
@@ -161,7 +161,7 @@ async fn a_linear_probes_features_survive_a_restart_and_go_with_the_job() {
     assert_eq!(walk(&features), Vec::<String>::new());
 
     let job = runners
-        .submit(&owner, &task, &dataset, hyper(1000, 1))
+        .submit(&owner, &task, &dataset, hyper(6000, 1))
         .await;
     runners.steps(&owner, job, 1).await;
     runners.drain().await;
