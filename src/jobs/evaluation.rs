@@ -14,7 +14,9 @@ use super::memory::Demand;
 use super::score::{self, Tally};
 use super::trainer::{Forward, ForwardWalk};
 use crate::device::{self, Priority};
-use crate::model::{AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment};
+use crate::model::{
+    AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment, aside,
+};
 use crate::spec::Evaluation;
 use crate::video::ClipSpec;
 
@@ -80,7 +82,9 @@ impl Forwards {
         set: &Arc<AdapterSet>,
     ) -> Result<Evaluation, Failure> {
         // As it will serve.
-        let set = &Arc::new(set.in_precision(self.backbone.precision()));
+        let (own, precision) = (Arc::clone(set), self.backbone.precision());
+        let serving = blocking(move || aside(|| own.in_precision(precision))).await?;
+        let set = &Arc::new(serving);
         let groups = clips.view_groups();
         let mut scoring = Scoring::new(&groups, set.classes());
         let bytes = groups

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::runner::{Context, Gauge};
 use super::state::{self, Stop};
 use crate::metadata::{self, Event, JobRecord, JobUpdate, Lease};
-use crate::model::AdapterSet;
+use crate::model::{AdapterSet, aside};
 use crate::registry::Publication;
 use crate::spec::{Evaluation, JobState};
 
@@ -88,7 +88,10 @@ impl Run {
     /// The weights after the last step.
     async fn trained(&self, prepared: &Prepared) -> Result<Arc<AdapterSet>, Failure> {
         let trainer = prepared.trainer.clone();
-        let snapshot = move || Ok::<_, Failure>(trainer.lock()?.snapshot()?);
+        let snapshot = move || {
+            let trainer = trainer.lock()?;
+            Ok::<_, Failure>(aside(|| trainer.snapshot())?)
+        };
         Ok(Arc::new(blocking(snapshot).await??))
     }
 

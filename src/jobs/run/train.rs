@@ -20,6 +20,7 @@ use crate::jobs::progress::{Meter, Speed};
 use crate::jobs::state::Stop;
 use crate::jobs::trainer::{Input, Report, StepError, StepWalk};
 use crate::metadata::{self, CheckpointRecord, Event, JobUpdate, StepMetrics};
+use crate::model::aside;
 use crate::spec::{Digest, Invalid};
 use crate::store::layout;
 
@@ -144,7 +145,11 @@ impl Run {
         let clips = labels.len();
         // Of the plan's batch, also in an epoch's last step: those ahead of it are whole.
         let room = prepared.demand.room(prepared.training.plan.batch_size);
-        let made = blocking(move || StepWalk::new(trainer, input, &labels, room)).await?;
+        let made = blocking(move || {
+            // Packing the weights is not the device's turn.
+            aside(|| StepWalk::new(trainer, input, &labels, room))
+        })
+        .await?;
         let failed = |error| match error {
             StepError::NotFinite => match prepared.trainer.lock() {
                 Ok(trainer) => Failure::Diverged {
@@ -225,7 +230,7 @@ impl Run {
             if before == Some(step) {
                 return Ok(None);
             }
-            let bytes = checkpoint::encode(&trainer, &origin)?;
+            let bytes = aside(|| checkpoint::encode(&trainer, &origin))?;
             let sha256 = Digest(Sha256::digest(&bytes).into());
             Ok::<_, Failure>(Some((step, bytes, sha256)))
         };
