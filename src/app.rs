@@ -1,7 +1,8 @@
 //! Turns a configuration into a running server: binds first, wires the handles, owns the drain order.
 //!
 //! Invariant: an address is announced only when it is bound and the data directory is this process's own; health says SERVING only when the backbone
-//! is loaded and warm. Drain order: health → new calls → calls in flight and jobs (to their checkpoints) → engine and device → stores.
+//! is loaded and warm. Drain order: health → new calls → calls in flight and jobs (to their checkpoints) → engine and device → the database, whose log
+//! is written back, so that its file alone holds everything.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::{device, model, shutdown, telemetry, video};
 
 mod about;
 mod bind;
+mod database;
 mod loops;
 mod wiring;
 
@@ -51,7 +53,7 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The database.
     #[error("cannot open the database")]
-    Metadata(#[from] metadata::Error),
+    Metadata(#[from] metadata::OpenError),
     /// The backbone cannot be loaded.
     #[error("cannot load the backbone {name}")]
     Backbone {
@@ -103,6 +105,7 @@ pub struct Bound {
     front_drain: shutdown::Drain,
     front: Stage,
     ground: Ground,
+    database: Sqlite,
     lock: DirectoryLock,
 }
 
@@ -120,6 +123,7 @@ pub struct App {
     /// What they need to finish: the engine and the device.
     back: Loops,
     drain_timeout: Duration,
+    database: Sqlite,
     /// Held until everything that writes has ended.
     _lock: DirectoryLock,
 }
@@ -133,8 +137,7 @@ impl App {
         let listeners = Listeners::bind(&config).await?;
         let lock = DirectoryLock::acquire(&config.data_dir)?;
         let store = Store::open(&config.data_dir.join("objects"))?;
-        let path = config.data_dir.join("metadata.sqlite");
-        let metadata = Sqlite::open(metadata::Config { path }).await?;
+        let database = Sqlite::open(config.database()).await?;
         listeners.announce(config.address_file.as_deref())?;
 
         let (front_drain, signal) = shutdown::channel();
@@ -148,9 +151,10 @@ impl App {
             },
             ground: Ground {
                 store,
-                metadata: Arc::new(metadata),
+                metadata: Arc::new(database.clone()),
                 metrics: Metrics::new(),
             },
+            database,
             lock,
             listeners,
             config,
@@ -212,6 +216,7 @@ impl App {
         self.back_drain.start();
         // The device ends after the slice that it runs and the engine after its batch, so this is short.
         let later = self.back.finish(self.drain_timeout).await;
+        database::close(&self.database).await;
         let unfinished: Vec<&str> = late.into_iter().chain(later).collect();
         if unfinished.is_empty() {
             tracing::info!("drained");
@@ -273,6 +278,14 @@ impl Bound {
             back.loops
                 .spawn("the metrics endpoint", Ends::Itself, endpoint);
         }
+        let upkeep = database::tend(
+            self.database.clone(),
+            self.health.clone(),
+            wiring.metrics.clone(),
+            back.signal.clone(),
+        );
+        back.loops
+            .spawn("the database's upkeep", Ends::Itself, upkeep);
         let about = about::of(&config, &wiring);
         let summary = Summary::new(&config, &self.listeners, &about);
         self.api.open(rpc::Parts {
@@ -306,6 +319,7 @@ impl Bound {
             front: self.front.loops,
             back: back.loops,
             drain_timeout: config.drain_timeout,
+            database: self.database,
             _lock: self.lock,
         })
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::model::Isa;
 use crate::model::load::Overrides;
 use crate::spec::Precision;
-use crate::{device, engine, faults, jobs, rpc, telemetry, video};
+use crate::{device, engine, faults, jobs, metadata, rpc, telemetry, video};
 use load::{Error, Layered};
 use settings::{Flags, LogFormat, PrecisionChoice, Sandbox, Settings};
 
@@ -32,6 +32,8 @@ pub struct Config {
     pub address_file: Option<PathBuf>,
     /// Folder of all durable state.
     pub data_dir: PathBuf,
+    /// Starts although the database lost changes or is another one's.
+    pub accept_data_loss: bool,
     /// The frozen backbone.
     pub backbone: Backbone,
     /// What the operator says of it.
@@ -54,6 +56,8 @@ pub struct Config {
     pub crash_at: Option<faults::Crash>,
     /// The best instructions that tests let the process use.
     pub cpu: Option<Isa>,
+    /// What tests make fail in the database.
+    pub database_faults: metadata::Faults,
     /// Connections.
     pub rpc: rpc::Config,
     /// Decoding.
@@ -101,6 +105,7 @@ impl Config {
             listen: settings.listen,
             address_file: settings.address_file.clone(),
             data_dir: settings.data_dir.clone(),
+            accept_data_loss: settings.accept_data_loss,
             backbone: match settings.backbone.to_str() {
                 Some("builtin") => Backbone::Builtin,
                 Some(_) | None => Backbone::Path(settings.backbone.clone()),
@@ -125,6 +130,7 @@ impl Config {
                 .map_err(|error: faults::Unknown| layers.complain("crash_at", error.to_string()))?,
             cpu: cpu
                 .map_err(|error: crate::spec::Invalid| layers.complain("cpu", error.problem))?,
+            database_faults: metadata::Faults::default(),
             rpc: rpc::Config {
                 connection_age: settings.connection_age.0,
                 keepalive_interval: settings.keepalive_interval.0,
@@ -141,6 +147,15 @@ impl Config {
                 ..jobs::Config::default()
             },
         })
+    }
+
+    /// The database in the data directory.
+    pub fn database(&self) -> metadata::Config {
+        metadata::Config {
+            accept_data_loss: self.accept_data_loss,
+            faults: self.database_faults.clone(),
+            ..metadata::Config::at(self.data_dir.join("metadata.sqlite"))
+        }
     }
 
     /// Puts the layers on each other and validates them.

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, OpenError, Result};
 pub use page::{Page, PageRequest};
 pub use records::*;
-pub use sqlite::{Config, Sqlite};
+pub use sqlite::{Condition, Config, Faults, Sqlite};
 
 use crate::ids::{
     AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VideoId,

@@ -57,7 +57,29 @@ pub enum Error {
         /// The text.
         text: String,
     },
-    /// The store failed.
+    /// The disk or the quota of the store is full; the same call may succeed when there is room again.
+    #[error("cannot {action} object {key}: the storage is full")]
+    StorageFull {
+        /// What was tried.
+        action: &'static str,
+        /// The object's key.
+        key: String,
+        /// What the storage said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The storage failed to read or write; the same call may succeed later.
+    #[error("cannot {action} object {key} now")]
+    Unavailable {
+        /// What was tried.
+        action: &'static str,
+        /// The object's key.
+        key: String,
+        /// What the storage said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store refused what was asked of it.
     #[error("cannot {action} object {key}")]
     Backend {
         /// What was tried.
@@ -68,4 +90,74 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl Error {
+    /// Whether the same call may succeed later without anybody changing the request: the storage is full or failed.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::StorageFull { .. } | Self::Unavailable { .. })
+    }
+
+    /// A failure of the storage under an object or a file: full, or away for now.
+    pub fn of_storage(action: &'static str, key: impl Into<String>, source: Cause) -> Self {
+        let key = key.into();
+        if is_full(&*source) {
+            Self::StorageFull {
+                action,
+                key,
+                source,
+            }
+        } else {
+            Self::Unavailable {
+                action,
+                key,
+                source,
+            }
+        }
+    }
+}
+
+/// Whether an I/O error among an error's causes says that a disk or a quota is full.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| {
+            matches!(
+                io.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        }) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_full_quota_are_told_from_other_failures() {
+        let full = rustix::io::Errno::NOSPC;
+        let quota = rustix::io::Errno::DQUOT;
+        let failing = rustix::io::Errno::IO;
+        for (errno, is_full) in [(full, true), (quota, true), (failing, false)] {
+            let below = object_store::Error::Generic {
+                store: "test",
+                source: Box::new(io::Error::from(errno)),
+            };
+            let error = Error::of_storage("write", "a/videos/b", Box::new(below));
+            assert_eq!(
+                matches!(error, Error::StorageFull { .. }),
+                is_full,
+                "{errno}"
+            );
+            assert!(error.is_temporary(), "{errno}");
+        }
+    }
 }

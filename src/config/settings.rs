@@ -60,6 +60,9 @@ settings! {
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
     /// Folder of all durable state; one process at a time.
     data_dir: Must<PathBuf> = "frameshift-data";
+    /// Starts although the database lost changes or does not belong to the objects beside it; for one start only.
+    accept_data_loss: Must<bool> = "false"
+        [num_args = 0..=1, default_missing_value = "true", require_equals = true];
     /// Image backbone: `builtin`, or a folder or file with the weights of a CLIP or ViT.
     backbone: Must<PathBuf> = "builtin";
     /// What the backbone's files do not say, or say wrongly: `heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b`.

@@ -152,6 +152,7 @@ fn the_dump_is_the_configuration_in_force_and_loads_again() {
 # address_file is not set
 insecure_allow_anonymous = false # default
 data_dir = "frameshift-data" # default
+accept_data_loss = false # default
 backbone = "builtin" # default
 # backbone_override is not set
 # metrics_listen is not set

@@ -2,6 +2,8 @@
 //!
 //! Invariant: no type of the database library is in here, so that no caller depends on one.
 
+use std::path::PathBuf;
+
 use crate::ids::{DatasetId, JobId, TaskId, UploadId, VideoId};
 
 /// A kind of resource, as error messages and resource names call it.
@@ -146,12 +148,56 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The database cannot be reached or does not answer in time.
+    /// The database cannot be reached, is locked by another process, or its disk fails; the same call may succeed later.
     #[error("the database is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database's disk is full; the same call may succeed when there is room again.
+    #[error("the database's disk is full")]
+    StorageFull(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The database refused a statement or a migration.
     #[error("the database failed")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file cannot be written, so that nothing could be recorded.
+    #[error("database {} cannot be written: its mode or its file system forbids it", path.display())]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is damaged.
+    #[error("database {} is damaged, restore it from a backup: {problem}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite found first.
+        problem: String,
+    },
+    /// The database is older than what it acknowledged: its write-ahead log was lost or cut, or an older copy was put in its place.
+    #[error(
+        "database {} has lost its last {lost} changes: put its metadata.sqlite-wal back, or restore a backup into an empty directory, or go on \
+         without them with --accept-data-loss",
+        path.display()
+    )]
+    CommitsLost {
+        /// The file.
+        path: PathBuf,
+        /// How many acknowledged transactions are missing.
+        lost: u64,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] Error),
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anybody changing the request: the disk, a lock or the connection failed.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::StorageFull(_))
+    }
 }
 
 fn first(videos: &[VideoId]) -> String {

@@ -1,42 +1,72 @@
-//! `grpc.health.v1`: overall and for each service of the API, all alike.
+//! `grpc.health.v1`: overall and for each service of the API, all alike, and apart from them whether anything can be changed.
 
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use super::methods;
 
+/// The name whose health is that of changes. It is no service: an orchestrator that takes a server out of rotation would end classification, which
+/// goes on without writes, and would not mend a disk.
+pub const WRITES: &str = "frameshift.v1.writes";
+
 /// What the server says of its health.
 #[derive(Debug, Clone)]
 pub struct Health {
     reporter: HealthReporter,
+    /// Held while the reporter is told, so that it hears of changes in their order.
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    serves: bool,
+    writes: bool,
 }
 
 impl Health {
     /// NOT_SERVING for every service.
     pub async fn new() -> Self {
+        let state = State {
+            serves: false,
+            writes: true,
+        };
         let health = Self {
             reporter: HealthReporter::new(),
+            state: Arc::new(Mutex::new(state)),
         };
-        health.set(ServingStatus::NotServing).await;
+        health.change(|_| {}).await;
         health
     }
 
     /// SERVING from now on: the backbone is loaded and warm.
     pub async fn serving(&self) {
-        self.set(ServingStatus::Serving).await;
+        self.change(|state| state.serves = true).await;
     }
 
     /// NOT_SERVING from now on: the server drains.
     pub async fn not_serving(&self) {
-        self.set(ServingStatus::NotServing).await;
+        self.change(|state| state.serves = false).await;
     }
 
-    async fn set(&self, status: ServingStatus) {
+    /// Whether the database takes writes.
+    pub async fn writes(&self, work: bool) {
+        self.change(|state| state.writes = work).await;
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().await;
+        change(&mut state);
+        let all = status(state.serves);
         // The empty name is the whole server.
         for service in methods::services().chain([""]) {
-            self.reporter.set_service_status(service, status).await;
+            self.reporter.set_service_status(service, all).await;
         }
+        let writes = status(state.serves && state.writes);
+        self.reporter.set_service_status(WRITES, writes).await;
     }
 
     /// The standard service that answers with it.
@@ -44,5 +74,13 @@ impl Health {
         let service =
             tonic_health::server::HealthService::from_health_reporter(self.reporter.clone());
         HealthServer::new(service)
+    }
+}
+
+fn status(is_well: bool) -> ServingStatus {
+    if is_well {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
     }
 }

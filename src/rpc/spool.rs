@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tonic::Status;
 
 use crate::rpc::status;
+use crate::store;
 use crate::video::Input;
 
 /// Bytes that are held in memory: most clips are smaller.
@@ -94,7 +95,7 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(std::io::Error::other)
         .and_then(|result| result)
-        .map_err(|error| status::internal(format_args!("cannot spool a file: {error}")))
+        .map_err(|error| store::Error::of_storage("spool", "a request's file", error.into()).into())
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ const INTERNAL: &str =
 const SOON: Duration = Duration::from_millis(200);
 /// When to try again after something was unavailable.
 const LATER: Duration = Duration::from_secs(2);
+/// When to try again after a disk was full: somebody has to make room first.
+const MUCH_LATER: Duration = Duration::from_secs(30);
 
 /// A status in the making.
 struct Refusal {
@@ -330,12 +332,30 @@ impl From<store::Error> for Status {
             // A record names the object, so its absence is damage, not a caller's mistake.
             Error::NotFound { .. } => damaged("OBJECT_MISSING", &error),
             Error::Digest { .. } => damaged("OBJECT_DAMAGED", &error),
+            Error::StorageFull { .. } => storage_full(&error),
+            Error::Unavailable { .. } => {
+                tracing::warn!(cause = %Chain(&error), "the object store is unavailable");
+                let message = "the object store is unavailable";
+                Refusal::new(Code::Unavailable, "STORE_UNAVAILABLE", message)
+                    .retry(LATER)
+                    .status()
+            }
             Error::Locked { .. }
             | Error::Directory { .. }
             | Error::Key { .. }
             | Error::Backend { .. } => broken(&error),
         }
     }
+}
+
+/// A disk or quota of the server is full. Which one and where is the operator's business.
+fn storage_full(error: &(dyn std::error::Error + 'static)) -> Status {
+    tracing::warn!(cause = %Chain(error), "the storage is full");
+    let message = "the server's storage is full; deletions still work";
+    Refusal::new(Code::ResourceExhausted, "STORAGE_FULL", message)
+        .quota("storage")
+        .retry(MUCH_LATER)
+        .status()
 }
 
 /// Stored bytes that are not what was stored.
@@ -352,6 +372,7 @@ impl From<metadata::Error> for Status {
     fn from(error: metadata::Error) -> Self {
         use metadata::Error;
         match &error {
+            Error::StorageFull(_) => return storage_full(&error),
             Error::NotFound { kind, .. } => Refusal::new(Code::NotFound, missing(*kind), &error),
             Error::VideosNotFound { videos } => {
                 let refusal = Refusal::new(Code::NotFound, "VIDEO_NOT_FOUND", &error);

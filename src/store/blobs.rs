@@ -204,11 +204,7 @@ impl Store {
             .try_filter(|blob| std::future::ready(blob.modified <= before))
             .try_collect()
             .await
-            .map_err(|error| Error::Backend {
-                action: "list",
-                key: "*".into(),
-                source: error.into(),
-            })
+            .map_err(|error| of_store("list", "*", error))
     }
 }
 
@@ -227,11 +223,7 @@ impl Store {
         removed
             .map_err(std::io::Error::other)
             .and_then(|result| result)
-            .map_err(|error| Error::Backend {
-                action: "list",
-                key: "*".into(),
-                source: error.into(),
-            })
+            .map_err(|error| Error::of_storage("list", "*", error.into()))
     }
 }
 
@@ -342,11 +334,26 @@ fn failed(action: &'static str, key: &Key, error: object_store::Error) -> Error 
             key: key.to_string(),
         };
     }
-    Error::Backend {
-        action,
-        key: key.to_string(),
-        source: error.into(),
+    of_store(action, key.as_str(), error)
+}
+
+/// What an error of the store below means: a request that it cannot take stays wrong, everything else may pass.
+fn of_store(action: &'static str, key: &str, error: object_store::Error) -> Error {
+    let is_refused = matches!(
+        error,
+        object_store::Error::InvalidPath { .. }
+            | object_store::Error::NotSupported { .. }
+            | object_store::Error::NotImplemented { .. }
+            | object_store::Error::UnknownConfigurationKey { .. }
+    );
+    if is_refused {
+        return Error::Backend {
+            action,
+            key: key.into(),
+            source: error.into(),
+        };
     }
+    Error::of_storage(action, key, error.into())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -357,9 +364,5 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(std::io::Error::other)
         .and_then(|result| result)
-        .map_err(|error| Error::Backend {
-            action,
-            key: key.to_string(),
-            source: error.into(),
-        })
+        .map_err(|error| Error::of_storage(action, key.as_str(), error.into()))
 }

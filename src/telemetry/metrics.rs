@@ -103,6 +103,7 @@ struct Inner {
     job_clips: Counts,
     jobs: Gauges,
     jobs_finished: Counts,
+    writes_failing: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -241,6 +242,10 @@ impl Metrics {
             job_clips: n.counts("job_clips", "Clips trained on, by tenant"),
             jobs: n.gauges("jobs", "Jobs that this process works on, by state"),
             jobs_finished: n.counts("jobs_finished", "Jobs that ended, by state and tenant"),
+            writes_failing: n.gauge(
+                "database_writes_failing",
+                "1 while the database cannot be written, else 0",
+            ),
         };
         inner.registry = names.0;
         Self(Arc::new(inner))
@@ -386,6 +391,11 @@ impl Metrics {
         if let Some(state) = to {
             self.0.jobs.get_or_create(&job_labels(state)).inc();
         }
+    }
+
+    /// The database stopped taking writes, or takes them again.
+    pub fn database_writes_failing(&self, failing: bool) {
+        self.0.writes_failing.set(i64::from(failing));
     }
 
     /// A job ended.

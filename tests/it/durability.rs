@@ -68,7 +68,7 @@ impl Parts {
         let lock = DirectoryLock::acquire(directory).expect("a killed process holds no lock");
         let store = Store::open(&directory.join("objects")).expect("a store");
         let path = directory.join("metadata.sqlite");
-        let database = Sqlite::open(frameshift::metadata::Config { path }).await;
+        let database = Sqlite::open(frameshift::metadata::Config::at(path)).await;
         let records: fixture::Store = Arc::new(database.expect("a database"));
         let config = Config {
             part_bytes: PART,

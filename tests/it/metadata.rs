@@ -3,6 +3,7 @@
 pub(crate) mod fixture;
 mod isolation;
 mod jobs;
+mod outage;
 mod resources;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub(crate) struct Backend {
 pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
     let directory = tempfile::tempdir().expect("a folder");
     let path = directory.path().join("metadata.sqlite");
-    let store = Sqlite::open(Config { path }).await.expect("a database");
+    let store = Sqlite::open(Config::at(path)).await.expect("a database");
     let sqlite = Backend {
         store: Arc::new(store),
         _directory: directory,
@@ -46,9 +47,7 @@ pub(crate) use contract;
 #[tokio::test]
 async fn a_database_is_reopened_with_its_records() {
     let directory = tempfile::tempdir().expect("a folder");
-    let config = Config {
-        path: directory.path().join("metadata.sqlite"),
-    };
+    let config = Config::at(directory.path().join("metadata.sqlite"));
     let tenant = fixture::tenant("a");
     let first = Sqlite::open(config.clone()).await.expect("a database");
     let task = {
@@ -58,7 +57,7 @@ async fn a_database_is_reopened_with_its_records() {
             .await
             .expect("created")
     };
-    first.close().await;
+    first.close().await.expect("closed");
     let again = Sqlite::open(config).await.expect("a database");
     let store: &dyn MetadataStore = &again;
     let found = store.get_task(&tenant, &task.id).await.expect("found");
@@ -74,5 +73,5 @@ async fn a_file_that_is_no_database_is_refused() {
         "not a database, but long enough to be taken for one".repeat(100),
     )
     .expect("written");
-    assert!(Sqlite::open(Config { path }).await.is_err());
+    assert!(Sqlite::open(Config::at(path)).await.is_err());
 }

@@ -61,7 +61,7 @@ impl Datasets for Sqlite {
     }
 
     async fn get_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<DatasetRecord> {
-        let mut tx = self.read().await?;
+        let mut tx = self.list().await?;
         get(&mut tx, tenant, dataset).await
     }
 
@@ -70,7 +70,7 @@ impl Datasets for Sqlite {
         tenant: &TenantId,
         page: &PageRequest,
     ) -> Result<Page<DatasetRecord>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.list().await?;
         let found =
             sqlx::query("SELECT * FROM datasets WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?")
                 .bind(tenant.as_str())
@@ -121,18 +121,8 @@ impl Datasets for Sqlite {
         dataset: &DatasetId,
         videos: &[VideoId],
     ) -> Result<DatasetRecord> {
-        let (mut tx, _) = self.write().await?;
-        for video in videos {
-            sqlx::query("DELETE FROM examples WHERE tenant = ? AND dataset = ? AND video = ?")
-                .bind(tenant.as_str())
-                .bind(dataset.as_str())
-                .bind(video.to_string())
-                .execute(&mut *tx)
-                .await?;
-        }
-        let record = get(&mut tx, tenant, dataset).await?;
-        tx.commit().await?;
-        Ok(record)
+        self.deleting(|| remove(self, tenant, dataset, videos))
+            .await
     }
 
     async fn list_examples(
@@ -141,7 +131,7 @@ impl Datasets for Sqlite {
         dataset: &DatasetId,
         page: &PageRequest,
     ) -> Result<Page<ExampleRecord>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.list().await?;
         row(&mut tx, tenant, dataset).await?;
         let sql = "SELECT video, label, split FROM examples \
                    WHERE tenant = ? AND dataset = ? AND video > ? ORDER BY video LIMIT ?";
@@ -157,29 +147,7 @@ impl Datasets for Sqlite {
     }
 
     async fn delete_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<()> {
-        let (mut tx, _) = self.write().await?;
-        row(&mut tx, tenant, dataset).await?;
-        let sql = "SELECT id FROM jobs WHERE tenant = ? AND dataset = ? AND end_time IS NULL \
-                   LIMIT 1";
-        let job = sqlx::query_scalar(sql)
-            .bind(tenant.as_str())
-            .bind(dataset.as_str())
-            .fetch_optional(&mut *tx)
-            .await?;
-        if let Some(user) = job {
-            return Err(Error::InUse {
-                kind: Kind::Dataset,
-                name: dataset.to_string(),
-                user_kind: Kind::Job,
-                user,
-            });
-        }
-        sqlx::query("DELETE FROM datasets WHERE tenant = ? AND id = ?")
-            .bind(tenant.as_str())
-            .bind(dataset.as_str())
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
+        self.deleting(|| delete(self, tenant, dataset)).await
     }
 
     async fn snapshot_dataset(
@@ -195,9 +163,55 @@ impl Datasets for Sqlite {
     }
 
     async fn get_snapshot(&self, tenant: &TenantId, digest: Digest) -> Result<SnapshotRecord> {
-        let mut tx = self.read().await?;
+        let mut tx = self.list().await?;
         read_snapshot(&mut tx, tenant, digest).await
     }
+}
+
+async fn delete(store: &Sqlite, tenant: &TenantId, dataset: &DatasetId) -> Result<()> {
+    let (mut tx, _) = store.write().await?;
+    row(&mut tx, tenant, dataset).await?;
+    let sql = "SELECT id FROM jobs WHERE tenant = ? AND dataset = ? AND end_time IS NULL \
+               LIMIT 1";
+    let job = sqlx::query_scalar(sql)
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+    if let Some(user) = job {
+        return Err(Error::InUse {
+            kind: Kind::Dataset,
+            name: dataset.to_string(),
+            user_kind: Kind::Job,
+            user,
+        });
+    }
+    sqlx::query("DELETE FROM datasets WHERE tenant = ? AND id = ?")
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
+}
+
+async fn remove(
+    store: &Sqlite,
+    tenant: &TenantId,
+    dataset: &DatasetId,
+    videos: &[VideoId],
+) -> Result<DatasetRecord> {
+    let (mut tx, _) = store.write().await?;
+    for video in videos {
+        sqlx::query("DELETE FROM examples WHERE tenant = ? AND dataset = ? AND video = ?")
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .bind(video.to_string())
+            .execute(&mut *tx)
+            .await?;
+    }
+    let record = get(&mut tx, tenant, dataset).await?;
+    tx.commit().await?;
+    Ok(record)
 }
 
 async fn row(

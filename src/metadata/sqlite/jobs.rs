@@ -110,7 +110,7 @@ impl Workers for Sqlite {
         for event in events {
             events::append(&mut tx, &lease.tenant, lease.job, now, event).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn commit_checkpoint(
@@ -146,7 +146,7 @@ impl Workers for Sqlite {
         let (mut tx, now) = self.write().await?;
         let job = held(&mut tx, lease).await?;
         put_back(&mut tx, &job, false, now).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn end_job(&self, lease: &Lease, ending: Ending) -> Result<JobRecord> {

@@ -82,7 +82,7 @@ impl Jobs for Sqlite {
             .bind(tenant.as_str())
             .bind(page.start(LISTING)?)
             .bind(page.limit())
-            .fetch_all(&self.reader)
+            .fetch_all(&self.lister)
             .await?;
         let listed = |row| read_with(row, "listed_result");
         let jobs: Vec<_> = found.iter().map(listed).collect::<Result<_>>()?;
@@ -116,7 +116,7 @@ impl Jobs for Sqlite {
         after: u64,
         limit: u32,
     ) -> Result<Vec<EventRecord>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.list().await?;
         get(&mut tx, tenant, job).await?;
         events::list(&mut tx, tenant, job, after, limit).await
     }

@@ -71,7 +71,7 @@ impl Tasks for Sqlite {
                 .bind(tenant.as_str())
                 .bind(page.start(LISTING)?)
                 .bind(page.limit())
-                .fetch_all(&self.reader)
+                .fetch_all(&self.lister)
                 .await?;
         let tasks: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
         Ok(page.page(LISTING, tasks, |task| task.id.to_string()))
@@ -106,30 +106,7 @@ impl Tasks for Sqlite {
         task: &TaskId,
         etag: Option<&str>,
     ) -> Result<Vec<VersionRecord>> {
-        let (mut tx, _) = self.write().await?;
-        current(&mut tx, tenant, task, etag).await?;
-        let sql = "SELECT id FROM jobs WHERE tenant = ? AND task = ? AND end_time IS NULL LIMIT 1";
-        let job = sqlx::query_scalar(sql)
-            .bind(tenant.as_str())
-            .bind(task.as_str())
-            .fetch_optional(&mut *tx)
-            .await?;
-        if let Some(user) = job {
-            return Err(Error::InUse {
-                kind: Kind::Task,
-                name: task.to_string(),
-                user_kind: Kind::Job,
-                user,
-            });
-        }
-        let versions = versions::all(&mut tx, tenant, task).await?;
-        sqlx::query("DELETE FROM tasks WHERE tenant = ? AND id = ?")
-            .bind(tenant.as_str())
-            .bind(task.as_str())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(versions)
+        self.deleting(|| delete(self, tenant, task, etag)).await
     }
 
     async fn get_version(
@@ -148,7 +125,7 @@ impl Tasks for Sqlite {
         task: &TaskId,
         page: &PageRequest,
     ) -> Result<Page<VersionRecord>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.list().await?;
         get(&mut tx, tenant, task).await?;
         versions::list(&mut tx, tenant, task, page).await
     }
@@ -288,6 +265,38 @@ fn import(id: Option<RequestId>) -> Request {
 }
 
 /// The version that a request imported before; a request for another task is another request, which its id cannot be.
+async fn delete(
+    store: &Sqlite,
+    tenant: &TenantId,
+    task: &TaskId,
+    etag: Option<&str>,
+) -> Result<Vec<VersionRecord>> {
+    let (mut tx, _) = store.write().await?;
+    current(&mut tx, tenant, task, etag).await?;
+    let sql = "SELECT id FROM jobs WHERE tenant = ? AND task = ? AND end_time IS NULL LIMIT 1";
+    let job = sqlx::query_scalar(sql)
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+    if let Some(user) = job {
+        return Err(Error::InUse {
+            kind: Kind::Task,
+            name: task.to_string(),
+            user_kind: Kind::Job,
+            user,
+        });
+    }
+    let versions = versions::all(&mut tx, tenant, task).await?;
+    sqlx::query("DELETE FROM tasks WHERE tenant = ? AND id = ?")
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(versions)
+}
+
 async fn imported_before(
     conn: &mut SqliteConnection,
     tenant: &TenantId,

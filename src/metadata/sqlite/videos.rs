@@ -96,7 +96,8 @@ impl Videos for Sqlite {
     }
 
     async fn abandon_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>> {
-        uploads::abandon(self, tenant, upload).await
+        self.deleting(|| uploads::abandon(self, tenant, upload))
+            .await
     }
 
     async fn get_video(&self, tenant: &TenantId, video: VideoId) -> Result<VideoRecord> {
@@ -115,45 +116,49 @@ impl Videos for Sqlite {
             .bind(tenant.as_str())
             .bind(page.start(LISTING)?)
             .bind(page.limit())
-            .fetch_all(&self.reader)
+            .fetch_all(&self.lister)
             .await?;
         let videos: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
         Ok(page.page(LISTING, videos, |video| video.id.to_string()))
     }
 
     async fn delete_video(&self, tenant: &TenantId, video: VideoId, force: bool) -> Result<()> {
-        let (mut tx, now) = self.write().await?;
-        get(&mut tx, tenant, video).await?;
-        let user = user(&mut tx, tenant, video).await?;
-        match user {
-            Some((user_kind, user)) if !force => {
-                return Err(Error::InUse {
-                    kind: Kind::Video,
-                    name: video.to_string(),
-                    user_kind,
-                    user,
-                });
-            }
-            Some(_) => bury(&mut tx, tenant, video, now).await?,
-            None => {
-                sqlx::query("DELETE FROM videos WHERE tenant = ? AND id = ?")
-                    .bind(tenant.as_str())
-                    .bind(video.to_string())
-                    .execute(&mut *tx)
-                    .await?;
-            }
-        }
-        sqlx::query("DELETE FROM uploads WHERE tenant = ? AND video = ?")
-            .bind(tenant.as_str())
-            .bind(video.to_string())
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
+        self.deleting(|| delete(self, tenant, video, force)).await
     }
 
     async fn is_named(&self, tenant: &TenantId, blob: &BlobName) -> Result<bool> {
         blobs::is_named(self, tenant, blob).await
     }
+}
+
+async fn delete(store: &Sqlite, tenant: &TenantId, video: VideoId, force: bool) -> Result<()> {
+    let (mut tx, now) = store.write().await?;
+    get(&mut tx, tenant, video).await?;
+    let user = user(&mut tx, tenant, video).await?;
+    match user {
+        Some((user_kind, user)) if !force => {
+            return Err(Error::InUse {
+                kind: Kind::Video,
+                name: video.to_string(),
+                user_kind,
+                user,
+            });
+        }
+        Some(_) => bury(&mut tx, tenant, video, now).await?,
+        None => {
+            sqlx::query("DELETE FROM videos WHERE tenant = ? AND id = ?")
+                .bind(tenant.as_str())
+                .bind(video.to_string())
+                .execute(&mut *tx)
+                .await?;
+        }
+    }
+    sqlx::query("DELETE FROM uploads WHERE tenant = ? AND video = ?")
+        .bind(tenant.as_str())
+        .bind(video.to_string())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
 }
 
 fn upload_request(id: Option<RequestId>) -> Request {

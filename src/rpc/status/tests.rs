@@ -52,7 +52,7 @@ fn check(cases: Vec<(Status, Code, &str)>) {
         if code == Code::Internal {
             assert_eq!(status.message(), INTERNAL);
         }
-        if code == Code::Unavailable {
+        if code == Code::Unavailable || expected == "STORAGE_FULL" {
             assert!(status.get_error_details().retry_info().is_some());
         }
         if code == Code::InvalidArgument {
@@ -160,6 +160,11 @@ fn metadata_errors() {
             Code::Unavailable,
             "DATABASE_UNAVAILABLE",
         ),
+        (
+            Error::StorageFull(cause()).into(),
+            Code::ResourceExhausted,
+            "STORAGE_FULL",
+        ),
         (Error::Backend(cause()).into(), Code::Internal, "INTERNAL"),
     ];
     let kinds = [
@@ -233,6 +238,26 @@ fn store_and_registry_errors() {
             .into(),
             Code::Internal,
             "INTERNAL",
+        ),
+        (
+            store::Error::StorageFull {
+                action: "write",
+                key: SECRET.into(),
+                source: cause(),
+            }
+            .into(),
+            Code::ResourceExhausted,
+            "STORAGE_FULL",
+        ),
+        (
+            store::Error::Unavailable {
+                action: "read",
+                key: SECRET.into(),
+                source: cause(),
+            }
+            .into(),
+            Code::Unavailable,
+            "STORE_UNAVAILABLE",
         ),
         (
             store::Error::Backend {

@@ -87,7 +87,7 @@ impl Bed {
     pub(super) async fn open(directory: &Path) -> Self {
         let lock = DirectoryLock::acquire(directory).expect("the directory is free");
         let path = directory.join("records.sqlite");
-        let metadata = Sqlite::open(metadata::Config { path })
+        let metadata = Sqlite::open(metadata::Config::at(path))
             .await
             .expect("a database");
         let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);

@@ -1,0 +1,116 @@
+//! Looks after the database while the server runs, tells when it stops taking writes, and closes it at the end.
+//!
+//! Invariant: an outage of writes is one line in the log when it begins and one when it ends, a metric and the health of `frameshift.v1.writes`; the
+//! health of everything else stays, since classification goes on.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::metadata::{Condition, Sqlite};
+use crate::rpc::Health;
+use crate::shutdown::Signal;
+use crate::telemetry::metrics::Metrics;
+
+/// How often the log is written back: what a lost log can cost.
+const UPKEEP: Duration = Duration::from_secs(60);
+/// How often a write is tried while writes fail.
+const PROBE: Duration = Duration::from_secs(1);
+/// How long the end waits for the last transactions.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// Does what has to be done from time to time, and watches for outages, until the drain.
+pub(super) async fn tend(
+    database: Sqlite,
+    health: Health,
+    metrics: Metrics,
+    mut drain: Signal,
+) -> Result<(), Infallible> {
+    let mut condition = database.condition();
+    let mut upkeep = tokio::time::interval(UPKEEP);
+    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let failing = condition.borrow_and_update().failing.clone();
+        if let Some(why) = failing {
+            let outage = Outage::begin(&why, &health, &metrics).await;
+            tokio::select! {
+                () = drain.draining() => return Ok(()),
+                failures = last(&database, &mut condition) => {
+                    outage.end(failures, &health, &metrics).await;
+                }
+            }
+            continue;
+        }
+        tokio::select! {
+            () = drain.draining() => return Ok(()),
+            _ = condition.changed() => {}
+            _ = upkeep.tick() => {
+                if let Err(error) = database.tidy_up().await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the database's log cannot be written back");
+                }
+            }
+        }
+    }
+}
+
+/// Writes the log back and closes the database.
+pub(super) async fn close(database: &Sqlite) {
+    match tokio::time::timeout(CLOSE, database.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "the database's log could not be written back: metadata.sqlite and metadata.sqlite-wal belong together"
+            );
+        }
+        Err(_) => tracing::warn!(
+            "a transaction did not end: metadata.sqlite and metadata.sqlite-wal belong together"
+        ),
+    }
+}
+
+/// Tries to write until that works. Returns how many writes failed.
+async fn last(database: &Sqlite, condition: &mut watch::Receiver<Condition>) -> u64 {
+    let mut failures = 0;
+    loop {
+        let now = condition.borrow_and_update().clone();
+        if now.failing.is_none() {
+            return failures;
+        }
+        failures = now.failures;
+        // A probe that fails is one of the failures.
+        if database.probe().await.is_err() {
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+}
+
+/// A time in which nothing can be written.
+struct Outage {
+    begin: Instant,
+}
+
+impl Outage {
+    async fn begin(why: &str, health: &Health, metrics: &Metrics) -> Self {
+        tracing::error!(
+            why,
+            "the database cannot be written: changes are refused until it can, classification goes on"
+        );
+        metrics.database_writes_failing(true);
+        health.writes(false).await;
+        Self {
+            begin: Instant::now(),
+        }
+    }
+
+    async fn end(self, failures: u64, health: &Health, metrics: &Metrics) {
+        let seconds = self.begin.elapsed().as_secs_f64();
+        tracing::warn!(seconds, failures, "the database can be written again");
+        metrics.database_writes_failing(false);
+        health.writes(true).await;
+    }
+}
