@@ -20,6 +20,7 @@ mod about;
 mod bind;
 mod database;
 mod loops;
+mod pairing;
 mod wiring;
 
 pub use about::Summary;
@@ -54,6 +55,33 @@ pub enum Error {
     /// The database.
     #[error("cannot open the database")]
     Metadata(#[from] metadata::OpenError),
+    /// The database, once it was open.
+    #[error("cannot read the database")]
+    Records(#[from] metadata::Error),
+    /// There are blobs, but not the database that names them.
+    #[error(
+        "{0}/metadata.sqlite is missing or empty, but {0}/objects holds the objects of a database: put the database back (docs/operate.md says how), or \
+         begin anew with --accept-data-loss, after which objects that no record names are deleted",
+        directory.display()
+    )]
+    DatabaseMissing {
+        /// The data directory.
+        directory: PathBuf,
+    },
+    /// The blobs are another database's.
+    #[error(
+        "{0}/metadata.sqlite is database {database}, but {0}/objects belongs to database {owner}: put together what belongs together, or go on with \
+         --accept-data-loss, after which objects that no record names are deleted",
+        directory.display()
+    )]
+    OtherDatabase {
+        /// The data directory.
+        directory: PathBuf,
+        /// The database's id.
+        database: String,
+        /// The id that lies among the blobs.
+        owner: String,
+    },
     /// The backbone cannot be loaded.
     #[error("cannot load the backbone {name}")]
     Backbone {
@@ -137,7 +165,7 @@ impl App {
         let listeners = Listeners::bind(&config).await?;
         let lock = DirectoryLock::acquire(&config.data_dir)?;
         let store = Store::open(&config.data_dir.join("objects"))?;
-        let database = Sqlite::open(config.database()).await?;
+        let database = pairing::open(&config, &store).await?;
         listeners.announce(config.address_file.as_deref())?;
 
         let (front_drain, signal) = shutdown::channel();

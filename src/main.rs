@@ -9,6 +9,7 @@ use clap::Parser;
 use frameshift::app::{self, App};
 use frameshift::config::cli::{Cli, Command, Exit, Serve, VIDEO_WORKER};
 use frameshift::config::load::Layered;
+use frameshift::config::settings::Flags;
 use frameshift::config::{self, Config};
 use frameshift::{demo, faults, model, telemetry, tools, video};
 use tokio::runtime::Runtime;
@@ -103,6 +104,7 @@ fn run(command: Command) -> Result<(), Failure> {
             })
         }
         Command::Convert(arguments) => tools::convert::run(&arguments).map_err(exit(Exit::Failed)),
+        Command::Backup(arguments) => backup(&arguments),
         Command::Pretrain(arguments) => {
             tools::pretrain::run(&arguments).map_err(exit(Exit::Failed))
         }
@@ -147,6 +149,9 @@ fn exit_of(error: &app::Error) -> Exit {
         | Error::AddressFile { .. }
         | Error::Store(_)
         | Error::Metadata(_)
+        | Error::Records(_)
+        | Error::DatabaseMissing { .. }
+        | Error::OtherDatabase { .. }
         | Error::Video(video::Error::Unconfined { .. })
         | Error::Backbone { .. } => Exit::Unavailable,
         Error::Video(_) | Error::Device(_) | Error::Rpc(_) | Error::Stopped { .. } => {
@@ -154,6 +159,19 @@ fn exit_of(error: &app::Error) -> Exit {
         }
         Error::DrainTimeout { .. } => Exit::Again,
     }
+}
+
+fn backup(arguments: &tools::backup::Args) -> Result<(), Failure> {
+    let flags = Flags {
+        data_dir: arguments.data_dir.clone(),
+        ..Flags::default()
+    };
+    let environment = config::environment();
+    let layers = Layered::load(arguments.config.as_deref(), &environment, &flags)
+        .map_err(exit(Exit::Usage))?;
+    let data_dir = layers.settings().map_err(exit(Exit::Usage))?.data_dir;
+    let outcome = runtime()?.block_on(tools::backup::run(&data_dir, &arguments.to));
+    outcome.map_err(exit(Exit::Failed))
 }
 
 /// A signal before the server serves ends it at once: nothing is in flight yet.

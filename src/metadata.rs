@@ -15,7 +15,7 @@ use async_trait::async_trait;
 pub use error::{Error, Kind, OpenError, Result};
 pub use page::{Page, PageRequest};
 pub use records::*;
-pub use sqlite::{Condition, Config, Faults, Sqlite};
+pub use sqlite::{Condition, Config, Faults, Sqlite, backup};
 
 use crate::ids::{
     AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VideoId,

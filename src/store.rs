@@ -3,7 +3,9 @@
 //! Invariant: a write that returned is on the disk, whole; a key is written by one writer only, with one content. The only user of object_store.
 
 mod blobs;
+mod copies;
 mod faulty;
+mod identity;
 pub mod layout;
 mod lock;
 

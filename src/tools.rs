@@ -1,5 +1,6 @@
 //! Command-line work on local files, without a server.
 
+pub mod backup;
 pub mod bench_compute;
 pub mod convert;
 pub mod inspect;

@@ -52,6 +52,8 @@ pub enum Command {
     Bench(tools::bench_compute::Command),
     /// Writes any readable backbone as one safetensors file, with the same digest
     Convert(tools::convert::Args),
+    /// Copies a server's database and objects, also while it runs
+    Backup(tools::backup::Args),
     /// Trains the built-in backbone anew
     Pretrain(tools::pretrain::Args),
     /// Shows what a server sees of a video file

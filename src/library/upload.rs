@@ -117,12 +117,9 @@ impl Library {
     ) -> Result<NewVideo> {
         faults::point("blob-put");
         let key = layout::video(tenant, id);
-        let probe = match promised {
-            Some(expected) if expected != written.sha256 => Err(Error::Sha256Mismatch {
-                expected,
-                found: written.sha256,
-            }),
-            Some(_) | None => self.probe(tenant, &key).await,
+        let probe = match expected(promised, written) {
+            Ok(()) => self.probe(tenant, &key).await,
+            Err(error) => Err(error),
         };
         match probe {
             Ok(probe) => Ok(NewVideo {
@@ -142,6 +139,17 @@ impl Library {
         let file = self.inner.store.open_file(key).await?;
         let input = video::Input::File(file);
         Ok(self.inner.prober.probe(tenant, input).await?)
+    }
+}
+
+/// Refuses bytes that are not those that were promised.
+fn expected(promised: Option<Digest>, written: Written) -> Result<()> {
+    match promised {
+        Some(expected) if expected != written.sha256 => Err(Error::Sha256Mismatch {
+            expected,
+            found: written.sha256,
+        }),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -245,11 +253,13 @@ impl Upload {
     pub async fn finish(mut self, sha256: Option<Digest>) -> Result<VideoRecord> {
         self.commit().await?;
         let video = VideoId::generate();
-        let written = self.join_parts(video).await?;
-        let accepted = self
-            .library
-            .accept(&self.tenant, video, written, sha256)
-            .await;
+        let accepted = match self.join_parts(video, sha256).await {
+            Ok(written) => {
+                let library = &self.library;
+                library.accept(&self.tenant, video, written, sha256).await
+            }
+            Err(error) => Err(error),
+        };
         let inner = &self.library.inner;
         let video = match accepted {
             Ok(video) => video,
@@ -276,15 +286,28 @@ impl Upload {
         Ok(record)
     }
 
-    /// Streams the parts into the video's blob, one part in memory at a time.
-    async fn join_parts(&self, video: VideoId) -> Result<Written> {
+    /// Makes the video's blob of the parts, one part in memory at a time. A promised sha256 is compared before anything is written, since on a full
+    /// disk a refusal is the way out; a single part becomes the blob without being written again.
+    async fn join_parts(&self, video: VideoId, promised: Option<Digest>) -> Result<Written> {
         let inner = &self.library.inner;
         let parts = inner.metadata.list_parts(&self.tenant, self.id).await?;
+        let keys: Vec<Key> = parts
+            .iter()
+            .map(|part| layout::part(&self.tenant, self.id, part.number))
+            .collect();
         let key = layout::video(&self.tenant, video);
+        if let [only] = keys.as_slice() {
+            let written = inner.store.written(&keys).await?;
+            expected(promised, written)?;
+            inner.store.copy(only, &key).await?;
+            return Ok(written);
+        }
+        if promised.is_some() {
+            expected(promised, inner.store.written(&keys).await?)?;
+        }
         let mut writer = inner.store.writer(&key).await?;
-        for part in parts {
-            let key = layout::part(&self.tenant, self.id, part.number);
-            writer.write(&inner.store.get(&key).await?).await?;
+        for key in &keys {
+            writer.write(&inner.store.get(key).await?).await?;
         }
         Ok(writer.finish().await?)
     }

@@ -3,6 +3,7 @@
 //! Invariant: everything that writes goes through one connection, in immediate transactions that are on the disk when they have committed; readers
 //! have connections of their own, which cannot write. A connection that a failure left inside a transaction is closed, never used again.
 
+pub mod backup;
 mod blobs;
 mod condition;
 mod datasets;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::{GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt};
 use sha2::{Digest as _, Sha256};
@@ -23,9 +23,9 @@ const CHUNK: usize = 8 << 20;
 /// Immutable blobs by key. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Store {
-    objects: Arc<dyn ObjectStore>,
+    pub(super) objects: Arc<dyn ObjectStore>,
     /// The folder of a local store.
-    folder: Option<Arc<Path>>,
+    pub(super) folder: Option<Arc<Path>>,
 }
 
 /// A blob in a listing.
@@ -188,6 +188,14 @@ impl Store {
         }
     }
 
+    /// Every blob's key, in no order.
+    pub(super) fn keys(&self) -> impl Stream<Item = Result<Key, Error>> + Send + use<> {
+        self.objects
+            .list(None)
+            .map_ok(|meta| Key::from_path(meta.location))
+            .map_err(|error| of_store("list", "*", error))
+    }
+
     /// Every blob that was written before `now - age`, by its own clock and that of `now` (microseconds since the Unix epoch). Not for a hot path.
     ///
     /// # Errors
@@ -328,7 +336,7 @@ pub(super) fn digest(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
 
-fn failed(action: &'static str, key: &Key, error: object_store::Error) -> Error {
+pub(super) fn failed(action: &'static str, key: &Key, error: object_store::Error) -> Error {
     if matches!(error, object_store::Error::NotFound { .. }) {
         return Error::NotFound {
             key: key.to_string(),
@@ -356,7 +364,7 @@ fn of_store(action: &'static str, key: &str, error: object_store::Error) -> Erro
     Error::of_storage(action, key, error.into())
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     action: &'static str,
     key: &Key,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,

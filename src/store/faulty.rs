@@ -1,38 +1,55 @@
-//! A store whose writes fail when a test says so.
+//! A store whose writes, reads and listings fail when a test says so.
 //!
-//! Invariant: reads, listings and deletions are those of the store below; a write that fails leaves nothing.
+//! Invariant: what is not told to fail is done by the store below; a write that fails leaves nothing.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
-use futures::FutureExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
-/// Which write fails. Clones share the count.
+/// Which calls fail. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// Writes until the one that fails, that one included; 0 or less means none.
-    countdown: Arc<AtomicI64>,
+    writes: Countdown,
+    reads: Countdown,
+    lists: Countdown,
 }
+
+/// Calls until the one that fails, that one included; 0 or less means none.
+#[derive(Debug, Clone, Default)]
+struct Countdown(Arc<AtomicI64>);
 
 impl Faults {
     /// Makes the `n`-th write from now fail, from 1; a blob that is written in pieces counts once for each piece and once for its end.
     pub fn fail_write(&self, n: i64) {
-        self.countdown.store(n, Ordering::SeqCst);
+        self.writes.0.store(n, Ordering::SeqCst);
     }
 
-    fn check(&self) -> Result<()> {
-        if self.countdown.fetch_sub(1, Ordering::SeqCst) == 1 {
+    /// Makes the `n`-th read from now fail, from 1; a look at a blob's size counts, too.
+    pub fn fail_read(&self, n: i64) {
+        self.reads.0.store(n, Ordering::SeqCst);
+    }
+
+    /// Makes the `n`-th listing from now fail, from 1, after its first blob.
+    pub fn fail_list(&self, n: i64) {
+        self.lists.0.store(n, Ordering::SeqCst);
+    }
+}
+
+impl Countdown {
+    fn check(&self, what: &'static str) -> Result<()> {
+        if self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
             return Err(Error::Generic {
                 store: "faulty",
-                source: "this write was told to fail".into(),
+                source: format!("this {what} was told to fail").into(),
             });
         }
         Ok(())
@@ -63,7 +80,7 @@ impl ObjectStore for Faulty {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        self.faults.check()?;
+        self.faults.writes.check("write")?;
         self.below.put_opts(location, payload, options).await
     }
 
@@ -78,6 +95,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.faults.reads.check("read")?;
         self.below.get_opts(location, options).await
     }
 
@@ -89,15 +107,20 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.below.list(prefix)
+        let below = self.below.list(prefix);
+        match self.faults.lists.check("listing") {
+            Ok(()) => below,
+            Err(error) => below.take(1).chain(stream::iter([Err(error)])).boxed(),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.faults.lists.check("listing")?;
         self.below.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.faults.check()?;
+        self.faults.writes.check("write")?;
         self.below.copy_opts(from, to, options).await
     }
 }
@@ -111,14 +134,14 @@ struct FaultyUpload {
 #[async_trait]
 impl MultipartUpload for FaultyUpload {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
-        match self.faults.check() {
+        match self.faults.writes.check("write") {
             Ok(()) => self.below.put_part(payload),
             Err(error) => std::future::ready(Err(error)).boxed(),
         }
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.faults.check()?;
+        self.faults.writes.check("write")?;
         self.below.complete().await
     }
 

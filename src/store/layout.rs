@@ -78,6 +78,11 @@ pub enum Name {
     Job(JobId, u64),
 }
 
+/// `_store`: no tenant's name begins like that.
+pub(super) fn identity() -> Key {
+    Key(Path::from("_store"))
+}
+
 /// `<tenant>/videos/<video>`
 pub fn video(tenant: &TenantId, video: VideoId) -> Key {
     Key(Path::from_iter([

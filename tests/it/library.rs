@@ -396,6 +396,43 @@ async fn a_file_that_the_decoder_refuses_becomes_no_video() {
     }
 }
 
+#[tokio::test]
+async fn a_wrong_sha256_is_refused_before_the_file_is_written_again() {
+    let setting = Setting::new().await;
+    let upload = setting.upload().await;
+    let mut stream = setting.stream(upload).await;
+    stream.write(&content(3 * PART)).await.expect("written");
+    // As on a full disk, where the refusal is what makes room.
+    setting.faults.fail_write(1);
+    let refused = stream.finish(Some(Digest([0; 32]))).await;
+    assert!(
+        matches!(refused, Err(Error::Sha256Mismatch { .. })),
+        "{refused:?}"
+    );
+    gone(&setting, upload).await;
+}
+
+#[tokio::test]
+async fn an_upload_of_one_part_becomes_a_video_without_being_written_again() {
+    use std::os::unix::fs::MetadataExt;
+    let setting = Setting::new().await;
+    let upload = setting.upload().await;
+    let bytes = content(PART - 1);
+    let mut stream = setting.stream(upload).await;
+    stream.write(&bytes).await.expect("written");
+    stream.commit().await.expect("committed");
+    let inode = |setting: &Setting| {
+        let files = setting.files();
+        assert_eq!(files.len(), 1, "{files:?}");
+        std::fs::metadata(&files[0]).expect("a file").ino()
+    };
+    let part = inode(&setting);
+    let video = stream.finish(Some(sha256(&bytes))).await.expect("finished");
+    assert_eq!(inode(&setting), part);
+    assert_eq!(video.sha256, sha256(&bytes));
+    assert_eq!(setting.content(&video).await, bytes);
+}
+
 async fn gone(setting: &Setting, upload: UploadId) {
     assert!(matches!(
         setting.library.get_upload(&tenant(), upload).await,

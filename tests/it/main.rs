@@ -28,6 +28,7 @@ mod metadata;
 mod model;
 mod model_memory;
 mod model_precision;
+mod outages;
 mod processes;
 mod registry;
 mod rpc_classify;

@@ -21,12 +21,12 @@ use crate::rpc_versions::{adapters, exported, file, import, into_task};
 use crate::server::{backbone, clip, noise, serving, until, upload, upload_messages};
 
 /// A server of its own process.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     address: PathBuf,
 }
 
-fn command(folder: &Path) -> Command {
+pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn"])
@@ -41,9 +41,14 @@ fn command(folder: &Path) -> Command {
 }
 
 impl Process {
-    fn start(folder: &Path, extra: &[&str]) -> Self {
+    pub(crate) fn start(folder: &Path, extra: &[&str]) -> Self {
+        Self::start_by(command(folder), folder, extra)
+    }
+
+    /// As [`Self::start`], by a command of the test's own.
+    pub(crate) fn start_by(mut command: Command, folder: &Path, extra: &[&str]) -> Self {
         let address = folder.join(format!("address-{}", uuid::Uuid::now_v7()));
-        let child = command(folder)
+        let child = command
             .arg("--address-file")
             .arg(&address)
             .args(extra)
@@ -53,7 +58,7 @@ impl Process {
     }
 
     /// A client once the server serves.
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         until(|| async { self.address.is_file() }).await;
         let address = std::fs::read_to_string(&self.address).unwrap();
         let address = format!("http://{}", address.trim());
@@ -67,18 +72,21 @@ impl Process {
         client
     }
 
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().unwrap() as i32).unwrap()
+    }
+
     async fn ended(&mut self) -> ExitStatus {
         self.child.wait().await.unwrap()
     }
 
-    async fn terminate(mut self) -> ExitStatus {
-        let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).unwrap();
         self.ended().await
     }
 }
 
-async fn output(mut command: Command) -> (Option<i32>, String) {
+pub(crate) async fn output(mut command: Command) -> (Option<i32>, String) {
     let output = command.stderr(Stdio::piped()).output().await.unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), text)

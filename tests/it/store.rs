@@ -160,6 +160,78 @@ async fn a_write_that_fails_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_read_or_a_listing_that_fails_is_temporary_and_the_next_one_works() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let faults = Faults::default();
+    let store = Store::open(directory.path())
+        .expect("a store")
+        .with_faults(faults.clone());
+    let key = video();
+    let bytes = Bytes::from_static(b"x");
+    store.put(&key, bytes.clone()).await.expect("written");
+    let passing = |error: Error| assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    faults.fail_read(1);
+    passing(store.get(&key).await.expect_err("told to fail"));
+    faults.fail_read(1);
+    passing(store.open_file(&key).await.expect_err("told to fail"));
+    faults.fail_read(1);
+    passing(store.exists(&key).await.expect_err("told to fail"));
+    faults.fail_read(2);
+    assert_eq!(store.get(&key).await.expect("read"), bytes);
+    passing(store.get(&key).await.expect_err("told to fail"));
+    assert_eq!(store.get(&key).await.expect("read"), bytes);
+    faults.fail_list(1);
+    let listed = store.list_older(i64::MAX, Duration::ZERO).await;
+    passing(listed.expect_err("told to fail"));
+    let listed = store.list_older(i64::MAX, Duration::ZERO).await;
+    assert_eq!(listed.expect("listed").len(), 1);
+}
+
+#[tokio::test]
+async fn a_store_says_whose_blobs_it_holds_and_whether_there_are_any() {
+    let directory = tempfile::tempdir().expect("a folder");
+    for (name, store) in stores(directory.path()) {
+        eprintln!("store: {name}");
+        assert_eq!(store.identity().await.expect("read"), None);
+        store.identify("a-database").await.expect("written");
+        let id = store.identity().await.expect("read");
+        assert_eq!(id.as_deref(), Some("a-database"));
+        assert!(!store.has_blobs().await.expect("listed"), "the id is none");
+        let bytes = Bytes::from_static(b"x");
+        store.put(&video(), bytes).await.expect("written");
+        assert!(store.has_blobs().await.expect("listed"));
+    }
+}
+
+#[tokio::test]
+async fn a_copy_is_the_same_bytes_under_a_second_key_and_as_young_as_itself() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = Store::open(directory.path()).expect("a store");
+    let (from, to) = (video(), video());
+    let missing = store.copy(&from, &to).await;
+    assert!(
+        matches!(missing, Err(Error::NotFound { .. })),
+        "{missing:?}"
+    );
+    let bytes = Bytes::from_static(b"pictures");
+    store.put(&from, bytes.clone()).await.expect("written");
+    let path = |key: &Key| directory.path().join(key.as_str());
+    let old = std::fs::File::open(path(&from)).expect("a file");
+    old.set_modified(std::time::UNIX_EPOCH).expect("aged");
+    store.copy(&from, &to).await.expect("copied");
+    let copy = std::fs::metadata(path(&to)).expect("a file");
+    let original = std::fs::metadata(path(&from)).expect("a file");
+    assert_eq!(copy.ino(), original.ino(), "it takes room once");
+    assert!(copy.mtime() > 0, "it looks old");
+    store.delete(&from).await.expect("deleted");
+    assert_eq!(store.get(&to).await.expect("read"), bytes);
+    let written = store.written(&[to.clone(), to]).await.expect("read");
+    let twice = Digest(Sha256::digest(b"picturespictures").into());
+    assert_eq!((written.size, written.sha256), (16, twice));
+}
+
+#[tokio::test]
 async fn a_dropped_writer_leaves_no_file() {
     let directory = tempfile::tempdir().expect("a folder");
     let store = Store::open(directory.path()).expect("a store");
@@ -242,6 +314,10 @@ fn a_data_directory_has_one_process() {
         error.to_string().contains(&path.display().to_string()),
         "{error}"
     );
+    // Whoever tidies up may take the file for a stale one.
+    std::fs::remove_file(path.join("lock")).expect("removed");
+    let error = DirectoryLock::acquire(&path).expect_err("still taken");
+    assert!(matches!(error, Error::Locked { .. }), "{error:?}");
     drop(lock);
     DirectoryLock::acquire(&path).expect("free again");
     let file = directory.path().join("file");

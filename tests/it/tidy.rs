@@ -48,7 +48,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("client", &[]),
     ("demo", &["client", "report", "synth", "video"]),
-    ("tools", &["model", "jobs", "video", "synth", "report"]),
+    (
+        "tools",
+        &[
+            "model", "jobs", "video", "synth", "report", "store", "metadata",
+        ],
+    ),
 ];
 
 /// Modules that see everything.

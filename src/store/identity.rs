@@ -1,0 +1,45 @@
+//! Which database's blobs a store holds.
+//!
+//! Invariant: the id lies among the blobs, so that it goes wherever they go; no tenant's key can be the same.
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+
+use super::{Error, Store, layout};
+
+impl Store {
+    /// The id of the database whose blobs these are; `None` when it was never noted.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn identity(&self) -> Result<Option<String>, Error> {
+        match self.get(&layout::identity()).await {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes whose blobs these are.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn identify(&self, id: &str) -> Result<(), Error> {
+        let bytes = Bytes::from(format!("{id}\n"));
+        self.put(&layout::identity(), bytes).await
+    }
+
+    /// Whether there is any blob that a record may name. Reads a listing up to the first one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn has_blobs(&self) -> Result<bool, Error> {
+        let mut found = std::pin::pin!(self.keys());
+        while let Some(key) = found.try_next().await? {
+            if key.name().is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

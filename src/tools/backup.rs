@@ -1,0 +1,245 @@
+//! `frameshift backup`: a copy of the database and of every object that it names, also beside a server that runs.
+//!
+//! Invariant: a backup without an error is whole: `metadata.sqlite` appears in it last, and everything that its records name lies beside it.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::metadata::backup::{self, NamedBlob};
+use crate::metadata::{self, BlobName};
+use crate::store::{self, Key, Store, layout};
+use crate::tools::show;
+
+/// How often the database is copied again because objects were deleted while they were being copied.
+const PASSES: usize = 20;
+/// Bytes that are copied at once.
+const PIECE: usize = 1 << 20;
+
+/// Arguments of `frameshift backup`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Folder to write; it must not be there yet, or be empty
+    #[arg(value_name = "DIR")]
+    pub to: PathBuf,
+    /// The server's data directory [default: what the server's own configuration says]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The server's configuration file [env: FRAMESHIFT_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Something is there already.
+    #[error("{} is not empty", directory.display())]
+    NotEmpty {
+        /// The folder.
+        directory: PathBuf,
+    },
+    /// There is no database.
+    #[error("{} is no data directory: it has no metadata.sqlite", directory.display())]
+    NoDatabase {
+        /// The folder.
+        directory: PathBuf,
+    },
+    /// The file system refused.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database cannot be copied.
+    #[error("cannot copy the database")]
+    Metadata(#[from] metadata::Error),
+    /// An object cannot be copied.
+    #[error("cannot copy the objects")]
+    Store(#[from] store::Error),
+    /// Objects that the records name are not there, though nobody deletes them.
+    #[error(
+        "{count} objects that records name do not exist, the first is {first}; everything else was copied"
+    )]
+    Missing {
+        /// How many.
+        count: usize,
+        /// The first one's key.
+        first: String,
+    },
+    /// Objects are not what their records say; they were copied as they are.
+    #[error("{count} objects are damaged, the first is {first}; everything else was copied")]
+    Damaged {
+        /// How many.
+        count: usize,
+        /// The first one's key.
+        first: String,
+    },
+}
+
+/// Copies a data directory.
+///
+/// # Errors
+/// When the backup is not whole; it is then of use only as far as the error says.
+pub async fn run(data_dir: &Path, to: &Path) -> Result<(), Error> {
+    let database = data_dir.join("metadata.sqlite");
+    if !database.is_file() {
+        return Err(Error::NoDatabase {
+            directory: data_dir.into(),
+        });
+    }
+    prepare(to)?;
+    let target = Target {
+        from: Store::open(&data_dir.join("objects"))?,
+        objects: Store::open(&to.join("objects"))?,
+        copy: to.join("metadata.sqlite.new"),
+    };
+    let mut done = Done::default();
+    let mut missing = Vec::new();
+    for _ in 0..PASSES {
+        missing = target.pass(&database, &mut done).await?;
+        if missing.is_empty() {
+            break;
+        }
+        // Something was deleted after the database was copied: a newer copy does not name it.
+    }
+    let file = |source| Error::File {
+        path: to.into(),
+        source,
+    };
+    fs::rename(&target.copy, to.join("metadata.sqlite")).map_err(file)?;
+    fs::File::open(to)
+        .and_then(|folder| folder.sync_all())
+        .map_err(file)?;
+    show(format_args!(
+        "{} objects, {} bytes, and the database were copied to {}",
+        done.keys.len(),
+        done.bytes,
+        to.display()
+    ));
+    if let Some(first) = missing.first() {
+        return Err(Error::Missing {
+            count: missing.len(),
+            first: first.clone(),
+        });
+    }
+    match done.damaged.first() {
+        Some(first) => Err(Error::Damaged {
+            count: done.damaged.len(),
+            first: first.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn prepare(to: &Path) -> Result<(), Error> {
+    let file = |source| Error::File {
+        path: to.into(),
+        source,
+    };
+    fs::create_dir_all(to).map_err(file)?;
+    if fs::read_dir(to).map_err(file)?.next().is_some() {
+        return Err(Error::NotEmpty {
+            directory: to.into(),
+        });
+    }
+    Ok(())
+}
+
+/// Where everything comes from and goes to.
+struct Target {
+    from: Store,
+    objects: Store,
+    /// The database's copy, until the backup is whole.
+    copy: PathBuf,
+}
+
+/// What was copied.
+#[derive(Default)]
+struct Done {
+    keys: HashSet<Key>,
+    bytes: u64,
+    damaged: Vec<String>,
+}
+
+impl Target {
+    /// Copies the database, then what it names and is not copied yet. Returns the keys of what is gone.
+    async fn pass(&self, database: &Path, done: &mut Done) -> Result<Vec<String>, Error> {
+        if self.copy.exists() {
+            fs::remove_file(&self.copy).map_err(|source| Error::File {
+                path: self.copy.clone(),
+                source,
+            })?;
+        }
+        backup::copy(database, &self.copy).await?;
+        let contents = backup::contents(&self.copy).await?;
+        if let Some(id) = &contents.id {
+            self.objects.identify(id).await?;
+        }
+        let mut missing = Vec::new();
+        for blob in contents.blobs {
+            let key = key(&blob)?;
+            if done.keys.contains(&key) {
+                continue;
+            }
+            match self.copied(&key, &blob).await {
+                Ok((bytes, is_damaged)) => {
+                    done.bytes += bytes;
+                    if is_damaged {
+                        done.damaged.push(key.to_string());
+                    }
+                    done.keys.insert(key);
+                }
+                Err(store::Error::NotFound { key }) => missing.push(key),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Copies an object. Returns its size, and whether its bytes are not those of its record.
+    async fn copied(&self, key: &Key, blob: &NamedBlob) -> Result<(u64, bool), store::Error> {
+        let file = self.from.open_file(key).await?;
+        let mut writer = self.objects.writer(key).await?;
+        loop {
+            let piece = piece(Arc::clone(&file))
+                .await
+                .map_err(|error| store::Error::of_storage("read", key.as_str(), error.into()))?;
+            if piece.is_empty() {
+                break;
+            }
+            writer.write(&piece).await?;
+        }
+        let written = writer.finish().await?;
+        let is_damaged = blob.sha256.is_some_and(|sha256| sha256 != written.sha256);
+        Ok((written.size, is_damaged))
+    }
+}
+
+/// The next bytes of a file; none at its end.
+async fn piece(file: Arc<fs::File>) -> std::io::Result<Vec<u8>> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::with_capacity(PIECE);
+        (&*file).take(PIECE as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    read.await.map_err(std::io::Error::other)?
+}
+
+fn key(blob: &NamedBlob) -> Result<Key, store::Error> {
+    let tenant = &blob.tenant;
+    Ok(match &blob.name {
+        BlobName::Video(video) => layout::video(tenant, *video),
+        BlobName::Part(upload, number) => layout::part(tenant, *upload, *number),
+        BlobName::Version(task, version, sha256) => {
+            layout::version(tenant, task, *version, *sha256)
+        }
+        BlobName::Job(_, key) => Key::parse(key)?,
+    })
+}
