@@ -7,11 +7,13 @@ mod exposition;
 mod labels;
 mod logs;
 pub mod metrics;
+mod sparse;
 
 pub use clock::{now, now_micros};
 pub use exposition::serve as serve_metrics;
 pub use logs::{LogFormat, init};
 pub use metrics::Metrics;
+pub use sparse::Sparse;
 
 /// Why logs or the metrics endpoint could not start.
 #[derive(Debug, thiserror::Error)]

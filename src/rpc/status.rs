@@ -13,6 +13,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::model::exchange;
 use crate::spec::Digest;
+use crate::telemetry::Sparse;
 use crate::{engine, jobs, library, metadata, registry, store, tenancy, video};
 
 /// Domain of every reason.
@@ -334,7 +335,7 @@ impl From<store::Error> for Status {
             Error::Digest { .. } => damaged("OBJECT_DAMAGED", &error),
             Error::StorageFull { .. } => storage_full(&error),
             Error::Unavailable { .. } => {
-                tracing::warn!(cause = %Chain(&error), "the object store is unavailable");
+                passing(&STORE, &error);
                 let message = "the object store is unavailable";
                 Refusal::new(Code::Unavailable, "STORE_UNAVAILABLE", message)
                     .retry(LATER)
@@ -348,9 +349,24 @@ impl From<store::Error> for Status {
     }
 }
 
+/// Lines of the log that every refused call would repeat while a disk fails or is full.
+static DATABASE: Sparse = Sparse::new();
+static STORE: Sparse = Sparse::new();
+static STORAGE: Sparse = Sparse::new();
+
+/// Logs what passes by itself, loudly once a minute.
+fn passing(line: &Sparse, error: &(dyn std::error::Error + 'static)) {
+    let cause = Chain(error);
+    if line.is_due() {
+        tracing::warn!(%cause, "calls are refused");
+    } else {
+        tracing::debug!(%cause, "a call is refused");
+    }
+}
+
 /// A disk or quota of the server is full. Which one and where is the operator's business.
 fn storage_full(error: &(dyn std::error::Error + 'static)) -> Status {
-    tracing::warn!(cause = %Chain(error), "the storage is full");
+    passing(&STORAGE, error);
     let message = "the server's storage is full; deletions still work";
     Refusal::new(Code::ResourceExhausted, "STORAGE_FULL", message)
         .quota("storage")
@@ -409,7 +425,7 @@ impl From<metadata::Error> for Status {
             Error::PageSize { .. } => bad("page_size", error.to_string()),
             Error::PageToken => bad("page_token", error.to_string()),
             Error::Unavailable(_) => {
-                tracing::warn!(cause = %Chain(&error), "the database is unavailable");
+                passing(&DATABASE, &error);
                 Refusal::new(Code::Unavailable, "DATABASE_UNAVAILABLE", &error).retry(LATER)
             }
             Error::LeaseLost { .. } | Error::Corrupt { .. } | Error::Backend(_) => {

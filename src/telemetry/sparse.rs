@@ -1,0 +1,55 @@
+//! A log line that many calls would repeat, at most once a minute.
+//!
+//! Invariant: the first one is always due.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Time between two lines.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// When the line was last due. One for each line, where it is logged.
+#[derive(Debug)]
+pub struct Sparse(Mutex<Option<Instant>>);
+
+impl Default for Sparse {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sparse {
+    /// A line that was never logged.
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Whether the line is due now; then it is not for a minute.
+    pub fn is_due(&self) -> bool {
+        self.is_due_at(Instant::now())
+    }
+
+    fn is_due_at(&self, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= PAUSE);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_due_once_a_minute() {
+        let line = Sparse::new();
+        let start = Instant::now();
+        for (seconds, is_due) in [(0, true), (0, false), (59, false), (60, true), (61, false)] {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(line.is_due_at(now), is_due, "{seconds}");
+        }
+    }
+}
