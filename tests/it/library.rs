@@ -397,6 +397,21 @@ async fn a_file_that_the_decoder_refuses_becomes_no_video() {
 }
 
 #[tokio::test]
+async fn a_read_of_the_store_that_fails_is_no_damage_and_passes() {
+    let setting = Setting::new().await;
+    let mut single = setting.single(None).await;
+    single.write(b"abc").await.expect("written");
+    let video = single.finish(None).await.expect("finished");
+    setting.faults.fail_read(1);
+    match setting.library.open_video(&tenant(), video.id).await {
+        Err(Error::Store(error)) => assert!(error.is_temporary(), "{error:?}"),
+        other => panic!("{:?}", other.map(|(record, _)| record)),
+    }
+    let opened = setting.library.open_video(&tenant(), video.id).await;
+    opened.expect("the next read works");
+}
+
+#[tokio::test]
 async fn a_wrong_sha256_is_refused_before_the_file_is_written_again() {
     let setting = Setting::new().await;
     let upload = setting.upload().await;
