@@ -16,8 +16,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often the log is written back: what a lost log can cost.
 const UPKEEP: Duration = Duration::from_secs(60);
-/// How often a write is tried while writes fail.
-const PROBE: Duration = Duration::from_secs(1);
+/// Time without a failed write after which a write is tried, to see whether the outage is over.
+const QUIET: Duration = Duration::from_secs(3);
 /// How long the end waits for the last transactions.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -73,7 +73,7 @@ pub(super) async fn close(database: &Sqlite) {
     }
 }
 
-/// Tries to write until that works. Returns how many writes failed.
+/// Tries to write until that works and nothing else failed for a while. Returns how many writes failed.
 async fn last(database: &Sqlite, condition: &mut watch::Receiver<Condition>) -> u64 {
     let mut failures = 0;
     loop {
@@ -82,10 +82,10 @@ async fn last(database: &Sqlite, condition: &mut watch::Receiver<Condition>) -> 
             return failures;
         }
         failures = now.failures;
+        // On a disk that is nearly full some writes still work: they would end an outage that the next one begins again.
+        tokio::time::sleep(QUIET).await;
         // A probe that fails is one of the failures.
-        if database.probe().await.is_err() {
-            tokio::time::sleep(PROBE).await;
-        }
+        let _ = database.probe(failures).await;
     }
 }
 

@@ -151,12 +151,11 @@ impl Sqlite {
         self.writes.subscribe()
     }
 
-    /// Writes something, to see whether that works again.
+    /// Writes something, to see whether that works again. It ends the outage if no more writes than so many have failed in it.
     ///
     /// # Errors
-    /// When it does not.
-    pub async fn probe(&self) -> Result<()> {
-        let failures = self.writes.failures();
+    /// When it does not work.
+    pub async fn probe(&self, failures: u64) -> Result<()> {
         let (mut tx, _) = self.write().await?;
         sqlx::query("UPDATE store SET commits = commits + 1")
             .execute(&mut *tx)

@@ -52,7 +52,8 @@ async fn writes_work_again_as_soon_as_a_full_disk_has_room() {
             .create_task(&tenant, task, None)
             .await
             .expect("created");
-        database.probe().await.expect("written");
+        let failures = condition.borrow().failures;
+        database.probe(failures).await.expect("written");
         assert_eq!(condition.borrow_and_update().failing, None, "{round}");
     }
 }
