@@ -384,7 +384,7 @@ mod tests {
     async fn one_label_too_many_is_refused_and_nothing_is_added() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metadata.sqlite");
-        let sqlite = Sqlite::open(Config { path }).await.unwrap();
+        let sqlite = Sqlite::open(Config::at(path)).await.unwrap();
         let tenant: TenantId = "owner".parse().unwrap();
         let dataset: DatasetId = "many".parse().unwrap();
         let created = sqlite.create_dataset(&tenant, &dataset, "", None).await;
