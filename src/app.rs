@@ -1,13 +1,13 @@
 //! Turns a configuration into a running server: binds first, wires the handles, owns the drain order.
 //!
 //! Invariant: an address is announced only when it is bound and the data directory is this process's own; health says SERVING only when the backbone
-//! is loaded and warm. Drain order: health → new calls → calls in flight and jobs (to their checkpoints) → engine and device → the database, whose log
-//! is written back, so that its file alone holds everything.
+//! is loaded and warm. Drain order: health and GOAWAY → endless and idle streams → after the grace, new calls → calls in flight and jobs (to their
+//! checkpoints) → engine and device → the database, whose log is written back, so that its file alone holds everything.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::metadata::{self, Sqlite};
@@ -18,12 +18,14 @@ use crate::{device, model, shutdown, telemetry, video};
 
 mod about;
 mod bind;
+mod budgets;
 mod database;
 mod loops;
 mod pairing;
 mod wiring;
 
 pub use about::Summary;
+pub use budgets::Budgets;
 pub use wiring::Wiring;
 
 use bind::Listeners;
@@ -150,6 +152,7 @@ pub struct App {
     front: Loops,
     /// What they need to finish: the engine and the device.
     back: Loops,
+    drain_grace: Duration,
     drain_timeout: Duration,
     database: Sqlite,
     /// Held until everything that writes has ended.
@@ -239,11 +242,13 @@ impl App {
     async fn drain(mut self) -> Result<(), Error> {
         tracing::info!("draining");
         self.health.not_serving().await;
+        let began = Instant::now();
         self.front_drain.start();
-        let late = self.front.finish(self.drain_timeout).await;
+        let all = self.drain_grace + self.drain_timeout;
+        // The device ends after the slice that it runs and the engine after its batch, so a tenth is enough for them.
+        let late = self.front.finish(all - self.drain_timeout / 10).await;
         self.back_drain.start();
-        // The device ends after the slice that it runs and the engine after its batch, so this is short.
-        let later = self.back.finish(self.drain_timeout).await;
+        let later = self.back.finish(all.saturating_sub(began.elapsed())).await;
         database::close(&self.database).await;
         let unfinished: Vec<&str> = late.into_iter().chain(later).collect();
         if unfinished.is_empty() {
@@ -251,7 +256,7 @@ impl App {
             return Ok(());
         }
         Err(Error::DrainTimeout {
-            seconds: self.drain_timeout.as_secs(),
+            seconds: all.as_secs(),
             what: unfinished.join(", "),
         })
     }
@@ -315,7 +320,9 @@ impl Bound {
         back.loops
             .spawn("the database's upkeep", Ends::Itself, upkeep);
         let about = about::of(&config, &wiring);
-        let summary = Summary::new(&config, &self.listeners, &about);
+        let budgets = Budgets::of(&config, wiring.backbone.bytes());
+        budgets.check();
+        let summary = Summary::new(&config, &self.listeners, &about, budgets);
         self.api.open(rpc::Parts {
             library: wiring.library.clone(),
             registry: wiring.registry.clone(),
@@ -325,6 +332,7 @@ impl Bound {
             metrics: wiring.metrics.clone(),
             backbone: std::sync::Arc::clone(&wiring.backbone),
             spool: config.data_dir.clone(),
+            pools: rpc::Pools::new(&config.rpc.limits),
             about,
         });
         let mut ready = wiring.engine.ready();
@@ -346,6 +354,7 @@ impl Bound {
             back_drain,
             front: self.front.loops,
             back: back.loops,
+            drain_grace: config.rpc.drain_grace,
             drain_timeout: config.drain_timeout,
             database: self.database,
             _lock: self.lock,

@@ -3,6 +3,7 @@
 //! Defaults < TOML file (`--config` or `FRAMESHIFT_CONFIG`) < environment (`FRAMESHIFT_…`) < flags; a key has the same name in all of them.
 //! Invariant: a [`Config`] is valid; what is wrong with one names its key and where it came from.
 
+mod calls;
 pub mod cli;
 pub mod load;
 pub mod machine;
@@ -131,11 +132,7 @@ impl Config {
             cpu: cpu
                 .map_err(|error: crate::spec::Invalid| layers.complain("cpu", error.problem))?,
             database_faults: metadata::Faults::default(),
-            rpc: rpc::Config {
-                connection_age: settings.connection_age.0,
-                keepalive_interval: settings.keepalive_interval.0,
-                keepalive_timeout: settings.keepalive_timeout.0,
-            },
+            rpc: calls::config(layers, &settings)?,
             video: video_config(&settings, program),
             device: device::Config::default(),
             engine: engine_config(&settings),
@@ -194,6 +191,8 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
         ("connection_age", settings.connection_age),
         ("keepalive_interval", settings.keepalive_interval),
         ("keepalive_timeout", settings.keepalive_timeout),
+        ("stream_idle", settings.stream_idle),
+        ("call_deadline", settings.call_deadline),
     ];
     for (key, span) in spans {
         if span.0.is_zero() {

@@ -10,7 +10,7 @@ use frameshift::app::{self, App};
 use frameshift::config::cli::{Cli, Command, Exit, Serve, VIDEO_WORKER};
 use frameshift::config::load::Layered;
 use frameshift::config::settings::Flags;
-use frameshift::config::{self, Config};
+use frameshift::config::{self, Config, machine};
 use frameshift::{demo, faults, model, telemetry, tools, video};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -131,6 +131,7 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
     if let Some(isa) = config.cpu {
         model::limit(isa).map_err(exit(Exit::Usage))?;
     }
+    open_files(config.rpc.connections);
     model::compute_threads(config.compute_threads);
     runtime()?.block_on(async {
         let signals = Signals::new().map_err(exit(Exit::Internal))?;
@@ -174,6 +175,26 @@ fn backup(arguments: &tools::backup::Args) -> Result<(), Failure> {
     outcome.map_err(exit(Exit::Failed))
 }
 
+/// Raises the limit of open files, and says so when it is not enough for the connections that may come.
+fn open_files(connections: usize) {
+    /// Files besides connections: the database, blobs, video workers, the runtime.
+    const OTHERS: u64 = 256;
+    match machine::raise_open_files() {
+        Ok(files) => {
+            tracing::info!(before = ?files.before, now = ?files.now, "limit of open files");
+            let needed = connections as u64 + OTHERS;
+            if let Some(limit) = files.now.filter(|limit| *limit < needed) {
+                tracing::warn!(
+                    limit,
+                    connections,
+                    "fewer files may be open than there may be connections; see LimitNOFILE or ulimit -n"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
+}
+
 /// A signal before the server serves ends it at once: nothing is in flight yet.
 #[allow(clippy::print_stdout)]
 async fn run_server(config: Config, signals: Signals) -> Result<(), app::Error> {
@@ -197,10 +218,13 @@ fn program() -> Result<PathBuf, Failure> {
     std::env::current_exe().map_err(exit(Exit::Internal))
 }
 
-/// SIGTERM and SIGINT: the first asks for a drain, the second ends the process at once.
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP: the first asks for a drain, a second one ends the process at once. A second SIGHUP does not: a terminal that
+/// closes may send it more than once.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -208,20 +232,28 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn any(&mut self) {
+    async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 
     async fn first(mut self) {
-        self.any().await;
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
         tokio::spawn(async move {
-            self.any().await;
+            self.asked().await;
             eprintln!("frameshift: interrupted while draining");
             std::process::exit(Exit::Interrupted as i32);
         });

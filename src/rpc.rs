@@ -2,14 +2,16 @@
 //!
 //! Invariant: a handler converts, calls one component and converts back; what every request has in common is in [`stack`].
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 use tonic::Status;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::engine;
 use crate::ids::TenantId;
@@ -17,7 +19,7 @@ use crate::library::Library;
 use crate::model::Backbone;
 use crate::proto::{self, v1};
 use crate::registry::Registry;
-use crate::shutdown::Signal;
+use crate::shutdown::{self, Signal};
 use crate::telemetry::metrics::Metrics;
 use crate::video::Decoder;
 
@@ -28,7 +30,9 @@ mod datasets;
 pub mod health;
 pub mod info;
 mod jobs;
+mod listener;
 mod methods;
+mod pool;
 mod spool;
 mod stack;
 mod status;
@@ -37,18 +41,28 @@ mod uploads;
 mod versions;
 mod videos;
 
+use listener::Listener;
+use stack::budget::Budget;
+use stack::drained::Steps;
+
 pub use health::Health;
 pub use info::About;
+pub use pool::Pools;
+pub use stack::budget::Limits;
 
 /// Largest message, in bytes: an inline clip with its envelope.
 pub const MESSAGE_BYTES: usize = 32 << 20;
 /// Largest chunk of an upload, in bytes.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// Requests at a time on one connection: more than a sensible client has in flight, few enough that one connection cannot hold all memory.
+/// Requests at a time on one connection: more than a sensible client has in flight. What they hold is bounded by the budget.
 const STREAMS: u32 = 256;
-/// Flow control windows. A stream's holds two chunks, so that an upload never waits for a round trip.
-const STREAM_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Flow control window of a stream: a chunk, so that an upload seldom waits for a round trip.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Flow control window of a connection: what it holds, at most, before a handler or the budget asks for it. Two streams that are held back leave nothing
+/// for others, and all connections together hold `connections` times as much.
+pub const CONNECTION_WINDOW: u32 = 2 << 20;
+/// Time for the last answers to reach their callers before the connections are cut.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// How connections are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +73,28 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// Time to answer the probe.
     pub keepalive_timeout: Duration,
+    /// Connections at a time.
+    pub connections: usize,
+    /// Time until a connection has to speak HTTP/2.
+    pub handshake: Duration,
+    /// What calls may hold, and for how long.
+    pub limits: Limits,
+    /// Time after a drain's begin in which calls that still arrive are served.
+    pub drain_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connection_age: Duration::from_secs(60 * 60),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
+            connections: 512,
+            handshake: Duration::from_secs(10),
+            limits: Limits::default(),
+            drain_grace: Duration::from_secs(5),
+        }
+    }
 }
 
 /// Why the API stopped.
@@ -88,8 +124,10 @@ pub struct Parts {
     pub metrics: Metrics,
     /// The frozen backbone: what imported adapters have to fit.
     pub backbone: Arc<Backbone>,
-    /// Folder for videos of one request that are too large for memory.
+    /// Folder for files of one request that are too large for memory.
     pub spool: PathBuf,
+    /// What files on their way draw from.
+    pub pools: Pools,
     /// What the server is.
     pub about: About,
 }
@@ -134,9 +172,18 @@ impl Api {
 /// A service with the message limits of the API.
 macro_rules! limited {
     ($module:ident::$service:ident, $api:expr) => {
-        v1::$module::$service::new($api.clone())
+        compressed!(v1::$module::$service::new($api.clone()))
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES)
+    };
+}
+
+/// A service that reads messages compressed with gzip or zstd.
+macro_rules! compressed {
+    ($service:expr) => {
+        $service
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
     };
 }
 
@@ -150,15 +197,32 @@ pub async fn serve(
     api: Api,
     health: &Health,
     metrics: Metrics,
-    mut drain: Signal,
+    drain: Signal,
 ) -> Result<(), Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
+    let budget = Budget::new(&config.limits);
+    let (closing, steps, cut) = Closing::new(config.drain_grace, drain.clone());
+    let limits = listener::Limits {
+        connections: config.connections,
+        handshake: config.handshake,
+    };
+    let ends = listener::Ends {
+        drain: drain.clone(),
+        cut,
+    };
+    let listener = Listener::new(listener, limits, budget.clone(), metrics.clone(), ends);
+    let shared = stack::Shared {
+        metrics,
+        steps,
+        budget,
+        limits: config.limits.clone(),
+    };
+    let mut begins = drain;
+    let serving = Server::builder()
         .http2_keepalive_interval(Some(config.keepalive_interval))
         .http2_keepalive_timeout(Some(config.keepalive_timeout))
         // Without tonic's own grace, which would close without asking first: requests in flight end by their own deadlines.
@@ -166,11 +230,11 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .layer(stack::layers(metrics, drain.clone()))
-        .add_service(reflection().build_v1()?)
+        .layer(stack::layers(shared))
+        .add_service(compressed!(reflection().build_v1()?))
         // What Python's reflection client speaks.
-        .add_service(reflection().build_v1alpha()?)
-        .add_service(health.service())
+        .add_service(compressed!(reflection().build_v1alpha()?))
+        .add_service(compressed!(health.service()))
         .add_service(limited!(server_service_server::ServerServiceServer, api))
         .add_service(limited!(video_service_server::VideoServiceServer, api))
         .add_service(limited!(dataset_service_server::DatasetServiceServer, api))
@@ -183,7 +247,53 @@ pub async fn serve(
             classification_service_server::ClassificationServiceServer,
             api
         ))
-        .serve_with_incoming_shutdown(incoming, async move { drain.draining().await })
-        .await?;
-    Ok(())
+        .serve_with_incoming_shutdown(listener.into_stream(), async move {
+            begins.draining().await;
+        });
+    tokio::select! {
+        served = serving => Ok(served?),
+        never = closing.run() => match never {},
+    }
+}
+
+/// The steps of a drain on the wire: GOAWAY and the end of endless streams when it begins, refusals after the grace, and an end to connections whose
+/// clients do not close them once the last call is over.
+struct Closing {
+    grace: Duration,
+    drain: Signal,
+    refuse: shutdown::Drain,
+    cut: shutdown::Drain,
+    calls: TaskTracker,
+}
+
+impl Closing {
+    fn new(grace: Duration, drain: Signal) -> (Self, Steps, Signal) {
+        let (refuse, refuses) = shutdown::channel();
+        let (cut, cuts) = shutdown::channel();
+        let calls = TaskTracker::new();
+        let steps = Steps {
+            began: drain.clone(),
+            refuses,
+            calls: calls.clone(),
+        };
+        let closing = Self {
+            grace,
+            drain,
+            refuse,
+            cut,
+            calls,
+        };
+        (closing, steps, cuts)
+    }
+
+    async fn run(mut self) -> Infallible {
+        self.drain.draining().await;
+        tokio::time::sleep(self.grace).await;
+        self.refuse.start();
+        self.calls.close();
+        self.calls.wait().await;
+        tokio::time::sleep(LINGER).await;
+        self.cut.start();
+        std::future::pending().await
+    }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::bind::Listeners;
+use super::budgets::Budgets;
 use super::wiring::Wiring;
 use crate::config::Config;
 use crate::model;
@@ -20,16 +21,24 @@ pub struct Summary {
     pub metrics: Option<SocketAddr>,
     /// Its durable state.
     pub data_dir: PathBuf,
+    /// What it may take in memory.
+    pub budgets: Budgets,
     /// The rest.
     pub about: About,
 }
 
 impl Summary {
-    pub(super) fn new(config: &Config, listeners: &Listeners, about: &About) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        listeners: &Listeners,
+        about: &About,
+        budgets: Budgets,
+    ) -> Self {
         Self {
             address: listeners.address,
             metrics: listeners.metrics_address,
             data_dir: config.data_dir.clone(),
+            budgets,
             about: about.clone(),
         }
     }
@@ -70,7 +79,8 @@ impl fmt::Display for Summary {
             )?;
         }
         writeln!(f, "device          {}, {}", about.device, about.precision)?;
-        write!(f, "video worker    {}", about.isolation.join(", "))
+        writeln!(f, "video worker    {}", about.isolation.join(", "))?;
+        write!(f, "{}", self.budgets)
     }
 }
 

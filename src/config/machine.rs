@@ -1,9 +1,12 @@
-//! What the machine has: defaults that are a share of it.
+//! What the machine has: memory, of which defaults are a share, and open files.
 //!
 //! Invariant: a limit of the process's control group counts as the machine's own.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Memory that this process may use, in bytes: the machine's, or less where a control group limits it. `None` when the system does not say.
 pub fn memory() -> Option<u64> {
@@ -50,6 +53,34 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
     files
 }
 
+/// How many files this process may have open, before and after it asked for more. None is without a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// The limit that the process began with.
+    pub before: Option<u64>,
+    /// The limit that holds now.
+    pub now: Option<u64>,
+}
+
+/// Raises the limit of open files to the most that the system allows this process.
+///
+/// # Errors
+/// When the system refuses; then the limit stays.
+pub fn raise_open_files() -> io::Result<OpenFiles> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        setrlimit(Resource::Nofile, raised)?;
+    }
+    Ok(OpenFiles {
+        before: current,
+        now: maximum,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +108,13 @@ mod tests {
             PathBuf::from(path)
         });
         assert_eq!(files, expected);
+    }
+
+    #[test]
+    fn open_files_are_raised_to_what_is_allowed() {
+        let files = raise_open_files().unwrap();
+        assert_eq!(files.now, getrlimit(Resource::Nofile).current);
+        assert_eq!(files.now, getrlimit(Resource::Nofile).maximum);
+        assert_eq!(raise_open_files().unwrap().before, files.now);
     }
 }

@@ -125,6 +125,22 @@ settings! {
     keepalive_interval: Must<Span> = "30s";
     /// Time to answer that probe.
     keepalive_timeout: Must<Span> = "20s";
+    /// Connections at a time; further ones are closed at once.
+    connections: Must<NonZeroUsize> = "512";
+    /// Memory of messages that are being received, of all calls; an eighth of the memory when not set.
+    message_memory: May<ByteSize>;
+    /// Memory of uploads, of small files of one request, and of imports; a sixteenth of the memory when not set.
+    upload_memory: May<ByteSize>;
+    /// Disk space of larger files of one request, which classify-upload and import take until they end.
+    spool_bytes: Must<ByteSize> = "4GiB";
+    /// Client streams of one tenant at a time.
+    streams_per_tenant: Must<NonZeroUsize> = "64";
+    /// Time after which a client that sends nothing loses its call.
+    stream_idle: Must<Span> = "30s";
+    /// Time of a unary call whose caller sets no deadline, and that one message of a stream may take.
+    call_deadline: Must<Span> = "2m";
+    /// Time after a drain's begin in which calls that still arrive are served; over sooner when all clients have left.
+    drain_grace: Must<Span> = "5s";
     /// Time that a drain waits for requests in flight and for a job's checkpoint.
     drain_timeout: Must<Span> = "30s";
     /// Kills the process at a named point: for tests of what survives.

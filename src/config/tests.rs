@@ -184,6 +184,14 @@ video_sandbox = "on" # default
 connection_age = "1h" # default
 keepalive_interval = "30s" # default
 keepalive_timeout = "20s" # default
+connections = 512 # default
+# message_memory is not set
+# upload_memory is not set
+spool_bytes = "4GiB" # default
+streams_per_tenant = 64 # default
+stream_idle = "30s" # default
+call_deadline = "2m" # default
+drain_grace = "5s" # default
 drain_timeout = "30s" # default
 # crash_at is not set
 # cpu is not set

@@ -64,14 +64,15 @@ impl ClassificationService for Api {
         let job = Wanted::new(&tenant, &header.task, header.options, deadline)?;
         // A wrong name is said before the video is sent; the version is read again when the video is there.
         job.version(parts).await?;
-        let mut spool = Spool::new(parts.spool.clone(), parts.library.config().upload_bytes);
+        let limit = parts.library.config().upload_bytes;
+        let mut spool = Spool::new(&parts.pools, parts.spool.clone(), limit).await?;
         while let Some(message) = next(&mut stream).await? {
             let Some(Payload::Chunk(chunk)) = message.payload else {
                 return Err(status::stream("chunks have to follow the header"));
             };
             spool.write(checked(chunk)?).await?;
         }
-        let input = spool.into_input();
+        let (input, _room) = spool.into_input();
         Ok(Response::new(job.answer(parts, async { Ok(input) }).await?))
     }
 }

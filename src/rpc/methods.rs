@@ -1,50 +1,75 @@
 //! The services that this server has and their methods, read from the descriptors that reflection shows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 use crate::proto;
 
-/// The path of every method, as a request's URI spells it.
-static PATHS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+/// How many messages each side of a call sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One each way; also what stands for paths that name no method.
+    Unary,
+    /// The server sends any number.
+    ServerStream,
+    /// The client sends any number; the server may, too.
+    ClientStream,
+}
+
+/// The path of every method, as a request's URI spells it, and the method's kind.
+static METHODS: LazyLock<BTreeMap<String, Kind>> = LazyLock::new(|| {
     let sets = [
         proto::DESCRIPTORS,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     ];
-    sets.into_iter().flat_map(paths).collect()
+    sets.into_iter().flat_map(methods).collect()
 });
 
 /// The API's own services by their full names.
 static SERVICES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    let service = |path: String| Some(path.get(1..)?.split_once('/')?.0.to_owned());
-    paths(proto::DESCRIPTORS)
-        .into_iter()
-        .filter_map(service)
+    let service = |path: &String| Some(path.get(1..)?.split_once('/')?.0.to_owned());
+    methods(proto::DESCRIPTORS)
+        .iter()
+        .filter_map(|(path, _)| service(path))
         .collect()
 });
 
-/// `/package.Service/Method` of every method of an encoded set.
-fn paths(encoded: &[u8]) -> Vec<String> {
+/// `/package.Service/Method` and the kind of every method of an encoded set.
+fn methods(encoded: &[u8]) -> Vec<(String, Kind)> {
     // The sets come out of the build: one that cannot be read would be seen by the test below.
     let set = FileDescriptorSet::decode(encoded).unwrap_or_default();
-    let mut paths = Vec::new();
+    let mut methods = Vec::new();
     for file in &set.file {
         for service in &file.service {
             let method = |name: &str| format!("/{}.{}/{name}", file.package(), service.name());
-            paths.extend(service.method.iter().map(|rpc| method(rpc.name())));
+            let kind = |rpc: &MethodDescriptorProto| match (
+                rpc.client_streaming(),
+                rpc.server_streaming(),
+            ) {
+                (true, _) => Kind::ClientStream,
+                (false, true) => Kind::ServerStream,
+                (false, false) => Kind::Unary,
+            };
+            let rpcs = service.method.iter();
+            methods.extend(rpcs.map(|rpc| (method(rpc.name()), kind(rpc))));
         }
     }
-    paths
+    methods
 }
 
 /// The path as a text that lives as long as the process, when it is a method's.
 pub(super) fn known(path: &str) -> Option<&'static str> {
-    PATHS.get(path).map(String::as_str)
+    METHODS.get_key_value(path).map(|(path, _)| path.as_str())
+}
+
+/// The kind of the method that a path names.
+pub(super) fn kind(path: &str) -> Kind {
+    METHODS.get(path).copied().unwrap_or(Kind::Unary)
 }
 
 /// The API's own services by their full names.
@@ -70,12 +95,39 @@ mod tests {
         for path in ["/anything/else", "", "/frameshift.v1.VideoService/"] {
             assert_eq!(known(path), None);
         }
-        assert!(PATHS.len() > 30);
+        assert!(METHODS.len() > 30);
     }
 
     #[test]
     fn the_services_are_those_of_the_api() {
         assert!(services().count() > 5);
         assert!(services().all(|service| service.starts_with("frameshift.v1.")));
+    }
+
+    #[test]
+    fn kinds_are_those_of_the_descriptors() {
+        for (path, expected) in [
+            ("/frameshift.v1.TaskService/GetTask", Kind::Unary),
+            ("/frameshift.v1.Nowhere/Nothing", Kind::Unary),
+            ("/grpc.health.v1.Health/Watch", Kind::ServerStream),
+            (
+                "/frameshift.v1.FineTuningService/WatchJob",
+                Kind::ServerStream,
+            ),
+            (
+                "/frameshift.v1.VideoService/UploadVideo",
+                Kind::ClientStream,
+            ),
+            (
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                Kind::ClientStream,
+            ),
+            (
+                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                Kind::ClientStream,
+            ),
+        ] {
+            assert_eq!(kind(path), expected, "{path}");
+        }
     }
 }

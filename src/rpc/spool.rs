@@ -1,6 +1,7 @@
 //! Holds the file of one request, a video or adapters: small ones in memory, larger ones in a file that has no name.
 //!
-//! Invariant: memory is bounded by [`IN_MEMORY`] and one chunk, and nothing stays on the disk, whatever happens to the process.
+//! Invariant: memory is bounded by [`IN_MEMORY`] and one chunk, memory and disk are drawn from the pools before they are taken, and nothing stays on the
+//! disk, whatever happens to the process.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,12 +11,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tonic::Status;
 
+use crate::rpc::pool::{Pools, Share};
 use crate::rpc::status;
 use crate::store;
 use crate::video::Input;
 
 /// Bytes that are held in memory: most clips are smaller.
 const IN_MEMORY: usize = 4 << 20;
+/// What is drawn for them: the buffer, its copy while it grows, and a chunk.
+const MEMORY_BYTES: u64 = 9 << 20;
+/// Disk space is drawn in steps.
+const STEP: u64 = 16 << 20;
 
 /// Bytes that came so far.
 #[derive(Debug)]
@@ -24,6 +30,25 @@ pub(in crate::rpc) struct Spool {
     limit: u64,
     size: u64,
     held: Held,
+    room: Room,
+}
+
+/// What a spooled file takes, until this is dropped.
+#[derive(Debug)]
+pub(in crate::rpc) struct Room {
+    pools: Pools,
+    memory: Option<Share>,
+    disk: Vec<Share>,
+}
+
+impl Room {
+    /// Draws disk space until there is enough for so many bytes.
+    fn fit(&mut self, bytes: u64) -> Result<(), Status> {
+        while bytes > STEP * self.disk.len() as u64 {
+            self.disk.push(self.pools.spool.try_take(STEP)?);
+        }
+        Ok(())
+    }
 }
 
 /// Where the bytes are.
@@ -36,14 +61,28 @@ pub(in crate::rpc) enum Held {
 }
 
 impl Spool {
-    /// An empty spool; its file, if it needs one, lies in `folder`.
-    pub(in crate::rpc) fn new(folder: PathBuf, limit: u64) -> Self {
-        Self {
+    /// An empty spool; its file, if it needs one, lies in `folder`. Waits for memory.
+    pub(in crate::rpc) async fn new(
+        pools: &Pools,
+        folder: PathBuf,
+        limit: u64,
+    ) -> Result<Self, Status> {
+        Ok(Self {
             folder,
             limit,
             size: 0,
             held: Held::Memory(Vec::new()),
-        }
+            room: Room {
+                memory: Some(pools.memory.take(MEMORY_BYTES).await?),
+                disk: Vec::new(),
+                pools: pools.clone(),
+            },
+        })
+    }
+
+    /// Bytes so far.
+    pub(in crate::rpc) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Appends a chunk.
@@ -57,6 +96,7 @@ impl Spool {
                 bytes.extend_from_slice(&chunk);
             }
             Held::Memory(bytes) => {
+                self.room.fit(self.size)?;
                 let bytes = std::mem::take(bytes);
                 let folder = self.folder.clone();
                 let file = blocking(move || {
@@ -66,8 +106,10 @@ impl Spool {
                     Ok(Arc::new(file))
                 });
                 self.held = Held::File(file.await?);
+                self.room.memory = None;
             }
             Held::File(file) => {
+                self.room.fit(self.size)?;
                 let file = Arc::clone(file);
                 blocking(move || (&*file).write_all(&chunk)).await?;
             }
@@ -75,17 +117,18 @@ impl Spool {
         Ok(())
     }
 
-    /// The file as it is held.
-    pub(in crate::rpc) fn into_held(self) -> Held {
-        self.held
+    /// The file as it is held, and what it takes as long as it is.
+    pub(in crate::rpc) fn into_held(self) -> (Held, Room) {
+        (self.held, self.room)
     }
 
-    /// The video.
-    pub(in crate::rpc) fn into_input(self) -> Input {
-        match self.held {
+    /// The video, and what it takes as long as it is held.
+    pub(in crate::rpc) fn into_input(self) -> (Input, Room) {
+        let input = match self.held {
             Held::Memory(bytes) => Input::Bytes(bytes.into()),
             Held::File(file) => Input::File(file),
-        }
+        };
+        (input, self.room)
     }
 }
 
@@ -101,15 +144,45 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::Limits;
     use std::os::unix::fs::FileExt;
     use tonic::Code;
 
     async fn spooled(chunks: usize, limit: u64) -> Result<Input, Status> {
-        let mut spool = Spool::new(std::env::temp_dir(), limit);
+        let pools = Pools::new(&Limits::default());
+        Ok(spooled_from(&pools, chunks, limit).await?.0)
+    }
+
+    async fn spooled_from(
+        pools: &Pools,
+        chunks: usize,
+        limit: u64,
+    ) -> Result<(Input, Room), Status> {
+        let mut spool = Spool::new(pools, std::env::temp_dir(), limit).await?;
         for i in 0..chunks {
             spool.write(Bytes::from(vec![i as u8; 1 << 20])).await?;
         }
         Ok(spool.into_input())
+    }
+
+    #[tokio::test]
+    async fn memory_and_disk_are_drawn_and_given_back() {
+        let pools = Pools::new(&Limits {
+            upload_memory: 2 * MEMORY_BYTES,
+            spool_bytes: 2 * STEP,
+            ..Limits::default()
+        });
+        let (_, small) = spooled_from(&pools, 3, 1 << 30).await.unwrap();
+        assert_eq!(pools.memory.used(), MEMORY_BYTES);
+        assert_eq!(pools.spool.used(), 0);
+        let (_, large) = spooled_from(&pools, 20, 1 << 30).await.unwrap();
+        assert_eq!(pools.memory.used(), MEMORY_BYTES, "the file is on the disk");
+        assert_eq!(pools.spool.used(), 2 * STEP);
+        let refused = spooled_from(&pools, 20, 1 << 30).await.map(drop);
+        assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted);
+        assert_eq!(pools.spool.used(), 2 * STEP);
+        drop((small, large));
+        assert_eq!((pools.memory.used(), pools.spool.used()), (0, 0));
     }
 
     #[tokio::test]

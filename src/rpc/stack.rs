@@ -1,6 +1,7 @@
 //! What every request passes on its way to a handler, outermost first.
 //!
-//! Invariant: whatever a handler does, the caller gets one gRPC status, by its deadline, with the id of the request.
+//! Invariant: whatever a handler or a client does, the caller gets one gRPC status with details, by its deadline, with the id of the request, and no more
+//! is held of its messages than the budget has.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,20 +14,31 @@ use tonic::body::Body;
 use tower::{Layer, Service, ServiceBuilder};
 
 use super::auth::Tenants;
-use crate::shutdown::Signal;
 use crate::telemetry::metrics::Metrics;
 
 pub(super) mod body;
+pub(super) mod budget;
 pub(super) mod deadline;
 pub(super) mod drained;
+pub(super) mod explained;
+mod framing;
+mod metered;
 pub(super) mod observe;
 pub(super) mod panic;
 pub(super) mod request_id;
 
+/// What the layers share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) metrics: Metrics,
+    pub(super) steps: drained::Steps,
+    pub(super) budget: budget::Budget,
+    pub(super) limits: budget::Limits,
+}
+
 /// The layers around every handler.
 pub(super) fn layers<S: Inner>(
-    metrics: Metrics,
-    drain: Signal,
+    shared: Shared,
 ) -> impl Layer<
     S,
     Service: Service<
@@ -38,13 +50,22 @@ pub(super) fn layers<S: Inner>(
                  + Send
                  + 'static,
 > + Clone {
+    let Shared {
+        metrics,
+        steps,
+        budget,
+        limits,
+    } = shared;
+    let drain = steps.began.clone();
     ServiceBuilder::new()
         .layer(Around(request_id::Named))
         .layer(Around(observe::Observed::new(metrics)))
         .layer(Around(panic::Caught))
-        .layer(Around(drained::Drained::new(drain)))
-        .layer(Around(deadline::Timed))
+        .layer(Around(drained::Drained::new(steps)))
+        .layer(Around(deadline::Timed::new(limits.call)))
         .layer(Around(Tenants))
+        .layer(Around(budget::Budgeted::new(budget, drain)))
+        .layer(Around(explained::Explained))
 }
 
 /// A service that a layer here can stand around: the router, or another layer.

@@ -96,18 +96,6 @@ pub(super) fn stream(problem: &str) -> Status {
         .status()
 }
 
-/// A client stream that broke off: the transport says how.
-pub(super) fn broken_stream(status: Status) -> Status {
-    let reason = if status.code() == Code::Cancelled {
-        "CANCELLED"
-    } else if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) {
-        "MESSAGE_TOO_LARGE"
-    } else {
-        "STREAM_BROKEN"
-    };
-    Refusal::new(status.code(), reason, status.message()).status()
-}
-
 /// The task serves nothing yet.
 pub(super) fn no_serving_version(task: &crate::ids::TaskId) -> Status {
     let message = format_args!("task {task} has no version that serves yet");
@@ -474,6 +462,13 @@ fn in_use(kind: metadata::Kind) -> &'static str {
         Kind::Job => "JOB_IN_USE",
     }
 }
+
+mod transport;
+
+pub(super) use transport::{
+    broken_stream, explained, message_late, message_too_large, of_pool, stream_idle,
+    too_many_streams,
+};
 
 #[cfg(test)]
 mod tests;

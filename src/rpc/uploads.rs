@@ -12,6 +12,9 @@ use crate::library::Started;
 use crate::metadata::{UploadRecord, VideoRecord};
 use crate::proto::v1;
 
+/// Memory that one upload takes at most: a part that is collected (in a buffer that grows to twice its 8 MiB), one that is written or joined, and a chunk.
+pub(super) const UPLOAD_BYTES: u64 = 25 << 20;
+
 /// The next message of a stream; `None` at its end.
 pub(super) async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
     stream.message().await.map_err(status::broken_stream)
@@ -39,6 +42,7 @@ pub(super) async fn upload_video(
     let digest = sha256(&header.sha256, "header.sha256")?;
     let request = names::request(&header.request_id)?;
     let library = &parts.library;
+    let _memory = parts.pools.memory.take(UPLOAD_BYTES).await?;
     let begun = library
         .upload_video(tenant, &header.display_name, request)
         .await?;
@@ -72,6 +76,7 @@ pub(super) async fn write_upload(
     let offset = u64::try_from(header.offset)
         .map_err(|_| status::invalid("header.offset", "expected 0 or more"))?;
     let library = &parts.library;
+    let _memory = parts.pools.memory.take(UPLOAD_BYTES).await?;
     let mut upload = library.write_upload(tenant, id, offset).await?;
     while let Some(message) = next(&mut stream).await? {
         match message.payload {

@@ -22,6 +22,9 @@ use crate::proto::v1;
 use crate::registry::{Import, manifest_of};
 use crate::spec::{ClipSampling, Digest, Evaluation, LabelSet, Precision};
 
+/// How often an import holds its tensors at once: as they were read, as a set, as a file without and with its manifest, and on their way to the store.
+const IMPORT_COPIES: u64 = 5;
+
 /// A header and chunks.
 pub(super) type Exported =
     Pin<Box<dyn Stream<Item = Result<v1::ExportAdapterVersionResponse, Status>> + Send>>;
@@ -85,7 +88,8 @@ pub(super) async fn import(
         }
         .into());
     }
-    let mut spool = Spool::new(parts.spool.clone(), parts.library.config().upload_bytes);
+    let limit = parts.library.config().upload_bytes;
+    let mut spool = Spool::new(&parts.pools, parts.spool.clone(), limit).await?;
     let mut sha = Sha256::new();
     while let Some(message) = next(&mut stream).await? {
         let Some(Payload::Chunk(chunk)) = message.payload else {
@@ -99,7 +103,14 @@ pub(super) async fn import(
     if let Some(expected) = wanted.sha256.filter(|expected| *expected != got) {
         return Err(status::sha256_mismatch(expected, got));
     }
-    let file = read(parts, spool.into_held()).await?;
+    let memory = &parts.pools.memory;
+    // A large file waits until it has the pool for itself: it may hold a whole backbone, of which nothing is read into memory at once.
+    let copies = IMPORT_COPIES
+        .saturating_mul(spool.size())
+        .min(memory.bytes());
+    let (held, _room) = spool.into_held();
+    let _memory = memory.take(copies).await?;
+    let file = read(parts, held).await?;
     if let Some(manifest) = &file.manifest
         && manifest.backbone_digest != resident
     {

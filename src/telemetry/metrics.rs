@@ -73,6 +73,27 @@ impl Dropped {
     }
 }
 
+/// Why the server ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ConnectionEnd {
+    /// There were as many as there may be.
+    Refused,
+    /// It did not speak HTTP/2 in time.
+    Silent,
+    /// The server drained.
+    Drained,
+}
+
+impl ConnectionEnd {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Silent => "silent",
+            Self::Drained => "drained",
+        }
+    }
+}
+
 /// The server's metrics; clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -80,6 +101,9 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     tenants: Bounded,
+    connections: Gauge,
+    connections_ended: Counts,
+    accept_pauses: Counter,
     requests: Counts,
     request_seconds: Times,
     dropped: Counts,
@@ -184,6 +208,15 @@ impl Metrics {
         let mut inner = Inner {
             registry: Registry::default(),
             tenants: Bounded::new(TENANT_LABELS),
+            connections: n.gauge("connections", "Open connections of the API"),
+            connections_ended: n.counts(
+                "connections_ended",
+                "Connections that the server ended, by reason",
+            ),
+            accept_pauses: n.count(
+                "accept_pauses",
+                "Times that no connection was taken for want of descriptors or memory",
+            ),
             requests: n.counts("requests", "Requests by method, gRPC code and tenant"),
             request_seconds: n.times(
                 "request_seconds",
@@ -261,6 +294,22 @@ impl Metrics {
 
     fn tenant(&self, tenant: &TenantId) -> (&'static str, String) {
         (TENANT, self.0.tenants.label(tenant.as_str()))
+    }
+
+    /// So many connections more, or fewer, are open.
+    pub fn connections(&self, change: i64) {
+        self.0.connections.inc_by(change);
+    }
+
+    /// The server ended a connection.
+    pub fn connection_ended(&self, reason: ConnectionEnd) {
+        let labels = vec![(REASON, reason.as_str().to_owned())];
+        self.0.connections_ended.get_or_create(&labels).inc();
+    }
+
+    /// No connection was taken for a while, for want of descriptors or memory.
+    pub fn accept_paused(&self) {
+        self.0.accept_pauses.inc();
     }
 
     /// A request ended with a gRPC code; `method` is one that the server knows, never a caller's text.

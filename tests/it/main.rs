@@ -32,6 +32,7 @@ mod outages;
 mod processes;
 mod registry;
 mod rpc_classify;
+mod rpc_limits;
 mod rpc_server;
 mod rpc_swaps;
 mod rpc_tenants;

@@ -1,10 +1,11 @@
 //! A response body that is watched to its end: for its time to stop, for a panic, and for the status that it ends with.
 //!
-//! Invariant: the end is reported exactly once: the trailers' status, or CANCELLED when the body is dropped before them.
+//! Invariant: the end is reported exactly once: the trailers' status, or CANCELLED when the body is dropped before them. A body that always has more to
+//! say is stopped like one that says nothing.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -20,10 +21,50 @@ type Report = Box<dyn FnOnce(Code) + Send>;
 /// Completes with the status that a body is to end with when it has gone on for too long.
 type Stop = Pin<Box<dyn Future<Output = Status> + Send>>;
 
+/// Frames that a body may still give when its time is over: what it had to say at that moment, for example that health has changed.
+const LAST_WORDS: u32 = 8;
+
+/// Whether a body's time is over.
+enum Time {
+    /// It may go on for ever.
+    Endless,
+    /// Not over yet.
+    Until(Stop),
+    /// Over, with what it ends with and the frames that it gave since.
+    Over(Status, u32),
+}
+
+impl Time {
+    /// The status to end with, when that is now.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Status> {
+        if let Self::Until(stop) = self
+            && let Poll::Ready(status) = stop.as_mut().poll(cx)
+        {
+            *self = Self::Over(status, 0);
+        }
+        match self {
+            Self::Over(status, _) => Some(status.clone()),
+            Self::Endless | Self::Until(_) => None,
+        }
+    }
+
+    /// As [`Time::poll`] for a body that has a frame to give: only those that go on and on end.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Option<Status> {
+        let status = self.poll(cx)?;
+        if let Self::Over(_, given) = self {
+            *given += 1;
+            if *given <= LAST_WORDS {
+                return None;
+            }
+        }
+        Some(status)
+    }
+}
+
 /// A watched body.
 pub(super) struct Watched {
     inner: Body,
-    stop: Option<Stop>,
+    time: Time,
     report: Option<Report>,
     ended: bool,
 }
@@ -33,7 +74,7 @@ impl Watched {
     pub(super) fn until(inner: Body, stop: impl Future<Output = Status> + Send + 'static) -> Self {
         Self {
             inner,
-            stop: Some(Box::pin(stop)),
+            time: Time::Until(Box::pin(stop)),
             report: None,
             ended: false,
         }
@@ -43,7 +84,7 @@ impl Watched {
     pub(super) fn reporting(inner: Body, report: impl FnOnce(Code) + Send + 'static) -> Self {
         Self {
             inner,
-            stop: None,
+            time: Time::Endless,
             report: Some(Box::new(report)),
             ended: false,
         }
@@ -90,20 +131,22 @@ impl HttpBody for Watched {
         let frame = match polled {
             Ok(Poll::Ready(frame)) => frame,
             Ok(Poll::Pending) => {
-                let Some(stop) = &mut this.stop else {
-                    return Poll::Pending;
+                return match this.time.poll(cx) {
+                    Some(status) => Poll::Ready(this.end_with(&status)),
+                    None => Poll::Pending,
                 };
-                let status = ready!(stop.as_mut().poll(cx));
-                return Poll::Ready(this.end_with(&status));
             }
             Err(panic) => return Poll::Ready(this.end_with(&status::panicked(panic.as_ref()))),
         };
         match &frame {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    this.end(code(trailers).unwrap_or(Code::Unknown));
+            Some(Ok(frame)) => match frame.trailers_ref() {
+                Some(trailers) => this.end(code(trailers).unwrap_or(Code::Unknown)),
+                None => {
+                    if let Some(status) = this.time.poll_ready(cx) {
+                        return Poll::Ready(this.end_with(&status));
+                    }
                 }
-            }
+            },
             Some(Err(error)) => this.end(error.code()),
             None => this.end(Code::Unknown),
         }

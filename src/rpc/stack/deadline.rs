@@ -1,4 +1,5 @@
-//! Holds every request to its caller's deadline: a handler that is late is dropped, and with it all that it waits for.
+//! Holds every request to its caller's deadline, and unary ones without to the server's: a handler that is late is dropped, and with it all that it waits
+//! for.
 
 use std::time::Duration;
 
@@ -8,22 +9,36 @@ use tonic::body::Body;
 
 use super::body::Watched;
 use super::{Arrived, Concern, Inner, answer};
+use crate::rpc::methods::{self, Kind};
 use crate::rpc::status;
 
 const HEADER: &str = "grpc-timeout";
 
-/// When the caller stops waiting, in a request's extensions when it said so.
+/// When the caller stops waiting, in a request's extensions when it said so or the call is unary.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rpc) struct Deadline(pub(in crate::rpc) Instant);
 
 /// Enforces deadlines.
 #[derive(Debug, Clone)]
-pub(super) struct Timed;
+pub(super) struct Timed {
+    unary: Duration,
+}
+
+impl Timed {
+    /// Gives unary calls without a deadline the time `unary`.
+    pub(super) fn new(unary: Duration) -> Self {
+        Self { unary }
+    }
+}
 
 impl Concern for Timed {
     async fn around<S: Inner>(&self, mut request: Request<Body>, next: S) -> Response<Body> {
         let arrived = request.extensions().get::<Arrived>().copied();
-        let Some(patience) = patience(request.headers()) else {
+        let own = match methods::kind(request.uri().path()) {
+            Kind::Unary => Some(self.unary),
+            Kind::ServerStream | Kind::ClientStream => None,
+        };
+        let Some(patience) = patience(request.headers()).or(own) else {
             return answer(next, request).await;
         };
         let began = arrived.map_or_else(Instant::now, |Arrived(at)| at);

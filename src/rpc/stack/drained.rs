@@ -1,6 +1,10 @@
-//! While the server drains, takes no new calls of the API and ends the streams that would never end by themselves; other calls in flight finish.
+//! While the server drains, ends the streams that would never end by themselves, and takes no new calls of the API once its grace is over; other calls in
+//! flight finish.
+//!
+//! Invariant: every call is counted from its head to the end of its answer.
 
 use http::{Request, Response};
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
 use super::body::Watched;
@@ -16,15 +20,26 @@ const ENDLESS: [&str; 4] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
+/// The steps of a drain, as calls notice them.
+#[derive(Debug, Clone)]
+pub(in crate::rpc) struct Steps {
+    /// Endless streams end.
+    pub(in crate::rpc) began: Signal,
+    /// New calls are refused.
+    pub(in crate::rpc) refuses: Signal,
+    /// The calls that have not ended.
+    pub(in crate::rpc) calls: TaskTracker,
+}
+
 /// Watches for the drain.
 #[derive(Debug, Clone)]
 pub(super) struct Drained {
-    signal: Signal,
+    steps: Steps,
 }
 
 impl Drained {
-    pub(super) fn new(signal: Signal) -> Self {
-        Self { signal }
+    pub(super) fn new(steps: Steps) -> Self {
+        Self { steps }
     }
 }
 
@@ -32,19 +47,22 @@ impl Concern for Drained {
     async fn around<S: Inner>(&self, request: Request<Body>, next: S) -> Response<Body> {
         let path = request.uri().path();
         // Health is asked while draining, too: that is how balancers learn of it.
-        if self.signal.is_draining() && path.starts_with("/frameshift.") {
+        if self.steps.refuses.is_draining() && path.starts_with("/frameshift.") {
             return status::draining().into_http();
         }
+        let counted = self.steps.calls.token();
         let endless = ENDLESS.contains(&path);
         let response = answer(next, request).await;
-        if !endless {
-            return response;
-        }
-        let mut signal = self.signal.clone();
-        let drain = async move {
-            signal.draining().await;
-            status::draining()
-        };
-        response.map(|body| Body::new(Watched::until(body, drain)))
+        let mut began = self.steps.began.clone();
+        response.map(|body| {
+            let body = match endless {
+                true => Body::new(Watched::until(body, async move {
+                    began.draining().await;
+                    status::draining()
+                })),
+                false => body,
+            };
+            Body::new(Watched::reporting(body, move |_| drop(counted)))
+        })
     }
 }

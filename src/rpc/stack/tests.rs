@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body::Frame;
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
@@ -45,7 +46,18 @@ where
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let service = layers(metrics.clone(), drain).layer(handler);
+    let limits = budget::Limits::default();
+    let shared = Shared {
+        metrics: metrics.clone(),
+        steps: drained::Steps {
+            began: drain.clone(),
+            refuses: drain,
+            calls: TaskTracker::new(),
+        },
+        budget: budget::Budget::new(&limits),
+        limits,
+    };
+    let service = layers(shared).layer(handler);
     match service.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -112,6 +124,58 @@ impl http_body::Body for Panics {
     }
 }
 
+/// A body that always has more to say.
+struct Chatty;
+
+impl http_body::Body for Chatty {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+        Poll::Ready(Some(Ok(Frame::data(bytes::Bytes::from_static(b"more")))))
+    }
+}
+
+/// Reads a body to its end, whatever it says, at one frame a millisecond.
+async fn finish_slowly(response: Response<Body>) -> Option<Code> {
+    let mut body = response.into_body();
+    loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let frame =
+            std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await;
+        let frame: Frame<bytes::Bytes> = frame?.ok()?;
+        if let Some(code) = frame.trailers_ref().and_then(body::code) {
+            return Some(code);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_always_has_more_is_stopped_by_its_deadline_and_by_a_drain() {
+    let (drain, signal) = shutdown::channel();
+    let chat = |headers: &[(&str, &str)]| {
+        let request = request(WATCH, headers);
+        let signal = signal.clone();
+        async move {
+            through(&Metrics::new(), signal, request, |_| async {
+                Response::new(Body::new(Chatty))
+            })
+            .await
+        }
+    };
+    let began = Instant::now();
+    let late = chat(&[("grpc-timeout", "2S")]).await;
+    assert_eq!(finish_slowly(late).await, Some(Code::DeadlineExceeded));
+    assert!(began.elapsed() < Duration::from_millis(2100));
+    let drained = chat(&[]).await;
+    drain.start();
+    assert_eq!(finish_slowly(drained).await, Some(Code::Unavailable));
+    assert!(began.elapsed() < Duration::from_millis(2200));
+}
+
 /// A body that never ends.
 struct Endless;
 
@@ -163,6 +227,42 @@ async fn a_stream_ends_at_its_deadline() {
     })
     .await;
     assert_eq!(finish(response).await, Some(Code::DeadlineExceeded));
+}
+
+#[tokio::test]
+async fn calls_that_arrive_in_a_drains_grace_are_served_and_endless_streams_end() {
+    let (drain, began) = shutdown::channel();
+    let (refuse, refuses) = shutdown::channel();
+    let limits = budget::Limits::default();
+    let calls = TaskTracker::new();
+    let shared = Shared {
+        metrics: Metrics::new(),
+        steps: drained::Steps {
+            began,
+            refuses,
+            calls: calls.clone(),
+        },
+        budget: budget::Budget::new(&limits),
+        limits,
+    };
+    let call = |path: &'static str, body: fn() -> Response<Body>| {
+        let handler = tower::service_fn(move |_| async move { Ok::<_, Infallible>(body()) });
+        let service = layers(shared.clone()).layer(handler);
+        async move {
+            let Ok(response) = service.oneshot(request(path, &[])).await;
+            response
+        }
+    };
+    let watching = call(WATCH, || Response::new(Body::new(Endless))).await;
+    assert_eq!(calls.len(), 1);
+    drain.start();
+    assert_eq!(finish(watching).await, Some(Code::Unavailable));
+    assert_eq!(calls.len(), 0, "the call is over with its answer's body");
+    let served = call(CLASSIFY, || Status::ok("").into_http()).await;
+    assert_eq!(finish(served).await, Some(Code::Ok));
+    refuse.start();
+    let refused = call(CLASSIFY, || Status::ok("").into_http()).await;
+    assert_eq!(finish(refused).await, Some(Code::Unavailable));
 }
 
 #[tokio::test]

@@ -1,0 +1,220 @@
+//! What a server may take in memory, part by part: the sum that `serve` prints and compares with what there is.
+//!
+//! Invariant: every part that a caller, a file or a job can make grow is drawn from a budget that has a row here.
+
+use std::fmt;
+
+use crate::config::units::ByteSize;
+use crate::config::{Config, machine};
+use crate::rpc::CONNECTION_WINDOW;
+
+/// Code, stacks, records in the database's cache, and what the allocator keeps between blocks.
+const PROGRAM: u64 = 192 << 20;
+
+/// A part of the memory and how large it may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// What is held.
+    pub what: &'static str,
+    /// The settings that say how much; empty when none does.
+    pub settings: &'static str,
+    /// Most bytes.
+    pub bytes: u64,
+}
+
+/// All parts, and the memory that this process may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budgets {
+    /// The parts, each at its most.
+    pub parts: Vec<Part>,
+    /// The machine's memory, or that of the process's control group; none when the system does not tell.
+    pub available: Option<u64>,
+}
+
+impl Budgets {
+    /// The budgets of a configuration with a backbone of so many bytes.
+    pub(super) fn of(config: &Config, backbone: u64) -> Self {
+        let limits = &config.rpc.limits;
+        let jobs = config.jobs.runners as u64;
+        let windows = config.rpc.connections as u64 * u64::from(CONNECTION_WINDOW);
+        let workers = config.video.workers as u64;
+        let part = |what, settings, bytes| Part {
+            what,
+            settings,
+            bytes,
+        };
+        let parts = vec![
+            part("backbone", "backbone, precision", backbone),
+            part(
+                "adapter sets",
+                "adapter_memory",
+                config.engine.residency_bytes,
+            ),
+            part(
+                "messages on their way in",
+                "message_memory",
+                limits.message_memory,
+            ),
+            part("receive windows", "connections", windows),
+            part("waiting clips", "queue_memory", config.engine.queue_bytes),
+            part(
+                "a batch's activations",
+                "batch_memory",
+                config.engine.batch_bytes,
+            ),
+            part("uploads and imports", "upload_memory", limits.upload_memory),
+            part(
+                "training steps",
+                "job_runners, step_memory",
+                jobs.saturating_mul(config.jobs.step_bytes),
+            ),
+            part("decoded clips of jobs", "", config.jobs.clip_cache_bytes),
+            part(
+                "video workers",
+                "video_workers, video_memory",
+                workers.saturating_mul(config.video.limits.memory),
+            ),
+            part("program", "", PROGRAM),
+        ];
+        Self {
+            parts,
+            available: machine::memory(),
+        }
+    }
+
+    /// Bytes of all parts.
+    pub fn sum(&self) -> u64 {
+        let bytes = self.parts.iter().map(|part| part.bytes);
+        bytes.fold(0, u64::saturating_add)
+    }
+
+    /// Whether all parts together may take more than there is.
+    pub fn is_too_much(&self) -> bool {
+        self.available.is_some_and(|bytes| self.sum() > bytes)
+    }
+
+    /// Says in the log when the parts may take more than there is.
+    pub(super) fn check(&self) {
+        if self.is_too_much() {
+            tracing::warn!(
+                most = %Rounded(self.sum()),
+                available = %Rounded(self.available.unwrap_or_default()),
+                "the budgets add up to more memory than there is; docs/operate.md says what to lower"
+            );
+        }
+    }
+}
+
+impl fmt::Display for Budgets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory          {} at most", Rounded(self.sum()))?;
+        if let Some(available) = self.available {
+            let verdict = if self.is_too_much() {
+                ", which is less"
+            } else {
+                ""
+            };
+            write!(f, " of {}{verdict}", Rounded(available))?;
+        }
+        for part in &self.parts {
+            let bytes = Rounded(part.bytes);
+            write!(f, "\n  {:<24} {bytes:>8}", part.what)?;
+            if !part.settings.is_empty() {
+                write!(f, " ({})", part.settings)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes to a tenth of their unit.
+struct Rounded(u64);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.0 {
+            bytes if bytes >= 1 << 30 => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+            bytes if bytes >= 1 << 20 => format!("{} MiB", bytes >> 20),
+            bytes => ByteSize(bytes).to_string(),
+        };
+        f.pad(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::Flags;
+    use std::collections::BTreeMap;
+
+    fn budgets(flags: &Flags) -> Budgets {
+        let config = Config::load(None, &BTreeMap::new(), flags, "frameshift".into()).unwrap();
+        Budgets::of(&config, 300 << 20)
+    }
+
+    #[test]
+    fn the_sum_follows_every_setting() {
+        let text = |text: &str| Some(text.parse().unwrap());
+        let base = Flags {
+            message_memory: text("128MiB"),
+            upload_memory: text("128MiB"),
+            video_workers: Some(2.try_into().unwrap()),
+            ..Flags::default()
+        };
+        let before = budgets(&base);
+        let parts: u64 = before.parts.iter().map(|part| part.bytes).sum();
+        assert_eq!(before.sum(), parts);
+        for (flags, more) in [
+            (
+                Flags {
+                    message_memory: text("129MiB"),
+                    ..base.clone()
+                },
+                1 << 20,
+            ),
+            (
+                Flags {
+                    upload_memory: text("130MiB"),
+                    ..base.clone()
+                },
+                2 << 20,
+            ),
+            (
+                Flags {
+                    connections: Some(513.try_into().unwrap()),
+                    ..base.clone()
+                },
+                u64::from(CONNECTION_WINDOW),
+            ),
+            (
+                Flags {
+                    video_workers: Some(3.try_into().unwrap()),
+                    ..base.clone()
+                },
+                1 << 30,
+            ),
+            (
+                Flags {
+                    adapter_memory: text("3GiB"),
+                    ..base.clone()
+                },
+                2 << 30,
+            ),
+        ] {
+            assert_eq!(budgets(&flags).sum() - before.sum(), more);
+        }
+    }
+
+    #[test]
+    fn more_than_there_is_is_said() {
+        let mut budgets = budgets(&Flags::default());
+        budgets.available = Some(budgets.sum());
+        assert!(!budgets.is_too_much());
+        budgets.available = Some(budgets.sum() - 1);
+        assert!(budgets.is_too_much());
+        let text = budgets.to_string();
+        for part in ["at most", "which is less", "message_memory", "300 MiB"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

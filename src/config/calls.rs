@@ -1,0 +1,52 @@
+//! The part of the configuration that connections and calls are held to.
+
+use super::load::{Error, Layered};
+use super::machine;
+use super::settings::Settings;
+use crate::rpc;
+
+/// One part in so many of the memory that this process may use, and room for a few of the largest messages at least. A machine that does not say how much
+/// it has counts as one with 4 GiB.
+fn share_of_memory(part: u64) -> u64 {
+    const UNKNOWN: u64 = 4 << 30;
+    const LEAST: u64 = 128 << 20;
+    (machine::memory().unwrap_or(UNKNOWN) / part).max(LEAST)
+}
+
+/// Room for two uploads beside each other.
+const LEAST_UPLOAD_MEMORY: u64 = 64 << 20;
+
+/// What connections and calls may hold, and for how long.
+pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<rpc::Config, Error> {
+    let message_memory = match settings.message_memory {
+        Some(size) if size.0 < 2 * rpc::MESSAGE_BYTES as u64 => {
+            return Err(layers.complain("message_memory", "expected 64MiB or more"));
+        }
+        Some(size) => size.0,
+        None => share_of_memory(8),
+    };
+    let upload_memory = match settings.upload_memory {
+        Some(size) if size.0 < LEAST_UPLOAD_MEMORY => {
+            return Err(layers.complain("upload_memory", "expected 64MiB or more"));
+        }
+        Some(size) => size.0,
+        None => share_of_memory(16),
+    };
+    Ok(rpc::Config {
+        connection_age: settings.connection_age.0,
+        keepalive_interval: settings.keepalive_interval.0,
+        keepalive_timeout: settings.keepalive_timeout.0,
+        connections: settings.connections.get(),
+        limits: rpc::Limits {
+            message_memory,
+            upload_memory,
+            spool_bytes: settings.spool_bytes.0,
+            streams_per_tenant: settings.streams_per_tenant.get(),
+            idle: settings.stream_idle.0,
+            call: settings.call_deadline.0,
+            ..rpc::Limits::default()
+        },
+        drain_grace: settings.drain_grace.0,
+        ..rpc::Config::default()
+    })
+}

@@ -1,0 +1,299 @@
+//! The API's listener: a budget of connections, a time limit until a connection speaks HTTP/2, and a pause when the process has no descriptors left.
+//!
+//! Invariant: a connection that does not speak is closed in time, a failing `accept` never spins, and every connection is gone soon after its last call
+//! when the server drains.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tonic::transport::server::Connected;
+
+use super::stack::budget::{Budget, Peer};
+use crate::shutdown::Signal;
+use crate::telemetry::metrics::{ConnectionEnd, Metrics};
+
+/// Pause after the first failure of `accept`; it doubles up to [`LONGEST_PAUSE`] while failures follow one another.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a listener allows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Connections at a time; further ones are closed at once, so that their callers try another server.
+    pub(super) connections: usize,
+    /// Time from a connection's begin to the end of its first SETTINGS frame.
+    pub(super) handshake: Duration,
+}
+
+/// When connections end that would not by themselves.
+#[derive(Debug, Clone)]
+pub(super) struct Ends {
+    /// Asks those to end that have not spoken yet.
+    pub(super) drain: Signal,
+    /// Asks all to end.
+    pub(super) cut: Signal,
+}
+
+/// A bound address that gives connections.
+pub(super) struct Listener {
+    listener: TcpListener,
+    limits: Limits,
+    room: Arc<Semaphore>,
+    budget: Budget,
+    metrics: Metrics,
+    ends: Ends,
+    pause: Duration,
+}
+
+impl Listener {
+    pub(super) fn new(
+        listener: TcpListener,
+        limits: Limits,
+        budget: Budget,
+        metrics: Metrics,
+        ends: Ends,
+    ) -> Self {
+        Self {
+            listener,
+            room: Arc::new(Semaphore::new(
+                limits.connections.min(Semaphore::MAX_PERMITS),
+            )),
+            limits,
+            budget,
+            metrics,
+            ends,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// The connections as they come.
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Connection, Infallible>> {
+        stream::unfold(self, |mut this| async move {
+            let connection = this.next().await;
+            Some((Ok(connection), this))
+        })
+    }
+
+    async fn next(&mut self) -> Connection {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    self.pause = FIRST_PAUSE;
+                    if let Some(connection) = self.take(stream) {
+                        return connection;
+                    }
+                }
+                Err(error) => {
+                    if let Some(pause) = self.failed(&error) {
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection, when there is room for one more.
+    fn take(&self, stream: TcpStream) -> Option<Connection> {
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+            self.metrics.connection_ended(ConnectionEnd::Refused);
+            return None;
+        };
+        // Answers are small: waiting for more to send would only delay them. The connection works without, too.
+        let _ = stream.set_nodelay(true);
+        self.metrics.connections(1);
+        let (mut drain, mut cut) = (self.ends.drain.clone(), self.ends.cut.clone());
+        Some(Connection {
+            stream,
+            opening: Some(Opening {
+                progress: Progress::default(),
+                deadline: Box::pin(tokio::time::sleep(self.limits.handshake)),
+                drain: Box::pin(async move { drain.draining().await }),
+            }),
+            cut: Some(Box::pin(async move { cut.draining().await })),
+            peer: self.budget.peer(),
+            open: Open {
+                metrics: self.metrics.clone(),
+                _permit: permit,
+            },
+        })
+    }
+
+    /// How long to wait after a failure of `accept`; one of the connection alone needs no pause.
+    fn failed(&mut self, error: &io::Error) -> Option<Duration> {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::Interrupted
+                | io::ErrorKind::TimedOut
+        ) {
+            return None;
+        }
+        // Anything else stays as it is until somebody closes a file or frees memory.
+        if self.pause == FIRST_PAUSE {
+            tracing::warn!(%error, "no new connections until there are descriptors or memory for them");
+        }
+        self.metrics.accept_paused();
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+}
+
+/// A place among the connections.
+struct Open {
+    metrics: Metrics,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.connections(-1);
+    }
+}
+
+type Event = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A connection of the API.
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Until the first SETTINGS frame is there.
+    opening: Option<Opening>,
+    /// Asks for the end; none when it was asked for.
+    cut: Option<Event>,
+    peer: Peer,
+    open: Open,
+}
+
+/// A connection that has not spoken HTTP/2 yet.
+struct Opening {
+    progress: Progress,
+    deadline: Pin<Box<Sleep>>,
+    drain: Event,
+}
+
+/// How much of a client's preface and its first SETTINGS frame has come. What is in them is checked by the protocol's own code.
+#[derive(Debug, Default)]
+struct Progress {
+    seen: usize,
+    /// The length of the first frame, as far as it has come.
+    length: usize,
+}
+
+impl Progress {
+    /// `PRI * HTTP/2.0 …`.
+    const PREFACE: usize = 24;
+    /// Bytes of a frame before its payload, of which the first three are the payload's length.
+    const HEAD: usize = 9;
+
+    /// Counts bytes; says whether all have come.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        for &byte in bytes {
+            if (Self::PREFACE..Self::PREFACE + 3).contains(&self.seen) {
+                self.length = self.length << 8 | usize::from(byte);
+            }
+            self.seen += 1;
+            if self.seen >= Self::PREFACE + Self::HEAD + self.length {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Connection {
+    /// Whether the connection is to end now.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Option<ConnectionEnd> {
+        if self.cut.as_mut()?.as_mut().poll(cx).is_ready() {
+            self.cut = None;
+            return Some(ConnectionEnd::Drained);
+        }
+        let opening = self.opening.as_mut()?;
+        if opening.drain.as_mut().poll(cx).is_ready() {
+            self.cut = None;
+            return Some(ConnectionEnd::Drained);
+        }
+        if opening.deadline.as_mut().poll(cx).is_ready() {
+            self.cut = None;
+            return Some(ConnectionEnd::Silent);
+        }
+        None
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.cut.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(end) = this.poll_end(cx) {
+            this.open.metrics.connection_ended(end);
+            // No bytes: as if the client had closed.
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        let new = buffer.filled().get(before..).unwrap_or_default();
+        if let Some(opening) = &mut this.opening
+            && opening.progress.take(new)
+        {
+            this.opening = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! Real sockets against a listener with small limits.
+
+use futures::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::*;
+use crate::rpc::stack::budget;
+use crate::shutdown;
+
+/// A preface and an empty SETTINGS frame.
+const SPOKEN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// Only a failing test waits so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Bed {
+    address: std::net::SocketAddr,
+    metrics: Metrics,
+    drain: shutdown::Drain,
+    cut: shutdown::Drain,
+}
+
+/// A listener whose connections are read to their end.
+async fn bed(connections: usize, handshake: Duration) -> Bed {
+    let (metrics, budget) = (Metrics::new(), Budget::new(&budget::Limits::default()));
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let ((drain, drained), (cut, cuts)) = (shutdown::channel(), shutdown::channel());
+    let limits = Limits {
+        connections,
+        handshake,
+    };
+    let ends = Ends {
+        drain: drained,
+        cut: cuts,
+    };
+    let listener = Listener::new(socket, limits, budget, metrics.clone(), ends);
+    tokio::spawn(listener.into_stream().for_each(|connection| async {
+        let Ok(mut connection) = connection;
+        tokio::spawn(async move {
+            let mut all = Vec::new();
+            let _ = connection.read_to_end(&mut all).await;
+        });
+    }));
+    Bed {
+        address,
+        metrics,
+        drain,
+        cut,
+    }
+}
+
+impl Bed {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    fn has(&self, line: &str) -> bool {
+        self.metrics.text().contains(line)
+    }
+}
+
+/// Waits until the other side has closed.
+async fn closed(stream: &mut TcpStream) {
+    let mut byte = [0];
+    let read = timeout(PATIENCE, stream.read(&mut byte)).await.unwrap();
+    // Bytes that nobody read make the end a reset.
+    assert_eq!(read.unwrap_or(0), 0);
+}
+
+async fn is_open(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    timeout(Duration::from_millis(50), stream.read(&mut byte))
+        .await
+        .is_err()
+}
+
+#[tokio::test]
+async fn silent_and_half_spoken_connections_are_closed_in_time() {
+    let bed = bed(10, Duration::from_millis(100)).await;
+    for part in [0, 10, 24, SPOKEN.len() - 1] {
+        let mut stream = bed.connect().await;
+        stream.write_all(&SPOKEN[..part]).await.unwrap();
+        closed(&mut stream).await;
+    }
+    let silent = "connections_ended_total{reason=\"silent\"} 4";
+    assert!(bed.has(silent), "{}", bed.metrics.text());
+    let mut stream = bed.connect().await;
+    stream.write_all(SPOKEN).await.unwrap();
+    let mut late = bed.connect().await;
+    closed(&mut late).await;
+    assert!(is_open(&mut stream).await, "it has spoken");
+}
+
+#[tokio::test]
+async fn a_connection_above_the_budget_is_closed_at_once_and_room_comes_back() {
+    let bed = bed(2, PATIENCE).await;
+    let mut first = bed.connect().await;
+    let mut second = bed.connect().await;
+    // Connections are taken in turn, so the third comes after the two.
+    let mut third = bed.connect().await;
+    closed(&mut third).await;
+    assert!(bed.has("connections_ended_total{reason=\"refused\"} 1"));
+    assert!(is_open(&mut first).await && is_open(&mut second).await);
+    drop(first);
+    let again = async {
+        loop {
+            let mut stream = bed.connect().await;
+            if is_open(&mut stream).await {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn a_drain_ends_connections_that_have_not_spoken_and_the_cut_all() {
+    let bed = bed(10, PATIENCE).await;
+    let mut silent = bed.connect().await;
+    let mut spoken = bed.connect().await;
+    spoken.write_all(SPOKEN).await.unwrap();
+    assert!(is_open(&mut spoken).await);
+    bed.drain.start();
+    closed(&mut silent).await;
+    assert!(is_open(&mut spoken).await);
+    bed.cut.start();
+    closed(&mut spoken).await;
+}
+
+#[tokio::test]
+async fn a_process_without_descriptors_pauses_longer_each_time() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ((_drain, drain), (_cut, cut)) = (shutdown::channel(), shutdown::channel());
+    let limits = Limits {
+        connections: 1,
+        handshake: PATIENCE,
+    };
+    let budget = Budget::new(&budget::Limits::default());
+    let ends = Ends { drain, cut };
+    let mut listener = Listener::new(socket, limits, budget, Metrics::new(), ends);
+    for number in [
+        rustix::io::Errno::MFILE,
+        rustix::io::Errno::NFILE,
+        rustix::io::Errno::NOBUFS,
+        rustix::io::Errno::NOMEM,
+    ] {
+        let error = io::Error::from_raw_os_error(number.raw_os_error());
+        let first = listener.failed(&error).unwrap();
+        assert!(listener.failed(&error).unwrap() > first);
+        for _ in 0..10 {
+            assert!(listener.failed(&error).unwrap() <= LONGEST_PAUSE);
+        }
+        listener.pause = FIRST_PAUSE;
+    }
+    let aborted = io::Error::from(io::ErrorKind::ConnectionAborted);
+    assert_eq!(listener.failed(&aborted), None);
+    assert!(listener.metrics.text().contains("accept_pauses_total 48"));
+}
+
+#[test]
+fn a_settings_frame_is_over_after_its_payload() {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\x01\x02\x04\0\0\0\0\0".to_vec();
+    bytes.extend_from_slice(&[7; 258]);
+    for piece in [1, 5, 1000] {
+        let mut progress = Progress::default();
+        let mut pieces = bytes.chunks(piece).peekable();
+        while let Some(bytes) = pieces.next() {
+            assert_eq!(progress.take(bytes), pieces.peek().is_none());
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Bytes that calls draw before they take memory or disk, and give back when they end.
+//!
+//! Invariant: what is handed out never exceeds the pool; nobody waits for longer than the pool's patience, so that calls which wait for one another all
+//! end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Limits;
+
+/// What a semaphore counts: its own unit is 32 bits wide in one request, and files are larger than 4 GiB.
+const UNIT: u64 = 1024;
+
+/// A number of bytes that calls share. Clones share it, too.
+#[derive(Debug, Clone)]
+pub(super) struct Pool {
+    /// The setting that says how large the pool is.
+    setting: &'static str,
+    bytes: u64,
+    room: Arc<Semaphore>,
+    patience: Duration,
+}
+
+/// Bytes of a pool; dropping them gives them back.
+#[derive(Debug)]
+pub(super) struct Share {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A pool without so many bytes left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} bytes are wanted of `{setting}`, which has {bytes} in all")]
+pub(super) struct Full {
+    /// The setting that says how large the pool is.
+    pub(super) setting: &'static str,
+    /// Bytes of the whole pool.
+    pub(super) bytes: u64,
+    /// Bytes that were asked for.
+    pub(super) wanted: u64,
+}
+
+impl Full {
+    /// Whether the pool never has so many bytes, however long one waits.
+    pub(super) fn is_final(&self) -> bool {
+        units(self.wanted) > units(self.bytes)
+    }
+}
+
+fn units(bytes: u64) -> u64 {
+    bytes.div_ceil(UNIT)
+}
+
+impl Pool {
+    /// A pool that nobody has drawn from.
+    pub(super) fn new(setting: &'static str, bytes: u64, patience: Duration) -> Self {
+        let room = usize::try_from(units(bytes)).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            setting,
+            bytes,
+            room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            patience,
+        }
+    }
+
+    /// Bytes of the whole pool.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes that are handed out now.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> u64 {
+        (units(self.bytes) - self.room.available_permits() as u64) * UNIT
+    }
+
+    fn full(&self, wanted: u64) -> Full {
+        Full {
+            setting: self.setting,
+            bytes: self.bytes,
+            wanted,
+        }
+    }
+
+    /// So many bytes at once or not at all.
+    pub(super) fn try_take(&self, bytes: u64) -> Result<Share, Full> {
+        let full = self.full(bytes);
+        let permits = u32::try_from(units(bytes)).map_err(|_| full)?;
+        let permit = Arc::clone(&self.room).try_acquire_many_owned(permits);
+        permit
+            .map(|permit| Share { _permit: permit })
+            .map_err(|_| full)
+    }
+
+    /// So many bytes, for which others may have to end first: in turn, and for no longer than the pool's patience.
+    pub(super) async fn take(&self, bytes: u64) -> Result<Share, Full> {
+        let full = self.full(bytes);
+        if full.is_final() {
+            return Err(full);
+        }
+        let permits = u32::try_from(units(bytes)).map_err(|_| full)?;
+        let room = Arc::clone(&self.room).acquire_many_owned(permits);
+        match tokio::time::timeout(self.patience, room).await {
+            Ok(Ok(permit)) => Ok(Share { _permit: permit }),
+            Ok(Err(_)) | Err(_) => Err(full),
+        }
+    }
+}
+
+/// The pools that files on their way draw from.
+#[derive(Debug, Clone)]
+pub struct Pools {
+    /// Memory of uploads, of files that are small enough for it, and of imports.
+    pub(super) memory: Pool,
+    /// Disk space of files that belong to one request.
+    pub(super) spool: Pool,
+}
+
+impl Pools {
+    /// Pools of this size that nobody has drawn from.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            memory: Pool::new(
+                "upload_memory",
+                limits.upload_memory,
+                limits.upload_patience,
+            ),
+            spool: Pool::new("spool_bytes", limits.spool_bytes, Duration::ZERO),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_gets_more_than_there_is_or_waits_for_ever() {
+        let pool = Pool::new("upload_memory", 10 << 20, Duration::from_secs(2));
+        let first = pool.take(6 << 20).await.unwrap();
+        assert_eq!(pool.used(), 6 << 20);
+        let refused = pool.take(5 << 20).await.unwrap_err();
+        assert!(!refused.is_final() && refused.to_string().contains("upload_memory"));
+        assert!(pool.try_take(5 << 20).is_err());
+        let (second, ()) = tokio::join!(pool.take(5 << 20), async { drop(first) });
+        assert_eq!(pool.used(), 5 << 20);
+        drop(second);
+        assert_eq!(pool.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_fits_is_refused_without_waiting() {
+        let pool = Pool::new("upload_memory", 10 << 20, Duration::from_secs(2));
+        let began = tokio::time::Instant::now();
+        let refused = pool.take((10 << 20) + 1).await.unwrap_err();
+        assert!(refused.is_final());
+        assert!(pool.take(1 << 50).await.unwrap_err().is_final());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(pool.take(10 << 20).await.is_ok());
+    }
+}

@@ -1,0 +1,192 @@
+//! What all calls together may hold: bytes of messages on their way in, and a tenant's client streams.
+//!
+//! Invariant: a message's bytes are drawn, whole, before the first of them is buffered, so that no two messages wait for each other's second half; a
+//! client that stops in the middle gives its bytes back after a time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use tonic::body::Body;
+
+use super::metered::{Held, Metered, Patience};
+use super::{Concern, Inner, answer};
+use crate::ids::TenantId;
+use crate::rpc::methods::{self, Kind};
+use crate::rpc::pool::Pool;
+use crate::rpc::{MESSAGE_BYTES, status};
+use crate::shutdown::Signal;
+use crate::tenancy::Caller;
+
+/// How much calls may hold, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of messages on their way in, of all calls.
+    pub message_memory: u64,
+    /// Memory of uploads, spooled files and imports.
+    pub upload_memory: u64,
+    /// Disk space of files that belong to one request.
+    pub spool_bytes: u64,
+    /// Client streams of one tenant.
+    pub streams_per_tenant: usize,
+    /// Time after which a client that sends nothing loses its call.
+    pub idle: Duration,
+    /// Time of a unary call whose caller sets no deadline, and that one message of a stream may take to come.
+    pub call: Duration,
+    /// Time that a call waits for the bytes of a message.
+    pub patience: Duration,
+    /// Time that an upload or an import waits for its memory: its client is held back meanwhile.
+    pub upload_patience: Duration,
+    /// Time after which a client that sends nothing loses its call while the server drains.
+    pub idle_draining: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_memory: 16 * MESSAGE_BYTES as u64,
+            upload_memory: 512 << 20,
+            spool_bytes: 4 << 30,
+            streams_per_tenant: 64,
+            idle: Duration::from_secs(30),
+            call: Duration::from_secs(120),
+            patience: Duration::from_secs(2),
+            upload_patience: Duration::from_secs(10),
+            idle_draining: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Largest bytes that one message draws: it is there as it came, and decompressed.
+const LARGEST: u64 = 2 * MESSAGE_BYTES as u64;
+
+/// What all calls share.
+#[derive(Debug, Clone)]
+pub(in crate::rpc) struct Budget {
+    limits: Limits,
+    messages: Pool,
+    streams: Arc<Mutex<HashMap<TenantId, usize>>>,
+}
+
+/// What the calls of one connection share.
+#[derive(Debug, Clone)]
+pub(in crate::rpc) struct Peer {
+    messages: Pool,
+}
+
+impl Budget {
+    pub(in crate::rpc) fn new(limits: &Limits) -> Self {
+        let messages = limits.message_memory.max(LARGEST);
+        Self {
+            limits: limits.clone(),
+            messages: Pool::new("message_memory", messages, limits.patience),
+            streams: Arc::default(),
+        }
+    }
+
+    /// A connection's own share: a quarter of all, so that one cannot take everything, and never less than the largest message.
+    pub(in crate::rpc) fn peer(&self) -> Peer {
+        let bytes = (self.messages.bytes() / 4).max(LARGEST);
+        Peer {
+            messages: Pool::new("message_memory", bytes, self.limits.patience),
+        }
+    }
+
+    /// Bytes of messages that are drawn now.
+    #[cfg(test)]
+    pub(super) fn message_bytes(&self) -> u64 {
+        self.messages.used()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, usize>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place among the tenant's client streams.
+    fn stream(&self, tenant: &TenantId) -> Option<Place> {
+        let mut streams = self.lock();
+        let held = streams.get(tenant).copied().unwrap_or(0);
+        if held >= self.limits.streams_per_tenant {
+            return None;
+        }
+        streams.insert(tenant.clone(), held + 1);
+        Some(Place {
+            budget: self.clone(),
+            tenant: tenant.clone(),
+        })
+    }
+}
+
+/// A place among a tenant's client streams; dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Place {
+    budget: Budget,
+    tenant: TenantId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut streams = self.budget.lock();
+        match streams.get_mut(&self.tenant) {
+            Some(held) if *held > 1 => *held -= 1,
+            // Without an entry a tenant costs nothing.
+            Some(_) | None => drop(streams.remove(&self.tenant)),
+        }
+    }
+}
+
+/// Holds every call to the budget.
+#[derive(Debug, Clone)]
+pub(super) struct Budgeted {
+    budget: Budget,
+    drain: Signal,
+}
+
+impl Budgeted {
+    pub(super) fn new(budget: Budget, drain: Signal) -> Self {
+        Self { budget, drain }
+    }
+}
+
+impl Concern for Budgeted {
+    async fn around<S: Inner>(&self, request: Request<Body>, next: S) -> Response<Body> {
+        let limits = &self.budget.limits;
+        let is_stream = methods::kind(request.uri().path()) == Kind::ClientStream;
+        let place = if is_stream {
+            // Reflection belongs to no tenant; its streams count as the default one's.
+            let caller = request.extensions().get::<Caller>();
+            let tenant = caller.map_or_else(TenantId::anonymous, |caller| caller.tenant.clone());
+            let Some(place) = self.budget.stream(&tenant) else {
+                return status::too_many_streams(limits.streams_per_tenant).into_http();
+            };
+            Some(place)
+        } else {
+            None
+        };
+        let peer = request.extensions().get::<Peer>().cloned();
+        let pools = peer
+            .map(|peer| peer.messages)
+            .into_iter()
+            .chain([self.budget.messages.clone()]);
+        // A unary handler has its message until it answers; a stream's message is done with when the next one is asked for.
+        let held = Held::new(!is_stream);
+        let patience = Patience {
+            idle: limits.idle,
+            message: limits.call,
+            idle_draining: limits.idle_draining,
+            drain: self.drain.clone(),
+        };
+        let encoding = super::metered::Encoding::of(request.headers());
+        let request = request.map(|body| {
+            let metered = Metered::new(body, pools.collect(), held.clone(), patience);
+            Body::new(metered.encoded(encoding).placed(place))
+        });
+        let response = answer(next, request).await;
+        held.give_back();
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests;
