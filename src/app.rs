@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::exchange::Exchange;
 use crate::metadata::{self, Sqlite};
 use crate::rpc::{self, Api, Health};
 use crate::store::{self, DirectoryLock, Store};
@@ -268,6 +269,12 @@ impl Bound {
         self.listeners.address
     }
 
+    /// The same server with records that fail when `faults` says so: for tests.
+    pub fn with_metadata_faults(mut self, faults: &metadata::Outages) -> Self {
+        self.ground.metadata = faults.wrap(self.ground.metadata);
+        self
+    }
+
     fn serve(mut self) -> Self {
         let (config, api) = (self.config.rpc.clone(), self.api.clone());
         let (health, metrics) = (self.health.clone(), self.ground.metrics.clone());
@@ -327,10 +334,11 @@ impl Bound {
             library: wiring.library.clone(),
             registry: wiring.registry.clone(),
             jobs: wiring.jobs.clone(),
+            serving: wiring.serving.clone(),
             engine: wiring.engine.clone(),
-            decoder: wiring.decoder.clone(),
             metrics: wiring.metrics.clone(),
-            backbone: std::sync::Arc::clone(&wiring.backbone),
+            geometry: wiring.backbone.config().geometry(),
+            exchange: Exchange::new(wiring.registry.clone(), Arc::clone(&wiring.backbone)),
             spool: config.data_dir.clone(),
             pools: rpc::Pools::new(&config.rpc.limits),
             about,

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::model::Isa;
 use crate::model::load::Overrides;
 use crate::spec::Precision;
-use crate::{device, engine, faults, jobs, metadata, rpc, telemetry, video};
+use crate::{device, engine, faults, jobs, metadata, registry, rpc, telemetry, video};
 use load::{Error, Layered};
 use settings::{Flags, LogFormat, PrecisionChoice, Sandbox, Settings};
 
@@ -65,6 +65,8 @@ pub struct Config {
     pub video: video::Config,
     /// The device thread.
     pub device: device::Config,
+    /// Tasks and versions.
+    pub registry: registry::Config,
     /// Classification.
     pub engine: engine::Config,
     /// Fine-tuning.
@@ -135,6 +137,10 @@ impl Config {
             rpc: calls::config(layers, &settings)?,
             video: video_config(&settings, program),
             device: device::Config::default(),
+            registry: registry::Config {
+                stale_limit: settings.stale_limit.0,
+                ..registry::Config::default()
+            },
             engine: engine_config(&settings),
             jobs: jobs::Config {
                 runners: settings.job_runners.get(),

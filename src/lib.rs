@@ -8,6 +8,8 @@
 //! - [`store`], [`metadata`]: immutable blobs and the records that name them.
 //! - [`library`], [`registry`]: videos and data sets; tasks and their versions.
 //! - [`engine`]: classification in mixed batches. [`jobs`]: fine-tuning. They meet at the device and in the registry only.
+//! - [`exchange`]: versions as files, in and out.
+//! - [`serving`]: what a classification is, from the question to the scores.
 //! - [`tenancy`], [`rpc`], [`app`], [`config`]: the server. [`client`], [`demo`], [`tools`], [`report`]: the command line.
 //!
 //! Invariants: the backbone is loaded once and never written to; a client-visible success is durable; every key and record begins with its tenant;
@@ -19,6 +21,7 @@ pub mod config;
 pub mod demo;
 pub mod device;
 pub mod engine;
+pub mod exchange;
 pub mod faults;
 pub mod ids;
 pub mod jobs;
@@ -30,6 +33,7 @@ pub mod registry;
 pub mod report;
 pub mod rng;
 pub mod rpc;
+pub mod serving;
 pub mod shutdown;
 pub mod spec;
 pub mod store;

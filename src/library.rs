@@ -4,6 +4,7 @@
 
 mod collector;
 mod dataset;
+mod stored;
 mod upload;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use stored::Damage;
 pub use upload::{SingleUpload, Started, Upload};
 
 use crate::ids::{TenantId, VideoId};
@@ -66,6 +68,14 @@ pub enum Error {
     /// A part could not be stored: the server is shutting down.
     #[error("the upload was interrupted")]
     Interrupted,
+    /// A stored video's bytes are not those that were uploaded.
+    #[error("the stored bytes of videos/{video} are damaged: {damage}")]
+    Damaged {
+        /// Which video.
+        video: VideoId,
+        /// What is wrong with its bytes.
+        damage: Damage,
+    },
     /// A record.
     #[error(transparent)]
     Metadata(#[from] metadata::Error),
@@ -110,6 +120,7 @@ struct Inner {
     store: Store,
     metadata: Arc<dyn MetadataStore>,
     prober: Arc<dyn Prober>,
+    whole: stored::Whole,
 }
 
 impl Library {
@@ -126,6 +137,7 @@ impl Library {
                 store,
                 metadata,
                 prober,
+                whole: stored::Whole::default(),
             }),
         }
     }
@@ -167,24 +179,6 @@ impl Library {
         // The record is gone, so the call has succeeded; a blob that stays behind is an orphan for the collector.
         self.inner.drop_blob(&layout::video(tenant, video)).await;
         Ok(())
-    }
-
-    /// Opens a video for decoding, by a descriptor: its bytes are not read into memory.
-    ///
-    /// # Errors
-    /// When the tenant has no such video, or the store fails.
-    pub async fn open_video(
-        &self,
-        tenant: &TenantId,
-        video: VideoId,
-    ) -> Result<(VideoRecord, video::Input)> {
-        let record = self.get_video(tenant, video).await?;
-        let file = self
-            .inner
-            .store
-            .open_file(&layout::video(tenant, video))
-            .await?;
-        Ok((record, video::Input::File(file)))
     }
 }
 

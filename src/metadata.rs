@@ -4,6 +4,7 @@
 //! no connection leaves this module, the only one that names sqlx.
 
 mod error;
+mod faulty;
 mod page;
 mod records;
 mod sqlite;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use error::{Error, Kind, OpenError, Result};
+pub use faulty::Outages;
 pub use page::{Page, PageRequest};
 pub use records::*;
 pub use sqlite::{Condition, Config, Faults, Sqlite, backup};
@@ -25,12 +27,12 @@ use crate::spec::{Digest, JobState};
 /// The records, as use cases. A name of another tenant is [`Error::NotFound`]. A `request` makes a create idempotent: a second call with the same
 /// (tenant, method, request) returns the first one's resource as it is now, and [`Error::NotFound`] when that was deleted since.
 pub trait MetadataStore:
-    Videos + Datasets + Tasks + Jobs + Workers + Send + Sync + std::fmt::Debug
+    Videos + Datasets + Tasks + Changes + Jobs + Workers + Send + Sync + std::fmt::Debug
 {
 }
 
 impl<T> MetadataStore for T where
-    T: Videos + Datasets + Tasks + Jobs + Workers + Send + Sync + std::fmt::Debug
+    T: Videos + Datasets + Tasks + Changes + Jobs + Workers + Send + Sync + std::fmt::Debug
 {
 }
 
@@ -189,22 +191,15 @@ pub trait Tasks {
         task: &TaskId,
         page: &PageRequest,
     ) -> Result<Page<VersionRecord>>;
-    /// Gives out the number of a version that is about to be imported, if `etag` is absent or current; when `request` imported one before, that one.
-    async fn reserve_import(
-        &self,
-        tenant: &TenantId,
-        task: &TaskId,
-        etag: Option<&str>,
-        request: Option<RequestId>,
-    ) -> Result<ImportStart>;
-    /// Makes a stored version visible, if `etag` is absent or current; with `auto_serve` it becomes the desired one. Idempotent by `request`.
+    /// Gives out the number of a version that is about to be imported, if the etag is absent or current; when the request imported one before, that one.
+    async fn reserve_import(&self, tenant: &TenantId, target: &ImportTarget)
+    -> Result<ImportStart>;
+    /// Makes a stored version visible, if the etag is absent or current; with `auto_serve` it becomes the desired one. Idempotent by the request.
     async fn import_version(
         &self,
         tenant: &TenantId,
-        task: &TaskId,
+        target: &ImportTarget,
         version: NewVersion,
-        etag: Option<&str>,
-        request: Option<RequestId>,
     ) -> Result<ImportedVersion>;
     /// Asks for a version to serve, if `etag` is current.
     async fn set_desired(
@@ -231,6 +226,28 @@ pub trait Tasks {
     ) -> Result<bool>;
     /// Tasks of all tenants whose desired version is not the serving one, those with a `serving_error` too.
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>>;
+    /// Serving versions of all tenants in the order of tenants and tasks, those after a task, at most `limit`.
+    async fn serving_versions(
+        &self,
+        after: Option<(&TenantId, &TaskId)>,
+        limit: u32,
+    ) -> Result<Vec<ServingRecord>>;
+    /// Says why the serving version, when it is the desired one as well, cannot be served; `None`: it can. Returns whether that is news.
+    async fn note_serving(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+        why: Option<&str>,
+    ) -> Result<bool>;
+}
+
+/// The feed of changes, for processes that keep tasks in memory.
+#[async_trait]
+pub trait Changes {
+    /// Tasks of all tenants that changed after a place in the feed, oldest change first, each once with its newest change. Without a place: none,
+    /// and the feed's end. When deletions after that place are forgotten already, the page is a gap: whoever keeps something has to drop it all.
+    async fn changes_since(&self, after: Option<Cursor>, limit: u32) -> Result<ChangePage>;
 }
 
 /// Jobs, for their owners.

@@ -4,18 +4,26 @@
 //! handed out; a desired version becomes the serving one by compare-and-swap only.
 
 mod cache;
+mod feed;
+mod fitness;
 mod import;
 mod manifest;
 mod publish;
+mod view;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use cache::Cache;
 use manifest::Mismatch;
 use tokio::sync::broadcast;
+use view::View;
 
+pub use fitness::Fitness;
 pub use import::{Import, manifest_of};
 pub use publish::Publication;
+pub use view::{Essentials, Served, Standing};
 
 use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId, VersionRef};
@@ -35,12 +43,21 @@ const ANNOUNCEMENTS: usize = 256;
 pub struct Config {
     /// Bytes of versions' files that are kept in memory; larger files are not kept.
     pub cache_bytes: u64,
+    /// Bytes of what versions say of themselves, their labels above all, that are kept in memory.
+    pub view_bytes: u64,
+    /// How long what is known of tasks is answered without the change feed.
+    pub stale_limit: Duration,
+    /// How often the change feed is read, beside the hints of this process.
+    pub feed_poll: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             cache_bytes: 64 << 20,
+            view_bytes: 64 << 20,
+            stale_limit: Duration::from_secs(15 * 60),
+            feed_poll: Duration::from_secs(2),
         }
     }
 }
@@ -111,9 +128,11 @@ pub struct Registry {
 }
 
 struct Inner {
+    config: Config,
     store: Store,
     metadata: Arc<dyn MetadataStore>,
-    cache: cache::Cache,
+    cache: Cache<VersionRef, Loaded>,
+    view: View,
     desired: broadcast::Sender<(TenantId, TaskId)>,
 }
 
@@ -124,7 +143,9 @@ impl Registry {
             inner: Arc::new(Inner {
                 store,
                 metadata,
-                cache: cache::Cache::new(config.cache_bytes),
+                cache: Cache::new(config.cache_bytes),
+                view: View::new(&config),
+                config,
                 desired: broadcast::channel(ANNOUNCEMENTS).0,
             }),
         }
@@ -143,6 +164,7 @@ impl Registry {
         check_display_name(&task.display_name)?;
         task.adapter.validate()?;
         task.sampling.validate()?;
+        let _writing = self.inner.view.writing(tenant, &task.id);
         let metadata = &self.inner.metadata;
         Ok(metadata.create_task(tenant, task, request).await?)
     }
@@ -181,6 +203,7 @@ impl Registry {
         if let Some(name) = &update.display_name {
             check_display_name(name)?;
         }
+        let _writing = self.inner.view.writing(tenant, task);
         let metadata = &self.inner.metadata;
         Ok(metadata.update_task(tenant, task, update, etag).await?)
     }
@@ -195,11 +218,13 @@ impl Registry {
         task: &TaskId,
         etag: Option<&str>,
     ) -> Result<()> {
+        let writing = self.inner.view.writing(tenant, task);
         let versions = self.inner.metadata.delete_task(tenant, task, etag).await?;
+        self.forget(tenant, task);
+        drop(writing);
         self.announce(tenant, task);
         for version in versions {
             let key = layout::version(tenant, task, version.version, version.sha256);
-            self.inner.cache.remove(&reference(&version));
             // The records are gone, so the call has succeeded; a blob that stays behind is an orphan for the collector.
             if let Err(error) = self.inner.store.delete(&key).await {
                 tracing::warn!(%key, error = &error as &dyn std::error::Error, "cannot delete an unused object");
@@ -244,6 +269,7 @@ impl Registry {
     /// # Errors
     /// [`metadata::Error::EtagMismatch`], no such task or version, or when the database fails.
     pub async fn set_serving(&self, version: &VersionRef, etag: &str) -> Result<TaskRecord> {
+        let _writing = self.inner.view.writing(&version.tenant, &version.task);
         let metadata = &self.inner.metadata;
         let task = metadata
             .set_desired(&version.tenant, &version.task, version.version, etag)
@@ -257,9 +283,28 @@ impl Registry {
     /// # Errors
     /// [`store::Error::Digest`] when the file is damaged, [`Error::Manifest`] when it says something else than the record; no such version.
     pub async fn load(&self, version: &VersionRef) -> Result<Loaded> {
-        if let Some(loaded) = self.inner.cache.get(version) {
-            return Ok(loaded);
+        match self.inner.cache.get(version) {
+            Some(loaded) => Ok(loaded),
+            None => self.read(version).await,
         }
+    }
+
+    /// As [`Registry::load`], but the record is asked even when the file is in memory: for a caller who may see only what is there now.
+    ///
+    /// # Errors
+    /// As [`Registry::load`].
+    pub async fn load_current(&self, version: &VersionRef) -> Result<Loaded> {
+        match self.inner.cache.get(version) {
+            Some(loaded) => {
+                self.get_version(version).await?;
+                Ok(loaded)
+            }
+            None => self.read(version).await,
+        }
+    }
+
+    async fn read(&self, version: &VersionRef) -> Result<Loaded> {
+        let ticket = self.inner.cache.ticket();
         let record = self.get_version(version).await?;
         let key = layout::version(
             &version.tenant,
@@ -267,8 +312,34 @@ impl Registry {
             version.version,
             record.sha256,
         );
-        let bytes = self.inner.store.get_verified(&key, record.sha256).await?;
-        manifest::check(&bytes, &record.manifest).map_err(|mismatch| match mismatch {
+        let bytes = match self.inner.store.get_verified(&key, record.sha256).await {
+            Ok(bytes) => bytes,
+            Err(missing @ store::Error::NotFound { .. }) => {
+                // The version may have been deleted between its record and its file, which is no damage.
+                self.get_version(version).await?;
+                return Err(missing.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let loaded = Loaded {
+            record: Arc::new(record),
+            bytes,
+        };
+        self.check(version, loaded.clone()).await?;
+        let size = loaded.bytes.len() as u64;
+        self.inner
+            .cache
+            .insert(ticket, version.clone(), loaded.clone(), size);
+        Ok(loaded)
+    }
+
+    /// Checks a file against its record, off the async threads: a manifest can be a megabyte.
+    async fn check(&self, version: &VersionRef, loaded: Loaded) -> Result<()> {
+        let work = move || manifest::check(&loaded.bytes, &loaded.record.manifest);
+        let checked = tokio::task::spawn_blocking(work).await;
+        // A check that broke off is a check that failed.
+        let checked = checked.unwrap_or_else(|error| Err(Mismatch::Malformed(error.to_string())));
+        checked.map_err(|mismatch| match mismatch {
             Mismatch::Malformed(problem) => Error::Malformed {
                 version: version.to_string(),
                 problem,
@@ -277,13 +348,15 @@ impl Registry {
                 version: version.clone(),
                 field,
             },
-        })?;
-        let loaded = Loaded {
-            record: Arc::new(record),
-            bytes,
-        };
-        self.inner.cache.insert(version.clone(), loaded.clone());
-        Ok(loaded)
+        })
+    }
+
+    /// Drops what is in memory of a task that is gone.
+    fn forget(&self, tenant: &TenantId, task: &TaskId) {
+        self.inner.view.forget(tenant, task);
+        self.inner
+            .cache
+            .remove_all(|version| version.tenant == *tenant && version.task == *task);
     }
 
     /// Announces every task whose desired version changes from now on, and every task that is deleted. A subscriber that falls behind is told, and
@@ -305,6 +378,7 @@ impl Registry {
     /// # Errors
     /// When the database fails.
     pub async fn serving_moved(&self, version: &VersionRef) -> Result<bool> {
+        let _writing = self.inner.view.writing(&version.tenant, &version.task);
         let metadata = &self.inner.metadata;
         let moved = metadata
             .move_serving(&version.tenant, &version.task, version.version)
@@ -320,6 +394,7 @@ impl Registry {
     /// # Errors
     /// When the database fails.
     pub async fn serving_failed(&self, version: &VersionRef, why: &str) -> Result<bool> {
+        let _writing = self.inner.view.writing(&version.tenant, &version.task);
         let metadata = &self.inner.metadata;
         Ok(metadata
             .serving_failed(&version.tenant, &version.task, version.version, why)
@@ -329,13 +404,5 @@ impl Registry {
     fn announce(&self, tenant: &TenantId, task: &TaskId) {
         // Nobody may be listening yet: then `pending` tells.
         let _ = self.inner.desired.send((tenant.clone(), task.clone()));
-    }
-}
-
-fn reference(version: &VersionRecord) -> VersionRef {
-    VersionRef {
-        tenant: version.tenant.clone(),
-        task: version.task.clone(),
-        version: version.version,
     }
 }

@@ -14,14 +14,15 @@ use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
 
 use crate::engine;
+use crate::exchange::Exchange;
 use crate::ids::TenantId;
 use crate::library::Library;
-use crate::model::Backbone;
 use crate::proto::{self, v1};
 use crate::registry::Registry;
+use crate::serving::Serving;
 use crate::shutdown::{self, Signal};
+use crate::spec::Geometry;
 use crate::telemetry::metrics::Metrics;
-use crate::video::Decoder;
 
 mod auth;
 mod classify;
@@ -117,13 +118,15 @@ pub struct Parts {
     /// Fine-tuning.
     pub jobs: crate::jobs::Handle,
     /// Classification.
+    pub serving: Serving,
+    /// What is resident.
     pub engine: engine::Handle,
-    /// Decoding.
-    pub decoder: Decoder,
     /// Counters.
     pub metrics: Metrics,
-    /// The frozen backbone: what imported adapters have to fit.
-    pub backbone: Arc<Backbone>,
+    /// What tasks have to fit.
+    pub geometry: Geometry,
+    /// Versions as files.
+    pub exchange: Exchange,
     /// Folder for files of one request that are too large for memory.
     pub spool: PathBuf,
     /// What files on their way draw from.

@@ -54,6 +54,27 @@ pub struct AdapterConfig {
     pub adapter_pre_mlp: bool,
 }
 
+impl fmt::Display for AdapterConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sites = match (self.adapter_pre_attn, self.adapter_pre_mlp) {
+            (false, false) => return f.write_str("no adapters (a linear probe)"),
+            (true, true) => "attention and the MLP",
+            (true, false) => "attention",
+            (false, true) => "the MLP",
+        };
+        let [t, h, w] = self.adapter_kernel_size;
+        let width = self.adapter_width;
+        write!(
+            f,
+            "adapters of width {width} and kernel {t}x{h}x{w} before {sites} of "
+        )?;
+        match self.adapter_layers {
+            Some(layers) => write!(f, "the last {layers} blocks"),
+            None => f.write_str("every block"),
+        }
+    }
+}
+
 impl AdapterConfig {
     /// No sites: a head on the frozen backbone.
     pub const LINEAR_PROBE: Self = Self {

@@ -10,7 +10,8 @@ use crate::config::{Backbone as Choice, Config};
 use crate::library::{self, Library};
 use crate::metadata::MetadataStore;
 use crate::model::{self, Backbone, load};
-use crate::registry::{self, Registry};
+use crate::registry::Registry;
+use crate::serving::{self, Resident, Serving};
 use crate::shutdown::Signal;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -26,7 +27,9 @@ pub struct Wiring {
     pub registry: Registry,
     /// Fine-tuning.
     pub jobs: jobs::Handle,
-    /// Classification.
+    /// Classification: from a question to scores.
+    pub serving: Serving,
+    /// Classification: admission, batches, resident sets.
     pub engine: engine::Handle,
     /// Decoding.
     pub decoder: Decoder,
@@ -79,10 +82,11 @@ impl Wiring {
             Arc::new(decoder.clone()),
         );
         let registry = Registry::new(
-            registry::Config::default(),
+            config.registry.clone(),
             store.clone(),
             Arc::clone(&metadata),
         );
+        compare(&registry, &backbone, &metrics).await;
         let (device, device_service) = device::start(config.device.clone(), metrics.clone())?;
         let (engine, engine_service) = engine::new(
             config.engine.clone(),
@@ -94,10 +98,19 @@ impl Wiring {
             },
         );
         let (jobs, jobs_service) = jobs::new(config.jobs.clone(), Arc::clone(&metadata), &backbone);
+        let serving = Serving::new(serving::Parts {
+            registry: registry.clone(),
+            library: library.clone(),
+            decoder: decoder.clone(),
+            engine: engine.clone(),
+            metrics: metrics.clone(),
+            resident: resident(&backbone),
+        });
         let wiring = Self {
             library,
             registry,
             jobs,
+            serving,
             engine,
             decoder,
             device,
@@ -116,6 +129,11 @@ impl Wiring {
         back.loops.spawn("the device", Ends::Server, device);
         back.loops.spawn("the engine", Ends::Server, engine);
         back.loops.spawn("the collector", Ends::Itself, collector);
+        let feed = wiring
+            .registry
+            .clone()
+            .follow(wiring.metrics.clone(), signal());
+        back.loops.spawn("the change feed", Ends::Server, feed);
         Ok(wiring)
     }
 
@@ -131,6 +149,43 @@ impl Wiring {
             metrics: self.metrics.clone(),
             scratch: config.data_dir.join("features"),
         }
+    }
+}
+
+/// Tells of tasks that serve a version of another backbone.
+async fn compare(registry: &Registry, backbone: &Backbone, metrics: &Metrics) {
+    match registry.compare_backbones(backbone.digest()).await {
+        Ok(fitness) => {
+            metrics.unservable_tasks(fitness.unservable);
+            if fitness.unservable > 0 {
+                let others: Vec<String> = fitness
+                    .backbones
+                    .iter()
+                    .map(|digest| digest.to_string())
+                    .collect();
+                tracing::warn!(
+                    resident = %backbone.digest(),
+                    "{} of {} tasks were trained on backbone {} and cannot be served on this one",
+                    fitness.unservable,
+                    fitness.tasks,
+                    others.join(", "),
+                );
+            }
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the tasks' backbones cannot be compared");
+        }
+    }
+}
+
+/// What the backbone asks of a clip.
+fn resident(backbone: &Backbone) -> Resident {
+    let shape = backbone.config();
+    Resident {
+        image_size: u16::try_from(shape.image_size).unwrap_or(u16::MAX),
+        normalization: shape.normalization,
+        digest: backbone.digest(),
     }
 }
 

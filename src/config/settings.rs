@@ -91,6 +91,8 @@ settings! {
     batch_time: Must<Span> = "50ms";
     /// Memory of the resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";
+    /// How long classification of known tasks goes on without the database.
+    stale_limit: Must<Span> = "15m";
     /// Jobs that train at once.
     job_runners: Must<NonZeroUsize> = "2";
     /// Memory of one job's training, in all; when not set, a quarter of the machine's (or its control group's) divided by `job_runners`.

@@ -167,6 +167,7 @@ batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
 # batch_memory is not set
 batch_time = "50ms" # default
 adapter_memory = "1GiB" # default
+stale_limit = "15m" # default
 job_runners = 2 # default
 # step_memory is not set
 jobs_per_tenant = 16 # default

@@ -119,13 +119,14 @@ impl Service {
     /// Forgets a task that was deleted, and tries a quarantined version that was asked for anew.
     async fn settle(&mut self, tenant: &TenantId, task: &TaskId) {
         match self.versions.desired(tenant, task).await {
-            Ok(Some(desired)) if !desired.failed => {
-                // One that serves already is not among the pending ones.
+            Ok(Some(desired)) => {
+                // One that serves already is not among the pending ones. That it failed does not count: who was refused by the old verdict may
+                // have put that on record after it was asked for anew.
                 if self.core.residency.refusal(&desired.version).is_some() {
                     self.begin(desired.version);
                 }
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(Unavailable::Missing) => self.core.residency.forget(tenant, task),
             Err(error) => {
                 tracing::warn!(%tenant, %task, %error, "a task that changed cannot be asked about; it is tried again");

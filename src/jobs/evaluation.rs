@@ -11,12 +11,13 @@ use super::dataset::{Clips, Example, blocking, in_order, some_in_order};
 use super::failure::Failure;
 use super::features::Features;
 use super::memory::Demand;
-use super::score::{self, Tally};
+use super::score::Tally;
 use super::trainer::{Forward, ForwardWalk};
 use crate::device::{self, Priority};
 use crate::model::{
     AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment, aside,
 };
+use crate::serving::Scores;
 use crate::spec::Evaluation;
 use crate::video::ClipSpec;
 
@@ -172,9 +173,17 @@ impl Scoring {
                 views[*place] = logits;
             }
             if let Some(class) = classes.next() {
-                self.tally.add(class as usize, &score::scores(&views));
+                self.tally.add(class as usize, &scores(&views));
             }
         }
+    }
+}
+
+/// Scores of a video as classification gives them; not numbers when its logits are none, so that the metrics are none, either.
+fn scores(views: &[Vec<f32>]) -> Vec<f64> {
+    match Scores::of(views) {
+        Some(scores) => scores.mean,
+        None => vec![f64::NAN; views.first().map_or(0, Vec::len)],
     }
 }
 
@@ -199,7 +208,7 @@ mod tests {
         let of_view = |view: usize| vec![view as f32 / 7.0, (view * view % 11) as f32 / 3.0];
         let whole: Vec<_> = (0..30).map(of_view).collect();
         let mut expected = Tally::new(2);
-        expected.add(1, &score::scores(&whole));
+        expected.add(1, &scores(&whole));
         let mut scoring = Scoring::new(&groups, 2);
         let mut classes = [1].into_iter();
         let mut first = 0;

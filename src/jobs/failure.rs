@@ -56,7 +56,9 @@ impl Failure {
     pub(super) fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Dataset(_) => Some("DATASET_INVALID"),
-            Self::Video { .. } => Some("VIDEO_UNAVAILABLE"),
+            Self::Video { .. } | Self::Library(library::Error::Damaged { .. }) => {
+                Some("VIDEO_UNAVAILABLE")
+            }
             Self::Diverged { .. } => Some("TRAINING_DIVERGED"),
             Self::Task(_) => Some("TASK_INCOMPATIBLE"),
             Self::TooLarge(_) => Some("STEP_TOO_LARGE"),

@@ -67,21 +67,6 @@ impl Tally {
     }
 }
 
-/// Softmax of each view's logits, then their mean: the scores of a video.
-pub fn scores(views: &[Vec<f32>]) -> Vec<f64> {
-    let classes = views.first().map_or(0, Vec::len);
-    let mut mean = vec![0.0; classes];
-    for logits in views {
-        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let shares: Vec<f64> = logits.iter().map(|x| f64::from(x - top).exp()).collect();
-        let sum: f64 = shares.iter().sum();
-        for (mean, share) in mean.iter_mut().zip(shares) {
-            *mean += share / sum / views.len() as f64;
-        }
-    }
-    mean
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,16 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn views_are_softmaxed_before_the_mean() {
-        let got = scores(&[vec![0.0, 0.0], vec![100.0, 0.0]]);
-        assert!((got[0] - 0.75).abs() < 1e-12 && (got.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-        // One extreme view cannot outweigh two, as a mean of logits would let it.
-        assert!(scores(&[vec![90.0, 0.0], vec![0.0, 9.0], vec![0.0, 9.0]])[1] > 0.6);
-    }
-
-    #[test]
     fn nothing_counted_is_zero() {
         assert_eq!(Tally::new(2).finish().top1, 0.0);
-        assert!(scores(&[]).is_empty());
     }
 }

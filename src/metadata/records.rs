@@ -6,7 +6,9 @@ mod jobs;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AdapterVersion, DatasetId, JobId, TaskId, TenantId, UploadId, VideoId};
+use crate::ids::{
+    AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
+};
 use crate::spec::{
     AdapterConfig, ClipSampling, Digest, Evaluation, Invalid, LabelSet, Precision, Split,
 };
@@ -210,6 +212,47 @@ pub struct TaskUpdate {
     pub auto_serve: Option<bool>,
 }
 
+/// The version that serves a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServingRecord {
+    /// Which version serves.
+    pub version: VersionRef,
+    /// The backbone that the version was trained on.
+    pub backbone_digest: Digest,
+    /// Why the task's desired version is not served.
+    pub serving_error: Option<String>,
+    /// Whether the serving version is the desired one, too.
+    pub is_desired: bool,
+}
+
+/// A place in the feed of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor(pub(in crate::metadata) i64);
+
+/// A task that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeRecord {
+    /// Who owns the task.
+    pub tenant: TenantId,
+    /// The task that changed.
+    pub task: TaskId,
+    /// Whether the task is gone.
+    pub is_deleted: bool,
+}
+
+/// A page of the feed of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangePage {
+    /// The changes, oldest first.
+    pub changes: Vec<ChangeRecord>,
+    /// Where to go on.
+    pub cursor: Cursor,
+    /// Whether changes between the asked place and this page are lost.
+    pub is_gap: bool,
+    /// Whether the page reaches to the end of the feed.
+    pub is_last: bool,
+}
+
 /// An immutable, published set of adapters and a head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VersionRecord {
@@ -254,6 +297,19 @@ pub struct VersionManifest {
     pub parent: Option<u32>,
     /// On the validation split.
     pub evaluation: Evaluation,
+}
+
+/// Where an import goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImportTarget {
+    /// The task that gets the version.
+    pub task: TaskId,
+    /// Makes the task, in the transaction that makes the version visible, when it is not there; a task that is there has to be of the same shape.
+    pub create: Option<NewTask>,
+    /// When present, must be the task's.
+    pub etag: Option<String>,
+    /// For idempotency.
+    pub request: Option<RequestId>,
 }
 
 /// What an import begins with.

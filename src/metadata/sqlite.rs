@@ -5,6 +5,7 @@
 
 pub mod backup;
 mod blobs;
+mod changes;
 mod condition;
 mod datasets;
 mod events;

@@ -49,11 +49,17 @@ pub struct Imported {
     pub adapter: AdapterConfig,
     /// Rows of its head.
     pub classes: usize,
-    /// What the file says of itself: a safetensors file's metadata, or the texts of a PyTorch file.
-    pub texts: BTreeMap<String, String>,
     /// Whether the file has its frozen backbone, too, which then was the resident one.
     pub whole: bool,
     tensors: Tensors,
+}
+
+/// What a file says of itself: a safetensors file's metadata, or the texts of a PyTorch file.
+pub fn texts(archive: &Archive) -> BTreeMap<String, String> {
+    match archive.torch() {
+        Some(torch) => torch.texts.iter().cloned().collect(),
+        None => archive.header().metadata.clone(),
+    }
 }
 
 /// Reads a file; `digest` is the resident backbone's.
@@ -65,10 +71,6 @@ pub fn read(
     backbone: &BackboneConfig,
     digest: Digest,
 ) -> Result<Imported, Error> {
-    let texts = match archive.torch() {
-        Some(torch) => torch.texts.iter().cloned().collect(),
-        None => archive.header().metadata.clone(),
-    };
     let path = archive.path().to_owned();
     let checkpoint = Checkpoint::single(archive);
     for name in HEAD {
@@ -101,7 +103,6 @@ pub fn read(
     Ok(Imported {
         adapter,
         classes,
-        texts,
         whole,
         tensors,
     })

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::{Registry, Result, manifest};
 use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId};
-use crate::metadata::{ImportStart, VersionManifest, VersionRecord};
+use crate::metadata::{ImportStart, ImportTarget, NewTask, VersionManifest, VersionRecord};
 use crate::spec::{Evaluation, Invalid};
 
 /// What is imported.
@@ -17,6 +17,8 @@ pub struct Import {
     pub manifest: VersionManifest,
     /// The tensors, as a safetensors file; its metadata is replaced by the manifest.
     pub tensors: Vec<u8>,
+    /// The task, when it is to be made with the version.
+    pub create: Option<NewTask>,
     /// When present, must be the task's.
     pub etag: Option<String>,
     /// For idempotency.
@@ -76,20 +78,25 @@ impl Registry {
         let Import {
             manifest,
             tensors,
+            create,
             etag,
             request,
         } = import;
-        let etag = etag.as_deref();
-        let start = metadata.reserve_import(tenant, task, etag, request).await?;
+        let target = ImportTarget {
+            task: task.clone(),
+            create,
+            etag,
+            request,
+        };
+        let start = metadata.reserve_import(tenant, &target).await?;
         let number = match start {
             ImportStart::Done(version) => return Ok(*version),
             ImportStart::Number(number) => number,
         };
         let to = (tenant, task, number);
         let version = self.store_version(to, manifest, tensors).await?;
-        let imported = metadata
-            .import_version(tenant, task, version, etag, request)
-            .await?;
+        let _writing = self.inner.view.writing(tenant, task);
+        let imported = metadata.import_version(tenant, &target, version).await?;
         faults::point("after-commit");
         if imported.is_desired {
             self.announce(tenant, task);

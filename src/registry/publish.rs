@@ -58,7 +58,9 @@ impl Registry {
         let (manifest, tensors, outcome) = publication.split(&job, &task);
         let to = (&lease.tenant, &task.id, number);
         let version = self.store_version(to, manifest, tensors).await?;
+        let writing = self.inner.view.writing(&lease.tenant, &task.id);
         let published = metadata.publish_version(lease, version, outcome).await?;
+        drop(writing);
         if published.is_desired {
             self.announce(&lease.tenant, &task.id);
         }

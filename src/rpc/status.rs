@@ -11,10 +11,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::model::exchange;
-use crate::spec::Digest;
 use crate::telemetry::Sparse;
-use crate::{engine, jobs, library, metadata, registry, store, tenancy, video};
+use crate::{engine, exchange, jobs, library, metadata, registry, serving, store, tenancy, video};
 
 /// Domain of every reason.
 const DOMAIN: &str = "frameshift";
@@ -96,12 +94,6 @@ pub(super) fn stream(problem: &str) -> Status {
         .status()
 }
 
-/// The task serves nothing yet.
-pub(super) fn no_serving_version(task: &crate::ids::TaskId) -> Status {
-    let message = format_args!("task {task} has no version that serves yet");
-    Refusal::new(Code::FailedPrecondition, "NO_SERVING_VERSION", message).status()
-}
-
 /// A file that is larger than an upload may be.
 pub(super) fn too_large(limit: u64) -> Status {
     let message = format_args!("the file has more than {limit} bytes, the limit of one upload");
@@ -110,25 +102,31 @@ pub(super) fn too_large(limit: u64) -> Status {
         .status()
 }
 
-/// Bytes that are not those that were promised.
-pub(super) fn sha256_mismatch(expected: Digest, got: Digest) -> Status {
-    let message = format_args!("the bytes have sha256 {got}, the header promised {expected}");
-    Refusal::new(Code::DataLoss, "SHA256_MISMATCH", message).status()
-}
-
 /// A version of another backbone.
-pub(super) fn backbone_mismatch(error: impl fmt::Display) -> Status {
+fn backbone_mismatch(error: impl fmt::Display) -> Status {
     Refusal::new(Code::FailedPrecondition, "BACKBONE_MISMATCH", error).status()
 }
 
 impl From<exchange::Error> for Status {
     fn from(error: exchange::Error) -> Self {
-        if matches!(error, exchange::Error::Backbone { .. }) {
-            return backbone_mismatch(&error);
+        use exchange::Error;
+        match error {
+            Error::Backbone { .. } => backbone_mismatch(&error),
+            Error::Sha256Mismatch { .. } => {
+                Refusal::new(Code::DataLoss, "SHA256_MISMATCH", &error).status()
+            }
+            Error::Unreadable(error) => {
+                Refusal::new(Code::InvalidArgument, "ADAPTERS_UNREADABLE", &error)
+                    .field("payload", error.to_string())
+                    .status()
+            }
+            Error::Invalid(invalid) => of_invalid(&invalid),
+            Error::Task(invalid) => {
+                bad(&format!("task.{}", invalid.field), invalid.problem).status()
+            }
+            Error::Write(_) | Error::Read(_) | Error::Interrupted(_) => broken(&error),
+            Error::Registry(error) => error.into(),
         }
-        Refusal::new(Code::InvalidArgument, "ADAPTERS_UNREADABLE", &error)
-            .field("payload", error.to_string())
-            .status()
     }
 }
 
@@ -269,6 +267,27 @@ impl From<engine::Error> for Status {
     }
 }
 
+impl From<serving::Error> for Status {
+    fn from(error: serving::Error) -> Self {
+        use serving::Error;
+        match error {
+            Error::NoServingVersion { is_moving, .. } => {
+                let refusal = Refusal::new(Code::FailedPrecondition, "NO_SERVING_VERSION", &error);
+                match is_moving {
+                    true => refusal.retry(SOON).status(),
+                    false => refusal.status(),
+                }
+            }
+            Error::Backbone { .. } => backbone_mismatch(&error),
+            Error::Logits { .. } => broken(&error),
+            Error::Registry(error) => error.into(),
+            Error::Library(error) => error.into(),
+            Error::Video(error) => error.into(),
+            Error::Engine(error) => error.into(),
+        }
+    }
+}
+
 impl From<library::Error> for Status {
     fn from(error: library::Error) -> Self {
         use library::Error;
@@ -279,6 +298,12 @@ impl From<library::Error> for Status {
                 Refusal::new(Code::DataLoss, "SHA256_MISMATCH", &error).status()
             }
             Error::Probe(error) => error.into(),
+            Error::Damaged { damage, .. } => match damage {
+                library::Damage::Missing => damaged("OBJECT_MISSING", &error),
+                library::Damage::Size { .. } | library::Damage::Sha256 { .. } => {
+                    damaged("OBJECT_DAMAGED", &error)
+                }
+            },
             Error::Interrupted => Refusal::new(Code::Unavailable, "UPLOAD_INTERRUPTED", &error)
                 .retry(SOON)
                 .status(),

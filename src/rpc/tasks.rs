@@ -23,7 +23,7 @@ impl TaskService for Api {
             .ok_or_else(|| status::invalid("task", "required"))?;
         let adapter = spec::adapter(task.adapter, "task.adapter")?;
         let sampling = spec::sampling(task.sampling, "task.sampling")?;
-        let geometry = parts.backbone.config().geometry();
+        let geometry = &parts.geometry;
         geometry
             .check(&adapter, &sampling)
             .map_err(spec::below("task"))?;

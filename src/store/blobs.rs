@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +164,28 @@ impl Store {
             Ok(Arc::new(file))
         })
         .await
+    }
+
+    /// sha256 of a file that [`Store::open_file`] opened, read piece by piece.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn digest_file(&self, key: &Key, file: &Arc<File>) -> Result<Digest, Error> {
+        let file = Arc::clone(file);
+        let work = move || {
+            let mut hasher = Sha256::new();
+            let mut piece = vec![0; 1 << 20];
+            let mut offset = 0;
+            loop {
+                let read = file.read_at(&mut piece, offset)?;
+                if read == 0 {
+                    return Ok(Digest(hasher.finalize().into()));
+                }
+                hasher.update(&piece[..read]);
+                offset += read as u64;
+            }
+        };
+        blocking("read", key, work).await
     }
 
     /// Deletes a blob; one that is not there is deleted already.

@@ -128,6 +128,33 @@ struct Inner {
     jobs: Gauges,
     jobs_finished: Counts,
     writes_failing: Gauge,
+    view: View,
+}
+
+/// What is known of tasks without asking the database.
+struct View {
+    database_up: Gauge,
+    age: Gauge,
+    unservable: Gauge,
+}
+
+impl View {
+    fn new(names: &mut Names) -> Self {
+        Self {
+            database_up: names.gauge(
+                "database_up",
+                "Whether the change feed could be read when it was last asked",
+            ),
+            age: names.gauge(
+                "view_age_seconds",
+                "Time since what classification knows of tasks was last confirmed by the database",
+            ),
+            unservable: names.gauge(
+                "unservable_tasks",
+                "Tasks whose serving version was trained on another backbone when the server started",
+            ),
+        }
+    }
 }
 
 impl fmt::Debug for Metrics {
@@ -279,6 +306,7 @@ impl Metrics {
                 "database_writes_failing",
                 "1 while the database cannot be written, else 0",
             ),
+            view: View::new(n),
         };
         inner.registry = names.0;
         Self(Arc::new(inner))
@@ -452,6 +480,23 @@ impl Metrics {
         let mut labels = job_labels(state);
         labels.push(self.tenant(tenant));
         self.0.jobs_finished.get_or_create(&labels).inc();
+    }
+}
+
+impl Metrics {
+    /// The change feed could be read, or could not.
+    pub fn database_up(&self, is_up: bool) {
+        self.0.view.database_up.set(i64::from(is_up));
+    }
+
+    /// What classification knows of tasks was confirmed so long ago.
+    pub fn view_age(&self, age: Duration) {
+        self.0.view.age.set(gauge(age.as_secs()));
+    }
+
+    /// So many tasks have a serving version of another backbone.
+    pub fn unservable_tasks(&self, tasks: u64) {
+        self.0.view.unservable.set(gauge(tasks));
     }
 }
 

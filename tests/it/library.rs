@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use frameshift::ids::{RequestId, TenantId, UploadId};
-use frameshift::library::{Config, Error, Library, Prober, SingleUpload, Started, Upload};
+use frameshift::library::{Config, Damage, Error, Library, Prober, SingleUpload, Started, Upload};
 use frameshift::metadata::{self, Kind, VideoRecord};
 use frameshift::rng::Stream;
 use frameshift::spec::Digest;
@@ -72,6 +72,45 @@ struct Setting {
     prober: Arc<Beginning>,
     directory: tempfile::TempDir,
     _backend: Backend,
+}
+
+fn damage(opened: frameshift::library::Result<(VideoRecord, Input)>) -> Damage {
+    match opened {
+        Err(Error::Damaged { damage, .. }) => damage,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stored_video_whose_bytes_changed_is_not_handed_out() {
+    let setting = Setting::new().await;
+    let mut upload = setting.single(None).await;
+    upload.write(&[7; 500]).await.expect("written");
+    let video = upload.finish(None).await.expect("stored");
+    let open = || setting.library.open_video(&video.tenant, video.id);
+    open().await.expect("whole");
+    let file = setting.files().remove(0);
+    let whole = std::fs::read(&file).expect("read");
+
+    let mut flipped = whole.clone();
+    flipped[100] ^= 1;
+    std::fs::write(&file, &flipped).expect("damaged");
+    // A file system's clock is coarser than this test.
+    let later = std::time::SystemTime::now() + Duration::from_secs(1);
+    let touched = std::fs::File::options().write(true).open(&file);
+    touched
+        .and_then(|own| own.set_modified(later))
+        .expect("touched");
+    let found = Digest(Sha256::digest(&flipped).into());
+    let expected = video.sha256;
+    assert_eq!(damage(open().await), Damage::Sha256 { expected, found });
+    std::fs::write(&file, &whole[..499]).expect("cut");
+    let (expected, found) = (500, 499);
+    assert_eq!(damage(open().await), Damage::Size { expected, found });
+    std::fs::write(&file, &whole).expect("mended");
+    open().await.expect("whole again");
+    std::fs::remove_file(&file).expect("removed");
+    assert_eq!(damage(open().await), Damage::Missing);
 }
 
 const LIMIT: usize = 10_000;

@@ -33,6 +33,7 @@ mod processes;
 mod registry;
 mod rpc_classify;
 mod rpc_limits;
+mod rpc_outage;
 mod rpc_server;
 mod rpc_swaps;
 mod rpc_tenants;

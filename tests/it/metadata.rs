@@ -1,5 +1,6 @@
 //! The contract of every metadata backend: what each use case does, whatever stores the records.
 
+mod changes;
 pub(crate) mod fixture;
 mod isolation;
 mod jobs;

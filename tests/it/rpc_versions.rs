@@ -303,6 +303,75 @@ async fn a_version_of_another_backbone_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_set_of_another_backbone_of_another_width_is_told_its_backbone() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    create_task(&client, "motion").await;
+    let own = server.wiring.backbone.config().clone();
+    let bytes = file(&adapters(&own, 2));
+    let version = import(&client, into_task("motion"), &bytes).await.unwrap();
+    let (_, bytes) = exported(&client, &version.name, v1::ExportFormat::Safetensors)
+        .await
+        .unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let mut says: BTreeMap<String, String> =
+        header.metadata().clone().unwrap().into_iter().collect();
+    says.insert("backbone_digest".into(), "00".repeat(32));
+    let wide = BackboneConfig {
+        width: own.width * 2,
+        ..own
+    };
+    let other = Bytes::from(serialize(&adapters(&wide, 2), &says));
+    let result = import(&client, into_task("motion"), &other).await;
+    refused(result, Code::FailedPrecondition, "BACKBONE_MISMATCH");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_import_leaves_no_task_behind() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let good = adapters(server.wiring.backbone.config(), 2);
+    let header = v1::ImportAdapterVersionHeader {
+        create_task: true,
+        ..into_task("new")
+    };
+    let labels = v1::ImportAdapterVersionHeader {
+        labels: ["a", "b", "c"].map(String::from).to_vec(),
+        ..header.clone()
+    };
+    let result = import(&client, labels, &file(&good)).await;
+    refused(result, Code::InvalidArgument, "INVALID_FIELD");
+    let etag = v1::ImportAdapterVersionHeader {
+        etag: "of-another".into(),
+        ..header.clone()
+    };
+    let result = import(&client, etag, &file(&good)).await;
+    refused(result, Code::Aborted, "ETAG_MISMATCH");
+    let tasks = client
+        .tasks()
+        .list_tasks(v1::ListTasksRequest::default())
+        .await;
+    assert_eq!(tasks.unwrap().into_inner().tasks, []);
+
+    // So the next one may be of another shape.
+    let probe: Vec<Stored> = good
+        .iter()
+        .filter(|tensor| tensor.name.starts_with("fc."))
+        .cloned()
+        .collect();
+    import(&client, header.clone(), &file(&probe))
+        .await
+        .unwrap();
+    let status = import(&client, header, &file(&good)).await.unwrap_err();
+    assert_eq!(
+        status.message(),
+        "payload: the file has adapters of width 4 and kernel 3x1x1 before the MLP of every block, the task no adapters (a linear probe)"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_import_is_repeated_by_its_request_id_and_belongs_to_its_tenant() {
     let server = TestServer::start().await;
     let client = server.client("acme").await;

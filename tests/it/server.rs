@@ -11,6 +11,7 @@ use frameshift::client::Client;
 use frameshift::config::Config;
 use frameshift::config::settings::Flags;
 use frameshift::device;
+use frameshift::metadata::Outages;
 use frameshift::proto::v1;
 use frameshift::shutdown;
 use frameshift::video::encode::{Encoder, Format};
@@ -48,9 +49,25 @@ impl TestServer {
         server
     }
 
+    /// As [`TestServer::start_with`], with records whose faults the test decides.
+    pub(crate) async fn start_faulty(change: impl FnOnce(&mut Config)) -> (Self, Outages) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        change(&mut config);
+        let faults = Outages::default();
+        let bound = App::bind(config).await.expect("the server binds");
+        let app = bound.with_metadata_faults(&faults).load().await;
+        let mut server = Self::of(app.expect("the server starts"));
+        server._folder = Some(folder);
+        (server, faults)
+    }
+
     /// A server of this configuration.
     pub(crate) async fn start_on(config: Config) -> Self {
-        let app = App::start(config).await.expect("the server starts");
+        Self::of(App::start(config).await.expect("the server starts"))
+    }
+
+    fn of(app: App) -> Self {
         let (drain, mut signal) = shutdown::channel();
         Self {
             address: app.address(),

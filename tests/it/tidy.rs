@@ -33,17 +33,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("registry", &["store", "metadata"]),
     ("tenancy", &[]),
     ("engine", &["registry", "device", "model"]),
+    ("exchange", &["registry", "metadata", "model"]),
+    ("serving", &["engine", "library", "registry", "video"]),
     (
         "jobs",
         &[
-            "library", "registry", "device", "model", "video", "store", "metadata",
+            "library", "registry", "device", "model", "video", "store", "metadata", "serving",
         ],
     ),
     (
         "rpc",
         &[
-            "engine", "jobs", "tenancy", "library", "registry", "video", "metadata", "model",
-            "store",
+            "serving", "exchange", "engine", "jobs", "tenancy", "library", "registry", "video",
+            "metadata", "store",
         ],
     ),
     ("client", &[]),

@@ -379,7 +379,7 @@ async fn ask_to_serve(
         events::append(conn, &job.tenant, job.id, now, &event).await?;
         return Ok(false);
     }
-    tasks::desire(conn, &job.tenant, &job.task, version).await?;
+    tasks::desire(conn, &job.tenant, &job.task, version, now).await?;
     Ok(true)
 }
 

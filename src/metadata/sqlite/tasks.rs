@@ -7,13 +7,13 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::super::{
-    Error, ImportStart, ImportedVersion, Kind, NewTask, NewVersion, Page, PageRequest, Result,
-    TaskRecord, TaskUpdate, Tasks, VersionRecord,
+    Error, ImportStart, ImportTarget, ImportedVersion, Kind, NewTask, NewVersion, Page,
+    PageRequest, Result, ServingRecord, TaskRecord, TaskUpdate, Tasks, Timestamp, VersionRecord,
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, versions};
-use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId};
+use super::{Sqlite, changes, versions};
+use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
 
 const LISTING: &str = "tasks";
 
@@ -34,25 +34,7 @@ impl Tasks for Sqlite {
             let id = id.parse().map_err(|error| corrupt("task", error))?;
             return get(&mut tx, tenant, &id).await;
         }
-        let sql = "INSERT INTO tasks (tenant, id, display_name, adapter, sampling, auto_serve, \
-                   incarnation, create_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
-        let inserted = sqlx::query(sql)
-            .bind(tenant.as_str())
-            .bind(task.id.as_str())
-            .bind(&task.display_name)
-            .bind(rows::json("adapter", &task.adapter)?)
-            .bind(rows::json("sampling", &task.sampling)?)
-            .bind(task.auto_serve)
-            .bind(uuid::Uuid::now_v7().simple().to_string())
-            .bind(now)
-            .execute(&mut *tx)
-            .await?;
-        if inserted.rows_affected() == 0 {
-            return Err(Error::AlreadyExists {
-                kind: Kind::Task,
-                name: task.id.to_string(),
-            });
-        }
+        insert(&mut tx, tenant, &task, now).await?;
         let id = task.id.to_string();
         request.remember(&mut tx, tenant, id, now).await?;
         let record = get(&mut tx, tenant, &task.id).await?;
@@ -84,8 +66,9 @@ impl Tasks for Sqlite {
         update: TaskUpdate,
         etag: Option<&str>,
     ) -> Result<TaskRecord> {
-        let (mut tx, _) = self.write().await?;
+        let (mut tx, now) = self.write().await?;
         current(&mut tx, tenant, task, etag).await?;
+        changes::task_changed(&mut tx, tenant, task, now).await?;
         let sql = "UPDATE tasks SET display_name = COALESCE(?, display_name), \
                    auto_serve = COALESCE(?, auto_serve), revision = revision + 1 \
                    WHERE tenant = ? AND id = ? RETURNING *";
@@ -133,16 +116,15 @@ impl Tasks for Sqlite {
     async fn reserve_import(
         &self,
         tenant: &TenantId,
-        task: &TaskId,
-        etag: Option<&str>,
-        request: Option<RequestId>,
+        target: &ImportTarget,
     ) -> Result<ImportStart> {
         let (mut tx, _) = self.write().await?;
-        if let Some(version) = imported_before(&mut tx, tenant, task, import(request)).await? {
+        if let Some(version) = imported_before(&mut tx, tenant, target).await? {
             return Ok(ImportStart::Done(Box::new(version)));
         }
-        current(&mut tx, tenant, task, etag).await?;
-        let number = versions::next_number(&mut tx, tenant, task).await?;
+        // A task that is still to be made has its numbers already: they outlive tasks.
+        fits(&mut tx, tenant, target).await?;
+        let number = versions::next_number(&mut tx, tenant, &target.task).await?;
         tx.commit().await?;
         Ok(ImportStart::Number(number))
     }
@@ -150,32 +132,38 @@ impl Tasks for Sqlite {
     async fn import_version(
         &self,
         tenant: &TenantId,
-        task: &TaskId,
+        target: &ImportTarget,
         version: NewVersion,
-        etag: Option<&str>,
-        request: Option<RequestId>,
     ) -> Result<ImportedVersion> {
         let (mut tx, now) = self.write().await?;
-        let request = import(request);
-        if let Some(version) = imported_before(&mut tx, tenant, task, request).await? {
+        if let Some(version) = imported_before(&mut tx, tenant, target).await? {
             let is_desired = false;
             return Ok(ImportedVersion {
                 version,
                 is_desired,
             });
         }
-        let record = current(&mut tx, tenant, task, etag).await?;
+        let task = &target.task;
+        let auto_serve = match (fits(&mut tx, tenant, target).await?, &target.create) {
+            (Some(record), _) => record.auto_serve,
+            (None, Some(new)) => {
+                insert(&mut tx, tenant, new, now).await?;
+                new.auto_serve
+            }
+            (None, None) => return Err(missing(task)),
+        };
         let number = version.version;
         let version = versions::insert(&mut tx, tenant, task, &version, now).await?;
-        if record.auto_serve {
-            desire(&mut tx, tenant, task, number).await?;
+        if auto_serve {
+            desire(&mut tx, tenant, task, number, now).await?;
         }
         let resource = format!("{task}/{number}");
+        let request = import(target.request);
         request.remember(&mut tx, tenant, resource, now).await?;
         tx.commit().await?;
         Ok(ImportedVersion {
             version,
-            is_desired: record.auto_serve,
+            is_desired: auto_serve,
         })
     }
 
@@ -186,10 +174,10 @@ impl Tasks for Sqlite {
         version: AdapterVersion,
         etag: &str,
     ) -> Result<TaskRecord> {
-        let (mut tx, _) = self.write().await?;
+        let (mut tx, now) = self.write().await?;
         current(&mut tx, tenant, task, Some(etag)).await?;
         versions::get(&mut tx, tenant, task, version).await?;
-        let record = desire(&mut tx, tenant, task, version).await?;
+        let record = desire(&mut tx, tenant, task, version, now).await?;
         tx.commit().await?;
         Ok(record)
     }
@@ -200,7 +188,7 @@ impl Tasks for Sqlite {
         task: &TaskId,
         version: AdapterVersion,
     ) -> Result<bool> {
-        let (mut tx, _) = self.write().await?;
+        let (mut tx, now) = self.write().await?;
         let sql = "UPDATE tasks SET serving = desired, serving_error = NULL \
                    WHERE tenant = ? AND id = ? AND desired = ?";
         let moved = sqlx::query(sql)
@@ -208,9 +196,14 @@ impl Tasks for Sqlite {
             .bind(task.as_str())
             .bind(version.get())
             .execute(&mut *tx)
-            .await?;
+            .await?
+            .rows_affected()
+            > 0;
+        if moved {
+            changes::task_changed(&mut tx, tenant, task, now).await?;
+        }
         tx.commit().await?;
-        Ok(moved.rows_affected() > 0)
+        Ok(moved)
     }
 
     async fn serving_failed(
@@ -220,7 +213,7 @@ impl Tasks for Sqlite {
         version: AdapterVersion,
         why: &str,
     ) -> Result<bool> {
-        let (mut tx, _) = self.write().await?;
+        let (mut tx, now) = self.write().await?;
         let sql = "UPDATE tasks SET serving_error = ? WHERE tenant = ? AND id = ? AND desired = ?";
         let noted = sqlx::query(sql)
             .bind(why)
@@ -228,15 +221,68 @@ impl Tasks for Sqlite {
             .bind(task.as_str())
             .bind(version.get())
             .execute(&mut *tx)
-            .await?;
+            .await?
+            .rows_affected()
+            > 0;
+        if noted {
+            changes::task_changed(&mut tx, tenant, task, now).await?;
+        }
         tx.commit().await?;
-        Ok(noted.rows_affected() > 0)
+        Ok(noted)
     }
 
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>> {
         let sql = "SELECT * FROM tasks WHERE desired IS NOT serving ORDER BY tenant, id";
         let found = sqlx::query(sql).fetch_all(&self.reader).await?;
         found.iter().map(read).collect()
+    }
+
+    async fn serving_versions(
+        &self,
+        after: Option<(&TenantId, &TaskId)>,
+        limit: u32,
+    ) -> Result<Vec<ServingRecord>> {
+        // One field of the manifest is read by the database: a confusion matrix can make the whole of it a megabyte.
+        let sql = "SELECT t.tenant, t.id, t.serving, t.desired, t.serving_error, \
+                   v.manifest ->> 'backbone_digest' AS backbone FROM tasks t JOIN versions v \
+                   ON v.tenant = t.tenant AND v.task = t.id AND v.version = t.serving \
+                   WHERE (t.tenant, t.id) > (?, ?) ORDER BY t.tenant, t.id LIMIT ?";
+        let (tenant, task) =
+            after.map_or(("", ""), |(tenant, task)| (tenant.as_str(), task.as_str()));
+        let found = sqlx::query(sql)
+            .bind(tenant)
+            .bind(task)
+            .bind(limit)
+            .fetch_all(&self.reader)
+            .await?;
+        found.iter().map(serving).collect()
+    }
+
+    async fn note_serving(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+        why: Option<&str>,
+    ) -> Result<bool> {
+        let (mut tx, now) = self.write().await?;
+        let sql = "UPDATE tasks SET serving_error = ? WHERE tenant = ? AND id = ? AND serving = ? \
+                   AND desired = serving AND serving_error IS NOT ?";
+        let noted = sqlx::query(sql)
+            .bind(why)
+            .bind(tenant.as_str())
+            .bind(task.as_str())
+            .bind(version.get())
+            .bind(why)
+            .execute(&mut *tx)
+            .await?
+            .rows_affected()
+            > 0;
+        if noted {
+            changes::task_changed(&mut tx, tenant, task, now).await?;
+        }
+        tx.commit().await?;
+        Ok(noted)
     }
 }
 
@@ -252,10 +298,66 @@ pub(super) async fn get(
         .await?;
     match found {
         Some(row) => read(&row),
-        None => Err(Error::NotFound {
-            kind: Kind::Task,
-            name: task.to_string(),
-        }),
+        None => Err(missing(task)),
+    }
+}
+
+fn missing(task: &TaskId) -> Error {
+    Error::NotFound {
+        kind: Kind::Task,
+        name: task.to_string(),
+    }
+}
+
+async fn insert(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &NewTask,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "INSERT INTO tasks (tenant, id, display_name, adapter, sampling, auto_serve, \
+               incarnation, create_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+    let inserted = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(task.id.as_str())
+        .bind(&task.display_name)
+        .bind(rows::json("adapter", &task.adapter)?)
+        .bind(rows::json("sampling", &task.sampling)?)
+        .bind(task.auto_serve)
+        .bind(uuid::Uuid::now_v7().simple().to_string())
+        .bind(now)
+        .execute(&mut *conn)
+        .await?;
+    if inserted.rows_affected() == 0 {
+        return Err(taken(&task.id));
+    }
+    changes::task_changed(conn, tenant, &task.id, now).await
+}
+
+fn taken(task: &TaskId) -> Error {
+    Error::AlreadyExists {
+        kind: Kind::Task,
+        name: task.to_string(),
+    }
+}
+
+/// The task that an import goes to; `None` when it is to be made. One that somebody made meanwhile has to be as the import would have made it.
+async fn fits(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    target: &ImportTarget,
+) -> Result<Option<TaskRecord>> {
+    let found = current(conn, tenant, &target.task, target.etag.as_deref()).await;
+    match (found, &target.create) {
+        (Ok(task), Some(new)) if (task.adapter, task.sampling) != (new.adapter, new.sampling) => {
+            Err(taken(&new.id))
+        }
+        (Ok(task), _) => Ok(Some(task)),
+        (Err(Error::NotFound { .. }), Some(new)) => match &target.etag {
+            Some(etag) => Err(stale(&new.id, etag)),
+            None => Ok(None),
+        },
+        (Err(error), _) => Err(error),
     }
 }
 
@@ -271,7 +373,7 @@ async fn delete(
     task: &TaskId,
     etag: Option<&str>,
 ) -> Result<Vec<VersionRecord>> {
-    let (mut tx, _) = store.write().await?;
+    let (mut tx, now) = store.write().await?;
     current(&mut tx, tenant, task, etag).await?;
     let sql = "SELECT id FROM jobs WHERE tenant = ? AND task = ? AND end_time IS NULL LIMIT 1";
     let job = sqlx::query_scalar(sql)
@@ -293,6 +395,7 @@ async fn delete(
         .bind(task.as_str())
         .execute(&mut *tx)
         .await?;
+    changes::task_deleted(&mut tx, tenant, task, now).await?;
     tx.commit().await?;
     Ok(versions)
 }
@@ -300,10 +403,10 @@ async fn delete(
 async fn imported_before(
     conn: &mut SqliteConnection,
     tenant: &TenantId,
-    task: &TaskId,
-    request: Request,
+    target: &ImportTarget,
 ) -> Result<Option<VersionRecord>> {
-    let Some(resource) = request.answer(conn, tenant).await? else {
+    let task = &target.task;
+    let Some(resource) = import(target.request).answer(conn, tenant).await? else {
         return Ok(None);
     };
     let wrong = |problem: &str| corrupt("resource", problem.to_owned());
@@ -329,11 +432,15 @@ async fn current(
 ) -> Result<TaskRecord> {
     let record = get(conn, tenant, task).await?;
     match etag {
-        Some(etag) if etag != record.etag => Err(Error::EtagMismatch {
-            task: task.clone(),
-            etag: etag.chars().take(80).collect(),
-        }),
+        Some(etag) if etag != record.etag => Err(stale(task, etag)),
         Some(_) | None => Ok(record),
+    }
+}
+
+fn stale(task: &TaskId, etag: &str) -> Error {
+    Error::EtagMismatch {
+        task: task.clone(),
+        etag: etag.chars().take(80).collect(),
     }
 }
 
@@ -343,7 +450,9 @@ pub(super) async fn desire(
     tenant: &TenantId,
     task: &TaskId,
     version: AdapterVersion,
+    now: Timestamp,
 ) -> Result<TaskRecord> {
+    changes::task_changed(conn, tenant, task, now).await?;
     let sql = "UPDATE tasks SET desired = ?, serving_error = NULL, revision = revision + 1 \
                WHERE tenant = ? AND id = ? RETURNING *";
     let row = sqlx::query(sql)
@@ -353,6 +462,20 @@ pub(super) async fn desire(
         .fetch_one(conn)
         .await?;
     read(&row)
+}
+
+fn serving(row: &SqliteRow) -> Result<ServingRecord> {
+    let serving = row.version("serving")?;
+    Ok(ServingRecord {
+        version: VersionRef {
+            tenant: row.id("tenant")?,
+            task: row.id("id")?,
+            version: serving.ok_or_else(|| corrupt("serving", "no number"))?,
+        },
+        backbone_digest: row.id("backbone")?,
+        serving_error: row.optional_text("serving_error")?,
+        is_desired: row.version("desired")? == serving,
+    })
 }
 
 fn read(row: &SqliteRow) -> Result<TaskRecord> {

@@ -8,6 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use super::super::{
     Error, Kind, NewVersion, Page, PageRequest, Result, Timestamp, VersionManifest, VersionRecord,
 };
+use super::changes;
 use super::rows::{self, Columns, corrupt};
 use crate::ids::{AdapterVersion, TaskId, TenantId};
 
@@ -111,8 +112,9 @@ pub(super) async fn insert(
         .bind(version.sha256.0.to_vec())
         .bind(rows::int("size_bytes", version.size_bytes)?)
         .bind(now)
-        .fetch_one(conn)
+        .fetch_one(&mut *conn)
         .await?;
+    changes::task_changed(conn, tenant, task, now).await?;
     read(&row)
 }
 

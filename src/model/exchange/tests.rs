@@ -59,10 +59,11 @@ fn a_set_goes_out_as_a_pytorch_file_and_comes_back_bit_equal() {
         let stored = set.to_safetensors(metadata.clone()).expect("bytes");
         let torch = to_torch(&stored).expect("a PyTorch file");
         for (bytes, text) in [(stored.clone(), None), (torch, Some("{\"a\":\"1\"}"))] {
-            let imported = read(archive(bytes), &backbone(), DIGEST).expect("is read");
+            let archive = archive(bytes);
+            assert_eq!(texts(&archive).get(MANIFEST_KEY).map(String::as_str), text);
+            let imported = read(archive, &backbone(), DIGEST).expect("is read");
             assert_eq!(imported.adapter, config);
             assert_eq!((imported.classes, imported.whole), (3, false));
-            assert_eq!(imported.texts.get(MANIFEST_KEY).map(String::as_str), text);
             let back = imported.into_set(&backbone(), config).expect("it fits");
             let again = back.to_safetensors(metadata.clone()).expect("bytes");
             assert!(again == stored, "{config:?} is bit-equal");

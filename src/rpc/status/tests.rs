@@ -314,6 +314,27 @@ fn library_and_jobs_errors() {
             "INVALID_FIELD",
         ),
         (
+            library::Error::Damaged {
+                video: VideoId::generate(),
+                damage: library::Damage::Missing,
+            }
+            .into(),
+            Code::DataLoss,
+            "OBJECT_MISSING",
+        ),
+        (
+            library::Error::Damaged {
+                video: VideoId::generate(),
+                damage: library::Damage::Size {
+                    expected: 2,
+                    found: 1,
+                },
+            }
+            .into(),
+            Code::DataLoss,
+            "OBJECT_DAMAGED",
+        ),
+        (
             library::Error::TooLarge { limit: 5 }.into(),
             Code::ResourceExhausted,
             "UPLOAD_TOO_LARGE",
@@ -450,6 +471,43 @@ fn video_errors() {
 }
 
 #[test]
+fn exchange_errors() {
+    use crate::model::exchange::Error as Unreadable;
+    use exchange::Error;
+    check(vec![
+        (
+            Error::Backbone {
+                expected: digest(),
+                got: Digest([8; 32]),
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "BACKBONE_MISMATCH",
+        ),
+        (
+            Error::Sha256Mismatch {
+                expected: digest(),
+                got: Digest([8; 32]),
+            }
+            .into(),
+            Code::DataLoss,
+            "SHA256_MISMATCH",
+        ),
+        (
+            Error::Unreadable(Unreadable::NoHead("fc.weight")).into(),
+            Code::InvalidArgument,
+            "ADAPTERS_UNREADABLE",
+        ),
+        (
+            Error::Invalid(Invalid::new("payload", "other shape")).into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (Error::Read(disk()).into(), Code::Internal, "INTERNAL"),
+    ]);
+}
+
+#[test]
 fn engine_errors() {
     use engine::Error;
     let why: Arc<str> = SECRET.into();
@@ -566,9 +624,32 @@ fn what_the_server_says_itself() {
             "CANCELLED",
         ),
         (
-            no_serving_version(&task()),
+            serving::Error::NoServingVersion {
+                task: task(),
+                is_moving: false,
+            }
+            .into(),
             Code::FailedPrecondition,
             "NO_SERVING_VERSION",
+        ),
+        (
+            serving::Error::Backbone {
+                version: version(),
+                expected: digest(),
+                got: Digest([8; 32]),
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "BACKBONE_MISMATCH",
+        ),
+        (
+            serving::Error::Logits {
+                version: version(),
+                labels: 2,
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
         ),
         (too_large(1), Code::ResourceExhausted, "UPLOAD_TOO_LARGE"),
         (

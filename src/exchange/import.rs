@@ -1,0 +1,253 @@
+//! A file on its way to a version: what it says, whether it fits, and what the version will say.
+//!
+//! Invariant: the manifest is looked at before the tensors, so that a set of another backbone is told so, and not that it has another shape.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Error, Exchange, Result};
+use crate::ids::{RequestId, TaskId, TenantId};
+use crate::metadata::{NewTask, TaskRecord, VersionManifest};
+use crate::model::exchange::{self, Imported};
+use crate::model::load::Archive;
+use crate::model::{Backbone, BackboneConfig};
+use crate::registry::{Import, manifest_of};
+use crate::spec::{AdapterConfig, ClipSampling, Digest, Evaluation, Invalid, LabelSet, Precision};
+
+/// What a caller wants of an import.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The task that gets the version.
+    pub task: TaskId,
+    /// Row i of the head is label i; what the file says when absent.
+    pub labels: Option<LabelSet>,
+    /// What the file's sha256 has to be.
+    pub sha256: Option<Digest>,
+    /// The backbone that the file is of.
+    pub backbone: Option<Digest>,
+    /// When present, must be the task's.
+    pub etag: Option<String>,
+    /// For idempotency.
+    pub request: Option<RequestId>,
+    /// Whether the task is made when it is not there.
+    pub create: bool,
+    /// How clips of a task that is made are sampled, when the file does not say.
+    pub sampling: ClipSampling,
+}
+
+/// Where an import goes.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// To a task that is there.
+    Task(Box<TaskRecord>),
+    /// To a task that is made with the version.
+    New,
+}
+
+/// The bytes of a file that came in.
+#[derive(Debug)]
+pub enum Contents {
+    /// In memory.
+    Memory(Vec<u8>),
+    /// In a file that has no name.
+    File(Arc<File>),
+}
+
+/// The task, and whether the backbone that the caller says is the resident one.
+pub(super) async fn begin(
+    exchange: &Exchange,
+    tenant: &TenantId,
+    wanted: &Wanted,
+) -> Result<Target> {
+    let target = match exchange.registry.get_task(tenant, &wanted.task).await {
+        Ok(task) => Target::Task(Box::new(task)),
+        Err(error) if error.is_missing() && wanted.create => Target::New,
+        Err(error) => return Err(error.into()),
+    };
+    check_backbone(&exchange.backbone, wanted.backbone)?;
+    Ok(target)
+}
+
+/// Reads a file and checks it against its task.
+pub(super) fn prepare(
+    backbone: &Backbone,
+    wanted: Wanted,
+    target: Target,
+    contents: Contents,
+) -> Result<Import> {
+    let archive = open(contents, wanted.sha256)?;
+    let manifest = manifest(&archive)?;
+    check_backbone(backbone, manifest.as_ref().map(|own| own.backbone_digest))?;
+    let config = backbone.config();
+    let set = exchange::read(archive, config, backbone.digest())?;
+    let (create, adapter, sampling) = match target {
+        Target::Task(task) => {
+            check_shape(&set, manifest.as_ref(), &task, config)?;
+            (None, task.adapter, task.sampling)
+        }
+        Target::New => {
+            let task = new_task(&wanted, &set, manifest.as_ref());
+            task.adapter.validate().map_err(Error::Task)?;
+            task.sampling.validate().map_err(Error::Task)?;
+            let geometry = config.geometry();
+            let fits = geometry.check(&task.adapter, &task.sampling);
+            fits.map_err(Error::Task)?;
+            let (adapter, sampling) = (task.adapter, task.sampling);
+            (Some(task), adapter, sampling)
+        }
+    };
+    let labels = labels(wanted.labels, manifest.as_ref(), set.classes)?;
+    let own = manifest.as_ref().map_or(adapter, |own| own.adapter);
+    let set = set.into_set(config, own).map_err(exchange::Error::from)?;
+    let tensors = set
+        .to_safetensors(BTreeMap::new())
+        .map_err(exchange::Error::from)?;
+    let parameters = set.parameters();
+    let manifest = match manifest {
+        Some(own) => VersionManifest {
+            parameters,
+            labels,
+            ..own
+        },
+        None => VersionManifest {
+            labels,
+            adapter,
+            sampling,
+            backbone_digest: backbone.digest(),
+            tensors_sha256: Digest([0; 32]),
+            parameters,
+            precision: Precision::F32,
+            job: String::new(),
+            dataset_digest: Digest([0; 32]),
+            parent: None,
+            evaluation: Evaluation::default(),
+        },
+    };
+    Ok(Import {
+        manifest,
+        tensors,
+        create,
+        etag: wanted.etag,
+        request: wanted.request,
+    })
+}
+
+fn check_backbone(backbone: &Backbone, got: Option<Digest>) -> Result<()> {
+    let expected = backbone.digest();
+    match got {
+        Some(got) if got != expected => Err(Error::Backbone { expected, got }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn open(contents: Contents, promised: Option<Digest>) -> Result<Archive> {
+    if let Some(expected) = promised {
+        let got = digest(&contents)?;
+        if got != expected {
+            return Err(Error::Sha256Mismatch { expected, got });
+        }
+    }
+    let label = exchange::label();
+    let archive = match contents {
+        Contents::Memory(bytes) => Archive::in_memory(&label.to_string_lossy(), bytes),
+        Contents::File(file) => Archive::unnamed(label, &file),
+    };
+    Ok(archive.map_err(exchange::Error::from)?)
+}
+
+fn digest(contents: &Contents) -> Result<Digest> {
+    let mut sha = Sha256::new();
+    match contents {
+        Contents::Memory(bytes) => sha.update(bytes),
+        Contents::File(file) => {
+            let mut piece = vec![0; 1 << 20];
+            let mut offset = 0;
+            loop {
+                let read = file.read_at(&mut piece, offset).map_err(Error::Read)?;
+                if read == 0 {
+                    break;
+                }
+                sha.update(&piece[..read]);
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(Digest(sha.finalize().into()))
+}
+
+/// What the file says of itself.
+fn manifest(archive: &Archive) -> Result<Option<VersionManifest>> {
+    let wrong = |problem: String| Invalid::new("payload", format!("its manifest: {problem}"));
+    let texts = exchange::texts(archive);
+    let inside: BTreeMap<String, String>;
+    let metadata = match texts.get(exchange::MANIFEST_KEY) {
+        Some(text) => {
+            inside = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+            &inside
+        }
+        None => &texts,
+    };
+    let manifest = manifest_of(metadata);
+    Ok(manifest.map_err(|bad| wrong(format!("{}: {}", bad.field, bad.problem)))?)
+}
+
+fn check_shape(
+    set: &Imported,
+    manifest: Option<&VersionManifest>,
+    task: &TaskRecord,
+    backbone: &BackboneConfig,
+) -> Result<()> {
+    let is_same =
+        |a: &AdapterConfig, b: &AdapterConfig| Imported::is_same_shape(a, b, backbone.layers);
+    if !is_same(&set.adapter, &task.adapter) {
+        let problem = format!("the file has {}, the task {}", set.adapter, task.adapter);
+        return Err(Invalid::new("payload", problem).into());
+    }
+    let Some(own) = manifest else { return Ok(()) };
+    if own.sampling != task.sampling {
+        let problem = "the version in the file samples its clips in another way than the task";
+        return Err(Invalid::new("payload", problem).into());
+    }
+    if !is_same(&own.adapter, &set.adapter) {
+        let problem = format!(
+            "the file's manifest says {}, its tensors are {}",
+            own.adapter, set.adapter
+        );
+        return Err(Invalid::new("payload", problem).into());
+    }
+    Ok(())
+}
+
+fn new_task(wanted: &Wanted, set: &Imported, manifest: Option<&VersionManifest>) -> NewTask {
+    NewTask {
+        id: wanted.task.clone(),
+        display_name: String::new(),
+        adapter: manifest.map_or(set.adapter, |own| own.adapter),
+        sampling: manifest.map_or(wanted.sampling, |own| own.sampling),
+        auto_serve: true,
+    }
+}
+
+/// The caller's labels, else the file's, else the rows' numbers.
+fn labels(
+    wanted: Option<LabelSet>,
+    manifest: Option<&VersionManifest>,
+    classes: usize,
+) -> Result<LabelSet> {
+    const FIELD: &str = "header.labels";
+    let own = wanted.or_else(|| manifest.map(|own| own.labels.clone()));
+    let labels = match own {
+        Some(labels) => labels,
+        None => LabelSet::new((0..classes).map(|row| row.to_string()).collect())
+            .map_err(|bad| Invalid::new(FIELD, bad.problem))?,
+    };
+    if labels.len() != classes {
+        let problem = format!("{} labels for a head of {classes} rows", labels.len());
+        return Err(Invalid::new(FIELD, problem).into());
+    }
+    Ok(labels)
+}

@@ -1,0 +1,98 @@
+//! Follows the change feed: what this process keeps of tasks stays true, whoever changed them.
+//!
+//! Invariant: a change is applied before the place in the feed moves beyond it; what is announced inside the process is a hint, this is the truth.
+
+use std::convert::Infallible;
+
+use tokio::time::Instant;
+
+use super::view::asked;
+use super::{Inner, Registry, Result};
+use crate::metadata::{ChangeRecord, Cursor};
+use crate::shutdown::Signal;
+use crate::telemetry::Metrics;
+
+/// Changes that are read at once.
+const PAGE: u32 = 1000;
+
+impl Registry {
+    /// Keeps the view true until the drain.
+    ///
+    /// # Errors
+    /// Never: a database that is away is waited for.
+    pub async fn follow(
+        self,
+        metrics: Metrics,
+        mut drain: Signal,
+    ) -> std::result::Result<(), Infallible> {
+        let mut cursor = None;
+        let mut is_up = true;
+        loop {
+            let caught_up = self.catch_up(&mut cursor).await;
+            metrics.database_up(caught_up.is_ok());
+            metrics.view_age(self.inner.view.age().unwrap_or_default());
+            match (&caught_up, is_up) {
+                (Err(error), true) => {
+                    let error = error as &dyn std::error::Error;
+                    tracing::warn!(error, "the database is away; what is known goes on serving");
+                }
+                (Ok(()), false) => tracing::info!("the database is back"),
+                (Ok(()), true) | (Err(_), false) => {}
+            }
+            is_up = caught_up.is_ok();
+            tokio::select! {
+                () = drain.draining() => return Ok(()),
+                // A database that is away is not asked for every call that fails.
+                () = self.inner.view.hint.notified(), if is_up => {}
+                () = tokio::time::sleep(self.inner.config.feed_poll) => {}
+            }
+        }
+    }
+
+    async fn catch_up(&self, cursor: &mut Option<Cursor>) -> Result<()> {
+        let Inner { view, metadata, .. } = &*self.inner;
+        loop {
+            // Before the read, so that the view is never said to be newer than it is.
+            let begun = Instant::now();
+            let page = asked(false, metadata.changes_since(*cursor, PAGE)).await?;
+            if page.is_gap {
+                tracing::warn!("changes of tasks were missed; everything is read anew");
+            }
+            if page.is_gap || cursor.is_none() {
+                view.clear();
+                self.inner.cache.remove_all(|_| true);
+            }
+            for change in &page.changes {
+                self.apply(change).await;
+            }
+            *cursor = Some(page.cursor);
+            if page.is_last {
+                view.confirm(begun);
+                return Ok(());
+            }
+        }
+    }
+
+    async fn apply(&self, change: &ChangeRecord) {
+        let ChangeRecord { tenant, task, .. } = change;
+        if change.is_deleted {
+            self.forget(tenant, task);
+            return self.announce(tenant, task);
+        }
+        let view = &self.inner.view;
+        let key = (tenant.clone(), task.clone());
+        let ticket = view.ticket();
+        match asked(false, self.inner.metadata.get_task(tenant, task)).await {
+            Ok(record) => {
+                if view.knows(&key) && !view.learn(ticket, &record) {
+                    view.doubt(&key);
+                }
+                if record.desired != record.serving && record.serving_error.is_none() {
+                    self.announce(tenant, task);
+                }
+            }
+            // Deleted meanwhile, which the feed will say, or unreadable: then whoever asks for the task tries again.
+            Err(_) => view.doubt(&key),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What classification asks of the records, in memory: which version serves a task, and what a version says of itself.
+//!
+//! Invariant: an answer is what the records said when the change feed was last read to its end, or newer, and that was not longer ago than the
+//! stale limit; a change through this process is seen by whoever asks after it was answered. What is in memory is bounded.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::cache::{Cache, Ticket};
+use super::{Config, Error, Registry, Result};
+use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
+use crate::metadata::{self, TaskRecord, VersionRecord};
+use crate::spec::{ClipSampling, Digest, LabelSet};
+
+/// Tasks that are kept: some 300 bytes each.
+const TASKS: u64 = 100_000;
+/// How long the database may take to answer when there is nothing to answer instead.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it may take when the older answer would do.
+const IMPATIENCE: Duration = Duration::from_millis(500);
+
+/// A tenant's task.
+type Key = (TenantId, TaskId);
+
+/// Which version serves a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// The version that answers now.
+    pub serving: Option<AdapterVersion>,
+    /// Whether another version was asked for and has not failed: it will serve soon.
+    pub is_moving: bool,
+    /// What the records say of a serving version that is the desired one, too; `None` when another is desired.
+    pub standing: Option<Standing>,
+}
+
+/// What is on record of a serving version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is said against it.
+    Good,
+    /// It could not be served.
+    Failed,
+}
+
+/// What a version says of itself, as far as classification needs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Essentials {
+    /// Row i of the head is label i.
+    pub labels: LabelSet,
+    /// How clips are sampled.
+    pub sampling: ClipSampling,
+    /// The backbone that the version was trained on.
+    pub backbone_digest: Digest,
+    /// sha256 of the version's file.
+    pub sha256: Digest,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    served: Served,
+    /// Nothing is known to have changed since it was read.
+    is_fresh: bool,
+}
+
+pub(super) struct View {
+    tasks: Cache<Key, Known>,
+    versions: Cache<VersionRef, Arc<Essentials>>,
+    /// Tasks that this process is changing, and by how many calls. A plain mutex: held for a look-up, never across an await.
+    writes: Mutex<HashMap<Key, usize>>,
+    /// When the feed was last read to its end; before the first time nothing is answered from memory.
+    confirmed: Mutex<Option<Instant>>,
+    stale_limit: Duration,
+    /// Something was written here, so that the feed has news.
+    pub(super) hint: Notify,
+}
+
+impl View {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            tasks: Cache::new(TASKS),
+            versions: Cache::new(config.view_bytes),
+            writes: Mutex::default(),
+            confirmed: Mutex::default(),
+            stale_limit: config.stale_limit,
+            hint: Notify::new(),
+        }
+    }
+
+    /// Everything that changed before this moment was read.
+    pub(super) fn confirm(&self, at: Instant) {
+        *lock(&self.confirmed) = Some(at);
+    }
+
+    /// How long ago the view was known to be true; `None` before the first time.
+    pub(super) fn age(&self) -> Option<Duration> {
+        lock(&self.confirmed).map(|at| at.elapsed())
+    }
+
+    fn is_within_limit(&self) -> bool {
+        self.age().is_some_and(|age| age <= self.stale_limit)
+    }
+
+    fn is_written(&self, key: &Key) -> bool {
+        lock(&self.writes).contains_key(key)
+    }
+
+    /// Begins a change of a task through this process: until it ends, the records are asked.
+    pub(super) fn writing(&self, tenant: &TenantId, task: &TaskId) -> Writing<'_> {
+        let key = (tenant.clone(), task.clone());
+        *lock(&self.writes).entry(key.clone()).or_default() += 1;
+        Writing { view: self, key }
+    }
+
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.tasks.get(key).is_some()
+    }
+
+    pub(super) fn ticket(&self) -> Ticket {
+        self.tasks.ticket()
+    }
+
+    /// Takes in what was read since the ticket was taken; says whether that still is the newest.
+    pub(super) fn learn(&self, ticket: Ticket, record: &TaskRecord) -> bool {
+        let key = (record.tenant.clone(), record.id.clone());
+        let known = Known {
+            served: Served::of(record),
+            is_fresh: true,
+        };
+        self.tasks.insert(ticket, key, known, 1)
+    }
+
+    /// The task has changed: its records are asked next time.
+    pub(super) fn doubt(&self, key: &Key) {
+        self.tasks.change(key, |known| known.is_fresh = false);
+    }
+
+    /// The task is gone.
+    pub(super) fn forget(&self, tenant: &TenantId, task: &TaskId) {
+        self.tasks.remove(&(tenant.clone(), task.clone()));
+        self.versions
+            .remove_all(|version| version.tenant == *tenant && version.task == *task);
+    }
+
+    /// Nothing that is known can be relied on.
+    pub(super) fn clear(&self) {
+        self.tasks.remove_all(|_| true);
+        self.versions.remove_all(|_| true);
+    }
+}
+
+/// A change of a task through this process.
+pub(super) struct Writing<'a> {
+    view: &'a View,
+    key: Key,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        // Doubt comes first: in between, the records are asked for either reason.
+        self.view.doubt(&self.key);
+        let mut writes = lock(&self.view.writes);
+        if let Some(count) = writes.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                writes.remove(&self.key);
+            }
+        }
+        drop(writes);
+        self.view.hint.notify_one();
+    }
+}
+
+impl Served {
+    fn of(record: &TaskRecord) -> Self {
+        let has_error = record.serving_error.is_some();
+        let is_desired = record.desired == record.serving;
+        let standing = if has_error {
+            Standing::Failed
+        } else {
+            Standing::Good
+        };
+        Self {
+            serving: record.serving,
+            is_moving: !is_desired && !has_error,
+            standing: is_desired.then_some(standing),
+        }
+    }
+}
+
+impl Essentials {
+    fn of(record: VersionRecord) -> Self {
+        Self {
+            labels: record.manifest.labels,
+            sampling: record.manifest.sampling,
+            backbone_digest: record.manifest.backbone_digest,
+            sha256: record.sha256,
+        }
+    }
+
+    /// Bytes in memory, about.
+    fn weight(&self) -> u64 {
+        let labels = self.labels.as_slice().iter();
+        let texts: usize = labels.map(|label| label.len() + size_of::<String>()).sum();
+        (texts + size_of::<Self>() + 256) as u64
+    }
+}
+
+impl Registry {
+    /// Which version serves a task: from memory when the task is known, else from the records. While the database is away, what is known is
+    /// answered until the stale limit.
+    ///
+    /// # Errors
+    /// When the tenant has no such task; when the database fails and the task is not known well enough.
+    pub async fn served(&self, tenant: &TenantId, task: &TaskId) -> Result<Served> {
+        let view = &self.inner.view;
+        let key = (tenant.clone(), task.clone());
+        let known = view.tasks.get(&key).filter(|_| view.is_within_limit());
+        if let Some(known) = known
+            && known.is_fresh
+            && !view.is_written(&key)
+        {
+            return Ok(known.served);
+        }
+        let ticket = view.ticket();
+        let read = self.inner.metadata.get_task(tenant, task);
+        match asked(known.is_some(), read).await {
+            Ok(record) => {
+                view.learn(ticket, &record);
+                Ok(Served::of(&record))
+            }
+            Err(error) => match known.filter(|_| !error.is_missing()) {
+                Some(known) => Ok(known.served),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// What a version says of itself, as [`Registry::served`] answers.
+    ///
+    /// # Errors
+    /// When the tenant has no such version; when the database fails and the version is not known well enough.
+    pub async fn essentials(&self, version: &VersionRef) -> Result<Arc<Essentials>> {
+        let view = &self.inner.view;
+        let known = view.versions.get(version);
+        let known = known.filter(|_| view.is_within_limit());
+        let key = (version.tenant.clone(), version.task.clone());
+        if let Some(known) = &known
+            && !view.is_written(&key)
+        {
+            return Ok(Arc::clone(known));
+        }
+        let ticket = view.versions.ticket();
+        let metadata = &self.inner.metadata;
+        let read = metadata.get_version(&version.tenant, &version.task, version.version);
+        match asked(known.is_some(), read).await {
+            Ok(record) => {
+                let essentials = Arc::new(Essentials::of(record));
+                let weight = essentials.weight();
+                view.versions
+                    .insert(ticket, version.clone(), Arc::clone(&essentials), weight);
+                Ok(essentials)
+            }
+            Err(error) => known.filter(|_| !error.is_missing()).ok_or(error),
+        }
+    }
+}
+
+/// A read with a time limit: who waits for a database that does not answer can be told so.
+pub(super) async fn asked<T>(
+    has_other: bool,
+    read: impl Future<Output = metadata::Result<T>>,
+) -> Result<T> {
+    let patience = if has_other { IMPATIENCE } else { PATIENCE };
+    match tokio::time::timeout(patience, read).await {
+        Ok(read) => Ok(read?),
+        Err(late) => Err(Error::Metadata(metadata::Error::Unavailable(late.into()))),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change leaves the value whole, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

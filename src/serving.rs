@@ -1,0 +1,259 @@
+//! What a classification is: version → admission → decoding → engine → scores, on domain types.
+//!
+//! Invariant: room in the queue is taken before anything is decoded; whoever leaves or is late gives it back at once; the database is not asked for
+//! a task that is known.
+
+mod answer;
+mod error;
+mod scores;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use answer::{Answer, SampledFrame};
+pub use error::Error;
+pub use scores::Scores;
+
+use crate::engine;
+use crate::ids::{TaskId, TenantId, VersionRef, VideoId};
+use crate::library::Library;
+use crate::registry::{Essentials, Registry, Standing};
+use crate::spec::{ClipSampling, Digest, Normalization};
+use crate::telemetry::Metrics;
+use crate::video::{self, Clip, ClipSpec, Decoder, Input, Lane};
+
+/// What the backbone asks of a clip.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Resident {
+    /// Side of a frame in pixels.
+    pub image_size: u16,
+    /// Mean and deviation of the channels.
+    pub normalization: Normalization,
+    /// The backbone's digest.
+    pub digest: Digest,
+}
+
+/// What serving calls.
+pub struct Parts {
+    /// Tasks and versions.
+    pub registry: Registry,
+    /// Stored videos.
+    pub library: Library,
+    /// Decoding.
+    pub decoder: Decoder,
+    /// Admission and batches.
+    pub engine: engine::Handle,
+    /// Counters.
+    pub metrics: Metrics,
+    /// What the backbone asks of a clip.
+    pub resident: Resident,
+}
+
+/// A video to classify.
+#[derive(Debug)]
+pub enum Video {
+    /// A stored video of the tenant.
+    Stored(VideoId),
+    /// A video that came with the request.
+    Given(Input),
+}
+
+/// What to classify a video with.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Who asks.
+    pub tenant: TenantId,
+    /// The task.
+    pub task: TaskId,
+    /// The version to ask; the one that serves now when absent.
+    pub version: Option<VersionRef>,
+    /// When nobody wants the answer any more.
+    pub deadline: Option<Instant>,
+}
+
+/// The version that answers a question.
+struct Asked {
+    version: VersionRef,
+    essentials: Arc<Essentials>,
+    /// What is on record of it, when it is asked because it serves.
+    standing: Option<Standing>,
+}
+
+/// Classifies videos; cheap to clone.
+#[derive(Clone)]
+pub struct Serving {
+    parts: Arc<Parts>,
+}
+
+impl Serving {
+    /// Serving over its parts.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+        }
+    }
+
+    /// Whether a question can be answered now, before its video is there.
+    ///
+    /// # Errors
+    /// As [`Serving::classify`], as far as they do not depend on the video.
+    pub async fn check(&self, question: &Question) -> Result<(), Error> {
+        self.version(question).await.map(drop)
+    }
+
+    /// Scores of a video.
+    ///
+    /// # Errors
+    /// When the task or version is missing or cannot serve, the queue is full, the video is refused, or the deadline passes.
+    pub async fn classify(&self, question: &Question, video: Video) -> Result<Answer, Error> {
+        let asked = self.version(question).await?;
+        let answer = self.answer(question, &asked, video).await;
+        self.tell(&asked, &answer).await;
+        answer
+    }
+
+    async fn answer(
+        &self,
+        question: &Question,
+        asked: &Asked,
+        video: Video,
+    ) -> Result<Answer, Error> {
+        let Asked {
+            version,
+            essentials,
+            ..
+        } = asked;
+        let sampling = &essentials.sampling;
+        let engine = &self.parts.engine;
+        let permit = engine.admit(
+            &question.tenant,
+            sampling.views(),
+            sampling.num_frames.get().into(),
+        )?;
+
+        let input = match video {
+            Video::Given(input) => input,
+            Video::Stored(id) => self.parts.library.open_video(&question.tenant, id).await?.1,
+        };
+        let (clip, decode) = self.decode(&question.tenant, input, sampling).await?;
+        let frames = answer::frames(&clip);
+        let answer = engine
+            .classify(permit, version, clip.planes, question.deadline)
+            .await?;
+        let labels = essentials.labels.clone();
+        let scores = Scores::of(&answer.logits).filter(|own| own.mean.len() == labels.len());
+        let Some(scores) = scores else {
+            let (version, labels) = (version.clone(), labels.len());
+            return Err(Error::Logits { version, labels });
+        };
+        Ok(Answer {
+            version: version.clone(),
+            labels,
+            scores,
+            frames,
+            decode,
+            queue: answer.queue,
+            device: answer.device,
+        })
+    }
+
+    /// The version that is asked for, else the one that serves now.
+    async fn version(&self, question: &Question) -> Result<Asked, Error> {
+        let Question { tenant, task, .. } = question;
+        let registry = &self.parts.registry;
+        let mut standing = None;
+        let version = match &question.version {
+            Some(version) => version.clone(),
+            None => {
+                let served = registry.served(tenant, task).await?;
+                let version = served.serving.ok_or_else(|| Error::NoServingVersion {
+                    task: task.clone(),
+                    is_moving: served.is_moving,
+                })?;
+                standing = served.standing;
+                VersionRef {
+                    tenant: tenant.clone(),
+                    task: task.clone(),
+                    version,
+                }
+            }
+        };
+        let essentials = registry.essentials(&version).await?;
+        let (expected, got) = (self.parts.resident.digest, essentials.backbone_digest);
+        if got != expected {
+            return Err(Error::Backbone {
+                version,
+                expected,
+                got,
+            });
+        }
+        Ok(Asked {
+            version,
+            essentials,
+            standing,
+        })
+    }
+
+    /// Puts on record that a serving version cannot serve, or can again, so that its owner sees it without asking for a classification.
+    async fn tell(&self, asked: &Asked, answer: &Result<Answer, Error>) {
+        use engine::Error::{Damaged, Quarantined};
+        let version = &asked.version;
+        let why = match (answer, asked.standing) {
+            (
+                Err(Error::Engine(error @ (Damaged { .. } | Quarantined { .. }))),
+                Some(Standing::Good),
+            ) => {
+                tracing::warn!(tenant = %version.tenant, %version, %error, "a serving version cannot serve");
+                Some(error.to_string())
+            }
+            (Ok(_), Some(Standing::Failed)) => None,
+            _ => return,
+        };
+        let noted = self.parts.registry.note_serving(version, why.as_deref());
+        if let Err(error) = noted.await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(%version, error, "it cannot be put on record whether a version serves");
+        }
+    }
+
+    /// Takes the clip out of a video. Returns it with the time that this took.
+    async fn decode(
+        &self,
+        tenant: &TenantId,
+        input: Input,
+        sampling: &ClipSampling,
+    ) -> Result<(Clip, Duration), Error> {
+        let Resident {
+            image_size,
+            normalization,
+            ..
+        } = self.parts.resident;
+        let spec = ClipSpec::of_task(sampling, image_size, normalization);
+        let mut decoding = Decoding {
+            metrics: &self.parts.metrics,
+            began: Instant::now(),
+            outcome: "cancelled",
+        };
+        let decoder = &self.parts.decoder;
+        let clip = decoder.clip(tenant, Lane::Interactive, input, spec).await;
+        decoding.outcome = match &clip {
+            Ok(_) => "ok",
+            Err(video::Error::Rejected(_)) => "rejected",
+            Err(_) => "failed",
+        };
+        Ok((clip?, decoding.began.elapsed()))
+    }
+}
+
+/// Counts a decoding when it ends, also when its caller leaves.
+struct Decoding<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+    outcome: &'static str,
+}
+
+impl Drop for Decoding<'_> {
+    fn drop(&mut self) {
+        self.metrics.decoded(self.outcome, self.began.elapsed());
+    }
+}

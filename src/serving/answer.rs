@@ -1,0 +1,54 @@
+//! What a classification answers.
+
+use std::time::Duration;
+
+use super::Scores;
+use crate::ids::VersionRef;
+use crate::spec::LabelSet;
+use crate::video::Clip;
+
+/// Scores of a video, and how they came about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The version that was asked.
+    pub version: VersionRef,
+    /// Its labels: row i of the scores is label i.
+    pub labels: LabelSet,
+    /// Scores of each view and of the video.
+    pub scores: Scores,
+    /// The frames that were looked at, temporal view by temporal view.
+    pub frames: Vec<SampledFrame>,
+    /// Time that decoding took.
+    pub decode: Duration,
+    /// From the queue's entry to the last view's batch.
+    pub queue: Duration,
+    /// Time of the batches that the views were in.
+    pub device: Duration,
+}
+
+/// A frame that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SampledFrame {
+    /// Its index among the shown frames.
+    pub index: u32,
+    /// Time since the first frame.
+    pub time: Duration,
+}
+
+/// The frames of each temporal view in turn.
+pub(super) fn frames(clip: &Clip) -> Vec<SampledFrame> {
+    let probe = &clip.probe;
+    let indices = clip.indices.iter().flatten();
+    let pts = clip.pts.iter().flatten();
+    indices
+        .zip(pts)
+        .map(|(&index, &pts)| {
+            let since = pts.saturating_sub(probe.first_pts).max(0) as f64;
+            let seconds = since * probe.time_base.value();
+            SampledFrame {
+                index,
+                time: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,87 @@
+//! Logits become scores: softmax of each view, then the mean over the views.
+//!
+//! Invariant: pure, and the only place that does it: what a job measures is what classification answers, to the bit.
+
+/// Scores of a video's views and of the video.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    /// Scores of each view in label order; each row sums to 1.
+    pub views: Vec<Vec<f64>>,
+    /// Mean of the views' scores in label order.
+    pub mean: Vec<f64>,
+}
+
+impl Scores {
+    /// Scores of the logits of each view, `[views][labels]`; `None` when there are no views, or they are not finite rows of one length.
+    pub fn of(logits: &[Vec<f32>]) -> Option<Self> {
+        let labels = logits.first().map_or(0, Vec::len);
+        let fits =
+            |row: &Vec<f32>| row.len() == labels && row.iter().all(|value| value.is_finite());
+        if labels == 0 || !logits.iter().all(fits) {
+            return None;
+        }
+        let views: Vec<Vec<f64>> = logits.iter().map(|row| softmax(row)).collect();
+        let mean = (0..labels)
+            .map(|label| views.iter().map(|view| view[label]).sum::<f64>() / views.len() as f64)
+            .collect();
+        Some(Self { views, mean })
+    }
+
+    /// The best labels and their scores, best first; equal scores in label order.
+    pub fn best(&self, count: usize) -> Vec<(usize, f64)> {
+        let mut order: Vec<(usize, f64)> = self.mean.iter().copied().enumerate().collect();
+        order.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        order.truncate(count);
+        order
+    }
+}
+
+/// In f64, so that the scores of a thousand labels still sum to 1.
+fn softmax(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // Widened before the difference is taken: of two finite f32 it may be none.
+    let exponentials: Vec<f64> = logits
+        .iter()
+        .map(|&logit| (f64::from(logit) - f64::from(most)).exp())
+        .collect();
+    let sum: f64 = exponentials.iter().sum();
+    exponentials.into_iter().map(|value| value / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_softmaxed_before_they_are_averaged() {
+        let scores = Scores::of(&[vec![0.0, 0.0], vec![0.0, 9.0_f32.ln()]]).unwrap();
+        let best = scores.best(5);
+        assert_eq!((best[0].0, best.len()), (1, 2));
+        assert!((best[0].1 - 0.7).abs() < 1e-6);
+        assert!((best[0].1 + best[1].1 - 1.0).abs() < 1e-12);
+        // One extreme view cannot outweigh two, as a mean of logits would let it.
+        let views = [vec![90.0, 0.0], vec![0.0, 9.0], vec![0.0, 9.0]];
+        assert!(Scores::of(&views).unwrap().mean[1] > 0.6);
+    }
+
+    #[test]
+    fn equal_scores_keep_the_order_of_the_labels() {
+        let scores = Scores::of(&[vec![1.0; 6]]).unwrap();
+        assert!(scores.best(5).iter().map(|(label, _)| *label).eq(0..5));
+        assert_eq!(scores.best(100).len(), 6);
+    }
+
+    #[test]
+    fn huge_logits_do_not_overflow_and_broken_ones_give_none() {
+        let scores = Scores::of(&[vec![3e38, -3e38]]).unwrap();
+        assert_eq!(scores.mean, [1.0, 0.0]);
+        for bad in [
+            vec![],
+            vec![vec![]],
+            vec![vec![1.0, 2.0], vec![1.0]],
+            vec![vec![f32::NAN, 0.0]],
+        ] {
+            assert_eq!(Scores::of(&bad), None);
+        }
+    }
+}
