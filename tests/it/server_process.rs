@@ -80,8 +80,12 @@ impl Process {
         self.child.wait().await.unwrap()
     }
 
-    pub(crate) async fn terminate(mut self) -> ExitStatus {
-        kill_process(self.pid(), Signal::TERM).unwrap();
+    pub(crate) async fn terminate(self) -> ExitStatus {
+        self.signalled(Signal::TERM).await
+    }
+
+    async fn signalled(mut self, signal: Signal) -> ExitStatus {
+        kill_process(self.pid(), signal).unwrap();
         self.ended().await
     }
 }
@@ -109,6 +113,17 @@ async fn a_data_directory_belongs_to_one_server_which_drains_on_sigterm() {
         .await
         .expect("the first server lives on");
     assert_eq!(first.terminate().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_that_closes_and_a_quit_drain_as_well() {
+    for signal in [Signal::HUP, Signal::QUIT] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Process::start(folder.path(), &[]);
+        let client = server.client().await;
+        upload(&client, &clip(1)).await.unwrap();
+        assert_eq!(server.signalled(signal).await.code(), Some(0), "{signal:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
