@@ -10,8 +10,10 @@ const MEMORY: f64 = 0.9;
 /// A batch may take so many times its fixed part for its frames, whatever time is asked for: a device that works in great strides keeps four fifths of
 /// its throughput.
 const WORTH: f64 = 4.0;
-/// Sizes that differ by less, in parts of their mean, do not tell the fixed part from the other.
-const SPREAD: f64 = 0.1;
+/// Sizes that differ by less, in parts of their mean, do not tell the fixed part from the other: times are noisy.
+const SPREAD: f64 = 0.4;
+/// What is left of a fixed part after each batch that did not tell it: a wrong one does not stay, and a right one is found again, since sizes then change.
+const FADE: f64 = 0.95;
 
 /// What batches took, and how long one should take.
 #[derive(Debug, Clone)]
@@ -54,6 +56,8 @@ impl Pace {
         if variance > (SPREAD * frames).powi(2) {
             let covariance = self.frames_seconds / self.weight - frames * seconds;
             self.fixed = (seconds - covariance / variance * frames).clamp(0.0, seconds);
+        } else {
+            self.fixed *= FADE;
         }
     }
 
