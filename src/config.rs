@@ -147,6 +147,7 @@ impl Config {
                 unfinished_per_tenant: settings.jobs_per_tenant.get(),
                 lease: settings.job_lease.0,
                 step_bytes: step_bytes(&settings),
+                watchers_per_tenant: settings.watchers_per_tenant.get(),
                 ..jobs::Config::default()
             },
         })

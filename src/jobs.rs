@@ -5,12 +5,16 @@
 
 pub mod augment;
 mod checkpoint;
+mod context;
 mod dataset;
 mod evaluation;
 mod failure;
 mod features;
+mod feed;
 mod handle;
 mod hints;
+mod journal;
+mod leases;
 mod memory;
 pub mod plan;
 pub mod progress;
@@ -51,8 +55,14 @@ pub struct Config {
     pub poll: Duration,
     /// Unfinished jobs that a tenant may have.
     pub unfinished_per_tenant: u32,
-    /// How often a job may be taken before an error of the server ends it. (A job whose process keeps dying is ended by the records.)
-    pub attempts: u32,
+    /// Streams of events that a tenant may have open.
+    pub watchers_per_tenant: usize,
+    /// Internal errors since a job's newest checkpoint that end it. Drains, lost leases and outages do not count.
+    pub errors: u32,
+    /// Shortest time between two transactions of a job's step events.
+    pub event_interval: Duration,
+    /// How long a job is held back that ran alone when the process ended; doubles each time.
+    pub crash_pause: Duration,
     /// Memory for decoded training videos, over all jobs; what does not fit is decoded anew in every epoch.
     pub clip_cache_bytes: u64,
     /// Memory of one job's training: weights, optimiser, packed copies, activations, decoded clips. A larger step runs in micro-batches; a job whose batch
@@ -69,7 +79,10 @@ impl Default for Config {
             lease: Duration::from_secs(30),
             poll: Duration::from_secs(1),
             unfinished_per_tenant: 16,
-            attempts: 10,
+            watchers_per_tenant: 256,
+            errors: 10,
+            event_interval: Duration::from_secs(1),
+            crash_pause: Duration::from_secs(10),
             clip_cache_bytes: 512 << 20,
             step_bytes: 2 << 30,
             feature_bytes: 8 << 30,
@@ -83,6 +96,12 @@ pub enum Error {
     /// A hyper-parameter is out of range.
     #[error(transparent)]
     Invalid(#[from] spec::Invalid),
+    /// The tenant watches as many jobs as it may.
+    #[error("the tenant has {limit} streams of job events open, no more are allowed")]
+    TooManyWatchers {
+        /// How many it may have.
+        limit: usize,
+    },
     /// The record is not there, or the database refused.
     #[error(transparent)]
     Metadata(#[from] metadata::Error),
@@ -121,10 +140,12 @@ pub struct Service {
 pub fn new(
     config: Config,
     metadata: Arc<dyn MetadataStore>,
+    metrics: Metrics,
     backbone: &Arc<Backbone>,
 ) -> (Handle, Service) {
     let hints = Arc::new(Hints::new());
-    let handle = Handle::new(metadata, Arc::clone(&hints), Arc::clone(backbone), &config);
+    let backbone = Arc::clone(backbone);
+    let handle = Handle::new(metadata, Arc::clone(&hints), backbone, metrics, &config);
     (handle, Service { config, hints })
 }
 

@@ -252,7 +252,7 @@ pub trait Changes {
 
 /// Jobs, for their owners.
 #[async_trait]
-pub trait Jobs {
+pub trait Jobs: Send + Sync {
     /// Queues a job: takes the data set's snapshot and remembers the task's etag.
     async fn submit_job(
         &self,
@@ -279,10 +279,22 @@ pub trait Jobs {
 /// Jobs, for workers.
 #[async_trait]
 pub trait Workers {
-    /// Puts back every job that a worker had. For a backend that one process owns: call it once at start, before any claim.
-    async fn recover_jobs(&self) -> Result<u64>;
-    /// Takes the next job: first puts back those whose lease has run out, then picks of the tenant with the fewest jobs under way the oldest one.
+    /// Whether one process owns the records, so that no other can take a job whose lease has run out.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+    /// Puts back every job that a worker had. For a backend that one process owns: call it once at start, before any claim. A job that was the only
+    /// one is charged with the end of its process and may be claimed again after `pause`, which doubles each time; the second time at the same step
+    /// it is FAILED with [`PROCESS_LOST`].
+    async fn recover_jobs(&self, pause: Duration) -> Result<Recovered>;
+    /// Puts back jobs whose lease has run out, except `alive`, of which the caller knows better than the clock of the database. Returns those that
+    /// ended thereby, since their owners want that.
+    async fn release_lost_jobs(&self, alive: &[Lease]) -> Result<Vec<JobRecord>>;
+    /// Takes the next job: the oldest one of the tenant with the fewest jobs under way. Jobs that ran when a process ended come first, one at a
+    /// time and nothing beside them until they are past that step.
     async fn claim_job(&self, worker: &str, lease: Duration) -> Result<Option<Claim>>;
+    /// Number of jobs that wait for a worker.
+    async fn count_waiting_jobs(&self) -> Result<u64>;
     /// Extends the lease. Returns whether the owner wants the job to stop.
     async fn heartbeat(&self, lease: &Lease, extend: Duration) -> Result<bool>;
     /// Moves a job from one state to another, with an event.
@@ -307,8 +319,8 @@ pub trait Workers {
         lease: &Lease,
         checkpoint: CheckpointRecord,
     ) -> Result<Option<CheckpointRecord>>;
-    /// Gives a job back unfinished, as a drain does; the next claim goes on from the newest checkpoint.
-    async fn release_job(&self, lease: &Lease) -> Result<()>;
+    /// Gives a job back unfinished; the next claim goes on from the newest checkpoint.
+    async fn release_job(&self, lease: &Lease, why: Release) -> Result<()>;
     /// Ends a job without a version. Returns it; the blob of its newest checkpoint may go.
     async fn end_job(&self, lease: &Lease, ending: Ending) -> Result<JobRecord>;
     /// Gives out the number that the job's version will have: always the same one for one job.

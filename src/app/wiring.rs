@@ -97,7 +97,12 @@ impl Wiring {
                 metrics: metrics.clone(),
             },
         );
-        let (jobs, jobs_service) = jobs::new(config.jobs.clone(), Arc::clone(&metadata), &backbone);
+        let (jobs, jobs_service) = jobs::new(
+            config.jobs.clone(),
+            Arc::clone(&metadata),
+            metrics.clone(),
+            &backbone,
+        );
         let serving = Serving::new(serving::Parts {
             registry: registry.clone(),
             library: library.clone(),

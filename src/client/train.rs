@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::cli::Connection;
 use super::output::{Output, Progress};
 use super::{Client, Error, json, resource, tasks};
 use crate::proto::v1::{self, job_event::Event};
+
+/// Shortest and longest pause before a stream that was cut is opened again.
+const SHORTEST: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(8);
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
@@ -147,7 +151,8 @@ pub async fn watch(client: &Client, job: &str, after: u64, output: Output) -> Re
     }
 }
 
-/// Follows the events to the job's end; connects again after a cut, from the last event that was seen.
+/// Follows the events to the job's end. Whatever else ends the stream, the server or something on the way cut it: it is opened again after the last
+/// event that was seen, until the server itself does not answer any more.
 async fn follow(
     client: &Client,
     job: &str,
@@ -156,42 +161,94 @@ async fn follow(
     progress: &Progress,
 ) -> Result<(), Error> {
     let mut seen = after;
-    let mut attempts = 0;
+    let mut pause = SHORTEST;
     loop {
-        let request = v1::WatchJobRequest {
-            name: job.to_owned(),
-            after_sequence: seen,
-        };
         let before = seen;
-        let status = match client.fine_tuning().watch_job(request).await {
-            Ok(answer) => {
-                let mut events = answer.into_inner();
-                loop {
-                    match events.message().await {
-                        Ok(Some(event)) => {
-                            seen = event.sequence;
-                            show(&event, output, progress);
-                        }
-                        Ok(None) => return Ok(()),
-                        Err(status) => break status,
-                    }
-                }
-            }
-            Err(status) => status,
-        };
-        attempts = if seen > before { 0 } else { attempts + 1 };
-        let transient = matches!(
-            status.code(),
-            Code::Unavailable | Code::Unknown | Code::Cancelled
-        );
-        if !transient || attempts > 5 {
+        let cut = events(client, job, &mut seen, |event| {
+            show(event, output, progress)
+        })
+        .await;
+        let has_ended = has_ended(client, job).await?;
+        // Events may have come between the cut and the end: only a stream that ended well has told all.
+        if has_ended && cut.is_ok() {
+            return Ok(());
+        }
+        if let Err(status) = cut
+            && is_refusal(status.code())
+        {
             return Err(status.into());
         }
-        tokio::time::sleep(Duration::from_millis(250 << attempts)).await;
+        pause = if seen > before {
+            SHORTEST
+        } else {
+            (pause * 2).min(LONGEST)
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
+/// Reads events until the stream ends, by itself or not.
+async fn events(
+    client: &Client,
+    job: &str,
+    seen: &mut u64,
+    show: impl Fn(&v1::JobEvent),
+) -> Result<(), Status> {
+    let request = v1::WatchJobRequest {
+        name: job.to_owned(),
+        after_sequence: *seen,
+    };
+    let mut events = client.fine_tuning().watch_job(request).await?.into_inner();
+    while let Some(event) = events.message().await? {
+        *seen = event.sequence.max(*seen);
+        show(&event);
+    }
+    Ok(())
+}
+
+/// Whether the job has ended; an error when the server does not say so for a while, or will never.
+async fn has_ended(client: &Client, job: &str) -> Result<bool, Error> {
+    let mut pause = SHORTEST;
+    loop {
+        let request = v1::GetJobRequest {
+            name: job.to_owned(),
+        };
+        let status = match client.fine_tuning().get_job(request).await {
+            Ok(answer) => {
+                let state = answer.into_inner().state();
+                return Ok(matches!(
+                    state,
+                    v1::JobState::Succeeded | v1::JobState::Failed | v1::JobState::Cancelled
+                ));
+            }
+            Err(status) => status,
+        };
+        if is_refusal(status.code()) || pause > LONGEST {
+            return Err(status.into());
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+}
+
+/// Whether the server has decided, so that asking again would not help.
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NotFound
+            | Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::Unimplemented
+            | Code::FailedPrecondition
+    )
+}
+
 fn show(event: &v1::JobEvent, output: Output, progress: &Progress) {
+    if event.event.is_none() {
+        // It only says that the stream is alive.
+        return;
+    }
     if output.is_json() {
         output.result(String::new, || json::event(event));
         return;

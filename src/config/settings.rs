@@ -99,6 +99,8 @@ settings! {
     step_memory: May<ByteSize>;
     /// Unfinished jobs of one tenant.
     jobs_per_tenant: Must<NonZeroU32> = "16";
+    /// Streams of job events that one tenant may have open.
+    watchers_per_tenant: Must<NonZeroUsize> = "256";
     /// How long a silent worker keeps its job.
     job_lease: Must<Span> = "30s";
     /// Video worker processes; as many as there are cores when not set.

@@ -171,6 +171,7 @@ stale_limit = "15m" # default
 job_runners = 2 # default
 # step_memory is not set
 jobs_per_tenant = 16 # default
+watchers_per_tenant = 256 # default
 job_lease = "30s" # default
 # video_workers is not set
 video_wall_time = "30s" # default

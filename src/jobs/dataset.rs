@@ -13,8 +13,9 @@ use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 
 use super::failure::Failure;
+use super::journal::Journal;
 use crate::ids::{TenantId, VideoId};
-use crate::library::Library;
+use crate::library::{self, Library};
 use crate::metadata::VideoRecord;
 use crate::spec::{ClipSampling, Normalization, RotationPolicy};
 use crate::video::{self, Clip, ClipSpec, Decoder, Lane, Rect, Views};
@@ -42,13 +43,19 @@ pub(super) struct Example {
 
 /// Decodes one job's videos.
 pub(super) struct Clips {
-    library: Library,
-    decoder: Decoder,
+    sources: Sources,
     tenant: TenantId,
     sampling: ClipSampling,
     side: u16,
     normalization: Normalization,
     cache: Cache,
+}
+
+/// Where videos come from, and who is told when they do not come.
+pub(super) struct Sources {
+    pub(super) library: Library,
+    pub(super) decoder: Decoder,
+    pub(super) journal: Arc<Journal>,
 }
 
 /// What a step trains on.
@@ -69,15 +76,14 @@ pub(super) struct Pictures {
 
 impl Clips {
     pub(super) fn new(
-        (library, decoder): (Library, Decoder),
+        sources: Sources,
         tenant: TenantId,
         sampling: ClipSampling,
         pictures: Pictures,
         budget: Arc<Budget>,
     ) -> Self {
         Self {
-            library,
-            decoder,
+            sources,
             tenant,
             sampling,
             side: pictures.side,
@@ -104,7 +110,11 @@ impl Clips {
 
     /// Reads a video's record.
     pub(super) async fn record(&self, video: VideoId) -> Result<VideoRecord, Failure> {
-        Ok(self.library.get_video(&self.tenant, video).await?)
+        let Sources {
+            library, journal, ..
+        } = &self.sources;
+        let read = || async { Ok(library.get_video(&self.tenant, video).await?) };
+        journal.patiently(read).await
     }
 
     /// Decodes a training video once, so that one that cannot be decoded is known; keeps it when that spares decoding it in every epoch.
@@ -186,14 +196,31 @@ impl Clips {
         }
     }
 
+    /// Opens a video; waits while that is not possible. One whose bytes are gone is the job's failure, not the server's.
+    async fn open(&self, video: VideoId) -> Result<video::Input, Failure> {
+        let Sources {
+            library, journal, ..
+        } = &self.sources;
+        let open = || async { Ok(library.open_video(&self.tenant, video).await?) };
+        match journal.patiently(open).await {
+            Ok((_, input)) => Ok(input),
+            Err(Failure::Library(error @ library::Error::Damaged { .. })) => Err(Failure::Video {
+                video,
+                why: error.to_string(),
+            }),
+            Err(failure) => Err(failure),
+        }
+    }
+
     async fn decode(&self, video: VideoId, spec: ClipSpec) -> Result<Clip, Failure> {
-        let (_, input) = self.library.open_video(&self.tenant, video).await?;
+        let input = self.open(video).await?;
         let mut pause = Duration::from_millis(20);
         let mut interrupted = 0;
         loop {
-            let clip = self
-                .decoder
-                .clip(&self.tenant, Lane::Batch, input.clone(), spec.clone());
+            let clip =
+                self.sources
+                    .decoder
+                    .clip(&self.tenant, Lane::Batch, input.clone(), spec.clone());
             let error = match clip.await {
                 Ok(clip) => return Ok(clip),
                 Err(error) => error,

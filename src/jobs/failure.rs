@@ -25,8 +25,8 @@ pub(super) enum Failure {
     Task(#[source] model::Error),
     #[error("{0}")]
     TooLarge(Invalid),
-    #[error("the job was taken {attempts} times without coming to an end")]
-    Attempts { attempts: u32 },
+    #[error("{errors} internal errors interrupted the job without a checkpoint in between")]
+    Errors { errors: u32 },
     #[error("records: {0}")]
     Metadata(#[from] metadata::Error),
     #[error("checkpoints: {0}")]
@@ -62,7 +62,7 @@ impl Failure {
             Self::Diverged { .. } => Some("TRAINING_DIVERGED"),
             Self::Task(_) => Some("TASK_INCOMPATIBLE"),
             Self::TooLarge(_) => Some("STEP_TOO_LARGE"),
-            Self::Attempts { .. } => Some("TOO_MANY_ATTEMPTS"),
+            Self::Errors { .. } => Some("INTERNAL"),
             Self::Stopped(_)
             | Self::Metadata(_)
             | Self::Store(_)
@@ -93,7 +93,7 @@ impl Failure {
             | Self::Diverged { .. }
             | Self::Task(_)
             | Self::TooLarge(_)
-            | Self::Attempts { .. }
+            | Self::Errors { .. }
             | Self::Metadata(_)
             | Self::Registry(_)
             | Self::Device(_)
@@ -103,9 +103,32 @@ impl Failure {
         }
     }
 
-    /// Whether it is the server's, and trying again may help.
-    pub(super) fn is_internal(&self) -> bool {
-        self.reason().is_none() && self.stop().is_none()
+    /// The outage behind it, which the job waits for: no error of its own or of the server's.
+    pub(super) fn outage(&self) -> Option<Outage> {
+        match self {
+            Self::Metadata(error)
+            | Self::Library(library::Error::Metadata(error))
+            | Self::Registry(registry::Error::Metadata(error)) => Outage::of_metadata(error),
+            Self::Store(error)
+            | Self::Library(library::Error::Store(error))
+            | Self::Registry(registry::Error::Store(error)) => Outage::of_store(error),
+            Self::Stopped(_)
+            | Self::Dataset(_)
+            | Self::Video { .. }
+            | Self::Diverged { .. }
+            | Self::Task(_)
+            | Self::TooLarge(_)
+            | Self::Features(_)
+            | Self::Torn(_)
+            | Self::Errors { .. }
+            | Self::Library(_)
+            | Self::Registry(_)
+            | Self::Decoder(_)
+            | Self::Device(_)
+            | Self::Model(_)
+            | Self::Checkpoint(_)
+            | Self::Panicked => None,
+        }
     }
 
     /// Why to stop, when that is what it is; a lost lease may also show as a refused write.
@@ -121,7 +144,7 @@ impl Failure {
             | Self::Diverged { .. }
             | Self::Task(_)
             | Self::TooLarge(_)
-            | Self::Attempts { .. }
+            | Self::Errors { .. }
             | Self::Metadata(_)
             | Self::Store(_)
             | Self::Library(_)
@@ -134,5 +157,39 @@ impl Failure {
             | Self::Torn(_)
             | Self::Panicked => None,
         }
+    }
+}
+
+/// Something that jobs wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outage {
+    Database,
+    Store,
+    DiskFull,
+}
+
+impl Outage {
+    pub(super) fn of_metadata(error: &metadata::Error) -> Option<Self> {
+        if matches!(error, metadata::Error::StorageFull(_)) {
+            return Some(Self::DiskFull);
+        }
+        error.is_temporary().then_some(Self::Database)
+    }
+
+    pub(super) fn of_store(error: &store::Error) -> Option<Self> {
+        if matches!(error, store::Error::StorageFull { .. }) {
+            return Some(Self::DiskFull);
+        }
+        error.is_temporary().then_some(Self::Store)
+    }
+}
+
+impl std::fmt::Display for Outage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Database => "the database is unavailable",
+            Self::Store => "the object store is unavailable",
+            Self::DiskFull => "the disk is full",
+        })
     }
 }

@@ -2,34 +2,34 @@
 //!
 //! Invariant: every answer comes from the database; nothing here knows whether a runner of this process has the job.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{Stream, stream};
-use tokio::sync::watch;
 
+use super::feed::{Feeds, Watcher};
 use super::hints::Hints;
 use super::memory::Demand;
 use super::{Config, Error, plan};
 use crate::ids::{DatasetId, JobId, RequestId, TaskId, TenantId};
-use crate::metadata::{self, EventRecord, JobRecord, MetadataStore, NewJob, Page, PageRequest};
+use crate::metadata::{
+    self, EventRecord, JobRecord, Jobs, MetadataStore, NewJob, Page, PageRequest,
+};
 use crate::model::{Backbone, StepShape};
 use crate::rng;
 use crate::spec::{HyperParameters, Split};
-
-/// Events that a watcher reads at a time.
-const EVENTS: u32 = 256;
+use crate::telemetry::Metrics;
 
 /// Submits, reads, cancels and watches jobs; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     metadata: Arc<dyn MetadataStore>,
     hints: Arc<Hints>,
+    feeds: Arc<Feeds>,
     backbone: Arc<Backbone>,
+    metrics: Metrics,
     limit: u32,
-    poll: Duration,
     /// What one job's training may take.
     bytes: u64,
 }
@@ -45,14 +45,17 @@ impl Handle {
         metadata: Arc<dyn MetadataStore>,
         hints: Arc<Hints>,
         backbone: Arc<Backbone>,
+        metrics: Metrics,
         config: &Config,
     ) -> Self {
+        let feeds = Feeds::new(Arc::clone(&hints), config.poll, config.watchers_per_tenant);
         Self {
             metadata,
             hints,
+            feeds: Arc::new(feeds),
             backbone,
+            metrics,
             limit: config.unfinished_per_tenant,
-            poll: config.poll,
             bytes: config.step_bytes,
         }
     }
@@ -83,7 +86,7 @@ impl Handle {
         };
         let record = self.metadata.submit_job(tenant, job, request).await?;
         self.hints.job_queued();
-        self.hints.events_written();
+        self.hints.events_written(record.id);
         Ok(record)
     }
 
@@ -135,15 +138,19 @@ impl Handle {
     /// When the tenant has no such job, or it has ended.
     pub async fn cancel(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord, Error> {
         let record = self.metadata.cancel_job(tenant, job).await?;
+        if record.state.is_final() {
+            // It waited, so that no runner counts it.
+            self.metrics.job_finished(tenant, record.state);
+        }
         self.hints.cancel(job);
-        self.hints.events_written();
+        self.hints.events_written(job);
         Ok(record)
     }
 
     /// A job's events after a sequence number (0 means all): those that are there, then new ones as they come. Ends when the job has ended.
     ///
     /// # Errors
-    /// When the tenant has no such job; later, in the stream, when the database fails.
+    /// When the tenant has no such job or as many watchers as it may have; later, in the stream, when the database fails.
     pub async fn watch(
         &self,
         tenant: &TenantId,
@@ -151,58 +158,11 @@ impl Handle {
         after: u64,
     ) -> Result<impl Stream<Item = Result<EventRecord, Error>> + Send + 'static + use<>, Error>
     {
-        self.metadata.get_job(tenant, job).await?;
-        let watcher = Watcher {
-            handle: self.clone(),
-            changes: self.hints.events(),
-            tenant: tenant.clone(),
-            job,
-            after,
-            buffer: VecDeque::new(),
-        };
+        let jobs = Arc::clone(&self.metadata) as Arc<dyn Jobs>;
+        let watcher = Watcher::new(jobs, &self.feeds, tenant, job, after).await?;
         Ok(stream::try_unfold(watcher, |mut watcher| async move {
             Ok(watcher.next().await?.map(|event| (event, watcher)))
         }))
-    }
-}
-
-struct Watcher {
-    handle: Handle,
-    changes: watch::Receiver<u64>,
-    tenant: TenantId,
-    job: JobId,
-    after: u64,
-    buffer: VecDeque<EventRecord>,
-}
-
-impl Watcher {
-    async fn next(&mut self) -> Result<Option<EventRecord>, Error> {
-        loop {
-            if let Some(event) = self.buffer.pop_front() {
-                self.after = event.sequence;
-                return Ok(Some(event));
-            }
-            self.changes.mark_unchanged();
-            // The state is read before the events: a job that had ended by then has all of them.
-            let metadata = &self.handle.metadata;
-            let has_ended = metadata
-                .get_job(&self.tenant, self.job)
-                .await?
-                .state
-                .is_final();
-            self.buffer = metadata
-                .list_events(&self.tenant, self.job, self.after, EVENTS)
-                .await?
-                .into();
-            if !self.buffer.is_empty() {
-                continue;
-            }
-            if has_ended {
-                return Ok(None);
-            }
-            // A timeout is not an error: it is when the database is asked without a hint.
-            let _ = tokio::time::timeout(self.handle.poll, self.changes.changed()).await;
-        }
     }
 }
 

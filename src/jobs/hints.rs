@@ -3,7 +3,7 @@
 //! Invariant: hints only; whoever waits also asks the database again after a while, since another process may have written.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Notify, watch};
 
@@ -14,22 +14,31 @@ use crate::ids::JobId;
 #[derive(Debug)]
 pub(super) struct Hints {
     queued: Notify,
-    events: watch::Sender<u64>,
+    /// Who waits for events of a job; entries of those that are gone stay until the next look. Held for a look-up only.
+    waiting: Mutex<HashMap<JobId, Weak<Notify>>>,
     /// Held for a look-up only, never across an await.
-    running: Mutex<HashMap<JobId, watch::Sender<Option<Stop>>>>,
+    running: Mutex<HashMap<JobId, Registered>>,
 }
 
-/// Ends the registration of a running job when it is dropped.
+/// How the newest claim of a job can be stopped.
+#[derive(Debug)]
+struct Registered {
+    epoch: u64,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+/// Ends the registration of a running job when it is dropped, but not that of a newer claim.
 pub(super) struct Running<'a> {
     hints: &'a Hints,
     job: JobId,
+    epoch: u64,
 }
 
 impl Hints {
     pub(super) fn new() -> Self {
         Self {
             queued: Notify::new(),
-            events: watch::channel(0).0,
+            waiting: Mutex::new(HashMap::new()),
             running: Mutex::new(HashMap::new()),
         }
     }
@@ -44,31 +53,46 @@ impl Hints {
         self.queued.notified().await;
     }
 
-    /// Some job has new events.
-    pub(super) fn events_written(&self) {
-        self.events
-            .send_modify(|count| *count = count.wrapping_add(1));
+    /// The job has new events.
+    pub(super) fn events_written(&self, job: JobId) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = waiting.get(&job).and_then(Weak::upgrade) {
+            reader.notify_one();
+        }
     }
 
-    /// Changes whenever some job has new events.
-    pub(super) fn events(&self) -> watch::Receiver<u64> {
-        self.events.subscribe()
+    /// Is notified whenever the job has new events, until it is dropped.
+    pub(super) fn events_of(&self, job: JobId) -> Arc<Notify> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|_, reader| reader.strong_count() > 0);
+        let reader = Arc::new(Notify::new());
+        waiting.insert(job, Arc::downgrade(&reader));
+        reader
     }
 
-    /// A runner of this process has the job and can be stopped through `stop`.
-    pub(super) fn running(&self, job: JobId, stop: watch::Sender<Option<Stop>>) -> Running<'_> {
-        self.lock().insert(job, stop);
-        Running { hints: self, job }
+    /// A runner of this process has the job by claim number `epoch` and can be stopped through `stop`.
+    pub(super) fn running(
+        &self,
+        job: JobId,
+        epoch: u64,
+        stop: watch::Sender<Option<Stop>>,
+    ) -> Running<'_> {
+        self.lock().insert(job, Registered { epoch, stop });
+        Running {
+            hints: self,
+            job,
+            epoch,
+        }
     }
 
     /// Stops the job if a runner of this process has it.
     pub(super) fn cancel(&self, job: JobId) {
-        if let Some(sender) = self.lock().get(&job) {
-            stop(sender, Stop::Cancel);
+        if let Some(registered) = self.lock().get(&job) {
+            stop(&registered.stop, Stop::Cancel);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, watch::Sender<Option<Stop>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Registered>> {
         // A map of senders is whole after every single operation.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,7 +100,13 @@ impl Hints {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.hints.lock().remove(&self.job);
+        let mut running = self.hints.lock();
+        if running
+            .get(&self.job)
+            .is_some_and(|newest| newest.epoch == self.epoch)
+        {
+            running.remove(&self.job);
+        }
     }
 }
 
@@ -89,4 +119,24 @@ pub(super) fn stop(sender: &watch::Sender<Option<Stop>>, why: Stop) {
         }
         changes
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_ends_late_leaves_its_successor_stoppable() {
+        let hints = Hints::new();
+        let job = JobId::generate();
+        let (old, _old) = watch::channel(None);
+        let (new, stopped) = watch::channel(None);
+        let first = hints.running(job, 1, old);
+        let second = hints.running(job, 2, new);
+        drop(first);
+        hints.cancel(job);
+        assert_eq!(*stopped.borrow(), Some(Stop::Cancel));
+        drop(second);
+        assert!(hints.lock().is_empty());
+    }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// Shortest time between two step events, an epoch's last step aside.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Follows the steps of one stretch of training.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Meter {
     }
 
     /// Counts a step of `clips` clips, the `done`-th of all, at `now`; `Some` when an event is due: after the first step, the last of an epoch,
-    /// and else about twice a second.
+    /// and else about once a second.
     pub fn step(
         &mut self,
         done: u64,
@@ -69,16 +69,16 @@ mod tests {
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     #[test]
-    fn events_come_about_twice_a_second_and_at_the_end_of_an_epoch() {
+    fn events_come_about_once_a_second_and_at_the_end_of_an_epoch() {
         let mut meter = Meter::new(0, 100);
-        let told: Vec<u64> = (1..=20)
+        let told: Vec<u64> = (1..=40)
             .filter(|step| {
                 meter
-                    .step(*step, 8, MS(step * 100), step % 8 == 0)
+                    .step(*step, 8, MS(step * 100), step % 16 == 0)
                     .is_some()
             })
             .collect();
-        assert_eq!(told, [1, 6, 8, 13, 16]);
+        assert_eq!(told, [1, 11, 16, 26, 32]);
     }
 
     #[test]

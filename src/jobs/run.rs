@@ -10,15 +10,16 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::context::{Context, Gauge};
 use super::dataset::blocking;
 use super::evaluation::Forwards;
 use super::failure::Failure;
-use super::runner::{Context, Gauge};
+use super::journal::Journal;
 use super::state::{self, Stop};
-use crate::metadata::{self, Event, JobRecord, JobUpdate, Lease};
+use crate::metadata::{JobRecord, JobUpdate, Lease};
 use crate::model::{AdapterSet, aside};
 use crate::registry::Publication;
-use crate::spec::{Evaluation, JobState};
+use crate::spec::Evaluation;
 
 use prepare::Prepared;
 
@@ -30,7 +31,7 @@ pub(super) struct Run {
     context: Arc<Context>,
     lease: Lease,
     job: JobRecord,
-    stop: watch::Receiver<Option<Stop>>,
+    journal: Arc<Journal>,
     gauge: Gauge,
 }
 
@@ -41,26 +42,19 @@ impl Run {
         job: JobRecord,
         stop: watch::Receiver<Option<Stop>>,
     ) -> Self {
+        let journal = Journal::new(&context, lease.clone(), job.state, stop);
         Self {
             gauge: Gauge::new(context.parts.metrics.clone(), job.state),
             context,
             lease,
             job,
-            stop,
+            journal: Arc::new(journal),
         }
     }
 
     /// Works until the job has succeeded.
     pub(super) async fn run(mut self) -> Result<(), Failure> {
-        let outcome = Box::pin(self.work()).await;
-        if let Err(failure) = &outcome
-            && failure.is_internal()
-        {
-            let text = "an internal error interrupted the job, which is tried again if it may be";
-            // What went wrong is what its worker logs; that this cannot be told adds nothing to it.
-            let _ = self.tell(true, text.into()).await;
-        }
-        outcome
+        Box::pin(self.work()).await
     }
 
     async fn work(&mut self) -> Result<(), Failure> {
@@ -71,6 +65,7 @@ impl Run {
             hyper_parameters: Some(plan.hyper_parameters()),
             step: Some(step),
             total_steps: Some(plan.total_steps()),
+            ..JobUpdate::default()
         })
         .await?;
         Box::pin(self.train(&prepared)).await?;
@@ -112,7 +107,7 @@ impl Run {
             Ok(metrics) => return Ok(metrics),
             Err(failure) => failure,
         };
-        let is_last = self.job.attempts >= self.context.config.attempts;
+        let is_last = self.job.errors + 1 >= self.context.config.errors;
         if !failure.spoils_metrics(is_last) {
             return Err(failure);
         }
@@ -152,7 +147,13 @@ impl Run {
             training_time: position.training,
             tensors,
         };
-        let published = parts.registry.publish(&self.lease, publication).await?;
+        let publish = async || {
+            Ok(parts
+                .registry
+                .publish(&self.lease, publication.clone())
+                .await?)
+        };
+        let published = self.journal.patiently(publish).await?;
         tracing::info!(
             job = %self.lease.job,
             task = %published.job.task,
@@ -175,45 +176,17 @@ impl Run {
 
     /// Goes on to the next state.
     async fn advance(&mut self, update: JobUpdate) -> Result<(), Failure> {
-        let from = self.gauge.state();
-        let Some(to) = state::next(from) else {
+        let Some(to) = state::next(self.gauge.state()) else {
             return Ok(());
         };
-        let advance = self
-            .context
-            .parts
-            .metadata
-            .advance_job(&self.lease, from, to, update);
-        self.job = advance.await?;
+        self.job = self.journal.advance(to, update).await?;
         self.gauge.moved(to);
-        self.context.hints.events_written();
         Ok(())
     }
 
     /// A message for the job's owner.
     async fn tell(&self, warning: bool, text: String) -> Result<(), Failure> {
-        self.report(&[Event::Message { warning, text }], JobUpdate::default())
-            .await
-    }
-
-    /// Appends events. While the database is away they are lost, and the job goes on for as long as its lease holds.
-    async fn report(&self, events: &[Event], update: JobUpdate) -> Result<(), Failure> {
-        let state: JobState = self.gauge.state();
-        let metadata = &self.context.parts.metadata;
-        match metadata
-            .append_events(&self.lease, state, events, update)
-            .await
-        {
-            Ok(()) => {
-                self.context.hints.events_written();
-                Ok(())
-            }
-            Err(error @ metadata::Error::Unavailable(_)) => {
-                tracing::warn!(job = %self.lease.job, error = &error as &dyn std::error::Error, "cannot record events");
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
+        self.journal.tell(warning, text).await
     }
 
     /// The future's result, unless there is a reason to stop first.
@@ -221,18 +194,6 @@ impl Run {
         &self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let mut stop = self.stop.clone();
-        let stopped = async move {
-            match stop.wait_for(Option::is_some).await {
-                Ok(why) => why.unwrap_or(Stop::LostLease),
-                // Nobody keeps the claim alive any more.
-                Err(_) => Stop::LostLease,
-            }
-        };
-        tokio::select! {
-            biased;
-            why = stopped => Err(Failure::Stopped(why)),
-            result = work => result,
-        }
+        self.journal.unless_stopped(work).await
     }
 }

@@ -138,13 +138,15 @@ pass! {
 
 pass! {
     Workers:
-    recover_jobs() -> u64;
+    recover_jobs(pause: Duration) -> Recovered;
+    release_lost_jobs(alive: &[Lease]) -> Vec<JobRecord>;
+    count_waiting_jobs() -> u64;
     claim_job(worker: &str, lease: Duration) -> Option<Claim>;
     heartbeat(lease: &Lease, extend: Duration) -> bool;
     advance_job(lease: &Lease, from: JobState, to: JobState, update: JobUpdate) -> JobRecord;
     append_events(lease: &Lease, state: JobState, events: &[Event], update: JobUpdate) -> ();
     commit_checkpoint(lease: &Lease, checkpoint: CheckpointRecord) -> Option<CheckpointRecord>;
-    release_job(lease: &Lease) -> ();
+    release_job(lease: &Lease, why: Release) -> ();
     end_job(lease: &Lease, ending: Ending) -> JobRecord;
     reserve_version(lease: &Lease) -> AdapterVersion;
     publish_version(lease: &Lease, version: NewVersion, outcome: Outcome) -> Published;

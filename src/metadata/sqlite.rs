@@ -6,6 +6,7 @@
 pub mod backup;
 mod blobs;
 mod changes;
+mod claims;
 mod condition;
 mod datasets;
 mod events;

@@ -334,6 +334,11 @@ impl From<jobs::Error> for Status {
                 invalid.problem,
             )
             .status(),
+            Error::TooManyWatchers { .. } => {
+                Refusal::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", &error)
+                    .quota("watchers_per_tenant")
+                    .status()
+            }
             Error::Metadata(error) => error.into(),
         }
     }

@@ -126,6 +126,7 @@ struct Inner {
     job_steps: Counts,
     job_clips: Counts,
     jobs: Gauges,
+    jobs_waiting: Gauge,
     jobs_finished: Counts,
     writes_failing: Gauge,
     view: View,
@@ -301,11 +302,9 @@ impl Metrics {
             job_steps: n.counts("job_steps", "Optimiser steps by tenant"),
             job_clips: n.counts("job_clips", "Clips trained on, by tenant"),
             jobs: n.gauges("jobs", "Jobs that this process works on, by state"),
+            jobs_waiting: n.gauge("jobs_waiting", "Jobs that wait for a worker"),
             jobs_finished: n.counts("jobs_finished", "Jobs that ended, by state and tenant"),
-            writes_failing: n.gauge(
-                "database_writes_failing",
-                "1 while the database cannot be written, else 0",
-            ),
+            writes_failing: n.gauge("database_writes_failing", "1 while writes fail, else 0"),
             view: View::new(n),
         };
         inner.registry = names.0;
@@ -473,6 +472,11 @@ impl Metrics {
     /// The database stopped taking writes, or takes them again.
     pub fn database_writes_failing(&self, failing: bool) {
         self.0.writes_failing.set(i64::from(failing));
+    }
+
+    /// So many jobs wait for a worker.
+    pub fn jobs_waiting(&self, jobs: u64) {
+        self.0.jobs_waiting.set(gauge(jobs));
     }
 
     /// A job ended.

@@ -4,8 +4,10 @@ mod bed;
 mod budget;
 mod crash;
 mod memory;
+mod outages;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use frameshift::ids::{JobId, TenantId};
 use frameshift::jobs::Config;
@@ -340,10 +342,8 @@ async fn a_worker_that_lost_its_claim_stops_and_the_job_goes_on() {
     let runners = bed.run();
     let job = runners.submit(&owner, &task, &dataset, hyper(60, 5)).await;
     runners.steps(&owner, job, 6).await;
-    assert_eq!(
-        bed.parts.metadata.recover_jobs().await.expect("recovered"),
-        1
-    );
+    let recovered = bed.parts.metadata.recover_jobs(Duration::ZERO).await;
+    assert_eq!(recovered.expect("recovered").put_back, 1);
     let (job, _) = runners.end(&owner, job).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
     assert!(job.attempts >= 2);

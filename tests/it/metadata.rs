@@ -1,6 +1,7 @@
 //! The contract of every metadata backend: what each use case does, whatever stores the records.
 
 mod changes;
+mod crashes;
 pub(crate) mod fixture;
 mod isolation;
 mod jobs;

@@ -235,7 +235,8 @@ async fn a_worker_that_lost_its_job_publishes_nothing() {
     let a = fixture::tenant("a");
     fixture::trainable(&setting.records, &a, "t").await;
     let old = setting.publishing(&a).await;
-    setting.records.recover_jobs().await.expect("put back");
+    let recovered = setting.records.recover_jobs(Duration::ZERO).await;
+    assert_eq!(recovered.expect("put back").put_back, 1);
     let new = fixture::claim(&setting.records).await;
     fixture::advance(&setting.records, &new, JobState::Publishing).await;
     let refused = setting.registry.publish(&old.lease, publication(1.0)).await;

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::Run;
 use crate::ids::VideoId;
 use crate::jobs::checkpoint::{self, Origin};
-use crate::jobs::dataset::{Clips, Example, Pictures, Training, blocking, in_order};
+use crate::jobs::dataset::{Clips, Example, Pictures, Sources, Training, blocking, in_order};
 use crate::jobs::failure::Failure;
 use crate::jobs::memory::Demand;
 use crate::jobs::plan::Plan;
@@ -51,11 +51,11 @@ impl Run {
     pub(super) async fn prepare(&mut self) -> Result<Prepared, Failure> {
         let parts = self.context.parts.clone();
         let tenant = &self.lease.tenant;
-        let task = parts.registry.get_task(tenant, &self.job.task).await?;
-        let snapshot = parts
-            .library
-            .open_snapshot(tenant, self.job.dataset_digest)
-            .await?;
+        let task = || async { Ok(parts.registry.get_task(tenant, &self.job.task).await?) };
+        let task = self.journal.patiently(task).await?;
+        let digest = self.job.dataset_digest;
+        let snapshot = || async { Ok(parts.library.open_snapshot(tenant, digest).await?) };
+        let snapshot = self.journal.patiently(snapshot).await?;
         let (labels, mut problems) = validation::labels(&snapshot.examples);
         let Some(labels) = labels else {
             return Err(Failure::Dataset(problems));
@@ -152,7 +152,11 @@ impl Run {
         let backbone = parts.backbone.config();
         let side = u16::try_from(backbone.image_size).unwrap_or(u16::MAX);
         Ok(Clips::new(
-            (parts.library.clone(), parts.decoder.clone()),
+            Sources {
+                library: parts.library.clone(),
+                decoder: parts.decoder.clone(),
+                journal: Arc::clone(&self.journal),
+            },
             self.lease.tenant.clone(),
             task.sampling,
             Pictures {
@@ -170,12 +174,9 @@ impl Run {
         };
         let read = async {
             let key = Key::parse(&record.key)?;
-            let bytes = self
-                .context
-                .parts
-                .store
-                .get_verified(&key, record.sha256)
-                .await?;
+            let store = &self.context.parts.store;
+            let bytes = || async { Ok(store.get_verified(&key, record.sha256).await?) };
+            let bytes = self.journal.patiently(bytes).await?;
             let origin = origin.clone();
             let trainer = blocking(move || checkpoint::decode(&bytes, &origin)).await??;
             Ok::<_, Failure>(trainer)

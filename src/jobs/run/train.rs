@@ -19,7 +19,7 @@ use crate::jobs::features::{self, Features};
 use crate::jobs::progress::{Meter, Speed};
 use crate::jobs::state::Stop;
 use crate::jobs::trainer::{Input, Report, StepError, StepWalk};
-use crate::metadata::{self, CheckpointRecord, Event, JobUpdate, StepMetrics};
+use crate::metadata::{CheckpointRecord, Event, JobUpdate, StepMetrics};
 use crate::model::aside;
 use crate::spec::{Digest, Invalid};
 use crate::store::layout;
@@ -63,7 +63,8 @@ impl Run {
             let report = self.step(prepared, input, labels).await?;
             done = report.done;
             let ends_epoch = done.is_multiple_of(plan.steps_per_epoch());
-            if let Some(speed) = meter.step(done, report.clips, began.elapsed(), ends_epoch) {
+            let is_due = ends_epoch || self.job.is_suspect;
+            if let Some(speed) = meter.step(done, report.clips, began.elapsed(), is_due) {
                 self.tell_step(prepared, &report, speed).await?;
             }
             if plan.is_checkpoint_due(done) {
@@ -195,7 +196,9 @@ impl Run {
             step: Some(report.done),
             ..JobUpdate::default()
         };
-        self.report(&[Event::Step(metrics)], update).await
+        // Where a suspect stands has to be exact, should the process end again.
+        let now = self.job.is_suspect;
+        self.journal.note(Event::Step(metrics), update, now).await
     }
 
     /// A checkpoint that cannot be stored costs time after a crash, but no reason to stop.
@@ -206,9 +209,7 @@ impl Run {
     ) -> Result<(), Failure> {
         match self.save(prepared, saved).await {
             Ok(()) => Ok(()),
-            Err(
-                failure @ (Failure::Store(_) | Failure::Metadata(metadata::Error::Unavailable(_))),
-            ) => {
+            Err(failure) if failure.outage().is_some() => {
                 tracing::warn!(job = %self.lease.job, error = &failure as &dyn std::error::Error, "a checkpoint is not stored");
                 self.tell(
                     true,

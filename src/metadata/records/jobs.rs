@@ -8,6 +8,9 @@ use super::{Timestamp, VersionRecord};
 use crate::ids::{DatasetId, JobId, TaskId, TenantId};
 use crate::spec::{Digest, Evaluation, HyperParameters, JobState};
 
+/// Reason of a job that ended its process, alone and twice at one place. Its newest checkpoint is kept for as long as its record.
+pub const PROCESS_LOST: &str = "PROCESS_LOST";
+
 /// A fine-tuning job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
@@ -35,6 +38,10 @@ pub struct JobRecord {
     pub total_steps: u64,
     /// How often a worker has taken the job.
     pub attempts: u32,
+    /// Internal errors that interrupted the job since its newest checkpoint.
+    pub errors: u32,
+    /// Whether a process ended while it ran the job, and the job has not passed that step since.
+    pub is_suspect: bool,
     /// Number of the newest claim; 0 before the first.
     pub epoch: u64,
     /// Whether its owner wants it to stop.
@@ -125,6 +132,26 @@ pub struct JobUpdate {
     pub step: Option<u64>,
     /// Steps in all.
     pub total_steps: Option<u64>,
+    /// Examples that validation has decoded, so that a job that goes on is not taken for one that stands still.
+    pub checked: Option<u64>,
+}
+
+/// Why a worker gives a job back unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The worker shuts down. It does not count against the job.
+    Drained,
+    /// An internal error. It counts until the next checkpoint.
+    AfterError,
+}
+
+/// What was found at start of a process that ended without a word.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recovered {
+    /// Jobs that wait again.
+    pub put_back: u64,
+    /// Jobs that ended: cancelled by their owners, or failed since they end processes.
+    pub ended: Vec<JobRecord>,
 }
 
 /// How a job ends without a version.

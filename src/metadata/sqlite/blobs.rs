@@ -40,8 +40,8 @@ async fn look_up(conn: &mut SqliteConnection, tenant: &TenantId, blob: &BlobName
         .bind(version.get())
         .bind(sha256.0.to_vec()),
         BlobName::Job(job, key) => sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM jobs WHERE tenant = ? AND id = ? AND end_time IS NULL \
-             AND checkpoint ->> 'key' = ?)",
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE tenant = ? AND id = ? \
+             AND (end_time IS NULL OR reason = 'PROCESS_LOST') AND checkpoint ->> 'key' = ?)",
         )
         .bind(tenant.as_str())
         .bind(job.to_string())

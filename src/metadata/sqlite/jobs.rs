@@ -10,61 +10,33 @@ use sqlx::SqliteConnection;
 
 use super::super::{
     CheckpointRecord, Claim, Ending, Error, Event, JobRecord, JobResult, JobUpdate, Lease,
-    NewVersion, Outcome, Published, Result, Timestamp, Workers,
+    NewVersion, Outcome, Published, Recovered, Release, Result, Timestamp, Workers,
 };
 use super::rows::{self, Columns};
-use super::{Sqlite, events, owners, tasks, versions};
+use super::{Sqlite, claims, events, owners, tasks, versions};
 use crate::ids::AdapterVersion;
 use crate::spec::JobState;
 
-/// Claims that may end without a word, one after another without a checkpoint in between, before the job is given up.
-const MAX_LOSSES: i64 = 5;
-
 #[async_trait]
 impl Workers for Sqlite {
-    async fn recover_jobs(&self) -> Result<u64> {
-        let (mut tx, now) = self.write().await?;
-        let lost = lost_jobs(&mut tx, Timestamp::MAX).await?;
-        for job in &lost {
-            put_back(&mut tx, job, true, now).await?;
-        }
-        tx.commit().await?;
-        Ok(lost.len() as u64)
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
+    async fn recover_jobs(&self, pause: Duration) -> Result<Recovered> {
+        claims::recover(self, pause).await
+    }
+
+    async fn release_lost_jobs(&self, alive: &[Lease]) -> Result<Vec<JobRecord>> {
+        claims::release_lost(self, alive).await
     }
 
     async fn claim_job(&self, worker: &str, lease: Duration) -> Result<Option<Claim>> {
-        let (mut tx, now) = self.write().await?;
-        for job in lost_jobs(&mut tx, now).await? {
-            put_back(&mut tx, &job, true, now).await?;
-        }
-        let sql = "UPDATE jobs SET state = ?1, epoch = epoch + 1, attempts = attempts + 1, \
-                   worker = ?2, lease_end = ?3 WHERE (tenant, id) = ( \
-                   SELECT tenant, id FROM jobs AS waiting WHERE state = ?4 AND end_time IS NULL \
-                   ORDER BY (SELECT COUNT(*) FROM jobs AS running \
-                   WHERE running.tenant = waiting.tenant AND running.lease_end IS NOT NULL), \
-                   create_time, id LIMIT 1) RETURNING *";
-        let row = sqlx::query(sql)
-            .bind(rows::name("state", JobState::Validating)?)
-            .bind(worker)
-            .bind(after(now, lease))
-            .bind(rows::name("state", JobState::Queued)?)
-            .fetch_optional(&mut *tx)
-            .await?;
-        let claim = match row {
-            Some(row) => {
-                let job = owners::read(&row)?;
-                announce(&mut tx, &job, JobState::Validating, None, now).await?;
-                let lease = Lease {
-                    tenant: job.tenant.clone(),
-                    job: job.id,
-                    epoch: job.epoch,
-                };
-                Some(Claim { lease, job })
-            }
-            None => None,
-        };
-        tx.commit().await?;
-        Ok(claim)
+        claims::claim(self, worker, lease).await
+    }
+
+    async fn count_waiting_jobs(&self) -> Result<u64> {
+        claims::count_waiting(self).await
     }
 
     async fn heartbeat(&self, lease: &Lease, extend: Duration) -> Result<bool> {
@@ -131,9 +103,14 @@ impl Workers for Sqlite {
         )
         .await?;
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
-        let sql = "UPDATE jobs SET checkpoint = ?, losses = 0 WHERE tenant = ? AND id = ?";
+        // What happened at an earlier step does not count any more; a suspect that has passed its step is none.
+        let sql = "UPDATE jobs SET checkpoint = ?1, losses = 0, errors = 0, \
+                   crashes = CASE WHEN crash_step >= ?2 THEN crashes ELSE 0 END, \
+                   suspect_step = CASE WHEN suspect_step >= ?2 THEN suspect_step END \
+                   WHERE tenant = ?3 AND id = ?4";
         sqlx::query(sql)
             .bind(rows::json("checkpoint", &checkpoint)?)
+            .bind(rows::int("step", checkpoint.step)?)
             .bind(lease.tenant.as_str())
             .bind(lease.job.to_string())
             .execute(&mut *tx)
@@ -142,10 +119,10 @@ impl Workers for Sqlite {
         Ok(job.checkpoint)
     }
 
-    async fn release_job(&self, lease: &Lease) -> Result<()> {
+    async fn release_job(&self, lease: &Lease, why: Release) -> Result<()> {
         let (mut tx, now) = self.write().await?;
         let job = held(&mut tx, lease).await?;
-        put_back(&mut tx, &job, false, now).await?;
+        claims::release(&mut tx, &job, why, now).await?;
         tx.commit().await
     }
 
@@ -216,15 +193,8 @@ fn lost(lease: &Lease) -> Error {
     }
 }
 
-fn after(now: Timestamp, lease: Duration) -> Timestamp {
+pub(super) fn after(now: Timestamp, lease: Duration) -> Timestamp {
     now.saturating_add(i64::try_from(lease.as_micros()).unwrap_or(i64::MAX))
-}
-
-/// Jobs whose worker has not been heard of until its lease ran out.
-async fn lost_jobs(conn: &mut SqliteConnection, now: Timestamp) -> Result<Vec<JobRecord>> {
-    let sql = "SELECT * FROM jobs WHERE lease_end IS NOT NULL AND lease_end <= ?";
-    let found = sqlx::query(sql).bind(now).fetch_all(conn).await?;
-    found.iter().map(owners::read).collect()
 }
 
 /// The job, if the worker has it.
@@ -257,9 +227,13 @@ async fn change(
     (from, to): (JobState, JobState),
     update: &JobUpdate,
 ) -> Result<()> {
-    let sql = "UPDATE jobs SET state = ?, hyper_parameters = COALESCE(?, hyper_parameters), \
-               step = COALESCE(?, step), total_steps = COALESCE(?, total_steps) \
-               WHERE tenant = ? AND id = ? AND epoch = ? AND state = ? AND lease_end IS NOT NULL";
+    // A job that reaches its publication has passed whatever it was suspected of.
+    let sql = "UPDATE jobs SET state = ?1, hyper_parameters = COALESCE(?2, hyper_parameters), \
+               step = COALESCE(?3, step), total_steps = COALESCE(?4, total_steps), \
+               checked = COALESCE(?5, checked), \
+               suspect_step = CASE WHEN ?1 = 'publishing' THEN NULL ELSE suspect_step END \
+               WHERE tenant = ?6 AND id = ?7 AND epoch = ?8 AND state = ?9 \
+               AND lease_end IS NOT NULL";
     let hyper_parameters = update.hyper_parameters.as_ref();
     let count = |value: Option<u64>| value.map(|value| rows::int("step", value)).transpose();
     let changed = sqlx::query(sql)
@@ -271,6 +245,7 @@ async fn change(
         )
         .bind(count(update.step)?)
         .bind(count(update.total_steps)?)
+        .bind(count(update.checked)?)
         .bind(lease.tenant.as_str())
         .bind(lease.job.to_string())
         .bind(rows::int("epoch", lease.epoch)?)
@@ -283,7 +258,7 @@ async fn change(
     Ok(())
 }
 
-async fn announce(
+pub(super) async fn announce(
     conn: &mut SqliteConnection,
     job: &JobRecord,
     state: JobState,
@@ -297,38 +272,6 @@ async fn announce(
         message: message.filter(|text| !text.is_empty()).map(Into::into),
     };
     events::append(conn, &job.tenant, job.id, now, &event).await
-}
-
-/// Takes a job from its worker: it waits again, or ends when its owner wants that or when too many workers were lost with it.
-async fn put_back(
-    conn: &mut SqliteConnection,
-    job: &JobRecord,
-    was_lost: bool,
-    now: Timestamp,
-) -> Result<()> {
-    if job.cancel_requested {
-        return end(conn, job, JobState::Cancelled, None, now).await;
-    }
-    let sql = "UPDATE jobs SET state = ?, worker = NULL, lease_end = NULL, losses = losses + ? \
-               WHERE tenant = ? AND id = ? RETURNING losses";
-    let losses: i64 = sqlx::query_scalar(sql)
-        .bind(rows::name("state", JobState::Queued)?)
-        .bind(was_lost)
-        .bind(job.tenant.as_str())
-        .bind(job.id.to_string())
-        .fetch_one(&mut *conn)
-        .await?;
-    if losses >= MAX_LOSSES {
-        let message = format!("{losses} workers in a row ended while they had the job");
-        let why = Some(("ATTEMPTS_EXHAUSTED".to_owned(), message));
-        return end(conn, job, JobState::Failed, why, now).await;
-    }
-    let why = if was_lost {
-        ("WORKER_LOST", "the worker ended without a word")
-    } else {
-        ("WORKER_DRAINED", "the worker is shutting down")
-    };
-    announce(conn, job, JobState::Queued, Some(why), now).await
 }
 
 /// Ends a job.

@@ -169,6 +169,8 @@ fn read_with(row: &SqliteRow, result: &'static str) -> Result<JobRecord> {
         step: row.number("step")?,
         total_steps: row.number("total_steps")?,
         attempts: row.number("attempts")?,
+        errors: row.number("errors")?,
+        is_suspect: row.optional_int("suspect_step")?.is_some(),
         epoch: row.number("epoch")?,
         cancel_requested: row.flag("cancel_requested")?,
         task_etag: row.text("task_etag")?,

@@ -18,6 +18,7 @@ use crate::metadata::{
 use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::{LabelSet, normal_label};
+use crate::telemetry::now_micros;
 
 /// The digest of no data set: that of an imported version.
 const NO_DATASET: [u8; 32] = [0; 32];
@@ -218,6 +219,15 @@ pub(in crate::rpc) fn of_event(record: EventRecord) -> v1::JobEvent {
         sequence: record.sequence,
         time: Some(of_time(record.time)),
         event: Some(event),
+    }
+}
+
+/// An event without content, after the one of a sequence number.
+pub(in crate::rpc) fn no_event(sequence: u64) -> v1::JobEvent {
+    v1::JobEvent {
+        sequence,
+        time: Some(of_time(now_micros())),
+        event: None,
     }
 }
 

@@ -374,6 +374,11 @@ fn library_and_jobs_errors() {
             "INVALID_FIELD",
         ),
         (
+            jobs::Error::TooManyWatchers { limit: 1 }.into(),
+            Code::ResourceExhausted,
+            "TOO_MANY_WATCHERS",
+        ),
+        (
             jobs::Error::Metadata(metadata::Error::TooManyJobs { limit: 1 }).into(),
             Code::ResourceExhausted,
             "TOO_MANY_JOBS",

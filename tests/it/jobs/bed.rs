@@ -138,6 +138,10 @@ impl Bed {
     pub(super) fn run_with(&self, config: jobs::Config) -> Runners {
         let config = jobs::Config {
             poll: Duration::from_millis(50),
+            // Tests look at every step; that the events are thinned else is tested in jobs/outages.rs.
+            event_interval: config.event_interval.saturating_sub(Duration::from_secs(1)),
+            // Tests of the pause itself are in metadata/crashes.rs.
+            crash_pause: Duration::ZERO,
             ..config
         };
         let (handle, service) = self.make(config);
@@ -161,7 +165,8 @@ impl Bed {
 
     fn make(&self, config: jobs::Config) -> (jobs::Handle, jobs::Service) {
         let parts = &self.parts;
-        jobs::new(config, Arc::clone(&parts.metadata), &parts.backbone)
+        let (metadata, metrics) = (Arc::clone(&parts.metadata), parts.metrics.clone());
+        jobs::new(config, metadata, metrics, &parts.backbone)
     }
 
     pub(super) async fn close(self) {

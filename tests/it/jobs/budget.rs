@@ -94,7 +94,7 @@ async fn weights_whose_evaluation_fails_are_published_without_metrics() {
     let owner = tenant("owner");
     let (task, dataset) = bed.fades(&owner, 4, 2).await;
     let runners = bed.run_with(Config {
-        attempts: 1,
+        errors: 1,
         ..Config::default()
     });
     let held = bed.parts.device.pause();

@@ -1,14 +1,15 @@
 //! A process that dies by SIGKILL in the middle of a job: the next one ends with the weights of the undisturbed run.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use frameshift::faults;
-use frameshift::metadata::JobRecord;
+use frameshift::ids::{DatasetId, JobId, TaskId};
+use frameshift::metadata::{JobRecord, PROCESS_LOST};
 use frameshift::spec::JobState;
 
-use super::bed::{Bed, hyper, messages};
+use super::bed::{Bed, hyper, messages, states};
 use super::{Weights, tenant};
 
 /// Tells the test below that it is the child, and what it works on.
@@ -34,18 +35,8 @@ async fn child_of_the_crash_tests() {
         .await;
 }
 
-/// Kills a child at `point`, then goes on. Returns the job, what its owner was told, its weights and those of an undisturbed run.
-async fn crash(point: &str) -> (JobRecord, Vec<String>, Weights, Weights) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let owner = tenant("owner");
-    let bed = Bed::open(directory.path()).await;
-    let (task, dataset) = bed.fades(&owner, 8, 2).await;
-    let handle = bed.handle();
-    let submit = handle.submit(&owner, &task, &dataset, hyper(10, 5), None);
-    let job = submit.await.expect("a job").id;
-    drop(handle);
-    bed.close().await;
-
+/// Starts a child that works on the job until it kills itself at `point`.
+async fn kill(directory: &Path, job: JobId, point: &str) {
     let mut child = Command::new(std::env::current_exe().expect("this program"));
     child
         .args([
@@ -53,7 +44,7 @@ async fn crash(point: &str) -> (JobRecord, Vec<String>, Weights, Weights) {
             "jobs::crash::child_of_the_crash_tests",
             "--nocapture",
         ])
-        .env(DIRECTORY, directory.path())
+        .env(DIRECTORY, directory)
         .env(JOB, job.to_string())
         .env(POINT, point)
         .stdin(Stdio::null());
@@ -66,6 +57,21 @@ async fn crash(point: &str) -> (JobRecord, Vec<String>, Weights, Weights) {
         "{point}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Kills a child at `point`, then goes on. Returns the job, what its owner was told, its weights and those of an undisturbed run.
+async fn crash(point: &str) -> (JobRecord, Vec<String>, Weights, Weights) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let handle = bed.handle();
+    let submit = handle.submit(&owner, &task, &dataset, hyper(10, 5), None);
+    let job = submit.await.expect("a job").id;
+    drop(handle);
+    bed.close().await;
+
+    kill(directory.path(), job, point).await;
 
     let bed = Bed::open(directory.path()).await;
     let runners = bed.run();
@@ -116,4 +122,43 @@ async fn a_job_killed_while_publishing_publishes_once() {
     );
     assert_eq!(job.result.map(|result| result.version), Some(1));
     assert!(weights == undisturbed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_ends_its_process_twice_at_one_step_is_failed_and_others_go_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let job = submit(&bed, &task, &dataset).await;
+    bed.close().await;
+    for _ in 0..2 {
+        kill(directory.path(), job, "mid-step:1").await;
+    }
+    let bed = Bed::open(directory.path()).await;
+    let innocent = submit(&bed, &task, &dataset).await;
+    let runners = bed.run();
+    let (job, events) = runners.end(&owner, job).await;
+    assert_eq!(
+        (job.state, job.reason.as_deref(), job.attempts),
+        (JobState::Failed, Some(PROCESS_LOST), 2)
+    );
+    let message = job.message.expect("a message");
+    assert!(message.contains("at step 0"), "{message}");
+    assert_eq!(states(&events).last(), Some(&JobState::Failed));
+    let (innocent, _) = runners.end(&owner, innocent).await;
+    assert_eq!(
+        innocent.state,
+        JobState::Succeeded,
+        "{:?}",
+        innocent.message
+    );
+    runners.drain().await;
+    bed.close().await;
+}
+
+async fn submit(bed: &Bed, task: &TaskId, dataset: &DatasetId) -> JobId {
+    let (handle, owner) = (bed.handle(), tenant("owner"));
+    let submit = handle.submit(&owner, task, dataset, hyper(2, 5), None);
+    submit.await.expect("a job").id
 }

@@ -2,8 +2,8 @@
 
 use frameshift::ids::{AdapterVersion, JobId, UploadId, VideoId};
 use frameshift::metadata::{
-    BlobName, CheckpointRecord, Ending, Error, JobUpdate, Lease, PageRequest, PartRecord, Result,
-    TaskUpdate,
+    BlobName, CheckpointRecord, Ending, Error, JobUpdate, Lease, PageRequest, PartRecord, Release,
+    Result, TaskUpdate,
 };
 use frameshift::spec::{Digest, JobState, Split};
 
@@ -60,7 +60,7 @@ contract! {
             store.advance_job(&foreign, from, to, update.clone()).await.map(drop),
             store.append_events(&foreign, from, &[], update).await,
             store.commit_checkpoint(&foreign, checkpoint).await.map(drop),
-            store.release_job(&foreign).await,
+            store.release_job(&foreign, Release::Drained).await,
             store.end_job(&foreign, Ending::Cancelled).await.map(drop),
             store.reserve_version(&foreign).await.map(drop),
         ] {

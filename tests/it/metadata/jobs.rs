@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frameshift::metadata::{
-    BlobName, CheckpointRecord, Ending, Error, Event, JobUpdate, Lease, NewJob, StepMetrics,
-    TaskUpdate,
+    BlobName, CheckpointRecord, Ending, Error, Event, JobUpdate, Lease, NewJob, Release,
+    StepMetrics, TaskUpdate,
 };
 use frameshift::spec::{Digest, HyperParameters, JobState};
 
 use super::contract;
 use super::fixture::*;
 
-fn checkpoint(step: u64) -> CheckpointRecord {
+pub(super) fn checkpoint(step: u64) -> CheckpointRecord {
     CheckpointRecord {
         step,
         key: format!("a/jobs/x/1/checkpoint-{step}.safetensors"),
@@ -35,6 +35,7 @@ contract! {
             hyper_parameters: Some(used.clone()),
             step: None,
             total_steps: Some(40),
+            checked: None,
         };
         let running = store
             .advance_job(&claim.lease, JobState::Validating, JobState::Running, update)
@@ -130,7 +131,7 @@ contract! {
         let a = tenant("a");
         trainable(store, &a, "t").await;
         submit(store, &a, "t").await;
-        // A lease of no length has run out when the next claim looks.
+        // A lease of no length has run out when somebody looks.
         let old = store.claim_job("old", Duration::ZERO).await.expect("asked").expect("a job");
         store
             .advance_job(&old.lease, JobState::Validating, JobState::Running, JobUpdate::default())
@@ -144,6 +145,8 @@ contract! {
         let named = |step| BlobName::Job(old.job.id, checkpoint(step).key);
         assert!(store.is_named(&a, &named(20)).await.expect("asked"));
         assert!(!store.is_named(&a, &named(10)).await.expect("asked"));
+        assert!(store.claim_job("new", LEASE).await.expect("asked").is_none());
+        assert_eq!(store.release_lost_jobs(&[]).await.expect("looked"), []);
         let new = claim(store).await;
         assert_eq!((new.job.id, new.lease.epoch, new.job.attempts), (old.job.id, 2, 2));
         assert_eq!((new.job.checkpoint.clone(), new.job.step), (Some(checkpoint(20)), 20));
@@ -185,30 +188,65 @@ contract! {
         ));
     }
 
-    async fn a_job_whose_workers_keep_dying_fails(store: Store) {
+    async fn drains_and_lost_leases_never_count_against_a_job(store: Store) {
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
-        for attempt in 1..=5 {
-            let claim = store.claim_job("worker", Duration::ZERO).await.expect("asked");
-            assert_eq!(claim.expect("a job").job.attempts, attempt);
-        }
-        assert!(store.claim_job("worker", Duration::ZERO).await.expect("asked").is_none());
-        let job = store.get_job(&a, job.id).await.expect("found");
-        assert_eq!(job.state, JobState::Failed);
-        assert_eq!(job.reason.as_deref(), Some("ATTEMPTS_EXHAUSTED"));
-    }
-
-    async fn a_drained_job_waits_again_and_is_not_counted_as_lost(store: Store) {
-        let a = tenant("a");
-        trainable(store, &a, "t").await;
-        let job = submit(store, &a, "t").await;
-        for _ in 0..8 {
+        for _ in 0..12 {
             let claim = claim(store).await;
-            store.release_job(&claim.lease).await.expect("released");
+            store.release_job(&claim.lease, Release::Drained).await.expect("released");
             assert!(matches!(store.heartbeat(&claim.lease, LEASE).await, Err(Error::LeaseLost { .. })));
         }
-        assert_eq!(store.get_job(&a, job.id).await.expect("found").state, JobState::Queued);
+        for _ in 0..12 {
+            store.claim_job("worker", Duration::ZERO).await.expect("asked").expect("a job");
+            assert_eq!(store.release_lost_jobs(&[]).await.expect("looked"), []);
+        }
+        let job = store.get_job(&a, job.id).await.expect("found");
+        assert_eq!((job.state, job.errors, job.attempts), (JobState::Queued, 0, 24));
+    }
+
+    async fn internal_errors_count_until_the_next_checkpoint(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        submit(store, &a, "t").await;
+        for errors in 0..3 {
+            let claim = claim(store).await;
+            assert_eq!(claim.job.errors, errors);
+            store.release_job(&claim.lease, Release::AfterError).await.expect("released");
+        }
+        let claim = claim(store).await;
+        advance(store, &claim, JobState::Running).await;
+        store.commit_checkpoint(&claim.lease, checkpoint(5)).await.expect("committed");
+        let job = store.get_job(&a, claim.job.id).await.expect("found");
+        assert_eq!(job.errors, 0);
+    }
+
+    async fn a_claim_that_is_known_to_be_alive_is_not_lost_to_the_clock(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        submit(store, &a, "t").await;
+        // As after a jump of the database's clock: the lease has run out, the worker lives.
+        let claim = store.claim_job("worker", Duration::ZERO).await.expect("asked").expect("a job");
+        let alive = [claim.lease.clone()];
+        assert_eq!(store.release_lost_jobs(&alive).await.expect("looked"), []);
+        assert!(store.claim_job("other", LEASE).await.expect("asked").is_none());
+        assert!(!store.heartbeat(&claim.lease, LEASE).await.expect("alive"));
+        // The same job by an older claim is not alive.
+        store.claim_job("worker", Duration::ZERO).await.expect("asked");
+        let older = [Lease { epoch: 0, ..claim.lease.clone() }];
+        store.heartbeat(&claim.lease, Duration::ZERO).await.expect("alive");
+        store.release_lost_jobs(&older).await.expect("looked");
+        assert!(matches!(store.heartbeat(&claim.lease, LEASE).await, Err(Error::LeaseLost { .. })));
+    }
+
+    async fn waiting_jobs_are_counted(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        assert_eq!(store.count_waiting_jobs().await.expect("counted"), 0);
+        submit(store, &a, "t").await;
+        submit(store, &a, "t").await;
+        claim(store).await;
+        assert_eq!(store.count_waiting_jobs().await.expect("counted"), 1);
     }
 
     async fn a_restart_puts_every_job_back(store: Store) {
@@ -216,7 +254,8 @@ contract! {
         trainable(store, &a, "t").await;
         let jobs = [submit(store, &a, "t").await, submit(store, &a, "t").await];
         let claim = claim(store).await;
-        assert_eq!(store.recover_jobs().await.expect("recovered"), 1);
+        let recovered = store.recover_jobs(Duration::ZERO).await.expect("recovered");
+        assert_eq!((recovered.put_back, recovered.ended), (1, vec![]));
         every_write_is_refused(store, &claim.lease).await;
         for job in jobs {
             assert_eq!(store.get_job(&a, job.id).await.expect("found").state, JobState::Queued);
@@ -249,6 +288,8 @@ contract! {
         let job = submit(store, &a, "t").await;
         store.claim_job("worker", Duration::ZERO).await.expect("asked").expect("a job");
         store.cancel_job(&a, job.id).await.expect("asked");
+        let ended = store.release_lost_jobs(&[]).await.expect("looked");
+        assert_eq!(ended.iter().map(|job| job.id).collect::<Vec<_>>(), [job.id]);
         assert!(store.claim_job("worker", LEASE).await.expect("asked").is_none());
         assert_eq!(store.get_job(&a, job.id).await.expect("found").state, JobState::Cancelled);
     }
@@ -363,7 +404,7 @@ async fn every_write_is_refused(store: &Store, lease: &Lease) {
             .await
             .map(drop),
     );
-    refused(store.release_job(lease).await);
+    refused(store.release_job(lease, Release::Drained).await);
     refused(store.end_job(lease, Ending::Cancelled).await.map(drop));
     refused(store.reserve_version(lease).await.map(drop));
 }

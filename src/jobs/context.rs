@@ -1,0 +1,244 @@
+//! What all runners of a process share, and how a job leaves it.
+//!
+//! Invariant: every job that ends here is counted once, and its checkpoint is dropped unless its record keeps it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dataset::{Budget, blocking};
+use super::failure::{Failure, Outage};
+use super::features;
+use super::hints::Hints;
+use super::leases::Leases;
+use super::{Config, Parts};
+use crate::ids::JobId;
+use crate::metadata::{self, CheckpointRecord, Ending, JobRecord, Lease, PROCESS_LOST, Release};
+use crate::shutdown::Signal;
+use crate::spec::JobState;
+use crate::store::Key;
+use crate::telemetry::Metrics;
+
+/// Longest pause between two tries of a write that an outage prevents.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// What all runners share.
+pub(super) struct Context {
+    pub(super) config: Config,
+    pub(super) hints: Arc<Hints>,
+    pub(super) parts: Parts,
+    pub(super) budget: Arc<Budget>,
+    pub(super) leases: Leases,
+    pub(super) drain: Signal,
+}
+
+/// What is written of a job that leaves its runner.
+#[derive(Clone)]
+enum Parting {
+    Released(Release),
+    Ended(Ending),
+}
+
+impl Context {
+    pub(super) fn new(config: Config, hints: Arc<Hints>, parts: Parts, drain: Signal) -> Self {
+        let is_exclusive = parts.metadata.is_exclusive();
+        Self {
+            budget: Arc::new(Budget::new(config.clip_cache_bytes)),
+            leases: Leases::new((!is_exclusive).then_some(config.lease)),
+            config,
+            hints,
+            parts,
+            drain,
+        }
+    }
+
+    /// Puts back what a process before this one was working on: it is gone, since a data directory is one process's own. `false` when the drain
+    /// came first.
+    pub(super) async fn recover(&self) -> bool {
+        let mut drain = self.drain.clone();
+        loop {
+            match self
+                .parts
+                .metadata
+                .recover_jobs(self.config.crash_pause)
+                .await
+            {
+                Ok(recovered) => {
+                    let jobs = recovered.put_back;
+                    if jobs > 0 {
+                        tracing::info!(jobs, "jobs of an earlier process go on");
+                    }
+                    for job in &recovered.ended {
+                        self.ended(job).await;
+                    }
+                    return true;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot put back jobs of an earlier process"
+                    );
+                }
+            }
+            tokio::select! {
+                () = drain.draining() => return false,
+                () = tokio::time::sleep(self.config.poll) => {}
+            }
+        }
+    }
+
+    /// Puts back what other processes lost, and counts who waits.
+    pub(super) async fn look_around(&self) -> metadata::Result<()> {
+        let alive = self.leases.alive();
+        for job in self.parts.metadata.release_lost_jobs(&alive).await? {
+            self.ended(&job).await;
+        }
+        let waiting = self.parts.metadata.count_waiting_jobs().await?;
+        self.parts.metrics.jobs_waiting(waiting);
+        Ok(())
+    }
+
+    /// Records that a job waits again.
+    pub(super) async fn release(&self, lease: &Lease, why: Release) {
+        self.part(lease, Parting::Released(why)).await;
+    }
+
+    /// Records that a job failed.
+    pub(super) async fn fail(&self, lease: &Lease, reason: &str, why: &Failure) {
+        tracing::info!(job = %lease.job, reason, "job failed");
+        let ending = Ending::Failed {
+            reason: reason.into(),
+            message: why.to_string(),
+        };
+        self.end(lease, ending).await;
+    }
+
+    /// Records that a job ended.
+    pub(super) async fn end(&self, lease: &Lease, ending: Ending) {
+        self.part(lease, Parting::Ended(ending)).await;
+    }
+
+    /// Writes how a job left its runner; waits for the database until the drain.
+    async fn part(&self, lease: &Lease, parting: Parting) {
+        let mut drain = self.drain.clone();
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let error = match self.try_part(lease, parting.clone()).await {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            tracing::warn!(job = %lease.job, error = &error as &dyn std::error::Error, "cannot record how a job ended");
+            if Outage::of_metadata(&error).is_none() || drain.is_draining() {
+                // Its lease will run out, or the next start puts it back.
+                return;
+            }
+            tokio::select! {
+                () = drain.draining() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+
+    async fn try_part(&self, lease: &Lease, parting: Parting) -> metadata::Result<()> {
+        match parting {
+            Parting::Released(why) => self.parts.metadata.release_job(lease, why).await?,
+            Parting::Ended(ending) => {
+                let job = self.parts.metadata.end_job(lease, ending).await?;
+                self.ended(&job).await;
+            }
+        }
+        self.hints.events_written(lease.job);
+        Ok(())
+    }
+
+    /// Tidies up after a job that ended.
+    pub(super) async fn ended(&self, job: &JobRecord) {
+        debug_assert!(job.state.is_final());
+        self.parts.metrics.job_finished(&job.tenant, job.state);
+        self.hints.events_written(job.id);
+        let is_kept = job.reason.as_deref() == Some(PROCESS_LOST);
+        if let Some(checkpoint) = job.checkpoint.as_ref().filter(|_| !is_kept) {
+            self.drop_checkpoint(job.id, checkpoint).await;
+        }
+        let path = features::path(&self.parts.scratch, &job.tenant, job.id);
+        self.drop_features(path).await;
+    }
+
+    /// Deletes features that no job needs; a file that stays is found at the next start.
+    async fn drop_features(&self, path: PathBuf) {
+        let shown = path.display().to_string();
+        match blocking(move || features::remove(&path)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    path = shown,
+                    error = &error as &dyn std::error::Error,
+                    "cannot delete frozen features"
+                );
+            }
+            Err(_) => tracing::warn!(path = shown, "cannot delete frozen features"),
+        }
+    }
+
+    /// Deletes the features of jobs that have ended, or that nobody knows any more.
+    pub(super) async fn sweep_features(&self) {
+        let folder = self.parts.scratch.clone();
+        let listed = move || {
+            let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            files.map(|file| file.path()).collect::<Vec<_>>()
+        };
+        for path in blocking(listed).await.unwrap_or_default() {
+            let Some((tenant, job)) = features::owner(&path) else {
+                continue;
+            };
+            let is_needed = match self.parts.metadata.get_job(&tenant, job).await {
+                Ok(job) => !job.state.is_final(),
+                Err(metadata::Error::NotFound { .. }) => false,
+                Err(_) => true,
+            };
+            if !is_needed {
+                self.drop_features(path).await;
+            }
+        }
+    }
+
+    /// Deletes a checkpoint that no record needs; one that stays is an orphan for the collector.
+    pub(super) async fn drop_checkpoint(&self, job: JobId, checkpoint: &CheckpointRecord) {
+        let dropped = match Key::parse(&checkpoint.key) {
+            Ok(key) => self.parts.store.delete(&key).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = dropped {
+            tracing::warn!(%job, error = &error as &dyn std::error::Error, "cannot delete a checkpoint");
+        }
+    }
+}
+
+/// Counts a job under the state that it is in here, for as long as it is here.
+pub(super) struct Gauge {
+    metrics: Metrics,
+    state: JobState,
+}
+
+impl Gauge {
+    pub(super) fn new(metrics: Metrics, state: JobState) -> Self {
+        metrics.job_moved(None, Some(state));
+        Self { metrics, state }
+    }
+
+    pub(super) fn moved(&mut self, to: JobState) {
+        self.metrics.job_moved(Some(self.state), Some(to));
+        self.state = to;
+    }
+
+    pub(super) fn state(&self) -> JobState {
+        self.state
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.metrics.job_moved(Some(self.state), None);
+    }
+}

@@ -1,0 +1,299 @@
+//! What watching costs, on a real database whose reads are counted.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::ids::{RequestId, VideoId};
+use crate::metadata::{
+    Config, Datasets, ExampleRecord, JobRecord, JobUpdate, Lease, NewJob, NewTask, NewVideo,
+    Page as Listed, PageRequest, Sqlite, Tasks, VideoProbe, Videos, Workers,
+};
+use crate::spec::{
+    AdapterConfig, ClipSampling, Digest, HyperParameters, JobState, RotationPolicy, Sampling,
+    SpatialViews, Split,
+};
+
+/// Passes reads on and counts them.
+struct Counting {
+    below: Sqlite,
+    reads: AtomicUsize,
+}
+
+impl Counting {
+    fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Jobs for Counting {
+    async fn submit_job(
+        &self,
+        tenant: &TenantId,
+        job: NewJob,
+        request: Option<RequestId>,
+    ) -> Result<JobRecord> {
+        self.below.submit_job(tenant, job, request).await
+    }
+
+    async fn get_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.below.get_job(tenant, job).await
+    }
+
+    async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Listed<JobRecord>> {
+        self.below.list_jobs(tenant, page).await
+    }
+
+    async fn cancel_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord> {
+        self.below.cancel_job(tenant, job).await
+    }
+
+    async fn list_events(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<EventRecord>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.below.list_events(tenant, job, after, limit).await
+    }
+}
+
+/// A database with a task and a data set, and feeds over it that look by themselves only after an hour.
+struct Setting {
+    jobs: Arc<Counting>,
+    hints: Arc<Hints>,
+    feeds: Arc<Feeds>,
+    tenant: TenantId,
+    _directory: tempfile::TempDir,
+}
+
+impl Setting {
+    async fn new(limit: usize) -> Self {
+        let directory = tempfile::tempdir().expect("a folder");
+        let path = directory.path().join("records.sqlite");
+        let below = Sqlite::open(Config::at(path)).await.expect("a database");
+        let tenant: TenantId = "a".parse().expect("a tenant");
+        below
+            .create_task(&tenant, task(), None)
+            .await
+            .expect("a task");
+        let dataset = "d".parse().expect("an id");
+        below
+            .create_dataset(&tenant, &dataset, "", None)
+            .await
+            .expect("a data set");
+        let video = below
+            .record_video(&tenant, "", video(), None)
+            .await
+            .expect("a video");
+        let example = ExampleRecord {
+            video: video.id,
+            label: "left".into(),
+            split: Split::Train,
+        };
+        below
+            .add_examples(&tenant, &dataset, &[example])
+            .await
+            .expect("added");
+        let hints = Arc::new(Hints::new());
+        let feeds = Feeds::new(Arc::clone(&hints), Duration::from_secs(3600), limit);
+        Self {
+            jobs: Arc::new(Counting {
+                below,
+                reads: AtomicUsize::new(0),
+            }),
+            hints,
+            feeds: Arc::new(feeds),
+            tenant,
+            _directory: directory,
+        }
+    }
+
+    /// A job that a worker has.
+    async fn job(&self) -> Lease {
+        let job = NewJob {
+            task: "t".parse().expect("an id"),
+            dataset: "d".parse().expect("an id"),
+            hyper_parameters: HyperParameters::default(),
+            limit: 100,
+        };
+        let jobs = &self.jobs.below;
+        jobs.submit_job(&self.tenant, job, None)
+            .await
+            .expect("submitted");
+        let claim = jobs.claim_job("worker", Duration::from_secs(3600)).await;
+        claim.expect("asked").expect("a job").lease
+    }
+
+    async fn tell(&self, lease: &Lease, count: usize) {
+        let message = Event::Message {
+            warning: false,
+            text: "news".into(),
+        };
+        let events = vec![message; count];
+        let update = JobUpdate::default();
+        self.jobs
+            .below
+            .append_events(lease, JobState::Validating, &events, update)
+            .await
+            .expect("written");
+        self.hints.events_written(lease.job);
+    }
+
+    async fn watch(&self, job: JobId, after: u64) -> std::result::Result<Watcher, Error> {
+        let jobs = Arc::clone(&self.jobs) as Arc<dyn Jobs>;
+        Watcher::new(jobs, &self.feeds, &self.tenant, job, after).await
+    }
+
+    async fn watchers(&self, job: JobId, count: usize) -> Vec<Watcher> {
+        let mut watchers = Vec::new();
+        for _ in 0..count {
+            watchers.push(self.watch(job, 0).await.expect("a place"));
+        }
+        watchers
+    }
+}
+
+fn task() -> NewTask {
+    NewTask {
+        id: "t".parse().expect("an id"),
+        display_name: String::new(),
+        adapter: AdapterConfig::LINEAR_PROBE,
+        sampling: ClipSampling {
+            num_frames: 4.try_into().expect("not 0"),
+            sampling: Sampling::Uniform,
+            temporal_views: 1.try_into().expect("not 0"),
+            spatial_views: SpatialViews::Center,
+            rotation: RotationPolicy::Display,
+        },
+        auto_serve: false,
+    }
+}
+
+fn video() -> NewVideo {
+    NewVideo {
+        id: VideoId::generate(),
+        size_bytes: 1,
+        sha256: Digest([1; 32]),
+        probe: VideoProbe {
+            container: "mov".into(),
+            codec: "h264".into(),
+            width: 32,
+            height: 32,
+            frames: 8,
+            duration_micros: 1,
+            frame_rate: 25.0,
+            rotation_degrees: 0,
+            warnings: Vec::new(),
+        },
+    }
+}
+
+/// Reads until every watcher has seen the event of that number.
+async fn see(watchers: &mut [Watcher], sequence: u64) {
+    for watcher in watchers {
+        while watcher.after < sequence {
+            let event = watcher.next().await.expect("readable").expect("an event");
+            assert_eq!(event.sequence, watcher.after);
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_watchers_of_a_job_cost_one_reader_and_other_jobs_cost_nothing() {
+    let setting = Setting::new(100).await;
+    let (watched, other) = (setting.job().await, setting.job().await);
+    let mut watchers = setting.watchers(watched.job, 50).await;
+    // QUEUED and VALIDATING are there before.
+    see(&mut watchers, 2).await;
+    setting.tell(&watched, 1).await;
+    see(&mut watchers, 3).await;
+    let before = setting.jobs.reads();
+    for sequence in 4..24 {
+        setting.tell(&watched, 1).await;
+        setting.tell(&other, 10).await;
+        see(&mut watchers, sequence).await;
+    }
+    let spent = setting.jobs.reads() - before;
+    // One read that finds the event and one that finds no more, whoever watches.
+    assert!(
+        spent <= 2 * 20 + 2,
+        "{spent} reads for 20 events and 50 watchers"
+    );
+    for _ in 0..100 {
+        setting.tell(&other, 1).await;
+    }
+    let before = setting.jobs.reads();
+    setting.tell(&watched, 1).await;
+    see(&mut watchers, 24).await;
+    assert!(setting.jobs.reads() - before <= 3);
+}
+
+#[tokio::test]
+async fn a_watcher_that_falls_behind_misses_nothing() {
+    let setting = Setting::new(100).await;
+    let lease = setting.job().await;
+    let mut watchers = setting.watchers(lease.job, 2).await;
+    see(&mut watchers, 2).await;
+    setting.tell(&lease, 1).await;
+    see(&mut watchers, 3).await;
+    // One of them follows, so that the other's next events leave the buffer.
+    for i in 1..=5 {
+        setting.tell(&lease, KEPT / 2).await;
+        see(&mut watchers[..1], 3 + i * KEPT as u64 / 2).await;
+    }
+    see(&mut watchers[1..], 3 + 5 * KEPT as u64 / 2).await;
+    // Somebody who comes late sees all of it, too.
+    see(
+        &mut setting.watchers(lease.job, 1).await,
+        3 + 5 * KEPT as u64 / 2,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn every_watcher_sees_the_end_and_then_the_streams_end() {
+    let setting = Setting::new(100).await;
+    let lease = setting.job().await;
+    let mut watchers = setting.watchers(lease.job, 3).await;
+    watchers.push(setting.watch(lease.job, 1_000_000).await.expect("a place"));
+    see(&mut watchers[..3], 2).await;
+    let jobs = &setting.jobs.below;
+    jobs.cancel_job(&setting.tenant, lease.job)
+        .await
+        .expect("asked");
+    let ended = jobs.end_job(&lease, metadata::Ending::Cancelled).await;
+    assert_eq!(ended.expect("ended").state, JobState::Cancelled);
+    setting.hints.events_written(lease.job);
+    see(&mut watchers[..3], 3).await;
+    for watcher in &mut watchers {
+        assert_eq!(watcher.next().await.expect("readable"), None);
+    }
+    // Whoever comes after the end sees the same.
+    let mut late = setting.watchers(lease.job, 1).await;
+    see(&mut late, 3).await;
+    assert_eq!(late[0].next().await.expect("readable"), None);
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_watchers_and_places_come_back() {
+    let setting = Setting::new(2).await;
+    let lease = setting.job().await;
+    let mut watchers = setting.watchers(lease.job, 2).await;
+    let refused = setting.watch(lease.job, 0).await.err();
+    assert!(
+        matches!(refused, Some(Error::TooManyWatchers { limit: 2 })),
+        "{refused:?}"
+    );
+    watchers.pop();
+    watchers.push(setting.watch(lease.job, 0).await.expect("a place"));
+    // A job that is not there takes no place.
+    drop(watchers.pop());
+    assert!(setting.watch(JobId::generate(), 0).await.is_err());
+    setting.watch(lease.job, 0).await.expect("a place");
+}

@@ -1,0 +1,179 @@
+//! Processes that end without a word: who is suspected, who is charged, and in which order suspects are tried.
+
+use std::time::Duration;
+
+use frameshift::ids::TenantId;
+use frameshift::metadata::{
+    BlobName, Claim, Event, JobRecord, JobUpdate, PROCESS_LOST, Recovered, StepMetrics,
+};
+use frameshift::spec::JobState;
+
+use super::contract;
+use super::fixture::*;
+use super::jobs::checkpoint;
+
+/// Longer than any test takes: a job that is held back is not claimed in it.
+const HOURS: Duration = Duration::from_secs(3600);
+
+async fn restart(store: &Store) -> Recovered {
+    let recovered = store.recover_jobs(Duration::ZERO).await;
+    recovered.expect("recovered")
+}
+
+/// Claims the next job and trains it to a step.
+async fn run_to(store: &Store, step: u64) -> Claim {
+    let claim = claim(store).await;
+    advance(store, &claim, JobState::Running).await;
+    let metrics = StepMetrics {
+        step,
+        ..StepMetrics::default()
+    };
+    let update = JobUpdate {
+        step: Some(step),
+        ..JobUpdate::default()
+    };
+    store
+        .append_events(
+            &claim.lease,
+            JobState::Running,
+            &[Event::Step(metrics)],
+            update,
+        )
+        .await
+        .expect("appended");
+    claim
+}
+
+async fn is_idle(store: &Store) -> bool {
+    let claim = store.claim_job("worker", LEASE).await;
+    claim.expect("asked").is_none()
+}
+
+async fn get(store: &Store, tenant: &TenantId, job: &JobRecord) -> JobRecord {
+    store.get_job(tenant, job.id).await.expect("found")
+}
+
+contract! {
+    async fn a_job_that_ends_its_process_twice_at_one_step_fails_and_keeps_its_checkpoint(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        let first = run_to(store, 10).await;
+        store.commit_checkpoint(&first.lease, checkpoint(10)).await.expect("committed");
+        assert_eq!(restart(store).await.put_back, 1);
+        let second = run_to(store, 12).await;
+        assert!(second.job.is_suspect);
+        assert_eq!(second.job.step, 10, "it goes on from its checkpoint");
+        // Another step than the first time: it goes on being tried.
+        assert_eq!(restart(store).await.put_back, 1);
+        run_to(store, 12).await;
+        let ended = restart(store).await;
+        assert_eq!((ended.put_back, ended.ended.len()), (0, 1));
+        let job = get(store, &a, &job).await;
+        assert_eq!(ended.ended, std::slice::from_ref(&job));
+        assert_eq!((job.state, job.reason.as_deref()), (JobState::Failed, Some(PROCESS_LOST)));
+        let message = job.message.expect("a message");
+        assert!(message.contains("2 times at step 12"), "{message}");
+        let kept = BlobName::Job(job.id, checkpoint(10).key);
+        assert!(store.is_named(&a, &kept).await.expect("asked"));
+        assert!(is_idle(store).await);
+    }
+
+    async fn jobs_that_ran_together_are_not_charged_but_tried_one_by_one_the_newest_first(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let (old, new) = (submit(store, &a, "t").await, submit(store, &a, "t").await);
+        let waiting = submit(store, &a, "t").await;
+        assert_eq!(run_to(store, 3).await.job.id, old.id);
+        assert_eq!(run_to(store, 3).await.job.id, new.id);
+        assert_eq!(restart(store).await.put_back, 2);
+        let trial = run_to(store, 2).await;
+        assert_eq!(trial.job.id, new.id);
+        assert!(is_idle(store).await, "nothing runs beside a suspect");
+        store.commit_checkpoint(&trial.lease, checkpoint(3)).await.expect("committed");
+        assert!(is_idle(store).await, "it has not passed its step");
+        store.commit_checkpoint(&trial.lease, checkpoint(4)).await.expect("committed");
+        let next = run_to(store, 1).await;
+        assert_eq!(next.job.id, old.id, "the other suspect comes before whoever waits");
+        assert!(is_idle(store).await);
+        advance_on(store, &next).await;
+        assert_eq!(claim(store).await.job.id, waiting.id);
+    }
+
+    async fn a_job_that_ran_alone_is_held_back_and_others_go_on(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        claim(store).await;
+        store.recover_jobs(HOURS).await.expect("recovered");
+        assert!(is_idle(store).await);
+        assert_eq!(get(store, &a, &job).await.state, JobState::Queued);
+        let other = submit(store, &a, "t").await;
+        assert_eq!(claim(store).await.job.id, other.id);
+    }
+
+    async fn six_crashes_within_seconds_end_no_innocent_job(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        run_to(store, 212).await;
+        for _ in 0..6 {
+            assert_eq!(store.recover_jobs(HOURS).await.expect("recovered").ended, []);
+            assert!(is_idle(store).await);
+        }
+        assert_eq!(get(store, &a, &job).await.state, JobState::Queued);
+    }
+
+    async fn a_crash_without_a_job_clears_the_jobs(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        for _ in 0..4 {
+            run_to(store, 7).await;
+            assert_eq!(restart(store).await.put_back, 1);
+            // The next process ends before it has claimed anything.
+            assert_eq!(restart(store).await, Recovered::default());
+        }
+        assert_eq!(get(store, &a, &job).await.state, JobState::Queued);
+    }
+
+    async fn a_validation_that_gets_further_each_time_is_not_the_same_place(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        for checked in [100, 200, 300, 300] {
+            let claim = claim(store).await;
+            let update = JobUpdate { checked: Some(checked), ..JobUpdate::default() };
+            store
+                .append_events(&claim.lease, JobState::Validating, &[], update)
+                .await
+                .expect("appended");
+            restart(store).await;
+        }
+        assert_eq!(get(store, &a, &job).await.state, JobState::Failed);
+    }
+
+    async fn a_cancelled_job_whose_process_ended_is_cancelled(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        claim(store).await;
+        store.cancel_job(&a, job.id).await.expect("asked");
+        let recovered = restart(store).await;
+        assert_eq!(recovered.ended, [get(store, &a, &job).await]);
+        assert_eq!(recovered.ended[0].state, JobState::Cancelled);
+    }
+}
+
+/// Moves a RUNNING job to PUBLISHING.
+async fn advance_on(store: &Store, claim: &Claim) {
+    for (from, to) in [
+        (JobState::Running, JobState::Evaluating),
+        (JobState::Evaluating, JobState::Publishing),
+    ] {
+        store
+            .advance_job(&claim.lease, from, to, JobUpdate::default())
+            .await
+            .expect("advanced");
+    }
+}
