@@ -23,6 +23,7 @@ mod budgets;
 mod database;
 mod loops;
 mod pairing;
+mod upkeep;
 mod wiring;
 
 pub use about::Summary;

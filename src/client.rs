@@ -31,6 +31,7 @@ pub mod output;
 pub mod tasks;
 pub mod train;
 pub mod upload;
+mod uploads;
 mod versions;
 mod videos;
 

@@ -17,12 +17,15 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::library::Retention;
+use crate::metadata::UploadLimits;
 use crate::model::Isa;
 use crate::model::load::Overrides;
 use crate::spec::Precision;
-use crate::{device, engine, faults, jobs, metadata, registry, rpc, telemetry, video};
+use crate::{device, engine, faults, jobs, library, metadata, registry, rpc, telemetry, video};
 use load::{Error, Layered};
 use settings::{Flags, LogFormat, PrecisionChoice, Sandbox, Settings};
+use units::Span;
 
 /// A whole server.
 #[derive(Debug, Clone)]
@@ -51,6 +54,10 @@ pub struct Config {
     pub compute_threads: Option<NonZeroUsize>,
     /// Bytes of one uploaded video.
     pub upload_limit: u64,
+    /// Videos and data sets, and how long what is done with stays; its `upload_bytes` is `upload_limit`.
+    pub library: library::Config,
+    /// Time from the start to the first look for orphaned blobs.
+    pub collect_after: Duration,
     /// How long a drain waits.
     pub drain_timeout: Duration,
     /// Where tests want the process to kill itself.
@@ -128,6 +135,8 @@ impl Config {
             },
             compute_threads: settings.compute_threads,
             upload_limit: settings.upload_limit.0,
+            library: library_config(layers, &settings)?,
+            collect_after: settings.collect_after.0,
             drain_timeout: settings.drain_timeout.0,
             crash_at: crash_at
                 .map_err(|error: faults::Unknown| layers.complain("crash_at", error.to_string()))?,
@@ -192,6 +201,7 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
     let spans = [
         ("batch_time", settings.batch_time),
         ("job_lease", settings.job_lease),
+        ("upload_expiry", settings.upload_expiry),
         ("video_wall_time", settings.video_wall_time),
         ("video_cpu_time", settings.video_cpu_time),
         ("video_duration", settings.video_duration),
@@ -208,6 +218,10 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
     }
     let sizes = [
         ("upload_limit", Some(settings.upload_limit)),
+        (
+            "upload_bytes_per_tenant",
+            Some(settings.upload_bytes_per_tenant),
+        ),
         ("queue_memory", settings.queue_memory),
         ("batch_memory", settings.batch_memory),
         ("adapter_memory", Some(settings.adapter_memory)),
@@ -238,6 +252,28 @@ fn engine_config(settings: &Settings) -> engine::Config {
 fn step_bytes(settings: &Settings) -> u64 {
     let share = machine::memory().unwrap_or(4 << 30) / 4 / settings.job_runners.get() as u64;
     settings.step_memory.map_or(share, |set| set.0)
+}
+
+fn library_config(layers: &Layered, settings: &Settings) -> Result<library::Config, Error> {
+    if settings.collect_share > 100 {
+        return Err(layers.complain("collect_share", "expected 0 to 100"));
+    }
+    let kept = |span: Span| Some(span.0).filter(|age| !age.is_zero());
+    Ok(library::Config {
+        upload_bytes: settings.upload_limit.0,
+        orphan_share: settings.collect_share,
+        uploads: UploadLimits {
+            expiry: settings.upload_expiry.0,
+            uploads: settings.uploads_per_tenant.get(),
+            bytes: settings.upload_bytes_per_tenant.0,
+        },
+        retention: Retention {
+            events: kept(settings.event_retention),
+            jobs: kept(settings.job_retention),
+            ..Retention::default()
+        },
+        ..library::Config::default()
+    })
 }
 
 fn video_config(settings: &Settings, program: PathBuf) -> video::Config {

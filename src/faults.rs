@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// - `part-stored`: an upload's part is in the store, its row is not there yet
 /// - `blob-put`: a finished video is in the store, not probed yet
 /// - `before-commit`, `after-commit`: around the transaction that makes the video visible; `after-commit` also of an imported version
+/// - `upload-ended`: expired uploads are marked, their parts are all there
+/// - `parts-removed`: the blobs of ended uploads are gone, the rows of their parts are not
+/// - `orphan-discarded`: an orphan was moved to the trash
 /// - `mid-step`: within a training step
 /// - `checkpoint-written`: a checkpoint is in the store and its record is committed
 /// - `publish`: a version's weights are in the store, the version is not visible yet
@@ -21,6 +24,9 @@ pub const POINTS: &[&str] = &[
     "blob-put",
     "before-commit",
     "after-commit",
+    "upload-ended",
+    "parts-removed",
+    "orphan-discarded",
     "mid-step",
     "checkpoint-written",
     "publish",

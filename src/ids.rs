@@ -25,7 +25,7 @@ pub enum Error {
         /// The text, cut to 80 characters.
         text: String,
     },
-    /// Not a UUID in its usual lower-case form.
+    /// Not a UUID with its hyphens.
     #[error("{kind} {text:?} is not a uuid")]
     Uuid {
         /// What it should have been.
@@ -111,7 +111,8 @@ macro_rules! uuid_id {
 
             fn from_str(text: &str) -> Result<Self, Error> {
                 match Uuid::try_parse(text) {
-                    Ok(uuid) if uuid.hyphenated().to_string() == text => Ok(Self(uuid)),
+                    // Some languages write them in capitals; the value, and how this program writes it, is the same.
+                    Ok(uuid) if uuid.hyphenated().to_string().eq_ignore_ascii_case(text) => Ok(Self(uuid)),
                     Ok(_) | Err(_) => Err(Error::Uuid { kind: $kind, text: shortened(text) }),
                 }
             }
@@ -241,9 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn uuids_have_one_spelling() {
+    fn uuids_are_read_in_either_case_and_written_in_one() {
         let id = VideoId::generate();
         assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
         for bad in [
             id.uuid().simple().to_string(),
             id.to_string().to_uppercase() + "G",

@@ -4,7 +4,9 @@
 
 mod collector;
 mod dataset;
+mod janitor;
 mod stored;
+mod unrecorded;
 mod upload;
 
 use std::sync::Arc;
@@ -12,11 +14,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use collector::Collected;
+pub use janitor::{Removed, Retention};
 pub use stored::Damage;
 pub use upload::{SingleUpload, Started, Upload};
 
 use crate::ids::{TenantId, VideoId};
-use crate::metadata::{self, MetadataStore, Page, PageRequest, VideoProbe, VideoRecord};
+use crate::metadata::{
+    self, MetadataStore, Page, PageRequest, UploadLimits, VideoProbe, VideoRecord,
+};
 use crate::spec::{Digest, Invalid};
 use crate::store::{self, Store, layout};
 use crate::video;
@@ -30,6 +36,16 @@ pub struct Config {
     pub part_bytes: usize,
     /// How old a blob that no record names gets before it is collected. Well above the longest time between a blob and its record.
     pub orphan_age: Duration,
+    /// Largest share of all blobs, in percent, that one look for orphans takes; when there are more, it takes none.
+    pub orphan_share: u8,
+    /// How long a collected blob lies in the trash.
+    pub trash_age: Duration,
+    /// How long an empty folder stays.
+    pub folder_age: Duration,
+    /// What unfinished uploads may take.
+    pub uploads: UploadLimits,
+    /// How long what has ended stays.
+    pub retention: Retention,
 }
 
 impl Default for Config {
@@ -38,6 +54,15 @@ impl Default for Config {
             upload_bytes: 1 << 30,
             part_bytes: 8 << 20,
             orphan_age: Duration::from_secs(24 * 60 * 60),
+            orphan_share: 20,
+            trash_age: Duration::from_secs(24 * 60 * 60),
+            folder_age: Duration::from_secs(60 * 60),
+            uploads: UploadLimits {
+                expiry: Duration::from_secs(24 * 60 * 60),
+                uploads: 256,
+                bytes: 64 << 30,
+            },
+            retention: Retention::default(),
         }
     }
 }
@@ -82,6 +107,16 @@ pub enum Error {
     /// A blob.
     #[error(transparent)]
     Store(#[from] store::Error),
+}
+
+impl Error {
+    /// Whether the bytes are refused, so that sending them again would not help.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Sha256Mismatch { .. } | Self::Probe(video::Error::Rejected(_))
+        )
+    }
 }
 
 /// Result of a use case.

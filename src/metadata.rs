@@ -25,33 +25,52 @@ use crate::ids::{
 use crate::spec::{Digest, JobState};
 
 /// The records, as use cases. A name of another tenant is [`Error::NotFound`]. A `request` makes a create idempotent: a second call with the same
-/// (tenant, method, request) returns the first one's resource as it is now, and [`Error::NotFound`] when that was deleted since.
+/// (tenant, method, request) returns the first one's resource as it is now, and [`Error::NotFound`] when that was deleted since; one that asks for
+/// something else is [`Error::RequestReused`].
 pub trait MetadataStore:
-    Videos + Datasets + Tasks + Changes + Jobs + Workers + Send + Sync + std::fmt::Debug
+    Videos + Datasets + Tasks + Changes + Jobs + Workers + Retention + Send + Sync + std::fmt::Debug
 {
 }
 
 impl<T> MetadataStore for T where
-    T: Videos + Datasets + Tasks + Changes + Jobs + Workers + Send + Sync + std::fmt::Debug
+    T: Videos
+        + Datasets
+        + Tasks
+        + Changes
+        + Jobs
+        + Workers
+        + Retention
+        + Send
+        + Sync
+        + std::fmt::Debug
 {
 }
 
 /// Uploads and videos.
 #[async_trait]
 pub trait Videos {
-    /// Opens an upload.
+    /// Opens an upload. [`Error::TooManyUploads`] when the tenant has as many unfinished ones as it may have.
     async fn create_upload(
         &self,
         tenant: &TenantId,
         display_name: &str,
         request: Option<RequestId>,
+        limits: &UploadLimits,
     ) -> Result<UploadRecord>;
-    /// Reads an upload.
+    /// Reads an upload; one that nobody wrote to for too long is [`Error::UploadExpired`], for some days.
     async fn get_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<UploadRecord>;
-    /// The video that [`MetadataStore::record_video`] recorded with this request before, if any.
+    /// Lists unfinished uploads, oldest first.
+    async fn list_uploads(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<UploadRecord>>;
+    /// The video that [`Videos::record_video`] recorded with this request before, if any.
     async fn find_uploaded(
         &self,
         tenant: &TenantId,
+        display_name: &str,
+        sha256: Digest,
         request: RequestId,
     ) -> Result<Option<VideoRecord>>;
     /// Records a video, whose blob is in the store; idempotent by `request`.
@@ -63,13 +82,20 @@ pub trait Videos {
         request: Option<RequestId>,
     ) -> Result<VideoRecord>;
     /// Gives out the number of the part that begins at `offset`, which must be the committed offset. The part's blob is written, then committed.
-    async fn begin_part(&self, tenant: &TenantId, upload: UploadId, offset: u64) -> Result<u32>;
-    /// Makes a stored part count, if it still begins at the committed offset. Returns the new offset.
+    async fn begin_part(
+        &self,
+        tenant: &TenantId,
+        upload: UploadId,
+        offset: u64,
+        limits: &UploadLimits,
+    ) -> Result<u32>;
+    /// Makes a stored part count, if it still begins at the committed offset, and puts the upload's expiry off. Returns the new offset.
     async fn commit_part(
         &self,
         tenant: &TenantId,
         upload: UploadId,
         part: PartRecord,
+        limits: &UploadLimits,
     ) -> Result<u64>;
     /// The committed parts by offset.
     async fn list_parts(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>>;
@@ -81,7 +107,7 @@ pub trait Videos {
         upload: UploadId,
         video: NewVideo,
     ) -> Result<VideoRecord>;
-    /// Forgets an unfinished upload. Returns its parts, whose blobs may go.
+    /// Ends an unfinished upload; one that has ended stays so. Returns its parts, whose blobs may go, then [`Retention::forget_parts`].
     async fn abandon_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>>;
     /// Reads a video.
     async fn get_video(&self, tenant: &TenantId, video: VideoId) -> Result<VideoRecord>;
@@ -91,8 +117,8 @@ pub trait Videos {
     /// Deletes a video. In use by a data set or an unfinished job: [`Error::InUse`], unless forced; then the examples of data sets go with it, and
     /// a tombstone keeps its id. The blob may go afterwards.
     async fn delete_video(&self, tenant: &TenantId, video: VideoId, force: bool) -> Result<()>;
-    /// Whether a record names a blob: a video, a part of an open upload, a version, or the newest checkpoint of an unfinished job.
-    async fn is_named(&self, tenant: &TenantId, blob: &BlobName) -> Result<bool>;
+    /// Whether a record names each of some blobs: a video, a part of an upload, a version, or the newest checkpoint of an unfinished job.
+    async fn named(&self, blobs: &[(TenantId, BlobName)]) -> Result<Vec<bool>>;
 }
 
 /// Data sets.
@@ -106,7 +132,7 @@ pub trait Datasets {
         display_name: &str,
         request: Option<RequestId>,
     ) -> Result<DatasetRecord>;
-    /// Reads a data set with its counts.
+    /// Reads a data set with the counts of its first labels.
     async fn get_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<DatasetRecord>;
     /// Lists data sets by id.
     async fn list_datasets(
@@ -135,6 +161,13 @@ pub trait Datasets {
         dataset: &DatasetId,
         page: &PageRequest,
     ) -> Result<Page<ExampleRecord>>;
+    /// Lists labels in their order, with their counts by split; the page's size is in labels.
+    async fn list_label_counts(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        page: &PageRequest,
+    ) -> Result<Page<LabelCount>>;
     /// Deletes a data set. [`Error::InUse`] when an unfinished job reads it.
     async fn delete_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<()>;
     /// Keeps what the data set holds now as an immutable snapshot.
@@ -333,4 +366,30 @@ pub trait Workers {
         version: NewVersion,
         outcome: Outcome,
     ) -> Result<Published>;
+}
+
+/// What goes in time, of all tenants. Each call is one short transaction over a bounded number of rows, so that it never keeps other writers waiting
+/// for long, and says how many rows it took: it is called again until it took none. Wherever it is cut, the next call goes on.
+#[async_trait]
+pub trait Retention {
+    /// Ends uploads that have expired.
+    async fn expire_uploads(&self) -> Result<u64>;
+    /// Parts of uploads that have ended, whose blobs may go; empty when there are none.
+    async fn ended_parts(&self) -> Result<Vec<EndedPart>>;
+    /// Forgets parts whose blobs are gone.
+    async fn forget_parts(&self, parts: &[EndedPart]) -> Result<()>;
+    /// Forgets uploads that ended so long ago, and have no parts any more.
+    async fn forget_uploads(&self, age: Duration) -> Result<u64>;
+    /// Forgets request ids of creates that are so long ago.
+    async fn forget_requests(&self, age: Duration) -> Result<u64>;
+    /// Leaves at most so many events of steps, evenly spread, of each job that has ended.
+    async fn thin_events(&self, keep: u32) -> Result<u64>;
+    /// Forgets the events of jobs that ended so long ago, but for changes of state.
+    async fn forget_events(&self, age: Duration) -> Result<u64>;
+    /// Forgets the examples of snapshots that no unfinished job reads and that were taken so long ago; their digests stay while a job names them.
+    async fn forget_snapshots(&self, age: Duration) -> Result<u64>;
+    /// Forgets jobs that ended so long ago.
+    async fn forget_jobs(&self, age: Duration) -> Result<u64>;
+    /// The unfinished uploads of all tenants.
+    async fn unfinished_uploads(&self) -> Result<UnfinishedUploads>;
 }

@@ -8,6 +8,7 @@ mod faulty;
 mod identity;
 pub mod layout;
 mod lock;
+mod sweep;
 
 use std::io;
 use std::path::PathBuf;

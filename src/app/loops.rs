@@ -6,14 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
-
-use crate::library::Library;
-use crate::shutdown::Signal;
-use crate::telemetry;
-
-/// How often orphaned blobs are looked for. They get a day old before they go, so an hour is often enough.
-const COLLECT: Duration = Duration::from_secs(60 * 60);
 
 /// What the early end of a loop means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,29 +118,6 @@ impl<T> AbortOnDrop<T> {
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Collects what no record names, from time to time.
-pub(super) async fn collect(
-    library: Library,
-    mut drain: Signal,
-) -> Result<(), std::convert::Infallible> {
-    let mut ticks = tokio::time::interval(COLLECT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = drain.draining() => return Ok(()),
-            _ = ticks.tick() => {}
-        }
-        match library.collect_orphans(telemetry::now_micros()).await {
-            Ok(0) => {}
-            Ok(objects) => tracing::info!(objects, "deleted objects that no record names"),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot look for objects that no record names");
-            }
-        }
     }
 }
 

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::Error;
-use super::loops::{self, Ends, Loops};
+use super::loops::{Ends, Loops};
+use super::upkeep;
 use crate::config::{Backbone as Choice, Config};
 use crate::library::{self, Library};
 use crate::metadata::MetadataStore;
@@ -75,7 +76,7 @@ impl Wiring {
         let library = Library::new(
             library::Config {
                 upload_bytes: config.upload_limit,
-                ..library::Config::default()
+                ..config.library.clone()
             },
             store.clone(),
             Arc::clone(&metadata),
@@ -129,10 +130,13 @@ impl Wiring {
             Ok::<(), Error>(())
         });
         let signal = || back.signal.clone();
-        let collector = loops::collect(wiring.library.clone(), signal());
+        let (library, metrics) = (wiring.library.clone(), wiring.metrics.clone());
+        let janitor = upkeep::tidy(library.clone(), metrics, signal());
+        let collector = upkeep::collect(library, config.collect_after, signal());
         let (device, engine) = (device_service.run(signal()), engine_service.run(signal()));
         back.loops.spawn("the device", Ends::Server, device);
         back.loops.spawn("the engine", Ends::Server, engine);
+        back.loops.spawn("the janitor", Ends::Itself, janitor);
         back.loops.spawn("the collector", Ends::Itself, collector);
         let feed = wiring
             .registry

@@ -3,7 +3,9 @@
 use clap::{Args, Subcommand};
 
 use super::output::Output;
-use super::{Error, classify, dataset, health, info, jobs, tasks, train, upload, versions, videos};
+use super::{
+    Error, classify, dataset, health, info, jobs, tasks, train, upload, uploads, versions, videos,
+};
 
 /// Where the server is, and as whom to call it.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +36,8 @@ pub enum Command {
     Info(info::Args),
     /// Uploads videos; an interrupted upload resumes where it stopped
     Upload(upload::Args),
+    /// Lists and deletes uploads that are not finished
+    Uploads(uploads::Args),
     /// Lists, shows and deletes uploaded videos
     Videos(videos::Args),
     /// Creates, shows and deletes labelled data sets
@@ -63,6 +67,7 @@ impl Command {
             Self::Info(args) => info::run(&args).await,
             Self::Upload(args) => upload::upload(&args).await,
             Self::Videos(args) => videos::run(&args).await,
+            Self::Uploads(args) => uploads::run(&args).await,
             Self::Dataset(args) => dataset::run(&args).await,
             Self::Train(args) => train::train(&args).await,
             Self::Jobs(args) => jobs::run(&args).await,
@@ -81,6 +86,7 @@ impl Command {
             Self::Health(args) => &args.connection,
             Self::Info(args) => &args.connection,
             Self::Upload(args) => &args.connection,
+            Self::Uploads(args) => &args.connection,
             Self::Videos(args) => &args.connection,
             Self::Dataset(args) => &args.connection,
             Self::Train(args) => &args.connection,

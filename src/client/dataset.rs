@@ -91,10 +91,10 @@ pub async fn run(args: &Args) -> Result<(), Error> {
         }
         Command::Examples { id } => examples(&client().await?, id, output).await,
         Command::Show { id } => {
-            let name = resource("datasets", id);
-            let request = v1::GetDatasetRequest { name };
-            let answer = client().await?.datasets().get_dataset(request).await?;
-            show(&answer.into_inner(), output);
+            show(
+                &get(&client().await?, resource("datasets", id)).await?,
+                output,
+            );
             Ok(())
         }
         Command::List => list(&client().await?, output).await,
@@ -148,6 +148,28 @@ async fn list(client: &Client, output: Output) -> Result<(), Error> {
         page_token = page.next_page_token;
         if page_token.is_empty() {
             return Ok(());
+        }
+    }
+}
+
+/// A data set with the counts of all its labels.
+async fn get(client: &Client, name: String) -> Result<v1::Dataset, Error> {
+    let request = v1::GetDatasetRequest { name: name.clone() };
+    let mut dataset = client.datasets().get_dataset(request).await?.into_inner();
+    let mut request = v1::ListLabelCountsRequest {
+        name,
+        page_size: 1000,
+        page_token: String::new(),
+    };
+    let mut counts = Vec::new();
+    loop {
+        let answer = client.datasets().list_label_counts(request.clone()).await?;
+        let page = answer.into_inner();
+        counts.extend(page.counts);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            dataset.counts = counts;
+            return Ok(dataset);
         }
     }
 }

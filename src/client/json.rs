@@ -51,6 +51,17 @@ pub fn video(video: &v1::Video) -> Value {
     })
 }
 
+/// An upload.
+pub fn upload(upload: &v1::Upload) -> Value {
+    json!({
+        "name": upload.name,
+        "display_name": upload.display_name,
+        "committed_bytes": upload.committed_bytes,
+        "create_time": time(upload.create_time.as_ref()),
+        "expire_time": time(upload.expire_time.as_ref()),
+    })
+}
+
 /// A data set.
 pub fn dataset(dataset: &v1::Dataset) -> Value {
     let counts: Vec<Value> = dataset
@@ -68,6 +79,7 @@ pub fn dataset(dataset: &v1::Dataset) -> Value {
         "name": dataset.name,
         "display_name": dataset.display_name,
         "examples": dataset.examples,
+        "labels": dataset.labels,
         "counts": counts,
         "create_time": time(dataset.create_time.as_ref()),
     })

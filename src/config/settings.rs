@@ -79,6 +79,12 @@ settings! {
     compute_threads: May<NonZeroUsize> [visible_alias = "threads"];
     /// Largest video.
     upload_limit: Must<ByteSize> = "1GiB";
+    /// How long an unfinished upload stays without a write.
+    upload_expiry: Must<Span> = "1day";
+    /// Unfinished uploads of one tenant.
+    uploads_per_tenant: Must<NonZeroU32> = "256";
+    /// Bytes of one tenant's unfinished uploads, all together.
+    upload_bytes_per_tenant: Must<ByteSize> = "64GiB";
     /// Clips that may wait or run at once, of all tenants.
     queue_clips: Must<NonZeroUsize> = "256";
     /// Memory of those clips' frames; an eighth of the memory that this process may use when not set, at least 256 MiB.
@@ -103,6 +109,14 @@ settings! {
     watchers_per_tenant: Must<NonZeroUsize> = "256";
     /// How long a silent worker keeps its job.
     job_lease: Must<Span> = "30s";
+    /// How long jobs that have ended stay; 0s keeps them.
+    job_retention: Must<Span> = "90days";
+    /// How long the events of jobs that have ended stay, but for changes of state; 0s keeps them as long as the job.
+    event_retention: Must<Span> = "30days";
+    /// Time from the start to the first look for files that no record names; afterwards it looks every hour.
+    collect_after: Must<Span> = "6h";
+    /// Largest share of all files, in percent, that one look takes: when more have no record it takes none and says so; 100 takes all.
+    collect_share: Must<u8> = "20" [value_parser = clap::value_parser!(u8).range(0..=100)];
     /// Video worker processes; as many as there are cores when not set.
     video_workers: May<NonZeroUsize>;
     /// Time to decode one video.

@@ -161,6 +161,9 @@ log = "info" # default
 precision = "auto" # default
 # compute_threads is not set
 upload_limit = "1GiB" # default
+upload_expiry = "1day" # default
+uploads_per_tenant = 256 # default
+upload_bytes_per_tenant = "64GiB" # default
 queue_clips = 30 # flag --queue-clips
 # queue_memory is not set
 batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
@@ -173,6 +176,10 @@ job_runners = 2 # default
 jobs_per_tenant = 16 # default
 watchers_per_tenant = 256 # default
 job_lease = "30s" # default
+job_retention = "90days" # default
+event_retention = "30days" # default
+collect_after = "6h" # default
+collect_share = 20 # default
 # video_workers is not set
 video_wall_time = "30s" # default
 video_cpu_time = "20s" # default

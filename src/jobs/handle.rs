@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::{Stream, stream};
+use uuid::Uuid;
 
 use super::feed::{Feeds, Watcher};
 use super::hints::Hints;
@@ -77,7 +78,9 @@ impl Handle {
         if let Some(demand) = self.demand(tenant, task, dataset).await? {
             hyper_parameters.batch_size = demand.admitted(hyper_parameters.batch_size)?;
         }
-        hyper_parameters.seed.get_or_insert_with(draw_seed);
+        // A repeated request has to ask for the same, so its seed follows from its id.
+        let id = request.map_or_else(|| JobId::generate().uuid(), |request| request.uuid());
+        hyper_parameters.seed.get_or_insert_with(|| draw_seed(id));
         let job = NewJob {
             task: task.clone(),
             dataset: dataset.clone(),
@@ -175,8 +178,8 @@ fn known<T>(found: metadata::Result<T>) -> Result<Option<T>, Error> {
     }
 }
 
-/// A seed that nobody chose: the random bits of a new id.
-fn draw_seed() -> u64 {
-    let (high, low) = JobId::generate().uuid().as_u64_pair();
-    rng::splitmix64(high ^ low.rotate_left(32))
+/// A seed that nobody chose: the random bits of a new id. Below 2^53, so that programs that read whole numbers as doubles keep every digit.
+fn draw_seed(id: Uuid) -> u64 {
+    let (high, low) = id.as_u64_pair();
+    rng::splitmix64(high ^ low.rotate_left(32)) >> 11
 }

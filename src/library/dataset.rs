@@ -5,7 +5,7 @@
 use super::{Library, Result};
 use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
 use crate::metadata::{
-    DatasetRecord, ExampleRecord, Page, PageRequest, SnapshotRecord, check_display_name,
+    DatasetRecord, ExampleRecord, LabelCount, Page, PageRequest, SnapshotRecord, check_display_name,
 };
 use crate::spec::{Digest, Invalid, check_label};
 
@@ -16,7 +16,7 @@ impl Library {
     /// Creates an empty data set; idempotent by `request`.
     ///
     /// # Errors
-    /// When the tenant has one of that id, the display name is malformed, or the database fails.
+    /// When the tenant has one of that id, the display name is malformed, [`crate::metadata::Error::RequestReused`], or when the database fails.
     pub async fn create_dataset(
         &self,
         tenant: &TenantId,
@@ -31,7 +31,7 @@ impl Library {
             .await?)
     }
 
-    /// Reads a data set with its counts.
+    /// Reads a data set with the counts of its first labels.
     ///
     /// # Errors
     /// When the tenant has no such data set, or the database fails.
@@ -105,6 +105,20 @@ impl Library {
     ) -> Result<Page<ExampleRecord>> {
         let metadata = &self.inner.metadata;
         Ok(metadata.list_examples(tenant, dataset, page).await?)
+    }
+
+    /// Lists labels in their order, with their counts by split; the page's size is in labels.
+    ///
+    /// # Errors
+    /// When the tenant has no such data set, the page token is not from this listing, or the database fails.
+    pub async fn list_label_counts(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        page: &PageRequest,
+    ) -> Result<Page<LabelCount>> {
+        let metadata = &self.inner.metadata;
+        Ok(metadata.list_label_counts(tenant, dataset, page).await?)
     }
 
     /// Deletes a data set; its videos stay.

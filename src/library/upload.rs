@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::unrecorded::Unrecorded;
 use super::{Error, Inner, Library, Result, probed};
 use crate::faults;
 use crate::ids::{RequestId, TenantId, UploadId, VideoId};
-use crate::metadata::{self, NewVideo, PartRecord, UploadRecord, VideoRecord, check_display_name};
+use crate::metadata::{
+    self, EndedPart, NewVideo, Page, PageRequest, PartRecord, UploadRecord, VideoRecord,
+    check_display_name,
+};
 use crate::spec::Digest;
-use crate::store::{Key, Writer, Written, layout};
+use crate::store::{self, Key, Writer, Written, layout};
 use crate::video;
 
 /// Where an upload in one stream begins.
@@ -23,19 +27,24 @@ pub enum Started {
 }
 
 impl Library {
-    /// Begins an upload in one stream; idempotent by `request`.
+    /// Begins an upload in one stream; idempotent by `request`. A repetition is known before its bytes come when it promises their sha256 now,
+    /// else when they have come.
     ///
     /// # Errors
-    /// When the display name is malformed, or the store or the database fails.
+    /// When the display name is malformed, [`metadata::Error::RequestReused`], or when the store or the database fails.
     pub async fn upload_video(
         &self,
         tenant: &TenantId,
         display_name: &str,
+        promised: Option<Digest>,
         request: Option<RequestId>,
     ) -> Result<Started> {
         check_display_name(display_name)?;
-        if let Some(request) = request {
-            let found = self.inner.metadata.find_uploaded(tenant, request).await?;
+        if let (Some(request), Some(sha256)) = (request, promised) {
+            let metadata = &self.inner.metadata;
+            let found = metadata
+                .find_uploaded(tenant, display_name, sha256, request)
+                .await?;
             if let Some(video) = found {
                 return Ok(Started::Done(Box::new(video)));
             }
@@ -50,6 +59,7 @@ impl Library {
             library: self.clone(),
             tenant: tenant.clone(),
             display_name: display_name.into(),
+            promised,
             request,
             video,
             writer,
@@ -59,7 +69,7 @@ impl Library {
     /// Opens a resumable upload; idempotent by `request`.
     ///
     /// # Errors
-    /// When the display name is malformed, or the database fails.
+    /// When the display name is malformed, [`metadata::Error::TooManyUploads`], [`metadata::Error::RequestReused`], or when the database fails.
     pub async fn create_upload(
         &self,
         tenant: &TenantId,
@@ -69,8 +79,31 @@ impl Library {
         check_display_name(display_name)?;
         let metadata = &self.inner.metadata;
         Ok(metadata
-            .create_upload(tenant, display_name, request)
+            .create_upload(tenant, display_name, request, &self.inner.config.uploads)
             .await?)
+    }
+
+    /// Lists unfinished uploads, oldest first.
+    ///
+    /// # Errors
+    /// When the page token is not from this listing, or the database fails.
+    pub async fn list_uploads(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<UploadRecord>> {
+        Ok(self.inner.metadata.list_uploads(tenant, page).await?)
+    }
+
+    /// Gives up an unfinished upload and its bytes; one that has expired or was given up already stays so.
+    ///
+    /// # Errors
+    /// [`metadata::Error::UploadFinished`] when it is a video already; when the tenant has no such upload, or the database fails.
+    pub async fn delete_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<()> {
+        let metadata = &self.inner.metadata;
+        let parts = metadata.abandon_upload(tenant, upload).await?;
+        self.inner.drop_ended(tenant, upload, &parts).await;
+        Ok(())
     }
 
     /// Reads an upload with its committed offset.
@@ -94,7 +127,7 @@ impl Library {
         let number = self
             .inner
             .metadata
-            .begin_part(tenant, upload, offset)
+            .begin_part(tenant, upload, offset, &self.inner.config.uploads)
             .await?;
         Ok(Upload {
             library: self.clone(),
@@ -107,32 +140,22 @@ impl Library {
         })
     }
 
-    /// Checks and probes a blob that was just written. Deletes it when it does not become a video.
+    /// Checks and probes a blob that was just written; the blob goes with the guard when it does not become a video.
     async fn accept(
         &self,
-        tenant: &TenantId,
-        id: VideoId,
+        blob: &Unrecorded,
         written: Written,
         promised: Option<Digest>,
     ) -> Result<NewVideo> {
         faults::point("blob-put");
-        let key = layout::video(tenant, id);
-        let probe = match expected(promised, written) {
-            Ok(()) => self.probe(tenant, &key).await,
-            Err(error) => Err(error),
-        };
-        match probe {
-            Ok(probe) => Ok(NewVideo {
-                id,
-                size_bytes: written.size,
-                sha256: written.sha256,
-                probe: probed(&probe),
-            }),
-            Err(error) => {
-                self.inner.drop_blob(&key).await;
-                Err(error)
-            }
-        }
+        expected(promised, written)?;
+        let probe = self.probe(blob.tenant(), blob.key()).await?;
+        Ok(NewVideo {
+            id: blob.video(),
+            size_bytes: written.size,
+            sha256: written.sha256,
+            probe: probed(&probe),
+        })
     }
 
     async fn probe(&self, tenant: &TenantId, key: &Key) -> Result<video::Probe> {
@@ -158,6 +181,7 @@ pub struct SingleUpload {
     library: Library,
     tenant: TenantId,
     display_name: String,
+    promised: Option<Digest>,
     request: Option<RequestId>,
     video: VideoId,
     writer: Writer,
@@ -174,28 +198,29 @@ impl SingleUpload {
         Ok(self.writer.write(chunk).await?)
     }
 
-    /// Makes a video of the bytes, which must have the given sha256 if there is one.
+    /// Makes a video of the bytes, which must have the promised sha256 if there is one. When the caller leaves before the video is on record, its
+    /// blob goes.
     ///
     /// # Errors
     /// [`Error::Sha256Mismatch`], [`Error::Probe`], or when the store or the database fails.
-    pub async fn finish(self, sha256: Option<Digest>) -> Result<VideoRecord> {
-        let inner = &self.library.inner;
-        let written = self.writer.finish().await?;
-        let video = self
-            .library
-            .accept(&self.tenant, self.video, written, sha256)
-            .await?;
+    pub async fn finish(self) -> Result<VideoRecord> {
+        let (library, tenant) = (self.library, self.tenant);
+        let blob = Unrecorded::new(&library.inner, &tenant, self.video);
+        let (blob, written) = blob.written(self.writer).await?;
+        let video = match library.accept(&blob, written, self.promised).await {
+            Ok(video) => video,
+            Err(error) => {
+                blob.dropped().await;
+                return Err(error);
+            }
+        };
         faults::point("before-commit");
-        let record = inner
-            .metadata
-            .record_video(&self.tenant, &self.display_name, video, self.request)
-            .await?;
+        let metadata = Arc::clone(&library.inner.metadata);
+        let (name, request) = (self.display_name, self.request);
+        let record = blob
+            .recorded(async move { metadata.record_video(&tenant, &name, video, request).await });
+        let record = record.await?;
         faults::point("after-commit");
-        if record.id != self.video {
-            // Another upload with the same request was faster.
-            let own = layout::video(&self.tenant, self.video);
-            inner.drop_blob(&own).await;
-        }
         Ok(record)
     }
 }
@@ -252,64 +277,80 @@ impl Upload {
     /// [`Error::Sha256Mismatch`] or a refusal by [`Error::Probe`]: the upload is abandoned. Other failures leave it as it is, to be finished later.
     pub async fn finish(mut self, sha256: Option<Digest>) -> Result<VideoRecord> {
         self.commit().await?;
-        let video = VideoId::generate();
-        let accepted = match self.join_parts(video, sha256).await {
-            Ok(written) => {
-                let library = &self.library;
-                library.accept(&self.tenant, video, written, sha256).await
+        let library = self.library.clone();
+        let inner = &library.inner;
+        let (tenant, upload) = (self.tenant.clone(), self.id);
+        if let Some(video) = inner.metadata.get_upload(&tenant, upload).await?.video {
+            return Ok(video);
+        }
+        let blob = Unrecorded::new(inner, &tenant, VideoId::generate());
+        let (blob, written) = match self.join_parts(blob, sha256).await {
+            Err(Error::Store(store::Error::NotFound { key })) => {
+                // Another stream may have finished or ended the upload and dropped the parts; if not, one is lost.
+                let found = inner.metadata.get_upload(&tenant, upload).await?;
+                let lost = Error::Store(store::Error::NotFound { key });
+                return found.video.ok_or(lost);
             }
-            Err(error) => Err(error),
-        };
-        let inner = &self.library.inner;
-        let video = match accepted {
-            Ok(video) => video,
-            Err(
-                error @ (Error::Sha256Mismatch { .. } | Error::Probe(video::Error::Rejected(_))),
-            ) => {
-                let parts = inner.metadata.abandon_upload(&self.tenant, self.id).await?;
-                inner.drop_parts(&self.tenant, self.id, &parts).await;
+            Err(error) => {
+                if error.is_refusal() {
+                    library.delete_upload(&tenant, upload).await?;
+                }
                 return Err(error);
             }
-            Err(error) => return Err(error),
+            Ok(joined) => joined,
         };
-        let parts = inner.metadata.list_parts(&self.tenant, self.id).await?;
-        let (id, metadata) = (video.id, &inner.metadata);
+        let video = match library.accept(&blob, written, sha256).await {
+            Ok(video) => video,
+            Err(error) => {
+                blob.dropped().await;
+                if error.is_refusal() {
+                    library.delete_upload(&tenant, upload).await?;
+                }
+                return Err(error);
+            }
+        };
+        let parts = inner.metadata.list_parts(&tenant, upload).await?;
+        let id = video.id;
         faults::point("before-commit");
-        let record = metadata.finish_upload(&self.tenant, self.id, video).await?;
+        let metadata = Arc::clone(&inner.metadata);
+        let owner = tenant.clone();
+        let record = blob
+            .recorded(async move { metadata.finish_upload(&owner, upload, video).await })
+            .await?;
         faults::point("after-commit");
         if record.id == id {
-            inner.drop_parts(&self.tenant, self.id, &parts).await;
-        } else {
-            // Another stream finished the upload first.
-            inner.drop_blob(&layout::video(&self.tenant, id)).await;
+            inner.drop_parts(&tenant, upload, &parts).await;
         }
         Ok(record)
     }
 
     /// Makes the video's blob of the parts, one part in memory at a time. A promised sha256 is compared before anything is written, since on a full
     /// disk a refusal is the way out; a single part becomes the blob without being written again.
-    async fn join_parts(&self, video: VideoId, promised: Option<Digest>) -> Result<Written> {
+    async fn join_parts(
+        &self,
+        blob: Unrecorded,
+        promised: Option<Digest>,
+    ) -> Result<(Unrecorded, Written)> {
         let inner = &self.library.inner;
         let parts = inner.metadata.list_parts(&self.tenant, self.id).await?;
         let keys: Vec<Key> = parts
             .iter()
             .map(|part| layout::part(&self.tenant, self.id, part.number))
             .collect();
-        let key = layout::video(&self.tenant, video);
         if let [only] = keys.as_slice() {
             let written = inner.store.written(&keys).await?;
             expected(promised, written)?;
-            inner.store.copy(only, &key).await?;
-            return Ok(written);
+            inner.store.copy(only, blob.key()).await?;
+            return Ok((blob, written));
         }
         if promised.is_some() {
             expected(promised, inner.store.written(&keys).await?)?;
         }
-        let mut writer = inner.store.writer(&key).await?;
+        let mut writer = inner.store.writer(blob.key()).await?;
         for key in &keys {
             writer.write(&inner.store.get(key).await?).await?;
         }
-        Ok(writer.finish().await?)
+        blob.written(writer).await
     }
 
     /// Stores and commits the bytes that follow the committed ones. Goes on although its caller leaves: the part is then committed all the same.
@@ -369,12 +410,12 @@ impl Part {
     /// Writes the blob, then commits it. Returns the new committed offset.
     async fn store(self, bytes: Bytes) -> Result<u64> {
         let Self { inner, tenant, .. } = &self;
-        let metadata = &inner.metadata;
+        let (metadata, limits) = (&inner.metadata, &inner.config.uploads);
         let number = match self.number {
             Some(number) => number,
             None => {
                 metadata
-                    .begin_part(tenant, self.upload, self.offset)
+                    .begin_part(tenant, self.upload, self.offset, limits)
                     .await?
             }
         };
@@ -386,8 +427,17 @@ impl Part {
         let key = layout::part(tenant, self.upload, number);
         inner.store.put(&key, bytes).await?;
         faults::point("part-stored");
-        let committed = metadata.commit_part(tenant, self.upload, part).await;
-        if let Err(metadata::Error::OffsetMismatch { .. }) = committed {
+        let committed = metadata
+            .commit_part(tenant, self.upload, part, limits)
+            .await;
+        if let Err(
+            metadata::Error::OffsetMismatch { .. }
+            | metadata::Error::NotFound { .. }
+            | metadata::Error::UploadExpired { .. }
+            | metadata::Error::UploadFinished { .. }
+            | metadata::Error::TooManyUploadBytes { .. },
+        ) = committed
+        {
             inner.drop_blob(&key).await;
         }
         Ok(committed?)
@@ -405,6 +455,28 @@ impl Library {
 }
 
 impl Inner {
+    /// Drops the blobs of the parts of an upload that has ended, then their rows. What this leaves, the janitor takes.
+    async fn drop_ended(&self, tenant: &TenantId, upload: UploadId, parts: &[PartRecord]) {
+        for part in parts {
+            let key = layout::part(tenant, upload, part.number);
+            if let Err(error) = self.store.delete(&key).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(%key, error, "cannot delete a part of an upload that has ended");
+                return;
+            }
+        }
+        let ended = |part: &PartRecord| EndedPart {
+            tenant: tenant.clone(),
+            upload,
+            number: part.number,
+        };
+        let ended: Vec<_> = parts.iter().map(ended).collect();
+        if let Err(error) = self.metadata.forget_parts(&ended).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(%upload, error, "cannot forget the parts of an upload that has ended");
+        }
+    }
+
     async fn drop_parts(&self, tenant: &TenantId, upload: UploadId, parts: &[PartRecord]) {
         for part in parts {
             let key = layout::part(tenant, upload, part.number);

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::ids::{DatasetId, JobId, TaskId, UploadId, VideoId};
+use crate::ids::{DatasetId, JobId, RequestId, TaskId, UploadId, VideoId};
 
 /// A kind of resource, as error messages and resource names call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,6 +109,32 @@ pub enum Error {
         labels: usize,
         /// How many it may have.
         limit: usize,
+    },
+    /// The upload was not written to for so long that it is gone.
+    #[error("upload {upload} has expired: nothing was written to it for too long")]
+    UploadExpired {
+        /// The upload.
+        upload: UploadId,
+    },
+    /// The tenant has as many unfinished uploads as it may have.
+    #[error("the tenant has {limit} unfinished uploads, no more are allowed")]
+    TooManyUploads {
+        /// How many it may have.
+        limit: u32,
+    },
+    /// The tenant's unfinished uploads have as many bytes as they may have.
+    #[error("the tenant's unfinished uploads may have {limit} bytes, no more are taken")]
+    TooManyUploadBytes {
+        /// How many bytes they may have, all together.
+        limit: u64,
+    },
+    /// A request id came again with something else to create.
+    #[error("request_id {request} was used for another {method}, which asked for something else")]
+    RequestReused {
+        /// The request id.
+        request: RequestId,
+        /// The method, as the API calls it.
+        method: &'static str,
     },
     /// The tenant has as many unfinished jobs as it may have.
     #[error("the tenant has {limit} unfinished jobs, no more are allowed")]

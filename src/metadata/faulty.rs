@@ -75,19 +75,20 @@ macro_rules! pass {
 
 pass! {
     Videos:
-    create_upload(tenant: &TenantId, display_name: &str, request: Option<RequestId>) -> UploadRecord;
+    create_upload(tenant: &TenantId, display_name: &str, request: Option<RequestId>, limits: &UploadLimits) -> UploadRecord;
+    list_uploads(tenant: &TenantId, page: &PageRequest) -> Page<UploadRecord>;
     get_upload(tenant: &TenantId, upload: UploadId) -> UploadRecord;
-    find_uploaded(tenant: &TenantId, request: RequestId) -> Option<VideoRecord>;
+    find_uploaded(tenant: &TenantId, display_name: &str, sha256: Digest, request: RequestId) -> Option<VideoRecord>;
     record_video(tenant: &TenantId, display_name: &str, video: NewVideo, request: Option<RequestId>) -> VideoRecord;
-    begin_part(tenant: &TenantId, upload: UploadId, offset: u64) -> u32;
-    commit_part(tenant: &TenantId, upload: UploadId, part: PartRecord) -> u64;
+    begin_part(tenant: &TenantId, upload: UploadId, offset: u64, limits: &UploadLimits) -> u32;
+    commit_part(tenant: &TenantId, upload: UploadId, part: PartRecord, limits: &UploadLimits) -> u64;
     list_parts(tenant: &TenantId, upload: UploadId) -> Vec<PartRecord>;
     finish_upload(tenant: &TenantId, upload: UploadId, video: NewVideo) -> VideoRecord;
     abandon_upload(tenant: &TenantId, upload: UploadId) -> Vec<PartRecord>;
     get_video(tenant: &TenantId, video: VideoId) -> VideoRecord;
     list_videos(tenant: &TenantId, page: &PageRequest) -> Page<VideoRecord>;
     delete_video(tenant: &TenantId, video: VideoId, force: bool) -> ();
-    is_named(tenant: &TenantId, blob: &BlobName) -> bool;
+    named(blobs: &[(TenantId, BlobName)]) -> Vec<bool>;
 }
 
 pass! {
@@ -100,6 +101,7 @@ pass! {
     list_examples(tenant: &TenantId, dataset: &DatasetId, page: &PageRequest) -> Page<ExampleRecord>;
     delete_dataset(tenant: &TenantId, dataset: &DatasetId) -> ();
     snapshot_dataset(tenant: &TenantId, dataset: &DatasetId) -> SnapshotRecord;
+    list_label_counts(tenant: &TenantId, dataset: &DatasetId, page: &PageRequest) -> Page<LabelCount>;
     get_snapshot(tenant: &TenantId, digest: Digest) -> SnapshotRecord;
 }
 
@@ -150,4 +152,18 @@ pass! {
     end_job(lease: &Lease, ending: Ending) -> JobRecord;
     reserve_version(lease: &Lease) -> AdapterVersion;
     publish_version(lease: &Lease, version: NewVersion, outcome: Outcome) -> Published;
+}
+
+pass! {
+    Retention:
+    expire_uploads() -> u64;
+    ended_parts() -> Vec<EndedPart>;
+    forget_parts(parts: &[EndedPart]) -> ();
+    forget_uploads(age: Duration) -> u64;
+    forget_requests(age: Duration) -> u64;
+    thin_events(keep: u32) -> u64;
+    forget_events(age: Duration) -> u64;
+    forget_snapshots(age: Duration) -> u64;
+    forget_jobs(age: Duration) -> u64;
+    unfinished_uploads() -> UnfinishedUploads;
 }

@@ -4,6 +4,8 @@
 
 mod jobs;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
@@ -88,6 +90,39 @@ pub struct UploadRecord {
     pub video: Option<VideoRecord>,
     /// When the upload was opened.
     pub create_time: Timestamp,
+    /// When the upload goes unless it is written to before; `None` once it has finished.
+    pub expire_time: Option<Timestamp>,
+}
+
+/// What unfinished uploads may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadLimits {
+    /// How long an upload stays without a write.
+    pub expiry: Duration,
+    /// Unfinished uploads that a tenant may have.
+    pub uploads: u32,
+    /// Bytes that a tenant's unfinished uploads may have, all together.
+    pub bytes: u64,
+}
+
+/// Unfinished uploads, of one tenant or of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnfinishedUploads {
+    /// Their number.
+    pub uploads: u64,
+    /// Their durable bytes.
+    pub bytes: u64,
+}
+
+/// A part of an upload that has ended, whose blob may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedPart {
+    /// Who owned the upload.
+    pub tenant: TenantId,
+    /// The upload.
+    pub upload: UploadId,
+    /// The part's number.
+    pub number: u32,
 }
 
 /// A durable part of an upload.
@@ -121,23 +156,14 @@ pub struct DatasetRecord {
     pub id: DatasetId,
     /// For people.
     pub display_name: String,
-    /// Counts by label, then split.
+    /// Counts by label, then split, of the first labels: of at most 1,000.
     pub counts: Vec<LabelCount>,
+    /// Number of its labels.
+    pub labels: u64,
+    /// Number of its examples.
+    pub examples: u64,
     /// When it was created.
     pub create_time: Timestamp,
-}
-
-impl DatasetRecord {
-    /// Examples in all.
-    pub fn examples(&self) -> u64 {
-        self.counts.iter().map(|count| count.examples).sum()
-    }
-
-    /// Labels, each once; the counts are in their order.
-    pub fn labels(&self) -> usize {
-        let counts = self.counts.chunk_by(|one, next| one.label == next.label);
-        counts.count()
-    }
 }
 
 /// One labelled video of a data set or of a snapshot.

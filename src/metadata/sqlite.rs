@@ -14,10 +14,12 @@ mod failure;
 mod faults;
 mod identity;
 mod jobs;
+mod labels;
 mod ledger;
 mod owners;
 mod requests;
 mod reserve;
+mod retention;
 mod rows;
 mod tasks;
 mod uploads;
@@ -27,12 +29,14 @@ mod write;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, Row, Transaction};
+use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, Transaction};
 use tokio::sync::watch;
 
 use super::{Error, OpenError, Result, Timestamp};
@@ -91,6 +95,8 @@ pub struct Sqlite {
     faults: Faults,
     path: PathBuf,
     id: String,
+    /// Microseconds by which the clock runs ahead; 0 but in tests.
+    ahead: Arc<AtomicI64>,
 }
 
 type Tx = Transaction<'static, sqlx::Sqlite>;
@@ -132,6 +138,7 @@ impl Sqlite {
             faults,
             path,
             id,
+            ahead: Arc::default(),
         })
     }
 
@@ -229,6 +236,23 @@ impl Sqlite {
         Ok(self.lister.begin().await?)
     }
 
+    /// The database's clock.
+    async fn now(&self, conn: &mut SqliteConnection) -> Result<Timestamp> {
+        let sql = "SELECT CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)";
+        let now: Timestamp = sqlx::query_scalar(sql).fetch_one(conn).await?;
+        Ok(self.ahead_of(now))
+    }
+
+    /// A time of the machine's clock as this database's clock has it.
+    fn ahead_of(&self, now: Timestamp) -> Timestamp {
+        now.saturating_add(self.ahead.load(Ordering::SeqCst))
+    }
+
+    /// Moves the database's clock forward: for tests of what happens after days.
+    pub fn advance_clock(&self, by: Duration) {
+        self.ahead.fetch_add(micros(by), Ordering::SeqCst);
+    }
+
     /// Runs a deletion, once more when the disk is full and its reserve could be given back.
     async fn deleting<T, F>(&self, deletion: impl Fn() -> F + Send) -> Result<T>
     where
@@ -239,6 +263,11 @@ impl Sqlite {
             done => done,
         }
     }
+}
+
+/// A duration as times count it.
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

@@ -82,6 +82,25 @@ impl DatasetService for Api {
         Ok(Response::new(records::of_dataset(dataset)))
     }
 
+    async fn list_label_counts(
+        &self,
+        request: Request<v1::ListLabelCountsRequest>,
+    ) -> Result<Response<v1::ListLabelCountsResponse>, Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let id = names::dataset(&list.name, "name")?;
+        let page = page(list.page_size, &list.page_token)?;
+        let library = &parts.library;
+        let counts = library.list_label_counts(&tenant, &id, &page).await?;
+        Ok(Response::new(v1::ListLabelCountsResponse {
+            next_page_token: counts.next,
+            counts: counts
+                .items
+                .into_iter()
+                .map(records::of_label_count)
+                .collect(),
+        }))
+    }
+
     async fn list_datasets(
         &self,
         request: Request<v1::ListDatasetsRequest>,

@@ -433,6 +433,19 @@ impl From<metadata::Error> for Status {
                 Refusal::new(Code::InvalidArgument, "TOO_MANY_LABELS", &error)
                     .field("examples", error.to_string())
             }
+            Error::UploadExpired { .. } => Refusal::new(Code::NotFound, "UPLOAD_EXPIRED", &error),
+            Error::TooManyUploads { .. } => {
+                Refusal::new(Code::ResourceExhausted, "TOO_MANY_UPLOADS", &error)
+                    .quota("uploads_per_tenant")
+            }
+            Error::TooManyUploadBytes { .. } => {
+                Refusal::new(Code::ResourceExhausted, "TOO_MANY_UPLOAD_BYTES", &error)
+                    .quota("upload_bytes_per_tenant")
+            }
+            Error::RequestReused { .. } => {
+                Refusal::new(Code::InvalidArgument, "REQUEST_ID_REUSED", &error)
+                    .field("request_id", error.to_string())
+            }
             Error::TooManyJobs { .. } => {
                 Refusal::new(Code::ResourceExhausted, "TOO_MANY_JOBS", &error)
                     .quota("jobs_per_tenant")

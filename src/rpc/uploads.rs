@@ -44,7 +44,7 @@ pub(super) async fn upload_video(
     let library = &parts.library;
     let _memory = parts.pools.memory.take(UPLOAD_BYTES).await?;
     let begun = library
-        .upload_video(tenant, &header.display_name, request)
+        .upload_video(tenant, &header.display_name, digest, request)
         .await?;
     let mut upload = match begun {
         Started::Done(video) => return Ok(*video),
@@ -56,7 +56,7 @@ pub(super) async fn upload_video(
         };
         upload.write(&checked(chunk)?).await?;
     }
-    let video = upload.finish(digest).await?;
+    let video = upload.finish().await?;
     parts.metrics.uploaded(tenant, video.size_bytes);
     Ok(video)
 }

@@ -50,6 +50,29 @@ impl VideoService for Api {
         Ok(Response::new(records::of_upload(upload)))
     }
 
+    async fn list_uploads(
+        &self,
+        request: Request<v1::ListUploadsRequest>,
+    ) -> Result<Response<v1::ListUploadsResponse>, Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let page = page(list.page_size, &list.page_token)?;
+        let uploads = parts.library.list_uploads(&tenant, &page).await?;
+        Ok(Response::new(v1::ListUploadsResponse {
+            uploads: uploads.items.into_iter().map(records::of_upload).collect(),
+            next_page_token: uploads.next,
+        }))
+    }
+
+    async fn delete_upload(
+        &self,
+        request: Request<v1::DeleteUploadRequest>,
+    ) -> Result<Response<v1::DeleteUploadResponse>, Status> {
+        let (parts, tenant, delete) = self.enter(request)?;
+        let id = names::upload(&delete.name, "name")?;
+        parts.library.delete_upload(&tenant, id).await?;
+        Ok(Response::new(v1::DeleteUploadResponse {}))
+    }
+
     async fn get_video(
         &self,
         request: Request<v1::GetVideoRequest>,

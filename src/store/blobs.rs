@@ -7,7 +7,6 @@ use std::io::{Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -63,6 +62,7 @@ impl Store {
         let files = LocalFileSystem::new_with_prefix(directory)
             .map_err(|error| cannot(std::io::Error::other(error)))?;
         Ok(Self {
+            // Empty folders are swept later: object_store's own cleanup could take one that another write is about to use.
             objects: Arc::new(files.with_fsync(true)),
             folder: Some(directory.into()),
         })
@@ -100,7 +100,7 @@ impl Store {
             .map_err(|error| failed("write", key, error))?;
         Ok(Writer {
             key: key.clone(),
-            upload,
+            upload: Some(upload),
             buffer: Vec::new(),
             hasher: Sha256::new(),
             size: 0,
@@ -218,81 +218,14 @@ impl Store {
             .map_ok(|meta| Key::from_path(meta.location))
             .map_err(|error| of_store("list", "*", error))
     }
-
-    /// Every blob that was written before `now - age`, by its own clock and that of `now` (microseconds since the Unix epoch). Not for a hot path.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn list_older(&self, now: i64, age: Duration) -> Result<Vec<Blob>, Error> {
-        let before = micros_before(now, age);
-        self.objects
-            .list(None)
-            .map_ok(|meta| Blob {
-                key: Key::from_path(meta.location),
-                size: meta.size,
-                modified: meta.last_modified.timestamp_micros(),
-            })
-            .try_filter(|blob| std::future::ready(blob.modified <= before))
-            .try_collect()
-            .await
-            .map_err(|error| of_store("list", "*", error))
-    }
-}
-
-impl Store {
-    /// Removes files of writes that never ended, because their process was killed, and that nobody has touched since `now - age`. Returns how many.
-    /// Not for a hot path.
-    ///
-    /// # Errors
-    /// When the store's folder cannot be read.
-    pub async fn remove_unfinished(&self, now: i64, age: Duration) -> Result<u64, Error> {
-        let Some(folder) = self.folder.clone() else {
-            return Ok(0);
-        };
-        let before = micros_before(now, age);
-        let removed = tokio::task::spawn_blocking(move || remove_staged(&folder, before)).await;
-        removed
-            .map_err(std::io::Error::other)
-            .and_then(|result| result)
-            .map_err(|error| Error::of_storage("list", "*", error.into()))
-    }
-}
-
-fn micros_before(now: i64, age: Duration) -> i64 {
-    now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
-}
-
-/// Removes files that object_store writes beside a blob's own name, with `#` and a number after it, until the blob is whole.
-fn remove_staged(folder: &Path, before: i64) -> std::io::Result<u64> {
-    let mut removed = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            removed += remove_staged(&entry.path(), before)?;
-            continue;
-        }
-        let name = entry.file_name();
-        let is_staged = name
-            .to_str()
-            .and_then(|name| name.rsplit_once('#'))
-            .is_some_and(|(_, number)| number.parse::<u32>().is_ok());
-        let touched = entry.metadata()?.modified()?;
-        let micros = touched
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-        if is_staged && micros <= before {
-            fs::remove_file(entry.path())?;
-            removed += 1;
-        }
-    }
-    Ok(removed)
 }
 
 /// Writes one blob piece by piece. The blob appears, whole, when [`Writer::finish`] returns.
 #[derive(Debug)]
 pub struct Writer {
     key: Key,
-    upload: Box<dyn MultipartUpload>,
+    /// `None` once the blob is whole.
+    upload: Option<Box<dyn MultipartUpload>>,
     /// At most [`CHUNK`] bytes and one piece.
     buffer: Vec<u8>,
     hasher: Sha256,
@@ -329,19 +262,23 @@ impl Writer {
         if !rest.is_empty() {
             self.flush(rest).await?;
         }
-        self.upload
-            .complete()
-            .await
-            .map_err(|error| failed("write", &self.key, error))?;
+        if let Some(upload) = &mut self.upload {
+            let completed = upload.complete().await;
+            completed.map_err(|error| failed("write", &self.key, error))?;
+        }
+        self.upload = None;
         Ok(Written {
             size: self.size,
-            sha256: Digest(self.hasher.finalize().into()),
+            sha256: Digest(self.hasher.clone().finalize().into()),
         })
     }
 
     async fn flush(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
         let bytes = Bytes::from(bytes);
-        let written = self.upload.put_part(bytes.clone().into());
+        let Some(upload) = &mut self.upload else {
+            return Ok(());
+        };
+        let written = upload.put_part(bytes.clone().into());
         let mut hasher = self.hasher.clone();
         let hashed = blocking("write", &self.key, move || {
             hasher.update(&bytes);
@@ -351,6 +288,25 @@ impl Writer {
         written.map_err(|error| failed("write", &self.key, error))?;
         self.hasher = hasher?;
         Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let Some(mut upload) = self.upload.take() else {
+            return;
+        };
+        let key = self.key.clone();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        // A bucket keeps, and bills, the parts of a blob that was never made whole.
+        runtime.spawn(async move {
+            if let Err(error) = upload.abort().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(%key, error, "an unfinished object could not be given up");
+            }
+        });
     }
 }
 
@@ -369,7 +325,7 @@ pub(super) fn failed(action: &'static str, key: &Key, error: object_store::Error
 }
 
 /// What an error of the store below means: a request that it cannot take stays wrong, everything else may pass.
-fn of_store(action: &'static str, key: &str, error: object_store::Error) -> Error {
+pub(super) fn of_store(action: &'static str, key: &str, error: object_store::Error) -> Error {
     let is_refused = matches!(
         error,
         object_store::Error::InvalidPath { .. }

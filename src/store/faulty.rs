@@ -1,4 +1,4 @@
-//! A store whose writes, reads and listings fail when a test says so.
+//! A store whose writes, reads and listings fail, and whose reads wait, when a test says so.
 //!
 //! Invariant: what is not told to fail is done by the store below; a write that fails leaves nothing.
 
@@ -14,13 +14,17 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
+use tokio::sync::watch;
 
-/// Which calls fail. Clones share the counts.
+/// Which calls fail, and whether reads wait. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     writes: Countdown,
     reads: Countdown,
     lists: Countdown,
+    aborted: Arc<AtomicI64>,
+    held: Arc<watch::Sender<bool>>,
+    waiting: Arc<watch::Sender<usize>>,
 }
 
 /// Calls until the one that fails, that one included; 0 or less means none.
@@ -41,6 +45,32 @@ impl Faults {
     /// Makes the `n`-th listing from now fail, from 1, after its first blob.
     pub fn fail_list(&self, n: i64) {
         self.lists.0.store(n, Ordering::SeqCst);
+    }
+
+    /// Blobs that were begun in pieces and given up.
+    pub fn aborted(&self) -> i64 {
+        self.aborted.load(Ordering::SeqCst)
+    }
+
+    /// Makes reads wait, or go on.
+    pub fn hold_reads(&self, hold: bool) {
+        self.held.send_replace(hold);
+    }
+
+    /// Returns when a read waits.
+    pub async fn reader_waits(&self) {
+        // The sender lives as long as this.
+        let _ = self
+            .waiting
+            .subscribe()
+            .wait_for(|readers| *readers > 0)
+            .await;
+    }
+
+    async fn pass(&self) {
+        self.waiting.send_modify(|readers| *readers += 1);
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
+        self.waiting.send_modify(|readers| *readers -= 1);
     }
 }
 
@@ -95,6 +125,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.faults.pass().await;
         self.faults.reads.check("read")?;
         self.below.get_opts(location, options).await
     }
@@ -146,6 +177,7 @@ impl MultipartUpload for FaultyUpload {
     }
 
     async fn abort(&mut self) -> Result<()> {
+        self.faults.aborted.fetch_add(1, Ordering::SeqCst);
         self.below.abort().await
     }
 }

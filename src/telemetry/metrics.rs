@@ -123,6 +123,7 @@ struct Inner {
     decodes: Counts,
     decode_seconds: Histogram,
     upload_bytes: Counts,
+    unfinished: Unfinished,
     job_steps: Counts,
     job_clips: Counts,
     jobs: Gauges,
@@ -227,6 +228,32 @@ impl Names {
     }
 }
 
+/// What is known of uploads that are not finished.
+struct Unfinished {
+    uploads: Gauge,
+    bytes: Gauge,
+    expired: Counter,
+}
+
+impl Unfinished {
+    fn new(names: &mut Names) -> Self {
+        Self {
+            uploads: names.gauge(
+                "unfinished_uploads",
+                "Resumable uploads that are not finished, of all tenants",
+            ),
+            bytes: names.gauge(
+                "unfinished_upload_bytes",
+                "Durable bytes of the uploads that are not finished",
+            ),
+            expired: names.count(
+                "uploads_expired",
+                "Resumable uploads that were removed because nobody wrote to them",
+            ),
+        }
+    }
+}
+
 impl Metrics {
     /// New metrics, all zero.
     pub fn new() -> Self {
@@ -299,6 +326,7 @@ impl Metrics {
                 seconds,
             ),
             upload_bytes: n.counts("upload_bytes", "Bytes of videos stored, by tenant"),
+            unfinished: Unfinished::new(n),
             job_steps: n.counts("job_steps", "Optimiser steps by tenant"),
             job_clips: n.counts("job_clips", "Clips trained on, by tenant"),
             jobs: n.gauges("jobs", "Jobs that this process works on, by state"),
@@ -450,6 +478,13 @@ impl Metrics {
             .upload_bytes
             .get_or_create(&vec![self.tenant(tenant)])
             .inc_by(bytes);
+    }
+
+    /// So many uploads are unfinished now, with so many bytes, and so many expired since this was said last.
+    pub fn unfinished_uploads(&self, uploads: u64, bytes: u64, expired: u64) {
+        self.0.unfinished.uploads.set(gauge(uploads));
+        self.0.unfinished.bytes.set(gauge(bytes));
+        self.0.unfinished.expired.inc_by(expired);
     }
 
     /// A job made one optimiser step over so many clips.

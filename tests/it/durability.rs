@@ -57,6 +57,7 @@ impl Prober for Anything {
 
 struct Parts {
     records: fixture::Store,
+    clock: Sqlite,
     library: Library,
     registry: Registry,
     _lock: DirectoryLock,
@@ -69,10 +70,13 @@ impl Parts {
         let store = Store::open(&directory.join("objects")).expect("a store");
         let path = directory.join("metadata.sqlite");
         let database = Sqlite::open(frameshift::metadata::Config::at(path)).await;
-        let records: fixture::Store = Arc::new(database.expect("a database"));
+        let clock = database.expect("a database");
+        let records: fixture::Store = Arc::new(clock.clone());
         let config = Config {
             part_bytes: PART,
             orphan_age: Duration::ZERO,
+            orphan_share: 100,
+            trash_age: Duration::ZERO,
             ..Config::default()
         };
         Self {
@@ -84,9 +88,15 @@ impl Parts {
             ),
             registry: Registry::new(registry::Config::default(), store, Arc::clone(&records)),
             records,
+            clock,
             _lock: lock,
         }
     }
+}
+
+/// A time at which every file is old, in microseconds since the Unix epoch.
+fn far() -> i64 {
+    i64::MAX / 2
 }
 
 fn tenant() -> TenantId {
@@ -103,6 +113,9 @@ fn objects(directory: &Path) -> Vec<PathBuf> {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
+            if path.ends_with(".trash") {
+                continue;
+            }
             if path.is_dir() {
                 folders.push(path);
             } else {
@@ -151,6 +164,22 @@ async fn child() {
             std::fs::write(directory.join("upload"), id.to_string()).expect("noted");
             upload_rest(&parts, id, 0).await;
         }
+        "expire" => {
+            abandoned(&parts).await;
+            parts.clock.advance_clock(Duration::from_secs(48 * 3600));
+            parts.library.tidy().await.expect("tidied");
+        }
+        "collect" => {
+            abandoned(&parts).await;
+            let tenant = directory.join("objects/a/videos");
+            std::fs::create_dir_all(&tenant).expect("a folder");
+            for _ in 0..3 {
+                let orphan = tenant.join(fixture::new_video(1).id.to_string());
+                std::fs::write(orphan, "left").expect("written");
+            }
+            let collected = parts.library.collect_orphans(far()).await;
+            collected.expect("collected");
+        }
         "publish" => {
             let claim = publishing(&parts, true).await;
             std::fs::write(directory.join("job"), claim.job.id.to_string()).expect("noted");
@@ -159,6 +188,17 @@ async fn child() {
         other => panic!("{other}"),
     }
     panic!("{point} was not passed");
+}
+
+/// An upload that is written to and never finished.
+async fn abandoned(parts: &Parts) -> UploadId {
+    let upload = parts.library.create_upload(&tenant(), "", None).await;
+    let id = upload.expect("created").id;
+    let stream = parts.library.write_upload(&tenant(), id, 0).await;
+    let mut stream = stream.expect("opened");
+    stream.write(&content()).await.expect("written");
+    stream.commit().await.expect("committed");
+    id
 }
 
 async fn upload_rest(parts: &Parts, id: UploadId, offset: usize) {
@@ -250,7 +290,7 @@ async fn a_killed_upload_goes_on_from_what_was_committed() {
         );
         parts
             .library
-            .collect_orphans(i64::MAX)
+            .collect_orphans(far())
             .await
             .expect("collected");
         let left = objects(directory.path());
@@ -280,7 +320,7 @@ async fn a_killed_publication_is_invisible_or_whole() {
             assert_eq!(recovered.expect("recovered").put_back, 1, "{point}");
             parts
                 .library
-                .collect_orphans(i64::MAX)
+                .collect_orphans(far())
                 .await
                 .expect("collected");
             let claim = publishing(&parts, false).await;
@@ -302,9 +342,41 @@ async fn a_killed_publication_is_invisible_or_whole() {
             .expect("whole");
         parts
             .library
-            .collect_orphans(i64::MAX)
+            .collect_orphans(far())
             .await
             .expect("collected");
         assert_eq!(objects(directory.path()).len(), 1, "{point}");
     }
+}
+
+#[tokio::test]
+async fn a_killed_removal_of_expired_uploads_leaves_nothing_after_the_next_pass() {
+    for point in ["upload-ended", "parts-removed"] {
+        let directory = tempfile::tempdir().expect("a folder");
+        crash("expire", point, directory.path());
+        let parts = Parts::open(directory.path()).await;
+        let kept = abandoned(&parts).await;
+        let removed = parts.library.tidy().await.expect("tidied");
+        assert_eq!((removed.uploads, removed.parts), (0, 3), "{point}");
+        assert_eq!(removed.left.uploads, 1, "{point}");
+        let left = objects(directory.path());
+        assert_eq!(left.len(), 3, "{point}: {left:?}");
+        let again = parts.library.tidy().await.expect("tidied");
+        assert_eq!(again.parts, 0, "{point}");
+        let found = parts.library.get_upload(&tenant(), kept).await;
+        assert_eq!(found.expect("found").committed_bytes, SIZE as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_killed_collector_loses_nothing_and_goes_on() {
+    let directory = tempfile::tempdir().expect("a folder");
+    crash("collect", "orphan-discarded:2", directory.path());
+    let left = objects(directory.path());
+    assert_eq!(left.len(), 4, "three parts and an orphan: {left:?}");
+    let parts = Parts::open(directory.path()).await;
+    let collected = parts.library.collect_orphans(far()).await;
+    let collected = collected.expect("collected");
+    assert_eq!((collected.orphans, collected.moved), (1, 1));
+    assert_eq!(objects(directory.path()).len(), 3);
 }

@@ -19,9 +19,17 @@ use crate::metadata::fixture;
 use crate::metadata::{Backend, backends};
 use crate::server::until;
 
+mod clearing;
+mod leaving;
+
 /// Stands in for the decoder, which has its own tests: looks at the bytes as a decoder would, and refuses what begins with `bad`.
+#[derive(Default)]
 struct Beginning {
     is_busy: AtomicBool,
+    /// Whether a probe never ends.
+    is_slow: AtomicBool,
+    /// Told when a probe begins.
+    began: tokio::sync::Notify,
 }
 
 #[async_trait]
@@ -32,6 +40,10 @@ impl Prober for Beginning {
         };
         if self.is_busy.load(Ordering::SeqCst) {
             return Err(video::Error::QueueFull);
+        }
+        self.began.notify_one();
+        if self.is_slow.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
         }
         let mut bytes = [0; 3];
         match std::os::unix::fs::FileExt::read_exact_at(&*file, &mut bytes, 0) {
@@ -71,7 +83,7 @@ struct Setting {
     faults: Faults,
     prober: Arc<Beginning>,
     directory: tempfile::TempDir,
-    _backend: Backend,
+    backend: Backend,
 }
 
 fn damage(opened: frameshift::library::Result<(VideoRecord, Input)>) -> Damage {
@@ -84,9 +96,9 @@ fn damage(opened: frameshift::library::Result<(VideoRecord, Input)>) -> Damage {
 #[tokio::test]
 async fn a_stored_video_whose_bytes_changed_is_not_handed_out() {
     let setting = Setting::new().await;
-    let mut upload = setting.single(None).await;
+    let mut upload = setting.single(None, None).await;
     upload.write(&[7; 500]).await.expect("written");
-    let video = upload.finish(None).await.expect("stored");
+    let video = upload.finish().await.expect("stored");
     let open = || setting.library.open_video(&video.tenant, video.id);
     open().await.expect("whole");
     let file = setting.files().remove(0);
@@ -118,20 +130,25 @@ const PART: usize = 1_000;
 
 impl Setting {
     async fn new() -> Self {
+        Self::with(Config {
+            upload_bytes: LIMIT as u64,
+            part_bytes: PART,
+            orphan_age: Duration::ZERO,
+            orphan_share: 100,
+            uploads: fixture::limits(),
+            ..Config::default()
+        })
+        .await
+    }
+
+    async fn with(config: Config) -> Self {
         let (_, backend) = backends().await.remove(0);
         let directory = tempfile::tempdir().expect("a folder");
         let faults = Faults::default();
         let store = Store::open(directory.path())
             .expect("a store")
             .with_faults(faults.clone());
-        let prober = Arc::new(Beginning {
-            is_busy: AtomicBool::new(false),
-        });
-        let config = Config {
-            upload_bytes: LIMIT as u64,
-            part_bytes: PART,
-            orphan_age: Duration::ZERO,
-        };
+        let prober = Arc::new(Beginning::default());
         let records = Arc::clone(&backend.store);
         Self {
             library: Library::new(config, store, Arc::clone(&records), prober.clone()),
@@ -139,7 +156,7 @@ impl Setting {
             faults,
             prober,
             directory,
-            _backend: backend,
+            backend,
         }
     }
 
@@ -155,6 +172,9 @@ impl Setting {
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).expect("a folder") {
                 let path = entry.expect("an entry").path();
+                if path.ends_with(".trash") {
+                    continue;
+                }
                 if path.is_dir() {
                     folders.push(path);
                 } else {
@@ -165,10 +185,14 @@ impl Setting {
         found
     }
 
-    async fn single(&self, request: Option<RequestId>) -> Box<SingleUpload> {
+    async fn single(
+        &self,
+        promised: Option<Digest>,
+        request: Option<RequestId>,
+    ) -> Box<SingleUpload> {
         match self
             .library
-            .upload_video(&tenant(), "clip.mp4", request)
+            .upload_video(&tenant(), "clip.mp4", promised, request)
             .await
         {
             Ok(Started::Open(upload)) => upload,
@@ -223,11 +247,11 @@ async fn an_upload_in_one_stream_becomes_a_video() {
     let setting = Setting::new().await;
     let bytes = content(LIMIT);
     let id = fixture::request();
-    let mut upload = setting.single(id).await;
+    let mut upload = setting.single(Some(sha256(&bytes)), id).await;
     for chunk in bytes.chunks(77) {
         upload.write(chunk).await.expect("written");
     }
-    let video = upload.finish(Some(sha256(&bytes))).await.expect("finished");
+    let video = upload.finish().await.expect("finished");
     assert_eq!(
         (video.size_bytes, video.sha256),
         (LIMIT as u64, sha256(&bytes))
@@ -249,7 +273,12 @@ async fn an_upload_in_one_stream_becomes_a_video() {
             .expect("found"),
         video
     );
-    match setting.library.upload_video(&tenant(), "again", id).await {
+    let promised = Some(sha256(&bytes));
+    let again = setting
+        .library
+        .upload_video(&tenant(), "clip.mp4", promised, id)
+        .await;
+    match again {
         Ok(Started::Done(answered)) => assert_eq!(*answered, video),
         Ok(Started::Open(_)) | Err(_) => panic!("the same request answers the same"),
     }
@@ -265,11 +294,14 @@ async fn an_upload_in_one_stream_becomes_a_video() {
 async fn of_two_uploads_with_one_request_one_video_stays() {
     let setting = Setting::new().await;
     let id = fixture::request();
-    let (mut first, mut second) = (setting.single(id).await, setting.single(id).await);
+    let (mut first, mut second) = (
+        setting.single(None, id).await,
+        setting.single(None, id).await,
+    );
     first.write(b"abc").await.expect("written");
     second.write(b"abc").await.expect("written");
-    let one = first.finish(None).await.expect("finished");
-    assert_eq!(second.finish(None).await.expect("finished"), one);
+    let one = first.finish().await.expect("finished");
+    assert_eq!(second.finish().await.expect("finished"), one);
     assert_eq!(setting.files().len(), 1);
 }
 
@@ -364,7 +396,7 @@ async fn two_streams_of_one_upload_never_mix() {
 async fn one_byte_over_the_limit_is_refused() {
     let setting = Setting::new().await;
     let bytes = content(LIMIT);
-    let mut single = setting.single(None).await;
+    let mut single = setting.single(None, None).await;
     single
         .write(&bytes)
         .await
@@ -396,10 +428,10 @@ async fn one_byte_over_the_limit_is_refused() {
 async fn bytes_that_are_not_the_promised_ones_become_no_video() {
     let setting = Setting::new().await;
     let promised = Some(Digest([0; 32]));
-    let mut single = setting.single(None).await;
+    let mut single = setting.single(promised, None).await;
     single.write(b"abc").await.expect("written");
     assert!(matches!(
-        single.finish(promised).await,
+        single.finish().await,
         Err(Error::Sha256Mismatch { .. })
     ));
     let upload = setting.upload().await;
@@ -416,9 +448,9 @@ async fn bytes_that_are_not_the_promised_ones_become_no_video() {
 async fn a_file_that_the_decoder_refuses_becomes_no_video() {
     let setting = Setting::new().await;
     for bytes in [&b"bad video"[..], b""] {
-        let mut single = setting.single(None).await;
+        let mut single = setting.single(None, None).await;
         single.write(bytes).await.expect("written");
-        let refused = single.finish(None).await;
+        let refused = single.finish().await;
         assert!(
             matches!(refused, Err(Error::Probe(video::Error::Rejected(_)))),
             "{refused:?}"
@@ -438,9 +470,9 @@ async fn a_file_that_the_decoder_refuses_becomes_no_video() {
 #[tokio::test]
 async fn a_read_of_the_store_that_fails_is_no_damage_and_passes() {
     let setting = Setting::new().await;
-    let mut single = setting.single(None).await;
+    let mut single = setting.single(None, None).await;
     single.write(b"abc").await.expect("written");
-    let video = single.finish(None).await.expect("finished");
+    let video = single.finish().await.expect("finished");
     setting.faults.fail_read(1);
     match setting.library.open_video(&tenant(), video.id).await {
         Err(Error::Store(error)) => assert!(error.is_temporary(), "{error:?}"),
@@ -544,55 +576,6 @@ async fn an_upload_outlives_a_busy_decoder_and_a_failing_store() {
     let video = stream.finish(Some(sha256(&bytes))).await.expect("finished");
     assert_eq!(setting.content(&video).await, bytes);
     assert_eq!(setting.files().len(), 1);
-}
-
-#[tokio::test]
-async fn the_collector_takes_orphans_and_nothing_else() {
-    let setting = Setting::new().await;
-    let mut kept = setting.single(None).await;
-    kept.write(b"abc").await.expect("written");
-    let video = kept.finish(None).await.expect("finished");
-    let upload = setting.upload().await;
-    let mut stream = setting.stream(upload).await;
-    stream.write(&content(1_200)).await.expect("written");
-    stream.commit().await.expect("committed");
-    let named = setting.files().len();
-    assert_eq!(named, 3);
-    let folder = setting.directory.path();
-    let orphan = |key: String| {
-        let path = folder.join(key);
-        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
-        std::fs::write(&path, "left by a crash").expect("written");
-        path
-    };
-    let id = fixture::new_video(1).id;
-    let orphans = [
-        orphan(format!("a/videos/{id}")),
-        orphan(format!("b/videos/{}", video.id)),
-        orphan(format!("a/uploads/{upload}/77")),
-        orphan(format!(
-            "a/tasks/t/versions/1/{}.safetensors",
-            "0".repeat(64)
-        )),
-        orphan(format!("a/jobs/{id}/1/checkpoint-3.safetensors")),
-    ];
-    let foreign = orphan("a/notes/readme".into());
-    assert_eq!(
-        setting.library.collect_orphans(0).await.expect("collected"),
-        0,
-        "too young"
-    );
-    assert_eq!(
-        setting
-            .library
-            .collect_orphans(i64::MAX)
-            .await
-            .expect("collected"),
-        orphans.len() as u64
-    );
-    assert!(orphans.iter().all(|path| !path.exists()) && foreign.exists());
-    assert_eq!(setting.files().len(), named + 1);
-    assert_eq!(setting.content(&video).await, b"abc");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod isolation;
 mod jobs;
 mod outage;
 mod resources;
+mod retention;
 
 use std::sync::Arc;
 
@@ -16,7 +17,15 @@ use tempfile::TempDir;
 /// A fresh backend and what keeps it alive.
 pub(crate) struct Backend {
     pub(crate) store: Arc<dyn MetadataStore>,
+    clock: Sqlite,
     _directory: TempDir,
+}
+
+impl Backend {
+    /// Lets so much time pass on the database's clock.
+    pub(crate) fn pass(&self, time: std::time::Duration) {
+        self.clock.advance_clock(time);
+    }
 }
 
 /// Every backend, by name.
@@ -25,7 +34,8 @@ pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
     let path = directory.path().join("metadata.sqlite");
     let store = Sqlite::open(Config::at(path)).await.expect("a database");
     let sqlite = Backend {
-        store: Arc::new(store),
+        store: Arc::new(store.clone()),
+        clock: store,
         _directory: directory,
     };
     vec![("sqlite", sqlite)]
@@ -33,6 +43,16 @@ pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
 
 /// Runs a test body on a fresh instance of every backend.
 macro_rules! contract {
+    ($($(#[$meta:meta])* async fn $name:ident($backend:ident: Backend) $body:block)*) => {
+        $($(#[$meta])* #[tokio::test]
+        async fn $name() {
+            for (name, backend) in crate::metadata::backends().await {
+                eprintln!("backend: {name}");
+                let $backend = &backend;
+                $body
+            }
+        })*
+    };
     ($($(#[$meta:meta])* async fn $name:ident($store:ident: Store) $body:block)*) => {
         $($(#[$meta])* #[tokio::test]
         async fn $name() {

@@ -14,7 +14,11 @@ use crate::server::{
 };
 
 /// What a tenant's own listings show.
-async fn listed(client: &Client) -> (usize, usize, usize, usize, usize) {
+async fn listed(client: &Client) -> [usize; 6] {
+    let uploads = client
+        .videos()
+        .list_uploads(v1::ListUploadsRequest::default())
+        .await;
     let videos = client
         .videos()
         .list_videos(v1::ListVideosRequest::default())
@@ -35,13 +39,14 @@ async fn listed(client: &Client) -> (usize, usize, usize, usize, usize) {
         .tasks()
         .list_residency(v1::ListResidencyRequest {})
         .await;
-    (
+    [
+        uploads.unwrap().into_inner().uploads.len(),
         videos.unwrap().into_inner().videos.len(),
         datasets.unwrap().into_inner().datasets.len(),
         tasks.unwrap().into_inner().tasks.len(),
         jobs.unwrap().into_inner().jobs.len(),
         resident.unwrap().into_inner().sets.len(),
-    )
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +54,7 @@ async fn nothing_of_another_tenant_exists_whatever_is_called() {
     let server = TestServer::start().await;
     let (a, b) = (server.client("a").await, server.client("b").await);
     let theirs = Theirs::of(&a).await;
-    assert_eq!(listed(&b).await, (0, 0, 0, 0, 0));
+    assert_eq!(listed(&b).await, [0; 6]);
     let before = listed(&a).await;
 
     reach::prepare(&b).await;

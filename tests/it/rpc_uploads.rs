@@ -274,3 +274,118 @@ async fn a_repeated_request_gets_the_first_answer() {
     until(|| async { server.wiring.metrics.text().contains("upload_bytes_total") }).await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_uploads_are_listed_and_given_up() {
+    let server = TestServer::start_with(|config| config.library.uploads.uploads = 2).await;
+    let client = server.client("acme").await;
+    let (one, two) = (create(&client).await, create(&client).await);
+    let third = client
+        .videos()
+        .create_upload(v1::CreateUploadRequest::default())
+        .await;
+    refused(third, Code::ResourceExhausted, "TOO_MANY_UPLOADS");
+    let list = async |page_token: String| {
+        let request = v1::ListUploadsRequest {
+            page_size: 1,
+            page_token,
+        };
+        let page = client.videos().list_uploads(request).await;
+        page.unwrap().into_inner()
+    };
+    let first = list(String::new()).await;
+    assert_eq!(first.uploads.len(), 1);
+    assert_eq!(first.uploads[0].name, one);
+    let expires = first.uploads[0].expire_time.unwrap().seconds;
+    let created = first.uploads[0].create_time.unwrap().seconds;
+    assert_eq!(expires - created, 24 * 3600);
+    let last = list(first.next_page_token).await;
+    assert_eq!(
+        (last.uploads[0].name.as_str(), last.next_page_token.as_str()),
+        (two.as_str(), "")
+    );
+
+    for _ in 0..2 {
+        let request = v1::DeleteUploadRequest { name: one.clone() };
+        client.videos().delete_upload(request).await.unwrap();
+    }
+    let write = write_rest(&client, &one, 0, &clip(1)).await;
+    refused(write, Code::NotFound, "UPLOAD_NOT_FOUND");
+    write_rest(&client, &two, 0, &clip(1)).await.unwrap();
+    let request = v1::DeleteUploadRequest { name: two.clone() };
+    let finished = client.videos().delete_upload(request).await;
+    refused(finished, Code::FailedPrecondition, "UPLOAD_FINISHED");
+    assert!(list(String::new()).await.uploads.is_empty());
+    let upload = client
+        .videos()
+        .get_upload(v1::GetUploadRequest { name: two })
+        .await;
+    assert_eq!(upload.unwrap().into_inner().expire_time, None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_nobody_wrote_to_says_that_it_has_expired() {
+    let server = TestServer::start_with(|config| {
+        config.library.uploads.expiry = std::time::Duration::from_micros(1);
+    })
+    .await;
+    let client = server.client("acme").await;
+    let name = create(&client).await;
+    let write = write_rest(&client, &name, 0, &clip(1)).await;
+    refused(write, Code::NotFound, "UPLOAD_EXPIRED");
+    let get = client
+        .videos()
+        .get_upload(v1::GetUploadRequest { name })
+        .await;
+    refused(get, Code::NotFound, "UPLOAD_EXPIRED");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_id_in_capitals_is_the_same_and_another_content_is_refused() {
+    use sha2::Digest as _;
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let id = "0197b3c0-0000-7000-8000-0000000000ab";
+    let send = async |id: &str, bytes: Bytes, promised: bool| {
+        let sha256 = if promised {
+            Sha256::digest(&bytes).to_vec()
+        } else {
+            Vec::new()
+        };
+        let header = v1::UploadVideoHeader {
+            request_id: id.into(),
+            sha256: sha256.into(),
+            ..Default::default()
+        };
+        let messages = stream::iter(upload_messages(header, &bytes));
+        let answer = client.videos().upload_video(messages).await;
+        answer.map(tonic::Response::into_inner)
+    };
+    let first = send(id, clip(1), true).await.unwrap();
+    for promised in [true, false] {
+        let again = send(&id.to_uppercase(), clip(1), promised).await.unwrap();
+        assert_eq!(again, first);
+        let other = send(id, clip(2), promised).await;
+        refused(other, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    }
+    let create = async |name: &str| {
+        let request = v1::CreateDatasetRequest {
+            dataset_id: name.into(),
+            request_id: id.to_uppercase(),
+            ..Default::default()
+        };
+        client.datasets().create_dataset(request).await
+    };
+    let first = create("first").await.unwrap().into_inner();
+    assert_eq!(create("first").await.unwrap().into_inner(), first);
+    let second = create("second").await;
+    refused(second, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    let videos = client
+        .videos()
+        .list_videos(v1::ListVideosRequest::default())
+        .await;
+    assert_eq!(videos.unwrap().into_inner().videos.len(), 1);
+    server.stop().await;
+}

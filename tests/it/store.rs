@@ -8,6 +8,7 @@ use bytes::Bytes;
 use frameshift::ids::{AdapterVersion, TaskId, TenantId, UploadId, VideoId};
 use frameshift::spec::Digest;
 use frameshift::store::{DirectoryLock, Error, Faults, Key, Store, layout};
+use futures::TryStreamExt;
 use sha2::{Digest as _, Sha256};
 
 use crate::server::until;
@@ -181,9 +182,9 @@ async fn a_read_or_a_listing_that_fails_is_temporary_and_the_next_one_works() {
     passing(store.get(&key).await.expect_err("told to fail"));
     assert_eq!(store.get(&key).await.expect("read"), bytes);
     faults.fail_list(1);
-    let listed = store.list_older(i64::MAX, Duration::ZERO).await;
+    let listed = store.list().try_collect::<Vec<_>>().await;
     passing(listed.expect_err("told to fail"));
-    let listed = store.list_older(i64::MAX, Duration::ZERO).await;
+    let listed = store.list().try_collect::<Vec<_>>().await;
     assert_eq!(listed.expect("listed").len(), 1);
 }
 
@@ -248,6 +249,21 @@ async fn a_dropped_writer_leaves_no_file() {
 }
 
 #[tokio::test]
+async fn a_writer_that_is_dropped_is_given_up_in_the_store_below() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let faults = Faults::default();
+    let store = Store::open(directory.path())
+        .expect("a store")
+        .with_faults(faults.clone());
+    let mut writer = store.writer(&video()).await.expect("a writer");
+    writer.write(b"abc").await.expect("written");
+    writer.finish().await.expect("finished");
+    drop(store.writer(&video()).await.expect("a writer"));
+    until(|| async { faults.aborted() > 0 }).await;
+    assert_eq!(faults.aborted(), 1, "not the one that was finished");
+}
+
+#[tokio::test]
 async fn files_of_killed_writes_are_removed_when_old_enough() {
     let directory = tempfile::tempdir().expect("a folder");
     let store = Store::open(directory.path()).expect("a store");
@@ -258,49 +274,100 @@ async fn files_of_killed_writes_are_removed_when_old_enough() {
         .expect("written");
     let left = directory.path().join(format!("{key}#1"));
     std::fs::write(&left, "half").expect("written");
-    assert_eq!(
-        store
-            .remove_unfinished(0, Duration::ZERO)
-            .await
-            .expect("looked"),
-        0
-    );
-    assert_eq!(
-        store
-            .remove_unfinished(i64::MAX, Duration::ZERO)
-            .await
-            .expect("looked"),
-        1
-    );
-    assert!(!left.exists() && store.exists(&key).await.expect("asked"));
+    let foreign = directory.path().join(format!("{key}#x"));
+    std::fs::write(&foreign, "a note").expect("written");
+    assert_eq!(store.remove_unfinished(0).await.expect("looked"), 0);
+    assert_eq!(store.remove_unfinished(i64::MAX).await.expect("looked"), 1);
+    assert!(!left.exists() && foreign.exists() && store.exists(&key).await.expect("asked"));
 }
 
 #[tokio::test]
-async fn a_listing_has_what_is_old_enough() {
+async fn a_listing_has_the_blobs_of_this_program() {
+    let directory = tempfile::tempdir().expect("a folder");
+    for (name, store) in stores(directory.path()) {
+        let key = layout::part(&TenantId::anonymous(), UploadId::generate(), 3);
+        let bytes = Bytes::from_static(b"abc");
+        store.put(&key, bytes).await.expect("written");
+        let foreign = directory.path().join(name).join("a/notes");
+        std::fs::create_dir_all(&foreign).expect("a folder");
+        std::fs::write(foreign.join("readme"), "x").expect("written");
+        let all: Vec<_> = store.list().try_collect().await.expect("listed");
+        assert_eq!(all.len(), 1, "{name}: {all:?}");
+        assert_eq!((&all[0].key, all[0].size), (&key, 3));
+        store.discard(&key, all[0].modified).await.expect("moved");
+        let none: Vec<_> = store.list().try_collect().await.expect("listed");
+        assert!(none.is_empty(), "{name}: {none:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_discarded_can_be_put_back_for_a_day() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let (day, now) = (Duration::from_secs(24 * 3600), 1_800_000_000_000_000);
+    let later = now + 24 * 3_600_000_000;
+    for (name, store) in stores(directory.path()) {
+        let (kept, gone) = (video(), video());
+        for key in [&kept, &gone] {
+            let bytes = Bytes::from_static(b"abc");
+            store.put(key, bytes).await.expect("written");
+            store.discard(key, now).await.expect("moved");
+            assert!(!store.exists(key).await.expect("asked"), "{name}");
+        }
+        store.discard(&gone, now).await.expect("is there already");
+        assert_eq!(store.empty_trash(later - 1, day).await.expect("asked"), 0);
+        // As docs/operate.md says it.
+        let folder = directory.path().join(name);
+        let trash = folder.join(".trash/1800000000").join(kept.as_str());
+        std::fs::rename(trash, folder.join(kept.as_str())).expect("put back");
+        assert_eq!(store.get(&kept).await.expect("read"), "abc");
+        assert_eq!(store.empty_trash(later, day).await.expect("emptied"), 1);
+        assert_eq!(files(&folder).len(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn empty_folders_go_and_others_stay() {
     let directory = tempfile::tempdir().expect("a folder");
     let store = Store::open(directory.path()).expect("a store");
-    let key = layout::part(&TenantId::anonymous(), UploadId::generate(), 3);
-    store
-        .put(&key, Bytes::from_static(b"abc"))
-        .await
-        .expect("written");
-    let all = store
-        .list_older(i64::MAX, Duration::ZERO)
-        .await
-        .expect("listed");
-    assert_eq!(all.len(), 1);
-    assert_eq!((&all[0].key, all[0].size), (&key, 3));
-    let now = all[0].modified;
-    let hour = Duration::from_secs(3600);
-    assert!(
-        store
-            .list_older(now, hour)
-            .await
-            .expect("listed")
-            .is_empty()
+    let key = video();
+    let bytes = Bytes::from_static(b"x");
+    store.put(&key, bytes).await.expect("written");
+    let empty = directory.path().join("a/jobs/b/1");
+    std::fs::create_dir_all(&empty).expect("folders");
+    assert_eq!(store.remove_empty_folders(0).await.expect("looked"), 0);
+    assert_eq!(
+        store.remove_empty_folders(i64::MAX).await.expect("looked"),
+        4
     );
-    let later = now + 3_600_000_000;
-    assert_eq!(store.list_older(later, hour).await.expect("listed"), all);
+    assert!(!directory.path().join("a").exists() && store.exists(&key).await.expect("asked"));
+}
+
+#[tokio::test]
+async fn clearing_up_goes_on_while_files_and_folders_vanish() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let store = Store::open(directory.path()).expect("a store");
+    let folder = directory.path().to_owned();
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flag = done.clone();
+    let busy = std::thread::spawn(move || {
+        for round in (0..40).cycle() {
+            if flag.load(std::sync::atomic::Ordering::SeqCst) {
+                return;
+            }
+            let below = folder.join(format!("a/videos/{round}"));
+            // Either may lose against the sweep, which is the point.
+            let _ = std::fs::create_dir_all(&below);
+            let _ = std::fs::write(below.join("clip#1"), "half");
+            let _ = std::fs::remove_dir_all(&below);
+        }
+    });
+    for _ in 0..300 {
+        store.remove_unfinished(i64::MAX).await.expect("swept");
+        store.remove_empty_folders(i64::MAX).await.expect("swept");
+        let _: Vec<_> = store.list().try_collect().await.expect("listed");
+    }
+    done.store(true, std::sync::atomic::Ordering::SeqCst);
+    busy.join().expect("no panic");
 }
 
 #[test]

@@ -1,51 +1,117 @@
-//! Whether any record names a blob.
+//! Whether any record names a blob: asked for many blobs at a time, by tenant and kind.
 //!
 //! Invariant: what a record names, or a worker that is alive may be about to name, is named.
 
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::Value;
 use sqlx::SqliteConnection;
 
 use super::super::{BlobName, Result};
 use super::Sqlite;
+use super::rows::{self, Columns};
 use crate::ids::TenantId;
 
-pub(super) async fn is_named(store: &Sqlite, tenant: &TenantId, blob: &BlobName) -> Result<bool> {
-    // Nearly every blob is named: a reader finds that without keeping writers waiting. Only the last word needs the write lock.
-    if look_up(&mut *store.read().await?, tenant, blob).await? {
-        return Ok(true);
-    }
-    let (mut tx, _) = store.write().await?;
-    look_up(&mut tx, tenant, blob).await
+/// The names of one tenant and kind that are asked for, as JSON that a statement reads row by row.
+type Asked = BTreeMap<(TenantId, Table), Vec<Value>>;
+
+/// Where the names of a kind of blob are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Table {
+    Videos,
+    Parts,
+    Versions,
+    Reserved,
+    Jobs,
 }
 
-async fn look_up(conn: &mut SqliteConnection, tenant: &TenantId, blob: &BlobName) -> Result<bool> {
-    let query = match blob {
-        BlobName::Video(video) => sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM videos WHERE tenant = ? AND id = ? AND delete_time IS NULL)",
-        )
-        .bind(tenant.as_str())
-        .bind(video.to_string()),
-        BlobName::Part(upload, number) => sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM parts WHERE tenant = ? AND upload = ? AND number = ?)",
-        )
-        .bind(tenant.as_str())
-        .bind(upload.to_string())
-        .bind(*number),
-        BlobName::Version(task, version, sha256) => sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM versions WHERE tenant = ?1 AND task = ?2 AND version = ?3 \
-             AND sha256 = ?4) OR EXISTS (SELECT 1 FROM jobs WHERE tenant = ?1 AND task = ?2 \
-             AND reserved_version = ?3 AND end_time IS NULL)",
-        )
-        .bind(tenant.as_str())
-        .bind(task.as_str())
-        .bind(version.get())
-        .bind(sha256.0.to_vec()),
-        BlobName::Job(job, key) => sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM jobs WHERE tenant = ? AND id = ? \
-             AND (end_time IS NULL OR reason = 'PROCESS_LOST') AND checkpoint ->> 'key' = ?)",
-        )
-        .bind(tenant.as_str())
-        .bind(job.to_string())
-        .bind(key.as_str()),
+impl Table {
+    /// Finds, among the names in `?2`, those that a record has. A name is a JSON array, and `name` is spelled as [`spelling`] does it.
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Videos => {
+                "SELECT json_array(id) AS name FROM videos WHERE tenant = ?1 \
+                 AND delete_time IS NULL AND id IN (SELECT value ->> 0 FROM json_each(?2))"
+            }
+            Self::Parts => {
+                "SELECT json_array(upload, number) AS name FROM parts WHERE tenant = ?1 \
+                 AND (upload, number) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?2))"
+            }
+            Self::Versions => {
+                "SELECT json_array(task, version, lower(hex(sha256))) AS name FROM versions \
+                 WHERE tenant = ?1 \
+                 AND (task, version) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?2))"
+            }
+            Self::Reserved => {
+                "SELECT json_array(task, reserved_version) AS name FROM jobs WHERE tenant = ?1 \
+                 AND end_time IS NULL AND (task, reserved_version) IN \
+                 (SELECT value ->> 0, value ->> 1 FROM json_each(?2))"
+            }
+            Self::Jobs => {
+                "SELECT json_array(id, checkpoint ->> 'key') AS name FROM jobs WHERE tenant = ?1 \
+                 AND (end_time IS NULL OR reason = 'PROCESS_LOST') \
+                 AND id IN (SELECT value ->> 0 FROM json_each(?2))"
+            }
+        }
+    }
+}
+
+/// Where a blob may be named, and as what.
+fn spelling(blob: &BlobName) -> Vec<(Table, Value)> {
+    match blob {
+        BlobName::Video(video) => vec![(Table::Videos, Value::from(vec![video.to_string()]))],
+        BlobName::Part(upload, number) => {
+            let name = vec![upload.to_string().into(), (*number).into()];
+            vec![(Table::Parts, Value::Array(name))]
+        }
+        BlobName::Version(task, version, sha256) => {
+            let (task, version) = (Value::from(task.as_str()), Value::from(version.get()));
+            let reserved = vec![task.clone(), version.clone()];
+            let published = vec![task, version, sha256.to_string().into()];
+            vec![
+                (Table::Versions, Value::Array(published)),
+                (Table::Reserved, Value::Array(reserved)),
+            ]
+        }
+        BlobName::Job(job, key) => {
+            vec![(Table::Jobs, Value::from(vec![job.to_string(), key.clone()]))]
+        }
+    }
+}
+
+/// Whether each of the blobs is named, in one transaction that reads.
+pub(super) async fn named(store: &Sqlite, blobs: &[(TenantId, BlobName)]) -> Result<Vec<bool>> {
+    let mut asked = Asked::new();
+    for (tenant, blob) in blobs {
+        for (table, name) in spelling(blob) {
+            let group = asked.entry((tenant.clone(), table)).or_default();
+            group.push(name);
+        }
+    }
+    let mut found = HashSet::new();
+    let mut tx = store.read().await?;
+    for ((tenant, table), names) in asked {
+        for name in look_up(&mut tx, &tenant, table, names).await? {
+            found.insert((tenant.clone(), table, name));
+        }
+    }
+    let is_named = |(tenant, blob): &(TenantId, BlobName)| {
+        let mut places = spelling(blob).into_iter();
+        places.any(|(table, name)| found.contains(&(tenant.clone(), table, name.to_string())))
     };
-    Ok(query.fetch_one(conn).await?)
+    Ok(blobs.iter().map(is_named).collect())
+}
+
+async fn look_up(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    table: Table,
+    names: Vec<Value>,
+) -> Result<Vec<String>> {
+    let found = sqlx::query(table.sql())
+        .bind(tenant.as_str())
+        .bind(rows::json("name", &names)?)
+        .fetch_all(conn)
+        .await?;
+    found.iter().map(|row| row.text("name")).collect()
 }

@@ -12,13 +12,20 @@ use super::super::{
     SnapshotRecord, Timestamp,
 };
 use super::Sqlite;
+use super::labels::{self, Changes};
 use super::requests::Request;
-use super::rows::{self, Columns, corrupt};
+use super::rows::{Columns, corrupt};
 use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
 use crate::spec::{Digest, MAX_LABELS};
 
 const LISTING: &str = "datasets";
 const EXAMPLES: &str = "examples";
+
+/// Labels whose counts a data set shows; a page of counts has the others.
+const SHOWN_LABELS: u32 = 1000;
+/// Labels whose counts the data sets of one page show, all together: with names of 255 bytes in three splits they fit in 4 MiB, which is what most
+/// gRPC clients take.
+const LISTED_LABELS: u32 = 4000;
 
 #[async_trait]
 impl Datasets for Sqlite {
@@ -30,10 +37,8 @@ impl Datasets for Sqlite {
         request: Option<RequestId>,
     ) -> Result<DatasetRecord> {
         let (mut tx, now) = self.write().await?;
-        let request = Request {
-            method: "CreateDataset",
-            id: request,
-        };
+        let content = (dataset.as_str(), display_name);
+        let request = Request::new("CreateDataset", request, &content)?;
         if let Some(id) = request.answer(&mut tx, tenant).await? {
             let id = id.parse().map_err(|error| corrupt("dataset", error))?;
             return get(&mut tx, tenant, &id).await;
@@ -79,8 +84,12 @@ impl Datasets for Sqlite {
                 .fetch_all(&mut *tx)
                 .await?;
         let mut datasets = Vec::with_capacity(found.len());
+        let mut left = LISTED_LABELS;
         for row in &found {
-            datasets.push(with_counts(&mut tx, row).await?);
+            let limit = left.min(SHOWN_LABELS);
+            let dataset = with_counts(&mut tx, row, limit).await?;
+            left -= limit.min(u32::try_from(dataset.labels).unwrap_or(u32::MAX));
+            datasets.push(dataset);
         }
         Ok(page.page(LISTING, datasets, |dataset| dataset.id.to_string()))
     }
@@ -94,16 +103,18 @@ impl Datasets for Sqlite {
         let (mut tx, _) = self.write().await?;
         get(&mut tx, tenant, dataset).await?;
         let mut videos = Vec::new();
+        let mut changes = Changes::default();
         for example in examples {
-            if !insert(&mut tx, tenant, dataset, example).await? {
+            if !labels::put(&mut tx, (tenant, dataset), example, &mut changes).await? {
                 videos.push(example.video);
             }
         }
         if !videos.is_empty() {
             return Err(Error::VideosNotFound { videos });
         }
+        changes.write(&mut tx, tenant, dataset).await?;
         let record = get(&mut tx, tenant, dataset).await?;
-        let labels = record.labels();
+        let labels = usize::try_from(record.labels).unwrap_or(usize::MAX);
         if labels > MAX_LABELS {
             return Err(Error::TooManyLabels {
                 dataset: dataset.clone(),
@@ -144,6 +155,17 @@ impl Datasets for Sqlite {
             .await?;
         let examples: Vec<_> = found.iter().map(example).collect::<Result<_>>()?;
         Ok(page.page(EXAMPLES, examples, |example| example.video.to_string()))
+    }
+
+    async fn list_label_counts(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        page: &PageRequest,
+    ) -> Result<Page<LabelCount>> {
+        let mut tx = self.read().await?;
+        row(&mut tx, tenant, dataset).await?;
+        labels::list(&mut tx, tenant, dataset, page).await
     }
 
     async fn delete_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<()> {
@@ -201,14 +223,11 @@ async fn remove(
     videos: &[VideoId],
 ) -> Result<DatasetRecord> {
     let (mut tx, _) = store.write().await?;
+    let mut changes = Changes::default();
     for video in videos {
-        sqlx::query("DELETE FROM examples WHERE tenant = ? AND dataset = ? AND video = ?")
-            .bind(tenant.as_str())
-            .bind(dataset.as_str())
-            .bind(video.to_string())
-            .execute(&mut *tx)
-            .await?;
+        labels::remove(&mut tx, (tenant, dataset), *video, &mut changes).await?;
     }
+    changes.write(&mut tx, tenant, dataset).await?;
     let record = get(&mut tx, tenant, dataset).await?;
     tx.commit().await?;
     Ok(record)
@@ -236,58 +255,25 @@ async fn get(
     dataset: &DatasetId,
 ) -> Result<DatasetRecord> {
     let row = row(conn, tenant, dataset).await?;
-    with_counts(conn, &row).await
+    with_counts(conn, &row, SHOWN_LABELS).await
 }
 
-async fn with_counts(conn: &mut SqliteConnection, row: &SqliteRow) -> Result<DatasetRecord> {
+/// The data set with the counts of at most `limit` labels.
+async fn with_counts(
+    conn: &mut SqliteConnection,
+    row: &SqliteRow,
+    limit: u32,
+) -> Result<DatasetRecord> {
     let (tenant, id) = (row.text("tenant")?, row.text("id")?);
-    let sql = "SELECT label, split, COUNT(*) AS examples FROM examples \
-               WHERE tenant = ? AND dataset = ? GROUP BY label, split";
-    let found = sqlx::query(sql)
-        .bind(&tenant)
-        .bind(&id)
-        .fetch_all(conn)
-        .await?;
-    let mut counts: Vec<_> = found
-        .iter()
-        .map(|row| {
-            Ok(LabelCount {
-                label: row.text("label")?,
-                split: row.name("split")?,
-                examples: row.number("examples")?,
-            })
-        })
-        .collect::<Result<_>>()?;
-    counts.sort_by(|a, b| (&a.label, a.split).cmp(&(&b.label, b.split)));
     Ok(DatasetRecord {
+        counts: labels::first(conn, (&tenant, &id), limit).await?,
         tenant: row.id("tenant")?,
         id: row.id("id")?,
         display_name: row.text("display_name")?,
-        counts,
+        labels: row.number("labels")?,
+        examples: row.number("examples")?,
         create_time: row.int("create_time")?,
     })
-}
-
-/// Adds an example or changes it; false when the tenant has no such video.
-async fn insert(
-    conn: &mut SqliteConnection,
-    tenant: &TenantId,
-    dataset: &DatasetId,
-    example: &ExampleRecord,
-) -> Result<bool> {
-    let sql = "INSERT INTO examples (tenant, dataset, video, label, split) \
-               SELECT tenant, ?, id, ?, ? FROM videos \
-               WHERE tenant = ? AND id = ? AND delete_time IS NULL \
-               ON CONFLICT DO UPDATE SET label = excluded.label, split = excluded.split";
-    let inserted = sqlx::query(sql)
-        .bind(dataset.as_str())
-        .bind(&example.label)
-        .bind(rows::name("split", example.split)?)
-        .bind(tenant.as_str())
-        .bind(example.video.to_string())
-        .execute(conn)
-        .await?;
-    Ok(inserted.rows_affected() > 0)
 }
 
 fn example(row: &SqliteRow) -> Result<ExampleRecord> {
@@ -322,8 +308,10 @@ pub(super) async fn snapshot(
         hasher.update(format!("{video}\t{sha256}\t{label}\t{split}\n"));
     }
     let digest = Digest(hasher.finalize().into());
+    // One whose examples were forgotten gets them again; what is left of them is the same, since the digest is.
     let sql = "INSERT INTO snapshots (tenant, digest, create_time) VALUES (?, ?, ?) \
-               ON CONFLICT DO NOTHING";
+               ON CONFLICT (tenant, digest) DO UPDATE \
+               SET forgotten = 0, create_time = excluded.create_time WHERE forgotten > 0";
     let inserted = sqlx::query(sql)
         .bind(tenant.as_str())
         .bind(digest.0.to_vec())
@@ -333,7 +321,7 @@ pub(super) async fn snapshot(
     if inserted.rows_affected() > 0 {
         let sql = "INSERT INTO snapshot_examples (tenant, digest, video, label, split) \
                    SELECT tenant, ?, video, label, split FROM examples \
-                   WHERE tenant = ? AND dataset = ?";
+                   WHERE tenant = ? AND dataset = ? ON CONFLICT DO NOTHING";
         sqlx::query(sql)
             .bind(digest.0.to_vec())
             .bind(tenant.as_str())
@@ -349,7 +337,8 @@ async fn read_snapshot(
     tenant: &TenantId,
     digest: Digest,
 ) -> Result<SnapshotRecord> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM snapshots WHERE tenant = ? AND digest = ?)";
+    let sql = "SELECT EXISTS (SELECT 1 FROM snapshots \
+               WHERE tenant = ? AND digest = ? AND forgotten = 0)";
     let exists: bool = sqlx::query_scalar(sql)
         .bind(tenant.as_str())
         .bind(digest.0.to_vec())
@@ -405,6 +394,14 @@ mod tests {
             .execute(&mut *tx)
             .await
             .unwrap();
+        let counts = "INSERT INTO label_counts (tenant, dataset, label, train, validation, test) \
+                      SELECT tenant, dataset, label, 1, 0, 0 FROM examples";
+        sqlx::query(counts).execute(&mut *tx).await.unwrap();
+        sqlx::query("UPDATE datasets SET labels = ?1, examples = ?1")
+            .bind(MAX_LABELS as i64)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         let last = format!("00000000-0000-7000-8000-{:012}", MAX_LABELS + 1);
         let example = |label: &str| ExampleRecord {
@@ -423,6 +420,6 @@ mod tests {
         let added = sqlite
             .add_examples(&tenant, &dataset, &[example(known)])
             .await;
-        assert_eq!(added.unwrap().examples(), MAX_LABELS as u64 + 1);
+        assert_eq!(added.unwrap().examples, MAX_LABELS as u64 + 1);
     }
 }

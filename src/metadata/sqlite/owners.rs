@@ -26,10 +26,12 @@ impl Jobs for Sqlite {
         request: Option<RequestId>,
     ) -> Result<JobRecord> {
         let (mut tx, now) = self.write().await?;
-        let request = Request {
-            method: "SubmitJob",
-            id: request,
-        };
+        let content = (
+            job.task.as_str(),
+            job.dataset.as_str(),
+            &job.hyper_parameters,
+        );
+        let request = Request::new("SubmitJob", request, &content)?;
         if let Some(id) = request.answer(&mut tx, tenant).await? {
             let id = id.parse().map_err(|error| corrupt("job", error))?;
             return get(&mut tx, tenant, id).await;

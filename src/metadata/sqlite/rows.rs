@@ -23,6 +23,7 @@ pub(super) trait Columns {
     fn int(&self, column: &'static str) -> Result<i64>;
     fn optional_int(&self, column: &'static str) -> Result<Option<i64>>;
     fn blob(&self, column: &'static str) -> Result<Vec<u8>>;
+    fn optional_blob(&self, column: &'static str) -> Result<Option<Vec<u8>>>;
 
     fn id<T>(&self, column: &'static str) -> Result<T>
     where
@@ -112,6 +113,10 @@ impl Columns for SqliteRow {
     }
 
     fn blob(&self, column: &'static str) -> Result<Vec<u8>> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn optional_blob(&self, column: &'static str) -> Result<Option<Vec<u8>>> {
         Ok(self.try_get(column)?)
     }
 }

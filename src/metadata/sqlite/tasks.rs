@@ -26,10 +26,12 @@ impl Tasks for Sqlite {
         request: Option<RequestId>,
     ) -> Result<TaskRecord> {
         let (mut tx, now) = self.write().await?;
-        let request = Request {
-            method: "CreateTask",
-            id: request,
-        };
+        let content = (
+            task.id.as_str(),
+            &task.display_name,
+            (&task.adapter, &task.sampling, task.auto_serve),
+        );
+        let request = Request::new("CreateTask", request, &content)?;
         if let Some(id) = request.answer(&mut tx, tenant).await? {
             let id = id.parse().map_err(|error| corrupt("task", error))?;
             return get(&mut tx, tenant, &id).await;
@@ -158,7 +160,7 @@ impl Tasks for Sqlite {
             desire(&mut tx, tenant, task, number, now).await?;
         }
         let resource = format!("{task}/{number}");
-        let request = import(target.request);
+        let request = import(target.request)?;
         request.remember(&mut tx, tenant, resource, now).await?;
         tx.commit().await?;
         Ok(ImportedVersion {
@@ -361,12 +363,11 @@ async fn fits(
     }
 }
 
-fn import(id: Option<RequestId>) -> Request {
-    let method = "ImportAdapterVersion";
-    Request { method, id }
+/// An import. What it makes names the task, so that a repetition is known by that.
+fn import(id: Option<RequestId>) -> Result<Request> {
+    Request::new("ImportAdapterVersion", id, &())
 }
 
-/// The version that a request imported before; a request for another task is another request, which its id cannot be.
 async fn delete(
     store: &Sqlite,
     tenant: &TenantId,
@@ -400,13 +401,14 @@ async fn delete(
     Ok(versions)
 }
 
+/// The version that a request imported before.
 async fn imported_before(
     conn: &mut SqliteConnection,
     tenant: &TenantId,
     target: &ImportTarget,
 ) -> Result<Option<VersionRecord>> {
     let task = &target.task;
-    let Some(resource) = import(target.request).answer(conn, tenant).await? else {
+    let Some(resource) = import(target.request)?.answer(conn, tenant).await? else {
         return Ok(None);
     };
     let wrong = |problem: &str| corrupt("resource", problem.to_owned());

@@ -1,65 +1,135 @@
 //! Uploads and their parts.
 //!
-//! Invariant: an upload's parts follow one another without a gap; a part number is given out once, so that no two writers share a blob.
+//! Invariant: an upload's parts follow one another without a gap; a part number is given out once, so that no two writers share a blob; the rows of
+//! the parts of an upload that has ended stay until their blobs are gone.
 
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use super::super::{Error, Kind, NewVideo, PartRecord, Result, UploadRecord, VideoRecord};
+use super::super::{
+    Error, Kind, NewVideo, Page, PageRequest, PartRecord, Result, Timestamp, UploadLimits,
+    UploadRecord, VideoRecord,
+};
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, videos};
+use super::{Sqlite, micros, videos};
 use crate::ids::{RequestId, TenantId, UploadId};
+
+const LISTING: &str = "uploads";
+
+/// Endings of uploads that became no video.
+const DELETED: &str = "deleted";
+pub(super) const EXPIRED: &str = "expired";
 
 pub(super) async fn create(
     store: &Sqlite,
     tenant: &TenantId,
     display_name: &str,
     request: Option<RequestId>,
+    limits: &UploadLimits,
 ) -> Result<UploadRecord> {
     let (mut tx, now) = store.write().await?;
-    let request = Request {
-        method: "CreateUpload",
-        id: request,
-    };
+    let request = Request::new("CreateUpload", request, &display_name)?;
     if let Some(id) = request.answer(&mut tx, tenant).await? {
         let id = id.parse().map_err(|error| corrupt("upload", error))?;
-        return get(&mut tx, tenant, id).await;
+        return get(&mut tx, tenant, id, now).await;
+    }
+    let (uploads, _) = unfinished(&mut tx, tenant, now).await?;
+    if uploads >= u64::from(limits.uploads) {
+        let limit = limits.uploads;
+        return Err(Error::TooManyUploads { limit });
     }
     let id = UploadId::generate();
-    let sql = "INSERT INTO uploads (tenant, id, display_name, create_time) VALUES (?, ?, ?, ?)";
+    let sql = "INSERT INTO uploads (tenant, id, display_name, create_time, expire_time) \
+               VALUES (?, ?, ?, ?, ?)";
     sqlx::query(sql)
         .bind(tenant.as_str())
         .bind(id.to_string())
         .bind(display_name)
         .bind(now)
+        .bind(after(now, limits))
         .execute(&mut *tx)
         .await?;
     request
         .remember(&mut tx, tenant, id.to_string(), now)
         .await?;
-    let upload = get(&mut tx, tenant, id).await?;
+    let upload = get(&mut tx, tenant, id, now).await?;
     tx.commit().await?;
     Ok(upload)
+}
+
+/// When an upload that is written to at `now` expires, unless it is written to again.
+fn after(now: Timestamp, limits: &UploadLimits) -> Timestamp {
+    // It has to be later than now, else an upload would be born expired.
+    now.saturating_add(micros(limits.expiry).max(1))
+}
+
+/// The tenant's unfinished uploads and their bytes.
+async fn unfinished(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    now: Timestamp,
+) -> Result<(u64, u64)> {
+    let sql = "SELECT COUNT(*) AS uploads, COALESCE(SUM(committed), 0) AS bytes FROM uploads \
+               WHERE tenant = ? AND expire_time > ?";
+    let row = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(now)
+        .fetch_one(conn)
+        .await?;
+    Ok((row.number("uploads")?, row.number("bytes")?))
 }
 
 pub(super) async fn get(
     conn: &mut SqliteConnection,
     tenant: &TenantId,
     upload: UploadId,
+    now: Timestamp,
 ) -> Result<UploadRecord> {
-    let sql = "SELECT uploads.*, (SELECT COALESCE(SUM(size_bytes), 0) FROM parts \
-               WHERE parts.tenant = uploads.tenant AND parts.upload = uploads.id) AS committed \
-               FROM uploads WHERE tenant = ? AND id = ?";
-    let row = sqlx::query(sql)
+    let row = row(conn, tenant, upload).await?;
+    if has_expired(&row, now)? {
+        return Err(Error::UploadExpired { upload });
+    }
+    if row.optional_int("end_time")?.is_some() {
+        return Err(missing(upload));
+    }
+    read(conn, tenant, &row).await
+}
+
+fn missing(upload: UploadId) -> Error {
+    Error::NotFound {
+        kind: Kind::Upload,
+        name: upload.to_string(),
+    }
+}
+
+/// The upload's row, a tombstone too.
+async fn row(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    upload: UploadId,
+) -> Result<SqliteRow> {
+    sqlx::query("SELECT * FROM uploads WHERE tenant = ? AND id = ?")
         .bind(tenant.as_str())
         .bind(upload.to_string())
-        .fetch_optional(&mut *conn)
+        .fetch_optional(conn)
         .await?
-        .ok_or_else(|| Error::NotFound {
-            kind: Kind::Upload,
-            name: upload.to_string(),
-        })?;
+        .ok_or_else(|| missing(upload))
+}
+
+/// Whether an upload has expired, also when nobody has removed it yet.
+fn has_expired(row: &SqliteRow, now: Timestamp) -> Result<bool> {
+    let is_late = row
+        .optional_int("expire_time")?
+        .is_some_and(|end| end <= now);
+    Ok(is_late || row.optional_text("ending")?.as_deref() == Some(EXPIRED))
+}
+
+async fn read(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    row: &SqliteRow,
+) -> Result<UploadRecord> {
     let video = match row.optional_text("video")? {
         Some(id) => Some(videos::get(conn, tenant, videos::parsed(&id)?).await?),
         None => None,
@@ -75,27 +145,63 @@ pub(super) async fn get(
         committed_bytes,
         video,
         create_time: row.int("create_time")?,
+        expire_time: row.optional_int("expire_time")?,
     })
 }
 
-/// The upload, if a part may begin at `offset`.
-async fn writable(
+pub(super) async fn list(
+    store: &Sqlite,
+    tenant: &TenantId,
+    page: &PageRequest,
+) -> Result<Page<UploadRecord>> {
+    let mut tx = store.read().await?;
+    let now = store.now(&mut tx).await?;
+    let sql = "SELECT * FROM uploads WHERE tenant = ? AND id > ? AND expire_time > ? \
+               ORDER BY id LIMIT ?";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(page.start(LISTING)?)
+        .bind(now)
+        .bind(page.limit())
+        .fetch_all(&mut *tx)
+        .await?;
+    let mut uploads = Vec::with_capacity(found.len());
+    for row in &found {
+        uploads.push(read(&mut tx, tenant, row).await?);
+    }
+    Ok(page.page(LISTING, uploads, |upload| upload.id.to_string()))
+}
+
+/// Lets a part begin at `offset`, if it may, and puts the upload's expiry off.
+async fn touch(
     conn: &mut SqliteConnection,
     tenant: &TenantId,
-    upload: UploadId,
-    offset: u64,
+    (upload, part): (UploadId, PartRecord),
+    limits: &UploadLimits,
+    now: Timestamp,
 ) -> Result<()> {
-    let record = get(conn, tenant, upload).await?;
+    let record = get(conn, tenant, upload, now).await?;
     if record.video.is_some() {
         return Err(Error::UploadFinished { upload });
     }
-    if record.committed_bytes != offset {
+    if record.committed_bytes != part.offset {
         return Err(Error::OffsetMismatch {
             upload,
             committed: record.committed_bytes,
-            offset,
+            offset: part.offset,
         });
     }
+    let (_, bytes) = unfinished(conn, tenant, now).await?;
+    if bytes.saturating_add(part.size) > limits.bytes {
+        let limit = limits.bytes;
+        return Err(Error::TooManyUploadBytes { limit });
+    }
+    sqlx::query("UPDATE uploads SET expire_time = ? WHERE tenant = ? AND id = ?")
+        .bind(after(now, limits))
+        .bind(tenant.as_str())
+        .bind(upload.to_string())
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -104,9 +210,15 @@ pub(super) async fn begin_part(
     tenant: &TenantId,
     upload: UploadId,
     offset: u64,
+    limits: &UploadLimits,
 ) -> Result<u32> {
-    let (mut tx, _) = store.write().await?;
-    writable(&mut tx, tenant, upload, offset).await?;
+    let (mut tx, now) = store.write().await?;
+    let part = PartRecord {
+        number: 0,
+        offset,
+        size: 0,
+    };
+    touch(&mut tx, tenant, (upload, part), limits, now).await?;
     let sql = "UPDATE uploads SET next_part = next_part + 1 WHERE tenant = ? AND id = ? \
                RETURNING next_part - 1 AS number";
     let row = sqlx::query(sql)
@@ -124,9 +236,11 @@ pub(super) async fn commit_part(
     tenant: &TenantId,
     upload: UploadId,
     part: PartRecord,
+    limits: &UploadLimits,
 ) -> Result<u64> {
-    let (mut tx, _) = store.write().await?;
-    writable(&mut tx, tenant, upload, part.offset).await?;
+    let (mut tx, now) = store.write().await?;
+    touch(&mut tx, tenant, (upload, part), limits, now).await?;
+    let size = rows::int("size_bytes", part.size)?;
     let sql =
         "INSERT INTO parts (tenant, upload, number, start, size_bytes) VALUES (?, ?, ?, ?, ?)";
     sqlx::query(sql)
@@ -134,7 +248,13 @@ pub(super) async fn commit_part(
         .bind(upload.to_string())
         .bind(part.number)
         .bind(rows::int("start", part.offset)?)
-        .bind(rows::int("size_bytes", part.size)?)
+        .bind(size)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("UPDATE uploads SET committed = committed + ? WHERE tenant = ? AND id = ?")
+        .bind(size)
+        .bind(tenant.as_str())
+        .bind(upload.to_string())
         .execute(&mut *tx)
         .await?;
     tx.commit().await?;
@@ -169,7 +289,7 @@ pub(super) async fn finish(
     video: NewVideo,
 ) -> Result<VideoRecord> {
     let (mut tx, now) = store.write().await?;
-    let record = get(&mut tx, tenant, upload).await?;
+    let record = get(&mut tx, tenant, upload, now).await?;
     if let Some(finished) = record.video {
         return Ok(finished);
     }
@@ -182,7 +302,8 @@ pub(super) async fn finish(
         });
     }
     let video = videos::insert(&mut tx, tenant, &record.display_name, video, now).await?;
-    sqlx::query("UPDATE uploads SET video = ? WHERE tenant = ? AND id = ?")
+    let sql = "UPDATE uploads SET video = ?, expire_time = NULL WHERE tenant = ? AND id = ?";
+    sqlx::query(sql)
         .bind(video.id.to_string())
         .bind(tenant.as_str())
         .bind(upload.to_string())
@@ -202,12 +323,22 @@ pub(super) async fn abandon(
     tenant: &TenantId,
     upload: UploadId,
 ) -> Result<Vec<PartRecord>> {
-    let (mut tx, _) = store.write().await?;
-    if get(&mut tx, tenant, upload).await?.video.is_some() {
+    let (mut tx, now) = store.write().await?;
+    let row = row(&mut tx, tenant, upload).await?;
+    if row.optional_text("video")?.is_some() {
         return Err(Error::UploadFinished { upload });
     }
     let parts = parts(&mut tx, tenant, upload).await?;
-    sqlx::query("DELETE FROM uploads WHERE tenant = ? AND id = ?")
+    // One that has ended already stays what it is: its owner may say again that it is not wanted.
+    let sql = "UPDATE uploads SET ending = ?, end_time = ?, expire_time = NULL \
+               WHERE tenant = ? AND id = ? AND end_time IS NULL";
+    sqlx::query(sql)
+        .bind(if has_expired(&row, now)? {
+            EXPIRED
+        } else {
+            DELETED
+        })
+        .bind(now)
         .bind(tenant.as_str())
         .bind(upload.to_string())
         .execute(&mut *tx)

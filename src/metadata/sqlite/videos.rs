@@ -8,12 +8,13 @@ use sqlx::sqlite::SqliteRow;
 
 use super::super::{
     BlobName, Error, Kind, NewVideo, Page, PageRequest, PartRecord, Result, Timestamp,
-    UploadRecord, VideoRecord, Videos,
+    UploadLimits, UploadRecord, VideoRecord, Videos,
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, blobs, uploads};
+use super::{Sqlite, blobs, labels, uploads};
 use crate::ids::{RequestId, TenantId, UploadId, VideoId};
+use crate::spec::Digest;
 
 const LISTING: &str = "videos";
 
@@ -24,25 +25,35 @@ impl Videos for Sqlite {
         tenant: &TenantId,
         display_name: &str,
         request: Option<RequestId>,
+        limits: &UploadLimits,
     ) -> Result<UploadRecord> {
-        uploads::create(self, tenant, display_name, request).await
+        uploads::create(self, tenant, display_name, request, limits).await
     }
 
     async fn get_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<UploadRecord> {
         let mut tx = self.read().await?;
-        uploads::get(&mut tx, tenant, upload).await
+        let now = self.now(&mut tx).await?;
+        uploads::get(&mut tx, tenant, upload, now).await
+    }
+
+    async fn list_uploads(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<UploadRecord>> {
+        uploads::list(self, tenant, page).await
     }
 
     async fn find_uploaded(
         &self,
         tenant: &TenantId,
+        display_name: &str,
+        sha256: Digest,
         request: RequestId,
     ) -> Result<Option<VideoRecord>> {
         let mut tx = self.read().await?;
-        match upload_request(Some(request))
-            .answer(&mut tx, tenant)
-            .await?
-        {
+        let request = upload_request(Some(request), display_name, sha256)?;
+        match request.answer(&mut tx, tenant).await? {
             Some(id) => Ok(Some(get(&mut tx, tenant, parsed(&id)?).await?)),
             None => Ok(None),
         }
@@ -56,7 +67,7 @@ impl Videos for Sqlite {
         request: Option<RequestId>,
     ) -> Result<VideoRecord> {
         let (mut tx, now) = self.write().await?;
-        let request = upload_request(request);
+        let request = upload_request(request, display_name, video.sha256)?;
         if let Some(id) = request.answer(&mut tx, tenant).await? {
             return get(&mut tx, tenant, parsed(&id)?).await;
         }
@@ -67,8 +78,14 @@ impl Videos for Sqlite {
         Ok(record)
     }
 
-    async fn begin_part(&self, tenant: &TenantId, upload: UploadId, offset: u64) -> Result<u32> {
-        uploads::begin_part(self, tenant, upload, offset).await
+    async fn begin_part(
+        &self,
+        tenant: &TenantId,
+        upload: UploadId,
+        offset: u64,
+        limits: &UploadLimits,
+    ) -> Result<u32> {
+        uploads::begin_part(self, tenant, upload, offset, limits).await
     }
 
     async fn commit_part(
@@ -76,13 +93,15 @@ impl Videos for Sqlite {
         tenant: &TenantId,
         upload: UploadId,
         part: PartRecord,
+        limits: &UploadLimits,
     ) -> Result<u64> {
-        uploads::commit_part(self, tenant, upload, part).await
+        uploads::commit_part(self, tenant, upload, part, limits).await
     }
 
     async fn list_parts(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>> {
         let mut tx = self.read().await?;
-        uploads::get(&mut tx, tenant, upload).await?;
+        let now = self.now(&mut tx).await?;
+        uploads::get(&mut tx, tenant, upload, now).await?;
         uploads::parts(&mut tx, tenant, upload).await
     }
 
@@ -126,8 +145,8 @@ impl Videos for Sqlite {
         self.deleting(|| delete(self, tenant, video, force)).await
     }
 
-    async fn is_named(&self, tenant: &TenantId, blob: &BlobName) -> Result<bool> {
-        blobs::is_named(self, tenant, blob).await
+    async fn named(&self, blobs: &[(TenantId, BlobName)]) -> Result<Vec<bool>> {
+        blobs::named(self, blobs).await
     }
 }
 
@@ -161,11 +180,8 @@ async fn delete(store: &Sqlite, tenant: &TenantId, video: VideoId, force: bool) 
     tx.commit().await
 }
 
-fn upload_request(id: Option<RequestId>) -> Request {
-    Request {
-        method: "UploadVideo",
-        id,
-    }
+fn upload_request(id: Option<RequestId>, display_name: &str, sha256: Digest) -> Result<Request> {
+    Request::new("UploadVideo", id, &(display_name, sha256))
 }
 
 pub(super) fn parsed(id: &str) -> Result<VideoId> {
@@ -259,11 +275,7 @@ async fn bury(
     video: VideoId,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query("DELETE FROM examples WHERE tenant = ? AND video = ?")
-        .bind(tenant.as_str())
-        .bind(video.to_string())
-        .execute(&mut *conn)
-        .await?;
+    labels::forget_video(conn, tenant, video).await?;
     sqlx::query("UPDATE videos SET delete_time = ? WHERE tenant = ? AND id = ?")
         .bind(now)
         .bind(tenant.as_str())

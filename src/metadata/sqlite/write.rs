@@ -39,7 +39,7 @@ impl WriteTx {
         }
         let sql = "SELECT CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER), total_changes()";
         let row = sqlx::query(sql).fetch_one(&mut *tx).await?;
-        let (now, changes) = (row.try_get(0)?, row.try_get(1)?);
+        let (now, changes): (Timestamp, i64) = (row.try_get(0)?, row.try_get(1)?);
         let (writes, ledger) = (store.writes.clone(), store.ledger.clone());
         Ok((
             Self {
@@ -48,7 +48,7 @@ impl WriteTx {
                 ledger,
                 changes,
             },
-            now,
+            store.ahead_of(now),
         ))
     }
 

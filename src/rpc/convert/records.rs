@@ -12,8 +12,8 @@ use super::spec::{
 use crate::engine::ResidencyRecord;
 use crate::ids::AdapterVersion;
 use crate::metadata::{
-    DatasetRecord, Event, EventRecord, ExampleRecord, JobRecord, JobResult, StepMetrics,
-    TaskRecord, UploadRecord, VersionRecord, VideoProbe, VideoRecord,
+    DatasetRecord, Event, EventRecord, ExampleRecord, JobRecord, JobResult, LabelCount,
+    StepMetrics, TaskRecord, UploadRecord, VersionRecord, VideoProbe, VideoRecord,
 };
 use crate::proto::v1;
 use crate::rpc::status;
@@ -57,6 +57,7 @@ pub(in crate::rpc) fn of_upload(record: UploadRecord) -> v1::Upload {
         committed_bytes: signed(record.committed_bytes),
         video: record.video.map(of_video),
         create_time: Some(of_time(record.create_time)),
+        expire_time: record.expire_time.map(of_time),
     }
 }
 
@@ -64,18 +65,20 @@ pub(in crate::rpc) fn of_upload(record: UploadRecord) -> v1::Upload {
 pub(in crate::rpc) fn of_dataset(record: DatasetRecord) -> v1::Dataset {
     v1::Dataset {
         name: format!("datasets/{}", record.id),
-        examples: signed(record.examples()),
+        examples: signed(record.examples),
+        labels: signed(record.labels),
         display_name: record.display_name,
-        counts: record
-            .counts
-            .into_iter()
-            .map(|count| v1::LabelCount {
-                label: count.label,
-                split: of_split(count.split).into(),
-                examples: signed(count.examples),
-            })
-            .collect(),
+        counts: record.counts.into_iter().map(of_label_count).collect(),
         create_time: Some(of_time(record.create_time)),
+    }
+}
+
+/// The examples of one label in one split.
+pub(in crate::rpc) fn of_label_count(count: LabelCount) -> v1::LabelCount {
+    v1::LabelCount {
+        label: count.label,
+        split: of_split(count.split).into(),
+        examples: signed(count.examples),
     }
 }
 

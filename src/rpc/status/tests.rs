@@ -3,7 +3,9 @@
 #![allow(clippy::too_many_lines)]
 
 use super::*;
-use crate::ids::{AdapterVersion, JobId, TaskId, TenantId, UploadId, VersionRef, VideoId};
+use crate::ids::{
+    AdapterVersion, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
+};
 use crate::metadata::Kind;
 use crate::spec::{Digest, Invalid};
 use crate::video::Reject;
@@ -113,6 +115,33 @@ fn metadata_errors() {
             .into(),
             Code::FailedPrecondition,
             "UPLOAD_FINISHED",
+        ),
+        (
+            Error::UploadExpired {
+                upload: UploadId::generate(),
+            }
+            .into(),
+            Code::NotFound,
+            "UPLOAD_EXPIRED",
+        ),
+        (
+            Error::TooManyUploads { limit: 3 }.into(),
+            Code::ResourceExhausted,
+            "TOO_MANY_UPLOADS",
+        ),
+        (
+            Error::TooManyUploadBytes { limit: 3 }.into(),
+            Code::ResourceExhausted,
+            "TOO_MANY_UPLOAD_BYTES",
+        ),
+        (
+            Error::RequestReused {
+                request: RequestId::generate(),
+                method: "CreateTask",
+            }
+            .into(),
+            Code::InvalidArgument,
+            "REQUEST_ID_REUSED",
         ),
         (
             Error::TooManyJobs { limit: 3 }.into(),

@@ -179,14 +179,14 @@ impl Bed {
         let started = self
             .parts
             .library
-            .upload_video(tenant, name, None)
+            .upload_video(tenant, name, None, None)
             .await
             .expect("an upload");
         let Started::Open(mut upload) = started else {
             panic!("nothing was uploaded before")
         };
         upload.write(bytes).await.expect("bytes");
-        upload.finish(None).await.expect("a video").id
+        upload.finish().await.expect("a video").id
     }
 
     pub(super) async fn dataset(

@@ -75,7 +75,7 @@ contract! {
         let message = job.message.expect("a message");
         assert!(message.contains("2 times at step 12"), "{message}");
         let kept = BlobName::Job(job.id, checkpoint(10).key);
-        assert!(store.is_named(&a, &kept).await.expect("asked"));
+        assert!(is_named(store, &a, kept).await);
         assert!(is_idle(store).await);
     }
 

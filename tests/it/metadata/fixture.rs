@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use frameshift::ids::{AdapterVersion, DatasetId, RequestId, TaskId, TenantId, VideoId};
 use frameshift::metadata::{
-    Claim, Event, ExampleRecord, JobRecord, JobUpdate, MetadataStore, NewJob, NewTask, NewVersion,
-    NewVideo, Outcome, Published, VersionManifest, VideoProbe, VideoRecord,
+    BlobName, Claim, Event, ExampleRecord, JobRecord, JobUpdate, MetadataStore, NewJob, NewTask,
+    NewVersion, NewVideo, Outcome, Published, UploadLimits, VersionManifest, VideoProbe,
+    VideoRecord,
 };
 use frameshift::spec::{
     AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, HyperParameters, JobState,
@@ -38,6 +39,21 @@ pub(crate) fn dataset_id(name: &str) -> DatasetId {
 
 pub(crate) fn request() -> Option<RequestId> {
     Some(RequestId::generate())
+}
+
+/// Limits that no test meets by chance.
+pub(crate) fn limits() -> UploadLimits {
+    UploadLimits {
+        expiry: Duration::from_secs(24 * 3600),
+        uploads: 100,
+        bytes: 1 << 30,
+    }
+}
+
+/// Whether a record names a blob.
+pub(crate) async fn is_named(store: &Store, tenant: &TenantId, blob: BlobName) -> bool {
+    let asked = [(tenant.clone(), blob)];
+    store.named(&asked).await.expect("asked") == [true]
 }
 
 pub(crate) fn probe() -> VideoProbe {

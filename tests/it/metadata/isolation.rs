@@ -24,7 +24,7 @@ contract! {
     async fn every_method_answers_not_found_for_anothers_resource(store: Store) {
         let (a, b) = (tenant("a"), tenant("b"));
         let videos = trainable(store, &a, "t").await;
-        let upload = store.create_upload(&a, "", None).await.expect("created");
+        let upload = store.create_upload(&a, "", None, &limits()).await.expect("created");
         submit(store, &a, "t").await;
         let published = publish(store, &claim(store).await).await;
         let job = submit(store, &a, "t").await;
@@ -38,6 +38,7 @@ contract! {
 
         let page = PageRequest::first();
         assert!(store.list_videos(&b, &page).await.expect("listed").items.is_empty());
+        assert!(store.list_uploads(&b, &page).await.expect("listed").items.is_empty());
         assert!(store.list_datasets(&b, &page).await.expect("listed").items.is_empty());
         assert!(store.list_tasks(&b, &page).await.expect("listed").items.is_empty());
         assert!(store.list_jobs(&b, &page).await.expect("listed").items.is_empty());
@@ -72,20 +73,24 @@ contract! {
     async fn equal_names_and_requests_of_two_tenants_coexist(store: Store) {
         let (a, b) = (tenant("a"), tenant("b"));
         let id = request();
+        let mut sha256 = Vec::new();
         for (owner, name) in [(&a, "of a"), (&b, "of b")] {
             let mut new = task("t");
             new.display_name = name.into();
             store.create_task(owner, new, id).await.expect("created");
             store.create_dataset(owner, &dataset_id("d"), name, id).await.expect("created");
-            store.create_upload(owner, name, id).await.expect("created");
-            store.record_video(owner, name, new_video(1), id).await.expect("created");
+            store.create_upload(owner, name, id, &limits()).await.expect("created");
+            let video = new_video(1);
+            sha256.push(video.sha256);
+            store.record_video(owner, name, video, id).await.expect("created");
         }
-        for (owner, name) in [(&a, "of a"), (&b, "of b")] {
+        for ((owner, name), sha256) in [(&a, "of a"), (&b, "of b")].into_iter().zip(sha256) {
             let task = store.get_task(owner, &task_id("t")).await.expect("found");
             assert_eq!((task.display_name.as_str(), &task.tenant), (name, owner));
             let dataset = store.get_dataset(owner, &dataset_id("d")).await.expect("found");
             assert_eq!((dataset.display_name.as_str(), &dataset.tenant), (name, owner));
-            let video = store.find_uploaded(owner, id.expect("an id")).await.expect("asked");
+            let id = id.expect("an id");
+            let video = store.find_uploaded(owner, name, sha256, id).await.expect("asked");
             assert_eq!(video.expect("found").display_name, name);
         }
         store.delete_task(&a, &task_id("t"), None).await.expect("deleted");
@@ -107,19 +112,14 @@ async fn uploads_and_videos(
         size: 1,
     };
     absent(store.get_upload(b, upload).await);
-    absent(store.begin_part(b, upload, 0).await);
-    absent(store.commit_part(b, upload, part).await);
+    absent(store.begin_part(b, upload, 0, &limits()).await);
+    absent(store.commit_part(b, upload, part, &limits()).await);
     absent(store.list_parts(b, upload).await);
     absent(store.finish_upload(b, upload, new_video(0)).await);
     absent(store.abandon_upload(b, upload).await);
     absent(store.get_video(b, video).await);
     absent(store.delete_video(b, video, true).await);
-    assert!(
-        !store
-            .is_named(b, &BlobName::Video(video))
-            .await
-            .expect("asked")
-    );
+    assert!(!is_named(store, b, BlobName::Video(video)).await);
 }
 
 async fn datasets(store: &Store, b: &frameshift::ids::TenantId, video: VideoId, digest: Digest) {
@@ -129,6 +129,7 @@ async fn datasets(store: &Store, b: &frameshift::ids::TenantId, video: VideoId, 
     absent(store.add_examples(b, &id, &examples).await);
     absent(store.remove_examples(b, &id, &[video]).await);
     absent(store.list_examples(b, &id, &PageRequest::first()).await);
+    absent(store.list_label_counts(b, &id, &PageRequest::first()).await);
     absent(store.delete_dataset(b, &id).await);
     absent(store.snapshot_dataset(b, &id).await);
     absent(store.get_snapshot(b, digest).await);
@@ -159,7 +160,7 @@ async fn tasks(store: &Store, b: &frameshift::ids::TenantId, version: AdapterVer
             .expect("asked")
     );
     let blob = BlobName::Version(id, version, Digest([3; 32]));
-    assert!(!store.is_named(b, &blob).await.expect("asked"));
+    assert!(!is_named(store, b, blob).await);
 }
 
 async fn jobs(store: &Store, b: &frameshift::ids::TenantId, job: JobId) {

@@ -143,8 +143,8 @@ contract! {
             Some(checkpoint(10))
         );
         let named = |step| BlobName::Job(old.job.id, checkpoint(step).key);
-        assert!(store.is_named(&a, &named(20)).await.expect("asked"));
-        assert!(!store.is_named(&a, &named(10)).await.expect("asked"));
+        assert!(is_named(store, &a, named(20)).await);
+        assert!(!is_named(store, &a, named(10)).await);
         assert!(store.claim_job("new", LEASE).await.expect("asked").is_none());
         assert_eq!(store.release_lost_jobs(&[]).await.expect("looked"), []);
         let new = claim(store).await;

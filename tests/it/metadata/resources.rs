@@ -1,6 +1,8 @@
 //! Uploads, videos, data sets and tasks.
 
-use frameshift::metadata::{BlobName, Error, Kind, PageRequest, PartRecord, TaskUpdate};
+use frameshift::metadata::{
+    BlobName, EndedPart, Error, Kind, NewVideo, PageRequest, PartRecord, TaskUpdate,
+};
 use frameshift::spec::Split;
 
 use super::contract;
@@ -17,19 +19,19 @@ fn part(number: u32, offset: u64, size: u64) -> PartRecord {
 contract! {
     async fn parts_follow_one_another_and_the_offset_is_their_sum(store: Store) {
         let a = tenant("a");
-        let upload = store.create_upload(&a, "clip.mp4", None).await.expect("created");
-        let first = store.begin_part(&a, upload.id, 0).await.expect("a number");
-        assert_eq!(store.commit_part(&a, upload.id, part(first, 0, 5)).await.expect("committed"), 5);
+        let upload = store.create_upload(&a, "clip.mp4", None, &limits()).await.expect("created");
+        let first = store.begin_part(&a, upload.id, 0, &limits()).await.expect("a number");
+        assert_eq!(store.commit_part(&a, upload.id, part(first, 0, 5), &limits()).await.expect("committed"), 5);
         assert!(matches!(
-            store.begin_part(&a, upload.id, 4).await,
+            store.begin_part(&a, upload.id, 4, &limits()).await,
             Err(Error::OffsetMismatch { committed: 5, offset: 4, .. })
         ));
-        let second = store.begin_part(&a, upload.id, 5).await.expect("a number");
-        let rival = store.begin_part(&a, upload.id, 5).await.expect("a number");
+        let second = store.begin_part(&a, upload.id, 5, &limits()).await.expect("a number");
+        let rival = store.begin_part(&a, upload.id, 5, &limits()).await.expect("a number");
         assert!(first != second && second != rival, "writers never share a number");
-        assert_eq!(store.commit_part(&a, upload.id, part(rival, 5, 2)).await.expect("committed"), 7);
+        assert_eq!(store.commit_part(&a, upload.id, part(rival, 5, 2), &limits()).await.expect("committed"), 7);
         assert!(matches!(
-            store.commit_part(&a, upload.id, part(second, 5, 2)).await,
+            store.commit_part(&a, upload.id, part(second, 5, 2), &limits()).await,
             Err(Error::OffsetMismatch { committed: 7, .. })
         ));
         assert_eq!(store.get_upload(&a, upload.id).await.expect("found").committed_bytes, 7);
@@ -41,9 +43,9 @@ contract! {
 
     async fn an_upload_finishes_once(store: Store) {
         let a = tenant("a");
-        let upload = store.create_upload(&a, "clip.mp4", None).await.expect("created");
-        let number = store.begin_part(&a, upload.id, 0).await.expect("a number");
-        store.commit_part(&a, upload.id, part(number, 0, 5)).await.expect("committed");
+        let upload = store.create_upload(&a, "clip.mp4", None, &limits()).await.expect("created");
+        let number = store.begin_part(&a, upload.id, 0, &limits()).await.expect("a number");
+        store.commit_part(&a, upload.id, part(number, 0, 5), &limits()).await.expect("committed");
         assert!(matches!(
             store.finish_upload(&a, upload.id, new_video(4)).await,
             Err(Error::OffsetMismatch { .. })
@@ -56,7 +58,7 @@ contract! {
         assert_eq!((found.committed_bytes, found.video), (5, Some(video)));
         assert!(store.list_parts(&a, upload.id).await.expect("parts").is_empty());
         assert!(matches!(
-            store.begin_part(&a, upload.id, 5).await,
+            store.begin_part(&a, upload.id, 5, &limits()).await,
             Err(Error::UploadFinished { .. })
         ));
         assert!(matches!(
@@ -67,13 +69,21 @@ contract! {
 
     async fn an_abandoned_upload_is_gone(store: Store) {
         let a = tenant("a");
-        let upload = store.create_upload(&a, "", None).await.expect("created");
-        let number = store.begin_part(&a, upload.id, 0).await.expect("a number");
-        store.commit_part(&a, upload.id, part(number, 0, 5)).await.expect("committed");
-        assert!(store.is_named(&a, &BlobName::Part(upload.id, number)).await.expect("asked"));
+        let upload = store.create_upload(&a, "", None, &limits()).await.expect("created");
+        let number = store.begin_part(&a, upload.id, 0, &limits()).await.expect("a number");
+        store.commit_part(&a, upload.id, part(number, 0, 5), &limits()).await.expect("committed");
+        assert!(is_named(store, &a, BlobName::Part(upload.id, number)).await);
         let parts = store.abandon_upload(&a, upload.id).await.expect("abandoned");
         assert_eq!(parts, [part(number, 0, 5)]);
-        assert!(!store.is_named(&a, &BlobName::Part(upload.id, number)).await.expect("asked"));
+        assert!(
+            is_named(store, &a, BlobName::Part(upload.id, number)).await,
+            "until it is said to be gone"
+        );
+        let ended = EndedPart { tenant: a.clone(), upload: upload.id, number };
+        assert_eq!(store.ended_parts().await.expect("asked"), std::slice::from_ref(&ended));
+        store.forget_parts(&[ended]).await.expect("forgotten");
+        assert!(!is_named(store, &a, BlobName::Part(upload.id, number)).await);
+        assert!(store.abandon_upload(&a, upload.id).await.expect("abandoned already").is_empty());
         assert!(matches!(
             store.get_upload(&a, upload.id).await,
             Err(Error::NotFound { kind: Kind::Upload, .. })
@@ -83,14 +93,16 @@ contract! {
     async fn a_create_with_the_same_request_answers_the_same(store: Store) {
         let a = tenant("a");
         let id = request();
-        let one = store.create_upload(&a, "x", id).await.expect("created");
-        assert_eq!(store.create_upload(&a, "y", id).await.expect("answered"), one);
-        let one = store.record_video(&a, "x", new_video(1), id).await.expect("created");
-        assert_eq!(store.record_video(&a, "y", new_video(2), id).await.expect("answered"), one);
-        assert_eq!(
-            store.find_uploaded(&a, id.expect("an id")).await.expect("asked"),
-            Some(one)
-        );
+        let limits = limits();
+        let one = store.create_upload(&a, "x", id, &limits).await.expect("created");
+        assert_eq!(store.create_upload(&a, "x", id, &limits).await.expect("answered"), one);
+        let video = new_video(1);
+        let again = NewVideo { id: new_video(1).id, ..video.clone() };
+        let sha256 = video.sha256;
+        let one = store.record_video(&a, "x", video, id).await.expect("created");
+        assert_eq!(store.record_video(&a, "x", again, id).await.expect("answered"), one);
+        let found = store.find_uploaded(&a, "x", sha256, id.expect("an id")).await;
+        assert_eq!(found.expect("asked"), Some(one));
         let one = store.create_dataset(&a, &dataset_id("d"), "x", id).await.expect("created");
         assert_eq!(store.create_dataset(&a, &dataset_id("d"), "x", id).await.expect("answered"), one);
         let one = store.create_task(&a, task("t"), id).await.expect("created");
@@ -106,6 +118,39 @@ contract! {
             store.create_dataset(&a, &dataset_id("d"), "", None).await,
             Err(Error::AlreadyExists { kind: Kind::Dataset, .. })
         ));
+    }
+
+    async fn a_request_that_asks_for_something_else_is_refused(store: Store) {
+        fn reused<T: std::fmt::Debug>(result: frameshift::metadata::Result<T>, by: &str) {
+            assert!(
+                matches!(&result, Err(Error::RequestReused { method, .. }) if *method == by),
+                "{result:?}"
+            );
+        }
+        let (a, id, limits) = (tenant("a"), request(), limits());
+        let video = new_video(1);
+        let sha256 = video.sha256;
+        store.create_upload(&a, "x", id, &limits).await.expect("created");
+        store.record_video(&a, "x", video, id).await.expect("created");
+        store.create_dataset(&a, &dataset_id("d"), "x", id).await.expect("created");
+        store.create_task(&a, task("t"), id).await.expect("created");
+        store.submit_job(&a, job("t", "d"), id).await.expect("created");
+
+        reused(store.create_upload(&a, "y", id, &limits).await, "CreateUpload");
+        reused(store.record_video(&a, "x", new_video(1), id).await, "UploadVideo");
+        let key = id.expect("an id");
+        reused(store.find_uploaded(&a, "y", sha256, key).await, "UploadVideo");
+        reused(store.create_dataset(&a, &dataset_id("e"), "x", id).await, "CreateDataset");
+        reused(store.create_dataset(&a, &dataset_id("d"), "y", id).await, "CreateDataset");
+        reused(store.create_task(&a, task("u"), id).await, "CreateTask");
+        let mut wider = task("t");
+        wider.adapter.adapter_width += 1;
+        reused(store.create_task(&a, wider, id).await, "CreateTask");
+        let mut longer = job("t", "d");
+        longer.hyper_parameters.epochs = Some(50);
+        reused(store.submit_job(&a, longer, id).await, "SubmitJob");
+        assert_eq!(store.list_jobs(&a, &PageRequest::first()).await.expect("listed").items.len(), 1);
+        assert_eq!(store.list_videos(&a, &PageRequest::first()).await.expect("listed").items.len(), 1);
     }
 
     async fn pages_cover_a_listing_once_and_in_order(store: Store) {
@@ -144,10 +189,10 @@ contract! {
             store.get_video(&a, videos[0].id).await,
             Err(Error::NotFound { kind: Kind::Video, .. })
         ));
-        assert!(!store.is_named(&a, &BlobName::Video(videos[0].id)).await.expect("asked"));
-        assert!(store.is_named(&a, &BlobName::Video(videos[1].id)).await.expect("asked"));
+        assert!(!is_named(store, &a, BlobName::Video(videos[0].id)).await);
+        assert!(is_named(store, &a, BlobName::Video(videos[1].id)).await);
         let dataset = store.get_dataset(&a, &dataset_id("t")).await.expect("found");
-        assert_eq!(dataset.examples(), 1);
+        assert_eq!(dataset.examples, 1);
         let listed = store.list_videos(&a, &PageRequest::first()).await.expect("listed");
         assert_eq!(listed.items, videos[1..]);
         assert!(matches!(
@@ -180,7 +225,7 @@ contract! {
             Err(Error::VideosNotFound { videos }) => assert_eq!(videos, [missing]),
             other => panic!("{other:?}"),
         }
-        assert_eq!(store.get_dataset(&a, &id).await.expect("found").examples(), 2);
+        assert_eq!(store.get_dataset(&a, &id).await.expect("found").examples, 2);
         let changed = [example(videos[0].id, "up", Split::Test), example(mine, "up", Split::Train)];
         let dataset = store.add_examples(&a, &id, &changed).await.expect("added");
         let counts: Vec<_> = dataset
@@ -199,6 +244,86 @@ contract! {
         assert_eq!(store.list_datasets(&a, &PageRequest::first()).await.expect("listed").items, [dataset]);
         let examples = store.list_examples(&a, &id, &PageRequest::first()).await.expect("listed").items;
         assert!(examples.is_sorted_by_key(|example| example.video) && examples.len() == 3);
+    }
+
+    async fn labels_are_counted_as_the_examples_say(store: Store) {
+        let a = tenant("a");
+        let id = dataset_id("d");
+        store.create_dataset(&a, &id, "", None).await.expect("created");
+        let mut videos = Vec::new();
+        for _ in 0..7 {
+            videos.push(video(store, &a).await.id);
+        }
+        let label = |n: usize| format!("label {n}");
+        let splits = [Split::Train, Split::Validation, Split::Test];
+        let mut expected = std::collections::BTreeMap::new();
+        let mut stream = frameshift::rng::Stream::new(1, "labels");
+        let mut draw = |below: usize| stream.below(below as u64) as usize;
+        for round in 0..60 {
+            let video = videos[draw(videos.len())];
+            let dataset = if round % 4 == 3 {
+                expected.remove(&video);
+                store.remove_examples(&a, &id, &[video]).await.expect("removed")
+            } else {
+                let (label, split) = (label(draw(4)), splits[draw(3)]);
+                let examples = [example(video, &label, split)];
+                expected.insert(video, (label, split));
+                store.add_examples(&a, &id, &examples).await.expect("added")
+            };
+            let mut counts = std::collections::BTreeMap::new();
+            for of in expected.values() {
+                *counts.entry(of.clone()).or_insert(0) += 1;
+            }
+            let found: Vec<_> = dataset
+                .counts
+                .iter()
+                .map(|count| ((count.label.clone(), count.split), count.examples))
+                .collect();
+            assert_eq!(found, counts.iter().map(|(of, n)| (of.clone(), *n)).collect::<Vec<_>>());
+            assert_eq!(dataset.examples, expected.len() as u64);
+            let labels: std::collections::BTreeSet<_> = counts.keys().map(|(label, _)| label).collect();
+            assert_eq!(dataset.labels, labels.len() as u64);
+        }
+        let (gone, (_, split)) = expected.iter().next().expect("an example");
+        let before = store.get_dataset(&a, &id).await.expect("found");
+        let of = |dataset: &frameshift::metadata::DatasetRecord| -> u64 {
+            dataset.counts.iter().filter(|c| c.split == *split).map(|c| c.examples).sum()
+        };
+        store.delete_video(&a, *gone, true).await.expect("deleted");
+        let after = store.get_dataset(&a, &id).await.expect("found");
+        assert_eq!(of(&after), of(&before) - 1);
+        assert_eq!(after.examples, before.examples - 1);
+    }
+
+    async fn labels_without_end_are_counted_page_by_page(store: Store) {
+        let a = tenant("a");
+        let id = dataset_id("many");
+        store.create_dataset(&a, &id, "", None).await.expect("created");
+        let name = |n: usize| format!("{n:05}{}", "x".repeat(250));
+        for batch in 0..3 {
+            let mut examples = Vec::new();
+            for n in 0..600 {
+                let video = video(store, &a).await.id;
+                examples.push(example(video, &name(batch * 600 + n), Split::Test));
+            }
+            let dataset = store.add_examples(&a, &id, &examples).await.expect("added");
+            let labels = (batch + 1) * 600;
+            assert_eq!((dataset.labels, dataset.examples), (labels as u64, labels as u64));
+            assert_eq!(dataset.counts.len(), labels.min(1000), "an answer stays small");
+        }
+        let listed = store.list_datasets(&a, &PageRequest::first()).await.expect("listed");
+        assert_eq!(listed.items[0].counts.len(), 1000);
+        let (mut found, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = PageRequest::new(700, &token).expect("valid");
+            let page = store.list_label_counts(&a, &id, &page).await.expect("listed");
+            found.extend(page.items.into_iter().map(|count| count.label));
+            token = page.next;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(found, (0..1800).map(name).collect::<Vec<_>>());
     }
 
     async fn a_snapshot_stays_what_it_was(store: Store) {

@@ -45,6 +45,10 @@ pub(super) async fn reach(
     }
     let name = || theirs.upload.clone();
     call!(videos.get_upload, v1::GetUploadRequest { name: name() });
+    call!(
+        videos.delete_upload,
+        v1::DeleteUploadRequest { name: name() }
+    );
     let header = v1::WriteUploadRequest {
         payload: Some(v1::write_upload_request::Payload::Header(
             v1::WriteUploadHeader {
@@ -66,6 +70,11 @@ pub(super) async fn reach(
         ..Default::default()
     };
     call!(datasets.list_examples, request);
+    let request = v1::ListLabelCountsRequest {
+        name: name(),
+        ..Default::default()
+    };
+    call!(datasets.list_label_counts, request);
     let videos = vec![theirs.video.clone()];
     call!(
         datasets.remove_examples,

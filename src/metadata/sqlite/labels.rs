@@ -1,0 +1,256 @@
+//! How many examples of each label a data set has: a row for each label, kept by the transactions that change examples.
+//!
+//! Invariant: the rows say what counting the examples would say; examples are changed nowhere else.
+
+use std::collections::BTreeMap;
+
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{ExampleRecord, LabelCount, Page, PageRequest, Result};
+use super::rows::{self, Columns};
+use crate::ids::{DatasetId, TenantId, VideoId};
+use crate::spec::Split;
+
+/// By how much the counts of a label change: of the training, the validation and the test split.
+type Change = [i64; 3];
+
+/// Changes of one data set's counts that are written once, however many examples make them.
+#[derive(Debug, Default)]
+pub(super) struct Changes(BTreeMap<String, Change>);
+
+impl Changes {
+    fn add(&mut self, label: String, split: Split, by: i64) {
+        let at = match split {
+            Split::Train => 0,
+            Split::Validation => 1,
+            Split::Test => 2,
+        };
+        if let Some(count) = self.0.entry(label).or_default().get_mut(at) {
+            *count += by;
+        }
+    }
+
+    /// Writes the counts.
+    pub(super) async fn write(
+        self,
+        conn: &mut SqliteConnection,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+    ) -> Result<()> {
+        let (mut labels, mut examples) = (0, 0);
+        for (label, change) in self.0 {
+            if change == [0; 3] {
+                continue;
+            }
+            examples += change.iter().sum::<i64>();
+            labels += apply(conn, (tenant, dataset), &label, change).await?;
+        }
+        let sql = "UPDATE datasets SET labels = labels + ?, examples = examples + ? \
+                   WHERE tenant = ? AND id = ?";
+        sqlx::query(sql)
+            .bind(labels)
+            .bind(examples)
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+}
+
+/// Changes one label's counts. Returns by how much the number of labels changes.
+async fn apply(
+    conn: &mut SqliteConnection,
+    (tenant, dataset): (&TenantId, &DatasetId),
+    label: &str,
+    [train, validation, test]: Change,
+) -> Result<i64> {
+    let sql = "UPDATE label_counts SET train = train + ?, validation = validation + ?, \
+               test = test + ? WHERE tenant = ? AND dataset = ? AND label = ? \
+               RETURNING train + validation + test AS examples";
+    let row = sqlx::query(sql)
+        .bind(train)
+        .bind(validation)
+        .bind(test)
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .bind(label)
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(row) = row else {
+        let sql = "INSERT INTO label_counts (tenant, dataset, label, train, validation, test) \
+                   VALUES (?, ?, ?, ?, ?, ?)";
+        sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .bind(label)
+            .bind(train)
+            .bind(validation)
+            .bind(test)
+            .execute(conn)
+            .await?;
+        return Ok(1);
+    };
+    if row.int("examples")? > 0 {
+        return Ok(0);
+    }
+    sqlx::query("DELETE FROM label_counts WHERE tenant = ? AND dataset = ? AND label = ?")
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .bind(label)
+        .execute(conn)
+        .await?;
+    Ok(-1)
+}
+
+/// Adds an example or changes it; false when the tenant has no such video.
+pub(super) async fn put(
+    conn: &mut SqliteConnection,
+    (tenant, dataset): (&TenantId, &DatasetId),
+    example: &ExampleRecord,
+    changes: &mut Changes,
+) -> Result<bool> {
+    let before = find(conn, (tenant, dataset), example.video).await?;
+    let sql = "INSERT INTO examples (tenant, dataset, video, label, split) \
+               SELECT tenant, ?, id, ?, ? FROM videos \
+               WHERE tenant = ? AND id = ? AND delete_time IS NULL \
+               ON CONFLICT (tenant, dataset, video) \
+               DO UPDATE SET label = excluded.label, split = excluded.split";
+    let inserted = sqlx::query(sql)
+        .bind(dataset.as_str())
+        .bind(&example.label)
+        .bind(rows::name("split", example.split)?)
+        .bind(tenant.as_str())
+        .bind(example.video.to_string())
+        .execute(conn)
+        .await?;
+    if inserted.rows_affected() == 0 {
+        return Ok(false);
+    }
+    if let Some((label, split)) = before {
+        changes.add(label, split, -1);
+    }
+    changes.add(example.label.clone(), example.split, 1);
+    Ok(true)
+}
+
+/// Removes an example; one that is not there is removed already.
+pub(super) async fn remove(
+    conn: &mut SqliteConnection,
+    (tenant, dataset): (&TenantId, &DatasetId),
+    video: VideoId,
+    changes: &mut Changes,
+) -> Result<()> {
+    if let Some((label, split)) = find(conn, (tenant, dataset), video).await? {
+        sqlx::query("DELETE FROM examples WHERE tenant = ? AND dataset = ? AND video = ?")
+            .bind(tenant.as_str())
+            .bind(dataset.as_str())
+            .bind(video.to_string())
+            .execute(conn)
+            .await?;
+        changes.add(label, split, -1);
+    }
+    Ok(())
+}
+
+/// Takes a video out of every data set.
+pub(super) async fn forget_video(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    video: VideoId,
+) -> Result<()> {
+    let found = sqlx::query("SELECT dataset FROM examples WHERE tenant = ? AND video = ?")
+        .bind(tenant.as_str())
+        .bind(video.to_string())
+        .fetch_all(&mut *conn)
+        .await?;
+    for row in &found {
+        let dataset: DatasetId = row.id("dataset")?;
+        let mut changes = Changes::default();
+        remove(conn, (tenant, &dataset), video, &mut changes).await?;
+        changes.write(conn, tenant, &dataset).await?;
+    }
+    Ok(())
+}
+
+async fn find(
+    conn: &mut SqliteConnection,
+    (tenant, dataset): (&TenantId, &DatasetId),
+    video: VideoId,
+) -> Result<Option<(String, Split)>> {
+    let sql = "SELECT label, split FROM examples WHERE tenant = ? AND dataset = ? AND video = ?";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .bind(video.to_string())
+        .fetch_optional(conn)
+        .await?;
+    found
+        .map(|row| Ok((row.text("label")?, row.name("split")?)))
+        .transpose()
+}
+
+/// The counts of the first labels of a data set, at most `limit` of them.
+pub(super) async fn first(
+    conn: &mut SqliteConnection,
+    (tenant, dataset): (&str, &str),
+    limit: u32,
+) -> Result<Vec<LabelCount>> {
+    let sql = "SELECT * FROM label_counts WHERE tenant = ? AND dataset = ? ORDER BY label LIMIT ?";
+    let found = sqlx::query(sql)
+        .bind(tenant)
+        .bind(dataset)
+        .bind(limit)
+        .fetch_all(conn)
+        .await?;
+    Ok(found.iter().map(read).collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// A page of labels with their counts.
+pub(super) async fn list(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    dataset: &DatasetId,
+    page: &PageRequest,
+) -> Result<Page<LabelCount>> {
+    // The data set is in the token: a page of one data set's labels does not continue another's.
+    let listing = format!("labels/{dataset}");
+    let sql = "SELECT * FROM label_counts WHERE tenant = ? AND dataset = ? AND label > ? \
+               ORDER BY label LIMIT ?";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .bind(page.start(&listing)?)
+        .bind(page.limit())
+        .fetch_all(conn)
+        .await?;
+    let labels: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
+    let name = |counts: &Vec<LabelCount>| {
+        let label = counts.first().map(|count| count.label.clone());
+        label.unwrap_or_default()
+    };
+    let Page { items, next } = page.page(&listing, labels, name);
+    Ok(Page {
+        items: items.concat(),
+        next,
+    })
+}
+
+/// The splits of a label that have examples.
+fn read(row: &SqliteRow) -> Result<Vec<LabelCount>> {
+    let label = row.text("label")?;
+    let splits = [
+        (Split::Train, row.number("train")?),
+        (Split::Validation, row.number("validation")?),
+        (Split::Test, row.number("test")?),
+    ];
+    let counts = splits.into_iter().filter(|(_, examples)| *examples > 0);
+    Ok(counts
+        .map(|(split, examples)| LabelCount {
+            label: label.clone(),
+            split,
+            examples,
+        })
+        .collect())
+}

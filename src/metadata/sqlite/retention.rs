@@ -1,0 +1,329 @@
+//! What goes in time: expired uploads, old request ids, events of jobs that have ended, snapshots that nobody reads, old jobs.
+//!
+//! Invariant: a call is one transaction over at most [`BATCH`] rows; what it leaves half done is found again by the next one.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{EndedPart, Result, Retention, Timestamp, UnfinishedUploads};
+use super::rows::Columns;
+use super::uploads::EXPIRED;
+use super::{Sqlite, micros};
+
+/// Rows that one transaction takes: a few milliseconds of the only writer's time.
+const BATCH: u32 = 500;
+
+/// Which events of a job there are, as its row says it: all, a sample of its steps, changes of state only.
+const ALL: u8 = 0;
+const SAMPLE: u8 = 1;
+const STATES: u8 = 2;
+
+#[async_trait]
+impl Retention for Sqlite {
+    async fn expire_uploads(&self) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let sql = "UPDATE uploads SET ending = ?1, end_time = ?2, expire_time = NULL \
+                   WHERE (tenant, id) IN \
+                   (SELECT tenant, id FROM uploads WHERE expire_time <= ?2 LIMIT ?3)";
+        let ended = sqlx::query(sql)
+            .bind(EXPIRED)
+            .bind(now)
+            .bind(BATCH)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(ended.rows_affected())
+    }
+
+    async fn ended_parts(&self) -> Result<Vec<EndedPart>> {
+        let sql = "SELECT parts.tenant AS tenant, upload, number FROM uploads JOIN parts \
+                   ON parts.tenant = uploads.tenant AND parts.upload = uploads.id \
+                   WHERE uploads.end_time IS NOT NULL LIMIT ?";
+        let found = sqlx::query(sql).bind(BATCH).fetch_all(&self.reader).await?;
+        let part = |row: &SqliteRow| {
+            Ok(EndedPart {
+                tenant: row.id("tenant")?,
+                upload: row.id("upload")?,
+                number: row.number("number")?,
+            })
+        };
+        found.iter().map(part).collect()
+    }
+
+    async fn forget_parts(&self, parts: &[EndedPart]) -> Result<()> {
+        for some in parts.chunks(BATCH as usize) {
+            let (mut tx, _) = self.write().await?;
+            for part in some {
+                // Only of an upload that has ended: one that is written to needs its parts, whatever the caller believes.
+                let sql = "DELETE FROM parts WHERE tenant = ?1 AND upload = ?2 AND number = ?3 \
+                           AND EXISTS (SELECT 1 FROM uploads WHERE tenant = ?1 AND id = ?2 \
+                           AND end_time IS NOT NULL)";
+                sqlx::query(sql)
+                    .bind(part.tenant.as_str())
+                    .bind(part.upload.to_string())
+                    .bind(part.number)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn forget_uploads(&self, age: Duration) -> Result<u64> {
+        let sql = "DELETE FROM uploads WHERE (tenant, id) IN \
+                   (SELECT tenant, id FROM uploads WHERE end_time <= ? AND NOT EXISTS \
+                   (SELECT 1 FROM parts WHERE parts.tenant = uploads.tenant \
+                   AND parts.upload = uploads.id) LIMIT ?)";
+        self.delete_older(sql, age).await
+    }
+
+    async fn forget_requests(&self, age: Duration) -> Result<u64> {
+        let sql = "DELETE FROM requests WHERE (tenant, method, request_id) IN \
+                   (SELECT tenant, method, request_id FROM requests WHERE create_time <= ? LIMIT ?)";
+        self.delete_older(sql, age).await
+    }
+
+    async fn thin_events(&self, keep: u32) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        // Most jobs have few events: they need no look at their rows.
+        let sql = "UPDATE jobs SET thinned = 1 WHERE (tenant, id) IN \
+                   (SELECT tenant, id FROM jobs WHERE end_time <= ? AND thinned = 0 \
+                   AND last_event <= ? LIMIT ?)";
+        let short = sqlx::query(sql)
+            .bind(now)
+            .bind(keep)
+            .bind(BATCH)
+            .execute(&mut *tx)
+            .await?;
+        let mut done = short.rows_affected();
+        let long = Ended::first(&mut tx, Some(ALL), now).await?;
+        if done < u64::from(BATCH)
+            && let Some(job) = long
+        {
+            let thinned = job.thin(&mut tx, keep).await?;
+            if thinned == 0 {
+                job.mark(&mut tx, SAMPLE).await?;
+            }
+            done += thinned.max(1);
+        }
+        tx.commit().await?;
+        Ok(done)
+    }
+
+    async fn forget_events(&self, age: Duration) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let Some(job) = Ended::first(&mut tx, Some(SAMPLE), before(now, age)).await? else {
+            return Ok(0);
+        };
+        let forgotten = job.forget(&mut tx, Events::NotOfState).await?;
+        if forgotten == 0 {
+            job.mark(&mut tx, STATES).await?;
+        }
+        tx.commit().await?;
+        Ok(forgotten.max(1))
+    }
+
+    async fn forget_snapshots(&self, age: Duration) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let sql = "UPDATE snapshots SET forgotten = 1 WHERE (tenant, digest) IN \
+                   (SELECT tenant, digest FROM snapshots WHERE forgotten = 0 AND create_time <= ? \
+                   AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.tenant = snapshots.tenant \
+                   AND dataset_digest = digest \
+                   AND (end_time IS NULL OR reason = 'PROCESS_LOST')) LIMIT ?)";
+        let marked = sqlx::query(sql)
+            .bind(before(now, age))
+            .bind(BATCH)
+            .execute(&mut *tx)
+            .await?;
+        let emptied = empty_snapshot(&mut tx).await?;
+        tx.commit().await?;
+        Ok(marked.rows_affected() + emptied)
+    }
+
+    async fn forget_jobs(&self, age: Duration) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let Some(job) = Ended::first(&mut tx, None, before(now, age)).await? else {
+            return Ok(0);
+        };
+        let forgotten = job.forget(&mut tx, Events::All).await?;
+        if forgotten == 0 {
+            job.delete(&mut tx).await?;
+        }
+        tx.commit().await?;
+        Ok(forgotten.max(1))
+    }
+
+    async fn unfinished_uploads(&self) -> Result<UnfinishedUploads> {
+        let mut tx = self.read().await?;
+        let now = self.now(&mut tx).await?;
+        let sql = "SELECT COUNT(*) AS uploads, COALESCE(SUM(committed), 0) AS bytes FROM uploads \
+                   WHERE expire_time > ?";
+        let row = sqlx::query(sql).bind(now).fetch_one(&mut *tx).await?;
+        Ok(UnfinishedUploads {
+            uploads: row.number("uploads")?,
+            bytes: row.number("bytes")?,
+        })
+    }
+}
+
+impl Sqlite {
+    /// Runs a statement that deletes at most a number of rows that are older than a time; it takes the time, then the number.
+    async fn delete_older(&self, sql: &'static str, age: Duration) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let deleted = sqlx::query(sql)
+            .bind(before(now, age))
+            .bind(BATCH)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(deleted.rows_affected())
+    }
+}
+
+fn before(now: Timestamp, age: Duration) -> Timestamp {
+    now.saturating_sub(micros(age))
+}
+
+/// Removes some of the examples of a snapshot that is being forgotten. Returns how many, or 1 when it was the end of it; 0 when there is none.
+async fn empty_snapshot(conn: &mut SqliteConnection) -> Result<u64> {
+    let sql = "SELECT tenant, digest FROM snapshots WHERE forgotten = 1 LIMIT 1";
+    let Some(row) = sqlx::query(sql).fetch_optional(&mut *conn).await? else {
+        return Ok(0);
+    };
+    let (tenant, digest) = (row.text("tenant")?, row.blob("digest")?);
+    let sql = "DELETE FROM snapshot_examples WHERE (tenant, digest, video) IN \
+               (SELECT tenant, digest, video FROM snapshot_examples \
+               WHERE tenant = ? AND digest = ? LIMIT ?)";
+    let removed = sqlx::query(sql)
+        .bind(&tenant)
+        .bind(&digest)
+        .bind(BATCH)
+        .execute(&mut *conn)
+        .await?;
+    if removed.rows_affected() == 0 {
+        sqlx::query("UPDATE snapshots SET forgotten = 2 WHERE tenant = ? AND digest = ?")
+            .bind(&tenant)
+            .bind(&digest)
+            .execute(&mut *conn)
+            .await?;
+        drop_unnamed(conn, &tenant, &digest).await?;
+    }
+    Ok(removed.rows_affected().max(1))
+}
+
+/// Drops a snapshot that is empty when no job names it.
+async fn drop_unnamed(conn: &mut SqliteConnection, tenant: &str, digest: &[u8]) -> Result<()> {
+    let sql = "DELETE FROM snapshots WHERE tenant = ?1 AND digest = ?2 AND forgotten = 2 \
+               AND NOT EXISTS (SELECT 1 FROM jobs WHERE tenant = ?1 AND dataset_digest = ?2)";
+    sqlx::query(sql)
+        .bind(tenant)
+        .bind(digest)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Which events of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Events {
+    All,
+    NotOfState,
+}
+
+/// A job that has ended.
+struct Ended {
+    tenant: String,
+    id: String,
+    last_event: i64,
+    dataset_digest: Vec<u8>,
+}
+
+impl Ended {
+    /// The job that ended first, at or before a time, of those that have so many of their events, or of all.
+    async fn first(
+        conn: &mut SqliteConnection,
+        thinned: Option<u8>,
+        end: Timestamp,
+    ) -> Result<Option<Self>> {
+        let found = match thinned {
+            Some(level) => {
+                let sql = "SELECT tenant, id, last_event, dataset_digest FROM jobs \
+                           WHERE thinned = ? AND end_time <= ? ORDER BY end_time LIMIT 1";
+                sqlx::query(sql).bind(level).bind(end)
+            }
+            None => {
+                let sql = "SELECT tenant, id, last_event, dataset_digest FROM jobs \
+                           WHERE end_time <= ? ORDER BY end_time LIMIT 1";
+                sqlx::query(sql).bind(end)
+            }
+        };
+        let Some(row) = found.fetch_optional(conn).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            tenant: row.text("tenant")?,
+            id: row.text("id")?,
+            last_event: row.int("last_event")?,
+            dataset_digest: row.blob("dataset_digest")?,
+        }))
+    }
+
+    /// Removes some of the events of steps. Which ones stay follows from their numbers alone: the first of each of `keep` equal stretches, and the
+    /// last step; so it does not matter how often this is cut.
+    async fn thin(&self, conn: &mut SqliteConnection, keep: u32) -> Result<u64> {
+        let sql = "DELETE FROM events WHERE (tenant, job, sequence) IN \
+                   (SELECT tenant, job, sequence FROM events WHERE tenant = ?1 AND job = ?2 \
+                   AND substr(event, 1, 7) = '{\"step\"' \
+                   AND sequence * ?3 / ?4 = (sequence - 1) * ?3 / ?4 \
+                   AND sequence <> (SELECT sequence FROM events WHERE tenant = ?1 AND job = ?2 \
+                   AND substr(event, 1, 7) = '{\"step\"' ORDER BY sequence DESC LIMIT 1) LIMIT ?5)";
+        let removed = sqlx::query(sql)
+            .bind(&self.tenant)
+            .bind(&self.id)
+            // One less than may stay, since the last step stays too.
+            .bind(i64::from(keep).saturating_sub(1).max(1))
+            .bind(self.last_event.max(1))
+            .bind(BATCH)
+            .execute(conn)
+            .await?;
+        Ok(removed.rows_affected())
+    }
+
+    /// Removes some events.
+    async fn forget(&self, conn: &mut SqliteConnection, events: Events) -> Result<u64> {
+        let sql = "DELETE FROM events WHERE (tenant, job, sequence) IN \
+                   (SELECT tenant, job, sequence FROM events WHERE tenant = ? AND job = ? \
+                   AND (? OR substr(event, 1, 8) <> '{\"state\"') LIMIT ?)";
+        let removed = sqlx::query(sql)
+            .bind(&self.tenant)
+            .bind(&self.id)
+            .bind(events == Events::All)
+            .bind(BATCH)
+            .execute(conn)
+            .await?;
+        Ok(removed.rows_affected())
+    }
+
+    async fn mark(&self, conn: &mut SqliteConnection, level: u8) -> Result<()> {
+        sqlx::query("UPDATE jobs SET thinned = ? WHERE tenant = ? AND id = ?")
+            .bind(level)
+            .bind(&self.tenant)
+            .bind(&self.id)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn delete(&self, conn: &mut SqliteConnection) -> Result<()> {
+        sqlx::query("DELETE FROM jobs WHERE tenant = ? AND id = ?")
+            .bind(&self.tenant)
+            .bind(&self.id)
+            .execute(&mut *conn)
+            .await?;
+        drop_unnamed(conn, &self.tenant, &self.dataset_digest).await
+    }
+}
