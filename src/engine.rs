@@ -65,7 +65,7 @@ impl Default for Config {
             batch_clips: 16,
             batch_frames: 256,
             batch_bytes: 1 << 30,
-            batch_time: Duration::from_millis(50),
+            batch_time: Duration::from_millis(100),
             residency_bytes: 1 << 30,
             poll: Duration::from_secs(5),
         }

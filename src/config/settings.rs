@@ -94,7 +94,7 @@ settings! {
     /// Memory of one batch's activations; an eighth of the memory that this process may use when not set, at least 256 MiB. A single clip always runs.
     batch_memory: May<ByteSize>;
     /// Time that a batch takes at most, which a newcomer waits beside a flood; a single clip always runs.
-    batch_time: Must<Span> = "50ms";
+    batch_time: Must<Span> = "100ms";
     /// Memory of the resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";
     /// How long classification of known tasks goes on without the database.

@@ -168,7 +168,7 @@ queue_clips = 30 # flag --queue-clips
 # queue_memory is not set
 batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
 # batch_memory is not set
-batch_time = "50ms" # default
+batch_time = "100ms" # default
 adapter_memory = "1GiB" # default
 stale_limit = "15m" # default
 job_runners = 2 # default
