@@ -55,6 +55,7 @@ impl Failure {
     /// The stable reason, when the failure is the job's own.
     pub(super) fn reason(&self) -> Option<&'static str> {
         match self {
+            Self::Dataset(problems) if problems.are_of_the_store() => Some("VIDEO_UNAVAILABLE"),
             Self::Dataset(_) => Some("DATASET_INVALID"),
             Self::Video { .. } | Self::Library(library::Error::Damaged { .. }) => {
                 Some("VIDEO_UNAVAILABLE")

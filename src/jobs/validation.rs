@@ -16,6 +16,8 @@ const LISTED: usize = 100;
 pub(super) struct Problems {
     listed: Vec<String>,
     count: usize,
+    /// Problems that are videos whose stored bytes are gone or damaged.
+    unavailable: usize,
 }
 
 impl Problems {
@@ -24,6 +26,17 @@ impl Problems {
         if self.listed.len() < LISTED {
             self.listed.push(problem);
         }
+    }
+
+    /// A video that was good when it was uploaded, and whose stored bytes are gone or damaged now.
+    pub(super) fn push_unavailable(&mut self, problem: String) {
+        self.unavailable += 1;
+        self.push(problem);
+    }
+
+    /// Whether nothing is wrong with the data set but that stored bytes are gone or damaged.
+    pub(super) fn are_of_the_store(&self) -> bool {
+        self.unavailable == self.count
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -267,7 +267,7 @@ async fn decode_all(
         match checked {
             Ok(()) => {}
             Err(Failure::Video { video, why }) => {
-                problems.push(format!(
+                problems.push_unavailable(format!(
                     "video {video} ({:?}): {why}",
                     found.record.display_name
                 ));
