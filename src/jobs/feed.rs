@@ -57,8 +57,8 @@ struct Page {
 /// What a page has for somebody.
 enum Found {
     Events(VecDeque<EventRecord>),
-    /// He is behind what is kept.
-    Behind,
+    /// He is behind what is kept, which begins with this number.
+    Behind(u64),
     Nothing,
     Ended,
 }
@@ -78,7 +78,11 @@ pub(super) struct Watcher {
     after: u64,
     buffer: VecDeque<EventRecord>,
     feed: Option<(Arc<Feed>, watch::Receiver<u64>)>,
+    /// Number of the newest event that is known to exist: a caller may name any number.
+    last: u64,
     has_ended: bool,
+    /// Whether nothing follows what is in the buffer.
+    is_all: bool,
 }
 
 impl Feeds {
@@ -217,12 +221,13 @@ impl News {
                 Found::Nothing
             };
         }
+        // An empty buffer begins after the last event that was read.
         let first = page
             .events
             .front()
-            .map_or(page.last, |event| event.sequence);
+            .map_or(page.last + 1, |event| event.sequence);
         if after + 1 < first {
-            return Found::Behind;
+            return Found::Behind(first);
         }
         let news = page.events.iter().filter(|event| event.sequence > after);
         Found::Events(news.cloned().collect())
@@ -247,7 +252,9 @@ impl Watcher {
             after,
             buffer: VecDeque::new(),
             feed: None,
+            last: record.last_event,
             has_ended: record.state.is_final(),
+            is_all: false,
         })
     }
 
@@ -256,7 +263,6 @@ impl Watcher {
         loop {
             if let Some(event) = self.buffer.pop_front() {
                 self.after = event.sequence;
-                self.has_ended |= is_end(&event);
                 return Ok(Some(event));
             }
             let Some((feed, changes)) = &mut self.feed else {
@@ -268,7 +274,13 @@ impl Watcher {
             changes.mark_unchanged();
             match feed.news.find(self.after) {
                 Found::Events(events) => self.buffer = events,
-                Found::Behind => self.read().await?,
+                Found::Behind(first) => {
+                    self.read().await?;
+                    if self.buffer.is_empty() {
+                        // What is not kept any more cannot be told.
+                        self.after = first - 1;
+                    }
+                }
                 Found::Ended => return Ok(None),
                 Found::Nothing => {
                     // The sender lives as long as the feed.
@@ -280,15 +292,22 @@ impl Watcher {
 
     /// Reads what was written before; joins the feed where that ends. `false` when the job has ended.
     async fn replay(&mut self) -> Result<bool> {
-        self.read().await?;
-        if !self.buffer.is_empty() {
-            return Ok(true);
-        }
-        if self.has_ended {
+        if self.is_all {
             return Ok(false);
         }
+        self.read().await?;
+        if self.buffer.len() == EVENTS as usize {
+            return Ok(true);
+        }
+        self.last = self
+            .last
+            .max(self.buffer.back().map_or(0, |event| event.sequence));
+        if self.has_ended || self.buffer.iter().any(is_end) {
+            self.is_all = true;
+            return Ok(true);
+        }
         let feeds = &self.place.feeds;
-        let feed = feeds.feed(&self.jobs, &self.place.tenant, self.job, self.after);
+        let feed = feeds.feed(&self.jobs, &self.place.tenant, self.job, self.last);
         let changes = feed.news.changes.subscribe();
         self.feed = Some((feed, changes));
         Ok(true)

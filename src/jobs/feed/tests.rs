@@ -260,9 +260,15 @@ async fn a_watcher_that_falls_behind_misses_nothing() {
 async fn every_watcher_sees_the_end_and_then_the_streams_end() {
     let setting = Setting::new(100).await;
     let lease = setting.job().await;
+    // The first who comes names a number that is not there yet; the others see every event all the same.
+    let mut early = setting.watch(lease.job, 1_000_000).await.expect("a place");
+    let nothing = tokio::time::timeout(Duration::from_millis(50), early.next()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
     let mut watchers = setting.watchers(lease.job, 3).await;
-    watchers.push(setting.watch(lease.job, 1_000_000).await.expect("a place"));
     see(&mut watchers[..3], 2).await;
+    setting.tell(&lease, 1).await;
+    see(&mut watchers[..3], 3).await;
+    watchers.push(early);
     let jobs = &setting.jobs.below;
     jobs.cancel_job(&setting.tenant, lease.job)
         .await
@@ -270,13 +276,13 @@ async fn every_watcher_sees_the_end_and_then_the_streams_end() {
     let ended = jobs.end_job(&lease, metadata::Ending::Cancelled).await;
     assert_eq!(ended.expect("ended").state, JobState::Cancelled);
     setting.hints.events_written(lease.job);
-    see(&mut watchers[..3], 3).await;
+    see(&mut watchers[..3], 4).await;
     for watcher in &mut watchers {
         assert_eq!(watcher.next().await.expect("readable"), None);
     }
     // Whoever comes after the end sees the same.
     let mut late = setting.watchers(lease.job, 1).await;
-    see(&mut late, 3).await;
+    see(&mut late, 4).await;
     assert_eq!(late[0].next().await.expect("readable"), None);
 }
 
@@ -296,4 +302,18 @@ async fn a_tenant_has_so_many_watchers_and_places_come_back() {
     drop(watchers.pop());
     assert!(setting.watch(JobId::generate(), 0).await.is_err());
     setting.watch(lease.job, 0).await.expect("a place");
+}
+
+#[test]
+fn an_empty_buffer_sends_whoever_is_behind_to_the_records() {
+    let news = News {
+        page: Mutex::new(Page {
+            last: 3,
+            ..Page::default()
+        }),
+        changes: watch::channel(0).0,
+    };
+    assert!(matches!(news.find(2), Found::Behind(4)));
+    assert!(matches!(news.find(3), Found::Nothing));
+    assert!(matches!(news.find(9), Found::Nothing));
 }

@@ -42,6 +42,8 @@ pub struct JobRecord {
     pub errors: u32,
     /// Whether a process ended while it ran the job, and the job has not passed that step since.
     pub is_suspect: bool,
+    /// Sequence number of the newest event.
+    pub last_event: u64,
     /// Number of the newest claim; 0 before the first.
     pub epoch: u64,
     /// Whether its owner wants it to stop.

@@ -173,6 +173,7 @@ fn read_with(row: &SqliteRow, result: &'static str) -> Result<JobRecord> {
         attempts: row.number("attempts")?,
         errors: row.number("errors")?,
         is_suspect: row.optional_int("suspect_step")?.is_some(),
+        last_event: row.number("last_event")?,
         epoch: row.number("epoch")?,
         cancel_requested: row.flag("cancel_requested")?,
         task_etag: row.text("task_etag")?,

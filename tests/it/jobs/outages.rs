@@ -20,9 +20,10 @@ fn block(directory: &Path) -> PathBuf {
     path
 }
 
-/// Waits until the owner is told that the job waits.
-async fn until_it_waits(runners: &Runners, owner: &TenantId, job: JobId) {
-    let events = runners.handle.watch(owner, job, 0).await.expect("a watch");
+/// Waits until the owner is told, after an event, that the job waits.
+async fn until_it_waits(runners: &Runners, owner: &TenantId, job: JobId, after: u64) {
+    let watch = runners.handle.watch(owner, job, after);
+    let events = watch.await.expect("a watch");
     let events = std::pin::pin!(events);
     let waits = events.any(|event| {
         let event = event.expect("an event").event;
@@ -41,7 +42,7 @@ async fn a_job_waits_for_the_store_and_says_so_and_can_be_cancelled_or_drained_m
     let blocked = block(directory.path());
     let runners = bed.run();
     let cancelled = runners.submit(&owner, &task, &dataset, hyper(2, 5)).await;
-    until_it_waits(&runners, &owner, cancelled).await;
+    until_it_waits(&runners, &owner, cancelled, 0).await;
     runners
         .handle
         .cancel(&owner, cancelled)
@@ -51,14 +52,14 @@ async fn a_job_waits_for_the_store_and_says_so_and_can_be_cancelled_or_drained_m
     assert_eq!(job.state, JobState::Cancelled);
 
     let job = runners.submit(&owner, &task, &dataset, hyper(2, 5)).await;
-    until_it_waits(&runners, &owner, job).await;
+    until_it_waits(&runners, &owner, job, 0).await;
     runners.drain().await;
     let drained = bed.handle().get(&owner, job).await.expect("the job");
     assert_eq!((drained.state, drained.errors), (JobState::Queued, 0));
 
     let runners = bed.run();
     // It waits again; then what was in the way goes.
-    until_it_waits(&runners, &owner, job).await;
+    until_it_waits(&runners, &owner, job, drained.last_event).await;
     std::fs::remove_file(blocked).expect("removed");
     let (job, events) = runners.end(&owner, job).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
