@@ -107,6 +107,12 @@ impl Sqlite {
     /// # Errors
     /// When the file cannot be opened or written, is damaged or no database, lost commits, or has the schema of a newer release.
     pub async fn open(config: Config) -> std::result::Result<Self, OpenError> {
+        let path = config.path.clone();
+        let opened = Self::open_file(config).await;
+        opened.map_err(|error| identity::or_damaged(error, &path))
+    }
+
+    async fn open_file(config: Config) -> std::result::Result<Self, OpenError> {
         let Config { path, faults, .. } = config;
         identity::writable(&path)?;
         let (writes, reserve) = (Writes::new(), Reserve::new(&path, config.reserve_bytes));

@@ -170,20 +170,30 @@ impl TaskService for Api {
     }
 }
 
-/// A task as its caller is told of it: of the version that serves, the engine knows best whether it can.
+/// A task as its caller is told of it: of the version that serves, the engine knows best whether it can; what is on record against it counts while the
+/// engine does not have it.
 fn told(parts: &Parts, mut record: TaskRecord) -> v1::Task {
-    if record.desired == record.serving {
-        record.serving_error = None;
+    let Some(version) = record.serving else {
+        return records::of_task(record);
+    };
+    let serving = VersionRef {
+        tenant: record.tenant.clone(),
+        task: record.id.clone(),
+        version,
+    };
+    let engine = &parts.engine;
+    let is_told = record.serving_error.is_some();
+    if is_told && record.desired == record.serving {
+        let resident = engine.residency(&record.tenant);
+        let serves = resident
+            .iter()
+            .any(|set| set.version == serving && set.quarantine.is_none());
+        if serves {
+            record.serving_error = None;
+        }
     }
-    if let Some(version) = record.serving
-        && record.serving_error.is_none()
-    {
-        let serving = VersionRef {
-            tenant: record.tenant.clone(),
-            task: record.id.clone(),
-            version,
-        };
-        let refusal = parts.engine.refusal(&serving);
+    if record.serving_error.is_none() {
+        let refusal = engine.refusal(&serving);
         record.serving_error = refusal.map(|why| why.to_string());
     }
     records::of_task(record)

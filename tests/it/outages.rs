@@ -63,6 +63,11 @@ fn new_task(id: &str) -> v1::CreateTaskRequest {
     v1::CreateTaskRequest {
         task_id: id.into(),
         task: Some(v1::Task {
+            adapter: Some(v1::AdapterConfig {
+                adapter_width: 4,
+                adapter_pre_mlp: true,
+                ..Default::default()
+            }),
             sampling: Some(v1::ClipSampling {
                 num_frames: 2,
                 ..Default::default()

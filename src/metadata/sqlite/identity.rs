@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use sqlx::migrate::MigrateError;
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::super::{Error, OpenError, Result};
@@ -45,6 +46,29 @@ pub(super) async fn undamaged(path: &Path, writer: &SqlitePool) -> Opened<()> {
         path: path.into(),
         problem,
     })
+}
+
+/// Says of an opening that met damage before it was looked for that this is what it met.
+pub(super) fn or_damaged(error: OpenError, path: &Path) -> OpenError {
+    let OpenError::Database(Error::Backend(source)) = &error else {
+        return error;
+    };
+    let code = source
+        .downcast_ref::<sqlx::Error>()
+        .or_else(|| match source.downcast_ref::<MigrateError>() {
+            Some(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
+                Some(error)
+            }
+            Some(_) | None => None,
+        })
+        .and_then(primary_code);
+    if code != Some(CORRUPT) {
+        return error;
+    }
+    OpenError::Damaged {
+        path: path.into(),
+        problem: source.to_string(),
+    }
 }
 
 /// A database's id and its count of commits; a database without an id gets one.
