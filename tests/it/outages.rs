@@ -20,7 +20,7 @@ use crate::server::{
 };
 use crate::server_process::{Process, command, output};
 
-/// A server whose writes to files fail as those of a failing disk when [`fail_writes`] says so, and where it logs.
+/// A server whose writes to files fail as those of a failing disk when [`limit_files`] says so, and where it logs.
 fn on_failing_disk(folder: &Path) -> (Process, PathBuf) {
     let log = folder.join("log");
     // A write beyond the limit of a file's size would end the process by a signal.
@@ -40,15 +40,29 @@ fn on_failing_disk(folder: &Path) -> (Process, PathBuf) {
     (Process::start_by(command, folder, &[]), log)
 }
 
-/// Size from which on files cannot grow on the failing disk: more than the memory that a small clip is decoded into, which counts as a file.
+/// Size that the log has to have before the disk fails: more than the memory that a small clip is decoded into, which counts as a file.
 const LARGEST_FILE: u64 = 1 << 20;
 
-fn fail_writes(server: &Process, fail: bool) {
+/// Makes files that are this large unable to grow, as on a failing disk; `None` mends it.
+fn limit_files(server: &Process, bytes: Option<u64>) {
     let limit = Rlimit {
-        current: fail.then_some(LARGEST_FILE),
+        current: bytes,
         maximum: None,
     };
     prlimit(Some(server.pid()), Resource::Fsize, limit).unwrap();
+}
+
+/// Makes the log of a server's database large. Returns its size: with that for a limit not even the smallest transaction fits.
+async fn grow_log(client: &Client, log: &Path) -> u64 {
+    for i in 0..1000 {
+        let request = new_task(&format!("grows{i}"));
+        client.tasks().create_task(request).await.unwrap();
+        let bytes = std::fs::metadata(log).unwrap().len();
+        if bytes >= LARGEST_FILE {
+            return bytes;
+        }
+    }
+    panic!("the log does not grow");
 }
 
 async fn health(client: &Client, service: &str) -> ServingStatus {
@@ -98,8 +112,10 @@ async fn a_failing_disk_ends_changes_for_its_time_only_and_is_told() {
     let writes = async || health(&client, "frameshift.v1.writes").await;
     assert_eq!(writes().await, ServingStatus::Serving);
 
-    fail_writes(&server, true);
-    let status = first_refusal(&client).await;
+    let log_file = state(folder.path()).join("metadata.sqlite-wal");
+    limit_files(&server, Some(grow_log(&client, &log_file).await));
+    let status = client.tasks().create_task(new_task("lost")).await;
+    let status = status.expect_err("the disk fails");
     assert!(status.get_error_details().retry_info().is_some());
     refused(
         Err::<(), _>(status),
@@ -116,7 +132,7 @@ async fn a_failing_disk_ends_changes_for_its_time_only_and_is_told() {
         .await;
     answer.expect("classification goes on");
 
-    fail_writes(&server, false);
+    limit_files(&server, None);
     until(|| async { writes().await == ServingStatus::Serving }).await;
     create_task(&client, "kept").await;
     upload(&client, &clip(1)).await.expect("uploaded");
