@@ -28,6 +28,7 @@ mod info;
 pub mod jobs;
 pub mod json;
 pub mod output;
+mod pages;
 pub mod tasks;
 pub mod train;
 pub mod upload;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::cli::Connection;
 use super::output::Output;
-use super::{Client, Error, json, resource};
+use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
 
 mod fill;
@@ -109,8 +109,7 @@ pub async fn run(args: &Args) -> Result<(), Error> {
 }
 
 async fn examples(client: &Client, id: &str, output: Output) -> Result<(), Error> {
-    let mut page_token = String::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListExamplesRequest {
             name: resource("datasets", id),
             page_size: 1000,
@@ -124,16 +123,13 @@ async fn examples(client: &Client, id: &str, output: Output) -> Result<(), Error
                 || json::example(example),
             );
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(());
-        }
-    }
+        Ok(page.next_page_token)
+    })
+    .await
 }
 
 async fn list(client: &Client, output: Output) -> Result<(), Error> {
-    let mut page_token = String::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListDatasetsRequest {
             page_size: 0,
             page_token,
@@ -145,11 +141,9 @@ async fn list(client: &Client, output: Output) -> Result<(), Error> {
                 || json::dataset(dataset),
             );
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(());
-        }
-    }
+        Ok(page.next_page_token)
+    })
+    .await
 }
 
 /// A data set with the counts of all its labels.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::cli::Connection;
 use super::output::Output;
-use super::{Client, Error, json, resource, train};
+use super::{Client, Error, json, pages, resource, train};
 use crate::proto::v1;
 
 /// Arguments of `jobs`.
@@ -98,10 +98,9 @@ async fn list(
     limit: usize,
     output: Output,
 ) -> Result<(), Error> {
-    let mut page_token = String::new();
     // The API lists the oldest first; no more are kept than are shown.
     let mut newest = VecDeque::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListJobsRequest {
             page_size: 1000,
             page_token,
@@ -111,11 +110,9 @@ async fn list(
             newest.push_front(job);
             newest.truncate(limit);
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok(page.next_page_token)
+    })
+    .await?;
     for job in &newest {
         output.result(|| line(job), || json::job(job));
     }

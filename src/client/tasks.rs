@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use super::cli::Connection;
 use super::output::Output;
-use super::{Client, Error, json, resource};
+use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
+
+mod shape;
+
+pub use shape::{Kernel, Sites, TaskShape, check_shape, create};
 
 /// Arguments of `tasks`.
 #[derive(Debug, clap::Args)]
@@ -78,59 +82,6 @@ pub enum Command {
     Residency,
 }
 
-/// The shape of a task; it cannot change once the task exists.
-#[derive(Debug, Default, clap::Args)]
-pub struct TaskShape {
-    /// Where adapters sit [default: pre-mlp]
-    #[arg(long, value_enum)]
-    pub sites: Option<Sites>,
-    /// Bottleneck width of the adapters [default: half of the backbone's width]
-    #[arg(long)]
-    pub adapter_width: Option<u32>,
-    /// Adapters in the last so many blocks; 0 means all [default: 0]
-    #[arg(long)]
-    pub adapter_layers: Option<u32>,
-    /// Kernel over time, height and width, each odd [default: 3,1,1]
-    #[arg(long, value_name = "T,H,W", value_parser = kernel)]
-    pub adapter_kernel: Option<Kernel>,
-    /// Frames per clip [default: 8]
-    #[arg(long)]
-    pub num_frames: Option<u32>,
-    /// Every so many frames; 0 spreads them over the whole video [default: 0]
-    #[arg(long)]
-    pub sampling_rate: Option<u32>,
-    /// Temporal views at classification, with a sampling rate [default: 1]
-    #[arg(long)]
-    pub temporal_views: Option<u32>,
-    /// Spatial views at classification: 1 or 3 [default: 1]
-    #[arg(long)]
-    pub spatial_views: Option<u32>,
-}
-
-/// Sizes of an adapter's convolution over time, height and width.
-pub type Kernel = [u32; 3];
-
-fn kernel(text: &str) -> Result<Kernel, String> {
-    let sizes: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
-    sizes
-        .ok()
-        .and_then(|sizes| sizes.try_into().ok())
-        .ok_or_else(|| "expected three numbers T,H,W, for example 3,1,1".to_owned())
-}
-
-/// Where adapters sit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Sites {
-    /// Before the MLP of each block
-    PreMlp,
-    /// Before attention
-    PreAttn,
-    /// Before both
-    Both,
-    /// Nowhere: a linear probe
-    None,
-}
-
 /// Waits until a task serves a version that it was told to serve; not when it was told another meanwhile.
 ///
 /// # Errors
@@ -189,137 +140,6 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Creates a task of a shape.
-///
-/// # Errors
-/// When the server refuses.
-pub async fn create(client: &Client, id: &str, shape: &TaskShape) -> Result<v1::Task, Error> {
-    let width = match shape.adapter_width {
-        Some(width) => width,
-        None => default_width(client).await?,
-    };
-    let [kernel_t, kernel_h, kernel_w] = shape.adapter_kernel.unwrap_or([3, 1, 1]);
-    let sites = shape.sites.unwrap_or(Sites::PreMlp);
-    let task = v1::Task {
-        adapter: Some(v1::AdapterConfig {
-            adapter_width: width,
-            adapter_layers: shape.adapter_layers.unwrap_or(0),
-            adapter_kernel_t: kernel_t,
-            adapter_kernel_h: kernel_h,
-            adapter_kernel_w: kernel_w,
-            adapter_pre_attn: matches!(sites, Sites::PreAttn | Sites::Both),
-            adapter_pre_mlp: matches!(sites, Sites::PreMlp | Sites::Both),
-        }),
-        sampling: Some(v1::ClipSampling {
-            num_frames: shape.num_frames.unwrap_or(8),
-            sampling_rate: shape.sampling_rate.unwrap_or(0),
-            num_temporal_views: shape.temporal_views.unwrap_or(1),
-            num_spatial_views: shape.spatial_views.unwrap_or(1),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    let request = v1::CreateTaskRequest {
-        task_id: id.strip_prefix("tasks/").unwrap_or(id).to_owned(),
-        task: Some(task),
-        request_id: uuid::Uuid::now_v7().to_string(),
-    };
-    Ok(client.tasks().create_task(request).await?.into_inner())
-}
-
-/// Half of the backbone's width: with an adapter a block before the MLP, the adapters are about 8 % of a ViT, whatever its size.
-async fn default_width(client: &Client) -> Result<u32, Error> {
-    let request = v1::GetServerInfoRequest {};
-    let info = client.server().get_server_info(request).await?.into_inner();
-    Ok(info
-        .backbone
-        .map_or(384, |backbone| (backbone.width / 2).max(1)))
-}
-
-/// Checks that every option that was given is what an existing task has.
-///
-/// # Errors
-/// Names the first that differs.
-pub fn check_shape(task: &v1::Task, shape: &TaskShape) -> Result<(), Error> {
-    let adapter = task.adapter.unwrap_or_default();
-    let sampling = task.sampling.unwrap_or_default();
-    let sites = match (adapter.adapter_pre_attn, adapter.adapter_pre_mlp) {
-        (true, true) => Sites::Both,
-        (true, false) => Sites::PreAttn,
-        (false, true) => Sites::PreMlp,
-        (false, false) => Sites::None,
-    };
-    let kernel = [
-        adapter.adapter_kernel_t,
-        adapter.adapter_kernel_h,
-        adapter.adapter_kernel_w,
-    ];
-    let numbers = [
-        (
-            "--adapter-width",
-            shape.adapter_width,
-            adapter.adapter_width,
-        ),
-        (
-            "--adapter-layers",
-            shape.adapter_layers,
-            adapter.adapter_layers,
-        ),
-        ("--num-frames", shape.num_frames, sampling.num_frames),
-        (
-            "--sampling-rate",
-            shape.sampling_rate,
-            sampling.sampling_rate,
-        ),
-        (
-            "--temporal-views",
-            shape.temporal_views,
-            sampling.num_temporal_views,
-        ),
-        (
-            "--spatial-views",
-            shape.spatial_views,
-            sampling.num_spatial_views,
-        ),
-    ];
-    let numbers = numbers.into_iter().filter_map(|(option, given, own)| {
-        let given = given.filter(|given| *given != own)?;
-        Some((option, given.to_string(), own.to_string()))
-    });
-    let given_sites = shape.sites.filter(|given| *given != sites);
-    let given_kernel = shape.adapter_kernel.filter(|given| *given != kernel);
-    let differs = given_sites
-        .map(|given| ("--sites", given.to_string(), sites.to_string()))
-        .into_iter()
-        .chain(numbers)
-        .chain(given_kernel.map(|given| {
-            (
-                "--adapter-kernel",
-                format!("{given:?}"),
-                format!("{kernel:?}"),
-            )
-        }))
-        .next();
-    match differs {
-        None => Ok(()),
-        Some((option, given, own)) => Err(Error::Usage(format!(
-            "{} has {own} where {option} {given} was given; the shape of a task cannot change",
-            task.name
-        ))),
-    }
-}
-
-impl std::fmt::Display for Sites {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::PreMlp => "pre-mlp",
-            Self::PreAttn => "pre-attn",
-            Self::Both => "both",
-            Self::None => "none",
-        })
-    }
-}
-
 async fn get(client: &Client, id: &str) -> Result<v1::Task, Error> {
     let name = resource("tasks", id);
     let request = v1::GetTaskRequest { name };
@@ -327,8 +147,7 @@ async fn get(client: &Client, id: &str) -> Result<v1::Task, Error> {
 }
 
 async fn list(client: &Client, output: Output) -> Result<(), Error> {
-    let mut page_token = String::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListTasksRequest {
             page_size: 0,
             page_token,
@@ -337,16 +156,13 @@ async fn list(client: &Client, output: Output) -> Result<(), Error> {
         for task in &page.tasks {
             show(task, output);
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(());
-        }
-    }
+        Ok(page.next_page_token)
+    })
+    .await
 }
 
 async fn versions(client: &Client, id: &str, output: Output) -> Result<(), Error> {
-    let mut page_token = String::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListAdapterVersionsRequest {
             parent: resource("tasks", id),
             page_size: 0,
@@ -357,11 +173,9 @@ async fn versions(client: &Client, id: &str, output: Output) -> Result<(), Error
         for version in &page.versions {
             output.result(|| version_line(version), || json::version(version));
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(());
-        }
-    }
+        Ok(page.next_page_token)
+    })
+    .await
 }
 
 /// A version in a line; what was never measured has no number.
@@ -492,69 +306,10 @@ fn show(task: &v1::Task, output: Output) {
 mod tests {
     use super::*;
 
-    fn task() -> v1::Task {
-        v1::Task {
-            name: "tasks/sides".to_owned(),
-            adapter: Some(v1::AdapterConfig {
-                adapter_width: 16,
-                adapter_kernel_t: 3,
-                adapter_kernel_h: 1,
-                adapter_kernel_w: 1,
-                adapter_pre_mlp: true,
-                ..Default::default()
-            }),
-            sampling: Some(v1::ClipSampling {
-                num_frames: 8,
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn options_that_contradict_a_task_are_refused_and_the_others_are_its_own() {
-        let none = TaskShape::default();
-        assert!(check_shape(&task(), &none).is_ok());
-        let same = TaskShape {
-            sites: Some(Sites::PreMlp),
-            adapter_width: Some(16),
-            adapter_kernel: Some([3, 1, 1]),
-            ..Default::default()
-        };
-        assert!(check_shape(&task(), &same).is_ok());
-        let wider = TaskShape {
-            adapter_width: Some(64),
-            ..Default::default()
-        };
-        let error = check_shape(&task(), &wider).unwrap_err();
-        assert_eq!(error.exit_code(), 64);
-        let wanted = "tasks/sides has 16 where --adapter-width 64 was given; the shape of a task cannot change";
-        assert_eq!(error.to_string(), wanted);
-        let both = TaskShape {
-            sites: Some(Sites::Both),
-            num_frames: Some(16),
-            ..Default::default()
-        };
-        assert!(
-            check_shape(&task(), &both)
-                .unwrap_err()
-                .to_string()
-                .contains("pre-mlp where --sites both")
-        );
-    }
-
     #[test]
     fn what_was_not_measured_has_no_number() {
         let version = v1::AdapterVersion::default();
         assert!(version_line(&version).contains("top-1 –"));
         assert!(json::version(&version)["evaluation"].is_null());
-    }
-
-    #[test]
-    fn a_kernel_is_three_sizes() {
-        assert_eq!(kernel("3,1,1"), Ok([3, 1, 1]));
-        for wrong in ["3,1", "3,1,1,1,1", "3,1,x", ""] {
-            assert!(kernel(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::cli::Connection;
 use super::output::Output;
-use super::{Client, Error, json, resource};
+use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
 
 /// Arguments of `uploads`.
@@ -46,8 +46,7 @@ pub(super) async fn run(args: &Args) -> Result<(), Error> {
 }
 
 async fn list(client: &Client, output: Output) -> Result<(), Error> {
-    let mut page_token = String::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListUploadsRequest {
             page_size: 0,
             page_token,
@@ -56,11 +55,9 @@ async fn list(client: &Client, output: Output) -> Result<(), Error> {
         for upload in &page.uploads {
             output.result(|| line(upload), || json::upload(upload));
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(());
-        }
-    }
+        Ok(page.next_page_token)
+    })
+    .await
 }
 
 fn line(upload: &v1::Upload) -> String {

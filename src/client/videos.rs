@@ -2,7 +2,7 @@
 
 use super::cli::Connection;
 use super::output::Output;
-use super::{Client, Error, json, resource};
+use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
 
 /// Arguments of `videos`.
@@ -69,8 +69,7 @@ pub(super) async fn run(args: &Args) -> Result<(), Error> {
 }
 
 async fn list(client: &Client, output: Output) -> Result<(), Error> {
-    let mut page_token = String::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListVideosRequest {
             page_size: 1000,
             page_token,
@@ -79,11 +78,9 @@ async fn list(client: &Client, output: Output) -> Result<(), Error> {
         for video in &page.videos {
             output.result(|| line(video), || json::video(video));
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(());
-        }
-    }
+        Ok(page.next_page_token)
+    })
+    .await
 }
 
 fn line(video: &v1::Video) -> String {

@@ -15,8 +15,8 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use crate::server::{
-    TestServer, backbone, classify, clip, create_task, events, noise, refused, submit, trained,
-    until, upload,
+    TestServer, backbone, classify, clip, create_task, events, new_task, noise, refused, submit,
+    trained, until, upload,
 };
 use crate::server_process::{Process, command, output};
 
@@ -71,25 +71,6 @@ async fn health(client: &Client, service: &str) -> ServingStatus {
     };
     let answer = HealthClient::new(client.channel()).check(request).await;
     answer.unwrap().into_inner().status()
-}
-
-fn new_task(id: &str) -> v1::CreateTaskRequest {
-    v1::CreateTaskRequest {
-        task_id: id.into(),
-        task: Some(v1::Task {
-            adapter: Some(v1::AdapterConfig {
-                adapter_width: 4,
-                adapter_pre_mlp: true,
-                ..Default::default()
-            }),
-            sampling: Some(v1::ClipSampling {
-                num_frames: 2,
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
 }
 
 /// Creates tasks until that fails: the first ones may fit what the files have already.

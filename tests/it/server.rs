@@ -186,9 +186,9 @@ pub(crate) async fn upload(client: &Client, bytes: &Bytes) -> Result<v1::Video, 
     Ok(video.into_inner())
 }
 
-/// Creates a task with adapters.
-pub(crate) async fn create_task(client: &Client, task: &str) -> v1::Task {
-    let request = v1::CreateTaskRequest {
+/// A request for a task with small adapters and clips of two frames.
+pub(crate) fn new_task(task: &str) -> v1::CreateTaskRequest {
+    v1::CreateTaskRequest {
         task_id: task.into(),
         task: Some(v1::Task {
             adapter: Some(v1::AdapterConfig {
@@ -203,10 +203,14 @@ pub(crate) async fn create_task(client: &Client, task: &str) -> v1::Task {
             ..Default::default()
         }),
         ..Default::default()
-    };
+    }
+}
+
+/// Creates a task with adapters.
+pub(crate) async fn create_task(client: &Client, task: &str) -> v1::Task {
     client
         .tasks()
-        .create_task(request)
+        .create_task(new_task(task))
         .await
         .unwrap()
         .into_inner()

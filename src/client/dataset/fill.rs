@@ -12,7 +12,7 @@ use tonic::Code;
 
 use super::super::annotations::{self, Labelled, Listing, Note};
 use super::super::output::{Output, Progress};
-use super::super::{Client, Error, json as as_json, resource, upload};
+use super::super::{Client, Error, json as as_json, pages, resource, upload};
 use super::{Folder, table};
 use crate::ids::DatasetId;
 use crate::proto::v1;
@@ -87,8 +87,7 @@ struct Known {
 impl Known {
     async fn ask(client: &Client, dataset: &str) -> Result<Self, Error> {
         let mut placed = HashMap::new();
-        let mut page_token = String::new();
-        loop {
+        pages::all(async |page_token| {
             let request = v1::ListExamplesRequest {
                 name: dataset.to_owned(),
                 page_size: 1000,
@@ -99,13 +98,11 @@ impl Known {
                 let split = example.split();
                 placed.insert(example.video, (example.label, split));
             }
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
+            Ok(page.next_page_token)
+        })
+        .await?;
         let mut known = Self::default();
-        loop {
+        pages::all(async |page_token| {
             let request = v1::ListVideosRequest {
                 page_size: 1000,
                 page_token,
@@ -119,11 +116,10 @@ impl Known {
                     known.videos.entry(digest).or_default().push(video.name);
                 }
             }
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(known);
-            }
-        }
+            Ok(page.next_page_token)
+        })
+        .await?;
+        Ok(known)
     }
 }
 

@@ -12,7 +12,7 @@ use super::super::{
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, changes, versions};
+use super::{Sqlite, WriteTx, changes, versions};
 use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
 
 const LISTING: &str = "tasks";
@@ -201,11 +201,7 @@ impl Tasks for Sqlite {
             .await?
             .rows_affected()
             > 0;
-        if moved {
-            changes::task_changed(&mut tx, tenant, task, now).await?;
-        }
-        tx.commit().await?;
-        Ok(moved)
+        end_move(tx, (tenant, task), now, moved).await
     }
 
     async fn serving_failed(
@@ -226,11 +222,7 @@ impl Tasks for Sqlite {
             .await?
             .rows_affected()
             > 0;
-        if noted {
-            changes::task_changed(&mut tx, tenant, task, now).await?;
-        }
-        tx.commit().await?;
-        Ok(noted)
+        end_move(tx, (tenant, task), now, noted).await
     }
 
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>> {
@@ -280,12 +272,22 @@ impl Tasks for Sqlite {
             .await?
             .rows_affected()
             > 0;
-        if noted {
-            changes::task_changed(&mut tx, tenant, task, now).await?;
-        }
-        tx.commit().await?;
-        Ok(noted)
+        end_move(tx, (tenant, task), now, noted).await
     }
+}
+
+/// Commits what the engine did to a task, with a note in the change feed if that changed it. Returns whether it did.
+async fn end_move(
+    mut tx: WriteTx,
+    (tenant, task): (&TenantId, &TaskId),
+    now: Timestamp,
+    changed: bool,
+) -> Result<bool> {
+    if changed {
+        changes::task_changed(&mut tx, tenant, task, now).await?;
+    }
+    tx.commit().await?;
+    Ok(changed)
 }
 
 pub(super) async fn get(
