@@ -74,7 +74,7 @@ impl Handle {
         request: Option<RequestId>,
     ) -> Result<JobRecord, Error> {
         plan::check(&hyper)?;
-        let mut hyper_parameters = plan::settled(hyper);
+        let mut hyper_parameters = hyper;
         if let Some(demand) = self.demand(tenant, task, dataset).await? {
             hyper_parameters.batch_size = demand.admitted(hyper_parameters.batch_size)?;
         }

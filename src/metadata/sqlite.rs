@@ -21,6 +21,7 @@ mod requests;
 mod reserve;
 mod retention;
 mod rows;
+mod schema;
 mod tasks;
 mod uploads;
 mod versions;
@@ -306,7 +307,7 @@ async fn writer(path: &Path, writes: &Writes) -> Result<SqlitePool> {
         })
         .connect_with(options(path))
         .await?;
-    sqlx::migrate!("src/metadata/migrations").run(&pool).await?;
+    schema::migrator().run(&pool).await?;
     Ok(pool)
 }
 

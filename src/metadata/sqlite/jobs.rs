@@ -240,7 +240,7 @@ async fn change(
         .bind(rows::name("state", to)?)
         .bind(
             hyper_parameters
-                .map(rows::stored_hyper_parameters)
+                .map(|own| rows::json("hyper_parameters", own))
                 .transpose()?,
         )
         .bind(count(update.step)?)

@@ -51,7 +51,7 @@ impl Jobs for Sqlite {
             .bind(job.task.as_str())
             .bind(job.dataset.as_str())
             .bind(digest.0.to_vec())
-            .bind(rows::stored_hyper_parameters(&job.hyper_parameters)?)
+            .bind(rows::json("hyper_parameters", &job.hyper_parameters)?)
             .bind(rows::name("state", JobState::Queued)?)
             .bind(task.etag)
             .bind(now)

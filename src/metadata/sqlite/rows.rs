@@ -79,6 +79,7 @@ pub(super) trait Columns {
             .transpose()
     }
 
+    /// Reads hyper-parameters; release 0.1 stored their floats as text.
     fn hyper_parameters(&self, column: &'static str) -> Result<HyperParameters> {
         let mut value: Value = self.json(column)?;
         for field in value
@@ -126,23 +127,6 @@ pub(super) fn json<T: Serialize>(column: &'static str, value: &T) -> Result<Stri
     serde_json::to_string(value).map_err(|error| corrupt(column, error))
 }
 
-/// Hyper-parameters as they are stored. Floats are text: a run that goes on after a restart must compute with the very same bits, which a JSON
-/// reader does not promise for a number.
-pub(super) fn stored_hyper_parameters(value: &HyperParameters) -> Result<String> {
-    const COLUMN: &str = "hyper_parameters";
-    let mut value = serde_json::to_value(value).map_err(|error| corrupt(COLUMN, error))?;
-    for field in value
-        .as_object_mut()
-        .into_iter()
-        .flat_map(|map| map.values_mut())
-    {
-        if let Some(float) = field.as_f64().filter(|_| field.is_f64()) {
-            *field = Value::String(float.to_string());
-        }
-    }
-    json(COLUMN, &value)
-}
-
 /// An enumeration's name as it is stored.
 pub(super) fn name<T: Serialize>(column: &'static str, value: T) -> Result<String> {
     match serde_json::to_value(value) {
@@ -172,20 +156,17 @@ mod tests {
     fn hyper_parameters_keep_every_bit() {
         // Seventeen digits, as sums and single-precision values have them.
         for rate in [0.1 + 0.2, f64::from(2e-3_f32), f64::MIN_POSITIVE, 2e-3, 1.0] {
-            let hyper = HyperParameters {
-                learning_rate: Some(rate),
-                seed: Some(u64::MAX),
-                horizontal_flip: Some(true),
-                ..HyperParameters::default()
-            };
-            let text = stored_hyper_parameters(&hyper).expect("serialisable");
-            let mut value: Value = serde_json::from_str(&text).expect("json");
-            let stored = value["learning_rate"].take();
-            assert_eq!(
-                stored.as_str().and_then(|text| text.parse().ok()),
-                Some(rate)
-            );
-            assert_eq!(value["seed"].as_u64(), Some(u64::MAX));
+            for next in 0..64 {
+                let hyper = HyperParameters {
+                    learning_rate: Some(f64::from_bits(rate.to_bits() + next)),
+                    seed: Some(u64::MAX),
+                    horizontal_flip: Some(true),
+                    ..HyperParameters::default()
+                };
+                let text = json("hyper_parameters", &hyper).expect("serialisable");
+                let read: HyperParameters = serde_json::from_str(&text).expect("json");
+                assert_eq!(read, hyper, "{text}");
+            }
         }
     }
 }
