@@ -1,7 +1,7 @@
 //! AdamW with decoupled decay and clipping by the global norm, over named weights.
 //!
-//! Invariant: an update depends on weights, gradients, moments and step count alone, and the order of every sum is fixed: an optimiser that was
-//! restored continues bit for bit.
+//! Invariant: an update depends only on weights, gradients, moments and step count, and the order of every sum is fixed: a restored optimiser
+//! continues bit for bit.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
@@ -14,18 +14,18 @@ use super::{Error, Gradients, Tensors};
 pub struct Config {
     /// Decay of the first moment.
     pub beta1: f64,
-    /// Decay of the second.
+    /// Decay of the second moment.
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled; not on names with `.bias`.
+    /// Decoupled weight decay; not applied to names with `.bias`.
     pub weight_decay: f64,
     /// Largest global gradient norm; 0 means no clipping.
     pub clip_norm: f64,
 }
 
 impl Default for Config {
-    /// As the reference trains: 0.9, 0.999, 1e-8, decay 0.01, no clipping.
+    /// The reference's training constants: 0.9, 0.999, 1e-8, decay 0.01, no clipping.
     fn default() -> Self {
         Self {
             beta1: 0.9,
@@ -57,7 +57,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// At step 0.
+    /// A new optimiser at step 0, with zero moments.
     ///
     /// # Errors
     /// When a tensor cannot be made.
@@ -77,10 +77,10 @@ impl AdamW {
         })
     }
 
-    /// One update of `parameters`, which are those of `new`; returns the global gradient norm before clipping.
+    /// Makes one update of `parameters`, the same ones that `new` was given; returns the global gradient norm before clipping.
     ///
     /// # Errors
-    /// When a gradient is missing or of another shape; then nothing has moved.
+    /// When a gradient is missing or has another shape; then no weight has changed.
     pub fn step(
         &mut self,
         parameters: &[(String, Var)],
@@ -142,7 +142,7 @@ impl AdamW {
     /// Continues from a saved state.
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected or of another shape; then nothing has changed.
+    /// Names the first tensor that is missing, unexpected or has another shape; then nothing has changed.
     pub fn restore(&mut self, steps: u64, mut state: Tensors) -> std::result::Result<(), Error> {
         let mut take = |name: String, like: &Tensor| {
             let Some((shape, values)) = state.remove(&name) else {
@@ -215,7 +215,7 @@ impl AdamW {
 /// Elements that a thread takes at once.
 const CHUNK: usize = 65_536;
 
-/// m = keep · m + add · g, or · g².
+/// The update of a moment: m = keep · m + add · g, or + add · g².
 struct Moment {
     keep: f32,
     add: f32,
@@ -250,7 +250,7 @@ impl InplaceOp2 for Moment {
     }
 }
 
-/// w = keep · w - rate · m / (√v / root + eps).
+/// The update of a weight: w = keep · w - rate · m / (√v / root + eps).
 struct Update {
     keep: f32,
     rate: f32,

@@ -14,7 +14,7 @@ use super::{BackboneConfig, Error, Tensors, backbone, file};
 use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Precision};
 
-/// The adapters of a block.
+/// The adapters of one block.
 #[derive(Default)]
 struct Pair {
     pre_attn: Option<Adapter>,
@@ -24,7 +24,7 @@ struct Pair {
 /// All adapters of a task and its head; immutable.
 pub struct AdapterSet {
     pub(super) form: Layout,
-    /// From the lowest block with adapters on.
+    /// Adapters of each block, from the lowest block with adapters on.
     pairs: Vec<Pair>,
     pub(super) fc: Linear,
 }
@@ -38,7 +38,8 @@ impl std::fmt::Debug for AdapterSet {
 }
 
 impl AdapterSet {
-    /// The identity: convolutions and biases are 0, fc1 and fc2 uniform within 1 / √inputs, the head normal with deviation 0.02.
+    /// A new set that computes the identity: convolutions and biases are 0, fc1 and fc2 uniform within 1 / √inputs, the head normal with deviation
+    /// 0.02.
     ///
     /// # Errors
     /// When the configuration does not fit the backbone or there is no class.
@@ -68,10 +69,10 @@ impl AdapterSet {
         })
     }
 
-    /// Reads what `to_safetensors` wrote (f32; f16 and bf16 are widened).
+    /// Reads a set that `to_safetensors` wrote (f32; f16 and bf16 are widened).
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected, of another shape or not finite.
+    /// Names the first tensor that is missing, unexpected, not finite or has another shape.
     pub fn from_safetensors(
         bytes: &[u8],
         backbone: &BackboneConfig,
@@ -82,10 +83,10 @@ impl AdapterSet {
         Self::from_tensors(tensors, backbone, config, classes)
     }
 
-    /// From tensors with the reference's names.
+    /// Builds a set from tensors with the reference's names.
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected, of another shape or not finite.
+    /// Names the first tensor that is missing, unexpected, not finite or has another shape.
     pub fn from_tensors(
         mut tensors: Tensors,
         backbone: &BackboneConfig,
@@ -100,8 +101,8 @@ impl AdapterSet {
         })
     }
 
-    /// f32, under the reference's names (`transformer.resblocks.N.adapter_pre_mlp.fc1.weight` …, `fc.weight`, `fc.bias`); equal sets and metadata give
-    /// equal bytes.
+    /// Writes the set as f32 safetensors under the reference's names (`transformer.resblocks.N.adapter_pre_mlp.fc1.weight` …, `fc.weight`,
+    /// `fc.bias`); equal sets and metadata give equal bytes.
     ///
     /// # Errors
     /// When the header cannot be written.
@@ -120,29 +121,29 @@ impl AdapterSet {
         tensors
     }
 
-    /// Memory of the weights.
+    /// Memory of the weights, in bytes.
     pub fn bytes(&self) -> u64 {
         let adapters = self.pairs.iter().flat_map(|p| [&p.pre_attn, &p.pre_mlp]);
         self.fc.bytes() + adapters.flatten().map(Adapter::bytes).sum::<u64>()
     }
 
-    /// Weights, counted.
+    /// Number of weights.
     pub fn parameters(&self) -> u64 {
         let count = |named: &Named| named.1.iter().product::<usize>() as u64;
         self.form.weights().iter().map(count).sum()
     }
 
-    /// Rows of the head.
+    /// Number of classes, which is the number of rows of the head.
     pub fn classes(&self) -> usize {
         self.form.classes
     }
 
-    /// Where the adapters sit and their shape.
+    /// Positions and shape of the adapters.
     pub fn config(&self) -> AdapterConfig {
         self.form.config
     }
 
-    /// The set as it serves on a backbone of this precision. Its weights are then rounded; keep `self` where they must be exact.
+    /// The set as it serves on a backbone of this precision, with its weights rounded; keep `self` where they must be exact.
     #[must_use]
     pub fn in_precision(&self, precision: Precision) -> Self {
         let mode = Mode::Frozen(precision, None);
@@ -237,7 +238,7 @@ impl AdapterSet {
         }
     }
 
-    /// Whether the set was made for a backbone of these sizes.
+    /// Checks that the set was made for a backbone of these sizes.
     pub(super) fn fits(&self, backbone: &BackboneConfig) -> Result<(), Error> {
         if self.form.width != backbone.width || self.form.layers != backbone.layers {
             return Err(Error::Mismatch {
@@ -274,7 +275,7 @@ impl AdapterSet {
     }
 }
 
-/// Checks names and shapes of a set before its values are read.
+/// Checks the names and shapes of a set before its values are read.
 pub(super) fn check_shapes(
     shapes: &BTreeMap<&str, &[usize]>,
     backbone: &BackboneConfig,

@@ -1,23 +1,23 @@
-//! Memory: asks the C library's allocator to keep freed pages, since fresh ones cost up to half of a step, aligns buffers, asks the kernel for large pages,
-//! and counts the faults.
+//! Memory: asks the C library's allocator to keep freed pages, since fresh ones cost up to half of a step, aligns buffers, asks the kernel for large
+//! pages, and counts page faults.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The system's allocator, with buffers that begin at a cache line: a vector of 512 bits, or a row of AMX's registers, then lies in one line instead of two.
-/// For programs that compute: `#[global_allocator]`.
+/// The system's allocator, with large buffers aligned to a cache line: a vector of 512 bits, or a row of AMX's registers, then lies in one line
+/// instead of two. For programs that compute: `#[global_allocator]`.
 ///
-/// A buffer is a block of the system's that is a line longer. `posix_memalign` would do without, but what glibc's has freed it does not find again for the
-/// next buffer of that size.
+/// A buffer lies in a block from the system that is one cache line longer. `posix_memalign` would also align it, but glibc does not reuse a block
+/// freed that way for the next buffer of the same size.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LineAligned;
 
 impl LineAligned {
     const LINE: usize = 64;
-    /// Smaller blocks are no operands of products.
+    /// Smallest size in bytes that is aligned; smaller blocks are never operands of products.
     const LEAST: usize = 4096;
 
-    /// The layout of the system's block, when a buffer is placed in it; other requests are passed on.
+    /// The layout of the system's block around an aligned buffer; `None` for requests that are passed on unchanged.
     fn around(layout: Layout) -> Option<Layout> {
         let is_buffer = layout.size() >= Self::LEAST && layout.align() <= align_of::<usize>();
         let around =
@@ -25,16 +25,17 @@ impl LineAligned {
         around.ok().filter(|_| is_buffer)
     }
 
-    /// Places a buffer in a block of the system's, and before it what leads back.
+    /// Places a buffer in a block from the system, and writes the offset back to the block in front of it.
     ///
     /// # Safety
-    /// The block is null, or has the buffer's bytes and a line more.
+    /// `block` is null, or has the buffer's bytes and one cache line more.
     unsafe fn place(block: *mut u8) -> *mut u8 {
         if block.is_null() {
             return block;
         }
         let offset = Self::LINE - block.addr() % Self::LINE;
-        // SAFETY: the block is aligned to 8 bytes, so that the offset is 8 to 64, and a number fits between the block's begin and the buffer's.
+        // SAFETY: the block is aligned to 8 bytes, so the offset is 8 to 64, and a number fits between the start of the block and the start of the
+        // buffer.
         unsafe {
             let buffer = block.add(offset);
             buffer.cast::<usize>().sub(1).write(offset);
@@ -42,20 +43,21 @@ impl LineAligned {
         }
     }
 
-    /// The block of a buffer.
+    /// The system's block that a buffer lies in.
     ///
     /// # Safety
-    /// `place` gave this buffer.
+    /// `buffer` came from `place`.
     unsafe fn block(buffer: *mut u8) -> *mut u8 {
-        // SAFETY: `place` wrote how far it is.
+        // SAFETY: `place` wrote the offset in front of the buffer.
         unsafe { buffer.sub(buffer.cast::<usize>().sub(1).read()) }
     }
 }
 
-// SAFETY: requests go to the system's allocator, the same ones in all four functions, for layouts alone decide which; buffers lie wholly in their blocks.
+// SAFETY: all four functions pass the same requests to the system's allocator, since the layout alone decides which; buffers lie wholly in their
+// blocks.
 unsafe impl GlobalAlloc for LineAligned {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the layout is not empty, by the caller's promise; that around it is larger.
+        // SAFETY: the layout is not empty, as the caller promises; the one around it is larger.
         unsafe {
             match Self::around(layout) {
                 Some(around) => Self::place(System.alloc(around)),
@@ -65,7 +67,7 @@ unsafe impl GlobalAlloc for LineAligned {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as `alloc`.
+        // SAFETY: see `alloc`.
         unsafe {
             match Self::around(layout) {
                 Some(around) => Self::place(System.alloc_zeroed(around)),
@@ -85,7 +87,7 @@ unsafe impl GlobalAlloc for LineAligned {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller promises a size that makes a layout; `memory` was given for the old one. Both are live when one is copied to the other.
+        // SAFETY: the caller promises a size that makes a layout; `memory` was given for the old one. Both are live while one is copied to the other.
         unsafe {
             let new = Layout::from_size_align_unchecked(size, layout.align());
             if Self::around(layout).is_none() && Self::around(new).is_none() {
@@ -101,12 +103,13 @@ unsafe impl GlobalAlloc for LineAligned {
     }
 }
 
-/// Makes malloc reuse large blocks; call it once, first thing in `main`, before any other thread starts. Does nothing with another C library than glibc.
+/// Makes malloc reuse large blocks; call it once, first thing in `main`, before any other thread starts. Does nothing with a C library other than
+/// glibc.
 pub fn keep_freed_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         const SETTINGS: [(libc::c_int, libc::c_int); 4] = [
-            // No block has a mapping of its own, which would be given back when it is freed: all come from the heap, which is reused.
+            // No block gets a mapping of its own, which would be returned when it is freed: all come from the heap, which is reused.
             (libc::M_MMAP_MAX, 0),
             (libc::M_TRIM_THRESHOLD, i32::MAX),
             (libc::M_TOP_PAD, 64 << 20),
@@ -114,14 +117,14 @@ pub fn keep_freed_pages() {
             (libc::M_ARENA_MAX, 1),
         ];
         for (option, value) in SETTINGS {
-            // SAFETY: mallopt takes any values; it refuses those that it cannot use, and then the default stays.
+            // SAFETY: mallopt accepts any values; it refuses those that it cannot use, and then the default stays.
             unsafe { libc::mallopt(option, value) };
         }
     }
 }
 
-/// Asks the kernel to back a large buffer, before it is written to, with pages of 2 MiB: products stream through more pages of 4 KiB than the processor
-/// has addresses of at hand. The kernel may do nothing.
+/// Asks the kernel to back a large buffer with pages of 2 MiB, before it is written to: products stream through more pages of 4 KiB than the
+/// processor's TLB holds. The kernel may ignore the request.
 pub(super) fn prefer_large<T>(buffer: &mut Vec<T>) {
     #[cfg(target_os = "linux")]
     {
@@ -133,14 +136,15 @@ pub(super) fn prefer_large<T>(buffer: &mut Vec<T>) {
         }
         let begin = (buffer.as_mut_ptr() as usize).next_multiple_of(SMALL);
         let end = (buffer.as_mut_ptr() as usize + bytes) / SMALL * SMALL;
-        // SAFETY: the range lies inside the buffer's allocation, and the advice changes no value in it. An error says that the kernel has no large pages.
+        // SAFETY: the range lies inside the buffer's allocation, and the advice changes no value in it. An error means that the kernel has no large
+        // pages.
         unsafe { libc::madvise(begin as *mut libc::c_void, end - begin, libc::MADV_HUGEPAGE) };
     }
     #[cfg(not(target_os = "linux"))]
     let _ = buffer;
 }
 
-/// What `getrusage` says of this process so far.
+/// Figures from `getrusage` for this process so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Page faults, with and without input or output.
@@ -153,7 +157,7 @@ pub struct Usage {
 pub fn usage() -> Usage {
     // SAFETY: all zeros are a valid `rusage`.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is that of a live `rusage`; with RUSAGE_SELF the call has no way to fail.
+    // SAFETY: the pointer is that of a live `rusage`; with RUSAGE_SELF the call cannot fail.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
     let count = |value: libc::c_long| u64::try_from(value).unwrap_or(0);
     // Linux counts kibibytes, macOS bytes.
@@ -181,7 +185,7 @@ mod tests {
         ] {
             let layout = Layout::from_size_align(size, align).unwrap();
             let line = if size >= 4096 && align <= 8 { 64 } else { 1 };
-            // SAFETY: no layout is empty, blocks are used inside their sizes and given back once.
+            // SAFETY: no layout is empty, and blocks are used inside their sizes and freed once.
             unsafe {
                 let block = allocator.alloc(layout);
                 assert_eq!(block as usize % align.max(line), 0, "{layout:?}");
@@ -206,7 +210,7 @@ mod tests {
             }
         }
         let layout = Layout::from_size_align(1 << 62, 8).unwrap();
-        // SAFETY: the block is not used; there is none.
+        // SAFETY: the block is not used, since there is none.
         assert!(unsafe { allocator.alloc(layout) }.is_null());
     }
 }

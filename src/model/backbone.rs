@@ -20,16 +20,16 @@ use crate::spec::{Digest, Precision};
 /// Tensors by the reference's name: shape and row-major values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// Where a backbone came from, for people.
+/// Where a backbone came from, for display.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// As [`Plan::family`].
+    /// Family of the checkpoint, as [`Plan::family`] names it.
     pub family: String,
-    /// The files' format.
+    /// Format of the checkpoint's files.
     pub format: String,
-    /// The float formats of its stored weights.
+    /// Float formats of the stored weights.
     pub stored_as: String,
-    /// What was decided, and from what.
+    /// What was decided about the checkpoint, and from what.
     pub decisions: Vec<Decision>,
 }
 
@@ -56,18 +56,18 @@ impl std::fmt::Debug for Backbone {
 }
 
 impl Backbone {
-    /// Loads a checkpoint, a folder or a file of any family that is read.
+    /// Loads a checkpoint (a folder or a file) of any supported family, in 32-bit floats.
     ///
     /// # Errors
-    /// As [`load::plan`], or when a value is not finite.
+    /// Same as [`load::plan`], or when a value is not finite.
     pub fn load(path: &Path) -> Result<Self, load::Error> {
         Self::load_in(path, Precision::F32)
     }
 
-    /// The same in any precision.
+    /// Same as [`Backbone::load`], in any precision.
     ///
     /// # Errors
-    /// As [`Backbone::load`].
+    /// Same as [`Backbone::load`].
     pub fn load_in(path: &Path, precision: Precision) -> Result<Self, load::Error> {
         Self::from_plan(&load::plan(path, &Overrides::default())?, precision)
     }
@@ -75,17 +75,17 @@ impl Backbone {
     /// Loads the small backbone that is part of the program: see `assets/backbone/MODEL_CARD.md`.
     ///
     /// # Errors
-    /// As [`load::builtin`].
+    /// Same as [`load::builtin`].
     pub fn builtin() -> Result<Self, load::Error> {
         Self::from_plan(&load::builtin(&Overrides::default())?, Precision::F32)
     }
 
-    /// Reads, checks, hashes and packs tensor by tensor on all cores; at no time is more than one tensor per core in memory twice.
+    /// Reads, checks, hashes and packs tensor by tensor on all cores; never is more than one tensor per core in memory twice.
     ///
     /// # Errors
     /// Names a tensor with a value that is not finite.
     pub fn from_plan(plan: &Plan, precision: Precision) -> Result<Self, load::Error> {
-        // The errors of a fetch pass through the model's own, which cannot hold them.
+        // Errors of a fetch have to pass through the model's own error type, which cannot hold them.
         let failed: Mutex<BTreeMap<String, load::Error>> = Mutex::default();
         let digests: Mutex<BTreeMap<String, Digest>> = Mutex::default();
         let calls = Arc::new(AtomicU64::new(0));
@@ -134,7 +134,7 @@ impl Backbone {
     /// Builds a backbone in 32-bit floats; the tensors are packed and freed one by one.
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected, of another shape or not finite.
+    /// Names the first tensor that is missing, unexpected, not finite or has another shape.
     pub fn from_tensors(
         name: &str,
         config: BackboneConfig,
@@ -144,10 +144,10 @@ impl Backbone {
         Self::from_tensors_in(name, config, digest, tensors, Precision::F32)
     }
 
-    /// The same in any precision.
+    /// Same as [`Backbone::from_tensors`], in any precision.
     ///
     /// # Errors
-    /// As `from_tensors`.
+    /// Same as [`Backbone::from_tensors`].
     pub fn from_tensors_in(
         name: &str,
         config: BackboneConfig,
@@ -178,18 +178,18 @@ impl Backbone {
         })
     }
 
-    /// Sizes and constants.
+    /// Sizes and constants of the backbone.
     pub fn config(&self) -> &BackboneConfig {
         &self.config
     }
 
-    /// Its identity: of the canonical tensors and of the constants that change what it computes.
+    /// Identity of the backbone: a digest of the canonical tensors and of the constants that change what it computes.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Memory of activations that a forward of so many frames holds at its peak, about, in bytes: inside a block, what the attention or the MLP
-    /// reads and writes beside the residual stream. The planes that the frames come from are not among it.
+    /// Approximate peak memory, in bytes, of the activations of a forward of `frames` frames: inside a block, what the attention or the MLP reads and
+    /// writes beside the residual stream. The planes of the input frames are not included.
     pub fn bytes_of(&self, frames: usize) -> u64 {
         let config = &self.config;
         let (width, hidden) = (config.width, config.mlp_width);
@@ -200,22 +200,22 @@ impl Backbone {
         (frames * config.tokens() * token) as u64
     }
 
-    /// Of its matrix products.
+    /// Precision of the matrix products.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Where it came from; empty when it was built from tensors.
+    /// Where the backbone came from; empty when it was built from tensors.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// What it was loaded as.
+    /// Name that the backbone was loaded under.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Weights, counted.
+    /// Number of weights.
     pub fn parameters(&self) -> u64 {
         let shapes = self.config.tensors();
         shapes
@@ -224,7 +224,7 @@ impl Backbone {
             .sum()
     }
 
-    /// Memory of the weights.
+    /// Memory of the weights, in bytes.
     pub fn bytes(&self) -> u64 {
         self.vit.bytes()
     }
@@ -239,10 +239,10 @@ impl Backbone {
         self.vit.pointers()
     }
 
-    /// Frames `[N, 3, S, S]` (normalised) to the input of the first block, `[N, L, C]`.
+    /// Embeds frames `[N, 3, S, S]` (normalised) as the input of the first block, `[N, L, C]`.
     ///
     /// # Errors
-    /// When the shape is another.
+    /// When the shape is another one.
     pub fn embed(&self, frames: &Tensor) -> Result<Tensor, Error> {
         let side = self.config.image_size;
         let (n, ..) = frames.dims4()?;
@@ -259,10 +259,10 @@ impl Backbone {
         Ok(self.vit.embed(&patches)?.0)
     }
 
-    /// Frames `[N, 3, S, S]` (normalised) through the bare backbone: the output of every block, each `[N, L, C]`.
+    /// Runs frames `[N, 3, S, S]` (normalised) through the bare backbone: the output of every block, each `[N, L, C]`.
     ///
     /// # Errors
-    /// When the shape is another.
+    /// When the shape is another one.
     pub fn hidden_states(&self, frames: &Tensor) -> Result<Vec<Tensor>, Error> {
         let mut x = self.embed(frames)?;
         let mut states = Vec::with_capacity(self.vit.blocks.len());
@@ -273,10 +273,10 @@ impl Backbone {
         Ok(states)
     }
 
-    /// The final norm: `[N, C]` to `[N, C]`.
+    /// Applies the final norm: `[N, C]` to `[N, C]`.
     ///
     /// # Errors
-    /// When the shape is another.
+    /// When the shape is another one.
     pub fn final_norm(&self, features: &Tensor) -> Result<Tensor, Error> {
         Ok(self
             .vit
@@ -285,12 +285,12 @@ impl Backbone {
     }
 }
 
-/// Whoever panicked in between has left a whole map behind.
+/// Locks a mutex even after a panic: each insertion leaves the map whole.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Names the first tensor that is missing, unexpected, of another shape or not finite.
+/// Names the first tensor that is missing, unexpected, not finite or has another shape.
 pub(super) fn check(
     expected: &BTreeMap<String, Vec<usize>>,
     tensors: &Tensors,

@@ -1,4 +1,4 @@
-//! The kernels one by one, at the sizes of ViT-B/16, and what the machine could do at most: for benchmarks.
+//! The kernels one by one, at the sizes of ViT-B/16, and the machine's upper bounds: for benchmarks.
 
 use std::time::Instant;
 
@@ -25,9 +25,9 @@ pub enum Work {
 
 /// A kernel with operands.
 pub struct Case {
-    /// What it is, with its sizes.
+    /// Name of the kernel, with its sizes.
     pub name: String,
-    /// Of one call.
+    /// Work of one call.
     pub work: Work,
     call: Box<dyn Fn() -> candle_core::Result<Tensor>>,
 }
@@ -101,7 +101,7 @@ pub fn cases() -> Result<Vec<Case>, Error> {
     Ok(cases)
 }
 
-/// A product of these numbers to those, as a block has it.
+/// A case of one product as a block has it, from `k` to `n` numbers a row.
 fn product(
     name: &str,
     precision: Precision,
@@ -135,7 +135,7 @@ fn attention_cases(cases: &mut Vec<Case>, dy: &Tensor) -> Result<(), Error> {
     for format in [Format::F32, Format::Bf16] {
         let of_qkv = qkv.to_dtype(Numbers::beside(format).dtype())?;
         let how = how(format);
-        // Scores and values; the backward computes the scores again and has four products more.
+        // Scores and values; the backward computes the scores again and has four more products.
         let name = format!("attention {format:?}").to_lowercase();
         cases.push(case(&name, Work::Operations(2 * once), move || {
             attention::forward(&of_qkv, how)
@@ -182,7 +182,7 @@ fn case(name: &str, work: Work, call: impl Fn() -> candle_core::Result<Tensor> +
     }
 }
 
-/// Passes over a tensor of this size.
+/// The work of reading or writing a tensor of this size `passes` times.
 fn bytes(passes: usize, x: &Tensor) -> Work {
     Work::Bytes((passes * x.elem_count() * size_of::<f32>()) as u64)
 }
@@ -196,7 +196,7 @@ fn random(name: &str, shape: &[usize]) -> Result<Tensor, Error> {
     Ok(tensor(values(name, shape.iter().product()), shape)?)
 }
 
-/// Operations a second, on all threads, of multiply-adds on registers alone: what no product can exceed. The best of some attempts.
+/// Operations per second, on all threads, of multiply-adds on registers alone: no product can exceed it. The best of several attempts.
 pub fn peak_operations(precision: Precision) -> f64 {
     let format = Format::of(precision);
     best_of(8, || {
@@ -208,12 +208,12 @@ pub fn peak_operations(precision: Precision) -> f64 {
     })
 }
 
-/// Multiply-adds on registers alone, on this thread; returns how many numbers were multiplied.
+/// Runs multiply-adds on registers alone, on this thread; returns how many numbers were multiplied.
 pub fn spin(steps: usize) -> u64 {
     multiply_adds(Format::F32, steps)
 }
 
-/// Bytes a second, on all threads, of reading memory that is in no cache. The best of some attempts.
+/// Bytes per second, on all threads, of reading memory that is in no cache. The best of several attempts.
 pub fn peak_bytes() -> f64 {
     let values = vec![1_u64; 32 << 20];
     best_of(4, || {

@@ -14,36 +14,36 @@ use super::weights::{Found, LayerNorm, Linear};
 /// Which tokens leave the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tokens {
-    /// All: `[N, L, C]`.
+    /// All tokens: `[N, L, C]`.
     All,
-    /// The class tokens, `[N, C]`: only they are read after the last block, and an adapter before its MLP moves none of them.
+    /// The class tokens alone, `[N, C]`: nothing else is read after the last block, and an adapter before its MLP does not move them.
     Class,
 }
 
 /// How far the backward goes through the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// There is none.
+    /// There is no backward.
     Nothing,
-    /// To the lowest weight of the block that learns.
+    /// The backward goes to the lowest weight of the block that learns.
     Weights,
-    /// To the block's input.
+    /// The backward goes to the block's input.
     Input,
 }
 
-/// What becomes of c_fc's output, the largest part of what a backward reads.
+/// What happens to c_fc's output, the largest part of what a backward reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hidden {
-    /// It is kept.
+    /// c_fc's output is kept.
     Kept,
-    /// The backward computes it again.
+    /// The backward computes c_fc's output again.
     Again,
 }
 
 /// A transformer block.
 pub(super) struct Block {
     pub(super) ln_1: LayerNorm,
-    /// Sections: query, key, value.
+    /// The joint projection, in sections: query, key, value.
     pub(super) in_proj: Linear,
     pub(super) out_proj: Linear,
     pub(super) ln_2: LayerNorm,
@@ -67,13 +67,13 @@ impl Sites<'_> {
 }
 
 enum Heads {
-    /// `[N, L, 3C]`.
+    /// Queries, keys and values of all tokens, `[N, L, 3C]`.
     All(Tensor),
     /// Queries of the class tokens `[N, C]`, keys and values `[N, L, 2C]`.
     Class(Tensor, Tensor),
 }
 
-/// What the backward reads. What the adapters made of their input is computed again, which takes little: they are narrow.
+/// What the backward reads. What the adapters made of their input is computed again, which costs little: they are narrow.
 pub(super) struct Saved {
     pre_attn: Vec<Option<site::Saved>>,
     attention: Option<SavedAttention>,
@@ -97,17 +97,17 @@ struct SavedMlp {
     normed: Option<Tensor>,
     /// c_fc's output, before the activation, unless it is computed again.
     hidden: Option<Tensor>,
-    /// After it, only when c_proj learns.
+    /// c_fc's output after the activation, only when c_proj learns.
     active: Option<Tensor>,
 }
 
 /// What the backward found.
 pub(super) struct Gradients {
-    /// Of the input, when the reach was `Input`.
+    /// Gradient of the block's input, when the reach was `Input`.
     pub(super) dx: Option<Tensor>,
-    /// Of the block's own weights, without the block's prefix.
+    /// Gradients of the block's own weights, without the block's prefix.
     pub(super) own: Found,
-    /// Of each segment's adapters, with `adapter_pre_attn.` or `adapter_pre_mlp.` before the name.
+    /// Gradients of each segment's adapters, with `adapter_pre_attn.` or `adapter_pre_mlp.` before the name.
     pub(super) adapters: Vec<Found>,
 }
 
@@ -117,13 +117,13 @@ impl Block {
         reach != Reach::Input && !self.in_proj.is_trainable() && !Sites::any(&sites.pre_attn)
     }
 
-    /// `forward` without a backward.
+    /// Same as `forward`, without a backward.
     pub(super) fn infer(&self, x: &Tensor, sites: &Sites<'_>, tokens: Tokens) -> Result<Tensor> {
         let (y, _) = self.forward(x, sites, tokens, Reach::Nothing, Hidden::Again)?;
         Ok(y)
     }
 
-    /// x `[N, L, C]`; saves what the backward of this reach needs.
+    /// Computes the block for x `[N, L, C]`; saves what the backward of this reach needs.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -155,7 +155,7 @@ impl Block {
         Ok((y, Some(saved)))
     }
 
-    /// x is what the adapters made of `input`.
+    /// Runs the attention half; `x` is what the adapters made of `input`.
     fn attend(
         &self,
         input: &Tensor,
@@ -195,7 +195,7 @@ impl Block {
         Ok((y, saved))
     }
 
-    /// Saves nothing where there is no backward.
+    /// Runs the MLP half; saves nothing where there is no backward.
     fn feed(&self, x: &Tensor, reach: Reach, hidden: Hidden) -> Result<(Tensor, Option<SavedMlp>)> {
         let is_read = reach != Reach::Nothing;
         let normed = self.ln_2.forward(x, self.c_fc.reads())?;
@@ -214,7 +214,7 @@ impl Block {
         Ok((y, saved))
     }
 
-    /// From the gradient of the block's output; `sites` and `reach` as in the forward.
+    /// Finds the gradients from that of the block's output; `sites` and `reach` are those of the forward.
     pub(super) fn backward(
         &self,
         dy: &Tensor,
@@ -331,7 +331,7 @@ impl Block {
         self.ln_1.backward(x, &d_normed, &past)
     }
 
-    /// in_proj's gradients when its first section saw the class tokens alone.
+    /// The gradients of in_proj when its first section saw the class tokens alone.
     fn class_gradients(
         &self,
         normed: &Tensor,
@@ -381,7 +381,7 @@ fn adapt(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Option<site::Sav
     }
 }
 
-/// What `adapt` gave, from what it saved.
+/// Computes again what `adapt` gave, from what it saved.
 fn adapt_again(x: &Tensor, sites: &[Site<'_>], saved: &[Option<site::Saved>]) -> Result<Tensor> {
     if Sites::any(sites) && !saved.is_empty() {
         site::again(x, sites, saved)
@@ -400,12 +400,12 @@ fn collect(into: &mut [Found], gradients: Vec<Found>, prefix: &str) {
     }
 }
 
-/// `[N, L, C]` to `[N, C]`.
+/// The class tokens `[N, C]` of tokens `[N, L, C]`.
 pub(super) fn class_rows(x: &Tensor) -> Result<Tensor> {
     x.narrow(1, 0, 1)?.squeeze(1)?.contiguous()
 }
 
-/// `[N, C]` to `[N, L, C]`, with zeros for all other tokens.
+/// Class tokens `[N, C]` as tokens `[N, L, C]`, with zeros for all others.
 fn class_rows_only(class: &Tensor, tokens: usize) -> Result<Tensor> {
     let (n, c) = class.dims2()?;
     let mut values = vec![0.0; n * tokens * c];

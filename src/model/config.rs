@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 
 use crate::spec::{Geometry, Invalid, Normalization};
 
-/// Between the two products of the MLP.
+/// The activation between the two products of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// x · σ(1.702 x): OpenAI's CLIP.
+    /// QuickGELU of OpenAI's CLIP: x · σ(1.702 x).
     QuickGelu,
-    /// x · Φ(x), with the error function: LAION's CLIP and ImageNet ViTs.
+    /// GELU of LAION's CLIP and ImageNet ViTs: x · Φ(x), with the error function.
     Gelu,
 }
 
 impl Activation {
-    /// `quick_gelu` or `gelu`.
+    /// The name of the activation: `quick_gelu` or `gelu`.
     pub fn name(self) -> &'static str {
         match self {
             Self::QuickGelu => "quick_gelu",
@@ -24,7 +24,7 @@ impl Activation {
         }
     }
 
-    /// The activation of such a name.
+    /// The activation with this name, if there is one.
     pub fn named(name: &str) -> Option<Self> {
         [Self::QuickGelu, Self::Gelu]
             .into_iter()
@@ -37,30 +37,30 @@ impl Activation {
 pub struct BackboneConfig {
     /// Side of the square input, in pixels.
     pub image_size: usize,
-    /// Side of a square patch; divides the image's.
+    /// Side of a square patch, in pixels; divides the side of the image.
     pub patch_size: usize,
-    /// Of the residual stream.
+    /// Width of the residual stream.
     pub width: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: usize,
-    /// Attention heads; divide the width.
+    /// Attention heads; divides the width.
     pub heads: usize,
     /// Hidden width of the MLP.
     pub mlp_width: usize,
-    /// Of the MLP.
+    /// Activation of the MLP.
     pub activation: Activation,
-    /// Of every LayerNorm: 1e-5 for CLIP, 1e-6 for timm.
+    /// Epsilon of every LayerNorm: 1e-5 for CLIP, 1e-6 for timm.
     pub eps: f64,
     /// Whether there is a LayerNorm before the blocks (CLIP).
     pub pre_norm: bool,
     /// Whether the patch embedding has a bias (ImageNet ViTs).
     pub patch_bias: bool,
-    /// What the pixels were normalised with.
+    /// Mean and deviation that the pixels were normalised with.
     pub normalization: Normalization,
 }
 
 impl BackboneConfig {
-    /// What limits a task's shape.
+    /// The backbone's limits on a task's shape.
     pub fn geometry(&self) -> Geometry {
         Geometry {
             image_size: self.image_size,
@@ -68,7 +68,7 @@ impl BackboneConfig {
         }
     }
 
-    /// Patches along a side.
+    /// Patches along a side of the image.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size.max(1)
     }
@@ -78,7 +78,7 @@ impl BackboneConfig {
         1 + self.grid() * self.grid()
     }
 
-    /// Values of one frame: 3 · side².
+    /// Number of values of one frame: 3 · side².
     pub fn frame_len(&self) -> usize {
         3 * self.image_size * self.image_size
     }

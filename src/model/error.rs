@@ -15,65 +15,65 @@ pub enum Error {
     /// An adapter configuration that does not fit the backbone.
     #[error("adapter configuration: {0}")]
     Adapter(#[source] spec::Invalid),
-    /// A tensor that has to be there.
+    /// A required tensor is missing.
     #[error("tensor {name} is missing")]
     MissingTensor {
-        /// The reference's name.
+        /// The reference's name of the tensor.
         name: String,
     },
-    /// A tensor that must not be there.
+    /// A tensor that is not part of the model.
     #[error("tensor {name} is not part of the model")]
     UnexpectedTensor {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
     },
-    /// A tensor of another shape.
+    /// A tensor with another shape than expected.
     #[error("tensor {name}: expected shape {expected:?}, got {got:?}")]
     WrongShape {
-        /// The reference's name.
+        /// The reference's name of the tensor.
         name: String,
-        /// What the configuration asks for.
+        /// Shape that the configuration requires.
         expected: Vec<usize>,
-        /// What is there.
+        /// Shape that the tensor has.
         got: Vec<usize>,
     },
-    /// A tensor of a number format that is not read.
+    /// A tensor in a number format that is not read.
     #[error("tensor {name}: expected f32, f16 or bf16, got {got}")]
     WrongType {
-        /// The reference's name.
+        /// The reference's name of the tensor.
         name: String,
-        /// Its format.
+        /// Number format of the tensor.
         got: String,
     },
     /// A tensor with NaN or infinity.
     #[error("tensor {name}: element {index} is not finite")]
     NotFinite {
-        /// The reference's name.
+        /// The reference's name of the tensor.
         name: String,
-        /// Row-major.
+        /// Row-major index of the first bad element.
         index: usize,
     },
-    /// Bytes that are no safetensors file.
+    /// Bytes that are not a safetensors file.
     #[error("safetensors: {0}")]
     Safetensors(#[source] load::HeaderError),
     /// A clip of another size than its segment says.
     #[error("clip {clip}: expected {expected} values, got {got}")]
     ClipSize {
-        /// Its index in the batch.
+        /// Index of the clip in the batch.
         clip: usize,
-        /// 3 · frames · side².
+        /// Expected number of values: 3 · frames · side².
         expected: usize,
-        /// Length of its planes.
+        /// Number of values in the clip's planes.
         got: usize,
     },
     /// Segments that do not follow one another over all clips.
     #[error("segment {index}: clips {got:?}, expected to begin at {begin} and to end by {clips}")]
     Segments {
-        /// Its index.
+        /// Index of the segment.
         index: usize,
-        /// Its clips.
+        /// Clips of the segment.
         got: Range<usize>,
-        /// Where the one before ended.
+        /// Where the previous segment ended.
         begin: usize,
         /// Clips in the batch.
         clips: usize,
@@ -81,44 +81,44 @@ pub enum Error {
     /// An adapter set that was made for another backbone.
     #[error("adapter set for width and layers {got:?} does not fit a backbone of {expected:?}")]
     Mismatch {
-        /// The backbone's width and layers.
+        /// Width and layers of the backbone.
         expected: (usize, usize),
-        /// The set's.
+        /// Width and layers that the set was made for.
         got: (usize, usize),
     },
-    /// As many labels as clips are needed.
+    /// There is not one label per clip.
     #[error("{clips} clips, but {labels} labels")]
     LabelCount {
-        /// In the batch.
+        /// Clips in the batch.
         clips: usize,
-        /// Given.
+        /// Labels that were given.
         labels: usize,
     },
     /// A label that the head has no row for.
     #[error("label {label} of clip {clip}: the head has {classes} classes")]
     Label {
-        /// Its index in the batch.
+        /// Index of the clip in the batch.
         clip: usize,
-        /// As given.
+        /// Label as given.
         label: u32,
-        /// Rows of the head.
+        /// Classes of the head.
         classes: usize,
     },
-    /// A number that must lie in a range.
+    /// A number outside its range.
     #[error("{0}")]
     Value(#[source] spec::Invalid),
-    /// A result was asked for before the work was done, or work went on after its end.
+    /// A result was requested before the work was done, or work continued after its end.
     #[error("{what} at the wrong time")]
     Order {
-        /// The call.
+        /// Name of the call.
         what: &'static str,
     },
     /// A file could not be written.
     #[error("write {path}")]
     Write {
-        /// The file.
+        /// Path of the file.
         path: std::path::PathBuf,
-        /// Why.
+        /// Error of the file system.
         #[source]
         source: std::io::Error,
     },

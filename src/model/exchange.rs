@@ -1,4 +1,4 @@
-//! Adapter sets as files of others: the reference's checkpoints and safetensors files come in, and PyTorch files go out.
+//! Adapter sets in foreign files: the reference's checkpoints and safetensors files come in, and PyTorch files go out.
 //!
 //! Invariant: what comes in is read by the checkpoint's reader, with its bounds and without running anything; names, shapes and finiteness are checked
 //! before anything is believed. What goes out and comes back in is bit-equal.

@@ -1,4 +1,4 @@
-//! Frozen features for a head without adapters: needed once a clip, whatever the number of epochs.
+//! Frozen features for a head without adapters: computed once per clip, whatever the number of epochs.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use super::{Backbone, Error, Step, head, ops, vit};
 pub struct Features {
     backbone: Arc<Backbone>,
     clips: Vec<Arc<[f32]>>,
-    /// Frames of each clip.
+    /// Number of frames of each clip.
     frames: Vec<usize>,
     x: Option<Tensor>,
-    /// The next block; one past the last when it is done.
+    /// The next block; one past the last when the forward is done.
     next: usize,
 }
 
 impl Features {
-    /// `frames`: one buffer a clip, normalised planes `[3, T, S, S]`, each with its own T.
+    /// Starts a forward over `frames`: one buffer per clip, normalised planes `[3, T, S, S]`, each with its own T.
     ///
     /// # Errors
-    /// When a clip's length is no multiple of a frame's.
+    /// When a clip's length is not a multiple of a frame's.
     pub fn new(backbone: Arc<Backbone>, frames: Vec<Arc<[f32]>>) -> Result<Self, Error> {
         let len = backbone.config().frame_len();
         for (clip, planes) in frames.iter().enumerate() {
@@ -41,7 +41,7 @@ impl Features {
     /// Runs the patch embedding or one block.
     ///
     /// # Errors
-    /// When it is called after the end.
+    /// When called after the end.
     pub fn advance(&mut self) -> Result<Step, Error> {
         let vit = &self.backbone.vit;
         let Some(x) = &self.x else {
@@ -63,10 +63,10 @@ impl Features {
         Ok(if last { Step::Done } else { Step::More })
     }
 
-    /// The mean over T of the class token before the final norm, `[C]` for each clip.
+    /// The features `[C]` of each clip: the mean over T of the class token before the final norm.
     ///
     /// # Errors
-    /// Before the end.
+    /// When called before the end.
     pub fn into_features(self) -> Result<Vec<Vec<f32>>, Error> {
         if self.frames.is_empty() {
             return Ok(Vec::new());

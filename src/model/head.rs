@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use super::ops::{read, tensor};
 use crate::rng::Stream;
 
-/// Class tokens `[ΣT, C]` to the mean of each clip, `[clips, C]`; `frames`: of each clip, in order.
+/// The mean of each clip, `[clips, C]`, of class tokens `[ΣT, C]`; `frames` holds the number of frames of each clip, in order.
 pub(super) fn clip_means(class: &Tensor, frames: &[usize]) -> Result<Tensor> {
     let c = class.dim(1)?;
     let mut means = Vec::with_capacity(frames.len() * c);
@@ -46,7 +46,7 @@ pub(super) fn spread(d_means: &Tensor, frames: &[usize]) -> Result<Tensor> {
     tensor(out, (total, c))
 }
 
-/// Factors of dropout `[rows, C]`: 0 or 1 / (1 - rate); row i of the batch draws from part i of the stream.
+/// The factors of dropout `[rows, C]`: 0 or 1 / (1 - rate); row i of the batch draws from part i of the stream.
 pub(super) fn dropout(rate: f64, stream: &Stream, rows: Range<usize>, c: usize) -> Result<Tensor> {
     let (threshold, factor) = (rate as f32, (1.0 / (1.0 - rate)) as f32);
     let count = rows.len();

@@ -13,18 +13,18 @@ use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
 use super::{AdapterSet, Backbone, Error, Step, head, ops, vit};
 
-/// Neighbouring clips of one adapter set.
+/// Neighbouring clips of a batch that use one adapter set.
 #[derive(Debug, Clone)]
 pub struct Segment {
-    /// The set.
+    /// Adapter set of the clips.
     pub set: Arc<AdapterSet>,
-    /// Its clips in the batch.
+    /// Range of the segment's clips in the batch.
     pub clips: Range<usize>,
-    /// Frames of each of them.
+    /// Frames of each clip.
     pub num_frames: usize,
 }
 
-/// A running forward; what a device slice advances.
+/// A running forward; a device slice advances it.
 pub struct Inference {
     backbone: Arc<Backbone>,
     clips: Vec<Arc<[f32]>>,
@@ -35,7 +35,7 @@ pub struct Inference {
 
 enum State {
     Begin,
-    /// Before this block.
+    /// Tokens before this block.
     Block(usize, Tensor),
     /// Class tokens `[ΣT, C]` after the last block.
     Heads(Tensor),
@@ -43,7 +43,7 @@ enum State {
 }
 
 impl Inference {
-    /// `frames`: one buffer a clip, normalised planes `[3, T, S, S]`. Segments follow one another over all clips.
+    /// Starts a forward over `frames`: one buffer per clip, normalised planes `[3, T, S, S]`. Segments follow one another over all clips.
     ///
     /// # Errors
     /// When a clip, a segment or a set does not fit.
@@ -98,7 +98,7 @@ impl Inference {
     /// Runs the patch embedding, one block, or the heads.
     ///
     /// # Errors
-    /// When it is called after the end.
+    /// When called after the end.
     pub fn advance(&mut self) -> Result<Step, Error> {
         let state = std::mem::replace(&mut self.state, State::Begin);
         self.state = match state {
@@ -123,7 +123,7 @@ impl Inference {
     /// Logits of each clip, in the order of `frames`.
     ///
     /// # Errors
-    /// Before the end.
+    /// When called before the end.
     pub fn into_logits(self) -> Result<Vec<Vec<f32>>, Error> {
         match self.state {
             State::Done(logits) => Ok(logits),
@@ -133,7 +133,7 @@ impl Inference {
         }
     }
 
-    /// Outputs of the blocks so far, each `[ΣT, L, C]`, when they were asked for.
+    /// Outputs of the blocks so far, each `[ΣT, L, C]`, when they were requested.
     pub fn hidden_states(&self) -> &[Tensor] {
         self.hidden.as_deref().unwrap_or_default()
     }
@@ -191,7 +191,7 @@ pub(super) fn check_clip(clip: usize, planes: &[f32], expected: usize) -> Result
     })
 }
 
-/// The adapters of a batch in one block; none at all when no segment has one there.
+/// The adapters of a batch in one block; empty when no segment has one there.
 fn sites(segments: &[Segment], block: usize, grid: usize) -> Sites<'_> {
     let (mut sites, mut begin) = (Sites::default(), 0);
     for segment in segments {

@@ -3,7 +3,7 @@
 use super::{BackboneConfig, Error};
 use crate::spec::{AdapterConfig, Invalid, MAX_LABELS};
 
-/// Names a weight and its shape.
+/// Name and shape of a weight.
 pub(super) type Named = (String, Vec<usize>);
 
 /// What the names and shapes follow from.
@@ -11,7 +11,7 @@ pub(super) type Named = (String, Vec<usize>);
 pub(super) struct Layout {
     pub(super) config: AdapterConfig,
     pub(super) classes: usize,
-    /// Of the backbone.
+    /// Width of the backbone.
     pub(super) width: usize,
     pub(super) layers: usize,
 }
@@ -63,7 +63,7 @@ impl Layout {
         self.config.adapter_kernel_size.map(|size| size as usize)
     }
 
-    /// In the reference's order.
+    /// Names and shapes of all weights, in the reference's order.
     pub(super) fn weights(&self) -> Vec<Named> {
         let (c, w) = (self.width, self.config.adapter_width as usize);
         let [t, y, x] = self.kernel();

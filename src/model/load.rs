@@ -60,22 +60,22 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// A checkpoint's vision tower, read and checked, all of it in memory.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// What it is called: the last part of its path.
+    /// Name of the checkpoint: the last part of its path.
     pub name: String,
-    /// As [`Plan::family`].
+    /// Family of the checkpoint, as [`Plan::family`] names it.
     pub family: &'static str,
-    /// Sizes and constants.
+    /// Sizes and constants of the backbone.
     pub config: BackboneConfig,
     /// Every tensor of the configuration, under the reference's names.
     pub tensors: Tensors,
-    /// Of constants and tensors.
+    /// Digest of constants and tensors.
     pub digest: Digest,
 }
 
-/// Looks at a checkpoint, a folder or a file, without reading values: which family it is of, and whether it has all that is needed.
+/// Examines a checkpoint (a folder or a file) without reading values: which family it belongs to, and whether it is complete.
 ///
 /// # Errors
-/// When it is of another family or format, or anything in it is missing, extra, malformed, wrongly shaped or not said.
+/// When it belongs to an unsupported family or format, or anything in it is missing, extra, malformed, wrongly shaped or undecided.
 pub fn plan(path: &Path, overrides: &Overrides) -> Result<Plan, Error> {
     family::plan(path, overrides)
 }
@@ -83,15 +83,15 @@ pub fn plan(path: &Path, overrides: &Overrides) -> Result<Plan, Error> {
 /// The plan of the backbone that is part of the program: see `assets/backbone/MODEL_CARD.md`.
 ///
 /// # Errors
-/// As [`plan`].
+/// Same as [`plan`].
 pub fn builtin(overrides: &Overrides) -> Result<Plan, Error> {
     embedded_plan("builtin", BUILTIN, overrides)
 }
 
-/// As [`plan`], of a whole checkpoint of the reference's training code that is open already.
+/// Same as [`plan`], for a whole checkpoint of the reference's training code that is already open.
 ///
 /// # Errors
-/// As [`plan`].
+/// Same as [`plan`].
 pub(super) fn whole_plan(path: &Path, checkpoint: Checkpoint) -> Result<Plan, Error> {
     reference::whole(path, checkpoint, &Overrides::default())
 }
@@ -99,7 +99,7 @@ pub(super) fn whole_plan(path: &Path, checkpoint: Checkpoint) -> Result<Plan, Er
 /// Reads a checkpoint.
 ///
 /// # Errors
-/// As [`plan`], or when a value is not finite.
+/// Same as [`plan`], or when a value is not finite.
 pub fn open(path: &Path) -> Result<Loaded, Error> {
     Loaded::new(&plan(path, &Overrides::default())?)
 }
@@ -107,7 +107,7 @@ pub fn open(path: &Path) -> Result<Loaded, Error> {
 /// Reads a file of the reference's tensors that is part of the program.
 ///
 /// # Errors
-/// As [`open`].
+/// Same as [`open`].
 pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Loaded, Error> {
     Loaded::new(&embedded_plan(name, bytes, &Overrides::default())?)
 }
@@ -117,7 +117,7 @@ fn embedded_plan(name: &str, bytes: &'static [u8], overrides: &Overrides) -> Res
 }
 
 impl Loaded {
-    /// Reads all tensors.
+    /// Reads all tensors of a plan.
     ///
     /// # Errors
     /// When a value is not finite.
@@ -158,7 +158,7 @@ fn open_clip_weights(folder: &Path) -> Result<Checkpoint, Error> {
     )
 }
 
-/// The first of these files that is there.
+/// Opens the first of these files that exists.
 fn weights(folder: &Path, names: &[&str]) -> Result<Checkpoint, Error> {
     let paths = names.iter().map(|name| folder.join(name));
     let Some(path) = paths.into_iter().find(|path| path.exists()) else {

@@ -1,28 +1,34 @@
-//! The kernels: each a candle custom operation, with its backward as another, so that a device adds its own side to one place.
+//! The kernels: each is a candle custom operation, with its backward as another one, so that a device adds its own side in one place.
 //!
 //! Invariant: the value of a row depends on that row (or its frame, or its clip) alone, computed in one order whatever the batch and the number of
 //! threads; sums over rows go over fixed blocks in a fixed order.
 //!
-//! A map, from the operations that layers call down to the instructions:
+//! # Map
+//! From the operations that layers call down to the instructions:
 //!
-//! | file | computes | its own invariant |
+//! | file | what it computes | what it guarantees |
 //! |---|---|---|
-//! | `linear`, `linear/{product,grouped,split}` | y = act(x · Wᵀ + b) on packed weights; several rows of weights in one call; how a product is cut into units | a row depends on that row |
-//! | `weight_gradient` | dW = dyᵀ · x | rows are added in their order, in blocks of a fixed depth, none of which has rows of two clips |
+//! | `linear` | y = act(x · Wᵀ + b) and r + x · Wᵀ + b on packed weights | a row depends on that row |
+//! | `linear/grouped` | several row ranges of a batch, each with its own weight, in one call | as if each range were alone |
+//! | `linear/{product,split}` | one product, and how it is cut into units of parallel work | the cut changes no bit |
+//! | `weight_gradient` | dW = dyᵀ · x | rows are added in their order, in blocks of a fixed depth; no block mixes two clips |
 //! | `attention`, `attention/{plan,kernel}` | multi-head attention of a frame, forward and backward | a frame depends on that frame |
 //! | `depthwise` | the adapters' convolution over (T, H, W) | a clip depends on that clip |
-//! | `norm`, `gelu`, `loss`, `sum` | LayerNorm, activations, cross entropy, sums over rows | blocks in parallel, then one after another |
-//! | `packed`, `packed/code` | weights in panels of 16 columns, in a number format | packed once; forward and backward share frozen ones |
-//! | `activations`, `buffers` | operands as floats or bfloat16; output that threads fill | every value is written before one is read |
-//! | `epilogue` | scale, bias, residual, activation of a tile's sums | a value depends on its own sum |
-//! | `kernel`, `kernel/{portable,avx2,avx512,amx,neon}` | a tile: a few rows times a panel; `micro` is what the vector sets share | sums in one order, whatever the tile |
+//! | `norm`, `gelu` | LayerNorm and activations, forward and backward | a row, or a value, depends on itself |
+//! | `loss`, `sum` | cross entropy, sums over rows | blocks run in parallel and are added in order |
+//! | `packed`, `packed/code` | weights in panels of 16 columns, in a number format | packed once; forward and backward share frozen weights |
+//! | `activations`, `buffers` | operands as floats or bfloat16; outputs that threads fill | every value is written before it is read |
+//! | `epilogue` | scale, bias, residual and activation of a tile's sums | a value depends on its own sum |
+//! | `kernel`, `kernel/{portable,avx2,avx512,amx,neon}` | a tile: a few rows times a panel; the vector sets share `kernel/micro` | sums in one order, whatever the tile |
 //! | `simd` | loops that the compiler vectorises, compiled for each set | a fixed number of partial sums |
-//! | `isa` | which instructions there are, and which may be used | every choice asks it |
+//! | `isa` | which instruction sets exist, and which may be used | every choice asks it |
 //!
-//! To test: `cargo nextest run model::ops` holds every operation against plain candle and finite differences at odd sizes, and every instruction set
-//! that the CPU has against `portable`; `FRAMESHIFT_CPU=portable|avx2|avx512|amx` runs any test as on a lesser CPU. To time: `cargo bench --bench
-//! kernels` shows each kernel's share of what the machine can do (`model/bench.rs`), `frameshift bench compute` the whole model. A new instruction set
-//! is a file beside `kernel/avx2`, an [`Isa`], and its arms in `kernel`; the tests above find it by themselves.
+//! # Test and time
+//! `cargo nextest run model::ops` checks every operation against plain candle and finite differences at odd sizes (`tests`), and every instruction set
+//! that the CPU has against `portable` (`kernel/tests`). `FRAMESHIFT_CPU=portable|avx2|avx512|amx` runs any test as on a lesser CPU; `make asan` runs
+//! these tests under the address sanitizer. `cargo bench --bench kernels` shows each kernel's share of what the machine can do (`model/bench.rs`),
+//! `frameshift bench compute` times the whole model. A new instruction set is a file beside `kernel/avx2`, an [`Isa`], and its arms in `kernel`; the
+//! tests and benchmarks find it by themselves.
 
 mod activations;
 pub(super) mod attention;
@@ -52,7 +58,7 @@ pub(super) use sum::{Onto, squares};
 
 use crate::spec::Precision;
 
-/// Runs multiply-adds on registers alone, on this thread: `steps` for each of some independent sums. Returns how many numbers were multiplied.
+/// Runs multiply-adds on registers alone, on this thread: `steps` for each of several independent sums. Returns how many numbers were multiplied.
 pub(super) fn multiply_adds(format: Format, steps: usize) -> u64 {
     kernel::Kernel::best(format).multiply_adds(steps)
 }
@@ -66,7 +72,7 @@ pub fn fastest() -> Precision {
     }
 }
 
-/// Which instructions multiply the frozen weights in this precision: `amx`, `avx512`, `avx2`, `neon` or `portable`.
+/// The instructions that multiply the frozen weights in this precision: `amx`, `avx512`, `avx2`, `neon` or `portable`.
 pub fn instructions(precision: Precision) -> &'static str {
     kernel::Kernel::best(Format::of(precision)).name()
 }

@@ -17,7 +17,7 @@ use super::{BackboneConfig, Error, Gradients, Tensors, load};
 use crate::rng::Stream;
 use crate::spec::{Invalid, Precision};
 
-/// What a step found, before its update.
+/// Results of a step, before its update.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Mean cross entropy of each head, in nats.
@@ -31,13 +31,13 @@ pub struct StepReport {
 /// A backbone in training.
 pub struct Trainer {
     config: BackboneConfig,
-    /// Classes of each head.
+    /// Number of classes of each head.
     heads: Vec<usize>,
     parameters: Vec<(String, Var)>,
     optimizer: AdamW,
 }
 
-/// One step's layers, with the weights of now.
+/// One step's layers, with the current weights.
 struct Layers {
     vit: Vit,
     heads: Vec<Linear>,
@@ -53,10 +53,10 @@ struct Trace {
 }
 
 impl Trainer {
-    /// Random weights from a seed; `heads`: classes of each head.
+    /// Initialises random weights from a seed; `heads` holds the number of classes of each head.
     ///
     /// # Errors
-    /// When the configuration is none that can be built.
+    /// When no backbone can have this configuration.
     pub fn new(
         config: BackboneConfig,
         heads: &[usize],
@@ -87,7 +87,7 @@ impl Trainer {
         })
     }
 
-    /// One step of AdamW on the sum of the heads' losses. `images`: `[N, 3, S, S]`, normalised; `labels[head][image]`.
+    /// Makes one step of AdamW on the sum of the heads' losses. `images`: `[N, 3, S, S]`, normalised; `labels[head][image]`.
     ///
     /// # Errors
     /// When shapes or labels do not fit.
@@ -104,7 +104,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// What a batch scores, and the gradient of every weight.
+    /// The results of a batch, and the gradient of every weight.
     fn gradients(
         &self,
         images: &Tensor,
@@ -128,7 +128,7 @@ impl Trainer {
         Ok((report, gradients))
     }
 
-    /// Losses and accuracies without an update.
+    /// Computes losses and accuracies without an update.
     ///
     /// # Errors
     /// When shapes or labels do not fit.
@@ -264,7 +264,7 @@ impl Trainer {
         })
     }
 
-    /// Losses, and the gradient of the normed class tokens.
+    /// Computes the losses, and the gradient of the normed class tokens.
     fn score(
         &self,
         layers: &Layers,
@@ -329,7 +329,7 @@ fn head_name(head: usize, part: &str) -> String {
     format!("heads.{head}.{part}")
 }
 
-/// Matrices are uniform within 1 / √inputs, embeddings normal with deviation 1 / √width, norms the identity, biases 0.
+/// Initial values of a weight: matrices uniform within 1 / √inputs, embeddings normal with deviation 1 / √width, norms the identity, biases 0.
 fn initial(name: &str, shape: &[usize], rng: &mut Stream) -> Vec<f32> {
     let count: usize = shape.iter().product();
     let last = shape.last().copied().unwrap_or(1).max(1);

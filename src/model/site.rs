@@ -19,8 +19,8 @@ pub(super) struct Adapter {
     pub(super) fc2: Linear,
 }
 
-/// What the backward of an adapter reads besides its input: fc1's output, `[frames, P, width]`. The convolution's is computed again, which is cheaper
-/// than to keep it.
+/// What the backward of an adapter reads besides its input: fc1's output, `[frames, P, width]`. The convolution's output is computed again, which is
+/// cheaper than keeping it.
 pub(super) struct Saved(Tensor);
 
 impl Adapter {
@@ -28,7 +28,7 @@ impl Adapter {
         self.fc1.bytes() + self.conv.bytes() + self.fc2.bytes()
     }
 
-    /// The same adapter, frozen, as this mode holds it.
+    /// The same adapter, frozen, in this mode.
     pub(super) fn in_mode(&self, mode: &Mode) -> Self {
         Self {
             fc1: self.fc1.in_mode(mode),
@@ -37,7 +37,7 @@ impl Adapter {
         }
     }
 
-    /// x, dy: of the site's frames.
+    /// The gradients from x and dy of the site's frames.
     fn backward(
         &self,
         x: &Tensor,
@@ -86,11 +86,11 @@ pub(super) struct Site<'a> {
     pub(super) frames: Range<usize>,
     pub(super) extent: Extent,
     pub(super) adapter: Option<&'a Adapter>,
-    /// What earlier clips of a training step gave.
+    /// Gradients of earlier clips of a training step.
     pub(super) sums: Option<Sums<'a>>,
 }
 
-/// Gradients of an adapter so far, by their names without this prefix.
+/// Gradients of an adapter so far, under their names without this prefix.
 #[derive(Clone)]
 pub(super) struct Sums<'a> {
     pub(super) all: &'a Gradients,
@@ -103,7 +103,7 @@ impl Site<'_> {
         sums.all.get(&format!("{}{name}", sums.prefix))
     }
 
-    /// Where the gradient of this name is added.
+    /// The sum that the gradient of this name is added to.
     fn onto(&self, name: &str) -> Onto<'_> {
         Onto {
             clip: self.extent.frames * self.extent.grid * self.extent.grid,
@@ -116,7 +116,7 @@ impl Site<'_> {
     }
 }
 
-/// Every segment of x through its own adapter, as grouped products; segments follow one another over all frames.
+/// Runs every segment of x through its own adapter, as grouped products; segments follow one another over all frames.
 pub(super) fn forward(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Option<Saved>>)> {
     let adapted = adapted(sites);
     let narrow = linear::project_each(x, &each(&adapted, |adapter| &adapter.fc1))?;
@@ -129,7 +129,7 @@ pub(super) fn forward(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Opt
     Ok((y, saved.collect()))
 }
 
-/// What `forward` gave, from what it saved.
+/// Computes again what `forward` gave, from what it saved.
 pub(super) fn again(x: &Tensor, sites: &[Site<'_>], saved: &[Option<Saved>]) -> Result<Tensor> {
     let narrow: Vec<Tensor> = saved
         .iter()
@@ -145,7 +145,7 @@ fn adapted<'a, 'b>(sites: &'b [Site<'a>]) -> Vec<(&'b Site<'a>, &'a Adapter)> {
     adapted.collect()
 }
 
-/// x with fc2(convolution(narrow)) added.
+/// Adds fc2(convolution(narrow)) to x.
 fn widened(x: &Tensor, adapted: &[(&Site<'_>, &Adapter)], narrow: &[Tensor]) -> Result<Tensor> {
     let mut mixed = Vec::with_capacity(narrow.len());
     for ((site, adapter), narrow) in adapted.iter().zip(narrow) {
@@ -164,7 +164,7 @@ fn each<'a>(
     adapted.iter().map(part).collect()
 }
 
-/// dx, unless nobody wants it, and each segment's gradients.
+/// The gradient of x, unless it is not needed, and each segment's gradients.
 pub(super) fn backward(
     x: &Tensor,
     sites: &[Site<'_>],

@@ -1,13 +1,13 @@
-//! The one pool of threads of the numeric code: as many as there are physical cores, since two threads of a core share its multipliers. Beside it one
-//! thread for what is not the device's turn.
+//! The one thread pool of the numeric code: as many threads as physical cores, since two threads of a core share its multipliers. Beside it, one
+//! thread for work outside the device's turns.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// Sets the number of threads of the numeric code, before it runs for the first time; as many as this process has physical cores when `None`.
-/// Returns how many there are now: a pool that already runs stays as it is.
+/// Sets the number of threads of the numeric code, before it runs for the first time; `None` means as many as this process has physical cores.
+/// Returns the number in force: a pool that already runs stays as it is.
 pub fn compute_threads(threads: Option<NonZeroUsize>) -> usize {
     let threads = threads.map_or_else(physical_cores, NonZeroUsize::get);
     let pool = rayon::ThreadPoolBuilder::new()
@@ -18,8 +18,8 @@ pub fn compute_threads(threads: Option<NonZeroUsize>) -> usize {
     rayon::current_num_threads()
 }
 
-/// Runs numeric work that is not the device's turn, such as the packing of an adapter set, on one thread of its own: it never takes one from a slice that
-/// serves, and results do not depend on the number of threads. Works take turns. Blocks, so that it is not for the async threads.
+/// Runs numeric work outside the device's turns, such as the packing of an adapter set, on a separate thread: it never takes a thread from a slice
+/// that serves, and results do not depend on the number of threads. Calls take turns. It blocks, so it must not be called from async threads.
 pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     static ASIDE: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
     let pool = ASIDE.get_or_init(|| {
@@ -28,14 +28,14 @@ pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
             .thread_name(|_| "aside".to_owned());
         pool.build().ok()
     });
-    // Without a thread of its own the work is done all the same.
+    // If the separate thread could not be started, the work is done all the same.
     match pool {
         Some(pool) => pool.install(work),
         None => work(),
     }
 }
 
-/// Physical cores that this process may use, but not more than its share of CPU time allows.
+/// Physical cores that this process may use, but no more than its share of CPU time allows.
 pub fn physical_cores() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     cores(Path::new("/sys/devices/system/cpu"), &allowed()).map_or(logical, |c| c.clamp(1, logical))
@@ -51,7 +51,7 @@ fn allowed() -> Vec<usize> {
     }
 }
 
-/// Different sets of sibling threads among these CPUs; `None` where the system does not say.
+/// Number of distinct sets of sibling threads among these CPUs; `None` where the system does not say.
 fn cores(system: &Path, cpus: &[usize]) -> Option<usize> {
     let mut cores = BTreeSet::new();
     for cpu in cpus {

@@ -18,7 +18,7 @@ pub struct TrainableSet {
 }
 
 impl TrainableSet {
-    /// Starts from a set; shares nothing with it.
+    /// Copies a set; shares nothing with it.
     ///
     /// # Errors
     /// When a tensor cannot be made.
@@ -34,7 +34,7 @@ impl TrainableSet {
         })
     }
 
-    /// The weights of now, immutable; shares nothing with `self`.
+    /// A copy of the current weights, immutable; shares nothing with `self`.
     ///
     /// # Errors
     /// When a tensor cannot be read.
@@ -47,12 +47,12 @@ impl TrainableSet {
         &self.parameters
     }
 
-    /// Rows of the head.
+    /// Number of classes, which is the number of rows of the head.
     pub fn classes(&self) -> usize {
         self.form.classes
     }
 
-    /// The layers of now, with gradients; their products in this precision, from weights that stay 32-bit floats.
+    /// The layers with the current weights, with gradients; products run in this precision, while the weights stay 32-bit floats.
     pub(super) fn layers(&self, precision: Precision) -> Result<AdapterSet, Error> {
         self.build(&Mode::Trainable(precision))
     }

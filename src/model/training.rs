@@ -24,15 +24,15 @@ use crate::spec::Invalid;
 
 pub use self::memory::StepShape;
 
-/// What the forward keeps for the backward; all give the same bits.
+/// What the forward keeps for the backward; all choices give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// Everything that the backward reads.
     All,
     /// Each block's input; the backward runs the block's forward again.
     Recompute,
-    /// As much as these bytes of activations allow: the clips are computed in micro-batches, as long as these fill the device; then in the lower blocks the
-    /// MLP's hidden values are computed again, then all but the blocks' inputs; then the micro-batches become smaller, down to one clip.
+    /// As much as this many bytes of activations allow: the clips are computed in micro-batches, as long as these fill the device; then in the lower
+    /// blocks the MLP's hidden values are computed again, then all but the blocks' inputs; then the micro-batches shrink, down to one clip.
     Within(u64),
 }
 
@@ -41,30 +41,30 @@ pub enum Keep {
 pub struct Dropout {
     /// Share of the features that become 0, in [0, 1).
     pub rate: f64,
-    /// Which: clip i draws from part i.
+    /// Random stream: clip i draws from part i.
     pub stream: Stream,
 }
 
-/// Gradients by the reference's names. A weight that the loss does not depend on has zeros.
+/// Gradients under the reference's names. A weight that the loss does not depend on has zeros.
 pub type Gradients = BTreeMap<String, Tensor>;
 
-/// What a step found.
+/// Results of a step.
 #[derive(Debug)]
 pub struct StepOutput {
-    /// Mean cross entropy in nats.
+    /// Mean cross entropy, in nats.
     pub loss: f64,
-    /// Clips whose largest logit was their label's.
+    /// Number of clips whose largest logit was their label's.
     pub correct: usize,
-    /// Of every trainable weight.
+    /// Gradients of every trainable weight.
     pub gradients: Gradients,
-    /// `[clips][classes]`, with dropout applied.
+    /// Logits `[clips][classes]`, with dropout applied.
     pub logits: Vec<Vec<f32>>,
 }
 
 /// A running step.
 pub struct TrainingStep {
     backbone: Arc<Backbone>,
-    /// The weights of when the step began.
+    /// The weights at the start of the step.
     layers: AdapterSet,
     labels: Vec<u32>,
     dropout: Option<Dropout>,
@@ -72,7 +72,7 @@ pub struct TrainingStep {
     division: Division,
     source: Source,
     num_frames: usize,
-    /// The clips of the micro-batch under way.
+    /// The clips of the current micro-batch.
     now: Range<usize>,
     kept: Vec<Kept>,
     found: Gradients,
@@ -80,7 +80,7 @@ pub struct TrainingStep {
     state: State,
 }
 
-/// What the clips are.
+/// Input of the clips.
 enum Source {
     /// Planes; those of a clip are dropped when its micro-batch begins.
     Clips(VecDeque<Arc<[f32]>>),
@@ -88,7 +88,7 @@ enum Source {
     Features,
 }
 
-/// What the head found, of the clips so far.
+/// Results of the head, over the clips so far.
 #[derive(Default)]
 struct Scores {
     losses: Vec<f64>,
@@ -98,7 +98,7 @@ struct Scores {
     rows: Vec<(Tensor, Tensor)>,
 }
 
-/// Of one block, for its backward.
+/// What one block keeps for its backward.
 enum Kept {
     Input(Tensor),
     Saved(Saved),
@@ -106,7 +106,7 @@ enum Kept {
 
 enum State {
     Begin,
-    /// Before this block.
+    /// Tokens before this block.
     Forward(usize, Tensor),
     /// Features `[clips, C]`, and whether they are means of class tokens.
     Head(Tensor, bool),
@@ -116,7 +116,7 @@ enum State {
 }
 
 impl TrainingStep {
-    /// `frames`: one buffer a clip, normalised planes `[3, T, S, S]`, all with the same T. Reads the weights of now.
+    /// Starts a step over `frames`: one buffer per clip, normalised planes `[3, T, S, S]`, all with the same T. Reads the current weights.
     ///
     /// # Errors
     /// When clips, labels or the set do not fit.
@@ -142,7 +142,7 @@ impl TrainingStep {
         Ok(step)
     }
 
-    /// A step of a set without sites, from what `Features` gave: `[C]` for each clip.
+    /// Starts a step of a set without sites, from the output of `Features`: `[C]` for each clip.
     ///
     /// # Errors
     /// When the set has sites, or features or labels do not fit.
@@ -221,7 +221,7 @@ impl TrainingStep {
     /// Runs one block forward or backward, or the head.
     ///
     /// # Errors
-    /// When it is called after the end.
+    /// When called after the end.
     pub fn advance(&mut self) -> Result<Step, Error> {
         let state = std::mem::replace(&mut self.state, State::Done);
         self.state = match state {
@@ -237,7 +237,7 @@ impl TrainingStep {
         })
     }
 
-    /// Memory of activations that the step holds at its peak, in bytes, about.
+    /// Approximate peak memory of the step's activations, in bytes.
     pub fn bytes(&self) -> u64 {
         match self.source {
             Source::Clips(_) => self.shape.held(self.division.clips, self.division.keeps),
@@ -245,17 +245,17 @@ impl TrainingStep {
         }
     }
 
-    /// Clips that are computed together.
+    /// Number of clips that are computed together.
     pub fn micro_batch(&self) -> usize {
         self.division.clips
     }
 
-    /// Blocks whose forward runs again for the backward.
+    /// Number of blocks whose forward runs again for the backward.
     pub fn recomputed_blocks(&self) -> usize {
         self.shape.recomputed_blocks(self.division.keeps)
     }
 
-    /// Other blocks whose first product of the MLP runs again.
+    /// Number of other blocks whose first product of the MLP runs again.
     pub fn recomputed_mlps(&self) -> usize {
         self.shape.recomputed_mlps(self.division.keeps)
     }
@@ -263,7 +263,7 @@ impl TrainingStep {
     /// Loss and gradients.
     ///
     /// # Errors
-    /// Before the end.
+    /// When called before the end.
     pub fn finish(self) -> Result<StepOutput, Error> {
         let is_done = matches!(self.state, State::Done);
         if !is_done || self.scores.losses.len() != self.labels.len() {
@@ -290,7 +290,7 @@ impl TrainingStep {
         )?)
     }
 
-    /// What comes after a micro-batch.
+    /// The state after a micro-batch.
     fn next(&mut self) -> State {
         let end = self.now.end;
         if end == self.labels.len() {

@@ -14,7 +14,7 @@ use super::{BackboneConfig, Error};
 /// All layers of a backbone.
 pub(super) struct Vit {
     conv1: Linear,
-    /// `[L, C]`: the class embedding in row 0, plus the positions.
+    /// Class embedding in row 0, plus the positions: `[L, C]`.
     base: Vec<f32>,
     ln_pre: Option<LayerNorm>,
     pub(super) blocks: Vec<Block>,
@@ -24,16 +24,16 @@ pub(super) struct Vit {
 /// What the backward of the embedding reads.
 pub(super) struct SavedEmbedding {
     patches: Tensor,
-    /// ln_pre's input.
+    /// Input of ln_pre.
     x: Tensor,
 }
 
-/// Hands a tensor of a name, row-major, to the second argument.
+/// Function that hands the tensor of a name, row-major, to its second argument.
 pub(super) type Fetch<'f> = dyn Fn(&str, &mut dyn FnMut(Cow<'_, [f32]>)) -> Fetched + Sync + 'f;
-/// Whether it was there.
+/// Whether the tensor existed.
 pub(super) type Fetched = std::result::Result<(), Error>;
 
-/// Makes layers of fetched tensors.
+/// Builds layers from fetched tensors.
 #[derive(Clone, Copy)]
 struct Maker<'m> {
     config: &'m BackboneConfig,
@@ -131,7 +131,7 @@ impl Vit {
         })
     }
 
-    /// Patches `[N, P, 3 · patch²]` to the first block's input `[N, L, C]`.
+    /// Embeds patches `[N, P, 3 · patch²]` as the first block's input `[N, L, C]`.
     pub(super) fn embed(&self, patches: &Tensor) -> Result<(Tensor, SavedEmbedding)> {
         let n = patches.dim(0)?;
         let c = self.base.len() / (patches.dim(1)? + 1);
@@ -146,7 +146,7 @@ impl Vit {
         Ok((y, SavedEmbedding { patches, x }))
     }
 
-    /// Gradients of the embedding's weights from that of the first block's input.
+    /// The gradients of the embedding's weights from that of the first block's input.
     pub(super) fn embed_back(
         &self,
         dy: &Tensor,
@@ -189,7 +189,7 @@ impl Vit {
     }
 }
 
-/// One picture: where its first value lies, and how far apart its channels are.
+/// Position of one picture: where its first value lies, and how far apart its channels are.
 #[derive(Clone, Copy)]
 pub(super) struct Picture<'a> {
     pub(super) values: &'a [f32],
@@ -242,7 +242,7 @@ pub(super) fn frames<'a>(
     })
 }
 
-/// Clips `[3, T, S, S]` to the first block's input, `[ΣT, L, C]`.
+/// Embeds clips `[3, T, S, S]` as the first block's input, `[ΣT, L, C]`.
 pub(super) fn embed_clips(
     vit: &Vit,
     clips: &[std::sync::Arc<[f32]>],

@@ -19,14 +19,14 @@ pub(super) type Found = Vec<(String, Tensor)>;
 /// How the weights of a layer are held.
 #[derive(Debug, Clone)]
 pub(super) enum Mode {
-    /// Without gradients; each use is counted where there is a counter.
+    /// Frozen weights, without gradients; each use is counted where there is a counter.
     Frozen(Precision, Option<Arc<AtomicU64>>),
-    /// With gradients.
+    /// Trainable weights, with gradients.
     Trainable(Precision),
 }
 
 impl Mode {
-    /// The same in another precision.
+    /// The same mode in another precision.
     fn with(&self, change: impl Fn(Precision) -> Precision) -> Self {
         match self {
             Self::Frozen(precision, calls) => Self::Frozen(change(*precision), calls.clone()),
@@ -34,7 +34,7 @@ impl Mode {
         }
     }
 
-    /// For layers outside the frozen blocks: bfloat16 instead of integers.
+    /// The mode for layers outside the frozen blocks: bfloat16 instead of integers.
     pub(super) fn without_integers(&self) -> Self {
         self.with(|precision| match precision {
             Precision::F32 => Precision::F32,
@@ -42,7 +42,7 @@ impl Mode {
         })
     }
 
-    /// For heads, which are small: 32-bit floats.
+    /// The mode for heads, which are small: 32-bit floats.
     pub(super) fn exact(&self) -> Self {
         self.with(|_| Precision::F32)
     }
@@ -58,18 +58,18 @@ impl Mode {
 enum Weight {
     /// The backward's layout is made from the forward's when it is needed: frozen weights are in memory once.
     Frozen(Packed, Option<Arc<AtomicU64>>),
-    /// Both layouts, made at the begin of a step.
+    /// Both layouts, made when a step begins.
     Trainable(Packed, Packed),
 }
 
-/// y = x · Wᵀ + b.
+/// A linear layer: y = x · Wᵀ + b.
 pub(super) struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
 }
 
 impl Linear {
-    /// From W `[n, k]` and b `[n]`; `sections` of the columns can be used apart.
+    /// Builds a layer from W `[n, k]` and b `[n]`; `sections` of the columns can be used separately.
     pub(super) fn new(
         weight: &[f32],
         k: usize,
@@ -88,7 +88,7 @@ impl Linear {
         Self { weight, bias }
     }
 
-    /// The same frozen layer as this mode holds it.
+    /// The same frozen layer in this mode.
     pub(super) fn in_mode(&self, mode: &Mode) -> Self {
         Self {
             weight: Weight::Frozen(self.packed().in_format(mode.format()), None),
@@ -119,12 +119,12 @@ impl Linear {
         matches!(self.weight, Weight::Trainable(..))
     }
 
-    /// How its numbers are stored.
+    /// Number format of the weights.
     pub(super) fn format(&self) -> Format {
         self.packed().format()
     }
 
-    /// What it reads: nothing finer changes its result.
+    /// Numbers that the layer reads: anything finer does not change its result.
     pub(super) fn reads(&self) -> Numbers {
         match self.weight {
             Weight::Frozen(..) => Numbers::read_by(self.format()),
@@ -146,7 +146,7 @@ impl Linear {
         self.packed().pointer()
     }
 
-    /// W and b, as they came.
+    /// W and b, as they were given.
     pub(super) fn unpacked(&self) -> (Vec<f32>, &[f32]) {
         (
             self.packed().unpacked(),
@@ -154,12 +154,12 @@ impl Linear {
         )
     }
 
-    /// All columns, as these numbers.
+    /// Computes all columns, as these numbers.
     pub(super) fn forward(&self, x: &Tensor, rows: Rows, numbers: Numbers) -> Result<Tensor> {
         self.forward_sections(x, rows, 0..self.packed().sections(), numbers)
     }
 
-    /// Only some sections of the columns.
+    /// Computes only some sections of the columns.
     pub(super) fn forward_sections(
         &self,
         x: &Tensor,
@@ -177,7 +177,7 @@ impl Linear {
         linear::project(x, self.packed(), rows, options)
     }
 
-    /// act(x · Wᵀ + b) over all rows; and the same before the activation, where it is asked for.
+    /// Computes act(x · Wᵀ + b) over all rows, and the values before the activation, where they are requested.
     pub(super) fn forward_active(
         &self,
         x: &Tensor,
@@ -201,7 +201,7 @@ impl Linear {
         }
     }
 
-    /// The residual with the product added to some of its rows.
+    /// Adds the product to some rows of the residual.
     pub(super) fn forward_add(&self, x: &Tensor, residual: &Tensor, rows: Rows) -> Result<Tensor> {
         self.count();
         linear::project_add(x, residual, self.packed(), rows, self.bias.as_deref())
@@ -217,19 +217,20 @@ impl Linear {
         }
     }
 
-    /// dx of some rows of dy.
+    /// The gradient of the input, for some rows of dy.
     pub(super) fn backward(&self, dy: &Tensor, rows: Rows) -> Result<Tensor> {
         self.count();
         linear::project(dy, &self.transposed(), rows, Options::default())
     }
 
-    /// `add` with dx added to some of its rows.
+    /// Adds the gradient of the input to some rows of `add`.
     pub(super) fn backward_add(&self, dy: &Tensor, add: &Tensor, rows: Rows) -> Result<Tensor> {
         self.count();
         linear::project_add(dy, add, &self.transposed(), rows, None)
     }
 
-    /// dx `[N, L, k]` when the first section was used for the class tokens alone (dy `[N, section]`), and the others for all tokens.
+    /// The gradient of the input, `[N, L, k]`, when the first section was used for the class tokens alone (dy `[N, section]`), and the others for all
+    /// tokens.
     pub(super) fn backward_class(&self, class: &Tensor, others: &Tensor) -> Result<Tensor> {
         self.count();
         let packed = self.packed();
@@ -242,7 +243,7 @@ impl Linear {
         linear::project_add(class, &all, &packed.transposed(0..1), Rows::Class, None)
     }
 
-    /// Gradients of weight and bias, if they are trainable.
+    /// The gradients of weight and bias, if they are trainable.
     pub(super) fn gradients(
         &self,
         x: (&Tensor, Rows),
@@ -253,7 +254,7 @@ impl Linear {
         self.gradients_onto(x, dy, names, [Onto::NOTHING; 2], found)
     }
 
-    /// The same, added to those of earlier clips.
+    /// The gradients of weight and bias, added to those of earlier clips.
     pub(super) fn gradients_onto(
         &self,
         x: (&Tensor, Rows),
@@ -303,12 +304,12 @@ impl LayerNorm {
         norm::forward(x, &self.norm, numbers)
     }
 
-    /// dx + add.
+    /// The gradient of the input, plus `add`.
     pub(super) fn backward(&self, x: &Tensor, dy: &Tensor, add: &Tensor) -> Result<Tensor> {
         norm::backward(x, dy, add, &self.norm)
     }
 
-    /// Gradients of `<name>.weight` and `<name>.bias`, if they are trainable.
+    /// The gradients of `<name>.weight` and `<name>.bias`, if they are trainable.
     pub(super) fn gradients(
         &self,
         x: &Tensor,

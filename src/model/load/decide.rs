@@ -1,6 +1,7 @@
-//! What a checkpoint does not say in its tensors, who said it, and what the operator says instead.
+//! What a checkpoint's tensors do not say, who says it, and what the operator says instead.
 //!
-//! Invariant: nothing is guessed. A value comes from the file, from a rule of its family, or from the operator; each is shown with where it came from.
+//! Invariant: nothing is guessed. A value comes from the file, from a rule of its family, or from the operator; each is shown with where it came
+//! from.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -14,26 +15,26 @@ use crate::spec::{Invalid, Normalization};
 /// A value, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    /// `geometry`, `heads`, `activation`, `eps` or `normalization`.
+    /// Name of the field: `geometry`, `heads`, `activation`, `eps` or `normalization`.
     pub field: &'static str,
-    /// As text.
+    /// Value as text.
     pub value: String,
-    /// A file and its key, or a family's rule.
+    /// Source of the value: a file and its key, or a family's rule.
     pub from: String,
 }
 
-/// What the operator says of a backbone: `heads=12,activation=gelu,eps=1e-6,mean=0.5/0.5/0.5,std=0.5/0.5/0.5`, any of them.
+/// What the operator says of a backbone: any of `heads=12,activation=gelu,eps=1e-6,mean=0.5/0.5/0.5,std=0.5/0.5/0.5`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides {
     /// Attention heads.
     pub heads: Option<usize>,
-    /// Of the MLP.
+    /// Activation of the MLP.
     pub activation: Option<Activation>,
-    /// Of every LayerNorm.
+    /// Epsilon of every LayerNorm.
     pub eps: Option<f64>,
-    /// Subtracted from pixels in 0 to 1.
+    /// Mean of each channel, subtracted from pixels in 0 to 1.
     pub mean: Option<[f32; 3]>,
-    /// Divides them then.
+    /// Deviation of each channel, by which pixels are divided after the mean is subtracted.
     pub std: Option<[f32; 3]>,
 }
 
@@ -72,7 +73,7 @@ impl<T> Said<T> {
     }
 }
 
-/// What tensors do not say.
+/// The constants that tensors do not say.
 pub(super) struct Constants {
     pub(super) heads: Said<usize>,
     pub(super) activation: Said<Activation>,
@@ -82,7 +83,7 @@ pub(super) struct Constants {
     pub(super) why: &'static str,
 }
 
-/// Sizes, which files and tensors say.
+/// The sizes that files and tensors say.
 pub(super) struct Geometry {
     pub(super) image_size: usize,
     pub(super) patch_size: usize,
@@ -95,7 +96,7 @@ pub(super) struct Geometry {
 }
 
 impl Constants {
-    /// Joins all, with the operator's word last.
+    /// Combines all sources; the operator's values win.
     pub(super) fn decide(
         self,
         path: &Path,
@@ -173,7 +174,7 @@ fn show_normalization(normalization: &Normalization) -> String {
     )
 }
 
-/// The heads of the models that are published for a width, where nothing says them; `None` when no rule knows.
+/// The number of heads that published models of this width have, for files that do not say it; `None` when no rule knows.
 pub(super) fn heads_of_width(width: usize, family: &str) -> Said<usize> {
     let wide = match width {
         1280 => Some("ViT-H"),
@@ -192,7 +193,7 @@ pub(super) fn heads_of_width(width: usize, family: &str) -> Said<usize> {
 }
 
 impl Overrides {
-    /// Whether nothing is said.
+    /// Whether nothing is overridden.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

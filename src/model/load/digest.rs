@@ -8,13 +8,13 @@ use sha2::{Digest as _, Sha256};
 use crate::model::{Activation, BackboneConfig, Tensors};
 use crate::spec::Digest;
 
-/// Before everything else: what is hashed, and how it is spelled.
+/// Prefix of the hash: what is hashed, and how it is encoded.
 const DOMAIN: &[u8] = b"frameshift backbone 2\n";
 
 /// Sha256 of `frameshift backbone 2\n`, the constants (see [`constants`]), and the sha256 of each tensor, sorted by name.
 ///
-/// Of a tensor are hashed: the length of its name, its name, its rank, its dimensions (all counts as little-endian u64), then its values (little-endian
-/// f32). So tensors are hashed on all cores.
+/// The hash of a tensor covers: the length of its name, its name, its rank, its dimensions (all counts as little-endian u64), then its values
+/// (little-endian f32). Tensors can therefore be hashed on all cores.
 pub fn digest(config: &BackboneConfig, tensors: &Tensors) -> Digest {
     use rayon::prelude::*;
     let digests: Vec<Digest> = tensors
@@ -24,7 +24,7 @@ pub fn digest(config: &BackboneConfig, tensors: &Tensors) -> Digest {
     of_model(config, &digests)
 }
 
-/// One tensor's.
+/// The digest of one tensor.
 pub(in crate::model) fn of_tensor(name: &str, shape: &[usize], values: &[f32]) -> Digest {
     let mut sha = Sha256::new();
     sha.update((name.len() as u64).to_le_bytes());
@@ -44,7 +44,7 @@ pub(in crate::model) fn of_tensor(name: &str, shape: &[usize], values: &[f32]) -
     Digest(sha.finalize().into())
 }
 
-/// The model's, from its tensors' by name.
+/// The digest of the model, from its tensors' digests in the order of their names.
 pub(in crate::model) fn of_model(config: &BackboneConfig, tensors: &[Digest]) -> Digest {
     let mut sha = Sha256::new();
     sha.update(DOMAIN);
@@ -55,7 +55,7 @@ pub(in crate::model) fn of_model(config: &BackboneConfig, tensors: &[Digest]) ->
     Digest(sha.finalize().into())
 }
 
-/// What the tensors do not say: heads and activation (0 QuickGELU, 1 GELU) as little-endian u64, eps as f64, mean and deviation as f32.
+/// The constants that the tensors do not say: heads and activation (0 QuickGELU, 1 GELU) as little-endian u64, eps as f64, mean and deviation as f32.
 fn constants(config: &BackboneConfig) -> Vec<u8> {
     let activation: u64 = match config.activation {
         Activation::QuickGelu => 0,

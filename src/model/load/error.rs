@@ -13,215 +13,215 @@ use crate::spec::Invalid;
 /// A checkpoint that is not loaded. Every message begins with the file or folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file system refused.
+    /// A file could not be opened or read.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the file system.
         #[source]
         source: std::io::Error,
     },
-    /// A pipe, a device, a folder where a file should be.
+    /// A pipe, a device, or a folder where a file should be.
     #[error("{}: not a regular file", path.display())]
     NotAFile {
-        /// The path.
+        /// Path of what is not a file.
         path: PathBuf,
     },
-    /// A configuration or index that no checkpoint needs.
+    /// A configuration or index longer than any checkpoint needs.
     #[error("{}: {bytes} bytes, at most {limit} are allowed", path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its size.
+        /// Size of the file, in bytes.
         bytes: u64,
-        /// The limit.
+        /// Largest size that is read, in bytes.
         limit: u64,
     },
-    /// A JSON file that is none, or lacks its structure.
+    /// A JSON file that is malformed or lacks the expected structure.
     #[error("{}: not the expected JSON: {source}", path.display())]
     Json {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and why.
+        /// Position and cause.
         #[source]
         source: serde_json::Error,
     },
     /// A value of the configuration that the model cannot have.
     #[error("{}: {source}", path.display())]
     Config {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The field and its problem.
+        /// Field and its problem.
         #[source]
         source: Invalid,
     },
-    /// A safetensors file that is not what the format asks for.
+    /// A safetensors file that breaks the format.
     #[error("{}: {source}", path.display())]
     Header {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Fault in the header.
         #[source]
         source: HeaderError,
     },
     /// A PyTorch file that holds more than tensors, or is malformed.
     #[error("{}: {source}", path.display())]
     Torch {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong, with the opcode or global and its offset.
+        /// Fault in the file, with the opcode or global and its offset.
         #[source]
         source: Box<TorchError>,
     },
-    /// What neither the file nor its family's rule says.
+    /// A value that neither the file nor its family's rule says.
     #[error("{}: the file does not say {}: {why}; say it with --backbone-override {}", path.display(), fields.join(" or "), fields.iter().map(|field| format!("{field}=…")).collect::<Vec<_>>().join(","))]
     Undecided {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// `heads` or `activation`.
+        /// Undecided fields: `heads` or `activation`.
         fields: Vec<&'static str>,
-        /// Why no rule decides it.
+        /// Why no rule decides them.
         why: &'static str,
     },
-    /// An override that is not one.
+    /// An invalid override.
     #[error("--backbone-override: {source}")]
     Override {
-        /// Which, and what is wrong.
+        /// Field and its problem.
         #[source]
         source: Invalid,
     },
-    /// An index that does not fit its shards.
+    /// An index that does not match its shards.
     #[error("{}: {source}", path.display())]
     Index {
-        /// The index.
+        /// Path of the index.
         path: PathBuf,
-        /// What is wrong.
+        /// Fault in the index.
         #[source]
         source: IndexError,
     },
-    /// Nothing to load.
+    /// A folder without weights to load.
     #[error("{}: no weights: no safetensors or PyTorch file that the configuration goes with is there", path.display())]
     NoWeights {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
     },
-    /// Several candidates, and nothing that says which.
+    /// Several candidates, and nothing that says which to load.
     #[error("{}: {files} files of weights and no configuration; name one file", path.display())]
     Ambiguous {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// How many.
+        /// Number of candidates.
         files: usize,
     },
     /// A safetensors file without a configuration.
     #[error("{}: {found}, and no configuration: neither config.json beside the file nor {} in its metadata", path.display(), super::CONFIG_KEY)]
     NoConfig {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What its tensors are.
+        /// What the file's tensors are.
         found: &'static str,
     },
     /// A family or format that is not read.
     #[error("{}: unsupported: {format}", path.display())]
     Unsupported {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What it is.
+        /// Kind of the checkpoint.
         format: Format,
     },
-    /// A tensor of the vision tower that is not there.
+    /// A tensor of the vision tower is missing.
     #[error("{}: tensor {name:?} of the vision tower is missing", path.display())]
     Missing {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// As the file's family names it.
+        /// Name of the tensor in the file's family.
         name: String,
     },
-    /// A tensor that the vision tower does not have.
+    /// A tensor that is not part of the vision tower.
     #[error("{}: tensor {name:?} is not part of the architecture", path.display())]
     Extra {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// As stored.
+        /// Name of the tensor as stored.
         name: String,
     },
-    /// A tensor of another size.
+    /// A tensor with another shape than expected.
     #[error("{}: tensor {name:?}: expected shape {expected:?}, got {got:?}", path.display())]
     Shape {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// As stored.
+        /// Name of the tensor as stored.
         name: String,
-        /// By the configuration.
+        /// Shape by the configuration.
         expected: Vec<usize>,
-        /// As stored.
+        /// Shape as stored.
         got: Vec<usize>,
     },
     /// Weights that are not floats of 16, 32 or 64 bits.
     #[error("{}: tensor {name:?} is stored as {dtype:?}, expected F32, F16, BF16 or F64", path.display())]
     Dtype {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// As stored.
+        /// Name of the tensor as stored.
         name: String,
-        /// Its format.
+        /// Number format of the tensor.
         dtype: Dtype,
     },
     /// Weights with NaN or infinity.
     #[error("{}: tensor {name:?}: element {at} is {value}, not a finite number", path.display())]
     NonFinite {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// As stored.
+        /// Name of the tensor as stored.
         name: String,
-        /// Row-major.
+        /// Row-major index of the first bad element.
         at: usize,
-        /// What it is.
+        /// Value of that element.
         value: f32,
     },
-    /// The model itself refuses the tensors.
+    /// The tensors are refused by the model itself.
     #[error(transparent)]
     Model(#[from] crate::model::Error),
 }
 
-/// What an unsupported checkpoint is.
+/// The kind of an unsupported checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
     /// A file of another kind.
     File {
-        /// The file.
+        /// Description of the file.
         file: String,
     },
-    /// A vision tower that is no ViT.
+    /// A vision tower that is not a ViT.
     Convolutional {
-        /// What tells so.
+        /// Name of the tensor or field that shows it.
         sign: String,
     },
-    /// A ViT whose blocks or tokens are not ours.
+    /// A ViT with unsupported blocks or tokens.
     Feature {
-        /// Its name.
+        /// Name of the unsupported feature.
         feature: &'static str,
-        /// The tensor or field that tells so.
+        /// Name of the tensor or field that shows it.
         sign: String,
     },
-    /// timm's, of an architecture that is no ViT.
+    /// A timm model whose architecture is not a ViT.
     Timm {
-        /// As its configuration says.
+        /// Architecture as the configuration says.
         architecture: String,
     },
     /// A CLIP text tower alone.
     TextTower,
     /// An adapter set, without its backbone.
     AdaptersOnly,
-    /// Another family of Hugging Face's transformers.
+    /// An unsupported family of Hugging Face's transformers.
     Transformers {
-        /// As its configuration says.
+        /// Model type as the configuration says.
         model_type: String,
     },
-    /// Tensors that no family has.
+    /// Tensors that belong to no known family.
     Unknown {
-        /// Some of their names.
+        /// Some of the tensors' names.
         names: Vec<String>,
     },
 }

@@ -1,6 +1,6 @@
-//! Which family a checkpoint is of: from its configuration, or from its tensors' names.
+//! Which family a checkpoint belongs to: from its configuration, or from its tensors' names.
 //!
-//! Invariant: what is not read is refused by its name; the endings of files' names decide nothing about what is in them.
+//! Invariant: what is not supported is refused by name; file name endings decide nothing about a file's content.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::file::{Archive, read_json};
 use super::plan::Plan;
 use super::{MAX_CONFIG, hf_clip, hf_vit, measure, naming, open_clip, openai, reference, timm};
 
-/// Endings of files that may hold weights.
+/// File name endings of files that may hold weights.
 const WEIGHTS: [&str; 8] = [
     "safetensors",
     "bin",
@@ -26,14 +26,14 @@ const WEIGHTS: [&str; 8] = [
     "pickle",
     "jit",
 ];
-/// A folder with more entries is no checkpoint; the rest is not looked at.
+/// Most entries of a folder that are looked at; a folder with more is not a checkpoint.
 const MAX_ENTRIES: usize = 4096;
-/// A folder with more files of weights has to name one.
+/// Most files of weights in a folder; with more, the operator has to name one.
 const MAX_CANDIDATES: usize = 16;
 /// Longest part of a foreign name that is repeated in a message.
 const MAX_QUOTE: usize = 64;
 
-/// Looks at a file or folder.
+/// Examines a file or folder.
 pub(super) fn plan(path: &Path, overrides: &Overrides) -> Result<Plan, Error> {
     let metadata = fs::metadata(path).map_err(|source| Error::Io {
         path: path.to_owned(),
@@ -55,7 +55,7 @@ pub(super) fn plan(path: &Path, overrides: &Overrides) -> Result<Plan, Error> {
     }
 }
 
-/// The only backbone among the files of a folder without a configuration; what is evidently none may lie beside it.
+/// The only backbone among the files of a folder without a configuration; files that are clearly not a backbone may lie beside it.
 fn among(path: &Path, files: &[PathBuf], overrides: &Overrides) -> Result<Plan, Error> {
     let ambiguous = |files| {
         Err(Error::Ambiguous {
@@ -83,11 +83,11 @@ fn among(path: &Path, files: &[PathBuf], overrides: &Overrides) -> Result<Plan, 
     }
 }
 
-/// By the folder's configuration, when it has one.
+/// The plan by the folder's configuration, when it has one.
 fn of_folder(path: &Path, folder: &Path, overrides: &Overrides) -> Result<Option<Plan>, Error> {
     let config = folder.join("config.json");
     let open_clip = folder.join("open_clip_config.json");
-    // LAION's repositories have the same model twice; where transformers' weights are not there, open_clip's are.
+    // LAION's repositories hold the same model twice; where transformers' weights are missing, open_clip's are used.
     if open_clip.exists() && (!config.exists() || super::hf_weights(folder).is_err()) {
         let config: Map<String, Value> = read_json(&open_clip, MAX_CONFIG)?;
         return open_clip::plan(path, folder, Fields(&config), overrides).map(Some);
@@ -130,7 +130,7 @@ fn of_config(
     Err(unsupported(folder, format))
 }
 
-/// A file: with the configuration beside it when it goes with one, else by its tensors' names. `path` is what was asked for.
+/// The plan of a file: with the configuration beside it when the two belong together, else by its tensors' names. `path` is what was requested.
 fn of_file(path: &Path, file: &Path, overrides: &Overrides) -> Result<Plan, Error> {
     let archive = Archive::open(file)?;
     if reference::is_own(&archive) {
@@ -194,7 +194,7 @@ fn of_file(path: &Path, file: &Path, overrides: &Overrides) -> Result<Plan, Erro
     Err(unsupported(file, Format::Unknown { names }))
 }
 
-/// Whether a file is the one that the configuration beside it is for.
+/// Whether the configuration beside a file is for that file.
 fn configured(file: &Path) -> bool {
     const NAMES: [&str; 4] = [
         "model.safetensors",

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::spec::Invalid;
 
-/// An object of a configuration.
+/// The object of a configuration.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
 
@@ -14,12 +14,12 @@ pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
 const MAX_COUNT: u64 = 1 << 24;
 
 impl<'a> Fields<'a> {
-    /// A value as it is; null is nothing.
+    /// The value of a key; null counts as absent.
     pub(super) fn get(self, key: &str) -> Option<&'a Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// A whole number from 1 on.
+    /// The whole number of a key, at least 1.
     pub(super) fn count(self, key: &'static str, default: usize) -> Result<usize, Invalid> {
         match self.get(key) {
             None => Ok(default),
@@ -29,7 +29,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A side of a square: a number, or the same number twice.
+    /// The side of a square under a key: a number, or the same number twice.
     pub(super) fn side(self, key: &'static str, default: usize) -> Result<usize, Invalid> {
         let Some(value) = self.get(key) else {
             return Ok(default);
@@ -50,7 +50,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number.
+    /// The number of a key.
     pub(super) fn number(self, key: &'static str, default: f64) -> Result<f64, Invalid> {
         match self.get(key) {
             None => Ok(default),
@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A text.
+    /// The text of a key.
     pub(super) fn text(self, key: &'static str) -> Result<Option<&'a str>, Invalid> {
         match self.get(key) {
             None => Ok(None),
@@ -72,7 +72,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Yes or no.
+    /// The boolean of a key.
     pub(super) fn flag(self, key: &'static str, default: bool) -> Result<bool, Invalid> {
         match self.get(key) {
             None => Ok(default),
@@ -82,7 +82,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Three numbers, one for each colour channel.
+    /// The three numbers of a key, one for each colour channel.
     pub(super) fn channels(self, key: &'static str) -> Result<Option<[f32; 3]>, Invalid> {
         let Some(value) = self.get(key) else {
             return Ok(None);
@@ -99,7 +99,7 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| wrong(key, "three numbers", value))
     }
 
-    /// An object inside this one.
+    /// The object of a key.
     pub(super) fn object(self, key: &'static str) -> Result<Option<Fields<'a>>, Invalid> {
         match self.get(key) {
             None => Ok(None),

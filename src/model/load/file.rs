@@ -14,7 +14,7 @@ use super::header::{Entry, Header};
 use super::torch::{self, Kind};
 use super::{Error, Format};
 
-/// A file of named tensors, safetensors or PyTorch's, whose header was checked.
+/// A file of named tensors, safetensors or PyTorch, whose header was checked.
 #[derive(Debug)]
 pub struct Archive {
     path: PathBuf,
@@ -23,16 +23,16 @@ pub struct Archive {
     torch: Option<TorchFile>,
 }
 
-/// What a file of PyTorch's says besides its tensors.
+/// What a PyTorch file says besides its tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TorchFile {
-    /// Its format.
+    /// Format of the file.
     pub kind: Kind,
     /// The key of the root under which the tensors were found.
     pub wrapped: Option<String>,
-    /// The root's other keys, which are not read.
+    /// Other keys of the root, which are not read.
     pub besides: Vec<String>,
-    /// Texts among them, by key.
+    /// Texts among the other keys, by key.
     pub texts: Vec<(String, String)>,
     /// The TorchScript class of the root.
     pub class: Option<String>,
@@ -50,16 +50,16 @@ impl Archive {
     /// Maps a file, and checks its header or reads its pickle.
     ///
     /// # Errors
-    /// When it cannot be opened, is no regular file, or its header is refused.
+    /// When it cannot be opened, is not a regular file, or its header is refused.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let (file, length) = regular(path)?;
         Self::of_file(path, &file, length)
     }
 
-    /// Maps an open file, of which nobody else has the name; `path` stands for it in messages.
+    /// Maps an open file whose name nobody else has; `path` stands for it in messages.
     ///
     /// # Errors
-    /// As [`Archive::open`].
+    /// Same as [`Archive::open`].
     pub fn unnamed(path: &Path, file: &File) -> Result<Self, Error> {
         let metadata = file.metadata().map_err(|source| Error::Io {
             path: path.to_owned(),
@@ -72,8 +72,8 @@ impl Archive {
         let bytes = if length == 0 {
             Bytes::Empty
         } else {
-            // SAFETY: the mapping is private and read-only, and lives only while the checkpoint is being read. A checkpoint that somebody truncates
-            // during that time ends the process with SIGBUS; like every loader of mapped weights, this one asks that the operator leaves it alone.
+            // SAFETY: the mapping is private and read-only, and lives only while the checkpoint is being read. A checkpoint that is truncated during
+            // that time ends the process with SIGBUS; like every loader of mapped weights, this one relies on the operator to leave it alone.
             let mapped = unsafe { Mmap::map(file) };
             Bytes::Mapped(mapped.map_err(|source| Error::Io {
                 path: path.to_owned(),
@@ -83,7 +83,7 @@ impl Archive {
         Self::new(path.to_owned(), bytes)
     }
 
-    /// A file that is part of the program; `name` stands for its path in messages.
+    /// Reads a file that is part of the program; `name` stands for its path in messages.
     ///
     /// # Errors
     /// When its header is refused.
@@ -91,7 +91,7 @@ impl Archive {
         Self::new(PathBuf::from(name), Bytes::Static(bytes))
     }
 
-    /// A file that lies in memory; `name` stands for its path in messages.
+    /// Reads a file that lies in memory; `name` stands for its path in messages.
     ///
     /// # Errors
     /// When its header is refused.
@@ -99,7 +99,7 @@ impl Archive {
         Self::new(PathBuf::from(name), Bytes::Owned(bytes))
     }
 
-    /// The format is told by the content; the name only decides what is said of a file that is neither.
+    /// Tells the format by the content; the name only decides what is said of a file that is neither.
     fn new(path: PathBuf, bytes: Bytes) -> Result<Self, Error> {
         let content = bytes.as_slice();
         let named = path.extension().is_some_and(|end| end == "safetensors");
@@ -143,22 +143,22 @@ impl Archive {
         }
     }
 
-    /// Where it lies.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its tensors and metadata.
+    /// Tensors and metadata of the file.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// What it says besides its tensors, when it is one of PyTorch's files.
+    /// What a PyTorch file says besides its tensors; `None` for other formats.
     pub fn torch(&self) -> Option<&TorchFile> {
         self.torch.as_ref()
     }
 
-    /// Its format, for people.
+    /// Format of the file, for display.
     pub fn format(&self) -> &'static str {
         match self.torch.as_ref().map(|torch| torch.kind) {
             None => "safetensors",
@@ -168,18 +168,18 @@ impl Archive {
         }
     }
 
-    /// The whole file.
+    /// Bytes of the whole file.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.as_slice()
     }
 
-    /// A tensor's bytes.
+    /// Bytes of a tensor.
     pub fn data(&self, entry: &Entry) -> &[u8] {
         &self.bytes.as_slice()[entry.range.clone()]
     }
 }
 
-/// Whether a file begins as a safetensors file does: a length within it, and a JSON object.
+/// Whether content begins like a safetensors file: a length that fits, and a JSON object.
 fn is_safetensors(content: &[u8]) -> bool {
     let Some((length, rest)) = content.split_first_chunk::<8>() else {
         return false;
@@ -188,13 +188,13 @@ fn is_safetensors(content: &[u8]) -> bool {
 }
 
 impl Archive {
-    /// Tells the system that a tensor's pages are not needed any more, so that a model is not in memory as a file and as weights.
+    /// Tells the system that a tensor's pages are no longer needed, so that a model is not in memory both as a file and as weights.
     pub(super) fn release(&self, entry: &Entry) {
         if let Bytes::Mapped(mapped) = &self.bytes
             && !entry.range.is_empty()
         {
-            // SAFETY: the mapping is of a file and read-only: pages that are dropped come back from the file with the same content.
-            // It is only a hint: when it fails, memory is used a little longer.
+            // SAFETY: the mapping is of a file and read-only: pages that are dropped come back from the file with the same content. It is only a
+            // hint: if it fails, memory is used a little longer.
             let _ = unsafe {
                 mapped.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,
@@ -232,7 +232,7 @@ pub(super) fn read_json<T: serde::de::DeserializeOwned>(
         return Err(too_large(length));
     }
     let mut text = Vec::new();
-    // One byte more than the limit shows a file that grew meanwhile.
+    // One byte beyond the limit shows a file that has grown in the meantime.
     file.take(limit + 1)
         .read_to_end(&mut text)
         .map_err(|source| Error::Io {
@@ -248,7 +248,7 @@ pub(super) fn read_json<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// Opens a regular file and says its length. Links are followed: the caches of model hubs consist of them.
+/// Opens a regular file and returns its length. Links are followed: the caches of model hubs consist of them.
 fn regular(path: &Path) -> Result<(File, u64), Error> {
     let io = |source| Error::Io {
         path: path.to_owned(),

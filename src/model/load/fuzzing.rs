@@ -1,6 +1,7 @@
-//! What fuzzers feed: whole files of tensors, archives' directories, pickles, and the JSON beside the weights, each with what has to hold of what is read.
+//! Entry points for fuzzers: whole files of tensors, archives' directories, pickles, and the JSON beside the weights, each with what must hold of
+//! what is read.
 //!
-//! Invariant: no input makes these panic; there is no other way to fail.
+//! Invariant: no input makes these panic; that is the only way to fail.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,7 +33,7 @@ const CONFIG: BackboneConfig = BackboneConfig {
 };
 const SHARD: &str = "model-1.safetensors";
 
-/// Any bytes as a file of tensors, of whichever format they begin as: what is read lies inside of the bytes.
+/// Reads any bytes as a file of tensors, in whichever format they begin: what is read lies inside the bytes.
 pub fn archive(data: &[u8]) {
     if let Ok(archive) = Archive::in_memory("fuzzed", data.to_vec()) {
         for entry in &archive.header().entries {
@@ -41,10 +42,10 @@ pub fn archive(data: &[u8]) {
     }
 }
 
-/// Any bytes as a file of adapters: a set that is taken fits its backbone and comes back from a PyTorch file with the same bits.
+/// Reads any bytes as a file of adapters: a set that is accepted fits its backbone and comes back from a PyTorch file with the same bits.
 ///
 /// # Panics
-/// When it does not.
+/// When the set does not fit or comes back changed.
 pub fn adapters(data: &[u8]) {
     let read = |bytes: Vec<u8>| {
         let archive = Archive::in_memory("fuzzed", bytes).ok()?;
@@ -70,7 +71,7 @@ fn same(a: &crate::model::AdapterSet, b: &crate::model::AdapterSet) -> bool {
     bytes(a) == bytes(b)
 }
 
-/// Any text in the place of one of the JSON files that lie beside small, good weights; the first byte says which.
+/// Puts any text in the place of one of the JSON files beside small, good weights; the first byte says which.
 ///
 /// # Panics
 /// When the folder cannot be written.
@@ -130,7 +131,7 @@ fn weights(folder: &Path, name: &str, scheme: (Scheme, &'static str)) {
     write(folder, name, &file);
 }
 
-/// The tensors of [`CONFIG`], all zeros, as a family names them.
+/// The tensors of [`CONFIG`], all zeros, under a family's names.
 fn stored((scheme, prefix): (Scheme, &'static str)) -> Vec<Stored> {
     let naming = Naming { scheme, prefix };
     let imagenet = matches!(scheme, Scheme::HfVit | Scheme::Timm);

@@ -1,4 +1,4 @@
-//! The header of a safetensors file: read from untrusted bytes, and checked wholly before any tensor is touched.
+//! The header of a safetensors file: read from untrusted bytes, and checked as a whole before any tensor is touched.
 //!
 //! Invariant: in a [`Header`] every tensor's range lies inside the file and is exactly as long as its shape and number format say; ranges neither
 //! overlap nor leave gaps. Memory is bounded by a small multiple of the header's own bytes, whatever they claim.
@@ -11,9 +11,9 @@ use safetensors::Dtype;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// Longest header that is read. A full CLIP ViT-bigG needs about 0.2 MiB.
+/// Longest header that is read, in bytes. A full CLIP ViT-bigG needs about 0.2 MiB.
 pub(super) const MAX_HEADER: u64 = 16 << 20;
-/// Longest tensor name.
+/// Longest tensor name, in bytes.
 pub(super) const MAX_NAME: usize = 512;
 /// Most dimensions of a tensor.
 pub(super) const MAX_RANK: usize = 8;
@@ -24,111 +24,111 @@ const METADATA: &str = "__metadata__";
 /// What is wrong with a header.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// Not even the length is there.
+    /// A file too short for the header's length.
     #[error("{bytes} bytes are too few for a safetensors header")]
     TooShort {
-        /// Size of the file.
+        /// Size of the file, in bytes.
         bytes: usize,
     },
-    /// Longer than the rest of the file.
+    /// A header longer than the rest of the file.
     #[error("the header claims {claimed} bytes, but only {available} follow its length")]
     Truncated {
-        /// As the first eight bytes say.
+        /// Length of the header by the file's first eight bytes.
         claimed: u64,
-        /// What the file has.
+        /// Bytes that the file has.
         available: u64,
     },
-    /// Longer than any sensible one.
+    /// A header longer than any sensible one.
     #[error("the header claims {claimed} bytes, at most {MAX_HEADER} are allowed")]
     TooLong {
-        /// As the first eight bytes say.
+        /// Length of the header by the file's first eight bytes.
         claimed: u64,
     },
-    /// Not the JSON that the format asks for.
+    /// A header that is not the JSON that the format requires.
     #[error("the header is not safetensors JSON: {source}")]
     Json {
-        /// Where and why.
+        /// Position and cause.
         #[source]
         source: serde_json::Error,
     },
-    /// A name twice.
+    /// A tensor name that appears twice.
     #[error("tensor {name:?} is there twice")]
     Duplicate {
-        /// The name.
+        /// The duplicate name.
         name: String,
     },
-    /// A name that nobody could print.
+    /// A tensor name that is too long.
     #[error("a tensor name of {bytes} bytes, at most {MAX_NAME} are allowed")]
     LongName {
-        /// Its length.
+        /// Length of the name, in bytes.
         bytes: usize,
     },
-    /// A number format that the format does not have.
+    /// A number format that safetensors does not have.
     #[error("tensor {name:?} has the unknown dtype {dtype:?}")]
     Dtype {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// As written.
+        /// Number format as written.
         dtype: String,
     },
-    /// Too many dimensions.
+    /// A tensor with too many dimensions.
     #[error("tensor {name:?} has {rank} dimensions, at most {MAX_RANK} are allowed")]
     Rank {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// How many.
+        /// Number of dimensions.
         rank: usize,
     },
     /// A product of dimensions beyond 64 bits.
     #[error("tensor {name:?}: the size of shape {shape:?} overflows")]
     Overflow {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its shape.
+        /// Shape of the tensor.
         shape: Vec<u64>,
     },
-    /// Outside of the file.
+    /// A tensor whose bytes lie outside the file.
     #[error(
         "tensor {name:?} lies at bytes {begin} to {end} of the data, which ends at {available}"
     )]
     Range {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// First byte.
+        /// First byte of the tensor.
         begin: u64,
-        /// One past the last.
+        /// One past the last byte of the tensor.
         end: u64,
-        /// Size of the data.
+        /// Size of the data, in bytes.
         available: u64,
     },
-    /// A range that the shape does not fill.
+    /// A byte range that does not match the shape.
     #[error(
         "tensor {name:?} of shape {shape:?} needs {expected} bytes, its data_offsets span {got}"
     )]
     Length {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its shape.
+        /// Shape of the tensor.
         shape: Vec<u64>,
-        /// By shape and dtype.
+        /// Bytes by shape and dtype.
         expected: u64,
-        /// By offsets.
+        /// Bytes by offsets.
         got: u64,
     },
-    /// Two tensors on the same bytes.
+    /// Two tensors that share bytes.
     #[error("tensors {first:?} and {second:?} overlap")]
     Overlap {
-        /// The one that begins first.
+        /// Name of the tensor that begins first.
         first: String,
-        /// The other.
+        /// Name of the other tensor.
         second: String,
     },
-    /// Bytes that belong to nobody.
+    /// Bytes that belong to no tensor.
     #[error("{bytes} bytes of the data at {at} belong to no tensor")]
     Gap {
-        /// Where they begin.
+        /// Offset where they begin.
         at: u64,
-        /// How many.
+        /// Number of bytes.
         bytes: u64,
     },
 }
@@ -136,15 +136,15 @@ pub enum HeaderError {
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name.
+    /// Name of the tensor.
     pub name: String,
-    /// Its number format.
+    /// Number format of the tensor.
     pub dtype: Dtype,
-    /// Its shape; the product fits a `usize`.
+    /// Shape of the tensor; the product fits a `usize`.
     pub shape: Vec<usize>,
-    /// Its bytes, counted from the beginning of the file.
+    /// Byte range of the tensor, counted from the beginning of the file.
     pub range: Range<usize>,
-    /// Elements from one index to the next along each axis, where it is not row-major; only PyTorch's files have such.
+    /// Elements from one index to the next along each axis, where the tensor is not row-major; only PyTorch's files have such tensors.
     pub strides: Option<Vec<usize>>,
 }
 
@@ -160,7 +160,7 @@ impl Entry {
 pub struct Header {
     /// All tensors, sorted by name.
     pub entries: Vec<Entry>,
-    /// The free text that the file carries.
+    /// Free text that the file carries, by key.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -168,7 +168,7 @@ impl Header {
     /// Reads the header of a whole file's bytes.
     ///
     /// # Errors
-    /// When anything is not as the format asks, or exceeds the limits of this module; the tensor is named.
+    /// When anything breaks the format or exceeds the limits of this module; the tensor is named.
     pub fn parse(file: &[u8]) -> Result<Self, HeaderError> {
         let (json, data) = split(file)?;
         let raw: RawHeader =
@@ -192,7 +192,7 @@ impl Header {
         })
     }
 
-    /// The tensor of a name.
+    /// The tensor with this name.
     pub fn find(&self, name: &str) -> Option<&Entry> {
         self.entries
             .binary_search_by(|entry| entry.name.as_str().cmp(name))
@@ -201,7 +201,7 @@ impl Header {
     }
 }
 
-/// Where the JSON lies, and where the data begins.
+/// The range of the JSON, and the offset where the data begins.
 fn split(file: &[u8]) -> Result<(Range<usize>, usize), HeaderError> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
         return Err(HeaderError::TooShort { bytes: file.len() });
@@ -264,9 +264,9 @@ fn check(name: String, raw: RawEntry, data: usize, available: u64) -> Result<Ent
     })
 }
 
-/// The shape as the machine counts, and its bytes; `None` when either does not fit.
+/// The shape as `usize`s, and its size in bytes; `None` when either does not fit.
 fn size(shape: &[u64], dtype: Dtype) -> Option<(Vec<usize>, u64)> {
-    // A zero must not hide an overflow of the other dimensions: their product is formed too, so that `elements` can multiply in any order.
+    // A zero must not hide an overflow of the other dimensions: their product is formed as well, so that `elements` can multiply in any order.
     let nonzero = shape.iter().filter(|&&side| side != 0);
     nonzero
         .copied()
@@ -315,7 +315,7 @@ struct RawEntry {
     data_offsets: [u64; 2],
 }
 
-/// A list, not a map, so that a name that is there twice is seen.
+/// A list, not a map, so that a duplicate name is seen.
 #[derive(Default)]
 struct RawHeader {
     tensors: Vec<(String, RawEntry)>,

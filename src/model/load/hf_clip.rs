@@ -10,7 +10,7 @@ use super::naming::Scheme;
 use super::plan::Plan;
 use crate::spec::{Invalid, Normalization};
 
-/// The defaults are those of `CLIPVisionConfig`. The names begin so except where transformers 5 wrote a vision tower alone.
+/// The model with the defaults of `CLIPVisionConfig`. Names begin with this part except where transformers 5 wrote a vision tower alone.
 const CLIP: Model = Model {
     family: "hf_clip",
     scheme: Scheme::HfClip,
@@ -23,7 +23,7 @@ const CLIP: Model = Model {
     patch_bias: false,
 };
 
-/// Reads the vision tower of a CLIP folder whose configuration is at hand.
+/// Plans the vision tower of a CLIP folder whose configuration is at hand.
 pub(super) fn plan(
     path: &Path,
     folder: &Path,

@@ -10,7 +10,7 @@ use super::naming::Scheme;
 use super::plan::Plan;
 use crate::spec::{Invalid, Normalization};
 
-/// The defaults are those of `ViTConfig`.
+/// The model with the defaults of `ViTConfig`.
 const VIT: Model = Model {
     family: "hf_vit",
     scheme: Scheme::HfVit,
@@ -23,7 +23,7 @@ const VIT: Model = Model {
     patch_bias: true,
 };
 
-/// Reads the ViT of a folder whose configuration is at hand.
+/// Plans the ViT of a folder whose configuration is at hand.
 pub(super) fn plan(
     path: &Path,
     folder: &Path,
@@ -33,7 +33,7 @@ pub(super) fn plan(
     VIT.plan(path, folder, with_biases(config), overrides)
 }
 
-/// The configuration, if it is of our block.
+/// The configuration, if it describes blocks that we support.
 fn with_biases(config: Fields<'_>) -> Result<Fields<'_>, Invalid> {
     if config.flag("qkv_bias", true)? {
         return Ok(config);

@@ -10,12 +10,12 @@ use super::{Error, measure, preprocessor};
 use crate::model::Activation;
 use crate::spec::{Invalid, Normalization};
 
-/// What one model's folders have of their own. Absent keys have the defaults of transformers' configuration classes, which leave them out when they
-/// write differences only.
+/// What differs between the models. Absent keys have the defaults of transformers' configuration classes, which leave them out when they write
+/// differences only.
 pub(super) struct Model {
     pub(super) family: &'static str,
     pub(super) scheme: Scheme,
-    /// Begins the names where the tower is a part of a model.
+    /// Beginning of the names where the tower is part of a model.
     pub(super) part: &'static str,
     pub(super) normalization: Normalization,
     pub(super) patch_size: usize,
@@ -26,7 +26,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Reads a folder; `fields` describe its image tower.
+    /// Plans a folder; `fields` describe its image tower.
     pub(super) fn plan(
         &self,
         path: &Path,
@@ -92,7 +92,7 @@ impl Model {
     }
 }
 
-/// Other numbers of channels have other patch embeddings.
+/// Checks the number of channels: other numbers have other patch embeddings.
 fn three_channels(fields: Fields<'_>) -> Result<(), Invalid> {
     match fields.count("num_channels", 3)? {
         3 => Ok(()),
@@ -103,7 +103,7 @@ fn three_channels(fields: Fields<'_>) -> Result<(), Invalid> {
     }
 }
 
-/// What transformers calls an activation.
+/// The activation that transformers calls by this name.
 fn activation(name: &str) -> Result<Activation, Invalid> {
     Activation::named(name).ok_or_else(|| {
         Invalid::new(

@@ -1,4 +1,4 @@
-//! Sizes that follow from the tensors' shapes, and signs of what is not our block.
+//! Sizes that follow from the tensors' shapes, and signs of unsupported architectures.
 
 use super::checkpoint::Checkpoint;
 use super::decide::Geometry;
@@ -6,7 +6,7 @@ use super::error::{Error, Format};
 use super::naming::Naming;
 use crate::spec::Invalid;
 
-/// More blocks than any model has.
+/// A number of blocks that no model reaches.
 const MAX_BLOCKS: usize = 256;
 
 /// Parts of tensor names that no plain ViT has.
@@ -52,7 +52,7 @@ const CONVOLUTIONS: &[&str] = &[
     "stages.",
 ];
 
-/// Refuses what has a sign of another architecture, by its name.
+/// Refuses a checkpoint with signs of another architecture, and names it.
 pub(super) fn refuse_foreign(checkpoint: &Checkpoint, vision: &str) -> Result<(), Error> {
     let names = || checkpoint.names().filter(|name| name.starts_with(vision));
     let refuse = |format| {
@@ -79,7 +79,7 @@ fn quote(name: &str) -> String {
     format!("tensor {:?}", name.chars().take(80).collect::<String>())
 }
 
-/// Reads the sizes.
+/// Reads the sizes from the tensors' shapes.
 pub(super) fn geometry(checkpoint: &Checkpoint, naming: &Naming) -> Result<Geometry, Error> {
     let shape = |name: &str| -> Result<(String, &[usize]), Error> {
         let stored = naming.one(name);

@@ -1,21 +1,21 @@
-//! How each family names the tensors of a vision tower, and what it has besides.
+//! How each family names the tensors of a vision tower, and what it has besides them.
 //!
 //! Invariant: a canonical tensor is made of stored ones by joining them along the first axis and by dropping axes of length one, and by nothing else.
 
 /// How a family names its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// The reference's own names, which are OpenAI's and open_clip's, too.
+    /// The reference's own names, which OpenAI and open_clip use as well.
     Reference,
-    /// Hugging Face's CLIP.
+    /// Names of Hugging Face's CLIP.
     HfClip,
-    /// Hugging Face's ViT.
+    /// Names of Hugging Face's ViT.
     HfVit,
-    /// timm's.
+    /// Names of timm.
     Timm,
 }
 
-/// A scheme, and what begins every name of the vision tower.
+/// A scheme, and the beginning of every name of the vision tower.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Naming {
     pub(super) scheme: Scheme,
@@ -32,7 +32,7 @@ const HF_CLIP_TOWER: &Renames = &[
         "positional_embedding",
         "embeddings.position_embedding.weight",
     ),
-    // Spelt so in transformers.
+    // The spelling is that of transformers.
     ("ln_pre.", "pre_layrnorm."),
     ("ln_post.", "post_layernorm."),
 ];
@@ -127,7 +127,8 @@ impl Naming {
         }
     }
 
-    /// ImageNet ViTs store the class token and the positions with a batch axis of length one, the class token with a token axis, too.
+    /// The stored shape: ImageNet ViTs store the class token and the positions with a batch axis of length one, the class token with a token axis as
+    /// well.
     fn batched(&self, name: &str, shape: &[usize]) -> Vec<usize> {
         let axes = match (self.scheme, name) {
             (Scheme::HfVit | Scheme::Timm, "class_embedding") => 2,
@@ -186,7 +187,7 @@ impl Naming {
     }
 }
 
-/// Whether a tensor is of one of the reference's adapters.
+/// Whether a tensor belongs to one of the reference's adapters.
 pub(in crate::model) fn is_adapter(name: &str) -> bool {
     of_block(name).is_some_and(|(_, rest)| {
         rest.starts_with("adapter_pre_attn.") || rest.starts_with("adapter_pre_mlp.")

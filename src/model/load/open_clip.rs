@@ -35,7 +35,7 @@ const FEATURES: &[(&str, &str)] = &[
     ("act_kwargs", "an activation with arguments"),
 ];
 
-/// A folder whose configuration is at hand.
+/// Plans a folder whose configuration is at hand.
 pub(super) fn plan(
     path: &Path,
     folder: &Path,
@@ -72,7 +72,7 @@ pub(super) fn plan(
     Plan::new(draft, overrides)
 }
 
-/// A state dictionary without a configuration.
+/// Plans a state dictionary without a configuration.
 pub(super) fn bare(
     path: &Path,
     checkpoint: Checkpoint,
@@ -107,7 +107,7 @@ fn naming(prefix: &'static str) -> Naming {
     }
 }
 
-/// Refuses what the configuration says is not our block.
+/// Refuses a configuration that describes an unsupported architecture.
 fn refuse(folder: &Path, vision: Fields<'_>) -> Result<(), Error> {
     let refuse = |format| {
         Err(Error::Unsupported {
@@ -115,7 +115,7 @@ fn refuse(folder: &Path, vision: Fields<'_>) -> Result<(), Error> {
             format,
         })
     };
-    // A ResNet's blocks are given per stage.
+    // The blocks of a ResNet are given per stage.
     if vision.get("layers").is_some_and(Value::is_array) {
         let sign = "vision_cfg.layers is a list".to_owned();
         return refuse(Format::Convolutional { sign });

@@ -19,7 +19,7 @@ pub(super) fn is_own(checkpoint: &Checkpoint) -> bool {
     SIGNS.iter().all(|sign| checkpoint.find(sign).is_some())
 }
 
-/// Reads it.
+/// Plans a checkpoint of OpenAI's CLIP.
 pub(super) fn plan(
     path: &Path,
     checkpoint: Checkpoint,

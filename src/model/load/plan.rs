@@ -20,7 +20,7 @@ use super::values::{Float, aligned, non_finite};
 use crate::model::{BackboneConfig, Tensors};
 use crate::spec::Digest;
 
-/// A canonical tensor, and the stored ones that make it when they are joined along the first axis.
+/// A canonical tensor, and the stored tensors that are joined along the first axis to make it.
 #[derive(Debug)]
 struct Expected {
     shape: Vec<usize>,
@@ -29,7 +29,7 @@ struct Expected {
 
 /// What a family makes of a checkpoint, before it is checked.
 pub(super) struct Draft<'a> {
-    /// What was opened.
+    /// Path that was opened.
     pub(super) path: &'a Path,
     /// The file that says the sizes, for messages.
     pub(super) sizes_in: &'a Path,
@@ -53,8 +53,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Decides what the tensors do not say, then checks names, shapes and formats; stored tensors that the family has besides the vision tower may be
-    /// there, others not.
+    /// Decides what the tensors do not say, then checks names, shapes and formats; stored tensors that the family has besides the vision tower are
+    /// allowed, others are not.
     pub(super) fn new(draft: Draft<'_>, overrides: &Overrides) -> Result<Self, Error> {
         let Draft {
             path,
@@ -105,17 +105,17 @@ impl Plan {
         })
     }
 
-    /// What it is called: the last part of its path.
+    /// Name of the checkpoint: the last part of its path.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// `hf_clip`, `hf_vit`, `open_clip`, `openai_clip`, `timm_vit` or `reference`.
+    /// Family of the checkpoint: `hf_clip`, `hf_vit`, `open_clip`, `openai_clip`, `timm_vit` or `reference`.
     pub fn family(&self) -> &'static str {
         self.family
     }
 
-    /// Sizes and constants.
+    /// Sizes and constants of the backbone.
     pub fn config(&self) -> &BackboneConfig {
         &self.config
     }
@@ -125,17 +125,17 @@ impl Plan {
         &self.decisions
     }
 
-    /// Its files.
+    /// Files of the checkpoint.
     pub fn files(&self) -> &[Archive] {
         self.checkpoint.files()
     }
 
-    /// Tensors that the family has besides the vision tower; they are not read.
+    /// Number of tensors that the family has besides the vision tower; they are not read.
     pub fn besides(&self) -> usize {
         self.besides
     }
 
-    /// The files' format, for people.
+    /// Format of the files, for display.
     pub fn format(&self) -> String {
         match self.files() {
             [only] => only.format().to_owned(),
@@ -163,7 +163,7 @@ impl Plan {
         sizes.map(|size| size as u64).sum()
     }
 
-    /// A tensor's values, row-major, in place where the file has them as they are needed.
+    /// A tensor's values, row-major; borrowed from the file where it stores them in the needed form.
     ///
     /// # Errors
     /// When the model has no such tensor, or a value is not finite.
@@ -190,7 +190,7 @@ impl Plan {
         Ok(Cow::Owned(values))
     }
 
-    /// Says that a tensor is not needed any more.
+    /// Says that a tensor is no longer needed.
     pub(in crate::model) fn release(&self, name: &str) {
         for (part, _) in self
             .wanted
@@ -228,7 +228,7 @@ impl Plan {
     /// Every tensor, by name.
     ///
     /// # Errors
-    /// As [`Plan::digest`].
+    /// Same as [`Plan::digest`].
     pub fn tensors(&self) -> Result<Tensors, Error> {
         let read: Vec<Result<_, Error>> = self
             .wanted

@@ -1,4 +1,4 @@
-//! Mean and deviation of pixels, as transformers' processors say them beside the weights.
+//! Mean and deviation of pixels, as transformers' processors store them beside the weights.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use super::file::read_json;
 use super::{Error, MAX_CONFIG};
 use crate::spec::{Invalid, Normalization};
 
-/// Of transformers' processors; a pixel becomes 0 to 1.
+/// Default rescaling of transformers' processors, which maps a pixel to 0 to 1.
 const RESCALE: f64 = 1.0 / 255.0;
 
-/// From `preprocessor_config.json`, or inside `processor_config.json`; the family's own when neither is there.
+/// Mean and deviation from `preprocessor_config.json` or `processor_config.json`; the family's own when neither exists.
 pub(super) fn normalization(
     folder: &Path,
     own: Normalization,

@@ -72,8 +72,8 @@ pub fn metadata(config: &BackboneConfig) -> BTreeMap<String, String> {
     BTreeMap::from([(CONFIG_KEY.to_owned(), json)])
 }
 
-/// A backbone as a file: the reference's names, values rounded to `float`, the configuration and `more` as metadata. Equal arguments
-/// give equal bytes.
+/// A backbone as a file: the reference's names, values rounded to `float`, the configuration and `more` as metadata. Equal arguments give equal
+/// bytes.
 pub fn write(
     config: &BackboneConfig,
     tensors: &Tensors,
@@ -85,12 +85,12 @@ pub fn write(
     file::write(tensors, &all, float)
 }
 
-/// Whether a file says that it is one of these.
+/// Whether a file says that it is in this format.
 pub(super) fn is_own(archive: &Archive) -> bool {
     archive.header().metadata.contains_key(CONFIG_KEY)
 }
 
-/// Reads a file of the reference's tensors with its configuration.
+/// Plans a file of the reference's tensors with its configuration.
 pub(super) fn plan(path: &Path, archive: Archive, overrides: &Overrides) -> Result<Plan, Error> {
     let file = archive.path().to_owned();
     let Some(json) = archive.header().metadata.get(CONFIG_KEY) else {
@@ -134,7 +134,7 @@ pub(super) fn plan(path: &Path, archive: Archive, overrides: &Overrides) -> Resu
     Plan::new(draft, overrides)
 }
 
-/// Reads a whole checkpoint of the reference's training code, which trains on OpenAI's CLIP only; adapters and head are not the backbone's.
+/// Plans a whole checkpoint of the reference's training code, which trains on OpenAI's CLIP only; adapters and head are not part of the backbone.
 pub(super) fn whole(
     path: &Path,
     checkpoint: Checkpoint,

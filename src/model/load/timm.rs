@@ -18,7 +18,7 @@ const NAMING: Naming = Naming {
     scheme: Scheme::Timm,
     prefix: "",
 };
-/// Beginnings of the names of plain ViTs.
+/// Beginnings of the architecture names of plain ViTs.
 const ARCHITECTURES: [&str; 2] = ["vit_", "deit_"];
 /// Values of `model_args` that change the function.
 const FEATURES: &[(&str, &str)] = &[
@@ -30,7 +30,7 @@ const FEATURES: &[(&str, &str)] = &[
     ("scale_mlp_norm", "a norm inside of the MLP"),
 ];
 
-/// A folder whose configuration is at hand.
+/// Plans a folder whose configuration is at hand.
 pub(super) fn plan(
     path: &Path,
     folder: &Path,
@@ -61,7 +61,7 @@ pub(super) fn plan(
     Plan::new(draft, overrides)
 }
 
-/// A state dictionary without a configuration.
+/// Plans a state dictionary without a configuration.
 pub(super) fn bare(
     path: &Path,
     checkpoint: Checkpoint,
@@ -97,7 +97,7 @@ pub(super) fn bare(
     Plan::new(draft, overrides)
 }
 
-/// Refuses what the configuration says is not our block.
+/// Refuses a configuration that describes an unsupported architecture.
 fn refuse(folder: &Path, architecture: &str, args: Option<Fields<'_>>) -> Result<(), Error> {
     let refuse = |format| {
         Err(Error::Unsupported {
@@ -127,7 +127,7 @@ fn refuse(folder: &Path, architecture: &str, args: Option<Fields<'_>>) -> Result
             return refuse(Format::Feature { feature, sign });
         }
     }
-    // Other blocks, norms, MLPs and positions come as names.
+    // Other blocks, norms, MLPs and positions are given by name.
     const NAMED: [(&str, &[&str]); 5] = [
         ("norm_layer", &["layernorm", "LayerNorm"]),
         ("pos_embed", &["learn"]),
@@ -204,7 +204,7 @@ fn read_config(
         }
         None => Said::new(Activation::Gelu, "timm's rule"),
     };
-    // timm's copies of CLIP have its norm before the blocks and its eps.
+    // timm's copies of CLIP have CLIP's norm before the blocks and CLIP's eps.
     let clip = geometry.pre_norm;
     let eps = if clip { 1e-5 } else { 1e-6 };
     // Before timm 0.8 the pre-trained configuration's fields lay at the root.

@@ -1,10 +1,10 @@
-//! Stored numbers become f32: exactly, whatever float format they are stored in.
+//! Stored numbers become f32: exactly, whichever float format they are stored in.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-/// Elements that are converted at a time; small enough for the stack, large enough for the vector instructions behind `half`.
+/// Elements that are converted at a time; small enough for the stack, large enough for the vector instructions that `half` uses.
 const CHUNK: usize = 1024;
 
 /// A float format that weights may be stored in.
@@ -28,7 +28,7 @@ impl Float {
             .find(|float| float.dtype() == dtype)
     }
 
-    /// As a number format of safetensors.
+    /// The format as safetensors names it.
     pub fn dtype(self) -> Dtype {
         match self {
             Self::F16 => Dtype::F16,
@@ -48,7 +48,8 @@ impl Float {
         }
     }
 
-    /// Appends the values of a tensor whose elements lie `strides` apart (counted in elements), row-major. The caller has checked that they lie in `bytes`.
+    /// Appends, row-major, the values of a tensor whose elements lie `strides` apart (counted in elements). The caller has checked that they lie in
+    /// `bytes`.
     pub(in crate::model) fn gather(
         self,
         bytes: &[u8],
@@ -84,7 +85,7 @@ impl Float {
         }
     }
 
-    /// Whether the format has every one of these values exactly.
+    /// Whether the format represents each of these values exactly.
     pub fn holds(self, values: &[f32]) -> bool {
         values.chunks(CHUNK).all(|part| {
             let mut back = Vec::with_capacity(part.len());
@@ -94,7 +95,7 @@ impl Float {
         })
     }
 
-    /// The format's name.
+    /// Name of the format.
     pub fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -122,9 +123,9 @@ impl Float {
     }
 }
 
-/// The first value that is not a number, with its place.
+/// The first value that is not finite, with its index.
 pub(super) fn non_finite(values: &[f32]) -> Option<(usize, f32)> {
-    // Exponents that are all ones, counted without a branch, so that a whole tensor is looked at with vector instructions.
+    // Counts exponents that are all ones without a branch, so that a whole tensor is scanned with vector instructions.
     const EXPONENT: u32 = 0x7f80_0000;
     let bad: u32 = values
         .iter()
@@ -139,7 +140,7 @@ pub(super) fn non_finite(values: &[f32]) -> Option<(usize, f32)> {
         .map(|at| (at, values[at]))
 }
 
-/// Little-endian singles in place, when they are aligned and so is the machine.
+/// The bytes as singles without a copy, when they are aligned and the machine is little-endian.
 #[allow(unsafe_code)]
 pub(super) fn aligned(bytes: &[u8]) -> Option<&[f32]> {
     if cfg!(target_endian = "big") {

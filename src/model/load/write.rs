@@ -10,17 +10,17 @@ use serde_json::{Map, Value, json};
 /// A tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Its name, distinct.
+    /// Name of the tensor, distinct.
     pub name: String,
-    /// Its number format.
+    /// Number format of the tensor.
     pub dtype: Dtype,
-    /// Its shape.
+    /// Shape of the tensor.
     pub shape: Vec<usize>,
-    /// Its values, little-endian, row-major.
+    /// Values of the tensor, little-endian, row-major.
     pub bytes: Vec<u8>,
 }
 
-/// The file's bytes, tensors in the order given.
+/// The bytes of a file with these tensors, in the order given.
 pub fn serialize(tensors: &[Stored], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut header = Map::new();
     if !metadata.is_empty() {

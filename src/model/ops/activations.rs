@@ -1,6 +1,6 @@
-//! Activations on their way between kernels: floats, or bfloat16 where nothing but products reads them.
+//! Activations on their way between kernels: floats, or bfloat16 where only products read them.
 //!
-//! Invariant: what is written as bfloat16 is what a product of bfloat16 would have made of the float, so that no result of such a product depends on it.
+//! Invariant: what is written as bfloat16 is what a bfloat16 product would have made of the float, so that no result of such a product depends on it.
 #![allow(unsafe_code)]
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor};
@@ -11,7 +11,7 @@ use super::kernel::{self, Format, NR};
 use super::packed::rounded;
 use super::simd::wide;
 
-/// What a tensor of activations holds.
+/// Number format of a tensor of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::model) enum Numbers {
     /// 32-bit floats.
@@ -22,7 +22,7 @@ pub(in crate::model) enum Numbers {
 }
 
 impl Numbers {
-    /// What a product with weights in this format reads: 8-bit integers are rounded once, from floats.
+    /// The numbers that a product with weights in this format reads: 8-bit integers are rounded once, from floats.
     pub(in crate::model) fn read_by(weights: Format) -> Self {
         match weights {
             Format::F32 | Format::Int8 => Self::F32,
@@ -30,7 +30,7 @@ impl Numbers {
         }
     }
 
-    /// What other products read beside frozen weights in this format.
+    /// The numbers that other products read beside frozen weights in this format.
     pub(in crate::model) fn beside(weights: Format) -> Self {
         match weights.float() {
             Format::F32 => Self::F32,
@@ -38,7 +38,7 @@ impl Numbers {
         }
     }
 
-    /// The same as candle calls it.
+    /// The number format as candle names it.
     pub(in crate::model) fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -46,7 +46,7 @@ impl Numbers {
         }
     }
 
-    /// Bytes of one.
+    /// Bytes of one number.
     pub(in crate::model) fn bytes(self) -> usize {
         self.dtype().size_in_bytes()
     }
@@ -60,7 +60,7 @@ pub(in crate::model) enum Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Those of a contiguous CPU operand.
+    /// The values of a contiguous CPU operand.
     pub(in crate::model) fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let Some((begin, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("expected a contiguous tensor, got {layout:?}");
@@ -72,7 +72,7 @@ impl<'a> Values<'a> {
         })
     }
 
-    /// Calls `f` with those of a contiguous CPU tensor.
+    /// Calls `f` with the values of a contiguous CPU tensor.
     pub(in crate::model) fn with<R>(
         tensor: &Tensor,
         f: impl FnOnce(Values<'_>) -> Result<R>,
@@ -91,7 +91,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// The values from `first` on.
+    /// The values from index `first` on.
     pub(super) fn skip(&self, first: usize) -> Self {
         match self {
             Self::F32(values) => Self::F32(&values[first..]),
@@ -99,7 +99,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// The first values.
+    /// The first `count` values.
     pub(super) fn take(&self, count: usize) -> Self {
         match self {
             Self::F32(values) => Self::F32(&values[..count]),
@@ -107,7 +107,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// As floats; `own` is where those are put that are not.
+    /// The values as floats; those that are not floats are widened into `own`.
     pub(super) fn floats<'b>(&self, own: &'b mut Vec<f32>) -> &'b [f32]
     where
         'a: 'b,
@@ -122,7 +122,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Asks for these values, which are read soon.
+    /// Prefetches these values, which are read soon.
     pub(super) fn expect(&self) {
         match self {
             Self::F32(values) => kernel::will_read(values),
@@ -138,7 +138,7 @@ pub(super) enum ValuesMut<'a> {
 }
 
 impl<'a> ValuesMut<'a> {
-    /// The first values, and the others.
+    /// Splits the values before index `first`.
     pub(super) fn split(self, first: usize) -> (Self, Self) {
         match self {
             Self::F32(values) => {
@@ -152,7 +152,7 @@ impl<'a> ValuesMut<'a> {
         }
     }
 
-    /// Parts of `count` values, for the threads.
+    /// Splits the values into parts of `count`, for the threads.
     pub(super) fn chunks(self, count: usize) -> Vec<ValuesMut<'a>> {
         match self {
             Self::F32(values) => values.chunks_mut(count).map(ValuesMut::F32).collect(),
@@ -167,7 +167,7 @@ impl<'a> ValuesMut<'a> {
         }
     }
 
-    /// For the threads that write them.
+    /// The values as a target that several threads write.
     pub(super) fn sink(self) -> Sink {
         match self {
             Self::F32(values) => Sink::F32(Out::new(values)),
@@ -176,7 +176,7 @@ impl<'a> ValuesMut<'a> {
     }
 }
 
-/// Values that a kernel writes, all of them before anyone reads one.
+/// Values that a kernel writes, all of them before any is read.
 pub(super) enum Buffer {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
@@ -205,7 +205,7 @@ impl Buffer {
         }
     }
 
-    /// An operation's output.
+    /// The values as an operation's output.
     pub(super) fn output(self, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
         let storage = match self {
             Self::F32(values) => CpuStorage::F32(values),
@@ -215,7 +215,7 @@ impl Buffer {
     }
 }
 
-/// Where several threads write disjoint parts of one buffer.
+/// A buffer of which several threads write disjoint parts.
 #[derive(Clone, Copy)]
 pub(super) enum Sink {
     F32(Out<f32>),
@@ -223,7 +223,7 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// Asks for the lines of `count` values from `at` on, which are written soon.
+    /// Prefetches the cache lines of `count` values from `at` on, which are written soon.
     pub(super) fn expect(self, at: usize, count: usize) {
         match self {
             Self::F32(out) => kernel::will_write(out.near(at), count),
@@ -231,10 +231,10 @@ impl Sink {
         }
     }
 
-    /// `rows` rows of `width` values each, at most 16; the first begins at `at`, each `stride` after the one before.
+    /// Takes `rows` rows of `width` values each, at most 16; the first begins at `at`, each `stride` after the one before.
     ///
     /// # Safety
-    /// They lie inside the buffer, and no other thread touches them while these lines are there.
+    /// The rows lie inside the buffer, and no other thread touches them while these lines exist.
     pub(super) unsafe fn lines(
         self,
         (at, stride): (usize, usize),
@@ -269,7 +269,7 @@ impl Lines {
         self.width
     }
 
-    /// Where row i begins.
+    /// Index at which row i begins.
     #[inline(always)]
     pub(super) fn at(&self, i: usize) -> usize {
         self.at + i * self.stride
@@ -282,7 +282,7 @@ impl Lines {
         match self.sink {
             Sink::F32(out) => {
                 for (i, row) in rows {
-                    // SAFETY: whoever made the lines promised it.
+                    // SAFETY: promised by the creator of the lines.
                     kernel::copy(unsafe { out.slice(self.at(i), width) }, row, width);
                 }
             }
@@ -292,7 +292,7 @@ impl Lines {
                     for (y, &x) in narrow.iter_mut().zip(row) {
                         *y = narrowed(x);
                     }
-                    // SAFETY: whoever made the lines promised it.
+                    // SAFETY: promised by the creator of the lines.
                     kernel::copy(unsafe { out.slice(self.at(i), width) }, &narrow, width);
                 }
             }
@@ -300,21 +300,21 @@ impl Lines {
     }
 }
 
-/// To bfloat16, rounded to the nearest.
+/// A float as bfloat16, rounded to the nearest.
 #[inline(always)]
 fn narrowed(x: f32) -> bf16 {
     bf16::from_bits((rounded(x) >> 16) as u16)
 }
 
 wide! {
-    /// To bfloat16, rounded to the nearest.
+    /// Converts floats to bfloat16, rounded to the nearest.
     pub(super) fn narrow(x: &[f32], y: &mut [bf16]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = narrowed(x);
         }
     }
 
-    /// From bfloat16, exactly.
+    /// Converts bfloat16 to floats, exactly.
     pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = f32::from_bits(u32::from(x.to_bits()) << 16);

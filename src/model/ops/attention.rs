@@ -12,32 +12,32 @@ use self::plan::Plan;
 use super::activations::{Buffer, Numbers, Values};
 use super::kernel::{Format, Kernel};
 
-/// How attention is computed.
+/// Number formats in which attention is computed.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) struct How {
     pub(in crate::model) heads: usize,
-    /// That of the forward's products; of the backward's it is always floats.
+    /// Format of the forward's products; the backward's products are always of floats.
     pub(in crate::model) format: Format,
-    /// Of the result, or of the gradient.
+    /// Numbers of the result, or of the gradient.
     pub(in crate::model) numbers: Numbers,
 }
 
-/// Packed queries, keys and values `[N, L, 3C]` to `[N, L, C]`.
+/// Attention over packed queries, keys and values `[N, L, 3C]`: `[N, L, C]`.
 pub(in crate::model) fn forward(qkv: &Tensor, how: How) -> Result<Tensor> {
     qkv.apply_op1_no_bwd(&Forward(how))
 }
 
-/// The gradient `[N, L, 3C]` from that of the result, `[N, L, C]`.
+/// The gradient `[N, L, 3C]` of the packed operands from that of the result, `[N, L, C]`.
 pub(in crate::model) fn backward(qkv: &Tensor, dy: &Tensor, how: How) -> Result<Tensor> {
     qkv.apply_op2_no_bwd(dy, &Backward(how))
 }
 
-/// One query a frame, `[N, C]`, with keys and values `[N, L, 2C]`: `[N, C]`.
+/// Attention of one query per frame, `[N, C]`, over keys and values `[N, L, 2C]`: `[N, C]`.
 pub(in crate::model) fn class_forward(q: &Tensor, kv: &Tensor, how: How) -> Result<Tensor> {
     q.apply_op2_no_bwd(kv, &ClassForward(how))
 }
 
-/// The gradients of queries `[N, C]` and of keys and values `[N, L, 2C]`.
+/// The gradients of one query per frame, `[N, C]`, and of keys and values, `[N, L, 2C]`.
 pub(in crate::model) fn class_backward(
     q: &Tensor,
     kv: &Tensor,

@@ -29,21 +29,21 @@ pub(in crate::model) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Res
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// Wraps an operation's output.
+/// Wraps values as an operation's output.
 pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.into())
 }
 
-/// Numbers of which every bit pattern is one.
+/// Number types for which every bit pattern is valid.
 pub(super) trait Number: Copy {}
 
 impl Number for f32 {}
 
 impl Number for half::bf16 {}
 
-/// A buffer of `len` values that the caller fills wholly before anyone reads it.
+/// A buffer of `len` values that the caller fills completely before any is read.
 ///
-/// Not zeroed: the pass over fresh memory would cost as much as a cheap kernel.
+/// The buffer is not zeroed: the pass over fresh memory would cost as much as a cheap kernel.
 pub(super) fn unfilled<T: Number>(len: usize) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     prefer_large(&mut values);
@@ -63,35 +63,35 @@ pub(super) fn zeroed(len: usize) -> Vec<u32> {
     words
 }
 
-/// Shares out units of work one by one: a core that others use too takes fewer.
+/// Hands out units of work one by one: a core that is busy otherwise takes fewer.
 pub(super) fn each_unit(units: usize, work: impl Fn(usize) + Send + Sync) {
     (0..units).into_par_iter().with_max_len(1).for_each(work);
 }
 
-/// A pointer that may go to other threads; they write disjoint parts.
+/// A pointer that may go to other threads, which write disjoint parts.
 #[derive(Clone, Copy)]
 pub(super) struct Out<T>(*mut T);
 
 // SAFETY: each kernel hands disjoint ranges of the buffer to its threads and joins them before the buffer is used or freed.
 unsafe impl<T: Number> Send for Out<T> {}
-// SAFETY: as above.
+// SAFETY: see `Send`.
 unsafe impl<T: Number> Sync for Out<T> {}
 
 impl<T: Number> Out<T> {
-    /// Of a buffer that outlives the parallel loop.
+    /// A pointer to a buffer that outlives the parallel loop.
     pub(super) fn new(values: &mut [T]) -> Self {
         Self(values.as_mut_ptr())
     }
 
-    /// The address of element `at`, to be named, not to be read or written.
+    /// The address of element `at`, for prefetching only: not to be read or written.
     pub(super) fn near(self, at: usize) -> *const T {
         self.0.wrapping_add(at)
     }
 
-    /// Elements `at..at + len`.
+    /// The elements `at..at + len`.
     ///
     /// # Safety
-    /// They lie inside the buffer, and no other thread touches them meanwhile.
+    /// The elements lie inside the buffer, and no other thread touches them meanwhile.
     pub(super) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [T] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
@@ -112,8 +112,8 @@ pub(in crate::model) fn slice_mut<'a>(
     Ok(&mut values[begin..end])
 }
 
-/// Words as the floats whose bits they are.
+/// Views words as the floats whose bits they are.
 pub(super) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
-    // SAFETY: both types have the same size and alignment, and any bits are a float and a word; the borrow of the words goes on.
+    // SAFETY: both types have the same size and alignment, and any bits are a valid float and a valid word; the result keeps the borrow of the words.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
 }

@@ -9,10 +9,10 @@ use super::buffers::{output, read, slice, unfilled};
 use super::simd::wide;
 use super::sum::{add_runs, runs};
 
-/// The weights, and where they apply.
+/// Weights of the convolution, and the kernel's size.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Depthwise {
-    /// `[taps][C]`, the taps in the order (t, h, w).
+    /// Weights `[taps][C]`, the taps in the order (t, h, w).
     taps: Vec<f32>,
     bias: Vec<f32>,
     kernel: [usize; 3],
@@ -28,7 +28,7 @@ pub(in crate::model) struct Extent {
 }
 
 impl Depthwise {
-    /// From a `Conv3d` weight `[C, 1, kt, kh, kw]` and bias `[C]`.
+    /// Packs a `Conv3d` weight `[C, 1, kt, kh, kw]` and bias `[C]`.
     pub(in crate::model) fn new(weight: &[f32], bias: &[f32], kernel: [usize; 3]) -> Self {
         let (count, c) = (kernel.iter().product::<usize>(), bias.len());
         let mut taps = vec![0.0; count * c];
@@ -44,12 +44,12 @@ impl Depthwise {
         }
     }
 
-    /// The weight as `Conv3d` has it, and the bias.
+    /// The weight in `Conv3d`'s layout, and the bias.
     pub(in crate::model) fn unpacked(&self) -> (Vec<f32>, &[f32]) {
         (transposed(&self.taps, self.bias.len()), &self.bias)
     }
 
-    /// Memory.
+    /// Memory of the weights, in bytes.
     pub(in crate::model) fn bytes(&self) -> u64 {
         ((self.taps.len() + self.bias.len()) * size_of::<f32>()) as u64
     }
@@ -77,7 +77,7 @@ impl Depthwise {
         })
     }
 
-    /// dx from dy.
+    /// The gradient of the input from that of the output.
     pub(in crate::model) fn backward(&self, dy: &Tensor, extent: Extent) -> Result<Tensor> {
         dy.apply_op1_no_bwd(&Convolve {
             own: self,
@@ -130,7 +130,7 @@ impl Depthwise {
     }
 }
 
-/// `[rows][c]` to `[c][rows]`.
+/// The transpose `[c][rows]` of `[rows][c]`.
 fn transposed(rows: &[f32], c: usize) -> Vec<f32> {
     let count = rows.len() / c.max(1);
     let mut out = vec![0.0; rows.len()];
@@ -176,7 +176,7 @@ wide! {
 struct Convolve<'a> {
     own: &'a Depthwise,
     extent: Extent,
-    /// The transposed convolution: mirrored taps, no bias.
+    /// Whether this is the transposed convolution: mirrored taps, no bias.
     back: bool,
 }
 
@@ -224,7 +224,7 @@ impl CustomOp1 for Convolve<'_> {
 struct WeightGradient<'a> {
     own: &'a Depthwise,
     extent: Extent,
-    /// `[taps + 1][C]`.
+    /// Gradients of earlier clips, `[taps + 1][C]`.
     earlier: Option<&'a [f32]>,
 }
 
@@ -246,7 +246,7 @@ impl CustomOp2 for WeightGradient<'_> {
         let (c, taps) = (self.own.bias.len(), self.own.taps.len());
         let (patches, offsets) = (self.extent.grid * self.extent.grid, self.own.offsets());
         let frames = x.len() / (patches * c).max(1);
-        // `[taps + 1][C]`: the last row is the bias's.
+        // The layout is `[taps + 1][C]`: the last row is the bias's.
         if self
             .earlier
             .is_some_and(|earlier| earlier.len() != taps + c)

@@ -1,4 +1,4 @@
-//! What becomes of a tile's sums: they are scaled, get their bias and residual, are activated, and are written where they belong.
+//! What happens to a tile's sums: they are scaled, get their bias and residual, are activated, and are written to the result.
 //!
 //! Invariant: each value depends on its own sum alone.
 
@@ -9,30 +9,30 @@ use super::packed::{Columns, SHIFT};
 use super::simd::{alone, wide};
 use crate::model::Activation;
 
-/// Of one panel's tile.
+/// The epilogue of one panel's tile.
 pub(super) struct Epilogue<'a> {
     pub(super) scale: Scale<'a>,
-    /// Of the columns.
+    /// Bias of the columns.
     pub(super) bias: Option<&'a [f32]>,
-    /// Laid out as the buffer of `y`.
+    /// Residual, laid out like the buffer of `y`.
     pub(super) residual: Option<&'a [f32]>,
-    /// Where the values before the activation go.
+    /// Destination of the values before the activation.
     pub(super) before: Option<Lines>,
     pub(super) activation: Option<Activation>,
     pub(super) y: Lines,
 }
 
-/// What a sum of 1 stands for.
+/// The value of a sum of 1.
 #[derive(Clone, Copy)]
 pub(super) enum Scale<'a> {
-    /// The same everywhere.
+    /// The same scale for every sum.
     By(f32),
-    /// Sums are the bits of 32-bit integers; a row's scale times a column's.
+    /// Sums are the bits of 32-bit integers; the scale is a row's times a column's.
     Integers(&'a [f32], &'a Columns),
 }
 
 wide! {
-    /// Ends the first rows of a tile, as many as `y` has.
+    /// Finishes the first rows of a tile, as many as `y` has.
     pub(super) fn end(tile: &mut [[f32; NR]], epilogue: &Epilogue<'_>) {
         let y = &epilogue.y;
         let tile = &mut tile[..y.rows()];

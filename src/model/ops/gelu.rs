@@ -11,7 +11,7 @@ use crate::model::Activation;
 /// Elements that a thread takes at once.
 const CHUNK: usize = 8192;
 
-/// Of them, those that wait in the first-level cache to become bfloat16.
+/// Elements of a chunk that wait in the first-level cache to become bfloat16.
 const PIECE: usize = 1024;
 
 const QUICK: f32 = 1.702;
@@ -34,7 +34,7 @@ fn exact<const FUSES: bool>(x: f32) -> f32 {
 
 #[inline(always)]
 fn exact_slope<const FUSES: bool>(x: f32) -> f32 {
-    // 1 / sqrt(2 π), of the normal density.
+    // The factor 1 / sqrt(2 π) of the normal density.
     const DENSITY: f32 = 0.398_942_3;
     0.5 * (1.0 + erf::<FUSES>(x * std::f32::consts::FRAC_1_SQRT_2))
         + x * DENSITY * exp::<FUSES>(-0.5 * x * x)
@@ -63,7 +63,7 @@ pub(super) fn activate<const FUSES: bool>(values: &mut [f32], activation: Activa
     }
 }
 
-/// dy · act'(x), as these numbers.
+/// The gradient of an activation's input, dy · act'(x), as these numbers.
 pub(in crate::model) fn backward(
     x: &Tensor,
     dy: &Tensor,

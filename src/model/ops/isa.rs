@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::kernel::Format;
 use crate::spec::Invalid;
 
-/// A set of instructions. A later one is better.
+/// A set of instructions; later ones are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Isa {
-    /// What the compiler makes of plain loops.
+    /// Plain loops, as the compiler translates them.
     Portable,
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
@@ -21,7 +21,7 @@ pub enum Isa {
     /// AVX-512, with its bfloat16 or VNNI instructions for those formats.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AMX's matrix unit, for bfloat16 and 8-bit integers, with AVX-512 for what is left over.
+    /// AMX's matrix unit, for bfloat16 and 8-bit integers, with AVX-512 for the remainder.
     #[cfg(target_arch = "x86_64")]
     Amx,
     /// NEON, which every 64-bit ARM has.
@@ -29,13 +29,13 @@ pub enum Isa {
     Neon,
 }
 
-/// The best set that this process may use, as a number. A process-wide switch like the CPU itself; it is set before anything computes, or never.
+/// The best set that this process may use, as a number. A process-wide switch like the CPU itself; it is set before anything is computed, or never.
 static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
 
 /// Makes this process compute as on a CPU whose best instructions are these: for tests of every instruction set on one machine.
 ///
 /// # Errors
-/// This CPU does not have these instructions.
+/// When this CPU does not have these instructions.
 pub fn limit(isa: Isa) -> Result<(), Invalid> {
     if ![Format::F32, Format::Bf16, Format::Int8]
         .iter()
@@ -47,7 +47,7 @@ pub fn limit(isa: Isa) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Whether AVX2 and FMA may be used and are there.
+/// Whether AVX2 and FMA may be used and exist.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(super) fn is_wide() -> bool {
@@ -56,7 +56,7 @@ pub(super) fn is_wide() -> bool {
         && std::is_x86_feature_detected!("fma")
 }
 
-/// Whether the instructions of 512 bits may be used and are there as well.
+/// Whether the instructions of 512 bits may be used and exist as well.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(super) fn is_widest() -> bool {

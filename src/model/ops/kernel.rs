@@ -1,7 +1,7 @@
-//! The innermost product: a few rows times one packed panel of 16 columns, or two, in three number formats.
+//! The innermost product: a few rows times one or two packed panels of 16 columns, in three number formats.
 //!
 //! Operands are 32-bit words: one float, two bfloat16 or four 8-bit integers, neighbours along k. Invariants: each element is the sum over the words
-//! 0, 1, … in one order, whatever the number of rows and panels; sums of integers are exact, so the same on every CPU.
+//! 0, 1, … in one order, whatever the number of rows and panels; sums of integers are exact, and so the same on every CPU.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
@@ -23,14 +23,14 @@ use crate::spec::Precision;
 
 /// Columns of a panel.
 pub(super) const NR: usize = 16;
-/// Rows of a tile; how many a CPU takes at once is [`Kernel::rows`], in [`Kernel::stacked`] tiles.
+/// Rows of a tile; a CPU takes [`Kernel::rows`] rows at once, in [`Kernel::stacked`] tiles.
 pub(super) const MR: usize = 12;
 
 /// Bytes of a cache line.
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
-/// Words after which a sum may be cut, to go on later with the same bits: every multiple of this.
+/// A sum may be cut after every multiple of this number of words, and continued later with the same bits.
 pub(super) const STEP: usize = 16;
 
 /// Rows of results: floats, or the bits of 32-bit integers when the operands are integers.
@@ -48,7 +48,7 @@ pub(in crate::model) enum Format {
 }
 
 impl Format {
-    /// That of frozen weights in a block.
+    /// Format of the frozen weights of a block.
     pub(in crate::model) fn of(precision: Precision) -> Self {
         match precision {
             Precision::F32 => Self::F32,
@@ -57,7 +57,7 @@ impl Format {
         }
     }
 
-    /// Numbers of a word.
+    /// Numbers per word.
     pub(super) fn group(self) -> usize {
         match self {
             Self::F32 => 1,
@@ -66,12 +66,12 @@ impl Format {
         }
     }
 
-    /// Words of `k` numbers.
+    /// Words that hold `k` numbers.
     pub(super) fn words(self, k: usize) -> usize {
         k.div_ceil(self.group())
     }
 
-    /// That of products beside weights in this one, whose both operands change: 8 bits are too few for them.
+    /// Format of products whose operands both change, beside weights in this format: 8 bits are too few for them.
     pub(in crate::model) fn float(self) -> Self {
         match self {
             Self::F32 => Self::F32,
@@ -80,7 +80,7 @@ impl Format {
     }
 }
 
-/// A format's tile on one set of instructions.
+/// The tile of a format on one set of instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kernel {
     format: Format,
@@ -90,16 +90,16 @@ pub(super) struct Kernel {
 /// The left operand: word (row, i) lies at `row · row_stride + i · step`.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
-    /// Word (0, 0).
+    /// Address of word (0, 0).
     pub(super) at: *const u32,
-    /// Between rows.
+    /// Words between rows.
     pub(super) row_stride: usize,
-    /// Between words of a row.
+    /// Words between neighbouring words of a row.
     pub(super) step: usize,
 }
 
 impl Left {
-    /// Floats as they lie in memory.
+    /// A left operand of floats as they lie in memory.
     pub(super) fn floats(at: *const f32, row_stride: usize, step: usize) -> Self {
         Self {
             at: at.cast(),
@@ -134,7 +134,7 @@ impl Left {
 }
 
 impl Kernel {
-    /// The best that this CPU runs.
+    /// The best kernel that this CPU runs.
     pub(super) fn best(format: Format) -> Self {
         let isa = Isa::ALL.iter().find(|isa| isa.runs(format));
         Self {
@@ -143,18 +143,18 @@ impl Kernel {
         }
     }
 
-    /// That of these instructions, if this CPU has them.
+    /// The kernel with these instructions, if this CPU has them.
     #[cfg(test)]
     pub(super) fn on(format: Format, isa: Isa) -> Option<Self> {
         isa.runs(format).then_some(Self { format, isa })
     }
 
-    /// What its instructions are called.
+    /// Name of the kernel's instructions.
     pub(super) fn name(self) -> &'static str {
         self.isa.name()
     }
 
-    /// Whether it is faster than that of floats on the same CPU.
+    /// Whether the kernel is faster than that of floats on the same CPU.
     pub(super) fn beats_floats(self) -> bool {
         match self.isa {
             Isa::Portable => false,
@@ -184,7 +184,7 @@ impl Kernel {
         }
     }
 
-    /// Whether rows of bfloat16 are read where they lie. The matrix unit takes a word of 16 rows at once, so it has them copied side by side.
+    /// Whether rows of bfloat16 are read where they lie. The matrix unit takes a word of 16 rows at once, so they are copied side by side for it.
     pub(super) fn reads_rows(self) -> bool {
         let reads = match self.isa {
             #[cfg(target_arch = "x86_64")]
@@ -194,7 +194,7 @@ impl Kernel {
         reads && cfg!(target_endian = "little")
     }
 
-    /// Panels that a tile takes at once.
+    /// Number of panels that a tile takes at once.
     pub(super) fn panels(self) -> usize {
         match self.isa {
             Isa::Portable => 1,
@@ -207,8 +207,7 @@ impl Kernel {
         }
     }
 
-    /// Rows of a block of so many words each, so that it stays in the second-level cache beside a panel: a quarter of a megabyte everywhere, one where cores
-    /// have two.
+    /// Rows of a block, with `words` words each, that stay in the second-level cache beside a panel: 256 KiB, or 1 MiB where cores have 2 MiB.
     pub(super) fn block_rows(self, words: usize) -> usize {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
@@ -217,7 +216,7 @@ impl Kernel {
         }
     }
 
-    /// Panels of so many words each that stay in the second-level cache while rows pass by: 144 KiB of them, 384 KiB where cores have a megabyte or two.
+    /// Panels of `words` words a column that stay in the second-level cache while rows pass by: 144 KiB, or 384 KiB where cores have 1 or 2 MiB.
     pub(super) fn part_panels(self, words: usize) -> usize {
         let most = match self.isa {
             #[cfg(target_arch = "x86_64")]
@@ -237,12 +236,12 @@ impl Kernel {
         }
     }
 
-    /// Of its operands.
+    /// Number format of the operands.
     pub(super) fn format(self) -> Format {
         self.format
     }
 
-    /// Words of `k` numbers, filled up with zeros where a sum of whole steps is faster.
+    /// Words that hold `k` numbers, filled up with zeros where a sum of whole steps is faster.
     pub(super) fn padded_words(self, k: usize) -> usize {
         let words = self.format.words(k);
         match self.isa {
@@ -252,13 +251,13 @@ impl Kernel {
         }
     }
 
-    /// Tiles that hold a whole tile's rows of one panel.
+    /// Number of tiles that hold the rows of one panel.
     pub(super) fn stacked(self) -> usize {
         self.rows().div_ceil(MR)
     }
 
-    /// Computes `rows` rows of `self.stacked()` tiles for each panel, or adds to them when it goes on from words before, a multiple of
-    /// [`STEP`]; the other rows are left as they were.
+    /// Computes `rows` rows of `self.stacked()` tiles for each panel, or adds to them when it continues after earlier words (a multiple of [`STEP`]);
+    /// the other rows are left unchanged.
     ///
     /// # Safety
     /// `rows` is 1 to `self.rows()`, there are 1 to `self.panels()` panels, `left` has `rows` rows of `words` words, and each panel has `words` · 16.
@@ -293,8 +292,8 @@ impl Kernel {
         }
     }
 
-    /// Runs multiply-adds on registers alone; returns how many numbers were multiplied. Of integers, the loop's invariant products are not repeated: the
-    /// figure says nothing.
+    /// Runs multiply-adds on registers alone; returns how many numbers were multiplied. For integers the figure means nothing, since the loop's
+    /// invariant products are not repeated.
     pub(super) fn multiply_adds(self, steps: usize) -> u64 {
         // SAFETY: `best` and `on` checked the CPU.
         let per_step = unsafe {
@@ -313,10 +312,10 @@ impl Kernel {
         per_step * steps as u64 * self.format.group() as u64
     }
 
-    /// The same for a single panel of floats.
+    /// Same as [`Kernel::tiles`], for a single panel of floats.
     ///
     /// # Safety
-    /// As `tiles`.
+    /// Same as [`Kernel::tiles`].
     #[inline]
     pub(super) unsafe fn tile(
         self,
@@ -340,12 +339,13 @@ impl Kernel {
     }
 }
 
-/// Asks for the lines of `count` values that are written soon: the hardware looks ahead within a page only, and rows of a matrix lie pages apart.
+/// Prefetches the cache lines of `count` values that are written soon: the hardware looks ahead within a page only, and rows of a matrix lie pages
+/// apart.
 #[inline(always)]
 pub(super) fn will_write<T>(at: *const T, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in lines(at, count) {
-        // SAFETY: the instruction changes no value and refuses no address; a CPU that has it not takes it for one that does nothing.
+        // SAFETY: the instruction changes no value and accepts any address; a CPU without it treats it as a no-op.
         unsafe {
             std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, readonly, preserves_flags));
         }
@@ -354,13 +354,13 @@ pub(super) fn will_write<T>(at: *const T, count: usize) {
     let _ = (at, count);
 }
 
-/// The same of values that are read.
+/// Prefetches the cache lines of values that are read soon.
 #[inline(always)]
 pub(super) fn will_read<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in lines(values.as_ptr(), values.len()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch refuses no address and does not even read it.
+        // SAFETY: a prefetch accepts any address and does not even read it.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -379,7 +379,7 @@ fn lines<T>(at: *const T, count: usize) -> impl Iterator<Item = *const i8> {
     })
 }
 
-/// Copies the first `width` values of a row of results; nearly always all 16, which then need no call.
+/// Copies the first `width` values of a row of results; nearly always that is all 16, which need no call.
 #[inline(always)]
 pub(super) fn copy<T: Copy>(to: &mut [T], from: &[T], width: usize) {
     match (to.first_chunk_mut::<NR>(), from.first_chunk::<NR>()) {

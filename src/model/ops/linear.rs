@@ -17,27 +17,27 @@ use super::buffers::{output, slice, unfilled};
 use super::packed::Packed;
 use crate::model::Activation;
 
-/// Which tokens of `[N, L, C]` take part.
+/// The tokens of `[N, L, C]` that take part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::model) enum Rows {
-    /// All.
+    /// All tokens.
     All,
-    /// All but the class token.
+    /// All tokens but the class token.
     Patches,
-    /// The class token.
+    /// The class token alone.
     Class,
 }
 
 /// What a linear layer adds to the product.
 #[derive(Debug, Clone, Default)]
 pub(in crate::model) struct Options<'a> {
-    /// `[n]`, of all sections.
+    /// Bias `[n]` of all sections.
     pub(in crate::model) bias: Option<&'a [f32]>,
-    /// After the bias.
+    /// Activation after the bias.
     pub(in crate::model) activation: Option<Activation>,
     /// Sections of the weight to use; all when `None`.
     pub(in crate::model) sections: Option<Range<usize>>,
-    /// Of the result.
+    /// Numbers of the result.
     pub(in crate::model) numbers: Numbers,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Options<'a> {
         self.sections(weight).len() * weight.section()
     }
 
-    /// The product of these rows, with a result without gaps.
+    /// The product of these rows, whose result has no gaps.
     fn product(&self, weight: &'a Packed, x: Values<'a>, input: Grid) -> Product<'a> {
         Product {
             weight,
@@ -66,7 +66,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// `rows` of x `[…, L, k]` times Wᵀ: `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
+/// Multiplies `rows` of x `[…, L, k]` by Wᵀ: `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
 pub(in crate::model) fn project(
     x: &Tensor,
     weight: &Packed,
@@ -80,7 +80,7 @@ pub(in crate::model) fn project(
     })
 }
 
-/// `project` over all rows, and the same as these numbers from before its activation: `(before, after)`.
+/// Same as `project` over all rows, together with the values before the activation, as these numbers: `(before, after)`.
 pub(in crate::model) fn project_both(
     x: &Tensor,
     weight: &Packed,
@@ -105,7 +105,7 @@ pub(in crate::model) fn project_both(
     Ok((first.tensor(shape.clone())?, y.tensor(shape)?))
 }
 
-/// r `[…, L, n]` with `rows` of it increased by x · Wᵀ + b; x has the shape that `project` gives for these rows.
+/// Adds x · Wᵀ + b to `rows` of r `[…, L, n]`; x has the shape that `project` gives for these rows.
 pub(in crate::model) fn project_add(
     x: &Tensor,
     residual: &Tensor,
@@ -127,7 +127,7 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// `rows` of a tensor.
+    /// The grid of `rows` of a tensor.
     pub(super) fn new(shape: &Shape, rows: Rows) -> Result<Self> {
         let (lead, c) = match shape.dims() {
             [lead @ .., c] => (lead, *c),
@@ -156,7 +156,7 @@ impl Grid {
         })
     }
 
-    /// Rows without gaps.
+    /// A grid of rows without gaps.
     pub(super) fn dense(rows: usize, stride: usize) -> Self {
         Self {
             offset: 0,
@@ -189,7 +189,7 @@ impl Grid {
             .all(|distance| distance.is_multiple_of(2))
     }
 
-    /// Where row `row` of all groups begins.
+    /// Index where row `row` of all groups begins.
     pub(super) fn nth(&self, row: usize) -> usize {
         self.at(row / self.rows, row % self.rows)
     }

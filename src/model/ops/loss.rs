@@ -4,23 +4,23 @@ use candle_core::{Result, Tensor};
 
 use super::buffers::{read, tensor};
 
-/// What a batch of logits scored.
+/// Loss of a batch of logits.
 #[derive(Debug)]
 pub(in crate::model) struct Loss {
-    /// Of each row, in nats.
+    /// Cross entropy of each row, in nats.
     pub(in crate::model) rows: Vec<f64>,
-    /// Rows whose largest logit (the first of equals) is their label's.
+    /// Number of rows whose largest logit (the first of equals) is their label's.
     pub(in crate::model) correct: usize,
-    /// Of the mean over the whole batch, `[B, classes]`.
+    /// Gradient of the mean over the whole batch, `[B, classes]`.
     pub(in crate::model) gradient: Tensor,
 }
 
-/// The mean over the rows in their order.
+/// The mean over the rows, summed in their order.
 pub(in crate::model) fn mean(rows: &[f64]) -> f64 {
     rows.iter().sum::<f64>() / rows.len() as f64
 }
 
-/// Of logits `[B, classes]`, which are rows of a batch of `batch` rows; labels are below `classes`.
+/// The loss of logits `[B, classes]`, which are rows of a batch of `batch` rows; labels are below `classes`.
 pub(in crate::model) fn cross_entropy(
     logits: &Tensor,
     labels: &[u32],

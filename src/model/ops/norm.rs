@@ -11,23 +11,23 @@ use super::sum::add_blocks;
 /// Weights of a LayerNorm.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Norm {
-    /// `[C]`.
+    /// Factors, `[C]`.
     pub(in crate::model) weight: Vec<f32>,
-    /// `[C]`.
+    /// Summands, `[C]`.
     pub(in crate::model) bias: Vec<f32>,
-    /// Added to the variance.
+    /// Epsilon added to the variance.
     pub(in crate::model) eps: f32,
 }
 
 /// Rows that a thread takes at once.
 const ROWS: usize = 16;
 
-/// y = (x - mean) / sqrt(variance + eps) · weight + bias, as these numbers.
+/// Normalises rows, as these numbers: y = (x - mean) / sqrt(variance + eps) · weight + bias.
 pub(in crate::model) fn forward(x: &Tensor, norm: &Norm, numbers: Numbers) -> Result<Tensor> {
     x.apply_op1_no_bwd(&Forward { norm, numbers })
 }
 
-/// dx, with `add` (of the same shape) added to it: the gradient that came past the norm.
+/// The gradient of the input plus `add` (of the same shape), the gradient that bypassed the norm.
 pub(in crate::model) fn backward(
     x: &Tensor,
     dy: &Tensor,
@@ -37,7 +37,7 @@ pub(in crate::model) fn backward(
     x.apply_op3_no_bwd(dy, add, &Backward(norm))
 }
 
-/// `[2, C]`: the gradients of weight and bias.
+/// The gradients of weight and bias, `[2, C]`.
 pub(in crate::model) fn weight_gradient(x: &Tensor, dy: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op2_no_bwd(dy, &WeightGradient { eps })
 }

@@ -1,6 +1,7 @@
 //! Weights in the kernel's panel layout and number format.
 //!
-//! Invariant: packed once when they are loaded (frozen) or at the begin of a step (trainable); one copy serves forward and backward of frozen weights.
+//! Invariant: weights are packed once, when they are loaded (frozen) or when a step begins (trainable); one copy of frozen weights serves forward and
+//! backward.
 
 mod code;
 
@@ -11,21 +12,21 @@ use self::code::{decode, encode};
 use super::buffers::{floats_mut, zeroed};
 use super::kernel::{Format, Kernel, NR};
 
-/// Elements of the sums that are packed at a time: their part of a panel stays in the first cache while its columns are written one by one.
+/// Elements of the sums that are packed at a time: their part of a panel stays in the first-level cache while its columns are written one by one.
 const PART: usize = 128;
 
 /// The right operand of y = x · Wᵀ: panels of 16 columns (rows of W), each `[words of k][16]`.
 ///
-/// The columns may fall into equal sections (query, key, value) that can be used apart; the last panel of a section is filled up with zeros.
+/// The columns may form equal sections (query, key, value) that can be used separately; the last panel of a section is filled up with zeros.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Packed {
     words: Vec<u32>,
-    /// Of 8-bit integers only: those of each panel.
+    /// Scales and sums of each panel's columns; 8-bit integers only.
     columns: Vec<Columns>,
-    /// Of each panel.
+    /// Position of each panel.
     places: Vec<Place>,
     format: Format,
-    /// What multiplies by it.
+    /// Kernel that multiplies by these weights.
     kernel: Kernel,
     k: usize,
     /// Columns of a section.
@@ -33,16 +34,16 @@ pub(in crate::model) struct Packed {
     sections: usize,
 }
 
-/// What it takes to read a panel's columns of integers.
+/// Scales and sums of a panel's columns, with which its integers are read.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Columns {
-    /// The value of 1.
+    /// Value of 1 in each column.
     pub(super) scales: [f32; NR],
-    /// Σ over k.
+    /// Sum of each column's integers over k.
     pub(super) sums: [i32; NR],
 }
 
-/// A panel's place among the columns.
+/// A panel's position among the columns.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) column: usize,
@@ -78,8 +79,8 @@ impl Packed {
         })
     }
 
-    /// The right operand of the backward, dx = dy · W, where dy has the columns of `sections` only. Integers become bfloat16: gradients have too wide a
-    /// range for 8 bits.
+    /// The right operand of the backward, dx = dy · W, where dy has the columns of `sections` only. Integers become bfloat16: gradients have too wide
+    /// a range for 8 bits.
     pub(in crate::model) fn transposed(&self, sections: std::ops::Range<usize>) -> Self {
         let reduced = sections.len() * self.section;
         let (first, per_section) = (sections.start * self.per_section(), self.per_section());
@@ -99,7 +100,7 @@ impl Packed {
         })
     }
 
-    /// W `[n, k]`, as it was packed; in another format than f32 the values as they were rounded.
+    /// W `[n, k]` as it was packed; in formats other than f32, with the rounded values.
     pub(in crate::model) fn unpacked(&self) -> Vec<f32> {
         let mut weight = vec![0.0; self.n() * self.k];
         let mut panel = vec![0.0; self.k * NR];
@@ -128,7 +129,7 @@ impl Packed {
         })
     }
 
-    /// `fill` writes a panel of zeros, `[k][16]`.
+    /// Packs panels; `fill` writes its values into a panel of zeros, `[k][16]`.
     fn filled(
         format: Format,
         (n, k): (usize, usize),
@@ -178,7 +179,7 @@ impl Packed {
         packed
     }
 
-    /// Rows `first`… of panel j, `[rows][16]`, as floats; `first` is a multiple of 16.
+    /// Decodes rows `first`… of panel j, `[rows][16]`, as floats; `first` is a multiple of 16.
     fn decode_rows(&self, j: usize, first: usize, out: &mut [f32]) {
         let words = &self.panel(j)[first / self.format.group() * NR..];
         decode(self.format, words, self.columns(j), out);
@@ -199,29 +200,29 @@ impl Packed {
         self.section
     }
 
-    /// How many sections.
+    /// Number of sections.
     pub(in crate::model) fn sections(&self) -> usize {
         self.sections
     }
 
-    /// How the numbers are stored.
+    /// Number format of the weights.
     pub(in crate::model) fn format(&self) -> Format {
         self.format
     }
 
-    /// What multiplies by it.
+    /// Kernel that multiplies by these weights.
     pub(super) fn kernel(&self) -> Kernel {
         self.kernel
     }
 
-    /// The same, multiplied by these instructions; `None` where this CPU lacks them.
+    /// The same weights, multiplied with these instructions; `None` where this CPU lacks them.
     #[cfg(test)]
     pub(super) fn on(mut self, isa: super::isa::Isa) -> Option<Self> {
         self.kernel = Kernel::on(self.format, isa)?;
         Some(self)
     }
 
-    /// Memory.
+    /// Memory of the packed weights, in bytes.
     pub(in crate::model) fn bytes(&self) -> u64 {
         (size_of_val(self.words.as_slice()) + size_of_val(self.columns.as_slice())) as u64
     }
@@ -249,7 +250,7 @@ impl Packed {
         &self.words[j * self.panel_words()..][..self.panel_words()]
     }
 
-    /// Those of panel j; of 8-bit integers only.
+    /// Scales and sums of panel j; 8-bit integers only.
     pub(super) fn columns(&self, j: usize) -> Option<&Columns> {
         self.columns.get(j)
     }

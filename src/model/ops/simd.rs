@@ -1,10 +1,10 @@
 //! Loops that the compiler vectorises, compiled three times: for AVX-512 and for AVX2 with FMA, chosen at run time, and for any CPU.
 #![allow(unsafe_code)]
 
-/// Whether code for any CPU of this kind has the instruction that multiplies and adds in one; without it the call for one costs more than the loop.
+/// Whether baseline code for this architecture has fused multiply-add; without it, a call to the library's function costs more than the loop.
 pub(super) const ANY_FUSES: bool = cfg!(target_arch = "aarch64");
 
-/// Defines functions whose bodies are compiled for all three. In them, `FUSES` says whether the CPU multiplies and adds in one instruction.
+/// Defines functions whose bodies are compiled for all three targets. In them, `FUSES` says whether the CPU multiplies and adds in one instruction.
 macro_rules! wide {
     ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
         $(#[$doc])*
@@ -37,7 +37,7 @@ macro_rules! wide {
 }
 pub(super) use wide;
 
-/// The same row; the compiler takes its columns side by side, not one column of several rows, for which it would have to gather.
+/// Returns the same row, so that the compiler vectorises over its columns, not over one column of several rows, for which it would have to gather.
 #[inline(always)]
 pub(super) fn alone<const N: usize>(row: &mut [f32; N]) -> &mut [f32; N] {
     std::hint::black_box(row)
@@ -46,13 +46,13 @@ pub(super) fn alone<const N: usize>(row: &mut [f32; N]) -> &mut [f32; N] {
 /// Lanes of the partial sums; fixed, so that the order of a sum does not depend on the CPU.
 pub(super) const LANES: usize = 16;
 
-/// a · b + c, rounded once where the CPU can.
+/// Computes a · b + c, rounded once where the CPU can.
 #[inline(always)]
 fn multiply_add<const FUSES: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSES { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// A polynomial from its highest coefficient on.
+/// Evaluates a polynomial, given from its highest coefficient on.
 #[inline(always)]
 fn polynomial<const FUSES: bool>(x: f32, coefficients: &[f32]) -> f32 {
     let mut sum = 0.0;
@@ -66,10 +66,10 @@ fn polynomial<const FUSES: bool>(x: f32, coefficients: &[f32]) -> f32 {
     sum
 }
 
-/// e^x within 2 ulp (Cephes' polynomial); NaN stays NaN.
+/// Computes e^x within 2 ulp (Cephes' polynomial); NaN stays NaN.
 #[inline(always)]
 pub(super) fn exp<const FUSES: bool>(x: f32) -> f32 {
-    // Adding and taking away 1.5 · 2^23 rounds to the nearest integer without an SSE 4.1 instruction.
+    // Adding and subtracting 1.5 · 2^23 rounds to the nearest integer without an SSE 4.1 instruction.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
     let shifted = multiply_add::<FUSES>(x, std::f32::consts::LOG2_E, ROUND);
@@ -86,11 +86,11 @@ pub(super) fn exp<const FUSES: bool>(x: f32) -> f32 {
     ];
     let p = polynomial::<FUSES>(r, &TERMS);
     let y = multiply_add::<FUSES>(p * r, r, r) + 1.0;
-    // The lowest bits of 1.5 · 2^23 + n are n: no conversion, which would have to saturate. Of a NaN they are anything, and y carries it.
+    // The lowest bits of 1.5 · 2^23 + n are n: no conversion, which would have to saturate. For a NaN they are arbitrary, and y carries the NaN.
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
-/// The error function within 4 ulp (Eigen's rational approximation); NaN stays NaN.
+/// Computes the error function within 4 ulp (Eigen's rational approximation); NaN stays NaN.
 #[inline(always)]
 pub(super) fn erf<const FUSES: bool>(x: f32) -> f32 {
     const ABOVE: [f32; 7] = [
@@ -114,7 +114,7 @@ pub(super) fn erf<const FUSES: bool>(x: f32) -> f32 {
     x * polynomial::<FUSES>(s, &ABOVE) / polynomial::<FUSES>(s, &BELOW)
 }
 
-/// Sum of a few partial sums, in order.
+/// Adds up the partial sums, in order.
 #[inline(always)]
 pub(super) fn total(lanes: [f32; LANES]) -> f32 {
     let mut sum = 0.0;
@@ -140,7 +140,7 @@ mod tests {
             let (one, two) = (erf::<true>(x / 10.0), erf::<false>(x / 10.0));
             assert!((one - two).abs() <= 4e-7, "erf({}): {one}, {two}", x / 10.0);
         }
-        // As tables of the function give it.
+        // Values from tables of the function.
         for (x, want) in [
             (0.0, 0.0),
             (0.5, 0.520_499_9),

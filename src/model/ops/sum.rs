@@ -15,18 +15,18 @@ const BLOCK: usize = 256;
 /// Bytes of partial sums that are in memory at a time.
 const PARTIAL: usize = 16 << 20;
 
-/// What a sum over rows goes on from. The rows of one clip are never summed up together with another's, so that a sum over some clips that goes on with
-/// others has the bits of one sum over all.
+/// Starting point of a sum over rows. Rows of two clips are never added up in one block, so that a sum over some clips, continued with others, has
+/// the same bits as one sum over all.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) struct Onto<'a> {
-    /// Rows of a clip.
+    /// Number of rows of a clip.
     pub(in crate::model) clip: usize,
-    /// The sum over the clips before; zeros when `None`.
+    /// Sum over the clips before; zeros when `None`.
     pub(in crate::model) earlier: Option<&'a Tensor>,
 }
 
 impl Onto<'_> {
-    /// A sum over all rows, from zeros on.
+    /// Starts from zeros, with all rows as one clip.
     pub(in crate::model) const NOTHING: Self = Self {
         clip: usize::MAX,
         earlier: None,
@@ -41,7 +41,7 @@ impl Onto<'_> {
     }
 }
 
-/// Neighbouring rows that are summed up together: at most `most`, and all of one clip.
+/// Splits rows into runs that are added up together: at most `most` rows, and all of one clip.
 pub(super) fn runs(rows: usize, clip: usize, most: usize) -> Vec<Range<usize>> {
     let clips = (0..rows).step_by(clip.max(1));
     let runs = clips.flat_map(|begin| {
@@ -72,7 +72,7 @@ pub(super) fn add_blocks(
     add_runs(&runs(rows, usize::MAX, BLOCK), width, None, add)
 }
 
-/// The same over given runs of rows, which must not depend on the number of threads, onto earlier sums.
+/// Adds up given runs of rows, which must not depend on the number of threads, onto earlier sums.
 pub(super) fn add_runs(
     runs: &[Range<usize>],
     width: usize,

@@ -19,7 +19,7 @@ pub(in crate::model) const DEPTH: usize = 512;
 /// Tiles of rows of dW that stay in the cache with one panel of x.
 const TILES: usize = 8;
 
-/// `[n, k]` from some rows of x and as many rows of dy, added to what earlier clips gave.
+/// The gradient `[n, k]` from some rows of x and as many rows of dy, added to that of earlier clips.
 pub(in crate::model) fn of(
     x: (&Tensor, Rows),
     dy: (&Tensor, Rows),
@@ -39,7 +39,7 @@ pub(in crate::model) fn of(
 struct WeightGradient<'a> {
     x: Rows,
     dy: Rows,
-    /// Rows of a clip.
+    /// Number of rows of a clip.
     clip: usize,
     earlier: Option<&'a [f32]>,
 }
@@ -111,9 +111,9 @@ struct Sums {
     of_dy: Grid,
     n: usize,
     k: usize,
-    /// dyᵀ in tiles of `[depth][rows of a tile]`.
+    /// Tiles of dyᵀ, `[depth][rows of a tile]`.
     left: Vec<f32>,
-    /// x in panels of `[depth][16]`.
+    /// Panels of x, `[depth][16]`.
     right: Vec<f32>,
 }
 
@@ -198,7 +198,7 @@ impl Sums {
     }
 }
 
-/// A copy of constant length, without a call.
+/// Copies a constant number of values, without a call.
 fn copy_chunk<const N: usize>(to: &mut [f32], from: &[f32]) {
     if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
         *to = *from;

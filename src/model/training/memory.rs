@@ -1,4 +1,4 @@
-//! What a training step takes, from the sizes alone, and how it is divided so that it takes no more than it may.
+//! The memory of a training step, from the sizes alone, and how the step is divided to stay within its limit.
 //!
 //! Invariant: pure; how a step is divided changes no bit of its result.
 
@@ -9,7 +9,7 @@ use crate::model::ops::{Format, Numbers, weight_gradient};
 use crate::model::{BackboneConfig, Error};
 use crate::spec::{AdapterConfig, Precision};
 
-/// Fewest tokens of a micro-batch that still fill the device: rather than divide a step further, activations are computed again.
+/// Fewest tokens of a micro-batch that still fill the device: below that, activations are computed again rather than the step divided further.
 const FULL: usize = 2048;
 
 /// The sizes that a training step's memory follows from.
@@ -23,12 +23,12 @@ pub struct StepShape {
     lowest: usize,
 }
 
-/// The lowest blocks that keep things for the backward.
+/// The lowest blocks that keep values for the backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Keeps {
-    /// Everything but perhaps the MLP's hidden values: those below keep their input alone.
+    /// Lowest block that keeps everything but perhaps the MLP's hidden values; those below keep their input alone.
     pub(super) most: usize,
-    /// The MLP's hidden values too; not below `most`.
+    /// Lowest block that keeps the MLP's hidden values as well; not below `most`.
     pub(super) hidden: usize,
 }
 
@@ -45,7 +45,7 @@ impl Keeps {
 }
 
 impl StepShape {
-    /// A step of adapters and a head of so many classes on a backbone, with clips of `num_frames` frames.
+    /// A step of adapters and a head of `classes` classes on a backbone, with clips of `num_frames` frames.
     ///
     /// # Errors
     /// When the adapters do not fit the backbone.
@@ -73,14 +73,14 @@ impl StepShape {
         }
     }
 
-    /// Bytes of the weights that learn, as 32-bit floats.
+    /// Bytes of the trainable weights, as 32-bit floats.
     pub fn weights_bytes(&self) -> u64 {
         let weights = self.layout.weights().into_iter();
         weights.map(|(_, shape)| bytes_of(&shape)).sum()
     }
 
-    /// Bytes of what a step makes of the weights before it runs, and of what it adds up: both packed copies, the gradients, and the operands and partial
-    /// sums of one gradient.
+    /// Bytes that a step derives from the weights before it runs, and of what it adds up: both packed copies, the gradients, and the operands and
+    /// partial sums of one gradient.
     pub fn weights_work_bytes(&self) -> u64 {
         const PANEL: usize = 16;
         let weights = self.layout.weights();
@@ -95,7 +95,7 @@ impl StepShape {
         let largest = weights.iter().map(|(_, shape)| bytes_of(shape)).max();
         let widest = self.config.width.max(self.layout.classes) + self.config.width;
         let operands = (widest * weight_gradient::DEPTH * size_of::<f32>()) as u64;
-        // Gradients twice: one that is added to is copied.
+        // The largest gradient counts twice: one that is added to is copied.
         packed + self.weights_bytes() + 2 * largest.unwrap_or(0) + operands
     }
 
@@ -104,12 +104,12 @@ impl StepShape {
         (self.num_frames * self.config.frame_len() * size_of::<f32>()) as u64
     }
 
-    /// Bytes of what the head keeps of so many clips until the step ends: features, logits and their gradients.
+    /// Bytes that the head keeps of `clips` clips until the step ends: features, logits and their gradients.
     pub fn head_bytes(&self, clips: usize) -> u64 {
         (clips * (3 * self.config.width + 6 * self.layout.classes) * size_of::<f32>()) as u64
     }
 
-    /// Bytes of what passes through a forward of one clip.
+    /// Bytes that pass through a forward of one clip.
     pub fn forward_bytes(&self) -> u64 {
         let passing = 4 * self.config.width + 2 * self.config.mlp_width;
         (self.num_frames * self.config.tokens() * passing * size_of::<f32>()) as u64
@@ -127,8 +127,8 @@ impl StepShape {
         }
     }
 
-    /// Divides a step of so many clips: as a whole, or in as few micro-batches as keep everything; when those do not fill the device, in such that do and
-    /// compute as little as possible again; else clip by clip.
+    /// Divides a step of `clips` clips: as a whole, or into as few micro-batches as keep everything; if those do not fill the device, into ones that
+    /// do and compute as little as possible again; else clip by clip.
     pub(super) fn divided(&self, clips: usize, keep: Keep) -> Division {
         let bytes = match keep {
             Keep::All => {
@@ -170,18 +170,18 @@ impl StepShape {
         without_hidden.chain((most..blocks).map(move |most| Keeps { most, ..least }))
     }
 
-    /// Blocks whose forward runs again for the backward.
+    /// Number of blocks whose forward runs again for the backward.
     pub(super) fn recomputed_blocks(&self, keeps: Keeps) -> usize {
         keeps.most.saturating_sub(self.lowest)
     }
 
-    /// Other blocks whose first product of the MLP runs again.
+    /// Number of other blocks whose first product of the MLP runs again.
     pub(super) fn recomputed_mlps(&self, keeps: Keeps) -> usize {
         keeps.hidden.saturating_sub(self.lowest) - self.recomputed_blocks(keeps)
     }
 
-    /// Bytes of activations of a micro-batch at the peak: either when the backward begins, or when it computes a block or an MLP again after those above it
-    /// were freed.
+    /// Peak bytes of a micro-batch's activations: either when the backward begins, or when it computes a block or an MLP again after the activations
+    /// of those above it were freed.
     pub(super) fn held(&self, clips: usize, keeps: Keeps) -> u64 {
         let config = &self.config;
         let tokens = clips * self.num_frames * config.tokens();
@@ -222,7 +222,7 @@ impl StepShape {
         (tokens, reach)
     }
 
-    /// Bytes for each token that what the activation of a block's MLP reads takes, in the format of the products.
+    /// Bytes per token of what the activation of a block's MLP reads, in the format of the products.
     fn hidden_of(&self, block: usize) -> usize {
         match self.plan(block).0 {
             Tokens::All => self.config.mlp_width * self.stored(),
@@ -235,13 +235,13 @@ impl StepShape {
         Numbers::beside(Format::of(self.precision)).bytes()
     }
 
-    /// Bytes for each token that a block keeps when it keeps everything.
+    /// Bytes per token that a block keeps when it keeps everything.
     fn kept_by(&self, block: usize) -> usize {
         let (c, adapter) = (self.config.width, &self.layout.config);
         let narrow = adapter.adapter_width as usize;
         let of = |is: bool, values: usize| usize::from(is) * values;
         let (tokens, reach) = self.plan(block);
-        // Queries to values wait in the format of the products.
+        // Queries, keys and values wait in the format of the products.
         let stored = self.stored();
         let sections = if tokens == Tokens::Class { 2 } else { 3 };
         let is_all = tokens == Tokens::All;

@@ -13,10 +13,10 @@ use crate::model::ops::simd::{LANES, exp, total, wide};
 /// Panels of the widest kernel, times its tiles.
 const TILES: usize = 6;
 
-/// `[rows, columns]` = left · panels · scale, written from `at` on with rows `stride` apart.
+/// Computes `[rows, columns]` = left · panels · scale, written from `at` on with rows `stride` apart.
 ///
 /// # Safety
-/// `left` has `rows` rows of `words` words, `panels` hold `columns` columns of as many, `out` has the rows, and nobody else touches them.
+/// `left` has `rows` rows of `words` words, `panels` hold `columns` columns of as many, `out` has the rows, and no other thread touches them.
 unsafe fn multiply(
     kernel: Kernel,
     left: Left,
@@ -66,7 +66,7 @@ unsafe fn multiply(
 }
 
 wide! {
-    /// Softmax in place.
+    /// Softmax of a row, in place.
     fn softmax(row: &mut [f32]) {
         let mut most = [f32::NEG_INFINITY; LANES];
         let (chunks, rest) = row.as_chunks::<LANES>();
@@ -100,7 +100,7 @@ wide! {
         }
     }
 
-    /// dp becomes p · (dp - Σ p · dp) · scale.
+    /// The backward of softmax, in place: dp becomes p · (dp - Σ p · dp) · scale.
     fn softmax_back(p: &[f32], dp: &mut [f32], scale: f32) {
         let mut sums = [0.0; LANES];
         for (p, dp) in p.chunks(LANES).zip(dp.chunks(LANES)) {
@@ -123,7 +123,7 @@ struct Scratch {
     scores: Vec<f32>,
     slopes: Vec<f32>,
     panels: Vec<u32>,
-    /// Rows of the left operand, where they are not as the kernel reads them, and one of them as floats.
+    /// Rows of the left operand, where the kernel cannot read them in place, and one of them as floats.
     words: Vec<u32>,
     row: Vec<f32>,
 }
@@ -131,7 +131,7 @@ struct Scratch {
 /// Query rows whose scores are alive at once, at least.
 const QUERIES: usize = 2 * MR;
 
-/// Calls `f` with each frame and head, in parallel and a few at a time: a core that others use too takes fewer.
+/// Calls `f` with each frame and head, in parallel and a few at a time: a core that is busy otherwise takes fewer.
 fn each_head(plan: &Plan, f: impl Fn((usize, usize), &mut Scratch) + Sync) {
     let units = (0..plan.frames * plan.heads).into_par_iter();
     units

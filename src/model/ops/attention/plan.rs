@@ -11,7 +11,7 @@ use crate::model::ops::kernel::{self, Format, Kernel, Left, NR};
 use crate::model::ops::packed::{encode_row, join, pair};
 use crate::model::ops::simd::wide;
 
-/// Rows of one operand: where frame 0 begins, between frames, between rows.
+/// Position of an operand's rows: offset of frame 0, distance between frames, distance between rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) offset: usize,
@@ -19,19 +19,19 @@ pub(super) struct Place {
     pub(super) row: usize,
 }
 
-/// Sizes and places, the same for forward and backward.
+/// Sizes and positions, the same for forward and backward.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) frames: usize,
     pub(super) queries: usize,
     pub(super) keys: usize,
     pub(super) heads: usize,
-    /// Of a head.
+    /// Width of a head.
     pub(super) width: usize,
     pub(super) q: Place,
     pub(super) k: Place,
     pub(super) v: Place,
-    /// The result.
+    /// Position of the result.
     pub(super) y: Place,
 }
 
@@ -109,7 +109,7 @@ impl Plan {
         place.offset + frame * place.frame + head * self.width
     }
 
-    /// Length of a row of scores.
+    /// Length of a row of scores, filled up to whole panels.
     pub(super) fn padded(&self) -> usize {
         self.keys.next_multiple_of(NR)
     }
@@ -119,7 +119,7 @@ impl Plan {
     }
 }
 
-/// Rows in memory.
+/// Evenly spaced rows in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
     values: Values<'a>,
@@ -127,7 +127,7 @@ pub(super) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows of `row` values.
+    /// A matrix whose rows are `row` values apart.
     pub(super) fn new(values: Values<'a>, row: usize) -> Self {
         Self { values, row }
     }
@@ -137,19 +137,19 @@ impl<'a> Matrix<'a> {
         Self::new(self.values.skip(first * self.row), self.row)
     }
 
-    /// Asks for `rows` rows of `columns` values, which are read soon: they lie pages apart.
+    /// Prefetches `rows` rows of `columns` values, which are read soon: they lie pages apart.
     pub(super) fn expect(&self, (rows, columns): (usize, usize)) {
         for i in 0..rows {
             self.line(i, columns).expect();
         }
     }
 
-    /// The first values of a row.
+    /// The first `columns` values of a row.
     fn line(&self, row: usize, columns: usize) -> Values<'a> {
         self.values.skip(row * self.row).take(columns)
     }
 
-    /// `rows` rows of `columns` values as the kernel reads them; what has to be written goes to `words`.
+    /// Encodes `rows` rows of `columns` values as the kernel reads them; rows that cannot be read in place are written to `words`.
     pub(super) fn encode(
         &self,
         kernel: Kernel,
@@ -242,7 +242,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Some columns of rows that lie `stride` apart; lanes beyond them become 0.
+/// Packs some columns of rows that lie `stride` apart; lanes beyond them become 0.
 fn pack_floats(values: Values<'_>, stride: usize, columns: Range<usize>, panel: &mut [[u32; NR]]) {
     for (row, out) in panel.iter_mut().enumerate() {
         let first = row * stride + columns.start;
@@ -255,7 +255,7 @@ fn pack_floats(values: Values<'_>, stride: usize, columns: Range<usize>, panel: 
     }
 }
 
-/// The same of pairs of rows, joined to words; a row that is not there is one of zeros.
+/// Packs columns of pairs of rows, joined to words; a missing row counts as zeros.
 #[inline(always)]
 fn pack_joined<T: Copy + Default>(
     values: &[T],

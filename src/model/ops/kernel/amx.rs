@@ -1,6 +1,6 @@
 //! Tiles with AMX: a matrix unit that adds 16 words of a sum at once to 16 rows of 16 columns.
 //!
-//! Invariant: a row's sums do not depend on how many rows are computed with it. What is left of a sum after whole steps of 16 words is added by AVX-512.
+//! Invariant: a row's sums do not depend on how many rows are computed with it. The rest of a sum after whole steps of 16 words is added by AVX-512.
 #![allow(unsafe_code)]
 
 use std::arch::asm;
@@ -11,20 +11,20 @@ use super::{Format, Left, MR, NR, Tile, avx512};
 
 /// Rows of a whole tile: two of the unit's registers.
 pub(super) const ROWS: usize = 32;
-/// Tiles of [`MR`] rows that hold them.
+/// Tiles of [`MR`] rows that hold a whole tile's rows.
 pub(super) const TILES: usize = ROWS.div_ceil(MR);
-/// Rows, and words of a row, of one of its registers.
+/// Rows, and words of a row, of one of the unit's registers.
 const SIDE: usize = 16;
 /// Bytes of a register's row.
 const ROW_BYTES: usize = 4 * SIDE;
 
-/// Whether the CPU has the unit with this format, and the kernel lets this process use it.
+/// Whether the CPU has the unit with this format, and the operating system lets this process use it.
 pub(in crate::model::ops) fn runs(format: Format) -> bool {
     static HAS: OnceLock<(bool, bool)> = OnceLock::new();
     let (bf16, int8) = *HAS.get_or_init(|| {
         let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;
         let has = |bit: u32| leaf >> bit & 1 == 1;
-        // AMX-BF16, AMX-TILE and AMX-INT8, as CPUID's leaf 7 numbers them.
+        // AMX-BF16, AMX-TILE and AMX-INT8, as numbered in CPUID's leaf 7.
         let permitted = has(24) && is_permitted();
         (permitted && has(22), permitted && has(25))
     });
@@ -38,11 +38,11 @@ pub(in crate::model::ops) fn runs(format: Format) -> bool {
 /// Asks Linux for the unit's registers, which a process may use only after that.
 #[cfg(target_os = "linux")]
 fn is_permitted() -> bool {
-    /// ARCH_REQ_XCOMP_PERM.
+    /// The number of ARCH_REQ_XCOMP_PERM.
     const REQUEST: libc::c_long = 0x1023;
     /// The state component of the tiles' data.
     const TILE_DATA: libc::c_long = 18;
-    // SAFETY: the call takes two numbers and changes what later instructions may do, nothing else.
+    // SAFETY: the call takes two numbers and changes only what later instructions may do.
     unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) == 0 }
 }
 
@@ -51,7 +51,7 @@ fn is_permitted() -> bool {
     false
 }
 
-/// What `ldtilecfg` reads.
+/// The configuration that `ldtilecfg` reads.
 #[repr(C, align(64))]
 struct Shapes {
     palette: u8,
@@ -61,8 +61,8 @@ struct Shapes {
     rows: [u8; 16],
 }
 
-/// Gives the registers their shapes for so many rows: 0 to 3 hold sums (two panels of the upper rows, then of the lower), 4 and 5 the left operand's upper and
-/// lower rows, 6 and 7 two panels.
+/// Gives the registers their shapes for `rows` rows: 0 to 3 hold sums (two panels of the upper rows, then of the lower), 4 and 5 the left operand's
+/// upper and lower rows, 6 and 7 two panels.
 ///
 /// # Safety
 /// The CPU has AMX and the process may use it.
@@ -84,21 +84,21 @@ unsafe fn shape(rows: usize) {
     };
     shapes.row_bytes[..8].fill(ROW_BYTES as u16);
     shapes.rows[..8].copy_from_slice(&[upper, upper, lower, lower, upper, lower, 16, 16]);
-    // SAFETY: the instruction reads these 64 bytes. Registers of tiles are used in this file alone.
+    // SAFETY: the instruction reads these 64 bytes. Only this file uses the tile registers.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
 }
 
-/// Where the operands of a tile lie.
+/// Addresses of a tile's operands.
 struct Walk {
     /// Upper and lower rows of the left operand.
     left: [*const u32; 2],
-    /// Between those rows.
+    /// Bytes between rows of the left operand.
     row_bytes: usize,
-    /// Two panels.
+    /// The two panels.
     panels: [*const u32; 2],
     /// Sums of the upper rows with each panel, then of the lower rows.
     sums: [*mut f32; 4],
-    /// Steps of 16 words; at least one.
+    /// Number of steps of 16 words; at least one.
     steps: usize,
 }
 
@@ -109,7 +109,7 @@ macro_rules! walk {
         /// `shape` was called for these rows on this thread, and the CPU multiplies this format. The rows of the left operand and the panels have
         /// 16 · `steps` words, and all sums 16 values for each row of their register.
         unsafe fn $name(walk: &Walk) {
-            // SAFETY: promised by the caller. The compiler never uses the registers of tiles, and nobody else does.
+            // SAFETY: promised by the caller. Neither the compiler nor any other code uses the tile registers.
             unsafe {
                 asm!(
                     $($first,)+
@@ -184,7 +184,7 @@ walk!(
 );
 
 /// # Safety
-/// As `Kernel::tiles`, on a CPU with AMX and AVX-512 for this format; `out` has [`TILES`] tiles for each panel, whose rows follow one another.
+/// Same as `Kernel::tiles`, on a CPU with AMX and AVX-512 for this format; `out` has [`TILES`] tiles for each panel, whose rows follow one another.
 pub(super) unsafe fn tile(
     format: Format,
     rows: usize,
@@ -199,7 +199,7 @@ pub(super) unsafe fn tile(
     let out = out.as_mut_ptr().cast::<f32>();
     let apart = TILES * MR * NR;
     let first = panels[0];
-    // SAFETY: passed on; rows and panels that are not there are replaced by those that are, and their sums go to `spare`.
+    // SAFETY: passed on; missing rows and panels are replaced by existing ones, and their sums go to `spare`.
     unsafe {
         if steps > 0 {
             let mut spare = [[0.0_f32; NR]; SIDE];

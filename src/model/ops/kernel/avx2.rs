@@ -4,7 +4,7 @@
 use super::micro::{by_rows, micro};
 use super::{Format, Left, Tile};
 
-/// Rows of a whole tile: what the 16 registers hold beside the operands.
+/// Rows of a whole tile: as many as fit the 16 registers beside the operands.
 pub(super) fn rows(format: Format) -> usize {
     match format {
         Format::F32 => 6,
@@ -13,7 +13,7 @@ pub(super) fn rows(format: Format) -> usize {
 }
 
 /// # Safety
-/// As `Kernel::tiles`, on a CPU with AVX2 and FMA.
+/// Same as `Kernel::tiles`, on a CPU with AVX2 and FMA.
 pub(super) unsafe fn tile(
     format: Format,
     rows: usize,
@@ -66,7 +66,7 @@ mod floats {
     }
 
     /// # Safety
-    /// There are 8 values.
+    /// `at` points to 8 values.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn load(at: *const f32) -> __m256 {
@@ -75,7 +75,7 @@ mod floats {
     }
 
     /// # Safety
-    /// There is room for 8 values.
+    /// `at` has room for 8 values.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn store(at: *mut f32, sum: __m256) {
@@ -94,7 +94,7 @@ mod f32s {
     type Sum = __m256;
 
     /// # Safety
-    /// There are 8 words.
+    /// `at` points to 8 words.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn right(at: *const u32) -> Right {
@@ -103,7 +103,7 @@ mod f32s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn value(at: *const u32) -> __m256 {
@@ -133,7 +133,7 @@ mod bf16s {
     type Sum = __m256;
 
     /// # Safety
-    /// There are 8 words.
+    /// `at` points to 8 words.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn right(at: *const u32) -> Right {
@@ -146,7 +146,7 @@ mod bf16s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn value(at: *const u32) -> Right {
@@ -187,7 +187,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There are 8 words.
+    /// `at` points to 8 words.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn right(at: *const u32) -> Right {
@@ -199,7 +199,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn value(at: *const u32) -> Right {
@@ -218,7 +218,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There are 8 values.
+    /// `at` points to 8 values.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn load(at: *const f32) -> __m256i {
@@ -227,7 +227,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There is room for 8 values.
+    /// `at` has room for 8 values.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn store(at: *mut f32, sum: __m256i) {

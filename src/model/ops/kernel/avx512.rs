@@ -14,7 +14,7 @@ pub(super) fn is_bf16_fast() -> bool {
 }
 
 /// # Safety
-/// As `Kernel::tiles`, on a CPU with AVX-512F, and AVX512-BF16 or AVX512-VNNI for these formats.
+/// Same as `Kernel::tiles`, on a CPU with AVX-512F, and AVX512-BF16 or AVX512-VNNI for these formats.
 pub(super) unsafe fn tile(
     format: Format,
     rows: usize,
@@ -46,10 +46,10 @@ pub(super) unsafe fn tile(
     }
 }
 
-/// The same for one panel.
+/// Same as `tile`, for one panel.
 ///
 /// # Safety
-/// As `tile`; `out` has 16 values for each row.
+/// Same as `tile`; `out` has 16 values for each row.
 pub(super) unsafe fn one(
     format: Format,
     rows: usize,
@@ -100,7 +100,7 @@ mod floats {
     }
 
     /// # Safety
-    /// There are 16 values.
+    /// `at` points to 16 values.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn load(at: *const f32) -> __m512 {
@@ -109,7 +109,7 @@ mod floats {
     }
 
     /// # Safety
-    /// There is room for 16 values.
+    /// `at` has room for 16 values.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn store(at: *mut f32, sum: __m512) {
@@ -128,7 +128,7 @@ mod f32s {
     type Sum = __m512;
 
     /// # Safety
-    /// There are 16 words.
+    /// `at` points to 16 words.
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn right(at: *const u32) -> Right {
@@ -137,7 +137,7 @@ mod f32s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn value(at: *const u32) -> __m512 {
@@ -166,7 +166,7 @@ mod bf16s {
     type Sum = __m512;
 
     /// # Safety
-    /// There are 16 words.
+    /// `at` points to 16 words.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn right(at: *const u32) -> Right {
@@ -175,7 +175,7 @@ mod bf16s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn value(at: *const u32) -> Right {
@@ -210,7 +210,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There are 16 words.
+    /// `at` points to 16 words.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn right(at: *const u32) -> Right {
@@ -219,7 +219,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn value(at: *const u32) -> Right {
@@ -234,7 +234,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There are 16 values.
+    /// `at` points to 16 values.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn load(at: *const f32) -> __m512i {
@@ -243,7 +243,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There is room for 16 values.
+    /// `at` has room for 16 values.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn store(at: *mut f32, sum: __m512i) {

@@ -1,18 +1,18 @@
 //! The loop of a tile, the same for every set of instructions and number format: what differs is a module of six small functions.
 
-/// Defines `tile::<ROWS, VECTORS>`, which keeps ROWS × VECTORS sums in registers. In scope there are the types `Sum` and `Right` (both copied), and, with
-/// these CPU features, `zero() -> Sum`, `right(*const u32) -> Right` (a vector of the panel), `value(*const u32) -> Value` (a word of the left operand, in
-/// all lanes), `add(Sum, &Value, &Right) -> Sum`, `load(*const f32) -> Sum` and `store(*mut f32, Sum)`.
+/// Defines `tile::<ROWS, VECTORS>`, which keeps ROWS × VECTORS sums in registers. The types `Sum` and `Right` (both `Copy`) must be in scope and,
+/// with these CPU features, `zero() -> Sum`, `right(*const u32) -> Right` (a vector of the panel), `value(*const u32) -> Value` (a word of the left
+/// operand, in all lanes), `add(Sum, &Value, &Right) -> Sum`, `load(*const f32) -> Sum` and `store(*mut f32, Sum)`.
 macro_rules! micro {
     ($features:literal) => {
-        /// Steps without a jump and with one set of addresses, where words of a row are neighbours: a thread that shares its core with another gets half of
-        /// the instructions that begin.
+        /// Steps without a jump and with one set of addresses, where words of a row are neighbours: a thread that shares its core with another can
+        /// start only half as many instructions.
         const UNROLLED: usize = 8;
 
         /// Adds the products of one word of each row.
         ///
         /// # Safety
-        /// Rows and vectors are there.
+        /// The rows and vectors exist.
         #[inline]
         #[target_feature(enable = $features)]
         unsafe fn step<const ROWS: usize, const VECTORS: usize>(
@@ -37,10 +37,10 @@ macro_rules! micro {
             }
         }
 
-        /// Vectors lie `apart.0` words apart in the panels and `apart.1` values apart in the tiles.
+        /// Computes a tile whose vectors lie `apart.0` words apart in the panels and `apart.1` values apart in the tiles.
         ///
         /// # Safety
-        /// As `Kernel::tiles`, on a CPU with these features; the vectors are inside panels and tiles.
+        /// Same as `Kernel::tiles`, on a CPU with these features; the vectors are inside panels and tiles.
         #[target_feature(enable = $features)]
         pub(super) unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
             words: usize,
@@ -54,7 +54,7 @@ macro_rules! micro {
             if goes_on {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (v, sum) in sums.iter_mut().enumerate() {
-                        // SAFETY: as where the sums are stored.
+                        // SAFETY: see where the sums are stored.
                         *sum = unsafe {
                             load(out.add(row * $crate::model::ops::kernel::NR + v * apart.1))
                         };
@@ -76,7 +76,7 @@ macro_rules! micro {
                     }
                 }
                 for _ in 0..words {
-                    // Rows that are neighbours are constants away.
+                    // Distances between neighbouring rows are constants.
                     match left.row_stride {
                         1 => step(&mut sums, at, 1, panel, apart.0),
                         row_stride => step(&mut sums, at, row_stride, panel, apart.0),
@@ -101,7 +101,7 @@ macro_rules! micro {
         /// Adds products of two registers to 12 sums, `steps` times; returns how many sums there are.
         #[target_feature(enable = $features)]
         pub(super) fn registers(steps: usize) -> u64 {
-            // Any operands would do, if the compiler did not know them.
+            // Any operands would do, as long as the compiler does not know them.
             let words = std::hint::black_box([0x3F80_3F80_u32; $crate::model::ops::kernel::NR]);
             // SAFETY: there are 16 words.
             let (value, right) = unsafe { (value(words.as_ptr()), right(words.as_ptr())) };
@@ -113,7 +113,7 @@ macro_rules! micro {
             }
             let mut out = [0.0_f32; $crate::model::ops::kernel::NR];
             for sum in sums {
-                // SAFETY: there is room for 16 values. The compiler cannot see that nobody reads them.
+                // SAFETY: there is room for 16 values. The compiler cannot see that they are never read.
                 unsafe { store(std::hint::black_box(out.as_mut_ptr()), sum) };
             }
             12

@@ -4,7 +4,7 @@
 use super::micro::{by_rows, micro};
 use super::{Format, Left, Tile};
 
-/// Rows of a whole tile: what the 32 registers hold beside the operands.
+/// Rows of a whole tile: as many as fit the 32 registers beside the operands.
 pub(super) fn rows(format: Format) -> usize {
     match format {
         Format::F32 => 6,
@@ -13,7 +13,7 @@ pub(super) fn rows(format: Format) -> usize {
 }
 
 /// # Safety
-/// As `Kernel::tiles`.
+/// Same as `Kernel::tiles`.
 pub(super) unsafe fn tile(
     format: Format,
     rows: usize,
@@ -66,7 +66,7 @@ mod floats {
     }
 
     /// # Safety
-    /// There are 4 values.
+    /// `at` points to 4 values.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn load(at: *const f32) -> float32x4_t {
@@ -75,7 +75,7 @@ mod floats {
     }
 
     /// # Safety
-    /// There is room for 4 values.
+    /// `at` has room for 4 values.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn store(at: *mut f32, sum: float32x4_t) {
@@ -94,7 +94,7 @@ mod f32s {
     type Sum = float32x4_t;
 
     /// # Safety
-    /// There are 4 words.
+    /// `at` points to 4 words.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn right(at: *const u32) -> Right {
@@ -103,7 +103,7 @@ mod f32s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn value(at: *const u32) -> float32x4_t {
@@ -133,7 +133,7 @@ mod bf16s {
     type Sum = float32x4_t;
 
     /// # Safety
-    /// There are 4 words.
+    /// `at` points to 4 words.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn right(at: *const u32) -> Right {
@@ -146,7 +146,7 @@ mod bf16s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn value(at: *const u32) -> Right {
@@ -189,7 +189,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There are 4 words.
+    /// `at` points to 4 words.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn right(at: *const u32) -> Right {
@@ -202,7 +202,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There is a word.
+    /// `at` points to a word.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn value(at: *const u32) -> Right {
@@ -226,7 +226,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There are 4 values.
+    /// `at` points to 4 values.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn load(at: *const f32) -> int32x4_t {
@@ -235,7 +235,7 @@ mod int8s {
     }
 
     /// # Safety
-    /// There is room for 4 values.
+    /// `at` has room for 4 values.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn store(at: *mut f32, sum: int32x4_t) {

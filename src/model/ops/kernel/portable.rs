@@ -1,4 +1,4 @@
-//! Tiles in plain loops: any CPU, and the twin of the others in tests.
+//! Tiles in plain loops: for any CPU, and the twin of the others in tests.
 #![allow(unsafe_code)]
 
 use super::{Format, Left, NR, Tile};
@@ -7,7 +7,7 @@ use super::{Format, Left, NR, Tile};
 pub(super) const ROWS: usize = 6;
 
 /// # Safety
-/// As `Kernel::tiles`.
+/// Same as `Kernel::tiles`.
 pub(super) unsafe fn tile(
     format: Format,
     rows: usize,
@@ -49,7 +49,7 @@ fn halves(word: u32) -> (f32, f32) {
     )
 }
 
-/// A sum as the bits of a float.
+/// A sum stored as the bits of a float.
 trait Bits: Copy + Default {
     fn bits(self) -> f32;
     fn of(bits: f32) -> Self;
@@ -76,7 +76,7 @@ impl Bits for i32 {
 }
 
 /// # Safety
-/// As `Kernel::tiles`.
+/// Same as `Kernel::tiles`.
 #[inline(always)]
 unsafe fn sums<S: Bits>(
     rows: usize,
@@ -101,7 +101,7 @@ unsafe fn sums<S: Bits>(
 }
 
 /// # Safety
-/// As `Kernel::tiles`, with ROWS rows.
+/// Same as `Kernel::tiles`, with ROWS rows.
 unsafe fn fixed<const ROWS: usize, S: Bits>(
     words: usize,
     left: Left,

@@ -35,7 +35,7 @@ impl<'a> Each<'a> {
     }
 }
 
-/// The patch rows of each segment of x `[N, L, k]` times its own Wᵀ: `[frames, L - 1, n]` each.
+/// Multiplies the patch rows of each segment of x `[N, L, k]` by the segment's own Wᵀ: `[frames, L - 1, n]` each.
 pub(in crate::model) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<Vec<Tensor>> {
     let (frames, tokens, k) = x.dims3()?;
     check(frames, parts)?;
@@ -63,8 +63,8 @@ pub(in crate::model) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<V
         .collect()
 }
 
-/// r `[N, L, C]` with the patch rows of each segment increased by x · Wᵀ + b of its own; `xs` are as `project_each` gives them. Frames of no segment
-/// stay as they are. Segments follow one another.
+/// Adds x · Wᵀ + b of each segment to the patch rows of r `[N, L, C]`; `xs` are as `project_each` gives them. Frames of no segment stay unchanged.
+/// Segments follow one another.
 pub(in crate::model) fn project_add_each(
     xs: &[Tensor],
     residual: &Tensor,

@@ -1,4 +1,4 @@
-//! One product with what goes with it, cut into units of parallel work.
+//! One product with its bias, activation and residual, cut into units of parallel work.
 //!
 //! Invariant: an element is one sum in one order, however the product is cut.
 #![allow(unsafe_code)]
@@ -17,7 +17,7 @@ use crate::model::ops::epilogue::{Epilogue, Scale, end};
 use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
 use crate::model::ops::packed::{Packed, encode_row};
 
-/// One product with what goes with it.
+/// One product with its bias, activation and residual.
 pub(super) struct Product<'a> {
     pub(super) weight: &'a Packed,
     pub(super) sections: Range<usize>,
@@ -26,25 +26,25 @@ pub(super) struct Product<'a> {
     pub(super) x: Values<'a>,
     pub(super) input: Grid,
     pub(super) output: Grid,
-    /// Laid out as the output.
+    /// Residual, laid out like the output.
     pub(super) residual: Option<&'a [f32]>,
 }
 
-/// What a product writes; all laid out as its output.
+/// Buffers that a product writes; all laid out like its output.
 pub(super) struct Results<'a> {
     pub(super) y: ValuesMut<'a>,
-    /// The values before the activation, where someone reads them.
+    /// The values before the activation, where they are needed.
     pub(super) before: Option<ValuesMut<'a>>,
 }
 
 impl<'a> Results<'a> {
-    /// Without those before the activation.
+    /// Results without the values before the activation.
     pub(super) fn only(y: ValuesMut<'a>) -> Self {
         Self { y, before: None }
     }
 }
 
-/// The same for the threads.
+/// The buffers of a product as the threads share them.
 #[derive(Clone, Copy)]
 struct Sinks {
     y: Sink,
@@ -64,7 +64,7 @@ pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<(
         .iter()
         .map(|(product, _)| product.split())
         .collect();
-    // Few rows are shared out by columns as well.
+    // Few rows are divided by columns as well.
     let blocks: usize = splits.iter().map(Split::blocks).sum();
     let parts = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
     let (mut ends, mut total) = (Vec::with_capacity(products.len()), 0);
@@ -89,7 +89,7 @@ pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<(
 }
 
 impl Product<'_> {
-    /// Computes all of it.
+    /// Computes the whole product.
     pub(super) fn run(self, results: Results<'_>) -> Result<()> {
         run_all(vec![(self, results)])
     }
@@ -102,7 +102,7 @@ impl Product<'_> {
         self.input.count() == 0 || self.n() == 0
     }
 
-    /// Whether all operands and a result of this length fit.
+    /// Checks that all operands and a result of this length fit.
     fn check(&self, len: usize) -> Result<()> {
         let (k, n) = (self.weight.k(), self.n());
         let fits = |grid: &Grid, len: usize, used: usize| {
@@ -126,11 +126,11 @@ impl Product<'_> {
         Ok(())
     }
 
-    /// The rows where they lie, if the kernel reads them as they are.
+    /// The address of the rows where they lie, if the kernel can read them in place.
     fn in_place(&self) -> Option<*const u32> {
         let at: *const u32 = match (self.weight.format(), self.x) {
             (Format::F32, Values::F32(x)) => x.as_ptr().cast(),
-            // Two neighbours are a word as they lie in memory.
+            // Two neighbours already form a word in memory.
             (Format::Bf16, Values::Bf16(x))
                 if self.weight.kernel().reads_rows()
                     && self.weight.k().is_multiple_of(2)
@@ -217,8 +217,8 @@ impl Product<'_> {
                     let panels = first_panel + j..first_panel + last;
                     self.expect(group, row..row + taken, panels, out);
                 }
-                // SAFETY: `check` saw that the input has these rows of k elements, and `left` gave their words; panels have as many words for
-                // each of 16 columns.
+                // SAFETY: `check` saw that the input has these rows of k elements, and `left` gave their words; panels have as many words for each of
+                // 16 columns.
                 unsafe {
                     let left = left.rows_from(row - first_row).skip(begin);
                     kernel.tiles(taken, count, left, &right[..last - j], sums, begin > 0);
@@ -236,7 +236,7 @@ impl Product<'_> {
         }
     }
 
-    /// Asks for the memory that a tile's end will touch, while the products are computed.
+    /// Prefetches the memory that the end of a tile will touch, while the products are computed.
     fn expect(&self, group: usize, rows: Range<usize>, panels: Range<usize>, out: Sinks) {
         let (first, last) = (
             self.weight.place(panels.start),
@@ -256,7 +256,7 @@ impl Product<'_> {
         }
     }
 
-    /// What becomes of the sums of a panel's tile; `scales` are those of these rows.
+    /// The epilogue of the sums of a panel's tile; `scales` are those of these rows.
     fn epilogue<'e>(
         &'e self,
         group: usize,
@@ -288,15 +288,15 @@ impl Product<'_> {
     }
 }
 
-/// A unit's rows in the weight's format; each thread keeps its own.
+/// A unit's rows in the weight's format; each thread keeps its own buffers.
 #[derive(Default)]
 struct Scratch {
     words: Vec<u32>,
-    /// A row as floats, where it is not.
+    /// One row as floats, where it is stored otherwise.
     row: Vec<f32>,
-    /// What 1 stands for in each row.
+    /// The value of 1 in each row.
     scales: Vec<f32>,
-    /// Sums that go on.
+    /// Unfinished sums.
     tiles: Vec<Tile>,
 }
 

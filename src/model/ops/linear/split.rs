@@ -1,29 +1,29 @@
 //! How a product is cut into units of parallel work, and in which order a unit's tiles are computed.
 //!
-//! Invariant: neither changes a result.
+//! Invariant: neither the cut nor the order changes a result.
 
 use std::ops::Range;
 
 use super::Grid;
 use crate::model::ops::kernel::Kernel;
 
-/// The operand of a unit that stays in the second-level cache, while the other passes by.
+/// The operand of a unit that stays in the second-level cache while the other passes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stays {
     /// A block of rows that had to be encoded; the panels pass by.
     Rows,
-    /// A few panels; rows that are read where they lie pass by, a tile at a time. The hardware looks ahead in each row of a tile, but in a panel
+    /// A few panels; rows that are read where they lie pass by, one tile at a time. The hardware looks ahead in each row of a tile, but in a panel
     /// only once: this order waits less for memory.
     Panels,
 }
 
-/// Rows of a unit beside which the time to fetch its panels counts little.
+/// Rows of a unit from which on the time to fetch its panels hardly matters.
 const MANY: usize = 400;
 
 /// Rows of a unit below which it is not cut.
 const FEW: usize = 24;
 
-/// A product's units.
+/// The units of a product.
 #[derive(Debug, Clone)]
 pub(super) struct Split {
     stays: Stays,
@@ -40,7 +40,7 @@ pub(super) struct Split {
 }
 
 impl Split {
-    /// Of rows `input` of so many words each, and of `panels`; neither is empty.
+    /// Splits rows `input` of `words` words each, and `panels` panels; neither is empty.
     pub(super) fn new(
         stays: Stays,
         kernel: Kernel,
@@ -51,7 +51,7 @@ impl Split {
         let (all, threads) = (input.count(), rayon::current_num_threads());
         let words = words.clamp(1, kernel.chunk());
         let (per_part, most) = match stays {
-            // Each thread has two blocks at least, where there are rows enough.
+            // Each thread gets at least two blocks, where there are enough rows.
             Stays::Rows => {
                 let share = all.div_ceil(2 * threads);
                 (panels, kernel.block_rows(words).min(share))
@@ -76,7 +76,7 @@ impl Split {
         }
     }
 
-    /// The same with so many parts of the panels at least, where there are as many.
+    /// The same split with at least `parts` parts of the panels, where there are as many panels.
     pub(super) fn parts_at_least(self, parts: usize) -> Self {
         let per_part = self.panels.div_ceil(parts.max(1));
         Self {
@@ -94,12 +94,12 @@ impl Split {
         self.panels.div_ceil(self.per_part)
     }
 
-    /// How many units there are.
+    /// Number of units.
     pub(super) fn units(&self) -> usize {
         self.blocks() * self.parts()
     }
 
-    /// The group of a unit, its rows in there, and its panels.
+    /// The group of a unit, its rows in that group, and its panels.
     pub(super) fn unit(&self, unit: usize) -> (usize, Range<usize>, Range<usize>) {
         let (part, unit) = (unit % self.parts(), unit / self.parts());
         let (group, first) = (unit / self.blocks, unit % self.blocks * self.block);

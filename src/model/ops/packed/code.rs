@@ -10,10 +10,10 @@ use crate::model::ops::simd::wide;
 /// The largest 8-bit integer; -128 stays unused, so that the range is symmetric.
 const MOST: f32 = 127.0;
 
-/// What is added to the integers of the left operand, which are unsigned.
+/// The shift of the left operand's integers, which are unsigned.
 pub(in crate::model::ops) const SHIFT: i32 = 128;
 
-/// Adding and taking away 1.5 · 2^23 rounds to the nearest integer.
+/// Adding and subtracting 1.5 · 2^23 rounds to the nearest integer.
 const ROUND: f32 = 12_582_912.0;
 
 /// Writes a panel `[k][16]` in a format.
@@ -65,7 +65,7 @@ pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns:
     }
 }
 
-/// Reads rows `[rows][16]` from the words where they begin.
+/// Decodes rows `[rows][16]` from the words where they begin.
 pub(super) fn decode(format: Format, words: &[u32], columns: Option<&Columns>, out: &mut [f32]) {
     match format {
         Format::F32 => {
@@ -97,13 +97,13 @@ pub(super) fn decode(format: Format, words: &[u32], columns: Option<&Columns>, o
     }
 }
 
-/// Two bfloat16 in a word.
+/// Rounds two floats to bfloat16 and joins them to a word.
 #[inline(always)]
 pub(in crate::model::ops) fn pair(low: f32, high: f32) -> u32 {
     rounded(low) >> 16 | rounded(high)
 }
 
-/// The same of two that are bfloat16 already.
+/// Joins two bfloat16 to a word.
 #[inline(always)]
 pub(in crate::model::ops) fn join(low: bf16, high: bf16) -> u32 {
     u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16
@@ -117,8 +117,8 @@ pub(in crate::model::ops) fn rounded(value: f32) -> u32 {
     if value.is_nan() { 0x7FC0_0000 } else { near }
 }
 
-/// Writes a row of k values as words; returns what 1 stands for, which is NaN for a row of integers that was not finite, and 1 for other formats. `own` is
-/// room for a row of floats.
+/// Writes a row of k values as words; returns the value of 1: for integers the row's scale, which is NaN if the row was not finite, and 1 for other
+/// formats. `own` is scratch space for a row of floats.
 pub(in crate::model::ops) fn encode_row(
     format: Format,
     row: Values<'_>,
@@ -182,7 +182,7 @@ wide! {
         }
         let scale = most.iter().fold(0.0, |a: f32, &b| a.max(b)) / MOST;
         let poison: f32 = poison.iter().sum();
-        // Below that the inverse would overflow, and the row is as good as 0.
+        // Below this scale the inverse would overflow, and the row is as good as 0.
         let usable = scale >= f32::MIN_POSITIVE && scale.is_finite();
         let inverse = if usable { 1.0 / scale } else { 0.0 };
         // The lowest bits of 1.5 · 2^23 + x are the integer x in two's complement.
