@@ -1,7 +1,7 @@
 //! The device thread: one OS thread owns the compute; serving and training take turns on it, one block of one batch at a time.
 //!
-//! Invariant: it knows neither jobs nor the engine, and interleaving the slices of different works never changes a result by a bit, since a
-//! work's state is its own. A panic inside a slice drops that work alone.
+//! Invariant: the device knows neither jobs nor the engine, and interleaving the slices of different work items never changes a bit of a result,
+//! since each item's state is its own. A panic inside a slice drops that item alone.
 
 mod schedule;
 mod slice;
@@ -16,12 +16,12 @@ pub use crate::spec::Step;
 pub use thread::{Handle, PauseGuard, Service, Stats, start};
 pub use walk::Walk;
 
-/// Whose turn comes first.
+/// Which kind of work comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Priority {
-    /// Runs its slices back to back, before any training.
+    /// Work that runs its slices back to back, before any training.
     Serving,
-    /// Gives the device back after every slice; takes turns with other training works.
+    /// Work that gives the device back after every slice, and takes turns with other training work.
     Training,
 }
 
@@ -34,21 +34,21 @@ impl Priority {
     }
 }
 
-/// Something that the device runs slice by slice. It reports its own result, for example through a channel that it holds; when it is dropped
-/// before it is done (cancelled, panicked, or the device stopped) that channel closes.
+/// A work item that the device runs slice by slice. It reports its own result, for example through a channel that it holds; when it is dropped before
+/// it is done (cancelled, panicked, or the device stopped) that channel closes.
 pub trait Work: Send {
     /// Runs one slice: one block of one batch.
     fn advance(&mut self) -> Step;
 
-    /// Whether nobody waits for the result any more; asked before every slice, and the work is dropped if so.
+    /// Whether nobody waits for the result any more; asked before every slice, and if so the item is dropped.
     fn is_cancelled(&self) -> bool {
         false
     }
 
-    /// A slice panicked with this message; the work is dropped next, and nothing else is called.
+    /// Called when a slice panicked with this message; the item is dropped next, and nothing else is called.
     fn panicked(&mut self, _message: &Arc<str>) {}
 
-    /// Memory that it needs while it runs, in bytes; a training work waits until its share fits into the budget.
+    /// Memory that the item needs while it runs, in bytes; a training item waits until its share fits into the budget.
     fn bytes(&self) -> u64 {
         0
     }
@@ -56,20 +56,19 @@ pub trait Work: Send {
 
 /// Forms serving work when the device can take it, so that a batch grows while the device is busy.
 pub trait Source: Send {
-    /// The next batch; `None` when nothing waits. The device asks again after [`Handle::wake`] and after each slice. Called on the device
-    /// thread: it must be quick.
+    /// Forms the next batch; `None` when nothing waits. The device asks again after [`Handle::wake`] and after each slice. Called on the device
+    /// thread, so it must be quick.
     fn next(&mut self) -> Option<Box<dyn Work>>;
 }
 
 /// How the device takes turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Submitted works that may be there at once, running or not. Each is a step of a running job or a warm-up, so a few dozen are plenty; more
-    /// is an error.
+    /// Most submitted items at a time, running or not; more is an error. Each is a step of a running job or a warm-up, so a few dozen are plenty.
     pub queue: usize,
-    /// Bytes that training works may need together; one alone always runs.
+    /// Bytes that training items may need together; a single one always runs.
     pub training_bytes: u64,
-    /// Serving batches in a row after which a waiting training work gets one slice.
+    /// Serving batches in a row after which a waiting training item gets one slice.
     pub serving_run: u32,
 }
 
@@ -83,28 +82,28 @@ impl Default for Config {
     }
 }
 
-/// Why the device did not run a work.
+/// Why the device did not run a work item.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Too many works wait.
+    /// Too many items wait.
     #[error("the device's queue is full: {queue} works are there")]
     Full {
-        /// Its capacity.
+        /// Capacity of the queue.
         queue: usize,
     },
-    /// The device has stopped, or dropped the work while it stopped.
+    /// The device has stopped, or dropped the item while it stopped.
     #[error("the device has stopped")]
     Stopped,
-    /// A slice of this work panicked.
+    /// A slice of this item panicked.
     #[error("a device slice panicked: {message}")]
     Panicked {
-        /// The panic's message.
+        /// Message of the panic.
         message: Arc<str>,
     },
     /// The OS refused the thread.
     #[error("the device thread did not start: {reason}")]
     Thread {
-        /// What the OS said.
+        /// Error message of the OS.
         reason: Arc<str>,
     },
 }

@@ -1,7 +1,7 @@
-//! Classification: admission, batches that mix tasks, resident adapter sets, and the move of serving versions.
+//! Classification: admission, batches that mix tasks, resident adapter sets, and swaps of serving versions.
 //!
-//! Invariant: one bad input, one expired request or one failing adapter set fails alone: never its batch neighbours. What is expired or
-//! abandoned never reaches the device.
+//! Invariant: a bad input, an expired request or a failing adapter set fails alone, never with its batch neighbours. Expired or abandoned requests
+//! never reach the device.
 
 mod admission;
 mod batcher;
@@ -38,22 +38,22 @@ pub use versions::{Desired, Stored, Unavailable, Versions};
 /// Limits of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Clips that may be between admission and answer, over all tenants: how long the last one waits. A tenant gets no more than what it leaves
-    /// free for others, of these and of [`Config::queue_bytes`].
+    /// Most clips between admission and answer, over all tenants: this decides how long the last one waits. A tenant gets no more than it leaves free
+    /// for others, both of these and of [`Config::queue_bytes`].
     pub queue_clips: usize,
-    /// Bytes that the planes of those clips may take.
+    /// Most bytes of the planes of those clips.
     pub queue_bytes: u64,
     /// Most clips in a batch.
     pub batch_clips: usize,
     /// Most frames in a batch, over its clips.
     pub batch_frames: usize,
-    /// Bytes that the activations of a batch may take; a single clip always runs.
+    /// Most bytes of a batch's activations; a single clip always runs.
     pub batch_bytes: u64,
-    /// Time that a batch should take at most, which is what a newcomer waits for; a single clip always runs.
+    /// Longest time that a batch should take, which is how long a newcomer waits; a single clip always runs.
     pub batch_time: Duration,
-    /// Bytes for resident adapter sets.
+    /// Most bytes of resident adapter sets.
     pub residency_bytes: u64,
-    /// How often desired versions are read from the registry, beside its notices.
+    /// Interval at which desired versions are read from the registry, besides its notices.
     pub poll: Duration,
 }
 
@@ -80,8 +80,8 @@ impl Config {
         self.batch_frames.min(frames).max(1)
     }
 
-    /// Bytes that classification takes at most on this backbone: planes of clips that wait or run, the activations of the batch that runs and its
-    /// planes, which outlive the permits of callers that left, and adapter sets.
+    /// Most bytes that classification takes on this backbone: planes of clips that wait or run, the activations of the running batch and its planes,
+    /// which outlive the permits of callers that left, and adapter sets.
     pub fn bytes(&self, backbone: &Backbone) -> u64 {
         let frames = self.frames_of_a_batch(backbone).max(request::FRAMES);
         let planes = frames * backbone.config().frame_len() * size_of::<f32>();
@@ -94,34 +94,34 @@ impl Config {
 pub struct Answer {
     /// One row per clip, in the request's order: row i of the head is label i of the version.
     pub logits: Vec<Vec<f32>>,
-    /// From the queue's entry to the last clip's batch.
+    /// Time from entering the queue to the last clip's batch.
     pub queue: Duration,
-    /// Time of the batches that the clips were in.
+    /// Time of the batches that held the clips.
     pub device: Duration,
 }
 
 /// One resident or quarantined adapter set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResidencyRecord {
-    /// Which.
+    /// Version of the set.
     pub version: VersionRef,
     /// Bytes on the device; 0 when quarantined.
     pub bytes: u64,
-    /// When a batch last used it.
+    /// When a batch last used the set.
     pub last_used: SystemTime,
-    /// Why it is not served; `None` when it is resident.
+    /// Why the set is not served; `None` when it is resident.
     pub quarantine: Option<Arc<str>>,
 }
 
-/// What the engine works with; `registry` says which versions there are.
+/// The parts that the engine works with; `registry` knows the versions.
 pub struct Parts<V> {
     /// Tasks and versions.
     pub registry: V,
-    /// Where batches run.
+    /// Device that runs the batches.
     pub device: device::Handle,
-    /// The one backbone.
+    /// The only backbone.
     pub backbone: Arc<Backbone>,
-    /// What it records.
+    /// Metrics that the engine records.
     pub metrics: Metrics,
 }
 
@@ -183,8 +183,8 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
 }
 
 impl Handle {
-    /// Reserves room for a request's clips of so many frames each, before anything is decoded. The permit is given back when it or its `classify`
-    /// ends.
+    /// Reserves room for a request's clips of `frames` frames each, before anything is decoded. The permit is returned when it is dropped or its
+    /// `classify` ends.
     ///
     /// # Errors
     /// [`Error::QueueFull`] at once, [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
@@ -207,7 +207,7 @@ impl Handle {
     /// cancels: a clip that has no batch yet never reaches the device.
     ///
     /// # Errors
-    /// Every variant but `TooManyClips`, `TooManyBytes` and `NotReady`; [`Error::QueueFull`] when there is more than the permit is for.
+    /// Every variant but `TooManyClips`, `TooManyBytes` and `NotReady`; [`Error::QueueFull`] when there is more than the permit covers.
     pub async fn classify(
         &self,
         permit: Permit,
@@ -245,12 +245,12 @@ impl Handle {
         self.core.residency.records(tenant)
     }
 
-    /// Why a version is quarantined here; `None` when it serves, is on its way, or was not asked for yet.
+    /// Why a version is quarantined here; `None` when it serves, is being loaded, or was never requested.
     pub fn refusal(&self, version: &VersionRef) -> Option<Arc<str>> {
         self.core.residency.refusal(version)
     }
 
-    /// Tries a quarantined version again: somebody asked for it anew.
+    /// Tries a quarantined version again because it was requested anew.
     pub fn retry(&self, version: &VersionRef) {
         self.core.residency.reload(version);
     }

@@ -1,18 +1,18 @@
 //! Named points at which the process can be told to kill itself, so that tests of a real child process reach every moment between two writes.
 //!
-//! Invariant: nothing happens unless [`arm`] was called, and only `config` calls it, from a hidden setting. This is the one process-wide switch:
-//! a point may lie anywhere, and it ends the process.
+//! Invariant: nothing happens unless [`arm`] was called, and only `config` calls it, from a hidden setting. This is the one process-wide switch: a
+//! point may lie anywhere, and it ends the process.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Every point, in the order in which a video and a job come by.
+/// All crash points, in the order in which a video and a job pass them.
 ///
-/// - `part-stored`: an upload's part is in the store, its row is not there yet
+/// - `part-stored`: an upload's part is in the store, its row does not exist yet
 /// - `blob-put`: a finished video is in the store, not probed yet
-/// - `before-commit`, `after-commit`: around the transaction that makes the video visible; `after-commit` also of an imported version
-/// - `upload-ended`: expired uploads are marked, their parts are all there
+/// - `before-commit`, `after-commit`: around the transaction that makes the video visible; `after-commit` also for an imported version
+/// - `upload-ended`: expired uploads are marked, their parts still exist
 /// - `parts-removed`: the blobs of ended uploads are gone, the rows of their parts are not
 /// - `orphan-discarded`: an orphan was moved to the trash
 /// - `mid-step`: within a training step
@@ -33,11 +33,11 @@ pub const POINTS: &[&str] = &[
     "alias-moved",
 ];
 
-/// Why a text does not name a crash.
+/// A text that does not name a crash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("crash point {text:?} is not NAME or NAME:COUNT with NAME one of {}", POINTS.join(", "))]
 pub struct Unknown {
-    /// The text.
+    /// The text that was given.
     pub text: String,
 }
 
@@ -81,7 +81,7 @@ pub fn point(name: &'static str) {
         return;
     }
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-    // The signal may take a moment to arrive; nothing may go on until then.
+    // The signal may take a moment to arrive; nothing may continue until then.
     loop {
         std::thread::park();
     }

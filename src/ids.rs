@@ -1,6 +1,6 @@
 //! Identifiers as validated newtypes: a value of one of these types is well formed, so no other module checks again.
 //!
-//! Invariant: an id never holds `/`, control characters or upper case, so that it can be part of a key or of a resource name as it is.
+//! Invariant: an id never holds `/`, control characters or upper case, so it can be used in a key or a resource name as it is.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -15,25 +15,25 @@ pub const MAX_NAME: usize = 63;
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Empty, too long, or with a character that is not allowed.
+    /// A name that is empty, too long, or has a character that is not allowed.
     #[error(
         "{kind} {text:?} is not 1 to 63 characters of a-z, 0-9, '-', '_', '.', beginning with a letter or digit"
     )]
     Name {
-        /// What it should have been.
+        /// Kind of identifier that was expected.
         kind: &'static str,
         /// The text, cut to 80 characters.
         text: String,
     },
-    /// Not a UUID with its hyphens.
+    /// A text that is not a UUID with hyphens.
     #[error("{kind} {text:?} is not a uuid")]
     Uuid {
-        /// What it should have been.
+        /// Kind of identifier that was expected.
         kind: &'static str,
         /// The text, cut to 80 characters.
         text: String,
     },
-    /// Not a whole number from 1.
+    /// A text that is not a whole number from 1.
     #[error("version {text:?} is not a number from 1")]
     Version {
         /// The text, cut to 80 characters.
@@ -62,7 +62,7 @@ macro_rules! name_id {
         pub struct $type(Arc<str>);
 
         impl $type {
-            /// The text.
+            /// Text of the identifier.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -100,7 +100,7 @@ macro_rules! uuid_id {
                 Self(Uuid::now_v7())
             }
 
-            /// The value.
+            /// Value of the id.
             pub fn uuid(&self) -> Uuid {
                 self.0
             }
@@ -111,7 +111,7 @@ macro_rules! uuid_id {
 
             fn from_str(text: &str) -> Result<Self, Error> {
                 match Uuid::try_parse(text) {
-                    // Some languages write them in capitals; the value, and how this program writes it, is the same.
+                    // Some languages write UUIDs in capitals; the value, and how this program writes it, is the same.
                     Ok(uuid) if uuid.hyphenated().to_string().eq_ignore_ascii_case(text) => Ok(Self(uuid)),
                     Ok(_) | Err(_) => Err(Error::Uuid { kind: $kind, text: shortened(text) }),
                 }
@@ -127,7 +127,7 @@ macro_rules! uuid_id {
 }
 
 name_id!(
-    /// Who owns a resource.
+    /// Id of the tenant that owns a resource.
     TenantId, "tenant"
 );
 name_id!(
@@ -139,19 +139,19 @@ name_id!(
     DatasetId, "dataset"
 );
 uuid_id!(
-    /// A stored video.
+    /// Id of a stored video.
     VideoId, "video"
 );
 uuid_id!(
-    /// A resumable upload.
+    /// Id of a resumable upload.
     UploadId, "upload"
 );
 uuid_id!(
-    /// A fine-tuning job.
+    /// Id of a fine-tuning job.
     JobId, "job"
 );
 uuid_id!(
-    /// What makes a create idempotent: chosen by the caller.
+    /// Id that makes a create request idempotent; chosen by the caller.
     RequestId, "request_id"
 );
 
@@ -175,7 +175,7 @@ impl AdapterVersion {
         NonZeroU32::new(number).map(Self)
     }
 
-    /// The number.
+    /// The version's number.
     pub fn get(self) -> u32 {
         self.0.get()
     }
@@ -200,14 +200,14 @@ impl fmt::Display for AdapterVersion {
     }
 }
 
-/// Which adapter version of all: its tenant, task and number.
+/// Full name of an adapter version: its tenant, task and number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VersionRef {
-    /// Who owns it.
+    /// Tenant that owns the version.
     pub tenant: TenantId,
-    /// The task.
+    /// Task of the version.
     pub task: TaskId,
-    /// The number.
+    /// Number of the version within its task.
     pub version: AdapterVersion,
 }
 

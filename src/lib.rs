@@ -2,18 +2,18 @@
 //!
 //! A task is a set of ST-Adapters (Pan et al., NeurIPS 2022) and a head. In reading order:
 //!
-//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`], [`faults`]: leaves that all may use.
-//! - [`video`]: a stranger's file becomes frames and clips, in a separate process. [`synth`] draws images and motion clips.
+//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`], [`faults`]: leaves that every module may use.
+//! - [`video`]: an untrusted file becomes frames and clips, in a separate process. [`synth`] draws images and motion clips.
 //! - [`model`]: backbone + adapter sets → logits, and their gradients. [`device`]: the thread that runs it, block by block.
 //! - [`store`], [`metadata`]: immutable blobs and the records that name them.
 //! - [`library`], [`registry`]: videos and data sets; tasks and their versions.
-//! - [`engine`]: classification in mixed batches. [`jobs`]: fine-tuning. They meet at the device and in the registry only.
+//! - [`engine`]: classification in mixed batches. [`jobs`]: fine-tuning. They meet only at the device and in the registry.
 //! - [`exchange`]: versions as files, in and out.
-//! - [`serving`]: what a classification is, from the question to the scores.
+//! - [`serving`]: the use case of a classification, from the request to the scores.
 //! - [`tenancy`], [`rpc`], [`app`], [`config`]: the server. [`client`], [`demo`], [`tools`], [`report`]: the command line.
 //!
-//! Invariants: the backbone is loaded once and never written to; a client-visible success is durable; every key and record begins with its tenant;
-//! one bad input, expired request or failing adapter set fails alone.
+//! Invariants: the backbone is loaded once and never written to; a client-visible success is durable; every key and record begins with its tenant; a
+//! bad input, an expired request or a failing adapter set fails alone.
 
 pub mod app;
 pub mod client;

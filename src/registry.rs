@@ -1,7 +1,7 @@
 //! Tasks, their immutable versions, and which of them serves.
 //!
-//! Invariant: a version's file and its record say the same and never change; a version whose bytes are not those that were published is never
-//! handed out; a desired version becomes the serving one by compare-and-swap only.
+//! Invariant: a version's file and its record agree and never change; a version whose bytes differ from those that were published is never handed
+//! out; a desired version becomes the serving one by compare-and-swap only.
 
 mod cache;
 mod feed;
@@ -34,20 +34,20 @@ use crate::metadata::{
 use crate::spec::Invalid;
 use crate::store::{self, Store, layout};
 
-/// Announcements that a slow subscriber may have pending. It is told when it missed some and then asks for [`Registry::pending`], so the number
-/// only has to cover a burst of publications.
+/// Most announcements pending for a slow subscriber. It is told when it missed some and then calls [`Registry::pending`], so the number only has to
+/// cover a burst of publications.
 const ANNOUNCEMENTS: usize = 256;
 
-/// What the registry may use.
+/// Limits of the registry.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bytes of versions' files that are kept in memory; larger files are not kept.
+    /// Most bytes of versions' files that are kept in memory; larger files are not kept.
     pub cache_bytes: u64,
-    /// Bytes of what versions say of themselves, their labels above all, that are kept in memory.
+    /// Most bytes of versions' descriptions, chiefly their labels, that are kept in memory.
     pub view_bytes: u64,
-    /// How long what is known of tasks is answered without the change feed.
+    /// How long cached facts about tasks are used while the change feed cannot be read.
     pub stale_limit: Duration,
-    /// How often the change feed is read, beside the hints of this process.
+    /// Interval at which the change feed is read, besides the hints of this process.
     pub feed_poll: Duration,
 }
 
@@ -71,23 +71,23 @@ pub enum Error {
     /// A version's file is not a safetensors file.
     #[error("the file of {version} is malformed: {problem}")]
     Malformed {
-        /// Which version, or the task that it was to be published for.
+        /// Name of the version, or of the task that it was to be published for.
         version: String,
-        /// What is wrong.
+        /// Fault in the file.
         problem: String,
     },
-    /// A version's file and its record do not say the same.
+    /// A version's file and its record disagree.
     #[error("the file of {version} disagrees with its record on {field}")]
     Manifest {
-        /// Which.
+        /// Reference of the version.
         version: VersionRef,
-        /// On what.
+        /// Field on which they disagree.
         field: String,
     },
-    /// A record.
+    /// An error of the records.
     #[error(transparent)]
     Metadata(#[from] metadata::Error),
-    /// A blob; [`store::Error::Digest`] when a version's file is damaged.
+    /// An error of the store; [`store::Error::Digest`] when a version's file is damaged.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
@@ -109,15 +109,15 @@ impl Error {
     }
 }
 
-/// Result of a use case.
+/// Result of a call to the registry.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A version's record and its file, which was checked against it.
+/// A version's record, and its file, which was checked against it.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// The record.
+    /// Record of the version.
     pub record: Arc<VersionRecord>,
-    /// The safetensors file.
+    /// Bytes of the safetensors file.
     pub bytes: Bytes,
 }
 
@@ -137,7 +137,7 @@ struct Inner {
 }
 
 impl Registry {
-    /// A registry over its parts.
+    /// Creates a registry over its parts.
     pub fn new(config: Config, store: Store, metadata: Arc<dyn MetadataStore>) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -154,7 +154,7 @@ impl Registry {
     /// Creates a task; idempotent by `request`.
     ///
     /// # Errors
-    /// When the tenant has one of that id, a field is out of range, or the database fails.
+    /// When the tenant already has a task with that id, a field is out of range, or the database fails.
     pub async fn create_task(
         &self,
         tenant: &TenantId,
@@ -208,7 +208,7 @@ impl Registry {
         Ok(metadata.update_task(tenant, task, update, etag).await?)
     }
 
-    /// Deletes a task and its versions, if `etag` is absent or current. It is announced, so that whoever serves it can stop.
+    /// Deletes a task and its versions, if `etag` is absent or current. The deletion is announced, so that the engine can stop serving it.
     ///
     /// # Errors
     /// [`metadata::Error::InUse`] when an unfinished job trains it, [`metadata::Error::EtagMismatch`], or when the database fails.
@@ -264,7 +264,7 @@ impl Registry {
             .await?)
     }
 
-    /// Asks for a version to serve, if `etag` is current, and announces it.
+    /// Makes a version the desired one, if `etag` is current, and announces it.
     ///
     /// # Errors
     /// [`metadata::Error::EtagMismatch`], no such task or version, or when the database fails.
@@ -281,7 +281,7 @@ impl Registry {
     /// Reads a version's file and checks it against its record.
     ///
     /// # Errors
-    /// [`store::Error::Digest`] when the file is damaged, [`Error::Manifest`] when it says something else than the record; no such version.
+    /// [`store::Error::Digest`] when the file is damaged, [`Error::Manifest`] when it disagrees with the record; when there is no such version.
     pub async fn load(&self, version: &VersionRef) -> Result<Loaded> {
         match self.inner.cache.get(version) {
             Some(loaded) => Ok(loaded),
@@ -289,10 +289,10 @@ impl Registry {
         }
     }
 
-    /// As [`Registry::load`], but the record is asked even when the file is in memory: for a caller who may see only what is there now.
+    /// Same as [`Registry::load`], but reads the record even when the file is in memory: for a caller who may see only what exists now.
     ///
     /// # Errors
-    /// As [`Registry::load`].
+    /// Same as [`Registry::load`].
     pub async fn load_current(&self, version: &VersionRef) -> Result<Loaded> {
         match self.inner.cache.get(version) {
             Some(loaded) => {
@@ -315,7 +315,7 @@ impl Registry {
         let bytes = match self.inner.store.get_verified(&key, record.sha256).await {
             Ok(bytes) => bytes,
             Err(missing @ store::Error::NotFound { .. }) => {
-                // The version may have been deleted between its record and its file, which is no damage.
+                // The version may have been deleted between reading its record and its file, which is no damage.
                 self.get_version(version).await?;
                 return Err(missing.into());
             }
@@ -337,7 +337,7 @@ impl Registry {
     async fn check(&self, version: &VersionRef, loaded: Loaded) -> Result<()> {
         let work = move || manifest::check(&loaded.bytes, &loaded.record.manifest);
         let checked = tokio::task::spawn_blocking(work).await;
-        // A check that broke off is a check that failed.
+        // A check that was aborted counts as a failed check.
         let checked = checked.unwrap_or_else(|error| Err(Mismatch::Malformed(error.to_string())));
         checked.map_err(|mismatch| match mismatch {
             Mismatch::Malformed(problem) => Error::Malformed {
@@ -351,7 +351,7 @@ impl Registry {
         })
     }
 
-    /// Drops what is in memory of a task that is gone.
+    /// Drops everything in memory of a task that is gone.
     fn forget(&self, tenant: &TenantId, task: &TaskId) {
         self.inner.view.forget(tenant, task);
         self.inner
@@ -360,12 +360,13 @@ impl Registry {
     }
 
     /// Announces every task whose desired version changes from now on, and every task that is deleted. A subscriber that falls behind is told, and
-    /// then asks for [`Registry::pending`].
+    /// then calls [`Registry::pending`].
     pub fn subscribe(&self) -> broadcast::Receiver<(TenantId, TaskId)> {
         self.inner.desired.subscribe()
     }
 
-    /// Tasks of all tenants whose desired version is not the serving one: what is to be done at start. Those with a `serving_error` were tried.
+    /// Tasks of all tenants whose desired version is not the serving one: the engine's work at start. Those with a `serving_error` were tried
+    /// already.
     ///
     /// # Errors
     /// When the database fails.
@@ -373,7 +374,7 @@ impl Registry {
         Ok(self.inner.metadata.pending_tasks().await?)
     }
 
-    /// Makes the desired version, which is resident and warm, the serving one. Returns whether it still was the desired one.
+    /// Makes the desired version, which is resident and warm, the serving one. Returns whether it was still the desired one.
     ///
     /// # Errors
     /// When the database fails.
@@ -389,7 +390,7 @@ impl Registry {
         Ok(moved)
     }
 
-    /// Says why the desired version cannot serve. Returns whether it still was the desired one.
+    /// Records why the desired version cannot serve. Returns whether it was still the desired one.
     ///
     /// # Errors
     /// When the database fails.
@@ -402,7 +403,7 @@ impl Registry {
     }
 
     fn announce(&self, tenant: &TenantId, task: &TaskId) {
-        // Nobody may be listening yet: then `pending` tells.
+        // Nobody may be listening yet; they will learn it from `pending`.
         let _ = self.inner.desired.send((tenant.clone(), task.clone()));
     }
 }

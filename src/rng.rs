@@ -35,30 +35,30 @@ impl Stream {
         }
     }
 
-    /// The next 64 bits.
+    /// Draws the next 64 bits.
     pub fn bits(&mut self) -> u64 {
         let value = splitmix64(self.base.wrapping_add(self.next));
         self.next += 1;
         value
     }
 
-    /// Uniform in [0, 1), with 24 bits.
+    /// Draws a number uniform in [0, 1), with 24 bits.
     pub fn unit(&mut self) -> f32 {
         (self.bits() >> 40) as f32 * (1.0 / 16_777_216.0)
     }
 
-    /// Uniform in [low, high).
+    /// Draws a number uniform in [low, high).
     pub fn range(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.unit()
     }
 
-    /// Uniform in 0..n; 0 when `n` is 0.
+    /// Draws a number uniform in 0..n; 0 when `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         // The bias of the multiplication is below n / 2^64.
         ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
     }
 
-    /// Normal with mean 0 and deviation 1 (Box and Muller).
+    /// Draws a normal number with mean 0 and deviation 1 (Box and Muller).
     pub fn normal(&mut self) -> f32 {
         let radius = (-2.0 * f64::from(1.0 - self.unit()).ln()).sqrt();
         let angle = std::f64::consts::TAU * f64::from(self.unit());
@@ -85,7 +85,7 @@ pub struct Permutation {
 impl Permutation {
     const ROUNDS: usize = 6;
 
-    /// The permutation that a stream's next bits choose.
+    /// Creates the permutation that a stream's next bits choose.
     pub fn new(len: u64, stream: &mut Stream) -> Self {
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         Self {
@@ -95,13 +95,13 @@ impl Permutation {
         }
     }
 
-    /// What is at a place, both below the length; a place beyond it stays itself.
+    /// Value at a position, both below the length; a position beyond it maps to itself.
     pub fn at(&self, place: u64) -> u64 {
         if place >= self.len {
             return place;
         }
-        // The network permutes less than four times as many values, so that a few rounds of the walk find one in range; the walk of a permutation comes
-        // back to where it began at the latest.
+        // The network permutes less than four times as many values, so that a few rounds of the walk find one in range; the walk of a permutation
+        // returns to its start at the latest.
         let mut value = self.network(place);
         while value >= self.len {
             value = self.network(value);

@@ -1,7 +1,7 @@
-//! What a classification is: version → admission → decoding → engine → scores, on domain types.
+//! The use case of a classification: version → admission → decoding → engine → scores, on domain types.
 //!
-//! Invariant: room in the queue is taken before anything is decoded; whoever leaves or is late gives it back at once; the database is not asked for
-//! a task that is known.
+//! Invariant: room in the queue is taken before anything is decoded; a caller that leaves or is late gives it back at once; the database is not read
+//! for a task that is known.
 
 mod answer;
 mod error;
@@ -22,30 +22,30 @@ use crate::spec::{ClipSampling, Digest, Normalization};
 use crate::telemetry::Metrics;
 use crate::video::{self, Clip, ClipSpec, Decoder, Input, Lane};
 
-/// What the backbone asks of a clip.
+/// The backbone's requirements on a clip.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Resident {
-    /// Side of a frame in pixels.
+    /// Side of a frame, in pixels.
     pub image_size: u16,
     /// Mean and deviation of the channels.
     pub normalization: Normalization,
-    /// The backbone's digest.
+    /// Digest of the backbone.
     pub digest: Digest,
 }
 
-/// What serving calls.
+/// The components that serving calls.
 pub struct Parts {
     /// Tasks and versions.
     pub registry: Registry,
     /// Stored videos.
     pub library: Library,
-    /// Decoding.
+    /// Decoder of videos.
     pub decoder: Decoder,
     /// Admission and batches.
     pub engine: engine::Handle,
-    /// Counters.
+    /// Metrics of classification.
     pub metrics: Metrics,
-    /// What the backbone asks of a clip.
+    /// The backbone's requirements on a clip.
     pub resident: Resident,
 }
 
@@ -58,16 +58,16 @@ pub enum Video {
     Given(Input),
 }
 
-/// What to classify a video with.
+/// The circumstances of a classification.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Who asks.
+    /// Tenant that asks.
     pub tenant: TenantId,
-    /// The task.
+    /// Task to classify with.
     pub task: TaskId,
-    /// The version to ask; the one that serves now when absent.
+    /// Version to use; the serving one when absent.
     pub version: Option<VersionRef>,
-    /// When nobody wants the answer any more.
+    /// When the answer is no longer wanted.
     pub deadline: Option<Instant>,
 }
 
@@ -75,7 +75,7 @@ pub struct Question {
 struct Asked {
     version: VersionRef,
     essentials: Arc<Essentials>,
-    /// What is on record of it, when it is asked because it serves.
+    /// What is on record about the version, when it is used because it serves.
     standing: Option<Standing>,
 }
 
@@ -86,17 +86,17 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Serving over its parts.
+    /// Creates serving over its parts.
     pub fn new(parts: Parts) -> Self {
         Self {
             parts: Arc::new(parts),
         }
     }
 
-    /// Whether a question can be answered now, before its video is there.
+    /// Checks whether a question can be answered now, before its video has arrived.
     ///
     /// # Errors
-    /// As [`Serving::classify`], as far as they do not depend on the video.
+    /// Same as [`Serving::classify`], as far as they do not depend on the video.
     pub async fn check(&self, question: &Question) -> Result<(), Error> {
         self.version(question).await.map(drop)
     }
@@ -157,7 +157,7 @@ impl Serving {
         })
     }
 
-    /// The version that is asked for, else the one that serves now.
+    /// The version in the question, else the one that serves now.
     async fn version(&self, question: &Question) -> Result<Asked, Error> {
         let Question { tenant, task, .. } = question;
         let registry = &self.parts.registry;
@@ -194,7 +194,7 @@ impl Serving {
         })
     }
 
-    /// Puts on record that a serving version cannot serve, or can again, so that its owner sees it without asking for a classification.
+    /// Records that a serving version cannot serve, or can again, so that its owner sees it without a classification.
     async fn tell(&self, asked: &Asked, answer: &Result<Answer, Error>) {
         use engine::Error::{Damaged, Quarantined};
         let version = &asked.version;
@@ -216,7 +216,7 @@ impl Serving {
         }
     }
 
-    /// Takes the clip out of a video. Returns it with the time that this took.
+    /// Decodes the clip of a video. Returns it with the time that this took.
     async fn decode(
         &self,
         tenant: &TenantId,
@@ -245,7 +245,7 @@ impl Serving {
     }
 }
 
-/// Counts a decoding when it ends, also when its caller leaves.
+/// Counts a decoding when it ends, even when its caller leaves.
 struct Decoding<'a> {
     metrics: &'a Metrics,
     began: Instant,

@@ -1,10 +1,10 @@
-//! Drain and its signal: one side asks every loop to finish, the loops notice.
+//! Drain and its signal: one side asks every loop to finish, and the loops notice.
 //!
 //! Invariant: a drain never ends; a loop that has seen it does not see it withdrawn.
 
 use tokio::sync::watch;
 
-/// Asks for the drain. Dropping it asks, too: nobody is left to run for.
+/// Requests the drain. Dropping it requests it as well: nobody is left to run for.
 #[derive(Debug)]
 pub struct Drain(watch::Sender<bool>);
 
@@ -33,7 +33,7 @@ impl Signal {
 
     /// Waits for the drain.
     pub async fn draining(&mut self) {
-        // An error means that the drain is gone, which asks as well.
+        // An error means that the sender was dropped, which requests the drain as well.
         let _ = self.0.wait_for(|draining| *draining).await;
     }
 }

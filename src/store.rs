@@ -1,6 +1,6 @@
-//! Immutable blobs by key, and the lock that makes a data directory one process's own.
+//! Immutable blobs by key, and the lock that makes a data directory exclusive to one process.
 //!
-//! Invariant: a write that returned is on the disk, whole; a key is written by one writer only, with one content. The only user of object_store.
+//! Invariant: a write that returned is completely on the disk; a key is written by one writer only, with one content. The only user of object_store.
 
 mod blobs;
 mod copies;
@@ -26,70 +26,70 @@ pub enum Error {
     /// There is no such blob.
     #[error("object {key} does not exist")]
     NotFound {
-        /// Its key.
+        /// Key of the blob.
         key: String,
     },
-    /// The bytes are not those that were stored.
+    /// The bytes differ from those that were stored.
     #[error("object {key} is damaged: expected sha256 {expected}, found {found}")]
     Digest {
-        /// Its key.
+        /// Key of the blob.
         key: String,
-        /// What the record says.
+        /// Digest in the record.
         expected: Digest,
-        /// What the bytes give.
+        /// Digest of the bytes.
         found: Digest,
     },
-    /// Another process has the data directory.
+    /// Another process uses the data directory.
     #[error("data directory {} is in use by another process", directory.display())]
     Locked {
-        /// The directory.
+        /// Path of the directory.
         directory: PathBuf,
     },
-    /// The data directory cannot be made or opened.
+    /// The data directory cannot be created or opened.
     #[error("cannot open data directory {}", directory.display())]
     Directory {
-        /// The directory.
+        /// Path of the directory.
         directory: PathBuf,
-        /// Why.
+        /// Error of the file system.
         #[source]
         source: io::Error,
     },
-    /// A stored text is not a key.
+    /// A stored text that is not a key.
     #[error("{text:?} is not an object's key")]
     Key {
-        /// The text.
+        /// The stored text.
         text: String,
     },
     /// The disk or the quota of the store is full; the same call may succeed when there is room again.
     #[error("cannot {action} object {key}: the storage is full")]
     StorageFull {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
-        /// The object's key.
+        /// Key of the object.
         key: String,
-        /// What the storage said.
+        /// Error of the storage.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The storage failed to read or write; the same call may succeed later.
     #[error("cannot {action} object {key} now")]
     Unavailable {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
-        /// The object's key.
+        /// Key of the object.
         key: String,
-        /// What the storage said.
+        /// Error of the storage.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The store refused what was asked of it.
+    /// The store rejected the request.
     #[error("cannot {action} object {key}")]
     Backend {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
-        /// Its key.
+        /// Key of the object.
         key: String,
-        /// Why.
+        /// Error of the store.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -98,12 +98,12 @@ pub enum Error {
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl Error {
-    /// Whether the same call may succeed later without anybody changing the request: the storage is full or failed.
+    /// Whether the same call may succeed later without a change of the request: the storage is full or failed.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::StorageFull { .. } | Self::Unavailable { .. })
     }
 
-    /// A failure of the storage under an object or a file: full, or away for now.
+    /// A failure of the storage under an object or a file: full, or unavailable for now.
     pub fn of_storage(action: &'static str, key: impl Into<String>, source: Cause) -> Self {
         let key = key.into();
         if is_full(&*source) {

@@ -10,7 +10,7 @@ pub const HEADER: &str = "x-frameshift-tenant";
 /// Why a request has no tenant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The header holds no tenant's name.
+    /// The header does not hold a valid tenant name.
     #[error("{HEADER}: {0}")]
     Malformed(#[from] ids::Error),
     /// The header is there more than once.
@@ -18,17 +18,17 @@ pub enum Error {
     Repeated(usize),
 }
 
-/// Who calls.
+/// The caller of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// Whose resources the caller sees.
+    /// Tenant whose resources the caller sees.
     pub tenant: TenantId,
 }
 
-/// The caller of a request by the values of its [`HEADER`]; `default` when there is none.
+/// Identifies the caller of a request by the values of its [`HEADER`]; `default` when there is none.
 ///
 /// # Errors
-/// When the header is malformed or repeated: guessing could show one tenant what is another's.
+/// When the header is malformed or repeated: guessing could show one tenant another's resources.
 pub fn identify<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Caller, Error> {
     let values: Vec<&[u8]> = values.into_iter().collect();
     match values.as_slice() {

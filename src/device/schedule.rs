@@ -1,42 +1,42 @@
-//! Whose slice is next: pure.
+//! Whose slice comes next: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O. A serving work that has begun runs to its end; at most `serving_run` of them run between
-//! two training slices while training waits; training works take turns after every slice.
+//! Invariant: never awaits, reads a clock or does I/O. A serving item that has begun runs to its end; at most `serving_run` of them run between two
+//! training slices while training waits; training items take turns after every slice.
 
 use std::collections::VecDeque;
 
 use super::Priority;
 
-/// What the device does next.
+/// The device's next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn<K> {
-    /// Run one slice of this work, then say so with [`Schedule::ran`] or [`Schedule::gone`].
+    /// Run one slice of this item, then report it with [`Schedule::ran`] or [`Schedule::gone`].
     Run(K, Priority),
-    /// Ask the source for a batch, then say what it gave with [`Schedule::formed`].
+    /// Ask the source for a batch, then report the answer with [`Schedule::formed`].
     Form,
-    /// Nothing to do until something arrives.
+    /// Wait until something arrives.
     Idle,
 }
 
-/// The order of slices over works that are known by key.
+/// The order of slices over work items that are known by key.
 #[derive(Debug)]
 pub(super) struct Schedule<K> {
     serving_run: u32,
     training_bytes: u64,
-    /// The serving work that has begun.
+    /// The serving item that has begun.
     current: Option<K>,
-    /// Serving works that were submitted.
+    /// Submitted serving items.
     serving: VecDeque<K>,
-    /// Training works that take turns, with their bytes.
+    /// Training items that take turns, with their bytes.
     training: VecDeque<(K, u64)>,
-    /// Training works for which there is no memory yet.
+    /// Training items that wait for memory.
     waiting: VecDeque<(K, u64)>,
     used: u64,
-    /// Serving works that ended since the last training slice while training waited.
+    /// Serving items that ended since the last training slice while training waited.
     run: u32,
-    /// The source had nothing.
+    /// Whether the source had nothing.
     dry: bool,
-    /// The source's turn comes before submitted serving works, so that neither starves the other.
+    /// Whether the source's turn comes before submitted serving items, so that neither starves the other.
     form_first: bool,
 }
 
@@ -56,7 +56,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
     }
 
-    /// Adds a submitted work.
+    /// Adds a submitted item.
     pub(super) fn push(&mut self, key: K, priority: Priority, bytes: u64) {
         match priority {
             Priority::Serving => self.serving.push_back(key),
@@ -67,12 +67,12 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
     }
 
-    /// The source may have something again.
+    /// Notes that the source may have work again.
     pub(super) fn wake(&mut self) {
         self.dry = false;
     }
 
-    /// What comes next.
+    /// The next action.
     pub(super) fn turn(&mut self) -> Turn<K> {
         if let Some(key) = self.current {
             return Turn::Run(key, Priority::Serving);
@@ -95,14 +95,14 @@ impl<K: Copy + PartialEq> Schedule<K> {
         training.map_or(Turn::Idle, |key| Turn::Run(key, Priority::Training))
     }
 
-    /// What the source gave.
+    /// Takes in the source's answer.
     pub(super) fn formed(&mut self, key: Option<K>) {
         self.form_first = false;
         self.dry = key.is_none();
         self.current = key;
     }
 
-    /// A slice of this work ran and left more.
+    /// Notes that a slice of this item ran and left more.
     pub(super) fn ran(&mut self, key: K) {
         self.dry = false;
         if self.current == Some(key) {
@@ -114,7 +114,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
     }
 
-    /// This work is finished or dropped.
+    /// Notes that this item is finished or dropped.
     pub(super) fn gone(&mut self, key: K) {
         self.dry = false;
         if self.current == Some(key) {
@@ -135,7 +135,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
     }
 
-    /// Takes out every training work.
+    /// Takes out every training item.
     pub(super) fn drop_training(&mut self) -> Vec<K> {
         self.used = 0;
         self.training
@@ -145,7 +145,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
             .collect()
     }
 
-    /// Lets waiting training works in, in their order, as far as memory goes; one alone always runs.
+    /// Admits waiting training items, in order, as far as memory allows; a single one always runs.
     fn promote(&mut self) {
         while let Some((key, bytes)) = self.waiting.front().copied() {
             let total = self.used.saturating_add(bytes);

@@ -1,4 +1,4 @@
-//! A computation with a result, awaited by whoever submitted it.
+//! A computation with a result, awaited by its submitter.
 //!
 //! Invariant: dropping the future cancels the computation before its next slice.
 
@@ -10,7 +10,7 @@ use super::{Error, Handle, Priority, Step, Work};
 
 /// A computation that the device runs slice by slice and whose result is awaited with [`Handle::run`].
 pub trait Walk: Send + 'static {
-    /// What it gives.
+    /// Result of the computation.
     type Output: Send + 'static;
 
     /// Runs one slice.
@@ -19,24 +19,24 @@ pub trait Walk: Send + 'static {
     /// The result, after `advance` said [`Step::Done`]; still on the device thread.
     fn finish(self) -> Self::Output;
 
-    /// Memory that it needs while it runs, in bytes.
+    /// Memory that the computation needs while it runs, in bytes.
     fn bytes(&self) -> u64 {
         0
     }
 }
 
-/// A walk with whom to tell.
+/// A walk, and the channel for its result.
 struct Reported<W: Walk> {
-    /// Gone once it is finished.
+    /// The walk; `None` once it is finished.
     walk: Option<W>,
-    /// Gone once it was used.
+    /// The channel; `None` once it was used.
     reply: Option<oneshot::Sender<Result<W::Output, Error>>>,
 }
 
 impl<W: Walk> Reported<W> {
     fn reply(&mut self, result: Result<W::Output, Error>) {
         if let Some(reply) = self.reply.take() {
-            // The receiver may have left meanwhile; then nobody wants the result.
+            // The receiver may have left in the meantime; then nobody wants the result.
             let _ = reply.send(result);
         }
     }
@@ -80,7 +80,7 @@ impl Handle {
             reply: Some(reply),
         };
         self.submit(Box::new(work), priority)?;
-        // The sender is dropped without a word only when the device stops.
+        // The sender is dropped without a result only when the device stops.
         result.await.unwrap_or(Err(Error::Stopped))
     }
 }

@@ -1,6 +1,6 @@
 //! Room in the queue, given before anything is decoded.
 //!
-//! Invariant: permits never exceed the capacity, in clips or in bytes, and a tenant never gets more than it leaves free for others, unless it has
+//! Invariant: permits never exceed the capacity, in clips or in bytes, and a tenant never gets more than it leaves free for others, unless it holds
 //! none.
 
 use std::collections::HashMap;
@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 use super::Error;
 use crate::ids::TenantId;
 
-/// Gives permits.
+/// Issues permits.
 #[derive(Debug, Clone)]
 pub(super) struct Admission(Arc<Shared>);
 
-/// What is counted of a request, and what there is of it in all.
+/// Amounts that a request takes, or that the queue has in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// Clips.
+    /// Number of clips.
     pub(super) clips: usize,
     /// Bytes that their planes take.
     pub(super) bytes: u64,
@@ -59,7 +59,7 @@ struct State {
     closed: bool,
 }
 
-/// Room for a request's clips; dropping it gives the room back.
+/// Room for a request's clips; dropping it frees the room.
 pub struct Permit {
     shared: Arc<Shared>,
     tenant: TenantId,
@@ -89,7 +89,7 @@ impl Shared {
     }
 }
 
-/// Whether a tenant that holds `held` of what is `used` gets `more`. It may hold as much as stays free afterwards (the dynamic threshold of
+/// Whether a tenant that holds `held` of the `used` amount gets `more`. It may hold as much as stays free afterwards (the dynamic threshold of
 /// shared-memory switches): one busy tenant gets half, two get a third each, and a newcomer finds room.
 fn fits(capacity: Demand, used: Demand, held: Demand, more: Demand) -> bool {
     let after = used.plus(more);
@@ -106,7 +106,7 @@ impl Admission {
         }))
     }
 
-    /// Room for what is asked for, at once or not at all.
+    /// Grants room for the whole demand, at once or not at all.
     pub(super) fn admit(&self, tenant: &TenantId, demand: Demand) -> Result<Permit, Error> {
         let shared = &self.0;
         let (limit, Demand { clips, bytes }) = (shared.capacity, demand);
@@ -140,7 +140,7 @@ impl Admission {
         self.0.lock().closed = true;
     }
 
-    /// Waits until every permit was given back.
+    /// Waits until every permit was returned.
     pub(super) async fn idle(&self) {
         loop {
             let returned = self.0.returned.notified();
@@ -153,7 +153,7 @@ impl Admission {
 }
 
 impl Permit {
-    /// Whether it is for as much as this.
+    /// Whether the permit covers this demand.
     pub(super) fn covers(&self, demand: Demand) -> bool {
         demand.is_within(self.demand)
     }
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// As many requests as a tenant gets.
+    /// Takes as many permits as a tenant gets.
     fn flood(admission: &Admission, name: &str, each: Demand) -> Vec<Permit> {
         let tenant = tenant(name);
         std::iter::from_fn(|| admission.admit(&tenant, each).ok()).collect()

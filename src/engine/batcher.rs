@@ -1,7 +1,7 @@
 //! Forms batches over tenants: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O. No clip is lost or doubled, the caps hold, clips of a tenant stay in their order, and a
-//! tenant with waiting clips is in one of as many batches as tenants wait.
+//! Invariant: never awaits, reads a clock or does I/O. No clip is lost or doubled, the caps hold, clips of a tenant stay in their order, and a tenant
+//! with waiting clips is in at least one of every N batches, where N is the number of waiting tenants.
 
 mod pace;
 
@@ -11,31 +11,31 @@ use crate::ids::TenantId;
 
 pub(super) use pace::Pace;
 
-/// What the batcher knows of a clip.
+/// A clip as the batcher sees it.
 pub(super) trait Queued {
-    /// Whose request it belongs to.
+    /// Id of the clip's request.
     fn request(&self) -> u64;
 
-    /// Frames; with equal tokens per frame they are what a clip costs.
+    /// Frames of the clip; since all frames have the same number of tokens, they are the clip's cost.
     fn frames(&self) -> usize;
 
-    /// Clips of one key are neighbours in the batch: the adapter set.
+    /// Key of the adapter set; clips with the same key are neighbours in the batch.
     fn group(&self) -> u64;
 }
 
 /// Caps of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Most clips.
+    /// Most clips of a batch.
     pub(super) clips: usize,
-    /// Most frames, unless a single clip has more.
+    /// Most frames of a batch, unless a single clip has more.
     pub(super) frames: usize,
 }
 
 /// A batch and what was dropped while it formed.
 #[derive(Debug)]
 pub(super) struct Formed<T> {
-    /// The clips, sorted by group, then by frames; the order of arrival else.
+    /// The clips, sorted by group, then by frames; otherwise in order of arrival.
     pub(super) batch: Vec<T>,
     /// Clips that `alive` refused.
     pub(super) dropped: Vec<T>,
@@ -44,7 +44,7 @@ pub(super) struct Formed<T> {
 /// Waiting clips of all tenants.
 #[derive(Debug)]
 pub(super) struct Batcher<T> {
-    /// Tenants with waiting clips; the first was served longest ago.
+    /// Tenants with waiting clips; the one served longest ago comes first.
     lanes: VecDeque<Lane<T>>,
     waiting: usize,
 }
@@ -63,7 +63,7 @@ impl<T: Queued> Batcher<T> {
         }
     }
 
-    /// Clips that wait.
+    /// Number of waiting clips.
     pub(super) fn len(&self) -> usize {
         self.waiting
     }
@@ -101,7 +101,7 @@ impl<T: Queued> Batcher<T> {
         self.lanes.drain(..).flat_map(|lane| lane.clips).collect()
     }
 
-    /// Forms a batch: one clip of each tenant in turn, those first that were served longest ago. Clips that are not `alive` are dropped.
+    /// Forms a batch: one clip of each tenant in turn, the tenant served longest ago first. Clips that are not `alive` are dropped.
     pub(super) fn form(&mut self, limits: Limits, mut alive: impl FnMut(&T) -> bool) -> Formed<T> {
         let mut batch = Vec::new();
         let mut dropped = Vec::new();
@@ -124,7 +124,7 @@ impl<T: Queued> Batcher<T> {
                 skipped.push_back(lane);
             }
         }
-        // Who did not fit is first next time, when an empty batch takes any clip.
+        // A tenant whose clip did not fit is first next time, when an empty batch takes any clip.
         skipped.append(&mut self.lanes);
         self.lanes = skipped;
         self.waiting -= batch.len() + dropped.len();

@@ -17,45 +17,45 @@ use crate::telemetry::Metrics;
 
 /// One view of a request.
 pub(super) struct Clip {
-    /// Whose.
+    /// Id of the request.
     pub(super) request: u64,
-    /// Its place in the request.
+    /// Index of the clip in the request.
     pub(super) place: usize,
-    /// `[3, T, S, S]` normalised planes.
+    /// Normalised planes `[3, T, S, S]`.
     pub(super) planes: Arc<[f32]>,
-    /// T.
+    /// Number of frames, T.
     pub(super) frames: usize,
-    /// The set, which stays while the clip does.
+    /// Adapter set, pinned as long as the clip exists.
     pub(super) pin: Pin,
-    /// When nobody wants the answer any more.
+    /// When the answer is no longer wanted.
     pub(super) deadline: Option<Instant>,
-    /// When it entered the queue.
+    /// When the clip entered the queue.
     pub(super) entered: Instant,
-    /// Its request; holds one part a clip, so that sending never waits. Closed when the caller left.
+    /// Channel to the request; holds one part per clip, so that sending never waits. Closed when the caller left.
     pub(super) reply: mpsc::Sender<Part>,
 }
 
-/// What a clip's request gets for it.
+/// The result of one clip for its request.
 pub(super) struct Part {
-    /// Its place in the request.
+    /// Index of the clip in the request.
     pub(super) place: usize,
-    /// The logits.
+    /// Logits of the clip, or its error.
     pub(super) result: Result<Vec<f32>, Error>,
-    /// The batch that it was in.
+    /// Number of the batch that held the clip.
     pub(super) batch: u64,
     /// Time until that batch formed.
     pub(super) queued: Duration,
-    /// Time of that batch.
+    /// Time that the batch took on the device.
     pub(super) device: Duration,
 }
 
 impl Clip {
-    /// Whether somebody still wants it.
+    /// Whether the result is still wanted.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
         !self.reply.is_closed() && self.deadline.is_none_or(|deadline| now < deadline)
     }
 
-    /// Ends it without logits.
+    /// Ends the clip without logits.
     pub(super) fn refuse(self, error: Error) {
         let part = Part {
             place: self.place,
@@ -64,7 +64,7 @@ impl Clip {
             queued: self.entered.elapsed(),
             device: Duration::ZERO,
         };
-        // A full channel cannot be: it has room for every clip of the request, and each sends once. A closed one has no reader.
+        // The channel cannot be full: it has room for every clip of the request, and each sends once. A closed one has no reader.
         let _ = self.reply.try_send(part);
     }
 }
@@ -93,10 +93,10 @@ pub(super) struct Queue {
 
 struct State {
     batcher: Batcher<Clip>,
-    /// Clips of a batch that failed; each is tried alone, to find whose fault it was.
+    /// Clips of a batch that failed; each is tried alone, to find which one is at fault.
     suspects: VecDeque<Clip>,
     batches: u64,
-    /// What batches took so far.
+    /// Times of past batches.
     pace: Pace,
     closed: bool,
 }
@@ -136,7 +136,7 @@ impl Queue {
         self.metrics.queue_clips(state.batcher.len());
     }
 
-    /// Takes a request's clips out and says whether there were any.
+    /// Takes a request's clips out, and says whether there were any.
     pub(super) fn remove(&self, tenant: &TenantId, request: u64) -> bool {
         let mut state = self.lock();
         let gone = state.batcher.remove(tenant, request);
@@ -145,22 +145,22 @@ impl Queue {
         !gone.is_empty()
     }
 
-    /// Clips of a failed batch, to be tried one by one.
+    /// Adds the clips of a failed batch, to be tried one by one.
     pub(super) fn suspect(&self, clips: Vec<Clip>) {
         self.lock().suspects.extend(clips);
     }
 
-    /// A batch of so many frames took so long on the device.
+    /// Records that a batch of `frames` frames took this time on the device.
     pub(super) fn ran(&self, frames: usize, took: Duration) {
         self.lock().pace.ran(frames, took);
     }
 
-    /// Where batches are counted.
+    /// Metrics that count the batches.
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Nobody asks for batches any more: what waits is dropped, which tells its requests.
+    /// Notes that nobody asks for batches any more: waiting clips are dropped, which tells their requests.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;

@@ -1,6 +1,6 @@
-//! One request's way through the engine.
+//! The path of one request through the engine.
 //!
-//! Invariant: when the future is gone, so are its clips, unless a batch has them already.
+//! Invariant: when the future is dropped, so are its clips, unless a batch already has them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Core {
         let frames = self.check(&clips)?;
         let pin = self.residency.acquire(version).await?;
         let count = clips.len();
-        // One part a clip, so that the device thread never waits for a reader.
+        // One part per clip, so that the device thread never waits for a reader.
         let (reply, parts) = mpsc::channel(count.max(1));
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let entered = Instant::now();
@@ -63,7 +63,7 @@ impl Core {
         answer
     }
 
-    /// Frames of each clip.
+    /// Checks the clips, and returns the frames of each.
     fn check(&self, clips: &[Arc<[f32]>]) -> Result<Vec<usize>, Error> {
         let config = self.backbone.config();
         let frame = config.frame_len();
@@ -114,7 +114,7 @@ async fn collect(mut parts: mpsc::Receiver<Part>, count: usize) -> Result<Answer
     let mut device = Duration::ZERO;
     let mut batches = HashSet::new();
     for _ in 0..count {
-        // The senders are dropped without a word only when the device stops.
+        // The senders are dropped without a result only when the device stops.
         let part = parts.recv().await.ok_or(Error::Stopped)?;
         let row = part.result?;
         if let Some(place) = logits.get_mut(part.place) {

@@ -14,7 +14,7 @@ use super::{Core, Error, Unavailable, Unfit, Versions, warmup};
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::shutdown::Signal;
 
-/// Moves under way at once; more wait for the next look. Their loads take turns anyway.
+/// Most moves under way at once; others wait for the next look. Their loads take turns anyway.
 const MOVES: usize = 32;
 
 /// The engine's loop.
@@ -23,9 +23,9 @@ pub struct Service {
     versions: Arc<dyn Versions>,
     moving: HashSet<VersionRef>,
     moves: JoinSet<VersionRef>,
-    /// Sets that are warmed again; at most one for each resident set.
+    /// Sets that are being warmed again; at most one for each resident set.
     exams: JoinSet<()>,
-    /// Tasks that may have changed and could not be asked about, or of which a notice was lost: at most those that are here.
+    /// Tasks that may have changed but could not be read, or whose notice was lost: no more than have sets here.
     unsure: HashSet<(TenantId, TaskId)>,
 }
 
@@ -48,7 +48,7 @@ impl Service {
     }
 
     /// Warms the backbone, becomes ready, and moves serving versions until the drain; then refuses newcomers and returns when every permit was
-    /// given back. An early end means to drain the process.
+    /// returned. An early end means that the process has to drain.
     ///
     /// # Errors
     /// When the backbone's first forward fails or is not finite.
@@ -75,7 +75,7 @@ impl Service {
                 change = changes.recv(), if announced => match change {
                     Ok((tenant, task)) => self.changed(&tenant, &task).await,
                     Err(RecvError::Lagged(_)) => {
-                        // Any of the tasks that are here may be among the lost ones.
+                        // Any of the tasks with sets here may be among the lost ones.
                         self.unsure.extend(self.core.residency.tasks());
                         self.look_again().await;
                     }
@@ -96,7 +96,7 @@ impl Service {
                 self.moving.remove(&version);
             }
             Err(error) => {
-                // The version's name is lost with it; whatever else is under way is looked at again, which does no harm.
+                // The version's name is lost with it; whatever else is under way is examined again, which does no harm.
                 tracing::error!(%error, "a move of a serving version broke");
                 self.moving.clear();
             }
@@ -108,7 +108,7 @@ impl Service {
         self.look().await;
     }
 
-    /// Asks again about tasks whose notice came to nothing, then looks.
+    /// Reads again the tasks whose notice failed, then looks for moves.
     async fn look_again(&mut self) {
         for (tenant, task) in std::mem::take(&mut self.unsure) {
             self.settle(&tenant, &task).await;
@@ -116,12 +116,12 @@ impl Service {
         self.look().await;
     }
 
-    /// Forgets a task that was deleted, and tries a quarantined version that was asked for anew.
+    /// Forgets a task that was deleted, and tries a quarantined version that was requested anew.
     async fn settle(&mut self, tenant: &TenantId, task: &TaskId) {
         match self.versions.desired(tenant, task).await {
             Ok(Some(desired)) => {
-                // One that serves already is not among the pending ones. That it failed does not count: who was refused by the old verdict may
-                // have put that on record after it was asked for anew.
+                // A version that already serves is not among the pending ones. Its recorded failure does not count: a request refused by the old
+                // verdict may have recorded it after the version was requested anew.
                 if self.core.residency.refusal(&desired.version).is_some() {
                     self.begin(desired.version);
                 }
@@ -174,9 +174,9 @@ impl Service {
     }
 }
 
-/// Makes a desired version resident and moves to it; a failure that may pass is left to the next look.
+/// Makes a desired version resident and moves to it; a failure that may be temporary is left to the next look.
 async fn advance(core: &Core, versions: &dyn Versions, version: &VersionRef) {
-    // It was asked for anew, so an old verdict does not count.
+    // The version was requested anew, so an old verdict does not count.
     core.residency.retry(version);
     let (outcome, told) = match core.residency.acquire(version).await {
         // The pin lives until the registry knows, so that the set is still there when the first request comes.

@@ -1,6 +1,6 @@
 //! What the engine needs of the registry.
 //!
-//! Invariant: bytes come checked against the version's record.
+//! Invariant: a version's bytes have been checked against its record.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,71 +10,72 @@ use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::registry::{self, Registry};
 use crate::spec::{AdapterConfig, Digest};
 
-/// A version's file and what it takes to read it.
+/// A version's file, and the facts needed to read it.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// The safetensors file.
+    /// Bytes of the safetensors file.
     pub bytes: Bytes,
-    /// Shape of its adapters.
+    /// Shape of the version's adapters.
     pub adapter: AdapterConfig,
-    /// Rows of its head.
+    /// Classes of the version's head.
     pub classes: usize,
-    /// The backbone that it was trained on.
+    /// Digest of the backbone that the version was trained on.
     pub backbone: Digest,
 }
 
-/// A version that was asked for.
+/// The version that a task is to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
-    /// Which.
+    /// Reference of the version.
     pub version: VersionRef,
-    /// It cannot serve, and the registry knows.
+    /// Whether the registry knows that the version cannot serve.
     pub failed: bool,
 }
 
-/// Why a version or a record cannot be had.
+/// Why a version or a record is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// There is no such version.
     #[error("it does not exist")]
     Missing,
-    /// It will never be what was published.
+    /// The version is damaged for good.
     #[error("{reason}")]
     Damaged {
-        /// What is wrong with it.
+        /// Description of the damage.
         reason: String,
     },
-    /// Not now.
+    /// The version is unavailable for now.
     #[error("{reason}")]
     Failed {
-        /// What failed.
+        /// Description of the failure.
         reason: String,
     },
 }
 
-/// Versions, and which of them are to serve.
+/// Source of versions, and of which of them are to serve.
 #[async_trait]
 pub trait Versions: Send + Sync + 'static {
     /// Reads a version's file, checked.
     async fn load(&self, version: &VersionRef) -> Result<Stored, Unavailable>;
 
-    /// Announces tasks whose desired version changed, or that were deleted. Only a hint: [`Versions::pending`] is asked from time to time, too.
+    /// Announces tasks whose desired version changed, or that were deleted. Only a hint: [`Versions::pending`] is polled as well.
     fn changes(&self) -> broadcast::Receiver<(TenantId, TaskId)>;
 
-    /// The version that is to serve a task, whether it does or not; `None` when there is none. [`Unavailable::Missing`] when the task was deleted.
+    /// The version that is to serve a task, whether it already does or not; `None` when there is none. [`Unavailable::Missing`] when the task was
+    /// deleted.
     async fn desired(
         &self,
         tenant: &TenantId,
         task: &TaskId,
     ) -> Result<Option<Desired>, Unavailable>;
 
-    /// Every version that is desired and does not serve.
+    /// Every version that is desired but does not serve.
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable>;
 
-    /// A desired version is resident and warm: it serves from now on, if it still is the desired one. Says whether it was.
+    /// Makes a desired version, which is resident and warm, the serving one, if it is still desired. Returns whether it was.
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable>;
 
-    /// A desired version cannot serve. Says whether it still was the desired one.
+    /// Records that a desired version cannot serve. Returns whether it was still the desired one.
     async fn failed(&self, version: &VersionRef, why: &str) -> Result<bool, Unavailable>;
 }
 
@@ -129,7 +130,7 @@ impl Versions for Registry {
     }
 }
 
-/// What a task's record says of the version that is to serve it.
+/// The desired version of a task's record.
 fn desired(
     (tenant, task): (TenantId, TaskId),
     version: Option<AdapterVersion>,

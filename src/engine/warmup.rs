@@ -1,6 +1,6 @@
 //! Dummy forwards that prove a backbone or an adapter set before it serves.
 //!
-//! Invariant: what panics, fails or gives a value that is not finite does not serve.
+//! Invariant: a set or backbone that panics, fails or gives a value that is not finite does not serve.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::model::{AdapterSet, Backbone, Error, Inference, Segment, Step};
 use crate::rng::Stream;
 use crate::spec::AdapterConfig;
 
-/// Why a forward proved nothing.
+/// Why a forward did not prove anything.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// What ran is at fault.
+    /// The set or backbone is at fault.
     Unfit(Arc<str>),
-    /// The device did not run it.
+    /// The device did not run the forward.
     Device(device::Error),
 }
 
@@ -24,7 +24,7 @@ struct Forward {
     backbone: Arc<Backbone>,
     set: Arc<AdapterSet>,
     frames: usize,
-    /// Made by the first slice, on the device thread.
+    /// The forward; made by the first slice, on the device thread.
     inference: Option<Inference>,
     error: Option<Error>,
 }
@@ -64,13 +64,13 @@ impl Walk for Forward {
     }
 }
 
-/// The same values at every start: normalised pixels lie within about ±2.7.
+/// Test input with the same values at every start: normalised pixels lie within about ±2.7.
 fn noise(values: usize) -> Arc<[f32]> {
     let mut stream = Stream::new(0, "engine warm-up");
     (0..values).map(|_| stream.range(-2.0, 2.0)).collect()
 }
 
-/// Runs [`set`], and once more when that says that the set is at fault: what passes by itself shall not take a version out of service.
+/// Runs [`set`], and once more if it finds the set at fault: a transient failure must not take a version out of service.
 pub(super) async fn proven(
     device: &device::Handle,
     backbone: &Arc<Backbone>,

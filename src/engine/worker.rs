@@ -1,7 +1,7 @@
-//! Batches on the device, one when it asks: each a forward through the backbone, whatever the tasks.
+//! Batches on the device, formed when it asks: each is one forward through the backbone, whatever the tasks.
 //!
-//! Invariant: a batch that fails is taken apart; only a clip that fails alone is an error, of that clip. Its set is warmed again, which decides about
-//! the set.
+//! Invariant: a batch that fails is taken apart; only a clip that fails alone is an error, and only of that clip. Its set is warmed again, which
+//! decides about the set.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +27,7 @@ impl Source for Batches {
     fn next(&mut self) -> Option<Box<dyn Work>> {
         loop {
             let (clips, number) = self.queue.form()?;
-            // A suspect's set may be known by now for what it is.
+            // In the meantime the suspect's set may have been refused.
             let refused = match clips.as_slice() {
                 [only] => only.pin.refused(),
                 _ => None,
@@ -49,7 +49,7 @@ impl Source for Batches {
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        // The device has stopped: nobody will ask again.
+        // The device has stopped: it will not ask again.
         self.queue.close();
     }
 }
@@ -61,7 +61,7 @@ pub(super) struct Batch {
     clips: Vec<Clip>,
     number: u64,
     formed: Instant,
-    /// Made by the first slice.
+    /// The forward; made by the first slice.
     inference: Option<Inference>,
 }
 
@@ -82,7 +82,7 @@ impl Batch {
         }
     }
 
-    /// Neighbours of one set and one length.
+    /// Segments of neighbouring clips with the same set and length.
     fn segments(&self) -> Vec<Segment> {
         let mut begin = 0;
         let same = |a: &Clip, b: &Clip| a.pin.id == b.pin.id && a.frames == b.frames;
@@ -139,7 +139,7 @@ impl Batch {
         }
     }
 
-    /// The batch failed as a whole: its clips are tried one by one, and one that was alone already is at fault.
+    /// Takes a failed batch apart: its clips are tried one by one, and one that was already alone is at fault.
     fn take_apart(&mut self, reason: Arc<str>) {
         self.inference = None;
         let mut clips = std::mem::take(&mut self.clips);
@@ -152,7 +152,7 @@ impl Batch {
     }
 }
 
-/// A clip that failed by itself; whether its set is at fault shows when it is warmed again.
+/// Refuses a clip that failed by itself; whether its set is at fault shows when the set is warmed again.
 fn refuse(clip: Clip, reason: Arc<str>) {
     clip.pin.suspect();
     let version = clip.pin.version.clone();

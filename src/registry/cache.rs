@@ -1,7 +1,7 @@
-//! Values in memory by name, bounded by their weight; the one that was used longest ago goes first.
+//! Values in memory by name, bounded by their weight; the one used longest ago is evicted first.
 //!
-//! Invariant: the weights in here never exceed the bound, and what was read before a removal never comes in after it: a read takes a ticket first,
-//! and a removal voids all tickets. Our own, since the ready-made caches share their bound out among shards, where a large file never fits.
+//! Invariant: the weights in the cache never exceed the bound, and a value read before a removal is never inserted after it: a read takes a ticket
+//! first, and a removal voids all tickets. We have our own because ready-made caches divide their bound among shards, where a large file never fits.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +14,7 @@ pub(super) struct Cache<K, V> {
     entries: Mutex<Entries<K, V>>,
 }
 
-/// What a read takes before it begins, so that a removal meanwhile is noticed.
+/// A ticket that a read takes before it begins, so that a removal in the meantime is noticed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket(u64);
 
@@ -62,12 +62,12 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         Some(value)
     }
 
-    /// Begins a read of what will be inserted.
+    /// Begins a read of a value that will be inserted.
     pub(super) fn ticket(&self) -> Ticket {
         Ticket(self.lock().removals)
     }
 
-    /// Takes a value in, unless something was removed since the ticket was taken or the value is heavier than the bound. Says whether it did.
+    /// Inserts a value, unless something was removed since the ticket was taken or the value is heavier than the bound. Returns whether it did.
     pub(super) fn insert(&self, ticket: Ticket, key: K, value: V, weight: u64) -> bool {
         let mut entries = self.lock();
         if entries.removals != ticket.0 || weight > self.bound {
@@ -93,7 +93,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         true
     }
 
-    /// Changes a value where it is, and voids tickets.
+    /// Changes a value in place, and voids all tickets.
     pub(super) fn change(&self, key: &K, change: impl FnOnce(&mut V)) {
         let mut entries = self.lock();
         entries.removals += 1;
@@ -108,7 +108,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         entries.take(key);
     }
 
-    /// Removes every value whose name is meant.
+    /// Removes every value whose name matches.
     pub(super) fn remove_all(&self, is_meant: impl Fn(&K) -> bool) {
         let mut entries = self.lock();
         entries.removals += 1;

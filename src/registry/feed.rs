@@ -1,6 +1,7 @@
-//! Follows the change feed: what this process keeps of tasks stays true, whoever changed them.
+//! Follows the change feed: what this process keeps of tasks stays true, whichever process changed them.
 //!
-//! Invariant: a change is applied before the place in the feed moves beyond it; what is announced inside the process is a hint, this is the truth.
+//! Invariant: a change is applied before the position in the feed moves past it; an announcement inside the process is only a hint, the feed is
+//! authoritative.
 
 use std::convert::Infallible;
 
@@ -16,10 +17,10 @@ use crate::telemetry::Metrics;
 const PAGE: u32 = 1000;
 
 impl Registry {
-    /// Keeps the view true until the drain.
+    /// Keeps the view up to date until the drain.
     ///
     /// # Errors
-    /// Never: a database that is away is waited for.
+    /// Never: while the database is unavailable, the feed waits for it.
     pub async fn follow(
         self,
         metrics: Metrics,
@@ -42,7 +43,7 @@ impl Registry {
             is_up = caught_up.is_ok();
             tokio::select! {
                 () = drain.draining() => return Ok(()),
-                // A database that is away is not asked for every call that fails.
+                // A database that is unavailable is not asked again for every call that fails.
                 () = self.inner.view.hint.notified(), if is_up => {}
                 () = tokio::time::sleep(self.inner.config.feed_poll) => {}
             }
@@ -52,7 +53,7 @@ impl Registry {
     async fn catch_up(&self, cursor: &mut Option<Cursor>) -> Result<()> {
         let Inner { view, metadata, .. } = &*self.inner;
         loop {
-            // Before the read, so that the view is never said to be newer than it is.
+            // Taken before the read, so that the view never claims to be newer than it is.
             let begun = Instant::now();
             let page = asked(false, metadata.changes_since(*cursor, PAGE)).await?;
             if page.is_gap {
@@ -91,7 +92,7 @@ impl Registry {
                     self.announce(tenant, task);
                 }
             }
-            // Deleted meanwhile, which the feed will say, or unreadable: then whoever asks for the task tries again.
+            // The task was deleted meanwhile, which the feed will say, or cannot be read: then the next caller that asks for it tries again.
             Err(_) => view.doubt(&key),
         }
     }

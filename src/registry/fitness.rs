@@ -1,4 +1,4 @@
-//! Whether what serves can be served: versions of another backbone are told at the start, damaged ones when they are first loaded.
+//! Whether serving versions can be served: versions of another backbone are reported at the start, damaged ones when they are first loaded.
 //!
 //! Invariant: `serving_error` of a task whose desired version serves is empty exactly when nothing is known against that version.
 
@@ -11,20 +11,20 @@ use crate::spec::Digest;
 /// Tasks that are compared at once.
 const PAGE: u32 = 1000;
 
-/// How many tasks serve, and how many of them cannot on this backbone.
+/// Number of tasks that serve, and how many of them cannot on this backbone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fitness {
-    /// Tasks that have a serving version.
+    /// Number of tasks with a serving version.
     pub tasks: u64,
-    /// Tasks whose serving version was trained on another backbone.
+    /// Number of tasks whose serving version was trained on another backbone.
     pub unservable: u64,
-    /// The other backbones.
+    /// Digests of the other backbones.
     pub backbones: BTreeSet<Digest>,
 }
 
 impl Registry {
-    /// Compares every serving version with the resident backbone, and says in each task's `serving_error` what was found. What an earlier process
-    /// said of a version that fits is withdrawn: it is found again when the version is loaded.
+    /// Compares every serving version with the resident backbone, and records the result in each task's `serving_error`. What an earlier process
+    /// recorded about a version that fits is withdrawn: it is found again when the version is loaded.
     ///
     /// # Errors
     /// When the database fails.
@@ -58,7 +58,7 @@ impl Registry {
         }
     }
 
-    /// Says why the serving version cannot be served, or that nothing is known against it. Returns whether that is news.
+    /// Records why the serving version cannot be served, or that nothing is known against it. Returns whether that is news.
     ///
     /// # Errors
     /// When the database fails.

@@ -1,6 +1,6 @@
 //! A version's manifest, as the metadata of its safetensors file: one entry for each field.
 //!
-//! Invariant: [`seal`] and [`check`] are the only places that know how it is spelled; the same manifest and tensors always give the same bytes.
+//! Invariant: only [`seal`] and [`check`] know how it is encoded; the same manifest and tensors always give the same bytes.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use sha2::{Digest as _, Sha256};
 use crate::metadata::VersionManifest;
 use crate::spec::{Digest, Evaluation};
 
-/// How the entries are spelled.
+/// Version of the entries' encoding.
 const FORMAT: &str = "1";
 const FORMAT_FIELD: &str = "format_version";
 
-/// What is wrong with a file, in words.
+/// Fault in a file, in words.
 type Problem = String;
 
-/// A safetensors file, in its parts.
+/// The parts of a safetensors file.
 struct File<'a> {
     header: Map<String, Value>,
     tensors: &'a [u8],
@@ -36,7 +36,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// Replaces a file's metadata by a manifest, to which the digest of the tensors is added.
+/// Replaces a file's metadata with a manifest, and adds the digest of the tensors.
 pub(super) fn seal(
     tensors: &[u8],
     mut manifest: VersionManifest,
@@ -59,10 +59,10 @@ pub(super) fn seal(
     Ok((manifest, sealed))
 }
 
-/// The field of the metrics.
+/// Name of the field with the metrics.
 const EVALUATION: &str = "evaluation";
 
-/// Fields that are text, and so spelled without quotes.
+/// Fields that are text, and so written without quotes.
 const TEXTS: [&str; 5] = [
     "backbone_digest",
     "tensors_sha256",
@@ -97,13 +97,13 @@ pub(super) fn parse(
 
 /// Why a file does not fit its manifest.
 pub(super) enum Mismatch {
-    /// It is no safetensors file.
+    /// The file is not a safetensors file.
     Malformed(Problem),
-    /// It says something else.
+    /// This field of the file differs.
     Field(String),
 }
 
-/// Checks that a file says what its record says.
+/// Checks that a file agrees with its record.
 pub(super) fn check(bytes: &Bytes, manifest: &VersionManifest) -> Result<(), Mismatch> {
     let file = File::read(bytes).map_err(Mismatch::Malformed)?;
     let empty = Map::new();
@@ -114,7 +114,7 @@ pub(super) fn check(bytes: &Bytes, manifest: &VersionManifest) -> Result<(), Mis
     for (field, expected) in entries(manifest).map_err(Mismatch::Malformed)? {
         let agrees = match (found.get(&field).and_then(Value::as_str), expected.as_str()) {
             (Some(text), Some(expected)) => text == expected,
-            // Release 0.1 spelled the metrics in another way.
+            // Release 0.1 encoded the metrics differently.
             (Some(text), None) if field == EVALUATION => serde_json::from_str::<Evaluation>(text)
                 .is_ok_and(|said| said == manifest.evaluation),
             (Some(text), None) => {

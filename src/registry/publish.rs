@@ -1,7 +1,7 @@
 //! Publishing: a job's weights become an immutable version.
 //!
-//! Invariant: write, then commit. The file is in the store, whole, before one transaction makes the version visible, ends its job and asks for it
-//! to serve.
+//! Invariant: write, then commit. The file is completely in the store before one transaction makes the version visible, ends its job and makes it the
+//! desired version.
 
 use std::time::Duration;
 
@@ -16,30 +16,30 @@ use crate::metadata::{
 use crate::spec::{Digest, Evaluation, Invalid, LabelSet, Precision};
 use crate::store::layout;
 
-/// What a job publishes.
+/// The result of a job that is published.
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// Row i of the head is label i.
+    /// Labels of the version: row i of the head is label i.
     pub labels: LabelSet,
-    /// Digest of the backbone that it was trained on.
+    /// Digest of the backbone that the version was trained on.
     pub backbone_digest: Digest,
-    /// Trainable parameters.
+    /// Number of trainable parameters.
     pub parameters: u64,
     /// Precision of training.
     pub precision: Precision,
     /// The version that training started from.
     pub parent: Option<AdapterVersion>,
-    /// On the validation split.
+    /// Metrics on the validation split.
     pub evaluation: Evaluation,
     /// Mean training loss of each epoch, in nats.
     pub loss_curve: Vec<f64>,
-    /// The seed that was used.
+    /// Seed that was used.
     pub seed: u64,
     /// Training time without waiting and validation.
     pub training_time: Duration,
     /// Stable reason of an early end.
     pub reason: Option<String>,
-    /// The tensors, as a safetensors file; its metadata is replaced by the version's manifest.
+    /// Bytes of a safetensors file with the tensors; its metadata is replaced by the version's manifest.
     pub tensors: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ impl Registry {
     /// Publishes a PUBLISHING job's result: the version becomes visible, the job SUCCEEDED and, with `auto_serve`, the version desired.
     ///
     /// # Errors
-    /// [`crate::metadata::Error::LeaseLost`] when the job is another worker's by now; [`Error::Malformed`] when `tensors` is no safetensors file;
+    /// [`crate::metadata::Error::LeaseLost`] when another worker holds the job by now; [`Error::Malformed`] when `tensors` is not a safetensors file;
     /// [`Error::Invalid`] when a metric is not a finite number; when the store or the database fails. Nothing is visible then.
     pub async fn publish(&self, lease: &Lease, publication: Publication) -> Result<Published> {
         publication.check()?;
@@ -88,7 +88,7 @@ impl Registry {
             sha256,
             size_bytes: bytes.len() as u64,
         };
-        // The name holds the content's digest: a worker that lost the job can only write the same bytes or another name.
+        // The key holds the content's digest: a worker that lost the job can only write the same bytes or another key.
         let key = layout::version(tenant, task, number, sha256);
         self.inner.store.put(&key, bytes.into()).await?;
         faults::point("publish");
@@ -134,7 +134,7 @@ impl Publication {
     }
 }
 
-/// A sealed file: what it says, its bytes, their sha256.
+/// A sealed file: its manifest, its bytes, their sha256.
 type Sealed = (VersionManifest, Vec<u8>, Digest);
 
 fn seal(tensors: &[u8], manifest: VersionManifest) -> std::result::Result<Sealed, String> {

@@ -1,7 +1,7 @@
-//! What classification asks of the records, in memory: which version serves a task, and what a version says of itself.
+//! The records that classification needs, in memory: which version serves a task, and what describes a version.
 //!
-//! Invariant: an answer is what the records said when the change feed was last read to its end, or newer, and that was not longer ago than the
-//! stale limit; a change through this process is seen by whoever asks after it was answered. What is in memory is bounded.
+//! Invariant: an answer is what the records said when the change feed was last read to its end, or newer, and that is no longer ago than the stale
+//! limit; a change through this process is seen by every call after its answer. Memory is bounded.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -17,14 +17,14 @@ use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::metadata::{self, TaskRecord, VersionRecord};
 use crate::spec::{ClipSampling, Digest, LabelSet};
 
-/// Tasks that are kept: some 300 bytes each.
+/// Most tasks that are kept: some 300 bytes each.
 const TASKS: u64 = 100_000;
-/// How long the database may take to answer when there is nothing to answer instead.
+/// How long the database may take to answer when there is nothing older to fall back on.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long it may take when the older answer would do.
+/// How long the database may take when the older answer would do.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 
-/// A tenant's task.
+/// Tenant and task.
 type Key = (TenantId, TaskId);
 
 /// Which version serves a task.
@@ -32,29 +32,29 @@ type Key = (TenantId, TaskId);
 pub struct Served {
     /// The version that answers now.
     pub serving: Option<AdapterVersion>,
-    /// Whether another version was asked for and has not failed: it will serve soon.
+    /// Whether another version is desired and has not failed: it will serve soon.
     pub is_moving: bool,
-    /// What the records say of a serving version that is the desired one, too; `None` when another is desired.
+    /// What the records say of a serving version that is also the desired one; `None` when another is desired.
     pub standing: Option<Standing>,
 }
 
-/// What is on record of a serving version.
+/// What is on record about a serving version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing is said against it.
+    /// Nothing is known against the version.
     Good,
-    /// It could not be served.
+    /// The version could not be served.
     Failed,
 }
 
-/// What a version says of itself, as far as classification needs it.
+/// What classification needs to know of a version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Essentials {
-    /// Row i of the head is label i.
+    /// Labels of the version: row i of the head is label i.
     pub labels: LabelSet,
     /// How clips are sampled.
     pub sampling: ClipSampling,
-    /// The backbone that the version was trained on.
+    /// Digest of the backbone that the version was trained on.
     pub backbone_digest: Digest,
     /// sha256 of the version's file.
     pub sha256: Digest,
@@ -63,7 +63,7 @@ pub struct Essentials {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     served: Served,
-    /// Nothing is known to have changed since it was read.
+    /// Whether nothing is known to have changed since it was read.
     is_fresh: bool,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct View {
     /// When the feed was last read to its end; before the first time nothing is answered from memory.
     confirmed: Mutex<Option<Instant>>,
     stale_limit: Duration,
-    /// Something was written here, so that the feed has news.
+    /// Notified when this process wrote something, so that the feed has news.
     pub(super) hint: Notify,
 }
 
@@ -91,7 +91,7 @@ impl View {
         }
     }
 
-    /// Everything that changed before this moment was read.
+    /// Notes that every change before this moment was read.
     pub(super) fn confirm(&self, at: Instant) {
         *lock(&self.confirmed) = Some(at);
     }
@@ -109,7 +109,7 @@ impl View {
         lock(&self.writes).contains_key(key)
     }
 
-    /// Begins a change of a task through this process: until it ends, the records are asked.
+    /// Begins a change of a task through this process: until it ends, the records are read.
     pub(super) fn writing(&self, tenant: &TenantId, task: &TaskId) -> Writing<'_> {
         let key = (tenant.clone(), task.clone());
         *lock(&self.writes).entry(key.clone()).or_default() += 1;
@@ -124,7 +124,7 @@ impl View {
         self.tasks.ticket()
     }
 
-    /// Takes in what was read since the ticket was taken; says whether that still is the newest.
+    /// Stores what was read since the ticket was taken; returns whether it is still the newest.
     pub(super) fn learn(&self, ticket: Ticket, record: &TaskRecord) -> bool {
         let key = (record.tenant.clone(), record.id.clone());
         let known = Known {
@@ -134,26 +134,26 @@ impl View {
         self.tasks.insert(ticket, key, known, 1)
     }
 
-    /// The task has changed: its records are asked next time.
+    /// Notes that the task has changed: its records are read next time.
     pub(super) fn doubt(&self, key: &Key) {
         self.tasks.change(key, |known| known.is_fresh = false);
     }
 
-    /// The task is gone.
+    /// Removes a task that is gone.
     pub(super) fn forget(&self, tenant: &TenantId, task: &TaskId) {
         self.tasks.remove(&(tenant.clone(), task.clone()));
         self.versions
             .remove_all(|version| version.tenant == *tenant && version.task == *task);
     }
 
-    /// Nothing that is known can be relied on.
+    /// Removes everything, since none of it can be relied on.
     pub(super) fn clear(&self) {
         self.tasks.remove_all(|_| true);
         self.versions.remove_all(|_| true);
     }
 }
 
-/// A change of a task through this process.
+/// A running change of a task through this process.
 pub(super) struct Writing<'a> {
     view: &'a View,
     key: Key,
@@ -161,7 +161,7 @@ pub(super) struct Writing<'a> {
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        // Doubt comes first: in between, the records are asked for either reason.
+        // Doubt comes first: in between, the records are read for either reason.
         self.view.doubt(&self.key);
         let mut writes = lock(&self.view.writes);
         if let Some(count) = writes.get_mut(&self.key) {
@@ -202,7 +202,7 @@ impl Essentials {
         }
     }
 
-    /// Bytes in memory, about.
+    /// Approximate bytes in memory.
     fn weight(&self) -> u64 {
         let labels = self.labels.as_slice().iter();
         let texts: usize = labels.map(|label| label.len() + size_of::<String>()).sum();
@@ -211,8 +211,8 @@ impl Essentials {
 }
 
 impl Registry {
-    /// Which version serves a task: from memory when the task is known, else from the records. While the database is away, what is known is
-    /// answered until the stale limit.
+    /// The version that serves a task: from memory when the task is known, else from the records. While the database is unavailable, the known answer
+    /// is given until the stale limit.
     ///
     /// # Errors
     /// When the tenant has no such task; when the database fails and the task is not known well enough.
@@ -240,7 +240,7 @@ impl Registry {
         }
     }
 
-    /// What a version says of itself, as [`Registry::served`] answers.
+    /// What classification needs to know of a version; answered like [`Registry::served`].
     ///
     /// # Errors
     /// When the tenant has no such version; when the database fails and the version is not known well enough.
@@ -270,7 +270,7 @@ impl Registry {
     }
 }
 
-/// A read with a time limit: who waits for a database that does not answer can be told so.
+/// Runs a read with a time limit, so that a caller that waits for a silent database can be told.
 pub(super) async fn asked<T>(
     has_other: bool,
     read: impl Future<Output = metadata::Result<T>>,

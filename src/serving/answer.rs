@@ -1,4 +1,4 @@
-//! What a classification answers.
+//! The answer of a classification.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use crate::video::Clip;
 /// Scores of a video, and how they came about.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// The version that was asked.
+    /// Version that answered.
     pub version: VersionRef,
-    /// Its labels: row i of the scores is label i.
+    /// Labels of the version: row i of the scores is label i.
     pub labels: LabelSet,
     /// Scores of each view and of the video.
     pub scores: Scores,
-    /// The frames that were looked at, temporal view by temporal view.
+    /// Frames that were used, temporal view by temporal view.
     pub frames: Vec<SampledFrame>,
     /// Time that decoding took.
     pub decode: Duration,
-    /// From the queue's entry to the last view's batch.
+    /// Time from entering the queue to the last view's batch.
     pub queue: Duration,
-    /// Time of the batches that the views were in.
+    /// Time of the batches that held the views.
     pub device: Duration,
 }
 
-/// A frame that was looked at.
+/// A frame that was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampledFrame {
-    /// Its index among the shown frames.
+    /// Index among the shown frames.
     pub index: u32,
     /// Time since the first frame.
     pub time: Duration,

@@ -7,42 +7,42 @@ use crate::{engine, library, registry, video};
 /// Why a video was not classified.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The task has no version that serves.
+    /// The task has no serving version.
     #[error("task {task} has no version that serves yet{}", coming(*.is_moving))]
     NoServingVersion {
-        /// Which.
+        /// Id of the task.
         task: TaskId,
-        /// Whether one was asked for and is being made ready.
+        /// Whether a version is desired and being made ready.
         is_moving: bool,
     },
     /// The version was trained on another backbone.
     #[error("{version} was trained on backbone {got}, the resident one is {expected}")]
     Backbone {
-        /// Which.
+        /// Reference of the version.
         version: VersionRef,
-        /// The resident backbone.
+        /// Digest of the resident backbone.
         expected: Digest,
-        /// The version's own.
+        /// Digest of the version's own backbone.
         got: Digest,
     },
     /// The engine's logits are not one finite row of the labels' number for each view.
     #[error("the logits of {version} are not one finite row of its {labels} labels for each view")]
     Logits {
-        /// Which.
+        /// Reference of the version.
         version: VersionRef,
-        /// How many labels it has.
+        /// Number of the version's labels.
         labels: usize,
     },
-    /// Its task or version.
+    /// An error of the task or version.
     #[error(transparent)]
     Registry(#[from] registry::Error),
-    /// A stored video.
+    /// An error of a stored video.
     #[error(transparent)]
     Library(#[from] library::Error),
-    /// Decoding.
+    /// An error of decoding.
     #[error(transparent)]
     Video(#[from] video::Error),
-    /// Classifying.
+    /// An error of the engine.
     #[error(transparent)]
     Engine(#[from] engine::Error),
 }

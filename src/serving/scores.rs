@@ -36,10 +36,10 @@ impl Scores {
     }
 }
 
-/// In f64, so that the scores of a thousand labels still sum to 1.
+/// Softmax in f64, so that the scores of a thousand labels still sum to 1.
 fn softmax(logits: &[f32]) -> Vec<f64> {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // Widened before the difference is taken: of two finite f32 it may be none.
+    // Widened before the difference is taken: the difference of two finite f32 may not be finite.
     let exponentials: Vec<f64> = logits
         .iter()
         .map(|&logit| (f64::from(logit) - f64::from(most)).exp())
@@ -59,7 +59,7 @@ mod tests {
         assert_eq!((best[0].0, best.len()), (1, 2));
         assert!((best[0].1 - 0.7).abs() < 1e-6);
         assert!((best[0].1 + best[1].1 - 1.0).abs() < 1e-12);
-        // One extreme view cannot outweigh two, as a mean of logits would let it.
+        // One extreme view cannot outweigh two, as it would in a mean of logits.
         let views = [vec![90.0, 0.0], vec![0.0, 9.0], vec![0.0, 9.0]];
         assert!(Scores::of(&views).unwrap().mean[1] > 0.6);
     }

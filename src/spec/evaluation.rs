@@ -1,6 +1,6 @@
 //! Metrics on a split, and the confusion matrix as the cells that are not 0.
 //!
-//! Invariant: cells are in the order of true label, then predicted label, each once; their number has a limit, whatever the number of labels.
+//! Invariant: cells are ordered by true label, then by predicted label, each once; their number has a limit, whatever the number of labels.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 pub struct Evaluation {
     /// Examples that were evaluated.
     pub examples: u64,
-    /// Share whose best score is their label's.
+    /// Share of examples whose best score is their label's.
     pub top1: f64,
-    /// Share whose label is among the best five.
+    /// Share of examples whose label is among the best five.
     pub top5: f64,
-    /// Mean cross entropy in nats.
+    /// Mean cross entropy, in nats.
     pub loss: f64,
-    /// How often which label was predicted for which; empty in a listing.
+    /// How often each label was predicted for each label; empty in a listing.
     #[serde(default)]
     pub confusion: Confusion,
     /// Why there are no metrics, when something went wrong.
@@ -33,17 +33,17 @@ pub struct Cell {
     pub label: u32,
     /// Row of the predicted label.
     pub predicted: u32,
-    /// How many.
+    /// Number of examples.
     pub examples: u64,
 }
 
-/// How one label fared.
+/// Counts of one label.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64, u64)", into = "(u64, u64, u64)")]
 pub struct LabelCounts {
     /// Examples of the label.
     pub examples: u64,
-    /// Examples for which it was predicted.
+    /// Examples for which the label was predicted.
     pub predicted: u64,
     /// Examples of the label for which it was predicted.
     pub right: u64,
@@ -54,14 +54,14 @@ pub struct LabelCounts {
 #[serde(try_from = "Stored")]
 pub struct Confusion {
     cells: Vec<Cell>,
-    /// Of every label, when cells were left out; otherwise the cells say it.
+    /// Counts of every label, when cells were left out; otherwise the cells say it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     counts: Vec<LabelCounts>,
     #[serde(skip_serializing_if = "is_zero")]
     left_out: u64,
 }
 
-/// What release 0.1 stored, every count of every row, and what is stored now.
+/// What release 0.1 stored (every count of every row), and what is stored now.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Stored {
@@ -79,7 +79,7 @@ impl Confusion {
     /// Most cells that are kept: those with the most examples.
     pub const CELLS: usize = 16_384;
 
-    /// A matrix of counted cells over so many labels.
+    /// A matrix of counted cells over `labels` labels.
     pub fn new(counted: BTreeMap<(u32, u32), u64>, labels: usize) -> Self {
         let cells = counted
             .into_iter()
@@ -105,7 +105,7 @@ impl Confusion {
         whole
     }
 
-    /// A matrix whose every count is given, row by row (row = true label); `None` when they are not those of a square.
+    /// A matrix whose every count is given, row by row (row = true label); `None` when they do not form a square.
     pub fn from_rows(rows: &[u64]) -> Option<Self> {
         let labels = rows.len().isqrt();
         if labels * labels != rows.len() {
@@ -124,12 +124,12 @@ impl Confusion {
         &self.cells
     }
 
-    /// Cells that are not 0 and were left out.
+    /// Number of cells that are not 0 and were left out.
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// How each of so many labels fared.
+    /// Counts of each of `labels` labels.
     pub fn label_counts(&self, labels: usize) -> Vec<LabelCounts> {
         if self.counts.len() == labels {
             return self.counts.clone();
@@ -150,7 +150,7 @@ impl Confusion {
         counts
     }
 
-    /// Every count, row by row (row = true label), where the labels are so few that this is small; empty otherwise.
+    /// Every count, row by row (row = true label), when there are at most `most` labels; empty otherwise.
     pub fn rows(&self, labels: usize, most: usize) -> Vec<u64> {
         if labels > most || self.left_out > 0 || self.cells.is_empty() {
             return Vec::new();
@@ -165,7 +165,7 @@ impl Confusion {
         rows
     }
 
-    /// Whether a matrix that came from elsewhere is one over so many labels.
+    /// Whether a matrix from elsewhere is valid over `labels` labels.
     pub fn is_sound(&self, labels: usize) -> bool {
         let is_known = |row: u32| (row as usize) < labels;
         let place = |cell: &Cell| (cell.label, cell.predicted);

@@ -1,16 +1,16 @@
-//! What of a task's shape depends on the backbone that it runs on.
+//! The limits on a task's shape that depend on its backbone.
 
 use super::{AdapterConfig, ClipSampling, Invalid};
 
-/// Most values of one temporal view of a clip, its spatial views together: what a video worker's memory has room for.
+/// Most values of one temporal view of a clip, its spatial views together: as much as a video worker's memory has room for.
 pub const MAX_CLIP_VALUES: usize = 64 << 20;
 
 /// The sizes of a backbone that limit its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Side of a view in pixels.
+    /// Side of a view, in pixels.
     pub image_size: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: usize,
 }
 
@@ -18,7 +18,7 @@ impl Geometry {
     /// Checks that a task can be trained and classified with this backbone.
     ///
     /// # Errors
-    /// Names the first field that cannot, as a path below the task.
+    /// Names the first field that does not fit, as a path below the task.
     pub fn check(&self, adapter: &AdapterConfig, sampling: &ClipSampling) -> Result<(), Invalid> {
         if let Some(layers) = adapter.adapter_layers
             && adapter.has_sites()

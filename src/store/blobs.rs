@@ -31,28 +31,28 @@ pub struct Store {
 /// A blob in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
-    /// Its key.
+    /// Key of the blob.
     pub key: Key,
-    /// Bytes.
+    /// Size of the blob, in bytes.
     pub size: u64,
     /// When it was written, in microseconds since the Unix epoch by the store's clock.
     pub modified: i64,
 }
 
-/// What a [`Writer`] wrote.
+/// Size and digest of the blob that a [`Writer`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Bytes.
+    /// Size of the blob, in bytes.
     pub size: u64,
-    /// Their sha256.
+    /// sha256 of the bytes.
     pub sha256: Digest,
 }
 
 impl Store {
-    /// Opens a local folder, which is made when it is not there.
+    /// Opens a local folder, and creates it if it does not exist.
     ///
     /// # Errors
-    /// When the folder cannot be made or opened.
+    /// When the folder cannot be created or opened.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let cannot = |source| Error::Directory {
             directory: directory.into(),
@@ -120,7 +120,7 @@ impl Store {
     /// Reads a blob and checks its bytes.
     ///
     /// # Errors
-    /// [`Error::Digest`] when they are not those that were stored; as [`Store::get`] otherwise.
+    /// [`Error::Digest`] when they differ from those that were stored; otherwise the same as [`Store::get`].
     pub async fn get_verified(&self, key: &Key, sha256: Digest) -> Result<Bytes, Error> {
         let bytes = self.get(key).await?;
         let copy = bytes.clone();
@@ -188,7 +188,7 @@ impl Store {
         blocking("read", key, work).await
     }
 
-    /// Deletes a blob; one that is not there is deleted already.
+    /// Deletes a blob; one that does not exist counts as deleted.
     ///
     /// # Errors
     /// When the store fails.
@@ -199,7 +199,7 @@ impl Store {
         }
     }
 
-    /// Whether there is such a blob.
+    /// Whether the blob exists.
     ///
     /// # Errors
     /// When the store fails.
@@ -211,7 +211,7 @@ impl Store {
         }
     }
 
-    /// Every blob's key, in no order.
+    /// Keys of all blobs, in no particular order.
     pub(super) fn keys(&self) -> impl Stream<Item = Result<Key, Error>> + Send + use<> {
         self.objects
             .list(None)
@@ -224,16 +224,16 @@ impl Store {
 #[derive(Debug)]
 pub struct Writer {
     key: Key,
-    /// `None` once the blob is whole.
+    /// Upload under way; `None` once the blob is whole.
     upload: Option<Box<dyn MultipartUpload>>,
-    /// At most [`CHUNK`] bytes and one piece.
+    /// Bytes that are not written yet: at most [`CHUNK`] and one piece.
     buffer: Vec<u8>,
     hasher: Sha256,
     size: u64,
 }
 
 impl Writer {
-    /// Bytes so far.
+    /// Bytes written so far.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -241,7 +241,7 @@ impl Writer {
     /// Appends bytes.
     ///
     /// # Errors
-    /// When the store fails; then the writer is of no more use.
+    /// When the store fails; then the writer can no longer be used.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.size += bytes.len() as u64;
         self.buffer.extend_from_slice(bytes);
@@ -300,7 +300,7 @@ impl Drop for Writer {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        // A bucket keeps, and bills, the parts of a blob that was never made whole.
+        // A bucket keeps, and bills, the parts of a blob that was never completed.
         runtime.spawn(async move {
             if let Err(error) = upload.abort().await {
                 let error = &error as &dyn std::error::Error;
@@ -324,7 +324,7 @@ pub(super) fn failed(action: &'static str, key: &Key, error: object_store::Error
     of_store(action, key.as_str(), error)
 }
 
-/// What an error of the store below means: a request that it cannot take stays wrong, everything else may pass.
+/// Classifies an error of the underlying store: an invalid request stays invalid, everything else may pass.
 pub(super) fn of_store(action: &'static str, key: &str, error: object_store::Error) -> Error {
     let is_refused = matches!(
         error,

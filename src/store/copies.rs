@@ -1,6 +1,6 @@
-//! Blobs out of blobs, without writing their bytes again where the store can do that.
+//! Blobs made of other blobs, without writing their bytes again where the store supports that.
 //!
-//! Invariant: a copy counts as written when it was made: its age is that of the copy, not of what it was made from.
+//! Invariant: a copy counts as written when it was made: its age is that of the copy, not of its source.
 
 use std::fs::File;
 
@@ -13,7 +13,7 @@ use crate::spec::Digest;
 use crate::telemetry;
 
 impl Store {
-    /// Gives a blob a second key. In a local folder both are one file, which takes room once.
+    /// Gives a blob a second key. In a local folder both are the same file, which takes room once.
     ///
     /// # Errors
     /// [`Error::NotFound`], or when the store fails.
@@ -34,7 +34,8 @@ impl Store {
         copied.map_err(|error| failed("copy", from, error))
     }
 
-    /// What a [`super::Writer`] would have written of these blobs, one after another, without writing it. One of them is in memory at a time.
+    /// The size and digest that a [`super::Writer`] would give for these blobs one after another, without writing them. One blob is in memory at a
+    /// time.
     ///
     /// # Errors
     /// [`Error::NotFound`], or when the store fails.

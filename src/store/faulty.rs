@@ -1,6 +1,6 @@
 //! A store whose writes, reads and listings fail, and whose reads wait, when a test says so.
 //!
-//! Invariant: what is not told to fail is done by the store below; a write that fails leaves nothing.
+//! Invariant: a call that is not told to fail is done by the underlying store; a write that fails leaves nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,32 +27,32 @@ pub struct Faults {
     waiting: Arc<watch::Sender<usize>>,
 }
 
-/// Calls until the one that fails, that one included; 0 or less means none.
+/// Number of calls until the one that fails, including it; 0 or less means none.
 #[derive(Debug, Clone, Default)]
 struct Countdown(Arc<AtomicI64>);
 
 impl Faults {
-    /// Makes the `n`-th write from now fail, from 1; a blob that is written in pieces counts once for each piece and once for its end.
+    /// Makes the `n`-th write from now fail, counted from 1; a blob that is written in pieces counts once for each piece and once for its end.
     pub fn fail_write(&self, n: i64) {
         self.writes.0.store(n, Ordering::SeqCst);
     }
 
-    /// Makes the `n`-th read from now fail, from 1; a look at a blob's size counts, too.
+    /// Makes the `n`-th read from now fail, counted from 1; reading a blob's size counts as well.
     pub fn fail_read(&self, n: i64) {
         self.reads.0.store(n, Ordering::SeqCst);
     }
 
-    /// Makes the `n`-th listing from now fail, from 1, after its first blob.
+    /// Makes the `n`-th listing from now fail, counted from 1, after its first blob.
     pub fn fail_list(&self, n: i64) {
         self.lists.0.store(n, Ordering::SeqCst);
     }
 
-    /// Blobs that were begun in pieces and given up.
+    /// Number of blobs that were begun in pieces and abandoned.
     pub fn aborted(&self) -> i64 {
         self.aborted.load(Ordering::SeqCst)
     }
 
-    /// Makes reads wait, or go on.
+    /// Makes reads wait, or continue.
     pub fn hold_reads(&self, hold: bool) {
         self.held.send_replace(hold);
     }

@@ -1,6 +1,6 @@
-//! Which database's blobs a store holds.
+//! Which database a store's blobs belong to.
 //!
-//! Invariant: the id lies among the blobs, so that it goes wherever they go; no tenant's key can be the same.
+//! Invariant: the id lies among the blobs, so that it travels with them; no tenant's key can be the same.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use super::{Error, Store, layout};
 
 impl Store {
-    /// The id of the database whose blobs these are; `None` when it was never noted.
+    /// The id of the database that the blobs belong to; `None` when it was never written.
     ///
     /// # Errors
     /// When the store fails.
@@ -20,7 +20,7 @@ impl Store {
         }
     }
 
-    /// Notes whose blobs these are.
+    /// Writes the id of the database that the blobs belong to.
     ///
     /// # Errors
     /// When the store fails.

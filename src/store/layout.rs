@@ -1,6 +1,6 @@
-//! How keys are spelled, here and nowhere else.
+//! How keys are formed, here and nowhere else.
 //!
-//! Invariant: a key begins with its tenant, and two different things never have one key.
+//! Invariant: a key begins with its tenant, and two different objects never share a key.
 
 use std::fmt;
 
@@ -15,10 +15,10 @@ use crate::spec::Digest;
 pub struct Key(Path);
 
 impl Key {
-    /// Reads a key that a record holds.
+    /// Parses a key that a record holds.
     ///
     /// # Errors
-    /// When the text is no key.
+    /// When the text is not a key.
     pub fn parse(text: &str) -> Result<Self, Error> {
         Path::parse(text)
             .ok()
@@ -27,12 +27,12 @@ impl Key {
             .ok_or_else(|| Error::Key { text: text.into() })
     }
 
-    /// The text.
+    /// Text of the key.
     pub fn as_str(&self) -> &str {
         self.0.as_ref()
     }
 
-    /// Whose it is and what; `None` for what this program does not write.
+    /// The tenant and the kind of blob that the key names; `None` for keys that this program does not write.
     pub fn name(&self) -> Option<(TenantId, Name)> {
         let parts: Vec<&str> = self.as_str().split('/').collect();
         let (tenant, rest) = parts.split_first()?;
@@ -65,7 +65,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// What a key says that its blob is.
+/// The kind of blob that a key names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
     /// A video.
@@ -78,12 +78,12 @@ pub enum Name {
     Job(JobId, u64),
 }
 
-/// `_store`: no tenant's name begins like that.
+/// Key `_store`: no tenant's name begins like that.
 pub(super) fn identity() -> Key {
     Key(Path::from("_store"))
 }
 
-/// `<tenant>/videos/<video>`
+/// Key `<tenant>/videos/<video>`.
 pub fn video(tenant: &TenantId, video: VideoId) -> Key {
     Key(Path::from_iter([
         tenant.as_str(),
@@ -92,7 +92,7 @@ pub fn video(tenant: &TenantId, video: VideoId) -> Key {
     ]))
 }
 
-/// `<tenant>/uploads/<upload>/<number>`
+/// Key `<tenant>/uploads/<upload>/<number>`.
 pub fn part(tenant: &TenantId, upload: UploadId, number: u32) -> Key {
     Key(Path::from_iter([
         tenant.as_str(),
@@ -102,7 +102,7 @@ pub fn part(tenant: &TenantId, upload: UploadId, number: u32) -> Key {
     ]))
 }
 
-/// `<tenant>/tasks/<task>/versions/<n>/<sha256>.safetensors`
+/// Key `<tenant>/tasks/<task>/versions/<n>/<sha256>.safetensors`.
 pub fn version(tenant: &TenantId, task: &TaskId, version: AdapterVersion, sha256: Digest) -> Key {
     Key(Path::from_iter([
         tenant.as_str(),
@@ -114,8 +114,8 @@ pub fn version(tenant: &TenantId, task: &TaskId, version: AdapterVersion, sha256
     ]))
 }
 
-/// `<tenant>/jobs/<job>/<epoch>/checkpoint-<step>.safetensors`: the claim's epoch is in it, so that a worker that lost its claim cannot overwrite
-/// what its successor wrote.
+/// Key `<tenant>/jobs/<job>/<epoch>/checkpoint-<step>.safetensors`: it contains the claim's epoch, so that a worker that lost its claim cannot
+/// overwrite what its successor wrote.
 pub fn checkpoint(tenant: &TenantId, job: JobId, epoch: u64, step: u64) -> Key {
     Key(Path::from_iter([
         tenant.as_str(),

@@ -1,6 +1,6 @@
 //! The lock on a data directory.
 //!
-//! Invariant: while a [`DirectoryLock`] lives, no other process holds one for its directory, whatever happens to the files in it; the kernel lets go of
+//! Invariant: while a [`DirectoryLock`] lives, no other process holds one for its directory, whatever happens to the files in it; the kernel releases
 //! it when the process ends, however it ends.
 
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::Error;
 
-/// Makes a directory this process's own until it is dropped.
+/// Makes a directory exclusive to this process until it is dropped.
 #[derive(Debug)]
 pub struct DirectoryLock {
     _file: File,
@@ -20,24 +20,25 @@ pub struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Takes the directory, which is made when it is not there.
+    /// Locks the directory, and creates it if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process has it.
+    /// [`Error::Locked`] when another process holds it.
     pub fn acquire(directory: &Path) -> Result<Self, Error> {
         let cannot = |source| Error::Directory {
             directory: directory.into(),
             source,
         };
         fs::create_dir_all(directory).map_err(cannot)?;
-        // The file tells releases that lock nothing else; it stays when the lock goes: removing it would let two processes lock two files of one name.
+        // Older releases lock nothing but this file; it stays when the lock is released: removing it would let two processes lock two files of one
+        // name.
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(directory.join("lock"))
             .map_err(cannot)?;
-        // The directory itself cannot be removed from under a running server as a file in it can.
+        // The directory itself, unlike a file in it, cannot be removed from under a running server.
         let itself = File::open(directory).map_err(cannot)?;
         let is_ours = take(&file).map_err(cannot)? && take_directory(&itself).map_err(cannot)?;
         if !is_ours {
@@ -52,7 +53,7 @@ impl DirectoryLock {
     }
 }
 
-/// Locks a file; false when another process has it.
+/// Locks a file; false when another process holds the lock.
 fn take(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -61,7 +62,7 @@ fn take(file: &File) -> io::Result<bool> {
     }
 }
 
-/// As [`take`]. File systems on a network lock no directories; there the file has to do.
+/// Same as [`take`], for a directory. Network file systems do not lock directories; there the file has to do.
 fn take_directory(directory: &File) -> io::Result<bool> {
     match take(directory) {
         Err(error)

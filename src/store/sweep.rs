@@ -1,6 +1,6 @@
-//! What clears a store up: listings, the trash, files of writes that never ended, empty folders.
+//! Clean-up of a store: listings, the trash, files of writes that never ended, empty folders.
 //!
-//! Invariant: nothing here reads a whole listing into memory, and a file that vanishes meanwhile is no error.
+//! Invariant: nothing here reads a whole listing into memory, and a file that vanishes meanwhile is not an error.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,11 +15,11 @@ use object_store::{ObjectMeta, ObjectStoreExt};
 use super::blobs::of_store;
 use super::{Blob, Error, Key, Store};
 
-/// Folder of what was taken for an orphan. No tenant can have this name.
+/// Folder of blobs that were taken for orphans. No tenant can have this name.
 const TRASH: &str = ".trash";
 
 impl Store {
-    /// Every blob of this program, in no particular order, without what lies in the trash. Not for a hot path.
+    /// Lists every blob of this program, in no particular order, without the trash. Not for a hot path.
     pub fn list(&self) -> BoxStream<'_, Result<Blob, Error>> {
         let blob = |meta: ObjectMeta| Blob {
             key: Key::from_path(meta.location),
@@ -27,13 +27,13 @@ impl Store {
             modified: meta.last_modified.timestamp_micros(),
         };
         let listed = self.objects.list(None).map_ok(blob).map_err(listing);
-        // What this program did not write is not for it to delete.
+        // Files that this program did not write are not its to delete.
         let own = |blob: &Blob| std::future::ready(blob.key.name().is_some());
         listed.try_filter(own).boxed()
     }
 
-    /// Moves a blob to the trash, from where [`Store::empty_trash`] takes it when it has lain there long enough; `now` is in microseconds since the
-    /// Unix epoch. One that is not there is no error.
+    /// Moves a blob to the trash, from where [`Store::empty_trash`] deletes it after it has lain there long enough; `now` is in microseconds since
+    /// the Unix epoch. A blob that does not exist is not an error.
     ///
     /// # Errors
     /// When the store fails.
@@ -47,7 +47,7 @@ impl Store {
         }
     }
 
-    /// Deletes what has lain in the trash since `now - age`. Returns how many blobs.
+    /// Deletes blobs that have been in the trash since `now - age`. Returns their number.
     ///
     /// # Errors
     /// When the store fails.
@@ -72,8 +72,8 @@ impl Store {
         Ok(deleted)
     }
 
-    /// Removes files of writes that never ended, because their process was killed, and that nobody has touched since `before` (microseconds since
-    /// the Unix epoch). Returns how many. Not for a hot path.
+    /// Removes files of writes that never ended because their process was killed, and that were not touched since `before` (microseconds since the
+    /// Unix epoch). Returns their number. Not for a hot path.
     ///
     /// # Errors
     /// When the store's folder cannot be read.
@@ -95,13 +95,13 @@ impl Store {
             .await
     }
 
-    /// Removes folders that are empty and that nobody has changed since `before` (microseconds since the Unix epoch). Returns how many.
+    /// Removes folders that are empty and were not changed since `before` (microseconds since the Unix epoch). Returns their number.
     ///
     /// # Errors
     /// When the store's folder cannot be read.
     pub async fn remove_empty_folders(&self, before: i64) -> Result<u64, Error> {
         let remove = move |folder: &Folder| {
-            // A folder that has something refuses to go, so that nothing has to be looked at before.
+            // A folder with content cannot be removed, so nothing has to be checked first.
             if modified(folder)? > before || fs::remove_dir(folder).is_err() {
                 return Ok(0);
             }
@@ -111,7 +111,7 @@ impl Store {
             .await
     }
 
-    /// Does blocking work on a local store's folder; on another there is nothing to do.
+    /// Does blocking work on a local store's folder; other stores have nothing to do.
     async fn sweep(
         &self,
         work: impl FnOnce(&Folder) -> std::io::Result<u64> + Send + 'static,
@@ -134,7 +134,7 @@ fn micros_before(now: i64, age: Duration) -> i64 {
     now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// When a file or folder was changed last, in microseconds since the Unix epoch.
+/// When a file or folder was last changed, in microseconds since the Unix epoch.
 fn modified(path: &Folder) -> std::io::Result<i64> {
     let since = path
         .metadata()?
@@ -146,7 +146,7 @@ fn modified(path: &Folder) -> std::io::Result<i64> {
 
 type Visit<'a> = &'a dyn Fn(&Folder) -> std::io::Result<u64>;
 
-/// Visits what a folder holds, folders after what they hold. Sums up what the visits return; what vanishes on the way counts nothing.
+/// Visits a folder's content, folders after their own content. Sums up what the visits return; what vanishes on the way counts as nothing.
 fn walk(folder: &Folder, file: Visit<'_>, emptied: Visit<'_>) -> std::io::Result<u64> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -167,7 +167,7 @@ fn walk(folder: &Folder, file: Visit<'_>, emptied: Visit<'_>) -> std::io::Result
     Ok(sum)
 }
 
-/// Nothing, when it was not there any more.
+/// Counts an entry that no longer existed as nothing.
 fn vanished(result: std::io::Result<u64>) -> std::io::Result<u64> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),

@@ -1,24 +1,24 @@
-//! How large a batch may be so that whoever comes while it runs waits little: pure.
+//! How large a batch may be so that clips that arrive while it runs wait little: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O. What a batch takes is taken for a fixed part and a part for each frame; the limit keeps both
-//! together within the time that is asked for, unless the fixed part would then be more than a fifth of a batch.
+//! Invariant: never awaits, reads a clock or does I/O. The time of a batch is modelled as a fixed part plus a part for each frame; the limit keeps
+//! their sum within the target, unless the fixed part would then be more than a fifth of a batch.
 
 use std::time::Duration;
 
-/// What a batch counts for beside the next one: about ten of them are remembered.
+/// Weight of a batch relative to the next one: about ten of them are remembered.
 const MEMORY: f64 = 0.9;
-/// A batch may take so many times its fixed part for its frames, whatever time is asked for: a device that works in great strides keeps four fifths of
-/// its throughput.
+/// The frames of a batch may take this many times its fixed part, whatever the target: a device with a large fixed part keeps four fifths of its
+/// throughput.
 const WORTH: f64 = 4.0;
-/// Sizes that differ by less, in parts of their mean, do not tell the fixed part from the other: times are noisy.
+/// Least spread of batch sizes, relative to their mean, that separates the fixed part from the rest: times are noisy.
 const SPREAD: f64 = 0.4;
-/// What is left of a fixed part after each batch that did not tell it: a wrong one does not stay, and a right one is found again, since sizes then change.
+/// Factor on the fixed part after each batch that did not reveal it: a wrong value fades, and a right one is found again, since sizes then change.
 const FADE: f64 = 0.95;
 
-/// What batches took, and how long one should take.
+/// Times of past batches, and the target.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct Pace {
-    /// Seconds that a batch should take at most.
+    /// Longest time that a batch should take, in seconds.
     target: f64,
     /// The fixed part of a batch, in seconds.
     fixed: f64,
@@ -42,7 +42,7 @@ impl Pace {
         }
     }
 
-    /// A batch of so many frames took so long.
+    /// Records that a batch of `frames` frames took this time.
     pub(in crate::engine) fn ran(&mut self, frames: usize, took: Duration) {
         let (frames, seconds) = (frames as f64, took.as_secs_f64());
         let add = |sum: &mut f64, value: f64| *sum = *sum * MEMORY + value;
@@ -69,7 +69,7 @@ impl Pace {
         let (frames, seconds) = self.means();
         let each = (seconds - self.fixed).max(0.0) / frames.max(1.0);
         let own = (self.target - self.fixed).max(WORTH * self.fixed);
-        // A cast of what is too large, or of an infinity, gives the largest number.
+        // Casting a value that is too large, or an infinity, gives the largest number.
         ((own / each) as usize).max(1)
     }
 
@@ -85,7 +85,7 @@ mod tests {
 
     const TARGET: Duration = Duration::from_millis(50);
 
-    /// A device and its limit after a flood that fills every batch; `noise` in parts of each time.
+    /// Runs a device under a flood that fills every batch, and returns its limit; `noise` is relative to each time.
     fn flooded(fixed: f64, each: f64, noise: f32) -> usize {
         let mut pace = Pace::new(TARGET);
         let mut stream = Stream::new(3, "pace");

@@ -1,7 +1,6 @@
 //! Brings one set into memory: reads, checks, parses, reserves, warms.
 //!
-//! Invariant: one load for a version at a time; nothing here runs on the device thread but the warming forward, and nothing slow on the async
-//! threads.
+//! Invariant: one load per version at a time; only the warming forward runs on the device thread, and nothing slow on the async threads.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,17 +14,17 @@ use crate::engine::{Error, Unavailable, Versions};
 use crate::ids::VersionRef;
 use crate::model::{self, AdapterSet, Backbone};
 
-/// Where sets come from.
+/// The parts that a load uses.
 pub(in crate::engine) struct Loader {
-    /// Their files.
+    /// Source of the sets' files.
     pub(in crate::engine) versions: Arc<dyn Versions>,
-    /// What they have to fit.
+    /// Backbone that the sets have to fit.
     pub(in crate::engine) backbone: Arc<Backbone>,
-    /// Where they are warmed.
+    /// Device on which sets are warmed.
     pub(in crate::engine) device: device::Handle,
 }
 
-/// Loads in the background; whoever waits hears of it through `sender`. If nobody waits any more the set becomes resident all the same.
+/// Loads in the background; `sender` tells all that wait. If nobody waits any more, the set becomes resident all the same.
 pub(super) fn spawn(
     inner: Arc<Inner>,
     (version, load): (VersionRef, u64),
@@ -44,17 +43,17 @@ pub(super) fn spawn(
     });
 }
 
-/// Takes the slot back when the load ends without a result.
+/// Frees the slot when the load ends without a result.
 struct Listing {
     inner: Arc<Inner>,
     version: VersionRef,
-    /// The load's number in its slot.
+    /// Number of the load in its slot.
     load: u64,
     listed: bool,
 }
 
 impl Listing {
-    /// Turns the slot into what the load led to; a task that was deleted meanwhile has no slot any more.
+    /// Stores the result of the load in its slot; a task that was deleted meanwhile no longer has one.
     fn list(mut self, result: Result<Pin, Error>) -> Result<Pin, Error> {
         self.listed = true;
         let mut state = self.inner.lock();
@@ -77,7 +76,7 @@ impl Listing {
         };
         drop(state);
         drop(gone);
-        // A listed set can be evicted, which somebody may wait for.
+        // A listed set can be evicted, which another load may wait for.
         self.inner.freed.notify_waiters();
         result
     }
@@ -169,7 +168,7 @@ impl Inner {
             let set = AdapterSet::from_safetensors(&stored.bytes, &config, adapter, classes)?;
             Ok::<_, model::Error>(set.in_precision(precision))
         };
-        // It is not the device's turn, so that it takes no thread from what serves.
+        // Parsing is outside the device's turn, so it takes no thread from what serves.
         match tokio::task::spawn_blocking(|| model::aside(parse)).await {
             Ok(Ok(set)) => Ok(Arc::new(set)),
             Ok(Err(error)) => Err(unfit(version, error.to_string().into())),
@@ -192,7 +191,7 @@ fn failed(version: &VersionRef, reason: String) -> Error {
     }
 }
 
-/// The metric's label.
+/// Label of the error in the metrics.
 fn reason(error: &Error) -> &'static str {
     match error {
         Error::Quarantined { .. } => "unfit",

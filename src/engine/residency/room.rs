@@ -1,6 +1,6 @@
-//! Bytes of the budget, reserved for one set.
+//! Bytes of the budget that are reserved for one set.
 //!
-//! Invariant: a reservation is given back exactly once, when it is dropped; reservations never exceed the budget.
+//! Invariant: a reservation is returned exactly once, when it is dropped; reservations never exceed the budget.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,7 +13,7 @@ pub(super) struct Room {
     home: Weak<Inner>,
     tenant: TenantId,
     bytes: u64,
-    /// Its set is warm and listed, so that eviction counts it there.
+    /// Whether the set is warm and listed, so that eviction counts it there.
     listed: AtomicBool,
 }
 
@@ -26,7 +26,7 @@ impl Room {
         self.home.upgrade()
     }
 
-    /// Its set is about to be listed as resident; called under the state's lock, with `reserved` of that state.
+    /// Notes that the set is about to be listed as resident; called under the state's lock, with `reserved` of that state.
     pub(super) fn list(&self, reserved: &mut u64) {
         if !self.listed.swap(true, Ordering::Relaxed) {
             *reserved -= self.bytes;
@@ -53,14 +53,14 @@ impl Drop for Room {
 }
 
 impl Inner {
-    /// Waits for its turn, evicts what was used longest ago, unpinned sets first, and waits until the evicted ones' pins are gone.
+    /// Waits for its turn, evicts the sets used longest ago, unpinned ones first, and waits until the evicted sets' pins are gone.
     ///
-    /// `bytes` is at most the budget. Never a deadlock: who holds a pin waits for the device only.
+    /// `bytes` is at most the budget. This never deadlocks: the holder of a pin waits for the device only.
     pub(super) async fn make_room(self: &Arc<Self>, tenant: &TenantId, bytes: u64) -> Room {
         let _turn = self.room.lock().await;
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
-            // From here on a notice is kept, so that none is lost between the look and the wait.
+            // From here on a notice is kept, so that none is lost between the check and the wait.
             freed.as_mut().enable();
             let evicted = {
                 let mut state = self.lock();

@@ -1,4 +1,4 @@
-//! The table of sets: what is where, and who goes first.
+//! The table of sets: where each one is, and which goes first.
 //!
 //! Invariant: pure bookkeeping under the residency's lock; whatever leaves the table is handed out, to be dropped after the lock.
 
@@ -11,12 +11,12 @@ use crate::engine::ResidencyRecord;
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::telemetry;
 
-/// Quarantined sets that are remembered; the oldest is forgotten, and then tried again when it is asked for.
+/// Most quarantined sets that are remembered; beyond it the oldest is forgotten, and then tried again when it is requested.
 const QUARANTINED: usize = 1024;
 
-/// Where a version is.
+/// State of a version.
 pub(super) enum Slot {
-    /// On its way; the number is the load's own, so that a load that was given up does not list its set over a later one.
+    /// Being loaded; the number is the load's own, so that a load that was given up does not list its set over a later one.
     Loading(u64, Loading),
     /// In memory and warm.
     Resident(Entry),
@@ -24,7 +24,7 @@ pub(super) enum Slot {
     Quarantined(Refused),
 }
 
-/// A resident set and when it was used.
+/// A resident set, and when it was last used.
 pub(super) struct Entry {
     pub(super) pin: Pin,
     used: u64,
@@ -32,12 +32,12 @@ pub(super) struct Entry {
     exam: Exam,
 }
 
-/// Whether a resident set is under suspicion, since a clip failed with it.
+/// Whether a resident set is under suspicion, because a clip failed with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exam {
-    /// Nothing is said against the set.
+    /// The set is not under suspicion.
     None,
-    /// A clip failed; the set is to be warmed again.
+    /// A clip failed, and the set is to be warmed again.
     Asked,
     /// The set is being warmed again.
     Running,
@@ -46,13 +46,13 @@ enum Exam {
 /// A refused set.
 pub(super) struct Refused {
     pub(super) reason: Arc<str>,
-    /// Its file is not what was published.
+    /// Whether the set's file differs from what was published.
     pub(super) is_damaged: bool,
     at: u64,
     since: SystemTime,
 }
 
-/// The table.
+/// The sets of all versions, and the bytes that they take.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) slots: HashMap<VersionRef, Slot>,
@@ -65,7 +65,7 @@ pub(super) struct State {
 }
 
 impl Entry {
-    /// Somebody uses it at this tick.
+    /// Notes that the set is used at this tick.
     pub(super) fn touch(&mut self, used: u64) {
         self.used = used;
         self.last_used = telemetry::now();
@@ -77,13 +77,13 @@ impl Entry {
 }
 
 impl State {
-    /// A number larger than all before.
+    /// Returns a number larger than all before.
     pub(super) fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
     }
 
-    /// Adds to a tenant's bytes and gives the sum.
+    /// Adds to a tenant's bytes and returns the sum.
     pub(super) fn of_tenant(&mut self, tenant: &TenantId, bytes: i128) -> u64 {
         let sum = i128::from(self.tenants.get(tenant).copied().unwrap_or(0)) + bytes;
         let sum = u64::try_from(sum).unwrap_or(0);
@@ -139,7 +139,7 @@ impl State {
         evicted
     }
 
-    /// Refuses a version; what was there comes out.
+    /// Refuses a version, and returns its previous state.
     pub(super) fn refuse(
         &mut self,
         version: &VersionRef,
@@ -216,7 +216,7 @@ impl State {
         }
     }
 
-    /// Takes out everything of a task; a load on its way finds its place gone and lists nothing.
+    /// Takes out everything of a task; a load under way finds its slot gone and lists nothing.
     pub(super) fn take_task(&mut self, tenant: &TenantId, task: &TaskId) -> Vec<Slot> {
         let own: Vec<VersionRef> = self
             .slots
@@ -229,7 +229,7 @@ impl State {
             .collect()
     }
 
-    /// What a tenant may know.
+    /// Records of a tenant's sets.
     pub(super) fn records(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
         let own = self
             .slots
