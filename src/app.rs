@@ -32,7 +32,7 @@ pub use wiring::Wiring;
 
 use bind::Listeners;
 use loops::{Ended, Ends, Loops};
-use wiring::{Ground, Stage};
+use wiring::{LoopSet, Stores};
 
 /// Why the server could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -135,8 +135,8 @@ pub struct Bound {
     health: Health,
     api: Api,
     front_drain: shutdown::Drain,
-    front: Stage,
-    ground: Ground,
+    front: LoopSet,
+    stores: Stores,
     database: Sqlite,
     lock: DirectoryLock,
 }
@@ -178,11 +178,11 @@ impl App {
             health: Health::new().await,
             api: Api::new(),
             front_drain,
-            front: Stage {
+            front: LoopSet {
                 loops: Loops::new(),
                 signal,
             },
-            ground: Ground {
+            stores: Stores {
                 store,
                 metadata: Arc::new(database.clone()),
                 metrics: Metrics::new(),
@@ -272,13 +272,13 @@ impl Bound {
 
     /// The same server with records that fail when `faults` says so: for tests.
     pub fn with_metadata_faults(mut self, faults: &metadata::Outages) -> Self {
-        self.ground.metadata = faults.wrap(self.ground.metadata);
+        self.stores.metadata = faults.wrap(self.stores.metadata);
         self
     }
 
     fn serve(mut self) -> Self {
         let (config, api) = (self.config.rpc.clone(), self.api.clone());
-        let (health, metrics) = (self.health.clone(), self.ground.metrics.clone());
+        let (health, metrics) = (self.health.clone(), self.stores.metrics.clone());
         let drain = self.front.signal.clone();
         if let Some(listener) = self.listeners.take_api() {
             self.front.loops.spawn("the API", Ends::Server, async move {
@@ -294,7 +294,7 @@ impl Bound {
     /// When the backbone, the video workers or the device do not start, the backbone's first forward fails, or a loop ends that the server needs.
     pub async fn load(self) -> Result<App, Error> {
         let (back_drain, signal) = shutdown::channel();
-        let back = Stage {
+        let back = LoopSet {
             loops: Loops::new(),
             signal,
         };
@@ -308,11 +308,11 @@ impl Bound {
 
     async fn load_beside(
         mut self,
-        mut back: Stage,
+        mut back: LoopSet,
         back_drain: shutdown::Drain,
     ) -> Result<App, Error> {
         let config = self.config;
-        let wiring = Wiring::start(&config, self.ground, &mut self.front, &mut back).await?;
+        let wiring = Wiring::start(&config, self.stores, &mut self.front, &mut back).await?;
         if let Some(listener) = self.listeners.take_metrics() {
             let metrics = wiring.metrics.clone();
             let endpoint = telemetry::serve_metrics(listener, metrics, back.signal.clone());

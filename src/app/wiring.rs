@@ -46,13 +46,13 @@ pub struct Wiring {
 
 /// Loops that drain together, and the signal that tells them.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct LoopSet {
     pub(super) loops: Loops,
     pub(super) signal: Signal,
 }
 
 /// What the components stand on.
-pub(super) struct Ground {
+pub(super) struct Stores {
     pub(super) store: Store,
     pub(super) metadata: Arc<dyn MetadataStore>,
     pub(super) metrics: Metrics,
@@ -62,15 +62,15 @@ impl Wiring {
     /// Loads the backbone and starts everything behind the API. `front` drains before `back`: jobs need the device for their last checkpoint.
     pub(super) async fn start(
         config: &Config,
-        ground: Ground,
-        front: &mut Stage,
-        back: &mut Stage,
+        stores: Stores,
+        front: &mut LoopSet,
+        back: &mut LoopSet,
     ) -> Result<Self, Error> {
-        let Ground {
+        let Stores {
             store,
             metadata,
             metrics,
-        } = ground;
+        } = stores;
         let decoder = Decoder::start(config.video.clone()).await?;
         let backbone = Arc::new(backbone(config).await?);
         let library = Library::new(

@@ -10,7 +10,7 @@ use super::{Source, Step, Work};
 
 /// What a slice led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum SliceEnd {
     /// It ran; more are left.
     More,
     /// It ran and was the last.
@@ -20,15 +20,15 @@ pub(super) enum Outcome {
 }
 
 /// Runs one slice.
-pub(super) fn run(work: &mut dyn Work) -> Outcome {
+pub(super) fn run(work: &mut dyn Work) -> SliceEnd {
     // The work is dropped after a panic and never looked at again, but for `panicked`, so that broken invariants inside it do no harm.
     match catch_unwind(AssertUnwindSafe(|| work.advance())) {
-        Ok(Step::More) => Outcome::More,
-        Ok(Step::Done) => Outcome::Done,
+        Ok(Step::More) => SliceEnd::More,
+        Ok(Step::Done) => SliceEnd::Done,
         Err(panic) => {
             let text = message(panic.as_ref());
             let _ = catch_unwind(AssertUnwindSafe(|| work.panicked(&text)));
-            Outcome::Panicked(text)
+            SliceEnd::Panicked(text)
         }
     }
 }

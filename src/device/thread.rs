@@ -12,7 +12,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::schedule::{Schedule, Turn};
-use super::slice::{self, Outcome};
+use super::slice::{self, SliceEnd};
 use super::{Config, Error, Priority, Source, Work};
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
@@ -426,12 +426,12 @@ impl Device {
         let outcome = slice::run(work.as_mut());
         metrics.slice(priority.kind(), begun.elapsed());
         match outcome {
-            Outcome::More => return self.schedule.ran(key),
-            Outcome::Done if priority == Priority::Serving => {
+            SliceEnd::More => return self.schedule.ran(key),
+            SliceEnd::Done if priority == Priority::Serving => {
                 counters.batches.fetch_add(1, Ordering::Release);
             }
-            Outcome::Done => {}
-            Outcome::Panicked(message) => {
+            SliceEnd::Done => {}
+            SliceEnd::Panicked(message) => {
                 tracing::error!(%message, ?priority, "a device slice panicked; its work is dropped");
                 counters.panics.fetch_add(1, Ordering::Release);
                 metrics.device_panic();

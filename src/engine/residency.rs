@@ -68,7 +68,8 @@ impl Inner {
     }
 }
 
-enum Found {
+/// What is known of a version that somebody asks for.
+enum Lookup {
     Pin(Pin),
     Refused(Error),
     Loading(Loading),
@@ -94,9 +95,9 @@ impl Residency {
     /// [`Error::Quarantined`], [`Error::Damaged`], [`Error::NotFound`], [`Error::Load`], [`Error::TooLarge`], [`Error::Stopped`].
     pub(super) async fn acquire(&self, version: &VersionRef) -> Result<Pin, Error> {
         let mut loading = match self.find(version) {
-            Found::Pin(pin) => return Ok(pin),
-            Found::Refused(error) => return Err(error),
-            Found::Loading(loading) => loading,
+            Lookup::Pin(pin) => return Ok(pin),
+            Lookup::Refused(error) => return Err(error),
+            Lookup::Loading(loading) => loading,
         };
         let outcome = loading.wait_for(Option::is_some).await;
         // The sender is dropped without a word only when the runtime stops or the load panicked.
@@ -106,18 +107,18 @@ impl Residency {
             .unwrap_or(Err(Error::Stopped))
     }
 
-    fn find(&self, version: &VersionRef) -> Found {
+    fn find(&self, version: &VersionRef) -> Lookup {
         let mut state = self.0.lock();
         let used = state.tick();
         match state.slots.get_mut(version) {
             Some(Slot::Resident(entry)) => {
                 entry.touch(used);
-                Found::Pin(entry.pin.clone())
+                Lookup::Pin(entry.pin.clone())
             }
-            Some(Slot::Loading(_, loading)) => Found::Loading(loading.clone()),
+            Some(Slot::Loading(_, loading)) => Lookup::Loading(loading.clone()),
             Some(Slot::Quarantined(entry)) => {
                 let (version, reason) = (version.clone(), entry.reason.clone());
-                Found::Refused(if entry.is_damaged {
+                Lookup::Refused(if entry.is_damaged {
                     Error::Damaged { version, reason }
                 } else {
                     Error::Quarantined { version, reason }
@@ -128,7 +129,7 @@ impl Residency {
                 let slot = Slot::Loading(used, loading.clone());
                 state.slots.insert(version.clone(), slot);
                 load::spawn(self.0.clone(), (version.clone(), used), sender);
-                Found::Loading(loading)
+                Lookup::Loading(loading)
             }
         }
     }

@@ -54,10 +54,10 @@ struct Page {
     has_ended: bool,
 }
 
-/// What a page has for somebody.
-enum Found {
+/// What a page has for a watcher that has read up to an event.
+enum Unread {
     Events(VecDeque<EventRecord>),
-    /// He is behind what is kept, which begins with this number.
+    /// The watcher is behind what is kept, which begins with this number.
     Behind(u64),
     Nothing,
     Ended,
@@ -212,13 +212,13 @@ impl News {
             .send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    fn find(&self, after: u64) -> Found {
+    fn find(&self, after: u64) -> Unread {
         let page = lock(&self.page);
         if after >= page.last {
             return if page.has_ended {
-                Found::Ended
+                Unread::Ended
             } else {
-                Found::Nothing
+                Unread::Nothing
             };
         }
         // An empty buffer begins after the last event that was read.
@@ -227,10 +227,10 @@ impl News {
             .front()
             .map_or(page.last + 1, |event| event.sequence);
         if after + 1 < first {
-            return Found::Behind(first);
+            return Unread::Behind(first);
         }
         let news = page.events.iter().filter(|event| event.sequence > after);
-        Found::Events(news.cloned().collect())
+        Unread::Events(news.cloned().collect())
     }
 }
 
@@ -273,16 +273,16 @@ impl Watcher {
             };
             changes.mark_unchanged();
             match feed.news.find(self.after) {
-                Found::Events(events) => self.buffer = events,
-                Found::Behind(first) => {
+                Unread::Events(events) => self.buffer = events,
+                Unread::Behind(first) => {
                     self.read().await?;
                     if self.buffer.is_empty() {
                         // What is not kept any more cannot be told.
                         self.after = first - 1;
                     }
                 }
-                Found::Ended => return Ok(None),
-                Found::Nothing => {
+                Unread::Ended => return Ok(None),
+                Unread::Nothing => {
                     // The sender lives as long as the feed.
                     let _ = changes.changed().await;
                 }

@@ -313,7 +313,7 @@ fn an_empty_buffer_sends_whoever_is_behind_to_the_records() {
         }),
         changes: watch::channel(0).0,
     };
-    assert!(matches!(news.find(2), Found::Behind(4)));
-    assert!(matches!(news.find(3), Found::Nothing));
-    assert!(matches!(news.find(9), Found::Nothing));
+    assert!(matches!(news.find(2), Unread::Behind(4)));
+    assert!(matches!(news.find(3), Unread::Nothing));
+    assert!(matches!(news.find(9), Unread::Nothing));
 }
