@@ -42,3 +42,8 @@ pub mod telemetry;
 pub mod tenancy;
 pub mod tools;
 pub mod video;
+
+/// Unit tests compute on buffers that lie as the program's do.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: model::LineAligned = model::LineAligned;

@@ -1,9 +1,11 @@
 //! Watches how much a thread asks the allocator for at once, so that tests see a length that was believed.
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicIsize, Ordering};
+
+use frameshift::model::LineAligned;
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
@@ -15,6 +17,7 @@ thread_local! {
 static HELD: AtomicIsize = AtomicIsize::new(0);
 static MOST: AtomicIsize = AtomicIsize::new(0);
 
+/// The program's allocator, watched.
 struct Watch;
 
 fn hold(bytes: isize) {
@@ -32,33 +35,33 @@ fn note(bytes: usize) {
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(bytes)));
 }
 
-// SAFETY: every call goes to the system allocator with the caller's own arguments, so its guarantees are the caller's.
+// SAFETY: every call goes to the program's allocator with the caller's own arguments, so its guarantees are the caller's.
 unsafe impl GlobalAlloc for Watch {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
         hold(layout.size() as isize);
         // SAFETY: the caller's layout.
-        unsafe { System.alloc(layout) }
+        unsafe { LineAligned.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
         hold(layout.size() as isize);
         // SAFETY: the caller's layout.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { LineAligned.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note(size);
         hold(size as isize - layout.size() as isize);
         // SAFETY: the caller's pointer, layout and size.
-        unsafe { System.realloc(pointer, layout, size) }
+        unsafe { LineAligned.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         hold(-(layout.size() as isize));
         // SAFETY: the caller's pointer and layout.
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { LineAligned.dealloc(pointer, layout) }
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use frameshift::client::Client;
 use frameshift::proto::v1;
 use futures::future::{join_all, select_all};
+use futures::{StreamExt, stream};
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use prost::Message;
@@ -323,5 +324,41 @@ async fn a_tenants_streams_are_limited_and_anothers_are_not() {
         .await;
     refused(unary, Code::NotFound, "TASK_NOT_FOUND");
     drop((others, bodies));
+    server.stop().await;
+}
+
+/// An upload of which 7 MiB come and then nothing; how it ends.
+async fn stopping_upload(client: &Client) -> Status {
+    use v1::upload_video_request::Payload;
+    let message = |payload| v1::UploadVideoRequest {
+        payload: Some(payload),
+    };
+    let header = message(Payload::Header(v1::UploadVideoHeader::default()));
+    let chunk = Bytes::from(vec![7; 1 << 20]);
+    let chunks = std::iter::repeat_n(message(Payload::Chunk(chunk)), 7);
+    let sent = stream::iter(std::iter::once(header).chain(chunks)).chain(stream::pending());
+    let answer = client.videos().upload_video(sent).await;
+    answer.expect_err("it never ends by itself")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_uploads_that_stop_hold_their_budget_only_and_make_room() {
+    let server = TestServer::start_with(|config| {
+        // Four uploads at a time.
+        config.rpc.limits.upload_memory = 110 << 20;
+        config.rpc.limits.upload_patience = Duration::from_millis(50);
+        config.rpc.limits.idle = Duration::from_secs(2);
+    })
+    .await;
+    let client = server.client("acme").await;
+    let ends = join_all((0..60).map(|_| stopping_upload(&client))).await;
+    let mut reasons: Vec<String> = ends.iter().map(reason).collect();
+    reasons.sort();
+    reasons.dedup();
+    assert_eq!(reasons, ["STREAM_IDLE", "UPLOAD_MEMORY_FULL"]);
+    let held = ends.iter().filter(|end| reason(end) == "STREAM_IDLE").count();
+    assert!((4..60).contains(&held), "{held}");
+    let other = server.client("other").await;
+    upload(&other, &clip(1)).await.expect("room is made");
     server.stop().await;
 }
