@@ -93,7 +93,7 @@ settings! {
     batch_clips: Must<NonZeroUsize> = "16";
     /// Memory of one batch's activations; an eighth of the memory that this process may use when not set, at least 256 MiB. A single clip always runs.
     batch_memory: May<ByteSize>;
-    /// Time that a batch takes at most, which a newcomer waits beside a flood; a single clip always runs.
+    /// Time that a batch should take at most while more than one tenant sends requests: what a quiet tenant waits beside a flood. A single clip always runs.
     batch_time: Must<Span> = "100ms";
     /// Memory of the resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";

@@ -4,12 +4,14 @@
 //! with waiting clips is in at least one of every N batches, where N is the number of waiting tenants.
 
 mod pace;
+mod sharing;
 
 use std::collections::VecDeque;
 
 use crate::ids::TenantId;
 
 pub(super) use pace::Pace;
+pub(super) use sharing::Sharing;
 
 /// A clip as the batcher sees it.
 pub(super) trait Queued {

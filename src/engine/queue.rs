@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::batcher::{Batcher, Limits, Pace, Queued};
+use super::batcher::{Batcher, Limits, Pace, Queued, Sharing};
 use super::residency::Pin;
 use super::{Config, Error};
 use crate::ids::TenantId;
@@ -98,6 +98,10 @@ struct State {
     batches: u64,
     /// Times of past batches.
     pace: Pace,
+    /// Whether several tenants want the device.
+    sharing: Sharing,
+    /// What the times of `sharing` count from.
+    begin: Instant,
     closed: bool,
 }
 
@@ -113,6 +117,8 @@ impl Queue {
                 suspects: VecDeque::new(),
                 batches: 0,
                 pace: Pace::new(config.batch_time),
+                sharing: Sharing::default(),
+                begin: Instant::now(),
                 closed: false,
             }),
             metrics,
@@ -130,6 +136,8 @@ impl Queue {
             drop(state);
             return drop(clips);
         }
+        let now = state.begin.elapsed();
+        state.sharing.asked(tenant, now);
         for clip in clips {
             state.batcher.push(tenant, clip);
         }
@@ -184,8 +192,13 @@ impl Queue {
             dropped.push(clip);
         }
         if batch.is_empty() {
+            // A tenant that has the device for itself gets the full throughput.
+            let paced = match state.sharing.is_shared(state.begin.elapsed()) {
+                true => state.pace.limit(),
+                false => usize::MAX,
+            };
             let limits = Limits {
-                frames: self.limits.frames.min(state.pace.limit()),
+                frames: self.limits.frames.min(paced),
                 ..self.limits
             };
             let formed = state.batcher.form(limits, |clip| clip.is_wanted(now));

@@ -356,7 +356,10 @@ async fn sixty_uploads_that_stop_hold_their_budget_only_and_make_room() {
     reasons.sort();
     reasons.dedup();
     assert_eq!(reasons, ["STREAM_IDLE", "UPLOAD_MEMORY_FULL"]);
-    let held = ends.iter().filter(|end| reason(end) == "STREAM_IDLE").count();
+    let held = ends
+        .iter()
+        .filter(|end| reason(end) == "STREAM_IDLE")
+        .count();
     assert!((4..60).contains(&held), "{held}");
     let other = server.client("other").await;
     upload(&other, &clip(1)).await.expect("room is made");
