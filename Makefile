@@ -8,8 +8,9 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 setup:
 	@deploy/setup.sh
 
+## Builds the program as it is shipped, in release mode.
 build: setup
-	@deploy/phase.sh "build" cargo build --locked
+	@deploy/phase.sh "build" cargo build --release --locked --bin frameshift
 
 ## Builds in release mode and puts `frameshift` into cargo's folder of programs, ~/.cargo/bin.
 install: setup
@@ -17,7 +18,7 @@ install: setup
 
 ## Starts the server and runs the main job on CPU: upload, fine-tune, hot-swap, classify. Writes demo/report.html.
 demo: build
-	@deploy/phase.sh "demo" "$${CARGO_TARGET_DIR:-target}/debug/frameshift" demo
+	@deploy/phase.sh "demo" "$${CARGO_TARGET_DIR:-target}/release/frameshift" demo
 
 ## Format, lints, tests, documentation tests; licences and the API's lint when their tools are there.
 test: setup

@@ -14,6 +14,6 @@ flock 9 # One installation at a time.
 [ -x "$venv/bin/python" ] || "$peer/setup.sh" "$venv"
 "$venv/bin/python" -c 'import onnx, onnxruntime, openvino, nncf' 2>/dev/null || "$venv/bin/pip" install --quiet onnx onnxruntime openvino nncf
 flock -u 9
-cargo build --locked --quiet
-exec "$venv/bin/python" benches/compute/bench.py --peer "$peer" --program "${CARGO_TARGET_DIR:-target}/debug/frameshift" --rounds "${ROUNDS:-5}" --rows "${ROWS:-}" \
+cargo build --release --locked --quiet --bin frameshift
+exec "$venv/bin/python" benches/compute/bench.py --peer "$peer" --program "${CARGO_TARGET_DIR:-target}/release/frameshift" --rounds "${ROUNDS:-5}" --rows "${ROWS:-}" \
   --threads "${THREADS:-0}" ${QUICK:+--quick}
