@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::kernel::Format;
+use super::kernel::{self, Format, tiles::Tiles};
 use crate::spec::Invalid;
 
 /// A set of instructions; later ones are better.
@@ -90,43 +90,27 @@ impl Isa {
 
     /// Whether this process may use what a format needs of this set, and the CPU has it.
     pub(in crate::model) fn runs(self, format: Format) -> bool {
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = format;
-        let has = match self {
-            Self::Portable => true,
+        self.is_allowed() && self.tiles().has(format)
+    }
+
+    /// The tiles of this set.
+    pub(super) fn tiles(self) -> &'static dyn Tiles {
+        match self {
+            Self::Portable => &kernel::portable::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => &kernel::avx2::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => &kernel::avx512::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => &kernel::amx::Amx,
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_wide(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                std::is_x86_feature_detected!("avx512f")
-                    && is_wide()
-                    && match format {
-                        Format::F32 => true,
-                        Format::Bf16 => std::is_x86_feature_detected!("avx512bf16"),
-                        Format::Int8 => std::is_x86_feature_detected!("avx512vnni"),
-                    }
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => Self::Avx512.runs(format) && super::kernel::amx::runs(format),
-        };
-        has && self.is_allowed()
+            Self::Neon => &kernel::neon::Neon,
+        }
     }
 
     /// The name of the set, as `bench compute` prints it and [`FromStr`] reads it.
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => "amx",
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => "neon",
-        }
+        self.tiles().name()
     }
 }
 

@@ -7,17 +7,19 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod micro;
 #[cfg(target_arch = "aarch64")]
-mod neon;
-mod portable;
+pub(super) mod neon;
+pub(super) mod portable;
 #[cfg(test)]
 mod tests;
+pub(super) mod tiles;
 
+use self::tiles::{Operands, Tiles, whole_panels};
 use super::isa::Isa;
 use crate::spec::Precision;
 
@@ -149,91 +151,49 @@ impl Kernel {
         isa.runs(format).then_some(Self { format, isa })
     }
 
+    /// The tiles of the kernel's instruction set.
+    fn set(self) -> &'static dyn Tiles {
+        self.isa.tiles()
+    }
+
     /// Name of the kernel's instructions.
     pub(super) fn name(self) -> &'static str {
-        self.isa.name()
+        self.set().name()
     }
 
     /// Whether the kernel is faster than that of floats on the same CPU.
     pub(super) fn beats_floats(self) -> bool {
-        match self.isa {
-            Isa::Portable => false,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => false,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::is_bf16_fast(),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => true,
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => false,
-        }
+        self.set().beats_floats()
     }
 
     /// Rows of a whole tile.
     pub(super) fn rows(self) -> usize {
-        match self.isa {
-            Isa::Portable => portable::ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::rows(self.format),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => amx::ROWS,
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => neon::rows(self.format),
-        }
+        self.set().rows(self.format)
     }
 
-    /// Whether rows of bfloat16 are read where they lie. The matrix unit takes a word of 16 rows at once, so they are copied side by side for it.
+    /// Whether rows of bfloat16 are read where they lie.
     pub(super) fn reads_rows(self) -> bool {
-        let reads = match self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => false,
-            _ => true,
-        };
-        reads && cfg!(target_endian = "little")
+        self.set().reads_rows() && cfg!(target_endian = "little")
     }
 
     /// Number of panels that a tile takes at once.
     pub(super) fn panels(self) -> usize {
-        match self.isa {
-            Isa::Portable => 1,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => 1,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => 2,
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => 1,
-        }
+        self.set().panels()
     }
 
-    /// Rows of a block, with `words` words each, that stay in the second-level cache beside a panel: 256 KiB, or 1 MiB where cores have 2 MiB.
+    /// Rows of a block, with `words` words each, that stay in the second-level cache beside a panel.
     pub(super) fn block_rows(self, words: usize) -> usize {
-        match self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => ((1 << 18) / words).min(256),
-            _ => ((1 << 16) / words).min(96),
-        }
+        self.set().block_rows(words)
     }
 
-    /// Panels of `words` words a column that stay in the second-level cache while rows pass by: 144 KiB, or 384 KiB where cores have 1 or 2 MiB.
+    /// Panels of `words` words a column that stay in the second-level cache while rows pass by.
     pub(super) fn part_panels(self, words: usize) -> usize {
-        let most = match self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => 3 << 15,
-            _ => 9 << 12,
-        };
-        let panels = most / (words * NR);
-        panels.next_multiple_of(self.panels()).max(self.panels())
+        whole_panels(self.set().part_words(), words, self.panels())
     }
 
-    /// Words of a sum that are added up before those of the next tile: where a panel is read from the first-level cache, its share nearly fits there.
+    /// Words of a sum that are added up before those of the next tile.
     pub(super) fn chunk(self) -> usize {
-        match self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => 128 * STEP,
-            _ => 48 * STEP,
-        }
+        self.set().chunk_steps() * STEP
     }
 
     /// Number format of the operands.
@@ -243,12 +203,9 @@ impl Kernel {
 
     /// Words that hold `k` numbers, filled up with zeros where a sum of whole steps is faster.
     pub(super) fn padded_words(self, k: usize) -> usize {
-        let words = self.format.words(k);
-        match self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => words.next_multiple_of(STEP),
-            _ => words,
-        }
+        self.format
+            .words(k)
+            .next_multiple_of(self.set().word_multiple())
     }
 
     /// Number of tiles that hold the rows of one panel.
@@ -274,21 +231,14 @@ impl Kernel {
         debug_assert!(panels.len() <= self.panels());
         debug_assert!(panels.len() * self.stacked() <= out.len());
         debug_assert!((1..=self.rows()).contains(&rows));
+        let operands = Operands {
+            words,
+            left,
+            panels,
+        };
         // SAFETY: passed on; `best` and `on` checked the CPU.
         unsafe {
-            match self.isa {
-                Isa::Portable => {
-                    portable::tile(self.format, rows, words, left, panels, out, goes_on)
-                }
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => avx2::tile(self.format, rows, words, left, panels, out, goes_on),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => avx512::tile(self.format, rows, words, left, panels, out, goes_on),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Amx => amx::tile(self.format, rows, words, left, panels, out, goes_on),
-                #[cfg(target_arch = "aarch64")]
-                Isa::Neon => neon::tile(self.format, rows, words, left, panels, out, goes_on),
-            }
+            self.set().tiles(self.format, rows, &operands, out, goes_on);
         }
     }
 
@@ -296,19 +246,7 @@ impl Kernel {
     /// invariant products are not repeated.
     pub(super) fn multiply_adds(self, steps: usize) -> u64 {
         // SAFETY: `best` and `on` checked the CPU.
-        let per_step = unsafe {
-            match self.isa {
-                Isa::Portable => 0,
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => 8 * avx2::registers(self.format, steps),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => 16 * avx512::registers(self.format, steps),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Amx => amx::registers(self.format, steps),
-                #[cfg(target_arch = "aarch64")]
-                Isa::Neon => 4 * neon::registers(self.format, steps),
-            }
-        };
+        let per_step = unsafe { self.set().registers(self.format, steps) };
         per_step * steps as u64 * self.format.group() as u64
     }
 

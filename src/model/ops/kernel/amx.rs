@@ -7,19 +7,89 @@ use std::arch::asm;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-use super::{Format, Left, MR, NR, Tile, avx512};
+use super::tiles::{Operands, Tiles};
+use super::{Format, Left, MR, NR, STEP, Tile, avx512};
 
 /// Rows of a whole tile: two of the unit's registers.
-pub(super) const ROWS: usize = 32;
+const ROWS: usize = 32;
 /// Tiles of [`MR`] rows that hold a whole tile's rows.
-pub(super) const TILES: usize = ROWS.div_ceil(MR);
+const TILES: usize = ROWS.div_ceil(MR);
 /// Rows, and words of a row, of one of the unit's registers.
 const SIDE: usize = 16;
 /// Bytes of a register's row.
 const ROW_BYTES: usize = 4 * SIDE;
 
+/// AMX's matrix unit, for bfloat16 and 8-bit integers, with AVX-512 for the remainder of a sum.
+pub(in crate::model::ops) struct Amx;
+
+impl Tiles for Amx {
+    fn name(&self) -> &'static str {
+        "amx"
+    }
+
+    fn has(&self, format: Format) -> bool {
+        avx512::Avx512.has(format) && runs(format)
+    }
+
+    fn rows(&self, _format: Format) -> usize {
+        ROWS
+    }
+
+    fn panels(&self) -> usize {
+        2
+    }
+
+    fn beats_floats(&self) -> bool {
+        true
+    }
+
+    /// The unit takes a word of 16 rows at once.
+    fn reads_rows(&self) -> bool {
+        false
+    }
+
+    fn word_multiple(&self) -> usize {
+        STEP
+    }
+
+    /// 1 MiB of rows: cores with the unit have 2 MiB.
+    fn block_rows(&self, words: usize) -> usize {
+        ((1 << 18) / words).min(256)
+    }
+
+    fn part_words(&self) -> usize {
+        avx512::PART_WORDS
+    }
+
+    fn chunk_steps(&self) -> usize {
+        128
+    }
+
+    unsafe fn tiles(
+        &self,
+        format: Format,
+        rows: usize,
+        operands: &Operands<'_>,
+        out: &mut [Tile],
+        goes_on: bool,
+    ) {
+        let Operands {
+            words,
+            left,
+            panels,
+        } = *operands;
+        // SAFETY: passed on.
+        unsafe { tile(format, rows, words, left, panels, out, goes_on) }
+    }
+
+    unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
+        // SAFETY: passed on.
+        unsafe { registers(format, steps) }
+    }
+}
+
 /// Whether the CPU has the unit with this format, and the operating system lets this process use it.
-pub(in crate::model::ops) fn runs(format: Format) -> bool {
+fn runs(format: Format) -> bool {
     static HAS: OnceLock<(bool, bool)> = OnceLock::new();
     let (bf16, int8) = *HAS.get_or_init(|| {
         let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;
@@ -185,7 +255,7 @@ walk!(
 
 /// # Safety
 /// Same as `Kernel::tiles`, on a CPU with AMX and AVX-512 for this format; `out` has [`TILES`] tiles for each panel, whose rows follow one another.
-pub(super) unsafe fn tile(
+unsafe fn tile(
     format: Format,
     rows: usize,
     words: usize,
@@ -257,7 +327,7 @@ pub(super) unsafe fn tile(
 ///
 /// # Safety
 /// The CPU has the unit with this format.
-pub(super) unsafe fn registers(format: Format, steps: usize) -> u64 {
+unsafe fn registers(format: Format, steps: usize) -> u64 {
     macro_rules! repeat {
         ($multiply:literal) => {
             asm!(

@@ -2,20 +2,82 @@
 #![allow(unsafe_code)]
 
 use super::micro::{by_rows, micro};
+use super::tiles::{Operands, Tiles};
 use super::{Format, Left, MR, NR, Tile};
+use crate::model::ops::isa;
 
 /// Rows of a whole tile.
 pub(super) const ROWS: usize = 12;
 
+/// Words of packed panels that stay in the second-level cache: 384 KiB, for cores with 1 or 2 MiB.
+pub(super) const PART_WORDS: usize = 3 << 15;
+
+/// AVX-512, with its bfloat16 or VNNI instructions for those formats.
+pub(in crate::model::ops) struct Avx512;
+
+impl Tiles for Avx512 {
+    fn name(&self) -> &'static str {
+        "avx512"
+    }
+
+    fn has(&self, format: Format) -> bool {
+        std::is_x86_feature_detected!("avx512f")
+            && isa::is_wide()
+            && match format {
+                Format::F32 => true,
+                Format::Bf16 => std::is_x86_feature_detected!("avx512bf16"),
+                Format::Int8 => std::is_x86_feature_detected!("avx512vnni"),
+            }
+    }
+
+    fn rows(&self, _format: Format) -> usize {
+        ROWS
+    }
+
+    fn panels(&self) -> usize {
+        2
+    }
+
+    fn beats_floats(&self) -> bool {
+        is_bf16_fast()
+    }
+
+    fn part_words(&self) -> usize {
+        PART_WORDS
+    }
+
+    unsafe fn tiles(
+        &self,
+        format: Format,
+        rows: usize,
+        operands: &Operands<'_>,
+        out: &mut [Tile],
+        goes_on: bool,
+    ) {
+        let Operands {
+            words,
+            left,
+            panels,
+        } = *operands;
+        // SAFETY: passed on.
+        unsafe { tile(format, rows, words, left, panels, out, goes_on) }
+    }
+
+    unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
+        // SAFETY: passed on.
+        16 * unsafe { registers(format, steps) }
+    }
+}
+
 /// Whether bfloat16 is multiplied faster than floats: on AMD's CPUs twice as fast, on Intel's (Sapphire Rapids) more slowly.
-pub(super) fn is_bf16_fast() -> bool {
+fn is_bf16_fast() -> bool {
     let vendor = std::arch::x86_64::__cpuid(0);
     [vendor.ebx, vendor.edx, vendor.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes)
 }
 
 /// # Safety
 /// Same as `Kernel::tiles`, on a CPU with AVX-512F, and AVX512-BF16 or AVX512-VNNI for these formats.
-pub(super) unsafe fn tile(
+unsafe fn tile(
     format: Format,
     rows: usize,
     words: usize,
@@ -78,7 +140,7 @@ pub(super) unsafe fn one(
 
 /// # Safety
 /// The CPU has what the format needs.
-pub(super) unsafe fn registers(format: Format, steps: usize) -> u64 {
+unsafe fn registers(format: Format, steps: usize) -> u64 {
     // SAFETY: promised by the caller.
     unsafe {
         match format {

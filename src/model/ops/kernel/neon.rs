@@ -2,19 +2,55 @@
 #![allow(unsafe_code)]
 
 use super::micro::{by_rows, micro};
+use super::tiles::{Operands, Tiles};
 use super::{Format, Left, Tile};
 
-/// Rows of a whole tile: as many as fit the 32 registers beside the operands.
-pub(super) fn rows(format: Format) -> usize {
-    match format {
-        Format::F32 => 6,
-        Format::Bf16 | Format::Int8 => 4,
+/// NEON, which every 64-bit ARM has.
+pub(in crate::model::ops) struct Neon;
+
+impl Tiles for Neon {
+    fn name(&self) -> &'static str {
+        "neon"
+    }
+
+    fn has(&self, _format: Format) -> bool {
+        true
+    }
+
+    /// As many rows as fit the registers beside the operands.
+    fn rows(&self, format: Format) -> usize {
+        match format {
+            Format::F32 => 6,
+            Format::Bf16 | Format::Int8 => 4,
+        }
+    }
+
+    unsafe fn tiles(
+        &self,
+        format: Format,
+        rows: usize,
+        operands: &Operands<'_>,
+        out: &mut [Tile],
+        goes_on: bool,
+    ) {
+        let Operands {
+            words,
+            left,
+            panels,
+        } = *operands;
+        // SAFETY: passed on.
+        unsafe { tile(format, rows, words, left, panels, out, goes_on) }
+    }
+
+    unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
+        // SAFETY: passed on.
+        4 * unsafe { registers(format, steps) }
     }
 }
 
 /// # Safety
 /// Same as `Kernel::tiles`.
-pub(super) unsafe fn tile(
+unsafe fn tile(
     format: Format,
     rows: usize,
     words: usize,
@@ -44,7 +80,7 @@ pub(super) unsafe fn tile(
 
 /// # Safety
 /// The CPU has NEON.
-pub(super) unsafe fn registers(format: Format, steps: usize) -> u64 {
+unsafe fn registers(format: Format, steps: usize) -> u64 {
     // SAFETY: promised by the caller.
     unsafe {
         match format {

@@ -1,14 +1,50 @@
 //! Tiles in plain loops: for any CPU, and the twin of the others in tests.
 #![allow(unsafe_code)]
 
+use super::tiles::{Operands, Tiles};
 use super::{Format, Left, NR, Tile};
 
-/// Rows of a whole tile.
-pub(super) const ROWS: usize = 6;
+/// Plain loops, as the compiler translates them.
+pub(in crate::model::ops) struct Portable;
+
+impl Tiles for Portable {
+    fn name(&self) -> &'static str {
+        "portable"
+    }
+
+    fn has(&self, _format: Format) -> bool {
+        true
+    }
+
+    fn rows(&self, _format: Format) -> usize {
+        6
+    }
+
+    unsafe fn tiles(
+        &self,
+        format: Format,
+        rows: usize,
+        operands: &Operands<'_>,
+        out: &mut [Tile],
+        goes_on: bool,
+    ) {
+        let Operands {
+            words,
+            left,
+            panels,
+        } = *operands;
+        // SAFETY: passed on.
+        unsafe { tile(format, rows, words, left, panels, out, goes_on) }
+    }
+
+    unsafe fn registers(&self, _format: Format, _steps: usize) -> u64 {
+        0
+    }
+}
 
 /// # Safety
 /// Same as `Kernel::tiles`.
-pub(super) unsafe fn tile(
+unsafe fn tile(
     format: Format,
     rows: usize,
     words: usize,

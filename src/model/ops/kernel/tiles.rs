@@ -1,0 +1,87 @@
+//! What an instruction set decides about tiles, in one trait: each set implements it in its own file.
+//!
+//! Invariant: nothing outside the implementations asks which set it is; a new set is one file and one line in `Isa::tiles`.
+#![allow(unsafe_code)]
+
+use super::{Format, Left, NR, Tile};
+
+/// What a tile multiplies.
+pub(in crate::model::ops) struct Operands<'a> {
+    /// Words of each row and each panel's column.
+    pub(super) words: usize,
+    /// The rows.
+    pub(super) left: Left,
+    /// The panels, at most as many as a tile takes at once.
+    pub(super) panels: &'a [*const u32],
+}
+
+/// The tiles of one instruction set: their shape, what of the operands should stay in which cache, and the products themselves.
+pub(in crate::model::ops) trait Tiles: Sync {
+    /// The set's name, as `bench compute` prints it.
+    fn name(&self) -> &'static str;
+
+    /// Whether this CPU has what the format needs of the set.
+    fn has(&self, format: Format) -> bool;
+
+    /// Rows of a whole tile.
+    fn rows(&self, format: Format) -> usize;
+
+    /// Number of panels that a tile takes at once.
+    fn panels(&self) -> usize {
+        1
+    }
+
+    /// Whether products of bfloat16 and 8-bit integers are faster than those of floats on this CPU.
+    fn beats_floats(&self) -> bool {
+        false
+    }
+
+    /// Whether rows of bfloat16 are read where they lie; otherwise they are copied side by side first.
+    fn reads_rows(&self) -> bool {
+        true
+    }
+
+    /// Words to which a sum's operands are filled up with zeros.
+    fn word_multiple(&self) -> usize {
+        1
+    }
+
+    /// Rows of a block, with `words` words each, that stay in the second-level cache beside a panel: 256 KiB of them.
+    fn block_rows(&self, words: usize) -> usize {
+        ((1 << 16) / words).min(96)
+    }
+
+    /// Words of packed panels that stay in the second-level cache while rows pass by: 144 KiB, for cores with 512 KiB.
+    fn part_words(&self) -> usize {
+        9 << 12
+    }
+
+    /// Steps of a sum that are added up before those of the next tile: where a panel is read from the first-level cache, its share nearly fits there.
+    fn chunk_steps(&self) -> usize {
+        48
+    }
+
+    /// Computes tiles as `Kernel::tiles` states.
+    ///
+    /// # Safety
+    /// Same as `Kernel::tiles`, on a CPU that [`Tiles::has`] the format.
+    unsafe fn tiles(
+        &self,
+        format: Format,
+        rows: usize,
+        operands: &Operands<'_>,
+        out: &mut [Tile],
+        goes_on: bool,
+    );
+
+    /// Runs `steps` steps of multiply-adds on registers alone; returns how many words a step multiplies, or 0 where that is not measured.
+    ///
+    /// # Safety
+    /// The CPU [`Tiles::has`] the format.
+    unsafe fn registers(&self, format: Format, steps: usize) -> u64;
+}
+
+/// Panels of `words` words a column that hold at most `most` words: at least one tile's, and whole tiles' only.
+pub(super) fn whole_panels(most: usize, words: usize, panels: usize) -> usize {
+    (most / (words * NR)).next_multiple_of(panels).max(panels)
+}
