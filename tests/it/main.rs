@@ -39,6 +39,7 @@ mod rpc_swaps;
 mod rpc_tenants;
 mod rpc_uploads;
 mod rpc_versions;
+mod rpc_views;
 mod server;
 mod server_process;
 mod service_config;

@@ -14,11 +14,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
+use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::rpc_uploads::{committed, create, write_rest};
 use crate::rpc_versions::{adapters, exported, file, import, into_task};
-use crate::server::{backbone, clip, noise, serving, until, upload, upload_messages};
+use crate::server::{backbone, clip, noise, serving, soon, until, upload, upload_messages};
 
 /// A server of its own process.
 pub(crate) struct Process {
@@ -126,6 +129,63 @@ async fn a_terminal_that_closes_and_a_quit_drain_as_well() {
     }
 }
 
+/// Descriptors that a process has open.
+fn descriptors(pid: Pid) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))
+        .unwrap()
+        .count()
+}
+
+/// The preface and an empty SETTINGS frame: a connection that speaks HTTP/2 and asks for nothing.
+const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_calls_are_told_to_come_again_and_all_is_well_once_there_are_some() {
+    const LIMIT: usize = 96;
+    let folder = tempfile::tempdir().unwrap();
+    // The shell lowers its own hard limit, which the program that it becomes cannot raise.
+    let serve = command(folder.path());
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", &format!("ulimit -n {LIMIT} && exec \"$@\""), "sh"])
+        .arg(serve.as_std().get_program())
+        .args(serve.as_std().get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    let server = Process::start_by(limited, folder.path(), &[]);
+    let client = server.client().await;
+    let pid = server.pid();
+    let stored = upload(&client, &clip(1)).await.unwrap();
+
+    let address = std::fs::read_to_string(&server.address).unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..2 * LIMIT {
+        // Those beyond the limit wait in the kernel's queue.
+        let mut connection = tokio::net::TcpStream::connect(address.trim())
+            .await
+            .unwrap();
+        connection.write_all(GREETING).await.unwrap();
+        silent.push(connection);
+    }
+    until(|| async { descriptors(pid) >= LIMIT - 1 }).await;
+    for _ in 0..5 {
+        if let Err(status) = soon(upload(&client, &clip(2))).await {
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            assert!(status.get_details_retry_info().is_some(), "{status:?}");
+        }
+    }
+    let mut videos = client.videos();
+    let name = stored.name;
+    let record = videos.get_video(v1::GetVideoRequest { name });
+    soon(record).await.expect("what is known needs no new file");
+
+    drop(silent);
+    until(|| async { upload(&client, &clip(3)).await.is_ok() }).await;
+    server.client().await;
+    assert_eq!(server.terminate().await.code(), Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_start_says_why_and_which_kind_of_fault_it_is() {
     let folder = tempfile::tempdir().unwrap();
@@ -155,29 +215,56 @@ async fn what_cannot_start_says_why_and_which_kind_of_fault_it_is() {
     }
 }
 
-/// A copy of the smallest backbone whose last norm overflows: every weight is finite, and no forward is.
-fn unfit_backbone(folder: &Path) -> PathBuf {
-    let path = folder.join("unfit");
+/// A tensor of a file that a test changes.
+pub(crate) struct Raw {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A copy of the small backbone in `folder` with other tensors and another configuration.
+pub(crate) fn changed_backbone(
+    folder: &Path,
+    config: impl FnOnce(&mut serde_json::Value),
+    change: impl Fn(&str, &mut Raw),
+) -> PathBuf {
+    let path = folder.join("changed");
     std::fs::create_dir(&path).unwrap();
-    std::fs::copy(backbone().join("config.json"), path.join("config.json")).unwrap();
+    let text = std::fs::read(backbone().join("config.json")).unwrap();
+    let mut json = serde_json::from_slice(&text).unwrap();
+    config(&mut json);
+    std::fs::write(path.join("config.json"), json.to_string()).unwrap();
     let file = std::fs::read(backbone().join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&file).unwrap();
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
-        let (mut dtype, mut bytes) = (view.dtype(), view.data().to_vec());
-        if name.ends_with("post_layernorm.weight") {
-            let count = view.shape().iter().product();
-            (dtype, bytes) = (Dtype::F32, f32::MAX.to_le_bytes().repeat(count));
-        }
-        tensors.insert(name, (dtype, view.shape().to_vec(), bytes));
+        let mut tensor = Raw {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            bytes: view.data().to_vec(),
+        };
+        change(&name, &mut tensor);
+        tensors.insert(name, tensor);
     }
-    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
-        (name.as_str(), view)
+    let views = tensors.iter().map(|(name, tensor)| {
+        let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes);
+        (name.as_str(), view.unwrap())
     });
     let bytes = safetensors::serialize(views, None).unwrap();
     std::fs::write(path.join("model.safetensors"), bytes).unwrap();
     path
+}
+
+/// A copy of the small backbone whose last norm overflows: every weight is finite, and no forward is.
+fn unfit_backbone(folder: &Path) -> PathBuf {
+    let overflow = |name: &str, tensor: &mut Raw| {
+        if name.ends_with("post_layernorm.weight") {
+            let count = tensor.shape.iter().product();
+            tensor.dtype = Dtype::F32;
+            tensor.bytes = f32::MAX.to_le_bytes().repeat(count);
+        }
+    };
+    changed_backbone(folder, |_| {}, overflow)
 }
 
 #[tokio::test(flavor = "multi_thread")]
