@@ -42,8 +42,7 @@ async fn sixteen_frames_in_thirty_views_of_224_pixels_are_answered() {
             tensor.shape[rows] = tokens;
         }
     });
-    let server =
-        TestServer::start_with(|config| config.backbone = Backbone::Path(path)).await;
+    let server = TestServer::start_with(|config| config.backbone = Backbone::Path(path)).await;
     let client = server.client("acme").await;
     let header = v1::ImportAdapterVersionHeader {
         create_task: true,

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 
 use super::tiles::{Operands, Tiles};
-use super::{Format, Left, MR, NR, STEP, Tile, avx512};
+use super::{Format, MR, NR, STEP, Tile, avx512};
 
 /// Rows of a whole tile: two of the unit's registers.
 const ROWS: usize = 32;
@@ -78,13 +78,92 @@ impl Tiles for Amx {
             left,
             panels,
         } = *operands;
-        // SAFETY: passed on.
-        unsafe { tile(format, rows, words, left, panels, out, goes_on) }
+        debug_assert!(left.step == 1);
+        let steps = words / SIDE;
+        let out = out.as_mut_ptr().cast::<f32>();
+        let apart = TILES * MR * NR;
+        let first = panels[0];
+        // SAFETY: passed on; missing rows and panels are replaced by existing ones, and their sums go to `spare`.
+        unsafe {
+            if steps > 0 {
+                let mut spare = [[0.0_f32; NR]; SIDE];
+                let spare = spare.as_mut_ptr().cast::<f32>();
+                let (is_tall, second) = (rows > SIDE, panels.get(1));
+                let place = |is_there: bool, at: usize| {
+                    if is_there { out.add(at) } else { spare }
+                };
+                let lower = if is_tall { left.rows_from(SIDE) } else { left };
+                let walk = Walk {
+                    left: [left.at, lower.at],
+                    row_bytes: 4 * left.row_stride,
+                    panels: [first, *second.unwrap_or(&first)],
+                    sums: [
+                        out,
+                        place(second.is_some(), apart),
+                        place(is_tall, SIDE * NR),
+                        place(is_tall && second.is_some(), apart + SIDE * NR),
+                    ],
+                    steps,
+                };
+                shape(rows);
+                match (format, goes_on) {
+                    (Format::Int8, false) => int8s(&walk),
+                    (Format::Int8, true) => more_int8s(&walk),
+                    (_, false) => bf16s(&walk),
+                    (_, true) => more_bf16s(&walk),
+                }
+            }
+            let done = steps * SIDE;
+            if done == words && words > 0 {
+                return;
+            }
+            for row in (0..rows).step_by(avx512::ROWS) {
+                let taken = avx512::ROWS.min(rows - row);
+                let left = left.rows_from(row).skip(done);
+                for (p, panel) in panels.iter().enumerate() {
+                    let out = out.add(p * apart + row * NR);
+                    let goes_on = goes_on || steps > 0;
+                    avx512::one(
+                        format,
+                        taken,
+                        words - done,
+                        left,
+                        panel.add(done * NR),
+                        out,
+                        goes_on,
+                    );
+                }
+            }
+        }
     }
 
     unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
-        // SAFETY: passed on.
-        unsafe { registers(format, steps) }
+        macro_rules! repeat {
+            ($multiply:literal) => {
+                asm!(
+                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                    "2:",
+                    concat!($multiply, " tmm0, tmm4, tmm6"),
+                    concat!($multiply, " tmm1, tmm4, tmm7"),
+                    concat!($multiply, " tmm2, tmm5, tmm6"),
+                    concat!($multiply, " tmm3, tmm5, tmm7"),
+                    "dec {steps}",
+                    "jnz 2b",
+                    steps = inout(reg) steps.max(1) => _,
+                    options(nostack, nomem),
+                )
+            };
+        }
+        // SAFETY: promised by the caller; see `walk`.
+        unsafe {
+            shape(ROWS);
+            match format {
+                Format::Int8 => repeat!("tdpbusd"),
+                Format::F32 | Format::Bf16 => repeat!("tdpbf16ps"),
+            }
+        }
+        4 * (SIDE * SIDE * SIDE) as u64
     }
 }
 
@@ -252,106 +331,3 @@ walk!(
     "tileloadd tmm2, [{c} + {line}*1]",
     "tileloadd tmm3, [{d} + {line}*1]"
 );
-
-/// # Safety
-/// Same as `Kernel::tiles`, on a CPU with AMX and AVX-512 for this format; `out` has [`TILES`] tiles for each panel, whose rows follow one another.
-unsafe fn tile(
-    format: Format,
-    rows: usize,
-    words: usize,
-    left: Left,
-    panels: &[*const u32],
-    out: &mut [Tile],
-    goes_on: bool,
-) {
-    debug_assert!(left.step == 1);
-    let steps = words / SIDE;
-    let out = out.as_mut_ptr().cast::<f32>();
-    let apart = TILES * MR * NR;
-    let first = panels[0];
-    // SAFETY: passed on; missing rows and panels are replaced by existing ones, and their sums go to `spare`.
-    unsafe {
-        if steps > 0 {
-            let mut spare = [[0.0_f32; NR]; SIDE];
-            let spare = spare.as_mut_ptr().cast::<f32>();
-            let (is_tall, second) = (rows > SIDE, panels.get(1));
-            let place = |is_there: bool, at: usize| {
-                if is_there { out.add(at) } else { spare }
-            };
-            let lower = if is_tall { left.rows_from(SIDE) } else { left };
-            let walk = Walk {
-                left: [left.at, lower.at],
-                row_bytes: 4 * left.row_stride,
-                panels: [first, *second.unwrap_or(&first)],
-                sums: [
-                    out,
-                    place(second.is_some(), apart),
-                    place(is_tall, SIDE * NR),
-                    place(is_tall && second.is_some(), apart + SIDE * NR),
-                ],
-                steps,
-            };
-            shape(rows);
-            match (format, goes_on) {
-                (Format::Int8, false) => int8s(&walk),
-                (Format::Int8, true) => more_int8s(&walk),
-                (_, false) => bf16s(&walk),
-                (_, true) => more_bf16s(&walk),
-            }
-        }
-        let done = steps * SIDE;
-        if done == words && words > 0 {
-            return;
-        }
-        for row in (0..rows).step_by(avx512::ROWS) {
-            let taken = avx512::ROWS.min(rows - row);
-            let left = left.rows_from(row).skip(done);
-            for (p, panel) in panels.iter().enumerate() {
-                let out = out.add(p * apart + row * NR);
-                let goes_on = goes_on || steps > 0;
-                avx512::one(
-                    format,
-                    taken,
-                    words - done,
-                    left,
-                    panel.add(done * NR),
-                    out,
-                    goes_on,
-                );
-            }
-        }
-    }
-}
-
-/// Multiplies registers alone, `steps` times; returns how many words were multiplied each time.
-///
-/// # Safety
-/// The CPU has the unit with this format.
-unsafe fn registers(format: Format, steps: usize) -> u64 {
-    macro_rules! repeat {
-        ($multiply:literal) => {
-            asm!(
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
-                "2:",
-                concat!($multiply, " tmm0, tmm4, tmm6"),
-                concat!($multiply, " tmm1, tmm4, tmm7"),
-                concat!($multiply, " tmm2, tmm5, tmm6"),
-                concat!($multiply, " tmm3, tmm5, tmm7"),
-                "dec {steps}",
-                "jnz 2b",
-                steps = inout(reg) steps.max(1) => _,
-                options(nostack, nomem),
-            )
-        };
-    }
-    // SAFETY: promised by the caller; see `walk`.
-    unsafe {
-        shape(ROWS);
-        match format {
-            Format::Int8 => repeat!("tdpbusd"),
-            Format::F32 | Format::Bf16 => repeat!("tdpbf16ps"),
-        }
-    }
-    4 * (SIDE * SIDE * SIDE) as u64
-}

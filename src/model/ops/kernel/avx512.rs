@@ -59,13 +59,38 @@ impl Tiles for Avx512 {
             left,
             panels,
         } = *operands;
-        // SAFETY: passed on.
-        unsafe { tile(format, rows, words, left, panels, out, goes_on) }
+        let (first, out) = (panels[0], out.as_mut_ptr().cast::<f32>());
+        // SAFETY: passed on; panels of one operand have the same length, and the second's distance is theirs.
+        unsafe {
+            if let [_, second] = panels {
+                let apart = (second.offset_from(first) as usize, MR * NR);
+                match format {
+                    Format::F32 => {
+                        by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, f32s, (words, left, first, out, apart, goes_on));
+                    }
+                    Format::Bf16 => {
+                        by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, bf16s, (words, left, first, out, apart, goes_on));
+                    }
+                    Format::Int8 => {
+                        by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, int8s, (words, left, first, out, apart, goes_on));
+                    }
+                }
+                return;
+            }
+            one(format, rows, words, left, first, out, goes_on);
+        }
     }
 
     unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
-        // SAFETY: passed on.
-        16 * unsafe { registers(format, steps) }
+        // SAFETY: promised by the caller.
+        let words = unsafe {
+            match format {
+                Format::F32 => f32s::registers(steps),
+                Format::Bf16 => bf16s::registers(steps),
+                Format::Int8 => int8s::registers(steps),
+            }
+        };
+        16 * words
     }
 }
 
@@ -73,39 +98,6 @@ impl Tiles for Avx512 {
 fn is_bf16_fast() -> bool {
     let vendor = std::arch::x86_64::__cpuid(0);
     [vendor.ebx, vendor.edx, vendor.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes)
-}
-
-/// # Safety
-/// Same as `Kernel::tiles`, on a CPU with AVX-512F, and AVX512-BF16 or AVX512-VNNI for these formats.
-unsafe fn tile(
-    format: Format,
-    rows: usize,
-    words: usize,
-    left: Left,
-    panels: &[*const u32],
-    out: &mut [Tile],
-    goes_on: bool,
-) {
-    let (first, out) = (panels[0], out.as_mut_ptr().cast::<f32>());
-    // SAFETY: passed on; panels of one operand have the same length, and the second's distance is theirs.
-    unsafe {
-        if let [_, second] = panels {
-            let apart = (second.offset_from(first) as usize, MR * NR);
-            match format {
-                Format::F32 => {
-                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, f32s, (words, left, first, out, apart, goes_on));
-                }
-                Format::Bf16 => {
-                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, bf16s, (words, left, first, out, apart, goes_on));
-                }
-                Format::Int8 => {
-                    by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 2, int8s, (words, left, first, out, apart, goes_on));
-                }
-            }
-            return;
-        }
-        one(format, rows, words, left, first, out, goes_on);
-    }
 }
 
 /// Same as `tile`, for one panel.
@@ -134,19 +126,6 @@ pub(super) unsafe fn one(
             Format::Int8 => {
                 by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12], 1, int8s, (words, left, first, out, apart, goes_on));
             }
-        }
-    }
-}
-
-/// # Safety
-/// The CPU has what the format needs.
-unsafe fn registers(format: Format, steps: usize) -> u64 {
-    // SAFETY: promised by the caller.
-    unsafe {
-        match format {
-            Format::F32 => f32s::registers(steps),
-            Format::Bf16 => bf16s::registers(steps),
-            Format::Int8 => int8s::registers(steps),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::micro::{by_rows, micro};
 use super::tiles::{Operands, Tiles};
-use super::{Format, Left, Tile};
+use super::{Format, Tile};
 
 /// NEON, which every 64-bit ARM has.
 pub(in crate::model::ops) struct Neon;
@@ -38,56 +38,35 @@ impl Tiles for Neon {
             left,
             panels,
         } = *operands;
-        // SAFETY: passed on.
-        unsafe { tile(format, rows, words, left, panels, out, goes_on) }
-    }
-
-    unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
-        // SAFETY: passed on.
-        4 * unsafe { registers(format, steps) }
-    }
-}
-
-/// # Safety
-/// Same as `Kernel::tiles`.
-unsafe fn tile(
-    format: Format,
-    rows: usize,
-    words: usize,
-    left: Left,
-    panels: &[*const u32],
-    out: &mut [Tile],
-    goes_on: bool,
-) {
-    for (&panel, out) in panels.iter().zip(out) {
-        let (out, apart) = (out.as_mut_ptr().cast::<f32>(), (4, 4));
-        // SAFETY: passed on; a panel's row is four vectors of 4 words, and a tile's four of 4 values.
-        unsafe {
-            match format {
-                Format::F32 => {
-                    by_rows!(rows, [1 2 3 4 5 6], 4, f32s, (words, left, panel, out, apart, goes_on));
-                }
-                Format::Bf16 => {
-                    by_rows!(rows, [1 2 3 4], 4, bf16s, (words, left, panel, out, apart, goes_on));
-                }
-                Format::Int8 => {
-                    by_rows!(rows, [1 2 3 4], 4, int8s, (words, left, panel, out, apart, goes_on));
+        for (&panel, out) in panels.iter().zip(out) {
+            let (out, apart) = (out.as_mut_ptr().cast::<f32>(), (4, 4));
+            // SAFETY: passed on; a panel's row is four vectors of 4 words, and a tile's four of 4 values.
+            unsafe {
+                match format {
+                    Format::F32 => {
+                        by_rows!(rows, [1 2 3 4 5 6], 4, f32s, (words, left, panel, out, apart, goes_on));
+                    }
+                    Format::Bf16 => {
+                        by_rows!(rows, [1 2 3 4], 4, bf16s, (words, left, panel, out, apart, goes_on));
+                    }
+                    Format::Int8 => {
+                        by_rows!(rows, [1 2 3 4], 4, int8s, (words, left, panel, out, apart, goes_on));
+                    }
                 }
             }
         }
     }
-}
 
-/// # Safety
-/// The CPU has NEON.
-unsafe fn registers(format: Format, steps: usize) -> u64 {
-    // SAFETY: promised by the caller.
-    unsafe {
-        match format {
-            Format::F32 => f32s::registers(steps),
-            Format::Bf16 => bf16s::registers(steps),
-            Format::Int8 => int8s::registers(steps),
-        }
+    unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
+        // SAFETY: promised by the caller.
+        let words = unsafe {
+            match format {
+                Format::F32 => f32s::registers(steps),
+                Format::Bf16 => bf16s::registers(steps),
+                Format::Int8 => int8s::registers(steps),
+            }
+        };
+        4 * words
     }
 }
 

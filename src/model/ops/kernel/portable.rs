@@ -33,47 +33,38 @@ impl Tiles for Portable {
             left,
             panels,
         } = *operands;
-        // SAFETY: passed on.
-        unsafe { tile(format, rows, words, left, panels, out, goes_on) }
+        for (&panel, out) in panels.iter().zip(out) {
+            // SAFETY: passed on.
+            unsafe {
+                match format {
+                    Format::F32 => {
+                        sums(rows, words, left, panel, out, goes_on, |a, b, sum: f32| {
+                            sum + f32::from_bits(a) * f32::from_bits(b)
+                        })
+                    }
+                    Format::Bf16 => {
+                        sums(rows, words, left, panel, out, goes_on, |a, b, sum: f32| {
+                            let (low, high) = (halves(a), halves(b));
+                            sum + low.0 * high.0 + low.1 * high.1
+                        })
+                    }
+                    Format::Int8 => {
+                        sums(rows, words, left, panel, out, goes_on, |a, b, sum: i32| {
+                            let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+                            let products = a
+                                .iter()
+                                .zip(b)
+                                .map(|(&a, b)| i32::from(a) * i32::from(b as i8));
+                            sum + products.sum::<i32>()
+                        })
+                    }
+                }
+            }
+        }
     }
 
     unsafe fn registers(&self, _format: Format, _steps: usize) -> u64 {
         0
-    }
-}
-
-/// # Safety
-/// Same as `Kernel::tiles`.
-unsafe fn tile(
-    format: Format,
-    rows: usize,
-    words: usize,
-    left: Left,
-    panels: &[*const u32],
-    out: &mut [Tile],
-    goes_on: bool,
-) {
-    for (&panel, out) in panels.iter().zip(out) {
-        // SAFETY: passed on.
-        unsafe {
-            match format {
-                Format::F32 => sums(rows, words, left, panel, out, goes_on, |a, b, sum: f32| {
-                    sum + f32::from_bits(a) * f32::from_bits(b)
-                }),
-                Format::Bf16 => sums(rows, words, left, panel, out, goes_on, |a, b, sum: f32| {
-                    let (low, high) = (halves(a), halves(b));
-                    sum + low.0 * high.0 + low.1 * high.1
-                }),
-                Format::Int8 => sums(rows, words, left, panel, out, goes_on, |a, b, sum: i32| {
-                    let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
-                    let products = a
-                        .iter()
-                        .zip(b)
-                        .map(|(&a, b)| i32::from(a) * i32::from(b as i8));
-                    sum + products.sum::<i32>()
-                }),
-            }
-        }
     }
 }
 
