@@ -1,7 +1,7 @@
-//! Each kernel by itself: `cargo bench --bench kernels`.
+//! Benchmarks of the single kernels: `cargo bench --bench kernels`.
 //!
-//! criterion's "elements" are operations (two for a multiply-add), so that its throughput reads as FLOP/s; kernels that are bound by memory show bytes a
-//! second. At the end the machine's own limits, measured here and now, and each kernel's share of its limit.
+//! criterion's "elements" are operations (two for a multiply-add), so that its throughput is in FLOP/s; for memory-bound kernels it is in bytes per second.
+//! At the end, a table shows the machine's limits, measured in the same run, and each kernel's share of its limit.
 #![allow(missing_docs, clippy::print_stdout)] // It prints a table for people.
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use frameshift::spec::Precision;
 #[global_allocator]
 static ALLOCATOR: LineAligned = LineAligned;
 
-/// Seconds of the fastest of some calls.
+/// Returns the time of the fastest of several calls, in seconds.
 fn fastest(case: &Case) -> Result<f64, Error> {
     let mut best = f64::INFINITY;
     for _ in 0..10 {

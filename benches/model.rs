@@ -1,7 +1,7 @@
-//! The model's forward and training step at two sizes: `cargo bench --bench model`.
+//! Benchmarks of the model's forward pass and training step, at two sizes: `cargo bench --bench model`.
 //!
 //! criterion's "elements" are floating-point operations of the backbone's matrix products (two for a multiply-add; twice as many in a step as in a
-//! forward, since frozen weights have no gradient), so its throughput reads as FLOP/s.
+//! forward, since frozen weights have no gradient), so its throughput is in FLOP/s.
 #![allow(missing_docs)]
 
 use std::hint::black_box;
@@ -67,7 +67,7 @@ fn sizes() -> [Size; 2] {
     ]
 }
 
-/// Operations of one forward of the backbone over the batch.
+/// Returns the operations of one forward pass of the backbone over the batch.
 fn operations(size: &Size) -> u64 {
     let (c, l) = (size.config.width, size.config.tokens());
     let patch = 3 * size.config.patch_size * size.config.patch_size;

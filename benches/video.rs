@@ -1,6 +1,6 @@
-//! The video path: the bicubic resize alone, and whole clips through the confined worker: `cargo bench --bench video`.
+//! Benchmarks of video decoding: the bicubic resize alone, and whole clips in the confined worker: `cargo bench --bench video`.
 //!
-//! criterion's "elements" are frames. `make bench-video` compares with the libraries that people use from Python.
+//! criterion's "elements" are frames. `make bench-video` compares with libraries for Python.
 #![allow(missing_docs, clippy::expect_used)] // A benchmark that cannot be set up ends.
 
 use std::hint::black_box;
@@ -62,7 +62,7 @@ fn bicubic(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Ten seconds of a moving pattern, H.264 where there is an encoder for it.
+/// Returns ten seconds of a moving pattern as a video, H.264 if an encoder for it is installed.
 fn clip() -> Bytes {
     const SIZE: (u32, u32) = (340, 256);
     let mut encoder = Encoder::new(Format::Mp4, SIZE.0, SIZE.1, 30).expect("an encoder");

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Compares video decoding with the libraries that people use from Python. They are installed into a folder outside the project, with CPU wheels from the
-# registries; one that cannot be had is named in the table.
-#   FRAMESHIFT_PEERS    where they go (default: ~/.cache/frameshift/peers)
+# Compares video decoding with libraries for Python. They are installed into a folder outside the project, as CPU wheels from the registries; the table
+# names those that could not be installed.
+#   FRAMESHIFT_PEERS    folder to install them into (default: ~/.cache/frameshift/peers)
 #   FRAMESHIFT_PROGRAM  the program to measure (default: a release build)
 #   ROUNDS              interleaved rounds (default: 8)
-#   ROWS                only the rows that this regular expression finds (default: all)
+#   ROWS                only the rows that match this regular expression (default: all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 peers="${FRAMESHIFT_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/frameshift/peers}"
@@ -24,7 +24,7 @@ has av || install av numpy
 has decord || install decord
 has torch || "$python" -m pip install --quiet --disable-pip-version-check torch --index-url https://download.pytorch.org/whl/cpu || install torch
 has torchcodec.decoders || install torchcodec
-# torchcodec loads FFmpeg's shared libraries, two more than this project needs.
+# torchcodec loads FFmpeg's shared libraries, including two that this project does not need.
 loads() { "$python" -c 'import ctypes.util as u, sys; sys.exit(not (u.find_library("avdevice") and u.find_library("avfilter")))'; }
 if ! loads && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "== installing libavdevice and libavfilter, which torchcodec loads" >&2

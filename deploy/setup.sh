@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Brings what the build needs and the machine lacks: Debian's packages (FFmpeg's libraries, clang, pkg-config, a C compiler) and Rust.
-# For Debian 12 and 13 and Ubuntu 24.04, as root or with sudo. Says what it does, and does nothing when all is there.
+# Installs the missing dependencies of the build: Debian packages (FFmpeg's libraries, clang, pkg-config, a C compiler) and Rust.
+# For Debian 12 and 13 and Ubuntu 24.04, as root or with sudo. Prints each step, and does nothing when everything is installed.
 set -euo pipefail
 
-# The oldest Rust that builds the project; the same number as rust-version in Cargo.toml.
+# Oldest Rust version that builds the project, read from rust-version in Cargo.toml.
 want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
 
 say() { echo "setup: $*"; }
@@ -26,10 +26,10 @@ missing_packages() {
 }
 
 install_packages() {
-  have apt-get || fail "these packages are missing and apt-get is not here to install them: ${packages[*]}"
+  have apt-get || fail "these packages are missing, and there is no apt-get to install them: ${packages[*]}"
   local sudo=()
   if [ "$(id -u)" != 0 ]; then
-    have sudo || fail "installing ${packages[*]} takes root or sudo"
+    have sudo || fail "installing ${packages[*]} needs root or sudo"
     sudo=(sudo)
   fi
   say "installing ${packages[*]}"
@@ -54,11 +54,11 @@ install_rust() {
     return 0
   fi
   if have rustup; then
-    say "Rust ${version:-?} is older than $want: asking rustup for the stable toolchain"
+    say "Rust ${version:-?} is older than $want: installing the stable toolchain with rustup"
     rustup toolchain install stable --profile minimal --component clippy --component rustfmt
     rustup default stable
   else
-    say "installing Rust through rustup (into $HOME/.cargo)"
+    say "installing Rust with rustup (into $HOME/.cargo)"
     curl --proto '=https' --tlsv1.2 -sSf https://static.rust-lang.org/rustup/rustup-init.sh | sh -s -- -y -q --profile minimal --component clippy --component rustfmt
   fi
   version=$(rust_version)

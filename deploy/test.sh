@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make test` and `make lint` run; every phase prints its seconds.
+# The checks of `make test` and `make lint`; every phase prints how many seconds it took.
 #   test.sh        everything
 #   test.sh lint   format, lints, licences and the API's lint only
 set -euo pipefail
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 phase() { deploy/phase.sh "$@"; }
 
 phase "format" cargo fmt --check
-# Every clippy brings new lints. Those of a newer one than this code was last checked with are shown, but do not fail a tree that nobody touched.
+# Every clippy release adds lints. Warnings of a release newer than the one that this code was last checked with are printed, but do not fail.
 checked=99
 clippy=$(cargo clippy --version | sed -n 's/^clippy 0\.1\.\([0-9]*\).*/\1/p')
 if [ "${clippy:-0}" -le "$checked" ]; then
@@ -34,9 +34,8 @@ else
   phase "tests" cargo test --locked --no-fail-fast --lib --bins --tests
 fi
 
-# The kernels, the model against the reference and a server once more on every lesser instruction set that this machine has: FRAMESHIFT_CPU makes
-# the test binaries, and servers in processes of their own, compute as on a CPU whose best instructions are these. The tests above used the best;
-# what works with a model of full size is left to them.
+# The tests of the kernels, of the model against the reference and of a server run again on every lesser instruction set of this machine: FRAMESHIFT_CPU
+# limits the test binaries, and servers in separate processes, to it. The tests above used the best set; tests with a full-size model run only there.
 lesser() {
   grep -qw amx_tile /proc/cpuinfo 2>/dev/null && echo avx512
   grep -qw avx512f /proc/cpuinfo 2>/dev/null && echo avx2

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A RUSTC_WRAPPER that builds our own crates as cargo-fuzz builds all: coverage for libFuzzer, the address sanitizer, and assertions. Dependencies stay as
-# they are. It needs no nightly compiler, since only these crates are told that they may use its flags.
+# A RUSTC_WRAPPER that builds this project's crates as cargo-fuzz builds every crate: with coverage for libFuzzer, the address sanitizer, and assertions.
+# Dependencies are built as usual. No nightly compiler is needed, since RUSTC_BOOTSTRAP is set for these crates only.
 case " $* " in
 *" --crate-name frameshift "* | *" fuzz_targets/"*)
   exec env RUSTC_BOOTSTRAP=1 "$@" --cfg fuzzing -Zsanitizer=address -Cdebug-assertions -Coverflow-checks -Cpasses=sancov-module \

@@ -1,8 +1,8 @@
 //! Turns a configuration into a running server: binds first, wires the handles, owns the drain order.
 //!
-//! Invariant: an address is announced only when it is bound and the data directory is this process's own; health says SERVING only when the backbone
-//! is loaded and warm. Drain order: health and GOAWAY → endless and idle streams → after the grace, new calls → calls in flight and jobs (to their
-//! checkpoints) → engine and device → the database, whose log is written back, so that its file alone holds everything.
+//! Invariant: an address is announced only after it is bound and this process holds the data directory; health reports SERVING only after the
+//! backbone is loaded and warmed up. Drain order: health and GOAWAY → endless and idle streams → after the grace period, new calls → calls in flight
+//! and jobs (to their checkpoints) → engine and device → the database, whose log is checkpointed so that the database file alone holds every record.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,90 +34,90 @@ use bind::Listeners;
 use loops::{Ended, Ends, Loops};
 use wiring::{LoopSet, Stores};
 
-/// Why the server could not start, or stopped.
+/// Reason why the server could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address cannot be bound.
     #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// The address.
+        /// Address that was to be bound.
         address: SocketAddr,
-        /// Why.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// The address file cannot be written.
     #[error("cannot write the address file {}: {source}", path.display())]
     AddressFile {
-        /// The file.
+        /// Path of the address file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// The data directory.
+    /// The data directory or the object store cannot be opened.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The database.
+    /// The database cannot be opened.
     #[error("cannot open the database")]
     Metadata(#[from] metadata::OpenError),
-    /// The database, once it was open.
+    /// The database was opened but cannot be read or written.
     #[error("cannot read the database")]
     Records(#[from] metadata::Error),
-    /// There are blobs, but not the database that names them.
+    /// The store has objects, but the database that names them is missing or empty.
     #[error(
         "{0}/metadata.sqlite is missing or empty, but {0}/objects holds the objects of a database: put the database back (docs/operate.md says how), or \
-         begin anew with --accept-data-loss, after which objects that no record names are deleted",
+         start with an empty database with --accept-data-loss, after which objects that no record names are deleted",
         directory.display()
     )]
     DatabaseMissing {
         /// The data directory.
         directory: PathBuf,
     },
-    /// The blobs are another database's.
+    /// The objects belong to a different database.
     #[error(
-        "{0}/metadata.sqlite is database {database}, but {0}/objects belongs to database {owner}: put together what belongs together, or go on with \
+        "{0}/metadata.sqlite is database {database}, but {0}/objects belongs to database {owner}: restore the matching database or objects, or continue with \
          --accept-data-loss, after which objects that no record names are deleted",
         directory.display()
     )]
     OtherDatabase {
         /// The data directory.
         directory: PathBuf,
-        /// The database's id.
+        /// Id of the database in the data directory.
         database: String,
-        /// The id that lies among the blobs.
+        /// Id of the database that the objects belong to.
         owner: String,
     },
     /// The backbone cannot be loaded.
     #[error("cannot load the backbone {name}")]
     Backbone {
-        /// Which.
+        /// Name of the backbone: `builtin` or its path.
         name: String,
-        /// Why.
+        /// Reason.
         #[source]
         source: Box<model::load::Error>,
     },
-    /// The video workers do not start.
+    /// The video workers cannot be started.
     #[error("cannot start the video workers")]
     Video(#[from] video::Error),
-    /// The device does not start.
+    /// The device cannot be started.
     #[error("cannot start the device")]
     Device(#[from] device::Error),
-    /// The API does not serve.
+    /// The API cannot be served.
     #[error(transparent)]
     Rpc(#[from] rpc::Error),
-    /// Something that the server cannot be without has ended.
+    /// A loop that the server depends on has ended.
     #[error("{what} ended unexpectedly: {why}")]
     Stopped {
-        /// What.
+        /// Name of the loop.
         what: &'static str,
-        /// What it ended with.
+        /// Reason why it ended.
         why: String,
     },
-    /// Requests or jobs were still under way when the drain's time was over.
+    /// Requests or jobs were still in flight when the drain's time was over.
     #[error("the drain was not over after {seconds} s: {what} had not finished")]
     DrainTimeout {
-        /// How long it waited.
+        /// Seconds that the drain waited.
         seconds: u64,
-        /// What was still under way.
+        /// Names of the loops that had not finished.
         what: String,
     },
 }
@@ -128,7 +128,7 @@ impl From<Ended> for Error {
     }
 }
 
-/// A server that is bound and answers NOT_SERVING.
+/// Server whose addresses are bound and that answers NOT_SERVING until the backbone is loaded.
 pub struct Bound {
     config: Config,
     listeners: Listeners,
@@ -141,7 +141,7 @@ pub struct Bound {
     lock: DirectoryLock,
 }
 
-/// A server that serves.
+/// Running server.
 pub struct App {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
@@ -150,22 +150,22 @@ pub struct App {
     health: Health,
     front_drain: shutdown::Drain,
     back_drain: shutdown::Drain,
-    /// What drains first: the API and the jobs.
+    /// Loops that drain first: the API and the jobs.
     front: Loops,
-    /// What they need to finish: the engine and the device.
+    /// Loops that drain last, because the first need them to finish: the engine and the device.
     back: Loops,
     drain_grace: Duration,
     drain_timeout: Duration,
     database: Sqlite,
-    /// Held until everything that writes has ended.
+    /// Lock of the data directory, held until everything that writes has ended.
     _lock: DirectoryLock,
 }
 
 impl App {
-    /// Binds, takes the data directory, and begins to answer NOT_SERVING.
+    /// Binds the addresses, locks and opens the data directory, and starts to answer NOT_SERVING.
     ///
     /// # Errors
-    /// When an address, the data directory or the database cannot be had.
+    /// When an address cannot be bound, or the data directory or the database cannot be opened.
     pub async fn bind(config: Config) -> Result<Bound, Error> {
         let listeners = Listeners::bind(&config).await?;
         let lock = DirectoryLock::acquire(&config.data_dir)?;
@@ -195,38 +195,38 @@ impl App {
         Ok(bound.serve())
     }
 
-    /// Binds, loads and serves.
+    /// Binds the addresses, loads the backbone and serves.
     ///
     /// # Errors
-    /// As [`App::bind`] and [`Bound::load`].
+    /// The errors of [`App::bind`] and [`Bound::load`].
     pub async fn start(config: Config) -> Result<Self, Error> {
         Self::bind(config).await?.load().await
     }
 
-    /// Where it serves.
+    /// Returns the address of the API.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its metrics are.
+    /// Returns the address of the metrics endpoint, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
     }
 
-    /// What it chose.
+    /// Returns the values that the server chose at its start.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// What is behind the API.
+    /// Returns the handles of the components behind the API.
     pub fn wiring(&self) -> &Wiring {
         &self.wiring
     }
 
-    /// Runs until the signal, then drains.
+    /// Serves until `signal` completes, then drains.
     ///
     /// # Errors
-    /// When something that the server needs ends before, or the drain takes too long.
+    /// When a loop that the server depends on ends earlier, or the drain takes too long.
     pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), Error> {
         let ended = tokio::select! {
             () = signal => None,
@@ -240,14 +240,14 @@ impl App {
         }
     }
 
-    /// Finishes what is in flight, in order.
+    /// Finishes what is in flight, in the order that the module documents.
     async fn drain(mut self) -> Result<(), Error> {
         tracing::info!("draining");
         self.health.not_serving().await;
         let began = Instant::now();
         self.front_drain.start();
         let all = self.drain_grace + self.drain_timeout;
-        // The device ends after the slice that it runs and the engine after its batch, so a tenth is enough for them.
+        // The device ends after its current slice and the engine after its current batch, so a tenth of the time is enough for them.
         let late = self.front.finish(all - self.drain_timeout / 10).await;
         self.back_drain.start();
         let later = self.back.finish(all.saturating_sub(began.elapsed())).await;
@@ -265,12 +265,12 @@ impl App {
 }
 
 impl Bound {
-    /// Where it serves.
+    /// Returns the address of the API.
     pub fn address(&self) -> SocketAddr {
         self.listeners.address
     }
 
-    /// The same server with records that fail when `faults` says so: for tests.
+    /// Returns the same server with a metadata store that fails when `faults` says so; for tests.
     pub fn with_metadata_faults(mut self, faults: &metadata::Outages) -> Self {
         self.stores.metadata = faults.wrap(self.stores.metadata);
         self
@@ -288,10 +288,11 @@ impl Bound {
         self
     }
 
-    /// Loads the backbone, wires everything, waits until the engine is warm, and serves.
+    /// Loads the backbone, starts all components, waits until the engine is warmed up, and serves.
     ///
     /// # Errors
-    /// When the backbone, the video workers or the device do not start, the backbone's first forward fails, or a loop ends that the server needs.
+    /// When the backbone, the video workers or the device cannot be started, the backbone's first forward pass fails, or a loop ends that the server
+    /// depends on.
     pub async fn load(self) -> Result<App, Error> {
         let (back_drain, signal) = shutdown::channel();
         let back = LoopSet {
@@ -346,7 +347,7 @@ impl Bound {
         });
         let mut ready = wiring.engine.ready();
         if ready.wait_for(|ready| *ready).await.is_err() {
-            let why = "it is gone".to_owned();
+            let why = "it stopped before it was ready".to_owned();
             return Err(Error::Stopped {
                 what: "the engine",
                 why,

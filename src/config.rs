@@ -1,7 +1,7 @@
-//! The configuration: every component's own, composed and validated.
+//! The configuration: that of every component, composed and validated.
 //!
 //! Defaults < TOML file (`--config` or `FRAMESHIFT_CONFIG`) < environment (`FRAMESHIFT_…`) < flags; a key has the same name in all of them.
-//! Invariant: a [`Config`] is valid; what is wrong with one names its key and where it came from.
+//! Invariant: a [`Config`] is valid; an error names the key and the source of the value.
 
 mod calls;
 pub mod cli;
@@ -27,48 +27,48 @@ use load::{Error, Layered};
 use settings::{Flags, LogFormat, PrecisionChoice, Sandbox, Settings};
 use units::Span;
 
-/// A whole server.
+/// Configuration of a whole server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Address to serve on.
+    /// Address of the API.
     pub listen: SocketAddr,
-    /// File that the real address is written to.
+    /// File that the real address is written to once it is bound.
     pub address_file: Option<PathBuf>,
     /// Folder of all durable state.
     pub data_dir: PathBuf,
-    /// Starts although the database lost changes or is another one's.
+    /// Whether to start although the database lost changes or does not belong to the objects beside it.
     pub accept_data_loss: bool,
-    /// The frozen backbone.
+    /// Which backbone to load.
     pub backbone: Backbone,
-    /// What the operator says of it.
+    /// Backbone settings that the operator gives in place of those from its files.
     pub backbone_override: Overrides,
-    /// Address of the Prometheus endpoint.
+    /// Address of the Prometheus endpoint; none when not set.
     pub metrics_listen: Option<SocketAddr>,
-    /// How log lines are written.
+    /// Format of log lines.
     pub log_format: telemetry::LogFormat,
-    /// What is logged.
+    /// Filter of log lines, in the syntax of RUST_LOG.
     pub log_filter: String,
-    /// Of matrix products; the fastest that serves as well as f32 when not set.
+    /// Number format of matrix products; `None` chooses the fastest among f32 and bf16.
     pub precision: Option<Precision>,
-    /// Threads of the numeric code; as many as there are physical cores when not set.
+    /// Threads of the numeric code; `None` takes as many as there are physical cores.
     pub compute_threads: Option<NonZeroUsize>,
-    /// Bytes of one uploaded video.
+    /// Largest uploaded video in bytes.
     pub upload_limit: u64,
-    /// Videos and data sets, and how long what is done with stays; its `upload_bytes` is `upload_limit`.
+    /// Videos and data sets, and how long finished records stay; `upload_bytes` of it equals `upload_limit`.
     pub library: library::Config,
-    /// Time from the start to the first look for orphaned blobs.
+    /// Time from the start to the first search for orphaned objects.
     pub collect_after: Duration,
-    /// How long a drain waits.
+    /// Longest time that a drain waits after the grace period.
     pub drain_timeout: Duration,
-    /// Where tests want the process to kill itself.
+    /// Crash point at which the process kills itself; for tests.
     pub crash_at: Option<faults::Crash>,
-    /// The best instructions that tests let the process use.
+    /// Best instruction set that the process may use; for tests.
     pub cpu: Option<Isa>,
-    /// What tests make fail in the database.
+    /// Faults that the database injects; for tests.
     pub database_faults: metadata::Faults,
-    /// Connections.
+    /// Connections and calls.
     pub rpc: rpc::Config,
-    /// Decoding.
+    /// Decoding of videos.
     pub video: video::Config,
     /// The device thread.
     pub device: device::Config,
@@ -80,20 +80,20 @@ pub struct Config {
     pub jobs: jobs::Config,
 }
 
-/// Which backbone.
+/// Choice of a backbone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backbone {
-    /// The one that comes with the program.
+    /// The backbone that is built into the program.
     Builtin,
-    /// A folder or file with weights.
+    /// Weights in a folder or file.
     Path(PathBuf),
 }
 
 impl Config {
-    /// Validates what the layers say. `program` is this program's own file: the video workers run it.
+    /// Validates the merged settings. `program` is the path of this program's executable, which video workers run.
     ///
     /// # Errors
-    /// Names the key and the source of what is wrong.
+    /// When a value is not valid; the error names its key and source.
     pub fn new(layers: &Layered, program: PathBuf) -> Result<Self, Error> {
         let settings = layers.settings()?;
         if !settings.listen.ip().is_loopback() && !settings.insecure_allow_anonymous {
@@ -162,7 +162,7 @@ impl Config {
         })
     }
 
-    /// The database in the data directory.
+    /// Returns the configuration of the database in the data directory.
     pub fn database(&self) -> metadata::Config {
         metadata::Config {
             accept_data_loss: self.accept_data_loss,
@@ -171,10 +171,10 @@ impl Config {
         }
     }
 
-    /// Puts the layers on each other and validates them.
+    /// Merges the layers and validates the result.
     ///
     /// # Errors
-    /// As [`Layered::load`] and [`Self::new`].
+    /// When a layer cannot be read or a value is not valid; the error names the key and its source.
     pub fn load(
         file: Option<&Path>,
         environment: &BTreeMap<String, String>,
@@ -185,10 +185,10 @@ impl Config {
     }
 }
 
-/// What an operator gives, else an eighth of the memory that this process may use: the frames of waiting clips and a batch's activations are together
-/// a quarter of it, which leaves room for weights, adapter sets, training and the video workers.
+/// Returns the given size, else an eighth of the memory that this process may use. The frames of waiting clips and a batch's activations take a
+/// quarter of it together, which leaves room for weights, adapter sets, training and video workers.
 fn share(given: Option<units::ByteSize>) -> u64 {
-    // The largest clip that is decoded takes so much.
+    // The largest clip that can be decoded takes this much.
     const LEAST: u64 = 256 << 20;
     given.map_or_else(
         || (machine::memory().unwrap_or(0) / 8).max(LEAST),
@@ -196,7 +196,7 @@ fn share(given: Option<units::ByteSize>) -> u64 {
     )
 }
 
-/// Zero would stop the server from working at all.
+/// Refuses zero where the server could not work with it.
 fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
     let spans = [
         ("batch_time", settings.batch_time),
@@ -248,7 +248,7 @@ fn engine_config(settings: &Settings) -> engine::Config {
     }
 }
 
-/// What one job's training may take.
+/// Returns the memory limit of one job's training in bytes.
 fn step_bytes(settings: &Settings) -> u64 {
     let share = machine::memory().unwrap_or(4 << 30) / 4 / settings.job_runners.get() as u64;
     settings.step_memory.map_or(share, |set| set.0)
@@ -298,7 +298,7 @@ fn video_config(settings: &Settings, program: PathBuf) -> video::Config {
     config
 }
 
-/// The process's environment, as the loader wants it. Names and values that are no text are left out.
+/// Returns the process's environment as the loader expects it. Names and values that are not valid UTF-8 are left out.
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

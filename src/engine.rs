@@ -38,10 +38,10 @@ pub use versions::{Desired, Stored, Unavailable, Versions};
 /// Limits of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Most clips between admission and answer, over all tenants: this decides how long the last one waits. A tenant gets no more than it leaves free
-    /// for others, both of these and of [`Config::queue_bytes`].
+    /// Most clips between admission and answer, over all tenants: bounds how long the last of them waits. A tenant may hold at most as much as it
+    /// leaves free for others, of these clips and of [`Config::queue_bytes`].
     pub queue_clips: usize,
-    /// Most bytes of the planes of those clips.
+    /// Most bytes of the planes of the clips between admission and answer.
     pub queue_bytes: u64,
     /// Most clips in a batch.
     pub batch_clips: usize,
@@ -49,11 +49,11 @@ pub struct Config {
     pub batch_frames: usize,
     /// Most bytes of a batch's activations; a single clip always runs.
     pub batch_bytes: u64,
-    /// Longest time that a batch should take, which is how long a newcomer waits; a single clip always runs.
+    /// Longest time that a batch should take while tenants share the device, which bounds how long a new request waits; a single clip always runs.
     pub batch_time: Duration,
     /// Most bytes of resident adapter sets.
     pub residency_bytes: u64,
-    /// Interval at which desired versions are read from the registry, besides its notices.
+    /// Interval at which desired versions are read from the registry, in addition to its change notices.
     pub poll: Duration,
 }
 
@@ -73,15 +73,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Most frames in a batch on this backbone, by their number and by the memory of their activations.
+    /// Returns the most frames in a batch on this backbone, limited by their number and by the memory of their activations.
     fn frames_of_a_batch(&self, backbone: &Backbone) -> usize {
         let frames = self.batch_bytes / backbone.bytes_of(1).max(1);
         let frames = usize::try_from(frames).unwrap_or(usize::MAX);
         self.batch_frames.min(frames).max(1)
     }
 
-    /// Most bytes that classification takes on this backbone: planes of clips that wait or run, the activations of the running batch and its planes,
-    /// which outlive the permits of callers that left, and adapter sets.
+    /// Returns the most bytes that classification takes on this backbone: planes of clips that wait or run, activations and planes of the running
+    /// batch (whose planes outlive the permits of callers that left), and adapter sets.
     pub fn bytes(&self, backbone: &Backbone) -> u64 {
         let frames = self.frames_of_a_batch(backbone).max(request::FRAMES);
         let planes = frames * backbone.config().frame_len() * size_of::<f32>();
@@ -94,9 +94,9 @@ impl Config {
 pub struct Answer {
     /// One row per clip, in the request's order: row i of the head is label i of the version.
     pub logits: Vec<Vec<f32>>,
-    /// Time from entering the queue to the last clip's batch.
+    /// Time from the request's entry into the queue until the last of its batches formed.
     pub queue: Duration,
-    /// Time of the batches that held the clips.
+    /// Sum of the times of the batches that held the clips.
     pub device: Duration,
 }
 
@@ -107,31 +107,31 @@ pub struct ResidencyRecord {
     pub version: VersionRef,
     /// Bytes on the device; 0 when quarantined.
     pub bytes: u64,
-    /// When a batch last used the set.
+    /// Time when a batch last used the set.
     pub last_used: SystemTime,
-    /// Why the set is not served; `None` when it is resident.
+    /// Reason of the quarantine; `None` when the set is resident.
     pub quarantine: Option<Arc<str>>,
 }
 
-/// The parts that the engine works with; `registry` knows the versions.
+/// Components that the engine works with; `registry` is the source of versions.
 pub struct Parts<V> {
-    /// Tasks and versions.
+    /// Source of tasks and versions.
     pub registry: V,
     /// Device that runs the batches.
     pub device: device::Handle,
-    /// The only backbone.
+    /// The one backbone.
     pub backbone: Arc<Backbone>,
     /// Metrics that the engine records.
     pub metrics: Metrics,
 }
 
-/// Classifies; cheap to clone.
+/// Handle of the engine, which classifies clips; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     core: Arc<Core>,
 }
 
-/// What handles and the service share.
+/// State that the handles and the service share.
 struct Core {
     config: Config,
     backbone: Arc<Backbone>,
@@ -152,7 +152,7 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// Wires an engine to the device; it is ready once [`Service::run`] has warmed the backbone.
+/// Creates an engine and connects it to the device. It is ready once [`Service::run`] has warmed up the backbone.
 pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
     let versions: Arc<dyn Versions> = Arc::new(parts.registry);
     let queue = Arc::new(Queue::new(&config, &parts.backbone, parts.metrics.clone()));
@@ -183,11 +183,11 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
 }
 
 impl Handle {
-    /// Reserves room for a request's clips of `frames` frames each, before anything is decoded. The permit is returned when it is dropped or its
+    /// Reserves room for a request's clips of `frames` frames each, before anything is decoded. The room is freed when the permit is dropped or its
     /// `classify` ends.
     ///
     /// # Errors
-    /// [`Error::QueueFull`] at once, [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
+    /// [`Error::QueueFull`] when there is no room now, [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
     pub fn admit(&self, tenant: &TenantId, clips: usize, frames: usize) -> Result<Permit, Error> {
         let clip = size_of::<f32>() * self.core.backbone.config().frame_len() * frames;
         let demand = Demand {
@@ -203,11 +203,11 @@ impl Handle {
         admitted
     }
 
-    /// Classifies clips with one version, loading it when it is not resident. A clip is `[3, T, S, S]` normalised planes. Dropping the future
-    /// cancels: a clip that has no batch yet never reaches the device.
+    /// Classifies clips with one version, and loads it when it is not resident. A clip is normalised planes `[3, T, S, S]`. Dropping the future
+    /// cancels the request: clips without a batch never reach the device.
     ///
     /// # Errors
-    /// Every variant but `TooManyClips`, `TooManyBytes` and `NotReady`; [`Error::QueueFull`] when there is more than the permit covers.
+    /// Every variant except `TooManyClips`, `TooManyBytes` and `NotReady`; [`Error::QueueFull`] when the clips exceed the permit.
     pub async fn classify(
         &self,
         permit: Permit,
@@ -240,22 +240,22 @@ impl Handle {
         }
     }
 
-    /// The tenant's adapter sets that are resident or quarantined.
+    /// Returns the tenant's adapter sets that are resident or quarantined.
     pub fn residency(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
         self.core.residency.records(tenant)
     }
 
-    /// Why a version is quarantined here; `None` when it serves, is being loaded, or was never requested.
+    /// Returns the reason why a version is quarantined; `None` when it is resident, loading, or was never requested.
     pub fn refusal(&self, version: &VersionRef) -> Option<Arc<str>> {
         self.core.residency.refusal(version)
     }
 
-    /// Tries a quarantined version again because it was requested anew.
+    /// Loads a quarantined version again, because it was requested anew.
     pub fn retry(&self, version: &VersionRef) {
         self.core.residency.reload(version);
     }
 
-    /// Whether the backbone is loaded and warm; turns false while draining.
+    /// Returns a watch of whether the backbone is loaded and warmed up; it turns false when a drain starts.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.core.ready.subscribe()
     }

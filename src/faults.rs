@@ -1,17 +1,17 @@
-//! Named points at which the process can be told to kill itself, so that tests of a real child process reach every moment between two writes.
+//! Named points at which the process can be told to kill itself, so that tests of a real child process can interrupt it between any two writes.
 //!
-//! Invariant: nothing happens unless [`arm`] was called, and only `config` calls it, from a hidden setting. This is the one process-wide switch: a
-//! point may lie anywhere, and it ends the process.
+//! Invariant: nothing happens unless [`arm`] was called, and only `config` calls it, from a hidden setting. This is the only process-wide switch: a
+//! crash point may be anywhere in the code, and it ends the whole process.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// All crash points, in the order in which a video and a job pass them.
+/// Names of all crash points, in the order in which a video and a job pass them.
 ///
 /// - `part-stored`: an upload's part is in the store, its row does not exist yet
 /// - `blob-put`: a finished video is in the store, not probed yet
-/// - `before-commit`, `after-commit`: around the transaction that makes the video visible; `after-commit` also for an imported version
+/// - `before-commit`, `after-commit`: before and after the transaction that makes the video visible; `after-commit` also for an imported version
 /// - `upload-ended`: expired uploads are marked, their parts still exist
 /// - `parts-removed`: the blobs of ended uploads are gone, the rows of their parts are not
 /// - `orphan-discarded`: an orphan was moved to the trash
@@ -33,15 +33,15 @@ pub const POINTS: &[&str] = &[
     "alias-moved",
 ];
 
-/// A text that does not name a crash.
+/// Error for a text that does not name a crash point.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("crash point {text:?} is not NAME or NAME:COUNT with NAME one of {}", POINTS.join(", "))]
 pub struct Unknown {
-    /// The text that was given.
+    /// Text that was given.
     pub text: String,
 }
 
-/// Where to crash: at the `count`-th pass of a point. Written `NAME` or `NAME:COUNT`.
+/// Where to crash: at the `count`-th pass of a crash point. Written `NAME` or `NAME:COUNT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crash {
     point: &'static str,
@@ -68,12 +68,12 @@ impl FromStr for Crash {
 static ARMED: OnceLock<Crash> = OnceLock::new();
 static PASSES: AtomicU32 = AtomicU32::new(0);
 
-/// Makes the process kill itself at a point; a second call changes nothing.
+/// Makes the process kill itself at a crash point; later calls have no effect.
 pub fn arm(crash: Crash) {
     let _ = ARMED.set(crash);
 }
 
-/// Passes a point: returns at once, or never.
+/// Passes a crash point: kills the process when it is the armed pass, and returns at once otherwise.
 pub fn point(name: &'static str) {
     debug_assert!(POINTS.contains(&name), "crash point {name} is not listed");
     let Some(crash) = ARMED.get() else { return };

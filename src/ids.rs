@@ -1,4 +1,4 @@
-//! Identifiers as validated newtypes: a value of one of these types is well formed, so no other module checks again.
+//! Identifiers as validated newtypes: a value of one of these types is well formed, so no other module validates it again.
 //!
 //! Invariant: an id never holds `/`, control characters or upper case, so it can be used in a key or a resource name as it is.
 
@@ -12,31 +12,31 @@ use uuid::Uuid;
 /// Longest name that a caller may choose, in bytes.
 pub const MAX_NAME: usize = 63;
 
-/// Why a text is not an identifier.
+/// Reason why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A name that is empty, too long, or has a character that is not allowed.
+    /// The name is empty or too long, or has a character that is not allowed.
     #[error(
         "{kind} {text:?} is not 1 to 63 characters of a-z, 0-9, '-', '_', '.', beginning with a letter or digit"
     )]
     Name {
         /// Kind of identifier that was expected.
         kind: &'static str,
-        /// The text, cut to 80 characters.
+        /// The rejected text, truncated to 80 characters.
         text: String,
     },
-    /// A text that is not a UUID with hyphens.
+    /// The text is not a UUID with hyphens.
     #[error("{kind} {text:?} is not a uuid")]
     Uuid {
         /// Kind of identifier that was expected.
         kind: &'static str,
-        /// The text, cut to 80 characters.
+        /// The rejected text, truncated to 80 characters.
         text: String,
     },
-    /// A text that is not a whole number from 1.
+    /// The text is not a whole number from 1 up.
     #[error("version {text:?} is not a number from 1")]
     Version {
-        /// The text, cut to 80 characters.
+        /// The rejected text, truncated to 80 characters.
         text: String,
     },
 }
@@ -62,7 +62,7 @@ macro_rules! name_id {
         pub struct $type(Arc<str>);
 
         impl $type {
-            /// Text of the identifier.
+            /// Returns the text of the identifier.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -95,12 +95,12 @@ macro_rules! uuid_id {
         pub struct $type(Uuid);
 
         impl $type {
-            /// Makes a new id; ids of one process sort by the time of this call.
+            /// Generates a new id (UUID version 7). Ids that one process generates sort by the time of the call.
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// Value of the id.
+            /// Returns the id as a UUID.
             pub fn uuid(&self) -> Uuid {
                 self.0
             }
@@ -111,7 +111,7 @@ macro_rules! uuid_id {
 
             fn from_str(text: &str) -> Result<Self, Error> {
                 match Uuid::try_parse(text) {
-                    // Some languages write UUIDs in capitals; the value, and how this program writes it, is the same.
+                    // Some languages write UUIDs in upper case; they are the same ids.
                     Ok(uuid) if uuid.hyphenated().to_string().eq_ignore_ascii_case(text) => Ok(Self(uuid)),
                     Ok(_) | Err(_) => Err(Error::Uuid { kind: $kind, text: shortened(text) }),
                 }
@@ -131,11 +131,11 @@ name_id!(
     TenantId, "tenant"
 );
 name_id!(
-    /// A task's name within its tenant.
+    /// Name of a task within its tenant.
     TaskId, "task"
 );
 name_id!(
-    /// A data set's name within its tenant.
+    /// Name of a data set within its tenant.
     DatasetId, "dataset"
 );
 uuid_id!(
@@ -151,31 +151,31 @@ uuid_id!(
     JobId, "job"
 );
 uuid_id!(
-    /// Id that makes a create request idempotent; chosen by the caller.
+    /// Id, chosen by the caller, that makes a create request idempotent.
     RequestId, "request_id"
 );
 
 impl TenantId {
-    /// The tenant of a caller that names none while authentication is off.
+    /// Returns the tenant of a caller that names none while authentication is off: `default`.
     pub fn anonymous() -> Self {
         Self("default".into())
     }
 }
 
-/// The number of an adapter version within its task, from 1.
+/// Number of an adapter version within its task, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdapterVersion(NonZeroU32);
 
 impl AdapterVersion {
-    /// The first version of a task.
+    /// Number of a task's first version.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// A version by number; `None` for 0.
+    /// Returns the version with a number; `None` for 0.
     pub fn new(number: u32) -> Option<Self> {
         NonZeroU32::new(number).map(Self)
     }
 
-    /// The version's number.
+    /// Returns the version's number.
     pub fn get(self) -> u32 {
         self.0.get()
     }

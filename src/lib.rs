@@ -7,9 +7,9 @@
 //! - [`model`]: backbone + adapter sets → logits, and their gradients. [`device`]: the thread that runs it, block by block.
 //! - [`store`], [`metadata`]: immutable blobs and the records that name them.
 //! - [`library`], [`registry`]: videos and data sets; tasks and their versions.
-//! - [`engine`]: classification in mixed batches. [`jobs`]: fine-tuning. They meet only at the device and in the registry.
-//! - [`exchange`]: versions as files, in and out.
-//! - [`serving`]: the use case of a classification, from the request to the scores.
+//! - [`engine`]: classification in batches of several tasks. [`jobs`]: fine-tuning. The two meet only at the device and in the registry.
+//! - [`exchange`]: import and export of adapter versions as files.
+//! - [`serving`]: one classification, from the request to the scores.
 //! - [`tenancy`], [`rpc`], [`app`], [`config`]: the server. [`client`], [`demo`], [`tools`], [`report`]: the command line.
 //!
 //! Invariants: the backbone is loaded once and never written to; a client-visible success is durable; every key and record begins with its tenant; a
@@ -43,7 +43,7 @@ pub mod tenancy;
 pub mod tools;
 pub mod video;
 
-/// Unit tests compute on buffers that lie as the program's do.
+/// Gives unit tests the program's allocator, so that their buffers have the same alignment.
 #[cfg(test)]
 #[global_allocator]
 static ALLOCATOR: model::LineAligned = model::LineAligned;

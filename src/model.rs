@@ -1,7 +1,7 @@
-//! The video model: one frozen backbone and adapter sets give logits, and gradients, for a batch that mixes tasks.
+//! The video model: computes logits, and gradients, with one frozen backbone and adapter sets, for batches that mix tasks.
 //!
-//! Reference: ST-Adapter (Pan et al., NeurIPS 2022) and its official code. Invariants: a [`Backbone`] is never written to; a clip's logits are the
-//! same bits whatever its batch neighbours are; every reduction has a fixed order, so the number of threads changes no result.
+//! Reference: ST-Adapter (Pan et al., NeurIPS 2022) and its official code. Invariants: a [`Backbone`] is never written to; a clip's logits have the
+//! same bits in every batch; every reduction has a fixed order, so the number of threads changes no result.
 
 pub mod adamw;
 mod adapter;

@@ -1,8 +1,8 @@
 //! Counter-based random numbers: a value depends on its key and its index alone, never on what was drawn before or elsewhere.
 //!
-//! Invariant: the streams are part of the training contract (a resumed job repeats the run that it would have been) and never change.
+//! Invariant: the streams are part of the training contract (a resumed job gives the same results as an uninterrupted one) and never change.
 
-/// SplitMix64's finaliser over `z + golden ratio` (Steele, Lea and Flood, OOPSLA 2014).
+/// Returns the hash of a 64-bit value: SplitMix64's finaliser over `z + golden ratio` (Steele, Lea and Flood, OOPSLA 2014).
 pub fn splitmix64(z: u64) -> u64 {
     let z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -10,7 +10,7 @@ pub fn splitmix64(z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A stream of random numbers, named by a key.
+/// Stream of random numbers, identified by a key.
 #[derive(Debug, Clone)]
 pub struct Stream {
     base: u64,
@@ -18,7 +18,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of a seed and a purpose, at its beginning.
+    /// Creates the stream of a seed and a purpose, at its first number.
     pub fn new(seed: u64, purpose: &str) -> Self {
         let mut base = splitmix64(seed);
         for byte in purpose.bytes() {
@@ -27,7 +27,7 @@ impl Stream {
         Self { base, next: 0 }
     }
 
-    /// The stream of a part of this one, for example of an epoch or an example; does not depend on what was drawn from `self`.
+    /// Returns the sub-stream of a part, for example of an epoch or an example; it does not depend on what was drawn from `self`.
     pub fn fork(&self, part: u64) -> Self {
         Self {
             base: splitmix64(self.base ^ splitmix64(part)),
@@ -42,30 +42,30 @@ impl Stream {
         value
     }
 
-    /// Draws a number uniform in [0, 1), with 24 bits.
+    /// Draws a number that is uniform in [0, 1), with 24 random bits.
     pub fn unit(&mut self) -> f32 {
         (self.bits() >> 40) as f32 * (1.0 / 16_777_216.0)
     }
 
-    /// Draws a number uniform in [low, high).
+    /// Draws a number that is uniform in [low, high).
     pub fn range(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.unit()
     }
 
-    /// Draws a number uniform in 0..n; 0 when `n` is 0.
+    /// Draws an integer that is uniform in 0..n; 0 when `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         // The bias of the multiplication is below n / 2^64.
         ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
     }
 
-    /// Draws a normal number with mean 0 and deviation 1 (Box and Muller).
+    /// Draws a normally distributed number with mean 0 and standard deviation 1 (Box and Muller).
     pub fn normal(&mut self) -> f32 {
         let radius = (-2.0 * f64::from(1.0 - self.unit()).ln()).sqrt();
         let angle = std::f64::consts::TAU * f64::from(self.unit());
         (radius * angle.cos()) as f32
     }
 
-    /// Shuffles in place (Fisher and Yates).
+    /// Shuffles a slice in place (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i as u64 + 1) as usize);
@@ -73,11 +73,11 @@ impl Stream {
     }
 }
 
-/// A permutation of `0..len` without an array: a Feistel network over the next even number of bits, walked until it is back in range.
+/// Permutation of `0..len` without an array: a Feistel network over the next even number of bits, applied again until the value is in range.
 #[derive(Debug, Clone, Copy)]
 pub struct Permutation {
     len: u64,
-    /// Bits of each half.
+    /// Bits of each half of the network's input.
     half: u32,
     keys: [u64; Self::ROUNDS],
 }
@@ -85,7 +85,7 @@ pub struct Permutation {
 impl Permutation {
     const ROUNDS: usize = 6;
 
-    /// Creates the permutation that a stream's next bits choose.
+    /// Creates the permutation of `0..len` whose keys are the stream's next bits.
     pub fn new(len: u64, stream: &mut Stream) -> Self {
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         Self {
@@ -95,13 +95,13 @@ impl Permutation {
         }
     }
 
-    /// Value at a position, both below the length; a position beyond it maps to itself.
+    /// Returns the value at a position; a position of `len` or more maps to itself.
     pub fn at(&self, place: u64) -> u64 {
         if place >= self.len {
             return place;
         }
-        // The network permutes less than four times as many values, so that a few rounds of the walk find one in range; the walk of a permutation
-        // returns to its start at the latest.
+        // The network permutes less than four times `len` values, so that a few rounds find one in range. Every cycle of a permutation returns to its
+        // start, so the loop ends.
         let mut value = self.network(place);
         while value >= self.len {
             value = self.network(value);

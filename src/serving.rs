@@ -1,7 +1,7 @@
-//! The use case of a classification: version → admission → decoding → engine → scores, on domain types.
+//! Classification of a video: version → admission → decoding → engine → scores, on domain types.
 //!
-//! Invariant: room in the queue is taken before anything is decoded; a caller that leaves or is late gives it back at once; the database is not read
-//! for a task that is known.
+//! Invariant: room in the queue is reserved before anything is decoded; it is freed at once when the caller leaves or the deadline passes; the
+//! database is not read for a known task.
 
 mod answer;
 mod error;
@@ -27,7 +27,7 @@ use crate::video::{self, Clip, ClipSpec, Decoder, Input, Lane};
 pub struct Resident {
     /// Side of a frame, in pixels.
     pub image_size: u16,
-    /// Mean and deviation of the channels.
+    /// Mean and standard deviation of the channels.
     pub normalization: Normalization,
     /// Digest of the backbone.
     pub digest: Digest,
@@ -35,13 +35,13 @@ pub struct Resident {
 
 /// The components that serving calls.
 pub struct Parts {
-    /// Tasks and versions.
+    /// Source of tasks and versions.
     pub registry: Registry,
-    /// Stored videos.
+    /// Source of stored videos.
     pub library: Library,
     /// Decoder of videos.
     pub decoder: Decoder,
-    /// Admission and batches.
+    /// Engine: admission and batches.
     pub engine: engine::Handle,
     /// Metrics of classification.
     pub metrics: Metrics,
@@ -49,33 +49,33 @@ pub struct Parts {
     pub resident: Resident,
 }
 
-/// A video to classify.
+/// Source of the video to classify.
 #[derive(Debug)]
 pub enum Video {
     /// A stored video of the tenant.
     Stored(VideoId),
-    /// A video that came with the request.
+    /// A video that was sent with the request.
     Given(Input),
 }
 
-/// The circumstances of a classification.
+/// What to classify with: tenant, task, version and deadline.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Tenant that asks.
+    /// Tenant of the caller.
     pub tenant: TenantId,
     /// Task to classify with.
     pub task: TaskId,
-    /// Version to use; the serving one when absent.
+    /// Version to use; the serving version when absent.
     pub version: Option<VersionRef>,
-    /// When the answer is no longer wanted.
+    /// Time after which the answer is no longer wanted.
     pub deadline: Option<Instant>,
 }
 
-/// The version that answers a question.
+/// The version that answers a question, with what is known of it.
 struct Asked {
     version: VersionRef,
     essentials: Arc<Essentials>,
-    /// What is on record about the version, when it is used because it serves.
+    /// Recorded standing of the version, when it is used because it serves.
     standing: Option<Standing>,
 }
 
@@ -93,18 +93,18 @@ impl Serving {
         }
     }
 
-    /// Checks whether a question can be answered now, before its video has arrived.
+    /// Checks whether a question can be answered, before its video has arrived.
     ///
     /// # Errors
-    /// Same as [`Serving::classify`], as far as they do not depend on the video.
+    /// The errors of [`Serving::classify`] that do not depend on the video.
     pub async fn check(&self, question: &Question) -> Result<(), Error> {
         self.version(question).await.map(drop)
     }
 
-    /// Scores of a video.
+    /// Classifies a video. Returns its scores.
     ///
     /// # Errors
-    /// When the task or version is missing or cannot serve, the queue is full, the video is refused, or the deadline passes.
+    /// When the task or version is missing or cannot serve, the queue is full, the video is rejected, or the deadline passes.
     pub async fn classify(&self, question: &Question, video: Video) -> Result<Answer, Error> {
         let asked = self.version(question).await?;
         let answer = self.answer(question, &asked, video).await;
@@ -157,7 +157,7 @@ impl Serving {
         })
     }
 
-    /// The version in the question, else the one that serves now.
+    /// Returns the version in the question, else the task's serving version.
     async fn version(&self, question: &Question) -> Result<Asked, Error> {
         let Question { tenant, task, .. } = question;
         let registry = &self.parts.registry;
@@ -194,7 +194,7 @@ impl Serving {
         })
     }
 
-    /// Records that a serving version cannot serve, or can again, so that its owner sees it without a classification.
+    /// Records that a serving version cannot serve, or can serve again, so that `GetTask` shows it.
     async fn tell(&self, asked: &Asked, answer: &Result<Answer, Error>) {
         use engine::Error::{Damaged, Quarantined};
         let version = &asked.version;
@@ -212,11 +212,11 @@ impl Serving {
         let noted = self.parts.registry.note_serving(version, why.as_deref());
         if let Err(error) = noted.await {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(%version, error, "it cannot be put on record whether a version serves");
+            tracing::warn!(%version, error, "cannot record whether a version serves");
         }
     }
 
-    /// Decodes the clip of a video. Returns it with the time that this took.
+    /// Decodes the clips of a video. Returns them with the time that decoding took.
     async fn decode(
         &self,
         tenant: &TenantId,
@@ -245,7 +245,7 @@ impl Serving {
     }
 }
 
-/// Counts a decoding when it ends, even when its caller leaves.
+/// Counts a decoding when it ends, also when its caller leaves.
 struct Decoding<'a> {
     metrics: &'a Metrics,
     began: Instant,

@@ -1,37 +1,37 @@
-//! Drain and its signal: one side asks every loop to finish, and the loops notice.
+//! Drain signal: one side asks every loop to finish, and the loops see it.
 //!
-//! Invariant: a drain never ends; a loop that has seen it does not see it withdrawn.
+//! Invariant: a drain is never withdrawn; once a loop has seen it, it stays seen.
 
 use tokio::sync::watch;
 
-/// Requests the drain. Dropping it requests it as well: nobody is left to run for.
+/// Sender that starts the drain. Dropping it starts the drain as well, because nobody is left who could stop the loops later.
 #[derive(Debug)]
 pub struct Drain(watch::Sender<bool>);
 
-/// Notices the drain.
+/// Receiver that tells a loop whether the drain has started.
 #[derive(Debug, Clone)]
 pub struct Signal(watch::Receiver<bool>);
 
-/// A drain and its signal.
+/// Returns a drain that has not started, and its signal.
 pub fn channel() -> (Drain, Signal) {
     let (sender, receiver) = watch::channel(false);
     (Drain(sender), Signal(receiver))
 }
 
 impl Drain {
-    /// Asks every holder of the signal to finish.
+    /// Starts the drain: every holder of the signal is asked to finish.
     pub fn start(&self) {
         self.0.send_replace(true);
     }
 }
 
 impl Signal {
-    /// Whether the drain has begun.
+    /// Returns whether the drain has started.
     pub fn is_draining(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
-    /// Waits for the drain.
+    /// Waits until the drain starts; returns at once when it already has.
     pub async fn draining(&mut self) {
         // An error means that the sender was dropped, which requests the drain as well.
         let _ = self.0.wait_for(|draining| *draining).await;

@@ -1,6 +1,7 @@
 //! Immutable blobs by key, and the lock that makes a data directory exclusive to one process.
 //!
-//! Invariant: a write that returned is completely on the disk; a key is written by one writer only, with one content. The only user of object_store.
+//! Invariant: a write that has returned is durable and complete; each key is written by one writer only, with one content. Only this module uses
+//! object_store.
 
 mod blobs;
 mod copies;
@@ -20,16 +21,16 @@ pub use lock::DirectoryLock;
 
 use crate::spec::Digest;
 
-/// Why a blob could not be read or written.
+/// Reason why a blob could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such blob.
+    /// The blob does not exist.
     #[error("object {key} does not exist")]
     NotFound {
         /// Key of the blob.
         key: String,
     },
-    /// The bytes differ from those that were stored.
+    /// The bytes of the blob differ from those that were stored.
     #[error("object {key} is damaged: expected sha256 {expected}, found {found}")]
     Digest {
         /// Key of the blob.
@@ -54,13 +55,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A stored text that is not a key.
+    /// A stored text is not a key.
     #[error("{text:?} is not an object's key")]
     Key {
         /// The stored text.
         text: String,
     },
-    /// The disk or the quota of the store is full; the same call may succeed when there is room again.
+    /// The disk or the quota of the store is full; the same call may succeed once there is room again.
     #[error("cannot {action} object {key}: the storage is full")]
     StorageFull {
         /// Action that failed.
@@ -98,12 +99,12 @@ pub enum Error {
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl Error {
-    /// Whether the same call may succeed later without a change of the request: the storage is full or failed.
+    /// Returns whether the same call may succeed later: the storage is full, or failed for now.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::StorageFull { .. } | Self::Unavailable { .. })
     }
 
-    /// A failure of the storage under an object or a file: full, or unavailable for now.
+    /// Creates the error of a storage failure on an object or a file: full, or unavailable for now.
     pub fn of_storage(action: &'static str, key: impl Into<String>, source: Cause) -> Self {
         let key = key.into();
         if is_full(&*source) {
@@ -122,7 +123,7 @@ impl Error {
     }
 }
 
-/// Whether an I/O error among an error's causes says that a disk or a quota is full.
+/// Returns whether an error is caused by an I/O error of a full disk or quota.
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -1,6 +1,6 @@
-//! Logs, metrics and the clock: what the server tells its operators.
+//! Logs, metrics and the clock: what operators see of the server.
 //!
-//! Invariant: nothing here changes what a request gets; every metric name and label is in [`metrics`], once.
+//! Invariant: nothing here changes the result of a request; every metric name and label is defined once, in [`metrics`].
 
 mod clock;
 mod exposition;
@@ -15,22 +15,22 @@ pub use logs::{LogFormat, init};
 pub use metrics::Metrics;
 pub use sparse::Sparse;
 
-/// Why logs or the metrics endpoint could not start.
+/// Reason why the log or the metrics endpoint could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The filter is not in the syntax of `tracing_subscriber::EnvFilter`.
     #[error("log filter {filter:?} is not valid")]
     Filter {
-        /// The filter as given.
+        /// Filter that was given.
         filter: String,
-        /// What the parser said.
+        /// Error of the parser.
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
-    /// The process has its subscriber already.
+    /// The process already has a log subscriber.
     #[error("logs are already set up in this process")]
     AlreadySet,
-    /// The metrics endpoint stopped.
+    /// The metrics endpoint failed while it was serving.
     #[error("the metrics endpoint failed")]
     Endpoint(#[source] std::io::Error),
 }

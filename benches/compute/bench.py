@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Ours against PyTorch, ONNX Runtime and OpenVINO: same machine, weights, clips, threads and precision, interleaved; prints a Markdown table.
+"""Compares our model with PyTorch, ONNX Runtime and OpenVINO: same machine, weights, clips, threads and precision, interleaved. Prints a Markdown table.
 
   bench.py --peer FOLDER --program FRAMESHIFT [--quick] [--rounds 5] [--rows REGEX] [--peers NAME,…]
 
-A row's ratio is the median time of the fastest peer over ours; it is printed only where the logits agree. In int8 the peer is
-OpenVINO with NNCF; the others' times stand beside it. Runs under the Python that has the peers.
+A row's ratio is the median time of the fastest peer over ours; it is printed only where the logits agree. In int8 the ratio is
+to OpenVINO with NNCF; the others' times are printed as well. Run it with the Python environment of the peers.
 """
 import argparse, datetime, json, os, platform, re, statistics, subprocess, sys, tempfile
 import numpy as np
@@ -12,9 +12,9 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Least cosine of the logits: ours against the peer's at the same precision.
 AGREE = dict(f32=0.9999, bf16=0.999, int8=0.99)
-# What our training step may keep of its activations in f32, so that all of it takes half of what a peer does.
+# Budget in MiB for the activations of our training step in f32, with which the step takes half of a peer's memory.
 KEEP_MIB = 660
-# A peer whose last warm-up took so many times the fastest rival's is not asked again: that is its time.
+# A peer whose last warm-up took this many times as long as the fastest one's is not run again; the warm-up's time counts.
 HOPELESS = 3
 
 
@@ -33,7 +33,7 @@ def rows():
     for preset in ("bare", "12x384"):
         all_rows.append(row(f"{preset}, batch 1, int8", 1.15, preset=preset, precision="int8", quick=preset == "12x384", against="openvino"))
     all_rows.append(row("ViT-L/14, 12x384, batch 1, bf16", 1.12, preset="12x384", size="vit_l14", precision="bf16"))
-    # From files in the page cache, in a process that has run nothing yet.
+    # With files in the page cache, in a fresh process.
     all_rows.append(row("load and first logits, 12x384, batch 1, bf16", 1.0, what="first", preset="12x384", precision="bf16"))
     for precision, goal, keep_mib in (("f32", 1.15, KEEP_MIB), ("bf16", 1.25, None)):   # the goals of time and of memory are for the same step
         all_rows.append(row(f"training step, 12x384, batch 2, {precision}", goal, what="train", preset="12x384", batch=2, precision=precision, quick=precision == "f32",
@@ -80,7 +80,7 @@ class Peer:
 
 
 class Newcomer:
-    """A peer that is started anew for each run."""
+    """A peer that is started as a new process for each run."""
     def __init__(self, backend, folder, work, peer, timeout):
         self.name, self.folder, self.timeout = backend, folder, timeout
         self.command = [sys.executable, f"{HERE}/worker.py", "first", folder, json.dumps(work)]

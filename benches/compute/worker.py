@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""One opponent of bench.py: makes the model, then runs it as often as it is asked on standard input.
+"""A peer of bench.py: builds the model, then runs it as often as standard input asks for.
 
-  worker.py prepare FOLDER WORK          writes weights and clips that all share
-  worker.py first FOLDER WORK            the seconds from PyTorch imported to a checkpoint loaded and the first logits
-  worker.py BACKEND FOLDER WORK          "ready {json}" with the logits' file, the last warm-up's seconds and memory, then for each line N: the seconds of N runs as JSON
+  worker.py prepare FOLDER WORK          writes the weights and clips that all peers share
+  worker.py first FOLDER WORK            prints the seconds from the import of PyTorch until a checkpoint is loaded and the first logits exist
+  worker.py BACKEND FOLDER WORK          prints "ready {json}" with the logits' file and the last warm-up's seconds and memory; then, for each line N, the seconds of N runs as JSON
 
 WORK is JSON: preset, size, frames, batch, precision, what, threads. BACKEND: torch, torch-compile, torch-autocast, onnxruntime, openvino.
-The model is peer.py's, whose folder is in PEER.
+The model is defined in peer.py, in the folder that PEER names.
 """
 import contextlib, json, os, resource, sys, time
 from dataclasses import replace
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 sys.path.insert(0, os.environ["PEER"])
 import peer  # noqa: E402
 
-# The second run still allocates, so that it is a warm-up too; that is nothing beside a first one of so many seconds, unless it compiled.
+# The second run still allocates memory, so it is a warm-up as well; it is skipped when the first one took this many seconds, unless that one compiled.
 LONG = 10
 SIZES = {"vit_b16": {}, "vit_l14": dict(patch=14, width=1024, layers=24, heads=16, adapter_layers=24)}
 
@@ -30,7 +30,7 @@ def config(work):
 
 
 def build(c):
-    """Random weights; convolutions that are not 0, so that the adapters do something, and a head whose logits are of the size of trained ones."""
+    """Builds the model with random weights: convolutions other than 0, so that the adapters have an effect, and a head whose logits are as large as trained ones."""
     torch.manual_seed(1)
     model = peer.build(c)
     with torch.no_grad():

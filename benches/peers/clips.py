@@ -1,4 +1,4 @@
-"""Makes the clips of the speed table: real pictures (a shared clip, forth and back), encoded as people's clips are. Usage: clips.py SHARED OUT"""
+"""Makes the clips of the speed table: real pictures (a shared clip, forwards and backwards), encoded as typical clips are. Usage: clips.py SHARED OUT"""
 
 import os
 import sys
@@ -18,7 +18,7 @@ CLIPS = [
 
 
 def pictures(source, width, height):
-    """The source's pictures, forth and back without end."""
+    """Yields the source's pictures forwards and backwards, endlessly."""
     with av.open(source) as container:
         frames = [
             frame.reformat(width, height, "yuv420p") for frame in container.decode(video=0)

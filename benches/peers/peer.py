@@ -1,4 +1,4 @@
-"""One peer as a process: reads `MODE INDICES PATH` lines, does the work, prints its milliseconds. Usage: peer.py NAME
+"""Runs one peer as a process: reads lines `MODE INDICES PATH`, does the work and prints the milliseconds. Usage: peer.py NAME
 
 MODE is `frames` (RGB pictures in memory) or `clip` (normalised, resized, cropped planes, float32 [3, T, 224, 224]). One thread.
 """
@@ -14,7 +14,7 @@ SIDE = 224
 
 
 def to_planes(frames):
-    """[T, H, W, 3] or [T, 3, H, W] bytes to planes, in the reference's order."""
+    """Converts bytes [T, H, W, 3] or [T, 3, H, W] to planes, with the reference's order of operations."""
     import torch
     import torch.nn.functional as F
 
@@ -48,7 +48,7 @@ def pyav_full(path, indices):
 
 
 def pyav_seek(path, indices):
-    """Reads the packets' times, then seeks to the key frame before each wanted frame and decodes on."""
+    """Reads the packets' times, then seeks to the key frame before each wanted frame and decodes from there."""
     import av
 
     with av.open(path) as container:
@@ -61,7 +61,7 @@ def pyav_seek(path, indices):
         decoder, at = None, None
         for index in indices:
             target = pts[index]
-            # Decoding on is quicker than seeking when no key frame lies between; PyAV does not say, so it seeks once per gap.
+            # Decoding further is faster than seeking when there is no key frame in between; PyAV does not report that, so this seeks once per gap.
             if at is None or target > at:
                 container.seek(target, stream=stream, backward=True)
                 decoder = container.decode(stream)

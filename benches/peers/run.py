@@ -1,4 +1,4 @@
-"""Compares our confined worker with the peers, interleaved, and writes the table. Usage: run.py PROGRAM SHARED CLIPS RESULTS [ROUNDS [ROWS]]"""
+"""Compares our confined worker with the peers, in interleaved rounds, and writes the table. Usage: run.py PROGRAM SHARED CLIPS RESULTS [ROUNDS [ROWS]]"""
 
 import datetime
 import json
@@ -11,21 +11,21 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# Ours alone: what the row is, two requests whose ratio it is (with the flags of the process that answers), the goal, whether it is an upper one.
+# Rows of ours alone: name, two requests whose ratio is reported (with the flags of the process that answers), goal, whether the goal is an upper bound.
 OURS = [
     ("not confined / confined worker", ("clip", "--unconfined"), ("clip",), 0.96, False),
     ("one core / two cores busy", ("single",), ("pair",), 1.9, False),
     ("3 spatial × 3 temporal views / one view", ("views",), ("dense",), 3.2, True),
 ]
-# What encloses the section that is written.
+# Markers around the section that is written.
 BEGIN, END = "<!-- video: begin -->", "<!-- video: end -->"
 # Seconds after which a row has enough rounds.
 PATIENCE = 90
-# Rounds after which all processes are replaced: what one gets of physical memory moves its times by a fifth.
+# Rounds after which all processes are replaced: the physical memory that a process happens to get changes its times by a fifth.
 LIFETIME = 2
 PEERS = ["pyav-full", "pyav-seek", "decord", "torchcodec-exact", "torchcodec-approximate"]
 MODULES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec.decoders"}
-# What the row is, its files, and the goals: frames only, to model input.
+# Name of the row, its files, and the goals: frames only, and to model input.
 ROWS = [
     ("8 of a 10 s, 340×256 H.264 clip", "kinetics", 1.35, 1.75),
     ("8 of a 4 s, 240p VP9 WebM", ["vp9_240p_4s.webm"], 1.0, 1.85),
@@ -37,7 +37,7 @@ ROWS = [
 
 
 class Process:
-    """A process that answers lines."""
+    """A process that answers each line with a line."""
 
     def __init__(self, *command):
         self.process = subprocess.Popen(
@@ -59,7 +59,7 @@ class Process:
 
 
 def available():
-    """The peers that can be imported, and why the others cannot."""
+    """Returns the peers that can be imported, and why the others cannot."""
     usable, missing = [], {}
     for name in PEERS:
         module = MODULES[name.split("-")[0]]
@@ -75,7 +75,7 @@ def available():
 
 
 def indices_of(program, path):
-    """The frames that our program samples; they are what the peers are asked for."""
+    """Returns the frames that our program samples; the peers decode the same ones."""
     sheet = os.path.join(tempfile.gettempdir(), f"bench-video-{os.getpid()}.png")
     command = [program, "video", "frames", path, "--stored", "--out", sheet]
     answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -101,7 +101,7 @@ def in_turns(commands, lines, rounds, left_out=()):
 
 
 def measure(program, path, mode, peers, rounds):
-    """Medians of interleaved rounds: milliseconds by name, and errors.
+    """Returns the medians of interleaved rounds: milliseconds by name, and errors.
 
     A peer that needs three times as long as the best one in the first round is not asked again; a row that takes long has fewer rounds, at least two.
     """
@@ -127,7 +127,7 @@ def measure(program, path, mode, peers, rounds):
                 errors[name] = f"not asked again: {first[name]:.0f} ms at first, the best peer {min(first.values()):.0f}"
         elif time.monotonic() - begun > PATIENCE:
             break
-    # A peer that gives other frames does other work: PyAV's full decode says which they are.
+    # A peer that returns other frames does different work; PyAV's full decode decides which frames are right.
     if "pyav-full" in means:
         for name, mean in means.items():
             if abs(mean - means["pyav-full"]) > 3:
@@ -136,7 +136,7 @@ def measure(program, path, mode, peers, rounds):
 
 
 def ours_only(program, path, first, second, rounds):
-    """Medians of two requests of ours, interleaved."""
+    """Returns the medians of two requests of ours, interleaved."""
     sides = dict(enumerate((first, second)))
     commands = {side: [program, "video", "time", *flags] for side, (_, *flags) in sides.items()}
     lines = {side: f"{what} {path}" for side, (what, *_) in sides.items()}
@@ -156,7 +156,7 @@ def machine():
 
 
 def replace(path, section):
-    """Puts the section in the place of the one before, and leaves the rest of the file as it is."""
+    """Replaces the section in the file and leaves the rest unchanged."""
     before, after = "# Results\n\n", ""
     if os.path.exists(path):
         with open(path) as file:
@@ -171,7 +171,7 @@ def replace(path, section):
 
 
 class Report:
-    """The table; it is written after every row, so that a run that is cut leaves what it has."""
+    """Measures all rows; the table is written after every row, so that an interrupted run leaves its results."""
 
     def __init__(self, results, rounds, usable, missing):
         self.results, self.rounds, self.usable, self.missing = results, rounds, usable, missing
@@ -208,7 +208,7 @@ class Report:
 
 
 def against_peers(report, program, title, paths, goals):
-    """Both modes of one row."""
+    """Measures both modes of one row."""
     for mode, goal in zip(("frames", "clip"), goals):
         ratios, ours, best = [], [], []
         for path in filter(os.path.exists, paths):

@@ -1,4 +1,4 @@
-//! Any file, through demuxer, packet index and decoder, unconfined.
+//! Reads an arbitrary file with demuxer, packet index and decoder, unconfined.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| frameshift::video::fuzzing::probe(data));

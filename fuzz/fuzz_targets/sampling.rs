@@ -1,4 +1,4 @@
-//! Which frames are selected of any number of frames.
+//! Selects frames from an arbitrary number of frames.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| frameshift::video::fuzzing::sampling(data));

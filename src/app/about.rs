@@ -1,4 +1,4 @@
-//! What the server chose, for people and for `GetServerInfo`.
+//! Description of the running server, for people and for `GetServerInfo`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,18 +12,18 @@ use crate::model;
 use crate::rpc::About;
 use crate::rpc::info::{Decided, Origin};
 
-/// What `serve` prints.
+/// Values that `serve` prints at its start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Where it serves.
+    /// Address of the API.
     pub address: SocketAddr,
-    /// Where its metrics are.
+    /// Address of the metrics endpoint, if there is one.
     pub metrics: Option<SocketAddr>,
-    /// Its durable state.
+    /// The data directory.
     pub data_dir: PathBuf,
-    /// What it may take in memory.
+    /// Memory budgets.
     pub budgets: Budgets,
-    /// The rest.
+    /// Backbone, device and limits, as `GetServerInfo` reports them.
     pub about: About,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// What `GetServerInfo` says.
+/// Returns what `GetServerInfo` reports.
 pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
     let backbone = &wiring.backbone;
     let layers = wiring.decoder.isolation();

@@ -1,4 +1,4 @@
-//! The server's addresses: bound before anything slow happens, so that a wrong one is said at once.
+//! The server's addresses: bound before anything slow happens, so that a wrong address is reported at once.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -14,9 +14,9 @@ use crate::config::Config;
 pub(super) struct Listeners {
     api: Option<TcpListener>,
     metrics: Option<TcpListener>,
-    /// Where the API is served.
+    /// Address of the API.
     pub(super) address: SocketAddr,
-    /// Where the metrics are.
+    /// Address of the metrics endpoint.
     pub(super) metrics_address: Option<SocketAddr>,
 }
 
@@ -45,7 +45,7 @@ impl Listeners {
         self.metrics.take()
     }
 
-    /// Writes the real address to a file, which appears whole or not at all: others wait for it.
+    /// Writes the real address to a file. The file appears complete or not at all, because other processes wait for it.
     pub(super) fn announce(&self, path: Option<&Path>) -> Result<(), Error> {
         let Some(path) = path else { return Ok(()) };
         let folder = match path.parent() {

@@ -1,6 +1,6 @@
-//! What a server may take in memory, part by part: the sum that `serve` prints and compares with what there is.
+//! Most memory that the server may use, part by part: the sum that `serve` prints and compares with the available memory.
 //!
-//! Invariant: every part that a caller, a file or a job can make grow is drawn from a budget that has a row here.
+//! Invariant: every part that a caller, a file or a job can make grow is limited by a budget that has a row here.
 
 use std::fmt;
 
@@ -8,31 +8,31 @@ use crate::config::units::ByteSize;
 use crate::config::{Config, machine};
 use crate::rpc::CONNECTION_WINDOW;
 
-/// Code, stacks, records in the database's cache, and what the allocator keeps between blocks.
+/// Code, stacks, the database's page cache, and free memory that the allocator keeps.
 const PROGRAM: u64 = 192 << 20;
 
 /// A part of the memory and how large it may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
-    /// What is held.
+    /// Use of the memory, as `serve` prints it.
     pub what: &'static str,
-    /// The settings that say how much; empty when none does.
+    /// Keys of the settings that limit the part; empty when none does.
     pub settings: &'static str,
-    /// Most bytes.
+    /// Largest size of the part in bytes.
     pub bytes: u64,
 }
 
 /// All parts, and the memory that this process may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budgets {
-    /// The parts, each at its most.
+    /// The parts, each with its largest size.
     pub parts: Vec<Part>,
-    /// The machine's memory, or that of the process's control group; none when the system does not tell.
+    /// Memory of the machine in bytes, or the limit of the process's control group; `None` when the system does not report it.
     pub available: Option<u64>,
 }
 
 impl Budgets {
-    /// The budgets of a configuration with a backbone of so many bytes.
+    /// Returns the budgets of a configuration, with a backbone of `backbone` bytes.
     pub(super) fn of(config: &Config, backbone: u64) -> Self {
         let limits = &config.rpc.limits;
         let jobs = config.jobs.runners as u64;
@@ -82,24 +82,24 @@ impl Budgets {
         }
     }
 
-    /// Bytes of all parts.
+    /// Returns the sum of all parts in bytes.
     pub fn sum(&self) -> u64 {
         let bytes = self.parts.iter().map(|part| part.bytes);
         bytes.fold(0, u64::saturating_add)
     }
 
-    /// Whether all parts together may take more than there is.
+    /// Returns whether all parts together may exceed the available memory.
     pub fn is_too_much(&self) -> bool {
         self.available.is_some_and(|bytes| self.sum() > bytes)
     }
 
-    /// Says in the log when the parts may take more than there is.
+    /// Logs a warning when the parts together may exceed the available memory.
     pub(super) fn check(&self) {
         if self.is_too_much() {
             tracing::warn!(
                 most = %Rounded(self.sum()),
                 available = %Rounded(self.available.unwrap_or_default()),
-                "the budgets add up to more memory than there is; docs/operate.md says what to lower"
+                "the budgets add up to more memory than is available; docs/operate.md says what to lower"
             );
         }
     }
@@ -127,7 +127,7 @@ impl fmt::Display for Budgets {
     }
 }
 
-/// Bytes to a tenth of their unit.
+/// Number of bytes that prints rounded: to a tenth of a GiB, or to whole MiB.
 struct Rounded(u64);
 
 impl fmt::Display for Rounded {

@@ -1,7 +1,7 @@
-//! Looks after the database while the server runs, tells when it stops taking writes, and closes it at the end.
+//! Maintains the database while the server runs, reports when it stops accepting writes, and closes it at the end.
 //!
-//! Invariant: an outage of writes is one line in the log when it begins and one when it ends, a metric and the health of `frameshift.v1.writes`; the
-//! health of everything else stays, since classification goes on.
+//! Invariant: an outage of writes is logged once when it begins and once when it ends, and shows in a metric and in the health of
+//! `frameshift.v1.writes`; the health of all other services stays SERVING, since classification continues.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::rpc::Health;
 use crate::shutdown::Signal;
 use crate::telemetry::metrics::Metrics;
 
-/// How often the log is written back: what a lost log can cost.
+/// Time between two checkpoints of the write-ahead log; a lost log loses at most the changes of this time.
 const UPKEEP: Duration = Duration::from_secs(60);
-/// Time without a failed write after which a write is tried, to see whether the outage is over.
+/// Time without a failed write after which a probing write checks whether the outage is over.
 const QUIET: Duration = Duration::from_secs(3);
-/// How long the end waits for the last transactions.
+/// Longest time that closing waits for the last transactions.
 const CLOSE: Duration = Duration::from_secs(10);
 
-/// Does what has to be done from time to time, and watches for outages, until the drain.
+/// Checkpoints the log regularly, and watches for outages, until the drain.
 pub(super) async fn tend(
     database: Sqlite,
     health: Health,
@@ -56,7 +56,7 @@ pub(super) async fn tend(
     }
 }
 
-/// Writes the log back and closes the database.
+/// Checkpoints the log and closes the database.
 pub(super) async fn close(database: &Sqlite) {
     match tokio::time::timeout(CLOSE, database.close()).await {
         Ok(Ok(())) => {}
@@ -73,7 +73,7 @@ pub(super) async fn close(database: &Sqlite) {
     }
 }
 
-/// Tries to write until that works and nothing else failed for a while. Returns how many writes failed.
+/// Probes until a write succeeds and no other write has failed for a while. Returns the number of failed writes.
 async fn last(database: &Sqlite, condition: &mut watch::Receiver<Condition>) -> u64 {
     let mut failures = 0;
     loop {
@@ -82,14 +82,14 @@ async fn last(database: &Sqlite, condition: &mut watch::Receiver<Condition>) -> 
             return failures;
         }
         failures = now.failures;
-        // On a disk that is nearly full some writes still work: they would end an outage that the next one begins again.
+        // On a disk that is nearly full some writes still succeed; they would end an outage that the next write begins again.
         tokio::time::sleep(QUIET).await;
         // A probe that fails is one of the failures.
         let _ = database.probe(failures).await;
     }
 }
 
-/// A time in which nothing can be written.
+/// Period in which the database accepts no writes.
 struct Outage {
     begin: Instant,
 }
@@ -98,7 +98,7 @@ impl Outage {
     async fn begin(why: &str, health: &Health, metrics: &Metrics) -> Self {
         tracing::error!(
             why,
-            "the database cannot be written: changes are refused until it can, classification goes on"
+            "the database cannot be written: changes are refused until it can, classification continues"
         );
         metrics.database_writes_failing(true);
         health.writes(false).await;

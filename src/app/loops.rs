@@ -1,4 +1,4 @@
-//! The loops that run beside each other, and what the end of each means.
+//! The loops of the server, and what the end of each means.
 //!
 //! Invariant: no loop ends unnoticed.
 
@@ -7,21 +7,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What the early end of a loop means.
+/// Consequence when a loop ends early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ends {
-    /// The server drains: it cannot be without.
+    /// The server drains, because it depends on the loop.
     Server,
-    /// A line in the log.
+    /// The end is logged, and the server continues.
     Itself,
 }
 
-/// A loop that the server cannot be without has ended.
+/// End of a loop that the server depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ended {
-    /// The loop's name.
+    /// Name of the loop.
     pub(super) what: &'static str,
-    /// What it ended with.
+    /// Reason why it ended.
     pub(super) why: String,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Ended {
 pub(super) struct Loops {
     set: JoinSet<&'static str>,
     running: Vec<&'static str>,
-    /// The first loop that ended which the server cannot be without.
+    /// First loop to end among those that the server depends on.
     fatal: watch::Sender<Option<Ended>>,
 }
 
@@ -51,7 +51,7 @@ impl Loops {
         body: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         self.running.push(name);
-        // The inner worker turns a panic into an error of its join, so that its name is not lost.
+        // A worker of its own turns a panic into an error of its join, so that the loop's name is not lost.
         let inner = tokio::spawn(body);
         let fatal = self.fatal.clone();
         self.set.spawn(async move {
@@ -78,8 +78,8 @@ impl Loops {
         });
     }
 
-    /// Waits until a loop ends that the server cannot be without. The future is independent of the loops, so that it can be awaited while they are
-    /// still being started.
+    /// Waits until a loop ends that the server depends on. The future does not borrow the loops, so that it can be awaited while they are still being
+    /// started.
     pub(super) fn fatal(&self) -> impl Future<Output = Ended> + Send + use<> {
         let mut fatal = self.fatal.subscribe();
         async move {
@@ -87,12 +87,12 @@ impl Loops {
             if let Some(ended) = ended.ok().and_then(|ended| ended.clone()) {
                 return ended;
             }
-            // The loops are gone, which whoever dropped them knows.
+            // The loops were dropped, so none of them can end any more.
             std::future::pending().await
         }
     }
 
-    /// Waits until all loops have ended, for at most so long. Returns those that have not; they end when this is dropped.
+    /// Waits at most `patience` until all loops have ended. Returns the names of those that have not; they are aborted when `self` is dropped.
     pub(super) async fn finish(&mut self, patience: Duration) -> Vec<&'static str> {
         let all = async {
             while let Some(ended) = self.set.join_next().await {
@@ -106,7 +106,7 @@ impl Loops {
     }
 }
 
-/// Ends a worker together with whoever waits for it.
+/// Handle of a worker that is aborted when the handle is dropped.
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 
 impl<T> AbortOnDrop<T> {

@@ -1,7 +1,7 @@
-//! Whether the database and the blobs beside it belong together.
+//! Checks that the database and the objects beside it belong together.
 //!
-//! Invariant: a server never serves, and never collects what no record names, with a database that is not the one whose blobs these are, unless the
-//! operator accepted that. Nothing is written before that is known, so that what is missing can still be put back.
+//! Invariant: a server never serves, and never deletes objects that no record names, with a database other than the one that the objects belong to,
+//! unless the operator accepted it. Nothing is written before that is known, so that a missing file can still be put back.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::metadata::Sqlite;
 use crate::store::Store;
 
-/// Opens the database of these blobs.
+/// Opens the database that belongs to the store's objects.
 pub(super) async fn open(config: &Config, store: &Store) -> Result<Sqlite, Error> {
     let database = config.database();
     let is_accepted = config.accept_data_loss;
@@ -30,13 +30,13 @@ pub(super) async fn open(config: &Config, store: &Store) -> Result<Sqlite, Error
             database: database.id().into(),
             owner,
         }),
-        // The release before noted no owner. Its database has records wherever there are blobs.
+        // Earlier releases noted no owner. Their databases have records wherever there are objects.
         None if database.is_empty().await? && store.has_blobs().await? => Some(missing()),
         None => None,
     };
     match problem {
         Some(problem) if !is_accepted => {
-            // A log that stayed would be taken for that of the database that is put in this one's place.
+            // A write-ahead log that is left behind would be applied to the database that the operator puts in this one's place.
             database.close().await?;
             return Err(problem);
         }

@@ -1,6 +1,6 @@
-//! The loops that clear up: what has had its time goes, and blobs that no record names.
+//! The loops that clean up: they delete what has expired, and objects that no record names.
 //!
-//! Invariant: neither serves anybody; a failure is a line in the log and another try later.
+//! Invariant: no request depends on these loops; a failure is logged, and the next pass tries again.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::library::{Collected, Library, Removed};
 use crate::shutdown::Signal;
 use crate::telemetry::{self, metrics::Metrics};
 
-/// How often orphaned blobs are looked for. They get a day old before they go, so an hour is often enough.
+/// Time between two searches for orphaned objects. An orphan must be a day old before it is deleted, so an hour is often enough.
 const COLLECT: Duration = Duration::from_secs(60 * 60);
-/// How often what has had its time is removed: ages are hours and days, and the metric of unfinished uploads should not be much older.
+/// Time between two deletions of what has expired: expiry times are hours and days, and the metric of unfinished uploads should not be much older.
 const TIDY: Duration = Duration::from_secs(60);
 
-/// Removes what has had its time, from the start on.
+/// Deletes what has expired, every minute from the start on.
 pub(super) async fn tidy(
     library: Library,
     metrics: Metrics,
@@ -30,7 +30,7 @@ pub(super) async fn tidy(
             _ = ticks.tick() => {}
         }
         let pass = tokio::select! {
-            // A pass may be cut anywhere: the next one goes on.
+            // A pass may be interrupted anywhere: the next one continues.
             () = drain.draining() => return Ok(()),
             pass = library.tidy() => pass,
         };
@@ -42,7 +42,7 @@ pub(super) async fn tidy(
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot remove what has had its time");
+                tracing::warn!(error, "cannot delete what has expired");
             }
         }
     }
@@ -54,25 +54,26 @@ fn report(removed: &Removed) {
         ..Removed::default()
     };
     if *removed != nothing {
-        tracing::info!(?removed, "removed what had its time");
+        tracing::info!(?removed, "deleted what had expired");
     }
 }
 
-/// Collects what no record names, from time to time, first so long after the start: whoever started with the wrong database has that time to see it.
+/// Moves objects that no record names to the trash, every hour. The first pass is `after` the start, which leaves an operator who started with the
+/// wrong database time to notice.
 pub(super) async fn collect(
     library: Library,
     after: Duration,
     mut drain: Signal,
 ) -> Result<(), Infallible> {
-    // What an earlier process was writing when it was killed is nobody's: this process alone writes here.
+    // No other process writes to this directory, so a file that an earlier process was writing when it was killed has no owner.
     match library.remove_unfinished(telemetry::now_micros()).await {
         Ok(0) => {}
-        Ok(files) => tracing::info!(files, "deleted files that were never written to their end"),
+        Ok(files) => tracing::info!(files, "deleted incomplete files of an earlier process"),
         Err(error) => {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(
                 error,
-                "cannot look for files that were never written to their end"
+                "cannot look for incomplete files of an earlier process"
             );
         }
     }
@@ -103,9 +104,12 @@ fn say(collected: &Collected) {
         tracing::warn!(
             blobs,
             orphans,
-            "so many objects have no record that none was taken: is this the right database? If they are not wanted, set collect_share to 100 once"
+            "so many objects have no record that none was moved to the trash: is this the right database? If they are not wanted, set collect_share to 100 once"
         );
     } else if collected.moved > 0 || collected.deleted > 0 {
-        tracing::info!(?collected, "cleared up objects that no record names");
+        tracing::info!(
+            ?collected,
+            "moved objects that no record names to the trash, or deleted them from it"
+        );
     }
 }

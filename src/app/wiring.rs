@@ -1,6 +1,6 @@
-//! Makes the components and starts their loops.
+//! Creates the components and starts their loops.
 //!
-//! Invariant: everything that serves or trains shares the one backbone, device and decoder that are made here.
+//! Invariant: everything that serves or trains shares the one backbone, device and decoder that are created here.
 
 use std::sync::Arc;
 
@@ -19,39 +19,39 @@ use crate::telemetry::metrics::Metrics;
 use crate::video::Decoder;
 use crate::{device, engine, jobs};
 
-/// The handles of a running server: what the API calls, and what tests and benches look at.
+/// Handles of a running server's components: the API calls them, and tests and benches inspect them.
 #[derive(Clone)]
 pub struct Wiring {
-    /// Videos and data sets.
+    /// Library of videos and data sets.
     pub library: Library,
-    /// Tasks and versions.
+    /// Registry of tasks and versions.
     pub registry: Registry,
-    /// Fine-tuning.
+    /// Handle of the fine-tuning jobs.
     pub jobs: jobs::Handle,
-    /// Classification: from a question to scores.
+    /// Classification, from the request to the scores.
     pub serving: Serving,
-    /// Classification: admission, batches, resident sets.
+    /// Engine: admission, batches and resident adapter sets.
     pub engine: engine::Handle,
-    /// Decoding.
+    /// Decoder of videos.
     pub decoder: Decoder,
-    /// The device.
+    /// Device thread.
     pub device: device::Handle,
-    /// The backbone.
+    /// The frozen backbone.
     pub backbone: Arc<Backbone>,
-    /// Records.
+    /// Store of records.
     pub metadata: Arc<dyn MetadataStore>,
-    /// Counters.
+    /// Metrics of all components.
     pub metrics: Metrics,
 }
 
-/// Loops that drain together, and the signal that tells them.
+/// Loops that drain together, and the signal that asks them to.
 #[derive(Debug)]
 pub(super) struct LoopSet {
     pub(super) loops: Loops,
     pub(super) signal: Signal,
 }
 
-/// What the components stand on.
+/// Stores and metrics that all components share.
 pub(super) struct Stores {
     pub(super) store: Store,
     pub(super) metadata: Arc<dyn MetadataStore>,
@@ -59,7 +59,8 @@ pub(super) struct Stores {
 }
 
 impl Wiring {
-    /// Loads the backbone and starts everything behind the API. `front` drains before `back`: jobs need the device for their last checkpoint.
+    /// Loads the backbone and starts all components behind the API. `front` drains before `back`, because jobs need the device for their last
+    /// checkpoint.
     pub(super) async fn start(
         config: &Config,
         stores: Stores,
@@ -161,7 +162,7 @@ impl Wiring {
     }
 }
 
-/// Tells of tasks that serve a version of another backbone.
+/// Warns about tasks whose serving version belongs to another backbone.
 async fn compare(registry: &Registry, backbone: &Backbone, metrics: &Metrics) {
     match registry.compare_backbones(backbone.digest()).await {
         Ok(fitness) => {
@@ -183,12 +184,12 @@ async fn compare(registry: &Registry, backbone: &Backbone, metrics: &Metrics) {
         }
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the tasks' backbones cannot be compared");
+            tracing::warn!(error, "cannot compare the backbones of the tasks");
         }
     }
 }
 
-/// What the backbone asks of a clip.
+/// Returns what the backbone requires of a clip.
 fn resident(backbone: &Backbone) -> Resident {
     let shape = backbone.config();
     Resident {
@@ -198,7 +199,7 @@ fn resident(backbone: &Backbone) -> Resident {
     }
 }
 
-/// Loads the weights, off the async threads.
+/// Loads the backbone's weights on a blocking thread.
 async fn backbone(config: &Config) -> Result<Backbone, Error> {
     let (choice, overrides) = (config.backbone.clone(), config.backbone_override.clone());
     let precision = config.precision.unwrap_or_else(model::fastest);

@@ -1,22 +1,22 @@
-//! The part of the configuration that connections and calls are held to.
+//! Validates the settings of connections and calls.
 
 use super::load::{Error, Layered};
 use super::machine;
 use super::settings::Settings;
 use crate::rpc;
 
-/// One part in so many of the memory that this process may use, and room for a few of the largest messages at least. A machine that does not say how much
-/// it has counts as one with 4 GiB.
+/// Returns one `part`-th of the memory that this process may use, and at least room for a few of the largest messages. Where the system does not
+/// report the memory, 4 GiB are assumed.
 fn share_of_memory(part: u64) -> u64 {
     const UNKNOWN: u64 = 4 << 30;
     const LEAST: u64 = 128 << 20;
     (machine::memory().unwrap_or(UNKNOWN) / part).max(LEAST)
 }
 
-/// Room for two uploads beside each other.
+/// Room for two concurrent uploads.
 const LEAST_UPLOAD_MEMORY: u64 = 64 << 20;
 
-/// What connections and calls may hold, and for how long.
+/// Returns the limits of connections and calls.
 pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<rpc::Config, Error> {
     let message_memory = match settings.message_memory {
         Some(size) if size.0 < 2 * rpc::MESSAGE_BYTES as u64 => {

@@ -1,4 +1,4 @@
-//! The command line: every subcommand, and what each exit code means.
+//! The command line: every subcommand, and the meaning of each exit code.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use crate::{client, demo, tools};
 
 use super::settings::Flags;
 
-/// The hidden subcommand that decodes videos; `main` looks for it before anything else.
+/// Hidden subcommand that decodes videos; `main` checks for it before anything else.
 pub const VIDEO_WORKER: &str = "video-worker";
 
 const AFTER_HELP: &str = "\
@@ -34,13 +34,13 @@ pub struct Cli {
 }
 
 /// The subcommands.
-// It is made once a process, so its size does not matter.
+// One value exists in a process, so its size does not matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Runs the server
     Serve(Box<Serve>),
-    /// A command that speaks to a server.
+    /// A command that calls a server.
     #[command(flatten)]
     Client(client::cli::Command),
     /// Shows the main job from beginning to end on drawn videos
@@ -50,11 +50,11 @@ pub enum Command {
     /// Times the model on this machine
     #[command(subcommand)]
     Bench(tools::bench_compute::Command),
-    /// Writes any readable backbone as one safetensors file, with the same digest
+    /// Converts any readable backbone to one safetensors file, with the same digest
     Convert(tools::convert::Args),
-    /// Copies a server's database and objects, also while it runs
+    /// Copies a server's database and objects, also while the server runs
     Backup(tools::backup::Args),
-    /// Trains the built-in backbone anew
+    /// Trains the built-in backbone from scratch
     Pretrain(tools::pretrain::Args),
     /// Shows what a server sees of a video file
     Video(tools::video::Args),
@@ -78,19 +78,19 @@ pub struct Serve {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done.
+    /// The command succeeded.
     Done = 0,
-    /// The request was refused or failed.
+    /// The request was refused, or it failed.
     Failed = 1,
-    /// Wrong usage or configuration.
+    /// The usage or the configuration is wrong.
     Usage = 64,
     /// A server, an address, a data directory or a file is unavailable.
     Unavailable = 69,
-    /// Internal error.
+    /// An internal error occurred.
     Internal = 70,
-    /// Not now: trying again later may help.
+    /// The command cannot run now; a later try may succeed.
     Again = 75,
-    /// Interrupted.
+    /// A signal interrupted the command.
     Interrupted = 130,
 }
 

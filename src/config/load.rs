@@ -1,4 +1,4 @@
-//! The layers of the configuration: defaults < file < environment < flags, each value with where it came from.
+//! Layers of the configuration: defaults < file < environment < flags. Each value keeps its source.
 //!
 //! Invariant: a key has one name everywhere: `queue_clips` in the file is `FRAMESHIFT_QUEUE_CLIPS` in the environment and `--queue-clips` as a flag.
 //! Environment variables that name no key are ignored, since orchestrators add their own with the same prefix.
@@ -12,21 +12,21 @@ use toml::{Table, Value};
 
 use super::settings::{DEFAULTS, Flags, Settings};
 
-/// Prefix of every environment variable.
+/// Prefix of the environment variables of all settings.
 pub const PREFIX: &str = "FRAMESHIFT_";
-/// Variable that names the file.
+/// Environment variable that names the configuration file.
 pub const FILE_VARIABLE: &str = "FRAMESHIFT_CONFIG";
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Built in.
+    /// The built-in default.
     Default,
-    /// A TOML file.
+    /// A TOML file, by path.
     File(PathBuf),
     /// An environment variable, by name.
     Environment(String),
-    /// A flag of the command line, as it is written.
+    /// A flag of the command line, as it is written (`--queue-clips`).
     Flag(String),
 }
 
@@ -41,46 +41,46 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why there is no valid configuration.
+/// Reason why the configuration is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read.
+    /// The configuration file cannot be read.
     #[error("cannot read the configuration file {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// The file is not TOML.
+    /// The configuration file is not TOML.
     #[error("the configuration file {} is not TOML: {source}", path.display())]
     Syntax {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and why.
+        /// Error of the parser, with the position.
         source: Box<toml::de::Error>,
     },
-    /// A key that does not exist.
+    /// The key does not exist.
     #[error("{key}: no such key (from {from})")]
     Unknown {
-        /// The key.
+        /// Name of the key.
         key: String,
-        /// Where it was given.
+        /// Source of the key.
         from: Source,
     },
-    /// A value that is wrong.
+    /// The value is not valid.
     #[error("{key}: {problem} (from {from})")]
     Value {
-        /// The key.
+        /// Name of the key.
         key: String,
-        /// Where the value was given.
+        /// Source of the value.
         from: Source,
-        /// What is wrong with it.
+        /// Reason why the value is refused.
         problem: String,
     },
 }
 
-/// All values in force, and where each came from.
+/// Merged values of all layers, each with its source.
 #[derive(Debug, Clone)]
 pub struct Layered {
     values: Table,
@@ -88,10 +88,10 @@ pub struct Layered {
 }
 
 impl Layered {
-    /// Puts the layers on each other. `file`, when given, wins over `FRAMESHIFT_CONFIG`.
+    /// Merges the layers. `file`, when given, takes precedence over `FRAMESHIFT_CONFIG`.
     ///
     /// # Errors
-    /// Names the key and the source of the first value that is unknown or does not parse.
+    /// When a file cannot be read or parsed, or a key or value is not valid; the error names the first such key and its source.
     pub fn load(
         file: Option<&Path>,
         environment: &BTreeMap<String, String>,
@@ -121,12 +121,12 @@ impl Layered {
         Ok(layered)
     }
 
-    /// Where a key's value came from.
+    /// Returns the source of a key's value; the default when the key was never set.
     pub fn source(&self, key: &str) -> Source {
         self.sources.get(key).cloned().unwrap_or(Source::Default)
     }
 
-    /// A complaint about a key's value, with its source.
+    /// Returns an error about a key's value, with the source of the value.
     pub fn complain(&self, key: &str, problem: impl Into<String>) -> Error {
         Error::Value {
             key: key.into(),
@@ -135,10 +135,10 @@ impl Layered {
         }
     }
 
-    /// The values as typed settings.
+    /// Returns the values as typed settings.
     ///
     /// # Errors
-    /// When a value that has no default is missing; every present value was checked when it was set.
+    /// When a key without a default has no value; every present value was validated when it was set.
     pub fn settings(&self) -> Result<Settings, Error> {
         Settings::deserialize(self.values.clone()).map_err(|error| Error::Value {
             key: "configuration".into(),
@@ -174,7 +174,7 @@ impl Layered {
         Ok(())
     }
 
-    /// Text has no type of its own: a number or a switch is tried first, then plain text.
+    /// Sets a key from text, which has no type of its own: a number or a switch is tried first, then a string.
     fn set_text(&mut self, key: &str, text: &str, from: Source) -> Result<(), Error> {
         let typed = match text {
             "true" => Some(Value::Boolean(true)),
@@ -189,7 +189,7 @@ impl Layered {
         self.set(key, Value::String(text.into()), from)
     }
 
-    /// Each value is checked alone, so that the complaint can name its key and source.
+    /// Sets one key. Each value is validated alone, so that the error can name its key and source.
     fn set(&mut self, key: &str, value: Value, from: Source) -> Result<(), Error> {
         if !Settings::KEYS.contains(&key) {
             return Err(Error::Unknown {

@@ -1,6 +1,6 @@
-//! What the machine has: memory, of which defaults are a share, and open files.
+//! Resources of the machine: memory, of which defaults are a share, and open files.
 //!
-//! Invariant: a limit of the process's control group counts as the machine's own.
+//! Invariant: a limit of the process's control group counts as a limit of the machine.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Memory that this process may use, in bytes: the machine's, or less where a control group limits it. `None` when the system does not say.
+/// Returns the memory that this process may use in bytes: that of the machine, or the limit of a control group when it is lower. `None` when the
+/// system reports neither.
 pub fn memory() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok();
     let machine = machine.as_deref().and_then(total);
@@ -20,7 +21,7 @@ pub fn memory() -> Option<u64> {
     limits.chain(machine).min()
 }
 
-/// `MemTotal` of `/proc/meminfo`, in bytes.
+/// Returns `MemTotal` of `/proc/meminfo` in bytes.
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()
@@ -29,7 +30,7 @@ fn total(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1 << 10)
 }
 
-/// The files that may hold a limit, of each group of `/proc/self/cgroup` and those above it.
+/// Returns the files that may hold a memory limit, for each group of `/proc/self/cgroup` and its ancestors.
 fn limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
@@ -53,19 +54,19 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
     files
 }
 
-/// How many files this process may have open, before and after it asked for more. None is without a limit.
+/// Limits of open files, before and after they were raised. `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFiles {
-    /// The limit that the process began with.
+    /// Limit that the process was started with.
     pub before: Option<u64>,
-    /// The limit that holds now.
+    /// Limit in force.
     pub now: Option<u64>,
 }
 
 /// Raises the limit of open files to the most that the system allows this process.
 ///
 /// # Errors
-/// When the system refuses; then the limit stays.
+/// When the system refuses; the limit is then unchanged.
 pub fn raise_open_files() -> io::Result<OpenFiles> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {

@@ -1,6 +1,6 @@
-//! Every setting once: its key, type, default and help text.
+//! All settings, each defined once with its key, type, default and help text.
 //!
-//! Invariant: one list makes the flags, the keys of the file, the environment's names and the reference in `--help`.
+//! Invariant: the flags, the keys of the file, the environment variables and the reference in `--help` are generated from one list.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
@@ -15,7 +15,7 @@ macro_rules! settings {
         $(#[doc = $doc:literal])+
         $key:ident: $kind:ident<$type:ty> $(= $default:literal)? $([$($arg:tt)+])?;
     )+) => {
-        /// The settings as given in one place: all optional.
+        /// Settings that one layer gives: every field is optional.
         #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Flags {
@@ -31,7 +31,7 @@ macro_rules! settings {
             )+
         }
 
-        /// The settings in force.
+        /// Settings in force.
         #[derive(Debug, Clone, PartialEq, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct Settings {
@@ -39,11 +39,11 @@ macro_rules! settings {
         }
 
         impl Settings {
-            /// Every key, in the order of the reference.
+            /// Names of all keys, in the order of the reference.
             pub const KEYS: &[&str] = &[$(stringify!($key)),+];
         }
 
-        /// The default of each key that has one, as text.
+        /// Default of each key that has one, as text.
         pub const DEFAULTS: &[(&str, &str)] = &[$($((stringify!($key), $default),)?)+];
     };
     (@Must $type:ty) => { $type };
@@ -65,67 +65,69 @@ settings! {
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
     /// Image backbone: `builtin`, or a folder or file with the weights of a CLIP or ViT.
     backbone: Must<PathBuf> = "builtin";
-    /// What the backbone's files do not say, or say wrongly: `heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b`.
+    /// Backbone settings that its files do not state, or state wrongly: `heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b`.
     backbone_override: May<String>;
     /// Address of the Prometheus endpoint; none when not set.
     metrics_listen: May<SocketAddr>;
     /// Log lines as `text` or `json`.
     log_format: Must<LogFormat> = "text";
-    /// What is logged, in the syntax of RUST_LOG.
+    /// Filter of log lines, in the syntax of RUST_LOG.
     log: Must<String> = "info";
     /// Number format of matrix products: `f32`, `bf16`, `int8` (frozen layers; bf16 elsewhere), or `auto`, the fastest of the first two.
     precision: Must<PrecisionChoice> = "auto";
-    /// Threads of the numeric code; as many as there are physical cores when not set.
+    /// Threads of the numeric code; the number of physical cores when not set.
     compute_threads: May<NonZeroUsize> [visible_alias = "threads"];
-    /// Largest video.
+    /// Largest size of an uploaded video.
     upload_limit: Must<ByteSize> = "1GiB";
-    /// How long an unfinished upload stays without a write.
+    /// Time without a write after which an unfinished upload expires.
     upload_expiry: Must<Span> = "1day";
-    /// Unfinished uploads of one tenant.
+    /// Most unfinished uploads of one tenant.
     uploads_per_tenant: Must<NonZeroU32> = "256";
-    /// Bytes of one tenant's unfinished uploads, all together.
+    /// Most bytes of one tenant's unfinished uploads, all together.
     upload_bytes_per_tenant: Must<ByteSize> = "64GiB";
-    /// Clips that may wait or run at once, of all tenants.
+    /// Most clips that wait or run at a time, of all tenants.
     queue_clips: Must<NonZeroUsize> = "256";
-    /// Memory of those clips' frames; an eighth of the memory that this process may use when not set, at least 256 MiB.
+    /// Memory of the frames of clips that wait or run; an eighth of the memory that this process may use when not set, at least 256 MiB.
     queue_memory: May<ByteSize>;
-    /// Clips in one batch.
+    /// Most clips in one batch.
     batch_clips: Must<NonZeroUsize> = "16";
     /// Memory of one batch's activations; an eighth of the memory that this process may use when not set, at least 256 MiB. A single clip always runs.
     batch_memory: May<ByteSize>;
-    /// Time that a batch should take at most while more than one tenant sends requests: what a quiet tenant waits beside a flood. A single clip always runs.
+    /// Longest time that a batch should take while more than one tenant sends requests: it bounds the wait of a quiet tenant beside a flood. A single
+    /// clip always runs.
     batch_time: Must<Span> = "100ms";
-    /// Memory of the resident adapter sets.
+    /// Memory of resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";
-    /// How long classification of known tasks goes on without the database.
+    /// Time for which known tasks are still classified while the database is unavailable.
     stale_limit: Must<Span> = "15m";
-    /// Jobs that train at once.
+    /// Most jobs that train at a time.
     job_runners: Must<NonZeroUsize> = "2";
     /// Memory of one job's training, in all; when not set, a quarter of the machine's (or its control group's) divided by `job_runners`.
     step_memory: May<ByteSize>;
     /// Unfinished jobs of one tenant.
     jobs_per_tenant: Must<NonZeroU32> = "16";
-    /// Streams of job events that one tenant may have open.
+    /// Most streams of job events that one tenant may have open.
     watchers_per_tenant: Must<NonZeroUsize> = "256";
-    /// How long a silent worker keeps its job.
+    /// Time after which a job whose worker has not renewed its lease is taken over.
     job_lease: Must<Span> = "30s";
-    /// How long jobs that have ended stay; 0s keeps them.
+    /// Time for which finished jobs are kept; 0s keeps them for ever.
     job_retention: Must<Span> = "90days";
-    /// How long the events of jobs that have ended stay, but for changes of state; 0s keeps them as long as the job.
+    /// Time for which the events of finished jobs are kept, except changes of state; 0s keeps them as long as the job.
     event_retention: Must<Span> = "30days";
-    /// Time from the start to the first look for files that no record names; afterwards it looks every hour.
+    /// Time from the start to the first search for files that no record names; later searches run every hour.
     collect_after: Must<Span> = "6h";
-    /// Largest share of all files, in percent, that one look takes: when more have no record it takes none and says so; 100 takes all.
+    /// Largest share of all files, in percent, that one search removes: when more files have no record it removes none and logs a warning; 100
+    /// removes all.
     collect_share: Must<u8> = "20" [value_parser = clap::value_parser!(u8).range(0..=100)];
-    /// Video worker processes; as many as there are cores when not set.
+    /// Number of video worker processes; the number of cores when not set.
     video_workers: May<NonZeroUsize>;
-    /// Time to decode one video.
+    /// Longest wall-clock time to decode one video.
     video_wall_time: Must<Span> = "30s";
-    /// Processor time to decode one video.
+    /// Longest processor time to decode one video.
     video_cpu_time: Must<Span> = "20s";
     /// Memory of one video worker.
     video_memory: Must<ByteSize> = "1GiB";
-    /// Largest picture of a video in pixels.
+    /// Largest frame of a video in pixels.
     video_pixels: Must<NonZeroU32> = "9437184";
     /// Most packets of a video.
     video_packets: Must<NonZeroU32> = "200000";
@@ -133,47 +135,47 @@ settings! {
     video_frames: Must<NonZeroU32> = "20000";
     /// Most streams of a video, of all kinds.
     video_streams: Must<NonZeroU16> = "16";
-    /// Longest video, from its first to its last frame.
+    /// Longest duration of a video, from its first to its last frame.
     video_duration: Must<Span> = "3h";
-    /// Confines video workers by Landlock and seccomp, of which the kernel must have one; `off` serves without.
+    /// Confines video workers with Landlock and seccomp, of which the kernel must support at least one; `off` serves without.
     video_sandbox: Must<Sandbox> = "on";
-    /// Time after which a connection is asked to close; requests in flight finish.
+    /// Age at which a connection is asked to close; requests in flight finish.
     connection_age: Must<Span> = "1h";
-    /// Silence after which a connection is probed.
+    /// Time without traffic after which a connection is probed.
     keepalive_interval: Must<Span> = "30s";
-    /// Time to answer that probe.
+    /// Longest time for a connection to answer a keep-alive probe.
     keepalive_timeout: Must<Span> = "20s";
-    /// Connections at a time; further ones are closed at once.
+    /// Most connections at a time; further ones are closed at once.
     connections: Must<NonZeroUsize> = "512";
-    /// Memory of messages that are being received, of all calls; an eighth of the memory when not set.
+    /// Memory of messages that are being received, of all calls; an eighth of the memory that this process may use when not set.
     message_memory: May<ByteSize>;
-    /// Memory of uploads, of small files of one request, and of imports; a sixteenth of the memory when not set.
+    /// Memory of uploads, of small files of one request, and of imports; a sixteenth of the memory that this process may use when not set.
     upload_memory: May<ByteSize>;
-    /// Disk space of larger files of one request, which classify-upload and import take until they end.
+    /// Disk space of larger files that belong to one request (classify-upload and import); they are deleted when it ends.
     spool_bytes: Must<ByteSize> = "4GiB";
-    /// Client streams of one tenant at a time.
+    /// Most client streams of one tenant at a time.
     streams_per_tenant: Must<NonZeroUsize> = "64";
-    /// Time after which a client that sends nothing loses its call.
+    /// Time without a message after which a client's stream is ended.
     stream_idle: Must<Span> = "30s";
-    /// Time of a unary call whose caller sets no deadline, and that one message of a stream may take.
+    /// Deadline of a unary call whose caller sets none, and the longest time that one message of a stream may take.
     call_deadline: Must<Span> = "2m";
-    /// Time after a drain's begin in which calls that still arrive are served; over sooner when all clients have left.
+    /// Time after the start of a drain in which new calls are still served; it ends sooner when all clients have disconnected.
     drain_grace: Must<Span> = "5s";
-    /// Time that a drain waits for requests in flight and for a job's checkpoint.
+    /// Longest time that a drain waits, after the grace period, for requests in flight and for a job's checkpoint.
     drain_timeout: Must<Span> = "30s";
-    /// Kills the process at a named point: for tests of what survives.
+    /// Crash point at which the process kills itself; for tests of durability.
     crash_at: May<String> [hide = true];
-    /// Computes as on a CPU whose best instructions are these: for tests of every instruction set on one machine.
+    /// Best instruction set that the process may use; for tests of every instruction set on one machine.
     cpu: May<String> [hide = true];
 }
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -181,7 +183,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrecisionChoice {
-    /// bf16 where the CPU multiplies it directly, else f32.
+    /// bf16 where the CPU multiplies it faster than f32, else f32.
     Auto,
     /// 32-bit floats.
     F32,
@@ -191,7 +193,7 @@ pub enum PrecisionChoice {
     Int8,
 }
 
-/// Whether the kernel confines video workers.
+/// Whether video workers are confined by the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sandbox {
@@ -202,7 +204,7 @@ pub enum Sandbox {
 }
 
 impl Flags {
-    /// The keys that were given, with their values.
+    /// Returns the keys that were given, with their values.
     pub fn given(&self) -> toml::Table {
         // Every field serialises as a number, a switch or text, so this cannot fail; an empty table would only mean that no flag was given.
         toml::Table::try_from(self).unwrap_or_default()

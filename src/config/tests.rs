@@ -1,4 +1,4 @@
-//! What the layers give, and what a wrong value says.
+//! Results of the layers, and errors of wrong values.
 
 use super::*;
 use clap::Parser;

@@ -1,6 +1,6 @@
-//! Values that people write with a unit: byte sizes and durations.
+//! Values with a unit: byte sizes and durations.
 //!
-//! Invariant: what `Display` prints, `FromStr` reads back to the same value.
+//! Invariant: `FromStr` reads what `Display` prints, to the same value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A number of bytes: `1GiB`, `512 MiB`, `4096`.
+/// Number of bytes: `1GiB`, `512 MiB`, `4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
-/// A duration: `30s`, `1h 30m`, `250ms`.
+/// Duration: `30s`, `1h 30m`, `250ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
@@ -28,7 +28,7 @@ pub struct Invalid {
 const BYTES: &str = "a byte size such as 1GiB, 512MiB, 64KiB or 4096 (decimal units: GB, MB, kB)";
 const SPAN: &str = "a duration such as 30s, 250ms or 1h 30m";
 
-/// Largest first, so that printing takes the first that divides.
+/// Binary units, largest first, so that printing takes the largest that divides the size.
 const UNITS: [(&str, u64); 5] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),

@@ -1,42 +1,42 @@
-//! Whose slice comes next: pure.
+//! Order of slices: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O. A serving item that has begun runs to its end; at most `serving_run` of them run between two
-//! training slices while training waits; training items take turns after every slice.
+//! Invariant: never awaits, reads a clock or does I/O. A serving item that has started runs to its end; while training waits, at most `serving_run`
+//! serving items run between two training slices; training items take turns after every slice.
 
 use std::collections::VecDeque;
 
 use super::Priority;
 
-/// The device's next action.
+/// Next action of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn<K> {
     /// Run one slice of this item, then report it with [`Schedule::ran`] or [`Schedule::gone`].
     Run(K, Priority),
-    /// Ask the source for a batch, then report the answer with [`Schedule::formed`].
+    /// Ask the source for a batch, then report its answer with [`Schedule::formed`].
     Form,
-    /// Wait until something arrives.
+    /// Wait until an item or a wake-up arrives.
     Idle,
 }
 
-/// The order of slices over work items that are known by key.
+/// Order of slices over work items, which are identified by key.
 #[derive(Debug)]
 pub(super) struct Schedule<K> {
     serving_run: u32,
     training_bytes: u64,
-    /// The serving item that has begun.
+    /// Serving item that has started.
     current: Option<K>,
-    /// Submitted serving items.
+    /// Submitted serving items that have not started.
     serving: VecDeque<K>,
-    /// Training items that take turns, with their bytes.
+    /// Training items that take turns, each with its bytes.
     training: VecDeque<(K, u64)>,
     /// Training items that wait for memory.
     waiting: VecDeque<(K, u64)>,
     used: u64,
     /// Serving items that ended since the last training slice while training waited.
     run: u32,
-    /// Whether the source had nothing.
+    /// Whether the source had no batch when it was last asked.
     dry: bool,
-    /// Whether the source's turn comes before submitted serving items, so that neither starves the other.
+    /// Whether the source comes before submitted serving items, so that neither starves the other.
     form_first: bool,
 }
 
@@ -67,12 +67,12 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
     }
 
-    /// Notes that the source may have work again.
+    /// Records that the source may have a batch again.
     pub(super) fn wake(&mut self) {
         self.dry = false;
     }
 
-    /// The next action.
+    /// Returns the next action.
     pub(super) fn turn(&mut self) -> Turn<K> {
         if let Some(key) = self.current {
             return Turn::Run(key, Priority::Serving);
@@ -95,14 +95,14 @@ impl<K: Copy + PartialEq> Schedule<K> {
         training.map_or(Turn::Idle, |key| Turn::Run(key, Priority::Training))
     }
 
-    /// Takes in the source's answer.
+    /// Records the source's answer: the key of a batch, or `None`.
     pub(super) fn formed(&mut self, key: Option<K>) {
         self.form_first = false;
         self.dry = key.is_none();
         self.current = key;
     }
 
-    /// Notes that a slice of this item ran and left more.
+    /// Records that a slice of this item ran and that the item has more slices.
     pub(super) fn ran(&mut self, key: K) {
         self.dry = false;
         if self.current == Some(key) {
@@ -114,7 +114,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
     }
 
-    /// Notes that this item is finished or dropped.
+    /// Records that this item finished or was dropped.
     pub(super) fn gone(&mut self, key: K) {
         self.dry = false;
         if self.current == Some(key) {
@@ -135,7 +135,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
     }
 
-    /// Takes out every training item.
+    /// Removes every training item and returns their keys.
     pub(super) fn drop_training(&mut self) -> Vec<K> {
         self.used = 0;
         self.training
@@ -145,7 +145,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
             .collect()
     }
 
-    /// Admits waiting training items, in order, as far as memory allows; a single one always runs.
+    /// Lets waiting training items run, in order, as far as the memory allows; a single item always runs.
     fn promote(&mut self) {
         while let Some((key, bytes)) = self.waiting.front().copied() {
             let total = self.used.saturating_add(bytes);

@@ -1,6 +1,6 @@
-//! Runs one slice and contains its panic.
+//! Runs one slice and catches its panics.
 //!
-//! Invariant: no panic of a work or a source leaves this file.
+//! Invariant: no panic of a work item or a source propagates beyond this file.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,20 +8,20 @@ use std::sync::Arc;
 
 use super::{Source, Step, Work};
 
-/// What a slice led to.
+/// Result of a slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum SliceEnd {
-    /// It ran; more are left.
+    /// The slice ran; the item has more slices.
     More,
-    /// It ran and was the last.
+    /// The slice ran and was the last one.
     Done,
-    /// It panicked; the work was told.
+    /// The slice panicked, and the item was told the message.
     Panicked(Arc<str>),
 }
 
-/// Runs one slice.
+/// Runs one slice of a work item.
 pub(super) fn run(work: &mut dyn Work) -> SliceEnd {
-    // The work is dropped after a panic and never looked at again, but for `panicked`, so that broken invariants inside it do no harm.
+    // After a panic the item gets only the call of `panicked` and is then dropped, so that its broken invariants do no harm.
     match catch_unwind(AssertUnwindSafe(|| work.advance())) {
         Ok(Step::More) => SliceEnd::More,
         Ok(Step::Done) => SliceEnd::Done,
@@ -33,12 +33,12 @@ pub(super) fn run(work: &mut dyn Work) -> SliceEnd {
     }
 }
 
-/// Whether nobody waits for the work; a work that panics here is not wanted either.
+/// Returns whether nobody waits for the item any more; true also when the item panics here.
 pub(super) fn is_cancelled(work: &dyn Work) -> bool {
     catch_unwind(AssertUnwindSafe(|| work.is_cancelled())).unwrap_or(true)
 }
 
-/// Asks the source; a source that panics has nothing.
+/// Asks the source for a batch. Returns the message of a panic as the error.
 pub(super) fn form(source: &mut dyn Source) -> Result<Option<Box<dyn Work>>, Arc<str>> {
     catch_unwind(AssertUnwindSafe(|| source.next())).map_err(|panic| message(panic.as_ref()))
 }
@@ -48,7 +48,7 @@ pub(super) fn discard<T>(value: T) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }
 
-/// The work's own account of its memory; 0 when it panics.
+/// Returns the memory that the item says it needs, in bytes; 0 when it panics.
 pub(super) fn bytes(work: &dyn Work) -> u64 {
     catch_unwind(AssertUnwindSafe(|| work.bytes())).unwrap_or(0)
 }

@@ -1,6 +1,6 @@
-//! The thread, its handle and its counters.
+//! The device thread, its handle and its counters.
 //!
-//! Invariant: works run on this thread only, and it lives until it is stopped or every handle is gone.
+//! Invariant: work items run only on this thread, which lives until it is stopped or every handle is gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -17,10 +17,10 @@ use super::{Config, Error, Priority, Source, Work};
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
 
-/// Panics in a row after which a source is not asked again by itself.
+/// Consecutive panics after which a source is no longer asked again without a wake-up.
 const STUMBLES: u32 = 8;
 
-/// Gives work to the device; cheap to clone.
+/// Handle of the device, which takes work items; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     core: Arc<Core>,
@@ -28,7 +28,7 @@ pub struct Handle {
     _alive: Arc<Alive>,
 }
 
-/// The running thread.
+/// The device's service: it waits for the thread and stops it at the drain.
 #[derive(Debug)]
 pub struct Service {
     core: Arc<Core>,
@@ -36,40 +36,40 @@ pub struct Service {
     ended: oneshot::Receiver<()>,
 }
 
-/// While it lives the device runs nothing.
+/// Pause of the device: no slice runs while it lives.
 #[derive(Debug)]
 pub struct PauseGuard(Arc<Core>);
 
-/// What the device has done since it started.
+/// Counters of the device since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Slices of serving works.
+    /// Slices of serving items.
     pub serving_slices: u64,
-    /// Slices of training works.
+    /// Slices of training items.
     pub training_slices: u64,
-    /// Serving works that finished.
+    /// Serving items that finished.
     pub batches: u64,
-    /// Works dropped because they were cancelled.
+    /// Items dropped because they were cancelled.
     pub cancelled: u64,
-    /// Works dropped because a slice panicked.
+    /// Items dropped because a slice panicked.
     pub panics: u64,
 }
 
 impl Stats {
-    /// Slices of both kinds.
+    /// Returns the number of slices of both kinds.
     pub fn slices(&self) -> u64 {
         self.serving_slices + self.training_slices
     }
 }
 
-/// What handles and the thread share.
+/// State that the handles and the thread share.
 struct Core {
     config: Config,
-    /// A plain mutex: held for a few pointer moves, never across an await or a slice.
+    /// A plain mutex, because it is held for a few pointer moves and never across an await or a slice.
     inbox: Mutex<Inbox>,
-    /// Something arrived for the thread.
+    /// Notified when something arrived for the thread.
     arrived: Condvar,
-    /// The thread is between two turns.
+    /// Notified when the thread is between two turns.
     quiet: Condvar,
     counters: Counters,
     metrics: Metrics,
@@ -79,7 +79,7 @@ struct Core {
 struct Inbox {
     works: VecDeque<(Box<dyn Work>, Priority)>,
     source: Option<Box<dyn Source>>,
-    /// Submitted works that are not gone yet, here or with the thread.
+    /// Submitted items that are not finished or dropped yet, here or with the thread.
     held: usize,
     woken: bool,
     pauses: usize,
@@ -128,7 +128,7 @@ impl Drop for Alive {
 /// Starts the device thread.
 ///
 /// # Errors
-/// [`Error::Thread`] when the OS refuses it.
+/// [`Error::Thread`] when the operating system refuses the thread.
 pub fn start(config: Config, metrics: Metrics) -> Result<(Handle, Service), Error> {
     let core = Arc::new(Core {
         config,
@@ -162,10 +162,10 @@ pub fn start(config: Config, metrics: Metrics) -> Result<(Handle, Service), Erro
 }
 
 impl Handle {
-    /// Gives a work to the device.
+    /// Submits a work item.
     ///
     /// # Errors
-    /// [`Error::Full`] when too many are there, [`Error::Stopped`].
+    /// [`Error::Full`] when too many items are submitted, [`Error::Stopped`].
     pub fn submit(&self, work: Box<dyn Work>, priority: Priority) -> Result<(), Error> {
         let mut inbox = self.core.lock();
         if inbox.stopping || inbox.ended {
@@ -181,7 +181,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Sets who forms serving batches; replaces an earlier one.
+    /// Sets the source of serving batches, which replaces an earlier one.
     pub fn set_source(&self, source: Box<dyn Source>) {
         let mut inbox = self.core.lock();
         if !inbox.ended {
@@ -191,13 +191,13 @@ impl Handle {
         }
     }
 
-    /// Says that the source may have work.
+    /// Tells the device that the source may have a batch.
     pub fn wake(&self) {
         self.core.lock().woken = true;
         self.core.arrived.notify_all();
     }
 
-    /// Stops the device between two slices; waits for the slice that runs now. Guards nest. A device that stops ignores them.
+    /// Pauses the device between two slices, after waiting for the slice that runs. Pauses nest. A device that is stopping ignores them.
     pub fn pause(&self) -> PauseGuard {
         let mut inbox = self.core.lock();
         inbox.pauses += 1;
@@ -211,7 +211,7 @@ impl Handle {
         PauseGuard(self.core.clone())
     }
 
-    /// The counters.
+    /// Returns the counters.
     pub fn stats(&self) -> Stats {
         let counters = &self.core.counters;
         Stats {
@@ -232,11 +232,11 @@ impl Drop for PauseGuard {
 }
 
 impl Service {
-    /// Runs until the drain, then finishes serving work that waits, drops training work, and ends the thread. Returns early only when every
-    /// handle is gone or the thread died; the latter's meaning is to drain the process.
+    /// Runs until the drain, then finishes the serving work that waits, drops training work, and ends the thread. Returns earlier only when every
+    /// handle is gone or the thread has died, in which case the process has to drain.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when the thread died.
+    /// [`Error::Stopped`] when the thread has died.
     pub async fn run(mut self, mut drain: Signal) -> Result<(), Error> {
         tokio::select! {
             () = drain.draining() => {
@@ -250,10 +250,10 @@ impl Service {
     }
 }
 
-/// Marks the end of the thread, however it ends.
+/// Marks the thread as ended when it is dropped, however the thread ends.
 struct Exit {
     core: Arc<Core>,
-    /// Dropping it tells the service.
+    /// Sender whose drop tells the service that the thread has ended.
     _ended: oneshot::Sender<()>,
 }
 
@@ -271,18 +271,18 @@ impl Drop for Exit {
     }
 }
 
-/// What the thread owns.
+/// State that only the thread uses.
 struct Device {
     schedule: Schedule<u64>,
     works: HashMap<u64, Box<dyn Work>>,
     source: Option<Box<dyn Source>>,
-    /// Keys from here are new; those of formed batches and of submitted works alike.
+    /// Next free key, for formed batches and submitted items alike.
     next_key: u64,
-    /// The formed batch that runs, which is not counted as held.
+    /// Key of the formed batch that runs; it does not count as held.
     formed: Option<u64>,
-    /// Panics of the source in a row.
+    /// Consecutive panics of the source.
     stumbles: u32,
-    /// Last, so that works and source are gone when it tells of the end.
+    /// Last field, so that the items and the source are dropped before it reports the end.
     exit: Exit,
 }
 
@@ -320,7 +320,7 @@ impl Device {
         }
     }
 
-    /// Waits while the device is paused, or idle with nothing new; then takes what has arrived. Says whether the device stops.
+    /// Waits while the device is paused, or idle and nothing has arrived; then takes in what has arrived. Returns whether the device is stopping.
     fn take_in(&mut self, idle: bool) -> bool {
         let core = self.exit.core.clone();
         let mut inbox = core.lock();
@@ -389,8 +389,8 @@ impl Device {
         self.schedule.formed(key);
     }
 
-    /// The source panicked. What waits there would sleep until somebody wakes the device, so it is asked again; one that does nothing but panic is
-    /// left alone after a while, until then.
+    /// Handles a panic of the source. The clips that wait there would otherwise wait until the next wake-up, so the source is asked again; a source
+    /// that panics every time is left alone after a while, until the next wake-up.
     fn stumbled(&mut self, message: &Arc<str>) {
         tracing::error!(%message, "forming a batch panicked");
         let core = &self.exit.core;
@@ -406,7 +406,7 @@ impl Device {
 
     fn slice(&mut self, key: u64, priority: Priority) {
         let Some(work) = self.works.get_mut(&key) else {
-            // Every key of the schedule has its work; this keeps a mistake from repeating for ever.
+            // Every key of the schedule has its item; otherwise this keeps the mistake from repeating for ever.
             return self.schedule.gone(key);
         };
         let counters = &self.exit.core.counters;
@@ -415,7 +415,7 @@ impl Device {
             self.schedule.gone(key);
             return self.drop_work(key);
         }
-        // Counted before it runs: whoever gets a result from a slice finds that slice counted.
+        // Counted before the slice runs, so that a caller who has a result finds the slice that gave it counted.
         let metrics = &self.exit.core.metrics;
         let slices = match priority {
             Priority::Serving => &counters.serving_slices,
@@ -432,7 +432,7 @@ impl Device {
             }
             SliceEnd::Done => {}
             SliceEnd::Panicked(message) => {
-                tracing::error!(%message, ?priority, "a device slice panicked; its work is dropped");
+                tracing::error!(%message, ?priority, "a device slice panicked; its work item is dropped");
                 counters.panics.fetch_add(1, Ordering::Release);
                 metrics.device_panic();
             }

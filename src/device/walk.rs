@@ -1,4 +1,4 @@
-//! A computation with a result, awaited by its submitter.
+//! A computation with a result that its submitter awaits.
 //!
 //! Invariant: dropping the future cancels the computation before its next slice.
 
@@ -16,18 +16,18 @@ pub trait Walk: Send + 'static {
     /// Runs one slice.
     fn advance(&mut self) -> Step;
 
-    /// The result, after `advance` said [`Step::Done`]; still on the device thread.
+    /// Returns the result after `advance` has returned [`Step::Done`]; called on the device thread.
     fn finish(self) -> Self::Output;
 
-    /// Memory that the computation needs while it runs, in bytes.
+    /// Returns the memory that the computation needs while it runs, in bytes.
     fn bytes(&self) -> u64 {
         0
     }
 }
 
-/// A walk, and the channel for its result.
+/// Work item of a computation, with the channel for its result.
 struct Reported<W: Walk> {
-    /// The walk; `None` once it is finished.
+    /// The computation; `None` once it is finished.
     walk: Option<W>,
     /// The channel; `None` once it was used.
     reply: Option<oneshot::Sender<Result<W::Output, Error>>>,
@@ -69,10 +69,10 @@ impl<W: Walk> Work for Reported<W> {
 }
 
 impl Handle {
-    /// Submits a computation and waits for its result; dropping the future cancels it before its next slice.
+    /// Submits a computation and waits for its result. Dropping the future cancels it before its next slice.
     ///
     /// # Errors
-    /// [`Error::Full`] at once, [`Error::Stopped`], or [`Error::Panicked`] with the panic's message.
+    /// [`Error::Full`] at once, [`Error::Stopped`], or [`Error::Panicked`] with the message of the panic.
     pub async fn run<W: Walk>(&self, walk: W, priority: Priority) -> Result<W::Output, Error> {
         let (reply, result) = oneshot::channel();
         let work = Reported {

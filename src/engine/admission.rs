@@ -1,7 +1,7 @@
-//! Room in the queue, given before anything is decoded.
+//! Reservation of room in the queue, before anything is decoded.
 //!
-//! Invariant: permits never exceed the capacity, in clips or in bytes, and a tenant never gets more than it leaves free for others, unless it holds
-//! none.
+//! Invariant: permits never exceed the capacity, in clips or in bytes, and a tenant that holds permits never gets more than it leaves free for
+//! others.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,16 +12,16 @@ use tokio::sync::Notify;
 use super::Error;
 use crate::ids::TenantId;
 
-/// Issues permits.
+/// Issues permits up to a capacity.
 #[derive(Debug, Clone)]
 pub(super) struct Admission(Arc<Shared>);
 
-/// Amounts that a request takes, or that the queue has in all.
+/// Amount of clips and bytes: of a request, or of the whole queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Demand {
     /// Number of clips.
     pub(super) clips: usize,
-    /// Bytes that their planes take.
+    /// Bytes of the clips' planes.
     pub(super) bytes: u64,
 }
 
@@ -47,7 +47,7 @@ impl Demand {
 
 struct Shared {
     capacity: Demand,
-    /// A plain mutex: held for a few additions, never across an await.
+    /// A plain mutex, because it is held for a few additions and never across an await.
     state: Mutex<State>,
     returned: Notify,
 }
@@ -59,7 +59,7 @@ struct State {
     closed: bool,
 }
 
-/// Room for a request's clips; dropping it frees the room.
+/// Room in the queue for a request's clips; dropping the permit frees it.
 pub struct Permit {
     shared: Arc<Shared>,
     tenant: TenantId,
@@ -89,8 +89,8 @@ impl Shared {
     }
 }
 
-/// Whether a tenant that holds `held` of the `used` amount gets `more`. It may hold as much as stays free afterwards (the dynamic threshold of
-/// shared-memory switches): one busy tenant gets half, two get a third each, and a newcomer finds room.
+/// Returns whether a tenant that holds `held` of the `used` amount may have `more`. It may hold as much as stays free afterwards (the dynamic
+/// threshold of shared-memory switches): one busy tenant gets half, two get a third each, and a new tenant finds room.
 fn fits(capacity: Demand, used: Demand, held: Demand, more: Demand) -> bool {
     let after = used.plus(more);
     after.is_within(capacity)
@@ -106,7 +106,7 @@ impl Admission {
         }))
     }
 
-    /// Grants room for the whole demand, at once or not at all.
+    /// Grants room for the whole demand, or refuses at once.
     pub(super) fn admit(&self, tenant: &TenantId, demand: Demand) -> Result<Permit, Error> {
         let shared = &self.0;
         let (limit, Demand { clips, bytes }) = (shared.capacity, demand);
@@ -135,12 +135,12 @@ impl Admission {
         })
     }
 
-    /// Refuses everything from now on.
+    /// Refuses every later request with [`Error::Stopped`].
     pub(super) fn close(&self) {
         self.0.lock().closed = true;
     }
 
-    /// Waits until every permit was returned.
+    /// Waits until every permit has been returned.
     pub(super) async fn idle(&self) {
         loop {
             let returned = self.0.returned.notified();
@@ -153,7 +153,7 @@ impl Admission {
 }
 
 impl Permit {
-    /// Whether the permit covers this demand.
+    /// Returns whether the permit covers a demand.
     pub(super) fn covers(&self, demand: Demand) -> bool {
         demand.is_within(self.demand)
     }
@@ -182,7 +182,7 @@ mod tests {
         name.parse().unwrap()
     }
 
-    /// Clips of ten bytes each.
+    /// Returns a demand of clips of ten bytes each.
     fn clips(clips: usize) -> Demand {
         Demand {
             clips,

@@ -1,7 +1,7 @@
 //! Forms batches over tenants: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O. No clip is lost or doubled, the caps hold, clips of a tenant stay in their order, and a tenant
-//! with waiting clips is in at least one of every N batches, where N is the number of waiting tenants.
+//! Invariant: never awaits, reads a clock or does I/O. No clip is lost or duplicated, the limits hold, the clips of a tenant stay in their order, and
+//! a tenant with waiting clips is in at least one of every N batches, where N is the number of waiting tenants.
 
 mod pace;
 mod sharing;
@@ -13,19 +13,19 @@ use crate::ids::TenantId;
 pub(super) use pace::Pace;
 pub(super) use sharing::Sharing;
 
-/// A clip as the batcher sees it.
+/// What the batcher needs to know of a clip.
 pub(super) trait Queued {
-    /// Id of the clip's request.
+    /// Returns the id of the clip's request.
     fn request(&self) -> u64;
 
-    /// Frames of the clip; since all frames have the same number of tokens, they are the clip's cost.
+    /// Returns the number of frames of the clip, which is its cost, since all frames have the same number of tokens.
     fn frames(&self) -> usize;
 
-    /// Key of the adapter set; clips with the same key are neighbours in the batch.
+    /// Returns the key of the clip's adapter set; clips with the same key are adjacent in the batch.
     fn group(&self) -> u64;
 }
 
-/// Caps of a batch.
+/// Limits of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     /// Most clips of a batch.
@@ -34,19 +34,19 @@ pub(super) struct Limits {
     pub(super) frames: usize,
 }
 
-/// A batch and what was dropped while it formed.
+/// A batch, and the clips that were dropped while it formed.
 #[derive(Debug)]
 pub(super) struct Formed<T> {
-    /// The clips, sorted by group, then by frames; otherwise in order of arrival.
+    /// Clips of the batch, sorted by group, then by frames; otherwise in order of arrival.
     pub(super) batch: Vec<T>,
-    /// Clips that `alive` refused.
+    /// Clips for which `alive` returned false.
     pub(super) dropped: Vec<T>,
 }
 
-/// Waiting clips of all tenants.
+/// Queue of waiting clips, with one lane per tenant.
 #[derive(Debug)]
 pub(super) struct Batcher<T> {
-    /// Tenants with waiting clips; the one served longest ago comes first.
+    /// Lanes of the tenants with waiting clips; the tenant served longest ago comes first.
     lanes: VecDeque<Lane<T>>,
     waiting: usize,
 }
@@ -65,12 +65,12 @@ impl<T: Queued> Batcher<T> {
         }
     }
 
-    /// Number of waiting clips.
+    /// Returns the number of waiting clips.
     pub(super) fn len(&self) -> usize {
         self.waiting
     }
 
-    /// Adds a clip behind its tenant's others.
+    /// Appends a clip to its tenant's lane.
     pub(super) fn push(&mut self, tenant: &TenantId, clip: T) {
         self.waiting += 1;
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.tenant == *tenant) {
@@ -82,7 +82,7 @@ impl<T: Queued> Batcher<T> {
         });
     }
 
-    /// Takes out a request's clips.
+    /// Removes the waiting clips of a request and returns them.
     pub(super) fn remove(&mut self, tenant: &TenantId, request: u64) -> Vec<T> {
         let Some(at) = self.lanes.iter().position(|lane| lane.tenant == *tenant) else {
             return Vec::new();
@@ -97,13 +97,13 @@ impl<T: Queued> Batcher<T> {
         gone
     }
 
-    /// Takes out everything.
+    /// Removes all waiting clips and returns them.
     pub(super) fn clear(&mut self) -> Vec<T> {
         self.waiting = 0;
         self.lanes.drain(..).flat_map(|lane| lane.clips).collect()
     }
 
-    /// Forms a batch: one clip of each tenant in turn, the tenant served longest ago first. Clips that are not `alive` are dropped.
+    /// Forms a batch: takes one clip of each tenant in turn, beginning with the tenant served longest ago. Clips that are not `alive` are dropped.
     pub(super) fn form(&mut self, limits: Limits, mut alive: impl FnMut(&T) -> bool) -> Formed<T> {
         let mut batch = Vec::new();
         let mut dropped = Vec::new();
@@ -126,7 +126,7 @@ impl<T: Queued> Batcher<T> {
                 skipped.push_back(lane);
             }
         }
-        // A tenant whose clip did not fit is first next time, when an empty batch takes any clip.
+        // A tenant whose clip did not fit comes first next time, when an empty batch takes any clip.
         skipped.append(&mut self.lanes);
         self.lanes = skipped;
         self.waiting -= batch.len() + dropped.len();

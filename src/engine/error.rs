@@ -1,109 +1,109 @@
-//! Why a clip was not classified.
+//! Errors of the engine.
 
 use std::sync::Arc;
 
 use crate::ids::VersionRef;
 
-/// Why a clip was not classified.
+/// Reason why a clip was not classified.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// No room, or the tenant's share is used up.
+    /// The queue is full, or the tenant's share of it is used up.
     #[error("the queue is full: {clips} clips do not fit now")]
     QueueFull {
-        /// How many were asked for.
+        /// Number of clips in the request.
         clips: usize,
     },
-    /// More clips than the queue ever holds.
+    /// The request has more clips than the queue can ever hold.
     #[error("{clips} clips in one request, at most {limit}")]
     TooManyClips {
-        /// How many were asked for.
+        /// Number of clips in the request.
         clips: usize,
-        /// The queue's size.
+        /// Capacity of the queue in clips.
         limit: usize,
     },
-    /// Clips that take more memory than the queue ever does.
+    /// The request's clips take more memory than the queue can ever hold.
     #[error("the clips of the request take {bytes} bytes, at most {limit}")]
     TooManyBytes {
-        /// What their planes take.
+        /// Bytes of the planes of the clips.
         bytes: u64,
-        /// The queue's memory.
+        /// Capacity of the queue in bytes.
         limit: u64,
     },
-    /// The planes are not a clip of this backbone.
+    /// The planes are not a clip for this backbone.
     #[error(
         "clip {clip}: {values} values are not a whole number of [3, {image_size}, {image_size}] frames, or not 1 to 64 of them"
     )]
     Clip {
-        /// Its place in the request.
+        /// Index of the clip in the request.
         clip: usize,
-        /// Values given.
+        /// Number of values in the planes.
         values: usize,
-        /// The backbone's image size.
+        /// Side of the backbone's frames in pixels.
         image_size: usize,
     },
-    /// The deadline passed.
+    /// The deadline passed before the clip was classified.
     #[error("the deadline passed before the clip was classified")]
     DeadlineExceeded,
-    /// The set cannot be served; it fails alone.
+    /// The adapter set is quarantined; other sets are not affected.
     #[error("{version} cannot be served: {reason}")]
     Quarantined {
-        /// Which.
+        /// Version of the set.
         version: VersionRef,
-        /// Why.
+        /// Reason of the quarantine.
         reason: Arc<str>,
     },
-    /// The version's file is not what was published; it fails alone.
+    /// The version's file differs from what was published; other sets are not affected.
     #[error("{version} is damaged: {reason}")]
     Damaged {
-        /// Which.
+        /// Version of the set.
         version: VersionRef,
-        /// What is wrong with it.
+        /// Description of the damage.
         reason: Arc<str>,
     },
-    /// The version is not there any more.
+    /// The version no longer exists.
     #[error("{version} does not exist")]
     NotFound {
-        /// Which.
+        /// Version that was requested.
         version: VersionRef,
     },
-    /// Reading the version failed; it is tried again when the next request asks for it.
+    /// Reading the version failed; the next request for it tries again.
     #[error("{version} could not be loaded: {reason}")]
     Load {
-        /// Which.
+        /// Version that was requested.
         version: VersionRef,
-        /// What the registry said.
+        /// Error of the registry.
         reason: Arc<str>,
     },
-    /// The set does not fit into the budget even alone.
+    /// The adapter set exceeds the budget even when it is the only one.
     #[error("{version} takes {bytes} bytes, more than the {budget} for adapter sets")]
     TooLarge {
-        /// Which.
+        /// Version of the set.
         version: VersionRef,
-        /// Its size.
+        /// Size of the set in bytes.
         bytes: u64,
-        /// The budget.
+        /// Budget for adapter sets in bytes.
         budget: u64,
     },
     /// The device failed on this clip alone.
     #[error("the device failed on a clip of {version}: {reason}")]
     Failed {
-        /// Whose clip.
+        /// Version that the clip was classified with.
         version: VersionRef,
-        /// What happened.
+        /// Description of the failure.
         reason: Arc<str>,
     },
-    /// Not warm yet.
+    /// The backbone is not warmed up yet.
     #[error("the engine is not ready")]
     NotReady,
-    /// Draining or gone.
+    /// The engine is draining or has stopped.
     #[error("the engine has stopped")]
     Stopped,
 }
 
-/// Why the engine cannot serve at all.
+/// Error for a backbone that cannot serve at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the backbone cannot serve: {reason}")]
 pub struct Unfit {
-    /// What its first forward gave.
+    /// Result of its first forward pass.
     pub reason: Arc<str>,
 }

@@ -1,6 +1,6 @@
-//! Clips that wait for the device, and how they become a batch.
+//! Queue of clips that wait for the device, and the formation of batches from it.
 //!
-//! Invariant: a clip whose caller left or whose deadline passed is dropped here, at the latest when a batch forms.
+//! Invariant: a clip whose caller left or whose deadline passed is dropped here, no later than when a batch forms.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::ids::TenantId;
 use crate::model::Backbone;
 use crate::telemetry::Metrics;
 
-/// One view of a request.
+/// One clip (view) of a request.
 pub(super) struct Clip {
     /// Id of the request.
     pub(super) request: u64,
@@ -25,17 +25,17 @@ pub(super) struct Clip {
     pub(super) planes: Arc<[f32]>,
     /// Number of frames, T.
     pub(super) frames: usize,
-    /// Adapter set, pinned as long as the clip exists.
+    /// Adapter set, pinned for as long as the clip exists.
     pub(super) pin: Pin,
-    /// When the answer is no longer wanted.
+    /// Time after which the answer is no longer wanted.
     pub(super) deadline: Option<Instant>,
-    /// When the clip entered the queue.
+    /// Time at which the clip entered the queue.
     pub(super) entered: Instant,
-    /// Channel to the request; holds one part per clip, so that sending never waits. Closed when the caller left.
+    /// Channel to the request, with room for one part per clip, so that sending never waits; closed when the caller leaves.
     pub(super) reply: mpsc::Sender<Part>,
 }
 
-/// The result of one clip for its request.
+/// Result of one clip, sent to its request.
 pub(super) struct Part {
     /// Index of the clip in the request.
     pub(super) place: usize,
@@ -50,12 +50,12 @@ pub(super) struct Part {
 }
 
 impl Clip {
-    /// Whether the result is still wanted.
+    /// Returns whether the result is still wanted at the time `now`.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
         !self.reply.is_closed() && self.deadline.is_none_or(|deadline| now < deadline)
     }
 
-    /// Ends the clip without logits.
+    /// Ends the clip with an error.
     pub(super) fn refuse(self, error: Error) {
         let part = Part {
             place: self.place,
@@ -64,7 +64,7 @@ impl Clip {
             queued: self.entered.elapsed(),
             device: Duration::ZERO,
         };
-        // The channel cannot be full: it has room for every clip of the request, and each sends once. A closed one has no reader.
+        // The channel cannot be full: it has room for every clip of the request, and each clip sends once. A closed channel has no reader.
         let _ = self.reply.try_send(part);
     }
 }
@@ -86,21 +86,21 @@ impl Queued for Clip {
 /// Waiting clips of all tenants.
 pub(super) struct Queue {
     limits: Limits,
-    /// A plain mutex: held for moves of clips, never across an await, and by the device thread only while it forms a batch.
+    /// A plain mutex, because it is held while clips are moved and never across an await; the device thread takes it only to form a batch.
     state: Mutex<State>,
     metrics: Metrics,
 }
 
 struct State {
     batcher: Batcher<Clip>,
-    /// Clips of a batch that failed; each is tried alone, to find which one is at fault.
+    /// Clips of a batch that failed; each runs alone, to find the one that fails.
     suspects: VecDeque<Clip>,
     batches: u64,
     /// Times of past batches.
     pace: Pace,
-    /// Whether several tenants want the device.
+    /// Whether several tenants send requests.
     sharing: Sharing,
-    /// What the times of `sharing` count from.
+    /// Origin of the times in `sharing`.
     begin: Instant,
     closed: bool,
 }
@@ -129,7 +129,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a request's clips; without a device they are dropped, which tells the request.
+    /// Adds a request's clips. When the device has stopped they are dropped, which closes the request's channel.
     pub(super) fn push(&self, tenant: &TenantId, clips: Vec<Clip>) {
         let mut state = self.lock();
         if state.closed {
@@ -144,7 +144,7 @@ impl Queue {
         self.metrics.queue_clips(state.batcher.len());
     }
 
-    /// Takes a request's clips out, and says whether there were any.
+    /// Removes a request's clips. Returns whether there were any.
     pub(super) fn remove(&self, tenant: &TenantId, request: u64) -> bool {
         let mut state = self.lock();
         let gone = state.batcher.remove(tenant, request);
@@ -153,22 +153,22 @@ impl Queue {
         !gone.is_empty()
     }
 
-    /// Adds the clips of a failed batch, to be tried one by one.
+    /// Adds the clips of a failed batch, which then run one by one.
     pub(super) fn suspect(&self, clips: Vec<Clip>) {
         self.lock().suspects.extend(clips);
     }
 
-    /// Records that a batch of `frames` frames took this time on the device.
+    /// Records that a batch of `frames` frames took `took` on the device.
     pub(super) fn ran(&self, frames: usize, took: Duration) {
         self.lock().pace.ran(frames, took);
     }
 
-    /// Metrics that count the batches.
+    /// Returns the metrics that count the batches.
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Notes that nobody asks for batches any more: waiting clips are dropped, which tells their requests.
+    /// Closes the queue because no more batches will be formed: waiting clips are dropped, which closes their requests' channels.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -178,7 +178,7 @@ impl Queue {
         drop((waiting, suspects));
     }
 
-    /// The next batch and its number.
+    /// Forms the next batch. Returns it with its number; `None` when no clip waits.
     pub(super) fn form(&self) -> Option<(Vec<Clip>, u64)> {
         let now = Instant::now();
         let mut dropped = Vec::new();
@@ -192,7 +192,7 @@ impl Queue {
             dropped.push(clip);
         }
         if batch.is_empty() {
-            // A tenant that has the device for itself gets the full throughput.
+            // A tenant that is alone on the device gets the full throughput.
             let paced = match state.sharing.is_shared(state.begin.elapsed()) {
                 true => state.pace.limit(),
                 false => usize::MAX,

@@ -1,6 +1,6 @@
-//! The path of one request through the engine.
+//! One request's path through the engine.
 //!
-//! Invariant: when the future is dropped, so are its clips, unless a batch already has them.
+//! Invariant: dropping the future drops its clips, except those that are already in a batch.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use super::{Answer, Core, Error};
 use crate::ids::{TenantId, VersionRef};
 use crate::telemetry::metrics::Dropped;
 
-/// Most frames of a clip.
+/// Most frames of one clip.
 pub(super) const FRAMES: usize = 64;
 
 impl Core {
-    /// Pins the set, queues the clips and collects their logits.
+    /// Pins the adapter set, queues the clips and collects their logits.
     pub(super) async fn classify(
         &self,
         version: &VersionRef,
@@ -63,7 +63,7 @@ impl Core {
         answer
     }
 
-    /// Checks the clips, and returns the frames of each.
+    /// Checks the clips. Returns the number of frames of each.
     fn check(&self, clips: &[Arc<[f32]>]) -> Result<Vec<usize>, Error> {
         let config = self.backbone.config();
         let frame = config.frame_len();
@@ -83,7 +83,7 @@ impl Core {
     }
 }
 
-/// Takes a request's clips out of the queue when its future ends early.
+/// Removes a request's clips from the queue when its future ends early.
 struct Waiting<'a> {
     core: &'a Core,
     tenant: &'a TenantId,
@@ -97,7 +97,7 @@ impl Drop for Waiting<'_> {
         if self.finished || !self.core.queue.remove(self.tenant, self.request) {
             return;
         }
-        // An expired request is counted where its error is made.
+        // An expired request is counted where its error is created.
         if self
             .deadline
             .is_none_or(|deadline| Instant::now() < deadline)
@@ -107,7 +107,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Waits for every clip; the first error ends the request.
+/// Collects the results of all clips; the first error ends the request.
 async fn collect(mut parts: mpsc::Receiver<Part>, count: usize) -> Result<Answer, Error> {
     let mut logits = vec![Vec::new(); count];
     let mut queue = Duration::ZERO;

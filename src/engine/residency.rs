@@ -1,7 +1,7 @@
-//! Adapter sets in memory, by bytes: found, loaded once, evicted, quarantined.
+//! Adapter sets in memory within a budget of bytes: look-up, loading once, eviction, quarantine.
 //!
-//! Invariant: live sets and those being warmed never exceed the budget; a pinned set is never freed or overwritten; a set is quarantined only after
-//! its warm-up failed twice in a row, fails alone, and is not tried again until it is asked for anew.
+//! Invariant: resident sets and those being warmed up never exceed the budget; a pinned set is never freed or overwritten; a set is quarantined only
+//! after its warm-up failed twice in a row, without effect on others, and is not tried again until it is requested anew.
 
 mod load;
 mod room;
@@ -22,41 +22,42 @@ use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::model::AdapterSet;
 use crate::telemetry::Metrics;
 
-/// Loads at once: each holds a file and a parsed set that the budget does not know yet.
+/// Most loads at a time: each holds a file and a parsed set that do not count against the budget yet.
 const LOADS: usize = 2;
 
-/// A set in memory. Whoever holds one of these pins it.
+/// Adapter set in memory. A reference to it is a pin.
 pub(super) struct Resident {
-    /// Different for every load.
+    /// Id of the load; every load has a different one.
     pub(super) id: u64,
-    /// Which.
+    /// Version of the set.
     pub(super) version: VersionRef,
-    /// The weights.
+    /// Weights of the set.
     pub(super) set: Arc<AdapterSet>,
-    /// Given back when the last pin is gone; after the weights, since fields drop in order.
+    /// Reservation of the set's bytes. It is freed after the weights, since fields are dropped in order.
     room: Room,
 }
 
-/// Keeps a set from being freed.
+/// Reference to a resident set that keeps it from being freed.
 pub(super) type Pin = Arc<Resident>;
 
-/// What a load led to, for all who wait for it.
+/// Result of a load, for everybody who waits for it.
 type Loading = watch::Receiver<Option<Result<Pin, Error>>>;
 
-/// The sets; clones share them.
+/// Table of adapter sets; clones share it.
 #[derive(Clone)]
 pub(super) struct Residency(Arc<Inner>);
 
 struct Inner {
     budget: u64,
     loader: Loader,
-    /// A plain mutex: held for look-ups in memory, never across an await. A [`Resident`] is never dropped under it, since its room takes it too.
+    /// A plain mutex, because it is held for look-ups in memory and never across an await. A [`Resident`] is never dropped while it is held, since
+    /// dropping its room takes the same mutex.
     state: Mutex<State>,
-    /// Room was given back, or a warmed set became evictable.
+    /// Notified when room was freed, or a set became evictable.
     freed: Notify,
-    /// A set came under suspicion.
+    /// Notified when a set came under suspicion.
     suspected: Notify,
-    /// Who waits for room next, in order: else a small set could overtake a large one for ever.
+    /// Lets loads wait for room one at a time and in order, since a stream of small sets could otherwise starve a large one.
     room: tokio::sync::Mutex<()>,
     loads: Semaphore,
     metrics: Metrics,
@@ -68,7 +69,7 @@ impl Inner {
     }
 }
 
-/// What is known of a version that somebody asks for.
+/// Result of a look-up of a version.
 enum Lookup {
     Pin(Pin),
     Refused(Error),
@@ -89,7 +90,7 @@ impl Residency {
         }))
     }
 
-    /// Pins a set, loading and warming it when it is not there. Dropping the future leaves the load to others.
+    /// Returns a pin of a set, after loading and warming it up when it is not resident. Dropping the future does not stop the load.
     ///
     /// # Errors
     /// [`Error::Quarantined`], [`Error::Damaged`], [`Error::NotFound`], [`Error::Load`], [`Error::TooLarge`], [`Error::Stopped`].
@@ -100,7 +101,7 @@ impl Residency {
             Lookup::Loading(loading) => loading,
         };
         let outcome = loading.wait_for(Option::is_some).await;
-        // The sender is dropped without a word only when the runtime stops or the load panicked.
+        // The sender is dropped without a result only when the runtime stops or the load panicked.
         outcome
             .ok()
             .and_then(|outcome| outcome.clone())
@@ -134,7 +135,7 @@ impl Residency {
         }
     }
 
-    /// Lets a quarantined set be tried again. Says whether it was quarantined.
+    /// Lifts the quarantine of a set. Returns whether it was quarantined.
     pub(super) fn retry(&self, version: &VersionRef) -> bool {
         let mut state = self.0.lock();
         let is_quarantined = matches!(state.slots.get(version), Some(Slot::Quarantined(_)));
@@ -144,14 +145,14 @@ impl Residency {
         is_quarantined
     }
 
-    /// Lets a quarantined set be tried again and begins to load it.
+    /// Lifts the quarantine of a set and starts to load it.
     pub(super) fn reload(&self, version: &VersionRef) {
         if self.retry(version) {
             drop(self.find(version));
         }
     }
 
-    /// Why a version is quarantined; `None` when it is not.
+    /// Returns the reason why a version is quarantined; `None` when it is not.
     pub(super) fn refusal(&self, version: &VersionRef) -> Option<Arc<str>> {
         match self.0.lock().slots.get(version) {
             Some(Slot::Quarantined(entry)) => Some(entry.reason.clone()),
@@ -159,14 +160,14 @@ impl Residency {
         }
     }
 
-    /// The tasks of which anything is here.
+    /// Returns the tasks of all sets in the table.
     pub(super) fn tasks(&self) -> HashSet<(TenantId, TaskId)> {
         let state = self.0.lock();
         let task = |version: &VersionRef| (version.tenant.clone(), version.task.clone());
         state.slots.keys().map(task).collect()
     }
 
-    /// Waits until sets are under suspicion, and hands each out once, to be examined.
+    /// Waits until sets are under suspicion. Returns each of them once, to be examined.
     pub(super) async fn suspects(&self) -> Vec<Pin> {
         loop {
             let suspects = self.0.lock().take_suspects();
@@ -177,7 +178,7 @@ impl Residency {
         }
     }
 
-    /// Warms a set again after a clip failed with it: it is refused from now on when that fails, twice; else the clip alone was at fault.
+    /// Warms up a suspected set again after a clip failed with it. If that fails twice the set is quarantined; otherwise the clip was at fault.
     pub(super) async fn examine(&self, pin: Pin) {
         let Loader {
             device, backbone, ..
@@ -188,25 +189,25 @@ impl Residency {
         }
     }
 
-    /// Forgets a task that was deleted; batches that run keep their pins.
+    /// Removes the sets of a deleted task; running batches keep their pins.
     pub(super) fn forget(&self, tenant: &TenantId, task: &TaskId) {
         let gone = self.0.lock().take_task(tenant, task);
         drop(gone);
     }
 
-    /// The tenant's sets, by name.
+    /// Returns the records of the tenant's sets, sorted by version.
     pub(super) fn records(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
         self.0.lock().records(tenant)
     }
 }
 
 impl Resident {
-    /// Bytes of the weights.
+    /// Returns the bytes of the weights.
     fn bytes(&self) -> u64 {
         self.room.bytes()
     }
 
-    /// A clip failed with the set, which is to be warmed again.
+    /// Puts the set under suspicion after a clip failed with it, so that it is warmed up again.
     pub(super) fn suspect(&self) {
         let Some(inner) = self.room.home() else {
             return;
@@ -215,7 +216,7 @@ impl Resident {
         inner.suspected.notify_one();
     }
 
-    /// Refuses the set from now on.
+    /// Quarantines the set.
     fn quarantine(&self, reason: Arc<str>) {
         let Some(inner) = self.room.home() else {
             return;
@@ -225,7 +226,7 @@ impl Resident {
         tracing::warn!(tenant = %self.version.tenant, version = %self.version, %reason, "an adapter set is quarantined");
     }
 
-    /// Why the set is refused by now.
+    /// Returns the reason why the set is quarantined by now; `None` when it is not.
     pub(super) fn refused(&self) -> Option<Arc<str>> {
         let inner = self.room.home()?;
         let state = inner.lock();

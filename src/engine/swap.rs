@@ -1,6 +1,7 @@
-//! Moves serving versions: a desired version becomes resident and warm while the old one answers, then serves by compare-and-swap.
+//! Moves serving versions: a desired version becomes resident and warmed up while the old one answers, then replaces it by compare-and-swap.
 //!
-//! Invariant: a version serves only after a forward of it gave finite logits; one that cannot leaves the old one serving, and the registry knows.
+//! Invariant: a version serves only after a forward pass of it gave finite logits; when it cannot, the old version keeps serving, and the registry
+//! records the reason.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::{Core, Error, Unavailable, Unfit, Versions, warmup};
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::shutdown::Signal;
 
-/// Most moves under way at once; others wait for the next look. Their loads take turns anyway.
+/// Most moves at a time; further ones wait for the next poll. Their loads take turns anyway.
 const MOVES: usize = 32;
 
 /// The engine's loop.
@@ -23,9 +24,9 @@ pub struct Service {
     versions: Arc<dyn Versions>,
     moving: HashSet<VersionRef>,
     moves: JoinSet<VersionRef>,
-    /// Sets that are being warmed again; at most one for each resident set.
+    /// Sets that are being warmed up again; at most one entry per resident set.
     exams: JoinSet<()>,
-    /// Tasks that may have changed but could not be read, or whose notice was lost: no more than have sets here.
+    /// Tasks that may have changed but could not be read, or whose notice was lost; at most one entry per task with sets in the table.
     unsure: HashSet<(TenantId, TaskId)>,
 }
 
@@ -47,11 +48,11 @@ impl Service {
         }
     }
 
-    /// Warms the backbone, becomes ready, and moves serving versions until the drain; then refuses newcomers and returns when every permit was
-    /// returned. An early end means that the process has to drain.
+    /// Warms up the backbone, becomes ready, and moves serving versions until the drain; then refuses new requests and returns when every permit has
+    /// been returned. If it returns earlier, the process has to drain.
     ///
     /// # Errors
-    /// When the backbone's first forward fails or is not finite.
+    /// When the backbone's first forward pass fails or gives values that are not finite.
     pub async fn run(mut self, mut drain: Signal) -> Result<(), Unfit> {
         let mut changes = self.versions.changes();
         tokio::select! {
@@ -75,7 +76,7 @@ impl Service {
                 change = changes.recv(), if announced => match change {
                     Ok((tenant, task)) => self.changed(&tenant, &task).await,
                     Err(RecvError::Lagged(_)) => {
-                        // Any of the tasks with sets here may be among the lost ones.
+                        // Any of the tasks with sets in the table may be among the lost ones.
                         self.unsure.extend(self.core.residency.tasks());
                         self.look_again().await;
                     }
@@ -96,8 +97,8 @@ impl Service {
                 self.moving.remove(&version);
             }
             Err(error) => {
-                // The version's name is lost with it; whatever else is under way is examined again, which does no harm.
-                tracing::error!(%error, "a move of a serving version broke");
+                // The name of the version is lost. Moves in progress are looked at again, which is harmless.
+                tracing::error!(%error, "a move of a serving version failed unexpectedly");
                 self.moving.clear();
             }
         }
@@ -108,7 +109,7 @@ impl Service {
         self.look().await;
     }
 
-    /// Reads again the tasks whose notice failed, then looks for moves.
+    /// Reads the tasks again that could not be read, then looks for moves.
     async fn look_again(&mut self) {
         for (tenant, task) in std::mem::take(&mut self.unsure) {
             self.settle(&tenant, &task).await;
@@ -116,12 +117,12 @@ impl Service {
         self.look().await;
     }
 
-    /// Forgets a task that was deleted, and tries a quarantined version that was requested anew.
+    /// Removes the sets of a task that was deleted, and retries a quarantined version that was requested anew.
     async fn settle(&mut self, tenant: &TenantId, task: &TaskId) {
         match self.versions.desired(tenant, task).await {
             Ok(Some(desired)) => {
-                // A version that already serves is not among the pending ones. Its recorded failure does not count: a request refused by the old
-                // verdict may have recorded it after the version was requested anew.
+                // A version that already serves is not among the pending ones. Its recorded failure does not count, because a request that was
+                // refused under the old verdict may have recorded it after the version was requested anew.
                 if self.core.residency.refusal(&desired.version).is_some() {
                     self.begin(desired.version);
                 }
@@ -129,7 +130,7 @@ impl Service {
             Ok(None) => {}
             Err(Unavailable::Missing) => self.core.residency.forget(tenant, task),
             Err(error) => {
-                tracing::warn!(%tenant, %task, %error, "a task that changed cannot be asked about; it is tried again");
+                tracing::warn!(%tenant, %task, %error, "cannot read a task that changed; it is retried");
                 self.unsure.insert((tenant.clone(), task.clone()));
             }
         }
@@ -143,12 +144,12 @@ impl Service {
         }
     }
 
-    /// Begins every move that is not under way.
+    /// Starts every pending move that is not in progress.
     async fn look(&mut self) {
         let pending = match self.versions.pending().await {
             Ok(pending) => pending,
             Err(error) => {
-                tracing::warn!(%error, "desired versions cannot be read; serving goes on");
+                tracing::warn!(%error, "cannot read the desired versions; the present ones keep serving");
                 return;
             }
         };
@@ -159,7 +160,7 @@ impl Service {
         }
     }
 
-    /// Begins a move, unless it is under way or too many are.
+    /// Starts a move, unless it is in progress or too many others are.
     fn begin(&mut self, version: VersionRef) {
         if self.moves.len() >= MOVES || self.moving.contains(&version) {
             return;
@@ -174,12 +175,12 @@ impl Service {
     }
 }
 
-/// Makes a desired version resident and moves to it; a failure that may be temporary is left to the next look.
+/// Makes a desired version resident and then the serving one; a failure that may be temporary is retried at the next poll.
 async fn advance(core: &Core, versions: &dyn Versions, version: &VersionRef) {
-    // The version was requested anew, so an old verdict does not count.
+    // The version was requested anew, so an earlier verdict does not count.
     core.residency.retry(version);
     let (outcome, told) = match core.residency.acquire(version).await {
-        // The pin lives until the registry knows, so that the set is still there when the first request comes.
+        // The pin lives until the registry has recorded the move, so that the set is still resident when the first request arrives.
         Ok(_pin) => ("moved", versions.moved(version).await),
         Err(
             error @ (Error::Quarantined { .. }
@@ -197,11 +198,11 @@ async fn advance(core: &Core, versions: &dyn Versions, version: &VersionRef) {
         Ok(false) => tracing::debug!(%version, "another version is desired by now"),
         Err(error) => {
             core.metrics.serving_move("retried");
-            tracing::warn!(tenant = %version.tenant, %version, %error, "the registry cannot be told");
+            tracing::warn!(tenant = %version.tenant, %version, %error, "cannot record a move in the registry");
         }
     }
     if outcome == "moved" {
-        tracing::info!(tenant = %version.tenant, %version, "a version is resident and warm");
+        tracing::info!(tenant = %version.tenant, %version, "a version is resident and warmed up");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A small backbone for the engine's own tests, and batches that fail as a whole.
+//! A small backbone for the engine's own tests, and tests of batches that fail as a whole.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Digest, Normalization};
 use crate::telemetry::Metrics;
 
-/// A backbone of this width with random weights.
+/// Returns a backbone of this width with random weights.
 pub(super) fn backbone(width: usize) -> Arc<Backbone> {
     let config = BackboneConfig {
         image_size: 8,
@@ -42,7 +42,7 @@ pub(super) fn backbone(width: usize) -> Arc<Backbone> {
     Arc::new(Backbone::from_tensors("test", config, Digest([1; 32]), tensors).unwrap())
 }
 
-/// A fresh set for a backbone.
+/// Returns a fresh set for a backbone.
 pub(super) fn set(backbone: &Backbone) -> Arc<AdapterSet> {
     let adapter = AdapterConfig {
         adapter_width: 4,
@@ -61,7 +61,7 @@ pub(super) fn version(tenant: &str) -> VersionRef {
     }
 }
 
-/// Sets that tests list themselves, within a budget.
+/// Returns a table of sets within a budget; tests add the sets themselves.
 pub(super) fn residency(budget: u64, device: device::Handle) -> Residency {
     let loader = Loader {
         versions: Arc::new(Nothing),
@@ -71,7 +71,7 @@ pub(super) fn residency(budget: u64, device: device::Handle) -> Residency {
     Residency::new(budget, loader, Metrics::new())
 }
 
-/// No versions at all.
+/// Source without any versions.
 struct Nothing;
 
 #[async_trait]
@@ -143,10 +143,10 @@ async fn a_batch_that_fails_is_taken_apart_to_find_the_set_at_fault() {
         "{:?}",
         results[1]
     );
-    // One batch together, then three alone.
+    // One batch of all three clips, then three batches of one clip.
     drop(device.pause());
     assert_eq!(device.stats().batches, 4);
-    // Only a warm-up decides about a set, and it is run again before it does.
+    // Only a warm-up decides about a set, and it runs twice before it fails the set.
     assert!(pins.iter().all(|pin| pin.refused().is_none()));
     let suspects = residency.suspects().await;
     assert!(matches!(&suspects[..], [own] if own.id == pins[1].id));

@@ -1,6 +1,6 @@
-//! What the engine needs of the registry.
+//! Interface of the engine to the registry.
 //!
-//! Invariant: a version's bytes have been checked against its record.
+//! Invariant: the bytes of a version were verified against its record.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::registry::{self, Registry};
 use crate::spec::{AdapterConfig, Digest};
 
-/// A version's file, and the facts needed to read it.
+/// A version's file, and what is needed to parse it.
 #[derive(Debug, Clone)]
 pub struct Stored {
     /// Bytes of the safetensors file.
@@ -23,28 +23,28 @@ pub struct Stored {
     pub backbone: Digest,
 }
 
-/// The version that a task is to serve.
+/// Version that a task should serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
     /// Reference of the version.
     pub version: VersionRef,
-    /// Whether the registry knows that the version cannot serve.
+    /// Whether the registry has recorded that the version cannot serve.
     pub failed: bool,
 }
 
-/// Why a version or a record is unavailable.
+/// Reason why a version or a record is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// There is no such version.
+    /// The version or task does not exist.
     #[error("it does not exist")]
     Missing,
-    /// The version is damaged for good.
+    /// The version is permanently damaged.
     #[error("{reason}")]
     Damaged {
         /// Description of the damage.
         reason: String,
     },
-    /// The version is unavailable for now.
+    /// The version or record is temporarily unavailable.
     #[error("{reason}")]
     Failed {
         /// Description of the failure.
@@ -52,30 +52,30 @@ pub enum Unavailable {
     },
 }
 
-/// Source of versions, and of which of them are to serve.
+/// Source of adapter versions, and of which of them should serve.
 #[async_trait]
 pub trait Versions: Send + Sync + 'static {
-    /// Reads a version's file, checked.
+    /// Reads a version's file and verifies it.
     async fn load(&self, version: &VersionRef) -> Result<Stored, Unavailable>;
 
-    /// Announces tasks whose desired version changed, or that were deleted. Only a hint: [`Versions::pending`] is polled as well.
+    /// Announces tasks whose desired version changed, or that were deleted. A hint only: [`Versions::pending`] is polled as well.
     fn changes(&self) -> broadcast::Receiver<(TenantId, TaskId)>;
 
-    /// The version that is to serve a task, whether it already does or not; `None` when there is none. [`Unavailable::Missing`] when the task was
-    /// deleted.
+    /// Returns the version that a task should serve, whether it already does or not; `None` when there is none, and [`Unavailable::Missing`] when the
+    /// task was deleted.
     async fn desired(
         &self,
         tenant: &TenantId,
         task: &TaskId,
     ) -> Result<Option<Desired>, Unavailable>;
 
-    /// Every version that is desired but does not serve.
+    /// Returns every version that is desired but does not serve yet.
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable>;
 
-    /// Makes a desired version, which is resident and warm, the serving one, if it is still desired. Returns whether it was.
+    /// Makes a desired version, which is resident and warmed up, the serving one, if it is still desired. Returns whether it was.
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable>;
 
-    /// Records that a desired version cannot serve. Returns whether it was still the desired one.
+    /// Records that a desired version cannot serve. Returns whether it was still desired.
     async fn failed(&self, version: &VersionRef, why: &str) -> Result<bool, Unavailable>;
 }
 
@@ -130,7 +130,7 @@ impl Versions for Registry {
     }
 }
 
-/// The desired version of a task's record.
+/// Returns the desired version of a task's record.
 fn desired(
     (tenant, task): (TenantId, TaskId),
     version: Option<AdapterVersion>,

@@ -1,6 +1,6 @@
-//! Dummy forwards that prove a backbone or an adapter set before it serves.
+//! Warm-up: forward passes on synthetic input that test a backbone or an adapter set before it serves.
 //!
-//! Invariant: a set or backbone that panics, fails or gives a value that is not finite does not serve.
+//! Invariant: a set or backbone does not serve when its warm-up panics, fails, or gives a value that is not finite.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use crate::model::{AdapterSet, Backbone, Error, Inference, Segment, Step};
 use crate::rng::Stream;
 use crate::spec::AdapterConfig;
 
-/// Why a forward did not prove anything.
+/// Reason why a warm-up did not succeed.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The set or backbone is at fault.
+    /// The set or backbone failed.
     Unfit(Arc<str>),
-    /// The device did not run the forward.
+    /// The device did not run the forward pass.
     Device(device::Error),
 }
 
-/// One forward of one clip.
+/// Forward pass of one clip.
 struct Forward {
     backbone: Arc<Backbone>,
     set: Arc<AdapterSet>,
     frames: usize,
-    /// The forward; made by the first slice, on the device thread.
+    /// State of the forward pass; created by the first slice, on the device thread.
     inference: Option<Inference>,
     error: Option<Error>,
 }
@@ -64,13 +64,13 @@ impl Walk for Forward {
     }
 }
 
-/// Test input with the same values at every start: normalised pixels lie within about ±2.7.
+/// Returns synthetic pixels, the same at every start: normalised pixels lie within about ±2.7.
 fn noise(values: usize) -> Arc<[f32]> {
     let mut stream = Stream::new(0, "engine warm-up");
     (0..values).map(|_| stream.range(-2.0, 2.0)).collect()
 }
 
-/// Runs [`set`], and once more if it finds the set at fault: a transient failure must not take a version out of service.
+/// Warms up a set with [`set`], and once more if the set fails: a transient failure must not take a version out of service.
 pub(super) async fn proven(
     device: &device::Handle,
     backbone: &Arc<Backbone>,
@@ -85,7 +85,7 @@ pub(super) async fn proven(
     }
 }
 
-/// Runs one clip through a set; it has as many frames as the kernels have taps in time, so that each tap meets one.
+/// Runs one clip through a set. The clip has as many frames as the kernels have taps in time, so that every tap is used.
 pub(super) async fn set(
     device: &device::Handle,
     backbone: &Arc<Backbone>,
@@ -113,7 +113,7 @@ pub(super) async fn set(
     }
 }
 
-/// Runs one clip through the bare backbone.
+/// Runs one clip through the backbone with a linear probe.
 pub(super) async fn backbone(
     device: &device::Handle,
     backbone: &Arc<Backbone>,

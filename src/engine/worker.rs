@@ -1,7 +1,7 @@
-//! Batches on the device, formed when it asks: each is one forward through the backbone, whatever the tasks.
+//! Batches on the device, each formed when the device asks for it: one forward pass through the backbone, whatever the tasks of its clips.
 //!
-//! Invariant: a batch that fails is taken apart; only a clip that fails alone is an error, and only of that clip. Its set is warmed again, which
-//! decides about the set.
+//! Invariant: the clips of a failed batch run again one by one; only a clip that fails alone gets an error. Its set is then warmed up again, which
+//! decides whether the set is quarantined.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::queue::{Clip, Part, Queue};
 use crate::device::{Source, Work};
 use crate::model::{self, Backbone, Inference, Segment, Step};
 
-/// Forms batches when the device asks.
+/// Source of batches for the device.
 pub(super) struct Batches {
     queue: Arc<Queue>,
     backbone: Arc<Backbone>,
@@ -27,7 +27,7 @@ impl Source for Batches {
     fn next(&mut self) -> Option<Box<dyn Work>> {
         loop {
             let (clips, number) = self.queue.form()?;
-            // In the meantime the suspect's set may have been refused.
+            // The set of a clip that runs alone may have been quarantined since the clip's batch failed.
             let refused = match clips.as_slice() {
                 [only] => only.pin.refused(),
                 _ => None,
@@ -49,7 +49,7 @@ impl Source for Batches {
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        // The device has stopped: it will not ask again.
+        // The device has stopped and will not ask for batches again.
         self.queue.close();
     }
 }
@@ -61,7 +61,7 @@ pub(super) struct Batch {
     clips: Vec<Clip>,
     number: u64,
     formed: Instant,
-    /// The forward; made by the first slice.
+    /// State of the forward pass; created by the first slice.
     inference: Option<Inference>,
 }
 
@@ -82,7 +82,7 @@ impl Batch {
         }
     }
 
-    /// Segments of neighbouring clips with the same set and length.
+    /// Returns the segments: runs of adjacent clips with the same set and number of frames.
     fn segments(&self) -> Vec<Segment> {
         let mut begin = 0;
         let same = |a: &Clip, b: &Clip| a.pin.id == b.pin.id && a.frames == b.frames;
@@ -139,7 +139,7 @@ impl Batch {
         }
     }
 
-    /// Takes a failed batch apart: its clips are tried one by one, and one that was already alone is at fault.
+    /// Handles a failed batch: its clips run again one by one, and a clip that was alone gets the error.
     fn take_apart(&mut self, reason: Arc<str>) {
         self.inference = None;
         let mut clips = std::mem::take(&mut self.clips);
@@ -152,7 +152,7 @@ impl Batch {
     }
 }
 
-/// Refuses a clip that failed by itself; whether its set is at fault shows when the set is warmed again.
+/// Ends a clip that failed alone; warming up its set again shows whether the set is at fault.
 fn refuse(clip: Clip, reason: Arc<str>) {
     clip.pin.suspect();
     let version = clip.pin.version.clone();

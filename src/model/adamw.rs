@@ -1,6 +1,6 @@
-//! AdamW with decoupled decay and clipping by the global norm, over named weights.
+//! AdamW with decoupled weight decay and clipping by the global gradient norm, over named weights.
 //!
-//! Invariant: an update depends only on weights, gradients, moments and step count, and the order of every sum is fixed: a restored optimiser
+//! Invariant: an update depends only on weights, gradients, moments and step count, and the order of every sum is fixed, so a restored optimiser
 //! continues bit for bit.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
@@ -9,23 +9,23 @@ use rayon::prelude::*;
 use super::ops::{read, slice, slice_mut, squares};
 use super::{Error, Gradients, Tensors};
 
-/// The constants of AdamW.
+/// Hyper-parameters of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Constant added to the square root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay; not applied to names with `.bias`.
+    /// Decoupled weight decay; not applied to weights whose name contains `.bias`.
     pub weight_decay: f64,
     /// Largest global gradient norm; 0 means no clipping.
     pub clip_norm: f64,
 }
 
 impl Default for Config {
-    /// The reference's training constants: 0.9, 0.999, 1e-8, decay 0.01, no clipping.
+    /// Returns the reference's values: 0.9, 0.999, 1e-8, decay 0.01, no clipping.
     fn default() -> Self {
         Self {
             beta1: 0.9,
@@ -37,30 +37,30 @@ impl Default for Config {
     }
 }
 
-/// Both moments of one weight.
+/// First and second moment of one weight.
 struct Moments {
-    /// The weight's name.
+    /// Name of the weight.
     name: String,
-    /// Running mean of the gradient.
+    /// Running mean of the weight's gradient.
     first: Tensor,
-    /// Running mean of the gradient's square.
+    /// Running mean of the squared gradient.
     second: Tensor,
 }
 
-/// The optimiser's state.
+/// Optimiser with its state.
 pub struct AdamW {
     config: Config,
-    /// Updates so far.
+    /// Number of updates so far.
     steps: u64,
-    /// The moments, in the order of the weights.
+    /// Moments, in the order of the weights.
     moments: Vec<Moments>,
 }
 
 impl AdamW {
-    /// A new optimiser at step 0, with zero moments.
+    /// Creates an optimiser at step 0, with zero moments.
     ///
     /// # Errors
-    /// When a tensor cannot be made.
+    /// When a tensor cannot be created.
     pub fn new(parameters: &[(String, Var)], config: Config) -> std::result::Result<Self, Error> {
         let mut moments = Vec::with_capacity(parameters.len());
         for (name, var) in parameters {
@@ -77,10 +77,10 @@ impl AdamW {
         })
     }
 
-    /// Makes one update of `parameters`, the same ones that `new` was given; returns the global gradient norm before clipping.
+    /// Updates `parameters` (the same ones that `new` was given) once. Returns the global gradient norm before clipping.
     ///
     /// # Errors
-    /// When a gradient is missing or has another shape; then no weight has changed.
+    /// When a gradient is missing or has another shape; no weight has changed then.
     pub fn step(
         &mut self,
         parameters: &[(String, Var)],
@@ -123,7 +123,7 @@ impl AdamW {
         Ok(norm)
     }
 
-    /// Steps so far, and both moments as `<name>.m` and `<name>.v`.
+    /// Returns the number of steps, and both moments as `<name>.m` and `<name>.v`.
     ///
     /// # Errors
     /// When a tensor cannot be read.
@@ -139,10 +139,10 @@ impl AdamW {
         Ok((self.steps, state))
     }
 
-    /// Continues from a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected or has another shape; then nothing has changed.
+    /// When a tensor is missing, unexpected or has another shape; the error names the first such tensor, and nothing has changed.
     pub fn restore(&mut self, steps: u64, mut state: Tensors) -> std::result::Result<(), Error> {
         let mut take = |name: String, like: &Tensor| {
             let Some((shape, values)) = state.remove(&name) else {
@@ -212,10 +212,10 @@ impl AdamW {
     }
 }
 
-/// Elements that a thread takes at once.
+/// Number of elements that one thread updates at a time.
 const CHUNK: usize = 65_536;
 
-/// The update of a moment: m = keep · m + add · g, or + add · g².
+/// Update of a moment: m = keep · m + add · g, or + add · g² when `square`.
 struct Moment {
     keep: f32,
     add: f32,
@@ -250,7 +250,7 @@ impl InplaceOp2 for Moment {
     }
 }
 
-/// The update of a weight: w = keep · w - rate · m / (√v / root + eps).
+/// Update of a weight: w = keep · w - rate · m / (√v / root + eps).
 struct Update {
     keep: f32,
     rate: f32,

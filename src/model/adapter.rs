@@ -1,6 +1,6 @@
-//! A task's adapters and head, immutable.
+//! Adapters and head of a task, immutable.
 //!
-//! Invariant: names, shapes and order of the weights follow from configuration, backbone and number of classes alone.
+//! Invariant: the names, shapes and order of the weights follow from the configuration, the backbone and the number of classes alone.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use super::{BackboneConfig, Error, Tensors, backbone, file};
 use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Precision};
 
-/// The adapters of one block.
+/// Adapters of one block.
 #[derive(Default)]
 struct Pair {
     pre_attn: Option<Adapter>,
     pre_mlp: Option<Adapter>,
 }
 
-/// All adapters of a task and its head; immutable.
+/// All adapters of a task and its head, immutable.
 pub struct AdapterSet {
     pub(super) form: Layout,
-    /// Adapters of each block, from the lowest block with adapters on.
+    /// Adapters of each block, from the lowest block with adapters upwards.
     pairs: Vec<Pair>,
     pub(super) fc: Linear,
 }
@@ -38,11 +38,11 @@ impl std::fmt::Debug for AdapterSet {
 }
 
 impl AdapterSet {
-    /// A new set that computes the identity: convolutions and biases are 0, fc1 and fc2 uniform within 1 / √inputs, the head normal with deviation
-    /// 0.02.
+    /// Creates a set that computes the identity: convolutions and biases are 0, fc1 and fc2 uniform within 1 / √inputs, the head normal with standard
+    /// deviation 0.02.
     ///
     /// # Errors
-    /// When the configuration does not fit the backbone or there is no class.
+    /// When the configuration does not fit the backbone, or there are no classes.
     pub fn fresh(
         backbone: &BackboneConfig,
         config: AdapterConfig,
@@ -69,10 +69,10 @@ impl AdapterSet {
         })
     }
 
-    /// Reads a set that `to_safetensors` wrote (f32; f16 and bf16 are widened).
+    /// Reads a set that [`Self::to_safetensors`] wrote (f32; f16 and bf16 are widened).
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected, not finite or has another shape.
+    /// When a tensor is missing, unexpected, not finite or has another shape; the error names the first such tensor.
     pub fn from_safetensors(
         bytes: &[u8],
         backbone: &BackboneConfig,
@@ -86,7 +86,7 @@ impl AdapterSet {
     /// Builds a set from tensors with the reference's names.
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected, not finite or has another shape.
+    /// When a tensor is missing, unexpected, not finite or has another shape; the error names the first such tensor.
     pub fn from_tensors(
         mut tensors: Tensors,
         backbone: &BackboneConfig,
@@ -111,7 +111,7 @@ impl AdapterSet {
         Ok(file::write(&tensors, &metadata, Float::F32))
     }
 
-    /// All weights by name.
+    /// Returns all weights by name.
     pub fn tensors(&self) -> Tensors {
         let mut tensors = Tensors::new();
         for (name, shape) in self.form.weights() {
@@ -121,29 +121,29 @@ impl AdapterSet {
         tensors
     }
 
-    /// Memory of the weights, in bytes.
+    /// Returns the memory of the weights in bytes.
     pub fn bytes(&self) -> u64 {
         let adapters = self.pairs.iter().flat_map(|p| [&p.pre_attn, &p.pre_mlp]);
         self.fc.bytes() + adapters.flatten().map(Adapter::bytes).sum::<u64>()
     }
 
-    /// Number of weights.
+    /// Returns the number of weights.
     pub fn parameters(&self) -> u64 {
         let count = |named: &Named| named.1.iter().product::<usize>() as u64;
         self.form.weights().iter().map(count).sum()
     }
 
-    /// Number of classes, which is the number of rows of the head.
+    /// Returns the number of classes, which is the number of rows of the head.
     pub fn classes(&self) -> usize {
         self.form.classes
     }
 
-    /// Positions and shape of the adapters.
+    /// Returns the positions and shape of the adapters.
     pub fn config(&self) -> AdapterConfig {
         self.form.config
     }
 
-    /// The set as it serves on a backbone of this precision, with its weights rounded; keep `self` where they must be exact.
+    /// Returns the set with its weights rounded as a backbone of this precision serves it; keep `self` where they must stay exact.
     #[must_use]
     pub fn in_precision(&self, precision: Precision) -> Self {
         let mode = Mode::Frozen(precision, None);
@@ -238,7 +238,7 @@ impl AdapterSet {
         }
     }
 
-    /// Checks that the set was made for a backbone of these sizes.
+    /// Returns an error unless the set was made for a backbone of these sizes.
     pub(super) fn fits(&self, backbone: &BackboneConfig) -> Result<(), Error> {
         if self.form.width != backbone.width || self.form.layers != backbone.layers {
             return Err(Error::Mismatch {
@@ -249,7 +249,7 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// Adds this set's adapters in a block to those of the batch.
+    /// Appends this set's adapters in a block to those of the batch.
     pub(super) fn push_sites<'a>(
         &'a self,
         block: usize,
@@ -275,7 +275,7 @@ impl AdapterSet {
     }
 }
 
-/// Checks the names and shapes of a set before its values are read.
+/// Checks the names and shapes of a set's tensors before their values are read.
 pub(super) fn check_shapes(
     shapes: &BTreeMap<&str, &[usize]>,
     backbone: &BackboneConfig,

@@ -1,14 +1,14 @@
-//! Memory: asks the C library's allocator to keep freed pages, since fresh ones cost up to half of a step, aligns buffers, asks the kernel for large
+//! Memory: makes the C library's allocator keep freed pages (fresh ones cost up to half of a step's time), aligns buffers, asks the kernel for large
 //! pages, and counts page faults.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The system's allocator, with large buffers aligned to a cache line: a vector of 512 bits, or a row of AMX's registers, then lies in one line
+/// The system's allocator, with large buffers aligned to a cache line, so that a vector of 512 bits or a row of an AMX register lies in one line
 /// instead of two. For programs that compute: `#[global_allocator]`.
 ///
 /// A buffer lies in a block from the system that is one cache line longer. `posix_memalign` would also align it, but glibc does not reuse a block
-/// freed that way for the next buffer of the same size.
+/// that was freed that way for the next buffer of the same size.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LineAligned;
 
@@ -17,7 +17,7 @@ impl LineAligned {
     /// Smallest size in bytes that is aligned; smaller blocks are never operands of products.
     const LEAST: usize = 4096;
 
-    /// The layout of the system's block around an aligned buffer; `None` for requests that are passed on unchanged.
+    /// Returns the layout of the system's block around an aligned buffer; `None` for requests that are passed on unchanged.
     fn around(layout: Layout) -> Option<Layout> {
         let is_buffer = layout.size() >= Self::LEAST && layout.align() <= align_of::<usize>();
         let around =
@@ -25,7 +25,7 @@ impl LineAligned {
         around.ok().filter(|_| is_buffer)
     }
 
-    /// Places a buffer in a block from the system, and writes the offset back to the block in front of it.
+    /// Returns the aligned buffer inside a block from the system, after writing the buffer's offset in front of it.
     ///
     /// # Safety
     /// `block` is null, or has the buffer's bytes and one cache line more.
@@ -43,7 +43,7 @@ impl LineAligned {
         }
     }
 
-    /// The system's block that a buffer lies in.
+    /// Returns the system's block that a buffer lies in.
     ///
     /// # Safety
     /// `buffer` came from `place`.
@@ -87,7 +87,8 @@ unsafe impl GlobalAlloc for LineAligned {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller promises a size that makes a layout; `memory` was given for the old one. Both are live while one is copied to the other.
+        // SAFETY: the caller promises a size that makes a valid layout; `memory` was given for the old one. Both blocks are live while one is copied
+        // to the other.
         unsafe {
             let new = Layout::from_size_align_unchecked(size, layout.align());
             if Self::around(layout).is_none() && Self::around(new).is_none() {
@@ -103,28 +104,28 @@ unsafe impl GlobalAlloc for LineAligned {
     }
 }
 
-/// Makes malloc reuse large blocks; call it once, first thing in `main`, before any other thread starts. Does nothing with a C library other than
-/// glibc.
+/// Makes malloc reuse large blocks. Call it once, at the very start of `main`, before any other thread starts. Does nothing with a C library other
+/// than glibc.
 pub fn keep_freed_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         const SETTINGS: [(libc::c_int, libc::c_int); 4] = [
-            // No block gets a mapping of its own, which would be returned when it is freed: all come from the heap, which is reused.
+            // No block gets a mapping of its own, which would be unmapped when it is freed: all blocks come from the heap, which is reused.
             (libc::M_MMAP_MAX, 0),
             (libc::M_TRIM_THRESHOLD, i32::MAX),
             (libc::M_TOP_PAD, 64 << 20),
-            // Arenas of other threads end at 64 MiB and are unmapped when they are empty; the main one is not.
+            // Arenas of other threads are limited to 64 MiB and unmapped when they are empty; the main arena is not.
             (libc::M_ARENA_MAX, 1),
         ];
         for (option, value) in SETTINGS {
-            // SAFETY: mallopt accepts any values; it refuses those that it cannot use, and then the default stays.
+            // SAFETY: mallopt accepts any values; when it refuses one, the default stays.
             unsafe { libc::mallopt(option, value) };
         }
     }
 }
 
-/// Asks the kernel to back a large buffer with pages of 2 MiB, before it is written to: products stream through more pages of 4 KiB than the
-/// processor's TLB holds. The kernel may ignore the request.
+/// Asks the kernel to back a large buffer with pages of 2 MiB, before it is written to: products stream through more 4 KiB pages than the processor's
+/// TLB holds. The kernel may ignore the request.
 pub(super) fn prefer_large<T>(buffer: &mut Vec<T>) {
     #[cfg(target_os = "linux")]
     {
@@ -137,23 +138,23 @@ pub(super) fn prefer_large<T>(buffer: &mut Vec<T>) {
         let begin = (buffer.as_mut_ptr() as usize).next_multiple_of(SMALL);
         let end = (buffer.as_mut_ptr() as usize + bytes) / SMALL * SMALL;
         // SAFETY: the range lies inside the buffer's allocation, and the advice changes no value in it. An error means that the kernel has no large
-        // pages.
+        // pages, which is harmless.
         unsafe { libc::madvise(begin as *mut libc::c_void, end - begin, libc::MADV_HUGEPAGE) };
     }
     #[cfg(not(target_os = "linux"))]
     let _ = buffer;
 }
 
-/// Figures from `getrusage` for this process so far.
+/// Resource usage of this process since its start, from `getrusage`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Page faults, with and without input or output.
+    /// Number of page faults, with and without disk access.
     pub faults: u64,
-    /// Largest resident size, in bytes.
+    /// Largest resident size in bytes.
     pub peak_bytes: u64,
 }
 
-/// What this process has used so far.
+/// Returns the resource usage of this process since its start.
 pub fn usage() -> Usage {
     // SAFETY: all zeros are a valid `rusage`.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -210,7 +211,7 @@ mod tests {
             }
         }
         let layout = Layout::from_size_align(1 << 62, 8).unwrap();
-        // SAFETY: the block is not used, since there is none.
+        // SAFETY: there is no block, so none is used.
         assert!(unsafe { allocator.alloc(layout) }.is_null());
     }
 }

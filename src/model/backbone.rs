@@ -1,6 +1,6 @@
-//! The frozen backbone.
+//! The frozen image backbone.
 //!
-//! Invariant: loaded once, shared by `Arc`, never written to.
+//! Invariant: a backbone is loaded once, shared by `Arc`, and never written to.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,10 +17,10 @@ use super::weights::Mode;
 use super::{BackboneConfig, Error, ops};
 use crate::spec::{Digest, Precision};
 
-/// Tensors by the reference's name: shape and row-major values.
+/// Tensors by the reference's names: shape and row-major values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// Where a backbone came from, for display.
+/// Origin of a backbone, for display.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// Family of the checkpoint, as [`Plan::family`] names it.
@@ -29,11 +29,11 @@ pub struct Origin {
     pub format: String,
     /// Float formats of the stored weights.
     pub stored_as: String,
-    /// What was decided about the checkpoint, and from what.
+    /// Settings of the backbone, each with its value and what decided it.
     pub decisions: Vec<Decision>,
 }
 
-/// A frozen image backbone; share it by `Arc`.
+/// Frozen image backbone; share it by `Arc`.
 pub struct Backbone {
     name: String,
     config: BackboneConfig,
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Backbone {
 }
 
 impl Backbone {
-    /// Loads a checkpoint (a folder or a file) of any supported family, in 32-bit floats.
+    /// Loads a checkpoint (a folder or a file) of any supported family, in f32.
     ///
     /// # Errors
     /// Same as [`load::plan`], or when a value is not finite.
@@ -64,7 +64,7 @@ impl Backbone {
         Self::load_in(path, Precision::F32)
     }
 
-    /// Same as [`Backbone::load`], in any precision.
+    /// Loads a checkpoint like [`Backbone::load`], in any precision.
     ///
     /// # Errors
     /// Same as [`Backbone::load`].
@@ -80,12 +80,12 @@ impl Backbone {
         Self::from_plan(&load::builtin(&Overrides::default())?, Precision::F32)
     }
 
-    /// Reads, checks, hashes and packs tensor by tensor on all cores; never is more than one tensor per core in memory twice.
+    /// Reads, validates, hashes and packs a checkpoint tensor by tensor on all cores; at most one tensor per core is in memory twice.
     ///
     /// # Errors
-    /// Names a tensor with a value that is not finite.
+    /// When a tensor cannot be read, or a value is not finite; the error names the tensor.
     pub fn from_plan(plan: &Plan, precision: Precision) -> Result<Self, load::Error> {
-        // Errors of a fetch have to pass through the model's own error type, which cannot hold them.
+        // The model's error type cannot hold errors of a fetch, so they are kept here.
         let failed: Mutex<BTreeMap<String, load::Error>> = Mutex::default();
         let digests: Mutex<BTreeMap<String, Digest>> = Mutex::default();
         let calls = Arc::new(AtomicU64::new(0));
@@ -131,10 +131,10 @@ impl Backbone {
         })
     }
 
-    /// Builds a backbone in 32-bit floats; the tensors are packed and freed one by one.
+    /// Builds a backbone from tensors, in f32; the tensors are packed and freed one by one.
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected, not finite or has another shape.
+    /// When a tensor is missing, unexpected, not finite or has another shape; the error names the first such tensor.
     pub fn from_tensors(
         name: &str,
         config: BackboneConfig,
@@ -144,7 +144,7 @@ impl Backbone {
         Self::from_tensors_in(name, config, digest, tensors, Precision::F32)
     }
 
-    /// Same as [`Backbone::from_tensors`], in any precision.
+    /// Builds a backbone like [`Backbone::from_tensors`], in any precision.
     ///
     /// # Errors
     /// Same as [`Backbone::from_tensors`].
@@ -178,44 +178,45 @@ impl Backbone {
         })
     }
 
-    /// Sizes and constants of the backbone.
+    /// Returns the sizes and constants of the backbone.
     pub fn config(&self) -> &BackboneConfig {
         &self.config
     }
 
-    /// Identity of the backbone: a digest of the canonical tensors and of the constants that change what it computes.
+    /// Returns the identity of the backbone: a digest of its canonical tensors and of the constants that change what it computes.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Approximate peak memory, in bytes, of the activations of a forward of `frames` frames: inside a block, what the attention or the MLP reads and
-    /// writes beside the residual stream. The planes of the input frames are not included.
+    /// Returns the approximate peak memory in bytes of the activations of a forward pass over `frames` frames: inside a block, what the attention or
+    /// the MLP reads and writes in addition to the residual stream. The planes of the input frames are not included.
     pub fn bytes_of(&self, frames: usize) -> u64 {
         let config = &self.config;
         let (width, hidden) = (config.width, config.mlp_width);
         let patch = 3 * config.patch_size * config.patch_size;
-        // The stream before and after, and what an adapter adds to it; then qkv and its mixture, or both sides of the activation.
+        // The stream before and after the block, and what an adapter adds to it; then either qkv and the attention's output, or both sides of the
+        // activation.
         let inside = (4 * width).max(2 * hidden).max(patch);
         let token = (4 * width + inside) * size_of::<f32>();
         (frames * config.tokens() * token) as u64
     }
 
-    /// Precision of the matrix products.
+    /// Returns the precision of the matrix products.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Where the backbone came from; empty when it was built from tensors.
+    /// Returns the origin of the backbone; empty when it was built from tensors.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Name that the backbone was loaded under.
+    /// Returns the name that the backbone was loaded under.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Number of weights.
+    /// Returns the number of weights.
     pub fn parameters(&self) -> u64 {
         let shapes = self.config.tensors();
         shapes
@@ -224,25 +225,25 @@ impl Backbone {
             .sum()
     }
 
-    /// Memory of the weights, in bytes.
+    /// Returns the memory of the weights in bytes.
     pub fn bytes(&self) -> u64 {
         self.vit.bytes()
     }
 
-    /// How often a frozen linear layer ran, over all users of this backbone.
+    /// Returns how often a frozen linear layer ran, over all users of this backbone.
     pub fn frozen_linear_calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Addresses of the weights: equal for two users of one backbone.
+    /// Returns the addresses of the weights, which are equal for two users of one backbone.
     pub fn weight_pointers(&self) -> Vec<usize> {
         self.vit.pointers()
     }
 
-    /// Embeds frames `[N, 3, S, S]` (normalised) as the input of the first block, `[N, L, C]`.
+    /// Embeds normalised frames `[N, 3, S, S]`. Returns the input of the first block, `[N, L, C]`.
     ///
     /// # Errors
-    /// When the shape is another one.
+    /// When the frames have another shape.
     pub fn embed(&self, frames: &Tensor) -> Result<Tensor, Error> {
         let side = self.config.image_size;
         let (n, ..) = frames.dims4()?;
@@ -259,10 +260,10 @@ impl Backbone {
         Ok(self.vit.embed(&patches)?.0)
     }
 
-    /// Runs frames `[N, 3, S, S]` (normalised) through the bare backbone: the output of every block, each `[N, L, C]`.
+    /// Runs normalised frames `[N, 3, S, S]` through the backbone without adapters. Returns the output of every block, each `[N, L, C]`.
     ///
     /// # Errors
-    /// When the shape is another one.
+    /// When the frames have another shape.
     pub fn hidden_states(&self, frames: &Tensor) -> Result<Vec<Tensor>, Error> {
         let mut x = self.embed(frames)?;
         let mut states = Vec::with_capacity(self.vit.blocks.len());
@@ -273,10 +274,10 @@ impl Backbone {
         Ok(states)
     }
 
-    /// Applies the final norm: `[N, C]` to `[N, C]`.
+    /// Applies the final norm to features `[N, C]`; the result has the same shape.
     ///
     /// # Errors
-    /// When the shape is another one.
+    /// When the features have another shape.
     pub fn final_norm(&self, features: &Tensor) -> Result<Tensor, Error> {
         Ok(self
             .vit
@@ -285,12 +286,12 @@ impl Backbone {
     }
 }
 
-/// Locks a mutex even after a panic: each insertion leaves the map whole.
+/// Locks a mutex even after a panic, since every insertion leaves the map consistent.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Names the first tensor that is missing, unexpected, not finite or has another shape.
+/// Returns an error for the first tensor that is missing, unexpected, not finite or has another shape.
 pub(super) fn check(
     expected: &BTreeMap<String, Vec<usize>>,
     tensors: &Tensors,

@@ -1,4 +1,4 @@
-//! The kernels one by one, at the sizes of ViT-B/16, and the machine's upper bounds: for benchmarks.
+//! The kernels one by one, at the sizes of ViT-B/16, and the machine's upper bounds; for benchmarks.
 
 use std::time::Instant;
 
@@ -14,16 +14,16 @@ use super::{Activation, Error};
 use crate::rng::Stream;
 use crate::spec::Precision;
 
-/// What a kernel's time is compared with.
+/// Amount of work of one call, which its time is divided by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Work {
-    /// Floating-point (or integer) operations, two for a multiply-add.
+    /// Number of floating-point or integer operations; a multiply-add counts as two.
     Operations(u64),
-    /// Bytes that must be read or written.
+    /// Number of bytes that must be read or written.
     Bytes(u64),
 }
 
-/// A kernel with operands.
+/// A kernel with its operands.
 pub struct Case {
     /// Name of the kernel, with its sizes.
     pub name: String,
@@ -43,15 +43,15 @@ impl Case {
     }
 }
 
-/// Tokens of a frame and width of ViT-B/16; frames of a clip.
+/// Tokens of a frame and width of ViT-B/16, and frames of a clip.
 const TOKENS: usize = 197;
 const WIDTH: usize = 768;
 const FRAMES: usize = 8;
 
-/// Every kernel, forward and backward.
+/// Returns a case for every kernel, forward and backward.
 ///
 /// # Errors
-/// When the operands cannot be made.
+/// When the operands cannot be created.
 pub fn cases() -> Result<Vec<Case>, Error> {
     let mut cases = Vec::new();
     for precision in Precision::ALL {
@@ -101,7 +101,7 @@ pub fn cases() -> Result<Vec<Case>, Error> {
     Ok(cases)
 }
 
-/// A case of one product as a block has it, from `k` to `n` numbers a row.
+/// Returns the case of one linear layer of a block, from `k` to `n` numbers per row.
 fn product(
     name: &str,
     precision: Precision,
@@ -135,7 +135,7 @@ fn attention_cases(cases: &mut Vec<Case>, dy: &Tensor) -> Result<(), Error> {
     for format in [Format::F32, Format::Bf16] {
         let of_qkv = qkv.to_dtype(Numbers::beside(format).dtype())?;
         let how = how(format);
-        // Scores and values; the backward computes the scores again and has four more products.
+        // Two products, scores and values; the backward computes the scores again and has four more products.
         let name = format!("attention {format:?}").to_lowercase();
         cases.push(case(&name, Work::Operations(2 * once), move || {
             attention::forward(&of_qkv, how)
@@ -182,7 +182,7 @@ fn case(name: &str, work: Work, call: impl Fn() -> candle_core::Result<Tensor> +
     }
 }
 
-/// The work of reading or writing a tensor of this size `passes` times.
+/// Returns the work of reading or writing a tensor of this size `passes` times.
 fn bytes(passes: usize, x: &Tensor) -> Work {
     Work::Bytes((passes * x.elem_count() * size_of::<f32>()) as u64)
 }
@@ -196,7 +196,7 @@ fn random(name: &str, shape: &[usize]) -> Result<Tensor, Error> {
     Ok(tensor(values(name, shape.iter().product()), shape)?)
 }
 
-/// Operations per second, on all threads, of multiply-adds on registers alone: no product can exceed it. The best of several attempts.
+/// Returns the best rate of several attempts, in operations per second on all threads, of multiply-adds on registers alone: no product can exceed it.
 pub fn peak_operations(precision: Precision) -> f64 {
     let format = Format::of(precision);
     best_of(8, || {
@@ -208,12 +208,12 @@ pub fn peak_operations(precision: Precision) -> f64 {
     })
 }
 
-/// Runs multiply-adds on registers alone, on this thread; returns how many numbers were multiplied.
+/// Runs multiply-adds on registers alone, on this thread. Returns the number of multiplied numbers.
 pub fn spin(steps: usize) -> u64 {
     multiply_adds(Format::F32, steps)
 }
 
-/// Bytes per second, on all threads, of reading memory that is in no cache. The best of several attempts.
+/// Returns the best rate of several attempts, in bytes per second on all threads, of reading memory that is in no cache.
 pub fn peak_bytes() -> f64 {
     let values = vec![1_u64; 32 << 20];
     best_of(4, || {

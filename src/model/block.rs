@@ -1,6 +1,7 @@
-//! One transformer block with the adapters of a mixed batch: the only forward and backward, for serving, fine-tuning and pre-training.
+//! One transformer block with the adapters of a mixed batch: the only implementation of its forward and backward, for serving, fine-tuning and
+//! pre-training.
 //!
-//! Invariant: what `forward` saves is all that `backward` reads; running `forward` again from the same input gives the same bits.
+//! Invariant: `backward` reads only what `forward` saved; running `forward` again on the same input gives the same bits.
 
 use candle_core::{Result, Tensor};
 
@@ -11,39 +12,39 @@ use super::ops::{Numbers, gelu};
 use super::site::{self, Site};
 use super::weights::{Found, LayerNorm, Linear};
 
-/// Which tokens leave the block.
+/// Tokens that a block's forward returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tokens {
     /// All tokens: `[N, L, C]`.
     All,
-    /// The class tokens alone, `[N, C]`: nothing else is read after the last block, and an adapter before its MLP does not move them.
+    /// The class tokens only, `[N, C]`: nothing else is read after the last block, and an adapter before its MLP does not change them.
     Class,
 }
 
-/// How far the backward goes through the block.
+/// How far a backward pass continues through the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// There is no backward.
+    /// There is no backward pass.
     Nothing,
-    /// The backward goes to the lowest weight of the block that learns.
+    /// The backward pass ends at the lowest trainable weight of the block.
     Weights,
-    /// The backward goes to the block's input.
+    /// The backward pass continues to the block's input.
     Input,
 }
 
-/// What happens to c_fc's output, the largest part of what a backward reads.
+/// Whether c_fc's output, the largest part of what a backward pass reads, is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hidden {
     /// c_fc's output is kept.
     Kept,
-    /// The backward computes c_fc's output again.
+    /// The backward pass recomputes c_fc's output.
     Again,
 }
 
 /// A transformer block.
 pub(super) struct Block {
     pub(super) ln_1: LayerNorm,
-    /// The joint projection, in sections: query, key, value.
+    /// Joint projection with the sections query, key and value.
     pub(super) in_proj: Linear,
     pub(super) out_proj: Linear,
     pub(super) ln_2: LayerNorm,
@@ -53,7 +54,7 @@ pub(super) struct Block {
     pub(super) activation: Activation,
 }
 
-/// The adapters of a batch in one block.
+/// Adapters of a batch in one block, one site per segment.
 #[derive(Clone, Default)]
 pub(super) struct Sites<'a> {
     pub(super) pre_attn: Vec<Site<'a>>,
@@ -73,7 +74,7 @@ enum Heads {
     Class(Tensor, Tensor),
 }
 
-/// What the backward reads. What the adapters made of their input is computed again, which costs little: they are narrow.
+/// Activations that the backward pass reads. The outputs of adapters are recomputed, which is cheap because adapters are narrow.
 pub(super) struct Saved {
     pre_attn: Vec<Option<site::Saved>>,
     attention: Option<SavedAttention>,
@@ -83,47 +84,47 @@ pub(super) struct Saved {
 }
 
 struct SavedAttention {
-    /// The block's input.
+    /// Input of the block.
     before_pre_attn: Tensor,
-    /// ln_1's output, only when in_proj learns.
+    /// Output of ln_1, only when in_proj is trainable.
     normed: Option<Tensor>,
     heads: Heads,
-    /// Attention's output, only when out_proj learns.
+    /// Output of the attention, only when out_proj is trainable.
     mixed: Option<Tensor>,
 }
 
 struct SavedMlp {
-    /// ln_2's output, only when c_fc learns.
+    /// Output of ln_2, only when c_fc is trainable.
     normed: Option<Tensor>,
-    /// c_fc's output, before the activation, unless it is computed again.
+    /// Output of c_fc before the activation, unless it is recomputed.
     hidden: Option<Tensor>,
-    /// c_fc's output after the activation, only when c_proj learns.
+    /// Output of c_fc after the activation, only when c_proj is trainable.
     active: Option<Tensor>,
 }
 
-/// What the backward found.
+/// Gradients that a backward pass computed.
 pub(super) struct Gradients {
-    /// Gradient of the block's input, when the reach was `Input`.
+    /// Gradient of the block's input, when the reach was [`Reach::Input`].
     pub(super) dx: Option<Tensor>,
-    /// Gradients of the block's own weights, without the block's prefix.
+    /// Gradients of the block's own trainable weights, named without the block's prefix.
     pub(super) own: Found,
-    /// Gradients of each segment's adapters, with `adapter_pre_attn.` or `adapter_pre_mlp.` before the name.
+    /// Gradients of each segment's adapters, named with the prefix `adapter_pre_attn.` or `adapter_pre_mlp.`.
     pub(super) adapters: Vec<Found>,
 }
 
 impl Block {
-    /// Whether the backward may end before attention.
+    /// Returns whether the backward pass may end before the attention.
     fn ends_at_mlp(&self, sites: &Sites<'_>, reach: Reach) -> bool {
         reach != Reach::Input && !self.in_proj.is_trainable() && !Sites::any(&sites.pre_attn)
     }
 
-    /// Same as `forward`, without a backward.
+    /// Computes the block for x `[N, L, C]` without saving anything for a backward pass.
     pub(super) fn infer(&self, x: &Tensor, sites: &Sites<'_>, tokens: Tokens) -> Result<Tensor> {
         let (y, _) = self.forward(x, sites, tokens, Reach::Nothing, Hidden::Again)?;
         Ok(y)
     }
 
-    /// Computes the block for x `[N, L, C]`; saves what the backward of this reach needs.
+    /// Computes the block for x `[N, L, C]`. Returns its output, and what a backward pass of this reach needs.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -155,7 +156,7 @@ impl Block {
         Ok((y, Some(saved)))
     }
 
-    /// Runs the attention half; `x` is what the adapters made of `input`.
+    /// Computes the attention half. `input` is the block's input, and `x` the same after the adapters.
     fn attend(
         &self,
         input: &Tensor,
@@ -195,7 +196,7 @@ impl Block {
         Ok((y, saved))
     }
 
-    /// Runs the MLP half; saves nothing where there is no backward.
+    /// Computes the MLP half. Saves nothing when there is no backward pass.
     fn feed(&self, x: &Tensor, reach: Reach, hidden: Hidden) -> Result<(Tensor, Option<SavedMlp>)> {
         let is_read = reach != Reach::Nothing;
         let normed = self.ln_2.forward(x, self.c_fc.reads())?;
@@ -214,7 +215,7 @@ impl Block {
         Ok((y, saved))
     }
 
-    /// Finds the gradients from that of the block's output; `sites` and `reach` are those of the forward.
+    /// Computes the gradients from the gradient of the block's output; `sites` and `reach` are those of the forward pass.
     pub(super) fn backward(
         &self,
         dy: &Tensor,
@@ -331,7 +332,7 @@ impl Block {
         self.ln_1.backward(x, &d_normed, &past)
     }
 
-    /// The gradients of in_proj when its first section saw the class tokens alone.
+    /// Computes the gradients of in_proj when its first section was applied to the class tokens only.
     fn class_gradients(
         &self,
         normed: &Tensor,
@@ -381,7 +382,7 @@ fn adapt(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Option<site::Sav
     }
 }
 
-/// Computes again what `adapt` gave, from what it saved.
+/// Recomputes the output of `adapt` from what it saved.
 fn adapt_again(x: &Tensor, sites: &[Site<'_>], saved: &[Option<site::Saved>]) -> Result<Tensor> {
     if Sites::any(sites) && !saved.is_empty() {
         site::again(x, sites, saved)
@@ -400,12 +401,12 @@ fn collect(into: &mut [Found], gradients: Vec<Found>, prefix: &str) {
     }
 }
 
-/// The class tokens `[N, C]` of tokens `[N, L, C]`.
+/// Returns the class tokens `[N, C]` of tokens `[N, L, C]`.
 pub(super) fn class_rows(x: &Tensor) -> Result<Tensor> {
     x.narrow(1, 0, 1)?.squeeze(1)?.contiguous()
 }
 
-/// Class tokens `[N, C]` as tokens `[N, L, C]`, with zeros for all others.
+/// Returns class tokens `[N, C]` as tokens `[N, L, C]` that are zero elsewhere.
 fn class_rows_only(class: &Tensor, tokens: usize) -> Result<Tensor> {
     let (n, c) = class.dims2()?;
     let mut values = vec![0.0; n * tokens * c];

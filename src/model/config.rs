@@ -1,12 +1,12 @@
-//! A backbone's sizes, and the reference's name and shape of each of its tensors.
+//! Sizes and constants of a backbone, with the reference's name and shape of each of its tensors.
 //!
-//! Invariant: a configuration that passed `validate` describes a model that can be built and run.
+//! Invariant: a configuration that passed [`BackboneConfig::validate`] describes a model that can be built and run.
 
 use std::collections::BTreeMap;
 
 use crate::spec::{Geometry, Invalid, Normalization};
 
-/// The activation between the two products of the MLP.
+/// Activation between the two products of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// QuickGELU of OpenAI's CLIP: x · σ(1.702 x).
@@ -16,7 +16,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The name of the activation: `quick_gelu` or `gelu`.
+    /// Returns the name of the activation: `quick_gelu` or `gelu`.
     pub fn name(self) -> &'static str {
         match self {
             Self::QuickGelu => "quick_gelu",
@@ -24,7 +24,7 @@ impl Activation {
         }
     }
 
-    /// The activation with this name, if there is one.
+    /// Returns the activation of a name; `None` when the name is unknown.
     pub fn named(name: &str) -> Option<Self> {
         [Self::QuickGelu, Self::Gelu]
             .into_iter()
@@ -43,7 +43,7 @@ pub struct BackboneConfig {
     pub width: usize,
     /// Number of blocks.
     pub layers: usize,
-    /// Attention heads; divides the width.
+    /// Number of attention heads; divides the width.
     pub heads: usize,
     /// Hidden width of the MLP.
     pub mlp_width: usize,
@@ -55,12 +55,12 @@ pub struct BackboneConfig {
     pub pre_norm: bool,
     /// Whether the patch embedding has a bias (ImageNet ViTs).
     pub patch_bias: bool,
-    /// Mean and deviation that the pixels were normalised with.
+    /// Mean and standard deviation that the pixels were normalised with.
     pub normalization: Normalization,
 }
 
 impl BackboneConfig {
-    /// The backbone's limits on a task's shape.
+    /// Returns the limits that the backbone sets on a task's shape.
     pub fn geometry(&self) -> Geometry {
         Geometry {
             image_size: self.image_size,
@@ -68,25 +68,25 @@ impl BackboneConfig {
         }
     }
 
-    /// Patches along a side of the image.
+    /// Returns the number of patches along a side of the image.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size.max(1)
     }
 
-    /// Tokens of a frame: the class token and one for each patch.
+    /// Returns the number of tokens of a frame: the class token and one for each patch.
     pub fn tokens(&self) -> usize {
         1 + self.grid() * self.grid()
     }
 
-    /// Number of values of one frame: 3 · side².
+    /// Returns the number of values of one frame: 3 · side².
     pub fn frame_len(&self) -> usize {
         3 * self.image_size * self.image_size
     }
 
-    /// Checks the sizes.
+    /// Validates the sizes and constants.
     ///
     /// # Errors
-    /// Names the first field that is out of range or does not divide.
+    /// When a field is out of range, or does not divide another one; the error names the first such field.
     pub fn validate(&self) -> Result<(), Invalid> {
         let limits = [
             ("image_size", self.image_size, 4096),
@@ -118,7 +118,7 @@ impl BackboneConfig {
         Ok(())
     }
 
-    /// Name and shape of every tensor, as the reference names them.
+    /// Returns the name and shape of every tensor, as the reference names them.
     pub fn tensors(&self) -> BTreeMap<String, Vec<usize>> {
         let (c, m) = (self.width, self.mlp_width);
         let mut shapes = BTreeMap::from([

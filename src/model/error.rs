@@ -1,4 +1,4 @@
-//! What can go wrong in the model, each naming the tensor, field or clip.
+//! Errors of the model; each names the tensor, field or clip.
 
 use std::ops::Range;
 
@@ -9,54 +9,54 @@ use crate::spec;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A configuration that no backbone can have.
+    /// The configuration is not one of a backbone.
     #[error("backbone configuration: {0}")]
     Config(#[source] spec::Invalid),
-    /// An adapter configuration that does not fit the backbone.
+    /// The adapter configuration is not valid or does not fit the backbone.
     #[error("adapter configuration: {0}")]
     Adapter(#[source] spec::Invalid),
     /// A required tensor is missing.
     #[error("tensor {name} is missing")]
     MissingTensor {
-        /// The reference's name of the tensor.
+        /// Name of the tensor, as in the reference.
         name: String,
     },
-    /// A tensor that is not part of the model.
+    /// A tensor is not part of the model.
     #[error("tensor {name} is not part of the model")]
     UnexpectedTensor {
         /// Name of the tensor.
         name: String,
     },
-    /// A tensor with another shape than expected.
+    /// A tensor has a shape other than expected.
     #[error("tensor {name}: expected shape {expected:?}, got {got:?}")]
     WrongShape {
-        /// The reference's name of the tensor.
+        /// Name of the tensor, as in the reference.
         name: String,
         /// Shape that the configuration requires.
         expected: Vec<usize>,
         /// Shape that the tensor has.
         got: Vec<usize>,
     },
-    /// A tensor in a number format that is not read.
+    /// A tensor has a number format that is not supported.
     #[error("tensor {name}: expected f32, f16 or bf16, got {got}")]
     WrongType {
-        /// The reference's name of the tensor.
+        /// Name of the tensor, as in the reference.
         name: String,
         /// Number format of the tensor.
         got: String,
     },
-    /// A tensor with NaN or infinity.
+    /// A tensor contains NaN or infinity.
     #[error("tensor {name}: element {index} is not finite")]
     NotFinite {
-        /// The reference's name of the tensor.
+        /// Name of the tensor, as in the reference.
         name: String,
-        /// Row-major index of the first bad element.
+        /// Row-major index of the first value that is not finite.
         index: usize,
     },
-    /// Bytes that are not a safetensors file.
+    /// The bytes are not a safetensors file.
     #[error("safetensors: {0}")]
     Safetensors(#[source] load::HeaderError),
-    /// A clip of another size than its segment says.
+    /// A clip differs in size from what its segment requires.
     #[error("clip {clip}: expected {expected} values, got {got}")]
     ClipSize {
         /// Index of the clip in the batch.
@@ -66,19 +66,19 @@ pub enum Error {
         /// Number of values in the clip's planes.
         got: usize,
     },
-    /// Segments that do not follow one another over all clips.
+    /// The segments do not cover all clips one after another.
     #[error("segment {index}: clips {got:?}, expected to begin at {begin} and to end by {clips}")]
     Segments {
         /// Index of the segment.
         index: usize,
         /// Clips of the segment.
         got: Range<usize>,
-        /// Where the previous segment ended.
+        /// Index of the clip after the previous segment.
         begin: usize,
-        /// Clips in the batch.
+        /// Number of clips in the batch.
         clips: usize,
     },
-    /// An adapter set that was made for another backbone.
+    /// The adapter set was made for another backbone.
     #[error("adapter set for width and layers {got:?} does not fit a backbone of {expected:?}")]
     Mismatch {
         /// Width and layers of the backbone.
@@ -86,34 +86,34 @@ pub enum Error {
         /// Width and layers that the set was made for.
         got: (usize, usize),
     },
-    /// There is not one label per clip.
+    /// The number of labels differs from the number of clips.
     #[error("{clips} clips, but {labels} labels")]
     LabelCount {
-        /// Clips in the batch.
+        /// Number of clips in the batch.
         clips: usize,
-        /// Labels that were given.
+        /// Number of labels that were given.
         labels: usize,
     },
-    /// A label that the head has no row for.
+    /// A label has no row in the head.
     #[error("label {label} of clip {clip}: the head has {classes} classes")]
     Label {
         /// Index of the clip in the batch.
         clip: usize,
-        /// Label as given.
+        /// Label that was given.
         label: u32,
-        /// Classes of the head.
+        /// Number of classes of the head.
         classes: usize,
     },
-    /// A number outside its range.
+    /// A number is outside its range.
     #[error("{0}")]
     Value(#[source] spec::Invalid),
-    /// A result was requested before the work was done, or work continued after its end.
+    /// A result was requested before the computation was done, or the computation was advanced after its end.
     #[error("{what} at the wrong time")]
     Order {
         /// Name of the call.
         what: &'static str,
     },
-    /// A file could not be written.
+    /// A file cannot be written.
     #[error("write {path}")]
     Write {
         /// Path of the file.

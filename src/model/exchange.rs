@@ -1,7 +1,7 @@
-//! Adapter sets in foreign files: the reference's checkpoints and safetensors files come in, and PyTorch files go out.
+//! Adapter sets in foreign files: imports checkpoints of the reference and safetensors files, and exports PyTorch files.
 //!
-//! Invariant: what comes in is read by the checkpoint's reader, with its bounds and without running anything; names, shapes and finiteness are checked
-//! before anything is believed. What goes out and comes back in is bit-equal.
+//! Invariant: imports use the checkpoint reader, with its limits and without executing anything; names, shapes and finiteness are validated before
+//! any value is used. An exported set that is imported again is bit-equal.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -11,50 +11,50 @@ use super::load::{self, Archive, Checkpoint, Part};
 use super::{AdapterSet, BackboneConfig, Tensors, file};
 use crate::spec::{AdapterConfig, Digest, Invalid};
 
-/// The key of a PyTorch file that holds a version's manifest.
+/// Key of a PyTorch file under which the version's manifest is stored.
 pub const MANIFEST_KEY: &str = "frameshift";
-/// The head's tensors.
+/// Names of the head's tensors.
 const HEAD: [&str; 2] = ["fc.weight", "fc.bias"];
 
-/// Why a file is not an adapter set for this backbone.
+/// Reason why a file is not an adapter set for this backbone.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file cannot be read, or holds what is not finite.
+    /// The file cannot be read, or holds values that are not finite.
     #[error(transparent)]
     Load(#[from] load::Error),
-    /// Its tensors do not fit.
+    /// The tensors of the file do not fit the model.
     #[error(transparent)]
     Model(#[from] super::Error),
-    /// It has neither adapters nor a head.
+    /// The file has no head.
     #[error("the file has no {0:?}: it is not a checkpoint of an ST-Adapter or a linear probe")]
     NoHead(&'static str),
-    /// Its tensors do not say one shape of adapters.
+    /// The tensors of the file do not have the shapes of one adapter configuration.
     #[error("its adapters are not of one shape: {0}")]
     Shape(#[source] Invalid),
-    /// Its own backbone is another.
+    /// The file was trained on another backbone.
     #[error("it was trained on backbone {got}, the resident one is {expected}")]
     Backbone {
-        /// The resident one.
+        /// Digest of the resident backbone.
         expected: Digest,
-        /// Of the file.
+        /// Digest of the backbone in the file.
         got: Digest,
     },
 }
 
-/// An adapter set out of a file.
+/// Adapter set that was read from a file.
 #[derive(Debug)]
 pub struct Imported {
-    /// Where its adapters sit, and their shape.
+    /// Positions and shape of the adapters.
     pub adapter: AdapterConfig,
-    /// Rows of its head.
+    /// Number of classes of the head.
     pub classes: usize,
-    /// Whether the file has its frozen backbone, too, which then was the resident one.
+    /// Whether the file also contains the frozen backbone; its digest was then compared with that of the resident one.
     pub whole: bool,
     tensors: Tensors,
 }
 
-/// What a file says of itself: a safetensors file's metadata, or the texts of a PyTorch file.
+/// Returns the texts in a file: the metadata of a safetensors file, or the strings of a PyTorch file.
 pub fn texts(archive: &Archive) -> BTreeMap<String, String> {
     match archive.torch() {
         Some(torch) => torch.texts.iter().cloned().collect(),
@@ -62,10 +62,10 @@ pub fn texts(archive: &Archive) -> BTreeMap<String, String> {
     }
 }
 
-/// Reads a file; `digest` is the resident backbone's.
+/// Reads an adapter set from a file; `digest` is that of the resident backbone.
 ///
 /// # Errors
-/// When it cannot be read, does not fit the backbone, or was trained on another one.
+/// When the file cannot be read, does not fit the backbone, or was trained on another one.
 pub fn read(
     archive: Archive,
     backbone: &BackboneConfig,
@@ -87,7 +87,7 @@ pub fn read(
     let adapter = shape_of(&shapes, backbone.layers).map_err(Error::Shape)?;
     let classes = shapes[HEAD[0]].first().copied().unwrap_or(0);
     let whole = checkpoint.names().any(|name| !own(name));
-    // Names and shapes are checked before values are read: a tensor's size is then what the backbone and the configuration say.
+    // Names and shapes are validated before values are read, so that the backbone and the configuration bound the size of a tensor.
     super::adapter::check_shapes(&shapes, backbone, adapter, classes)?;
     let mut tensors = Tensors::new();
     for name in shapes.keys() {
@@ -109,10 +109,10 @@ pub fn read(
 }
 
 impl Imported {
-    /// The set as a task of this configuration needs it.
+    /// Converts the tensors to a set with a task's configuration.
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected or of another shape.
+    /// When a tensor is missing, unexpected or has another shape; the error names the first such tensor.
     pub fn into_set(
         self,
         backbone: &BackboneConfig,
@@ -121,7 +121,7 @@ impl Imported {
         AdapterSet::from_tensors(self.tensors, backbone, adapter, self.classes)
     }
 
-    /// Whether both configurations put the same adapters into a backbone of so many blocks.
+    /// Returns whether both configurations put the same adapters into a backbone of `layers` blocks.
     pub fn is_same_shape(a: &AdapterConfig, b: &AdapterConfig, layers: usize) -> bool {
         let blocks = |config: &AdapterConfig| {
             let own = config
@@ -134,7 +134,7 @@ impl Imported {
     }
 }
 
-/// Width, kernel, sites and blocks, by the tensors; that all of them agree is checked by their shapes afterwards.
+/// Derives width, kernel, sites and blocks from the tensors; later checks of all shapes find out whether the tensors agree.
 fn shape_of(shapes: &BTreeMap<&str, &[usize]>, layers: usize) -> Result<AdapterConfig, Invalid> {
     let mut config = AdapterConfig::LINEAR_PROBE;
     let mut first = None;
@@ -173,14 +173,14 @@ fn shape_of(shapes: &BTreeMap<&str, &[usize]>, layers: usize) -> Result<AdapterC
     Ok(config)
 }
 
-/// A set that lies in a safetensors file as a PyTorch file: what the reference's `load_model` and `torch.load(weights_only=True)` read. The file's
-/// metadata comes along as one text. Equal arguments give equal bytes.
+/// Converts a set in a safetensors file to a PyTorch file, which the reference's `load_model` and `torch.load(weights_only=True)` read. The file's
+/// metadata is stored in it as one text. Equal arguments give equal bytes.
 ///
 /// # Errors
 /// When the file is not a safetensors file of floats.
 pub fn to_torch(safetensors: &[u8]) -> Result<Vec<u8>, super::Error> {
     let header = load::Header::parse(safetensors).map_err(super::Error::Safetensors)?;
-    // Texts by text: serde_json has no way to fail on them.
+    // The metadata maps texts to texts, so serde_json cannot fail.
     let manifest = serde_json::to_string(&header.metadata).unwrap_or_default();
     let tensors = file::read(safetensors)?;
     let mut names: Vec<&String> = tensors.keys().collect();
@@ -202,7 +202,7 @@ pub fn to_torch(safetensors: &[u8]) -> Result<Vec<u8>, super::Error> {
     ))
 }
 
-/// The order of the reference's state dictionaries: by block, by site, by layer; the head last.
+/// Returns the sort key of a tensor in the order of the reference's state dictionaries: by block, by site, by layer; the head last.
 fn place(name: &str) -> (usize, bool, usize, String) {
     const LAYERS: [&str; 3] = ["fc1", "conv", "fc2"];
     let parts: Vec<&str> = name.split('.').collect();
@@ -218,7 +218,7 @@ fn place(name: &str) -> (usize, bool, usize, String) {
     (block.unwrap_or(usize::MAX), is_late, rank, last)
 }
 
-/// The name that stands for an imported file in messages.
+/// Returns the name that stands for an imported file in messages.
 pub fn label() -> &'static Path {
     Path::new("the file")
 }

@@ -7,22 +7,22 @@ use candle_core::Tensor;
 use super::block::{Sites, Tokens};
 use super::{Backbone, Error, Step, head, ops, vit};
 
-/// A running forward of the bare backbone.
+/// Forward pass of clips through the backbone without adapters.
 pub struct Features {
     backbone: Arc<Backbone>,
     clips: Vec<Arc<[f32]>>,
     /// Number of frames of each clip.
     frames: Vec<usize>,
     x: Option<Tensor>,
-    /// The next block; one past the last when the forward is done.
+    /// Index of the next block; the number of blocks when the forward pass is done.
     next: usize,
 }
 
 impl Features {
-    /// Starts a forward over `frames`: one buffer per clip, normalised planes `[3, T, S, S]`, each with its own T.
+    /// Starts a forward pass over `frames`: one buffer per clip with normalised planes `[3, T, S, S]`; T may differ between clips.
     ///
     /// # Errors
-    /// When a clip's length is not a multiple of a frame's.
+    /// When a clip's length is not a multiple of a frame's length.
     pub fn new(backbone: Arc<Backbone>, frames: Vec<Arc<[f32]>>) -> Result<Self, Error> {
         let len = backbone.config().frame_len();
         for (clip, planes) in frames.iter().enumerate() {
@@ -38,10 +38,10 @@ impl Features {
         })
     }
 
-    /// Runs the patch embedding or one block.
+    /// Runs one slice: the patch embedding or one block.
     ///
     /// # Errors
-    /// When called after the end.
+    /// When the forward pass is already done.
     pub fn advance(&mut self) -> Result<Step, Error> {
         let vit = &self.backbone.vit;
         let Some(x) = &self.x else {
@@ -63,10 +63,10 @@ impl Features {
         Ok(if last { Step::Done } else { Step::More })
     }
 
-    /// The features `[C]` of each clip: the mean over T of the class token before the final norm.
+    /// Returns the features `[C]` of each clip: the mean over T of the class token before the final norm.
     ///
     /// # Errors
-    /// When called before the end.
+    /// When the forward pass is not done yet.
     pub fn into_features(self) -> Result<Vec<Vec<f32>>, Error> {
         if self.frames.is_empty() {
             return Ok(Vec::new());

@@ -1,13 +1,13 @@
-//! Safetensors bytes of named f32 tensors, in memory.
+//! Named f32 tensors as safetensors bytes, in memory.
 //!
-//! Invariant: equal tensors and metadata give equal bytes, and reading checks the header as strictly as a checkpoint's.
+//! Invariant: equal tensors and metadata give equal bytes; reading validates the header as strictly as that of a checkpoint.
 
 use std::collections::BTreeMap;
 
 use super::load::{Float, Header, Stored, serialize};
 use super::{Error, Tensors};
 
-/// Writes the tensors in the order of their names, rounded to a float format.
+/// Returns the tensors as safetensors bytes, in the order of their names, rounded to a float format.
 pub(super) fn write(
     tensors: &Tensors,
     metadata: &BTreeMap<String, String>,
@@ -25,7 +25,7 @@ pub(super) fn write(
     serialize(&stored, metadata)
 }
 
-/// Reads all tensors; f16 and bf16 are widened.
+/// Reads all tensors from safetensors bytes; f16 and bf16 are widened.
 pub(super) fn read(bytes: &[u8]) -> Result<Tensors, Error> {
     let header = Header::parse(bytes).map_err(Error::Safetensors)?;
     let mut tensors = Tensors::new();

@@ -1,4 +1,4 @@
-//! From class tokens to features: the mean over a clip's frames, and dropout.
+//! The steps between class tokens and the head: the mean over a clip's frames, and dropout.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use super::ops::{read, tensor};
 use crate::rng::Stream;
 
-/// The mean of each clip, `[clips, C]`, of class tokens `[ΣT, C]`; `frames` holds the number of frames of each clip, in order.
+/// Returns the mean of each clip, `[clips, C]`, of class tokens `[ΣT, C]`; `frames` holds the number of frames of each clip, in order.
 pub(super) fn clip_means(class: &Tensor, frames: &[usize]) -> Result<Tensor> {
     let c = class.dim(1)?;
     let mut means = Vec::with_capacity(frames.len() * c);
@@ -31,7 +31,7 @@ pub(super) fn clip_means(class: &Tensor, frames: &[usize]) -> Result<Tensor> {
     tensor(means, (frames.len(), c))
 }
 
-/// The gradient of the class tokens `[ΣT, C]` from that of the means.
+/// Returns the gradient of the class tokens, `[ΣT, C]`, from the gradient of the means.
 pub(super) fn spread(d_means: &Tensor, frames: &[usize]) -> Result<Tensor> {
     let c = d_means.dim(1)?;
     let total: usize = frames.iter().sum();
@@ -46,7 +46,7 @@ pub(super) fn spread(d_means: &Tensor, frames: &[usize]) -> Result<Tensor> {
     tensor(out, (total, c))
 }
 
-/// The factors of dropout `[rows, C]`: 0 or 1 / (1 - rate); row i of the batch draws from part i of the stream.
+/// Returns the factors of dropout `[rows, C]`, each 0 or 1 / (1 - rate); row i of the batch uses part i of the stream.
 pub(super) fn dropout(rate: f64, stream: &Stream, rows: Range<usize>, c: usize) -> Result<Tensor> {
     let (threshold, factor) = (rate as f32, (1.0 / (1.0 - rate)) as f32);
     let count = rows.len();

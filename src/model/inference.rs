@@ -1,6 +1,6 @@
-//! One forward over a batch that mixes tasks, block by block.
+//! One forward pass over a batch that mixes tasks, block by block.
 //!
-//! Invariant: the frozen layers run over the whole batch, whatever the tasks; an adapter runs over its own segment.
+//! Invariant: the frozen layers run over the whole batch, whatever the tasks; an adapter runs only over its own segment.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
 use super::{AdapterSet, Backbone, Error, Step, head, ops, vit};
 
-/// Neighbouring clips of a batch that use one adapter set.
+/// Adjacent clips of a batch that use one adapter set.
 #[derive(Debug, Clone)]
 pub struct Segment {
     /// Adapter set of the clips.
     pub set: Arc<AdapterSet>,
     /// Range of the segment's clips in the batch.
     pub clips: Range<usize>,
-    /// Frames of each clip.
+    /// Number of frames of each clip.
     pub num_frames: usize,
 }
 
-/// A running forward; a device slice advances it.
+/// Forward pass of a batch; each slice of the device advances it.
 pub struct Inference {
     backbone: Arc<Backbone>,
     clips: Vec<Arc<[f32]>>,
@@ -35,7 +35,7 @@ pub struct Inference {
 
 enum State {
     Begin,
-    /// Tokens before this block.
+    /// Index of the next block, and its input.
     Block(usize, Tensor),
     /// Class tokens `[ΣT, C]` after the last block.
     Heads(Tensor),
@@ -43,10 +43,11 @@ enum State {
 }
 
 impl Inference {
-    /// Starts a forward over `frames`: one buffer per clip, normalised planes `[3, T, S, S]`. Segments follow one another over all clips.
+    /// Starts a forward pass over `frames`: one buffer per clip with normalised planes `[3, T, S, S]`. The segments cover all clips one after
+    /// another.
     ///
     /// # Errors
-    /// When a clip, a segment or a set does not fit.
+    /// When a clip, a segment or an adapter set does not fit.
     pub fn new(
         backbone: Arc<Backbone>,
         frames: Vec<Arc<[f32]>>,
@@ -88,17 +89,17 @@ impl Inference {
         })
     }
 
-    /// Takes the full path, without the shortcut of the last block, and keeps every block's output.
+    /// Returns the same forward pass, but with all tokens through the last block and every block's output kept.
     #[must_use]
     pub fn with_hidden_states(mut self) -> Self {
         self.hidden = Some(Vec::new());
         self
     }
 
-    /// Runs the patch embedding, one block, or the heads.
+    /// Runs one slice: the patch embedding, one block, or the heads.
     ///
     /// # Errors
-    /// When called after the end.
+    /// When the forward pass is already done.
     pub fn advance(&mut self) -> Result<Step, Error> {
         let state = std::mem::replace(&mut self.state, State::Begin);
         self.state = match state {
@@ -120,10 +121,10 @@ impl Inference {
         })
     }
 
-    /// Logits of each clip, in the order of `frames`.
+    /// Returns the logits of each clip, in the order of `frames`.
     ///
     /// # Errors
-    /// When called before the end.
+    /// When the forward pass is not done yet.
     pub fn into_logits(self) -> Result<Vec<Vec<f32>>, Error> {
         match self.state {
             State::Done(logits) => Ok(logits),
@@ -133,7 +134,7 @@ impl Inference {
         }
     }
 
-    /// Outputs of the blocks so far, each `[ΣT, L, C]`, when they were requested.
+    /// Returns the outputs of the blocks so far, each `[ΣT, L, C]`; empty unless they were requested.
     pub fn hidden_states(&self) -> &[Tensor] {
         self.hidden.as_deref().unwrap_or_default()
     }
@@ -179,7 +180,7 @@ impl Inference {
     }
 }
 
-/// Checks the length of one clip's planes.
+/// Returns an error unless one clip's planes have the expected length.
 pub(super) fn check_clip(clip: usize, planes: &[f32], expected: usize) -> Result<(), Error> {
     if planes.len() == expected {
         return Ok(());
@@ -191,7 +192,7 @@ pub(super) fn check_clip(clip: usize, planes: &[f32], expected: usize) -> Result
     })
 }
 
-/// The adapters of a batch in one block; empty when no segment has one there.
+/// Returns the adapters of a batch in one block; empty when no segment has an adapter there.
 fn sites(segments: &[Segment], block: usize, grid: usize) -> Sites<'_> {
     let (mut sites, mut begin) = (Sites::default(), 0);
     for segment in segments {

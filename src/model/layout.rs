@@ -1,4 +1,4 @@
-//! What an adapter set consists of: names and shapes of its weights, from configuration, backbone and number of classes.
+//! Composition of an adapter set: names and shapes of its weights, from configuration, backbone and number of classes.
 
 use super::{BackboneConfig, Error};
 use crate::spec::{AdapterConfig, Invalid, MAX_LABELS};
@@ -6,7 +6,7 @@ use crate::spec::{AdapterConfig, Invalid, MAX_LABELS};
 /// Name and shape of a weight.
 pub(super) type Named = (String, Vec<usize>);
 
-/// What the names and shapes follow from.
+/// Values that determine the names and shapes of a set's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) config: AdapterConfig,
@@ -43,7 +43,7 @@ impl Layout {
         })
     }
 
-    /// The lowest block with adapters.
+    /// Returns the lowest block with adapters; the number of blocks when there are none.
     pub(super) fn first(&self) -> usize {
         match self.config.adapter_layers {
             _ if !self.config.has_sites() => self.layers,
@@ -52,7 +52,7 @@ impl Layout {
         }
     }
 
-    /// The lowest block with an adapter that moves the logits: one before the last block's MLP moves none.
+    /// Returns the lowest block with an adapter that affects the logits; one before the last block's MLP does not.
     pub(super) fn lowest_live_block(&self) -> Option<usize> {
         let (first, last) = (self.first(), self.layers - 1);
         let live = first < last || (first == last && self.config.adapter_pre_attn);
@@ -63,7 +63,7 @@ impl Layout {
         self.config.adapter_kernel_size.map(|size| size as usize)
     }
 
-    /// Names and shapes of all weights, in the reference's order.
+    /// Returns the names and shapes of all weights, in the reference's order.
     pub(super) fn weights(&self) -> Vec<Named> {
         let (c, w) = (self.width, self.config.adapter_width as usize);
         let [t, y, x] = self.kernel();

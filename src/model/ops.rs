@@ -1,16 +1,16 @@
-//! The kernels: each is a candle custom operation, with its backward as another one, so that a device adds its own side in one place.
+//! The kernels: each is a candle custom operation, and its backward is another one, so that a new device adds its implementation in one place.
 //!
-//! Invariant: the value of a row depends on that row (or its frame, or its clip) alone, computed in one order whatever the batch and the number of
-//! threads; sums over rows go over fixed blocks in a fixed order.
+//! Invariant: the value of a row depends only on that row (or its frame, or its clip), computed in one order whatever the batch and the number of
+//! threads; sums over rows use fixed blocks in a fixed order.
 //!
 //! # Map
-//! From the operations that layers call down to the instructions:
+//! The files, from the operations that layers call down to the instructions:
 //!
 //! | file | what it computes | what it guarantees |
 //! |---|---|---|
 //! | `linear` | y = act(x · Wᵀ + b) and r + x · Wᵀ + b on packed weights | a row depends on that row |
 //! | `linear/grouped` | several row ranges of a batch, each with its own weight, in one call | as if each range were alone |
-//! | `linear/{product,split}` | one product, and how it is cut into units of parallel work | the cut changes no bit |
+//! | `linear/{product,split}` | one product, and its division into units of parallel work | the division changes no bit |
 //! | `weight_gradient` | dW = dyᵀ · x | rows are added in their order, in blocks of a fixed depth; no block mixes two clips |
 //! | `attention`, `attention/{plan,kernel}` | multi-head attention of a frame, forward and backward | a frame depends on that frame |
 //! | `depthwise` | the adapters' convolution over (T, H, W) | a clip depends on that clip |
@@ -25,10 +25,10 @@
 //!
 //! # Test and time
 //! `cargo nextest run model::ops` checks every operation against plain candle and finite differences at odd sizes (`tests`), and every instruction set
-//! that the CPU has against `portable` (`kernel/tests`). `FRAMESHIFT_CPU=portable|avx2|avx512|amx` runs any test as on a lesser CPU; `make asan` runs
+//! that the CPU has against `portable` (`kernel/tests`). `FRAMESHIFT_CPU=portable|avx2|avx512|amx` limits any test to an instruction set; `make asan` runs
 //! these tests under the address sanitizer. `cargo bench --bench kernels` shows each kernel's share of what the machine can do (`model/bench.rs`),
-//! `frameshift bench compute` times the whole model. A new instruction set is a file beside `kernel/avx2`, an [`Isa`], and its arms in `kernel`; the
-//! tests and benchmarks find it by themselves.
+//! `frameshift bench compute` times the whole model. A new instruction set is a file beside `kernel/avx2`, an [`Isa`] and its line in `Isa::tiles`; the
+//! tests and benchmarks then cover it without changes.
 
 mod activations;
 pub(super) mod attention;
@@ -58,12 +58,12 @@ pub(super) use sum::{Onto, squares};
 
 use crate::spec::Precision;
 
-/// Runs multiply-adds on registers alone, on this thread: `steps` for each of several independent sums. Returns how many numbers were multiplied.
+/// Runs `steps` multiply-adds on registers alone, for each of several independent sums, on this thread. Returns the number of multiplied numbers.
 pub(super) fn multiply_adds(format: Format, steps: usize) -> u64 {
     kernel::Kernel::best(format).multiply_adds(steps)
 }
 
-/// The precision that `auto` means: bfloat16 where the CPU multiplies it faster than floats.
+/// Returns the precision that `auto` stands for: bfloat16 where the CPU multiplies it faster than floats, else f32.
 pub fn fastest() -> Precision {
     if kernel::Kernel::best(Format::Bf16).beats_floats() {
         Precision::Bf16
@@ -72,7 +72,7 @@ pub fn fastest() -> Precision {
     }
 }
 
-/// The instructions that multiply the frozen weights in this precision: `amx`, `avx512`, `avx2`, `neon` or `portable`.
+/// Returns the instruction set that multiplies the frozen weights in this precision: `amx`, `avx512`, `avx2`, `neon` or `portable`.
 pub fn instructions(precision: Precision) -> &'static str {
     kernel::Kernel::best(Format::of(precision)).name()
 }

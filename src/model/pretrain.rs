@@ -1,4 +1,4 @@
-//! Training of a whole backbone with several heads, on single images: the same blocks with trainable weights.
+//! Trains a whole backbone with several heads on single images: the same blocks, with trainable weights.
 //!
 //! Invariant: equal seeds and batches give equal weights, bit for bit.
 
@@ -22,13 +22,13 @@ use crate::spec::{Invalid, Precision};
 pub struct StepReport {
     /// Mean cross entropy of each head, in nats.
     pub losses: Vec<f64>,
-    /// Share of images whose largest logit was their label's, for each head.
+    /// Share of images whose largest logit was that of their label, for each head.
     pub accuracies: Vec<f64>,
     /// Global gradient norm before clipping; 0 when there was no update.
     pub gradient_norm: f64,
 }
 
-/// A backbone in training.
+/// Backbone in training, with its heads and optimiser.
 pub struct Trainer {
     config: BackboneConfig,
     /// Number of classes of each head.
@@ -37,13 +37,13 @@ pub struct Trainer {
     optimizer: AdamW,
 }
 
-/// One step's layers, with the current weights.
+/// Layers of one step, with the current weights.
 struct Layers {
     vit: Vit,
     heads: Vec<Linear>,
 }
 
-/// What the forward leaves for the backward.
+/// Activations that the forward pass saves for the backward pass.
 struct Trace {
     embedding: SavedEmbedding,
     blocks: Vec<Saved>,
@@ -53,10 +53,10 @@ struct Trace {
 }
 
 impl Trainer {
-    /// Initialises random weights from a seed; `heads` holds the number of classes of each head.
+    /// Creates a backbone with random weights from a seed; `heads` holds the number of classes of each head.
     ///
     /// # Errors
-    /// When no backbone can have this configuration.
+    /// When the configuration is not one of a backbone, or a head has no classes.
     pub fn new(
         config: BackboneConfig,
         heads: &[usize],
@@ -87,7 +87,7 @@ impl Trainer {
         })
     }
 
-    /// Makes one step of AdamW on the sum of the heads' losses. `images`: `[N, 3, S, S]`, normalised; `labels[head][image]`.
+    /// Updates the weights once with AdamW, on the sum of the heads' losses. `images` are normalised, `[N, 3, S, S]`; labels are `[head][image]`.
     ///
     /// # Errors
     /// When shapes or labels do not fit.
@@ -104,7 +104,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// The results of a batch, and the gradient of every weight.
+    /// Returns the results of a batch, and the gradient of every weight.
     fn gradients(
         &self,
         images: &Tensor,
@@ -140,7 +140,7 @@ impl Trainer {
         Ok(self.score(&layers, &trace.normed, labels, found)?.1)
     }
 
-    /// The backbone's weights (not the heads') by the reference's names.
+    /// Returns the backbone's weights, without the heads, by the reference's names.
     ///
     /// # Errors
     /// When a tensor cannot be read.
@@ -156,8 +156,8 @@ impl Trainer {
         Ok(tensors)
     }
 
-    /// Writes the backbone (not the heads) as f16 safetensors with the reference's tensor names, its configuration and this metadata: a file that
-    /// `Backbone::load` reads.
+    /// Writes the backbone, without the heads, as f16 safetensors with the reference's tensor names, its configuration and this metadata: a file that
+    /// [`crate::model::Backbone::load`] reads.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -329,7 +329,8 @@ fn head_name(head: usize, part: &str) -> String {
     format!("heads.{head}.{part}")
 }
 
-/// Initial values of a weight: matrices uniform within 1 / √inputs, embeddings normal with deviation 1 / √width, norms the identity, biases 0.
+/// Returns initial values of a weight: matrices uniform within 1 / √inputs, embeddings normal with standard deviation 1 / √width, norms the identity,
+/// biases 0.
 fn initial(name: &str, shape: &[usize], rng: &mut Stream) -> Vec<f32> {
     let count: usize = shape.iter().product();
     let last = shape.last().copied().unwrap_or(1).max(1);

@@ -1,6 +1,6 @@
-//! One adapter: fc2(depthwise convolution(fc1(patch tokens))) added to the patch tokens; and the adapters of a mixed batch at one place.
+//! One adapter: fc2(depthwise convolution(fc1(patch tokens))) added to the patch tokens; and the adapters of a mixed batch at one site.
 //!
-//! Invariant: a segment's tokens meet its own adapter only; the class token passes unchanged.
+//! Invariant: a segment's tokens pass only through its own adapter; class tokens are unchanged.
 
 use std::ops::Range;
 
@@ -12,15 +12,15 @@ use super::ops::depthwise::{Depthwise, Extent};
 use super::ops::linear::{self, Each, Rows};
 use super::weights::{Found, Linear, Mode};
 
-/// A bottleneck in a block.
+/// Bottleneck adapter at one site of a block.
 pub(super) struct Adapter {
     pub(super) fc1: Linear,
     pub(super) conv: Depthwise,
     pub(super) fc2: Linear,
 }
 
-/// What the backward of an adapter reads besides its input: fc1's output, `[frames, P, width]`. The convolution's output is computed again, which is
-/// cheaper than keeping it.
+/// Activation that an adapter's backward pass reads in addition to its input: the output of fc1, `[frames, P, width]`. The convolution's output is
+/// recomputed, which is cheaper than keeping it.
 pub(super) struct Saved(Tensor);
 
 impl Adapter {
@@ -28,7 +28,7 @@ impl Adapter {
         self.fc1.bytes() + self.conv.bytes() + self.fc2.bytes()
     }
 
-    /// The same adapter, frozen, in this mode.
+    /// Returns the same adapter, frozen, in this mode.
     pub(super) fn in_mode(&self, mode: &Mode) -> Self {
         Self {
             fc1: self.fc1.in_mode(mode),
@@ -37,7 +37,7 @@ impl Adapter {
         }
     }
 
-    /// The gradients from x and dy of the site's frames.
+    /// Computes the gradients from x and dy of the site's frames.
     fn backward(
         &self,
         x: &Tensor,
@@ -80,17 +80,17 @@ impl Adapter {
     }
 }
 
-/// The frames of a segment and its adapter at one place, if it has one there.
+/// Frames of a segment, and its adapter at one site, if it has one there.
 #[derive(Clone)]
 pub(super) struct Site<'a> {
     pub(super) frames: Range<usize>,
     pub(super) extent: Extent,
     pub(super) adapter: Option<&'a Adapter>,
-    /// Gradients of earlier clips of a training step.
+    /// Gradients of earlier clips of the same training step.
     pub(super) sums: Option<Sums<'a>>,
 }
 
-/// Gradients of an adapter so far, under their names without this prefix.
+/// Gradients so far, in which those of one adapter have names with a prefix.
 #[derive(Clone)]
 pub(super) struct Sums<'a> {
     pub(super) all: &'a Gradients,
@@ -103,7 +103,7 @@ impl Site<'_> {
         sums.all.get(&format!("{}{name}", sums.prefix))
     }
 
-    /// The sum that the gradient of this name is added to.
+    /// Returns the sum that the gradient of a weight is added to.
     fn onto(&self, name: &str) -> Onto<'_> {
         Onto {
             clip: self.extent.frames * self.extent.grid * self.extent.grid,
@@ -129,7 +129,7 @@ pub(super) fn forward(x: &Tensor, sites: &[Site<'_>]) -> Result<(Tensor, Vec<Opt
     Ok((y, saved.collect()))
 }
 
-/// Computes again what `forward` gave, from what it saved.
+/// Recomputes the output of `forward` from what it saved.
 pub(super) fn again(x: &Tensor, sites: &[Site<'_>], saved: &[Option<Saved>]) -> Result<Tensor> {
     let narrow: Vec<Tensor> = saved
         .iter()
@@ -139,13 +139,13 @@ pub(super) fn again(x: &Tensor, sites: &[Site<'_>], saved: &[Option<Saved>]) -> 
     widened(x, &adapted(sites), &narrow)
 }
 
-/// The sites that have an adapter.
+/// Returns the sites that have an adapter.
 fn adapted<'a, 'b>(sites: &'b [Site<'a>]) -> Vec<(&'b Site<'a>, &'a Adapter)> {
     let adapted = sites.iter().filter_map(|site| Some((site, site.adapter?)));
     adapted.collect()
 }
 
-/// Adds fc2(convolution(narrow)) to x.
+/// Returns x + fc2(convolution(narrow)).
 fn widened(x: &Tensor, adapted: &[(&Site<'_>, &Adapter)], narrow: &[Tensor]) -> Result<Tensor> {
     let mut mixed = Vec::with_capacity(narrow.len());
     for ((site, adapter), narrow) in adapted.iter().zip(narrow) {
@@ -154,7 +154,7 @@ fn widened(x: &Tensor, adapted: &[(&Site<'_>, &Adapter)], narrow: &[Tensor]) -> 
     linear::project_add_each(&mixed, x, &each(adapted, |adapter| &adapter.fc2))
 }
 
-/// One layer of each adapter, with the frames that it meets.
+/// Returns one layer of each adapter, with the frames that it applies to.
 fn each<'a>(
     adapted: &[(&'a Site<'_>, &'a Adapter)],
     layer: fn(&Adapter) -> &Linear,
@@ -164,7 +164,7 @@ fn each<'a>(
     adapted.iter().map(part).collect()
 }
 
-/// The gradient of x, unless it is not needed, and each segment's gradients.
+/// Returns the gradient of x, if it is wanted, and the gradients of each segment's adapter.
 pub(super) fn backward(
     x: &Tensor,
     sites: &[Site<'_>],

@@ -1,25 +1,25 @@
-//! The one thread pool of the numeric code: as many threads as physical cores, since two threads of a core share its multipliers. Beside it, one
-//! thread for work outside the device's turns.
+//! The one thread pool of the numeric code: one thread per physical core, since two hardware threads of a core share its multipliers. In addition,
+//! one thread for work outside the device's slices.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// Sets the number of threads of the numeric code, before it runs for the first time; `None` means as many as this process has physical cores.
-/// Returns the number in force: a pool that already runs stays as it is.
+/// Sets the number of threads of the numeric code, before it first runs; `None` takes as many as this process has physical cores. Returns the number
+/// in force, since a pool that already runs is not changed.
 pub fn compute_threads(threads: Option<NonZeroUsize>) -> usize {
     let threads = threads.map_or_else(physical_cores, NonZeroUsize::get);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("compute-{i}"));
-    // An error says that the pool runs already; its size is what counts.
+    // An error means that the pool already runs; its size is what counts.
     let _ = pool.build_global();
     rayon::current_num_threads()
 }
 
-/// Runs numeric work outside the device's turns, such as the packing of an adapter set, on a separate thread: it never takes a thread from a slice
-/// that serves, and results do not depend on the number of threads. Calls take turns. It blocks, so it must not be called from async threads.
+/// Runs numeric work outside the device's slices, such as the packing of an adapter set, on a separate thread: it never takes a thread from serving,
+/// and results do not depend on the number of threads. Calls take turns. The call blocks, so it must not be made from an async thread.
 pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     static ASIDE: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
     let pool = ASIDE.get_or_init(|| {
@@ -28,20 +28,20 @@ pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
             .thread_name(|_| "aside".to_owned());
         pool.build().ok()
     });
-    // If the separate thread could not be started, the work is done all the same.
+    // If the separate thread could not be started, the caller's thread does the work.
     match pool {
         Some(pool) => pool.install(work),
         None => work(),
     }
 }
 
-/// Physical cores that this process may use, but no more than its share of CPU time allows.
+/// Returns the number of physical cores that this process may use, at most its share of CPU time.
 pub fn physical_cores() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     cores(Path::new("/sys/devices/system/cpu"), &allowed()).map_or(logical, |c| c.clamp(1, logical))
 }
 
-/// Logical CPUs that this process may run on.
+/// Returns the logical CPUs that this process may run on.
 fn allowed() -> Vec<usize> {
     match rustix::thread::sched_getaffinity(None) {
         Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU)
@@ -51,7 +51,7 @@ fn allowed() -> Vec<usize> {
     }
 }
 
-/// Number of distinct sets of sibling threads among these CPUs; `None` where the system does not say.
+/// Returns the number of distinct sets of sibling threads among these CPUs; `None` where the system does not report them.
 fn cores(system: &Path, cpus: &[usize]) -> Option<usize> {
     let mut cores = BTreeSet::new();
     for cpu in cpus {

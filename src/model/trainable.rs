@@ -1,4 +1,4 @@
-//! A task's adapters and head while an optimiser moves them.
+//! Adapters and head of a task, with weights that an optimiser updates.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use super::weights::Mode;
 use super::{Error, Gradients};
 use crate::spec::Precision;
 
-/// A set whose weights an optimiser moves.
+/// Adapter set whose weights an optimiser updates.
 pub struct TrainableSet {
     form: Layout,
     parameters: Vec<(String, Var)>,
 }
 
 impl TrainableSet {
-    /// Copies a set; shares nothing with it.
+    /// Copies a set; the copy shares no memory with it.
     ///
     /// # Errors
-    /// When a tensor cannot be made.
+    /// When a tensor cannot be created.
     pub fn new(set: &AdapterSet) -> Result<Self, Error> {
         let mut parameters = Vec::new();
         for (name, shape) in set.form.weights() {
@@ -34,7 +34,7 @@ impl TrainableSet {
         })
     }
 
-    /// A copy of the current weights, immutable; shares nothing with `self`.
+    /// Returns an immutable copy of the current weights, which shares no memory with `self`.
     ///
     /// # Errors
     /// When a tensor cannot be read.
@@ -42,17 +42,17 @@ impl TrainableSet {
         self.build(&Mode::Frozen(Precision::F32, None))
     }
 
-    /// Name and value of every weight, in a fixed order.
+    /// Returns the name and value of every weight, in a fixed order.
     pub fn parameters(&self) -> &[(String, Var)] {
         &self.parameters
     }
 
-    /// Number of classes, which is the number of rows of the head.
+    /// Returns the number of classes, which is the number of rows of the head.
     pub fn classes(&self) -> usize {
         self.form.classes
     }
 
-    /// The layers with the current weights, with gradients; products run in this precision, while the weights stay 32-bit floats.
+    /// Returns trainable layers with the current weights; products run in this precision, while the weights stay f32.
     pub(super) fn layers(&self, precision: Precision) -> Result<AdapterSet, Error> {
         self.build(&Mode::Trainable(precision))
     }
@@ -69,7 +69,7 @@ impl TrainableSet {
         })
     }
 
-    /// A zero gradient for every weight.
+    /// Returns a zero gradient for every weight.
     pub(super) fn zeros(&self) -> Result<Gradients, Error> {
         let zero = |(name, var): &(String, Var)| Ok((name.clone(), var.as_tensor().zeros_like()?));
         self.parameters.iter().map(zero).collect()

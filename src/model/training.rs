@@ -1,7 +1,7 @@
-//! One training step of one set (forward, loss, backward), block by block; the optimiser comes after it.
+//! One training step of one set (forward, loss, backward), block by block; the optimiser follows it.
 //!
-//! Invariant: how the step is cut into slices, what runs between them, whether activations are kept or computed again, and how many clips are computed
-//! together change no bit of its result: sums over clips are formed clip by clip, in the order of the clips.
+//! Invariant: how the step is divided into slices, what runs between them, whether activations are kept or recomputed, and how many clips are
+//! computed together change no bit of its result: sums over clips are formed clip by clip, in the order of the clips.
 
 mod memory;
 
@@ -24,36 +24,36 @@ use crate::spec::Invalid;
 
 pub use self::memory::StepShape;
 
-/// What the forward keeps for the backward; all choices give the same bits.
+/// Activations that the forward pass keeps for the backward pass; every choice gives the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// Everything that the backward reads.
+    /// All activations that the backward pass reads.
     All,
-    /// Each block's input; the backward runs the block's forward again.
+    /// Only the input of each block; the backward pass runs the block's forward again.
     Recompute,
-    /// As much as this many bytes of activations allow: the clips are computed in micro-batches, as long as these fill the device; then in the lower
-    /// blocks the MLP's hidden values are computed again, then all but the blocks' inputs; then the micro-batches shrink, down to one clip.
+    /// As many as this number of bytes allows. First the clips are divided into micro-batches, as long as these fill the device; then the MLP's
+    /// hidden values are recomputed in the lower blocks, then everything except the blocks' inputs; then the micro-batches shrink, down to one clip.
     Within(u64),
 }
 
 /// Dropout before the head.
 #[derive(Debug, Clone)]
 pub struct Dropout {
-    /// Share of the features that become 0, in [0, 1).
+    /// Probability that a feature becomes 0, in [0, 1).
     pub rate: f64,
-    /// Random stream: clip i draws from part i.
+    /// Random stream; clip i uses part i.
     pub stream: Stream,
 }
 
-/// Gradients under the reference's names. A weight that the loss does not depend on has zeros.
+/// Gradients by the reference's names. A weight that the loss does not depend on has zeros.
 pub type Gradients = BTreeMap<String, Tensor>;
 
-/// Results of a step.
+/// Results of a training step.
 #[derive(Debug)]
 pub struct StepOutput {
     /// Mean cross entropy, in nats.
     pub loss: f64,
-    /// Number of clips whose largest logit was their label's.
+    /// Number of clips whose largest logit was that of their label.
     pub correct: usize,
     /// Gradients of every trainable weight.
     pub gradients: Gradients,
@@ -61,10 +61,10 @@ pub struct StepOutput {
     pub logits: Vec<Vec<f32>>,
 }
 
-/// A running step.
+/// Training step in progress.
 pub struct TrainingStep {
     backbone: Arc<Backbone>,
-    /// The weights at the start of the step.
+    /// Weights at the start of the step.
     layers: AdapterSet,
     labels: Vec<u32>,
     dropout: Option<Dropout>,
@@ -72,7 +72,7 @@ pub struct TrainingStep {
     division: Division,
     source: Source,
     num_frames: usize,
-    /// The clips of the current micro-batch.
+    /// Clips of the current micro-batch.
     now: Range<usize>,
     kept: Vec<Kept>,
     found: Gradients,
@@ -80,11 +80,11 @@ pub struct TrainingStep {
     state: State,
 }
 
-/// Input of the clips.
+/// Input of the step's clips.
 enum Source {
-    /// Planes; those of a clip are dropped when its micro-batch begins.
+    /// Planes of the clips; those of a clip are dropped when its micro-batch starts.
     Clips(VecDeque<Arc<[f32]>>),
-    /// Features, which the first state holds.
+    /// Frozen features, which the first state holds.
     Features,
 }
 
@@ -94,11 +94,11 @@ struct Scores {
     losses: Vec<f64>,
     correct: usize,
     logits: Vec<Vec<f32>>,
-    /// The head's input and the gradient of its output, of each micro-batch: the head's own gradient is one product over all clips.
+    /// Head's input and gradient of its output for each micro-batch, since the gradient of the head's weights is one product over all clips.
     rows: Vec<(Tensor, Tensor)>,
 }
 
-/// What one block keeps for its backward.
+/// Activations that one block keeps for its backward pass.
 enum Kept {
     Input(Tensor),
     Saved(Saved),
@@ -106,17 +106,18 @@ enum Kept {
 
 enum State {
     Begin,
-    /// Tokens before this block.
+    /// Index of the next block, and its input.
     Forward(usize, Tensor),
     /// Features `[clips, C]`, and whether they are means of class tokens.
     Head(Tensor, bool),
-    /// The gradient of this block's output.
+    /// Index of the next block to go back through, and the gradient of its output.
     Backward(usize, Tensor),
     Done,
 }
 
 impl TrainingStep {
-    /// Starts a step over `frames`: one buffer per clip, normalised planes `[3, T, S, S]`, all with the same T. Reads the current weights.
+    /// Starts a step over `frames`: one buffer per clip with normalised planes `[3, T, S, S]`, all with the same T. Reads the current weights of
+    /// `set`.
     ///
     /// # Errors
     /// When clips, labels or the set do not fit.
@@ -142,7 +143,7 @@ impl TrainingStep {
         Ok(step)
     }
 
-    /// Starts a step of a set without sites, from the output of `Features`: `[C]` for each clip.
+    /// Starts a step of a set without sites, from the features `[C]` of each clip that [`crate::model::Features`] computed.
     ///
     /// # Errors
     /// When the set has sites, or features or labels do not fit.
@@ -218,10 +219,10 @@ impl TrainingStep {
         })
     }
 
-    /// Runs one block forward or backward, or the head.
+    /// Runs one slice: one block forward or backward, or the head.
     ///
     /// # Errors
-    /// When called after the end.
+    /// When the step is already done.
     pub fn advance(&mut self) -> Result<Step, Error> {
         let state = std::mem::replace(&mut self.state, State::Done);
         self.state = match state {
@@ -237,7 +238,7 @@ impl TrainingStep {
         })
     }
 
-    /// Approximate peak memory of the step's activations, in bytes.
+    /// Returns the approximate peak memory of the step's activations in bytes.
     pub fn bytes(&self) -> u64 {
         match self.source {
             Source::Clips(_) => self.shape.held(self.division.clips, self.division.keeps),
@@ -245,25 +246,25 @@ impl TrainingStep {
         }
     }
 
-    /// Number of clips that are computed together.
+    /// Returns the number of clips that are computed together.
     pub fn micro_batch(&self) -> usize {
         self.division.clips
     }
 
-    /// Number of blocks whose forward runs again for the backward.
+    /// Returns the number of blocks whose forward runs again for the backward pass.
     pub fn recomputed_blocks(&self) -> usize {
         self.shape.recomputed_blocks(self.division.keeps)
     }
 
-    /// Number of other blocks whose first product of the MLP runs again.
+    /// Returns the number of other blocks whose first product of the MLP runs again.
     pub fn recomputed_mlps(&self) -> usize {
         self.shape.recomputed_mlps(self.division.keeps)
     }
 
-    /// Loss and gradients.
+    /// Returns the loss, the gradients and the logits.
     ///
     /// # Errors
-    /// When called before the end.
+    /// When the step is not done yet.
     pub fn finish(self) -> Result<StepOutput, Error> {
         let is_done = matches!(self.state, State::Done);
         if !is_done || self.scores.losses.len() != self.labels.len() {
@@ -277,7 +278,7 @@ impl TrainingStep {
         })
     }
 
-    /// The tokens of the micro-batch's clips, `[ΣT, L, C]`.
+    /// Returns the tokens of the micro-batch's clips, `[ΣT, L, C]`.
     fn embed(&mut self) -> Result<Tensor, Error> {
         let Source::Clips(clips) = &mut self.source else {
             return Err(Error::Order { what: "embed" });
@@ -290,7 +291,7 @@ impl TrainingStep {
         )?)
     }
 
-    /// The state after a micro-batch.
+    /// Moves to the next micro-batch. Returns the state to continue with.
     fn next(&mut self) -> State {
         let end = self.now.end;
         if end == self.labels.len() {
@@ -417,7 +418,7 @@ impl TrainingStep {
         })
     }
 
-    /// The gradients of the head's weights, from the rows of all clips.
+    /// Computes the gradients of the head's weights, from the rows of all clips.
     fn head_gradients(&mut self) -> Result<(), Error> {
         let (inputs, gradients): (Vec<Tensor>, Vec<Tensor>) =
             std::mem::take(&mut self.scores.rows).into_iter().unzip();

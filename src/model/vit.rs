@@ -1,4 +1,4 @@
-//! The image transformer: patch embedding, blocks, final norm, with frozen or trainable weights.
+//! The image transformer: patch embedding, blocks and final norm, with frozen or trainable weights.
 
 use std::borrow::Cow;
 
@@ -14,23 +14,23 @@ use super::{BackboneConfig, Error};
 /// All layers of a backbone.
 pub(super) struct Vit {
     conv1: Linear,
-    /// Class embedding in row 0, plus the positions: `[L, C]`.
+    /// Class embedding in row 0, plus the positional embedding: `[L, C]`.
     base: Vec<f32>,
     ln_pre: Option<LayerNorm>,
     pub(super) blocks: Vec<Block>,
     pub(super) ln_post: LayerNorm,
 }
 
-/// What the backward of the embedding reads.
+/// Activations that the embedding's backward pass reads.
 pub(super) struct SavedEmbedding {
     patches: Tensor,
     /// Input of ln_pre.
     x: Tensor,
 }
 
-/// Function that hands the tensor of a name, row-major, to its second argument.
+/// Function that calls its second argument with the row-major values of a named tensor.
 pub(super) type Fetch<'f> = dyn Fn(&str, &mut dyn FnMut(Cow<'_, [f32]>)) -> Fetched + Sync + 'f;
-/// Whether the tensor existed.
+/// Result of a fetch: an error when the tensor does not exist.
 pub(super) type Fetched = std::result::Result<(), Error>;
 
 /// Builds layers from fetched tensors.
@@ -91,7 +91,7 @@ impl Maker<'_> {
 }
 
 impl Vit {
-    /// Asks `fetch` for every tensor of `config.tensors()` once, on all cores.
+    /// Builds the layers; calls `fetch` once for every tensor of `config.tensors()`, on all cores.
     pub(super) fn new(
         config: &BackboneConfig,
         mode: &Mode,
@@ -110,7 +110,7 @@ impl Vit {
             ..maker
         };
         let conv1 = embedding.linear("conv1.weight", patch_bias, patch_len, 1)?;
-        // Results stay in order, so that the same tensors give the same error whatever the threads do.
+        // Results stay in order, so that the same tensors give the same error whatever the order in which threads run.
         let blocks: Vec<std::result::Result<Block, Error>> = (0..config.layers)
             .into_par_iter()
             .map(|i| maker.block(i))
@@ -131,7 +131,7 @@ impl Vit {
         })
     }
 
-    /// Embeds patches `[N, P, 3 · patch²]` as the first block's input `[N, L, C]`.
+    /// Embeds patches `[N, P, 3 · patch²]`. Returns the first block's input `[N, L, C]`, and what the backward pass needs.
     pub(super) fn embed(&self, patches: &Tensor) -> Result<(Tensor, SavedEmbedding)> {
         let n = patches.dim(0)?;
         let c = self.base.len() / (patches.dim(1)? + 1);
@@ -146,7 +146,7 @@ impl Vit {
         Ok((y, SavedEmbedding { patches, x }))
     }
 
-    /// The gradients of the embedding's weights from that of the first block's input.
+    /// Computes the gradients of the embedding's weights from the gradient of the first block's input.
     pub(super) fn embed_back(
         &self,
         dy: &Tensor,
@@ -189,14 +189,14 @@ impl Vit {
     }
 }
 
-/// Position of one picture: where its first value lies, and how far apart its channels are.
+/// Position of one picture in memory: its first value, and the distance between its channels.
 #[derive(Clone, Copy)]
 pub(super) struct Picture<'a> {
     pub(super) values: &'a [f32],
     pub(super) channel: usize,
 }
 
-/// Cuts pictures into patches: `[N, P, 3 · patch²]`, each patch as (channel, row, column), the order of the convolution's weight.
+/// Splits pictures into patches `[N, P, 3 · patch²]`, each patch as (channel, row, column), the order of the convolution's weight.
 pub(super) fn patches(pictures: &[Picture<'_>], config: &BackboneConfig) -> Result<Tensor> {
     let (grid, side, patch) = (config.grid(), config.image_size, config.patch_size);
     let len = 3 * patch * patch;
@@ -216,7 +216,7 @@ pub(super) fn patches(pictures: &[Picture<'_>], config: &BackboneConfig) -> Resu
     tensor(values, (pictures.len(), grid * grid, len))
 }
 
-/// The pictures of a batch `[N, 3, S, S]`.
+/// Returns the pictures of a batch `[N, 3, S, S]`.
 pub(super) fn pictures<'a>(images: &'a [f32], config: &BackboneConfig) -> Vec<Picture<'a>> {
     images
         .chunks_exact(config.frame_len())
@@ -227,7 +227,7 @@ pub(super) fn pictures<'a>(images: &'a [f32], config: &BackboneConfig) -> Vec<Pi
         .collect()
 }
 
-/// The frames of a clip `[3, T, S, S]`.
+/// Returns the frames of a clip `[3, T, S, S]`.
 pub(super) fn frames<'a>(
     clip: &'a [f32],
     config: &BackboneConfig,
@@ -242,7 +242,7 @@ pub(super) fn frames<'a>(
     })
 }
 
-/// Embeds clips `[3, T, S, S]` as the first block's input, `[ΣT, L, C]`.
+/// Embeds clips `[3, T, S, S]`. Returns the first block's input, `[ΣT, L, C]`.
 pub(super) fn embed_clips(
     vit: &Vit,
     clips: &[std::sync::Arc<[f32]>],

@@ -1,4 +1,4 @@
-//! Layers and where their weights come from: a weight is frozen or trainable, decided when it is loaded; the kernels see only that.
+//! Layers, and where their weights come from: a weight is frozen or trainable, decided when it is loaded; the kernels see nothing else of it.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,20 +13,20 @@ use super::ops::norm::{self, Norm};
 use super::ops::{Format, Numbers, Onto, Packed, sum, weight_gradient};
 use crate::spec::Precision;
 
-/// Gradients in the order in which they were found, by name.
+/// Named gradients, in the order in which they were computed.
 pub(super) type Found = Vec<(String, Tensor)>;
 
-/// How the weights of a layer are held.
+/// How the weights of a layer are stored.
 #[derive(Debug, Clone)]
 pub(super) enum Mode {
-    /// Frozen weights, without gradients; each use is counted where there is a counter.
+    /// Frozen weights, without gradients; the counter, if there is one, counts every use.
     Frozen(Precision, Option<Arc<AtomicU64>>),
     /// Trainable weights, with gradients.
     Trainable(Precision),
 }
 
 impl Mode {
-    /// The same mode in another precision.
+    /// Returns the same mode in another precision.
     fn with(&self, change: impl Fn(Precision) -> Precision) -> Self {
         match self {
             Self::Frozen(precision, calls) => Self::Frozen(change(*precision), calls.clone()),
@@ -34,7 +34,7 @@ impl Mode {
         }
     }
 
-    /// The mode for layers outside the frozen blocks: bfloat16 instead of integers.
+    /// Returns the mode of layers outside the frozen blocks: bfloat16 in place of integers.
     pub(super) fn without_integers(&self) -> Self {
         self.with(|precision| match precision {
             Precision::F32 => Precision::F32,
@@ -42,7 +42,7 @@ impl Mode {
         })
     }
 
-    /// The mode for heads, which are small: 32-bit floats.
+    /// Returns the mode of heads, which are small: f32.
     pub(super) fn exact(&self) -> Self {
         self.with(|_| Precision::F32)
     }
@@ -54,22 +54,22 @@ impl Mode {
     }
 }
 
-/// A weight `[n, k]` in the kernels' layout.
+/// Weight `[n, k]` in the kernels' layout.
 enum Weight {
-    /// The backward's layout is made from the forward's when it is needed: frozen weights are in memory once.
+    /// One copy; the backward pass derives its layout from it when needed, so that frozen weights are in memory once.
     Frozen(Packed, Option<Arc<AtomicU64>>),
-    /// Both layouts, made when a step begins.
+    /// One copy in the layout of the forward pass and one in that of the backward pass, both made when a step begins.
     Trainable(Packed, Packed),
 }
 
-/// A linear layer: y = x · Wᵀ + b.
+/// Linear layer: y = x · Wᵀ + b.
 pub(super) struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
 }
 
 impl Linear {
-    /// Builds a layer from W `[n, k]` and b `[n]`; `sections` of the columns can be used separately.
+    /// Builds a layer from W `[n, k]` and b `[n]`; `sections` divides the columns into parts that can be used separately.
     pub(super) fn new(
         weight: &[f32],
         k: usize,
@@ -88,7 +88,7 @@ impl Linear {
         Self { weight, bias }
     }
 
-    /// The same frozen layer in this mode.
+    /// Returns the same layer, frozen, in this mode.
     pub(super) fn in_mode(&self, mode: &Mode) -> Self {
         Self {
             weight: Weight::Frozen(self.packed().in_format(mode.format()), None),
@@ -119,12 +119,12 @@ impl Linear {
         matches!(self.weight, Weight::Trainable(..))
     }
 
-    /// Number format of the weights.
+    /// Returns the number format of the weights.
     pub(super) fn format(&self) -> Format {
         self.packed().format()
     }
 
-    /// Numbers that the layer reads: anything finer does not change its result.
+    /// Returns the number format in which the layer reads its input: a finer one does not change its result.
     pub(super) fn reads(&self) -> Numbers {
         match self.weight {
             Weight::Frozen(..) => Numbers::read_by(self.format()),
@@ -146,7 +146,7 @@ impl Linear {
         self.packed().pointer()
     }
 
-    /// W and b, as they were given.
+    /// Returns W and b, as they were given; W is rounded where its format is not f32.
     pub(super) fn unpacked(&self) -> (Vec<f32>, &[f32]) {
         (
             self.packed().unpacked(),
@@ -154,12 +154,12 @@ impl Linear {
         )
     }
 
-    /// Computes all columns, as these numbers.
+    /// Computes x · Wᵀ + b for some rows, in this number format.
     pub(super) fn forward(&self, x: &Tensor, rows: Rows, numbers: Numbers) -> Result<Tensor> {
         self.forward_sections(x, rows, 0..self.packed().sections(), numbers)
     }
 
-    /// Computes only some sections of the columns.
+    /// Computes some sections of the columns of x · Wᵀ + b.
     pub(super) fn forward_sections(
         &self,
         x: &Tensor,
@@ -177,7 +177,7 @@ impl Linear {
         linear::project(x, self.packed(), rows, options)
     }
 
-    /// Computes act(x · Wᵀ + b) over all rows, and the values before the activation, where they are requested.
+    /// Computes act(x · Wᵀ + b) over all rows; also returns the values before the activation, if they are requested.
     pub(super) fn forward_active(
         &self,
         x: &Tensor,
@@ -201,13 +201,13 @@ impl Linear {
         }
     }
 
-    /// Adds the product to some rows of the residual.
+    /// Returns the residual with x · Wᵀ + b added to some of its rows.
     pub(super) fn forward_add(&self, x: &Tensor, residual: &Tensor, rows: Rows) -> Result<Tensor> {
         self.count();
         linear::project_add(x, residual, self.packed(), rows, self.bias.as_deref())
     }
 
-    /// The layer as a segment's part of a grouped product.
+    /// Returns the layer as one segment's part of a grouped product.
     pub(super) fn each(&self, frames: Range<usize>) -> linear::Each<'_> {
         self.count();
         linear::Each {
@@ -217,20 +217,20 @@ impl Linear {
         }
     }
 
-    /// The gradient of the input, for some rows of dy.
+    /// Computes the gradient of the input, for some rows of dy.
     pub(super) fn backward(&self, dy: &Tensor, rows: Rows) -> Result<Tensor> {
         self.count();
         linear::project(dy, &self.transposed(), rows, Options::default())
     }
 
-    /// Adds the gradient of the input to some rows of `add`.
+    /// Returns `add` with the gradient of the input added to some of its rows.
     pub(super) fn backward_add(&self, dy: &Tensor, add: &Tensor, rows: Rows) -> Result<Tensor> {
         self.count();
         linear::project_add(dy, add, &self.transposed(), rows, None)
     }
 
-    /// The gradient of the input, `[N, L, k]`, when the first section was used for the class tokens alone (dy `[N, section]`), and the others for all
-    /// tokens.
+    /// Computes the gradient of the input, `[N, L, k]`, when the first section was applied to the class tokens only (dy `[N, section]`), and the
+    /// others to all tokens.
     pub(super) fn backward_class(&self, class: &Tensor, others: &Tensor) -> Result<Tensor> {
         self.count();
         let packed = self.packed();
@@ -243,7 +243,7 @@ impl Linear {
         linear::project_add(class, &all, &packed.transposed(0..1), Rows::Class, None)
     }
 
-    /// The gradients of weight and bias, if they are trainable.
+    /// Computes the gradients of weight and bias, if they are trainable.
     pub(super) fn gradients(
         &self,
         x: (&Tensor, Rows),
@@ -254,7 +254,7 @@ impl Linear {
         self.gradients_onto(x, dy, names, [Onto::NOTHING; 2], found)
     }
 
-    /// The gradients of weight and bias, added to those of earlier clips.
+    /// Computes the gradients of weight and bias, if they are trainable, added to those of earlier clips.
     pub(super) fn gradients_onto(
         &self,
         x: (&Tensor, Rows),
@@ -273,7 +273,7 @@ impl Linear {
     }
 }
 
-/// A LayerNorm.
+/// LayerNorm with its weights.
 pub(super) struct LayerNorm {
     norm: Norm,
     trainable: bool,
@@ -299,17 +299,17 @@ impl LayerNorm {
         self.norm.weight.as_ptr() as usize
     }
 
-    /// The normed rows, as these numbers.
+    /// Returns the normed rows in this number format.
     pub(super) fn forward(&self, x: &Tensor, numbers: Numbers) -> Result<Tensor> {
         norm::forward(x, &self.norm, numbers)
     }
 
-    /// The gradient of the input, plus `add`.
+    /// Returns the gradient of the input, plus `add`.
     pub(super) fn backward(&self, x: &Tensor, dy: &Tensor, add: &Tensor) -> Result<Tensor> {
         norm::backward(x, dy, add, &self.norm)
     }
 
-    /// The gradients of `<name>.weight` and `<name>.bias`, if they are trainable.
+    /// Computes the gradients of `<name>.weight` and `<name>.bias`, if they are trainable.
     pub(super) fn gradients(
         &self,
         x: &Tensor,

@@ -1,4 +1,4 @@
-//! The answer of a classification.
+//! Answer of a classification.
 
 use std::time::Duration;
 
@@ -7,35 +7,35 @@ use crate::ids::VersionRef;
 use crate::spec::LabelSet;
 use crate::video::Clip;
 
-/// Scores of a video, and how they came about.
+/// Scores of a video, and how they were computed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// Version that answered.
     pub version: VersionRef,
-    /// Labels of the version: row i of the scores is label i.
+    /// Labels of the version: element i of the scores belongs to label i.
     pub labels: LabelSet,
     /// Scores of each view and of the video.
     pub scores: Scores,
-    /// Frames that were used, temporal view by temporal view.
+    /// Sampled frames, one temporal view after the other.
     pub frames: Vec<SampledFrame>,
     /// Time that decoding took.
     pub decode: Duration,
-    /// Time from entering the queue to the last view's batch.
+    /// Time from the request's entry into the queue until the last of its batches formed.
     pub queue: Duration,
-    /// Time of the batches that held the views.
+    /// Sum of the times of the batches that held the views.
     pub device: Duration,
 }
 
-/// A frame that was used.
+/// A frame that was sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampledFrame {
-    /// Index among the shown frames.
+    /// Index of the frame among the shown frames of the video.
     pub index: u32,
-    /// Time since the first frame.
+    /// Time of the frame since the video's first frame.
     pub time: Duration,
 }
 
-/// The frames of each temporal view in turn.
+/// Returns the sampled frames of each temporal view in turn.
 pub(super) fn frames(clip: &Clip) -> Vec<SampledFrame> {
     let probe = &clip.probe;
     let indices = clip.indices.iter().flatten();

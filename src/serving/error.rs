@@ -1,10 +1,10 @@
-//! Why a video was not classified.
+//! Errors of a classification.
 
 use crate::ids::{TaskId, VersionRef};
 use crate::spec::Digest;
 use crate::{engine, library, registry, video};
 
-/// Why a video was not classified.
+/// Reason why a video was not classified.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The task has no serving version.
@@ -12,7 +12,7 @@ pub enum Error {
     NoServingVersion {
         /// Id of the task.
         task: TaskId,
-        /// Whether a version is desired and being made ready.
+        /// Whether a version is desired and being loaded.
         is_moving: bool,
     },
     /// The version was trained on another backbone.
@@ -22,10 +22,10 @@ pub enum Error {
         version: VersionRef,
         /// Digest of the resident backbone.
         expected: Digest,
-        /// Digest of the version's own backbone.
+        /// Digest of the version's backbone.
         got: Digest,
     },
-    /// The engine's logits are not one finite row of the labels' number for each view.
+    /// The engine's logits are not one finite row per view with one value per label.
     #[error("the logits of {version} are not one finite row of its {labels} labels for each view")]
     Logits {
         /// Reference of the version.
@@ -33,16 +33,16 @@ pub enum Error {
         /// Number of the version's labels.
         labels: usize,
     },
-    /// An error of the task or version.
+    /// The task or version cannot be used.
     #[error(transparent)]
     Registry(#[from] registry::Error),
-    /// An error of a stored video.
+    /// The stored video cannot be used.
     #[error(transparent)]
     Library(#[from] library::Error),
-    /// An error of decoding.
+    /// The video cannot be decoded.
     #[error(transparent)]
     Video(#[from] video::Error),
-    /// An error of the engine.
+    /// The engine did not classify the clips.
     #[error(transparent)]
     Engine(#[from] engine::Error),
 }

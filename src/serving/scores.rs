@@ -1,6 +1,6 @@
-//! Logits become scores: softmax of each view, then the mean over the views.
+//! Scores from logits: softmax of each view, then the mean over the views.
 //!
-//! Invariant: pure, and the only place that does it: what a job measures is what classification answers, to the bit.
+//! Invariant: pure, and the only place that computes scores, so that a job's evaluation and a classification agree to the bit.
 
 /// Scores of a video's views and of the video.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,7 +12,7 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// Scores of the logits of each view, `[views][labels]`; `None` when there are no views, or they are not finite rows of one length.
+    /// Computes the scores of logits `[views][labels]`; `None` when there are no views, or the rows are not finite or differ in length.
     pub fn of(logits: &[Vec<f32>]) -> Option<Self> {
         let labels = logits.first().map_or(0, Vec::len);
         let fits =
@@ -27,7 +27,7 @@ impl Scores {
         Some(Self { views, mean })
     }
 
-    /// The best labels and their scores, best first; equal scores in label order.
+    /// Returns the `count` best labels as (index, score), best first; equal scores in label order.
     pub fn best(&self, count: usize) -> Vec<(usize, f64)> {
         let mut order: Vec<(usize, f64)> = self.mean.iter().copied().enumerate().collect();
         order.sort_by(|(_, a), (_, b)| b.total_cmp(a));
@@ -36,10 +36,10 @@ impl Scores {
     }
 }
 
-/// Softmax in f64, so that the scores of a thousand labels still sum to 1.
+/// Returns the softmax of logits, in f64, so that the scores of thousands of labels still sum to 1.
 fn softmax(logits: &[f32]) -> Vec<f64> {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // Widened before the difference is taken: the difference of two finite f32 may not be finite.
+    // Widened before the subtraction: the difference of two finite f32 values may overflow.
     let exponentials: Vec<f64> = logits
         .iter()
         .map(|&logit| (f64::from(logit) - f64::from(most)).exp())

@@ -1,6 +1,6 @@
 //! Reading and writing blobs, whole or as streams in bounded memory.
 //!
-//! Invariant: no bytes are hashed or copied to a file on an async thread; a writer that is dropped leaves no blob.
+//! Invariant: bytes are never hashed or copied to a file on an async thread; a writer that is dropped leaves no blob.
 
 use std::fs::{self, File};
 use std::io::{Seek, Write};
@@ -17,14 +17,14 @@ use sha2::{Digest as _, Sha256};
 use super::{Error, Faults, Key, faulty};
 use crate::spec::Digest;
 
-/// Bytes that a [`Writer`] collects before it writes them.
+/// Bytes that a [`Writer`] buffers before it writes them.
 const CHUNK: usize = 8 << 20;
 
 /// Immutable blobs by key. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(super) objects: Arc<dyn ObjectStore>,
-    /// The folder of a local store.
+    /// Folder of a local store; `None` for other stores.
     pub(super) folder: Option<Arc<Path>>,
 }
 
@@ -35,7 +35,7 @@ pub struct Blob {
     pub key: Key,
     /// Size of the blob, in bytes.
     pub size: u64,
-    /// When it was written, in microseconds since the Unix epoch by the store's clock.
+    /// Time of the write, in microseconds since the Unix epoch by the store's clock.
     pub modified: i64,
 }
 
@@ -49,7 +49,7 @@ pub struct Written {
 }
 
 impl Store {
-    /// Opens a local folder, and creates it if it does not exist.
+    /// Opens a store in a local folder, which is created if it does not exist.
     ///
     /// # Errors
     /// When the folder cannot be created or opened.
@@ -62,13 +62,13 @@ impl Store {
         let files = LocalFileSystem::new_with_prefix(directory)
             .map_err(|error| cannot(std::io::Error::other(error)))?;
         Ok(Self {
-            // Empty folders are swept later: object_store's own cleanup could take one that another write is about to use.
+            // Empty folders are removed later: object_store's own clean-up could remove one that another write is about to use.
             objects: Arc::new(files.with_fsync(true)),
             folder: Some(directory.into()),
         })
     }
 
-    /// The same store with writes that fail when `faults` says so: for tests.
+    /// Returns the same store with faults that tests inject.
     pub fn with_faults(&self, faults: Faults) -> Self {
         Self {
             objects: faulty::wrap(Arc::clone(&self.objects), faults),
@@ -79,7 +79,7 @@ impl Store {
     /// Writes a blob.
     ///
     /// # Errors
-    /// When the store fails; then there is no blob or the whole one.
+    /// When the store fails; then either no blob exists or the whole one.
     pub async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), Error> {
         self.objects
             .put(key.path(), bytes.into())
@@ -88,7 +88,7 @@ impl Store {
         Ok(())
     }
 
-    /// Begins a blob that is written piece by piece.
+    /// Starts a blob that is written piece by piece.
     ///
     /// # Errors
     /// When the store fails.
@@ -117,10 +117,10 @@ impl Store {
         found.bytes().await.map_err(failed)
     }
 
-    /// Reads a blob and checks its bytes.
+    /// Reads a blob and verifies its sha256.
     ///
     /// # Errors
-    /// [`Error::Digest`] when they differ from those that were stored; otherwise the same as [`Store::get`].
+    /// [`Error::Digest`] when the bytes differ from those that were stored; otherwise the same as [`Store::get`].
     pub async fn get_verified(&self, key: &Key, sha256: Digest) -> Result<Bytes, Error> {
         let bytes = self.get(key).await?;
         let copy = bytes.clone();
@@ -136,7 +136,7 @@ impl Store {
         }
     }
 
-    /// Opens a blob as a file for reading by position, without reading it: a local blob's own file, else an unlinked copy.
+    /// Opens a blob for reading by position, without reading it into memory: the file of a local blob, else an unlinked temporary copy.
     ///
     /// # Errors
     /// [`Error::NotFound`], or when the store fails.
@@ -166,7 +166,7 @@ impl Store {
         .await
     }
 
-    /// sha256 of a file that [`Store::open_file`] opened, read piece by piece.
+    /// Returns the sha256 of a file that [`Store::open_file`] opened, reading it piece by piece.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -188,7 +188,7 @@ impl Store {
         blocking("read", key, work).await
     }
 
-    /// Deletes a blob; one that does not exist counts as deleted.
+    /// Deletes a blob; a blob that does not exist counts as deleted.
     ///
     /// # Errors
     /// When the store fails.
@@ -199,7 +199,7 @@ impl Store {
         }
     }
 
-    /// Whether the blob exists.
+    /// Returns whether the blob exists.
     ///
     /// # Errors
     /// When the store fails.
@@ -220,20 +220,20 @@ impl Store {
     }
 }
 
-/// Writes one blob piece by piece. The blob appears, whole, when [`Writer::finish`] returns.
+/// Writes one blob piece by piece. The blob exists, complete, when [`Writer::finish`] returns.
 #[derive(Debug)]
 pub struct Writer {
     key: Key,
-    /// Upload under way; `None` once the blob is whole.
+    /// Upload in progress; `None` once the blob is complete.
     upload: Option<Box<dyn MultipartUpload>>,
-    /// Bytes that are not written yet: at most [`CHUNK`] and one piece.
+    /// Bytes that are not written yet: less than [`CHUNK`] plus one piece.
     buffer: Vec<u8>,
     hasher: Sha256,
     size: u64,
 }
 
 impl Writer {
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -241,7 +241,7 @@ impl Writer {
     /// Appends bytes.
     ///
     /// # Errors
-    /// When the store fails; then the writer can no longer be used.
+    /// When the store fails; the writer can then no longer be used.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.size += bytes.len() as u64;
         self.buffer.extend_from_slice(bytes);
@@ -253,7 +253,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the blob appear.
+    /// Completes the blob, which makes it exist. Returns its size and digest.
     ///
     /// # Errors
     /// When the store fails.
@@ -300,17 +300,17 @@ impl Drop for Writer {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        // A bucket keeps, and bills, the parts of a blob that was never completed.
+        // A bucket keeps, and bills, the parts of an upload that was never completed.
         runtime.spawn(async move {
             if let Err(error) = upload.abort().await {
                 let error = &error as &dyn std::error::Error;
-                tracing::debug!(%key, error, "an unfinished object could not be given up");
+                tracing::debug!(%key, error, "an unfinished object could not be aborted");
             }
         });
     }
 }
 
-/// sha256 of some bytes.
+/// Returns the sha256 of bytes.
 pub(super) fn digest(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
@@ -324,7 +324,7 @@ pub(super) fn failed(action: &'static str, key: &Key, error: object_store::Error
     of_store(action, key.as_str(), error)
 }
 
-/// Classifies an error of the underlying store: an invalid request stays invalid, everything else may pass.
+/// Classifies an error of the underlying store: an invalid request is permanent, every other error may be temporary.
 pub(super) fn of_store(action: &'static str, key: &str, error: object_store::Error) -> Error {
     let is_refused = matches!(
         error,

@@ -1,6 +1,6 @@
-//! Blobs made of other blobs, without writing their bytes again where the store supports that.
+//! Blobs made from other blobs, without writing their bytes again where the store supports that.
 //!
-//! Invariant: a copy counts as written when it was made: its age is that of the copy, not of its source.
+//! Invariant: the modification time of a copy is the time of the copy, not that of its source.
 
 use std::fs::File;
 
@@ -13,13 +13,13 @@ use crate::spec::Digest;
 use crate::telemetry;
 
 impl Store {
-    /// Gives a blob a second key. In a local folder both are the same file, which takes room once.
+    /// Copies a blob to a second key. In a local folder both keys name the same file, which takes space once.
     ///
     /// # Errors
     /// [`Error::NotFound`], or when the store fails.
     pub async fn copy(&self, from: &Key, to: &Key) -> Result<(), Error> {
         if let Some(folder) = &self.folder {
-            // Both names share the time, and the collector takes old blobs that no record names yet for left-overs.
+            // Both keys share the file's time, and the collector treats an old blob that no record names yet as an orphan.
             let path = folder.join(from.as_str());
             let touched = blocking("copy", from, move || {
                 File::open(path)?.set_modified(telemetry::now())
@@ -34,8 +34,8 @@ impl Store {
         copied.map_err(|error| failed("copy", from, error))
     }
 
-    /// The size and digest that a [`super::Writer`] would give for these blobs one after another, without writing them. One blob is in memory at a
-    /// time.
+    /// Returns the size and digest that a [`super::Writer`] would give for these blobs one after another, without writing them. One blob is in memory
+    /// at a time.
     ///
     /// # Errors
     /// [`Error::NotFound`], or when the store fails.

@@ -1,6 +1,6 @@
-//! A store whose writes, reads and listings fail, and whose reads wait, when a test says so.
+//! A store for tests, whose writes, reads and listings fail, and whose reads wait, when a test asks for it.
 //!
-//! Invariant: a call that is not told to fail is done by the underlying store; a write that fails leaves nothing.
+//! Invariant: the underlying store performs every call that is not told to fail; a write that fails leaves nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use object_store::{
 };
 use tokio::sync::watch;
 
-/// Which calls fail, and whether reads wait. Clones share the counts.
+/// Faults that a test injects. Clones share the counters.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     writes: Countdown,
@@ -27,17 +27,17 @@ pub struct Faults {
     waiting: Arc<watch::Sender<usize>>,
 }
 
-/// Number of calls until the one that fails, including it; 0 or less means none.
+/// Number of calls up to and including the one that fails; 0 or less means that none fails.
 #[derive(Debug, Clone, Default)]
 struct Countdown(Arc<AtomicI64>);
 
 impl Faults {
-    /// Makes the `n`-th write from now fail, counted from 1; a blob that is written in pieces counts once for each piece and once for its end.
+    /// Makes the `n`-th write from now fail, counted from 1. A blob that is written in pieces counts once per piece and once for its completion.
     pub fn fail_write(&self, n: i64) {
         self.writes.0.store(n, Ordering::SeqCst);
     }
 
-    /// Makes the `n`-th read from now fail, counted from 1; reading a blob's size counts as well.
+    /// Makes the `n`-th read from now fail, counted from 1; a read of a blob's size counts as well.
     pub fn fail_read(&self, n: i64) {
         self.reads.0.store(n, Ordering::SeqCst);
     }
@@ -47,19 +47,19 @@ impl Faults {
         self.lists.0.store(n, Ordering::SeqCst);
     }
 
-    /// Number of blobs that were begun in pieces and abandoned.
+    /// Returns the number of blobs that were started in pieces and aborted.
     pub fn aborted(&self) -> i64 {
         self.aborted.load(Ordering::SeqCst)
     }
 
-    /// Makes reads wait, or continue.
+    /// Makes reads wait, or lets them continue.
     pub fn hold_reads(&self, hold: bool) {
         self.held.send_replace(hold);
     }
 
-    /// Returns when a read waits.
+    /// Waits until a read waits.
     pub async fn reader_waits(&self) {
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = self
             .waiting
             .subscribe()

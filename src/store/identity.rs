@@ -1,6 +1,6 @@
-//! Which database a store's blobs belong to.
+//! Id of the database that a store's blobs belong to.
 //!
-//! Invariant: the id lies among the blobs, so that it travels with them; no tenant's key can be the same.
+//! Invariant: the id is stored among the blobs, so that it is copied with them; no tenant's key can be equal to its key.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use super::{Error, Store, layout};
 
 impl Store {
-    /// The id of the database that the blobs belong to; `None` when it was never written.
+    /// Returns the id of the database that the blobs belong to; `None` when it was never written.
     ///
     /// # Errors
     /// When the store fails.
@@ -29,7 +29,7 @@ impl Store {
         self.put(&layout::identity(), bytes).await
     }
 
-    /// Whether there is any blob that a record may name. Reads a listing up to the first one.
+    /// Returns whether any blob exists that a record may name. Reads a listing up to the first such blob.
     ///
     /// # Errors
     /// When the store fails.

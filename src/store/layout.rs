@@ -1,4 +1,4 @@
-//! How keys are formed, here and nowhere else.
+//! Layout of the keys; no other file forms keys.
 //!
 //! Invariant: a key begins with its tenant, and two different objects never share a key.
 
@@ -10,12 +10,12 @@ use super::Error;
 use crate::ids::{AdapterVersion, JobId, TaskId, TenantId, UploadId, VideoId};
 use crate::spec::Digest;
 
-/// The key of a blob.
+/// Key of a blob.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Path);
 
 impl Key {
-    /// Parses a key that a record holds.
+    /// Parses a key from a record.
     ///
     /// # Errors
     /// When the text is not a key.
@@ -27,12 +27,12 @@ impl Key {
             .ok_or_else(|| Error::Key { text: text.into() })
     }
 
-    /// Text of the key.
+    /// Returns the text of the key.
     pub fn as_str(&self) -> &str {
         self.0.as_ref()
     }
 
-    /// The tenant and the kind of blob that the key names; `None` for keys that this program does not write.
+    /// Returns the tenant and the kind of blob that the key names; `None` for keys that this program does not write.
     pub fn name(&self) -> Option<(TenantId, Name)> {
         let parts: Vec<&str> = self.as_str().split('/').collect();
         let (tenant, rest) = parts.split_first()?;
@@ -65,25 +65,25 @@ impl fmt::Display for Key {
     }
 }
 
-/// The kind of blob that a key names.
+/// Kind of blob that a key names, with its ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
-    /// A video.
+    /// The file of a video.
     Video(VideoId),
-    /// A part of an upload.
+    /// A part of an upload, by its number.
     Part(UploadId, u32),
-    /// A version's file.
+    /// The weights of an adapter version, with their sha256.
     Version(TaskId, AdapterVersion, Digest),
-    /// A file of a job's claim.
+    /// A file that a job wrote under a claim, with the claim's epoch.
     Job(JobId, u64),
 }
 
-/// Key `_store`: no tenant's name begins like that.
+/// Returns the key `_store`; no tenant's name begins with `_`.
 pub(super) fn identity() -> Key {
     Key(Path::from("_store"))
 }
 
-/// Key `<tenant>/videos/<video>`.
+/// Returns the key `<tenant>/videos/<video>`.
 pub fn video(tenant: &TenantId, video: VideoId) -> Key {
     Key(Path::from_iter([
         tenant.as_str(),
@@ -92,7 +92,7 @@ pub fn video(tenant: &TenantId, video: VideoId) -> Key {
     ]))
 }
 
-/// Key `<tenant>/uploads/<upload>/<number>`.
+/// Returns the key `<tenant>/uploads/<upload>/<number>`.
 pub fn part(tenant: &TenantId, upload: UploadId, number: u32) -> Key {
     Key(Path::from_iter([
         tenant.as_str(),
@@ -102,7 +102,7 @@ pub fn part(tenant: &TenantId, upload: UploadId, number: u32) -> Key {
     ]))
 }
 
-/// Key `<tenant>/tasks/<task>/versions/<n>/<sha256>.safetensors`.
+/// Returns the key `<tenant>/tasks/<task>/versions/<n>/<sha256>.safetensors`.
 pub fn version(tenant: &TenantId, task: &TaskId, version: AdapterVersion, sha256: Digest) -> Key {
     Key(Path::from_iter([
         tenant.as_str(),
@@ -114,8 +114,8 @@ pub fn version(tenant: &TenantId, task: &TaskId, version: AdapterVersion, sha256
     ]))
 }
 
-/// Key `<tenant>/jobs/<job>/<epoch>/checkpoint-<step>.safetensors`: it contains the claim's epoch, so that a worker that lost its claim cannot
-/// overwrite what its successor wrote.
+/// Returns the key `<tenant>/jobs/<job>/<epoch>/checkpoint-<step>.safetensors`. It contains the claim's epoch, so that a worker that lost its claim
+/// cannot overwrite what its successor wrote.
 pub fn checkpoint(tenant: &TenantId, job: JobId, epoch: u64, step: u64) -> Key {
     Key(Path::from_iter([
         tenant.as_str(),

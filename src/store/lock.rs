@@ -1,7 +1,7 @@
-//! The lock on a data directory.
+//! Lock of a data directory.
 //!
-//! Invariant: while a [`DirectoryLock`] lives, no other process holds one for its directory, whatever happens to the files in it; the kernel releases
-//! it when the process ends, however it ends.
+//! Invariant: while a [`DirectoryLock`] exists, no other process holds one for its directory, whatever happens to the files in it; the kernel
+//! releases it when the process ends, however it ends.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::Error;
 
-/// Makes a directory exclusive to this process until it is dropped.
+/// Lock that makes a directory exclusive to this process until it is dropped.
 #[derive(Debug)]
 pub struct DirectoryLock {
     _file: File,
@@ -23,22 +23,22 @@ impl DirectoryLock {
     /// Locks the directory, and creates it if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process holds it.
+    /// [`Error::Locked`] when another process holds the lock, [`Error::Directory`] when the directory cannot be created or opened.
     pub fn acquire(directory: &Path) -> Result<Self, Error> {
         let cannot = |source| Error::Directory {
             directory: directory.into(),
             source,
         };
         fs::create_dir_all(directory).map_err(cannot)?;
-        // Older releases lock nothing but this file; it stays when the lock is released: removing it would let two processes lock two files of one
-        // name.
+        // Older releases lock only this file. It stays when the lock is released, since removing it would let two processes lock two different files
+        // of the same name.
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(directory.join("lock"))
             .map_err(cannot)?;
-        // The directory itself, unlike a file in it, cannot be removed from under a running server.
+        // The directory itself, unlike a file in it, cannot be deleted and created again under a running server.
         let itself = File::open(directory).map_err(cannot)?;
         let is_ours = take(&file).map_err(cannot)? && take_directory(&itself).map_err(cannot)?;
         if !is_ours {
@@ -53,7 +53,7 @@ impl DirectoryLock {
     }
 }
 
-/// Locks a file; false when another process holds the lock.
+/// Locks a file. Returns false when another process holds the lock.
 fn take(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -62,7 +62,7 @@ fn take(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Same as [`take`], for a directory. Network file systems do not lock directories; there the file has to do.
+/// Locks a directory like [`take`]. Returns true where a network file system cannot lock directories; the lock on the file then has to suffice.
 fn take_directory(directory: &File) -> io::Result<bool> {
     match take(directory) {
         Err(error)

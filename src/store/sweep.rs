@@ -1,6 +1,6 @@
-//! Clean-up of a store: listings, the trash, files of writes that never ended, empty folders.
+//! Clean-up of a store: listings, the trash, files of interrupted writes, empty folders.
 //!
-//! Invariant: nothing here reads a whole listing into memory, and a file that vanishes meanwhile is not an error.
+//! Invariant: no listing is read into memory as a whole, and a file that vanishes in the meantime is not an error.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,11 +15,11 @@ use object_store::{ObjectMeta, ObjectStoreExt};
 use super::blobs::of_store;
 use super::{Blob, Error, Key, Store};
 
-/// Folder of blobs that were taken for orphans. No tenant can have this name.
+/// Folder of blobs that were found to be orphans. No tenant's name can be equal to it.
 const TRASH: &str = ".trash";
 
 impl Store {
-    /// Lists every blob of this program, in no particular order, without the trash. Not for a hot path.
+    /// Lists every blob of this program except those in the trash, in no particular order. Reads the whole store, so it is not for requests.
     pub fn list(&self) -> BoxStream<'_, Result<Blob, Error>> {
         let blob = |meta: ObjectMeta| Blob {
             key: Key::from_path(meta.location),
@@ -27,13 +27,13 @@ impl Store {
             modified: meta.last_modified.timestamp_micros(),
         };
         let listed = self.objects.list(None).map_ok(blob).map_err(listing);
-        // Files that this program did not write are not its to delete.
+        // Files that this program did not write must not be deleted.
         let own = |blob: &Blob| std::future::ready(blob.key.name().is_some());
         listed.try_filter(own).boxed()
     }
 
-    /// Moves a blob to the trash, from where [`Store::empty_trash`] deletes it after it has lain there long enough; `now` is in microseconds since
-    /// the Unix epoch. A blob that does not exist is not an error.
+    /// Moves a blob to the trash, from which [`Store::empty_trash`] deletes it later; `now` is in microseconds since the Unix epoch. A blob that does
+    /// not exist is not an error.
     ///
     /// # Errors
     /// When the store fails.
@@ -47,7 +47,7 @@ impl Store {
         }
     }
 
-    /// Deletes blobs that have been in the trash since `now - age`. Returns their number.
+    /// Deletes the blobs that were moved to the trash before `now - age`. Returns their number.
     ///
     /// # Errors
     /// When the store fails.
@@ -72,8 +72,8 @@ impl Store {
         Ok(deleted)
     }
 
-    /// Removes files of writes that never ended because their process was killed, and that were not touched since `before` (microseconds since the
-    /// Unix epoch). Returns their number. Not for a hot path.
+    /// Deletes the files of writes that were interrupted because their process was killed, if they have not changed since `before` (microseconds
+    /// since the Unix epoch). Returns their number. Reads the whole store, so it is not for requests.
     ///
     /// # Errors
     /// When the store's folder cannot be read.
@@ -82,7 +82,7 @@ impl Store {
             name.rsplit_once('#')
                 .is_some_and(|(_, number)| number.parse::<u32>().is_ok())
         };
-        // object_store writes beside a blob's own name, with `#` and a number after it, until the blob is whole.
+        // object_store writes a blob to a file with the blob's name, `#` and a number, until the blob is complete.
         let remove = move |file: &Folder| {
             let name = file.file_name().and_then(|name| name.to_str());
             if name.is_some_and(is_staged) && modified(file)? <= before {
@@ -95,13 +95,13 @@ impl Store {
             .await
     }
 
-    /// Removes folders that are empty and were not changed since `before` (microseconds since the Unix epoch). Returns their number.
+    /// Removes empty folders that have not changed since `before` (microseconds since the Unix epoch). Returns their number.
     ///
     /// # Errors
     /// When the store's folder cannot be read.
     pub async fn remove_empty_folders(&self, before: i64) -> Result<u64, Error> {
         let remove = move |folder: &Folder| {
-            // A folder with content cannot be removed, so nothing has to be checked first.
+            // A folder with content cannot be removed, so no check is needed.
             if modified(folder)? > before || fs::remove_dir(folder).is_err() {
                 return Ok(0);
             }
@@ -111,7 +111,7 @@ impl Store {
             .await
     }
 
-    /// Does blocking work on a local store's folder; other stores have nothing to do.
+    /// Runs blocking work on a local store's folder; other stores have no folder, and the result is 0.
     async fn sweep(
         &self,
         work: impl FnOnce(&Folder) -> std::io::Result<u64> + Send + 'static,
@@ -134,7 +134,7 @@ fn micros_before(now: i64, age: Duration) -> i64 {
     now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// When a file or folder was last changed, in microseconds since the Unix epoch.
+/// Returns the modification time of a file or folder, in microseconds since the Unix epoch.
 fn modified(path: &Folder) -> std::io::Result<i64> {
     let since = path
         .metadata()?
@@ -146,7 +146,8 @@ fn modified(path: &Folder) -> std::io::Result<i64> {
 
 type Visit<'a> = &'a dyn Fn(&Folder) -> std::io::Result<u64>;
 
-/// Visits a folder's content, folders after their own content. Sums up what the visits return; what vanishes on the way counts as nothing.
+/// Visits the content of a folder, each folder after its own content. Returns the sum of what the visits return; what vanishes in the meantime counts
+/// as 0.
 fn walk(folder: &Folder, file: Visit<'_>, emptied: Visit<'_>) -> std::io::Result<u64> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -167,7 +168,7 @@ fn walk(folder: &Folder, file: Visit<'_>, emptied: Visit<'_>) -> std::io::Result
     Ok(sum)
 }
 
-/// Counts an entry that no longer existed as nothing.
+/// Counts an entry that no longer exists as 0.
 fn vanished(result: std::io::Result<u64>) -> std::io::Result<u64> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),

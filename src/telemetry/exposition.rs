@@ -1,6 +1,6 @@
 //! The Prometheus endpoint: `GET /metrics`, and nothing else.
 //!
-//! Invariant: it only reads.
+//! Invariant: the endpoint only reads.
 
 use axum::Router;
 use axum::extract::State;
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use super::{Error, Metrics};
 use crate::shutdown::Signal;
 
-/// The content type of the OpenMetrics text format.
+/// Content type of the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves `/metrics` on a bound listener until the drain.

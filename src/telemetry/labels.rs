@@ -5,14 +5,14 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-/// What stands for every value beyond the limit.
+/// Label value that stands for every value beyond the limit.
 pub(super) const OTHER: &str = "other";
 
-/// The first so many distinct values; later ones are [`OTHER`].
+/// Set of the first `limit` distinct values; later ones become [`OTHER`].
 #[derive(Debug)]
 pub(super) struct Bounded {
     limit: usize,
-    /// A plain mutex: held for one look-up in memory, never across an await.
+    /// A plain mutex, because it is held for one look-up in memory and never across an await.
     seen: Mutex<HashSet<String>>,
 }
 
@@ -24,7 +24,7 @@ impl Bounded {
         }
     }
 
-    /// The value itself while there is room for it, else [`OTHER`].
+    /// Returns the value itself while the set has room for it, else [`OTHER`].
     pub(super) fn label(&self, value: &str) -> String {
         let mut seen = self
             .seen

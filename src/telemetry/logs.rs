@@ -9,13 +9,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Error;
 
-/// How a log line looks.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text for people; colours on a terminal only.
+    /// Text for people; coloured on a terminal only.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

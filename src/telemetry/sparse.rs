@@ -1,14 +1,14 @@
-//! A log line that many calls would repeat, at most once a minute.
+//! Limits a log line that many calls would repeat to one per minute.
 //!
-//! Invariant: the first one is always due.
+//! Invariant: the first line is always due.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time between two lines.
+/// Shortest time between two lines.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// When the line was last due. One for each line, where it is logged.
+/// Time when a log line was last due; one value per line, at the place that logs it.
 #[derive(Debug)]
 pub struct Sparse(Mutex<Option<Instant>>);
 
@@ -19,12 +19,12 @@ impl Default for Sparse {
 }
 
 impl Sparse {
-    /// A line that was never logged.
+    /// Creates the limit of a line that was never logged.
     pub const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    /// Whether the line is due now; then it is not for a minute.
+    /// Returns whether the line is due now; if it is, it is not due again for a minute.
     pub fn is_due(&self) -> bool {
         self.is_due_at(Instant::now())
     }

@@ -1,4 +1,4 @@
-//! Watches how much a thread asks the allocator for at once, so that tests see a length that was believed.
+//! Counts what threads request from the allocator, so that tests detect a length that was trusted without a check.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -9,21 +9,21 @@ use frameshift::model::LineAligned;
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
-    /// Bytes that this thread asked for and did not give back, and most that they were.
+    /// Bytes that this thread allocated and has not freed, and the maximum of that.
     static OWN: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 
-/// Bytes that all threads hold now, and most that they held since somebody asked.
+/// Bytes that all threads hold now; `MOST` is the maximum since it was last reset.
 static HELD: AtomicIsize = AtomicIsize::new(0);
 static MOST: AtomicIsize = AtomicIsize::new(0);
 
-/// The program's allocator, watched.
+/// The program's allocator with counters.
 struct Watch;
 
 fn hold(bytes: isize) {
     let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
     MOST.fetch_max(held, Ordering::Relaxed);
-    // As in `note`.
+    // A thread that is being torn down has no counter any more, as in `note`.
     let _ = OWN.try_with(|own| {
         let (held, most) = own.get();
         own.set((held + bytes, most.max(held + bytes)));
@@ -31,11 +31,11 @@ fn hold(bytes: isize) {
 }
 
 fn note(bytes: usize) {
-    // A thread that is being torn down has no counter any more, and nobody asks for it.
+    // A thread that is being torn down has no counter any more, and nobody reads it.
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(bytes)));
 }
 
-// SAFETY: every call goes to the program's allocator with the caller's own arguments, so its guarantees are the caller's.
+// SAFETY: every call is passed to the program's allocator with the caller's own arguments, so its guarantees hold for the caller.
 unsafe impl GlobalAlloc for Watch {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
@@ -68,14 +68,14 @@ unsafe impl GlobalAlloc for Watch {
 #[global_allocator]
 static WATCH: Watch = Watch;
 
-/// Runs something; says the largest allocation that this thread made meanwhile.
+/// Runs `f`. Returns its result with the size of the largest allocation that this thread made meanwhile.
 pub(crate) fn largest<T>(run: impl FnOnce() -> T) -> (T, usize) {
     LARGEST.set(0);
     let result = run();
     (result, LARGEST.get())
 }
 
-/// Runs something; says how many bytes all threads held at most, over what they held before. Other tests of this process count, too.
+/// Runs `f`. Returns its result with the most bytes that all threads held, in addition to those held before. Other tests of this process count, too.
 pub(crate) fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
@@ -84,7 +84,7 @@ pub(crate) fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
     (result, most.max(0) as usize)
 }
 
-/// Runs something on one thread; says how many bytes it held at most, over what it held before, whatever other tests do.
+/// Runs `f` on one thread. Returns its result with the most bytes that the thread held, in addition to those held before, whatever other tests do.
 pub(crate) fn peak_of_one_thread<T: Send>(run: impl FnOnce() -> T + Send) -> (T, usize) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     pool.expect("a thread").install(|| {

@@ -1,4 +1,4 @@
-//! Damages video files where it hurts: in the sizes, counts, names and order of the parts that their containers are made of. Pure.
+//! Damages video files in the sizes, counts, names and order of the parts that their containers consist of. Pure.
 //!
 //! Invariant: the same bytes and seed give the same damage.
 
@@ -8,7 +8,7 @@ use frameshift::rng::Stream;
 
 use self::parts::{Part, Size, parts};
 
-/// Values that readers get wrong.
+/// Values that readers often handle wrongly.
 const NUMBERS: [u64; 14] = [
     0,
     1,
@@ -26,10 +26,10 @@ const NUMBERS: [u64; 14] = [
     u64::MAX,
 ];
 
-/// How far into a part its fields are likely to be.
+/// Bytes from a part's start within which its fields are likely to be.
 const FIELDS: u64 = 96;
 
-/// A damaged copy. `donor` gives parts that do not belong.
+/// Returns a damaged copy. `donor` is the source of parts that do not belong into the file.
 pub(crate) fn mutate(original: &[u8], donor: &[u8], random: &mut Stream) -> Vec<u8> {
     let mut bytes = original.to_vec();
     let rounds = match random.below(4) {
@@ -42,7 +42,7 @@ pub(crate) fn mutate(original: &[u8], donor: &[u8], random: &mut Stream) -> Vec<
         if bytes.is_empty() {
             break;
         }
-        // The parts move with every change of length.
+        // Every change of length moves the parts.
         let found = parts(&bytes);
         if found.is_empty() || random.below(5) == 0 {
             flat(&mut bytes, random);
@@ -54,15 +54,15 @@ pub(crate) fn mutate(original: &[u8], donor: &[u8], random: &mut Stream) -> Vec<
     if random.below(12) == 0 {
         bytes.truncate(random.below(bytes.len() as u64 + 1) as usize);
     }
-    // A mutation that grows a file again and again would test the upload limit only.
+    // A file that mutations made ever longer would only test the upload limit.
     bytes.truncate(2 * original.len() + (64 << 10));
     bytes
 }
 
-/// Damage that knows no structure.
+/// Damages bytes without regard to structure.
 fn flat(bytes: &mut Vec<u8>, random: &mut Stream) {
     let length = bytes.len() as u64;
-    // Headers and indices lie at the ends.
+    // Headers and indices are at the start and the end.
     let at = match random.below(4) {
         0 => random.below(length.min(4096)),
         1 => length - 1 - random.below(length.min(4096)),
@@ -79,7 +79,7 @@ fn flat(bytes: &mut Vec<u8>, random: &mut Stream) {
     }
 }
 
-/// Damage to a part, or to what its parents say of it.
+/// Damages a part, or the sizes and counts of it in its parents.
 fn structured(
     bytes: &mut Vec<u8>,
     (part, all): (&Part, &[Part]),
@@ -93,7 +93,7 @@ fn structured(
             let size = part.size.value(bytes).wrapping_add_signed(shift);
             set_size(bytes, part, size);
         }
-        // A field gets a number that readers get wrong, in either byte order.
+        // Overwrites a field with a number that readers often handle wrongly, in either byte order.
         2 | 3 => {
             let body = part.end - part.body;
             let width = [1, 2, 4, 8][random.below(4) as usize];
@@ -107,7 +107,7 @@ fn structured(
                 );
             }
         }
-        // The name, or what stands for one.
+        // Overwrites the name, or what takes its place.
         4 => {
             let at = part.start + random.below((part.body - part.start) as u64) as usize;
             bytes[at] = random.bits() as u8;
@@ -133,7 +133,7 @@ fn structured(
     }
 }
 
-/// A part becomes other bytes; half of the time its parents' sizes follow, so that the reader gets as far as the damage.
+/// Replaces a part by other bytes; half of the time its parents' sizes are corrected, so that the reader gets as far as the damage.
 fn replace(bytes: &mut Vec<u8>, (part, all): (&Part, &[Part]), with: &[u8], random: &mut Stream) {
     const LONGEST: usize = 1 << 20;
     if with.len() > LONGEST {
@@ -166,7 +166,7 @@ fn set_size(bytes: &mut [u8], part: &Part, value: u64) {
         Size::Plain { at, width, is_big } => put(&mut bytes[at..at + width], value, is_big),
         Size::Ebml { at, width } => {
             put(&mut bytes[at..at + width], value, true);
-            // The number's own width stands in its first byte.
+            // The first byte encodes the number's width.
             let marker = 0x80_u8 >> (width - 1);
             bytes[at] = bytes[at] & (marker - 1) | marker;
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use frameshift::ids::TenantId;
 use frameshift::video::{Config, Decoder, Input};
 
-/// Runs the program's own hidden subcommand.
+/// Returns the configuration of a decoder whose workers run the program's hidden subcommand.
 pub(crate) fn config() -> Config {
     Config::new(PathBuf::from(env!("CARGO_BIN_EXE_frameshift")))
 }

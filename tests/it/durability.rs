@@ -1,5 +1,5 @@
-//! A process that is killed between two writes of the store or the records: a child of this test kills itself with SIGKILL at a named point, and
-//! what it left is opened again.
+//! Tests of a process that is killed between two writes of the store or the records: a child of the test kills itself with SIGKILL at a named crash
+//! point, and the test opens what it left.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ use sha2::{Digest as _, Sha256};
 use crate::metadata::fixture;
 use crate::registry::publication;
 
-/// Tells the child what to do: scenario, crash point and data directory.
+/// Environment variable with the child's scenario, crash point and data directory.
 const CHILD: &str = "FRAMESHIFT_TEST_CHILD";
 const SIGKILL: i32 = 9;
 const SIZE: usize = 2_500;
 const PART: usize = 1_000;
 
-/// Accepts everything: decoding has its own tests.
+/// Prober that accepts everything, since decoding has its own tests.
 struct Anything;
 
 #[async_trait]
@@ -64,7 +64,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// As the server does it.
+    /// Opens the parts in the order in which the server does.
     async fn open(directory: &Path) -> Self {
         let lock = DirectoryLock::acquire(directory).expect("a killed process holds no lock");
         let store = Store::open(&directory.join("objects")).expect("a store");
@@ -94,7 +94,7 @@ impl Parts {
     }
 }
 
-/// A time at which every file is old, in microseconds since the Unix epoch.
+/// Time at which every file is old, in microseconds since the Unix epoch.
 fn far() -> i64 {
     i64::MAX / 2
 }
@@ -126,7 +126,7 @@ fn objects(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Runs a scenario in a child until it kills itself.
+/// Runs a scenario in a child process until it kills itself.
 fn crash(scenario: &str, point: &str, directory: &Path) {
     let own = std::env::current_exe().expect("this test's own program");
     let status = Command::new(own)
@@ -142,7 +142,7 @@ fn crash(scenario: &str, point: &str, directory: &Path) {
     );
 }
 
-/// What the other tests run as a process of its own; does nothing without their word.
+/// Entry point of the child processes that the other tests start; does nothing unless the environment variable is set.
 #[tokio::test]
 async fn child() {
     let Some(orders) = std::env::var_os(CHILD) else {
@@ -190,7 +190,7 @@ async fn child() {
     panic!("{point} was not passed");
 }
 
-/// An upload that is written to and never finished.
+/// Scenario of an upload that is written to and never finished.
 async fn abandoned(parts: &Parts) -> UploadId {
     let upload = parts.library.create_upload(&tenant(), "", None).await;
     let id = upload.expect("created").id;

@@ -1,7 +1,7 @@
-//! Checkpoints that were changed with an eye for their structure: opcodes and numbers of pickles, fields of zip directories, entries of safetensors
-//! headers, values of JSON. They load or are refused; none makes the reader panic, take memory that the file does not explain, or hang.
+//! Checkpoints with structured mutations: opcodes and numbers of pickles, fields of zip directories, entries of safetensors headers, values of JSON.
+//! They load or are refused; none makes the reader panic, use more memory than the file's size explains, or hang.
 //!
-//! A seed gives the same cases every time. `FRAMESHIFT_FUZZ_CASES` asks for more of them, `FRAMESHIFT_FUZZ_SEED` for others.
+//! A seed gives the same cases every time. `FRAMESHIFT_FUZZ_CASES` sets their number, `FRAMESHIFT_FUZZ_SEED` the seed.
 
 mod json;
 mod pickles;
@@ -18,16 +18,16 @@ use seeds::Seed;
 
 use crate::allocation;
 
-/// Cases of the test suite.
+/// Number of cases in the test suite.
 const CASES: u64 = 2000;
-/// What reading may take beside a small multiple of the files.
+/// Bytes that reading may take in addition to a small multiple of the files.
 const BUFFERS: usize = 128 << 20;
 const TIMES: usize = 16;
-/// The longest case; measured again when it was longer, since other processes take the processor, too.
+/// Longest time of a case; a slower case is measured again, since other processes use the processor as well.
 const MOST_TIME: Duration = Duration::from_secs(2);
 const TRIES: usize = 5;
 
-/// A small generator of numbers (xorshift64*), so that a seed is all that a case needs.
+/// A small random number generator (xorshift64*), so that a seed reproduces a case.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -42,7 +42,7 @@ impl Dice {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// From 0 to `n` - 1; 0 when there is nothing.
+    /// Returns a number from 0 to `n` - 1; 0 when `n` is 0.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.roll() >> 16) as usize % n.max(1)
     }
@@ -51,7 +51,7 @@ impl Dice {
         &list[self.below(list.len())]
     }
 
-    /// A number that is interesting at a boundary, or any.
+    /// Returns a number that is interesting at a boundary, or an arbitrary one.
     pub(crate) fn number(&mut self) -> u64 {
         const EDGES: [u64; 16] = [
             0,

@@ -1,4 +1,4 @@
-//! Checkpoints that were changed at random: they load or are refused, and never take more memory than their size explains.
+//! Checkpoints with random mutations: they load or are refused, and never use more memory than their size explains.
 
 use std::cell::Cell;
 use std::fs;
@@ -10,24 +10,24 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::{allocation, shared};
 
-/// Whatever a file claims, one allocation has at most this many times its bytes, and some for buffers.
+/// Limit of one allocation: this many times the bytes of the file, and some for buffers.
 const TIMES: usize = 8;
 const BUFFERS: usize = 1 << 20;
 
-/// A change to a file.
+/// Mutation of a file.
 #[derive(Debug, Clone)]
 enum Change {
-    /// One byte.
+    /// One byte is replaced.
     Byte(usize, u8),
-    /// A run of bytes, so that numbers in a header change as a whole.
+    /// A run of bytes is replaced, so that numbers in a header change as a whole.
     Text(usize, String),
-    /// The length before the header.
+    /// The length in front of the header is replaced.
     Length(u64),
-    /// The end is cut off.
+    /// The file is truncated.
     Cut(usize),
-    /// Bytes are taken out of the middle.
+    /// Bytes are removed from the middle.
     Remove(usize, usize),
-    /// Bytes are doubled.
+    /// Bytes are duplicated.
     Repeat(usize, usize),
 }
 
@@ -51,7 +51,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     prop::collection::vec(change, 1..4)
 }
 
-/// Most changes hit the first kibibytes, where the header is; `head` is its size.
+/// Applies a mutation. Most positions are mapped into the first kibibytes, where the header is; `head` is its size.
 fn apply(bytes: &mut Vec<u8>, head: usize, change: &Change) {
     let place = |at: usize, length: usize| {
         let within = if at.is_multiple_of(4) {
@@ -103,7 +103,7 @@ fn copy(from: &Path, to: &Path) -> Vec<PathBuf> {
     copied
 }
 
-/// The smallest checkpoint that loads, and one with an index when there is one.
+/// Returns the smallest checkpoint that loads, and one with an index when there is one.
 fn seeds() -> Vec<PathBuf> {
     let root = shared::root().join("golden/backbones");
     let mut loadable: Vec<(u64, PathBuf)> = fs::read_dir(&root)

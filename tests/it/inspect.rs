@@ -1,4 +1,4 @@
-//! What `inspect` says of backbones, adapter files, and of files that are neither.
+//! What `inspect` reports about backbones, adapter files, and files that are neither.
 
 use std::collections::BTreeMap;
 use std::fs;

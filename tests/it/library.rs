@@ -1,4 +1,4 @@
-//! Videos over a real store and real records: cuts, limits, digests, refusals, crashes between a write and its commit.
+//! Videos over a real store and real records: interruptions, limits, digests, refusals, crashes between a write and its commit.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::server::until;
 mod clearing;
 mod leaving;
 
-/// Stands in for the decoder, which has its own tests: looks at the bytes as a decoder would, and refuses what begins with `bad`.
+/// Stands in for the decoder, which has its own tests: reads the bytes as a decoder would, and rejects those that begin with `bad`.
 #[derive(Default)]
 struct Beginning {
     is_busy: AtomicBool,
     /// Whether a probe never ends.
     is_slow: AtomicBool,
-    /// Told when a probe begins.
+    /// Notified when a probe starts.
     began: tokio::sync::Notify,
 }
 
@@ -107,7 +107,7 @@ async fn a_stored_video_whose_bytes_changed_is_not_handed_out() {
     let mut flipped = whole.clone();
     flipped[100] ^= 1;
     std::fs::write(&file, &flipped).expect("damaged");
-    // A file system's clock is coarser than this test.
+    // The clock of the file system is coarser than this test.
     let later = std::time::SystemTime::now() + Duration::from_secs(1);
     let touched = std::fs::File::options().write(true).open(&file);
     touched
@@ -160,7 +160,7 @@ impl Setting {
         }
     }
 
-    /// A stream that writes an upload from its beginning.
+    /// Writes an upload from its beginning.
     async fn stream(&self, upload: UploadId) -> Upload {
         let opened = self.library.write_upload(&tenant(), upload, 0).await;
         opened.expect("opened")
@@ -314,7 +314,7 @@ async fn a_cut_at_any_byte_resumes_to_the_same_sha256() {
         let upload = setting.upload().await;
         let mut sent = 0;
         while sent < bytes.len() {
-            // What the client resumes from is what the server says.
+            // The client resumes from the offset that the server reports.
             let offset = usize::try_from(setting.committed(upload).await).expect("small");
             assert_eq!(
                 offset, sent,
@@ -488,7 +488,7 @@ async fn a_wrong_sha256_is_refused_before_the_file_is_written_again() {
     let upload = setting.upload().await;
     let mut stream = setting.stream(upload).await;
     stream.write(&content(3 * PART)).await.expect("written");
-    // As on a full disk, where the refusal is what makes room.
+    // As on a full disk, where refusing the upload makes room.
     setting.faults.fail_write(1);
     let refused = stream.finish(Some(Digest([0; 32]))).await;
     assert!(
@@ -558,7 +558,7 @@ async fn an_upload_outlives_a_busy_decoder_and_a_failing_store() {
     setting.prober.is_busy.store(false, Ordering::SeqCst);
     let end = bytes.len() as u64;
     assert_eq!(setting.committed(upload).await, end);
-    // The last part, the video's piece and its end: each may fail, and the next attempt finishes.
+    // The last part, the video's piece and its completion: each may fail, and the next attempt finishes.
     for n in [1, 2] {
         let stream = setting
             .library

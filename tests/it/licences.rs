@@ -1,4 +1,4 @@
-//! Licences, banned crates and sources of every dependency follow `deny.toml`, without cargo-deny: what `cargo metadata` says is enough.
+//! Licences, banned crates and sources of every dependency follow `deny.toml`. The test needs only `cargo metadata`, not cargo-deny.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ fn rules() -> toml::Table {
     text.parse().expect("deny.toml is TOML")
 }
 
-/// The texts of a list of `deny.toml`.
+/// Returns the texts of a list in `deny.toml`.
 fn list(rules: &toml::Table, section: &str, key: &str) -> Vec<String> {
     let list = rules[section].get(key).and_then(toml::Value::as_array);
     let list = list.map_or(&[][..], Vec::as_slice);
@@ -25,7 +25,7 @@ fn list(rules: &toml::Table, section: &str, key: &str) -> Vec<String> {
     list.iter().map(text).collect()
 }
 
-/// Every package of the build for this machine, as the build downloaded it.
+/// Returns every package of the build for this machine, from the sources that the build downloaded.
 fn packages() -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = |arguments: &[&str]| {
@@ -54,7 +54,8 @@ fn packages() -> Vec<Value> {
     packages.iter().filter(in_graph).cloned().collect()
 }
 
-/// Whether a licence expression can be met with the allowed licences alone: `AND` binds more tightly than `OR`, and `/` is an old way to write `OR`.
+/// Returns whether a licence expression is satisfied by the allowed licences alone: `AND` binds more tightly than `OR`, and `/` is an old way to
+/// write `OR`.
 fn permits(expression: &str, allowed: &[String]) -> bool {
     let spaced = expression
         .replace('/', " OR ")
@@ -137,7 +138,7 @@ fn no_dependency_is_banned_or_comes_from_elsewhere() {
     for key in ["unknown-registry", "unknown-git"] {
         assert_eq!(rules["sources"][key].as_str(), Some("deny"));
     }
-    // The lock file names the packages of every platform.
+    // The lock file lists the packages of every platform.
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
     let lock: toml::Table = lock.parse().expect("Cargo.lock is TOML");
     let packages = lock["package"].as_array().expect("packages");

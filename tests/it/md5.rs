@@ -1,6 +1,6 @@
-//! MD5 (RFC 1321): the manifest of clips names pictures by it.
+//! MD5 (RFC 1321), by which the manifest of clips names pictures.
 
-/// The digest in hexadecimal digits.
+/// Returns the digest in hexadecimal.
 pub(crate) fn md5_hex(bytes: &[u8]) -> String {
     const SHIFTS: [[u32; 4]; 4] = [
         [7, 12, 17, 22],

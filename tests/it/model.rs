@@ -1,4 +1,4 @@
-//! The model through its public interface: what a batch, a slice, a thread or a restart may not change.
+//! The model through its public interface: batches, slices, threads and restarts must not change a result.
 
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ pub(crate) fn adapters(
     }
 }
 
-/// A set whose every weight is random, so that every adapter does something.
+/// Returns a set whose weights are all random, so that every adapter has an effect.
 pub(crate) fn lively(config: AdapterConfig, classes: usize, seed: u64) -> AdapterSet {
     let rng = Stream::new(seed, "set");
     let fresh = AdapterSet::fresh(&small(), config, classes, &rng).expect("a set");
@@ -114,7 +114,7 @@ pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Segments of very different sets, with their clips.
+/// Returns segments of very different sets, with their clips.
 pub(crate) fn mixed() -> (Vec<Arc<[f32]>>, Vec<Segment>) {
     let sets = [
         (lively(adapters(12, 4, [3, 1, 1], false, true), 5, 1), 3, 8),
@@ -237,7 +237,7 @@ fn settings() -> Config {
     }
 }
 
-/// Trains for some steps; the bytes of the weights.
+/// Trains for some steps. Returns the bytes of the weights.
 fn train(backbone: &Arc<Backbone>, set: &AdapterSet, steps: u64, keep: Keep) -> Vec<u8> {
     let set = TrainableSet::new(set).expect("a set");
     let mut optimizer = AdamW::new(set.parameters(), settings()).expect("an optimiser");

@@ -1,4 +1,5 @@
-//! What a training step keeps: as much as a budget allows, freed as the backward goes, and without any effect on its result; and what a forward takes.
+//! Memory of a training step: it keeps as much as a budget allows, frees activations as the backward pass proceeds, and the result does not depend on
+//! it; and memory of a forward pass.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use frameshift::spec::{AdapterConfig, Digest, Precision};
 use super::allocation;
 use super::model::{adapters, bits, random_tensors};
 
-/// Wide enough that activations outweigh everything else.
+/// A configuration that is wide enough for activations to outweigh everything else.
 fn shape() -> BackboneConfig {
     BackboneConfig {
         image_size: 40,
@@ -93,16 +94,16 @@ fn a_step_keeps_what_its_budget_allows_and_gives_the_same_bits() {
         );
         assert!(recomputed[0].0 > 0, "{recomputed:?}");
         let only_mlps = |&(blocks, mlps): &(usize, usize)| blocks == 0 && mlps > 0;
-        // One MLP alone is as large again while the backward computes it.
+        // One MLP alone takes as much again while the backward pass recomputes it.
         let is_deep = reached > 2;
         assert_eq!(recomputed.iter().any(only_mlps), is_deep, "{recomputed:?}");
-        // Nothing is left when even that is too much, but to keep the least of one clip at a time.
+        // When even that is too much, the step keeps the least, of one clip at a time.
         let hopeless = step(&backbone, &set, Keep::Within(0));
         assert_eq!((hopeless.bytes(), hopeless.micro_batch()), (fewest / 2, 1));
     }
 }
 
-/// A step of 64 clips of 16 frames, on weights in this precision.
+/// Returns a step of 64 clips of 16 frames, on weights in this precision.
 fn large(backbone: &Arc<Backbone>, set: &TrainableSet, keep: Keep) -> TrainingStep {
     let len = 16 * shape().frame_len();
     let clip = |seed| {

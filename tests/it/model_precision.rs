@@ -1,4 +1,4 @@
-//! bfloat16 and 8-bit integers: agreement with the reference on the full-size cases, gradients, and what neighbours and slices may not change.
+//! bfloat16 and 8-bit integers: agreement with the reference on the full-size cases, gradients, and independence of batch neighbours and slices.
 
 use std::fs;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::model::{adapters, alone, backbone_in, bits, clip, finish, lively, mix
 
 const NARROW: [Precision; 2] = [Precision::Bf16, Precision::Int8];
 
-/// Cosine of two vectors.
+/// Returns the cosine of two vectors.
 fn cosine(pairs: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
     let sum = |f: fn((f64, f64)) -> f64| pairs.clone().map(f).sum::<f64>();
     sum(|(a, b)| a * b) / (sum(|(a, _)| a * a) * sum(|(_, b)| b * b)).sqrt()

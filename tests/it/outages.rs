@@ -1,4 +1,4 @@
-//! Disks that fail or fill up under a whole server, data directories that are not whole, and backups.
+//! Disks that fail or fill up under a whole server, incomplete data directories, and backups.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,10 +20,10 @@ use crate::server::{
 };
 use crate::server_process::{Process, command, output};
 
-/// A server whose writes to files fail as those of a failing disk when [`limit_files`] says so, and where it logs.
+/// Starts a server whose file writes fail as on a failing disk when [`limit_files`] asks for it. Returns it with the path of its log.
 fn on_failing_disk(folder: &Path) -> (Process, PathBuf) {
     let log = folder.join("log");
-    // A write beyond the limit of a file's size would end the process by a signal.
+    // Otherwise a write beyond the limit of a file's size would end the process by a signal.
     let mut command = Command::new("sh");
     command
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
@@ -40,10 +40,10 @@ fn on_failing_disk(folder: &Path) -> (Process, PathBuf) {
     (Process::start_by(command, folder, &[]), log)
 }
 
-/// Size that the log has to have before the disk fails: more than the memory that a small clip is decoded into, which counts as a file.
+/// Size of the log before the disk fails: more than the memory into which a small clip is decoded, which counts as a file.
 const LARGEST_FILE: u64 = 1 << 20;
 
-/// Makes files that are this large unable to grow, as on a failing disk; `None` mends it.
+/// Makes files of this size unable to grow, as on a failing disk; `None` lifts the limit.
 fn limit_files(server: &Process, bytes: Option<u64>) {
     let limit = Rlimit {
         current: bytes,
@@ -52,7 +52,7 @@ fn limit_files(server: &Process, bytes: Option<u64>) {
     prlimit(Some(server.pid()), Resource::Fsize, limit).unwrap();
 }
 
-/// Makes the log of a server's database large. Returns its size: with that for a limit not even the smallest transaction fits.
+/// Makes the log of a server's database large. Returns its size: with this as the limit not even the smallest transaction fits.
 async fn grow_log(client: &Client, log: &Path) -> u64 {
     for i in 0..1000 {
         let request = new_task(&format!("grows{i}"));
@@ -73,7 +73,7 @@ async fn health(client: &Client, service: &str) -> ServingStatus {
     answer.unwrap().into_inner().status()
 }
 
-/// Creates tasks until that fails: the first ones may fit what the files have already.
+/// Creates tasks until that fails: the first ones may fit into space that the files already have.
 async fn first_refusal(client: &Client) -> Status {
     for i in 0..1000 {
         let request = new_task(&format!("t{i}"));
@@ -146,7 +146,7 @@ async fn a_full_disk_is_a_reason_of_its_own_and_passes() {
     server.stop().await;
 }
 
-/// The files of a stopped server, by name.
+/// Returns the data directory of a server on this folder.
 fn state(folder: &Path) -> PathBuf {
     folder.join("data")
 }
@@ -162,7 +162,7 @@ async fn a_database_that_is_not_that_of_the_objects_is_refused_until_that_is_acc
     let kept = folder.path().join("kept");
     std::fs::rename(&database, &kept).unwrap();
 
-    // Missing, then empty: nothing is put in its place.
+    // The database is missing, then empty: the server puts nothing in its place.
     for _ in 0..2 {
         let (code, text) = output(command(folder.path())).await;
         assert_eq!(code, Some(69), "{text}");
@@ -186,7 +186,7 @@ async fn a_database_that_is_not_that_of_the_objects_is_refused_until_that_is_acc
     assert!(text.contains("belongs to database"), "{text}");
     assert!(!database.with_extension("sqlite-wal").exists());
 
-    // Its own one, put back.
+    // The server's own database, restored.
     std::fs::copy(&kept, &database).unwrap();
     let server = Process::start(folder.path(), &[]);
     let client = server.client().await;
@@ -197,7 +197,7 @@ async fn a_database_that_is_not_that_of_the_objects_is_refused_until_that_is_acc
     assert_eq!(videos.unwrap().into_inner().videos.len(), 1);
     assert_eq!(server.terminate().await.code(), Some(0));
 
-    // A new one, accepted once.
+    // A new database, accepted once.
     std::fs::remove_file(&database).unwrap();
     let server = Process::start(folder.path(), &["--accept-data-loss"]);
     server.client().await;
@@ -207,7 +207,7 @@ async fn a_database_that_is_not_that_of_the_objects_is_refused_until_that_is_acc
     assert_eq!(server.terminate().await.code(), Some(0));
 }
 
-/// A database as the release with schema 1 left it.
+/// Creates a database as the release with schema 1 left it.
 async fn first_release(path: &Path) {
     use sqlx::migrate::Migrator;
     use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};

@@ -1,21 +1,21 @@
-//! What processes hold: memory, descriptors, children.
+//! Resources that processes hold: memory, descriptors, children.
 
 use std::fs;
 
-/// What a process holds.
+/// Resources of a process.
 #[derive(Debug, Clone, Copy)]
 #[allow(dead_code)]
 pub(crate) struct Usage {
     /// Resident memory in KiB.
     pub(crate) resident: u64,
-    /// Its most so far.
+    /// Peak of the resident memory in KiB.
     pub(crate) peak: u64,
-    /// Open descriptors; none when they are not ours to see.
+    /// Number of open descriptors; `None` when they cannot be read.
     pub(crate) descriptors: Option<usize>,
 }
 
 impl Usage {
-    /// Of a process that runs.
+    /// Returns the resources of a running process.
     pub(crate) fn of(pid: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
         let value = |name: &str| {
@@ -32,7 +32,7 @@ impl Usage {
         }
     }
 
-    /// Asserts that no more is held than before, but for what an allocator keeps and a worker on its way needs.
+    /// Asserts that no more is held than before, except what an allocator keeps and what a starting worker needs.
     pub(crate) fn assert_kept(&self, after: &Self, what: &str) {
         let grown = after.resident.saturating_sub(self.resident);
         assert!(grown < 48 << 10, "{what}: {grown} KiB more");
@@ -45,7 +45,7 @@ impl Usage {
     }
 }
 
-/// The children of a process, with their states; one that ended and was not buried is a `Z`.
+/// Returns the children of a process, with their states; `Z` is a child that ended and was not waited for.
 pub(crate) fn children(parent: u32) -> Vec<(u32, char)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("processes") {
@@ -56,7 +56,7 @@ pub(crate) fn children(parent: u32) -> Vec<(u32, char)> {
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
             continue;
         };
-        // The program's name is in brackets and may hold anything.
+        // The program's name is in brackets and may contain anything.
         let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
         let state = fields.next().and_then(|state| state.chars().next());
         if let (Some(state), Some(own)) = (state, fields.next())

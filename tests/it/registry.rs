@@ -1,4 +1,4 @@
-//! Tasks and versions over a real store and real records: publish, load, damage, announcements, swaps.
+//! Tasks and versions over a real store and real records: publication, loading, damage, announcements, swaps.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -42,13 +42,13 @@ impl Setting {
         }
     }
 
-    /// A second registry over the same parts: nothing in memory.
+    /// Returns a second registry over the same parts, with nothing in memory.
     fn reopened(&self) -> Registry {
         let store = Store::open(self.directory.path()).expect("a store");
         Registry::new(Config::default(), store, Arc::clone(&self.records))
     }
 
-    /// A job of task `t`, ready to be published.
+    /// Returns a job of task `t`, ready to be published.
     async fn publishing(&self, tenant: &TenantId) -> Claim {
         fixture::submit(&self.records, tenant, "t").await;
         let claim = fixture::claim(&self.records).await;
@@ -167,7 +167,7 @@ async fn a_published_version_loads_as_it_was_written_and_says_what_it_is() {
         .registry
         .list_versions(&a, &fixture::task_id("t"), &page)
         .await;
-    // A listing leaves the confusion matrix out.
+    // A listing omits the confusion matrix.
     let mut expected = published.version;
     expected.manifest.evaluation.confusion = Confusion::default();
     assert_eq!(listed.expect("listed").items, [expected]);

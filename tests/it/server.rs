@@ -1,4 +1,4 @@
-//! A whole server for tests: real components on a free port and a temporary data directory, and real clients.
+//! A whole server for tests: real components on a free port and in a temporary data directory, and real clients.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// How long a test waits for what should come soon; only a failing test waits so long.
+/// Longest time that a test waits for an expected event; only a failing test waits that long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server.
@@ -34,12 +34,12 @@ pub(crate) struct TestServer {
 }
 
 impl TestServer {
-    /// A server on a directory of its own.
+    /// Starts a server on a directory of its own.
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    /// As [`TestServer::start`], with a changed configuration.
+    /// Starts a server like [`TestServer::start`], with a changed configuration.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
@@ -49,7 +49,7 @@ impl TestServer {
         server
     }
 
-    /// As [`TestServer::start_with`], with records whose faults the test decides.
+    /// Starts a server like [`TestServer::start_with`], with records whose faults the test controls.
     pub(crate) async fn start_faulty(change: impl FnOnce(&mut Config)) -> (Self, Outages) {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
@@ -62,7 +62,7 @@ impl TestServer {
         (server, faults)
     }
 
-    /// A server of this configuration.
+    /// Starts a server with this configuration.
     pub(crate) async fn start_on(config: Config) -> Self {
         Self::of(App::start(config).await.expect("the server starts"))
     }
@@ -78,20 +78,20 @@ impl TestServer {
         }
     }
 
-    /// The device's counters between two slices: those of everything that was answered. A batch is counted when its last slice is over, and
-    /// that slice hands out the answers.
+    /// Returns the device's counters between two slices, so that they include everything that was answered. A batch is counted when its last slice
+    /// has ended, and that slice sends the answers.
     pub(crate) fn settled(&self) -> device::Stats {
         drop(self.wiring.device.pause());
         self.wiring.device.stats()
     }
 
-    /// A client of a tenant.
+    /// Returns a client of a tenant.
     pub(crate) async fn client(&self, tenant: &str) -> Client {
         let address = format!("http://{}", self.address);
         Client::connect(&address, Some(tenant)).await.unwrap()
     }
 
-    /// Asks for the drain; the result comes when it is over.
+    /// Starts the drain. The returned future completes when it is over.
     pub(crate) fn drain(self) -> JoinHandle<Result<(), app::Error>> {
         let Self {
             running, _drain, ..
@@ -100,7 +100,7 @@ impl TestServer {
         running
     }
 
-    /// Drains and waits.
+    /// Drains the server and waits for the end.
     pub(crate) async fn stop(mut self) {
         let folder = self._folder.take();
         self.drain().await.unwrap().expect("the drain finishes");
@@ -108,7 +108,7 @@ impl TestServer {
     }
 }
 
-/// The configuration of a server on this directory with the smallest Hugging Face backbone of the golden data.
+/// Returns the configuration of a server on this directory, with the smallest Hugging Face backbone of the golden data.
 pub(crate) fn config(folder: &Path) -> Config {
     let flags = Flags {
         listen: Some("127.0.0.1:0".parse().unwrap()),
@@ -120,7 +120,7 @@ pub(crate) fn config(folder: &Path) -> Config {
     Config::load(None, &BTreeMap::new(), &flags, program).unwrap()
 }
 
-/// A small backbone.
+/// Returns the path of a small backbone.
 pub(crate) fn backbone() -> PathBuf {
     let folder = crate::shared::root().join("golden/backbones");
     let mut found: Vec<(u64, PathBuf)> = std::fs::read_dir(&folder)
@@ -138,7 +138,7 @@ pub(crate) fn backbone() -> PathBuf {
     found.into_iter().next().expect("a Hugging Face CLIP").1
 }
 
-/// A short video of one shade of grey that moves a little, so that two shades are two different files.
+/// Returns a short video of one shade of grey that moves a little, so that two shades give two different files.
 pub(crate) fn clip(shade: u8) -> Bytes {
     let mut encoder = Encoder::new(Format::Lossless, 48, 48, 10).unwrap();
     for frame in 0..10u8 {
@@ -149,7 +149,7 @@ pub(crate) fn clip(shade: u8) -> Bytes {
     encoder.finish().unwrap().into()
 }
 
-/// A video of noise that has at least so many frames of 200 kB.
+/// Returns a video of noise with at least `frames` frames of 200 kB each.
 pub(crate) fn noise(frames: u64) -> Bytes {
     let mut encoder = Encoder::new(Format::Lossless, 256, 256, 10).unwrap();
     let mut stream = frameshift::rng::Stream::new(frames, "noise");
@@ -162,7 +162,7 @@ pub(crate) fn noise(frames: u64) -> Bytes {
     encoder.finish().unwrap().into()
 }
 
-/// The messages of an UploadVideo stream.
+/// Returns the messages of an UploadVideo stream.
 pub(crate) fn upload_messages(
     header: v1::UploadVideoHeader,
     bytes: &Bytes,
@@ -179,14 +179,14 @@ pub(crate) fn upload_messages(
         .collect()
 }
 
-/// Uploads in one stream.
+/// Uploads a video in one stream.
 pub(crate) async fn upload(client: &Client, bytes: &Bytes) -> Result<v1::Video, Status> {
     let messages = upload_messages(v1::UploadVideoHeader::default(), bytes);
     let video = client.videos().upload_video(stream::iter(messages)).await?;
     Ok(video.into_inner())
 }
 
-/// A request for a task with small adapters and clips of two frames.
+/// Returns a request for a task with small adapters and clips of two frames.
 pub(crate) fn new_task(task: &str) -> v1::CreateTaskRequest {
     v1::CreateTaskRequest {
         task_id: task.into(),
@@ -270,7 +270,7 @@ pub(crate) async fn submit(client: &Client, task: &str, dataset: &str) -> v1::Jo
         .into_inner()
 }
 
-/// A job's events until it ends.
+/// Returns a job's events until it ends.
 pub(crate) async fn events(client: &Client, job: &str, after: u64) -> Vec<v1::JobEvent> {
     let request = v1::WatchJobRequest {
         name: job.into(),
@@ -289,7 +289,7 @@ pub(crate) async fn events(client: &Client, job: &str, after: u64) -> Vec<v1::Jo
     events
 }
 
-/// A task that was fine-tuned on its own data set and serves. Returns its videos.
+/// Creates a task that was fine-tuned on its own data set and serves. Returns its videos.
 pub(crate) async fn trained(client: &Client, task: &str) -> Vec<v1::Video> {
     create_task(client, task).await;
     let videos = create_dataset(client, task).await;
@@ -313,7 +313,7 @@ pub(crate) async fn serving(client: &Client, task: &str) -> String {
     version().await
 }
 
-/// A request to classify a stored video.
+/// Returns a request to classify a stored video.
 pub(crate) fn classify(task: &str, video: &str) -> v1::ClassifyRequest {
     v1::ClassifyRequest {
         task: format!("tasks/{task}"),
@@ -322,13 +322,13 @@ pub(crate) fn classify(task: &str, video: &str) -> v1::ClassifyRequest {
     }
 }
 
-/// Waits for what should come soon.
+/// Waits for a future that should complete soon.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(PATIENCE, what).await;
     waited.expect("it never became so")
 }
 
-/// Asks again and again until it is so.
+/// Polls a condition until it is true.
 pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
     soon(async {
         while !is_so().await {
@@ -338,7 +338,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F
     .await;
 }
 
-/// Looks again and again until something is there.
+/// Polls until a value is there. Returns it.
 pub(crate) async fn found<T>(mut look: impl FnMut() -> Option<T>) -> T {
     soon(async {
         loop {
@@ -351,7 +351,7 @@ pub(crate) async fn found<T>(mut look: impl FnMut() -> Option<T>) -> T {
     .await
 }
 
-/// The stable reason of a status.
+/// Returns the stable reason of a status.
 pub(crate) fn reason(status: &Status) -> String {
     let details = status.get_error_details();
     details
@@ -359,7 +359,7 @@ pub(crate) fn reason(status: &Status) -> String {
         .map_or_else(String::new, |info| info.reason.clone())
 }
 
-/// Checks the code and the reason of a refusal.
+/// Asserts the code and the reason of a refusal.
 pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, expected: &str) {
     let status = result.expect_err("it was not refused");
     assert_eq!(

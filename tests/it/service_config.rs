@@ -1,4 +1,4 @@
-//! The gRPC service config allows exactly those calls to be repeated that may be.
+//! The gRPC service config allows retries of exactly those calls that may be retried.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto}
 
 const CONFIG: &str = include_str!("../../proto/frameshift/v1/service_config.json");
 
-/// Reads, a classification, and what a `request_id` makes idempotent. A stream that the client sends cannot be repeated by a library.
+/// Calls that may be retried: reads, a classification, and calls that a `request_id` makes idempotent. A library cannot retry a stream of the client.
 fn may_be_repeated(file: &FileDescriptorProto, method: &MethodDescriptorProto) -> bool {
     let takes_request_id = || {
         let input = method.input_type().rsplit('.').next();

@@ -1,9 +1,9 @@
-//! Where the shared test data lies.
+//! Location of the shared test data.
 
 use std::path::{Path, PathBuf};
 
 #[allow(dead_code)]
-/// `$FRAMESHIFT_SHARED`, else `../shared`, else the repository's own copy, which is not enough when `CI` is `true`.
+/// Returns `$FRAMESHIFT_SHARED`, else `../shared`, else the repository's own copy, which is not accepted when `CI` is `true`.
 pub(crate) fn root() -> PathBuf {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     if let Some(root) = std::env::var_os("FRAMESHIFT_SHARED") {

@@ -17,7 +17,7 @@ fn video() -> Key {
     layout::video(&TenantId::anonymous(), VideoId::generate())
 }
 
-/// Every store and decorator, fresh.
+/// Returns every store and decorator, each empty.
 fn stores(directory: &Path) -> Vec<(&'static str, Store)> {
     let open = |name: &str| Store::open(&directory.join(name)).expect("a store");
     vec![
@@ -69,7 +69,7 @@ async fn a_blob_reads_back_whole_by_every_way() {
         store.delete(&key).await.expect("deleted");
         store.delete(&key).await.expect("deleted already");
         assert!(!store.exists(&key).await.expect("asked"));
-        // Who has the file open can read on.
+        // An open file can still be read after its deletion.
         file.read_exact_at(&mut bytes, 0).expect("read");
     }
 }
@@ -146,7 +146,7 @@ async fn a_write_that_fails_leaves_nothing() {
     let key = video();
     faults.fail_write(1);
     assert!(store.put(&key, Bytes::from_static(b"x")).await.is_err());
-    // A piece, then the end.
+    // One piece, then the completion.
     for n in [1, 2] {
         let mut writer = store.writer(&key).await.expect("a writer");
         faults.fail_write(n);
@@ -244,7 +244,7 @@ async fn a_dropped_writer_leaves_no_file() {
         "what was written lies beside"
     );
     drop(writer);
-    // The removal is blocking work on another thread.
+    // The removal runs on a blocking thread.
     until(|| async { files(directory.path()).is_empty() }).await;
 }
 
@@ -315,7 +315,7 @@ async fn what_is_discarded_can_be_put_back_for_a_day() {
         }
         store.discard(&gone, now).await.expect("is there already");
         assert_eq!(store.empty_trash(later - 1, day).await.expect("asked"), 0);
-        // As docs/operate.md says it.
+        // The command of docs/operate.md.
         let folder = directory.path().join(name);
         let trash = folder.join(".trash/1800000000").join(kept.as_str());
         std::fs::rename(trash, folder.join(kept.as_str())).expect("put back");
@@ -355,7 +355,7 @@ async fn clearing_up_goes_on_while_files_and_folders_vanish() {
                 return;
             }
             let below = folder.join(format!("a/videos/{round}"));
-            // Either may lose against the sweep, which is the point.
+            // Either call may lose the race against the sweep, which is what this tests.
             let _ = std::fs::create_dir_all(&below);
             let _ = std::fs::write(below.join("clip#1"), "half");
             let _ = std::fs::remove_dir_all(&below);
@@ -381,7 +381,7 @@ fn a_data_directory_has_one_process() {
         error.to_string().contains(&path.display().to_string()),
         "{error}"
     );
-    // Whoever tidies up may take the file for a stale one.
+    // An operator who cleans up may delete the file as stale.
     std::fs::remove_file(path.join("lock")).expect("removed");
     let error = DirectoryLock::acquire(&path).expect_err("still taken");
     assert!(matches!(error, Error::Locked { .. }), "{error:?}");

@@ -1,4 +1,4 @@
-//! The tree keeps its shape: who imports whom, who names which crate, and how long a file may be.
+//! The structure of the source tree: which module may import which, which module may name which crate, and how long a file may be.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ const LEAVES: &[&str] = &[
     "faults",
 ];
 
-/// Modules that a module may import besides the leaves and itself.
+/// Modules that a module may import, in addition to the leaves and itself.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("spec", &[]),
@@ -58,10 +58,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Modules that see everything.
+/// Modules that may import every module.
 const ROOTS: &[&str] = &["lib", "main", "app", "config"];
 
-/// External crates, and the only path prefixes below `src` that may name them.
+/// External crates, with the only path prefixes below `src` that may name them.
 const OWNERS: &[(&[&str], &[&str])] = &[
     (
         &[
@@ -110,7 +110,7 @@ const PURE: &[&str] = &[
     "video/sampling",
 ];
 
-/// What a pure file does not name. `std::time::Duration` is a number.
+/// Names that a pure file must not contain. `std::time::Duration` is only a number.
 const IMPURE: &[&str] = &[
     "async ",
     ".await",
@@ -136,7 +136,7 @@ const IMPURE: &[&str] = &[
 ];
 
 struct File {
-    /// Below `src`, without `.rs`.
+    /// Paths below `src`, without `.rs`.
     name: String,
     text: String,
 }
@@ -169,7 +169,7 @@ fn sources() -> Vec<File> {
         .collect()
 }
 
-/// Lines without comments; what follows a `#[cfg(test)]` module at the end of a file is left out.
+/// Returns the lines of a file without comments; a `#[cfg(test)]` module at the end and what follows it are left out.
 fn code(text: &str) -> Vec<&str> {
     let body = text
         .find("#[cfg(test)]\nmod tests")
@@ -184,7 +184,7 @@ fn is_test(name: &str) -> bool {
     name.ends_with("/tests") || name.contains("/tests/")
 }
 
-/// Every `crate::name` in a line, also inside `use crate::{a, b::c}`.
+/// Returns every `crate::name` in a line, also inside `use crate::{a, b::c}`.
 fn crate_paths(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -248,7 +248,7 @@ fn imports_follow_the_architecture() {
     assert!(wrong.is_empty(), "forbidden imports:\n{}", wrong.join("\n"));
 }
 
-/// An arrow that nothing uses would hide the first import that it wrongly allows.
+/// An unused arrow would allow the first import that it should have prevented.
 #[test]
 fn every_arrow_of_the_architecture_is_used() {
     let files = sources();

@@ -1,6 +1,6 @@
-//! The public API stays compatible on the wire: whatever the last release had is still there, under its number and with its type.
+//! The public API stays compatible on the wire: everything in the last release still exists, with its number and type.
 //!
-//! `tests/data/wire/frameshift.v1.txt` is the API of the last release, one line for each field, value and method. A release renews it:
+//! `tests/data/wire/frameshift.v1.txt` is the API of the last release, one line for each field, value and method. A release updates it with
 //! `FRAMESHIFT_RENEW_WIRE=1 cargo test --test it the_api_of_the_last_release`, and the difference is reviewed with the release.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ fn baseline() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/wire/frameshift.v1.txt")
 }
 
-/// What callers rely on, a line each.
+/// Returns what callers rely on, one line each.
 fn surface(set: &FileDescriptorSet) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     let ours = |file: &&FileDescriptorProto| file.package().starts_with("frameshift.");
@@ -59,7 +59,7 @@ fn fields(path: &str, message: &DescriptorProto, lines: &mut BTreeSet<String>) {
             "" => format!("{:?}", field.r#type()).to_lowercase(),
             named => named.to_owned(),
         };
-        // A field that can be absent and a choice of several are oneofs, both of them.
+        // An optional field and a choice of several fields are both oneofs.
         let oneof = field
             .oneof_index
             .map_or("", |at| message.oneof_decl[at as usize].name());
@@ -96,7 +96,7 @@ fn values(path: &str, of: &EnumDescriptorProto, lines: &mut BTreeSet<String>) {
     }
 }
 
-/// What a released API had and this one has not.
+/// Returns what the released API had and this one lacks.
 fn broken(released: &BTreeSet<String>, now: &BTreeSet<String>) -> Vec<String> {
     released.difference(now).cloned().collect()
 }
@@ -156,7 +156,7 @@ fn a_change_that_breaks_callers_is_seen() {
         }
     }
     assert_eq!(broken(&released, &surface(&changed)).len(), 1);
-    // What is added breaks nobody.
+    // An addition breaks nobody.
     let mut grown = set.clone();
     let field = grown.file[file].message_type[message].field[0].clone();
     let added = prost_types::FieldDescriptorProto {

@@ -1,4 +1,4 @@
-//! Order of slices: tables, and properties over random arrivals.
+//! Tests of the order of slices: tables, and properties over random arrivals.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,8 @@ use super::*;
 
 const NO_LIMIT: u64 = u64::MAX;
 
-/// Runs until idle; works 0..9 are training, others serving; each has `slices` slices, and the source gives `batches` one after another.
+/// Runs until the device is idle. Items 0 to 9 are training, others serving; each has `slices` slices, and the source gives `batches` one after
+/// another.
 fn script(schedule: &mut Schedule<u32>, slices: u32, mut batches: Vec<u32>) -> Vec<u32> {
     let mut left = std::collections::HashMap::new();
     let mut order = Vec::new();
@@ -110,7 +111,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// The device as the schedule sees it.
+/// Model of the device, as the schedule sees it.
 #[derive(Default)]
 struct World {
     left: Vec<u32>,
@@ -130,7 +131,7 @@ impl World {
         self.left.len() - 1
     }
 
-    /// One turn; `false` when idle.
+    /// Takes one turn. Returns `false` when the device is idle.
     fn turn(&mut self, schedule: &mut Schedule<usize>) -> bool {
         match schedule.turn() {
             Turn::Idle => return false,

@@ -1,4 +1,4 @@
-//! The thread with small works: turns, cancellation, panics, pause and drain.
+//! Tests of the thread with small work items: turns, cancellation, panics, pause and drain.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::device::{Step, Walk};
 use crate::shutdown;
 
-/// Says its name at each slice, so many times.
+/// Work item that sends its name at each of its slices.
 struct Speaker {
     name: &'static str,
     left: u32,
@@ -33,7 +33,7 @@ impl Source for Batches {
     }
 }
 
-/// Gives a number after so many slices; panics in slice `panic_at`.
+/// Computation that returns a number after some slices, and panics in slice `panic_at`.
 struct Count {
     slices: u32,
     panic_at: u32,
@@ -59,7 +59,7 @@ impl Walk for Count {
 
 const NEVER: u32 = u32::MAX;
 
-/// How long a test waits for what should come at once; only a failing test waits so long.
+/// Longest time that a test waits for an expected event; only a failing test waits that long.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn device() -> (Handle, Service) {
@@ -75,7 +75,7 @@ fn speaker(name: &'static str, left: u32, said: &SyncSender<&'static str>) -> Bo
 }
 
 fn words() -> (SyncSender<&'static str>, Receiver<&'static str>) {
-    // Larger than what any test says, so that the device never waits for the test.
+    // Larger than what any test sends, so that the device never waits for the test.
     sync_channel(100)
 }
 
@@ -224,7 +224,7 @@ async fn the_thread_ends_with_its_last_handle() {
     service.run(signal).await.unwrap();
 }
 
-/// Panics so many times when it is asked for a batch; gives its batches after that.
+/// Source that panics a number of times when it is asked for a batch, and then gives its batches.
 struct Stumbles(u32, Batches);
 
 impl Source for Stumbles {
@@ -255,7 +255,7 @@ fn a_source_that_does_nothing_but_panic_is_left_alone_until_the_next_wake() {
     handle.set_source(Box::new(Stumbles(STUMBLES, batches)));
     let work = speaker("work", 1, &say);
     handle.submit(work, Priority::Training).unwrap();
-    // Training runs only when nothing is to be formed.
+    // Training runs only when no batch can be formed.
     assert_eq!(said.recv_timeout(PATIENCE), Ok("work"));
     handle.wake();
     assert_eq!(said.recv_timeout(PATIENCE), Ok("batch"));

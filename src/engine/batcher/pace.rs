@@ -1,26 +1,27 @@
-//! How large a batch may be so that clips that arrive while it runs wait little: pure.
+//! Limits the size of batches, so that clips that arrive while one runs wait only briefly: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O. The time of a batch is modelled as a fixed part plus a part for each frame; the limit keeps
-//! their sum within the target, unless the fixed part would then be more than a fifth of a batch.
+//! Invariant: never awaits, reads a clock or does I/O. The time of a batch is modelled as a fixed part plus a part per frame; the limit keeps their
+//! sum within the target, unless the fixed part would then be more than a fifth of the batch's time.
 
 use std::time::Duration;
 
-/// Weight of a batch relative to the next one: about ten of them are remembered.
+/// Weight of a batch relative to the next one: about the last ten batches count.
 const MEMORY: f64 = 0.9;
-/// The frames of a batch may take this many times its fixed part, whatever the target: a device with a large fixed part keeps four fifths of its
-/// throughput.
+/// Lower bound of the frames' time, as a multiple of the fixed part and regardless of the target: a device with a large fixed part keeps four fifths
+/// of its throughput.
 const WORTH: f64 = 4.0;
-/// Least spread of batch sizes, relative to their mean, that separates the fixed part from the rest: times are noisy.
+/// Smallest spread of batch sizes, relative to their mean, at which the fixed part can be told apart from the part per frame, since times are noisy.
 const SPREAD: f64 = 0.4;
-/// Factor on the fixed part after each batch that did not reveal it: a wrong value fades, and a right one is found again, since sizes then change.
+/// Factor on the fixed part after each batch that did not reveal it. A wrong value fades; a right one is then measured again, because the sizes of
+/// batches change.
 const FADE: f64 = 0.95;
 
-/// Times of past batches, and the target.
+/// Times of past batches, and the target time.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct Pace {
     /// Longest time that a batch should take, in seconds.
     target: f64,
-    /// The fixed part of a batch, in seconds.
+    /// Estimated fixed part of a batch's time, in seconds.
     fixed: f64,
     weight: f64,
     frames: f64,
@@ -42,7 +43,7 @@ impl Pace {
         }
     }
 
-    /// Records that a batch of `frames` frames took this time.
+    /// Records that a batch of `frames` frames took `took`.
     pub(in crate::engine) fn ran(&mut self, frames: usize, took: Duration) {
         let (frames, seconds) = (frames as f64, took.as_secs_f64());
         let add = |sum: &mut f64, value: f64| *sum = *sum * MEMORY + value;
@@ -61,7 +62,7 @@ impl Pace {
         }
     }
 
-    /// Most frames of the next batch; no limit before the first one ran.
+    /// Returns the most frames of the next batch; `usize::MAX` before the first batch has run.
     pub(in crate::engine) fn limit(&self) -> usize {
         if self.weight == 0.0 {
             return usize::MAX;
@@ -69,7 +70,7 @@ impl Pace {
         let (frames, seconds) = self.means();
         let each = (seconds - self.fixed).max(0.0) / frames.max(1.0);
         let own = (self.target - self.fixed).max(WORTH * self.fixed);
-        // Casting a value that is too large, or an infinity, gives the largest number.
+        // A cast of an infinity or of a value that is too large gives the largest number.
         ((own / each) as usize).max(1)
     }
 
@@ -85,7 +86,7 @@ mod tests {
 
     const TARGET: Duration = Duration::from_millis(50);
 
-    /// Runs a device under a flood that fills every batch, and returns its limit; `noise` is relative to each time.
+    /// Runs a device under a flood that fills every batch. Returns the limit of the pace; `noise` is relative to each time.
     fn flooded(fixed: f64, each: f64, noise: f32) -> usize {
         let mut pace = Pace::new(TARGET);
         let mut stream = Stream::new(3, "pace");

@@ -1,4 +1,4 @@
-//! Whether tenants share the device at the time, so that a batch has to leave room for the other one: pure.
+//! Tracks whether several tenants share the device at present, so that batches have to leave room for others: pure.
 //!
 //! Invariant: never awaits, reads a clock or does I/O.
 
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::ids::TenantId;
 
-/// How long after its last request a tenant is expected back.
+/// Time after its last request in which a tenant's next request is expected.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Who asked last, and when that was another tenant than before; times count from any common beginning.
+/// The last tenant that sent a request, and the time when that tenant last changed. Times count from any common origin.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Sharing {
     last: Option<TenantId>,
@@ -17,7 +17,7 @@ pub(in crate::engine) struct Sharing {
 }
 
 impl Sharing {
-    /// Notes a tenant's request.
+    /// Records a tenant's request at the time `now`.
     pub(in crate::engine) fn asked(&mut self, tenant: &TenantId, now: Duration) {
         if self.last.as_ref() == Some(tenant) {
             return;
@@ -27,7 +27,7 @@ impl Sharing {
         }
     }
 
-    /// Whether more than one tenant asked lately.
+    /// Returns whether more than one tenant sent requests within the last minute.
     pub(in crate::engine) fn is_shared(&self, now: Duration) -> bool {
         self.changed
             .is_some_and(|changed| now.saturating_sub(changed) < WINDOW)

@@ -1,4 +1,4 @@
-//! Batches: a table for the order, and properties over random arrivals.
+//! Tests of batches: a table for the order, and properties over random arrivals.
 
 use std::collections::{HashMap, HashSet};
 
@@ -125,7 +125,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What went in, what came out, and since how many batches each tenant waits.
+/// Clips that went in and came out, and for how many batches each tenant has been waiting.
 #[derive(Default)]
 struct World {
     batcher: Option<Batcher<Clip>>,
@@ -161,7 +161,7 @@ impl World {
             assert!(self.out.insert(clip.id), "clip {} came out twice", clip.id);
         }
         if self.waiting(owner) == 0 {
-            // Its next clip is a new arrival, behind those who wait.
+            // The tenant's next clip is a new arrival, behind those that wait.
             self.waits.insert(owner, 0);
         }
     }

@@ -1,6 +1,6 @@
-//! Brings one set into memory: reads, checks, parses, reserves, warms.
+//! Loads one set: reads and verifies its file, parses it, reserves its bytes, and warms it up.
 //!
-//! Invariant: one load per version at a time; only the warming forward runs on the device thread, and nothing slow on the async threads.
+//! Invariant: one load per version at a time; only the warm-up's forward pass runs on the device thread, and nothing slow runs on the async threads.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,17 +14,17 @@ use crate::engine::{Error, Unavailable, Versions};
 use crate::ids::VersionRef;
 use crate::model::{self, AdapterSet, Backbone};
 
-/// The parts that a load uses.
+/// Components that a load uses.
 pub(in crate::engine) struct Loader {
     /// Source of the sets' files.
     pub(in crate::engine) versions: Arc<dyn Versions>,
-    /// Backbone that the sets have to fit.
+    /// Backbone that the sets must fit.
     pub(in crate::engine) backbone: Arc<Backbone>,
-    /// Device on which sets are warmed.
+    /// Device on which sets are warmed up.
     pub(in crate::engine) device: device::Handle,
 }
 
-/// Loads in the background; `sender` tells all that wait. If nobody waits any more, the set becomes resident all the same.
+/// Loads a set in the background and sends the result to everybody who waits. The set becomes resident even if nobody waits any more.
 pub(super) fn spawn(
     inner: Arc<Inner>,
     (version, load): (VersionRef, u64),
@@ -43,7 +43,7 @@ pub(super) fn spawn(
     });
 }
 
-/// Frees the slot when the load ends without a result.
+/// Slot of a load, freed when the load ends without a result.
 struct Listing {
     inner: Arc<Inner>,
     version: VersionRef,
@@ -53,7 +53,7 @@ struct Listing {
 }
 
 impl Listing {
-    /// Stores the result of the load in its slot; a task that was deleted meanwhile no longer has one.
+    /// Stores the result of the load in its slot. When the task was deleted in the meantime the slot is gone, and the result is [`Error::NotFound`].
     fn list(mut self, result: Result<Pin, Error>) -> Result<Pin, Error> {
         self.listed = true;
         let mut state = self.inner.lock();
@@ -76,7 +76,7 @@ impl Listing {
         };
         drop(state);
         drop(gone);
-        // A listed set can be evicted, which another load may wait for.
+        // The set can now be evicted, which another load may wait for.
         self.inner.freed.notify_waiters();
         result
     }
@@ -168,7 +168,7 @@ impl Inner {
             let set = AdapterSet::from_safetensors(&stored.bytes, &config, adapter, classes)?;
             Ok::<_, model::Error>(set.in_precision(precision))
         };
-        // Parsing is outside the device's turn, so it takes no thread from what serves.
+        // Parsing is not part of a device slice, so it must not take threads from serving.
         match tokio::task::spawn_blocking(|| model::aside(parse)).await {
             Ok(Ok(set)) => Ok(Arc::new(set)),
             Ok(Err(error)) => Err(unfit(version, error.to_string().into())),
@@ -191,7 +191,7 @@ fn failed(version: &VersionRef, reason: String) -> Error {
     }
 }
 
-/// Label of the error in the metrics.
+/// Returns the label of an error in the metrics.
 fn reason(error: &Error) -> &'static str {
     match error {
         Error::Quarantined { .. } => "unfit",

@@ -1,6 +1,6 @@
-//! Bytes of the budget that are reserved for one set.
+//! Reservation of budget for one set.
 //!
-//! Invariant: a reservation is returned exactly once, when it is dropped; reservations never exceed the budget.
+//! Invariant: a reservation is returned exactly once, when it is dropped; all reservations together never exceed the budget.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -8,12 +8,12 @@ use std::sync::{Arc, Weak};
 use super::Inner;
 use crate::ids::TenantId;
 
-/// Reserved bytes.
+/// Reserved bytes of one set.
 pub(super) struct Room {
     home: Weak<Inner>,
     tenant: TenantId,
     bytes: u64,
-    /// Whether the set is warm and listed, so that eviction counts it there.
+    /// Whether the set is warmed up and in the table, so that eviction counts its bytes there.
     listed: AtomicBool,
 }
 
@@ -26,7 +26,7 @@ impl Room {
         self.home.upgrade()
     }
 
-    /// Notes that the set is about to be listed as resident; called under the state's lock, with `reserved` of that state.
+    /// Marks the set as listed in the table; called under the state's lock, with `reserved` of that state.
     pub(super) fn list(&self, reserved: &mut u64) {
         if !self.listed.swap(true, Ordering::Relaxed) {
             *reserved -= self.bytes;
@@ -45,7 +45,7 @@ impl Drop for Room {
             state.reserved -= self.bytes;
         }
         let of_tenant = state.of_tenant(&self.tenant, -i128::from(self.bytes));
-        // Under the lock, so that the newest sum is set last.
+        // Set under the lock, so that the newest sum is set last.
         inner.metrics.residency_bytes(&self.tenant, of_tenant);
         drop(state);
         inner.freed.notify_waiters();
@@ -53,14 +53,14 @@ impl Drop for Room {
 }
 
 impl Inner {
-    /// Waits for its turn, evicts the sets used longest ago, unpinned ones first, and waits until the evicted sets' pins are gone.
+    /// Reserves `bytes` for a set: waits for its turn, evicts the sets used longest ago (unpinned ones first), and waits until their pins are gone.
     ///
-    /// `bytes` is at most the budget. This never deadlocks: the holder of a pin waits for the device only.
+    /// `bytes` is at most the budget. This never deadlocks, because the holder of a pin waits only for the device.
     pub(super) async fn make_room(self: &Arc<Self>, tenant: &TenantId, bytes: u64) -> Room {
         let _turn = self.room.lock().await;
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
-            // From here on a notice is kept, so that none is lost between the check and the wait.
+            // From here on a notification is kept, so that none is lost between the check and the wait.
             freed.as_mut().enable();
             let evicted = {
                 let mut state = self.lock();

@@ -1,6 +1,6 @@
-//! The table of sets: where each one is, and which goes first.
+//! Table of the sets: the state of each, and the order of eviction.
 //!
-//! Invariant: pure bookkeeping under the residency's lock; whatever leaves the table is handed out, to be dropped after the lock.
+//! Invariant: pure bookkeeping under the residency's lock; what leaves the table is returned, so that the caller drops it after the lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,20 +11,20 @@ use crate::engine::ResidencyRecord;
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::telemetry;
 
-/// Most quarantined sets that are remembered; beyond it the oldest is forgotten, and then tried again when it is requested.
+/// Most quarantined sets that are remembered; beyond it the oldest is forgotten, and loaded again when it is requested.
 const QUARANTINED: usize = 1024;
 
-/// State of a version.
+/// State of a version in the table.
 pub(super) enum Slot {
-    /// Being loaded; the number is the load's own, so that a load that was given up does not list its set over a later one.
+    /// The version is being loaded. The number identifies the load, so that an abandoned load cannot replace the set of a later one.
     Loading(u64, Loading),
-    /// In memory and warm.
+    /// The set is in memory and warmed up.
     Resident(Entry),
-    /// Refused.
+    /// The version is quarantined.
     Quarantined(Refused),
 }
 
-/// A resident set, and when it was last used.
+/// A resident set, and the time of its last use.
 pub(super) struct Entry {
     pub(super) pin: Pin,
     used: u64,
@@ -32,40 +32,40 @@ pub(super) struct Entry {
     exam: Exam,
 }
 
-/// Whether a resident set is under suspicion, because a clip failed with it.
+/// Whether a resident set is suspected, because a clip failed with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exam {
-    /// The set is not under suspicion.
+    /// The set is not suspected.
     None,
-    /// A clip failed, and the set is to be warmed again.
+    /// A clip failed, and the set is to be warmed up again.
     Asked,
-    /// The set is being warmed again.
+    /// The set is being warmed up again.
     Running,
 }
 
-/// A refused set.
+/// A quarantined version.
 pub(super) struct Refused {
     pub(super) reason: Arc<str>,
-    /// Whether the set's file differs from what was published.
+    /// Whether the version's file differs from what was published.
     pub(super) is_damaged: bool,
     at: u64,
     since: SystemTime,
 }
 
-/// The sets of all versions, and the bytes that they take.
+/// States of all versions, and the bytes of their sets.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) slots: HashMap<VersionRef, Slot>,
-    /// Bytes of every set that is not freed yet, listed or not.
+    /// Bytes of every set that is not freed yet, in the table or not.
     pub(super) live: u64,
-    /// Bytes of sets that are being warmed.
+    /// Bytes of sets that are being warmed up.
     pub(super) reserved: u64,
     tenants: HashMap<TenantId, u64>,
     clock: u64,
 }
 
 impl Entry {
-    /// Notes that the set is used at this tick.
+    /// Records that the set is used at tick `used`.
     pub(super) fn touch(&mut self, used: u64) {
         self.used = used;
         self.last_used = telemetry::now();
@@ -77,13 +77,13 @@ impl Entry {
 }
 
 impl State {
-    /// Returns a number larger than all before.
+    /// Returns a number larger than all earlier ones.
     pub(super) fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
     }
 
-    /// Adds to a tenant's bytes and returns the sum.
+    /// Adds to a tenant's bytes. Returns the sum.
     pub(super) fn of_tenant(&mut self, tenant: &TenantId, bytes: i128) -> u64 {
         let sum = i128::from(self.tenants.get(tenant).copied().unwrap_or(0)) + bytes;
         let sum = u64::try_from(sum).unwrap_or(0);
@@ -95,7 +95,7 @@ impl State {
         sum
     }
 
-    /// Lists a warm set.
+    /// Adds a warmed-up set to the table.
     pub(super) fn insert(&mut self, pin: Pin) {
         pin.room.list(&mut self.reserved);
         let used = self.tick();
@@ -109,7 +109,7 @@ impl State {
             .insert(pin.version.clone(), Slot::Resident(entry));
     }
 
-    /// Takes out sets until `bytes` more would fit, once the pins of those taken out are gone.
+    /// Removes sets until `bytes` more would fit once the pins of the removed sets are gone. Returns the removed sets.
     pub(super) fn evict(&mut self, bytes: u64, budget: u64) -> Vec<Pin> {
         let mut listed: Vec<(bool, u64, VersionRef, u64)> = self
             .slots
@@ -139,7 +139,7 @@ impl State {
         evicted
     }
 
-    /// Refuses a version, and returns its previous state.
+    /// Quarantines a version. Returns its previous state.
     pub(super) fn refuse(
         &mut self,
         version: &VersionRef,
@@ -166,7 +166,7 @@ impl State {
         self.slots.insert(version.clone(), Slot::Quarantined(entry))
     }
 
-    /// Refuses a set if it is still the one that is listed.
+    /// Quarantines a set, if it is still the one in the table. Returns the previous state.
     pub(super) fn quarantine(&mut self, set: &Resident, reason: Arc<str>) -> Option<Slot> {
         match self.slots.get(&set.version) {
             Some(Slot::Resident(entry)) if entry.pin.id == set.id => {
@@ -176,12 +176,12 @@ impl State {
         }
     }
 
-    /// Whether the load of this number is still the one that may list the version.
+    /// Returns whether the load of this number still owns the version's slot.
     pub(super) fn is_loading(&self, version: &VersionRef, load: u64) -> bool {
         matches!(self.slots.get(version), Some(Slot::Loading(own, _)) if *own == load)
     }
 
-    /// Marks a set, if it is still the listed one, as one that is to be warmed again.
+    /// Marks a set as suspected, if it is still the one in the table.
     pub(super) fn suspect(&mut self, set: &Resident) {
         if let Some(entry) = self.entry(set)
             && entry.exam == Exam::None
@@ -190,7 +190,7 @@ impl State {
         }
     }
 
-    /// The sets that are to be warmed again, each handed out once.
+    /// Returns the sets that are to be warmed up again, each once.
     pub(super) fn take_suspects(&mut self) -> Vec<Pin> {
         let asked = self.slots.values_mut().filter_map(|slot| match slot {
             Slot::Resident(entry) if entry.exam == Exam::Asked => {
@@ -216,7 +216,7 @@ impl State {
         }
     }
 
-    /// Takes out everything of a task; a load under way finds its slot gone and lists nothing.
+    /// Removes all sets of a task and returns them; a load in progress finds its slot gone and adds nothing.
     pub(super) fn take_task(&mut self, tenant: &TenantId, task: &TaskId) -> Vec<Slot> {
         let own: Vec<VersionRef> = self
             .slots
@@ -229,7 +229,7 @@ impl State {
             .collect()
     }
 
-    /// Records of a tenant's sets.
+    /// Returns the records of a tenant's sets, sorted by version.
     pub(super) fn records(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
         let own = self
             .slots

@@ -1,10 +1,10 @@
-//! Room, pins and eviction; loads of real files are in the integration tests.
+//! Tests of room, pins and eviction; the integration tests load real files.
 
 use super::*;
 use crate::device;
 use crate::engine::tests::{backbone, residency, set, version};
 
-/// Lists a set as if it had been loaded and took so many bytes.
+/// Adds a set of `bytes` bytes to the table, as if it had been loaded.
 pub(in crate::engine) async fn listed(
     residency: &Residency,
     version: &VersionRef,
@@ -41,7 +41,7 @@ async fn eviction_waits_for_the_last_pin() {
     let tenant = "b".parse().unwrap();
     let mut room = Box::pin(residency.0.make_room(&tenant, 60));
     assert!(futures::poll!(room.as_mut()).is_pending());
-    // Nobody new can pin it, and its bytes still count.
+    // No new request can pin the set, and its bytes still count.
     assert_eq!((names(&residency, "a"), residency.0.lock().live), (0, 60));
     drop(pin);
     assert!(futures::poll!(room.as_mut()).is_pending());

@@ -1,4 +1,4 @@
-//! Sets that come in and go out.
+//! Tests of the import and export of adapter sets.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
-//! Activations on their way between kernels: floats, or bfloat16 where only products read them.
+//! Activations passed between kernels: f32, or bfloat16 where only products read them.
 //!
-//! Invariant: what is written as bfloat16 is what a bfloat16 product would have made of the float, so that no result of such a product depends on it.
+//! Invariant: a value written as bfloat16 is rounded as a bfloat16 product would have rounded the float, so no result of such a product depends on
+//! the format.
 #![allow(unsafe_code)]
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor};
@@ -22,7 +23,7 @@ pub(in crate::model) enum Numbers {
 }
 
 impl Numbers {
-    /// The numbers that a product with weights in this format reads: 8-bit integers are rounded once, from floats.
+    /// Returns the number format that a product with weights in this format reads; 8-bit integers are rounded once, from floats.
     pub(in crate::model) fn read_by(weights: Format) -> Self {
         match weights {
             Format::F32 | Format::Int8 => Self::F32,
@@ -30,7 +31,7 @@ impl Numbers {
         }
     }
 
-    /// The numbers that other products read beside frozen weights in this format.
+    /// Returns the number format that other products read beside frozen weights in this format.
     pub(in crate::model) fn beside(weights: Format) -> Self {
         match weights.float() {
             Format::F32 => Self::F32,
@@ -38,7 +39,7 @@ impl Numbers {
         }
     }
 
-    /// The number format as candle names it.
+    /// Returns the number format as candle names it.
     pub(in crate::model) fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -46,13 +47,13 @@ impl Numbers {
         }
     }
 
-    /// Bytes of one number.
+    /// Returns the size of one number in bytes.
     pub(in crate::model) fn bytes(self) -> usize {
         self.dtype().size_in_bytes()
     }
 }
 
-/// Values to read.
+/// Values that a kernel reads.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) enum Values<'a> {
     F32(&'a [f32]),
@@ -60,7 +61,7 @@ pub(in crate::model) enum Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// The values of a contiguous CPU operand.
+    /// Returns the values of a contiguous CPU operand.
     pub(in crate::model) fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let Some((begin, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("expected a contiguous tensor, got {layout:?}");
@@ -91,7 +92,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// The values from index `first` on.
+    /// Returns the values from index `first` on.
     pub(super) fn skip(&self, first: usize) -> Self {
         match self {
             Self::F32(values) => Self::F32(&values[first..]),
@@ -99,7 +100,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// The first `count` values.
+    /// Returns the first `count` values.
     pub(super) fn take(&self, count: usize) -> Self {
         match self {
             Self::F32(values) => Self::F32(&values[..count]),
@@ -107,7 +108,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// The values as floats; those that are not floats are widened into `own`.
+    /// Returns the values as floats; values in another format are widened into `own`.
     pub(super) fn floats<'b>(&self, own: &'b mut Vec<f32>) -> &'b [f32]
     where
         'a: 'b,
@@ -122,7 +123,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Prefetches these values, which are read soon.
+    /// Prefetches the values, because they are read soon.
     pub(super) fn expect(&self) {
         match self {
             Self::F32(values) => kernel::will_read(values),
@@ -131,14 +132,14 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Values to write.
+/// Values that a kernel writes.
 pub(super) enum ValuesMut<'a> {
     F32(&'a mut [f32]),
     Bf16(&'a mut [bf16]),
 }
 
 impl<'a> ValuesMut<'a> {
-    /// Splits the values before index `first`.
+    /// Splits the values at index `first`.
     pub(super) fn split(self, first: usize) -> (Self, Self) {
         match self {
             Self::F32(values) => {
@@ -152,7 +153,7 @@ impl<'a> ValuesMut<'a> {
         }
     }
 
-    /// Splits the values into parts of `count`, for the threads.
+    /// Splits the values into parts of `count` values, for the threads.
     pub(super) fn chunks(self, count: usize) -> Vec<ValuesMut<'a>> {
         match self {
             Self::F32(values) => values.chunks_mut(count).map(ValuesMut::F32).collect(),
@@ -167,7 +168,7 @@ impl<'a> ValuesMut<'a> {
         }
     }
 
-    /// The values as a target that several threads write.
+    /// Returns the values as a target that several threads write.
     pub(super) fn sink(self) -> Sink {
         match self {
             Self::F32(values) => Sink::F32(Out::new(values)),
@@ -176,7 +177,7 @@ impl<'a> ValuesMut<'a> {
     }
 }
 
-/// Values that a kernel writes, all of them before any is read.
+/// Output buffer of a kernel, which writes every value before any is read.
 pub(super) enum Buffer {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
@@ -197,7 +198,7 @@ impl Buffer {
         }
     }
 
-    /// A CPU tensor of these values.
+    /// Returns a CPU tensor of these values.
     pub(super) fn tensor(self, shape: impl Into<Shape>) -> Result<Tensor> {
         match self {
             Self::F32(values) => Tensor::from_vec(values, shape.into(), &Device::Cpu),
@@ -205,7 +206,7 @@ impl Buffer {
         }
     }
 
-    /// The values as an operation's output.
+    /// Returns the values as an operation's output.
     pub(super) fn output(self, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
         let storage = match self {
             Self::F32(values) => CpuStorage::F32(values),
@@ -215,7 +216,7 @@ impl Buffer {
     }
 }
 
-/// A buffer of which several threads write disjoint parts.
+/// Buffer of which several threads write disjoint parts.
 #[derive(Clone, Copy)]
 pub(super) enum Sink {
     F32(Out<f32>),
@@ -223,7 +224,7 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// Prefetches the cache lines of `count` values from `at` on, which are written soon.
+    /// Prefetches the cache lines of `count` values from index `at` on, because they are written soon.
     pub(super) fn expect(self, at: usize, count: usize) {
         match self {
             Self::F32(out) => kernel::will_write(out.near(at), count),
@@ -231,7 +232,7 @@ impl Sink {
         }
     }
 
-    /// Takes `rows` rows of `width` values each, at most 16; the first begins at `at`, each `stride` after the one before.
+    /// Returns `rows` rows (at most 16) of `width` values each; the first begins at index `at`, and each begins `stride` after the one before.
     ///
     /// # Safety
     /// The rows lie inside the buffer, and no other thread touches them while these lines exist.
@@ -264,25 +265,25 @@ impl Lines {
         self.rows
     }
 
-    /// Values of a row.
+    /// Returns the number of values of a row.
     pub(super) fn width(&self) -> usize {
         self.width
     }
 
-    /// Index at which row i begins.
+    /// Returns the index at which row i begins.
     #[inline(always)]
     pub(super) fn at(&self, i: usize) -> usize {
         self.at + i * self.stride
     }
 
-    /// Writes the first values of each row of a tile.
+    /// Writes the first `width` values of each row of a tile.
     #[inline(always)]
     pub(super) fn write(&self, tile: &[[f32; NR]]) {
         let (rows, width) = (tile[..self.rows].iter().enumerate(), self.width);
         match self.sink {
             Sink::F32(out) => {
                 for (i, row) in rows {
-                    // SAFETY: promised by the creator of the lines.
+                    // SAFETY: the creator of the lines promised it.
                     kernel::copy(unsafe { out.slice(self.at(i), width) }, row, width);
                 }
             }
@@ -292,7 +293,7 @@ impl Lines {
                     for (y, &x) in narrow.iter_mut().zip(row) {
                         *y = narrowed(x);
                     }
-                    // SAFETY: promised by the creator of the lines.
+                    // SAFETY: the creator of the lines promised it.
                     kernel::copy(unsafe { out.slice(self.at(i), width) }, &narrow, width);
                 }
             }
@@ -300,7 +301,7 @@ impl Lines {
     }
 }
 
-/// A float as bfloat16, rounded to the nearest.
+/// Returns a float as bfloat16, rounded to the nearest.
 #[inline(always)]
 fn narrowed(x: f32) -> bf16 {
     bf16::from_bits((rounded(x) >> 16) as u16)

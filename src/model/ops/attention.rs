@@ -1,4 +1,4 @@
-//! Multi-head attention within each frame, forward and backward; the backward computes the scores again.
+//! Multi-head attention within each frame, forward and backward; the backward recomputes the scores.
 //!
 //! Invariant: a frame's result depends on that frame alone.
 
@@ -12,32 +12,32 @@ use self::plan::Plan;
 use super::activations::{Buffer, Numbers, Values};
 use super::kernel::{Format, Kernel};
 
-/// Number formats in which attention is computed.
+/// Number of heads, and number formats, of an attention.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) struct How {
     pub(in crate::model) heads: usize,
-    /// Format of the forward's products; the backward's products are always of floats.
+    /// Format of the products of the forward pass; those of the backward pass are always of floats.
     pub(in crate::model) format: Format,
-    /// Numbers of the result, or of the gradient.
+    /// Number format of the result, or of the gradient.
     pub(in crate::model) numbers: Numbers,
 }
 
-/// Attention over packed queries, keys and values `[N, L, 3C]`: `[N, L, C]`.
+/// Computes attention over packed queries, keys and values `[N, L, 3C]`. Returns `[N, L, C]`.
 pub(in crate::model) fn forward(qkv: &Tensor, how: How) -> Result<Tensor> {
     qkv.apply_op1_no_bwd(&Forward(how))
 }
 
-/// The gradient `[N, L, 3C]` of the packed operands from that of the result, `[N, L, C]`.
+/// Returns the gradient `[N, L, 3C]` of the packed operands from the gradient of the result, `[N, L, C]`.
 pub(in crate::model) fn backward(qkv: &Tensor, dy: &Tensor, how: How) -> Result<Tensor> {
     qkv.apply_op2_no_bwd(dy, &Backward(how))
 }
 
-/// Attention of one query per frame, `[N, C]`, over keys and values `[N, L, 2C]`: `[N, C]`.
+/// Computes attention of one query per frame, `[N, C]`, over keys and values `[N, L, 2C]`. Returns `[N, C]`.
 pub(in crate::model) fn class_forward(q: &Tensor, kv: &Tensor, how: How) -> Result<Tensor> {
     q.apply_op2_no_bwd(kv, &ClassForward(how))
 }
 
-/// The gradients of one query per frame, `[N, C]`, and of keys and values, `[N, L, 2C]`.
+/// Returns the gradients of one query per frame, `[N, C]`, and of keys and values, `[N, L, 2C]`.
 pub(in crate::model) fn class_backward(
     q: &Tensor,
     kv: &Tensor,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::model::allocator::prefer_large;
 
-/// The f32 values of a contiguous CPU operand.
+/// Returns the f32 values of a contiguous CPU operand.
 pub(in crate::model) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((begin, end)) = layout.contiguous_offsets() else {
         candle_core::bail!("expected a contiguous tensor, got {layout:?}");
@@ -24,12 +24,12 @@ pub(in crate::model) fn read<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) ->
     }
 }
 
-/// A CPU tensor of these values.
+/// Returns a CPU tensor of these values.
 pub(in crate::model) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// Wraps values as an operation's output.
+/// Returns values as an operation's output.
 pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.into())
 }
@@ -41,9 +41,9 @@ impl Number for f32 {}
 
 impl Number for half::bf16 {}
 
-/// A buffer of `len` values that the caller fills completely before any is read.
+/// Returns a buffer of `len` values, which the caller fills completely before it reads any.
 ///
-/// The buffer is not zeroed: the pass over fresh memory would cost as much as a cheap kernel.
+/// The buffer is not zeroed, since that pass over fresh memory would cost as much as a cheap kernel.
 pub(super) fn unfilled<T: Number>(len: usize) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     prefer_large(&mut values);
@@ -55,7 +55,7 @@ pub(super) fn unfilled<T: Number>(len: usize) -> Vec<T> {
     values
 }
 
-/// A buffer of `len` zeros.
+/// Returns a buffer of `len` zeros.
 pub(super) fn zeroed(len: usize) -> Vec<u32> {
     let mut words = Vec::with_capacity(len);
     prefer_large(&mut words);
@@ -63,12 +63,12 @@ pub(super) fn zeroed(len: usize) -> Vec<u32> {
     words
 }
 
-/// Hands out units of work one by one: a core that is busy otherwise takes fewer.
+/// Runs units of work in parallel, handed out one by one, so that a core that is busy otherwise takes fewer.
 pub(super) fn each_unit(units: usize, work: impl Fn(usize) + Send + Sync) {
     (0..units).into_par_iter().with_max_len(1).for_each(work);
 }
 
-/// A pointer that may go to other threads, which write disjoint parts.
+/// Pointer to a buffer of which several threads write disjoint parts.
 #[derive(Clone, Copy)]
 pub(super) struct Out<T>(*mut T);
 
@@ -78,27 +78,27 @@ unsafe impl<T: Number> Send for Out<T> {}
 unsafe impl<T: Number> Sync for Out<T> {}
 
 impl<T: Number> Out<T> {
-    /// A pointer to a buffer that outlives the parallel loop.
+    /// Creates a pointer to a buffer that outlives the parallel loop.
     pub(super) fn new(values: &mut [T]) -> Self {
         Self(values.as_mut_ptr())
     }
 
-    /// The address of element `at`, for prefetching only: not to be read or written.
+    /// Returns the address of element `at`, for prefetching only; it must not be dereferenced.
     pub(super) fn near(self, at: usize) -> *const T {
         self.0.wrapping_add(at)
     }
 
-    /// The elements `at..at + len`.
+    /// Returns the elements `at..at + len`.
     ///
     /// # Safety
-    /// The elements lie inside the buffer, and no other thread touches them meanwhile.
+    /// The elements lie inside the buffer, and no other thread accesses them while the slice exists.
     pub(super) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [T] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
     }
 }
 
-/// The f32 values of a contiguous CPU operand that is updated in place.
+/// Returns the f32 values of a contiguous CPU operand that is updated in place.
 pub(in crate::model) fn slice_mut<'a>(
     storage: &'a mut CpuStorage,
     layout: &Layout,
@@ -112,7 +112,7 @@ pub(in crate::model) fn slice_mut<'a>(
     Ok(&mut values[begin..end])
 }
 
-/// Views words as the floats whose bits they are.
+/// Reinterprets words as floats with the same bits.
 pub(super) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     // SAFETY: both types have the same size and alignment, and any bits are a valid float and a valid word; the result keeps the borrow of the words.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }

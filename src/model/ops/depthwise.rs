@@ -1,4 +1,5 @@
-//! Depthwise convolution over (T, H, W) on tokens-last features, any odd kernel, "same" padding: forward, dx, and the gradients of its weights.
+//! Depthwise convolution over (T, H, W) on tokens-last features, with any odd kernel and "same" padding: forward, dx, and the gradients of its
+//! weights.
 //!
 //! Invariant: a clip's result depends on that clip alone.
 
@@ -9,21 +10,21 @@ use super::buffers::{output, read, slice, unfilled};
 use super::simd::wide;
 use super::sum::{add_runs, runs};
 
-/// Weights of the convolution, and the kernel's size.
+/// Weights of the convolution, with the kernel's size.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Depthwise {
-    /// Weights `[taps][C]`, the taps in the order (t, h, w).
+    /// Weights `[taps][C]`, with the taps in the order (t, h, w).
     taps: Vec<f32>,
     bias: Vec<f32>,
     kernel: [usize; 3],
 }
 
-/// How tokens `[frames, P, C]` lie in clips.
+/// Arrangement of tokens `[frames, P, C]` in clips.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) struct Extent {
-    /// Frames of a clip.
+    /// Number of frames of a clip.
     pub(in crate::model) frames: usize,
-    /// Patches along a side; P = grid².
+    /// Number of patches along a side; P = grid².
     pub(in crate::model) grid: usize,
 }
 
@@ -44,17 +45,17 @@ impl Depthwise {
         }
     }
 
-    /// The weight in `Conv3d`'s layout, and the bias.
+    /// Returns the weight in `Conv3d`'s layout, and the bias.
     pub(in crate::model) fn unpacked(&self) -> (Vec<f32>, &[f32]) {
         (transposed(&self.taps, self.bias.len()), &self.bias)
     }
 
-    /// Memory of the weights, in bytes.
+    /// Returns the memory of the weights in bytes.
     pub(in crate::model) fn bytes(&self) -> u64 {
         ((self.taps.len() + self.bias.len()) * size_of::<f32>()) as u64
     }
 
-    /// Offsets (t, h, w) of each tap.
+    /// Returns the offsets (t, h, w) of each tap.
     fn offsets(&self) -> Vec<[isize; 3]> {
         let [kt, kh, kw] = self.kernel.map(|size| size as isize);
         let mut offsets = Vec::with_capacity(self.kernel.iter().product());
@@ -68,7 +69,7 @@ impl Depthwise {
         offsets
     }
 
-    /// The convolution of x `[frames, P, C]`.
+    /// Computes the convolution of x `[frames, P, C]`.
     pub(in crate::model) fn forward(&self, x: &Tensor, extent: Extent) -> Result<Tensor> {
         x.apply_op1_no_bwd(&Convolve {
             own: self,
@@ -77,7 +78,7 @@ impl Depthwise {
         })
     }
 
-    /// The gradient of the input from that of the output.
+    /// Computes the gradient of the input from that of the output.
     pub(in crate::model) fn backward(&self, dy: &Tensor, extent: Extent) -> Result<Tensor> {
         dy.apply_op1_no_bwd(&Convolve {
             own: self,
@@ -86,7 +87,7 @@ impl Depthwise {
         })
     }
 
-    /// The gradients of weight `[C, 1, kt, kh, kw]` and bias `[C]`, added to those of earlier clips; the sums go frame by frame.
+    /// Computes the gradients of weight `[C, 1, kt, kh, kw]` and bias `[C]`, added to those of earlier clips; the sums are formed frame by frame.
     pub(in crate::model) fn weight_gradient(
         &self,
         x: &Tensor,
@@ -130,7 +131,7 @@ impl Depthwise {
     }
 }
 
-/// The transpose `[c][rows]` of `[rows][c]`.
+/// Returns the transpose `[c][rows]` of `[rows][c]`.
 fn transposed(rows: &[f32], c: usize) -> Vec<f32> {
     let count = rows.len() / c.max(1);
     let mut out = vec![0.0; rows.len()];
@@ -142,7 +143,7 @@ fn transposed(rows: &[f32], c: usize) -> Vec<f32> {
     out
 }
 
-/// The token that a tap reads for frame `frame` (of all) and patch `patch`, if it lies inside the clip.
+/// Returns the token that a tap reads for frame `frame` (of all) and patch `patch`; `None` when it lies outside the clip.
 fn neighbour(frame: usize, patch: usize, offset: [isize; 3], extent: Extent) -> Option<usize> {
     let side = extent.grid as isize;
     let within = (frame % extent.frames) as isize + offset[0];
@@ -176,7 +177,7 @@ wide! {
 struct Convolve<'a> {
     own: &'a Depthwise,
     extent: Extent,
-    /// Whether this is the transposed convolution: mirrored taps, no bias.
+    /// Whether to compute the transposed convolution: mirrored taps, no bias.
     back: bool,
 }
 
@@ -246,7 +247,7 @@ impl CustomOp2 for WeightGradient<'_> {
         let (c, taps) = (self.own.bias.len(), self.own.taps.len());
         let (patches, offsets) = (self.extent.grid * self.extent.grid, self.own.offsets());
         let frames = x.len() / (patches * c).max(1);
-        // The layout is `[taps + 1][C]`: the last row is the bias's.
+        // The layout is `[taps + 1][C]`; the last row belongs to the bias.
         if self
             .earlier
             .is_some_and(|earlier| earlier.len() != taps + c)

@@ -1,6 +1,6 @@
-//! What happens to a tile's sums: they are scaled, get their bias and residual, are activated, and are written to the result.
+//! Epilogue of a tile: its sums are scaled, bias and residual are added, the activation is applied, and the result is written.
 //!
-//! Invariant: each value depends on its own sum alone.
+//! Invariant: each value depends only on its own sum.
 
 use super::activations::Lines;
 use super::gelu::activate;
@@ -9,7 +9,7 @@ use super::packed::{Columns, SHIFT};
 use super::simd::{alone, wide};
 use crate::model::Activation;
 
-/// The epilogue of one panel's tile.
+/// Parameters of the epilogue of one panel's tile.
 pub(super) struct Epilogue<'a> {
     pub(super) scale: Scale<'a>,
     /// Bias of the columns.
@@ -22,7 +22,7 @@ pub(super) struct Epilogue<'a> {
     pub(super) y: Lines,
 }
 
-/// The value of a sum of 1.
+/// Scale that turns a sum into a value.
 #[derive(Clone, Copy)]
 pub(super) enum Scale<'a> {
     /// The same scale for every sum.
@@ -32,7 +32,7 @@ pub(super) enum Scale<'a> {
 }
 
 wide! {
-    /// Finishes the first rows of a tile, as many as `y` has.
+    /// Applies the epilogue to the first rows of a tile, as many as `y` has.
     pub(super) fn end(tile: &mut [[f32; NR]], epilogue: &Epilogue<'_>) {
         let y = &epilogue.y;
         let tile = &mut tile[..y.rows()];

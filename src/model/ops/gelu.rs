@@ -8,10 +8,10 @@ use super::buffers::slice;
 use super::simd::{erf, exp, wide};
 use crate::model::Activation;
 
-/// Elements that a thread takes at once.
+/// Number of elements that one thread takes at a time.
 const CHUNK: usize = 8192;
 
-/// Elements of a chunk that wait in the first-level cache to become bfloat16.
+/// Number of elements that stay in the first-level cache before they are rounded to bfloat16.
 const PIECE: usize = 1024;
 
 const QUICK: f32 = 1.702;
@@ -54,7 +54,7 @@ wide! {
     }
 }
 
-/// Activates values in place.
+/// Applies an activation to values in place.
 #[inline(always)]
 pub(super) fn activate<const FUSES: bool>(values: &mut [f32], activation: Activation) {
     match activation {
@@ -63,7 +63,7 @@ pub(super) fn activate<const FUSES: bool>(values: &mut [f32], activation: Activa
     }
 }
 
-/// The gradient of an activation's input, dy · act'(x), as these numbers.
+/// Returns the gradient of an activation's input, dy · act'(x), in this number format.
 pub(in crate::model) fn backward(
     x: &Tensor,
     dy: &Tensor,

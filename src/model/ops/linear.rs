@@ -1,6 +1,6 @@
-//! Linear layers on packed weights: y = act(x · Wᵀ + b), over all tokens or some, and r + x · Wᵀ + b.
+//! Linear layers on packed weights: y = act(x · Wᵀ + b) over all tokens or some, and r + x · Wᵀ + b.
 //!
-//! Invariant: one row's result depends on that row alone.
+//! Invariant: the result of one row depends on that row alone.
 mod grouped;
 mod product;
 mod split;
@@ -17,27 +17,27 @@ use super::buffers::{output, slice, unfilled};
 use super::packed::Packed;
 use crate::model::Activation;
 
-/// The tokens of `[N, L, C]` that take part.
+/// Tokens of `[N, L, C]` that a layer applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::model) enum Rows {
     /// All tokens.
     All,
-    /// All tokens but the class token.
+    /// All tokens except the class token.
     Patches,
-    /// The class token alone.
+    /// The class token only.
     Class,
 }
 
-/// What a linear layer adds to the product.
+/// Options of a product with packed weights.
 #[derive(Debug, Clone, Default)]
 pub(in crate::model) struct Options<'a> {
     /// Bias `[n]` of all sections.
     pub(in crate::model) bias: Option<&'a [f32]>,
-    /// Activation after the bias.
+    /// Activation that is applied after the bias.
     pub(in crate::model) activation: Option<Activation>,
     /// Sections of the weight to use; all when `None`.
     pub(in crate::model) sections: Option<Range<usize>>,
-    /// Numbers of the result.
+    /// Number format of the result.
     pub(in crate::model) numbers: Numbers,
 }
 
@@ -46,12 +46,12 @@ impl<'a> Options<'a> {
         self.sections.clone().unwrap_or(0..weight.sections())
     }
 
-    /// Columns of the result.
+    /// Returns the number of columns of the result.
     fn columns(&self, weight: &Packed) -> usize {
         self.sections(weight).len() * weight.section()
     }
 
-    /// The product of these rows, whose result has no gaps.
+    /// Returns the product of these rows, with a result without gaps.
     fn product(&self, weight: &'a Packed, x: Values<'a>, input: Grid) -> Product<'a> {
         Product {
             weight,
@@ -66,7 +66,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Multiplies `rows` of x `[…, L, k]` by Wᵀ: `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
+/// Multiplies `rows` of x `[…, L, k]` by Wᵀ. Returns `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
 pub(in crate::model) fn project(
     x: &Tensor,
     weight: &Packed,
@@ -80,7 +80,7 @@ pub(in crate::model) fn project(
     })
 }
 
-/// Same as `project` over all rows, together with the values before the activation, as these numbers: `(before, after)`.
+/// Multiplies like [`project`] over all rows. Returns the values before the activation, in the format `before`, and those after it.
 pub(in crate::model) fn project_both(
     x: &Tensor,
     weight: &Packed,
@@ -105,7 +105,7 @@ pub(in crate::model) fn project_both(
     Ok((first.tensor(shape.clone())?, y.tensor(shape)?))
 }
 
-/// Adds x · Wᵀ + b to `rows` of r `[…, L, n]`; x has the shape that `project` gives for these rows.
+/// Returns r `[…, L, n]` with x · Wᵀ + b added to `rows`; x has the shape that [`project`] returns for these rows.
 pub(in crate::model) fn project_add(
     x: &Tensor,
     residual: &Tensor,
@@ -127,7 +127,7 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// The grid of `rows` of a tensor.
+    /// Returns the grid of `rows` of a tensor.
     pub(super) fn new(shape: &Shape, rows: Rows) -> Result<Self> {
         let (lead, c) = match shape.dims() {
             [lead @ .., c] => (lead, *c),
@@ -156,7 +156,7 @@ impl Grid {
         })
     }
 
-    /// A grid of rows without gaps.
+    /// Returns a grid of rows without gaps.
     pub(super) fn dense(rows: usize, stride: usize) -> Self {
         Self {
             offset: 0,
@@ -167,7 +167,7 @@ impl Grid {
         }
     }
 
-    /// The same rows without gaps, `stride` values each.
+    /// Returns a grid of as many rows without gaps, `stride` values each.
     fn packed(self, stride: usize) -> Self {
         Self {
             offset: 0,
@@ -182,14 +182,14 @@ impl Grid {
         self.offset + group * self.group_stride + row * self.stride
     }
 
-    /// Whether each row begins at an even value.
+    /// Returns whether each row begins at an even index.
     fn is_even(&self) -> bool {
         [self.offset, self.group_stride, self.stride]
             .iter()
             .all(|distance| distance.is_multiple_of(2))
     }
 
-    /// Index where row `row` of all groups begins.
+    /// Returns the index at which row `row` of all groups begins.
     pub(super) fn nth(&self, row: usize) -> usize {
         self.at(row / self.rows, row % self.rows)
     }
@@ -248,7 +248,7 @@ impl CustomOp2 for ProjectAdd<'_> {
         let (x, residual) = (Values::new(s1, l1)?, slice(s2, l2)?);
         let grid = Grid::new(l2.shape(), self.rows)?;
         let mut y = unfilled(residual.len());
-        // Rows that take no part are copied; the others are written once, by the product.
+        // Rows that the layer does not apply to are copied; the others are written once, by the product.
         let (l, c) = match *l2.dims() {
             [_, l, c] => (l, c),
             _ => (1, residual.len()),

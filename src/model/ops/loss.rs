@@ -9,18 +9,18 @@ use super::buffers::{read, tensor};
 pub(in crate::model) struct Loss {
     /// Cross entropy of each row, in nats.
     pub(in crate::model) rows: Vec<f64>,
-    /// Number of rows whose largest logit (the first of equals) is their label's.
+    /// Number of rows whose largest logit (the first of equal ones) is that of their label.
     pub(in crate::model) correct: usize,
     /// Gradient of the mean over the whole batch, `[B, classes]`.
     pub(in crate::model) gradient: Tensor,
 }
 
-/// The mean over the rows, summed in their order.
+/// Returns the mean over the rows, summed in their order.
 pub(in crate::model) fn mean(rows: &[f64]) -> f64 {
     rows.iter().sum::<f64>() / rows.len() as f64
 }
 
-/// The loss of logits `[B, classes]`, which are rows of a batch of `batch` rows; labels are below `classes`.
+/// Computes the loss of logits `[B, classes]`, which are rows of a batch of `batch` rows; labels are below `classes`.
 pub(in crate::model) fn cross_entropy(
     logits: &Tensor,
     labels: &[u32],

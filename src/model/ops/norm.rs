@@ -11,23 +11,23 @@ use super::sum::add_blocks;
 /// Weights of a LayerNorm.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Norm {
-    /// Factors, `[C]`.
+    /// Factors of the normalised values, `[C]`.
     pub(in crate::model) weight: Vec<f32>,
-    /// Summands, `[C]`.
+    /// Summands of the normalised values, `[C]`.
     pub(in crate::model) bias: Vec<f32>,
     /// Epsilon added to the variance.
     pub(in crate::model) eps: f32,
 }
 
-/// Rows that a thread takes at once.
+/// Number of rows that one thread takes at a time.
 const ROWS: usize = 16;
 
-/// Normalises rows, as these numbers: y = (x - mean) / sqrt(variance + eps) · weight + bias.
+/// Normalises rows: y = (x - mean) / sqrt(variance + eps) · weight + bias, in this number format.
 pub(in crate::model) fn forward(x: &Tensor, norm: &Norm, numbers: Numbers) -> Result<Tensor> {
     x.apply_op1_no_bwd(&Forward { norm, numbers })
 }
 
-/// The gradient of the input plus `add` (of the same shape), the gradient that bypassed the norm.
+/// Returns the gradient of the input, plus `add` (of the same shape), which is the gradient that bypassed the norm.
 pub(in crate::model) fn backward(
     x: &Tensor,
     dy: &Tensor,
@@ -37,7 +37,7 @@ pub(in crate::model) fn backward(
     x.apply_op3_no_bwd(dy, add, &Backward(norm))
 }
 
-/// The gradients of weight and bias, `[2, C]`.
+/// Returns the gradients of weight and bias, `[2, C]`.
 pub(in crate::model) fn weight_gradient(x: &Tensor, dy: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op2_no_bwd(dy, &WeightGradient { eps })
 }
@@ -69,7 +69,7 @@ fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (total(lanes) / count + eps).sqrt())
 }
 
-/// Sums of dy · weight and of dy · weight · x̂ over a row.
+/// Returns the sums of dy · weight and of dy · weight · x̂ over a row.
 #[inline(always)]
 fn projections(x: &[f32], dy: &[f32], weight: &[f32], mean: f32, scale: f32) -> (f32, f32) {
     let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);

@@ -1,7 +1,7 @@
 //! Weights in the kernel's panel layout and number format.
 //!
-//! Invariant: weights are packed once, when they are loaded (frozen) or when a step begins (trainable); one copy of frozen weights serves forward and
-//! backward.
+//! Invariant: weights are packed once, when they are loaded (frozen) or when a step begins (trainable); forward and backward share one copy of frozen
+//! weights.
 
 mod code;
 
@@ -12,16 +12,17 @@ use self::code::{decode, encode};
 use super::buffers::{floats_mut, zeroed};
 use super::kernel::{Format, Kernel, NR};
 
-/// Elements of the sums that are packed at a time: their part of a panel stays in the first-level cache while its columns are written one by one.
+/// Number of elements of the sums that are packed at a time: their part of a panel stays in the first-level cache while its columns are written one
+/// by one.
 const PART: usize = 128;
 
-/// The right operand of y = x · Wᵀ: panels of 16 columns (rows of W), each `[words of k][16]`.
+/// Right operand of y = x · Wᵀ: panels of 16 columns (rows of W), each `[words of k][16]`.
 ///
-/// The columns may form equal sections (query, key, value) that can be used separately; the last panel of a section is filled up with zeros.
+/// The columns may form equal sections (query, key, value) that can be used separately; the last panel of a section is padded with zeros.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Packed {
     words: Vec<u32>,
-    /// Scales and sums of each panel's columns; 8-bit integers only.
+    /// Scales and sums of each panel's columns, for 8-bit integers; empty for other formats.
     columns: Vec<Columns>,
     /// Position of each panel.
     places: Vec<Place>,
@@ -29,21 +30,21 @@ pub(in crate::model) struct Packed {
     /// Kernel that multiplies by these weights.
     kernel: Kernel,
     k: usize,
-    /// Columns of a section.
+    /// Number of columns of a section.
     section: usize,
     sections: usize,
 }
 
-/// Scales and sums of a panel's columns, with which its integers are read.
+/// Scales and sums of the columns of one panel, which turn its integers into values.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Columns {
-    /// Value of 1 in each column.
+    /// Scale of each column: the value of the integer 1.
     pub(super) scales: [f32; NR],
     /// Sum of each column's integers over k.
     pub(super) sums: [i32; NR],
 }
 
-/// A panel's position among the columns.
+/// Position of a panel among the columns.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) column: usize,
@@ -79,8 +80,8 @@ impl Packed {
         })
     }
 
-    /// The right operand of the backward, dx = dy · W, where dy has the columns of `sections` only. Integers become bfloat16: gradients have too wide
-    /// a range for 8 bits.
+    /// Packs the right operand of the backward product, dx = dy · W, where dy has only the columns of `sections`. Integers become bfloat16, since
+    /// gradients have too wide a range for 8 bits.
     pub(in crate::model) fn transposed(&self, sections: std::ops::Range<usize>) -> Self {
         let reduced = sections.len() * self.section;
         let (first, per_section) = (sections.start * self.per_section(), self.per_section());
@@ -100,7 +101,7 @@ impl Packed {
         })
     }
 
-    /// W `[n, k]` as it was packed; in formats other than f32, with the rounded values.
+    /// Returns W `[n, k]` as it was packed; in formats other than f32, with the rounded values.
     pub(in crate::model) fn unpacked(&self) -> Vec<f32> {
         let mut weight = vec![0.0; self.n() * self.k];
         let mut panel = vec![0.0; self.k * NR];
@@ -117,7 +118,7 @@ impl Packed {
         weight
     }
 
-    /// The same weights in another format.
+    /// Returns the same weights in another format.
     pub(in crate::model) fn in_format(&self, format: Format) -> Self {
         if format == self.format {
             return self.clone();
@@ -129,7 +130,7 @@ impl Packed {
         })
     }
 
-    /// Packs panels; `fill` writes its values into a panel of zeros, `[k][16]`.
+    /// Packs panels; `fill` writes the values of a panel to a buffer of zeros, `[k][16]`.
     fn filled(
         format: Format,
         (n, k): (usize, usize),
@@ -179,60 +180,60 @@ impl Packed {
         packed
     }
 
-    /// Decodes rows `first`… of panel j, `[rows][16]`, as floats; `first` is a multiple of 16.
+    /// Decodes the rows of panel j from row `first` on, `[rows][16]`, as floats; `first` is a multiple of 16.
     fn decode_rows(&self, j: usize, first: usize, out: &mut [f32]) {
         let words = &self.panel(j)[first / self.format.group() * NR..];
         decode(self.format, words, self.columns(j), out);
     }
 
-    /// Columns of the product.
+    /// Returns the number of columns of the product.
     pub(in crate::model) fn n(&self) -> usize {
         self.section * self.sections
     }
 
-    /// Elements of each sum.
+    /// Returns the number of elements of each sum.
     pub(in crate::model) fn k(&self) -> usize {
         self.k
     }
 
-    /// Columns of a section.
+    /// Returns the number of columns of a section.
     pub(in crate::model) fn section(&self) -> usize {
         self.section
     }
 
-    /// Number of sections.
+    /// Returns the number of sections.
     pub(in crate::model) fn sections(&self) -> usize {
         self.sections
     }
 
-    /// Number format of the weights.
+    /// Returns the number format of the weights.
     pub(in crate::model) fn format(&self) -> Format {
         self.format
     }
 
-    /// Kernel that multiplies by these weights.
+    /// Returns the kernel that multiplies by these weights.
     pub(super) fn kernel(&self) -> Kernel {
         self.kernel
     }
 
-    /// The same weights, multiplied with these instructions; `None` where this CPU lacks them.
+    /// Returns the same weights, multiplied with this instruction set; `None` when the CPU lacks it.
     #[cfg(test)]
     pub(super) fn on(mut self, isa: super::isa::Isa) -> Option<Self> {
         self.kernel = Kernel::on(self.format, isa)?;
         Some(self)
     }
 
-    /// Memory of the packed weights, in bytes.
+    /// Returns the memory of the packed weights in bytes, scales and sums included.
     pub(in crate::model) fn bytes(&self) -> u64 {
         (size_of_val(self.words.as_slice()) + size_of_val(self.columns.as_slice())) as u64
     }
 
-    /// Address of the first value.
+    /// Returns the address of the first value.
     pub(in crate::model) fn pointer(&self) -> usize {
         self.words.as_ptr() as usize
     }
 
-    /// Panels of a section.
+    /// Returns the number of panels of a section.
     pub(super) fn per_section(&self) -> usize {
         self.section.div_ceil(NR)
     }
@@ -245,17 +246,17 @@ impl Packed {
         self.format.words(self.k) * NR
     }
 
-    /// Panel j: `[words of k][16]`.
+    /// Returns panel j, `[words of k][16]`.
     pub(super) fn panel(&self, j: usize) -> &[u32] {
         &self.words[j * self.panel_words()..][..self.panel_words()]
     }
 
-    /// Scales and sums of panel j; 8-bit integers only.
+    /// Returns the scales and sums of panel j, for 8-bit integers; `None` for other formats.
     pub(super) fn columns(&self, j: usize) -> Option<&Columns> {
         self.columns.get(j)
     }
 
-    /// The columns of panel j.
+    /// Returns the columns of panel j.
     pub(super) fn place(&self, j: usize) -> Place {
         self.places[j]
     }

@@ -1,10 +1,10 @@
-//! Loops that the compiler vectorises, compiled three times: for AVX-512 and for AVX2 with FMA, chosen at run time, and for any CPU.
+//! Loops that the compiler vectorises, compiled three times: for AVX-512 and for AVX2 with FMA, chosen at run time, and for the baseline CPU.
 #![allow(unsafe_code)]
 
-/// Whether baseline code for this architecture has fused multiply-add; without it, a call to the library's function costs more than the loop.
+/// Whether baseline code for this architecture has fused multiply-add; without it, a call of the library's function costs more than the loop.
 pub(super) const ANY_FUSES: bool = cfg!(target_arch = "aarch64");
 
-/// Defines functions whose bodies are compiled for all three targets. In them, `FUSES` says whether the CPU multiplies and adds in one instruction.
+/// Defines functions whose bodies are compiled for all three targets. In the bodies, `FUSES` is true when the CPU has fused multiply-add.
 macro_rules! wide {
     ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
         $(#[$doc])*
@@ -37,22 +37,23 @@ macro_rules! wide {
 }
 pub(super) use wide;
 
-/// Returns the same row, so that the compiler vectorises over its columns, not over one column of several rows, for which it would have to gather.
+/// Returns the same row, opaque to the compiler, which then vectorises over its columns and not over one column of several rows, for which it would
+/// have to gather.
 #[inline(always)]
 pub(super) fn alone<const N: usize>(row: &mut [f32; N]) -> &mut [f32; N] {
     std::hint::black_box(row)
 }
 
-/// Lanes of the partial sums; fixed, so that the order of a sum does not depend on the CPU.
+/// Number of partial sums; fixed, so that the order of a sum does not depend on the CPU.
 pub(super) const LANES: usize = 16;
 
-/// Computes a · b + c, rounded once where the CPU can.
+/// Computes a · b + c, with one rounding where the CPU has fused multiply-add.
 #[inline(always)]
 fn multiply_add<const FUSES: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSES { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Evaluates a polynomial, given from its highest coefficient on.
+/// Evaluates a polynomial, given by its coefficients from the highest one on.
 #[inline(always)]
 fn polynomial<const FUSES: bool>(x: f32, coefficients: &[f32]) -> f32 {
     let mut sum = 0.0;
@@ -114,7 +115,7 @@ pub(super) fn erf<const FUSES: bool>(x: f32) -> f32 {
     x * polynomial::<FUSES>(s, &ABOVE) / polynomial::<FUSES>(s, &BELOW)
 }
 
-/// Adds up the partial sums, in order.
+/// Adds up the partial sums, in their order.
 #[inline(always)]
 pub(super) fn total(lanes: [f32; LANES]) -> f32 {
     let mut sum = 0.0;

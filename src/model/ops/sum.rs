@@ -9,30 +9,30 @@ use super::buffers::{output, read, slice};
 use super::linear::{Grid, Rows};
 use super::simd::wide;
 
-/// Rows of a block; fixed, so that the number of threads changes no sum.
+/// Number of rows of a block; fixed, so that the number of threads changes no sum.
 const BLOCK: usize = 256;
 
-/// Bytes of partial sums that are in memory at a time.
+/// Most bytes of partial sums that are in memory at a time.
 const PARTIAL: usize = 16 << 20;
 
-/// Starting point of a sum over rows. Rows of two clips are never added up in one block, so that a sum over some clips, continued with others, has
-/// the same bits as one sum over all.
+/// Starting point of a sum over rows. Rows of two clips are never added up in one block, so that a sum over some clips that is continued with others
+/// has the same bits as one sum over all.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) struct Onto<'a> {
     /// Number of rows of a clip.
     pub(in crate::model) clip: usize,
-    /// Sum over the clips before; zeros when `None`.
+    /// Sum over the earlier clips; zeros when `None`.
     pub(in crate::model) earlier: Option<&'a Tensor>,
 }
 
 impl Onto<'_> {
-    /// Starts from zeros, with all rows as one clip.
+    /// Starting point without earlier clips, with all rows as one clip.
     pub(in crate::model) const NOTHING: Self = Self {
         clip: usize::MAX,
         earlier: None,
     };
 
-    /// Calls `with` with the values of the sum so far.
+    /// Calls `with` with the values of the earlier sum.
     pub(super) fn read<T>(&self, with: impl FnOnce(Option<&[f32]>) -> Result<T>) -> Result<T> {
         match self.earlier {
             Some(earlier) => read(earlier, |values| with(Some(values)))?,
@@ -41,7 +41,7 @@ impl Onto<'_> {
     }
 }
 
-/// Splits rows into runs that are added up together: at most `most` rows, and all of one clip.
+/// Divides rows into runs that are added up together: at most `most` rows, all of one clip.
 pub(super) fn runs(rows: usize, clip: usize, most: usize) -> Vec<Range<usize>> {
     let clips = (0..rows).step_by(clip.max(1));
     let runs = clips.flat_map(|begin| {
@@ -52,7 +52,7 @@ pub(super) fn runs(rows: usize, clip: usize, most: usize) -> Vec<Range<usize>> {
     runs.collect()
 }
 
-/// Column sums over some rows of x `[…, n]`: `[n]`.
+/// Returns the column sums `[n]` over some rows of x `[…, n]`.
 pub(in crate::model) fn columns(x: &Tensor, rows: Rows, onto: Onto<'_>) -> Result<Tensor> {
     onto.read(|earlier| {
         x.apply_op1_no_bwd(&Columns {
@@ -63,7 +63,7 @@ pub(in crate::model) fn columns(x: &Tensor, rows: Rows, onto: Onto<'_>) -> Resul
     })
 }
 
-/// Adds up `width` sums over `rows` rows; `add` adds the rows of a block to zeros.
+/// Computes `width` sums over `rows` rows; `add` adds the rows of a block to zeros.
 pub(super) fn add_blocks(
     rows: usize,
     width: usize,
@@ -72,7 +72,7 @@ pub(super) fn add_blocks(
     add_runs(&runs(rows, usize::MAX, BLOCK), width, None, add)
 }
 
-/// Adds up given runs of rows, which must not depend on the number of threads, onto earlier sums.
+/// Computes `width` sums over runs of rows, which must not depend on the number of threads, added to earlier sums.
 pub(super) fn add_runs(
     runs: &[Range<usize>],
     width: usize,
@@ -135,7 +135,7 @@ impl CustomOp1 for Columns<'_> {
     }
 }
 
-/// The sum of squares, in double precision.
+/// Returns the sum of squares, in double precision.
 pub(in crate::model) fn squares(values: &[f32]) -> f64 {
     let mut lanes = [0.0; 8];
     for chunk in values.chunks(8) {

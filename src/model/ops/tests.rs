@@ -1,4 +1,4 @@
-//! Every kernel against plain candle operations (whose automatic gradients serve as the twin's) and against finite differences, at odd sizes.
+//! Tests of every kernel against plain candle operations (with candle's automatic gradients) and against finite differences, at odd sizes.
 
 mod formats;
 mod words;
@@ -40,7 +40,7 @@ fn assert_near(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     }
 }
 
-/// Gradients of Σ f(inputs) · dy for each input, by candle.
+/// Returns the gradients of Σ f(inputs) · dy for each input, computed by candle.
 fn twin(inputs: &[&Tensor], dy: &Tensor, f: impl Fn(&[Var]) -> Result<Tensor>) -> Vec<Tensor> {
     let vars: Vec<Var> = inputs
         .iter()
@@ -351,7 +351,7 @@ fn norms_match_candle_at_odd_sizes() {
     }
 }
 
-/// The activation alone: of a product with the identity.
+/// Computes the activation alone, as that of a product with the identity.
 fn activated(x: &Tensor, activation: Activation) -> Result<Tensor> {
     let packed = Packed::new(Format::F32, &[1.0], 1, 1);
     let options = Options {
@@ -397,7 +397,7 @@ fn a_nan_stays_a_nan() {
     }
 }
 
-/// The convolution by its definition, with shifted and padded copies.
+/// Computes the convolution by its definition, with shifted and padded copies.
 fn convolution_twin(x: &Tensor, weight: &Tensor, bias: &Tensor, extent: Extent) -> Result<Tensor> {
     let (frames, _, c) = x.dims3()?;
     let (t, g) = (extent.frames, extent.grid);

@@ -1,6 +1,6 @@
-//! The gradient of a linear layer's weight: dW = dyᵀ · x, over all tokens or some.
+//! Gradient of a linear layer's weight: dW = dyᵀ · x, over all tokens or some.
 //!
-//! Invariant: rows are added in their order, in blocks of a fixed depth, none of which has rows of two clips.
+//! Invariant: rows are added in their order, in blocks of a fixed depth, none of which contains rows of two clips.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -13,13 +13,13 @@ use super::kernel::{self, Format, Kernel, Left, MR, NR, Tile};
 use super::linear::{Grid, Rows};
 use super::sum::{Onto, runs};
 
-/// Rows that are added up in registers before they go to memory.
+/// Number of rows that are added up in registers before the sums are added to memory.
 pub(in crate::model) const DEPTH: usize = 512;
 
-/// Tiles of rows of dW that stay in the cache with one panel of x.
+/// Number of tiles of rows of dW that stay in the cache with one panel of x.
 const TILES: usize = 8;
 
-/// The gradient `[n, k]` from some rows of x and as many rows of dy, added to that of earlier clips.
+/// Computes the gradient `[n, k]` from some rows of x and as many rows of dy, added to that of earlier clips.
 pub(in crate::model) fn of(
     x: (&Tensor, Rows),
     dy: (&Tensor, Rows),
@@ -154,7 +154,7 @@ impl Sums {
             });
     }
 
-    /// Adds the runs of packed rows, one after the other.
+    /// Adds the runs of packed rows to dW, one after the other.
     fn add(&self, runs: &[Range<usize>], dw: &mut [f32]) {
         let (panels, tiles) = (self.k.div_ceil(NR), self.n.div_ceil(self.kernel.rows()));
         let units = tiles.div_ceil(TILES);
@@ -181,7 +181,7 @@ impl Sums {
         let left = &self.left[t * DEPTH * rows + run.start * rows..][..run.len() * rows];
         let left = Left::floats(left.as_ptr(), 1, rows);
         let panel = &self.right[j * DEPTH * NR + run.start * NR..][..run.len() * NR];
-        // SAFETY: a packed tile has its rows of as many elements as the run has, from the run's start on; the panel has 16 times as many.
+        // SAFETY: a packed tile has as many elements per row as the run has rows, from the run's start on; the panel has 16 times as many.
         unsafe {
             self.kernel
                 .tile(rows, run.len(), left, panel.as_ptr(), &mut tile)
@@ -198,7 +198,7 @@ impl Sums {
     }
 }
 
-/// Copies a constant number of values, without a call.
+/// Copies a constant number of values, without a call of a library function.
 fn copy_chunk<const N: usize>(to: &mut [f32], from: &[f32]) {
     if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
         *to = *from;

@@ -1,6 +1,6 @@
-//! The memory of a training step, from the sizes alone, and how the step is divided to stay within its limit.
+//! Memory of a training step, computed from sizes alone, and the division of a step that keeps it within a limit.
 //!
-//! Invariant: pure; how a step is divided changes no bit of its result.
+//! Invariant: pure; the division of a step changes no bit of its result.
 
 use super::Keep;
 use crate::model::block::{Reach, Tokens};
@@ -9,33 +9,33 @@ use crate::model::ops::{Format, Numbers, weight_gradient};
 use crate::model::{BackboneConfig, Error};
 use crate::spec::{AdapterConfig, Precision};
 
-/// Fewest tokens of a micro-batch that still fill the device: below that, activations are computed again rather than the step divided further.
+/// Fewest tokens of a micro-batch that still fill the device: below it, activations are recomputed rather than the step divided further.
 const FULL: usize = 2048;
 
-/// The sizes that a training step's memory follows from.
+/// Sizes that determine a training step's memory.
 #[derive(Debug, Clone)]
 pub struct StepShape {
     config: BackboneConfig,
     precision: Precision,
     layout: Layout,
     num_frames: usize,
-    /// The lowest block that the backward reaches; the number of blocks when it reaches none.
+    /// Lowest block that the backward pass reaches; the number of blocks when it reaches none.
     lowest: usize,
 }
 
-/// The lowest blocks that keep values for the backward.
+/// Lowest blocks that keep activations for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Keeps {
-    /// Lowest block that keeps everything but perhaps the MLP's hidden values; those below keep their input alone.
+    /// Lowest block that keeps every activation, except perhaps the MLP's hidden values; those below it keep only their input.
     pub(super) most: usize,
-    /// Lowest block that keeps the MLP's hidden values as well; not below `most`.
+    /// Lowest block that keeps the MLP's hidden values as well; at least `most`.
     pub(super) hidden: usize,
 }
 
-/// How a step is divided.
+/// Division of a step into micro-batches, and the activations that it keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Division {
-    /// Clips of a micro-batch; the last one may have fewer.
+    /// Number of clips of a micro-batch; the last one may have fewer.
     pub(super) clips: usize,
     pub(super) keeps: Keeps,
 }
@@ -45,7 +45,7 @@ impl Keeps {
 }
 
 impl StepShape {
-    /// A step of adapters and a head of `classes` classes on a backbone, with clips of `num_frames` frames.
+    /// Creates the shape of a step on a backbone, with adapters and a head of `classes` classes, and clips of `num_frames` frames.
     ///
     /// # Errors
     /// When the adapters do not fit the backbone.
@@ -73,14 +73,14 @@ impl StepShape {
         }
     }
 
-    /// Bytes of the trainable weights, as 32-bit floats.
+    /// Returns the size of the trainable weights in bytes, as f32.
     pub fn weights_bytes(&self) -> u64 {
         let weights = self.layout.weights().into_iter();
         weights.map(|(_, shape)| bytes_of(&shape)).sum()
     }
 
-    /// Bytes that a step derives from the weights before it runs, and of what it adds up: both packed copies, the gradients, and the operands and
-    /// partial sums of one gradient.
+    /// Returns the size in bytes of what a step derives from the weights before it runs, and of its sums: both packed copies, the gradients, and the
+    /// operands and partial sums of one gradient.
     pub fn weights_work_bytes(&self) -> u64 {
         const PANEL: usize = 16;
         let weights = self.layout.weights();
@@ -95,27 +95,27 @@ impl StepShape {
         let largest = weights.iter().map(|(_, shape)| bytes_of(shape)).max();
         let widest = self.config.width.max(self.layout.classes) + self.config.width;
         let operands = (widest * weight_gradient::DEPTH * size_of::<f32>()) as u64;
-        // The largest gradient counts twice: one that is added to is copied.
+        // The largest gradient counts twice, because a gradient that is added to is copied.
         packed + self.weights_bytes() + 2 * largest.unwrap_or(0) + operands
     }
 
-    /// Bytes of a decoded clip.
+    /// Returns the size of a decoded clip in bytes.
     pub fn clip_bytes(&self) -> u64 {
         (self.num_frames * self.config.frame_len() * size_of::<f32>()) as u64
     }
 
-    /// Bytes that the head keeps of `clips` clips until the step ends: features, logits and their gradients.
+    /// Returns the bytes that the head keeps for `clips` clips until the step ends: features, logits and their gradients.
     pub fn head_bytes(&self, clips: usize) -> u64 {
         (clips * (3 * self.config.width + 6 * self.layout.classes) * size_of::<f32>()) as u64
     }
 
-    /// Bytes that pass through a forward of one clip.
+    /// Returns the bytes of activations that a forward pass of one clip needs at a time.
     pub fn forward_bytes(&self) -> u64 {
         let passing = 4 * self.config.width + 2 * self.config.mlp_width;
         (self.num_frames * self.config.tokens() * passing * size_of::<f32>()) as u64
     }
 
-    /// Fewest bytes of activations with which a step can run: one clip at a time, with everything computed again.
+    /// Returns the fewest bytes of activations with which a step can run: one clip at a time, with everything recomputed.
     pub fn least_bytes(&self) -> u64 {
         self.held(1, self.least())
     }
@@ -127,8 +127,8 @@ impl StepShape {
         }
     }
 
-    /// Divides a step of `clips` clips: as a whole, or into as few micro-batches as keep everything; if those do not fill the device, into ones that
-    /// do and compute as little as possible again; else clip by clip.
+    /// Divides a step of `clips` clips: as a whole, or into as few micro-batches as keep everything; if those would not fill the device, into ones
+    /// that do, with as little recomputed as possible; else into smaller ones with everything recomputed.
     pub(super) fn divided(&self, clips: usize, keep: Keep) -> Division {
         let bytes = match keep {
             Keep::All => {
@@ -163,25 +163,25 @@ impl StepShape {
         })
     }
 
-    /// What can be kept, from everything to the least.
+    /// Returns the choices of activations to keep, from everything to the least.
     fn levels(&self) -> impl Iterator<Item = Keeps> {
         let (most, blocks, least) = (self.lowest, self.config.layers, self.least());
         let without_hidden = (most..=blocks).map(move |hidden| Keeps { most, hidden });
         without_hidden.chain((most..blocks).map(move |most| Keeps { most, ..least }))
     }
 
-    /// Number of blocks whose forward runs again for the backward.
+    /// Returns the number of blocks whose forward runs again for the backward pass.
     pub(super) fn recomputed_blocks(&self, keeps: Keeps) -> usize {
         keeps.most.saturating_sub(self.lowest)
     }
 
-    /// Number of other blocks whose first product of the MLP runs again.
+    /// Returns the number of other blocks whose first product of the MLP runs again.
     pub(super) fn recomputed_mlps(&self, keeps: Keeps) -> usize {
         keeps.hidden.saturating_sub(self.lowest) - self.recomputed_blocks(keeps)
     }
 
-    /// Peak bytes of a micro-batch's activations: either when the backward begins, or when it computes a block or an MLP again after the activations
-    /// of those above it were freed.
+    /// Returns the peak bytes of a micro-batch's activations: either when the backward pass begins, or when it recomputes a block or an MLP after the
+    /// activations of those above it were freed.
     pub(super) fn held(&self, clips: usize, keeps: Keeps) -> u64 {
         let config = &self.config;
         let tokens = clips * self.num_frames * config.tokens();
@@ -207,7 +207,7 @@ impl StepShape {
         self.lowest
     }
 
-    /// Tokens that leave the block, and how far its backward goes.
+    /// Returns the tokens that leave the block, and how far its backward pass continues.
     pub(super) fn plan(&self, block: usize) -> (Tokens, Reach) {
         let tokens = if block + 1 == self.config.layers {
             Tokens::Class
@@ -222,7 +222,7 @@ impl StepShape {
         (tokens, reach)
     }
 
-    /// Bytes per token of what the activation of a block's MLP reads, in the format of the products.
+    /// Returns the bytes per token of the input of the MLP's activation in a block, in the format of the products.
     fn hidden_of(&self, block: usize) -> usize {
         match self.plan(block).0 {
             Tokens::All => self.config.mlp_width * self.stored(),
@@ -230,22 +230,22 @@ impl StepShape {
         }
     }
 
-    /// Bytes of a value in the format of the products.
+    /// Returns the bytes of a value in the format of the products.
     fn stored(&self) -> usize {
         Numbers::beside(Format::of(self.precision)).bytes()
     }
 
-    /// Bytes per token that a block keeps when it keeps everything.
+    /// Returns the bytes per token that a block keeps when it keeps everything.
     fn kept_by(&self, block: usize) -> usize {
         let (c, adapter) = (self.config.width, &self.layout.config);
         let narrow = adapter.adapter_width as usize;
         let of = |is: bool, values: usize| usize::from(is) * values;
         let (tokens, reach) = self.plan(block);
-        // Queries, keys and values wait in the format of the products.
+        // Queries, keys and values are kept in the format of the products.
         let stored = self.stored();
         let sections = if tokens == Tokens::Class { 2 } else { 3 };
         let is_all = tokens == Tokens::All;
-        // The inputs of the adapters before attention and before the MLP, or of these, and the adapters' own.
+        // Inputs of the adapters before attention and before the MLP (or of attention and MLP), and the adapters' own activations.
         let attends = reach == Reach::Input || adapter.adapter_pre_attn;
         let exact = of(attends, c)
             + of(adapter.adapter_pre_attn, narrow)

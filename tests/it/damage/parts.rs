@@ -1,8 +1,8 @@
-//! What a container is made of: boxes, elements, chunks, packets, tags.
+//! Parts of a container: boxes, elements, chunks, packets, tags.
 //!
-//! Invariant: a part lies within the bytes, whatever they say.
+//! Invariant: a part lies within the bytes, whatever its fields claim.
 
-/// A part: its name and size, then its body.
+/// A part of a container: its name and size, then its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) start: usize,
@@ -11,25 +11,25 @@ pub(super) struct Part {
     pub(super) size: Size,
 }
 
-/// Where a part's size is written.
+/// Position and encoding of a part's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Size {
-    /// Nowhere.
+    /// The size is not written.
     None,
-    /// As a number of so many bytes.
+    /// The size is a number of `width` bytes.
     Plain {
         at: usize,
         width: usize,
         is_big: bool,
     },
-    /// As Matroska writes numbers.
+    /// The size is a variable-width number of Matroska.
     Ebml { at: usize, width: usize },
 }
 
-/// A file of many thousand frames has many thousand parts; the first ones are enough.
+/// Most parts that are listed. A file of many thousand frames has many thousand parts; the first ones are enough.
 const MOST: usize = 4000;
 
-/// The parts, parents before children; none when the format is not known.
+/// Returns the parts of a file, parents before children; none when the format is not known.
 pub(super) fn parts(bytes: &[u8]) -> Vec<Part> {
     let mut found = Vec::new();
     let whole = (0, bytes.len());
@@ -52,7 +52,7 @@ fn big(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     Some((field.iter()).fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
-/// MP4: size, name, body. The listed names are boxes of boxes.
+/// Lists the parts of an MP4 file: size, name, body. The named boxes contain boxes.
 fn boxes(bytes: &[u8], (mut at, end): (usize, usize), found: &mut Vec<Part>) {
     const PARENTS: &[&[u8]] = &[
         b"moov", b"trak", b"edts", b"mdia", b"minf", b"dinf", b"stbl", b"mvex", b"moof", b"traf",
@@ -78,7 +78,7 @@ fn boxes(bytes: &[u8], (mut at, end): (usize, usize), found: &mut Vec<Part>) {
             },
         });
         if PARENTS.contains(&name) {
-            // Fields before the first child.
+            // Bytes of fields before the first child.
             let fields = match name {
                 b"stsd" => 8,
                 b"meta" => 4,
@@ -91,7 +91,7 @@ fn boxes(bytes: &[u8], (mut at, end): (usize, usize), found: &mut Vec<Part>) {
     }
 }
 
-/// Width and value of a number of Matroska at this place.
+/// Returns the width and the value of a variable-width number of Matroska at this position.
 fn variable(bytes: &[u8], at: usize) -> Option<(usize, u64)> {
     let first = *bytes.get(at)?;
     let width = first.leading_zeros() as usize + 1;
@@ -102,7 +102,7 @@ fn variable(bytes: &[u8], at: usize) -> Option<(usize, u64)> {
     Some((width, value & ((1 << (7 * width)) - 1)))
 }
 
-/// Matroska: a name and a size of variable width, body. The listed names are elements of elements.
+/// Lists the parts of a Matroska file: a name and a size of variable width, then the body. The named elements contain elements.
 fn elements(bytes: &[u8], (mut at, end): (usize, usize), found: &mut Vec<Part>) {
     const PARENTS: &[u64] = &[
         0x1a45_dfa3, // EBML
@@ -157,7 +157,7 @@ fn elements(bytes: &[u8], (mut at, end): (usize, usize), found: &mut Vec<Part>) 
     }
 }
 
-/// AVI: name, size in little-endian, body, padded to an even length. Lists have a name of their own.
+/// Lists the parts of an AVI file: name, size in little-endian, body, padded to an even length. Lists have a name of their own.
 fn chunks(bytes: &[u8], (mut at, end): (usize, usize), found: &mut Vec<Part>) {
     while at + 8 <= end && found.len() < MOST {
         let field: [u8; 4] = [bytes[at + 4], bytes[at + 5], bytes[at + 6], bytes[at + 7]];
@@ -180,7 +180,7 @@ fn chunks(bytes: &[u8], (mut at, end): (usize, usize), found: &mut Vec<Part>) {
     }
 }
 
-/// MPEG-TS: packets of 188 bytes.
+/// Lists the parts of an MPEG-TS file: packets of 188 bytes.
 fn packets(bytes: &[u8], found: &mut Vec<Part>) {
     const PACKET: usize = 188;
     for at in (0..bytes.len() / PACKET).take(MOST).map(|i| i * PACKET) {
@@ -188,7 +188,7 @@ fn packets(bytes: &[u8], found: &mut Vec<Part>) {
             start: at,
             body: at + 4,
             end: at + PACKET,
-            // The length of an adaptation field or of a table, which have no other place in common.
+            // Length of an adaptation field or of a table, which have no other position in common.
             size: Size::Plain {
                 at: at + 4,
                 width: 1,
@@ -198,7 +198,7 @@ fn packets(bytes: &[u8], found: &mut Vec<Part>) {
     }
 }
 
-/// FLV: a header, then tags of type, size, time, stream and body, each followed by its length.
+/// Lists the parts of an FLV file: a header, then tags of type, size, time, stream and body, each followed by its length.
 fn tags(bytes: &[u8], found: &mut Vec<Part>) {
     let mut at = 13;
     found.push(Part {

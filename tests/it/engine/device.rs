@@ -1,4 +1,4 @@
-//! Serving and training on one device: interleaving changes nothing, and a panic stays with its work.
+//! Serving and training on one device: interleaving changes no result, and a panic affects only its own work item.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use frameshift::telemetry::Metrics;
 use super::fixture::{ADAPTER, CLASSES, backbone, bits, clip, stored};
 use crate::server::found;
 
-/// Runs a forward and keeps its logits.
+/// Work item that runs a forward pass and stores its logits.
 struct Forward {
     inference: Option<Inference>,
     logits: Arc<Mutex<Vec<Vec<Vec<f32>>>>>,
@@ -31,7 +31,7 @@ impl Work for Forward {
     }
 }
 
-/// A training step that has `between` run before each next slice.
+/// Work item of a training step that calls `between` before each next slice.
 struct Training<F> {
     step: TrainingStep,
     slices: usize,
@@ -81,7 +81,7 @@ fn training(backbone: &Arc<Backbone>, seed: u64, keep: Keep) -> TrainingStep {
     TrainingStep::new(backbone.clone(), &set, clips, &[0, 2], Some(dropout), keep).unwrap()
 }
 
-/// Everything that a step gives, by bits.
+/// Returns the bits of all results of a step.
 fn fingerprint(output: &StepOutput) -> (u64, Vec<(String, Vec<u32>)>) {
     let gradients = output.gradients.iter().map(|(name, gradient)| {
         let values = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -127,7 +127,7 @@ async fn slices_between_slices_change_neither_result_by_a_bit() {
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_eq!(fingerprint(&first.0), alone[0]);
     assert_eq!(fingerprint(&second.0), alone[1]);
-    // The last forward was submitted by the last training slice.
+    // The last forward pass was submitted by the last training slice.
     let submitted = first.1 + second.1;
     found(|| (logits.lock().unwrap().len() >= submitted).then_some(())).await;
     for logits in logits.lock().unwrap().iter() {

@@ -1,4 +1,4 @@
-//! A small backbone, adapter sets that differ from one another, versions in memory, and a running engine.
+//! A small backbone, adapter sets that differ from each other, versions in memory, and a running engine.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use tokio::sync::broadcast;
 
 pub(crate) const CLASSES: usize = 3;
 
-/// Notices that wait for a listener.
+/// Capacity of the channel of notices.
 const NOTICES: usize = 64;
 
 pub(crate) fn config() -> BackboneConfig {
@@ -38,7 +38,7 @@ pub(crate) fn config() -> BackboneConfig {
     }
 }
 
-/// A backbone of random weights.
+/// Returns a backbone of random weights.
 pub(crate) fn backbone() -> Arc<Backbone> {
     let config = config();
     let mut stream = Stream::new(7, "test backbone");
@@ -65,14 +65,14 @@ pub(crate) const ADAPTER: AdapterConfig = AdapterConfig {
     adapter_pre_mlp: true,
 };
 
-/// A set's file with random weights in (-scale, scale), none of them 0.
+/// Returns a set's file with random weights in (-scale, scale), none of them 0.
 pub(crate) fn stored(seed: u64, adapter: AdapterConfig, scale: f32) -> Stored {
     let backbone = backbone();
     let mut stream = Stream::new(seed, "test set");
     let fresh = AdapterSet::fresh(backbone.config(), adapter, CLASSES, &stream).unwrap();
     let file = fresh.to_safetensors(BTreeMap::new()).unwrap();
     let file = SafeTensors::deserialize(&file).unwrap();
-    // By name: the file's own order is not always the same.
+    // Sorted by name, since the file's own order is not always the same.
     let named: BTreeMap<_, _> = file.tensors().into_iter().collect();
     let mut tensors = BTreeMap::new();
     for (name, view) in named {
@@ -92,7 +92,7 @@ pub(crate) fn stored(seed: u64, adapter: AdapterConfig, scale: f32) -> Stored {
     }
 }
 
-/// A clip of random planes.
+/// Returns a clip of random planes.
 pub(crate) fn clip(seed: u64, frames: usize) -> Arc<[f32]> {
     let mut stream = Stream::new(seed, "test clip");
     let values = frames * config().frame_len();
@@ -111,8 +111,8 @@ pub(crate) fn version(owner: &str, task: &str, number: u32) -> VersionRef {
     }
 }
 
-/// Tasks and versions in memory that keep the registry's rules: a version's file never changes, only a desired version moves or fails, and one
-/// that serves already is not pending when it is asked for again.
+/// Tasks and versions in memory that follow the registry's rules: a version's file never changes, only a desired version can be moved to or fail, and
+/// a version that already serves is not pending when it is requested again.
 #[derive(Clone)]
 pub(crate) struct Shelf(Arc<Mutex<Shelves>>, broadcast::Sender<(TenantId, TaskId)>);
 
@@ -122,9 +122,9 @@ struct Shelves {
     tasks: HashMap<(TenantId, TaskId), Task>,
     loads: HashMap<VersionRef, usize>,
     outages: usize,
-    /// Tasks cannot be asked about for so many times.
+    /// Number of further queries about a task that fail.
     silences: usize,
-    /// Versions whose file is not what was put there.
+    /// Versions whose file was damaged.
     damaged: HashSet<VersionRef>,
 }
 
@@ -140,7 +140,7 @@ fn task_of(version: &VersionRef) -> (TenantId, TaskId) {
 }
 
 impl Shelves {
-    /// The version's task, if that is the version which it is told to serve.
+    /// Returns the version's task, if the version is its desired one.
     fn desiring(&mut self, version: &VersionRef) -> Option<&mut Task> {
         let task = self.tasks.get_mut(&task_of(version))?;
         (task.desired == Some(version.version)).then_some(task)
@@ -162,7 +162,7 @@ impl Shelf {
         Self(Arc::default(), broadcast::channel(NOTICES).0)
     }
 
-    /// Publishes a version, and creates its task with the first.
+    /// Publishes a version; the first one creates its task.
     pub(crate) fn put(&self, version: &VersionRef, stored: Stored) {
         let mut shelves = self.0.lock().unwrap();
         let before = shelves.files.insert(version.clone(), stored);
@@ -170,22 +170,22 @@ impl Shelf {
         shelves.tasks.entry(task_of(version)).or_default();
     }
 
-    /// Damages a version's file on the disk.
+    /// Damages a version's file.
     pub(crate) fn damage(&self, version: &VersionRef) {
         self.0.lock().unwrap().damaged.insert(version.clone());
     }
 
-    /// Puts a version's file back as it was.
+    /// Restores a version's file.
     pub(crate) fn mend(&self, version: &VersionRef) {
         self.0.lock().unwrap().damaged.remove(version);
     }
 
-    /// The next so many questions about a task fail for a passing reason.
+    /// Makes the next `questions` queries about tasks fail temporarily.
     pub(crate) fn fall_silent(&self, questions: usize) {
         self.0.lock().unwrap().silences = questions;
     }
 
-    /// The next so many loads fail for a passing reason.
+    /// Makes the next `loads` loads fail temporarily.
     pub(crate) fn fail(&self, loads: usize) {
         self.0.lock().unwrap().outages = loads;
     }
@@ -195,7 +195,7 @@ impl Shelf {
         shelves.loads.get(version).copied().unwrap_or(0)
     }
 
-    /// Asks for a version to serve, as SetServing does.
+    /// Makes a version the desired one, as SetServing does.
     pub(crate) fn desire(&self, version: &VersionRef) {
         let mut shelves = self.0.lock().unwrap();
         let task = shelves.tasks.get_mut(&task_of(version)).expect("a task");
@@ -217,7 +217,7 @@ impl Shelf {
         })
     }
 
-    /// Why a desired version was refused.
+    /// Returns why a desired version was refused.
     pub(crate) fn refused(&self, version: &VersionRef) -> Option<String> {
         self.0.lock().unwrap().desiring(version)?.error.clone()
     }
@@ -228,7 +228,7 @@ impl Shelf {
         let _ = self.1.send(task_of(version));
     }
 
-    /// Deletes a task without a word, as if the notice had been lost.
+    /// Deletes a task without a notice, as if the notice had been lost.
     pub(crate) fn delete_silently(&self, version: &VersionRef) {
         let mut shelves = self.0.lock().unwrap();
         let task = task_of(version);
@@ -236,7 +236,7 @@ impl Shelf {
         shelves.tasks.remove(&task);
     }
 
-    /// So many notices about a task that nobody has that those who listen lose some.
+    /// Sends so many notices about an unknown task that subscribers lose some.
     pub(crate) fn flood(&self) {
         for _ in 0..=NOTICES {
             let _ = self.1.send((tenant("nobody"), "none".parse().unwrap()));
@@ -309,7 +309,7 @@ impl Versions for Shelf {
     }
 }
 
-/// The defaults, with batches as large as they may be however slow the machine is.
+/// Returns the default configuration without a limit of a batch's time, so that the machine's speed does not matter.
 pub(crate) fn patient() -> Config {
     Config {
         batch_time: Duration::from_secs(3600),
@@ -317,7 +317,7 @@ pub(crate) fn patient() -> Config {
     }
 }
 
-/// A running engine.
+/// An engine that is running.
 pub(crate) struct Running {
     pub(crate) engine: Handle,
     pub(crate) device: device::Handle,
@@ -329,7 +329,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// An engine that is ready.
+    /// Starts an engine and waits until it is ready.
     pub(crate) async fn start(config: Config) -> Self {
         let metrics = Metrics::new();
         let (device, _) = device::start(device::Config::default(), metrics.clone()).unwrap();
@@ -357,7 +357,7 @@ impl Running {
         }
     }
 
-    /// Classifies one clip, as one request would.
+    /// Classifies one clip in one request.
     pub(crate) async fn one(
         &self,
         version: &VersionRef,
@@ -369,7 +369,7 @@ impl Running {
         Ok(answer.await?.logits.remove(0))
     }
 
-    /// Waits until the device is between two slices, so that its counters are those of everything that was answered.
+    /// Waits until the device is between two slices, so that its counters include everything that was answered.
     pub(crate) fn settled(&self) -> device::Stats {
         drop(self.device.pause());
         self.device.stats()

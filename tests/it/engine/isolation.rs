@@ -1,4 +1,4 @@
-//! One bad thing fails alone.
+//! A bad clip, version or request fails alone.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ async fn a_clip_without_finite_logits_fails_alone() {
         "{:?}",
         answers[1]
     );
-    // The clip was at fault, not its version, which is warmed again and goes on to serve.
+    // The clip is at fault, not its version, which is warmed up again and then serves.
     until(|| async { running.settled().batches >= settled + 2 }).await;
     let again = running.one(&versions[1], clip(5, 4)).await;
     assert_eq!(bits(&again.unwrap()), bits(&alone[1]));
@@ -49,7 +49,7 @@ async fn a_clip_without_finite_logits_fails_alone() {
     assert_eq!(running.shelf.loads(&versions[1]), 1);
 }
 
-/// Batches that were formed so far; warm-ups are none.
+/// Returns the number of batches that were formed so far; warm-ups do not count.
 fn batches(running: &Running) -> u64 {
     let text = running.metrics.text();
     let line = text

@@ -11,7 +11,7 @@ use super::fixture::{
     ADAPTER, Running, backbone, bits, clip, config, patient, stored, tenant, version,
 };
 
-/// Three tasks of two tenants, of other shapes and lengths.
+/// Publishes three tasks of two tenants, with different shapes and lengths.
 async fn three_tasks(running: &Running) -> Vec<(VersionRef, usize)> {
     let both = AdapterConfig {
         adapter_width: 9,
@@ -180,7 +180,7 @@ async fn a_flood_of_the_longest_clips_stays_within_its_bytes() {
     let flood = (0..100).map(|seed| running.one(&version, clip(seed, LONGEST)));
     let mut flood = Box::pin(join_all(flood));
     assert!(futures::poll!(flood.as_mut()).is_pending());
-    // The flood has half, a newcomer a third of the rest, and one that asks for too much is told how much there is.
+    // The flood may have half, a new tenant a third of the rest; a request for more than there is gets the limit.
     let newcomer = running.engine.admit(&tenant("c"), 2, LONGEST);
     assert!(newcomer.is_ok(), "{newcomer:?}");
     let never = running.engine.admit(&tenant("d"), 7, LONGEST);
@@ -207,7 +207,7 @@ async fn a_batch_takes_no_more_memory_than_it_may() {
     let (version, _) = three_tasks(&running).await.remove(0);
     let before = running.settled().batches;
     let paused = running.device.pause();
-    // Two by two, and the one that is too long alone.
+    // The batches have two clips each, and the clip that is too long runs alone.
     let lengths = [4, 4, 4, 4, 12];
     let requests = (0..).zip(lengths);
     let requests = requests.map(|(seed, frames)| running.one(&version, clip(seed, frames)));

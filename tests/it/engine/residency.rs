@@ -1,4 +1,4 @@
-//! Loads, eviction and refusal of adapter sets.
+//! Loading, eviction and refusal of adapter sets.
 
 use frameshift::engine::{Config, Error, Stored};
 use frameshift::ids::VersionRef;
@@ -15,7 +15,7 @@ fn size(stored: &Stored) -> u64 {
     set.unwrap().bytes()
 }
 
-/// An engine with room for so many sets of the test's size.
+/// Starts an engine with room for `count` sets of the tests' size.
 async fn with_room_for(sets: u64) -> Running {
     let running = Running::start(Config {
         residency_bytes: sets * size(&stored(0, ADAPTER, 0.3)),
@@ -175,7 +175,7 @@ async fn a_deleted_task_leaves_memory() {
     let wanted = version("a", "t", 1);
     running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
     running.one(&wanted, clip(0, 4)).await.unwrap();
-    // The database is away when the notice comes, so that it is asked again.
+    // The database is unavailable when the notice arrives, so the engine has to ask again.
     running.shelf.fall_silent(2);
     running.shelf.delete(&wanted);
     until(|| async { resident(&running, "a").is_empty() }).await;
@@ -199,13 +199,13 @@ async fn a_load_of_a_task_that_is_deleted_meanwhile_lists_nothing() {
     let running = with_room_for(2).await;
     let wanted = version("a", "t", 1);
     running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
-    // The file is read, and the set waits to be warmed.
+    // The file is read, and the set waits to be warmed up.
     let paused = running.device.pause();
     let request = running.one(&wanted, clip(0, 4));
     let deletion = async {
         until(|| async { running.shelf.loads(&wanted) == 1 }).await;
         running.shelf.delete(&wanted);
-        // The notice has been heard when one that came after it has.
+        // A later notice that has been handled shows that this one was handled, too.
         let other = version("b", "t", 1);
         running.shelf.put(&other, stored(2, ADAPTER, 0.3));
         running.shelf.desire(&other);

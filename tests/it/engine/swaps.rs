@@ -1,4 +1,4 @@
-//! Serving versions move under load.
+//! Serving versions move while clients send requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::server::until;
 const SWAPS: u32 = 20;
 const CLIENTS: usize = 8;
 
-/// Asks for a version and waits until it serves.
+/// Requests a version and waits until it serves.
 async fn swap(running: &Running, wanted: &VersionRef) {
     running.shelf.desire(wanted);
     let task = wanted.task.as_str();
@@ -59,7 +59,7 @@ async fn twenty_swaps_under_eight_clients_lose_nothing() {
         .collect();
     for wanted in &versions[1..] {
         swap(&running, wanted).await;
-        // Some client is answered by each version before the next one comes.
+        // Each version answers some client before the next one is requested.
         running.one(wanted, clip(0, 4)).await.unwrap();
     }
     stop.store(true, Ordering::Relaxed);
@@ -127,14 +127,14 @@ async fn a_quarantined_version_that_serves_already_is_tried_again_when_it_is_ask
     running.shelf.put(&serving, stored(1, ADAPTER, 0.3));
     running.shelf.put(&other, stored(2, ADAPTER, 0.3));
     swap(&running, &serving).await;
-    // The other set takes its room, and its file is damaged before it is read again.
+    // The other set evicts it, and its file is damaged before it is read again.
     running.one(&other, clip(0, 4)).await.unwrap();
     running.shelf.damage(&serving);
     let refused = running.one(&serving, clip(0, 4)).await;
     assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
     assert!(running.engine.refusal(&serving).is_some());
 
-    // Nothing is gained while it is damaged, and that is told.
+    // A retry while the file is damaged changes nothing, and the failure is recorded.
     running.shelf.desire(&serving);
     until(|| async { running.shelf.refused(&serving).is_some() }).await;
     assert!(running.engine.refusal(&serving).is_some());

@@ -1,4 +1,4 @@
-//! JSON: a value somewhere becomes another, a key goes, comes twice or is renamed, or the text itself is broken.
+//! Mutations of JSON: a value is replaced, a key is removed, duplicated or renamed, or the text itself is damaged.
 
 use serde_json::{Value, json};
 

@@ -1,10 +1,10 @@
-//! Pickles: opcodes change, come and go, numbers become others, and parts come twice.
+//! Mutations of pickles: opcodes are replaced, inserted and removed, numbers are replaced, and parts are duplicated.
 
 use super::Dice;
 
-/// Opcodes that the reader knows, those that run code, and those that it never heard of.
+/// Opcodes that the reader supports, opcodes that run code, and unknown ones.
 const OPCODES: &[u8] = b"\x80\x95.(N\x88\x89KMJ\x8aGX\x8cUTCB]})t\x85\x86\x87aesuqr\x94hjc\x93QR\x81biooPIV012gp\x8b\x8d\x8e\x8f\x90\x91\x92\x96\x97\x98\xff";
-/// Names that a pickle may ask for, and some that it may not.
+/// Names that a pickle may refer to, and some that it may not.
 const NAMES: [&[u8]; 8] = [
     b"ccollections\nOrderedDict\n",
     b"ctorch._utils\n_rebuild_tensor_v2\n",
@@ -52,7 +52,7 @@ pub(super) fn change(pickle: &[u8], dice: &mut Dice) -> Vec<u8> {
     out
 }
 
-/// Finds a number and makes it another.
+/// Replaces a number.
 fn number(out: &mut [u8], dice: &mut Dice) {
     let places: Vec<usize> = (0..out.len().saturating_sub(9))
         .filter(|&at| b"KMJX".contains(&out[at]))

@@ -1,4 +1,4 @@
-//! The checkpoints that are changed: the small golden ones of every layout, bad ones included.
+//! The checkpoints that are mutated: the small golden ones of every layout, including invalid ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,17 +10,17 @@ use serde_json::Value;
 use super::{Dice, json, pickles, zips};
 use crate::shared;
 
-/// A larger checkpoint costs more time than it shows.
+/// Largest checkpoint that is used; a larger one costs more time without testing more.
 const MOST_BYTES: u64 = 400 << 10;
 
-/// A folder's files in memory.
+/// A checkpoint's folder, with its files in memory.
 pub(super) struct Seed {
     pub(super) name: String,
     pub(super) files: BTreeMap<String, Vec<u8>>,
     pub(super) overrides: String,
 }
 
-/// All small checkpoints.
+/// Returns all small checkpoints.
 pub(super) fn all() -> Vec<Seed> {
     let root = shared::root().join("golden/backbones");
     let mut folders = folders(&root);
@@ -65,7 +65,7 @@ fn seed(folder: &Path) -> Option<Seed> {
 }
 
 impl Seed {
-    /// One file, changed.
+    /// Returns a copy of one file, mutated.
     pub(super) fn change(&self, dice: &mut Dice) -> (String, Vec<u8>) {
         let names: Vec<&String> = self.files.keys().collect();
         let name = (*dice.pick(&names)).clone();
@@ -88,7 +88,7 @@ impl Seed {
     }
 }
 
-/// The JSON of a safetensors header, with the length that it then has, or another.
+/// Replaces the JSON of a safetensors header, with its correct length or a wrong one.
 fn header(content: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
     let Some((length, rest)) = content.split_first_chunk::<8>() else {
         return content;
@@ -103,7 +103,7 @@ fn header(content: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
     let mut out = (changed.len() as u64).to_le_bytes().to_vec();
     out.extend(changed);
     out.extend(&rest[length..]);
-    // Sometimes a number of the data becomes what is no number.
+    // Sometimes a number of the data becomes NaN or infinite.
     if dice.below(4) == 0 && out.len() > 8 {
         let at = dice.below(out.len() - 4);
         out[at..at + 4].copy_from_slice(&0x7fc0_0000_u32.to_le_bytes());
@@ -111,7 +111,7 @@ fn header(content: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
     out
 }
 
-/// What a refusal is about.
+/// Returns the category of a refusal.
 pub(super) fn kind(error: &Error) -> &'static str {
     match error {
         Error::Io { .. } | Error::NotAFile { .. } | Error::TooLarge { .. } => "file",

@@ -1,4 +1,4 @@
-//! Zip archives: fields of the directory become others, or the pickle inside is changed and the archive is packed anew.
+//! Mutations of zip archives: fields of the directory are replaced, or the pickle inside is mutated and the archive is packed again.
 
 use super::{Dice, pickles};
 
@@ -19,7 +19,7 @@ const RECORD: [(usize, usize); 11] = [
 const END: [(usize, usize); 5] = [(0, 4), (10, 2), (12, 4), (16, 4), (20, 2)];
 const LOCAL: [(usize, usize); 4] = [(0, 4), (8, 2), (26, 2), (28, 2)];
 
-/// One field of a record, of the end or of a local header.
+/// Replaces one field of a directory record, of the end record or of a local header.
 pub(super) fn change(mut file: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
     let (sign, fields): (&[u8], &[(usize, usize)]) = match dice.below(4) {
         0 => (b"PK\x05\x06", &END),
@@ -39,7 +39,7 @@ pub(super) fn change(mut file: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
     file
 }
 
-/// The first entry called data.pkl, changed; sizes and places follow.
+/// Mutates the first entry called data.pkl; sizes and offsets are corrected.
 pub(super) fn change_pickle(file: &[u8], dice: &mut Dice) -> Vec<u8> {
     let Some((mut entries, at)) = entries(file) else {
         return pickles::change(file, dice);
@@ -56,7 +56,7 @@ pub(super) fn change_pickle(file: &[u8], dice: &mut Dice) -> Vec<u8> {
 
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Names and contents of a whole archive, and which is the pickle.
+/// Returns the names and contents of a whole archive, and which entry is the pickle.
 fn entries(file: &[u8]) -> Option<(Entries, usize)> {
     let number = |at: usize, width: usize| {
         let mut bytes = [0; 8];

@@ -1,4 +1,4 @@
-//! What goes by itself: orphans, expired uploads, what has had its time.
+//! Retention and clean-up: orphans, expired uploads, records past their retention time.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const HOURS: i64 = 3_600_000_000;
 const DAYS: i64 = 24 * HOURS;
 
-/// A file that no record names.
+/// Writes a file that no record names.
 fn orphan(setting: &Setting, key: String) -> PathBuf {
     let path = setting.directory.path().join(key);
     std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
@@ -61,7 +61,7 @@ async fn the_collector_takes_orphans_and_nothing_else() {
     assert_eq!(setting.files().len(), named + 1);
     assert_eq!(setting.content(&video).await, b"abc");
 
-    // The trash is emptied a day later; folders that are empty go.
+    // The trash is emptied a day later, and empty folders are removed.
     let trash = setting.directory.path().join(".trash");
     let calm = setting.library.collect_orphans(now() + DAYS - HOURS).await;
     assert_eq!(calm.expect("collected").deleted, 0);
@@ -91,7 +91,7 @@ async fn too_many_orphans_at_once_stay_where_they_are() {
     assert_eq!(collected.expect("collected").moved, 1, "a fifth");
     assert!(!one.exists());
 
-    // As after a start with a database of yesterday.
+    // As after a start with yesterday's database.
     let two = [0; 2].map(|_| orphan(&setting, format!("a/videos/{}", id())));
     let collected = setting.library.collect_orphans(now()).await;
     let collected = collected.expect("collected");
@@ -152,7 +152,7 @@ async fn uploads_that_nobody_writes_to_expire_and_others_stay() {
     let after = found.expect("found").expire_time.expect("it expires");
     assert!(after >= before + DAYS - HOURS, "a write puts it off");
     setting.backend.pass(2 * HOUR);
-    // Nobody has removed it yet, and it is gone all the same.
+    // The upload is refused as expired although nobody has deleted it yet.
     expired(setting.library.get_upload(&tenant(), old).await);
     assert_eq!(listed(&setting).await, [kept]);
     stream.write(&content(PART)).await.expect("still taken");

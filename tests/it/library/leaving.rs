@@ -1,4 +1,4 @@
-//! Callers that leave, and others that are faster, between a blob and its record.
+//! Callers that disconnect, and concurrent callers, between the write of a blob and its record.
 
 use std::sync::Arc;
 
@@ -92,7 +92,7 @@ async fn of_two_streams_that_finish_one_upload_both_answer_the_same_video() {
     let third = library.write_upload(&owner, upload, 2_500).await;
     let third = third.expect("opened");
 
-    // The second has read which parts there are when the first drops them.
+    // The second caller has read the list of parts when the first one deletes them.
     setting.faults.hold_reads(true);
     let late = tokio::spawn(second.finish(None));
     setting.faults.reader_waits().await;

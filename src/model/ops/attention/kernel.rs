@@ -1,4 +1,4 @@
-//! The arithmetic of attention, head by head: each head of a frame is one unit of parallel work.
+//! Arithmetic of attention, head by head: each head of a frame is one unit of parallel work.
 #![allow(unsafe_code)]
 
 use rayon::prelude::*;
@@ -10,10 +10,10 @@ use crate::model::ops::epilogue::{Epilogue, Scale, end};
 use crate::model::ops::kernel::{Format, Kernel, Left, MR, NR, Tile};
 use crate::model::ops::simd::{LANES, exp, total, wide};
 
-/// Panels of the widest kernel, times its tiles.
+/// Most tiles of one product: panels of the widest kernel times its stacked tiles.
 const TILES: usize = 6;
 
-/// Computes `[rows, columns]` = left · panels · scale, written from `at` on with rows `stride` apart.
+/// Computes left · panels · scale, `[rows, columns]`, and writes it from index `at` on with rows `stride` apart.
 ///
 /// # Safety
 /// `left` has `rows` rows of `words` words, `panels` hold `columns` columns of as many, `out` has the rows, and no other thread touches them.
@@ -66,7 +66,7 @@ unsafe fn multiply(
 }
 
 wide! {
-    /// Softmax of a row, in place.
+    /// Applies softmax to a row, in place.
     fn softmax(row: &mut [f32]) {
         let mut most = [f32::NEG_INFINITY; LANES];
         let (chunks, rest) = row.as_chunks::<LANES>();
@@ -100,7 +100,7 @@ wide! {
         }
     }
 
-    /// The backward of softmax, in place: dp becomes p · (dp - Σ p · dp) · scale.
+    /// Applies the backward of softmax in place: dp becomes p · (dp - Σ p · dp) · scale.
     fn softmax_back(p: &[f32], dp: &mut [f32], scale: f32) {
         let mut sums = [0.0; LANES];
         for (p, dp) in p.chunks(LANES).zip(dp.chunks(LANES)) {
@@ -115,7 +115,7 @@ wide! {
     }
 }
 
-/// Buffers of a thread.
+/// Buffers that one thread reuses.
 #[derive(Default)]
 struct Scratch {
     keys: Vec<u32>,
@@ -123,15 +123,15 @@ struct Scratch {
     scores: Vec<f32>,
     slopes: Vec<f32>,
     panels: Vec<u32>,
-    /// Rows of the left operand, where the kernel cannot read them in place, and one of them as floats.
+    /// Rows of the left operand, where the kernel cannot read them in place; `row` is one of them as floats.
     words: Vec<u32>,
     row: Vec<f32>,
 }
 
-/// Query rows whose scores are alive at once, at least.
+/// Smallest number of query rows whose scores are in memory at a time.
 const QUERIES: usize = 2 * MR;
 
-/// Calls `f` with each frame and head, in parallel and a few at a time: a core that is busy otherwise takes fewer.
+/// Calls `f` with each frame and head, in parallel and a few at a time, so that a core that is busy otherwise takes fewer.
 fn each_head(plan: &Plan, f: impl Fn((usize, usize), &mut Scratch) + Sync) {
     let units = (0..plan.frames * plan.heads).into_par_iter();
     units
@@ -141,7 +141,7 @@ fn each_head(plan: &Plan, f: impl Fn((usize, usize), &mut Scratch) + Sync) {
         });
 }
 
-/// The result of attention, `[frames, queries, C]`, by products of this kernel.
+/// Returns the result of attention, `[frames, queries, C]`, computed with this kernel.
 pub(super) fn attend(
     plan: &Plan,
     kernel: Kernel,
@@ -203,7 +203,7 @@ fn attend_head(
     }
 }
 
-/// Operands of the backward.
+/// Operands of the backward pass.
 #[derive(Clone, Copy)]
 pub(super) struct Operands<'a> {
     pub(super) q: Values<'a>,
@@ -211,7 +211,8 @@ pub(super) struct Operands<'a> {
     pub(super) dy: Values<'a>,
 }
 
-/// Writes dq to `dq` (placed as q) and dk, dv to `dkv` (placed as k and v). All products are of floats: slopes have too wide a range for less.
+/// Writes dq to `dq` (laid out like q) and dk, dv to `dkv` (laid out like k and v). All products are of floats, since gradients have too wide a range
+/// for less.
 pub(super) fn differentiate(plan: &Plan, operands: Operands<'_>, dq: Sink, dkv: Sink) {
     each_head(plan, |at, scratch| {
         differentiate_head(plan, operands, at, scratch, (dq, dkv))

@@ -1,4 +1,4 @@
-//! Where queries, keys, values and results lie, and how a head's rows become the kernel's panels.
+//! Layout of queries, keys, values and results, and the packing of a head's rows into the kernel's panels.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::model::ops::kernel::{self, Format, Kernel, Left, NR};
 use crate::model::ops::packed::{encode_row, join, pair};
 use crate::model::ops::simd::wide;
 
-/// Position of an operand's rows: offset of frame 0, distance between frames, distance between rows.
+/// Position of an operand's rows: offset of frame 0, distance between frames, distance between rows, all in values.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) offset: usize,
@@ -19,7 +19,7 @@ pub(super) struct Place {
     pub(super) row: usize,
 }
 
-/// Sizes and positions, the same for forward and backward.
+/// Sizes and positions of an attention, the same for forward and backward.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) frames: usize,
@@ -93,7 +93,7 @@ impl Plan {
         })
     }
 
-    /// One head's rows of an operand.
+    /// Returns one head's rows of an operand.
     pub(super) fn head<'a>(
         &self,
         values: Values<'a>,
@@ -109,7 +109,7 @@ impl Plan {
         place.offset + frame * place.frame + head * self.width
     }
 
-    /// Length of a row of scores, filled up to whole panels.
+    /// Returns the length of a row of scores, padded to whole panels.
     pub(super) fn padded(&self) -> usize {
         self.keys.next_multiple_of(NR)
     }
@@ -119,7 +119,7 @@ impl Plan {
     }
 }
 
-/// Evenly spaced rows in memory.
+/// Matrix of evenly spaced rows in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
     values: Values<'a>,
@@ -127,29 +127,29 @@ pub(super) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// A matrix whose rows are `row` values apart.
+    /// Creates a matrix whose rows are `row` values apart.
     pub(super) fn new(values: Values<'a>, row: usize) -> Self {
         Self { values, row }
     }
 
-    /// The rows from `first` on.
+    /// Returns the rows from `first` on.
     pub(super) fn rows_from(&self, first: usize) -> Self {
         Self::new(self.values.skip(first * self.row), self.row)
     }
 
-    /// Prefetches `rows` rows of `columns` values, which are read soon: they lie pages apart.
+    /// Prefetches `rows` rows of `columns` values, because they are read soon and lie pages apart.
     pub(super) fn expect(&self, (rows, columns): (usize, usize)) {
         for i in 0..rows {
             self.line(i, columns).expect();
         }
     }
 
-    /// The first `columns` values of a row.
+    /// Returns the first `columns` values of a row.
     fn line(&self, row: usize, columns: usize) -> Values<'a> {
         self.values.skip(row * self.row).take(columns)
     }
 
-    /// Encodes `rows` rows of `columns` values as the kernel reads them; rows that cannot be read in place are written to `words`.
+    /// Encodes `rows` rows of `columns` values in the kernel's format; rows that cannot be read in place are written to `words`.
     pub(super) fn encode(
         &self,
         kernel: Kernel,
@@ -173,7 +173,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The right operand of x · M: panels of M's columns, each `[words of rows][16]`.
+    /// Packs M as the right operand of x · M: panels of M's columns, each `[words of rows][16]`.
     pub(super) fn pack(
         &self,
         kernel: Kernel,
@@ -197,7 +197,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The right operand of x · Mᵀ: panels of M's rows, each `[words of columns][16]`.
+    /// Packs M as the right operand of x · Mᵀ: panels of M's rows, each `[words of columns][16]`.
     pub(super) fn pack_transposed(
         &self,
         kernel: Kernel,
@@ -242,7 +242,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Packs some columns of rows that lie `stride` apart; lanes beyond them become 0.
+/// Packs some columns of rows that are `stride` apart; lanes beyond these columns become 0.
 fn pack_floats(values: Values<'_>, stride: usize, columns: Range<usize>, panel: &mut [[u32; NR]]) {
     for (row, out) in panel.iter_mut().enumerate() {
         let first = row * stride + columns.start;

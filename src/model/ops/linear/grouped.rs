@@ -1,6 +1,6 @@
 //! Linear layers of several segments of one batch, each with its own weight, as one grouped product.
 //!
-//! Invariant: a segment's rows meet its own weight alone, and their values are those that the segment would have by itself.
+//! Invariant: a segment's rows are multiplied only by its own weight, and their values equal those of the segment alone.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::model::ops::activations::{Values, ValuesMut};
 use crate::model::ops::buffers::{read, tensor, unfilled};
 use crate::model::ops::packed::Packed;
 
-/// One segment: its frames and the layer that they meet.
+/// One segment: its frames, and the layer that applies to them.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Each<'a> {
     pub(in crate::model) frames: Range<usize>,
@@ -35,7 +35,7 @@ impl<'a> Each<'a> {
     }
 }
 
-/// Multiplies the patch rows of each segment of x `[N, L, k]` by the segment's own Wᵀ: `[frames, L - 1, n]` each.
+/// Multiplies the patch rows of each segment of x `[N, L, k]` by the segment's own Wᵀ. Returns `[frames, L - 1, n]` for each segment.
 pub(in crate::model) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<Vec<Tensor>> {
     let (frames, tokens, k) = x.dims3()?;
     check(frames, parts)?;
@@ -63,8 +63,8 @@ pub(in crate::model) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<V
         .collect()
 }
 
-/// Adds x · Wᵀ + b of each segment to the patch rows of r `[N, L, C]`; `xs` are as `project_each` gives them. Frames of no segment stay unchanged.
-/// Segments follow one another.
+/// Returns r `[N, L, C]` with x · Wᵀ + b of each segment added to its patch rows; `xs` are the results of [`project_each`]. Frames of no segment are
+/// unchanged. Segments follow one another.
 pub(in crate::model) fn project_add_each(
     xs: &[Tensor],
     residual: &Tensor,
@@ -103,7 +103,7 @@ fn add_each(
         y = rest;
         done = part.frames.end;
         let residual = &residual[part.frames.start * frame..part.frames.end * frame];
-        // The class tokens pass unchanged; the other rows are written once, by the product.
+        // Class tokens are copied; the other rows are written once, by the product.
         for (y, r) in own
             .chunks_exact_mut(frame)
             .zip(residual.chunks_exact(frame))
@@ -124,7 +124,7 @@ fn add_each(
     run_all(products)
 }
 
-/// Whether the segments follow one another inside the batch.
+/// Returns an error unless the segments follow one another inside the batch.
 fn check(frames: usize, parts: &[Each<'_>]) -> Result<()> {
     let mut begin = 0;
     for part in parts {

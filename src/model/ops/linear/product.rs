@@ -1,6 +1,6 @@
-//! One product with its bias, activation and residual, cut into units of parallel work.
+//! One product with its bias, activation and residual, divided into units of parallel work.
 //!
-//! Invariant: an element is one sum in one order, however the product is cut.
+//! Invariant: each element is one sum in one order, however the product is divided.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -17,7 +17,7 @@ use crate::model::ops::epilogue::{Epilogue, Scale, end};
 use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
 use crate::model::ops::packed::{Packed, encode_row};
 
-/// One product with its bias, activation and residual.
+/// A product with its bias, activation and residual.
 pub(super) struct Product<'a> {
     pub(super) weight: &'a Packed,
     pub(super) sections: Range<usize>,
@@ -30,21 +30,21 @@ pub(super) struct Product<'a> {
     pub(super) residual: Option<&'a [f32]>,
 }
 
-/// Buffers that a product writes; all laid out like its output.
+/// Buffers that a product writes, all laid out like its output.
 pub(super) struct Results<'a> {
     pub(super) y: ValuesMut<'a>,
-    /// The values before the activation, where they are needed.
+    /// Values before the activation, if they are needed.
     pub(super) before: Option<ValuesMut<'a>>,
 }
 
 impl<'a> Results<'a> {
-    /// Results without the values before the activation.
+    /// Creates results without the values before the activation.
     pub(super) fn only(y: ValuesMut<'a>) -> Self {
         Self { y, before: None }
     }
 }
 
-/// The buffers of a product as the threads share them.
+/// Buffers of a product, as the threads share them.
 #[derive(Clone, Copy)]
 struct Sinks {
     y: Sink,
@@ -64,7 +64,7 @@ pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<(
         .iter()
         .map(|(product, _)| product.split())
         .collect();
-    // Few rows are divided by columns as well.
+    // Products with few rows are divided by columns as well.
     let blocks: usize = splits.iter().map(Split::blocks).sum();
     let parts = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
     let (mut ends, mut total) = (Vec::with_capacity(products.len()), 0);
@@ -89,7 +89,7 @@ pub(super) fn run_all(mut products: Vec<(Product<'_>, Results<'_>)>) -> Result<(
 }
 
 impl Product<'_> {
-    /// Computes the whole product.
+    /// Computes the product.
     pub(super) fn run(self, results: Results<'_>) -> Result<()> {
         run_all(vec![(self, results)])
     }
@@ -102,7 +102,7 @@ impl Product<'_> {
         self.input.count() == 0 || self.n() == 0
     }
 
-    /// Checks that all operands and a result of this length fit.
+    /// Returns an error unless all operands and a result of this length fit.
     fn check(&self, len: usize) -> Result<()> {
         let (k, n) = (self.weight.k(), self.n());
         let fits = |grid: &Grid, len: usize, used: usize| {
@@ -126,11 +126,11 @@ impl Product<'_> {
         Ok(())
     }
 
-    /// The address of the rows where they lie, if the kernel can read them in place.
+    /// Returns the address of the rows, if the kernel can read them in place.
     fn in_place(&self) -> Option<*const u32> {
         let at: *const u32 = match (self.weight.format(), self.x) {
             (Format::F32, Values::F32(x)) => x.as_ptr().cast(),
-            // Two neighbours already form a word in memory.
+            // Two adjacent values already form a word in memory.
             (Format::Bf16, Values::Bf16(x))
                 if self.weight.kernel().reads_rows()
                     && self.weight.k().is_multiple_of(2)
@@ -153,7 +153,7 @@ impl Product<'_> {
         Split::new(stays, self.weight.kernel(), words, self.input, panels)
     }
 
-    /// A unit's rows as the kernel reads them.
+    /// Returns a unit's rows in the format that the kernel reads.
     fn left(&self, group: usize, rows: &Range<usize>, scratch: &mut Scratch) -> Left {
         let (format, k) = (self.weight.format(), self.weight.k());
         let row = |row| self.input.at(group, row);
@@ -193,7 +193,7 @@ impl Product<'_> {
         let (tall, wide, stacked) = (kernel.rows(), kernel.panels(), kernel.stacked());
         let tiles = rows.len().div_ceil(tall);
         let strips = panels.len().div_ceil(wide);
-        // Long sums are cut, so that a panel's part stays in the first-level cache while all tiles of the unit use it.
+        // Long sums are divided, so that a panel's part stays in the first-level cache while all tiles of the unit use it.
         let chunk = kernel.chunk();
         let chunk = if words > chunk + chunk / 3 {
             chunk
@@ -217,8 +217,8 @@ impl Product<'_> {
                     let panels = first_panel + j..first_panel + last;
                     self.expect(group, row..row + taken, panels, out);
                 }
-                // SAFETY: `check` saw that the input has these rows of k elements, and `left` gave their words; panels have as many words for each of
-                // 16 columns.
+                // SAFETY: `check` verified that the input has these rows of k elements, and `left` gave their words; panels have as many words for
+                // each of 16 columns.
                 unsafe {
                     let left = left.rows_from(row - first_row).skip(begin);
                     kernel.tiles(taken, count, left, &right[..last - j], sums, begin > 0);
@@ -236,7 +236,7 @@ impl Product<'_> {
         }
     }
 
-    /// Prefetches the memory that the end of a tile will touch, while the products are computed.
+    /// Prefetches the memory that the epilogue of a tile will access, while the products are computed.
     fn expect(&self, group: usize, rows: Range<usize>, panels: Range<usize>, out: Sinks) {
         let (first, last) = (
             self.weight.place(panels.start),
@@ -256,7 +256,7 @@ impl Product<'_> {
         }
     }
 
-    /// The epilogue of the sums of a panel's tile; `scales` are those of these rows.
+    /// Returns the epilogue of a panel's tile; `scales` are those of these rows.
     fn epilogue<'e>(
         &'e self,
         group: usize,
@@ -272,7 +272,7 @@ impl Product<'_> {
             self.output.stride,
         );
         let size = (rows.len(), place.width);
-        // SAFETY: `check` saw the range; no other unit has these rows and columns.
+        // SAFETY: `check` verified the range; no other unit writes these rows and columns.
         let lines = |sink: Sink| unsafe { sink.lines(at, size) };
         Epilogue {
             scale: match self.weight.columns(panel) {
@@ -288,15 +288,15 @@ impl Product<'_> {
     }
 }
 
-/// A unit's rows in the weight's format; each thread keeps its own buffers.
+/// Rows of a unit in the weight's format; each thread keeps its own buffers.
 #[derive(Default)]
 struct Scratch {
     words: Vec<u32>,
-    /// One row as floats, where it is stored otherwise.
+    /// One row as floats, where it is stored in another format.
     row: Vec<f32>,
-    /// The value of 1 in each row.
+    /// Scale of each row: the value of the integer 1.
     scales: Vec<f32>,
-    /// Unfinished sums.
+    /// Sums that are not complete yet.
     tiles: Vec<Tile>,
 }
 

@@ -1,46 +1,46 @@
-//! How a product is cut into units of parallel work, and in which order a unit's tiles are computed.
+//! Division of a product into units of parallel work, and the order in which a unit's tiles are computed.
 //!
-//! Invariant: neither the cut nor the order changes a result.
+//! Invariant: neither the division nor the order changes a result.
 
 use std::ops::Range;
 
 use super::Grid;
 use crate::model::ops::kernel::Kernel;
 
-/// The operand of a unit that stays in the second-level cache while the other passes by.
+/// Operand of a unit that stays in the second-level cache while the other one is streamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stays {
-    /// A block of rows that had to be encoded; the panels pass by.
+    /// A block of rows that had to be encoded; panels are streamed.
     Rows,
-    /// A few panels; rows that are read where they lie pass by, one tile at a time. The hardware looks ahead in each row of a tile, but in a panel
-    /// only once: this order waits less for memory.
+    /// A few panels; rows that are read in place are streamed, one tile at a time. The hardware prefetches each row of a tile, but of a panel only
+    /// one stream: this order waits less for memory.
     Panels,
 }
 
-/// Rows of a unit from which on the time to fetch its panels hardly matters.
+/// Number of rows of a unit above which the time to load its panels hardly matters.
 const MANY: usize = 400;
 
-/// Rows of a unit below which it is not cut.
+/// Smallest number of rows of a unit.
 const FEW: usize = 24;
 
-/// The units of a product.
+/// Units of a product.
 #[derive(Debug, Clone)]
 pub(super) struct Split {
     stays: Stays,
     rows: usize,
-    /// Rows of a block, and how many blocks a group has.
+    /// Rows of a block; `blocks` is the number of blocks of a group.
     block: usize,
     blocks: usize,
     groups: usize,
     panels: usize,
-    /// Panels that a tile takes at once.
+    /// Number of panels that a tile takes at a time.
     wide: usize,
-    /// Panels of a part.
+    /// Number of panels of a part.
     per_part: usize,
 }
 
 impl Split {
-    /// Splits rows `input` of `words` words each, and `panels` panels; neither is empty.
+    /// Divides the rows of `input`, of `words` words each, and `panels` panels; neither is empty.
     pub(super) fn new(
         stays: Stays,
         kernel: Kernel,
@@ -51,7 +51,7 @@ impl Split {
         let (all, threads) = (input.count(), rayon::current_num_threads());
         let words = words.clamp(1, kernel.chunk());
         let (per_part, most) = match stays {
-            // Each thread gets at least two blocks, where there are enough rows.
+            // Each thread gets at least two blocks, if there are enough rows.
             Stays::Rows => {
                 let share = all.div_ceil(2 * threads);
                 (panels, kernel.block_rows(words).min(share))
@@ -76,7 +76,7 @@ impl Split {
         }
     }
 
-    /// The same split with at least `parts` parts of the panels, where there are as many panels.
+    /// Returns the same division with at least `parts` parts of the panels, if there are as many panels.
     pub(super) fn parts_at_least(self, parts: usize) -> Self {
         let per_part = self.panels.div_ceil(parts.max(1));
         Self {
@@ -85,7 +85,7 @@ impl Split {
         }
     }
 
-    /// Blocks of all groups.
+    /// Returns the number of blocks of all groups.
     pub(super) fn blocks(&self) -> usize {
         self.blocks * self.groups
     }
@@ -94,12 +94,12 @@ impl Split {
         self.panels.div_ceil(self.per_part)
     }
 
-    /// Number of units.
+    /// Returns the number of units.
     pub(super) fn units(&self) -> usize {
         self.blocks() * self.parts()
     }
 
-    /// The group of a unit, its rows in that group, and its panels.
+    /// Returns the group of a unit, its rows in that group, and its panels.
     pub(super) fn unit(&self, unit: usize) -> (usize, Range<usize>, Range<usize>) {
         let (part, unit) = (unit % self.parts(), unit / self.parts());
         let (group, first) = (unit / self.blocks, unit % self.blocks * self.block);
@@ -111,7 +111,7 @@ impl Split {
         )
     }
 
-    /// All pairs of one of so many strips of panels and one of so many tiles of rows.
+    /// Returns all pairs of a strip of panels and a tile of rows, in the order in which they are computed.
     pub(super) fn tiles(
         &self,
         strips: usize,

@@ -1,4 +1,4 @@
-//! From floats to a panel's words and back, and from rows of activations to the left operand's words.
+//! Encoding of floats as a panel's words and back, and of rows of activations as the left operand's words.
 
 use half::bf16;
 
@@ -7,16 +7,16 @@ use crate::model::ops::activations::Values;
 use crate::model::ops::kernel::{Format, NR};
 use crate::model::ops::simd::wide;
 
-/// The largest 8-bit integer; -128 stays unused, so that the range is symmetric.
+/// Largest 8-bit integer; -128 is unused, so that the range is symmetric.
 const MOST: f32 = 127.0;
 
-/// The shift of the left operand's integers, which are unsigned.
+/// Offset added to the left operand's integers, which makes them unsigned.
 pub(in crate::model::ops) const SHIFT: i32 = 128;
 
-/// Adding and subtracting 1.5 · 2^23 rounds to the nearest integer.
+/// Constant 1.5 · 2^23; adding and subtracting it rounds to the nearest integer.
 const ROUND: f32 = 12_582_912.0;
 
-/// Writes a panel `[k][16]` in a format.
+/// Encodes a panel `[k][16]` in a format.
 pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns: &mut Columns) {
     match format {
         Format::F32 => {
@@ -65,7 +65,7 @@ pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns:
     }
 }
 
-/// Decodes rows `[rows][16]` from the words where they begin.
+/// Decodes rows `[rows][16]` from the words at which they begin.
 pub(super) fn decode(format: Format, words: &[u32], columns: Option<&Columns>, out: &mut [f32]) {
     match format {
         Format::F32 => {
@@ -109,7 +109,7 @@ pub(in crate::model::ops) fn join(low: bf16, high: bf16) -> u32 {
     u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16
 }
 
-/// The bits of a bfloat16 in the upper half, rounded to the nearest even; a NaN stays a NaN.
+/// Returns the bits of a value as bfloat16 in the upper half of a word, rounded to the nearest even; NaN stays NaN.
 #[inline(always)]
 pub(in crate::model::ops) fn rounded(value: f32) -> u32 {
     let bits = value.to_bits();
@@ -117,8 +117,8 @@ pub(in crate::model::ops) fn rounded(value: f32) -> u32 {
     if value.is_nan() { 0x7FC0_0000 } else { near }
 }
 
-/// Writes a row of k values as words; returns the value of 1: for integers the row's scale, which is NaN if the row was not finite, and 1 for other
-/// formats. `own` is scratch space for a row of floats.
+/// Encodes a row of k values as words. Returns the row's scale, the value of the integer 1, which is NaN if a value was not finite; 1 for formats
+/// other than integers. `own` is scratch space for a row of floats.
 pub(in crate::model::ops) fn encode_row(
     format: Format,
     row: Values<'_>,
@@ -182,7 +182,7 @@ wide! {
         }
         let scale = most.iter().fold(0.0, |a: f32, &b| a.max(b)) / MOST;
         let poison: f32 = poison.iter().sum();
-        // Below this scale the inverse would overflow, and the row is as good as 0.
+        // Below this scale the inverse would overflow, and the row is practically 0.
         let usable = scale >= f32::MIN_POSITIVE && scale.is_finite();
         let inverse = if usable { 1.0 / scale } else { 0.0 };
         // The lowest bits of 1.5 · 2^23 + x are the integer x in two's complement.

@@ -1,4 +1,4 @@
-//! Linear layers in every number format: against the arithmetic that the format stands for, at random shapes, with any neighbours and threads.
+//! Tests of linear layers in every number format: against the format's arithmetic, at random shapes, with any neighbours and threads.
 
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ fn project(x: &[f32], k: usize, weight: &Packed, options: Options<'_>) -> Vec<f3
     read(&y, <[f32]>::to_vec).unwrap()
 }
 
-/// What the left operand's format makes of a row.
+/// Returns a row as the left operand's format represents it.
 fn rounded(format: Format, row: &[f32]) -> Vec<f64> {
     let most = row.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
     let step = f64::from(most / 127.0);
@@ -71,7 +71,7 @@ proptest! {
         let (x, w, bias) = (random("x", rows * k), random("w", n * k), random("b", n));
         let packed = Packed::new(format, &w, k, 1);
         let want = twin(format, &x, &packed, &bias);
-        // A value next to a rounding boundary may fall on its other side: one step of the row times one weight.
+        // A value next to a rounding boundary may be rounded to either side: one step of the row times one weight.
         let slack = if format == Format::Int8 { 0.2 } else { 1e-4 };
         for packed in Isa::ALL.iter().filter_map(|&isa| packed.clone().on(isa)) {
             let options = Options { bias: Some(&bias), ..Options::default() };

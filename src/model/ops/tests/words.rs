@@ -1,4 +1,4 @@
-//! bfloat16 between kernels: read, it gives what its floats would give; written, it is the float, rounded.
+//! Tests of bfloat16 between kernels: reading it gives the result of the same values as floats, and writing it gives the rounded float.
 
 use candle_core::{DType, Tensor};
 
@@ -13,14 +13,14 @@ use crate::model::ops::{Format, Numbers, Packed, gelu};
 const FORMATS: [Format; 3] = [Format::F32, Format::Bf16, Format::Int8];
 const NUMBERS: [Numbers; 2] = [Numbers::F32, Numbers::Bf16];
 
-/// As bfloat16, and the floats of that.
+/// Returns values as bfloat16, and those as floats.
 fn narrowed(x: &Tensor) -> (Tensor, Tensor) {
     let narrow = x.to_dtype(DType::BF16).expect("bfloat16");
     let floats = narrow.to_dtype(DType::F32).expect("floats");
     (narrow, floats)
 }
 
-/// Whether a result is what was expected, in these numbers.
+/// Asserts that a result equals the expected one, in this number format.
 fn assert_same(what: &str, got: &Tensor, want: &Tensor, numbers: Numbers) {
     assert_eq!(got.dtype(), numbers.dtype(), "{what}");
     assert_eq!(got.dims(), want.dims(), "{what}");
