@@ -156,6 +156,7 @@ impl Config {
                 unfinished_per_tenant: settings.jobs_per_tenant.get(),
                 lease: settings.job_lease.0,
                 step_bytes: step_bytes(&settings),
+                feature_bytes: settings.feature_bytes.0,
                 watchers_per_tenant: settings.watchers_per_tenant.get(),
                 ..jobs::Config::default()
             },
@@ -227,6 +228,7 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
         ("adapter_memory", Some(settings.adapter_memory)),
         ("video_memory", Some(settings.video_memory)),
         ("step_memory", settings.step_memory),
+        ("feature_bytes", Some(settings.feature_bytes)),
     ];
     for (key, size) in sizes {
         if size.is_some_and(|size| size.0 == 0) {

@@ -16,6 +16,7 @@ mod hints;
 mod journal;
 mod leases;
 mod memory;
+mod patience;
 pub mod plan;
 pub mod progress;
 mod run;
@@ -59,6 +60,12 @@ pub struct Config {
     pub watchers_per_tenant: usize,
     /// Internal errors since a job's newest checkpoint that end it. Drains, lost leases and outages do not count.
     pub errors: u32,
+    /// How long the database may take for one answer before it counts as away.
+    pub answer: Duration,
+    /// How long the object store may take for one object before it counts as away.
+    pub transfer: Duration,
+    /// How long a job that has to stop may take for that, before its runner lets go of it.
+    pub parting: Duration,
     /// Shortest time between two transactions of a job's step events.
     pub event_interval: Duration,
     /// How long a job is held back that ran alone when the process ended; doubles each time.
@@ -81,6 +88,9 @@ impl Default for Config {
             unfinished_per_tenant: 16,
             watchers_per_tenant: 256,
             errors: 10,
+            answer: Duration::from_secs(30),
+            transfer: Duration::from_secs(600),
+            parting: Duration::from_secs(60),
             event_interval: Duration::from_secs(1),
             crash_pause: Duration::from_secs(10),
             clip_cache_bytes: 512 << 20,

@@ -190,6 +190,18 @@ impl Library {
         Ok(self.inner.metadata.get_video(tenant, video).await?)
     }
 
+    /// Reads the records of many videos at once; those that are not there are left out.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn get_videos(
+        &self,
+        tenant: &TenantId,
+        videos: &[VideoId],
+    ) -> Result<Vec<VideoRecord>> {
+        Ok(self.inner.metadata.get_videos(tenant, videos).await?)
+    }
+
     /// Lists videos, oldest first.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod error;
 mod faulty;
 mod page;
 mod records;
+mod snapshots;
 mod sqlite;
 
 use std::time::Duration;
@@ -14,9 +15,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use error::{Error, Kind, OpenError, Result};
-pub use faulty::Outages;
+pub use faulty::{Fault, Outages};
 pub use page::{Page, PageRequest};
 pub use records::*;
+pub use snapshots::{SnapshotRecord, Snapshots};
 pub use sqlite::{Condition, Config, Faults, Sqlite, backup};
 
 use crate::ids::{
@@ -28,13 +30,24 @@ use crate::spec::{Digest, JobState};
 /// (tenant, method, request) returns the first one's resource as it is now, and [`Error::NotFound`] when that was deleted since; one that asks for
 /// something else is [`Error::RequestReused`].
 pub trait MetadataStore:
-    Videos + Datasets + Tasks + Changes + Jobs + Workers + Retention + Send + Sync + std::fmt::Debug
+    Videos
+    + Datasets
+    + Snapshots
+    + Tasks
+    + Changes
+    + Jobs
+    + Workers
+    + Retention
+    + Send
+    + Sync
+    + std::fmt::Debug
 {
 }
 
 impl<T> MetadataStore for T where
     T: Videos
         + Datasets
+        + Snapshots
         + Tasks
         + Changes
         + Jobs
@@ -111,6 +124,8 @@ pub trait Videos {
     async fn abandon_upload(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>>;
     /// Reads a video.
     async fn get_video(&self, tenant: &TenantId, video: VideoId) -> Result<VideoRecord>;
+    /// Reads many videos in one query; those that are not there are left out.
+    async fn get_videos(&self, tenant: &TenantId, videos: &[VideoId]) -> Result<Vec<VideoRecord>>;
     /// Lists videos, oldest first.
     async fn list_videos(&self, tenant: &TenantId, page: &PageRequest)
     -> Result<Page<VideoRecord>>;
@@ -168,16 +183,9 @@ pub trait Datasets {
         dataset: &DatasetId,
         page: &PageRequest,
     ) -> Result<Page<LabelCount>>;
-    /// Deletes a data set. [`Error::InUse`] when an unfinished job reads it.
+    /// Deletes a data set: nobody sees it from now on. What it holds goes with it when that is little, else with [`Retention::forget_datasets`].
+    /// [`Error::InUse`] when an unfinished job reads it.
     async fn delete_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<()>;
-    /// Keeps what the data set holds now as an immutable snapshot.
-    async fn snapshot_dataset(
-        &self,
-        tenant: &TenantId,
-        dataset: &DatasetId,
-    ) -> Result<SnapshotRecord>;
-    /// Reads a snapshot that was taken before.
-    async fn get_snapshot(&self, tenant: &TenantId, digest: Digest) -> Result<SnapshotRecord>;
 }
 
 /// Tasks and versions.
@@ -286,7 +294,7 @@ pub trait Changes {
 /// Jobs, for their owners.
 #[async_trait]
 pub trait Jobs: Send + Sync {
-    /// Queues a job: takes the data set's snapshot and remembers the task's etag.
+    /// Queues a job: takes the data set's snapshot, as [`Snapshots::snapshot_dataset`] does, and remembers the task's etag.
     async fn submit_job(
         &self,
         tenant: &TenantId,
@@ -364,7 +372,7 @@ pub trait Workers {
         &self,
         lease: &Lease,
         version: NewVersion,
-        outcome: Outcome,
+        summary: TrainingSummary,
     ) -> Result<Published>;
 }
 
@@ -388,6 +396,8 @@ pub trait Retention {
     async fn forget_events(&self, age: Duration) -> Result<u64>;
     /// Forgets the examples of snapshots that no unfinished job reads and that were taken so long ago; their digests stay while a job names them.
     async fn forget_snapshots(&self, age: Duration) -> Result<u64>;
+    /// Removes what data sets that were deleted hold, and then their rows.
+    async fn forget_datasets(&self) -> Result<u64>;
     /// Forgets jobs that ended so long ago.
     async fn forget_jobs(&self, age: Duration) -> Result<u64>;
     /// The unfinished uploads of all tenants.

@@ -23,7 +23,7 @@ use view::View;
 pub use fitness::Fitness;
 pub use import::{Import, manifest_of};
 pub use publish::Publication;
-pub use view::{Essentials, Served, Standing};
+pub use view::{Essentials, Served, Standing, TASK_BYTES};
 
 use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId, VersionRef};

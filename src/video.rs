@@ -198,6 +198,11 @@ impl Decoder {
         })
     }
 
+    /// Limits of one request, which decide whether a video decodes.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Reads what a video is. Decodes it once, so that a video with a probe is one that can be decoded.
     ///
     /// # Errors

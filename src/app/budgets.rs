@@ -6,10 +6,14 @@ use std::fmt;
 
 use crate::config::units::ByteSize;
 use crate::config::{Config, machine};
+use crate::registry;
 use crate::rpc::CONNECTION_WINDOW;
 
 /// Code, stacks, the database's page cache, and free memory that the allocator keeps.
 const PROGRAM: u64 = 192 << 20;
+
+/// What a job knows of 250,000 videos: 32 bytes of each, and three times that while the list grows.
+const EXAMPLES: u64 = 24 << 20;
 
 /// A part of the memory and how large it may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +66,22 @@ impl Budgets {
                 "batch_memory",
                 config.engine.batch_bytes,
             ),
-            part("uploads and imports", "upload_memory", limits.upload_memory),
+            part(
+                "tasks, versions in memory",
+                "",
+                config.registry.cache_bytes + config.registry.view_bytes + registry::TASK_BYTES,
+            ),
+            part(
+                "uploads, imports, exports",
+                "upload_memory",
+                limits.upload_memory,
+            ),
             part(
                 "training steps",
                 "job_runners, step_memory",
                 jobs.saturating_mul(config.jobs.step_bytes),
             ),
+            part("examples of jobs", "job_runners", jobs * EXAMPLES),
             part("decoded clips of jobs", "", config.jobs.clip_cache_bytes),
             part(
                 "video workers",

@@ -104,6 +104,8 @@ settings! {
     job_runners: Must<NonZeroUsize> = "2";
     /// Memory of one job's training, in all; when not set, a quarter of the machine's (or its control group's) divided by `job_runners`.
     step_memory: May<ByteSize>;
+    /// Disk space for the frozen features of one job that trains a linear probe; a job that needs more is refused.
+    feature_bytes: Must<ByteSize> = "8GiB";
     /// Unfinished jobs of one tenant.
     jobs_per_tenant: Must<NonZeroU32> = "16";
     /// Most streams of job events that one tenant may have open.

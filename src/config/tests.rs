@@ -173,6 +173,7 @@ adapter_memory = "1GiB" # default
 stale_limit = "15m" # default
 job_runners = 2 # default
 # step_memory is not set
+feature_bytes = "8GiB" # default
 jobs_per_tenant = 16 # default
 watchers_per_tenant = 256 # default
 job_lease = "30s" # default

@@ -3,14 +3,17 @@
 //! Invariant: every job that ends here is counted once, and its checkpoint is dropped unless its record keeps it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::dataset::{Budget, blocking};
 use super::failure::{Failure, Outage};
 use super::features;
 use super::hints::Hints;
 use super::leases::Leases;
+use super::patience::Patience;
 use super::{Config, Parts};
 use crate::ids::JobId;
 use crate::metadata::{self, CheckpointRecord, Ending, JobRecord, Lease, PROCESS_LOST, Release};
@@ -21,6 +24,8 @@ use crate::telemetry::Metrics;
 
 /// Longest pause between two tries of a write that an outage prevents.
 const LONGEST: Duration = Duration::from_secs(10);
+/// Shortest time between two counts of the jobs that wait.
+const COUNT: Duration = Duration::from_secs(10);
 
 /// What all runners share.
 pub(super) struct Context {
@@ -29,6 +34,9 @@ pub(super) struct Context {
     pub(super) parts: Parts,
     pub(super) budget: Arc<Budget>,
     pub(super) leases: Leases,
+    pub(super) patience: Patience,
+    /// When the waiting jobs were counted. Held for a look only, never across an await.
+    counted: Mutex<Option<Instant>>,
     pub(super) drain: Signal,
 }
 
@@ -45,6 +53,8 @@ impl Context {
         Self {
             budget: Arc::new(Budget::new(config.clip_cache_bytes)),
             leases: Leases::new((!is_exclusive).then_some(config.lease)),
+            patience: Patience::new(&config),
+            counted: Mutex::new(None),
             config,
             hints,
             parts,
@@ -57,12 +67,8 @@ impl Context {
     pub(super) async fn recover(&self) -> bool {
         let mut drain = self.drain.clone();
         loop {
-            match self
-                .parts
-                .metadata
-                .recover_jobs(self.config.crash_pause)
-                .await
-            {
+            let recover = self.parts.metadata.recover_jobs(self.config.crash_pause);
+            match self.patience.records(recover).await {
                 Ok(recovered) => {
                     let jobs = recovered.put_back;
                     if jobs > 0 {
@@ -87,15 +93,30 @@ impl Context {
         }
     }
 
-    /// Puts back what other processes lost, and counts who waits.
+    /// Puts back what other processes lost, and counts who waits, from time to time.
     pub(super) async fn look_around(&self) -> metadata::Result<()> {
         let alive = self.leases.alive();
-        for job in self.parts.metadata.release_lost_jobs(&alive).await? {
+        let metadata = &self.parts.metadata;
+        let lost = metadata.release_lost_jobs(&alive);
+        for job in self.patience.records(lost).await? {
             self.ended(&job).await;
         }
-        let waiting = self.parts.metadata.count_waiting_jobs().await?;
-        self.parts.metrics.jobs_waiting(waiting);
+        if self.is_count_due() {
+            let count = metadata.count_waiting_jobs();
+            let waiting = self.patience.records(count).await?;
+            self.parts.metrics.jobs_waiting(waiting);
+        }
         Ok(())
+    }
+
+    /// Whether the waiting jobs were counted long enough ago: a count costs the more the more there are.
+    fn is_count_due(&self) -> bool {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = counted.is_none_or(|at| at.elapsed() >= COUNT);
+        if is_due {
+            *counted = Some(Instant::now());
+        }
+        is_due
     }
 
     /// Records that a job waits again.
@@ -142,9 +163,13 @@ impl Context {
 
     async fn try_part(&self, lease: &Lease, parting: Parting) -> metadata::Result<()> {
         match parting {
-            Parting::Released(why) => self.parts.metadata.release_job(lease, why).await?,
+            Parting::Released(why) => {
+                let release = self.parts.metadata.release_job(lease, why);
+                self.patience.records(release).await?;
+            }
             Parting::Ended(ending) => {
-                let job = self.parts.metadata.end_job(lease, ending).await?;
+                let end = self.parts.metadata.end_job(lease, ending);
+                let job = self.patience.records(end).await?;
                 self.ended(&job).await;
             }
         }
@@ -157,6 +182,25 @@ impl Context {
         debug_assert!(job.state.is_final());
         self.parts.metrics.job_finished(&job.tenant, job.state);
         self.hints.events_written(job.id);
+        self.clear_up(job).await;
+    }
+
+    /// Removes the files of jobs that were cancelled while they waited, which no runner had, until the drain.
+    pub(super) async fn clear_up_cancelled(self: Arc<Self>) {
+        let mut drain = self.drain.clone();
+        loop {
+            for job in self.hints.cancelled() {
+                self.clear_up(&job).await;
+            }
+            tokio::select! {
+                () = drain.draining() => return,
+                () = self.hints.any_cancelled() => {}
+            }
+        }
+    }
+
+    /// Removes the files of a job that ended, which an earlier claim may have left.
+    async fn clear_up(&self, job: &JobRecord) {
         let is_kept = job.reason.as_deref() == Some(PROCESS_LOST);
         if let Some(checkpoint) = job.checkpoint.as_ref().filter(|_| !is_kept) {
             self.drop_checkpoint(job.id, checkpoint).await;
@@ -192,7 +236,8 @@ impl Context {
             let Some((tenant, job)) = features::owner(&path) else {
                 continue;
             };
-            let is_needed = match self.parts.metadata.get_job(&tenant, job).await {
+            let record = self.parts.metadata.get_job(&tenant, job);
+            let is_needed = match self.patience.records(record).await {
                 Ok(job) => !job.state.is_final(),
                 Err(metadata::Error::NotFound { .. }) => false,
                 Err(_) => true,
@@ -206,7 +251,12 @@ impl Context {
     /// Deletes a checkpoint that no record needs; one that stays is an orphan for the collector.
     pub(super) async fn drop_checkpoint(&self, job: JobId, checkpoint: &CheckpointRecord) {
         let dropped = match Key::parse(&checkpoint.key) {
-            Ok(key) => self.parts.store.delete(&key).await,
+            Ok(key) => {
+                let delete = self.parts.store.delete(&key);
+                self.patience
+                    .objects("delete", &checkpoint.key, delete)
+                    .await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = dropped {

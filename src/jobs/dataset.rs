@@ -5,19 +5,22 @@
 mod batches;
 mod cache;
 
+use std::collections::HashMap;
 use std::num::{NonZeroU8, NonZeroU16};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
+use sha2::{Digest as _, Sha256};
 
+use super::checkpoint;
 use super::failure::Failure;
 use super::journal::Journal;
 use crate::ids::{TenantId, VideoId};
 use crate::library::{self, Library};
 use crate::metadata::VideoRecord;
-use crate::spec::{ClipSampling, Normalization, RotationPolicy};
+use crate::spec::{ClipSampling, Digest, Normalization, RotationPolicy};
 use crate::video::{self, Clip, ClipSpec, Decoder, Lane, Rect, Views};
 
 pub(super) use batches::{Batches, Order, Training};
@@ -40,6 +43,9 @@ pub(super) struct Example {
     /// Width and height of an upright picture.
     pub(super) size: (u32, u32),
 }
+
+// A job holds one for each of hundreds of thousands of videos.
+const _: () = assert!(size_of::<Example>() <= 32);
 
 /// Decodes one job's videos.
 pub(super) struct Clips {
@@ -108,26 +114,57 @@ impl Clips {
         }
     }
 
-    /// Reads a video's record.
-    pub(super) async fn record(&self, video: VideoId) -> Result<VideoRecord, Failure> {
+    /// Reads the records of some videos at once; those that are gone are left out.
+    pub(super) async fn records(
+        &self,
+        videos: &[VideoId],
+    ) -> Result<HashMap<VideoId, VideoRecord>, Failure> {
         let Sources {
             library, journal, ..
         } = &self.sources;
-        let read = || async { Ok(library.get_video(&self.tenant, video).await?) };
-        journal.patiently(read).await
+        let read = || async { Ok(library.get_videos(&self.tenant, videos).await?) };
+        let found = journal.patiently(read).await?;
+        let by_id = found.into_iter().map(|record| (record.id, record));
+        Ok(by_id.collect())
+    }
+
+    /// Digest of everything that decides whether a video decodes: how it is sampled, the decoder's limits, this release.
+    pub(super) fn decoding(&self) -> Result<Digest, Failure> {
+        let sampling = serde_json::to_vec(&self.sampling).map_err(checkpoint::Error::from)?;
+        let limits = self.sources.decoder.limits();
+        let policy = format!("{} {} {limits:?}", env!("CARGO_PKG_VERSION"), self.side);
+        let mut sha256 = Sha256::new();
+        sha256.update(sampling);
+        sha256.update(policy);
+        Ok(Digest(sha256.finalize().into()))
+    }
+
+    /// Looks whether a video that was decoded before still has its bytes.
+    pub(super) async fn look_at(&self, record: &VideoRecord) -> Result<(), Failure> {
+        let Sources {
+            library, journal, ..
+        } = &self.sources;
+        let look = || async { Ok(library.look_at(record).await?) };
+        journal.patiently(look).await.map_err(of_video)
     }
 
     /// Decodes a training video once, so that one that cannot be decoded is known; keeps it when that spares decoding it in every epoch.
-    pub(super) async fn check(&self, example: Example, keep: bool) -> Result<(), Failure> {
-        if keep && self.keep(example).await?.is_some() {
+    pub(super) async fn check(
+        &self,
+        example: Example,
+        record: &VideoRecord,
+        keep: bool,
+    ) -> Result<(), Failure> {
+        if keep && self.keep(example, Some(record)).await?.is_some() {
             return Ok(());
         }
-        self.decode(example.video, self.centre()).await.map(drop)
+        let decode = self.decode(example.video, Some(record), self.centre());
+        decode.await.map(drop)
     }
 
     /// The clip that classification would take from the middle of the video: `[3, T, S, S]`.
     pub(super) async fn central(&self, example: Example) -> Result<Arc<[f32]>, Failure> {
-        let clip = self.decode(example.video, self.centre()).await?;
+        let clip = self.decode(example.video, None, self.centre()).await?;
         first_view(clip, example.video)
     }
 
@@ -142,7 +179,7 @@ impl Clips {
         example: Example,
         group: ClipSpec,
     ) -> Result<Vec<Arc<[f32]>>, Failure> {
-        Ok(self.decode(example.video, group).await?.planes)
+        Ok(self.decode(example.video, None, group).await?.planes)
     }
 
     /// Chosen frames of the middle of the picture, or of a part of it.
@@ -153,7 +190,7 @@ impl Clips {
         part: Option<Rect>,
     ) -> Result<Arc<[f32]>, Failure> {
         if part.is_none()
-            && let Some(whole) = self.keep(example).await?
+            && let Some(whole) = self.keep(example, None).await?
         {
             let side = usize::from(self.side);
             let picked = blocking(move || cache::select(&whole, &indices, side)).await?;
@@ -164,11 +201,15 @@ impl Clips {
             views: part.map_or(Views::Center, |rect| Views::Rects(vec![rect])),
             ..self.centre()
         };
-        first_view(self.decode(example.video, spec).await?, example.video)
+        first_view(self.decode(example.video, None, spec).await?, example.video)
     }
 
     /// All frames of a video from the cache, where they are put now if they fit.
-    async fn keep(&self, example: Example) -> Result<Option<Arc<[f32]>>, Failure> {
+    async fn keep(
+        &self,
+        example: Example,
+        record: Option<&VideoRecord>,
+    ) -> Result<Option<Arc<[f32]>>, Failure> {
         if let Some(planes) = self.cache.get(example.video) {
             return Ok(Some(planes));
         }
@@ -183,7 +224,8 @@ impl Clips {
             sampling: video::Sampling::Indices((0..example.frames).collect()),
             ..self.centre()
         };
-        let planes = first_view(self.decode(example.video, spec).await?, example.video)?;
+        let clip = self.decode(example.video, record, spec).await?;
+        let planes = first_view(clip, example.video)?;
         self.cache.insert(example.video, Arc::clone(&planes));
         Ok(Some(planes))
     }
@@ -196,24 +238,31 @@ impl Clips {
         }
     }
 
-    /// Opens a video; waits while that is not possible. One whose bytes are gone is the job's failure, not the server's.
-    async fn open(&self, video: VideoId) -> Result<video::Input, Failure> {
+    /// Opens a video, whose record is read when the caller does not have it; waits while that is not possible.
+    async fn open(
+        &self,
+        video: VideoId,
+        record: Option<&VideoRecord>,
+    ) -> Result<video::Input, Failure> {
         let Sources {
             library, journal, ..
         } = &self.sources;
-        let open = || async { Ok(library.open_video(&self.tenant, video).await?) };
-        match journal.patiently(open).await {
-            Ok((_, input)) => Ok(input),
-            Err(Failure::Library(error @ library::Error::Damaged { .. })) => Err(Failure::Video {
-                video,
-                why: error.to_string(),
-            }),
-            Err(failure) => Err(failure),
-        }
+        let open = || async {
+            Ok(match record {
+                Some(record) => library.open_recorded(record).await?,
+                None => library.open_video(&self.tenant, video).await?.1,
+            })
+        };
+        journal.patiently_moving(open).await.map_err(of_video)
     }
 
-    async fn decode(&self, video: VideoId, spec: ClipSpec) -> Result<Clip, Failure> {
-        let input = self.open(video).await?;
+    async fn decode(
+        &self,
+        video: VideoId,
+        record: Option<&VideoRecord>,
+        spec: ClipSpec,
+    ) -> Result<Clip, Failure> {
+        let input = self.open(video, record).await?;
         let mut pause = Duration::from_millis(20);
         let mut interrupted = 0;
         loop {
@@ -253,6 +302,17 @@ impl Clips {
 
 fn first_view(clip: Clip, video: VideoId) -> Result<Arc<[f32]>, Failure> {
     clip.planes.into_iter().next().ok_or_else(|| changed(video))
+}
+
+/// A video whose bytes are gone is the job's failure, not the server's.
+fn of_video(failure: Failure) -> Failure {
+    match failure {
+        Failure::Library(error @ library::Error::Damaged { video, .. }) => Failure::Video {
+            video,
+            why: error.to_string(),
+        },
+        failure => failure,
+    }
 }
 
 fn changed(video: VideoId) -> Failure {

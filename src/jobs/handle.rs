@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::feed::{Feeds, Watcher};
 use super::hints::Hints;
-use super::memory::Demand;
+use super::memory::{self, Demand};
 use super::{Config, Error, plan};
 use crate::ids::{DatasetId, JobId, RequestId, TaskId, TenantId};
 use crate::metadata::{
@@ -31,8 +31,10 @@ pub struct Handle {
     backbone: Arc<Backbone>,
     metrics: Metrics,
     limit: u32,
-    /// What one job's training may take.
+    /// Bytes of memory that one job's training may take.
     bytes: u64,
+    /// Bytes of disk that the frozen features of one job may take.
+    feature_bytes: u64,
 }
 
 impl fmt::Debug for Handle {
@@ -58,13 +60,14 @@ impl Handle {
             metrics,
             limit: config.unfinished_per_tenant,
             bytes: config.step_bytes,
+            feature_bytes: config.feature_bytes,
         }
     }
 
     /// Queues a job and returns at once. The seed is drawn here when none is given; the data set's snapshot is taken now.
     ///
     /// # Errors
-    /// A hyper-parameter out of range, or a batch whose training takes more memory than a job may; no such task or data set; too many unfinished jobs.
+    /// A hyper-parameter out of range, or a batch or frozen features that take more than a job may; no such task or data set; too many unfinished jobs.
     pub async fn submit(
         &self,
         tenant: &TenantId,
@@ -105,6 +108,15 @@ impl Handle {
         let (Some(task), Some(dataset)) = (task, dataset) else {
             return Ok(None);
         };
+        if !task.adapter.has_sites() {
+            // The counts of the first labels: when there are more, the job itself finds out.
+            let trained = dataset
+                .counts
+                .iter()
+                .filter(|count| count.split == Split::Train);
+            let rows = trained.map(|count| count.examples).sum();
+            memory::check_features(rows, self.backbone.config().width, self.feature_bytes)?;
+        }
         let counts = dataset.counts.iter();
         let used = counts.filter(|count| count.split != Split::Test);
         let labels: BTreeSet<&str> = used.map(|count| count.label.as_str()).collect();
@@ -144,6 +156,7 @@ impl Handle {
         if record.state.is_final() {
             // It waited, so that no runner counts it.
             self.metrics.job_finished(tenant, record.state);
+            self.hints.cancelled_while_waiting(record.clone());
         }
         self.hints.cancel(job);
         self.hints.events_written(job);

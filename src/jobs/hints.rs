@@ -9,11 +9,18 @@ use tokio::sync::{Notify, watch};
 
 use super::state::Stop;
 use crate::ids::JobId;
+use crate::metadata::JobRecord;
+
+/// Cancelled jobs that are remembered: in a process without runners nobody asks for them.
+const CANCELLED: usize = 1000;
 
 /// Hints of one process.
 #[derive(Debug)]
 pub(super) struct Hints {
     queued: Notify,
+    /// Jobs that were cancelled while they waited, so that no runner has them. Held for a moment only.
+    cancelled: Mutex<Vec<JobRecord>>,
+    any_cancelled: Notify,
     /// Who waits for events of a job; entries of those that are gone stay until the next look. Held for a look-up only.
     waiting: Mutex<HashMap<JobId, Weak<Notify>>>,
     /// Held for a look-up only, never across an await.
@@ -38,6 +45,8 @@ impl Hints {
     pub(super) fn new() -> Self {
         Self {
             queued: Notify::new(),
+            cancelled: Mutex::new(Vec::new()),
+            any_cancelled: Notify::new(),
             waiting: Mutex::new(HashMap::new()),
             running: Mutex::new(HashMap::new()),
         }
@@ -51,6 +60,35 @@ impl Hints {
     /// Waits until a job was queued.
     pub(super) async fn queued(&self) {
         self.queued.notified().await;
+    }
+
+    /// A job was cancelled while it waited: its files may go.
+    pub(super) fn cancelled_while_waiting(&self, job: JobRecord) {
+        let mut cancelled = self
+            .cancelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // What is left out is found at the next start, or by the collector.
+        if cancelled.len() < CANCELLED {
+            cancelled.push(job);
+        }
+        drop(cancelled);
+        self.any_cancelled.notify_one();
+    }
+
+    /// The jobs that were cancelled since the last look.
+    pub(super) fn cancelled(&self) -> Vec<JobRecord> {
+        std::mem::take(
+            &mut *self
+                .cancelled
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Waits until a job was cancelled while it waited.
+    pub(super) async fn any_cancelled(&self) {
+        self.any_cancelled.notified().await;
     }
 
     /// The job has new events.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::failure::{Failure, Outage};
 use super::hints::Hints;
+use super::patience::Patience;
 use super::state::Stop;
 use crate::metadata::{Event, JobRecord, JobUpdate, Lease, MetadataStore};
 use crate::spec::JobState;
@@ -28,6 +29,7 @@ pub(super) struct Journal {
     hints: Arc<Hints>,
     lease: Lease,
     stop: watch::Receiver<Option<Stop>>,
+    patience: Patience,
     /// Shortest time between two transactions of step events.
     interval: Duration,
     /// Held for a moment only, never across an await.
@@ -55,6 +57,7 @@ impl Journal {
             hints: Arc::clone(&context.hints),
             lease,
             stop,
+            patience: context.patience,
             interval: context.config.event_interval,
             page: Mutex::new(Page {
                 state,
@@ -130,8 +133,35 @@ impl Journal {
         }
     }
 
-    /// Tries something again and again while an outage prevents it. The owner is told that the job waits, and that it goes on.
+    /// Writes how far the job is, without an event. While the database is away it is lost.
+    pub(super) async fn progress(&self, update: JobUpdate) -> Result<(), Failure> {
+        let state = self.page().state;
+        match self.append(state, &[], update).await {
+            Err(failure) if failure.outage().is_some() => {
+                tracing::warn!(job = %self.lease.job, error = &failure as &dyn std::error::Error, "cannot record how far a job is");
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
+    /// Asks the database something again and again while an outage prevents it. The owner is told that the job waits, and that it goes on.
     pub(super) async fn patiently<T, F>(&self, work: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.retry(|| self.patience.asking(work())).await
+    }
+
+    /// As [`Self::patiently`], for what moves objects and may take as long as that.
+    pub(super) async fn patiently_moving<T, F>(&self, work: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.retry(|| self.patience.moving(work())).await
+    }
+
+    async fn retry<T, F>(&self, work: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -232,9 +262,10 @@ impl Journal {
         events: &[Event],
         update: JobUpdate,
     ) -> Result<(), Failure> {
-        self.metadata
-            .append_events(&self.lease, state, events, update)
-            .await?;
+        let append = self
+            .metadata
+            .append_events(&self.lease, state, events, update);
+        self.patience.records(append).await?;
         self.hints.events_written(self.lease.job);
         Ok(())
     }

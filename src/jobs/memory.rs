@@ -1,4 +1,4 @@
-//! What a job's training takes, from its sizes alone, and whether it may.
+//! What a job's training takes in memory and on the disk, from its sizes alone, and whether it may.
 //!
 //! Invariant: pure; what is admitted here runs within its budget, and how much room there is changes no bit of the weights.
 
@@ -110,6 +110,25 @@ impl Demand {
     }
 }
 
+/// Whether the frozen features of so many training examples may be stored: `most` bytes of rows of `width` values.
+///
+/// # Errors
+/// Says what they take and which setting limits it.
+pub(super) fn check_features(rows: u64, width: usize, most: u64) -> Result<(), Invalid> {
+    let row = (width * size_of::<f32>()) as u64;
+    let bytes = rows.saturating_mul(row);
+    if bytes <= most {
+        return Ok(());
+    }
+    let problem = format!(
+        "the frozen features of {rows} training examples take {} MiB, and feature_bytes allows {} MiB: at most {} examples fit",
+        bytes.div_ceil(1 << 20),
+        most >> 20,
+        most / row.max(1)
+    );
+    Err(Invalid::new("dataset", problem))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +160,15 @@ mod tests {
         let of = (&backbone, Precision::F32);
         let sizes = StepShape::new(of, adapter, 100, num_frames).expect("sizes");
         Demand::new(sizes, true, budget)
+    }
+
+    #[test]
+    fn features_that_do_not_fit_are_told_with_how_many_would() {
+        assert!(check_features(1000, 256, 1 << 20).is_ok());
+        let refused = check_features(2000, 256, 1 << 20).unwrap_err();
+        assert_eq!(refused.field, "dataset");
+        let expected = "take 2 MiB, and feature_bytes allows 1 MiB: at most 1024 examples fit";
+        assert!(refused.problem.ends_with(expected), "{}", refused.problem);
     }
 
     #[test]

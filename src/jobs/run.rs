@@ -2,7 +2,9 @@
 //!
 //! Invariant: every write shows the claim's lease and the state that it is in; a drain leaves a checkpoint of the last whole step.
 
+mod check;
 mod prepare;
+mod survey;
 mod train;
 
 use std::future::Future;
@@ -153,7 +155,7 @@ impl Run {
                 .publish(&self.lease, publication.clone())
                 .await?)
         };
-        let published = self.journal.patiently(publish).await?;
+        let published = self.journal.patiently_moving(publish).await?;
         tracing::info!(
             job = %self.lease.job,
             task = %published.job.task,

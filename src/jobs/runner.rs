@@ -25,6 +25,8 @@ pub(super) async fn run(config: Config, hints: Arc<Hints>, parts: Parts, drain: 
         return;
     }
     context.sweep_features().await;
+    let clearing = tokio::spawn(Arc::clone(&context).clear_up_cancelled());
+    let _clearing = AbortOnDropHandle::new(clearing);
     let mut runners = JoinSet::new();
     for number in 0..context.config.runners.max(1) {
         let context = Arc::clone(&context);
@@ -68,7 +70,8 @@ impl Context {
     async fn next(&self, worker: &str) -> metadata::Result<Option<Claim>> {
         self.look_around().await?;
         let metadata = &self.parts.metadata;
-        metadata.claim_job(worker, self.config.lease).await
+        let claim = metadata.claim_job(worker, self.config.lease);
+        self.patience.records(claim).await
     }
 
     /// Works on a job until it ends or is let go.
@@ -84,10 +87,10 @@ impl Context {
         let running = self.hints.running(lease.job, lease.epoch, sender.clone());
         let pulse =
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(self).pulse(lease.clone(), sender)));
-        let work = Run::new(Arc::clone(self), lease.clone(), job, stop);
+        let work = Run::new(Arc::clone(self), lease.clone(), job, stop.clone());
         // A loop of its own, so that a panic ends the job and not the runner.
         let work = AbortOnDropHandle::new(tokio::spawn(work.run()));
-        let outcome = work.await.unwrap_or(Err(Failure::Panicked));
+        let outcome = self.end_of(work, stop).await;
         drop(running);
         if let Err(failure) = outcome {
             self.let_go(&lease, failure).await;
@@ -96,6 +99,29 @@ impl Context {
         // A suspect that has gone makes room for whoever waits.
         self.hints.job_queued();
         self.hints.events_written(lease.job);
+    }
+
+    /// How the work on a job ends. One that does not stop when it has to, since something that it waits for never answers, is given up.
+    async fn end_of(
+        &self,
+        mut work: AbortOnDropHandle<Result<(), Failure>>,
+        mut stop: watch::Receiver<Option<Stop>>,
+    ) -> Result<(), Failure> {
+        let parting = self.config.parting;
+        let overdue = async move {
+            let why = stop.wait_for(Option::is_some).await;
+            let why = why.map_or(None, |why| *why).unwrap_or(Stop::LostLease);
+            tokio::time::sleep(parting).await;
+            why
+        };
+        tokio::select! {
+            biased;
+            ended = &mut work => ended.unwrap_or(Err(Failure::Panicked)),
+            why = overdue => {
+                tracing::warn!(?why, "a job does not stop and is given up");
+                Err(Failure::Stopped(why))
+            }
+        }
     }
 
     /// Keeps the claim alive and passes on why to stop.
@@ -156,7 +182,8 @@ impl Context {
     /// After an error of the server: the job is tried again, unless too many of them came since its newest checkpoint.
     async fn retry(&self, lease: &Lease, failure: Failure) {
         let job = lease.job;
-        let record = self.parts.metadata.get_job(&lease.tenant, job).await;
+        let record = self.parts.metadata.get_job(&lease.tenant, job);
+        let record = self.patience.records(record).await;
         // A record that cannot be read is no reason to end a job.
         let errors = record.map_or(0, |record| record.errors) + 1;
         if errors >= self.config.errors {

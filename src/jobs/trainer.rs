@@ -39,7 +39,7 @@ pub(super) struct Position {
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Report {
+pub(super) struct StepReport {
     /// Steps done with it.
     pub(super) done: u64,
     /// Mean loss of its clips.
@@ -180,7 +180,12 @@ impl Trainer {
         }
     }
 
-    fn update(&mut self, output: StepOutput, clips: u64, bytes: u64) -> Result<Report, StepError> {
+    fn update(
+        &mut self,
+        output: StepOutput,
+        clips: u64,
+        bytes: u64,
+    ) -> Result<StepReport, StepError> {
         if !output.loss.is_finite() {
             return Err(StepError::NotFinite);
         }
@@ -202,7 +207,7 @@ impl Trainer {
             position.losses.push(mean);
             (position.loss_sum, position.loss_clips) = (0.0, 0);
         }
-        Ok(Report {
+        Ok(StepReport {
             done: position.step,
             loss: output.loss,
             accuracy: output.correct as f64 / clips.max(1) as f64,

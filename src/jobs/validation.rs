@@ -2,10 +2,9 @@
 //!
 //! Invariant: all problems are found, not only the first; they are told in the order of the examples, and at most 100 are spelled out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::metadata::ExampleRecord;
 use crate::spec::{LabelSet, Split};
 
 /// Problems that are spelled out.
@@ -34,6 +33,14 @@ impl Problems {
         self.push(problem);
     }
 
+    /// Adds what was found later.
+    pub(super) fn append(&mut self, later: Self) {
+        self.count += later.count;
+        self.unavailable += later.unavailable;
+        let room = LISTED.saturating_sub(self.listed.len());
+        self.listed.extend(later.listed.into_iter().take(room));
+    }
+
     /// Whether nothing is wrong with the data set but that stored bytes are gone or damaged.
     pub(super) fn are_of_the_store(&self) -> bool {
         self.unavailable == self.count
@@ -60,74 +67,132 @@ impl fmt::Display for Problems {
     }
 }
 
-/// The labels of training and validation in alphabetical order, which becomes the version's, and what is wrong with them.
-pub(super) fn labels(examples: &[ExampleRecord]) -> (Option<LabelSet>, Problems) {
-    let mut problems = Problems::default();
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for example in examples
-        .iter()
-        .filter(|example| example.split != Split::Test)
-    {
-        let count = counts.entry(&example.label).or_default();
-        *count += u64::from(example.split == Split::Train);
+/// The labels of training and validation, numbered as they are met.
+#[derive(Debug, Default)]
+pub(super) struct Labels(BTreeMap<String, Met>);
+
+#[derive(Debug)]
+struct Met {
+    number: u32,
+    /// Training examples.
+    trained: u64,
+}
+
+/// The labels of a whole data set.
+#[derive(Debug)]
+pub(super) struct Classes {
+    /// The labels in alphabetical order, which becomes the version's; `None` when they cannot be a label set.
+    pub(super) labels: Option<LabelSet>,
+    /// Where each label is in that order, by the number that it got when it was met.
+    pub(super) by_number: Vec<u32>,
+    /// What is wrong with the labels.
+    pub(super) problems: Problems,
+}
+
+impl Labels {
+    /// Counts an example of training or validation. Returns its label's number.
+    pub(super) fn meet(&mut self, label: &str, split: Split) -> u32 {
+        let number = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let met = match self.0.get_mut(label) {
+            Some(met) => met,
+            None => self
+                .0
+                .entry(label.to_owned())
+                .or_insert(Met { number, trained: 0 }),
+        };
+        met.trained += u64::from(split == Split::Train);
+        met.number
     }
-    let trained: BTreeSet<&str> = counts
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(label, _)| *label)
-        .collect();
-    match trained.len() {
-        0 => problems.push("there is no training example".into()),
-        1 => problems.push(format!(
-            "there is one label with training examples ({:?}), at least 2 are needed",
-            trained.first().copied().unwrap_or_default()
-        )),
-        _ => {}
-    }
-    for label in counts.keys().filter(|label| !trained.contains(*label)) {
-        problems.push(format!(
-            "label {label:?} has validation examples, but no training example"
-        ));
-    }
-    match LabelSet::new(counts.into_keys().map(String::from).collect()) {
-        Ok(labels) => (Some(labels), problems),
-        Err(invalid) => {
-            problems.push(invalid.to_string());
-            (None, problems)
+
+    /// The classes, once every example was met.
+    pub(super) fn finish(self) -> Classes {
+        let mut problems = Problems::default();
+        let trained: Vec<&String> = self
+            .0
+            .iter()
+            .filter(is_trained)
+            .map(|(label, _)| label)
+            .collect();
+        match trained[..] {
+            [] => problems.push("there is no training example".into()),
+            [only] => problems.push(format!(
+                "there is one label with training examples ({only:?}), at least 2 are needed"
+            )),
+            _ => {}
+        }
+        for (label, _) in self.0.iter().filter(|label| !is_trained(label)) {
+            problems.push(format!(
+                "label {label:?} has validation examples, but no training example"
+            ));
+        }
+        let mut by_number = vec![0; self.0.len()];
+        for (class, met) in (0..).zip(self.0.values()) {
+            if let Some(place) = by_number.get_mut(met.number as usize) {
+                *place = class;
+            }
+        }
+        let labels = match LabelSet::new(self.0.into_keys().collect()) {
+            Ok(labels) => Some(labels),
+            Err(invalid) => {
+                problems.push(invalid.to_string());
+                None
+            }
+        };
+        Classes {
+            labels,
+            by_number,
+            problems,
         }
     }
+}
+
+fn is_trained((_, met): &(&String, &Met)) -> bool {
+    met.trained > 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::VideoId;
 
-    fn examples(list: &[(&str, Split)]) -> Vec<ExampleRecord> {
-        list.iter()
-            .map(|(label, split)| ExampleRecord {
-                video: VideoId::generate(),
-                label: (*label).into(),
-                split: *split,
-            })
-            .collect()
+    fn classes(list: &[(&str, Split)]) -> Classes {
+        let mut labels = Labels::default();
+        for (label, split) in list {
+            labels.meet(label, *split);
+        }
+        labels.finish()
     }
 
     #[test]
-    fn labels_are_those_of_training_and_validation_in_order() {
-        let (labels, problems) = labels(&examples(&[
+    fn labels_are_in_order_whenever_they_were_met() {
+        let classes = classes(&[
             ("right", Split::Train),
             ("left", Split::Train),
             ("left", Split::Validation),
-            ("unseen", Split::Test),
-        ]));
-        assert!(problems.is_empty());
-        assert_eq!(labels.expect("labels").as_slice(), ["left", "right"]);
+            ("ahead", Split::Train),
+        ]);
+        assert!(classes.problems.is_empty());
+        let labels = classes.labels.expect("labels");
+        assert_eq!(labels.as_slice(), ["ahead", "left", "right"]);
+        assert_eq!(classes.by_number, [2, 1, 0]);
+    }
+
+    #[test]
+    fn a_label_keeps_its_number() {
+        let mut labels = Labels::default();
+        let met = [
+            ("b", Split::Train),
+            ("a", Split::Train),
+            ("b", Split::Validation),
+        ];
+        assert_eq!(
+            met.map(|(label, split)| labels.meet(label, split)),
+            [0, 1, 0]
+        );
     }
 
     #[test]
     fn every_label_needs_a_training_example_and_two_are_needed() {
-        let told = |list: &[(&str, Split)]| labels(&examples(list)).1.to_string();
+        let told = |list: &[(&str, Split)]| classes(list).problems.to_string();
         assert_eq!(
             told(&[
                 ("left", Split::Train),
@@ -139,10 +204,6 @@ mod tests {
              label \"up\" has validation examples, but no training example"
         );
         assert_eq!(told(&[]), "1 problem: there is no training example");
-        assert_eq!(
-            told(&[("a", Split::Test)]),
-            "1 problem: there is no training example"
-        );
     }
 
     #[test]
@@ -151,7 +212,13 @@ mod tests {
         for i in 0..123 {
             problems.push(format!("p{i}"));
         }
-        let told = problems.to_string();
-        assert!(told.starts_with("123 problems: p0; p1") && told.ends_with("; p99; and 23 more"));
+        let mut first = Problems::default();
+        first.append(problems);
+        let mut last = Problems::default();
+        last.push_unavailable("the last".into());
+        first.append(last);
+        assert!(!first.are_of_the_store());
+        let told = first.to_string();
+        assert!(told.starts_with("124 problems: p0; p1") && told.ends_with("; p99; and 24 more"));
     }
 }

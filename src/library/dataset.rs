@@ -134,19 +134,25 @@ impl Library {
     /// # Errors
     /// When the tenant has no such data set, or the database fails.
     pub async fn snapshot(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<SnapshotRecord> {
-        Ok(self
-            .inner
-            .metadata
-            .snapshot_dataset(tenant, dataset)
-            .await?)
+        let metadata = &self.inner.metadata;
+        Ok(metadata.snapshot_dataset(tenant, dataset).await?)
     }
 
-    /// Reads a snapshot that was taken before, such as a job's.
+    /// Reads a page of a snapshot that was taken before, such as a job's: at most `limit` examples in the order of their videos' ids, those after `after`.
     ///
     /// # Errors
     /// When the tenant has no such snapshot, or the database fails.
-    pub async fn open_snapshot(&self, tenant: &TenantId, digest: Digest) -> Result<SnapshotRecord> {
-        Ok(self.inner.metadata.get_snapshot(tenant, digest).await?)
+    pub async fn snapshot_examples(
+        &self,
+        tenant: &TenantId,
+        digest: Digest,
+        after: Option<VideoId>,
+        limit: u32,
+    ) -> Result<Vec<ExampleRecord>> {
+        let metadata = &self.inner.metadata;
+        Ok(metadata
+            .snapshot_examples(tenant, digest, after, limit)
+            .await?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Removes what has had its time: expired uploads with their parts, request ids, events, snapshots, jobs.
+//! Removes what has had its time: expired uploads with their parts, request ids, events, deleted data sets, snapshots, jobs.
 //!
 //! Invariant: records change in short transactions, one after another, so that a pass never keeps other writers waiting; wherever it is cut, the next
 //! pass goes on and leaves nothing behind.
@@ -50,6 +50,8 @@ pub struct Removed {
     pub requests: u64,
     /// Events.
     pub events: u64,
+    /// Rows of data sets that were deleted.
+    pub datasets: u64,
     /// Examples of snapshots.
     pub snapshots: u64,
     /// Jobs, with the last of their events.
@@ -91,6 +93,7 @@ impl Library {
         if let Some(age) = retention.events {
             removed.events += all!(metadata.forget_events(age));
         }
+        removed.datasets = all!(metadata.forget_datasets());
         removed.snapshots = all!(metadata.forget_snapshots(retention.snapshots));
         if let Some(age) = retention.jobs {
             removed.jobs = all!(metadata.forget_jobs(age));

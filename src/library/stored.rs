@@ -95,20 +95,57 @@ impl Library {
         video: VideoId,
     ) -> Result<(VideoRecord, video::Input)> {
         let record = self.get_video(tenant, video).await?;
-        let key = layout::video(tenant, video);
+        let input = self.open_recorded(&record).await?;
+        Ok((record, input))
+    }
+
+    /// Opens a video whose record was read before.
+    ///
+    /// # Errors
+    /// As [`Self::open_video`].
+    pub async fn open_recorded(&self, record: &VideoRecord) -> Result<video::Input> {
+        let key = layout::video(&record.tenant, record.id);
         let file = match self.inner.store.open_file(&key).await {
             Ok(file) => file,
-            Err(store::Error::NotFound { .. }) => {
-                // The video may have been deleted between its record and its file, which is no damage.
-                self.get_video(tenant, video).await?;
-                let damage = Damage::Missing;
-                return Err(Error::Damaged { video, damage });
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.or_missing(record, error).await),
         };
-        match self.damage(&record, &key, &file).await? {
-            None => Ok((record, video::Input::File(file))),
-            Some(damage) => Err(Error::Damaged { video, damage }),
+        match self.damage(record, &key, &file).await? {
+            None => Ok(video::Input::File(file)),
+            Some(damage) => Err(Error::Damaged {
+                video: record.id,
+                damage,
+            }),
+        }
+    }
+
+    /// Looks whether a video's bytes are there, as many as were uploaded, without reading them.
+    ///
+    /// # Errors
+    /// As [`Self::open_video`].
+    pub async fn look_at(&self, record: &VideoRecord) -> Result<()> {
+        let key = layout::video(&record.tenant, record.id);
+        let (video, expected) = (record.id, record.size_bytes);
+        match self.inner.store.size(&key).await {
+            Ok(found) if found == expected => Ok(()),
+            Ok(found) => {
+                let damage = Damage::Size { expected, found };
+                Err(Error::Damaged { video, damage })
+            }
+            Err(error) => Err(self.or_missing(record, error).await),
+        }
+    }
+
+    /// What it means that a video's bytes cannot be found: the video may have been deleted since its record was read, which is no damage.
+    async fn or_missing(&self, record: &VideoRecord, error: store::Error) -> Error {
+        if !matches!(error, store::Error::NotFound { .. }) {
+            return error.into();
+        }
+        match self.get_video(&record.tenant, record.id).await {
+            Ok(_) => Error::Damaged {
+                video: record.id,
+                damage: Damage::Missing,
+            },
+            Err(error) => error,
         }
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: a call that is refused did not reach the records.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,9 +14,21 @@ use super::*;
 #[derive(Debug, Clone, Default)]
 pub struct Outages(Arc<Mutex<State>>);
 
+/// How a call to the records fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The database is away.
+    Away,
+    /// The database's disk is full.
+    Full,
+    /// The database never answers.
+    Silent,
+}
+
 #[derive(Debug, Default)]
 struct State {
     is_away: bool,
+    faults: HashMap<&'static str, Fault>,
     calls: HashMap<&'static str, u64>,
 }
 
@@ -38,35 +50,52 @@ impl Outages {
 
     /// From now on every call fails, or none.
     pub fn set_away(&self, is_away: bool) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_away = is_away;
+        self.state().is_away = is_away;
+    }
+
+    /// From now on every call of one use case fails like this, or none does.
+    pub fn set_fault(&self, use_case: &'static str, fault: Option<Fault>) {
+        let mut state = self.state();
+        match fault {
+            Some(fault) => state.faults.insert(use_case, fault),
+            None => state.faults.remove(use_case),
+        };
     }
 
     /// How often a use case was asked, refused calls included.
     pub fn calls(&self, use_case: &str) -> u64 {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.calls.get(use_case).copied().unwrap_or(0)
+        self.state().calls.get(use_case).copied().unwrap_or(0)
     }
 
-    fn pass(&self, use_case: &'static str) -> Result<()> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state.calls.entry(use_case).or_default() += 1;
-        if state.is_away {
-            return Err(Error::Unavailable("a test took the database away".into()));
+    async fn pass(&self, use_case: &'static str) -> Result<()> {
+        let fault = {
+            let mut state = self.state();
+            *state.calls.entry(use_case).or_default() += 1;
+            let away = state.is_away.then_some(Fault::Away);
+            away.or_else(|| state.faults.get(use_case).copied())
+        };
+        match fault {
+            None => Ok(()),
+            Some(Fault::Away) => Err(Error::Unavailable("a test took the database away".into())),
+            Some(Fault::Full) => Err(Error::StorageFull("a test filled the disk".into())),
+            Some(Fault::Silent) => std::future::pending().await,
         }
-        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every field is whole after every single operation.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Every use case of a trait, passed on.
+/// Every use case of a trait, passed on; what is no call to the records stands in braces.
 macro_rules! pass {
-    ($Trait:ident: $($name:ident($($argument:ident: $type:ty),*) -> $Out:ty;)+) => {
+    ($Trait:ident $({ $($plain:tt)* })?: $($name:ident($($argument:ident: $type:ty),*) -> $Out:ty;)+) => {
         #[async_trait]
         impl $Trait for Faulty {
+            $($($plain)*)?
             $(async fn $name(&self, $($argument: $type),*) -> Result<$Out> {
-                self.faults.pass(stringify!($name))?;
+                self.faults.pass(stringify!($name)).await?;
                 self.records.$name($($argument),*).await
             })+
         }
@@ -86,6 +115,7 @@ pass! {
     finish_upload(tenant: &TenantId, upload: UploadId, video: NewVideo) -> VideoRecord;
     abandon_upload(tenant: &TenantId, upload: UploadId) -> Vec<PartRecord>;
     get_video(tenant: &TenantId, video: VideoId) -> VideoRecord;
+    get_videos(tenant: &TenantId, videos: &[VideoId]) -> Vec<VideoRecord>;
     list_videos(tenant: &TenantId, page: &PageRequest) -> Page<VideoRecord>;
     delete_video(tenant: &TenantId, video: VideoId, force: bool) -> ();
     named(blobs: &[(TenantId, BlobName)]) -> Vec<bool>;
@@ -100,9 +130,15 @@ pass! {
     remove_examples(tenant: &TenantId, dataset: &DatasetId, videos: &[VideoId]) -> DatasetRecord;
     list_examples(tenant: &TenantId, dataset: &DatasetId, page: &PageRequest) -> Page<ExampleRecord>;
     delete_dataset(tenant: &TenantId, dataset: &DatasetId) -> ();
-    snapshot_dataset(tenant: &TenantId, dataset: &DatasetId) -> SnapshotRecord;
     list_label_counts(tenant: &TenantId, dataset: &DatasetId, page: &PageRequest) -> Page<LabelCount>;
-    get_snapshot(tenant: &TenantId, digest: Digest) -> SnapshotRecord;
+}
+
+pass! {
+    Snapshots:
+    snapshot_dataset(tenant: &TenantId, dataset: &DatasetId) -> SnapshotRecord;
+    snapshot_examples(tenant: &TenantId, digest: Digest, after: Option<VideoId>, limit: u32) -> Vec<ExampleRecord>;
+    undecoded(tenant: &TenantId, sampling: Digest, videos: &[VideoId]) -> Vec<VideoId>;
+    remember_decoded(tenant: &TenantId, sampling: Digest, videos: &[VideoId]) -> ();
 }
 
 pass! {
@@ -139,7 +175,7 @@ pass! {
 }
 
 pass! {
-    Workers:
+    Workers { fn is_exclusive(&self) -> bool { self.records.is_exclusive() } }:
     recover_jobs(pause: Duration) -> Recovered;
     release_lost_jobs(alive: &[Lease]) -> Vec<JobRecord>;
     count_waiting_jobs() -> u64;
@@ -151,7 +187,7 @@ pass! {
     release_job(lease: &Lease, why: Release) -> ();
     end_job(lease: &Lease, ending: Ending) -> JobRecord;
     reserve_version(lease: &Lease) -> AdapterVersion;
-    publish_version(lease: &Lease, version: NewVersion, outcome: Outcome) -> Published;
+    publish_version(lease: &Lease, version: NewVersion, summary: TrainingSummary) -> Published;
 }
 
 pass! {
@@ -164,6 +200,7 @@ pass! {
     thin_events(keep: u32) -> u64;
     forget_events(age: Duration) -> u64;
     forget_snapshots(age: Duration) -> u64;
+    forget_datasets() -> u64;
     forget_jobs(age: Duration) -> u64;
     unfinished_uploads() -> UnfinishedUploads;
 }

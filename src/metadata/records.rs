@@ -46,51 +46,51 @@ pub struct VideoProbe {
 /// A stored video.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VideoRecord {
-    /// Who owns it.
+    /// Tenant that owns the video.
     pub tenant: TenantId,
-    /// Its id.
+    /// Id of the video.
     pub id: VideoId,
-    /// What the uploader called it.
+    /// Name that the uploader gave to the video.
     pub display_name: String,
     /// Size of the container file in bytes.
     pub size_bytes: u64,
     /// sha256 of the container file.
     pub sha256: Digest,
-    /// What the probe found.
+    /// Findings of the probe.
     pub probe: VideoProbe,
-    /// When the upload finished.
+    /// Time when the upload finished.
     pub create_time: Timestamp,
 }
 
 /// A video that is about to be put on record; its blob is in the store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVideo {
-    /// Its id.
+    /// Id of the video.
     pub id: VideoId,
     /// Size of the container file in bytes.
     pub size_bytes: u64,
     /// sha256 of the container file.
     pub sha256: Digest,
-    /// What the probe found.
+    /// Findings of the probe.
     pub probe: VideoProbe,
 }
 
 /// A resumable upload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UploadRecord {
-    /// Who owns it.
+    /// Tenant that owns the upload.
     pub tenant: TenantId,
-    /// Its id.
+    /// Id of the upload.
     pub id: UploadId,
-    /// Copied to the video.
+    /// Name for people, which the video gets.
     pub display_name: String,
     /// Bytes that are durable: the sum of the parts, or the video's size once the upload has finished.
     pub committed_bytes: u64,
     /// The video, once the upload has finished.
     pub video: Option<VideoRecord>,
-    /// When the upload was opened.
+    /// Time when the upload was opened.
     pub create_time: Timestamp,
-    /// When the upload goes unless it is written to before; `None` once it has finished.
+    /// Time when the upload expires unless it is written to before; `None` once it has finished.
     pub expire_time: Option<Timestamp>,
 }
 
@@ -108,16 +108,16 @@ pub struct UploadLimits {
 /// Unfinished uploads, of one tenant or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UnfinishedUploads {
-    /// Their number.
+    /// Number of the uploads.
     pub uploads: u64,
-    /// Their durable bytes.
+    /// Durable bytes of the uploads.
     pub bytes: u64,
 }
 
 /// A part of an upload that has ended, whose blob may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedPart {
-    /// Who owned the upload.
+    /// Tenant that owned the upload.
     pub tenant: TenantId,
     /// The upload.
     pub upload: UploadId,
@@ -128,11 +128,11 @@ pub struct EndedPart {
 /// A durable part of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartRecord {
-    /// What its blob is called; parts of one upload never share a number, whoever wrote them.
+    /// Number of the part, by which its blob is called; parts of one upload never share one, whoever wrote them.
     pub number: u32,
-    /// Where in the file it begins.
+    /// Offset of the part in the file, in bytes.
     pub offset: u64,
-    /// Bytes.
+    /// Size of the part in bytes.
     pub size: u64,
 }
 
@@ -150,54 +150,45 @@ pub struct LabelCount {
 /// A data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetRecord {
-    /// Who owns it.
+    /// Tenant that owns the data set.
     pub tenant: TenantId,
-    /// Its id.
+    /// Id of the data set.
     pub id: DatasetId,
-    /// For people.
+    /// Name of the data set for people.
     pub display_name: String,
     /// Counts by label, then split, of the first labels: of at most 1,000.
     pub counts: Vec<LabelCount>,
-    /// Number of its labels.
+    /// Number of labels of the data set.
     pub labels: u64,
-    /// Number of its examples.
+    /// Number of examples of the data set.
     pub examples: u64,
-    /// When it was created.
+    /// Time when the data set was created.
     pub create_time: Timestamp,
 }
 
-/// One labelled video of a data set or of a snapshot.
+/// A labelled video of a data set or of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExampleRecord {
-    /// The video.
+    /// Video of the example.
     pub video: VideoId,
-    /// Its label.
+    /// Label of the video.
     pub label: String,
-    /// The part that it belongs to.
+    /// Split that the example belongs to.
     pub split: Split,
-}
-
-/// The immutable list of examples that a data set held at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotRecord {
-    /// sha256 over every example: the video's id and digest, label and split, in the order of the videos' ids.
-    pub digest: Digest,
-    /// By the videos' ids.
-    pub examples: Vec<ExampleRecord>,
 }
 
 /// A task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskRecord {
-    /// Who owns it.
+    /// Tenant that owns the task.
     pub tenant: TenantId,
-    /// Its id.
+    /// Id of the task.
     pub id: TaskId,
-    /// For people.
+    /// Name of the task for people.
     pub display_name: String,
-    /// Shape of its adapters; immutable.
+    /// Shape of the task's adapters; immutable.
     pub adapter: AdapterConfig,
-    /// How its clips are sampled; immutable.
+    /// Sampling of the task's clips; immutable.
     pub sampling: ClipSampling,
     /// Whether a finished job's version is served without being asked.
     pub auto_serve: bool,
@@ -210,20 +201,20 @@ pub struct TaskRecord {
     /// Changes with everything that a caller or a job changes of the task: its name, `auto_serve`, the desired version. That the engine makes a
     /// desired version serve is no such change, else nobody could hold a current etag while a swap is under way.
     pub etag: String,
-    /// When it was created.
+    /// Time when the task was created.
     pub create_time: Timestamp,
 }
 
 /// A task that is about to be created.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewTask {
-    /// Its id.
+    /// Id of the task.
     pub id: TaskId,
-    /// For people.
+    /// Name of the task for people.
     pub display_name: String,
-    /// Shape of its adapters.
+    /// Shape of the task's adapters.
     pub adapter: AdapterConfig,
-    /// How its clips are sampled.
+    /// Sampling of the task's clips.
     pub sampling: ClipSampling,
     /// Whether a finished job's version is served without being asked.
     pub auto_serve: bool,
@@ -282,19 +273,19 @@ pub struct ChangePage {
 /// An immutable, published set of adapters and a head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VersionRecord {
-    /// Who owns it.
+    /// Tenant that owns the version.
     pub tenant: TenantId,
-    /// Its task.
+    /// Task of the version.
     pub task: TaskId,
-    /// Its number; never given twice, even when a task is deleted and made anew.
+    /// Number of the version; never given twice, even when a task is deleted and made anew.
     pub version: AdapterVersion,
-    /// What was stored.
+    /// Manifest of the version, which its file has, too.
     pub manifest: VersionManifest,
-    /// sha256 of the stored file.
+    /// sha256 of the version's file.
     pub sha256: Digest,
-    /// Size of the stored file in bytes.
+    /// Size of the version's file in bytes.
     pub size_bytes: u64,
-    /// When it was published.
+    /// Time when the version was published.
     pub create_time: Timestamp,
 }
 

@@ -9,6 +9,7 @@ mod changes;
 mod claims;
 mod condition;
 mod datasets;
+mod decoded;
 mod events;
 mod failure;
 mod faults;
@@ -17,11 +18,13 @@ mod jobs;
 mod labels;
 mod ledger;
 mod owners;
+mod removal;
 mod requests;
 mod reserve;
 mod retention;
 mod rows;
 mod schema;
+mod snapshots;
 mod tasks;
 mod uploads;
 mod versions;
@@ -53,6 +56,8 @@ pub use faults::Faults;
 const READERS: u32 = 4;
 /// Connections for listings, which take longer: however many callers list, those that serve do not wait for them.
 const LISTERS: u32 = 2;
+/// Connections for taking snapshots: one after another, since each reads a whole data set.
+const COPIERS: u32 = 1;
 /// How long a statement waits for another process's lock, such as a backup's.
 const BUSY: Duration = Duration::from_secs(10);
 /// Bytes that are kept for deletions on a full disk: as much as the write-ahead log takes before it is written back.
@@ -90,6 +95,7 @@ pub struct Sqlite {
     writer: SqlitePool,
     reader: SqlitePool,
     lister: SqlitePool,
+    copier: SqlitePool,
     writes: Writes,
     ledger: Ledger,
     reserve: Reserve,
@@ -138,6 +144,7 @@ impl Sqlite {
         Ok(Self {
             reader: readers(&path, READERS).await?,
             lister: readers(&path, LISTERS).await?,
+            copier: readers(&path, COPIERS).await?,
             writer,
             writes,
             ledger,
@@ -200,6 +207,7 @@ impl Sqlite {
     pub async fn close(&self) -> Result<()> {
         self.reader.close().await;
         self.lister.close().await;
+        self.copier.close().await;
         let written = self.checkpoint(BUSY).await;
         self.writer.close().await;
         self.ledger.sync().await;

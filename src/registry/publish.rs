@@ -11,7 +11,7 @@ use super::{Error, Registry, Result, manifest};
 use crate::faults;
 use crate::ids::{AdapterVersion, TaskId, TenantId};
 use crate::metadata::{
-    JobRecord, Lease, NewVersion, Outcome, Published, TaskRecord, VersionManifest,
+    JobRecord, Lease, NewVersion, Published, TaskRecord, TrainingSummary, VersionManifest,
 };
 use crate::spec::{Digest, Evaluation, Invalid, LabelSet, Precision};
 use crate::store::layout;
@@ -110,7 +110,11 @@ impl Publication {
         Err(Invalid::new("evaluation", "a metric is not a finite number").into())
     }
 
-    fn split(self, job: &JobRecord, task: &TaskRecord) -> (VersionManifest, Vec<u8>, Outcome) {
+    fn split(
+        self,
+        job: &JobRecord,
+        task: &TaskRecord,
+    ) -> (VersionManifest, Vec<u8>, TrainingSummary) {
         let manifest = VersionManifest {
             labels: self.labels,
             adapter: task.adapter,
@@ -124,7 +128,7 @@ impl Publication {
             parent: self.parent.map(AdapterVersion::get),
             evaluation: self.evaluation,
         };
-        let outcome = Outcome {
+        let outcome = TrainingSummary {
             reason: self.reason,
             loss_curve: self.loss_curve,
             seed: self.seed,

@@ -19,6 +19,8 @@ use crate::spec::{ClipSampling, Digest, LabelSet};
 
 /// Most tasks that are kept: some 300 bytes each.
 const TASKS: u64 = 100_000;
+/// Bytes that the tasks of the view take at most.
+pub const TASK_BYTES: u64 = 300 * TASKS;
 /// How long the database may take to answer when there is nothing older to fall back on.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the database may take when the older answer would do.

@@ -21,6 +21,9 @@ use crate::spec::LabelSet;
 /// How often an import holds its tensors at once: as they were read, as a set, as a file without and with its manifest, and on their way to the store.
 const IMPORT_COPIES: u64 = 5;
 
+/// How often an export holds its tensors at once: as they are stored, and as the file that is sent.
+const EXPORT_COPIES: u64 = 2;
+
 /// A header and chunks.
 pub(super) type Exported =
     Pin<Box<dyn Stream<Item = Result<v1::ExportAdapterVersionResponse, Status>> + Send>>;
@@ -93,6 +96,11 @@ pub(super) async fn export(
         Ok(v1::ExportFormat::Pytorch) => Format::Pytorch,
         Err(_) => return Err(status::invalid("format", format!("unknown: {format}"))),
     };
+    let stored = parts.registry.get_version(version).await?.size_bytes;
+    let memory = &parts.pools.memory;
+    let copies = EXPORT_COPIES.saturating_mul(stored).min(memory.bytes());
+    // Held until the last chunk is on its way, or the caller has left.
+    let share = memory.take(copies).await?;
     let exported = parts.exchange.export(version, format).await?;
     let bytes = exported.bytes;
     use v1::export_adapter_version_response::Payload;
@@ -107,6 +115,7 @@ pub(super) async fn export(
         })
     };
     let chunks = (0..bytes.len()).step_by(CHUNK_BYTES).map(move |begin| {
+        let _held = &share;
         let end = (begin + CHUNK_BYTES).min(bytes.len());
         Payload::Chunk(Bytes::slice(&bytes, begin..end))
     });

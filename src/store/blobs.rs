@@ -211,6 +211,15 @@ impl Store {
         }
     }
 
+    /// Size of a blob in bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or when the store fails.
+    pub async fn size(&self, key: &Key) -> Result<u64, Error> {
+        let found = self.objects.head(key.path()).await;
+        Ok(found.map_err(|error| failed("look at", key, error))?.size)
+    }
+
     /// Keys of all blobs, in no particular order.
     pub(super) fn keys(&self) -> impl Stream<Item = Result<Key, Error>> + Send + use<> {
         self.objects

@@ -617,13 +617,13 @@ async fn a_data_set_takes_labelled_videos_of_its_own_tenant() {
         .await
         .expect("added");
     let snapshot = library.snapshot(&a, &id).await.expect("taken");
-    assert_eq!(snapshot.examples, [good]);
+    assert_eq!(snapshot.examples, 1);
     assert_eq!(
         library
-            .open_snapshot(&a, snapshot.digest)
+            .snapshot_examples(&a, snapshot.digest, None, 10)
             .await
             .expect("found"),
-        snapshot
+        [good]
     );
     assert!(
         library

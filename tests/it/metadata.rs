@@ -1,5 +1,6 @@
 //! The contract of every metadata backend: what each use case does, whatever stores the records.
 
+pub(crate) mod bulk;
 mod changes;
 mod crashes;
 pub(crate) mod fixture;
@@ -8,6 +9,7 @@ mod jobs;
 mod outage;
 mod resources;
 mod retention;
+mod snapshots;
 
 use std::sync::Arc;
 

@@ -80,7 +80,7 @@ impl Process {
     }
 
     async fn ended(&mut self) -> ExitStatus {
-        self.child.wait().await.unwrap()
+        soon(self.child.wait()).await.unwrap()
     }
 
     pub(crate) async fn terminate(self) -> ExitStatus {
@@ -94,7 +94,7 @@ impl Process {
 }
 
 pub(crate) async fn output(mut command: Command) -> (Option<i32>, String) {
-    let output = command.stderr(Stdio::piped()).output().await.unwrap();
+    let output = soon(command.stderr(Stdio::piped()).output()).await.unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), text)
 }

@@ -4,22 +4,18 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
 use sha2::{Digest as _, Sha256};
 
 use super::Run;
-use crate::ids::VideoId;
 use crate::jobs::checkpoint::{self, Origin};
-use crate::jobs::dataset::{Clips, Example, Pictures, Sources, Training, blocking, in_order};
+use crate::jobs::dataset::{Clips, Example, Pictures, Sources, Training, blocking};
 use crate::jobs::failure::Failure;
 use crate::jobs::memory::Demand;
 use crate::jobs::plan::Plan;
 use crate::jobs::trainer::{Shared, Trainer};
-use crate::jobs::validation::{self, Problems};
-use crate::library;
-use crate::metadata::{self, ExampleRecord, TaskRecord, VideoRecord};
+use crate::metadata::TaskRecord;
 use crate::model::StepShape;
-use crate::spec::{Digest, LabelSet, Split};
+use crate::spec::{Digest, LabelSet};
 use crate::store::Key;
 
 /// What training needs.
@@ -39,13 +35,6 @@ pub(super) struct Prepared {
     pub(super) features: Digest,
 }
 
-/// An example whose video has a record.
-struct Found {
-    record: VideoRecord,
-    example: Example,
-    split: Split,
-}
-
 impl Run {
     /// Checks the data set and makes the trainer, from the newest checkpoint if there is one.
     pub(super) async fn prepare(&mut self) -> Result<Prepared, Failure> {
@@ -53,22 +42,18 @@ impl Run {
         let tenant = &self.lease.tenant;
         let task = || async { Ok(parts.registry.get_task(tenant, &self.job.task).await?) };
         let task = self.journal.patiently(task).await?;
-        let digest = self.job.dataset_digest;
-        let snapshot = || async { Ok(parts.library.open_snapshot(tenant, digest).await?) };
-        let snapshot = self.journal.patiently(snapshot).await?;
-        let (labels, mut problems) = validation::labels(&snapshot.examples);
-        let Some(labels) = labels else {
+        let clips = self.clips(&task)?;
+        let survey = self.survey(&clips);
+        let mut survey = self.unless_stopped(survey).await?;
+        let mut problems = std::mem::take(&mut survey.problems);
+        let Some(labels) = survey.labels.take() else {
             return Err(Failure::Dataset(problems));
         };
-        let clips = self.clips(&task)?;
-        let look_up = records(&clips, &labels, &snapshot.examples, &mut problems);
-        let found = self.unless_stopped(look_up).await?;
-        let count = |split| found.iter().filter(|found| found.split == split).count() as u64;
         let has_sites = task.adapter.has_sites();
         let seed = self.job.hyper_parameters.seed.unwrap_or_default();
         let plan = Plan::new(
             &self.job.hyper_parameters,
-            count(Split::Train),
+            survey.training.len() as u64,
             has_sites,
             seed,
         );
@@ -89,12 +74,8 @@ impl Run {
             None
         };
         if resumed.is_none() {
-            let check = decode_all(
-                &clips,
-                &found,
-                has_sites && plan.min_crop_area >= 1.0,
-                &mut problems,
-            );
+            let keep = has_sites && plan.min_crop_area >= 1.0;
+            let check = self.check(&clips, &survey, keep, &mut problems);
             self.unless_stopped(check).await?;
         }
         if !problems.is_empty() {
@@ -107,12 +88,11 @@ impl Run {
         };
         let order = trainer.position().order;
         let ahead = demand.ahead(plan.batch_size);
-        let of = |split| found.iter().filter(move |found| found.split == split);
         Ok(Prepared {
             labels,
-            validation: of(Split::Validation).map(|found| found.example).collect(),
+            validation: survey.validation,
             training: Arc::new(Training {
-                examples: of(Split::Train).map(|found| found.example).collect(),
+                examples: survey.training,
                 clips,
                 plan,
                 order,
@@ -176,7 +156,7 @@ impl Run {
             let key = Key::parse(&record.key)?;
             let store = &self.context.parts.store;
             let bytes = || async { Ok(store.get_verified(&key, record.sha256).await?) };
-            let bytes = self.journal.patiently(bytes).await?;
+            let bytes = self.journal.patiently_moving(bytes).await?;
             let origin = origin.clone();
             let trainer = blocking(move || checkpoint::decode(&bytes, &origin)).await??;
             Ok::<_, Failure>(trainer)
@@ -212,80 +192,4 @@ async fn fresh(origin: &Origin) -> Result<Trainer, Failure> {
     } = origin.clone();
     let trainer = blocking(move || Trainer::fresh(backbone, adapter, classes, plan)).await?;
     trainer.map_err(Failure::Task)
-}
-
-/// The records of the videos of training and validation, in the order of the examples.
-async fn records(
-    clips: &Clips,
-    labels: &LabelSet,
-    examples: &[ExampleRecord],
-    problems: &mut Problems,
-) -> Result<Vec<Found>, Failure> {
-    let used = examples
-        .iter()
-        .filter(|example| example.split != Split::Test);
-    let looked_up = used.map(|example| {
-        let record = clips.record(example.video);
-        async move { (example, record.await) }.boxed()
-    });
-    let mut looked_up = in_order(looked_up.collect());
-    let mut found = Vec::new();
-    while let Some((example, record)) = looked_up.next().await {
-        match record {
-            Ok(record) => {
-                // The labels are in alphabetical order.
-                let class = labels
-                    .as_slice()
-                    .binary_search(&example.label)
-                    .unwrap_or_default() as u32;
-                found.push(Found {
-                    example: clips.example(&record, class),
-                    record,
-                    split: example.split,
-                });
-            }
-            Err(failure) if is_gone(&failure) => problems.push(gone(example.video)),
-            Err(failure) => return Err(failure),
-        }
-    }
-    Ok(found)
-}
-
-/// Decodes every video once.
-async fn decode_all(
-    clips: &Clips,
-    found: &[Found],
-    keep: bool,
-    problems: &mut Problems,
-) -> Result<(), Failure> {
-    let checks = found.iter().map(|found| {
-        let check = clips.check(found.example, keep && found.split == Split::Train);
-        async move { (found, check.await) }.boxed()
-    });
-    let mut checks = in_order(checks.collect());
-    while let Some((found, checked)) = checks.next().await {
-        match checked {
-            Ok(()) => {}
-            Err(Failure::Video { video, why }) => {
-                problems.push_unavailable(format!(
-                    "video {video} ({:?}): {why}",
-                    found.record.display_name
-                ));
-            }
-            Err(failure) if is_gone(&failure) => problems.push(gone(found.example.video)),
-            Err(failure) => return Err(failure),
-        }
-    }
-    Ok(())
-}
-
-fn is_gone(failure: &Failure) -> bool {
-    matches!(
-        failure,
-        Failure::Library(library::Error::Metadata(metadata::Error::NotFound { .. }))
-    )
-}
-
-fn gone(video: VideoId) -> String {
-    format!("video {video} does not exist any more")
 }

@@ -16,12 +16,13 @@ use crate::jobs::checkpoint;
 use crate::jobs::dataset::{Batches, blocking};
 use crate::jobs::failure::Failure;
 use crate::jobs::features::{self, Features};
+use crate::jobs::memory;
 use crate::jobs::progress::{Meter, Speed};
 use crate::jobs::state::Stop;
-use crate::jobs::trainer::{Input, Report, StepError, StepWalk};
+use crate::jobs::trainer::{Input, StepError, StepReport, StepWalk};
 use crate::metadata::{CheckpointRecord, Event, JobUpdate, StepMetrics};
 use crate::model::aside;
-use crate::spec::{Digest, Invalid};
+use crate::spec::Digest;
 use crate::store::layout;
 
 /// Where the clips of the steps come from.
@@ -96,15 +97,8 @@ impl Run {
     async fn open_features(&self, prepared: &Prepared) -> Result<Features, Failure> {
         let width = self.context.parts.backbone.config().width;
         let rows = prepared.training.examples.len() as u64;
-        let (bytes, most) = (rows * 4 * width as u64, self.context.config.feature_bytes);
-        if bytes > most {
-            let problem = format!(
-                "the frozen features of {rows} examples take {} MiB, at most {} MiB are allowed",
-                bytes >> 20,
-                most >> 20
-            );
-            return Err(Failure::TooLarge(Invalid::new("dataset", problem)));
-        }
+        let most = self.context.config.feature_bytes;
+        memory::check_features(rows, width, most).map_err(Failure::TooLarge)?;
         let path = features::path(
             &self.context.parts.scratch,
             &self.lease.tenant,
@@ -141,7 +135,7 @@ impl Run {
         prepared: &Prepared,
         input: Input,
         labels: Vec<u32>,
-    ) -> Result<Report, Failure> {
+    ) -> Result<StepReport, Failure> {
         let trainer = prepared.trainer.clone();
         let clips = labels.len();
         // Of the plan's batch, also in an epoch's last step: those ahead of it are whole.
@@ -176,7 +170,7 @@ impl Run {
     async fn tell_step(
         &self,
         prepared: &Prepared,
-        report: &Report,
+        report: &StepReport,
         speed: Speed,
     ) -> Result<(), Failure> {
         let plan = &prepared.training.plan;
@@ -241,13 +235,16 @@ impl Run {
         let parts = &self.context.parts;
         let lease = &self.lease;
         let key = layout::checkpoint(&lease.tenant, lease.job, lease.epoch, step);
-        parts.store.put(&key, Bytes::from(bytes)).await?;
+        let patience = &self.context.patience;
+        let put = parts.store.put(&key, Bytes::from(bytes));
+        patience.objects("write", key.as_str(), put).await?;
         let record = CheckpointRecord {
             step,
             key: key.to_string(),
             sha256,
         };
-        let replaced = parts.metadata.commit_checkpoint(lease, record).await?;
+        let commit = parts.metadata.commit_checkpoint(lease, record);
+        let replaced = patience.records(commit).await?;
         faults::point("checkpoint-written");
         *saved = Some(step);
         if let Some(old) = replaced.filter(|old| old.key != key.as_str()) {

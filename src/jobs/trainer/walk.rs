@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Input, Report, Shared, StepError};
+use super::{Input, Shared, StepError, StepReport};
 use crate::device::Walk;
 use crate::faults;
 use crate::model::{Error, Features, Inference, Step, TrainingStep};
@@ -17,7 +17,7 @@ pub(in crate::jobs) struct StepWalk {
     bytes: u64,
     slices: u64,
     time: Duration,
-    result: Option<Result<Report, StepError>>,
+    result: Option<Result<StepReport, StepError>>,
 }
 
 impl StepWalk {
@@ -40,7 +40,7 @@ impl StepWalk {
         })
     }
 
-    fn slice(&mut self) -> Result<Option<Report>, StepError> {
+    fn slice(&mut self) -> Result<Option<StepReport>, StepError> {
         let began = Instant::now();
         self.slices += 1;
         if self.slices == 2 {
@@ -64,7 +64,7 @@ impl StepWalk {
 }
 
 impl Walk for StepWalk {
-    type Output = Result<Report, StepError>;
+    type Output = Result<StepReport, StepError>;
 
     fn advance(&mut self) -> Step {
         match self.slice().transpose() {

@@ -14,29 +14,29 @@ pub const PROCESS_LOST: &str = "PROCESS_LOST";
 /// A fine-tuning job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
-    /// Who owns it.
+    /// Tenant that owns the job.
     pub tenant: TenantId,
-    /// Its id.
+    /// Id of the job.
     pub id: JobId,
-    /// The task that it trains.
+    /// Task that the job trains.
     pub task: TaskId,
-    /// The data set as it was named at submission.
+    /// Data set as it was named at the submission.
     pub dataset: DatasetId,
-    /// The snapshot that it reads, taken at submission.
+    /// Digest of the snapshot that the job reads, which was taken at the submission.
     pub dataset_digest: Digest,
-    /// As submitted, then as used once the job has been validated.
+    /// Hyper-parameters as submitted, and as used once the job has been validated.
     pub hyper_parameters: HyperParameters,
-    /// Where the job is.
+    /// State of the job.
     pub state: JobState,
     /// Stable reason of a failure, or of an early end.
     pub reason: Option<String>,
-    /// What went wrong, in words.
+    /// Message for people about what went wrong.
     pub message: Option<String>,
-    /// Steps done.
+    /// Steps that the job has done.
     pub step: u64,
-    /// Steps in all; 0 before validation.
+    /// Steps of the whole job; 0 before its validation.
     pub total_steps: u64,
-    /// How often a worker has taken the job.
+    /// Number of claims of the job so far.
     pub attempts: u32,
     /// Internal errors that interrupted the job since its newest checkpoint.
     pub errors: u32,
@@ -50,24 +50,24 @@ pub struct JobRecord {
     pub cancel_requested: bool,
     /// The task's etag at submission.
     pub task_etag: String,
-    /// The newest checkpoint.
+    /// Newest checkpoint of the job.
     pub checkpoint: Option<CheckpointRecord>,
-    /// The result, once the job has succeeded.
+    /// Result of the job, once it has succeeded.
     pub result: Option<JobResult>,
-    /// When it was submitted.
+    /// Time when the job was submitted.
     pub create_time: Timestamp,
-    /// When it ended.
+    /// Time when the job ended; `None` before.
     pub end_time: Option<Timestamp>,
 }
 
 /// A job that is about to be submitted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewJob {
-    /// The task to train.
+    /// Task to train.
     pub task: TaskId,
-    /// The data set, of which a snapshot is taken.
+    /// Data set of which a snapshot is taken.
     pub dataset: DatasetId,
-    /// As submitted.
+    /// Hyper-parameters as submitted.
     pub hyper_parameters: HyperParameters,
     /// Unfinished jobs that the tenant may have, this one included.
     pub limit: u32,
@@ -76,20 +76,20 @@ pub struct NewJob {
 /// A checkpoint in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
-    /// Steps done when it was taken.
+    /// Steps that were done when the checkpoint was taken.
     pub step: u64,
-    /// Its blob, as `store::layout` spells keys.
+    /// Key of the checkpoint's blob, as `store::layout` spells it.
     pub key: String,
-    /// sha256 of the blob.
+    /// sha256 of the checkpoint's blob.
     pub sha256: Digest,
 }
 
 /// What a job made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobResult {
-    /// The version.
+    /// Version that the job made.
     pub version: u32,
-    /// On the validation split.
+    /// Metrics of the version on the validation split.
     pub evaluation: Evaluation,
     /// Mean training loss of each epoch, in nats.
     pub loss_curve: Vec<f64>,
@@ -108,7 +108,7 @@ pub struct JobResult {
 /// The right to write a job: it holds while the job's epoch and state say so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Who owns the job.
+    /// Tenant that owns the job.
     pub tenant: TenantId,
     /// The job.
     pub job: JobId,
@@ -128,11 +128,11 @@ pub struct Claim {
 /// What a worker reports along with a state or with events; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobUpdate {
-    /// The hyper-parameters that are used.
+    /// Hyper-parameters that the job uses.
     pub hyper_parameters: Option<HyperParameters>,
-    /// Steps done.
+    /// Steps that the job has done.
     pub step: Option<u64>,
-    /// Steps in all.
+    /// Steps of the whole job.
     pub total_steps: Option<u64>,
     /// Examples that validation has decoded, so that a job that goes on is not taken for one that stands still.
     pub checked: Option<u64>,
@@ -161,9 +161,9 @@ pub struct Recovered {
 pub enum Ending {
     /// By an error.
     Failed {
-        /// Stable reason.
+        /// Stable reason of the failure.
         reason: String,
-        /// In words.
+        /// Message for people.
         message: String,
     },
     /// By its owner.
@@ -173,9 +173,9 @@ pub enum Ending {
 /// A version that became visible and the job that made it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published {
-    /// The version.
+    /// Version that the job made.
     pub version: VersionRecord,
-    /// The job, SUCCEEDED.
+    /// Job that made the version, SUCCEEDED.
     pub job: JobRecord,
     /// Whether the version is its task's desired one now.
     pub is_desired: bool,
@@ -184,11 +184,11 @@ pub struct Published {
 /// Something that happened to a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventRecord {
-    /// 1, 2, 3 … within the job.
+    /// Number of the event within the job: 1, 2, 3 …
     pub sequence: u64,
-    /// When.
+    /// Time of the event.
     pub time: Timestamp,
-    /// What.
+    /// What happened.
     pub event: Event,
 }
 
@@ -198,20 +198,20 @@ pub struct EventRecord {
 pub enum Event {
     /// The job changed its state.
     State {
-        /// The state that the job is in now.
+        /// State that the job is in now.
         state: JobState,
-        /// Stable reason, when there is one.
+        /// Stable reason of the change, when there is one.
         reason: Option<String>,
-        /// In words.
+        /// Message for people.
         message: Option<String>,
     },
     /// Metrics of a training step.
     Step(StepMetrics),
     /// A message for people.
     Message {
-        /// Whether it is a warning.
+        /// Whether the message is a warning.
         warning: bool,
-        /// In words.
+        /// Message for people.
         text: String,
     },
 }
@@ -219,11 +219,11 @@ pub enum Event {
 /// Metrics of a training step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
-    /// Step, from 1.
+    /// Number of the step, from 1.
     pub step: u64,
-    /// Steps in all.
+    /// Steps of the whole job.
     pub total_steps: u64,
-    /// Epoch, from 1.
+    /// Number of the epoch, from 1.
     pub epoch: u32,
     /// Mean cross entropy of the batch, in nats.
     #[serde(deserialize_with = "float_or_null")]
@@ -243,9 +243,9 @@ pub struct StepMetrics {
     pub device_bytes: u64,
 }
 
-/// What a job that succeeded reports besides its version.
+/// How the training of a job that succeeded went: what its result says besides the version.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Outcome {
+pub struct TrainingSummary {
     /// Stable reason of an early end, for example `EARLY_STOPPED`.
     pub reason: Option<String>,
     /// Mean training loss of each epoch, in nats.

@@ -43,7 +43,7 @@ impl Table {
                  AND (task, version) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?2))"
             }
             Self::Reserved => {
-                "SELECT json_array(task, reserved_version) AS name FROM jobs WHERE tenant = ?1 \
+                "SELECT json_array(task, reserved_version) AS name FROM jobs INDEXED BY unfinished_jobs_by_tenant WHERE tenant = ?1 \
                  AND end_time IS NULL AND (task, reserved_version) IN \
                  (SELECT value ->> 0, value ->> 1 FROM json_each(?2))"
             }

@@ -20,6 +20,39 @@ const ALONE: Duration = Duration::from_secs(600);
 /// How often the pause after a crash is doubled at most.
 const DOUBLINGS: u32 = 6;
 
+// Every statement names its index: a claim must not become slow with the number of jobs because a planner guessed.
+
+/// Whether any job waits.
+const ANY_WAITING: &str =
+    "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY waiting_jobs WHERE state = 'queued')";
+/// How many jobs wait: one walk over the index, so that it is asked seldom.
+const WAITING: &str =
+    "SELECT COUNT(*) AS jobs FROM jobs INDEXED BY waiting_jobs WHERE state = 'queued'";
+/// Whether a suspect is at work.
+const SUSPECT_AT_WORK: &str = "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY leased_jobs \
+     WHERE lease_end IS NOT NULL AND suspect_step IS NOT NULL AND claim_time > ?)";
+/// The suspect to be tried next. The newest claim first: what was going well for long is the less likely cause.
+const SUSPECT: &str = "SELECT tenant, id FROM jobs INDEXED BY suspected_jobs \
+     WHERE suspect_step IS NOT NULL AND state = 'queued' AND not_before <= ? \
+     ORDER BY claim_time DESC, tenant, id LIMIT 1";
+/// The oldest waiting job of the tenant with the fewest jobs under way: one look into the index for each tenant that waits, however many jobs wait.
+const FAIR: &str = "WITH RECURSIVE tenants (tenant) AS ( \
+     SELECT MIN(tenant) FROM jobs INDEXED BY waiting_jobs WHERE state = 'queued' UNION ALL \
+     SELECT (SELECT MIN(tenant) FROM jobs INDEXED BY waiting_jobs WHERE state = 'queued' \
+     AND tenant > tenants.tenant) FROM tenants WHERE tenants.tenant IS NOT NULL), \
+     oldest (tenant, id) AS (SELECT tenant, (SELECT id FROM jobs AS waiting INDEXED BY waiting_jobs \
+     WHERE waiting.tenant = tenants.tenant AND state = 'queued' \
+     AND suspect_step IS NULL AND not_before <= ? ORDER BY create_time, id LIMIT 1) \
+     FROM tenants WHERE tenant IS NOT NULL) \
+     SELECT jobs.tenant AS tenant, jobs.id AS id FROM oldest CROSS JOIN jobs \
+     ON jobs.tenant = oldest.tenant AND jobs.id = oldest.id \
+     ORDER BY (SELECT COUNT(*) FROM jobs AS running INDEXED BY leased_jobs \
+     WHERE running.tenant = oldest.tenant AND running.lease_end IS NOT NULL), \
+     jobs.create_time, jobs.id LIMIT 1";
+/// Jobs whose lease has run out.
+const LOST: &str =
+    "SELECT * FROM jobs INDEXED BY leased_jobs WHERE lease_end IS NOT NULL AND lease_end <= ?";
+
 /// Puts back what a process before this one was working on.
 pub(super) async fn recover(store: &Sqlite, pause: Duration) -> Result<Recovered> {
     let (mut tx, now) = store.write().await?;
@@ -88,7 +121,11 @@ pub(super) async fn release(
 
 /// Takes the next job: a suspect before others, and nothing beside a suspect.
 pub(super) async fn claim(store: &Sqlite, worker: &str, lease: Duration) -> Result<Option<Claim>> {
-    if count_waiting(store).await? == 0 {
+    // Nearly always none waits, which a reader finds without keeping writers waiting.
+    let waits: bool = sqlx::query_scalar(ANY_WAITING)
+        .fetch_one(&store.reader)
+        .await?;
+    if !waits {
         return Ok(None);
     }
     let (mut tx, now) = store.write().await?;
@@ -107,8 +144,8 @@ pub(super) async fn claim(store: &Sqlite, worker: &str, lease: Duration) -> Resu
         .bind(id)
         .fetch_one(&mut *tx)
         .await?;
-    let job = owners::read(&row)?;
-    announce(&mut tx, &job, JobState::Validating, None, now).await?;
+    let mut job = owners::read(&row)?;
+    job.last_event = announce(&mut tx, &job, JobState::Validating, None, now).await?;
     tx.commit().await?;
     let lease = Lease {
         tenant: job.tenant.clone(),
@@ -120,26 +157,20 @@ pub(super) async fn claim(store: &Sqlite, worker: &str, lease: Duration) -> Resu
 
 /// Jobs that wait for a worker.
 pub(super) async fn count_waiting(store: &Sqlite) -> Result<u64> {
-    let sql = "SELECT COUNT(*) AS jobs FROM jobs WHERE state = 'queued'";
-    let row = sqlx::query(sql).fetch_one(&store.reader).await?;
+    let row = sqlx::query(WAITING).fetch_one(&store.lister).await?;
     row.number("jobs")
 }
 
 /// The key of the job that is to be claimed next.
 async fn next(conn: &mut SqliteConnection, now: Timestamp) -> Result<Option<(String, String)>> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE lease_end IS NOT NULL \
-               AND suspect_step IS NOT NULL AND claim_time > ?)";
-    let is_closed: bool = sqlx::query_scalar(sql)
+    let is_closed: bool = sqlx::query_scalar(SUSPECT_AT_WORK)
         .bind(now.saturating_sub(after(0, ALONE)))
         .fetch_one(&mut *conn)
         .await?;
     if is_closed {
         return Ok(None);
     }
-    // The newest claim first: what was going well for long is the less likely cause.
-    let sql = "SELECT tenant, id FROM jobs WHERE suspect_step IS NOT NULL AND state = 'queued' \
-               AND not_before <= ? ORDER BY claim_time DESC, tenant, id LIMIT 1";
-    let suspect = sqlx::query(sql)
+    let suspect = sqlx::query(SUSPECT)
         .bind(now)
         .fetch_optional(&mut *conn)
         .await?;
@@ -156,20 +187,7 @@ async fn fair(
     conn: &mut SqliteConnection,
     now: Timestamp,
 ) -> Result<Option<sqlx::sqlite::SqliteRow>> {
-    let sql = "WITH RECURSIVE tenants (tenant) AS ( \
-               SELECT MIN(tenant) FROM jobs WHERE state = 'queued' UNION ALL \
-               SELECT (SELECT MIN(tenant) FROM jobs WHERE state = 'queued' \
-               AND tenant > tenants.tenant) FROM tenants WHERE tenants.tenant IS NOT NULL), \
-               oldest (tenant, id) AS (SELECT tenant, (SELECT id FROM jobs AS waiting \
-               WHERE waiting.tenant = tenants.tenant AND state = 'queued' \
-               AND suspect_step IS NULL AND not_before <= ? ORDER BY create_time, id LIMIT 1) \
-               FROM tenants WHERE tenant IS NOT NULL) \
-               SELECT jobs.tenant AS tenant, jobs.id AS id FROM oldest \
-               JOIN jobs ON jobs.tenant = oldest.tenant AND jobs.id = oldest.id \
-               ORDER BY (SELECT COUNT(*) FROM jobs AS running \
-               WHERE running.tenant = oldest.tenant AND running.lease_end IS NOT NULL), \
-               jobs.create_time, jobs.id LIMIT 1";
-    Ok(sqlx::query(sql).bind(now).fetch_optional(conn).await?)
+    Ok(sqlx::query(FAIR).bind(now).fetch_optional(conn).await?)
 }
 
 /// Jobs whose worker has not been heard of until its lease ran out.
@@ -178,8 +196,7 @@ async fn lost_jobs(
     now: Timestamp,
     alive: &[Lease],
 ) -> Result<Vec<JobRecord>> {
-    let sql = "SELECT * FROM jobs WHERE lease_end IS NOT NULL AND lease_end <= ?";
-    let found = sqlx::query(sql).bind(now).fetch_all(conn).await?;
+    let found = sqlx::query(LOST).bind(now).fetch_all(conn).await?;
     let mut lost = Vec::new();
     for row in &found {
         let job = owners::read(row)?;

@@ -1,22 +1,20 @@
-//! Data sets, their examples and their snapshots.
+//! Data sets and their examples.
 //!
-//! Invariant: an example names a video of its own tenant; a snapshot never changes and is named by what it holds.
+//! Invariant: an example names a video of its own tenant; a data set that was deleted is seen by nobody.
 
 use async_trait::async_trait;
-use sha2::{Digest as _, Sha256};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::super::{
     DatasetRecord, Datasets, Error, ExampleRecord, Kind, LabelCount, Page, PageRequest, Result,
-    SnapshotRecord, Timestamp,
 };
-use super::Sqlite;
 use super::labels::{self, Changes};
 use super::requests::Request;
 use super::rows::{Columns, corrupt};
+use super::{Sqlite, removal};
 use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
-use crate::spec::{Digest, MAX_LABELS};
+use crate::spec::MAX_LABELS;
 
 const LISTING: &str = "datasets";
 const EXAMPLES: &str = "examples";
@@ -36,6 +34,7 @@ impl Datasets for Sqlite {
         display_name: &str,
         request: Option<RequestId>,
     ) -> Result<DatasetRecord> {
+        removal::finish(self, tenant, dataset).await?;
         let (mut tx, now) = self.write().await?;
         let content = (dataset.as_str(), display_name);
         let request = Request::new("CreateDataset", request, &content)?;
@@ -76,13 +75,14 @@ impl Datasets for Sqlite {
         page: &PageRequest,
     ) -> Result<Page<DatasetRecord>> {
         let mut tx = self.list().await?;
-        let found =
-            sqlx::query("SELECT * FROM datasets WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?")
-                .bind(tenant.as_str())
-                .bind(page.start(LISTING)?)
-                .bind(page.limit())
-                .fetch_all(&mut *tx)
-                .await?;
+        let sql = "SELECT * FROM datasets WHERE tenant = ? AND id > ? AND delete_time IS NULL \
+                   ORDER BY id LIMIT ?";
+        let found = sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(page.start(LISTING)?)
+            .bind(page.limit())
+            .fetch_all(&mut *tx)
+            .await?;
         let mut datasets = Vec::with_capacity(found.len());
         let mut left = LISTED_LABELS;
         for row in &found {
@@ -102,13 +102,8 @@ impl Datasets for Sqlite {
     ) -> Result<DatasetRecord> {
         let (mut tx, _) = self.write().await?;
         get(&mut tx, tenant, dataset).await?;
-        let mut videos = Vec::new();
         let mut changes = Changes::default();
-        for example in examples {
-            if !labels::put(&mut tx, (tenant, dataset), example, &mut changes).await? {
-                videos.push(example.video);
-            }
-        }
+        let videos = labels::put(&mut tx, (tenant, dataset), examples, &mut changes).await?;
         if !videos.is_empty() {
             return Err(Error::VideosNotFound { videos });
         }
@@ -171,30 +166,13 @@ impl Datasets for Sqlite {
     async fn delete_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<()> {
         self.deleting(|| delete(self, tenant, dataset)).await
     }
-
-    async fn snapshot_dataset(
-        &self,
-        tenant: &TenantId,
-        dataset: &DatasetId,
-    ) -> Result<SnapshotRecord> {
-        let (mut tx, now) = self.write().await?;
-        let digest = snapshot(&mut tx, tenant, dataset, now).await?;
-        let record = read_snapshot(&mut tx, tenant, digest).await?;
-        tx.commit().await?;
-        Ok(record)
-    }
-
-    async fn get_snapshot(&self, tenant: &TenantId, digest: Digest) -> Result<SnapshotRecord> {
-        let mut tx = self.list().await?;
-        read_snapshot(&mut tx, tenant, digest).await
-    }
 }
 
 async fn delete(store: &Sqlite, tenant: &TenantId, dataset: &DatasetId) -> Result<()> {
-    let (mut tx, _) = store.write().await?;
-    row(&mut tx, tenant, dataset).await?;
-    let sql = "SELECT id FROM jobs WHERE tenant = ? AND dataset = ? AND end_time IS NULL \
-               LIMIT 1";
+    let (mut tx, now) = store.write().await?;
+    let row = row(&mut tx, tenant, dataset).await?;
+    let sql = "SELECT id FROM jobs INDEXED BY unfinished_jobs_by_tenant \
+               WHERE tenant = ? AND dataset = ? AND end_time IS NULL LIMIT 1";
     let job = sqlx::query_scalar(sql)
         .bind(tenant.as_str())
         .bind(dataset.as_str())
@@ -208,11 +186,7 @@ async fn delete(store: &Sqlite, tenant: &TenantId, dataset: &DatasetId) -> Resul
             user,
         });
     }
-    sqlx::query("DELETE FROM datasets WHERE tenant = ? AND id = ?")
-        .bind(tenant.as_str())
-        .bind(dataset.as_str())
-        .execute(&mut *tx)
-        .await?;
+    removal::begin(&mut tx, &row, now).await?;
     tx.commit().await
 }
 
@@ -233,12 +207,13 @@ async fn remove(
     Ok(record)
 }
 
-async fn row(
+/// The row of a data set that is not being removed.
+pub(super) async fn row(
     conn: &mut SqliteConnection,
     tenant: &TenantId,
     dataset: &DatasetId,
 ) -> Result<SqliteRow> {
-    sqlx::query("SELECT * FROM datasets WHERE tenant = ? AND id = ?")
+    sqlx::query("SELECT * FROM datasets WHERE tenant = ? AND id = ? AND delete_time IS NULL")
         .bind(tenant.as_str())
         .bind(dataset.as_str())
         .fetch_optional(conn)
@@ -276,90 +251,11 @@ async fn with_counts(
     })
 }
 
-fn example(row: &SqliteRow) -> Result<ExampleRecord> {
+pub(super) fn example(row: &SqliteRow) -> Result<ExampleRecord> {
     Ok(ExampleRecord {
         video: row.id("video")?,
         label: row.text("label")?,
         split: row.name("split")?,
-    })
-}
-
-/// Keeps what a data set holds now. Returns the snapshot's digest.
-pub(super) async fn snapshot(
-    conn: &mut SqliteConnection,
-    tenant: &TenantId,
-    dataset: &DatasetId,
-    now: Timestamp,
-) -> Result<Digest> {
-    row(conn, tenant, dataset).await?;
-    let sql = "SELECT video, videos.sha256 AS sha256, label, split FROM examples \
-               JOIN videos ON videos.tenant = examples.tenant AND videos.id = examples.video \
-               WHERE examples.tenant = ? AND dataset = ? ORDER BY video";
-    let found = sqlx::query(sql)
-        .bind(tenant.as_str())
-        .bind(dataset.as_str())
-        .fetch_all(&mut *conn)
-        .await?;
-    let mut hasher = Sha256::new();
-    for row in &found {
-        // Neither part can hold a tab or a line's end, so that no two snapshots have one text.
-        let (video, label) = (row.text("video")?, row.text("label")?);
-        let (sha256, split) = (row.digest("sha256")?, row.text("split")?);
-        hasher.update(format!("{video}\t{sha256}\t{label}\t{split}\n"));
-    }
-    let digest = Digest(hasher.finalize().into());
-    // One whose examples were forgotten gets them again; what is left of them is the same, since the digest is.
-    let sql = "INSERT INTO snapshots (tenant, digest, create_time) VALUES (?, ?, ?) \
-               ON CONFLICT (tenant, digest) DO UPDATE \
-               SET forgotten = 0, create_time = excluded.create_time WHERE forgotten > 0";
-    let inserted = sqlx::query(sql)
-        .bind(tenant.as_str())
-        .bind(digest.0.to_vec())
-        .bind(now)
-        .execute(&mut *conn)
-        .await?;
-    if inserted.rows_affected() > 0 {
-        let sql = "INSERT INTO snapshot_examples (tenant, digest, video, label, split) \
-                   SELECT tenant, ?, video, label, split FROM examples \
-                   WHERE tenant = ? AND dataset = ? ON CONFLICT DO NOTHING";
-        sqlx::query(sql)
-            .bind(digest.0.to_vec())
-            .bind(tenant.as_str())
-            .bind(dataset.as_str())
-            .execute(conn)
-            .await?;
-    }
-    Ok(digest)
-}
-
-async fn read_snapshot(
-    conn: &mut SqliteConnection,
-    tenant: &TenantId,
-    digest: Digest,
-) -> Result<SnapshotRecord> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM snapshots \
-               WHERE tenant = ? AND digest = ? AND forgotten = 0)";
-    let exists: bool = sqlx::query_scalar(sql)
-        .bind(tenant.as_str())
-        .bind(digest.0.to_vec())
-        .fetch_one(&mut *conn)
-        .await?;
-    if !exists {
-        return Err(Error::NotFound {
-            kind: Kind::Snapshot,
-            name: digest.to_string(),
-        });
-    }
-    let sql = "SELECT video, label, split FROM snapshot_examples \
-               WHERE tenant = ? AND digest = ? ORDER BY video";
-    let found = sqlx::query(sql)
-        .bind(tenant.as_str())
-        .bind(digest.0.to_vec())
-        .fetch_all(conn)
-        .await?;
-    Ok(SnapshotRecord {
-        digest,
-        examples: found.iter().map(example).collect::<Result<_>>()?,
     })
 }
 

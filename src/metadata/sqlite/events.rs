@@ -8,30 +8,46 @@ use super::super::{Event, EventRecord, Result, Timestamp};
 use super::rows::{self, Columns};
 use crate::ids::{JobId, TenantId};
 
+/// Appends an event to a job. Returns its number.
 pub(super) async fn append(
     conn: &mut SqliteConnection,
     tenant: &TenantId,
     job: JobId,
     now: Timestamp,
     event: &Event,
-) -> Result<()> {
-    let sql = "UPDATE jobs SET last_event = last_event + 1 WHERE tenant = ? AND id = ? \
+) -> Result<u64> {
+    append_all(conn, (tenant, job), now, std::slice::from_ref(event)).await
+}
+
+/// Appends events to a job, which get their numbers in one statement. Returns the number of the last one.
+pub(super) async fn append_all(
+    conn: &mut SqliteConnection,
+    (tenant, job): (&TenantId, JobId),
+    now: Timestamp,
+    events: &[Event],
+) -> Result<u64> {
+    let sql = "UPDATE jobs SET last_event = last_event + ? WHERE tenant = ? AND id = ? \
                RETURNING last_event";
-    let sequence: i64 = sqlx::query_scalar(sql)
+    let row = sqlx::query(sql)
+        .bind(events.len() as i64)
         .bind(tenant.as_str())
         .bind(job.to_string())
         .fetch_one(&mut *conn)
         .await?;
+    let last: u64 = row.number("last_event")?;
+    let first = last - events.len() as u64 + 1;
     let sql = "INSERT INTO events (tenant, job, sequence, time, event) VALUES (?, ?, ?, ?, ?)";
-    sqlx::query(sql)
-        .bind(tenant.as_str())
-        .bind(job.to_string())
-        .bind(sequence)
-        .bind(now)
-        .bind(rows::json("event", event)?)
-        .execute(conn)
-        .await?;
-    Ok(())
+    for (sequence, event) in (first..).zip(events) {
+        sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(job.to_string())
+            .bind(rows::int("sequence", sequence)?)
+            .bind(now)
+            .bind(rows::json("event", event)?)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(last)
 }
 
 pub(super) async fn list(

@@ -10,7 +10,7 @@ use sqlx::SqliteConnection;
 
 use super::super::{
     CheckpointRecord, Claim, Ending, Error, Event, JobRecord, JobResult, JobUpdate, Lease,
-    NewVersion, Outcome, Published, Recovered, Release, Result, Timestamp, Workers,
+    NewVersion, Published, Recovered, Release, Result, Timestamp, TrainingSummary, Workers,
 };
 use super::rows::{self, Columns};
 use super::{Sqlite, claims, events, owners, tasks, versions};
@@ -64,8 +64,8 @@ impl Workers for Sqlite {
     ) -> Result<JobRecord> {
         let (mut tx, now) = self.write().await?;
         change(&mut tx, lease, (from, to), &update).await?;
-        let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
-        announce(&mut tx, &job, to, None, now).await?;
+        let mut job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
+        job.last_event = announce(&mut tx, &job, to, None, now).await?;
         tx.commit().await?;
         Ok(job)
     }
@@ -79,8 +79,8 @@ impl Workers for Sqlite {
     ) -> Result<()> {
         let (mut tx, now) = self.write().await?;
         change(&mut tx, lease, (state, state), &update).await?;
-        for event in events {
-            events::append(&mut tx, &lease.tenant, lease.job, now, event).await?;
+        if !events.is_empty() {
+            events::append_all(&mut tx, (&lease.tenant, lease.job), now, events).await?;
         }
         tx.commit().await
     }
@@ -162,7 +162,7 @@ impl Workers for Sqlite {
         &self,
         lease: &Lease,
         version: NewVersion,
-        outcome: Outcome,
+        summary: TrainingSummary,
     ) -> Result<Published> {
         let (mut tx, now) = self.write().await?;
         let states = (JobState::Publishing, JobState::Publishing);
@@ -173,8 +173,8 @@ impl Workers for Sqlite {
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
         let record = versions::insert(&mut tx, &lease.tenant, &job.task, &version, now).await?;
         let is_desired = ask_to_serve(&mut tx, &job, version.version, now).await?;
-        set_result(&mut tx, &job, version, &outcome).await?;
-        let why = outcome.reason.map(|reason| (reason, String::new()));
+        set_result(&mut tx, &job, version, &summary).await?;
+        let why = summary.reason.map(|reason| (reason, String::new()));
         end(&mut tx, &job, JobState::Succeeded, why, now).await?;
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
         tx.commit().await?;
@@ -258,13 +258,14 @@ async fn change(
     Ok(())
 }
 
+/// Appends the event of a job's new state. Returns its number.
 pub(super) async fn announce(
     conn: &mut SqliteConnection,
     job: &JobRecord,
     state: JobState,
     why: Option<(&str, &str)>,
     now: Timestamp,
-) -> Result<()> {
+) -> Result<u64> {
     let (reason, message) = why.unzip();
     let event = Event::State {
         state,
@@ -297,7 +298,7 @@ pub(super) async fn end(
     let why = why
         .as_ref()
         .map(|(reason, message)| (reason.as_str(), message.as_str()));
-    announce(conn, job, state, why, now).await
+    announce(conn, job, state, why, now).await.map(drop)
 }
 
 /// Makes a job's version its task's desired one, if the task wants that and is what it was at submission.
@@ -330,17 +331,17 @@ async fn set_result(
     conn: &mut SqliteConnection,
     job: &JobRecord,
     version: NewVersion,
-    outcome: &Outcome,
+    summary: &TrainingSummary,
 ) -> Result<()> {
     let result = JobResult {
         version: version.version.get(),
         evaluation: version.manifest.evaluation,
-        loss_curve: outcome.loss_curve.clone(),
+        loss_curve: summary.loss_curve.clone(),
         dataset_digest: version.manifest.dataset_digest,
         backbone_digest: version.manifest.backbone_digest,
-        seed: outcome.seed,
+        seed: summary.seed,
         parameters: version.manifest.parameters,
-        training_micros: outcome.training_micros,
+        training_micros: summary.training_micros,
     };
     sqlx::query("UPDATE jobs SET result = ? WHERE tenant = ? AND id = ?")
         .bind(rows::json("result", &result)?)

@@ -31,7 +31,7 @@ impl Changes {
         }
     }
 
-    /// Writes the counts.
+    /// Writes the counts, and that the examples are others now.
     pub(super) async fn write(
         self,
         conn: &mut SqliteConnection,
@@ -46,8 +46,9 @@ impl Changes {
             examples += change.iter().sum::<i64>();
             labels += apply(conn, (tenant, dataset), &label, change).await?;
         }
-        let sql = "UPDATE datasets SET labels = labels + ?, examples = examples + ? \
-                   WHERE tenant = ? AND id = ?";
+        // Examples may have changed places under equal counts, so that the revision does not follow from the counts.
+        let sql = "UPDATE datasets SET labels = labels + ?, examples = examples + ?, \
+                   revision = revision + 1, snapshot = NULL WHERE tenant = ? AND id = ?";
         sqlx::query(sql)
             .bind(labels)
             .bind(examples)
@@ -104,35 +105,77 @@ async fn apply(
     Ok(-1)
 }
 
-/// Adds an example or changes it; false when the tenant has no such video.
+/// Adds examples or changes them, in a few statements however many there are. Returns the videos that the tenant does not have; then nothing is added.
 pub(super) async fn put(
     conn: &mut SqliteConnection,
     (tenant, dataset): (&TenantId, &DatasetId),
-    example: &ExampleRecord,
+    examples: &[ExampleRecord],
     changes: &mut Changes,
-) -> Result<bool> {
-    let before = find(conn, (tenant, dataset), example.video).await?;
+) -> Result<Vec<VideoId>> {
+    // Of a video that is named twice the last word counts.
+    let examples: BTreeMap<VideoId, &ExampleRecord> =
+        examples.iter().map(|own| (own.video, own)).collect();
+    let mut values = Vec::with_capacity(examples.len());
+    for example in examples.values() {
+        let split = rows::name("split", example.split)?;
+        values.push((example.video.to_string(), &example.label, split));
+    }
+    let values = rows::json("examples", &values)?;
+    let missing = missing(conn, tenant, &values).await?;
+    if !missing.is_empty() {
+        return Ok(missing);
+    }
+    for row in &before(conn, (tenant, dataset), &values).await? {
+        changes.add(row.text("label")?, row.name("split")?, -1);
+    }
     let sql = "INSERT INTO examples (tenant, dataset, video, label, split) \
-               SELECT tenant, ?, id, ?, ? FROM videos \
-               WHERE tenant = ? AND id = ? AND delete_time IS NULL \
-               ON CONFLICT (tenant, dataset, video) \
+               SELECT ?1, ?2, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?3) \
+               WHERE true ON CONFLICT (tenant, dataset, video) \
                DO UPDATE SET label = excluded.label, split = excluded.split";
-    let inserted = sqlx::query(sql)
-        .bind(dataset.as_str())
-        .bind(&example.label)
-        .bind(rows::name("split", example.split)?)
+    sqlx::query(sql)
         .bind(tenant.as_str())
-        .bind(example.video.to_string())
+        .bind(dataset.as_str())
+        .bind(&values)
         .execute(conn)
         .await?;
-    if inserted.rows_affected() == 0 {
-        return Ok(false);
+    for example in examples.values() {
+        changes.add(example.label.clone(), example.split, 1);
     }
-    if let Some((label, split)) = before {
-        changes.add(label, split, -1);
-    }
-    changes.add(example.label.clone(), example.split, 1);
-    Ok(true)
+    Ok(Vec::new())
+}
+
+/// The videos of some examples, as JSON, that the tenant does not have.
+async fn missing(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    values: &str,
+) -> Result<Vec<VideoId>> {
+    let sql = "SELECT value ->> 0 AS video FROM json_each(?2) WHERE NOT EXISTS \
+               (SELECT 1 FROM videos WHERE tenant = ?1 AND id = value ->> 0 \
+               AND delete_time IS NULL)";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(values)
+        .fetch_all(conn)
+        .await?;
+    found.iter().map(|row| row.id("video")).collect()
+}
+
+/// What a data set has for the videos of some examples, as JSON.
+async fn before(
+    conn: &mut SqliteConnection,
+    (tenant, dataset): (&TenantId, &DatasetId),
+    values: &str,
+) -> Result<Vec<SqliteRow>> {
+    let sql = "SELECT label, split FROM examples WHERE tenant = ?1 AND dataset = ?2 \
+               AND video IN (SELECT value ->> 0 FROM json_each(?3))";
+    let found = sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(dataset.as_str())
+        .bind(values)
+        .fetch_all(conn)
+        .await?;
+    Ok(found)
 }
 
 /// Removes an example; one that is not there is removed already.

@@ -11,7 +11,8 @@ use super::super::{
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, datasets, events, jobs, tasks};
+use super::snapshots::{self, Taken};
+use super::{Sqlite, events, jobs, tasks};
 use crate::ids::{JobId, RequestId, TenantId};
 use crate::spec::JobState;
 
@@ -25,50 +26,18 @@ impl Jobs for Sqlite {
         job: NewJob,
         request: Option<RequestId>,
     ) -> Result<JobRecord> {
-        let (mut tx, now) = self.write().await?;
-        let content = (
-            job.task.as_str(),
-            job.dataset.as_str(),
-            &job.hyper_parameters,
-        );
-        let request = Request::new("SubmitJob", request, &content)?;
-        if let Some(id) = request.answer(&mut tx, tenant).await? {
-            let id = id.parse().map_err(|error| corrupt("job", error))?;
-            return get(&mut tx, tenant, id).await;
+        for is_last in [false, false, true] {
+            if let Some(record) = answered(self, tenant, &job, request).await? {
+                return Ok(record);
+            }
+            let taken = snapshots::take(self, tenant, &job.dataset).await?;
+            if let Some(record) = submit(self, tenant, &job, request, &taken, is_last).await? {
+                return Ok(record);
+            }
         }
-        let task = tasks::get(&mut tx, tenant, &job.task).await?;
-        let digest = datasets::snapshot(&mut tx, tenant, &job.dataset, now).await?;
-        if unfinished(&mut tx, tenant).await? >= job.limit {
-            return Err(Error::TooManyJobs { limit: job.limit });
-        }
-        let id = JobId::generate();
-        let sql = "INSERT INTO jobs (tenant, id, task, dataset, dataset_digest, \
-                   hyper_parameters, state, task_etag, create_time) \
-                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        sqlx::query(sql)
-            .bind(tenant.as_str())
-            .bind(id.to_string())
-            .bind(job.task.as_str())
-            .bind(job.dataset.as_str())
-            .bind(digest.0.to_vec())
-            .bind(rows::json("hyper_parameters", &job.hyper_parameters)?)
-            .bind(rows::name("state", JobState::Queued)?)
-            .bind(task.etag)
-            .bind(now)
-            .execute(&mut *tx)
-            .await?;
-        let queued = Event::State {
-            state: JobState::Queued,
-            reason: None,
-            message: None,
-        };
-        events::append(&mut tx, tenant, id, now, &queued).await?;
-        request
-            .remember(&mut tx, tenant, id.to_string(), now)
-            .await?;
-        let record = get(&mut tx, tenant, id).await?;
-        tx.commit().await?;
-        Ok(record)
+        Err(Error::Unavailable(
+            "the data set's snapshot was forgotten while the job was submitted".into(),
+        ))
     }
 
     async fn get_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord> {
@@ -124,8 +93,92 @@ impl Jobs for Sqlite {
     }
 }
 
+fn request_of(job: &NewJob, request: Option<RequestId>) -> Result<Request> {
+    let content = (
+        job.task.as_str(),
+        job.dataset.as_str(),
+        &job.hyper_parameters,
+    );
+    Request::new("SubmitJob", request, &content)
+}
+
+/// The job that the request made before. Refuses what can be refused before a snapshot is taken.
+async fn answered(
+    store: &Sqlite,
+    tenant: &TenantId,
+    job: &NewJob,
+    request: Option<RequestId>,
+) -> Result<Option<JobRecord>> {
+    let mut tx = store.read().await?;
+    let request = request_of(job, request)?;
+    if let Some(id) = request.answer(&mut tx, tenant).await? {
+        let id = id.parse().map_err(|error| corrupt("job", error))?;
+        return get(&mut tx, tenant, id).await.map(Some);
+    }
+    tasks::get(&mut tx, tenant, &job.task).await?;
+    if unfinished(&mut tx, tenant).await? >= job.limit {
+        return Err(Error::TooManyJobs { limit: job.limit });
+    }
+    Ok(None)
+}
+
+/// Queues a job that reads a snapshot which was just taken. `None` when that was forgotten, or when its data set has changed since: its videos might be
+/// gone then, so that it is better taken again, unless the data set changes all the time.
+async fn submit(
+    store: &Sqlite,
+    tenant: &TenantId,
+    job: &NewJob,
+    request: Option<RequestId>,
+    taken: &Taken,
+    is_last: bool,
+) -> Result<Option<JobRecord>> {
+    let (mut tx, now) = store.write().await?;
+    let request = request_of(job, request)?;
+    if let Some(id) = request.answer(&mut tx, tenant).await? {
+        let id = id.parse().map_err(|error| corrupt("job", error))?;
+        return get(&mut tx, tenant, id).await.map(Some);
+    }
+    let task = tasks::get(&mut tx, tenant, &job.task).await?;
+    let is_current = taken.is_current(&mut tx, tenant, &job.dataset).await?;
+    if !taken.is_there(&mut tx, tenant).await? || !(is_current || is_last) {
+        return Ok(None);
+    }
+    if unfinished(&mut tx, tenant).await? >= job.limit {
+        return Err(Error::TooManyJobs { limit: job.limit });
+    }
+    let id = JobId::generate();
+    let sql = "INSERT INTO jobs (tenant, id, task, dataset, dataset_digest, \
+               hyper_parameters, state, task_etag, create_time) \
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    sqlx::query(sql)
+        .bind(tenant.as_str())
+        .bind(id.to_string())
+        .bind(job.task.as_str())
+        .bind(job.dataset.as_str())
+        .bind(taken.record.digest.0.to_vec())
+        .bind(rows::json("hyper_parameters", &job.hyper_parameters)?)
+        .bind(rows::name("state", JobState::Queued)?)
+        .bind(task.etag)
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+    let queued = Event::State {
+        state: JobState::Queued,
+        reason: None,
+        message: None,
+    };
+    events::append(&mut tx, tenant, id, now, &queued).await?;
+    request
+        .remember(&mut tx, tenant, id.to_string(), now)
+        .await?;
+    let record = get(&mut tx, tenant, id).await?;
+    tx.commit().await?;
+    Ok(Some(record))
+}
+
 async fn unfinished(conn: &mut SqliteConnection, tenant: &TenantId) -> Result<u32> {
-    let sql = "SELECT COUNT(*) AS jobs FROM jobs WHERE tenant = ? AND end_time IS NULL";
+    let sql = "SELECT COUNT(*) AS jobs FROM jobs INDEXED BY unfinished_jobs_by_tenant \
+               WHERE tenant = ? AND end_time IS NULL";
     let row = sqlx::query(sql)
         .bind(tenant.as_str())
         .fetch_one(conn)

@@ -11,7 +11,7 @@ use sqlx::sqlite::SqliteRow;
 use super::super::{EndedPart, Result, Retention, Timestamp, UnfinishedUploads};
 use super::rows::Columns;
 use super::uploads::EXPIRED;
-use super::{Sqlite, micros};
+use super::{Sqlite, micros, removal};
 
 /// Rows that one transaction takes: a few milliseconds of the only writer's time.
 const BATCH: u32 = 500;
@@ -130,8 +130,11 @@ impl Retention for Sqlite {
     async fn forget_snapshots(&self, age: Duration) -> Result<u64> {
         let (mut tx, now) = self.write().await?;
         let sql = "UPDATE snapshots SET forgotten = 1 WHERE (tenant, digest) IN \
-                   (SELECT tenant, digest FROM snapshots WHERE forgotten = 0 AND create_time <= ? \
-                   AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.tenant = snapshots.tenant \
+                   (SELECT tenant, digest FROM snapshots INDEXED BY snapshots_with_examples \
+                   WHERE forgotten < 2 AND forgotten = 0 \
+                   AND create_time <= ? \
+                   AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
+                   WHERE jobs.tenant = snapshots.tenant \
                    AND dataset_digest = digest \
                    AND (end_time IS NULL OR reason = 'PROCESS_LOST')) LIMIT ?)";
         let marked = sqlx::query(sql)
@@ -142,6 +145,10 @@ impl Retention for Sqlite {
         let emptied = empty_snapshot(&mut tx).await?;
         tx.commit().await?;
         Ok(marked.rows_affected() + emptied)
+    }
+
+    async fn forget_datasets(&self) -> Result<u64> {
+        self.deleting(|| removal::go_on(self)).await
     }
 
     async fn forget_jobs(&self, age: Duration) -> Result<u64> {
@@ -190,7 +197,8 @@ fn before(now: Timestamp, age: Duration) -> Timestamp {
 
 /// Removes some of the examples of a snapshot that is being forgotten. Returns how many, or 1 when it was the end of it; 0 when there is none.
 async fn empty_snapshot(conn: &mut SqliteConnection) -> Result<u64> {
-    let sql = "SELECT tenant, digest FROM snapshots WHERE forgotten = 1 LIMIT 1";
+    let sql = "SELECT tenant, digest FROM snapshots INDEXED BY snapshots_with_examples \
+               WHERE forgotten < 2 AND forgotten = 1 LIMIT 1";
     let Some(row) = sqlx::query(sql).fetch_optional(&mut *conn).await? else {
         return Ok(0);
     };
@@ -218,7 +226,8 @@ async fn empty_snapshot(conn: &mut SqliteConnection) -> Result<u64> {
 /// Drops a snapshot that is empty when no job names it.
 async fn drop_unnamed(conn: &mut SqliteConnection, tenant: &str, digest: &[u8]) -> Result<()> {
     let sql = "DELETE FROM snapshots WHERE tenant = ?1 AND digest = ?2 AND forgotten = 2 \
-               AND NOT EXISTS (SELECT 1 FROM jobs WHERE tenant = ?1 AND dataset_digest = ?2)";
+               AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
+               WHERE tenant = ?1 AND dataset_digest = ?2)";
     sqlx::query(sql)
         .bind(tenant)
         .bind(digest)

@@ -4,7 +4,7 @@ use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// Every migration: its number, its name, its statements.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "records", include_str!("../migrations/0001_records.sql")),
     (2, "store", include_str!("../migrations/0002_store.sql")),
     (
@@ -18,6 +18,11 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
         include_str!("../migrations/0005_job_life.sql"),
     ),
     (6, "changes", include_str!("../migrations/0006_changes.sql")),
+    (
+        7,
+        "large data sets",
+        include_str!("../migrations/0007_large_data_sets.sql"),
+    ),
 ];
 
 /// What brings a database of any release to the schema of this one.

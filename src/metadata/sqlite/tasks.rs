@@ -378,7 +378,7 @@ async fn delete(
 ) -> Result<Vec<VersionRecord>> {
     let (mut tx, now) = store.write().await?;
     current(&mut tx, tenant, task, etag).await?;
-    let sql = "SELECT id FROM jobs WHERE tenant = ? AND task = ? AND end_time IS NULL LIMIT 1";
+    let sql = "SELECT id FROM jobs INDEXED BY unfinished_jobs_by_tenant WHERE tenant = ? AND task = ? AND end_time IS NULL LIMIT 1";
     let job = sqlx::query_scalar(sql)
         .bind(tenant.as_str())
         .bind(task.as_str())

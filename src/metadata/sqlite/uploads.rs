@@ -70,7 +70,7 @@ async fn unfinished(
     tenant: &TenantId,
     now: Timestamp,
 ) -> Result<(u64, u64)> {
-    let sql = "SELECT COUNT(*) AS uploads, COALESCE(SUM(committed), 0) AS bytes FROM uploads \
+    let sql = "SELECT COUNT(*) AS uploads, COALESCE(SUM(committed), 0) AS bytes FROM uploads INDEXED BY unfinished_uploads_by_tenant \
                WHERE tenant = ? AND expire_time > ?";
     let row = sqlx::query(sql)
         .bind(tenant.as_str())

@@ -12,7 +12,7 @@ use super::super::{
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, blobs, labels, uploads};
+use super::{Sqlite, blobs, decoded, labels, uploads};
 use crate::ids::{RequestId, TenantId, UploadId, VideoId};
 use crate::spec::Digest;
 
@@ -124,6 +124,17 @@ impl Videos for Sqlite {
         get(&mut tx, tenant, video).await
     }
 
+    async fn get_videos(&self, tenant: &TenantId, videos: &[VideoId]) -> Result<Vec<VideoRecord>> {
+        let sql = "SELECT * FROM videos WHERE tenant = ?1 AND delete_time IS NULL \
+                   AND id IN (SELECT value FROM json_each(?2))";
+        let found = sqlx::query(sql)
+            .bind(tenant.as_str())
+            .bind(decoded::list(videos)?)
+            .fetch_all(&self.lister)
+            .await?;
+        found.iter().map(read).collect()
+    }
+
     async fn list_videos(
         &self,
         tenant: &TenantId,
@@ -165,6 +176,8 @@ async fn delete(store: &Sqlite, tenant: &TenantId, video: VideoId, force: bool) 
         }
         Some(_) => bury(&mut tx, tenant, video, now).await?,
         None => {
+            // Data sets that are being removed may still hold it.
+            labels::forget_video(&mut tx, tenant, video).await?;
             sqlx::query("DELETE FROM videos WHERE tenant = ? AND id = ?")
                 .bind(tenant.as_str())
                 .bind(video.to_string())
@@ -248,7 +261,9 @@ async fn user(
     tenant: &TenantId,
     video: VideoId,
 ) -> Result<Option<(Kind, String)>> {
-    let sql = "SELECT dataset FROM examples WHERE tenant = ? AND video = ? LIMIT 1";
+    let sql = "SELECT dataset FROM examples CROSS JOIN datasets \
+               ON datasets.tenant = examples.tenant AND datasets.id = dataset \
+               WHERE examples.tenant = ? AND video = ? AND datasets.delete_time IS NULL LIMIT 1";
     let dataset = sqlx::query_scalar(sql)
         .bind(tenant.as_str())
         .bind(video.to_string())
@@ -257,7 +272,8 @@ async fn user(
     if let Some(dataset) = dataset {
         return Ok(Some((Kind::Dataset, dataset)));
     }
-    let sql = "SELECT jobs.id FROM jobs JOIN snapshot_examples AS example \
+    let sql = "SELECT jobs.id FROM jobs INDEXED BY unfinished_jobs_by_tenant \
+               CROSS JOIN snapshot_examples AS example \
                ON example.tenant = jobs.tenant AND example.digest = jobs.dataset_digest \
                WHERE jobs.tenant = ? AND jobs.end_time IS NULL AND example.video = ? LIMIT 1";
     let job = sqlx::query_scalar(sql)
@@ -276,6 +292,7 @@ async fn bury(
     now: Timestamp,
 ) -> Result<()> {
     labels::forget_video(conn, tenant, video).await?;
+    decoded::forget(conn, tenant, video).await?;
     sqlx::query("UPDATE videos SET delete_time = ? WHERE tenant = ? AND id = ?")
         .bind(now)
         .bind(tenant.as_str())

@@ -10,7 +10,7 @@ use frameshift::ids::{DatasetId, JobId, TaskId, TenantId, VersionRef, VideoId};
 use frameshift::jobs;
 use frameshift::library::{self, Library, Started};
 use frameshift::metadata::{
-    self, Event, EventRecord, ExampleRecord, JobRecord, MetadataStore, NewTask, Sqlite,
+    self, Event, EventRecord, ExampleRecord, JobRecord, NewTask, Outages, Sqlite,
 };
 use frameshift::model::{Activation, Backbone, BackboneConfig, Tensors};
 use frameshift::registry::{self, Registry};
@@ -85,12 +85,17 @@ pub(super) fn backbone_of(config: BackboneConfig) -> Backbone {
 
 impl Bed {
     pub(super) async fn open(directory: &Path) -> Self {
+        Self::open_with(directory, &Outages::default()).await
+    }
+
+    /// A bed whose database fails as a test says.
+    pub(super) async fn open_with(directory: &Path, outages: &Outages) -> Self {
         let lock = DirectoryLock::acquire(directory).expect("the directory is free");
         let path = directory.join("records.sqlite");
         let metadata = Sqlite::open(metadata::Config::at(path))
             .await
             .expect("a database");
-        let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
+        let metadata = outages.wrap(Arc::new(metadata));
         let store = Store::open(&directory.join("blobs")).expect("a store");
         let program = env!("CARGO_BIN_EXE_frameshift").into();
         let decoder = video::Config {

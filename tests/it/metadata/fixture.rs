@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use frameshift::ids::{AdapterVersion, DatasetId, RequestId, TaskId, TenantId, VideoId};
 use frameshift::metadata::{
-    BlobName, Claim, Event, ExampleRecord, JobRecord, JobUpdate, MetadataStore, NewJob, NewTask,
-    NewVersion, NewVideo, Outcome, Published, UploadLimits, VersionManifest, VideoProbe,
-    VideoRecord,
+    BlobName, Claim, Error, Event, ExampleRecord, JobRecord, JobUpdate, MetadataStore, NewJob,
+    NewTask, NewVersion, NewVideo, Published, TrainingSummary, UploadLimits, VersionManifest,
+    VideoProbe, VideoRecord,
 };
 use frameshift::spec::{
     AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, HyperParameters, JobState,
@@ -143,6 +143,25 @@ pub(crate) async fn trainable(store: &Store, tenant: &TenantId, name: &str) -> V
     videos
 }
 
+/// Every example of a snapshot, read in small pages.
+pub(crate) async fn examples_of(
+    store: &Store,
+    tenant: &TenantId,
+    digest: Digest,
+) -> Result<Vec<ExampleRecord>, Error> {
+    let mut all: Vec<ExampleRecord> = Vec::new();
+    for _ in 0..100_000 {
+        let after = all.last().map(|example| example.video);
+        let page = store.snapshot_examples(tenant, digest, after, 100).await?;
+        let is_last = page.len() < 100;
+        all.extend(page);
+        if is_last {
+            return Ok(all);
+        }
+    }
+    panic!("a snapshot has no end");
+}
+
 pub(crate) fn new_job(name: &str) -> NewJob {
     NewJob {
         task: task_id(name),
@@ -223,8 +242,8 @@ pub(crate) fn new_version(version: AdapterVersion, job: &JobRecord) -> NewVersio
     }
 }
 
-pub(crate) fn outcome() -> Outcome {
-    Outcome {
+pub(crate) fn outcome() -> TrainingSummary {
+    TrainingSummary {
         reason: None,
         loss_curve: vec![1.5, 0.5],
         seed: u64::MAX,

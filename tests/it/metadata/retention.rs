@@ -167,12 +167,12 @@ contract! {
         backend.pass(2 * DAY);
         store.cancel_job(&a, first.id).await.expect("cancelled");
         assert_eq!(all!(store.forget_snapshots(DAY)).1, 0, "another job reads it");
-        let whole = store.get_snapshot(&a, digest).await.expect("found");
+        let whole = examples_of(store, &a, digest).await.expect("found");
         store.cancel_job(&a, second.id).await.expect("cancelled");
         assert_eq!(store.forget_snapshots(3 * DAY).await.expect("asked"), 0, "too young");
         all!(store.forget_snapshots(DAY));
         assert!(matches!(
-            store.get_snapshot(&a, digest).await,
+            examples_of(store, &a, digest).await,
             Err(Error::NotFound { kind: Kind::Snapshot, .. })
         ));
         assert_eq!(store.get_job(&a, first.id).await.expect("found").dataset_digest, digest);
@@ -180,7 +180,7 @@ contract! {
         // A job that needs it again has it again, whole.
         let third = submit(store, &a, "t").await;
         assert_eq!(third.dataset_digest, digest);
-        assert_eq!(store.get_snapshot(&a, digest).await.expect("found"), whole);
+        assert_eq!(examples_of(store, &a, digest).await.expect("found"), whole);
         assert_eq!(all!(store.forget_snapshots(DAY)).1, 0);
     }
 
@@ -201,7 +201,7 @@ contract! {
         let kept = store.get_job(&a, waiting.id).await.expect("unfinished");
         let number = frameshift::ids::AdapterVersion::new(version).expect("a number");
         store.get_version(&a, &task_id("t"), number).await.expect("versions stay");
-        store.get_snapshot(&a, kept.dataset_digest).await.expect("it is read");
+        examples_of(store, &a, kept.dataset_digest).await.expect("it is read");
 
         store.cancel_job(&a, waiting.id).await.expect("cancelled");
         all!(store.forget_snapshots(NONE));
@@ -209,6 +209,6 @@ contract! {
         assert!(store.get_job(&a, waiting.id).await.is_err());
         let again = submit(store, &a, "t").await;
         assert_eq!(again.dataset_digest, kept.dataset_digest);
-        store.get_snapshot(&a, again.dataset_digest).await.expect("taken anew");
+        examples_of(store, &a, again.dataset_digest).await.expect("taken anew");
     }
 }

@@ -1,0 +1,112 @@
+//! What a job's snapshot holds: read page by page, kept in a few bytes an example.
+//!
+//! Invariant: the memory of a survey grows by the size of an [`Example`] with each example, and not with labels or names of videos.
+
+use super::Run;
+use crate::ids::VideoId;
+use crate::jobs::dataset::{Clips, Example};
+use crate::jobs::failure::Failure;
+use crate::jobs::validation::{Labels, Problems};
+use crate::metadata::ExampleRecord;
+use crate::spec::{LabelSet, Split};
+
+/// Examples that the database is asked for at a time.
+const PAGE: u32 = 1000;
+
+/// The examples of training and validation whose videos are there, in the order of the videos' ids.
+pub(super) struct Survey {
+    /// Labels of the classes; `None` when those of the snapshot cannot be a label set.
+    pub(super) labels: Option<LabelSet>,
+    pub(super) training: Vec<Example>,
+    pub(super) validation: Vec<Example>,
+    /// What is wrong with the labels, and videos that are gone.
+    pub(super) problems: Problems,
+}
+
+impl Run {
+    /// Reads the snapshot and the records of its videos.
+    pub(super) async fn survey(&self, clips: &Clips) -> Result<Survey, Failure> {
+        let mut survey = Survey {
+            labels: None,
+            training: Vec::new(),
+            validation: Vec::new(),
+            problems: Problems::default(),
+        };
+        let mut labels = Labels::default();
+        let mut after = None;
+        loop {
+            let page = self.page(after).await?;
+            let is_last = page.len() < PAGE as usize;
+            after = page.last().map(|example| example.video);
+            survey.add(clips, &mut labels, page).await?;
+            if is_last {
+                break;
+            }
+        }
+        let mut classes = labels.finish();
+        let by_number = |number: u32| classes.by_number.get(number as usize).copied();
+        for examples in [&mut survey.training, &mut survey.validation] {
+            for example in examples.iter_mut() {
+                example.class = by_number(example.class).unwrap_or_default();
+            }
+            examples.shrink_to_fit();
+        }
+        classes.problems.append(survey.problems);
+        Ok(Survey {
+            labels: classes.labels,
+            problems: classes.problems,
+            ..survey
+        })
+    }
+
+    async fn page(&self, after: Option<VideoId>) -> Result<Vec<ExampleRecord>, Failure> {
+        let library = &self.context.parts.library;
+        let (tenant, digest) = (&self.lease.tenant, self.job.dataset_digest);
+        let read = || async {
+            let page = library.snapshot_examples(tenant, digest, after, PAGE);
+            Ok(page.await?)
+        };
+        self.journal.patiently(read).await
+    }
+}
+
+impl Survey {
+    /// Adds a page of examples. Their classes are the numbers of their labels until all labels are known.
+    async fn add(
+        &mut self,
+        clips: &Clips,
+        labels: &mut Labels,
+        mut page: Vec<ExampleRecord>,
+    ) -> Result<(), Failure> {
+        page.retain(|example| example.split != Split::Test);
+        if page.is_empty() {
+            return Ok(());
+        }
+        let videos: Vec<VideoId> = page.iter().map(|example| example.video).collect();
+        let records = clips.records(&videos).await?;
+        for ExampleRecord {
+            video,
+            label,
+            split,
+        } in page
+        {
+            let number = labels.meet(&label, split);
+            let Some(record) = records.get(&video) else {
+                self.problems.push(gone(video));
+                continue;
+            };
+            let example = clips.example(record, number);
+            match split {
+                Split::Train => self.training.push(example),
+                Split::Validation => self.validation.push(example),
+                Split::Test => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The problem of a video that was deleted.
+pub(super) fn gone(video: VideoId) -> String {
+    format!("video {video} does not exist any more")
+}
