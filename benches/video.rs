@@ -11,7 +11,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frameshift::ids::TenantId;
 use frameshift::rng::Stream;
-use frameshift::spec::{Normalization, RotationPolicy};
+use frameshift::spec::{FrameOrder, Normalization, RotationPolicy};
 use frameshift::video::encode::{Encoder, Format};
 use frameshift::video::transform::{Planes, Rgb, plan};
 use frameshift::video::{
@@ -98,6 +98,7 @@ fn whole_clips(criterion: &mut Criterion) {
             views,
             size: SIDE as u16,
             rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
             color: ColorPolicy::Reference,
             normalization: Normalization::CLIP,
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Request, Status};
 
 use crate::proto::v1::classification_service_client::ClassificationServiceClient;
@@ -29,6 +29,7 @@ pub mod jobs;
 pub mod json;
 pub mod output;
 mod pages;
+mod proxied;
 pub mod tasks;
 pub mod train;
 pub mod upload;
@@ -37,6 +38,7 @@ mod versions;
 mod videos;
 
 pub use error::Error;
+pub use proxied::Proxied;
 
 /// Largest message that the server sends or takes, in bytes.
 pub const MAX_MESSAGE: usize = 32 << 20;
@@ -60,12 +62,12 @@ impl Interceptor for Tenant {
 }
 
 /// A channel that names its tenant.
-pub type Service = InterceptedService<Channel, Tenant>;
+pub type Service = InterceptedService<Proxied, Tenant>;
 
 /// A connection to a server, for one tenant. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    channel: Proxied,
     tenant: Tenant,
 }
 
@@ -92,7 +94,7 @@ impl Client {
             })
             .transpose()?;
         Ok(Self {
-            channel: endpoint.connect().await.map_err(unreachable)?,
+            channel: Proxied::new(endpoint.connect().await.map_err(unreachable)?),
             tenant: Tenant(tenant),
         })
     }
@@ -102,7 +104,7 @@ impl Client {
     }
 
     /// The channel, for services that know no tenants.
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> Proxied {
         self.channel.clone()
     }
 

@@ -5,6 +5,7 @@
 
 mod calls;
 pub mod cli;
+mod derived;
 pub mod load;
 pub mod machine;
 pub mod settings;
@@ -96,7 +97,7 @@ impl Config {
     /// When a value is not valid; the error names its key and source.
     pub fn new(layers: &Layered, program: PathBuf) -> Result<Self, Error> {
         let settings = layers.settings()?;
-        if !settings.listen.ip().is_loopback() && !settings.insecure_allow_anonymous {
+        if !settings.listen.0.ip().is_loopback() && !settings.insecure_allow_anonymous {
             let problem = format!(
                 "{} can be reached from other machines, and callers are not authenticated: any of them could read and change every tenant's data; \
                  listen on 127.0.0.1, or accept this with --insecure-allow-anonymous",
@@ -112,7 +113,7 @@ impl Config {
             layers.complain("backbone_override", error.problem)
         })?;
         Ok(Self {
-            listen: settings.listen,
+            listen: settings.listen.0,
             address_file: settings.address_file.clone(),
             data_dir: settings.data_dir.clone(),
             accept_data_loss: settings.accept_data_loss,
@@ -121,7 +122,7 @@ impl Config {
                 Some(_) | None => Backbone::Path(settings.backbone.clone()),
             },
             backbone_override,
-            metrics_listen: settings.metrics_listen,
+            metrics_listen: settings.metrics_listen.map(|address| address.0),
             log_format: match settings.log_format {
                 LogFormat::Text => telemetry::LogFormat::Text,
                 LogFormat::Json => telemetry::LogFormat::Json,

@@ -1,13 +1,16 @@
-//! The quickstart: the main job through the public gRPC API alone, on videos that are drawn on the spot.
+//! The quickstart: the main job through the public gRPC API alone, on synthetic videos.
 //!
 //! Invariant: it knows the server as any client does, by its address and `proto::v1`; every figure that it shows was measured in this run.
 
 mod classify;
 mod clips;
 mod console;
+mod machine;
 mod outcome;
 mod page;
+mod passes;
 mod server;
+mod swap;
 mod train;
 mod upload;
 
@@ -22,14 +25,16 @@ use crate::video::encode;
 
 use clips::Material;
 use console::Console;
+use machine::Machine;
 use outcome::Summary;
 use server::Server;
+use swap::Swap;
 use train::Trained;
 
 /// Arguments of `frameshift demo`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where to write the report; a picture of the clips and the server's log go beside it
+    /// File to write the report to; a picture of the clips and the server's log go beside it
     #[arg(long, value_name = "FILE", default_value = "demo/report.html")]
     pub report: PathBuf,
     /// Seed of the clips and of the training
@@ -37,7 +42,7 @@ pub struct Args {
     pub seed: u64,
 }
 
-/// Why the demo failed.
+/// Reasons why the demo failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -47,9 +52,9 @@ pub enum Error {
     /// The server refused a request or went away.
     #[error("{step}: {source}")]
     Client {
-        /// What was being done.
+        /// The step that failed.
         step: &'static str,
-        /// Why.
+        /// The client's error.
         source: Box<client::Error>,
     },
     /// A clip could not be encoded.
@@ -58,7 +63,13 @@ pub enum Error {
     /// A contact sheet could not be drawn.
     #[error("cannot draw a contact sheet: {0}")]
     Sheet(#[from] sheet::Error),
-    /// A thread of ours failed.
+    /// The server's metrics cannot be read.
+    #[error("cannot read the server's metrics: {source}")]
+    Metrics {
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A thread of this program failed.
     #[error("a worker thread failed: {0}")]
     Worker(#[from] tokio::task::JoinError),
     /// A file cannot be written.
@@ -66,21 +77,38 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The server's answer lacks something.
+    /// The server's answer is incomplete.
     #[error("the server's answer lacks {what}")]
     Incomplete {
-        /// What is missing.
+        /// The missing part.
         what: &'static str,
     },
-    /// It ran, but did not reach what it promises.
+    /// The demo ran, but did not reach what it promises.
     #[error("the demo ran, but {}", .0.join("; and "))]
     Broken(Vec<String>),
 }
 
-/// Adds to a client's error what was being done.
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client { source, .. } => source.exit_code(),
+            Self::Write { .. } => 73,
+            Self::Broken(_) => 1,
+            Self::Server(_)
+            | Self::Encode(_)
+            | Self::Sheet(_)
+            | Self::Metrics { .. }
+            | Self::Worker(_)
+            | Self::Incomplete { .. } => 70,
+        }
+    }
+}
+
+/// Adds the step to a client's error.
 fn during<E: Into<client::Error>>(step: &'static str) -> impl Fn(E) -> Error {
     move |error| Error::Client {
         step,
@@ -113,12 +141,12 @@ const ROLES: [Role; 2] = [
     },
 ];
 
-/// A tenant with all that it has so far.
+/// A tenant, its connection, its clips and their uploads.
 struct Party {
     role: &'static Role,
     client: Client,
     material: Material,
-    /// `videos/…` of each clip.
+    /// Name of each clip's upload, `videos/…`.
     videos: Vec<String>,
 }
 
@@ -128,7 +156,8 @@ struct Party {
 /// When a step fails or an accuracy is not what is promised.
 pub async fn run(args: Args) -> Result<(), Error> {
     let begin = Instant::now();
-    let console = Console::new(6);
+    let machine = Machine::here();
+    let console = Console::new(7);
     let folder = args.report.parent().unwrap_or(Path::new("")).to_owned();
     std::fs::create_dir_all(&folder).map_err(wrote(&folder))?;
 
@@ -137,8 +166,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let outcome = against(&server, &args, &console).await;
     // The server is stopped also when a step failed; the step's error is the one that matters.
     let stopped = server.stop().await;
-    let (outcome, parties) = outcome?;
+    let (mut outcome, parties) = outcome?;
     stopped?;
+    (outcome.machine, outcome.seed) = (machine, args.seed);
 
     console.phase("write the report");
     let materials: Vec<&Material> = parties.iter().map(|party| &party.material).collect();
@@ -165,7 +195,7 @@ fn wrote(path: &Path) -> impl Fn(std::io::Error) -> Error {
     }
 }
 
-/// All that goes through the API.
+/// Every phase that goes through the API.
 async fn against(
     server: &Server,
     args: &Args,
@@ -173,7 +203,7 @@ async fn against(
 ) -> Result<(Summary, Vec<Party>), Error> {
     let info = describe(server, console).await?;
 
-    console.phase("draw and encode clips");
+    console.phase("make synthetic clips");
     let mut parties = Vec::new();
     for role in &ROLES {
         let client = Client::connect(&server.address, Some(role.tenant))
@@ -203,12 +233,20 @@ async fn against(
         .map(|party| train::both_ways(party, args.seed, console));
     let trained: Vec<Trained> = futures::future::try_join_all(runs).await?;
 
-    console.phase("classify unseen clips on the one backbone");
-    let served = classify::all(&parties, &trained, console).await?;
-    Ok((Summary::new(&parties, info, trained, served)?, parties))
+    console.phase("classify unseen clips: each task alone, then both on the one backbone");
+    let served = classify::all(&parties, &trained, server.metrics, console).await?;
+
+    console.phase("train a second version and swap it in while clients ask");
+    let swap = match (parties.first(), trained.first()) {
+        (Some(party), Some(trained)) => swap::run(party, trained, args.seed + 1, console).await?,
+        _ => Swap::default(),
+    };
+    let mut outcome = Summary::new(&parties, info, trained, served)?;
+    outcome.swap = swap;
+    Ok((outcome, parties))
 }
 
-/// Asks the server what it is, and says it.
+/// Asks the server for its description and prints it.
 async fn describe(server: &Server, console: &Console) -> Result<v1::ServerInfo, Error> {
     let client = Client::connect(&server.address, None)
         .await

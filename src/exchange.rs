@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 pub use error::Error;
-pub use import::{Contents, Target, Wanted};
+pub use import::{Contents, Serving, Target, Wanted};
 
 use crate::ids::{TenantId, VersionRef};
 use crate::metadata::VersionRecord;

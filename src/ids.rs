@@ -186,7 +186,7 @@ impl FromStr for AdapterVersion {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         match text.parse() {
-            Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Self(number)),
+            Ok(number) if Self(number).to_string() == text => Ok(Self(number)),
             Ok(_) | Err(_) => Err(Error::Version {
                 text: shortened(text),
             }),
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn versions_start_at_one() {
         assert_eq!("1".parse(), Ok(AdapterVersion::FIRST));
-        for bad in ["0", "-1", "+1", "", "4294967296"] {
+        for bad in ["0", "-1", "+1", "01", "", "4294967296"] {
             assert!(bad.parse::<AdapterVersion>().is_err(), "{bad}");
         }
     }

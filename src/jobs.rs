@@ -41,7 +41,7 @@ use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::{device, video};
 
-pub use handle::Handle;
+pub use handle::{Handle, Wanted};
 
 use hints::Hints;
 

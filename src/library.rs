@@ -247,6 +247,9 @@ fn probed(probe: &video::Probe) -> VideoProbe {
         duration_micros: u64::try_from(probe.duration.as_micros()).unwrap_or(u64::MAX),
         frame_rate: probe.rate.value(),
         rotation_degrees: probe.rotation.degrees(),
+        mirrored: probe.mirrored,
+        reference_frames: (probe.reference_frames != probe.frames)
+            .then_some(probe.reference_frames),
         warnings: probe
             .warnings
             .iter()

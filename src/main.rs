@@ -5,7 +5,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
 use frameshift::app::{self, App};
 use frameshift::config::cli::{Cli, Command, Exit, Serve, VIDEO_WORKER};
 use frameshift::config::load::Layered;
@@ -24,7 +23,7 @@ fn main() -> ExitCode {
         return video::worker::main();
     }
     model::keep_freed_pages();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(usage) => {
             // Nothing is left to do when the terminal is gone.
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
             return exit.into();
         }
     };
-    match run(cli.command) {
+    match run(cli) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             match &failure.json {
@@ -49,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What went wrong, and the code that says so.
+/// An error and the exit code that stands for it.
 struct Failure {
     error: anyhow::Error,
     exit: ExitCode,
@@ -71,44 +70,61 @@ fn told(error: &anyhow::Error) -> String {
 
 /// Gives an error its exit code.
 fn exit<E: Into<anyhow::Error>>(exit: Exit) -> impl Fn(E) -> Failure {
-    move |error| Failure {
+    move |error| coded(error, exit as u8)
+}
+
+/// An error with an exit code of its own.
+fn coded(error: impl Into<anyhow::Error>, code: u8) -> Failure {
+    Failure {
         error: error.into(),
-        exit: exit.into(),
+        exit: code.into(),
         json: None,
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    match command {
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
         Command::Serve(arguments) => serve(&arguments),
         Command::Client(command) => {
+            let mut command = command.after(cli.before);
             let is_json = command.is_json();
             runtime()?.block_on(command.run()).map_err(|error| Failure {
-                exit: ExitCode::from(error.exit_code()),
                 json: is_json.then(|| error.json()),
-                error: error.into(),
+                // The client's messages name their causes themselves.
+                ..coded(anyhow::Error::msg(error.to_string()), error.exit_code())
             })
         }
-        Command::Demo(arguments) => runtime()?.block_on(async {
-            let outcome = demo::run(arguments).await;
-            outcome.map_err(exit(Exit::Failed))
-        }),
-        Command::Inspect(arguments) => tools::inspect::run(&arguments).map_err(exit(Exit::Failed)),
-        Command::Bench(command) => tools::bench_compute::run(&command).map_err(exit(Exit::Failed)),
-        Command::Video(arguments) => {
-            let outcome = runtime()?.block_on(tools::video::run(&arguments, program()?));
-            outcome.map_err(|error| Failure {
-                exit: ExitCode::from(error.exit_code()),
-                json: None,
-                error: error.into(),
-            })
+        Command::Demo(arguments) => runtime()?
+            .block_on(demo::run(arguments))
+            .map_err(|error| coded_by(error, demo::Error::exit_code)),
+        Command::Inspect(mut arguments) => {
+            arguments.json |= cli.before.json;
+            tools::inspect::run(&arguments)
+                .map_err(|error| coded_by(error, tools::inspect::Error::exit_code))
         }
-        Command::Convert(arguments) => tools::convert::run(&arguments).map_err(exit(Exit::Failed)),
+        Command::Bench(command) => tools::bench_compute::run(&command)
+            .map_err(|error| coded_by(error, tools::bench_compute::Error::exit_code)),
+        Command::Video(arguments) => runtime()?
+            .block_on(tools::video::run(&arguments, program()?))
+            .map_err(|error| coded_by(error, tools::video::Error::exit_code)),
+        Command::Convert(arguments) => tools::convert::run(&arguments)
+            .map_err(|error| coded_by(error, tools::convert::Error::exit_code)),
         Command::Backup(arguments) => backup(&arguments),
-        Command::Pretrain(arguments) => {
-            tools::pretrain::run(&arguments).map_err(exit(Exit::Failed))
+        Command::Pretrain(arguments) => tools::pretrain::run(&arguments)
+            .map_err(|error| coded_by(error, tools::pretrain::Error::exit_code)),
+        Command::Completions { shell } => {
+            use std::io::Write;
+            // A reader that has gone (`| head`) is no error.
+            let _ = std::io::stdout().write_all(&Cli::completions(shell));
+            Ok(())
         }
     }
+}
+
+/// An error that knows its exit code.
+fn coded_by<E: Into<anyhow::Error>>(error: E, code: impl Fn(&E) -> u8) -> Failure {
+    let code = code(&error);
+    coded(error, code)
 }
 
 fn runtime() -> Result<Runtime, Failure> {
@@ -121,10 +137,16 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
         .map_err(exit(Exit::Usage))?;
     let config = Config::new(&layers, program()?).map_err(exit(Exit::Usage))?;
     if arguments.dump_config {
-        tools::show(layers.dump().trim_end());
+        tools::show(layers.dump(&config.derived()).trim_end());
         return Ok(());
     }
     telemetry::init(config.log_format, &config.log_filter).map_err(exit(Exit::Usage))?;
+    for name in config::load::strangers(&environment) {
+        tracing::warn!(
+            name,
+            "this environment variable names no setting and is ignored"
+        );
+    }
     if let Some(crash) = config.crash_at.clone() {
         faults::arm(crash);
     }
@@ -142,7 +164,7 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
     })
 }
 
-/// What a server that could not start or finish ends with.
+/// The exit code of a server that could not start or finish.
 fn exit_of(error: &app::Error) -> Exit {
     use app::Error;
     match error {
@@ -172,10 +194,10 @@ fn backup(arguments: &tools::backup::Args) -> Result<(), Failure> {
         .map_err(exit(Exit::Usage))?;
     let data_dir = layers.settings().map_err(exit(Exit::Usage))?.data_dir;
     let outcome = runtime()?.block_on(tools::backup::run(&data_dir, &arguments.to));
-    outcome.map_err(exit(Exit::Failed))
+    outcome.map_err(|error| coded_by(error, tools::backup::Error::exit_code))
 }
 
-/// Raises the limit of open files, and says so when it is not enough for the connections that may come.
+/// Raises the limit of open files, and warns when it is not enough for the connections that may come.
 fn open_files(connections: usize) {
     /// Files besides connections: the database, blobs, video workers, the runtime.
     const OTHERS: u64 = 256;
@@ -200,16 +222,34 @@ fn open_files(connections: usize) {
 async fn run_server(config: Config, signals: Signals) -> Result<(), app::Error> {
     let signal = signals.first();
     tokio::pin!(signal);
+    // A log for machines is one stream of JSON: what is printed for people goes there as events.
+    let is_text = matches!(config.log_format, telemetry::LogFormat::Text);
     let start = async {
         let bound = App::bind(config).await?;
-        println!("listening on {}, loading the backbone", bound.address());
+        if is_text {
+            println!("listening on {}, loading the backbone", bound.address());
+        }
         bound.load().await
     };
     let app = tokio::select! {
         started = start => started?,
         () = &mut signal => return Ok(()),
     };
-    println!("{}\nserving", app.summary());
+    let summary = app.summary();
+    if is_text {
+        println!("{summary}\nserving");
+    } else {
+        tracing::info!(
+            address = %summary.address,
+            metrics = summary.metrics.map(tracing::field::display),
+            data_dir = %summary.data_dir.display(),
+            backbone = &*summary.about.backbone,
+            digest = %summary.about.digest,
+            device = summary.about.device,
+            precision = summary.about.precision,
+            "serving"
+        );
+    }
     app.run_until(signal).await
 }
 

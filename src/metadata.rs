@@ -332,7 +332,7 @@ pub trait Workers {
     /// ended thereby, since their owners want that.
     async fn release_lost_jobs(&self, alive: &[Lease]) -> Result<Vec<JobRecord>>;
     /// Takes the next job: the oldest one of the tenant with the fewest jobs under way. Jobs that ran when a process ended come first, one at a
-    /// time and nothing beside them until they are past that step.
+    /// time and nothing beside them until they are past that step. The job that is returned has the number of the claim's own event.
     async fn claim_job(&self, worker: &str, lease: Duration) -> Result<Option<Claim>>;
     /// Number of jobs that wait for a worker.
     async fn count_waiting_jobs(&self) -> Result<u64>;

@@ -5,16 +5,19 @@
 use std::fmt::Write;
 
 pub mod chart;
+mod matrix;
 pub mod sheet;
+
+pub use matrix::Matrix;
 
 const STYLE: &str = include_str!("report/style.css");
 
-/// Markup that may be put into a page as it is.
+/// Markup that goes into a page without being escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Markup(String);
 
 impl Markup {
-    /// The text.
+    /// The markup's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -85,7 +88,7 @@ impl Table {
     }
 }
 
-/// A page in the making.
+/// A page that sections, tables and figures are added to.
 #[derive(Debug, Clone)]
 pub struct Page {
     title: String,
@@ -125,20 +128,40 @@ impl Page {
         self.add("</div>\n")
     }
 
-    /// Adds a table.
+    /// Adds a table. Where it is wider than the page, each row becomes a list of the columns' heads and its cells.
     pub fn table(&mut self, table: &Table) -> &mut Self {
-        let cells = |tag: &str, cells: &[String]| -> String {
-            let cell = |cell: &String| format!("<{tag}>{}</{tag}>", escape(cell));
-            cells.iter().map(cell).collect()
-        };
-        let head = cells("th", &table.columns);
+        let head = |column: &String| format!("<th scope=\"col\">{}</th>", escape(column));
+        let heads: String = table.columns.iter().map(head).collect();
         self.add(&format!(
-            "<div class=\"wide\"><table><thead><tr>{head}</tr></thead><tbody>\n"
+            "<table class=\"stack\"><thead><tr>{heads}</tr></thead><tbody>\n"
         ));
         for row in &table.rows {
-            self.add(&format!("<tr>{}</tr>\n", cells("td", row)));
+            let cell = |(column, cell): (&String, &String)| {
+                format!("<td data-head=\"{}\">{}</td>", escape(column), escape(cell))
+            };
+            let cells: String = table.columns.iter().zip(row).map(cell).collect();
+            self.add(&format!("<tr>{cells}</tr>\n"));
         }
-        self.add("</tbody></table></div>\n")
+        self.add("</tbody></table>\n")
+    }
+
+    /// Adds names with their values.
+    pub fn facts(&mut self, facts: &[(String, String)]) -> &mut Self {
+        self.add("<dl class=\"facts\">");
+        for (name, value) in facts {
+            let (name, value) = (escape(name), escape(value));
+            self.add(&format!("<div><dt>{name}</dt><dd>{value}</dd></div>"));
+        }
+        self.add("</dl>\n")
+    }
+
+    /// Adds confusion matrices side by side, as far as there is room.
+    pub fn matrices(&mut self, matrices: &[Matrix]) -> &mut Self {
+        self.add("<div class=\"figures\">\n");
+        for matrix in matrices {
+            self.add(&matrix.markup());
+        }
+        self.add("</div>\n")
     }
 
     /// Adds a figure with a caption.
@@ -185,15 +208,17 @@ mod tests {
         let mut page = Page::new("A \"report\"", "it's <short>");
         page.section("One").paragraph("a < b").table(&table);
         page.tiles(&[("0.97".to_owned(), "of unseen clips".to_owned())]);
+        page.facts(&[("cores".to_owned(), "2 < 3".to_owned())]);
         page.finish()
     }
 
     #[test]
     fn texts_are_escaped() {
         let page = page();
-        assert!(page.contains("<td>&lt;b&gt;left &amp; right&lt;/b&gt;</td>"));
+        assert!(page.contains("<td data-head=\"task\">&lt;b&gt;left &amp; right&lt;/b&gt;</td>"));
         assert!(page.contains("<title>A &quot;report&quot;</title>"));
         assert!(!page.contains("it's <short>"));
+        assert!(page.contains("<dt>cores</dt><dd>2 &lt; 3</dd>"));
     }
 
     #[test]
@@ -202,6 +227,13 @@ mod tests {
         for reference in ["http:", "https:", "src=\"/", "<script", "<link", "url("] {
             assert!(!page.contains(reference), "{reference}");
         }
+    }
+
+    #[test]
+    fn nothing_is_wider_than_the_page() {
+        let page = page();
+        assert!(!page.contains("overflow-x") && !page.contains("nowrap"));
+        assert!(page.contains("@media print"));
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub use health::Health;
 pub use info::About;
 pub use pool::Pools;
 pub use stack::budget::Limits;
+pub use status::Reason;
 
 /// Largest message, in bytes: an inline clip with its envelope.
 pub const MESSAGE_BYTES: usize = 32 << 20;

@@ -18,6 +18,8 @@ pub use geometry::{Geometry, MAX_CLIP_VALUES};
 
 /// Most labels of a data set, and so of a task's version.
 pub const MAX_LABELS: usize = 20_000;
+/// Largest distance of two sampled frames: as many frames as a video has at most by default (`video_frames`).
+pub const MAX_SAMPLING_RATE: u32 = 216_000;
 
 /// A value that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -157,6 +159,23 @@ pub enum RotationPolicy {
     Stored,
 }
 
+/// In which order the frames of a video are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrameOrder {
+    /// The order in which players show the frames: that of the decoder. No frame is left out.
+    Display,
+    /// The order of the reference: sorted by time stamps; of frames with equal ones, the last decoded is kept.
+    Reference,
+}
+
+impl FrameOrder {
+    /// The order of what was stored before there was a choice.
+    fn of_older_records() -> Self {
+        Self::Reference
+    }
+}
+
 /// How clips are taken from a video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClipSampling {
@@ -168,8 +187,30 @@ pub struct ClipSampling {
     pub temporal_views: NonZeroU8,
     /// Spatial views at classification.
     pub spatial_views: SpatialViews,
-    /// Rotation.
+    /// Whether the container's rotation is applied.
     pub rotation: RotationPolicy,
+    /// The order of the frames.
+    #[serde(default = "FrameOrder::of_older_records")]
+    pub order: FrameOrder,
+}
+
+impl fmt::Display for ClipSampling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} frames", self.num_frames)?;
+        match self.sampling {
+            Sampling::Uniform => f.write_str(" uniformly")?,
+            Sampling::Strided(rate) => write!(f, ", one of every {rate}")?,
+        }
+        let (spatial, temporal) = (self.spatial_views.count(), self.temporal_views);
+        write!(f, ", in {spatial} spatial and {temporal} temporal views")?;
+        if self.rotation == RotationPolicy::Stored {
+            f.write_str(", rotated as stored")?;
+        }
+        match self.order {
+            FrameOrder::Display => Ok(()),
+            FrameOrder::Reference => f.write_str(", in the order of the reference"),
+        }
+    }
 }
 
 impl ClipSampling {
@@ -187,6 +228,14 @@ impl ClipSampling {
             return Err(Invalid::new(
                 "num_frames",
                 format!("expected 1 to 64, got {}", self.num_frames),
+            ));
+        }
+        if let Sampling::Strided(rate) = self.sampling
+            && rate.get() > MAX_SAMPLING_RATE
+        {
+            return Err(Invalid::new(
+                "sampling_rate",
+                format!("expected at most {MAX_SAMPLING_RATE}, got {rate}"),
             ));
         }
         if self.temporal_views.get() > 10 {
@@ -492,6 +541,37 @@ mod tests {
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert!("zz".repeat(32).parse::<Digest>().is_err());
         assert!("ä".repeat(32).parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn a_sampling_without_an_order_was_stored_before_there_was_a_choice() {
+        let stored = r#"{"num_frames":2,"sampling":{"strided":4},"temporal_views":1,"spatial_views":"center","rotation":"display"}"#;
+        let read: ClipSampling = serde_json::from_str(stored).unwrap();
+        assert_eq!(read.order, FrameOrder::Reference);
+        let display = ClipSampling {
+            order: FrameOrder::Display,
+            ..read
+        };
+        let text = serde_json::to_string(&display).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ClipSampling>(&text).unwrap(),
+            display
+        );
+    }
+
+    #[test]
+    fn a_stride_that_no_video_has_is_refused() {
+        let strided = |rate| ClipSampling {
+            num_frames: NonZeroU16::MIN,
+            sampling: Sampling::Strided(NonZeroU32::new(rate).unwrap()),
+            temporal_views: NonZeroU8::MIN,
+            spatial_views: SpatialViews::Center,
+            rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
+        };
+        assert!(strided(MAX_SAMPLING_RATE).validate().is_ok());
+        let refused = strided(u32::MAX).validate().unwrap_err();
+        assert_eq!(refused.field, "sampling_rate");
     }
 
     #[test]

@@ -28,12 +28,12 @@ use self::worker::{Answer, Pixels, Pool, Work};
 use crate::ids::TenantId;
 
 pub use answer::{
-    Clip, Codec, Container, Containers, Picture, Pictures, Probe, Ratio, Rotation, Warning,
-    Warnings,
+    Clip, Codec, Container, Containers, Orientation, Picture, Pictures, Probe, Ratio, Refused,
+    Rotation, Warning, Warnings,
 };
 pub use decode::wide::write as write_view;
 pub use layers::{Layer, Layers};
-pub use reject::Reject;
+pub use reject::{Evidence, Limit, Reject, Rejection};
 pub use request::{
     ClipSpec, ColorPolicy, Lane, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling,
     StridedPart, Views, Windows,
@@ -42,7 +42,7 @@ pub use request::{
 /// The bytes of a video.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// In memory.
+    /// Bytes in memory.
     Bytes(bytes::Bytes),
     /// An open file whose content no longer changes; it is read by position, and the worker gets a read-only descriptor.
     File(Arc<File>),
@@ -53,7 +53,7 @@ pub enum Input {
 pub struct Config {
     /// The program that decodes: this program's own file.
     pub program: PathBuf,
-    /// Its arguments; they make it call [`worker::main`] before anything else.
+    /// The program's arguments; they make it call [`worker::main`] before anything else.
     pub arguments: Vec<OsString>,
     /// Decoding processes at a time.
     pub workers: usize,
@@ -61,7 +61,7 @@ pub struct Config {
     pub queue_per_tenant: usize,
     /// Requests that may wait in one lane, of all tenants.
     pub queue: usize,
-    /// What a video may cost.
+    /// What decoding a video may cost.
     pub limits: Limits,
     /// A worker that had no request for so long ends.
     pub idle: Duration,
@@ -97,7 +97,7 @@ impl Config {
 pub enum Error {
     /// The video is refused.
     #[error("the video is refused: {0}")]
-    Rejected(#[from] Reject),
+    Rejected(#[from] Rejection),
     /// Too many requests wait.
     #[error("too many videos wait to be decoded")]
     QueueFull,
@@ -167,6 +167,12 @@ pub enum Error {
     /// The decoder has stopped.
     #[error("the decoder has stopped")]
     Stopped,
+}
+
+impl From<Reject> for Error {
+    fn from(reject: Reject) -> Self {
+        Self::Rejected(reject.into())
+    }
 }
 
 /// Decodes videos in worker processes. Clones share the workers; the processes end with the last clone.
@@ -296,7 +302,8 @@ impl Decoder {
             return Err(Reject::Empty.into());
         }
         if bytes > self.limits.bytes {
-            return Err(Reject::TooLarge.into());
+            let refused = Rejection::of(Reject::TooLarge, Evidence::Count(bytes));
+            return Err(refused.under(&self.limits).into());
         }
         self.pool.decode(caller, input, work).await
     }

@@ -13,7 +13,7 @@ mod folder;
 mod list;
 mod matching;
 
-/// One labelled file.
+/// A video file with its label and split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labelled {
     /// The video.
@@ -29,22 +29,28 @@ pub struct Labelled {
 pub struct Note {
     /// The kind, for programs: `unknown_ending`, `missing_video` …
     pub kind: &'static str,
-    /// What they are, for people: "files with unknown endings".
+    /// Description for people: "files with unknown endings".
     pub what: String,
-    /// Each of them.
+    /// Names of the things.
     pub items: Vec<String>,
 }
 
-/// What a folder holds.
+/// The content of a folder.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// The labelled videos.
     pub examples: Vec<Labelled>,
-    /// What is not among them and why, and what looks like a mistake.
+    /// Files that were left out, with the reason, and what looks like a mistake.
     pub notes: Vec<Note>,
     /// Lists of a known shape with something wrong in them; nothing of them is among the examples.
     pub broken: Vec<Error>,
 }
+
+/// Message for a folder without lists that has no examples.
+const EXPECTED: &str = "has no labelled videos: expected <split>/<label>/<video> (splits: train, val, test), a csv with the columns label and youtube_id or path, a Something-Something json, lines of \"path label\", or the split files of UCF101 or HMDB51";
+
+/// Message for a folder whose lists name none of its videos.
+const UNMATCHED: &str = "has none of the videos that its lists name";
 
 /// Items that a note shows to people.
 const SHOWN: usize = 10;
@@ -95,8 +101,10 @@ pub fn find(root: &Path) -> Result<Listing, Error> {
     if !found.broken.is_empty() {
         return Err(found.broken.swap_remove(0));
     }
+    let was_read = found.notes.iter().any(|note| note.kind == "missing_video");
     Err(Error::NoExamples {
         path: root.to_owned(),
+        problem: if was_read { UNMATCHED } else { EXPECTED },
         notes: found
             .notes
             .iter()

@@ -1,4 +1,4 @@
-//! The client's commands, and where their server is; each command owns its arguments.
+//! The client's commands, and the options of their connection; each command owns its arguments.
 
 use clap::{Args, Subcommand};
 
@@ -7,22 +7,33 @@ use super::{
     Error, classify, dataset, health, info, jobs, tasks, train, upload, uploads, versions, videos,
 };
 
-/// Where the server is, and as whom to call it.
-#[derive(Debug, Clone, Args)]
-pub struct Connection {
-    /// Address of the server
-    #[arg(
-        long,
-        global = true,
-        env = "FRAMESHIFT_SERVER",
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:50051"
-    )]
-    pub server: String,
-    /// Tenant to call as; the server's default one when absent
-    #[arg(long, global = true, env = "FRAMESHIFT_TENANT")]
+/// The server that is called when none is named.
+const SERVER: &str = "127.0.0.1:50051";
+
+/// Options of every client command that are given before the subcommand, as in `frameshift --server HOST:PORT tasks list`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Before {
+    /// Address of the server, for the commands that speak to one [default: 127.0.0.1:50051]
+    #[arg(long, env = "FRAMESHIFT_SERVER", value_name = "HOST:PORT")]
+    pub server: Option<String>,
+    /// Tenant to call as, for the commands that speak to a server; the server's default tenant when absent
+    #[arg(long, env = "FRAMESHIFT_TENANT")]
     pub tenant: Option<String>,
-    /// Prints results as JSON, one value a line, and no progress
+    /// Prints results as JSON lines and no progress, for the commands that speak to a server
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Address of the server and tenant of the caller.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Connection {
+    /// Address of the server [env: FRAMESHIFT_SERVER] [default: 127.0.0.1:50051]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub server: Option<String>,
+    /// Tenant to call as; the server's default tenant when absent [env: FRAMESHIFT_TENANT]
+    #[arg(long, global = true)]
+    pub tenant: Option<String>,
+    /// Prints results as JSON, one object a line, and no progress
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -40,10 +51,10 @@ pub enum Command {
     Uploads(uploads::Args),
     /// Lists, shows and deletes uploaded videos
     Videos(videos::Args),
-    /// Creates, shows and deletes labelled data sets
+    /// Creates, fills, shows and deletes labelled data sets
     Dataset(dataset::Args),
     /// Fine-tunes a task on a data set and shows the progress
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Lists, shows, watches and cancels jobs
     Jobs(jobs::Args),
     /// Creates, shows and changes tasks and what they serve
@@ -77,33 +88,49 @@ impl Command {
             Self::Export(args) => versions::export(&args).await,
         }
     }
-}
 
-impl Command {
+    /// Takes the options that were given before the subcommand, where it has not its own.
+    #[must_use]
+    pub fn after(mut self, before: Before) -> Self {
+        let connection = self.connection();
+        connection.server = connection.server.take().or(before.server);
+        connection.tenant = connection.tenant.take().or(before.tenant);
+        connection.json |= before.json;
+        self
+    }
+
     /// Whether results, and so errors, are JSON.
-    pub fn is_json(&self) -> bool {
-        let connection = match self {
-            Self::Health(args) => &args.connection,
-            Self::Info(args) => &args.connection,
-            Self::Upload(args) => &args.connection,
-            Self::Uploads(args) => &args.connection,
-            Self::Videos(args) => &args.connection,
-            Self::Dataset(args) => &args.connection,
-            Self::Train(args) => &args.connection,
-            Self::Jobs(args) => &args.connection,
-            Self::Tasks(args) => &args.connection,
-            Self::Classify(args) => &args.connection,
-            Self::Import(args) => &args.connection,
-            Self::Export(args) => &args.connection,
-        };
-        connection.json
+    pub fn is_json(&mut self) -> bool {
+        self.connection().json
+    }
+
+    fn connection(&mut self) -> &mut Connection {
+        match self {
+            Self::Health(args) => &mut args.connection,
+            Self::Info(args) => &mut args.connection,
+            Self::Upload(args) => &mut args.connection,
+            Self::Uploads(args) => &mut args.connection,
+            Self::Videos(args) => &mut args.connection,
+            Self::Dataset(args) => &mut args.connection,
+            Self::Train(args) => &mut args.connection,
+            Self::Jobs(args) => &mut args.connection,
+            Self::Tasks(args) => &mut args.connection,
+            Self::Classify(args) => &mut args.connection,
+            Self::Import(args) => &mut args.connection,
+            Self::Export(args) => &mut args.connection,
+        }
     }
 }
 
 impl Connection {
-    /// How this command prints.
+    /// The form in which this command prints.
     pub fn output(&self) -> Output {
         Output::new(self.json)
+    }
+
+    /// Address of the server.
+    pub fn address(&self) -> &str {
+        self.server.as_deref().unwrap_or(SERVER)
     }
 
     /// Connects.
@@ -111,6 +138,6 @@ impl Connection {
     /// # Errors
     /// When the server cannot be reached.
     pub async fn client(&self) -> Result<super::Client, Error> {
-        super::Client::connect(&self.server, self.tenant.as_deref()).await
+        super::Client::connect(self.address(), self.tenant.as_deref()).await
     }
 }

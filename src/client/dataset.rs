@@ -16,12 +16,12 @@ pub struct Args {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// What to do
+    /// The subcommand
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do with data sets.
+/// Subcommands of `dataset`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Uploads a folder's labelled videos as a data set; run again after an interruption, it uploads only what is missing
@@ -60,7 +60,7 @@ pub enum Command {
 pub struct Folder {
     /// Data set id, for example `gestures`
     pub id: String,
-    /// Folder: <split>/<label>/<video>, or with annotation lists: Kinetics (csv), Something-Something v2 (json), or lines of "path label"
+    /// Folder: <split>/<label>/<video>, or with annotation lists: Kinetics (csv), Something-Something v2 (json), lines of "path label", or the split files of UCF101 or HMDB51
     #[arg(long, value_name = "DIR")]
     pub from: PathBuf,
     /// Uploads at once
@@ -102,7 +102,10 @@ pub async fn run(args: &Args) -> Result<(), Error> {
             let name = resource("datasets", id);
             let request = v1::DeleteDatasetRequest { name: name.clone() };
             client().await?.datasets().delete_dataset(request).await?;
-            output.note(&format!("{name} deleted; its videos stay"));
+            output.result(
+                || format!("{name} deleted; its videos stay"),
+                || json::deleted(&name),
+            );
             Ok(())
         }
     }

@@ -1,20 +1,19 @@
-//! What can go wrong on the client's side, and the exit code that says so to scripts.
+//! Errors on the client's side, and their exit codes.
 
 use std::path::PathBuf;
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Why a command failed.
+/// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server cannot be reached.
-    #[error("cannot connect to {server}")]
+    #[error("cannot connect to {server}: {}", causes(source))]
     Connect {
-        /// Its address.
+        /// Address of the server.
         server: String,
-        /// Why.
-        #[source]
+        /// The transport's error.
         source: tonic::transport::Error,
     },
     /// The tenant cannot be sent.
@@ -30,33 +29,31 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// A local file cannot be read.
-    #[error("cannot read {path}", path = .path.display())]
+    #[error("cannot read {path}: {source}", path = .path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
-        #[source]
+        /// The system's error.
         source: std::io::Error,
     },
     /// A local file cannot be written.
-    #[error("cannot write {path}", path = .path.display())]
+    #[error("cannot write {path}: {source}", path = .path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
-        #[source]
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file's ending says no format.
+    /// The file's ending names no format.
     #[error("{path}: expected a file name that ends in .safetensors, .pth or .pt", path = .path.display())]
     Format {
         /// The file.
         path: PathBuf,
     },
-    /// What came is not what the server promised.
+    /// The bytes are not those that the server promised.
     #[error("the server's answer does not have the sha256 that it promised")]
     Damaged,
-    /// Nothing to export.
+    /// The task has no version to export.
     #[error("{task} serves nothing yet: name a version with --version")]
     NoVersion {
         /// The task.
@@ -75,7 +72,7 @@ pub enum Error {
         path: PathBuf,
         /// The line, from 1.
         line: u64,
-        /// What is wrong with it, and what to do.
+        /// The fault, and how to mend it.
         problem: String,
     },
     /// A folder or a list names a label that cannot be one.
@@ -83,46 +80,51 @@ pub enum Error {
     Label {
         /// The folder, or the list and the line.
         place: String,
-        /// What is wrong with the label.
+        /// The fault of the label.
         problem: String,
     },
     /// A folder holds no labelled videos.
-    #[error("{path} has no labelled videos: expected <split>/<label>/<video> (splits: train, val, test), a csv with the columns label and youtube_id or path, a Something-Something json, or lines of \"path label\"{notes}", path = .path.display())]
+    #[error("{path} {problem}{notes}", path = .path.display())]
     NoExamples {
         /// The folder.
         path: PathBuf,
-        /// What was found in its place, a line each.
+        /// The message after the path.
+        problem: &'static str,
+        /// The notes on what was found instead, one line each.
         notes: String,
     },
     /// Some files of a data set were refused; the others are in it.
     #[error("{refused} of {total} videos were refused")]
     SomeRefused {
-        /// How many were refused.
+        /// Number of refused videos.
         refused: usize,
-        /// How many there were.
+        /// Number of all.
         total: usize,
     },
     /// Some of several files failed; each was named.
     #[error("{failed} of {total} files failed")]
     SomeFailed {
-        /// How many failed.
+        /// Number of failed files.
         failed: usize,
-        /// How many there were.
+        /// Number of all.
         total: usize,
         /// The exit code of the first that failed.
         code: u8,
     },
     /// A file that the server or this program refused.
-    #[error("{name}: {source}")]
+    #[error("{}", named(name, source))]
     File {
         /// The file, or the video's name.
         name: String,
-        /// Why.
+        /// The fault of the file.
         source: Box<Error>,
     },
-    /// Ctrl-C ended the watching of a job, which goes on.
-    #[error("interrupted; the job goes on")]
-    Interrupted,
+    /// Ctrl-C ended the command.
+    #[error("interrupted; {next}")]
+    Interrupted {
+        /// The way to go on.
+        next: String,
+    },
     /// A file is in the way.
     #[error("{path} exists; --force replaces it", path = .path.display())]
     Exists {
@@ -132,25 +134,25 @@ pub enum Error {
     /// The job did not succeed.
     #[error("{job} ended as {state}{}{message}", if message.is_empty() { "" } else { ": " })]
     Job {
-        /// Its name.
+        /// Name of the job.
         job: String,
-        /// Its last state.
+        /// The job's last state.
         state: &'static str,
-        /// Why.
+        /// The job's message.
         message: String,
     },
     /// A version was published, but cannot be served.
     #[error("{version} does not serve: {why}")]
     Unserved {
-        /// Its name.
+        /// Name of the version.
         version: String,
-        /// Why.
+        /// The server's reason.
         why: String,
     },
-    /// The server answers, and says that it does not serve.
+    /// The server answers that it does not serve.
     #[error("{server} is not serving")]
     NotServing {
-        /// Its address.
+        /// Address of the server.
         server: String,
     },
     /// The server's stream ended too early.
@@ -172,17 +174,15 @@ impl Error {
             Self::Tenant { .. } | Self::Format { .. } | Self::Usage(_) => 64,
             Self::Read { .. } => 66,
             Self::Write { .. } | Self::Exists { .. } => 73,
-            Self::Interrupted => 130,
+            Self::Interrupted { .. } => 130,
             Self::SomeFailed { code, .. } => *code,
             Self::File { source, .. } => source.exit_code(),
-            Self::List { .. }
+            Self::SomeRefused { .. }
+            | Self::List { .. }
             | Self::Label { .. }
             | Self::NoExamples { .. }
             | Self::Changed { .. } => 65,
-            Self::SomeRefused { .. }
-            | Self::Job { .. }
-            | Self::Unserved { .. }
-            | Self::NoVersion { .. } => 1,
+            Self::Job { .. } | Self::Unserved { .. } | Self::NoVersion { .. } => 1,
             Self::Rpc(status) => match status.code() {
                 Code::InvalidArgument | Code::OutOfRange | Code::DataLoss => 65,
                 Code::Unavailable | Code::DeadlineExceeded => 69,
@@ -217,8 +217,29 @@ impl Error {
             value["reason"] = details.error_info().map(|info| info.reason.as_str()).into();
             value["request_id"] = request_id(status).into();
         }
-        serde_json::json!({ "error": value })
+        serde_json::json!({ "type": "error", "error": value })
     }
+}
+
+/// A file's name before what is wrong with it, unless the message names the file already.
+fn named(name: &str, source: &Error) -> String {
+    let names_it = matches!(
+        source,
+        Error::Read { .. } | Error::Write { .. } | Error::Changed { .. } | Error::Exists { .. }
+    );
+    match names_it {
+        true => source.to_string(),
+        false => format!("{name}: {source}"),
+    }
+}
+
+/// The innermost cause of a failed connection, which is the one that helps; the outer ones say "transport error".
+fn causes(error: &tonic::transport::Error) -> String {
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
 }
 
 fn request_id(status: &Status) -> Option<&str> {
@@ -247,4 +268,39 @@ fn describe(status: &Status) -> String {
         text += &format!(" (try again in {} ms)", delay.as_millis());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_its_file_once_and_says_why() {
+        let file = |name: &str, source: Error| Error::File {
+            name: name.to_owned(),
+            source: Box::new(source),
+        };
+        let missing = file(
+            "a.mp4",
+            Error::Read {
+                path: "a.mp4".into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            },
+        );
+        assert_eq!(missing.to_string(), "cannot read a.mp4: entity not found");
+        assert_eq!(missing.exit_code(), 66);
+        let mut status = Status::internal("internal error");
+        let id = "0192f0c1".parse().unwrap();
+        status.metadata_mut().insert("x-request-id", id);
+        let refused = file("b.mp4", status.into());
+        assert_eq!(
+            refused.to_string(),
+            "b.mp4: Internal: internal error (request 0192f0c1)"
+        );
+        let json = refused.json();
+        assert_eq!(json["type"], "error");
+        assert_eq!(json["error"]["file"], "b.mp4");
+        assert_eq!(json["error"]["request_id"], "0192f0c1");
+        assert_eq!(json["error"]["exit_code"], 70);
+    }
 }

@@ -1,4 +1,4 @@
-//! `frameshift health`: asks `grpc.health.v1` and says it by the exit code, for container health checks.
+//! `frameshift health`: asks `grpc.health.v1` and answers by the exit code, for container health checks.
 
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -21,10 +21,10 @@ pub struct Args {
 /// When the server cannot be reached or does not serve.
 pub async fn run(args: &Args) -> Result<(), Error> {
     let connection = &args.connection;
-    let client = Client::connect(&connection.server, None).await?;
+    let client = Client::connect(connection.address(), None).await?;
     if !is_serving(&client).await? {
         return Err(Error::NotServing {
-            server: connection.server.clone(),
+            server: connection.address().to_owned(),
         });
     }
     connection.output().result(
@@ -37,7 +37,7 @@ pub async fn run(args: &Args) -> Result<(), Error> {
 /// Whether the server as a whole serves.
 ///
 /// # Errors
-/// When it cannot be reached.
+/// When the server cannot be reached.
 pub async fn is_serving(client: &Client) -> Result<bool, Error> {
     let answer = HealthClient::new(client.channel())
         .check(HealthCheckRequest::default())

@@ -13,34 +13,46 @@ pub struct Args {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// What to do
+    /// The subcommand
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do with jobs.
+/// States of a job, as the command line writes them.
+const STATES: [&str; 8] = [
+    "queued",
+    "validating",
+    "running",
+    "evaluating",
+    "publishing",
+    "succeeded",
+    "failed",
+    "cancelled",
+];
+
+/// Subcommands of `jobs`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Lists jobs, newest first
     List {
-        /// Only jobs in this state, for example `running`
-        #[arg(long)]
+        /// Only jobs in this state
+        #[arg(long, ignore_case = true, value_parser = STATES)]
         state: Option<String>,
         /// Only jobs of this task
         #[arg(long)]
         task: Option<String>,
-        /// At most so many jobs
+        /// Number of jobs to list at most
         #[arg(long)]
         limit: Option<usize>,
     },
     /// Shows a job and its result
     Show {
-        /// Its id
+        /// Job id
         id: String,
     },
     /// Shows a job's progress until it ends
     Watch {
-        /// Its id
+        /// Job id
         id: String,
         /// Skips events up to this sequence number
         #[arg(long, default_value_t = 0)]
@@ -48,7 +60,7 @@ pub enum Command {
     },
     /// Asks a job to stop
     Cancel {
-        /// Its id
+        /// Job id
         id: String,
     },
 }
@@ -131,7 +143,7 @@ fn line(job: &v1::Job) -> String {
     )
 }
 
-/// A job and its result, over several lines.
+/// A job and its result, in several lines.
 pub fn describe(job: &v1::Job) -> String {
     let mut text = line(job);
     if !job.message.is_empty() {
@@ -160,4 +172,19 @@ pub fn describe(job: &v1::Job) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_states_are_those_of_the_api() {
+        let named = |number| v1::JobState::try_from(number).map(json::state_name);
+        let names: Vec<String> = (1..)
+            .map_while(|number| named(number).ok())
+            .map(str::to_lowercase)
+            .collect();
+        assert_eq!(names, STATES);
+    }
 }

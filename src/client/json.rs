@@ -1,4 +1,6 @@
 //! The API's answers as JSON for scripts: the proto's field names, times as RFC 3339, digests as hexadecimal.
+//!
+//! Invariant: a number that needs more than 53 bits, such as a seed, is a text, as in protobuf's own JSON.
 
 use serde_json::{Value, json};
 
@@ -16,6 +18,30 @@ fn time(time: Option<&prost_types::Timestamp>) -> Option<String> {
 fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
     // One division, so that what is printed has the nanoseconds' digits and no more.
     duration.map(|duration| (duration.seconds as f64 * 1e9 + f64::from(duration.nanos)) / 1e9)
+}
+
+/// An object with its kind, for output whose lines are of several kinds.
+pub fn typed(kind: &str, mut object: Value) -> Value {
+    object["type"] = kind.into();
+    object
+}
+
+/// A deletion, by the name of what was deleted.
+pub fn deleted(name: &str) -> Value {
+    json!({ "deleted": name })
+}
+
+/// A 32-bit float with its own digits, not with those of the nearest 64-bit one.
+fn single(value: f32) -> Value {
+    value.to_string().parse::<f64>().ok().into()
+}
+
+/// The policy's name without its prefix, in lower case; `display` when it is not given.
+pub fn rotation_name(policy: v1::RotationPolicy) -> &'static str {
+    match policy {
+        v1::RotationPolicy::Unspecified | v1::RotationPolicy::Display => "display",
+        v1::RotationPolicy::Stored => "stored",
+    }
 }
 
 /// The state's name without its prefix, for example `RUNNING`.
@@ -38,6 +64,8 @@ pub fn video(video: &v1::Video) -> Value {
             "duration_seconds": seconds(probe.duration.as_ref()),
             "frame_rate": probe.frame_rate,
             "rotation_degrees": probe.rotation_degrees,
+            "mirrored": probe.mirrored,
+            "reference_frames": probe.reference_frames,
             "warnings": probe.warnings,
         })
     });
@@ -85,7 +113,7 @@ pub fn dataset(dataset: &v1::Dataset) -> Value {
     })
 }
 
-/// One example of a data set.
+/// An example of a data set.
 pub fn example(example: &v1::Example) -> Value {
     json!({
         "video": example.video,
@@ -109,7 +137,9 @@ fn adapter(adapter: Option<&v1::AdapterConfig>) -> Option<Value> {
         json!({
             "adapter_width": adapter.adapter_width,
             "adapter_layers": adapter.adapter_layers,
-            "adapter_kernel": [adapter.adapter_kernel_t, adapter.adapter_kernel_h, adapter.adapter_kernel_w],
+            "adapter_kernel_t": adapter.adapter_kernel_t,
+            "adapter_kernel_h": adapter.adapter_kernel_h,
+            "adapter_kernel_w": adapter.adapter_kernel_w,
             "adapter_pre_attn": adapter.adapter_pre_attn,
             "adapter_pre_mlp": adapter.adapter_pre_mlp,
         })
@@ -124,6 +154,11 @@ pub fn task(task: &v1::Task) -> Value {
             "sampling_rate": sampling.sampling_rate,
             "num_temporal_views": sampling.num_temporal_views,
             "num_spatial_views": sampling.num_spatial_views,
+            "rotation": rotation_name(sampling.rotation()),
+            "order": match sampling.order() {
+                v1::FrameOrder::Reference => "reference",
+                v1::FrameOrder::Unspecified | v1::FrameOrder::Display => "display",
+            },
         })
     });
     json!({
@@ -261,6 +296,12 @@ pub fn event(event: &v1::JobEvent) -> Value {
             "warning": message.warning,
             "text": message.text,
         }}),
+        Some(Event::Serving(serving)) => json!({ "serving": {
+            "version": serving.version,
+            "serves": serving.serves,
+            "reason": serving.reason,
+            "message": serving.message,
+        }}),
         None => Value::Null,
     };
     json!({
@@ -279,7 +320,7 @@ pub fn classification(video: &str, answer: &v1::ClassifyResponse) -> Value {
             json!({
                 "label": prediction.label,
                 "label_index": prediction.label_index,
-                "score": prediction.score,
+                "score": single(prediction.score),
             })
         })
         .collect();
@@ -295,12 +336,13 @@ pub fn classification(video: &str, answer: &v1::ClassifyResponse) -> Value {
             "device_seconds": seconds(timings.device.as_ref()),
         })
     });
-    let views: Vec<&[f32]> = answer
+    let views: Vec<Vec<Value>> = answer
         .views
         .iter()
-        .map(|view| view.scores.as_slice())
+        .map(|view| view.scores.iter().copied().map(single).collect())
         .collect();
     json!({
+        "type": "classification",
         "video": video,
         "version": answer.version,
         "predictions": predictions,
@@ -371,4 +413,40 @@ pub fn residency(set: &v1::Residency) -> Value {
         "last_used_time": time(set.last_used_time.as_ref()),
         "quarantine_reason": set.quarantine_reason,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_their_own_digits() {
+        assert_eq!(single(0.1).to_string(), "0.1");
+        assert_eq!(single(0.952_104_3).to_string(), "0.9521043");
+        assert!(single(f32::NAN).is_null());
+        let third = prost_types::Duration {
+            seconds: 0,
+            nanos: 83_333_333,
+        };
+        assert_eq!(json!(seconds(Some(&third))).to_string(), "0.083333333");
+        let long = prost_types::Duration {
+            seconds: 12,
+            nanos: 83_333_333,
+        };
+        assert_eq!(json!(seconds(Some(&long))).to_string(), "12.083333333");
+    }
+
+    #[test]
+    fn a_seed_keeps_all_of_its_digits() {
+        let job = v1::Job {
+            hyper_parameters: Some(v1::HyperParameters {
+                seed: Some(12_683_985_358_147_536_292),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let value = typed("job", super::job(&job));
+        assert_eq!(value["type"], "job");
+        assert_eq!(value["hyper_parameters"]["seed"], "12683985358147536292");
+    }
 }

@@ -1,12 +1,14 @@
 //! Where results go: text for people, one JSON value a line for scripts; progress bars on a terminal, plain lines otherwise.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-/// How a command prints.
+/// The form in which a command prints.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
@@ -34,11 +36,11 @@ impl Output {
         } else {
             text()
         };
-        // A reader that has gone (`| head`) is no error of ours.
+        // A reader that has gone (`| head`) is no error.
         let _ = writeln!(std::io::stdout().lock(), "{line}");
     }
 
-    /// Says something to people; scripts do not see it.
+    /// Prints a note for people to standard error; with JSON output it is left out.
     pub fn note(&self, text: &str) {
         if !self.json {
             let _ = writeln!(std::io::stderr().lock(), "{text}");
@@ -50,43 +52,84 @@ impl Output {
         self.progress(
             total,
             name,
-            "{msg:20!} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
+            "{prefix:20!} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
         )
     }
 
     /// A bar over things, for example steps or files.
     pub fn count(&self, total: u64, name: &str) -> Progress {
-        self.progress(total, name, "{prefix:20!} {bar:30} {pos}/{len} {msg}")
+        self.progress(total, name, COUNT)
     }
 
-    fn progress(&self, total: u64, name: &str, template: &str) -> Progress {
-        if self.json || !self.terminal {
+    fn progress(&self, total: u64, name: &str, template: &'static str) -> Progress {
+        let lines = (!self.json && !self.terminal).then(|| {
+            Arc::new(Lines {
+                total: AtomicU64::new(total),
+                ..Lines::default()
+            })
+        });
+        if self.json || lines.is_some() {
             return Progress {
                 bar: None,
-                lines: !self.json,
+                lines,
                 name: name.to_owned(),
             };
         }
         let bar = ProgressBar::new(total);
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
+        // A length that is not known yet is not shown as 0.
+        let template = if total == 0 {
+            "{prefix:20!} {wide_msg}"
+        } else {
+            template
+        };
+        bar.set_style(style(template));
         bar.set_prefix(name.to_owned());
-        bar.set_message(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         Progress {
             bar: Some(bar),
-            lines: false,
+            lines: None,
             name: name.to_owned(),
         }
     }
 }
 
-/// Progress of one thing: a bar, plain lines, or nothing. Clones move the same bar.
+/// A bar over things; the message is cut at the terminal's edge.
+const COUNT: &str = "{prefix:12!} {bar:20} {pos}/{len} {wide_msg}";
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are constants of this file; a wrong one shows the default bar.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Progress without a terminal: every tenth is a line, so that a log stays short.
+#[derive(Debug, Default)]
+struct Lines {
+    position: AtomicU64,
+    total: AtomicU64,
+    /// The tenth after the last that was printed.
+    next: AtomicU64,
+}
+
+impl Lines {
+    /// Whether another tenth is done since this was asked last.
+    fn is_due(&self) -> bool {
+        let position = self.position.load(Ordering::Relaxed);
+        let total = self.total.load(Ordering::Relaxed).max(1);
+        let tenth = position.saturating_mul(10) / total;
+        let next = self.next.load(Ordering::Relaxed);
+        if tenth < next {
+            return false;
+        }
+        self.next.store(tenth + 1, Ordering::Relaxed);
+        true
+    }
+}
+
+/// Progress of one thing: a bar, some lines, or nothing. Clones move the same bar.
 #[derive(Debug, Clone)]
 pub struct Progress {
     bar: Option<ProgressBar>,
-    lines: bool,
+    lines: Option<Arc<Lines>>,
     name: String,
 }
 
@@ -96,6 +139,9 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_position(position);
         }
+        if let Some(lines) = &self.lines {
+            lines.position.store(position, Ordering::Relaxed);
+        }
     }
 
     /// Moves the bar on.
@@ -103,23 +149,39 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.inc(amount);
         }
+        if let Some(lines) = &self.lines {
+            lines.position.fetch_add(amount, Ordering::Relaxed);
+        }
     }
 
     /// Sets the bar's length, which may be known late.
     pub fn set_total(&self, total: u64) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.bar
+            && bar.length() != Some(total)
+        {
             bar.set_length(total);
+            bar.set_style(style(COUNT));
+        }
+        if let Some(lines) = &self.lines {
+            lines.total.store(total, Ordering::Relaxed);
         }
     }
 
-    /// Shows a text beside the bar, or as a line of its own.
+    /// Shows a text beside the bar; without a terminal a line for every tenth.
     pub fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
-            None if self.lines => {
-                let _ = writeln!(std::io::stderr().lock(), "{}: {text}", self.name);
-            }
-            None => {}
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+        }
+        if let Some(lines) = &self.lines
+            && lines.is_due()
+        {
+            let position = lines.position.load(Ordering::Relaxed);
+            let total = lines.total.load(Ordering::Relaxed);
+            let name = &self.name;
+            let _ = writeln!(
+                std::io::stderr().lock(),
+                "{name} {position}/{total}: {text}"
+            );
         }
     }
 
@@ -127,7 +189,7 @@ impl Progress {
     pub fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None if self.lines => {
+            None if self.lines.is_some() => {
                 let _ = writeln!(std::io::stderr().lock(), "{text}");
             }
             None => {}
@@ -138,6 +200,32 @@ impl Progress {
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_gets_a_line_for_each_tenth() {
+        let lines = Lines {
+            total: AtomicU64::new(500),
+            ..Lines::default()
+        };
+        let due = (1..=500).filter(|position| {
+            lines.position.store(*position, Ordering::Relaxed);
+            lines.is_due()
+        });
+        assert_eq!(due.count(), 11);
+    }
+
+    #[test]
+    fn the_bars_are_as_wide_as_the_terminal() {
+        for template in [COUNT, "{prefix:20!} {wide_bar} {bytes}/{total_bytes}"] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+            assert!(template.contains("{wide_"), "{template}");
         }
     }
 }

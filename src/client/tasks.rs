@@ -7,8 +7,10 @@ use super::output::Output;
 use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
 
+mod order;
 mod shape;
 
+pub use order::Order;
 pub use shape::{Kernel, Sites, TaskShape, check_shape, create};
 
 /// Arguments of `tasks`.
@@ -17,19 +19,19 @@ pub struct Args {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// What to do
+    /// The subcommand
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do with tasks.
+/// Subcommands of `tasks`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Creates a task
     Create {
-        /// Its id
+        /// Task id, for example `gestures`
         id: String,
-        /// Its shape
+        /// Shape of the task
         #[command(flatten)]
         shape: TaskShape,
     },
@@ -37,12 +39,12 @@ pub enum Command {
     List,
     /// Shows a task
     Show {
-        /// Its id
+        /// Task id
         id: String,
     },
     /// Lists a task's versions
     Versions {
-        /// The task's id
+        /// Task id
         id: String,
     },
     /// Shows one version of a task
@@ -75,7 +77,7 @@ pub enum Command {
     },
     /// Deletes a task and its versions
     Delete {
-        /// Its id
+        /// Task id
         id: String,
     },
     /// Lists the adapter sets that are on the device
@@ -121,7 +123,10 @@ pub async fn run(args: &Args) -> Result<(), Error> {
         } => update(&client, id, display_name.as_deref(), *auto_serve, output).await?,
         Command::Create { id, shape } => show(&create(&client, id, shape).await?, output),
         Command::List => list(&client, output).await?,
-        Command::Show { id } => show(&get(&client, id).await?, output),
+        Command::Show { id } => {
+            let task = get(&client, id).await?;
+            output.result(|| described(&task), || json::task(&task));
+        }
         Command::Versions { id } => versions(&client, id, output).await?,
         Command::Serve { id, version, wait } => {
             serve(&client, id, *version, *wait, output).await?;
@@ -133,7 +138,10 @@ pub async fn run(args: &Args) -> Result<(), Error> {
                 ..Default::default()
             };
             client.tasks().delete_task(request).await?;
-            output.note(&format!("{name} and its versions deleted"));
+            output.result(
+                || format!("{name} and its versions deleted"),
+                || json::deleted(&name),
+            );
         }
         Command::Residency => residency(&client, output).await?,
     }
@@ -281,25 +289,57 @@ async fn residency(client: &Client, output: Output) -> Result<(), Error> {
 }
 
 fn show(task: &v1::Task, output: Output) {
-    output.result(
-        || {
-            let serving = match task.serving_version.as_str() {
-                "" => "serves nothing yet".to_owned(),
-                version => format!("serves {version}"),
-            };
-            let desired = if task.desired_version == task.serving_version {
-                String::new()
-            } else {
-                format!(", to be replaced by {}", task.desired_version)
-            };
-            let trouble = match task.serving_error.as_str() {
-                "" => String::new(),
-                error => format!(" ({error})"),
-            };
-            format!("{}  {serving}{desired}{trouble}", task.name)
-        },
-        || json::task(task),
-    );
+    output.result(|| line(task), || json::task(task));
+}
+
+/// A task in a line: what serves, and what is to replace it.
+fn line(task: &v1::Task) -> String {
+    let serving = match task.serving_version.as_str() {
+        "" => "serves nothing yet".to_owned(),
+        version => format!("serves {version}"),
+    };
+    let desired = if task.desired_version == task.serving_version {
+        String::new()
+    } else {
+        format!("; {} is being loaded to replace it", task.desired_version)
+    };
+    let trouble = match task.serving_error.as_str() {
+        "" => String::new(),
+        error => format!(" ({error})"),
+    };
+    format!("{}  {serving}{desired}{trouble}", task.name)
+}
+
+/// A task with its shape, in several lines.
+fn described(task: &v1::Task) -> String {
+    let adapter = task.adapter.unwrap_or_default();
+    let sampling = task.sampling.unwrap_or_default();
+    let layers = match adapter.adapter_layers {
+        0 => "all blocks".to_owned(),
+        layers => format!("the last {layers} blocks"),
+    };
+    let sites = shape::Sites::of(&adapter);
+    let adapters = match sites {
+        Sites::None => "none: a linear probe".to_owned(),
+        Sites::PreMlp | Sites::PreAttn | Sites::Both => format!(
+            "{sites}, width {}, kernel {},{},{}, {layers}",
+            adapter.adapter_width,
+            adapter.adapter_kernel_t,
+            adapter.adapter_kernel_h,
+            adapter.adapter_kernel_w
+        ),
+    };
+    format!(
+        "{}\nname        {}\nadapters    {adapters}\nsampling    {} frames, sampling rate {}, {} temporal and {} spatial views, rotation {}\nauto-serve  {}",
+        line(task),
+        task.display_name,
+        sampling.num_frames,
+        sampling.sampling_rate,
+        sampling.num_temporal_views,
+        sampling.num_spatial_views,
+        json::rotation_name(sampling.rotation()),
+        task.auto_serve.unwrap_or(true),
+    )
 }
 
 #[cfg(test)]
@@ -311,5 +351,22 @@ mod tests {
         let version = v1::AdapterVersion::default();
         assert!(version_line(&version).contains("top-1 –"));
         assert!(json::version(&version)["evaluation"].is_null());
+    }
+
+    #[test]
+    fn a_task_says_what_serves_and_what_replaces_it() {
+        let mut task = v1::Task {
+            name: "tasks/a".to_owned(),
+            serving_version: "tasks/a/versions/1".to_owned(),
+            desired_version: "tasks/a/versions/2".to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(
+            line(&task),
+            "tasks/a  serves tasks/a/versions/1; tasks/a/versions/2 is being loaded to replace it"
+        );
+        task.desired_version = task.serving_version.clone();
+        assert_eq!(line(&task), "tasks/a  serves tasks/a/versions/1");
+        assert!(described(&task).contains("linear probe"));
     }
 }

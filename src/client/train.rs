@@ -6,12 +6,16 @@ use tonic::{Code, Status};
 
 use super::cli::Connection;
 use super::output::{Output, Progress};
+use super::proxied::is_refused;
 use super::{Client, Error, json, resource, tasks};
 use crate::proto::v1::{self, job_event::Event};
 
-/// Shortest and longest pause before a stream that was cut is opened again.
+/// Shortest and longest pause before an interrupted stream is opened again.
 const SHORTEST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(8);
+
+/// How often the stream of a job that has ended is opened again after a cut.
+const CUTS_AFTER_END: u32 = 3;
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
@@ -31,12 +35,12 @@ pub struct Args {
     /// The shape of the task when it is created
     #[command(flatten)]
     pub shape: tasks::TaskShape,
-    /// How to train
+    /// Hyper-parameters of the job
     #[command(flatten)]
     pub hyper: Hyper,
 }
 
-/// How to train; what is absent is chosen by the server.
+/// Hyper-parameters; the server chooses those that are absent.
 #[derive(Debug, clap::Args)]
 pub struct Hyper {
     /// Passes over the training split
@@ -45,17 +49,23 @@ pub struct Hyper {
     /// Clips per step
     #[arg(long)]
     pub batch_size: Option<u32>,
-    /// Peak learning rate
-    #[arg(long)]
+    /// Peak learning rate, above 0, at most 1
+    #[arg(long, allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
-    /// Decoupled weight decay
-    #[arg(long)]
+    /// Decoupled weight decay, 0 to 1
+    #[arg(long, allow_negative_numbers = true)]
     pub weight_decay: Option<f64>,
-    /// Dropout before the head
-    #[arg(long)]
+    /// Share of the steps over which the learning rate rises, 0 to 1
+    #[arg(long, allow_negative_numbers = true)]
+    pub warmup_share: Option<f64>,
+    /// Dropout before the head, 0 up to but not 1
+    #[arg(long, allow_negative_numbers = true)]
     pub dropout: Option<f64>,
-    /// Smallest share of the picture's area that a random crop keeps
-    #[arg(long)]
+    /// Norm of all gradients above which they are scaled down; 0 means no clipping
+    #[arg(long, allow_negative_numbers = true)]
+    pub clip_norm: Option<f64>,
+    /// Smallest share of the picture's area that a random crop keeps, above 0, at most 1
+    #[arg(long, allow_negative_numbers = true)]
     pub min_crop_area: Option<f64>,
     /// Mirrors half of the training clips
     #[arg(long)]
@@ -63,6 +73,9 @@ pub struct Hyper {
     /// Seed of every random choice
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Steps between checkpoints
+    #[arg(long)]
+    pub checkpoint_steps: Option<u32>,
 }
 
 /// `frameshift train`.
@@ -91,10 +104,11 @@ pub async fn train(args: &Args) -> Result<(), Error> {
         dataset: resource("datasets", &args.dataset),
         hyper_parameters: Some(hyper_parameters(&args.hyper)),
         request_id: uuid::Uuid::now_v7().to_string(),
+        ..Default::default()
     };
     let job = client.fine_tuning().submit_job(request).await?.into_inner();
     if args.detach {
-        output.result(|| job.name.clone(), || json::job(&job));
+        output.result(|| job.name.clone(), || json::typed("job", json::job(&job)));
         return Ok(());
     }
     output.note(&format!("submitted {}", job.name));
@@ -107,11 +121,13 @@ fn hyper_parameters(hyper: &Hyper) -> v1::HyperParameters {
         batch_size: hyper.batch_size,
         learning_rate: hyper.learning_rate,
         weight_decay: hyper.weight_decay,
+        warmup_share: hyper.warmup_share,
         dropout: hyper.dropout,
+        clip_norm: hyper.clip_norm,
         min_crop_area: hyper.min_crop_area,
         horizontal_flip: hyper.horizontal_flip.then_some(true),
         seed: hyper.seed,
-        ..Default::default()
+        checkpoint_steps: hyper.checkpoint_steps,
     }
 }
 
@@ -127,18 +143,21 @@ pub async fn watch(client: &Client, job: &str, after: u64, output: Output) -> Re
     };
     progress.finish();
     let Some(done) = stopped else {
-        output.note(&format!(
-            "the job goes on; watch it with: frameshift jobs watch {job}"
-        ));
-        return Err(Error::Interrupted);
+        let next = format!("the job goes on; watch it with: frameshift jobs watch {job}");
+        return Err(Error::Interrupted { next });
     };
     done?;
     let request = v1::GetJobRequest {
         name: job.to_owned(),
     };
     let job = client.fine_tuning().get_job(request).await?.into_inner();
-    output.result(|| super::jobs::describe(&job), || json::job(&job));
-    if job.state() != v1::JobState::Succeeded {
+    let has_succeeded = job.state() == v1::JobState::Succeeded;
+    // A failed job's reason is the error's message.
+    if has_succeeded || output.is_json() {
+        let typed = || json::typed("job", json::job(&job));
+        output.result(|| super::jobs::describe(&job), typed);
+    }
+    if !has_succeeded {
         return Err(Error::Job {
             state: json::state_name(job.state()),
             job: job.name,
@@ -162,6 +181,7 @@ async fn follow(
 ) -> Result<(), Error> {
     let mut seen = after;
     let mut pause = SHORTEST;
+    let mut cuts_after_end = 0;
     loop {
         let before = seen;
         let cut = events(client, job, &mut seen, |event| {
@@ -173,10 +193,12 @@ async fn follow(
         if has_ended && cut.is_ok() {
             return Ok(());
         }
-        if let Err(status) = cut
-            && is_refusal(status.code())
-        {
-            return Err(status.into());
+        cuts_after_end += u32::from(has_ended);
+        match cut {
+            Err(status) if is_refusal(status.code()) => return Err(status.into()),
+            // Whatever is between here and the server lets no stream end; what is left of the events is not worth waiting for.
+            Err(_) if cuts_after_end > CUTS_AFTER_END => return Ok(()),
+            Err(_) | Ok(()) => {}
         }
         pause = if seen > before {
             SHORTEST
@@ -223,7 +245,7 @@ async fn has_ended(client: &Client, job: &str) -> Result<bool, Error> {
             }
             Err(status) => status,
         };
-        if is_refusal(status.code()) || pause > LONGEST {
+        if is_refusal(status.code()) || is_refused(&status) || pause > LONGEST {
             return Err(status.into());
         }
         tokio::time::sleep(pause).await;
@@ -250,14 +272,20 @@ fn show(event: &v1::JobEvent, output: Output, progress: &Progress) {
         return;
     }
     if output.is_json() {
-        output.result(String::new, || json::event(event));
+        output.result(String::new, || json::typed("event", json::event(event)));
         return;
     }
     match &event.event {
         Some(Event::State(change)) => {
             let state = json::state_name(change.state());
+            // A failure's message is the command's error; it is said once.
+            let is_over = matches!(
+                change.state(),
+                v1::JobState::Failed | v1::JobState::Cancelled
+            );
             progress.line(&match change.message.as_str() {
                 "" => state.to_owned(),
+                _ if is_over => state.to_owned(),
                 message => format!("{state}: {message}"),
             });
         }
@@ -266,19 +294,18 @@ fn show(event: &v1::JobEvent, output: Output, progress: &Progress) {
             progress.set(step.step);
             let eta = step.eta.map_or(0, |eta| eta.seconds);
             progress.say(&format!(
-                "epoch {} step {}/{} loss {:.3} accuracy {:.2} {:.1} clips/s ETA {eta} s",
-                step.epoch,
-                step.step,
-                step.total_steps,
-                step.loss,
-                step.accuracy,
-                step.clips_per_second,
+                "epoch {} loss {:.3} {:.1} clips/s ETA {eta} s accuracy {:.2}",
+                step.epoch, step.loss, step.clips_per_second, step.accuracy,
             ));
         }
         Some(Event::Message(message)) => {
             let kind = if message.warning { "warning: " } else { "" };
             progress.line(&format!("{kind}{}", message.text));
         }
+        Some(Event::Serving(serving)) => progress.line(&match serving.serves {
+            true => format!("{} serves", serving.version),
+            false => format!("{} does not serve: {}", serving.version, serving.message),
+        }),
         None => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Uploads files: small ones in one stream, larger ones so that a cut costs no more than what was not yet durable.
+//! Uploads files: small ones in one stream, larger ones so that an interruption costs no more than what was not yet durable.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -15,6 +15,7 @@ use tonic_types::StatusExt;
 use super::cli::Connection;
 use super::failures::Failures;
 use super::output::Progress;
+use super::proxied::is_refused;
 use super::{CHUNK, Client, Error, json};
 use crate::proto::v1::{self, upload_video_request, write_upload_request};
 
@@ -29,10 +30,10 @@ pub struct Args {
     pub files: Vec<PathBuf>,
 }
 
-/// Files up to this size go in one stream: what a cut could lose is no more than one part.
+/// Size up to which files go in one stream: an interruption loses no more than one part.
 const ONE_STREAM: u64 = 8 << 20;
 
-/// How often an upload is tried without any progress: for about half a minute, in which a server restarts.
+/// Attempts of an upload without any progress: about half a minute, in which a server restarts.
 const ATTEMPTS: u32 = 10;
 
 /// The longest wait between two attempts.
@@ -60,13 +61,13 @@ pub async fn upload(args: &Args) -> Result<(), Error> {
         };
         output.result(
             || format!("{}  {}", video.name, path.display()),
-            || json::video(&video),
+            || json::typed("video", json::video(&video)),
         );
     }
     failures.end()
 }
 
-/// Uploads one file; tries again after a cut, from what is durable.
+/// Uploads one file; retries after an interruption, from what is durable.
 ///
 /// # Errors
 /// When the file cannot be read or changes meanwhile, the server refuses it, or stays away.
@@ -77,7 +78,7 @@ pub async fn file(client: &Client, path: &Path, progress: &Progress) -> Result<v
 /// Uploads a file that was hashed already.
 ///
 /// # Errors
-/// As [`file`].
+/// The errors of [`file`].
 pub(super) async fn send(
     client: &Client,
     source: &Source,
@@ -145,7 +146,7 @@ impl Source {
             .map_err(error)
     }
 
-    /// The file's bytes from `offset` on. A file that cannot be read any more ends early, and the digest shows it.
+    /// Bytes of the file from `offset` on. A file that cannot be read any more ends early, and the digest shows it.
     pub(super) fn chunks(&self, offset: u64) -> impl Stream<Item = Bytes> + Send + use<> {
         let file = self.file.clone();
         stream::unfold((file, offset), |(file, at)| async move {
@@ -280,7 +281,7 @@ fn told(progress: &Progress) -> impl Fn(Bytes) -> Bytes + Send + use<> {
     }
 }
 
-/// Waits a little longer each time; gives up when trying again cannot help.
+/// Waits a little longer each time; gives up when a retry cannot help.
 async fn wait_or_give_up(
     status: tonic::Status,
     attempt: &mut u32,
@@ -309,6 +310,7 @@ async fn wait_or_give_up(
         | Code::DataLoss
         | Code::Unauthenticated => false,
     };
+    let transient = transient && !is_refused(&status);
     if !transient || *attempt >= ATTEMPTS {
         let size = std::fs::metadata(&source.path).map(|data| data.len());
         if status.code() == Code::DataLoss && size.ok() != Some(source.size) {

@@ -1,4 +1,4 @@
-//! `frameshift uploads`: what was begun and is not finished.
+//! `frameshift uploads`: lists and deletes uploads that are not finished.
 
 use super::cli::Connection;
 use super::output::Output;
@@ -11,12 +11,12 @@ pub struct Args {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// What to do
+    /// The subcommand
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do with unfinished uploads.
+/// Subcommands of `uploads`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Lists unfinished uploads, oldest first
@@ -38,8 +38,11 @@ pub(super) async fn run(args: &Args) -> Result<(), Error> {
         Command::List => list(&client, args.connection.output()).await,
         Command::Delete { id } => {
             let name = resource("uploads", id);
-            let request = v1::DeleteUploadRequest { name };
+            let request = v1::DeleteUploadRequest { name: name.clone() };
             client.videos().delete_upload(request).await?;
+            args.connection
+                .output()
+                .result(|| format!("{name} deleted"), || json::deleted(&name));
             Ok(())
         }
     }

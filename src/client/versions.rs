@@ -8,8 +8,9 @@ use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 
 use super::cli::Connection;
+use super::tasks::{Order, TaskShape};
 use super::upload::Source;
-use super::{Client, Error, json, resource};
+use super::{Client, Error, json, resource, tasks};
 use crate::proto::v1::{self, export_adapter_version_response, import_adapter_version_request};
 
 /// Arguments of `import`.
@@ -18,7 +19,7 @@ pub struct ImportArgs {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// The file
+    /// Checkpoint file
     pub file: PathBuf,
     /// Task that gets the version; created when it does not exist
     #[arg(long)]
@@ -26,12 +27,15 @@ pub struct ImportArgs {
     /// Text file with one label a line: line i is row i of the head
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
-    /// Frames per clip, when the task is created and the file does not say
-    #[arg(long, default_value_t = 8)]
-    pub num_frames: u32,
-    /// Every so many frames, when the task is created; 0 spreads them over the whole video
-    #[arg(long, default_value_t = 0)]
-    pub sampling_rate: u32,
+    /// Frames per clip of a task that is created, when the file does not say [default: 8]
+    #[arg(long)]
+    pub num_frames: Option<u32>,
+    /// Distance of sampled frames of a task that is created; 0 spreads them over the whole video [default: 0]
+    #[arg(long)]
+    pub sampling_rate: Option<u32>,
+    /// The order in which frames are counted, when the task is created [default: display]
+    #[arg(long, value_enum)]
+    pub order: Option<Order>,
 }
 
 /// Arguments of `export`.
@@ -40,16 +44,16 @@ pub struct ExportArgs {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// The task
+    /// Task id
     #[arg(long)]
     pub task: String,
-    /// The version's number; the serving one when absent
+    /// Number of the version; the serving one when absent
     #[arg(long)]
     pub version: Option<u32>,
     /// File to write: .safetensors, or .pth or .pt for PyTorch
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Replaces the file when it is there
+    /// Replaces the file when it exists
     #[arg(long)]
     pub force: bool,
 }
@@ -67,6 +71,7 @@ pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
         None => Vec::new(),
     };
     let source = Source::open(&args.file).await?;
+    check_task(&client, args).await?;
     let header = v1::ImportAdapterVersionHeader {
         parent: resource("tasks", &args.task),
         labels,
@@ -74,8 +79,9 @@ pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
         request_id: uuid::Uuid::now_v7().to_string(),
         create_task: true,
         sampling: Some(v1::ClipSampling {
-            num_frames: args.num_frames,
-            sampling_rate: args.sampling_rate,
+            num_frames: args.num_frames.unwrap_or(8),
+            sampling_rate: args.sampling_rate.unwrap_or(0),
+            order: Order::number(args.order),
             ..Default::default()
         }),
         ..Default::default()
@@ -102,7 +108,24 @@ pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
     Ok(())
 }
 
-/// One label a line.
+/// Refuses options that contradict the task when it exists.
+async fn check_task(client: &Client, args: &ImportArgs) -> Result<(), Error> {
+    let shape = TaskShape {
+        num_frames: args.num_frames,
+        sampling_rate: args.sampling_rate,
+        ..TaskShape::default()
+    };
+    let request = v1::GetTaskRequest {
+        name: resource("tasks", &args.task),
+    };
+    match client.tasks().get_task(request).await {
+        Ok(task) => tasks::check_shape(&task.into_inner(), &shape),
+        Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// The labels of a file, one a line.
 fn labels(path: &Path) -> Result<Vec<String>, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
         path: path.to_owned(),
@@ -167,9 +190,13 @@ async fn receive(
     out: &Path,
 ) -> Result<v1::AdapterVersion, Error> {
     use export_adapter_version_response::Payload;
-    let failed = |source| Error::Write {
+    let failed = |source: std::io::Error| Error::Write {
         path: out.to_owned(),
-        source,
+        // Without the system's number it is the temporary file's error, whose text has that file's name.
+        source: match source.raw_os_error() {
+            Some(_) => source,
+            None => source.kind().into(),
+        },
     };
     let request = v1::ExportAdapterVersionRequest {
         name,

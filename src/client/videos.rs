@@ -1,6 +1,7 @@
 //! `frameshift videos`: lists, shows and deletes uploaded videos.
 
 use super::cli::Connection;
+use super::failures::Failures;
 use super::output::Output;
 use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
@@ -11,12 +12,12 @@ pub struct Args {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// What to do
+    /// The subcommand
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do with videos.
+/// Subcommands of `videos`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Lists videos, oldest first
@@ -54,16 +55,21 @@ pub(super) async fn run(args: &Args) -> Result<(), Error> {
             Ok(())
         }
         Command::Delete { ids, force } => {
+            let mut failures = Failures::new(ids.len(), output);
             for id in ids {
                 let name = resource("videos", id);
                 let request = v1::DeleteVideoRequest {
                     name: name.clone(),
                     force: *force,
                 };
-                client.videos().delete_video(request).await?;
-                output.note(&format!("{name} deleted"));
+                match client.videos().delete_video(request).await {
+                    Ok(_) => {
+                        output.result(|| format!("{name} deleted"), || json::deleted(&name));
+                    }
+                    Err(status) => failures.add(&name, status.into())?,
+                }
             }
-            Ok(())
+            failures.end()
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: every subcommand, and the meaning of each exit code.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,26 +12,67 @@ use super::settings::Flags;
 pub const VIDEO_WORKER: &str = "video-worker";
 
 const AFTER_HELP: &str = "\
-Exit codes:
+Exit codes, the same for every command:
    0  done
-   1  the request was refused or failed; the message says why
+   1  the request was refused, or its job failed; the message says why
   64  wrong usage or configuration
-  65  wrong input: a video, a data set's folder, a field of a request
-  66  a local file cannot be read
-  73  a local file cannot be written
-  69  the server, its address, its data directory, its backbone or its confinement of video workers is unavailable
+  65  wrong data: a video, a list, a checkpoint, a field of a request
+  66  an input file or folder cannot be read
+  69  unavailable: the server, its address, its data directory, its backbone or its confinement of video workers
   70  internal error
+  73  an output file cannot be written
   75  not now: try again later
-  77  not allowed
- 130  interrupted";
+  77  permission denied by the server
+ 130  interrupted
+
+Bash completions: source <(frameshift completions bash)";
 
 /// One frozen image backbone in memory, many video tasks on it.
 #[derive(Debug, clap::Parser)]
 #[command(name = "frameshift", version, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// What to do.
+    /// Options of the commands that speak to a server; they may follow the subcommand, too.
+    #[command(flatten)]
+    pub before: client::cli::Before,
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Parses the words of a command line.
+    ///
+    /// # Errors
+    /// When the words are wrong, or ask for help or the version; an option before the subcommand that it does not have is wrong, too.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = <Self as clap::CommandFactory>::command();
+        let matches = command.try_get_matches_from_mut(words)?;
+        let cli = <Self as clap::FromArgMatches>::from_arg_matches(&matches)
+            .map_err(|error| error.format(&mut command))?;
+        let is_client = matches!(cli.command, Command::Client(_));
+        let is_json = is_client || matches!(cli.command, Command::Inspect(_));
+        let options = [
+            ("server", is_client),
+            ("tenant", is_client),
+            ("json", is_json),
+        ];
+        for (option, has_meaning) in options {
+            let source = matches.value_source(option);
+            if !has_meaning && source == Some(clap::parser::ValueSource::CommandLine) {
+                let problem = format!("--{option} before this subcommand has no meaning");
+                return Err(command.error(clap::error::ErrorKind::ArgumentConflict, problem));
+            }
+        }
+        Ok(cli)
+    }
+
+    /// The completion script of a shell.
+    pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+        let mut command = <Self as clap::CommandFactory>::command();
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, "frameshift", &mut script);
+        script
+    }
 }
 
 /// The subcommands.
@@ -43,9 +85,9 @@ pub enum Command {
     /// A command that calls a server.
     #[command(flatten)]
     Client(client::cli::Command),
-    /// Shows the main job from beginning to end on drawn videos
+    /// Runs upload, fine-tuning, hot swap and classification on synthetic videos, and writes a report
     Demo(demo::Args),
-    /// Shows what a checkpoint or an adapter file holds
+    /// Shows what a checkpoint or an adapter file holds, and whether a server would load it
     Inspect(tools::inspect::Args),
     /// Times the model on this machine
     #[command(subcommand)]
@@ -58,12 +100,17 @@ pub enum Command {
     Pretrain(tools::pretrain::Args),
     /// Shows what a server sees of a video file
     Video(tools::video::Args),
+    /// Prints a script that completes commands and options in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Arguments of `frameshift serve`.
 #[derive(Debug, Default, clap::Args)]
 pub struct Serve {
-    /// TOML file with any of the settings below, spelled with underscores [env: FRAMESHIFT_CONFIG]
+    /// TOML file with any of the settings below, written with underscores [env: FRAMESHIFT_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Prints the configuration in force as TOML, each value with its source, and exits
@@ -74,7 +121,7 @@ pub struct Serve {
     pub flags: Flags,
 }
 
-/// What the process ends with.
+/// The process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {

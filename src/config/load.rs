@@ -1,7 +1,7 @@
 //! Layers of the configuration: defaults < file < environment < flags. Each value keeps its source.
 //!
 //! Invariant: a key has one name everywhere: `queue_clips` in the file is `FRAMESHIFT_QUEUE_CLIPS` in the environment and `--queue-clips` as a flag.
-//! Environment variables that name no key are ignored, since orchestrators add their own with the same prefix.
+//! Environment variables that name no key are ignored, since orchestrators add their own with the same prefix; the others are warned of.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +16,38 @@ use super::settings::{DEFAULTS, Flags, Settings};
 pub const PREFIX: &str = "FRAMESHIFT_";
 /// Environment variable that names the configuration file.
 pub const FILE_VARIABLE: &str = "FRAMESHIFT_CONFIG";
+
+/// Keys that only tests set.
+const HIDDEN: &[&str] = &["crash_at", "cpu"];
+
+/// Variables with our prefix that are no settings of the server.
+const OTHERS: &[&str] = &[
+    FILE_VARIABLE,
+    "FRAMESHIFT_SERVER",
+    "FRAMESHIFT_TENANT",
+    "FRAMESHIFT_SHARED",
+];
+
+/// Environment variables with our prefix that name no setting: perhaps misspelt. Those that orchestrators add for a service are left out.
+pub fn strangers(environment: &BTreeMap<String, String>) -> Vec<&str> {
+    let is_service = |word: &str| {
+        let mut parts = word.split('_');
+        parts.any(|part| part == "PORT")
+            || word == "SERVICE_HOST"
+            || word.ends_with("_SERVICE_HOST")
+    };
+    let is_stranger = |name: &&str| {
+        name.strip_prefix(PREFIX).is_some_and(|word| {
+            let key = word.to_lowercase();
+            !Settings::KEYS.contains(&key.as_str()) && !OTHERS.contains(name) && !is_service(word)
+        })
+    };
+    environment
+        .keys()
+        .map(String::as_str)
+        .filter(is_stranger)
+        .collect()
+}
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,13 +179,19 @@ impl Layered {
         })
     }
 
-    /// The configuration in force as TOML, each value with its source; keys without a value are comments.
-    pub fn dump(&self) -> String {
+    /// The configuration in force as TOML, each value with its source; keys without a value are comments, with the value that was derived from the
+    /// machine, where there is one. What only tests set is shown only when it is set.
+    pub fn dump(&self, derived: &[(&str, String)]) -> String {
         let mut text = String::new();
         for key in Settings::KEYS {
-            match self.values.get(*key) {
-                Some(value) => text += &format!("{key} = {value} # {}\n", self.source(key)),
-                None => text += &format!("# {key} is not set\n"),
+            let from_machine = derived.iter().find(|(name, _)| name == key);
+            match (self.values.get(*key), from_machine) {
+                (Some(value), _) => text += &format!("{key} = {value} # {}\n", self.source(key)),
+                (None, Some((_, value))) => {
+                    text += &format!("# {key} = {value} # derived from the machine\n");
+                }
+                (None, None) if HIDDEN.contains(key) => {}
+                (None, None) => text += &format!("# {key} is not set\n"),
             }
         }
         text
@@ -202,11 +240,22 @@ impl Layered {
             return Err(Error::Value {
                 key: key.into(),
                 from,
-                problem: error.message().into(),
+                problem: plain(error.message()),
             });
         }
         self.values.insert(key.into(), value);
         self.sources.insert(key.into(), from);
         Ok(())
     }
+}
+
+/// A complaint without the names of Rust's types.
+fn plain(message: &str) -> String {
+    let words = message.split(' ').map(|word| match word {
+        "usize" | "u8" | "u16" | "u32" | "u64" => "number",
+        "i64" | "f64" => "number",
+        word => word,
+    });
+    let text = words.collect::<Vec<_>>().join(" ");
+    text.replace("a nonzero number", "a number above 0")
 }

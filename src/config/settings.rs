@@ -2,13 +2,12 @@
 //!
 //! Invariant: the flags, the keys of the file, the environment variables and the reference in `--help` are generated from one list.
 
-use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{ByteSize, Span};
+use super::units::{Address, ByteSize, Span};
 
 macro_rules! settings {
     ($(
@@ -52,10 +51,10 @@ macro_rules! settings {
 
 settings! {
     /// Address to serve on; port 0 takes a free one.
-    listen: Must<SocketAddr> = "127.0.0.1:50051";
+    listen: Must<Address> = "127.0.0.1:50051";
     /// File that the real address is written to once it is bound.
     address_file: May<PathBuf>;
-    /// Serves on an address that others can reach although nobody is asked who they are.
+    /// Allows listening on an address other than loopback without authentication.
     insecure_allow_anonymous: Must<bool> = "false"
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
     /// Folder of all durable state; one process at a time.
@@ -68,7 +67,7 @@ settings! {
     /// Backbone settings that its files do not state, or state wrongly: `heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b`.
     backbone_override: May<String>;
     /// Address of the Prometheus endpoint; none when not set.
-    metrics_listen: May<SocketAddr>;
+    metrics_listen: May<Address>;
     /// Log lines as `text` or `json`.
     log_format: Must<LogFormat> = "text";
     /// Filter of log lines, in the syntax of RUST_LOG.
@@ -132,9 +131,9 @@ settings! {
     /// Largest frame of a video in pixels.
     video_pixels: Must<NonZeroU32> = "9437184";
     /// Most packets of a video.
-    video_packets: Must<NonZeroU32> = "200000";
+    video_packets: Must<NonZeroU32> = "400000";
     /// Most frames of a video.
-    video_frames: Must<NonZeroU32> = "20000";
+    video_frames: Must<NonZeroU32> = "216000";
     /// Most streams of a video, of all kinds.
     video_streams: Must<NonZeroU16> = "16";
     /// Longest duration of a video, from its first to its last frame.
@@ -199,9 +198,9 @@ pub enum PrecisionChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sandbox {
-    /// It has to.
+    /// Confinement is required.
     On,
-    /// It does not.
+    /// Confinement is not required.
     Off,
 }
 

@@ -87,7 +87,7 @@ fn a_wrong_value_names_its_key_and_where_it_came_from() {
         ),
         (
             message(load(Some("queue_clips = 0"), &[], &[])),
-            ["queue_clips:", "from file /"],
+            ["queue_clips:", "expected a number above 0"],
         ),
         (
             message(load(Some("queue_clips = \"many\""), &[], &[])),
@@ -159,20 +159,20 @@ backbone = "builtin" # default
 log_format = "text" # default
 log = "info" # default
 precision = "auto" # default
-# compute_threads is not set
+# compute_threads = ? # derived from the machine
 upload_limit = "1GiB" # default
 upload_expiry = "1day" # default
 uploads_per_tenant = 256 # default
 upload_bytes_per_tenant = "64GiB" # default
 queue_clips = 30 # flag --queue-clips
-# queue_memory is not set
+# queue_memory = ? # derived from the machine
 batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
-# batch_memory is not set
+# batch_memory = ? # derived from the machine
 batch_time = "100ms" # default
 adapter_memory = "1GiB" # default
 stale_limit = "15m" # default
 job_runners = 2 # default
-# step_memory is not set
+# step_memory = ? # derived from the machine
 feature_bytes = "8GiB" # default
 jobs_per_tenant = 16 # default
 watchers_per_tenant = 256 # default
@@ -181,13 +181,13 @@ job_retention = "90days" # default
 event_retention = "30days" # default
 collect_after = "6h" # default
 collect_share = 20 # default
-# video_workers is not set
+# video_workers = ? # derived from the machine
 video_wall_time = "30s" # default
 video_cpu_time = "20s" # default
 video_memory = "1GiB" # default
 video_pixels = 9437184 # default
-video_packets = 200000 # default
-video_frames = 20000 # default
+video_packets = 400000 # default
+video_frames = 216000 # default
 video_streams = 16 # default
 video_duration = "3h" # default
 video_sandbox = "on" # default
@@ -195,19 +195,26 @@ connection_age = "1h" # default
 keepalive_interval = "30s" # default
 keepalive_timeout = "20s" # default
 connections = 512 # default
-# message_memory is not set
-# upload_memory is not set
+# message_memory = ? # derived from the machine
+# upload_memory = ? # derived from the machine
 spool_bytes = "4GiB" # default
 streams_per_tenant = 64 # default
 stream_idle = "30s" # default
 call_deadline = "2m" # default
 drain_grace = "5s" # default
 drain_timeout = "30s" # default
-# crash_at is not set
-# cpu is not set
 "#;
-    assert_eq!(layers.dump(), expected);
-    let again = load(Some(&layers.dump()), &[], &[]).unwrap();
+    let derived = Config::new(&layers, PathBuf::from("frameshift")).unwrap();
+    let derived = derived.derived();
+    let values = derived
+        .iter()
+        .fold(expected.to_owned(), |text, (key, value)| {
+            text.replace(&format!("{key} = ?"), &format!("{key} = {value}"))
+        });
+    assert!(!values.contains("= ?"), "{values}");
+    let dump = layers.dump(&derived);
+    assert_eq!(dump, values);
+    let again = load(Some(&dump), &[], &[]).unwrap();
     assert_eq!(
         (again.engine.queue_clips, again.engine.batch_clips),
         (30, 4)
@@ -250,4 +257,61 @@ fn the_help_names_every_setting_with_its_default() {
 #[test]
 fn the_command_line_is_well_formed() {
     <cli::Cli as clap::CommandFactory>::command().debug_assert();
+}
+
+#[test]
+fn options_of_the_client_may_stand_before_the_subcommand() {
+    let read = |words: &[&str]| {
+        let words = ["frameshift"].iter().chain(words);
+        cli::Cli::read(words.map(OsString::from))
+    };
+    let orders: [&[&str]; 3] = [
+        &["--server", "host:1", "--json", "tasks", "list"],
+        &["tasks", "--server", "host:1", "--json", "list"],
+        &["tasks", "list", "--server", "host:1", "--json"],
+    ];
+    for words in orders {
+        let cli = read(words).unwrap();
+        let cli::Command::Client(command) = cli.command else {
+            panic!("{words:?}");
+        };
+        let mut command = command.after(cli.before);
+        assert!(command.is_json(), "{words:?}");
+        assert!(format!("{command:?}").contains("host:1"), "{words:?}");
+    }
+    // The option nearer to the command wins.
+    let cli = read(&["--server", "far:1", "info", "--server", "near:1"]).unwrap();
+    let cli::Command::Client(command) = cli.command else {
+        panic!("no client command");
+    };
+    assert!(format!("{:?}", command.after(cli.before)).contains("near:1"));
+    for wrong in [
+        &["--server", "host:1", "serve"][..],
+        &["--json", "convert", "x", "--out", "y"],
+    ] {
+        assert!(read(wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn every_shell_gets_completions() {
+    use clap::ValueEnum;
+    for shell in clap_complete::Shell::value_variants() {
+        let script = String::from_utf8(cli::Cli::completions(*shell)).unwrap();
+        assert!(script.contains("residency"), "{shell}");
+    }
+}
+
+#[test]
+fn variables_that_name_no_setting_are_found() {
+    let variables = environment(&[
+        ("FRAMESHIFT_QUEUE_CLIP", "20"),
+        ("FRAMESHIFT_QUEUE_CLIPS", "20"),
+        ("FRAMESHIFT_CONFIG", "x"),
+        ("FRAMESHIFT_SERVER", "x"),
+        ("FRAMESHIFT_SERVICE_HOST", "10.0.0.1"),
+        ("FRAMESHIFT_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("PATH", "x"),
+    ]);
+    assert_eq!(load::strangers(&variables), ["FRAMESHIFT_QUEUE_CLIP"]);
 }

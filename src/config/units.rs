@@ -3,6 +3,7 @@
 //! Invariant: `FromStr` reads what `Display` prints, to the same value.
 
 use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ pub struct ByteSize(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+/// An address to listen on: `127.0.0.1:50051`, `[::1]:50051`, `localhost:50051`. A name is looked up when it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub SocketAddr);
+
 /// A text that is no such value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
@@ -27,6 +32,7 @@ pub struct Invalid {
 
 const BYTES: &str = "a byte size such as 1GiB, 512MiB, 64KiB or 4096 (decimal units: GB, MB, kB)";
 const SPAN: &str = "a duration such as 30s, 250ms or 1h 30m";
+const ADDRESS: &str = "an address such as 127.0.0.1:50051 or localhost:50051";
 
 /// Binary units, largest first, so that printing takes the largest that divides the size.
 const UNITS: [(&str, u64); 5] = [
@@ -92,6 +98,36 @@ impl FromStr for Span {
     }
 }
 
+impl FromStr for Address {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let text = text.trim();
+        if let Ok(address) = text.parse() {
+            return Ok(Self(address));
+        }
+        let found: Vec<SocketAddr> = text
+            .to_socket_addrs()
+            .map(Iterator::collect)
+            .unwrap_or_default();
+        // Clients that are given the name try IPv4 as well, and many try nothing else.
+        let first = found
+            .iter()
+            .find(|address| address.is_ipv4())
+            .or(found.first());
+        first.copied().map(Self).ok_or_else(|| Invalid {
+            text: text.into(),
+            expected: ADDRESS,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
@@ -134,6 +170,7 @@ macro_rules! as_text {
 
 as_text!(ByteSize, BYTES);
 as_text!(Span, SPAN);
+as_text!(Address, ADDRESS);
 
 #[cfg(test)]
 mod tests {
@@ -155,6 +192,20 @@ mod tests {
         }
         for bad in ["", "GiB", "-1", "1.5GiB", "1 pound", "99999999999TiB"] {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_name_its_host() {
+        for (text, wanted) in [
+            ("localhost:50051", "127.0.0.1:50051"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), wanted);
+        }
+        for bad in ["", "localhost", "127.0.0.1", "localhost:port", ":x"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The videos of a tenant: drawn, encoded as H.264 in MP4, and split into clips to learn from and clips to be tested on.
+//! The videos of a tenant: synthetic, encoded as H.264 in MP4, and split into training clips and unseen clips.
 
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -8,14 +8,14 @@ use crate::rng::Stream;
 use crate::synth::motion::{self, Clip, Motion, Variety};
 use crate::video::encode::{Encoder, Format};
 
-/// Clips to learn from.
+/// Number of training clips.
 pub(super) const TRAINING: usize = 160;
-/// Clips to be tested on.
+/// Number of unseen clips.
 pub(super) const UNSEEN: usize = 320;
 /// Side of the picture in pixels.
 const SIDE: usize = 96;
 
-/// A clip with the file that it became.
+/// A clip and its file.
 pub(super) struct Video {
     pub(super) clip: Clip,
     pub(super) file: Bytes,
@@ -34,17 +34,17 @@ impl Material {
         &self.videos[TRAINING..]
     }
 
-    /// The label of a clip.
+    /// Label of a clip.
     pub(super) fn label(&self, video: usize) -> &'static str {
         self.motion.labels()[self.videos[video].clip.label]
     }
 
-    /// Size of all files.
+    /// Bytes of all files.
     pub(super) fn bytes(&self) -> usize {
         self.videos.iter().map(|video| video.file.len()).sum()
     }
 
-    /// One line for people.
+    /// Description in a line.
     pub(super) fn describe(&self, role: &Role) -> String {
         format!(
             "      {}: {} · {TRAINING} training and {UNSEEN} unseen clips of {} frames, {SIDE} x {SIDE}, {} · {}",
@@ -57,7 +57,7 @@ impl Material {
     }
 }
 
-/// Draws and encodes; the unseen clips come from another stream than the training clips, with other speeds, sizes and textures.
+/// Makes and encodes the clips; the unseen clips come from another stream than the training clips, with other speeds, sizes and textures.
 pub(super) fn make(motion: Motion, seed: u64) -> Result<Material, Error> {
     let stream = |purpose| Stream::new(seed, purpose);
     let mut clips = motion::clips(

@@ -1,4 +1,4 @@
-//! What the demo says while it runs: phases with their seconds, bars on a terminal and plain lines elsewhere.
+//! The demo's output while it runs: phases with their seconds, bars on a terminal and plain lines elsewhere.
 
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Where the demo speaks.
+/// The output of a demo.
 pub(super) struct Console {
     phases: usize,
     bars: Option<MultiProgress>,
@@ -46,7 +46,7 @@ impl Console {
     /// Prints a line, above the bars.
     pub(super) fn line(&self, text: &str) {
         let print = || {
-            // A reader that has gone (`| head`) is no error of ours.
+            // A reader that has gone (`| head`) is no error.
             let _ = writeln!(std::io::stdout().lock(), "{text}");
         };
         match &self.bars {
@@ -58,9 +58,10 @@ impl Console {
     /// A bar over `total` things; without a terminal each fifth of them is a line.
     pub(super) fn bar(&self, name: &str, total: u64) -> Bar<'_> {
         let bar = self.bars.as_ref().map(|bars| {
-            let bar = bars.add(ProgressBar::new(total));
+            // A bar whose length is not known yet begins empty.
+            let bar = bars.add(ProgressBar::new(total.max(1)));
             if let Ok(style) =
-                ProgressStyle::with_template("      {prefix:24} {bar:30} {pos}/{len} {msg}")
+                ProgressStyle::with_template("      {prefix:24!} {bar:20} {pos}/{len} {wide_msg}")
             {
                 bar.set_style(style);
             }
@@ -87,13 +88,13 @@ pub(super) struct Bar<'a> {
 }
 
 impl Bar<'_> {
-    /// One more is done.
+    /// Counts one more as done.
     pub(super) fn add(&self) {
         let (done, total, _) = *self.state.borrow();
         self.set(done + 1, total, "");
     }
 
-    /// So many of so many are done; `text` says how it goes.
+    /// Sets the number done and the total; `text` is shown beside them.
     pub(super) fn set(&self, done: u64, total: u64, text: &str) {
         let mut state = self.state.borrow_mut();
         let fifth = done * 5 / total.max(1);

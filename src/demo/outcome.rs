@@ -2,8 +2,10 @@
 //!
 //! Invariant: nothing here asks a server or a clock; figures in, verdict out.
 
-use super::classify::Served;
+use super::classify::{AT_ONCE, Rate, Served};
 use super::clips::{TRAINING, UNSEEN};
+use super::machine::Machine;
+use super::swap::Swap;
 use super::train::{Run, Trained};
 use super::{Error, Party};
 use crate::proto::v1;
@@ -12,14 +14,14 @@ use crate::synth::motion::Motion;
 
 /// A probe that tells a reversed pair apart better than this is not blind to time: then the clips give the answer away.
 const PROBE_LIMIT: f64 = 0.60;
-/// How far the share of right answers may be from the job's own evaluation, on the same clips and version.
+/// Largest distance of the share of right answers from the job's own evaluation, on the same clips and version.
 const SERVED_TOLERANCE: f64 = 0.01;
 
-/// What "reversed pairs" means, in words.
+/// Definition of the reversed pairs.
 pub(super) const PAIR_DEFINITION: &str = "Reversed pairs: of the unseen clips with one of the two labels and predicted as one of the two, the share \
     predicted right. Each clip's time reversal is among them under the other label, so a model that is blind to the order of frames gets 0.50.";
 
-/// How one way of training did.
+/// Outcome of one way of training.
 pub(super) struct Way {
     pub(super) name: &'static str,
     pub(super) accuracy: f64,
@@ -29,15 +31,26 @@ pub(super) struct Way {
     /// Names of a reversed pair, and the share of it that is told apart.
     pub(super) pairs: Vec<(String, f64)>,
     pub(super) parameters: i64,
-    /// Of the backbone's.
+    /// Updated parameters over the backbone's.
     pub(super) share: f64,
     pub(super) seconds: f64,
-    /// Of the stored adapter version.
+    /// Size of the stored adapter version.
     pub(super) bytes: i64,
+    /// Mean training loss of each epoch.
     pub(super) loss_curve: Vec<f64>,
+    /// Loss on the unseen clips after the last epoch.
+    pub(super) unseen_loss: f64,
 }
 
-/// How a tenant's task went.
+impl Way {
+    /// Share of the reversed pairs that is told apart: the mean over the task's pairs of labels.
+    pub(super) fn reversed(&self) -> f64 {
+        let shares = self.pairs.iter().map(|(_, share)| share);
+        shares.sum::<f64>() / self.pairs.len().max(1) as f64
+    }
+}
+
+/// Outcome of a tenant's task.
 pub(super) struct TaskOutcome {
     pub(super) tenant: &'static str,
     pub(super) motion: Motion,
@@ -46,17 +59,21 @@ pub(super) struct TaskOutcome {
     pub(super) probe: Way,
     /// Share of right answers of `Classify` over all unseen clips.
     pub(super) served_accuracy: f64,
-    /// Version that training published, and those that answered.
+    /// The version that training published.
     pub(super) version: String,
+    /// The versions that answered before the swap.
     pub(super) versions_seen: Vec<String>,
     pub(super) upload_bytes: usize,
 }
 
-/// How the whole run went.
+/// Outcome of the whole run.
 pub(super) struct Summary {
     pub(super) info: v1::ServerInfo,
     pub(super) tasks: Vec<TaskOutcome>,
     pub(super) served: Served,
+    pub(super) swap: Swap,
+    pub(super) machine: Machine,
+    pub(super) seed: u64,
 }
 
 impl Summary {
@@ -103,10 +120,13 @@ impl Summary {
             info,
             tasks,
             served,
+            swap: Swap::default(),
+            machine: Machine::default(),
+            seed: 0,
         })
     }
 
-    /// One row for each task and way of training.
+    /// Accuracy and cost: a row for each task and way of training.
     pub(super) fn table(&self) -> Table {
         let mut table = Table::new(&[
             "task",
@@ -115,8 +135,8 @@ impl Summary {
             "reversed pairs",
             "updated parameters",
             "of the backbone",
-            "seconds",
-            "version bytes",
+            "training seconds",
+            "size of the version",
         ]);
         for task in &self.tasks {
             for way in [&task.adapters, &task.probe] {
@@ -139,38 +159,102 @@ impl Summary {
         table
     }
 
-    /// What the table does not say.
+    /// Text below the table.
     pub(super) fn notes(&self) -> String {
         let mut notes = format!(
             "Unseen: {UNSEEN} clips a task from other random streams, slower and faster, smaller and larger, on coarser and finer textures than \
-             the {TRAINING} that were learnt from.\n{PAIR_DEFINITION}\n"
+             the {TRAINING} training clips.\n{PAIR_DEFINITION}\n"
         );
-        for (task, rate) in self.tasks.iter().zip(&self.served.alone) {
+        for task in &self.tasks {
             notes += &format!(
-                "{}: {:.3} of all unseen clips right over Classify; alone {:.1} clips/s; uploads {}\n",
+                "{}: {:.3} of all unseen clips right over Classify, chance {:.2}; uploads {}\n",
                 task.tenant,
                 task.served_accuracy,
-                rate.per_second(),
+                task.chance(),
                 bytes(task.upload_bytes as u64),
             );
         }
+        notes += &format!("\n{}\n", self.rates().to_text());
+        notes += &format!("{}\nhot swap: {}\n", self.sharing(), self.swap.sentence());
+        let facts = self.machine.facts().into_iter();
+        let facts = facts.chain([("seed".to_owned(), self.seed.to_string())]);
         notes
-            + &format!(
-                "both tasks interleaved on the one backbone: {:.1} clips/s",
-                self.served.mixed.per_second()
-            )
+            + &facts
+                .map(|(name, value)| format!("{name}: {value}"))
+                .collect::<Vec<_>>()
+                .join(" · ")
     }
 
-    /// What is not as it should be, in words; empty when all is well.
+    /// Throughput of each phase of serving, and passes of the backbone.
+    pub(super) fn rates(&self) -> Table {
+        let mut table = Table::new(&[
+            "requests",
+            "in flight",
+            "clips",
+            "clips a second",
+            "backbone passes",
+            "clips in a batch",
+            "tasks in a batch",
+            "passes a clip",
+            "machine's load",
+        ]);
+        let row = |name: String, in_flight: usize, rate: &Rate| {
+            vec![
+                name,
+                in_flight.to_string(),
+                rate.clips.to_string(),
+                format!("{:.1}", rate.per_second()),
+                format!("{:.0}", rate.passes.batches),
+                format!("{:.1}", rate.passes.clips_a_batch()),
+                format!("{:.1}", rate.passes.sets_a_batch()),
+                format!("{:.2}", rate.passes.a_clip()),
+                rate.load
+                    .map_or_else(|| "–".to_owned(), |load| format!("{load:.1}")),
+            ]
+        };
+        for (task, rate) in self.tasks.iter().zip(&self.served.alone) {
+            table.row(row(format!("{} alone", task.tenant), AT_ONCE, rate));
+        }
+        let at_once = AT_ONCE * self.tasks.len();
+        table.row(row("both together".to_owned(), at_once, &self.served.mixed));
+        table
+    }
+
+    /// Passes that sharing saved, beside those of two servers.
+    pub(super) fn sharing(&self) -> String {
+        let (shared, separate) = (self.served.mixed.passes, self.served.separate());
+        format!(
+            "One server for both tasks ran the backbone {:.0} times for {:.0} clips ({:.2} passes a clip); two servers with a backbone each would run it {:.0} \
+             times for as many ({:.2} passes a clip), as the phases of each task alone show, with half of the requests in flight each. The load is the \
+             system's average of the last minute on {} cores, this demo's own work included.",
+            shared.batches,
+            shared.clips,
+            shared.a_clip(),
+            separate.batches,
+            separate.a_clip(),
+            self.machine.cores,
+        )
+    }
+
+    /// Promises that were not kept; empty when all is well.
     pub(super) fn broken_promises(&self) -> Vec<String> {
-        self.tasks
-            .iter()
-            .flat_map(TaskOutcome::broken_promises)
+        let tasks = self.tasks.iter().flat_map(TaskOutcome::broken_promises);
+        let swap = &self.swap;
+        let is_smooth = swap.failed == 0 && swap.wrong == 0 && swap.by_old > 0 && swap.by_new > 0;
+        tasks
+            .chain(
+                (!is_smooth).then(|| format!("the hot swap was not smooth: {}", swap.sentence())),
+            )
             .collect()
     }
 }
 
 impl TaskOutcome {
+    /// Accuracy of a guess.
+    pub(super) fn chance(&self) -> f64 {
+        1.0 / self.motion.labels().len().max(1) as f64
+    }
+
     fn broken_promises(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let tenant = self.tenant;
@@ -242,10 +326,11 @@ fn way(name: &'static str, motion: Motion, run: Run, backbone: f64) -> Result<Wa
         seconds: run.seconds,
         bytes: run.version.size_bytes,
         loss_curve: run.result.loss_curve,
+        unseen_loss: evaluation.loss,
     })
 }
 
-/// Of the examples of two labels that were predicted as one of the two, the share that was predicted right; half when there is none. `None`
+/// Share of right predictions among the examples of two labels that were predicted as one of the two; half when there is none. `None`
 /// when the matrix is not square.
 fn told_apart(confusion: &[i64], labels: usize, pair: [usize; 2]) -> Option<f64> {
     if confusion.len() != labels * labels {
@@ -314,6 +399,7 @@ pub(super) mod tests {
             seconds: 1.0,
             bytes: 4000,
             loss_curve: vec![1.0],
+            unseen_loss: 0.5,
         }
     }
 

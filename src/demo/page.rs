@@ -1,14 +1,14 @@
-//! The report: the same figures as on the terminal, with curves, and clips with what was said of them.
+//! The report: the same figures as on the terminal, with curves, and clips with what was predicted for them.
 
 use std::path::{Path, PathBuf};
 
-use super::classify::{Answer, SHOWN};
+use super::classify::{Answer, MISSES, SHOWN};
 use super::clips::{Material, TRAINING, UNSEEN, Video};
 use super::outcome::{PAIR_DEFINITION, Summary, TaskOutcome, Way, thousands};
 use super::{Error, wrote};
 use crate::report::chart::{self, Series};
 use crate::report::sheet::{self, Mark};
-use crate::report::{Markup, Page, Table};
+use crate::report::{Markup, Matrix, Page};
 
 /// Writes the report, and a picture of some clips beside it; returns both paths.
 pub(super) fn write(
@@ -40,88 +40,139 @@ fn page(outcome: &Summary, materials: &[&Material]) -> Result<String, Error> {
     page.section("Accuracy and cost").table(&outcome.table());
     page.paragraph(&format!(
         "{UNSEEN} unseen clips a task, {TRAINING} to learn from. Unseen clips come from other random streams, are slower or faster, have smaller or \
-         larger objects and coarser or finer textures than any clip in training. Seconds are from submission to a serving version, with both tenants' jobs sharing the machine."
+         larger objects and coarser or finer textures than any clip in training. Seconds are from submission to the end of the job, evaluation \
+         included, with both tenants' jobs sharing the machine."
     ));
     page.paragraph(PAIR_DEFINITION);
-    page.section("Loss").figures(
-        &outcome
-            .tasks
-            .iter()
-            .map(|task| (curves(task), caption(task)))
-            .collect::<Vec<_>>(),
+    page.section("Loss").figures(&charts(outcome));
+    page.paragraph(
+        "A job measures the unseen clips once, after its last epoch: that is the dot. The methods train for different numbers of epochs, so each has a \
+         chart of its own. The probe computes the backbone's features once and reads them from memory in every later epoch (cached features), which \
+         is why its clips a second on the terminal are many more.",
     );
-    for ((task, material), (answers, probe)) in outcome
-        .tasks
-        .iter()
-        .zip(materials)
-        .zip(outcome.served.answers.iter().zip(&outcome.served.probe))
-    {
+    serving(&mut page, outcome);
+    let clips = outcome.served.answers.iter().zip(&outcome.served.probe);
+    for ((task, material), (answers, probe)) in outcome.tasks.iter().zip(materials).zip(clips) {
         page.section(&format!(
             "{}: {}",
             task.tenant,
             task.motion.labels().join(", ")
         ));
-        page.paragraph(
-            "Eight sampled frames of unseen clips, in order. Neighbours are each other's time reversal: same frames, opposite order. \
-             Green: ST-Adapter was right.",
-        );
+        page.paragraph(&format!(
+            "Eight sampled frames of unseen clips, in order. Shown are the first {SHOWN} clips, where neighbours are each other's time reversal (same \
+             frames, opposite order), and then the first {MISSES} other clips that ST-Adapter got wrong, as far as there are any. Green frame: \
+             ST-Adapter was right; red: it was wrong."
+        ));
         page.figures(&strips(material, answers, probe)?);
-        for way in [&task.adapters, &task.probe] {
-            page.paragraph(&format!(
-                "Predictions of the {} on the unseen clips:",
-                way.name
-            ));
-            page.table(&confusion(way));
-        }
+        page.matrices(&[matrix(&task.adapters), matrix(&task.probe)]);
     }
-    page.section("Serving").table(&rates(outcome));
-    page.paragraph(
-        "Eight requests in flight. The frozen layers run once over all clips of a batch, whatever their tasks; each task's adapters run on its own clips.",
-    );
+    page.section("How this was measured");
+    let seed = ("seed".to_owned(), outcome.seed.to_string());
+    let facts: Vec<_> = outcome.machine.facts().into_iter().chain([seed]).collect();
+    page.facts(&facts);
     Ok(page.finish())
 }
 
+fn serving(page: &mut Page, outcome: &Summary) {
+    page.section("Sharing the backbone").table(&outcome.rates());
+    page.paragraph(&outcome.sharing());
+    page.paragraph(
+        "The frozen layers run once over all clips of a batch, whatever their tasks; each task's adapters run on its own clips. Passes, clips and tasks \
+         are differences of the server's own metrics before and after each phase.",
+    );
+    let swap = &outcome.swap;
+    page.section("Hot swap").paragraph(&format!(
+        "A second version of {} was trained for {} epochs with another seed ({:.0} s, {:.3} of the unseen clips right) and took over while four clients \
+         asked without a pause.",
+        outcome.tasks.first().map_or("the task", |task| task.tenant),
+        swap.epochs,
+        swap.seconds,
+        swap.accuracy
+    ));
+    page.paragraph(&swap.sentence());
+    page.paragraph(
+        "Each answer's labels and scores are compared, bit for bit, with what the version that it names says of the same clip when it is asked for by \
+         name. The time is from the request to serve the new version to its first answer.",
+    );
+}
+
+/// The figures of a run at a glance; each compares like with like.
 fn tiles(outcome: &Summary) -> Vec<(String, String)> {
-    let mut tiles = Vec::new();
-    for task in &outcome.tasks {
-        let probe = task.probe.pairs.iter().map(|(_, share)| share);
-        let probe = probe.fold(0.0_f64, |most, share| most.max(*share));
-        tiles.push((
-            format!("{:.1} %", 100.0 * task.adapters.accuracy),
-            format!("of unseen clips right: {}", task.motion.labels().join(", ")),
-        ));
-        tiles.push((
-            format!("{:.1} %", 100.0 * probe),
-            "of the same clips' reversed pairs by a linear probe; chance is 50 %".to_owned(),
-        ));
-    }
+    let mut tiles: Vec<(String, String)> = outcome
+        .tasks
+        .iter()
+        .map(|task| {
+            (
+                format!(
+                    "{:.2} against {:.2}",
+                    task.adapters.reversed(),
+                    task.probe.reversed()
+                ),
+                format!(
+                    "{}: share of the reversed pairs ({}) told apart by ST-Adapter and by a linear probe, on the same clips; chance is 0.50",
+                    task.tenant,
+                    task.motion.labels().join(", ")
+                ),
+            )
+        })
+        .collect();
     if let Some(task) = outcome.tasks.first() {
         tiles.push((
             format!("{:.1} %", 100.0 * task.adapters.share),
-            "of the backbone's parameters updated for a task".to_owned(),
+            "of the backbone's parameters are trained and stored for a task".to_owned(),
         ));
     }
+    let swap = &outcome.swap;
     tiles.push((
-        format!("{:.1}", outcome.served.mixed.per_second()),
-        "clips a second with both tasks interleaved".to_owned(),
+        format!(
+            "{} answers, {} failed",
+            swap.by_old + swap.by_new,
+            swap.failed
+        ),
+        format!(
+            "while a new version took over within {:.0} ms",
+            swap.milliseconds
+        ),
+    ));
+    tiles.push((
+        format!(
+            "{:.2} against {:.2}",
+            outcome.served.mixed.passes.a_clip(),
+            outcome.served.separate().a_clip()
+        ),
+        "passes of the backbone a clip: one server for both tasks, and two servers with one task each".to_owned(),
     ));
     tiles
 }
 
-fn caption(task: &TaskOutcome) -> String {
-    format!("{}: mean training loss of each epoch", task.tenant)
+/// A chart for each task and method, since their epochs differ.
+fn charts(outcome: &Summary) -> Vec<(Markup, String)> {
+    let ways = |task: &TaskOutcome| {
+        [&task.adapters, &task.probe].map(|way| {
+            let caption = format!(
+                "{}, {}: mean training loss of each of {} epochs, and the loss on the unseen clips after the last",
+                task.tenant,
+                way.name,
+                way.loss_curve.len()
+            );
+            (curve(way), caption)
+        })
+    };
+    outcome.tasks.iter().flat_map(ways).collect()
 }
 
-fn curves(task: &TaskOutcome) -> Markup {
-    let series = [&task.adapters, &task.probe].map(|way| Series {
-        name: way.name.to_owned(),
-        points: way
-            .loss_curve
-            .iter()
-            .enumerate()
-            .map(|(epoch, loss)| (epoch as f64 + 1.0, *loss))
-            .collect(),
-    });
+fn curve(way: &Way) -> Markup {
+    let epochs = (1..).map(f64::from).zip(way.loss_curve.iter().copied());
+    let series = [
+        Series {
+            name: "training".to_owned(),
+            points: epochs.collect(),
+        },
+        Series {
+            name: "unseen clips".to_owned(),
+            points: vec![(way.loss_curve.len() as f64, way.unseen_loss)],
+        },
+    ];
     chart::lines("epoch", "cross entropy (nats)", &series)
 }
 
@@ -137,14 +188,14 @@ fn sampled<'a>(video: &'a Video, answer: &Answer) -> Vec<&'a [u8]> {
 fn strips(
     material: &Material,
     answers: &[Answer],
-    probe: &[Answer],
+    probe: &[(usize, Answer)],
 ) -> Result<Vec<(Markup, String)>, Error> {
     let labels = material.motion.labels();
-    let shown = material.unseen().iter().take(SHOWN);
+    let shown = probe.iter().filter_map(|(clip, probe)| {
+        Some((material.unseen().get(*clip)?, answers.get(*clip)?, probe))
+    });
     shown
-        .zip(answers)
-        .zip(probe)
-        .map(|((video, answer), probe)| {
+        .map(|(video, answer, probe)| {
             let truth = labels[video.clip.label];
             let mark = if answer.label == truth {
                 Mark::Right
@@ -153,7 +204,7 @@ fn strips(
             };
             let strip = sheet::strip(&sampled(video, answer), video.clip.side, mark, truth)?;
             let caption = format!(
-                "{truth} · ST-Adapter says {} ({:.2}) · probe says {} ({:.2})",
+                "truth: {truth} · ST-Adapter: {} ({:.2}) · linear probe: {} ({:.2})",
                 answer.label, answer.score, probe.label, probe.score
             );
             Ok((strip, caption))
@@ -174,44 +225,15 @@ fn sheet(outcome: &Summary, materials: &[&Material]) -> Result<Vec<u8>, Error> {
     Ok(sheet::png(&rows, side)?)
 }
 
-fn confusion(way: &Way) -> Table {
-    let mut columns = vec!["label"];
-    columns.extend(way.labels.iter().map(String::as_str));
-    let mut table = Table::new(&columns);
-    let rows = way.confusion.chunks(way.labels.len().max(1));
-    for (label, counts) in way.labels.iter().zip(rows) {
-        let mut row = vec![label.clone()];
-        row.extend(counts.iter().map(i64::to_string));
-        table.row(row);
+fn matrix(way: &Way) -> Matrix {
+    Matrix {
+        caption: format!(
+            "{} on the unseen clips: rows are the true labels, columns the predicted ones; the darker, the larger the share of its row",
+            way.name
+        ),
+        labels: way.labels.clone(),
+        counts: way.confusion.clone(),
     }
-    table
-}
-
-fn rates(outcome: &Summary) -> Table {
-    let mut table = Table::new(&[
-        "requests",
-        "clips",
-        "clips a second",
-        "right",
-        "answered by",
-    ]);
-    for (task, rate) in outcome.tasks.iter().zip(&outcome.served.alone) {
-        table.row(vec![
-            format!("{} alone", task.tenant),
-            rate.clips.to_string(),
-            format!("{:.1}", rate.per_second()),
-            format!("{:.3} (all unseen clips)", task.served_accuracy),
-            task.versions_seen.join(", "),
-        ]);
-    }
-    table.row(vec![
-        "both interleaved".to_owned(),
-        outcome.served.mixed.clips.to_string(),
-        format!("{:.1}", outcome.served.mixed.per_second()),
-        String::new(),
-        String::new(),
-    ]);
-    table
 }
 
 #[cfg(test)]
@@ -219,7 +241,10 @@ mod tests {
     use super::*;
     use crate::demo::classify::{Rate, Served};
     use crate::demo::clips;
+    use crate::demo::machine::Machine;
     use crate::demo::outcome::tests::task;
+    use crate::demo::passes::Passes;
+    use crate::demo::swap::Swap;
 
     fn outcome(material: &Material) -> Summary {
         let answer = |video: &Video| Answer {
@@ -228,19 +253,30 @@ mod tests {
             frames: (0..8).map(|i| 2 * i + 1).collect(),
             version: "tasks/motion/versions/1".to_owned(),
         };
-        let rate = Rate {
+        let rate = |batches, sets| Rate {
             clips: 10,
             seconds: 2.0,
+            passes: Passes {
+                batches,
+                clips: 10.0,
+                sets,
+            },
+            load: Some(1.5),
         };
+        let shown = material.unseen().iter().map(answer).enumerate();
+        let shown = shown.take(SHOWN + MISSES);
         Summary {
             info: Default::default(),
             tasks: vec![task(0.9, 0.5, 0.9)],
             served: Served {
                 answers: vec![material.unseen().iter().map(answer).collect()],
-                probe: vec![material.unseen().iter().take(SHOWN).map(answer).collect()],
-                alone: vec![rate],
-                mixed: rate,
+                probe: vec![shown.collect()],
+                alone: vec![rate(5.0, 5.0)],
+                mixed: rate(2.0, 4.0),
             },
+            swap: Swap::default(),
+            machine: Machine::here(),
+            seed: 7,
         }
     }
 
@@ -251,8 +287,19 @@ mod tests {
         let path = folder.path().join("report.html");
         let [report, picture] = write(&path, &outcome(&material), &[&material]).unwrap();
         let html = std::fs::read_to_string(report).unwrap();
-        assert_eq!(html.matches("<img").count(), SHOWN);
-        assert!(html.contains("growing, shrinking") && html.contains("5.0"));
+        assert_eq!(html.matches("<img").count(), SHOWN + MISSES);
+        for part in [
+            "growing, shrinking",
+            "0.90 against 0.50",
+            "0.20 against 0.50",
+            "chance is 0.50",
+            "truth ↓",
+            "<dt>commit</dt>",
+            "<dt>seed</dt><dd>7</dd>",
+            "two servers with a backbone each would run it 5 times",
+        ] {
+            assert!(html.contains(part), "{part}");
+        }
         for reference in ["http:", "https:", "src=\"/", "<script", "<link", "url("] {
             assert!(!html.contains(reference), "{reference}");
         }

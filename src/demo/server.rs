@@ -3,6 +3,7 @@
 //! Invariant: neither the process nor its data outlives this value.
 
 use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,42 +15,53 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Client, health};
 
-/// Time that a server may take until it serves.
+/// Time that the server may take until it serves.
 const START: Duration = Duration::from_secs(60);
-/// Time that it may take to drain.
+/// Time that the server may take to drain.
 const STOP: Duration = Duration::from_secs(40);
 
-/// Why there is no server.
+/// Reasons why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A step of starting or stopping failed.
     #[error("cannot {action}: {source}")]
     Io {
-        /// What was tried.
+        /// The step.
         action: &'static str,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It ended by itself.
-    #[error("the server ended ({status}); its last words, from {}:\n{tail}", log.display())]
+    /// The server ended by itself.
+    #[error("the server ended ({status}); the end of its log, {}:\n{tail}", log.display())]
     Ended {
-        /// How.
+        /// Status of the process.
         status: ExitStatus,
-        /// Its log.
+        /// The server's log.
         log: PathBuf,
         /// The end of the log.
         tail: String,
     },
-    /// It does not become ready, or does not end.
+    /// The server does not become ready, or does not end.
     #[error("the server did not {what} within {} s; its log is {}", limit.as_secs(), log.display())]
     Late {
-        /// What it should have done.
+        /// The step that took too long.
         what: &'static str,
-        /// How long it had.
+        /// Time that the server had.
         limit: Duration,
-        /// Its log.
+        /// The server's log.
         log: PathBuf,
     },
+}
+
+/// The address of the metrics, as the start of the server's log shows it.
+fn metrics_address(log: &str) -> Option<SocketAddr> {
+    log.lines().find_map(|line| {
+        let (_, address) = line
+            .trim_end()
+            .strip_suffix("/metrics")?
+            .split_once("http://")?;
+        address.parse().ok()
+    })
 }
 
 fn io(action: &'static str) -> impl Fn(std::io::Error) -> Error {
@@ -58,8 +70,10 @@ fn io(action: &'static str) -> impl Fn(std::io::Error) -> Error {
 
 /// A running server.
 pub(super) struct Server {
-    /// `http://…`.
+    /// Address of the API, `http://…`.
     pub(super) address: String,
+    /// Address of the metrics.
+    pub(super) metrics: SocketAddr,
     child: Child,
     log: PathBuf,
     /// Removed when this is dropped.
@@ -67,7 +81,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts one and waits until it serves; its log goes to `log`.
+    /// Starts a server and waits until it serves; its log goes to `log`.
     pub(super) async fn start(log: &Path) -> Result<Self, Error> {
         let data = TempDir::with_prefix("frameshift-demo-").map_err(io("make a folder"))?;
         let address_file = data.path().join("address");
@@ -76,6 +90,7 @@ impl Server {
         let program = std::env::current_exe().map_err(io("find this program"))?;
         let child = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--backbone", "builtin"])
+            .args(["--metrics-listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(data.path().join("data"))
             .arg("--address-file")
@@ -88,6 +103,7 @@ impl Server {
             .map_err(io("start the server"))?;
         let mut server = Self {
             address: String::new(),
+            metrics: (Ipv4Addr::LOCALHOST, 0).into(),
             child,
             log: log.to_owned(),
             _data: data,
@@ -105,6 +121,13 @@ impl Server {
         }
         while !server.is_serving().await {
             server.alive(deadline).await?;
+        }
+        while server.metrics.port() == 0 {
+            server.alive(deadline).await?;
+            let log = tokio::fs::read_to_string(&server.log).await;
+            if let Some(address) = log.ok().as_deref().and_then(metrics_address) {
+                server.metrics = address;
+            }
         }
         Ok(server)
     }
@@ -142,7 +165,7 @@ impl Server {
         }
     }
 
-    /// Asks it to drain and waits for its end.
+    /// Asks the server to drain and waits for its end.
     pub(super) async fn stop(mut self) -> Result<(), Error> {
         let pid = self
             .child
@@ -161,5 +184,17 @@ impl Server {
             Ok(Err(source)) => Err(io("wait for the server")(source)),
             Err(_) => Err(self.late("end", STOP)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_tells_where_the_metrics_are() {
+        let log = "address         127.0.0.1:1 (this machine only)\nmetrics         http://127.0.0.1:45/metrics\n";
+        assert_eq!(metrics_address(log), Some("127.0.0.1:45".parse().unwrap()));
+        assert_eq!(metrics_address("metrics         off\n"), None);
     }
 }

@@ -10,8 +10,10 @@ use crate::proto::v1::{self, job_event::Event};
 
 /// Frames of a clip that the model sees.
 pub(super) const NUM_FRAMES: u32 = 8;
-/// Bottleneck of the adapters.
+/// Bottleneck width of the adapters.
 const ADAPTER_WIDTH: u32 = 48;
+/// Passes over the training clips of the second version, which shows a swap and no record.
+const SECOND_EPOCHS: u32 = 4;
 
 /// A way to train.
 struct Recipe {
@@ -21,7 +23,17 @@ struct Recipe {
     learning_rate: f64,
 }
 
-/// The two ways. Both tenants use the same task ids, and never meet.
+impl Recipe {
+    /// Unit of the clips a second: a probe reads the backbone's features from memory after the first pass.
+    fn clips(&self) -> &'static str {
+        match self.adapter.adapter_pre_mlp {
+            true => "clips/s",
+            false => "clips/s (cached features)",
+        }
+    }
+}
+
+/// The two ways. Both tenants use the same task ids and see only their own.
 fn recipes(epochs: u32) -> [Recipe; 2] {
     let adapter = |adapter_width, adapter_pre_mlp| v1::AdapterConfig {
         adapter_width,
@@ -45,13 +57,13 @@ fn recipes(epochs: u32) -> [Recipe; 2] {
     ]
 }
 
-/// A task that was trained.
+/// A job that succeeded.
 pub(super) struct Run {
-    /// `tasks/…`.
+    /// The task, `tasks/…`.
     pub(super) task: String,
     pub(super) result: v1::JobResult,
     pub(super) version: v1::AdapterVersion,
-    /// From submission to the end, evaluation included.
+    /// Seconds from submission to the job's end, evaluation included.
     pub(super) seconds: f64,
 }
 
@@ -76,11 +88,44 @@ pub(super) async fn both_ways(
     Ok(Trained { adapters, probe })
 }
 
+/// Trains the adapters' task a second time, with another seed; its version does not serve by itself any more.
+pub(super) async fn second(party: &Party, seed: u64, console: &Console) -> Result<Run, Error> {
+    let [recipe, _] = recipes(SECOND_EPOCHS);
+    let task = format!("tasks/{}", recipe.task);
+    let name = format!("{} {}, second version", party.role.tenant, recipe.task);
+    let run = job(party, &recipe, (&task, seed), (&name, console)).await?;
+    let top1 = run.result.evaluation.as_ref().map_or(0.0, |e| e.top1);
+    console.line(&format!(
+        "      {name}: {top1:.3} of the unseen clips right after {:.0} s",
+        run.seconds
+    ));
+    Ok(run)
+}
+
 async fn one(party: &Party, recipe: &Recipe, seed: u64, console: &Console) -> Result<Run, Error> {
     let task = create_task(party, recipe).await?;
+    let name = format!("{} {}", party.role.tenant, recipe.task);
+    let run = job(party, recipe, (&task.name, seed), (&name, console)).await?;
+    let waited = client::tasks::until_serving(&party.client, &task.name, &run.result.version).await;
+    waited.map_err(during("wait until a version serves"))?;
+    let top1 = run.result.evaluation.as_ref().map_or(0.0, |e| e.top1);
+    console.line(&format!(
+        "      {name}: {top1:.3} of the unseen clips right after {:.0} s; {} serves",
+        run.seconds, run.result.version
+    ));
+    Ok(run)
+}
+
+/// Submits a job, shows its progress and returns its result.
+async fn job(
+    party: &Party,
+    recipe: &Recipe,
+    (task, seed): (&str, u64),
+    (name, console): (&str, &Console),
+) -> Result<Run, Error> {
     let begin = Instant::now();
     let request = v1::SubmitJobRequest {
-        task: task.name.clone(),
+        task: task.to_owned(),
         dataset: format!("datasets/{DATASET}"),
         hyper_parameters: Some(v1::HyperParameters {
             epochs: Some(recipe.epochs),
@@ -90,39 +135,46 @@ async fn one(party: &Party, recipe: &Recipe, seed: u64, console: &Console) -> Re
             ..Default::default()
         }),
         request_id: uuid::Uuid::now_v7().to_string(),
+        ..Default::default()
     };
     let mut jobs = party.client.fine_tuning();
-    let job = jobs
-        .submit_job(request)
-        .await
-        .map_err(during("submit a job"))?
-        .into_inner();
-    let name = format!("{} {}", party.role.tenant, recipe.task);
-    let bar = console.bar(&name, 0);
-    watch(party, &job.name, &bar).await?;
+    let job = jobs.submit_job(request).await;
+    let job = job.map_err(during("submit a job"))?.into_inner();
+    let bar = console.bar(name, 0);
+    watch(party, &job.name, recipe, &bar).await?;
     let seconds = begin.elapsed().as_secs_f64();
-    let request = v1::GetJobRequest {
-        name: job.name.clone(),
-    };
-    let job = jobs
-        .get_job(request)
-        .await
-        .map_err(during("ask for a job's result"))?
-        .into_inner();
+    let request = v1::GetJobRequest { name: job.name };
+    let job = jobs.get_job(request).await;
+    let job = job.map_err(during("ask for a job's result"))?.into_inner();
     drop(bar);
     let result = succeeded(job)?;
-    let version = serving(party, &task.name, &result.version).await?;
-    let top1 = result.evaluation.as_ref().map_or(0.0, |e| e.top1);
-    console.line(&format!(
-        "      {name}: {top1:.3} of the unseen clips right after {seconds:.0} s; {} serves",
-        result.version
-    ));
+    let request = v1::GetAdapterVersionRequest {
+        name: result.version.clone(),
+    };
+    let version = party.client.tasks().get_adapter_version(request).await;
     Ok(Run {
-        task: task.name,
+        task: task.to_owned(),
+        version: version.map_err(during("ask for a version"))?.into_inner(),
         result,
-        version,
         seconds,
     })
+}
+
+/// Makes a version serve; returns when the server has taken note, not when the version answers.
+pub(super) async fn serve(party: &Party, task: &str, version: &str) -> Result<(), Error> {
+    let failed = during("swap the version");
+    let mut tasks = party.client.tasks();
+    let request = v1::GetTaskRequest {
+        name: task.to_owned(),
+    };
+    let task = tasks.get_task(request).await.map_err(&failed)?.into_inner();
+    let request = v1::SetServingRequest {
+        name: task.name,
+        version: version.to_owned(),
+        etag: task.etag,
+    };
+    tasks.set_serving(request).await.map_err(&failed)?;
+    Ok(())
 }
 
 async fn create_task(party: &Party, recipe: &Recipe) -> Result<v1::Task, Error> {
@@ -145,7 +197,7 @@ async fn create_task(party: &Party, recipe: &Recipe) -> Result<v1::Task, Error> 
 }
 
 /// Shows a job's events until it ends.
-async fn watch(party: &Party, job: &str, bar: &Bar<'_>) -> Result<(), Error> {
+async fn watch(party: &Party, job: &str, recipe: &Recipe, bar: &Bar<'_>) -> Result<(), Error> {
     let request = v1::WatchJobRequest {
         name: job.to_owned(),
         after_sequence: 0,
@@ -157,12 +209,15 @@ async fn watch(party: &Party, job: &str, bar: &Bar<'_>) -> Result<(), Error> {
         match event.event {
             Some(Event::Step(step)) => {
                 let text = format!(
-                    "epoch {} loss {:.3} {:.1} clips/s",
-                    step.epoch, step.loss, step.clips_per_second
+                    "epoch {} loss {:.3} {:.1} {}",
+                    step.epoch,
+                    step.loss,
+                    step.clips_per_second,
+                    recipe.clips()
                 );
                 bar.set(step.step, step.total_steps, &text);
             }
-            Some(Event::State(_) | Event::Message(_)) | None => {}
+            Some(Event::State(_) | Event::Message(_) | Event::Serving(_)) | None => {}
         }
     }
     Ok(())
@@ -180,15 +235,4 @@ fn succeeded(job: v1::Job) -> Result<v1::JobResult, Error> {
     job.result.ok_or(Error::Incomplete {
         what: "the job's result",
     })
-}
-
-/// Waits until the version serves, and returns its record.
-async fn serving(party: &Party, task: &str, version: &str) -> Result<v1::AdapterVersion, Error> {
-    let waited = client::tasks::until_serving(&party.client, task, version).await;
-    waited.map_err(during("wait until a version serves"))?;
-    let request = v1::GetAdapterVersionRequest {
-        name: version.to_owned(),
-    };
-    let answer = party.client.tasks().get_adapter_version(request).await;
-    Ok(answer.map_err(during("ask for a version"))?.into_inner())
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::{Error, Exchange, Result};
-use crate::ids::{RequestId, TaskId, TenantId};
+use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
 use crate::metadata::{NewTask, TaskRecord, VersionManifest};
 use crate::model::exchange::{self, Imported};
 use crate::model::load::Archive;
@@ -35,15 +35,27 @@ pub struct Wanted {
     pub request: Option<RequestId>,
     /// Whether the task is made when it is not there.
     pub create: bool,
-    /// How clips of a task that is made are sampled, when the file does not say.
-    pub sampling: ClipSampling,
+    /// How clips are sampled; when given, what the task and the file say has to agree. A task that is made without it samples as the file says, else by
+    /// `default_sampling`.
+    pub sampling: Option<ClipSampling>,
+    /// How clips of a task are sampled when nobody says.
+    pub default_sampling: ClipSampling,
+}
+
+/// Labels of the version that serves or is about to.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// The version.
+    pub version: AdapterVersion,
+    /// Its labels.
+    pub labels: LabelSet,
 }
 
 /// Where an import goes.
 #[derive(Debug, Clone)]
 pub enum Target {
-    /// To a task that is there.
-    Task(Box<TaskRecord>),
+    /// To a task that is there, and whose labels it keeps unless others are given.
+    Task(Box<TaskRecord>, Option<Box<Serving>>),
     /// To a task that is made with the version.
     New,
 }
@@ -64,12 +76,46 @@ pub(super) async fn begin(
     wanted: &Wanted,
 ) -> Result<Target> {
     let target = match exchange.registry.get_task(tenant, &wanted.task).await {
-        Ok(task) => Target::Task(Box::new(task)),
+        Ok(task) => {
+            check_sampling(wanted.sampling, &task)?;
+            let serving = serving(exchange, &task).await?;
+            Target::Task(Box::new(task), serving.map(Box::new))
+        }
         Err(error) if error.is_missing() && wanted.create => Target::New,
         Err(error) => return Err(error.into()),
     };
     check_backbone(&exchange.backbone, wanted.backbone)?;
     Ok(target)
+}
+
+/// The labels that a task has: those of the version that serves or is about to.
+async fn serving(exchange: &Exchange, task: &TaskRecord) -> Result<Option<Serving>> {
+    let Some(version) = task.serving.or(task.desired) else {
+        return Ok(None);
+    };
+    let own = VersionRef {
+        tenant: task.tenant.clone(),
+        task: task.id.clone(),
+        version,
+    };
+    let record = exchange.registry.get_version(&own).await?;
+    let labels = record.manifest.labels;
+    Ok(Some(Serving { version, labels }))
+}
+
+/// Refuses a sampling that was given and is not the task's.
+fn check_sampling(given: Option<ClipSampling>, task: &TaskRecord) -> Result<()> {
+    let own = &task.sampling;
+    match given {
+        Some(given) if given != *own => {
+            let id = &task.id;
+            let problem = format!(
+                "tasks/{id} takes {own}, the header says {given}; sampling cannot change: import into another task"
+            );
+            Err(Invalid::new("header.sampling", problem).into())
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Reads a file and checks it against its task.
@@ -79,18 +125,21 @@ pub(super) fn prepare(
     target: Target,
     contents: Contents,
 ) -> Result<Import> {
-    let archive = open(contents, wanted.sha256)?;
+    let (archive, sha256) = open(contents, wanted.sha256)?;
+    report(&archive, &wanted.task);
     let manifest = manifest(&archive)?;
     check_backbone(backbone, manifest.as_ref().map(|own| own.backbone_digest))?;
     let config = backbone.config();
     let set = exchange::read(archive, config, backbone.digest())?;
+    let mut known = None;
     let (create, adapter, sampling) = match target {
-        Target::Task(task) => {
+        Target::Task(task, serving) => {
             check_shape(&set, manifest.as_ref(), &task, config)?;
+            known = serving;
             (None, task.adapter, task.sampling)
         }
         Target::New => {
-            let task = new_task(&wanted, &set, manifest.as_ref());
+            let task = new_task(&wanted, &set, manifest.as_ref())?;
             task.adapter.validate().map_err(Error::Task)?;
             task.sampling.validate().map_err(Error::Task)?;
             let geometry = config.geometry();
@@ -100,7 +149,13 @@ pub(super) fn prepare(
             (Some(task), adapter, sampling)
         }
     };
-    let labels = labels(wanted.labels, manifest.as_ref(), set.classes)?;
+    let given = wanted.labels.clone();
+    let labels = labels(
+        wanted.labels,
+        manifest.as_ref(),
+        known.as_deref(),
+        set.classes,
+    )?;
     let own = manifest.as_ref().map_or(adapter, |own| own.adapter);
     let set = set.into_set(config, own).map_err(exchange::Error::from)?;
     let tensors = set
@@ -133,7 +188,19 @@ pub(super) fn prepare(
         create,
         etag: wanted.etag,
         request: wanted.request,
+        sha256,
+        labels: given,
     })
+}
+
+/// Logs what of a file is not read although it may be missed.
+fn report(archive: &Archive, task: &TaskId) {
+    let Some(torch) = archive.torch() else { return };
+    if !torch.passed.is_empty() {
+        let passed: Vec<String> = torch.passed.iter().map(ToString::to_string).collect();
+        let passed = passed.join("; ");
+        tracing::info!(%task, %passed, "an import passes over objects of unknown classes");
+    }
 }
 
 fn check_backbone(backbone: &Backbone, got: Option<Digest>) -> Result<()> {
@@ -144,19 +211,19 @@ fn check_backbone(backbone: &Backbone, got: Option<Digest>) -> Result<()> {
     }
 }
 
-fn open(contents: Contents, promised: Option<Digest>) -> Result<Archive> {
-    if let Some(expected) = promised {
-        let got = digest(&contents)?;
-        if got != expected {
-            return Err(Error::Sha256Mismatch { expected, got });
-        }
+fn open(contents: Contents, promised: Option<Digest>) -> Result<(Archive, Digest)> {
+    let got = digest(&contents)?;
+    if let Some(expected) = promised
+        && got != expected
+    {
+        return Err(Error::Sha256Mismatch { expected, got });
     }
     let label = exchange::label();
     let archive = match contents {
         Contents::Memory(bytes) => Archive::in_memory(&label.to_string_lossy(), bytes),
         Contents::File(file) => Archive::unnamed(label, &file),
     };
-    Ok(archive.map_err(exchange::Error::from)?)
+    Ok((archive.map_err(exchange::Error::from)?, got))
 }
 
 fn digest(contents: &Contents) -> Result<Digest> {
@@ -209,7 +276,10 @@ fn check_shape(
     }
     let Some(own) = manifest else { return Ok(()) };
     if own.sampling != task.sampling {
-        let problem = "the version in the file samples its clips in another way than the task";
+        let problem = format!(
+            "the version in the file takes {}, the task {}; sampling cannot change: import into another task",
+            own.sampling, task.sampling
+        );
         return Err(Invalid::new("payload", problem).into());
     }
     if !is_same(&own.adapter, &set.adapter) {
@@ -222,27 +292,50 @@ fn check_shape(
     Ok(())
 }
 
-fn new_task(wanted: &Wanted, set: &Imported, manifest: Option<&VersionManifest>) -> NewTask {
-    NewTask {
+fn new_task(
+    wanted: &Wanted,
+    set: &Imported,
+    manifest: Option<&VersionManifest>,
+) -> Result<NewTask> {
+    let said = manifest.map(|own| own.sampling);
+    if let (Some(given), Some(said)) = (wanted.sampling, said)
+        && given != said
+    {
+        let problem = format!(
+            "the version in the file takes {said}, the header says {given}: leave sampling away"
+        );
+        return Err(Invalid::new("header.sampling", problem).into());
+    }
+    let sampling = said.or(wanted.sampling).unwrap_or(wanted.default_sampling);
+    Ok(NewTask {
         id: wanted.task.clone(),
         display_name: String::new(),
         adapter: manifest.map_or(set.adapter, |own| own.adapter),
-        sampling: manifest.map_or(wanted.sampling, |own| own.sampling),
+        sampling,
         auto_serve: true,
-    }
+    })
 }
 
-/// The caller's labels, else the file's, else the rows' numbers.
+/// The caller's labels, else the file's, else those that the task has, else the rows' numbers.
 fn labels(
     wanted: Option<LabelSet>,
     manifest: Option<&VersionManifest>,
+    serving: Option<&Serving>,
     classes: usize,
 ) -> Result<LabelSet> {
     const FIELD: &str = "header.labels";
     let own = wanted.or_else(|| manifest.map(|own| own.labels.clone()));
-    let labels = match own {
-        Some(labels) => labels,
-        None => LabelSet::new((0..classes).map(|row| row.to_string()).collect())
+    let labels = match (own, serving) {
+        (Some(labels), _) => labels,
+        (None, Some(serving)) if serving.labels.len() == classes => serving.labels.clone(),
+        (None, Some(Serving { version, labels })) => {
+            let problem = format!(
+                "required: version {version} of the task has {} labels, the file's head has {classes} rows",
+                labels.len()
+            );
+            return Err(Invalid::new(FIELD, problem).into());
+        }
+        (None, None) => LabelSet::new((0..classes).map(|row| row.to_string()).collect())
             .map_err(|bad| Invalid::new(FIELD, bad.problem))?,
     };
     if labels.len() != classes {

@@ -109,7 +109,7 @@ impl Clips {
         Example {
             video: video.id,
             class,
-            frames: probe.frames,
+            frames: probe.frames_in(self.sampling.order),
             size,
         }
     }

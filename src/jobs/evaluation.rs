@@ -190,7 +190,9 @@ fn scores(views: &[Vec<f32>]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{ClipSampling, Normalization, RotationPolicy, Sampling, SpatialViews};
+    use crate::spec::{
+        ClipSampling, FrameOrder, Normalization, RotationPolicy, Sampling, SpatialViews,
+    };
 
     #[test]
     fn views_in_groups_score_as_views_in_one_piece() {
@@ -200,6 +202,7 @@ mod tests {
             temporal_views: 10.try_into().unwrap(),
             spatial_views: SpatialViews::Three,
             rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
         };
         let spec = ClipSpec::of_task(&sampling, 224, Normalization::CLIP);
         let groups = spec.groups();

@@ -22,6 +22,24 @@ use crate::rng;
 use crate::spec::{HyperParameters, Split};
 use crate::telemetry::Metrics;
 
+/// What a job is to do with its task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// How to train.
+    pub hyper_parameters: HyperParameters,
+    /// Whether the version may serve by itself although its labels are not those of the version that serves.
+    pub allow_label_change: bool,
+}
+
+impl From<HyperParameters> for Wanted {
+    fn from(hyper_parameters: HyperParameters) -> Self {
+        Self {
+            hyper_parameters,
+            allow_label_change: false,
+        }
+    }
+}
+
 /// Submits, reads, cancels and watches jobs; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -73,11 +91,14 @@ impl Handle {
         tenant: &TenantId,
         task: &TaskId,
         dataset: &DatasetId,
-        hyper: HyperParameters,
+        wanted: impl Into<Wanted>,
         request: Option<RequestId>,
     ) -> Result<JobRecord, Error> {
-        plan::check(&hyper)?;
-        let mut hyper_parameters = hyper;
+        let Wanted {
+            mut hyper_parameters,
+            allow_label_change,
+        } = wanted.into();
+        plan::check(&hyper_parameters)?;
         if let Some(demand) = self.demand(tenant, task, dataset).await? {
             hyper_parameters.batch_size = demand.admitted(hyper_parameters.batch_size)?;
         }
@@ -88,6 +109,7 @@ impl Handle {
             task: task.clone(),
             dataset: dataset.clone(),
             hyper_parameters,
+            allow_label_change,
             limit: self.limit,
         };
         let record = self.metadata.submit_job(tenant, job, request).await?;

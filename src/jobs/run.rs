@@ -4,6 +4,7 @@
 
 mod check;
 mod prepare;
+mod stamps;
 mod survey;
 mod train;
 

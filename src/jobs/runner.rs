@@ -109,8 +109,11 @@ impl Context {
     ) -> Result<(), Failure> {
         let parting = self.config.parting;
         let overdue = async move {
-            let why = stop.wait_for(Option::is_some).await;
-            let why = why.map_or(None, |why| *why).unwrap_or(Stop::LostLease);
+            let why = match stop.wait_for(Option::is_some).await {
+                Ok(why) => why.unwrap_or(Stop::LostLease),
+                // Nobody keeps the claim alive any more.
+                Err(_) => Stop::LostLease,
+            };
             tokio::time::sleep(parting).await;
             why
         };

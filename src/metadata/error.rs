@@ -129,12 +129,29 @@ pub enum Error {
         limit: u64,
     },
     /// A request id came again with something else to create.
-    #[error("request_id {request} was used for another {method}, which asked for something else")]
+    #[error(
+        "request_id {request} was used for another {method}: {}; use a new id for a new request",
+        differing(differs)
+    )]
     RequestReused {
         /// The request id.
         request: RequestId,
         /// The method, as the API calls it.
         method: &'static str,
+        /// Paths of the fields that differ; empty when the earlier content is not known any more.
+        differs: Vec<String>,
+    },
+    /// A request id came again after what it made had been deleted.
+    #[error(
+        "request_id {request} made {kind} {name}, which was deleted since: use a new id to make another"
+    )]
+    RequestSpent {
+        /// The request id.
+        request: RequestId,
+        /// What it made.
+        kind: Kind,
+        /// Its id.
+        name: String,
     },
     /// The tenant has as many unfinished jobs as it may have.
     #[error("the tenant has {limit} unfinished jobs, no more are allowed")]
@@ -223,6 +240,15 @@ impl Error {
     /// Whether the same call may succeed later without anybody changing the request: the disk, a lock or the connection failed.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::StorageFull(_))
+    }
+}
+
+/// What a reused request id does not have in common with its first use.
+fn differing(fields: &[String]) -> String {
+    match fields {
+        [] => "it asked for something else".to_owned(),
+        [one] => format!("{one} differs"),
+        several => format!("{} differ", several.join(", ")),
     }
 }
 

@@ -12,7 +12,8 @@ use crate::ids::{
     AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
 };
 use crate::spec::{
-    AdapterConfig, ClipSampling, Digest, Evaluation, Invalid, LabelSet, Precision, Split,
+    AdapterConfig, ClipSampling, Digest, Evaluation, FrameOrder, Invalid, LabelSet, Precision,
+    Split,
 };
 
 pub use jobs::*;
@@ -23,7 +24,7 @@ pub type Timestamp = i64;
 /// What the decoder's probe said of a video.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoProbe {
-    /// Container by content: `mov`, `matroska`, `avi`, `mpegts` or `flv`.
+    /// Container by content: `mov`, `matroska`, `avi`, `mpegts`, `flv`, `asf` or `ogg`.
     pub container: String,
     /// Decoder name, for example `h264`.
     pub codec: String,
@@ -37,10 +38,26 @@ pub struct VideoProbe {
     pub duration_micros: u64,
     /// Average frame rate in frames per second, 0 when unknown.
     pub frame_rate: f64,
-    /// Clockwise rotation that players apply, in degrees.
+    /// Clockwise rotation that players apply, in degrees, after they have mirrored a `mirrored` picture.
     pub rotation_degrees: u32,
+    /// Whether players mirror the stored picture left to right, before they turn it.
+    #[serde(default)]
+    pub mirrored: bool,
+    /// Number of frames in the order of the reference; `None` where it is `frames`, as in every record of release 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_frames: Option<u32>,
     /// Findings that did not prevent decoding.
     pub warnings: Vec<String>,
+}
+
+impl VideoProbe {
+    /// The number of frames in an order.
+    pub fn frames_in(&self, order: FrameOrder) -> u32 {
+        match order {
+            FrameOrder::Display => self.frames,
+            FrameOrder::Reference => self.reference_frames.unwrap_or(self.frames),
+        }
+    }
 }
 
 /// A stored video.
@@ -327,6 +344,10 @@ pub struct ImportTarget {
     pub etag: Option<String>,
     /// For idempotency.
     pub request: Option<RequestId>,
+    /// sha256 of the file that came in.
+    pub sha256: Digest,
+    /// The labels that the caller gave.
+    pub labels: Option<LabelSet>,
 }
 
 /// What an import begins with.

@@ -14,6 +14,7 @@ mod events;
 mod failure;
 mod faults;
 mod identity;
+mod imports;
 mod jobs;
 mod labels;
 mod ledger;

@@ -65,6 +65,7 @@ impl BackboneConfig {
         Geometry {
             image_size: self.image_size,
             layers: self.layers,
+            width: self.width,
         }
     }
 

@@ -33,7 +33,7 @@ mod tests;
 
 use std::path::Path;
 
-pub use checkpoint::{Checkpoint, IndexError};
+pub use checkpoint::{Checkpoint, IndexError, without_prefixes};
 pub use decide::{Decision, Overrides};
 pub use digest::digest;
 pub use error::{Error, Format};
@@ -41,7 +41,7 @@ pub use file::{Archive, TorchFile};
 pub use header::{Entry, Header, HeaderError};
 pub use plan::Plan;
 pub use reference::{CONFIG_KEY, metadata as reference_metadata, write as write_reference};
-pub use torch::{Kind, Part, TorchError, ZipError, write_torch};
+pub use torch::{Kind, Part, Passed, TorchError, ZipError, write_torch};
 pub use values::Float;
 pub use write::{Stored, serialize};
 

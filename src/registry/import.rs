@@ -8,7 +8,7 @@ use super::{Registry, Result, manifest};
 use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId};
 use crate::metadata::{ImportStart, ImportTarget, NewTask, VersionManifest, VersionRecord};
-use crate::spec::{Evaluation, Invalid};
+use crate::spec::{Digest, Evaluation, Invalid, LabelSet};
 
 /// What is imported.
 #[derive(Debug, Clone)]
@@ -23,6 +23,10 @@ pub struct Import {
     pub etag: Option<String>,
     /// For idempotency.
     pub request: Option<RequestId>,
+    /// sha256 of the file that came in.
+    pub sha256: Digest,
+    /// The labels that the caller gave.
+    pub labels: Option<LabelSet>,
 }
 
 /// The manifest in a file's metadata, as [`Registry::load`]'s files have it; `None` when it has none.
@@ -81,12 +85,16 @@ impl Registry {
             create,
             etag,
             request,
+            sha256,
+            labels,
         } = import;
         let target = ImportTarget {
             task: task.clone(),
             create,
             etag,
             request,
+            sha256,
+            labels,
         };
         let start = metadata.reserve_import(tenant, &target).await?;
         let number = match start {

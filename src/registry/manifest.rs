@@ -184,6 +184,7 @@ mod tests {
                 temporal_views: 1.try_into().unwrap(),
                 spatial_views: crate::spec::SpatialViews::Center,
                 rotation: crate::spec::RotationPolicy::Display,
+                order: crate::spec::FrameOrder::Display,
             },
             backbone_digest: Digest([1; 32]),
             tensors_sha256: Digest([2; 32]),

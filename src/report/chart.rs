@@ -12,16 +12,16 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 36.0;
 
-/// A named curve.
+/// Values of one name, drawn as a curve, or as a dot when there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
-    /// Shown in the legend.
+    /// Name in the legend.
     pub name: String,
-    /// x and y; points that are not finite are left out.
+    /// Points (x, y); points that are not finite are left out.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Which straight scale maps values to the picture.
+/// The straight scale that maps values to the picture.
 struct Scale {
     low: f64,
     high: f64,
@@ -34,7 +34,7 @@ impl Scale {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
-    /// Round values within the range, about five.
+    /// About five round values within the range.
     fn ticks(&self) -> Vec<f64> {
         let rough = (self.high - self.low) / 5.0;
         let power = 10_f64.powf(rough.log10().floor());
@@ -74,6 +74,18 @@ pub fn lines(x_label: &str, y_label: &str, series: &[Series]) -> Markup {
     );
     axes(&mut svg, &x, &y, [x_label, y_label]);
     for (index, series) in series.iter().enumerate() {
+        if let [(px, py)] = series.points.as_slice()
+            && px.is_finite()
+            && py.is_finite()
+        {
+            let (cx, cy) = (x.at(*px), y.at(*py));
+            let _ = write!(
+                svg,
+                "<circle class=\"s{}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"5\"/>",
+                index % 4
+            );
+            continue;
+        }
         let mut path = String::new();
         for (px, py) in &series.points {
             if px.is_finite() && py.is_finite() {
@@ -171,6 +183,8 @@ mod tests {
         let Markup(svg) = lines("epoch", "loss", &all);
         assert_eq!(svg.matches("<path").count(), 2);
         assert!(svg.contains("a &amp; b") && !svg.contains("NaN"));
+        let Markup(svg) = lines("epoch", "loss", &[series("one", &[2.0])]);
+        assert_eq!(svg.matches("<circle").count(), 1);
     }
 
     #[test]

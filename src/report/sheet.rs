@@ -8,17 +8,17 @@ use super::{Markup, escape};
 /// Gap between two frames, in pixels; it stays transparent.
 const GAP: usize = 3;
 
-/// Why there is no picture.
+/// Reasons why there is no picture.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A frame is not as large as it should be.
+    /// A frame has another size than the sheet.
     #[error("frame {index} has {got} bytes of rgb, expected {expected}")]
     FrameSize {
-        /// Which, from 0.
+        /// Index of the frame, from 0.
         index: usize,
-        /// side × side × 3.
+        /// Bytes of a frame of the sheet's size: side × side × 3.
         expected: usize,
-        /// What came.
+        /// Bytes of the frame.
         got: usize,
     },
     /// The picture could not be compressed.
@@ -26,14 +26,14 @@ pub enum Error {
     Png(#[from] png::EncodingError),
 }
 
-/// What a strip shows.
+/// Mark of a strip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// Nothing.
+    /// No mark.
     Plain,
     /// A right prediction.
     Right,
-    /// A wrong one.
+    /// A wrong prediction.
     Wrong,
 }
 

@@ -23,6 +23,7 @@ impl TaskService for Api {
             .ok_or_else(|| status::invalid("task", "required"))?;
         let adapter = spec::adapter(task.adapter, "task.adapter")?;
         let sampling = spec::sampling(task.sampling, "task.sampling")?;
+        names::display(&task.display_name, "task.display_name")?;
         let geometry = &parts.geometry;
         geometry
             .check(&adapter, &sampling)
@@ -72,6 +73,7 @@ impl TaskService for Api {
             .task
             .ok_or_else(|| status::invalid("task", "required"))?;
         let id = names::task(&task.name, "task.name")?;
+        names::display(&task.display_name, "task.display_name")?;
         let etag = given(&task.etag).map(str::to_owned);
         let changes = changes(task, update.update_mask)?;
         let registry = &parts.registry;

@@ -8,8 +8,8 @@ use tonic::{Status, Streaming};
 use super::convert::{names, sha256};
 use super::{CHUNK_BYTES, Parts, status};
 use crate::ids::TenantId;
-use crate::library::Started;
-use crate::metadata::{UploadRecord, VideoRecord};
+use crate::library::{self, Started};
+use crate::metadata::{self, UploadRecord, VideoRecord};
 use crate::proto::v1;
 
 /// Memory that one upload takes at most: a part that is collected (in a buffer that grows to twice its 8 MiB), one that is written or joined, and a chunk.
@@ -40,12 +40,15 @@ pub(super) async fn upload_video(
         return Err(status::stream("the first message has to be the header"));
     };
     let digest = sha256(&header.sha256, "header.sha256")?;
-    let request = names::request(&header.request_id)?;
+    let request = names::request_of(&header.request_id, "header.request_id")?;
+    names::display(&header.display_name, "header.display_name")?;
     let library = &parts.library;
     let _memory = parts.pools.memory.take(UPLOAD_BYTES).await?;
+    let in_header = status::below("header");
     let begun = library
         .upload_video(tenant, &header.display_name, digest, request)
-        .await?;
+        .await
+        .map_err(|error| in_header(error.into()))?;
     let mut upload = match begun {
         Started::Done(video) => return Ok(*video),
         Started::Open(upload) => upload,
@@ -56,7 +59,14 @@ pub(super) async fn upload_video(
         };
         upload.write(&checked(chunk)?).await?;
     }
-    let video = upload.finish().await?;
+    let video = match upload.finish().await {
+        Ok(video) => video,
+        // Only now is the sha256 of what came known, when the header did not promise one.
+        Err(error @ library::Error::Metadata(metadata::Error::RequestReused { .. })) => {
+            return Err(in_header(error.into()));
+        }
+        Err(error) => return Err(error.into()),
+    };
     parts.metrics.uploaded(tenant, video.size_bytes);
     Ok(video)
 }

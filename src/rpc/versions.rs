@@ -12,11 +12,11 @@ use super::convert::{names, records, sha256, spec};
 use super::spool::{Held, Spool};
 use super::uploads::{checked, next};
 use super::{CHUNK_BYTES, Parts, status};
-use crate::exchange::{Contents, Format, Wanted};
+use crate::exchange::{self, Contents, Format, Wanted};
 use crate::ids::{TenantId, VersionRef};
 use crate::metadata::VersionRecord;
 use crate::proto::v1;
-use crate::spec::LabelSet;
+use crate::spec::{LabelSet, normal_label};
 
 /// How often an import holds its tensors at once: as they were read, as a set, as a file without and with its manifest, and on their way to the store.
 const IMPORT_COPIES: u64 = 5;
@@ -62,16 +62,17 @@ pub(super) async fn import(
         Held::File(file) => Contents::File(file),
     };
     let exchange = &parts.exchange;
-    Ok(exchange.import(tenant, wanted, target, contents).await?)
+    let imported = exchange.import(tenant, wanted, target, contents).await;
+    imported.map_err(|error| match error {
+        exchange::Error::Registry(error) => status::below("header")(error.into()),
+        error => error.into(),
+    })
 }
 
 fn wanted(header: v1::ImportAdapterVersionHeader) -> Result<Wanted, Status> {
     let labels = match header.labels.as_slice() {
         [] => None,
-        _ => {
-            let labels = LabelSet::new(header.labels);
-            Some(labels.map_err(|bad| status::invalid("header.labels", bad.problem))?)
-        }
+        _ => Some(labels(&header.labels)?),
     };
     Ok(Wanted {
         task: names::task(&header.parent, "header.parent")?,
@@ -79,10 +80,25 @@ fn wanted(header: v1::ImportAdapterVersionHeader) -> Result<Wanted, Status> {
         sha256: sha256(&header.sha256, "header.sha256")?,
         backbone: sha256(&header.backbone_digest, "header.backbone_digest")?,
         etag: (!header.etag.is_empty()).then_some(header.etag),
-        request: names::request(&header.request_id)?,
+        request: names::request_of(&header.request_id, "header.request_id")?,
         create: header.create_task,
-        sampling: spec::sampling(header.sampling, "header.sampling")?,
+        sampling: match header.sampling {
+            None => None,
+            given @ Some(_) => Some(spec::sampling(given, "header.sampling")?),
+        },
+        default_sampling: spec::sampling(None, "header.sampling")?,
     })
+}
+
+/// Labels in the form in which labels are compared; each problem names its place.
+fn labels(given: &[String]) -> Result<LabelSet, Status> {
+    let mut labels = Vec::with_capacity(given.len());
+    for (row, label) in given.iter().enumerate() {
+        let field = || format!("header.labels[{row}]");
+        let label = normal_label(label).map_err(|bad| status::invalid(&field(), bad.problem))?;
+        labels.push(label);
+    }
+    LabelSet::new(labels).map_err(|bad| status::invalid("header.labels", bad.problem))
 }
 
 /// ExportAdapterVersion.

@@ -12,7 +12,13 @@ pub struct Geometry {
     pub image_size: usize,
     /// Number of blocks.
     pub layers: usize,
+    /// Width of the tokens.
+    pub width: usize,
 }
+
+/// Largest width of an adapter's bottleneck, by the width of the tokens. The paper's widest has half of it; one of four times the width has more
+/// weights than the block's own MLP.
+const MAX_WIDTH_RATIO: usize = 4;
 
 impl Geometry {
     /// Checks that a task can be trained and classified with this backbone.
@@ -26,6 +32,14 @@ impl Geometry {
         {
             let problem = format!("the backbone has {} blocks, got {layers}", self.layers);
             return Err(Invalid::new("adapter.adapter_layers", problem));
+        }
+        let widest = MAX_WIDTH_RATIO * self.width;
+        if adapter.has_sites() && adapter.adapter_width as usize > widest {
+            let problem = format!(
+                "the backbone's tokens have width {}, so that adapters may have 1 to {widest}, got {}",
+                self.width, adapter.adapter_width
+            );
+            return Err(Invalid::new("adapter.adapter_width", problem));
         }
         let (side, views) = (self.image_size, sampling.spatial_views.count());
         let values = |frames: usize| 3 * side * side * views * frames;
@@ -44,17 +58,22 @@ impl Geometry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{RotationPolicy, Sampling, SpatialViews};
+    use crate::spec::{FrameOrder, RotationPolicy, Sampling, SpatialViews};
 
     #[test]
     fn what_the_backbone_cannot_do_is_named() {
-        let geometry = |image_size, layers| Geometry { image_size, layers };
+        let geometry = |image_size, layers| Geometry {
+            image_size,
+            layers,
+            width: 64,
+        };
         let sampling = |frames: u16| ClipSampling {
             num_frames: frames.try_into().unwrap(),
             sampling: Sampling::Uniform,
             temporal_views: 1.try_into().unwrap(),
             spatial_views: SpatialViews::Three,
             rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
         };
         let adapter = AdapterConfig {
             adapter_width: 8,
@@ -68,6 +87,11 @@ mod tests {
         };
         assert_eq!(field(geometry(224, 12), 64), Ok(()));
         assert_eq!(field(geometry(224, 6), 8), Err("adapter.adapter_layers"));
+        let narrow = Geometry {
+            width: 1,
+            ..geometry(224, 12)
+        };
+        assert_eq!(field(narrow, 8), Err("adapter.adapter_width"));
         assert_eq!(field(geometry(336, 12), 64), Ok(()));
         assert_eq!(field(geometry(448, 12), 64), Err("sampling.num_frames"));
     }

@@ -13,7 +13,7 @@ use crate::metadata::{self, BlobName};
 use crate::store::{self, Key, Store, layout};
 use crate::tools::show;
 
-/// How often the database is copied again because objects were deleted while they were being copied.
+/// Number of times that the database is copied again because objects were deleted while they were being copied.
 const PASSES: usize = 20;
 /// Bytes that are copied at once.
 const PIECE: usize = 1 << 20;
@@ -32,11 +32,11 @@ pub struct Args {
     pub config: Option<PathBuf>,
 }
 
-/// Why there is no backup.
+/// Reasons why there is no backup.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Something is there already.
+    /// The folder to write to is not empty.
     #[error("{} is not empty", directory.display())]
     NotEmpty {
         /// The folder.
@@ -53,7 +53,7 @@ pub enum Error {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -68,19 +68,31 @@ pub enum Error {
         "{count} objects that records name do not exist, the first is {first}; everything else was copied"
     )]
     Missing {
-        /// How many.
+        /// Number of objects.
         count: usize,
-        /// The first one's key.
+        /// Key of the first object.
         first: String,
     },
     /// Objects are not what their records say; they were copied as they are.
     #[error("{count} objects are damaged, the first is {first}; everything else was copied")]
     Damaged {
-        /// How many.
+        /// Number of objects.
         count: usize,
-        /// The first one's key.
+        /// Key of the first object.
         first: String,
     },
+}
+
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotEmpty { .. } | Self::File { .. } => super::CANNOT_CREATE,
+            Self::NoDatabase { .. } => 66,
+            Self::Metadata(_) | Self::Store(_) => 69,
+            Self::Missing { .. } | Self::Damaged { .. } => 65,
+        }
+    }
 }
 
 /// Copies a data directory.
@@ -152,7 +164,7 @@ fn prepare(to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where everything comes from and goes to.
+/// Source and target of the copy.
 struct Target {
     from: Store,
     objects: Store,
@@ -160,7 +172,7 @@ struct Target {
     copy: PathBuf,
 }
 
-/// What was copied.
+/// Objects that were copied.
 #[derive(Default)]
 struct Done {
     keys: HashSet<Key>,

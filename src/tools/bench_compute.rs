@@ -22,14 +22,14 @@ use crate::tools::show;
 pub enum Command {
     /// Times the model on this machine: one JSON line
     Compute(Box<Args>),
-    /// Trains the demo's tasks and says how the precisions agree on clips that were not learnt from: JSON lines
+    /// Trains the demo's tasks and reports how the precisions agree on unseen clips: JSON lines
     Agreement(agreement::Args),
 }
 
 /// Arguments of `frameshift bench compute`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// What is timed
+    /// What to time
     #[arg(value_enum)]
     pub what: What,
     /// Adapters of the set: none, before the MLP, or before attention and MLP
@@ -47,7 +47,7 @@ pub struct Args {
     /// Clips instead of random ones: f32, little-endian, `[batch, 3, frames, side, side]`
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// Where to write the logits: f32, little-endian, `[batch, classes]`
+    /// File to write the logits to: f32, little-endian, `[batch, classes]`
     #[arg(long, value_name = "FILE")]
     pub logits: Option<PathBuf>,
     /// Frames of a clip
@@ -65,13 +65,13 @@ pub struct Args {
     /// Threads; as many as there are physical cores when not set
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
-    /// Training only: computes activations again instead of keeping them
+    /// Training only: recomputes activations instead of keeping them
     #[arg(long)]
     pub recompute: bool,
-    /// Training only: keeps as many activations as fit into so many MiB, and computes the others again
+    /// Training only: keeps as many activations as fit into this many MiB, and recomputes the others
     #[arg(long, value_name = "MIB", conflicts_with = "recompute")]
     pub keep_mib: Option<u64>,
-    /// How long to measure, after one run that is not counted
+    /// Seconds to measure, after one run that is not counted
     #[arg(long, default_value_t = 20.0)]
     pub seconds: f64,
     /// Measures this many runs instead, whatever they take
@@ -79,45 +79,67 @@ pub struct Args {
     pub runs: Option<NonZeroUsize>,
 }
 
-/// What is timed.
+/// What to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
-    /// A forward, as the engine runs it.
+    /// The forward pass, as the engine runs it.
     Infer,
-    /// Forward, backward and optimiser step, as a job runs them.
+    /// The forward and backward passes and the optimiser's step, as a job runs them.
     Train,
-    /// From a checkpoint's files to packed weights, as the server starts: `--backbone` says which.
+    /// The way from a checkpoint's files to packed weights, as at the server's start; needs `--backbone`.
     Load,
 }
 
-/// Why nothing was measured.
+/// Reasons why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The backbone does not load.
     #[error("the backbone {path} does not load")]
     Backbone {
-        /// Where it was looked for.
+        /// Path of the backbone.
         path: PathBuf,
-        /// Why not.
+        /// The loader's error.
         #[source]
         source: model::load::Error,
     },
     /// The model refused.
     #[error("the model cannot run this")]
     Model(#[from] model::Error),
-    /// A file cannot be read or written.
-    #[error("{path} cannot be used")]
+    /// An input file cannot be read.
+    #[error("cannot read {}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An output file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
     /// An argument does not fit the others.
     #[error("--{0}")]
     Argument(crate::spec::Invalid),
+}
+
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Backbone { source, .. } => super::load_code(source),
+            Self::Model(_) => 65,
+            Self::File { .. } => 66,
+            Self::Output { .. } => super::CANNOT_CREATE,
+            Self::Argument(_) => 64,
+        }
+    }
 }
 
 /// The line that is printed.
@@ -142,7 +164,7 @@ struct Line<'a> {
     gflop_per_s: f64,
     peak_mib: u64,
     load_ms: f64,
-    /// Of a checkpoint.
+    /// Cost of loading a checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     loading: Option<loading::Loading>,
 }
@@ -185,7 +207,7 @@ fn compute(args: &Args, precision: Precision, threads: usize) -> Result<String, 
     if let Some(path) = &args.logits {
         let rows = measured.logits.iter().flatten();
         let bytes: Vec<u8> = rows.flat_map(|value| value.to_le_bytes()).collect();
-        std::fs::write(path, bytes).map_err(|source| Error::File {
+        std::fs::write(path, bytes).map_err(|source| Error::Output {
             path: path.clone(),
             source,
         })?;

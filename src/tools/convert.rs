@@ -1,4 +1,4 @@
-//! `frameshift convert`: any backbone that can be read, as one safetensors file in the reference's names.
+//! `frameshift convert`: writes any backbone that can be read as one safetensors file in the reference's names.
 //!
 //! Invariant: the file that is written has the digest of what was read, or it is not left there. It is whole or absent: it is written beside its place
 //! and then renamed.
@@ -21,23 +21,23 @@ pub struct Args {
     /// File to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Replaces the file when it is there
+    /// Replaces the file when it exists
     #[arg(long)]
     pub force: bool,
-    /// What its files do not say: heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b
+    /// Values that the files do not say: heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b
     #[arg(long, value_name = "KEY=VALUE,…")]
     pub backbone_override: Option<Overrides>,
 }
 
-/// Why nothing was written.
+/// Reasons why nothing was written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The backbone cannot be read.
     #[error(transparent)]
     Load(#[from] load::Error),
-    /// Something is there already.
-    #[error("{} is there already; --force replaces it", path.display())]
+    /// A file is there already.
+    #[error("{} exists; --force replaces it", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
@@ -47,28 +47,45 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// What was written is not what was read.
+    /// The written file does not load; nothing stays of it.
+    #[error("what was to be written to {} does not load", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The written file does not have the digest of what was read.
     #[error("{} came out with digest {got} instead of {expected}", path.display())]
     Digest {
         /// The file.
         path: PathBuf,
-        /// Of what was read.
+        /// Digest of what was read.
         expected: Digest,
-        /// Of what was written.
+        /// Digest of what was written.
         got: Digest,
     },
 }
 
-/// What was written.
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Load(error) => super::load_code(error),
+            Self::Exists { .. } | Self::Write { .. } => super::CANNOT_CREATE,
+            Self::Unreadable { .. } | Self::Digest { .. } => 70,
+        }
+    }
+}
+
+/// The file that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Of the backbone.
+    /// Digest of the backbone.
     pub digest: Digest,
-    /// The float format of the file: the narrowest that holds every value.
+    /// Float format of the file: the narrowest that holds every value.
     pub float: Float,
     /// Size of the file.
     pub bytes: usize,
@@ -93,7 +110,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 /// Converts.
 ///
 /// # Errors
-/// As [`run`].
+/// The errors of [`run`].
 pub fn convert(args: &Args) -> Result<Written, Error> {
     if args.out.exists() && !args.force {
         return Err(Error::Exists {
@@ -127,7 +144,7 @@ pub fn convert(args: &Args) -> Result<Written, Error> {
 fn store(path: &Path, file: &[u8], expected: Digest) -> Result<(), Error> {
     let failed = |source| Error::Write {
         path: path.to_owned(),
-        source,
+        source: super::bare(source),
     };
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -142,7 +159,10 @@ fn store(path: &Path, file: &[u8], expected: Digest) -> Result<(), Error> {
         .map_err(failed)?;
     beside.write_all(file).map_err(failed)?;
     beside.as_file().sync_all().map_err(failed)?;
-    let got = load::plan(beside.path(), &Overrides::default())?.digest()?;
+    let again = load::plan(beside.path(), &Overrides::default()).and_then(|plan| plan.digest());
+    let got = again.map_err(|_| Error::Unreadable {
+        path: path.to_owned(),
+    })?;
     if got != expected {
         return Err(Error::Digest {
             path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! `frameshift inspect`: what a checkpoint folder, a backbone file or an adapter file holds, and whether a server would load it.
+//! `frameshift inspect`: shows the content of a checkpoint folder, a backbone file or an adapter file, and whether a server would load it.
 //!
 //! Invariant: it reads with the loader's own strictness and bounds; a file that the loader refuses is shown as far as its header can be trusted, with
 //! the loader's reason.
@@ -14,7 +14,8 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::model::BackboneConfig;
-use crate::model::load::{self, Archive, Decision, Header, Overrides, Plan};
+use crate::model::exchange::MANIFEST_KEY;
+use crate::model::load::{self, Archive, Decision, Header, Overrides, Passed, Plan};
 use crate::spec::{Digest, Normalization};
 use crate::tools::show;
 
@@ -29,7 +30,7 @@ pub struct Args {
     /// A checkpoint's folder, or a safetensors or PyTorch file
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
-    /// What its files do not say: heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b
+    /// Values that the files do not say: heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b
     #[arg(long, value_name = "KEY=VALUE,…")]
     pub backbone_override: Option<Overrides>,
     /// Print one JSON object instead of text
@@ -37,11 +38,11 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Why there is nothing to show.
+/// Reasons why an inspection fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing in it can be read.
+    /// Nothing in the path can be read.
     #[error(transparent)]
     Load(#[from] load::Error),
     /// The folder cannot be listed.
@@ -49,15 +50,33 @@ pub enum Error {
     List {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
+    },
+    /// The content was shown, and a server would not load it.
+    #[error("{}: a server would refuse this as a backbone; the report says why", path.display())]
+    Refused {
+        /// The path.
+        path: PathBuf,
     },
     /// The report cannot be written as JSON.
     #[error("cannot write the report as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// What it is.
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Load(error) => super::load_code(error),
+            Self::List { .. } => 66,
+            Self::Refused { .. } => 65,
+            Self::Json(_) => 70,
+        }
+    }
+}
+
+/// Kind of a path's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -69,20 +88,20 @@ pub enum Kind {
     Tensors,
 }
 
-/// What a path holds.
+/// The content of a path.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
-    /// As given.
+    /// The path as given.
     pub path: PathBuf,
-    /// What it is.
+    /// Kind of the content.
     pub kind: Kind,
     /// The backbone, when it is one.
     pub backbone: Option<Backbone>,
     /// The adapter set, when it is one.
     pub adapters: Option<Adapters>,
-    /// Why the loader refuses it as a backbone; not said of an adapter set.
+    /// Reason why the loader refuses it as a backbone; absent for an adapter set.
     pub refusal: Option<String>,
-    /// Its files of tensors, sorted by name.
+    /// Files of tensors, sorted by name.
     pub files: Vec<File>,
 }
 
@@ -95,7 +114,7 @@ pub struct Backbone {
     pub format: String,
     /// The float formats of its stored weights.
     pub stored_as: String,
-    /// Of the canonical tensors: what servers and adapter versions name.
+    /// Digest of the canonical tensors, by which servers and adapter versions name the backbone.
     pub digest: Digest,
     /// Number of weights.
     pub parameters: u64,
@@ -105,7 +124,7 @@ pub struct Backbone {
     pub image_size: usize,
     /// Side of a square patch.
     pub patch_size: usize,
-    /// Of the residual stream.
+    /// Width of the residual stream.
     pub width: usize,
     /// Blocks.
     pub layers: usize,
@@ -115,50 +134,52 @@ pub struct Backbone {
     pub mlp_width: usize,
     /// `quick_gelu` or `gelu`.
     pub activation: &'static str,
-    /// Of every LayerNorm.
+    /// Epsilon of every LayerNorm.
     pub eps: f64,
-    /// Of the pixels.
+    /// Mean and deviation of the pixels.
     pub normalization: Normalization,
-    /// What was decided, and from what.
+    /// Values that the tensors do not say, each with its source.
     pub decisions: Vec<Decision>,
 }
 
-/// One file of tensors.
+/// A file of tensors.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct File {
-    /// Its name.
+    /// Name of the file.
     pub name: String,
-    /// Its size.
+    /// Size of the file.
     pub bytes: usize,
-    /// Of the whole file.
+    /// Digest of the whole file.
     pub sha256: Digest,
-    /// Its format.
+    /// Format of the file.
     pub format: &'static str,
     /// The keys of a PyTorch file's root that are not read: an optimiser's state, an epoch.
     pub not_read: Vec<String>,
+    /// Objects of unknown classes that are passed over without being built: an options object, a number of NumPy.
+    pub passed_over: Vec<Passed>,
     /// Elements of all tensors.
     pub elements: usize,
-    /// As stored.
+    /// Metadata as stored.
     pub metadata: BTreeMap<String, String>,
-    /// Sorted by name.
+    /// Tensors of the file, sorted by name.
     pub tensors: Vec<Tensor>,
 }
 
-/// One tensor.
+/// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tensor {
-    /// As stored.
+    /// Name of the tensor as stored.
     pub name: String,
-    /// As safetensors spells it.
+    /// Type of the elements, by the name that safetensors gives it.
     pub dtype: String,
-    /// Its shape.
+    /// Shape of the tensor.
     pub shape: Vec<usize>,
 }
 
 /// Inspects and prints.
 ///
 /// # Errors
-/// When nothing in the path can be read.
+/// When nothing in the path can be read, or a server would refuse it.
 pub fn run(args: &Args) -> Result<(), Error> {
     let overrides = args.backbone_override.clone().unwrap_or_default();
     let report = inspect_with(&args.path, &overrides)?;
@@ -167,21 +188,26 @@ pub fn run(args: &Args) -> Result<(), Error> {
     } else {
         show(report.to_string().trim_end());
     }
-    Ok(())
+    match report.refusal {
+        Some(_) => Err(Error::Refused {
+            path: args.path.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Looks at a folder or file.
 ///
 /// # Errors
-/// When nothing in it can be read.
+/// When nothing in the path can be read.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     inspect_with(path, &Overrides::default())
 }
 
-/// As [`inspect`], with the operator's word.
+/// Looks at a folder or file, with the operator's overrides.
 ///
 /// # Errors
-/// When nothing in it can be read.
+/// When nothing in the path can be read.
 pub fn inspect_with(path: &Path, overrides: &Overrides) -> Result<Inspection, Error> {
     let archives = archives(path)?;
     let adapters = match archives.as_slice() {
@@ -282,6 +308,14 @@ fn file(archive: &Archive) -> File {
         not_read: archive
             .torch()
             .map(|torch| torch.besides.clone())
+            .unwrap_or_default()
+            .into_iter()
+            // An import reads the manifest of an exported version.
+            .filter(|key| key != MANIFEST_KEY)
+            .collect(),
+        passed_over: archive
+            .torch()
+            .map(|torch| torch.passed.clone())
             .unwrap_or_default(),
         elements: entries.iter().map(load::Entry::elements).sum(),
         metadata: metadata.clone(),

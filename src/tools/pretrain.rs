@@ -19,7 +19,7 @@ use crate::spec::{Digest, Normalization};
 use crate::synth::scene;
 use crate::tools::show;
 
-/// What is trained, and on how much.
+/// Size of the model and length of its training.
 struct Plan {
     architecture: BackboneConfig,
     /// Images of a step.
@@ -72,12 +72,12 @@ pub struct Args {
     /// Optimiser steps, of 128 images each
     #[arg(long, default_value_t = 700, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
-    /// Where to write the backbone (safetensors); its metrics go beside it, with the ending .json
+    /// File to write the backbone to (safetensors); its metrics go beside it, with the ending .json
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
 }
 
-/// Why there is no backbone.
+/// Reasons why there is no backbone.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -96,19 +96,31 @@ pub enum Error {
     /// The loss is no number any more.
     #[error("the loss is not finite after step {step}")]
     Diverged {
-        /// From 1.
+        /// Number of the step, from 1.
         step: u32,
     },
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// The step that failed.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Ending { .. } => 64,
+            Self::Model(_) | Self::Images(_) => 70,
+            Self::Diverged { .. } => 1,
+            Self::File { .. } => super::CANNOT_CREATE,
+        }
+    }
 }
 
 /// A point of the curve: means over the steps since the point before.
@@ -122,12 +134,12 @@ pub struct Point {
     pub accuracy: BTreeMap<&'static str, f64>,
 }
 
-/// What is recorded beside the file.
+/// Record beside the file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metrics {
-    /// As given.
+    /// Seed as given.
     pub seed: u64,
-    /// As given.
+    /// Number of steps as given.
     pub steps: u32,
     /// Images of a step.
     pub batch: usize,
@@ -145,7 +157,7 @@ pub struct Metrics {
     pub held_out_accuracy: BTreeMap<&'static str, f64>,
     /// Sum of the questions' cross entropies on them, in nats.
     pub held_out_loss: f64,
-    /// How it went.
+    /// Curve of the training.
     pub curve: Vec<Point>,
 }
 
@@ -284,7 +296,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> E
     }
 }
 
-/// Where the weights come from, for the file's metadata.
+/// Origin of the weights, for the file's metadata.
 fn origin(args: &Args) -> BTreeMap<String, String> {
     BTreeMap::from([
         ("origin".to_owned(), "frameshift pretrain".to_owned()),

@@ -2,14 +2,13 @@
 //!
 //! Invariant: no container or codec code runs in this process either.
 
+mod args;
 mod sheet;
 mod timing;
 
 use std::fs::{self, File};
-use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -17,99 +16,9 @@ use crate::ids::TenantId;
 use crate::spec::RotationPolicy;
 use crate::tools::show;
 use crate::video::sampling::time_stamp;
-use crate::video::{
-    self, ColorPolicy, Decoder, Input, Lane, Picture, PictureSpec, Probe, Ratio, Sampling, Windows,
-};
+use crate::video::{self, Decoder, Input, Lane, Picture, Probe, Ratio};
 
-/// Room for the pictures of a contact sheet.
-const ROOM: u32 = 256 << 20;
-/// Decimal places of a frame rate given on the command line.
-const RATE_UNIT: i32 = 1000;
-
-/// Arguments of `frameshift video`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Args {
-    /// What to do
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// What to do with a video.
-#[derive(Debug, Clone, clap::Subcommand)]
-pub enum Command {
-    /// Shows as JSON what a server sees in a video, or why it refuses it
-    Probe {
-        /// The video
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-    /// Draws the sampled frames side by side in a PNG file and lists them as JSON
-    Frames(Frames),
-    /// Reads lines `frames|clip|dense|views|pair|single FILE` and prints each one's milliseconds, for benchmarks
-    #[command(hide = true)]
-    Time {
-        /// Without Landlock and seccomp, to see what they cost
-        #[arg(long)]
-        unconfined: bool,
-    },
-}
-
-/// Arguments of `frameshift video frames`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Frames {
-    /// The video
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// The PNG file to write
-    #[arg(long, short, value_name = "PNG", default_value = "frames.png")]
-    pub out: PathBuf,
-    /// Frames of the clip
-    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=640))]
-    pub num_frames: u16,
-    /// Every so many frames, around the middle, instead of spread over the video
-    #[arg(long, value_name = "N", group = "sampling")]
-    pub sampling_rate: Option<NonZeroU32>,
-    /// So many frames a second, around the middle
-    #[arg(long, value_name = "RATE", group = "sampling", value_parser = rate)]
-    pub fps: Option<Ratio>,
-    /// Spread over one of the windows of so many seconds into which the video is cut
-    #[arg(long, value_name = "SECONDS", group = "sampling", value_parser = seconds)]
-    pub window: Option<Duration>,
-    /// Which of them, from 0
-    #[arg(long, value_name = "N", default_value = "0", requires = "window")]
-    pub window_index: u32,
-    /// These frames
-    #[arg(long, value_name = "N,N,…", value_delimiter = ',', group = "sampling")]
-    pub indices: Option<Vec<u32>>,
-    /// As stored, without the container's rotation
-    #[arg(long)]
-    pub stored: bool,
-    /// Colours as the video's tags say, instead of as the reference takes them
-    #[arg(long)]
-    pub tagged: bool,
-    /// Longest side of a frame in the sheet, in pixels
-    #[arg(long, value_name = "PIXELS", default_value = "256", value_parser = clap::value_parser!(u16).range(16..=2048))]
-    pub side: u16,
-    /// Frames in a row; by default as many as in a column
-    #[arg(long, value_name = "N")]
-    pub columns: Option<NonZeroU16>,
-}
-
-fn rate(text: &str) -> Result<Ratio, String> {
-    let rate: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    if !(0.001..=1000.0).contains(&rate) {
-        return Err("expected 0.001 to 1000".to_owned());
-    }
-    Ok(Ratio {
-        numerator: (rate * f64::from(RATE_UNIT)).round() as i32,
-        denominator: RATE_UNIT,
-    })
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
+pub use args::{Args, Command, Frames, LimitArgs, Order, ProbeArgs};
 
 /// Why there is nothing to show. A message names its cause, so that a cause is no source as well.
 #[derive(Debug, thiserror::Error)]
@@ -193,8 +102,10 @@ struct Facts {
     /// As players show it.
     display_width: u32,
     display_height: u32,
-    rotation: u32,
+    rotation_degrees: u32,
+    mirrored: bool,
     frames: u32,
+    reference_frames: u32,
     duration_seconds: f64,
     frames_per_second: f64,
     time_base: String,
@@ -215,8 +126,10 @@ impl From<&Probe> for Facts {
             height: probe.height,
             display_width,
             display_height,
-            rotation: probe.rotation.degrees(),
+            rotation_degrees: probe.rotation.degrees(),
+            mirrored: probe.mirrored,
             frames: probe.frames,
+            reference_frames: probe.reference_frames,
             duration_seconds: probe.duration.as_secs_f64(),
             frames_per_second: probe.rate.value(),
             time_base: ratio(probe.time_base),
@@ -287,9 +200,14 @@ pub async fn run(args: &Args, program: PathBuf) -> Result<(), Error> {
     if matches!(args.command, Command::Time { unconfined: true }) {
         config.layers = video::Layers::PLAIN;
     }
+    match &args.command {
+        Command::Probe(probe) => probe.limits.apply(&mut config.limits),
+        Command::Frames(frames) => frames.limits.apply(&mut config.limits),
+        Command::Time { .. } => {}
+    }
     let decoder = Decoder::start(config).await.map_err(Error::Start)?;
     match &args.command {
-        Command::Probe { file } => probe(&decoder, file).await,
+        Command::Probe(args) => probe(&decoder, args).await,
         Command::Frames(frames) => draw(&decoder, frames).await,
         Command::Time { .. } => timing::run(&decoder).await,
     }
@@ -302,51 +220,15 @@ fn refused(path: &Path) -> impl FnOnce(video::Error) -> Error {
     }
 }
 
-async fn probe(decoder: &Decoder, path: &Path) -> Result<(), Error> {
-    let tenant = local();
+async fn probe(decoder: &Decoder, args: &ProbeArgs) -> Result<(), Error> {
+    let (tenant, path) = (local(), &args.file);
     let probe = decoder.probe(&tenant, Lane::Interactive, input(path)?);
-    let probe = probe.await.map_err(refused(path))?;
+    let mut probe = probe.await.map_err(refused(path))?;
+    if args.order == Order::Reference {
+        probe.frames = probe.reference_frames;
+    }
     show(serde_json::to_string_pretty(&Facts::from(&probe))?);
     Ok(())
-}
-
-impl Frames {
-    fn spec(&self) -> PictureSpec {
-        let frames = match &self.indices {
-            Some(indices) => u16::try_from(indices.len()).unwrap_or(u16::MAX),
-            None => self.num_frames,
-        };
-        let sampling = if let Some(indices) = &self.indices {
-            Sampling::Indices(indices.clone())
-        } else if let Some(rate) = self.sampling_rate {
-            Sampling::Strided(rate)
-        } else if let Some(fps) = self.fps {
-            Sampling::Fps(fps)
-        } else if let Some(length) = self.window {
-            Sampling::Windows(Windows {
-                length,
-                stride: length,
-                first: self.window_index,
-            })
-        } else {
-            Sampling::Uniform
-        };
-        PictureSpec {
-            frames: NonZeroU16::new(frames).unwrap_or(NonZeroU16::MIN),
-            sampling,
-            rotation: if self.stored {
-                RotationPolicy::Stored
-            } else {
-                RotationPolicy::Display
-            },
-            color: if self.tagged {
-                ColorPolicy::Tagged
-            } else {
-                ColorPolicy::Reference
-            },
-            bytes: ROOM,
-        }
-    }
 }
 
 async fn draw(decoder: &Decoder, args: &Frames) -> Result<(), Error> {

@@ -1,199 +1,16 @@
 //! What a video turned out to be and what was taken from it. Plain values.
 
-use std::fmt;
+mod codes;
+mod findings;
+mod formats;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::spec::RotationPolicy;
 
-macro_rules! names {
-    ($(#[$doc:meta])* $type:ident { $($(#[$item:meta])* $name:ident = $code:literal, $text:literal;)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum $type {
-            $($(#[$item])* $name = $code,)*
-        }
-
-        impl $type {
-            /// Every value.
-            pub const ALL: &[Self] = &[$(Self::$name),*];
-
-            /// The name, as the API spells it.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-    };
-}
-
-macro_rules! from_code {
-    ($($type:ident),*) => {
-        $(impl $type {
-            /// The value of a code on the wire.
-            pub(super) fn from_code(code: u8) -> Option<Self> {
-                Self::ALL.iter().copied().find(|&value| value as u8 == code)
-            }
-        })*
-    };
-}
-
-from_code!(Container, Codec, Rotation);
-
-names! {
-    /// A container format, known by content.
-    Container {
-        /// MP4, QuickTime and their kin.
-        Mov = 1, "mov";
-        /// Matroska and WebM.
-        Matroska = 2, "matroska";
-        /// AVI.
-        Avi = 3, "avi";
-        /// MPEG transport stream.
-        MpegTs = 4, "mpegts";
-        /// Flash video.
-        Flv = 5, "flv";
-    }
-}
-
-/// A set of containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Containers(u8);
-
-impl Containers {
-    /// Every container.
-    pub const ALL: Self = Self(0b11_1110);
-
-    /// Takes one out.
-    pub fn remove(&mut self, container: Container) {
-        self.0 &= !(1 << container as u8);
-    }
-
-    /// Whether it is in the set.
-    pub fn contains(self, container: Container) -> bool {
-        self.0 & (1 << container as u8) != 0
-    }
-
-    /// Whether the set has none.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    pub(super) fn bits(self) -> u8 {
-        self.0
-    }
-
-    /// `None` for a bit that no container has.
-    pub(super) fn from_bits(bits: u8) -> Option<Self> {
-        (bits & !Self::ALL.0 == 0).then_some(Self(bits))
-    }
-}
-
-names! {
-    /// A decoder.
-    Codec {
-        /// H.264.
-        H264 = 1, "h264";
-        /// H.265.
-        Hevc = 2, "hevc";
-        /// VP8.
-        Vp8 = 3, "vp8";
-        /// VP9.
-        Vp9 = 4, "vp9";
-        /// AV1, by dav1d.
-        Av1 = 5, "libdav1d";
-        /// MPEG-4 part 2.
-        Mpeg4 = 6, "mpeg4";
-        /// Motion JPEG.
-        Mjpeg = 7, "mjpeg";
-        /// MPEG-1.
-        Mpeg1 = 8, "mpeg1video";
-        /// MPEG-2.
-        Mpeg2 = 9, "mpeg2video";
-        /// ProRes.
-        ProRes = 10, "prores";
-        /// FFV1, lossless.
-        Ffv1 = 11, "ffv1";
-    }
-}
-
-names! {
-    /// What players do to show a picture upright.
-    Rotation {
-        /// Nothing.
-        None = 0, "0";
-        /// A quarter turn clockwise.
-        Quarter = 1, "90";
-        /// Half a turn.
-        Half = 2, "180";
-        /// A quarter turn counter-clockwise.
-        ThreeQuarters = 3, "270";
-    }
-}
-
-impl Rotation {
-    /// Clockwise degrees.
-    pub fn degrees(self) -> u32 {
-        u32::from(self as u8) * 90
-    }
-
-    /// Whether width and height change places.
-    pub fn is_sideways(self) -> bool {
-        matches!(self, Self::Quarter | Self::ThreeQuarters)
-    }
-}
-
-names! {
-    /// A finding that did not prevent decoding.
-    Warning {
-        /// A decoder error ended the video early, or pictures are marked as damaged.
-        Damaged = 1, "DAMAGED";
-        /// The container promises more than there is.
-        Truncated = 2, "TRUNCATED";
-    }
-}
-
-/// A set of warnings.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Warnings(u8);
-
-impl Warnings {
-    /// Adds one.
-    pub(super) fn insert(&mut self, warning: Warning) {
-        self.0 |= warning as u8;
-    }
-
-    /// Whether it is in the set.
-    pub fn contains(self, warning: Warning) -> bool {
-        self.0 & warning as u8 != 0
-    }
-
-    /// The warnings in a fixed order.
-    pub fn iter(self) -> impl Iterator<Item = Warning> {
-        Warning::ALL
-            .iter()
-            .copied()
-            .filter(move |&warning| self.contains(warning))
-    }
-
-    pub(super) fn bits(self) -> u8 {
-        self.0
-    }
-
-    /// `None` for a bit that no warning has.
-    pub(super) fn from_bits(bits: u8) -> Option<Self> {
-        let known = Warning::ALL
-            .iter()
-            .fold(0, |known, &warning| known | warning as u8);
-        (bits & !known == 0).then_some(Self(bits))
-    }
-}
+pub use findings::{Orientation, Rotation, Warning, Warnings};
+pub use formats::{Codec, Container, Containers, Refused};
 
 /// A fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -226,8 +43,10 @@ pub struct Probe {
     pub width: u32,
     /// Height of the first stored picture in pixels.
     pub height: u32,
-    /// Shown frames: distinct time stamps.
+    /// Shown frames, in the order that was asked for.
     pub frames: u32,
+    /// Frames that the order of the reference keeps: distinct time stamps.
+    pub reference_frames: u32,
     /// Seconds per unit of time stamps.
     pub time_base: Ratio,
     /// Smallest time stamp.
@@ -236,8 +55,10 @@ pub struct Probe {
     pub duration: Duration,
     /// Average frame rate in frames per second.
     pub rate: Ratio,
-    /// What players do to show it upright.
+    /// How players turn the picture to show it upright, after they have mirrored it if it is `mirrored`.
     pub rotation: Rotation,
+    /// Whether players mirror the stored picture left to right, before they turn it.
+    pub mirrored: bool,
     /// Sample aspect ratio; not applied.
     pub sar: Ratio,
     /// Streams of all kinds.
@@ -312,21 +133,4 @@ pub struct Pictures {
     pub pts: Vec<i64>,
     /// What the video is.
     pub probe: Probe,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_set_of_all_containers_has_each_and_nothing_else() {
-        let mut left = Containers::ALL;
-        for &container in Container::ALL {
-            assert!(left.contains(container));
-            left.remove(container);
-            assert!(!left.contains(container));
-        }
-        assert!(left.is_empty());
-        assert_eq!(Containers::from_bits(1), None);
-    }
 }

@@ -1,4 +1,4 @@
-//! Decodes a video as the reference's Python does: first video stream, one thread, frames keyed and sorted by time stamp, the first error ends it.
+//! Decodes a video as the reference's Python does: first video stream, one thread, the first error ends it. Frames come in the order of the policy.
 //!
 //! Invariant: what comes out is what decoding everything gives; only wanted frames are converted and held. Where the packets' own headers say which packet
 //! is which picture, only the groups of pictures that hold wanted frames are decoded; at the first sign that they lied, everything is.
@@ -14,6 +14,7 @@ mod sink;
 mod sparse;
 #[cfg(test)]
 mod tests;
+mod times;
 pub(super) mod wide;
 
 use std::collections::BTreeMap;
@@ -24,16 +25,16 @@ use self::convert::Converter;
 use self::owned::{Code, Frame, Packet};
 use self::packets::Packets;
 use self::sink::{ClipSink, Nothing, PictureSink, Sink};
-use super::answer::{Probe, Rotation};
-use super::probe::{self, Budget, Index, Opened, Seen};
-use super::reject::Reject;
+use super::answer::{Orientation, Probe};
+use super::probe::{self, Budget, Frames, Index, Opened};
+use super::reject::{Reject, Rejection};
 use super::request::{ClipSpec, Limits, PictureSpec, Sampling};
 use super::sampling::{OutOfRange, Timeline, select};
-use crate::spec::RotationPolicy;
+use crate::spec::{FrameOrder, RotationPolicy};
 
-/// What is wanted of a video.
-pub(super) enum Order<'a> {
-    /// Only the facts.
+/// Where what is taken from a video goes.
+pub(super) enum Target<'a> {
+    /// Nowhere: only the facts are wanted.
     Probe,
     /// A clip; the planes have exactly its size.
     Clip(&'a ClipSpec, &'a mut [f32]),
@@ -45,22 +46,28 @@ pub(super) enum Order<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// The video is refused.
-    Rejected(Reject),
+    Rejected(Rejection),
     /// An explicit index, or a window, that the video lacks.
     OutOfRange(OutOfRange),
     /// The pictures do not fit.
     PicturesTooLarge,
 }
 
-impl From<Reject> for Refusal {
-    fn from(reject: Reject) -> Self {
-        Self::Rejected(reject)
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
     }
 }
 
-/// What came out, besides the pixels.
+impl From<Reject> for Refusal {
+    fn from(reject: Reject) -> Self {
+        Self::Rejected(reject.into())
+    }
+}
+
+/// Facts, selection and sizes of what was taken from a video, without the pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(super) struct Summary {
     pub(super) probe: Probe,
     /// Indices of the selection, temporal views one after the other.
     pub(super) indices: Vec<u32>,
@@ -111,20 +118,25 @@ const CHECKED_FRAMES: u16 = 8;
 pub(super) fn decode(
     file: (&File, u64),
     limits: &Limits,
-    order: Order<'_>,
+    target: Target<'_>,
     method: Method,
-) -> Result<Outcome, Refusal> {
+) -> Result<Summary, Refusal> {
     let budget = Budget::new(limits.cpu);
     let mut opened = probe::open(file.0, file.1, limits)?;
     let index = probe::index(&mut opened, limits, &budget, method.kept_bytes)?;
     let turned = |policy| match policy {
-        RotationPolicy::Display => opened.facts.rotation,
-        RotationPolicy::Stored => Rotation::None,
+        RotationPolicy::Display => opened.facts.orientation,
+        RotationPolicy::Stored => Orientation::STORED,
     };
-    let is_probe = matches!(order, Order::Probe);
-    let (mut sink, selection): (Box<dyn Sink + '_>, Selection<'_>) = match order {
-        Order::Probe => (Box::new(Nothing), (&Sampling::Uniform, CHECKED_FRAMES, 1)),
-        Order::Clip(spec, planes) => (
+    let is_probe = matches!(target, Target::Probe);
+    let order = match &target {
+        Target::Probe => FrameOrder::Display,
+        Target::Clip(spec, _) => spec.order,
+        Target::Pictures(spec, _) => spec.order,
+    };
+    let (mut sink, selection): (Box<dyn Sink + '_>, Selection<'_>) = match target {
+        Target::Probe => (Box::new(Nothing), (&Sampling::Uniform, CHECKED_FRAMES, 1)),
+        Target::Clip(spec, planes) => (
             Box::new(ClipSink::new(
                 spec,
                 planes,
@@ -132,7 +144,7 @@ pub(super) fn decode(
             )),
             (&spec.sampling, spec.frames.get(), spec.temporal_views.get()),
         ),
-        Order::Pictures(spec, room) => (
+        Target::Pictures(spec, room) => (
             Box::new(PictureSink::new(
                 room,
                 Converter::new(turned(spec.rotation), spec.color),
@@ -142,6 +154,7 @@ pub(super) fn decode(
     };
     let mut source = Source {
         limits,
+        order,
         budget,
         packets: Packets::new(file, limits, &index),
         opened,
@@ -152,27 +165,27 @@ pub(super) fn decode(
     } else {
         method.effort
     };
-    let (chosen, seen) = source.frames(selection, effort, &mut *sink)?;
-    if let Some(missing) = chosen.out_of_range {
+    let (choice, frames) = source.frames(selection, effort, &mut *sink)?;
+    if let Some(missing) = choice.out_of_range {
         return Err(Refusal::OutOfRange(missing));
     }
-    let probe = probe::probe(&source.opened, &index, &seen);
+    let probe = probe::probe(&source.opened, &index, &frames);
     let (indices, pts) = if is_probe {
         (Vec::new(), Vec::new())
     } else {
-        (chosen.indices, chosen.pts)
+        (choice.indices, choice.pts)
     };
-    Ok(Outcome {
-        sizes: sink.finish(&pts)?,
+    Ok(Summary {
+        sizes: sink.finish(pts.len())?,
         probe,
         indices,
         pts,
     })
 }
 
-/// Chosen indices and their time stamps.
+/// Chosen frames: their indices and time stamps.
 #[derive(Default)]
-struct Chosen {
+struct Choice {
     indices: Vec<u32>,
     pts: Vec<i64>,
     /// What is not there; then nothing is chosen.
@@ -180,41 +193,64 @@ struct Chosen {
 }
 
 /// Chooses among frames.
-fn selected((sampling, frames, temporal_views): Selection<'_>, timeline: &Timeline<'_>) -> Chosen {
+fn selected((sampling, frames, temporal_views): Selection<'_>, timeline: &Timeline<'_>) -> Choice {
     let pts = timeline.pts;
     if pts.is_empty() {
-        return Chosen::default();
+        return Choice::default();
     }
     match select(sampling, timeline, frames, temporal_views) {
-        Ok(indices) => Chosen {
+        Ok(indices) => Choice {
             pts: indices.iter().map(|&index| pts[index as usize]).collect(),
             indices,
             out_of_range: None,
         },
-        Err(missing) => Chosen {
+        Err(missing) => Choice {
             out_of_range: Some(missing),
-            ..Chosen::default()
+            ..Choice::default()
         },
     }
 }
 
-impl Chosen {
+impl Choice {
     /// The places of the selection that each time stamp fills.
-    fn wanted(&self) -> Places {
-        let mut wanted = Places::new();
+    fn places_by_time(&self) -> Places {
+        let mut places = Places::new();
         for (slot, &pts) in self.pts.iter().enumerate() {
-            wanted.entry(pts).or_default().push(slot);
+            places.entry(pts).or_default().push(slot);
         }
-        wanted
+        places
+    }
+
+    /// The places of the selection that each frame fills: frames have numbers in the order of display, and time stamps in that of the reference.
+    fn places(&self, order: FrameOrder) -> Places {
+        match order {
+            FrameOrder::Reference => self.places_by_time(),
+            FrameOrder::Display => {
+                let mut places = Places::new();
+                for (slot, &index) in self.indices.iter().enumerate() {
+                    places.entry(i64::from(index)).or_default().push(slot);
+                }
+                places
+            }
+        }
+    }
+
+    /// Whether the same frames were chosen.
+    fn is_same(&self, other: &Self, order: FrameOrder) -> bool {
+        match order {
+            FrameOrder::Display => self.indices == other.indices,
+            FrameOrder::Reference => self.pts == other.pts,
+        }
     }
 }
 
-/// Wanted time stamps and the places of the selection that each fills.
+/// Chosen frames, by number or time stamp, and the places of the selection that each fills.
 type Places = BTreeMap<i64, Vec<usize>>;
 
 /// An open video whose packets can be had again.
 struct Source<'a> {
     limits: &'a Limits,
+    order: FrameOrder,
     budget: Budget,
     opened: Opened<'a>,
     index: &'a Index,
@@ -235,33 +271,40 @@ impl Source<'_> {
         selection: Selection<'_>,
         effort: Effort,
         sink: &mut dyn Sink,
-    ) -> Result<(Chosen, Seen), Refusal> {
-        let time_base = self.opened.facts.time_base;
+    ) -> Result<(Choice, Frames), Refusal> {
+        let (order, time_base) = (self.order, self.opened.facts.time_base);
         let select = |pts: &[i64]| selected(selection, &Timeline { pts, time_base });
-        let guess = select(&self.index.pts);
+        let guess = match order {
+            FrameOrder::Display => select(&self.index.pts),
+            FrameOrder::Reference => {
+                let mut distinct = self.index.pts.clone();
+                distinct.dedup();
+                select(&distinct)
+            }
+        };
         if effort == Effort::Needed
             && guess.out_of_range.is_none()
-            && let Some(seen) = sparse::decode(self, &guess, sink)?
+            && let Some(frames) = sparse::decode(self, &guess, sink)?
         {
-            return Ok((guess, seen));
+            return Ok((guess, frames));
         }
         sink.begin();
-        let (mut seen, mut missing) = full::decode(self, &guess, sink)?;
-        let mut chosen = select(&seen.pts);
+        let (mut frames, mut missing) = full::decode(self, &guess, sink)?;
+        let mut choice = select(&frames.pts);
         // The guess holds when it wanted the same pictures, even if others were never shown.
-        if chosen.pts != guess.pts {
+        if !choice.is_same(&guess, order) {
             sink.begin();
-            (seen, missing) = full::decode(self, &chosen, sink)?;
-            chosen = select(&seen.pts);
+            (frames, missing) = full::decode(self, &choice, sink)?;
+            choice = select(&frames.pts);
         }
-        if missing && chosen.out_of_range.is_none() {
+        if missing && choice.out_of_range.is_none() {
             return Err(Reject::Undecodable.into());
         }
-        Ok((chosen, seen))
+        Ok((choice, frames))
     }
 
     /// A decoder that has seen nothing. A flushed one remembers how many pictures it had to wait for, and may show others.
-    fn renew_decoder(&mut self) -> Result<(), Reject> {
+    fn renew_decoder(&mut self) -> Result<(), Rejection> {
         let Opened {
             demuxer,
             stream,

@@ -9,7 +9,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use super::answer::Ratio;
-use super::decode::{self, Method, Order, owned};
+use super::decode::{self, Method, Target, owned};
 use super::request::{Limits, MAX_SELECTED, Sampling, Windows};
 use super::sampling::{Timeline, select, select_by_count};
 use super::worker::fuzzing::read_reply;
@@ -133,17 +133,17 @@ pub fn probe(data: &[u8]) {
         cpu: Duration::from_secs(2),
         ..Limits::default()
     };
-    if let Ok(outcome) = decode::decode(
+    if let Ok(summary) = decode::decode(
         (&file, data.len() as u64),
         &limits,
-        Order::Probe,
+        Target::Probe,
         Method::default(),
     ) {
-        let pixels = u64::from(outcome.probe.width) * u64::from(outcome.probe.height);
-        assert!((1..=limits.frames).contains(&outcome.probe.frames));
+        let pixels = u64::from(summary.probe.width) * u64::from(summary.probe.height);
+        assert!((1..=limits.frames).contains(&summary.probe.frames));
         assert!(pixels <= u64::from(limits.pixels));
-        assert!(outcome.probe.streams <= limits.streams);
-        assert!(outcome.probe.duration <= limits.duration);
+        assert!(summary.probe.streams <= limits.streams);
+        assert!(summary.probe.duration <= limits.duration);
     }
 }
 

@@ -3,17 +3,18 @@
 //! Invariant: what is opened here is one of the accepted containers and codecs, and no larger than the limits allow.
 
 mod index;
+mod truncation;
 
 use std::fs::File;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::answer::{Container, Probe, Ratio, Warning, Warnings};
+use super::answer::{Container, Probe, Ratio, Refused, Warning, Warnings};
 use super::decode::codec::Decoder;
 use super::decode::io::{Demuxer, Stream};
 use super::decode::owned::Code;
-use super::reject::Reject;
+use super::reject::{Evidence, Reject, Rejection};
 use super::request::Limits;
 use super::sampling::known;
 
@@ -70,17 +71,36 @@ fn refused(otherwise: Reject) -> impl Fn(Code) -> Reject {
     }
 }
 
-fn pixels(facts: &Stream) -> i64 {
-    i64::from(facts.width) * i64::from(facts.height)
+/// Width and height by the container.
+fn size(facts: &Stream) -> (u32, u32) {
+    let side = |side: i32| u32::try_from(side).unwrap_or(0);
+    (side(facts.width), side(facts.height))
+}
+
+fn pixels((width, height): (u32, u32)) -> u64 {
+    u64::from(width) * u64::from(height)
+}
+
+fn check_streams(demuxer: &Demuxer<'_>, limits: &Limits) -> Result<(), Rejection> {
+    let streams = demuxer.streams();
+    if streams > usize::from(limits.streams) {
+        let found = Evidence::Count(streams as u64);
+        return Err(Rejection::of(Reject::TooManyStreams, found));
+    }
+    Ok(())
 }
 
 /// Opens a video file of this length and its first video stream's decoder.
-pub(super) fn open<'a>(file: &'a File, length: u64, limits: &Limits) -> Result<Opened<'a>, Reject> {
+pub(super) fn open<'a>(
+    file: &'a File,
+    length: u64,
+    limits: &Limits,
+) -> Result<Opened<'a>, Rejection> {
     if length == 0 {
-        return Err(Reject::Empty);
+        return Err(Reject::Empty.into());
     }
     if length > limits.bytes {
-        return Err(Reject::TooLarge);
+        return Err(Rejection::of(Reject::TooLarge, Evidence::Count(length)));
     }
     let mut demuxer = Demuxer::new(file, length).map_err(|_| Reject::Memory)?;
     let format = demuxer.recognise().map_err(refused(Reject::Unrecognised))?;
@@ -90,33 +110,34 @@ pub(super) fn open<'a>(file: &'a File, length: u64, limits: &Limits) -> Result<O
         .find(|&container| {
             container.name() == format.name() && limits.containers.contains(container)
         })
-        .ok_or(Reject::ContainerNotAllowed)?;
+        .ok_or_else(|| {
+            let found = Evidence::Container(Refused::of_demuxer(format.name()));
+            Rejection::of(Reject::ContainerNotAllowed, found)
+        })?;
     demuxer
         .open(&format)
         .map_err(refused(Reject::Undecodable))?;
-    if demuxer.streams() > usize::from(limits.streams) {
-        return Err(Reject::TooManyStreams);
-    }
+    check_streams(&demuxer, limits)?;
     // Flash video has no list of its streams: they are found on the way.
     let is_listed = demuxer.streams() > 0;
     let listed = demuxer.select_video();
     if listed.is_none() && is_listed {
-        return Err(Reject::NoVideoStream);
+        return Err(Reject::NoVideoStream.into());
     }
-    let declared = listed.map_or(0, |stream| pixels(&demuxer.stream(stream)));
+    let declared = listed.map_or((0, 0), |stream| size(&demuxer.stream(stream)));
     demuxer
         .look_inside(limits.pixels)
         .map_err(refused(Reject::Undecodable))?;
     // Looking inside may add streams, and it repairs lying headers.
     let stream = demuxer.select_video().ok_or(Reject::NoVideoStream)?;
-    if demuxer.streams() > usize::from(limits.streams) {
-        return Err(Reject::TooManyStreams);
-    }
+    check_streams(&demuxer, limits)?;
     let facts = demuxer.stream(stream);
     // A decoder that knows the size from the header alone forgets one that is too large.
-    let found = pixels(&facts);
-    if (if found == 0 { declared } else { found }) > i64::from(limits.pixels) {
-        return Err(Reject::TooManyPixels);
+    let found = size(&facts);
+    let (width, height) = if pixels(found) == 0 { declared } else { found };
+    if pixels((width, height)) > u64::from(limits.pixels) {
+        let found = Evidence::Size(width, height);
+        return Err(Rejection::of(Reject::TooManyPixels, found));
     }
     let decoder = Decoder::open(&demuxer, stream, (facts.time_base, limits.pixels))?;
     Ok(Opened {
@@ -145,60 +166,58 @@ fn duration(pts: &[i64], time_base: Ratio) -> Duration {
 }
 
 /// Refuses a video that is too long by its ascending time stamps.
-pub(super) fn check_duration(pts: &[i64], time_base: Ratio, limits: &Limits) -> Result<(), Reject> {
-    if duration(pts, time_base) > limits.duration {
-        return Err(Reject::TooLong);
+pub(super) fn check_duration(
+    pts: &[i64],
+    time_base: Ratio,
+    limits: &Limits,
+) -> Result<(), Rejection> {
+    let found = duration(pts, time_base);
+    if found > limits.duration {
+        // Rounded up, so that it is more than the limit.
+        let found = Evidence::Count(found.as_secs().saturating_add(1));
+        return Err(Rejection::of(Reject::TooLong, found));
     }
     Ok(())
 }
 
-/// Whether the container promises more than came.
-fn is_truncated(facts: &Stream, index: &Index, last_pts: i64) -> bool {
-    if facts.promised_frames > 0 {
-        return (index.entries.len() as i64) < facts.promised_frames;
-    }
-    facts.promised_duration.is_some_and(|promised| {
-        let (promised, last) = (
-            seconds(promised, facts.time_base),
-            seconds(last_pts, facts.time_base),
-        );
-        promised > last * 1.1 && promised > last + 0.5
-    })
-}
-
-/// What the decoded frames say: ascending time stamps, the first picture's size, and whether something was damaged.
-pub(super) struct Seen {
+/// What the decoded frames say.
+pub(super) struct Frames {
+    /// Time stamps in the order of the frames, ascending.
     pub(super) pts: Vec<i64>,
+    /// Frames in the order of the reference.
+    pub(super) reference_frames: u32,
+    /// Width and height of the first picture.
     pub(super) size: (u32, u32),
+    /// Whether something was damaged.
     pub(super) is_damaged: bool,
+    /// What is odd about the time stamps.
+    pub(super) warnings: Warnings,
 }
 
 /// Puts the facts together.
-pub(super) fn probe(opened: &Opened<'_>, index: &Index, seen: &Seen) -> Probe {
+pub(super) fn probe(opened: &Opened<'_>, index: &Index, frames: &Frames) -> Probe {
     let facts = &opened.facts;
-    let pts = known(&seen.pts);
-    let (first, last) = (
-        pts.first().copied().unwrap_or(0),
-        pts.last().copied().unwrap_or(0),
-    );
-    let mut warnings = Warnings::default();
-    if seen.is_damaged {
+    let first = known(&frames.pts).first().copied().unwrap_or(0);
+    let mut warnings = frames.warnings;
+    if frames.is_damaged {
         warnings.insert(Warning::Damaged);
     }
-    if is_truncated(facts, index, last) {
+    if truncation::is_truncated(opened, index) {
         warnings.insert(Warning::Truncated);
     }
     Probe {
         container: opened.container,
         codec: opened.decoder.codec,
-        width: seen.size.0,
-        height: seen.size.1,
-        frames: seen.pts.len() as u32,
+        width: frames.size.0,
+        height: frames.size.1,
+        frames: frames.pts.len() as u32,
+        reference_frames: frames.reference_frames,
         time_base: facts.time_base,
         first_pts: first,
-        duration: duration(&seen.pts, facts.time_base),
+        duration: duration(&frames.pts, facts.time_base),
         rate: facts.rate,
-        rotation: facts.rotation,
+        rotation: facts.orientation.rotation,
+        mirrored: facts.orientation.is_mirrored,
         sar: facts.sar,
         streams: u16::try_from(opened.demuxer.streams()).unwrap_or(u16::MAX),
         warnings,
@@ -235,7 +254,7 @@ mod tests {
         let long = [NO_TIME, 0, 3001];
         assert_eq!(
             check_duration(&long, time_base, &limits),
-            Err(Reject::TooLong)
+            Err(Rejection::of(Reject::TooLong, Evidence::Count(4)))
         );
     }
 }

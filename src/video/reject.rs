@@ -1,4 +1,9 @@
-//! Why a video is refused: one value per cause, each with a reason that clients can rely on.
+//! Why a video is refused: one value per cause, each with a reason that clients can rely on, and the numbers that show why.
+
+use std::fmt;
+
+use super::answer::{Codec, Container, Refused};
+use super::request::Limits;
 
 macro_rules! rejects {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $reason:literal, $message:literal;)*) => {
@@ -65,6 +70,245 @@ rejects! {
     SandboxViolation = 18, "SANDBOX_VIOLATION", "the decoder tried something forbidden on it";
 }
 
+impl Reject {
+    /// The setting that is broken, with its value and unit.
+    fn limit(self, limits: &Limits) -> Option<Limit> {
+        let (setting, value, unit) = match self {
+            Self::TooLarge => ("upload_limit", limits.bytes, "bytes"),
+            Self::TooManyStreams => ("video_streams", limits.streams.into(), "streams"),
+            Self::TooManyPixels => ("video_pixels", limits.pixels.into(), "pixels"),
+            Self::TooManyPackets => ("video_packets", limits.packets.into(), "packets"),
+            Self::TooManyFrames => ("video_frames", limits.frames.into(), "frames"),
+            Self::TooLong => ("video_duration", limits.duration.as_secs(), "seconds"),
+            Self::WallTime => ("video_wall_time", limits.wall.as_secs(), "seconds"),
+            Self::CpuTime => ("video_cpu_time", limits.cpu.as_secs(), "seconds"),
+            Self::Memory => ("video_memory", limits.memory, "bytes"),
+            Self::Empty
+            | Self::Unrecognised
+            | Self::ContainerNotAllowed
+            | Self::CodecNotAllowed
+            | Self::NoVideoStream
+            | Self::NoFrames
+            | Self::Undecodable
+            | Self::DecoderCrashed
+            | Self::SandboxViolation => return None,
+        };
+        Some(Limit {
+            setting,
+            value,
+            unit,
+        })
+    }
+
+    /// Whether the video has more of the limit's unit than the limit allows.
+    fn is_count(self) -> bool {
+        matches!(
+            self,
+            Self::TooLarge
+                | Self::TooManyStreams
+                | Self::TooManyPackets
+                | Self::TooManyFrames
+                | Self::TooLong
+        )
+    }
+
+    /// The command that makes an acceptable file of the video, where there is one.
+    fn way_out(self) -> Option<&'static str> {
+        match self {
+            Self::ContainerNotAllowed | Self::CodecNotAllowed => {
+                Some("ffmpeg -i FILE -c:v libx264 out.mp4")
+            }
+            Self::TooManyPixels => Some("ffmpeg -i FILE -vf scale=1280:-2 -c:v libx264 out.mp4"),
+            Self::TooManyStreams => Some("ffmpeg -i FILE -map 0:v:0 -c copy out.mp4"),
+            Self::TooManyFrames | Self::TooManyPackets | Self::TooLong => {
+                Some("ffmpeg -i FILE -t 600 -c copy out.mp4")
+            }
+            Self::Empty
+            | Self::TooLarge
+            | Self::Unrecognised
+            | Self::NoVideoStream
+            | Self::NoFrames
+            | Self::Undecodable
+            | Self::WallTime
+            | Self::CpuTime
+            | Self::Memory
+            | Self::DecoderCrashed
+            | Self::SandboxViolation => None,
+        }
+    }
+}
+
+/// A limit of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limit {
+    /// The configuration's key.
+    pub setting: &'static str,
+    /// The largest value that is accepted.
+    pub value: u64,
+    /// What the value counts.
+    pub unit: &'static str,
+}
+
+/// What was found in a refused video. Numbers and codes only: a worker sends no texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Evidence {
+    /// Nothing that can be told.
+    #[default]
+    Nothing,
+    /// A number of bytes, streams or seconds.
+    Count(u64),
+    /// Pictures of this width and height.
+    Size(u32, u32),
+    /// FFmpeg's number of the codec.
+    Codec(u32),
+    /// The container.
+    Container(Refused),
+}
+
+/// The refusal of a video: its cause, what was found, and the limit that it breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rejection {
+    /// The cause.
+    pub reject: Reject,
+    /// What was found.
+    pub evidence: Evidence,
+    /// The limit that was in force, where the cause is one.
+    pub limit: Option<Limit>,
+}
+
+impl std::error::Error for Rejection {}
+
+impl From<Reject> for Rejection {
+    fn from(reject: Reject) -> Self {
+        Self {
+            reject,
+            evidence: Evidence::Nothing,
+            limit: None,
+        }
+    }
+}
+
+impl PartialEq<Reject> for Rejection {
+    fn eq(&self, other: &Reject) -> bool {
+        self.reject == *other
+    }
+}
+
+impl Rejection {
+    /// A refusal with what was found.
+    pub(super) fn of(reject: Reject, evidence: Evidence) -> Self {
+        Self {
+            evidence,
+            ..reject.into()
+        }
+    }
+
+    /// The refusal with the limit that was in force.
+    pub(super) fn under(self, limits: &Limits) -> Self {
+        Self {
+            limit: self.reject.limit(limits),
+            ..self
+        }
+    }
+
+    /// Whether what was found is of the cause's kind and breaks its limit. A worker may lie.
+    pub(super) fn is_plausible(&self) -> bool {
+        let is_beyond = |found: u64| self.limit.is_some_and(|limit| found > limit.value);
+        match self.evidence {
+            Evidence::Nothing => true,
+            // Seconds are rounded up.
+            Evidence::Count(count) => self.reject.is_count() && is_beyond(count),
+            Evidence::Size(width, height) => {
+                self.reject == Reject::TooManyPixels && is_beyond(pixels(width, height))
+            }
+            Evidence::Codec(_) => self.reject == Reject::CodecNotAllowed,
+            Evidence::Container(_) => self.reject == Reject::ContainerNotAllowed,
+        }
+    }
+
+    /// The stable reason of the API's error details.
+    pub fn reason(&self) -> &'static str {
+        self.reject.reason()
+    }
+
+    /// What programs read: `found`, `limit` and `setting`, each where it is known.
+    pub fn metadata(&self) -> Vec<(&'static str, String)> {
+        let found = match self.evidence {
+            Evidence::Nothing => None,
+            Evidence::Count(count) => Some(count.to_string()),
+            Evidence::Size(width, height) => Some(pixels(width, height).to_string()),
+            Evidence::Codec(id) => Some(codec(id)),
+            Evidence::Container(container) => Some(container.name().to_owned()),
+        };
+        let accepted = if self.reject == Reject::CodecNotAllowed {
+            Some(Codec::list())
+        } else {
+            (self.reject == Reject::ContainerNotAllowed).then(|| Container::list(", "))
+        };
+        let limit = self.limit.map(|limit| limit.value.to_string()).or(accepted);
+        let setting = self.limit.map(|limit| limit.setting.to_owned());
+        [("found", found), ("limit", limit), ("setting", setting)]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)))
+            .collect()
+    }
+}
+
+fn pixels(width: u32, height: u32) -> u64 {
+    u64::from(width) * u64::from(height)
+}
+
+/// The name of a codec. It comes from a table; nothing of the video is read.
+fn codec(id: u32) -> String {
+    super::decode::codec::name_of(id).map_or_else(|| format!("number {id}"), str::to_owned)
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reject = self.reject;
+        match (self.evidence, self.limit) {
+            (Evidence::Codec(id), _) => {
+                let (found, accepted) = (codec(id), Codec::list());
+                write!(f, "its codec is {found}; accepted are {accepted}")?;
+            }
+            (Evidence::Container(found), _) => {
+                let accepted = Container::list(", ");
+                write!(f, "its container is {found}; accepted are {accepted}")?;
+            }
+            (Evidence::Nothing, None) | (Evidence::Count(_) | Evidence::Size(..), None) => {
+                write!(f, "{reject}")?;
+            }
+            (Evidence::Size(width, height), Some(limit)) => {
+                write!(f, "its pictures have {width} × {height} pixels, {limit}")?;
+            }
+            (Evidence::Count(count), Some(limit)) => {
+                write!(f, "it has {count} {}, {limit}", limit.unit)?;
+            }
+            (Evidence::Nothing, Some(limit)) if reject.is_count() => {
+                let Limit {
+                    setting,
+                    value,
+                    unit,
+                } = limit;
+                write!(f, "it has more than {value} {unit} ({setting})")?;
+            }
+            (Evidence::Nothing, Some(limit)) => {
+                write!(f, "{reject}: {limit}, in {}", limit.unit)?;
+            }
+        }
+        match reject.way_out() {
+            Some(command) => write!(f, "; `{command}` makes a file that is accepted"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the limit is {} ({})", self.value, self.setting)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +321,74 @@ mod tests {
             assert!(reject.reason().starts_with("VIDEO_") && reasons.insert(reject.reason()));
         }
         assert_eq!(Reject::from_code(0), None);
+    }
+
+    #[test]
+    fn a_refusal_names_what_was_found_what_is_allowed_and_the_setting() {
+        let limits = Limits::default();
+        for (reject, evidence, begins) in [
+            (
+                Reject::TooManyPixels,
+                Evidence::Size(5312, 2988),
+                "its pictures have 5312 × 2988 pixels, the limit is 9437184 (video_pixels)",
+            ),
+            (
+                Reject::TooManyStreams,
+                Evidence::Count(19),
+                "it has 19 streams, the limit is 16 (video_streams)",
+            ),
+            (
+                Reject::TooManyFrames,
+                Evidence::Nothing,
+                "it has more than 216000 frames (video_frames)",
+            ),
+            (
+                Reject::TooLong,
+                Evidence::Count(12_000),
+                "it has 12000 seconds, the limit is 10800 (video_duration)",
+            ),
+            (
+                Reject::WallTime,
+                Evidence::Nothing,
+                "decoding it takes too long: the limit is 30 (video_wall_time), in seconds",
+            ),
+            (
+                Reject::ContainerNotAllowed,
+                Evidence::Container(Refused::ProgramStream),
+                "its container is mpeg (program stream); accepted are mov, matroska, avi, mpegts, flv",
+            ),
+            (
+                Reject::NoFrames,
+                Evidence::Nothing,
+                "not one frame could be decoded",
+            ),
+        ] {
+            let rejection = Rejection::of(reject, evidence).under(&limits);
+            let text = rejection.to_string();
+            assert!(text.starts_with(begins), "{text}");
+            assert!(rejection.is_plausible(), "{text}");
+            let metadata = rejection.metadata();
+            let is_there = |key| metadata.iter().any(|own| own.0 == key);
+            assert_eq!(is_there("setting"), rejection.limit.is_some(), "{text}");
+            assert_eq!(is_there("found"), evidence != Evidence::Nothing, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_whose_numbers_break_no_limit_is_a_lie() {
+        let limits = Limits::default();
+        for (reject, evidence) in [
+            (Reject::TooManyPixels, Evidence::Size(10, 10)),
+            (Reject::TooManyStreams, Evidence::Count(16)),
+            (Reject::NoFrames, Evidence::Count(u64::MAX)),
+            (Reject::NoFrames, Evidence::Codec(7)),
+            (Reject::Empty, Evidence::Container(Refused::Gif)),
+        ] {
+            assert!(
+                !Rejection::of(reject, evidence)
+                    .under(&limits)
+                    .is_plausible()
+            );
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::answer::{Containers, Ratio};
-use crate::spec::{self, ClipSampling, Normalization, RotationPolicy, SpatialViews};
+use crate::spec::{self, ClipSampling, FrameOrder, Normalization, RotationPolicy, SpatialViews};
 
 /// Frames that one request may select, over all its temporal views.
 pub const MAX_SELECTED: usize = 640;
@@ -155,9 +155,11 @@ pub struct ClipSpec {
     pub views: Views,
     /// Side of a view in pixels (S).
     pub size: u16,
-    /// What to do with the container's rotation.
+    /// Whether the container's rotation is applied.
     pub rotation: RotationPolicy,
-    /// What to do with the video's colour tags.
+    /// The order in which frames are counted.
+    pub order: FrameOrder,
+    /// Whether the video's colour tags are followed.
     pub color: ColorPolicy,
     /// Mean and deviation of the channels.
     pub normalization: Normalization,
@@ -173,6 +175,7 @@ impl ClipSpec {
             views: sampling.spatial_views.into(),
             size,
             rotation: sampling.rotation,
+            order: sampling.order,
             color: ColorPolicy::default(),
             normalization,
         }
@@ -290,9 +293,11 @@ pub struct PictureSpec {
     pub frames: NonZeroU16,
     /// Which.
     pub sampling: Sampling,
-    /// What to do with the container's rotation.
+    /// Whether the container's rotation is applied.
     pub rotation: RotationPolicy,
-    /// What to do with the video's colour tags.
+    /// The order in which frames are counted.
+    pub order: FrameOrder,
+    /// Whether the video's colour tags are followed.
     pub color: ColorPolicy,
     /// Room for all pictures together, in bytes.
     pub bytes: u32,
@@ -414,8 +419,8 @@ impl Default for Limits {
         Self {
             bytes: 1 << 30,
             pixels: 4096 * 2304,
-            packets: 200_000,
-            frames: 20_000,
+            packets: 400_000,
+            frames: 216_000,
             streams: 16,
             duration: Duration::from_secs(3 * 3600),
             wall: Duration::from_secs(30),
@@ -430,8 +435,8 @@ impl Limits {
     /// What a video may cost from which frames are taken this way: only windows are taken from long ones.
     pub(super) fn with(mut self, sampling: &Sampling) -> Self {
         /// A long video has so many times the packets and frames of a short one.
-        const PACKETS: u32 = 10;
-        const FRAMES: u32 = 25;
+        const PACKETS: u32 = 5;
+        const FRAMES: u32 = 4;
         if matches!(sampling, Sampling::Windows(_)) {
             self.packets = self.packets.saturating_mul(PACKETS);
             self.frames = self.frames.saturating_mul(FRAMES);
@@ -452,6 +457,7 @@ mod tests {
             views: Views::Three,
             size,
             rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
             color: ColorPolicy::Reference,
             normalization: Normalization::CLIP,
         }

@@ -24,8 +24,9 @@ use std::process::ExitCode;
 
 use super::Reject;
 
-pub(super) use pool::{Pool, Work};
+pub(super) use pool::Pool;
 pub(super) use slot::{Answer, Pixels};
+pub(super) use wire::Work;
 
 /// What the program runs when its first argument is `video-worker`, before anything else: no thread, no secret and no weight may be there yet.
 ///

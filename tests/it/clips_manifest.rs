@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use frameshift::spec::{Normalization, RotationPolicy};
+use frameshift::spec::{FrameOrder, Normalization, RotationPolicy};
 use frameshift::video::{
     ClipSpec, ColorPolicy, Decoder, Error, Lane, Limits, Picture, PictureSpec, Reject, Sampling,
     Views,
@@ -212,6 +212,7 @@ impl Bed<'_> {
             frames: NonZeroU16::new(golden.len() as u16).expect("some"),
             sampling: Sampling::Indices(indices.clone()),
             rotation: RotationPolicy::Stored,
+            order: FrameOrder::Reference,
             color: ColorPolicy::Reference,
             bytes: ROOM,
         };
@@ -253,6 +254,7 @@ impl Bed<'_> {
                 views: Views::Three,
                 size: 64,
                 rotation: RotationPolicy::Display,
+                order: FrameOrder::Reference,
                 color: ColorPolicy::Reference,
                 normalization: Normalization::CLIP,
             };

@@ -6,7 +6,7 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 
 use frameshift::rng::Stream;
-use frameshift::spec::{Normalization, RotationPolicy};
+use frameshift::spec::{FrameOrder, Normalization, RotationPolicy};
 use frameshift::video::{
     Clip, ClipSpec, ColorPolicy, Decoder, Lane, PictureSpec, Sampling, Views, sampling, transform,
 };
@@ -137,6 +137,7 @@ async fn check_case(folder: &Path, name: &str, decoder: &Decoder) -> f64 {
         },
         size: case.spatial_size,
         rotation: RotationPolicy::Stored,
+        order: FrameOrder::Reference,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
     };
@@ -219,6 +220,7 @@ async fn check_frames(folder: &Path, video: &str, decoder: &Decoder) -> u32 {
         frames: NonZeroU16::new(count).expect("some frames"),
         sampling: Sampling::Indices((0..count.into()).collect()),
         rotation: RotationPolicy::Stored,
+        order: FrameOrder::Reference,
         color: ColorPolicy::Reference,
         bytes: golden.data().len() as u32,
     };

@@ -55,6 +55,7 @@ impl Prober for Beginning {
                 width: 64,
                 height: 48,
                 frames: 10,
+                reference_frames: 10,
                 time_base: Ratio {
                     numerator: 1,
                     denominator: 1000,
@@ -66,6 +67,7 @@ impl Prober for Beginning {
                     denominator: 1,
                 },
                 rotation: Rotation::Quarter,
+                mirrored: false,
                 sar: Ratio {
                     numerator: 1,
                     denominator: 1,

@@ -31,6 +31,7 @@ mod model_precision;
 mod outages;
 mod processes;
 mod registry;
+mod reports;
 mod rpc_classify;
 mod rpc_limits;
 mod rpc_outage;

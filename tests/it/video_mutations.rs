@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use frameshift::rng::Stream;
-use frameshift::spec::{Normalization, RotationPolicy};
+use frameshift::spec::{FrameOrder, Normalization, RotationPolicy};
+use frameshift::video::encode::{Encoder, Settings};
 use frameshift::video::{
     ClipSpec, ColorPolicy, Config, Container, Decoder, Error, Input, Lane, Reject, Sampling, Views,
 };
@@ -29,13 +30,16 @@ fn wanted(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-/// Every clip of the shared folder that is not too large, and a sample of every container.
+/// Every clip of the shared folder that is not too large, a sample of every container, the inputs of reports, and a video of every older codec.
 fn originals() -> Vec<(String, Bytes)> {
     let mut found: Vec<(String, Bytes)> = Vec::new();
     for folder in [
         PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/containers")),
         shared::root().join("clips"),
-    ] {
+    ]
+    .into_iter()
+    .chain(folders_of_reports())
+    {
         let Ok(entries) = fs::read_dir(&folder) else {
             // The repository's own copy of the shared data may have no clips.
             continue;
@@ -43,15 +47,73 @@ fn originals() -> Vec<(String, Bytes)> {
         for entry in entries {
             let path = entry.expect("an entry").path();
             let length = fs::metadata(&path).expect("a file").len();
-            if length <= LARGEST && path.extension().is_none_or(|end| end != "json") {
+            let is_text = |end: &std::ffi::OsStr| end == "json" || end == "md";
+            if length <= LARGEST && !path.extension().is_some_and(is_text) {
                 let bytes = fs::read(&path).expect("readable");
                 found.push((path.display().to_string(), bytes.into()));
             }
         }
     }
+    found.extend(older_codecs());
     found.sort();
     assert!(found.len() >= Container::ALL.len(), "samples");
     found
+}
+
+/// The folders of the inputs of reports about videos, in the repository and in the shared data.
+fn folders_of_reports() -> Vec<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reports");
+    let roots = [own, shared::root().join("reports")];
+    let entries = roots.iter().filter_map(|root| fs::read_dir(root).ok());
+    let folders = entries
+        .flatten()
+        .map(|entry| entry.expect("an entry").path());
+    let is_video = |folder: &PathBuf| {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        folder.is_dir() && name.is_some_and(|name| name.starts_with("video"))
+    };
+    folders.filter(is_video).collect()
+}
+
+/// Codecs that no shared clip has, in every container that takes them, from our own encoder.
+fn older_codecs() -> Vec<(String, Bytes)> {
+    let made = [
+        ("h263", "3gp", (128, 96)),
+        ("flv", "flv", (64, 48)),
+        ("wmv1", "asf", (64, 48)),
+        ("wmv2", "asf", (64, 48)),
+        ("wmv2", "avi", (64, 48)),
+        ("msmpeg4v2", "avi", (64, 48)),
+        ("msmpeg4", "avi", (64, 48)),
+        ("libtheora", "ogg", (64, 48)),
+        ("dvvideo", "avi", (720, 576)),
+        ("dvvideo", "mov", (720, 576)),
+        ("libx264", "avi", (64, 48)),
+    ];
+    let encoded = made
+        .into_iter()
+        .filter_map(|(encoder, muxer, (width, height))| {
+            let mut settings = Settings::new(encoder, muxer);
+            settings.group = 4;
+            // DV has its own rates only.
+            let rate = if encoder == "dvvideo" { 25 } else { 10 };
+            let mut encoder = match Encoder::with(&settings, width, height, rate) {
+                Ok(encoder) => encoder,
+                Err(error) => {
+                    println!("{settings:?}: {error}");
+                    return None;
+                }
+            };
+            let frames = if settings.encoder == "dvvideo" { 2 } else { 12 };
+            for i in 0..frames {
+                let bytes = width as usize * height as usize * 3;
+                let picture: Vec<u8> = (0..bytes).map(|at| (at / 9 + i * 5) as u8).collect();
+                encoder.push(&picture).expect("a picture");
+            }
+            let bytes = encoder.finish().expect("a file");
+            Some((format!("{}.{muxer}", settings.encoder), bytes.into()))
+        });
+    encoded.collect()
 }
 
 fn spec() -> ClipSpec {
@@ -62,6 +124,7 @@ fn spec() -> ClipSpec {
         views: Views::Center,
         size: 32,
         rotation: RotationPolicy::Display,
+        order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
     }

@@ -1,9 +1,10 @@
-//! What lies in a folder: videos, possible lists, and the rest, which is counted; and the layout `<split>/<label>/<video>`.
+//! The files of a folder: videos, possible lists, and the rest, which is counted; and the layout `<split>/<label>/<video>`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use super::list::splits;
 use super::{Labelled, Listing, label, name_of, split_of};
 use crate::client::Error;
 
@@ -86,7 +87,9 @@ impl Files {
         let is_list = ["csv", "json", "txt", "tsv", "list"]
             .iter()
             .any(|ending| has_ending(&path, ending));
-        if depth == 0 && is_list && split_of(&name_of(&path)).is_some() {
+        let is_top = depth == 0 && is_list && split_of(&name_of(&path)).is_some();
+        // The split files of UCF101 and HMDB51 unpack into a folder of their own.
+        if is_top || (depth <= 1 && splits::Official::of(&name_of(&path)).is_some()) {
             self.lists.push(path);
         } else if VIDEOS.iter().any(|ending| has_ending(&path, ending)) {
             self.videos.push(path);
@@ -140,6 +143,14 @@ pub(super) fn texts(paths: Vec<PathBuf>) -> Vec<String> {
         .collect()
 }
 
+/// A count with its noun.
+pub(super) fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        more => format!("{more} {noun}s"),
+    }
+}
+
 /// The names of the folders and the file that a path goes through.
 pub(super) fn parts(path: &Path) -> Vec<String> {
     path.components()
@@ -157,7 +168,7 @@ pub(super) fn parts(path: &Path) -> Vec<String> {
 pub(super) fn labelled(root: &Path, files: &Files, found: &mut Listing) -> Result<(), Error> {
     let mut deeper = Vec::new();
     let mut higher = Vec::new();
-    let mut strange = BTreeSet::new();
+    let mut strange: BTreeMap<String, usize> = BTreeMap::new();
     let mut used = BTreeSet::new();
     for path in &files.videos {
         let parts = parts(path);
@@ -173,7 +184,7 @@ pub(super) fn labelled(root: &Path, files: &Files, found: &mut Listing) -> Resul
             }
             (Some(_), [_, _, _, ..]) => deeper.push(path.clone()),
             (None, [folder, _, ..]) => {
-                strange.insert(folder.clone());
+                *strange.entry(folder.clone()).or_default() += 1;
             }
             (_, _) => higher.push(path.clone()),
         }
@@ -200,7 +211,10 @@ pub(super) fn labelled(root: &Path, files: &Files, found: &mut Listing) -> Resul
     found.note(
         "unknown_split",
         "folders with videos whose names are no split (use train, val or test)",
-        strange.into_iter().collect(),
+        strange
+            .into_iter()
+            .map(|(folder, videos)| format!("{folder} ({})", counted(videos, "video")))
+            .collect(),
     );
     found.note(
         "empty_label",

@@ -1,9 +1,11 @@
-//! Annotation lists: Kinetics' csv, csv with a heading of other names for the same, Something-Something v2's json and answers, and `path label` lines.
+//! Annotation lists: Kinetics' csv, csv with a heading of other names for the same, Something-Something v2's json and answers, `path label` lines, and
+//! the split files of UCF101 and HMDB51.
 //!
 //! Invariant: a file that is named like a list and is none is noted by name; a list with something wrong in it is refused with file, line and cause.
 
 mod json;
 mod lines;
+pub(super) mod splits;
 mod table;
 
 use std::fs;
@@ -14,7 +16,7 @@ use super::{Listing, name_of, split_of};
 use crate::client::Error;
 use crate::spec::Split;
 
-/// What a list says of one video.
+/// One video of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
     /// The line, from 1.
@@ -33,7 +35,7 @@ pub(super) struct List {
     pub(super) rows: Vec<Row>,
 }
 
-/// What is wrong with a list.
+/// A fault of a list.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
     /// The file has no shape of a list; why not.
@@ -60,7 +62,11 @@ pub(super) fn read(root: &Path, files: &Files, found: &mut Listing) -> Result<Ve
     let mut lists = Vec::new();
     let mut strangers = Vec::new();
     let answers = answers(root, files)?;
+    splits::read(root, files, found, &mut lists)?;
     for path in &files.lists {
+        if splits::Official::of(&name_of(path)).is_some() {
+            continue;
+        }
         let Some(split) = split_of(&name_of(path)) else {
             continue;
         };
@@ -131,7 +137,9 @@ fn is_answers(path: &Path) -> bool {
 /// The labels that are given apart from their list, by split: lines of `id;label`.
 fn answers(root: &Path, files: &Files) -> Result<Vec<(Split, Answers)>, Error> {
     let mut found = Vec::new();
-    for path in files.lists.iter().filter(|path| is_answers(path)) {
+    let of_split_files = |path: &&PathBuf| splits::Official::of(&name_of(path)).is_none();
+    let lists = files.lists.iter().filter(of_split_files);
+    for path in lists.filter(|path| is_answers(path)) {
         let Some(split) = split_of(&name_of(path)) else {
             continue;
         };

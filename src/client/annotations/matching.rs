@@ -1,11 +1,11 @@
-//! Which file a row of a list means.
+//! Finds the file that a row of a list means.
 //!
 //! Invariant: a row is never guessed: where more than one file could be meant and neither the split's nor the label's folder decides, the list is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::folder::{Files, parts, texts};
+use super::folder::{Files, counted, parts, texts};
 use super::list::{List, Row};
 use super::{Labelled, Listing, label, split_of};
 use crate::client::Error;
@@ -14,11 +14,11 @@ use crate::spec::{Split, normal_label};
 /// Videos by the names that a list may call them.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// By the path below the folder, with and without its ending.
+    /// Videos by the path below the folder, with and without its ending.
     paths: BTreeMap<String, Vec<usize>>,
-    /// By the file's name.
+    /// Videos by the file's name.
     names: BTreeMap<String, Vec<usize>>,
-    /// By the file's name without its ending.
+    /// Videos by the file's name without its ending.
     stems: BTreeMap<String, Vec<usize>>,
 }
 
@@ -116,8 +116,8 @@ fn note(
     let what = match missing.len() == rows {
         false => format!("rows of {list} whose video is not in the folder; looked for"),
         true => format!(
-            "rows of {list}, which are all, whose video is not in the folder (it has {} videos{}); looked for",
-            files.videos.len(),
+            "rows of {list}, which are all of them, name no video of the folder (it has {}{}); looked for",
+            counted(files.videos.len(), "video"),
             files
                 .videos
                 .first()

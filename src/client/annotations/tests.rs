@@ -258,7 +258,7 @@ fn everything_that_is_left_out_is_noted() {
     assert_eq!(found.examples.len(), 4);
     assert_eq!(note(&found, "unknown_ending"), ["train/swim/noending"]);
     assert_eq!(note(&found, "too_deep_video"), ["train/swim/part1/a.mp4"]);
-    assert_eq!(note(&found, "unknown_split"), ["dev"]);
+    assert_eq!(note(&found, "unknown_split"), ["dev (1 video)"]);
     assert_eq!(note(&found, "empty_label"), ["train/swim"]);
     assert_eq!(note(&found, "unlabelled_video"), ["top.mp4"]);
     assert_eq!(note(&found, "companion"), ["train/walk/a.srt"]);
@@ -365,8 +365,68 @@ fn a_list_whose_videos_are_called_otherwise_says_what_it_looked_for() {
     let list = format!("{HEADING}left,x1,10,20,train\n");
     let message = refusal(&[("train.csv", &list), ("v/y_10_20.mp4", "")]);
     assert!(
-        message.contains("it has 1 videos, for example v/y_10_20.mp4"),
+        message.contains("1 rows of train.csv, which are all of them, name no video of the folder (it has 1 video, for example v/y_10_20.mp4)"),
         "{message}"
     );
     assert!(message.contains("x1_000010_000020.*"), "{message}");
+    assert!(!message.contains("expected <split>"), "{message}");
+}
+
+#[test]
+fn official_splits_of_ucf101_and_hmdb51_are_read() {
+    let ucf = folder(&[
+        ("ucfTrainTestlist/trainlist01.txt", "Archery/v_1.avi 3\n"),
+        ("ucfTrainTestlist/testlist01.txt", "Archery/v_2.avi\n"),
+        ("ucfTrainTestlist/trainlist02.txt", "Archery/v_2.avi 3\n"),
+        ("ucfTrainTestlist/classInd.txt", "3 Archery\n"),
+        ("UCF-101/Archery/v_1.avi", ""),
+        ("UCF-101/Archery/v_2.avi", ""),
+    ]);
+    let found = find(ucf.path()).unwrap();
+    assert_eq!(
+        summary(&found, ucf.path()),
+        [
+            (
+                "UCF-101/Archery/v_2.avi".into(),
+                "Archery".into(),
+                Split::Test
+            ),
+            (
+                "UCF-101/Archery/v_1.avi".into(),
+                "Archery".into(),
+                Split::Train
+            ),
+        ]
+    );
+    assert_eq!(
+        note(&found, "other_split_number"),
+        ["ucfTrainTestlist/trainlist02.txt"]
+    );
+    let hmdb = folder(&[
+        (
+            "splits/brush_hair_test_split1.txt",
+            "a.avi 1 \nb.avi 2 \nc.avi 0 \n",
+        ),
+        ("splits/brush_hair_test_split2.txt", "a.avi 2 \n"),
+        ("brush_hair/a.avi", ""),
+        ("brush_hair/b.avi", ""),
+        ("brush_hair/c.avi", ""),
+    ]);
+    let found = find(hmdb.path()).unwrap();
+    assert_eq!(
+        summary(&found, hmdb.path()),
+        [
+            ("brush_hair/a.avi".into(), "brush_hair".into(), Split::Train),
+            ("brush_hair/b.avi".into(), "brush_hair".into(), Split::Test),
+        ]
+    );
+    assert_eq!(note(&found, "unused_entry"), ["c.avi"]);
+    let message = refusal(&[
+        ("brush_hair_test_split1.txt", "a.avi 7\n"),
+        ("brush_hair/a.avi", ""),
+    ]);
+    assert_eq!(
+        message,
+        "brush_hair_test_split1.txt, line 1: expected a video and 0, 1 (train) or 2 (test)"
+    );
 }

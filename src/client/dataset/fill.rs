@@ -4,6 +4,7 @@
 //! interrupted run is resumed by running it again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use futures::{StreamExt, stream};
@@ -46,7 +47,7 @@ pub(super) async fn create(
         }
         Err(status) => return Err(status.into()),
     }
-    fill(&client, folder, found, output).await
+    interruptible(&client, folder, found, output).await
 }
 
 /// `dataset add`: fills a data set that exists.
@@ -56,7 +57,29 @@ pub(super) async fn add(
     output: Output,
 ) -> Result<(), Error> {
     let found = read(folder, output)?;
-    fill(&client().await?, folder, found, output).await
+    interruptible(&client().await?, folder, found, output).await
+}
+
+/// Fills the data set until it is done or Ctrl-C ends the command, which then says what is done and how to resume.
+async fn interruptible(
+    client: &Client,
+    folder: &Folder,
+    found: Listing,
+    output: Output,
+) -> Result<(), Error> {
+    let total = found.examples.len();
+    let written = AtomicUsize::new(0);
+    tokio::select! {
+        done = fill(client, folder, found, (output, &written)) => done,
+        _ = tokio::signal::ctrl_c() => {
+            let written = written.load(Ordering::Relaxed);
+            let next = format!(
+                "{written} of {total} videos are in {}; run the same command again to go on: what is uploaded is not sent again",
+                resource("datasets", &folder.id)
+            );
+            Err(Error::Interrupted { next })
+        }
+    }
 }
 
 /// Reads the folder before anything is asked of the server.
@@ -75,7 +98,7 @@ fn read(folder: &Folder, output: Output) -> Result<Listing, Error> {
     Ok(found)
 }
 
-/// What the data set and the tenant have already.
+/// Videos and examples that the tenant and the data set have already.
 #[derive(Debug, Default)]
 struct Known {
     /// Videos of the tenant that are not in the data set, by digest.
@@ -123,7 +146,7 @@ impl Known {
     }
 }
 
-/// What became of a file.
+/// The outcome of a file.
 enum Done {
     Example(v1::Example, Digest),
     Present(Digest),
@@ -133,7 +156,7 @@ async fn fill(
     client: &Client,
     folder: &Folder,
     found: Listing,
-    output: Output,
+    (output, written): (Output, &AtomicUsize),
 ) -> Result<(), Error> {
     let name = resource("datasets", &folder.id);
     let known = Mutex::new(Known::ask(client, &name).await?);
@@ -152,6 +175,7 @@ async fn fill(
         match done {
             Ok(Done::Present(digest)) => {
                 report.present += 1;
+                written.fetch_add(1, Ordering::Relaxed);
                 report.bytes.entry(digest).or_default().push(file);
             }
             Ok(Done::Example(example, digest)) => {
@@ -160,19 +184,30 @@ async fn fill(
             }
             Err(error) => {
                 // A server that has gone or has no room refuses all the others, too.
-                if matches!(error.exit_code(), 69 | 75 | 77) {
-                    write(client, &name, batch, &progress).await?;
+                if matches!(error.exit_code(), 69 | 70 | 75 | 77) {
+                    write(client, &name, batch, (&progress, written)).await?;
                     return Err(error);
                 }
-                progress.line(&format!("{}: {error}", file.path.display()));
+                let name = file.path.display().to_string();
+                let error = Error::File {
+                    name,
+                    source: Box::new(error),
+                };
+                progress.line(&error.to_string());
                 report.refused.push((file, error));
             }
         }
         if batch.len() == EXAMPLES {
-            write(client, &name, std::mem::take(&mut batch), &progress).await?;
+            write(
+                client,
+                &name,
+                std::mem::take(&mut batch),
+                (&progress, written),
+            )
+            .await?;
         }
     }
-    write(client, &name, batch, &progress).await?;
+    write(client, &name, batch, (&progress, written)).await?;
     progress.finish();
     let request = v1::GetDatasetRequest { name };
     let dataset = client.datasets().get_dataset(request).await?.into_inner();
@@ -223,27 +258,29 @@ async fn write(
     client: &Client,
     dataset: &str,
     examples: Vec<v1::Example>,
-    progress: &Progress,
+    (progress, written): (&Progress, &AtomicUsize),
 ) -> Result<(), Error> {
     if examples.is_empty() {
         return Ok(());
     }
+    let count = examples.len();
     let request = v1::AddExamplesRequest {
         name: dataset.to_owned(),
         examples,
     };
     let dataset = client.datasets().add_examples(request).await?.into_inner();
+    written.fetch_add(count, Ordering::Relaxed);
     progress.say(&format!("{} examples", dataset.examples));
     Ok(())
 }
 
-/// What a run did, for people and for programs.
+/// The outcome of a run, for people and for programs.
 #[derive(Default)]
 struct Report<'a> {
-    /// Examples that the data set had already.
+    /// Number of examples that the data set had already.
     present: usize,
     refused: Vec<(&'a Labelled, Error)>,
-    /// The files by their bytes.
+    /// Files by the digest of their bytes.
     bytes: BTreeMap<Digest, Vec<&'a Labelled>>,
 }
 

@@ -2,19 +2,20 @@
 //!
 //! Invariant: an option that was given is never dropped: it becomes the new task's, or is what the existing task has, or is refused.
 
-use super::super::{Client, Error};
+use super::super::{Client, Error, json};
+use super::Order;
 use crate::proto::v1;
 
-/// The shape of a task; it cannot change once the task exists.
+/// Options of a task's shape, which cannot change once the task exists.
 #[derive(Debug, Default, clap::Args)]
 pub struct TaskShape {
-    /// Where adapters sit [default: pre-mlp]
+    /// Places of the adapters in each block [default: pre-mlp]
     #[arg(long, value_enum)]
     pub sites: Option<Sites>,
     /// Bottleneck width of the adapters [default: half of the backbone's width]
     #[arg(long)]
     pub adapter_width: Option<u32>,
-    /// Adapters in the last so many blocks; 0 means all [default: 0]
+    /// Number of blocks with adapters, counted from the last; 0 means all [default: 0]
     #[arg(long)]
     pub adapter_layers: Option<u32>,
     /// Kernel over time, height and width, each odd [default: 3,1,1]
@@ -23,7 +24,7 @@ pub struct TaskShape {
     /// Frames per clip [default: 8]
     #[arg(long)]
     pub num_frames: Option<u32>,
-    /// Every so many frames; 0 spreads them over the whole video [default: 0]
+    /// Distance of sampled frames; 0 spreads them over the whole video [default: 0]
     #[arg(long)]
     pub sampling_rate: Option<u32>,
     /// Temporal views at classification, with a sampling rate [default: 1]
@@ -32,6 +33,12 @@ pub struct TaskShape {
     /// Spatial views at classification: 1 or 3 [default: 1]
     #[arg(long)]
     pub spatial_views: Option<u32>,
+    /// Whether the container's rotation is applied [default: display]
+    #[arg(long, value_enum)]
+    pub rotation: Option<Rotation>,
+    /// The order in which frames are counted [default: display]
+    #[arg(long, value_enum)]
+    pub order: Option<Order>,
 }
 
 /// Sizes of an adapter's convolution over time, height and width.
@@ -39,13 +46,32 @@ pub type Kernel = [u32; 3];
 
 fn kernel(text: &str) -> Result<Kernel, String> {
     let sizes: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
+    let sizes: Option<Kernel> = sizes.ok().and_then(|sizes| sizes.try_into().ok());
     sizes
-        .ok()
-        .and_then(|sizes| sizes.try_into().ok())
-        .ok_or_else(|| "expected three numbers T,H,W, for example 3,1,1".to_owned())
+        .filter(|sizes| sizes.iter().all(|size| size % 2 == 1))
+        .ok_or_else(|| "expected three odd numbers T,H,W, for example 3,1,1".to_owned())
 }
 
-/// Where adapters sit.
+/// Policies for a container's rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rotation {
+    /// Upright, as players show the video
+    Display,
+    /// Not applied, as the reference reads the video
+    Stored,
+}
+
+impl Rotation {
+    /// The policy of the API.
+    fn policy(self) -> v1::RotationPolicy {
+        match self {
+            Self::Display => v1::RotationPolicy::Display,
+            Self::Stored => v1::RotationPolicy::Stored,
+        }
+    }
+}
+
+/// Places of the adapters in each block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sites {
     /// Before the MLP of each block
@@ -84,6 +110,8 @@ pub async fn create(client: &Client, id: &str, shape: &TaskShape) -> Result<v1::
             sampling_rate: shape.sampling_rate.unwrap_or(0),
             num_temporal_views: shape.temporal_views.unwrap_or(1),
             num_spatial_views: shape.spatial_views.unwrap_or(1),
+            rotation: shape.rotation.unwrap_or(Rotation::Display).policy().into(),
+            order: Order::number(shape.order),
             ..Default::default()
         }),
         ..Default::default()
@@ -112,69 +140,84 @@ async fn default_width(client: &Client) -> Result<u32, Error> {
 pub fn check_shape(task: &v1::Task, shape: &TaskShape) -> Result<(), Error> {
     let adapter = task.adapter.unwrap_or_default();
     let sampling = task.sampling.unwrap_or_default();
-    let sites = match (adapter.adapter_pre_attn, adapter.adapter_pre_mlp) {
-        (true, true) => Sites::Both,
-        (true, false) => Sites::PreAttn,
-        (false, true) => Sites::PreMlp,
-        (false, false) => Sites::None,
-    };
+    let sites = Sites::of(&adapter).to_string();
     let kernel = [
         adapter.adapter_kernel_t,
         adapter.adapter_kernel_h,
         adapter.adapter_kernel_w,
     ];
-    let numbers = [
+    let kernel_text = |[t, h, w]: Kernel| format!("{t},{h},{w}");
+    let rotation = |policy| json::rotation_name(policy).to_owned();
+    let number =
+        |given: Option<u32>, own: u32| (given.map(|given| given.to_string()), own.to_string());
+    let options = [
+        (
+            "--sites",
+            (shape.sites.map(|given| given.to_string()), sites),
+        ),
         (
             "--adapter-width",
-            shape.adapter_width,
-            adapter.adapter_width,
+            number(shape.adapter_width, adapter.adapter_width),
         ),
         (
             "--adapter-layers",
-            shape.adapter_layers,
-            adapter.adapter_layers,
+            number(shape.adapter_layers, adapter.adapter_layers),
         ),
-        ("--num-frames", shape.num_frames, sampling.num_frames),
+        (
+            "--num-frames",
+            number(shape.num_frames, sampling.num_frames),
+        ),
         (
             "--sampling-rate",
-            shape.sampling_rate,
-            sampling.sampling_rate,
+            number(shape.sampling_rate, sampling.sampling_rate),
         ),
         (
             "--temporal-views",
-            shape.temporal_views,
-            sampling.num_temporal_views,
+            number(shape.temporal_views, sampling.num_temporal_views),
         ),
         (
             "--spatial-views",
-            shape.spatial_views,
-            sampling.num_spatial_views,
+            number(shape.spatial_views, sampling.num_spatial_views),
+        ),
+        (
+            "--adapter-kernel",
+            (shape.adapter_kernel.map(kernel_text), kernel_text(kernel)),
+        ),
+        (
+            "--rotation",
+            (
+                shape.rotation.map(|given| rotation(given.policy())),
+                rotation(sampling.rotation()),
+            ),
+        ),
+        (
+            "--order",
+            (
+                shape.order.map(|given| given.to_string()),
+                Order::from(sampling.order()).to_string(),
+            ),
         ),
     ];
-    let numbers = numbers.into_iter().filter_map(|(option, given, own)| {
-        let given = given.filter(|given| *given != own)?;
-        Some((option, given.to_string(), own.to_string()))
-    });
-    let given_sites = shape.sites.filter(|given| *given != sites);
-    let given_kernel = shape.adapter_kernel.filter(|given| *given != kernel);
-    let differs = given_sites
-        .map(|given| ("--sites", given.to_string(), sites.to_string()))
-        .into_iter()
-        .chain(numbers)
-        .chain(given_kernel.map(|given| {
-            (
-                "--adapter-kernel",
-                format!("{given:?}"),
-                format!("{kernel:?}"),
-            )
-        }))
-        .next();
-    match differs {
-        None => Ok(()),
-        Some((option, given, own)) => Err(Error::Usage(format!(
-            "{} has {own} where {option} {given} was given; the shape of a task cannot change",
-            task.name
-        ))),
+    for (option, (given, own)) in options {
+        if let Some(given) = given.filter(|given| *given != own) {
+            return Err(Error::Usage(format!(
+                "{} has {own} where {option} {given} was given; the shape of a task cannot change",
+                task.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Sites {
+    /// The places of a configuration's adapters.
+    pub(super) fn of(adapter: &v1::AdapterConfig) -> Self {
+        match (adapter.adapter_pre_attn, adapter.adapter_pre_mlp) {
+            (true, true) => Self::Both,
+            (true, false) => Self::PreAttn,
+            (false, true) => Self::PreMlp,
+            (false, false) => Self::None,
+        }
     }
 }
 
@@ -231,6 +274,16 @@ mod tests {
         assert_eq!(error.exit_code(), 64);
         let wanted = "tasks/sides has 16 where --adapter-width 64 was given; the shape of a task cannot change";
         assert_eq!(error.to_string(), wanted);
+        let stored = TaskShape {
+            rotation: Some(Rotation::Stored),
+            ..Default::default()
+        };
+        assert!(
+            check_shape(&task(), &stored)
+                .unwrap_err()
+                .to_string()
+                .contains("has display where --rotation stored")
+        );
         let both = TaskShape {
             sites: Some(Sites::Both),
             num_frames: Some(16),
@@ -247,7 +300,7 @@ mod tests {
     #[test]
     fn a_kernel_is_three_sizes() {
         assert_eq!(kernel("3,1,1"), Ok([3, 1, 1]));
-        for wrong in ["3,1", "3,1,1,1,1", "3,1,x", ""] {
+        for wrong in ["3,1", "3,1,1,1,1", "3,1,x", "2,1,1", ""] {
             assert!(kernel(wrong).is_err(), "{wrong}");
         }
     }

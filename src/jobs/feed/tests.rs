@@ -11,8 +11,8 @@ use crate::metadata::{
     Page as Listed, PageRequest, Sqlite, Tasks, VideoProbe, Videos, Workers,
 };
 use crate::spec::{
-    AdapterConfig, ClipSampling, Digest, HyperParameters, JobState, RotationPolicy, Sampling,
-    SpatialViews, Split,
+    AdapterConfig, ClipSampling, Digest, FrameOrder, HyperParameters, JobState, RotationPolicy,
+    Sampling, SpatialViews, Split,
 };
 
 /// Passes reads on and counts them.
@@ -120,6 +120,7 @@ impl Setting {
             task: "t".parse().expect("an id"),
             dataset: "d".parse().expect("an id"),
             hyper_parameters: HyperParameters::default(),
+            allow_label_change: false,
             limit: 100,
         };
         let jobs = &self.jobs.below;
@@ -170,6 +171,7 @@ fn task() -> NewTask {
             temporal_views: 1.try_into().expect("not 0"),
             spatial_views: SpatialViews::Center,
             rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
         },
         auto_serve: false,
     }
@@ -189,6 +191,8 @@ fn video() -> NewVideo {
             duration_micros: 1,
             frame_rate: 25.0,
             rotation_degrees: 0,
+            mirrored: false,
+            reference_frames: None,
             warnings: Vec::new(),
         },
     }

@@ -77,6 +77,9 @@ impl Run {
             let keep = has_sites && plan.min_crop_area >= 1.0;
             let check = self.check(&clips, &survey, keep, &mut problems);
             self.unless_stopped(check).await?;
+            if let Some(text) = survey.stamps.warning(task.sampling.order) {
+                self.tell(true, text).await?;
+            }
         }
         if !problems.is_empty() {
             return Err(Failure::Dataset(problems));

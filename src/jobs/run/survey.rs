@@ -3,6 +3,7 @@
 //! Invariant: the memory of a survey grows by the size of an [`Example`] with each example, and not with labels or names of videos.
 
 use super::Run;
+use super::stamps::OddStamps;
 use crate::ids::VideoId;
 use crate::jobs::dataset::{Clips, Example};
 use crate::jobs::failure::Failure;
@@ -21,6 +22,8 @@ pub(super) struct Survey {
     pub(super) validation: Vec<Example>,
     /// What is wrong with the labels, and videos that are gone.
     pub(super) problems: Problems,
+    /// Videos whose time stamps are in doubt.
+    pub(super) stamps: OddStamps,
 }
 
 impl Run {
@@ -31,6 +34,7 @@ impl Run {
             training: Vec::new(),
             validation: Vec::new(),
             problems: Problems::default(),
+            stamps: OddStamps::default(),
         };
         let mut labels = Labels::default();
         let mut after = None;
@@ -95,6 +99,7 @@ impl Survey {
                 self.problems.push(gone(video));
                 continue;
             };
+            self.stamps.note(record);
             let example = clips.example(record, number);
             match split {
                 Split::Train => self.training.push(example),

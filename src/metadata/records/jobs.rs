@@ -11,6 +11,9 @@ use crate::spec::{Digest, Evaluation, HyperParameters, JobState};
 /// Reason of a job that ended its process, alone and twice at one place. Its newest checkpoint is kept for as long as its record.
 pub const PROCESS_LOST: &str = "PROCESS_LOST";
 
+/// Reason of a job that succeeded, and whose version is not served by itself since its labels are not those of the version that serves.
+pub const LABELS_CHANGED: &str = "LABELS_CHANGED";
+
 /// A fine-tuning job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
@@ -69,6 +72,8 @@ pub struct NewJob {
     pub dataset: DatasetId,
     /// Hyper-parameters as submitted.
     pub hyper_parameters: HyperParameters,
+    /// Whether the version may serve by itself although its labels are not those of the version that serves.
+    pub allow_label_change: bool,
     /// Unfinished jobs that the tenant may have, this one included.
     pub limit: u32,
 }

@@ -37,10 +37,14 @@ impl Datasets for Sqlite {
         removal::finish(self, tenant, dataset).await?;
         let (mut tx, now) = self.write().await?;
         let content = (dataset.as_str(), display_name);
-        let request = Request::new("CreateDataset", request, &content)?;
+        let fields = [
+            ("dataset_id", dataset.as_str().into()),
+            ("display_name", display_name.into()),
+        ];
+        let request = Request::new("CreateDataset", request, &content, &fields)?;
         if let Some(id) = request.answer(&mut tx, tenant).await? {
             let id = id.parse().map_err(|error| corrupt("dataset", error))?;
-            return get(&mut tx, tenant, &id).await;
+            return request.made(get(&mut tx, tenant, &id).await);
         }
         let sql = "INSERT INTO datasets (tenant, id, display_name, create_time) \
                    VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";

@@ -3,19 +3,21 @@
 //! Invariant: a job has at most one worker; every write of a worker names its epoch and the state that it believes in, and changes nothing when
 //! either is not so; every change of state is an event of the same transaction.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::super::{
-    CheckpointRecord, Claim, Ending, Error, Event, JobRecord, JobResult, JobUpdate, Lease,
-    NewVersion, Published, Recovered, Release, Result, Timestamp, TrainingSummary, Workers,
+    CheckpointRecord, Claim, Ending, Error, Event, JobRecord, JobResult, JobUpdate, LABELS_CHANGED,
+    Lease, NewVersion, Published, Recovered, Release, Result, TaskRecord, Timestamp,
+    TrainingSummary, Workers,
 };
 use super::rows::{self, Columns};
 use super::{Sqlite, claims, events, owners, tasks, versions};
 use crate::ids::AdapterVersion;
-use crate::spec::JobState;
+use crate::spec::{JobState, LabelSet};
 
 #[async_trait]
 impl Workers for Sqlite {
@@ -172,9 +174,14 @@ impl Workers for Sqlite {
         }
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
         let record = versions::insert(&mut tx, &lease.tenant, &job.task, &version, now).await?;
-        let is_desired = ask_to_serve(&mut tx, &job, version.version, now).await?;
+        let served = ask_to_serve(&mut tx, &job, &version, now).await?;
         set_result(&mut tx, &job, version, &summary).await?;
-        let why = summary.reason.map(|reason| (reason, String::new()));
+        let is_desired = matches!(served, Served::Desired);
+        let why = match (summary.reason, served) {
+            (Some(reason), _) => Some((reason, String::new())),
+            (None, Served::Not(reason, message)) => Some((reason.to_owned(), message)),
+            (None, Served::Desired | Served::Unasked) => None,
+        };
         end(&mut tx, &job, JobState::Succeeded, why, now).await?;
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
         tx.commit().await?;
@@ -301,30 +308,95 @@ pub(super) async fn end(
     announce(conn, job, state, why, now).await.map(drop)
 }
 
-/// Makes a job's version its task's desired one, if the task wants that and is what it was at submission.
+/// What became of a version that a job made.
+enum Served {
+    /// It is its task's desired version now.
+    Desired,
+    /// The task does not serve new versions by itself, or was changed since the submission, which an event says.
+    Unasked,
+    /// It is not served: the reason and what it means.
+    Not(&'static str, String),
+}
+
+/// Makes a job's version its task's desired one, if the task wants that and is what it was at submission, and the labels stay.
 async fn ask_to_serve(
     conn: &mut SqliteConnection,
     job: &JobRecord,
-    version: AdapterVersion,
+    version: &NewVersion,
     now: Timestamp,
-) -> Result<bool> {
+) -> Result<Served> {
     let task = tasks::get(conn, &job.tenant, &job.task).await?;
     if !task.auto_serve {
-        return Ok(false);
+        return Ok(Served::Unasked);
     }
+    let number = version.version;
     if task.etag != job.task_etag {
         let text = format!(
-            "version {version} is not served: the task was changed since the job was submitted"
+            "version {number} is not served: the task was changed since the job was submitted"
         );
-        let event = Event::Message {
-            warning: true,
-            text,
-        };
-        events::append(conn, &job.tenant, job.id, now, &event).await?;
-        return Ok(false);
+        warn(conn, job, text, now).await?;
+        return Ok(Served::Unasked);
     }
-    tasks::desire(conn, &job.tenant, &job.task, version, now).await?;
-    Ok(true)
+    if let Some(problem) = labels_change(conn, job, &task, version).await? {
+        let text = format!(
+            "version {number} is not served by itself: {problem}; SetServing serves it, allow_label_change does so without being asked"
+        );
+        warn(conn, job, text.clone(), now).await?;
+        return Ok(Served::Not(LABELS_CHANGED, text));
+    }
+    tasks::desire(conn, &job.tenant, &job.task, number, now).await?;
+    Ok(Served::Desired)
+}
+
+async fn warn(
+    conn: &mut SqliteConnection,
+    job: &JobRecord,
+    text: String,
+    now: Timestamp,
+) -> Result<()> {
+    let warning = true;
+    let event = Event::Message { warning, text };
+    events::append(conn, &job.tenant, job.id, now, &event)
+        .await
+        .map(drop)
+}
+
+/// How a version's labels differ from those of the version that serves or is about to; `None` when they are the same in any order, nothing serves, or
+/// the job may change them.
+async fn labels_change(
+    conn: &mut SqliteConnection,
+    job: &JobRecord,
+    task: &TaskRecord,
+    version: &NewVersion,
+) -> Result<Option<String>> {
+    let Some(serving) = task.serving.or(task.desired) else {
+        return Ok(None);
+    };
+    let sql = "SELECT allow_label_change FROM jobs WHERE tenant = ? AND id = ?";
+    let row = sqlx::query(sql)
+        .bind(job.tenant.as_str())
+        .bind(job.id.to_string())
+        .fetch_one(&mut *conn)
+        .await?;
+    if row.flag("allow_label_change")? {
+        return Ok(None);
+    }
+    let before = versions::get(conn, &job.tenant, &job.task, serving).await?;
+    let (before, now) = (&before.manifest.labels, &version.manifest.labels);
+    let without = |own: &LabelSet, other: &LabelSet| {
+        let other: BTreeSet<&String> = other.as_slice().iter().collect();
+        let missing = own.as_slice().iter().find(|label| !other.contains(label));
+        missing.cloned()
+    };
+    Ok(match (without(now, before), without(before, now)) {
+        (None, None) => None,
+        (Some(new), _) => Some(format!(
+            "its label {new:?} is none of the serving version {serving}"
+        )),
+        (None, Some(lost)) => Some(format!(
+            "it lacks the label {lost:?} of the serving version {serving}"
+        )),
+    })
 }
 
 async fn set_result(

@@ -99,7 +99,13 @@ fn request_of(job: &NewJob, request: Option<RequestId>) -> Result<Request> {
         job.dataset.as_str(),
         &job.hyper_parameters,
     );
-    Request::new("SubmitJob", request, &content)
+    let hyper = rows::value("hyper_parameters", &job.hyper_parameters)?;
+    let fields = [
+        ("task", format!("tasks/{}", job.task).into()),
+        ("dataset", format!("datasets/{}", job.dataset).into()),
+        ("hyper_parameters", hyper),
+    ];
+    Request::new("SubmitJob", request, &content, &fields)
 }
 
 /// The job that the request made before. Refuses what can be refused before a snapshot is taken.
@@ -113,7 +119,7 @@ async fn answered(
     let request = request_of(job, request)?;
     if let Some(id) = request.answer(&mut tx, tenant).await? {
         let id = id.parse().map_err(|error| corrupt("job", error))?;
-        return get(&mut tx, tenant, id).await.map(Some);
+        return request.made(get(&mut tx, tenant, id).await).map(Some);
     }
     tasks::get(&mut tx, tenant, &job.task).await?;
     if unfinished(&mut tx, tenant).await? >= job.limit {
@@ -136,7 +142,7 @@ async fn submit(
     let request = request_of(job, request)?;
     if let Some(id) = request.answer(&mut tx, tenant).await? {
         let id = id.parse().map_err(|error| corrupt("job", error))?;
-        return get(&mut tx, tenant, id).await.map(Some);
+        return request.made(get(&mut tx, tenant, id).await).map(Some);
     }
     let task = tasks::get(&mut tx, tenant, &job.task).await?;
     let is_current = taken.is_current(&mut tx, tenant, &job.dataset).await?;
@@ -148,8 +154,8 @@ async fn submit(
     }
     let id = JobId::generate();
     let sql = "INSERT INTO jobs (tenant, id, task, dataset, dataset_digest, \
-               hyper_parameters, state, task_etag, create_time) \
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+               hyper_parameters, state, task_etag, allow_label_change, create_time) \
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     sqlx::query(sql)
         .bind(tenant.as_str())
         .bind(id.to_string())
@@ -159,6 +165,7 @@ async fn submit(
         .bind(rows::json("hyper_parameters", &job.hyper_parameters)?)
         .bind(rows::name("state", JobState::Queued)?)
         .bind(task.etag)
+        .bind(job.allow_label_change)
         .bind(now)
         .execute(&mut *tx)
         .await?;

@@ -127,6 +127,11 @@ pub(super) fn json<T: Serialize>(column: &'static str, value: &T) -> Result<Stri
     serde_json::to_string(value).map_err(|error| corrupt(column, error))
 }
 
+/// A value as JSON that is no text yet.
+pub(super) fn value<T: Serialize>(column: &'static str, value: &T) -> Result<Value> {
+    serde_json::to_value(value).map_err(|error| corrupt(column, error))
+}
+
 /// An enumeration's name as it is stored.
 pub(super) fn name<T: Serialize>(column: &'static str, value: T) -> Result<String> {
     match serde_json::to_value(value) {

@@ -4,7 +4,7 @@ use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// Every migration: its number, its name, its statements.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "records", include_str!("../migrations/0001_records.sql")),
     (2, "store", include_str!("../migrations/0002_store.sql")),
     (
@@ -22,6 +22,11 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
         7,
         "large data sets",
         include_str!("../migrations/0007_large_data_sets.sql"),
+    ),
+    (
+        9,
+        "requests",
+        include_str!("../migrations/0009_requests.sql"),
     ),
 ];
 

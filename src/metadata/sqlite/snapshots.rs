@@ -237,38 +237,34 @@ impl<'a> Source<'a> {
         if is_there && self.known.is_some() {
             return Ok(true);
         }
+        if !is_there {
+            self.copy_pages(store, digest).await?;
+        }
+        let (mut tx, _) = store.write().await?;
+        let is_complete = complete(&mut tx, self.tenant, digest).await?;
+        self.note(&mut tx, digest).await?;
+        tx.commit().await?;
+        Ok(is_complete)
+    }
+
+    /// Stores every example, a page in a transaction.
+    async fn copy_pages(&mut self, store: &Sqlite, digest: Digest) -> Result<()> {
         let mut after = String::new();
         loop {
-            let lines = if is_there {
-                Vec::new()
-            } else {
-                self.lines(&after).await?
-            };
-            let is_first = after.is_empty();
-            let is_last = lines.len() < self.page as usize;
+            let lines = self.lines(&after).await?;
+            let (is_first, is_last) = (after.is_empty(), lines.len() < self.page as usize);
             if let Some(last) = lines.last() {
                 after.clone_from(&last.video);
             }
-            let values = blocking(move || {
-                let values = lines
-                    .iter()
-                    .map(|line| (&line.video, &line.label, &line.split));
-                rows::json("examples", &values.collect::<Vec<_>>())
-            })
-            .await??;
+            let values = blocking(move || json(&lines)).await??;
             let (mut tx, now) = store.write().await?;
-            if is_first && !is_there {
+            if is_first {
                 begin(&mut tx, self.tenant, digest, now).await?;
             }
             add(&mut tx, self.tenant, digest, values).await?;
-            let mut is_done = false;
-            if is_last {
-                is_done = complete(&mut tx, self.tenant, digest).await?;
-                self.note(&mut tx, digest).await?;
-            }
             tx.commit().await?;
             if is_last {
-                return Ok(is_done);
+                return Ok(());
             }
         }
     }
@@ -299,6 +295,14 @@ impl Line {
         } = self;
         format!("{video}\t{sha256}\t{label}\t{split}\n")
     }
+}
+
+/// Examples as a statement reads them row by row.
+fn json(lines: &[Line]) -> Result<String> {
+    let values = lines
+        .iter()
+        .map(|line| (&line.video, &line.label, &line.split));
+    rows::json("examples", &values.collect::<Vec<_>>())
 }
 
 /// Begins a snapshot, or one again whose examples were forgotten or are not all there: what there is of them is the same, since the digest is.

@@ -12,7 +12,7 @@ use super::super::{
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, WriteTx, changes, versions};
+use super::{Sqlite, WriteTx, changes, imports, versions};
 use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
 
 const LISTING: &str = "tasks";
@@ -31,10 +31,17 @@ impl Tasks for Sqlite {
             &task.display_name,
             (&task.adapter, &task.sampling, task.auto_serve),
         );
-        let request = Request::new("CreateTask", request, &content)?;
+        let fields = [
+            ("task_id", task.id.as_str().into()),
+            ("task.display_name", task.display_name.as_str().into()),
+            ("task.adapter", rows::value("adapter", &task.adapter)?),
+            ("task.sampling", rows::value("sampling", &task.sampling)?),
+            ("task.auto_serve", task.auto_serve.into()),
+        ];
+        let request = Request::new("CreateTask", request, &content, &fields)?;
         if let Some(id) = request.answer(&mut tx, tenant).await? {
             let id = id.parse().map_err(|error| corrupt("task", error))?;
-            return get(&mut tx, tenant, &id).await;
+            return request.made(get(&mut tx, tenant, &id).await);
         }
         insert(&mut tx, tenant, &task, now).await?;
         let id = task.id.to_string();
@@ -120,15 +127,7 @@ impl Tasks for Sqlite {
         tenant: &TenantId,
         target: &ImportTarget,
     ) -> Result<ImportStart> {
-        let (mut tx, _) = self.write().await?;
-        if let Some(version) = imported_before(&mut tx, tenant, target).await? {
-            return Ok(ImportStart::Done(Box::new(version)));
-        }
-        // A task that is still to be made has its numbers already: they outlive tasks.
-        fits(&mut tx, tenant, target).await?;
-        let number = versions::next_number(&mut tx, tenant, &target.task).await?;
-        tx.commit().await?;
-        Ok(ImportStart::Number(number))
+        imports::reserve(self, tenant, target).await
     }
 
     async fn import_version(
@@ -137,36 +136,7 @@ impl Tasks for Sqlite {
         target: &ImportTarget,
         version: NewVersion,
     ) -> Result<ImportedVersion> {
-        let (mut tx, now) = self.write().await?;
-        if let Some(version) = imported_before(&mut tx, tenant, target).await? {
-            let is_desired = false;
-            return Ok(ImportedVersion {
-                version,
-                is_desired,
-            });
-        }
-        let task = &target.task;
-        let auto_serve = match (fits(&mut tx, tenant, target).await?, &target.create) {
-            (Some(record), _) => record.auto_serve,
-            (None, Some(new)) => {
-                insert(&mut tx, tenant, new, now).await?;
-                new.auto_serve
-            }
-            (None, None) => return Err(missing(task)),
-        };
-        let number = version.version;
-        let version = versions::insert(&mut tx, tenant, task, &version, now).await?;
-        if auto_serve {
-            desire(&mut tx, tenant, task, number, now).await?;
-        }
-        let resource = format!("{task}/{number}");
-        let request = import(target.request)?;
-        request.remember(&mut tx, tenant, resource, now).await?;
-        tx.commit().await?;
-        Ok(ImportedVersion {
-            version,
-            is_desired: auto_serve,
-        })
+        imports::import(self, tenant, target, version).await
     }
 
     async fn set_desired(
@@ -306,14 +276,14 @@ pub(super) async fn get(
     }
 }
 
-fn missing(task: &TaskId) -> Error {
+pub(super) fn missing(task: &TaskId) -> Error {
     Error::NotFound {
         kind: Kind::Task,
         name: task.to_string(),
     }
 }
 
-async fn insert(
+pub(super) async fn insert(
     conn: &mut SqliteConnection,
     tenant: &TenantId,
     task: &NewTask,
@@ -338,36 +308,11 @@ async fn insert(
     changes::task_changed(conn, tenant, &task.id, now).await
 }
 
-fn taken(task: &TaskId) -> Error {
+pub(super) fn taken(task: &TaskId) -> Error {
     Error::AlreadyExists {
         kind: Kind::Task,
         name: task.to_string(),
     }
-}
-
-/// The task that an import goes to; `None` when it is to be made. One that somebody made meanwhile has to be as the import would have made it.
-async fn fits(
-    conn: &mut SqliteConnection,
-    tenant: &TenantId,
-    target: &ImportTarget,
-) -> Result<Option<TaskRecord>> {
-    let found = current(conn, tenant, &target.task, target.etag.as_deref()).await;
-    match (found, &target.create) {
-        (Ok(task), Some(new)) if (task.adapter, task.sampling) != (new.adapter, new.sampling) => {
-            Err(taken(&new.id))
-        }
-        (Ok(task), _) => Ok(Some(task)),
-        (Err(Error::NotFound { .. }), Some(new)) => match &target.etag {
-            Some(etag) => Err(stale(&new.id, etag)),
-            None => Ok(None),
-        },
-        (Err(error), _) => Err(error),
-    }
-}
-
-/// An import. What it makes names the task, so that a repetition is known by that.
-fn import(id: Option<RequestId>) -> Result<Request> {
-    Request::new("ImportAdapterVersion", id, &())
 }
 
 async fn delete(
@@ -403,32 +348,8 @@ async fn delete(
     Ok(versions)
 }
 
-/// The version that a request imported before.
-async fn imported_before(
-    conn: &mut SqliteConnection,
-    tenant: &TenantId,
-    target: &ImportTarget,
-) -> Result<Option<VersionRecord>> {
-    let task = &target.task;
-    let Some(resource) = import(target.request)?.answer(conn, tenant).await? else {
-        return Ok(None);
-    };
-    let wrong = |problem: &str| corrupt("resource", problem.to_owned());
-    let (owner, number) = resource
-        .rsplit_once('/')
-        .ok_or_else(|| wrong("no version"))?;
-    if owner != task.as_str() {
-        return Err(Error::AlreadyExists {
-            kind: Kind::Version,
-            name: format!("tasks/{owner}/versions/{number}"),
-        });
-    }
-    let number = number.parse().map_err(|_| wrong("no number"))?;
-    versions::get(conn, tenant, task, number).await.map(Some)
-}
-
 /// The task, if `etag` is absent or its own.
-async fn current(
+pub(super) async fn current(
     conn: &mut SqliteConnection,
     tenant: &TenantId,
     task: &TaskId,
@@ -441,7 +362,7 @@ async fn current(
     }
 }
 
-fn stale(task: &TaskId, etag: &str) -> Error {
+pub(super) fn stale(task: &TaskId, etag: &str) -> Error {
     Error::EtagMismatch {
         task: task.clone(),
         etag: etag.chars().take(80).collect(),

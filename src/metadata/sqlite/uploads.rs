@@ -29,10 +29,11 @@ pub(super) async fn create(
     limits: &UploadLimits,
 ) -> Result<UploadRecord> {
     let (mut tx, now) = store.write().await?;
-    let request = Request::new("CreateUpload", request, &display_name)?;
+    let fields = [("display_name", display_name.into())];
+    let request = Request::new("CreateUpload", request, &display_name, &fields)?;
     if let Some(id) = request.answer(&mut tx, tenant).await? {
         let id = id.parse().map_err(|error| corrupt("upload", error))?;
-        return get(&mut tx, tenant, id, now).await;
+        return request.made(get(&mut tx, tenant, id, now).await);
     }
     let (uploads, _) = unfinished(&mut tx, tenant, now).await?;
     if uploads >= u64::from(limits.uploads) {

@@ -54,7 +54,10 @@ impl Videos for Sqlite {
         let mut tx = self.read().await?;
         let request = upload_request(Some(request), display_name, sha256)?;
         match request.answer(&mut tx, tenant).await? {
-            Some(id) => Ok(Some(get(&mut tx, tenant, parsed(&id)?).await?)),
+            Some(id) => {
+                let found = get(&mut tx, tenant, parsed(&id)?).await;
+                request.made(found).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -69,7 +72,7 @@ impl Videos for Sqlite {
         let (mut tx, now) = self.write().await?;
         let request = upload_request(request, display_name, video.sha256)?;
         if let Some(id) = request.answer(&mut tx, tenant).await? {
-            return get(&mut tx, tenant, parsed(&id)?).await;
+            return request.made(get(&mut tx, tenant, parsed(&id)?).await);
         }
         let record = insert(&mut tx, tenant, display_name, video, now).await?;
         let id = record.id.to_string();
@@ -194,7 +197,11 @@ async fn delete(store: &Sqlite, tenant: &TenantId, video: VideoId, force: bool) 
 }
 
 fn upload_request(id: Option<RequestId>, display_name: &str, sha256: Digest) -> Result<Request> {
-    Request::new("UploadVideo", id, &(display_name, sha256))
+    let fields = [
+        ("header.display_name", display_name.into()),
+        ("sha256", sha256.to_string().into()),
+    ];
+    Request::new("UploadVideo", id, &(display_name, sha256), &fields)
 }
 
 pub(super) fn parsed(id: &str) -> Result<VideoId> {

@@ -66,6 +66,29 @@ pub struct Checkpoint {
     files: Vec<Archive>,
     /// File and entry of each name.
     places: BTreeMap<String, (usize, usize)>,
+    /// Names of tensors beside the model in a module of Lightning.
+    passed: Vec<String>,
+}
+
+/// What training loops put before all names: DistributedDataParallel and DeepSpeed, torch.compile, and the attribute of a LightningModule that most
+/// projects keep their model in.
+const PREFIXES: [&str; 4] = ["module.", "_orig_mod.", "model.", "net."];
+/// A tensor's name without what training loops put before all names of a file.
+pub fn without_prefixes(name: &str) -> &str {
+    let mut rest = name;
+    while let Some(inner) = PREFIXES.into_iter().find_map(|own| rest.strip_prefix(own)) {
+        rest = inner;
+    }
+    rest
+}
+
+/// The key that Lightning writes into every checkpoint.
+const LIGHTNING: &str = "pytorch-lightning_version";
+
+/// Whether Lightning wrote a file; its module may hold tensors beside the model: a loss's weights, a metric's counts.
+fn is_lightning(archive: &Archive) -> bool {
+    let torch = archive.torch();
+    torch.is_some_and(|torch| torch.besides.iter().any(|key| key == LIGHTNING))
 }
 
 #[derive(Deserialize)]
@@ -117,28 +140,45 @@ impl Checkpoint {
     }
 
     fn new(files: Vec<Archive>) -> Self {
-        let names = || {
-            let headers = files.iter().map(|archive| &archive.header().entries);
-            headers.flatten().map(|entry| entry.name.as_str())
+        let entries = || {
+            files.iter().enumerate().flat_map(|(file, archive)| {
+                let own = archive.header().entries.iter().enumerate();
+                own.map(move |(entry, tensor)| (file, entry, tensor.name.as_str()))
+            })
         };
-        let mut stripped = 0;
-        // What DistributedDataParallel and torch.compile put before every name, in any order.
-        while let Some(prefix) = ["module.", "_orig_mod."]
-            .into_iter()
-            .find(|prefix| names().all(|name| name[stripped..].starts_with(prefix)))
-        {
-            if names().next().is_none() {
+        let is_lightning = files.iter().any(is_lightning);
+        let mut begin = String::new();
+        // What the prefixes of training loops leave, the outermost first.
+        while let Some(prefix) = PREFIXES.into_iter().find(|prefix| {
+            let mut rest = entries().filter_map(|(_, _, name)| name.strip_prefix(&begin));
+            match is_lightning && begin.is_empty() {
+                true => rest.any(|name| name.starts_with(prefix)),
+                false => rest.all(|name| name.starts_with(prefix)),
+            }
+        }) {
+            if entries().next().is_none() {
                 break;
             }
-            stripped += prefix.len();
+            begin.push_str(prefix);
         }
         let mut places = BTreeMap::new();
-        for (file, archive) in files.iter().enumerate() {
-            for (entry, tensor) in archive.header().entries.iter().enumerate() {
-                places.insert(tensor.name[stripped..].to_owned(), (file, entry));
+        let mut passed = Vec::new();
+        for (file, entry, name) in entries() {
+            match name.strip_prefix(&begin) {
+                Some(name) => drop(places.insert(name.to_owned(), (file, entry))),
+                None => passed.push(name.to_owned()),
             }
         }
-        Self { files, places }
+        Self {
+            files,
+            places,
+            passed,
+        }
+    }
+
+    /// Names of the tensors that are left aside, because a module of Lightning has them beside its model.
+    pub fn passed(&self) -> &[String] {
+        &self.passed
     }
 
     /// Its files.
@@ -146,7 +186,7 @@ impl Checkpoint {
         &self.files
     }
 
-    /// Every tensor's name, sorted, without what training loops put before all names (`module.`).
+    /// Every tensor's name, sorted, without what training loops put before all names (`module.`, `_orig_mod.`, `model.`, `net.`).
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
     }

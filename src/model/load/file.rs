@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::header::{Entry, Header};
-use super::torch::{self, Kind};
+use super::torch::{self, Kind, Passed};
 use super::{Error, Format};
 
 /// A file of named tensors, safetensors or PyTorch, whose header was checked.
@@ -36,6 +36,8 @@ pub struct TorchFile {
     pub texts: Vec<(String, String)>,
     /// The TorchScript class of the root.
     pub class: Option<String>,
+    /// Objects of unknown classes, which were passed over without being built.
+    pub passed: Vec<Passed>,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,7 @@ impl Archive {
                     besides: contents.besides,
                     texts: contents.texts,
                     class: contents.class,
+                    passed: contents.passed,
                 }),
             }),
             Err(source) => Err(Error::Torch {

@@ -1,7 +1,7 @@
 //! PyTorch's files: zip archives, TorchScript archives and the format before torch 1.6, read as named tensors and as nothing else.
 //!
-//! Invariant: nothing in the file is ever run. A pickle builds plain values by an allow-list of opcodes and globals; every count is bounded before
-//! anything is allocated for it; storages stay where they lie in the file, and every tensor's view lies inside its storage.
+//! Invariant: nothing in the file is ever run. A pickle builds plain values by an allow-list of opcodes and globals, and objects of other classes are
+//! parsed over without being built; every count is bounded before anything is allocated for it; storages stay where they lie in the file, and every tensor's view lies inside its storage.
 
 mod error;
 #[cfg(any(fuzzing, test))]
@@ -52,6 +52,23 @@ pub(super) struct Contents {
     pub(super) texts: Vec<(String, String)>,
     /// The TorchScript class of the root.
     pub(super) class: Option<String>,
+    /// Objects of unknown classes that were passed over.
+    pub(super) passed: Vec<Passed>,
+}
+
+/// An object of a class that the reader does not know, which was parsed over without being built.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Passed {
+    /// The key under which it lies: of the root, or a name among the tensors.
+    pub key: String,
+    /// Module and name of its class, as the pickle has them.
+    pub class: String,
+}
+
+impl std::fmt::Display for Passed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}, an object of {}", self.key, self.class)
+    }
 }
 
 /// Where a storage's bytes lie.
@@ -145,6 +162,7 @@ fn contents(
         besides: found.besides,
         texts: found.texts,
         class: found.class,
+        passed: found.passed,
     })
 }
 

@@ -7,6 +7,7 @@ use tonic::Status;
 use crate::ids::{
     AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
 };
+use crate::metadata::check_display_name;
 use crate::rpc::status;
 
 /// An id out of `collection/{id}`; the field is named in the error.
@@ -94,13 +95,24 @@ where
 
 /// `request_id`: a UUID, or empty for none.
 pub(in crate::rpc) fn request(text: &str) -> Result<Option<RequestId>, Status> {
+    request_of(text, "request_id")
+}
+
+/// A request id in a field of another message.
+pub(in crate::rpc) fn request_of(text: &str, field: &str) -> Result<Option<RequestId>, Status> {
     if text.is_empty() {
         return Ok(None);
     }
-    let parsed = text.parse();
-    parsed
-        .map(Some)
-        .map_err(|error: crate::ids::Error| status::invalid("request_id", error.to_string()))
+    let wrong = |_: crate::ids::Error| {
+        let shown: String = text.chars().take(80).collect();
+        status::invalid(field, format!("{shown:?} is not a UUID"))
+    };
+    text.parse().map(Some).map_err(wrong)
+}
+
+/// A display name: at most 255 bytes, no control characters.
+pub(in crate::rpc) fn display(text: &str, field: &str) -> Result<(), Status> {
+    check_display_name(text).map_err(|bad| status::invalid(field, bad.problem))
 }
 
 /// `tasks/{task_id}/versions/{n}` of a task, empty for none.

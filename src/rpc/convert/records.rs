@@ -17,7 +17,7 @@ use crate::metadata::{
 };
 use crate::proto::v1;
 use crate::rpc::status;
-use crate::spec::{LabelSet, normal_label};
+use crate::spec::{FrameOrder, LabelSet, normal_label};
 use crate::telemetry::now_micros;
 
 /// The digest of no data set: that of an imported version.
@@ -36,6 +36,7 @@ pub(in crate::rpc) fn of_video(record: VideoRecord) -> v1::Video {
 }
 
 fn of_probe(probe: VideoProbe) -> v1::VideoProbe {
+    let reference_frames = probe.frames_in(FrameOrder::Reference);
     v1::VideoProbe {
         container: probe.container,
         codec: probe.codec,
@@ -45,6 +46,8 @@ fn of_probe(probe: VideoProbe) -> v1::VideoProbe {
         duration: Some(of_duration(Duration::from_micros(probe.duration_micros))),
         frame_rate: probe.frame_rate,
         rotation_degrees: probe.rotation_degrees,
+        mirrored: probe.mirrored,
+        reference_frames,
         warnings: probe.warnings,
     }
 }
@@ -222,6 +225,15 @@ pub(in crate::rpc) fn of_event(record: EventRecord) -> v1::JobEvent {
         sequence: record.sequence,
         time: Some(of_time(record.time)),
         event: Some(event),
+    }
+}
+
+/// Whether a job's version serves, after the event of a sequence number.
+pub(in crate::rpc) fn of_serving(sequence: u64, serving: v1::job_event::Serving) -> v1::JobEvent {
+    v1::JobEvent {
+        sequence,
+        time: Some(of_time(now_micros())),
+        event: Some(v1::job_event::Event::Serving(serving)),
     }
 }
 

@@ -8,8 +8,8 @@ use tonic::Status;
 use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::{
-    AdapterConfig, Cell, ClipSampling, Evaluation, HyperParameters, Invalid, JobState, LabelCounts,
-    LabelSet, RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, Cell, ClipSampling, Evaluation, FrameOrder, HyperParameters, Invalid, JobState,
+    LabelCounts, LabelSet, RotationPolicy, Sampling, SpatialViews, Split,
 };
 
 /// A domain complaint as a violation of a field below `path`.
@@ -83,12 +83,18 @@ pub(in crate::rpc) fn sampling(
         Ok(v1::RotationPolicy::Stored) => RotationPolicy::Stored,
         Err(_) => return Err(status::invalid(&field("rotation"), "no such policy")),
     };
+    let order = match v1::FrameOrder::try_from(given.order) {
+        Ok(v1::FrameOrder::Unspecified | v1::FrameOrder::Display) => FrameOrder::Display,
+        Ok(v1::FrameOrder::Reference) => FrameOrder::Reference,
+        Err(_) => return Err(status::invalid(&field("order"), "no such order")),
+    };
     let sampling = ClipSampling {
         num_frames: NonZeroU16::new(frames).unwrap_or(EIGHT),
         sampling: NonZeroU32::new(given.sampling_rate).map_or(Sampling::Uniform, Sampling::Strided),
         temporal_views: NonZeroU8::new(temporal).unwrap_or(NonZeroU8::MIN),
         spatial_views,
         rotation,
+        order,
     };
     sampling.validate().map_err(below(path))?;
     Ok(sampling)
@@ -112,6 +118,11 @@ pub(in crate::rpc) fn of_sampling(sampling: &ClipSampling) -> v1::ClipSampling {
         rotation: match sampling.rotation {
             RotationPolicy::Display => v1::RotationPolicy::Display,
             RotationPolicy::Stored => v1::RotationPolicy::Stored,
+        }
+        .into(),
+        order: match sampling.order {
+            FrameOrder::Display => v1::FrameOrder::Display,
+            FrameOrder::Reference => v1::FrameOrder::Reference,
         }
         .into(),
     }
@@ -294,7 +305,16 @@ mod tests {
         assert_eq!(read.adapter_kernel_size, [3, 1, 1]);
         let read = sampling(None, "task.sampling").unwrap();
         assert_eq!((read.num_frames.get(), read.views()), (8, 1));
+        assert_eq!(read.order, FrameOrder::Display);
         assert_eq!(sampling(Some(of_sampling(&read)), "s").unwrap(), read);
+        let reference = ClipSampling {
+            order: FrameOrder::Reference,
+            ..read
+        };
+        assert_eq!(
+            sampling(Some(of_sampling(&reference)), "s").unwrap(),
+            reference
+        );
     }
 
     #[test]
@@ -310,6 +330,8 @@ mod tests {
         assert!(with(|s| s.num_temporal_views = 300).is_err());
         assert!(with(|s| s.num_temporal_views = 3).is_err());
         assert!(with(|s| s.rotation = 9).is_err());
+        assert!(with(|s| s.order = 9).is_err());
+        assert!(with(|s| s.sampling_rate = u32::MAX).is_err());
         assert!(adapter(None, "task.adapter").is_err());
         assert!(split(0, "split").is_err() && split(7, "split").is_err());
     }

@@ -138,10 +138,21 @@ fn metadata_errors() {
             Error::RequestReused {
                 request: RequestId::generate(),
                 method: "CreateTask",
+                differs: vec!["task_id".into()],
             }
             .into(),
             Code::InvalidArgument,
             "REQUEST_ID_REUSED",
+        ),
+        (
+            Error::RequestSpent {
+                request: RequestId::generate(),
+                kind: Kind::Task,
+                name: name(),
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "REQUEST_RESULT_DELETED",
         ),
         (
             Error::TooManyJobs { limit: 3 }.into(),
@@ -209,14 +220,24 @@ fn metadata_errors() {
         let not_found = Error::NotFound { kind, name: name() };
         assert_eq!(reason(&not_found.into()), format!("{prefix}_NOT_FOUND"));
         let exists = Error::AlreadyExists { kind, name: name() };
-        assert_eq!(reason(&exists.into()), format!("{prefix}_EXISTS"));
+        let own = match kind {
+            Kind::Dataset | Kind::Task => format!("{prefix}_EXISTS"),
+            Kind::Video | Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job => {
+                "INTERNAL".to_owned()
+            }
+        };
+        assert_eq!(reason(&exists.into()), own);
         let in_use = Error::InUse {
             kind,
             name: name(),
             user_kind: Kind::Job,
             user: name(),
         };
-        assert_eq!(reason(&in_use.into()), format!("{prefix}_IN_USE"));
+        let own = match kind {
+            Kind::Video | Kind::Dataset | Kind::Task => format!("{prefix}_IN_USE"),
+            Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job => "INTERNAL".to_owned(),
+        };
+        assert_eq!(reason(&in_use.into()), own);
     }
     let name = name();
     let kind = Kind::Task;
@@ -383,7 +404,7 @@ fn library_and_jobs_errors() {
             "UPLOAD_INTERRUPTED",
         ),
         (
-            library::Error::Probe(video::Error::Rejected(Reject::NoFrames)).into(),
+            library::Error::Probe(Reject::NoFrames.into()).into(),
             Code::InvalidArgument,
             "VIDEO_NO_FRAMES",
         ),
@@ -496,7 +517,7 @@ fn video_errors() {
     ];
     for &reject in Reject::ALL {
         cases.push((
-            Error::Rejected(reject).into(),
+            Error::from(reject).into(),
             Code::InvalidArgument,
             reject.reason(),
         ));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use tonic::{Code, Status};
 
-use super::{Refusal, SOON};
+use super::{Reason, Refusal, SOON};
 use crate::rpc::pool::Full;
 
 /// A message that is larger than one may be.
@@ -14,7 +14,7 @@ pub(in crate::rpc) fn message_too_large(size: u64, limit: u64) -> Status {
         "the message has {size} bytes, and one may have {limit}: send a file in chunks of at most 1 MiB, a clip with ClassifyUpload, a video with \
          UploadVideo or WriteUpload"
     );
-    Refusal::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+    Refusal::new(Reason::MESSAGE_TOO_LARGE, message)
         .quota("message_bytes")
         .status()
 }
@@ -22,11 +22,11 @@ pub(in crate::rpc) fn message_too_large(size: u64, limit: u64) -> Status {
 /// A pool without the bytes that a call needs.
 pub(in crate::rpc) fn of_pool(full: &Full) -> Status {
     let reason = match full.setting {
-        "message_memory" => "MESSAGE_MEMORY_FULL",
-        "upload_memory" => "UPLOAD_MEMORY_FULL",
-        _ => "SPOOL_FULL",
+        "message_memory" => Reason::MESSAGE_MEMORY_FULL,
+        "upload_memory" => Reason::UPLOAD_MEMORY_FULL,
+        _ => Reason::SPOOL_FULL,
     };
-    let refusal = Refusal::new(Code::ResourceExhausted, reason, full).quota(full.setting);
+    let refusal = Refusal::new(reason, full).quota(full.setting);
     match full.is_final() {
         true => refusal.status(),
         false => refusal.retry(SOON).status(),
@@ -42,7 +42,7 @@ impl From<Full> for Status {
 /// A tenant with as many client streams as it may have.
 pub(in crate::rpc) fn too_many_streams(limit: usize) -> Status {
     let message = format_args!("the tenant has {limit} client streams already, the most at a time");
-    Refusal::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", message)
+    Refusal::new(Reason::TOO_MANY_STREAMS, message)
         .quota("streams_per_tenant")
         .retry(SOON)
         .status()
@@ -54,7 +54,7 @@ pub(in crate::rpc) fn stream_idle(limit: Duration) -> Status {
         "the client sent nothing for {} s",
         limit.as_secs_f64().ceil()
     );
-    Refusal::new(Code::DeadlineExceeded, "STREAM_IDLE", message).status()
+    Refusal::new(Reason::STREAM_IDLE, message).status()
 }
 
 /// A client that sends one message too slowly.
@@ -63,7 +63,7 @@ pub(in crate::rpc) fn message_late(limit: Duration) -> Status {
         "a message was not whole after {} s",
         limit.as_secs_f64().ceil()
     );
-    Refusal::new(Code::DeadlineExceeded, "MESSAGE_LATE", message).status()
+    Refusal::new(Reason::MESSAGE_LATE, message).status()
 }
 
 /// A client stream that broke off: whoever ended it says how.
@@ -88,25 +88,25 @@ fn of_tonic(status: &Status, path: Option<&str>) -> Status {
     match (status.code(), path) {
         (Code::Unimplemented, _) if text.starts_with("Content is compressed") => {
             let message = format_args!("{text}: send messages as they are, or with gzip or zstd");
-            Refusal::new(Code::Unimplemented, "COMPRESSION_UNSUPPORTED", message)
+            Refusal::new(Reason::COMPRESSION_UNSUPPORTED, message)
         }
         (Code::Unimplemented, Some(path)) => {
             let message = format_args!(
                 "this server has no method {path:?}; ask its reflection service, or see proto/frameshift/v1, for those that it has"
             );
-            Refusal::new(Code::Unimplemented, "METHOD_UNKNOWN", message)
+            Refusal::new(Reason::METHOD_UNKNOWN, message)
         }
         // Only what a message becomes when it is decompressed is found out by tonic.
         (Code::OutOfRange | Code::ResourceExhausted, _) => {
-            Refusal::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", text).quota("message_bytes")
+            Refusal::new(Reason::MESSAGE_TOO_LARGE, text).quota("message_bytes")
         }
         // Whatever tonic cannot read is what the caller sent.
         (Code::Internal, _) => {
-            Refusal::new(Code::InvalidArgument, "MESSAGE_UNREADABLE", text).field("message", text)
+            Refusal::new(Reason::MESSAGE_UNREADABLE, text).field("message", text)
         }
-        (Code::Cancelled, _) => Refusal::new(Code::Cancelled, "CANCELLED", text),
-        (Code::NotFound, Some(_)) => Refusal::new(Code::NotFound, "SERVICE_UNKNOWN", text),
-        (code, _) => Refusal::new(code, "STREAM_BROKEN", text),
+        (Code::Cancelled, _) => Refusal::new(Reason::CANCELLED, text),
+        (Code::NotFound, Some(_)) => Refusal::new(Reason::SERVICE_UNKNOWN, text),
+        (code, _) => Refusal::new(Reason::STREAM_BROKEN, text).with_code(code),
     }
     .status()
 }

@@ -49,7 +49,7 @@ pub struct Args {
     pub seed: u64,
 }
 
-/// How a precision of serving agrees with f32.
+/// Agreement of a serving precision with f32.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Line {
     task: &'static str,
@@ -150,7 +150,7 @@ fn planes(clip: &Clip, shape: &BackboneConfig) -> (Arc<[f32]>, u32) {
     (values.into(), clip.label as u32)
 }
 
-/// As a job of the demo does it.
+/// Trains as a job of the demo does.
 fn train(backbone: &Arc<Backbone>, task: &Task, seed: u64) -> Result<AdapterSet, Error> {
     let config = AdapterConfig {
         adapter_width: 48,

@@ -12,24 +12,24 @@ use crate::model::{Backbone, BackboneConfig, Tensors, usage};
 use crate::rng::Stream;
 use crate::spec::{Digest, Invalid, Precision};
 
-/// What loading a checkpoint took.
+/// Cost of loading a checkpoint.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Loading {
     family: &'static str,
     format: String,
     stored_as: String,
     parameters: u64,
-    /// Until files are mapped, headers read, and all names and shapes checked.
+    /// Time until files are mapped, headers read, and all names and shapes checked.
     mapped_ms: f64,
-    /// From there until all values are checked, hashed and packed, tensor by tensor on all threads.
+    /// Time from there until all values are checked, hashed and packed, tensor by tensor on all threads.
     packed_ms: f64,
-    /// Both.
+    /// Sum of the two.
     load_ms: f64,
     /// Memory of the packed weights.
     packed_mib: u64,
     /// Largest resident size of the whole process so far.
     peak_mib: u64,
-    /// One by the other.
+    /// Peak memory divided by the memory of the packed weights.
     peak_of_packed: f64,
 }
 
@@ -51,7 +51,7 @@ struct Line<'a> {
 pub(super) struct Loaded {
     pub(super) backbone: Backbone,
     pub(super) load_ms: f64,
-    /// Of a checkpoint.
+    /// Cost of loading a checkpoint.
     pub(super) loading: Option<Loading>,
 }
 

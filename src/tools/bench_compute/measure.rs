@@ -10,11 +10,11 @@ use super::{Args, Error, round};
 use crate::model::adamw::{self, AdamW};
 use crate::model::{self, Inference, Keep, Step, TrainableSet, TrainingStep, usage};
 
-/// What runs took.
+/// Times of the runs.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Timing {
     pub(super) clips_per_s: f64,
-    /// The first, which is not counted: memory is fresh.
+    /// Time of the first run, which is not counted: memory is fresh.
     first_run_ms: f64,
     median_ms: f64,
     min_ms: f64,

@@ -101,14 +101,14 @@ impl Size {
 /// Everything that a run needs.
 pub(super) struct Subject {
     pub(super) backbone: Arc<Backbone>,
-    /// The first set, not rounded.
+    /// The first adapter set, not rounded.
     pub(super) exact: AdapterSet,
     sets: Vec<Arc<AdapterSet>>,
     pub(super) clips: Vec<Arc<[f32]>>,
     frames: usize,
-    /// From the checkpoint (or its random tensors) to packed weights.
+    /// Time from the checkpoint (or random tensors) to packed weights.
     pub(super) load_ms: f64,
-    /// Of a checkpoint.
+    /// Cost of loading a checkpoint.
     pub(super) loading: Option<Loading>,
 }
 
@@ -145,7 +145,7 @@ impl Subject {
         })
     }
 
-    /// As many clips for each set.
+    /// Segments with as many clips for each set.
     pub(super) fn segments(&self) -> Vec<Segment> {
         let own = self.clips.len() / self.sets.len();
         let segment = |(i, set): (usize, &Arc<AdapterSet>)| Segment {
@@ -284,7 +284,7 @@ mod tests {
     use crate::model::{Inference, Keep, Step, TrainableSet, TrainingStep};
     use crate::spec::Digest;
 
-    /// One forward and one training step of two blocks.
+    /// Checks one forward pass and one training step of two blocks.
     fn run(size: Size, frames: usize) {
         let shape = BackboneConfig {
             layers: 2,

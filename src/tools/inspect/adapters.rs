@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::model::load::Header;
+use crate::model::load::{self, Header};
 
 const BLOCKS: &str = "transformer.resblocks.";
 const HEAD: [&str; 2] = ["fc.weight", "fc.bias"];
@@ -16,13 +16,13 @@ pub struct Adapters {
     pub classes: Option<usize>,
     /// Width of the backbone that it is for.
     pub width: Option<usize>,
-    /// Every adapter, sorted by block. Empty for a linear probe.
+    /// Adapters, sorted by block; none for a linear probe.
     pub sites: Vec<Site>,
     /// Elements of all tensors.
     pub parameters: usize,
 }
 
-/// One adapter.
+/// An adapter of a set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Site {
     /// Index of the block, from 0.
@@ -37,11 +37,9 @@ pub struct Site {
 
 /// The adapter set of a file that has adapters, or a head and nothing else; `None` for other files.
 pub(super) fn find(header: &Header) -> Option<Adapters> {
-    // Training loops put this before every name.
-    let bare = |name: &'_ str| name.strip_prefix("module.").map_or(0, |_| "module.".len());
     let entries = || {
         let all = header.entries.iter();
-        all.map(|entry| (&entry.name[bare(&entry.name)..], entry))
+        all.map(|entry| (load::without_prefixes(&entry.name), entry))
     };
     let shape = |wanted: &str| {
         let found = entries().find(|(name, _)| *name == wanted);

@@ -112,6 +112,9 @@ impl fmt::Display for File {
         for key in &self.not_read {
             writeln!(f, "  not read {}", plain(key))?;
         }
+        for passed in &self.passed_over {
+            writeln!(f, "  passed over {}", plain(&passed.to_string()))?;
+        }
         for (key, value) in &self.metadata {
             writeln!(f, "  metadata {} = {}", plain(key), short(value))?;
         }
@@ -124,7 +127,7 @@ impl fmt::Display for File {
     }
 }
 
-/// Without control characters, which could rewrite a terminal.
+/// Escapes control characters, which could rewrite a terminal.
 fn plain(text: &str) -> String {
     text.chars()
         .flat_map(|letter| {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{Error, local, refused};
-use crate::spec::{Normalization, RotationPolicy};
+use crate::spec::{FrameOrder, Normalization, RotationPolicy};
 use crate::video::{
     self, ClipSpec, ColorPolicy, Decoder, Input, Lane, PictureSpec, Sampling, Views,
 };
@@ -28,6 +28,7 @@ fn clip(sampling: Sampling, views: Views, temporal_views: NonZeroU8) -> ClipSpec
         views,
         size: 224,
         rotation: RotationPolicy::Display,
+        order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
     }
@@ -38,6 +39,7 @@ async fn pictures(decoder: &Decoder, input: Input) -> Result<(), video::Error> {
         frames: EIGHT,
         sampling: Sampling::Uniform,
         rotation: RotationPolicy::Stored,
+        order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         bytes: 64 << 20,
     };

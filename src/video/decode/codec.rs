@@ -10,7 +10,7 @@ use ffmpeg_sys_the_third as ff;
 use super::io::Demuxer;
 use super::owned::{Code, Context, Frame, Packet, check};
 use crate::video::answer::{Codec, Ratio};
-use crate::video::reject::Reject;
+use crate::video::reject::{Evidence, Reject, Rejection};
 
 /// FFmpeg's "no value" of time stamps.
 pub(in crate::video) const NO_TIME: i64 = ff::AV_NOPTS_VALUE;
@@ -50,6 +50,13 @@ impl Packet {
                 stream: usize::try_from(packet.stream_index).unwrap_or(usize::MAX),
             }
         }
+    }
+
+    /// Makes the decoder give the packet's picture this number in place of its time stamp: decoders hand time stamps on unread, and two packets may have
+    /// the same one.
+    pub(in crate::video) fn number(&self, place: usize) {
+        // SAFETY: the packet is alive, and nothing else refers to its fields.
+        unsafe { (*self.as_ptr()).pts = i64::try_from(place).unwrap_or(NO_TIME) }
     }
 
     /// The payload.
@@ -137,18 +144,21 @@ impl Decoder {
         demuxer: &Demuxer<'_>,
         stream: usize,
         (time_base, pixels): (Ratio, u32),
-    ) -> Result<Self, Reject> {
+    ) -> Result<Self, Rejection> {
         let parameters = demuxer.parameters(stream);
-        // SAFETY: the parameters live as long as the demuxer; the result is a static description or null.
-        let description = unsafe { ff::avcodec_find_decoder((*parameters).codec_id) };
-        let description = NonNull::new(description.cast_mut()).ok_or(Reject::CodecNotAllowed)?;
+        // SAFETY: the parameters live as long as the demuxer.
+        let id = unsafe { (*parameters).codec_id };
+        let refused_codec = Rejection::of(Reject::CodecNotAllowed, Evidence::Codec(id.0 as u32));
+        // SAFETY: the result is a static description or null.
+        let description = unsafe { ff::avcodec_find_decoder(id) };
+        let description = NonNull::new(description.cast_mut()).ok_or(refused_codec)?;
         // SAFETY: names of descriptions end with a zero.
         let name = unsafe { CStr::from_ptr((*description.as_ptr()).name) };
         let codec = Codec::ALL
             .iter()
             .copied()
-            .find(|codec| name.to_bytes() == codec.name().as_bytes())
-            .ok_or(Reject::CodecNotAllowed)?;
+            .find(|codec| name.to_bytes() == codec.decoder().as_bytes())
+            .ok_or(refused_codec)?;
         let context = Context::new(description).map_err(|_| Reject::Memory)?;
         // SAFETY: context, parameters and description are alive and belong together; nothing else uses the context.
         unsafe {
@@ -202,6 +212,16 @@ impl Decoder {
     pub(in crate::video) fn flush(&mut self) {
         // SAFETY: the context is open.
         unsafe { ff::avcodec_flush_buffers(self.context.as_ptr()) }
+    }
+}
+
+/// FFmpeg's name of a codec by its number: a look into a table, which reads nothing of a video.
+pub(in crate::video) fn name_of(id: u32) -> Option<&'static str> {
+    // SAFETY: any number may be looked for; the result is a static description or null, and its name ends with a zero.
+    unsafe {
+        let description = ff::avcodec_descriptor_get(ff::AVCodecID(id as _));
+        let description = description.as_ref()?;
+        CStr::from_ptr(description.name).to_str().ok()
     }
 }
 

@@ -11,7 +11,7 @@ use std::ptr;
 use ffmpeg_sys_the_third as ff;
 
 use super::owned::{Frame, Scaler};
-use crate::video::answer::Rotation;
+use crate::video::answer::{Orientation, Rotation};
 use crate::video::reject::Reject;
 use crate::video::request::ColorPolicy;
 use crate::video::transform::Rgb;
@@ -24,7 +24,7 @@ pub(in crate::video) struct Converter {
     scaler: Option<(Key, Scaler)>,
     rows: Vec<u8>,
     turned: Vec<u8>,
-    rotation: Rotation,
+    orientation: Orientation,
     color: ColorPolicy,
 }
 
@@ -93,13 +93,13 @@ fn reserve(buffer: &mut Vec<u8>, size: usize) -> Result<(), Reject> {
 }
 
 impl Converter {
-    /// Pictures are turned by this, and their colours taken so.
-    pub(in crate::video) fn new(rotation: Rotation, color: ColorPolicy) -> Self {
+    /// A converter that brings pictures into this orientation and takes their colours by this policy.
+    pub(in crate::video) fn new(orientation: Orientation, color: ColorPolicy) -> Self {
         Self {
             scaler: None,
             rows: Vec::new(),
             turned: Vec::new(),
-            rotation,
+            orientation,
             color,
         }
     }
@@ -148,7 +148,7 @@ impl Converter {
             width,
             height,
         };
-        turn(stored, self.rotation, &mut self.turned)
+        turn(stored, self.orientation, &mut self.turned)
     }
 }
 
@@ -172,15 +172,16 @@ fn scaler(key: Key) -> Result<Scaler, Reject> {
     Ok(scaler)
 }
 
-/// Turns a picture clockwise; one that needs no turn stays where it is.
+/// Mirrors a picture, then turns it clockwise; one that needs neither stays where it is.
 fn turn<'a>(
     stored: Rgb<'a>,
-    rotation: Rotation,
+    orientation: Orientation,
     turned: &'a mut Vec<u8>,
 ) -> Result<Rgb<'a>, Reject> {
-    if rotation == Rotation::None {
+    if orientation == Orientation::STORED {
         return Ok(stored);
     }
+    let rotation = orientation.rotation;
     let (width, height) = if rotation.is_sideways() {
         (stored.height, stored.width)
     } else {
@@ -194,6 +195,11 @@ fn turn<'a>(
                 Rotation::Quarter => (y, stored.height - 1 - x),
                 Rotation::Half => (stored.width - 1 - x, stored.height - 1 - y),
                 Rotation::ThreeQuarters => (stored.width - 1 - y, x),
+            };
+            let from_x = if orientation.is_mirrored {
+                stored.width - 1 - from_x
+            } else {
+                from_x
             };
             let start = from_y * stored.stride + from_x * 3;
             pixel.copy_from_slice(&stored.bytes[start..start + 3]);
@@ -212,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_clockwise() {
+    fn pictures_are_mirrored_and_then_turned_clockwise() {
         // 2 wide, 3 high: a b / c d / e f.
         let bytes: Vec<u8> = b"abcdef".iter().flat_map(|&letter| [letter; 3]).collect();
         let stored = Rgb {
@@ -221,14 +227,22 @@ mod tests {
             width: 2,
             height: 3,
         };
-        for (rotation, expected, width) in [
-            (Rotation::None, b"abcdef", 2),
-            (Rotation::Quarter, b"ecafdb", 3),
-            (Rotation::Half, b"fedcba", 2),
-            (Rotation::ThreeQuarters, b"bdface", 3),
+        for (is_mirrored, rotation, expected, width) in [
+            (false, Rotation::None, b"abcdef", 2),
+            (false, Rotation::Quarter, b"ecafdb", 3),
+            (false, Rotation::Half, b"fedcba", 2),
+            (false, Rotation::ThreeQuarters, b"bdface", 3),
+            (true, Rotation::None, b"badcfe", 2),
+            (true, Rotation::Quarter, b"fdbeca", 3),
+            (true, Rotation::Half, b"efcdab", 2),
+            (true, Rotation::ThreeQuarters, b"acebdf", 3),
         ] {
             let mut scratch = Vec::new();
-            let turned = turn(stored, rotation, &mut scratch).unwrap();
+            let orientation = Orientation {
+                is_mirrored,
+                rotation,
+            };
+            let turned = turn(stored, orientation, &mut scratch).unwrap();
             let letters: Vec<u8> = turned.bytes.chunks(3).map(|pixel| pixel[0]).collect();
             assert_eq!((&letters[..], turned.width), (&expected[..], width));
         }
@@ -282,7 +296,7 @@ mod tests {
                 (ColorPolicy::Reference, by_formula(color, BT601, false)),
                 (ColorPolicy::Tagged, by_formula(color, weights, is_full)),
             ] {
-                let mut converter = Converter::new(Rotation::None, policy);
+                let mut converter = Converter::new(Orientation::STORED, policy);
                 let rgb = converter.rgb(&frame).unwrap();
                 for (value, expected) in rgb.bytes.iter().zip(expected) {
                     let off = f32::from(*value) - expected;

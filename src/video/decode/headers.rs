@@ -43,6 +43,8 @@ pub(in crate::video) enum Doubt {
     TimeStamps,
     /// Pictures are reordered further than the decoder waits for them.
     Reordering,
+    /// Pictures may be reordered, but their packets say only when they are decoded.
+    Presentation,
 }
 
 /// What one packet says.
@@ -86,8 +88,17 @@ impl Walk {
             Codec::Vp9 => Kind::Plain(vpx::vp9),
             Codec::ProRes => Kind::Plain(intra::prores),
             Codec::Ffv1 => Kind::Plain(intra::ffv1),
-            // Fields, and pictures of several packets.
-            Codec::Mpeg1 | Codec::Mpeg2 => return Err(Doubt::Codec),
+            Codec::Dv => Kind::Plain(intra::dv),
+            // Fields, pictures of several packets, and packets whose headers are not walked.
+            Codec::Mpeg1
+            | Codec::Mpeg2
+            | Codec::H263
+            | Codec::Flv1
+            | Codec::Wmv1
+            | Codec::Wmv2
+            | Codec::MsMpeg4V2
+            | Codec::MsMpeg4V3
+            | Codec::Theora => return Err(Doubt::Codec),
         }))
     }
 

@@ -10,14 +10,10 @@ use std::ptr::{self, NonNull};
 use ffmpeg_sys_the_third as ff;
 
 use super::owned::{Code, Options, Packet, check};
-use crate::video::answer::{Ratio, Rotation};
+use crate::video::answer::{Codec, Container, Orientation, Ratio};
 
 /// Read buffer; the demuxer's own default.
 const BUFFER: usize = 32 * 1024;
-/// Demuxers by the first of their names; nested demuxers are held to it too.
-const FORMATS: &str = "mov,matroska,avi,mpegts,flv";
-/// Decoders by name, for those that the demuxer opens on its own while it looks at a stream.
-const CODECS: &str = "h264,hevc,vp8,vp9,libdav1d,mpeg4,mjpeg,mpeg1video,mpeg2video,prores,ffv1";
 
 /// Where the demuxer reads.
 struct Reader<'a> {
@@ -76,11 +72,13 @@ pub(in crate::video) struct Stream {
     pub(in crate::video) time_base: Ratio,
     pub(in crate::video) rate: Ratio,
     pub(in crate::video) sar: Ratio,
-    pub(in crate::video) rotation: Rotation,
+    pub(in crate::video) orientation: Orientation,
     /// Frames that the header promises, 0 when it does not say.
     pub(in crate::video) promised_frames: i64,
-    /// Duration that the header promises in units of the time base; `None` when it does not say.
+    /// Duration of the stream that the header promises, in units of the time base; `None` when it does not say.
     pub(in crate::video) promised_duration: Option<i64>,
+    /// Duration of the whole container, of which another stream may be the longest, in the same units.
+    pub(in crate::video) container_duration: Option<i64>,
     pub(in crate::video) width: i32,
     pub(in crate::video) height: i32,
 }
@@ -89,6 +87,7 @@ pub(in crate::video) struct Stream {
 pub(in crate::video) struct Demuxer<'a> {
     format: *mut ff::AVFormatContext,
     io: NonNull<ff::AVIOContext>,
+    file: (&'a File, u64),
     /// What `io` points to.
     _reader: Box<Reader<'a>>,
 }
@@ -138,8 +137,19 @@ impl<'a> Demuxer<'a> {
         Ok(Self {
             format: ptr::null_mut(),
             io,
+            file: (file, length),
             _reader: reader,
         })
+    }
+
+    /// Bytes of the whole file.
+    pub(in crate::video) fn length(&self) -> u64 {
+        self.file.1
+    }
+
+    /// Reads bytes of the file without the demuxer; `None` when they are not all there.
+    pub(in crate::video) fn bytes_at(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {
+        self.file.0.read_exact_at(buffer, offset).ok()
     }
 
     /// Recognises the format by content.
@@ -164,8 +174,10 @@ impl<'a> Demuxer<'a> {
     /// Opens the container as this format.
     pub(in crate::video) fn open(&mut self, format: &Format) -> Result<(), Code> {
         let mut options = Options::new()
-            .set(c"format_whitelist", FORMATS)
-            .set(c"codec_whitelist", CODECS)
+            // Demuxers by the first of their names; nested demuxers are held to them, too.
+            .set(c"format_whitelist", &Container::list(","))
+            // Decoders by name, for those that the demuxer opens on its own while it looks at a stream.
+            .set(c"codec_whitelist", &Codec::decoders())
             .set(c"protocol_whitelist", "none")
             // A backstop (FFmpeg 7 caps silently); the limit is checked by the caller.
             .set(c"max_streams", "256")
@@ -264,11 +276,11 @@ impl<'a> Demuxer<'a> {
                     stream,
                     ptr::null_mut(),
                 )),
-                rotation: rotation(stream),
+                orientation: orientation(stream),
                 promised_frames: (*stream).nb_frames,
                 promised_duration: ((*stream).duration != ff::AV_NOPTS_VALUE)
-                    .then_some((*stream).duration)
-                    .or_else(|| self.container_duration(stream)),
+                    .then_some((*stream).duration),
+                container_duration: self.container_duration(stream),
                 width: parameters.width,
                 height: parameters.height,
             }
@@ -291,6 +303,13 @@ impl<'a> Demuxer<'a> {
                 ff::av_rescale_q(duration, microseconds, (*stream).time_base)
             })
         }
+    }
+
+    /// Packets of a stream that the container's own index lists by now; an edit list has taken out those that no player needs.
+    pub(in crate::video) fn indexed_packets(&self, index: usize) -> usize {
+        // SAFETY: a stream of an open context is alive.
+        let count = unsafe { ff::avformat_index_get_entries_count(self.stream_ptr(index)) };
+        usize::try_from(count).unwrap_or(0)
     }
 
     /// A stream's codec parameters, for as long as the container is open.
@@ -358,11 +377,11 @@ fn ratio(ratio: ff::AVRational) -> Ratio {
     }
 }
 
-/// What the display matrix asks of players: right angles only.
+/// What the display matrix asks of players: right angles only, mirrored or not.
 ///
 /// # Safety
 /// The stream is alive.
-unsafe fn rotation(stream: *mut ff::AVStream) -> Rotation {
+unsafe fn orientation(stream: *mut ff::AVStream) -> Orientation {
     const MATRIX_BYTES: usize = 9 * 4;
     let mut size = 0_usize;
     // SAFETY: the stream is alive; FFmpeg writes the size of what it returns.
@@ -391,17 +410,8 @@ unsafe fn rotation(stream: *mut ff::AVStream) -> Rotation {
         }
     };
     if matrix.is_null() || size < MATRIX_BYTES {
-        return Rotation::None;
+        return Orientation::STORED;
     }
-    // SAFETY: the matrix has nine 32-bit entries, and FFmpeg aligns side data.
-    let counter_clockwise = unsafe { ff::av_display_rotation_get(matrix.cast()) };
-    if !counter_clockwise.is_finite() {
-        return Rotation::None;
-    }
-    match (-counter_clockwise.round() as i32).rem_euclid(360) {
-        90 => Rotation::Quarter,
-        180 => Rotation::Half,
-        270 => Rotation::ThreeQuarters,
-        _ => Rotation::None,
-    }
+    // SAFETY: the matrix has nine 32-bit entries.
+    Orientation::of_matrix(unsafe { matrix.cast::<[i32; 9]>().read_unaligned() })
 }

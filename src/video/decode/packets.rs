@@ -6,7 +6,7 @@ use std::fs::File;
 
 use super::owned::Packet;
 use crate::video::probe::{self, Entry, Index, Opened};
-use crate::video::reject::Reject;
+use crate::video::reject::{Reject, Rejection};
 use crate::video::request::Limits;
 
 /// Packets that are read rather than jumped over.
@@ -43,7 +43,7 @@ impl<'a> Packets<'a> {
     }
 
     /// The packet at a place of the index; `None` when it is not there any more.
-    pub(super) fn get(&mut self, place: usize) -> Result<Option<&Packet>, Reject> {
+    pub(super) fn get(&mut self, place: usize) -> Result<Option<&Packet>, Rejection> {
         let index = self.index;
         if let Some(packets) = &index.packets {
             return Ok(packets.get(place));

@@ -20,8 +20,8 @@ pub(super) trait Sink {
     /// Takes a frame for these places of the selection.
     fn put(&mut self, frame: &Frame, slots: &[usize]) -> Result<(), Refusal>;
 
-    /// Writes out what is held, given the time stamp of each place; returns width and height of each, if it has its own.
-    fn finish(&mut self, _pts: &[i64]) -> Result<Vec<(u32, u32)>, Refusal> {
+    /// Writes out what is held for this many places of the selection; returns width and height of each, if it has its own.
+    fn finish(&mut self, _places: usize) -> Result<Vec<(u32, u32)>, Refusal> {
         Ok(Vec::new())
     }
 }
@@ -109,7 +109,8 @@ impl Sink for ClipSink<'_> {
 pub(super) struct PictureSink<'a> {
     room: &'a mut [u8],
     converter: Converter,
-    held: BTreeMap<i64, Picture>,
+    /// Pictures and the places that each fills, by the first of them.
+    held: BTreeMap<usize, (Picture, Vec<usize>)>,
     held_bytes: usize,
 }
 
@@ -131,7 +132,10 @@ impl Sink for PictureSink<'_> {
         self.held_bytes = 0;
     }
 
-    fn put(&mut self, frame: &Frame, _slots: &[usize]) -> Result<(), Refusal> {
+    fn put(&mut self, frame: &Frame, slots: &[usize]) -> Result<(), Refusal> {
+        let Some(&first) = slots.first() else {
+            return Ok(());
+        };
         let picture = self.converter.rgb(frame)?;
         let row = picture.width * 3;
         let bytes = row * picture.height;
@@ -150,17 +154,23 @@ impl Sink for PictureSink<'_> {
             rgb,
         };
         self.held_bytes += bytes;
-        if let Some(earlier) = self.held.insert(frame.pts(), picture) {
-            self.held_bytes -= earlier.rgb.len();
+        if let Some(earlier) = self.held.insert(first, (picture, slots.to_vec())) {
+            self.held_bytes -= earlier.0.rgb.len();
         }
         Ok(())
     }
 
-    fn finish(&mut self, pts: &[i64]) -> Result<Vec<(u32, u32)>, Refusal> {
-        let mut sizes = Vec::with_capacity(pts.len());
+    fn finish(&mut self, places: usize) -> Result<Vec<(u32, u32)>, Refusal> {
+        let mut filled = vec![None; places];
+        for (picture, slots) in self.held.values() {
+            for &slot in slots {
+                *filled.get_mut(slot).ok_or(Reject::Undecodable)? = Some(picture);
+            }
+        }
+        let mut sizes = Vec::with_capacity(places);
         let mut at = 0;
-        for pts in pts {
-            let picture = self.held.get(pts).ok_or(Reject::Undecodable)?;
+        for picture in filled {
+            let picture = picture.ok_or(Reject::Undecodable)?;
             let target = self
                 .room
                 .get_mut(at..at + picture.rgb.len())

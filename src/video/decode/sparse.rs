@@ -5,8 +5,9 @@
 
 use super::owned::Frame;
 use super::sink::Sink;
-use super::{Chosen, Places, Refusal, Source, step};
-use crate::video::probe::{Index, Seen};
+use super::{Choice, Places, Refusal, Source, step};
+use crate::video::answer::Warnings;
+use crate::video::probe::{Frames, Index};
 use crate::video::reject::Reject;
 
 /// Packets that are decoded in a row, from an entry to the last wanted one.
@@ -55,14 +56,14 @@ fn runs(index: &Index, wanted: impl Iterator<Item = i64>) -> Option<Vec<Run>> {
 /// Hands the chosen frames to the sink; `None` when everything has to be decoded.
 pub(super) fn decode(
     source: &mut Source<'_>,
-    chosen: &Chosen,
+    choice: &Choice,
     sink: &mut dyn Sink,
-) -> Result<Option<Seen>, Refusal> {
+) -> Result<Option<Frames>, Refusal> {
     let index = source.index;
     if index.doubt.is_some() || index.pts.is_empty() {
         return Ok(None);
     }
-    let wanted = chosen.wanted();
+    let wanted = choice.places_by_time();
     let Some(runs) = runs(index, wanted.keys().copied()) else {
         return Ok(None);
     };
@@ -83,10 +84,12 @@ pub(super) fn decode(
             return Ok(None);
         }
     }
-    Ok(taking.size.map(|size| Seen {
+    Ok(taking.size.map(|size| Frames {
         pts: index.pts.clone(),
+        reference_frames: u32::try_from(index.pts.len()).unwrap_or(u32::MAX),
         size,
         is_damaged: false,
+        warnings: Warnings::default(),
     }))
 }
 

@@ -10,7 +10,7 @@ use super::{Budget, Opened, check_duration};
 use crate::video::decode::codec::{Header, NO_TIME};
 use crate::video::decode::headers::{Doubt, Facts, Walk};
 use crate::video::decode::owned::Packet;
-use crate::video::reject::Reject;
+use crate::video::reject::{Reject, Rejection};
 use crate::video::request::Limits;
 
 /// One packet.
@@ -56,6 +56,15 @@ impl Entry {
         }
     }
 
+    /// A shown packet with a time of decoding, for tests of what is made of an index.
+    #[cfg(test)]
+    pub(in crate::video) fn decoded_at(dts: i64) -> Self {
+        Self {
+            dts,
+            ..Self::of(dts, false)
+        }
+    }
+
     /// Whether this is the packet that was indexed.
     pub(in crate::video) fn is(&self, packet: &Packet) -> bool {
         let header = packet.header();
@@ -75,7 +84,7 @@ pub(in crate::video) struct Index {
     pub(in crate::video) packets: Option<Vec<Packet>>,
     /// All packets of the video stream, in their order.
     pub(in crate::video) entries: Vec<Entry>,
-    /// Distinct time stamps of the packets that are shown, ascending: what the frames' are, if there is no doubt.
+    /// Time stamps of the packets that are shown, ascending: what the frames' are, and distinct, if there is no doubt.
     pub(in crate::video) pts: Vec<i64>,
     /// Why packets and pictures may differ.
     pub(in crate::video) doubt: Option<Doubt>,
@@ -89,7 +98,7 @@ pub(in crate::video) fn index(
     limits: &Limits,
     budget: &Budget,
     kept_bytes: usize,
-) -> Result<Index, Reject> {
+) -> Result<Index, Rejection> {
     let stream = opened.stream;
     let mut reading = Reading {
         walk: Walk::new(opened.decoder.codec, opened.demuxer.extradata(stream)),
@@ -105,25 +114,29 @@ pub(in crate::video) fn index(
             // Switched-off streams give no packets, but a stream that appears late may.
             others += 1;
             if others > limits.packets {
-                return Err(Reject::TooManyPackets);
+                return Err(Reject::TooManyPackets.into());
             }
             continue;
         }
         if reading.entries.len() >= limits.packets as usize {
-            return Err(Reject::TooManyPackets);
+            return Err(Reject::TooManyPackets.into());
         }
         if reading.entries.len().is_multiple_of(256) {
             budget.check()?;
         }
         packet = reading.take(packet)?;
     }
-    let index = reading.end(opened.demuxer.delay(stream))?;
+    let is_timed = opened.container.has_presentation_times();
+    let index = reading.end(opened.demuxer.delay(stream), is_timed)?;
     if index.pts.len() > limits.frames as usize {
-        return Err(Reject::TooManyFrames);
+        return Err(Reject::TooManyFrames.into());
     }
     check_duration(&index.pts, opened.facts.time_base, limits)?;
     Ok(index)
 }
+
+/// What FFmpeg keeps for a packet besides its payload: its own structure, side data, the buffer's owners, padding.
+const PACKET_BYTES: usize = 384;
 
 /// An index that grows.
 struct Reading {
@@ -156,7 +169,7 @@ impl Reading {
         let no_room = |_| Reject::Memory;
         self.entries.try_reserve(1).map_err(no_room)?;
         self.entries.push(Entry::new(&header, &packet, facts));
-        match self.room.checked_sub(packet.size()) {
+        match self.room.checked_sub(packet.size() + PACKET_BYTES) {
             Some(room) => self.room = room,
             None => self.packets = None,
         }
@@ -168,19 +181,21 @@ impl Reading {
         Packet::new().map_err(|_| Reject::Memory)
     }
 
-    /// Ends; `delay` is how many pictures the decoder waits for.
-    fn end(self, delay: usize) -> Result<Index, Reject> {
+    /// Ends the index; `delay` is how many pictures the decoder waits for, and the container says when pictures are shown if it `is_timed`.
+    fn end(self, delay: usize, is_timed: bool) -> Result<Index, Reject> {
         let mut pts: Vec<i64> = Vec::new();
         pts.try_reserve_exact(self.entries.len())
             .map_err(|_| Reject::Memory)?;
         pts.extend((self.entries.iter().filter(|entry| entry.is_shown)).map(|entry| entry.pts));
-        let shown = pts.len();
         pts.sort_unstable();
-        pts.dedup();
+        let is_distinct = pts.is_sorted_by(|one, next| one < next);
         let (doubt, skips_unreferenced) = match &self.walk {
+            Ok(walk) if walk.is_reordered() && !has_order(&self.entries, delay, is_timed) => {
+                (Some(Doubt::Presentation), false)
+            }
             Ok(walk) => {
-                let delay = walk.is_reordered().then_some(delay);
-                let doubt = check_order(&self.entries, pts.len() == shown, delay);
+                let delay = if walk.is_reordered() { delay } else { 0 };
+                let doubt = check_order(&self.entries, is_distinct, delay);
                 (doubt.err(), walk.skips_unreferenced())
             }
             Err(doubt) => (Some(*doubt), false),
@@ -195,8 +210,15 @@ impl Reading {
     }
 }
 
-/// Whether the time stamps are what decoding needs them to be.
-fn check_order(entries: &[Entry], is_distinct: bool, delay: Option<usize>) -> Result<(), Doubt> {
+/// Whether the time stamps of a codec that reorders pictures say when they are shown: if a decoder waits for pictures, but they come in the order of their
+/// time stamps, these are the times of decoding.
+fn has_order(entries: &[Entry], delay: usize, is_timed: bool) -> bool {
+    let is_ascending = entries.is_sorted_by(|one, next| one.pts <= next.pts);
+    is_timed && (delay == 0 || !is_ascending || entries.len() < 2)
+}
+
+/// Whether the time stamps are what decoding needs them to be, for a decoder that waits for `delay` pictures.
+fn check_order(entries: &[Entry], is_distinct: bool, delay: usize) -> Result<(), Doubt> {
     let Some(first) = entries.first() else {
         return Ok(());
     };
@@ -208,7 +230,7 @@ fn check_order(entries: &[Entry], is_distinct: bool, delay: Option<usize>) -> Re
     if !first.is_entry {
         return Err(Doubt::Start);
     }
-    if delay.is_some_and(|delay| !is_shown_in_order(entries, delay)) {
+    if !is_shown_in_order(entries, delay) {
         return Err(Doubt::Reordering);
     }
     Ok(())
@@ -245,26 +267,37 @@ mod tests {
     #[test]
     fn pictures_that_come_later_than_the_decoder_waits_are_a_doubt() {
         let pyramid = entries(&[0, 4, 2, 1, 3, 8, 6, 5, 7]);
-        assert_eq!(check_order(&pyramid, true, Some(2)), Ok(()));
-        assert_eq!(check_order(&pyramid, true, Some(1)), Err(Doubt::Reordering));
-        assert_eq!(check_order(&pyramid, true, None), Ok(()));
+        assert_eq!(check_order(&pyramid, true, 2), Ok(()));
+        assert_eq!(check_order(&pyramid, true, 1), Err(Doubt::Reordering));
+        // Also time stamps that start again, between those before.
+        let restarted = entries(&[0, 4, 8, 2, 6, 10]);
+        assert_eq!(check_order(&restarted, true, 0), Err(Doubt::Reordering));
         let plain = entries(&[0, 1, 2]);
-        assert_eq!(check_order(&plain, true, Some(0)), Ok(()));
+        assert_eq!(check_order(&plain, true, 0), Ok(()));
+    }
+
+    #[test]
+    fn times_of_decoding_are_no_times_of_presentation() {
+        let ascending = entries(&[0, 1, 2, 3]);
+        let reordered = entries(&[0, 3, 1, 2]);
+        assert!(has_order(&ascending, 0, true) && has_order(&reordered, 1, true));
+        assert!(!has_order(&ascending, 1, true));
+        assert!(!has_order(&ascending, 0, false) && !has_order(&reordered, 1, false));
     }
 
     #[test]
     fn time_stamps_must_be_there_and_follow_the_first() {
-        let doubt = |pts: &[i64]| check_order(&entries(pts), true, None);
+        let doubt = |pts: &[i64]| check_order(&entries(pts), true, 1);
         assert_eq!(doubt(&[0, NO_TIME]), Err(Doubt::TimeStamps));
         assert_eq!(doubt(&[0, -1]), Err(Doubt::TimeStamps));
         assert_eq!(
-            check_order(&entries(&[0, 0]), false, None),
+            check_order(&entries(&[0, 0]), false, 1),
             Err(Doubt::TimeStamps)
         );
         let mut cut = entries(&[5, 4, 6]);
         cut[0].is_shown = false;
-        assert_eq!(check_order(&cut, true, None), Ok(()));
+        assert_eq!(check_order(&cut, true, 1), Ok(()));
         cut[0].is_entry = false;
-        assert_eq!(check_order(&cut, true, None), Err(Doubt::Start));
+        assert_eq!(check_order(&cut, true, 1), Err(Doubt::Start));
     }
 }

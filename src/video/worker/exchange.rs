@@ -16,7 +16,7 @@ pub(super) use self::check::checked as read;
 use super::memory::{receive, room, sealed, send, wait_readable};
 use super::nursery::{End, Worker};
 use super::slot::Answer;
-use super::wire::{LONGEST, Request, Wanted};
+use super::wire::{LONGEST, Request, Work};
 use crate::video::request::Limits;
 use crate::video::{Error, Input, Reject};
 
@@ -35,11 +35,11 @@ pub(super) enum Ended {
 }
 
 /// Bytes that the worker needs to write to.
-fn output_bytes(wanted: &Wanted) -> u64 {
-    match wanted {
-        Wanted::Probe => 0,
-        Wanted::Clip(spec) => spec.values() as u64 * 4,
-        Wanted::Pictures(spec) => u64::from(spec.bytes),
+fn output_bytes(work: &Work) -> u64 {
+    match work {
+        Work::Probe => 0,
+        Work::Clip(spec) => spec.values() as u64 * 4,
+        Work::Pictures(spec) => u64::from(spec.bytes),
     }
 }
 
@@ -64,19 +64,19 @@ fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
 /// Has a worker decode an input; `abandoned` becomes readable when the caller leaves.
 pub(super) fn exchange(
     worker: &mut Worker,
-    (id, input, wanted): (u64, &Input, &Wanted),
+    (id, input, work): (u64, &Input, &Work),
     limits: &Limits,
     abandoned: BorrowedFd<'_>,
 ) -> Result<Ended, Error> {
-    let limits = &match wanted {
-        Wanted::Probe => *limits,
-        Wanted::Clip(spec) => limits.with(&spec.sampling),
-        Wanted::Pictures(spec) => limits.with(&spec.sampling),
+    let limits = &match work {
+        Work::Probe => *limits,
+        Work::Clip(spec) => limits.with(&spec.sampling),
+        Work::Pictures(spec) => limits.with(&spec.sampling),
     };
     let deadline = Instant::now() + limits.wall;
     // The worker looks at its own clock, and can refuse a video and live on; it gets a little longer to do so.
     let cpu_end = worker.processor_time() + limits.cpu + limits.cpu / 16;
-    if !hand_over(worker, (id, input, wanted), limits)? {
+    if !hand_over(worker, (id, input, work), limits)? {
         return Ok(Ended::Died(worker.end()));
     }
     match wait(worker, abandoned, (deadline, cpu_end))
@@ -91,17 +91,17 @@ pub(super) fn exchange(
         return Ok(Ended::Died(worker.end()));
     };
     let output = worker.output.as_ref().map(|(memory, _)| memory);
-    Ok(checked(message, (id, wanted), limits, output).map_or(Ended::Lied, Ended::Answered))
+    Ok(checked(message, (id, work), limits, output).map_or(Ended::Lied, Ended::Answered))
 }
 
 /// Sends a worker its request, the input, and its output when it needs a larger one; `false` when it is dead.
 fn hand_over(
     worker: &mut Worker,
-    (id, input, wanted): (u64, &Input, &Wanted),
+    (id, input, work): (u64, &Input, &Work),
     limits: &Limits,
 ) -> Result<bool, Error> {
     let (file, input_bytes) = descriptor(input).map_err(system("read the video"))?;
-    let needed = output_bytes(wanted);
+    let needed = output_bytes(work);
     let is_new_output = needed > worker.output.as_ref().map_or(0, |(_, bytes)| *bytes);
     if is_new_output {
         let memory = room(needed).map_err(system("allocate a clip's memory"))?;
@@ -113,7 +113,7 @@ fn hand_over(
         is_new_output,
         output_bytes: needed,
         limits: *limits,
-        wanted: wanted.clone(),
+        work: work.clone(),
     };
     let mut descriptors = vec![file.as_fd()];
     if is_new_output && let Some((memory, _)) = &worker.output {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::exchange::read;
 use super::memory::room;
-use super::wire::{Reply, Wanted};
-use crate::spec::{Normalization, RotationPolicy};
+use super::wire::{Reply, Work};
+use crate::spec::{FrameOrder, Normalization, RotationPolicy};
 use crate::video::answer::{Codec, Container, Probe, Ratio, Rotation, Warnings};
-use crate::video::decode::Outcome;
+use crate::video::decode::Summary;
 use crate::video::fuzzing::selection;
 use crate::video::request::{ClipSpec, ColorPolicy, Limits, PictureSpec, Sampling, Views};
 use crate::video::sampling::select_by_count;
@@ -20,10 +20,10 @@ const SIDE: u16 = 8;
 /// # Panics
 /// When what was taken does not.
 pub(in crate::video) fn read_reply(kind: u8, change: impl FnOnce(&mut Vec<u8>)) {
-    let wanted = wanted(kind);
+    let work = work(kind);
     let mut message = Reply {
         id: ID,
-        result: Ok(honest(&wanted)),
+        result: Ok(honest(&work)),
     }
     .encode();
     change(&mut message);
@@ -31,8 +31,9 @@ pub(in crate::video) fn read_reply(kind: u8, change: impl FnOnce(&mut Vec<u8>)) 
     let Ok(output) = room(1 << 16) else {
         return;
     };
-    if let Some(Ok(answer)) = read(&message, (ID, &wanted), &limits, Some(&output)) {
+    if let Some(Ok(answer)) = read(&message, (ID, &work), &limits, Some(&output)) {
         assert!(answer.probe.frames <= limits.frames);
+        assert!(answer.probe.reference_frames <= limits.frames);
         assert!(answer.indices.len() == answer.pts.len());
         assert!(
             (answer.indices.iter()).all(|&index| index < answer.probe.frames),
@@ -41,18 +42,19 @@ pub(in crate::video) fn read_reply(kind: u8, change: impl FnOnce(&mut Vec<u8>)) 
     }
 }
 
-fn wanted(kind: u8) -> Wanted {
+fn work(kind: u8) -> Work {
     let (frames, temporal_views) = selection();
     match kind {
-        0 => Wanted::Probe,
-        1 => Wanted::Pictures(PictureSpec {
+        0 => Work::Probe,
+        1 => Work::Pictures(PictureSpec {
             frames,
             sampling: Sampling::Uniform,
             rotation: RotationPolicy::Stored,
+            order: FrameOrder::Display,
             color: ColorPolicy::Reference,
             bytes: 1 << 16,
         }),
-        kind => Wanted::Clip(ClipSpec {
+        kind => Work::Clip(ClipSpec {
             frames,
             sampling: if kind == 2 {
                 Sampling::Uniform
@@ -63,6 +65,7 @@ fn wanted(kind: u8) -> Wanted {
             views: Views::Center,
             size: SIDE,
             rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
             color: ColorPolicy::Reference,
             normalization: Normalization::CLIP,
         }),
@@ -70,41 +73,43 @@ fn wanted(kind: u8) -> Wanted {
 }
 
 /// What an honest worker answers for a video of ten frames.
-fn honest(wanted: &Wanted) -> Outcome {
+fn honest(work: &Work) -> Summary {
     const FRAMES: u32 = 10;
     let ratio = Ratio {
         numerator: 1,
         denominator: 25,
     };
-    let sampling = match wanted {
-        Wanted::Probe => None,
-        Wanted::Clip(spec) => Some(&spec.sampling),
-        Wanted::Pictures(spec) => Some(&spec.sampling),
+    let sampling = match work {
+        Work::Probe => None,
+        Work::Clip(spec) => Some(&spec.sampling),
+        Work::Pictures(spec) => Some(&spec.sampling),
     };
     let (frames, views) = selection();
     let indices = sampling
         .and_then(|sampling| select_by_count(sampling, FRAMES, frames.get(), views.get())?.ok())
         .unwrap_or_default();
-    Outcome {
+    Summary {
         probe: Probe {
             container: Container::Mov,
             codec: Codec::H264,
             width: 64,
             height: 48,
             frames: FRAMES,
+            reference_frames: FRAMES,
             time_base: ratio,
             first_pts: 0,
             duration: Duration::from_secs(1),
             rate: ratio,
             rotation: Rotation::None,
+            mirrored: false,
             sar: ratio,
             streams: 1,
             warnings: Warnings::default(),
         },
         pts: indices.iter().map(|&index| i64::from(index)).collect(),
-        sizes: match wanted {
-            Wanted::Pictures(_) => vec![(16, 12); indices.len()],
-            Wanted::Probe | Wanted::Clip(_) => Vec::new(),
+        sizes: match work {
+            Work::Pictures(_) => vec![(16, 12); indices.len()],
+            Work::Probe | Work::Clip(_) => Vec::new(),
         },
         indices,
     }

@@ -15,24 +15,14 @@ use super::nursery::{Nursery, Worker};
 use super::queue::Queue;
 use super::samples;
 use super::slot::{Answer, Job, Next, Slot, Stage};
-use super::wire::Wanted;
+use super::wire::Work;
 use crate::ids::TenantId;
 use crate::video::answer::Containers;
-use crate::video::request::{ClipSpec, Lane, PictureSpec};
+use crate::video::request::Lane;
 use crate::video::{Config, Error, Input, Layers};
 
 /// Pause before a slot that failed begins anew.
 const REST: Duration = Duration::from_millis(100);
-
-/// What is wanted of a video.
-pub(in crate::video) enum Work {
-    /// The facts.
-    Probe,
-    /// A clip.
-    Clip(ClipSpec),
-    /// Pictures.
-    Pictures(PictureSpec),
-}
 
 /// A slot that waits, and whose worker it has.
 struct Idle {
@@ -237,18 +227,13 @@ impl Pool {
         input: Input,
         work: Work,
     ) -> Result<Answer, Error> {
-        let wanted = match work {
-            Work::Probe => Wanted::Probe,
-            Work::Clip(spec) => Wanted::Clip(spec),
-            Work::Pictures(spec) => Wanted::Pictures(spec),
-        };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         let stage = Arc::new(Mutex::new(Stage::Waits));
         let job = Job {
             id,
             input,
-            wanted,
+            work,
             stage: Arc::clone(&stage),
             reply,
         };

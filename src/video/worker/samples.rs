@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::exchange::{Ended, exchange, is_doubtful, verdict};
 use super::nursery::{Nursery, Worker};
-use super::wire::Wanted;
+use super::wire::Work;
 use crate::video::answer::{Container, Containers};
 use crate::video::request::Limits;
 use crate::video::{Error, Input};
 
-const SAMPLES: [(Container, &[u8]); 5] = [
+const SAMPLES: [(Container, &[u8]); 7] = [
     (
         Container::Mov,
         include_bytes!("../../../assets/containers/mov.mp4"),
@@ -33,6 +33,14 @@ const SAMPLES: [(Container, &[u8]); 5] = [
     (
         Container::Flv,
         include_bytes!("../../../assets/containers/flv.flv"),
+    ),
+    (
+        Container::Asf,
+        include_bytes!("../../../assets/containers/asf.wmv"),
+    ),
+    (
+        Container::Ogg,
+        include_bytes!("../../../assets/containers/ogg.ogv"),
     ),
 ];
 
@@ -57,7 +65,7 @@ pub(super) fn check(
     let samples = SAMPLES.into_iter().enumerate();
     for (number, (container, bytes)) in samples.filter(|(_, own)| wanted.contains(own.0)) {
         let input = Input::Bytes(Bytes::from_static(bytes));
-        let job = (number as u64, &input, &Wanted::Probe);
+        let job = (number as u64, &input, &Work::Probe);
         let mut ended = exchange(&mut worker, job, &limits, abandoned.as_fd())?;
         if is_doubtful(&ended).is_some() {
             // A busy machine says nothing about a container.
@@ -67,7 +75,8 @@ pub(super) fn check(
         let problem = match ended {
             Ended::Answered(Ok(answer)) if answer.probe.container == container => continue,
             Ended::Answered(Ok(_)) => None,
-            Ended::Answered(Err(Error::Rejected(reject))) | Ended::TimedOut(reject) => Some(reject),
+            Ended::Answered(Err(Error::Rejected(rejection))) => Some(rejection.reject),
+            Ended::TimedOut(reject) => Some(reject),
             Ended::Answered(Err(error)) => return Err(error),
             Ended::Died(end) => verdict(end),
             Ended::Lied | Ended::Abandoned => None,

@@ -29,7 +29,7 @@ pub(super) struct Allowance {
     pub(super) cpu: u64,
 }
 
-/// Confines this process for good with the wanted layers: only `socket` and the null device stay open. Returns the socket, and the layers that hold:
+/// Confines this process for good with the work layers: only `socket` and the null device stay open. Returns the socket, and the layers that hold:
 /// the kernel may lack Landlock or seccomp.
 ///
 /// # Errors
@@ -38,11 +38,11 @@ pub(super) fn confine(
     socket: OwnedFd,
     zygote: Pid,
     allowance: Allowance,
-    wanted: Layers,
+    work: Layers,
 ) -> io::Result<(OwnedFd, Layers)> {
     let mut held = Layers::NONE;
     let mut socket = socket;
-    for layer in wanted.iter() {
+    for layer in work.iter() {
         let holds = match layer {
             Layer::Process => {
                 socket = stand_alone(socket, zygote)?;

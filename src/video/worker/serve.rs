@@ -11,9 +11,9 @@ use memmap2::{MmapMut, MmapOptions};
 
 use super::Before;
 use super::memory::{receive_with, send};
-use super::wire::{LONGEST, Reply, Request, Wanted, encode_ready};
+use super::wire::{LONGEST, Reply, Request, Work, encode_ready};
 use crate::video::Layers;
-use crate::video::decode::{self, Method, Order, owned};
+use crate::video::decode::{self, Method, Target, owned};
 use crate::video::reject::Reject;
 
 /// The server closed the socket.
@@ -65,7 +65,7 @@ fn answer(
         let mut options = MmapOptions::new();
         options.len(usize::try_from(request.output_bytes).ok()?);
         // A clip fills its room; pictures have room for much larger ones, whose pages nobody should clear.
-        if matches!(request.wanted, Wanted::Clip(_)) {
+        if matches!(request.work, Work::Clip(_)) {
             options.populate();
         }
         // SAFETY: the memory is sealed against shrinking, so that it stays valid. The server reads it only after the reply.
@@ -79,23 +79,23 @@ fn answer(
         return Some(Reply::refusal(request.id, reject));
     }
     let room: &mut [u8] = output.as_mut().map_or(&mut [], |output| &mut output[..]);
-    let order = match &request.wanted {
-        Wanted::Probe => Some(Order::Probe),
-        Wanted::Clip(spec) => {
+    let target = match &request.work {
+        Work::Probe => Some(Target::Probe),
+        Work::Clip(spec) => {
             // SAFETY: any four bytes are an `f32`.
             let (_, planes, _) = unsafe { room.align_to_mut::<f32>() };
             planes
                 .get_mut(..spec.values())
-                .map(|planes| Order::Clip(spec, planes))
+                .map(|planes| Target::Clip(spec, planes))
         }
-        Wanted::Pictures(spec) => room
+        Work::Pictures(spec) => room
             .get_mut(..spec.bytes as usize)
-            .map(|room| Order::Pictures(spec, room)),
+            .map(|room| Target::Pictures(spec, room)),
     }?;
     let result = decode::decode(
         (&input, request.input_bytes),
         &request.limits,
-        order,
+        target,
         Method::default(),
     );
     Some(Reply {

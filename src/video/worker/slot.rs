@@ -13,10 +13,10 @@ use super::exchange::{Ended, exchange, is_doubtful, verdict};
 use super::memory::wait_readable;
 use super::nursery::Worker;
 use super::pool::Shared;
-use super::wire::Wanted;
+use super::wire::Work;
 use crate::ids::TenantId;
 use crate::video::answer::{Picture, Probe};
-use crate::video::{Error, Input, Reject};
+use crate::video::{Error, Input, Reject, Rejection};
 
 /// What came out.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(super) enum Stage {
 pub(super) struct Job {
     pub(super) id: u64,
     pub(super) input: Input,
-    pub(super) wanted: Wanted,
+    pub(super) work: Work,
     pub(super) stage: Arc<Mutex<Stage>>,
     pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
 }
@@ -136,7 +136,8 @@ impl Slot {
                 Attempt::Ended(result) => return result,
                 Attempt::Doubtful { reject, was_alone } => {
                     if was_alone && doubt == Some(reject) {
-                        return Err(Error::Rejected(reject));
+                        let limits = &self.shared.config.limits;
+                        return Err(Rejection::from(reject).under(limits).into());
                     }
                     doubt = Some(reject);
                 }
@@ -154,7 +155,7 @@ impl Slot {
         let turn = shared.busy.begin();
         let ended = exchange(
             &mut worker,
-            (job.id, &job.input, &job.wanted),
+            (job.id, &job.input, &job.work),
             &config.limits,
             self.interrupted.as_fd(),
         )?;
@@ -167,7 +168,8 @@ impl Slot {
         }
         let reject = match ended {
             Ended::Answered(result) => {
-                let is_short_of_memory = matches!(result, Err(Error::Rejected(Reject::Memory)));
+                let is_short_of_memory =
+                    matches!(&result, Err(Error::Rejected(own)) if *own == Reject::Memory);
                 let is_old = worker.served >= config.worker_requests.get()
                     || worker.processor_time() >= config.worker_cpu;
                 if !is_short_of_memory && !is_old {
@@ -183,7 +185,7 @@ impl Slot {
                 None => return Ok(Attempt::Gone),
             },
         };
-        Err(Error::Rejected(reject))
+        Err(Rejection::from(reject).under(&config.limits).into())
     }
 
     /// Takes a worker that has decoded for nobody else; it is only put back after an answer that keeps the rules.

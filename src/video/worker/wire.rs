@@ -12,13 +12,14 @@ use crate::video::Layers;
 use crate::video::answer::Ratio;
 
 pub(super) use reply::Reply;
-pub(super) use request::{Request, Wanted};
+pub(super) use request::Request;
+pub(in crate::video) use request::Work;
 
 /// Longer than any message.
 pub(super) const LONGEST: usize = 16 * 1024;
 
 const MAGIC: u32 = 0x5646_5346;
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

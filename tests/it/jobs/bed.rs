@@ -17,8 +17,8 @@ use frameshift::registry::{self, Registry};
 use frameshift::rng::Stream;
 use frameshift::shutdown::{self, Drain};
 use frameshift::spec::{
-    AdapterConfig, ClipSampling, Digest, HyperParameters, JobState, Normalization, RotationPolicy,
-    Sampling, SpatialViews, Split,
+    AdapterConfig, ClipSampling, Digest, FrameOrder, HyperParameters, JobState, Normalization,
+    RotationPolicy, Sampling, SpatialViews, Split,
 };
 use frameshift::store::{DirectoryLock, Store};
 use frameshift::telemetry::Metrics;
@@ -230,6 +230,7 @@ impl Bed {
                 temporal_views: 1.try_into().expect("not 0"),
                 spatial_views: SpatialViews::Center,
                 rotation: RotationPolicy::Display,
+                order: FrameOrder::Display,
             },
             auto_serve: true,
         };

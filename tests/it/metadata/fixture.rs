@@ -12,8 +12,8 @@ use frameshift::metadata::{
     VideoProbe, VideoRecord,
 };
 use frameshift::spec::{
-    AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, HyperParameters, JobState,
-    LabelSet, Precision, RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, FrameOrder, HyperParameters,
+    JobState, LabelSet, Precision, RotationPolicy, Sampling, SpatialViews, Split,
 };
 
 pub(crate) type Store = Arc<dyn MetadataStore>;
@@ -66,6 +66,8 @@ pub(crate) fn probe() -> VideoProbe {
         duration_micros: 4_000_000,
         frame_rate: 25.0,
         rotation_degrees: 90,
+        mirrored: false,
+        reference_frames: None,
         warnings: vec!["DAMAGED".into()],
     }
 }
@@ -96,6 +98,7 @@ pub(crate) fn sampling() -> ClipSampling {
         temporal_views: NonZeroU8::MIN,
         spatial_views: SpatialViews::Center,
         rotation: RotationPolicy::Display,
+        order: FrameOrder::Display,
     }
 }
 
@@ -172,6 +175,7 @@ pub(crate) fn new_job(name: &str) -> NewJob {
             seed: Some(u64::MAX),
             ..HyperParameters::default()
         },
+        allow_label_change: false,
         limit: 100,
     }
 }

@@ -20,7 +20,7 @@ const VIDEO: &[&str] = &[
     "file_name",
 ];
 
-/// Which column is which.
+/// Places of the columns.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Columns {
     separator: u8,

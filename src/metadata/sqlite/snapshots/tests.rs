@@ -92,13 +92,9 @@ async fn a_crash_between_two_pages_leaves_nothing_that_can_be_read_and_the_next_
     let digest = source.digest().await.unwrap();
     // The first page is stored, and then the process ends.
     let lines = source.lines("").await.unwrap();
-    let values: Vec<_> = lines
-        .iter()
-        .map(|line| (&line.video, &line.label, &line.split))
-        .collect();
     let (mut tx, now) = store.write().await.unwrap();
     begin(&mut tx, &tenant, digest, now).await.unwrap();
-    let values = rows::json("examples", &values).unwrap();
+    let values = json(&lines).unwrap();
     add(&mut tx, &tenant, digest, values).await.unwrap();
     tx.commit().await.unwrap();
     drop(source);

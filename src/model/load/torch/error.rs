@@ -25,7 +25,7 @@ pub enum TorchError {
         /// Where.
         at: usize,
     },
-    /// A name that no tensor needs.
+    /// A name that only an attack asks for.
     #[error(
         "the pickle asks for the global {name:?} at offset {at}, which is not allowed: tensors are read, nothing is ever run"
     )]
@@ -33,6 +33,21 @@ pub enum TorchError {
         /// Module and name.
         name: String,
         /// Where.
+        at: usize,
+    },
+    /// A tensor, or the whole file, that is an object of a class which is not known here.
+    #[error(
+        "{what} is an object of the class {class:?} (offset {at} of the pickle), which is not known here, and nothing is ever run: save only the tensors, \
+         torch.save({{'model': {what_to_save}}}, 'weights.pth')",
+        what = or_root(key, "the file"),
+        what_to_save = saved(key)
+    )]
+    Class {
+        /// The key under which it lies; empty for the file itself.
+        key: String,
+        /// Module and name.
+        class: String,
+        /// Where the class is named.
         at: usize,
     },
     /// A call, or its arguments, that no tensor needs.
@@ -244,6 +259,23 @@ pub enum ZipError {
     /// No pickle.
     #[error("no data.pkl in a folder: not an archive of torch.save")]
     NoPickle,
+}
+
+/// A key in quotes, or what stands for the root.
+fn or_root(key: &str, root: &str) -> String {
+    match key {
+        "" => root.to_owned(),
+        key => format!("{key:?}"),
+    }
+}
+
+/// What to save in place of an object: the state dictionary of a module, or a state dictionary of plain tensors.
+fn saved(key: &str) -> String {
+    match key {
+        "" => "model.state_dict()".to_owned(),
+        _ => "{name: tensor.detach().clone() for name, tensor in model.state_dict().items()}"
+            .to_owned(),
+    }
 }
 
 /// An opcode by name and number.

@@ -1,6 +1,7 @@
 //! The names that a pickle may ask for.
 //!
-//! Invariant: an allow-list. Whatever is not here does not exist for the reader, and none of these does more than describe a tensor or a container.
+//! Invariant: an allow-list. Whatever is not here means nothing to the reader, and none of these does more than describe a tensor or a container. Names
+//! that only an attack asks for are refused wherever they are, although nothing would happen here: such a file is not to be passed on.
 
 use safetensors::Dtype;
 
@@ -13,7 +14,7 @@ pub(super) enum Global {
     RebuildTensor,
     /// `torch._utils._rebuild_tensor_v3`: the same, with a dtype at the seventh place.
     RebuildTyped,
-    /// `torch._utils._rebuild_parameter`: a tensor, and what does not matter here.
+    /// `torch._utils._rebuild_parameter` and `…_with_state`: a tensor, and what does not matter here.
     RebuildParameter,
     /// `torch.Size`, `torch.jit._pickle.build_…list` and `restore_type_tag`: their first argument.
     Itself,
@@ -31,7 +32,9 @@ pub(super) fn find(module: &str, name: &str, script: bool) -> Option<Global> {
         ("collections", "OrderedDict") => Some(Global::OrderedDict),
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Some(Global::RebuildTensor),
         ("torch._utils", "_rebuild_tensor_v3") => Some(Global::RebuildTyped),
-        ("torch._utils", "_rebuild_parameter") => Some(Global::RebuildParameter),
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+            Some(Global::RebuildParameter)
+        }
         ("torch", "Size") => Some(Global::Itself),
         ("torch.storage", "UntypedStorage") | ("torch", "UntypedStorage") => {
             Some(Global::Storage(None))
@@ -46,6 +49,87 @@ pub(super) fn find(module: &str, name: &str, script: bool) -> Option<Global> {
             Some(Global::Script)
         }
         _ => None,
+    }
+}
+
+/// Packages of Python whose functions run programs, open files or connections, or load code; no checkpoint needs one of them.
+const HOSTILE: &[&str] = &[
+    "_pickle",
+    "_posixsubprocess",
+    "_winapi",
+    "asyncio",
+    "bdb",
+    "cProfile",
+    "ctypes",
+    "ftplib",
+    "http",
+    "importlib",
+    "linecache",
+    "marshal",
+    "multiprocessing",
+    "nt",
+    "os",
+    "pdb",
+    "pickle",
+    "pip",
+    "popen2",
+    "posix",
+    "pty",
+    "pydoc",
+    "requests",
+    "runpy",
+    "shutil",
+    "smtplib",
+    "socket",
+    "ssl",
+    "subprocess",
+    "sys",
+    "tempfile",
+    "timeit",
+    "urllib",
+    "urllib2",
+    "webbrowser",
+    "xmlrpc",
+    "zipimport",
+];
+
+/// Functions of `builtins` that run code, open files or reach into the program.
+const HOSTILE_BUILTINS: &[&str] = &[
+    "__import__",
+    "apply",
+    "breakpoint",
+    "compile",
+    "delattr",
+    "eval",
+    "exec",
+    "execfile",
+    "file",
+    "globals",
+    "input",
+    "locals",
+    "open",
+    "raw_input",
+    "setattr",
+    "vars",
+];
+
+/// Whether only an attack asks for a name.
+pub(super) fn is_hostile(module: &str, name: &str) -> bool {
+    let package = module.split('.').next().unwrap_or(module);
+    let function = name.split('.').next().unwrap_or(name);
+    match package {
+        "builtins" | "__builtin__" => HOSTILE_BUILTINS.contains(&function),
+        "types" => matches!(function, "CodeType" | "FunctionType"),
+        "numpy" => module.contains(".testing") || module.contains(".f2py"),
+        "torch" => {
+            module.starts_with("torch.hub")
+                || module.starts_with("torch.utils.cpp_extension")
+                || matches!(
+                    (module, function),
+                    ("torch" | "torch.serialization", "load")
+                )
+        }
+        _ => HOSTILE.contains(&package),
     }
 }
 

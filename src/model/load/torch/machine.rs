@@ -1,7 +1,9 @@
 //! The stack machine of pickles, without everything that runs or imports.
 //!
 //! Invariant: each opcode is one of a list, takes time by its own bytes and makes at most one value; opcodes, values, remembered values, the stack and
-//! nesting are bounded.
+//! nesting are bounded. A name that the reader does not know becomes a stranger: a value without content, whatever is done with it.
+
+mod calls;
 
 use std::collections::HashMap;
 
@@ -27,6 +29,8 @@ pub(super) const MAX_DEPTH: usize = 40;
 pub(super) const MAX_RANK: usize = 8;
 /// Longest line of a global's name.
 const MAX_LINE: usize = 512;
+/// Most characters of a global's name in messages.
+const MAX_SHOWN: usize = 120;
 
 /// What a pickle says of a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +69,24 @@ pub(super) struct Parsed<'a> {
     pub(super) end: usize,
     pub(super) storages: Vec<StorageClaim>,
     pub(super) views: Vec<View>,
+    /// Names that the reader does not know, in the order of the pickle.
+    pub(super) strangers: Vec<Stranger<'a>>,
+}
+
+/// A class or function that the reader does not know, by its name in the pickle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stranger<'a> {
+    pub(super) module: &'a str,
+    pub(super) name: &'a str,
+    pub(super) at: usize,
+}
+
+impl Stranger<'_> {
+    /// Module and name, shortened for messages.
+    pub(super) fn path(&self) -> String {
+        let Self { module, name, .. } = self;
+        format!("{module}.{name}").chars().take(MAX_SHOWN).collect()
+    }
 }
 
 /// Reads the pickle that begins at `start`; `script` allows the classes of TorchScript archives.
@@ -81,6 +103,7 @@ pub(super) fn run(bytes: &[u8], start: usize, script: bool) -> Result<Parsed<'_>
         memo: HashMap::new(),
         storages: Vec::new(),
         views: Vec::new(),
+        strangers: Vec::new(),
     };
     for _ in 0..MAX_OPCODES {
         if let Some(root) = machine.step()? {
@@ -90,6 +113,7 @@ pub(super) fn run(bytes: &[u8], start: usize, script: bool) -> Result<Parsed<'_>
                 end: machine.at,
                 storages: machine.storages,
                 views: machine.views,
+                strangers: machine.strangers,
             });
         }
     }
@@ -108,6 +132,7 @@ struct Machine<'a> {
     memo: HashMap<u32, Id>,
     storages: Vec<StorageClaim>,
     views: Vec<View>,
+    strangers: Vec<Stranger<'a>>,
 }
 
 impl<'a> Machine<'a> {
@@ -124,14 +149,14 @@ impl<'a> Machine<'a> {
             b'(' => return Err(TorchError::Stack { at }),
             b'N' => self.push(Node::Other("nothing"), at)?,
             0x88 | 0x89 => self.push(Node::Flag, at)?,
-            b'K' | b'M' | b'J' | 0x8a => self.number(code, at)?,
+            b'K' | b'M' | b'J' | 0x8a | 0x8b => self.number(code, at)?,
             b'G' => {
                 self.take(8)?;
                 self.push(Node::Other("a float"), at)?;
             }
-            b'X' | 0x8c | b'U' | b'T' => self.text(code, at)?,
-            b'C' | b'B' => {
-                let length = self.length(code == b'C')?;
+            b'X' | 0x8c | 0x8d | b'U' | b'T' => self.text(code, at)?,
+            b'C' | b'B' | 0x8e | 0x96 => {
+                let length = self.length(code)?;
                 self.take(length)?;
                 self.push(Node::Other("bytes"), at)?;
             }
@@ -147,12 +172,21 @@ impl<'a> Machine<'a> {
                 self.tuple(items, at)?;
             }
             b'a' | b'e' | b's' | b'u' => self.fill(code, at)?,
+            0x8f => self.push(Node::Other("a set"), at)?,
+            0x90 => self.add_to_set(at)?,
+            0x91 => {
+                let items = self.marked(at)?;
+                let id = self.nodes.push(Node::Other("a set"), at)?;
+                self.nodes.pass_over(id, &items);
+                self.push_id(id, at)?;
+            }
+            b'0' | b'1' => self.discard(code, at)?,
             b'q' | b'r' | 0x94 => self.remember(code, at)?,
             b'h' | b'j' => self.recall(code, at)?,
             b'c' | 0x93 => self.global(code, at)?,
             b'Q' => self.storage(at)?,
             b'R' => self.reduce(at)?,
-            0x81 => self.instance(at)?,
+            0x81 | 0x92 => self.instance(code == 0x92, at)?,
             b'b' => self.build(at)?,
             code => return Err(TorchError::Opcode { code, at }),
         }
@@ -171,6 +205,7 @@ impl<'a> Machine<'a> {
             b'K' => 1,
             b'M' => 2,
             b'J' => 4,
+            0x8b => self.word()? as usize,
             _ => usize::from(self.byte()?),
         };
         let bytes = self.take(length)?;
@@ -178,7 +213,7 @@ impl<'a> Machine<'a> {
         if length > 8 {
             return self.push(Node::Other("a long number"), at);
         }
-        let signed = code == b'J' || code == 0x8a;
+        let signed = matches!(code, b'J' | 0x8a | 0x8b);
         let negative = signed && bytes.last().is_some_and(|last| last & 0x80 != 0);
         let mut wide = if negative { [0xff; 8] } else { [0; 8] };
         wide[..length].copy_from_slice(bytes);
@@ -186,7 +221,7 @@ impl<'a> Machine<'a> {
     }
 
     fn text(&mut self, code: u8, at: usize) -> Result<(), TorchError> {
-        let length = self.length(code == 0x8c || code == b'U')?;
+        let length = self.length(code)?;
         let bytes = self.take(length)?;
         let text = std::str::from_utf8(bytes).map_err(|_| malformed("a text is not UTF-8", at))?;
         self.push(Node::Text(text), at)
@@ -202,12 +237,37 @@ impl<'a> Machine<'a> {
         let list = code == b'a' || code == b'e';
         let into = self.top(at)?;
         let target = self.nodes.get(into);
+        if matches!(target, Node::Stranger(_)) {
+            self.nodes.pass_over(into, &items);
+            return Ok(());
+        }
         let fits = (list && matches!(target, Node::List(_)))
             || (!list && matches!(target, Node::Dict(_)) && items.len().is_multiple_of(2));
         if fits && self.nodes.extend(into, &items, at)? {
             return Ok(());
         }
         Err(malformed("items for what is no such container", at))
+    }
+
+    /// ADDITEMS: a set has no say, so that only what it holds counts.
+    fn add_to_set(&mut self, at: usize) -> Result<(), TorchError> {
+        let items = self.marked(at)?;
+        let into = self.top(at)?;
+        let target = self.nodes.get(into);
+        if !matches!(target, Node::Other("a set") | Node::Stranger(_)) {
+            return Err(malformed("items for what is no such container", at));
+        }
+        self.nodes.pass_over(into, &items);
+        Ok(())
+    }
+
+    /// POP and POP_MARK, which follow a value that holds itself. A POP with nothing above the mark takes the mark.
+    fn discard(&mut self, code: u8, at: usize) -> Result<(), TorchError> {
+        if code == b'0' && self.stack.len() > self.floor() {
+            self.stack.pop();
+            return Ok(());
+        }
+        self.marked(at).map(drop)
     }
 
     fn remember(&mut self, code: u8, at: usize) -> Result<(), TorchError> {
@@ -250,137 +310,16 @@ impl<'a> Machine<'a> {
             Some(Global::Script) => self.push(Node::Class(name), at),
             Some(global) => self.push(Node::Global(global), at),
             None => {
-                let name = format!("{module}.{name}").chars().take(120).collect();
-                Err(TorchError::Global { name, at })
+                let stranger = Stranger { module, name, at };
+                if globals::is_hostile(module, name) {
+                    let name = stranger.path();
+                    return Err(TorchError::Global { name, at });
+                }
+                self.strangers.push(stranger);
+                let number = self.strangers.len() as u32 - 1;
+                self.push(Node::Stranger(number), at)
             }
         }
-    }
-
-    /// BINPERSID: ('storage', class, key, device, elements), and in the old format a view of it, which has to be absent.
-    fn storage(&mut self, at: usize) -> Result<(), TorchError> {
-        let wrong = || malformed("a persistent id that is no storage", at);
-        let id = self.pop(at)?;
-        let Node::Tuple(items) = self.nodes.get(id) else {
-            return Err(wrong());
-        };
-        let (&[tag, class, key, _, elements], view) =
-            items.split_first_chunk::<5>().ok_or_else(wrong)?;
-        if !view
-            .iter()
-            .all(|&view| matches!(self.nodes.get(view), Node::Other("nothing")))
-        {
-            return Err(malformed(
-                "a view of a storage, which torch no longer writes",
-                at,
-            ));
-        }
-        let nodes = &self.nodes;
-        let claim = match [tag, class, key, elements].map(|id| nodes.get(id)) {
-            [
-                Node::Text("storage"),
-                &Node::Global(Global::Storage(dtype)),
-                Node::Text(key),
-                &Node::Int(elements),
-            ] if key.len() <= MAX_LINE => StorageClaim {
-                key: (*key).to_owned(),
-                dtype,
-                elements: u64::try_from(elements).map_err(|_| wrong())?,
-            },
-            _ => return Err(wrong()),
-        };
-        self.storages.push(claim);
-        let number = self.storages.len() as u32 - 1;
-        self.push(Node::Storage(number), at)
-    }
-
-    fn reduce(&mut self, at: usize) -> Result<(), TorchError> {
-        let (arguments, function) = (self.pop(at)?, self.pop(at)?);
-        let (&Node::Global(global), Node::Tuple(items)) =
-            (self.nodes.get(function), self.nodes.get(arguments))
-        else {
-            return Err(malformed("a call of what is no allowed function", at));
-        };
-        let first = items.first().copied();
-        match (global, first) {
-            (Global::OrderedDict, None) => self.push(Node::Dict(Vec::new()), at),
-            (Global::RebuildTensor | Global::RebuildTyped, _) => {
-                let view = self.view(items, global == Global::RebuildTyped, at)?;
-                self.views.push(view);
-                let number = self.views.len() as u32 - 1;
-                self.push(Node::Tensor(number), at)
-            }
-            (Global::RebuildParameter | Global::Itself, Some(first)) => self.push_id(first, at),
-            _ => Err(malformed("a call with arguments that it does not take", at)),
-        }
-    }
-
-    /// (storage, offset, size, stride, …), and a dtype at the seventh place where `typed`.
-    fn view(&self, items: &[Id], typed: bool, at: usize) -> Result<View, TorchError> {
-        let wrong = || malformed("a tensor of arguments that are not a tensor's", at);
-        let &[storage, offset, shape, strides, ..] = items else {
-            return Err(wrong());
-        };
-        let (&Node::Storage(storage), &Node::Int(offset)) =
-            (self.nodes.get(storage), self.nodes.get(offset))
-        else {
-            return Err(wrong());
-        };
-        let dtype = match items.get(6).map(|&dtype| self.nodes.get(dtype)) {
-            Some(&Node::Global(Global::Dtype(dtype))) if typed => Some(dtype),
-            _ if typed => return Err(wrong()),
-            _ => self.storages[storage as usize].dtype,
-        };
-        let (shape, strides) = (self.sizes(shape, at)?, self.sizes(strides, at)?);
-        if shape.len() != strides.len() {
-            return Err(wrong());
-        }
-        Ok(View {
-            storage,
-            dtype: dtype.ok_or_else(wrong)?,
-            offset: u64::try_from(offset).map_err(|_| wrong())?,
-            shape,
-            strides,
-            at,
-        })
-    }
-
-    /// A tuple of numbers from 0 on.
-    fn sizes(&self, id: Id, at: usize) -> Result<Vec<u64>, TorchError> {
-        let Node::Tuple(items) = self.nodes.get(id) else {
-            return Err(malformed("a shape or stride that is no tuple", at));
-        };
-        if items.len() > MAX_RANK {
-            let rank = items.len();
-            return Err(TorchError::Rank { rank, at });
-        }
-        let number = |&id: &Id| {
-            let &Node::Int(number) = self.nodes.get(id) else {
-                return None;
-            };
-            u64::try_from(number).ok()
-        };
-        let sizes: Option<Vec<u64>> = items.iter().map(number).collect();
-        sizes.ok_or_else(|| malformed("a shape or stride that is no number from 0", at))
-    }
-
-    /// NEWOBJ: only of a TorchScript class, without arguments.
-    fn instance(&mut self, at: usize) -> Result<(), TorchError> {
-        let (arguments, class) = (self.pop(at)?, self.pop(at)?);
-        match (self.nodes.get(class), self.nodes.get(arguments)) {
-            (&Node::Class(class), Node::Tuple(items)) if items.is_empty() => {
-                self.push(Node::Object(class, None), at)
-            }
-            _ => Err(malformed("an object of what is no TorchScript class", at)),
-        }
-    }
-
-    fn build(&mut self, at: usize) -> Result<(), TorchError> {
-        let state = self.pop(at)?;
-        let of = self.top(at)?;
-        if matches!(self.nodes.get(state), Node::Dict(_)) && self.nodes.attributes(of, state, at)? {
-            return Ok(());
-        }
-        Err(malformed("attributes for what has none", at))
     }
 
     fn tuple(&mut self, items: Vec<Id>, at: usize) -> Result<(), TorchError> {
@@ -442,11 +381,16 @@ impl<'a> Machine<'a> {
         Ok(u32::from_le_bytes(word))
     }
 
-    fn length(&mut self, short: bool) -> Result<usize, TorchError> {
-        if short {
-            return Ok(usize::from(self.byte()?));
+    /// The length before a text or bytes, as wide as their opcode has it.
+    fn length(&mut self, code: u8) -> Result<usize, TorchError> {
+        match code {
+            b'C' | b'U' | 0x8c => Ok(usize::from(self.byte()?)),
+            0x8d | 0x8e | 0x96 => {
+                let bytes = self.take(8)?.first_chunk().copied().unwrap_or_default();
+                Ok(usize::try_from(u64::from_le_bytes(bytes)).unwrap_or(usize::MAX))
+            }
+            _ => Ok(self.word()? as usize),
         }
-        Ok(self.word()? as usize)
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], TorchError> {

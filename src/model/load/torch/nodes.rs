@@ -30,6 +30,8 @@ pub(super) enum Node<'a> {
     Tensor(u32),
     /// An instance of a class, and its attributes.
     Object(&'a str, Option<Id>),
+    /// A class or function that the reader does not know, by its number, or whatever came of it; what it was given is thrown away.
+    Stranger(u32),
 }
 
 impl Node<'_> {
@@ -47,6 +49,7 @@ impl Node<'_> {
             Self::Storage(_) => "a storage",
             Self::Tensor(_) => "a tensor",
             Self::Object(..) => "an object",
+            Self::Stranger(_) => "an object of a class that is not known here",
         }
     }
 }
@@ -57,6 +60,8 @@ pub(super) struct Nodes<'a> {
     nodes: Vec<Node<'a>>,
     /// How deep each is nested, as far as it was filled when it was put into another.
     depths: Vec<u8>,
+    /// Whether each is or holds a tensor or a storage, as far as it was filled when it was put into another.
+    tensors: Vec<bool>,
 }
 
 impl<'a> Nodes<'a> {
@@ -69,8 +74,10 @@ impl<'a> Nodes<'a> {
         if self.nodes.len() >= MAX_NODES {
             return Err(TorchError::Nodes { at });
         }
+        let own = matches!(node, Node::Tensor(_) | Node::Storage(_));
         self.nodes.push(node);
         self.depths.push(0);
+        self.tensors.push(own);
         Ok((self.nodes.len() - 1) as Id)
     }
 
@@ -92,6 +99,22 @@ impl<'a> Nodes<'a> {
         Ok(false)
     }
 
+    /// Whether a value is or holds a tensor or a storage.
+    pub(super) fn has_tensors(&self, id: Id) -> bool {
+        self.tensors[id as usize]
+    }
+
+    /// Notes that a value is a tensor's, although it cannot be read.
+    pub(super) fn mark_tensor(&mut self, id: Id) {
+        self.tensors[id as usize] = true;
+    }
+
+    /// Notes what a stranger or a set was given, without keeping it: only whether there were tensors in it.
+    pub(super) fn pass_over(&mut self, into: Id, items: &[Id]) {
+        let has = items.iter().any(|&item| self.has_tensors(item));
+        self.tensors[into as usize] |= has;
+    }
+
     /// Gives an object its attributes; `false` when it is none.
     pub(super) fn attributes(&mut self, of: Id, state: Id, at: usize) -> Result<bool, TorchError> {
         self.fill(of, &[state], at)?;
@@ -111,7 +134,8 @@ impl<'a> Nodes<'a> {
             | Node::Global(_)
             | Node::Class(_)
             | Node::Storage(_)
-            | Node::Tensor(_) => Ok(false),
+            | Node::Tensor(_)
+            | Node::Stranger(_) => Ok(false),
         }
     }
 
@@ -127,6 +151,7 @@ impl<'a> Nodes<'a> {
         }
         let own = &mut self.depths[into as usize];
         *own = deepest.max(*own);
+        self.pass_over(into, items);
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! From a pickle's values to named tensors.
 //!
 //! Invariant: only dictionaries and TorchScript objects are descended into, to a bounded depth and number of values; a tensor's bytes lie inside its
-//! storage, and it has no more elements than its storage.
+//! storage, and it has no more elements than its storage. A stranger among the tensors is passed over, unless it holds tensors.
 
 use super::machine::{MAX_DEPTH, Parsed, View};
 use super::nodes::{Id, Node};
-use super::{Entry, Places, TorchError};
+use super::{Entry, Passed, Places, TorchError};
 
 /// Most values that are reached from the root.
 pub(super) const MAX_VISITS: usize = 1 << 20;
@@ -15,10 +15,24 @@ pub(super) const MAX_TENSORS: usize = 1 << 16;
 pub(super) const MAX_NAME: usize = 512;
 /// Most keys beside the tensors that are remembered for a report.
 const MAX_BESIDES: usize = 32;
-/// Keys that training loops put a state dictionary under, the most specific first.
-const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "state_dict_ema"];
+/// Most values that are passed over by name in a report, and most values that are looked at to find them.
+const MAX_PASSED: usize = 32;
+const MAX_LOOKS: usize = 4096;
+/// Keys that training loops put a state dictionary under: the first of these that is there is taken. Averages of the weights (`…ema`) come last, since
+/// the file's metrics are usually those of the weights.
+const WRAPPERS: [&str; 6] = [
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "state_dict_ema",
+    "model_ema",
+];
+/// Most wrappers inside of each other.
+const MAX_WRAPPERS: usize = 3;
 
 /// What the root holds.
+#[derive(Default)]
 pub(super) struct StateDict {
     /// Names and views.
     pub(super) tensors: Vec<(String, u32)>,
@@ -26,41 +40,57 @@ pub(super) struct StateDict {
     pub(super) besides: Vec<String>,
     pub(super) texts: Vec<(String, String)>,
     pub(super) class: Option<String>,
+    /// Strangers that were passed over.
+    pub(super) passed: Vec<Passed>,
 }
 
 /// Finds the state dictionary and names its tensors.
 pub(super) fn flatten(parsed: &Parsed<'_>) -> Result<StateDict, TorchError> {
     let mut root = parsed.root;
-    let (mut wrapped, mut class) = (None, None);
-    let (mut besides, mut texts) = (Vec::new(), Vec::new());
+    let mut found = StateDict::default();
     let node = parsed.nodes.get(root);
-    if let Node::Dict(items) = node {
-        if let Some((key, state)) = wrapper(parsed, items) {
-            (besides, texts) = others(parsed, items, key);
-            wrapped = Some(key.to_owned());
-            root = state;
-        }
+    if let &Node::Stranger(stranger) = node {
+        return Err(stranger_at(parsed, stranger, ""));
     } else if let Node::Object(name, _) = node {
-        class = Some((*name).to_owned());
-    } else {
+        found.class = Some((*name).to_owned());
+    } else if !matches!(node, Node::Dict(_)) {
         return Err(TorchError::Root { what: node.what() });
+    }
+    for _ in 0..MAX_WRAPPERS {
+        let Some(inner) = unwrap(parsed, root, &mut found) else {
+            break;
+        };
+        root = inner;
     }
     let mut walk = Walk {
         parsed,
-        tensors: Vec::new(),
+        found: &mut found,
         visits: 0,
     };
     walk.visit(root, &mut String::new(), 0)?;
-    Ok(StateDict {
-        tensors: walk.tensors,
-        wrapped,
-        besides,
-        texts,
-        class,
-    })
+    Ok(found)
 }
 
-/// The state dictionary inside of a training loop's.
+/// The state dictionary inside of a training loop's, and what lies beside it. Below the root, only a dictionary without tensors of its own is a wrapper.
+fn unwrap(parsed: &Parsed<'_>, root: Id, found: &mut StateDict) -> Option<Id> {
+    let Node::Dict(items) = parsed.nodes.get(root) else {
+        return None;
+    };
+    let is_tensor = |&[_, value]: &[Id; 2]| matches!(parsed.nodes.get(value), Node::Tensor(_));
+    if found.wrapped.is_some() && items.as_chunks::<2>().0.iter().any(is_tensor) {
+        return None;
+    }
+    let (key, state) = wrapper(parsed, items)?;
+    others(parsed, items, key, found);
+    let path = match found.wrapped.take() {
+        Some(before) => format!("{before}.{key}"),
+        None => key.to_owned(),
+    };
+    found.wrapped = Some(path);
+    Some(state)
+}
+
+/// The key and the state dictionary that a training loop put under it.
 fn wrapper<'a>(parsed: &Parsed<'a>, items: &[Id]) -> Option<(&'a str, Id)> {
     let pairs = || items.as_chunks::<2>().0.iter();
     WRAPPERS.into_iter().find_map(|wanted| {
@@ -73,28 +103,63 @@ fn wrapper<'a>(parsed: &Parsed<'a>, items: &[Id]) -> Option<(&'a str, Id)> {
     })
 }
 
-/// The root's other keys, and the texts among their values.
-fn others(parsed: &Parsed<'_>, items: &[Id], own: &str) -> (Vec<String>, Vec<(String, String)>) {
-    let (mut keys, mut texts) = (Vec::new(), Vec::new());
+/// The other keys of a dictionary, the texts among their values, and the strangers.
+fn others(parsed: &Parsed<'_>, items: &[Id], own: &str, found: &mut StateDict) {
     for &[key, value] in items.as_chunks::<2>().0 {
         let Node::Text(key) = parsed.nodes.get(key) else {
             continue;
         };
-        if *key == own || keys.len() >= MAX_BESIDES {
+        if *key == own || found.besides.len() >= MAX_BESIDES {
             continue;
         }
         let key: String = key.chars().take(64).collect();
         if let Node::Text(text) = parsed.nodes.get(value) {
-            texts.push((key.clone(), (*text).to_owned()));
+            found.texts.push((key.clone(), (*text).to_owned()));
         }
-        keys.push(key);
+        if let Some(stranger) = stranger_in(parsed, value) {
+            note(parsed, stranger, &key, found);
+        }
+        found.besides.push(key);
     }
-    (keys, texts)
+}
+
+/// The first stranger in a value, as far as a bounded search finds one.
+fn stranger_in(parsed: &Parsed<'_>, value: Id) -> Option<u32> {
+    let mut waiting = vec![value];
+    for _ in 0..MAX_LOOKS {
+        let node = parsed.nodes.get(waiting.pop()?);
+        if let &Node::Stranger(stranger) = node {
+            return Some(stranger);
+        }
+        if let Node::Dict(items) | Node::List(items) | Node::Tuple(items) = node {
+            waiting.extend(items.iter().rev().take(MAX_LOOKS));
+        }
+    }
+    None
+}
+
+/// Notes a stranger that is passed over.
+fn note(parsed: &Parsed<'_>, stranger: u32, key: &str, found: &mut StateDict) {
+    if found.passed.len() < MAX_PASSED {
+        let class = parsed.strangers[stranger as usize].path();
+        let key = key.to_owned();
+        found.passed.push(Passed { key, class });
+    }
+}
+
+/// The refusal of a stranger that should be tensors.
+fn stranger_at(parsed: &Parsed<'_>, stranger: u32, key: &str) -> TorchError {
+    let stranger = parsed.strangers[stranger as usize];
+    TorchError::Class {
+        key: key.to_owned(),
+        class: stranger.path(),
+        at: stranger.at,
+    }
 }
 
 struct Walk<'p, 'a> {
     parsed: &'p Parsed<'a>,
-    tensors: Vec<(String, u32)>,
+    found: &'p mut StateDict,
     visits: usize,
 }
 
@@ -113,10 +178,15 @@ impl Walk<'_, '_> {
         } else if let Node::Object(_, Some(state)) = node {
             self.visit(*state, name, depth + 1)?;
         } else if let &Node::Tensor(view) = node {
-            if self.tensors.len() >= MAX_TENSORS {
+            if self.found.tensors.len() >= MAX_TENSORS {
                 return Err(TorchError::Tensors);
             }
-            self.tensors.push((name.clone(), view));
+            self.found.tensors.push((name.clone(), view));
+        } else if let &Node::Stranger(stranger) = node {
+            if parsed.nodes.has_tensors(id) {
+                return Err(stranger_at(parsed, stranger, name));
+            }
+            note(parsed, stranger, name, self.found);
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Pickles and archives built by hand: what is read, and what is refused by which name.
 
+mod strangers;
+
 use safetensors::Dtype;
 
 use super::error::{TorchError, ZipError};
@@ -216,7 +218,11 @@ fn code_is_named_with_its_offset_and_never_run() {
         (b"\x80\x02c__builtin__\neval\n.", "__builtin__.eval", 2),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "os.system", 14),
         (b"\x80\x02ctorch\nload\n.", "torch.load", 2),
-        (b"\x80\x02c__torch__.a\nB\n.", "__torch__.a.B", 2),
+        (
+            b"\x80\x02}X\x01\0\0\0acos\nsystem\nX\x02\0\0\0ls\x85Rs.",
+            "os.system",
+            9,
+        ),
     ] {
         for file in [pickle.to_vec(), archive(pickle, &SIX)] {
             let error = refused(&file);
@@ -230,7 +236,7 @@ fn code_is_named_with_its_offset_and_never_run() {
             assert_eq!((own.as_str(), *place), (name, at));
         }
     }
-    for code in [b'i', b'o', b'P', 0x82, 0x92, b'I', b'0', b'2', 0x8f, 0xff] {
+    for code in [b'i', b'o', b'P', 0x82, b'I', b'2', b'g', 0xff] {
         let error = refused(&archive(&[0x80, 2, code, b'.'], &SIX));
         assert!(
             matches!(error, TorchError::Opcode { code: own, at: 2 } if own == code),
@@ -251,6 +257,10 @@ fn code_is_named_with_its_offset_and_never_run() {
         b"\x80\x02]K\x01K\x02s.",
         b"\x80\x01.",
         b"\x80\x02X\x02\0\0\0\xff\xfe.",
+        b"\x80\x020.",
+        b"\x80\x021.",
+        b"\x80\x02}N\x90.",
+        b"\x80\x04)}\x92.",
     ] {
         let error = refused(&archive(pickle, &SIX));
         assert!(matches!(error, TorchError::Malformed { .. }), "{error}");

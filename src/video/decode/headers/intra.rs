@@ -1,4 +1,4 @@
-//! Codecs whose packets are pictures of their own: Motion JPEG, ProRes, FFV1. Pure.
+//! Codecs whose packets are pictures of their own: Motion JPEG, ProRes, FFV1, DV. Pure.
 
 use super::{Doubt, Facts};
 
@@ -14,6 +14,19 @@ fn shown(is_entry: bool) -> Facts {
 pub(super) fn prores(packet: &[u8]) -> Result<Facts, Doubt> {
     if packet.is_empty() {
         return Err(Doubt::Empty);
+    }
+    Ok(shown(true))
+}
+
+/// A DV picture is ten or twelve sequences of 12,000 bytes, times the number of channels; the first block is a header.
+pub(super) fn dv(packet: &[u8]) -> Result<Facts, Doubt> {
+    const SEQUENCE: usize = 12_000;
+    /// Section type 0, the first sequence.
+    const HEADER: u8 = 0x1f;
+    let sequences = packet.len() / SEQUENCE;
+    let is_whole = packet.len().is_multiple_of(SEQUENCE) && (10..=48).contains(&sequences);
+    if !is_whole || packet.first() != Some(&HEADER) {
+        return Err(Doubt::Malformed);
     }
     Ok(shown(true))
 }

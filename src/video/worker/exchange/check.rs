@@ -8,64 +8,68 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::spec::Normalization;
+use crate::spec::{FrameOrder, Normalization};
 use crate::video::Error;
 use crate::video::answer::{Picture, Probe};
-use crate::video::decode::{Outcome, Refusal};
+use crate::video::decode::{Refusal, Summary};
 use crate::video::request::{ClipSpec, Limits, Sampling};
-use crate::video::sampling::{OutOfRange, select_by_count};
+use crate::video::sampling::{OutOfRange, select_by_count, time_stamp};
 use crate::video::worker::slot::{Answer, Pixels};
-use crate::video::worker::wire::{Reply, Wanted};
+use crate::video::worker::wire::{Reply, Work};
 
 /// The answer in a reply; `None` when it breaks a rule.
 pub(in crate::video::worker) fn checked(
     message: &[u8],
-    (id, wanted): (u64, &Wanted),
+    (id, work): (u64, &Work),
     limits: &Limits,
     output: Option<&OwnedFd>,
 ) -> Option<Result<Answer, Error>> {
     let reply = Reply::decode(message).filter(|reply| reply.id == id)?;
-    let outcome = match reply.result {
-        Ok(outcome) => outcome,
-        Err(Refusal::Rejected(reject)) => return Some(Err(Error::Rejected(reject))),
+    let summary = match reply.result {
+        Ok(summary) => summary,
+        Err(Refusal::Rejected(rejection)) => {
+            let rejection = rejection.under(limits);
+            let is_plausible = rejection.is_plausible();
+            return is_plausible.then_some(Err(Error::Rejected(rejection)));
+        }
         Err(Refusal::OutOfRange(missing)) => {
-            let asked = match wanted {
-                Wanted::Clip(spec) => &spec.sampling,
-                Wanted::Pictures(spec) => &spec.sampling,
-                Wanted::Probe => return None,
+            let asked = match work {
+                Work::Clip(spec) => &spec.sampling,
+                Work::Pictures(spec) => &spec.sampling,
+                Work::Probe => return None,
             };
             return out_of_range(asked, missing).map(Err);
         }
         Err(Refusal::PicturesTooLarge) => {
-            return match wanted {
-                Wanted::Pictures(spec) => Some(Err(Error::PicturesTooLarge {
+            return match work {
+                Work::Pictures(spec) => Some(Err(Error::PicturesTooLarge {
                     bytes: spec.bytes.into(),
                 })),
-                Wanted::Probe | Wanted::Clip(_) => None,
+                Work::Probe | Work::Clip(_) => None,
             };
         }
     };
-    is_plausible(&outcome.probe, limits).then_some(())?;
-    let selection = match wanted {
-        Wanted::Probe => None,
-        Wanted::Clip(spec) => Some((&spec.sampling, spec.frames, spec.temporal_views.get())),
-        Wanted::Pictures(spec) => Some((&spec.sampling, spec.frames, 1)),
+    is_plausible(&summary.probe, limits).then_some(())?;
+    let selection = match work {
+        Work::Probe => None,
+        Work::Clip(spec) => Some((&spec.sampling, spec.frames, spec.temporal_views.get())),
+        Work::Pictures(spec) => Some((&spec.sampling, spec.frames, 1)),
     };
-    if !is_selected(&outcome, selection) || !is_ordered(&outcome) {
+    if !is_selected(&summary, selection) || !is_ordered(&summary, work.order()) {
         return None;
     }
-    let pixels = match (wanted, output) {
-        (Wanted::Probe, _) => Pixels::None,
-        (Wanted::Clip(spec), Some(output)) => Pixels::Planes(planes(output, spec)?),
-        (Wanted::Pictures(spec), Some(output)) => {
-            Pixels::Pictures(pictures(output, &outcome, spec.bytes, limits)?)
+    let pixels = match (work, output) {
+        (Work::Probe, _) => Pixels::None,
+        (Work::Clip(spec), Some(output)) => Pixels::Planes(planes(output, spec)?),
+        (Work::Pictures(spec), Some(output)) => {
+            Pixels::Pictures(pictures(output, &summary, spec.bytes, limits)?)
         }
-        (Wanted::Clip(_) | Wanted::Pictures(_), None) => return None,
+        (Work::Clip(_) | Work::Pictures(_), None) => return None,
     };
     Some(Ok(Answer {
-        probe: outcome.probe,
-        indices: outcome.indices,
-        pts: outcome.pts,
+        probe: summary.probe,
+        indices: summary.indices,
+        pts: summary.pts,
         pixels,
     }))
 }
@@ -94,10 +98,10 @@ fn out_of_range(asked: &Sampling, missing: OutOfRange) -> Option<Error> {
 }
 
 /// Whether these are the frames that were asked for: sampling, frames of a clip, temporal views.
-fn is_selected(outcome: &Outcome, selection: Option<(&Sampling, NonZeroU16, u8)>) -> bool {
-    let count = outcome.probe.frames;
+fn is_selected(summary: &Summary, selection: Option<(&Sampling, NonZeroU16, u8)>) -> bool {
+    let count = summary.probe.frames;
     let expected = match selection {
-        None => return outcome.indices.is_empty() && outcome.pts.is_empty(),
+        None => return summary.indices.is_empty() && summary.pts.is_empty(),
         Some((sampling, frames, views)) => {
             let expected = select_by_count(sampling, count, frames.get(), views);
             expected.ok_or(usize::from(frames.get()) * usize::from(views))
@@ -105,13 +109,13 @@ fn is_selected(outcome: &Outcome, selection: Option<(&Sampling, NonZeroU16, u8)>
     };
     match expected {
         // The indices follow from the number of frames, so that they are known.
-        Ok(Ok(indices)) => outcome.indices == indices && outcome.pts.len() == indices.len(),
+        Ok(Ok(indices)) => summary.indices == indices && summary.pts.len() == indices.len(),
         Ok(Err(_)) => false,
         // They follow from times that only the worker has seen.
         Err(selected) => {
-            outcome.indices.len() == selected
-                && outcome.pts.len() == selected
-                && outcome.indices.iter().all(|&index| index < count)
+            summary.indices.len() == selected
+                && summary.pts.len() == selected
+                && summary.indices.iter().all(|&index| index < count)
         }
     }
 }
@@ -120,6 +124,7 @@ fn is_plausible(probe: &Probe, limits: &Limits) -> bool {
     let pixels = u64::from(probe.width) * u64::from(probe.height);
     limits.containers.contains(probe.container)
         && (1..=limits.frames).contains(&probe.frames)
+        && (1..=limits.frames).contains(&probe.reference_frames)
         && (1..=u64::from(limits.pixels)).contains(&pixels)
         && (1..=limits.streams).contains(&probe.streams)
         && probe.duration <= limits.duration
@@ -127,18 +132,22 @@ fn is_plausible(probe: &Probe, limits: &Limits) -> bool {
         && probe.time_base.denominator > 0
 }
 
-/// Whether later frames have later time stamps, and none is before the first.
-fn is_ordered(outcome: &Outcome) -> bool {
+/// Whether later frames have later time stamps, or in the order of display the same ones, and none is before the first.
+fn is_ordered(summary: &Summary, order: FrameOrder) -> bool {
     let mut frames: Vec<(u32, i64)> =
-        std::iter::zip(outcome.indices.iter().copied(), outcome.pts.iter().copied()).collect();
+        std::iter::zip(summary.indices.iter().copied(), summary.pts.iter().copied()).collect();
     frames.sort_unstable();
     frames.dedup();
-    frames
-        .first()
-        .is_none_or(|first| first.1 >= outcome.probe.first_pts)
+    let is_later = |one: i64, next: i64| match order {
+        FrameOrder::Display => one <= next,
+        FrameOrder::Reference => one < next,
+    };
+    let mut times = frames.iter().filter_map(|&(_, pts)| time_stamp(pts));
+    let first = summary.probe.first_pts;
+    times.all(|time| time >= first)
         && frames
             .windows(2)
-            .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1)
+            .all(|pair| pair[0].0 < pair[1].0 && is_later(pair[0].1, pair[1].1))
 }
 
 /// The largest value of a plane, of any picture: a bicubic resize overshoots by less than half of a picture's range.
@@ -176,16 +185,16 @@ fn planes(output: &OwnedFd, spec: &ClipSpec) -> Option<Vec<Arc<[f32]>>> {
 /// Copies pictures out of the worker's memory.
 fn pictures(
     output: &OwnedFd,
-    outcome: &Outcome,
+    summary: &Summary,
     room: u32,
     limits: &Limits,
 ) -> Option<Vec<Picture>> {
-    if outcome.sizes.len() != outcome.indices.len() {
+    if summary.sizes.len() != summary.indices.len() {
         return None;
     }
     let output = File::from(output.try_clone().ok()?);
     let mut at = 0_u64;
-    (outcome.sizes.iter())
+    (summary.sizes.iter())
         .map(|&(width, height)| {
             let pixels = u64::from(width) * u64::from(height);
             let end = at.checked_add(pixels.checked_mul(3)?)?;

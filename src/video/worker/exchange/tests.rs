@@ -7,9 +7,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::spec::{Normalization, RotationPolicy};
+use crate::spec::{FrameOrder, Normalization, RotationPolicy};
 use crate::video::answer::{Codec, Container, Containers, Probe, Ratio, Rotation, Warnings};
-use crate::video::decode::{Outcome, Refusal};
+use crate::video::decode::{Refusal, Summary};
+use crate::video::reject::{Evidence, Rejection};
 use crate::video::request::{ClipSpec, ColorPolicy, PictureSpec, Sampling, Views, Windows};
 use crate::video::sampling::OutOfRange;
 use crate::video::worker::slot::Pixels;
@@ -17,36 +18,39 @@ use crate::video::worker::wire::Reply;
 
 const ID: u64 = 4;
 
-fn clip() -> Wanted {
-    Wanted::Clip(ClipSpec {
+fn clip() -> Work {
+    Work::Clip(ClipSpec {
         frames: NonZeroU16::new(2).unwrap(),
         sampling: Sampling::Uniform,
         temporal_views: NonZeroU8::MIN,
         views: Views::Center,
         size: 8,
         rotation: RotationPolicy::Display,
+        order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
     })
 }
 
-fn outcome() -> Outcome {
+fn summary() -> Summary {
     let ratio = Ratio {
         numerator: 1,
         denominator: 25,
     };
-    Outcome {
+    Summary {
         probe: Probe {
             container: Container::Mov,
             codec: Codec::H264,
             width: 64,
             height: 48,
             frames: 10,
+            reference_frames: 10,
             time_base: ratio,
             first_pts: 0,
             duration: Duration::from_secs(1),
             rate: ratio,
             rotation: Rotation::None,
+            mirrored: false,
             sar: ratio,
             streams: 1,
             warnings: Warnings::default(),
@@ -57,23 +61,23 @@ fn outcome() -> Outcome {
     }
 }
 
-/// What becomes of an outcome, with this value in all planes; `None` when it is a lie.
-fn verdict_on(wanted: &Wanted, outcome: Outcome, value: f32) -> Option<Result<Answer, Error>> {
+/// What becomes of an summary, with this value in all planes; `None` when it is a lie.
+fn verdict_on(work: &Work, summary: Summary, value: f32) -> Option<Result<Answer, Error>> {
     let output = room(4096).unwrap();
     let file = File::from(output.try_clone().unwrap());
     let bytes: Vec<u8> = (0..1024).flat_map(|_| value.to_le_bytes()).collect();
     file.write_all_at(&bytes, 0).unwrap();
     let reply = Reply {
         id: ID,
-        result: Ok(outcome),
+        result: Ok(summary),
     };
     let limits = Limits::default();
-    checked(&reply.encode(), (ID, wanted), &limits, Some(&output))
+    checked(&reply.encode(), (ID, work), &limits, Some(&output))
 }
 
 #[test]
 fn an_honest_answer_is_taken() {
-    let answer = verdict_on(&clip(), outcome(), 1.5).unwrap().unwrap();
+    let answer = verdict_on(&clip(), summary(), 1.5).unwrap().unwrap();
     let Pixels::Planes(planes) = answer.pixels else {
         panic!("planes");
     };
@@ -84,30 +88,30 @@ fn an_honest_answer_is_taken() {
 #[test]
 fn values_that_no_picture_gives_are_a_lie() {
     for value in [f32::NAN, f32::INFINITY, -1e9, 5.0, -5.0] {
-        assert!(verdict_on(&clip(), outcome(), value).is_none(), "{value}");
+        assert!(verdict_on(&clip(), summary(), value).is_none(), "{value}");
     }
 }
 
 #[test]
 fn facts_and_indices_that_cannot_be_are_a_lie() {
-    let changes: [fn(&mut Outcome); 12] = [
-        |outcome| outcome.pts = vec![1, 0],
-        |outcome| outcome.pts = vec![1, 1],
-        |outcome| outcome.pts = vec![-1, 1],
-        |outcome| outcome.probe.time_base.denominator = 0,
-        |outcome| outcome.indices = vec![0, 1],
-        |outcome| outcome.indices = vec![2],
-        |outcome| outcome.probe.frames = 0,
-        |outcome| outcome.probe.frames = u32::MAX,
-        |outcome| outcome.probe.width = u32::MAX,
-        |outcome| outcome.probe.height = 0,
-        |outcome| outcome.probe.streams = 1000,
-        |outcome| outcome.probe.duration = Duration::from_secs(1_000_000),
+    let changes: [fn(&mut Summary); 12] = [
+        |summary| summary.pts = vec![1, 0],
+        |summary| summary.pts = vec![-1, 1],
+        |summary| summary.probe.time_base.denominator = 0,
+        |summary| summary.indices = vec![0, 1],
+        |summary| summary.indices = vec![2],
+        |summary| summary.probe.frames = 0,
+        |summary| summary.probe.reference_frames = 0,
+        |summary| summary.probe.frames = u32::MAX,
+        |summary| summary.probe.width = u32::MAX,
+        |summary| summary.probe.height = 0,
+        |summary| summary.probe.streams = 1000,
+        |summary| summary.probe.duration = Duration::from_secs(1_000_000),
     ];
     for (i, change) in changes.into_iter().enumerate() {
-        let mut outcome = outcome();
-        change(&mut outcome);
-        assert!(verdict_on(&clip(), outcome, 0.0).is_none(), "change {i}");
+        let mut summary = summary();
+        change(&mut summary);
+        assert!(verdict_on(&clip(), summary, 0.0).is_none(), "change {i}");
     }
 }
 
@@ -119,10 +123,10 @@ fn a_container_that_was_not_allowed_is_a_lie() {
         containers,
         ..Limits::default()
     };
-    let probed = Outcome {
+    let probed = Summary {
         indices: Vec::new(),
         pts: Vec::new(),
-        ..outcome()
+        ..summary()
     };
     let reply = Reply {
         id: ID,
@@ -130,7 +134,7 @@ fn a_container_that_was_not_allowed_is_a_lie() {
     };
     let judged = |limits: Limits| {
         let reply = reply.encode();
-        checked(&reply, (ID, &Wanted::Probe), &limits, None).is_some()
+        checked(&reply, (ID, &Work::Probe), &limits, None).is_some()
     };
     assert!(judged(Limits::default()));
     assert!(!judged(limits));
@@ -138,21 +142,21 @@ fn a_container_that_was_not_allowed_is_a_lie() {
 
 #[test]
 fn pictures_larger_than_their_room_are_a_lie() {
-    let wanted = |bytes| {
-        Wanted::Pictures(PictureSpec {
+    let work = |bytes| {
+        Work::Pictures(PictureSpec {
             frames: NonZeroU16::new(2).unwrap(),
             sampling: Sampling::Uniform,
             rotation: RotationPolicy::Stored,
+            order: FrameOrder::Display,
             color: ColorPolicy::Reference,
             bytes,
         })
     };
-    let sized = |sizes: &[(u32, u32)]| Outcome {
+    let sized = |sizes: &[(u32, u32)]| Summary {
         sizes: sizes.to_vec(),
-        ..outcome()
+        ..summary()
     };
-    let taken =
-        |bytes, sizes: &[(u32, u32)]| verdict_on(&wanted(bytes), sized(sizes), 0.0).is_some();
+    let taken = |bytes, sizes: &[(u32, u32)]| verdict_on(&work(bytes), sized(sizes), 0.0).is_some();
     assert!(taken(3000, &[(20, 20), (30, 20)]));
     assert!(!taken(2999, &[(20, 20), (30, 20)]));
     assert!(!taken(3000, &[(20, 20)]));
@@ -163,23 +167,30 @@ fn pictures_larger_than_their_room_are_a_lie() {
 #[test]
 fn refusals_must_fit_the_request() {
     let limits = Limits::default();
-    let judged = |id, wanted: &Wanted, refusal| {
+    let judged = |id, work: &Work, refusal| {
         let reply = Reply {
             id,
             result: Err(refusal),
         };
-        checked(&reply.encode(), (ID, wanted), &limits, None)
+        checked(&reply.encode(), (ID, work), &limits, None)
     };
-    let rejected = Refusal::Rejected(Reject::NoFrames);
+    let rejected = Refusal::from(Reject::NoFrames);
     assert!(matches!(
-        judged(ID, &Wanted::Probe, rejected),
-        Some(Err(Error::Rejected(Reject::NoFrames)))
+        judged(ID, &Work::Probe, rejected),
+        Some(Err(Error::Rejected(own))) if own == Reject::NoFrames
     ));
-    assert!(judged(ID + 1, &Wanted::Probe, rejected).is_none());
+    let lie = Rejection::of(Reject::TooManyPixels, Evidence::Size(10, 10));
+    assert!(judged(ID, &Work::Probe, lie.into()).is_none());
+    let found = Rejection::of(Reject::TooManyPixels, Evidence::Size(5312, 2988));
+    let Some(Err(Error::Rejected(found))) = judged(ID, &Work::Probe, found.into()) else {
+        panic!("a refusal")
+    };
+    assert!(found.limit.is_some(), "the limit is the server's word");
+    assert!(judged(ID + 1, &Work::Probe, rejected).is_none());
     let range = Refusal::OutOfRange(OutOfRange { index: 3, count: 2 });
-    assert!(judged(ID, &Wanted::Probe, range).is_none());
+    assert!(judged(ID, &Work::Probe, range).is_none());
     assert!(judged(ID, &clip(), range).is_none());
-    let Wanted::Clip(spec) = clip() else {
+    let Work::Clip(spec) = clip() else {
         panic!("a clip")
     };
     let windows = Windows {
@@ -187,19 +198,19 @@ fn refusals_must_fit_the_request() {
         stride: Duration::from_secs(1),
         first: 2,
     };
-    let wanted = Wanted::Clip(ClipSpec {
+    let work = Work::Clip(ClipSpec {
         sampling: Sampling::Windows(windows),
         ..spec
     });
     assert!(matches!(
-        judged(ID, &wanted, range),
+        judged(ID, &work, range),
         Some(Err(Error::WindowOutOfRange {
             index: 3,
             windows: 2
         }))
     ));
     let before = Refusal::OutOfRange(OutOfRange { index: 1, count: 1 });
-    assert!(judged(ID, &wanted, before).is_none());
+    assert!(judged(ID, &work, before).is_none());
     assert!(judged(ID, &clip(), Refusal::PicturesTooLarge).is_none());
 }
 

@@ -1,9 +1,9 @@
 //! What a worker answers. A refusal is as long as an answer.
 
 use super::{Kind, Reader, Writer};
-use crate::video::answer::{Codec, Container, Probe, Rotation, Warnings};
-use crate::video::decode::{Outcome, Refusal};
-use crate::video::reject::Reject;
+use crate::video::answer::{Codec, Container, Probe, Refused, Rotation, Warnings};
+use crate::video::decode::{Refusal, Summary};
+use crate::video::reject::{Evidence, Reject, Rejection};
 use crate::video::request::MAX_SELECTED;
 use crate::video::sampling::OutOfRange;
 
@@ -11,7 +11,7 @@ use crate::video::sampling::OutOfRange;
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::video::worker) struct Reply {
     pub(in crate::video::worker) id: u64,
-    pub(in crate::video::worker) result: Result<Outcome, Refusal>,
+    pub(in crate::video::worker) result: Result<Summary, Refusal>,
 }
 
 impl Reply {
@@ -25,21 +25,22 @@ impl Reply {
 
     pub(in crate::video::worker) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Reply, self.id);
-        let (status, reject, index, count) = match &self.result {
-            Ok(_) => (0, 0, 0, 0),
-            Err(Refusal::Rejected(reject)) => (1, *reject as u16, 0, 0),
-            Err(Refusal::OutOfRange(missing)) => (2, 0, missing.index, missing.count),
-            Err(Refusal::PicturesTooLarge) => (3, 0, 0, 0),
+        let (status, reject, evidence) = match &self.result {
+            Ok(_) => (0, 0, Evidence::Nothing),
+            Err(Refusal::Rejected(rejection)) => (1, rejection.reject as u16, rejection.evidence),
+            Err(Refusal::OutOfRange(missing)) => {
+                (2, 0, Evidence::Size(missing.index, missing.count))
+            }
+            Err(Refusal::PicturesTooLarge) => (3, 0, Evidence::Nothing),
         };
         writer.u8(status);
         writer.u16(reject);
-        writer.u32(index);
-        writer.u32(count);
-        let outcome = self.result.as_ref().ok();
-        writer.probe(outcome.map(|outcome| &outcome.probe));
-        let (indices, pts, sizes): (&[u32], &[i64], &[(u32, u32)]) = outcome
-            .map_or((&[], &[], &[]), |outcome| {
-                (&outcome.indices, &outcome.pts, &outcome.sizes)
+        writer.evidence(evidence);
+        let summary = self.result.as_ref().ok();
+        writer.probe(summary.map(|summary| &summary.probe));
+        let (indices, pts, sizes): (&[u32], &[i64], &[(u32, u32)]) = summary
+            .map_or((&[], &[], &[]), |summary| {
+                (&summary.indices, &summary.pts, &summary.sizes)
             });
         writer.u16(indices.len() as u16);
         writer.u16(sizes.len() as u16);
@@ -56,7 +57,7 @@ impl Reply {
     pub(in crate::video::worker) fn decode(message: &[u8]) -> Option<Self> {
         let (id, mut reader) = Reader::new(message, Kind::Reply)?;
         let (status, reject) = (reader.u8()?, reader.u16()?);
-        let (index, count) = (reader.u32()?, reader.u32()?);
+        let evidence = reader.evidence()?;
         // A refusal has no facts, but their bytes.
         let (probe, mut reader) = reader.probe()?;
         let (selected, sized) = (usize::from(reader.u16()?), usize::from(reader.u16()?));
@@ -74,14 +75,22 @@ impl Reply {
         pts.truncate(selected);
         sizes.truncate(sized);
         let result = match status {
-            0 => Ok(Outcome {
+            0 => Ok(Summary {
                 probe: probe?,
                 indices,
                 pts,
                 sizes,
             }),
-            1 => Err(Refusal::Rejected(Reject::from_code(reject)?)),
-            2 => Err(Refusal::OutOfRange(OutOfRange { index, count })),
+            1 => {
+                let rejection = Rejection::of(Reject::from_code(reject)?, evidence);
+                Err(Refusal::Rejected(rejection))
+            }
+            2 => {
+                let Evidence::Size(index, count) = evidence else {
+                    return None;
+                };
+                Err(Refusal::OutOfRange(OutOfRange { index, count }))
+            }
             3 => Err(Refusal::PicturesTooLarge),
             _ => return None,
         };
@@ -90,17 +99,33 @@ impl Reply {
 }
 
 impl Writer {
+    /// What was found: its kind and two numbers.
+    fn evidence(&mut self, evidence: Evidence) {
+        let (tag, one, other) = match evidence {
+            Evidence::Nothing => (0, 0, 0),
+            Evidence::Count(count) => (1, count, 0),
+            Evidence::Size(width, height) => (2, width.into(), height.into()),
+            Evidence::Codec(id) => (3, id.into(), 0),
+            Evidence::Container(container) => (4, u64::from(container as u8), 0),
+        };
+        self.u8(tag);
+        self.u64(one);
+        self.u64(other);
+    }
+
     fn probe(&mut self, probe: Option<&Probe>) {
         let start = self.0.len();
         if let Some(probe) = probe {
             self.u8(probe.container as u8);
             self.u8(probe.codec as u8);
             self.u8(probe.rotation as u8);
+            self.u8(probe.mirrored.into());
             self.u8(probe.warnings.bits());
             self.u16(probe.streams);
             self.u32(probe.width);
             self.u32(probe.height);
             self.u32(probe.frames);
+            self.u32(probe.reference_frames);
             self.ratio(probe.time_base);
             self.ratio(probe.rate);
             self.ratio(probe.sar);
@@ -111,9 +136,22 @@ impl Writer {
     }
 }
 
-const PROBE_BYTES: usize = 4 + 2 + 3 * 4 + 3 * 8 + 8 + 8;
+const PROBE_BYTES: usize = 5 + 2 + 4 * 4 + 3 * 8 + 8 + 8;
 
 impl<'a> Reader<'a> {
+    fn evidence(&mut self) -> Option<Evidence> {
+        let (tag, one, other) = (self.u8()?, self.u64()?, self.u64()?);
+        let small = |number: u64| u32::try_from(number).ok();
+        Some(match tag {
+            0 => Evidence::Nothing,
+            1 => Evidence::Count(one),
+            2 => Evidence::Size(small(one)?, small(other)?),
+            3 => Evidence::Codec(small(one)?),
+            4 => Evidence::Container(Refused::from_code(u8::try_from(one).ok()?)?),
+            _ => return None,
+        })
+    }
+
     /// The probe, or `None` inside when it has an unknown value, and what follows it.
     fn probe(&mut self) -> Option<(Option<Probe>, Reader<'a>)> {
         let (own, rest) = self.0.split_at_checked(PROBE_BYTES)?;
@@ -125,11 +163,17 @@ impl<'a> Reader<'a> {
             container: Container::from_code(self.u8()?)?,
             codec: Codec::from_code(self.u8()?)?,
             rotation: Rotation::from_code(self.u8()?)?,
+            mirrored: match self.u8()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
             warnings: Warnings::from_bits(self.u8()?)?,
             streams: self.u16()?,
             width: self.u32()?,
             height: self.u32()?,
             frames: self.u32()?,
+            reference_frames: self.u32()?,
             time_base: self.ratio()?,
             rate: self.ratio()?,
             sar: self.ratio()?,

@@ -4,22 +4,33 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::{Kind, Reader, Writer};
-use crate::spec::{Normalization, RotationPolicy};
+use crate::spec::{FrameOrder, Normalization, RotationPolicy};
 use crate::video::answer::{Containers, Ratio};
 use crate::video::request::{
     ClipSpec, ColorPolicy, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling,
     StridedPart, Views, Windows,
 };
 
-/// What is wanted of a video.
+/// What a worker is asked to take from a video.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::video) enum Wanted {
+pub(in crate::video) enum Work {
     /// The facts.
     Probe,
     /// A clip.
     Clip(ClipSpec),
     /// Pictures.
     Pictures(PictureSpec),
+}
+
+impl Work {
+    /// The order in which frames are counted.
+    pub(in crate::video) fn order(&self) -> FrameOrder {
+        match self {
+            Self::Probe => FrameOrder::Display,
+            Self::Clip(spec) => spec.order,
+            Self::Pictures(spec) => spec.order,
+        }
+    }
 }
 
 /// What the server asks of a worker. The input comes along, and after it the output when `is_new_output`.
@@ -31,7 +42,7 @@ pub(in crate::video::worker) struct Request {
     /// Size of the output.
     pub(in crate::video::worker) output_bytes: u64,
     pub(in crate::video::worker) limits: Limits,
-    pub(in crate::video::worker) wanted: Wanted,
+    pub(in crate::video::worker) work: Work,
 }
 
 impl Request {
@@ -42,10 +53,10 @@ impl Request {
         writer.u64(self.output_bytes);
         writer.limits(&self.limits);
         // Facts and pictures have no views, and are sent as a clip of one.
-        let (tag, spec, room) = match &self.wanted {
-            Wanted::Probe => (0, None, 0),
-            Wanted::Clip(spec) => (1, Some(spec.clone()), 0),
-            Wanted::Pictures(spec) => (2, Some(as_clip(spec)), spec.bytes),
+        let (tag, spec, room) = match &self.work {
+            Work::Probe => (0, None, 0),
+            Work::Clip(spec) => (1, Some(spec.clone()), 0),
+            Work::Pictures(spec) => (2, Some(as_clip(spec)), spec.bytes),
         };
         writer.u8(tag);
         writer.u32(room);
@@ -54,6 +65,7 @@ impl Request {
                 frames: NonZeroU16::MIN,
                 sampling: Sampling::Uniform,
                 rotation: RotationPolicy::Stored,
+                order: FrameOrder::Display,
                 color: ColorPolicy::Reference,
                 bytes: 0,
             })
@@ -71,13 +83,14 @@ impl Request {
         let room = reader.u32()?;
         let spec = reader.spec()?;
         reader.end()?;
-        let wanted = match tag {
-            0 => Wanted::Probe,
-            1 => Wanted::Clip(spec),
-            2 => Wanted::Pictures(PictureSpec {
+        let work = match tag {
+            0 => Work::Probe,
+            1 => Work::Clip(spec),
+            2 => Work::Pictures(PictureSpec {
                 frames: spec.frames,
                 sampling: spec.sampling,
                 rotation: spec.rotation,
+                order: spec.order,
                 color: spec.color,
                 bytes: room,
             }),
@@ -89,7 +102,7 @@ impl Request {
             is_new_output,
             output_bytes,
             limits,
-            wanted,
+            work,
         })
     }
 }
@@ -102,6 +115,7 @@ fn as_clip(spec: &PictureSpec) -> ClipSpec {
         views: Views::Center,
         size: 8,
         rotation: spec.rotation,
+        order: spec.order,
         color: spec.color,
         normalization: Normalization::CLIP,
     }
@@ -169,6 +183,10 @@ impl Writer {
         self.u8(match spec.rotation {
             RotationPolicy::Display => 0,
             RotationPolicy::Stored => 1,
+        });
+        self.u8(match spec.order {
+            FrameOrder::Display => 0,
+            FrameOrder::Reference => 1,
         });
         self.u8(match spec.color {
             ColorPolicy::Reference => 0,
@@ -291,6 +309,11 @@ impl Reader<'_> {
             1 => RotationPolicy::Stored,
             _ => return None,
         };
+        let order = match self.u8()? {
+            0 => FrameOrder::Display,
+            1 => FrameOrder::Reference,
+            _ => return None,
+        };
         let color = match self.u8()? {
             0 => ColorPolicy::Reference,
             1 => ColorPolicy::Tagged,
@@ -305,6 +328,7 @@ impl Reader<'_> {
             views,
             size,
             rotation,
+            order,
             color,
             normalization: Normalization { mean, std },
         };

@@ -4,10 +4,10 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::*;
-use crate::spec::{Normalization, RotationPolicy};
-use crate::video::answer::{Codec, Container, Probe, Rotation, Warning, Warnings};
-use crate::video::decode::{Outcome, Refusal};
-use crate::video::reject::Reject;
+use crate::spec::{FrameOrder, Normalization, RotationPolicy};
+use crate::video::answer::{Codec, Container, Probe, Refused, Rotation, Warning, Warnings};
+use crate::video::decode::{Refusal, Summary};
+use crate::video::reject::{Evidence, Reject, Rejection};
 use crate::video::request::{
     ClipSpec, ColorPolicy, Limits, PictureSpec, Rect, Sampling, StridedPart, Views, Windows,
 };
@@ -28,6 +28,7 @@ fn requests() -> Vec<Request> {
         views: Views::Rects(vec![rect, rect]),
         size: 64,
         rotation: RotationPolicy::Display,
+        order: FrameOrder::Display,
         color: ColorPolicy::Tagged,
         normalization: Normalization::CLIP,
     };
@@ -59,25 +60,26 @@ fn requests() -> Vec<Request> {
         frames: NonZeroU16::new(3).unwrap(),
         sampling: Sampling::Indices(vec![5, 0, 7]),
         rotation: RotationPolicy::Stored,
+        order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         bytes: 1000,
     };
     [
-        Wanted::Probe,
-        Wanted::Clip(clip),
-        Wanted::Clip(windows),
-        Wanted::Clip(by_rate),
-        Wanted::Clip(part),
-        Wanted::Pictures(pictures),
+        Work::Probe,
+        Work::Clip(clip),
+        Work::Clip(windows),
+        Work::Clip(by_rate),
+        Work::Clip(part),
+        Work::Pictures(pictures),
     ]
     .into_iter()
-    .map(|wanted| Request {
+    .map(|work| Request {
         id: 77,
         input_bytes: 1 << 40,
         is_new_output: true,
         output_bytes: 1 << 20,
         limits: Limits::default(),
-        wanted,
+        work,
     })
     .collect()
 }
@@ -89,18 +91,20 @@ fn replies() -> Vec<Reply> {
         numerator: 30000,
         denominator: 1001,
     };
-    let outcome = Outcome {
+    let summary = Summary {
         probe: Probe {
             container: Container::Avi,
             codec: Codec::Ffv1,
             width: 320,
             height: 240,
             frames: 9,
+            reference_frames: 9,
             time_base: ratio,
             first_pts: -3,
             duration: Duration::from_millis(2500),
             rate: ratio,
             rotation: Rotation::ThreeQuarters,
+            mirrored: false,
             sar: ratio,
             streams: 2,
             warnings,
@@ -110,11 +114,23 @@ fn replies() -> Vec<Reply> {
         sizes: vec![(320, 240); 3],
     };
     let mut results: Vec<_> = (Reject::ALL.iter())
-        .map(|&reject| Err(Refusal::Rejected(reject)))
+        .map(|&reject| Err(Refusal::from(reject)))
         .collect();
+    let evidence = [
+        (Reject::TooManyStreams, Evidence::Count(u64::MAX)),
+        (Reject::TooManyPixels, Evidence::Size(u32::MAX, 3)),
+        (Reject::CodecNotAllowed, Evidence::Codec(71)),
+        (
+            Reject::ContainerNotAllowed,
+            Evidence::Container(Refused::ProgramStream),
+        ),
+    ];
+    for (reject, evidence) in evidence {
+        results.push(Err(Rejection::of(reject, evidence).into()));
+    }
     results.push(Err(Refusal::PicturesTooLarge));
     results.push(Err(Refusal::OutOfRange(OutOfRange { index: 9, count: 9 })));
-    results.push(Ok(outcome));
+    results.push(Ok(summary));
     (results.into_iter())
         .map(|result| Reply { id: 5, result })
         .collect()

@@ -1,0 +1,185 @@
+//! Errors of the components between the API and the stores as statuses, every variant of each.
+//!
+//! Invariant: matched exhaustively, so that a new error has to be given a reason.
+
+use std::fmt;
+
+use tonic::Status;
+
+use super::stored::damaged;
+use super::{
+    LATER, Reason, Refusal, SOON, bad, broken, deadline_exceeded, draining, not_ready, of_invalid,
+    too_large,
+};
+use crate::{engine, exchange, jobs, library, registry, serving, tenancy, video};
+
+/// A version of another backbone.
+fn backbone_mismatch(error: impl fmt::Display) -> Status {
+    Refusal::new(Reason::BACKBONE_MISMATCH, error).status()
+}
+
+impl From<exchange::Error> for Status {
+    fn from(error: exchange::Error) -> Self {
+        use exchange::Error;
+        match error {
+            Error::Backbone { .. } => backbone_mismatch(&error),
+            Error::Sha256Mismatch { .. } => Refusal::new(Reason::SHA256_MISMATCH, &error).status(),
+            Error::Unreadable(error) => Refusal::new(Reason::ADAPTERS_UNREADABLE, &error)
+                .field("payload", error.to_string())
+                .status(),
+            Error::Invalid(invalid) => of_invalid(&invalid),
+            Error::Task(invalid) => {
+                bad(&format!("task.{}", invalid.field), invalid.problem).status()
+            }
+            Error::Write(_) | Error::Read(_) | Error::Interrupted(_) => broken(&error),
+            Error::Registry(error) => error.into(),
+        }
+    }
+}
+
+/// Who calls.
+pub(in crate::rpc) fn of_tenancy(error: &tenancy::Error) -> Status {
+    match error {
+        tenancy::Error::Malformed(_) | tenancy::Error::Repeated(_) => {
+            Refusal::new(Reason::TENANT_INVALID, error)
+                .field(tenancy::HEADER, error.to_string())
+                .status()
+        }
+    }
+}
+
+impl From<video::Error> for Status {
+    fn from(error: video::Error) -> Self {
+        use video::Error;
+        match &error {
+            Error::Rejected(rejection) => Refusal::new(Reason::of_video(rejection.reject), &error)
+                .metadata(rejection.metadata())
+                .field("video", rejection.to_string())
+                .status(),
+            Error::QueueFull => Refusal::new(Reason::DECODER_QUEUE_FULL, &error)
+                .quota("decoder_queue")
+                .retry(SOON)
+                .status(),
+            Error::Interrupted => Refusal::new(Reason::DECODER_INTERRUPTED, &error)
+                .retry(LATER)
+                .status(),
+            Error::Stopped => draining(),
+            Error::InvalidRequest { .. }
+            | Error::IndexOutOfRange { .. }
+            | Error::WindowOutOfRange { .. }
+            | Error::PicturesTooLarge { .. }
+            | Error::Spawn { .. }
+            | Error::System { .. }
+            | Error::Unconfined { .. }
+            | Error::NoContainer => broken(&error),
+        }
+    }
+}
+
+impl From<engine::Error> for Status {
+    fn from(error: engine::Error) -> Self {
+        use engine::Error;
+        match &error {
+            Error::QueueFull { .. } => Refusal::new(Reason::QUEUE_FULL, &error)
+                .quota("queue_clips")
+                .retry(SOON)
+                .status(),
+            Error::TooManyClips { .. } => Refusal::new(Reason::TOO_MANY_CLIPS, &error)
+                .quota("queue_clips")
+                .status(),
+            Error::TooManyBytes { .. } => Refusal::new(Reason::TOO_MANY_CLIPS, &error)
+                .quota("queue_memory")
+                .status(),
+            Error::DeadlineExceeded => deadline_exceeded(),
+            Error::Quarantined { .. } => Refusal::new(Reason::VERSION_QUARANTINED, &error).status(),
+            Error::Damaged { .. } => damaged(Reason::VERSION_DAMAGED, &error),
+            Error::NotFound { .. } => Refusal::new(Reason::VERSION_NOT_FOUND, &error).status(),
+            Error::Load { version, .. } => {
+                tracing::warn!(cause = %error, "a version cannot be loaded");
+                let message = format_args!("{version} cannot be loaded now");
+                Refusal::new(Reason::VERSION_UNAVAILABLE, message)
+                    .retry(LATER)
+                    .status()
+            }
+            Error::TooLarge { .. } => Refusal::new(Reason::VERSION_TOO_LARGE, &error).status(),
+            Error::NotReady => not_ready(),
+            Error::Stopped => draining(),
+            Error::Clip { .. } | Error::Failed { .. } => broken(&error),
+        }
+    }
+}
+
+impl From<serving::Error> for Status {
+    fn from(error: serving::Error) -> Self {
+        use serving::Error;
+        match error {
+            Error::NoServingVersion { is_moving, .. } => {
+                let refusal = Refusal::new(Reason::NO_SERVING_VERSION, &error);
+                match is_moving {
+                    true => refusal.retry(SOON).status(),
+                    false => refusal.status(),
+                }
+            }
+            Error::Backbone { .. } => backbone_mismatch(&error),
+            Error::Logits { .. } => broken(&error),
+            Error::Registry(error) => error.into(),
+            Error::Library(error) => error.into(),
+            Error::Video(error) => error.into(),
+            Error::Engine(error) => error.into(),
+        }
+    }
+}
+
+impl From<library::Error> for Status {
+    fn from(error: library::Error) -> Self {
+        use library::Error;
+        match error {
+            Error::Invalid(invalid) => of_invalid(&invalid),
+            Error::TooLarge { limit } => too_large(limit),
+            Error::Sha256Mismatch { .. } => Refusal::new(Reason::SHA256_MISMATCH, &error).status(),
+            Error::Probe(error) => error.into(),
+            Error::Damaged { damage, .. } => match damage {
+                library::Damage::Missing => damaged(Reason::OBJECT_MISSING, &error),
+                library::Damage::Size { .. } | library::Damage::Sha256 { .. } => {
+                    damaged(Reason::OBJECT_DAMAGED, &error)
+                }
+            },
+            Error::Interrupted => Refusal::new(Reason::UPLOAD_INTERRUPTED, &error)
+                .retry(SOON)
+                .status(),
+            Error::Metadata(error) => error.into(),
+            Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<registry::Error> for Status {
+    fn from(error: registry::Error) -> Self {
+        use registry::Error;
+        match error {
+            Error::Invalid(invalid) => of_invalid(&invalid),
+            Error::Malformed { .. } | Error::Manifest { .. } => {
+                damaged(Reason::VERSION_DAMAGED, &error)
+            }
+            Error::Metadata(error) => error.into(),
+            Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<jobs::Error> for Status {
+    fn from(error: jobs::Error) -> Self {
+        use jobs::Error;
+        match error {
+            Error::Invalid(invalid) => bad(
+                &format!("hyper_parameters.{}", invalid.field),
+                invalid.problem,
+            )
+            .status(),
+            Error::TooManyWatchers { .. } => Refusal::new(Reason::TOO_MANY_WATCHERS, &error)
+                .quota("watchers_per_tenant")
+                .status(),
+            Error::Metadata(error) => error.into(),
+        }
+    }
+}
