@@ -92,7 +92,7 @@ impl Config {
     }
 }
 
-/// Why there is no answer.
+/// Why a request for a video has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The video is refused.
@@ -120,15 +120,15 @@ pub enum Error {
     /// The request itself is out of range.
     #[error("{field}: {problem}")]
     InvalidRequest {
-        /// The field.
+        /// The field's name.
         field: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the field.
         problem: String,
     },
     /// The pictures do not fit into the room that the request allows.
     #[error("the pictures need more than {bytes} bytes")]
     PicturesTooLarge {
-        /// The room.
+        /// The room in bytes.
         bytes: u64,
     },
     /// Decoding was interrupted again and again, not by this video.
@@ -137,18 +137,18 @@ pub enum Error {
     /// The decoding program cannot be run.
     #[error("cannot run the decoding program {program}")]
     Spawn {
-        /// The program.
+        /// The program's file.
         program: PathBuf,
-        /// Why.
+        /// The system's reason.
         #[source]
         source: Arc<io::Error>,
     },
     /// The system refused something that decoding needs.
     #[error("cannot {action}")]
     System {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// Why not.
+        /// The system's reason.
         #[source]
         source: Arc<io::Error>,
     },
@@ -158,7 +158,7 @@ pub enum Error {
          accept that with --video-sandbox=off, or run on a kernel that has one of them"
     )]
     Unconfined {
-        /// What holds.
+        /// The layers that hold.
         layers: Layers,
     },
     /// Not one of the samples could be decoded.

@@ -20,11 +20,11 @@ pub enum Kind {
     Ring,
     /// Two crossed bars.
     Cross,
-    /// A square on its corner.
+    /// A square that stands on a corner.
     Diamond,
-    /// A bar that lies.
+    /// A horizontal bar.
     Bar,
-    /// A bar that stands.
+    /// A vertical bar.
     Column,
 }
 
@@ -60,7 +60,7 @@ const COLOR_SPREAD: f32 = 0.1;
 /// A coloured shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Object {
-    /// Its shape.
+    /// The outline of the coloured shape.
     pub kind: Kind,
     /// Red, green and blue from 0 to 1.
     pub color: [f32; 3],

@@ -15,14 +15,14 @@ pub use formats::{Codec, Container, Containers, Refused};
 /// A fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ratio {
-    /// Above.
+    /// The number above the line.
     pub numerator: i32,
-    /// Below; 0 when the value is unknown.
+    /// The number below the line; 0 when the value is unknown.
     pub denominator: i32,
 }
 
 impl Ratio {
-    /// The value, 0 when unknown.
+    /// The fraction's value, 0 when it is unknown.
     pub fn value(self) -> f64 {
         if self.denominator == 0 {
             0.0
@@ -35,9 +35,9 @@ impl Ratio {
 /// What a video is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// Container format.
+    /// Container of the video.
     pub container: Container,
-    /// Decoder.
+    /// Codec of the video stream.
     pub codec: Codec,
     /// Width of the first stored picture in pixels.
     pub width: u32,
@@ -49,9 +49,9 @@ pub struct Probe {
     pub reference_frames: u32,
     /// Seconds per unit of time stamps.
     pub time_base: Ratio,
-    /// Smallest time stamp.
+    /// Time stamp of the first frame.
     pub first_pts: i64,
-    /// From the first to the last time stamp.
+    /// Time from the first to the last frame, by time stamps.
     pub duration: Duration,
     /// Average frame rate in frames per second.
     pub rate: Ratio,
@@ -125,11 +125,11 @@ pub struct Picture {
 /// Whole pictures.
 #[derive(Debug, Clone)]
 pub struct Pictures {
-    /// In the order of the selection.
+    /// The pictures in the order of the selection.
     pub pictures: Vec<Picture>,
-    /// Their indices.
+    /// Indices of the pictures.
     pub indices: Vec<u32>,
-    /// Their time stamps in units of `probe.time_base`.
+    /// Time stamps of the pictures in units of `probe.time_base`.
     pub pts: Vec<i64>,
     /// What the video is.
     pub probe: Probe,

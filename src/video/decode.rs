@@ -42,7 +42,7 @@ pub(super) enum Target<'a> {
     Pictures(&'a PictureSpec, &'a mut [u8]),
 }
 
-/// Why there is nothing.
+/// Why nothing was taken from a video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// The video is refused.
@@ -71,13 +71,13 @@ pub(super) struct Summary {
     pub(super) probe: Probe,
     /// Indices of the selection, temporal views one after the other.
     pub(super) indices: Vec<u32>,
-    /// Their time stamps.
+    /// Time stamps of the selection.
     pub(super) pts: Vec<i64>,
     /// Width and height of each picture; empty for clips.
     pub(super) sizes: Vec<(u32, u32)>,
 }
 
-/// Which frames: sampling, frames of a clip, temporal views.
+/// The frames that are wanted: sampling, frames of a clip, temporal views.
 type Selection<'a> = (&'a Sampling, u16, u8);
 
 /// How much is decoded.
@@ -85,7 +85,7 @@ type Selection<'a> = (&'a Sampling, u16, u8);
 pub(super) enum Effort {
     /// What the wanted frames need, as far as that is known.
     Needed,
-    /// Everything.
+    /// Every packet.
     Everything,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct Method {
     pub(super) kept_bytes: usize,
 }
 
-/// So that long videos need no more memory than short ones.
+/// Bytes of packets that are kept, so that long videos need no more memory than short ones.
 const KEPT_BYTES: usize = 64 << 20;
 
 impl Default for Method {
@@ -111,7 +111,7 @@ impl Default for Method {
 
 /// Facts alone are checked by decoding everything, up to so many pixels: half a minute of 720p, a second or two of work.
 const CHECKED_PIXELS: u64 = 1 << 30;
-/// Of longer videos so many frames are decoded.
+/// Frames that are decoded of longer videos to check them.
 const CHECKED_FRAMES: u16 = 8;
 
 /// Decodes a file of this length.
@@ -188,7 +188,7 @@ pub(super) fn decode(
 struct Choice {
     indices: Vec<u32>,
     pts: Vec<i64>,
-    /// What is not there; then nothing is chosen.
+    /// An index or window that the video lacks; then nothing is chosen.
     out_of_range: Option<OutOfRange>,
 }
 

@@ -11,7 +11,7 @@ use ffmpeg_sys_the_third as ff;
 
 use super::decode::owned::{Code, Context, Frame, Options, Packet, Scaler, check, silence};
 
-/// What to encode as.
+/// Codec and container of an encoded video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// H.264 in MP4 when this FFmpeg has libx264, else MPEG-4 part 2 in MP4. Wants even sides.
@@ -50,19 +50,19 @@ impl Settings {
         }
     }
 
-    /// With an option of the encoder.
+    /// The settings with one more option of the encoder.
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.options.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With an option of the container.
+    /// The settings with one more option of the container.
     pub fn muxer_option(mut self, name: &str, value: &str) -> Self {
         self.muxer_options.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// What the encoder takes.
+    /// The pixel format that the encoder takes.
     fn pixels(&self) -> ff::AVPixelFormat {
         match self.encoder {
             "ffv1" => ff::AVPixelFormat::BGR0,
@@ -86,15 +86,15 @@ impl Format {
     }
 }
 
-/// Why there is no encoded video.
+/// Why a video could not be encoded.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A step failed.
     #[error("cannot {action}: {reason}")]
     Failed {
-        /// What was tried.
+        /// The step that failed.
         action: &'static str,
-        /// What FFmpeg says.
+        /// FFmpeg's description of the error.
         reason: String,
     },
     /// This size or rate cannot be encoded.
@@ -112,7 +112,7 @@ pub enum Error {
     PictureSize {
         /// Width × height × 3.
         expected: usize,
-        /// What came.
+        /// Bytes of the picture that was given.
         got: usize,
     },
 }

@@ -141,6 +141,7 @@ pub fn probe(data: &[u8]) {
     ) {
         let pixels = u64::from(summary.probe.width) * u64::from(summary.probe.height);
         assert!((1..=limits.frames).contains(&summary.probe.frames));
+        assert!((1..=summary.probe.frames).contains(&summary.probe.reference_frames));
         assert!(pixels <= u64::from(limits.pixels));
         assert!(summary.probe.streams <= limits.streams);
         assert!(summary.probe.duration <= limits.duration);
@@ -179,13 +180,20 @@ mod tests {
     #[test]
     fn nothing_makes_the_probe_panic() {
         each(50, 4096, probe);
-        let flv = include_bytes!("../../assets/containers/flv.flv");
+        let samples: [&[u8]; 4] = [
+            include_bytes!("../../assets/containers/flv.flv"),
+            include_bytes!("../../assets/containers/asf.wmv"),
+            include_bytes!("../../assets/containers/ogg.ogv"),
+            include_bytes!("../../tests/data/reports/video-3/old_phone.3gp"),
+        ];
         let mut random = Stream::new(4, "fuzzing");
-        for _ in 0..100 {
-            let mut damaged = flv.to_vec();
-            let at = random.below(damaged.len() as u64) as usize;
-            damaged[at] = random.bits() as u8;
-            probe(&damaged);
+        for sample in samples {
+            for _ in 0..60 {
+                let mut damaged = sample.to_vec();
+                let at = random.below(damaged.len() as u64) as usize;
+                damaged[at] = random.bits() as u8;
+                probe(&damaged);
+            }
         }
     }
 }

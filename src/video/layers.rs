@@ -28,7 +28,7 @@ layers! {
     Process = 1, "process";
     /// Limits of memory, processor time, files and processes.
     ResourceLimits = 2, "rlimits";
-    /// It can gain no privileges.
+    /// The worker can gain no privileges.
     NoNewPrivileges = 4, "no_new_privs";
     /// Landlock: no path, no TCP port, no signal and no abstract socket outside, as far as the kernel's version goes.
     Landlock = 8, "landlock";
@@ -45,7 +45,7 @@ impl Layers {
     pub const NONE: Self = Self(0);
     /// Every layer.
     pub const ALL: Self = Self(31);
-    /// Those that do not need a kernel with Landlock or seccomp.
+    /// The layers that do not need a kernel with Landlock or seccomp.
     pub const PLAIN: Self = Self(7);
 
     /// Adds a layer.

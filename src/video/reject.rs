@@ -32,17 +32,17 @@ macro_rules! rejects {
 }
 
 rejects! {
-    /// No bytes.
+    /// The file has no bytes.
     Empty = 1, "EMPTY", "it is empty";
     /// More bytes than allowed.
     TooLarge = 2, "TOO_LARGE", "it has too many bytes";
-    /// No known container.
+    /// The container is not known.
     Unrecognised = 3, "UNRECOGNISED", "its container format is not recognised";
     /// A container that is not decoded here.
     ContainerNotAllowed = 4, "CONTAINER_NOT_ALLOWED", "its container format is not accepted";
     /// A codec that is not decoded here.
     CodecNotAllowed = 5, "CODEC_NOT_ALLOWED", "its codec is not accepted";
-    /// Only sound, subtitles or cover pictures.
+    /// The file has only sound, subtitles or cover pictures.
     NoVideoStream = 6, "NO_VIDEO_STREAM", "it has no video stream";
     /// More streams than allowed.
     TooManyStreams = 7, "TOO_MANY_STREAMS", "it has too many streams";
@@ -168,9 +168,9 @@ pub enum Evidence {
 /// The refusal of a video: its cause, what was found, and the limit that it breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rejection {
-    /// The cause.
+    /// The cause of the refusal.
     pub reject: Reject,
-    /// What was found.
+    /// What was found in the video.
     pub evidence: Evidence,
     /// The limit that was in force, where the cause is one.
     pub limit: Option<Limit>,

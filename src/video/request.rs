@@ -17,9 +17,9 @@ const MAX_VALUES: usize = spec::MAX_CLIP_VALUES;
 /// Room for pictures, for the same reason.
 const MAX_PICTURE_BYTES: u32 = 256 << 20;
 
-/// Frames a second.
+/// Most frames a second that can be asked for.
 const MAX_FPS: f64 = 1000.0;
-/// A window and the step to the next.
+/// Shortest window, and shortest step to the next one.
 const MIN_WINDOW: Duration = Duration::from_millis(1);
 const MAX_WINDOW: Duration = Duration::from_secs(3600);
 
@@ -32,21 +32,21 @@ pub enum Lane {
     Batch,
 }
 
-/// Which frames.
+/// The frames that are taken from a video.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sampling {
-    /// Spread over the whole video.
+    /// Frames spread over the whole video.
     Uniform,
-    /// Every so many frames, around the middle.
+    /// One frame in this many, around the middle.
     Strided(NonZeroU32),
     /// Some of the temporal views that [`Sampling::Strided`] takes: what is too large for one answer is asked for in groups.
     StridedPart(StridedPart),
-    /// So many a second, around the middle: what [`Sampling::Strided`] does for videos of one rate, for videos of any. Each moment shows the frame that a
+    /// This many frames a second, around the middle: what [`Sampling::Strided`] does for videos of one rate, for videos of any. Each moment shows the frame that a
     /// player would show then.
     Fps(Ratio),
     /// A temporal view for each window of a long video, with frames spread over the window.
     Windows(Windows),
-    /// These, in this order: temporal views one after the other.
+    /// The frames with these indices, in this order: temporal views one after the other.
     Indices(Vec<u32>),
 }
 
@@ -66,11 +66,11 @@ pub struct StridedPart {
 /// A window in which no frame begins shows the one that a player shows at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
-    /// How long each is.
+    /// Length of a window.
     pub length: Duration,
-    /// From the start of one to the start of the next.
+    /// Time from the start of a window to the start of the next.
     pub stride: Duration,
-    /// Number of the first that is wanted; the request's temporal views say how many follow.
+    /// Number of the first window that is wanted; the request's temporal views say how many follow.
     pub first: u32,
 }
 
@@ -86,19 +86,19 @@ impl From<spec::Sampling> for Sampling {
 /// A part of a picture in pixels, after rotation. What lies outside the picture is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rect {
-    /// Left edge.
+    /// Left edge in pixels.
     pub x: u32,
-    /// Upper edge.
+    /// Upper edge in pixels.
     pub y: u32,
     /// Width, at least 1.
     pub width: u32,
     /// Height, at least 1.
     pub height: u32,
-    /// Whether it is mirrored left to right.
+    /// Whether the part is mirrored left to right.
     pub flip: bool,
 }
 
-/// Which parts of the pictures.
+/// The parts of the pictures that make views.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Views {
     /// The shorter side resized to the clip's size, then the centre.
@@ -107,12 +107,12 @@ pub enum Views {
     Three,
     /// The four corners and the centre.
     Corners,
-    /// These, each resized to the clip's size.
+    /// These rectangles, each resized to the clip's size.
     Rects(Vec<Rect>),
 }
 
 impl Views {
-    /// How many spatial views.
+    /// Number of spatial views.
     pub fn count(&self) -> usize {
         match self {
             Self::Center => 1,
@@ -147,7 +147,7 @@ pub enum ColorPolicy {
 pub struct ClipSpec {
     /// Frames per clip (T).
     pub frames: NonZeroU16,
-    /// Which frames.
+    /// The frames that are taken from a video.
     pub sampling: Sampling,
     /// Temporal views; one only with uniform sampling.
     pub temporal_views: NonZeroU8,
@@ -289,9 +289,9 @@ impl ClipSpec {
 /// Whole pictures to take from a video.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PictureSpec {
-    /// How many.
+    /// Number of pictures.
     pub frames: NonZeroU16,
-    /// Which.
+    /// The choice of pictures.
     pub sampling: Sampling,
     /// Whether the container's rotation is applied.
     pub rotation: RotationPolicy,
@@ -410,7 +410,7 @@ pub struct Limits {
     pub cpu: Duration,
     /// Address space of a worker in bytes.
     pub memory: u64,
-    /// Which containers.
+    /// Containers that are accepted.
     pub containers: Containers,
 }
 

@@ -233,7 +233,7 @@ pub struct Planes<'a> {
     pub values: &'a mut [f32],
     /// T.
     pub frames: usize,
-    /// Which frame.
+    /// The frame's number, from 0.
     pub frame: usize,
 }
 

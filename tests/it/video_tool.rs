@@ -49,6 +49,28 @@ fn a_probe_is_json_and_a_refusal_says_why() {
         (&64.into(), &20.into())
     );
     assert_eq!(facts["warnings"], Value::Array(Vec::new()));
+    assert_eq!(
+        (&facts["rotation_degrees"], &facts["mirrored"]),
+        (&0.into(), &false.into())
+    );
+    assert_eq!(facts["reference_frames"], 20);
+    let limited = video(&["probe", name, "--video-frames", "10"]);
+    assert_eq!(limited.status.code(), Some(65));
+    let error = String::from_utf8_lossy(&limited.stderr);
+    assert!(
+        error.contains("more than 10 frames (video_frames)"),
+        "{error}"
+    );
+
+    let mirrored = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/reports/video-1/mirrored.mp4"
+    );
+    let facts = json(&video(&["probe", mirrored, "--order", "reference"]));
+    assert_eq!(
+        (&facts["rotation_degrees"], &facts["mirrored"]),
+        (&0.into(), &true.into())
+    );
 
     write(&path, b"no video at all");
     let refused = video(&["probe", name]);

@@ -9,6 +9,7 @@ use crate::ids::{
 use crate::metadata::Kind;
 use crate::spec::{Digest, Invalid};
 use crate::video::Reject;
+use crate::{engine, exchange, jobs, library, metadata, registry, serving, store, tenancy, video};
 use std::io;
 use std::sync::Arc;
 
@@ -523,6 +524,33 @@ fn video_errors() {
         ));
     }
     check(cases);
+}
+
+#[test]
+fn a_refused_video_says_for_programs_what_was_found_and_what_is_allowed() {
+    let limit = video::Limit {
+        setting: "video_streams",
+        value: 16,
+        unit: "streams",
+    };
+    let rejection = video::Rejection {
+        reject: Reject::TooManyStreams,
+        evidence: video::Evidence::Count(19),
+        limit: Some(limit),
+    };
+    let status = Status::from(video::Error::Rejected(rejection));
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(info.reason, "VIDEO_TOO_MANY_STREAMS");
+    for (key, value) in [
+        ("found", "19"),
+        ("limit", "16"),
+        ("setting", "video_streams"),
+    ] {
+        assert_eq!(info.metadata.get(key).map(String::as_str), Some(value));
+    }
+    let violations = &details.bad_request().unwrap().field_violations;
+    assert!(violations[0].description.contains("it has 19 streams"));
 }
 
 #[test]

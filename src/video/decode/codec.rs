@@ -18,9 +18,9 @@ pub(in crate::video) const NO_TIME: i64 = ff::AV_NOPTS_VALUE;
 /// Time stamps, place and flags of a packet.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::video) struct Header {
-    /// When it is shown; [`NO_TIME`] when it does not say.
+    /// Time of presentation; [`NO_TIME`] when the packet does not say.
     pub(in crate::video) pts: i64,
-    /// When it is decoded; [`NO_TIME`] when it does not say.
+    /// Time of decoding; [`NO_TIME`] when the packet does not say.
     pub(in crate::video) dts: i64,
     /// Byte of the file where it begins; negative when unknown.
     pub(in crate::video) position: i64,
@@ -30,7 +30,7 @@ pub(in crate::video) struct Header {
     pub(in crate::video) is_discarded: bool,
     /// Whether the container knows that it is damaged, for example cut off.
     pub(in crate::video) is_damaged: bool,
-    /// Which stream.
+    /// Index of the packet's stream.
     pub(in crate::video) stream: usize,
 }
 
@@ -134,7 +134,7 @@ impl Frame {
 /// An open decoder.
 pub(in crate::video) struct Decoder {
     context: Context,
-    /// Which.
+    /// The decoder's codec.
     pub(in crate::video) codec: Codec,
 }
 
@@ -148,7 +148,7 @@ impl Decoder {
         let parameters = demuxer.parameters(stream);
         // SAFETY: the parameters live as long as the demuxer.
         let id = unsafe { (*parameters).codec_id };
-        let refused_codec = Rejection::of(Reject::CodecNotAllowed, Evidence::Codec(id.0 as u32));
+        let refused_codec = Rejection::of(Reject::CodecNotAllowed, Evidence::Codec(id.0));
         // SAFETY: the result is a static description or null.
         let description = unsafe { ff::avcodec_find_decoder(id) };
         let description = NonNull::new(description.cast_mut()).ok_or(refused_codec)?;
@@ -219,7 +219,7 @@ impl Decoder {
 pub(in crate::video) fn name_of(id: u32) -> Option<&'static str> {
     // SAFETY: any number may be looked for; the result is a static description or null, and its name ends with a zero.
     unsafe {
-        let description = ff::avcodec_descriptor_get(ff::AVCodecID(id as _));
+        let description = ff::avcodec_descriptor_get(ff::AVCodecID(id));
         let description = description.as_ref()?;
         CStr::from_ptr(description.name).to_str().ok()
     }

@@ -33,7 +33,7 @@ pub(in crate::video) struct Converter {
 struct Key {
     size: (c_int, c_int),
     format: c_int,
-    /// One of swscale's tables of coefficients.
+    /// The number of one of swscale's tables of coefficients.
     matrix: c_int,
     is_full_range: bool,
 }

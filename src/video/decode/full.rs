@@ -6,7 +6,7 @@ use super::codec::NO_TIME;
 use super::owned::Frame;
 use super::sink::Sink;
 use super::times::{Stamp, parts, timetable};
-use super::{Choice, Refusal, Source, step};
+use super::{Choice, Places, Refusal, Source, step};
 use crate::spec::FrameOrder;
 use crate::video::answer::Ratio;
 use crate::video::probe::{self, Frames, Index};
@@ -19,38 +19,22 @@ pub(super) fn decode(
     sink: &mut dyn Sink,
 ) -> Result<(Frames, bool), Refusal> {
     source.renew_decoder()?;
-    let order = source.order;
-    let wanted = choice.places(order);
-    let mut came = BTreeSet::new();
-    let parts = parts(&source.index.entries);
-    let (mut shown, mut size, mut is_damaged) = (Vec::new(), (0, 0), false);
-    let mut frame = Frame::new().map_err(|_| Reject::Memory)?;
-    let limit = source.limits.frames as usize;
     let index = source.index;
-    let mut take = |frame: &Frame| {
-        if shown.is_empty() {
-            size = frame.size();
-        }
-        is_damaged |= frame.is_damaged();
-        if shown.len() >= limit {
-            return Err(Reject::TooManyFrames.into());
-        }
-        let stamp = stamp(index, &parts, frame);
-        let key = match order {
-            FrameOrder::Display => i64::try_from(shown.len()).unwrap_or(i64::MAX),
-            FrameOrder::Reference => stamp.pts,
-        };
-        shown.try_reserve(1).map_err(|_| Reject::Memory)?;
-        shown.push(stamp);
-        if let Some(slots) = wanted.get(&key) {
-            sink.put(frame, slots)?;
-            came.insert(key);
-        }
-        Ok(())
+    let mut taking = Taking {
+        index,
+        order: source.order,
+        parts: parts(&index.entries),
+        wanted: choice.places(source.order),
+        came: BTreeSet::new(),
+        limit: source.limits.frames as usize,
+        sink,
+        shown: Vec::new(),
+        size: (0, 0),
+        is_damaged: false,
     };
-    let count = source.index.entries.len();
+    let mut frame = Frame::new().map_err(|_| Reject::Memory)?;
+    let count = index.entries.len();
     let decoder = &mut source.opened.decoder;
-    let mut is_whole = true;
     // The end comes after the last packet.
     for place in 0..=count {
         source.budget.check()?;
@@ -62,26 +46,75 @@ pub(super) fn decode(
             packet.number(place);
             Some(packet)
         };
-        is_whole = step(decoder, packet, &mut frame, &mut take)?;
-        if !is_whole {
+        if !step(decoder, packet, &mut frame, |frame| taking.take(frame))? {
             // PyAV raises the first error: frames that are still inside the decoder are lost.
+            taking.is_damaged = true;
             break;
         }
     }
-    if shown.is_empty() {
-        return Err(Reject::NoFrames.into());
-    }
     let facts = &source.opened.facts;
-    let table = timetable(order, &shown, ticks(facts.rate, facts.time_base));
-    probe::check_duration(&table.pts, facts.time_base, source.limits)?;
-    let frames = Frames {
-        pts: table.pts,
-        reference_frames: table.reference_frames,
-        size,
-        is_damaged: is_damaged || !is_whole,
-        warnings: table.warnings,
-    };
-    Ok((frames, came.len() < wanted.len()))
+    let is_missing = taking.came.len() < taking.wanted.len();
+    let frames = taking.end(ticks(facts.rate, facts.time_base))?;
+    probe::check_duration(&frames.pts, facts.time_base, source.limits)?;
+    Ok((frames, is_missing))
+}
+
+/// What has come out of the decoder so far.
+struct Taking<'a> {
+    index: &'a Index,
+    order: FrameOrder,
+    /// The recording of each packet, when there are several.
+    parts: Vec<u32>,
+    wanted: Places,
+    came: BTreeSet<i64>,
+    /// Frames that a video may have.
+    limit: usize,
+    sink: &'a mut dyn Sink,
+    /// What the packets of the frames say, in the decoder's order.
+    shown: Vec<Stamp>,
+    /// Size of the first frame.
+    size: (u32, u32),
+    is_damaged: bool,
+}
+
+impl Taking<'_> {
+    /// Takes a frame that was decoded.
+    fn take(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        if self.shown.is_empty() {
+            self.size = frame.size();
+        }
+        self.is_damaged |= frame.is_damaged();
+        if self.shown.len() >= self.limit {
+            return Err(Reject::TooManyFrames.into());
+        }
+        let stamp = stamp(self.index, &self.parts, frame);
+        let key = match self.order {
+            FrameOrder::Display => i64::try_from(self.shown.len()).unwrap_or(i64::MAX),
+            FrameOrder::Reference => stamp.pts,
+        };
+        self.shown.try_reserve(1).map_err(|_| Reject::Memory)?;
+        self.shown.push(stamp);
+        if let Some(slots) = self.wanted.get(&key) {
+            self.sink.put(frame, slots)?;
+            self.came.insert(key);
+        }
+        Ok(())
+    }
+
+    /// Puts the frames into their order; `step` is the time from one to the next where nothing else says it.
+    fn end(self, step: i64) -> Result<Frames, Reject> {
+        if self.shown.is_empty() {
+            return Err(Reject::NoFrames);
+        }
+        let table = timetable(self.order, &self.shown, step);
+        Ok(Frames {
+            pts: table.pts,
+            reference_frames: table.reference_frames,
+            size: self.size,
+            is_damaged: self.is_damaged,
+            warnings: table.warnings,
+        })
+    }
 }
 
 /// What the packet of a frame says; the frame has the packet's number.

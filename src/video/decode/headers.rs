@@ -47,14 +47,14 @@ pub(in crate::video) enum Doubt {
     Presentation,
 }
 
-/// What one packet says.
+/// What one packet says of its picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::video) struct Facts {
-    /// Its picture is shown.
+    /// Whether the packet's picture is shown.
     pub(in crate::video) is_shown: bool,
     /// Decoding may begin here, when the container calls it a key packet, too.
     pub(in crate::video) is_entry: bool,
-    /// No other picture refers to it, and the decoder does not miss it.
+    /// Whether no other picture refers to the packet's, so that the decoder does not miss it.
     pub(in crate::video) is_spare: bool,
 }
 

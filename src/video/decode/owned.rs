@@ -19,7 +19,7 @@ impl Code {
     /// The end.
     pub(in crate::video) const END: Self = Self(ff::AVERROR_EOF);
 
-    /// What FFmpeg says of it.
+    /// FFmpeg's description of the error.
     pub(in crate::video) fn text(self) -> String {
         let mut text = [0; 128];
         // SAFETY: the buffer is writable for the length that is passed; FFmpeg ends the text with a zero.
@@ -167,7 +167,7 @@ pub(in crate::video) struct Scaler(NonNull<ff::SwsContext>);
 unsafe impl Send for Scaler {}
 
 impl Scaler {
-    /// From one pixel format to another at the same size; `None` when FFmpeg has no way.
+    /// A scaler from one pixel format to another at the same size; `None` when FFmpeg has no way.
     pub(in crate::video) fn new(
         (width, height): (c_int, c_int),
         from: ff::AVPixelFormat,

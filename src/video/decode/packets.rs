@@ -32,7 +32,7 @@ struct Again<'a> {
 }
 
 impl<'a> Packets<'a> {
-    /// Of a file and its length.
+    /// The packets of a file of this length.
     pub(super) fn new(file: (&'a File, u64), limits: &'a Limits, index: &'a Index) -> Self {
         Self {
             file,

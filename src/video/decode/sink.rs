@@ -26,7 +26,7 @@ pub(super) trait Sink {
     }
 }
 
-/// Wants nothing.
+/// The sink of a request that wants no frame.
 pub(super) struct Nothing;
 
 impl Sink for Nothing {
@@ -40,13 +40,13 @@ pub(super) struct ClipSink<'a> {
     spec: &'a ClipSpec,
     planes: &'a mut [f32],
     converter: Converter,
-    /// How views are made of pictures of this size.
+    /// The views of pictures of this size.
     views: Option<((usize, usize), Vec<View>)>,
     row: Vec<f32>,
 }
 
 impl<'a> ClipSink<'a> {
-    /// `planes` holds exactly the views of `spec`.
+    /// A sink that fills `planes`, which holds exactly the views of `spec`.
     pub(super) fn new(spec: &'a ClipSpec, planes: &'a mut [f32], converter: Converter) -> Self {
         Self {
             spec,
@@ -115,7 +115,7 @@ pub(super) struct PictureSink<'a> {
 }
 
 impl<'a> PictureSink<'a> {
-    /// Pictures go to `room`.
+    /// A sink that writes pictures to `room`.
     pub(super) fn new(room: &'a mut [u8], converter: Converter) -> Self {
         Self {
             room,

@@ -93,7 +93,7 @@ pub(super) fn decode(
     }))
 }
 
-/// What has come.
+/// What has come out of the decoder so far.
 struct Taking<'a> {
     wanted: &'a Places,
     sink: &'a mut dyn Sink,

@@ -98,16 +98,41 @@ pub(super) fn timetable(order: FrameOrder, shown: &[Stamp], step: i64) -> Timeta
 
 /// When a player shows each frame, in its order.
 fn played(shown: &[Stamp], mut step: i64) -> (Vec<i64>, Warnings) {
+    let is_timed = shown.iter().all(|stamp| stamp.pts != NO_TIME);
+    if is_timed && shown.is_sorted_by(|one, next| one.pts < next.pts) {
+        // Whatever the times of decoding are.
+        let pts = shown.iter().map(|stamp| stamp.pts).collect();
+        return (pts, Warnings::default());
+    }
     let (mut pts, mut warnings) = (Vec::with_capacity(shown.len()), Warnings::default());
     let mut rest = shown;
     while let Some(begin) = rest.first() {
         // Frames of an earlier recording do not come after those of a later one.
-        let length = rest
-            .iter()
+        let length = (rest.iter())
             .take_while(|stamp| stamp.part <= begin.part)
             .count();
         let (own, later) = rest.split_at(length);
         rest = later;
+        let recording = Recording::new(own, &mut warnings);
+        // Time goes on where a recording begins.
+        let shift = match pts.last() {
+            Some(&last) => {
+                warnings.insert(Warning::Restarted);
+                i64::saturating_add(last, step).saturating_sub(recording.origin())
+            }
+            None => 0,
+        };
+        step = recording.play(own, (shift, step), &mut pts);
+    }
+    (pts, warnings)
+}
+
+/// The times of one recording's frames, ascending.
+struct Recording(Vec<i64>);
+
+impl Recording {
+    /// The recording of these frames; notes what is odd about their time stamps.
+    fn new(own: &[Stamp], warnings: &mut Warnings) -> Self {
         let mut times: Vec<i64> = own.iter().filter_map(|stamp| stamp.time()).collect();
         if !times.is_sorted() {
             warnings.insert(Warning::Shuffled);
@@ -117,17 +142,18 @@ fn played(shown: &[Stamp], mut step: i64) -> (Vec<i64>, Warnings) {
         if times.windows(2).any(|pair| pair[0] == pair[1]) || untimed > 1 {
             warnings.insert(Warning::Repeated);
         }
-        let origin = times.first().copied().unwrap_or(0);
-        // Time goes on where a recording begins.
-        let shift = match pts.last() {
-            Some(&last) => {
-                warnings.insert(Warning::Restarted);
-                i64::saturating_add(last, step).saturating_sub(origin)
-            }
-            None => 0,
-        };
-        let mut times = times.into_iter();
-        let start = pts.len();
+        Self(times)
+    }
+
+    /// The first time, 0 when there is none.
+    fn origin(&self) -> i64 {
+        self.0.first().copied().unwrap_or(0)
+    }
+
+    /// Appends when each frame is shown, `shift` later than its time says; returns the time from one frame to the next, `step` when it is unknown.
+    fn play(self, own: &[Stamp], (shift, step): (i64, i64), pts: &mut Vec<i64>) -> i64 {
+        let (start, origin) = (pts.len(), self.origin());
+        let mut times = self.0.into_iter();
         for stamp in own {
             let next = stamp.time().and_then(|_| times.next());
             let time = match (next, pts[start..].last()) {
@@ -135,18 +161,17 @@ fn played(shown: &[Stamp], mut step: i64) -> (Vec<i64>, Warnings) {
                     let time = time.saturating_add(shift);
                     last.map_or(time, |&last| time.max(last))
                 }
-                (None, Some(&last)) => i64::saturating_add(last, step),
+                (None, Some(&last)) => last.saturating_add(step),
                 (None, None) => origin.saturating_add(shift),
             };
             pts.push(time);
         }
-        if let (Some(first), Some(last)) = (pts.get(start), pts.last()) {
-            let steps = i64::try_from(length).unwrap_or(i64::MAX).saturating_sub(1);
-            let mean = last.saturating_sub(*first).checked_div(steps);
-            step = mean.filter(|&mean| mean > 0).unwrap_or(step);
-        }
+        let (first, last) = (pts.get(start).copied(), pts.last().copied());
+        let length = last.unwrap_or(0).saturating_sub(first.unwrap_or(0));
+        let steps = i64::try_from(own.len()).unwrap_or(i64::MAX);
+        let mean = length.checked_div(steps.saturating_sub(1));
+        mean.filter(|&mean| mean > 0).unwrap_or(step)
     }
-    (pts, warnings)
 }
 
 #[cfg(test)]
@@ -199,7 +224,7 @@ mod tests {
         let (pts, warnings) = of(FrameOrder::Display, &shuffled);
         assert_eq!(pts, [0, 1, 2, 3, 4]);
         assert_eq!(warnings, ["SHUFFLED_TIME_STAMPS"]);
-        let (pts, warnings) = of(FrameOrder::Display, &[(5, 0), (6, 0), (8, 0)]);
+        let (pts, warnings) = of(FrameOrder::Display, &[(5, 0), (6, 1), (8, 1)]);
         assert_eq!(pts, [5, 6, 8]);
         assert!(warnings.is_empty());
     }

@@ -13,18 +13,18 @@ use crate::video::decode::owned::Packet;
 use crate::video::reject::{Reject, Rejection};
 use crate::video::request::Limits;
 
-/// One packet.
+/// A packet of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::video) struct Entry {
     pub(in crate::video) pts: i64,
     dts: i64,
     position: i64,
     size: u32,
-    /// Its picture is shown.
+    /// Whether the packet's picture is shown.
     pub(in crate::video) is_shown: bool,
-    /// Decoding may begin here.
+    /// Whether decoding may begin with the packet.
     pub(in crate::video) is_entry: bool,
-    /// It need not be decoded when its picture is not wanted.
+    /// Whether the packet need not be decoded when its picture is not wanted.
     pub(in crate::video) is_spare: bool,
 }
 
@@ -72,13 +72,13 @@ impl Entry {
             && self.size as usize == packet.size()
     }
 
-    /// When it is decoded, if it says so.
+    /// The time at which the packet is decoded, if the container says so.
     pub(in crate::video) fn decoding_time(&self) -> Option<i64> {
         (self.dts != NO_TIME).then_some(self.dts)
     }
 }
 
-/// What one walk over the packets found.
+/// The packet index of a video stream.
 pub(in crate::video) struct Index {
     /// The packets, unless they are too many bytes to keep.
     pub(in crate::video) packets: Option<Vec<Packet>>,
@@ -86,7 +86,7 @@ pub(in crate::video) struct Index {
     pub(in crate::video) entries: Vec<Entry>,
     /// Time stamps of the packets that are shown, ascending: what the frames' are, and distinct, if there is no doubt.
     pub(in crate::video) pts: Vec<i64>,
-    /// Why packets and pictures may differ.
+    /// The reason why packets and pictures may differ, if there is one.
     pub(in crate::video) doubt: Option<Doubt>,
     /// Whether the decoder may skip pictures that no other refers to.
     pub(in crate::video) skips_unreferenced: bool,

@@ -17,7 +17,7 @@ pub(super) struct Turn<'a> {
     busy: &'a Busy,
     /// Turns that had begun when this one did, itself included.
     begun: u64,
-    /// No other was under way then.
+    /// Whether no other turn was under way when it began.
     was_first: bool,
 }
 

@@ -22,15 +22,15 @@ use crate::video::{Error, Input, Reject};
 
 /// How an exchange ended.
 pub(super) enum Ended {
-    /// With a reply that keeps the rules.
+    /// The worker replied and kept the rules.
     Answered(Result<Answer, Error>),
-    /// With one that breaks them.
+    /// The worker's reply breaks the rules.
     Lied,
     /// The worker died.
     Died(End),
     /// The time, real or of the processor, is over.
     TimedOut(Reject),
-    /// The caller left.
+    /// The caller of the request left.
     Abandoned,
 }
 
@@ -124,9 +124,9 @@ fn hand_over(
 
 /// What ended the wait for a worker.
 enum Waited {
-    /// It has something to say, or is dead.
+    /// The worker has something to say, or is dead.
     Answered,
-    /// The caller left.
+    /// The caller of the request left.
     Abandoned,
     /// The time is over.
     TimedOut(Reject),

@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A worker whose socket closed is dead, and the zygote says so at once.
 const BURIAL: Duration = Duration::from_secs(5);
 
-/// What is known of a worker.
+/// The state of a worker, as the zygote reported it.
 #[derive(Debug, Clone, Copy)]
 enum State {
     Asked,
@@ -156,7 +156,7 @@ pub(super) struct Worker {
     pub(super) pid: u32,
     pub(super) socket: OwnedFd,
     pub(super) layers: Layers,
-    /// Whom it decodes for, from its first request on.
+    /// The tenant that the worker decodes for, from its first request on.
     pub(super) tenant: Option<TenantId>,
     /// Requests that it has served.
     pub(super) served: u32,
@@ -169,9 +169,9 @@ pub(super) struct Worker {
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// With this wait status.
+    /// The worker ended with this wait status.
     Status(i32),
-    /// Its zygote is gone, and it with it.
+    /// The worker ended with its zygote.
     WithZygote,
 }
 
@@ -181,7 +181,7 @@ impl Worker {
         processor_time(self.pid).unwrap_or_default()
     }
 
-    /// How it ended; its socket has closed.
+    /// How the worker ended, once its socket has closed.
     pub(super) fn end(&self) -> End {
         let ended = |state| match state {
             State::Ended(status) => Some(End::Status(status)),

@@ -18,11 +18,11 @@ use crate::ids::TenantId;
 use crate::video::answer::{Picture, Probe};
 use crate::video::{Error, Input, Reject, Rejection};
 
-/// What came out.
+/// What a worker took from a video.
 #[derive(Debug)]
 pub(in crate::video) struct Answer {
     pub(in crate::video) probe: Probe,
-    /// Temporal views one after the other.
+    /// Indices of the frames, temporal views one after the other.
     pub(in crate::video) indices: Vec<u32>,
     pub(in crate::video) pts: Vec<i64>,
     pub(in crate::video) pixels: Pixels,
@@ -38,13 +38,13 @@ pub(in crate::video) enum Pixels {
 
 /// Where a request is: its caller may leave at any time.
 pub(super) enum Stage {
-    /// In the queue.
+    /// The request is in the queue.
     Waits,
-    /// With a worker; writing to this pipe interrupts it.
+    /// The request is with a worker; writing to this pipe interrupts it.
     Runs(Arc<OwnedFd>),
-    /// Answered.
+    /// The request is answered.
     Done,
-    /// The caller left.
+    /// The caller of the request left.
     Abandoned,
 }
 
@@ -213,13 +213,13 @@ impl Slot {
     }
 }
 
-/// What came of giving a video to one worker.
+/// The result of giving a video to one worker.
 enum Attempt {
     /// An answer, or a refusal that says so itself.
     Ended(Result<Answer, Error>),
     /// The worker was lost for a reason that may be the video's or not.
     Doubtful {
-        /// What the video would be refused for.
+        /// The reason for which the video would be refused.
         reject: Reject,
         /// Nothing else was decoded at the same time.
         was_alone: bool,
@@ -228,7 +228,7 @@ enum Attempt {
     Gone,
 }
 
-/// What a slot does next.
+/// The next thing that a slot does.
 pub(super) enum Next {
     /// Serves a tenant's request.
     Job(TenantId, Job),

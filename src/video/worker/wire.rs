@@ -21,7 +21,7 @@ pub(super) const LONGEST: usize = 16 * 1024;
 const MAGIC: u32 = 0x5646_5346;
 const VERSION: u16 = 4;
 
-/// What a message is.
+/// The kind of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 enum Kind {
@@ -109,9 +109,9 @@ pub(super) enum Command {
     /// Fork a worker that gets the descriptor which comes along.
     Fork {
         id: u64,
-        /// What it may use.
+        /// Memory and processor time that the worker may use.
         allowance: Allowance,
-        /// What confines it.
+        /// The layers that confine the worker.
         layers: Layers,
     },
     /// Kill a worker.

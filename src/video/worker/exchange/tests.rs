@@ -61,7 +61,7 @@ fn summary() -> Summary {
     }
 }
 
-/// What becomes of an summary, with this value in all planes; `None` when it is a lie.
+/// What becomes of a summary, with this value in all planes; `None` when it is a lie.
 fn verdict_on(work: &Work, summary: Summary, value: f32) -> Option<Result<Answer, Error>> {
     let output = room(4096).unwrap();
     let file = File::from(output.try_clone().unwrap());

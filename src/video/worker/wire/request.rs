@@ -14,11 +14,11 @@ use crate::video::request::{
 /// What a worker is asked to take from a video.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::video) enum Work {
-    /// The facts.
+    /// The facts of the video.
     Probe,
-    /// A clip.
+    /// The planes of a clip.
     Clip(ClipSpec),
-    /// Pictures.
+    /// Whole pictures.
     Pictures(PictureSpec),
 }
 
@@ -39,7 +39,7 @@ pub(in crate::video::worker) struct Request {
     pub(in crate::video::worker) id: u64,
     pub(in crate::video::worker) input_bytes: u64,
     pub(in crate::video::worker) is_new_output: bool,
-    /// Size of the output.
+    /// Size of the output in bytes.
     pub(in crate::video::worker) output_bytes: u64,
     pub(in crate::video::worker) limits: Limits,
     pub(in crate::video::worker) work: Work,
