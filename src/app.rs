@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use crate::config::Config;
 use crate::exchange::Exchange;
 use crate::metadata::{self, Sqlite};
@@ -166,7 +168,12 @@ impl App {
     ///
     /// # Errors
     /// When an address cannot be bound, or the data directory or the database cannot be opened.
-    pub async fn bind(config: Config) -> Result<Bound, Error> {
+    pub fn bind(config: Config) -> BoxFuture<'static, Result<Bound, Error>> {
+        // Boxed here, as all futures that another crate polls: the whole server is compiled with this crate, and not once more with each of those.
+        Box::pin(Self::bind_all(config))
+    }
+
+    async fn bind_all(config: Config) -> Result<Bound, Error> {
         let listeners = Listeners::bind(&config).await?;
         let lock = DirectoryLock::acquire(&config.data_dir)?;
         let store = Store::open(&config.data_dir.join("objects"))?;
@@ -199,8 +206,8 @@ impl App {
     ///
     /// # Errors
     /// The errors of [`App::bind`] and [`Bound::load`].
-    pub async fn start(config: Config) -> Result<Self, Error> {
-        Self::bind(config).await?.load().await
+    pub fn start(config: Config) -> BoxFuture<'static, Result<Self, Error>> {
+        Box::pin(async { Self::bind(config).await?.load().await })
     }
 
     /// Returns the address of the API.
@@ -227,7 +234,18 @@ impl App {
     ///
     /// # Errors
     /// When a loop that the server depends on ends earlier, or the drain takes too long.
-    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), Error> {
+    pub fn run_until(
+        self,
+        signal: impl Future<Output = ()> + Send + 'static,
+    ) -> BoxFuture<'static, Result<(), Error>> {
+        self.run(Box::pin(signal))
+    }
+
+    fn run(self, signal: BoxFuture<'static, ()>) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(self.serve_until(signal))
+    }
+
+    async fn serve_until(self, signal: BoxFuture<'static, ()>) -> Result<(), Error> {
         let ended = tokio::select! {
             () = signal => None,
             ended = self.front.fatal() => Some(ended),
@@ -293,7 +311,11 @@ impl Bound {
     /// # Errors
     /// When the backbone, the video workers or the device cannot be started, the backbone's first forward pass fails, or a loop ends that the server
     /// depends on.
-    pub async fn load(self) -> Result<App, Error> {
+    pub fn load(self) -> BoxFuture<'static, Result<App, Error>> {
+        Box::pin(self.load_all())
+    }
+
+    async fn load_all(self) -> Result<App, Error> {
         let (back_drain, signal) = shutdown::channel();
         let back = LoopSet {
             loops: Loops::new(),

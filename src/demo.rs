@@ -17,6 +17,8 @@ mod upload;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use futures::future::LocalBoxFuture;
+
 use crate::client::{self, Client};
 use crate::proto::v1;
 use crate::report::sheet;
@@ -154,7 +156,12 @@ struct Party {
 ///
 /// # Errors
 /// When a step fails or an accuracy is not what is promised.
-pub async fn run(args: Args) -> Result<(), Error> {
+pub fn run(args: Args) -> LocalBoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that it is compiled with this crate alone.
+    Box::pin(run_all(args))
+}
+
+async fn run_all(args: Args) -> Result<(), Error> {
     let begin = Instant::now();
     let machine = Machine::here();
     let console = Console::new(7);

@@ -220,8 +220,7 @@ fn open_files(connections: usize) {
 /// A signal before the server serves ends it at once: nothing is in flight yet.
 #[allow(clippy::print_stdout)]
 async fn run_server(config: Config, signals: Signals) -> Result<(), app::Error> {
-    let signal = signals.first();
-    tokio::pin!(signal);
+    let mut signal = Box::pin(signals.first());
     // A log for machines is one stream of JSON: what is printed for people goes there as events.
     let is_text = matches!(config.log_format, telemetry::LogFormat::Text);
     let start = async {

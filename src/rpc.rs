@@ -158,6 +158,13 @@ impl Api {
 
     /// Makes the handlers ready; a second call changes nothing.
     pub fn open(&self, parts: Parts) {
+        let about = &parts.about;
+        parts.metrics.build_info(
+            env!("CARGO_PKG_VERSION"),
+            &about.digest.to_string(),
+            about.device,
+            &about.precision,
+        );
         let _ = self.parts.set(parts);
     }
 

@@ -5,21 +5,22 @@
 mod evaluation;
 mod geometry;
 mod label;
+mod sampling;
 
 use std::fmt;
-use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use evaluation::{Cell, Confusion, Evaluation, LabelCounts};
 pub use geometry::{Geometry, MAX_CLIP_VALUES};
-
-/// Most labels of a data set, and so of a task's version.
-pub const MAX_LABELS: usize = 20_000;
-/// Largest distance of two sampled frames: as many frames as a video has at most by default (`video_frames`).
-pub const MAX_SAMPLING_RATE: u32 = 216_000;
+pub use label::{
+    LabelSet, MAX_LABELS, check_label, check_label_count, label_outline, normal_label,
+};
+pub use sampling::{
+    ClipSampling, FrameOrder, MAX_SAMPLING_RATE, RotationPolicy, Sampling, SpatialViews,
+};
 
 /// A value that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,141 +120,6 @@ impl AdapterConfig {
     }
 }
 
-/// Which frames of a video make a clip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sampling {
-    /// Spread over the whole video, one from each of `num_frames` equal segments.
-    Uniform,
-    /// Every so many frames, around the middle.
-    Strided(NonZeroU32),
-}
-
-/// Spatial crops at classification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SpatialViews {
-    /// The centre.
-    Center,
-    /// Three along the longer side.
-    Three,
-}
-
-impl SpatialViews {
-    /// How many.
-    pub fn count(self) -> usize {
-        match self {
-            Self::Center => 1,
-            Self::Three => 3,
-        }
-    }
-}
-
-/// What to do with a container's rotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RotationPolicy {
-    /// Upright, as players show it.
-    Display,
-    /// As stored, as the reference reads it.
-    Stored,
-}
-
-/// In which order the frames of a video are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FrameOrder {
-    /// The order in which players show the frames: that of the decoder. No frame is left out.
-    Display,
-    /// The order of the reference: sorted by time stamps; of frames with equal ones, the last decoded is kept.
-    Reference,
-}
-
-impl FrameOrder {
-    /// The order of what was stored before there was a choice.
-    fn of_older_records() -> Self {
-        Self::Reference
-    }
-}
-
-/// How clips are taken from a video.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ClipSampling {
-    /// Frames per clip, 1 to 64.
-    pub num_frames: NonZeroU16,
-    /// Which frames.
-    pub sampling: Sampling,
-    /// Temporal views at classification; more than one only with strided sampling.
-    pub temporal_views: NonZeroU8,
-    /// Spatial views at classification.
-    pub spatial_views: SpatialViews,
-    /// Whether the container's rotation is applied.
-    pub rotation: RotationPolicy,
-    /// The order of the frames.
-    #[serde(default = "FrameOrder::of_older_records")]
-    pub order: FrameOrder,
-}
-
-impl fmt::Display for ClipSampling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} frames", self.num_frames)?;
-        match self.sampling {
-            Sampling::Uniform => f.write_str(" uniformly")?,
-            Sampling::Strided(rate) => write!(f, ", one of every {rate}")?,
-        }
-        let (spatial, temporal) = (self.spatial_views.count(), self.temporal_views);
-        write!(f, ", in {spatial} spatial and {temporal} temporal views")?;
-        if self.rotation == RotationPolicy::Stored {
-            f.write_str(", rotated as stored")?;
-        }
-        match self.order {
-            FrameOrder::Display => Ok(()),
-            FrameOrder::Reference => f.write_str(", in the order of the reference"),
-        }
-    }
-}
-
-impl ClipSampling {
-    /// Views of one video: spatial × temporal.
-    pub fn views(&self) -> usize {
-        self.spatial_views.count() * usize::from(self.temporal_views.get())
-    }
-
-    /// Checks the counts.
-    ///
-    /// # Errors
-    /// Names the first field that is out of range.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        if self.num_frames.get() > 64 {
-            return Err(Invalid::new(
-                "num_frames",
-                format!("expected 1 to 64, got {}", self.num_frames),
-            ));
-        }
-        if let Sampling::Strided(rate) = self.sampling
-            && rate.get() > MAX_SAMPLING_RATE
-        {
-            return Err(Invalid::new(
-                "sampling_rate",
-                format!("expected at most {MAX_SAMPLING_RATE}, got {rate}"),
-            ));
-        }
-        if self.temporal_views.get() > 10 {
-            return Err(Invalid::new(
-                "num_temporal_views",
-                format!("expected 1 to 10, got {}", self.temporal_views),
-            ));
-        }
-        if self.sampling == Sampling::Uniform && self.temporal_views.get() != 1 {
-            return Err(Invalid::new(
-                "num_temporal_views",
-                "uniform sampling has one temporal view",
-            ));
-        }
-        Ok(())
-    }
-}
-
 /// Mean and standard deviation of each channel, for pixels in 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Normalization {
@@ -274,95 +140,6 @@ impl Normalization {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
     };
-}
-
-/// Ordered, distinct labels: row i of a head is label i.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<String>", into = "Vec<String>")]
-pub struct LabelSet(Arc<[String]>);
-
-impl LabelSet {
-    /// Checks that labels are well formed, distinct and not too many; the order is kept.
-    ///
-    /// # Errors
-    /// When there are more than [`MAX_LABELS`]; names the first label that is empty, longer than 255 bytes, has control characters or is there twice.
-    pub fn new(labels: Vec<String>) -> Result<Self, Invalid> {
-        check_label_count(labels.len())?;
-        Self::distinct(labels)
-    }
-
-    fn distinct(labels: Vec<String>) -> Result<Self, Invalid> {
-        let mut seen = std::collections::HashSet::new();
-        for label in &labels {
-            check_label(label)?;
-            if !seen.insert(label) {
-                return Err(Invalid::new("label", format!("{label:?} is there twice")));
-            }
-        }
-        Ok(Self(labels.into()))
-    }
-
-    /// The labels in order.
-    pub fn as_slice(&self) -> &[String] {
-        &self.0
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The row of a label.
-    pub fn index(&self, label: &str) -> Option<usize> {
-        self.0.iter().position(|own| own == label)
-    }
-}
-
-impl TryFrom<Vec<String>> for LabelSet {
-    type Error = Invalid;
-
-    fn try_from(labels: Vec<String>) -> Result<Self, Invalid> {
-        // Release 0.1 stored sets of any size.
-        Self::distinct(labels)
-    }
-}
-
-impl From<LabelSet> for Vec<String> {
-    fn from(labels: LabelSet) -> Self {
-        labels.0.to_vec()
-    }
-}
-
-pub use label::{label_outline, normal_label};
-/// Checks a number of labels.
-///
-/// # Errors
-/// When there are more than [`MAX_LABELS`].
-pub fn check_label_count(labels: usize) -> Result<(), Invalid> {
-    if labels > MAX_LABELS {
-        let problem = format!("expected at most {MAX_LABELS}, got {labels}");
-        return Err(Invalid::new("labels", problem));
-    }
-    Ok(())
-}
-
-/// Checks one label.
-///
-/// # Errors
-/// When it is empty, longer than 255 bytes or has control characters.
-pub fn check_label(label: &str) -> Result<(), Invalid> {
-    if label.is_empty() || label.len() > 255 || label.chars().any(char::is_control) {
-        return Err(Invalid::new(
-            "label",
-            format!("{label:?} is not 1 to 255 bytes without control characters"),
-        ));
-    }
-    Ok(())
 }
 
 /// Number format of matrix products; sums, norms, softmax, the residual stream and the loss are 32-bit floats in all of them.
@@ -533,6 +310,8 @@ pub struct HyperParameters {
 
 #[cfg(test)]
 mod tests {
+    use std::num::{NonZeroU8, NonZeroU16};
+
     use super::*;
 
     #[test]

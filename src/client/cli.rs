@@ -1,6 +1,7 @@
 //! The client's commands, and the options of their connection; each command owns its arguments.
 
 use clap::{Args, Subcommand};
+use futures::future::LocalBoxFuture;
 
 use super::output::Output;
 use super::{
@@ -72,7 +73,12 @@ impl Command {
     ///
     /// # Errors
     /// When the server or a file refuses; the error knows its exit code.
-    pub async fn run(self) -> Result<(), Error> {
+    pub fn run(self) -> LocalBoxFuture<'static, Result<(), Error>> {
+        // Boxed, so that it is compiled with this crate alone.
+        Box::pin(self.run_one())
+    }
+
+    async fn run_one(self) -> Result<(), Error> {
         match self {
             Self::Health(args) => health::run(&args).await,
             Self::Info(args) => info::run(&args).await,

@@ -32,6 +32,9 @@ pub struct Args {
     /// Submits the job and returns at once
     #[arg(long)]
     pub detach: bool,
+    /// Lets the new version serve although its labels are not those of the version that serves
+    #[arg(long)]
+    pub allow_label_change: bool,
     /// The shape of the task when it is created
     #[command(flatten)]
     pub shape: tasks::TaskShape,
@@ -104,7 +107,7 @@ pub async fn train(args: &Args) -> Result<(), Error> {
         dataset: resource("datasets", &args.dataset),
         hyper_parameters: Some(hyper_parameters(&args.hyper)),
         request_id: uuid::Uuid::now_v7().to_string(),
-        ..Default::default()
+        allow_label_change: args.allow_label_change,
     };
     let job = client.fine_tuning().submit_job(request).await?.into_inner();
     if args.detach {

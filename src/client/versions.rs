@@ -71,19 +71,14 @@ pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
         None => Vec::new(),
     };
     let source = Source::open(&args.file).await?;
-    check_task(&client, args).await?;
+    let sampling = sampling(&client, args).await?;
     let header = v1::ImportAdapterVersionHeader {
         parent: resource("tasks", &args.task),
         labels,
         sha256: source.sha256.clone().into(),
         request_id: uuid::Uuid::now_v7().to_string(),
         create_task: true,
-        sampling: Some(v1::ClipSampling {
-            num_frames: args.num_frames.unwrap_or(8),
-            sampling_rate: args.sampling_rate.unwrap_or(0),
-            order: Order::number(args.order),
-            ..Default::default()
-        }),
+        sampling,
         ..Default::default()
     };
     let progress = output.bytes(source.size, &args.file.to_string_lossy());
@@ -108,21 +103,38 @@ pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses options that contradict the task when it exists.
-async fn check_task(client: &Client, args: &ImportArgs) -> Result<(), Error> {
+/// Returns the sampling that the options ask for; without options it is the task's, the file's or the server's own. Refuses options that contradict
+/// the task when it exists.
+async fn sampling(client: &Client, args: &ImportArgs) -> Result<Option<v1::ClipSampling>, Error> {
     let shape = TaskShape {
         num_frames: args.num_frames,
         sampling_rate: args.sampling_rate,
+        order: args.order,
         ..TaskShape::default()
     };
     let request = v1::GetTaskRequest {
         name: resource("tasks", &args.task),
     };
-    match client.tasks().get_task(request).await {
-        Ok(task) => tasks::check_shape(&task.into_inner(), &shape),
-        Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
-        Err(status) => Err(status.into()),
+    let task = match client.tasks().get_task(request).await {
+        Ok(task) => Some(task.into_inner()),
+        Err(status) if status.code() == tonic::Code::NotFound => None,
+        Err(status) => return Err(status.into()),
+    };
+    if let Some(task) = &task {
+        tasks::check_shape(task, &shape)?;
     }
+    if args.num_frames.is_none() && args.sampling_rate.is_none() && args.order.is_none() {
+        return Ok(None);
+    }
+    // Options that were given are the task's already when it exists.
+    Ok(Some(task.and_then(|task| task.sampling).unwrap_or(
+        v1::ClipSampling {
+            num_frames: args.num_frames.unwrap_or(8),
+            sampling_rate: args.sampling_rate.unwrap_or(0),
+            order: Order::number(args.order),
+            ..Default::default()
+        },
+    )))
 }
 
 /// The labels of a file, one a line.

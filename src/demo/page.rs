@@ -82,12 +82,13 @@ fn serving(page: &mut Page, outcome: &Summary) {
     );
     let swap = &outcome.swap;
     page.section("Hot swap").paragraph(&format!(
-        "A second version of {} was trained for {} epochs with another seed ({:.0} s, {:.3} of the unseen clips right) and took over while four clients \
+        "A second version of {} was trained for {} epochs with another seed ({:.0} s, {:.3} of the unseen clips right, loss {:.3}) and took over while four clients \
          asked without a pause.",
         outcome.tasks.first().map_or("the task", |task| task.tenant),
         swap.epochs,
         swap.seconds,
-        swap.accuracy
+        swap.accuracy,
+        swap.loss
     ));
     page.paragraph(&swap.sentence());
     page.paragraph(

@@ -292,6 +292,12 @@ fn check_shape(
     Ok(())
 }
 
+/// Whether nobody named the labels: they are the rows' numbers.
+fn is_numbered(labels: &LabelSet) -> bool {
+    let mut rows = labels.as_slice().iter().enumerate();
+    rows.all(|(row, label)| *label == row.to_string())
+}
+
 fn new_task(
     wanted: &Wanted,
     set: &Imported,
@@ -325,6 +331,7 @@ fn labels(
 ) -> Result<LabelSet> {
     const FIELD: &str = "header.labels";
     let own = wanted.or_else(|| manifest.map(|own| own.labels.clone()));
+    let serving = serving.filter(|serving| !is_numbered(&serving.labels));
     let labels = match (own, serving) {
         (Some(labels), _) => labels,
         (None, Some(serving)) if serving.labels.len() == classes => serving.labels.clone(),

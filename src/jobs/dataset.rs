@@ -306,13 +306,11 @@ fn first_view(clip: Clip, video: VideoId) -> Result<Arc<[f32]>, Failure> {
 
 /// A video whose bytes are gone is the job's failure, not the server's.
 fn of_video(failure: Failure) -> Failure {
-    match failure {
-        Failure::Library(error @ library::Error::Damaged { video, .. }) => Failure::Video {
-            video,
-            why: error.to_string(),
-        },
-        failure => failure,
-    }
+    let Failure::Library(error @ library::Error::Damaged { video, .. }) = failure else {
+        return failure;
+    };
+    let why = error.to_string();
+    Failure::Video { video, why }
 }
 
 fn changed(video: VideoId) -> Failure {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::metadata::VersionManifest;
-use crate::spec::{Digest, Evaluation};
+use crate::spec::{ClipSampling, Digest, Evaluation};
 
 /// Version of the entries' encoding.
 const FORMAT: &str = "1";
@@ -61,6 +61,8 @@ pub(super) fn seal(
 
 /// Name of the field with the metrics.
 const EVALUATION: &str = "evaluation";
+/// Name of the field with the sampling.
+const SAMPLING: &str = "sampling";
 
 /// Fields that are text, and so written without quotes.
 const TEXTS: [&str; 5] = [
@@ -117,6 +119,9 @@ pub(super) fn check(bytes: &Bytes, manifest: &VersionManifest) -> Result<(), Mis
             // Release 0.1 encoded the metrics differently.
             (Some(text), None) if field == EVALUATION => serde_json::from_str::<Evaluation>(text)
                 .is_ok_and(|said| said == manifest.evaluation),
+            // Release 0.1 had no order of frames.
+            (Some(text), None) if field == SAMPLING => serde_json::from_str::<ClipSampling>(text)
+                .is_ok_and(|said| said == manifest.sampling),
             (Some(text), None) => {
                 serde_json::from_str::<Value>(text).is_ok_and(|value| value == expected)
             }
@@ -184,7 +189,7 @@ mod tests {
                 temporal_views: 1.try_into().unwrap(),
                 spatial_views: crate::spec::SpatialViews::Center,
                 rotation: crate::spec::RotationPolicy::Display,
-                order: crate::spec::FrameOrder::Display,
+                order: crate::spec::FrameOrder::Reference,
             },
             backbone_digest: Digest([1; 32]),
             tensors_sha256: Digest([2; 32]),
@@ -211,6 +216,9 @@ mod tests {
                 2.0_f64 / 3.0
             );
             header["__metadata__"][EVALUATION] = loss.into();
+            let mut sampling = serde_json::to_value(manifest.sampling).unwrap();
+            sampling.as_object_mut().unwrap().remove("order").unwrap();
+            header["__metadata__"][SAMPLING] = sampling.to_string().into();
             let header = serde_json::to_vec(&header).unwrap();
             let length = (header.len() as u64).to_le_bytes();
             Bytes::from([&length[..], &header, file.tensors].concat())
@@ -218,5 +226,9 @@ mod tests {
         assert!(check(&rewritten("[1,0,1,1]"), &manifest).is_ok());
         let other = check(&rewritten("[1,1,0,1]"), &manifest);
         assert!(matches!(other, Err(Mismatch::Field(field)) if field == EVALUATION));
+        let mut display = manifest.clone();
+        display.sampling.order = crate::spec::FrameOrder::Display;
+        let other = check(&rewritten("[1,0,1,1]"), &display);
+        assert!(matches!(other, Err(Mismatch::Field(field)) if field == SAMPLING));
     }
 }

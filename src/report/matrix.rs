@@ -40,9 +40,9 @@ impl Matrix {
             text.push_str("</tr>\n");
         }
         let caption = escape(&self.caption);
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "</tbody></table><figcaption>{caption}</figcaption></figure>\n"
+            "</tbody></table><figcaption>{caption}</figcaption></figure>"
         );
         text
     }

@@ -15,7 +15,7 @@ pub(super) struct Tenants;
 
 impl Concern for Tenants {
     async fn around<S: Inner>(&self, mut request: Request<Body>, next: S) -> Response<Body> {
-        if !request.uri().path().starts_with("/frameshift.") {
+        if !knows_tenants(request.uri().path()) {
             return answer(next, request).await;
         }
         match caller(request.headers()) {
@@ -26,6 +26,11 @@ impl Concern for Tenants {
             Err(error) => status::of_tenancy(&error).into_http(),
         }
     }
+}
+
+/// Whether the method of a path is the API's own, whose requests have a tenant.
+pub(super) fn knows_tenants(path: &str) -> bool {
+    path.starts_with("/frameshift.")
 }
 
 /// The caller of a request.

@@ -38,6 +38,7 @@ impl ClassificationService for Api {
             None => return Err(status::invalid("source", "required: video or content")),
         };
         let answer = parts.serving.classify(&question, video).await?;
+        parts.metrics.classified(&answer.version);
         Ok(Response::new(response(answer, &options)))
     }
 
@@ -67,6 +68,7 @@ impl ClassificationService for Api {
         let (input, _room) = spool.into_input();
         let video = Video::Given(input);
         let answer = parts.serving.classify(&question, video).await?;
+        parts.metrics.classified(&answer.version);
         Ok(Response::new(response(answer, &options)))
     }
 }

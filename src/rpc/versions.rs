@@ -63,9 +63,14 @@ pub(super) async fn import(
     };
     let exchange = &parts.exchange;
     let imported = exchange.import(tenant, wanted, target, contents).await;
-    imported.map_err(|error| match error {
-        exchange::Error::Registry(error) => status::below("header")(error.into()),
-        error => error.into(),
+    imported.map_err(|error| {
+        let is_of_header = matches!(error, exchange::Error::Registry(_));
+        let status = Status::from(error);
+        if is_of_header {
+            status::below("header")(status)
+        } else {
+            status
+        }
     })
 }
 

@@ -2,9 +2,103 @@
 //!
 //! Invariant: a label that was put into this form and is put into it again stays as it is.
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
-use super::{Invalid, check_label};
+use super::Invalid;
+
+/// Most labels of a data set, and so of a task's version.
+pub const MAX_LABELS: usize = 20_000;
+
+/// Ordered, distinct labels: row i of a head is label i.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct LabelSet(Arc<[String]>);
+
+impl LabelSet {
+    /// Checks that labels are well formed, distinct and not too many; the order is kept.
+    ///
+    /// # Errors
+    /// When there are more than [`MAX_LABELS`]; names the first label that is empty, longer than 255 bytes, has control characters or is there twice.
+    pub fn new(labels: Vec<String>) -> Result<Self, Invalid> {
+        check_label_count(labels.len())?;
+        Self::distinct(labels)
+    }
+
+    fn distinct(labels: Vec<String>) -> Result<Self, Invalid> {
+        let mut seen = std::collections::HashSet::new();
+        for label in &labels {
+            check_label(label)?;
+            if !seen.insert(label) {
+                return Err(Invalid::new("label", format!("{label:?} is there twice")));
+            }
+        }
+        Ok(Self(labels.into()))
+    }
+
+    /// The labels in order.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The row of a label.
+    pub fn index(&self, label: &str) -> Option<usize> {
+        self.0.iter().position(|own| own == label)
+    }
+}
+
+impl TryFrom<Vec<String>> for LabelSet {
+    type Error = Invalid;
+
+    fn try_from(labels: Vec<String>) -> Result<Self, Invalid> {
+        // Release 0.1 stored sets of any size.
+        Self::distinct(labels)
+    }
+}
+
+impl From<LabelSet> for Vec<String> {
+    fn from(labels: LabelSet) -> Self {
+        labels.0.to_vec()
+    }
+}
+
+/// Checks a number of labels.
+///
+/// # Errors
+/// When there are more than [`MAX_LABELS`].
+pub fn check_label_count(labels: usize) -> Result<(), Invalid> {
+    if labels > MAX_LABELS {
+        let problem = format!("expected at most {MAX_LABELS}, got {labels}");
+        return Err(Invalid::new("labels", problem));
+    }
+    Ok(())
+}
+
+/// Checks one label.
+///
+/// # Errors
+/// When it is empty, longer than 255 bytes or has control characters.
+pub fn check_label(label: &str) -> Result<(), Invalid> {
+    if label.is_empty() || label.len() > 255 || label.chars().any(char::is_control) {
+        return Err(Invalid::new(
+            "label",
+            format!("{label:?} is not 1 to 255 bytes without control characters"),
+        ));
+    }
+    Ok(())
+}
 
 /// A label in the form in which labels are compared and stored: Unicode NFC, without characters that show nothing, without white space at its ends.
 ///

@@ -2,9 +2,10 @@
 //!
 //! Invariant: label values are bounded: they are compile-time texts, or tenants, of which at most [`TENANT_LABELS`] have their own label.
 
+mod record;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -15,24 +16,47 @@ use prometheus_client::registry::Registry;
 
 use super::labels::Bounded;
 use crate::ids::TenantId;
-use crate::spec::JobState;
 
 /// Tenants with a label of their own; the others share `other`.
 pub const TENANT_LABELS: usize = 1000;
 
-const METHOD: &str = "method";
-const CODE: &str = "code";
+/// Versions whose classifications have labels of their own; the others share `other`.
+pub const VERSION_LABELS: usize = 2000;
+
 const TENANT: &str = "tenant";
-const KIND: &str = "kind";
-const REASON: &str = "reason";
-const OUTCOME: &str = "outcome";
-const STATE: &str = "state";
 
 type Labels = Vec<(&'static str, String)>;
 type Counts = Family<Labels, Counter>;
 type Seconds = Family<Labels, Counter<f64, std::sync::atomic::AtomicU64>>;
 type Gauges = Family<Labels, Gauge>;
 type Times = Family<Labels, Histogram, fn() -> Histogram>;
+
+/// Who made a request, as far as the stack knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// A caller of this tenant.
+    Tenant(TenantId),
+    /// A caller whose tenant cannot be read; it is refused.
+    Malformed,
+    /// A caller of a method that knows no tenants: health, reflection, or no method of the server.
+    Nobody,
+}
+
+impl Caller {
+    /// What stands for callers without a tenant; no tenant's name begins with an underscore.
+    const MALFORMED: &str = "_malformed";
+    const NOBODY: &str = "_none";
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(tenant) => tenant.fmt(f),
+            Self::Malformed => f.write_str(Self::MALFORMED),
+            Self::Nobody => f.write_str(Self::NOBODY),
+        }
+    }
+}
 
 /// On whose behalf the device ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,9 +125,10 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     tenants: Bounded,
-    connections: Gauge,
-    connections_ended: Counts,
-    accept_pauses: Counter,
+    versions: Bounded,
+    build_info: Gauges,
+    classified: Counts,
+    connections: Connections,
     requests: Counts,
     request_seconds: Times,
     dropped: Counts,
@@ -131,6 +156,29 @@ struct Inner {
     jobs_finished: Counts,
     writes_failing: Gauge,
     view: View,
+}
+
+/// Connections of the API.
+struct Connections {
+    open: Gauge,
+    ended: Counts,
+    accept_pauses: Counter,
+}
+
+impl Connections {
+    fn new(names: &mut Names) -> Self {
+        Self {
+            open: names.gauge("connections", "Open connections of the API"),
+            ended: names.counts(
+                "connections_ended",
+                "Connections that the server ended, by reason",
+            ),
+            accept_pauses: names.count(
+                "accept_pauses",
+                "Times that no connection was taken for want of descriptors or memory",
+            ),
+        }
+    }
 }
 
 /// What is known of tasks without asking the database.
@@ -263,15 +311,16 @@ impl Metrics {
         let mut inner = Inner {
             registry: Registry::default(),
             tenants: Bounded::new(TENANT_LABELS),
-            connections: n.gauge("connections", "Open connections of the API"),
-            connections_ended: n.counts(
-                "connections_ended",
-                "Connections that the server ended, by reason",
+            versions: Bounded::new(VERSION_LABELS),
+            build_info: n.gauges(
+                "build_info",
+                "1, with the program's version, and the backbone, device and precision that it serves with",
             ),
-            accept_pauses: n.count(
-                "accept_pauses",
-                "Times that no connection was taken for want of descriptors or memory",
+            classified: n.counts(
+                "classifications",
+                "Classifications that were answered, by tenant, task and version",
             ),
+            connections: Connections::new(n),
             requests: n.counts("requests", "Requests by method, gRPC code and tenant"),
             request_seconds: n.times(
                 "request_seconds",
@@ -350,211 +399,6 @@ impl Metrics {
     fn tenant(&self, tenant: &TenantId) -> (&'static str, String) {
         (TENANT, self.0.tenants.label(tenant.as_str()))
     }
-
-    /// So many connections more, or fewer, are open.
-    pub fn connections(&self, change: i64) {
-        self.0.connections.inc_by(change);
-    }
-
-    /// The server ended a connection.
-    pub fn connection_ended(&self, reason: ConnectionEnd) {
-        let labels = vec![(REASON, reason.as_str().to_owned())];
-        self.0.connections_ended.get_or_create(&labels).inc();
-    }
-
-    /// No connection was taken for a while, for want of descriptors or memory.
-    pub fn accept_paused(&self) {
-        self.0.accept_pauses.inc();
-    }
-
-    /// A request ended with a gRPC code; `method` is one that the server knows, never a caller's text.
-    pub fn request(
-        &self,
-        tenant: &TenantId,
-        method: &'static str,
-        code: &'static str,
-        took: Duration,
-    ) {
-        let of_method = vec![(METHOD, method.to_owned())];
-        self.0
-            .request_seconds
-            .get_or_create(&of_method)
-            .observe(took.as_secs_f64());
-        let labels = vec![
-            (METHOD, method.to_owned()),
-            (CODE, code.to_owned()),
-            self.tenant(tenant),
-        ];
-        self.0.requests.get_or_create(&labels).inc();
-    }
-
-    /// A classification was dropped before the device.
-    pub fn dropped(&self, tenant: &TenantId, reason: Dropped) {
-        let labels = vec![(REASON, reason.as_str().to_owned()), self.tenant(tenant)];
-        self.0.dropped.get_or_create(&labels).inc();
-    }
-
-    /// So many clips wait for a batch now.
-    pub fn queue_clips(&self, clips: usize) {
-        self.0.queue_clips.set(gauge(clips as u64));
-    }
-
-    /// A request waited so long for its last batch.
-    pub fn queued(&self, time: Duration) {
-        self.0.queue_seconds.observe(time.as_secs_f64());
-    }
-
-    /// A batch was formed.
-    pub fn batch(&self, clips: usize, sets: usize) {
-        self.0.batch_clips.observe(clips as f64);
-        self.0.batch_sets.observe(sets as f64);
-    }
-
-    /// The device ran one slice.
-    pub fn slice(&self, kind: DeviceKind, took: Duration) {
-        let labels = vec![(KIND, kind.as_str().to_owned())];
-        self.0
-            .device_seconds
-            .get_or_create(&labels)
-            .inc_by(took.as_secs_f64());
-        self.0.device_slices.get_or_create(&labels).inc();
-    }
-
-    /// A slice panicked and its work was dropped.
-    pub fn device_panic(&self) {
-        self.0.device_panics.inc();
-    }
-
-    /// A tenant's resident adapter sets take so many bytes now.
-    pub fn residency_bytes(&self, tenant: &TenantId, bytes: u64) {
-        // Tenants that share the label `other` would overwrite one another, so that label counts nothing.
-        let label = self.tenant(tenant);
-        if label.1 == super::labels::OTHER && tenant.as_str() != super::labels::OTHER {
-            return;
-        }
-        self.0
-            .residency_bytes
-            .get_or_create(&vec![label])
-            .set(gauge(bytes));
-    }
-
-    /// An adapter set became resident.
-    pub fn adapter_loaded(&self, tenant: &TenantId, took: Duration) {
-        self.0.loads.get_or_create(&vec![self.tenant(tenant)]).inc();
-        self.0.load_seconds.observe(took.as_secs_f64());
-    }
-
-    /// An adapter set could not be made resident.
-    pub fn adapter_load_failed(&self, tenant: &TenantId, reason: &'static str) {
-        let labels = vec![(REASON, reason.to_owned()), self.tenant(tenant)];
-        self.0.load_failures.get_or_create(&labels).inc();
-    }
-
-    /// An adapter set made room.
-    pub fn adapter_evicted(&self) {
-        self.0.evictions.inc();
-    }
-
-    /// The engine tried to move a task's serving version; `outcome` is `moved`, `refused` or `retried`.
-    pub fn serving_move(&self, outcome: &'static str) {
-        self.0
-            .moves
-            .get_or_create(&vec![(OUTCOME, outcome.to_owned())])
-            .inc();
-    }
-
-    /// A video was decoded, or not: `outcome` is `ok`, `rejected`, `cancelled` or `failed`.
-    pub fn decoded(&self, outcome: &'static str, took: Duration) {
-        self.0
-            .decodes
-            .get_or_create(&vec![(OUTCOME, outcome.to_owned())])
-            .inc();
-        self.0.decode_seconds.observe(took.as_secs_f64());
-    }
-
-    /// So many bytes of a video were stored.
-    pub fn uploaded(&self, tenant: &TenantId, bytes: u64) {
-        self.0
-            .upload_bytes
-            .get_or_create(&vec![self.tenant(tenant)])
-            .inc_by(bytes);
-    }
-
-    /// So many uploads are unfinished now, with so many bytes, and so many expired since this was said last.
-    pub fn unfinished_uploads(&self, uploads: u64, bytes: u64, expired: u64) {
-        self.0.unfinished.uploads.set(gauge(uploads));
-        self.0.unfinished.bytes.set(gauge(bytes));
-        self.0.unfinished.expired.inc_by(expired);
-    }
-
-    /// A job made one optimiser step over so many clips.
-    pub fn job_step(&self, tenant: &TenantId, clips: usize) {
-        let labels = vec![self.tenant(tenant)];
-        self.0.job_steps.get_or_create(&labels).inc();
-        self.0.job_clips.get_or_create(&labels).inc_by(clips as u64);
-    }
-
-    /// A job that this process works on went from one state to another; `None` is before its claim or after its end here.
-    pub fn job_moved(&self, from: Option<JobState>, to: Option<JobState>) {
-        if let Some(state) = from {
-            self.0.jobs.get_or_create(&job_labels(state)).dec();
-        }
-        if let Some(state) = to {
-            self.0.jobs.get_or_create(&job_labels(state)).inc();
-        }
-    }
-
-    /// The database stopped taking writes, or takes them again.
-    pub fn database_writes_failing(&self, failing: bool) {
-        self.0.writes_failing.set(i64::from(failing));
-    }
-
-    /// So many jobs wait for a worker.
-    pub fn jobs_waiting(&self, jobs: u64) {
-        self.0.jobs_waiting.set(gauge(jobs));
-    }
-
-    /// A job ended.
-    pub fn job_finished(&self, tenant: &TenantId, state: JobState) {
-        let mut labels = job_labels(state);
-        labels.push(self.tenant(tenant));
-        self.0.jobs_finished.get_or_create(&labels).inc();
-    }
-}
-
-impl Metrics {
-    /// The change feed could be read, or could not.
-    pub fn database_up(&self, is_up: bool) {
-        self.0.view.database_up.set(i64::from(is_up));
-    }
-
-    /// What classification knows of tasks was confirmed so long ago.
-    pub fn view_age(&self, age: Duration) {
-        self.0.view.age.set(gauge(age.as_secs()));
-    }
-
-    /// So many tasks have a serving version of another backbone.
-    pub fn unservable_tasks(&self, tasks: u64) {
-        self.0.view.unservable.set(gauge(tasks));
-    }
-}
-
-fn job_labels(state: JobState) -> Labels {
-    let name = match state {
-        JobState::Queued => "queued",
-        JobState::Validating => "validating",
-        JobState::Running => "running",
-        JobState::Evaluating => "evaluating",
-        JobState::Publishing => "publishing",
-        JobState::Succeeded => "succeeded",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    };
-    vec![(STATE, name.to_owned())]
-}
-
-fn gauge(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

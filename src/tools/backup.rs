@@ -8,6 +8,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use crate::metadata::backup::{self, NamedBlob};
 use crate::metadata::{self, BlobName};
 use crate::store::{self, Key, Store, layout};
@@ -99,7 +101,12 @@ impl Error {
 ///
 /// # Errors
 /// When the backup is not whole; it is then of use only as far as the error says.
-pub async fn run(data_dir: &Path, to: &Path) -> Result<(), Error> {
+pub fn run<'a>(data_dir: &'a Path, to: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
+    // Boxed, so that it is compiled with this crate alone.
+    Box::pin(copy(data_dir, to))
+}
+
+async fn copy(data_dir: &Path, to: &Path) -> Result<(), Error> {
     let database = data_dir.join("metadata.sqlite");
     if !database.is_file() {
         return Err(Error::NoDatabase {

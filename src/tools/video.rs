@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
 use crate::ids::TenantId;
@@ -195,7 +196,12 @@ fn input(path: &Path) -> Result<Input, Error> {
 ///
 /// # Errors
 /// When the file cannot be read, is refused, or the answer cannot be written.
-pub async fn run(args: &Args, program: PathBuf) -> Result<(), Error> {
+pub fn run(args: &Args, program: PathBuf) -> LocalBoxFuture<'_, Result<(), Error>> {
+    // Boxed, so that it is compiled with this crate alone.
+    Box::pin(run_one(args, program))
+}
+
+async fn run_one(args: &Args, program: PathBuf) -> Result<(), Error> {
     let mut config = video::Config::new(program);
     if matches!(args.command, Command::Time { unconfined: true }) {
         config.layers = video::Layers::PLAIN;

@@ -89,7 +89,7 @@ pub(super) fn known(pts: &[i64]) -> &[i64] {
 /// When the frames of a video are shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeline<'a> {
-    /// Their time stamps, ascending and distinct; at least one.
+    /// Time stamps of the frames, ascending; at least one.
     pub pts: &'a [i64],
     /// Seconds per unit of time stamps.
     pub time_base: Ratio,

@@ -13,6 +13,7 @@ mod damage;
 mod decoding;
 mod durability;
 mod engine;
+mod errors_doc;
 mod fuzz_checkpoints;
 mod golden_backbones;
 mod golden_checkpoints;

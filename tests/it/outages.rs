@@ -278,7 +278,7 @@ async fn a_backup_of_a_running_server_is_a_data_directory_of_its_own() {
     let (code, text) = backup(folder.path(), &to).await;
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = backup(folder.path(), &to).await;
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(73), "{text}");
     assert!(text.contains("is not empty"), "{text}");
     create_task(&client, "later").await;
     assert_eq!(server.terminate().await.code(), Some(0));
@@ -310,7 +310,7 @@ async fn a_backup_names_objects_that_are_damaged_or_missing() {
     std::fs::write(object(&first), "damaged").unwrap();
     let to = folder.path().join("first");
     let (code, text) = backup(folder.path(), &to).await;
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(65), "{text}");
     assert!(
         text.contains("1 objects are damaged") && text.contains(&first.name),
         "{text}"
@@ -318,12 +318,12 @@ async fn a_backup_names_objects_that_are_damaged_or_missing() {
     std::fs::remove_file(object(&second)).unwrap();
     let to = folder.path().join("second");
     let (code, text) = backup(folder.path(), &to).await;
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(65), "{text}");
     assert!(
         text.contains("do not exist") && text.contains(&second.name),
         "{text}"
     );
     let (code, text) = backup(&folder.path().join("nowhere"), &folder.path().join("third")).await;
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(65), "{text}");
     assert!(text.contains("is no data directory"), "{text}");
 }

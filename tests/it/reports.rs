@@ -1,6 +1,10 @@
 //! Faults that users met, each as a test on the input that showed it (`tests/data/reports`).
 
 mod annotations;
+mod checkpoints;
 mod cli;
 mod command;
+mod grpc;
+mod labels;
+mod uploads;
 mod video;

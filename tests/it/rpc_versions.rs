@@ -386,15 +386,28 @@ async fn an_import_is_repeated_by_its_request_id_and_belongs_to_its_tenant() {
     let first = import(&client, header.clone(), &bytes).await.unwrap();
     let again = import(&client, header.clone(), &bytes).await.unwrap();
     assert_eq!(first, again);
+    let first_header = header.clone();
     let elsewhere = v1::ImportAdapterVersionHeader {
         parent: "tasks/other".into(),
         ..header
     };
-    refused(
-        import(&client, elsewhere, &bytes).await,
-        Code::AlreadyExists,
-        "VERSION_EXISTS",
+    let status = import(&client, elsewhere, &bytes).await.unwrap_err();
+    assert!(
+        status.message().contains("header.parent"),
+        "{}",
+        status.message()
     );
+    refused::<()>(Err(status), Code::InvalidArgument, "REQUEST_ID_REUSED");
+    let more = file(&adapters(server.wiring.backbone.config(), 3));
+    let other = v1::ImportAdapterVersionHeader {
+        labels: ["a", "b", "c"].map(String::from).to_vec(),
+        ..first_header
+    };
+    let status = import(&client, other, &more).await.unwrap_err();
+    for differs in ["sha256", "header.labels"] {
+        assert!(status.message().contains(differs), "{}", status.message());
+    }
+    refused::<()>(Err(status), Code::InvalidArgument, "REQUEST_ID_REUSED");
     let second = import(&client, into_task("motion"), &bytes).await.unwrap();
     assert_ne!(
         first.name, second.name,

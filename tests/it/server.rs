@@ -270,7 +270,7 @@ pub(crate) async fn submit(client: &Client, task: &str, dataset: &str) -> v1::Jo
         .into_inner()
 }
 
-/// Returns a job's events until it ends.
+/// Returns a job's recorded events until it ends, and its version serves or is known not to.
 pub(crate) async fn events(client: &Client, job: &str, after: u64) -> Vec<v1::JobEvent> {
     let request = v1::WatchJobRequest {
         name: job.into(),
@@ -284,7 +284,10 @@ pub(crate) async fn events(client: &Client, job: &str, after: u64) -> Vec<v1::Jo
         .into_inner();
     let mut events = Vec::new();
     while let Some(event) = stream.message().await.unwrap() {
-        events.push(event);
+        // What is not on record has no number of its own.
+        if !matches!(event.event, None | Some(v1::job_event::Event::Serving(_))) {
+            events.push(event);
+        }
     }
     events
 }

@@ -3,7 +3,7 @@
 //! Invariant: examples are written as their videos are uploaded, and what the data set or the tenant has already is not uploaded again, so an
 //! interrupted run is resumed by running it again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -103,8 +103,8 @@ fn read(folder: &Folder, output: Output) -> Result<Listing, Error> {
 struct Known {
     /// Videos of the tenant that are not in the data set, by digest.
     videos: HashMap<Digest, Vec<String>>,
-    /// The data set's examples.
-    examples: HashSet<(Digest, String, v1::Split)>,
+    /// How many examples the data set has of a digest, label and split: a folder may have copies of a file.
+    examples: HashMap<(Digest, String, v1::Split), usize>,
 }
 
 impl Known {
@@ -134,7 +134,7 @@ impl Known {
             for video in page.videos {
                 let digest = video.sha256.to_vec();
                 if let Some((label, split)) = placed.remove(&video.name) {
-                    known.examples.insert((digest, label, split));
+                    *known.examples.entry((digest, label, split)).or_default() += 1;
                 } else {
                     known.videos.entry(digest).or_default().push(video.name);
                 }
@@ -237,7 +237,8 @@ async fn one(
     let uploaded = {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         let example = (digest.clone(), file.label.clone(), split);
-        if known.examples.contains(&example) {
+        if let Some(count) = known.examples.get_mut(&example).filter(|count| **count > 0) {
+            *count -= 1;
             return Ok(Done::Present(digest));
         }
         known.videos.get_mut(&digest).and_then(Vec::pop)

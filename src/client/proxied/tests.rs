@@ -78,26 +78,15 @@ fn head() -> Response<()> {
         .unwrap()
 }
 
-/// Messages and how the stream ends: by a status, or by a reset.
-fn messages(mut respond: SendResponse<Bytes>, messages: &[Bytes], end: Result<(), h2::Reason>) {
+/// Messages, then the status with which the stream ends.
+fn messages(mut respond: SendResponse<Bytes>, messages: &[Bytes], end: Code) {
     let mut body = respond.send_response(head(), false).unwrap();
     for message in messages {
         body.send_data(message.clone(), false).unwrap();
     }
-    match end {
-        Ok(()) => {
-            let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", "0".parse().unwrap());
-            body.send_trailers(trailers).unwrap();
-        }
-        Err(reason) => {
-            // The messages have to leave before the reset drops them.
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                body.send_reset(reason);
-            });
-        }
-    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", i32::from(end).into());
+    body.send_trailers(trailers).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,6 +151,19 @@ async fn a_file_that_a_proxy_refuses_is_sent_once() {
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
+/// A stream that is reset before its head.
+fn reset(mut respond: SendResponse<Bytes>) {
+    respond.send_reset(h2::Reason::INTERNAL_ERROR);
+}
+
+/// How clients see the end of a stream that something on the way cut.
+const CUTS: [Code; 4] = [
+    Code::Internal,
+    Code::Unknown,
+    Code::Cancelled,
+    Code::Unavailable,
+];
+
 /// Answers of a server with one job, whose stream is cut so many times.
 fn job(cuts: usize, watched: &Arc<AtomicUsize>) -> Answers {
     let watched = Arc::clone(watched);
@@ -179,17 +181,13 @@ fn job(cuts: usize, watched: &Arc<AtomicUsize>) -> Answers {
         match path.rsplit('/').next().unwrap() {
             "WatchJob" => {
                 let so_far = watched.fetch_add(1, Ordering::SeqCst);
-                let waits = framed(&event(1, state(v1::JobState::Queued)));
+                let number = so_far as u64 + 1;
                 if so_far < cuts {
-                    let reasons = [
-                        h2::Reason::INTERNAL_ERROR,
-                        h2::Reason::CANCEL,
-                        h2::Reason::REFUSED_STREAM,
-                    ];
-                    messages(respond, &[waits], Err(reasons[so_far % reasons.len()]));
+                    let waits = framed(&event(number, state(v1::JobState::Queued)));
+                    messages(respond, &[waits], CUTS[so_far % CUTS.len()]);
                 } else {
-                    let ended = framed(&event(2, state(v1::JobState::Succeeded)));
-                    messages(respond, &[ended], Ok(()));
+                    let ended = framed(&event(number, state(v1::JobState::Succeeded)));
+                    messages(respond, &[ended], Code::Ok);
                 }
             }
             "GetJob" => {
@@ -202,7 +200,7 @@ fn job(cuts: usize, watched: &Arc<AtomicUsize>) -> Answers {
                     state: state.into(),
                     ..Default::default()
                 };
-                messages(respond, &[framed(&job)], Ok(()));
+                messages(respond, &[framed(&job)], Code::Ok);
             }
             other => panic!("{other} is not asked for"),
         }
@@ -224,7 +222,7 @@ async fn a_watched_job_outlives_every_cut_of_its_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_cannot_be_asked_for_ends_the_watching() {
     let answers: Answers = Arc::new(|path, respond| match path.ends_with("WatchJob") {
-        true => messages(respond, &[], Err(h2::Reason::INTERNAL_ERROR)),
+        true => reset(respond),
         false => page(respond, 403, "text/html"),
     });
     let client = client(proxy(answers).await).await;

@@ -112,7 +112,6 @@ pub async fn create(client: &Client, id: &str, shape: &TaskShape) -> Result<v1::
             num_spatial_views: shape.spatial_views.unwrap_or(1),
             rotation: shape.rotation.unwrap_or(Rotation::Display).policy().into(),
             order: Order::number(shape.order),
-            ..Default::default()
         }),
         ..Default::default()
     };

@@ -146,10 +146,7 @@ mod tests {
 
     #[test]
     fn what_differs_is_named_by_its_path() {
-        let object = |value: Value| match value {
-            Value::Object(object) => object,
-            other => panic!("{other} is no object"),
-        };
+        let object = |value: Value| value.as_object().cloned().unwrap();
         let before = object(serde_json::json!({
             "dataset": "a", "display_name": "x", "hyper_parameters": {"epochs": 1, "seed": 7},
         }));

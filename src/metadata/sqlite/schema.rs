@@ -4,7 +4,7 @@ use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// Every migration: its number, its name, its statements.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "records", include_str!("../migrations/0001_records.sql")),
     (2, "store", include_str!("../migrations/0002_store.sql")),
     (
@@ -27,6 +27,11 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
         9,
         "requests",
         include_str!("../migrations/0009_requests.sql"),
+    ),
+    (
+        10,
+        "statistics",
+        include_str!("../migrations/0010_statistics.sql"),
     ),
 ];
 

@@ -9,9 +9,8 @@ use tracing::{Instrument, Span};
 
 use super::body::{Watched, code};
 use super::{Concern, Inner, answer, request_id};
-use crate::ids::TenantId;
 use crate::rpc::{auth, methods};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Caller, Metrics};
 
 /// Observes requests.
 #[derive(Debug, Clone)]
@@ -29,15 +28,13 @@ impl Concern for Observed {
     async fn around<S: Inner>(&self, request: Request<Body>, next: S) -> Response<Body> {
         let began = Instant::now();
         let method = methods::known(request.uri().path()).unwrap_or(OTHER);
-        // A malformed tenant is refused further in; until then the request counts as the default tenant's.
-        let tenant = auth::caller(request.headers())
-            .map_or_else(|_| TenantId::anonymous(), |caller| caller.tenant);
+        let caller = caller(&request);
         let id = request.extensions().get::<request_id::Name>().cloned();
         let id = id.as_ref().map_or("", request_id::Name::as_str);
-        let span = tracing::info_span!("request", id, method, %tenant);
+        let span = tracing::info_span!("request", id, method, tenant = %caller);
         let mut call = Call {
             metrics: self.metrics.clone(),
-            tenant,
+            caller,
             method,
             began,
             span: span.clone(),
@@ -55,10 +52,21 @@ impl Concern for Observed {
     }
 }
 
+/// Who calls, for the count: a malformed tenant is refused further in, and methods that know no tenants belong to none.
+fn caller(request: &Request<Body>) -> Caller {
+    if !auth::knows_tenants(request.uri().path()) {
+        return Caller::Nobody;
+    }
+    match auth::caller(request.headers()) {
+        Ok(caller) => Caller::Tenant(caller.tenant),
+        Err(_) => Caller::Malformed,
+    }
+}
+
 /// A call that is counted when it ends; one whose caller leaves is dropped, and counts as CANCELLED.
 struct Call {
     metrics: Metrics,
-    tenant: TenantId,
+    caller: Caller,
     method: &'static str,
     began: Instant,
     span: Span,
@@ -70,7 +78,7 @@ impl Call {
         self.reported = true;
         let took = self.began.elapsed();
         self.metrics
-            .request(&self.tenant, self.method, name(code), took);
+            .request(&self.caller, self.method, name(code), took);
         self.span
             .in_scope(|| tracing::debug!(code = name(code), ?took, "answered"));
     }

@@ -1,6 +1,10 @@
 //! What the exposition shows.
 
+use std::time::Duration;
+
 use super::*;
+use crate::ids::{AdapterVersion, VersionRef};
+use crate::spec::JobState;
 
 fn tenant(name: &str) -> TenantId {
     name.parse().unwrap()
@@ -9,12 +13,18 @@ fn tenant(name: &str) -> TenantId {
 #[test]
 fn requests_are_counted_by_method_code_and_tenant() {
     let metrics = Metrics::new();
-    metrics.request(&tenant("a"), "Classify", "OK", Duration::from_millis(3));
-    metrics.request(&tenant("a"), "Classify", "OK", Duration::from_millis(3));
+    let caller = Caller::Tenant(tenant("a"));
+    for caller in [&caller, &caller, &Caller::Malformed, &Caller::Nobody] {
+        metrics.request(caller, "Classify", "OK", Duration::from_millis(3));
+    }
     let text = metrics.text();
     let line = "frameshift_requests_total{method=\"Classify\",code=\"OK\",tenant=\"a\"} 2\n";
     assert!(text.contains(line), "{text}");
-    assert!(text.contains("frameshift_request_seconds_count{method=\"Classify\"} 2\n"));
+    for label in ["_malformed", "_none"] {
+        let line = format!("{{method=\"Classify\",code=\"OK\",tenant=\"{label}\"}} 1\n");
+        assert!(text.contains(&line), "{text}");
+    }
+    assert!(text.contains("frameshift_request_seconds_count{method=\"Classify\"} 4\n"));
     assert!(text.ends_with("# EOF\n"));
 }
 
@@ -27,6 +37,25 @@ fn tenants_beyond_the_limit_share_a_label() {
     let text = metrics.text();
     assert!(text.contains("frameshift_job_steps_total{tenant=\"other\"} 5\n"));
     assert!(text.contains("frameshift_job_clips_total{tenant=\"t0\"} 4\n"));
+}
+
+#[test]
+fn versions_beyond_the_limit_share_their_labels() {
+    let metrics = Metrics::new();
+    for number in 1..=VERSION_LABELS as u32 + 5 {
+        metrics.classified(&VersionRef {
+            tenant: tenant("a"),
+            task: "t".parse().unwrap(),
+            version: AdapterVersion::new(number).unwrap(),
+        });
+    }
+    let text = metrics.text();
+    for line in [
+        "frameshift_classifications_total{tenant=\"a\",task=\"t\",version=\"7\"} 1\n",
+        "frameshift_classifications_total{tenant=\"other\",task=\"other\",version=\"other\"} 5\n",
+    ] {
+        assert!(text.contains(line), "{line}");
+    }
 }
 
 #[test]
@@ -53,6 +82,7 @@ fn every_kind_of_metric_is_shown() {
     metrics.adapter_evicted();
     metrics.serving_move("moved");
     metrics.uploaded(&tenant("a"), 77);
+    metrics.build_info("0.1.0", "89f5", "cpu", "f32");
     let text = metrics.text();
     for line in [
         "frameshift_requests_dropped_total{reason=\"expired\",tenant=\"a\"} 1\n",
@@ -66,6 +96,7 @@ fn every_kind_of_metric_is_shown() {
         "frameshift_adapter_evictions_total 1\n",
         "frameshift_serving_moves_total{outcome=\"moved\"} 1\n",
         "frameshift_upload_bytes_total{tenant=\"a\"} 77\n",
+        "frameshift_build_info{version=\"0.1.0\",backbone=\"89f5\",device=\"cpu\",precision=\"f32\"} 1\n",
     ] {
         assert!(text.contains(line), "{line} not in {text}");
     }

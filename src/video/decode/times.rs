@@ -157,14 +157,12 @@ impl Recording {
         for stamp in own {
             let next = stamp.time().and_then(|_| times.next());
             let time = match (next, pts[start..].last()) {
-                (Some(time), last) => {
-                    let time = time.saturating_add(shift);
-                    last.map_or(time, |&last| time.max(last))
-                }
+                (Some(time), _) => time.saturating_add(shift),
                 (None, Some(&last)) => last.saturating_add(step),
                 (None, None) => origin.saturating_add(shift),
             };
-            pts.push(time);
+            // Also where times are so large that no shift puts them after those of the recording before.
+            pts.push(pts.last().map_or(time, |&last| time.max(last)));
         }
         let (first, last) = (pts.get(start).copied(), pts.last().copied());
         let length = last.unwrap_or(0).saturating_sub(first.unwrap_or(0));

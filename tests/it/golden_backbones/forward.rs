@@ -65,11 +65,8 @@ pub(super) fn check(case: &Case, backbone: &Backbone) {
         "{}: worst {share:.3} of the limit ({name}), {compared} tensors",
         case.name
     );
-    assert!(
-        compared >= 4,
-        "{}: embeddings, blocks, tokens and cls",
-        case.name
-    );
+    // A case decides itself which outputs it has.
+    assert!(compared > 0, "{}: nothing to compare with", case.name);
     assert!(
         share <= 1.0,
         "{}: {name} is {share:.3} of its limit away",

@@ -173,7 +173,12 @@ async fn check_restart(decoder: &Decoder, video: &[u8], frames: u16, seconds: f6
     assert_eq!(facts.reference_frames, u32::from(frames) / 2);
     assert_eq!(warnings(&facts), ["RESTARTED_TIME_STAMPS"]);
     let off = facts.duration.as_secs_f64() - seconds;
-    assert!(off.abs() < 0.1, "{:?}", facts.duration);
+    // The container may not say how long the last frame is shown.
+    assert!(
+        off.abs() < 1.5 * seconds / f64::from(frames),
+        "{:?}",
+        facts.duration
+    );
     let all = in_order(decoder, video, frames, FrameOrder::Display).await;
     assert_eq!(all.probe.frames, u32::from(frames), "also without a probe");
     assert!(all.pts.is_sorted(), "{:?}", all.pts);

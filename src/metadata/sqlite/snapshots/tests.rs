@@ -23,6 +23,9 @@ async fn dataset(store: &Sqlite, examples: i64) -> (TenantId, DatasetId) {
          SELECT tenant, 'many', id, 'label ' || (rowid_of % 2), 'train' FROM \
          (SELECT tenant, id, CAST(substr(id, 25) AS INTEGER) AS rowid_of FROM videos) \
          WHERE tenant = ?1 AND rowid_of <= ?2",
+        "INSERT INTO label_counts (tenant, dataset, label, train, validation, test) \
+         SELECT tenant, dataset, label, COUNT(*), 0, 0 FROM examples WHERE tenant = ?1 AND ?2 > 0 \
+         GROUP BY tenant, dataset, label",
         "UPDATE datasets SET examples = ?2, labels = 2 WHERE tenant = ?1",
     ] {
         sqlx::query(sql)

@@ -1,0 +1,261 @@
+//! The methods that record: one for each thing that happens.
+//!
+//! Invariant: a method takes compile-time texts and domain values, and bounds whatever of them comes from callers.
+
+use std::time::Duration;
+
+use super::super::labels::OTHER;
+use super::{Caller, ConnectionEnd, DeviceKind, Dropped, Labels, Metrics, TENANT};
+use crate::ids::{TenantId, VersionRef};
+use crate::spec::JobState;
+
+const METHOD: &str = "method";
+const CODE: &str = "code";
+const KIND: &str = "kind";
+const REASON: &str = "reason";
+const OUTCOME: &str = "outcome";
+const STATE: &str = "state";
+const TASK: &str = "task";
+const VERSION: &str = "version";
+
+impl Metrics {
+    /// So many connections more, or fewer, are open.
+    pub fn connections(&self, change: i64) {
+        self.0.connections.open.inc_by(change);
+    }
+
+    /// The server ended a connection.
+    pub fn connection_ended(&self, reason: ConnectionEnd) {
+        let labels = vec![(REASON, reason.as_str().to_owned())];
+        self.0.connections.ended.get_or_create(&labels).inc();
+    }
+
+    /// No connection was taken for a while, for want of descriptors or memory.
+    pub fn accept_paused(&self) {
+        self.0.connections.accept_pauses.inc();
+    }
+
+    /// What runs here: the program's version, the backbone's digest, the device and the precision.
+    pub fn build_info(&self, version: &str, backbone: &str, device: &str, precision: &str) {
+        let labels = vec![
+            ("version", version.to_owned()),
+            ("backbone", backbone.to_owned()),
+            ("device", device.to_owned()),
+            ("precision", precision.to_owned()),
+        ];
+        self.0.build_info.get_or_create(&labels).set(1);
+    }
+
+    /// A version answered a classification.
+    pub fn classified(&self, version: &VersionRef) {
+        let VersionRef {
+            tenant,
+            task,
+            version: number,
+        } = version;
+        let whole = format!("{tenant}/{version}");
+        let has_label = self.0.versions.label(&whole) == whole;
+        let own = |text: String| match has_label {
+            true => text,
+            false => OTHER.to_owned(),
+        };
+        let labels = vec![
+            (TENANT, own(tenant.to_string())),
+            (TASK, own(task.to_string())),
+            (VERSION, own(number.to_string())),
+        ];
+        self.0.classified.get_or_create(&labels).inc();
+    }
+
+    /// A request ended with a gRPC code; `method` is one that the server knows, never a caller's text.
+    pub fn request(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        code: &'static str,
+        took: Duration,
+    ) {
+        let of_method = vec![(METHOD, method.to_owned())];
+        self.0
+            .request_seconds
+            .get_or_create(&of_method)
+            .observe(took.as_secs_f64());
+        let labels = vec![
+            (METHOD, method.to_owned()),
+            (CODE, code.to_owned()),
+            match caller {
+                Caller::Tenant(tenant) => self.tenant(tenant),
+                Caller::Malformed | Caller::Nobody => (TENANT, caller.to_string()),
+            },
+        ];
+        self.0.requests.get_or_create(&labels).inc();
+    }
+
+    /// A classification was dropped before the device.
+    pub fn dropped(&self, tenant: &TenantId, reason: Dropped) {
+        let labels = vec![(REASON, reason.as_str().to_owned()), self.tenant(tenant)];
+        self.0.dropped.get_or_create(&labels).inc();
+    }
+
+    /// So many clips wait for a batch now.
+    pub fn queue_clips(&self, clips: usize) {
+        self.0.queue_clips.set(gauge(clips as u64));
+    }
+
+    /// A request waited so long for its last batch.
+    pub fn queued(&self, time: Duration) {
+        self.0.queue_seconds.observe(time.as_secs_f64());
+    }
+
+    /// A batch was formed.
+    pub fn batch(&self, clips: usize, sets: usize) {
+        self.0.batch_clips.observe(clips as f64);
+        self.0.batch_sets.observe(sets as f64);
+    }
+
+    /// The device ran one slice.
+    pub fn slice(&self, kind: DeviceKind, took: Duration) {
+        let labels = vec![(KIND, kind.as_str().to_owned())];
+        self.0
+            .device_seconds
+            .get_or_create(&labels)
+            .inc_by(took.as_secs_f64());
+        self.0.device_slices.get_or_create(&labels).inc();
+    }
+
+    /// A slice panicked and its work was dropped.
+    pub fn device_panic(&self) {
+        self.0.device_panics.inc();
+    }
+
+    /// A tenant's resident adapter sets take so many bytes now.
+    pub fn residency_bytes(&self, tenant: &TenantId, bytes: u64) {
+        // Tenants that share the label `other` would overwrite one another, so that label counts nothing.
+        let label = self.tenant(tenant);
+        if label.1 == OTHER && tenant.as_str() != OTHER {
+            return;
+        }
+        self.0
+            .residency_bytes
+            .get_or_create(&vec![label])
+            .set(gauge(bytes));
+    }
+
+    /// An adapter set became resident.
+    pub fn adapter_loaded(&self, tenant: &TenantId, took: Duration) {
+        self.0.loads.get_or_create(&vec![self.tenant(tenant)]).inc();
+        self.0.load_seconds.observe(took.as_secs_f64());
+    }
+
+    /// An adapter set could not be made resident.
+    pub fn adapter_load_failed(&self, tenant: &TenantId, reason: &'static str) {
+        let labels = vec![(REASON, reason.to_owned()), self.tenant(tenant)];
+        self.0.load_failures.get_or_create(&labels).inc();
+    }
+
+    /// An adapter set made room.
+    pub fn adapter_evicted(&self) {
+        self.0.evictions.inc();
+    }
+
+    /// The engine tried to move a task's serving version; `outcome` is `moved`, `refused` or `retried`.
+    pub fn serving_move(&self, outcome: &'static str) {
+        self.0
+            .moves
+            .get_or_create(&vec![(OUTCOME, outcome.to_owned())])
+            .inc();
+    }
+
+    /// A video was decoded, or not: `outcome` is `ok`, `rejected`, `cancelled` or `failed`.
+    pub fn decoded(&self, outcome: &'static str, took: Duration) {
+        self.0
+            .decodes
+            .get_or_create(&vec![(OUTCOME, outcome.to_owned())])
+            .inc();
+        self.0.decode_seconds.observe(took.as_secs_f64());
+    }
+
+    /// So many bytes of a video were stored.
+    pub fn uploaded(&self, tenant: &TenantId, bytes: u64) {
+        self.0
+            .upload_bytes
+            .get_or_create(&vec![self.tenant(tenant)])
+            .inc_by(bytes);
+    }
+
+    /// So many uploads are unfinished now, with so many bytes, and so many expired since this was said last.
+    pub fn unfinished_uploads(&self, uploads: u64, bytes: u64, expired: u64) {
+        self.0.unfinished.uploads.set(gauge(uploads));
+        self.0.unfinished.bytes.set(gauge(bytes));
+        self.0.unfinished.expired.inc_by(expired);
+    }
+
+    /// A job made one optimiser step over so many clips.
+    pub fn job_step(&self, tenant: &TenantId, clips: usize) {
+        let labels = vec![self.tenant(tenant)];
+        self.0.job_steps.get_or_create(&labels).inc();
+        self.0.job_clips.get_or_create(&labels).inc_by(clips as u64);
+    }
+
+    /// A job that this process works on went from one state to another; `None` is before its claim or after its end here.
+    pub fn job_moved(&self, from: Option<JobState>, to: Option<JobState>) {
+        if let Some(state) = from {
+            self.0.jobs.get_or_create(&job_labels(state)).dec();
+        }
+        if let Some(state) = to {
+            self.0.jobs.get_or_create(&job_labels(state)).inc();
+        }
+    }
+
+    /// The database stopped taking writes, or takes them again.
+    pub fn database_writes_failing(&self, failing: bool) {
+        self.0.writes_failing.set(i64::from(failing));
+    }
+
+    /// So many jobs wait for a worker.
+    pub fn jobs_waiting(&self, jobs: u64) {
+        self.0.jobs_waiting.set(gauge(jobs));
+    }
+
+    /// A job ended.
+    pub fn job_finished(&self, tenant: &TenantId, state: JobState) {
+        let mut labels = job_labels(state);
+        labels.push(self.tenant(tenant));
+        self.0.jobs_finished.get_or_create(&labels).inc();
+    }
+}
+
+impl Metrics {
+    /// The change feed could be read, or could not.
+    pub fn database_up(&self, is_up: bool) {
+        self.0.view.database_up.set(i64::from(is_up));
+    }
+
+    /// What classification knows of tasks was confirmed so long ago.
+    pub fn view_age(&self, age: Duration) {
+        self.0.view.age.set(gauge(age.as_secs()));
+    }
+
+    /// So many tasks have a serving version of another backbone.
+    pub fn unservable_tasks(&self, tasks: u64) {
+        self.0.view.unservable.set(gauge(tasks));
+    }
+}
+
+fn job_labels(state: JobState) -> Labels {
+    let name = match state {
+        JobState::Queued => "queued",
+        JobState::Validating => "validating",
+        JobState::Running => "running",
+        JobState::Evaluating => "evaluating",
+        JobState::Publishing => "publishing",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    };
+    vec![(STATE, name.to_owned())]
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,159 @@
+//! Reported checkpoints of the built-in backbone: what lies beside the weights, labels that come with them, and imports that are refused.
+
+use std::fs;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use frameshift::client::Client;
+use frameshift::config::Backbone;
+use frameshift::proto::v1;
+use tonic::{Code, Status};
+
+use crate::rpc_versions::{import, into_task};
+use crate::server::{TestServer, refused, serving};
+
+fn input(case: &str, name: &str) -> Bytes {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/reports");
+    let path = folder.join(case).join(name);
+    let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    bytes.into()
+}
+
+async fn server() -> TestServer {
+    TestServer::start_with(|config| config.backbone = Backbone::Builtin).await
+}
+
+fn new(task: &str) -> v1::ImportAdapterVersionHeader {
+    v1::ImportAdapterVersionHeader {
+        create_task: true,
+        labels: ["left", "right"].map(String::from).to_vec(),
+        ..into_task(task)
+    }
+}
+
+async fn tasks(client: &Client) -> Vec<v1::Task> {
+    let list = v1::ListTasksRequest::default();
+    let answer = client.tasks().list_tasks(list).await.unwrap();
+    answer.into_inner().tasks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_of_an_import_are_as_they_look() {
+    let server = server().await;
+    let client = server.client("acme").await;
+    let probe = input("checkpoint-1", "probe.pth");
+    let header = v1::ImportAdapterVersionHeader {
+        labels: ["\u{feff}left", " cafe\u{301} "].map(String::from).to_vec(),
+        ..new("a")
+    };
+    let version = import(&client, header, &probe).await.unwrap();
+    assert_eq!(version.labels, ["left", "café"]);
+    for (labels, says) in [
+        (["left", "left "], "there twice"),
+        (["left", "   "], "header.labels[1]"),
+    ] {
+        let header = v1::ImportAdapterVersionHeader {
+            labels: labels.map(String::from).to_vec(),
+            ..new("b")
+        };
+        let status = import(&client, header, &probe).await.unwrap_err();
+        assert!(status.message().contains(says), "{}", status.message());
+        refused::<()>(Err(status), Code::InvalidArgument, "INVALID_FIELD");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_import_leaves_nothing_and_the_next_one_keeps_its_sampling() {
+    let server = server().await;
+    let client = server.client("acme").await;
+    let probe = input("checkpoint-2", "probe.pth");
+    let sampling = |frames, rate| {
+        Some(v1::ClipSampling {
+            num_frames: frames,
+            sampling_rate: rate,
+            ..Default::default()
+        })
+    };
+    let one = v1::ImportAdapterVersionHeader {
+        labels: vec!["only".into()],
+        ..new("gestures")
+    };
+    refused(
+        import(&client, one, &probe).await,
+        Code::InvalidArgument,
+        "INVALID_FIELD",
+    );
+    assert_eq!(tasks(&client).await, []);
+
+    let strided = v1::ImportAdapterVersionHeader {
+        sampling: sampling(16, 4),
+        ..new("gestures")
+    };
+    import(&client, strided.clone(), &probe).await.unwrap();
+    let own = tasks(&client).await[0].sampling.unwrap();
+    assert_eq!((own.num_frames, own.sampling_rate), (16, 4));
+    import(&client, strided, &probe).await.unwrap();
+    import(&client, new("gestures"), &probe).await.unwrap();
+    let other = v1::ImportAdapterVersionHeader {
+        sampling: sampling(8, 0),
+        ..new("gestures")
+    };
+    let status: Status = import(&client, other, &probe).await.unwrap_err();
+    for says in [
+        "header.sampling",
+        "16 frames, one of every 4",
+        "8 frames uniformly",
+    ] {
+        assert!(status.message().contains(says), "{}", status.message());
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_without_labels_takes_the_tasks_when_the_count_fits() {
+    let server = server().await;
+    let client = server.client("acme").await;
+    let probe = input("checkpoint-2", "probe.pth");
+    import(&client, new("gestures"), &probe).await.unwrap();
+    serving(&client, "gestures").await;
+    let again = import(&client, into_task("gestures"), &probe)
+        .await
+        .unwrap();
+    assert_eq!(again.labels, ["left", "right"]);
+
+    let config = server.wiring.backbone.config().clone();
+    let three: Vec<_> = crate::rpc_versions::adapters(&config, 3)
+        .into_iter()
+        .filter(|tensor| tensor.name.starts_with("fc."))
+        .collect();
+    let three = crate::rpc_versions::file(&three);
+    let status = import(&client, into_task("gestures"), &three)
+        .await
+        .unwrap_err();
+    assert!(
+        status
+            .message()
+            .contains("has 2 labels, the file's head has 3 rows"),
+        "{}",
+        status.message()
+    );
+    refused::<()>(Err(status), Code::InvalidArgument, "INVALID_FIELD");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_python_beside_the_weights_refuse_no_checkpoint() {
+    let server = server().await;
+    let client = server.client("acme").await;
+    let mut digests = Vec::new();
+    let names = ["plain", "compiled", "numpy_scalar", "namespace"];
+    for (number, name) in names.into_iter().enumerate() {
+        let file = input("checkpoint-3", &format!("{name}.pth"));
+        let version = import(&client, new(&format!("t{number}")), &file).await;
+        let version = version.unwrap_or_else(|status| panic!("{name}: {status}"));
+        digests.push(version.sha256);
+    }
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+    server.stop().await;
+}
