@@ -324,6 +324,6 @@ async fn a_backup_names_objects_that_are_damaged_or_missing() {
         "{text}"
     );
     let (code, text) = backup(&folder.path().join("nowhere"), &folder.path().join("third")).await;
-    assert_eq!(code, Some(65), "{text}");
+    assert_eq!(code, Some(66), "{text}");
     assert!(text.contains("is no data directory"), "{text}");
 }

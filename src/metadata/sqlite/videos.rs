@@ -188,7 +188,7 @@ async fn delete(store: &Sqlite, tenant: &TenantId, video: VideoId, force: bool) 
                 .await?;
         }
     }
-    sqlx::query("DELETE FROM uploads WHERE tenant = ? AND video = ?")
+    sqlx::query("DELETE FROM uploads INDEXED BY uploads_by_video WHERE tenant = ? AND video = ?")
         .bind(tenant.as_str())
         .bind(video.to_string())
         .execute(&mut *tx)
