@@ -22,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use crate::device;
+use crate::fair::Class;
 use crate::ids::{TenantId, VersionRef};
 use crate::model::Backbone;
 use crate::telemetry::Metrics;
@@ -29,7 +30,7 @@ use crate::telemetry::metrics::Dropped;
 
 pub use admission::Permit;
 use admission::{Admission, Demand};
-pub use error::{Error, Unfit};
+pub use error::{Error, Limit, Unfit};
 use queue::Queue;
 use residency::Residency;
 pub use swap::Service;
@@ -38,8 +39,8 @@ pub use versions::{Desired, Stored, Unavailable, Versions};
 /// Limits of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Most clips between admission and answer, over all tenants: bounds how long the last of them waits. A tenant may hold at most as much as it
-    /// leaves free for others, of these clips and of [`Config::queue_bytes`].
+    /// Most clips between admission and answer, over all tenants: bounds how long the last of them waits. A tenant that is alone may hold seven
+    /// eighths, tenants that compete equal shares, of these clips and of [`Config::queue_bytes`].
     pub queue_clips: usize,
     /// Most bytes of the planes of the clips between admission and answer.
     pub queue_bytes: u64,
@@ -86,6 +87,35 @@ impl Config {
         let frames = self.frames_of_a_batch(backbone).max(request::FRAMES);
         let planes = frames * backbone.config().frame_len() * size_of::<f32>();
         self.queue_bytes + backbone.bytes_of(frames) + planes as u64 + self.residency_bytes
+    }
+}
+
+/// What a request asks of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// Number of clips.
+    pub clips: usize,
+    /// Frames of each clip.
+    pub frames: usize,
+    /// How urgent the request is.
+    pub class: Class,
+    /// When the answer is no longer wanted.
+    pub deadline: Option<Instant>,
+}
+
+impl Ask {
+    /// Returns an interactive request without a deadline.
+    pub fn new(clips: usize, frames: usize) -> Self {
+        Self {
+            clips,
+            frames,
+            class: Class::Interactive,
+            deadline: None,
+        }
+    }
+
+    fn frames_of_all(self) -> u64 {
+        (self.clips as u64).saturating_mul(self.frames as u64)
     }
 }
 
@@ -183,31 +213,87 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
 }
 
 impl Handle {
-    /// Reserves room for a request's clips of `frames` frames each, before anything is decoded. The room is freed when the permit is dropped or its
-    /// `classify` ends.
+    /// Reserves room for an interactive request without a deadline, as [`Handle::admit_for`] does.
     ///
     /// # Errors
-    /// [`Error::QueueFull`] when there is no room now, [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
+    /// Same as [`Handle::admit_for`].
     pub fn admit(&self, tenant: &TenantId, clips: usize, frames: usize) -> Result<Permit, Error> {
-        let clip = size_of::<f32>() * self.core.backbone.config().frame_len() * frames;
-        let demand = Demand {
-            clips,
-            bytes: (clip as u64).saturating_mul(clips as u64),
+        self.admit_for(tenant, Ask::new(clips, frames))
+    }
+
+    /// Reserves room for a request's clips, before anything is decoded. The room is freed when the permit is dropped or its `classify` ends.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`] when there is no room now, [`Error::Unreachable`] when the queue is too long for the deadline, [`Error::DeadlineExceeded`],
+    /// [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
+    pub fn admit_for(&self, tenant: &TenantId, ask: Ask) -> Result<Permit, Error> {
+        let admitted = self
+            .core
+            .admission
+            .admit((tenant, ask.class), self.demand(ask));
+        if admitted.is_ok() && !*self.core.ready.borrow() {
+            return Err(Error::NotReady);
+        }
+        let admitted = admitted.and_then(|permit| self.reachable(tenant, ask).map(|()| permit));
+        let dropped = match &admitted {
+            Err(Error::QueueFull { .. }) => Some(Dropped::QueueFull),
+            Err(Error::Unreachable { .. }) => Some(Dropped::Unreachable),
+            Err(Error::DeadlineExceeded) => Some(Dropped::Expired),
+            Ok(_) | Err(_) => None,
         };
-        let admitted = self.core.admission.admit(tenant, demand);
-        match &admitted {
-            Ok(_) if !*self.core.ready.borrow() => return Err(Error::NotReady),
-            Err(Error::QueueFull { .. }) => self.core.metrics.dropped(tenant, Dropped::QueueFull),
-            Ok(_) | Err(_) => {}
+        if let Some(reason) = dropped {
+            self.core.metrics.dropped(tenant, reason);
         }
         admitted
+    }
+
+    /// Waits for room in the queue, for callers that go on rather than retry, such as streams; the deadline is the caller's own.
+    ///
+    /// # Errors
+    /// [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
+    pub async fn reserve(&self, tenant: &TenantId, ask: Ask) -> Result<Permit, Error> {
+        let demand = self.demand(ask);
+        let permit = self
+            .core
+            .admission
+            .reserve((tenant, ask.class), demand)
+            .await?;
+        match *self.core.ready.borrow() {
+            true => Ok(permit),
+            false => Err(Error::NotReady),
+        }
+    }
+
+    fn demand(&self, ask: Ask) -> Demand {
+        let clip = size_of::<f32>() * self.core.backbone.config().frame_len();
+        let bytes = (clip as u64).saturating_mul(ask.frames_of_all());
+        Demand {
+            clips: ask.clips,
+            bytes,
+        }
+    }
+
+    /// Checks that the deadline can be met, as far as the queue is known. Nobody is refused for an estimate while nothing waits.
+    fn reachable(&self, tenant: &TenantId, ask: Ask) -> Result<(), Error> {
+        let Some(deadline) = ask.deadline else {
+            return Ok(());
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::DeadlineExceeded);
+        }
+        let queue = &self.core.queue;
+        match queue.wait((tenant, ask.class), ask.frames_of_all()) {
+            Some(wait) if wait > left => Err(Error::Unreachable { wait, left }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Classifies clips with one version, and loads it when it is not resident. A clip is normalised planes `[3, T, S, S]`. Dropping the future
     /// cancels the request: clips without a batch never reach the device.
     ///
     /// # Errors
-    /// Every variant except `TooManyClips`, `TooManyBytes` and `NotReady`; [`Error::QueueFull`] when the clips exceed the permit.
+    /// Every variant except `TooManyClips`, `TooManyBytes`, `Unreachable` and `NotReady`; [`Error::QueueFull`] when the clips exceed the permit.
     pub async fn classify(
         &self,
         permit: Permit,
@@ -221,19 +307,23 @@ impl Handle {
             bytes: bytes as u64,
         };
         if !permit.covers(demand) {
-            return Err(Error::QueueFull { clips: clips.len() });
+            return Err(Error::QueueFull {
+                clips: clips.len(),
+                limit: Limit::Permit,
+            });
         }
+        let asks = (version, permit.class());
         let expired = || {
             self.core.metrics.dropped(&version.tenant, Dropped::Expired);
             Err(Error::DeadlineExceeded)
         };
         let Some(at) = deadline else {
-            return self.core.classify(version, clips, None).await;
+            return self.core.classify(asks, clips, None).await;
         };
         if at <= Instant::now() {
             return expired();
         }
-        let answer = self.core.classify(version, clips, deadline);
+        let answer = self.core.classify(asks, clips, deadline);
         match tokio::time::timeout_at(at.into(), answer).await {
             Ok(Err(Error::DeadlineExceeded)) | Err(_) => expired(),
             Ok(answer) => answer,

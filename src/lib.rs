@@ -2,7 +2,7 @@
 //!
 //! A task is a set of ST-Adapters (Pan et al., NeurIPS 2022) and a head. In reading order:
 //!
-//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`], [`faults`]: leaves that every module may use.
+//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`], [`faults`], [`fair`]: leaves that every module may use.
 //! - [`video`]: an untrusted file becomes frames and clips, in a separate process. [`synth`] draws images and motion clips.
 //! - [`model`]: backbone + adapter sets → logits, and their gradients. [`device`]: the thread that runs it, block by block.
 //! - [`store`], [`metadata`]: immutable blobs and the records that name them.
@@ -22,6 +22,7 @@ pub mod demo;
 pub mod device;
 pub mod engine;
 pub mod exchange;
+pub mod fair;
 pub mod faults;
 pub mod ids;
 pub mod jobs;

@@ -14,7 +14,8 @@ pub use answer::{Answer, SampledFrame};
 pub use error::Error;
 pub use scores::Scores;
 
-use crate::engine;
+use crate::engine::{self, Ask};
+use crate::fair::Class;
 use crate::ids::{TaskId, TenantId, VersionRef, VideoId};
 use crate::library::Library;
 use crate::registry::{Essentials, Registry, Standing};
@@ -69,6 +70,8 @@ pub struct Question {
     pub version: Option<VersionRef>,
     /// Time after which the answer is no longer wanted.
     pub deadline: Option<Instant>,
+    /// How urgent the answer is.
+    pub class: Class,
 }
 
 /// The version that answers a question, with what is known of it.
@@ -125,17 +128,18 @@ impl Serving {
         } = asked;
         let sampling = &essentials.sampling;
         let engine = &self.parts.engine;
-        let permit = engine.admit(
-            &question.tenant,
-            sampling.views(),
-            sampling.num_frames.get().into(),
-        )?;
+        let ask = Ask {
+            class: question.class,
+            deadline: question.deadline,
+            ..Ask::new(sampling.views(), sampling.num_frames.get().into())
+        };
+        let permit = engine.admit_for(&question.tenant, ask)?;
 
         let input = match video {
             Video::Given(input) => input,
             Video::Stored(id) => self.parts.library.open_video(&question.tenant, id).await?.1,
         };
-        let (clip, decode) = self.decode(&question.tenant, input, sampling).await?;
+        let (clip, decode) = self.decode(question, input, sampling).await?;
         let frames = answer::frames(&clip);
         let answer = engine
             .classify(permit, version, clip.planes, question.deadline)
@@ -219,7 +223,7 @@ impl Serving {
     /// Decodes the clips of a video. Returns them with the time that decoding took.
     async fn decode(
         &self,
-        tenant: &TenantId,
+        question: &Question,
         input: Input,
         sampling: &ClipSampling,
     ) -> Result<(Clip, Duration), Error> {
@@ -235,7 +239,11 @@ impl Serving {
             outcome: "cancelled",
         };
         let decoder = &self.parts.decoder;
-        let clip = decoder.clip(tenant, Lane::Interactive, input, spec).await;
+        let lane = match question.class {
+            Class::Interactive => Lane::Interactive,
+            Class::Batch => Lane::Batch,
+        };
+        let clip = decoder.clip(&question.tenant, lane, input, spec).await;
         decoding.outcome = match &clip {
             Ok(_) => "ok",
             Err(video::Error::Rejected(_)) => "rejected",

@@ -28,9 +28,21 @@ pub struct Args {
     /// Also shows each view's scores (with --json)
     #[arg(long)]
     pub per_view: bool,
+    /// How urgent the answers are
+    #[arg(long, value_enum, default_value_t = Priority::Interactive)]
+    pub priority: Priority,
     /// Video files, or names of uploaded videos (videos/…)
     #[arg(required = true)]
     pub videos: Vec<String>,
+}
+
+/// How urgent the answers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Priority {
+    /// Somebody waits for them
+    Interactive,
+    /// Interactive requests of every tenant go first
+    Batch,
 }
 
 /// Files up to this size go inside the request; it leaves room for the other fields.
@@ -51,6 +63,10 @@ pub async fn run(args: &Args) -> Result<(), Error> {
             .version
             .map(|version| format!("{task}/versions/{version}"))
             .unwrap_or_default(),
+        priority: match args.priority {
+            Priority::Interactive => v1::Priority::Interactive.into(),
+            Priority::Batch => v1::Priority::Batch.into(),
+        },
     };
     let mut failures = Failures::new(args.videos.len(), output);
     for video in &args.videos {

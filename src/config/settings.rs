@@ -84,7 +84,7 @@ settings! {
     uploads_per_tenant: Must<NonZeroU32> = "256";
     /// Most bytes of one tenant's unfinished uploads, all together.
     upload_bytes_per_tenant: Must<ByteSize> = "64GiB";
-    /// Most clips that wait or run at a time, of all tenants.
+    /// Most clips that wait or run at a time, of all tenants. A tenant that is alone may hold seven eighths of them.
     queue_clips: Must<NonZeroUsize> = "256";
     /// Memory of the frames of clips that wait or run; an eighth of the memory that this process may use when not set, at least 256 MiB.
     queue_memory: May<ByteSize>;
@@ -92,8 +92,8 @@ settings! {
     batch_clips: Must<NonZeroUsize> = "16";
     /// Memory of one batch's activations; an eighth of the memory that this process may use when not set, at least 256 MiB. A single clip always runs.
     batch_memory: May<ByteSize>;
-    /// Longest time that a batch should take while more than one tenant sends requests: it bounds the wait of a quiet tenant beside a flood. A single
-    /// clip always runs.
+    /// Longest time that a batch should take while more than one tenant sends requests, or one tenant of both priorities: it bounds the wait of a
+    /// quiet tenant beside a flood. A single clip always runs.
     batch_time: Must<Span> = "100ms";
     /// Memory of resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";

@@ -1,61 +1,38 @@
 //! Reservation of room in the queue, before anything is decoded.
 //!
-//! Invariant: permits never exceed the capacity, in clips or in bytes, and a tenant that holds permits never gets more than it leaves free for
-//! others.
+//! Invariant: permits never exceed the capacity, in clips or in bytes; [`share`] says who gets how much of it.
 
-use std::collections::HashMap;
+mod share;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use super::Error;
+use crate::fair::Class;
 use crate::ids::TenantId;
+use share::Books;
+
+pub(super) use share::Demand;
 
 /// Issues permits up to a capacity.
 #[derive(Debug, Clone)]
 pub(super) struct Admission(Arc<Shared>);
-
-/// Amount of clips and bytes: of a request, or of the whole queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Demand {
-    /// Number of clips.
-    pub(super) clips: usize,
-    /// Bytes of the clips' planes.
-    pub(super) bytes: u64,
-}
-
-impl Demand {
-    fn plus(self, other: Self) -> Self {
-        Self {
-            clips: self.clips.saturating_add(other.clips),
-            bytes: self.bytes.saturating_add(other.bytes),
-        }
-    }
-
-    fn minus(self, other: Self) -> Self {
-        Self {
-            clips: self.clips - other.clips,
-            bytes: self.bytes - other.bytes,
-        }
-    }
-
-    fn is_within(self, other: Self) -> bool {
-        self.clips <= other.clips && self.bytes <= other.bytes
-    }
-}
 
 struct Shared {
     capacity: Demand,
     /// A plain mutex, because it is held for a few additions and never across an await.
     state: Mutex<State>,
     returned: Notify,
+    /// What the times of the books count from.
+    begin: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    used: Demand,
-    tenants: HashMap<TenantId, Demand>,
+    books: Books,
     closed: bool,
 }
 
@@ -63,6 +40,7 @@ struct State {
 pub struct Permit {
     shared: Arc<Shared>,
     tenant: TenantId,
+    class: Class,
     demand: Demand,
 }
 
@@ -78,6 +56,7 @@ impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
             .field("tenant", &self.tenant)
+            .field("class", &self.class)
             .field("demand", &self.demand)
             .finish_non_exhaustive()
     }
@@ -89,25 +68,25 @@ impl Shared {
     }
 }
 
-/// Returns whether a tenant that holds `held` of the `used` amount may have `more`. It may hold as much as stays free afterwards (the dynamic
-/// threshold of shared-memory switches): one busy tenant gets half, two get a third each, and a new tenant finds room.
-fn fits(capacity: Demand, used: Demand, held: Demand, more: Demand) -> bool {
-    let after = used.plus(more);
-    after.is_within(capacity)
-        && (held == Demand::default() || held.plus(more).is_within(capacity.minus(after)))
-}
-
 impl Admission {
     pub(super) fn new(capacity: Demand) -> Self {
         Self(Arc::new(Shared {
             capacity,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                books: Books::new(capacity),
+                closed: false,
+            }),
             returned: Notify::new(),
+            begin: Instant::now(),
         }))
     }
 
     /// Grants room for the whole demand, or refuses at once.
-    pub(super) fn admit(&self, tenant: &TenantId, demand: Demand) -> Result<Permit, Error> {
+    pub(super) fn admit(
+        &self,
+        (tenant, class): (&TenantId, Class),
+        demand: Demand,
+    ) -> Result<Permit, Error> {
         let shared = &self.0;
         let (limit, Demand { clips, bytes }) = (shared.capacity, demand);
         if clips > limit.clips {
@@ -118,33 +97,48 @@ impl Admission {
             let limit = limit.bytes;
             return Err(Error::TooManyBytes { bytes, limit });
         }
+        let now = shared.begin.elapsed();
         let mut state = shared.lock();
         if state.closed {
             return Err(Error::Stopped);
         }
-        let held = state.tenants.get(tenant).copied().unwrap_or_default();
-        if !fits(limit, state.used, held, demand) {
-            return Err(Error::QueueFull { clips });
-        }
-        state.used = state.used.plus(demand);
-        state.tenants.insert(tenant.clone(), held.plus(demand));
+        let granted = state.books.grant((tenant, class), demand, now);
+        granted.map_err(|limit| Error::QueueFull { clips, limit })?;
         Ok(Permit {
             shared: shared.clone(),
             tenant: tenant.clone(),
+            class,
             demand,
         })
+    }
+
+    /// Waits for room rather than being refused for want of it.
+    pub(super) async fn reserve(
+        &self,
+        asks: (&TenantId, Class),
+        demand: Demand,
+    ) -> Result<Permit, Error> {
+        loop {
+            // Created before the look, so that no return between the two is missed.
+            let returned = self.0.returned.notified();
+            match self.admit(asks, demand) {
+                Err(Error::QueueFull { .. }) => returned.await,
+                answer => return answer,
+            }
+        }
     }
 
     /// Refuses every later request with [`Error::Stopped`].
     pub(super) fn close(&self) {
         self.0.lock().closed = true;
+        self.0.returned.notify_waiters();
     }
 
     /// Waits until every permit has been returned.
     pub(super) async fn idle(&self) {
         loop {
             let returned = self.0.returned.notified();
-            if self.0.lock().used == Demand::default() {
+            if self.0.lock().books.is_empty() {
                 return;
             }
             returned.await;
@@ -157,18 +151,18 @@ impl Permit {
     pub(super) fn covers(&self, demand: Demand) -> bool {
         demand.is_within(self.demand)
     }
+
+    /// Returns the class of the request that was admitted.
+    pub(super) fn class(&self) -> Class {
+        self.class
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.used = state.used.minus(self.demand);
-        if let Some(held) = state.tenants.get_mut(&self.tenant) {
-            *held = held.minus(self.demand);
-            if *held == Demand::default() {
-                state.tenants.remove(&self.tenant);
-            }
-        }
+        let holder = (&self.tenant, self.class);
+        state.books.release(holder, self.demand);
         drop(state);
         self.shared.returned.notify_waiters();
     }
@@ -176,6 +170,7 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Limit;
     use super::*;
 
     fn tenant(name: &str) -> TenantId {
@@ -190,73 +185,63 @@ mod tests {
         }
     }
 
-    /// Takes as many permits as a tenant gets.
-    fn flood(admission: &Admission, name: &str, each: Demand) -> Vec<Permit> {
-        let tenant = tenant(name);
-        std::iter::from_fn(|| admission.admit(&tenant, each).ok()).collect()
-    }
-
-    #[test]
-    fn a_busy_tenant_leaves_room_for_newcomers() {
-        let admission = Admission::new(clips(12));
-        let flood = |name: &str| flood(&admission, name, clips(1));
-        let first = flood("a");
-        assert_eq!(first.len(), 6);
-        let second = flood("b");
-        assert_eq!(second.len(), 3);
-        let third = flood("c");
-        assert_eq!(third.len(), 1);
-        drop(first);
-        assert!(admission.admit(&tenant("c"), clips(3)).is_ok());
-    }
-
-    #[test]
-    fn long_clips_are_fewer() {
-        let capacity = Demand {
-            clips: 1000,
-            bytes: 120,
-        };
-        let admission = Admission::new(capacity);
-        let long = Demand {
-            clips: 1,
-            bytes: 30,
-        };
-        let first = flood(&admission, "a", long);
-        assert_eq!(first.len(), 2);
-        let second = flood(&admission, "b", long);
-        assert_eq!(second.len(), 1);
-        assert_eq!(flood(&admission, "c", clips(1)).len(), 1);
-        drop((first, second));
-        let never = admission.admit(&tenant("a"), clips(13));
-        let expected = (130, 120);
-        assert!(
-            matches!(never, Err(Error::TooManyBytes { bytes, limit }) if (bytes, limit) == expected)
-        );
-        assert!(admission.admit(&tenant("a"), clips(12)).is_ok());
+    fn admit(admission: &Admission, name: &str, demand: Demand) -> Result<Permit, Error> {
+        admission.admit((&tenant(name), Class::Interactive), demand)
     }
 
     #[test]
     fn a_full_queue_and_an_impossible_request_differ() {
         let admission = Admission::new(clips(4));
-        let _held = admission.admit(&tenant("a"), clips(4)).unwrap();
-        let full = admission.admit(&tenant("b"), clips(1));
-        assert!(matches!(full, Err(Error::QueueFull { clips: 1 })));
-        let never = admission.admit(&tenant("b"), clips(5));
+        let _held = admit(&admission, "a", clips(4)).unwrap();
+        let full = admit(&admission, "b", clips(1));
+        let limit = Limit::Queue;
+        assert!(
+            matches!(full, Err(Error::QueueFull { clips: 1, limit: own }) if own == limit),
+            "{full:?}"
+        );
+        let never = admit(&admission, "b", clips(5));
         assert!(matches!(
             never,
             Err(Error::TooManyClips { clips: 5, limit: 4 })
         ));
+        let long = Demand {
+            clips: 1,
+            bytes: 41,
+        };
+        let never = admit(&admission, "b", long);
+        assert!(matches!(
+            never,
+            Err(Error::TooManyBytes {
+                bytes: 41,
+                limit: 40
+            })
+        ));
+    }
+
+    #[tokio::test]
+    async fn who_may_wait_gets_room_as_soon_as_it_is_returned() {
+        let admission = Admission::new(clips(4));
+        let held = admit(&admission, "a", clips(4)).unwrap();
+        let (b, c) = (tenant("b"), tenant("c"));
+        let mut waiting = Box::pin(admission.reserve((&b, Class::Batch), clips(2)));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        drop(held);
+        let permit = waiting.await.unwrap();
+        assert_eq!(permit.class(), Class::Batch);
+        let mut waiting = Box::pin(admission.reserve((&c, Class::Interactive), clips(3)));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        admission.close();
+        let refused = waiting.await;
+        assert!(matches!(refused, Err(Error::Stopped)), "{refused:?}");
     }
 
     #[tokio::test]
     async fn idle_waits_for_the_last_permit() {
         let admission = Admission::new(clips(4));
-        let held = admission.admit(&tenant("a"), clips(2)).unwrap();
+        let held = admit(&admission, "a", clips(2)).unwrap();
         admission.close();
-        assert!(matches!(
-            admission.admit(&tenant("a"), clips(1)),
-            Err(Error::Stopped)
-        ));
+        let late = admit(&admission, "a", clips(1));
+        assert!(matches!(late, Err(Error::Stopped)));
         let mut idle = Box::pin(admission.idle());
         assert!(futures::poll!(idle.as_mut()).is_pending());
         drop(held);

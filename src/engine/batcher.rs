@@ -1,13 +1,12 @@
 //! Forms batches over tenants: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O. No clip is lost or duplicated, the limits hold, the clips of a tenant stay in their order, and
-//! a tenant with waiting clips is in at least one of every N batches, where N is the number of waiting tenants.
+//! Invariant: never awaits, reads a clock or does I/O. No clip is lost or duplicated, the limits hold, the clips of a tenant and class stay in their
+//! order, tenants share the device by [`fair::Queue`], and the batch class goes last but never starves ([`Turns`]).
 
 mod pace;
 mod sharing;
 
-use std::collections::VecDeque;
-
+use crate::fair::{self, Class, Turns, Verdict, Weight};
 use crate::ids::TenantId;
 
 pub(super) use pace::Pace;
@@ -43,109 +42,129 @@ pub(super) struct Formed<T> {
     pub(super) dropped: Vec<T>,
 }
 
-/// Queue of waiting clips, with one lane per tenant.
+/// Queue of the waiting clips of all tenants. Within a class the tenants share the device by start-time fair queueing over their clips' frames; a
+/// batch holds clips of one class, so that an interactive clip waits for at most one batch of the other class, which is the running one.
 #[derive(Debug)]
 pub(super) struct Batcher<T> {
-    /// Lanes of the tenants with waiting clips; the tenant served longest ago comes first.
-    lanes: VecDeque<Lane<T>>,
-    waiting: usize,
-}
-
-#[derive(Debug)]
-struct Lane<T> {
-    tenant: TenantId,
-    clips: VecDeque<T>,
+    interactive: fair::Queue<T>,
+    batch: fair::Queue<T>,
+    turns: Turns,
 }
 
 impl<T: Queued> Batcher<T> {
     pub(super) fn new() -> Self {
         Self {
-            lanes: VecDeque::new(),
-            waiting: 0,
+            interactive: fair::Queue::default(),
+            batch: fair::Queue::default(),
+            turns: Turns::default(),
+        }
+    }
+
+    fn lane(&self, class: Class) -> &fair::Queue<T> {
+        match class {
+            Class::Interactive => &self.interactive,
+            Class::Batch => &self.batch,
+        }
+    }
+
+    fn lane_mut(&mut self, class: Class) -> &mut fair::Queue<T> {
+        match class {
+            Class::Interactive => &mut self.interactive,
+            Class::Batch => &mut self.batch,
         }
     }
 
     /// Returns the number of waiting clips.
     pub(super) fn len(&self) -> usize {
-        self.waiting
+        self.interactive.len() + self.batch.len()
     }
 
-    /// Appends a clip to its tenant's lane.
-    pub(super) fn push(&mut self, tenant: &TenantId, clip: T) {
-        self.waiting += 1;
-        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.tenant == *tenant) {
-            return lane.clips.push_back(clip);
-        }
-        self.lanes.push_back(Lane {
-            tenant: tenant.clone(),
-            clips: VecDeque::from([clip]),
-        });
+    /// Appends a clip to its tenant's lane of the class.
+    pub(super) fn push(&mut self, (tenant, class): (&TenantId, Class), clip: T) {
+        let cost = clip.frames() as u64;
+        self.lane_mut(class).push((tenant, Weight::ONE), cost, clip);
     }
 
     /// Removes the waiting clips of a request and returns them.
     pub(super) fn remove(&mut self, tenant: &TenantId, request: u64) -> Vec<T> {
-        let Some(at) = self.lanes.iter().position(|lane| lane.tenant == *tenant) else {
-            return Vec::new();
-        };
-        let lane = &mut self.lanes[at];
-        let (gone, kept): (Vec<T>, VecDeque<T>) = partition(&mut lane.clips, request);
-        lane.clips = kept;
-        if lane.clips.is_empty() {
-            self.lanes.remove(at);
-        }
-        self.waiting -= gone.len();
+        let is_of = |clip: &T| clip.request() == request;
+        let mut gone = self.interactive.remove(tenant, is_of);
+        gone.extend(self.batch.remove(tenant, is_of));
         gone
     }
 
     /// Removes all waiting clips and returns them.
     pub(super) fn clear(&mut self) -> Vec<T> {
-        self.waiting = 0;
-        self.lanes.drain(..).flat_map(|lane| lane.clips).collect()
+        let mut gone = self.interactive.clear();
+        gone.extend(self.batch.clear());
+        gone
     }
 
-    /// Forms a batch: takes one clip of each tenant in turn, beginning with the tenant served longest ago. Clips that are not `alive` are dropped.
-    pub(super) fn form(&mut self, limits: Limits, mut alive: impl FnMut(&T) -> bool) -> Formed<T> {
-        let mut batch = Vec::new();
-        let mut dropped = Vec::new();
-        let mut frames = 0;
-        let mut skipped = VecDeque::new();
-        while batch.len() < limits.clips.max(1)
-            && let Some(mut lane) = self.lanes.pop_front()
-        {
-            while let Some(dead) = lane.clips.pop_front_if(|clip| !alive(clip)) {
-                dropped.push(dead);
-            }
-            let fits = |clip: &mut T| batch.is_empty() || frames + clip.frames() <= limits.frames;
-            if let Some(clip) = lane.clips.pop_front_if(fits) {
-                frames += clip.frames();
-                batch.push(clip);
-                if !lane.clips.is_empty() {
-                    self.lanes.push_back(lane);
-                }
-            } else if !lane.clips.is_empty() {
-                skipped.push_back(lane);
-            }
+    /// Returns the frames that are classified up to the end of a new request of `frames` frames, if no other comes; `None` when nothing waits that
+    /// would be classified before.
+    pub(super) fn ahead(&self, (tenant, class): (&TenantId, Class), frames: u64) -> Option<u64> {
+        let before = match class {
+            // The batch class waits meanwhile, but for its rare turns.
+            Class::Interactive => 0,
+            Class::Batch => self.interactive.cost(),
+        };
+        let lane = self.lane(class);
+        if before == 0 && lane.is_empty() {
+            return None;
         }
-        // A tenant whose clip did not fit comes first next time, when an empty batch takes any clip.
-        skipped.append(&mut self.lanes);
-        self.lanes = skipped;
-        self.waiting -= batch.len() + dropped.len();
-        batch.sort_by_key(|clip| (clip.group(), clip.frames()));
-        Formed { batch, dropped }
+        let own = lane.ahead((tenant, Weight::ONE), frames);
+        Some(own.saturating_add(before))
+    }
+
+    /// Forms a batch of the class whose turn it is: takes the first clip of the tenant that has had least for its weight, again and again. Clips that
+    /// are not `alive` are dropped.
+    pub(super) fn form(&mut self, limits: Limits, mut alive: impl FnMut(&T) -> bool) -> Formed<T> {
+        let mut formed = Formed {
+            batch: Vec::new(),
+            dropped: Vec::new(),
+        };
+        for class in self.turns.order() {
+            fill(self.lane_mut(class), limits, &mut alive, &mut formed);
+            if !formed.batch.is_empty() {
+                self.turns.had(class, !self.batch.is_empty());
+                break;
+            }
+            // Nothing of this class waits: its tenants start anew.
+            self.lane_mut(class).rest();
+        }
+        formed
+            .batch
+            .sort_by_key(|clip| (clip.group(), clip.frames()));
+        formed
     }
 }
 
-fn partition<T: Queued>(clips: &mut VecDeque<T>, request: u64) -> (Vec<T>, VecDeque<T>) {
-    let mut gone = Vec::new();
-    let mut kept = VecDeque::new();
-    for clip in clips.drain(..) {
-        if clip.request() == request {
-            gone.push(clip);
-        } else {
-            kept.push_back(clip);
-        }
+/// Moves clips into a batch until it is full. A clip that does not fit stays its tenant's first, and an empty batch takes any clip, so that it waits for
+/// one batch at most.
+fn fill<T: Queued>(
+    lane: &mut fair::Queue<T>,
+    limits: Limits,
+    alive: &mut impl FnMut(&T) -> bool,
+    formed: &mut Formed<T>,
+) {
+    let mut frames = 0;
+    while formed.batch.len() < limits.clips.max(1) {
+        let is_first = formed.batch.is_empty();
+        let judge = |clip: &T| {
+            if !alive(clip) {
+                Verdict::Discard
+            } else if is_first || frames + clip.frames() <= limits.frames {
+                Verdict::Take
+            } else {
+                Verdict::Pass
+            }
+        };
+        let Some((_, clip)) = lane.take(judge, &mut formed.dropped) else {
+            return;
+        };
+        frames += clip.frames();
+        formed.batch.push(clip);
     }
-    (gone, kept)
 }
 
 #[cfg(test)]

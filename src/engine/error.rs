@@ -1,17 +1,31 @@
 //! Errors of the engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ids::VersionRef;
 
 /// Reason why a clip was not classified.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The queue is full, or the tenant's share of it is used up.
-    #[error("the queue is full: {clips} clips do not fit now")]
+    /// The queue has no room now, by one of its limits.
+    #[error("{limit}: {clips} clips do not fit now")]
     QueueFull {
         /// Number of clips in the request.
         clips: usize,
+        /// Limit that refused them.
+        limit: Limit,
+    },
+    /// The queue is too long for the request's deadline; nothing was decoded.
+    #[error(
+        "the deadline cannot be met: the clips that are before this request take about {} ms more, and {} ms are left",
+        .wait.as_millis(), .left.as_millis()
+    )]
+    Unreachable {
+        /// Estimated time until the request would be answered, decoding not counted.
+        wait: Duration,
+        /// Time that was left until the deadline.
+        left: Duration,
     },
     /// The request has more clips than the queue can ever hold.
     #[error("{clips} clips in one request, at most {limit}")]
@@ -98,6 +112,39 @@ pub enum Error {
     /// The engine is draining or has stopped.
     #[error("the engine has stopped")]
     Stopped,
+}
+
+/// Limit that refused a request that would fit into an empty queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Limit {
+    /// All tenants together hold the whole queue.
+    #[error("the queue of all tenants is full")]
+    Queue,
+    /// The tenant holds its share or more, and other tenants hold or want the rest.
+    #[error("the tenant's share of the queue is used up, and other tenants use the rest")]
+    Share,
+    /// The tenant holds all that a single one may; an eighth of the queue is kept for others.
+    #[error("the tenant holds seven eighths of the queue, and the rest is kept for other tenants")]
+    Reserve,
+    /// Requests of the batch class hold half of the queue; the rest is kept for interactive ones.
+    #[error("batch requests hold half of the queue, and the rest is kept for interactive ones")]
+    Batch,
+    /// The request has more clips than it was admitted with.
+    #[error("the request was admitted with fewer clips")]
+    Permit,
+}
+
+impl Limit {
+    /// Returns the stable name of the limit, as callers see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Share => "tenant_share",
+            Self::Reserve => "tenant_reserve",
+            Self::Batch => "batch_class",
+            Self::Permit => "permit",
+        }
+    }
 }
 
 /// Error for a backbone that cannot serve at all.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::batcher::{Batcher, Limits, Pace, Queued, Sharing};
 use super::residency::Pin;
 use super::{Config, Error};
+use crate::fair::Class;
 use crate::ids::TenantId;
 use crate::model::Backbone;
 use crate::telemetry::Metrics;
@@ -98,7 +99,7 @@ struct State {
     batches: u64,
     /// Times of past batches.
     pace: Pace,
-    /// Whether several tenants send requests.
+    /// Whether several tenants or classes send requests.
     sharing: Sharing,
     /// Origin of the times in `sharing`.
     begin: Instant,
@@ -130,16 +131,16 @@ impl Queue {
     }
 
     /// Adds a request's clips. When the device has stopped they are dropped, which closes the request's channel.
-    pub(super) fn push(&self, tenant: &TenantId, clips: Vec<Clip>) {
+    pub(super) fn push(&self, (tenant, class): (&TenantId, Class), clips: Vec<Clip>) {
         let mut state = self.lock();
         if state.closed {
             drop(state);
             return drop(clips);
         }
         let now = state.begin.elapsed();
-        state.sharing.asked(tenant, now);
+        state.sharing.asked((tenant, class), now);
         for clip in clips {
-            state.batcher.push(tenant, clip);
+            state.batcher.push((tenant, class), clip);
         }
         self.metrics.queue_clips(state.batcher.len());
     }
@@ -161,6 +162,16 @@ impl Queue {
     /// Records that a batch of `frames` frames took `took` on the device.
     pub(super) fn ran(&self, frames: usize, took: Duration) {
         self.lock().pace.ran(frames, took);
+    }
+
+    /// Returns the time until a new request of `frames` frames would be through the device, by the mean time of a frame; `None` while that is
+    /// unknown, or when nothing waits before it. A lower bound: the running batch is not counted, nor what is still decoded.
+    pub(super) fn wait(&self, asks: (&TenantId, Class), frames: u64) -> Option<Duration> {
+        let state = self.lock();
+        let ahead = state.batcher.ahead(asks, frames)?;
+        let frame = state.pace.frame()?.as_secs_f64();
+        // A wait that no duration holds is not known.
+        Duration::try_from_secs_f64(frame * ahead as f64).ok()
     }
 
     /// Returns the metrics that count the batches.
@@ -192,7 +203,7 @@ impl Queue {
             dropped.push(clip);
         }
         if batch.is_empty() {
-            // A tenant that is alone on the device gets the full throughput.
+            // A tenant that is alone on the device, with requests of one class, gets the full throughput.
             let paced = match state.sharing.is_shared(state.begin.elapsed()) {
                 true => state.pace.limit(),
                 false => usize::MAX,

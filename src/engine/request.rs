@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::queue::{Clip, Part};
 use super::residency::Pin;
 use super::{Answer, Core, Error};
+use crate::fair::Class;
 use crate::ids::{TenantId, VersionRef};
 use crate::telemetry::metrics::Dropped;
 
@@ -22,7 +23,7 @@ impl Core {
     /// Pins the adapter set, queues the clips and collects their logits.
     pub(super) async fn classify(
         &self,
-        version: &VersionRef,
+        (version, class): (&VersionRef, Class),
         clips: Vec<Arc<[f32]>>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Error> {
@@ -53,7 +54,7 @@ impl Core {
             deadline,
             finished: false,
         };
-        self.queue.push(&version.tenant, clips);
+        self.queue.push((&version.tenant, class), clips);
         self.device.wake();
         let answer = collect(parts, count).await;
         waiting.finished = answer.is_ok();

@@ -11,6 +11,7 @@ use super::residency::{Loader, Pin, Residency, tests::listed};
 use super::worker::Batches;
 use super::{Config, Desired, Error, Stored, Unavailable, Versions};
 use crate::device;
+use crate::fair::Class;
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig};
 use crate::rng::Stream;
@@ -129,7 +130,7 @@ async fn a_batch_that_fails_is_taken_apart_to_find_the_set_at_fault() {
     let mut answers = Vec::new();
     for (request, pin) in (0..).zip(&pins) {
         let (clip, parts) = clip(pin, request);
-        queue.push(&pin.version.tenant, vec![clip]);
+        queue.push((&pin.version.tenant, Class::Interactive), vec![clip]);
         answers.push(parts);
     }
     device.set_source(Box::new(Batches::new(queue.clone(), good)));

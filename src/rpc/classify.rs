@@ -12,6 +12,7 @@ use super::spool::Spool;
 use super::stack::deadline::Deadline;
 use super::uploads::{checked, next};
 use super::{Api, status};
+use crate::fair::Class;
 use crate::ids::TenantId;
 use crate::proto::v1;
 use crate::proto::v1::classification_service_server::ClassificationService;
@@ -94,7 +95,16 @@ fn question(
         task,
         version,
         deadline,
+        class: class(options.priority)?,
     })
+}
+
+fn class(priority: i32) -> Result<Class, Status> {
+    match v1::Priority::try_from(priority) {
+        Ok(v1::Priority::Unspecified | v1::Priority::Interactive) => Ok(Class::Interactive),
+        Ok(v1::Priority::Batch) => Ok(Class::Batch),
+        Err(_) => Err(status::invalid("options.priority", "unknown")),
+    }
 }
 
 fn response(answer: Answer, options: &v1::ClassifyOptions) -> v1::ClassifyResponse {

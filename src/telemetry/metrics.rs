@@ -85,6 +85,8 @@ pub enum Dropped {
     Cancelled,
     /// The queue was full, or the tenant's share of it.
     QueueFull,
+    /// The queue was too long for its deadline.
+    Unreachable,
 }
 
 impl Dropped {
@@ -93,6 +95,7 @@ impl Dropped {
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
             Self::QueueFull => "queue_full",
+            Self::Unreachable => "deadline_unreachable",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine with a small random backbone, the real device thread, and versions in memory.
 
+mod admission;
 mod device;
 mod fixture;
 mod isolation;

@@ -87,6 +87,16 @@ async fn a_stored_an_inline_and_a_streamed_video_get_the_same_scores() {
     assert_eq!(inline.predictions, stored.predictions);
     let streamed = by_upload(&client, "shade", &clip(10)).await;
     assert_eq!(streamed.predictions, stored.predictions);
+    let mut unhurried = classify("shade", &videos[0].name);
+    unhurried.options = Some(v1::ClassifyOptions {
+        priority: v1::Priority::Batch.into(),
+        ..Default::default()
+    });
+    let unhurried = client.classification().classify(unhurried).await;
+    assert_eq!(
+        unhurried.unwrap().into_inner().predictions,
+        stored.predictions
+    );
 
     let job = client
         .fine_tuning()
@@ -137,6 +147,13 @@ async fn what_cannot_be_classified_says_why() {
         Code::InvalidArgument,
         "INVALID_FIELD",
     );
+    let mut unknown = content(b"x", "shade");
+    unknown.options = Some(v1::ClassifyOptions {
+        priority: 99,
+        ..Default::default()
+    });
+    let unknown = calls().classify(unknown).await;
+    refused(unknown, Code::InvalidArgument, "INVALID_FIELD");
     server.stop().await;
 }
 

@@ -11,6 +11,7 @@ const LEAVES: &[&str] = &[
     "shutdown",
     "telemetry",
     "faults",
+    "fair",
 ];
 
 /// Modules that a module may import, in addition to the leaves and itself.
@@ -22,6 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("telemetry", &[]),
     ("faults", &[]),
+    ("fair", &[]),
     ("store", &[]),
     ("metadata", &[]),
     ("video", &[]),
@@ -103,7 +105,12 @@ const OWNERS: &[(&[&str], &[&str])] = &[
 
 /// Files that only compute: they never wait, read a clock or do I/O.
 const PURE: &[&str] = &[
+    "engine/admission/share",
     "engine/batcher",
+    "engine/batcher/pace",
+    "engine/batcher/sharing",
+    "fair",
+    "fair/class",
     "device/schedule",
     "jobs/schedule",
     "jobs/state",

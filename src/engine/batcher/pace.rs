@@ -16,6 +16,9 @@ const SPREAD: f64 = 0.4;
 /// batches change.
 const FADE: f64 = 0.95;
 
+/// Least sum of the remembered batches' weights from which their mean says something: four batches.
+const KNOWN: f64 = 3.4;
+
 /// Times of past batches, and the target time.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct Pace {
@@ -72,6 +75,15 @@ impl Pace {
         let own = (self.target - self.fixed).max(WORTH * self.fixed);
         // A cast of an infinity or of a value that is too large gives the largest number.
         ((own / each) as usize).max(1)
+    }
+
+    /// Mean time of a frame on the device over the last batches; `None` before the fourth.
+    pub(in crate::engine) fn frame(&self) -> Option<Duration> {
+        if self.weight < KNOWN {
+            return None;
+        }
+        let (frames, seconds) = self.means();
+        Duration::try_from_secs_f64(seconds / frames.max(1.0)).ok()
     }
 
     fn means(&self) -> (f64, f64) {
@@ -144,5 +156,16 @@ mod tests {
         let after = pace.limit();
         assert!((90..=110).contains(&before), "{before}");
         assert!((20..=30).contains(&after), "{after}");
+    }
+
+    #[test]
+    fn the_time_of_a_frame_is_known_after_four_batches() {
+        let mut pace = Pace::new(TARGET);
+        for _ in 0..4 {
+            assert_eq!(pace.frame(), None);
+            pace.ran(10, Duration::from_millis(200));
+        }
+        let frame = pace.frame().expect("four batches ran");
+        assert!((frame.as_secs_f64() - 0.02).abs() < 1e-6, "{frame:?}");
     }
 }

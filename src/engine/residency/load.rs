@@ -199,6 +199,7 @@ fn reason(error: &Error) -> &'static str {
         Error::NotFound { .. } => "missing",
         Error::TooLarge { .. } => "too_large",
         Error::QueueFull { .. }
+        | Error::Unreachable { .. }
         | Error::TooManyClips { .. }
         | Error::TooManyBytes { .. }
         | Error::Clip { .. }

@@ -80,9 +80,15 @@ impl From<engine::Error> for Status {
     fn from(error: engine::Error) -> Self {
         use engine::Error;
         match &error {
-            Error::QueueFull { .. } => Refusal::new(Reason::QUEUE_FULL, &error)
+            Error::QueueFull { limit, .. } => Refusal::new(Reason::QUEUE_FULL, &error)
+                .metadata(vec![("limit", limit.as_str().to_owned())])
                 .quota("queue_clips")
                 .retry(SOON)
+                .status(),
+            Error::Unreachable { wait, left } => Refusal::new(Reason::DEADLINE_UNREACHABLE, &error)
+                .metadata(vec![("estimate_ms", wait.as_millis().to_string())])
+                .quota("queue_clips")
+                .retry(wait.saturating_sub(*left).max(SOON))
                 .status(),
             Error::TooManyClips { .. } => Refusal::new(Reason::TOO_MANY_CLIPS, &error)
                 .quota("queue_clips")

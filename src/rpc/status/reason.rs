@@ -48,6 +48,7 @@ reasons! {
     VIDEO_NOT_FOUND = NotFound;
     DATASET_EXISTS = AlreadyExists;
     TASK_EXISTS = AlreadyExists;
+    DEADLINE_UNREACHABLE = ResourceExhausted;
     DECODER_QUEUE_FULL = ResourceExhausted;
     MESSAGE_MEMORY_FULL = ResourceExhausted;
     MESSAGE_TOO_LARGE = ResourceExhausted;

@@ -596,9 +596,22 @@ fn engine_errors() {
     let why: Arc<str> = SECRET.into();
     check(vec![
         (
-            Error::QueueFull { clips: 3 }.into(),
+            Error::QueueFull {
+                clips: 3,
+                limit: engine::Limit::Share,
+            }
+            .into(),
             Code::ResourceExhausted,
             "QUEUE_FULL",
+        ),
+        (
+            Error::Unreachable {
+                wait: Duration::from_secs(9),
+                left: Duration::from_secs(1),
+            }
+            .into(),
+            Code::ResourceExhausted,
+            "DEADLINE_UNREACHABLE",
         ),
         (
             Error::TooManyClips { clips: 3, limit: 2 }.into(),
@@ -679,6 +692,31 @@ fn engine_errors() {
         (Error::NotReady.into(), Code::Unavailable, "NOT_READY"),
         (Error::Stopped.into(), Code::Unavailable, "DRAINING"),
     ]);
+}
+
+#[test]
+fn a_refusal_of_the_queue_says_whose_limit_it_was_and_when_to_retry() {
+    use engine::{Error, Limit};
+    let facts = |error: Error| {
+        let details = Status::from(error).get_error_details();
+        let retry = details.retry_info().and_then(|retry| retry.retry_delay);
+        let info = details.error_info().cloned().unwrap();
+        (info.metadata, retry.unwrap())
+    };
+    for limit in [Limit::Queue, Limit::Share, Limit::Reserve, Limit::Batch] {
+        let (metadata, retry) = facts(Error::QueueFull { clips: 1, limit });
+        assert_eq!(metadata["limit"], limit.as_str());
+        assert_eq!(retry, SOON);
+    }
+    let seconds = Duration::from_secs;
+    let (metadata, retry) = facts(Error::Unreachable {
+        wait: seconds(9),
+        left: seconds(2),
+    });
+    assert_eq!(
+        (metadata["estimate_ms"].as_str(), retry),
+        ("9000", seconds(7))
+    );
 }
 
 #[test]

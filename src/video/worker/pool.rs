@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::Running;
 use super::busy::Busy;
 use super::nursery::{Nursery, Worker};
-use super::queue::Queue;
+use super::queue::{Charge, Handed, Queue};
 use super::samples;
 use super::slot::{Answer, Job, Next, Slot, Stage};
 use super::wire::Work;
@@ -30,17 +30,45 @@ struct Idle {
     tenant: Option<TenantId>,
 }
 
+/// What a slot works on, for the account of its tenant.
+struct Account {
+    tenant: TenantId,
+    charge: Charge,
+    since: Instant,
+}
+
 struct State {
     queue: Queue<Job>,
     idle: Vec<Idle>,
     /// Per slot a request that was handed to it while it waited.
-    assigned: Vec<Option<(TenantId, Job)>>,
+    assigned: Vec<Option<Handed<Job>>>,
+    /// Per slot the request that it works on.
+    accounts: Vec<Option<Account>>,
     is_stopped: bool,
 }
 
 impl State {
+    /// Charges the tenant for the time that a slot worked on its last request.
+    fn settle(&mut self, slot: usize) {
+        if let Some(account) = self.accounts[slot].take() {
+            let millis = account.since.elapsed().as_millis();
+            let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+            self.queue.settle(&account.tenant, account.charge, millis);
+        }
+    }
+
+    /// Notes that a slot begins with a request.
+    fn begin(&mut self, slot: usize, handed: Handed<Job>) -> Next {
+        self.accounts[slot] = Some(Account {
+            tenant: handed.tenant.clone(),
+            charge: handed.charge,
+            since: Instant::now(),
+        });
+        Next::Job(handed.tenant, handed.request)
+    }
+
     /// Hands a request to a waiting slot: best to one that has the tenant's worker, since any other means a new process; or gives it back.
-    fn assign(&mut self, tenant: &TenantId, job: Job) -> Option<Job> {
+    fn assign(&mut self, (lane, tenant): (Lane, &TenantId), job: Job) -> Option<Job> {
         let own = |idle: &Idle| idle.tenant.as_ref() == Some(tenant);
         let free = |idle: &Idle| idle.tenant.is_none();
         let at = (self.idle.iter().position(own))
@@ -50,7 +78,11 @@ impl State {
             return Some(job);
         };
         let slot = self.idle.swap_remove(at).slot;
-        self.assigned[slot] = Some((tenant.clone(), job));
+        self.assigned[slot] = Some(Handed {
+            tenant: tenant.clone(),
+            request: job,
+            charge: Charge::none(lane),
+        });
         None
     }
 }
@@ -76,8 +108,8 @@ impl Shared {
 
     /// Waits for a request, at most for the time that an idle worker is kept.
     pub(super) fn next(&self, slot: usize, turn: Option<&(TenantId, u32)>) -> Next {
-        if let Some((tenant, job)) = self.pop(turn) {
-            return Next::Job(tenant, job);
+        if let Some(next) = self.pop(slot, turn) {
+            return next;
         }
         self.prepare_spare();
         let end = turn.map(|_| Instant::now() + self.config.idle);
@@ -86,12 +118,12 @@ impl Shared {
             if state.is_stopped {
                 return Next::Stopped;
             }
-            if let Some((tenant, job)) = state.assigned[slot].take() {
-                return Next::Job(tenant, job);
+            if let Some(handed) = state.assigned[slot].take() {
+                return state.begin(slot, handed);
             }
             state.idle.retain(|idle| idle.slot != slot);
-            if let Some((tenant, job)) = state.queue.pop(turn.map(|(own, served)| (own, *served))) {
-                return Next::Job(tenant, job);
+            if let Some(handed) = state.queue.pop(turn.map(|(own, served)| (own, *served))) {
+                return state.begin(slot, handed);
             }
             let rest = end.map(|end| end.saturating_duration_since(Instant::now()));
             if rest.is_some_and(|rest| rest.is_zero()) {
@@ -111,9 +143,13 @@ impl Shared {
         }
     }
 
-    fn pop(&self, turn: Option<&(TenantId, u32)>) -> Option<(TenantId, Job)> {
+    /// Settles a slot's last request, and takes the next one if there is one.
+    fn pop(&self, slot: usize, turn: Option<&(TenantId, u32)>) -> Option<Next> {
         let turn = turn.map(|(tenant, served)| (tenant, *served));
-        self.state().queue.pop(turn)
+        let mut state = self.state();
+        state.settle(slot);
+        let handed = state.queue.pop(turn)?;
+        Some(state.begin(slot, handed))
     }
 
     /// Forks a worker ahead, unless another slot is at it.
@@ -180,6 +216,7 @@ impl Pool {
                 queue: Queue::new(config.queue_per_tenant, config.queue),
                 idle: Vec::new(),
                 assigned: std::iter::repeat_with(|| None).take(workers).collect(),
+                accounts: std::iter::repeat_with(|| None).take(workers).collect(),
                 is_stopped: false,
             }),
             changed: Condvar::new(),
@@ -240,7 +277,7 @@ impl Pool {
         {
             let mut state = self.shared.state();
             // A slot that waits found the queue empty.
-            let left = state.assign(tenant, job);
+            let left = state.assign((lane, tenant), job);
             let refused = left.and_then(|job| state.queue.push((lane, tenant), id, job).err());
             if refused.is_some() {
                 return Err(Error::QueueFull);
@@ -249,6 +286,7 @@ impl Pool {
         self.shared.changed.notify_all();
         let _caller = Caller {
             shared: Arc::clone(&self.shared),
+            tenant,
             id,
             stage,
         };
@@ -303,19 +341,20 @@ impl Drop for Pool {
 }
 
 /// Gives a request up when it is dropped before the answer.
-struct Caller {
+struct Caller<'a> {
     shared: Arc<Shared>,
+    tenant: &'a TenantId,
     id: u64,
     stage: Arc<Mutex<Stage>>,
 }
 
-impl Drop for Caller {
+impl Drop for Caller<'_> {
     fn drop(&mut self) {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *stage, Stage::Abandoned) {
             Stage::Waits => {
                 drop(stage);
-                let job = self.shared.state().queue.remove(self.id);
+                let job = self.shared.state().queue.remove(self.tenant, self.id);
                 drop(job);
             }
             Stage::Runs(interrupt) => {

@@ -1,4 +1,4 @@
-//! Batches, admission, deadlines and cancellation.
+//! Batches, deadlines and cancellation.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,10 @@ use frameshift::ids::VersionRef;
 use frameshift::spec::AdapterConfig;
 use futures::future::join_all;
 
-use super::fixture::{
-    ADAPTER, Running, backbone, bits, clip, config, patient, stored, tenant, version,
-};
+use super::fixture::{ADAPTER, Running, backbone, bits, clip, patient, stored, version};
 
 /// Publishes three tasks of two tenants, with different shapes and lengths.
-async fn three_tasks(running: &Running) -> Vec<(VersionRef, usize)> {
+pub(super) async fn three_tasks(running: &Running) -> Vec<(VersionRef, usize)> {
     let both = AdapterConfig {
         adapter_width: 9,
         adapter_kernel_size: [3, 3, 1],
@@ -135,66 +133,6 @@ async fn a_caller_that_leaves_never_reaches_the_device() {
         "{text}"
     );
     running.one(&version, clip(1, frames)).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_full_queue_refuses_at_once_and_what_is_in_flight_finishes() {
-    let running = Running::start(Config {
-        queue_clips: 4,
-        ..Config::default()
-    })
-    .await;
-    let (version, frames) = three_tasks(&running).await.remove(0);
-    let paused = running.device.pause();
-    let flood = (0..10).map(|seed| running.one(&version, clip(seed, frames)));
-    let mut flood = Box::pin(join_all(flood));
-    assert!(futures::poll!(flood.as_mut()).is_pending());
-    let newcomer = running.engine.admit(&tenant("c"), 2, frames);
-    assert!(newcomer.is_ok(), "{newcomer:?}");
-    let full = running.engine.admit(&tenant("d"), 1, frames);
-    assert!(
-        matches!(full, Err(Error::QueueFull { clips: 1 })),
-        "{full:?}"
-    );
-    drop(paused);
-    let answers = flood.await;
-    let finished = answers.iter().filter(|answer| answer.is_ok()).count();
-    let refused = |answer: &&Result<_, _>| matches!(answer, Err(Error::QueueFull { .. }));
-    assert_eq!((finished, answers.iter().filter(refused).count()), (2, 8));
-}
-
-#[tokio::test]
-async fn a_flood_of_the_longest_clips_stays_within_its_bytes() {
-    const LONGEST: usize = 64;
-    let bytes = |frames: usize| (frames * config().frame_len() * size_of::<f32>()) as u64;
-    let running = Running::start(Config {
-        queue_bytes: bytes(6 * LONGEST),
-        batch_bytes: 3 * backbone().bytes_of(LONGEST),
-        batch_frames: usize::MAX,
-        ..patient()
-    })
-    .await;
-    let (version, _) = three_tasks(&running).await.remove(0);
-    let before = running.settled().batches;
-    let paused = running.device.pause();
-    let flood = (0..100).map(|seed| running.one(&version, clip(seed, LONGEST)));
-    let mut flood = Box::pin(join_all(flood));
-    assert!(futures::poll!(flood.as_mut()).is_pending());
-    // The flood may have half, a new tenant a third of the rest; a request for more than there is gets the limit.
-    let newcomer = running.engine.admit(&tenant("c"), 2, LONGEST);
-    assert!(newcomer.is_ok(), "{newcomer:?}");
-    let never = running.engine.admit(&tenant("d"), 7, LONGEST);
-    let limit = bytes(6 * LONGEST);
-    assert!(
-        matches!(never, Err(Error::TooManyBytes { limit: own, .. }) if own == limit),
-        "{never:?}"
-    );
-    drop(paused);
-    let answers = flood.await;
-    let finished = answers.iter().filter(|answer| answer.is_ok()).count();
-    let full = |answer: &&Result<_, _>| matches!(answer, Err(Error::QueueFull { .. }));
-    assert_eq!((finished, answers.iter().filter(full).count()), (3, 97));
-    assert_eq!(running.settled().batches, before + 1);
 }
 
 #[tokio::test]
