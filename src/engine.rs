@@ -4,6 +4,7 @@
 //! never reach the device.
 
 mod admission;
+mod answers;
 mod batcher;
 mod error;
 mod queue;
@@ -12,6 +13,7 @@ mod residency;
 mod swap;
 mod versions;
 mod warmup;
+mod weights;
 mod worker;
 
 use std::fmt;
@@ -30,6 +32,7 @@ use crate::telemetry::metrics::Dropped;
 
 pub use admission::Permit;
 use admission::{Admission, Demand};
+pub use answers::{Answer, ClipFeatures, Clips, Features};
 pub use error::{Error, Limit, Unfit};
 use queue::Queue;
 use residency::Residency;
@@ -90,6 +93,17 @@ impl Config {
     }
 }
 
+/// Clips that a request will bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Number of clips.
+    pub clips: usize,
+    /// Frames of each clip.
+    pub frames: usize,
+    /// Number of versions that each clip runs through; they share its planes.
+    pub readers: usize,
+}
+
 /// What a request asks of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
@@ -117,17 +131,6 @@ impl Ask {
     fn frames_of_all(self) -> u64 {
         (self.clips as u64).saturating_mul(self.frames as u64)
     }
-}
-
-/// Logits of a request's clips.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// One row per clip, in the request's order: row i of the head is label i of the version.
-    pub logits: Vec<Vec<f32>>,
-    /// Time from the request's entry into the queue until the last of its batches formed.
-    pub queue: Duration,
-    /// Sum of the times of the batches that held the clips.
-    pub device: Duration,
 }
 
 /// One resident or quarantined adapter set.
@@ -221,20 +224,59 @@ impl Handle {
         self.admit_for(tenant, Ask::new(clips, frames))
     }
 
-    /// Reserves room for a request's clips, before anything is decoded. The room is freed when the permit is dropped or its `classify` ends.
+    /// Reserves room for a request's clips, before anything is decoded. The room is freed when the permit is dropped.
     ///
     /// # Errors
     /// [`Error::QueueFull`] when there is no room now, [`Error::Unreachable`] when the queue is too long for the deadline, [`Error::DeadlineExceeded`],
     /// [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
     pub fn admit_for(&self, tenant: &TenantId, ask: Ask) -> Result<Permit, Error> {
-        let admitted = self
-            .core
-            .admission
-            .admit((tenant, ask.class), self.demand(ask));
+        let asks = (tenant, ask.class);
+        self.admitted(asks, ask.deadline, self.demand(ask), ask.frames_of_all())
+    }
+
+    /// Reserves room for all clips of an interactive request without a deadline, as [`Handle::admit_all_for`] does.
+    ///
+    /// # Errors
+    /// Same as [`Handle::admit_for`].
+    pub fn admit_all(&self, tenant: &TenantId, loads: &[Load]) -> Result<Permit, Error> {
+        self.admit_all_for((tenant, Class::Interactive), None, loads)
+    }
+
+    /// Reserves room for all of a request's clips or for none of them, before anything is decoded.
+    ///
+    /// # Errors
+    /// Same as [`Handle::admit_for`].
+    pub fn admit_all_for(
+        &self,
+        asks: (&TenantId, Class),
+        deadline: Option<Instant>,
+        loads: &[Load],
+    ) -> Result<Permit, Error> {
+        let frame = (size_of::<f32>() * self.core.backbone.config().frame_len()) as u64;
+        let sum = |each: fn(&Load) -> usize| loads.iter().map(each).sum::<usize>();
+        // Versions that read the same clips share their planes, but each clip runs once for each of them.
+        let planes = sum(|load| load.clips * load.frames) as u64;
+        let frames = sum(|load| load.clips * load.frames * load.readers) as u64;
+        let demand = Demand {
+            clips: sum(|load| load.clips * load.readers),
+            bytes: frame.saturating_mul(planes),
+        };
+        self.admitted(asks, deadline, demand, frames)
+    }
+
+    fn admitted(
+        &self,
+        asks: (&TenantId, Class),
+        deadline: Option<Instant>,
+        demand: Demand,
+        frames: u64,
+    ) -> Result<Permit, Error> {
+        let admitted = self.core.admission.admit(asks, demand);
         if admitted.is_ok() && !*self.core.ready.borrow() {
             return Err(Error::NotReady);
         }
-        let admitted = admitted.and_then(|permit| self.reachable(tenant, ask).map(|()| permit));
+        let admitted =
+            admitted.and_then(|permit| self.reachable(asks, deadline, frames).map(|()| permit));
         let dropped = match &admitted {
             Err(Error::QueueFull { .. }) => Some(Dropped::QueueFull),
             Err(Error::Unreachable { .. }) => Some(Dropped::Unreachable),
@@ -242,7 +284,7 @@ impl Handle {
             Ok(_) | Err(_) => None,
         };
         if let Some(reason) = dropped {
-            self.core.metrics.dropped(tenant, reason);
+            self.core.metrics.dropped(asks.0, reason);
         }
         admitted
     }
@@ -274,8 +316,13 @@ impl Handle {
     }
 
     /// Checks that the deadline can be met, as far as the queue is known. Nobody is refused for an estimate while nothing waits.
-    fn reachable(&self, tenant: &TenantId, ask: Ask) -> Result<(), Error> {
-        let Some(deadline) = ask.deadline else {
+    fn reachable(
+        &self,
+        asks: (&TenantId, Class),
+        deadline: Option<Instant>,
+        frames: u64,
+    ) -> Result<(), Error> {
+        let Some(deadline) = deadline else {
             return Ok(());
         };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -283,50 +330,9 @@ impl Handle {
             return Err(Error::DeadlineExceeded);
         }
         let queue = &self.core.queue;
-        match queue.wait((tenant, ask.class), ask.frames_of_all()) {
+        match queue.wait(asks, frames) {
             Some(wait) if wait > left => Err(Error::Unreachable { wait, left }),
             Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Classifies clips with one version, and loads it when it is not resident. A clip is normalised planes `[3, T, S, S]`. Dropping the future
-    /// cancels the request: clips without a batch never reach the device.
-    ///
-    /// # Errors
-    /// Every variant except `TooManyClips`, `TooManyBytes`, `Unreachable` and `NotReady`; [`Error::QueueFull`] when the clips exceed the permit.
-    pub async fn classify(
-        &self,
-        permit: Permit,
-        version: &VersionRef,
-        clips: Vec<Arc<[f32]>>,
-        deadline: Option<Instant>,
-    ) -> Result<Answer, Error> {
-        let bytes: usize = clips.iter().map(|clip| size_of_val(&**clip)).sum();
-        let demand = Demand {
-            clips: clips.len(),
-            bytes: bytes as u64,
-        };
-        if !permit.covers(demand) {
-            return Err(Error::QueueFull {
-                clips: clips.len(),
-                limit: Limit::Permit,
-            });
-        }
-        let asks = (version, permit.class());
-        let expired = || {
-            self.core.metrics.dropped(&version.tenant, Dropped::Expired);
-            Err(Error::DeadlineExceeded)
-        };
-        let Some(at) = deadline else {
-            return self.core.classify(asks, clips, None).await;
-        };
-        if at <= Instant::now() {
-            return expired();
-        }
-        let answer = self.core.classify(asks, clips, deadline);
-        match tokio::time::timeout_at(at.into(), answer).await {
-            Ok(Err(Error::DeadlineExceeded)) | Err(_) => expired(),
-            Ok(answer) => answer,
         }
     }
 

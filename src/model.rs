@@ -33,7 +33,7 @@ pub use backbone::{Backbone, Origin, Tensors};
 pub use config::{Activation, BackboneConfig};
 pub use error::Error;
 pub use features::Features;
-pub use inference::{Inference, Segment};
+pub use inference::{Inference, Readout, Segment};
 pub use ops::{Isa, fastest, instructions, limit};
 pub use threads::{aside, compute_threads, physical_cores};
 pub use trainable::TrainableSet;

@@ -28,6 +28,7 @@ mod auth;
 mod classify;
 mod convert;
 mod datasets;
+mod embed;
 pub mod health;
 pub mod info;
 mod jobs;

@@ -1,27 +1,33 @@
-//! Classification of a video: version → admission → decoding → engine → scores, on domain types.
+//! Classification and embedding of a video: versions → admission → decoding → engine → scores or features, on domain types.
 //!
-//! Invariant: room in the queue is reserved before anything is decoded; it is freed at once when the caller leaves or the deadline passes; the
-//! database is not read for a known task.
+//! Invariant: room in the queue is reserved before anything is decoded, for all tasks of a request or for none; it is freed at once when the caller
+//! leaves or the deadline passes; the database is not read for a known task.
 
 mod answer;
+mod clips;
+mod embed;
 mod error;
 mod scores;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use answer::{Answer, SampledFrame};
+pub use embed::{Embedding, Subject, Wanted};
 pub use error::Error;
 pub use scores::Scores;
 
-use crate::engine::{self, Ask};
+use clips::{Decoded, Samplings};
+use futures::future::join_all;
+
+use crate::engine;
 use crate::fair::Class;
 use crate::ids::{TaskId, TenantId, VersionRef, VideoId};
 use crate::library::Library;
 use crate::registry::{Essentials, Registry, Standing};
-use crate::spec::{ClipSampling, Digest, Normalization};
+use crate::spec::{Digest, Normalization};
 use crate::telemetry::Metrics;
-use crate::video::{self, Clip, ClipSpec, Decoder, Input, Lane};
+use crate::video::{Decoder, Input};
 
 /// The backbone's requirements on a clip.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,22 +65,27 @@ pub enum Video {
     Given(Input),
 }
 
-/// What to classify with: tenant, task, version and deadline.
+/// The tenant that calls, how urgent its request is, and how long the answer is wanted.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub struct Caller {
     /// Tenant of the caller.
     pub tenant: TenantId,
-    /// Task to classify with.
-    pub task: TaskId,
-    /// Version to use; the serving version when absent.
-    pub version: Option<VersionRef>,
     /// Time after which the answer is no longer wanted.
     pub deadline: Option<Instant>,
     /// How urgent the answer is.
     pub class: Class,
 }
 
-/// The version that answers a question, with what is known of it.
+/// A task, and which of its versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Id of the task.
+    pub task: TaskId,
+    /// Version to use; the serving version when absent.
+    pub version: Option<VersionRef>,
+}
+
+/// The version that a choice means, with what is known of it.
 struct Asked {
     version: VersionRef,
     essentials: Arc<Essentials>,
@@ -96,77 +107,92 @@ impl Serving {
         }
     }
 
-    /// Checks whether a question can be answered, before its video has arrived.
+    /// Checks whether each choice can be answered, before the video has arrived.
     ///
     /// # Errors
-    /// The errors of [`Serving::classify`] that do not depend on the video.
-    pub async fn check(&self, question: &Question) -> Result<(), Error> {
-        self.version(question).await.map(drop)
+    /// The errors of the answers of [`Serving::classify`] that do not depend on the video.
+    pub async fn check(&self, caller: &Caller, choices: &[Choice]) -> Vec<Result<(), Error>> {
+        let asked = self.versions(caller, choices).await;
+        asked.into_iter().map(|asked| asked.map(drop)).collect()
     }
 
-    /// Classifies a video. Returns its scores.
+    /// Classifies a video with each choice. Returns their scores, in the order of the choices. The video is decoded once for each way of sampling.
     ///
     /// # Errors
-    /// When the task or version is missing or cannot serve, the queue is full, the video is rejected, or the deadline passes.
-    pub async fn classify(&self, question: &Question, video: Video) -> Result<Answer, Error> {
-        let asked = self.version(question).await?;
-        let answer = self.answer(question, &asked, video).await;
-        self.tell(&asked, &answer).await;
-        answer
-    }
-
-    async fn answer(
+    /// When the queue is full, the video is rejected, or the deadline passes. What concerns one choice alone, for example that its task or version is
+    /// missing or cannot serve, is the error of its own answer.
+    pub async fn classify(
         &self,
-        question: &Question,
-        asked: &Asked,
+        caller: &Caller,
+        choices: &[Choice],
         video: Video,
-    ) -> Result<Answer, Error> {
-        let Asked {
-            version,
-            essentials,
-            ..
-        } = asked;
-        let sampling = &essentials.sampling;
-        let engine = &self.parts.engine;
-        let ask = Ask {
-            class: question.class,
-            deadline: question.deadline,
-            ..Ask::new(sampling.views(), sampling.num_frames.get().into())
-        };
-        let permit = engine.admit_for(&question.tenant, ask)?;
-
-        let input = match video {
-            Video::Given(input) => input,
-            Video::Stored(id) => self.parts.library.open_video(&question.tenant, id).await?.1,
-        };
-        let (clip, decode) = self.decode(question, input, sampling).await?;
-        let frames = answer::frames(&clip);
-        let answer = engine
-            .classify(permit, version, clip.planes, question.deadline)
-            .await?;
-        let labels = essentials.labels.clone();
-        let scores = Scores::of(&answer.logits).filter(|own| own.mean.len() == labels.len());
-        let Some(scores) = scores else {
-            let (version, labels) = (version.clone(), labels.len());
-            return Err(Error::Logits { version, labels });
-        };
-        Ok(Answer {
-            version: version.clone(),
-            labels,
-            scores,
-            frames,
-            decode,
-            queue: answer.queue,
-            device: answer.device,
-        })
+    ) -> Result<Vec<Result<Answer, Error>>, Error> {
+        let asked = self.versions(caller, choices).await;
+        let ready: Vec<&Asked> = asked.iter().flatten().collect();
+        let answers = self.answers(caller, &ready, video).await?;
+        for (asked, answer) in ready.iter().zip(&answers) {
+            self.tell(asked, answer).await;
+        }
+        let mut answers = answers.into_iter();
+        let merged = asked.into_iter().map(|asked| {
+            asked?;
+            answers.next().unwrap_or(Err(engine::Error::Stopped.into()))
+        });
+        Ok(merged.collect())
     }
 
-    /// Returns the version in the question, else the task's serving version.
-    async fn version(&self, question: &Question) -> Result<Asked, Error> {
-        let Question { tenant, task, .. } = question;
+    /// Returns the answers of versions that are known, in their order.
+    async fn answers(
+        &self,
+        caller: &Caller,
+        asked: &[&Asked],
+        video: Video,
+    ) -> Result<Vec<Result<Answer, Error>>, Error> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let samplings = Samplings::of(asked.iter().map(|asked| asked.essentials.sampling));
+        let engine = &self.parts.engine;
+        let permit = engine.admit_all_for(
+            (&caller.tenant, caller.class),
+            caller.deadline,
+            &samplings.loads(),
+        )?;
+        let mut decoded = self.decoded(caller, video, &samplings).await?;
+        let clips = |(asked, &sampling): (&&Asked, &usize)| engine::Clips {
+            version: asked.version.clone(),
+            clips: decoded[sampling].planes.clone(),
+        };
+        let versions = asked.iter().zip(&samplings.places).map(clips).collect();
+        // The engine holds the planes from here on, and no longer than it needs them.
+        decoded.iter_mut().for_each(|own| own.planes.clear());
+        let answers = engine
+            .classify_each(&permit, versions, caller.deadline)
+            .await?;
+        let answers = answers.into_iter().zip(asked).zip(&samplings.places);
+        let scored = answers.map(|((answer, asked), &sampling)| {
+            let decoded = &decoded[sampling];
+            answer
+                .map_err(Error::from)
+                .and_then(|answer| scored(asked, answer, decoded))
+        });
+        Ok(scored.collect())
+    }
+
+    /// Returns the version of each choice.
+    async fn versions(&self, caller: &Caller, choices: &[Choice]) -> Vec<Result<Asked, Error>> {
+        let versions = choices
+            .iter()
+            .map(|choice| self.version(&caller.tenant, choice));
+        join_all(versions).await
+    }
+
+    /// Returns the version in the choice, else the task's serving version.
+    async fn version(&self, tenant: &TenantId, choice: &Choice) -> Result<Asked, Error> {
+        let task = &choice.task;
         let registry = &self.parts.registry;
         let mut standing = None;
-        let version = match &question.version {
+        let version = match &choice.version {
             Some(version) => version.clone(),
             None => {
                 let served = registry.served(tenant, task).await?;
@@ -199,7 +225,7 @@ impl Serving {
     }
 
     /// Records that a serving version cannot serve, or can serve again, so that `GetTask` shows it.
-    async fn tell(&self, asked: &Asked, answer: &Result<Answer, Error>) {
+    async fn tell<T>(&self, asked: &Asked, answer: &Result<T, Error>) {
         use engine::Error::{Damaged, Quarantined};
         let version = &asked.version;
         let why = match (answer, asked.standing) {
@@ -219,49 +245,23 @@ impl Serving {
             tracing::warn!(%version, error, "cannot record whether a version serves");
         }
     }
-
-    /// Decodes the clips of a video. Returns them with the time that decoding took.
-    async fn decode(
-        &self,
-        question: &Question,
-        input: Input,
-        sampling: &ClipSampling,
-    ) -> Result<(Clip, Duration), Error> {
-        let Resident {
-            image_size,
-            normalization,
-            ..
-        } = self.parts.resident;
-        let spec = ClipSpec::of_task(sampling, image_size, normalization);
-        let mut decoding = Decoding {
-            metrics: &self.parts.metrics,
-            began: Instant::now(),
-            outcome: "cancelled",
-        };
-        let decoder = &self.parts.decoder;
-        let lane = match question.class {
-            Class::Interactive => Lane::Interactive,
-            Class::Batch => Lane::Batch,
-        };
-        let clip = decoder.clip(&question.tenant, lane, input, spec).await;
-        decoding.outcome = match &clip {
-            Ok(_) => "ok",
-            Err(video::Error::Rejected(_)) => "rejected",
-            Err(_) => "failed",
-        };
-        Ok((clip?, decoding.began.elapsed()))
-    }
 }
 
-/// Counts a decoding when it ends, also when its caller leaves.
-struct Decoding<'a> {
-    metrics: &'a Metrics,
-    began: Instant,
-    outcome: &'static str,
-}
-
-impl Drop for Decoding<'_> {
-    fn drop(&mut self) {
-        self.metrics.decoded(self.outcome, self.began.elapsed());
-    }
+/// Returns the answer of a version from its clips' logits.
+fn scored(asked: &Asked, answer: engine::Answer, decoded: &Decoded) -> Result<Answer, Error> {
+    let (version, labels) = (asked.version.clone(), asked.essentials.labels.clone());
+    let scores = Scores::of(&answer.logits).filter(|own| own.mean.len() == labels.len());
+    let Some(scores) = scores else {
+        let labels = labels.len();
+        return Err(Error::Logits { version, labels });
+    };
+    Ok(Answer {
+        version,
+        labels,
+        scores,
+        frames: decoded.frames.clone(),
+        decode: decoded.took,
+        queue: answer.queue,
+        device: answer.device,
+    })
 }

@@ -7,8 +7,11 @@ use futures::{StreamExt, stream};
 
 use super::cli::Connection;
 use super::failures::Failures;
+use super::output::Output;
 use super::{CHUNK, Client, Error, MAX_MESSAGE, json, resource};
-use crate::proto::v1::{self, classify_request::Source, classify_upload_request::Payload};
+use crate::proto::v1::{self, classify_upload_request::Payload};
+
+pub(super) use crate::proto::v1::classify_request::Source;
 
 /// Arguments of `classify`.
 #[derive(Debug, clap::Args)]
@@ -16,10 +19,10 @@ pub struct Args {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// Task whose serving version answers
-    #[arg(long)]
-    pub task: String,
-    /// Uses this version in place of the serving one
+    /// Task whose serving version answers; several share one decoding of each video
+    #[arg(long, required = true)]
+    pub task: Vec<String>,
+    /// Uses this version in place of the serving one; with one task only
     #[arg(long)]
     pub version: Option<u32>,
     /// Labels to show, best first
@@ -45,103 +48,167 @@ pub enum Priority {
     Batch,
 }
 
+impl Priority {
+    /// Returns the priority's number in the API.
+    pub(super) fn number(self) -> i32 {
+        match self {
+            Self::Interactive => v1::Priority::Interactive.into(),
+            Self::Batch => v1::Priority::Batch.into(),
+        }
+    }
+}
+
 /// Files up to this size go inside the request; it leaves room for the other fields.
-const INLINE: usize = MAX_MESSAGE - (64 << 10);
+pub(super) const INLINE: usize = MAX_MESSAGE - (64 << 10);
+
+/// What is requested of every video.
+struct Wanted {
+    /// Names of the tasks.
+    tasks: Vec<String>,
+    options: v1::ClassifyOptions,
+}
+
+impl Wanted {
+    fn of(args: &Args) -> Result<Self, Error> {
+        let tasks: Vec<String> = (args.task.iter())
+            .map(|task| resource("tasks", task))
+            .collect();
+        let version = match (args.version, tasks.as_slice()) {
+            (None, _) => String::new(),
+            (Some(version), [task]) => format!("{task}/versions/{version}"),
+            (Some(_), _) => {
+                let problem = "--version: several tasks answer with their serving versions";
+                return Err(Error::Usage(problem.into()));
+            }
+        };
+        let options = v1::ClassifyOptions {
+            top_k: args.top_k,
+            per_view: args.per_view,
+            version,
+            priority: args.priority.number(),
+        };
+        Ok(Self { tasks, options })
+    }
+
+    /// The task of a request for one, and the tasks of a request for several.
+    fn task_or_tasks(&self) -> (String, Vec<String>) {
+        match self.tasks.as_slice() {
+            [task] => (task.clone(), Vec::new()),
+            tasks => (String::new(), tasks.to_vec()),
+        }
+    }
+}
 
 /// `frameshift classify`.
 ///
 /// # Errors
-/// When a video cannot be read or the server refuses it; the others are answered.
+/// When a video cannot be read, or the server refuses it or a task; the others are answered.
 pub async fn run(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
-    let task = resource("tasks", &args.task);
-    let options = v1::ClassifyOptions {
-        top_k: args.top_k,
-        per_view: args.per_view,
-        version: args
-            .version
-            .map(|version| format!("{task}/versions/{version}"))
-            .unwrap_or_default(),
-        priority: match args.priority {
-            Priority::Interactive => v1::Priority::Interactive.into(),
-            Priority::Batch => v1::Priority::Batch.into(),
-        },
-    };
-    let mut failures = Failures::new(args.videos.len(), output);
+    let wanted = Wanted::of(args)?;
+    let total = args.videos.len() * wanted.tasks.len();
+    let mut failures = Failures::new(total, output);
     for video in &args.videos {
-        let answer = match one(&client, &task, &options, video).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                failures.add(video, error)?;
-                continue;
-            }
-        };
-        output.result(
-            || {
-                let scores: Vec<String> = answer
-                    .predictions
-                    .iter()
-                    .map(|prediction| format!("{} {:.3}", prediction.label, prediction.score))
-                    .collect();
-                format!("{video}  {}  [{}]", scores.join("  "), answer.version)
-            },
-            || json::classification(video, &answer),
-        );
+        match one(&client, &wanted, video).await {
+            Ok(answer) if wanted.tasks.len() > 1 => show(output, video, answer, &mut failures)?,
+            Ok(answer) => output.result(
+                || line(video, &answer.predictions, &answer.version),
+                || json::classification(video, &answer),
+            ),
+            Err(error) => failures.add(video, error)?,
+        }
     }
     failures.end()
 }
 
-async fn one(
-    client: &Client,
-    task: &str,
-    options: &v1::ClassifyOptions,
+/// Shows what each of several tasks answered.
+fn show(
+    output: Output,
     video: &str,
-) -> Result<v1::ClassifyResponse, Error> {
-    let path = Path::new(video);
-    let source = if video.starts_with("videos/") && !path.exists() {
-        Source::Video(video.to_owned())
-    } else {
-        let content = tokio::fs::read(path).await.map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        if content.len() > INLINE {
-            return upload(client, task, options, content.into()).await;
+    answer: v1::ClassifyResponse,
+    failures: &mut Failures,
+) -> Result<(), Error> {
+    let (failed, answered): (Vec<_>, Vec<_>) =
+        (answer.results.into_iter()).partition(|result| result.error.is_some());
+    if !answered.is_empty() {
+        let lines = || {
+            let each = answered.iter();
+            let lines = each.map(|result| line(video, &result.predictions, &result.version));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        output.result(lines, || json::classifications(video, &answered));
+    }
+    for result in failed {
+        let error = result.error.unwrap_or_default();
+        failures.add(&format!("{video}, {}", result.task), Error::of_task(error))?;
+    }
+    Ok(())
+}
+
+fn line(video: &str, predictions: &[v1::Prediction], version: &str) -> String {
+    let scores: Vec<String> = predictions
+        .iter()
+        .map(|prediction| format!("{} {:.3}", prediction.label, prediction.score))
+        .collect();
+    format!("{video}  {}  [{version}]", scores.join("  "))
+}
+
+async fn one(client: &Client, wanted: &Wanted, video: &str) -> Result<v1::ClassifyResponse, Error> {
+    let source = match source(video).await? {
+        Source::Content(content) if content.len() > INLINE => {
+            return upload(client, wanted, content).await;
         }
-        Source::Content(content.into())
+        source => source,
     };
+    let (task, tasks) = wanted.task_or_tasks();
     let request = v1::ClassifyRequest {
-        task: task.to_owned(),
+        task,
+        tasks,
         source: Some(source),
-        options: Some(options.clone()),
+        options: Some(wanted.options.clone()),
     };
-    Ok(client
-        .classification()
-        .classify(request)
-        .await?
-        .into_inner())
+    let answer = client.classification().classify(request).await?;
+    Ok(answer.into_inner())
+}
+
+/// The name of an uploaded video, or a file's content.
+pub(super) async fn source(video: &str) -> Result<Source, Error> {
+    let path = Path::new(video);
+    if video.starts_with("videos/") && !path.exists() {
+        return Ok(Source::Video(video.to_owned()));
+    }
+    let content = tokio::fs::read(path).await.map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Source::Content(content.into()))
 }
 
 async fn upload(
     client: &Client,
-    task: &str,
-    options: &v1::ClassifyOptions,
+    wanted: &Wanted,
     content: Bytes,
 ) -> Result<v1::ClassifyResponse, Error> {
+    let (task, tasks) = wanted.task_or_tasks();
     let header = Payload::Header(v1::ClassifyUploadHeader {
-        task: task.to_owned(),
-        options: Some(options.clone()),
+        task,
+        tasks,
+        options: Some(wanted.options.clone()),
     });
-    let chunks = (0..content.len())
-        .step_by(CHUNK)
-        .map(|at| content.slice(at..content.len().min(at + CHUNK)))
-        .collect::<Vec<_>>();
     let messages = stream::once(async { header })
-        .chain(stream::iter(chunks).map(Payload::Chunk))
+        .chain(stream::iter(chunks(&content)).map(Payload::Chunk))
         .map(|payload| v1::ClassifyUploadRequest {
             payload: Some(payload),
         });
     let answer = client.classification().classify_upload(messages).await?;
     Ok(answer.into_inner())
+}
+
+/// A file in chunks that the server takes.
+pub(super) fn chunks(content: &Bytes) -> Vec<Bytes> {
+    let begins = (0..content.len()).step_by(CHUNK);
+    begins
+        .map(|at| content.slice(at..content.len().min(at + CHUNK)))
+        .collect()
 }

@@ -5,7 +5,8 @@ use futures::future::LocalBoxFuture;
 
 use super::output::Output;
 use super::{
-    Error, classify, dataset, health, info, jobs, tasks, train, upload, uploads, versions, videos,
+    Error, classify, dataset, embed, health, info, jobs, tasks, train, upload, uploads, versions,
+    videos,
 };
 
 /// The server that is called when none is named.
@@ -62,6 +63,8 @@ pub enum Command {
     Tasks(tasks::Args),
     /// Classifies videos
     Classify(classify::Args),
+    /// Writes features of videos as a NumPy array
+    Embed(embed::Args),
     /// Imports an ST-Adapter checkpoint (.pth, .safetensors) as a new version
     Import(versions::ImportArgs),
     /// Exports a version as a safetensors file or as one that torch.load reads (.pth)
@@ -90,6 +93,7 @@ impl Command {
             Self::Jobs(args) => jobs::run(&args).await,
             Self::Tasks(args) => tasks::run(&args).await,
             Self::Classify(args) => classify::run(&args).await,
+            Self::Embed(args) => embed::run(&args).await,
             Self::Import(args) => versions::import(&args).await,
             Self::Export(args) => versions::export(&args).await,
         }
@@ -122,6 +126,7 @@ impl Command {
             Self::Jobs(args) => &mut args.connection,
             Self::Tasks(args) => &mut args.connection,
             Self::Classify(args) => &mut args.connection,
+            Self::Embed(args) => &mut args.connection,
             Self::Import(args) => &mut args.connection,
             Self::Export(args) => &mut args.connection,
         }

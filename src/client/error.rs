@@ -1,9 +1,12 @@
 //! Errors on the client's side, and their exit codes.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::proto::v1;
 
 /// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -200,6 +203,15 @@ impl Error {
 }
 
 impl Error {
+    /// The error of one of several tasks, as a call for it alone would have said it.
+    pub fn of_task(error: v1::TaskError) -> Self {
+        let mut details = ErrorDetails::with_error_info(error.reason, "frameshift", HashMap::new());
+        let delay = error.retry_delay.and_then(|delay| delay.try_into().ok());
+        details.set_retry_info(delay);
+        let code = Code::from_i32(error.code);
+        Status::with_error_details(code, error.message, details).into()
+    }
+
     /// The error for programs: message, exit code, and what a status says.
     pub fn json(&self) -> serde_json::Value {
         let mut value = serde_json::json!({

@@ -313,42 +313,63 @@ pub fn event(event: &v1::JobEvent) -> Value {
 
 /// Scores of a video.
 pub fn classification(video: &str, answer: &v1::ClassifyResponse) -> Value {
-    let predictions: Vec<Value> = answer
-        .predictions
-        .iter()
-        .map(|prediction| {
-            json!({
-                "label": prediction.label,
-                "label_index": prediction.label_index,
-                "score": single(prediction.score),
-            })
+    json!({
+        "type": "classification",
+        "video": video,
+        "version": answer.version,
+        "predictions": predictions(&answer.predictions),
+        "views": views(&answer.views),
+        "frames": frames(&answer.frames),
+        "timings": timings(answer.timings.as_ref()),
+    })
+}
+
+/// Scores of a video by several tasks.
+pub fn classifications(video: &str, results: &[v1::TaskPredictions]) -> Value {
+    let result = |result: &v1::TaskPredictions| {
+        json!({
+            "task": result.task,
+            "version": result.version,
+            "predictions": predictions(&result.predictions),
+            "views": views(&result.views),
+            "frames": frames(&result.frames),
+            "timings": timings(result.timings.as_ref()),
         })
-        .collect();
-    let frames: Vec<Value> = answer
-        .frames
-        .iter()
-        .map(|frame| json!({ "index": frame.index, "time_seconds": seconds(frame.time.as_ref()) }))
-        .collect();
-    let timings = answer.timings.as_ref().map(|timings| {
+    };
+    let results: Vec<Value> = results.iter().map(result).collect();
+    json!({ "type": "classifications", "video": video, "results": results })
+}
+
+fn predictions(predictions: &[v1::Prediction]) -> Value {
+    let prediction = |prediction: &v1::Prediction| {
+        json!({
+            "label": prediction.label,
+            "label_index": prediction.label_index,
+            "score": single(prediction.score),
+        })
+    };
+    predictions.iter().map(prediction).collect()
+}
+
+fn views(views: &[v1::ViewScores]) -> Value {
+    let scores = |view: &v1::ViewScores| view.scores.iter().copied().map(single).collect::<Value>();
+    views.iter().map(scores).collect()
+}
+
+/// Frames that were sampled.
+pub fn frames(frames: &[v1::SampledFrame]) -> Value {
+    let frame = |frame: &v1::SampledFrame| json!({ "index": frame.index, "time_seconds": seconds(frame.time.as_ref()) });
+    frames.iter().map(frame).collect()
+}
+
+/// Where the time of a request went.
+pub fn timings(timings: Option<&v1::Timings>) -> Option<Value> {
+    timings.map(|timings| {
         json!({
             "decode_seconds": seconds(timings.decode.as_ref()),
             "queue_seconds": seconds(timings.queue.as_ref()),
             "device_seconds": seconds(timings.device.as_ref()),
         })
-    });
-    let views: Vec<Vec<Value>> = answer
-        .views
-        .iter()
-        .map(|view| view.scores.iter().copied().map(single).collect())
-        .collect();
-    json!({
-        "type": "classification",
-        "video": video,
-        "version": answer.version,
-        "predictions": predictions,
-        "views": views,
-        "frames": frames,
-        "timings": timings,
     })
 }
 

@@ -179,6 +179,7 @@ async fn one(party: &Party, task: &str, clip: usize) -> Result<Answer, Error> {
         task: task.to_owned(),
         source: Some(Source::Video(party.videos[TRAINING + clip].clone())),
         options: None,
+        ..Default::default()
     };
     let answer = party.client.classification().classify(request).await;
     let answer = answer.map_err(during("classify a clip"))?.into_inner();

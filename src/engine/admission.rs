@@ -147,6 +147,11 @@ impl Admission {
 }
 
 impl Permit {
+    /// Returns the tenant that holds the permit.
+    pub(super) fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
     /// Returns whether the permit covers a demand.
     pub(super) fn covers(&self, demand: Demand) -> bool {
         demand.is_within(self.demand)

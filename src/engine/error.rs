@@ -106,6 +106,12 @@ pub enum Error {
         /// Description of the failure.
         reason: Arc<str>,
     },
+    /// The device failed on this clip alone, which ran through the bare backbone.
+    #[error("the device failed on a clip of the bare backbone: {reason}")]
+    Backbone {
+        /// Description of the failure.
+        reason: Arc<str>,
+    },
     /// The backbone is not warmed up yet.
     #[error("the engine is not ready")]
     NotReady,

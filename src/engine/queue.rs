@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::batcher::{Batcher, Limits, Pace, Queued, Sharing};
-use super::residency::Pin;
+use super::weights::Weights;
 use super::{Config, Error};
 use crate::fair::Class;
 use crate::ids::TenantId;
-use crate::model::Backbone;
+use crate::model::{Backbone, Readout};
 use crate::telemetry::Metrics;
 
 /// One clip (view) of a request.
@@ -26,8 +26,10 @@ pub(super) struct Clip {
     pub(super) planes: Arc<[f32]>,
     /// Number of frames, T.
     pub(super) frames: usize,
-    /// Adapter set, pinned for as long as the clip exists.
-    pub(super) pin: Pin,
+    /// Adapter set, pinned for as long as the clip exists, or none.
+    pub(super) weights: Weights,
+    /// What is wanted of the clip: logits or features.
+    pub(super) readout: Readout,
     /// Time after which the answer is no longer wanted.
     pub(super) deadline: Option<Instant>,
     /// Time at which the clip entered the queue.
@@ -40,7 +42,7 @@ pub(super) struct Clip {
 pub(super) struct Part {
     /// Index of the clip in the request.
     pub(super) place: usize,
-    /// Logits of the clip, or its error.
+    /// Logits or features of the clip, or its error.
     pub(super) result: Result<Vec<f32>, Error>,
     /// Number of the batch that held the clip.
     pub(super) batch: u64,
@@ -80,7 +82,7 @@ impl Queued for Clip {
     }
 
     fn group(&self) -> u64 {
-        self.pin.id
+        self.weights.id()
     }
 }
 

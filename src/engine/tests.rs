@@ -8,12 +8,13 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::queue::{Clip, Part, Queue};
 use super::residency::{Loader, Pin, Residency, tests::listed};
+use super::weights::Weights;
 use super::worker::Batches;
 use super::{Config, Desired, Error, Stored, Unavailable, Versions};
 use crate::device;
 use crate::fair::Class;
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
-use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig};
+use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig, Readout};
 use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Digest, Normalization};
 use crate::telemetry::Metrics;
@@ -109,7 +110,8 @@ fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
         place: 0,
         planes: vec![0.5; 3 * 8 * 8].into(),
         frames: 1,
-        pin: pin.clone(),
+        weights: Weights::Version(pin.clone()),
+        readout: Readout::Logits,
         deadline: None,
         entered: Instant::now(),
         reply,

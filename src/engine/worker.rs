@@ -6,10 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Error;
 use super::queue::{Clip, Part, Queue};
 use crate::device::{Source, Work};
-use crate::model::{self, Backbone, Inference, Segment, Step};
+use crate::model::{self, Backbone, Inference, Readout, Segment, Step};
 
 /// Source of batches for the device.
 pub(super) struct Batches {
@@ -29,19 +28,18 @@ impl Source for Batches {
             let (clips, number) = self.queue.form()?;
             // The set of a clip that runs alone may have been quarantined since the clip's batch failed.
             let refused = match clips.as_slice() {
-                [only] => only.pin.refused(),
+                [only] => only.weights.refused(),
                 _ => None,
             };
-            let Some(reason) = refused else {
-                let sets = clips.chunk_by(|a, b| a.pin.id == b.pin.id).count();
+            let Some(error) = refused else {
+                let same = |a: &Clip, b: &Clip| a.weights.id() == b.weights.id();
+                let sets = clips.chunk_by(same).count();
                 self.queue.metrics().batch(clips.len(), sets);
                 let batch = Batch::new(self.queue.clone(), self.backbone.clone(), clips, number);
                 return Some(Box::new(batch));
             };
             for clip in clips {
-                let version = clip.pin.version.clone();
-                let reason = reason.clone();
-                clip.refuse(Error::Quarantined { version, reason });
+                clip.refuse(error.clone());
             }
         }
     }
@@ -82,21 +80,23 @@ impl Batch {
         }
     }
 
-    /// Returns the segments: runs of adjacent clips with the same set and number of frames.
-    fn segments(&self) -> Vec<Segment> {
+    /// Returns the segments, which are runs of adjacent clips with the same set, number of frames and readout, and the readout of each.
+    fn segments(&self) -> (Vec<Segment>, Vec<Readout>) {
         let mut begin = 0;
-        let same = |a: &Clip, b: &Clip| a.pin.id == b.pin.id && a.frames == b.frames;
-        let runs = self.clips.chunk_by(same).filter_map(|run| {
+        let key = |clip: &Clip| (clip.weights.id(), clip.frames, clip.readout);
+        let runs = self.clips.chunk_by(|a, b| key(a) == key(b));
+        let runs = runs.filter_map(|run| {
             let first = run.first()?;
             let clips = begin..begin + run.len();
             begin = clips.end;
-            Some(Segment {
-                set: first.pin.set.clone(),
+            let segment = Segment {
+                set: first.weights.set().clone(),
                 clips,
                 num_frames: first.frames,
-            })
+            };
+            Some((segment, first.readout))
         });
-        runs.collect()
+        runs.unzip()
     }
 
     fn step(&mut self) -> Result<Step, model::Error> {
@@ -104,27 +104,28 @@ impl Batch {
             Some(inference) => inference,
             None => {
                 let frames = self.clips.iter().map(|clip| clip.planes.clone()).collect();
-                let inference = Inference::new(self.backbone.clone(), frames, self.segments())?;
-                self.inference.insert(inference)
+                let (segments, readouts) = self.segments();
+                let inference = Inference::new(self.backbone.clone(), frames, segments)?;
+                self.inference.insert(inference.reading(readouts).sharing())
             }
         };
         if inference.advance()? == Step::More {
             return Ok(Step::More);
         }
         if let Some(inference) = self.inference.take() {
-            let logits = inference.into_logits()?;
-            self.answer(logits);
+            let rows = inference.into_readouts()?;
+            self.answer(rows);
         }
         Ok(Step::Done)
     }
 
-    fn answer(&mut self, logits: Vec<Vec<f32>>) {
+    fn answer(&mut self, rows: Vec<Vec<f32>>) {
         let device = self.formed.elapsed();
         let frames = self.clips.iter().map(|clip| clip.frames).sum();
         self.queue.ran(frames, device);
-        for (clip, row) in self.clips.drain(..).zip(logits) {
+        for (clip, row) in self.clips.drain(..).zip(rows) {
             if !row.iter().all(|value| value.is_finite()) {
-                refuse(clip, "its logits are not finite".into());
+                refuse(clip, "what it gave is not finite".into());
                 continue;
             }
             let part = Part {
@@ -154,9 +155,8 @@ impl Batch {
 
 /// Ends a clip that failed alone; warming up its set again shows whether the set is at fault.
 fn refuse(clip: Clip, reason: Arc<str>) {
-    clip.pin.suspect();
-    let version = clip.pin.version.clone();
-    clip.refuse(Error::Failed { version, reason });
+    let error = clip.weights.suspect(reason);
+    clip.refuse(error);
 }
 
 impl Work for Batch {

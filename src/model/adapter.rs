@@ -143,6 +143,11 @@ impl AdapterSet {
         self.form.config
     }
 
+    /// Returns the index of the lowest block with an adapter; the number of blocks when there is none.
+    pub(super) fn first_block(&self) -> usize {
+        self.form.first()
+    }
+
     /// Returns the set with its weights rounded as a backbone of this precision serves it; keep `self` where they must stay exact.
     #[must_use]
     pub fn in_precision(&self, precision: Precision) -> Self {

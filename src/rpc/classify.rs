@@ -1,26 +1,34 @@
-//! ClassificationService: a video and a task give scores.
+//! ClassificationService: a video and tasks give scores, or features.
 //!
 //! Invariant: conversion only; what a classification is, [`crate::serving`] knows.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use tonic::{Request, Response, Status, Streaming};
+use bytes::Bytes;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::StatusExt;
 
 use super::convert::names;
 use super::convert::spec::of_duration;
-use super::spool::Spool;
+use super::spool::{Room, Spool};
 use super::stack::deadline::Deadline;
 use super::uploads::{checked, next};
-use super::{Api, status};
+use super::{Api, Parts, embed, status};
 use crate::fair::Class;
 use crate::ids::TenantId;
 use crate::proto::v1;
 use crate::proto::v1::classification_service_server::ClassificationService;
-use crate::serving::{Answer, Question, SampledFrame, Video};
+use crate::serving::{self, Answer, Caller, Choice, SampledFrame, Video};
 use crate::video::Input;
 
 /// Labels that are returned when the caller does not say.
 const TOP_K: usize = 5;
+/// Most tasks of one request.
+const TASKS: usize = 32;
+
+/// What each choice answered.
+type Answers = Vec<Result<Answer, serving::Error>>;
 
 #[tonic::async_trait]
 impl ClassificationService for Api {
@@ -32,15 +40,16 @@ impl ClassificationService for Api {
         let deadline = deadline(&request);
         let (parts, tenant, classify) = self.enter(request)?;
         let options = classify.options.unwrap_or_default();
-        let question = question(tenant, &classify.task, &options, deadline)?;
+        let caller = caller(tenant, deadline, options.priority)?;
+        let chosen = Chosen::new(&caller, &classify.task, &classify.tasks, &options)?;
         let video = match classify.source {
             Some(Source::Video(name)) => Video::Stored(names::video(&name, "video")?),
             Some(Source::Content(bytes)) => Video::Given(Input::Bytes(bytes)),
             None => return Err(status::invalid("source", "required: video or content")),
         };
-        let answer = parts.serving.classify(&question, video).await?;
-        parts.metrics.classified(&answer.version);
-        Ok(Response::new(response(answer, &options)))
+        let answers = parts.serving.classify(&caller, &chosen.choices, video);
+        let answers = counted(parts, answers.await?);
+        Ok(Response::new(chosen.response(answers, &options)?))
     }
 
     async fn classify_upload(
@@ -55,59 +64,220 @@ impl ClassificationService for Api {
             return Err(status::stream("the first message has to be the header"));
         };
         let options = header.options.unwrap_or_default();
-        let question = question(tenant, &header.task, &options, deadline)?;
-        // A wrong name is said before the video is sent; the version is read again when the video is there.
-        parts.serving.check(&question).await?;
-        let limit = parts.library.config().upload_bytes;
-        let mut spool = Spool::new(&parts.pools, parts.spool.clone(), limit).await?;
-        while let Some(message) = next(&mut stream).await? {
-            let Some(Payload::Chunk(chunk)) = message.payload else {
-                return Err(status::stream("chunks have to follow the header"));
-            };
-            spool.write(checked(chunk)?).await?;
+        let caller = caller(tenant, deadline, options.priority)?;
+        let chosen = Chosen::new(&caller, &header.task, &header.tasks, &options)?;
+        // What cannot be answered is said before the video is sent; the versions are read again when the video is there.
+        let checked = parts.serving.check(&caller, &chosen.choices).await;
+        if let Some(errors) = all_failed(checked) {
+            return Ok(Response::new(chosen.response(errors, &options)?));
         }
-        let (input, _room) = spool.into_input();
+        let chunk = |message: v1::ClassifyUploadRequest| match message.payload {
+            Some(Payload::Chunk(chunk)) => Some(chunk),
+            Some(Payload::Header(_)) | None => None,
+        };
+        let (input, _room) = spooled(parts, &mut stream, chunk).await?;
         let video = Video::Given(input);
-        let answer = parts.serving.classify(&question, video).await?;
-        parts.metrics.classified(&answer.version);
-        Ok(Response::new(response(answer, &options)))
+        let answers = parts.serving.classify(&caller, &chosen.choices, video);
+        let answers = counted(parts, answers.await?);
+        Ok(Response::new(chosen.response(answers, &options)?))
+    }
+
+    async fn embed(
+        &self,
+        request: Request<v1::EmbedRequest>,
+    ) -> Result<Response<v1::EmbedResponse>, Status> {
+        embed::embed(self, request).await.map(Response::new)
+    }
+
+    async fn embed_upload(
+        &self,
+        request: Request<Streaming<v1::EmbedUploadRequest>>,
+    ) -> Result<Response<v1::EmbedResponse>, Status> {
+        embed::embed_upload(self, request).await.map(Response::new)
     }
 }
 
-fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+/// When the answer of a request is no longer wanted.
+pub(super) fn deadline<T>(request: &Request<T>) -> Option<Instant> {
     let deadline = request.extensions().get::<Deadline>();
     deadline.map(|Deadline(at)| at.into_std())
 }
 
-fn question(
+/// Who calls, how urgently, and until when.
+pub(super) fn caller(
     tenant: TenantId,
-    task: &str,
-    options: &v1::ClassifyOptions,
     deadline: Option<Instant>,
-) -> Result<Question, Status> {
-    let task = names::task(task, "task")?;
-    let version = match options.version.as_str() {
-        "" => None,
-        name => Some(names::version_of(&tenant, &task, name, "options.version")?),
+    priority: i32,
+) -> Result<Caller, Status> {
+    let class = match v1::Priority::try_from(priority) {
+        Ok(v1::Priority::Unspecified | v1::Priority::Interactive) => Class::Interactive,
+        Ok(v1::Priority::Batch) => Class::Batch,
+        Err(_) => return Err(status::invalid("options.priority", "unknown")),
     };
-    Ok(Question {
+    Ok(Caller {
         tenant,
-        task,
-        version,
         deadline,
-        class: class(options.priority)?,
+        class,
     })
 }
 
-fn class(priority: i32) -> Result<Class, Status> {
-    match v1::Priority::try_from(priority) {
-        Ok(v1::Priority::Unspecified | v1::Priority::Interactive) => Ok(Class::Interactive),
-        Ok(v1::Priority::Batch) => Ok(Class::Batch),
-        Err(_) => Err(status::invalid("options.priority", "unknown")),
+/// Counts the classifications among the answers.
+fn counted(parts: &Parts, answers: Answers) -> Answers {
+    for answer in answers.iter().flatten() {
+        parts.metrics.classified(&answer.version);
+    }
+    answers
+}
+
+/// The video of a stream whose header was read, and what it takes as long as it is held.
+pub(super) async fn spooled<M>(
+    parts: &Parts,
+    stream: &mut Streaming<M>,
+    chunk: impl Fn(M) -> Option<Bytes>,
+) -> Result<(Input, Room), Status> {
+    let limit = parts.library.config().upload_bytes;
+    let mut spool = Spool::new(&parts.pools, parts.spool.clone(), limit).await?;
+    while let Some(message) = next(stream).await? {
+        let Some(chunk) = chunk(message) else {
+            return Err(status::stream("chunks have to follow the header"));
+        };
+        spool.write(checked(chunk)?).await?;
+    }
+    Ok(spool.into_input())
+}
+
+/// The errors, when every choice has one.
+fn all_failed(checked: Vec<Result<(), serving::Error>>) -> Option<Answers> {
+    let failed = |checked: Result<(), serving::Error>| checked.err().map(Err);
+    checked.into_iter().map(failed).collect()
+}
+
+/// The tasks of a request.
+struct Chosen {
+    choices: Vec<Choice>,
+    /// Whether the answer has a result for each task.
+    are_many: bool,
+}
+
+impl Chosen {
+    fn new(
+        caller: &Caller,
+        task: &str,
+        tasks: &[String],
+        options: &v1::ClassifyOptions,
+    ) -> Result<Self, Status> {
+        if tasks.is_empty() {
+            let choice = choice(caller, task, &options.version)?;
+            return Ok(Self {
+                choices: vec![choice],
+                are_many: false,
+            });
+        }
+        let refuse = |problem: String| Err(status::invalid("tasks", problem));
+        if !task.is_empty() {
+            return refuse("either task or tasks".into());
+        }
+        if tasks.len() > TASKS {
+            return refuse(format!("at most {TASKS}, got {}", tasks.len()));
+        }
+        if !options.version.is_empty() {
+            let problem = "not with tasks, whose serving versions answer";
+            return Err(status::invalid("options.version", problem));
+        }
+        let mut choices = Vec::with_capacity(tasks.len());
+        let mut known = BTreeSet::new();
+        for (place, name) in tasks.iter().enumerate() {
+            let field = format!("tasks[{place}]");
+            let task = names::task(name, &field)?;
+            if !known.insert(task.clone()) {
+                return Err(status::invalid(&field, format!("{name} comes twice")));
+            }
+            let version = None;
+            choices.push(Choice { task, version });
+        }
+        let are_many = true;
+        Ok(Self { choices, are_many })
+    }
+
+    fn response(
+        &self,
+        answers: Answers,
+        options: &v1::ClassifyOptions,
+    ) -> Result<v1::ClassifyResponse, Status> {
+        let mut results = Vec::with_capacity(answers.len());
+        // What is away for all tasks is the call's own status, which gRPC retries.
+        let mut away = None;
+        for (choice, answer) in self.choices.iter().zip(answers) {
+            let task = format!("tasks/{}", choice.task);
+            results.push(match answer {
+                Ok(answer) => predictions(task, answer, options),
+                Err(error) if !self.are_many => return Err(error.into()),
+                Err(error) => {
+                    let status = Status::from(error);
+                    let error = Some(told(&status));
+                    away = Some(status).filter(|status| status.code() == Code::Unavailable);
+                    v1::TaskPredictions {
+                        task,
+                        error,
+                        ..Default::default()
+                    }
+                }
+            });
+        }
+        let is_away = |result: &v1::TaskPredictions| {
+            let error = result.error.as_ref();
+            error.is_some_and(|error| error.code == i32::from(Code::Unavailable))
+        };
+        match away {
+            Some(status) if results.iter().all(is_away) => Err(status),
+            _ if self.are_many => Ok(v1::ClassifyResponse {
+                results,
+                ..Default::default()
+            }),
+            _ => Ok(alone(results.pop().unwrap_or_default())),
+        }
     }
 }
 
-fn response(answer: Answer, options: &v1::ClassifyOptions) -> v1::ClassifyResponse {
+/// The answer of the only task.
+fn alone(only: v1::TaskPredictions) -> v1::ClassifyResponse {
+    v1::ClassifyResponse {
+        version: only.version,
+        predictions: only.predictions,
+        views: only.views,
+        frames: only.frames,
+        timings: only.timings,
+        results: Vec::new(),
+    }
+}
+
+/// A task and the version of it that is named, if any is.
+fn choice(caller: &Caller, task: &str, version: &str) -> Result<Choice, Status> {
+    let task = names::task(task, "task")?;
+    let version = match version {
+        "" => None,
+        name => {
+            let field = "options.version";
+            Some(names::version_of(&caller.tenant, &task, name, field)?)
+        }
+    };
+    Ok(Choice { task, version })
+}
+
+/// A status as one of several answers.
+fn told(status: &Status) -> v1::TaskError {
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.clone());
+    let delay = details.retry_info().and_then(|retry| retry.retry_delay);
+    v1::TaskError {
+        code: status.code().into(),
+        reason: reason.unwrap_or_default(),
+        message: status.message().to_owned(),
+        retry_delay: delay.map(of_duration),
+    }
+}
+
+fn predictions(task: String, answer: Answer, options: &v1::ClassifyOptions) -> v1::TaskPredictions {
     let count = match usize::try_from(options.top_k) {
         Ok(0) => TOP_K,
         Ok(count) => count,
@@ -119,18 +289,15 @@ fn response(answer: Answer, options: &v1::ClassifyOptions) -> v1::ClassifyRespon
         label_index: index as u32,
         score: score as f32,
     };
+    let best = answer.scores.best(count);
     let views = answer.scores.views.iter().filter(|_| options.per_view);
     let view = |scores: &Vec<f64>| v1::ViewScores {
         scores: scores.iter().map(|&score| score as f32).collect(),
     };
-    v1::ClassifyResponse {
+    v1::TaskPredictions {
+        task,
         version: answer.version.to_string(),
-        predictions: answer
-            .scores
-            .best(count)
-            .into_iter()
-            .map(prediction)
-            .collect(),
+        predictions: best.into_iter().map(prediction).collect(),
         views: views.map(view).collect(),
         frames: answer.frames.into_iter().map(frame).collect(),
         timings: Some(v1::Timings {
@@ -138,10 +305,12 @@ fn response(answer: Answer, options: &v1::ClassifyOptions) -> v1::ClassifyRespon
             queue: Some(of_duration(answer.queue)),
             device: Some(of_duration(answer.device)),
         }),
+        error: None,
     }
 }
 
-fn frame(frame: SampledFrame) -> v1::SampledFrame {
+/// A sampled frame as the API shows it.
+pub(super) fn frame(frame: SampledFrame) -> v1::SampledFrame {
     v1::SampledFrame {
         index: frame.index,
         time: Some(of_duration(frame.time)),

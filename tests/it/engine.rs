@@ -2,6 +2,7 @@
 
 mod admission;
 mod device;
+mod embedding;
 mod fixture;
 mod isolation;
 mod queueing;

@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::server::{TestServer, classify, clip, create_task, reason, refused, trained, until};
 
 /// How often a metric's line with these parts was counted.
-fn counted(server: &TestServer, parts: &[&str]) -> u64 {
+pub(crate) fn counted(server: &TestServer, parts: &[&str]) -> u64 {
     let text = server.wiring.metrics.text();
     text.lines()
         .filter(|line| parts.iter().all(|part| line.contains(part)))
@@ -22,6 +22,7 @@ async fn by_upload(client: &Client, task: &str, bytes: &[u8]) -> v1::ClassifyRes
     let header = v1::ClassifyUploadHeader {
         task: format!("tasks/{task}"),
         options: None,
+        ..Default::default()
     };
     let mut messages = vec![Payload::Header(header)];
     messages.extend(
@@ -77,6 +78,7 @@ async fn a_stored_an_inline_and_a_streamed_video_get_the_same_scores() {
         task: "tasks/shade".into(),
         source: Some(v1::classify_request::Source::Content(clip(10))),
         options: None,
+        ..Default::default()
     };
     let inline = client
         .classification()
@@ -124,6 +126,7 @@ async fn what_cannot_be_classified_says_why() {
         task: format!("tasks/{task}"),
         source: Some(v1::classify_request::Source::Content(bytes.into())),
         options: None,
+        ..Default::default()
     };
     let unserved = calls().classify(content(b"x", "empty")).await;
     refused(unserved, Code::FailedPrecondition, "NO_SERVING_VERSION");

@@ -160,6 +160,7 @@ async fn what_never_reaches_a_handler_is_told_with_its_reason() {
             vec![0; 33 << 20].into(),
         )),
         options: None,
+        ..Default::default()
     };
     // Clients of other makes have no limit of their own.
     let mut unlimited = client
@@ -255,6 +256,7 @@ async fn compressed_messages_are_read_and_bounded_by_what_they_become() {
                 vec![0; 40_000_000].into(),
             )),
             options: None,
+            ..Default::default()
         };
         let mut calls = client.classification().send_compressed(encoding);
         refused(

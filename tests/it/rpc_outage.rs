@@ -11,6 +11,7 @@ use frameshift::proto::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::rpc_many_tasks::many;
 use crate::rpc_versions::{adapters, exported, file, import, into_task};
 use crate::server::{
     TestServer, classify, clip, create_task, noise, refused, serving, until, upload,
@@ -36,6 +37,7 @@ fn inline(task: &str) -> v1::ClassifyRequest {
         task: format!("tasks/{task}"),
         source: Some(v1::classify_request::Source::Content(clip(10))),
         options: None,
+        ..Default::default()
     }
 }
 
@@ -103,6 +105,18 @@ async fn while_the_database_is_away_known_tasks_serve_and_the_rest_is_unavailabl
         assert!(status.get_error_details().retry_info().is_some());
         refused::<()>(Err(status), Code::Unavailable, "DATABASE_UNAVAILABLE");
     }
+    // Among several tasks it is the unknown one's error, and the call's when there is no other.
+    let several = |tasks: &[&str]| v1::ClassifyRequest {
+        source: inline("").source,
+        ..many(tasks, "")
+    };
+    let both = ask(&client, several(&["motion", "never-asked"])).await;
+    let both = both.expect("the known task serves").results;
+    assert_eq!(both[0].predictions, before.predictions);
+    let error = both[1].error.as_ref().expect("an error");
+    assert_eq!((error.code, error.retry_delay.is_some()), (14, true));
+    let neither = ask(&client, several(&["missing", "never-asked"])).await;
+    refused(neither, Code::Unavailable, "DATABASE_UNAVAILABLE");
 
     faults.set_away(false);
     until(|| async { says("frameshift_database_up 1") }).await;

@@ -322,6 +322,7 @@ pub(crate) fn classify(task: &str, video: &str) -> v1::ClassifyRequest {
         task: format!("tasks/{task}"),
         source: Some(v1::classify_request::Source::Video(video.into())),
         options: None,
+        ..Default::default()
     }
 }
 

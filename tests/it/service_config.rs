@@ -8,7 +8,8 @@ use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto}
 
 const CONFIG: &str = include_str!("../../proto/frameshift/v1/service_config.json");
 
-/// Calls that may be retried: reads, a classification, and calls that a `request_id` makes idempotent. A library cannot retry a stream of the client.
+/// Calls that may be retried: reads, a classification, an embedding, and calls that a `request_id` makes idempotent. A library cannot retry a stream of
+/// the client.
 fn may_be_repeated(file: &FileDescriptorProto, method: &MethodDescriptorProto) -> bool {
     let takes_request_id = || {
         let input = method.input_type().rsplit('.').next();
@@ -19,7 +20,8 @@ fn may_be_repeated(file: &FileDescriptorProto, method: &MethodDescriptorProto) -
     let is_read = ["Get", "List", "Watch", "Export"]
         .iter()
         .any(|verb| method.name().starts_with(verb));
-    !method.client_streaming() && (is_read || method.name() == "Classify" || takes_request_id())
+    let is_computed = ["Classify", "Embed"].contains(&method.name());
+    !method.client_streaming() && (is_read || is_computed || takes_request_id())
 }
 
 #[test]

@@ -206,6 +206,7 @@ fn reason(error: &Error) -> &'static str {
         | Error::DeadlineExceeded
         | Error::Load { .. }
         | Error::Failed { .. }
+        | Error::Backbone { .. }
         | Error::NotReady
         | Error::Stopped => "unavailable",
     }

@@ -110,7 +110,7 @@ impl From<engine::Error> for Status {
             Error::TooLarge { .. } => Refusal::new(Reason::VERSION_TOO_LARGE, &error).status(),
             Error::NotReady => not_ready(),
             Error::Stopped => draining(),
-            Error::Clip { .. } | Error::Failed { .. } => broken(&error),
+            Error::Clip { .. } | Error::Failed { .. } | Error::Backbone { .. } => broken(&error),
         }
     }
 }

@@ -683,9 +683,14 @@ fn engine_errors() {
         (
             Error::Failed {
                 version: version(),
-                reason: why,
+                reason: Arc::clone(&why),
             }
             .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
+            Error::Backbone { reason: why }.into(),
             Code::Internal,
             "INTERNAL",
         ),

@@ -7,7 +7,8 @@ use frameshift::proto::v1;
 use prost::Message;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::server::{classify, clip, create_dataset, create_task, trained};
 
@@ -193,7 +194,7 @@ pub(super) async fn reach(
         payload: Some(v1::classify_upload_request::Payload::Header(
             v1::ClassifyUploadHeader {
                 task: format!("tasks/{}", theirs.named),
-                options: None,
+                ..Default::default()
             },
         )),
     };
@@ -201,6 +202,46 @@ pub(super) async fn reach(
         classification.classify_upload,
         futures::stream::iter([header])
     );
+    for tasks in [vec![&theirs.named], vec![&theirs.named, &"never".into()]] {
+        let request = v1::ClassifyRequest {
+            task: String::new(),
+            tasks: tasks.iter().map(|task| format!("tasks/{task}")).collect(),
+            ..classify("", "videos/00000000-0000-7000-8000-000000000001")
+        };
+        let answer = client.classification().classify(request).await;
+        let results = answer.map(|answer| answer.into_inner().results);
+        answers.push(("classify", results.and_then(refused)));
+    }
+    let embed = |task: &str, version: &str, source| v1::EmbedRequest {
+        task: task.into(),
+        version: version.into(),
+        source: Some(source),
+        options: None,
+    };
+    let video = || v1::embed_request::Source::Video(theirs.video.clone());
+    let content = || v1::embed_request::Source::Content(clip(1));
+    let (task, version) = (
+        format!("tasks/{}", theirs.named),
+        format!("tasks/{}/versions/1", theirs.named),
+    );
+    for request in [
+        embed("", "", video()),
+        embed("tasks/shade", "", video()),
+        embed(&task, "", content()),
+        embed("", &version, content()),
+        embed(&task, &version, content()),
+    ] {
+        call!(classification.embed, request);
+    }
+    let header = v1::EmbedUploadRequest {
+        payload: Some(v1::embed_upload_request::Payload::Header(
+            v1::EmbedUploadHeader {
+                version,
+                ..Default::default()
+            },
+        )),
+    };
+    call!(classification.embed_upload, futures::stream::iter([header]));
     let called: BTreeSet<&str> = answers.iter().map(|(method, _)| *method).collect();
     let naming = naming();
     let naming: BTreeSet<&str> = naming.iter().map(String::as_str).collect();
@@ -211,9 +252,20 @@ pub(super) async fn reach(
     answers
 }
 
+/// The error of the first of several tasks as a call for it alone would have said it, when none of them has scores.
+fn refused(results: Vec<v1::TaskPredictions>) -> Result<(), Status> {
+    let errors: Option<Vec<_>> = results.into_iter().map(|result| result.error).collect();
+    let Some(error) = errors.and_then(|errors| errors.into_iter().next()) else {
+        return Ok(());
+    };
+    let details = ErrorDetails::with_error_info(error.reason, "frameshift", HashMap::new());
+    let code = Code::from_i32(error.code);
+    Err(Status::with_error_details(code, error.message, details))
+}
+
 /// Fields by which a request names something that exists.
-const NAMES: [&str; 7] = [
-    "dataset", "name", "parent", "task", "version", "video", "videos",
+const NAMES: [&str; 8] = [
+    "dataset", "name", "parent", "task", "tasks", "version", "video", "videos",
 ];
 
 /// RPCs whose request holds the resource that they make: its name is the server's to give.
