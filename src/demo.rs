@@ -9,7 +9,7 @@ mod machine;
 mod outcome;
 mod page;
 mod passes;
-mod server;
+pub mod server;
 mod swap;
 mod train;
 mod upload;

@@ -102,8 +102,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             tools::inspect::run(&arguments)
                 .map_err(|error| coded_by(error, tools::inspect::Error::exit_code))
         }
-        Command::Bench(command) => tools::bench_compute::run(&command)
-            .map_err(|error| coded_by(error, tools::bench_compute::Error::exit_code)),
+        Command::Bench(command) => bench(&command),
         Command::Video(arguments) => runtime()?
             .block_on(tools::video::run(&arguments, program()?))
             .map_err(|error| coded_by(error, tools::video::Error::exit_code)),
@@ -162,6 +161,16 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
             exit(code)(error)
         })
     })
+}
+
+fn bench(command: &tools::bench::Command) -> Result<(), Failure> {
+    use tools::bench::Command;
+    match command {
+        Command::Model(command) => tools::bench_compute::run(command)
+            .map_err(|error| coded_by(error, tools::bench_compute::Error::exit_code)),
+        Command::Server(command) => tools::bench_serve::run(command)
+            .map_err(|error| coded_by(error, tools::bench_serve::Error::exit_code)),
+    }
 }
 
 /// The exit code of a server that could not start or finish.

@@ -1,7 +1,9 @@
-//! Command-line work on local files, without a server.
+//! Command-line work beside the client's: on local files, and load on a server to measure it.
 
 pub mod backup;
+pub mod bench;
 pub mod bench_compute;
+pub mod bench_serve;
 pub mod convert;
 pub mod inspect;
 pub mod pretrain;

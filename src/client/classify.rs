@@ -155,12 +155,12 @@ fn line(video: &str, predictions: &[v1::Prediction], version: &str) -> String {
 }
 
 async fn one(client: &Client, wanted: &Wanted, video: &str) -> Result<v1::ClassifyResponse, Error> {
-    let source = match source(video).await? {
-        Source::Content(content) if content.len() > INLINE => {
-            return upload(client, wanted, content).await;
-        }
-        source => source,
-    };
+    let mut source = source(video).await?;
+    if let Source::Content(content) = &mut source
+        && content.len() > INLINE
+    {
+        return upload(client, wanted, std::mem::take(content)).await;
+    }
     let (task, tasks) = wanted.task_or_tasks();
     let request = v1::ClassifyRequest {
         task,

@@ -89,9 +89,9 @@ pub enum Command {
     Demo(demo::Args),
     /// Shows what a checkpoint or an adapter file holds, and whether a server would load it
     Inspect(tools::inspect::Args),
-    /// Times the model on this machine
+    /// Times the model on this machine, or a server under load
     #[command(subcommand)]
-    Bench(tools::bench_compute::Command),
+    Bench(tools::bench::Command),
     /// Converts any readable backbone to one safetensors file, with the same digest
     Convert(tools::convert::Args),
     /// Copies a server's database and objects, also while the server runs

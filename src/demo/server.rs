@@ -69,45 +69,73 @@ fn io(action: &'static str) -> impl Fn(std::io::Error) -> Error {
 }
 
 /// A running server.
-pub(super) struct Server {
+pub struct Server {
     /// Address of the API, `http://…`.
-    pub(super) address: String,
-    /// Address of the metrics.
+    pub address: String,
+    /// Address of the metrics; its port is 0 until it is known.
     pub(super) metrics: SocketAddr,
     child: Child,
     log: PathBuf,
-    /// Removed when this is dropped.
-    _data: TempDir,
+    /// Folder of the address file, and of the data when the caller gave no folder; removed when this is dropped.
+    folder: TempDir,
 }
 
 impl Server {
     /// Starts a server and waits until it serves; its log goes to `log`.
     pub(super) async fn start(log: &Path) -> Result<Self, Error> {
-        let data = TempDir::with_prefix("frameshift-demo-").map_err(io("make a folder"))?;
-        let address_file = data.path().join("address");
+        let arguments = ["--metrics-listen", "127.0.0.1:0"].map(str::to_owned);
+        let server = Self::spawn(log, None, &arguments)?.ready().await?;
+        server.with_metrics().await
+    }
+
+    /// Starts the process of a server; its log goes to `log`, its data to `data` or else to a temporary folder, and `arguments` are added to those of
+    /// `serve`, whose backbone is the built-in one unless they name another. The process runs on the CPUs of the calling thread.
+    ///
+    /// # Errors
+    /// When a folder, the log or the process cannot be made.
+    pub fn spawn(log: &Path, data: Option<&Path>, arguments: &[String]) -> Result<Self, Error> {
+        let folder = TempDir::with_prefix("frameshift-demo-").map_err(io("make a folder"))?;
+        let own_data = folder.path().join("data");
         let output = File::create(log).map_err(io("write the server's log"))?;
         let errors = output.try_clone().map_err(io("write the server's log"))?;
         let program = std::env::current_exe().map_err(io("find this program"))?;
+        let names_backbone = arguments
+            .iter()
+            .any(|word| word == "--backbone" || word.starts_with("--backbone="));
+        let backbone: &[&str] = match names_backbone {
+            true => &[],
+            false => &["--backbone", "builtin"],
+        };
         let child = Command::new(program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--backbone", "builtin"])
-            .args(["--metrics-listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(backbone)
             .arg("--data-dir")
-            .arg(data.path().join("data"))
+            .arg(data.unwrap_or(&own_data))
             .arg("--address-file")
-            .arg(&address_file)
+            .arg(folder.path().join("address"))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
             .kill_on_drop(true)
             .spawn()
             .map_err(io("start the server"))?;
-        let mut server = Self {
+        Ok(Self {
             address: String::new(),
             metrics: (Ipv4Addr::LOCALHOST, 0).into(),
             child,
             log: log.to_owned(),
-            _data: data,
-        };
+            folder,
+        })
+    }
+
+    /// Waits until the server serves.
+    ///
+    /// # Errors
+    /// When the server ends or does not serve in time.
+    pub async fn ready(self) -> Result<Self, Error> {
+        let mut server = self;
+        let address_file = server.folder.path().join("address");
         let deadline = Instant::now() + START;
         while server.address.is_empty() {
             server.alive(deadline).await?;
@@ -122,6 +150,13 @@ impl Server {
         while !server.is_serving().await {
             server.alive(deadline).await?;
         }
+        Ok(server)
+    }
+
+    /// Waits until the log tells the address of the metrics.
+    async fn with_metrics(self) -> Result<Self, Error> {
+        let mut server = self;
+        let deadline = Instant::now() + START;
         while server.metrics.port() == 0 {
             server.alive(deadline).await?;
             let log = tokio::fs::read_to_string(&server.log).await;
@@ -130,6 +165,11 @@ impl Server {
             }
         }
         Ok(server)
+    }
+
+    /// The process's id; none once the process has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     async fn is_serving(&self) -> bool {
@@ -166,7 +206,10 @@ impl Server {
     }
 
     /// Asks the server to drain and waits for its end.
-    pub(super) async fn stop(mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When the server does not end in time, or not with success.
+    pub async fn stop(mut self) -> Result<(), Error> {
         let pid = self
             .child
             .id()

@@ -188,6 +188,7 @@ async fn classify(
             version: version.to_owned(),
             ..Default::default()
         }),
+        ..Default::default()
     };
     let answer = party.client.classification().classify(request).await?;
     let answer = answer.into_inner();

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub(in crate::tools) use self::subject::random_classes;
 use self::subject::{Preset, Size, Subject};
 use crate::model::{self, compute_threads};
 use crate::spec::Precision;

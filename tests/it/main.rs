@@ -7,6 +7,7 @@
     missing_docs
 )]
 mod allocation;
+mod bench_serve;
 mod clips_manifest;
 mod cpu;
 mod damage;

@@ -55,7 +55,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "tools",
         &[
-            "model", "jobs", "video", "synth", "report", "store", "metadata",
+            "model", "jobs", "video", "synth", "report", "store", "metadata", "client", "demo",
         ],
     ),
 ];
@@ -74,7 +74,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
             "tonic_health",
             "tonic_reflection",
         ],
-        &["rpc", "client", "demo", "proto", "app"],
+        &["rpc", "client", "demo", "proto", "app", "tools/bench_serve"],
     ),
     (&["object_store"], &["store"]),
     (&["sqlx"], &["metadata"]),
@@ -115,6 +115,9 @@ const PURE: &[&str] = &[
     "jobs/schedule",
     "jobs/state",
     "video/sampling",
+    "tools/bench_serve/arrivals",
+    "tools/bench_serve/popularity",
+    "tools/bench_serve/gates/table",
 ];
 
 /// Names that a pure file must not contain. `std::time::Duration` is only a number.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::loading::{self, Loaded, Loading};
 use super::{Args, Error, What};
-use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig, Segment, load};
+use crate::model::{self, Activation, AdapterSet, Backbone, BackboneConfig, Segment, load};
 use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Invalid, Normalization, Precision};
 
@@ -195,15 +195,30 @@ impl Subject {
     }
 }
 
+/// Classes of the sets that are timed: those of Kinetics-400.
+const CLASSES: usize = 400;
+
 /// A set whose adapters do something: convolutions that are not 0.
 fn random_set(
     shape: &BackboneConfig,
     config: AdapterConfig,
     seed: u64,
 ) -> Result<AdapterSet, Error> {
-    const CLASSES: usize = 400;
+    Ok(random_classes(shape, config, CLASSES, seed)?)
+}
+
+/// A set of random weights for so many classes, equal for equal arguments; its convolutions are not 0, so that its adapters do something.
+///
+/// # Errors
+/// When the configuration does not fit the backbone.
+pub(in crate::tools) fn random_classes(
+    shape: &BackboneConfig,
+    config: AdapterConfig,
+    classes: usize,
+    seed: u64,
+) -> Result<AdapterSet, model::Error> {
     let rng = Stream::new(seed, "bench/set");
-    let fresh = AdapterSet::fresh(shape, config, CLASSES, &rng)?;
+    let fresh = AdapterSet::fresh(shape, config, classes, &rng)?;
     let mut tensors = fresh.tensors();
     for (i, (name, (_, values))) in tensors.iter_mut().enumerate() {
         let mut rng = rng.fork(1000 + i as u64);
@@ -211,7 +226,7 @@ fn random_set(
             values.fill_with(|| rng.range(-0.5, 0.5));
         }
     }
-    Ok(AdapterSet::from_tensors(tensors, shape, config, CLASSES)?)
+    AdapterSet::from_tensors(tensors, shape, config, classes)
 }
 
 fn read_set(

@@ -1,0 +1,249 @@
+//! `frameshift bench serve`: one load, and its figures as a table or a line of JSON.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::Error;
+use super::affinity::Split;
+use super::args::{Args, Payload};
+use super::beside::{Swaps, Training};
+use super::calls;
+use super::figures::{self, Figures};
+use super::host::{Host, describe};
+use super::load::{self, Clips, Found, Lane, Pacing};
+use super::material::{self, Sets, Tenant};
+use crate::proto::v1;
+use crate::tools::show;
+
+/// What a load found, and under which conditions.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: String,
+    backbone: String,
+    device: String,
+    precision: String,
+    /// CPUs of the server and of the generator; absent when the system chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<Split>,
+    pacing: String,
+    tasks_per_tenant: usize,
+    popularity: String,
+    clips: Payload,
+    seconds: f64,
+    all: Figures,
+    tenants: Vec<Figures>,
+    /// Training beside: clips a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training_clips_per_s: Option<f64>,
+    /// Versions that were published, loaded and swapped in beside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swaps: Option<u64>,
+}
+
+/// What went on beside a load.
+#[derive(Debug, Default)]
+struct Beside {
+    training_clips_per_s: Option<f64>,
+    swaps: Option<u64>,
+}
+
+/// Runs the load that the arguments ask for, and prints.
+///
+/// # Errors
+/// When the server does not run, or refuses what the load needs.
+pub(super) async fn run(args: &Args, split: Option<Split>) -> Result<(), Error> {
+    let Some(server) = &args.server else {
+        let mut host = Host::start(split.clone(), &args.serve).await?;
+        let outcome = on_own(args, &mut host, split).await;
+        // The server is stopped also when the load failed; the load's error is the one that matters.
+        let stopped = host.stop().await;
+        outcome?;
+        return stopped;
+    };
+    let (info, backbone) = describe(server).await?;
+    let mut tenants = connect(args, server).await?;
+    let outcome = measure(args, &mut tenants, &backbone, || {}).await;
+    for tenant in tenants {
+        tenant.clear().await?;
+    }
+    let (found, beside) = outcome?;
+    print(args, &report(args, info, backbone, None, (found, beside)));
+    Ok(())
+}
+
+async fn on_own(args: &Args, host: &mut Host, split: Option<Split>) -> Result<(), Error> {
+    let (info, backbone) = describe(host.address()).await?;
+    if let Some(ratio) = args.working_set {
+        shrink(args, host, &backbone, ratio).await?;
+    }
+    let mut tenants = connect(args, host.address()).await?;
+    let outcome = measure(args, &mut tenants, &backbone, || host.place_decoders()).await?;
+    print(args, &report(args, info, backbone, split, outcome));
+    Ok(())
+}
+
+/// Starts the server again with so little memory for adapters that all sets are `ratio` times as large.
+async fn shrink(
+    args: &Args,
+    host: &mut Host,
+    backbone: &v1::Backbone,
+    ratio: f64,
+) -> Result<(), Error> {
+    let mut probe = Tenant::connect(host.address(), "bench-probe", 1).await?;
+    probe.import(&Sets::new(backbone, args.width), 1).await?;
+    let bytes = calls::set_bytes(probe.client()?).await?;
+    probe.clear().await?;
+    let all = bytes as f64 * (args.tasks.get() * args.tenants.get()) as f64;
+    // A set that does not fit at all would be refused.
+    let budget = (all / ratio).max(bytes as f64).ceil() as u64;
+    host.restart(&["--adapter-memory".to_owned(), budget.to_string()])
+        .await
+}
+
+async fn connect(args: &Args, address: &str) -> Result<Vec<Tenant>, Error> {
+    let mut tenants = Vec::new();
+    for number in 0..args.tenants.get() {
+        let name = format!("bench-{number}");
+        tenants.push(Tenant::connect(address, &name, args.connections.get()).await?);
+    }
+    Ok(tenants)
+}
+
+/// Makes what the load needs, and runs it.
+async fn measure(
+    args: &Args,
+    tenants: &mut [Tenant],
+    backbone: &v1::Backbone,
+    prepared: impl Fn(),
+) -> Result<(Found, Beside), Error> {
+    let sets = Sets::new(backbone, args.width);
+    let clips = material::clips(&args.clip, args.seed)?;
+    let mut lanes = Vec::new();
+    for (number, tenant) in tenants.iter_mut().enumerate() {
+        tenant.import(&sets, args.tasks.get()).await?;
+        let stored = match args.clips {
+            Payload::Id => clips.len(),
+            // One starts the server's decoders, so that they can be placed.
+            Payload::Inline => 1,
+        };
+        tenant.upload(&clips[..stored.min(clips.len())]).await?;
+        lanes.push(Lane {
+            name: tenant.name.clone(),
+            clients: tenant.clients.clone(),
+            tasks: tenant.tasks.clone(),
+            popularity: args.popularity,
+            clips: match args.clips {
+                Payload::Id => Clips::Stored(tenant.videos.clone()),
+                Payload::Inline => Clips::Inline(clips.clone()),
+            },
+            pacing: args.pacing(number),
+        });
+    }
+    prepared();
+    let Some(first) = tenants.first() else {
+        return Err(Error::Incomplete { what: "a tenant" });
+    };
+    let mut other = Tenant::connect(&first.address, "bench-beside", 1).await?;
+    let outcome = beside(args, &mut other, &sets, &clips, lanes).await;
+    let cleared = other.clear().await;
+    let outcome = outcome?;
+    cleared?;
+    Ok(outcome)
+}
+
+/// Runs the load, and what the arguments want beside it.
+async fn beside(
+    args: &Args,
+    tenant: &mut Tenant,
+    sets: &Sets,
+    clips: &[Bytes],
+    lanes: Vec<Lane>,
+) -> Result<(Found, Beside), Error> {
+    let mut beside = Beside::default();
+    let training = if args.training {
+        tenant.upload(clips).await?;
+        Training::prepare(tenant, sets).await?;
+        Some(Training::start(tenant).await?)
+    } else {
+        None
+    };
+    let swaps = match args.swaps {
+        Some(rate) => {
+            Swaps::prepare(tenant, sets).await?;
+            Some(Swaps::start(tenant, sets, rate)?)
+        }
+        None => None,
+    };
+    let found = load::run(lanes, args.span()).await;
+    // What goes on beside is ended also when the load failed.
+    if let Some(swaps) = swaps {
+        beside.swaps = Some(swaps.stop().await?);
+    }
+    if let Some(training) = training {
+        let clock = found.as_ref().map(|found| found.clock.clone());
+        beside.training_clips_per_s = clock.ok().and_then(|clock| training.clips_per_s(&clock));
+        training.stop().await?;
+    }
+    Ok((found?, beside))
+}
+
+fn report(
+    args: &Args,
+    info: v1::ServerInfo,
+    backbone: v1::Backbone,
+    cpus: Option<Split>,
+    (found, beside): (Found, Beside),
+) -> Report {
+    Report {
+        version: info.version,
+        backbone: backbone.name,
+        device: info.device,
+        precision: info.precision,
+        cpus,
+        pacing: match args.pacing(args.tenants.get() - 1) {
+            Pacing::Open(arrivals, rate) => format!("open, {rate} a second, {arrivals:?}"),
+            Pacing::Closed(callers) => format!("closed, {callers} callers"),
+        },
+        tasks_per_tenant: args.tasks.get(),
+        popularity: args.popularity.to_string(),
+        clips: args.clips,
+        seconds: args.seconds,
+        all: found.all,
+        tenants: found.lanes,
+        training_clips_per_s: beside.training_clips_per_s,
+        swaps: beside.swaps,
+    }
+}
+
+fn print(args: &Args, report: &Report) {
+    if args.json {
+        // Numbers and names only: serde_json has no way to fail on them.
+        show(serde_json::to_string(report).unwrap_or_default());
+        return;
+    }
+    let Report {
+        version,
+        backbone,
+        device,
+        precision,
+        ..
+    } = report;
+    show(format_args!(
+        "frameshift {version}, {backbone} in {precision} on {device}"
+    ));
+    show(format_args!(
+        "{}, {} tasks a tenant ({}), {:.1} s",
+        report.pacing, report.tasks_per_tenant, report.popularity, report.seconds
+    ));
+    let mut rows = vec![report.all.clone()];
+    if report.tenants.len() > 1 {
+        rows.extend(report.tenants.iter().cloned());
+    }
+    show(figures::table(&rows).trim_end());
+    if let Some(speed) = report.training_clips_per_s {
+        show(format_args!("training beside: {speed:.1} clips/s"));
+    }
+    if let Some(swaps) = report.swaps {
+        show(format_args!("versions swapped in beside: {swaps}"));
+    }
+}
