@@ -99,12 +99,12 @@ pub enum Error {
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl Error {
-    /// Returns whether the same call may succeed later: the storage is full, or failed for now.
+    /// Returns whether the same call may succeed later: the storage is full or temporarily unavailable.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::StorageFull { .. } | Self::Unavailable { .. })
     }
 
-    /// Creates the error of a storage failure on an object or a file: full, or unavailable for now.
+    /// Creates the error of a storage failure on an object or a file: full, or temporarily unavailable.
     pub fn of_storage(action: &'static str, key: impl Into<String>, source: Cause) -> Self {
         let key = key.into();
         if is_full(&*source) {

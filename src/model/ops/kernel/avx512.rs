@@ -1,7 +1,7 @@
 //! Tiles with AVX-512: the same loop as AVX2's, one vector a panel, two panels at once.
 #![allow(unsafe_code)]
 
-use super::micro::{by_rows, micro};
+use super::micro::{by_rows, micro, registers};
 use super::tiles::{Operands, Tiles};
 use super::{Format, Left, MR, NR, Tile};
 use crate::model::ops::isa;
@@ -81,17 +81,7 @@ impl Tiles for Avx512 {
         }
     }
 
-    unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
-        // SAFETY: promised by the caller.
-        let words = unsafe {
-            match format {
-                Format::F32 => f32s::registers(steps),
-                Format::Bf16 => bf16s::registers(steps),
-                Format::Int8 => int8s::registers(steps),
-            }
-        };
-        16 * words
-    }
+    registers!(16);
 }
 
 /// Whether bfloat16 is multiplied faster than floats: on AMD's CPUs twice as fast, on Intel's (Sapphire Rapids) more slowly.
@@ -100,10 +90,10 @@ fn is_bf16_fast() -> bool {
     [vendor.ebx, vendor.edx, vendor.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes)
 }
 
-/// Same as `tile`, for one panel.
+/// Same as `Kernel::tiles`, for one panel.
 ///
 /// # Safety
-/// Same as `tile`; `out` has 16 values for each row.
+/// Same as `Kernel::tiles`; `out` has 16 values for each row.
 pub(super) unsafe fn one(
     format: Format,
     rows: usize,

@@ -131,4 +131,68 @@ macro_rules! by_rows {
     };
 }
 
-pub(super) use {by_rows, micro};
+/// `Tiles::registers` of a set with `$lanes` words in a vector, by its modules for the formats.
+macro_rules! registers {
+    ($lanes:literal) => {
+        unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
+            // SAFETY: promised by the caller.
+            let vectors = unsafe {
+                match format {
+                    Format::F32 => f32s::registers(steps),
+                    Format::Bf16 => bf16s::registers(steps),
+                    Format::Int8 => int8s::registers(steps),
+                }
+            };
+            $lanes * vectors
+        }
+    };
+}
+
+/// What `Tiles` asks of a set that takes one panel at once, `$lanes` words in each of `$vectors` vectors: as many rows as fit the registers beside the
+/// operands, and the products by its modules for the formats.
+macro_rules! single_panels {
+    ($vectors:literal, $lanes:literal) => {
+        fn rows(&self, format: Format) -> usize {
+            match format {
+                Format::F32 => 6,
+                Format::Bf16 | Format::Int8 => 4,
+            }
+        }
+
+        unsafe fn tiles(
+            &self,
+            format: Format,
+            rows: usize,
+            operands: &Operands<'_>,
+            out: &mut [Tile],
+            goes_on: bool,
+        ) {
+            let Operands {
+                words,
+                left,
+                panels,
+            } = *operands;
+            for (&panel, out) in panels.iter().zip(out) {
+                let (out, apart) = (out.as_mut_ptr().cast::<f32>(), ($lanes, $lanes));
+                // SAFETY: passed on; a panel's row is these vectors of words, and a tile's as many of values.
+                unsafe {
+                    match format {
+                        Format::F32 => {
+                            by_rows!(rows, [1 2 3 4 5 6], $vectors, f32s, (words, left, panel, out, apart, goes_on));
+                        }
+                        Format::Bf16 => {
+                            by_rows!(rows, [1 2 3 4], $vectors, bf16s, (words, left, panel, out, apart, goes_on));
+                        }
+                        Format::Int8 => {
+                            by_rows!(rows, [1 2 3 4], $vectors, int8s, (words, left, panel, out, apart, goes_on));
+                        }
+                    }
+                }
+            }
+        }
+
+        registers!($lanes);
+    };
+}
+
+pub(super) use {by_rows, micro, registers, single_panels};

@@ -1,7 +1,7 @@
 //! Tiles with NEON. bfloat16 is widened in registers; integers are multiplied as 16-bit pairs, so that no product saturates.
 #![allow(unsafe_code)]
 
-use super::micro::{by_rows, micro};
+use super::micro::{by_rows, micro, registers, single_panels};
 use super::tiles::{Operands, Tiles};
 use super::{Format, Tile};
 
@@ -17,57 +17,7 @@ impl Tiles for Neon {
         true
     }
 
-    /// As many rows as fit the registers beside the operands.
-    fn rows(&self, format: Format) -> usize {
-        match format {
-            Format::F32 => 6,
-            Format::Bf16 | Format::Int8 => 4,
-        }
-    }
-
-    unsafe fn tiles(
-        &self,
-        format: Format,
-        rows: usize,
-        operands: &Operands<'_>,
-        out: &mut [Tile],
-        goes_on: bool,
-    ) {
-        let Operands {
-            words,
-            left,
-            panels,
-        } = *operands;
-        for (&panel, out) in panels.iter().zip(out) {
-            let (out, apart) = (out.as_mut_ptr().cast::<f32>(), (4, 4));
-            // SAFETY: passed on; a panel's row is four vectors of 4 words, and a tile's four of 4 values.
-            unsafe {
-                match format {
-                    Format::F32 => {
-                        by_rows!(rows, [1 2 3 4 5 6], 4, f32s, (words, left, panel, out, apart, goes_on));
-                    }
-                    Format::Bf16 => {
-                        by_rows!(rows, [1 2 3 4], 4, bf16s, (words, left, panel, out, apart, goes_on));
-                    }
-                    Format::Int8 => {
-                        by_rows!(rows, [1 2 3 4], 4, int8s, (words, left, panel, out, apart, goes_on));
-                    }
-                }
-            }
-        }
-    }
-
-    unsafe fn registers(&self, format: Format, steps: usize) -> u64 {
-        // SAFETY: promised by the caller.
-        let words = unsafe {
-            match format {
-                Format::F32 => f32s::registers(steps),
-                Format::Bf16 => bf16s::registers(steps),
-                Format::Int8 => int8s::registers(steps),
-            }
-        };
-        4 * words
-    }
+    single_panels!(4, 4);
 }
 
 /// Sums of floats, as both float formats keep them.
