@@ -163,7 +163,7 @@ fn depthwise_cases(cases: &mut Vec<Case>) -> Result<(), Error> {
         let name = format!("depthwise {}×{}×{}", kernel[0], kernel[1], kernel[2]);
         let (of_own, of_x) = (own.clone(), x.clone());
         cases.push(case(&name, bytes(2, &x), move || {
-            of_own.forward(&of_x, extent)
+            of_own.forward(&of_x, extent, Numbers::F32)
         }));
         cases.push(case(
             &format!("{name} gradients"),

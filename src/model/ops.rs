@@ -20,6 +20,8 @@
 //! | `activations`, `buffers` | operands as floats or bfloat16; outputs that threads fill | every value is written before it is read |
 //! | `epilogue` | scale, bias, residual and activation of a tile's sums | a value depends on its own sum |
 //! | `kernel`, `kernel/{portable,avx2,avx512,amx,neon}` | a tile: a few rows times a panel; the vector sets share `kernel/micro` | sums in one order, whatever the tile |
+//! | `kernel/tiles`, `kernel/unit` | what a set decides: shape of a tile, order of a product by the length of its sums, units and heads that it computes by itself | decided by shape, never by batch |
+//! | `kernel/amx/{unit,ending,head}` | on AMX: units of products with their epilogues, heads of attention | as for `linear` and `attention` |
 //! | `simd` | loops that the compiler vectorises, compiled for each set | a fixed number of partial sums |
 //! | `isa` | which instruction sets exist, and which may be used | every choice asks it |
 //!

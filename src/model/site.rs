@@ -7,9 +7,9 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use super::Gradients;
-use super::ops::Onto;
 use super::ops::depthwise::{Depthwise, Extent};
 use super::ops::linear::{self, Each, Rows};
+use super::ops::{Numbers, Onto};
 use super::weights::{Found, Linear, Mode};
 
 /// Bottleneck adapter at one site of a block.
@@ -49,7 +49,7 @@ impl Adapter {
         let mut found = Found::new();
         let (narrow, extent) = (&saved.0, site.extent);
         if self.fc2.is_trainable() {
-            let mixed = self.conv.forward(narrow, extent)?;
+            let mixed = self.conv.forward(narrow, extent, Numbers::F32)?;
             let (mixed, dy) = ((&mixed, Rows::All), (dy, Rows::Patches));
             let names = ["fc2.weight", "fc2.bias"];
             let onto = names.map(|name| site.onto(name));
@@ -149,7 +149,8 @@ fn adapted<'a, 'b>(sites: &'b [Site<'a>]) -> Vec<(&'b Site<'a>, &'a Adapter)> {
 fn widened(x: &Tensor, adapted: &[(&Site<'_>, &Adapter)], narrow: &[Tensor]) -> Result<Tensor> {
     let mut mixed = Vec::with_capacity(narrow.len());
     for ((site, adapter), narrow) in adapted.iter().zip(narrow) {
-        mixed.push(adapter.conv.forward(narrow, site.extent)?);
+        let numbers = adapter.fc2.reads();
+        mixed.push(adapter.conv.forward(narrow, site.extent, numbers)?);
     }
     linear::project_add_each(&mixed, x, &each(adapted, |adapter| &adapter.fc2))
 }

@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Ten
 use half::bf16;
 
 use super::buffers::{Out, unfilled};
+use super::kernel::unit::Target;
 use super::kernel::{self, Format, NR};
 use super::packed::rounded;
 use super::simd::wide;
@@ -123,6 +124,21 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// Returns the values as bfloat16; floats are rounded into `own`.
+    pub(super) fn narrowed<'b>(&self, own: &'b mut Vec<bf16>) -> &'b [bf16]
+    where
+        'a: 'b,
+    {
+        match *self {
+            Self::Bf16(values) => values,
+            Self::F32(values) => {
+                own.resize(values.len(), bf16::ZERO);
+                narrow(values, own);
+                own
+            }
+        }
+    }
+
     /// Prefetches the values, because they are read soon.
     pub(super) fn expect(&self) {
         match self {
@@ -229,6 +245,14 @@ impl Sink {
         match self {
             Self::F32(out) => kernel::will_write(out.near(at), count),
             Self::Bf16(out) => kernel::will_write(out.near(at), count),
+        }
+    }
+
+    /// Returns the address of element `at`.
+    pub(super) fn target(self, at: usize) -> Target {
+        match self {
+            Self::F32(out) => Target::F32(out.place(at)),
+            Self::Bf16(out) => Target::Bf16(out.place(at).cast()),
         }
     }
 

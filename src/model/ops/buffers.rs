@@ -88,6 +88,11 @@ impl<T: Number> Out<T> {
         self.0.wrapping_add(at)
     }
 
+    /// Returns the address of element `at`.
+    pub(super) fn place(self, at: usize) -> *mut T {
+        self.0.wrapping_add(at)
+    }
+
     /// Returns the elements `at..at + len`.
     ///
     /// # Safety

@@ -6,7 +6,8 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::buffers::{output, read, slice, unfilled};
+use super::activations::{Buffer, Numbers, ValuesMut, narrow};
+use super::buffers::{output, read, slice};
 use super::simd::wide;
 use super::sum::{add_runs, runs};
 
@@ -69,12 +70,18 @@ impl Depthwise {
         offsets
     }
 
-    /// Computes the convolution of x `[frames, P, C]`.
-    pub(in crate::model) fn forward(&self, x: &Tensor, extent: Extent) -> Result<Tensor> {
+    /// Computes the convolution of x `[frames, P, C]`, in this number format.
+    pub(in crate::model) fn forward(
+        &self,
+        x: &Tensor,
+        extent: Extent,
+        numbers: Numbers,
+    ) -> Result<Tensor> {
         x.apply_op1_no_bwd(&Convolve {
             own: self,
             extent,
             back: false,
+            numbers,
         })
     }
 
@@ -84,6 +91,7 @@ impl Depthwise {
             own: self,
             extent,
             back: true,
+            numbers: Numbers::F32,
         })
     }
 
@@ -179,6 +187,31 @@ struct Convolve<'a> {
     extent: Extent,
     /// Whether to compute the transposed convolution: mirrored taps, no bias.
     back: bool,
+    /// Number format of the result.
+    numbers: Numbers,
+}
+
+impl Convolve<'_> {
+    /// Computes the result of one token, given the offsets of the taps.
+    fn token(
+        &self,
+        x: &[f32],
+        (frame, patch): (usize, usize),
+        offsets: &[[isize; 3]],
+        y: &mut [f32],
+    ) {
+        let c = y.len();
+        if self.back {
+            y.fill(0.0);
+        } else {
+            y.copy_from_slice(&self.own.bias);
+        }
+        for (&offset, tap) in offsets.iter().zip(self.own.taps.chunks_exact(c)) {
+            if let Some(token) = neighbour(frame, patch, offset, self.extent) {
+                add_product(y, &x[token * c..][..c], tap);
+            }
+        }
+    }
 }
 
 impl CustomOp1 for Convolve<'_> {
@@ -193,32 +226,34 @@ impl CustomOp1 for Convolve<'_> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         self.own.check(layout.shape(), self.extent)?;
         let x = slice(storage, layout)?;
-        let (c, patches) = (self.own.bias.len(), self.extent.grid * self.extent.grid);
+        let c = self.own.bias.len();
         let mut offsets = self.own.offsets();
         if self.back {
             offsets = offsets.into_iter().map(|o| o.map(|d| -d)).collect();
         }
-        let mut y = unfilled(x.len());
-        y.par_chunks_mut((c * self.extent.grid).max(1))
-            .enumerate()
-            .for_each(|(i, line)| {
-                let (frame, first) = (i / self.extent.grid, i % self.extent.grid);
-                for (column, y) in line.chunks_exact_mut(c).enumerate() {
-                    let patch = first * self.extent.grid + column;
-                    debug_assert!(patch < patches);
-                    if self.back {
-                        y.fill(0.0);
-                    } else {
-                        y.copy_from_slice(&self.own.bias);
+        let grid = self.extent.grid;
+        let mut y = Buffer::unfilled(self.numbers, x.len());
+        let lines = y.as_mut().chunks((c * grid).max(1)).into_par_iter();
+        lines.enumerate().for_each_init(
+            || vec![0.0; c],
+            |row, (i, line)| {
+                let place = |column: usize| (i / grid, i % grid * grid + column);
+                match line {
+                    ValuesMut::F32(line) => {
+                        for (column, y) in line.chunks_exact_mut(c).enumerate() {
+                            self.token(x, place(column), &offsets, y);
+                        }
                     }
-                    for (&offset, tap) in offsets.iter().zip(self.own.taps.chunks_exact(c)) {
-                        if let Some(token) = neighbour(frame, patch, offset, self.extent) {
-                            add_product(y, &x[token * c..][..c], tap);
+                    ValuesMut::Bf16(line) => {
+                        for (column, y) in line.chunks_exact_mut(c).enumerate() {
+                            self.token(x, place(column), &offsets, row);
+                            narrow(row, y);
                         }
                     }
                 }
-            });
-        Ok(output(y, layout.shape()))
+            },
+        );
+        Ok(y.output(layout.shape()))
     }
 }
 

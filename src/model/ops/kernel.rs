@@ -18,8 +18,10 @@ pub(super) mod portable;
 #[cfg(test)]
 mod tests;
 pub(super) mod tiles;
+pub(super) mod unit;
 
 use self::tiles::{Operands, Tiles, whole_panels};
+use self::unit::{Heads, Order, Units};
 use super::isa::Isa;
 use crate::spec::Precision;
 
@@ -171,24 +173,27 @@ impl Kernel {
         self.set().rows(self.format)
     }
 
-    /// Whether rows of bfloat16 are read where they lie.
-    pub(super) fn reads_rows(self) -> bool {
-        self.set().reads_rows() && cfg!(target_endian = "little")
-    }
-
     /// Number of panels that a tile takes at once.
     pub(super) fn panels(self) -> usize {
         self.set().panels()
     }
 
-    /// Rows of a block, with `words` words each, that stay in the second-level cache beside a panel.
-    pub(super) fn block_rows(self, words: usize) -> usize {
-        self.set().block_rows(words)
+    /// How a product with `words` words a row is divided and computed, and how many panels of as many words stay in the cache.
+    pub(super) fn order(self, words: usize, is_in_place: bool) -> (Order, usize) {
+        let order = self.set().order(words, is_in_place);
+        let panels = whole_panels(order.part_words, words, self.panels());
+        (order, panels)
     }
 
-    /// Panels of `words` words a column that stay in the second-level cache while rows pass by.
-    pub(super) fn part_panels(self, words: usize) -> usize {
-        whole_panels(self.set().part_words(), words, self.panels())
+    /// What computes units of products with `words` words a row together with their epilogues, if the instruction set has it.
+    pub(super) fn units(self, words: usize) -> Option<&'static dyn Units> {
+        self.set().units(self.format, words)
+    }
+
+    /// What computes heads of attention of this width, if the instruction set has it and the kernel multiplies bfloat16.
+    pub(super) fn heads(self, width: usize) -> Option<&'static dyn Heads> {
+        let set = self.set();
+        (self.format == Format::Bf16).then(|| set.heads(width))?
     }
 
     /// Words of a sum that are added up before those of the next tile.

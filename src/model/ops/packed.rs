@@ -5,6 +5,8 @@
 
 mod code;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 pub(super) use self::code::{SHIFT, encode_row, join, pair, rounded};
@@ -254,6 +256,16 @@ impl Packed {
     /// Returns the scales and sums of panel j, for 8-bit integers; `None` for other formats.
     pub(super) fn columns(&self, j: usize) -> Option<&Columns> {
         self.columns.get(j)
+    }
+
+    /// Returns the words, the columns' scales and sums, and the positions of neighbouring panels.
+    pub(super) fn strips(&self, panels: Range<usize>) -> (&[u32], &[Columns], &[Place]) {
+        let words = self.panel_words();
+        (
+            &self.words[panels.start * words..panels.end * words],
+            self.columns.get(panels.clone()).unwrap_or_default(),
+            &self.places[panels],
+        )
     }
 
     /// Returns the columns of panel j.

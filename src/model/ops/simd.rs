@@ -91,28 +91,32 @@ pub(super) fn exp<const FUSES: bool>(x: f32) -> f32 {
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
+/// Numerator of the error function's approximation, divided by x, as a polynomial of x².
+pub(super) const ERF_ABOVE: [f32; 7] = [
+    -2.726_142_3e-10,
+    2.770_681_4e-8,
+    -2.101_024e-6,
+    -5.692_506_4e-5,
+    -7.349_906_3e-4,
+    -2.954_6e-3,
+    -1.609_603_3e-2,
+];
+
+/// Denominator of the same.
+pub(super) const ERF_BELOW: [f32; 5] = [
+    -1.456_607_2e-5,
+    -2.133_740_6e-4,
+    -1.682_827e-3,
+    -7.373_329e-3,
+    -1.426_473_9e-2,
+];
+
 /// Computes the error function within 4 ulp (Eigen's rational approximation); NaN stays NaN.
 #[inline(always)]
 pub(super) fn erf<const FUSES: bool>(x: f32) -> f32 {
-    const ABOVE: [f32; 7] = [
-        -2.726_142_3e-10,
-        2.770_681_4e-8,
-        -2.101_024e-6,
-        -5.692_506_4e-5,
-        -7.349_906_3e-4,
-        -2.954_6e-3,
-        -1.609_603_3e-2,
-    ];
-    const BELOW: [f32; 5] = [
-        -1.456_607_2e-5,
-        -2.133_740_6e-4,
-        -1.682_827e-3,
-        -7.373_329e-3,
-        -1.426_473_9e-2,
-    ];
     let x = x.clamp(-4.0, 4.0);
     let s = x * x;
-    x * polynomial::<FUSES>(s, &ABOVE) / polynomial::<FUSES>(s, &BELOW)
+    x * polynomial::<FUSES>(s, &ERF_ABOVE) / polynomial::<FUSES>(s, &ERF_BELOW)
 }
 
 /// Adds up the partial sums, in their order.

@@ -1,6 +1,7 @@
 //! Tests of every kernel against plain candle operations (with candle's automatic gradients) and against finite differences, at odd sizes.
 
 mod formats;
+mod units;
 mod words;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
@@ -439,7 +440,7 @@ fn convolutions_match_candle_for_any_odd_kernel() {
         let want = convolution_twin(&x, &w, &b, extent).expect("a twin");
         assert_near(
             "convolution",
-            &own.forward(&x, extent).expect("values"),
+            &own.forward(&x, extent, Numbers::F32).expect("values"),
             &want,
             1e-5,
         );

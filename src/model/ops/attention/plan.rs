@@ -5,8 +5,9 @@ use std::ops::Range;
 use candle_core::{Result, Shape};
 use half::bf16;
 
-use crate::model::ops::activations::{Values, widen};
+use crate::model::ops::activations::{Sink, Values, widen};
 use crate::model::ops::buffers::floats_mut;
+use crate::model::ops::kernel::unit::Head;
 use crate::model::ops::kernel::{self, Format, Kernel, Left, NR};
 use crate::model::ops::packed::{encode_row, join, pair};
 use crate::model::ops::simd::wide;
@@ -103,6 +104,30 @@ impl Plan {
     ) -> Matrix<'a> {
         let first = place.offset + frame * place.frame + head * self.width;
         Matrix::new(values.skip(first), place.row)
+    }
+
+    /// Returns one head as a kernel computes it by itself.
+    pub(super) fn whole(
+        &self,
+        (q, kv): (&[bf16], &[bf16]),
+        (frame, head): (usize, usize),
+        out: Sink,
+    ) -> Head {
+        let matrix = |values: &[bf16], place: Place| kernel::unit::Matrix {
+            at: values[self.at(place, frame, head)..].as_ptr().cast(),
+            row: place.row,
+        };
+        Head {
+            queries: self.queries,
+            keys: self.keys,
+            width: self.width,
+            scale: self.scale(),
+            q: matrix(q, self.q),
+            k: matrix(kv, self.k),
+            v: matrix(kv, self.v),
+            y: out.target(self.at(self.y, frame, head)),
+            stride: self.y.row,
+        }
     }
 
     pub(super) fn at(&self, place: Place, frame: usize, head: usize) -> usize {

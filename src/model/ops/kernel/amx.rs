@@ -3,12 +3,20 @@
 //! Invariant: a row's sums do not depend on how many rows are computed with it. The rest of a sum after whole steps of 16 words is added by AVX-512.
 #![allow(unsafe_code)]
 
+mod ending;
+mod head;
+mod unit;
+
 use std::arch::asm;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
+use self::head::OnTiles;
+use self::unit::{Bf16s, Int8s};
 use super::tiles::{Operands, Tiles};
+use super::unit::{Heads, Order, Stays, Units};
 use super::{Format, MR, NR, STEP, Tile, avx512};
+use crate::model::ops::isa;
 
 /// Rows of a whole tile: two of the unit's registers.
 const ROWS: usize = 32;
@@ -28,7 +36,12 @@ impl Tiles for Amx {
     }
 
     fn has(&self, format: Format) -> bool {
-        avx512::Avx512.has(format) && runs(format)
+        // Epilogues round to bfloat16 in every format.
+        [format, Format::Bf16]
+            .iter()
+            .all(|&of| avx512::Avx512.has(of))
+            && isa::is_widest()
+            && runs(format)
     }
 
     fn rows(&self, _format: Format) -> usize {
@@ -43,22 +56,28 @@ impl Tiles for Amx {
         true
     }
 
-    /// The unit takes a word of 16 rows at once.
-    fn reads_rows(&self) -> bool {
-        false
-    }
-
     fn word_multiple(&self) -> usize {
         STEP
     }
 
-    /// 1 MiB of rows: cores with the unit have 2 MiB.
-    fn block_rows(&self, words: usize) -> usize {
-        ((1 << 18) / words).min(256)
+    fn order(&self, words: usize, is_in_place: bool) -> Order {
+        let found = ORDERS
+            .iter()
+            .find(|(in_place, most, _)| *in_place == is_in_place && words <= *most);
+        found.map_or(ENCODED, |(.., order)| *order)
     }
 
-    fn part_words(&self) -> usize {
-        avx512::PART_WORDS
+    fn units(&self, format: Format, words: usize) -> Option<&dyn Units> {
+        let units: &dyn Units = match format {
+            Format::Int8 => &Int8s,
+            Format::F32 | Format::Bf16 => &Bf16s,
+        };
+        (words > 0 && words.is_multiple_of(SIDE)).then_some(units)
+    }
+
+    fn heads(&self, width: usize) -> Option<&dyn Heads> {
+        let heads: &dyn Heads = &OnTiles;
+        (width > 0 && width.is_multiple_of(2 * SIDE)).then_some(heads)
     }
 
     fn chunk_steps(&self) -> usize {
@@ -103,6 +122,7 @@ impl Tiles for Amx {
                         place(is_tall, SIDE * NR),
                         place(is_tall && second.is_some(), apart + SIDE * NR),
                     ],
+                    sum_bytes: ROW_BYTES,
                     steps,
                 };
                 shape(rows);
@@ -166,6 +186,39 @@ impl Tiles for Amx {
         4 * (SIDE * SIDE * SIDE) as u64
     }
 }
+
+/// Orders of products: whether rows are read in place, most words of a row, and the order. Measured on cores with 2 MiB of second-level cache: 640 KB of
+/// rows stay while strips of panels pass, or, where those would be few rows, 1.1 MB of panels.
+const ORDERS: [(bool, usize, Order); 2] = [
+    (
+        true,
+        1024,
+        Order {
+            stays: Stays::Rows,
+            rows: 13 * ROWS,
+            part_words: usize::MAX,
+            blocks: 2,
+        },
+    ),
+    (
+        true,
+        usize::MAX,
+        Order {
+            stays: Stays::Panels,
+            rows: 25 * ROWS,
+            part_words: 9 << 15,
+            blocks: 2,
+        },
+    ),
+];
+
+/// Order of products whose rows are encoded: once, so that a unit has all panels.
+const ENCODED: Order = Order {
+    stays: Stays::Rows,
+    rows: 8 * ROWS,
+    part_words: usize::MAX,
+    blocks: 4,
+};
 
 /// Whether the CPU has the unit with this format, and the operating system lets this process use it.
 fn runs(format: Format) -> bool {
@@ -233,7 +286,7 @@ unsafe fn shape(rows: usize) {
     };
     shapes.row_bytes[..8].fill(ROW_BYTES as u16);
     shapes.rows[..8].copy_from_slice(&[upper, upper, lower, lower, upper, lower, 16, 16]);
-    // SAFETY: the instruction reads these 64 bytes. Only this file uses the tile registers.
+    // SAFETY: the instruction reads these 64 bytes. Only this module uses the tile registers.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
 }
 
@@ -247,6 +300,8 @@ struct Walk {
     panels: [*const u32; 2],
     /// Sums of the upper rows with each panel, then of the lower rows.
     sums: [*mut f32; 4],
+    /// Bytes between rows of the sums.
+    sum_bytes: usize,
     /// Number of steps of 16 words; at least one.
     steps: usize,
 }
@@ -277,10 +332,10 @@ macro_rules! walk {
                     "add {two}, 1024",
                     "dec {steps}",
                     "jnz 2b",
-                    "tilestored [{a} + {line}*1], tmm0",
-                    "tilestored [{b} + {line}*1], tmm1",
-                    "tilestored [{c} + {line}*1], tmm2",
-                    "tilestored [{d} + {line}*1], tmm3",
+                    "tilestored [{a} + {sum}*1], tmm0",
+                    "tilestored [{b} + {sum}*1], tmm1",
+                    "tilestored [{c} + {sum}*1], tmm2",
+                    "tilestored [{d} + {sum}*1], tmm3",
                     upper = inout(reg) walk.left[0] => _,
                     lower = inout(reg) walk.left[1] => _,
                     one = inout(reg) walk.panels[0] => _,
@@ -288,6 +343,7 @@ macro_rules! walk {
                     steps = inout(reg) walk.steps => _,
                     row = in(reg) walk.row_bytes,
                     line = in(reg) ROW_BYTES,
+                    sum = in(reg) walk.sum_bytes,
                     a = in(reg) walk.sums[0],
                     b = in(reg) walk.sums[1],
                     c = in(reg) walk.sums[2],
@@ -318,16 +374,16 @@ walk!(
 walk!(
     more_bf16s,
     "tdpbf16ps",
-    "tileloadd tmm0, [{a} + {line}*1]",
-    "tileloadd tmm1, [{b} + {line}*1]",
-    "tileloadd tmm2, [{c} + {line}*1]",
-    "tileloadd tmm3, [{d} + {line}*1]"
+    "tileloadd tmm0, [{a} + {sum}*1]",
+    "tileloadd tmm1, [{b} + {sum}*1]",
+    "tileloadd tmm2, [{c} + {sum}*1]",
+    "tileloadd tmm3, [{d} + {sum}*1]"
 );
 walk!(
     more_int8s,
     "tdpbusd",
-    "tileloadd tmm0, [{a} + {line}*1]",
-    "tileloadd tmm1, [{b} + {line}*1]",
-    "tileloadd tmm2, [{c} + {line}*1]",
-    "tileloadd tmm3, [{d} + {line}*1]"
+    "tileloadd tmm0, [{a} + {sum}*1]",
+    "tileloadd tmm1, [{b} + {sum}*1]",
+    "tileloadd tmm2, [{c} + {sum}*1]",
+    "tileloadd tmm3, [{d} + {sum}*1]"
 );

@@ -3,6 +3,7 @@
 //! Invariant: nothing outside the implementations asks which set it is; a new set is one file and one line in `Isa::tiles`.
 #![allow(unsafe_code)]
 
+use super::unit::{Heads, Order, Stays, Units};
 use super::{Format, Left, NR, Tile};
 
 /// What a tile multiplies.
@@ -36,24 +37,43 @@ pub(in crate::model::ops) trait Tiles: Sync {
         false
     }
 
-    /// Whether rows of bfloat16 are read where they lie; otherwise they are copied side by side first.
-    fn reads_rows(&self) -> bool {
-        true
-    }
-
     /// Words to which a sum's operands are filled up with zeros.
     fn word_multiple(&self) -> usize {
         1
     }
 
-    /// Rows of a block, with `words` words each, that stay in the second-level cache beside a panel: 256 KiB of them.
-    fn block_rows(&self, words: usize) -> usize {
-        ((1 << 16) / words).min(96)
-    }
-
     /// Words of packed panels that stay in the second-level cache while rows pass by: 144 KiB, for cores with 512 KiB.
     fn part_words(&self) -> usize {
         9 << 12
+    }
+
+    /// How a product with `words` words a row is divided and computed. Rows that had to be encoded stay in the cache: 256 KiB of them, beside a panel.
+    fn order(&self, words: usize, is_in_place: bool) -> Order {
+        Order {
+            stays: if is_in_place {
+                Stays::Panels
+            } else {
+                Stays::Rows
+            },
+            // With more rows than 400 the time to load the panels hardly matters.
+            rows: if is_in_place {
+                400
+            } else {
+                ((1 << 16) / words).min(96)
+            },
+            part_words: self.part_words(),
+            blocks: 2,
+        }
+    }
+
+    /// What computes units of products of this format and length together with their epilogues, if the set has it.
+    fn units(&self, _format: Format, _words: usize) -> Option<&dyn Units> {
+        None
+    }
+
+    /// What computes heads of attention of this width from operands in bfloat16, if the set has it.
+    fn heads(&self, _width: usize) -> Option<&dyn Heads> {
+        None
     }
 
     /// Steps of a sum that are added up before those of the next tile: where a panel is read from the first-level cache, its share nearly fits there.

@@ -9,11 +9,12 @@ use std::ops::Range;
 use candle_core::Result;
 
 use super::Grid;
-use super::split::{Split, Stays};
+use super::split::Split;
 use crate::model::Activation;
 use crate::model::ops::activations::{Sink, Values, ValuesMut};
 use crate::model::ops::buffers::each_unit;
 use crate::model::ops::epilogue::{Epilogue, Scale, end};
+use crate::model::ops::kernel::unit::{Stays, Unit};
 use crate::model::ops::kernel::{self, Format, Left, MR, NR, Tile};
 use crate::model::ops::packed::{Packed, encode_row};
 
@@ -132,7 +133,7 @@ impl Product<'_> {
             (Format::F32, Values::F32(x)) => x.as_ptr().cast(),
             // Two adjacent values already form a word in memory.
             (Format::Bf16, Values::Bf16(x))
-                if self.weight.kernel().reads_rows()
+                if cfg!(target_endian = "little")
                     && self.weight.k().is_multiple_of(2)
                     && self.input.is_even() =>
             {
@@ -144,13 +145,15 @@ impl Product<'_> {
     }
 
     fn split(&self) -> Split {
-        let stays = match self.in_place() {
-            Some(_) => Stays::Panels,
-            None => Stays::Rows,
-        };
         let words = self.weight.format().words(self.weight.k());
         let panels = self.sections.len() * self.weight.per_section();
-        Split::new(stays, self.weight.kernel(), words, self.input, panels)
+        Split::new(
+            self.in_place().is_some(),
+            self.weight.kernel(),
+            words,
+            self.input,
+            panels,
+        )
     }
 
     /// Returns a unit's rows in the format that the kernel reads.
@@ -190,6 +193,15 @@ impl Product<'_> {
         let first_row = rows.start;
         let left = self.left(group, &rows, scratch);
         let first_panel = self.sections.start * self.weight.per_section();
+        if let Some(units) = kernel.units(words) {
+            let panels = first_panel + panels.start..first_panel + panels.end;
+            let (stays, scales) = (split.stays(), &scratch.scales);
+            let unit = self.whole(stays, (group, rows), panels, left, scales, out);
+            // SAFETY: `check` verified that the input has these rows of k elements, and `left` gave their words, which are neighbours; no other unit
+            // writes these rows and columns.
+            unsafe { units.unit(&unit, &mut scratch.spare) };
+            return;
+        }
         let (tall, wide, stacked) = (kernel.rows(), kernel.panels(), kernel.stacked());
         let tiles = rows.len().div_ceil(tall);
         let strips = panels.len().div_ceil(wide);
@@ -233,6 +245,37 @@ impl Product<'_> {
                     end(tiles.as_flattened_mut(), &epilogue);
                 }
             }
+        }
+    }
+
+    /// Returns a unit that the kernel computes as a whole.
+    fn whole<'e>(
+        &'e self,
+        stays: Stays,
+        (group, rows): (usize, Range<usize>),
+        panels: Range<usize>,
+        left: Left,
+        scales: &'e [f32],
+        out: Sinks,
+    ) -> Unit<'e> {
+        let at = self.output.at(group, rows.start);
+        let (words, columns, places) = self.weight.strips(panels);
+        Unit {
+            stays,
+            words: self.weight.format().words(self.weight.k()),
+            left,
+            rows: rows.len(),
+            panels: words,
+            places,
+            columns,
+            scales,
+            bias: self.bias,
+            activation: self.activation,
+            first_column: self.sections.start * self.weight.section(),
+            residual: self.residual.map(|residual| residual[at..].as_ptr()),
+            before: out.before.map(|before| before.target(at)),
+            y: out.y.target(at),
+            stride: self.output.stride,
         }
     }
 
@@ -298,6 +341,8 @@ struct Scratch {
     scales: Vec<f32>,
     /// Sums that are not complete yet.
     tiles: Vec<Tile>,
+    /// Rows of a tile that is not whole.
+    spare: Vec<u32>,
 }
 
 thread_local! {

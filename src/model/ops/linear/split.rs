@@ -6,19 +6,7 @@ use std::ops::Range;
 
 use super::Grid;
 use crate::model::ops::kernel::Kernel;
-
-/// Operand of a unit that stays in the second-level cache while the other one is streamed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stays {
-    /// A block of rows that had to be encoded; panels are streamed.
-    Rows,
-    /// A few panels; rows that are read in place are streamed, one tile at a time. The hardware prefetches each row of a tile, but of a panel only
-    /// one stream: this order waits less for memory.
-    Panels,
-}
-
-/// Number of rows of a unit above which the time to load its panels hardly matters.
-const MANY: usize = 400;
+use crate::model::ops::kernel::unit::Stays;
 
 /// Smallest number of rows of a unit.
 const FEW: usize = 24;
@@ -42,7 +30,7 @@ pub(super) struct Split {
 impl Split {
     /// Divides the rows of `input`, of `words` words each, and `panels` panels; neither is empty.
     pub(super) fn new(
-        stays: Stays,
+        is_in_place: bool,
         kernel: Kernel,
         words: usize,
         input: Grid,
@@ -50,18 +38,16 @@ impl Split {
     ) -> Self {
         let (all, threads) = (input.count(), rayon::current_num_threads());
         let words = words.clamp(1, kernel.chunk());
-        let (per_part, most) = match stays {
-            // Each thread gets at least two blocks, if there are enough rows.
-            Stays::Rows => {
-                let share = all.div_ceil(2 * threads);
-                (panels, kernel.block_rows(words).min(share))
-            }
+        let (order, part_panels) = kernel.order(words, is_in_place);
+        let (per_part, share) = match order.stays {
+            Stays::Rows => (panels, all.div_ceil(order.blocks * threads)),
             Stays::Panels => {
-                let per_part = kernel.part_panels(words).min(panels);
-                let share = (all * panels.div_ceil(per_part)).div_ceil(4 * threads);
-                (per_part, MANY.min(share))
+                let per_part = part_panels.min(panels);
+                let units = all * panels.div_ceil(per_part);
+                (per_part, units.div_ceil(4 * threads))
             }
         };
+        let (stays, most) = (order.stays, order.rows.min(share));
         let blocks = input.rows.div_ceil(most.max(FEW));
         let block = input.rows.div_ceil(blocks).next_multiple_of(kernel.rows());
         Self {
@@ -83,6 +69,11 @@ impl Split {
             per_part: per_part.next_multiple_of(self.wide).min(self.per_part),
             ..self
         }
+    }
+
+    /// Returns the operand of a unit that stays in the cache.
+    pub(super) fn stays(&self) -> Stays {
+        self.stays
     }
 
     /// Returns the number of blocks of all groups.
@@ -118,10 +109,7 @@ impl Split {
         tiles: usize,
     ) -> impl Iterator<Item = (usize, usize)> + use<> {
         let stays = self.stays;
-        (0..strips * tiles).map(move |at| match stays {
-            Stays::Rows => (at / tiles, at % tiles),
-            Stays::Panels => (at % strips, at / strips),
-        })
+        (0..strips * tiles).map(move |at| stays.nth(at, strips, tiles))
     }
 }
 
@@ -133,7 +121,7 @@ mod tests {
     #[test]
     fn units_cover_each_row_and_panel_once() {
         let kernel = Kernel::best(Format::F32);
-        for stays in [Stays::Rows, Stays::Panels] {
+        for is_in_place in [false, true] {
             for (rows, groups, panels, words) in [
                 (1, 1, 1, 1),
                 (5, 3, 7, 64),
@@ -147,7 +135,7 @@ mod tests {
                 };
                 for parts in [1, 2, 5, 1000] {
                     let split =
-                        Split::new(stays, kernel, words, input, panels).parts_at_least(parts);
+                        Split::new(is_in_place, kernel, words, input, panels).parts_at_least(parts);
                     let mut seen = vec![0; groups * rows * panels];
                     for unit in 0..split.units() {
                         let (group, rows_of, panels_of) = split.unit(unit);

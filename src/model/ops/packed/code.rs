@@ -13,6 +13,9 @@ const MOST: f32 = 127.0;
 /// Offset added to the left operand's integers, which makes them unsigned.
 pub(in crate::model::ops) const SHIFT: i32 = 128;
 
+/// Values of a row that are encoded together: a cache line of bytes.
+const LINE: usize = 64;
+
 /// Constant 1.5 · 2^23; adding and subtracting it rounds to the nearest integer.
 const ROUND: f32 = 12_582_912.0;
 
@@ -186,15 +189,21 @@ wide! {
         let usable = scale >= f32::MIN_POSITIVE && scale.is_finite();
         let inverse = if usable { 1.0 / scale } else { 0.0 };
         // The lowest bits of 1.5 · 2^23 + x are the integer x in two's complement.
-        let byte = |value: f32| {
-            ((value * inverse + ROUND).to_bits().wrapping_add(SHIFT as u32)) & 0xFF
-        };
-        let (fours, last) = row.as_chunks::<4>();
-        for (word, four) in words.iter_mut().zip(fours) {
-            *word = byte(four[0]) | byte(four[1]) << 8 | byte(four[2]) << 16 | byte(four[3]) << 24;
+        let byte = |value: f32| (value * inverse + ROUND).to_bits().wrapping_add(SHIFT as u32) as u8;
+        // A line's bytes are computed first, so that the compiler narrows whole vectors of integers.
+        let whole = row.len() / LINE;
+        for (words, values) in words.chunks_exact_mut(LINE / 4).zip(row.chunks_exact(LINE)) {
+            let mut bytes = [0; LINE];
+            for (byte_of, &value) in bytes.iter_mut().zip(values) {
+                *byte_of = byte(value);
+            }
+            for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *word = u32::from_le_bytes(*four);
+            }
         }
-        if let Some(word) = words.get_mut(row.len() / 4) {
-            *word = last.iter().rev().fold(0, |word, &value| word << 8 | byte(value));
+        let (words, rest) = (&mut words[whole * LINE / 4..], &row[whole * LINE..]);
+        for (word, values) in words.iter_mut().zip(rest.chunks(4)) {
+            *word = values.iter().rev().fold(0, |word, &value| word << 8 | u32::from(byte(value)));
         }
         scale + poison
     }
