@@ -14,7 +14,7 @@ use frameshift::model::{
     Step, TrainableSet, TrainingStep, keep_freed_pages,
 };
 use frameshift::rng::Stream;
-use frameshift::spec::{AdapterConfig, Digest, Normalization};
+use frameshift::spec::{AdapterConfig, Digest, Head, Normalization};
 
 #[global_allocator]
 static ALLOCATOR: LineAligned = LineAligned;
@@ -96,6 +96,7 @@ fn run(criterion: &mut Criterion, size: &Size) -> Result<(), Error> {
         adapter_kernel_size: [3, 1, 1],
         adapter_pre_attn: false,
         adapter_pre_mlp: true,
+        head: Head::Mean,
     };
     let set = AdapterSet::fresh(&size.config, config, 4, &rng)?;
     let trainable = TrainableSet::new(&set)?;

@@ -101,6 +101,7 @@ fn whole_clips(criterion: &mut Criterion) {
             order: FrameOrder::Display,
             color: ColorPolicy::Reference,
             normalization: Normalization::CLIP,
+            alters: Vec::new(),
         };
         group.bench_function(format!("340x256/{:?}", spec.views), |bencher| {
             bencher.iter(|| {

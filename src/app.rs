@@ -13,10 +13,13 @@ use futures::future::BoxFuture;
 
 use crate::config::Config;
 use crate::exchange::Exchange;
-use crate::metadata::{self, Sqlite};
+use crate::metadata::{self, MetadataStore, Sqlite};
 use crate::rpc::{self, Api, Health};
 use crate::store::{self, DirectoryLock, Store};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{LogFilter, Traces};
+use crate::tenancy::tls::Certificates;
+use crate::tenancy::{self, Admin, Credentials};
 use crate::{device, model, shutdown, telemetry, video};
 
 mod about;
@@ -97,6 +100,12 @@ pub enum Error {
         #[source]
         source: Box<model::load::Error>,
     },
+    /// The credentials cannot be set up.
+    #[error("cannot set up authentication: {0}")]
+    Credentials(#[from] tenancy::bootstrap::Error),
+    /// The certificates cannot be used.
+    #[error("cannot set up TLS: {0}")]
+    Certificates(#[from] Box<tenancy::tls::Error>),
     /// The video workers cannot be started.
     #[error("cannot start the video workers")]
     Video(#[from] video::Error),
@@ -106,6 +115,9 @@ pub enum Error {
     /// The API cannot be served.
     #[error(transparent)]
     Rpc(#[from] rpc::Error),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] telemetry::trace::Unusable),
     /// A loop that the server depends on has ended.
     #[error("{what} ended unexpectedly: {why}")]
     Stopped {
@@ -139,7 +151,11 @@ pub struct Bound {
     front_drain: shutdown::Drain,
     front: LoopSet,
     stores: Stores,
+    traces: Traces,
+    log: Option<LogFilter>,
     database: Sqlite,
+    credentials: Credentials,
+    certificates: Option<Certificates>,
     lock: DirectoryLock,
 }
 
@@ -147,6 +163,7 @@ pub struct Bound {
 pub struct App {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
     summary: Summary,
     wiring: Wiring,
     health: Health,
@@ -158,6 +175,7 @@ pub struct App {
     back: Loops,
     drain_grace: Duration,
     drain_timeout: Duration,
+    traces: Traces,
     database: Sqlite,
     /// Lock of the data directory, held until everything that writes has ended.
     _lock: DirectoryLock,
@@ -175,9 +193,16 @@ impl App {
 
     async fn bind_all(config: Config) -> Result<Bound, Error> {
         let listeners = Listeners::bind(&config).await?;
+        let certificates = config.tls.clone().map(Certificates::load);
+        let certificates = certificates.transpose().map_err(Box::new)?;
         let lock = DirectoryLock::acquire(&config.data_dir)?;
         let store = Store::open(&config.data_dir.join("objects"))?;
         let database = pairing::open(&config, &store).await?;
+        let traces = Traces::new(config.traces.as_ref())?;
+        let metadata: Arc<dyn MetadataStore> = Arc::new(database.clone());
+        let credentials = Credentials::new(config.tenancy.clone(), Arc::clone(&metadata));
+        let credentials = credentials.map_err(tenancy::bootstrap::Error::from)?;
+        credentials.bootstrap().await?;
         listeners.announce(config.address_file.as_deref())?;
 
         let (front_drain, signal) = shutdown::channel();
@@ -191,10 +216,14 @@ impl App {
             },
             stores: Stores {
                 store,
-                metadata: Arc::new(database.clone()),
+                metadata,
                 metrics: Metrics::new(),
             },
+            traces,
+            log: None,
             database,
+            credentials,
+            certificates,
             lock,
             listeners,
             config,
@@ -218,6 +247,11 @@ impl App {
     /// Returns the address of the metrics endpoint, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
+    }
+
+    /// Returns the address of the administrators' API, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Returns the values that the server chose at its start.
@@ -269,6 +303,7 @@ impl App {
         let late = self.front.finish(all - self.drain_timeout / 10).await;
         self.back_drain.start();
         let later = self.back.finish(all.saturating_sub(began.elapsed())).await;
+        self.traces.finish().await;
         database::close(&self.database).await;
         let unfinished: Vec<&str> = late.into_iter().chain(later).collect();
         if unfinished.is_empty() {
@@ -294,13 +329,49 @@ impl Bound {
         self
     }
 
+    /// Returns the same server with an object store that fails or waits when `faults` says so; for tests.
+    pub fn with_store_faults(mut self, faults: &store::Faults) -> Self {
+        self.stores.store = self.stores.store.with_faults(faults.clone());
+        self
+    }
+
+    /// Returns the same server with a log whose filter the operators' endpoint can change.
+    #[must_use]
+    pub fn with_log(mut self, log: LogFilter) -> Self {
+        self.log = Some(log);
+        self
+    }
+
     fn serve(mut self) -> Self {
-        let (config, api) = (self.config.rpc.clone(), self.api.clone());
-        let (health, metrics) = (self.health.clone(), self.stores.metrics.clone());
-        let drain = self.front.signal.clone();
-        if let Some(listener) = self.listeners.take_api() {
-            self.front.loops.spawn("the API", Ends::Server, async move {
-                rpc::serve(&config, listener, api, &health, metrics, drain).await
+        let (api, health) = (self.api.clone(), self.health.clone());
+        let front = |listener| rpc::Front {
+            listener,
+            credentials: Some(self.credentials.clone()).filter(Credentials::are_required),
+            certificates: self.certificates.clone(),
+            metrics: self.stores.metrics.clone(),
+            traces: self.traces.clone(),
+            drain: self.front.signal.clone(),
+        };
+        let (own, admin) = (self.listeners.take_api(), self.listeners.take_admin());
+        let (own, admin) = (own.map(front), admin.map(front));
+        let watched = self.certificates.clone().map(|certificates| {
+            certificates.watch(self.stores.metrics.clone(), self.front.signal.clone())
+        });
+        let loops = &mut self.front.loops;
+        if let Some(watched) = watched {
+            loops.spawn("the certificates", Ends::Itself, watched);
+        }
+        if let Some(front) = own {
+            let config = self.config.rpc.clone();
+            loops.spawn("the API", Ends::Server, async move {
+                rpc::serve(&config, front, api, &health).await
+            });
+        }
+        if let Some(front) = admin {
+            let config = self.config.rpc.of_admin();
+            let admin = Admin::new(self.credentials.clone());
+            loops.spawn("the administrators' API", Ends::Server, async move {
+                rpc::serve_admin(&config, front, admin).await
             });
         }
         self
@@ -338,7 +409,8 @@ impl Bound {
         let wiring = Wiring::start(&config, self.stores, &mut self.front, &mut back).await?;
         if let Some(listener) = self.listeners.take_metrics() {
             let metrics = wiring.metrics.clone();
-            let endpoint = telemetry::serve_metrics(listener, metrics, back.signal.clone());
+            let log = self.log.take();
+            let endpoint = telemetry::serve_metrics(listener, metrics, log, back.signal.clone());
             back.loops
                 .spawn("the metrics endpoint", Ends::Itself, endpoint);
         }
@@ -350,9 +422,14 @@ impl Bound {
         );
         back.loops
             .spawn("the database's upkeep", Ends::Itself, upkeep);
-        let about = about::of(&config, &wiring);
+        if self.credentials.are_required() {
+            let feed = self.credentials.clone().follow(back.signal.clone());
+            back.loops
+                .spawn("the feed of credentials", Ends::Server, feed);
+        }
         let budgets = Budgets::of(&config, wiring.backbone.bytes());
         budgets.check();
+        let about = about::of(&config, &wiring, &budgets);
         let summary = Summary::new(&config, &self.listeners, &about, budgets);
         self.api.open(rpc::Parts {
             library: wiring.library.clone(),
@@ -379,6 +456,7 @@ impl Bound {
         Ok(App {
             address: self.listeners.address,
             metrics_address: self.listeners.metrics_address,
+            admin_address: self.listeners.admin_address,
             summary,
             wiring,
             health: self.health,
@@ -388,6 +466,7 @@ impl Bound {
             back: back.loops,
             drain_grace: config.rpc.drain_grace,
             drain_timeout: config.drain_timeout,
+            traces: self.traces,
             database: self.database,
             _lock: self.lock,
         })

@@ -4,42 +4,50 @@
 
 use std::time::Duration;
 
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Endpoint;
-use tonic::{Request, Status};
 
+use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::classification_service_client::ClassificationServiceClient;
 use crate::proto::v1::dataset_service_client::DatasetServiceClient;
 use crate::proto::v1::fine_tuning_service_client::FineTuningServiceClient;
 use crate::proto::v1::server_service_client::ServerServiceClient;
 use crate::proto::v1::task_service_client::TaskServiceClient;
 use crate::proto::v1::video_service_client::VideoServiceClient;
+use crate::telemetry::trace::Outgoing;
 
 pub mod annotations;
+pub mod audit;
 pub mod classify;
 pub mod cli;
 pub mod dataset;
 pub mod embed;
 pub mod error;
+pub mod evaluate;
 mod failures;
 pub mod health;
+pub mod identity;
 mod info;
 pub mod jobs;
 pub mod json;
+pub mod keys;
+mod live;
 mod npy;
 pub mod output;
 mod pages;
 mod proxied;
+mod selection;
 pub mod tasks;
+pub mod tenants;
 pub mod train;
 pub mod upload;
 mod uploads;
 mod versions;
 mod videos;
+mod windows;
 
 pub use error::Error;
+pub use identity::{Options, Signed, Tls};
 pub use proxied::Proxied;
 
 /// Largest message that the server sends or takes, in bytes.
@@ -48,29 +56,14 @@ pub const MAX_MESSAGE: usize = 32 << 20;
 /// Largest chunk of an upload, in bytes.
 pub const CHUNK: usize = 1 << 20;
 
-/// Names the caller's tenant in every request.
-#[derive(Debug, Clone)]
-pub struct Tenant(Option<MetadataValue<Ascii>>);
-
-impl Interceptor for Tenant {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(tenant) = &self.0 {
-            request
-                .metadata_mut()
-                .insert("x-frameshift-tenant", tenant.clone());
-        }
-        Ok(request)
-    }
-}
-
-/// A channel that names its tenant.
-pub type Service = InterceptedService<Proxied, Tenant>;
+/// A channel that names its caller.
+pub type Service = InterceptedService<Proxied, Signed>;
 
 /// A connection to a server, for one tenant. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Proxied,
-    tenant: Tenant,
+    signed: Signed,
 }
 
 impl Client {
@@ -79,30 +72,54 @@ impl Client {
     /// # Errors
     /// When the address or the tenant is malformed, or nobody answers within 10 seconds.
     pub async fn connect(server: &str, tenant: Option<&str>) -> Result<Self, Error> {
+        Self::open(&Options {
+            server: server.to_owned(),
+            tenant: tenant.map(str::to_owned),
+            ..Options::default()
+        })
+        .await
+    }
+
+    /// Connects as somebody.
+    ///
+    /// # Errors
+    /// When an option is malformed, a file cannot be read, or nobody answers within 10 seconds.
+    pub async fn open(options: &Options) -> Result<Self, Error> {
+        let server = options.server.as_str();
         let unreachable = |source| Error::Connect {
             server: server.to_owned(),
             source,
         };
-        let endpoint = Endpoint::from_shared(address(server)?)
+        let address = address(server)?;
+        let mut endpoint = Endpoint::from_shared(address.url)
             .map_err(|_| wrong_address(server))?
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_while_idle(true);
-        let tenant = tenant
-            .map(|tenant| {
-                tenant.parse().map_err(|_| Error::Tenant {
-                    tenant: tenant.to_owned(),
-                })
-            })
-            .transpose()?;
+        if address.is_encrypted {
+            let tls = options.tls.config()?;
+            endpoint = endpoint.tls_config(tls).map_err(unreachable)?;
+        } else if options.tls.is_given() {
+            return Err(Error::Usage(format!(
+                "--server {server}: certificates go with https://"
+            )));
+        }
+        let signed = Signed::new(options)?;
         Ok(Self {
             channel: Proxied::new(endpoint.connect().await.map_err(unreachable)?),
-            tenant: Tenant(tenant),
+            signed,
         })
     }
 
+    /// Makes all requests from here on a part of this trace.
+    #[must_use]
+    pub fn traced(mut self, trace: Outgoing) -> Self {
+        self.signed.in_trace(trace);
+        self
+    }
+
     fn service(&self) -> Service {
-        InterceptedService::new(self.channel.clone(), self.tenant.clone())
+        InterceptedService::new(self.channel.clone(), self.signed.clone())
     }
 
     /// The channel, for services that know no tenants.
@@ -113,6 +130,11 @@ impl Client {
     /// The server's description.
     pub fn server(&self) -> ServerServiceClient<Service> {
         ServerServiceClient::new(self.service())
+    }
+
+    /// Tenants and keys, at the administrators' address.
+    pub fn admin(&self) -> AdminServiceClient<Service> {
+        AdminServiceClient::new(self.service())
     }
 
     /// Videos.
@@ -152,22 +174,34 @@ pub fn resource(kind: &str, id: &str) -> String {
     }
 }
 
-/// The server's address as a URL. `https` is refused, since it would be spoken in plain text.
-fn address(server: &str) -> Result<String, Error> {
+/// A server's address.
+#[derive(Debug, PartialEq, Eq)]
+struct Address {
+    url: String,
+    is_encrypted: bool,
+}
+
+/// The server's address as a URL; without a scheme it is spoken to in plain text.
+fn address(server: &str) -> Result<Address, Error> {
+    let plain = |url| Address {
+        url,
+        is_encrypted: false,
+    };
     match server.split_once("://") {
         None if server.is_empty() || server.contains(['/', ' ']) => Err(wrong_address(server)),
-        None => Ok(format!("http://{server}")),
-        Some(("http", _)) => Ok(server.to_owned()),
-        Some(("https", _)) => Err(Error::Usage(format!(
-            "--server {server}: TLS is not supported yet, so https is refused; use http:// where the connection is protected by other means"
-        ))),
+        None => Ok(plain(format!("http://{server}"))),
+        Some(("http", _)) => Ok(plain(server.to_owned())),
+        Some(("https", _)) => Ok(Address {
+            url: server.to_owned(),
+            is_encrypted: true,
+        }),
         Some(_) => Err(wrong_address(server)),
     }
 }
 
 fn wrong_address(server: &str) -> Error {
     Error::Usage(format!(
-        "--server {server:?}: expected HOST:PORT or http://HOST:PORT"
+        "--server {server:?}: expected HOST:PORT, http://HOST:PORT or https://HOST:PORT"
     ))
 }
 
@@ -176,13 +210,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_needs_no_scheme_and_is_never_spoken_to_in_plain_text_by_mistake() {
-        assert_eq!(
-            address("localhost:50051").unwrap(),
-            "http://localhost:50051"
-        );
-        assert_eq!(address("http://[::1]:1").unwrap(), "http://[::1]:1");
-        for wrong in ["https://host:1", "ftp://host", "", "a b", "host/path"] {
+    fn an_address_needs_no_scheme_and_https_is_never_spoken_in_plain_text() {
+        let read = |server| {
+            let Address { url, is_encrypted } = address(server).unwrap();
+            (url, is_encrypted)
+        };
+        for (server, url, is_encrypted) in [
+            ("localhost:50051", "http://localhost:50051", false),
+            ("http://[::1]:1", "http://[::1]:1", false),
+            ("https://host:1", "https://host:1", true),
+        ] {
+            assert_eq!(read(server), (url.to_owned(), is_encrypted));
+        }
+        for wrong in ["ftp://host", "", "a b", "host/path"] {
             assert_eq!(address(wrong).unwrap_err().exit_code(), 64, "{wrong}");
         }
     }

@@ -3,6 +3,7 @@
 //! Defaults < TOML file (`--config` or `FRAMESHIFT_CONFIG`) < environment (`FRAMESHIFT_…`) < flags; a key has the same name in all of them.
 //! Invariant: a [`Config`] is valid; an error names the key and the source of the value.
 
+pub mod access;
 mod calls;
 pub mod cli;
 mod derived;
@@ -23,7 +24,9 @@ use crate::metadata::UploadLimits;
 use crate::model::Isa;
 use crate::model::load::Overrides;
 use crate::spec::Precision;
-use crate::{device, engine, faults, jobs, library, metadata, registry, rpc, telemetry, video};
+use crate::{
+    device, engine, faults, jobs, library, metadata, registry, rpc, telemetry, tenancy, video,
+};
 use load::{Error, Layered};
 use settings::{Flags, LogFormat, PrecisionChoice, Sandbox, Settings};
 use units::Span;
@@ -33,6 +36,12 @@ use units::Span;
 pub struct Config {
     /// Address of the API.
     pub listen: SocketAddr,
+    /// Address of the administrators' API; none when not set.
+    pub admin_listen: Option<SocketAddr>,
+    /// Who callers are.
+    pub tenancy: tenancy::Config,
+    /// Files of TLS; connections are in plain text without.
+    pub tls: Option<tenancy::tls::Config>,
     /// File that the real address is written to once it is bound.
     pub address_file: Option<PathBuf>,
     /// Folder of all durable state.
@@ -45,6 +54,8 @@ pub struct Config {
     pub backbone_override: Overrides,
     /// Address of the Prometheus endpoint; none when not set.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where traces are sent; nowhere when not set.
+    pub traces: Option<telemetry::trace::Config>,
     /// Format of log lines.
     pub log_format: telemetry::LogFormat,
     /// Filter of log lines, in the syntax of RUST_LOG.
@@ -97,14 +108,7 @@ impl Config {
     /// When a value is not valid; the error names its key and source.
     pub fn new(layers: &Layered, program: PathBuf) -> Result<Self, Error> {
         let settings = layers.settings()?;
-        if !settings.listen.0.ip().is_loopback() && !settings.insecure_allow_anonymous {
-            let problem = format!(
-                "{} can be reached from other machines, and callers are not authenticated: any of them could read and change every tenant's data; \
-                 listen on 127.0.0.1, or accept this with --insecure-allow-anonymous",
-                settings.listen
-            );
-            return Err(layers.complain("listen", problem));
-        }
+        let tenancy = access::config(layers, &settings)?;
         positive(layers, &settings)?;
         let crash_at = settings.crash_at.as_deref().map(str::parse).transpose();
         let cpu = settings.cpu.as_deref().map(str::parse).transpose();
@@ -114,6 +118,9 @@ impl Config {
         })?;
         Ok(Self {
             listen: settings.listen.0,
+            admin_listen: settings.admin_listen.map(|address| address.0),
+            tenancy,
+            tls: access::tls(layers, &settings)?,
             address_file: settings.address_file.clone(),
             data_dir: settings.data_dir.clone(),
             accept_data_loss: settings.accept_data_loss,
@@ -123,6 +130,7 @@ impl Config {
             },
             backbone_override,
             metrics_listen: settings.metrics_listen.map(|address| address.0),
+            traces: traces_config(layers, &settings)?,
             log_format: match settings.log_format {
                 LogFormat::Text => telemetry::LogFormat::Text,
                 LogFormat::Json => telemetry::LogFormat::Json,
@@ -146,8 +154,9 @@ impl Config {
             database_faults: metadata::Faults::default(),
             rpc: calls::config(layers, &settings)?,
             video: video_config(&settings, program),
-            device: device::Config::default(),
+            device: device_config(layers, &settings)?,
             registry: registry::Config {
+                cache_bytes: settings.host_adapter_memory.0,
                 stale_limit: settings.stale_limit.0,
                 ..registry::Config::default()
             },
@@ -230,6 +239,7 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
         ("video_memory", Some(settings.video_memory)),
         ("step_memory", settings.step_memory),
         ("feature_bytes", Some(settings.feature_bytes)),
+        ("live_memory", Some(settings.live_memory)),
     ];
     for (key, size) in sizes {
         if size.is_some_and(|size| size.0 == 0) {
@@ -237,6 +247,40 @@ fn positive(layers: &Layered, settings: &Settings) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The collector's URL is validated here, since it is used long after the start.
+fn traces_config(
+    layers: &Layered,
+    settings: &Settings,
+) -> Result<Option<telemetry::trace::Config>, Error> {
+    let Some(endpoint) = settings.otlp_endpoint.clone() else {
+        return Ok(None);
+    };
+    let is_plain = endpoint.parse::<http::Uri>().is_ok_and(|url| {
+        let has_path = url.path().len() > 1 || url.query().is_some();
+        url.scheme_str() == Some("http") && url.host().is_some() && !has_path
+    });
+    if !is_plain {
+        let problem = format!(
+            "expected http://HOST:PORT of a collector that takes OTLP over gRPC, without TLS, got {endpoint:?}"
+        );
+        return Err(layers.complain("otlp_endpoint", problem));
+    }
+    let ratio = settings.trace_ratio.0;
+    Ok(Some(telemetry::trace::Config { endpoint, ratio }))
+}
+
+fn device_config(layers: &Layered, settings: &Settings) -> Result<device::Config, Error> {
+    let share = settings.training_share.0;
+    if share > 0.9 {
+        return Err(layers.complain("training_share", "expected 0 to 0.9"));
+    }
+    Ok(device::Config {
+        // Thousandths, of which there are 900 at most.
+        training_share: (share * 1000.0).round() as u32,
+        ..device::Config::default()
+    })
 }
 
 fn engine_config(settings: &Settings) -> engine::Config {

@@ -3,13 +3,22 @@
 //! Invariant: the device knows neither jobs nor the engine, and interleaving the slices of different work items never changes a bit of a result,
 //! since each item's state is its own. A panic inside a slice drops that item alone.
 
+mod handover;
+#[cfg(test)]
+mod modelled;
 mod schedule;
 mod slice;
 mod thread;
 mod walk;
 
+/// Locks of the hand-over; its model has others.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+}
+
 use std::sync::Arc;
 
+use crate::ids::TenantId;
 use crate::telemetry::metrics::DeviceKind;
 
 pub use crate::spec::Step;
@@ -24,6 +33,9 @@ pub enum Priority {
     /// Training work: it yields the device after every slice, and takes turns with other training work.
     Training,
 }
+
+/// Whom a training item's time is counted for; items without an owner have a share together.
+type Owner = Option<TenantId>;
 
 impl Priority {
     fn kind(self) -> DeviceKind {
@@ -69,8 +81,9 @@ pub struct Config {
     pub queue: usize,
     /// Most bytes that training items may need together; a single item always runs.
     pub training_bytes: u64,
-    /// Serving batches in a row after which a waiting training item gets one slice.
-    pub serving_run: u32,
+    /// Share of the device's time, in thousandths, that training keeps while serving keeps the device busy; 900 at most. What either side does not use
+    /// is the other's. At 0 training runs only while serving is idle.
+    pub training_share: u32,
 }
 
 impl Default for Config {
@@ -78,7 +91,7 @@ impl Default for Config {
         Self {
             queue: 64,
             training_bytes: 4 << 30,
-            serving_run: 4,
+            training_share: 100,
         }
     }
 }

@@ -8,8 +8,10 @@ mod answers;
 mod batcher;
 mod error;
 mod queue;
+mod rate;
 mod request;
 mod residency;
+mod spare;
 mod swap;
 mod versions;
 mod warmup;
@@ -27,6 +29,7 @@ use crate::device;
 use crate::fair::Class;
 use crate::ids::{TenantId, VersionRef};
 use crate::model::Backbone;
+pub use crate::model::Pictures;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Dropped;
 
@@ -35,9 +38,11 @@ use admission::{Admission, Demand};
 pub use answers::{Answer, ClipFeatures, Clips, Features};
 pub use error::{Error, Limit, Unfit};
 use queue::Queue;
+pub use rate::{Origin, Rate};
 use residency::Residency;
+pub use spare::Spare;
 pub use swap::Service;
-pub use versions::{Desired, Stored, Unavailable, Versions};
+pub use versions::{Desired, Role, Stored, Unavailable, Versions};
 
 /// Limits of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,12 +89,22 @@ impl Config {
         self.batch_frames.min(frames).max(1)
     }
 
-    /// Returns the most bytes that classification takes on this backbone: planes of clips that wait or run, activations and planes of the running
-    /// batch (whose planes outlive the permits of callers that left), and adapter sets.
+    /// Returns the most bytes of pinned sets, by the size of their files: half of [`Config::residency_bytes`].
+    pub fn pinned_bytes(&self) -> u64 {
+        self.residency_bytes / 2
+    }
+
+    /// Returns the most bytes of planes of clips that wait or run, those of versions that watch included.
+    pub fn clip_bytes(&self) -> u64 {
+        self.queue_bytes.saturating_add(self.spare().bytes)
+    }
+
+    /// Returns the most bytes that classification takes on this backbone: planes of clips that wait or run, those of versions that watch included,
+    /// activations and planes of the running batch (whose planes outlive the permits of callers that left), and adapter sets.
     pub fn bytes(&self, backbone: &Backbone) -> u64 {
         let frames = self.frames_of_a_batch(backbone).max(request::FRAMES);
         let planes = frames * backbone.config().frame_len() * size_of::<f32>();
-        self.queue_bytes + backbone.bytes_of(frames) + planes as u64 + self.residency_bytes
+        self.clip_bytes() + backbone.bytes_of(frames) + planes as u64 + self.residency_bytes
     }
 }
 
@@ -142,8 +157,31 @@ pub struct ResidencyRecord {
     pub bytes: u64,
     /// Time when a batch last used the set.
     pub last_used: SystemTime,
+    /// Whether the set stays because its task is pinned.
+    pub is_pinned: bool,
     /// Reason of the quarantine; `None` when the set is resident.
     pub quarantine: Option<Arc<str>>,
+}
+
+/// What is in use at a moment, of all tenants together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InUse {
+    /// Clips between admission and answer.
+    pub clips: usize,
+    /// Most clips between admission and answer.
+    pub clips_capacity: usize,
+    /// Bytes of the planes of those clips.
+    pub bytes: u64,
+    /// Most bytes of the planes.
+    pub bytes_capacity: u64,
+    /// Frames of the clips that wait for a batch.
+    pub waiting_frames: u64,
+    /// Adapter sets in memory.
+    pub sets: usize,
+    /// Bytes of those sets, also of those that are being loaded.
+    pub set_bytes: u64,
+    /// How fast the device classifies; `None` before the warm-up.
+    pub rate: Option<Rate>,
 }
 
 /// Components that the engine works with; `registry` is the source of versions.
@@ -170,6 +208,8 @@ struct Core {
     backbone: Arc<Backbone>,
     device: device::Handle,
     admission: Admission,
+    /// Room for work that nobody waits for.
+    spare: Admission,
     queue: Arc<Queue>,
     residency: Residency,
     ready: watch::Sender<bool>,
@@ -202,6 +242,7 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
             clips: config.queue_clips,
             bytes: config.queue_bytes,
         }),
+        spare: Admission::new(config.spare()),
         config,
         backbone: parts.backbone,
         device: parts.device,
@@ -252,16 +293,21 @@ impl Handle {
         deadline: Option<Instant>,
         loads: &[Load],
     ) -> Result<Permit, Error> {
+        let frames = loads
+            .iter()
+            .map(|load| load.clips * load.frames * load.readers);
+        let frames = frames.sum::<usize>() as u64;
+        self.admitted(asks, deadline, self.demand_of_all(loads), frames)
+    }
+
+    /// Returns what a request with several versions takes: those that read the same clips share their planes, but each clip runs once for each of them.
+    fn demand_of_all(&self, loads: &[Load]) -> Demand {
         let frame = (size_of::<f32>() * self.core.backbone.config().frame_len()) as u64;
         let sum = |each: fn(&Load) -> usize| loads.iter().map(each).sum::<usize>();
-        // Versions that read the same clips share their planes, but each clip runs once for each of them.
-        let planes = sum(|load| load.clips * load.frames) as u64;
-        let frames = sum(|load| load.clips * load.frames * load.readers) as u64;
-        let demand = Demand {
+        Demand {
             clips: sum(|load| load.clips * load.readers),
-            bytes: frame.saturating_mul(planes),
-        };
-        self.admitted(asks, deadline, demand, frames)
+            bytes: frame.saturating_mul(sum(|load| load.clips * load.frames) as u64),
+        }
     }
 
     fn admitted(
@@ -294,12 +340,24 @@ impl Handle {
     /// # Errors
     /// [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
     pub async fn reserve(&self, tenant: &TenantId, ask: Ask) -> Result<Permit, Error> {
-        let demand = self.demand(ask);
-        let permit = self
-            .core
-            .admission
-            .reserve((tenant, ask.class), demand)
-            .await?;
+        let asks = (tenant, ask.class);
+        self.reserved(asks, self.demand(ask)).await
+    }
+
+    /// Waits for room for all of a request's clips, as [`Handle::reserve`] does.
+    ///
+    /// # Errors
+    /// Same as [`Handle::reserve`].
+    pub async fn reserve_all(
+        &self,
+        asks: (&TenantId, Class),
+        loads: &[Load],
+    ) -> Result<Permit, Error> {
+        self.reserved(asks, self.demand_of_all(loads)).await
+    }
+
+    async fn reserved(&self, asks: (&TenantId, Class), demand: Demand) -> Result<Permit, Error> {
+        let permit = self.core.admission.reserve(asks, demand).await?;
         match *self.core.ready.borrow() {
             true => Ok(permit),
             false => Err(Error::NotReady),
@@ -336,9 +394,39 @@ impl Handle {
         }
     }
 
+    /// Starts to load the adapter sets that an admitted request will need, so that they load while its video is decoded.
+    pub fn prefetch<'a>(&self, versions: impl IntoIterator<Item = &'a VersionRef>) {
+        for version in versions {
+            self.core.residency.prefetch(version);
+        }
+    }
+
     /// Returns the tenant's adapter sets that are resident or quarantined.
     pub fn residency(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
         self.core.residency.records(tenant)
+    }
+
+    /// Returns what is in use now.
+    pub fn in_use(&self) -> InUse {
+        let core = &self.core;
+        let used = core.admission.used();
+        let (waiting_frames, rate) = core.queue.state();
+        let (sets, set_bytes) = core.residency.size();
+        InUse {
+            clips: used.clips,
+            clips_capacity: core.config.queue_clips,
+            bytes: used.bytes,
+            bytes_capacity: core.config.queue_bytes,
+            waiting_frames,
+            sets,
+            set_bytes,
+            rate,
+        }
+    }
+
+    /// Returns the most bytes of files of versions that one tenant may pin: half of what may be pinned in all.
+    pub fn pin_limit(&self) -> u64 {
+        self.core.config.pinned_bytes() / 2
     }
 
     /// Returns the reason why a version is quarantined; `None` when it is resident, loading, or was never requested.

@@ -32,6 +32,15 @@ pub enum Format {
     Pytorch,
 }
 
+/// A version that was made of a file.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// Record of the version.
+    pub record: VersionRecord,
+    /// Objects of the file that hold no tensors and were not read, each with its key and class.
+    pub passed_over: Vec<String>,
+}
+
 /// A version as a file.
 #[derive(Debug, Clone)]
 pub struct Exported {
@@ -64,7 +73,7 @@ impl Exchange {
         import::begin(self, tenant, wanted).await
     }
 
-    /// Makes a version of a file; idempotent by the request's id.
+    /// Makes a version of a file; idempotent by the request's id. What was passed over is said each time.
     ///
     /// # Errors
     /// When the file is not what was promised, cannot be read, is of another backbone or does not fit the task; when the etag is stale, or the store
@@ -75,12 +84,20 @@ impl Exchange {
         wanted: Wanted,
         target: Target,
         contents: Contents,
-    ) -> Result<VersionRecord> {
+    ) -> Result<Made> {
         let task = wanted.task.clone();
         let backbone = Arc::clone(&self.backbone);
         let import = move || import::prepare(&backbone, wanted, target, contents);
-        let import = blocking(import).await?;
-        Ok(self.registry.import(tenant, &task, import).await?)
+        let (import, passed_over) = blocking(import).await?;
+        if !passed_over.is_empty() {
+            let passed_over = passed_over.join("; ");
+            tracing::info!(%task, passed_over, "an import passes over objects of unknown classes");
+        }
+        let record = self.registry.import(tenant, &task, import).await?;
+        Ok(Made {
+            record,
+            passed_over,
+        })
     }
 
     /// A version as a file.

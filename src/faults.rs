@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// - `mid-step`: within a training step
 /// - `checkpoint-written`: a checkpoint is in the store and its record is committed
 /// - `publish`: a version's weights are in the store, the version is not visible yet
+/// - `version-published`: the transaction that published a version is committed, the test split is not measured yet
 /// - `alias-moved`: the transaction that moved a serving version is committed
 pub const POINTS: &[&str] = &[
     "part-stored",
@@ -30,6 +31,7 @@ pub const POINTS: &[&str] = &[
     "mid-step",
     "checkpoint-written",
     "publish",
+    "version-published",
     "alias-moved",
 ];
 

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Longest name that a caller may choose, in bytes.
@@ -138,6 +139,10 @@ name_id!(
     /// Name of a data set within its tenant.
     DatasetId, "dataset"
 );
+name_id!(
+    /// Public part of an API key, which names the key in listings and logs.
+    KeyId, "key"
+);
 uuid_id!(
     /// Id of a stored video.
     VideoId, "video"
@@ -163,7 +168,8 @@ impl TenantId {
 }
 
 /// Number of an adapter version within its task, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct AdapterVersion(NonZeroU32);
 
 impl AdapterVersion {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an upload that was acknowledged is on the disk; a video on record was probed by the decoder and its blob is whole.
 
+mod check;
 mod collector;
 mod dataset;
 mod janitor;
@@ -13,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Semaphore;
 
+pub use check::{Check, Finding, Kind as FindingKind};
 pub use collector::Collected;
 pub use janitor::{Removed, Retention};
 pub use stored::Damage;
@@ -93,6 +96,9 @@ pub enum Error {
     /// A part could not be stored: the server is shutting down.
     #[error("the upload was interrupted")]
     Interrupted,
+    /// The check of a data set panicked, or the server is shutting down.
+    #[error("the check of a data set broke off")]
+    Check(#[source] tokio::task::JoinError),
     /// A stored video's bytes are not those that were uploaded.
     #[error("the stored bytes of videos/{video} are damaged: {damage}")]
     Damaged {
@@ -110,6 +116,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the tenant has no such video.
+    pub fn is_missing_video(&self) -> bool {
+        matches!(
+            self,
+            Self::Metadata(metadata::Error::NotFound {
+                kind: metadata::Kind::Video,
+                ..
+            })
+        )
+    }
+
     /// Whether the bytes are refused, so that sending them again would not help.
     fn is_refusal(&self) -> bool {
         matches!(
@@ -156,6 +173,8 @@ struct Inner {
     metadata: Arc<dyn MetadataStore>,
     prober: Arc<dyn Prober>,
     whole: stored::Whole,
+    /// Checks of data sets that may run at the same time.
+    checks: Arc<Semaphore>,
 }
 
 impl Library {
@@ -173,6 +192,7 @@ impl Library {
                 metadata,
                 prober,
                 whole: stored::Whole::default(),
+                checks: Arc::new(Semaphore::new(check::AT_A_TIME)),
             }),
         }
     }

@@ -10,7 +10,7 @@ use frameshift::config::cli::{Cli, Command, Exit, Serve, VIDEO_WORKER};
 use frameshift::config::load::Layered;
 use frameshift::config::settings::Flags;
 use frameshift::config::{self, Config, machine};
-use frameshift::{demo, faults, model, telemetry, tools, video};
+use frameshift::{client, demo, faults, metadata, model, telemetry, tools, video};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -86,7 +86,15 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(arguments) => serve(&arguments),
         Command::Client(command) => {
-            let mut command = command.after(cli.before);
+            if let Some(arguments) = command.bootstrap() {
+                return bootstrap(arguments);
+            }
+            let mut before = cli.before;
+            let own = config::environment().remove(API_KEY);
+            before.api_key = own
+                .filter(|_| before.api_key_file.is_none())
+                .map(Into::into);
+            let mut command = command.after(before);
             let is_json = command.is_json();
             runtime()?.block_on(command.run()).map_err(|error| Failure {
                 json: is_json.then(|| error.json()),
@@ -120,6 +128,28 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// Environment variable that may hold the client's API key.
+const API_KEY: &str = "FRAMESHIFT_API_KEY";
+
+fn bootstrap(arguments: &client::keys::Bootstrap) -> Result<(), Failure> {
+    let flags = Flags {
+        data_dir: arguments.data_dir.clone(),
+        ..Flags::default()
+    };
+    let environment = config::environment();
+    let layers = Layered::load(arguments.config.as_deref(), &environment, &flags)
+        .map_err(exit(Exit::Usage))?;
+    let settings = layers.settings().map_err(exit(Exit::Usage))?;
+    let place = tools::bootstrap::Place {
+        database: metadata::Config::at(settings.data_dir.join("metadata.sqlite")),
+        data_dir: settings.data_dir,
+        pepper: settings.key_pepper_file,
+        out: arguments.out.clone(),
+    };
+    let outcome = runtime()?.block_on(tools::bootstrap::run(place));
+    outcome.map_err(|error| coded_by(error, tools::bootstrap::Error::exit_code))
+}
+
 /// An error that knows its exit code.
 fn coded_by<E: Into<anyhow::Error>>(error: E, code: impl Fn(&E) -> u8) -> Failure {
     let code = code(&error);
@@ -139,7 +169,7 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
         tools::show(layers.dump(&config.derived()).trim_end());
         return Ok(());
     }
-    telemetry::init(config.log_format, &config.log_filter).map_err(exit(Exit::Usage))?;
+    let log = telemetry::init(config.log_format, &config.log_filter).map_err(exit(Exit::Usage))?;
     for name in config::load::strangers(&environment) {
         tracing::warn!(
             name,
@@ -156,7 +186,7 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
     model::compute_threads(config.compute_threads);
     runtime()?.block_on(async {
         let signals = Signals::new().map_err(exit(Exit::Internal))?;
-        run_server(config, signals).await.map_err(|error| {
+        run_server(config, log, signals).await.map_err(|error| {
             let code = exit_of(&error);
             exit(code)(error)
         })
@@ -184,11 +214,14 @@ fn exit_of(error: &app::Error) -> Exit {
         | Error::Records(_)
         | Error::DatabaseMissing { .. }
         | Error::OtherDatabase { .. }
+        | Error::Credentials(_)
+        | Error::Certificates(_)
         | Error::Video(video::Error::Unconfined { .. })
         | Error::Backbone { .. } => Exit::Unavailable,
         Error::Video(_) | Error::Device(_) | Error::Rpc(_) | Error::Stopped { .. } => {
             Exit::Internal
         }
+        Error::Traces(_) => Exit::Usage,
         Error::DrainTimeout { .. } => Exit::Again,
     }
 }
@@ -228,12 +261,16 @@ fn open_files(connections: usize) {
 
 /// A signal before the server serves ends it at once: nothing is in flight yet.
 #[allow(clippy::print_stdout)]
-async fn run_server(config: Config, signals: Signals) -> Result<(), app::Error> {
+async fn run_server(
+    config: Config,
+    log: telemetry::LogFilter,
+    signals: Signals,
+) -> Result<(), app::Error> {
     let mut signal = Box::pin(signals.first());
     // A log for machines is one stream of JSON: what is printed for people goes there as events.
     let is_text = matches!(config.log_format, telemetry::LogFormat::Text);
     let start = async {
-        let bound = App::bind(config).await?;
+        let bound = App::bind(config).await?.with_log(log);
         if is_text {
             println!("listening on {}, loading the backbone", bound.address());
         }

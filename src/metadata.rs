@@ -1,8 +1,9 @@
-//! Records and the transactions on them: videos, uploads, data sets, tasks, versions, jobs and their events.
+//! Records and the transactions on them: videos, uploads, data sets, tasks, versions, jobs and their events; tenants and keys.
 //!
 //! Invariant: every method of [`MetadataStore`] is one transaction that is durable before it returns, and touches rows of the named tenant only;
 //! no connection leaves this module, the only one that names sqlx.
 
+mod access;
 mod error;
 mod faulty;
 mod page;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use access::Access;
 pub use error::{Error, Kind, OpenError, Result};
 pub use faulty::{Fault, Outages};
 pub use page::{Page, PageRequest};
@@ -24,7 +26,7 @@ pub use sqlite::{Condition, Config, Faults, Sqlite, backup};
 use crate::ids::{
     AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VideoId,
 };
-use crate::spec::{Digest, JobState};
+use crate::spec::{Digest, Evaluation, JobState};
 
 /// The records, as use cases. A name of another tenant is [`Error::NotFound`]. A `request` makes a create idempotent: a second call with the same
 /// (tenant, method, request) returns the first one's resource as it is now, and [`Error::NotFound`] when that was deleted since; one that asks for
@@ -38,6 +40,7 @@ pub trait MetadataStore:
     + Jobs
     + Workers
     + Retention
+    + Access
     + Send
     + Sync
     + std::fmt::Debug
@@ -53,6 +56,7 @@ impl<T> MetadataStore for T where
         + Jobs
         + Workers
         + Retention
+        + Access
         + Send
         + Sync
         + std::fmt::Debug
@@ -242,14 +246,16 @@ pub trait Tasks {
         target: &ImportTarget,
         version: NewVersion,
     ) -> Result<ImportedVersion>;
-    /// Asks for a version to serve, if `etag` is current.
+    /// Asks for versions to serve, if `etag` is current; what serves now is remembered.
     async fn set_desired(
         &self,
         tenant: &TenantId,
         task: &TaskId,
-        version: AdapterVersion,
+        plan: &Plan,
         etag: &str,
     ) -> Result<TaskRecord>;
+    /// Asks for what served before the last change of that, if `etag` is current. [`Error::NothingBefore`] when nothing did.
+    async fn roll_back(&self, tenant: &TenantId, task: &TaskId, etag: &str) -> Result<TaskRecord>;
     /// Makes the desired version the serving one. Returns whether it still is the desired one; if not, nothing changes.
     async fn move_serving(
         &self,
@@ -265,7 +271,27 @@ pub trait Tasks {
         version: AdapterVersion,
         why: &str,
     ) -> Result<bool>;
-    /// Tasks of all tenants whose desired version is not the serving one, those with a `serving_error` too.
+    /// Notes of a version of the split, but the main one, that it was proved, or why it cannot serve. Returns whether that is news.
+    async fn note_member(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+        why: Option<&str>,
+    ) -> Result<bool>;
+    /// Wants the versions that serve a task to stay in memory, or no longer. [`Error::TooMuchPinned`] when those of the tenant's tasks would have more
+    /// bytes than `limit`. The etag stays.
+    async fn pin_task(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        pinned: bool,
+        limit: u64,
+    ) -> Result<TaskRecord>;
+    /// Versions of all tenants that are to stay in memory, in the order of tenants and tasks: those that serve pinned tasks.
+    async fn pinned_versions(&self) -> Result<Vec<PinnedRecord>>;
+    /// Tasks of all tenants whose desired version is not the serving one, those with a `serving_error` too, or whose split has versions that are
+    /// still to be proved.
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>>;
     /// Serving versions of all tenants in the order of tenants and tasks, those after a task, at most `limit`.
     async fn serving_versions(
@@ -366,7 +392,7 @@ pub trait Workers {
     async fn end_job(&self, lease: &Lease, ending: Ending) -> Result<JobRecord>;
     /// Gives out the number that the job's version will have: always the same one for one job.
     async fn reserve_version(&self, lease: &Lease) -> Result<AdapterVersion>;
-    /// Makes a stored version visible and its PUBLISHING job SUCCEEDED. With `auto_serve` the version becomes the desired one if the task's etag is
+    /// Makes a stored version visible and its PUBLISHING job SUCCEEDED, if its test split is not to be measured first. With `auto_serve` the version becomes the desired one if the task's etag is
     /// what it was at submission; otherwise a warning event says that it did not.
     async fn publish_version(
         &self,
@@ -374,6 +400,14 @@ pub trait Workers {
         version: NewVersion,
         summary: TrainingSummary,
     ) -> Result<Published>;
+    /// Ends a PUBLISHING job whose version is visible: its metrics on the test split become the version's and the job's, with an event. Whatever else
+    /// ends such a job, it is SUCCEEDED.
+    async fn finish_job(
+        &self,
+        lease: &Lease,
+        test: Evaluation,
+        event: Option<Event>,
+    ) -> Result<JobRecord>;
 }
 
 /// What goes in time, of all tenants. Each call is one short transaction over a bounded number of rows, so that it never keeps other writers waiting

@@ -8,7 +8,9 @@ mod feed;
 mod fitness;
 mod import;
 mod manifest;
+mod pending;
 mod publish;
+mod split;
 mod view;
 
 use std::sync::Arc;
@@ -22,13 +24,15 @@ use view::View;
 
 pub use fitness::Fitness;
 pub use import::{Import, manifest_of};
+pub use pending::{Desired, Role};
 pub use publish::Publication;
+pub use split::{Key, Split};
 pub use view::{Essentials, Served, Standing, TASK_BYTES};
 
 use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId, VersionRef};
 use crate::metadata::{
-    self, MetadataStore, NewTask, Page, PageRequest, TaskRecord, TaskUpdate, VersionRecord,
+    self, MetadataStore, NewTask, Page, PageRequest, Plan, TaskRecord, TaskUpdate, VersionRecord,
     check_display_name,
 };
 use crate::spec::Invalid;
@@ -264,18 +268,40 @@ impl Registry {
             .await?)
     }
 
-    /// Makes a version the desired one, if `etag` is current, and announces it.
+    /// Makes a plan's versions the desired ones, if `etag` is current, and announces it.
     ///
     /// # Errors
-    /// [`metadata::Error::EtagMismatch`], no such task or version, or when the database fails.
-    pub async fn set_serving(&self, version: &VersionRef, etag: &str) -> Result<TaskRecord> {
-        let _writing = self.inner.view.writing(&version.tenant, &version.task);
+    /// [`metadata::Error::EtagMismatch`], no such task or version, a plan that does not add up, or when the database fails.
+    pub async fn set_serving(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        plan: &Plan,
+        etag: &str,
+    ) -> Result<TaskRecord> {
+        plan.check()?;
+        let _writing = self.inner.view.writing(tenant, task);
         let metadata = &self.inner.metadata;
-        let task = metadata
-            .set_desired(&version.tenant, &version.task, version.version, etag)
-            .await?;
-        self.announce(&version.tenant, &version.task);
-        Ok(task)
+        let record = metadata.set_desired(tenant, task, plan, etag).await?;
+        self.announce(tenant, task);
+        Ok(record)
+    }
+
+    /// Makes what served before the desired version, if `etag` is current, and announces it.
+    ///
+    /// # Errors
+    /// [`metadata::Error::EtagMismatch`], [`metadata::Error::NothingBefore`], no such task, or when the database fails.
+    pub async fn roll_back(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        etag: &str,
+    ) -> Result<TaskRecord> {
+        let _writing = self.inner.view.writing(tenant, task);
+        let metadata = &self.inner.metadata;
+        let record = metadata.roll_back(tenant, task, etag).await?;
+        self.announce(tenant, task);
+        Ok(record)
     }
 
     /// Reads a version's file and checks it against its record.
@@ -365,15 +391,6 @@ impl Registry {
         self.inner.desired.subscribe()
     }
 
-    /// Tasks of all tenants whose desired version is not the serving one: the engine's work at start. Those with a `serving_error` were tried
-    /// already.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn pending(&self) -> Result<Vec<TaskRecord>> {
-        Ok(self.inner.metadata.pending_tasks().await?)
-    }
-
     /// Makes the desired version, which is resident and warm, the serving one. Returns whether it was still the desired one.
     ///
     /// # Errors
@@ -400,6 +417,21 @@ impl Registry {
         Ok(metadata
             .serving_failed(&version.tenant, &version.task, version.version, why)
             .await?)
+    }
+
+    /// Records that a version of a task's split was proved, or why it cannot serve. Returns whether that is news.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_member(&self, version: &VersionRef, why: Option<&str>) -> Result<bool> {
+        let VersionRef {
+            tenant,
+            task,
+            version,
+        } = version;
+        let _writing = self.inner.view.writing(tenant, task);
+        let metadata = &self.inner.metadata;
+        Ok(metadata.note_member(tenant, task, *version, why).await?)
     }
 
     fn announce(&self, tenant: &TenantId, task: &TaskId) {

@@ -11,30 +11,38 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::engine;
 use crate::exchange::Exchange;
 use crate::ids::TenantId;
 use crate::library::Library;
-use crate::proto::{self, v1};
+use crate::proto::v1;
 use crate::registry::Registry;
 use crate::serving::Serving;
 use crate::shutdown::{self, Signal};
 use crate::spec::Geometry;
+use crate::telemetry::Traces;
 use crate::telemetry::metrics::Metrics;
+use crate::tenancy::tls::Certificates;
+use crate::tenancy::{Admin, Credentials};
 
+mod admin;
 mod auth;
 mod classify;
 mod convert;
 mod datasets;
 mod embed;
+mod evaluate;
+mod frames;
 pub mod health;
 pub mod info;
 mod jobs;
 mod listener;
 mod methods;
 mod pool;
+mod scopes;
 mod spool;
 mod stack;
 mod status;
@@ -42,7 +50,9 @@ mod tasks;
 mod uploads;
 mod versions;
 mod videos;
+mod windows;
 
+use auth::Callers;
 use listener::Listener;
 use stack::budget::Budget;
 use stack::drained::Steps;
@@ -64,6 +74,10 @@ const STREAM_WINDOW: u32 = 1 << 20;
 /// Flow control window of a connection: what it holds, at most, before a handler or the budget asks for it. Two streams that are held back leave nothing
 /// for others, and all connections together hold `connections` times as much.
 pub const CONNECTION_WINDOW: u32 = 2 << 20;
+/// Connections of the administrators' API at a time: people and operators, not clients.
+pub const ADMIN_CONNECTIONS: usize = 32;
+/// Memory of messages to the administrators' API: the least that a budget can have.
+pub const ADMIN_MEMORY: u64 = 2 * MESSAGE_BYTES as u64;
 /// Time for the last answers to reach their callers before the connections are cut.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -84,6 +98,34 @@ pub struct Config {
     pub limits: Limits,
     /// Time after a drain's begin in which calls that still arrive are served.
     pub drain_grace: Duration,
+    /// Who may ask which services there are.
+    pub reflection: Reflection,
+}
+
+impl Config {
+    /// The same for the administrators' API: a few connections with small messages.
+    #[must_use]
+    pub fn of_admin(&self) -> Self {
+        Self {
+            connections: ADMIN_CONNECTIONS,
+            limits: Limits {
+                message_memory: ADMIN_MEMORY,
+                ..self.limits.clone()
+            },
+            ..self.clone()
+        }
+    }
+}
+
+/// Who may ask which services and messages there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reflection {
+    /// Everybody.
+    On,
+    /// Whoever has a credential.
+    Authenticated,
+    /// Nobody.
+    Off,
 }
 
 impl Default for Config {
@@ -96,6 +138,7 @@ impl Default for Config {
             handshake: Duration::from_secs(10),
             limits: Limits::default(),
             drain_grace: Duration::from_secs(5),
+            reflection: Reflection::On,
         }
     }
 }
@@ -199,53 +242,28 @@ macro_rules! compressed {
     };
 }
 
+/// A bound address, and what its calls share with those of other addresses.
+pub struct Front {
+    /// The bound listener.
+    pub listener: TcpListener,
+    /// What callers prove who they are with; without it they are anonymous.
+    pub credentials: Option<Credentials>,
+    /// Certificates of TLS; without them connections are in plain text.
+    pub certificates: Option<Certificates>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Traces of the calls.
+    pub traces: Traces,
+    /// When to end.
+    pub drain: Signal,
+}
+
 /// Serves the API, health and reflection on a bound listener until the drain; returns when every request in flight has finished.
 ///
 /// # Errors
 /// When the transport fails.
-pub async fn serve(
-    config: &Config,
-    listener: TcpListener,
-    api: Api,
-    health: &Health,
-    metrics: Metrics,
-    drain: Signal,
-) -> Result<(), Error> {
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let budget = Budget::new(&config.limits);
-    let (closing, steps, cut) = Closing::new(config.drain_grace, drain.clone());
-    let limits = listener::Limits {
-        connections: config.connections,
-        handshake: config.handshake,
-    };
-    let ends = listener::Ends {
-        drain: drain.clone(),
-        cut,
-    };
-    let listener = Listener::new(listener, limits, budget.clone(), metrics.clone(), ends);
-    let shared = stack::Shared {
-        metrics,
-        steps,
-        budget,
-        limits: config.limits.clone(),
-    };
-    let mut begins = drain;
-    let serving = Server::builder()
-        .http2_keepalive_interval(Some(config.keepalive_interval))
-        .http2_keepalive_timeout(Some(config.keepalive_timeout))
-        // Without tonic's own grace, which would close without asking first: requests in flight end by their own deadlines.
-        .max_connection_age(config.connection_age)
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .layer(stack::layers(shared))
-        .add_service(compressed!(reflection().build_v1()?))
-        // What Python's reflection client speaks.
-        .add_service(compressed!(reflection().build_v1alpha()?))
+pub async fn serve(config: &Config, front: Front, api: Api, health: &Health) -> Result<(), Error> {
+    let routes = reflection(config, false)?
         .add_service(compressed!(health.service()))
         .add_service(limited!(server_service_server::ServerServiceServer, api))
         .add_service(limited!(video_service_server::VideoServiceServer, api))
@@ -258,7 +276,62 @@ pub async fn serve(
         .add_service(limited!(
             classification_service_server::ClassificationServiceServer,
             api
-        ))
+        ));
+    run(config, front, routes).await
+}
+
+/// Serves the administrators' API, and reflection, on a listener of its own until the drain.
+///
+/// # Errors
+/// When the transport fails.
+pub async fn serve_admin(config: &Config, front: Front, admin: Admin) -> Result<(), Error> {
+    let api = v1::admin_service_server::AdminServiceServer::new(admin::AdminApi(admin));
+    let routes = reflection(config, true)?.add_service(compressed!(api));
+    run(config, front, routes).await
+}
+
+/// Serves some services on a bound address.
+async fn run(config: &Config, front: Front, routes: Routes) -> Result<(), Error> {
+    let Front {
+        listener,
+        credentials,
+        certificates,
+        metrics,
+        traces,
+        drain,
+    } = front;
+    let budget = Budget::new(&config.limits);
+    let (closing, steps, cut) = Closing::new(config.drain_grace, drain.clone());
+    let limits = listener::Limits {
+        connections: config.connections,
+        handshake: config.handshake,
+    };
+    let ends = listener::Ends {
+        drain: drain.clone(),
+        cut,
+    };
+    let listener = Listener::new(listener, limits, budget.clone(), metrics.clone(), ends)
+        .encrypted(certificates);
+    let callers = Callers::new(credentials, config.reflection, metrics.clone());
+    let shared = stack::Shared {
+        metrics,
+        traces,
+        steps,
+        budget,
+        limits: config.limits.clone(),
+        callers,
+    };
+    let mut begins = drain;
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(config.keepalive_interval))
+        .http2_keepalive_timeout(Some(config.keepalive_timeout))
+        // Without tonic's own grace, which would close without asking first: requests in flight end by their own deadlines.
+        .max_connection_age(config.connection_age)
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .layer(stack::layers(shared))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(listener.into_stream(), async move {
             begins.draining().await;
         });
@@ -266,6 +339,21 @@ pub async fn serve(
         served = serving => Ok(served?),
         never = closing.run() => match never {},
     }
+}
+
+/// Reflection of the services that an address has, when there is any.
+fn reflection(config: &Config, is_admin: bool) -> Result<Routes, Error> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_file_descriptor_set(methods::shown(is_admin))
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    if config.reflection == Reflection::Off {
+        return Ok(Routes::default());
+    }
+    // The second one is what Python's reflection client speaks.
+    Ok(Routes::new(compressed!(builder().build_v1()?))
+        .add_service(compressed!(builder().build_v1alpha()?)))
 }
 
 /// The steps of a drain on the wire: GOAWAY and the end of endless streams when it begins, refusals after the grace, and an end to connections whose

@@ -4,29 +4,43 @@
 //! leaves or the deadline passes; the database is not read for a known task.
 
 mod answer;
+mod choosing;
 mod clips;
+mod comparisons;
 mod embed;
 mod error;
+mod evaluate;
+pub mod frames;
 mod scores;
+mod shadow;
+mod tally;
+pub mod windows;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 pub use answer::{Answer, SampledFrame};
+pub use comparisons::Comparison;
 pub use embed::{Embedding, Subject, Wanted};
 pub use error::Error;
+pub use evaluate::{Evaluated, Evaluator, Judged, Outcome, Progress};
 pub use scores::Scores;
+pub use tally::{Place, Sums, Tally};
+pub use windows::Windows;
 
+use choosing::cannot_serve;
 use clips::{Decoded, Samplings};
+use comparisons::Comparisons;
 use futures::future::join_all;
 
 use crate::engine;
 use crate::fair::Class;
 use crate::ids::{TaskId, TenantId, VersionRef, VideoId};
 use crate::library::Library;
-use crate::registry::{Essentials, Registry, Standing};
+use crate::registry::{Essentials, Key, Registry, Standing};
 use crate::spec::{Digest, Normalization};
 use crate::telemetry::Metrics;
+use crate::telemetry::trace::{Open, Stage, stage};
 use crate::video::{Decoder, Input};
 
 /// The backbone's requirements on a clip.
@@ -57,7 +71,7 @@ pub struct Parts {
 }
 
 /// Source of the video to classify.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Video {
     /// A stored video of the tenant.
     Stored(VideoId),
@@ -74,6 +88,8 @@ pub struct Caller {
     pub deadline: Option<Instant>,
     /// How urgent the answer is.
     pub class: Class,
+    /// What decides which version of a split answers; without it, the video does.
+    pub key: Option<Key>,
 }
 
 /// A task, and which of its versions.
@@ -89,14 +105,31 @@ pub struct Choice {
 struct Asked {
     version: VersionRef,
     essentials: Arc<Essentials>,
-    /// Recorded standing of the version, when it is used because it serves.
-    standing: Option<Standing>,
+    role: Role,
+    /// Whether the version was chosen among several.
+    is_shared: bool,
+    /// Versions that watch the request.
+    watching: Vec<VersionRef>,
+}
+
+/// What a version is to the task that it answers for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The version was named.
+    Named,
+    /// The serving version, and its recorded standing.
+    Main(Option<Standing>),
+    /// Another version of the task's split.
+    Member,
 }
 
 /// Classifies videos; cheap to clone.
 #[derive(Clone)]
 pub struct Serving {
     parts: Arc<Parts>,
+    comparisons: Arc<Comparisons>,
+    /// What streams of windows hold.
+    memory: windows::Memory,
 }
 
 impl Serving {
@@ -104,6 +137,8 @@ impl Serving {
     pub fn new(parts: Parts) -> Self {
         Self {
             parts: Arc::new(parts),
+            comparisons: Arc::default(),
+            memory: windows::Memory::default(),
         }
     }
 
@@ -112,7 +147,7 @@ impl Serving {
     /// # Errors
     /// The errors of the answers of [`Serving::classify`] that do not depend on the video.
     pub async fn check(&self, caller: &Caller, choices: &[Choice]) -> Vec<Result<(), Error>> {
-        let asked = self.versions(caller, choices).await;
+        let asked = self.versions(caller, choices, None).await;
         asked.into_iter().map(|asked| asked.map(drop)).collect()
     }
 
@@ -127,12 +162,14 @@ impl Serving {
         choices: &[Choice],
         video: Video,
     ) -> Result<Vec<Result<Answer, Error>>, Error> {
-        let asked = self.versions(caller, choices).await;
+        let admission = stage(Stage::Admit);
+        let key = self.key(caller, choices, &video).await;
+        let asked = self.versions(caller, choices, key).await;
         let ready: Vec<&Asked> = asked.iter().flatten().collect();
-        let answers = self.answers(caller, &ready, video).await?;
-        for (asked, answer) in ready.iter().zip(&answers) {
-            self.tell(asked, answer).await;
-        }
+        let again = video.clone();
+        let mut answers = self.answers(caller, &ready, video, admission).await?;
+        let mended = self.mend(caller, key, &ready, (again, answers.as_mut_slice()));
+        mended.await;
         let mut answers = answers.into_iter();
         let merged = asked.into_iter().map(|asked| {
             asked?;
@@ -141,14 +178,56 @@ impl Serving {
         Ok(merged.collect())
     }
 
+    /// Records which versions cannot serve, and has others of their splits answer instead.
+    async fn mend(
+        &self,
+        caller: &Caller,
+        key: Option<Key>,
+        asked: &[&Asked],
+        (video, answers): (Video, &mut [Result<Answer, Error>]),
+    ) {
+        let mut failed: Vec<(usize, Vec<VersionRef>)> = Vec::new();
+        for (place, (asked, answer)) in asked.iter().zip(&*answers).enumerate() {
+            self.tell(asked, answer).await;
+            if asked.is_shared && cannot_serve(answer) {
+                failed.push((place, vec![asked.version.clone()]));
+            }
+        }
+        while !failed.is_empty() {
+            let admission = stage(Stage::Admit);
+            let others = self.others(caller, key, &failed).await;
+            let ready: Vec<&Asked> = others.iter().map(|(_, asked)| asked).collect();
+            // Boxed, so that calls whose versions all serve do not carry it.
+            let again = Box::pin(self.answers(caller, &ready, video.clone(), admission));
+            let Ok(again) = again.await else {
+                // The first errors stand.
+                return;
+            };
+            let mut still = Vec::new();
+            for ((place, asked), answer) in others.iter().zip(again) {
+                self.tell(asked, &answer).await;
+                if cannot_serve(&answer) {
+                    let before = failed.iter().find(|(own, _)| own == place);
+                    let mut refused = before.map_or_else(Vec::new, |(_, own)| own.clone());
+                    refused.push(asked.version.clone());
+                    still.push((*place, refused));
+                }
+                answers[*place] = answer;
+            }
+            failed = still;
+        }
+    }
+
     /// Returns the answers of versions that are known, in their order.
     async fn answers(
         &self,
         caller: &Caller,
         asked: &[&Asked],
         video: Video,
+        admission: Open,
     ) -> Result<Vec<Result<Answer, Error>>, Error> {
         if asked.is_empty() {
+            admission.end(false);
             return Ok(Vec::new());
         }
         let samplings = Samplings::of(asked.iter().map(|asked| asked.essentials.sampling));
@@ -157,13 +236,21 @@ impl Serving {
             (&caller.tenant, caller.class),
             caller.deadline,
             &samplings.loads(),
-        )?;
+        );
+        admission.end(permit.is_ok());
+        let permit = permit?;
+        engine.prefetch(asked.iter().map(|asked| &asked.version));
         let mut decoded = self.decoded(caller, video, &samplings).await?;
         let clips = |(asked, &sampling): (&&Asked, &usize)| engine::Clips {
             version: asked.version.clone(),
-            clips: decoded[sampling].planes.clone(),
+            clips: (decoded[sampling].planes.iter().cloned())
+                .map(engine::Pictures::from)
+                .collect(),
         };
         let versions = asked.iter().zip(&samplings.places).map(clips).collect();
+        let shadows = asked.iter().zip(&samplings.places);
+        let shadows = shadows.map(|(asked, &sampling)| self.shadows(asked, &decoded[sampling]));
+        let shadows: Vec<_> = shadows.collect();
         // The engine holds the planes from here on, and no longer than it needs them.
         decoded.iter_mut().for_each(|own| own.planes.clear());
         let answers = engine
@@ -176,39 +263,51 @@ impl Serving {
                 .map_err(Error::from)
                 .and_then(|answer| scored(asked, answer, decoded))
         });
-        Ok(scored.collect())
+        let scored: Vec<_> = scored.collect();
+        for ((asked, shadows), answer) in asked.iter().zip(shadows).zip(&scored) {
+            if answer.is_err() {
+                self.parts.metrics.classification_failed(&asked.version);
+            }
+            self.watch(shadows, answer);
+        }
+        Ok(scored)
     }
 
     /// Returns the version of each choice.
-    async fn versions(&self, caller: &Caller, choices: &[Choice]) -> Vec<Result<Asked, Error>> {
+    async fn versions(
+        &self,
+        caller: &Caller,
+        choices: &[Choice],
+        key: Option<Key>,
+    ) -> Vec<Result<Asked, Error>> {
+        let tenant = &caller.tenant;
         let versions = choices
             .iter()
-            .map(|choice| self.version(&caller.tenant, choice));
+            .map(|choice| self.version_for(tenant, choice, key));
         join_all(versions).await
     }
 
     /// Returns the version in the choice, else the task's serving version.
     async fn version(&self, tenant: &TenantId, choice: &Choice) -> Result<Asked, Error> {
-        let task = &choice.task;
-        let registry = &self.parts.registry;
-        let mut standing = None;
-        let version = match &choice.version {
-            Some(version) => version.clone(),
-            None => {
-                let served = registry.served(tenant, task).await?;
-                let version = served.serving.ok_or_else(|| Error::NoServingVersion {
-                    task: task.clone(),
-                    is_moving: served.is_moving,
-                })?;
-                standing = served.standing;
-                VersionRef {
-                    tenant: tenant.clone(),
-                    task: task.clone(),
-                    version,
-                }
-            }
-        };
-        let essentials = registry.essentials(&version).await?;
+        self.version_for(tenant, choice, None).await
+    }
+
+    /// Returns the version in the choice, else the one that a key decides among those that serve the task.
+    async fn version_for(
+        &self,
+        tenant: &TenantId,
+        choice: &Choice,
+        key: Option<Key>,
+    ) -> Result<Asked, Error> {
+        match &choice.version {
+            Some(version) => self.known(version.clone(), Role::Named).await,
+            None => self.chosen(tenant, &choice.task, key, &[]).await,
+        }
+    }
+
+    /// Returns what is known of a version that fits the backbone.
+    async fn known(&self, version: VersionRef, role: Role) -> Result<Asked, Error> {
+        let essentials = self.parts.registry.essentials(&version).await?;
         let (expected, got) = (self.parts.resident.digest, essentials.backbone_digest);
         if got != expected {
             return Err(Error::Backbone {
@@ -220,27 +319,30 @@ impl Serving {
         Ok(Asked {
             version,
             essentials,
-            standing,
+            role,
+            is_shared: false,
+            watching: Vec::new(),
         })
     }
 
-    /// Records that a serving version cannot serve, or can serve again, so that `GetTask` shows it.
+    /// Records that a version that is to serve cannot, or can serve again, so that `GetTask` shows it.
     async fn tell<T>(&self, asked: &Asked, answer: &Result<T, Error>) {
-        use engine::Error::{Damaged, Quarantined};
-        let version = &asked.version;
-        let why = match (answer, asked.standing) {
-            (
-                Err(Error::Engine(error @ (Damaged { .. } | Quarantined { .. }))),
-                Some(Standing::Good),
-            ) => {
+        let (version, registry) = (&asked.version, &self.parts.registry);
+        let why = match (answer, asked.role) {
+            (Err(error), Role::Main(Some(Standing::Good)) | Role::Member)
+                if cannot_serve(answer) =>
+            {
                 tracing::warn!(tenant = %version.tenant, %version, %error, "a serving version cannot serve");
                 Some(error.to_string())
             }
-            (Ok(_), Some(Standing::Failed)) => None,
+            (Ok(_), Role::Main(Some(Standing::Failed))) => None,
             _ => return,
         };
-        let noted = self.parts.registry.note_serving(version, why.as_deref());
-        if let Err(error) = noted.await {
+        let noted = match asked.role {
+            Role::Member => registry.note_member(version, why.as_deref()).await,
+            Role::Named | Role::Main(_) => registry.note_serving(version, why.as_deref()).await,
+        };
+        if let Err(error) = noted {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(%version, error, "cannot record whether a version serves");
         }

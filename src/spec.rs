@@ -1,11 +1,16 @@
-//! What tasks, jobs and the model all name: adapter configurations, clip sampling, labels, digests, job states and metrics.
+//! What tasks, jobs and the model all name: adapter configurations, clip sampling, labels, digests, job states, metrics and scopes.
 //!
 //! Invariant: plain values without behaviour beyond their own validity; every type here is serialisable, and its field names are the stored ones.
 
+mod access;
+mod direction;
 mod evaluation;
 mod geometry;
+mod head;
 mod label;
+mod rand_augment;
 mod sampling;
+mod selection;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -13,14 +18,19 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use evaluation::{Cell, Confusion, Evaluation, LabelCounts};
+pub use access::{Scope, Scopes, UnknownScope};
+pub use direction::sided;
+pub use evaluation::{Cell, Confusion, Evaluation, LabelCounts, LabelMeans};
 pub use geometry::{Geometry, MAX_CLIP_VALUES};
+pub use head::Head;
 pub use label::{
     LabelSet, MAX_LABELS, check_label, check_label_count, label_outline, normal_label,
 };
+pub use rand_augment::RandAugment;
 pub use sampling::{
     ClipSampling, FrameOrder, MAX_SAMPLING_RATE, RotationPolicy, Sampling, SpatialViews,
 };
+pub use selection::{BestBy, Publish, Selection, wilson};
 
 /// A value that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +52,7 @@ impl Invalid {
     }
 }
 
-/// Where adapters sit and their shape; the names are the paper's.
+/// Where adapters sit, their shape, and the head above them; the names are the paper's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AdapterConfig {
     /// Width of the bottleneck.
@@ -55,12 +65,18 @@ pub struct AdapterConfig {
     pub adapter_pre_attn: bool,
     /// One before the MLP.
     pub adapter_pre_mlp: bool,
+    /// What the head reads of a clip. The paper's is not written, so that records and files of it are those of the releases without a choice.
+    #[serde(default, skip_serializing_if = "Head::is_mean")]
+    pub head: Head,
 }
 
 impl fmt::Display for AdapterConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sites = match (self.adapter_pre_attn, self.adapter_pre_mlp) {
-            (false, false) => return f.write_str("no adapters (a linear probe)"),
+            (false, false) if self.head.is_mean() => {
+                return f.write_str("no adapters (a linear probe)");
+            }
+            (false, false) => return write!(f, "no adapters and {}", self.head),
             (true, true) => "attention and the MLP",
             (true, false) => "attention",
             (false, true) => "the MLP",
@@ -72,20 +88,25 @@ impl fmt::Display for AdapterConfig {
             "adapters of width {width} and kernel {t}x{h}x{w} before {sites} of "
         )?;
         match self.adapter_layers {
-            Some(layers) => write!(f, "the last {layers} blocks"),
-            None => f.write_str("every block"),
+            Some(layers) => write!(f, "the last {layers} blocks")?,
+            None => f.write_str("every block")?,
         }
+        if self.head.is_mean() {
+            return Ok(());
+        }
+        write!(f, " and {}", self.head)
     }
 }
 
 impl AdapterConfig {
-    /// No sites: a head on the frozen backbone.
+    /// No sites: the paper's head on the frozen backbone.
     pub const LINEAR_PROBE: Self = Self {
         adapter_width: 0,
         adapter_layers: None,
         adapter_kernel_size: [3, 1, 1],
         adapter_pre_attn: false,
         adapter_pre_mlp: false,
+        head: Head::Mean,
     };
 
     /// Whether there is any adapter.
@@ -98,6 +119,7 @@ impl AdapterConfig {
     /// # Errors
     /// Names the first field that is out of range.
     pub fn validate(&self) -> Result<(), Invalid> {
+        self.head.validate()?;
         if !self.has_sites() {
             return Ok(());
         }
@@ -245,9 +267,9 @@ impl From<Digest> for String {
 pub enum Split {
     /// Weights are updated on it.
     Train,
-    /// A job reports its metrics on it.
+    /// A job reports its metrics on it, and may choose its weights by it.
     Validation,
-    /// Kept apart.
+    /// Kept apart until the weights are published.
     Test,
 }
 
@@ -280,6 +302,18 @@ impl JobState {
     }
 }
 
+/// Whether half of the training clips are mirrored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mirror {
+    /// No clip is.
+    Off,
+    /// Half of them are.
+    On,
+    /// Half of them are, unless a label names a side.
+    Auto,
+}
+
 /// How to train, as submitted; a field that is `None` is chosen from the data set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -306,6 +340,31 @@ pub struct HyperParameters {
     pub seed: Option<u64>,
     /// Steps between checkpoints.
     pub checkpoint_steps: Option<u32>,
+    /// Whether half of the training clips are mirrored; once it is there, it is what decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
+    /// Epochs over which the learning rate rises, in place of a share. What the release before did not have is written only when it was given, so that a
+    /// repeated request compares as equal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_epochs: Option<f64>,
+    /// Peak learning rate of a batch of 256 clips, in place of that of the batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_learning_rate: Option<f64>,
+    /// Share of a label's weight that is spread over all labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
+    /// Largest scale of the picture's short side before a random crop of the view's size, in place of crops of random areas; 1 means none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short_side_scale: Option<f64>,
+    /// Probability that a rectangle of a training clip is erased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_erasing: Option<f64>,
+    /// RandAugment of the training pictures, in timm's syntax.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rand_augment: Option<String>,
+    /// What is measured beside training; `None` in records of a release that evaluated once, at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Logs, metrics and the clock: what operators see of the server.
+//! Logs, metrics, traces and the clock: what operators see of the server.
 //!
 //! Invariant: nothing here changes the result of a request; every metric name and label is defined once, in [`metrics`].
 
@@ -8,12 +8,14 @@ mod labels;
 mod logs;
 pub mod metrics;
 mod sparse;
+pub mod trace;
 
 pub use clock::{now, now_micros};
 pub use exposition::serve as serve_metrics;
-pub use logs::{LogFormat, init};
+pub use logs::{LogFilter, LogFormat, init};
 pub use metrics::Metrics;
 pub use sparse::Sparse;
+pub use trace::Traces;
 
 /// Reason why the log or the metrics endpoint could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,9 @@ pub enum Error {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// The filter is empty.
+    #[error("the log filter is empty")]
+    NoFilter,
     /// The process already has a log subscriber.
     #[error("logs are already set up in this process")]
     AlreadySet,

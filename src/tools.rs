@@ -4,6 +4,7 @@ pub mod backup;
 pub mod bench;
 pub mod bench_compute;
 pub mod bench_serve;
+pub mod bootstrap;
 pub mod convert;
 pub mod inspect;
 pub mod pretrain;

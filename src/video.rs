@@ -2,9 +2,11 @@
 //!
 //! Invariant: no container or codec code runs in the process that holds a `Decoder`, and nothing that a worker says is believed unchecked.
 
+mod alter;
 mod answer;
 mod decode;
 pub mod encode;
+mod frames;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod layers;
@@ -12,6 +14,7 @@ mod probe;
 mod reject;
 mod request;
 pub mod sampling;
+mod still;
 pub mod transform;
 pub mod worker;
 
@@ -27,17 +30,20 @@ use std::time::Duration;
 use self::worker::{Answer, Pixels, Pool, Work};
 use crate::ids::TenantId;
 
+pub use alter::Alter;
 pub use answer::{
     Clip, Codec, Container, Containers, Orientation, Picture, Pictures, Probe, Ratio, Refused,
     Rotation, Warning, Warnings,
 };
 pub use decode::wide::write as write_view;
+pub use frames::{Frame, Frames, FramesSpec, Part, Slide, Steps, Stride};
 pub use layers::{Layer, Layers};
 pub use reject::{Evidence, Limit, Reject, Rejection};
 pub use request::{
     ClipSpec, ColorPolicy, Lane, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling,
     StridedPart, Views, Windows,
 };
+pub use still::{Coding, Range, Still, StillSpec};
 
 /// The bytes of a video.
 #[derive(Debug, Clone)]
@@ -89,6 +95,13 @@ impl Config {
             worker_cpu: Duration::from_secs(20),
             layers: Layers::ALL,
         }
+    }
+}
+
+impl Config {
+    /// Workers that wait in the middle of long videos, at most.
+    pub fn parked(&self) -> usize {
+        self.workers.div_ceil(2).max(2)
     }
 }
 
@@ -214,7 +227,8 @@ impl Decoder {
     /// # Errors
     /// [`Error::Rejected`] when the video is refused; the others when this server cannot decode now.
     pub async fn probe(&self, tenant: &TenantId, lane: Lane, input: Input) -> Result<Probe, Error> {
-        Ok(self.decode((tenant, lane), input, Work::Probe).await?.probe)
+        let answer = self.decode((tenant, lane), input, Work::Probe).await?;
+        answer.probe.ok_or(Error::Interrupted)
     }
 
     /// Takes a clip's frames from a video and makes normalised planes of them; views that are too large for one answer of a worker come in groups, and
@@ -258,8 +272,25 @@ impl Decoder {
             planes,
             indices: answer.indices.chunks(frames).map(<[u32]>::to_vec).collect(),
             pts: answer.pts.chunks(frames).map(<[i64]>::to_vec).collect(),
-            probe: answer.probe,
+            probe: answer.probe.ok_or(Error::Interrupted)?,
         })
+    }
+
+    /// Opens a video of any length to read frames of it in order, part by part. Nothing is decoded before the first part is asked for.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`], or [`Error::Rejected`] for a file that is empty or too large.
+    pub fn frames(
+        &self,
+        tenant: &TenantId,
+        lane: Lane,
+        input: Input,
+        spec: FramesSpec,
+    ) -> Result<Frames, Error> {
+        spec.validate()?;
+        self.check_size(&input)?;
+        let pool = Arc::clone(&self.pool);
+        Ok(Frames::new(pool, (tenant, lane), input, spec))
     }
 
     /// Takes whole pictures from a video, RGB at their own size.
@@ -283,7 +314,7 @@ impl Decoder {
             pictures,
             indices: answer.indices,
             pts: answer.pts,
-            probe: answer.probe,
+            probe: answer.probe.ok_or(Error::Interrupted)?,
         })
     }
 
@@ -293,11 +324,16 @@ impl Decoder {
         input: Input,
         work: Work,
     ) -> Result<Answer, Error> {
-        let bytes = match &input {
+        self.check_size(&input)?;
+        self.pool.decode(caller, input, work, None).await
+    }
+
+    /// Refuses what is empty or too large: no process is needed to know this.
+    fn check_size(&self, input: &Input) -> Result<(), Error> {
+        let bytes = match input {
             Input::Bytes(bytes) => bytes.len() as u64,
             Input::File(file) => file.metadata().map_or(0, |metadata| metadata.len()),
         };
-        // No process is needed to know this.
         if bytes == 0 {
             return Err(Reject::Empty.into());
         }
@@ -305,7 +341,7 @@ impl Decoder {
             let refused = Rejection::of(Reject::TooLarge, Evidence::Count(bytes));
             return Err(refused.under(&self.limits).into());
         }
-        self.pool.decode(caller, input, work).await
+        Ok(())
     }
 
     /// The layers of confinement that hold in every worker.

@@ -10,7 +10,7 @@ use super::wiring::Wiring;
 use crate::config::Config;
 use crate::model;
 use crate::rpc::About;
-use crate::rpc::info::{Decided, Origin};
+use crate::rpc::info::{Budget, Decided, Origin};
 
 /// Values that `serve` prints at its start.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,12 @@ pub struct Summary {
     pub address: SocketAddr,
     /// Address of the metrics endpoint, if there is one.
     pub metrics: Option<SocketAddr>,
+    /// Address of the administrators' API, if there is one.
+    pub admin: Option<SocketAddr>,
+    /// Ways in which callers prove who they are; empty when they are anonymous.
+    pub authentication: Vec<&'static str>,
+    /// Whether connections are encrypted.
+    pub is_encrypted: bool,
     /// The data directory.
     pub data_dir: PathBuf,
     /// Memory budgets.
@@ -37,6 +43,14 @@ impl Summary {
         Self {
             address: listeners.address,
             metrics: listeners.metrics_address,
+            admin: listeners.admin_address,
+            authentication: config
+                .tenancy
+                .methods
+                .iter()
+                .map(|method| method.name())
+                .collect(),
+            is_encrypted: config.tls.is_some(),
             data_dir: config.data_dir.clone(),
             budgets,
             about: about.clone(),
@@ -52,11 +66,23 @@ impl fmt::Display for Summary {
         } else {
             "other machines, too"
         };
+        let callers = match self.authentication.as_slice() {
+            [] => "callers are not authenticated".to_owned(),
+            methods => format!("callers are authenticated by {}", methods.join(", ")),
+        };
+        let wire = if self.is_encrypted {
+            "TLS"
+        } else {
+            "plain text"
+        };
         writeln!(
             f,
-            "address         {} ({reach}; callers are not authenticated)",
+            "address         {} ({reach}; {wire}; {callers})",
             self.address
         )?;
+        if let Some(admin) = self.admin {
+            writeln!(f, "administration  {admin}")?;
+        }
         match self.metrics {
             Some(address) => writeln!(f, "metrics         http://{address}/metrics")?,
             None => writeln!(f, "metrics         off")?,
@@ -85,7 +111,7 @@ impl fmt::Display for Summary {
 }
 
 /// Returns what `GetServerInfo` reports.
-pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
+pub(super) fn of(config: &Config, wiring: &Wiring, budgets: &Budgets) -> About {
     let backbone = &wiring.backbone;
     let layers = wiring.decoder.isolation();
     let shape = backbone.config();
@@ -111,6 +137,15 @@ pub(super) fn of(config: &Config, wiring: &Wiring) -> About {
         queue_clips: config.engine.queue_clips,
         adapter_bytes: config.engine.residency_bytes,
         jobs_per_tenant: config.jobs.unfinished_per_tenant,
+        budgets: budgets
+            .parts
+            .iter()
+            .map(|part| Budget {
+                part: part.what,
+                settings: part.settings,
+                bytes: part.bytes,
+            })
+            .collect(),
     }
 }
 

@@ -14,10 +14,13 @@ use crate::config::Config;
 pub(super) struct Listeners {
     api: Option<TcpListener>,
     metrics: Option<TcpListener>,
+    admin: Option<TcpListener>,
     /// Address of the API.
     pub(super) address: SocketAddr,
     /// Address of the metrics endpoint.
     pub(super) metrics_address: Option<SocketAddr>,
+    /// Address of the administrators' API.
+    pub(super) admin_address: Option<SocketAddr>,
 }
 
 impl Listeners {
@@ -28,7 +31,14 @@ impl Listeners {
             metrics: None,
             address,
             metrics_address: None,
+            admin: None,
+            admin_address: None,
         };
+        if let Some(address) = config.admin_listen {
+            let (admin, address) = bind(address).await?;
+            listeners.admin = Some(admin);
+            listeners.admin_address = Some(address);
+        }
         if let Some(address) = config.metrics_listen {
             let (metrics, address) = bind(address).await?;
             listeners.metrics = Some(metrics);
@@ -39,6 +49,10 @@ impl Listeners {
 
     pub(super) fn take_api(&mut self) -> Option<TcpListener> {
         self.api.take()
+    }
+
+    pub(super) fn take_admin(&mut self) -> Option<TcpListener> {
+        self.admin.take()
     }
 
     pub(super) fn take_metrics(&mut self) -> Option<TcpListener> {

@@ -7,7 +7,8 @@ use std::fmt;
 use crate::config::units::ByteSize;
 use crate::config::{Config, machine};
 use crate::registry;
-use crate::rpc::CONNECTION_WINDOW;
+use crate::rpc::{ADMIN_CONNECTIONS, ADMIN_MEMORY, CONNECTION_WINDOW};
+use crate::serving::windows::WINDOW_BYTES;
 
 /// Code, stacks, the database's page cache, and free memory that the allocator keeps.
 const PROGRAM: u64 = 192 << 20;
@@ -60,7 +61,14 @@ impl Budgets {
                 limits.message_memory,
             ),
             part("receive windows", "connections", windows),
-            part("waiting clips", "queue_memory", config.engine.queue_bytes),
+            part(
+                "administrators' API",
+                "admin_listen",
+                config.admin_listen.map_or(0, |_| {
+                    ADMIN_MEMORY + ADMIN_CONNECTIONS as u64 * u64::from(CONNECTION_WINDOW)
+                }),
+            ),
+            part("waiting clips", "queue_memory", config.engine.clip_bytes()),
             part(
                 "a batch's activations",
                 "batch_memory",
@@ -68,7 +76,7 @@ impl Budgets {
             ),
             part(
                 "tasks, versions in memory",
-                "",
+                "host_adapter_memory",
                 config.registry.cache_bytes + config.registry.view_bytes + registry::TASK_BYTES,
             ),
             part(
@@ -76,6 +84,7 @@ impl Budgets {
                 "upload_memory",
                 limits.upload_memory,
             ),
+            part("live streams", "live_memory", limits.live_memory),
             part(
                 "training steps",
                 "job_runners, step_memory",
@@ -88,6 +97,12 @@ impl Budgets {
                 "video_workers, video_memory",
                 workers.saturating_mul(config.video.limits.memory),
             ),
+            part(
+                "workers in long videos",
+                "video_workers, video_memory",
+                (config.video.parked() as u64).saturating_mul(config.video.limits.memory),
+            ),
+            part("frames of windows", "", WINDOW_BYTES),
             part("program", "", PROGRAM),
         ];
         Self {
@@ -206,6 +221,13 @@ mod tests {
                     ..base.clone()
                 },
                 1 << 30,
+            ),
+            (
+                Flags {
+                    live_memory: text("513MiB"),
+                    ..base.clone()
+                },
+                1 << 20,
             ),
             (
                 Flags {

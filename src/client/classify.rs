@@ -1,14 +1,17 @@
 //! `frameshift classify`: scores of files or of uploaded videos.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use tonic::Request;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::cli::Connection;
 use super::failures::Failures;
 use super::output::Output;
-use super::{CHUNK, Client, Error, MAX_MESSAGE, json, resource};
+use super::{CHUNK, Client, Error, MAX_MESSAGE, json, live, resource, windows};
 use crate::proto::v1::{self, classify_upload_request::Payload};
 
 pub(super) use crate::proto::v1::classify_request::Source;
@@ -34,9 +37,32 @@ pub struct Args {
     /// How urgent the answers are
     #[arg(long, value_enum, default_value_t = Priority::Interactive)]
     pub priority: Priority,
-    /// Video files, or names of uploaded videos (videos/…)
+    /// Key that selects the version when several share a task's requests, for example the id of a user; the video when absent
+    #[arg(long)]
+    pub key: Option<Key>,
+    /// Windows
+    #[command(flatten)]
+    pub windows: windows::Args,
+    /// Live streams
+    #[command(flatten)]
+    pub live: live::Options,
+    /// Video files, or names of uploaded videos (videos/…); with --live, one source
     #[arg(required = true)]
     pub videos: Vec<String>,
+}
+
+/// What decides which of several versions answers.
+#[derive(Debug, Clone)]
+pub struct Key(MetadataValue<Ascii>);
+
+impl FromStr for Key {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let key = text.parse().ok().map(Self);
+        let key = key.filter(|_| (1..=256).contains(&text.len()));
+        key.ok_or_else(|| "expected 1 to 256 printable ASCII characters".to_owned())
+    }
 }
 
 /// How urgent the answers are.
@@ -58,14 +84,18 @@ impl Priority {
     }
 }
 
+/// Metadata of a request whose value decides which of several versions answers.
+const KEY: &str = "x-frameshift-key";
+
 /// Files up to this size go inside the request; it leaves room for the other fields.
 pub(super) const INLINE: usize = MAX_MESSAGE - (64 << 10);
 
 /// What is requested of every video.
-struct Wanted {
+pub(super) struct Wanted {
     /// Names of the tasks.
-    tasks: Vec<String>,
-    options: v1::ClassifyOptions,
+    pub(super) tasks: Vec<String>,
+    pub(super) options: v1::ClassifyOptions,
+    key: Option<Key>,
 }
 
 impl Wanted {
@@ -87,11 +117,24 @@ impl Wanted {
             version,
             priority: args.priority.number(),
         };
-        Ok(Self { tasks, options })
+        Ok(Self {
+            tasks,
+            options,
+            key: args.key.clone(),
+        })
+    }
+
+    /// A request with the key.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(Key(key)) = &self.key {
+            request.metadata_mut().insert(KEY, key.clone());
+        }
+        request
     }
 
     /// The task of a request for one, and the tasks of a request for several.
-    fn task_or_tasks(&self) -> (String, Vec<String>) {
+    pub(super) fn task_or_tasks(&self) -> (String, Vec<String>) {
         match self.tasks.as_slice() {
             [task] => (task.clone(), Vec::new()),
             tasks => (String::new(), tasks.to_vec()),
@@ -104,9 +147,15 @@ impl Wanted {
 /// # Errors
 /// When a video cannot be read, or the server refuses it or a task; the others are answered.
 pub async fn run(args: &Args) -> Result<(), Error> {
+    let wanted = Wanted::of(args)?;
+    if args.live.live {
+        return Box::pin(live::run(args, &wanted)).await;
+    }
     let client = args.connection.client().await?;
     let output = args.connection.output();
-    let wanted = Wanted::of(args)?;
+    if args.windows.windows {
+        return windows::run(&client, (&args.windows, &wanted), &args.videos, output).await;
+    }
     let total = args.videos.len() * wanted.tasks.len();
     let mut failures = Failures::new(total, output);
     for video in &args.videos {
@@ -146,12 +195,13 @@ fn show(
     Ok(())
 }
 
-fn line(video: &str, predictions: &[v1::Prediction], version: &str) -> String {
+/// A line that begins with what was classified.
+pub(super) fn line(what: &str, predictions: &[v1::Prediction], version: &str) -> String {
     let scores: Vec<String> = predictions
         .iter()
         .map(|prediction| format!("{} {:.3}", prediction.label, prediction.score))
         .collect();
-    format!("{video}  {}  [{version}]", scores.join("  "))
+    format!("{what}  {}  [{version}]", scores.join("  "))
 }
 
 async fn one(client: &Client, wanted: &Wanted, video: &str) -> Result<v1::ClassifyResponse, Error> {
@@ -168,6 +218,7 @@ async fn one(client: &Client, wanted: &Wanted, video: &str) -> Result<v1::Classi
         source: Some(source),
         options: Some(wanted.options.clone()),
     };
+    let request = wanted.request(request);
     let answer = client.classification().classify(request).await?;
     Ok(answer.into_inner())
 }
@@ -201,6 +252,7 @@ async fn upload(
         .map(|payload| v1::ClassifyUploadRequest {
             payload: Some(payload),
         });
+    let messages = wanted.request(messages);
     let answer = client.classification().classify_upload(messages).await?;
     Ok(answer.into_inner())
 }

@@ -46,6 +46,11 @@ pub enum Command {
         /// Data set id
         id: String,
     },
+    /// Finds what makes a data set misleading: duplicates, leaks between splits, labels that properties of the files give away
+    Check {
+        /// Data set id
+        id: String,
+    },
     /// Lists data sets
     List,
     /// Deletes a data set; its videos stay
@@ -97,6 +102,7 @@ pub async fn run(args: &Args) -> Result<(), Error> {
             );
             Ok(())
         }
+        Command::Check { id } => check(&client().await?, id, output).await,
         Command::List => list(&client().await?, output).await,
         Command::Delete { id } => {
             let name = resource("datasets", id);
@@ -129,6 +135,33 @@ async fn examples(client: &Client, id: &str, output: Output) -> Result<(), Error
         Ok(page.next_page_token)
     })
     .await
+}
+
+async fn check(client: &Client, id: &str, output: Output) -> Result<(), Error> {
+    let name = resource("datasets", id);
+    let request = v1::CheckDatasetRequest { name: name.clone() };
+    let answer = client.datasets().check_dataset(request).await?.into_inner();
+    output.result(
+        || described(&name, &answer),
+        || json::checked(&name, &answer),
+    );
+    Ok(())
+}
+
+/// What was found, for people.
+fn described(name: &str, answer: &v1::CheckDatasetResponse) -> String {
+    let examples = answer.examples;
+    if answer.findings.is_empty() {
+        return format!("{name}: nothing suspicious in {examples} examples");
+    }
+    let mut text = format!("{name}, {examples} examples:");
+    for finding in &answer.findings {
+        text += &format!("\n- {}", finding.text);
+        for named in finding.labels.iter().chain(&finding.videos) {
+            text += &format!("\n    {named}");
+        }
+    }
+    text
 }
 
 async fn list(client: &Client, output: Output) -> Result<(), Error> {

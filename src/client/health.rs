@@ -5,7 +5,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::cli::Connection;
-use super::{Client, Error};
+use super::{Client, Error, Options};
 
 /// Arguments of `health`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,12 @@ pub struct Args {
 /// When the server cannot be reached or does not serve.
 pub async fn run(args: &Args) -> Result<(), Error> {
     let connection = &args.connection;
-    let client = Client::connect(connection.address(), None).await?;
+    // Health needs no credential, and belongs to no tenant.
+    let options = Options {
+        tenant: None,
+        ..connection.options()?
+    };
+    let client = Client::open(&options).await?;
     if !is_serving(&client).await? {
         return Err(Error::NotServing {
             server: connection.address().to_owned(),

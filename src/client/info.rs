@@ -1,7 +1,9 @@
 //! `frameshift info`: what the server is and what it allows.
 
+use serde_json::{Value, json};
+
 use super::cli::Connection;
-use super::{Error, json};
+use super::{Error, json as shown};
 use crate::proto::v1;
 
 /// Arguments of `info`.
@@ -22,7 +24,7 @@ pub(super) async fn run(args: &Args) -> Result<(), Error> {
     let info = client.server().get_server_info(request).await?.into_inner();
     args.connection
         .output()
-        .result(|| text(&info), || json::server_info(&info));
+        .result(|| text(&info), || shown::server_info(&info));
     Ok(())
 }
 
@@ -41,7 +43,7 @@ fn text(info: &v1::ServerInfo) -> String {
         backbone.image_size,
         backbone.patch_size,
         backbone.parameters,
-        json::hex(&backbone.digest),
+        shown::hex(&backbone.digest),
     );
     for decision in &backbone.decisions {
         text += &format!(
@@ -58,8 +60,73 @@ fn text(info: &v1::ServerInfo) -> String {
         limits.adapter_bytes,
         limits.jobs_per_tenant,
     );
-    text + &format!(
+    text += &format!(
         "\nvideos    isolated by {}",
         info.video_isolation.join(", ")
-    )
+    );
+    if let Some(now) = info.in_use {
+        text += &format!(
+            "\nin use    {} of {} clips, {} of {} bytes of frames, {} frames wait; {} adapter sets of {} bytes",
+            now.queue_clips,
+            now.queue_clips_capacity,
+            now.queue_bytes,
+            now.queue_bytes_capacity,
+            now.waiting_frames,
+            now.resident_sets,
+            now.resident_bytes,
+        );
+    }
+    for throughput in &info.throughput {
+        text += &format!(
+            "\nspeed     {:.1} clips/s, {:.1} frames/s of the device in {} ({})",
+            throughput.clips_per_second,
+            throughput.frames_per_second,
+            throughput.precision,
+            measured(throughput).replace('_', " "),
+        );
+    }
+    for budget in &info.memory_budgets {
+        text += &format!("\nmemory    {}: {} bytes", budget.part, budget.bytes);
+        if !budget.settings.is_empty() {
+            text += &format!(" ({})", budget.settings);
+        }
+    }
+    text
+}
+
+/// When a throughput was measured.
+fn measured(throughput: &v1::Throughput) -> &'static str {
+    use v1::throughput::Source;
+    match throughput.source() {
+        Source::Unspecified => "unspecified",
+        Source::WarmUp => "warm_up",
+        Source::LastMinute => "last_minute",
+    }
+}
+
+/// What is in use, the budgets and the throughput as JSON.
+pub(super) fn state(info: &v1::ServerInfo) -> (Option<Value>, Vec<Value>, Vec<Value>) {
+    let in_use = info.in_use.as_ref().map(|now| {
+        json!({
+            "queue_clips": now.queue_clips,
+            "queue_clips_capacity": now.queue_clips_capacity,
+            "queue_bytes": now.queue_bytes,
+            "queue_bytes_capacity": now.queue_bytes_capacity,
+            "waiting_frames": now.waiting_frames,
+            "resident_sets": now.resident_sets,
+            "resident_bytes": now.resident_bytes,
+        })
+    });
+    let budgets = info.memory_budgets.iter().map(
+        |budget| json!({"part": budget.part, "settings": budget.settings, "bytes": budget.bytes}),
+    );
+    let throughput = info.throughput.iter().map(|throughput| {
+        json!({
+            "precision": throughput.precision,
+            "clips_per_second": throughput.clips_per_second,
+            "frames_per_second": throughput.frames_per_second,
+            "source": measured(throughput),
+        })
+    });
+    (in_use, budgets.collect(), throughput.collect())
 }

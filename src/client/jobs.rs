@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::cli::Connection;
 use super::output::Output;
-use super::{Client, Error, json, pages, resource, train};
+use super::{Client, Error, json, pages, resource, selection, train};
 use crate::proto::v1;
 
 /// Arguments of `jobs`.
@@ -159,17 +159,33 @@ pub fn describe(job: &v1::Job) -> String {
     if let Some(time) = &result.training_time {
         text += &format!("\ntraining    {} s", time.seconds);
     }
-    if let Some(evaluation) = result.evaluation.as_ref().filter(|e| e.examples > 0) {
+    text += &measured("validation", result.evaluation.as_ref());
+    text += &selection::curve(result);
+    text += &measured("test", result.test_evaluation.as_ref());
+    text
+}
+
+/// Metrics on a split; empty when there are none.
+fn measured(split: &str, evaluation: Option<&v1::Evaluation>) -> String {
+    let Some(evaluation) = evaluation.filter(|evaluation| evaluation.examples > 0) else {
+        return String::new();
+    };
+    let mut text = format!(
+        "\n{split:<11} top-1 {:.3}, top-5 {:.3}, loss {:.3} on {} videos",
+        evaluation.top1, evaluation.top5, evaluation.loss, evaluation.examples
+    );
+    text += &format!(
+        "\n            95 % interval of top-1 {:.3} to {:.3}, mean of classes {:.3}, macro F1 {:.3}",
+        evaluation.top1_low,
+        evaluation.top1_high,
+        evaluation.mean_class_accuracy,
+        evaluation.macro_f1
+    );
+    for label in &evaluation.labels {
         text += &format!(
-            "\nvalidation  top-1 {:.3}, top-5 {:.3}, loss {:.3} on {} videos",
-            evaluation.top1, evaluation.top5, evaluation.loss, evaluation.examples
+            "\n  {:<36} precision {:.3}  recall {:.3}  {} videos",
+            label.label, label.precision, label.recall, label.examples
         );
-        for label in &evaluation.labels {
-            text += &format!(
-                "\n  {:<36} precision {:.3}  recall {:.3}  {} videos",
-                label.label, label.precision, label.recall, label.examples
-            );
-        }
     }
     text
 }

@@ -2,20 +2,38 @@
 //!
 //! Invariant: a number that needs more than 53 bits, such as a seed, is a text, as in protobuf's own JSON.
 
+mod hyper;
+mod windows;
+
 use serde_json::{Value, json};
 
+pub use windows::{window, windows_summary};
+
 use crate::proto::v1;
+
+mod evaluation;
+mod finding;
+mod job;
+mod split;
+
+pub use evaluation::{clip_evaluation, evaluated};
+pub use finding::checked;
+pub use job::{event, job};
+
+use split::split;
+pub(super) use split::{milliseconds, serving_state_name};
 
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn time(time: Option<&prost_types::Timestamp>) -> Option<String> {
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> Option<String> {
     time.map(ToString::to_string)
 }
 
-fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
+/// A duration in seconds.
+pub fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
     // One division, so that what is printed has the nanoseconds' digits and no more.
     duration.map(|duration| (duration.seconds as f64 * 1e9 + f64::from(duration.nanos)) / 1e9)
 }
@@ -41,6 +59,16 @@ pub fn rotation_name(policy: v1::RotationPolicy) -> &'static str {
     match policy {
         v1::RotationPolicy::Unspecified | v1::RotationPolicy::Display => "display",
         v1::RotationPolicy::Stored => "stored",
+    }
+}
+
+/// What a head reads, as the command line spells it.
+pub fn head_name(head: v1::Head) -> &'static str {
+    match head {
+        v1::Head::Unspecified | v1::Head::Mean => "mean",
+        v1::Head::Frames => "frames",
+        v1::Head::Conv => "conv",
+        v1::Head::Attention => "attention",
     }
 }
 
@@ -165,11 +193,15 @@ pub fn task(task: &v1::Task) -> Value {
         "name": task.name,
         "display_name": task.display_name,
         "adapter": adapter(task.adapter.as_ref()),
+        "head": head_name(task.head()),
         "sampling": sampling,
         "auto_serve": task.auto_serve,
         "serving_version": task.serving_version,
         "desired_version": task.desired_version,
         "serving_error": task.serving_error,
+        "split": task.split.as_ref().map(split),
+        "previous": task.previous.as_ref().map(split),
+        "pinned": task.pinned,
         "etag": task.etag,
         "create_time": time(task.create_time.as_ref()),
     })
@@ -196,6 +228,10 @@ fn evaluation(evaluation: Option<&v1::Evaluation>) -> Option<Value> {
                 "top1": evaluation.top1,
                 "top5": evaluation.top5,
                 "loss": evaluation.loss,
+                "top1_low": evaluation.top1_low,
+                "top1_high": evaluation.top1_high,
+                "mean_class_accuracy": evaluation.mean_class_accuracy,
+                "macro_f1": evaluation.macro_f1,
                 "confusion": evaluation.confusion,
                 "confusion_cells": evaluation.confusion_cells.iter()
                     .map(|cell| json!([cell.label, cell.predicted, cell.examples]))
@@ -213,6 +249,7 @@ pub fn version(version: &v1::AdapterVersion) -> Value {
         "name": version.name,
         "labels": version.labels,
         "adapter": adapter(version.adapter.as_ref()),
+        "head": head_name(version.head()),
         "backbone_digest": hex(&version.backbone_digest),
         "sha256": hex(&version.sha256),
         "size_bytes": version.size_bytes,
@@ -222,92 +259,9 @@ pub fn version(version: &v1::AdapterVersion) -> Value {
         "dataset_digest": hex(&version.dataset_digest),
         "parent": version.parent,
         "evaluation": evaluation(version.evaluation.as_ref()),
+        "test_evaluation": evaluation(version.test_evaluation.as_ref()),
         "create_time": time(version.create_time.as_ref()),
-    })
-}
-
-/// A job.
-pub fn job(job: &v1::Job) -> Value {
-    let hyper = job.hyper_parameters.as_ref().map(|hyper| {
-        json!({
-            "epochs": hyper.epochs,
-            "batch_size": hyper.batch_size,
-            "learning_rate": hyper.learning_rate,
-            "weight_decay": hyper.weight_decay,
-            "warmup_share": hyper.warmup_share,
-            "dropout": hyper.dropout,
-            "clip_norm": hyper.clip_norm,
-            "min_crop_area": hyper.min_crop_area,
-            "horizontal_flip": hyper.horizontal_flip,
-            "seed": hyper.seed.map(|seed| seed.to_string()),
-            "checkpoint_steps": hyper.checkpoint_steps,
-        })
-    });
-    let result = job.result.as_ref().map(|result| {
-        json!({
-            "version": result.version,
-            "evaluation": evaluation(result.evaluation.as_ref()),
-            "loss_curve": result.loss_curve,
-            "dataset_digest": hex(&result.dataset_digest),
-            "backbone_digest": hex(&result.backbone_digest),
-            "seed": result.seed.to_string(),
-            "parameters": result.parameters,
-            "training_seconds": seconds(result.training_time.as_ref()),
-        })
-    });
-    json!({
-        "name": job.name,
-        "task": job.task,
-        "dataset": job.dataset,
-        "hyper_parameters": hyper,
-        "state": state_name(job.state()),
-        "reason": job.reason,
-        "message": job.message,
-        "step": job.step,
-        "total_steps": job.total_steps,
-        "attempts": job.attempts,
-        "result": result,
-        "create_time": time(job.create_time.as_ref()),
-        "end_time": time(job.end_time.as_ref()),
-    })
-}
-
-/// An event of a job.
-pub fn event(event: &v1::JobEvent) -> Value {
-    use v1::job_event::Event;
-    let what = match &event.event {
-        Some(Event::State(change)) => json!({ "state": {
-            "state": state_name(change.state()),
-            "reason": change.reason,
-            "message": change.message,
-        }}),
-        Some(Event::Step(step)) => json!({ "step": {
-            "step": step.step,
-            "total_steps": step.total_steps,
-            "epoch": step.epoch,
-            "loss": step.loss,
-            "accuracy": step.accuracy,
-            "learning_rate": step.learning_rate,
-            "clips_per_second": step.clips_per_second,
-            "eta_seconds": seconds(step.eta.as_ref()),
-            "device_bytes": step.device_bytes,
-        }}),
-        Some(Event::Message(message)) => json!({ "message": {
-            "warning": message.warning,
-            "text": message.text,
-        }}),
-        Some(Event::Serving(serving)) => json!({ "serving": {
-            "version": serving.version,
-            "serves": serving.serves,
-            "reason": serving.reason,
-            "message": serving.message,
-        }}),
-        None => Value::Null,
-    };
-    json!({
-        "sequence": event.sequence,
-        "time": time(event.time.as_ref()),
-        "event": what,
+        "passed_over": version.passed_over,
     })
 }
 
@@ -326,18 +280,20 @@ pub fn classification(video: &str, answer: &v1::ClassifyResponse) -> Value {
 
 /// Scores of a video by several tasks.
 pub fn classifications(video: &str, results: &[v1::TaskPredictions]) -> Value {
-    let result = |result: &v1::TaskPredictions| {
-        json!({
-            "task": result.task,
-            "version": result.version,
-            "predictions": predictions(&result.predictions),
-            "views": views(&result.views),
-            "frames": frames(&result.frames),
-            "timings": timings(result.timings.as_ref()),
-        })
-    };
-    let results: Vec<Value> = results.iter().map(result).collect();
+    let results: Vec<Value> = results.iter().map(task_predictions).collect();
     json!({ "type": "classifications", "video": video, "results": results })
+}
+
+/// Scores of one of several tasks.
+pub fn task_predictions(result: &v1::TaskPredictions) -> Value {
+    json!({
+        "task": result.task,
+        "version": result.version,
+        "predictions": predictions(&result.predictions),
+        "views": views(&result.views),
+        "frames": frames(&result.frames),
+        "timings": timings(result.timings.as_ref()),
+    })
 }
 
 fn predictions(predictions: &[v1::Prediction]) -> Value {
@@ -415,6 +371,7 @@ pub fn server_info(info: &v1::ServerInfo) -> Value {
             "jobs_per_tenant": limits.jobs_per_tenant,
         })
     });
+    let (in_use, memory_budgets, throughput) = super::info::state(info);
     json!({
         "version": info.version,
         "tenant": info.tenant,
@@ -423,6 +380,9 @@ pub fn server_info(info: &v1::ServerInfo) -> Value {
         "backbone": backbone,
         "limits": limits,
         "video_isolation": info.video_isolation,
+        "in_use": in_use,
+        "memory_budgets": memory_budgets,
+        "throughput": throughput,
     })
 }
 

@@ -8,10 +8,11 @@ use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
 
 mod order;
+mod serve;
 mod shape;
 
 pub use order::Order;
-pub use shape::{Kernel, Sites, TaskShape, check_shape, create};
+pub use shape::{HeadKind, Kernel, Rotation, Sites, TaskShape, check_shape, create, shaped};
 
 /// Arguments of `tasks`.
 #[derive(Debug, clap::Args)]
@@ -65,20 +66,20 @@ pub enum Command {
         #[arg(long, value_name = "BOOL")]
         auto_serve: Option<bool>,
     },
-    /// Makes a version serve
-    Serve {
-        /// Task id
-        id: String,
-        /// Number of the version
-        version: u32,
-        /// Waits until the version serves, or cannot
-        #[arg(long)]
-        wait: bool,
-    },
+    /// Makes a version serve, or several share the requests, or goes back to what served before
+    Serve(serve::Args),
     /// Deletes a task and its versions
     Delete {
         /// Task id
         id: String,
+    },
+    /// Keeps the adapter sets of a task's serving versions on the device, and loads them when the server starts
+    Pin {
+        /// Task id
+        id: String,
+        /// Unpins the task
+        #[arg(long)]
+        off: bool,
     },
     /// Lists the adapter sets that are on the device
     Residency,
@@ -128,9 +129,7 @@ pub async fn run(args: &Args) -> Result<(), Error> {
             output.result(|| described(&task), || json::task(&task));
         }
         Command::Versions { id } => versions(&client, id, output).await?,
-        Command::Serve { id, version, wait } => {
-            serve(&client, id, *version, *wait, output).await?;
-        }
+        Command::Serve(args) => show(&serve::serve(&client, args).await?, output),
         Command::Delete { id } => {
             let name = resource("tasks", id);
             let request = v1::DeleteTaskRequest {
@@ -142,6 +141,14 @@ pub async fn run(args: &Args) -> Result<(), Error> {
                 || format!("{name} and its versions deleted"),
                 || json::deleted(&name),
             );
+        }
+        Command::Pin { id, off } => {
+            let request = v1::PinTaskRequest {
+                name: resource("tasks", id),
+                unpin: *off,
+            };
+            let task = client.tasks().pin_task(request).await?.into_inner();
+            show(&task, output);
         }
         Command::Residency => residency(&client, output).await?,
     }
@@ -241,30 +248,6 @@ async fn update(
     Ok(())
 }
 
-async fn serve(
-    client: &Client,
-    id: &str,
-    version: u32,
-    wait: bool,
-    output: Output,
-) -> Result<(), Error> {
-    let task = get(client, id).await?;
-    let name = task.name.clone();
-    let version = format!("{name}/versions/{version}");
-    let request = v1::SetServingRequest {
-        version: version.clone(),
-        name: task.name,
-        etag: task.etag,
-    };
-    let mut task = client.tasks().set_serving(request).await?.into_inner();
-    if wait {
-        until_serving(client, &name, &version).await?;
-        task = get(client, &name).await?;
-    }
-    show(&task, output);
-    Ok(())
-}
-
 async fn residency(client: &Client, output: Output) -> Result<(), Error> {
     let request = v1::ListResidencyRequest {};
     for set in &client
@@ -280,7 +263,8 @@ async fn residency(client: &Client, output: Output) -> Result<(), Error> {
                     "" => String::new(),
                     reason => format!("  quarantined: {reason}"),
                 };
-                format!("{}  {} bytes{trouble}", set.version, set.size_bytes)
+                let pinned = if set.pinned { "  pinned" } else { "" };
+                format!("{}  {} bytes{pinned}{trouble}", set.version, set.size_bytes)
             },
             || json::residency(set),
         );
@@ -307,7 +291,8 @@ fn line(task: &v1::Task) -> String {
         "" => String::new(),
         error => format!(" ({error})"),
     };
-    format!("{}  {serving}{desired}{trouble}", task.name)
+    let pinned = if task.pinned { "; pinned" } else { "" };
+    format!("{}  {serving}{desired}{pinned}{trouble}", task.name)
 }
 
 /// A task with its shape, in several lines.
@@ -320,7 +305,10 @@ fn described(task: &v1::Task) -> String {
     };
     let sites = shape::Sites::of(&adapter);
     let adapters = match sites {
-        Sites::None => "none: a linear probe".to_owned(),
+        Sites::None if matches!(task.head(), v1::Head::Unspecified | v1::Head::Mean) => {
+            "none: a linear probe".to_owned()
+        }
+        Sites::None => "none".to_owned(),
         Sites::PreMlp | Sites::PreAttn | Sites::Both => format!(
             "{sites}, width {}, kernel {},{},{}, {layers}",
             adapter.adapter_width,
@@ -330,9 +318,16 @@ fn described(task: &v1::Task) -> String {
         ),
     };
     format!(
-        "{}\nname        {}\nadapters    {adapters}\nsampling    {} frames, sampling rate {}, {} temporal and {} spatial views, rotation {}\nauto-serve  {}",
+        "{}{}
+name        {}
+adapters    {adapters}
+head        {}
+sampling    {} frames, sampling rate {}, {} temporal and {} spatial views, rotation {}
+auto-serve  {}",
         line(task),
+        serve::described(task),
         task.display_name,
+        json::head_name(task.head()),
         sampling.num_frames,
         sampling.sampling_rate,
         sampling.num_temporal_views,

@@ -1,5 +1,8 @@
 //! `frameshift train`: submits a job and shows its progress; Ctrl-C leaves the job running.
 
+mod dry;
+mod preset;
+
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -7,8 +10,11 @@ use tonic::{Code, Status};
 use super::cli::Connection;
 use super::output::{Output, Progress};
 use super::proxied::is_refused;
+use super::selection::{self, Selection};
 use super::{Client, Error, json, resource, tasks};
 use crate::proto::v1::{self, job_event::Event};
+
+pub use preset::Preset;
 
 /// Shortest and longest pause before an interrupted stream is opened again.
 const SHORTEST: Duration = Duration::from_millis(250);
@@ -35,6 +41,12 @@ pub struct Args {
     /// Lets the new version serve although its labels are not those of the version that serves
     #[arg(long)]
     pub allow_label_change: bool,
+    /// Recipe for the task's shape and the hyper-parameters; options that are also given replace its values
+    #[arg(long, value_enum)]
+    pub preset: Option<Preset>,
+    /// Shows the task's shape and all hyper-parameters, completed from the data set, and creates nothing
+    #[arg(long, conflicts_with = "detach")]
+    pub dry_run: bool,
     /// The shape of the task when it is created
     #[command(flatten)]
     pub shape: tasks::TaskShape,
@@ -43,8 +55,30 @@ pub struct Args {
     pub hyper: Hyper,
 }
 
+/// Whether half of the training clips are mirrored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mirror {
+    /// No clip is
+    Off,
+    /// Half of them are
+    On,
+    /// Half of them are, unless a label names a side
+    Auto,
+}
+
+impl Mirror {
+    fn number(self) -> i32 {
+        match self {
+            Self::Off => v1::Mirror::Off,
+            Self::On => v1::Mirror::On,
+            Self::Auto => v1::Mirror::Auto,
+        }
+        .into()
+    }
+}
+
 /// Hyper-parameters; the server chooses those that are absent.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Hyper {
     /// Passes over the training split
     #[arg(long)]
@@ -70,7 +104,10 @@ pub struct Hyper {
     /// Smallest share of the picture's area that a random crop keeps, above 0, at most 1
     #[arg(long, allow_negative_numbers = true)]
     pub min_crop_area: Option<f64>,
-    /// Mirrors half of the training clips
+    /// Whether half of the training clips are mirrored; auto mirrors unless a label names a side
+    #[arg(long, value_enum, conflicts_with = "horizontal_flip")]
+    pub mirror: Option<Mirror>,
+    /// Same as --mirror on
     #[arg(long)]
     pub horizontal_flip: bool,
     /// Seed of every random choice
@@ -79,6 +116,27 @@ pub struct Hyper {
     /// Steps between checkpoints
     #[arg(long)]
     pub checkpoint_steps: Option<u32>,
+    /// Epochs over which the learning rate rises, in place of --warmup-share
+    #[arg(long, allow_negative_numbers = true, conflicts_with = "warmup_share")]
+    pub warmup_epochs: Option<f64>,
+    /// Peak learning rate for a batch of 256 clips, scaled to --batch-size, in place of --learning-rate
+    #[arg(long, allow_negative_numbers = true, conflicts_with = "learning_rate")]
+    pub base_learning_rate: Option<f64>,
+    /// Share of a label's weight that is spread over all labels, 0 up to but not 1
+    #[arg(long, allow_negative_numbers = true)]
+    pub label_smoothing: Option<f64>,
+    /// Largest scale of the short side before a random crop, 1 to 4, in place of --min-crop-area
+    #[arg(long, allow_negative_numbers = true, conflicts_with = "min_crop_area")]
+    pub short_side_scale: Option<f64>,
+    /// Probability that a rectangle of a training clip is replaced by the mean colour, 0 to 1
+    #[arg(long, allow_negative_numbers = true)]
+    pub random_erasing: Option<f64>,
+    /// RandAugment in timm's syntax, for example rand-m7-n4-mstd0.5-inc1
+    #[arg(long)]
+    pub rand_augment: Option<String>,
+    /// What is measured beside training
+    #[command(flatten)]
+    pub selection: Selection,
 }
 
 /// `frameshift train`.
@@ -89,15 +147,29 @@ pub async fn train(args: &Args) -> Result<(), Error> {
     let client = args.connection.client().await?;
     let output = args.connection.output();
     let task = resource("tasks", &args.task);
+    let preset = args.preset.unwrap_or(Preset::Auto);
+    let (shape, hyper) = (
+        &preset.shape(args.shape.clone()),
+        &preset.hyper(args.hyper.clone()),
+    );
+    if args.dry_run {
+        return dry::show(
+            &client,
+            (task.as_str(), args.dataset.as_str()),
+            (shape, hyper),
+            output,
+        )
+        .await;
+    }
     let request = v1::GetTaskRequest { name: task.clone() };
     match client.tasks().get_task(request).await {
-        Ok(found) => tasks::check_shape(&found.into_inner(), &args.shape)?,
+        Ok(found) => tasks::check_shape(&found.into_inner(), shape)?,
         Err(status) if status.code() == Code::NotFound => {
             // A task whose job cannot begin would keep its shape for ever.
             let name = resource("datasets", &args.dataset);
             let request = v1::GetDatasetRequest { name };
             client.datasets().get_dataset(request).await?;
-            tasks::create(&client, &args.task, &args.shape).await?;
+            tasks::create(&client, &args.task, shape).await?;
             output.note(&format!("created {task}"));
         }
         Err(status) => return Err(status.into()),
@@ -105,9 +177,10 @@ pub async fn train(args: &Args) -> Result<(), Error> {
     let request = v1::SubmitJobRequest {
         task,
         dataset: resource("datasets", &args.dataset),
-        hyper_parameters: Some(hyper_parameters(&args.hyper)),
+        hyper_parameters: Some(hyper_parameters(hyper)),
         request_id: uuid::Uuid::now_v7().to_string(),
         allow_label_change: args.allow_label_change,
+        ..Default::default()
     };
     let job = client.fine_tuning().submit_job(request).await?.into_inner();
     if args.detach {
@@ -131,6 +204,14 @@ fn hyper_parameters(hyper: &Hyper) -> v1::HyperParameters {
         horizontal_flip: hyper.horizontal_flip.then_some(true),
         seed: hyper.seed,
         checkpoint_steps: hyper.checkpoint_steps,
+        mirror: hyper.mirror.map(Mirror::number),
+        warmup_epochs: hyper.warmup_epochs,
+        base_learning_rate: hyper.base_learning_rate,
+        label_smoothing: hyper.label_smoothing,
+        short_side_scale: hyper.short_side_scale,
+        random_erasing: hyper.random_erasing,
+        rand_augment: hyper.rand_augment.clone(),
+        ..hyper.selection.fields()
     }
 }
 
@@ -301,6 +382,7 @@ fn show(event: &v1::JobEvent, output: Output, progress: &Progress) {
                 step.epoch, step.loss, step.clips_per_second, step.accuracy,
             ));
         }
+        Some(Event::Evaluation(evaluation)) => progress.line(&selection::line(evaluation)),
         Some(Event::Message(message)) => {
             let kind = if message.warning { "warning: " } else { "" };
             progress.line(&format!("{kind}{}", message.text));

@@ -93,8 +93,12 @@ pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
     output.result(
         || {
             let count = version.labels.len();
+            let passed_over = version.passed_over.iter();
+            let passed_over: String = passed_over
+                .map(|object| format!("\n  passed over {object}"))
+                .collect();
             format!(
-                "{}  {count} labels, {} parameters",
+                "{}  {count} labels, {} parameters{passed_over}",
                 version.name, version.parameters
             )
         },

@@ -2,7 +2,7 @@
 
 use super::load::{Error, Layered};
 use super::machine;
-use super::settings::Settings;
+use super::settings::{Reflection, Settings};
 use crate::rpc;
 
 /// Returns one `part`-th of the memory that this process may use, and at least room for a few of the largest messages. Where the system does not
@@ -42,11 +42,22 @@ pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<rpc::Confi
             upload_memory,
             spool_bytes: settings.spool_bytes.0,
             streams_per_tenant: settings.streams_per_tenant.get(),
+            live_streams_per_tenant: settings.live_streams_per_tenant.get(),
+            live_memory: settings.live_memory.0,
             idle: settings.stream_idle.0,
             call: settings.call_deadline.0,
             ..rpc::Limits::default()
         },
         drain_grace: settings.drain_grace.0,
+        reflection: match settings.reflection {
+            Reflection::Authenticated if settings.authentication.0.is_empty() => {
+                let problem = "`authenticated` has no meaning while authentication is none";
+                return Err(layers.complain("reflection", problem));
+            }
+            Reflection::On => rpc::Reflection::On,
+            Reflection::Authenticated => rpc::Reflection::Authenticated,
+            Reflection::Off => rpc::Reflection::Off,
+        },
         ..rpc::Config::default()
     })
 }

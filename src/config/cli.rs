@@ -55,10 +55,15 @@ impl Cli {
             ("server", is_client),
             ("tenant", is_client),
             ("json", is_json),
+            ("api_key_file", is_client),
+            ("tls_ca", is_client),
+            ("tls_cert", is_client),
+            ("tls_cert_key", is_client),
         ];
         for (option, has_meaning) in options {
             let source = matches.value_source(option);
             if !has_meaning && source == Some(clap::parser::ValueSource::CommandLine) {
+                let option = option.replace('_', "-");
                 let problem = format!("--{option} before this subcommand has no meaning");
                 return Err(command.error(clap::error::ErrorKind::ArgumentConflict, problem));
             }

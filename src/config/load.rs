@@ -26,6 +26,12 @@ const OTHERS: &[&str] = &[
     "FRAMESHIFT_SERVER",
     "FRAMESHIFT_TENANT",
     "FRAMESHIFT_SHARED",
+    "FRAMESHIFT_ADMIN_SERVER",
+    "FRAMESHIFT_API_KEY",
+    "FRAMESHIFT_API_KEY_FILE",
+    "FRAMESHIFT_TLS_CA",
+    "FRAMESHIFT_TLS_CERT",
+    "FRAMESHIFT_TLS_CERT_KEY",
 ];
 
 /// Environment variables with our prefix that name no setting: perhaps misspelt. Those that orchestrators add for a service are left out.

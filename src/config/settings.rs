@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{Address, ByteSize, Span};
+use super::access::Methods;
+use super::units::{Address, ByteSize, Ratio, Span};
 
 macro_rules! settings {
     ($(
@@ -57,6 +58,26 @@ settings! {
     /// Allows listening on an address other than loopback without authentication.
     insecure_allow_anonymous: Must<bool> = "false"
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
+    /// How callers prove who they are: `none`, or `keys` (API keys; `frameshift keys` makes them).
+    authentication: Must<Methods> = "none";
+    /// Address of the administrators' API (tenants and keys), while callers are authenticated; none when not set.
+    admin_listen: May<Address>;
+    /// File with the first operator's key, which is recorded at the start unless an operator's key exists.
+    bootstrap_key_file: May<PathBuf>;
+    /// File with the key (32 bytes or more) of the HMAC under which secrets of API keys are stored; plain SHA-256 when not set.
+    key_pepper_file: May<PathBuf>;
+    /// `behind-proxy`: a proxy in front encrypts, so authenticated calls are accepted in plain text from other machines.
+    plaintext: May<Plaintext>;
+    /// Who may list the services by gRPC reflection: `on` (everybody), `authenticated` or `off`.
+    reflection: Must<Reflection> = "on";
+    /// PEM file with the server's certificate and its chain; turns on TLS on `listen` and `admin_listen`. The files are loaded again when they change.
+    tls_certificate: May<PathBuf>;
+    /// PEM file with the key of `tls_certificate`.
+    tls_key: May<PathBuf>;
+    /// PEM file with the authorities of clients' certificates; without it clients need no certificate.
+    tls_client_ca: May<PathBuf>;
+    /// Whether clients need a certificate when `tls_client_ca` is set: `required` or `optional`.
+    tls_client_certificates: Must<ClientCertificates> = "required";
     /// Folder of all durable state; one process at a time.
     data_dir: Must<PathBuf> = "frameshift-data";
     /// Starts although the database lost changes or does not belong to the objects beside it; for one start only.
@@ -66,8 +87,12 @@ settings! {
     backbone: Must<PathBuf> = "builtin";
     /// Backbone settings that its files do not state, or state wrongly: `heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b`.
     backbone_override: May<String>;
-    /// Address of the Prometheus endpoint; none when not set.
+    /// Address of the Prometheus endpoint; the log's filter can be changed there, too; none when not set.
     metrics_listen: May<Address>;
+    /// URL of an OpenTelemetry collector that takes traces over gRPC (OTLP), for example http://127.0.0.1:4317; no traces when not set.
+    otlp_endpoint: May<String>;
+    /// Share of the requests without a `traceparent` that are traced, from 0 to 1.
+    trace_ratio: Must<Ratio> = "1";
     /// Log lines as `text` or `json`.
     log_format: Must<LogFormat> = "text";
     /// Filter of log lines, in the syntax of RUST_LOG.
@@ -97,8 +122,14 @@ settings! {
     batch_time: Must<Span> = "100ms";
     /// Memory of resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";
+    /// Memory for files of versions, so that a set that was evicted is loaded again without a read of the store. On the CPU, device and host share one
+    /// memory: raise `adapter_memory` to serve more sets at once; this setting only saves the read.
+    host_adapter_memory: Must<ByteSize> = "64MiB";
     /// Time for which known tasks are still classified while the database is unavailable.
     stale_limit: Must<Span> = "15m";
+    /// Share of the device's time, from 0 to 0.9, that training keeps while classification keeps the device busy. Either may use what the other leaves;
+    /// at 0, jobs train only while nobody classifies.
+    training_share: Must<Ratio> = "0.1";
     /// Most jobs that train at a time.
     job_runners: Must<NonZeroUsize> = "2";
     /// Memory of one job's training, in all; when not set, a quarter of the machine's (or its control group's) divided by `job_runners`.
@@ -111,7 +142,7 @@ settings! {
     watchers_per_tenant: Must<NonZeroUsize> = "256";
     /// Time after which a job whose worker has not renewed its lease is taken over.
     job_lease: Must<Span> = "30s";
-    /// Time for which finished jobs are kept; 0s keeps them for ever.
+    /// Time for which finished jobs are kept; 0s keeps them forever.
     job_retention: Must<Span> = "90days";
     /// Time for which the events of finished jobs are kept, except changes of state; 0s keeps them as long as the job.
     event_retention: Must<Span> = "30days";
@@ -154,8 +185,12 @@ settings! {
     upload_memory: May<ByteSize>;
     /// Disk space of larger files that belong to one request (classify-upload and import); they are deleted when it ends.
     spool_bytes: Must<ByteSize> = "4GiB";
-    /// Most client streams of one tenant at a time.
+    /// Most client streams of one tenant at a time, not counting live streams.
     streams_per_tenant: Must<NonZeroUsize> = "64";
+    /// Most live streams (ClassifyFrames) of one tenant at a time.
+    live_streams_per_tenant: Must<NonZeroUsize> = "32";
+    /// Memory of all live streams: waiting frames, and the views of frames that windows need.
+    live_memory: Must<ByteSize> = "512MiB";
     /// Time without a message after which a client's stream is ended.
     stream_idle: Must<Span> = "30s";
     /// Deadline of a unary call whose caller sets none, and the longest time that one message of a stream may take.
@@ -178,6 +213,36 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// Why callers on other machines may be heard in plain text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Plaintext {
+    /// A proxy in front encrypts.
+    BehindProxy,
+}
+
+/// Who may ask by reflection which services there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reflection {
+    /// Everybody.
+    On,
+    /// Whoever has a credential.
+    Authenticated,
+    /// Nobody.
+    Off,
+}
+
+/// Whether clients have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificates {
+    /// Each has to.
+    Required,
+    /// Those that show one show a good one.
+    Optional,
 }
 
 /// Number format of matrix products.

@@ -132,6 +132,71 @@ fn an_address_that_others_can_reach_has_to_be_asked_for_twice() {
 }
 
 #[test]
+fn authentication_is_a_list_in_the_file_and_words_elsewhere() {
+    let keys = |config: Result<Config, Error>| config.unwrap().tenancy.methods.len();
+    assert_eq!(keys(load(None, &[], &[])), 0);
+    assert_eq!(keys(load(Some("authentication = []"), &[], &[])), 0);
+    assert_eq!(keys(load(Some("authentication = [\"keys\"]"), &[], &[])), 1);
+    assert_eq!(
+        keys(load(None, &[("FRAMESHIFT_AUTHENTICATION", "keys")], &[])),
+        1
+    );
+    assert_eq!(keys(load(None, &[], &["--authentication", "keys"])), 1);
+    let wrong = load(Some("authentication = [\"passwords\"]"), &[], &[]).unwrap_err();
+    let message = wrong.to_string();
+    assert!(
+        message.contains("authentication:") && message.contains("passwords"),
+        "{message}"
+    );
+}
+
+#[test]
+fn settings_that_contradict_authentication_are_refused() {
+    let refused = |flags: &[&str]| load(None, &[], flags).unwrap_err().to_string();
+    let anonymous = ["--authentication", "keys", "--insecure-allow-anonymous"];
+    assert!(refused(&anonymous).contains("insecure_allow_anonymous:"));
+    for needless in [
+        "--admin-listen=127.0.0.1:0",
+        "--key-pepper-file=x",
+        "--bootstrap-key-file=x",
+    ] {
+        assert!(
+            refused(&[needless]).contains("authentication is none"),
+            "{needless}"
+        );
+    }
+    for (flags, key) in [
+        (&["--tls-certificate=x"][..], "tls_certificate:"),
+        (&["--tls-key=x"], "tls_key:"),
+        (&["--tls-client-ca=x"], "tls_client_ca:"),
+        (
+            &[
+                "--tls-certificate=x",
+                "--tls-key=x",
+                "--plaintext=behind-proxy",
+            ],
+            "plaintext:",
+        ),
+    ] {
+        assert!(refused(flags).contains(key), "{flags:?}");
+    }
+    assert!(refused(&["--reflection", "authenticated"]).contains("reflection:"));
+    for address in ["--listen=0.0.0.0:1", "--admin-listen=0.0.0.0:1"] {
+        let message = refused(&["--authentication=keys", address]);
+        assert!(message.contains("plain text"), "{message}");
+        let proxied = ["--authentication=keys", address, "--plaintext=behind-proxy"];
+        assert!(load(None, &[], &proxied).is_ok());
+        let encrypted = [
+            "--authentication=keys",
+            address,
+            "--tls-certificate=x",
+            "--tls-key=x",
+        ];
+        assert!(load(None, &[], &encrypted).is_ok());
+    }
+}
+
+#[test]
 fn variables_that_name_no_key_are_ignored() {
     let variables = [
         ("FRAMESHIFT_SERVICE_HOST", "10.0.0.1"),
@@ -140,22 +205,27 @@ fn variables_that_name_no_key_are_ignored() {
     assert!(load(None, &variables, &[]).is_ok());
 }
 
-#[test]
-fn the_dump_is_the_configuration_in_force_and_loads_again() {
-    let layers = Layered::load(
-        None,
-        &environment(&[("FRAMESHIFT_BATCH_CLIPS", "4")]),
-        &flags(&["--queue-clips", "30"]),
-    )
-    .unwrap();
-    let expected = r#"listen = "127.0.0.1:50051" # default
+/// The dump of a configuration with two values of its own; what the machine decides is a question mark.
+const DUMP: &str = r#"listen = "127.0.0.1:50051" # default
 # address_file is not set
 insecure_allow_anonymous = false # default
+authentication = "none" # default
+# admin_listen is not set
+# bootstrap_key_file is not set
+# key_pepper_file is not set
+# plaintext is not set
+reflection = "on" # default
+# tls_certificate is not set
+# tls_key is not set
+# tls_client_ca is not set
+tls_client_certificates = "required" # default
 data_dir = "frameshift-data" # default
 accept_data_loss = false # default
 backbone = "builtin" # default
 # backbone_override is not set
 # metrics_listen is not set
+# otlp_endpoint is not set
+trace_ratio = 1 # default
 log_format = "text" # default
 log = "info" # default
 precision = "auto" # default
@@ -170,7 +240,9 @@ batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
 # batch_memory = ? # derived from the machine
 batch_time = "100ms" # default
 adapter_memory = "1GiB" # default
+host_adapter_memory = "64MiB" # default
 stale_limit = "15m" # default
+training_share = "0.1" # default
 job_runners = 2 # default
 # step_memory = ? # derived from the machine
 feature_bytes = "8GiB" # default
@@ -199,18 +271,27 @@ connections = 512 # default
 # upload_memory = ? # derived from the machine
 spool_bytes = "4GiB" # default
 streams_per_tenant = 64 # default
+live_streams_per_tenant = 32 # default
+live_memory = "512MiB" # default
 stream_idle = "30s" # default
 call_deadline = "2m" # default
 drain_grace = "5s" # default
 drain_timeout = "30s" # default
 "#;
+
+#[test]
+fn the_dump_is_the_configuration_in_force_and_loads_again() {
+    let layers = Layered::load(
+        None,
+        &environment(&[("FRAMESHIFT_BATCH_CLIPS", "4")]),
+        &flags(&["--queue-clips", "30"]),
+    )
+    .unwrap();
     let derived = Config::new(&layers, PathBuf::from("frameshift")).unwrap();
     let derived = derived.derived();
-    let values = derived
-        .iter()
-        .fold(expected.to_owned(), |text, (key, value)| {
-            text.replace(&format!("{key} = ?"), &format!("{key} = {value}"))
-        });
+    let values = derived.iter().fold(DUMP.to_owned(), |text, (key, value)| {
+        text.replace(&format!("{key} = ?"), &format!("{key} = {value}"))
+    });
     assert!(!values.contains("= ?"), "{values}");
     let dump = layers.dump(&derived);
     assert_eq!(dump, values);
@@ -219,6 +300,42 @@ drain_timeout = "30s" # default
         (again.engine.queue_clips, again.engine.batch_clips),
         (30, 4)
     );
+}
+
+#[test]
+fn traces_go_to_a_collector_in_plain_text_and_training_leaves_serving_a_tenth() {
+    let given = [
+        "--otlp-endpoint=http://localhost:4317",
+        "--trace-ratio=0.25",
+        "--training-share=0.3",
+    ];
+    let config = load(None, &[], &given).unwrap();
+    let traces = config.traces.expect("an endpoint");
+    assert_eq!(traces.endpoint, "http://localhost:4317");
+    assert!((traces.ratio - 0.25).abs() < 1e-9);
+    assert_eq!(config.device.training_share, 300);
+    for file in [
+        "training_share = 0.95",
+        "training_share = 2",
+        "trace_ratio = -1",
+    ] {
+        let key = file.split(' ').next().unwrap();
+        let error = load(Some(file), &[], &[]).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{key}: ")), "{error}");
+    }
+    for wrong in [
+        "https://localhost:4317",
+        "localhost:4317",
+        "http://localhost:4317/v1/traces",
+        "http://",
+    ] {
+        let given = [&*format!("--otlp-endpoint={wrong}")];
+        let error = load(None, &[], &given).unwrap_err().to_string();
+        assert!(
+            error.starts_with("otlp_endpoint: expected http://"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -22,6 +22,10 @@ pub struct Span(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address(pub SocketAddr);
 
+/// A part of a whole: from `0` to `1`, for example `0.25`.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct Ratio(pub f64);
+
 /// A text that is no such value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
@@ -32,6 +36,7 @@ pub struct Invalid {
 
 const BYTES: &str = "a byte size such as 1GiB, 512MiB, 64KiB or 4096 (decimal units: GB, MB, kB)";
 const SPAN: &str = "a duration such as 30s, 250ms or 1h 30m";
+const RATIO: &str = "a number from 0 to 1 such as 0.25";
 const ADDRESS: &str = "an address such as 127.0.0.1:50051 or localhost:50051";
 
 /// Binary units, largest first, so that printing takes the largest that divides the size.
@@ -98,6 +103,25 @@ impl FromStr for Span {
     }
 }
 
+impl FromStr for Ratio {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let number = text.trim().parse().ok();
+        let ratio = number.filter(|ratio| (0.0..=1.0).contains(ratio));
+        ratio.map(Self).ok_or_else(|| Invalid {
+            text: text.into(),
+            expected: RATIO,
+        })
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl FromStr for Address {
     type Err = Invalid;
 
@@ -150,6 +174,10 @@ impl<T: FromStr<Err = Invalid>> Visitor<'_> for Text<T> {
     fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<T, E> {
         number.to_string().parse().map_err(E::custom)
     }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<T, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
 }
 
 macro_rules! as_text {
@@ -170,6 +198,7 @@ macro_rules! as_text {
 
 as_text!(ByteSize, BYTES);
 as_text!(Span, SPAN);
+as_text!(Ratio, RATIO);
 as_text!(Address, ADDRESS);
 
 #[cfg(test)]
@@ -192,6 +221,18 @@ mod tests {
         }
         for bad in ["", "GiB", "-1", "1.5GiB", "1 pound", "99999999999TiB"] {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ratios_lie_between_0_and_1() {
+        for (text, ratio) in [("0", 0.0), ("1", 1.0), (" 0.25 ", 0.25), ("1e-3", 0.001)] {
+            let read: Ratio = text.parse().unwrap();
+            assert_eq!(read, Ratio(ratio));
+            assert_eq!(read.to_string().parse(), Ok(read));
+        }
+        for bad in ["", "-0.1", "1.1", "NaN", "inf", "25%"] {
+            assert!(bad.parse::<Ratio>().is_err(), "{bad}");
         }
     }
 

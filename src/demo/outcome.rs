@@ -40,6 +40,8 @@ pub(super) struct Way {
     pub(super) loss_curve: Vec<f64>,
     /// Loss on the unseen clips after the last epoch.
     pub(super) unseen_loss: f64,
+    /// Epoch and loss on the unseen clips, of each evaluation while the job trained.
+    pub(super) unseen_curve: Vec<(f64, f64)>,
 }
 
 impl Way {
@@ -327,6 +329,9 @@ fn way(name: &'static str, motion: Motion, run: Run, backbone: f64) -> Result<Wa
         bytes: run.version.size_bytes,
         loss_curve: run.result.loss_curve,
         unseen_loss: evaluation.loss,
+        unseen_curve: (run.result.validation_curve.iter())
+            .map(|point| (f64::from(point.epoch), point.loss))
+            .collect(),
     })
 }
 
@@ -400,6 +405,7 @@ pub(super) mod tests {
             bytes: 4000,
             loss_curve: vec![1.0],
             unseen_loss: 0.5,
+            unseen_curve: vec![(1.0, 0.5)],
         }
     }
 

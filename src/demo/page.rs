@@ -46,8 +46,9 @@ fn page(outcome: &Summary, materials: &[&Material]) -> Result<String, Error> {
     page.paragraph(PAIR_DEFINITION);
     page.section("Loss").figures(&charts(outcome));
     page.paragraph(
-        "A job measures the unseen clips once, after its last epoch: that is the dot. The methods train for different numbers of epochs, so each has a \
-         chart of its own. The probe computes the backbone's features once and reads them from memory in every later epoch (cached features), which \
+        "The jobs with adapters evaluate the unseen clips a few times while they train, those of the probe once, after the last epoch: that is the dot. \
+         All publish their last weights, so that the unseen clips choose nothing. The methods train for different numbers of epochs, so each has a chart \
+         of its own. The probe computes the backbone's features once and reads them from memory in every later epoch (cached features), which \
          is why its clips a second on the terminal are many more.",
     );
     serving(&mut page, outcome);
@@ -151,7 +152,7 @@ fn charts(outcome: &Summary) -> Vec<(Markup, String)> {
     let ways = |task: &TaskOutcome| {
         [&task.adapters, &task.probe].map(|way| {
             let caption = format!(
-                "{}, {}: mean training loss of each of {} epochs, and the loss on the unseen clips after the last",
+                "{}, {}: mean training loss of each of {} epochs, and the loss on the unseen clips while it trained",
                 task.tenant,
                 way.name,
                 way.loss_curve.len()
@@ -163,6 +164,10 @@ fn charts(outcome: &Summary) -> Vec<(Markup, String)> {
 }
 
 fn curve(way: &Way) -> Markup {
+    let unseen = match way.unseen_curve.is_empty() {
+        true => vec![(way.loss_curve.len() as f64, way.unseen_loss)],
+        false => way.unseen_curve.clone(),
+    };
     let epochs = (1..).map(f64::from).zip(way.loss_curve.iter().copied());
     let series = [
         Series {
@@ -171,7 +176,7 @@ fn curve(way: &Way) -> Markup {
         },
         Series {
             name: "unseen clips".to_owned(),
-            points: vec![(way.loss_curve.len() as f64, way.unseen_loss)],
+            points: unseen,
         },
     ];
     chart::lines("epoch", "cross entropy (nats)", &series)

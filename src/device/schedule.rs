@@ -1,11 +1,19 @@
 //! Order of slices: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O. A serving item that has started runs to its end; while training waits, at most `serving_run`
-//! serving items run between two training slices; training items take turns after every slice.
+//! Invariant: never awaits, reads a clock or does I/O. A serving item that has started runs to its end; training items take turns after every slice.
+//! While both want the device, training has its share of the time: it is never more than one serving item short of it, nor more than one slice beyond it.
+//! What one side does not use is the other's, and nobody is asked to give it back. Owners of training items share its time equally, however
+//! many items each has.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use super::Priority;
+use super::{Config, Owner, Priority};
+
+/// The whole device, in the unit of [`Config::training_share`].
+const WHOLE: u32 = 1000;
+/// Largest share of training: serving always has a tenth.
+const MOST: u32 = 900;
 
 /// Next action of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,47 +29,67 @@ pub(super) enum Turn<K> {
 /// Order of slices over work items, which are identified by key.
 #[derive(Debug)]
 pub(super) struct Schedule<K> {
-    serving_run: u32,
+    /// Training's share in thousandths.
+    share: u32,
     training_bytes: u64,
     /// Serving item that has started.
     current: Option<K>,
     /// Submitted serving items that have not started.
     serving: VecDeque<K>,
-    /// Training items that take turns, each with its bytes.
-    training: VecDeque<(K, u64)>,
+    /// Training items that take turns.
+    training: VecDeque<Item<K>>,
     /// Training items that wait for memory.
-    waiting: VecDeque<(K, u64)>,
+    waiting: VecDeque<Item<K>>,
     used: u64,
-    /// Serving items that ended since the last training slice while training waited.
-    run: u32,
+    /// Start-time fair queueing over the owners of training items: when the last slice of each would have ended if it had its share of the device all the
+    /// time. Only those are kept that are ahead of `virtual_time`.
+    finished: HashMap<Owner, Duration>,
+    /// Start of the training slice that ran last, on the clock of `finished`.
+    virtual_time: Duration,
+    /// Time that training is short of its share, in nanoseconds times the thousandths that serving has; below 0 when training is beyond its share. Counts
+    /// only while both want the device.
+    owed: i128,
+    /// Whether the training slice that runs has the device because serving does not want it.
+    is_free: bool,
     /// Whether the source had no batch when it was last asked.
     dry: bool,
     /// Whether the source comes before submitted serving items, so that neither starves the other.
     form_first: bool,
 }
 
+/// A training item.
+#[derive(Debug)]
+struct Item<K> {
+    key: K,
+    bytes: u64,
+    owner: Owner,
+}
+
 impl<K: Copy + PartialEq> Schedule<K> {
-    pub(super) fn new(serving_run: u32, training_bytes: u64) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            serving_run: serving_run.max(1),
-            training_bytes,
+            share: config.training_share.min(MOST),
+            training_bytes: config.training_bytes,
             current: None,
             serving: VecDeque::new(),
             training: VecDeque::new(),
             waiting: VecDeque::new(),
             used: 0,
-            run: 0,
+            finished: HashMap::new(),
+            virtual_time: Duration::ZERO,
+            owed: 0,
+            is_free: false,
             dry: true,
             form_first: true,
         }
     }
 
     /// Adds a submitted item.
-    pub(super) fn push(&mut self, key: K, priority: Priority, bytes: u64) {
+    pub(super) fn push(&mut self, key: K, priority: Priority, (bytes, owner): (u64, Owner)) {
         match priority {
             Priority::Serving => self.serving.push_back(key),
             Priority::Training => {
-                self.waiting.push_back((key, bytes));
+                self.waiting.push_back(Item { key, bytes, owner });
                 self.promote();
             }
         }
@@ -77,8 +105,9 @@ impl<K: Copy + PartialEq> Schedule<K> {
         if let Some(key) = self.current {
             return Turn::Run(key, Priority::Serving);
         }
-        let training = self.training.front().map(|(key, _)| *key);
-        if let Some(key) = training.filter(|_| self.run >= self.serving_run) {
+        let training = self.next_training();
+        if let Some(key) = training.filter(|_| self.owed > 0) {
+            self.is_free = false;
             return Turn::Run(key, Priority::Training);
         }
         if self.form_first && !self.dry {
@@ -92,6 +121,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
         if !self.dry {
             return Turn::Form;
         }
+        self.is_free = true;
         training.map_or(Turn::Idle, |key| Turn::Run(key, Priority::Training))
     }
 
@@ -102,61 +132,104 @@ impl<K: Copy + PartialEq> Schedule<K> {
         self.current = key;
     }
 
-    /// Records that a slice of this item ran and that the item has more slices.
-    pub(super) fn ran(&mut self, key: K) {
+    /// Records that a slice of this item ran for `took`, and that the item has more slices.
+    pub(super) fn ran(&mut self, key: K, took: Duration) {
         self.dry = false;
         if self.current == Some(key) {
-            return;
+            return self.served(took);
         }
-        self.run = 0;
-        if let Some(front) = self.training.pop_front() {
-            self.training.push_back(front);
+        if let Some(item) = self.trained(key, took) {
+            self.training.push_back(item);
         }
     }
 
-    /// Records that this item finished or was dropped.
-    pub(super) fn gone(&mut self, key: K) {
+    /// Records that this item finished or was dropped, after a last slice that ran for `took`.
+    pub(super) fn gone(&mut self, key: K, took: Duration) {
         self.dry = false;
         if self.current == Some(key) {
             self.current = None;
-            self.run = if self.training.is_empty() {
-                0
-            } else {
-                self.run.saturating_add(1)
-            };
-            return;
+            return self.served(took);
         }
-        self.run = 0;
-        if let Some(at) = self.training.iter().position(|(own, _)| *own == key)
-            && let Some((_, bytes)) = self.training.remove(at)
-        {
-            self.used -= bytes;
+        if let Some(item) = self.trained(key, took) {
+            self.used -= item.bytes;
             self.promote();
         }
+        if self.training.is_empty() {
+            // Time that training does not ask for is not saved for it.
+            self.owed = self.owed.min(0);
+        }
+    }
+
+    /// Counts the time of a serving slice, of which training has its share when it waits.
+    fn served(&mut self, took: Duration) {
+        if !self.training.is_empty() {
+            self.owed = self.owed.saturating_add(scaled(took, self.share));
+        }
+    }
+
+    /// Counts the time of a training slice, and takes its item out of the turns. While serving is idle nobody is short of anything.
+    fn trained(&mut self, key: K, took: Duration) -> Option<Item<K>> {
+        self.owed = match self.is_free {
+            true => 0,
+            false => self.owed.saturating_sub(scaled(took, WHOLE - self.share)),
+        };
+        let at = self.training.iter().position(|item| item.key == key)?;
+        let item = self.training.remove(at)?;
+        let start = self.start(&item.owner);
+        self.virtual_time = start;
+        self.finished
+            .insert(item.owner.clone(), start.saturating_add(took));
+        self.finished.retain(|_, finished| *finished > start);
+        Some(item)
+    }
+
+    /// Returns the training item that is next: of the owner that has had least, the one that has waited longest.
+    fn next_training(&self) -> Option<K> {
+        // The first of equals.
+        let next = self
+            .training
+            .iter()
+            .min_by_key(|item| self.start(&item.owner));
+        next.map(|item| item.key)
+    }
+
+    /// Returns the start of an owner's next slice. Time in which it asked for nothing is not saved for it.
+    fn start(&self, owner: &Owner) -> Duration {
+        let finished = self.finished.get(owner).copied();
+        finished.map_or(self.virtual_time, |finished| {
+            finished.max(self.virtual_time)
+        })
     }
 
     /// Removes every training item and returns their keys.
     pub(super) fn drop_training(&mut self) -> Vec<K> {
         self.used = 0;
+        self.owed = 0;
         self.training
             .drain(..)
             .chain(self.waiting.drain(..))
-            .map(|(key, _)| key)
+            .map(|item| item.key)
             .collect()
     }
 
     /// Lets waiting training items run, in order, as far as the memory allows; a single item always runs.
     fn promote(&mut self) {
-        while let Some((key, bytes)) = self.waiting.front().copied() {
-            let total = self.used.saturating_add(bytes);
+        while let Some(item) = self.waiting.pop_front() {
+            let total = self.used.saturating_add(item.bytes);
             if !self.training.is_empty() && total > self.training_bytes {
-                return;
+                return self.waiting.push_front(item);
             }
-            self.waiting.pop_front();
-            self.training.push_back((key, bytes));
+            self.training.push_back(item);
             self.used = total;
         }
     }
+}
+
+/// A time in nanoseconds, times a share.
+fn scaled(took: Duration, share: u32) -> i128 {
+    i128::try_from(took.as_nanos())
+        .unwrap_or(i128::MAX)
+        .saturating_mul(share.into())
 }
 
 #[cfg(test)]

@@ -2,18 +2,20 @@
 //!
 //! Invariant: work items run only on this thread, which lives until it is stopped or every handle is gone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::handover::{Handover, Refused};
 use super::schedule::{Schedule, Turn};
 use super::slice::{self, SliceEnd};
-use super::{Config, Error, Priority, Source, Work};
+use super::{Config, Error, Owner, Priority, Source, Work};
+use crate::ids::TenantId;
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
 
@@ -24,6 +26,7 @@ const STUMBLES: u32 = 8;
 #[derive(Debug, Clone)]
 pub struct Handle {
     core: Arc<Core>,
+    owner: Owner,
     /// Stops the thread when the last handle is gone.
     _alive: Arc<Alive>,
 }
@@ -62,30 +65,15 @@ impl Stats {
     }
 }
 
+/// A submitted item, its class, and whom its time is counted for.
+type Submitted = (Box<dyn Work>, Priority, Owner);
+
 /// State that the handles and the thread share.
 struct Core {
     config: Config,
-    /// A plain mutex, because it is held for a few pointer moves and never across an await or a slice.
-    inbox: Mutex<Inbox>,
-    /// Notified when something arrived for the thread.
-    arrived: Condvar,
-    /// Notified when the thread is between two turns.
-    quiet: Condvar,
+    handover: Handover<Submitted, Box<dyn Source>>,
     counters: Counters,
     metrics: Metrics,
-}
-
-#[derive(Default)]
-struct Inbox {
-    works: VecDeque<(Box<dyn Work>, Priority)>,
-    source: Option<Box<dyn Source>>,
-    /// Submitted items that are not finished or dropped yet, here or with the thread.
-    held: usize,
-    woken: bool,
-    pauses: usize,
-    in_turn: bool,
-    stopping: bool,
-    ended: bool,
 }
 
 #[derive(Debug, Default)]
@@ -105,23 +93,12 @@ impl fmt::Debug for Core {
     }
 }
 
-impl Core {
-    fn lock(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn stop(&self) {
-        self.lock().stopping = true;
-        self.arrived.notify_all();
-    }
-}
-
 #[derive(Debug)]
 struct Alive(Arc<Core>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.stop();
+        self.0.handover.stop();
     }
 }
 
@@ -131,10 +108,8 @@ impl Drop for Alive {
 /// [`Error::Thread`] when the operating system refuses the thread.
 pub fn start(config: Config, metrics: Metrics) -> Result<(Handle, Service), Error> {
     let core = Arc::new(Core {
+        handover: Handover::new(config.queue),
         config,
-        inbox: Mutex::default(),
-        arrived: Condvar::new(),
-        quiet: Condvar::new(),
         counters: Counters::default(),
         metrics,
     });
@@ -151,6 +126,7 @@ pub fn start(config: Config, metrics: Metrics) -> Result<(Handle, Service), Erro
         })?;
     let handle = Handle {
         core: core.clone(),
+        owner: None,
         _alive: Arc::new(Alive(core.clone())),
     };
     let service = Service {
@@ -162,52 +138,46 @@ pub fn start(config: Config, metrics: Metrics) -> Result<(Handle, Service), Erro
 }
 
 impl Handle {
+    /// Returns a handle whose training items count for a tenant: tenants that train at the same time share the device equally.
+    #[must_use]
+    pub fn owned_by(&self, tenant: &TenantId) -> Self {
+        Self {
+            owner: Some(tenant.clone()),
+            ..self.clone()
+        }
+    }
+
     /// Submits a work item.
     ///
     /// # Errors
     /// [`Error::Full`] when too many items are submitted, [`Error::Stopped`].
     pub fn submit(&self, work: Box<dyn Work>, priority: Priority) -> Result<(), Error> {
-        let mut inbox = self.core.lock();
-        if inbox.stopping || inbox.ended {
-            return Err(Error::Stopped);
-        }
-        let queue = self.core.config.queue;
-        if inbox.held >= queue {
-            return Err(Error::Full { queue });
-        }
-        inbox.held += 1;
-        inbox.works.push_back((work, priority));
-        self.core.arrived.notify_all();
-        Ok(())
+        let submitted = self
+            .core
+            .handover
+            .submit((work, priority, self.owner.clone()));
+        submitted.map_err(|refused| match refused {
+            Refused::Full => Error::Full {
+                queue: self.core.config.queue,
+            },
+            Refused::Stopped => Error::Stopped,
+        })
     }
 
     /// Sets the source of serving batches, which replaces an earlier one.
     pub fn set_source(&self, source: Box<dyn Source>) {
-        let mut inbox = self.core.lock();
-        if !inbox.ended {
-            inbox.source = Some(source);
-            inbox.woken = true;
-            self.core.arrived.notify_all();
-        }
+        // A source that nobody asked yet, or that comes too late, may panic when it is dropped.
+        slice::discard(self.core.handover.set_source(source));
     }
 
     /// Tells the device that the source may have a batch.
     pub fn wake(&self) {
-        self.core.lock().woken = true;
-        self.core.arrived.notify_all();
+        self.core.handover.wake();
     }
 
     /// Pauses the device between two slices, after waiting for the slice that runs. Pauses nest. A device that is stopping ignores them.
     pub fn pause(&self) -> PauseGuard {
-        let mut inbox = self.core.lock();
-        inbox.pauses += 1;
-        while inbox.in_turn {
-            inbox = self
-                .core
-                .quiet
-                .wait(inbox)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        self.core.handover.pause();
         PauseGuard(self.core.clone())
     }
 
@@ -226,8 +196,7 @@ impl Handle {
 
 impl Drop for PauseGuard {
     fn drop(&mut self) {
-        self.0.lock().pauses -= 1;
-        self.0.arrived.notify_all();
+        self.0.handover.resume();
     }
 }
 
@@ -240,7 +209,7 @@ impl Service {
     pub async fn run(mut self, mut drain: Signal) -> Result<(), Error> {
         tokio::select! {
             () = drain.draining() => {
-                self.core.stop();
+                self.core.handover.stop();
                 let _ = (&mut self.ended).await;
             }
             _ = &mut self.ended => {}
@@ -259,13 +228,7 @@ struct Exit {
 
 impl Drop for Exit {
     fn drop(&mut self) {
-        let (works, source) = {
-            let mut inbox = self.core.lock();
-            inbox.ended = true;
-            inbox.in_turn = false;
-            (std::mem::take(&mut inbox.works), inbox.source.take())
-        };
-        self.core.quiet.notify_all();
+        let (works, source) = self.core.handover.end();
         works.into_iter().for_each(slice::discard);
         slice::discard(source);
     }
@@ -290,7 +253,7 @@ impl Device {
     fn new(exit: Exit) -> Self {
         let config = &exit.core.config;
         Self {
-            schedule: Schedule::new(config.serving_run, config.training_bytes),
+            schedule: Schedule::new(config),
             works: HashMap::new(),
             source: None,
             next_key: 0,
@@ -322,38 +285,21 @@ impl Device {
 
     /// Waits while the device is paused, or idle and nothing has arrived; then takes in what has arrived. Returns whether the device is stopping.
     fn take_in(&mut self, idle: bool) -> bool {
-        let core = self.exit.core.clone();
-        let mut inbox = core.lock();
-        inbox.in_turn = false;
-        core.quiet.notify_all();
-        while !inbox.stopping
-            && (inbox.pauses > 0
-                || (idle && inbox.works.is_empty() && !inbox.woken && inbox.source.is_none()))
-        {
-            inbox = core
-                .arrived
-                .wait(inbox)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        inbox.in_turn = true;
-        let works = std::mem::take(&mut inbox.works);
-        let replaced = inbox.source.take().and_then(|new| self.source.replace(new));
-        let woken = std::mem::take(&mut inbox.woken);
-        let stopping = inbox.stopping;
-        drop(inbox);
+        let arrived = self.exit.core.handover.take_in(idle);
+        let replaced = arrived.source.and_then(|new| self.source.replace(new));
         slice::discard(replaced);
-        if woken && self.source.is_some() {
+        if arrived.woken && self.source.is_some() {
             self.schedule.wake();
         }
-        for (work, priority) in works {
+        for (work, priority, owner) in arrived.works {
             let key = self.add(work);
             let bytes = self
                 .works
                 .get(&key)
                 .map_or(0, |work| slice::bytes(work.as_ref()));
-            self.schedule.push(key, priority, bytes);
+            self.schedule.push(key, priority, (bytes, owner));
         }
-        stopping
+        arrived.stopping
     }
 
     fn add(&mut self, work: Box<dyn Work>) -> u64 {
@@ -367,7 +313,7 @@ impl Device {
         if self.formed == Some(key) {
             self.formed = None;
         } else {
-            self.exit.core.lock().held -= 1;
+            self.exit.core.handover.release();
         }
         slice::discard(self.works.remove(&key));
     }
@@ -407,12 +353,12 @@ impl Device {
     fn slice(&mut self, key: u64, priority: Priority) {
         let Some(work) = self.works.get_mut(&key) else {
             // Every key of the schedule has its item; otherwise this keeps the mistake from repeating for ever.
-            return self.schedule.gone(key);
+            return self.schedule.gone(key, Duration::ZERO);
         };
         let counters = &self.exit.core.counters;
         if slice::is_cancelled(work.as_ref()) {
             counters.cancelled.fetch_add(1, Ordering::Release);
-            self.schedule.gone(key);
+            self.schedule.gone(key, Duration::ZERO);
             return self.drop_work(key);
         }
         // Counted before the slice runs, so that a caller who has a result finds the slice that gave it counted.
@@ -424,9 +370,10 @@ impl Device {
         slices.fetch_add(1, Ordering::Release);
         let begun = Instant::now();
         let outcome = slice::run(work.as_mut());
-        metrics.slice(priority.kind(), begun.elapsed());
+        let took = begun.elapsed();
+        metrics.slice(priority.kind(), took);
         match outcome {
-            SliceEnd::More => return self.schedule.ran(key),
+            SliceEnd::More => return self.schedule.ran(key, took),
             SliceEnd::Done if priority == Priority::Serving => {
                 counters.batches.fetch_add(1, Ordering::Release);
             }
@@ -437,7 +384,7 @@ impl Device {
                 metrics.device_panic();
             }
         }
-        self.schedule.gone(key);
+        self.schedule.gone(key, took);
         self.drop_work(key);
     }
 }

@@ -112,6 +112,11 @@ impl Admission {
         })
     }
 
+    /// Returns what all permits cover together.
+    pub(super) fn used(&self) -> Demand {
+        self.0.lock().books.used()
+    }
+
     /// Waits for room rather than being refused for want of it.
     pub(super) async fn reserve(
         &self,

@@ -11,7 +11,7 @@ use super::admission::Demand;
 use super::request::{Ran, Wanted};
 use super::{Error, Handle, Limit, Permit};
 use crate::ids::VersionRef;
-use crate::model::Readout;
+use crate::model::{Pictures, Readout};
 use crate::telemetry::metrics::Dropped;
 
 /// Clips to classify with one version.
@@ -19,8 +19,8 @@ use crate::telemetry::metrics::Dropped;
 pub struct Clips {
     /// Version to use.
     pub version: VersionRef,
-    /// Normalised planes `[3, T, S, S]` of each clip; several versions may share them.
-    pub clips: Vec<Arc<[f32]>>,
+    /// Pictures of each clip; several versions and clips may share them.
+    pub clips: Vec<Pictures>,
 }
 
 /// Logits of a request's clips.
@@ -85,12 +85,13 @@ impl From<Ran> for Answer {
     }
 }
 
-/// The room that clips take; planes that several of them share count once.
+/// The room that clips take; buffers that several of them share count once.
 fn demand_of(wanted: &[Wanted]) -> Demand {
     let clips = wanted.iter().flat_map(|wanted| &wanted.clips);
     let mut known = HashSet::new();
-    let distinct = clips.clone().filter(|clip| known.insert(clip.as_ptr()));
-    let bytes: usize = distinct.map(|clip| size_of_val(&**clip)).sum();
+    let buffers = clips.clone().flat_map(Pictures::buffers);
+    let distinct = buffers.filter(|buffer| known.insert(buffer.as_ptr()));
+    let bytes: usize = distinct.map(|buffer| size_of_val(&**buffer)).sum();
     Demand {
         clips: clips.count(),
         bytes: bytes as u64,
@@ -98,7 +99,7 @@ fn demand_of(wanted: &[Wanted]) -> Demand {
 }
 
 impl Handle {
-    /// Classifies clips with one version, and loads it when it is not resident. A clip is normalised planes `[3, T, S, S]`. Dropping the future
+    /// Classifies clips with one version, and loads it when it is not resident. Dropping the future
     /// cancels the request: clips without a batch never reach the device.
     ///
     /// # Errors
@@ -107,19 +108,19 @@ impl Handle {
         &self,
         permit: impl Borrow<Permit>,
         version: &VersionRef,
-        clips: Vec<Arc<[f32]>>,
+        clips: Vec<impl Into<Pictures>>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Error> {
         let clips = Clips {
             version: version.clone(),
-            clips,
+            clips: clips.into_iter().map(Into::into).collect(),
         };
         let answers = self.classify_each(permit.borrow(), vec![clips], deadline);
         answers.await?.pop().unwrap_or(Err(Error::Stopped))
     }
 
-    /// Classifies with several versions at once; the answers come in the order of the versions. Clips that share their planes wait for their batches side
-    /// by side, and a batch computes what they have in common once.
+    /// Classifies with several versions at once; the answers come in the order of the versions. Clips that share frames wait for their batches side by
+    /// side, and a batch computes what they have in common once.
     ///
     /// # Errors
     /// [`Error::DeadlineExceeded`], and [`Error::QueueFull`] when the clips exceed the permit. What concerns one version is its own answer's
@@ -154,13 +155,14 @@ impl Handle {
         let wanted = Wanted {
             version: version.cloned(),
             readout,
-            clips,
+            clips: clips.into_iter().map(Pictures::from).collect(),
         };
         let mut ran = self.run(permit, vec![wanted], deadline).await?;
         let Ran {
             rows,
             queue,
             device,
+            ..
         } = ran.pop().unwrap_or(Err(Error::Stopped))?;
         let width = self.core.backbone.config().width;
         let clips = rows.iter().map(|row| ClipFeatures::of(row, width));

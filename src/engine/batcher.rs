@@ -48,6 +48,8 @@ pub(super) struct Formed<T> {
 pub(super) struct Batcher<T> {
     interactive: fair::Queue<T>,
     batch: fair::Queue<T>,
+    /// Clips that nobody waits for; they are no clips of a class, and have a batch of their own when nothing else waits.
+    spare: fair::Queue<T>,
     turns: Turns,
 }
 
@@ -56,6 +58,7 @@ impl<T: Queued> Batcher<T> {
         Self {
             interactive: fair::Queue::default(),
             batch: fair::Queue::default(),
+            spare: fair::Queue::default(),
             turns: Turns::default(),
         }
     }
@@ -74,9 +77,14 @@ impl<T: Queued> Batcher<T> {
         }
     }
 
-    /// Returns the number of waiting clips.
+    /// Returns the number of waiting clips, without those that nobody waits for.
     pub(super) fn len(&self) -> usize {
         self.interactive.len() + self.batch.len()
+    }
+
+    /// Returns the frames of all waiting clips.
+    pub(super) fn cost(&self) -> u64 {
+        self.interactive.cost().saturating_add(self.batch.cost())
     }
 
     /// Appends a clip to its tenant's lane of the class.
@@ -85,11 +93,18 @@ impl<T: Queued> Batcher<T> {
         self.lane_mut(class).push((tenant, Weight::ONE), cost, clip);
     }
 
+    /// Appends a clip that nobody waits for.
+    pub(super) fn push_spare(&mut self, tenant: &TenantId, clip: T) {
+        let cost = clip.frames() as u64;
+        self.spare.push((tenant, Weight::ONE), cost, clip);
+    }
+
     /// Removes the waiting clips of a request and returns them.
     pub(super) fn remove(&mut self, tenant: &TenantId, request: u64) -> Vec<T> {
         let is_of = |clip: &T| clip.request() == request;
         let mut gone = self.interactive.remove(tenant, is_of);
         gone.extend(self.batch.remove(tenant, is_of));
+        gone.extend(self.spare.remove(tenant, is_of));
         gone
     }
 
@@ -97,6 +112,7 @@ impl<T: Queued> Batcher<T> {
     pub(super) fn clear(&mut self) -> Vec<T> {
         let mut gone = self.interactive.clear();
         gone.extend(self.batch.clear());
+        gone.extend(self.spare.clear());
         gone
     }
 
@@ -132,6 +148,25 @@ impl<T: Queued> Batcher<T> {
             // Nothing of this class waits: its tenants start anew.
             self.lane_mut(class).rest();
         }
+        formed
+            .batch
+            .sort_by_key(|clip| (clip.group(), clip.frames()));
+        formed
+    }
+}
+
+impl<T: Queued> Batcher<T> {
+    /// Forms a batch of clips that nobody waits for, like [`Batcher::form`].
+    pub(super) fn form_spare(
+        &mut self,
+        limits: Limits,
+        mut alive: impl FnMut(&T) -> bool,
+    ) -> Formed<T> {
+        let mut formed = Formed {
+            batch: Vec::new(),
+            dropped: Vec::new(),
+        };
+        fill(&mut self.spare, limits, &mut alive, &mut formed);
         formed
             .batch
             .sort_by_key(|clip| (clip.group(), clip.frames()));

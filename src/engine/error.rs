@@ -98,6 +98,12 @@ pub enum Error {
         /// Budget for adapter sets in bytes.
         budget: u64,
     },
+    /// There is no free room for a set that nobody waits for, or it is not resident yet.
+    #[error("{version} waits for free room among the adapter sets")]
+    NoRoom {
+        /// Version that was requested.
+        version: VersionRef,
+    },
     /// The device failed on this clip alone.
     #[error("the device failed on a clip of {version}: {reason}")]
     Failed {

@@ -3,18 +3,22 @@
 //! Invariant: a clip whose caller left or whose deadline passed is dropped here, no later than when a batch forms.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::batcher::{Batcher, Limits, Pace, Queued, Sharing};
+use super::rate::{Rate, Rates};
 use super::weights::Weights;
 use super::{Config, Error};
 use crate::fair::Class;
 use crate::ids::TenantId;
-use crate::model::{Backbone, Readout};
+use crate::model::{Backbone, Pictures, Readout};
 use crate::telemetry::Metrics;
+
+/// A batch that nobody waits for takes at most the time of a batch of requests divided by this, unless a single clip takes longer.
+const SPARE: usize = 4;
 
 /// One clip (view) of a request.
 pub(super) struct Clip {
@@ -22,8 +26,8 @@ pub(super) struct Clip {
     pub(super) request: u64,
     /// Index of the clip in the request.
     pub(super) place: usize,
-    /// Normalised planes `[3, T, S, S]`.
-    pub(super) planes: Arc<[f32]>,
+    /// Pictures of the clip.
+    pub(super) pictures: Pictures,
     /// Number of frames, T.
     pub(super) frames: usize,
     /// Adapter set, pinned for as long as the clip exists, or none.
@@ -101,9 +105,11 @@ struct State {
     batches: u64,
     /// Times of past batches.
     pace: Pace,
+    /// Rates of the last minute's batches.
+    rates: Rates,
     /// Whether several tenants or classes send requests.
     sharing: Sharing,
-    /// Origin of the times in `sharing`.
+    /// Origin of the times in `sharing` and `rates`.
     begin: Instant,
     closed: bool,
 }
@@ -120,6 +126,7 @@ impl Queue {
                 suspects: VecDeque::new(),
                 batches: 0,
                 pace: Pace::new(config.batch_time),
+                rates: Rates::new(),
                 sharing: Sharing::default(),
                 begin: Instant::now(),
                 closed: false,
@@ -147,6 +154,24 @@ impl Queue {
         self.metrics.queue_clips(state.batcher.len());
     }
 
+    /// Adds clips that nobody waits for; they run when no request waits.
+    pub(super) fn push_spare(&self, tenant: &TenantId, clips: Vec<Clip>) {
+        let mut state = self.lock();
+        if state.closed {
+            drop(state);
+            return drop(clips);
+        }
+        // The tenant does not count as one that shares the device, so that batches of requests stay as large as they are.
+        for clip in clips {
+            state.batcher.push_spare(tenant, clip);
+        }
+    }
+
+    /// Returns whether requests wait.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.lock().batcher.len() > 0
+    }
+
     /// Removes a request's clips. Returns whether there were any.
     pub(super) fn remove(&self, tenant: &TenantId, request: u64) -> bool {
         let mut state = self.lock();
@@ -161,9 +186,26 @@ impl Queue {
         self.lock().suspects.extend(clips);
     }
 
-    /// Records that a batch of `frames` frames took `took` on the device.
-    pub(super) fn ran(&self, frames: usize, took: Duration) {
-        self.lock().pace.ran(frames, took);
+    /// Records that a batch of so many clips and frames took `took` on the device.
+    pub(super) fn ran(&self, (clips, frames): (usize, usize), took: Duration) {
+        let mut state = self.lock();
+        let now = state.begin.elapsed();
+        state.pace.ran(frames, took);
+        state.rates.ran((clips, frames), took, now);
+    }
+
+    /// Records how long one clip of one frame took at the warm-up.
+    pub(super) fn warmed_up(&self, took: Duration) {
+        self.lock().rates.warmed_up(took);
+    }
+
+    /// Returns the frames that wait for a batch, and how fast the device classifies.
+    pub(super) fn state(&self) -> (u64, Option<Rate>) {
+        let state = self.lock();
+        (
+            state.batcher.cost(),
+            state.rates.rate(state.begin.elapsed()),
+        )
     }
 
     /// Returns the time until a new request of `frames` frames would be through the device, by the mean time of a frame; `None` while that is
@@ -215,6 +257,15 @@ impl Queue {
                 ..self.limits
             };
             let formed = state.batcher.form(limits, |clip| clip.is_wanted(now));
+            batch = formed.batch;
+            dropped.extend(formed.dropped);
+        }
+        if batch.is_empty() {
+            let limits = Limits {
+                frames: state.pace.limit().min(self.limits.frames) / SPARE,
+                ..self.limits
+            };
+            let formed = state.batcher.form_spare(limits, |clip| clip.is_wanted(now));
             batch = formed.batch;
             dropped.extend(formed.dropped);
         }

@@ -2,47 +2,97 @@
 //!
 //! Invariant: dropping the future drops its clips, except those that are already in a batch.
 
-use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::future::{Either, join_all};
+use futures::poll;
 use tokio::sync::mpsc;
 
 use super::queue::{Clip, Part};
+use super::residency::Pin;
 use super::weights::Weights;
 use super::{Core, Error};
 use crate::fair::Class;
 use crate::ids::{TenantId, VersionRef};
-use crate::model::Readout;
+use crate::model::{Pictures, Readout};
 use crate::telemetry::metrics::Dropped;
+use crate::telemetry::trace::{Open, Stage, stage};
 
 /// Most frames of one clip.
 pub(super) const FRAMES: usize = 64;
 
 impl Core {
-    /// Pins the adapter sets, queues the clips of all versions at once and collects their results.
+    /// Pins the adapter sets, queues the clips and collects their results. The clips of the versions whose sets are resident enter the queue together;
+    /// those of the others follow as their sets become ready, since a pin that waited for another set's load could keep that load from finding room.
     pub(super) async fn run(
         &self,
-        (tenant, class): (&TenantId, Class),
+        asks: (&TenantId, Class),
         wanted: Vec<Wanted>,
         deadline: Option<Instant>,
     ) -> Vec<Result<Ran, Error>> {
-        let ready = join_all(wanted.into_iter().map(|wanted| self.ready(wanted))).await;
+        let spans = &Mutex::new(Spans::new(wanted.len()));
         let mut queued = Vec::new();
-        let pending: Vec<Result<Pending<'_>, Error>> = ready
-            .into_iter()
-            .map(|ready| Ok(self.pending(tenant, ready?, deadline, &mut queued)))
-            .collect();
-        // Clips of the same planes are neighbours, so that one batch computes what they have in common.
-        queued.sort_by_key(|clip: &Clip| clip.place);
-        if !queued.is_empty() {
-            self.queue.push((tenant, class), queued);
-            self.device.wake();
+        let mut loading = wanted.len();
+        let mut versions = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let mut ready = Box::pin(self.ready(wanted));
+            versions.push(match poll!(ready.as_mut()) {
+                Poll::Ready(ready) => {
+                    loading -= 1;
+                    let pending = |ready| self.pending(asks.0, ready, deadline, &mut queued);
+                    Either::Left(ready.map(pending))
+                }
+                Poll::Pending => Either::Right(ready),
+            });
         }
-        let answers = pending.into_iter();
-        join_all(answers.map(|pending| async move { pending?.answer().await })).await
+        lock(spans).loading(loading);
+        self.enqueue(asks, queued, spans);
+        let answers = versions.into_iter().map(|version| async move {
+            match version {
+                Either::Left(pending) => pending?.answer().await,
+                Either::Right(ready) => {
+                    let ready = ready.await;
+                    lock(spans).loaded();
+                    let mut queued = Vec::new();
+                    let pending = self.pending(asks.0, ready?, deadline, &mut queued);
+                    self.enqueue(asks, queued, spans);
+                    pending.answer().await
+                }
+            }
+        });
+        let answers = join_all(answers).await;
+        lock(spans).ran(&answers);
+        answers
+    }
+
+    /// Adds clips to the queue.
+    fn enqueue(&self, asks: (&TenantId, Class), mut clips: Vec<Clip>, spans: &Mutex<Spans>) {
+        if clips.is_empty() {
+            return;
+        }
+        // Clips of the same planes are neighbours, so that one batch computes what they have in common.
+        clips.sort_by_key(|clip| clip.place);
+        lock(spans).queued(clips.len());
+        self.queue.push(asks, clips);
+        self.device.wake();
+    }
+
+    /// Checks clips that run through a set that is pinned.
+    pub(super) fn pinned(
+        &self,
+        pin: Pin,
+        readout: Readout,
+        clips: Vec<Pictures>,
+    ) -> Result<Ready, Error> {
+        let frames = self.check(&clips)?;
+        Ok(Ready {
+            weights: Weights::Version(pin),
+            readout,
+            clips: clips.into_iter().zip(frames).collect(),
+        })
     }
 
     /// Checks the clips and pins the set.
@@ -60,7 +110,7 @@ impl Core {
     }
 
     /// Makes the clips that are queued, and what waits for them.
-    fn pending<'a>(
+    pub(super) fn pending<'a>(
         &'a self,
         tenant: &'a TenantId,
         ready: Ready,
@@ -77,10 +127,10 @@ impl Core {
         let (reply, parts) = mpsc::channel(count.max(1));
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let entered = Instant::now();
-        let clip = |(place, (planes, frames))| Clip {
+        let clip = |(place, (pictures, frames))| Clip {
             request,
             place,
-            planes,
+            pictures,
             frames,
             weights: weights.clone(),
             readout,
@@ -100,24 +150,21 @@ impl Core {
             waiting,
             parts,
             count,
+            entered,
         }
     }
 
     /// Checks the clips. Returns the number of frames of each.
-    fn check(&self, clips: &[Arc<[f32]>]) -> Result<Vec<usize>, Error> {
+    fn check(&self, clips: &[Pictures]) -> Result<Vec<usize>, Error> {
         let config = self.backbone.config();
-        let frame = config.frame_len();
-        let frames = |(clip, planes): (usize, &Arc<[f32]>)| {
-            let values = planes.len();
-            let frames = values / frame;
-            if values % frame != 0 || !(1..=FRAMES).contains(&frames) {
-                return Err(Error::Clip {
-                    clip,
-                    values,
-                    image_size: config.image_size,
-                });
-            }
-            Ok(frames)
+        let frames = |(clip, pictures): (usize, &Pictures)| {
+            let frames = pictures.frames(config.frame_len());
+            let fits = frames.filter(|frames| (1..=FRAMES).contains(frames));
+            fits.ok_or_else(|| Error::Clip {
+                clip,
+                values: pictures.values(),
+                image_size: config.image_size,
+            })
         };
         clips.iter().enumerate().map(frames).collect()
     }
@@ -129,8 +176,8 @@ pub(super) struct Wanted {
     pub(super) version: Option<VersionRef>,
     /// What is wanted of each clip.
     pub(super) readout: Readout,
-    /// Normalised planes `[3, T, S, S]` of each clip.
-    pub(super) clips: Vec<Arc<[f32]>>,
+    /// Pictures of each clip.
+    pub(super) clips: Vec<Pictures>,
 }
 
 /// Results of the clips of one version.
@@ -141,30 +188,48 @@ pub(super) struct Ran {
     pub(super) queue: Duration,
     /// Sum of the times of the batches that held the clips.
     pub(super) device: Duration,
+    /// The batches that held the clips.
+    batches: Vec<InBatch>,
+}
+
+/// A batch that held clips of a request.
+#[derive(Debug, Clone, Copy)]
+struct InBatch {
+    number: u64,
+    formed: Instant,
+    took: Duration,
 }
 
 /// Clips whose set is pinned.
-struct Ready {
+pub(super) struct Ready {
     weights: Weights,
     readout: Readout,
-    /// The planes and the frames of each clip.
-    clips: Vec<(Arc<[f32]>, usize)>,
+    /// Each clip and the number of its frames.
+    clips: Vec<(Pictures, usize)>,
 }
 
 /// Clips that are queued.
-struct Pending<'a> {
+pub(super) struct Pending<'a> {
     waiting: Waiting<'a>,
     parts: mpsc::Receiver<Part>,
     count: usize,
+    entered: Instant,
 }
 
 impl Pending<'_> {
-    async fn answer(mut self) -> Result<Ran, Error> {
-        let answer = collect(self.parts, self.count).await;
-        self.waiting.finished = answer.is_ok();
+    async fn answer(self) -> Result<Ran, Error> {
+        let core = self.waiting.core;
+        let answer = self.uncounted().await;
         if let Ok(answer) = &answer {
-            self.waiting.core.metrics.queued(answer.queue);
+            core.metrics.queued(answer.queue);
         }
+        answer
+    }
+
+    /// The results, without a count of the time in the queue.
+    pub(super) async fn uncounted(mut self) -> Result<Ran, Error> {
+        let answer = collect(self.parts, self.count, self.entered).await;
+        self.waiting.finished = answer.is_ok();
         answer
     }
 }
@@ -194,11 +259,15 @@ impl Drop for Waiting<'_> {
 }
 
 /// Collects the results of all clips; the first error ends the request.
-async fn collect(mut parts: mpsc::Receiver<Part>, count: usize) -> Result<Ran, Error> {
+async fn collect(
+    mut parts: mpsc::Receiver<Part>,
+    count: usize,
+    entered: Instant,
+) -> Result<Ran, Error> {
     let mut rows = vec![Vec::new(); count];
     let mut queue = Duration::ZERO;
     let mut device = Duration::ZERO;
-    let mut batches = HashSet::new();
+    let mut batches: Vec<InBatch> = Vec::new();
     for _ in 0..count {
         // The senders are dropped without a result only when the device stops.
         let part = parts.recv().await.ok_or(Error::Stopped)?;
@@ -207,13 +276,90 @@ async fn collect(mut parts: mpsc::Receiver<Part>, count: usize) -> Result<Ran, E
             *place = row;
         }
         queue = queue.max(part.queued);
-        if batches.insert(part.batch) {
+        // A request has a few batches, of which the last is most often the clip's.
+        let mut known = batches.iter().rev();
+        if known.all(|batch| batch.number != part.batch) {
             device += part.device;
+            batches.push(InBatch {
+                number: part.batch,
+                formed: entered + part.queued,
+                took: part.device,
+            });
         }
     }
     Ok(Ran {
         rows,
         queue,
         device,
+        batches,
     })
+}
+
+/// The spans of a request's loads, its time in the queue, and its batches. Its mutex is a plain one, because it is held for a few assignments and never
+/// across an await.
+struct Spans {
+    load: Option<Open>,
+    /// Sets that are not ready.
+    loading: usize,
+    queueing: Option<Open>,
+    clips: usize,
+}
+
+fn lock(spans: &Mutex<Spans>) -> MutexGuard<'_, Spans> {
+    spans.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Spans {
+    fn new(sets: usize) -> Self {
+        let mut load = stage(Stage::Load);
+        load.count("frameshift.sets", sets);
+        Self {
+            load: Some(load),
+            loading: sets,
+            queueing: None,
+            clips: 0,
+        }
+    }
+
+    /// So many sets are not ready yet. The last one ends the loads.
+    fn loading(&mut self, sets: usize) {
+        self.loading = sets;
+        if let Some(load) = self.load.take_if(|_| sets == 0) {
+            load.end(true);
+        }
+    }
+
+    /// One more set is ready, or has failed.
+    fn loaded(&mut self) {
+        self.loading(self.loading.saturating_sub(1));
+    }
+
+    /// Clips enter the queue.
+    fn queued(&mut self, clips: usize) {
+        self.queueing.get_or_insert_with(|| stage(Stage::Queue));
+        self.clips += clips;
+    }
+
+    /// Ends the time in the queue with the last batch, and records the batches and the begin of the answer.
+    fn ran(&mut self, answers: &[Result<Ran, Error>]) {
+        let Some(mut queueing) = self.queueing.take() else {
+            return;
+        };
+        queueing.count("frameshift.clips", self.clips);
+        let ran = answers.iter().flatten();
+        let batches = ran.flat_map(|ran| &ran.batches);
+        let mut batches: Vec<InBatch> = batches.copied().collect();
+        // Clips of several versions may have been in one batch.
+        batches.sort_by_key(|batch| batch.number);
+        batches.dedup_by_key(|batch| batch.number);
+        let Some(last) = batches.iter().map(|batch| batch.formed).max() else {
+            return queueing.end(false);
+        };
+        queueing.end_at(last);
+        for batch in batches {
+            let times = (batch.formed, batch.formed + batch.took);
+            Stage::Device.was(times, &[("frameshift.batch", batch.number as usize)]);
+        }
+        Stage::answering();
+    }
 }

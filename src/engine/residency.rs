@@ -6,15 +6,17 @@
 mod load;
 mod room;
 mod state;
+mod turns;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
 pub(super) use load::Loader;
 use room::Room;
 use state::{Slot, State};
+use turns::Turns;
 
 use super::warmup::{self, Fault};
 use super::{Error, ResidencyRecord};
@@ -24,6 +26,15 @@ use crate::telemetry::Metrics;
 
 /// Most loads at a time: each holds a file and a parsed set that do not count against the budget yet.
 const LOADS: usize = 2;
+
+/// Sets that wait for room while other loads go on take at most this part of the budget, unless it is only one.
+const WAITING: u64 = 8;
+
+/// Most loads of one tenant that wait for a turn because of requests that are admitted but not decoded.
+const PREFETCHED: usize = 64;
+
+/// Most versions that watch and are noted as not resident; the others are noted later.
+const MISSED: usize = 64;
 
 /// Adapter set in memory. A reference to it is a pin.
 pub(super) struct Resident {
@@ -57,9 +68,8 @@ struct Inner {
     freed: Notify,
     /// Notified when a set came under suspicion.
     suspected: Notify,
-    /// Lets loads wait for room one at a time and in order, since a stream of small sets could otherwise starve a large one.
-    room: tokio::sync::Mutex<()>,
-    loads: Semaphore,
+    /// Turns of loads, fair by tenant.
+    turns: Turns,
     metrics: Metrics,
 }
 
@@ -67,6 +77,15 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// For what a set is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// A request waits for the set, or will.
+    Request,
+    /// The set is welcome as long as nobody needs its room: it makes room first, and none is made for it.
+    Spare,
 }
 
 /// Result of a look-up of a version.
@@ -84,8 +103,7 @@ impl Residency {
             state: Mutex::default(),
             freed: Notify::new(),
             suspected: Notify::new(),
-            room: tokio::sync::Mutex::default(),
-            loads: Semaphore::new(LOADS),
+            turns: Turns::new(LOADS),
             metrics,
         }))
     }
@@ -95,7 +113,66 @@ impl Residency {
     /// # Errors
     /// [`Error::Quarantined`], [`Error::Damaged`], [`Error::NotFound`], [`Error::Load`], [`Error::TooLarge`], [`Error::Stopped`].
     pub(super) async fn acquire(&self, version: &VersionRef) -> Result<Pin, Error> {
-        let mut loading = match self.find(version) {
+        loop {
+            match self.outcome(version, Need::Request).await {
+                // The load that was waited for was one for room to spare. The next one is not.
+                Err(Error::NoRoom { .. }) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Starts to load a set that a request will need, unless it is resident, is being loaded, or too many of the tenant's loads wait already. It counts as
+    /// a use, so that the set is still there when the request comes.
+    pub(super) fn prefetch(&self, version: &VersionRef) {
+        if self.0.turns.waiting(&version.tenant) < PREFETCHED {
+            drop(self.find(version, Need::Request));
+        }
+    }
+
+    /// Same as [`Residency::acquire`], but loads the set only into room that is free, and does not count as a use: the set stays the first to make room.
+    ///
+    /// # Errors
+    /// Same as [`Residency::acquire`]; [`Error::NoRoom`].
+    pub(super) async fn acquire_spare(&self, version: &VersionRef) -> Result<Pin, Error> {
+        self.outcome(version, Need::Spare).await
+    }
+
+    /// Returns a pin of a set if it is resident, like [`Residency::acquire_spare`]. One that is not is noted, see [`Residency::missed`].
+    ///
+    /// # Errors
+    /// [`Error::Quarantined`], [`Error::Damaged`], [`Error::NoRoom`].
+    pub(super) fn spare(&self, version: &VersionRef) -> Result<Pin, Error> {
+        let mut state = self.0.lock();
+        match state.slots.get(version) {
+            Some(Slot::Resident(entry)) => return Ok(entry.pin.clone()),
+            Some(Slot::Quarantined(entry)) => return Err(entry.error(version)),
+            Some(Slot::Loading(..)) | None => {}
+        }
+        if state.missed.len() < MISSED {
+            state.missed.insert(version.clone());
+        }
+        Err(Error::NoRoom {
+            version: version.clone(),
+        })
+    }
+
+    /// Keeps these sets from making room for others, in place of those before. Returns those that are not in the table.
+    pub(super) fn keep(&self, kept: HashSet<VersionRef>) -> Vec<VersionRef> {
+        let mut state = self.0.lock();
+        let missing = kept.iter().filter(|own| !state.slots.contains_key(*own));
+        let missing = missing.cloned().collect();
+        state.pinned = kept;
+        missing
+    }
+
+    /// Returns the versions that [`Residency::spare`] did not find, each once, to be loaded if there is room by now.
+    pub(super) fn missed(&self) -> HashSet<VersionRef> {
+        std::mem::take(&mut self.0.lock().missed)
+    }
+
+    async fn outcome(&self, version: &VersionRef, need: Need) -> Result<Pin, Error> {
+        let mut loading = match self.find(version, need) {
             Lookup::Pin(pin) => return Ok(pin),
             Lookup::Refused(error) => return Err(error),
             Lookup::Loading(loading) => loading,
@@ -108,28 +185,23 @@ impl Residency {
             .unwrap_or(Err(Error::Stopped))
     }
 
-    fn find(&self, version: &VersionRef) -> Lookup {
+    fn find(&self, version: &VersionRef, need: Need) -> Lookup {
         let mut state = self.0.lock();
         let used = state.tick();
         match state.slots.get_mut(version) {
             Some(Slot::Resident(entry)) => {
-                entry.touch(used);
+                if need == Need::Request {
+                    entry.touch(used);
+                }
                 Lookup::Pin(entry.pin.clone())
             }
             Some(Slot::Loading(_, loading)) => Lookup::Loading(loading.clone()),
-            Some(Slot::Quarantined(entry)) => {
-                let (version, reason) = (version.clone(), entry.reason.clone());
-                Lookup::Refused(if entry.is_damaged {
-                    Error::Damaged { version, reason }
-                } else {
-                    Error::Quarantined { version, reason }
-                })
-            }
+            Some(Slot::Quarantined(entry)) => Lookup::Refused(entry.error(version)),
             None => {
                 let (sender, loading) = watch::channel(None);
                 let slot = Slot::Loading(used, loading.clone());
                 state.slots.insert(version.clone(), slot);
-                load::spawn(self.0.clone(), (version.clone(), used), sender);
+                load::spawn(self.0.clone(), (version.clone(), used, need), sender);
                 Lookup::Loading(loading)
             }
         }
@@ -148,7 +220,7 @@ impl Residency {
     /// Lifts the quarantine of a set and starts to load it.
     pub(super) fn reload(&self, version: &VersionRef) {
         if self.retry(version) {
-            drop(self.find(version));
+            drop(self.find(version, Need::Request));
         }
     }
 
@@ -193,6 +265,14 @@ impl Residency {
     pub(super) fn forget(&self, tenant: &TenantId, task: &TaskId) {
         let gone = self.0.lock().take_task(tenant, task);
         drop(gone);
+    }
+
+    /// Returns the number of resident sets, and the bytes of all sets that are not freed yet.
+    pub(super) fn size(&self) -> (usize, u64) {
+        let state = self.0.lock();
+        let is_resident = |slot: &&Slot| matches!(slot, Slot::Resident(_));
+        let sets = state.slots.values().filter(is_resident).count();
+        (sets, state.live)
     }
 
     /// Returns the records of the tenant's sets, sorted by version.

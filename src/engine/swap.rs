@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::residency::Pin;
-use super::{Core, Error, Unavailable, Unfit, Versions, warmup};
+use super::{Core, Desired, Error, Role, Unavailable, Unfit, Versions, warmup};
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::shutdown::Signal;
 
@@ -24,7 +24,7 @@ pub struct Service {
     versions: Arc<dyn Versions>,
     moving: HashSet<VersionRef>,
     moves: JoinSet<VersionRef>,
-    /// Sets that are being warmed up again; at most one entry per resident set.
+    /// Sets that are being warmed up again, at most one per resident set, and sets of versions that watch, which are loaded if there is room.
     exams: JoinSet<()>,
     /// Tasks that may have changed but could not be read, or whose notice was lost; at most one entry per task with sets in the table.
     unsure: HashSet<(TenantId, TaskId)>,
@@ -56,9 +56,10 @@ impl Service {
     pub async fn run(mut self, mut drain: Signal) -> Result<(), Unfit> {
         let mut changes = self.versions.changes();
         tokio::select! {
-            warm = warmup::backbone(&self.core.device, &self.core.backbone) => warm?,
+            warm = warmup::backbone(&self.core.device, &self.core.backbone) => self.core.queue.warmed_up(warm?),
             () = drain.draining() => {
                 self.core.admission.close();
+                self.core.spare.close();
                 return Ok(());
             }
         }
@@ -86,6 +87,7 @@ impl Service {
             }
         }
         self.core.ready.send_replace(false);
+        self.core.spare.close();
         self.core.admission.close();
         self.core.admission.idle().await;
         Ok(())
@@ -107,27 +109,64 @@ impl Service {
     async fn changed(&mut self, tenant: &TenantId, task: &TaskId) {
         self.settle(tenant, task).await;
         self.look().await;
+        self.keep().await;
     }
 
-    /// Reads the tasks again that could not be read, then looks for moves.
+    /// Reads the tasks again that could not be read, then looks for moves and for sets that are to be resident if there is room.
     async fn look_again(&mut self) {
         for (tenant, task) in std::mem::take(&mut self.unsure) {
             self.settle(&tenant, &task).await;
         }
         self.look().await;
+        self.keep().await;
+        for version in self.core.residency.missed() {
+            let core = self.core.clone();
+            self.exams.spawn(async move {
+                let loaded = core.residency.acquire_spare(&version).await;
+                tracing::debug!(%version, is_resident = loaded.is_ok(), "a version that watches was looked for");
+            });
+        }
+    }
+
+    /// Keeps what is pinned resident, as far as it fits the part of the budget for that, and loads what is not.
+    async fn keep(&mut self) {
+        let pinned = match self.versions.pinned().await {
+            Ok(pinned) => pinned,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read which versions are pinned; those that were stay so");
+                return;
+            }
+        };
+        let mut left = self.core.config.pinned_bytes();
+        let fits = |(version, bytes): (VersionRef, u64)| {
+            left = left.checked_sub(bytes)?;
+            Some(version)
+        };
+        // The first one that does not fit is the last one: which ones are kept does not depend on what follows.
+        let kept: HashSet<VersionRef> = pinned.into_iter().map_while(fits).collect();
+        for version in self.core.residency.keep(kept) {
+            let core = self.core.clone();
+            self.exams.spawn(async move {
+                if let Err(error) = core.residency.acquire(&version).await {
+                    tracing::warn!(tenant = %version.tenant, %version, %error, "a pinned version is not resident");
+                }
+            });
+        }
     }
 
     /// Removes the sets of a task that was deleted, and retries a quarantined version that was requested anew.
     async fn settle(&mut self, tenant: &TenantId, task: &TaskId) {
         match self.versions.desired(tenant, task).await {
-            Ok(Some(desired)) => {
-                // A version that already serves is not among the pending ones. Its recorded failure does not count, because a request that was
-                // refused under the old verdict may have recorded it after the version was requested anew.
-                if self.core.residency.refusal(&desired.version).is_some() {
-                    self.begin(desired.version);
+            Ok(desired) => {
+                for own in desired {
+                    // A main version that already serves is not among the pending ones. Its recorded failure does not count, because a request that
+                    // was refused under the old verdict may have recorded it after the version was requested anew. Others have their own records.
+                    let is_due = own.role == Role::Main || !own.failed;
+                    if is_due && self.core.residency.refusal(&own.version).is_some() {
+                        self.begin(own);
+                    }
                 }
             }
-            Ok(None) => {}
             Err(Unavailable::Missing) => self.core.residency.forget(tenant, task),
             Err(error) => {
                 tracing::warn!(%tenant, %task, %error, "cannot read a task that changed; it is retried");
@@ -155,39 +194,48 @@ impl Service {
         };
         for desired in pending {
             if !desired.failed {
-                self.begin(desired.version);
+                self.begin(desired);
             }
         }
     }
 
     /// Starts a move, unless it is in progress or too many others are.
-    fn begin(&mut self, version: VersionRef) {
-        if self.moves.len() >= MOVES || self.moving.contains(&version) {
+    fn begin(&mut self, desired: Desired) {
+        if self.moves.len() >= MOVES || self.moving.contains(&desired.version) {
             return;
         }
-        self.moving.insert(version.clone());
+        self.moving.insert(desired.version.clone());
         let core = self.core.clone();
         let versions = self.versions.clone();
         self.moves.spawn(async move {
-            advance(&core, versions.as_ref(), &version).await;
-            version
+            advance(&core, versions.as_ref(), &desired).await;
+            desired.version
         });
     }
 }
 
-/// Makes a desired version resident and then the serving one; a failure that may be temporary is retried at the next poll.
-async fn advance(core: &Core, versions: &dyn Versions, version: &VersionRef) {
+/// Makes a desired version resident and then the serving one, or one that was proved; a failure that may be temporary is retried at the next poll.
+async fn advance(core: &Core, versions: &dyn Versions, desired: &Desired) {
+    let version = &desired.version;
     // The version was requested anew, so an earlier verdict does not count.
     core.residency.retry(version);
-    let (outcome, told) = match core.residency.acquire(version).await {
+    let acquired = match desired.role {
+        Role::Main | Role::Member => core.residency.acquire(version).await,
+        Role::Shadow => core.residency.acquire_spare(version).await,
+    };
+    let (outcome, told) = match acquired {
         // The pin lives until the registry has recorded the move, so that the set is still resident when the first request arrives.
-        Ok(_pin) => ("moved", versions.moved(version).await),
+        Ok(_pin) => ("moved", served(versions, desired).await),
         Err(
             error @ (Error::Quarantined { .. }
             | Error::Damaged { .. }
             | Error::TooLarge { .. }
             | Error::NotFound { .. }),
-        ) => ("refused", refuse(versions, version, &error).await),
+        ) => ("refused", refuse(versions, desired, &error).await),
+        Err(error @ Error::NoRoom { .. }) => {
+            tracing::debug!(tenant = %version.tenant, %version, %error, "a version that watches is not resident yet");
+            ("retried", Ok(true))
+        }
         Err(error) => {
             tracing::warn!(tenant = %version.tenant, %version, %error, "a desired version is not resident yet");
             ("retried", Ok(true))
@@ -206,11 +254,22 @@ async fn advance(core: &Core, versions: &dyn Versions, version: &VersionRef) {
     }
 }
 
+async fn served(versions: &dyn Versions, desired: &Desired) -> Result<bool, Unavailable> {
+    match desired.role {
+        Role::Main => versions.moved(&desired.version).await,
+        Role::Member | Role::Shadow => versions.noted(&desired.version, None).await,
+    }
+}
+
 async fn refuse(
     versions: &dyn Versions,
-    version: &VersionRef,
+    Desired { version, role, .. }: &Desired,
     error: &Error,
 ) -> Result<bool, Unavailable> {
     tracing::warn!(tenant = %version.tenant, %version, %error, "a desired version cannot serve");
-    versions.failed(version, &error.to_string()).await
+    let why = error.to_string();
+    match role {
+        Role::Main => versions.failed(version, &why).await,
+        Role::Member | Role::Shadow => versions.noted(version, Some(&why)).await,
+    }
 }

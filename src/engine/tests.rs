@@ -14,7 +14,7 @@ use super::{Config, Desired, Error, Stored, Unavailable, Versions};
 use crate::device;
 use crate::fair::Class;
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
-use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig, Readout};
+use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig, Pictures, Readout};
 use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Digest, Normalization};
 use crate::telemetry::Metrics;
@@ -86,11 +86,15 @@ impl Versions for Nothing {
         broadcast::channel(1).1
     }
 
-    async fn desired(&self, _: &TenantId, _: &TaskId) -> Result<Option<Desired>, Unavailable> {
+    async fn desired(&self, _: &TenantId, _: &TaskId) -> Result<Vec<Desired>, Unavailable> {
         Err(Unavailable::Missing)
     }
 
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable> {
+        Ok(Vec::new())
+    }
+
+    async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable> {
         Ok(Vec::new())
     }
 
@@ -101,6 +105,10 @@ impl Versions for Nothing {
     async fn failed(&self, _: &VersionRef, _: &str) -> Result<bool, Unavailable> {
         Ok(false)
     }
+
+    async fn noted(&self, _: &VersionRef, _: Option<&str>) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
 }
 
 fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
@@ -108,7 +116,7 @@ fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
     let clip = Clip {
         request,
         place: 0,
-        planes: vec![0.5; 3 * 8 * 8].into(),
+        pictures: Pictures::Clip(vec![0.5; 3 * 8 * 8].into()),
         frames: 1,
         weights: Weights::Version(pin.clone()),
         readout: Readout::Logits,

@@ -6,9 +6,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
+use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::registry::{self, Registry};
 use crate::spec::{AdapterConfig, Digest};
+
+pub use crate::registry::{Desired, Role};
 
 /// A version's file, and what is needed to parse it.
 #[derive(Debug, Clone)]
@@ -21,15 +23,6 @@ pub struct Stored {
     pub classes: usize,
     /// Digest of the backbone that the version was trained on.
     pub backbone: Digest,
-}
-
-/// Version that a task should serve.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Desired {
-    /// Reference of the version.
-    pub version: VersionRef,
-    /// Whether the registry has recorded that the version cannot serve.
-    pub failed: bool,
 }
 
 /// Reason why a version or a record is unavailable.
@@ -61,22 +54,23 @@ pub trait Versions: Send + Sync + 'static {
     /// Announces tasks whose desired version changed, or that were deleted. A hint only: [`Versions::pending`] is polled as well.
     fn changes(&self) -> broadcast::Receiver<(TenantId, TaskId)>;
 
-    /// Returns the version that a task should serve, whether it already does or not; `None` when there is none, and [`Unavailable::Missing`] when the
-    /// task was deleted.
-    async fn desired(
-        &self,
-        tenant: &TenantId,
-        task: &TaskId,
-    ) -> Result<Option<Desired>, Unavailable>;
+    /// Returns the versions that a task should serve, whether they already do or not, and [`Unavailable::Missing`] when the task was deleted.
+    async fn desired(&self, tenant: &TenantId, task: &TaskId) -> Result<Vec<Desired>, Unavailable>;
 
-    /// Returns every version that is desired but does not serve yet.
+    /// Returns every version that is desired but does not serve yet, or is still to be proved.
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable>;
+
+    /// Returns the versions that are to stay resident, with the bytes of their files, the first ones first.
+    async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable>;
 
     /// Makes a desired version, which is resident and warmed up, the serving one, if it is still desired. Returns whether it was.
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable>;
 
     /// Records that a desired version cannot serve. Returns whether it was still desired.
     async fn failed(&self, version: &VersionRef, why: &str) -> Result<bool, Unavailable>;
+
+    /// Records that a member or shadow is proved, or why it cannot serve. Returns whether that was news.
+    async fn noted(&self, version: &VersionRef, why: Option<&str>) -> Result<bool, Unavailable>;
 }
 
 #[async_trait]
@@ -96,29 +90,16 @@ impl Versions for Registry {
         self.subscribe()
     }
 
-    async fn desired(
-        &self,
-        tenant: &TenantId,
-        task: &TaskId,
-    ) -> Result<Option<Desired>, Unavailable> {
-        let task = self.get_task(tenant, task).await?;
-        Ok(desired(
-            (task.tenant, task.id),
-            task.desired,
-            task.serving_error.as_deref(),
-        ))
+    async fn desired(&self, tenant: &TenantId, task: &TaskId) -> Result<Vec<Desired>, Unavailable> {
+        Ok(Registry::desired(self, tenant, task).await?)
     }
 
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable> {
-        let tasks = Registry::pending(self).await?;
-        let desired = tasks.into_iter().filter_map(|task| {
-            desired(
-                (task.tenant, task.id),
-                task.desired,
-                task.serving_error.as_deref(),
-            )
-        });
-        Ok(desired.collect())
+        Ok(Registry::pending(self).await?)
+    }
+
+    async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable> {
+        Ok(Registry::pinned(self).await?)
     }
 
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable> {
@@ -128,23 +109,10 @@ impl Versions for Registry {
     async fn failed(&self, version: &VersionRef, why: &str) -> Result<bool, Unavailable> {
         Ok(self.serving_failed(version, why).await?)
     }
-}
 
-/// Returns the desired version of a task's record.
-fn desired(
-    (tenant, task): (TenantId, TaskId),
-    version: Option<AdapterVersion>,
-    error: Option<&str>,
-) -> Option<Desired> {
-    let version = VersionRef {
-        tenant,
-        task,
-        version: version?,
-    };
-    Some(Desired {
-        version,
-        failed: error.is_some(),
-    })
+    async fn noted(&self, version: &VersionRef, why: Option<&str>) -> Result<bool, Unavailable> {
+        Ok(self.note_member(version, why).await?)
+    }
 }
 
 impl From<registry::Error> for Unavailable {

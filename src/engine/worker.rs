@@ -103,9 +103,10 @@ impl Batch {
         let inference = match &mut self.inference {
             Some(inference) => inference,
             None => {
-                let frames = self.clips.iter().map(|clip| clip.planes.clone()).collect();
+                let pictures = self.clips.iter().map(|clip| clip.pictures.clone());
+                let pictures = pictures.collect::<Vec<_>>();
                 let (segments, readouts) = self.segments();
-                let inference = Inference::new(self.backbone.clone(), frames, segments)?;
+                let inference = Inference::new(self.backbone.clone(), pictures, segments)?;
                 self.inference.insert(inference.reading(readouts).sharing())
             }
         };
@@ -122,7 +123,7 @@ impl Batch {
     fn answer(&mut self, rows: Vec<Vec<f32>>) {
         let device = self.formed.elapsed();
         let frames = self.clips.iter().map(|clip| clip.frames).sum();
-        self.queue.ran(frames, device);
+        self.queue.ran((self.clips.len(), frames), device);
         for (clip, row) in self.clips.drain(..).zip(rows) {
             if !row.iter().all(|value| value.is_finite()) {
                 refuse(clip, "what it gave is not finite".into());

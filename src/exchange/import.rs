@@ -18,6 +18,9 @@ use crate::model::{Backbone, BackboneConfig};
 use crate::registry::{Import, manifest_of};
 use crate::spec::{AdapterConfig, ClipSampling, Digest, Evaluation, Invalid, LabelSet, Precision};
 
+/// Characters of the text about an object that is passed over: its key and class are the file's words, of any length.
+const PASSED_CHARS: usize = 300;
+
 /// What a caller wants of an import.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -118,15 +121,15 @@ fn check_sampling(given: Option<ClipSampling>, task: &TaskRecord) -> Result<()> 
     }
 }
 
-/// Reads a file and checks it against its task.
+/// Reads a file and checks it against its task. Also returns what of the file was passed over.
 pub(super) fn prepare(
     backbone: &Backbone,
     wanted: Wanted,
     target: Target,
     contents: Contents,
-) -> Result<Import> {
+) -> Result<(Import, Vec<String>)> {
     let (archive, sha256) = open(contents, wanted.sha256)?;
-    report(&archive, &wanted.task);
+    let passed_over = passed_over(&archive);
     let manifest = manifest(&archive)?;
     check_backbone(backbone, manifest.as_ref().map(|own| own.backbone_digest))?;
     let config = backbone.config();
@@ -182,7 +185,7 @@ pub(super) fn prepare(
             evaluation: Evaluation::default(),
         },
     };
-    Ok(Import {
+    let import = Import {
         manifest,
         tensors,
         create,
@@ -190,17 +193,16 @@ pub(super) fn prepare(
         request: wanted.request,
         sha256,
         labels: given,
-    })
+    };
+    Ok((import, passed_over))
 }
 
-/// Logs what of a file is not read although it may be missed.
-fn report(archive: &Archive, task: &TaskId) {
-    let Some(torch) = archive.torch() else { return };
-    if !torch.passed.is_empty() {
-        let passed: Vec<String> = torch.passed.iter().map(ToString::to_string).collect();
-        let passed = passed.join("; ");
-        tracing::info!(%task, %passed, "an import passes over objects of unknown classes");
-    }
+/// Returns the objects of a file that are not read although somebody may miss them.
+fn passed_over(archive: &Archive) -> Vec<String> {
+    let torch = archive.torch();
+    let passed = torch.iter().flat_map(|torch| &torch.passed);
+    let short = |text: String| text.chars().take(PASSED_CHARS).collect();
+    passed.map(|object| short(object.to_string())).collect()
 }
 
 fn check_backbone(backbone: &Backbone, got: Option<Digest>) -> Result<()> {

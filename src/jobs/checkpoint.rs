@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::dataset::Order;
 use super::plan::Plan;
+use super::selection::{Look, Looks};
 use super::trainer::{Position, Trainer};
 use crate::model::{self, AdapterSet, Backbone, Tensors};
-use crate::spec::{AdapterConfig, Digest};
+use crate::spec::{AdapterConfig, Digest, Publish};
 
 /// Number of the format; another one is refused.
 const FORMAT: u32 = 1;
@@ -24,6 +25,8 @@ const HEADER: &str = "frameshift.checkpoint";
 const WEIGHT: &str = "weight/";
 /// Prefix of the optimiser's tensors.
 const MOMENT: &str = "moment/";
+/// Prefix of the names of the best evaluation's weights, when they are not the weights of the checkpoint's step.
+const BEST: &str = "best/";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -70,24 +73,88 @@ struct Header {
     /// Whether epochs are keyed permutations; release 0.1, which shuffled them, did not say.
     #[serde(default)]
     permuted: bool,
+    /// Whether the batches of an epoch are of equal size; the release before, which took whole ones and what was left, did not say.
+    #[serde(default)]
+    equal: bool,
+    #[serde(default)]
+    accuracies: Vec<u64>,
+    #[serde(default)]
+    right: u64,
+    /// Step, loss and top-1 of each evaluation.
+    #[serde(default)]
+    looks: Vec<(u64, u64, u64)>,
+    #[serde(default)]
+    best_look: Option<usize>,
+    #[serde(default)]
+    is_blind: bool,
+}
+
+impl Header {
+    /// The order of the batches, as the release that began the job had it.
+    fn order(&self) -> Order {
+        match (self.permuted, self.equal) {
+            (_, true) => Order::Equal,
+            (true, false) => Order::Permuted,
+            (false, false) => Order::Shuffled,
+        }
+    }
+
+    fn of(trainer: &Trainer, origin: &Origin, optimizer_steps: u64) -> Self {
+        let position = trainer.position();
+        let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect();
+        let looks = position.looks.list.iter();
+        Self {
+            format: FORMAT,
+            dataset: origin.dataset,
+            backbone: origin.backbone.digest(),
+            step: position.step,
+            optimizer_steps,
+            losses: bits(&position.losses),
+            loss_sum: position.loss_sum.to_bits(),
+            loss_clips: position.loss_clips,
+            training_micros: u64::try_from(position.training.as_micros()).unwrap_or(u64::MAX),
+            permuted: position.order != Order::Shuffled,
+            equal: position.order == Order::Equal,
+            accuracies: bits(&position.accuracies),
+            right: position.right,
+            looks: looks
+                .map(|look| (look.step, look.loss.to_bits(), look.top1.to_bits()))
+                .collect(),
+            best_look: position.looks.best,
+            is_blind: position.looks.is_blind,
+        }
+    }
+
+    fn position(self) -> Position {
+        let floats = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
+        let look = |(step, loss, top1)| Look {
+            step,
+            loss: f64::from_bits(loss),
+            top1: f64::from_bits(top1),
+        };
+        let order = self.order();
+        Position {
+            step: self.step,
+            losses: floats(self.losses),
+            accuracies: floats(self.accuracies),
+            loss_sum: f64::from_bits(self.loss_sum),
+            loss_clips: self.loss_clips,
+            right: self.right,
+            training: Duration::from_micros(self.training_micros),
+            order,
+            looks: Looks {
+                list: self.looks.into_iter().map(look).collect(),
+                best: self.best_look,
+                is_blind: self.is_blind,
+            },
+        }
+    }
 }
 
 /// The file of a trainer's state of now.
 pub(super) fn encode(trainer: &Trainer, origin: &Origin) -> Result<Vec<u8>, Error> {
     let (optimizer_steps, moments) = trainer.moments()?;
-    let position = trainer.position();
-    let header = Header {
-        format: FORMAT,
-        dataset: origin.dataset,
-        backbone: origin.backbone.digest(),
-        step: position.step,
-        optimizer_steps,
-        losses: position.losses.iter().map(|loss| loss.to_bits()).collect(),
-        loss_sum: position.loss_sum.to_bits(),
-        loss_clips: position.loss_clips,
-        training_micros: u64::try_from(position.training.as_micros()).unwrap_or(u64::MAX),
-        permuted: position.order == Order::Permuted,
-    };
+    let header = Header::of(trainer, origin, optimizer_steps);
     let weights = trainer.snapshot()?.to_safetensors(Default::default())?;
     let weights = SafeTensors::deserialize(&weights)?;
     let moments: Vec<(String, Vec<usize>, Vec<u8>)> = moments
@@ -110,8 +177,23 @@ pub(super) fn encode(trainer: &Trainer, origin: &Origin) -> Result<Vec<u8>, Erro
             TensorView::new(Dtype::F32, shape.clone(), bytes)?,
         ));
     }
+    let best = match trainer.best().filter(|_| !is_best_of_now(&header)) {
+        Some(best) => best.to_safetensors(Default::default())?,
+        None => safetensors::serialize(std::iter::empty::<(&str, TensorView<'_>)>(), None)?,
+    };
+    let best = SafeTensors::deserialize(&best)?;
+    tensors.extend(
+        best.iter()
+            .map(|(name, view)| (format!("{BEST}{name}"), view)),
+    );
     let metadata = HashMap::from([(HEADER.to_owned(), serde_json::to_string(&header)?)]);
     Ok(safetensors::serialize(tensors, Some(metadata))?)
+}
+
+/// Whether the weights of the checkpoint's step are those of the best evaluation.
+fn is_best_of_now(header: &Header) -> bool {
+    let best = header.best_look.and_then(|best| header.looks.get(best));
+    best.is_some_and(|(step, _, _)| *step == header.step)
 }
 
 /// The trainer that a file was made of.
@@ -124,10 +206,13 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
     expect("backbone", origin.backbone.digest(), header.backbone)?;
     let file = SafeTensors::deserialize(bytes)?;
     let mut weights = Vec::new();
+    let mut best = Vec::new();
     let mut moments = Tensors::new();
     for (name, view) in file.iter() {
         if let Some(own) = name.strip_prefix(WEIGHT) {
             weights.push((own.to_owned(), view));
+        } else if let Some(own) = name.strip_prefix(BEST) {
+            best.push((own.to_owned(), view));
         } else {
             let own = name.strip_prefix(MOMENT).unwrap_or(name);
             moments.insert(
@@ -136,32 +221,36 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
             );
         }
     }
-    let weights = safetensors::serialize(weights, None)?;
-    let set = AdapterSet::from_safetensors(
-        &weights,
-        origin.backbone.config(),
-        origin.adapter,
-        origin.classes,
-    )?;
-    let position = Position {
-        step: header.step,
-        losses: header.losses.into_iter().map(f64::from_bits).collect(),
-        loss_sum: f64::from_bits(header.loss_sum),
-        loss_clips: header.loss_clips,
-        training: Duration::from_micros(header.training_micros),
-        order: match header.permuted {
-            true => Order::Permuted,
-            false => Order::Shuffled,
-        },
+    let keeps_best = origin.plan.selection.publish == Publish::Best;
+    if best.is_empty() && keeps_best && !header.is_blind && is_best_of_now(&header) {
+        best = weights.clone();
+    }
+    let set = set_of(weights, origin)?;
+    let best = match best.is_empty() {
+        true => None,
+        false => Some(set_of(best, origin)?),
     };
     let moments = (header.optimizer_steps, moments);
+    let position = header.position();
     let backbone = Arc::clone(&origin.backbone);
     Ok(Trainer::resumed(
         backbone,
         &set,
         origin.plan.clone(),
         moments,
-        position,
+        (position, best.map(Arc::new)),
+    )?)
+}
+
+/// A set of the origin's shape.
+fn set_of(tensors: Vec<(String, TensorView<'_>)>, origin: &Origin) -> Result<AdapterSet, Error> {
+    let file = safetensors::serialize(tensors, None)?;
+    let backbone = origin.backbone.config();
+    Ok(AdapterSet::from_safetensors(
+        &file,
+        backbone,
+        origin.adapter,
+        origin.classes,
     )?)
 }
 
@@ -189,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_of_release_0_1_keeps_its_order() {
+    fn a_header_of_a_release_before_keeps_its_order_and_its_batches() {
         let digest = Digest([1; 32]);
         let mut header = serde_json::json!({
             "format": FORMAT, "dataset": digest, "backbone": digest, "step": 3, "optimizer_steps": 3,
@@ -197,10 +286,12 @@ mod tests {
         });
         let read = |header: &serde_json::Value| {
             let header: Header = serde_json::from_value(header.clone()).unwrap();
-            header.permuted
+            header.position().order
         };
-        assert!(!read(&header));
+        assert_eq!(read(&header), Order::Shuffled);
         header["permuted"] = true.into();
-        assert!(read(&header));
+        assert_eq!(read(&header), Order::Permuted);
+        header["equal"] = true.into();
+        assert_eq!(read(&header), Order::Equal);
     }
 }

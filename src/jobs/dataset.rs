@@ -21,7 +21,7 @@ use crate::ids::{TenantId, VideoId};
 use crate::library::{self, Library};
 use crate::metadata::VideoRecord;
 use crate::spec::{ClipSampling, Digest, Normalization, RotationPolicy};
-use crate::video::{self, Clip, ClipSpec, Decoder, Lane, Rect, Views};
+use crate::video::{self, Alter, Clip, ClipSpec, Decoder, Lane, Rect, Views};
 
 pub(super) use batches::{Batches, Order, Training};
 pub(super) use cache::Budget;
@@ -182,14 +182,15 @@ impl Clips {
         Ok(self.decode(example.video, None, group).await?.planes)
     }
 
-    /// Chosen frames of the middle of the picture, or of a part of it.
+    /// Chosen frames of the middle of the picture, or of a part of it, of pictures that are changed before.
     async fn frames(
         &self,
         example: Example,
         indices: Vec<u32>,
-        part: Option<Rect>,
+        (part, alters): (Option<Rect>, Vec<Alter>),
     ) -> Result<Arc<[f32]>, Failure> {
         if part.is_none()
+            && alters.is_empty()
             && let Some(whole) = self.keep(example, None).await?
         {
             let side = usize::from(self.side);
@@ -199,6 +200,7 @@ impl Clips {
         let spec = ClipSpec {
             sampling: video::Sampling::Indices(indices),
             views: part.map_or(Views::Center, |rect| Views::Rects(vec![rect])),
+            alters,
             ..self.centre()
         };
         first_view(self.decode(example.video, None, spec).await?, example.video)

@@ -7,22 +7,24 @@ use std::sync::Arc;
 
 use futures::{FutureExt, TryStreamExt};
 
-use super::dataset::{Clips, Example, blocking, in_order, some_in_order};
+use super::dataset::{Clips, Example, Training, blocking, in_order, some_in_order};
 use super::failure::Failure;
 use super::features::Features;
 use super::memory::Demand;
-use super::score::Tally;
 use super::trainer::{Forward, ForwardWalk};
 use crate::device::{self, Priority};
+use crate::ids::VideoId;
 use crate::model::{
     AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment, aside,
 };
-use crate::serving::Scores;
-use crate::spec::Evaluation;
+use crate::serving::{Scores, Tally};
+use crate::spec::{Evaluation, Head};
 use crate::video::ClipSpec;
 
 /// Frames of one forward: enough to fill the device, small beside a training step.
 const FRAMES: usize = 128;
+/// Examples that are evaluated at a time when some may be unreadable: what one of those makes to be computed again, at most.
+const GROUP: usize = 64;
 /// Decoded views that wait for the device, in bytes; a single group of views may be as large alone.
 const DECODED_BYTES: usize = 256 << 20;
 
@@ -53,20 +55,22 @@ impl Forwards {
             .await??)
     }
 
-    /// Adds the frozen features `[C]` of the central clip of each example that has none yet.
+    /// Adds what a head reads of the clips of each training example that have no frozen features yet.
     pub(super) async fn features(
         &self,
-        clips: &Clips,
-        examples: &[Example],
+        training: &Training,
+        head: Head,
         mut features: Features,
     ) -> Result<Features, Failure> {
         let done = usize::try_from(features.rows()).unwrap_or(usize::MAX);
-        for group in examples[done.min(examples.len())..].chunks(self.clips()) {
-            let central = group.iter().map(|example| clips.central(*example).boxed());
-            let frames: Vec<Arc<[f32]>> = in_order(central.collect()).try_collect().await?;
+        let all = training.frozen_rows();
+        for begin in (done.min(all)..all).step_by(self.clips()) {
+            let group = begin..all.min(begin + self.clips());
+            let clips = group.map(|row| training.frozen_clip(row).boxed());
+            let frames: Vec<Arc<[f32]>> = in_order(clips.collect()).try_collect().await?;
             let backbone = Arc::clone(&self.backbone);
             let make = move || {
-                let forward = FeatureForward::new(backbone, frames)?;
+                let forward = FeatureForward::new(backbone, frames, head)?;
                 Ok(Forward::Features(Box::new(forward)))
             };
             let rows = self.run(make).await?;
@@ -82,12 +86,63 @@ impl Forwards {
         examples: &[Example],
         set: &Arc<AdapterSet>,
     ) -> Result<Evaluation, Failure> {
-        // As it will serve.
+        let set = self.as_served(set).await?;
+        let mut tally = Tally::new(set.classes());
+        let count = |class: u32, scores: &[f64]| tally.add(class as usize, scores);
+        self.score(clips, examples, &set, count).await?;
+        Ok(tally.finish())
+    }
+
+    /// As [`Self::evaluate`], of the examples whose videos can be read. Returns the videos that cannot, too.
+    pub(super) async fn evaluate_readable(
+        &self,
+        clips: &Clips,
+        examples: &[Example],
+        set: &Arc<AdapterSet>,
+    ) -> Result<(Evaluation, Vec<Unreadable>), Failure> {
+        let set = self.as_served(set).await?;
+        let mut tally = Tally::new(set.classes());
+        let mut unreadable = Vec::new();
+        for group in examples.chunks(GROUP) {
+            let mut left = group.to_vec();
+            let scored = loop {
+                let mut scored = Vec::with_capacity(left.len());
+                let keep = |class: u32, scores: &[f64]| scored.push((class, scores.to_vec()));
+                match self.score(clips, &left, &set, keep).await {
+                    Ok(()) => break scored,
+                    Err(Failure::Video { video, why })
+                        if left.iter().any(|own| own.video == video) =>
+                    {
+                        left.retain(|own| own.video != video);
+                        unreadable.push(Unreadable { video, why });
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            };
+            for (class, scores) in scored {
+                tally.add(class as usize, &scores);
+            }
+        }
+        Ok((tally.finish(), unreadable))
+    }
+
+    /// A set as it will serve.
+    async fn as_served(&self, set: &Arc<AdapterSet>) -> Result<Arc<AdapterSet>, Failure> {
         let (own, precision) = (Arc::clone(set), self.backbone.precision());
         let serving = blocking(move || aside(|| own.in_precision(precision))).await?;
-        let set = &Arc::new(serving);
+        Ok(Arc::new(serving))
+    }
+
+    /// Calls `count` with the class and the scores of each example, in their order.
+    async fn score(
+        &self,
+        clips: &Clips,
+        examples: &[Example],
+        set: &Arc<AdapterSet>,
+        count: impl FnMut(u32, &[f64]),
+    ) -> Result<(), Failure> {
         let groups = clips.view_groups();
-        let mut scoring = Scoring::new(&groups, set.classes());
+        let mut scoring = Scoring::new(&groups, count);
         let bytes = groups
             .iter()
             .map(|group| 4 * group.view_count() * group.values_per_view());
@@ -110,7 +165,7 @@ impl Forwards {
                 scoring.add(logits, &mut classes);
             }
             if is_last {
-                return Ok(scoring.tally.finish());
+                return Ok(());
             }
         }
     }
@@ -134,17 +189,24 @@ impl Forwards {
     }
 }
 
+/// A video that an evaluation leaves out.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    pub(super) video: VideoId,
+    pub(super) why: String,
+}
+
 /// Puts the views of each example together and counts it.
-struct Scoring {
+struct Scoring<F> {
     /// Where a view is among an example's views, spatial-major, by when it comes.
     places: Vec<usize>,
     /// Logits of views that have come, of examples that are not complete.
     waiting: VecDeque<Vec<f32>>,
-    tally: Tally,
+    count: F,
 }
 
-impl Scoring {
-    fn new(groups: &[ClipSpec], classes: usize) -> Self {
+impl<F: FnMut(u32, &[f64])> Scoring<F> {
+    fn new(groups: &[ClipSpec], count: F) -> Self {
         let temporal = |group: &ClipSpec| usize::from(group.temporal_views.get());
         let all: usize = groups.iter().map(temporal).sum();
         let mut places = Vec::new();
@@ -159,7 +221,7 @@ impl Scoring {
         Self {
             places,
             waiting: VecDeque::new(),
-            tally: Tally::new(classes),
+            count,
         }
     }
 
@@ -173,7 +235,7 @@ impl Scoring {
                 views[*place] = logits;
             }
             if let Some(class) = classes.next() {
-                self.tally.add(class as usize, &scores(&views));
+                (self.count)(class, &scores(&views));
             }
         }
     }
@@ -212,7 +274,9 @@ mod tests {
         let whole: Vec<_> = (0..30).map(of_view).collect();
         let mut expected = Tally::new(2);
         expected.add(1, &scores(&whole));
-        let mut scoring = Scoring::new(&groups, 2);
+        let mut tally = Tally::new(2);
+        let count = |class: u32, scores: &[f64]| tally.add(class as usize, scores);
+        let mut scoring = Scoring::new(&groups, count);
         let mut classes = [1].into_iter();
         let mut first = 0;
         for group in &groups {
@@ -224,6 +288,7 @@ mod tests {
             first += own;
         }
         assert!(scoring.waiting.is_empty());
-        assert_eq!(scoring.tally.finish(), expected.finish());
+        drop(scoring);
+        assert_eq!(tally.finish(), expected.finish());
     }
 }

@@ -1,4 +1,4 @@
-//! The frozen features of a linear probe's training examples, in a file that one job owns.
+//! The frozen features of the training examples of a head without adapters, in a file that one job owns.
 //!
 //! Invariant: a file says how many rows are whole, and those are on the disk before it says so; it spares work only, so that whatever is wrong with it, it
 //! is begun anew.
@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::ids::{JobId, TenantId};
-use crate::spec::Digest;
+use crate::spec::{Digest, Head};
 
 /// Begins every file.
 const MAGIC: [u8; 8] = *b"fsfeat\x00\x01";
@@ -17,6 +17,18 @@ const MAGIC: [u8; 8] = *b"fsfeat\x00\x01";
 const HEADER: u64 = 8 + 32 + 8 + 8;
 /// Rows after which what was written is made durable.
 const SYNC: u64 = 1024;
+
+/// Temporal draws of a training clip for heads that read its frames.
+const DRAWS: usize = 3;
+
+/// Clips of each training example of which a head without adapters has features. The paper's head reads a mean, which draws of frames hardly change; the
+/// others would learn the frames of a single draw by heart.
+pub(super) fn draws(head: Head) -> usize {
+    match head {
+        Head::Mean => 1,
+        Head::Frames(_) | Head::Conv | Head::Attention(_) => DRAWS,
+    }
+}
 
 /// One job's features.
 #[derive(Debug)]

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every answer comes from the database; nothing here knows whether a runner of this process has the job.
 
+mod preview;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -9,15 +11,16 @@ use std::sync::Arc;
 use futures::{Stream, stream};
 use uuid::Uuid;
 
+use super::features;
 use super::feed::{Feeds, Watcher};
 use super::hints::Hints;
 use super::memory::{self, Demand};
-use super::{Config, Error, plan};
+use super::{Config, Error, mirror, plan, selection};
 use crate::ids::{DatasetId, JobId, RequestId, TaskId, TenantId};
 use crate::metadata::{
     self, EventRecord, JobRecord, Jobs, MetadataStore, NewJob, Page, PageRequest,
 };
-use crate::model::{Backbone, StepShape};
+use crate::model::{Backbone, Features, StepShape};
 use crate::rng;
 use crate::spec::{HyperParameters, Split};
 use crate::telemetry::Metrics;
@@ -99,8 +102,14 @@ impl Handle {
             allow_label_change,
         } = wanted.into();
         plan::check(&hyper_parameters)?;
+        mirror::check(&hyper_parameters)?;
+        selection::check(hyper_parameters.selection.get_or_insert_default())?;
+        let mut warning = None;
         if let Some(demand) = self.demand(tenant, task, dataset).await? {
             hyper_parameters.batch_size = demand.admitted(hyper_parameters.batch_size)?;
+            if !demand.decodes() {
+                warning = mirror::unused_by_probe(&hyper_parameters);
+            }
         }
         // A repeated request has to ask for the same, so its seed follows from its id.
         let id = request.map_or_else(|| JobId::generate().uuid(), |request| request.uuid());
@@ -110,6 +119,7 @@ impl Handle {
             dataset: dataset.clone(),
             hyper_parameters,
             allow_label_change,
+            warning,
             limit: self.limit,
         };
         let record = self.metadata.submit_job(tenant, job, request).await?;
@@ -137,7 +147,10 @@ impl Handle {
                 .iter()
                 .filter(|count| count.split == Split::Train);
             let rows = trained.map(|count| count.examples).sum();
-            memory::check_features(rows, self.backbone.config().width, self.feature_bytes)?;
+            let frames = usize::from(task.sampling.num_frames.get());
+            let width = Features::width(self.backbone.config(), task.adapter.head, frames);
+            let width = width * features::draws(task.adapter.head);
+            memory::check_features(rows, width, self.feature_bytes)?;
         }
         let counts = dataset.counts.iter();
         let used = counts.filter(|count| count.split != Split::Test);

@@ -17,6 +17,8 @@ pub(super) struct Demand {
     sizes: StepShape,
     /// Whether steps read decoded clips; those of a linear probe read features.
     decodes: bool,
+    /// Whether the best evaluation's weights are kept beside those of now.
+    keeps_best: bool,
     budget: u64,
 }
 
@@ -25,8 +27,22 @@ impl Demand {
         Self {
             sizes,
             decodes,
+            keeps_best: true,
             budget,
         }
+    }
+
+    /// The demand of a job that publishes its last weights.
+    pub(super) fn without_best(self) -> Self {
+        Self {
+            keeps_best: false,
+            ..self
+        }
+    }
+
+    /// Whether steps read decoded clips, and not features.
+    pub(super) fn decodes(&self) -> bool {
+        self.decodes
     }
 
     fn batch(&self, batch: u32) -> u64 {
@@ -46,13 +62,15 @@ impl Demand {
         }
     }
 
-    /// Bytes of everything but activations while a step runs: weights and both moments, what is made of the weights, the batch and those ahead of it.
+    /// Bytes of everything but activations while a step runs: weights and both moments, the best evaluation's weights if they are kept, what is made of the
+    /// weights, the batch and those ahead of it.
     fn fixed(&self, batch: u32) -> u64 {
         let batches = self
             .batch(batch)
             .saturating_mul(1 + self.ahead(batch) as u64);
         let head = self.sizes.head_bytes(batch as usize);
-        let weights = 3 * self.sizes.weights_bytes() + self.sizes.weights_work_bytes();
+        let copies = 3 + u64::from(self.keeps_best);
+        let weights = copies * self.sizes.weights_bytes() + self.sizes.weights_work_bytes();
         weights + head + batches
     }
 
@@ -63,8 +81,10 @@ impl Demand {
         } else {
             0
         };
-        // Weights and moments are copied three times on their way into a file.
-        let saving = 12 * self.sizes.weights_bytes() + self.batch(batch).saturating_mul(2);
+        // Weights, moments and the best evaluation's weights are copied three times on their way into a file.
+        let copies = 12 + 4 * u64::from(self.keeps_best);
+        let batches = self.batch(batch).saturating_mul(2);
+        let saving = copies * self.sizes.weights_bytes() + batches;
         (self.fixed(batch) + activations).max(saving)
     }
 
@@ -133,7 +153,7 @@ pub(super) fn check_features(rows: u64, width: usize, most: u64) -> Result<(), I
 mod tests {
     use super::*;
     use crate::model::{Activation, BackboneConfig};
-    use crate::spec::{AdapterConfig, Normalization, Precision};
+    use crate::spec::{AdapterConfig, Head, Normalization, Precision};
 
     /// ViT-B/16 with the paper's adapters and clips of so many frames.
     fn base(num_frames: usize, budget: u64) -> Demand {
@@ -156,6 +176,7 @@ mod tests {
             adapter_kernel_size: [3, 1, 1],
             adapter_pre_attn: false,
             adapter_pre_mlp: true,
+            head: Head::Mean,
         };
         let of = (&backbone, Precision::F32);
         let sizes = StepShape::new(of, adapter, 100, num_frames).expect("sizes");
@@ -181,6 +202,16 @@ mod tests {
         assert!(demand.least(64) + demand.room(64) >= 3 << 30);
         assert_eq!(base(64, 256 << 20).largest_batch(), None);
         assert_eq!(base(8, 1 << 40).largest_batch(), Some(MOST));
+    }
+
+    #[test]
+    fn a_job_that_publishes_its_last_weights_keeps_one_copy_of_them_less() {
+        let demand = base(16, 3 << 30);
+        let last = demand.clone().without_best();
+        let weights = demand.sizes.weights_bytes();
+        assert_eq!(demand.fixed(8) - last.fixed(8), weights);
+        assert_eq!(last.room(8) - demand.room(8), weights);
+        assert!(last.least(8) < demand.least(8));
     }
 
     #[test]

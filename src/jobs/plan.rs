@@ -2,8 +2,11 @@
 //!
 //! Invariant: pure; equal inputs give an equal plan, and a complete plan gives itself again, so that a resumed job trains as it began.
 
+use std::ops::Range;
+
 use super::memory;
-use crate::spec::{HyperParameters, Invalid};
+use super::selection::Policy;
+use crate::spec::{AdapterConfig, HyperParameters, Invalid, RandAugment};
 
 /// Steps that a job takes by default, as near as its epochs allow.
 const STEPS: u64 = 250;
@@ -23,14 +26,14 @@ const CHECKPOINT_STEPS: u64 = 10;
 pub struct Plan {
     /// Passes over the training split.
     pub epochs: u32,
-    /// Clips per step; the last step of an epoch may have fewer.
+    /// Clips per step at most; the steps of an epoch have as many as each other, or one fewer.
     pub batch_size: u32,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Decoupled weight decay, not on biases.
     pub weight_decay: f64,
-    /// Share of the steps over which the learning rate rises.
-    pub warmup_share: f64,
+    /// How long the learning rate rises.
+    pub warmup: Warmup,
     /// Dropout before the head.
     pub dropout: f64,
     /// Largest global gradient norm; 0 means no clipping.
@@ -43,13 +46,39 @@ pub struct Plan {
     pub seed: u64,
     /// Steps between checkpoints.
     pub checkpoint_steps: u32,
+    /// Peak learning rate of a batch of 256 clips, when that was submitted.
+    pub base_learning_rate: Option<f64>,
+    /// Share of a label's weight that is spread over all labels.
+    pub label_smoothing: f64,
+    /// Largest scale of the picture's short side before a random crop; 1 means no such crop.
+    pub short_side_scale: f64,
+    /// Probability that a rectangle of a clip is erased.
+    pub random_erasing: f64,
+    /// How pictures are changed at random.
+    pub rand_augment: Option<RandAugment>,
     /// Training clips.
     pub clips: u64,
+    /// What is measured beside training.
+    pub selection: Policy,
+}
+
+/// How long the learning rate rises.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Warmup {
+    /// Over a share of the steps.
+    Share(f64),
+    /// Over so many epochs.
+    Epochs(f64),
 }
 
 impl Plan {
-    /// Completes what was submitted for `clips` training clips (at least 1). `seed` is used when none was submitted.
-    pub fn new(submitted: &HyperParameters, clips: u64, has_sites: bool, seed: u64) -> Self {
+    /// Completes what was submitted for `clips` training clips (at least 1) of a task with these adapters. `seed` is used when none was submitted.
+    pub fn new(
+        submitted: &HyperParameters,
+        clips: u64,
+        adapter: &AdapterConfig,
+        seed: u64,
+    ) -> Self {
         let clips = clips.max(1);
         let most = u32::try_from(clips).unwrap_or(u32::MAX);
         let batch_size = submitted
@@ -66,9 +95,15 @@ impl Plan {
             batch_size,
             learning_rate: submitted
                 .learning_rate
-                .unwrap_or(if has_sites { 2e-3 } else { 5e-3 }),
+                .or(submitted
+                    .base_learning_rate
+                    .map(|base| scaled(base, batch_size)))
+                .unwrap_or_else(|| learning_rate(adapter)),
             weight_decay: submitted.weight_decay.unwrap_or(1e-2),
-            warmup_share: submitted.warmup_share.unwrap_or(0.1),
+            warmup: match (submitted.warmup_epochs, submitted.warmup_share) {
+                (Some(epochs), _) => Warmup::Epochs(epochs),
+                (None, share) => Warmup::Share(share.unwrap_or(0.1)),
+            },
             dropout: submitted
                 .dropout
                 .unwrap_or(if clips >= DROPOUT_FROM { 0.5 } else { 0.0 }),
@@ -79,7 +114,14 @@ impl Plan {
             checkpoint_steps: submitted
                 .checkpoint_steps
                 .unwrap_or(u32::try_from(apart).unwrap_or(u32::MAX)),
+            base_learning_rate: submitted.base_learning_rate,
+            label_smoothing: submitted.label_smoothing.unwrap_or(0.0),
+            short_side_scale: submitted.short_side_scale.unwrap_or(1.0),
+            random_erasing: submitted.random_erasing.unwrap_or(0.0),
+            // What was submitted was checked.
+            rand_augment: augment(submitted).unwrap_or_default(),
             clips,
+            selection: Policy::new(submitted.selection.as_ref(), epochs, adapter.has_sites()),
         }
     }
 
@@ -91,6 +133,45 @@ impl Plan {
     /// Steps in all.
     pub fn total_steps(&self) -> u64 {
         self.steps_per_epoch() * u64::from(self.epochs)
+    }
+
+    /// Steps over which the learning rate rises.
+    pub fn warmup_steps(&self) -> u64 {
+        let steps = match self.warmup {
+            Warmup::Share(share) => share.clamp(0.0, 1.0) * self.total_steps() as f64,
+            Warmup::Epochs(epochs) => epochs.max(0.0) * self.steps_per_epoch() as f64,
+        };
+        steps.floor() as u64
+    }
+
+    /// Whether clips are parts of their pictures, or of changed pictures, that are drawn anew in each epoch, so that decoded ones are of no use.
+    pub fn redraws(&self) -> bool {
+        self.min_crop_area < 1.0 || self.short_side_scale > 1.0 || self.rand_augment.is_some()
+    }
+
+    /// Whether a clip differs from epoch to epoch by more than its frames.
+    pub fn augments(&self) -> bool {
+        self.redraws() || self.horizontal_flip || self.random_erasing > 0.0
+    }
+
+    /// Places of a step's examples in the order of its epoch: as many in each step of an epoch as in the others, or one fewer.
+    pub fn places(&self, step: u64) -> Range<u64> {
+        let (_, within) = self.position(step);
+        let steps = self.steps_per_epoch();
+        // Below 2^32 clips of at most as many steps.
+        let at = |step: u64| {
+            let place = u128::from(self.clips) * u128::from(step) / u128::from(steps.max(1));
+            u64::try_from(place).unwrap_or(u64::MAX)
+        };
+        at(within)..at(within + 1)
+    }
+
+    /// Places of a step's examples as the release before divided an epoch: whole batches, and what is left.
+    pub fn whole_places(&self, step: u64) -> Range<u64> {
+        let (_, within) = self.position(step);
+        let size = u64::from(self.batch_size);
+        let begin = (within * size).min(self.clips);
+        begin..(begin + size).min(self.clips)
     }
 
     /// Epoch (from 0) and step within it (from 0) of a step (from 0).
@@ -110,15 +191,52 @@ impl Plan {
             batch_size: Some(self.batch_size),
             learning_rate: Some(self.learning_rate),
             weight_decay: Some(self.weight_decay),
-            warmup_share: Some(self.warmup_share),
+            warmup_share: match self.warmup {
+                Warmup::Share(share) => Some(share),
+                Warmup::Epochs(_) => None,
+            },
             dropout: Some(self.dropout),
             clip_norm: Some(self.clip_norm),
             min_crop_area: Some(self.min_crop_area),
             horizontal_flip: Some(self.horizontal_flip),
             seed: Some(self.seed),
             checkpoint_steps: Some(self.checkpoint_steps),
+            mirror: None,
+            warmup_epochs: match self.warmup {
+                Warmup::Share(_) => None,
+                Warmup::Epochs(epochs) => Some(epochs),
+            },
+            base_learning_rate: self.base_learning_rate,
+            label_smoothing: Some(self.label_smoothing),
+            short_side_scale: Some(self.short_side_scale),
+            random_erasing: Some(self.random_erasing),
+            rand_augment: self.rand_augment.map(|augment| augment.to_string()),
+            selection: Some(self.selection.as_submitted()),
         }
     }
+}
+
+/// Peak learning rate by default. Heads that read every frame have as many times the inputs of the paper's, each of which moves the logits by the rate.
+fn learning_rate(adapter: &AdapterConfig) -> f64 {
+    match (adapter.has_sites(), adapter.head.is_mean()) {
+        (true, true) => 2e-3,
+        (false, true) => 5e-3,
+        (_, false) => 1e-3,
+    }
+}
+
+/// RandAugment as it was submitted; an empty text is none.
+fn augment(submitted: &HyperParameters) -> Result<Option<RandAugment>, Invalid> {
+    let text = submitted.rand_augment.as_deref().unwrap_or_default();
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some),
+    }
+}
+
+/// Peak learning rate of a batch, from that of 256 clips.
+fn scaled(base: f64, batch_size: u32) -> f64 {
+    base * f64::from(batch_size) / 256.0
 }
 
 /// Checks what a caller submitted.
@@ -137,8 +255,22 @@ pub fn check(submitted: &HyperParameters) -> Result<(), Invalid> {
             return Err(Invalid::new(field, problem));
         }
     }
-    type Range = (&'static str, Option<f64>, fn(f64) -> bool, &'static str);
-    let real: [Range; 6] = [
+    for (field, value, is_good, expected) in bounds(submitted) {
+        if let Some(value) = value.filter(|value| !is_good(*value)) {
+            let problem = format!("expected {expected}, got {value}");
+            return Err(Invalid::new(field, problem));
+        }
+    }
+    augment(submitted)?;
+    check_pairs(submitted)
+}
+
+/// A real hyper-parameter: its field, its value, whether a value is in range, and the range in words.
+type Bound = (&'static str, Option<f64>, fn(f64) -> bool, &'static str);
+
+/// The ranges of the real hyper-parameters.
+fn bounds(submitted: &HyperParameters) -> [Bound; 11] {
+    [
         (
             "learning_rate",
             submitted.learning_rate,
@@ -175,89 +307,69 @@ pub fn check(submitted: &HyperParameters) -> Result<(), Invalid> {
             |x| x > 0.0 && x <= 1.0,
             "above 0 to 1",
         ),
-    ];
-    for (field, value, is_good, expected) in real {
-        if let Some(value) = value.filter(|value| !is_good(*value)) {
-            let problem = format!("expected {expected}, got {value}");
-            return Err(Invalid::new(field, problem));
+        (
+            "warmup_epochs",
+            submitted.warmup_epochs,
+            |x| (0.0..=10_000.0).contains(&x),
+            "0 to 10000",
+        ),
+        (
+            "base_learning_rate",
+            submitted.base_learning_rate,
+            |x| x > 0.0 && x <= 256.0,
+            "above 0 to 256",
+        ),
+        (
+            "label_smoothing",
+            submitted.label_smoothing,
+            |x| (0.0..1.0).contains(&x),
+            "0 up to but not 1",
+        ),
+        (
+            "short_side_scale",
+            submitted.short_side_scale,
+            |x| (1.0..=4.0).contains(&x),
+            "1 to 4",
+        ),
+        (
+            "random_erasing",
+            submitted.random_erasing,
+            |x| (0.0..=1.0).contains(&x),
+            "0 to 1",
+        ),
+    ]
+}
+
+/// Checks fields that stand in place of one another.
+fn check_pairs(submitted: &HyperParameters) -> Result<(), Invalid> {
+    let refused = |field, problem: String| Err(Invalid::new(field, problem));
+    if let Some(epochs) = submitted.warmup_epochs {
+        if submitted.warmup_share.is_some() {
+            let problem = "it stands in place of warmup_share: give one of them";
+            return refused("warmup_epochs", problem.into());
         }
+        if let Some(all) = submitted.epochs.filter(|all| epochs > f64::from(*all)) {
+            return refused(
+                "warmup_epochs",
+                format!("expected at most {all}, got {epochs}"),
+            );
+        }
+    }
+    if let (Some(base), Some(rate)) = (submitted.base_learning_rate, submitted.learning_rate) {
+        // Those of a job that was completed are given together.
+        let own = submitted.batch_size.map(|batch| scaled(base, batch));
+        if own.is_none_or(|own| (own - rate).abs() > 1e-9 * rate) {
+            let problem = "it stands in place of learning_rate: give one of them";
+            return refused("base_learning_rate", problem.into());
+        }
+    }
+    let crops = submitted.min_crop_area.is_some_and(|area| area < 1.0);
+    if crops && submitted.short_side_scale.is_some_and(|scale| scale > 1.0) {
+        let problem = "it stands in place of min_crop_area: give one of them";
+        return refused("short_side_scale", problem.into());
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn plan(clips: u64) -> Plan {
-        Plan::new(&HyperParameters::default(), clips, true, 7)
-    }
-
-    #[test]
-    fn defaults_follow_the_size_of_the_data_set() {
-        // clips, batch, epochs, steps, checkpoint every
-        for (clips, batch, epochs, steps, apart) in [
-            (1, 1, 40, 40, 10),
-            (3, 3, 40, 40, 10),
-            (8, 8, 40, 40, 10),
-            (160, 8, 13, 260, 13),
-            (400, 8, 5, 250, 13),
-            (10_000, 8, 4, 5000, 250),
-        ] {
-            let plan = plan(clips);
-            let got = (
-                plan.batch_size,
-                plan.epochs,
-                plan.total_steps(),
-                plan.checkpoint_steps,
-            );
-            assert_eq!(got, (batch, epochs, steps, apart), "{clips} clips");
-        }
-        assert_eq!(plan(511).dropout, 0.0);
-        assert_eq!(plan(512).dropout, 0.5);
-        assert_eq!(plan(8).learning_rate, 2e-3);
-        let probe = Plan::new(&HyperParameters::default(), 8, false, 7);
-        assert_eq!((probe.learning_rate, probe.seed), (5e-3, 7));
-    }
-
-    #[test]
-    fn what_is_out_of_range_is_named() {
-        let of = |change: fn(&mut HyperParameters)| {
-            let mut submitted = HyperParameters::default();
-            change(&mut submitted);
-            check(&submitted).map_err(|e| e.field)
-        };
-        assert_eq!(of(|_| {}), Ok(()));
-        assert_eq!(of(|h| h.epochs = Some(0)), Err("epochs"));
-        assert_eq!(of(|h| h.epochs = Some(10_001)), Err("epochs"));
-        assert_eq!(of(|h| h.batch_size = Some(1025)), Err("batch_size"));
-        assert_eq!(
-            of(|h| h.checkpoint_steps = Some(0)),
-            Err("checkpoint_steps")
-        );
-        assert_eq!(of(|h| h.learning_rate = Some(0.0)), Err("learning_rate"));
-        assert_eq!(
-            of(|h| h.learning_rate = Some(f64::NAN)),
-            Err("learning_rate")
-        );
-        assert_eq!(of(|h| h.weight_decay = Some(-0.1)), Err("weight_decay"));
-        assert_eq!(of(|h| h.warmup_share = Some(1.1)), Err("warmup_share"));
-        assert_eq!(of(|h| h.dropout = Some(1.0)), Err("dropout"));
-        assert_eq!(of(|h| h.clip_norm = Some(f64::INFINITY)), Err("clip_norm"));
-        assert_eq!(of(|h| h.min_crop_area = Some(0.0)), Err("min_crop_area"));
-    }
-
-    proptest! {
-        #[test]
-        fn a_plan_completes_to_itself(clips in 1_u64..100_000, epochs in prop::option::of(1_u32..50), batch in prop::option::of(1_u32..=1024), sites: bool) {
-            let submitted = HyperParameters { epochs, batch_size: batch, ..HyperParameters::default() };
-            let plan = Plan::new(&submitted, clips, sites, 3);
-            prop_assert_eq!(check(&plan.hyper_parameters()), Ok(()));
-            prop_assert_eq!(&Plan::new(&plan.hyper_parameters(), clips, sites, 9), &plan);
-            let (epoch, step) = plan.position(plan.total_steps() - 1);
-            prop_assert_eq!((epoch + 1, step + 1), (u64::from(plan.epochs), plan.steps_per_epoch()));
-        }
-    }
-}
+mod tests;

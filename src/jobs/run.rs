@@ -3,9 +3,11 @@
 //! Invariant: every write shows the claim's lease and the state that it is in; a drain leaves a checkpoint of the last whole step.
 
 mod check;
+mod looks;
 mod prepare;
 mod stamps;
 mod survey;
+mod test;
 mod train;
 
 use std::future::Future;
@@ -18,16 +20,31 @@ use super::dataset::blocking;
 use super::evaluation::Forwards;
 use super::failure::Failure;
 use super::journal::Journal;
+use super::plan::Plan;
+use super::selection::Look;
 use super::state::{self, Stop};
-use crate::metadata::{JobRecord, JobUpdate, Lease};
-use crate::model::{AdapterSet, aside};
+use crate::faults;
+use crate::metadata::{CurvePoint, EARLY_STOPPED, JobRecord, JobUpdate, Lease};
 use crate::registry::Publication;
-use crate::spec::Evaluation;
+use crate::spec::{Evaluation, HyperParameters};
 
+use looks::{Chosen, Measured};
 use prepare::Prepared;
+use test::Subject;
 
 /// The reason of a job that succeeded without metrics.
 const UNMEASURED: &str = "EVALUATION_FAILED";
+
+/// A point of the validation curve.
+fn curve_point(look: &Look, plan: &Plan) -> CurvePoint {
+    let (epoch, _) = plan.position(look.step.saturating_sub(1));
+    CurvePoint {
+        step: look.step,
+        epoch: u32::try_from(epoch + 1).unwrap_or(u32::MAX),
+        loss: look.loss,
+        top1: look.top1,
+    }
+}
 
 /// A job in the hands of a runner.
 pub(super) struct Run {
@@ -36,6 +53,7 @@ pub(super) struct Run {
     job: JobRecord,
     journal: Arc<Journal>,
     gauge: Gauge,
+    measured: Measured,
 }
 
 impl Run {
@@ -52,6 +70,7 @@ impl Run {
             lease,
             job,
             journal: Arc::new(journal),
+            measured: Measured::default(),
         }
     }
 
@@ -61,92 +80,68 @@ impl Run {
     }
 
     async fn work(&mut self) -> Result<(), Failure> {
+        if self.job.result.is_some() {
+            return Box::pin(self.test_again()).await;
+        }
         let prepared = Box::pin(self.prepare()).await?;
         let step = prepared.trainer.lock()?.position().step;
         let plan = &prepared.training.plan;
         self.advance(JobUpdate {
-            hyper_parameters: Some(plan.hyper_parameters()),
+            hyper_parameters: Some(HyperParameters {
+                mirror: self.job.hyper_parameters.mirror,
+                ..plan.hyper_parameters()
+            }),
             step: Some(step),
             total_steps: Some(plan.total_steps()),
             ..JobUpdate::default()
         })
         .await?;
         Box::pin(self.train(&prepared)).await?;
+        self.tell_end(&prepared).await?;
+        let done = prepared.trainer.lock()?.position().step;
         self.advance(JobUpdate {
-            step: Some(plan.total_steps()),
+            step: Some(done),
             ..JobUpdate::default()
         })
         .await?;
-        let set = self.trained(&prepared).await?;
-        let evaluation = Box::pin(self.evaluate(&prepared, &set)).await?;
+        let chosen = self.chosen(&prepared).await?;
+        let evaluation = Box::pin(self.evaluate(&prepared, &chosen)).await?;
         self.advance(JobUpdate::default()).await?;
-        Box::pin(self.publish(&prepared, set, evaluation)).await
-    }
-
-    /// The weights after the last step.
-    async fn trained(&self, prepared: &Prepared) -> Result<Arc<AdapterSet>, Failure> {
-        let trainer = prepared.trainer.clone();
-        let snapshot = move || {
-            let trainer = trainer.lock()?;
-            Ok::<_, Failure>(aside(|| trainer.snapshot())?)
-        };
-        Ok(Arc::new(blocking(snapshot).await??))
-    }
-
-    /// Metrics on the validation split. What cannot be measured is no reason to lose the weights: then the metrics say why there are none.
-    async fn evaluate(
-        &mut self,
-        prepared: &Prepared,
-        set: &Arc<AdapterSet>,
-    ) -> Result<Evaluation, Failure> {
-        if prepared.validation.is_empty() {
-            let text = "the data set has no validation split: the version will have no metrics";
-            self.tell(true, text.into()).await?;
-        }
-        let forwards = self.forwards(prepared);
-        let clips = &prepared.training.clips;
-        let metrics = forwards.evaluate(clips, &prepared.validation, set);
-        let failure = match self.unless_stopped(metrics).await {
-            Ok(metrics) => return Ok(metrics),
-            Err(failure) => failure,
-        };
-        let is_last = self.job.errors + 1 >= self.context.config.errors;
-        if !failure.spoils_metrics(is_last) {
-            return Err(failure);
-        }
-        tracing::warn!(job = %self.lease.job, error = &failure as &dyn std::error::Error, "a version is published without metrics");
-        let problem = match failure.reason() {
-            Some(_) => failure.to_string(),
-            None => "an internal error of the server".into(),
-        };
-        let text = format!("the evaluation failed, the version has no metrics: {problem}");
-        self.tell(true, text).await?;
-        Ok(Evaluation {
-            problem: Some(problem),
-            ..Evaluation::default()
-        })
+        Box::pin(self.publish(&prepared, chosen, evaluation)).await
     }
 
     async fn publish(
         &mut self,
         prepared: &Prepared,
-        set: Arc<AdapterSet>,
+        Chosen { set, step }: Chosen,
         evaluation: Evaluation,
     ) -> Result<(), Failure> {
         let parts = &self.context.parts;
         let parameters = set.parameters();
+        let plan = &prepared.training.plan;
         let position = prepared.trainer.lock()?.position().clone();
-        let tensors = blocking(move || set.to_safetensors(Default::default())).await??;
+        let reason = match evaluation.problem {
+            Some(_) => Some(UNMEASURED.into()),
+            None if position.step < plan.total_steps() => Some(EARLY_STOPPED.into()),
+            None => None,
+        };
+        let own = Arc::clone(&set);
+        let tensors = blocking(move || own.to_safetensors(Default::default())).await??;
         let publication = Publication {
             labels: prepared.labels.clone(),
             backbone_digest: parts.backbone.digest(),
             parameters,
             precision: parts.backbone.precision(),
             parent: None,
-            reason: evaluation.problem.is_some().then(|| UNMEASURED.into()),
+            reason,
+            has_test: prepared.has_test,
             evaluation,
             loss_curve: position.losses,
-            seed: prepared.training.plan.seed,
+            validation_curve: (position.looks.list.iter())
+                .map(|look| curve_point(look, plan))
+                .collect(),
+            step,
+            seed: plan.seed,
             training_time: position.training,
             tensors,
         };
@@ -162,15 +157,25 @@ impl Run {
             task = %published.job.task,
             version = %published.version.version,
             top1 = published.version.manifest.evaluation.top1,
-            "job succeeded"
+            "version published"
         );
-        self.context.ended(&published.job).await;
-        Ok(())
+        if published.job.state.is_final() {
+            self.context.ended(&published.job).await;
+            return Ok(());
+        }
+        faults::point("version-published");
+        self.job = published.job;
+        let subject = Subject {
+            clips: &prepared.training.clips,
+            forwards: self.forwards(prepared),
+            labels: &prepared.labels,
+        };
+        Box::pin(self.test(subject, &set)).await
     }
 
     fn forwards(&self, prepared: &Prepared) -> Forwards {
         Forwards {
-            device: self.context.parts.device.clone(),
+            device: self.context.parts.device.owned_by(&self.lease.tenant),
             backbone: Arc::clone(&self.context.parts.backbone),
             num_frames: prepared.num_frames,
             demand: prepared.demand.clone(),

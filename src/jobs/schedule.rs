@@ -4,8 +4,13 @@
 ///
 /// As the reference: the warm-up gives step i the share i / warm-up, so the first step of a schedule with warm-up has rate 0.
 pub fn learning_rate(step: u64, total: u64, warmup_share: f64, peak: f64) -> f64 {
-    let (step, total) = (step as f64, total.max(1) as f64);
-    let warmup = (warmup_share.clamp(0.0, 1.0) * total).floor();
+    let warmup = (warmup_share.clamp(0.0, 1.0) * total.max(1) as f64).floor();
+    after_warmup(step, total, warmup as u64, peak)
+}
+
+/// Rate of step `step` (from 0) of `total`, of which the first `warmup` rise; see [`learning_rate`].
+pub fn after_warmup(step: u64, total: u64, warmup: u64, peak: f64) -> f64 {
+    let (step, total, warmup) = (step as f64, total.max(1) as f64, warmup as f64);
     if step < warmup {
         return peak * step / warmup;
     }

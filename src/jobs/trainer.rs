@@ -12,11 +12,12 @@ use super::augment::Draws;
 use super::dataset::Order;
 use super::plan::Plan;
 use super::schedule;
+use super::selection::{Look, Looks};
 use crate::model::adamw::{self, AdamW};
 use crate::model::{
     AdapterSet, Backbone, Dropout, Error, Keep, StepOutput, Tensors, TrainableSet, TrainingStep,
 };
-use crate::spec::AdapterConfig;
+use crate::spec::{AdapterConfig, Publish};
 
 pub(super) use walk::{Forward, ForwardWalk, StepWalk};
 
@@ -27,14 +28,20 @@ pub(super) struct Position {
     pub(super) step: u64,
     /// Mean loss of each finished epoch.
     pub(super) losses: Vec<f64>,
+    /// Share of the clips that were right in each finished epoch; fewer than losses when a release that did not count them began the job.
+    pub(super) accuracies: Vec<f64>,
     /// Sum of the losses of the clips of the epoch under way.
     pub(super) loss_sum: f64,
     /// Clips of the epoch under way.
     pub(super) loss_clips: u64,
+    /// Clips of the epoch under way that were right.
+    pub(super) right: u64,
     /// Time on the device.
     pub(super) training: Duration,
     /// In which order epochs take their examples.
     pub(super) order: Order,
+    /// Evaluations of the validation split.
+    pub(super) looks: Looks,
 }
 
 /// What a step did.
@@ -67,7 +74,7 @@ pub(super) enum StepError {
 pub(super) enum Input {
     /// Planes `[3, T, S, S]` of each.
     Frames(Vec<Arc<[f32]>>),
-    /// Frozen features `[C]` of each, for a set without sites.
+    /// Frozen features of each, for a set without sites: what its head reads, before the final norm.
     Features(Vec<Vec<f32>>),
 }
 
@@ -79,6 +86,8 @@ pub(super) struct Trainer {
     optimizer: AdamW,
     bytes: u64,
     position: Position,
+    /// Weights of the best evaluation.
+    best: Option<Arc<AdapterSet>>,
 }
 
 /// A trainer that steps share with whoever saves it.
@@ -119,11 +128,12 @@ impl Trainer {
         set: &AdapterSet,
         plan: Plan,
         (steps, moments): (u64, Tensors),
-        position: Position,
+        (position, best): (Position, Option<Arc<AdapterSet>>),
     ) -> Result<Self, Error> {
         let mut trainer = Self::of(backbone, set, plan)?;
         trainer.optimizer.restore(steps, moments)?;
         trainer.position = position;
+        trainer.best = best;
         Ok(trainer)
     }
 
@@ -142,6 +152,7 @@ impl Trainer {
             backbone,
             plan,
             position: Position::default(),
+            best: None,
         })
     }
 
@@ -163,13 +174,34 @@ impl Trainer {
         self.set.snapshot()
     }
 
+    /// Weights of the best evaluation so far.
+    pub(super) fn best(&self) -> Option<&Arc<AdapterSet>> {
+        self.best.as_ref()
+    }
+
+    /// Takes note of an evaluation of the weights of now. Returns whether it is the best so far.
+    pub(super) fn looked(&mut self, look: Look, set: Arc<AdapterSet>) -> bool {
+        let policy = self.plan.selection;
+        let is_best = self.position.looks.add(look, policy.best_by);
+        if is_best && policy.publish == Publish::Best {
+            self.best = Some(set);
+        }
+        is_best
+    }
+
+    /// The validation split cannot be evaluated: it is not tried again, and the last weights will be published.
+    pub(super) fn go_blind(&mut self) {
+        self.position.looks.is_blind = true;
+        self.best = None;
+    }
+
     fn begin(&self, input: Input, labels: &[u32], room: u64) -> Result<TrainingStep, Error> {
         let dropout = (self.plan.dropout > 0.0).then(|| Dropout {
             rate: self.plan.dropout,
             stream: Draws::new(self.plan.seed).dropout(self.position.step),
         });
         let backbone = || Arc::clone(&self.backbone);
-        match input {
+        let step = match input {
             Input::Features(features) => {
                 TrainingStep::from_features(backbone(), &self.set, &features, labels, dropout)
             }
@@ -177,7 +209,8 @@ impl Trainer {
                 let keep = Keep::Within(room);
                 TrainingStep::new(backbone(), &self.set, frames, labels, dropout, keep)
             }
-        }
+        };
+        Ok(step?.smoothing(self.plan.label_smoothing))
     }
 
     fn update(
@@ -190,10 +223,10 @@ impl Trainer {
             return Err(StepError::NotFinite);
         }
         let plan = &self.plan;
-        let rate = schedule::learning_rate(
+        let rate = schedule::after_warmup(
             self.position.step,
             plan.total_steps(),
-            plan.warmup_share,
+            plan.warmup_steps(),
             plan.learning_rate,
         );
         let parameters = self.set.parameters();
@@ -202,10 +235,12 @@ impl Trainer {
         position.step += 1;
         position.loss_sum += output.loss * clips as f64;
         position.loss_clips += clips;
+        position.right += output.correct as u64;
         if position.step.is_multiple_of(plan.steps_per_epoch()) {
-            let mean = position.loss_sum / position.loss_clips.max(1) as f64;
-            position.losses.push(mean);
-            (position.loss_sum, position.loss_clips) = (0.0, 0);
+            let count = position.loss_clips.max(1) as f64;
+            position.losses.push(position.loss_sum / count);
+            position.accuracies.push(position.right as f64 / count);
+            (position.loss_sum, position.loss_clips, position.right) = (0.0, 0, 0);
         }
         Ok(StepReport {
             done: position.step,
@@ -251,7 +286,7 @@ mod tests {
     #[test]
     fn a_trainer_that_a_panic_left_half_changed_is_not_saved() {
         let (backbone, adapter) = (backbone(), AdapterConfig::LINEAR_PROBE);
-        let plan = Plan::new(&HyperParameters::default(), 4, false, 7);
+        let plan = Plan::new(&HyperParameters::default(), 4, &adapter, 7);
         let origin = Origin {
             dataset: Digest([2; 32]),
             backbone: Arc::clone(&backbone),

@@ -4,7 +4,8 @@
 
 use std::path::PathBuf;
 
-use crate::ids::{DatasetId, JobId, RequestId, TaskId, UploadId, VideoId};
+use super::Quota;
+use crate::ids::{DatasetId, JobId, KeyId, RequestId, TaskId, TenantId, UploadId, VideoId};
 
 /// A kind of resource, as error messages and resource names call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +24,10 @@ pub enum Kind {
     Version,
     /// A job.
     Job,
+    /// A tenant.
+    Tenant,
+    /// An API key.
+    Key,
 }
 
 impl std::fmt::Display for Kind {
@@ -35,6 +40,8 @@ impl std::fmt::Display for Kind {
             Self::Task => "task",
             Self::Version => "adapter version",
             Self::Job => "job",
+            Self::Tenant => "tenant",
+            Self::Key => "key",
         })
     }
 }
@@ -83,6 +90,22 @@ pub enum Error {
         task: TaskId,
         /// What the caller believed.
         etag: String,
+    },
+    /// Nothing served before what is asked for now.
+    #[error("task {task} has nothing to go back to: nothing else served before")]
+    NothingBefore {
+        /// The task.
+        task: TaskId,
+    },
+    /// The versions of the tenant's pinned tasks would have more bytes than they may have.
+    #[error(
+        "the serving versions of the tenant's pinned tasks would have {bytes} bytes, at most {limit} may stay in memory"
+    )]
+    TooMuchPinned {
+        /// How many bytes they would have.
+        bytes: u64,
+        /// How many they may have.
+        limit: u64,
     },
     /// A part does not begin where the durable bytes end.
     #[error("upload {upload} has {committed} committed bytes, a part cannot begin at {offset}")]
@@ -158,6 +181,32 @@ pub enum Error {
     TooManyJobs {
         /// How many it may have.
         limit: u32,
+    },
+    /// The tenant was changed since its etag was read.
+    #[error("tenant {tenant} was changed: etag {etag:?} is not current")]
+    TenantChanged {
+        /// The tenant.
+        tenant: TenantId,
+        /// What the caller said, shortened to 80 characters.
+        etag: String,
+    },
+    /// The key was revoked or has expired.
+    #[error("key {key} was revoked or has expired")]
+    KeyEnded {
+        /// The key.
+        key: KeyId,
+    },
+    /// The tenant stores as much as it may.
+    #[error("the tenant has {used} {} of at most {limit}, and {more} more are not allowed", quota.name())]
+    QuotaExceeded {
+        /// Which limit.
+        quota: Quota,
+        /// The limit.
+        limit: u64,
+        /// What there is.
+        used: u64,
+        /// What was to come.
+        more: u64,
     },
     /// The job has ended.
     #[error("job {job} has ended")]

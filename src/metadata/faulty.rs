@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
+use crate::ids::KeyId;
 
 /// What a test wants of the records.
 #[derive(Debug, Clone, Default)]
@@ -152,9 +153,13 @@ pass! {
     list_versions(tenant: &TenantId, task: &TaskId, page: &PageRequest) -> Page<VersionRecord>;
     reserve_import(tenant: &TenantId, target: &ImportTarget) -> ImportStart;
     import_version(tenant: &TenantId, target: &ImportTarget, version: NewVersion) -> ImportedVersion;
-    set_desired(tenant: &TenantId, task: &TaskId, version: AdapterVersion, etag: &str) -> TaskRecord;
+    set_desired(tenant: &TenantId, task: &TaskId, plan: &Plan, etag: &str) -> TaskRecord;
+    roll_back(tenant: &TenantId, task: &TaskId, etag: &str) -> TaskRecord;
+    note_member(tenant: &TenantId, task: &TaskId, version: AdapterVersion, why: Option<&str>) -> bool;
     move_serving(tenant: &TenantId, task: &TaskId, version: AdapterVersion) -> bool;
     serving_failed(tenant: &TenantId, task: &TaskId, version: AdapterVersion, why: &str) -> bool;
+    pin_task(tenant: &TenantId, task: &TaskId, pinned: bool, limit: u64) -> TaskRecord;
+    pinned_versions() -> Vec<PinnedRecord>;
     pending_tasks() -> Vec<TaskRecord>;
     serving_versions(after: Option<(&TenantId, &TaskId)>, limit: u32) -> Vec<ServingRecord>;
     note_serving(tenant: &TenantId, task: &TaskId, version: AdapterVersion, why: Option<&str>) -> bool;
@@ -188,6 +193,7 @@ pass! {
     end_job(lease: &Lease, ending: Ending) -> JobRecord;
     reserve_version(lease: &Lease) -> AdapterVersion;
     publish_version(lease: &Lease, version: NewVersion, summary: TrainingSummary) -> Published;
+    finish_job(lease: &Lease, test: Evaluation, event: Option<Event>) -> JobRecord;
 }
 
 pass! {
@@ -203,4 +209,22 @@ pass! {
     forget_datasets() -> u64;
     forget_jobs(age: Duration) -> u64;
     unfinished_uploads() -> UnfinishedUploads;
+}
+
+pass! {
+    Access:
+    create_tenant(tenant: &TenantId, display_name: &str, actor: &Actor) -> TenantRecord;
+    get_tenant(tenant: &TenantId) -> TenantRecord;
+    list_tenants(page: &PageRequest) -> Page<TenantRecord>;
+    update_tenant(tenant: &TenantId, update: TenantUpdate, etag: Option<&str>, actor: &Actor) -> TenantRecord;
+    create_key(key: NewKey, actor: &Actor) -> KeyRecord;
+    bootstrap_key(key: NewKey, actor: &Actor) -> bool;
+    find_key(key: &KeyId) -> Option<KnownKey>;
+    list_keys(owner: &KeyOwner, page: &PageRequest) -> Page<KeyRecord>;
+    rotate_key(owner: &KeyOwner, key: &KeyId, hash: SecretHash, overlap: Duration, actor: &Actor) -> KeyRecord;
+    revoke_key(owner: &KeyOwner, key: &KeyId, actor: &Actor) -> KeyRecord;
+    list_audit(owner: &KeyOwner, page: &PageRequest) -> Page<AuditRecord>;
+    forget_audit(age: Duration) -> u64;
+    note_key_use(used: &[(KeyId, i64)]) -> ();
+    access_changes(after: Option<Cursor>, limit: u32) -> AccessChanges;
 }

@@ -2,7 +2,9 @@
 //!
 //! Invariant: a record names its tenant; times are the database's, in microseconds since the Unix epoch.
 
+mod access;
 mod jobs;
+mod plan;
 
 use std::time::Duration;
 
@@ -16,7 +18,9 @@ use crate::spec::{
     Split,
 };
 
+pub use access::*;
 pub use jobs::*;
+pub use plan::*;
 
 /// Microseconds since the Unix epoch.
 pub type Timestamp = i64;
@@ -215,6 +219,12 @@ pub struct TaskRecord {
     pub desired: Option<AdapterVersion>,
     /// Why the desired version is not serving.
     pub serving_error: Option<String>,
+    /// How requests are shared out once the desired version, which is the main one, serves; `None` when it answers all of them.
+    pub split: Option<Plan>,
+    /// What served before the desired version was asked for.
+    pub previous: Option<Plan>,
+    /// Whether the versions that serve are to stay in memory.
+    pub pinned: bool,
     /// Changes with everything that a caller or a job changes of the task: its name, `auto_serve`, the desired version. That the engine makes a
     /// desired version serve is no such change, else nobody could hold a current etag while a swap is under way.
     pub etag: String,
@@ -257,6 +267,15 @@ pub struct ServingRecord {
     pub serving_error: Option<String>,
     /// Whether the serving version is the desired one, too.
     pub is_desired: bool,
+}
+
+/// A version that is to stay in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinnedRecord {
+    /// Which version.
+    pub version: VersionRef,
+    /// Size of the version's file in bytes.
+    pub size_bytes: u64,
 }
 
 /// A place in the feed of changes.
@@ -304,6 +323,8 @@ pub struct VersionRecord {
     pub size_bytes: u64,
     /// Time when the version was published.
     pub create_time: Timestamp,
+    /// Metrics on the test split, which the job that made the version measured once it was published. The version's file does not have them.
+    pub test: Option<Evaluation>,
 }
 
 /// What a version's file says about itself; the record says the same.

@@ -3,6 +3,7 @@
 //! Invariant: everything that writes goes through one connection, in immediate transactions that are on the disk when they have committed; readers
 //! have connections of their own, which cannot write. A connection that a failure left inside a transaction is closed, never used again.
 
+mod audit;
 pub mod backup;
 mod blobs;
 mod changes;
@@ -16,18 +17,23 @@ mod faults;
 mod identity;
 mod imports;
 mod jobs;
+mod keys;
 mod labels;
 mod ledger;
 mod owners;
+mod pins;
 mod removal;
 mod requests;
 mod reserve;
 mod retention;
 mod rows;
 mod schema;
+mod serving;
 mod snapshots;
 mod tasks;
+mod tenants;
 mod uploads;
+mod usage;
 mod versions;
 mod videos;
 mod write;

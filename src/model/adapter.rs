@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::block::Sites;
+use super::head::Head;
 use super::layout::{Layout, Named};
 use super::load::Float;
 use super::ops::depthwise::{Depthwise, Extent};
@@ -13,6 +14,9 @@ use super::weights::{Linear, Mode};
 use super::{BackboneConfig, Error, Tensors, backbone, file};
 use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Precision};
+
+/// Beginning of the names of adapters.
+const BLOCKS: &str = "transformer.resblocks.";
 
 /// Adapters of one block.
 #[derive(Default)]
@@ -26,7 +30,7 @@ pub struct AdapterSet {
     pub(super) form: Layout,
     /// Adapters of each block, from the lowest block with adapters upwards.
     pairs: Vec<Pair>,
-    pub(super) fc: Linear,
+    pub(super) head: Head,
 }
 
 impl std::fmt::Debug for AdapterSet {
@@ -38,8 +42,8 @@ impl std::fmt::Debug for AdapterSet {
 }
 
 impl AdapterSet {
-    /// Creates a set that computes the identity: convolutions and biases are 0, fc1 and fc2 uniform within 1 / √inputs, the head normal with standard
-    /// deviation 0.02.
+    /// Creates a set whose adapters compute the identity: convolutions and biases are 0, fc1 and fc2 uniform within 1 / √inputs, the paper's head normal
+    /// with standard deviation 0.02, as every head's last layer is on as many inputs.
     ///
     /// # Errors
     /// When the configuration does not fit the backbone, or there are no classes.
@@ -54,8 +58,8 @@ impl AdapterSet {
         for (i, (name, shape)) in form.weights().into_iter().enumerate() {
             let mut stream = rng.fork(i as u64);
             let count = shape.iter().product();
-            let fill: Vec<f32> = if name == "fc.weight" {
-                (0..count).map(|_| 0.02 * stream.normal()).collect()
+            let fill: Vec<f32> = if !name.starts_with(BLOCKS) {
+                form.head().initial(&name, &shape, &mut stream)
             } else if name.ends_with("fc1.weight") || name.ends_with("fc2.weight") {
                 let bound = 1.0 / (shape[1] as f32).sqrt();
                 (0..count).map(|_| stream.range(-bound, bound)).collect()
@@ -102,7 +106,7 @@ impl AdapterSet {
     }
 
     /// Writes the set as f32 safetensors under the reference's names (`transformer.resblocks.N.adapter_pre_mlp.fc1.weight` …, `fc.weight`,
-    /// `fc.bias`); equal sets and metadata give equal bytes.
+    /// `fc.bias`; heads that the reference does not have begin with `head.` and their kind); equal sets and metadata give equal bytes.
     ///
     /// # Errors
     /// When the header cannot be written.
@@ -124,7 +128,7 @@ impl AdapterSet {
     /// Returns the memory of the weights in bytes.
     pub fn bytes(&self) -> u64 {
         let adapters = self.pairs.iter().flat_map(|p| [&p.pre_attn, &p.pre_mlp]);
-        self.fc.bytes() + adapters.flatten().map(Adapter::bytes).sum::<u64>()
+        self.head.bytes() + adapters.flatten().map(Adapter::bytes).sum::<u64>()
     }
 
     /// Returns the number of weights.
@@ -141,6 +145,17 @@ impl AdapterSet {
     /// Returns the positions and shape of the adapters.
     pub fn config(&self) -> AdapterConfig {
         self.form.config
+    }
+
+    /// Returns an error unless the head can read clips of so many frames.
+    pub(super) fn reads_frames(&self, got: usize) -> Result<(), Error> {
+        match self.form.config.head.num_frames() {
+            Some(own) if usize::from(own.get()) != got => Err(Error::HeadFrames {
+                expected: own.get().into(),
+                got,
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Returns the index of the lowest block with an adapter; the number of blocks when there is none.
@@ -165,7 +180,7 @@ impl AdapterSet {
         Self {
             form: self.form,
             pairs: pairs.collect(),
-            fc: self.fc.in_mode(&mode.exact()),
+            head: self.head.in_mode(&mode.exact()),
         }
     }
 
@@ -194,17 +209,14 @@ impl AdapterSet {
                 pre_mlp: adapter(form.config.adapter_pre_mlp, block, "adapter_pre_mlp")?,
             });
         }
-        let fc = Linear::new(
-            &fetch("fc.weight")?,
-            c,
-            1,
-            Some(fetch("fc.bias")?),
-            &of_head,
-        );
-        Ok(Self { form, pairs, fc })
+        let head = Head::build(form.head(), &of_head, fetch)?;
+        Ok(Self { form, pairs, head })
     }
 
     pub(super) fn values(&self, name: &str) -> Vec<f32> {
+        if !name.starts_with(BLOCKS) {
+            return self.head.values(name);
+        }
         let linear = |linear: &Linear, part: &str| {
             let (weight, bias) = linear.unpacked();
             if part == "weight" {
@@ -218,7 +230,7 @@ impl AdapterSet {
             return Vec::new();
         };
         let &[_, _, block, kind, ..] = parts.as_slice() else {
-            return linear(&self.fc, part);
+            return Vec::new();
         };
         let pair = block
             .parse::<usize>()

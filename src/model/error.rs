@@ -66,6 +66,14 @@ pub enum Error {
         /// Number of values in the clip's planes.
         got: usize,
     },
+    /// The head of a set knows the order of another number of frames.
+    #[error("clips of {got} frames, but the head is for clips of {expected}")]
+    HeadFrames {
+        /// Number of frames that the head is for.
+        expected: usize,
+        /// Number of frames of the clips.
+        got: usize,
+    },
     /// The segments do not cover all clips one after another.
     #[error("segment {index}: clips {got:?}, expected to begin at {begin} and to end by {clips}")]
     Segments {

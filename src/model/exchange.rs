@@ -4,17 +4,22 @@
 //! any value is used. An exported set that is imported again is bit-equal.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
 
 use super::load::{self, Archive, Checkpoint, Part};
 use super::{AdapterSet, BackboneConfig, Tensors, file};
-use crate::spec::{AdapterConfig, Digest, Invalid};
+use crate::spec::{AdapterConfig, Digest, Head, Invalid};
 
 /// Key of a PyTorch file under which the version's manifest is stored.
 pub const MANIFEST_KEY: &str = "frameshift";
-/// Names of the head's tensors.
-const HEAD: [&str; 2] = ["fc.weight", "fc.bias"];
+/// Names of the last layer's tensors, by what the head is; the paper's is the last one.
+const HEADS: [[&str; 2]; 4] = [
+    ["head.frames.fc.weight", "head.frames.fc.bias"],
+    ["head.conv.fc.weight", "head.conv.fc.bias"],
+    ["head.attention.fc.weight", "head.attention.fc.bias"],
+    ["fc.weight", "fc.bias"],
+];
 
 /// Reason why a file is not an adapter set for this backbone.
 #[derive(Debug, thiserror::Error)]
@@ -73,19 +78,21 @@ pub fn read(
 ) -> Result<Imported, Error> {
     let path = archive.path().to_owned();
     let checkpoint = Checkpoint::single(archive);
-    for name in HEAD {
-        if checkpoint.find(name).is_none() {
-            return Err(Error::NoHead(name));
-        }
+    let has = |name: &&str| checkpoint.find(name).is_some();
+    let [.., papers] = HEADS;
+    let head = HEADS.into_iter().find(|head| has(&head[0]));
+    let head = head.unwrap_or(papers);
+    if let Some(missing) = head.into_iter().find(|name| !has(name)) {
+        return Err(Error::NoHead(missing));
     }
-    let own = |name: &str| HEAD.contains(&name) || load::is_adapter(name);
+    let own = |name: &str| load::is_head(name) || load::is_adapter(name);
     let shapes: BTreeMap<&str, &[usize]> = checkpoint
         .names()
         .filter(|name| own(name))
         .filter_map(|name| Some((name, checkpoint.find(name)?.1.shape.as_slice())))
         .collect();
-    let adapter = shape_of(&shapes, backbone.layers).map_err(Error::Shape)?;
-    let classes = shapes[HEAD[0]].first().copied().unwrap_or(0);
+    let adapter = shape_of(&shapes, backbone).map_err(Error::Shape)?;
+    let classes = shapes[head[0]].first().copied().unwrap_or(0);
     let whole = checkpoint.names().any(|name| !own(name));
     // Names and shapes are validated before values are read, so that the backbone and the configuration bound the size of a tensor.
     super::adapter::check_shapes(&shapes, backbone, adapter, classes)?;
@@ -121,7 +128,7 @@ impl Imported {
         AdapterSet::from_tensors(self.tensors, backbone, adapter, self.classes)
     }
 
-    /// Returns whether both configurations put the same adapters into a backbone of `layers` blocks.
+    /// Returns whether both configurations have the same head, and put the same adapters into a backbone of `layers` blocks.
     pub fn is_same_shape(a: &AdapterConfig, b: &AdapterConfig, layers: usize) -> bool {
         let blocks = |config: &AdapterConfig| {
             let own = config
@@ -130,15 +137,48 @@ impl Imported {
             (own, config.adapter_width, config.adapter_kernel_size)
         };
         let sites = |config: &AdapterConfig| (config.adapter_pre_attn, config.adapter_pre_mlp);
-        sites(a) == sites(b) && (!a.has_sites() || blocks(a) == blocks(b))
+        let sites_agree = sites(a) == sites(b) && (!a.has_sites() || blocks(a) == blocks(b));
+        a.head == b.head && sites_agree
     }
 }
 
-/// Derives width, kernel, sites and blocks from the tensors; later checks of all shapes find out whether the tensors agree.
-fn shape_of(shapes: &BTreeMap<&str, &[usize]>, layers: usize) -> Result<AdapterConfig, Invalid> {
-    let mut config = AdapterConfig::LINEAR_PROBE;
+/// Derives the head from the tensors.
+fn head_of(shapes: &BTreeMap<&str, &[usize]>, backbone: &BackboneConfig) -> Result<Head, Invalid> {
+    let [[frames, _], [conv, _], [attention, _], _] = HEADS;
+    let count = |name: &str, values: usize, of_frame: usize| {
+        let count = u16::try_from(values / of_frame.max(1)).ok();
+        count.and_then(NonZeroU16::new).ok_or_else(|| {
+            let problem = format!("{name} has {values} values, which are not of frames");
+            Invalid::new("head", problem)
+        })
+    };
+    if let Some(shape) = shapes.get(frames) {
+        let columns = shape.get(1).copied().unwrap_or(0);
+        return count(frames, columns, backbone.width).map(Head::Frames);
+    }
+    if shapes.contains_key(attention) {
+        let positions = shapes.get("head.attention.positions");
+        let rows = positions.and_then(|shape| shape.first().copied());
+        return count(attention, rows.unwrap_or(0), 1).map(Head::Attention);
+    }
+    Ok(match shapes.contains_key(conv) {
+        true => Head::Conv,
+        false => Head::Mean,
+    })
+}
+
+/// Derives head, width, kernel, sites and blocks from the tensors; later checks of all shapes find out whether the tensors agree.
+fn shape_of(
+    shapes: &BTreeMap<&str, &[usize]>,
+    backbone: &BackboneConfig,
+) -> Result<AdapterConfig, Invalid> {
+    let layers = backbone.layers;
+    let mut config = AdapterConfig {
+        head: head_of(shapes, backbone)?,
+        ..AdapterConfig::LINEAR_PROBE
+    };
     let mut first = None;
-    for (name, shape) in shapes {
+    for (name, shape) in shapes.iter().filter(|(name, _)| load::is_adapter(name)) {
         let mut parts = name.split('.').skip(2);
         let (Some(block), Some(site)) = (parts.next(), parts.next()) else {
             continue;
@@ -159,6 +199,7 @@ fn shape_of(shapes: &BTreeMap<&str, &[usize]>, layers: usize) -> Result<AdapterC
         }
     }
     let Some(first) = first else {
+        config.validate()?;
         return Ok(config);
     };
     let count = layers.checked_sub(first).filter(|&count| count > 0);

@@ -1,7 +1,7 @@
 //! One forward pass over a batch that mixes tasks, block by block.
 //!
-//! Invariant: the frozen layers run over the whole batch, whatever the tasks; an adapter runs only over its own segment. Clips that share their planes
-//! are computed once, on request, up to the first block in which one of them has an adapter; no bit of a result depends on it.
+//! Invariant: the frozen layers run over the whole batch, whatever the tasks; an adapter runs only over its own segment. A frame that several clips show
+//! is computed once, on request, up to the first block in which a clip has an adapter; no bit of a result depends on it.
 
 mod lanes;
 
@@ -15,7 +15,9 @@ use super::block::{Sites, Tokens, class_rows};
 use super::ops::Numbers;
 use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
-use super::{AdapterSet, Backbone, Error, Step, head, ops, vit};
+use super::vit::{Picture, patches};
+use super::{AdapterSet, Backbone, Error, Pictures, Step, head, ops};
+use crate::spec;
 
 /// Adjacent clips of a batch that use one adapter set.
 #[derive(Debug, Clone)]
@@ -34,8 +36,8 @@ pub enum Readout {
     /// Logits of the set's head.
     #[default]
     Logits,
-    /// Features `[1 + T, C]`, row after row: those of the clip, which are the final norm of the mean of its frames' class tokens and what the head reads;
-    /// then the final norm of each frame's own class token.
+    /// Features `[1 + T, C]`, row after row: those of the clip, which are the final norm of the mean of its frames' class tokens, the paper's head's
+    /// input; then the final norm of each frame's own class token.
     Features,
     /// Same as [`Readout::Features`], before the final norm: the first row is the mean of the others.
     ClassTokens,
@@ -44,7 +46,7 @@ pub enum Readout {
 /// Forward pass of a batch; each slice of the device advances it.
 pub struct Inference {
     backbone: Arc<Backbone>,
-    clips: Vec<Arc<[f32]>>,
+    clips: Vec<Pictures>,
     segments: Vec<Segment>,
     /// One for each segment.
     readouts: Vec<Readout>,
@@ -59,49 +61,31 @@ enum State {
     Begin,
     /// Index of the next block, and its input.
     Block(usize, Tensor),
-    /// Class tokens `[ΣT, C]` after the last block.
-    Heads(Tensor),
+    /// Tokens after the last block.
+    Heads(Last),
     Done(Vec<Vec<f32>>),
 }
 
+/// Tokens of the clips after the last block.
+struct Last {
+    /// Class tokens, `[ΣT, C]`.
+    class: Tensor,
+    /// All tokens `[ΣT, L, C]` of each segment whose head reads them.
+    whole: Vec<Option<Tensor>>,
+}
+
 impl Inference {
-    /// Starts a forward pass over `frames`: one buffer per clip with normalised planes `[3, T, S, S]`. The segments cover all clips one after
-    /// another.
+    /// Starts a forward pass over `clips`, each of them normalised planes of T frames. The segments cover all clips one after another.
     ///
     /// # Errors
     /// When a clip, a segment or an adapter set does not fit.
     pub fn new(
         backbone: Arc<Backbone>,
-        frames: Vec<Arc<[f32]>>,
+        clips: Vec<impl Into<Pictures>>,
         segments: Vec<Segment>,
     ) -> Result<Self, Error> {
-        let mut begin = 0;
-        for (index, segment) in segments.iter().enumerate() {
-            let (clips, last) = (&segment.clips, index + 1 == segments.len());
-            let follows = clips.start == begin && clips.end > begin && clips.end <= frames.len();
-            if !follows || segment.num_frames == 0 || (last && clips.end != frames.len()) {
-                return Err(Error::Segments {
-                    index,
-                    got: clips.clone(),
-                    begin,
-                    clips: frames.len(),
-                });
-            }
-            segment.set.fits(backbone.config())?;
-            let expected = segment.num_frames * backbone.config().frame_len();
-            for clip in clips.clone() {
-                check_clip(clip, &frames[clip], expected)?;
-            }
-            begin = clips.end;
-        }
-        if segments.is_empty() {
-            return Err(Error::Segments {
-                index: 0,
-                got: 0..0,
-                begin: 0,
-                clips: frames.len(),
-            });
-        }
+        let clips: Vec<Pictures> = clips.into_iter().map(Into::into).collect();
+        check(&backbone, &clips, &segments)?;
         let per_clip = |(place, segment): (usize, &Segment)| {
             std::iter::repeat_n((place, segment.num_frames), segment.clips.len())
         };
@@ -112,7 +96,7 @@ impl Inference {
             lanes: Lanes::apart(&counts),
             readouts: vec![Readout::default(); segments.len()],
             places,
-            clips: frames,
+            clips,
             segments,
             hidden: None,
             state: State::Begin,
@@ -127,8 +111,8 @@ impl Inference {
         self
     }
 
-    /// Returns the same forward pass, but with clips that share their planes computed once, up to the first block in which one of them has an
-    /// adapter. This changes no result.
+    /// Returns the same forward pass, but with frames that several clips show computed once, up to the first block in which a clip has an adapter. This
+    /// changes no result.
     #[must_use]
     pub fn sharing(mut self) -> Self {
         if self.hidden.is_none() {
@@ -162,14 +146,17 @@ impl Inference {
         let state = std::mem::replace(&mut self.state, State::Begin);
         self.state = match state {
             State::Begin => {
-                let sources = self.lanes.sources().map(|clip| self.clips[clip].clone());
-                let sources: Vec<Arc<[f32]>> = sources.collect();
-                let x = vit::embed_clips(&self.backbone.vit, &sources, self.backbone.config())?;
+                self.check_heads()?;
+                let config = self.backbone.config();
+                let (clips, len) = (&self.clips, config.frame_len());
+                let pictures = (self.lanes.sources()).map(|(clip, t)| clips[clip].picture(t, len));
+                let pictures: Vec<Picture<'_>> = pictures.collect();
+                let (x, _) = self.backbone.vit.embed(&patches(&pictures, config)?)?;
                 self.clips = Vec::new();
                 State::Block(0, x)
             }
             State::Block(block, x) => self.block(block, x)?,
-            State::Heads(class) => State::Done(self.heads(&class)?),
+            State::Heads(last) => State::Done(self.heads(&last)?),
             State::Done(logits) => {
                 self.state = State::Done(logits);
                 return Err(Error::Order { what: "advance" });
@@ -181,7 +168,7 @@ impl Inference {
         })
     }
 
-    /// Returns the logits of each clip, in the order of `frames`.
+    /// Returns the logits of each clip, in the order of `clips`.
     ///
     /// # Errors
     /// When the forward pass is not done yet.
@@ -189,7 +176,7 @@ impl Inference {
         self.into_rows("into_logits")
     }
 
-    /// Returns the readout of each clip, in the order of `frames`.
+    /// Returns the readout of each clip, in the order of `clips`.
     ///
     /// # Errors
     /// When the forward pass is not done yet.
@@ -210,51 +197,105 @@ impl Inference {
     }
 
     fn block(&mut self, index: usize, x: Tensor) -> Result<State, Error> {
+        let blocks = self.backbone.vit.blocks.len();
+        let last = index + 1 == blocks;
+        let reads: Vec<bool> = (0..self.places.len())
+            .map(|clip| last && self.reads_patches(clip))
+            .collect();
         let first = |clip: usize| self.segments[self.places[clip]].set.first_block();
-        let x = match self.lanes.split(|clip| first(clip) <= index) {
+        let x = match self.lanes.split(|clip| first(clip) <= index || reads[clip]) {
             Some(rows) => gathered(&x, &rows)?,
             None => x,
         };
-        let blocks = &self.backbone.vit.blocks;
-        let last = index + 1 == blocks.len();
-        let tokens = if last && self.hidden.is_none() {
-            Tokens::Class
-        } else {
-            Tokens::All
-        };
-        let x = blocks[index].infer(&x, &self.sites(index), tokens)?;
+        if last {
+            return Ok(State::Heads(self.last(index, &x)?));
+        }
+        let x = self.infer(index, &x, self.lanes.own(), Tokens::All)?;
         if let Some(hidden) = &mut self.hidden {
             hidden.push(x.clone());
         }
-        let class = match (last, tokens) {
-            (false, _) => return Ok(State::Block(index + 1, x)),
-            (true, Tokens::Class) => x,
-            (true, Tokens::All) => class_rows(&x)?,
-        };
-        Ok(State::Heads(match self.lanes.split(|_| true) {
-            Some(rows) => gathered(&class, &rows)?,
-            None => class,
-        }))
+        Ok(State::Block(index + 1, x))
     }
 
-    /// Returns the adapters of the batch in one block; empty when no lane has an adapter there.
-    fn sites(&self, block: usize) -> Sites<'_> {
-        let (mut sites, mut begin) = (Sites::default(), 0);
-        let place = |readers: &[usize]| match readers {
-            [only] => Some(self.places[*only]),
-            // Clips that are still together have no adapter here.
-            _ => None,
+    /// Runs a block over the frames of some clips with rows of their own, and over whatever follows them.
+    fn infer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        own: &[(usize, usize)],
+        tokens: Tokens,
+    ) -> Result<Tensor, Error> {
+        let sites = self.sites(index, own);
+        Ok(self.backbone.vit.blocks[index].infer(x, &sites, tokens)?)
+    }
+
+    /// Whether all tokens of the last block are needed of a clip.
+    fn reads_patches(&self, clip: usize) -> bool {
+        let place = self.places[clip];
+        let head = self.segments[place].set.config().head;
+        self.readouts[place] == Readout::Logits && head.reads_patches()
+    }
+
+    /// Runs the last block: with all tokens for clips whose head reads them, and with class tokens for the others, which no other clip changes.
+    fn last(&mut self, index: usize, x: &Tensor) -> Result<Last, Error> {
+        let is_whole = |clip: usize| self.hidden.is_some() || self.reads_patches(clip);
+        let own = self.lanes.own().iter();
+        let mut runs: Vec<(bool, Vec<(usize, usize)>)> = Vec::new();
+        for &(clip, frames) in own {
+            match runs.last_mut() {
+                Some((whole, run)) if *whole == is_whole(clip) => run.push((clip, frames)),
+                Some(_) | None => runs.push((is_whole(clip), vec![(clip, frames)])),
+            }
+        }
+        // Nobody who reads common rows reads all tokens: such clips have just left.
+        if self.lanes.common() > 0 && runs.last().is_none_or(|(whole, _)| *whole) {
+            runs.push((false, Vec::new()));
+        }
+        let (mut classes, mut whole) = (Vec::new(), vec![None; self.segments.len()]);
+        let (mut hidden, mut begin, count) = (None, 0, runs.len());
+        for (number, (is_whole, run)) in runs.iter().enumerate() {
+            let mut rows: usize = run.iter().map(|(_, frames)| frames).sum();
+            if number + 1 == count {
+                rows += self.lanes.common();
+            }
+            let part = x.narrow(0, begin, rows)?;
+            begin += rows;
+            if !is_whole {
+                classes.push(self.infer(index, &part, run, Tokens::Class)?);
+                continue;
+            }
+            let y = self.infer(index, &part, run, Tokens::All)?;
+            classes.push(class_rows(&y)?);
+            let mut from = 0;
+            for own in run.chunk_by(|a, b| self.places[a.0] == self.places[b.0]) {
+                let frames = own.iter().map(|(_, frames)| frames).sum();
+                whole[self.places[own[0].0]] = Some(y.narrow(0, from, frames)?);
+                from += frames;
+            }
+            hidden = Some(y);
+        }
+        if let (Some(kept), Some(y)) = (&mut self.hidden, hidden) {
+            kept.push(y);
+        }
+        let class = match classes.as_slice() {
+            [only] => only.clone(),
+            several => Tensor::cat(several, 0)?,
         };
-        let lanes: Vec<_> = (self.lanes.iter())
-            .map(|lane| (place(&lane.readers), lane.frames))
-            .collect();
-        for run in lanes.chunk_by(|(a, _), (b, _)| a == b) {
+        let class = match self.lanes.split(|_| true) {
+            Some(rows) => gathered(&class, &rows)?,
+            None => class,
+        };
+        Ok(Last { class, whole })
+    }
+
+    /// Returns the adapters in one block of clips whose frames begin at 0; what follows them has none there.
+    fn sites(&self, block: usize, own: &[(usize, usize)]) -> Sites<'_> {
+        let (mut sites, mut begin) = (Sites::default(), 0);
+        let place = |(clip, _): &(usize, usize)| self.places[*clip];
+        for run in own.chunk_by(|a, b| place(a) == place(b)) {
             let frames = begin..begin + run.iter().map(|(_, frames)| frames).sum::<usize>();
             begin = frames.end;
-            let Some(segment) = run
-                .first()
-                .and_then(|(place, _)| self.segments.get((*place)?))
-            else {
+            let Some(segment) = run.first().and_then(|own| self.segments.get(place(own))) else {
                 continue;
             };
             let extent = Extent {
@@ -266,21 +307,50 @@ impl Inference {
         sites
     }
 
-    fn heads(&self, class: &Tensor) -> Result<Vec<Vec<f32>>, Error> {
+    /// Returns an error unless every head that is read is one for its clips.
+    fn check_heads(&self) -> Result<(), Error> {
+        for (segment, readout) in self.segments.iter().zip(&self.readouts) {
+            if *readout == Readout::Logits {
+                segment.set.reads_frames(segment.num_frames)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn heads(&self, last: &Last) -> Result<Vec<Vec<f32>>, Error> {
+        let class = &last.class;
+        let grid = self.backbone.config().grid();
         let norm = |x: &Tensor| self.backbone.vit.ln_post.forward(x, Numbers::F32);
         let means = head::clip_means(class, &self.counts())?;
         let features = norm(&means)?;
         let mut rows = Vec::with_capacity(self.places.len());
         let mut begin = 0;
-        for (segment, readout) in self.segments.iter().zip(&self.readouts) {
+        let whole = last.whole.iter();
+        let segments = self.segments.iter().zip(whole);
+        for ((segment, whole), readout) in segments.zip(&self.readouts) {
             let (clips, frames) = (&segment.clips, segment.num_frames);
             let own = |x: &Tensor| x.narrow(0, clips.start, clips.len());
             let tokens = class.narrow(0, begin, frames * clips.len())?;
             begin += frames * clips.len();
             match readout {
                 Readout::Logits => {
-                    let fc = &segment.set.fc;
-                    let logits = fc.forward(&own(&features)?, Rows::All, Numbers::F32)?;
+                    let own_head = &segment.set.head;
+                    let kind = segment.set.config().head;
+                    let read = match (kind, whole) {
+                        (spec::Head::Mean, _) => own(&features)?,
+                        (spec::Head::Attention(_), Some(whole)) => {
+                            let counts = vec![frames; clips.len()];
+                            norm(&head::gathered(kind, whole, &counts, grid)?)?
+                        }
+                        (spec::Head::Attention(_), None) => {
+                            return Err(Error::Order { what: "heads" });
+                        }
+                        (spec::Head::Frames(_) | spec::Head::Conv, _) => norm(&tokens)?,
+                    };
+                    let (features, _) = own_head.features(&read, clips.len())?;
+                    let logits = own_head
+                        .last()
+                        .forward(&features, Rows::All, Numbers::F32)?;
                     append(&mut rows, &logits, 1)?;
                 }
                 Readout::Features => {
@@ -294,6 +364,44 @@ impl Inference {
         }
         Ok(rows)
     }
+}
+
+/// Returns an error unless the segments cover all clips one after another, and clips and adapter sets fit.
+fn check(backbone: &Backbone, clips: &[Pictures], segments: &[Segment]) -> Result<(), Error> {
+    let mut begin = 0;
+    for (index, segment) in segments.iter().enumerate() {
+        let (own, last) = (&segment.clips, index + 1 == segments.len());
+        let follows = own.start == begin && own.end > begin && own.end <= clips.len();
+        if !follows || segment.num_frames == 0 || (last && own.end != clips.len()) {
+            return Err(Error::Segments {
+                index,
+                got: own.clone(),
+                begin,
+                clips: clips.len(),
+            });
+        }
+        segment.set.fits(backbone.config())?;
+        let frame_len = backbone.config().frame_len();
+        for clip in own.clone() {
+            if clips[clip].frames(frame_len) != Some(segment.num_frames) {
+                return Err(Error::ClipSize {
+                    clip,
+                    expected: segment.num_frames * frame_len,
+                    got: clips[clip].values(),
+                });
+            }
+        }
+        begin = own.end;
+    }
+    if segments.is_empty() {
+        return Err(Error::Segments {
+            index: 0,
+            got: 0..0,
+            begin: 0,
+            clips: clips.len(),
+        });
+    }
+    Ok(())
 }
 
 /// Appends `each` rows of x `[N · each, C]` after one another as one row.

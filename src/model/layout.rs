@@ -1,5 +1,6 @@
 //! Composition of an adapter set: names and shapes of its weights, from configuration, backbone and number of classes.
 
+use super::head::Sizes;
 use super::{BackboneConfig, Error};
 use crate::spec::{AdapterConfig, Invalid, MAX_LABELS};
 
@@ -14,6 +15,8 @@ pub(super) struct Layout {
     /// Width of the backbone.
     pub(super) width: usize,
     pub(super) layers: usize,
+    /// Number of the backbone's attention heads.
+    pub(super) heads: usize,
 }
 
 impl Layout {
@@ -40,6 +43,7 @@ impl Layout {
             classes,
             width: backbone.width,
             layers: backbone.layers,
+            heads: backbone.heads,
         })
     }
 
@@ -52,10 +56,11 @@ impl Layout {
         }
     }
 
-    /// Returns the lowest block with an adapter that affects the logits; one before the last block's MLP does not.
+    /// Returns the lowest block with an adapter that affects the logits; one before the last block's MLP does not, unless the head reads patch tokens.
     pub(super) fn lowest_live_block(&self) -> Option<usize> {
         let (first, last) = (self.first(), self.layers - 1);
-        let live = first < last || (first == last && self.config.adapter_pre_attn);
+        let of_last = self.config.adapter_pre_attn || self.config.head.reads_patches();
+        let live = first < last || (first == last && of_last);
         live.then_some(first)
     }
 
@@ -63,7 +68,7 @@ impl Layout {
         self.config.adapter_kernel_size.map(|size| size as usize)
     }
 
-    /// Returns the names and shapes of all weights, in the reference's order.
+    /// Returns the names and shapes of all weights, in the reference's order: adapters, then the head.
     pub(super) fn weights(&self) -> Vec<Named> {
         let (c, w) = (self.width, self.config.adapter_width as usize);
         let [t, y, x] = self.kernel();
@@ -88,8 +93,16 @@ impl Layout {
                 }
             }
         }
-        weights.push(("fc.weight".to_owned(), vec![self.classes, c]));
-        weights.push(("fc.bias".to_owned(), vec![self.classes]));
+        weights.extend(self.head().weights());
         weights
+    }
+
+    pub(super) fn head(&self) -> Sizes {
+        Sizes {
+            kind: self.config.head,
+            width: self.width,
+            heads: self.heads,
+            classes: self.classes,
+        }
     }
 }

@@ -47,6 +47,7 @@ pub use write::{Stored, serialize};
 
 pub(super) use digest::{of_model, of_tensor};
 pub(super) use naming::is_adapter;
+pub use naming::is_head;
 
 use super::{BackboneConfig, Tensors};
 use crate::spec::Digest;

@@ -280,7 +280,7 @@ impl Trainer {
         };
         for (i, (head, labels)) in layers.heads.iter().zip(labels).enumerate() {
             let logits = head.forward(normed, Rows::All, Numbers::F32)?;
-            let scored = loss::cross_entropy(&logits, labels, labels.len())?;
+            let scored = loss::cross_entropy(&logits, labels, labels.len(), 0.0)?;
             report.losses.push(loss::mean(&scored.rows));
             let share = scored.correct as f64 / labels.len() as f64;
             report.accuracies.push(share);

@@ -9,7 +9,7 @@ use super::layout::Layout;
 use super::ops::{read, tensor};
 use super::weights::Mode;
 use super::{Error, Gradients};
-use crate::spec::Precision;
+use crate::spec::{Head, Precision};
 
 /// Adapter set whose weights an optimiser updates.
 pub struct TrainableSet {
@@ -50,6 +50,11 @@ impl TrainableSet {
     /// Returns the number of classes, which is the number of rows of the head.
     pub fn classes(&self) -> usize {
         self.form.classes
+    }
+
+    /// Returns what the head reads.
+    pub(super) fn head(&self) -> Head {
+        self.form.config.head
     }
 
     /// Returns trainable layers with the current weights; products run in this precision, while the weights stay f32.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use self::memory::{Division, Keeps};
-use super::block::{Hidden, Reach, Saved, Sites, Tokens};
+use super::block::{Hidden, Reach, Saved, Sites};
 use super::ops::depthwise::Extent;
 use super::ops::linear::Rows;
 use super::ops::{Numbers, loss, tensor};
@@ -68,6 +68,8 @@ pub struct TrainingStep {
     layers: AdapterSet,
     labels: Vec<u32>,
     dropout: Option<Dropout>,
+    /// Share of a label's weight that is spread over all labels.
+    smoothing: f64,
     shape: StepShape,
     division: Division,
     source: Source,
@@ -108,7 +110,7 @@ enum State {
     Begin,
     /// Index of the next block, and its input.
     Forward(usize, Tensor),
-    /// Features `[clips, C]`, and whether they are means of class tokens.
+    /// What the head reads of the clips, `[clips · R, C]`, and whether the backbone's tokens were computed for it.
     Head(Tensor, bool),
     /// Index of the next block to go back through, and the gradient of its output.
     Backward(usize, Tensor),
@@ -143,7 +145,7 @@ impl TrainingStep {
         Ok(step)
     }
 
-    /// Starts a step of a set without sites, from the features `[C]` of each clip that [`crate::model::Features`] computed.
+    /// Starts a step of a set without sites, from the features `[R · C]` of each clip that [`crate::model::Features`] computed for the set's head.
     ///
     /// # Errors
     /// When the set has sites, or features or labels do not fit.
@@ -155,15 +157,24 @@ impl TrainingStep {
         dropout: Option<Dropout>,
     ) -> Result<Self, Error> {
         let c = backbone.config().width;
+        let (head, grid) = (set.head(), backbone.config().grid());
+        let of_frame = head::rows(head, 1, grid) * c;
+        let got = features.first().map_or(0, Vec::len);
+        // The paper's head reads one row, whatever the number of frames.
+        let num_frames = match head.is_mean() {
+            true => 1,
+            false => got.div_ceil(of_frame).max(1),
+        };
         for (clip, row) in features.iter().enumerate() {
-            inference::check_clip(clip, row, c)?;
+            inference::check_clip(clip, row, num_frames * of_frame)?;
         }
-        let mut step = Self::begin(backbone, set, (features.len(), 1), labels, dropout)?;
+        let (clips, rows) = (features.len(), head::rows(head, num_frames, grid));
+        let mut step = Self::begin(backbone, set, (clips, num_frames), labels, dropout)?;
         if step.layers.config().has_sites() {
             let problem = "a set with adapters cannot be trained from frozen features";
             return Err(Error::Adapter(Invalid::new("adapter_layers", problem)));
         }
-        step.state = State::Head(tensor(features.concat(), (features.len(), c))?, false);
+        step.state = State::Head(tensor(features.concat(), (clips * rows, c))?, false);
         Ok(step)
     }
 
@@ -198,6 +209,7 @@ impl TrainingStep {
         }
         let layers = set.layers(backbone.precision())?;
         layers.fits(backbone.config())?;
+        layers.reads_frames(num_frames)?;
         let of = (backbone.config(), backbone.precision());
         Ok(Self {
             shape: StepShape::of(of, layers.form, num_frames),
@@ -205,6 +217,7 @@ impl TrainingStep {
             layers,
             labels: labels.to_vec(),
             dropout,
+            smoothing: 0.0,
             division: Division {
                 clips,
                 keeps: Keeps::ALL,
@@ -217,6 +230,13 @@ impl TrainingStep {
             scores: Scores::default(),
             state: State::Begin,
         })
+    }
+
+    /// Returns the same step, but with this share of each label's weight spread evenly over all labels.
+    #[must_use]
+    pub fn smoothing(mut self, share: f64) -> Self {
+        self.smoothing = share.clamp(0.0, 1.0);
+        self
     }
 
     /// Runs one slice: one block forward or backward, or the head.
@@ -340,35 +360,41 @@ impl TrainingStep {
             (y, (reach != Reach::Nothing).then_some(Kept::Input(x)))
         };
         self.kept.extend(kept);
-        if tokens == Tokens::All {
+        if block + 1 < self.backbone.vit.blocks.len() {
             return Ok(State::Forward(block + 1, y));
         }
         let frames = vec![self.num_frames; self.now.len()];
-        Ok(State::Head(head::clip_means(&y, &frames)?, true))
+        let (kind, grid) = (self.layers.config().head, self.backbone.config().grid());
+        let read = head::gathered(kind, &y, &frames, grid)?;
+        Ok(State::Head(read, true))
     }
 
-    fn head(&mut self, features: &Tensor, from_clips: bool) -> Result<State, Error> {
+    fn head(&mut self, tokens: &Tensor, from_clips: bool) -> Result<State, Error> {
         let backbone = Arc::clone(&self.backbone);
         let norm = &backbone.vit.ln_post;
-        let normed = norm.forward(features, Numbers::F32)?;
-        let (rows, c) = normed.dims2()?;
-        if rows != self.now.len() {
+        let (kind, clips) = (self.layers.config().head, self.now.len());
+        let grid = backbone.config().grid();
+        let normed = norm.forward(tokens, Numbers::F32)?;
+        if normed.dim(0)? != clips * head::rows(kind, self.num_frames, grid) {
             return Err(Error::Order { what: "head" });
         }
+        let (features, saved) = self.layers.head.features(&normed, clips)?;
+        let width = features.dim(1)?;
         let factors = match &self.dropout {
             Some(dropout) => {
                 let own = self.now.clone();
-                Some(head::dropout(dropout.rate, &dropout.stream, own, c)?)
+                Some(head::dropout(dropout.rate, &dropout.stream, own, width)?)
             }
             None => None,
         };
         let input = match &factors {
-            Some(factors) => (&normed * factors)?,
-            None => normed,
+            Some(factors) => (&features * factors)?,
+            None => features,
         };
-        let logits = self.layers.fc.forward(&input, Rows::All, Numbers::F32)?;
+        let last = self.layers.head.last();
+        let logits = last.forward(&input, Rows::All, Numbers::F32)?;
         let labels = &self.labels[self.now.clone()];
-        let scored = loss::cross_entropy(&logits, labels, self.labels.len())?;
+        let scored = loss::cross_entropy(&logits, labels, self.labels.len(), self.smoothing)?;
         self.scores.losses.extend(scored.rows);
         self.scores.correct += scored.correct;
         self.scores.logits.extend(logits.to_vec2()?);
@@ -377,17 +403,25 @@ impl TrainingStep {
             self.head_gradients()?;
         }
         let blocks = backbone.vit.blocks.len();
-        if !from_clips || self.shape.lowest() >= blocks {
+        let goes_on = from_clips && self.shape.lowest() < blocks;
+        if !goes_on && !self.layers.head.is_deep() {
             return Ok(self.next());
         }
-        let mut d_input = self.layers.fc.backward(&scored.gradient, Rows::All)?;
+        let head = &self.layers.head;
+        let mut d_features = head.last().backward(&scored.gradient, Rows::All)?;
         if let Some(factors) = &factors {
-            d_input = (d_input * factors)?;
+            d_features = (d_features * factors)?;
         }
-        let d_features = norm.backward(features, &d_input, &d_input.zeros_like()?)?;
-        let frames = vec![self.num_frames; rows];
-        let d_class = head::spread(&d_features, &frames)?;
-        Ok(State::Backward(blocks - 1, d_class))
+        let (d_normed, found) =
+            head.backward(&normed, &saved, &d_features, &self.found, goes_on)?;
+        self.found.extend(found);
+        let Some(d_normed) = d_normed else {
+            return Ok(self.next());
+        };
+        let d_tokens = norm.backward(tokens, &d_normed, &d_normed.zeros_like()?)?;
+        let frames = vec![self.num_frames; clips];
+        let d_last = head::scattered(kind, &d_tokens, &frames, grid)?;
+        Ok(State::Backward(blocks - 1, d_last))
     }
 
     fn backward(&mut self, block: usize, dy: &Tensor) -> Result<State, Error> {
@@ -429,8 +463,10 @@ impl TrainingStep {
         let (x, dy) = (joined(&inputs)?, joined(&gradients)?);
         let mut found = Found::new();
         let (x, dy) = ((&x, Rows::All), (&dy, Rows::All));
-        let names = ["fc.weight", "fc.bias"];
-        self.layers.fc.gradients(x, dy, names, &mut found)?;
+        let head = &self.layers.head;
+        let names = head.last_names();
+        let names = [names[0].as_str(), names[1].as_str()];
+        head.last().gradients(x, dy, names, &mut found)?;
         self.found.extend(found);
         Ok(())
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::view::asked;
 use super::{Inner, Registry, Result};
-use crate::metadata::{ChangeRecord, Cursor};
+use crate::metadata::{ChangeRecord, Cursor, Plan};
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
 
@@ -88,7 +88,8 @@ impl Registry {
                 if view.knows(&key) && !view.learn(ticket, &record) {
                     view.doubt(&key);
                 }
-                if record.desired != record.serving && record.serving_error.is_none() {
+                let is_moving = record.desired != record.serving && record.serving_error.is_none();
+                if is_moving || record.split.as_ref().is_some_and(Plan::is_pending) {
                     self.announce(tenant, task);
                 }
             }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use super::{Registry, Result, manifest};
 use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId};
-use crate::metadata::{ImportStart, ImportTarget, NewTask, VersionManifest, VersionRecord};
+use crate::metadata::{self, ImportStart, ImportTarget, NewTask, VersionManifest, VersionRecord};
 use crate::spec::{Digest, Evaluation, Invalid, LabelSet};
+use crate::store::{Key, layout};
 
 /// What is imported.
 #[derive(Debug, Clone)]
@@ -43,6 +44,7 @@ pub fn manifest_of(
     let manifest = parsed.map_err(wrong)?;
     manifest.adapter.validate()?;
     manifest.sampling.validate()?;
+    manifest.adapter.head.check(manifest.sampling.num_frames)?;
     let is_uuid = |text: &str| text.len() == 36 && text.parse::<crate::ids::JobId>().is_ok();
     if !manifest.job.is_empty() && !is_uuid(&manifest.job) {
         return Err(wrong("its job is no uuid".to_owned()));
@@ -71,7 +73,7 @@ impl Registry {
     ///
     /// # Errors
     /// No such task, [`crate::metadata::Error::EtagMismatch`]; [`super::Error::Malformed`] when `tensors` is no safetensors file; when the store or the
-    /// database fails. Nothing is visible then.
+    /// database fails. Nothing is visible then, and a refusal leaves no file.
     pub async fn import(
         &self,
         tenant: &TenantId,
@@ -103,12 +105,48 @@ impl Registry {
         };
         let to = (tenant, task, number);
         let version = self.store_version(to, manifest, tensors).await?;
-        let _writing = self.inner.view.writing(tenant, task);
-        let imported = metadata.import_version(tenant, &target, version).await?;
+        let key = layout::version(tenant, task, number, version.sha256);
+        let writing = self.inner.view.writing(tenant, task);
+        let imported = match metadata.import_version(tenant, &target, version).await {
+            Ok(imported) => imported,
+            Err(error) => {
+                drop(writing);
+                if is_refusal(&error) {
+                    self.drop_unused(&key).await;
+                }
+                return Err(error.into());
+            }
+        };
         faults::point("after-commit");
         if imported.is_desired {
             self.announce(tenant, task);
         }
+        drop(writing);
+        if imported.version.version != number {
+            // The same request was answered by another call meanwhile, with that call's file.
+            self.drop_unused(&key).await;
+        }
         Ok(imported.version)
     }
+
+    /// Deletes a file that no version names; one that stays behind is an orphan for the collector.
+    async fn drop_unused(&self, key: &Key) {
+        if let Err(error) = self.inner.store.delete(key).await {
+            tracing::warn!(%key, error = &error as &dyn std::error::Error, "cannot delete an unused object");
+        }
+    }
+}
+
+/// Whether the transaction was taken back on purpose: after any other error it may have made the version nevertheless.
+fn is_refusal(error: &metadata::Error) -> bool {
+    use metadata::Error;
+    matches!(
+        error,
+        Error::QuotaExceeded { .. }
+            | Error::EtagMismatch { .. }
+            | Error::AlreadyExists { .. }
+            | Error::NotFound { .. }
+            | Error::RequestReused { .. }
+            | Error::RequestSpent { .. }
+    )
 }

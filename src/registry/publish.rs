@@ -11,7 +11,8 @@ use super::{Error, Registry, Result, manifest};
 use crate::faults;
 use crate::ids::{AdapterVersion, TaskId, TenantId};
 use crate::metadata::{
-    JobRecord, Lease, NewVersion, Published, TaskRecord, TrainingSummary, VersionManifest,
+    CurvePoint, JobRecord, Lease, NewVersion, Published, TaskRecord, TrainingSummary,
+    VersionManifest,
 };
 use crate::spec::{Digest, Evaluation, Invalid, LabelSet, Precision};
 use crate::store::layout;
@@ -33,18 +34,25 @@ pub struct Publication {
     pub evaluation: Evaluation,
     /// Mean training loss of each epoch, in nats.
     pub loss_curve: Vec<f64>,
+    /// Evaluations of the validation split while the job trained.
+    pub validation_curve: Vec<CurvePoint>,
+    /// Step after which the job had the weights.
+    pub step: u64,
     /// Seed that was used.
     pub seed: u64,
     /// Training time without waiting and validation.
     pub training_time: Duration,
     /// Stable reason of an early end.
     pub reason: Option<String>,
+    /// Whether the job goes on with its test split before it ends.
+    pub has_test: bool,
     /// Bytes of a safetensors file with the tensors; its metadata is replaced by the version's manifest.
     pub tensors: Vec<u8>,
 }
 
 impl Registry {
-    /// Publishes a PUBLISHING job's result: the version becomes visible, the job SUCCEEDED and, with `auto_serve`, the version desired.
+    /// Publishes a PUBLISHING job's result: the version becomes visible, the job SUCCEEDED unless it goes on with its test split, and, with
+    /// `auto_serve`, the version desired.
     ///
     /// # Errors
     /// [`crate::metadata::Error::LeaseLost`] when another worker holds the job by now; [`Error::Malformed`] when `tensors` is not a safetensors file;
@@ -131,8 +139,11 @@ impl Publication {
         let outcome = TrainingSummary {
             reason: self.reason,
             loss_curve: self.loss_curve,
+            validation_curve: self.validation_curve,
+            step: self.step,
             seed: self.seed,
             training_micros: u64::try_from(self.training_time.as_micros()).unwrap_or(u64::MAX),
+            has_test: self.has_test,
         };
         (manifest, self.tensors, outcome)
     }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cache::{Cache, Ticket};
-use super::{Config, Error, Registry, Result};
+use super::{Config, Error, Registry, Result, Split};
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::metadata::{self, TaskRecord, VersionRecord};
 use crate::spec::{ClipSampling, Digest, LabelSet};
@@ -30,7 +30,7 @@ const IMPATIENCE: Duration = Duration::from_millis(500);
 type Key = (TenantId, TaskId);
 
 /// Which version serves a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
     /// The version that answers now.
     pub serving: Option<AdapterVersion>,
@@ -38,6 +38,8 @@ pub struct Served {
     pub is_moving: bool,
     /// What the records say of a serving version that is also the desired one; `None` when another is desired.
     pub standing: Option<Standing>,
+    /// How requests are shared out among versions; `None` when the serving one answers all of them.
+    pub split: Option<Arc<Split>>,
 }
 
 /// What is on record about a serving version.
@@ -62,7 +64,7 @@ pub struct Essentials {
     pub sha256: Digest,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Known {
     served: Served,
     /// Whether nothing is known to have changed since it was read.
@@ -133,7 +135,9 @@ impl View {
             served: Served::of(record),
             is_fresh: true,
         };
-        self.tasks.insert(ticket, key, known, 1)
+        // A split with all its versions is about as large as a task.
+        let weight = 1 + u64::from(known.served.split.is_some());
+        self.tasks.insert(ticket, key, known, weight)
     }
 
     /// Notes that the task has changed: its records are read next time.
@@ -190,6 +194,7 @@ impl Served {
             serving: record.serving,
             is_moving: !is_desired && !has_error,
             standing: is_desired.then_some(standing),
+            split: Split::of(record).map(Arc::new),
         }
     }
 }
@@ -222,11 +227,11 @@ impl Registry {
         let view = &self.inner.view;
         let key = (tenant.clone(), task.clone());
         let known = view.tasks.get(&key).filter(|_| view.is_within_limit());
-        if let Some(known) = known
+        if let Some(known) = &known
             && known.is_fresh
             && !view.is_written(&key)
         {
-            return Ok(known.served);
+            return Ok(known.served.clone());
         }
         let ticket = view.ticket();
         let read = self.inner.metadata.get_task(tenant, task);

@@ -9,21 +9,27 @@ use bytes::Bytes;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
 
+use super::auth::Allowed;
 use super::convert::names;
 use super::convert::spec::of_duration;
 use super::spool::{Room, Spool};
 use super::stack::deadline::Deadline;
 use super::uploads::{checked, next};
-use super::{Api, Parts, embed, status};
+use super::{Api, Parts, embed, frames, status, windows};
 use crate::fair::Class;
 use crate::ids::TenantId;
 use crate::proto::v1;
 use crate::proto::v1::classification_service_server::ClassificationService;
+use crate::registry::Key;
 use crate::serving::{self, Answer, Caller, Choice, SampledFrame, Video};
 use crate::video::Input;
 
 /// Labels that are returned when the caller does not say.
 const TOP_K: usize = 5;
+/// Metadata of a request whose value decides which version of a split answers it.
+const KEY: &str = "x-frameshift-key";
+/// Longest value of that metadata.
+const KEY_BYTES: usize = 256;
 /// Most tasks of one request.
 const TASKS: usize = 32;
 
@@ -37,11 +43,16 @@ impl ClassificationService for Api {
         request: Request<v1::ClassifyRequest>,
     ) -> Result<Response<v1::ClassifyResponse>, Status> {
         use v1::classify_request::Source;
-        let deadline = deadline(&request);
+        let (deadline, allowed) = (deadline(&request), Allowed::of(&request));
+        let key = request_key(&request)?;
         let (parts, tenant, classify) = self.enter(request)?;
         let options = classify.options.unwrap_or_default();
-        let caller = caller(tenant, deadline, options.priority)?;
+        let caller = Caller {
+            key,
+            ..caller(tenant, deadline, options.priority)?
+        };
         let chosen = Chosen::new(&caller, &classify.task, &classify.tasks, &options)?;
+        chosen.check(&allowed)?;
         let video = match classify.source {
             Some(Source::Video(name)) => Video::Stored(names::video(&name, "video")?),
             Some(Source::Content(bytes)) => Video::Given(Input::Bytes(bytes)),
@@ -57,15 +68,20 @@ impl ClassificationService for Api {
         request: Request<Streaming<v1::ClassifyUploadRequest>>,
     ) -> Result<Response<v1::ClassifyResponse>, Status> {
         use v1::classify_upload_request::Payload;
-        let deadline = deadline(&request);
+        let (deadline, allowed) = (deadline(&request), Allowed::of(&request));
+        let key = request_key(&request)?;
         let (parts, tenant, mut stream) = self.enter(request)?;
         let first = next(&mut stream).await?.and_then(|first| first.payload);
         let Some(Payload::Header(header)) = first else {
             return Err(status::stream("the first message has to be the header"));
         };
         let options = header.options.unwrap_or_default();
-        let caller = caller(tenant, deadline, options.priority)?;
+        let caller = Caller {
+            key,
+            ..caller(tenant, deadline, options.priority)?
+        };
         let chosen = Chosen::new(&caller, &header.task, &header.tasks, &options)?;
+        chosen.check(&allowed)?;
         // What cannot be answered is said before the video is sent; the versions are read again when the video is there.
         let checked = parts.serving.check(&caller, &chosen.choices).await;
         if let Some(errors) = all_failed(checked) {
@@ -82,6 +98,16 @@ impl ClassificationService for Api {
         Ok(Response::new(chosen.response(answers, &options)?))
     }
 
+    type ClassifyFramesStream = frames::Answers;
+
+    async fn classify_frames(
+        &self,
+        request: Request<Streaming<v1::ClassifyFramesRequest>>,
+    ) -> Result<Response<Self::ClassifyFramesStream>, Status> {
+        let answers = Box::pin(frames::classify_frames(self, request));
+        answers.await.map(Response::new)
+    }
+
     async fn embed(
         &self,
         request: Request<v1::EmbedRequest>,
@@ -94,6 +120,15 @@ impl ClassificationService for Api {
         request: Request<Streaming<v1::EmbedUploadRequest>>,
     ) -> Result<Response<v1::EmbedResponse>, Status> {
         embed::embed_upload(self, request).await.map(Response::new)
+    }
+
+    type ClassifyWindowsStream = windows::Messages;
+
+    async fn classify_windows(
+        &self,
+        request: Request<v1::ClassifyWindowsRequest>,
+    ) -> Result<Response<Self::ClassifyWindowsStream>, Status> {
+        windows::classify_windows(self, request).await
     }
 }
 
@@ -118,13 +153,29 @@ pub(super) fn caller(
         tenant,
         deadline,
         class,
+        key: None,
     })
+}
+
+/// What decides which version of a split answers, when the caller says it.
+pub(super) fn request_key<T>(request: &Request<T>) -> Result<Option<Key>, Status> {
+    let mut given = request.metadata().get_all(KEY).iter();
+    let Some(key) = given.next() else {
+        return Ok(None);
+    };
+    let bytes = key.as_encoded_bytes();
+    if !(1..=KEY_BYTES).contains(&bytes.len()) || given.next().is_some() {
+        let problem = format!("expected one value of 1 to {KEY_BYTES} bytes");
+        return Err(status::invalid(KEY, problem));
+    }
+    Ok(Some(Key::of("key", &[bytes])))
 }
 
 /// Counts the classifications among the answers.
 fn counted(parts: &Parts, answers: Answers) -> Answers {
     for answer in answers.iter().flatten() {
-        parts.metrics.classified(&answer.version);
+        let took = answer.queue + answer.device;
+        parts.metrics.classified(&answer.version, took);
     }
     answers
 }
@@ -153,14 +204,14 @@ fn all_failed(checked: Vec<Result<(), serving::Error>>) -> Option<Answers> {
 }
 
 /// The tasks of a request.
-struct Chosen {
-    choices: Vec<Choice>,
+pub(super) struct Chosen {
+    pub(super) choices: Vec<Choice>,
     /// Whether the answer has a result for each task.
-    are_many: bool,
+    pub(super) are_many: bool,
 }
 
 impl Chosen {
-    fn new(
+    pub(super) fn new(
         caller: &Caller,
         task: &str,
         tasks: &[String],
@@ -197,6 +248,12 @@ impl Chosen {
         }
         let are_many = true;
         Ok(Self { choices, are_many })
+    }
+
+    /// Refuses tasks that the caller may not use.
+    pub(super) fn check(&self, allowed: &Allowed) -> Result<(), Status> {
+        let mut tasks = self.choices.iter().map(|choice| &choice.task);
+        tasks.try_for_each(|task| allowed.check(Some(task)))
     }
 
     fn response(
@@ -265,7 +322,7 @@ fn choice(caller: &Caller, task: &str, version: &str) -> Result<Choice, Status> 
 }
 
 /// A status as one of several answers.
-fn told(status: &Status) -> v1::TaskError {
+pub(super) fn told(status: &Status) -> v1::TaskError {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.clone());
     let delay = details.retry_info().and_then(|retry| retry.retry_delay);
@@ -277,7 +334,12 @@ fn told(status: &Status) -> v1::TaskError {
     }
 }
 
-fn predictions(task: String, answer: Answer, options: &v1::ClassifyOptions) -> v1::TaskPredictions {
+/// The answer of a task as the API shows it.
+pub(super) fn predictions(
+    task: String,
+    answer: Answer,
+    options: &v1::ClassifyOptions,
+) -> v1::TaskPredictions {
     let count = match usize::try_from(options.top_k) {
         Ok(0) => TOP_K,
         Ok(count) => count,

@@ -6,9 +6,13 @@ use super::status;
 use crate::metadata::PageRequest;
 use crate::spec::Digest;
 
+pub(super) mod access;
+pub(super) mod findings;
 pub(super) mod names;
 pub(super) mod records;
+mod selection;
 pub(super) mod spec;
+pub(super) mod splits;
 
 /// A page of a listing.
 pub(super) fn page(size: i32, token: &str) -> Result<PageRequest, Status> {

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::Api;
-use super::convert::{names, page, records};
+use super::convert::{findings, names, page, records};
 use crate::ids::DatasetId;
 use crate::proto::v1;
 use crate::proto::v1::dataset_service_server::DatasetService;
@@ -116,6 +116,22 @@ impl DatasetService for Api {
                 .map(records::of_dataset)
                 .collect(),
         }))
+    }
+
+    async fn check_dataset(
+        &self,
+        request: Request<v1::CheckDatasetRequest>,
+    ) -> Result<Response<v1::CheckDatasetResponse>, Status> {
+        let (parts, tenant, check) = self.enter(request)?;
+        let id = names::dataset(&check.name, "name")?;
+        let library = &parts.library;
+        let snapshot = library.snapshot(&tenant, &id).await?;
+        let (examples, found) = library.check(&tenant, snapshot.digest).await?;
+        Ok(Response::new(findings::of_findings(
+            examples,
+            found,
+            snapshot.digest,
+        )))
     }
 
     async fn delete_dataset(

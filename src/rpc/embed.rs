@@ -5,6 +5,7 @@
 use half::f16;
 use tonic::{Request, Status, Streaming};
 
+use super::auth::Allowed;
 use super::classify::{caller, deadline, frame, spooled};
 use super::convert::names;
 use super::convert::spec::{below, of_duration, sampling};
@@ -21,11 +22,12 @@ pub(super) async fn embed(
     request: Request<v1::EmbedRequest>,
 ) -> Result<v1::EmbedResponse, Status> {
     use v1::embed_request::Source;
-    let deadline = deadline(&request);
+    let (deadline, allowed) = (deadline(&request), Allowed::of(&request));
     let (parts, tenant, embed) = api.enter(request)?;
     let options = embed.options.unwrap_or_default();
     let caller = caller(tenant, deadline, options.priority)?;
     let shape = Shape::new(parts, &caller, (&embed.task, &embed.version), &options)?;
+    shape.check(&allowed)?;
     let video = match embed.source {
         Some(Source::Video(name)) => Video::Stored(names::video(&name, "video")?),
         Some(Source::Content(bytes)) => Video::Given(Input::Bytes(bytes)),
@@ -41,7 +43,7 @@ pub(super) async fn embed_upload(
     request: Request<Streaming<v1::EmbedUploadRequest>>,
 ) -> Result<v1::EmbedResponse, Status> {
     use v1::embed_upload_request::Payload;
-    let deadline = deadline(&request);
+    let (deadline, allowed) = (deadline(&request), Allowed::of(&request));
     let (parts, tenant, mut stream) = api.enter(request)?;
     let first = next(&mut stream).await?.and_then(|first| first.payload);
     let Some(Payload::Header(header)) = first else {
@@ -50,6 +52,7 @@ pub(super) async fn embed_upload(
     let options = header.options.unwrap_or_default();
     let caller = caller(tenant, deadline, options.priority)?;
     let shape = Shape::new(parts, &caller, (&header.task, &header.version), &options)?;
+    shape.check(&allowed)?;
     // A wrong name is said before the video is sent; the version is read again when the video is there.
     parts.serving.check_embed(&caller, &shape.wanted).await?;
     let chunk = |message: v1::EmbedUploadRequest| match message.payload {
@@ -111,6 +114,14 @@ impl Shape {
             element,
             per_frame: options.per_frame,
         })
+    }
+
+    /// Refuses a task that the caller may not use.
+    fn check(&self, allowed: &Allowed) -> Result<(), Status> {
+        match &self.wanted.subject {
+            Subject::Backbone(_) => allowed.check(None),
+            Subject::Version(choice, _) => allowed.check(Some(&choice.task)),
+        }
     }
 
     fn response(&self, parts: &Parts, embedding: Embedding) -> v1::EmbedResponse {

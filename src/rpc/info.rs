@@ -2,7 +2,9 @@
 
 use tonic::{Request, Response, Status};
 
+use super::convert::spec::signed;
 use super::{Api, CHUNK_BYTES, MESSAGE_BYTES};
+use crate::engine;
 use crate::proto::v1;
 use crate::proto::v1::server_service_server::ServerService;
 use crate::spec::{Digest, Normalization};
@@ -50,6 +52,19 @@ pub struct About {
     pub adapter_bytes: u64,
     /// Unfinished jobs of one tenant.
     pub jobs_per_tenant: u32,
+    /// Most memory of each part of the server.
+    pub budgets: Vec<Budget>,
+}
+
+/// Most memory of a part of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// The part.
+    pub part: &'static str,
+    /// Settings that bound it, separated by commas.
+    pub settings: &'static str,
+    /// Most bytes.
+    pub bytes: u64,
 }
 
 /// Where a backbone came from.
@@ -82,15 +97,23 @@ impl ServerService for Api {
         &self,
         request: Request<v1::GetServerInfoRequest>,
     ) -> Result<Response<v1::ServerInfo>, Status> {
+        let caller = super::auth::caller(&request)?;
         let (parts, tenant, _) = self.enter(request)?;
         let mut info = of_about(&parts.about);
         info.tenant = tenant.to_string();
+        let now = parts.engine.in_use();
+        info.in_use = Some(of_in_use(&now));
+        let throughput = now.rate.map(|rate| of_rate(&parts.about, rate));
+        info.throughput = throughput.into_iter().collect();
+        info.principal = caller.principal.to_string();
+        info.scopes = super::convert::access::of_scopes(caller.scopes);
+        let tasks = caller.tasks.iter().flat_map(|tasks| tasks.iter());
+        info.tasks = tasks.map(|task| format!("tasks/{task}")).collect();
         Ok(Response::new(info))
     }
 }
 
 fn of_about(about: &About) -> v1::ServerInfo {
-    use super::convert::spec::signed;
     v1::ServerInfo {
         version: env!("CARGO_PKG_VERSION").into(),
         backbone: Some(v1::Backbone {
@@ -127,7 +150,47 @@ fn of_about(about: &About) -> v1::ServerInfo {
             .iter()
             .map(|layer| (*layer).into())
             .collect(),
+        // The caller's part is the handler's.
         tenant: String::new(),
+        principal: String::new(),
+        scopes: Vec::new(),
+        tasks: Vec::new(),
+        in_use: None,
+        memory_budgets: about.budgets.iter().map(of_budget).collect(),
+        throughput: Vec::new(),
+    }
+}
+
+fn of_in_use(now: &engine::InUse) -> v1::InUse {
+    v1::InUse {
+        queue_clips: signed(now.clips as u64),
+        queue_clips_capacity: signed(now.clips_capacity as u64),
+        queue_bytes: signed(now.bytes),
+        queue_bytes_capacity: signed(now.bytes_capacity),
+        waiting_frames: signed(now.waiting_frames),
+        resident_sets: signed(now.sets as u64),
+        resident_bytes: signed(now.set_bytes),
+    }
+}
+
+fn of_rate(about: &About, rate: engine::Rate) -> v1::Throughput {
+    let source = match rate.origin {
+        engine::Origin::WarmUp => v1::throughput::Source::WarmUp,
+        engine::Origin::LastMinute => v1::throughput::Source::LastMinute,
+    };
+    v1::Throughput {
+        precision: about.precision.clone(),
+        clips_per_second: rate.clips,
+        frames_per_second: rate.frames,
+        source: source.into(),
+    }
+}
+
+fn of_budget(budget: &Budget) -> v1::MemoryBudget {
+    v1::MemoryBudget {
+        part: budget.part.into(),
+        settings: budget.settings.into(),
+        bytes: signed(budget.bytes),
     }
 }
 

@@ -8,8 +8,8 @@ use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::convert::{names, page, records, spec};
-use super::{Api, Parts};
-use crate::ids::{AdapterVersion, TenantId, VersionRef};
+use super::{Api, Parts, status};
+use crate::ids::{AdapterVersion, DatasetId, TaskId, TenantId, VersionRef};
 use crate::jobs::Wanted;
 use crate::metadata::JobRecord;
 use crate::proto::v1;
@@ -26,9 +26,16 @@ impl FineTuningService for Api {
         let task = names::task(&submit.task, "task")?;
         let dataset = names::dataset(&submit.dataset, "dataset")?;
         let wanted = Wanted {
-            hyper_parameters: spec::hyper(submit.hyper_parameters.unwrap_or_default()),
+            hyper_parameters: spec::hyper(submit.hyper_parameters.unwrap_or_default())?,
             allow_label_change: submit.allow_label_change,
         };
+        if submit.validate_only {
+            let job = previewed(parts, &tenant, (task, submit.new_task), dataset, wanted);
+            return Ok(Response::new(job.await?));
+        }
+        if submit.new_task.is_some() {
+            return Err(status::invalid("new_task", "only with validate_only"));
+        }
         let request = names::request(&submit.request_id)?;
         let jobs = &parts.jobs;
         let job = jobs
@@ -90,6 +97,37 @@ impl FineTuningService for Api {
         let events = watching::whole(events, watched, watch.after_sequence);
         Ok(Response::new(Box::pin(events)))
     }
+}
+
+/// The job that a submission would make, for a task that is there or for one of a shape.
+async fn previewed(
+    parts: &Parts,
+    tenant: &TenantId,
+    (task, shape): (TaskId, Option<v1::Task>),
+    dataset: DatasetId,
+    wanted: Wanted,
+) -> Result<v1::Job, Status> {
+    let (adapter, sampling) = match shape {
+        Some(shape) => spec::shape(shape, &parts.geometry, "new_task")?,
+        None => {
+            let task = parts.registry.get_task(tenant, &task).await?;
+            (task.adapter, task.sampling)
+        }
+    };
+    let is_seeded = wanted.hyper_parameters.seed.is_some();
+    let shape = (&adapter, &sampling);
+    let plan = parts.jobs.preview(tenant, shape, &dataset, wanted).await?;
+    let mut hyper_parameters = spec::of_hyper(&plan.hyper_parameters());
+    if !is_seeded {
+        hyper_parameters.seed = None;
+    }
+    Ok(v1::Job {
+        task: format!("tasks/{task}"),
+        dataset: format!("datasets/{dataset}"),
+        hyper_parameters: Some(hyper_parameters),
+        total_steps: plan.total_steps(),
+        ..Default::default()
+    })
 }
 
 /// A job with its result's metrics by label, which the version's record names.

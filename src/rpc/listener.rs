@@ -1,10 +1,11 @@
-//! The API's listener: a budget of connections, a time limit until a connection speaks HTTP/2, and a pause when the process has no descriptors left.
+//! The API's listener: TLS, a budget of connections, a time limit until a connection speaks HTTP/2, and a pause when the process has no descriptors left.
 //!
 //! Invariant: a connection that does not speak is closed in time, a failing `accept` never spins, and every connection is gone soon after its last call
 //! when the server drains.
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,11 +16,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::stack::budget::{Budget, Peer};
 use crate::shutdown::Signal;
 use crate::telemetry::metrics::{ConnectionEnd, Metrics};
+use crate::tenancy::tls::Certificates;
+
+mod handshakes;
+
+use handshakes::Handshakes;
 
 /// Pause after the first failure of `accept`; it doubles up to [`LONGEST_PAUSE`] while failures follow one another.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -52,6 +59,8 @@ pub(super) struct Listener {
     metrics: Metrics,
     ends: Ends,
     pause: Duration,
+    /// None where connections are in plain text.
+    handshakes: Option<Handshakes>,
 }
 
 impl Listener {
@@ -72,7 +81,16 @@ impl Listener {
             metrics,
             ends,
             pause: FIRST_PAUSE,
+            handshakes: None,
         }
+    }
+
+    /// The same with TLS.
+    pub(super) fn encrypted(mut self, certificates: Option<Certificates>) -> Self {
+        let (limit, metrics) = (self.limits.handshake, self.metrics.clone());
+        self.handshakes =
+            certificates.map(|certificates| Handshakes::new(certificates, limit, metrics));
+        self
     }
 
     /// The connections as they come.
@@ -85,11 +103,34 @@ impl Listener {
 
     async fn next(&mut self) -> Connection {
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    self.pause = FIRST_PAUSE;
-                    if let Some(connection) = self.take(stream) {
+            let done = async {
+                match &mut self.handshakes {
+                    Some(handshakes) => handshakes.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                (stream, address) = done => {
+                    if let Some(connection) = self.take(Wire::Encrypted(stream), address) {
                         return connection;
+                    }
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    self.pause = FIRST_PAUSE;
+                    // Answers are small: waiting for more to send would only delay them. The connection works without, too.
+                    let _ = stream.set_nodelay(true);
+                    let address = address.ip();
+                    match &mut self.handshakes {
+                        Some(handshakes) => handshakes.begin(stream, address),
+                        None => {
+                            if let Some(connection) = self.take(Wire::Plain(stream), address) {
+                                return connection;
+                            }
+                        }
                     }
                 }
                 Err(error) => {
@@ -102,13 +143,11 @@ impl Listener {
     }
 
     /// A connection, when there is room for one more.
-    fn take(&self, stream: TcpStream) -> Option<Connection> {
+    fn take(&self, stream: Wire, address: IpAddr) -> Option<Connection> {
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             self.metrics.connection_ended(ConnectionEnd::Refused);
             return None;
         };
-        // Answers are small: waiting for more to send would only delay them. The connection works without, too.
-        let _ = stream.set_nodelay(true);
         self.metrics.connections(1);
         let (mut drain, mut cut) = (self.ends.drain.clone(), self.ends.cut.clone());
         Some(Connection {
@@ -119,7 +158,7 @@ impl Listener {
                 drain: Box::pin(async move { drain.draining().await }),
             }),
             cut: Some(Box::pin(async move { cut.draining().await })),
-            peer: self.budget.peer(),
+            peer: self.budget.peer(Some(address)),
             open: Open {
                 metrics: self.metrics.clone(),
                 _permit: permit,
@@ -163,9 +202,35 @@ impl Drop for Open {
 
 type Event = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// What bytes of a connection go through.
+enum Wire {
+    Plain(TcpStream),
+    Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    fn write_side(&mut self) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream),
+            Self::Encrypted(stream) => Pin::new(&mut **stream),
+        }
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Encrypted(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
+        }
+    }
+}
+
 /// A connection of the API.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     /// Until the first SETTINGS frame is there.
     opening: Option<Opening>,
     /// Asks for the end; none when it was asked for.
@@ -246,7 +311,7 @@ impl AsyncRead for Connection {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        ready!(this.stream.poll_read(cx, buffer))?;
         let new = buffer.filled().get(before..).unwrap_or_default();
         if let Some(opening) = &mut this.opening
             && opening.progress.take(new)
@@ -263,15 +328,15 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        self.stream.write_side().poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream.write_side().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.stream.write_side().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -279,11 +344,14 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        self.stream.write_side().poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Wire::Plain(stream) => stream.is_write_vectored(),
+            Wire::Encrypted(stream) => stream.is_write_vectored(),
+        }
     }
 }
 

@@ -30,12 +30,16 @@ static METHODS: LazyLock<BTreeMap<String, Kind>> = LazyLock::new(|| {
     sets.into_iter().flat_map(methods).collect()
 });
 
-/// The API's own services by their full names.
+/// The administrators' service, which the API's own listener does not have.
+pub(super) const ADMIN: &str = "frameshift.v1.AdminService";
+
+/// The API's own services by their full names, without the administrators'.
 static SERVICES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let service = |path: &String| Some(path.get(1..)?.split_once('/')?.0.to_owned());
     methods(proto::DESCRIPTORS)
         .iter()
         .filter_map(|(path, _)| service(path))
+        .filter(|service| service != ADMIN)
         .collect()
 });
 
@@ -65,6 +69,25 @@ fn methods(encoded: &[u8]) -> Vec<(String, Kind)> {
 /// The path as a text that lives as long as the process, when it is a method's.
 pub(super) fn known(path: &str) -> Option<&'static str> {
     METHODS.get_key_value(path).map(|(path, _)| path.as_str())
+}
+
+/// The path of every method.
+#[cfg(test)]
+pub(super) fn paths() -> impl Iterator<Item = &'static str> {
+    METHODS.keys().map(String::as_str)
+}
+
+/// The descriptors that a listener shows: without those of services that it does not have.
+pub(super) fn shown(is_admin: bool) -> FileDescriptorSet {
+    let mut set = FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap_or_default();
+    set.file.retain(|file| {
+        let has_admin = file
+            .service
+            .iter()
+            .any(|service| format!("{}.{}", file.package(), service.name()) == ADMIN);
+        file.service.is_empty() || has_admin == is_admin
+    });
+    set
 }
 
 /// The kind of the method that a path names.

@@ -3,12 +3,14 @@
 //! Invariant: what is handed out never exceeds the pool; nobody waits for longer than the pool's patience, so that calls which wait for one another all
 //! end.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Limits;
+use crate::ids::TenantId;
 
 /// What a semaphore counts: its own unit is 32 bits wide in one request, and files are larger than 4 GiB.
 const UNIT: u64 = 1024;
@@ -20,7 +22,32 @@ pub(super) struct Pool {
     setting: &'static str,
     bytes: u64,
     room: Arc<Semaphore>,
+    /// Bytes of tenants that have shares by [`Pool::try_take_of`].
+    tenants: Tenants,
     patience: Duration,
+}
+
+type Tenants = Arc<Mutex<HashMap<TenantId, u64>>>;
+
+/// Bytes of a pool that count as a tenant's; dropping them gives them back.
+#[derive(Debug)]
+pub(super) struct OwnShare {
+    _share: Share,
+    tenants: Tenants,
+    tenant: TenantId,
+    bytes: u64,
+}
+
+impl Drop for OwnShare {
+    fn drop(&mut self) {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = tenants.get_mut(&self.tenant) {
+            *own = own.saturating_sub(self.bytes);
+            if *own == 0 {
+                tenants.remove(&self.tenant);
+            }
+        }
+    }
 }
 
 /// Bytes of a pool; dropping them gives them back.
@@ -60,6 +87,7 @@ impl Pool {
             setting,
             bytes,
             room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            tenants: Tenants::default(),
             patience,
         }
     }
@@ -93,6 +121,24 @@ impl Pool {
             .map_err(|_| full)
     }
 
+    /// As [`Pool::try_take`], for a tenant: its first share may be all that is free, a further one only what leaves the tenant with at most half of the pool.
+    pub(super) fn try_take_of(&self, tenant: &TenantId, bytes: u64) -> Result<OwnShare, Full> {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = tenants.get(tenant).copied().unwrap_or(0);
+        let sum = own.saturating_add(bytes);
+        if own > 0 && sum > self.bytes / 2 {
+            return Err(self.full(bytes));
+        }
+        let share = self.try_take(bytes)?;
+        tenants.insert(tenant.clone(), sum);
+        Ok(OwnShare {
+            _share: share,
+            tenants: Arc::clone(&self.tenants),
+            tenant: tenant.clone(),
+            bytes,
+        })
+    }
+
     /// So many bytes, for which others may have to end first: in turn, and for no longer than the pool's patience.
     pub(super) async fn take(&self, bytes: u64) -> Result<Share, Full> {
         let full = self.full(bytes);
@@ -115,6 +161,8 @@ pub struct Pools {
     pub(super) memory: Pool,
     /// Disk space of files that belong to one request.
     pub(super) spool: Pool,
+    /// Memory of live streams.
+    pub(super) live: Pool,
 }
 
 impl Pools {
@@ -127,6 +175,7 @@ impl Pools {
                 limits.upload_patience,
             ),
             spool: Pool::new("spool_bytes", limits.spool_bytes, Duration::ZERO),
+            live: Pool::new("live_memory", limits.live_memory, Duration::ZERO),
         }
     }
 }
@@ -146,6 +195,22 @@ mod tests {
         let (second, ()) = tokio::join!(pool.take(5 << 20), async { drop(first) });
         assert_eq!(pool.used(), 5 << 20);
         drop(second);
+        assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
+    fn a_tenants_further_shares_leave_it_with_half_of_the_pool() {
+        let pool = Pool::new("live_memory", 10 << 20, Duration::ZERO);
+        let (one, other): (TenantId, TenantId) = ("one".parse().unwrap(), "other".parse().unwrap());
+        let first = pool.try_take_of(&one, 3 << 20).unwrap();
+        let second = pool.try_take_of(&one, 2 << 20).unwrap();
+        assert!(!pool.try_take_of(&one, 1).unwrap_err().is_final());
+        let most = pool.try_take_of(&other, 5 << 20).unwrap();
+        drop((first, second));
+        assert_eq!(pool.used(), 5 << 20);
+        assert!(pool.try_take_of(&other, 1).is_err());
+        drop(most);
+        assert!(pool.try_take_of(&one, 10 << 20).is_ok());
         assert_eq!(pool.used(), 0);
     }
 

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tower::{Layer, Service, ServiceBuilder};
 
-use super::auth::Tenants;
+use super::auth::Callers;
+use crate::telemetry::Traces;
 use crate::telemetry::metrics::Metrics;
 
 pub(super) mod body;
@@ -31,9 +32,11 @@ pub(super) mod request_id;
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) metrics: Metrics,
+    pub(super) traces: Traces,
     pub(super) steps: drained::Steps,
     pub(super) budget: budget::Budget,
     pub(super) limits: budget::Limits,
+    pub(super) callers: Callers,
 }
 
 /// The layers around every handler.
@@ -52,18 +55,20 @@ pub(super) fn layers<S: Inner>(
 > + Clone {
     let Shared {
         metrics,
+        traces,
         steps,
         budget,
         limits,
+        callers,
     } = shared;
     let drain = steps.began.clone();
     ServiceBuilder::new()
         .layer(Around(request_id::Named))
-        .layer(Around(observe::Observed::new(metrics)))
+        .layer(Around(observe::Observed::new(metrics, traces)))
         .layer(Around(panic::Caught))
         .layer(Around(drained::Drained::new(steps)))
         .layer(Around(deadline::Timed::new(limits.call)))
-        .layer(Around(Tenants))
+        .layer(Around(callers))
         .layer(Around(budget::Budgeted::new(budget, drain)))
         .layer(Around(explained::Explained))
 }

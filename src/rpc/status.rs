@@ -3,6 +3,7 @@
 //! Invariant: every status has an `ErrorInfo` of domain `frameshift` with a stable reason. What is internal says so and nothing more: its cause goes
 //! to the log, under the id that the caller finds in `x-request-id`.
 
+mod access;
 mod domain;
 mod reason;
 mod stored;
@@ -20,9 +21,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 pub use reason::Reason;
 
-pub(super) use domain::of_tenancy;
+pub(super) use access::{method_denied, of_credential, of_tenancy, scope_missing, task_denied};
+pub(super) use domain::{frames_unreadable, of_flaw};
 pub(super) use transport::{
-    broken_stream, explained, message_late, message_too_large, of_pool, stream_idle,
+    broken_stream, explained, message_late, message_too_large, of_pool, reader_idle, stream_idle,
     too_many_streams,
 };
 

@@ -2,12 +2,13 @@
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{names, page, records, spec};
-use super::{Api, Parts, status, versions};
+use super::convert::{names, page, records, spec, splits};
+use super::{Api, Parts, auth, evaluate, status, versions};
 use crate::ids::{TaskId, VersionRef};
 use crate::metadata::{NewTask, TaskRecord, TaskUpdate};
 use crate::proto::v1;
 use crate::proto::v1::task_service_server::TaskService;
+use crate::spec::Scope;
 
 #[tonic::async_trait]
 impl TaskService for Api {
@@ -21,19 +22,15 @@ impl TaskService for Api {
         let task = create
             .task
             .ok_or_else(|| status::invalid("task", "required"))?;
-        let adapter = spec::adapter(task.adapter, "task.adapter")?;
-        let sampling = spec::sampling(task.sampling, "task.sampling")?;
         names::display(&task.display_name, "task.display_name")?;
-        let geometry = &parts.geometry;
-        geometry
-            .check(&adapter, &sampling)
-            .map_err(spec::below("task"))?;
+        let (display_name, auto_serve) = (task.display_name.clone(), task.auto_serve);
+        let (adapter, sampling) = spec::shape(task, &parts.geometry, "task")?;
         let task = NewTask {
             id,
-            display_name: task.display_name,
+            display_name,
             adapter,
             sampling,
-            auto_serve: task.auto_serve.unwrap_or(true),
+            auto_serve: auto_serve.unwrap_or(true),
         };
         let task = parts.registry.create_task(&tenant, task, request).await?;
         Ok(Response::new(records::of_task(task)))
@@ -130,12 +127,18 @@ impl TaskService for Api {
     ) -> Result<Response<v1::Task>, Status> {
         let (parts, tenant, set) = self.enter(request)?;
         let id = names::task(&set.name, "name")?;
-        let version = names::version_of(&tenant, &id, &set.version, "version")?;
         let etag =
             given(&set.etag).ok_or_else(|| status::invalid("etag", "required: read the task"))?;
-        let task = parts.registry.set_serving(&version, etag).await?;
-        // It was asked for anew, so that what the engine held against it does not count, also when it served already.
-        parts.engine.retry(&version);
+        let registry = &parts.registry;
+        let task = match splits::asked(&tenant, &id, &set)? {
+            Some(plan) => registry.set_serving(&tenant, &id, &plan, etag).await?,
+            None => registry.roll_back(&tenant, &id, etag).await?,
+        };
+        for desired in registry.desired(&tenant, &id).await? {
+            // It was asked for anew, so that what the engine held against it does not count, also when it served already.
+            parts.engine.retry(&desired.version);
+        }
+        parts.serving.forget_comparisons(&tenant, &id);
         Ok(Response::new(records::of_task(task)))
     }
 
@@ -143,9 +146,10 @@ impl TaskService for Api {
         &self,
         request: Request<Streaming<v1::ImportAdapterVersionRequest>>,
     ) -> Result<Response<v1::AdapterVersion>, Status> {
+        let may_create = auth::caller(&request)?.scopes.contains(Scope::Write);
         let (parts, tenant, stream) = self.enter(request)?;
-        let version = Box::pin(versions::import(parts, &tenant, stream)).await?;
-        Ok(Response::new(records::of_version(version)))
+        let version = Box::pin(versions::import(parts, &tenant, may_create, stream)).await?;
+        Ok(Response::new(version))
     }
 
     type ExportAdapterVersionStream = versions::Exported;
@@ -158,6 +162,27 @@ impl TaskService for Api {
         let version = names::version(&tenant, &export.name, "name")?;
         let exported = versions::export(parts, &version, export.format).await?;
         Ok(Response::new(exported))
+    }
+
+    async fn pin_task(
+        &self,
+        request: Request<v1::PinTaskRequest>,
+    ) -> Result<Response<v1::Task>, Status> {
+        let (parts, tenant, pin) = self.enter(request)?;
+        let id = names::task(&pin.name, "name")?;
+        let (registry, limit) = (&parts.registry, parts.engine.pin_limit());
+        let task = registry.pin_task(&tenant, &id, !pin.unpin, limit).await?;
+        Ok(Response::new(told(parts, task)))
+    }
+
+    type EvaluateVersionStream = evaluate::Evaluation;
+
+    async fn evaluate_version(
+        &self,
+        request: Request<v1::EvaluateVersionRequest>,
+    ) -> Result<Response<Self::EvaluateVersionStream>, Status> {
+        let evaluation = Box::pin(evaluate::evaluate(self, request)).await?;
+        Ok(Response::new(evaluation))
     }
 
     async fn list_residency(
@@ -174,7 +199,16 @@ impl TaskService for Api {
 
 /// A task as its caller is told of it: of the version that serves, the engine knows best whether it can; what is on record against it counts while the
 /// engine does not have it.
-fn told(parts: &Parts, mut record: TaskRecord) -> v1::Task {
+fn told(parts: &Parts, record: TaskRecord) -> v1::Task {
+    let (tenant, id) = (record.tenant.clone(), record.id.clone());
+    let mut task = alone(parts, record);
+    if let Some(split) = &mut task.split {
+        splits::tell(parts, (&tenant, &id), split);
+    }
+    task
+}
+
+fn alone(parts: &Parts, mut record: TaskRecord) -> v1::Task {
     let Some(version) = record.serving else {
         return records::of_task(record);
     };

@@ -12,11 +12,10 @@ use super::convert::{names, records, sha256, spec};
 use super::spool::{Held, Spool};
 use super::uploads::{checked, next};
 use super::{CHUNK_BYTES, Parts, status};
-use crate::exchange::{self, Contents, Format, Wanted};
+use crate::exchange::{self, Contents, Format, Target, Wanted};
 use crate::ids::{TenantId, VersionRef};
-use crate::metadata::VersionRecord;
 use crate::proto::v1;
-use crate::spec::{LabelSet, normal_label};
+use crate::spec::{LabelSet, Scope, Scopes, normal_label};
 
 /// How often an import holds its tensors at once: as they were read, as a set, as a file without and with its manifest, and on their way to the store.
 const IMPORT_COPIES: u64 = 5;
@@ -28,12 +27,13 @@ const EXPORT_COPIES: u64 = 2;
 pub(super) type Exported =
     Pin<Box<dyn Stream<Item = Result<v1::ExportAdapterVersionResponse, Status>> + Send>>;
 
-/// ImportAdapterVersion.
+/// ImportAdapterVersion; a task is made with the version only for a caller who may create tasks.
 pub(super) async fn import(
     parts: &Parts,
     tenant: &TenantId,
+    may_create: bool,
     mut stream: Streaming<v1::ImportAdapterVersionRequest>,
-) -> Result<VersionRecord, Status> {
+) -> Result<v1::AdapterVersion, Status> {
     use v1::import_adapter_version_request::Payload;
     let first = next(&mut stream).await?.and_then(|first| first.payload);
     let Some(Payload::Header(header)) = first else {
@@ -42,6 +42,9 @@ pub(super) async fn import(
     let wanted = wanted(header)?;
     // A wrong name or a wrong backbone is said before the file is sent.
     let target = parts.exchange.begin(tenant, &wanted).await?;
+    if matches!(target, Target::New) && !may_create {
+        return Err(status::scope_missing(Scopes::of(&[Scope::Write])));
+    }
     let limit = parts.library.config().upload_bytes;
     let mut spool = Spool::new(&parts.pools, parts.spool.clone(), limit).await?;
     while let Some(message) = next(&mut stream).await? {
@@ -63,7 +66,7 @@ pub(super) async fn import(
     };
     let exchange = &parts.exchange;
     let imported = exchange.import(tenant, wanted, target, contents).await;
-    imported.map_err(|error| {
+    let made = imported.map_err(|error| {
         let is_of_header = matches!(error, exchange::Error::Registry(_));
         let status = Status::from(error);
         if is_of_header {
@@ -71,6 +74,10 @@ pub(super) async fn import(
         } else {
             status
         }
+    })?;
+    Ok(v1::AdapterVersion {
+        passed_over: made.passed_over,
+        ..records::of_version(made.record)
     })
 }
 

@@ -42,13 +42,9 @@ pub(super) fn frames(clip: &Clip) -> Vec<SampledFrame> {
     let pts = clip.pts.iter().flatten();
     indices
         .zip(pts)
-        .map(|(&index, &pts)| {
-            let since = pts.saturating_sub(probe.first_pts).max(0) as f64;
-            let seconds = since * probe.time_base.value();
-            SampledFrame {
-                index,
-                time: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
-            }
+        .map(|(&index, &pts)| SampledFrame {
+            index,
+            time: probe.time_of(pts),
         })
         .collect()
 }

@@ -13,6 +13,7 @@ use crate::engine::Load;
 use crate::fair::Class;
 use crate::spec::ClipSampling;
 use crate::telemetry::Metrics;
+use crate::telemetry::trace::{Stage, stage};
 use crate::video::{self, ClipSpec, Input, Lane};
 
 /// Decodings of one request at once: enough for the processors of a small machine, and few beside the decoder's queue.
@@ -71,10 +72,20 @@ impl Serving {
         video: Video,
         samplings: &Samplings,
     ) -> Result<Vec<Decoded>, Error> {
-        let input = match video {
-            Video::Given(input) => input,
-            Video::Stored(id) => self.parts.library.open_video(&caller.tenant, id).await?.1,
-        };
+        let mut decoding = stage(Stage::Decode);
+        decoding.count("frameshift.decodings", samplings.distinct.len());
+        let decoded = self.decoded_all(caller, video, samplings).await;
+        decoding.end(decoded.is_ok());
+        decoded
+    }
+
+    async fn decoded_all(
+        &self,
+        caller: &Caller,
+        video: Video,
+        samplings: &Samplings,
+    ) -> Result<Vec<Decoded>, Error> {
+        let input = self.input(caller, video).await?;
         let decodings: Vec<_> = samplings
             .distinct
             .iter()

@@ -10,6 +10,7 @@ use super::{Asked, Caller, Choice, Error, SampledFrame, Serving, Video};
 use crate::engine::ClipFeatures;
 use crate::ids::VersionRef;
 use crate::spec::ClipSampling;
+use crate::telemetry::trace::{Open, Stage, stage};
 
 /// What makes the features.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,9 +70,17 @@ impl Serving {
         wanted: &Wanted,
         video: Video,
     ) -> Result<Embedding, Error> {
-        let (asked, sampling) = self.subject(caller, wanted).await?;
+        let admission = stage(Stage::Admit);
+        let subject = self.subject(caller, wanted).await;
+        let (asked, sampling) = match subject {
+            Ok(subject) => subject,
+            Err(error) => {
+                admission.end(false);
+                return Err(error);
+            }
+        };
         let version = asked.as_ref().map(|asked| &asked.version);
-        let embedding = self.embedding(caller, wanted, (version, sampling), video);
+        let embedding = self.embedding(caller, wanted, (version, sampling), video, admission);
         let embedding = embedding.await;
         if let Some(asked) = &asked {
             self.tell(asked, &embedding).await;
@@ -101,6 +110,7 @@ impl Serving {
         wanted: &Wanted,
         (version, sampling): (Option<&VersionRef>, ClipSampling),
         video: Video,
+        admission: Open,
     ) -> Result<Embedding, Error> {
         let samplings = Samplings::of(std::iter::once(sampling));
         let engine = &self.parts.engine;
@@ -108,7 +118,10 @@ impl Serving {
             (&caller.tenant, caller.class),
             caller.deadline,
             &samplings.loads(),
-        )?;
+        );
+        admission.end(permit.is_ok());
+        let permit = permit?;
+        engine.prefetch(version);
         let decoded = self.decoded(caller, video, &samplings).await?;
         let (mut clips, mut frames, mut decode) = (Vec::new(), Vec::new(), Duration::ZERO);
         for decoded in decoded {

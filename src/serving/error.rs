@@ -1,7 +1,8 @@
 //! Errors of a classification.
 
+use super::windows::WindowsInvalid;
 use crate::ids::{TaskId, VersionRef};
-use crate::spec::Digest;
+use crate::spec::{Digest, Invalid};
 use crate::{engine, library, registry, video};
 
 /// Reason why a video was not classified.
@@ -33,6 +34,31 @@ pub enum Error {
         /// Number of the version's labels.
         labels: usize,
     },
+    /// The state that an evaluation was to go on from is that of another evaluation.
+    #[error("the token is of another version, data set or split")]
+    Resume,
+    /// A live stream was opened with something that is out of range.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The task of a live stream takes its clips otherwise than when the stream was opened.
+    #[error(
+        "{version} takes its clips otherwise than the task did when the stream was opened; open it again"
+    )]
+    SamplingChanged {
+        /// Reference of the version.
+        version: VersionRef,
+    },
+    /// The windows cannot be taken as requested.
+    #[error(transparent)]
+    Windows(#[from] WindowsInvalid),
+    /// A task reads videos in another orientation, or counts their frames in another order, than the first task of the request.
+    #[error(
+        "the task's rotation policy or frame order is not that of the request's first task; request its windows apart"
+    )]
+    Sampling,
+    /// Other streams of windows hold all memory that is meant for them.
+    #[error("too many windows of videos are classified at present")]
+    TooManyWindowStreams,
     /// The task or version cannot be used.
     #[error(transparent)]
     Registry(#[from] registry::Error),

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::wilson;
+
 /// Metrics on a split.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
@@ -23,6 +25,44 @@ pub struct Evaluation {
     /// Why there are no metrics, when something went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+impl Evaluation {
+    /// The 95 % interval of the top-1 accuracy; the whole range without examples.
+    pub fn top1_interval(&self) -> (f64, f64) {
+        let right = (self.top1 * self.examples as f64).round() as u64;
+        wilson(right, self.examples)
+    }
+}
+
+/// Means over the labels that have examples, each label with the same weight.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LabelMeans {
+    /// Mean recall.
+    pub recall: f64,
+    /// Mean F1 score: twice the right ones over those of the label and those predicted.
+    pub f1: f64,
+}
+
+impl LabelMeans {
+    /// The means of labels with these counts; zeros when none has an example.
+    pub fn of(counts: &[LabelCounts]) -> Self {
+        let own = counts.iter().filter(|own| own.examples > 0);
+        let mut sums = Self::default();
+        let mut labels = 0.0;
+        for count in own {
+            labels += 1.0;
+            sums.recall += count.right as f64 / count.examples as f64;
+            sums.f1 += 2.0 * count.right as f64 / (count.examples + count.predicted) as f64;
+        }
+        if labels == 0.0 {
+            return sums;
+        }
+        Self {
+            recall: sums.recall / labels,
+            f1: sums.f1 / labels,
+        }
+    }
 }
 
 /// A cell of a confusion matrix: examples of one label for which one label was predicted. Stored as `[label, predicted, examples]`.
@@ -281,6 +321,17 @@ mod tests {
         let text = serde_json::to_string(&confusion).unwrap();
         assert!(text.len() < 1 << 20, "{}", text.len());
         assert_eq!(serde_json::from_str::<Confusion>(&text).unwrap(), confusion);
+    }
+
+    #[test]
+    fn each_label_counts_the_same_in_the_means_and_one_without_examples_does_not() {
+        // Nine of ten of the frequent label and none of the two of the rare one; a third label is predicted once.
+        let confusion = Confusion::from_rows(&[9, 0, 1, 2, 0, 0, 0, 0, 0]).unwrap();
+        let means = LabelMeans::of(&confusion.label_counts(3));
+        assert!((means.recall - 0.45).abs() < 1e-12, "{means:?}");
+        let f1 = 18.0 / 21.0 / 2.0;
+        assert!((means.f1 - f1).abs() < 1e-12, "{means:?}");
+        assert_eq!(LabelMeans::of(&[]), LabelMeans::default());
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl Geometry {
             );
             return Err(Invalid::new("adapter.adapter_width", problem));
         }
+        adapter.head.check(sampling.num_frames)?;
         let (side, views) = (self.image_size, sampling.spatial_views.count());
         let values = |frames: usize| 3 * side * side * views * frames;
         let frames = usize::from(sampling.num_frames.get());

@@ -1,33 +1,48 @@
-//! The Prometheus endpoint: `GET /metrics`, and nothing else.
+//! The operators' endpoint: `GET /metrics`, and `GET` and `PUT /log-level`.
 //!
-//! Invariant: the endpoint only reads.
+//! Invariant: only the log's filter can be changed here, and only from this machine, since callers are not authenticated.
+
+use std::net::SocketAddr;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use super::{Error, Metrics};
+use super::{Error, LogFilter, Metrics};
 use crate::shutdown::Signal;
 
 /// Content type of the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves `/metrics` on a bound listener until the drain.
+/// Longest filter, in bytes.
+const LONGEST_FILTER: usize = 4096;
+
+/// Serves `/metrics` on a bound listener until the drain, and `/log-level` when the process has a log.
 ///
 /// # Errors
 /// [`Error::Endpoint`] when the listener fails.
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
+    log: Option<LogFilter>,
     mut drain: Signal,
 ) -> Result<(), Error> {
-    let routes = Router::new()
+    let mut routes = Router::new()
         .route("/metrics", get(show))
         .with_state(metrics);
-    axum::serve(listener, routes)
+    if let Some(log) = log {
+        let level = Router::new()
+            .route("/log-level", get(filter).put(replace))
+            .layer(DefaultBodyLimit::max(LONGEST_FILTER))
+            .with_state(log);
+        routes = routes.merge(level);
+    }
+    let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
         .with_graceful_shutdown(async move { drain.draining().await })
         .await
         .map_err(Error::Endpoint)
@@ -37,21 +52,58 @@ async fn show(State(metrics): State<Metrics>) -> impl IntoResponse {
     ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text())
 }
 
+async fn filter(State(log): State<LogFilter>) -> impl IntoResponse {
+    format!("{log}\n")
+}
+
+/// Replaces the log's filter. A web page that the operator's browser shows is refused, too: it sends an origin.
+async fn replace(
+    State(log): State<LogFilter>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    text: String,
+) -> (StatusCode, String) {
+    if !peer.ip().to_canonical().is_loopback() || headers.contains_key(ORIGIN) {
+        let why = "the log's filter can be changed from this machine only\n";
+        return (StatusCode::FORBIDDEN, why.into());
+    }
+    match log.replace(text.trim()) {
+        Ok(()) => {
+            // An error's level passes nearly every filter: whoever reads the log has to see why it changed.
+            tracing::error!(filter = %log, "the log's filter was changed");
+            (StatusCode::OK, format!("{log}\n"))
+        }
+        Err(error) => {
+            let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+            let why = format!("{error}{}\n", source.unwrap_or_default());
+            (StatusCode::BAD_REQUEST, why)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
+    use super::super::logs::unshown;
     use super::*;
     use crate::shutdown;
 
-    async fn get(address: std::net::SocketAddr, path: &str) -> String {
+    async fn ask(address: SocketAddr, head: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let length = body.len();
+        let request = format!(
+            "{head}\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        ask(address, &format!("GET {path} HTTP/1.1"), "").await
     }
 
     #[tokio::test]
@@ -61,13 +113,59 @@ mod tests {
         let (drain, signal) = shutdown::channel();
         let metrics = Metrics::new();
         metrics.queue_clips(3);
-        let server = tokio::spawn(serve(listener, metrics, signal));
+        let server = tokio::spawn(serve(listener, metrics, None, signal));
         let found = get(address, "/metrics").await;
         assert!(found.starts_with("HTTP/1.1 200 OK\r\n"), "{found}");
         assert!(found.contains("application/openmetrics-text"), "{found}");
         assert!(found.contains("frameshift_queue_clips 3\n"), "{found}");
-        assert!(get(address, "/").await.starts_with("HTTP/1.1 404 "));
+        for path in ["/", "/log-level"] {
+            assert!(get(address, path).await.starts_with("HTTP/1.1 404 "));
+        }
         drain.start();
         server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_logs_filter_is_changed_from_this_machine_and_never_to_a_bad_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (drain, signal) = shutdown::channel();
+        let (log, _layer) = unshown("info");
+        let server = tokio::spawn(serve(listener, Metrics::new(), Some(log.clone()), signal));
+        let put = |body: &'static str| ask(address, "PUT /log-level HTTP/1.1", body);
+        assert!(get(address, "/log-level").await.ends_with("\r\n\r\ninfo\n"));
+        let changed = put("warn,frameshift::engine=debug\n").await;
+        assert!(changed.starts_with("HTTP/1.1 200 OK\r\n"), "{changed}");
+        let now = log.to_string();
+        assert!(now.contains("frameshift::engine=debug"), "{now}");
+        for wrong in ["frameshift=loudly", ""] {
+            let refused = put(wrong).await;
+            assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+        }
+        let page = "PUT /log-level HTTP/1.1\r\nOrigin: http://example.com";
+        let refused = ask(address, page, "trace").await;
+        assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+        let long = "x".repeat(LONGEST_FILTER + 1);
+        let refused = ask(address, "PUT /log-level HTTP/1.1", &long).await;
+        assert!(refused.starts_with("HTTP/1.1 413 "), "{refused}");
+        assert_eq!(log.to_string(), now);
+        drain.start();
+        server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_machine_may_not_change_the_logs_filter() {
+        let (log, _layer) = unshown("info");
+        let asked = |peer: &str| {
+            let peer = ConnectInfo(peer.parse().unwrap());
+            replace(State(log.clone()), peer, HeaderMap::new(), "debug".into())
+        };
+        for peer in ["10.1.2.3:5", "[2001:db8::1]:5", "[::ffff:10.1.2.3]:5"] {
+            assert_eq!(asked(peer).await.0, StatusCode::FORBIDDEN, "{peer}");
+        }
+        assert_eq!(log.to_string(), "info");
+        for peer in ["127.0.0.1:5", "[::1]:5", "[::ffff:127.0.0.1]:5"] {
+            assert_eq!(asked(peer).await.0, StatusCode::OK, "{peer}");
+        }
     }
 }

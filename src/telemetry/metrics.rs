@@ -2,6 +2,7 @@
 //!
 //! Invariant: label values are bounded: they are compile-time texts, or tenants, of which at most [`TENANT_LABELS`] have their own label.
 
+mod live;
 mod record;
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -16,6 +18,9 @@ use prometheus_client::registry::Registry;
 
 use super::labels::Bounded;
 use crate::ids::TenantId;
+use live::Live;
+
+pub use live::{LiveFrame, LiveWindow};
 
 /// Tenants with a label of their own; the others share `other`.
 pub const TENANT_LABELS: usize = 1000;
@@ -29,7 +34,9 @@ type Labels = Vec<(&'static str, String)>;
 type Counts = Family<Labels, Counter>;
 type Seconds = Family<Labels, Counter<f64, std::sync::atomic::AtomicU64>>;
 type Gauges = Family<Labels, Gauge>;
-type Times = Family<Labels, Histogram, fn() -> Histogram>;
+/// A latency whose buckets each name the trace of a request that fell into them, when it was traced.
+type Traced = HistogramWithExemplars<Labels>;
+type Times = Family<Labels, Traced, fn() -> Traced>;
 
 /// Who made a request, as far as the stack knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +45,10 @@ pub enum Caller {
     Tenant(TenantId),
     /// A caller whose tenant cannot be read; it is refused.
     Malformed,
+    /// A caller whose credential is missing or not accepted.
+    Unproven,
+    /// An operator, who has no tenant.
+    Operator,
     /// A caller of a method that knows no tenants: health, reflection, or no method of the server.
     Nobody,
 }
@@ -45,6 +56,8 @@ pub enum Caller {
 impl Caller {
     /// What stands for callers without a tenant; no tenant's name begins with an underscore.
     const MALFORMED: &str = "_malformed";
+    const UNPROVEN: &str = "_unproven";
+    const OPERATOR: &str = "_operator";
     const NOBODY: &str = "_none";
 }
 
@@ -53,6 +66,8 @@ impl fmt::Display for Caller {
         match self {
             Self::Tenant(tenant) => tenant.fmt(f),
             Self::Malformed => f.write_str(Self::MALFORMED),
+            Self::Unproven => f.write_str(Self::UNPROVEN),
+            Self::Operator => f.write_str(Self::OPERATOR),
             Self::Nobody => f.write_str(Self::NOBODY),
         }
     }
@@ -121,6 +136,30 @@ impl ConnectionEnd {
     }
 }
 
+/// Why a TLS handshake failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsFailure {
+    /// The client's certificate was not accepted, or there was none.
+    Certificate,
+    /// It took too long.
+    Slow,
+    /// There were too many, and it was the oldest.
+    Crowded,
+    /// Anything else: no TLS, an old version, a client that left.
+    Broken,
+}
+
+impl TlsFailure {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Slow => "slow",
+            Self::Crowded => "crowded",
+            Self::Broken => "broken",
+        }
+    }
+}
+
 /// The server's metrics; clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -131,25 +170,26 @@ struct Inner {
     versions: Bounded,
     build_info: Gauges,
     classified: Counts,
+    classified_seconds: Seconds,
+    classify_failures: Counts,
+    shadow: Shadow,
     connections: Connections,
+    callers: Callers,
     requests: Counts,
     request_seconds: Times,
     dropped: Counts,
     queue_clips: Gauge,
-    queue_seconds: Histogram,
+    queue_seconds: Traced,
     batch_clips: Histogram,
     batch_sets: Histogram,
     device_seconds: Seconds,
     device_slices: Counts,
     device_panics: Counter,
-    residency_bytes: Gauges,
-    loads: Counts,
-    load_failures: Counts,
-    load_seconds: Histogram,
-    evictions: Counter,
-    moves: Counts,
+    sets: Sets,
     decodes: Counts,
-    decode_seconds: Histogram,
+    decode_seconds: Traced,
+    windows: Counter,
+    window_frames: Counter,
     upload_bytes: Counts,
     unfinished: Unfinished,
     job_steps: Counts,
@@ -159,6 +199,46 @@ struct Inner {
     jobs_finished: Counts,
     writes_failing: Gauge,
     view: View,
+    live: Live,
+}
+
+/// Adapter sets in memory.
+struct Sets {
+    bytes: Gauges,
+    loads: Counts,
+    load_failures: Counts,
+    load_seconds: Histogram,
+    evictions: Counter,
+    moves: Counts,
+}
+
+impl Sets {
+    fn new(n: &mut Names) -> Self {
+        Self {
+            bytes: n.gauges(
+                "residency_bytes",
+                "Bytes of resident adapter sets by tenant",
+            ),
+            loads: n.counts("adapter_loads", "Adapter sets made resident, by tenant"),
+            load_failures: n.counts(
+                "adapter_load_failures",
+                "Adapter sets that could not be made resident, by reason and tenant",
+            ),
+            load_seconds: n.histogram(
+                "adapter_load_seconds",
+                "Time to load and warm an adapter set",
+                seconds,
+            ),
+            evictions: n.count(
+                "adapter_evictions",
+                "Adapter sets that made room for others",
+            ),
+            moves: n.counts(
+                "serving_moves",
+                "Attempts to move a task's serving version, by outcome",
+            ),
+        }
+    }
 }
 
 /// Connections of the API.
@@ -179,6 +259,63 @@ impl Connections {
             accept_pauses: names.count(
                 "accept_pauses",
                 "Times that no connection was taken for want of descriptors or memory",
+            ),
+        }
+    }
+}
+
+/// What callers prove, and what the server shows them.
+struct Callers {
+    refused: Counts,
+    expiry: Gauge,
+    failures: Counts,
+    reloads: Counts,
+}
+
+impl Callers {
+    fn new(names: &mut Names) -> Self {
+        Self {
+            refused: names.counts(
+                "credentials_refused",
+                "Credentials that were not accepted, by reason",
+            ),
+            expiry: names.gauge(
+                "tls_certificate_expiry_seconds",
+                "Time until the server's certificate expires, 0 without TLS",
+            ),
+            failures: names.counts(
+                "tls_handshakes_failed",
+                "TLS handshakes that failed, by reason",
+            ),
+            reloads: names.counts(
+                "tls_reloads",
+                "Times that the files of TLS had changed, by outcome",
+            ),
+        }
+    }
+}
+
+/// Versions that watch requests and are compared with those that answer.
+struct Shadow {
+    requests: Counts,
+    seconds: Seconds,
+    answer_seconds: Seconds,
+}
+
+impl Shadow {
+    fn new(names: &mut Names) -> Self {
+        Self {
+            requests: names.counts(
+                "shadow_requests",
+                "Requests for versions that watch, by outcome, tenant, task and version",
+            ),
+            seconds: names.seconds(
+                "shadow_device_seconds",
+                "Device time of compared requests with the version that watches, by tenant, task and version",
+            ),
+            answer_seconds: names.seconds(
+                "shadow_answer_device_seconds",
+                "Device time of compared requests with the version that answered, by the version that watches",
             ),
         }
     }
@@ -227,6 +364,11 @@ fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 17))
 }
 
+/// 1 ms to 65 s.
+fn traced() -> Traced {
+    Traced::new(exponential_buckets(0.001, 2.0, 17))
+}
+
 /// 1 to 256.
 fn sizes() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 9))
@@ -273,7 +415,13 @@ impl Names {
     }
 
     fn times(&mut self, name: &str, help: &str) -> Times {
-        let metric = Times::new_with_constructor(seconds as fn() -> Histogram);
+        let metric = Times::new_with_constructor(traced as fn() -> Traced);
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+
+    fn traced(&mut self, name: &str, help: &str) -> Traced {
+        let metric = traced();
         self.0.register(name, help, metric.clone());
         metric
     }
@@ -323,7 +471,17 @@ impl Metrics {
                 "classifications",
                 "Classifications that were answered, by tenant, task and version",
             ),
+            classified_seconds: n.seconds(
+                "classification_seconds",
+                "Time of answered classifications in the queue and on the device, by tenant, task and version",
+            ),
+            classify_failures: n.counts(
+                "classification_failures",
+                "Classifications that failed with a version, by tenant, task and version",
+            ),
+            shadow: Shadow::new(n),
             connections: Connections::new(n),
+            callers: Callers::new(n),
             requests: n.counts("requests", "Requests by method, gRPC code and tenant"),
             request_seconds: n.times(
                 "request_seconds",
@@ -334,7 +492,7 @@ impl Metrics {
                 "Classifications dropped before the device, by reason and tenant",
             ),
             queue_clips: n.gauge("queue_clips", "Clips that wait for a batch"),
-            queue_seconds: n.histogram("queue_seconds", "Time of a request in the queue", seconds),
+            queue_seconds: n.traced("queue_seconds", "Time of a request in the queue"),
             batch_clips: n.histogram("batch_clips", "Clips in a batch", sizes),
             batch_sets: n.histogram("batch_adapter_sets", "Adapter sets in a batch", sizes),
             device_seconds: n.seconds(
@@ -349,33 +507,16 @@ impl Metrics {
                 "device_panics",
                 "Works that were dropped because a slice panicked",
             ),
-            residency_bytes: n.gauges(
-                "residency_bytes",
-                "Bytes of resident adapter sets by tenant",
-            ),
-            loads: n.counts("adapter_loads", "Adapter sets made resident, by tenant"),
-            load_failures: n.counts(
-                "adapter_load_failures",
-                "Adapter sets that could not be made resident, by reason and tenant",
-            ),
-            load_seconds: n.histogram(
-                "adapter_load_seconds",
-                "Time to load and warm an adapter set",
-                seconds,
-            ),
-            evictions: n.count(
-                "adapter_evictions",
-                "Adapter sets that made room for others",
-            ),
-            moves: n.counts(
-                "serving_moves",
-                "Attempts to move a task's serving version, by outcome",
-            ),
+            sets: Sets::new(n),
             decodes: n.counts("decodes", "Videos decoded, by outcome"),
-            decode_seconds: n.histogram(
+            decode_seconds: n.traced(
                 "decode_seconds",
                 "Time to decode and transform one video's clip",
-                seconds,
+            ),
+            windows: n.count("windows", "Windows of videos that were answered"),
+            window_frames: n.count(
+                "window_frames",
+                "Frames that were decoded for windows of videos",
             ),
             upload_bytes: n.counts("upload_bytes", "Bytes of videos stored, by tenant"),
             unfinished: Unfinished::new(n),
@@ -386,6 +527,7 @@ impl Metrics {
             jobs_finished: n.counts("jobs_finished", "Jobs that ended, by state and tenant"),
             writes_failing: n.gauge("database_writes_failing", "1 while writes fail, else 0"),
             view: View::new(n),
+            live: Live::new(n),
         };
         inner.registry = names.0;
         Self(Arc::new(inner))

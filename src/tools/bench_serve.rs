@@ -11,6 +11,7 @@ mod calls;
 mod figures;
 mod gates;
 mod host;
+mod live;
 mod load;
 mod material;
 mod popularity;

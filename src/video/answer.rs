@@ -7,6 +7,7 @@ mod formats;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sampling::time_since;
 use crate::spec::RotationPolicy;
 
 pub use findings::{Orientation, Rotation, Warning, Warnings};
@@ -68,6 +69,11 @@ pub struct Probe {
 }
 
 impl Probe {
+    /// Time from the first frame to one with this time stamp.
+    pub fn time_of(&self, pts: i64) -> Duration {
+        time_since(pts, self.first_pts, self.time_base)
+    }
+
     /// Width and height of a picture as a clip of this policy sees it.
     pub fn picture_size(&self, policy: RotationPolicy) -> (u32, u32) {
         match policy {

@@ -10,8 +10,10 @@ pub(super) mod headers;
 pub(super) mod io;
 pub(super) mod owned;
 mod packets;
+pub(super) mod parts;
 mod sink;
 mod sparse;
+pub(super) mod still;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -26,6 +28,7 @@ use self::owned::{Code, Frame, Packet};
 use self::packets::Packets;
 use self::sink::{ClipSink, Nothing, PictureSink, Sink};
 use super::answer::{Orientation, Probe};
+use super::frames::FramesSpec;
 use super::probe::{self, Budget, Frames, Index, Opened};
 use super::reject::{Reject, Rejection};
 use super::request::{ClipSpec, Limits, PictureSpec, Sampling};
@@ -68,12 +71,13 @@ impl From<Reject> for Refusal {
 /// Facts, selection and sizes of what was taken from a video, without the pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Summary {
-    pub(super) probe: Probe,
+    /// Facts of the video; none of a picture that came by itself.
+    pub(super) probe: Option<Probe>,
     /// Indices of the selection, temporal views one after the other.
     pub(super) indices: Vec<u32>,
     /// Time stamps of the selection.
     pub(super) pts: Vec<i64>,
-    /// Width and height of each picture; empty for clips.
+    /// Width and height of each picture; empty for clips of a video.
     pub(super) sizes: Vec<(u32, u32)>,
 }
 
@@ -177,14 +181,36 @@ pub(super) fn decode(
     };
     Ok(Summary {
         sizes: sink.finish(pts.len())?,
-        probe,
+        probe: Some(probe),
         indices,
         pts,
     })
 }
 
+/// Decodes the wanted frames of a file of this length in order, into planes that have exactly the size of a part; `give` gets every part but the last.
+pub(super) fn frames(
+    file: (&File, u64),
+    limits: &Limits,
+    target: (&FramesSpec, &mut [f32]),
+    give: parts::Give<'_>,
+    method: Method,
+) -> Result<Summary, Refusal> {
+    let budget = Budget::new(limits.cpu);
+    let mut opened = probe::open(file.0, file.1, limits)?;
+    let index = probe::index(&mut opened, limits, &budget, method.kept_bytes)?;
+    let mut source = Source {
+        limits,
+        order: target.0.order,
+        budget,
+        packets: Packets::new(file, limits, &index),
+        opened,
+        index: &index,
+    };
+    parts::decode(&mut source, target, give, method)
+}
+
 /// Chosen frames: their indices and time stamps.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Choice {
     indices: Vec<u32>,
     pts: Vec<i64>,

@@ -5,7 +5,9 @@
 mod index;
 mod truncation;
 
+use std::cell::Cell;
 use std::fs::File;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -21,8 +23,11 @@ use super::sampling::known;
 pub(super) use index::{Entry, Index, index};
 
 /// Processor time that may be used.
+#[derive(Clone)]
 pub(super) struct Budget {
-    end: Duration,
+    time: Duration,
+    /// Shared by the clones.
+    end: Rc<Cell<Duration>>,
 }
 
 fn processor_time() -> Duration {
@@ -37,13 +42,19 @@ impl Budget {
     /// This much from now on.
     pub(super) fn new(time: Duration) -> Self {
         Self {
-            end: processor_time() + time,
+            time,
+            end: Rc::new(Cell::new(processor_time() + time)),
         }
+    }
+
+    /// As much again, from now on.
+    pub(super) fn renew(&self) {
+        self.end.set(processor_time() + self.time);
     }
 
     /// Whether some is left.
     pub(super) fn check(&self) -> Result<(), Reject> {
-        if processor_time() < self.end {
+        if processor_time() < self.end.get() {
             Ok(())
         } else {
             Err(Reject::CpuTime)

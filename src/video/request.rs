@@ -1,16 +1,23 @@
 //! What can be asked of a video: clips, pictures, and within which limits. Plain values that say whether they are in range.
 
+mod views;
+
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::Error;
+use super::alter::Alter;
 use super::answer::{Containers, Ratio};
-use crate::spec::{self, ClipSampling, FrameOrder, Normalization, RotationPolicy, SpatialViews};
+use crate::spec::{self, ClipSampling, FrameOrder, Normalization, RotationPolicy};
+
+pub use views::{Rect, Views};
 
 /// Frames that one request may select, over all its temporal views.
 pub const MAX_SELECTED: usize = 640;
 /// Spatial views of one request.
 pub const MAX_VIEWS: usize = 16;
+/// Changes of the pictures of one request.
+pub(super) const MAX_ALTERS: usize = 16;
 
 /// Values of one answer: the worker's planes share its address space with the codec.
 const MAX_VALUES: usize = spec::MAX_CLIP_VALUES;
@@ -83,55 +90,6 @@ impl From<spec::Sampling> for Sampling {
     }
 }
 
-/// A part of a picture in pixels, after rotation. What lies outside the picture is cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rect {
-    /// Left edge in pixels.
-    pub x: u32,
-    /// Upper edge in pixels.
-    pub y: u32,
-    /// Width, at least 1.
-    pub width: u32,
-    /// Height, at least 1.
-    pub height: u32,
-    /// Whether the part is mirrored left to right.
-    pub flip: bool,
-}
-
-/// The parts of the pictures that make views.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Views {
-    /// The shorter side resized to the clip's size, then the centre.
-    Center,
-    /// Three along the longer side.
-    Three,
-    /// The four corners and the centre.
-    Corners,
-    /// These rectangles, each resized to the clip's size.
-    Rects(Vec<Rect>),
-}
-
-impl Views {
-    /// Number of spatial views.
-    pub fn count(&self) -> usize {
-        match self {
-            Self::Center => 1,
-            Self::Three => 3,
-            Self::Corners => 5,
-            Self::Rects(rects) => rects.len(),
-        }
-    }
-}
-
-impl From<SpatialViews> for Views {
-    fn from(views: SpatialViews) -> Self {
-        match views {
-            SpatialViews::Center => Self::Center,
-            SpatialViews::Three => Self::Three,
-        }
-    }
-}
-
 /// How colours become red, green and blue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColorPolicy {
@@ -163,6 +121,8 @@ pub struct ClipSpec {
     pub color: ColorPolicy,
     /// Mean and deviation of the channels.
     pub normalization: Normalization,
+    /// Changes of each whole picture before views are taken of it, in this order.
+    pub alters: Vec<Alter>,
 }
 
 impl ClipSpec {
@@ -178,6 +138,7 @@ impl ClipSpec {
             order: sampling.order,
             color: ColorPolicy::default(),
             normalization,
+            alters: Vec::new(),
         }
     }
 
@@ -268,6 +229,16 @@ impl ClipSpec {
                 format!(
                     "expected at most {MAX_VALUES} values, got {}",
                     self.values()
+                ),
+            ));
+        }
+        let are_valid = self.alters.iter().all(Alter::is_valid);
+        if self.alters.len() > MAX_ALTERS || !are_valid {
+            return Err(invalid(
+                "alters",
+                format!(
+                    "expected at most {MAX_ALTERS} in range, got {:?}",
+                    self.alters
                 ),
             ));
         }
@@ -432,15 +403,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What a video may cost from which frames are taken this way: only windows are taken from long ones.
-    pub(super) fn with(mut self, sampling: &Sampling) -> Self {
-        /// A long video has so many times the packets and frames of a short one.
-        const PACKETS: u32 = 5;
-        const FRAMES: u32 = 4;
-        if matches!(sampling, Sampling::Windows(_)) {
-            self.packets = self.packets.saturating_mul(PACKETS);
-            self.frames = self.frames.saturating_mul(FRAMES);
-        }
+    /// What a long video may cost: several times the packets and frames of a short one.
+    pub(super) fn of_long(mut self) -> Self {
+        self.packets = self.packets.saturating_mul(5);
+        self.frames = self.frames.saturating_mul(4);
         self
     }
 }
@@ -460,6 +426,7 @@ mod tests {
             order: FrameOrder::Display,
             color: ColorPolicy::Reference,
             normalization: Normalization::CLIP,
+            alters: Vec::new(),
         }
     }
 

@@ -86,6 +86,12 @@ pub(super) fn known(pts: &[i64]) -> &[i64] {
     &pts[pts.partition_point(|&pts| time_stamp(pts).is_none())..]
 }
 
+/// Time from the first frame to one with this time stamp; none for one without.
+pub(super) fn time_since(pts: i64, first: i64, time_base: Ratio) -> Duration {
+    let since = pts.saturating_sub(first).max(0) as f64;
+    Duration::try_from_secs_f64(since * time_base.value()).unwrap_or_default()
+}
+
 /// When the frames of a video are shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeline<'a> {

@@ -10,6 +10,7 @@ pub(super) mod fuzzing;
 mod heap;
 mod memory;
 mod nursery;
+mod parked;
 mod pool;
 mod queue;
 mod samples;

@@ -100,6 +100,30 @@ async fn closed_and_open_loops_on_a_running_server_count_every_request_and_leave
         "{report}"
     );
 
+    let live = [
+        "--live",
+        "2",
+        "--fps",
+        "20",
+        "--stride",
+        "0.1",
+        "--tenants",
+        "2",
+    ];
+    let report = figures(&[&on[..], &live].concat()).await;
+    adds_up(&report);
+    // Each of four streams has a window each 100 ms, from 350 ms on, in the time from 200 to 1200 ms.
+    let (due, found) = (count(&report["live"], "due"), &report["live"]);
+    assert!((33..=35).contains(&due), "{report}");
+    assert_eq!(
+        (count(found, "streams"), due),
+        (4, count(&report["all"], "sent"))
+    );
+    assert!(
+        count(found, "in_time") <= due && count(&report["all"], "answered") > 0,
+        "{report}"
+    );
+
     for tenant in ["bench-0", "bench-1", "bench-beside"] {
         let client = server.client(tenant).await;
         let tasks = client

@@ -318,6 +318,7 @@ impl Bed<'_> {
                 order: FrameOrder::Reference,
                 color: ColorPolicy::Reference,
                 normalization: Normalization::CLIP,
+                alters: Vec::new(),
             };
             let what = format!("{}, {:?}", listed.file, spec.sampling);
             let input = file(&self.folder.join(&listed.file));

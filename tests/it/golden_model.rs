@@ -13,7 +13,7 @@ use frameshift::model::{
     Tensors, TrainableSet, TrainingStep,
 };
 use frameshift::rng::splitmix64;
-use frameshift::spec::{AdapterConfig, Digest, Normalization, Precision};
+use frameshift::spec::{AdapterConfig, Digest, Head, Normalization, Precision};
 use serde_json::Value;
 
 /// A tensor of a case, widened.
@@ -98,6 +98,7 @@ pub(crate) fn adapter_config(case: &Value) -> AdapterConfig {
         adapter_kernel_size: kernel.try_into().expect("three sizes"),
         adapter_pre_attn: case["adapter_pre_attn"].as_bool().expect("a truth value"),
         adapter_pre_mlp: case["adapter_pre_mlp"].as_bool().expect("a truth value"),
+        head: Head::Mean,
     }
 }
 

@@ -140,6 +140,7 @@ async fn check_case(folder: &Path, name: &str, decoder: &Decoder) -> f64 {
         order: FrameOrder::Reference,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
+        alters: Vec::new(),
     };
     let clip = decoder
         .clip(

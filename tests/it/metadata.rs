@@ -7,6 +7,7 @@ pub(crate) mod fixture;
 mod isolation;
 mod jobs;
 mod outage;
+mod quotas;
 mod resources;
 mod retention;
 mod snapshots;

@@ -8,7 +8,7 @@ use frameshift::model::{
     Segment, Step, StepOutput, Tensors, TrainableSet, TrainingStep, adamw, pretrain,
 };
 use frameshift::rng::Stream;
-use frameshift::spec::{AdapterConfig, Digest, Normalization, Precision};
+use frameshift::spec::{AdapterConfig, Digest, Head, Normalization, Precision};
 
 pub(crate) fn small() -> BackboneConfig {
     BackboneConfig {
@@ -66,6 +66,7 @@ pub(crate) fn adapters(
         adapter_kernel_size: kernel,
         adapter_pre_attn: pre_attn,
         adapter_pre_mlp: pre_mlp,
+        head: Head::Mean,
     }
 }
 
@@ -388,7 +389,8 @@ fn a_probe_trains_from_features_as_from_frames() {
     let backbone = backbone();
     let set = TrainableSet::new(&lively(AdapterConfig::LINEAR_PROBE, 4, 11)).expect("a set");
     let clips: Vec<Arc<[f32]>> = (0..3).map(|i| clip(4, i)).collect();
-    let mut features = Features::new(Arc::clone(&backbone), clips.clone()).expect("a batch");
+    let mut features =
+        Features::new(Arc::clone(&backbone), clips.clone(), Head::Mean).expect("a batch");
     while features.advance().expect("a slice") == Step::More {}
     let features = features.into_features().expect("features");
     let labels = [0, 3, 1];

@@ -215,8 +215,9 @@ fn a_forward_holds_about_as_much_as_it_says() {
             clips: 0..2,
             num_frames: 8,
         };
-        let clip = vec![0.5; 8 * shape().frame_len()];
-        let clips = vec![clip.clone().into(), clip.into()];
+        let clip: Arc<[f32]> = vec![0.5; 8 * shape().frame_len()].into();
+        let other: Arc<[f32]> = clip.to_vec().into();
+        let clips = vec![clip, other];
         let inference = Inference::new(Arc::clone(&backbone), clips, vec![segment]);
         let mut inference = inference.expect("a forward");
         let (_, held) = allocation::peak_of_one_thread(|| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use frameshift::model::{AdapterSet, Features, Inference, Readout, Segment, Step};
-use frameshift::spec::{AdapterConfig, Precision};
+use frameshift::spec::{AdapterConfig, Head, Precision};
 
 use crate::model::{adapters, alone, backbone_in, bits, clip, finish, lively, mixed, small};
 
@@ -159,7 +159,7 @@ fn one_batch_gives_logits_to_one_and_features_to_another() {
     let bare = &segments[2];
     assert_eq!(bare.set.config(), AdapterConfig::LINEAR_PROBE);
     let own = clips[bare.clips.clone()].to_vec();
-    let mut forward = Features::new(backbone.clone(), own).unwrap();
+    let mut forward = Features::new(backbone.clone(), own, Head::Mean).unwrap();
     while forward.advance().expect("a slice") == Step::More {}
     for (features, i) in forward
         .into_features()

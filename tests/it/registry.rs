@@ -104,9 +104,12 @@ pub(crate) fn publication(value: f32) -> Publication {
             problem: None,
         },
         loss_curve: vec![1.0 / 3.0],
+        validation_curve: Vec::new(),
+        step: 20,
         seed: 7,
         training_time: Duration::from_millis(1500),
         reason: None,
+        has_test: false,
         tensors: tensors(value),
     }
 }
@@ -297,7 +300,10 @@ async fn the_desired_version_becomes_the_serving_one_by_compare_and_swap() {
         (Some(two.version), Some(two.version))
     );
     let mut desired = registry.subscribe();
-    let back = registry.set_serving(&one, &task.etag).await.expect("set");
+    let back = registry
+        .set_serving(&a, &one.task, &one.version.into(), &task.etag)
+        .await
+        .expect("set");
     assert_eq!(
         (back.serving, back.desired),
         (Some(two.version), Some(one.version))
@@ -317,7 +323,12 @@ async fn the_desired_version_becomes_the_serving_one_by_compare_and_swap() {
     );
     assert!(matches!(
         registry
-            .set_serving(&two, &back.etag.replace('-', "+"))
+            .set_serving(
+                &a,
+                &two.task,
+                &two.version.into(),
+                &back.etag.replace('-', "+")
+            )
             .await,
         Err(Error::Metadata(metadata::Error::EtagMismatch { .. }))
     ));

@@ -3,8 +3,9 @@
 mod annotations;
 mod checkpoints;
 mod cli;
-mod command;
+pub(crate) mod command;
 mod grpc;
 mod labels;
+mod live;
 mod uploads;
 mod video;

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use frameshift::client::Client;
 use frameshift::model::{Features, Step};
 use frameshift::proto::v1;
-use frameshift::spec::{ClipSampling, FrameOrder, RotationPolicy, Sampling, SpatialViews};
+use frameshift::spec::{ClipSampling, FrameOrder, Head, RotationPolicy, Sampling, SpatialViews};
 use frameshift::video::{ClipSpec, Input, Lane};
 use futures::stream;
 use half::f16;
@@ -157,7 +157,7 @@ async fn the_bare_backbones_features_are_the_models_own() {
     let (tenant, input) = ("acme".parse().unwrap(), Input::Bytes(clip(40)));
     let decoder = &server.wiring.decoder;
     let planes = decoder.clip(&tenant, Lane::Batch, input, spec).await;
-    let mut forward = Features::new(backbone, planes.unwrap().planes).unwrap();
+    let mut forward = Features::new(backbone, planes.unwrap().planes, Head::Mean).unwrap();
     while forward.advance().unwrap() == Step::More {}
     let expected = forward.into_features().unwrap();
 

@@ -140,15 +140,21 @@ async fn one_silent_stream_and_a_connection_that_never_answers_do_not_hold_a_dra
     assert_eq!(mute.try_write(spoken).unwrap(), spoken.len());
     let began = Instant::now();
     // Read as it comes, as a client does: the connection closes after it.
-    let ended = tokio::spawn(status(answer));
+    let ended = tokio::spawn(answer);
     server.stop().await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}");
-    let ended = ended.await.unwrap();
-    assert_eq!(
-        (ended.code(), reason(&ended).as_str()),
-        (Code::Unavailable, "DRAINING")
-    );
+    match ended.await.unwrap() {
+        Ok(answer) => {
+            let ended = Status::from_header_map(answer.headers()).unwrap();
+            assert_eq!(
+                (ended.code(), reason(&ended).as_str()),
+                (Code::Unavailable, "DRAINING")
+            );
+        }
+        // The library gives up what it has not read yet when it writes, for example an acknowledgement, after the server has closed the connection.
+        Err(error) => assert!(error.is_io(), "{error}"),
+    }
     drop((body, mute));
 }
 

@@ -290,6 +290,7 @@ async fn a_damaged_serving_version_is_data_loss_and_its_task_says_so_until_it_is
         name: "tasks/motion".into(),
         version: said.serving_version,
         etag: said.etag,
+        ..Default::default()
     };
     client.tasks().set_serving(request).await.unwrap();
     until(|| async { ask(&client, inline("motion")).await.is_ok() }).await;

@@ -112,6 +112,19 @@ async fn the_server_says_what_it_is() {
     let info = info.unwrap().into_inner();
     assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
     assert_eq!(info.tenant, "acme");
+    let now = info.in_use.expect("what is in use");
+    assert_eq!((now.queue_clips, now.queue_bytes), (0, 0));
+    assert_eq!((now.queue_clips_capacity, now.waiting_frames), (256, 0));
+    assert_eq!((now.resident_sets, now.resident_bytes), (0, 0));
+    let adapters = |own: &&v1::MemoryBudget| own.settings == "adapter_memory";
+    let adapters = info.memory_budgets.iter().find(adapters).unwrap();
+    assert_eq!((&*adapters.part, adapters.bytes), ("adapter sets", 1 << 30));
+    let [throughput] = &info.throughput[..] else {
+        panic!("{:?}", info.throughput);
+    };
+    assert_eq!(throughput.precision, info.precision);
+    assert!(throughput.clips_per_second > 0.0, "{throughput:?}");
+    assert_eq!(throughput.source(), v1::throughput::Source::WarmUp);
     // What `auto` means on this CPU.
     let precision = model::fastest().to_string();
     assert_eq!((info.device, info.precision), ("cpu".into(), precision));
@@ -130,6 +143,40 @@ async fn the_server_says_what_it_is() {
     let layers: Vec<&str> = isolation.iter().map(|layer| layer.name()).collect();
     assert_eq!(info.video_isolation, layers);
     assert!(isolation.is_confined());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_what_is_resident_and_how_fast_it_goes_is_shown() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let videos = trained(&client, "shade").await;
+    let info = async || {
+        let request = v1::GetServerInfoRequest {};
+        let info = client.server().get_server_info(request).await;
+        info.unwrap().into_inner()
+    };
+    let before = info().await.in_use.unwrap();
+    assert_eq!((before.queue_clips, before.resident_sets), (0, 1));
+    assert!(before.resident_bytes > 0);
+    let pause = server.wiring.device.pause();
+    let mut calls = client.classification();
+    let request = classify("shade", &videos[0].name);
+    let call = tokio::spawn(async move { calls.classify(request).await });
+    until(|| async { info().await.in_use.unwrap().waiting_frames == 2 }).await;
+    let now = info().await.in_use.unwrap();
+    assert_eq!(now.queue_clips, 1);
+    assert!(now.queue_bytes > 0);
+    drop(pause);
+    call.await.unwrap().unwrap();
+    until(|| async { info().await.in_use.unwrap() == before }).await;
+    let throughput = info().await.throughput[0].clone();
+    assert_eq!(throughput.source(), v1::throughput::Source::LastMinute);
+    let frames = throughput.frames_per_second / throughput.clips_per_second;
+    assert!(
+        (frames - 2.0).abs() < 1e-6,
+        "a clip has two frames: {throughput:?}"
+    );
     server.stop().await;
 }
 

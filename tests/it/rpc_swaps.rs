@@ -59,6 +59,7 @@ async fn serve(client: &Client, version: &str) {
         name: "tasks/shade".into(),
         version: version.into(),
         etag: task(client).await.etag,
+        ..Default::default()
     };
     client.tasks().set_serving(request).await.unwrap();
     until(|| async { task(client).await.serving_version == version }).await;
@@ -167,8 +168,8 @@ async fn twenty_swaps_under_eight_clients_lose_nothing_and_every_answer_is_its_v
     server.stop().await;
 }
 
-/// The file of the task's first version.
-fn stored_version(folder: &Path) -> PathBuf {
+/// The file of a version of the task.
+pub(crate) fn stored_version(folder: &Path, number: u32) -> PathBuf {
     fn files(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -181,7 +182,8 @@ fn stored_version(folder: &Path) -> PathBuf {
     }
     let mut found = Vec::new();
     files(&folder.join("objects"), &mut found);
-    let own = |path: &PathBuf| path.to_string_lossy().contains("/tasks/shade/versions/1");
+    let name = format!("/tasks/shade/versions/{number}");
+    let own = |path: &PathBuf| path.to_string_lossy().contains(&name);
     found.into_iter().find(own).expect("a version's file")
 }
 
@@ -192,7 +194,7 @@ async fn a_serving_version_that_cannot_answer_is_told_of_and_answers_when_it_is_
     let server = TestServer::start_on(config(folder.path())).await;
     let videos = trained(&server.client("acme").await, "shade").await;
     server.stop().await;
-    let file = stored_version(folder.path());
+    let file = stored_version(folder.path(), 1);
     let whole = std::fs::read(&file).unwrap();
     std::fs::write(&file, "damaged").unwrap();
 

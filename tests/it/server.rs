@@ -14,6 +14,7 @@ use frameshift::device;
 use frameshift::metadata::Outages;
 use frameshift::proto::v1;
 use frameshift::shutdown;
+use frameshift::store;
 use frameshift::video::encode::{Encoder, Format};
 use futures::stream;
 use tempfile::TempDir;
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running server.
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
+    /// Address of the administrators' API, if there is one.
+    pub(crate) admin: Option<SocketAddr>,
     pub(crate) wiring: Wiring,
     _drain: shutdown::Drain,
     running: JoinHandle<Result<(), app::Error>>,
@@ -67,10 +70,18 @@ impl TestServer {
         Self::of(App::start(config).await.expect("the server starts"))
     }
 
+    /// Starts a server like [`TestServer::start_on`], with a store whose faults the test controls.
+    pub(crate) async fn start_slow(config: Config, faults: &store::Faults) -> Self {
+        let bound = App::bind(config).await.expect("the server binds");
+        let app = bound.with_store_faults(faults).load().await;
+        Self::of(app.expect("the server starts"))
+    }
+
     fn of(app: App) -> Self {
         let (drain, mut signal) = shutdown::channel();
         Self {
             address: app.address(),
+            admin: app.admin_address(),
             wiring: app.wiring().clone(),
             _drain: drain,
             running: tokio::spawn(app.run_until(async move { signal.draining().await })),

@@ -60,11 +60,16 @@ impl Process {
         Self { child, address }
     }
 
-    /// A client once the server serves.
-    pub(crate) async fn client(&self) -> Client {
+    /// The address once it is bound.
+    pub(crate) async fn address(&self) -> String {
         until(|| async { self.address.is_file() }).await;
         let address = std::fs::read_to_string(&self.address).unwrap();
-        let address = format!("http://{}", address.trim());
+        address.trim().to_owned()
+    }
+
+    /// A client once the server serves.
+    pub(crate) async fn client(&self) -> Client {
+        let address = format!("http://{}", self.address().await);
         let client = Client::connect(&address, Some("acme")).await.unwrap();
         until(|| async {
             frameshift::client::health::is_serving(&client)

@@ -8,7 +8,7 @@ use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto}
 
 const CONFIG: &str = include_str!("../../proto/frameshift/v1/service_config.json");
 
-/// Calls that may be retried: reads, a classification, an embedding, and calls that a `request_id` makes idempotent. A library cannot retry a stream of
+/// Calls that may be retried: reads, what is only computed, and calls that a `request_id` makes idempotent. A library cannot retry a stream of
 /// the client.
 fn may_be_repeated(file: &FileDescriptorProto, method: &MethodDescriptorProto) -> bool {
     let takes_request_id = || {
@@ -20,7 +20,14 @@ fn may_be_repeated(file: &FileDescriptorProto, method: &MethodDescriptorProto) -
     let is_read = ["Get", "List", "Watch", "Export"]
         .iter()
         .any(|verb| method.name().starts_with(verb));
-    let is_computed = ["Classify", "Embed"].contains(&method.name());
+    let is_computed = [
+        "CheckDataset",
+        "Classify",
+        "ClassifyWindows",
+        "Embed",
+        "EvaluateVersion",
+    ]
+    .contains(&method.name());
     !method.client_streaming() && (is_read || is_computed || takes_request_id())
 }
 

@@ -127,6 +127,7 @@ fn spec() -> ClipSpec {
         order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
+        alters: Vec::new(),
     }
 }
 

@@ -8,8 +8,8 @@ use frameshift::rng::splitmix64;
 use frameshift::spec::{FrameOrder, Normalization, RotationPolicy};
 use frameshift::video::encode::{Encoder, Format};
 use frameshift::video::{
-    ClipSpec, ColorPolicy, Decoder, Error, Input, Lane, Layers, PictureSpec, Reject, Sampling,
-    Views,
+    Alter, ClipSpec, ColorPolicy, Decoder, Error, Input, Lane, Layers, PictureSpec, Reject,
+    Sampling, Views,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -40,7 +40,7 @@ fn number(rgb: &[u8], width: u32) -> u16 {
     })
 }
 
-fn video(format: Format, frames: u16, size: (u32, u32)) -> Bytes {
+pub(crate) fn video(format: Format, frames: u16, size: (u32, u32)) -> Bytes {
     let mut encoder = Encoder::new(format, size.0, size.1, 25).expect("an encoder");
     for i in 0..frames {
         let rgb = picture(i, (size.0 as usize, size.1 as usize));
@@ -83,10 +83,11 @@ fn clip(frames: u16) -> ClipSpec {
         order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
+        alters: Vec::new(),
     }
 }
 
-fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     send(pid, Signal::KILL);
 }
 
@@ -171,6 +172,43 @@ async fn thirty_views_of_sixteen_frames_are_what_each_view_is_alone() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_are_changed_before_views_are_taken_of_them() {
+    let decoder = decoder(config()).await;
+    let input = Input::Bytes(video(Format::Lossless, 8, (160, 96)));
+    let take = async |alters: Vec<Alter>| {
+        let spec = ClipSpec { alters, ..clip(4) };
+        let owner = tenant("a");
+        let clip = decoder.clip(&owner, Lane::Batch, input.clone(), spec);
+        clip.await.expect("a clip").planes.remove(0)
+    };
+    let plain = take(Vec::new()).await;
+    let negative = take(vec![Alter::Invert]).await;
+    let plane = 4 * 64 * 64;
+    for (channel, (own, other)) in plain.chunks(plane).zip(negative.chunks(plane)).enumerate() {
+        // Pixels x and 1 - x, normalised.
+        let (mean, std) = (Normalization::CLIP.mean, Normalization::CLIP.std);
+        let sum = (1.0 - 2.0 * mean[channel]) / std[channel];
+        for (a, b) in own.iter().zip(other) {
+            assert!((a + b - sum).abs() < 1e-3, "channel {channel}: {a} and {b}");
+        }
+    }
+    assert!(take(vec![Alter::Invert, Alter::Invert]).await == plain);
+    assert!(take(vec![Alter::Rotate(20.0)]).await != plain);
+    let spec = ClipSpec {
+        alters: vec![Alter::Posterize(9)],
+        ..clip(4)
+    };
+    let refused = decoder.clip(&tenant("a"), Lane::Batch, input, spec).await;
+    assert!(matches!(
+        refused,
+        Err(Error::InvalidRequest {
+            field: "alters",
+            ..
+        })
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use super::Order;
 use crate::proto::v1;
 
 /// Options of a task's shape, which cannot change once the task exists.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct TaskShape {
     /// Places of the adapters in each block [default: pre-mlp]
     #[arg(long, value_enum)]
@@ -21,6 +21,9 @@ pub struct TaskShape {
     /// Kernel over time, height and width, each odd [default: 3,1,1]
     #[arg(long, value_name = "T,H,W", value_parser = kernel)]
     pub adapter_kernel: Option<Kernel>,
+    /// What the head reads of a clip [default: mean]
+    #[arg(long, value_enum)]
+    pub head: Option<HeadKind>,
     /// Frames per clip [default: 8]
     #[arg(long)]
     pub num_frames: Option<u32>,
@@ -71,6 +74,31 @@ impl Rotation {
     }
 }
 
+/// What a head reads of a clip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum HeadKind {
+    /// The mean of the frames; without adapters it ignores their order
+    Mean,
+    /// All frames in their order
+    Frames,
+    /// The mean of the frames, and a small convolution over time
+    Conv,
+    /// One attention layer over the frames and a coarse grid of patches of each
+    Attention,
+}
+
+impl HeadKind {
+    /// The head of the API.
+    fn head(self) -> v1::Head {
+        match self {
+            Self::Mean => v1::Head::Mean,
+            Self::Frames => v1::Head::Frames,
+            Self::Conv => v1::Head::Conv,
+            Self::Attention => v1::Head::Attention,
+        }
+    }
+}
+
 /// Places of the adapters in each block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sites {
@@ -80,7 +108,7 @@ pub enum Sites {
     PreAttn,
     /// Before both
     Both,
-    /// Nowhere: a linear probe
+    /// Nowhere: a head alone, with `--head mean` a linear probe
     None,
 }
 
@@ -89,13 +117,27 @@ pub enum Sites {
 /// # Errors
 /// When the server refuses.
 pub async fn create(client: &Client, id: &str, shape: &TaskShape) -> Result<v1::Task, Error> {
+    let task = shaped(client, shape).await?;
+    let request = v1::CreateTaskRequest {
+        task_id: id.strip_prefix("tasks/").unwrap_or(id).to_owned(),
+        task: Some(task),
+        request_id: uuid::Uuid::now_v7().to_string(),
+    };
+    Ok(client.tasks().create_task(request).await?.into_inner())
+}
+
+/// A task of a shape, with what is not given by default.
+///
+/// # Errors
+/// When the server does not tell its backbone.
+pub async fn shaped(client: &Client, shape: &TaskShape) -> Result<v1::Task, Error> {
     let width = match shape.adapter_width {
         Some(width) => width,
         None => default_width(client).await?,
     };
     let [kernel_t, kernel_h, kernel_w] = shape.adapter_kernel.unwrap_or([3, 1, 1]);
     let sites = shape.sites.unwrap_or(Sites::PreMlp);
-    let task = v1::Task {
+    Ok(v1::Task {
         adapter: Some(v1::AdapterConfig {
             adapter_width: width,
             adapter_layers: shape.adapter_layers.unwrap_or(0),
@@ -113,14 +155,9 @@ pub async fn create(client: &Client, id: &str, shape: &TaskShape) -> Result<v1::
             rotation: shape.rotation.unwrap_or(Rotation::Display).policy().into(),
             order: Order::number(shape.order),
         }),
+        head: shape.head.unwrap_or(HeadKind::Mean).head().into(),
         ..Default::default()
-    };
-    let request = v1::CreateTaskRequest {
-        task_id: id.strip_prefix("tasks/").unwrap_or(id).to_owned(),
-        task: Some(task),
-        request_id: uuid::Uuid::now_v7().to_string(),
-    };
-    Ok(client.tasks().create_task(request).await?.into_inner())
+    })
 }
 
 /// Half of the backbone's width: with an adapter a block before the MLP, the adapters are about 8 % of a ViT, whatever its size.
@@ -146,6 +183,7 @@ pub fn check_shape(task: &v1::Task, shape: &TaskShape) -> Result<(), Error> {
         adapter.adapter_kernel_w,
     ];
     let kernel_text = |[t, h, w]: Kernel| format!("{t},{h},{w}");
+    let head = |head| json::head_name(head).to_owned();
     let rotation = |policy| json::rotation_name(policy).to_owned();
     let number =
         |given: Option<u32>, own: u32| (given.map(|given| given.to_string()), own.to_string());
@@ -161,6 +199,13 @@ pub fn check_shape(task: &v1::Task, shape: &TaskShape) -> Result<(), Error> {
         (
             "--adapter-layers",
             number(shape.adapter_layers, adapter.adapter_layers),
+        ),
+        (
+            "--head",
+            (
+                shape.head.map(|given| head(given.head())),
+                head(task.head()),
+            ),
         ),
         (
             "--num-frames",
@@ -294,6 +339,17 @@ mod tests {
                 .to_string()
                 .contains("pre-mlp where --sites both")
         );
+        let frames = TaskShape {
+            head: Some(HeadKind::Frames),
+            ..Default::default()
+        };
+        let error = check_shape(&task(), &frames).unwrap_err().to_string();
+        assert!(error.contains("has mean where --head frames"), "{error}");
+        let ordered = v1::Task {
+            head: v1::Head::Frames.into(),
+            ..task()
+        };
+        assert!(check_shape(&ordered, &frames).is_ok());
     }
 
     #[test]

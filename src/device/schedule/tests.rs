@@ -5,6 +5,16 @@ use proptest::prelude::*;
 use super::*;
 
 const NO_LIMIT: u64 = u64::MAX;
+/// Time of a slice in the tables.
+const SLICE: Duration = Duration::from_millis(10);
+
+fn schedule<K: Copy + PartialEq>(training_share: u32, training_bytes: u64) -> Schedule<K> {
+    Schedule::new(&Config {
+        training_share,
+        training_bytes,
+        ..Config::default()
+    })
+}
 
 /// Runs until the device is idle. Items 0 to 9 are training, others serving; each has `slices` slices, and the source gives `batches` one after
 /// another.
@@ -22,9 +32,9 @@ fn script(schedule: &mut Schedule<u32>, slices: u32, mut batches: Vec<u32>) -> V
                 let left = left.entry(key).or_insert(slices);
                 *left -= 1;
                 if *left == 0 {
-                    schedule.gone(key);
+                    schedule.gone(key, SLICE);
                 } else {
-                    schedule.ran(key);
+                    schedule.ran(key, SLICE);
                 }
             }
         }
@@ -33,17 +43,17 @@ fn script(schedule: &mut Schedule<u32>, slices: u32, mut batches: Vec<u32>) -> V
 
 #[test]
 fn training_works_take_turns_after_every_slice() {
-    let mut schedule = Schedule::new(4, NO_LIMIT);
+    let mut schedule = schedule(0, NO_LIMIT);
     for key in [1, 2, 3] {
-        schedule.push(key, Priority::Training, 0);
+        schedule.push(key, Priority::Training, (0, None));
     }
     assert_eq!(script(&mut schedule, 2, vec![]), [1, 2, 3, 1, 2, 3]);
 }
 
 #[test]
 fn a_batch_runs_back_to_back_and_before_training() {
-    let mut schedule = Schedule::new(4, NO_LIMIT);
-    schedule.push(1, Priority::Training, 0);
+    let mut schedule = schedule(0, NO_LIMIT);
+    schedule.push(1, Priority::Training, (0, None));
     assert_eq!(
         script(&mut schedule, 2, vec![10, 11]),
         [10, 10, 11, 11, 1, 1]
@@ -51,18 +61,44 @@ fn a_batch_runs_back_to_back_and_before_training() {
 }
 
 #[test]
-fn waiting_training_gets_a_slice_after_so_many_batches() {
-    let mut schedule = Schedule::new(2, NO_LIMIT);
-    schedule.push(1, Priority::Training, 0);
-    let order = script(&mut schedule, 1, vec![10, 11, 12]);
-    assert_eq!(order, [10, 11, 1, 12]);
+fn training_that_waits_keeps_its_share_of_a_busy_device() {
+    // A fifth: one slice for four of serving.
+    let mut fifth = schedule(200, NO_LIMIT);
+    fifth.push(1, Priority::Training, (0, None));
+    let order = script(&mut fifth, 3, vec![10, 11, 12, 13]);
+    assert_eq!(
+        order,
+        [10, 10, 10, 1, 11, 11, 11, 1, 12, 12, 12, 1, 13, 13, 13]
+    );
+}
+
+#[test]
+fn training_without_a_share_waits_until_serving_is_idle() {
+    let mut none = schedule(0, NO_LIMIT);
+    none.push(1, Priority::Training, (0, None));
+    let order = script(&mut none, 2, vec![10, 11, 12]);
+    assert_eq!(order, [10, 10, 11, 11, 12, 12, 1, 1]);
+}
+
+#[test]
+fn a_share_is_neither_saved_up_nor_paid_back_for_times_in_which_one_side_was_idle() {
+    let mut half = schedule(500, NO_LIMIT);
+    // Serving had the device for long while nobody trained.
+    script(&mut half, 50, vec![10]);
+    half.push(1, Priority::Training, (0, None));
+    assert_eq!(script(&mut half, 2, vec![11, 12]), [11, 11, 1, 1, 12, 12]);
+    // Training had it for long while nobody asked.
+    half.push(2, Priority::Training, (0, None));
+    script(&mut half, 50, vec![]);
+    half.push(3, Priority::Training, (0, None));
+    assert_eq!(script(&mut half, 2, vec![13, 14]), [13, 13, 3, 3, 14, 14]);
 }
 
 #[test]
 fn submitted_serving_works_and_the_source_alternate() {
-    let mut schedule = Schedule::new(4, NO_LIMIT);
-    schedule.push(20, Priority::Serving, 0);
-    schedule.push(21, Priority::Serving, 0);
+    let mut schedule = schedule(0, NO_LIMIT);
+    schedule.push(20, Priority::Serving, (0, None));
+    schedule.push(21, Priority::Serving, (0, None));
     assert_eq!(
         script(&mut schedule, 1, vec![10, 11, 12]),
         [10, 20, 11, 21, 12]
@@ -71,20 +107,73 @@ fn submitted_serving_works_and_the_source_alternate() {
 
 #[test]
 fn training_beyond_the_memory_waits_in_order() {
-    let mut schedule = Schedule::new(4, 10);
-    schedule.push(1, Priority::Training, 8);
-    schedule.push(2, Priority::Training, 8);
-    schedule.push(3, Priority::Training, 1);
+    let mut schedule = schedule(0, 10);
+    schedule.push(1, Priority::Training, (8, None));
+    schedule.push(2, Priority::Training, (8, None));
+    schedule.push(3, Priority::Training, (1, None));
     assert_eq!(script(&mut schedule, 2, vec![]), [1, 1, 2, 3, 2, 3]);
 }
 
 #[test]
 fn a_work_larger_than_the_memory_runs_alone() {
-    let mut schedule = Schedule::new(4, 10);
-    schedule.push(1, Priority::Training, 100);
-    schedule.push(2, Priority::Training, 100);
+    let mut schedule = schedule(0, 10);
+    schedule.push(1, Priority::Training, (100, None));
+    schedule.push(2, Priority::Training, (100, None));
     assert_eq!(script(&mut schedule, 2, vec![]), [1, 1, 2, 2]);
 }
+
+fn owner(name: &str) -> Owner {
+    Some(name.parse().unwrap())
+}
+
+#[test]
+fn owners_of_training_share_its_time_whatever_the_number_of_their_items() {
+    let mut schedule = schedule(0, NO_LIMIT);
+    for key in [1, 2, 3] {
+        schedule.push(key, Priority::Training, (0, owner("many")));
+    }
+    schedule.push(4, Priority::Training, (0, owner("one")));
+    let order = script(&mut schedule, 3, vec![]);
+    assert_eq!(order, [1, 4, 2, 4, 3, 4, 1, 2, 3, 1, 2, 3]);
+}
+
+#[test]
+fn an_owner_whose_slices_take_longer_gets_fewer_of_them_and_saves_none_while_away() {
+    let mut schedule = schedule::<u32>(0, NO_LIMIT);
+    let run = |schedule: &mut Schedule<u32>, slices: u32| -> Vec<u32> {
+        let mut order = Vec::new();
+        for _ in 0..slices {
+            let mut turn = schedule.turn();
+            if turn == Turn::Form {
+                schedule.formed(None);
+                turn = schedule.turn();
+            }
+            let Turn::Run(key, Priority::Training) = turn else {
+                panic!("training waits, and {turn:?} is next");
+            };
+            order.push(key);
+            schedule.ran(key, SLICE * if key == 1 { 3 } else { 1 });
+        }
+        order
+    };
+    schedule.push(1, Priority::Training, (0, owner("slow")));
+    assert_eq!(run(&mut schedule, 5), [1; 5]);
+    // A newcomer is not behind for what was before it.
+    schedule.push(2, Priority::Training, (0, owner("quick")));
+    let order = run(&mut schedule, 40);
+    let slow = order.iter().filter(|key| **key == 1).count();
+    assert!((9..=11).contains(&slow), "{order:?}");
+    // A step ends and the next one comes: what its owner had is not forgotten.
+    schedule.gone(1, SLICE * 30);
+    schedule.push(3, Priority::Training, (0, owner("slow")));
+    let order = run(&mut schedule, 25);
+    assert!(!order.contains(&3), "{order:?}");
+    assert!(run(&mut schedule, 20).contains(&3));
+}
+
+/// Longest slice in milliseconds, and most slices of an item.
+const LONGEST: u64 = 20;
+const SLICES: u64 = 5;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -119,7 +208,11 @@ struct World {
     bytes: Vec<u64>,
     source: Vec<usize>,
     last: Option<usize>,
-    serving_run: u32,
+    /// Training's share in thousandths.
+    share: u32,
+    /// Times of both sides, in milliseconds, since one of them was last found not to want the device.
+    served: u64,
+    trained: u64,
     training_since: std::collections::HashMap<usize, u32>,
 }
 
@@ -134,11 +227,40 @@ impl World {
     /// Takes one turn. Returns `false` when the device is idle.
     fn turn(&mut self, schedule: &mut Schedule<usize>) -> bool {
         match schedule.turn() {
-            Turn::Idle => return false,
+            Turn::Idle => {
+                assert!(self.left.iter().all(|left| *left == 0), "idle beside work");
+                return false;
+            }
             Turn::Form => schedule.formed((!self.source.is_empty()).then(|| self.source.remove(0))),
             Turn::Run(key, priority) => self.slice(schedule, key, priority),
         }
         true
+    }
+
+    /// Milliseconds that training is short of its share, times a thousand less the share.
+    fn owed(&self) -> i64 {
+        (self.served * u64::from(self.share)) as i64
+            - (self.trained * u64::from(1000 - self.share)) as i64
+    }
+
+    /// Counts a slice of `took` milliseconds, and asserts that both sides have their share as far as they want it.
+    fn count(&mut self, schedule: &Schedule<usize>, key: usize, took: u64) {
+        if !self.training[key] {
+            if !schedule.training.is_empty() {
+                self.served += took;
+            }
+        } else if schedule.is_free {
+            let serving_waits = !self.source.is_empty() || !schedule.serving.is_empty();
+            assert!(!serving_waits, "training took what serving waits for");
+            (self.served, self.trained) = (0, 0);
+        } else {
+            self.trained += took;
+        }
+        let (share, rest) = (i64::from(self.share), i64::from(1000 - self.share));
+        let longest_item = (LONGEST * SLICES) as i64;
+        let short = "is short of its share";
+        assert!(self.owed() <= longest_item * share, "training {short}");
+        assert!(self.owed() >= -(LONGEST as i64) * rest, "serving {short}");
     }
 
     fn slice(&mut self, schedule: &mut Schedule<usize>, key: usize, priority: Priority) {
@@ -153,7 +275,6 @@ impl World {
         self.left[key] -= 1;
         self.last = Some(key);
         if self.training[key] {
-            self.serving_run = 0;
             let others = schedule.training.len() as u32;
             for (other, since) in &mut self.training_since {
                 if *other != key {
@@ -165,20 +286,23 @@ impl World {
                 }
             }
             self.training_since.insert(key, 0);
-        } else if self.left[key] == 0 && !schedule.training.is_empty() {
-            self.serving_run += 1;
-            assert!(self.serving_run <= 3, "training starves");
         }
+        let took = 1 + (key as u64 * 7 + u64::from(self.left[key]) * 3) % LONGEST;
+        self.count(schedule, key, took);
+        let took = Duration::from_millis(took);
         if self.left[key] == 0 {
             self.training_since.remove(&key);
-            schedule.gone(key);
+            schedule.gone(key, took);
         } else {
-            schedule.ran(key);
+            schedule.ran(key, took);
+        }
+        if schedule.training.is_empty() && self.owed() > 0 {
+            (self.served, self.trained) = (0, 0);
         }
         let together: u64 = schedule
             .training
             .iter()
-            .map(|(key, _)| self.bytes[*key])
+            .map(|item| self.bytes[item.key])
             .sum();
         assert!(
             together <= 20 || schedule.training.len() == 1,
@@ -189,15 +313,18 @@ impl World {
 
 proptest! {
     #[test]
-    fn every_work_runs_to_its_end_and_nobody_starves(events in prop::collection::vec(event(), 0..60)) {
-        let mut schedule = Schedule::new(3, 20);
-        let mut world = World::default();
+    fn every_work_runs_to_its_end_and_both_sides_have_their_share(
+        share in prop_oneof![Just(0_u32), 1..=900_u32],
+        events in prop::collection::vec(event(), 0..60),
+    ) {
+        let mut schedule = schedule(share, 20);
+        let mut world = World { share, ..World::default() };
         for event in events {
             match event {
                 Event::Submit { serving, bytes, slices } => {
                     let key = world.add(!serving, bytes, slices);
                     let priority = if serving { Priority::Serving } else { Priority::Training };
-                    schedule.push(key, priority, bytes);
+                    schedule.push(key, priority, (bytes, None));
                 }
                 Event::Batch { slices } => {
                     let key = world.add(false, 0, slices);

@@ -1,5 +1,6 @@
 //! Tests of the thread with small work items: turns, cancellation, panics, pause and drain.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::*;

@@ -99,6 +99,11 @@ impl Books {
         }
     }
 
+    /// What all tenants hold.
+    pub(in crate::engine) fn used(&self) -> Demand {
+        self.used
+    }
+
     /// Whether nobody holds anything.
     pub(in crate::engine) fn is_empty(&self) -> bool {
         self.used == Demand::NOTHING

@@ -74,6 +74,23 @@ fn tenants_share_a_batch_whatever_their_number_of_clips() {
 }
 
 #[test]
+fn clips_that_nobody_waits_for_are_in_no_batch_of_requests() {
+    let mut batcher = Batcher::new();
+    batcher.push_spare(&tenant(0), clip(0, 0, 0));
+    batcher.push_spare(&tenant(1), clip(1, 1, 0));
+    push(&mut batcher, clip(2, 0, 0));
+    assert_eq!(batcher.len(), 1);
+    let ahead = batcher.ahead((&tenant(1), Class::Interactive), 8);
+    assert_eq!(ahead, Some(16), "the request that waits, and its own");
+    assert_eq!(ids(&batcher.form(LIMITS, |_| true).batch), [2]);
+    assert!(batcher.form(LIMITS, |_| true).batch.is_empty());
+    let gone = batcher.remove(&tenant(1), 1);
+    assert_eq!(ids(&gone), [1]);
+    assert_eq!(ids(&batcher.form_spare(LIMITS, |_| true).batch), [0]);
+    assert!(batcher.form_spare(LIMITS, |_| true).batch.is_empty());
+}
+
+#[test]
 fn long_clips_cost_their_frames() {
     let mut batcher = Batcher::new();
     for id in 0..4 {

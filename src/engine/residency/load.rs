@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::{Inner, Pin, Resident};
+use super::{Inner, Need, Pin, Resident};
 use crate::device;
 use crate::engine::warmup::{self, Fault};
 use crate::engine::{Error, Unavailable, Versions};
@@ -27,7 +27,7 @@ pub(in crate::engine) struct Loader {
 /// Loads a set in the background and sends the result to everybody who waits. The set becomes resident even if nobody waits any more.
 pub(super) fn spawn(
     inner: Arc<Inner>,
-    (version, load): (VersionRef, u64),
+    (version, load, need): (VersionRef, u64, Need),
     sender: watch::Sender<Option<Result<Pin, Error>>>,
 ) {
     tokio::spawn(async move {
@@ -35,9 +35,10 @@ pub(super) fn spawn(
             inner,
             version,
             load,
+            need,
             listed: false,
         };
-        let result = listing.inner.load(&listing.version).await;
+        let result = listing.inner.load(&listing.version, need).await;
         let result = listing.list(result);
         sender.send_replace(Some(result));
     });
@@ -49,6 +50,7 @@ struct Listing {
     version: VersionRef,
     /// Number of the load in its slot.
     load: u64,
+    need: Need,
     listed: bool,
 }
 
@@ -65,7 +67,7 @@ impl Listing {
         }
         let gone = match &result {
             Ok(pin) => {
-                state.insert(pin.clone());
+                state.insert(pin.clone(), self.need);
                 None
             }
             Err(Error::Quarantined { reason, .. }) => {
@@ -96,10 +98,12 @@ impl Drop for Listing {
 }
 
 impl Inner {
-    async fn load(self: &Arc<Self>, version: &VersionRef) -> Result<Pin, Error> {
+    async fn load(self: &Arc<Self>, version: &VersionRef, need: Need) -> Result<Pin, Error> {
         let begun = Instant::now();
-        let result = self.bring(version).await;
+        let result = self.bring(version, need).await;
         match &result {
+            // Nobody needed the set.
+            Err(Error::NoRoom { .. }) => {}
             Ok(_) => self
                 .metrics
                 .adapter_loaded(&version.tenant, begun.elapsed()),
@@ -110,8 +114,14 @@ impl Inner {
         result
     }
 
-    async fn bring(self: &Arc<Self>, version: &VersionRef) -> Result<Pin, Error> {
-        let _turn = self.loads.acquire().await.map_err(|_| Error::Stopped)?;
+    async fn bring(self: &Arc<Self>, version: &VersionRef, need: Need) -> Result<Pin, Error> {
+        let no_room = || Error::NoRoom {
+            version: version.clone(),
+        };
+        let turn = match need {
+            Need::Request => self.turns.wait(&version.tenant).await?,
+            Need::Spare => self.turns.free().ok_or_else(no_room)?,
+        };
         let set = self.read(version).await?;
         let bytes = set.bytes();
         if bytes > self.budget {
@@ -121,7 +131,10 @@ impl Inner {
                 budget: self.budget,
             });
         }
-        let room = self.make_room(&version.tenant, bytes).await;
+        let room = match need {
+            Need::Request => self.make_room(&version.tenant, bytes, turn).await,
+            Need::Spare => self.free_room(&version.tenant, bytes).ok_or_else(no_room)?,
+        };
         let Loader {
             device, backbone, ..
         } = &self.loader;
@@ -198,7 +211,8 @@ fn reason(error: &Error) -> &'static str {
         Error::Damaged { .. } => "damaged",
         Error::NotFound { .. } => "missing",
         Error::TooLarge { .. } => "too_large",
-        Error::QueueFull { .. }
+        Error::NoRoom { .. }
+        | Error::QueueFull { .. }
         | Error::Unreachable { .. }
         | Error::TooManyClips { .. }
         | Error::TooManyBytes { .. }

@@ -2,12 +2,12 @@
 //!
 //! Invariant: pure bookkeeping under the residency's lock; what leaves the table is returned, so that the caller drops it after the lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Loading, Pin, Resident};
-use crate::engine::ResidencyRecord;
+use super::{Loading, Need, Pin, Resident};
+use crate::engine::{Error, ResidencyRecord};
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::telemetry;
 
@@ -60,8 +60,26 @@ pub(super) struct State {
     pub(super) live: u64,
     /// Bytes of sets that are being warmed up.
     pub(super) reserved: u64,
+    /// Bytes of the sets that wait for room, in the order in which they began to.
+    pub(super) claims: BTreeMap<u64, u64>,
+    /// Bytes of those of them whose load has given its turn away.
+    pub(super) waiting: u64,
+    /// Versions whose sets make room for others only when there is no other way.
+    pub(super) pinned: HashSet<VersionRef>,
+    /// Versions that were looked for in vain by those that load nothing.
+    pub(super) missed: HashSet<VersionRef>,
     tenants: HashMap<TenantId, u64>,
     clock: u64,
+}
+
+/// A resident set in the order in which sets make room: those that are kept last, those in use before them.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Leaving {
+    is_kept: bool,
+    is_in_use: bool,
+    used: u64,
+    version: VersionRef,
+    bytes: u64,
 }
 
 impl Entry {
@@ -73,6 +91,17 @@ impl Entry {
 
     fn is_pinned(&self) -> bool {
         Arc::strong_count(&self.pin) > 1
+    }
+}
+
+impl Refused {
+    /// Returns the error of a request for the version.
+    pub(super) fn error(&self, version: &VersionRef) -> Error {
+        let (version, reason) = (version.clone(), self.reason.clone());
+        match self.is_damaged {
+            true => Error::Damaged { version, reason },
+            false => Error::Quarantined { version, reason },
+        }
     }
 }
 
@@ -95,10 +124,13 @@ impl State {
         sum
     }
 
-    /// Adds a warmed-up set to the table.
-    pub(super) fn insert(&mut self, pin: Pin) {
+    /// Adds a warmed-up set to the table. One that nobody needs is the first to make room, until it is used.
+    pub(super) fn insert(&mut self, pin: Pin, need: Need) {
         pin.room.list(&mut self.reserved);
-        let used = self.tick();
+        let used = match need {
+            Need::Request => self.tick(),
+            Need::Spare => 0,
+        };
         let entry = Entry {
             used,
             last_used: telemetry::now(),
@@ -109,30 +141,46 @@ impl State {
             .insert(pin.version.clone(), Slot::Resident(entry));
     }
 
+    /// Bytes that sets claim which began to wait for room before this claim.
+    pub(super) fn claimed_before(&self, claim: u64) -> u64 {
+        self.claims.range(..claim).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes of the sets in the table and of those that are being warmed up: what is left when all removed sets are gone.
+    pub(super) fn kept(&self) -> u64 {
+        let resident = self.slots.values().map(|slot| match slot {
+            Slot::Resident(entry) => entry.pin.bytes(),
+            Slot::Loading(..) | Slot::Quarantined(_) => 0,
+        });
+        resident.sum::<u64>() + self.reserved
+    }
+
     /// Removes sets until `bytes` more would fit once the pins of the removed sets are gone. Returns the removed sets.
     pub(super) fn evict(&mut self, bytes: u64, budget: u64) -> Vec<Pin> {
-        let mut listed: Vec<(bool, u64, VersionRef, u64)> = self
-            .slots
-            .iter()
-            .filter_map(|(version, slot)| match slot {
-                Slot::Resident(entry) => Some((
-                    entry.is_pinned(),
-                    entry.used,
-                    version.clone(),
-                    entry.pin.bytes(),
-                )),
-                Slot::Loading(..) | Slot::Quarantined(_) => None,
-            })
-            .collect();
+        let mut listed = Vec::new();
+        for (version, slot) in &self.slots {
+            if let Slot::Resident(entry) = slot {
+                listed.push(Leaving {
+                    is_kept: self.pinned.contains(version),
+                    is_in_use: entry.is_pinned(),
+                    used: entry.used,
+                    version: version.clone(),
+                    bytes: entry.pin.bytes(),
+                });
+            }
+        }
         listed.sort();
-        let mut total: u64 = listed.iter().map(|(.., bytes)| bytes).sum::<u64>() + self.reserved;
+        let mut total: u64 = listed.iter().map(|own| own.bytes).sum::<u64>() + self.reserved;
+        let kept = listed.iter().filter(|own| own.is_kept);
+        // A set that does not fit beside those that are kept takes their room: it would wait for ever.
+        let is_too_large = kept.map(|own| own.bytes).sum::<u64>() + bytes > budget;
         let mut evicted = Vec::new();
-        for (_, _, version, size) in listed {
-            if total + bytes <= budget {
+        for own in listed {
+            if total + bytes <= budget || (own.is_kept && !is_too_large) {
                 break;
             }
-            if let Some(Slot::Resident(entry)) = self.slots.remove(&version) {
-                total -= size;
+            if let Some(Slot::Resident(entry)) = self.slots.remove(&own.version) {
+                total -= own.bytes;
                 evicted.push(entry.pin);
             }
         }
@@ -242,12 +290,14 @@ impl State {
                     version: version.clone(),
                     bytes: entry.pin.bytes(),
                     last_used: entry.last_used,
+                    is_pinned: self.pinned.contains(version),
                     quarantine: None,
                 }),
                 Slot::Quarantined(entry) => Some(ResidencyRecord {
                     version: version.clone(),
                     bytes: 0,
                     last_used: entry.since,
+                    is_pinned: false,
                     quarantine: Some(entry.reason.clone()),
                 }),
             })

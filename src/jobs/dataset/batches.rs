@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Batch, Clips, Example, blocking, in_order};
-use crate::jobs::augment::{self, Draws};
+use crate::jobs::augment::{self, Draws, Fallback};
 use crate::jobs::failure::Failure;
 use crate::jobs::plan::Plan;
 use crate::rng::Stream;
@@ -22,6 +22,8 @@ pub(in crate::jobs) struct Training {
     pub(in crate::jobs) examples: Vec<Example>,
     pub(in crate::jobs) plan: Plan,
     pub(in crate::jobs) order: Order,
+    /// Clips of each example of which a set without adapters has frozen features.
+    pub(in crate::jobs) draws: usize,
     /// Batches that may be decoded ahead of the device, the one in the works included: as many as their bytes allow.
     pub(in crate::jobs) ahead: usize,
 }
@@ -31,28 +33,70 @@ pub(in crate::jobs) struct Training {
 pub(in crate::jobs) enum Order {
     /// Shuffled as a whole: jobs that began under release 0.1.
     Shuffled,
-    /// A keyed permutation, without an array.
-    #[default]
+    /// A keyed permutation, without an array, in whole batches and what is left: jobs that began under the release before.
     Permuted,
+    /// A keyed permutation, in batches that are as large as each other, or one clip smaller.
+    #[default]
+    Equal,
+}
+
+impl Order {
+    /// What is taken of a picture in which no drawn crop fits.
+    fn fallback(self) -> Fallback {
+        match self {
+            Self::Shuffled | Self::Permuted => Fallback::Square,
+            Self::Equal => Fallback::Shape,
+        }
+    }
 }
 
 impl Training {
     /// The examples of a step, in the order in which they are in its batch.
     pub(in crate::jobs) fn picked(&self, step: u64) -> Vec<usize> {
-        let (epoch, within) = self.plan.position(step);
-        let size = self.plan.batch_size as usize;
-        let (start, count) = (within as usize * size, self.examples.len());
-        let places = start.min(count)..count.min(start.saturating_add(size));
+        let (epoch, _) = self.plan.position(step);
         let draws = Draws::new(self.plan.seed);
+        let places = match self.order {
+            Order::Shuffled | Order::Permuted => self.plan.whole_places(step),
+            Order::Equal => self.plan.places(step),
+        };
+        let count = self.examples.len();
         match self.order {
-            Order::Shuffled => draws.shuffled(epoch, count)[places].to_vec(),
-            Order::Permuted => {
+            Order::Shuffled => {
+                let order = draws.shuffled(epoch, count);
+                let places = places.filter_map(|place| order.get(place as usize));
+                places.copied().collect()
+            }
+            Order::Permuted | Order::Equal => {
                 let order = draws.order(epoch, count as u64);
-                places
-                    .map(|place| order.at(place as u64) as usize)
-                    .collect()
+                places.map(|place| order.at(place) as usize).collect()
             }
         }
+    }
+
+    /// Number of rows of frozen features.
+    pub(in crate::jobs) fn frozen_rows(&self) -> usize {
+        self.examples.len() * self.draws.max(1)
+    }
+
+    /// The row of frozen features that an epoch uses of an example: another one in each epoch, as far as there are.
+    pub(in crate::jobs) fn frozen_row(&self, epoch: u64, example: usize) -> usize {
+        let draws = self.draws.max(1);
+        example * draws + ((epoch + example as u64) % draws as u64) as usize
+    }
+
+    /// The clip of a row of frozen features: the one that classification takes from the middle, then those of the training's draws.
+    pub(in crate::jobs) async fn frozen_clip(&self, row: usize) -> Result<Arc<[f32]>, Failure> {
+        let draws = self.draws.max(1);
+        let (index, draw) = (row / draws, (row % draws) as u64);
+        let example = self.examples[index];
+        if draw == 0 {
+            return self.clips.central(example).await;
+        }
+        let random = Draws::new(self.plan.seed).frames(draw, index as u64);
+        let indices = self.indices(example, random);
+        self.clips
+            .frames(example, indices, (None, Vec::new()))
+            .await
     }
 
     /// The batches of the steps from `step` on, decoded ahead.
@@ -97,28 +141,53 @@ impl Training {
         let draws = Draws::new(self.plan.seed);
         let index = index as u64;
         let is_mirrored = self.plan.horizontal_flip && draws.is_mirrored(epoch, index);
-        let part = (self.plan.min_crop_area < 1.0).then(|| {
-            let crop = draws.crop(epoch, index, example.size, self.plan.min_crop_area);
-            Rect {
-                x: crop.x,
-                y: crop.y,
-                width: crop.width,
-                height: crop.height,
-                flip: false,
-            }
-        });
+        let part = self.part(&draws, epoch, index, example.size);
         let indices = self.indices(example, draws.frames(epoch, index));
-        let planes = self.clips.frames(example, indices, part).await?;
-        if !is_mirrored {
+        let augment = self.plan.rand_augment.as_ref();
+        let alters = augment.map(|augment| draws.alters(epoch, index, augment));
+        let shown = (part, alters.unwrap_or_default());
+        let planes = self.clips.frames(example, indices, shown).await?;
+        let side = usize::from(self.clips.side);
+        let probability = self.plan.random_erasing;
+        let erased = draws.erased(epoch, index, side, probability);
+        if !is_mirrored && erased.is_none() {
             return Ok(planes);
         }
-        let side = usize::from(self.clips.side);
         blocking(move || {
             let mut planes = planes.to_vec();
-            augment::mirror(&mut planes, side);
+            if let Some(part) = erased {
+                augment::erase(&mut planes, side, part);
+            }
+            if is_mirrored {
+                augment::mirror(&mut planes, side);
+            }
             planes.into()
         })
         .await
+    }
+
+    /// The part of its pictures that a clip shows; `None` is their middle.
+    fn part(&self, draws: &Draws, epoch: u64, index: u64, size: (u32, u32)) -> Option<Rect> {
+        let plan = &self.plan;
+        let crop = if plan.short_side_scale > 1.0 {
+            draws.jitter(epoch, index, size, plan.short_side_scale)
+        } else if plan.min_crop_area < 1.0 {
+            draws.crop(
+                epoch,
+                index,
+                size,
+                (plan.min_crop_area, self.order.fallback()),
+            )
+        } else {
+            return None;
+        };
+        Some(Rect {
+            x: crop.x,
+            y: crop.y,
+            width: crop.width,
+            height: crop.height,
+            flip: false,
+        })
     }
 
     fn indices(&self, example: Example, mut random: Stream) -> Vec<u32> {

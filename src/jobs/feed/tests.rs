@@ -121,6 +121,7 @@ impl Setting {
             dataset: "d".parse().expect("an id"),
             hyper_parameters: HyperParameters::default(),
             allow_label_change: false,
+            warning: None,
             limit: 100,
         };
         let jobs = &self.jobs.below;

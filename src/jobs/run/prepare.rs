@@ -7,15 +7,19 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::Run;
+use super::survey::Survey;
 use crate::jobs::checkpoint::{self, Origin};
 use crate::jobs::dataset::{Clips, Example, Pictures, Sources, Training, blocking};
 use crate::jobs::failure::Failure;
+use crate::jobs::features;
 use crate::jobs::memory::Demand;
+use crate::jobs::mirror;
 use crate::jobs::plan::Plan;
+use crate::jobs::selection::{self, Policy};
 use crate::jobs::trainer::{Shared, Trainer};
 use crate::metadata::TaskRecord;
 use crate::model::StepShape;
-use crate::spec::{Digest, LabelSet};
+use crate::spec::{Digest, HyperParameters, LabelSet, Publish, wilson};
 use crate::store::Key;
 
 /// What training needs.
@@ -33,6 +37,8 @@ pub(super) struct Prepared {
     pub(super) demand: Demand,
     /// What frozen features of its training examples are computed from.
     pub(super) features: Digest,
+    /// Whether the test split is evaluated once the version is published.
+    pub(super) has_test: bool,
 }
 
 impl Run {
@@ -51,16 +57,15 @@ impl Run {
         };
         let has_sites = task.adapter.has_sites();
         let seed = self.job.hyper_parameters.seed.unwrap_or_default();
-        let plan = Plan::new(
-            &self.job.hyper_parameters,
-            survey.training.len() as u64,
-            has_sites,
-            seed,
-        );
-        let demand = self.demand(&task, labels.len())?;
-        // What was admitted when it was submitted may be too much for the budget of now, or for the labels that the snapshot has.
-        let admitted = demand.admitted(Some(plan.batch_size));
-        admitted.map_err(Failure::TooLarge)?;
+        let held_out = self.hold_out(&mut survey, seed);
+        let mirrored = mirror::decide(&self.job.hyper_parameters, &labels);
+        let submitted = HyperParameters {
+            horizontal_flip: Some(mirrored.is_on),
+            ..self.job.hyper_parameters.clone()
+        };
+        let count = survey.training.len() as u64;
+        let plan = Plan::new(&submitted, count, &task.adapter, seed);
+        let demand = self.admitted(&task, labels.len(), &plan)?;
         let origin = Origin {
             dataset: self.job.dataset_digest,
             backbone: Arc::clone(&parts.backbone),
@@ -74,7 +79,7 @@ impl Run {
             None
         };
         if resumed.is_none() {
-            let keep = has_sites && plan.min_crop_area >= 1.0;
+            let keep = has_sites && !plan.redraws();
             let check = self.check(&clips, &survey, keep, &mut problems);
             self.unless_stopped(check).await?;
             if let Some(text) = survey.stamps.warning(task.sampling.order) {
@@ -84,6 +89,14 @@ impl Run {
         if !problems.is_empty() {
             return Err(Failure::Dataset(problems));
         }
+        if resumed.is_none() {
+            self.tell_findings().await?;
+            // A probe's clips are fixed, as the answer to the submission says.
+            if let Some((warning, text)) = mirrored.told.filter(|_| has_sites) {
+                self.tell(warning, text).await?;
+            }
+            self.tell_validation(&survey, held_out, &plan).await?;
+        }
         let saved = resumed.as_ref().map(|trainer| trainer.position().step);
         let trainer = match resumed {
             Some(trainer) => trainer,
@@ -92,6 +105,7 @@ impl Run {
         let order = trainer.position().order;
         let ahead = demand.ahead(plan.batch_size);
         Ok(Prepared {
+            has_test: plan.selection.evaluate_test && survey.tests > 0,
             labels,
             validation: survey.validation,
             training: Arc::new(Training {
@@ -99,6 +113,7 @@ impl Run {
                 clips,
                 plan,
                 order,
+                draws: features::draws(task.adapter.head),
                 ahead,
             }),
             trainer: trainer.shared(),
@@ -110,6 +125,75 @@ impl Run {
         })
     }
 
+    /// Returns what the steps of a plan take, unless that is too much for the budget of now, or for the labels that the snapshot has.
+    fn admitted(&self, task: &TaskRecord, labels: usize, plan: &Plan) -> Result<Demand, Failure> {
+        let demand = self.demand(task, labels)?;
+        let demand = match plan.selection.publish {
+            Publish::Best => demand,
+            Publish::Last => demand.without_best(),
+        };
+        let admitted = demand.admitted(Some(plan.batch_size));
+        admitted.map_err(Failure::TooLarge)?;
+        Ok(demand)
+    }
+
+    /// Makes a validation split of a data set without one, if the job does that. Returns the number of clips before.
+    fn hold_out(&self, survey: &mut Survey, seed: u64) -> Option<usize> {
+        let submitted = self.job.hyper_parameters.selection.as_ref();
+        // Neither the epochs nor the adapters decide about the share.
+        let policy = Policy::new(submitted, 1, true);
+        survey.hold_out(policy.validation_share, seed)
+    }
+
+    /// Tells what is suspicious about the data set.
+    async fn tell_findings(&self) -> Result<(), Failure> {
+        let library = &self.context.parts.library;
+        let (tenant, digest) = (&self.lease.tenant, self.job.dataset_digest);
+        let check = || async { Ok(library.check(tenant, digest).await?) };
+        let (_, findings) = self.journal.patiently_moving(check).await?;
+        for finding in findings {
+            let videos = finding.videos.iter().map(|video| format!("videos/{video}"));
+            let labels = finding.labels.iter().map(|label| format!("{label:?}"));
+            let named: Vec<String> = videos.chain(labels).collect();
+            let named = match named.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", named.join(", ")),
+            };
+            self.tell(true, format!("the data set: {}{named}", finding.text))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Tells where the validation split comes from and what little it says.
+    async fn tell_validation(
+        &self,
+        survey: &Survey,
+        held_out: Option<usize>,
+        plan: &Plan,
+    ) -> Result<(), Failure> {
+        let clips = survey.validation.len() as u64;
+        if let Some(all) = held_out {
+            let text = format!(
+                "the data set has no validation split: {clips} of its {all} training clips, spread over the labels, are held out as one (validation_share {})",
+                plan.selection.validation_share
+            );
+            self.tell(false, text).await?;
+        }
+        // Jobs of a release that told nothing of the kind go on to do so.
+        let is_used = plan.selection.eval_every > 0;
+        if !is_used || clips == 0 || clips >= selection::FEW {
+            return Ok(());
+        }
+        let (low, high) = wilson(clips.div_ceil(2), clips);
+        let text = format!(
+            "the validation split has {clips} clips, which say little: an accuracy of {:.2} on them means one between {low:.2} and {high:.2}; {} or more are better",
+            clips.div_ceil(2) as f64 / clips as f64,
+            selection::FEW
+        );
+        self.tell(true, text).await
+    }
+
     fn features_key(&self, task: &TaskRecord) -> Result<Digest, Failure> {
         let backbone = &self.context.parts.backbone;
         let sampling = serde_json::to_vec(&task.sampling).map_err(checkpoint::Error::from)?;
@@ -118,10 +202,23 @@ impl Run {
         sha256.update(backbone.digest().0);
         sha256.update(backbone.precision().to_string());
         sha256.update(sampling);
+        if !task.adapter.head.is_mean() {
+            // Other heads read the class tokens of the frames.
+            let head = serde_json::to_vec(&task.adapter.head).map_err(checkpoint::Error::from)?;
+            sha256.update(head);
+            sha256.update([features::draws(task.adapter.head) as u8]);
+            sha256.update(
+                self.job
+                    .hyper_parameters
+                    .seed
+                    .unwrap_or_default()
+                    .to_le_bytes(),
+            );
+        }
         Ok(Digest(sha256.finalize().into()))
     }
 
-    fn demand(&self, task: &TaskRecord, classes: usize) -> Result<Demand, Failure> {
+    pub(super) fn demand(&self, task: &TaskRecord, classes: usize) -> Result<Demand, Failure> {
         let backbone = &self.context.parts.backbone;
         let of = (backbone.config(), backbone.precision());
         let frames = usize::from(task.sampling.num_frames.get());
@@ -130,7 +227,7 @@ impl Run {
         Ok(Demand::new(sizes, task.adapter.has_sites(), budget))
     }
 
-    fn clips(&self, task: &TaskRecord) -> Result<Clips, Failure> {
+    pub(super) fn clips(&self, task: &TaskRecord) -> Result<Clips, Failure> {
         let parts = &self.context.parts;
         let backbone = parts.backbone.config();
         let side = u16::try_from(backbone.image_size).unwrap_or(u16::MAX);

@@ -7,12 +7,13 @@ use super::stamps::OddStamps;
 use crate::ids::VideoId;
 use crate::jobs::dataset::{Clips, Example};
 use crate::jobs::failure::Failure;
+use crate::jobs::holdout::{held_out, part_of};
 use crate::jobs::validation::{Labels, Problems};
 use crate::metadata::ExampleRecord;
 use crate::spec::{LabelSet, Split};
 
 /// Examples that the database is asked for at a time.
-const PAGE: u32 = 1000;
+pub(super) const PAGE: u32 = 1000;
 
 /// The examples of training and validation whose videos are there, in the order of the videos' ids.
 pub(super) struct Survey {
@@ -24,6 +25,10 @@ pub(super) struct Survey {
     pub(super) problems: Problems,
     /// Videos whose time stamps are in doubt.
     pub(super) stamps: OddStamps,
+    /// Examples of the test split, of which nothing else is read.
+    pub(super) tests: u64,
+    /// Of each training example, a part of its video's digest, until it is decided which examples are held out.
+    contents: Vec<u64>,
 }
 
 impl Run {
@@ -35,6 +40,8 @@ impl Run {
             validation: Vec::new(),
             problems: Problems::default(),
             stamps: OddStamps::default(),
+            tests: 0,
+            contents: Vec::new(),
         };
         let mut labels = Labels::default();
         let mut after = None;
@@ -63,7 +70,7 @@ impl Run {
         })
     }
 
-    async fn page(&self, after: Option<VideoId>) -> Result<Vec<ExampleRecord>, Failure> {
+    pub(super) async fn page(&self, after: Option<VideoId>) -> Result<Vec<ExampleRecord>, Failure> {
         let library = &self.context.parts.library;
         let (tenant, digest) = (&self.lease.tenant, self.job.dataset_digest);
         let read = || async {
@@ -75,6 +82,21 @@ impl Run {
 }
 
 impl Survey {
+    /// Makes a validation split of a data set that has none: so much of each label's training clips, the same of every claim. Returns the number of clips
+    /// of both splits before, when there is one now.
+    pub(super) fn hold_out(&mut self, share: f64, seed: u64) -> Option<usize> {
+        let contents = std::mem::take(&mut self.contents);
+        if !self.validation.is_empty() {
+            return None;
+        }
+        let all = self.training.len();
+        let classes = self.training.iter().map(|example| example.class);
+        let mut held = held_out(classes, &contents, share, seed).into_iter();
+        let is_held = |_: &mut Example| held.next().unwrap_or(false);
+        self.validation = self.training.extract_if(.., is_held).collect();
+        (!self.validation.is_empty()).then_some(all)
+    }
+
     /// Adds a page of examples. Their classes are the numbers of their labels until all labels are known.
     async fn add(
         &mut self,
@@ -82,7 +104,9 @@ impl Survey {
         labels: &mut Labels,
         mut page: Vec<ExampleRecord>,
     ) -> Result<(), Failure> {
+        let all = page.len();
         page.retain(|example| example.split != Split::Test);
+        self.tests += (all - page.len()) as u64;
         if page.is_empty() {
             return Ok(());
         }
@@ -102,7 +126,10 @@ impl Survey {
             self.stamps.note(record);
             let example = clips.example(record, number);
             match split {
-                Split::Train => self.training.push(example),
+                Split::Train => {
+                    self.training.push(example);
+                    self.contents.push(part_of(record.sha256));
+                }
                 Split::Validation => self.validation.push(example),
                 Split::Test => {}
             }

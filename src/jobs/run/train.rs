@@ -21,7 +21,7 @@ use crate::jobs::progress::{Meter, Speed};
 use crate::jobs::state::Stop;
 use crate::jobs::trainer::{Input, StepError, StepReport, StepWalk};
 use crate::metadata::{CheckpointRecord, Event, JobUpdate, StepMetrics};
-use crate::model::aside;
+use crate::model::{Features as Frozen, aside};
 use crate::spec::Digest;
 use crate::store::layout;
 
@@ -53,13 +53,14 @@ impl Run {
     async fn steps(&mut self, prepared: &Prepared, saved: &mut Option<u64>) -> Result<(), Failure> {
         let plan = &prepared.training.plan;
         let mut done = prepared.trainer.lock()?.position().step;
-        if done == plan.total_steps() {
+        // A checkpoint may be of the moment before its step's evaluation.
+        if !self.goes_on(prepared, done).await? {
             return Ok(());
         }
         let mut source = self.source(prepared, done).await?;
         let mut meter = Meter::new(done, plan.total_steps());
         let began = Instant::now();
-        while done < plan.total_steps() {
+        loop {
             let (input, labels) = self.next(prepared, &mut source, done).await?;
             let report = self.step(prepared, input, labels).await?;
             done = report.done;
@@ -68,37 +69,38 @@ impl Run {
             if let Some(speed) = meter.step(done, report.clips, began.elapsed(), is_due) {
                 self.tell_step(prepared, &report, speed).await?;
             }
-            if plan.is_checkpoint_due(done) {
+            let goes_on = self.goes_on(prepared, done).await?;
+            // A crash after the last step repeats none.
+            if plan.is_checkpoint_due(done) || !goes_on {
                 self.save_or_tell(prepared, saved).await?;
             }
+            if !goes_on {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     async fn source(&self, prepared: &Prepared, done: u64) -> Result<Source, Failure> {
         if prepared.origin.adapter.has_sites() {
             return Ok(Source::Batches(prepared.training.batches(done)));
         }
-        let plan = &prepared.training.plan;
-        if plan.horizontal_flip || plan.min_crop_area < 1.0 {
-            let text =
-                "a task without adapters trains on fixed clips: crops and mirroring are not used";
-            self.tell(true, text.into()).await?;
-        }
         let features = self.open_features(prepared).await?;
         let forwards = self.forwards(prepared);
-        let (clips, examples) = (&prepared.training.clips, &prepared.training.examples);
-        let features = forwards.features(clips, examples, features);
+        let head = prepared.origin.adapter.head;
+        let features = forwards.features(&prepared.training, head, features);
         let features = self.unless_stopped(features).await?;
         Ok(Source::Features(Arc::new(features)))
     }
 
     /// The job's features as far as they were computed, in this claim or in one before.
     async fn open_features(&self, prepared: &Prepared) -> Result<Features, Failure> {
-        let width = self.context.parts.backbone.config().width;
+        let backbone = self.context.parts.backbone.config();
+        let head = prepared.origin.adapter.head;
+        let width = Frozen::width(backbone, head, prepared.num_frames);
         let rows = prepared.training.examples.len() as u64;
         let most = self.context.config.feature_bytes;
-        memory::check_features(rows, width, most).map_err(Failure::TooLarge)?;
+        let of_example = width * prepared.training.draws;
+        memory::check_features(rows, of_example, most).map_err(Failure::TooLarge)?;
         let path = features::path(
             &self.context.parts.scratch,
             &self.lease.tenant,
@@ -123,8 +125,11 @@ impl Run {
                 let training = &prepared.training;
                 let picked = training.picked(step);
                 let labels = picked.iter().map(|i| training.examples[*i].class).collect();
+                let (epoch, _) = training.plan.position(step);
+                let rows = picked.iter().map(|i| training.frozen_row(epoch, *i));
+                let rows: Vec<usize> = rows.collect();
                 let features = Arc::clone(features);
-                let rows = blocking(move || features.read(&picked)).await??;
+                let rows = blocking(move || features.read(&rows)).await??;
                 Ok((Input::Features(rows), labels))
             }
         }
@@ -156,7 +161,7 @@ impl Run {
             StepError::Torn(torn) => Failure::Torn(torn),
         };
         let walk = made.map_err(failed)?;
-        let device = &self.context.parts.device;
+        let device = self.context.parts.device.owned_by(&self.lease.tenant);
         let outcome = self
             .unless_stopped(async { Ok(device.run(walk, Priority::Training).await?) })
             .await?;

@@ -6,13 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Timestamp, VersionRecord};
 use crate::ids::{DatasetId, JobId, TaskId, TenantId};
-use crate::spec::{Digest, Evaluation, HyperParameters, JobState};
+use crate::spec::{Digest, Evaluation, HyperParameters, JobState, Split, wilson};
 
 /// Reason of a job that ended its process, alone and twice at one place. Its newest checkpoint is kept for as long as its record.
 pub const PROCESS_LOST: &str = "PROCESS_LOST";
 
 /// Reason of a job that succeeded, and whose version is not served by itself since its labels are not those of the version that serves.
 pub const LABELS_CHANGED: &str = "LABELS_CHANGED";
+
+/// Reason of a job that succeeded before its last step, since its evaluations made no progress.
+pub const EARLY_STOPPED: &str = "EARLY_STOPPED";
 
 /// A fine-tuning job.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,7 +58,7 @@ pub struct JobRecord {
     pub task_etag: String,
     /// Newest checkpoint of the job.
     pub checkpoint: Option<CheckpointRecord>,
-    /// Result of the job, once it has succeeded.
+    /// Result of the job, once its version is published.
     pub result: Option<JobResult>,
     /// Time when the job was submitted.
     pub create_time: Timestamp,
@@ -74,6 +77,8 @@ pub struct NewJob {
     pub hyper_parameters: HyperParameters,
     /// Whether the version may serve by itself although its labels are not those of the version that serves.
     pub allow_label_change: bool,
+    /// Warning that the job's owner reads at once, in its first event after the one of its state.
+    pub warning: Option<String>,
     /// Unfinished jobs that the tenant may have, this one included.
     pub limit: u32,
 }
@@ -98,6 +103,12 @@ pub struct JobResult {
     pub evaluation: Evaluation,
     /// Mean training loss of each epoch, in nats.
     pub loss_curve: Vec<f64>,
+    /// Evaluations of the validation split while the job trained, in their order.
+    #[serde(default)]
+    pub validation_curve: Vec<CurvePoint>,
+    /// Step after which the job had the version's weights; 0 in records of a release that did not say.
+    #[serde(default)]
+    pub step: u64,
     /// Digest of the data set snapshot.
     pub dataset_digest: Digest,
     /// Digest of the backbone.
@@ -108,6 +119,23 @@ pub struct JobResult {
     pub parameters: u64,
     /// Training time without waiting and validation, in microseconds.
     pub training_micros: u64,
+    /// Metrics of the version on the test split, measured after it was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Evaluation>,
+}
+
+/// An evaluation of the validation split while a job trains.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Steps that were done.
+    pub step: u64,
+    /// Number of the epoch, from 1.
+    pub epoch: u32,
+    /// Mean cross entropy, in nats.
+    #[serde(deserialize_with = "float_or_null")]
+    pub loss: f64,
+    /// Share of examples whose best score is their label's.
+    pub top1: f64,
 }
 
 /// The right to write a job: it holds while the job's epoch and state say so.
@@ -212,6 +240,8 @@ pub enum Event {
     },
     /// Metrics of a training step.
     Step(StepMetrics),
+    /// Metrics of an evaluation.
+    Evaluation(EvaluationMetrics),
     /// A message for people.
     Message {
         /// Whether the message is a warning.
@@ -248,6 +278,40 @@ pub struct StepMetrics {
     pub device_bytes: u64,
 }
 
+/// Metrics of an evaluation of the weights of a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationMetrics {
+    /// Split that was evaluated.
+    pub split: Split,
+    /// Step after which the job had the weights.
+    pub step: u64,
+    /// Epoch of the step, from 1.
+    pub epoch: u32,
+    /// Examples that were evaluated.
+    pub examples: u64,
+    /// Mean cross entropy, in nats.
+    #[serde(deserialize_with = "float_or_null")]
+    pub loss: f64,
+    /// Share of examples whose best score is their label's.
+    pub top1: f64,
+    /// Whether it is the best evaluation so far.
+    pub is_best: bool,
+    /// Mean training loss of the epoch, in nats, when it was counted.
+    pub training_loss: Option<f64>,
+    /// Share of the epoch's training clips that were right, when it was counted.
+    pub training_accuracy: Option<f64>,
+}
+
+impl EvaluationMetrics {
+    /// The 95 % interval of the accuracy.
+    pub fn interval(&self) -> (f64, f64) {
+        wilson(
+            (self.top1 * self.examples as f64).round() as u64,
+            self.examples,
+        )
+    }
+}
+
 /// How the training of a job that succeeded went: what its result says besides the version.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TrainingSummary {
@@ -255,10 +319,16 @@ pub struct TrainingSummary {
     pub reason: Option<String>,
     /// Mean training loss of each epoch, in nats.
     pub loss_curve: Vec<f64>,
+    /// Evaluations of the validation split while the job trained, in their order.
+    pub validation_curve: Vec<CurvePoint>,
+    /// Step after which the job had the weights.
+    pub step: u64,
     /// The seed that was used.
     pub seed: u64,
     /// Training time without waiting and validation, in microseconds.
     pub training_micros: u64,
+    /// Whether the test split is to be measured: then the job does not end with its publication.
+    pub has_test: bool,
 }
 
 /// JSON writes what is not a finite number as null.

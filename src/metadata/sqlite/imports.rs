@@ -11,7 +11,8 @@ use super::super::{
 };
 use super::requests::Request;
 use super::rows::{self, corrupt};
-use super::{Sqlite, tasks, versions};
+use super::usage::Delta;
+use super::{Sqlite, serving, tasks, usage, versions};
 use crate::ids::TenantId;
 use crate::spec::Digest;
 
@@ -51,7 +52,8 @@ pub(super) async fn import(
     }
     let task = &target.task;
     let auto_serve = match (fits(&mut tx, tenant, target).await?, &target.create) {
-        (Some(record), _) => record.auto_serve,
+        // Whoever shares requests out among versions decides what becomes of a new one.
+        (Some(record), _) => record.auto_serve && record.split.is_none(),
         (None, Some(new)) => {
             tasks::insert(&mut tx, tenant, new, now).await?;
             new.auto_serve
@@ -60,8 +62,10 @@ pub(super) async fn import(
     };
     let number = version.version;
     let version = versions::insert(&mut tx, tenant, task, &version, now).await?;
+    usage::check(&mut tx, tenant, Delta::version(version.size_bytes)?).await?;
     if auto_serve {
-        tasks::desire(&mut tx, tenant, task, number, now).await?;
+        let record = tasks::get(&mut tx, tenant, task).await?;
+        serving::desire(&mut tx, &record, &number.into(), now).await?;
     }
     let resource = format!("{task}/{number}");
     let request = request(target)?;

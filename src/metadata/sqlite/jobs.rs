@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::super::{
-    CheckpointRecord, Claim, Ending, Error, Event, JobRecord, JobResult, JobUpdate, LABELS_CHANGED,
-    Lease, NewVersion, Published, Recovered, Release, Result, TaskRecord, Timestamp,
-    TrainingSummary, Workers,
+    CheckpointRecord, Claim, EARLY_STOPPED, Ending, Error, Event, JobRecord, JobResult, JobUpdate,
+    LABELS_CHANGED, Lease, NewVersion, Published, Recovered, Release, Result, TaskRecord,
+    Timestamp, TrainingSummary, Workers,
 };
 use super::rows::{self, Columns};
-use super::{Sqlite, claims, events, owners, tasks, versions};
+use super::{Sqlite, claims, events, owners, serving, tasks, versions};
 use crate::ids::AdapterVersion;
-use crate::spec::{JobState, LabelSet};
+use crate::spec::{Evaluation, JobState, LabelSet};
 
 #[async_trait]
 impl Workers for Sqlite {
@@ -178,11 +178,18 @@ impl Workers for Sqlite {
         set_result(&mut tx, &job, version, &summary).await?;
         let is_desired = matches!(served, Served::Desired);
         let why = match (summary.reason, served) {
+            // That it is not served is what its owner has to act on.
+            (Some(early), Served::Not(reason, message)) if early == EARLY_STOPPED => {
+                Some((reason.to_owned(), message))
+            }
             (Some(reason), _) => Some((reason, String::new())),
             (None, Served::Not(reason, message)) => Some((reason.to_owned(), message)),
             (None, Served::Desired | Served::Unasked) => None,
         };
-        end(&mut tx, &job, JobState::Succeeded, why, now).await?;
+        match summary.has_test {
+            true => keep_reason(&mut tx, &job, why).await?,
+            false => end(&mut tx, &job, JobState::Succeeded, why, now).await?,
+        }
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
         tx.commit().await?;
         Ok(Published {
@@ -190,6 +197,32 @@ impl Workers for Sqlite {
             job,
             is_desired,
         })
+    }
+
+    async fn finish_job(
+        &self,
+        lease: &Lease,
+        test: Evaluation,
+        event: Option<Event>,
+    ) -> Result<JobRecord> {
+        let (mut tx, now) = self.write().await?;
+        let states = (JobState::Publishing, JobState::Publishing);
+        change(&mut tx, lease, states, &JobUpdate::default()).await?;
+        let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
+        let Some(mut result) = job.result.clone() else {
+            return Err(lost(lease));
+        };
+        let version = result.version;
+        versions::set_test(&mut tx, &lease.tenant, &job.task, version, &test).await?;
+        result.test = Some(test);
+        write_result(&mut tx, &job, &result).await?;
+        if let Some(event) = event {
+            events::append(&mut tx, &lease.tenant, lease.job, now, &event).await?;
+        }
+        end(&mut tx, &job, JobState::Succeeded, success(&job), now).await?;
+        let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
+        tx.commit().await?;
+        Ok(job)
     }
 }
 
@@ -282,7 +315,30 @@ pub(super) async fn announce(
     events::append(conn, &job.tenant, job.id, now, &event).await
 }
 
-/// Ends a job.
+/// Why a job with a version has succeeded with less than was asked for, as its publication said.
+fn success(job: &JobRecord) -> Option<(String, String)> {
+    let reason = job.reason.clone()?;
+    Some((reason, job.message.clone().unwrap_or_default()))
+}
+
+/// Keeps the reason of a job that is to succeed once its test split was measured.
+async fn keep_reason(
+    conn: &mut SqliteConnection,
+    job: &JobRecord,
+    why: Option<(String, String)>,
+) -> Result<()> {
+    let (reason, message) = why.unzip();
+    sqlx::query("UPDATE jobs SET reason = ?, message = ? WHERE tenant = ? AND id = ?")
+        .bind(reason)
+        .bind(message.filter(|text| !text.is_empty()))
+        .bind(job.tenant.as_str())
+        .bind(job.id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Ends a job. One whose version is published succeeds, whatever keeps it from measuring its test split.
 pub(super) async fn end(
     conn: &mut SqliteConnection,
     job: &JobRecord,
@@ -290,6 +346,10 @@ pub(super) async fn end(
     why: Option<(String, String)>,
     now: Timestamp,
 ) -> Result<()> {
+    let (state, why) = match job.result {
+        Some(_) => (JobState::Succeeded, success(job)),
+        None => (state, why),
+    };
     let (reason, message) = why.clone().unzip();
     let sql = "UPDATE jobs SET state = ?, reason = ?, message = ?, end_time = ?, worker = NULL, \
                lease_end = NULL WHERE tenant = ? AND id = ?";
@@ -337,6 +397,13 @@ async fn ask_to_serve(
         warn(conn, job, text, now).await?;
         return Ok(Served::Unasked);
     }
+    if task.split.is_some() {
+        let text = format!(
+            "version {number} is not served by itself: the task's requests are shared out among versions, which SetServing changes"
+        );
+        warn(conn, job, text, now).await?;
+        return Ok(Served::Unasked);
+    }
     if let Some(problem) = labels_change(conn, job, &task, version).await? {
         let text = format!(
             "version {number} is not served by itself: {problem}; SetServing serves it, allow_label_change does so without being asked"
@@ -344,7 +411,7 @@ async fn ask_to_serve(
         warn(conn, job, text.clone(), now).await?;
         return Ok(Served::Not(LABELS_CHANGED, text));
     }
-    tasks::desire(conn, &job.tenant, &job.task, number, now).await?;
+    serving::desire(conn, &task, &number.into(), now).await?;
     Ok(Served::Desired)
 }
 
@@ -409,14 +476,25 @@ async fn set_result(
         version: version.version.get(),
         evaluation: version.manifest.evaluation,
         loss_curve: summary.loss_curve.clone(),
+        validation_curve: summary.validation_curve.clone(),
+        step: summary.step,
         dataset_digest: version.manifest.dataset_digest,
         backbone_digest: version.manifest.backbone_digest,
         seed: summary.seed,
         parameters: version.manifest.parameters,
         training_micros: summary.training_micros,
+        test: None,
     };
+    write_result(conn, job, &result).await
+}
+
+async fn write_result(
+    conn: &mut SqliteConnection,
+    job: &JobRecord,
+    result: &JobResult,
+) -> Result<()> {
     sqlx::query("UPDATE jobs SET result = ? WHERE tenant = ? AND id = ?")
-        .bind(rows::json("result", &result)?)
+        .bind(rows::json("result", result)?)
         .bind(job.tenant.as_str())
         .bind(job.id.to_string())
         .execute(conn)

@@ -12,9 +12,9 @@ use super::super::{
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
 use super::snapshots::{self, Taken};
-use super::{Sqlite, events, jobs, tasks};
+use super::{Sqlite, events, jobs, tasks, usage};
 use crate::ids::{JobId, RequestId, TenantId};
-use crate::spec::JobState;
+use crate::spec::{JobState, Selection};
 
 const LISTING: &str = "jobs";
 
@@ -47,7 +47,7 @@ impl Jobs for Sqlite {
 
     async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<JobRecord>> {
         // A confusion matrix is not read: a page of jobs would have many.
-        let sql = "SELECT *, json_remove(result, '$.evaluation.confusion') AS listed_result \
+        let sql = "SELECT *, json_remove(result, '$.evaluation.confusion', '$.test.confusion') AS listed_result \
                    FROM jobs WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?";
         let found = sqlx::query(sql)
             .bind(tenant.as_str())
@@ -94,12 +94,11 @@ impl Jobs for Sqlite {
 }
 
 fn request_of(job: &NewJob, request: Option<RequestId>) -> Result<Request> {
-    let content = (
-        job.task.as_str(),
-        job.dataset.as_str(),
-        &job.hyper_parameters,
-    );
-    let hyper = rows::value("hyper_parameters", &job.hyper_parameters)?;
+    let mut asked = job.hyper_parameters.clone();
+    // Earlier releases, under which the request may have been answered, had no selection.
+    asked.selection = asked.selection.filter(|own| *own != Selection::default());
+    let content = (job.task.as_str(), job.dataset.as_str(), &asked);
+    let hyper = rows::value("hyper_parameters", &asked)?;
     let fields = [
         ("task", format!("tasks/{}", job.task).into()),
         ("dataset", format!("datasets/{}", job.dataset).into()),
@@ -122,9 +121,8 @@ async fn answered(
         return request.made(get(&mut tx, tenant, id).await).map(Some);
     }
     tasks::get(&mut tx, tenant, &job.task).await?;
-    if unfinished(&mut tx, tenant).await? >= job.limit {
-        return Err(Error::TooManyJobs { limit: job.limit });
-    }
+    let waiting = unfinished(&mut tx, tenant).await?;
+    usage::admit_job(&mut tx, tenant, waiting, job.limit).await?;
     Ok(None)
 }
 
@@ -149,9 +147,8 @@ async fn submit(
     if !taken.is_there(&mut tx, tenant).await? || !(is_current || is_last) {
         return Ok(None);
     }
-    if unfinished(&mut tx, tenant).await? >= job.limit {
-        return Err(Error::TooManyJobs { limit: job.limit });
-    }
+    let waiting = unfinished(&mut tx, tenant).await?;
+    usage::admit_job(&mut tx, tenant, waiting, job.limit).await?;
     let id = JobId::generate();
     let sql = "INSERT INTO jobs (tenant, id, task, dataset, dataset_digest, \
                hyper_parameters, state, task_etag, allow_label_change, create_time) \
@@ -175,6 +172,11 @@ async fn submit(
         message: None,
     };
     events::append(&mut tx, tenant, id, now, &queued).await?;
+    if let Some(text) = job.warning.clone() {
+        let warning = true;
+        let told = Event::Message { warning, text };
+        events::append(&mut tx, tenant, id, now, &told).await?;
+    }
     request
         .remember(&mut tx, tenant, id.to_string(), now)
         .await?;
@@ -183,7 +185,7 @@ async fn submit(
     Ok(Some(record))
 }
 
-async fn unfinished(conn: &mut SqliteConnection, tenant: &TenantId) -> Result<u32> {
+pub(super) async fn unfinished(conn: &mut SqliteConnection, tenant: &TenantId) -> Result<u32> {
     let sql = "SELECT COUNT(*) AS jobs FROM jobs INDEXED BY unfinished_jobs_by_tenant \
                WHERE tenant = ? AND end_time IS NULL";
     let row = sqlx::query(sql)

@@ -16,6 +16,16 @@ use crate::spec::{Digest, HyperParameters};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// Hyper-parameters that release 0.1 stored as text.
+const FLOATS_AS_TEXT: [&str; 6] = [
+    "learning_rate",
+    "weight_decay",
+    "warmup_share",
+    "dropout",
+    "clip_norm",
+    "min_crop_area",
+];
+
 /// Typed columns of a row, by name.
 pub(super) trait Columns {
     fn text(&self, column: &'static str) -> Result<String>;
@@ -82,12 +92,11 @@ pub(super) trait Columns {
     /// Reads hyper-parameters; release 0.1 stored their floats as text.
     fn hyper_parameters(&self, column: &'static str) -> Result<HyperParameters> {
         let mut value: Value = self.json(column)?;
-        for field in value
-            .as_object_mut()
-            .into_iter()
-            .flat_map(|map| map.values_mut())
-        {
-            if let Value::String(text) = field {
+        let fields = value.as_object_mut().into_iter().flatten();
+        for (name, field) in fields {
+            if let Value::String(text) = field
+                && FLOATS_AS_TEXT.contains(&name.as_str())
+            {
                 let float: f64 = text.parse().map_err(|error| corrupt(column, error))?;
                 *field = Value::from(float);
             }

@@ -4,7 +4,7 @@ use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// Every migration: its number, its name, its statements.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 12] = [
     (1, "records", include_str!("../migrations/0001_records.sql")),
     (2, "store", include_str!("../migrations/0002_store.sql")),
     (
@@ -32,6 +32,22 @@ const MIGRATIONS: [(i64, &str, &str); 8] = [
         10,
         "statistics",
         include_str!("../migrations/0010_statistics.sql"),
+    ),
+    (
+        11,
+        "serving",
+        include_str!("../migrations/0011_serving.sql"),
+    ),
+    (
+        12,
+        "test evaluations",
+        include_str!("../migrations/0012_test_evaluations.sql"),
+    ),
+    (14, "keys", include_str!("../migrations/0014_keys.sql")),
+    (
+        17,
+        "audit and quotas",
+        include_str!("../migrations/0017_audit_and_quotas.sql"),
     ),
 ];
 

@@ -8,11 +8,13 @@ use sqlx::sqlite::SqliteRow;
 
 use super::super::{
     Error, ImportStart, ImportTarget, ImportedVersion, Kind, NewTask, NewVersion, Page,
-    PageRequest, Result, ServingRecord, TaskRecord, TaskUpdate, Tasks, Timestamp, VersionRecord,
+    PageRequest, PinnedRecord, Plan, Result, ServingRecord, TaskRecord, TaskUpdate, Tasks,
+    Timestamp, VersionRecord,
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, WriteTx, changes, imports, versions};
+use super::usage::Delta;
+use super::{Sqlite, WriteTx, changes, imports, pins, serving, usage, versions};
 use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
 
 const LISTING: &str = "tasks";
@@ -143,15 +145,24 @@ impl Tasks for Sqlite {
         &self,
         tenant: &TenantId,
         task: &TaskId,
-        version: AdapterVersion,
+        plan: &Plan,
         etag: &str,
     ) -> Result<TaskRecord> {
-        let (mut tx, now) = self.write().await?;
-        current(&mut tx, tenant, task, Some(etag)).await?;
-        versions::get(&mut tx, tenant, task, version).await?;
-        let record = desire(&mut tx, tenant, task, version, now).await?;
-        tx.commit().await?;
-        Ok(record)
+        serving::set(self, (tenant, task), plan, etag).await
+    }
+
+    async fn roll_back(&self, tenant: &TenantId, task: &TaskId, etag: &str) -> Result<TaskRecord> {
+        serving::roll_back(self, (tenant, task), etag).await
+    }
+
+    async fn note_member(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        version: AdapterVersion,
+        why: Option<&str>,
+    ) -> Result<bool> {
+        serving::note_member(self, (tenant, task), version, why).await
     }
 
     async fn move_serving(
@@ -195,8 +206,26 @@ impl Tasks for Sqlite {
         end_move(tx, (tenant, task), now, noted).await
     }
 
+    async fn pin_task(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        pinned: bool,
+        limit: u64,
+    ) -> Result<TaskRecord> {
+        pins::pin(self, (tenant, task), pinned, limit).await
+    }
+
+    async fn pinned_versions(&self) -> Result<Vec<PinnedRecord>> {
+        let mut tx = self.read().await?;
+        pins::versions(&mut tx, None).await
+    }
+
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>> {
-        let sql = "SELECT * FROM tasks WHERE desired IS NOT serving ORDER BY tenant, id";
+        // Two halves, since each has an index of its own: other ways to write this read all tasks.
+        let sql = "SELECT * FROM tasks INDEXED BY pending_tasks WHERE desired IS NOT serving \
+                   UNION ALL SELECT * FROM tasks INDEXED BY pending_splits \
+                   WHERE split_pending = 1 AND desired IS serving";
         let found = sqlx::query(sql).fetch_all(&self.reader).await?;
         found.iter().map(read).collect()
     }
@@ -219,7 +248,7 @@ impl Tasks for Sqlite {
             .bind(limit)
             .fetch_all(&self.reader)
             .await?;
-        found.iter().map(serving).collect()
+        found.iter().map(serving_record).collect()
     }
 
     async fn note_serving(
@@ -247,7 +276,7 @@ impl Tasks for Sqlite {
 }
 
 /// Commits what the engine did to a task, with a note in the change feed if that changed it. Returns whether it did.
-async fn end_move(
+pub(super) async fn end_move(
     mut tx: WriteTx,
     (tenant, task): (&TenantId, &TaskId),
     now: Timestamp,
@@ -305,6 +334,11 @@ pub(super) async fn insert(
     if inserted.rows_affected() == 0 {
         return Err(taken(&task.id));
     }
+    let one = Delta {
+        tasks: 1,
+        ..Delta::default()
+    };
+    usage::add(conn, tenant, one).await?;
     changes::task_changed(conn, tenant, &task.id, now).await
 }
 
@@ -343,6 +377,14 @@ async fn delete(
         .bind(task.as_str())
         .execute(&mut *tx)
         .await?;
+    let bytes = versions.iter().map(|version| version.size_bytes).sum();
+    let gone = Delta {
+        videos: 0,
+        bytes: rows::int("size_bytes", bytes)?,
+        tasks: 1,
+        versions: rows::int("versions", versions.len() as u64)?,
+    };
+    usage::count(&mut tx, tenant, gone.removed()).await?;
     changes::task_deleted(&mut tx, tenant, task, now).await?;
     tx.commit().await?;
     Ok(versions)
@@ -369,27 +411,7 @@ pub(super) fn stale(task: &TaskId, etag: &str) -> Error {
     }
 }
 
-/// Asks for a version to serve.
-pub(super) async fn desire(
-    conn: &mut SqliteConnection,
-    tenant: &TenantId,
-    task: &TaskId,
-    version: AdapterVersion,
-    now: Timestamp,
-) -> Result<TaskRecord> {
-    changes::task_changed(conn, tenant, task, now).await?;
-    let sql = "UPDATE tasks SET desired = ?, serving_error = NULL, revision = revision + 1 \
-               WHERE tenant = ? AND id = ? RETURNING *";
-    let row = sqlx::query(sql)
-        .bind(version.get())
-        .bind(tenant.as_str())
-        .bind(task.as_str())
-        .fetch_one(conn)
-        .await?;
-    read(&row)
-}
-
-fn serving(row: &SqliteRow) -> Result<ServingRecord> {
+fn serving_record(row: &SqliteRow) -> Result<ServingRecord> {
     let serving = row.version("serving")?;
     Ok(ServingRecord {
         version: VersionRef {
@@ -403,7 +425,7 @@ fn serving(row: &SqliteRow) -> Result<ServingRecord> {
     })
 }
 
-fn read(row: &SqliteRow) -> Result<TaskRecord> {
+pub(super) fn read(row: &SqliteRow) -> Result<TaskRecord> {
     Ok(TaskRecord {
         tenant: row.id("tenant")?,
         id: row.id("id")?,
@@ -414,6 +436,9 @@ fn read(row: &SqliteRow) -> Result<TaskRecord> {
         serving: row.version("serving")?,
         desired: row.version("desired")?,
         serving_error: row.optional_text("serving_error")?,
+        split: row.optional_json("split")?,
+        previous: row.optional_json("previous")?,
+        pinned: row.flag("pinned")?,
         etag: format!("{}-{}", row.text("incarnation")?, row.int("revision")?),
         create_time: row.int("create_time")?,
     })

@@ -1,6 +1,6 @@
 //! Adapter versions: immutable rows.
 //!
-//! Invariant: (tenant, task, version) is given out once, ever; a row is inserted by a publication and never updated.
+//! Invariant: (tenant, task, version) is given out once, ever; a row is inserted by a publication and never updated, but once with its test metrics.
 
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
@@ -10,7 +10,9 @@ use super::super::{
 };
 use super::changes;
 use super::rows::{self, Columns, corrupt};
+use super::usage::{self, Delta};
 use crate::ids::{AdapterVersion, TaskId, TenantId};
+use crate::spec::Evaluation;
 
 const LISTING: &str = "versions";
 
@@ -63,7 +65,8 @@ pub(super) async fn list(
         number => number.parse().map_err(|_| Error::PageToken)?,
     };
     // A confusion matrix is not read: a page of versions would have many.
-    let sql = "SELECT *, json_remove(manifest, '$.evaluation.confusion') AS listed_manifest \
+    let sql = "SELECT *, json_remove(manifest, '$.evaluation.confusion') AS listed_manifest, \
+               json_remove(test_evaluation, '$.confusion') AS listed_test \
                FROM versions WHERE tenant = ? AND task = ? AND version > ? \
                ORDER BY version LIMIT ?";
     let found = sqlx::query(sql)
@@ -73,7 +76,7 @@ pub(super) async fn list(
         .bind(page.limit())
         .fetch_all(conn)
         .await?;
-    let listed = |row| read_with(row, "listed_manifest");
+    let listed = |row| read_with(row, "listed_manifest", "listed_test");
     let versions: Vec<_> = found.iter().map(listed).collect::<Result<_>>()?;
     Ok(page.page(&listing, versions, |version| version.version.to_string()))
 }
@@ -114,16 +117,38 @@ pub(super) async fn insert(
         .bind(now)
         .fetch_one(&mut *conn)
         .await?;
+    // A job's version was counted when the job was submitted, an import's is compared with the limits by its caller.
+    usage::count(conn, tenant, Delta::version(version.size_bytes)?).await?;
     changes::task_changed(conn, tenant, task, now).await?;
     read(&row)
 }
 
 fn read(row: &SqliteRow) -> Result<VersionRecord> {
-    read_with(row, "manifest")
+    read_with(row, "manifest", "test_evaluation")
 }
 
-/// A version whose manifest is in this column.
-fn read_with(row: &SqliteRow, manifest: &'static str) -> Result<VersionRecord> {
+/// Notes the metrics of a version on the test split.
+pub(super) async fn set_test(
+    conn: &mut SqliteConnection,
+    tenant: &TenantId,
+    task: &TaskId,
+    version: u32,
+    test: &Evaluation,
+) -> Result<()> {
+    let sql =
+        "UPDATE versions SET test_evaluation = ? WHERE tenant = ? AND task = ? AND version = ?";
+    sqlx::query(sql)
+        .bind(rows::json("test_evaluation", test)?)
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .bind(version)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// A version whose manifest and test metrics are in these columns.
+fn read_with(row: &SqliteRow, manifest: &'static str, test: &'static str) -> Result<VersionRecord> {
     let manifest: VersionManifest = row.json(manifest)?;
     Ok(VersionRecord {
         tenant: row.id("tenant")?,
@@ -135,5 +160,6 @@ fn read_with(row: &SqliteRow, manifest: &'static str) -> Result<VersionRecord> {
         sha256: row.digest("sha256")?,
         size_bytes: row.number("size_bytes")?,
         create_time: row.int("create_time")?,
+        test: row.optional_json(test)?,
     })
 }

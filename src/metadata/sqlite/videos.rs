@@ -12,7 +12,8 @@ use super::super::{
 };
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Sqlite, blobs, decoded, labels, uploads};
+use super::usage::Delta;
+use super::{Sqlite, blobs, decoded, labels, uploads, usage};
 use crate::ids::{RequestId, TenantId, UploadId, VideoId};
 use crate::spec::Digest;
 
@@ -166,7 +167,7 @@ impl Videos for Sqlite {
 
 async fn delete(store: &Sqlite, tenant: &TenantId, video: VideoId, force: bool) -> Result<()> {
     let (mut tx, now) = store.write().await?;
-    get(&mut tx, tenant, video).await?;
+    let record = get(&mut tx, tenant, video).await?;
     let user = user(&mut tx, tenant, video).await?;
     match user {
         Some((user_kind, user)) if !force => {
@@ -188,6 +189,8 @@ async fn delete(store: &Sqlite, tenant: &TenantId, video: VideoId, force: bool) 
                 .await?;
         }
     }
+    let removed = Delta::video(record.size_bytes)?.removed();
+    usage::count(&mut tx, tenant, removed).await?;
     sqlx::query("DELETE FROM uploads INDEXED BY uploads_by_video WHERE tenant = ? AND video = ?")
         .bind(tenant.as_str())
         .bind(video.to_string())
@@ -245,8 +248,9 @@ pub(super) async fn insert(
         .bind(video.sha256.0.to_vec())
         .bind(rows::json("probe", &video.probe)?)
         .bind(now)
-        .fetch_one(conn)
+        .fetch_one(&mut *conn)
         .await?;
+    usage::add(conn, tenant, Delta::video(video.size_bytes)?).await?;
     read(&row)
 }
 

@@ -32,6 +32,7 @@ fn configs() -> Vec<AdapterConfig> {
         adapter_kernel_size: [3, 1, 1],
         adapter_pre_attn: true,
         adapter_pre_mlp: true,
+        head: Head::Mean,
     };
     let late = AdapterConfig {
         adapter_layers: NonZeroU32::new(2),
@@ -39,7 +40,21 @@ fn configs() -> Vec<AdapterConfig> {
         adapter_kernel_size: [3, 3, 1],
         ..both
     };
-    vec![both, late, AdapterConfig::LINEAR_PROBE]
+    let [frames, conv] = [Head::Frames(NonZeroU16::MIN.saturating_add(4)), Head::Conv];
+    let ordered = AdapterConfig {
+        head: frames,
+        ..late
+    };
+    let alone = AdapterConfig {
+        head: conv,
+        ..AdapterConfig::LINEAR_PROBE
+    };
+    let attentive = AdapterConfig {
+        head: Head::Attention(NonZeroU16::MIN.saturating_add(2)),
+        ..both
+    };
+    let probe = AdapterConfig::LINEAR_PROBE;
+    vec![both, late, probe, ordered, alone, attentive]
 }
 
 fn set(config: AdapterConfig) -> AdapterSet {
@@ -155,9 +170,10 @@ fn what_does_not_fit_is_named() {
 
 #[test]
 fn all_blocks_by_number_are_all_blocks() {
-    let [both, late, probe] = configs()[..] else {
-        panic!("three")
+    let [both, late, probe, ordered, ..] = configs()[..] else {
+        panic!("four")
     };
+    assert!(!Imported::is_same_shape(&late, &ordered, 3));
     let numbered = AdapterConfig {
         adapter_layers: NonZeroU32::new(3),
         ..both

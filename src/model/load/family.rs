@@ -176,7 +176,8 @@ fn of_file(path: &Path, file: &Path, overrides: &Overrides) -> Result<Plan, Erro
         return Err(unsupported(file, Format::TextTower));
     }
     measure::refuse_foreign(&checkpoint, "")?;
-    let adapters = has("fc.weight") || checkpoint.names().any(naming::is_adapter);
+    let own = |name: &str| naming::is_adapter(name) || naming::is_head(name);
+    let adapters = has("fc.weight") || checkpoint.names().any(own);
     if has("conv1.weight") && has("class_embedding") {
         return match adapters {
             true => reference::whole(path, checkpoint, overrides),
@@ -186,7 +187,7 @@ fn of_file(path: &Path, file: &Path, overrides: &Overrides) -> Result<Plan, Erro
     if adapters
         && checkpoint
             .names()
-            .all(|name| naming::is_adapter(name) || name.starts_with("fc."))
+            .all(|name| own(name) || name.starts_with("fc."))
     {
         return Err(unsupported(file, Format::AdaptersOnly));
     }

@@ -162,7 +162,7 @@ impl Naming {
             }
             Scheme::Timm => begins(&["head.", "head_dist.", "pre_logits."]) || name == "mask_token",
             Scheme::Reference if self.prefix.is_empty() => {
-                matches!(name, "proj" | "fc.weight" | "fc.bias") || is_adapter(name)
+                name == "proj" || is_head(name) || is_adapter(name)
             }
             Scheme::Reference => {
                 name == "visual.proj"
@@ -192,6 +192,12 @@ pub(in crate::model) fn is_adapter(name: &str) -> bool {
     of_block(name).is_some_and(|(_, rest)| {
         rest.starts_with("adapter_pre_attn.") || rest.starts_with("adapter_pre_mlp.")
     })
+}
+
+/// Whether a tensor belongs to the head of an adapter set.
+pub fn is_head(name: &str) -> bool {
+    const OWN: [&str; 3] = ["head.frames.", "head.conv.", "head.attention."];
+    matches!(name, "fc.weight" | "fc.bias") || OWN.iter().any(|own| name.starts_with(own))
 }
 
 /// The block's number and the rest of a canonical name.

@@ -67,7 +67,8 @@ pub struct Passed {
 
 impl std::fmt::Display for Passed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}, an object of {}", self.key, self.class)
+        let class = self.class.escape_debug();
+        write!(f, "{:?}, an object of {class}", self.key)
     }
 }
 

@@ -20,11 +20,13 @@ pub(in crate::model) fn mean(rows: &[f64]) -> f64 {
     rows.iter().sum::<f64>() / rows.len() as f64
 }
 
-/// Computes the loss of logits `[B, classes]`, which are rows of a batch of `batch` rows; labels are below `classes`.
+/// Computes the loss of logits `[B, classes]`, which are rows of a batch of `batch` rows; labels are below `classes`. A row's target is its label, but for
+/// the share `smoothing`, which is spread evenly over all classes.
 pub(in crate::model) fn cross_entropy(
     logits: &Tensor,
     labels: &[u32],
     batch: usize,
+    smoothing: f64,
 ) -> Result<Loss> {
     let (rows, classes) = logits.dims2()?;
     if labels.len() != rows || labels.iter().any(|&label| label as usize >= classes) {
@@ -42,10 +44,19 @@ pub(in crate::model) fn cross_entropy(
             }
             let exps = row.iter().map(|&x| (f64::from(x) - f64::from(top)).exp());
             let total: f64 = exps.clone().sum();
-            losses.push(total.ln() + f64::from(top) - f64::from(row[label as usize]));
+            let log_total = total.ln() + f64::from(top);
+            let of_label = log_total - f64::from(row[label as usize]);
+            losses.push(match smoothing > 0.0 {
+                false => of_label,
+                true => {
+                    let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / classes as f64;
+                    (1.0 - smoothing) * of_label + smoothing * (log_total - mean)
+                }
+            });
             correct += usize::from(best == label as usize);
             gradient.extend(exps.enumerate().map(|(i, e)| {
-                let target = f64::from(u8::from(i == label as usize));
+                let own = f64::from(u8::from(i == label as usize));
+                let target = (1.0 - smoothing) * own + smoothing / classes as f64;
                 ((e / total - target) / batch as f64) as f32
             }));
         }

@@ -467,7 +467,7 @@ fn cross_entropy_matches_candle() {
     let twins = twin(&[&logits], &one, |v| {
         candle_nn::loss::cross_entropy(&v[0], &targets)
     });
-    let got = cross_entropy(&logits, &labels, 9).expect("a loss");
+    let got = cross_entropy(&logits, &labels, 9, 0.0).expect("a loss");
     assert_near("gradient", &got.gradient, &twins[0], 1e-6);
     let want: f32 = candle_nn::loss::cross_entropy(&logits, &targets)
         .and_then(|loss| loss.to_scalar())
@@ -479,4 +479,19 @@ fn cross_entropy_matches_candle() {
         .expect("a row each");
     let hits = best.iter().zip(&labels).filter(|(a, b)| a == b).count();
     assert_eq!(got.correct, hits);
+    // Spread over 13 labels: the mean of the cross entropies of all of them, by their share.
+    let smooth = cross_entropy(&logits, &labels, 9, 0.1).expect("a loss");
+    let of = |label: u32| {
+        let all = cross_entropy(&logits, &[label; 9], 9, 0.0).expect("a loss");
+        (loss::mean(&all.rows), all.gradient)
+    };
+    let all: Vec<(f64, Tensor)> = (0..13).map(of).collect();
+    let mean = all.iter().map(|own| own.0).sum::<f64>() / 13.0;
+    let want = 0.9 * loss::mean(&got.rows) + 0.1 * mean;
+    assert!((loss::mean(&smooth.rows) - want).abs() < 1e-12);
+    let spread = all
+        .iter()
+        .try_fold(got.gradient.zeros_like().unwrap(), |sum, own| sum + &own.1);
+    let want = (got.gradient * 0.9).unwrap() + (spread.unwrap() * (0.1 / 13.0)).unwrap();
+    assert_near("smooth gradient", &smooth.gradient, &want.unwrap(), 1e-6);
 }

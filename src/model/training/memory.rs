@@ -4,10 +4,11 @@
 
 use super::Keep;
 use crate::model::block::{Reach, Tokens};
+use crate::model::head;
 use crate::model::layout::Layout;
 use crate::model::ops::{Format, Numbers, weight_gradient};
 use crate::model::{BackboneConfig, Error};
-use crate::spec::{AdapterConfig, Precision};
+use crate::spec::{AdapterConfig, Head, Precision};
 
 /// Fewest tokens of a micro-batch that still fill the device: below it, activations are recomputed rather than the step divided further.
 const FULL: usize = 2048;
@@ -104,9 +105,20 @@ impl StepShape {
         (self.num_frames * self.config.frame_len() * size_of::<f32>()) as u64
     }
 
-    /// Returns the bytes that the head keeps for `clips` clips until the step ends: features, logits and their gradients.
+    /// Returns the bytes that the head keeps for `clips` clips until the step ends: what it reads, features, logits and their gradients.
     pub fn head_bytes(&self, clips: usize) -> u64 {
-        (clips * (3 * self.config.width + 6 * self.layout.classes) * size_of::<f32>()) as u64
+        let (head, width) = (self.layout.head(), self.config.width);
+        let tokens = match head.kind {
+            Head::Mean => 0,
+            Head::Frames(_) => 2 * self.num_frames * width,
+            // The convolution, the mixing and its activation, forward and backward.
+            Head::Conv => 8 * self.num_frames * width,
+            // The tokens with and without positions, keys and values, and the gradients of all.
+            Head::Attention(_) => {
+                10 * head::rows(head.kind, self.num_frames, self.config.grid()) * width
+            }
+        };
+        (clips * (tokens + 3 * head.features() + 6 * self.layout.classes) * size_of::<f32>()) as u64
     }
 
     /// Returns the bytes of activations that a forward pass of one clip needs at a time.
@@ -210,7 +222,7 @@ impl StepShape {
     /// Returns the tokens that leave the block, and how far its backward pass continues.
     pub(super) fn plan(&self, block: usize) -> (Tokens, Reach) {
         let tokens = if block + 1 == self.config.layers {
-            Tokens::Class
+            head::tokens(self.layout.config.head)
         } else {
             Tokens::All
         };

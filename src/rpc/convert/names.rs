@@ -5,7 +5,8 @@ use std::str::FromStr;
 use tonic::Status;
 
 use crate::ids::{
-    AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
+    AdapterVersion, DatasetId, JobId, KeyId, RequestId, TaskId, TenantId, UploadId, VersionRef,
+    VideoId,
 };
 use crate::metadata::check_display_name;
 use crate::rpc::status;
@@ -46,6 +47,16 @@ pub(in crate::rpc) fn upload(name: &str, field: &str) -> Result<UploadId, Status
 /// `jobs/{job_id}`.
 pub(in crate::rpc) fn job(name: &str, field: &str) -> Result<JobId, Status> {
     id(name, "jobs", field)
+}
+
+/// `tenants/{tenant_id}`.
+pub(in crate::rpc) fn tenant(name: &str, field: &str) -> Result<TenantId, Status> {
+    id(name, "tenants", field)
+}
+
+/// `keys/{key_id}`.
+pub(in crate::rpc) fn key(name: &str, field: &str) -> Result<KeyId, Status> {
+    id(name, "keys", field)
 }
 
 /// `tasks/{task_id}/versions/{n}`.

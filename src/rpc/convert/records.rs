@@ -4,20 +4,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tonic::Status;
 
-use super::names;
 use super::spec::{
-    of_adapter, of_duration, of_evaluation, of_hyper, of_listed_evaluation, of_sampling, of_split,
-    of_state, of_time, signed, split,
+    of_adapter, of_duration, of_evaluation, of_head, of_hyper, of_listed_evaluation, of_sampling,
+    of_split, of_state, of_time, signed, split,
 };
+use super::{names, splits};
 use crate::engine::ResidencyRecord;
 use crate::ids::AdapterVersion;
 use crate::metadata::{
-    DatasetRecord, Event, EventRecord, ExampleRecord, JobRecord, JobResult, LabelCount,
-    StepMetrics, TaskRecord, UploadRecord, VersionRecord, VideoProbe, VideoRecord,
+    DatasetRecord, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord, JobResult,
+    LabelCount, StepMetrics, TaskRecord, UploadRecord, VersionRecord, VideoProbe, VideoRecord,
 };
 use crate::proto::v1;
 use crate::rpc::status;
-use crate::spec::{FrameOrder, LabelSet, normal_label};
+use crate::spec::{Evaluation, FrameOrder, LabelSet, normal_label};
 use crate::telemetry::now_micros;
 
 /// The digest of no data set: that of an imported version.
@@ -118,10 +118,17 @@ pub(in crate::rpc) fn of_task(record: TaskRecord) -> v1::Task {
         auto_serve: Some(record.auto_serve),
         serving_version: names::of_version(&record.id, record.serving),
         desired_version: names::of_version(&record.id, record.desired),
-        serving_error: record.serving_error.unwrap_or_default(),
+        serving_error: record.serving_error.clone().unwrap_or_default(),
+        split: splits::of_record(&record),
+        previous: record
+            .previous
+            .as_ref()
+            .map(|plan| splits::of_plan(&record.id, plan)),
+        pinned: record.pinned,
         display_name: record.display_name,
         etag: record.etag,
         create_time: Some(of_time(record.create_time)),
+        head: of_head(record.adapter.head).into(),
     }
 }
 
@@ -132,6 +139,7 @@ pub(in crate::rpc) fn of_version(record: VersionRecord) -> v1::AdapterVersion {
     v1::AdapterVersion {
         name: names::of_version(&record.task, Some(record.version)),
         evaluation: Some(of_evaluation(&manifest.evaluation, &manifest.labels)),
+        test_evaluation: (record.test.as_ref()).map(|test| of_evaluation(test, &manifest.labels)),
         labels: manifest.labels.into(),
         adapter: Some(of_adapter(&manifest.adapter)),
         sampling: Some(of_sampling(&manifest.sampling)),
@@ -150,13 +158,16 @@ pub(in crate::rpc) fn of_version(record: VersionRecord) -> v1::AdapterVersion {
         },
         parent: names::of_version(&record.task, parent),
         create_time: Some(of_time(record.create_time)),
+        head: of_head(manifest.adapter.head).into(),
+        passed_over: Vec::new(),
     }
 }
 
 /// A version in a listing: without what grows with the square of its labels, so that a page fits into a message.
 pub(in crate::rpc) fn of_listed_version(record: VersionRecord) -> v1::AdapterVersion {
     let mut version = of_version(record);
-    if let Some(evaluation) = &mut version.evaluation {
+    let evaluations = [&mut version.evaluation, &mut version.test_evaluation];
+    for evaluation in evaluations.into_iter().flatten() {
         evaluation.confusion = Vec::new();
         evaluation.confusion_cells = Vec::new();
         evaluation.labels = Vec::new();
@@ -189,14 +200,25 @@ pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1
 
 fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
     // Without labels it is a listing: then what grows with the square of their number is left out.
-    let evaluation = match labels {
-        Some(labels) => of_evaluation(&result.evaluation, labels),
-        None => of_listed_evaluation(&result.evaluation),
+    let shown = |evaluation: &Evaluation| match labels {
+        Some(labels) => of_evaluation(evaluation, labels),
+        None => of_listed_evaluation(evaluation),
     };
+    let (evaluation, test) = (shown(&result.evaluation), result.test.as_ref().map(shown));
     v1::JobResult {
         version: String::new(),
         evaluation: Some(evaluation),
+        test_evaluation: test,
         loss_curve: result.loss_curve,
+        validation_curve: (result.validation_curve.iter())
+            .map(|point| v1::EvaluationPoint {
+                step: point.step,
+                epoch: point.epoch,
+                loss: point.loss,
+                top1: point.top1,
+            })
+            .collect(),
+        step: result.step,
         dataset_digest: result.dataset_digest.0.to_vec().into(),
         backbone_digest: result.backbone_digest.0.to_vec().into(),
         seed: result.seed,
@@ -219,6 +241,7 @@ pub(in crate::rpc) fn of_event(record: EventRecord) -> v1::JobEvent {
             message: message.unwrap_or_default(),
         }),
         Event::Step(step) => Shown::Step(of_step(&step)),
+        Event::Evaluation(evaluation) => Shown::Evaluation(of_metrics(&evaluation)),
         Event::Message { warning, text } => Shown::Message(Message { warning, text }),
     };
     v1::JobEvent {
@@ -260,12 +283,30 @@ fn of_step(step: &StepMetrics) -> v1::job_event::StepMetrics {
     }
 }
 
+fn of_metrics(metrics: &EvaluationMetrics) -> v1::job_event::EvaluationMetrics {
+    let (top1_low, top1_high) = metrics.interval();
+    v1::job_event::EvaluationMetrics {
+        split: of_split(metrics.split).into(),
+        step: metrics.step,
+        epoch: metrics.epoch,
+        examples: signed(metrics.examples),
+        loss: metrics.loss,
+        top1: metrics.top1,
+        top1_low,
+        top1_high,
+        best: metrics.is_best,
+        training_loss: metrics.training_loss,
+        training_accuracy: metrics.training_accuracy,
+    }
+}
+
 /// A resident or quarantined adapter set.
 pub(in crate::rpc) fn of_residency(record: &ResidencyRecord) -> v1::Residency {
     v1::Residency {
         version: record.version.to_string(),
         size_bytes: signed(record.bytes),
         last_used_time: Some(of_system_time(record.last_used)),
+        pinned: record.is_pinned,
         quarantine_reason: record.quarantine.as_deref().unwrap_or_default().to_owned(),
     }
 }

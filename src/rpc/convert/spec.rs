@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tonic::Status;
 
+use super::selection;
 use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::{
-    AdapterConfig, Cell, ClipSampling, Evaluation, FrameOrder, HyperParameters, Invalid, JobState,
-    LabelCounts, LabelSet, RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, Cell, ClipSampling, Evaluation, FrameOrder, Geometry, Head, HyperParameters,
+    Invalid, JobState, LabelCounts, LabelMeans, LabelSet, RotationPolicy, Sampling, SpatialViews,
+    Split,
 };
 
 /// A domain complaint as a violation of a field below `path`.
@@ -18,7 +20,7 @@ pub(in crate::rpc) fn below(path: &str) -> impl Fn(Invalid) -> Status {
     move |invalid| status::invalid(&format!("{path}.{}", invalid.field), invalid.problem)
 }
 
-/// The adapters of a task; zeros become the documented defaults.
+/// The adapters of a task, with the paper's head; zeros become the documented defaults.
 pub(in crate::rpc) fn adapter(
     config: Option<v1::AdapterConfig>,
     path: &str,
@@ -35,12 +37,55 @@ pub(in crate::rpc) fn adapter(
         ],
         adapter_pre_attn: config.adapter_pre_attn,
         adapter_pre_mlp: config.adapter_pre_mlp,
+        head: Head::Mean,
     };
     if !adapter.has_sites() {
         return Ok(AdapterConfig::LINEAR_PROBE);
     }
     adapter.validate().map_err(below(path))?;
     Ok(adapter)
+}
+
+/// The shape of a task, which its backbone has to be able to run.
+pub(in crate::rpc) fn shape(
+    task: v1::Task,
+    geometry: &Geometry,
+    path: &str,
+) -> Result<(AdapterConfig, ClipSampling), Status> {
+    let field = |name: &str| format!("{path}.{name}");
+    let own = adapter(task.adapter, &field("adapter"))?;
+    let sampling = sampling(task.sampling, &field("sampling"))?;
+    let adapter = AdapterConfig {
+        head: head(task.head, sampling.num_frames, &field("head"))?,
+        ..own
+    };
+    geometry.check(&adapter, &sampling).map_err(below(path))?;
+    Ok((adapter, sampling))
+}
+
+/// The head of a task whose clips have so many frames.
+pub(in crate::rpc) fn head(
+    number: i32,
+    num_frames: NonZeroU16,
+    path: &str,
+) -> Result<Head, Status> {
+    match v1::Head::try_from(number) {
+        Ok(v1::Head::Unspecified | v1::Head::Mean) => Ok(Head::Mean),
+        Ok(v1::Head::Frames) => Ok(Head::Frames(num_frames)),
+        Ok(v1::Head::Conv) => Ok(Head::Conv),
+        Ok(v1::Head::Attention) => Ok(Head::Attention(num_frames)),
+        Err(_) => Err(status::invalid(path, format!("no head {number}"))),
+    }
+}
+
+/// The head of a task as the API shows it.
+pub(in crate::rpc) fn of_head(head: Head) -> v1::Head {
+    match head {
+        Head::Mean => v1::Head::Mean,
+        Head::Frames(_) => v1::Head::Frames,
+        Head::Conv => v1::Head::Conv,
+        Head::Attention(_) => v1::Head::Attention,
+    }
 }
 
 /// The adapters of a task as the API shows them.
@@ -129,8 +174,10 @@ pub(in crate::rpc) fn of_sampling(sampling: &ClipSampling) -> v1::ClipSampling {
 }
 
 /// Hyper-parameters as submitted; the jobs check their ranges.
-pub(in crate::rpc) fn hyper(given: v1::HyperParameters) -> HyperParameters {
-    HyperParameters {
+pub(in crate::rpc) fn hyper(given: v1::HyperParameters) -> Result<HyperParameters, Status> {
+    Ok(HyperParameters {
+        selection: Some(selection::selection(&given)?),
+        mirror: selection::mirror(&given)?,
         epochs: given.epochs,
         batch_size: given.batch_size,
         learning_rate: given.learning_rate,
@@ -142,7 +189,13 @@ pub(in crate::rpc) fn hyper(given: v1::HyperParameters) -> HyperParameters {
         horizontal_flip: given.horizontal_flip,
         seed: given.seed,
         checkpoint_steps: given.checkpoint_steps,
-    }
+        warmup_epochs: given.warmup_epochs,
+        base_learning_rate: given.base_learning_rate,
+        label_smoothing: given.label_smoothing,
+        short_side_scale: given.short_side_scale,
+        random_erasing: given.random_erasing,
+        rand_augment: given.rand_augment,
+    })
 }
 
 /// Hyper-parameters as the API shows them.
@@ -159,6 +212,14 @@ pub(in crate::rpc) fn of_hyper(hyper: &HyperParameters) -> v1::HyperParameters {
         horizontal_flip: hyper.horizontal_flip,
         seed: hyper.seed,
         checkpoint_steps: hyper.checkpoint_steps,
+        mirror: selection::of_mirror(hyper.mirror),
+        warmup_epochs: hyper.warmup_epochs,
+        base_learning_rate: hyper.base_learning_rate,
+        label_smoothing: hyper.label_smoothing,
+        short_side_scale: hyper.short_side_scale,
+        random_erasing: hyper.random_erasing,
+        rand_augment: hyper.rand_augment.clone(),
+        ..selection::of_selection(hyper.selection.as_ref())
     }
 }
 
@@ -217,7 +278,10 @@ pub(in crate::rpc) fn of_evaluation(evaluation: &Evaluation, labels: &LabelSet) 
     let confusion = &evaluation.confusion;
     let counts = confusion.label_counts(labels.len());
     let rows = confusion.rows(labels.len(), SHOWN_ROWS);
+    let means = LabelMeans::of(&counts);
     v1::Evaluation {
+        mean_class_accuracy: means.recall,
+        macro_f1: means.f1,
         confusion: rows.into_iter().map(signed).collect(),
         confusion_cells: confusion.cells().iter().map(of_cell).collect(),
         confusion_cells_left_out: signed(confusion.left_out()),
@@ -228,7 +292,10 @@ pub(in crate::rpc) fn of_evaluation(evaluation: &Evaluation, labels: &LabelSet) 
 
 /// Metrics without what grows with the number of labels.
 pub(in crate::rpc) fn of_listed_evaluation(evaluation: &Evaluation) -> v1::Evaluation {
+    let (top1_low, top1_high) = evaluation.top1_interval();
     v1::Evaluation {
+        top1_low,
+        top1_high,
         examples: signed(evaluation.examples),
         top1: evaluation.top1,
         top5: evaluation.top5,
@@ -303,6 +370,10 @@ mod tests {
         };
         let read = adapter(Some(config), "task.adapter").unwrap();
         assert_eq!(read.adapter_kernel_size, [3, 1, 1]);
+        assert_eq!(head(0, EIGHT, "task.head").unwrap(), Head::Mean);
+        let frames = head(v1::Head::Frames.into(), EIGHT, "task.head").unwrap();
+        assert_eq!(frames, Head::Frames(EIGHT));
+        assert_eq!(of_head(frames), v1::Head::Frames);
         let read = sampling(None, "task.sampling").unwrap();
         assert_eq!((read.num_frames.get(), read.views()), (8, 1));
         assert_eq!(read.order, FrameOrder::Display);
@@ -333,6 +404,7 @@ mod tests {
         assert!(with(|s| s.order = 9).is_err());
         assert!(with(|s| s.sampling_rate = u32::MAX).is_err());
         assert!(adapter(None, "task.adapter").is_err());
+        assert!(head(9, EIGHT, "task.head").is_err());
         assert!(split(0, "split").is_err() && split(7, "split").is_err());
     }
 

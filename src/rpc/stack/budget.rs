@@ -4,6 +4,7 @@
 //! client that stops in the middle gives its bytes back after a time.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,8 +29,12 @@ pub struct Limits {
     pub upload_memory: u64,
     /// Disk space of files that belong to one request.
     pub spool_bytes: u64,
-    /// Client streams of one tenant.
+    /// Client streams of one tenant, live ones aside.
     pub streams_per_tenant: usize,
+    /// Live streams of one tenant.
+    pub live_streams_per_tenant: usize,
+    /// Memory of live streams, of all tenants.
+    pub live_memory: u64,
     /// Time after which a client that sends nothing loses its call.
     pub idle: Duration,
     /// Time of a unary call whose caller sets no deadline, and that one message of a stream may take to come.
@@ -49,6 +54,8 @@ impl Default for Limits {
             upload_memory: 512 << 20,
             spool_bytes: 4 << 30,
             streams_per_tenant: 64,
+            live_streams_per_tenant: 32,
+            live_memory: 512 << 20,
             idle: Duration::from_secs(30),
             call: Duration::from_secs(120),
             patience: Duration::from_secs(2),
@@ -61,18 +68,58 @@ impl Default for Limits {
 /// Largest bytes that one message draws: it is there as it came, and decompressed.
 const LARGEST: u64 = 2 * MESSAGE_BYTES as u64;
 
+/// The method whose streams last as long as their callers like, and are counted by themselves.
+const LIVE: &str = "/frameshift.v1.ClassificationService/ClassifyFrames";
+
+/// What a client stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Use {
+    /// Sending something that ends.
+    Upload,
+    /// A live stream.
+    Live,
+}
+
+impl Use {
+    fn of(path: &str) -> Self {
+        match path {
+            LIVE => Self::Live,
+            _ => Self::Upload,
+        }
+    }
+
+    /// The setting that limits such streams, and its value.
+    fn limit(self, limits: &Limits) -> (&'static str, usize) {
+        match self {
+            Self::Upload => ("streams_per_tenant", limits.streams_per_tenant),
+            Self::Live => ("live_streams_per_tenant", limits.live_streams_per_tenant),
+        }
+    }
+}
+
 /// What all calls share.
 #[derive(Debug, Clone)]
 pub(in crate::rpc) struct Budget {
     limits: Limits,
     messages: Pool,
-    streams: Arc<Mutex<HashMap<TenantId, usize>>>,
+    streams: Arc<Mutex<Streams>>,
 }
+
+/// Streams that are open, of each tenant and use.
+type Streams = HashMap<(TenantId, Use), usize>;
 
 /// What the calls of one connection share.
 #[derive(Debug, Clone)]
 pub(in crate::rpc) struct Peer {
     messages: Pool,
+    address: Option<IpAddr>,
+}
+
+impl Peer {
+    /// The address at the other end of the connection: the client's, or its proxy's.
+    pub(in crate::rpc) fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
 }
 
 impl Budget {
@@ -86,10 +133,11 @@ impl Budget {
     }
 
     /// A connection's own share: a quarter of all, so that one cannot take everything, and never less than the largest message.
-    pub(in crate::rpc) fn peer(&self) -> Peer {
+    pub(in crate::rpc) fn peer(&self, address: Option<IpAddr>) -> Peer {
         let bytes = (self.messages.bytes() / 4).max(LARGEST);
         Peer {
             messages: Pool::new("message_memory", bytes, self.limits.patience),
+            address,
         }
     }
 
@@ -99,39 +147,39 @@ impl Budget {
         self.messages.used()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, usize>> {
+    fn lock(&self) -> MutexGuard<'_, Streams> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place among the tenant's client streams.
-    fn stream(&self, tenant: &TenantId) -> Option<Place> {
+    /// A place among the tenant's streams of one use.
+    fn stream(&self, owner: (TenantId, Use)) -> Option<Place> {
         let mut streams = self.lock();
-        let held = streams.get(tenant).copied().unwrap_or(0);
-        if held >= self.limits.streams_per_tenant {
+        let held = streams.get(&owner).copied().unwrap_or(0);
+        if held >= owner.1.limit(&self.limits).1 {
             return None;
         }
-        streams.insert(tenant.clone(), held + 1);
+        streams.insert(owner.clone(), held + 1);
         Some(Place {
             budget: self.clone(),
-            tenant: tenant.clone(),
+            owner,
         })
     }
 }
 
-/// A place among a tenant's client streams; dropping it gives it back.
+/// A place among a tenant's streams of one use; dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Place {
     budget: Budget,
-    tenant: TenantId,
+    owner: (TenantId, Use),
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut streams = self.budget.lock();
-        match streams.get_mut(&self.tenant) {
+        match streams.get_mut(&self.owner) {
             Some(held) if *held > 1 => *held -= 1,
             // Without an entry a tenant costs nothing.
-            Some(_) | None => drop(streams.remove(&self.tenant)),
+            Some(_) | None => drop(streams.remove(&self.owner)),
         }
     }
 }
@@ -156,9 +204,12 @@ impl Concern for Budgeted {
         let place = if is_stream {
             // Reflection belongs to no tenant; its streams count as the default one's.
             let caller = request.extensions().get::<Caller>();
-            let tenant = caller.map_or_else(TenantId::anonymous, |caller| caller.tenant.clone());
-            let Some(place) = self.budget.stream(&tenant) else {
-                return status::too_many_streams(limits.streams_per_tenant).into_http();
+            let tenant = caller.and_then(|caller| caller.tenant.clone());
+            let tenant = tenant.unwrap_or_else(TenantId::anonymous);
+            let of = Use::of(request.uri().path());
+            let Some(place) = self.budget.stream((tenant, of)) else {
+                let (setting, limit) = of.limit(limits);
+                return status::too_many_streams(setting, limit).into_http();
             };
             Some(place)
         } else {

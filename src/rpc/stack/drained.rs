@@ -12,9 +12,12 @@ use super::{Concern, Inner, answer};
 use crate::rpc::status;
 use crate::shutdown::Signal;
 
-/// Methods whose answers go on for as long as their caller likes.
-const ENDLESS: [&str; 4] = [
+/// Methods whose answers may go on for longer than a drain: as long as their caller likes, a video is long, or a data set is large.
+const ENDLESS: [&str; 7] = [
+    "/frameshift.v1.ClassificationService/ClassifyFrames",
+    "/frameshift.v1.ClassificationService/ClassifyWindows",
     "/frameshift.v1.FineTuningService/WatchJob",
+    "/frameshift.v1.TaskService/EvaluateVersion",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",

@@ -1,4 +1,4 @@
-//! Counts every request by method, code and tenant, and gives its log lines a span.
+//! Counts every request by method, code and tenant, traces it, and gives its log lines a span with the ids of the request and of its trace.
 
 use std::time::Instant;
 
@@ -9,38 +9,54 @@ use tracing::{Instrument, Span};
 
 use super::body::{Watched, code};
 use super::{Concern, Inner, answer, request_id};
+use crate::rpc::auth::Seen;
 use crate::rpc::{auth, methods};
-use crate::telemetry::metrics::{Caller, Metrics};
+use crate::telemetry::Traces;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Trace;
 
 /// Observes requests.
 #[derive(Debug, Clone)]
 pub(super) struct Observed {
     metrics: Metrics,
+    traces: Traces,
 }
 
 impl Observed {
-    pub(super) fn new(metrics: Metrics) -> Self {
-        Self { metrics }
+    pub(super) fn new(metrics: Metrics, traces: Traces) -> Self {
+        Self { metrics, traces }
     }
 }
 
 impl Concern for Observed {
-    async fn around<S: Inner>(&self, request: Request<Body>, next: S) -> Response<Body> {
+    async fn around<S: Inner>(&self, mut request: Request<Body>, next: S) -> Response<Body> {
         let began = Instant::now();
         let method = methods::known(request.uri().path()).unwrap_or(OTHER);
-        let caller = caller(&request);
+        let seen = Seen::default();
+        request.extensions_mut().insert(seen.clone());
         let id = request.extensions().get::<request_id::Name>().cloned();
         let id = id.as_ref().map_or("", request_id::Name::as_str);
-        let span = tracing::info_span!("request", id, method, tenant = %caller);
+        // Probes of health come every few seconds; nobody looks for their traces.
+        let trace = match auth::knows_tenants(request.uri().path()) {
+            true => self.traces.begin(request.headers(), method),
+            false => Trace::none(),
+        };
+        trace.note("frameshift.request_id", || id.to_owned());
+        let (tenant, trace_id) = (
+            tracing::field::Empty,
+            trace.id().map(tracing::field::display),
+        );
+        let span = tracing::info_span!("request", id, method, tenant, trace_id);
         let mut call = Call {
             metrics: self.metrics.clone(),
-            caller,
+            seen,
             method,
             began,
             span: span.clone(),
+            trace: trace.clone(),
             reported: false,
         };
-        let response = answer(next, request).instrument(span).await;
+        let response = trace.scope(answer(next, request)).instrument(span).await;
         match code(response.headers()) {
             Some(code) => {
                 call.report(code);
@@ -52,24 +68,14 @@ impl Concern for Observed {
     }
 }
 
-/// Who calls, for the count: a malformed tenant is refused further in, and methods that know no tenants belong to none.
-fn caller(request: &Request<Body>) -> Caller {
-    if !auth::knows_tenants(request.uri().path()) {
-        return Caller::Nobody;
-    }
-    match auth::caller(request.headers()) {
-        Ok(caller) => Caller::Tenant(caller.tenant),
-        Err(_) => Caller::Malformed,
-    }
-}
-
 /// A call that is counted when it ends; one whose caller leaves is dropped, and counts as CANCELLED.
 struct Call {
     metrics: Metrics,
-    caller: Caller,
+    seen: Seen,
     method: &'static str,
     began: Instant,
     span: Span,
+    trace: Trace,
     reported: bool,
 }
 
@@ -77,10 +83,15 @@ impl Call {
     fn report(&mut self, code: Code) {
         self.reported = true;
         let took = self.began.elapsed();
+        let (caller, trace) = (self.seen.caller(), &self.trace);
         self.metrics
-            .request(&self.caller, self.method, name(code), took);
-        self.span
-            .in_scope(|| tracing::debug!(code = name(code), ?took, "answered"));
+            .request(&caller, self.method, name(code), took, trace.recorded());
+        trace.note("frameshift.tenant", || caller.to_string());
+        trace.end(name(code), i32::from(code).into(), is_fault(code));
+        self.span.in_scope(|| {
+            self.seen.audit(self.method, name(code));
+            tracing::debug!(code = name(code), ?took, "answered");
+        });
     }
 }
 
@@ -94,6 +105,15 @@ impl Drop for Call {
 
 /// What stands for every path that is no method of this server.
 const OTHER: &str = "other";
+
+/// Whether a code says that the server is at fault, as OpenTelemetry's conventions have it.
+fn is_fault(code: Code) -> bool {
+    use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    matches!(
+        code,
+        Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss
+    )
+}
 
 /// A code as the specification spells it.
 fn name(code: Code) -> &'static str {

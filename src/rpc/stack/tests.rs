@@ -49,6 +49,7 @@ where
     let limits = budget::Limits::default();
     let shared = Shared {
         metrics: metrics.clone(),
+        traces: crate::telemetry::Traces::default(),
         steps: drained::Steps {
             began: drain.clone(),
             refuses: drain,
@@ -56,6 +57,7 @@ where
         },
         budget: budget::Budget::new(&limits),
         limits,
+        callers: Callers::new(None, crate::rpc::Reflection::On, metrics.clone()),
     };
     let service = layers(shared).layer(handler);
     match service.oneshot(request).await {
@@ -235,8 +237,10 @@ async fn calls_that_arrive_in_a_drains_grace_are_served_and_endless_streams_end(
     let (refuse, refuses) = shutdown::channel();
     let limits = budget::Limits::default();
     let calls = TaskTracker::new();
+    let metrics = Metrics::new();
     let shared = Shared {
-        metrics: Metrics::new(),
+        metrics: metrics.clone(),
+        traces: crate::telemetry::Traces::default(),
         steps: drained::Steps {
             began,
             refuses,
@@ -244,6 +248,7 @@ async fn calls_that_arrive_in_a_drains_grace_are_served_and_endless_streams_end(
         },
         budget: budget::Budget::new(&limits),
         limits,
+        callers: Callers::new(None, crate::rpc::Reflection::On, metrics.clone()),
     };
     let call = |path: &'static str, body: fn() -> Response<Body>| {
         let handler = tower::service_fn(move |_| async move { Ok::<_, Infallible>(body()) });
@@ -298,7 +303,7 @@ async fn a_call_has_the_tenant_of_its_header_and_the_id_of_its_caller() {
     let request = request(CLASSIFY, &headers);
     let response = through(&Metrics::new(), signal, request, |request| async move {
         let caller = request.extensions().get::<Caller>().unwrap();
-        Status::ok(caller.tenant.as_str()).into_http()
+        Status::ok(caller.tenant.as_ref().unwrap().as_str()).into_http()
     })
     .await;
     assert_eq!(response.headers()[request_id::HEADER], "mine-7");

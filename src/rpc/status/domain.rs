@@ -11,7 +11,8 @@ use super::{
     LATER, Reason, Refusal, SOON, bad, broken, deadline_exceeded, draining, not_ready, of_invalid,
     too_large,
 };
-use crate::{engine, exchange, jobs, library, registry, serving, tenancy, video};
+use crate::serving::frames::Flaw;
+use crate::{engine, exchange, jobs, library, registry, serving, video};
 
 /// A version of another backbone.
 fn backbone_mismatch(error: impl fmt::Display) -> Status {
@@ -33,17 +34,6 @@ impl From<exchange::Error> for Status {
             }
             Error::Write(_) | Error::Read(_) | Error::Interrupted(_) => broken(&error),
             Error::Registry(error) => error.into(),
-        }
-    }
-}
-
-/// Who calls.
-pub(in crate::rpc) fn of_tenancy(error: &tenancy::Error) -> Status {
-    match error {
-        tenancy::Error::Malformed(_) | tenancy::Error::Repeated(_) => {
-            Refusal::new(Reason::TENANT_INVALID, error)
-                .field(tenancy::HEADER, error.to_string())
-                .status()
         }
     }
 }
@@ -100,7 +90,7 @@ impl From<engine::Error> for Status {
             Error::Quarantined { .. } => Refusal::new(Reason::VERSION_QUARANTINED, &error).status(),
             Error::Damaged { .. } => damaged(Reason::VERSION_DAMAGED, &error),
             Error::NotFound { .. } => Refusal::new(Reason::VERSION_NOT_FOUND, &error).status(),
-            Error::Load { version, .. } => {
+            Error::Load { version, .. } | Error::NoRoom { version } => {
                 tracing::warn!(cause = %error, "a version cannot be loaded");
                 let message = format_args!("{version} cannot be loaded now");
                 Refusal::new(Reason::VERSION_UNAVAILABLE, message)
@@ -128,12 +118,44 @@ impl From<serving::Error> for Status {
             }
             Error::Backbone { .. } => backbone_mismatch(&error),
             Error::Logits { .. } => broken(&error),
+            Error::Resume => bad("resume_token", error.to_string()).status(),
+            Error::Windows(invalid) => bad(invalid.field, invalid.problem).status(),
+            Error::Sampling => Refusal::new(Reason::SAMPLING_DIFFERS, &error)
+                .field("tasks", error.to_string())
+                .status(),
+            Error::TooManyWindowStreams => Refusal::new(Reason::TOO_MANY_WINDOW_STREAMS, &error)
+                .quota("window_memory")
+                .retry(LATER)
+                .status(),
+            Error::Invalid(invalid) => of_invalid(&invalid),
+            Error::SamplingChanged { .. } => {
+                Refusal::new(Reason::SAMPLING_CHANGED, &error).status()
+            }
             Error::Registry(error) => error.into(),
             Error::Library(error) => error.into(),
             Error::Video(error) => error.into(),
             Error::Engine(error) => error.into(),
         }
     }
+}
+
+/// The reason of a frame of a live stream that cannot be read.
+pub(in crate::rpc) fn of_flaw(flaw: &Flaw) -> Reason {
+    match flaw {
+        Flaw::Rejected(rejection) => Reason::of_video(rejection.reject),
+        Flaw::Size { .. } => Reason::FRAME_SIZE_MISMATCH,
+        Flaw::TooLarge { .. } => Reason::FRAME_TOO_LARGE,
+    }
+}
+
+/// A live stream with too many frames in a row that cannot be read.
+pub(in crate::rpc) fn frames_unreadable(flaw: &Flaw) -> Status {
+    let reason = of_flaw(flaw).name().to_owned();
+    let message = format_args!("too many frames in a row cannot be read; the last: {flaw}");
+    Refusal::new(Reason::FRAMES_UNREADABLE, message)
+        .metadata(vec![("frame_reason", reason)])
+        .field("frame.data", flaw.to_string())
+        .status()
 }
 
 impl From<library::Error> for Status {
@@ -153,6 +175,7 @@ impl From<library::Error> for Status {
             Error::Interrupted => Refusal::new(Reason::UPLOAD_INTERRUPTED, &error)
                 .retry(SOON)
                 .status(),
+            Error::Check(_) => broken(&error),
             Error::Metadata(error) => error.into(),
             Error::Store(error) => error.into(),
         }

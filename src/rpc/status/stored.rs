@@ -85,6 +85,10 @@ impl From<metadata::Error> for Status {
             Error::EtagMismatch { .. } => {
                 Refusal::new(Reason::ETAG_MISMATCH, &error).field("etag", error.to_string())
             }
+            Error::TooMuchPinned { .. } => {
+                Refusal::new(Reason::PINNED_MEMORY_FULL, &error).quota("adapter_memory")
+            }
+            Error::NothingBefore { .. } => Refusal::new(Reason::NOTHING_TO_ROLL_BACK, &error),
             Error::OffsetMismatch { .. } => Refusal::new(Reason::UPLOAD_OFFSET_MISMATCH, &error)
                 .field("offset", error.to_string()),
             Error::UploadFinished { .. } => Refusal::new(Reason::UPLOAD_FINISHED, &error),
@@ -104,6 +108,19 @@ impl From<metadata::Error> for Status {
             Error::TooManyJobs { .. } => {
                 Refusal::new(Reason::TOO_MANY_JOBS, &error).quota("jobs_per_tenant")
             }
+            Error::TenantChanged { .. } => {
+                Refusal::new(Reason::ETAG_MISMATCH, &error).field("etag", error.to_string())
+            }
+            Error::QuotaExceeded {
+                quota, limit, used, ..
+            } => Refusal::new(Reason::QUOTA_EXCEEDED, &error)
+                .metadata(vec![
+                    ("quota", quota.name().to_owned()),
+                    ("limit", limit.to_string()),
+                    ("used", used.to_string()),
+                ])
+                .quota(quota.name()),
+            Error::KeyEnded { .. } => Refusal::new(Reason::KEY_ENDED, &error),
             Error::JobFinished { .. } => Refusal::new(Reason::JOB_FINISHED, &error),
             Error::PageSize { size } => bad("page_size", format!("expected 0 to 1000, got {size}")),
             Error::PageToken => bad("page_token", "not from an answer of this listing"),
@@ -129,6 +146,8 @@ fn missing(kind: metadata::Kind) -> Reason {
         Kind::Task => Reason::TASK_NOT_FOUND,
         Kind::Version => Reason::VERSION_NOT_FOUND,
         Kind::Job => Reason::JOB_NOT_FOUND,
+        Kind::Tenant => Reason::TENANT_NOT_FOUND,
+        Kind::Key => Reason::KEY_NOT_FOUND,
     }
 }
 
@@ -138,7 +157,8 @@ fn taken(kind: metadata::Kind) -> Option<Reason> {
     match kind {
         Kind::Dataset => Some(Reason::DATASET_EXISTS),
         Kind::Task => Some(Reason::TASK_EXISTS),
-        Kind::Video | Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job => None,
+        Kind::Tenant => Some(Reason::TENANT_EXISTS),
+        Kind::Video | Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job | Kind::Key => None,
     }
 }
 
@@ -149,6 +169,8 @@ fn in_use(kind: metadata::Kind) -> Option<Reason> {
         Kind::Video => Some(Reason::VIDEO_IN_USE),
         Kind::Dataset => Some(Reason::DATASET_IN_USE),
         Kind::Task => Some(Reason::TASK_IN_USE),
-        Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job => None,
+        Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job | Kind::Tenant | Kind::Key => {
+            None
+        }
     }
 }

@@ -7,7 +7,9 @@ use crate::ids::{
     AdapterVersion, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
 };
 use crate::metadata::Kind;
-use crate::spec::{Digest, Invalid};
+use crate::serving::frames::Flaw;
+use crate::spec::{Digest, Invalid, Scope, Scopes};
+use crate::tenancy::admin;
 use crate::video::Reject;
 use crate::{engine, exchange, jobs, library, metadata, registry, serving, store, tenancy, video};
 use std::io;
@@ -91,6 +93,19 @@ fn metadata_errors() {
             "TOO_MANY_LABELS",
         ),
         (
+            Error::NothingBefore {
+                task: "t".parse().unwrap(),
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "NOTHING_TO_ROLL_BACK",
+        ),
+        (
+            Error::TooMuchPinned { bytes: 2, limit: 1 }.into(),
+            Code::ResourceExhausted,
+            "PINNED_MEMORY_FULL",
+        ),
+        (
             Error::EtagMismatch {
                 task: task(),
                 etag: "7".into(),
@@ -161,6 +176,34 @@ fn metadata_errors() {
             "TOO_MANY_JOBS",
         ),
         (
+            Error::TenantChanged {
+                tenant: TenantId::anonymous(),
+                etag: "1".into(),
+            }
+            .into(),
+            Code::Aborted,
+            "ETAG_MISMATCH",
+        ),
+        (
+            Error::QuotaExceeded {
+                quota: metadata::Quota::Bytes,
+                limit: 7,
+                used: 5,
+                more: 3,
+            }
+            .into(),
+            Code::ResourceExhausted,
+            "QUOTA_EXCEEDED",
+        ),
+        (
+            Error::KeyEnded {
+                key: "k".parse().unwrap(),
+            }
+            .into(),
+            Code::FailedPrecondition,
+            "KEY_ENDED",
+        ),
+        (
             Error::JobFinished {
                 job: JobId::generate(),
             }
@@ -216,14 +259,16 @@ fn metadata_errors() {
         (Kind::Task, "TASK"),
         (Kind::Version, "VERSION"),
         (Kind::Job, "JOB"),
+        (Kind::Tenant, "TENANT"),
+        (Kind::Key, "KEY"),
     ];
     for (kind, prefix) in kinds {
         let not_found = Error::NotFound { kind, name: name() };
         assert_eq!(reason(&not_found.into()), format!("{prefix}_NOT_FOUND"));
         let exists = Error::AlreadyExists { kind, name: name() };
         let own = match kind {
-            Kind::Dataset | Kind::Task => format!("{prefix}_EXISTS"),
-            Kind::Video | Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job => {
+            Kind::Dataset | Kind::Task | Kind::Tenant => format!("{prefix}_EXISTS"),
+            Kind::Video | Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job | Kind::Key => {
                 "INTERNAL".to_owned()
             }
         };
@@ -236,7 +281,12 @@ fn metadata_errors() {
         };
         let own = match kind {
             Kind::Video | Kind::Dataset | Kind::Task => format!("{prefix}_IN_USE"),
-            Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job => "INTERNAL".to_owned(),
+            Kind::Upload
+            | Kind::Snapshot
+            | Kind::Version
+            | Kind::Job
+            | Kind::Tenant
+            | Kind::Key => "INTERNAL".to_owned(),
         };
         assert_eq!(reason(&in_use.into()), own);
     }
@@ -671,6 +721,11 @@ fn engine_errors() {
             "VERSION_UNAVAILABLE",
         ),
         (
+            Error::NoRoom { version: version() }.into(),
+            Code::Unavailable,
+            "VERSION_UNAVAILABLE",
+        ),
+        (
             Error::TooLarge {
                 version: version(),
                 bytes: 2,
@@ -734,6 +789,54 @@ fn what_the_server_says_itself() {
             "TENANT_INVALID",
         ),
         (
+            of_tenancy(&tenancy::Error::Foreign),
+            Code::PermissionDenied,
+            "TENANT_DENIED",
+        ),
+        (
+            of_credential(tenancy::Refused::Suspended),
+            Code::PermissionDenied,
+            "TENANT_SUSPENDED",
+        ),
+        (
+            of_credential(tenancy::Refused::Unavailable(metadata::Error::Unavailable(
+                cause(),
+            ))),
+            Code::Unavailable,
+            "DATABASE_UNAVAILABLE",
+        ),
+        (
+            scope_missing(Scopes::of(&[Scope::Read])),
+            Code::PermissionDenied,
+            "SCOPE_MISSING",
+        ),
+        (
+            method_denied("/a/b"),
+            Code::PermissionDenied,
+            "METHOD_DENIED",
+        ),
+        (
+            task_denied(Some(&task())),
+            Code::PermissionDenied,
+            "TASK_DENIED",
+        ),
+        (task_denied(None), Code::PermissionDenied, "TASK_DENIED"),
+        (
+            admin::Error::OtherTenant.into(),
+            Code::PermissionDenied,
+            "TENANT_DENIED",
+        ),
+        (
+            admin::Error::TooWide(Scopes::of(&[Scope::Serve])).into(),
+            Code::PermissionDenied,
+            "SCOPE_MISSING",
+        ),
+        (
+            admin::Error::Invalid(Invalid::new("scopes", "none")).into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
             of_tenancy(&tenancy::Error::Repeated(2)),
             Code::InvalidArgument,
             "TENANT_INVALID",
@@ -769,6 +872,26 @@ fn what_the_server_says_itself() {
             "BACKBONE_MISMATCH",
         ),
         (
+            serving::Error::Invalid(Invalid::new("time.step", "expected 1 ms to 1 h")).into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            serving::Error::Resume.into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            serving::Error::SamplingChanged { version: version() }.into(),
+            Code::FailedPrecondition,
+            "SAMPLING_CHANGED",
+        ),
+        (
+            frames_unreadable(&Flaw::Rejected(Reject::Undecodable.into())),
+            Code::InvalidArgument,
+            "FRAMES_UNREADABLE",
+        ),
+        (
             serving::Error::Logits {
                 version: version(),
                 labels: 2,
@@ -802,4 +925,51 @@ fn every_missing_video_is_named() {
     let named: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
     let expected: Vec<String> = videos.iter().map(|id| format!("videos/{id}")).collect();
     assert_eq!(named, expected);
+}
+
+#[test]
+fn a_refused_credential_has_one_answer_whatever_is_wrong_with_it() {
+    use tenancy::Refused;
+    let refusals = [
+        Refused::Missing,
+        Refused::Several,
+        Refused::Malformed,
+        Refused::Unknown,
+        Refused::WrongSecret,
+        Refused::Expired,
+        Refused::Revoked,
+    ];
+    let told: Vec<_> = refusals
+        .into_iter()
+        .map(|refused| {
+            let status = of_credential(refused);
+            (
+                status.code(),
+                status.message().to_owned(),
+                status.details().to_vec(),
+            )
+        })
+        .collect();
+    assert_eq!(told[0].0, Code::Unauthenticated);
+    assert!(told.iter().all(|answer| *answer == told[0]), "{told:?}");
+}
+
+#[test]
+fn flaws_of_frames_have_the_reasons_of_videos_or_their_own() {
+    for (flaw, expected) in [
+        (
+            Flaw::Rejected(Reject::TooManyPixels.into()),
+            "VIDEO_TOO_MANY_PIXELS",
+        ),
+        (
+            Flaw::Size {
+                expected: 12,
+                got: 11,
+            },
+            "FRAME_SIZE_MISMATCH",
+        ),
+        (Flaw::TooLarge { limit: 1, got: 2 }, "FRAME_TOO_LARGE"),
+    ] {
+        assert_eq!(of_flaw(&flaw).name(), expected);
+    }
 }

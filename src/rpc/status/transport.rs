@@ -24,6 +24,7 @@ pub(in crate::rpc) fn of_pool(full: &Full) -> Status {
     let reason = match full.setting {
         "message_memory" => Reason::MESSAGE_MEMORY_FULL,
         "upload_memory" => Reason::UPLOAD_MEMORY_FULL,
+        "live_memory" => Reason::LIVE_MEMORY_FULL,
         _ => Reason::SPOOL_FULL,
     };
     let refusal = Refusal::new(reason, full).quota(full.setting);
@@ -39,11 +40,15 @@ impl From<Full> for Status {
     }
 }
 
-/// A tenant with as many client streams as it may have.
-pub(in crate::rpc) fn too_many_streams(limit: usize) -> Status {
-    let message = format_args!("the tenant has {limit} client streams already, the most at a time");
+/// A tenant with as many streams of one kind as it may have; `setting` says how many.
+pub(in crate::rpc) fn too_many_streams(setting: &'static str, limit: usize) -> Status {
+    let kind = match setting {
+        "live_streams_per_tenant" => "live",
+        _ => "client",
+    };
+    let message = format_args!("the tenant has {limit} {kind} streams already, the most at a time");
     Refusal::new(Reason::TOO_MANY_STREAMS, message)
-        .quota("streams_per_tenant")
+        .quota(setting)
         .retry(SOON)
         .status()
 }
@@ -54,6 +59,12 @@ pub(in crate::rpc) fn stream_idle(limit: Duration) -> Status {
         "the client sent nothing for {} s",
         limit.as_secs_f64().ceil()
     );
+    Refusal::new(Reason::STREAM_IDLE, message).status()
+}
+
+/// A client that stopped reading.
+pub(in crate::rpc) fn reader_idle(limit: Duration) -> Status {
+    let message = format_args!("the client read nothing for {} s", limit.as_secs());
     Refusal::new(Reason::STREAM_IDLE, message).status()
 }
 
@@ -189,6 +200,7 @@ mod tests {
         for (setting, reason) in [
             ("message_memory", "MESSAGE_MEMORY_FULL"),
             ("upload_memory", "UPLOAD_MEMORY_FULL"),
+            ("live_memory", "LIVE_MEMORY_FULL"),
             ("spool_bytes", "SPOOL_FULL"),
         ] {
             let pool = Pool::new(setting, 1 << 20, Duration::ZERO);

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use super::super::labels::OTHER;
-use super::{Caller, ConnectionEnd, DeviceKind, Dropped, Labels, Metrics, TENANT};
+use super::super::trace;
+use super::{
+    Caller, ConnectionEnd, DeviceKind, Dropped, Labels, Metrics, TENANT, TlsFailure, Traced,
+};
 use crate::ids::{TenantId, VersionRef};
 use crate::spec::JobState;
 
@@ -17,6 +20,7 @@ const OUTCOME: &str = "outcome";
 const STATE: &str = "state";
 const TASK: &str = "task";
 const VERSION: &str = "version";
+const TRACE: &str = "trace_id";
 
 impl Metrics {
     /// So many connections more, or fewer, are open.
@@ -46,8 +50,38 @@ impl Metrics {
         self.0.build_info.get_or_create(&labels).set(1);
     }
 
-    /// A version answered a classification.
-    pub fn classified(&self, version: &VersionRef) {
+    /// A version answered a classification, which took so long in the queue and on the device.
+    pub fn classified(&self, version: &VersionRef, took: Duration) {
+        let labels = self.version(version);
+        let seconds = self.0.classified_seconds.get_or_create(&labels);
+        seconds.inc_by(took.as_secs_f64());
+        self.0.classified.get_or_create(&labels).inc();
+    }
+
+    /// A classification failed with a version, whether or not another version answered it then.
+    pub fn classification_failed(&self, version: &VersionRef) {
+        let labels = self.version(version);
+        self.0.classify_failures.get_or_create(&labels).inc();
+    }
+
+    /// A request was shown to a version that watches; `outcome` is `agreed`, `disagreed`, `failed`, `dropped` or `not_resident`.
+    pub fn shadowed(&self, version: &VersionRef, outcome: &'static str) {
+        let mut labels = self.version(version);
+        labels.push((OUTCOME, outcome.to_owned()));
+        self.0.shadow.requests.get_or_create(&labels).inc();
+    }
+
+    /// A version that watches and the one that answered took so long on the device for one request.
+    pub fn shadow_device(&self, version: &VersionRef, own: Duration, answer: Duration) {
+        let labels = self.version(version);
+        let seconds = self.0.shadow.seconds.get_or_create(&labels);
+        seconds.inc_by(own.as_secs_f64());
+        let seconds = self.0.shadow.answer_seconds.get_or_create(&labels);
+        seconds.inc_by(answer.as_secs_f64());
+    }
+
+    /// Tenant, task and number of a version, as long as there are not too many.
+    fn version(&self, version: &VersionRef) -> Labels {
         let VersionRef {
             tenant,
             task,
@@ -59,36 +93,62 @@ impl Metrics {
             true => text,
             false => OTHER.to_owned(),
         };
-        let labels = vec![
+        vec![
             (TENANT, own(tenant.to_string())),
             (TASK, own(task.to_string())),
             (VERSION, own(number.to_string())),
-        ];
-        self.0.classified.get_or_create(&labels).inc();
+        ]
     }
 
-    /// A request ended with a gRPC code; `method` is one that the server knows, never a caller's text.
+    /// A request ended with a gRPC code; `method` is one that the server knows, never a caller's text. `trace` is the id of its trace when its spans
+    /// are recorded.
     pub fn request(
         &self,
         caller: &Caller,
         method: &'static str,
         code: &'static str,
         took: Duration,
+        trace: Option<String>,
     ) {
         let of_method = vec![(METHOD, method.to_owned())];
-        self.0
-            .request_seconds
-            .get_or_create(&of_method)
-            .observe(took.as_secs_f64());
+        let seconds = self.0.request_seconds.get_or_create(&of_method);
+        observe(&seconds, took, trace);
+        drop(seconds);
         let labels = vec![
             (METHOD, method.to_owned()),
             (CODE, code.to_owned()),
             match caller {
                 Caller::Tenant(tenant) => self.tenant(tenant),
-                Caller::Malformed | Caller::Nobody => (TENANT, caller.to_string()),
+                Caller::Malformed | Caller::Unproven | Caller::Operator | Caller::Nobody => {
+                    (TENANT, caller.to_string())
+                }
             },
         ];
         self.0.requests.get_or_create(&labels).inc();
+    }
+
+    /// A credential was not accepted.
+    pub fn credential_refused(&self, reason: &'static str) {
+        let labels = vec![(REASON, reason.to_owned())];
+        self.0.callers.refused.get_or_create(&labels).inc();
+    }
+
+    /// The server's certificate expires in so many seconds, or did so many ago.
+    pub fn certificate_expiry(&self, seconds: i64) {
+        self.0.callers.expiry.set(seconds);
+    }
+
+    /// A TLS handshake failed.
+    pub fn tls_failed(&self, reason: TlsFailure) {
+        let labels = vec![(REASON, reason.as_str().to_owned())];
+        self.0.callers.failures.get_or_create(&labels).inc();
+    }
+
+    /// The files of TLS had changed, and are in use or cannot be used.
+    pub fn certificates_reloaded(&self, are_used: bool) {
+        let outcome = if are_used { "used" } else { "refused" };
+        let labels = vec![(OUTCOME, outcome.to_owned())];
+        self.0.callers.reloads.get_or_create(&labels).inc();
     }
 
     /// A classification was dropped before the device.
@@ -104,7 +164,7 @@ impl Metrics {
 
     /// A request waited so long for its last batch.
     pub fn queued(&self, time: Duration) {
-        self.0.queue_seconds.observe(time.as_secs_f64());
+        observe(&self.0.queue_seconds, time, trace::current_id());
     }
 
     /// A batch was formed.
@@ -136,31 +196,37 @@ impl Metrics {
             return;
         }
         self.0
-            .residency_bytes
+            .sets
+            .bytes
             .get_or_create(&vec![label])
             .set(gauge(bytes));
     }
 
     /// An adapter set became resident.
     pub fn adapter_loaded(&self, tenant: &TenantId, took: Duration) {
-        self.0.loads.get_or_create(&vec![self.tenant(tenant)]).inc();
-        self.0.load_seconds.observe(took.as_secs_f64());
+        self.0
+            .sets
+            .loads
+            .get_or_create(&vec![self.tenant(tenant)])
+            .inc();
+        self.0.sets.load_seconds.observe(took.as_secs_f64());
     }
 
     /// An adapter set could not be made resident.
     pub fn adapter_load_failed(&self, tenant: &TenantId, reason: &'static str) {
         let labels = vec![(REASON, reason.to_owned()), self.tenant(tenant)];
-        self.0.load_failures.get_or_create(&labels).inc();
+        self.0.sets.load_failures.get_or_create(&labels).inc();
     }
 
     /// An adapter set made room.
     pub fn adapter_evicted(&self) {
-        self.0.evictions.inc();
+        self.0.sets.evictions.inc();
     }
 
     /// The engine tried to move a task's serving version; `outcome` is `moved`, `refused` or `retried`.
     pub fn serving_move(&self, outcome: &'static str) {
         self.0
+            .sets
             .moves
             .get_or_create(&vec![(OUTCOME, outcome.to_owned())])
             .inc();
@@ -172,7 +238,17 @@ impl Metrics {
             .decodes
             .get_or_create(&vec![(OUTCOME, outcome.to_owned())])
             .inc();
-        self.0.decode_seconds.observe(took.as_secs_f64());
+        observe(&self.0.decode_seconds, took, trace::current_id());
+    }
+
+    /// A window of a video was answered.
+    pub fn window(&self) {
+        self.0.windows.inc();
+    }
+
+    /// So many frames of a video were decoded for windows.
+    pub fn window_frames(&self, frames: usize) {
+        self.0.window_frames.inc_by(frames as u64);
     }
 
     /// So many bytes of a video were stored.
@@ -240,6 +316,13 @@ impl Metrics {
     pub fn unservable_tasks(&self, tasks: u64) {
         self.0.view.unservable.set(gauge(tasks));
     }
+}
+
+/// Counts a time, with the trace of the request as an exemplar when there is one.
+fn observe(times: &Traced, took: Duration, trace: Option<String>) {
+    let exemplar = trace.map(|id| (vec![(TRACE, id)], super::super::now()));
+    let (labels, at) = exemplar.unzip();
+    times.observe(took.as_secs_f64(), labels, at);
 }
 
 fn job_labels(state: JobState) -> Labels {

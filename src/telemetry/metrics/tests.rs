@@ -14,18 +14,40 @@ fn tenant(name: &str) -> TenantId {
 fn requests_are_counted_by_method_code_and_tenant() {
     let metrics = Metrics::new();
     let caller = Caller::Tenant(tenant("a"));
-    for caller in [&caller, &caller, &Caller::Malformed, &Caller::Nobody] {
-        metrics.request(caller, "Classify", "OK", Duration::from_millis(3));
+    let without = [
+        &Caller::Malformed,
+        &Caller::Unproven,
+        &Caller::Operator,
+        &Caller::Nobody,
+    ];
+    for caller in [&caller, &caller].into_iter().chain(without) {
+        metrics.request(caller, "Classify", "OK", Duration::from_millis(3), None);
     }
     let text = metrics.text();
     let line = "frameshift_requests_total{method=\"Classify\",code=\"OK\",tenant=\"a\"} 2\n";
     assert!(text.contains(line), "{text}");
-    for label in ["_malformed", "_none"] {
+    for label in ["_malformed", "_unproven", "_operator", "_none"] {
         let line = format!("{{method=\"Classify\",code=\"OK\",tenant=\"{label}\"}} 1\n");
         assert!(text.contains(&line), "{text}");
     }
-    assert!(text.contains("frameshift_request_seconds_count{method=\"Classify\"} 4\n"));
+    assert!(text.contains("frameshift_request_seconds_count{method=\"Classify\"} 6\n"));
     assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn a_latency_names_the_trace_of_a_request_that_had_it() {
+    let metrics = Metrics::new();
+    let caller = Caller::Tenant(tenant("a"));
+    let trace = Some("0af7651916cd43dd8448eb211c80319c".to_owned());
+    metrics.request(&caller, "Classify", "OK", Duration::from_millis(3), trace);
+    let text = metrics.text();
+    let mut lines = text.lines().filter(|line| line.contains(" # "));
+    let line = lines.next().expect("a bucket has an exemplar");
+    let bucket = "frameshift_request_seconds_bucket{le=\"0.004\",method=\"Classify\"} 1 # ";
+    assert!(line.starts_with(bucket), "{line}");
+    let exemplar = "{trace_id=\"0af7651916cd43dd8448eb211c80319c\"} 0.003 ";
+    assert!(line.contains(exemplar), "{line}");
+    assert_eq!(lines.next(), None, "the other buckets have none");
 }
 
 #[test]
@@ -43,11 +65,14 @@ fn tenants_beyond_the_limit_share_a_label() {
 fn versions_beyond_the_limit_share_their_labels() {
     let metrics = Metrics::new();
     for number in 1..=VERSION_LABELS as u32 + 5 {
-        metrics.classified(&VersionRef {
-            tenant: tenant("a"),
-            task: "t".parse().unwrap(),
-            version: AdapterVersion::new(number).unwrap(),
-        });
+        metrics.classified(
+            &VersionRef {
+                tenant: tenant("a"),
+                task: "t".parse().unwrap(),
+                version: AdapterVersion::new(number).unwrap(),
+            },
+            std::time::Duration::ZERO,
+        );
     }
     let text = metrics.text();
     for line in [

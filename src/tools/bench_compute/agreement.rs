@@ -17,7 +17,7 @@ use crate::model::{
     TrainingStep,
 };
 use crate::rng::Stream;
-use crate::spec::{AdapterConfig, Precision};
+use crate::spec::{AdapterConfig, Head, Precision};
 use crate::synth::motion::{self, Clip, Motion, Variety};
 use crate::tools::show;
 use crate::video::Views;
@@ -158,6 +158,7 @@ fn train(backbone: &Arc<Backbone>, task: &Task, seed: u64) -> Result<AdapterSet,
         adapter_kernel_size: [3, 1, 1],
         adapter_pre_attn: false,
         adapter_pre_mlp: true,
+        head: Head::Mean,
     };
     let classes = task.motion.labels().len();
     let rng = Stream::new(seed, "agreement/weights");

@@ -10,7 +10,7 @@ use super::loading::{self, Loaded, Loading};
 use super::{Args, Error, What};
 use crate::model::{self, Activation, AdapterSet, Backbone, BackboneConfig, Segment, load};
 use crate::rng::Stream;
-use crate::spec::{AdapterConfig, Invalid, Normalization, Precision};
+use crate::spec::{AdapterConfig, Head, Invalid, Normalization, Precision};
 
 /// The official adapter configurations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -37,6 +37,7 @@ impl Preset {
             adapter_kernel_size: [3, 1, 1],
             adapter_pre_attn: self == Self::Both,
             adapter_pre_mlp: self != Self::Bare,
+            head: Head::Mean,
         }
     }
 }

@@ -54,6 +54,16 @@ pub struct Args {
     /// Clip to send in place of synthetic ones; may be given again
     #[arg(long, value_name = "FILE")]
     pub clip: Vec<PathBuf>,
+    /// Number of live streams of each tenant in place of requests for clips; the figures are then those of windows, from the time at which their last
+    /// picture should have been sent
+    #[arg(long, value_name = "STREAMS", conflicts_with_all = ["rate", "callers", "clips", "clip", "popularity", "flood"])]
+    pub live: Option<NonZeroUsize>,
+    /// Pictures a second of each live stream
+    #[arg(long, value_name = "RATE", value_parser = rate, requires = "live", default_value_t = 10.0)]
+    pub fps: f64,
+    /// Seconds from one window of a live stream to the next
+    #[arg(long, value_name = "SECONDS", value_parser = rate, requires = "live", default_value_t = 1.0)]
+    pub stride: f64,
     /// A fine-tuning job runs meanwhile
     #[arg(long, conflicts_with = "clip")]
     pub training: bool,

@@ -109,6 +109,9 @@ impl Training {
                 epochs: Some(10_000),
                 batch_size: Some(BATCH),
                 seed: Some(1),
+                // It trains for as long as the bench lasts, and does nothing else.
+                eval_every: Some(0),
+                validation_share: Some(0.0),
                 ..Default::default()
             }),
             ..Default::default()

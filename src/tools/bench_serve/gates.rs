@@ -7,6 +7,7 @@ mod memory;
 mod raw;
 mod rounds;
 mod table;
+mod windows;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -175,6 +176,15 @@ async fn measure(args: &Args, bed: &mut Bed) -> Result<Vec<Line>, Error> {
     lines
         .add_both(args, both, async || rounds::training(args, bed).await)
         .await;
+    if args.wants(Gate::WindowsDecoding) {
+        lines.add(Gate::WindowsDecoding, windows::decoding(args, bed).await);
+    }
+    if args.wants(Gate::WindowsComputing) {
+        lines.add(Gate::WindowsComputing, windows::computing(args, bed).await);
+    }
+    if args.wants(Gate::Live) {
+        lines.add(Gate::Live, rounds::live(args, bed).await);
+    }
     if args.wants(Gate::Swap14Mb) {
         lines.add(Gate::Swap14Mb, memory::swap(args, bed).await);
     }

@@ -257,7 +257,8 @@ fn end(answer: Answer) -> End {
     }
 }
 
-fn spent(timings: v1::Timings) -> Option<Spent> {
+/// Where the server says an answer's time went.
+pub(super) fn spent(timings: v1::Timings) -> Option<Spent> {
     let time = |time: Option<prost_types::Duration>| Duration::try_from(time?).ok();
     Some(Spent {
         decode: time(timings.decode)?,

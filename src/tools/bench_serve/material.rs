@@ -3,6 +3,7 @@
 //! Invariant: versions are made and written by the product's own code and come in by its import, so that they are loaded as any other.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -14,10 +15,10 @@ use crate::client::{self, Client};
 use crate::model::{Activation, BackboneConfig};
 use crate::proto::v1;
 use crate::rng::Stream;
-use crate::spec::{AdapterConfig, Normalization};
+use crate::spec::{AdapterConfig, Head, Normalization};
 use crate::synth::motion::{self, Motion, Variety};
 use crate::tools::bench_compute::random_classes;
-use crate::video::encode::{Encoder, Format};
+use crate::video::encode::{Encoder, Format, Settings};
 
 /// Calls at once while tasks and clips are made or removed: each waits for the disk.
 const AT_ONCE: usize = 8;
@@ -33,6 +34,8 @@ pub(super) struct Sets {
     width: u32,
     /// Whether adapters are before attention, too.
     is_on_both: bool,
+    /// Whether only the last half of the blocks has adapters.
+    is_in_last_half: bool,
 }
 
 impl Sets {
@@ -56,6 +59,7 @@ impl Sets {
             shape,
             width,
             is_on_both: false,
+            is_in_last_half: false,
         }
     }
 
@@ -74,14 +78,26 @@ impl Sets {
         }
     }
 
+    /// The same with adapters in the last half of the blocks alone.
+    pub(super) fn in_last_half(&self) -> Self {
+        Self {
+            is_in_last_half: true,
+            ..self.clone()
+        }
+    }
+
     /// The configuration of the adapters.
     pub(super) fn config(&self) -> AdapterConfig {
         AdapterConfig {
             adapter_width: self.width,
-            adapter_layers: None,
+            adapter_layers: (self.is_in_last_half)
+                .then(|| u32::try_from(self.shape.layers / 2).ok())
+                .flatten()
+                .and_then(NonZeroU32::new),
             adapter_kernel_size: [3, 1, 1],
             adapter_pre_attn: self.is_on_both,
             adapter_pre_mlp: true,
+            head: Head::Mean,
         }
     }
 
@@ -126,6 +142,28 @@ pub(super) fn clips(files: &[PathBuf], seed: u64) -> Result<Vec<Bytes>, Error> {
         Ok(encoder.finish()?.into())
     };
     drawn.into_iter().map(encode).collect()
+}
+
+/// The pictures of a synthetic clip as JPEGs, for live streams.
+///
+/// # Errors
+/// When one cannot be encoded.
+pub(super) fn pictures(seed: u64) -> Result<Vec<Bytes>, Error> {
+    /// Side of a picture in pixels.
+    const SIDE: usize = 96;
+    let stream = Stream::new(seed, "bench/pictures");
+    let drawn = motion::clips(MOTION, Variety::Training, 1, SIDE, &stream);
+    let settings = Settings::new("mjpeg", "mjpeg");
+    let encode = |frame: &Vec<u8>| {
+        let mut encoder = Encoder::with(&settings, SIDE as u32, SIDE as u32, motion::RATE)?;
+        encoder.push(frame)?;
+        Ok(encoder.finish()?.into())
+    };
+    drawn
+        .iter()
+        .flat_map(|clip| &clip.frames)
+        .map(encode)
+        .collect()
 }
 
 /// A tenant, its connections, its tasks and its stored clips.

@@ -1,5 +1,7 @@
 //! `frameshift bench serve`: one load, and its figures as a table or a line of JSON.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -10,8 +12,9 @@ use super::beside::{Swaps, Training};
 use super::calls;
 use super::figures::{self, Figures};
 use super::host::{Host, describe};
+use super::live::{self, Cameras, Clocks, Streams};
 use super::load::{self, Clips, Found, Lane, Pacing};
-use super::material::{self, Sets, Tenant};
+use super::material::{self, NUM_FRAMES, Sets, Tenant};
 use crate::proto::v1;
 use crate::tools::show;
 
@@ -38,6 +41,9 @@ struct Report {
     /// Versions that were published, loaded and swapped in beside.
     #[serde(skip_serializing_if = "Option::is_none")]
     swaps: Option<u64>,
+    /// Live streams: how many windows were answered in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<Streams>,
 }
 
 /// What went on beside a load.
@@ -45,6 +51,13 @@ struct Report {
 struct Beside {
     training_clips_per_s: Option<f64>,
     swaps: Option<u64>,
+    live: Option<Streams>,
+}
+
+/// What a tenant puts on the server.
+enum Load {
+    Requests(Vec<Lane>),
+    Streams(Vec<Cameras>),
 }
 
 /// Runs the load that the arguments ask for, and prints.
@@ -118,7 +131,11 @@ async fn measure(
 ) -> Result<(Found, Beside), Error> {
     let sets = Sets::new(backbone, args.width);
     let clips = material::clips(&args.clip, args.seed)?;
-    let mut lanes = Vec::new();
+    let (mut lanes, mut cameras) = (Vec::new(), Vec::new());
+    let pictures = match args.live {
+        Some(_) => material::pictures(args.seed)?,
+        None => Vec::new(),
+    };
     for (number, tenant) in tenants.iter_mut().enumerate() {
         tenant.import(&sets, args.tasks.get()).await?;
         let stored = match args.clips {
@@ -127,6 +144,16 @@ async fn measure(
             Payload::Inline => 1,
         };
         tenant.upload(&clips[..stored.min(clips.len())]).await?;
+        if let Some(streams) = args.live {
+            cameras.push(Cameras {
+                name: tenant.name.clone(),
+                clients: tenant.clients.clone(),
+                tasks: tenant.tasks.clone(),
+                pictures: pictures.clone(),
+                streams: streams.get(),
+            });
+            continue;
+        }
         lanes.push(Lane {
             name: tenant.name.clone(),
             clients: tenant.clients.clone(),
@@ -144,7 +171,11 @@ async fn measure(
         return Err(Error::Incomplete { what: "a tenant" });
     };
     let mut other = Tenant::connect(&first.address, "bench-beside", 1).await?;
-    let outcome = beside(args, &mut other, &sets, &clips, lanes).await;
+    let load = match args.live {
+        Some(_) => Load::Streams(cameras),
+        None => Load::Requests(lanes),
+    };
+    let outcome = beside(args, &mut other, (&sets, clips.as_slice()), load).await;
     let cleared = other.clear().await;
     let outcome = outcome?;
     cleared?;
@@ -155,9 +186,8 @@ async fn measure(
 async fn beside(
     args: &Args,
     tenant: &mut Tenant,
-    sets: &Sets,
-    clips: &[Bytes],
-    lanes: Vec<Lane>,
+    (sets, clips): (&Sets, &[Bytes]),
+    load: Load,
 ) -> Result<(Found, Beside), Error> {
     let mut beside = Beside::default();
     let training = if args.training {
@@ -174,7 +204,18 @@ async fn beside(
         }
         None => None,
     };
-    let found = load::run(lanes, args.span()).await;
+    let found = match load {
+        Load::Requests(lanes) => load::run(lanes, args.span()).await,
+        Load::Streams(cameras) => {
+            let stride = Duration::from_secs_f64(args.stride);
+            let clocks = Clocks::new(args.fps, stride, NUM_FRAMES);
+            let found = live::run(cameras, clocks, args.span()).await;
+            found.map(|(found, streams)| {
+                beside.live = Some(streams);
+                found
+            })
+        }
+    };
     // What goes on beside is ended also when the load failed.
     if let Some(swaps) = swaps {
         beside.swaps = Some(swaps.stop().await?);
@@ -201,6 +242,7 @@ fn report(
         precision: info.precision,
         cpus,
         pacing: match args.pacing(args.tenants.get() - 1) {
+            _ if args.live.is_some() => "live streams".to_owned(),
             Pacing::Open(arrivals, rate) => format!("open, {rate} a second, {arrivals:?}"),
             Pacing::Closed(callers) => format!("closed, {callers} callers"),
         },
@@ -212,6 +254,7 @@ fn report(
         tenants: found.lanes,
         training_clips_per_s: beside.training_clips_per_s,
         swaps: beside.swaps,
+        live: beside.live,
     }
 }
 
@@ -240,6 +283,18 @@ fn print(args: &Args, report: &Report) {
         rows.extend(report.tenants.iter().cloned());
     }
     show(figures::table(&rows).trim_end());
+    if let Some(live) = &report.live {
+        show(format_args!(
+            "live: {} streams of {:.1} frames/s, a window each {:.0} ms: {} of {} windows within 1.5 strides ({:.3}), {} frames dropped",
+            live.streams,
+            live.frames_per_s,
+            live.stride_ms,
+            live.in_time,
+            live.due,
+            live.share,
+            live.frames_dropped
+        ));
+    }
     if let Some(speed) = report.training_clips_per_s {
         show(format_args!("training beside: {speed:.1} clips/s"));
     }

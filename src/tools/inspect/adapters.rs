@@ -7,11 +7,12 @@ use serde::Serialize;
 use crate::model::load::{self, Header};
 
 const BLOCKS: &str = "transformer.resblocks.";
-const HEAD: [&str; 2] = ["fc.weight", "fc.bias"];
 
 /// An adapter set, as its tensors tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Adapters {
+    /// What the head reads: `mean`, `frames`, `conv` or `attention`, as of a task.
+    pub head: &'static str,
     /// Rows of the head; row i is label i.
     pub classes: Option<usize>,
     /// Width of the backbone that it is for.
@@ -45,7 +46,7 @@ pub(super) fn find(header: &Header) -> Option<Adapters> {
         let found = entries().find(|(name, _)| *name == wanted);
         found.map(|(_, entry)| entry.shape.as_slice())
     };
-    let own = |name: &str| HEAD.contains(&name) || site(name).is_some();
+    let own = |name: &str| load::is_head(name) || site(name).is_some();
     let places: BTreeSet<(usize, &str)> = entries().filter_map(|(name, _)| site(name)).collect();
     let head_alone = !header.entries.is_empty() && entries().all(|(name, _)| own(name));
     if places.is_empty() && !head_alone {
@@ -67,10 +68,28 @@ pub(super) fn find(header: &Header) -> Option<Adapters> {
             }
         })
         .collect();
-    let head = shape("fc.weight");
+    // The tensors that tell the number of classes, and the width of the backbone in their second dimension.
+    let heads = [
+        ("frames", "head.frames.fc.weight", None),
+        ("conv", "head.conv.fc.weight", Some("head.conv.mix.weight")),
+        (
+            "attention",
+            "head.attention.fc.weight",
+            Some("head.attention.fc.weight"),
+        ),
+        ("mean", "fc.weight", Some("fc.weight")),
+    ];
+    let found = heads.iter().find(|(_, last, _)| shape(last).is_some());
+    let (head, last, tells_width) = *found.unwrap_or(&heads[3]);
+    let fc1 = entries().find(|(name, _)| site(name).is_some() && name.ends_with(".fc1.weight"));
+    let wide = match tells_width {
+        Some(name) => shape(name),
+        None => fc1.map(|(_, entry)| entry.shape.as_slice()),
+    };
     Some(Adapters {
-        classes: head.and_then(|shape| shape.first().copied()),
-        width: head.and_then(|shape| shape.get(1).copied()),
+        head,
+        classes: shape(last).and_then(|shape| shape.first().copied()),
+        width: wide.and_then(|shape| shape.get(1).copied()),
         sites,
         parameters: entries()
             .filter(|(name, _)| own(name))

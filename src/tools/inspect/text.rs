@@ -72,11 +72,15 @@ impl fmt::Display for Adapters {
         let known = |number: Option<usize>| number.map_or("?".to_owned(), |n| n.to_string());
         writeln!(
             f,
-            "  head           {} classes, for a backbone of width {}",
+            "  head           {}, {} classes, for a backbone of width {}",
+            self.head,
             known(self.classes),
             known(self.width)
         )?;
         writeln!(f, "  parameters     {}", self.parameters)?;
+        if self.sites.is_empty() && self.head != "mean" {
+            return writeln!(f, "  adapters       none");
+        }
         if self.sites.is_empty() {
             return writeln!(f, "  adapters       none: a linear probe");
         }

@@ -31,6 +31,7 @@ fn clip(sampling: Sampling, views: Views, temporal_views: NonZeroU8) -> ClipSpec
         order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
+        alters: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::ptr::{self, NonNull};
 
 use ffmpeg_sys_the_third as ff;
@@ -120,6 +120,14 @@ impl Frame {
         }
     }
 
+    /// Another owner of the same picture.
+    pub(in crate::video) fn reference(&self) -> Result<Self, Code> {
+        let other = Self::new()?;
+        // SAFETY: both frames are alive, and the new one is empty.
+        check(unsafe { ff::av_frame_ref(other.as_ptr(), self.as_ptr()) })?;
+        Ok(other)
+    }
+
     /// Width and height in pixels.
     pub(in crate::video) fn size(&self) -> (u32, u32) {
         // SAFETY: the frame is alive.
@@ -170,6 +178,29 @@ impl Decoder {
             };
             (*pointer).thread_count = 1;
             (*pointer).max_pixels = i64::from(pixels);
+            check(ff::avcodec_open2(
+                pointer,
+                description.as_ptr(),
+                ptr::null_mut(),
+            ))
+            .map_err(refused)?;
+        }
+        Ok(Self { context, codec })
+    }
+
+    /// Opens the decoder of a codec whose pictures stand alone, for pictures without a container. Damage that decoders of videos conceal is an error.
+    pub(in crate::video) fn of_pictures(codec: Codec, pixels: u32) -> Result<Self, Rejection> {
+        let name = CString::new(codec.decoder()).map_err(|_| Reject::CodecNotAllowed)?;
+        // SAFETY: the name ends with a zero; the result is a static description or null.
+        let description = unsafe { ff::avcodec_find_decoder_by_name(name.as_ptr()) };
+        let description = NonNull::new(description.cast_mut()).ok_or(Reject::CodecNotAllowed)?;
+        let context = Context::new(description).map_err(|_| Reject::Memory)?;
+        // SAFETY: context and description are alive and belong together; nothing else uses the context.
+        unsafe {
+            let pointer = context.as_ptr();
+            (*pointer).thread_count = 1;
+            (*pointer).max_pixels = i64::from(pixels);
+            (*pointer).err_recognition |= ff::AV_EF_EXPLODE as c_int;
             check(ff::avcodec_open2(
                 pointer,
                 description.as_ptr(),

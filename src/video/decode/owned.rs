@@ -84,6 +84,31 @@ owner!(
 );
 
 impl Packet {
+    /// A packet with a payload of so many bytes, and the padding that decoders want after it.
+    pub(in crate::video) fn of_size(bytes: usize) -> Result<Self, Code> {
+        let packet = Self::new()?;
+        let size = c_int::try_from(bytes).map_err(|_| Code::NO_MEMORY)?;
+        // SAFETY: the packet is alive and empty. What is allocated is written before it is read as bytes.
+        unsafe {
+            check(ff::av_new_packet(packet.as_ptr(), size))?;
+            ptr::write_bytes((*packet.as_ptr()).data, 0, bytes);
+        }
+        Ok(packet)
+    }
+
+    /// The payload of a packet that was made by [`Packet::of_size`] and given to nobody.
+    pub(in crate::video) fn bytes_mut(&mut self) -> &mut [u8] {
+        let size = self.size();
+        // SAFETY: the packet is alive and its payload has one owner; the data, when there is any, is as long as it says.
+        unsafe {
+            let data = (*self.as_ptr()).data;
+            if data.is_null() {
+                return &mut [];
+            }
+            std::slice::from_raw_parts_mut(data, size)
+        }
+    }
+
     /// Size of the payload in bytes.
     pub(in crate::video) fn size(&self) -> usize {
         // SAFETY: the packet is alive.

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use super::convert::Converter;
 use super::owned::Frame;
 use super::{Refusal, wide};
+use crate::video::alter::Canvas;
 use crate::video::answer::Picture;
 use crate::video::reject::Reject;
 use crate::video::request::ClipSpec;
-use crate::video::transform::{Planes, View, plan};
+use crate::video::transform::{Planes, Rgb, View, plan};
 
 /// Takes wanted frames; one that comes again replaces the earlier.
 pub(super) trait Sink {
@@ -40,6 +41,8 @@ pub(super) struct ClipSink<'a> {
     spec: &'a ClipSpec,
     planes: &'a mut [f32],
     converter: Converter,
+    /// The picture that is changed, when the request changes pictures.
+    canvas: Canvas,
     /// The views of pictures of this size.
     views: Option<((usize, usize), Vec<View>)>,
     row: Vec<f32>,
@@ -52,6 +55,7 @@ impl<'a> ClipSink<'a> {
             spec,
             planes,
             converter,
+            canvas: Canvas::default(),
             views: None,
             row: Vec::new(),
         }
@@ -60,8 +64,22 @@ impl<'a> ClipSink<'a> {
 
 impl Sink for ClipSink<'_> {
     fn put(&mut self, frame: &Frame, slots: &[usize]) -> Result<(), Refusal> {
-        let picture = self.converter.rgb(frame)?;
-        let size = (picture.width, picture.height);
+        let decoded = self.converter.rgb(frame)?;
+        let size = (decoded.width, decoded.height);
+        let picture = if self.spec.alters.is_empty() {
+            decoded
+        } else {
+            let loaded = self.canvas.load(decoded.bytes, decoded.stride, size);
+            loaded.map_err(|_| Reject::Memory)?;
+            for alter in &self.spec.alters {
+                self.canvas.apply(*alter);
+            }
+            Rgb {
+                bytes: self.canvas.bytes(),
+                stride: size.0 * 3,
+                ..decoded
+            }
+        };
         let side = usize::from(self.spec.size);
         let views = match &mut self.views {
             Some((own, views)) if *own == size => views,

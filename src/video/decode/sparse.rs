@@ -110,6 +110,10 @@ impl Taking<'_> {
     fn take(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let size = *self.size.get_or_insert(frame.size());
         self.is_sound &= !frame.is_damaged() && frame.size() == size;
+        if !self.is_sound {
+            // What the sink was given cannot be taken back.
+            return Ok(());
+        }
         if let Some(slots) = self.wanted.get(&frame.pts()) {
             self.came += 1;
             self.sink.put(frame, slots)?;

@@ -16,8 +16,8 @@ pub(super) use self::check::checked as read;
 use super::memory::{receive, room, sealed, send, wait_readable};
 use super::nursery::{End, Worker};
 use super::slot::Answer;
-use super::wire::{LONGEST, Request, Work};
-use crate::video::request::Limits;
+use super::wire::{LONGEST, Request, Work, encode_more};
+use crate::video::request::{Limits, Sampling};
 use crate::video::{Error, Input, Reject};
 
 /// How an exchange ended.
@@ -40,6 +40,22 @@ fn output_bytes(work: &Work) -> u64 {
         Work::Probe => 0,
         Work::Clip(spec) => spec.values() as u64 * 4,
         Work::Pictures(spec) => u64::from(spec.bytes),
+        Work::Still(spec) => spec.clip().values() as u64 * 4,
+        Work::Frames(spec) => spec.values() as u64 * 4,
+    }
+}
+
+/// What a video may cost: only windows and frames in their order are taken from long ones.
+fn limits_of(work: &Work, limits: &Limits) -> Limits {
+    let sampling = match work {
+        Work::Probe | Work::Still(_) => return *limits,
+        Work::Clip(spec) => &spec.sampling,
+        Work::Pictures(spec) => &spec.sampling,
+        Work::Frames(_) => return limits.of_long(),
+    };
+    match matches!(sampling, Sampling::Windows(_)) {
+        true => limits.of_long(),
+        false => *limits,
     }
 }
 
@@ -68,15 +84,35 @@ pub(super) fn exchange(
     limits: &Limits,
     abandoned: BorrowedFd<'_>,
 ) -> Result<Ended, Error> {
-    let limits = &match work {
-        Work::Probe => *limits,
-        Work::Clip(spec) => limits.with(&spec.sampling),
-        Work::Pictures(spec) => limits.with(&spec.sampling),
-    };
+    exchange_with(worker, (id, input, work), limits, abandoned, Opening::First)
+}
+
+/// How an exchange begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// With the request and its input.
+    First,
+    /// With the request for more of what the worker has in hand.
+    More,
+}
+
+/// As [`exchange`], also with a worker that is in the middle of a video.
+pub(super) fn exchange_with(
+    worker: &mut Worker,
+    (id, input, work): (u64, &Input, &Work),
+    limits: &Limits,
+    abandoned: BorrowedFd<'_>,
+    opening: Opening,
+) -> Result<Ended, Error> {
+    let limits = &limits_of(work, limits);
     let deadline = Instant::now() + limits.wall;
     // The worker looks at its own clock, and can refuse a video and live on; it gets a little longer to do so.
     let cpu_end = worker.processor_time() + limits.cpu + limits.cpu / 16;
-    if !hand_over(worker, (id, input, work), limits)? {
+    let is_there = match opening {
+        Opening::First => hand_over(worker, (id, input, work), limits)?,
+        Opening::More => send(&worker.socket, &encode_more(id), &[]).is_ok(),
+    };
+    if !is_there {
         return Ok(Ended::Died(worker.end()));
     }
     match wait(worker, abandoned, (deadline, cpu_end))

@@ -11,6 +11,7 @@ use crate::video::decode::Summary;
 use crate::video::fuzzing::selection;
 use crate::video::request::{ClipSpec, ColorPolicy, Limits, PictureSpec, Sampling, Views};
 use crate::video::sampling::select_by_count;
+use crate::video::still::{Coding, StillSpec};
 
 const ID: u64 = 4;
 const SIDE: u16 = 8;
@@ -21,22 +22,22 @@ const SIDE: u16 = 8;
 /// When what was taken does not.
 pub(in crate::video) fn read_reply(kind: u8, change: impl FnOnce(&mut Vec<u8>)) {
     let work = work(kind);
-    let mut message = Reply {
-        id: ID,
-        result: Ok(honest(&work)),
-    }
-    .encode();
+    let mut message = Reply::last(ID, Ok(honest(&work))).encode();
     change(&mut message);
     let limits = Limits::default();
     let Ok(output) = room(1 << 16) else {
         return;
     };
     if let Some(Ok(answer)) = read(&message, (ID, &work), &limits, Some(&output)) {
-        assert!(answer.probe.frames <= limits.frames);
-        assert!(answer.probe.reference_frames <= limits.frames);
         assert!(answer.indices.len() == answer.pts.len());
+        let Some(probe) = answer.probe else {
+            assert!(matches!(work, Work::Still(_)) && answer.indices.is_empty());
+            return;
+        };
+        assert!(probe.frames <= limits.frames);
+        assert!(probe.reference_frames <= limits.frames);
         assert!(
-            (answer.indices.iter()).all(|&index| index < answer.probe.frames),
+            (answer.indices.iter()).all(|&index| index < probe.frames),
             "an index outside the video"
         );
     }
@@ -54,6 +55,12 @@ fn work(kind: u8) -> Work {
             color: ColorPolicy::Reference,
             bytes: 1 << 16,
         }),
+        4 => Work::Still(StillSpec {
+            coding: Coding::Jpeg,
+            views: Views::Center,
+            size: SIDE,
+            normalization: Normalization::CLIP,
+        }),
         kind => Work::Clip(ClipSpec {
             frames,
             sampling: if kind == 2 {
@@ -68,6 +75,7 @@ fn work(kind: u8) -> Work {
             order: FrameOrder::Display,
             color: ColorPolicy::Reference,
             normalization: Normalization::CLIP,
+            alters: Vec::new(),
         }),
     }
 }
@@ -80,16 +88,25 @@ fn honest(work: &Work) -> Summary {
         denominator: 25,
     };
     let sampling = match work {
+        Work::Still(_) => {
+            return Summary {
+                probe: None,
+                indices: Vec::new(),
+                pts: Vec::new(),
+                sizes: vec![(16, 12)],
+            };
+        }
         Work::Probe => None,
         Work::Clip(spec) => Some(&spec.sampling),
         Work::Pictures(spec) => Some(&spec.sampling),
+        Work::Frames(_) => None,
     };
     let (frames, views) = selection();
     let indices = sampling
         .and_then(|sampling| select_by_count(sampling, FRAMES, frames.get(), views.get())?.ok())
         .unwrap_or_default();
     Summary {
-        probe: Probe {
+        probe: Some(Probe {
             container: Container::Mov,
             codec: Codec::H264,
             width: 64,
@@ -105,11 +122,11 @@ fn honest(work: &Work) -> Summary {
             sar: ratio,
             streams: 1,
             warnings: Warnings::default(),
-        },
+        }),
         pts: indices.iter().map(|&index| i64::from(index)).collect(),
         sizes: match work {
             Work::Pictures(_) => vec![(16, 12); indices.len()],
-            Work::Probe | Work::Clip(_) => Vec::new(),
+            Work::Probe | Work::Clip(_) | Work::Still(_) | Work::Frames(_) => Vec::new(),
         },
         indices,
     }

@@ -232,9 +232,15 @@ impl Nursery {
 
     /// Has a worker forked; starts the zygote if there is none.
     pub(super) fn fork(&self) -> Result<Worker, Error> {
+        // Its whole life: the last video may begin just before the worker is due to be replaced.
+        self.fork_for(self.config.worker_cpu + self.config.limits.cpu)
+    }
+
+    /// Has a worker forked that may use so much processor time in its life.
+    pub(super) fn fork_for(&self, life: Duration) -> Result<Worker, Error> {
         // A zygote that dies just now is no reason to give up; one that dies twice is.
         for _ in 0..2 {
-            if let Some(worker) = self.fork_from(self.zygote()?)? {
+            if let Some(worker) = self.fork_from(self.zygote()?, life)? {
                 return Ok(worker);
             }
         }
@@ -290,7 +296,7 @@ impl Nursery {
     }
 
     /// `None` when the zygote is gone.
-    fn fork_from(&self, zygote: Arc<Zygote>) -> Result<Option<Worker>, Error> {
+    fn fork_from(&self, zygote: Arc<Zygote>, life: Duration) -> Result<Option<Worker>, Error> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (socket, theirs) = sockets().map_err(system("connect a decoding process"))?;
         zygote.shared.board().workers.insert(id, State::Asked);
@@ -308,8 +314,7 @@ impl Nursery {
             id,
             allowance: Allowance {
                 memory: self.config.limits.memory,
-                // Its whole life: the last video may begin just before the worker is due to be replaced.
-                cpu: (self.config.worker_cpu + self.config.limits.cpu).as_secs() + 1,
+                cpu: life.as_secs() + 1,
             },
             layers: self.config.layers,
         };

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::Running;
 use super::busy::Busy;
 use super::nursery::{Nursery, Worker};
+use super::parked::Parked;
 use super::queue::{Charge, Handed, Queue};
 use super::samples;
 use super::slot::{Answer, Job, Next, Slot, Stage};
@@ -64,7 +65,7 @@ impl State {
             charge: handed.charge,
             since: Instant::now(),
         });
-        Next::Job(handed.tenant, handed.request)
+        Next::Job(handed.tenant, Box::new(handed.request))
     }
 
     /// Hands a request to a waiting slot: best to one that has the tenant's worker, since any other means a new process; or gives it back.
@@ -95,6 +96,8 @@ pub(super) struct Shared {
     nursery: Nursery,
     /// The slots that decode now.
     pub(super) busy: Busy,
+    /// Workers in the middle of long videos.
+    pub(super) parked: Parked,
     /// A worker forked ahead, which has seen no input.
     spare: Mutex<Option<Worker>>,
     running: Mutex<Vec<Option<Running>>>,
@@ -173,6 +176,11 @@ impl Shared {
         }
     }
 
+    /// A worker that has seen no input and may use as much processor time as the longest video lasts.
+    pub(super) fn fresh_for_long(&self) -> Result<Worker, Error> {
+        self.nursery.fork_for(self.config.limits.duration)
+    }
+
     /// Writes down what a slot runs.
     pub(super) fn note(&self, slot: usize, worker: Option<(u32, &TenantId)>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,6 +230,7 @@ impl Pool {
             changed: Condvar::new(),
             nursery,
             busy: Busy::default(),
+            parked: Parked::new(config.parked()),
             spare: Mutex::new(Some(first)),
             running: Mutex::new(vec![None; workers]),
             config,
@@ -257,12 +266,23 @@ impl Pool {
         (self.shared.nursery.zygote_pid(), workers)
     }
 
-    /// Has a video decoded; dropping the future gives it up.
+    /// A number under which a worker may be kept in the middle of a video.
+    pub(in crate::video) fn ticket(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Lets the worker go that is kept under a ticket, if one is.
+    pub(in crate::video) fn forget(&self, ticket: u64) {
+        self.shared.parked.take(ticket);
+    }
+
+    /// Has a video decoded, or with a ticket the next part of one; dropping the future gives it up.
     pub(in crate::video) async fn decode(
         &self,
         (tenant, lane): (&TenantId, Lane),
         input: Input,
         work: Work,
+        ticket: Option<u64>,
     ) -> Result<Answer, Error> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
@@ -271,6 +291,7 @@ impl Pool {
             id,
             input,
             work,
+            ticket,
             stage: Arc::clone(&stage),
             reply,
         };

@@ -73,7 +73,11 @@ pub(super) fn check(
             ended = exchange(&mut worker, job, &limits, abandoned.as_fd())?;
         }
         let problem = match ended {
-            Ended::Answered(Ok(answer)) if answer.probe.container == container => continue,
+            Ended::Answered(Ok(answer))
+                if (answer.probe.as_ref()).is_some_and(|own| own.container == container) =>
+            {
+                continue;
+            }
             Ended::Answered(Ok(_)) => None,
             Ended::Answered(Err(Error::Rejected(rejection))) => Some(rejection.reject),
             Ended::TimedOut(reject) => Some(reject),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
-use super::exchange::{Ended, exchange, is_doubtful, verdict};
+use super::exchange::{Ended, Opening, exchange_with, is_doubtful, verdict};
 use super::memory::wait_readable;
 use super::nursery::Worker;
 use super::pool::Shared;
@@ -21,11 +21,16 @@ use crate::video::{Error, Input, Reject, Rejection};
 /// What a worker took from a video.
 #[derive(Debug)]
 pub(in crate::video) struct Answer {
-    pub(in crate::video) probe: Probe,
+    /// Facts of the video; none of a picture that came by itself.
+    pub(in crate::video) probe: Option<Probe>,
     /// Indices of the frames, temporal views one after the other.
     pub(in crate::video) indices: Vec<u32>,
     pub(in crate::video) pts: Vec<i64>,
+    /// Width and height of a picture that came by itself.
+    pub(in crate::video) sizes: Vec<(u32, u32)>,
     pub(in crate::video) pixels: Pixels,
+    /// Whether more frames follow when they are asked for.
+    pub(in crate::video) goes_on: bool,
 }
 
 /// The pixels that came out.
@@ -53,6 +58,8 @@ pub(super) struct Job {
     pub(super) id: u64,
     pub(super) input: Input,
     pub(super) work: Work,
+    /// What a worker in the middle of a long video is kept under, for work on one.
+    pub(super) ticket: Option<u64>,
     pub(super) stage: Arc<Mutex<Stage>>,
     pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
 }
@@ -89,7 +96,7 @@ impl Slot {
                 .and_then(|worker| worker.tenant.clone())
                 .map(|tenant| (tenant, self.turn));
             match self.shared.next(self.number, turn.as_ref()) {
-                Next::Job(tenant, job) => self.serve(&tenant, job),
+                Next::Job(tenant, job) => self.serve(&tenant, *job),
                 Next::Idle => self.retire(),
                 Next::Stopped => return self.retire(),
             }
@@ -123,8 +130,12 @@ impl Slot {
             rustix::io::read(&self.interrupted, &mut byte),
             Err(Errno::AGAIN) | Ok(0)
         ) {}
-        // The caller may have left.
-        let _ = job.reply.send(result);
+        // The caller may have left, and then nobody takes the worker that was kept for it.
+        if job.reply.send(result).is_err()
+            && let Some(ticket) = job.ticket
+        {
+            self.shared.parked.take(ticket);
+        }
     }
 
     /// Decodes, at a second worker when the first went away for a reason that need not be the video's: with its zygote, killed, or out of real time. Only
@@ -151,13 +162,14 @@ impl Slot {
     fn attempt(&mut self, tenant: &TenantId, job: &Job) -> Result<Attempt, Error> {
         let shared = Arc::clone(&self.shared);
         let config = &shared.config;
-        let mut worker = self.worker_of(tenant)?;
+        let (mut worker, opening) = self.worker_for(tenant, job)?;
         let turn = shared.busy.begin();
-        let ended = exchange(
+        let ended = exchange_with(
             &mut worker,
-            (job.id, &job.input, &job.work),
+            (job.ticket.unwrap_or(job.id), &job.input, &job.work),
             &config.limits,
             self.interrupted.as_fd(),
+            opening,
         )?;
         let was_alone = turn.is_alone();
         drop(turn);
@@ -172,8 +184,14 @@ impl Slot {
                     matches!(&result, Err(Error::Rejected(own)) if *own == Reject::Memory);
                 let is_old = worker.served >= config.worker_requests.get()
                     || worker.processor_time() >= config.worker_cpu;
-                if !is_short_of_memory && !is_old {
-                    self.worker = Some(worker);
+                match (job.ticket, &result) {
+                    (Some(ticket), Ok(Answer { goes_on: true, .. })) => {
+                        shared.parked.put(ticket, worker);
+                    }
+                    // Its processor time was meant for one long video.
+                    (Some(_), _) => {}
+                    (None, _) if is_short_of_memory || is_old => {}
+                    (None, _) => self.worker = Some(worker),
                 }
                 return Ok(Attempt::Ended(result));
             }
@@ -186,6 +204,26 @@ impl Slot {
             },
         };
         Err(Rejection::from(reject).under(&config.limits).into())
+    }
+
+    /// The worker for a job, and how to begin with it.
+    fn worker_for(&mut self, tenant: &TenantId, job: &Job) -> Result<(Worker, Opening), Error> {
+        let Some(ticket) = job.ticket else {
+            return Ok((self.worker_of(tenant)?, Opening::First));
+        };
+        // There are never more workers than slots, those that wait in the middle of a video, and one spare.
+        self.retire();
+        self.turn = 0;
+        let (worker, opening) = match self.shared.parked.take(ticket) {
+            Some(worker) => (worker, Opening::More),
+            None => {
+                let mut worker = self.shared.fresh_for_long()?;
+                worker.tenant = Some(tenant.clone());
+                (worker, Opening::First)
+            }
+        };
+        self.shared.note(self.number, Some((worker.pid, tenant)));
+        Ok((worker, opening))
     }
 
     /// Takes a worker that has decoded for nobody else; it is only put back after an answer that keeps the rules.
@@ -231,7 +269,7 @@ enum Attempt {
 /// The next thing that a slot does.
 pub(super) enum Next {
     /// Serves a tenant's request.
-    Job(TenantId, Job),
+    Job(TenantId, Box<Job>),
     /// Lets its worker go: nothing came for a while.
     Idle,
     /// Ends.

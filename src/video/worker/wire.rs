@@ -2,6 +2,7 @@
 //!
 //! Invariant: a message that is not exactly what its kind says is no message. Texts never cross.
 
+mod frames;
 mod reply;
 mod request;
 
@@ -19,7 +20,7 @@ pub(in crate::video) use request::Work;
 pub(super) const LONGEST: usize = 16 * 1024;
 
 const MAGIC: u32 = 0x5646_5346;
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 
 /// The kind of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,7 @@ enum Kind {
     Ready = 5,
     Request = 6,
     Reply = 7,
+    More = 8,
 }
 
 /// Appends values.
@@ -189,6 +191,18 @@ impl Report {
         reader.end()?;
         Some(Self::Exited { id, status })
     }
+}
+
+/// Asks a worker for the next part of the frames of the request with this id.
+pub(super) fn encode_more(id: u64) -> Vec<u8> {
+    Writer::new(Kind::More, id).0
+}
+
+/// The id of the request.
+pub(super) fn decode_more(message: &[u8]) -> Option<u64> {
+    let (id, reader) = Reader::new(message, Kind::More)?;
+    reader.end()?;
+    Some(id)
 }
 
 /// A worker's first message: it is confined by these layers.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use frameshift::engine::{Clips, Error, Load};
+use frameshift::engine::{Clips, Error, Load, Pictures};
 use frameshift::ids::VersionRef;
 use frameshift::model::{AdapterSet, Features, Step};
-use frameshift::spec::AdapterConfig;
+use frameshift::spec::{AdapterConfig, Head};
 
 use super::fixture::{ADAPTER, CLASSES, Running, bits, clip, config, patient, stored, version};
 
@@ -31,7 +31,7 @@ async fn versions(running: &Running) -> Vec<VersionRef> {
 fn with_each(versions: &[VersionRef], clips: &[Arc<[f32]>]) -> Vec<Clips> {
     let with = |version: &VersionRef| Clips {
         version: version.clone(),
-        clips: clips.to_vec(),
+        clips: clips.iter().cloned().map(Pictures::from).collect(),
     };
     versions.iter().map(with).collect()
 }
@@ -83,7 +83,7 @@ async fn several_versions_on_one_clip_are_one_batch_and_each_is_as_alone() {
     assert!(matches!(more.await, Err(Error::QueueFull { clips: 8, .. })));
     wanted.truncate(3);
     // Planes that are not shared take more room.
-    wanted[2].clips = vec![clip(3, 4), clip(4, 4)];
+    wanted[2].clips = vec![clip(3, 4).into(), clip(4, 4).into()];
     let more = running.engine.classify_each(&permit, wanted, None);
     assert!(matches!(more.await, Err(Error::QueueFull { clips: 6, .. })));
 }
@@ -166,7 +166,8 @@ async fn the_bare_backbones_features_are_the_models_own_beside_other_tasks() {
     let running = Running::start(patient()).await;
     let version = versions(&running).await.remove(0);
     let (own, other) = (clip(8, 3), clip(9, 5));
-    let mut forward = Features::new(running.backbone.clone(), vec![own.clone()]).unwrap();
+    let mut forward =
+        Features::new(running.backbone.clone(), vec![own.clone()], Head::Mean).unwrap();
     while forward.advance().unwrap() == Step::More {}
     let expected = forward.into_features().unwrap().remove(0);
 

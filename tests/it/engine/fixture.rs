@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use frameshift::device;
-use frameshift::engine::{self, Config, Desired, Handle, Parts, Stored, Unavailable, Versions};
+use frameshift::engine::{
+    self, Config, Desired, Handle, Parts, Role, Stored, Unavailable, Versions,
+};
 use frameshift::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use frameshift::model::{Activation, AdapterSet, Backbone, BackboneConfig};
 use frameshift::rng::Stream;
 use frameshift::shutdown::{self, Drain};
-use frameshift::spec::{AdapterConfig, Digest, Normalization};
+use frameshift::spec::{AdapterConfig, Digest, Head, Normalization};
 use frameshift::telemetry::Metrics;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 
 pub(crate) const CLASSES: usize = 3;
 
@@ -63,6 +65,7 @@ pub(crate) const ADAPTER: AdapterConfig = AdapterConfig {
     adapter_kernel_size: [3, 1, 1],
     adapter_pre_attn: false,
     adapter_pre_mlp: true,
+    head: Head::Mean,
 };
 
 /// Returns a set's file with random weights in (-scale, scale), none of them 0.
@@ -124,6 +127,10 @@ struct Shelves {
     outages: usize,
     /// Number of further queries about a task that fail.
     silences: usize,
+    /// Each load takes a permit, when there is a gate.
+    gate: Option<Arc<Semaphore>>,
+    /// Versions that are to stay in memory, and their bytes.
+    pinned: Vec<(VersionRef, u64)>,
     /// Versions whose file was damaged.
     damaged: HashSet<VersionRef>,
 }
@@ -154,7 +161,12 @@ fn desired((tenant, id): &(TenantId, TaskId), task: &Task) -> Option<Desired> {
         version: task.desired?,
     };
     let failed = task.error.is_some();
-    Some(Desired { version, failed })
+    let role = Role::Main;
+    Some(Desired {
+        version,
+        role,
+        failed,
+    })
 }
 
 impl Shelf {
@@ -178,6 +190,18 @@ impl Shelf {
     /// Restores a version's file.
     pub(crate) fn mend(&self, version: &VersionRef) {
         self.0.lock().unwrap().damaged.remove(version);
+    }
+
+    /// Makes loads wait at a gate from now on, which lets one through for each permit.
+    pub(crate) fn hold(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.0.lock().unwrap().gate = Some(gate.clone());
+        gate
+    }
+
+    /// Wants these versions to stay in memory.
+    pub(crate) fn pin(&self, pinned: &[(VersionRef, u64)]) {
+        self.0.lock().unwrap().pinned = pinned.to_vec();
     }
 
     /// Makes the next `questions` queries about tasks fail temporarily.
@@ -247,8 +271,15 @@ impl Shelf {
 #[async_trait]
 impl Versions for Shelf {
     async fn load(&self, version: &VersionRef) -> Result<Stored, Unavailable> {
+        let gate = {
+            let mut shelves = self.0.lock().unwrap();
+            *shelves.loads.entry(version.clone()).or_default() += 1;
+            shelves.gate.clone()
+        };
+        if let Some(gate) = gate {
+            gate.acquire().await.expect("the gate stays").forget();
+        }
         let mut shelves = self.0.lock().unwrap();
-        *shelves.loads.entry(version.clone()).or_default() += 1;
         if shelves.outages > 0 {
             shelves.outages -= 1;
             let reason = "the store is away".to_owned();
@@ -266,11 +297,7 @@ impl Versions for Shelf {
         self.1.subscribe()
     }
 
-    async fn desired(
-        &self,
-        tenant: &TenantId,
-        task: &TaskId,
-    ) -> Result<Option<Desired>, Unavailable> {
+    async fn desired(&self, tenant: &TenantId, task: &TaskId) -> Result<Vec<Desired>, Unavailable> {
         let mut shelves = self.0.lock().unwrap();
         if shelves.silences > 0 {
             shelves.silences -= 1;
@@ -279,7 +306,7 @@ impl Versions for Shelf {
         }
         let id = (tenant.clone(), task.clone());
         let task = shelves.tasks.get(&id).ok_or(Unavailable::Missing)?;
-        Ok(desired(&id, task))
+        Ok(desired(&id, task).into_iter().collect())
     }
 
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable> {
@@ -287,6 +314,10 @@ impl Versions for Shelf {
         let pending = shelves.tasks.iter();
         let pending = pending.filter(|(_, task)| task.desired != task.serving);
         Ok(pending.filter_map(|(id, task)| desired(id, task)).collect())
+    }
+
+    async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable> {
+        Ok(self.0.lock().unwrap().pinned.clone())
     }
 
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable> {
@@ -306,6 +337,13 @@ impl Versions for Shelf {
         };
         task.error = Some(why.to_owned());
         Ok(true)
+    }
+
+    async fn noted(&self, version: &VersionRef, _: Option<&str>) -> Result<bool, Unavailable> {
+        // The tasks of a shelf have one version each; splits are tested with the registry.
+        Err(Unavailable::Failed {
+            reason: format!("{version} is no member of a split"),
+        })
     }
 }
 

@@ -1,13 +1,13 @@
 //! Loading, eviction and refusal of adapter sets.
 
-use frameshift::engine::{Config, Error, Stored};
+use frameshift::engine::{Clips, Config, Error, Load, Stored};
 use frameshift::ids::VersionRef;
 use frameshift::model::AdapterSet;
 use frameshift::spec::Digest;
 use futures::future::join_all;
 
 use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
-use crate::server::until;
+use crate::server::{soon, until};
 
 fn size(stored: &Stored) -> u64 {
     let set =
@@ -104,6 +104,43 @@ async fn a_set_larger_than_the_budget_is_refused() {
     running.shelf.desire(&wanted);
     until(|| async { running.shelf.refused(&wanted).is_some() }).await;
     assert_eq!(running.shelf.serving("t"), None);
+}
+
+#[tokio::test]
+async fn versions_of_one_request_that_do_not_fit_together_are_answered_in_turn() {
+    let running = with_room_for(2).await;
+    let versions: Vec<_> = (1..=5).map(|number| version("a", "t", number)).collect();
+    let mut alone = Vec::new();
+    for (seed, version) in (1..).zip(&versions) {
+        running.shelf.put(version, stored(seed, ADAPTER, 0.3));
+        alone.push(running.one(version, clip(0, 4)).await.unwrap());
+    }
+    let planes = clip(0, 4);
+    let load = Load {
+        clips: 1,
+        frames: 4,
+        readers: versions.len(),
+    };
+    // Each of these would keep sets in memory that the others wait for, if it waited for all of its own.
+    let requests = (0..6).map(|first| {
+        let (running, versions, planes) = (&running, &versions, &planes);
+        async move {
+            let order = (0..versions.len()).map(move |number| (first + number) % versions.len());
+            let clips = order.clone().map(|place| Clips {
+                version: versions[place].clone(),
+                clips: vec![planes.clone().into()],
+            });
+            let permit = running.engine.admit_all(&tenant("a"), &[load]).unwrap();
+            let answers = running.engine.classify_each(&permit, clips.collect(), None);
+            (order, answers.await.unwrap())
+        }
+    });
+    for (order, answers) in soon(join_all(requests)).await {
+        for (place, answer) in order.zip(answers) {
+            let logits = &answer.unwrap().logits[0];
+            assert_eq!(bits(logits), bits(&alone[place]));
+        }
+    }
 }
 
 #[tokio::test]

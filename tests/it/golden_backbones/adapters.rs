@@ -9,7 +9,7 @@ use frameshift::model::load::{Float, Stored, serialize};
 use frameshift::model::{
     AdapterSet, Backbone, Inference, Keep, Segment, Step, StepOutput, TrainableSet, TrainingStep,
 };
-use frameshift::spec::AdapterConfig;
+use frameshift::spec::{AdapterConfig, Head};
 use serde::Deserialize;
 
 use super::case::{Case, read_json};
@@ -136,6 +136,7 @@ fn initial(backbone: &Arc<Backbone>, run: &Run, golden: &Golden) -> AdapterSet {
         adapter_kernel_size: run.adapter_kernel_size,
         adapter_pre_attn: run.adapter_pre_attn,
         adapter_pre_mlp: run.adapter_pre_mlp,
+        head: Head::Mean,
     };
     let bytes = serialize(&stored, &Default::default());
     AdapterSet::from_safetensors(&bytes, backbone.config(), config, run.num_classes)

@@ -10,15 +10,15 @@ use frameshift::ids::{DatasetId, JobId, TaskId, TenantId, VersionRef, VideoId};
 use frameshift::jobs;
 use frameshift::library::{self, Library, Started};
 use frameshift::metadata::{
-    self, Event, EventRecord, ExampleRecord, JobRecord, NewTask, Outages, Sqlite,
+    self, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord, NewTask, Outages, Sqlite,
 };
 use frameshift::model::{Activation, Backbone, BackboneConfig, Tensors};
 use frameshift::registry::{self, Registry};
 use frameshift::rng::Stream;
 use frameshift::shutdown::{self, Drain};
 use frameshift::spec::{
-    AdapterConfig, ClipSampling, Digest, FrameOrder, HyperParameters, JobState, Normalization,
-    RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, ClipSampling, Digest, FrameOrder, Head, HyperParameters, JobState,
+    Normalization, RotationPolicy, Sampling, SpatialViews, Split,
 };
 use frameshift::store::{DirectoryLock, Store};
 use frameshift::telemetry::Metrics;
@@ -249,11 +249,24 @@ impl Bed {
         train: u64,
         validation: u64,
     ) -> (TaskId, DatasetId) {
+        let splits = [(Split::Train, train), (Split::Validation, validation)];
+        self.fades_of(tenant, &splits, false).await
+    }
+
+    /// As [`Self::fades`], with so many clips of each split; with `is_swapped`, clips that are not to be learned from have the other label, so that
+    /// whatever is learned makes their loss worse.
+    pub(super) async fn fades_of(
+        &self,
+        tenant: &TenantId,
+        splits: &[(Split, u64)],
+        is_swapped: bool,
+    ) -> (TaskId, DatasetId) {
         let mut examples = Vec::new();
-        for (split, count) in [(Split::Train, train), (Split::Validation, validation)] {
+        for (split, count) in splits.iter().copied() {
             for i in 0..count {
                 let is_rising = i % 2 == 0;
-                let label = if is_rising { "brighter" } else { "darker" };
+                let is_told = is_rising != (is_swapped && split != Split::Train);
+                let label = if is_told { "brighter" } else { "darker" };
                 let bytes = fade(i + 1000 * split as u64, is_rising);
                 examples.push(ExampleRecord {
                     video: self
@@ -334,6 +347,7 @@ pub(super) const ADAPTERS: AdapterConfig = AdapterConfig {
     adapter_kernel_size: [3, 1, 1],
     adapter_pre_attn: false,
     adapter_pre_mlp: true,
+    head: Head::Mean,
 };
 
 /// Few, quick steps.
@@ -372,7 +386,7 @@ pub(super) fn fade(number: u64, is_rising: bool) -> Vec<u8> {
 pub(super) fn states(events: &[EventRecord]) -> Vec<JobState> {
     let state = |event: &EventRecord| match &event.event {
         Event::State { state, .. } => Some(*state),
-        Event::Step(_) | Event::Message { .. } => None,
+        Event::Step(_) | Event::Evaluation(_) | Event::Message { .. } => None,
     };
     events.iter().filter_map(state).collect()
 }
@@ -383,7 +397,18 @@ pub(super) fn messages(events: &[EventRecord]) -> Vec<&str> {
         .iter()
         .filter_map(|event| match &event.event {
             Event::Message { text, .. } => Some(text.as_str()),
-            Event::Step(_) | Event::State { .. } => None,
+            Event::Step(_) | Event::Evaluation(_) | Event::State { .. } => None,
+        })
+        .collect()
+}
+
+/// The evaluations of a job, in their order.
+pub(super) fn evaluations(events: &[EventRecord]) -> Vec<EvaluationMetrics> {
+    events
+        .iter()
+        .filter_map(|event| match &event.event {
+            Event::Evaluation(metrics) => Some(*metrics),
+            Event::Step(_) | Event::Message { .. } | Event::State { .. } => None,
         })
         .collect()
 }

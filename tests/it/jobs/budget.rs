@@ -15,11 +15,11 @@ use crate::server::until;
 pub(super) fn tight(bed: &Bed, batch: u64) -> u64 {
     let of = (&backbone_config(), bed.parts.backbone.precision());
     let sizes = StepShape::new(of, ADAPTERS, 2, 4).expect("sizes");
-    let weights = 3 * sizes.weights_bytes() + sizes.weights_work_bytes();
+    let weights = 4 * sizes.weights_bytes() + sizes.weights_work_bytes();
     // The batch under way and two ahead of it.
     let batches = 3 * batch * sizes.clip_bytes();
     let training = weights + sizes.head_bytes(batch as usize) + batches + sizes.least_bytes();
-    let saving = 12 * sizes.weights_bytes() + 2 * batch * sizes.clip_bytes();
+    let saving = 16 * sizes.weights_bytes() + 2 * batch * sizes.clip_bytes();
     training.max(saving)
 }
 

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use frameshift::faults;
 use frameshift::ids::{DatasetId, JobId, TaskId};
-use frameshift::metadata::{JobRecord, PROCESS_LOST};
-use frameshift::spec::JobState;
+use frameshift::metadata::{EARLY_STOPPED, JobRecord, PROCESS_LOST};
+use frameshift::spec::{BestBy, HyperParameters, JobState, Selection, Split};
 
 use super::bed::{Bed, hyper, messages, states};
 use super::{Weights, tenant};
@@ -61,12 +61,24 @@ async fn kill(directory: &Path, job: JobId, point: &str) {
 
 /// Kills a child at `point`, then goes on. Returns the job, what its owner was told, its weights and those of an undisturbed run.
 async fn crash(point: &str) -> (JobRecord, Vec<String>, Weights, Weights) {
+    crash_of(point, || hyper(10, 5), false).await
+}
+
+/// The clips of the jobs that are killed.
+const SPLITS: [(Split, u64); 3] = [(Split::Train, 8), (Split::Validation, 2), (Split::Test, 2)];
+
+/// As [`crash`], with other hyper-parameters, on a data set whose validation clips may have the other label.
+async fn crash_of(
+    point: &str,
+    hyper: impl Fn() -> HyperParameters,
+    is_swapped: bool,
+) -> (JobRecord, Vec<String>, Weights, Weights) {
     let directory = tempfile::tempdir().expect("a directory");
     let owner = tenant("owner");
     let bed = Bed::open(directory.path()).await;
-    let (task, dataset) = bed.fades(&owner, 8, 2).await;
+    let (task, dataset) = bed.fades_of(&owner, &SPLITS, is_swapped).await;
     let handle = bed.handle();
-    let submit = handle.submit(&owner, &task, &dataset, hyper(10, 5), None);
+    let submit = handle.submit(&owner, &task, &dataset, hyper(), None);
     let job = submit.await.expect("a job").id;
     drop(handle);
     bed.close().await;
@@ -77,12 +89,17 @@ async fn crash(point: &str) -> (JobRecord, Vec<String>, Weights, Weights) {
     let runners = bed.run();
     let (job, events) = runners.end(&owner, job).await;
     assert_eq!(job.state, JobState::Succeeded, "{point}: {:?}", job.message);
-    let again = runners.submit(&owner, &task, &dataset, hyper(10, 5)).await;
+    let again = runners.submit(&owner, &task, &dataset, hyper()).await;
     let (undisturbed, _) = runners.end(&owner, again).await;
     let weights = (bed.weights(&job).await, bed.weights(&undisturbed).await);
     runners.drain().await;
     bed.close().await;
-    let told = messages(&events).into_iter().map(String::from).collect();
+    let (attempt, stop) = (job.step, undisturbed.step);
+    assert_eq!(attempt, stop, "both end at one step");
+    // What the validation split says is told, too.
+    let told = messages(&events).into_iter();
+    let told = told.filter(|text| text.starts_with("training goes on"));
+    let told = told.map(String::from).collect();
     (job, told, weights.0, weights.1)
 }
 
@@ -122,6 +139,50 @@ async fn a_job_killed_while_publishing_publishes_once() {
     );
     assert_eq!(job.result.map(|result| result.version), Some(1));
     assert!(weights == undisturbed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_killed_after_its_publication_measures_its_test_split_and_publishes_once() {
+    let (job, told, weights, undisturbed) = crash("version-published").await;
+    assert_eq!(
+        (job.attempts, told.len()),
+        (2, 0),
+        "nothing is trained again"
+    );
+    let result = job.result.expect("a result");
+    assert_eq!(result.version, 1);
+    let test = result.test.expect("test metrics");
+    assert_eq!((test.examples, test.problem), (2, None));
+    assert!(weights == undisturbed);
+}
+
+/// Evaluates every epoch of two steps, and stops after three evaluations without progress, of 60 epochs.
+fn impatient() -> HyperParameters {
+    HyperParameters {
+        selection: Some(Selection {
+            best_by: Some(BestBy::Loss),
+            patience: Some(3),
+            ..Selection::default()
+        }),
+        checkpoint_steps: Some(3),
+        ..hyper(60, 5)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_killed_between_evaluations_stops_at_the_same_step_and_publishes_the_same_weights() {
+    for point in ["mid-step:4", "mid-step:6", "checkpoint-written:2"] {
+        let (job, told, weights, undisturbed) = crash_of(point, impatient, true).await;
+        assert_eq!(job.reason.as_deref(), Some(EARLY_STOPPED), "{point}");
+        assert_eq!((job.attempts, told.len()), (2, 1), "{point}: {told:?}");
+        let result = job.result.expect("a result");
+        assert!(
+            result.step < job.step && job.step < job.total_steps,
+            "{point}"
+        );
+        assert_eq!(result.validation_curve.len() as u64, job.step / 2);
+        assert!(weights == undisturbed, "{point}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ contract! {
         assert!(!store.note_serving(&a, &task, version, Some("damaged")).await.expect("asked"));
         let etag = store.get_task(&a, &task).await.expect("found").etag;
         assert_eq!(since(store, cursor).await.changes, [], "nothing new, nothing changed");
-        store.set_desired(&a, &task, version, &etag).await.expect("set");
+        store.set_desired(&a, &task, &version.into(), &etag).await.expect("set");
         let news = async |what: &str| {
             assert_eq!(since(store, cursor).await.changes, [changed("a", "t")], "{what}");
         };

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use frameshift::ids::{AdapterVersion, DatasetId, RequestId, TaskId, TenantId, VideoId};
 use frameshift::metadata::{
-    BlobName, Claim, Error, Event, ExampleRecord, JobRecord, JobUpdate, MetadataStore, NewJob,
-    NewTask, NewVersion, NewVideo, Published, TrainingSummary, UploadLimits, VersionManifest,
-    VideoProbe, VideoRecord,
+    BlobName, Claim, CurvePoint, Error, Event, ExampleRecord, JobRecord, JobUpdate, MetadataStore,
+    NewJob, NewTask, NewVersion, NewVideo, Published, TrainingSummary, UploadLimits,
+    VersionManifest, VideoProbe, VideoRecord,
 };
 use frameshift::spec::{
     AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, FrameOrder, HyperParameters,
@@ -176,6 +176,7 @@ pub(crate) fn new_job(name: &str) -> NewJob {
             ..HyperParameters::default()
         },
         allow_label_change: false,
+        warning: None,
         limit: 100,
     }
 }
@@ -250,8 +251,16 @@ pub(crate) fn outcome() -> TrainingSummary {
     TrainingSummary {
         reason: None,
         loss_curve: vec![1.5, 0.5],
+        validation_curve: vec![CurvePoint {
+            step: 10,
+            epoch: 1,
+            loss: 0.1 + 0.2,
+            top1: 2.0 / 3.0,
+        }],
+        step: 10,
         seed: u64::MAX,
         training_micros: 12,
+        has_test: false,
     }
 }
 
@@ -277,7 +286,7 @@ pub(crate) async fn states(store: &Store, job: &JobRecord) -> Vec<JobState> {
         .into_iter()
         .filter_map(|event| match event.event {
             Event::State { state, .. } => Some(state),
-            Event::Step(_) | Event::Message { .. } => None,
+            Event::Step(_) | Event::Evaluation(_) | Event::Message { .. } => None,
         })
         .collect()
 }

@@ -159,7 +159,15 @@ async fn tasks(store: &Store, b: &frameshift::ids::TenantId, version: AdapterVer
     absent(store.delete_task(b, &id, None).await);
     absent(store.get_version(b, &id, version).await);
     absent(store.list_versions(b, &id, &PageRequest::first()).await);
-    absent(store.set_desired(b, &id, version, etag).await);
+    absent(store.set_desired(b, &id, &version.into(), etag).await);
+    absent(store.roll_back(b, &id, etag).await);
+    absent(store.pin_task(b, &id, true, u64::MAX).await);
+    assert!(
+        !store
+            .note_member(b, &id, version, None)
+            .await
+            .expect("asked")
+    );
     assert!(!store.move_serving(b, &id, version).await.expect("asked"));
     assert!(
         !store

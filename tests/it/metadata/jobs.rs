@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frameshift::metadata::{
-    BlobName, CheckpointRecord, Ending, Error, Event, JobUpdate, Lease, NewJob, Release,
-    StepMetrics, TaskUpdate,
+    BlobName, CheckpointRecord, EARLY_STOPPED, Ending, Error, Event, JobUpdate, Lease, NewJob,
+    Release, StepMetrics, TaskUpdate, TrainingSummary,
 };
-use frameshift::spec::{Digest, HyperParameters, JobState};
+use frameshift::spec::{Digest, Evaluation, HyperParameters, JobState};
 
 use super::contract;
 use super::fixture::*;
@@ -22,6 +22,64 @@ pub(super) fn checkpoint(step: u64) -> CheckpointRecord {
 }
 
 contract! {
+    async fn a_job_whose_version_is_published_succeeds_whatever_ends_it(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        for ending in ["measured", "cancelled", "failed", "cancelled while it waits", "crashed"] {
+            let job = submit(store, &a, "t").await;
+            let claim = claim(store).await;
+            advance(store, &claim, JobState::Publishing).await;
+            let lease = &claim.lease;
+            let number = store.reserve_version(lease).await.expect("reserved");
+            let summary = TrainingSummary {
+                reason: Some(EARLY_STOPPED.into()),
+                has_test: true,
+                ..outcome()
+            };
+            let published = store
+                .publish_version(lease, new_version(number, &claim.job), summary)
+                .await
+                .expect("published");
+            assert_eq!(published.job.state, JobState::Publishing);
+            assert!(published.job.result.is_some() && published.version.test.is_none());
+            let test = Evaluation { examples: 7, top1: 5.0 / 7.0, ..Evaluation::default() };
+            match ending {
+                "measured" => {
+                    let event = Event::Message { warning: false, text: "measured".into() };
+                    store.finish_job(lease, test.clone(), Some(event)).await.expect("finished");
+                }
+                "cancelled" => drop(store.end_job(lease, Ending::Cancelled).await.expect("ended")),
+                "failed" => {
+                    let ending = Ending::Failed { reason: "INTERNAL".into(), message: "x".into() };
+                    store.end_job(lease, ending).await.expect("ended");
+                }
+                "crashed" => {
+                    for _ in 0..3 {
+                        store.recover_jobs(Duration::ZERO).await.expect("recovered");
+                        if store.get_job(&a, job.id).await.expect("found").state == JobState::Queued {
+                            store.claim_job("again", LEASE).await.expect("claimed").expect("a job");
+                        }
+                    }
+                }
+                _ => {
+                    store.release_job(lease, Release::Drained).await.expect("released");
+                    store.cancel_job(&a, job.id).await.expect("cancelled");
+                }
+            }
+            let done = store.get_job(&a, job.id).await.expect("found");
+            assert_eq!(done.state, JobState::Succeeded, "{ending}");
+            assert_eq!(done.reason.as_deref(), Some(EARLY_STOPPED), "{ending}");
+            let measured = (ending == "measured").then_some(test);
+            assert_eq!(done.result.expect("a result").test, measured, "{ending}");
+            let version = store.get_version(&a, &task_id("t"), number).await.expect("found");
+            assert_eq!(version.test, measured, "{ending}");
+            assert!(matches!(
+                store.finish_job(lease, Evaluation::default(), None).await,
+                Err(Error::LeaseLost { .. })
+            ));
+        }
+    }
+
     async fn a_job_goes_from_the_queue_to_a_version(store: Store) {
         let a = tenant("a");
         trainable(store, &a, "t").await;
@@ -30,7 +88,7 @@ contract! {
         assert_eq!(job.hyper_parameters, new_job("t").hyper_parameters);
         let claim = claim(store).await;
         assert_eq!((claim.job.id, claim.job.attempts, claim.lease.epoch), (job.id, 1, 1));
-        let used = HyperParameters { batch_size: Some(8), ..job.hyper_parameters };
+        let used = HyperParameters { batch_size: Some(8), ..job.hyper_parameters.clone() };
         let update = JobUpdate {
             hyper_parameters: Some(used.clone()),
             step: None,

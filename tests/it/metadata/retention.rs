@@ -83,7 +83,7 @@ async fn told(store: &Store, job: JobId) -> (usize, Vec<u64>) {
     assert!(events.is_sorted_by_key(|event| event.sequence));
     let steps = events.iter().filter_map(|event| match event.event {
         Event::Step(metrics) => Some(metrics.step),
-        Event::State { .. } | Event::Message { .. } => None,
+        Event::State { .. } | Event::Evaluation(_) | Event::Message { .. } => None,
     });
     let steps: Vec<u64> = steps.collect();
     (events.len() - steps.len(), steps)

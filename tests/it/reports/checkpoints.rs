@@ -147,11 +147,21 @@ async fn objects_of_python_beside_the_weights_refuse_no_checkpoint() {
     let server = server().await;
     let client = server.client("acme").await;
     let mut digests = Vec::new();
-    let names = ["plain", "compiled", "numpy_scalar", "namespace"];
-    for (number, name) in names.into_iter().enumerate() {
+    let objects = [
+        ("plain", None),
+        ("compiled", None),
+        ("numpy_scalar", Some("numpy")),
+        ("namespace", Some("argparse.Namespace")),
+    ];
+    for (number, (name, object)) in objects.into_iter().enumerate() {
         let file = input("checkpoint-3", &format!("{name}.pth"));
         let version = import(&client, new(&format!("t{number}")), &file).await;
         let version = version.unwrap_or_else(|status| panic!("{name}: {status}"));
+        let passed_over = version.passed_over.join("; ");
+        match object {
+            None => assert_eq!(passed_over, "", "{name}"),
+            Some(object) => assert!(passed_over.contains(object), "{name}: {passed_over}"),
+        }
         digests.push(version.sha256);
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));

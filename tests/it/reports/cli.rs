@@ -232,7 +232,8 @@ async fn an_exit_code_means_the_same_in_every_command() {
                 "3,1",
             ],
         ),
-        (64, &["--server", "https://127.0.0.1:1", "info"]),
+        (64, &["--server", "ftp://127.0.0.1:1", "info"]),
+        (69, &["--server", "https://127.0.0.1:1", "info"]),
         (69, &["--server", "127.0.0.1:1", "info"]),
         (69, &["info", "--server", "127.0.0.1:1"]),
     ] {

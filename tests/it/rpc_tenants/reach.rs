@@ -7,7 +7,7 @@ use frameshift::proto::v1;
 use prost::Message;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::server::{classify, clip, create_dataset, create_task, trained};
@@ -63,6 +63,10 @@ pub(super) async fn reach(
     let name = || format!("datasets/{}", theirs.named);
     call!(datasets.get_dataset, v1::GetDatasetRequest { name: name() });
     call!(
+        datasets.check_dataset,
+        v1::CheckDatasetRequest { name: name() }
+    );
+    call!(
         datasets.delete_dataset,
         v1::DeleteDatasetRequest { name: name() }
     );
@@ -101,6 +105,18 @@ pub(super) async fn reach(
 
     let name = || format!("tasks/{}", theirs.named);
     let version = || format!("tasks/{}/versions/1", theirs.named);
+    let evaluate = |version: String, dataset: &str| v1::EvaluateVersionRequest {
+        version,
+        dataset: dataset.into(),
+        split: v1::Split::Test.into(),
+        ..Default::default()
+    };
+    call!(tasks.evaluate_version, evaluate(version(), "datasets/mine"));
+    let theirs_too = format!("datasets/{}", theirs.named);
+    call!(
+        tasks.evaluate_version,
+        evaluate("tasks/shade/versions/1".into(), &theirs_too)
+    );
     call!(tasks.get_task, v1::GetTaskRequest { name: name() });
     let task = v1::Task {
         name: name(),
@@ -155,9 +171,16 @@ pub(super) async fn reach(
         v1::SetServingRequest {
             name: name(),
             version: version(),
-            etag
+            etag,
+            ..Default::default()
         }
     );
+
+    let pin = v1::PinTaskRequest {
+        name: name(),
+        unpin: false,
+    };
+    call!(tasks.pin_task, pin);
 
     let submit = |task: &str, dataset: &str| v1::SubmitJobRequest {
         task: format!("tasks/{task}"),
@@ -242,6 +265,38 @@ pub(super) async fn reach(
         )),
     };
     call!(classification.embed_upload, futures::stream::iter([header]));
+    for (task, video) in [
+        (&theirs.named, &theirs.video),
+        (&"shade".into(), &theirs.video),
+    ] {
+        let request = v1::ClassifyWindowsRequest {
+            task: format!("tasks/{task}"),
+            source: Some(v1::classify_windows_request::Source::Video(video.clone())),
+            windows: Some(v1::WindowOptions {
+                frame_step: 1,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let answer = client.classification().classify_windows(request).await;
+        answers.push(("classify_windows", first(answer).await));
+    }
+    let header = v1::ClassifyFramesRequest {
+        payload: Some(v1::classify_frames_request::Payload::Header(
+            v1::ClassifyFramesHeader {
+                task: format!("tasks/{}", theirs.named),
+                format: Some(v1::classify_frames_header::Format::Jpeg(Default::default())),
+                pace: Some(v1::classify_frames_header::Pace::Frames(v1::FramePace {
+                    step: 1,
+                    stride: 1,
+                })),
+                ..Default::default()
+            },
+        )),
+    };
+    let frames = futures::stream::iter([header]);
+    let answer = client.classification().classify_frames(frames).await;
+    answers.push(("classify_frames", first(answer).await));
     let called: BTreeSet<&str> = answers.iter().map(|(method, _)| *method).collect();
     let naming = naming();
     let naming: BTreeSet<&str> = naming.iter().map(String::as_str).collect();
@@ -250,6 +305,11 @@ pub(super) async fn reach(
         "the calls above, and the RPCs that name something"
     );
     answers
+}
+
+/// How a stream begins.
+async fn first<T>(answer: Result<Response<Streaming<T>>, Status>) -> Result<(), Status> {
+    answer?.into_inner().message().await.map(drop)
 }
 
 /// The error of the first of several tasks as a call for it alone would have said it, when none of them has scores.
@@ -267,6 +327,9 @@ fn refused(results: Vec<v1::TaskPredictions>) -> Result<(), Status> {
 const NAMES: [&str; 8] = [
     "dataset", "name", "parent", "task", "tasks", "version", "video", "videos",
 ];
+
+/// The service of operators, which is on an address of its own and names tenants and keys.
+const OPERATORS: &str = "AdminService";
 
 /// RPCs whose request holds the resource that they make: its name is the server's to give.
 const MAKING: [&str; 1] = ["create_task"];
@@ -288,6 +351,7 @@ fn naming() -> Vec<String> {
         })
         .collect();
     let services = set.file.iter().filter(ours).flat_map(|file| &file.service);
+    let services = services.filter(|service| service.name() != OPERATORS);
     services
         .flat_map(|service| &service.method)
         .filter(|method| names(&messages, method.input_type()))

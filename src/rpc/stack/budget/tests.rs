@@ -14,6 +14,7 @@ use tonic_types::StatusExt;
 use tower::{Layer, ServiceExt};
 
 use super::*;
+use crate::rpc::auth::Callers;
 use crate::rpc::stack::{Shared, drained, layers};
 use crate::shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -58,8 +59,11 @@ impl Bed {
         };
         change(&mut limits);
         let (drain, began) = shutdown::channel();
+        let metrics = Metrics::new();
         let shared = Shared {
-            metrics: Metrics::new(),
+            callers: Callers::new(None, crate::rpc::Reflection::On, metrics.clone()),
+            metrics,
+            traces: crate::telemetry::Traces::default(),
             steps: drained::Steps {
                 refuses: began.clone(),
                 began,
@@ -385,11 +389,11 @@ async fn one_connection_never_takes_everything() {
         message_memory: 1024 * MIB,
         ..Limits::default()
     });
-    assert_eq!(budget.peer().messages.bytes(), 256 * MIB);
+    assert_eq!(budget.peer(None).messages.bytes(), 256 * MIB);
     let small = Budget::new(&Limits {
         message_memory: 1,
         ..Limits::default()
     });
-    assert_eq!(small.peer().messages.bytes(), LARGEST);
+    assert_eq!(small.peer(None).messages.bytes(), LARGEST);
     assert_eq!(small.messages.bytes(), LARGEST);
 }

@@ -130,6 +130,7 @@ async fn serve(client: &Client, task: &str, version: &str) -> Result<f64, Error>
         name: task.to_owned(),
         version: version.to_owned(),
         etag: get(client, task).await?.etag,
+        ..Default::default()
     };
     let start = Instant::now();
     let asked = client.tasks().set_serving(request).await;

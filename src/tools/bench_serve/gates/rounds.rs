@@ -10,7 +10,9 @@ use super::raw::Raw;
 use super::{Args, Both, Pair};
 use crate::spec::Precision;
 use crate::tools::bench_serve::beside::{Swaps, Training};
+use crate::tools::bench_serve::live::{self, Cameras, Clocks};
 use crate::tools::bench_serve::load::Pacing;
+use crate::tools::bench_serve::material::{self, NUM_FRAMES};
 use crate::tools::bench_serve::{Arrivals, Error};
 
 /// Share of the peak that is half load.
@@ -189,6 +191,33 @@ pub(super) async fn training(args: &Args, bed: &mut Bed) -> Result<Both, Error> 
         });
     }
     Ok((serving, kept))
+}
+
+/// Sixteen cameras of ten frames a second, whose windows are 80 % of the load that the server can take.
+pub(super) async fn live(args: &Args, bed: &mut Bed) -> Result<Vec<Pair>, Error> {
+    const STREAMS: usize = 16;
+    const FRAMES_PER_S: f64 = 10.0;
+    const LOAD: f64 = 0.8;
+    let stride = Duration::from_secs_f64(STREAMS as f64 / (LOAD * bed.peak().await?));
+    let clocks = Clocks::new(FRAMES_PER_S, stride, NUM_FRAMES);
+    let mut pairs = Vec::new();
+    for pair in 0..args.pairs.get() {
+        let cameras = Cameras {
+            name: bed.many.name.clone(),
+            clients: bed.many.clients.clone(),
+            tasks: bed.many.tasks.iter().take(1).cloned().collect(),
+            pictures: material::pictures(args.seed)?,
+            streams: STREAMS,
+        };
+        bed.host.place_decoders();
+        let (found, streams) = live::run(vec![cameras], clocks, args.span(pair)).await?;
+        pairs.push(Pair {
+            a: streams.in_time as f64,
+            b: streams.due as f64,
+            errors: found.all.errors,
+        });
+    }
+    Ok(pairs)
 }
 
 /// The error of a job that is too slow for the measurement.

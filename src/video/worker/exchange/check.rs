@@ -12,8 +12,10 @@ use crate::spec::{FrameOrder, Normalization};
 use crate::video::Error;
 use crate::video::answer::{Picture, Probe};
 use crate::video::decode::{Refusal, Summary};
-use crate::video::request::{ClipSpec, Limits, Sampling};
+use crate::video::frames::FramesSpec;
+use crate::video::request::{Limits, Sampling};
 use crate::video::sampling::{OutOfRange, select_by_count, time_stamp};
+use crate::video::still::StillSpec;
 use crate::video::worker::slot::{Answer, Pixels};
 use crate::video::worker::wire::{Reply, Work};
 
@@ -25,6 +27,9 @@ pub(in crate::video::worker) fn checked(
     output: Option<&OwnedFd>,
 ) -> Option<Result<Answer, Error>> {
     let reply = Reply::decode(message).filter(|reply| reply.id == id)?;
+    if reply.goes_on && !matches!(work, Work::Frames(_)) {
+        return None;
+    }
     let summary = match reply.result {
         Ok(summary) => summary,
         Err(Refusal::Rejected(rejection)) => {
@@ -36,7 +41,7 @@ pub(in crate::video::worker) fn checked(
             let asked = match work {
                 Work::Clip(spec) => &spec.sampling,
                 Work::Pictures(spec) => &spec.sampling,
-                Work::Probe => return None,
+                Work::Probe | Work::Still(_) | Work::Frames(_) => return None,
             };
             return out_of_range(asked, missing).map(Err);
         }
@@ -45,33 +50,77 @@ pub(in crate::video::worker) fn checked(
                 Work::Pictures(spec) => Some(Err(Error::PicturesTooLarge {
                     bytes: spec.bytes.into(),
                 })),
-                Work::Probe | Work::Clip(_) => None,
+                Work::Probe | Work::Clip(_) | Work::Still(_) | Work::Frames(_) => None,
             };
         }
     };
-    is_plausible(&summary.probe, limits).then_some(())?;
+    let probe = match (work, &summary.probe) {
+        (Work::Still(spec), None) => return still(&summary, spec, limits, output?).map(Ok),
+        (Work::Still(_), Some(_)) | (_, None) => return None,
+        (_, Some(probe)) => probe,
+    };
     let selection = match work {
-        Work::Probe => None,
+        Work::Probe | Work::Still(_) => None,
         Work::Clip(spec) => Some((&spec.sampling, spec.frames, spec.temporal_views.get())),
         Work::Pictures(spec) => Some((&spec.sampling, spec.frames, 1)),
+        Work::Frames(_) => None,
     };
-    if !is_selected(&summary, selection) || !is_ordered(&summary, work.order()) {
-        return None;
-    }
+    let is_selected = match work {
+        Work::Frames(spec) => is_part((&summary, probe), spec, reply.goes_on),
+        Work::Probe | Work::Clip(_) | Work::Pictures(_) | Work::Still(_) => {
+            is_selected((&summary, probe), selection)
+        }
+    };
+    let is_sound =
+        is_plausible(probe, limits) && is_selected && is_ordered((&summary, probe), work.order());
+    is_sound.then_some(())?;
     let pixels = match (work, output) {
-        (Work::Probe, _) => Pixels::None,
-        (Work::Clip(spec), Some(output)) => Pixels::Planes(planes(output, spec)?),
+        (Work::Probe | Work::Still(_), _) => Pixels::None,
+        (Work::Clip(spec), Some(output)) => {
+            let shape = (spec.view_count(), spec.values_per_view());
+            Pixels::Planes(planes(output, shape, &spec.normalization)?)
+        }
+        (Work::Frames(spec), Some(output)) => {
+            let views = summary.indices.len() * spec.views.count();
+            let shape = (views, spec.values_per_view());
+            Pixels::Planes(planes(output, shape, &spec.normalization)?)
+        }
         (Work::Pictures(spec), Some(output)) => {
             Pixels::Pictures(pictures(output, &summary, spec.bytes, limits)?)
         }
-        (Work::Clip(_) | Work::Pictures(_), None) => return None,
+        (Work::Clip(_) | Work::Pictures(_) | Work::Frames(_), None) => return None,
     };
     Some(Ok(Answer {
         probe: summary.probe,
         indices: summary.indices,
         pts: summary.pts,
+        sizes: Vec::new(),
         pixels,
+        goes_on: reply.goes_on,
     }))
+}
+
+/// A picture that came by itself: of one size, which may be, and with nothing that only videos have.
+fn still(summary: &Summary, spec: &StillSpec, limits: &Limits, output: &OwnedFd) -> Option<Answer> {
+    let &[size] = summary.sizes.as_slice() else {
+        return None;
+    };
+    let pixels = u64::from(size.0) * u64::from(size.1);
+    let is_sound = (1..=u64::from(limits.pixels)).contains(&pixels)
+        && summary.indices.is_empty()
+        && summary.pts.is_empty()
+        && (spec.coding.size()).is_none_or(|own| own == size);
+    is_sound.then_some(())?;
+    let clip = spec.clip();
+    let shape = (clip.view_count(), clip.values_per_view());
+    Some(Answer {
+        probe: None,
+        indices: Vec::new(),
+        pts: Vec::new(),
+        sizes: vec![size],
+        pixels: Pixels::Planes(planes(output, shape, &spec.normalization)?),
+        goes_on: false,
+    })
 }
 
 /// The error of a request for what a video lacks; `None` when the request asked for no such thing.
@@ -98,8 +147,11 @@ fn out_of_range(asked: &Sampling, missing: OutOfRange) -> Option<Error> {
 }
 
 /// Whether these are the frames that were asked for: sampling, frames of a clip, temporal views.
-fn is_selected(summary: &Summary, selection: Option<(&Sampling, NonZeroU16, u8)>) -> bool {
-    let count = summary.probe.frames;
+fn is_selected(
+    (summary, probe): (&Summary, &Probe),
+    selection: Option<(&Sampling, NonZeroU16, u8)>,
+) -> bool {
+    let count = probe.frames;
     let expected = match selection {
         None => return summary.indices.is_empty() && summary.pts.is_empty(),
         Some((sampling, frames, views)) => {
@@ -120,6 +172,20 @@ fn is_selected(summary: &Summary, selection: Option<(&Sampling, NonZeroU16, u8)>
     }
 }
 
+/// Whether these are frames that may come next: full parts follow one another, and the last may be smaller.
+fn is_part((summary, probe): (&Summary, &Probe), spec: &FramesSpec, goes_on: bool) -> bool {
+    let (indices, most) = (&summary.indices, spec.frames_per_part());
+    let has_size = match goes_on {
+        true => indices.len() == most,
+        false => indices.len() <= most,
+    };
+    has_size
+        && summary.pts.len() == indices.len()
+        && indices.is_sorted_by(|one, next| one < next)
+        && indices.first().is_none_or(|&first| first >= spec.from)
+        && indices.last().is_none_or(|&last| last < probe.frames)
+}
+
 fn is_plausible(probe: &Probe, limits: &Limits) -> bool {
     let pixels = u64::from(probe.width) * u64::from(probe.height);
     limits.containers.contains(probe.container)
@@ -133,7 +199,7 @@ fn is_plausible(probe: &Probe, limits: &Limits) -> bool {
 }
 
 /// Whether later frames have later time stamps, or in the order of display the same ones, and none is before the first.
-fn is_ordered(summary: &Summary, order: FrameOrder) -> bool {
+fn is_ordered((summary, probe): (&Summary, &Probe), order: FrameOrder) -> bool {
     let mut frames: Vec<(u32, i64)> =
         std::iter::zip(summary.indices.iter().copied(), summary.pts.iter().copied()).collect();
     frames.sort_unstable();
@@ -143,7 +209,7 @@ fn is_ordered(summary: &Summary, order: FrameOrder) -> bool {
         FrameOrder::Reference => one < next,
     };
     let mut times = frames.iter().filter_map(|&(_, pts)| time_stamp(pts));
-    let first = summary.probe.first_pts;
+    let first = probe.first_pts;
     times.all(|time| time >= first)
         && frames
             .windows(2)
@@ -159,12 +225,15 @@ fn largest_value(normalization: &Normalization) -> f32 {
 }
 
 /// Copies planes out of the worker's memory, then looks at them: the worker may still write there.
-fn planes(output: &OwnedFd, spec: &ClipSpec) -> Option<Vec<Arc<[f32]>>> {
+fn planes(
+    output: &OwnedFd,
+    (views, values): (usize, usize),
+    normalization: &Normalization,
+) -> Option<Vec<Arc<[f32]>>> {
     let output = File::from(output.try_clone().ok()?);
-    let values = spec.values_per_view();
-    let largest = largest_value(&spec.normalization);
+    let largest = largest_value(normalization);
     let mut bytes = vec![0; values * 4];
-    (0..spec.view_count())
+    (0..views)
         .map(|view| {
             output
                 .read_exact_at(&mut bytes, (view * values * 4) as u64)

@@ -13,6 +13,7 @@ use crate::video::decode::{Refusal, Summary};
 use crate::video::reject::{Evidence, Rejection};
 use crate::video::request::{ClipSpec, ColorPolicy, PictureSpec, Sampling, Views, Windows};
 use crate::video::sampling::OutOfRange;
+use crate::video::still::{Coding, StillSpec};
 use crate::video::worker::slot::Pixels;
 use crate::video::worker::wire::Reply;
 
@@ -29,6 +30,7 @@ fn clip() -> Work {
         order: FrameOrder::Display,
         color: ColorPolicy::Reference,
         normalization: Normalization::CLIP,
+        alters: Vec::new(),
     })
 }
 
@@ -38,7 +40,7 @@ fn summary() -> Summary {
         denominator: 25,
     };
     Summary {
-        probe: Probe {
+        probe: Some(Probe {
             container: Container::Mov,
             codec: Codec::H264,
             width: 64,
@@ -54,11 +56,16 @@ fn summary() -> Summary {
             sar: ratio,
             streams: 1,
             warnings: Warnings::default(),
-        },
+        }),
         indices: vec![2, 6],
         pts: vec![0, 1],
         sizes: Vec::new(),
     }
+}
+
+/// The facts of a summary.
+fn facts(summary: &mut Summary) -> &mut Probe {
+    summary.probe.as_mut().unwrap()
 }
 
 /// What becomes of a summary, with this value in all planes; `None` when it is a lie.
@@ -67,10 +74,7 @@ fn verdict_on(work: &Work, summary: Summary, value: f32) -> Option<Result<Answer
     let file = File::from(output.try_clone().unwrap());
     let bytes: Vec<u8> = (0..1024).flat_map(|_| value.to_le_bytes()).collect();
     file.write_all_at(&bytes, 0).unwrap();
-    let reply = Reply {
-        id: ID,
-        result: Ok(summary),
-    };
+    let reply = Reply::last(ID, Ok(summary));
     let limits = Limits::default();
     checked(&reply.encode(), (ID, work), &limits, Some(&output))
 }
@@ -97,16 +101,16 @@ fn facts_and_indices_that_cannot_be_are_a_lie() {
     let changes: [fn(&mut Summary); 12] = [
         |summary| summary.pts = vec![1, 0],
         |summary| summary.pts = vec![-1, 1],
-        |summary| summary.probe.time_base.denominator = 0,
+        |summary| facts(summary).time_base.denominator = 0,
         |summary| summary.indices = vec![0, 1],
         |summary| summary.indices = vec![2],
-        |summary| summary.probe.frames = 0,
-        |summary| summary.probe.reference_frames = 0,
-        |summary| summary.probe.frames = u32::MAX,
-        |summary| summary.probe.width = u32::MAX,
-        |summary| summary.probe.height = 0,
-        |summary| summary.probe.streams = 1000,
-        |summary| summary.probe.duration = Duration::from_secs(1_000_000),
+        |summary| facts(summary).frames = 0,
+        |summary| facts(summary).reference_frames = 0,
+        |summary| facts(summary).frames = u32::MAX,
+        |summary| facts(summary).width = u32::MAX,
+        |summary| facts(summary).height = 0,
+        |summary| facts(summary).streams = 1000,
+        |summary| facts(summary).duration = Duration::from_secs(1_000_000),
     ];
     for (i, change) in changes.into_iter().enumerate() {
         let mut summary = summary();
@@ -128,10 +132,7 @@ fn a_container_that_was_not_allowed_is_a_lie() {
         pts: Vec::new(),
         ..summary()
     };
-    let reply = Reply {
-        id: ID,
-        result: Ok(probed),
-    };
+    let reply = Reply::last(ID, Ok(probed));
     let judged = |limits: Limits| {
         let reply = reply.encode();
         checked(&reply, (ID, &Work::Probe), &limits, None).is_some()
@@ -165,13 +166,61 @@ fn pictures_larger_than_their_room_are_a_lie() {
 }
 
 #[test]
+fn what_a_worker_says_of_a_picture_that_came_by_itself_is_checked() {
+    let (width, height) = (20, 10);
+    let work = |coding| {
+        Work::Still(StillSpec {
+            coding,
+            views: Views::Center,
+            size: 8,
+            normalization: Normalization::CLIP,
+        })
+    };
+    let (jpeg, raw) = (work(Coding::Jpeg), work(Coding::Rgb24 { width, height }));
+    let honest = || Summary {
+        probe: None,
+        indices: Vec::new(),
+        pts: Vec::new(),
+        sizes: vec![(20, 10)],
+    };
+    let taken = verdict_on(&jpeg, honest(), 1.5).unwrap().unwrap();
+    assert_eq!(taken.sizes, [(20, 10)]);
+    assert!(matches!(taken.pixels, Pixels::Planes(planes) if planes[0][..] == [1.5; 192]));
+    assert!(verdict_on(&raw, honest(), 0.0).is_some());
+    assert!(verdict_on(&jpeg, honest(), f32::NAN).is_none());
+    let sized = |sizes: &[(u32, u32)]| Summary {
+        sizes: sizes.to_vec(),
+        ..honest()
+    };
+    assert!(verdict_on(&jpeg, sized(&[(30, 10)]), 0.0).is_some());
+    assert!(verdict_on(&raw, sized(&[(30, 10)]), 0.0).is_none());
+    for lie in [
+        sized(&[]),
+        sized(&[(0, 10)]),
+        sized(&[(1 << 16, 1 << 16)]),
+        sized(&[(20, 10); 2]),
+        // One count is for indices and time stamps, so that neither comes without the other.
+        Summary {
+            indices: vec![0],
+            pts: vec![0],
+            ..honest()
+        },
+        Summary {
+            sizes: vec![(20, 10)],
+            ..summary()
+        },
+    ] {
+        assert!(verdict_on(&jpeg, lie, 0.0).is_none());
+    }
+    assert!(verdict_on(&clip(), honest(), 0.0).is_none());
+    assert!(verdict_on(&Work::Probe, honest(), 0.0).is_none());
+}
+
+#[test]
 fn refusals_must_fit_the_request() {
     let limits = Limits::default();
     let judged = |id, work: &Work, refusal| {
-        let reply = Reply {
-            id,
-            result: Err(refusal),
-        };
+        let reply = Reply::last(id, Err(refusal));
         checked(&reply.encode(), (ID, work), &limits, None)
     };
     let rejected = Refusal::from(Reject::NoFrames);

@@ -12,20 +12,30 @@ use crate::video::sampling::OutOfRange;
 pub(in crate::video::worker) struct Reply {
     pub(in crate::video::worker) id: u64,
     pub(in crate::video::worker) result: Result<Summary, Refusal>,
+    /// Whether more frames follow when they are asked for.
+    pub(in crate::video::worker) goes_on: bool,
 }
 
 impl Reply {
-    /// The input is refused.
-    pub(in crate::video::worker) fn refusal(id: u64, reject: Reject) -> Self {
+    /// An answer after which nothing follows.
+    pub(in crate::video::worker) fn last(id: u64, result: Result<Summary, Refusal>) -> Self {
         Self {
             id,
-            result: Err(reject.into()),
+            result,
+            goes_on: false,
         }
+    }
+
+    /// The input is refused.
+    pub(in crate::video::worker) fn refusal(id: u64, reject: Reject) -> Self {
+        Self::last(id, Err(reject.into()))
     }
 
     pub(in crate::video::worker) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Reply, self.id);
         let (status, reject, evidence) = match &self.result {
+            Ok(_) if self.goes_on => (5, 0, Evidence::Nothing),
+            Ok(summary) if summary.probe.is_none() => (4, 0, Evidence::Nothing),
             Ok(_) => (0, 0, Evidence::Nothing),
             Err(Refusal::Rejected(rejection)) => (1, rejection.reject as u16, rejection.evidence),
             Err(Refusal::OutOfRange(missing)) => {
@@ -37,7 +47,7 @@ impl Reply {
         writer.u16(reject);
         writer.evidence(evidence);
         let summary = self.result.as_ref().ok();
-        writer.probe(summary.map(|summary| &summary.probe));
+        writer.probe(summary.and_then(|summary| summary.probe.as_ref()));
         let (indices, pts, sizes): (&[u32], &[i64], &[(u32, u32)]) = summary
             .map_or((&[], &[], &[]), |summary| {
                 (&summary.indices, &summary.pts, &summary.sizes)
@@ -58,7 +68,7 @@ impl Reply {
         let (id, mut reader) = Reader::new(message, Kind::Reply)?;
         let (status, reject) = (reader.u8()?, reader.u16()?);
         let evidence = reader.evidence()?;
-        // A refusal has no facts, but their bytes.
+        // A refusal and a picture that came by itself have no facts, but their bytes.
         let (probe, mut reader) = reader.probe()?;
         let (selected, sized) = (usize::from(reader.u16()?), usize::from(reader.u16()?));
         let (mut indices, mut pts, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
@@ -75,8 +85,14 @@ impl Reply {
         pts.truncate(selected);
         sizes.truncate(sized);
         let result = match status {
-            0 => Ok(Summary {
-                probe: probe?,
+            0 | 5 => Ok(Summary {
+                probe: Some(probe?),
+                indices,
+                pts,
+                sizes,
+            }),
+            4 => Ok(Summary {
+                probe: None,
                 indices,
                 pts,
                 sizes,
@@ -94,7 +110,11 @@ impl Reply {
             3 => Err(Refusal::PicturesTooLarge),
             _ => return None,
         };
-        Some(Self { id, result })
+        Some(Self {
+            id,
+            result,
+            goes_on: status == 5,
+        })
     }
 }
 

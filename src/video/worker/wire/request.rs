@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use super::{Kind, Reader, Writer};
 use crate::spec::{FrameOrder, Normalization, RotationPolicy};
+use crate::video::alter::Alter;
 use crate::video::answer::{Containers, Ratio};
+use crate::video::frames::FramesSpec;
 use crate::video::request::{
-    ClipSpec, ColorPolicy, Limits, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect, Sampling,
-    StridedPart, Views, Windows,
+    ClipSpec, ColorPolicy, Limits, MAX_ALTERS, MAX_SELECTED, MAX_VIEWS, PictureSpec, Rect,
+    Sampling, StridedPart, Views, Windows,
 };
+use crate::video::still::{Coding, Range, StillSpec};
 
 /// What a worker is asked to take from a video.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,15 +23,20 @@ pub(in crate::video) enum Work {
     Clip(ClipSpec),
     /// Whole pictures.
     Pictures(PictureSpec),
+    /// The planes of a picture that came by itself.
+    Still(StillSpec),
+    /// The next part of the frames of a long video.
+    Frames(Box<FramesSpec>),
 }
 
 impl Work {
     /// The order in which frames are counted.
     pub(in crate::video) fn order(&self) -> FrameOrder {
         match self {
-            Self::Probe => FrameOrder::Display,
+            Self::Probe | Self::Still(_) => FrameOrder::Display,
             Self::Clip(spec) => spec.order,
             Self::Pictures(spec) => spec.order,
+            Self::Frames(spec) => spec.order,
         }
     }
 }
@@ -57,9 +65,15 @@ impl Request {
             Work::Probe => (0, None, 0),
             Work::Clip(spec) => (1, Some(spec.clone()), 0),
             Work::Pictures(spec) => (2, Some(as_clip(spec)), spec.bytes),
+            Work::Still(spec) => (3, Some(spec.clip()), 0),
+            Work::Frames(spec) => (4, Some(spec.as_clip()), 0),
         };
         writer.u8(tag);
         writer.u32(room);
+        writer.coding(match &self.work {
+            Work::Still(spec) => spec.coding,
+            Work::Probe | Work::Clip(_) | Work::Pictures(_) | Work::Frames(_) => Coding::Jpeg,
+        });
         writer.spec(&spec.unwrap_or_else(|| {
             as_clip(&PictureSpec {
                 frames: NonZeroU16::MIN,
@@ -70,6 +84,10 @@ impl Request {
                 bytes: 0,
             })
         }));
+        writer.frames(match &self.work {
+            Work::Frames(spec) => Some(spec),
+            Work::Probe | Work::Clip(_) | Work::Pictures(_) | Work::Still(_) => None,
+        });
         writer.0
     }
 
@@ -81,7 +99,9 @@ impl Request {
         let limits = reader.limits()?;
         let tag = reader.u8()?;
         let room = reader.u32()?;
+        let coding = reader.coding()?;
         let spec = reader.spec()?;
+        let frames = reader.frames(&spec)?;
         reader.end()?;
         let work = match tag {
             0 => Work::Probe,
@@ -94,6 +114,13 @@ impl Request {
                 color: spec.color,
                 bytes: room,
             }),
+            3 => Work::Still(StillSpec {
+                coding,
+                views: spec.views,
+                size: spec.size,
+                normalization: spec.normalization,
+            }),
+            4 => Work::Frames(Box::new(frames?)),
             _ => return None,
         };
         Some(Self {
@@ -118,10 +145,53 @@ fn as_clip(spec: &PictureSpec) -> ClipSpec {
         order: spec.order,
         color: spec.color,
         normalization: Normalization::CLIP,
+        alters: Vec::new(),
     }
 }
 
-fn flag(value: u8) -> Option<bool> {
+/// Number and argument of a change of pictures; whole arguments are small enough to be exact.
+fn tagged(alter: Alter) -> (u8, f32) {
+    match alter {
+        Alter::AutoContrast => (0, 0.0),
+        Alter::Equalize => (1, 0.0),
+        Alter::Invert => (2, 0.0),
+        Alter::Rotate(degrees) => (3, degrees),
+        Alter::Posterize(bits) => (4, bits.into()),
+        Alter::Solarize(threshold) => (5, threshold.into()),
+        Alter::SolarizeAdd(add) => (6, add.into()),
+        Alter::Color(factor) => (7, factor),
+        Alter::Contrast(factor) => (8, factor),
+        Alter::Brightness(factor) => (9, factor),
+        Alter::Sharpness(factor) => (10, factor),
+        Alter::ShearX(share) => (11, share),
+        Alter::ShearY(share) => (12, share),
+        Alter::TranslateX(share) => (13, share),
+        Alter::TranslateY(share) => (14, share),
+    }
+}
+
+fn untagged(tag: u8, argument: f32) -> Option<Alter> {
+    Some(match tag {
+        0 => Alter::AutoContrast,
+        1 => Alter::Equalize,
+        2 => Alter::Invert,
+        3 => Alter::Rotate(argument),
+        4 => Alter::Posterize(argument as u8),
+        5 => Alter::Solarize(argument as u16),
+        6 => Alter::SolarizeAdd(argument as u8),
+        7 => Alter::Color(argument),
+        8 => Alter::Contrast(argument),
+        9 => Alter::Brightness(argument),
+        10 => Alter::Sharpness(argument),
+        11 => Alter::ShearX(argument),
+        12 => Alter::ShearY(argument),
+        13 => Alter::TranslateX(argument),
+        14 => Alter::TranslateY(argument),
+        _ => return None,
+    })
+}
+
+pub(super) fn flag(value: u8) -> Option<bool> {
     match value {
         0 => Some(false),
         1 => Some(true),
@@ -130,6 +200,27 @@ fn flag(value: u8) -> Option<bool> {
 }
 
 impl Writer {
+    /// Tag, width and height; a JPEG has no size of its own here.
+    fn coding(&mut self, coding: Coding) {
+        let (tag, width, height) = match coding {
+            Coding::Jpeg => (0, 0, 0),
+            Coding::Rgb24 { width, height } => (1, width, height),
+            Coding::Nv12 {
+                width,
+                height,
+                range: Range::Limited,
+            } => (2, width, height),
+            Coding::Nv12 {
+                width,
+                height,
+                range: Range::Full,
+            } => (3, width, height),
+        };
+        self.u8(tag);
+        self.u16(width);
+        self.u16(height);
+    }
+
     fn limits(&mut self, limits: &Limits) {
         self.u64(limits.bytes);
         self.u32(limits.pixels);
@@ -195,6 +286,13 @@ impl Writer {
         for value in [spec.normalization.mean, spec.normalization.std].concat() {
             self.f32(value);
         }
+        self.u8(spec.alters.len() as u8);
+        for i in 0..MAX_ALTERS {
+            let alter = spec.alters.get(i).copied();
+            let (tag, argument) = alter.map_or((0, 0.0), tagged);
+            self.u8(tag);
+            self.f32(argument);
+        }
     }
 
     /// Tag, number, two times, a ratio, and the place of a part; explicit indices follow apart.
@@ -237,6 +335,22 @@ impl Writer {
 }
 
 impl Reader<'_> {
+    fn coding(&mut self) -> Option<Coding> {
+        let (tag, width, height) = (self.u8()?, self.u16()?, self.u16()?);
+        let nv12 = |range| Coding::Nv12 {
+            width,
+            height,
+            range,
+        };
+        match tag {
+            0 => Some(Coding::Jpeg),
+            1 => Some(Coding::Rgb24 { width, height }),
+            2 => Some(nv12(Range::Limited)),
+            3 => Some(nv12(Range::Full)),
+            _ => None,
+        }
+    }
+
     fn limits(&mut self) -> Option<Limits> {
         Some(Limits {
             bytes: self.u64()?,
@@ -319,8 +433,8 @@ impl Reader<'_> {
             1 => ColorPolicy::Tagged,
             _ => return None,
         };
-        let mean = [self.f32()?, self.f32()?, self.f32()?];
-        let std = [self.f32()?, self.f32()?, self.f32()?];
+        let normalization = self.normalization()?;
+        let alters = self.alters()?;
         let spec = ClipSpec {
             frames,
             sampling,
@@ -330,8 +444,29 @@ impl Reader<'_> {
             rotation,
             order,
             color,
-            normalization: Normalization { mean, std },
+            normalization,
+            alters,
         };
         spec.validate().ok().map(|()| spec)
+    }
+
+    fn normalization(&mut self) -> Option<Normalization> {
+        Some(Normalization {
+            mean: [self.f32()?, self.f32()?, self.f32()?],
+            std: [self.f32()?, self.f32()?, self.f32()?],
+        })
+    }
+
+    /// Reads the operations on pictures.
+    fn alters(&mut self) -> Option<Vec<Alter>> {
+        let count = usize::from(self.u8()?);
+        let mut alters = Vec::with_capacity(MAX_ALTERS);
+        for i in 0..MAX_ALTERS {
+            let (tag, argument) = (self.u8()?, self.f32()?);
+            if i < count {
+                alters.push(untagged(tag, argument)?);
+            }
+        }
+        Some(alters)
     }
 }

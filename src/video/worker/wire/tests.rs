@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use super::*;
 use crate::spec::{FrameOrder, Normalization, RotationPolicy};
+use crate::video::alter::Alter;
 use crate::video::answer::{Codec, Container, Probe, Refused, Rotation, Warning, Warnings};
 use crate::video::decode::{Refusal, Summary};
+use crate::video::frames::{FramesSpec, Slide, Stride};
 use crate::video::reject::{Evidence, Reject, Rejection};
 use crate::video::request::{
     ClipSpec, ColorPolicy, Limits, PictureSpec, Rect, Sampling, StridedPart, Views, Windows,
 };
 use crate::video::sampling::OutOfRange;
+use crate::video::still::{Coding, Range, StillSpec};
 
-fn requests() -> Vec<Request> {
+fn of_clip() -> ClipSpec {
     let rect = Rect {
         x: 1,
         y: 2,
@@ -21,7 +24,7 @@ fn requests() -> Vec<Request> {
         height: 4,
         flip: true,
     };
-    let clip = ClipSpec {
+    ClipSpec {
         frames: NonZeroU16::new(4).unwrap(),
         sampling: Sampling::Strided(NonZeroU32::new(7).unwrap()),
         temporal_views: NonZeroU8::new(3).unwrap(),
@@ -31,7 +34,17 @@ fn requests() -> Vec<Request> {
         order: FrameOrder::Display,
         color: ColorPolicy::Tagged,
         normalization: Normalization::CLIP,
-    };
+        alters: vec![
+            Alter::Equalize,
+            Alter::Rotate(-21.5),
+            Alter::Solarize(256),
+            Alter::TranslateY(0.25),
+        ],
+    }
+}
+
+fn requests() -> Vec<Request> {
+    let clip = of_clip();
     let windows = ClipSpec {
         sampling: Sampling::Windows(Windows {
             length: Duration::from_secs(2),
@@ -64,6 +77,22 @@ fn requests() -> Vec<Request> {
         color: ColorPolicy::Reference,
         bytes: 1000,
     };
+    let frames = FramesSpec {
+        slide: Slide {
+            stride: Stride::Time(Duration::from_millis(1500)),
+            offsets: vec![0, 4, 9],
+            start: Duration::from_secs(2),
+            after: Some(Duration::from_nanos(2_000_000_001)),
+            end: None,
+        },
+        views: Views::Three,
+        size: 32,
+        rotation: RotationPolicy::Display,
+        order: FrameOrder::Reference,
+        color: ColorPolicy::Tagged,
+        normalization: Normalization::CLIP,
+        from: 70,
+    };
     [
         Work::Probe,
         Work::Clip(clip),
@@ -71,8 +100,10 @@ fn requests() -> Vec<Request> {
         Work::Clip(by_rate),
         Work::Clip(part),
         Work::Pictures(pictures),
+        Work::Frames(Box::new(frames)),
     ]
     .into_iter()
+    .chain(stills())
     .map(|work| Request {
         id: 77,
         input_bytes: 1 << 40,
@@ -84,6 +115,30 @@ fn requests() -> Vec<Request> {
     .collect()
 }
 
+fn stills() -> impl Iterator<Item = Work> {
+    let still = |coding| {
+        Work::Still(StillSpec {
+            coding,
+            views: Views::Three,
+            size: 64,
+            normalization: Normalization::CLIP,
+        })
+    };
+    let (width, height) = (640, 480);
+    let nv12 = |range| Coding::Nv12 {
+        width,
+        height,
+        range,
+    };
+    let codings = [
+        Coding::Jpeg,
+        Coding::Rgb24 { width, height },
+        nv12(Range::Limited),
+        nv12(Range::Full),
+    ];
+    codings.into_iter().map(still)
+}
+
 fn replies() -> Vec<Reply> {
     let mut warnings = Warnings::default();
     warnings.insert(Warning::Truncated);
@@ -92,7 +147,7 @@ fn replies() -> Vec<Reply> {
         denominator: 1001,
     };
     let summary = Summary {
-        probe: Probe {
+        probe: Some(Probe {
             container: Container::Avi,
             codec: Codec::Ffv1,
             width: 320,
@@ -108,7 +163,7 @@ fn replies() -> Vec<Reply> {
             sar: ratio,
             streams: 2,
             warnings,
-        },
+        }),
         indices: vec![0, 4, 8],
         pts: vec![-3, 40, i64::MAX],
         sizes: vec![(320, 240); 3],
@@ -130,9 +185,21 @@ fn replies() -> Vec<Reply> {
     }
     results.push(Err(Refusal::PicturesTooLarge));
     results.push(Err(Refusal::OutOfRange(OutOfRange { index: 9, count: 9 })));
+    let more = Reply {
+        id: 5,
+        result: Ok(summary.clone()),
+        goes_on: true,
+    };
+    results.push(Ok(Summary {
+        probe: None,
+        indices: Vec::new(),
+        pts: Vec::new(),
+        sizes: vec![(320, 240)],
+    }));
     results.push(Ok(summary));
     (results.into_iter())
-        .map(|result| Reply { id: 5, result })
+        .map(|result| Reply::last(5, result))
+        .chain([more])
         .collect()
 }
 

@@ -1,0 +1,325 @@
+//! `frameshift evaluate`: a version on a split of a data set, its scores clip by clip, and two versions on the same clips.
+
+mod lines;
+mod mcnemar;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json as object};
+use tonic::Code;
+
+use super::cli::Connection;
+use super::output::Output;
+use super::{Client, Error, json, resource};
+use crate::proto::v1::{self, evaluate_version_response as response};
+use lines::Lines;
+use mcnemar::{Answer, Comparison};
+
+/// Shortest and longest pause before an interrupted stream is opened again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+/// Changed clips that people are shown.
+const SHOWN: usize = 50;
+
+/// Arguments of `evaluate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Task of the version
+    #[arg(long)]
+    pub task: String,
+    /// Data set
+    #[arg(long)]
+    pub dataset: String,
+    /// Split of the data set
+    #[arg(long, value_enum, default_value_t = Split::Test)]
+    pub split: Split,
+    /// Version; the serving one when absent
+    #[arg(long, conflicts_with = "compare")]
+    pub version: Option<u32>,
+    /// File for the scores of every clip, one JSON object a line; run the command again to resume an interrupted evaluation
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "compare")]
+    pub out: Option<PathBuf>,
+    /// Number of labels shown for each clip, best first; 0 means all
+    #[arg(long, default_value_t = 5)]
+    pub top_k: u16,
+    /// Replaces the file when it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Compares two versions on the same clips by McNemar's test, and lists the clips that only one of them gets right
+    #[arg(long, num_args = 2, value_names = ["VERSION", "VERSION"])]
+    pub compare: Vec<u32>,
+}
+
+/// Split of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Split {
+    /// The clips that weights are trained on
+    Train,
+    /// The clips by which a job chooses its weights
+    #[value(alias = "validation")]
+    Val,
+    /// The clips that no job trains on or chooses by
+    Test,
+}
+
+impl Split {
+    fn of_api(self) -> v1::Split {
+        match self {
+            Self::Train => v1::Split::Train,
+            Self::Val => v1::Split::Validation,
+            Self::Test => v1::Split::Test,
+        }
+    }
+}
+
+/// `frameshift evaluate`.
+///
+/// # Errors
+/// When the server refuses, or the file cannot be written.
+pub async fn run(args: &Args) -> Result<(), Error> {
+    let client = args.connection.client().await?;
+    let output = args.connection.output();
+    let task = resource("tasks", &args.task);
+    if let [first, second] = args.compare[..] {
+        return Box::pin(compare(&client, args, &task, [first, second], output)).await;
+    }
+    let version = match args.version {
+        Some(version) => format!("{task}/versions/{version}"),
+        None => serving(&client, &task).await?,
+    };
+    let request = request(args, version);
+    let mut lines = match &args.out {
+        Some(path) => Some(Lines::open(path, &request, args.force)?),
+        None => None,
+    };
+    let token = lines
+        .as_ref()
+        .map_or_else(Bytes::new, |lines| lines.token());
+    let write = |clips: &response::Clips| match &mut lines {
+        Some(lines) => lines.add(clips),
+        None => Ok(()),
+    };
+    let (version, result) = Box::pin(evaluation(&client, request, token, output, write)).await?;
+    if let Some(lines) = lines {
+        lines.finish()?;
+    }
+    output.result(
+        || describe(&version, args, &result),
+        || json::typed("evaluation", json::evaluated(&version, &result)),
+    );
+    Ok(())
+}
+
+fn request(args: &Args, version: String) -> v1::EvaluateVersionRequest {
+    v1::EvaluateVersionRequest {
+        version,
+        dataset: resource("datasets", &args.dataset),
+        split: args.split.of_api().into(),
+        top_k: match args.top_k {
+            0 => u32::MAX,
+            count => count.into(),
+        },
+        ..Default::default()
+    }
+}
+
+async fn serving(client: &Client, task: &str) -> Result<String, Error> {
+    let request = v1::GetTaskRequest {
+        name: task.to_owned(),
+    };
+    let found = client.tasks().get_task(request).await?.into_inner();
+    match found.serving_version.is_empty() {
+        true => Err(Error::NoVersion { task: found.name }),
+        false => Ok(found.serving_version),
+    }
+}
+
+/// Evaluates to the end; a stream that breaks off is opened again with the last token. Returns the version and the result.
+async fn evaluation(
+    client: &Client,
+    mut request: v1::EvaluateVersionRequest,
+    token: Bytes,
+    output: Output,
+    mut write: impl FnMut(&response::Clips) -> Result<(), Error>,
+) -> Result<(String, response::Result), Error> {
+    request.resume_token = token;
+    let progress = output.count(0, "evaluating");
+    let mut done = 0;
+    let mut pause = PAUSES.0;
+    loop {
+        let before = done;
+        // Clips after the last token come again when the stream breaks off.
+        let mut waiting = Vec::new();
+        let cut = 'stream: {
+            let mut events = match client.tasks().evaluate_version(request.clone()).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) => break 'stream status,
+            };
+            loop {
+                match events.message().await {
+                    Ok(Some(message)) => match message.event {
+                        Some(response::Event::Clips(clips)) => {
+                            done += clips.clips.len();
+                            progress.say(&format!("{done} clips"));
+                            let token = clips.resume_token.clone();
+                            waiting.push(clips);
+                            if !token.is_empty() {
+                                waiting.drain(..).try_for_each(|clips| write(&clips))?;
+                                request.resume_token = token;
+                            }
+                        }
+                        Some(response::Event::Result(result)) => {
+                            waiting.drain(..).try_for_each(|clips| write(&clips))?;
+                            progress.finish();
+                            return Ok((request.version, result));
+                        }
+                        Some(response::Event::Started(_)) | None => {}
+                    },
+                    Ok(None) => return Err(Error::Truncated),
+                    Err(status) => break 'stream status,
+                }
+            }
+        };
+        let is_temporary = matches!(
+            cut.code(),
+            Code::Unavailable | Code::Unknown | Code::ResourceExhausted | Code::Internal
+        );
+        pause = if done > before { PAUSES.0 } else { pause * 2 };
+        if !is_temporary || pause > PAUSES.1 {
+            progress.finish();
+            return Err(cut.into());
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn compare(
+    client: &Client,
+    args: &Args,
+    task: &str,
+    versions: [u32; 2],
+    output: Output,
+) -> Result<(), Error> {
+    let mut answers = [BTreeMap::new(), BTreeMap::new()];
+    for (version, answers) in versions.iter().zip(&mut answers) {
+        let mut request = request(args, format!("{task}/versions/{version}"));
+        request.top_k = 1;
+        let keep = |clips: &response::Clips| {
+            for clip in &clips.clips {
+                let Some(best) = clip.predictions.first() else {
+                    continue;
+                };
+                let answer = Answer {
+                    label: clip.label.clone(),
+                    predicted: best.label.clone(),
+                };
+                answers.insert(clip.video.clone(), answer);
+            }
+            Ok(())
+        };
+        Box::pin(evaluation(client, request, Bytes::new(), output, keep)).await?;
+    }
+    let [first, second] = &answers;
+    let compared = mcnemar::compare(first, second);
+    output.result(
+        || describe_comparison(versions, &compared),
+        || json::typed("comparison", comparison(versions, &compared)),
+    );
+    Ok(())
+}
+
+fn describe(version: &str, args: &Args, result: &response::Result) -> String {
+    let evaluation = result.evaluation.clone().unwrap_or_default();
+    let mut text = format!(
+        "{version} on {} {}: top-1 {:.3} ({:.3} to {:.3}), top-5 {:.3}, loss {:.3} on {} videos\nmean of classes {:.3}, macro F1 {:.3}",
+        resource("datasets", &args.dataset),
+        json::split_name(args.split.of_api()),
+        evaluation.top1,
+        evaluation.top1_low,
+        evaluation.top1_high,
+        evaluation.top5,
+        evaluation.loss,
+        evaluation.examples,
+        evaluation.mean_class_accuracy,
+        evaluation.macro_f1,
+    );
+    for (count, why) in [
+        (result.unreadable, "cannot be read"),
+        (
+            result.unknown_labels,
+            "have a label that the version does not have",
+        ),
+    ] {
+        if count > 0 {
+            text += &format!("\n{count} videos {why} and are not counted");
+        }
+    }
+    for label in &evaluation.labels {
+        text += &format!(
+            "\n  {:<36} precision {:.3}  recall {:.3}  {} videos",
+            label.label, label.precision, label.recall, label.examples
+        );
+    }
+    text
+}
+
+fn describe_comparison([first, second]: [u32; 2], compared: &Comparison) -> String {
+    let share = |right: u64| right as f64 / compared.clips.max(1) as f64;
+    let better = compared
+        .changes
+        .iter()
+        .filter(|change| change.is_better)
+        .count();
+    let worse = compared.changes.len() - better;
+    let verdict = match compared.p {
+        p if p < 0.05 => "the versions differ",
+        _ => "chance explains the difference",
+    };
+    let mut text = format!(
+        "{} clips: version {first} top-1 {:.3}, version {second} top-1 {:.3}\nMcNemar: {better} clips are right now and were not, {worse} were and are not; p = {:.4}: {verdict}",
+        compared.clips,
+        share(compared.right[0]),
+        share(compared.right[1]),
+        compared.p
+    );
+    for change in compared.changes.iter().take(SHOWN) {
+        let sign = if change.is_better { '+' } else { '-' };
+        text += &format!(
+            "\n{sign} {}  {}: {} → {}",
+            change.video, change.label, change.first, change.second
+        );
+    }
+    if compared.changes.len() > SHOWN {
+        text += &format!(
+            "\n… and {} more; --json has all",
+            compared.changes.len() - SHOWN
+        );
+    }
+    text
+}
+
+fn comparison([first, second]: [u32; 2], compared: &Comparison) -> Value {
+    let changes = compared.changes.iter().map(|change| {
+        object!({
+            "video": change.video,
+            "label": change.label,
+            "first": change.first,
+            "second": change.second,
+            "better": change.is_better,
+        })
+    });
+    object!({
+        "first": first,
+        "second": second,
+        "clips": compared.clips,
+        "first_right": compared.right[0],
+        "second_right": compared.right[1],
+        "p": compared.p,
+        "changes": changes.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,179 @@
+//! Who this client is to a server, and how it knows the server: its tenant, its API key, its certificates.
+//!
+//! Invariant: a key comes from a file or the environment, never from an argument, which every process of the machine can read; it is in no debug output.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+use super::Error;
+use crate::telemetry::trace::Outgoing;
+
+/// What a client shows to a server.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Address of the server: `host:port`, `http://…` or `https://…`.
+    pub server: String,
+    /// Tenant to call as; the server's choice when absent.
+    pub tenant: Option<String>,
+    /// API key.
+    pub api_key: Option<SecretString>,
+    /// Certificates, for `https://`.
+    pub tls: Tls,
+}
+
+/// Certificates of both sides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM file with the authorities that the server's certificate may come from; the system's when absent.
+    pub ca: Option<PathBuf>,
+    /// PEM file with this client's certificate, and its chain.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the certificate's key.
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Whether anything is given.
+    pub(super) fn is_given(&self) -> bool {
+        self.ca.is_some() || self.certificate.is_some() || self.key.is_some()
+    }
+
+    /// TLS as the transport takes it.
+    pub(super) fn config(&self) -> Result<ClientTlsConfig, Error> {
+        let config = ClientTlsConfig::new();
+        let config = match &self.ca {
+            Some(ca) => config.ca_certificate(Certificate::from_pem(read(ca)?)),
+            None => config.with_native_roots(),
+        };
+        match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => {
+                Ok(config.identity(Identity::from_pem(read(certificate)?, read(key)?)))
+            }
+            (None, None) => Ok(config),
+            (Some(_), None) | (None, Some(_)) => Err(Error::Usage(
+                "--tls-cert and --tls-cert-key go together: a certificate and its key".into(),
+            )),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Reads a key from a file, without the white space around it.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(super) fn key_of(path: &Path) -> Result<SecretString, Error> {
+    let bytes = read(path)?;
+    Ok(String::from_utf8_lossy(&bytes).trim().into())
+}
+
+/// Puts the tenant, the credential and the trace into every request.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    tenant: Option<MetadataValue<Ascii>>,
+    /// Marked as sensitive, so that its debug output is not the value.
+    bearer: Option<MetadataValue<Ascii>>,
+    /// Trace that the requests are a part of.
+    trace: Option<Arc<Outgoing>>,
+}
+
+impl Signed {
+    pub(super) fn new(options: &Options) -> Result<Self, Error> {
+        let tenant = options.tenant.as_ref().map(|tenant| {
+            let wrong = |_| Error::Tenant {
+                tenant: tenant.clone(),
+            };
+            tenant.parse().map_err(wrong)
+        });
+        let bearer = options.api_key.as_ref().map(|key| {
+            let value = format!("Bearer {}", key.expose_secret());
+            let mut value: MetadataValue<Ascii> = value
+                .parse()
+                .map_err(|_| Error::Usage("the API key is not printable ascii".into()))?;
+            value.set_sensitive(true);
+            Ok::<_, Error>(value)
+        });
+        Ok(Self {
+            tenant: tenant.transpose()?,
+            bearer: bearer.transpose()?,
+            trace: None,
+        })
+    }
+
+    /// Makes the requests a part of a trace.
+    pub(super) fn in_trace(&mut self, trace: Outgoing) {
+        self.trace = Some(Arc::new(trace));
+    }
+}
+
+impl Interceptor for Signed {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        if let Some(tenant) = &self.tenant {
+            metadata.insert("x-frameshift-tenant", tenant.clone());
+        }
+        if let Some(bearer) = &self.bearer {
+            metadata.insert("authorization", bearer.clone());
+        }
+        if let Some(trace) = &self.trace {
+            // The last eight bytes of such a UUID are random but for two bits.
+            let [.., a, b, c, d, e, f, g, h] = Uuid::now_v7().into_bytes();
+            // Hexadecimal digits are a value; a state that is none is left out.
+            if let Ok(parent) = trace.parent([a, b, c, d, e, f, g, h]).parse() {
+                metadata.insert("traceparent", parent);
+            }
+            if let Some(Ok(state)) = trace.state().map(str::parse) {
+                metadata.insert("tracestate", state);
+            }
+        }
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_in_no_debug_output() {
+        let options = Options {
+            api_key: Some("fsk_very_secret".into()),
+            ..Options::default()
+        };
+        let signed = Signed::new(&options).unwrap();
+        for text in [format!("{options:?}"), format!("{signed:?}")] {
+            assert!(!text.contains("very_secret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_from_a_file_has_no_white_space_around_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), " fsk_x\n").unwrap();
+        assert_eq!(key_of(file.path()).unwrap().expose_secret(), "fsk_x");
+        let absent = key_of(Path::new("/nowhere/key")).unwrap_err();
+        assert_eq!(absent.exit_code(), 66);
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_refused() {
+        let tls = Tls {
+            certificate: Some("x.pem".into()),
+            ..Tls::default()
+        };
+        assert_eq!(tls.config().unwrap_err().exit_code(), 64);
+    }
+}

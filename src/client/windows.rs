@@ -1,0 +1,250 @@
+//! `frameshift classify --windows`: scores of windows that slide over videos, as they come.
+
+use std::time::Duration;
+
+use super::classify::{INLINE, Source, Wanted, line, source};
+use super::failures::Failures;
+use super::output::Output;
+use super::{Client, Error, json};
+use crate::proto::v1;
+use crate::proto::v1::classify_windows_response::Event;
+use crate::proto::v1::window_options::Stride;
+
+/// Arguments of `classify` about windows.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// Classifies windows that slide over each video, and shows the segments in which a label's score is high
+    #[arg(long)]
+    pub windows: bool,
+    /// Frames of the video from one frame of a window to the next; the task's sampling rate when absent, required for tasks without one
+    #[arg(long, value_name = "FRAMES", requires = "windows")]
+    pub frame_step: Option<u32>,
+    /// Distance from one window to the next: a number of frame steps (1), or a time (500ms, 2s); half a window when absent
+    #[arg(long, value_name = "STEPS|TIME", value_parser = stride, requires = "windows")]
+    pub window_stride: Option<Stride>,
+    /// Begins at this time of the video (90s, 1m30s, 12.48)
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "windows")]
+    pub start: Option<Duration>,
+    /// Ends before this time of the video
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "windows")]
+    pub end: Option<Duration>,
+    /// Resumes after the window that began at this time; give all other options as before
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "windows")]
+    pub resume_after: Option<Duration>,
+    /// Score at which a segment begins [default: 0.5]
+    #[arg(long, value_name = "SCORE", requires = "windows")]
+    pub enter: Option<f32>,
+    /// Score below which a segment ends [default: four fifths of --enter]
+    #[arg(long, value_name = "SCORE", requires = "windows")]
+    pub leave: Option<f32>,
+    /// Leaves out shorter segments
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "windows")]
+    pub min_duration: Option<Duration>,
+    /// Most segments of a task [default: 10]
+    #[arg(long, value_name = "N", requires = "windows")]
+    pub max_segments: Option<u32>,
+}
+
+/// A time: seconds as a number, or with units.
+fn time(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text);
+    match number.parse::<f64>() {
+        // Nanoseconds, so that a time that was printed reads back as it was.
+        Ok(seconds) if (0.0..1e9).contains(&seconds) => {
+            Ok(Duration::from_nanos((seconds * 1e9).round() as u64))
+        }
+        Ok(_) => Err("expected a time of 0 or more".to_owned()),
+        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
+    }
+}
+
+/// A number of steps, or a time with a unit.
+fn stride(text: &str) -> Result<Stride, String> {
+    match text.parse() {
+        Ok(steps) => Ok(Stride::StrideSteps(steps)),
+        Err(_) => Ok(Stride::StrideTime(of(time(text)?))),
+    }
+}
+
+fn of(time: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        nanos: time.subsec_nanos() as i32,
+    }
+}
+
+impl Args {
+    fn windows(&self) -> v1::WindowOptions {
+        v1::WindowOptions {
+            frame_step: self.frame_step.unwrap_or(0),
+            stride: self.window_stride,
+            start_time: self.start.map(of),
+            end_time: self.end.map(of),
+            after_time: self.resume_after.map(of),
+        }
+    }
+
+    fn segments(&self) -> v1::SegmentOptions {
+        v1::SegmentOptions {
+            enter_score: self.enter.unwrap_or(0.0),
+            leave_score: self.leave.unwrap_or(0.0),
+            min_duration: self.min_duration.map(of),
+            max_segments: self.max_segments.unwrap_or(0),
+        }
+    }
+}
+
+/// Classifies the windows of every video.
+pub(super) async fn run(
+    client: &Client,
+    (args, wanted): (&Args, &Wanted),
+    videos: &[String],
+    output: Output,
+) -> Result<(), Error> {
+    if args.resume_after.is_some() && videos.len() > 1 {
+        let problem = "--resume-after: for one video only";
+        return Err(Error::Usage(problem.into()));
+    }
+    let total = videos.len() * wanted.tasks.len();
+    let mut failures = Failures::new(total, output);
+    for video in videos {
+        let shown = one(client, (args, wanted), (video, output), &mut failures);
+        if let Err(error) = shown.await {
+            failures.add(video, error)?;
+        }
+    }
+    failures.end()
+}
+
+async fn one(
+    client: &Client,
+    (args, wanted): (&Args, &Wanted),
+    (video, output): (&str, Output),
+    failures: &mut Failures,
+) -> Result<(), Error> {
+    use v1::classify_windows_request::Source as Of;
+    let source = match source(video).await? {
+        Source::Video(name) => Of::Video(name),
+        Source::Content(content) if content.len() > INLINE => {
+            let problem = format!(
+                "{video} is larger than a message: upload it, and name the video (videos/…)"
+            );
+            return Err(Error::Usage(problem));
+        }
+        Source::Content(content) => Of::Content(content),
+    };
+    let (task, tasks) = wanted.task_or_tasks();
+    let request = v1::ClassifyWindowsRequest {
+        task,
+        tasks,
+        source: Some(source),
+        options: Some(wanted.options.clone()),
+        windows: Some(args.windows()),
+        segments: Some(args.segments()),
+    };
+    let mut events = client
+        .classification()
+        .classify_windows(wanted.request(request))
+        .await?
+        .into_inner();
+    let mut last = None;
+    loop {
+        let event = match events.message().await {
+            Ok(Some(message)) => message.event,
+            Ok(None) => return Ok(()),
+            Err(status) => {
+                if let Some(last) = last {
+                    let last = json::seconds(Some(&last)).unwrap_or_default();
+                    output.note(&format!("{video}: --resume-after {last} goes on from here"));
+                }
+                return Err(status.into());
+            }
+        };
+        match event {
+            Some(Event::Window(window)) => {
+                output.result(|| of_window(&window), || json::window(video, &window));
+                last = window.start_time;
+            }
+            Some(Event::Failed(failed)) => {
+                let error = Error::of_task(failed.error.unwrap_or_default());
+                failures.add(&format!("{video}, {}", failed.task), error)?;
+            }
+            Some(Event::Summary(summary)) => output.result(
+                || of_summary(video, &summary),
+                || json::windows_summary(video, &summary),
+            ),
+            None => {}
+        }
+    }
+}
+
+/// Begin and end in seconds, in a column of their own.
+fn span(start: Option<&prost_types::Duration>, end: Option<&prost_types::Duration>) -> String {
+    let seconds = |time| json::seconds(time).unwrap_or_default();
+    format!("{:9.3} – {:9.3}", seconds(start), seconds(end))
+}
+
+fn of_window(window: &v1::ClassifiedWindow) -> String {
+    let span = span(window.start_time.as_ref(), window.end_time.as_ref());
+    let lines = window.results.iter();
+    let lines = lines.map(|result| line(&span, &result.predictions, &result.version));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn of_summary(video: &str, summary: &v1::WindowsSummary) -> String {
+    let seconds = json::seconds(summary.video_duration.as_ref()).unwrap_or_default();
+    let mut lines = vec![format!(
+        "{video}: {} windows of {} frames, {seconds:.3} s",
+        summary.windows, summary.video_frames
+    )];
+    for task in &summary.tasks {
+        if task.segments.is_empty() {
+            lines.push(format!("no segment  [{}]", task.version));
+        }
+        for segment in &task.segments {
+            lines.push(format!(
+                "{}  {}  peak {:.3} at {:.3}  mean {:.3}  {} windows  [{}]",
+                span(segment.start_time.as_ref(), segment.end_time.as_ref()),
+                segment.label,
+                segment.peak_score,
+                json::seconds(segment.peak_time.as_ref()).unwrap_or_default(),
+                segment.mean_score,
+                segment.windows,
+                task.version,
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_seconds_or_have_units() {
+        let millis = |millis| Ok(Duration::from_millis(millis));
+        for (text, expected) in [("12.48", 12_480), ("12.48s", 12_480), ("90", 90_000)] {
+            assert_eq!(time(text), millis(expected), "{text}");
+        }
+        assert_eq!(time("500ms"), millis(500));
+        assert_eq!(time("1m 30s"), millis(90_000));
+        assert_eq!(
+            time("10799.999999999"),
+            Ok(Duration::new(10_799, 999_999_999))
+        );
+        for text in ["-1", "inf", "soon", ""] {
+            assert!(time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stride_without_a_unit_is_a_number_of_steps() {
+        assert_eq!(stride("4"), Ok(Stride::StrideSteps(4)));
+        let half = of(Duration::from_millis(500));
+        assert_eq!(stride("500ms"), Ok(Stride::StrideTime(half)));
+        assert_eq!(stride("0.5s"), Ok(Stride::StrideTime(half)));
+        assert!(stride("far").is_err());
+    }
+}

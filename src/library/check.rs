@@ -1,0 +1,403 @@
+//! What is suspicious about a data set, found from its records alone: duplicates, labels with few clips, labels that a property of the files tells apart.
+//!
+//! Invariant: [`Check`] is pure; memory grows by a few bytes with each example, and what is reported has a limit, whatever the size of the data set.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::{Error, Library, Result};
+use crate::ids::{TenantId, VideoId};
+use crate::metadata::{ExampleRecord, VideoRecord};
+use crate::spec::{Digest, Split};
+
+/// Data sets that are checked at a time; more wait. One of a million examples takes tens of megabytes and a thread.
+pub(super) const AT_A_TIME: usize = 4;
+/// Examples that are read at a time.
+const PAGE: u32 = 1000;
+/// Groups, labels or videos that a finding names at most.
+const NAMED: usize = 20;
+/// Training clips below which a label has few.
+const FEW: u64 = 5;
+/// How many times as many training clips the most frequent label has when the labels are imbalanced.
+const IMBALANCE: u64 = 10;
+/// Fewest examples of which it is asked whether a property tells their labels apart.
+const ENOUGH: u64 = 20;
+/// How much more often a property is right than the most frequent label when it tells labels apart.
+const GAIN: f64 = 0.25;
+
+/// A kind of finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The same bytes have several labels.
+    DuplicateAcrossLabels,
+    /// The same bytes are in several splits.
+    DuplicateAcrossSplits,
+    /// The same bytes are several examples of one label and split.
+    Duplicate,
+    /// Labels have few training clips.
+    FewClips,
+    /// Some labels have many times as many training clips as others.
+    Imbalance,
+    /// Labels differ in case, punctuation or a plural alone.
+    SimilarLabels,
+    /// The size of the picture alone tells labels apart.
+    ToldBySize,
+    /// The length alone tells labels apart.
+    ToldByLength,
+    /// The codec alone tells labels apart.
+    ToldByCodec,
+    /// The frame rate alone tells labels apart.
+    ToldByFrameRate,
+}
+
+/// Something suspicious.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind it is of.
+    pub kind: Kind,
+    /// The finding in words.
+    pub text: String,
+    /// How many groups of equal bytes, labels or examples it concerns.
+    pub count: u64,
+    /// Some of the labels that it concerns.
+    pub labels: Vec<String>,
+    /// Some of the videos that it concerns, those of equal bytes one after the other.
+    pub videos: Vec<VideoId>,
+}
+
+/// What is kept of an example.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    content: u64,
+    video: VideoId,
+    label: u32,
+    split: Split,
+    codec: u16,
+    size: (u16, u16),
+    /// Length and frame rate in steps of a quarter of an octave and a twentieth.
+    length: i16,
+    rate: u16,
+}
+
+impl Library {
+    /// Looks at every example of a snapshot. Returns how many there are, and what is suspicious, the worst first.
+    ///
+    /// # Errors
+    /// When the tenant has no such snapshot, or the database fails; [`Error::Check`] when the work breaks off.
+    pub async fn check(&self, tenant: &TenantId, digest: Digest) -> Result<(u64, Vec<Finding>)> {
+        // Nobody closes the semaphore.
+        let turn = Arc::clone(&self.inner.checks).acquire_owned().await.ok();
+        let mut check = Check::default();
+        let mut after = None;
+        loop {
+            let page = self.snapshot_examples(tenant, digest, after, PAGE).await?;
+            let is_last = page.len() < PAGE as usize;
+            after = page.last().map(|example| example.video);
+            let ids: Vec<VideoId> = page.iter().map(|example| example.video).collect();
+            let records = self.get_videos(tenant, &ids).await?;
+            let by_id: HashMap<VideoId, &VideoRecord> =
+                records.iter().map(|record| (record.id, record)).collect();
+            for example in &page {
+                if let Some(record) = by_id.get(&example.video) {
+                    check.add(example, record);
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        let examples = check.examples();
+        // Sorting hundreds of thousands of examples is no work for an async thread. It goes on when its caller leaves, and so does its turn.
+        let finish = move || {
+            let findings = check.finish();
+            drop(turn);
+            findings
+        };
+        let finished = tokio::task::spawn_blocking(finish).await;
+        Ok((examples, finished.map_err(Error::Check)?))
+    }
+}
+
+/// Looks at examples one by one.
+#[derive(Debug, Default)]
+pub struct Check {
+    labels: HashMap<String, u32>,
+    codecs: HashMap<String, u32>,
+    seen: Vec<Seen>,
+}
+
+impl Check {
+    /// Takes note of an example.
+    pub fn add(&mut self, example: &ExampleRecord, video: &VideoRecord) {
+        let label = number(&mut self.labels, &example.label);
+        let probe = &video.probe;
+        let codec = number(&mut self.codecs, &probe.codec);
+        let narrow = |side: u32| u16::try_from(side).unwrap_or(u16::MAX);
+        let seconds = (probe.duration_micros.max(1) as f64) / 1e6;
+        self.seen.push(Seen {
+            content: content(video),
+            video: example.video,
+            label,
+            split: example.split,
+            codec: u16::try_from(codec).unwrap_or(u16::MAX),
+            size: (narrow(probe.width), narrow(probe.height)),
+            length: (4.0 * seconds.log2()).round() as i16,
+            rate: (20.0 * probe.frame_rate.max(0.0)).round().min(65_535.0) as u16,
+        });
+    }
+
+    /// Examples that were looked at.
+    pub fn examples(&self) -> u64 {
+        self.seen.len() as u64
+    }
+
+    /// Everything that was found, the worst first.
+    pub fn finish(mut self) -> Vec<Finding> {
+        let mut names = vec![String::new(); self.labels.len()];
+        for (label, number) in std::mem::take(&mut self.labels) {
+            if let Some(name) = names.get_mut(number as usize) {
+                *name = label;
+            }
+        }
+        let mut findings = self.duplicates(&names);
+        findings.extend(self.counts(&names));
+        findings.extend(similar(&names));
+        findings.extend(self.told_apart());
+        findings.sort_by_key(|finding| finding.kind);
+        findings
+    }
+
+    fn duplicates(&mut self, names: &[String]) -> Vec<Finding> {
+        self.seen.sort_by_key(|seen| (seen.content, seen.video));
+        let mut found: BTreeMap<Kind, Finding> = BTreeMap::new();
+        for group in self
+            .seen
+            .chunk_by(|one, other| one.content == other.content)
+        {
+            let [first, rest @ ..] = group else { continue };
+            if rest.is_empty() {
+                continue;
+            }
+            let kind = if rest.iter().any(|own| own.label != first.label) {
+                Kind::DuplicateAcrossLabels
+            } else if rest.iter().any(|own| own.split != first.split) {
+                Kind::DuplicateAcrossSplits
+            } else {
+                Kind::Duplicate
+            };
+            let finding = found.entry(kind).or_insert_with(|| Finding {
+                kind,
+                text: String::new(),
+                count: 0,
+                labels: Vec::new(),
+                videos: Vec::new(),
+            });
+            finding.count += 1;
+            let room = NAMED.saturating_sub(finding.videos.len());
+            finding
+                .videos
+                .extend(group.iter().take(room).map(|own| own.video));
+            for own in group {
+                let name = names.get(own.label as usize).cloned().unwrap_or_default();
+                if finding.labels.len() < NAMED && !finding.labels.contains(&name) {
+                    finding.labels.push(name);
+                }
+            }
+        }
+        let told = |mut finding: Finding| {
+            let what = match finding.kind {
+                Kind::DuplicateAcrossLabels => {
+                    "groups of equal videos under several labels, of which one at most is right"
+                }
+                Kind::DuplicateAcrossSplits => {
+                    "groups of equal videos in several splits, so that what is measured was trained on"
+                }
+                Kind::Duplicate
+                | Kind::FewClips
+                | Kind::Imbalance
+                | Kind::SimilarLabels
+                | Kind::ToldBySize
+                | Kind::ToldByLength
+                | Kind::ToldByCodec
+                | Kind::ToldByFrameRate => {
+                    "groups of equal videos under one label and in one split"
+                }
+            };
+            finding.text = format!("{what}: {}", finding.count);
+            finding
+        };
+        found.into_values().map(told).collect()
+    }
+
+    fn counts(&self, names: &[String]) -> Vec<Finding> {
+        let mut trained = vec![0_u64; names.len()];
+        for seen in self.seen.iter().filter(|seen| seen.split == Split::Train) {
+            if let Some(count) = trained.get_mut(seen.label as usize) {
+                *count += 1;
+            }
+        }
+        let mut findings = Vec::new();
+        let name = |label: usize| names.get(label).cloned().unwrap_or_default();
+        let few: Vec<usize> = (0..trained.len())
+            .filter(|label| trained[*label] < FEW)
+            .collect();
+        if !few.is_empty() {
+            let mut labels: Vec<String> = few.iter().map(|label| name(*label)).collect();
+            labels.sort();
+            labels.truncate(NAMED);
+            findings.push(Finding {
+                kind: Kind::FewClips,
+                text: format!("labels with fewer than {FEW} training clips: {}", few.len()),
+                count: few.len() as u64,
+                labels,
+                videos: Vec::new(),
+            });
+        }
+        let counts = trained.iter().enumerate().filter(|(_, count)| **count > 0);
+        let least = counts
+            .clone()
+            .min_by_key(|(label, count)| (**count, name(*label)));
+        let most = counts.max_by_key(|(label, count)| (**count, name(*label)));
+        if let (Some((rare, least)), Some((frequent, most))) = (least, most)
+            && *most >= least.saturating_mul(IMBALANCE)
+        {
+            findings.push(Finding {
+                kind: Kind::Imbalance,
+                text: format!(
+                    "label {:?} has {most} training clips, label {:?} has {least}: look at the mean of the classes' accuracies beside top-1",
+                    name(frequent),
+                    name(rare)
+                ),
+                count: 2,
+                labels: vec![name(frequent), name(rare)],
+                videos: Vec::new(),
+            });
+        }
+        findings
+    }
+
+    fn told_apart(&self) -> Vec<Finding> {
+        type Property = (Kind, &'static str, fn(&Seen) -> u64);
+        let properties: [Property; 4] = [
+            (Kind::ToldBySize, "size of the picture", |seen| {
+                u64::from(seen.size.0) << 16 | u64::from(seen.size.1)
+            }),
+            (Kind::ToldByLength, "length of the video", |seen| {
+                seen.length as u64
+            }),
+            (Kind::ToldByCodec, "codec", |seen| seen.codec.into()),
+            (Kind::ToldByFrameRate, "frame rate", |seen| seen.rate.into()),
+        ];
+        let all = self.seen.len() as u64;
+        if all < ENOUGH {
+            return Vec::new();
+        }
+        let mut labels: HashMap<u32, u64> = HashMap::new();
+        for seen in &self.seen {
+            *labels.entry(seen.label).or_default() += 1;
+        }
+        let base = labels.values().max().copied().unwrap_or(0) as f64 / all as f64;
+        let found = properties.into_iter().filter_map(|(kind, name, of)| {
+            let right = self.told_by(of);
+            (right >= base + GAIN).then(|| Finding {
+                kind,
+                text: format!(
+                    "the {name} alone tells the label of {right:.2} of the examples, and guessing the most frequent label that of {base:.2}: a model may learn that instead of what the videos show"
+                ),
+                count: all,
+                labels: Vec::new(),
+                videos: Vec::new(),
+            })
+        });
+        found.collect()
+    }
+
+    /// Share of the examples whose label is the most frequent one among the other examples with the same value.
+    fn told_by(&self, of: impl Fn(&Seen) -> u64) -> f64 {
+        let mut counts: HashMap<u64, HashMap<u32, u64>> = HashMap::new();
+        for seen in &self.seen {
+            *counts
+                .entry(of(seen))
+                .or_default()
+                .entry(seen.label)
+                .or_default() += 1;
+        }
+        let mut right = 0;
+        for labels in counts.values() {
+            let mut sorted: Vec<u64> = labels.values().copied().collect();
+            sorted.sort_unstable_by(|one, other| other.cmp(one));
+            let second = sorted.get(1).copied().unwrap_or(0);
+            for count in labels.values() {
+                // Without the example itself, its label has one less. A tie is not right.
+                let ahead = if *count == sorted[0] {
+                    second
+                } else {
+                    sorted[0]
+                };
+                if count - 1 > ahead {
+                    right += count;
+                }
+            }
+        }
+        right as f64 / self.seen.len().max(1) as f64
+    }
+}
+
+/// The number of a name, given when it is met.
+fn number(names: &mut HashMap<String, u32>, name: &str) -> u32 {
+    if let Some(known) = names.get(name) {
+        return *known;
+    }
+    let next = u32::try_from(names.len()).unwrap_or(u32::MAX);
+    names.insert(name.to_owned(), next);
+    next
+}
+
+/// A part of a video's digest that tells contents apart: two of a million are equal by chance once in 10⁷ data sets.
+fn content(video: &VideoRecord) -> u64 {
+    video
+        .sha256
+        .0
+        .first_chunk()
+        .map_or(0, |part| u64::from_le_bytes(*part))
+}
+
+/// Labels that are the same but for case, punctuation and a plural.
+fn similar(names: &[String]) -> Option<Finding> {
+    let mut groups: BTreeMap<String, Vec<&String>> = BTreeMap::new();
+    for name in names {
+        let letters = name.chars().filter(|letter| letter.is_alphanumeric());
+        let mut plain: String = letters.flat_map(char::to_lowercase).collect();
+        if plain.len() > 3 && plain.ends_with('s') && !plain.ends_with("ss") {
+            plain.pop();
+        }
+        groups.entry(plain).or_default().push(name);
+    }
+    let alike: Vec<Vec<&String>> = groups
+        .into_iter()
+        .filter(|(plain, group)| !plain.is_empty() && group.len() > 1)
+        .map(|(_, group)| group)
+        .collect();
+    if alike.is_empty() {
+        return None;
+    }
+    let mut labels: Vec<String> = alike
+        .iter()
+        .flatten()
+        .map(|label| (*label).clone())
+        .collect();
+    labels.truncate(NAMED);
+    Some(Finding {
+        kind: Kind::SimilarLabels,
+        text: format!(
+            "groups of labels that differ in case, punctuation or a plural alone: {}",
+            alike.len()
+        ),
+        count: alike.len() as u64,
+        labels,
+        videos: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

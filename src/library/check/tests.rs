@@ -1,0 +1,173 @@
+//! Findings about made data sets: equal videos, small labels, labels that file properties tell apart.
+
+use super::*;
+use crate::metadata::VideoProbe;
+
+/// An example whose content is a number.
+fn example(content: u64, label: &str, split: Split) -> (ExampleRecord, VideoRecord) {
+    let id = VideoId::generate();
+    let mut sha256 = [7; 32];
+    sha256[..8].copy_from_slice(&content.to_le_bytes());
+    let probe = VideoProbe {
+        container: "mov".into(),
+        codec: "h264".into(),
+        width: 320,
+        height: 240,
+        frames: 60,
+        duration_micros: 2_000_000,
+        frame_rate: 30.0,
+        rotation_degrees: 0,
+        mirrored: false,
+        reference_frames: None,
+        warnings: Vec::new(),
+    };
+    let video = VideoRecord {
+        tenant: "owner".parse().unwrap(),
+        id,
+        display_name: String::new(),
+        size_bytes: 1000,
+        sha256: Digest(sha256),
+        probe,
+        create_time: 0,
+    };
+    let example = ExampleRecord {
+        video: id,
+        label: label.into(),
+        split,
+    };
+    (example, video)
+}
+
+/// Ten training clips of each of these labels.
+fn clean(labels: &[&str]) -> Vec<(ExampleRecord, VideoRecord)> {
+    let numbered = (0..10 * labels.len() as u64).map(|i| {
+        let label = labels[i as usize % labels.len()];
+        example(1_000_000 + i, label, Split::Train)
+    });
+    numbered.collect()
+}
+
+fn findings(examples: &[(ExampleRecord, VideoRecord)]) -> Vec<Finding> {
+    let mut check = Check::default();
+    for (example, video) in examples {
+        check.add(example, video);
+    }
+    assert_eq!(check.examples(), examples.len() as u64);
+    check.finish()
+}
+
+fn kinds(examples: &[(ExampleRecord, VideoRecord)]) -> Vec<Kind> {
+    findings(examples)
+        .iter()
+        .map(|finding| finding.kind)
+        .collect()
+}
+
+#[test]
+fn nothing_is_found_in_a_clean_data_set() {
+    assert_eq!(findings(&clean(&["left", "right", "up"])), []);
+    assert_eq!(findings(&[]), []);
+}
+
+#[test]
+fn planted_duplicates_are_found_with_their_videos_and_the_worst_comes_first() {
+    let mut examples = clean(&["left", "right"]);
+    examples.push(example(1, "left", Split::Train));
+    examples.push(example(1, "left", Split::Train));
+    examples.push(example(2, "left", Split::Train));
+    examples.push(example(2, "left", Split::Test));
+    examples.push(example(3, "left", Split::Train));
+    examples.push(example(3, "right", Split::Test));
+    let found = findings(&examples);
+    let kinds: Vec<Kind> = found.iter().map(|finding| finding.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            Kind::DuplicateAcrossLabels,
+            Kind::DuplicateAcrossSplits,
+            Kind::Duplicate
+        ]
+    );
+    for (finding, first) in found.iter().zip([24, 22, 20]) {
+        let mut planted = [examples[first].0.video, examples[first + 1].0.video];
+        planted.sort();
+        assert_eq!((finding.count, &finding.videos[..]), (1, &planted[..]));
+    }
+    assert_eq!(found[0].labels.len(), 2);
+}
+
+#[test]
+fn what_is_named_has_a_limit() {
+    let mut examples = clean(&["left", "right"]);
+    for content in 0..500 {
+        examples.push(example(content, "left", Split::Train));
+        examples.push(example(content, "right", Split::Train));
+    }
+    let found = findings(&examples);
+    assert_eq!((found[0].count, found[0].videos.len()), (500, NAMED));
+}
+
+#[test]
+fn labels_with_few_clips_and_imbalance_are_found() {
+    let mut examples = clean(&["left", "right"]);
+    for content in 0..3 {
+        examples.push(example(content, "rare", Split::Train));
+    }
+    assert_eq!(kinds(&examples), [Kind::FewClips]);
+    for content in 10..40 {
+        examples.push(example(content, "left", Split::Train));
+    }
+    let found = findings(&examples);
+    assert_eq!(
+        found.iter().map(|own| own.kind).collect::<Vec<_>>(),
+        [Kind::FewClips, Kind::Imbalance]
+    );
+    assert_eq!(found[0].labels, ["rare"]);
+    assert_eq!(found[1].labels, ["left", "rare"]);
+}
+
+#[test]
+fn labels_that_hardly_differ_are_found() {
+    let examples = clean(&["Push Up", "push_up", "PushUps", "pull up", "pass", "pas"]);
+    let found = findings(&examples);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let mut labels = found[0].labels.clone();
+    labels.sort();
+    assert_eq!(labels, ["Push Up", "PushUps", "push_up"]);
+}
+
+#[test]
+fn a_label_that_a_property_of_the_files_tells_is_found() {
+    type Change = fn(&mut VideoProbe);
+    let changes: [(Kind, Change); 4] = [
+        (Kind::ToldBySize, |probe| probe.width = 640),
+        (Kind::ToldByLength, |probe| probe.duration_micros *= 3),
+        (Kind::ToldByCodec, |probe| probe.codec = "vp9".into()),
+        (Kind::ToldByFrameRate, |probe| probe.frame_rate = 25.0),
+    ];
+    for (kind, change) in changes {
+        let mut examples = clean(&["left", "right"]);
+        // One of ten of the other label has it, too.
+        let mut others = 0;
+        for (example, video) in &mut examples {
+            others += usize::from(example.label == "left");
+            if example.label == "right" || others == 1 {
+                change(&mut video.probe);
+            }
+        }
+        assert_eq!(kinds(&examples), [kind]);
+    }
+    // Both labels have both sizes: nothing is told by it.
+    let mut examples = clean(&["left", "right"]);
+    for (i, (_, video)) in examples.iter_mut().enumerate() {
+        if i % 4 < 2 {
+            video.probe.width = 640;
+        }
+    }
+    assert_eq!(kinds(&examples), []);
+}
+
+#[test]
+fn an_example_of_hundreds_of_thousands_takes_a_few_bytes() {
+    assert!(size_of::<Seen>() <= 48, "{}", size_of::<Seen>());
+}

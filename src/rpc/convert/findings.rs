@@ -1,0 +1,42 @@
+//! What is suspicious about a data set as the API shows it.
+
+use super::spec::signed;
+use crate::library::{Finding, FindingKind};
+use crate::proto::v1;
+use crate::spec::Digest;
+
+/// The answer of a check.
+pub(in crate::rpc) fn of_findings(
+    examples: u64,
+    findings: Vec<Finding>,
+    digest: Digest,
+) -> v1::CheckDatasetResponse {
+    v1::CheckDatasetResponse {
+        findings: findings.into_iter().map(of_finding).collect(),
+        examples: signed(examples),
+        dataset_digest: digest.0.to_vec().into(),
+    }
+}
+
+fn of_finding(finding: Finding) -> v1::Finding {
+    let kind = match finding.kind {
+        FindingKind::DuplicateAcrossLabels => v1::FindingKind::DuplicateAcrossLabels,
+        FindingKind::DuplicateAcrossSplits => v1::FindingKind::DuplicateAcrossSplits,
+        FindingKind::Duplicate => v1::FindingKind::Duplicate,
+        FindingKind::FewClips => v1::FindingKind::FewClips,
+        FindingKind::Imbalance => v1::FindingKind::Imbalance,
+        FindingKind::SimilarLabels => v1::FindingKind::SimilarLabels,
+        FindingKind::ToldBySize => v1::FindingKind::ToldBySize,
+        FindingKind::ToldByLength => v1::FindingKind::ToldByLength,
+        FindingKind::ToldByCodec => v1::FindingKind::ToldByCodec,
+        FindingKind::ToldByFrameRate => v1::FindingKind::ToldByFrameRate,
+    };
+    let videos = finding.videos.iter();
+    v1::Finding {
+        kind: kind.into(),
+        text: finding.text,
+        count: signed(finding.count),
+        labels: finding.labels,
+        videos: videos.map(|video| format!("videos/{video}")).collect(),
+    }
+}

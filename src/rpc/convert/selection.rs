@@ -1,0 +1,113 @@
+//! What a job measures beside training, and which weights it publishes.
+
+use tonic::Status;
+
+use crate::proto::v1;
+use crate::rpc::status;
+use crate::spec::{BestBy, Mirror, Publish, Selection};
+
+/// The selection of submitted hyper-parameters; the jobs check ranges.
+pub(super) fn selection(given: &v1::HyperParameters) -> Result<Selection, Status> {
+    let unknown = |field: &str, number: i32| {
+        let path = format!("hyper_parameters.{field}");
+        status::invalid(&path, format!("unknown: {number}"))
+    };
+    let best_by = |number: i32| match v1::BestBy::try_from(number) {
+        Ok(v1::BestBy::Unspecified) => Ok(None),
+        Ok(v1::BestBy::Loss) => Ok(Some(BestBy::Loss)),
+        Ok(v1::BestBy::Top1) => Ok(Some(BestBy::Top1)),
+        Err(_) => Err(unknown("best_by", number)),
+    };
+    let publish = |number: i32| match v1::Publish::try_from(number) {
+        Ok(v1::Publish::Unspecified) => Ok(None),
+        Ok(v1::Publish::Best) => Ok(Some(Publish::Best)),
+        Ok(v1::Publish::Last) => Ok(Some(Publish::Last)),
+        Err(_) => Err(unknown("publish", number)),
+    };
+    Ok(Selection {
+        eval_every: given.eval_every,
+        best_by: given.best_by.map(best_by).transpose()?.flatten(),
+        publish: given.publish.map(publish).transpose()?.flatten(),
+        patience: given.patience,
+        validation_share: given.validation_share,
+        evaluate_test: given.evaluate_test,
+    })
+}
+
+/// Whether clips are mirrored, of submitted hyper-parameters.
+pub(super) fn mirror(given: &v1::HyperParameters) -> Result<Option<Mirror>, Status> {
+    let Some(number) = given.mirror else {
+        return Ok(None);
+    };
+    match v1::Mirror::try_from(number) {
+        Ok(v1::Mirror::Unspecified) => Ok(None),
+        Ok(v1::Mirror::Off) => Ok(Some(Mirror::Off)),
+        Ok(v1::Mirror::On) => Ok(Some(Mirror::On)),
+        Ok(v1::Mirror::Auto) => Ok(Some(Mirror::Auto)),
+        Err(_) => Err(status::invalid(
+            "hyper_parameters.mirror",
+            format!("unknown: {number}"),
+        )),
+    }
+}
+
+/// Whether clips are mirrored, as the API shows it.
+pub(super) fn of_mirror(mirror: Option<Mirror>) -> Option<i32> {
+    let shown = mirror.map(|mirror| match mirror {
+        Mirror::Off => v1::Mirror::Off,
+        Mirror::On => v1::Mirror::On,
+        Mirror::Auto => v1::Mirror::Auto,
+    });
+    shown.map(Into::into)
+}
+
+/// Hyper-parameters with nothing but a selection.
+pub(super) fn of_selection(selection: Option<&Selection>) -> v1::HyperParameters {
+    let Some(own) = selection else {
+        return v1::HyperParameters::default();
+    };
+    let best_by = own.best_by.map(|by| match by {
+        BestBy::Loss => v1::BestBy::Loss,
+        BestBy::Top1 => v1::BestBy::Top1,
+    });
+    let publish = own.publish.map(|publish| match publish {
+        Publish::Best => v1::Publish::Best,
+        Publish::Last => v1::Publish::Last,
+    });
+    v1::HyperParameters {
+        eval_every: own.eval_every,
+        best_by: best_by.map(Into::into),
+        publish: publish.map(Into::into),
+        patience: own.patience,
+        validation_share: own.validation_share,
+        evaluate_test: own.evaluate_test,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_is_shown_as_it_was_given() {
+        for (best_by, publish) in [(BestBy::Loss, Publish::Last), (BestBy::Top1, Publish::Best)] {
+            let given = Selection {
+                eval_every: Some(2),
+                best_by: Some(best_by),
+                publish: Some(publish),
+                patience: Some(0),
+                validation_share: Some(0.25),
+                evaluate_test: Some(false),
+            };
+            assert_eq!(selection(&of_selection(Some(&given))).unwrap(), given);
+        }
+        let absent = selection(&of_selection(None)).unwrap();
+        assert_eq!(absent, Selection::default());
+        let odd = v1::HyperParameters {
+            publish: Some(9),
+            ..Default::default()
+        };
+        assert!(selection(&odd).is_err());
+    }
+}

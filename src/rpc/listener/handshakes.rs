@@ -1,0 +1,97 @@
+//! TLS handshakes, side by side: slow ones keep nobody waiting.
+//!
+//! Invariant: at most [`PENDING`] handshakes are under way; with one more the oldest ends, since one that is meant well takes milliseconds.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::telemetry::metrics::{Metrics, TlsFailure};
+use crate::tenancy::tls::Certificates;
+
+/// Most handshakes at a time: some 20 kB each.
+pub(super) const PENDING: usize = 1024;
+
+/// A connection whose handshake is over.
+pub(super) type Encrypted = (Box<TlsStream<TcpStream>>, IpAddr);
+
+/// Handshakes under way.
+pub(super) struct Handshakes {
+    certificates: Certificates,
+    limit: Duration,
+    metrics: Metrics,
+    running: JoinSet<Option<Encrypted>>,
+    /// Their handles, oldest first.
+    order: VecDeque<AbortHandle>,
+}
+
+impl Handshakes {
+    /// Handshakes that may take so long each.
+    pub(super) fn new(certificates: Certificates, limit: Duration, metrics: Metrics) -> Self {
+        Self {
+            certificates,
+            limit,
+            metrics,
+            running: JoinSet::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    /// Begins a handshake with what is in use now.
+    pub(super) fn begin(&mut self, stream: TcpStream, address: IpAddr) {
+        self.order.retain(|handle| !handle.is_finished());
+        if self.order.len() >= PENDING
+            && let Some(oldest) = self.order.pop_front()
+        {
+            oldest.abort();
+            self.metrics.tls_failed(TlsFailure::Crowded);
+        }
+        let acceptor = TlsAcceptor::from(self.certificates.current());
+        let (limit, metrics) = (self.limit, self.metrics.clone());
+        let handle = self.running.spawn(async move {
+            let handshake = tokio::time::timeout(limit, acceptor.accept(stream)).await;
+            match handshake {
+                Ok(Ok(stream)) => Some((Box::new(stream), address)),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, %address, "a TLS handshake failed");
+                    metrics.tls_failed(failure(&error));
+                    None
+                }
+                Err(_) => {
+                    metrics.tls_failed(TlsFailure::Slow);
+                    None
+                }
+            }
+        });
+        self.order.push_back(handle);
+    }
+
+    /// The next connection whose handshake is over; never, while none is under way.
+    pub(super) async fn next(&mut self) -> Encrypted {
+        loop {
+            match self.running.join_next().await {
+                Some(Ok(Some(encrypted))) => return encrypted,
+                // It failed, or had to make room.
+                Some(Ok(None) | Err(_)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Why a handshake failed: a client whose certificate was not accepted is told apart from all else.
+fn failure(error: &io::Error) -> TlsFailure {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            TlsFailure::Certificate
+        }
+        Some(_) | None => TlsFailure::Broken,
+    }
+}

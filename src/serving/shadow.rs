@@ -1,0 +1,135 @@
+//! Versions that watch: they are run on requests beside the version that answers, and compared with it.
+//!
+//! Invariant: the answer never waits for a version that watches, and never fails because of it. What watches is dropped while requests wait.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::clips::Decoded;
+use super::comparisons::{Comparison, Outcome};
+use super::{Answer, Asked, Error, Scores, Serving};
+use crate::engine::{self, Spare};
+use crate::ids::{TaskId, TenantId, VersionRef};
+
+/// How long a version that watches waits for a device that nobody needs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A version that is to be run on clips beside the one that answers.
+pub(super) struct Shadow {
+    version: VersionRef,
+    /// Room for the clips, which covers the planes for as long as they are kept.
+    room: Spare,
+    planes: Vec<Arc<[f32]>>,
+}
+
+impl Serving {
+    /// The versions that watch a request, as far as there is room for their clips.
+    pub(super) fn shadows(&self, asked: &Asked, decoded: &Decoded) -> Vec<Shadow> {
+        let num_frames = usize::from(asked.essentials.sampling.num_frames.get());
+        let shadow = |version: &VersionRef| {
+            let clips = decoded.planes.len();
+            let engine = &self.parts.engine;
+            match engine.admit_spare(&version.tenant, clips, num_frames) {
+                Ok(room) => Some(Shadow {
+                    version: version.clone(),
+                    room,
+                    planes: decoded.planes.clone(),
+                }),
+                Err(_) => {
+                    self.compared(version, Outcome::Dropped);
+                    None
+                }
+            }
+        };
+        asked.watching.iter().filter_map(shadow).collect()
+    }
+
+    /// Runs the versions that watch, in the background. Their number is bounded by their room in the queue.
+    pub(super) fn watch(&self, shadows: Vec<Shadow>, answer: &Result<Answer, Error>) {
+        let Ok(answer) = answer else {
+            return;
+        };
+        let Some(&(best, _)) = answer.scores.best(1).first() else {
+            return;
+        };
+        for shadow in shadows {
+            let (serving, label) = (self.clone(), answer.labels.as_slice()[best].clone());
+            let answer_device = answer.device;
+            tokio::spawn(async move {
+                let version = shadow.version.clone();
+                let outcome = serving.shown(shadow, &label, answer_device).await;
+                serving.compared(&version, outcome);
+            });
+        }
+    }
+
+    async fn shown(&self, shadow: Shadow, label: &str, answer_device: Duration) -> Outcome {
+        let Shadow {
+            version,
+            room,
+            planes,
+        } = shadow;
+        let known = self.known(version.clone(), super::Role::Member).await;
+        let Ok(asked) = known else {
+            return Outcome::Failed;
+        };
+        let deadline = Instant::now() + PATIENCE;
+        let engine = &self.parts.engine;
+        let answer = engine
+            .classify_spare(room, &version, planes, deadline)
+            .await;
+        let answer = answer.map_err(Error::from);
+        self.tell(&asked, &answer).await;
+        let labels = &asked.essentials.labels;
+        match answer {
+            Ok(answer) => {
+                let scores = Scores::of(&answer.logits);
+                let scores = scores.filter(|own| own.mean.len() == labels.len());
+                let best = scores.and_then(|own| own.best(1).first().copied());
+                let Some((best, _)) = best else {
+                    return Outcome::Failed;
+                };
+                Outcome::Compared {
+                    agreed: labels.as_slice()[best] == label,
+                    device: answer.device,
+                    answer_device,
+                }
+            }
+            Err(Error::Engine(engine::Error::NoRoom { .. })) => Outcome::NotResident,
+            Err(Error::Engine(
+                engine::Error::DeadlineExceeded
+                | engine::Error::QueueFull { .. }
+                | engine::Error::Stopped,
+            )) => Outcome::Dropped,
+            Err(error) => {
+                tracing::debug!(%version, %error, "a version that watches failed");
+                Outcome::Failed
+            }
+        }
+    }
+
+    fn compared(&self, version: &VersionRef, outcome: Outcome) {
+        self.parts.metrics.shadowed(version, outcome.as_str());
+        if let Outcome::Compared {
+            device,
+            answer_device,
+            ..
+        } = outcome
+        {
+            self.parts
+                .metrics
+                .shadow_device(version, device, answer_device);
+        }
+        self.comparisons.add(version, outcome);
+    }
+
+    /// What came of showing requests to a version that watches, since its task's split was set through this process or the process started.
+    pub fn comparison(&self, version: &VersionRef) -> Comparison {
+        self.comparisons.of(version)
+    }
+
+    /// Begins the comparisons of a task anew.
+    pub fn forget_comparisons(&self, tenant: &TenantId, task: &TaskId) {
+        self.comparisons.forget(tenant, task);
+    }
+}

@@ -1,0 +1,195 @@
+//! Credentials that were verified a moment ago, and ids that do not exist.
+//!
+//! Invariant: memory is bounded, whatever strangers present; what changed while a credential was looked up is not kept.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Caller;
+use crate::ids::{KeyId, TenantId};
+use crate::metadata::Timestamp;
+
+/// Most verified credentials: some 300 bytes each.
+const VERIFIED: usize = 20_000;
+/// Most ids that do not exist: some 100 bytes each.
+const ABSENT: usize = 20_000;
+/// Time for which an id that does not exist is not looked up again.
+const ABSENT_FOR: Duration = Duration::from_secs(5);
+
+/// A credential that was verified.
+#[derive(Debug, Clone)]
+pub(super) struct Verified {
+    pub(super) caller: Caller,
+    /// When the database was asked.
+    pub(super) asked: Instant,
+    /// When the key or its secret ends by itself.
+    pub(super) ends: Option<Timestamp>,
+    /// Day of the newest use that is on record.
+    pub(super) noted: Option<i64>,
+}
+
+/// State of the cache before a look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket(u64);
+
+/// What is remembered of credentials: by id and by what was presented, so that a wrong secret never meets a right one's entry.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    verified: HashMap<(KeyId, [u8; 32]), Verified>,
+    absent: HashMap<KeyId, Instant>,
+    changes: u64,
+}
+
+impl Cache {
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket(self.changes)
+    }
+
+    pub(super) fn verified(&self, id: &KeyId, presented: [u8; 32]) -> Option<&Verified> {
+        self.verified.get(&(id.clone(), presented))
+    }
+
+    /// Notes that the use of a credential is on record for a day.
+    pub(super) fn noted(&mut self, id: &KeyId, presented: [u8; 32], day: i64) {
+        if let Some(verified) = self.verified.get_mut(&(id.clone(), presented)) {
+            verified.noted = Some(day);
+        }
+    }
+
+    /// Whether the id did not exist a moment ago.
+    pub(super) fn is_absent(&self, id: &KeyId, now: Instant) -> bool {
+        self.absent.get(id).is_some_and(|until| *until > now)
+    }
+
+    /// Remembers a credential, unless something changed since the ticket was taken.
+    pub(super) fn keep(
+        &mut self,
+        ticket: Ticket,
+        (id, presented): (&KeyId, [u8; 32]),
+        verified: Verified,
+    ) {
+        if ticket != self.ticket() {
+            return;
+        }
+        let key = (id.clone(), presented);
+        if self.verified.len() >= VERIFIED && !self.verified.contains_key(&key) {
+            // Only operators make this many keys; a look at the database more for each is cheaper than an order by use.
+            self.verified.clear();
+        }
+        self.verified.insert(key, verified);
+    }
+
+    /// Remembers that an id does not exist, unless something changed since the ticket was taken.
+    pub(super) fn keep_absent(&mut self, ticket: Ticket, id: &KeyId, now: Instant) {
+        if ticket != self.ticket() {
+            return;
+        }
+        if self.absent.len() >= ABSENT {
+            self.absent.retain(|_, until| *until > now);
+        }
+        if self.absent.len() >= ABSENT {
+            self.absent.clear();
+        }
+        self.absent.insert(id.clone(), now + ABSENT_FOR);
+    }
+
+    /// Forgets a credential that the database refused: a look-up that began before does not bring it back. One that is not here changes nothing.
+    pub(super) fn refuse(&mut self, id: &KeyId, presented: [u8; 32]) {
+        if self.verified.remove(&(id.clone(), presented)).is_some() {
+            self.changes += 1;
+        }
+    }
+
+    /// Forgets what is known of a key.
+    pub(super) fn forget_key(&mut self, id: &KeyId) {
+        self.changes += 1;
+        self.verified.retain(|(key, _), _| key != id);
+        self.absent.remove(id);
+    }
+
+    /// Forgets what is known of a tenant's keys.
+    pub(super) fn forget_tenant(&mut self, tenant: &TenantId) {
+        self.changes += 1;
+        let is_other = |verified: &Verified| verified.caller.tenant.as_ref() != Some(tenant);
+        self.verified.retain(|_, verified| is_other(verified));
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        *self = Self {
+            changes: self.changes + 1,
+            ..Self::default()
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verified(tenant: &str) -> Verified {
+        Verified {
+            caller: Caller::anonymous(tenant.parse().unwrap()),
+            asked: Instant::now(),
+            ends: None,
+            noted: None,
+        }
+    }
+
+    fn id(text: &str) -> KeyId {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_changed_during_a_look_up_is_not_kept() {
+        let mut cache = Cache::default();
+        let before = cache.ticket();
+        cache.forget_key(&id("other"));
+        cache.keep(before, (&id("a"), [1; 32]), verified("acme"));
+        cache.keep_absent(before, &id("b"), Instant::now());
+        assert!(cache.verified(&id("a"), [1; 32]).is_none());
+        assert!(!cache.is_absent(&id("b"), Instant::now()));
+    }
+
+    #[tokio::test]
+    async fn another_secret_of_the_same_key_is_not_known() {
+        let mut cache = Cache::default();
+        cache.keep(cache.ticket(), (&id("a"), [1; 32]), verified("acme"));
+        assert!(cache.verified(&id("a"), [1; 32]).is_some());
+        assert!(cache.verified(&id("a"), [2; 32]).is_none());
+        cache.forget_tenant(&"globex".parse().unwrap());
+        assert!(cache.verified(&id("a"), [1; 32]).is_some());
+        cache.forget_tenant(&"acme".parse().unwrap());
+        assert!(cache.verified(&id("a"), [1; 32]).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_refused_credential_is_forgotten_and_no_other() {
+        let mut cache = Cache::default();
+        for secret in [1, 2] {
+            let own = (&id("a"), [secret; 32]);
+            cache.keep(cache.ticket(), own, verified("acme"));
+        }
+        let before = cache.ticket();
+        cache.refuse(&id("a"), [3; 32]);
+        assert_eq!(cache.ticket(), before, "a wrong secret changes nothing");
+        cache.refuse(&id("a"), [1; 32]);
+        assert!(cache.verified(&id("a"), [1; 32]).is_none());
+        assert!(cache.verified(&id("a"), [2; 32]).is_some());
+        // A look-up that began earlier does not bring it back.
+        cache.keep(before, (&id("a"), [1; 32]), verified("acme"));
+        assert!(cache.verified(&id("a"), [1; 32]).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ids_of_strangers_take_bounded_memory() {
+        let mut cache = Cache::default();
+        for number in 0..3 * ABSENT {
+            let id = id(&format!("k{number}"));
+            cache.keep_absent(cache.ticket(), &id, Instant::now());
+        }
+        assert!(cache.absent.len() <= ABSENT);
+    }
+}

@@ -1,0 +1,286 @@
+//! TLS through the whole server: certificates that change under load, clients' certificates, and callers that only half open a connection.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use frameshift::client::{Client, Error, Options, Tls};
+use frameshift::proto::v1;
+use frameshift::tenancy::tls::{Clients, Config};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use crate::server::{TestServer, soon, until};
+
+/// An authority and what it signed, as files.
+struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key.
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(folder.path().join("ca"), certificate.pem()).unwrap();
+        let issuer = Issuer::new(params, key);
+        Self { folder, issuer }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn sign(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut params = CertificateParams::new(names).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let key = key.serialize_pem();
+        Pair { certificate, key }
+    }
+
+    /// Puts a pair into files of a name; each appears whole.
+    fn put(&self, name: &str, pair: &Pair) {
+        for (end, text) in [("pem", &pair.certificate), ("key", &pair.key)] {
+            let new = self.at("new");
+            std::fs::write(&new, text).unwrap();
+            std::fs::rename(new, self.at(&format!("{name}.{end}"))).unwrap();
+        }
+    }
+
+    /// A server with a certificate of this authority, which looks at its files all the time.
+    async fn serve(&self, clients: Option<(&Path, Clients)>) -> TestServer {
+        self.put("server", &self.sign(|_| {}));
+        let tls = Config {
+            clients: clients.map(|(path, clients)| (path.to_owned(), clients)),
+            poll: Duration::from_millis(5),
+            ..Config::new(self.at("server.pem"), self.at("server.key"))
+        };
+        TestServer::start_with(|config| config.tls = Some(tls)).await
+    }
+
+    /// What a client that trusts this authority shows; with a pair's files, its certificate.
+    fn options(&self, server: &TestServer, own: Option<&str>) -> Options {
+        let file = |end: &str| own.map(|name| self.at(&format!("{name}.{end}")));
+        Options {
+            server: format!("https://{}", server.address),
+            tls: Tls {
+                ca: Some(self.at("ca")),
+                certificate: file("pem"),
+                key: file("key"),
+            },
+            ..Options::default()
+        }
+    }
+}
+
+/// Connects and calls once.
+async fn call(options: &Options) -> Result<v1::ServerInfo, Error> {
+    let client = Client::open(options).await?;
+    let info = client
+        .server()
+        .get_server_info(v1::GetServerInfoRequest {})
+        .await;
+    Ok(info?.into_inner())
+}
+
+/// The value of a counter or gauge, 0 when it was never set.
+fn metric(server: &TestServer, name: &str) -> i64 {
+    let text = server.wiring.metrics.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |value| value.trim().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_reloads_under_load_fail_no_call() {
+    let authority = Authority::new();
+    let server = authority.serve(None).await;
+    let options = authority.options(&server, None);
+    let (stop, calls) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, calls, options) = (stop.clone(), calls.clone(), options.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    // A connection for each call, so that each has its handshake.
+                    call(&options).await.expect("no call fails");
+                    calls.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    for reload in 1..=100 {
+        authority.put("server", &authority.sign(|_| {}));
+        let used = "frameshift_tls_reloads_total{outcome=\"used\"}";
+        until(|| async { metric(&server, used) >= reload }).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert!(calls.load(Ordering::SeqCst) > 100);
+    assert!(metric(&server, "frameshift_tls_certificate_expiry_seconds") > 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_does_not_fit_leaves_the_certificate_before_in_use() {
+    let authority = Authority::new();
+    let server = authority.serve(None).await;
+    let options = authority.options(&server, None);
+    let other = authority.sign(|_| {});
+    std::fs::write(authority.at("server.key"), other.key).unwrap();
+    let refused = "frameshift_tls_reloads_total{outcome=\"refused\"}";
+    until(|| async { metric(&server, refused) > 0 }).await;
+    call(&options).await.unwrap();
+    authority.put("server", &authority.sign(|_| {}));
+    let used = "frameshift_tls_reloads_total{outcome=\"used\"}";
+    until(|| async { metric(&server, used) > 0 }).await;
+    call(&options).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_need_a_certificate_of_the_right_authority_that_has_not_expired() {
+    let (own, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
+    let server = own
+        .serve(Some((&clients.at("ca"), Clients::Required)))
+        .await;
+    own.put("good", &clients.sign(|_| {}));
+    own.put("stranger", &strangers.sign(|_| {}));
+    own.put(
+        "expired",
+        &clients.sign(|params| params.not_after = rcgen::date_time_ymd(2001, 1, 1)),
+    );
+    call(&own.options(&server, Some("good"))).await.unwrap();
+    for bad in [None, Some("stranger"), Some("expired")] {
+        let refused = call(&own.options(&server, bad)).await;
+        assert!(refused.is_err(), "{bad:?} was let in");
+    }
+    let failed = "frameshift_tls_handshakes_failed_total{reason=\"certificate\"}";
+    until(|| async { metric(&server, failed) >= 3 }).await;
+    call(&own.options(&server, Some("good"))).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_optional_has_to_be_good_when_it_is_shown() {
+    let (own, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
+    let server = own
+        .serve(Some((&clients.at("ca"), Clients::Optional)))
+        .await;
+    own.put("good", &clients.sign(|_| {}));
+    own.put("stranger", &strangers.sign(|_| {}));
+    call(&own.options(&server, None)).await.unwrap();
+    call(&own.options(&server, Some("good"))).await.unwrap();
+    assert!(call(&own.options(&server, Some("stranger"))).await.is_err());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_authorities_of_clients_are_in_use_for_new_connections() {
+    let (own, first, second) = (Authority::new(), Authority::new(), Authority::new());
+    let trusted = first.at("ca");
+    let server = own.serve(Some((&trusted, Clients::Required))).await;
+    own.put("first", &first.sign(|_| {}));
+    own.put("second", &second.sign(|_| {}));
+    let (old, new) = (
+        own.options(&server, Some("first")),
+        own.options(&server, Some("second")),
+    );
+    call(&old).await.unwrap();
+    assert!(call(&new).await.is_err());
+    std::fs::copy(second.at("ca"), &trusted).unwrap();
+    until(|| async { call(&new).await.is_ok() }).await;
+    assert!(call(&old).await.is_err());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_text_and_strangers_certificates_are_refused_and_harm_nobody() {
+    let authority = Authority::new();
+    let server = authority.serve(None).await;
+    let plain = Options {
+        server: format!("http://{}", server.address),
+        ..Options::default()
+    };
+    assert!(soon(call(&plain)).await.is_err());
+    // A client that trusts another authority does not believe the server.
+    let other = Authority::new();
+    assert!(call(&other.options(&server, None)).await.is_err());
+    call(&authority.options(&server, None)).await.unwrap();
+    let failed = "frameshift_tls_handshakes_failed_total{reason=\"broken\"}";
+    until(|| async { metric(&server, failed) >= 2 }).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_half_open_handshakes_keep_no_good_connection_waiting() {
+    let authority = Authority::new();
+    let server = authority.serve(None).await;
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let begun = Instant::now();
+    call(&authority.options(&server, None)).await.unwrap();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    // They are no connections yet, so they take nobody's place.
+    assert!(metric(&server, "frameshift_connections") <= 2);
+    drop(silent);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_too_many_half_open_handshakes_the_oldest_end() {
+    let authority = Authority::new();
+    let server = authority.serve(None).await;
+    let mut first = TcpStream::connect(server.address).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..1100 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    // The end of the first, long before its time is over.
+    let mut byte = [0];
+    let ended = soon(first.read(&mut byte)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    call(&authority.options(&server, None)).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_too_slow_ends() {
+    let authority = Authority::new();
+    authority.put("server", &authority.sign(|_| {}));
+    let tls = Config::new(authority.at("server.pem"), authority.at("server.key"));
+    let server = TestServer::start_with(|config| {
+        config.tls = Some(tls);
+        config.rpc.handshake = Duration::from_millis(50);
+    })
+    .await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let mut byte = [0];
+    let ended = soon(silent.read(&mut byte)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let failed = "frameshift_tls_handshakes_failed_total{reason=\"slow\"}";
+    until(|| async { metric(&server, failed) == 1 }).await;
+    server.stop().await;
+}
