@@ -8,9 +8,11 @@ RUN apt-get update \
         libavcodec-dev libavformat-dev libavutil-dev libswscale-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-# The dependencies are a layer of their own: they are built again only when Cargo.toml or Cargo.lock change.
+# The dependencies, and the crates of the model and the video path, are a layer of their own: a change below src builds none of them again.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
+COPY crates crates
+COPY assets assets
 RUN mkdir -p src tests/it benches \
     && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
     && echo 'fn main() {}' > tests/it/main.rs \
@@ -18,7 +20,6 @@ RUN mkdir -p src tests/it benches \
     && cargo build --release --locked \
     && rm -rf src tests
 COPY src src
-COPY assets assets
 COPY tests/it/main.rs tests/it/main.rs
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bin frameshift
 

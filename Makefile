@@ -1,5 +1,5 @@
 # The two commands that matter: `make demo` and `make test`. Both install what is missing through deploy/setup.sh.
-.PHONY: demo test lint bench bench-video bench-peers asan setup build install
+.PHONY: demo test lint check-cuda bench bench-video bench-peers asan setup build install chart
 
 SHELL := /bin/bash
 # rustup installs here; a shell that was opened before the installation does not know it yet.
@@ -21,11 +21,16 @@ demo: build
 	@deploy/phase.sh "demo" "$${CARGO_TARGET_DIR:-target}/release/frameshift" demo
 
 ## Format, lints, tests, documentation tests; licences and the API's lint when their tools are there.
-test: setup
+test:
+	@deploy/setup.sh --tests
 	@deploy/test.sh
 
 lint: setup
 	@deploy/test.sh lint
+
+## The CUDA path without a GPU: clippy with the feature, kernels where nvcc is (`deploy/setup.sh --cuda` brings it), tests on the emulated device.
+check-cuda: setup
+	@deploy/check-cuda.sh
 
 ## Video decoding against PyAV, decord and torchcodec, interleaved; writes benches/RESULTS.md. The peers live outside the project.
 bench-video: setup
@@ -41,5 +46,9 @@ bench-peers: setup
 
 ## The kernel tests under the address sanitizer.
 asan: setup
-	@RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --locked --lib --target "$$(rustc -vV | sed -n 's/^host: //p')" \
-		--target-dir "$${CARGO_TARGET_DIR:-target}/asan" model::ops::
+	@RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --locked --lib -p frameshift-model --target "$$(rustc -vV | sed -n 's/^host: //p')" \
+		--target-dir "$${CARGO_TARGET_DIR:-target}/asan" ops::
+
+## Renders the Helm chart for every file of deploy/chart/ci and validates the objects, rules and dashboard; UPDATE=1 accepts new renders.
+chart:
+	@deploy/chart.sh $(if $(UPDATE),--update)

@@ -1,4 +1,4 @@
-//! Compiles the public API's proto files (protox does it without an installed `protoc`) and finds out which FFmpeg there is.
+//! Compiles the public API's proto files; protox does it without an installed `protoc`.
 
 use std::path::PathBuf;
 
@@ -18,11 +18,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // cargo-fuzz builds with it.
     println!("cargo:rustc-check-cfg=cfg(fuzzing)");
-    // The display matrix moved in FFmpeg 6.1; ffmpeg-sys-the-third says which version it was built against.
-    println!("cargo:rustc-check-cfg=cfg(ffmpeg_6_1)");
-    if std::env::var_os("DEP_FFMPEG_FFMPEG_6_1").is_some() {
-        println!("cargo:rustc-cfg=ffmpeg_6_1");
-    }
 
     let descriptors = protox::compile(&files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

@@ -118,7 +118,7 @@ fn run(criterion: &mut Criterion, size: &Size) -> Result<(), Error> {
                 num_frames: FRAMES,
             };
             let mut batch = Inference::new(Arc::clone(&backbone), clips.clone(), vec![segment])?;
-            while batch.advance()? == Step::More {}
+            while batch.advance()? != Step::Done {}
             Ok(black_box(batch.into_logits()?))
         });
     });
@@ -128,7 +128,7 @@ fn run(criterion: &mut Criterion, size: &Size) -> Result<(), Error> {
             let (backbone, clips) = (Arc::clone(&backbone), clips.clone());
             let mut step =
                 TrainingStep::new(backbone, &trainable, clips, &labels, None, Keep::All)?;
-            while step.advance()? == Step::More {}
+            while step.advance()? != Step::Done {}
             Ok(black_box(step.finish()?.loss))
         });
     });

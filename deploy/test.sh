@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 phase() { deploy/phase.sh "$@"; }
 
-phase "format" cargo fmt --check
+phase "format" cargo fmt --all --check
 # Every clippy release adds lints. Warnings of a release newer than the one that this code was last checked with are printed, but do not fail.
 checked=99
 clippy=$(cargo clippy --version | sed -n 's/^clippy 0\.1\.\([0-9]*\).*/\1/p')
@@ -44,9 +44,9 @@ lesser() {
 for cpu in $(lesser); do
   if cargo nextest --version >/dev/null 2>&1; then
     FRAMESHIFT_CPU=$cpu phase "tests as on a CPU with $cpu" cargo nextest run --locked --no-fail-fast \
-      -E '(test(/^model::ops::/) + (binary(it) & test(/^(cpu|model|golden_model|golden_backbones|model_precision|rpc_server)::/))) - test(full_size)'
+      -E '((package(frameshift-model) & test(/^ops::/)) + (binary(it) & test(/^(cpu|model|golden_model|golden_backbones|model_precision|rpc_server)::/))) - test(full_size)'
   else
-    FRAMESHIFT_CPU=$cpu phase "kernels as on a CPU with $cpu" cargo test --locked --no-fail-fast --lib model::ops::
+    FRAMESHIFT_CPU=$cpu phase "kernels as on a CPU with $cpu" cargo test --locked --no-fail-fast --lib -p frameshift-model ops::
     FRAMESHIFT_CPU=$cpu phase "model and server as on a CPU with $cpu" cargo test --locked --no-fail-fast --test it -- \
       cpu:: model:: golden_model:: golden_backbones:: model_precision:: rpc_server:: --skip full_size
   fi

@@ -5,7 +5,6 @@
 //! and jobs (to their checkpoints) → engine and device → the database, whose log is checkpointed so that the database file alone holds every record.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,134 +12,36 @@ use futures::future::BoxFuture;
 
 use crate::config::Config;
 use crate::exchange::Exchange;
-use crate::metadata::{self, MetadataStore, Sqlite};
+use crate::metadata::{self, Database, MetadataStore};
 use crate::rpc::{self, Api, Health};
-use crate::store::{self, DirectoryLock, Store};
+use crate::store::{self, DirectoryLock};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::{LogFilter, Traces};
+use crate::telemetry::{LogFilter, Probes, Traces};
 use crate::tenancy::tls::Certificates;
 use crate::tenancy::{self, Admin, Credentials};
-use crate::{device, model, shutdown, telemetry, video};
+use crate::{shutdown, telemetry};
 
 mod about;
 mod bind;
 mod budgets;
 mod database;
+mod error;
+mod hints;
 mod loops;
+mod objects;
 mod pairing;
+mod place;
 mod upkeep;
 mod wiring;
 
 pub use about::Summary;
 pub use budgets::Budgets;
+pub use error::Error;
 pub use wiring::Wiring;
 
 use bind::Listeners;
-use loops::{Ended, Ends, Loops};
+use loops::{Ends, Loops};
 use wiring::{LoopSet, Stores};
-
-/// Reason why the server could not start, or stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// An address cannot be bound.
-    #[error("cannot listen on {address}: {source}")]
-    Bind {
-        /// Address that was to be bound.
-        address: SocketAddr,
-        /// Error of the operating system.
-        source: std::io::Error,
-    },
-    /// The address file cannot be written.
-    #[error("cannot write the address file {}: {source}", path.display())]
-    AddressFile {
-        /// Path of the address file.
-        path: PathBuf,
-        /// Error of the operating system.
-        source: std::io::Error,
-    },
-    /// The data directory or the object store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// The database cannot be opened.
-    #[error("cannot open the database")]
-    Metadata(#[from] metadata::OpenError),
-    /// The database was opened but cannot be read or written.
-    #[error("cannot read the database")]
-    Records(#[from] metadata::Error),
-    /// The store has objects, but the database that names them is missing or empty.
-    #[error(
-        "{0}/metadata.sqlite is missing or empty, but {0}/objects holds the objects of a database: put the database back (docs/operate.md says how), or \
-         start with an empty database with --accept-data-loss, after which objects that no record names are deleted",
-        directory.display()
-    )]
-    DatabaseMissing {
-        /// The data directory.
-        directory: PathBuf,
-    },
-    /// The objects belong to a different database.
-    #[error(
-        "{0}/metadata.sqlite is database {database}, but {0}/objects belongs to database {owner}: restore the matching database or objects, or continue with \
-         --accept-data-loss, after which objects that no record names are deleted",
-        directory.display()
-    )]
-    OtherDatabase {
-        /// The data directory.
-        directory: PathBuf,
-        /// Id of the database in the data directory.
-        database: String,
-        /// Id of the database that the objects belong to.
-        owner: String,
-    },
-    /// The backbone cannot be loaded.
-    #[error("cannot load the backbone {name}")]
-    Backbone {
-        /// Name of the backbone: `builtin` or its path.
-        name: String,
-        /// Reason.
-        #[source]
-        source: Box<model::load::Error>,
-    },
-    /// The credentials cannot be set up.
-    #[error("cannot set up authentication: {0}")]
-    Credentials(#[from] tenancy::bootstrap::Error),
-    /// The certificates cannot be used.
-    #[error("cannot set up TLS: {0}")]
-    Certificates(#[from] Box<tenancy::tls::Error>),
-    /// The video workers cannot be started.
-    #[error("cannot start the video workers")]
-    Video(#[from] video::Error),
-    /// The device cannot be started.
-    #[error("cannot start the device")]
-    Device(#[from] device::Error),
-    /// The API cannot be served.
-    #[error(transparent)]
-    Rpc(#[from] rpc::Error),
-    /// Traces cannot be exported.
-    #[error(transparent)]
-    Traces(#[from] telemetry::trace::Unusable),
-    /// A loop that the server depends on has ended.
-    #[error("{what} ended unexpectedly: {why}")]
-    Stopped {
-        /// Name of the loop.
-        what: &'static str,
-        /// Reason why it ended.
-        why: String,
-    },
-    /// Requests or jobs were still in flight when the drain's time was over.
-    #[error("the drain was not over after {seconds} s: {what} had not finished")]
-    DrainTimeout {
-        /// Seconds that the drain waited.
-        seconds: u64,
-        /// Names of the loops that had not finished.
-        what: String,
-    },
-}
-
-impl From<Ended> for Error {
-    fn from(Ended { what, why }: Ended) -> Self {
-        Self::Stopped { what, why }
-    }
-}
 
 /// Server whose addresses are bound and that answers NOT_SERVING until the backbone is loaded.
 pub struct Bound {
@@ -150,10 +51,11 @@ pub struct Bound {
     api: Api,
     front_drain: shutdown::Drain,
     front: LoopSet,
+    probes: Probes,
     stores: Stores,
     traces: Traces,
     log: Option<LogFilter>,
-    database: Sqlite,
+    database: Database,
     credentials: Credentials,
     certificates: Option<Certificates>,
     lock: DirectoryLock,
@@ -161,12 +63,15 @@ pub struct Bound {
 
 /// Running server.
 pub struct App {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     admin_address: Option<SocketAddr>,
     summary: Summary,
     wiring: Wiring,
     health: Health,
+    probes: Probes,
+    /// Time without a job after which the process ends by itself.
+    exit_when_idle: Option<Duration>,
     front_drain: shutdown::Drain,
     back_drain: shutdown::Drain,
     /// Loops that drain first: the API and the jobs.
@@ -176,7 +81,7 @@ pub struct App {
     drain_grace: Duration,
     drain_timeout: Duration,
     traces: Traces,
-    database: Sqlite,
+    database: Database,
     /// Lock of the data directory, held until everything that writes has ended.
     _lock: DirectoryLock,
 }
@@ -196,7 +101,8 @@ impl App {
         let certificates = config.tls.clone().map(Certificates::load);
         let certificates = certificates.transpose().map_err(Box::new)?;
         let lock = DirectoryLock::acquire(&config.data_dir)?;
-        let store = Store::open(&config.data_dir.join("objects"))?;
+        let metrics = Metrics::new();
+        let store = objects::open(&config, &metrics).await?;
         let database = pairing::open(&config, &store).await?;
         let traces = Traces::new(config.traces.as_ref())?;
         let metadata: Arc<dyn MetadataStore> = Arc::new(database.clone());
@@ -214,10 +120,11 @@ impl App {
                 loops: Loops::new(),
                 signal,
             },
+            probes: Probes::default(),
             stores: Stores {
                 store,
                 metadata,
-                metrics: Metrics::new(),
+                metrics,
             },
             traces,
             log: None,
@@ -239,8 +146,8 @@ impl App {
         Box::pin(async { Self::bind(config).await?.load().await })
     }
 
-    /// Returns the address of the API.
-    pub fn address(&self) -> SocketAddr {
+    /// Returns the address of the API; none when the process only trains.
+    pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -264,7 +171,7 @@ impl App {
         &self.wiring
     }
 
-    /// Serves until `signal` completes, then drains.
+    /// Serves until `signal` completes, or until no job has run for as long as the configuration says, then drains.
     ///
     /// # Errors
     /// When a loop that the server depends on ends earlier, or the drain takes too long.
@@ -280,8 +187,19 @@ impl App {
     }
 
     async fn serve_until(self, signal: BoxFuture<'static, ()>) -> Result<(), Error> {
+        let (jobs, patience) = (self.wiring.jobs.clone(), self.exit_when_idle);
+        let idle = async move {
+            match patience {
+                Some(patience) => jobs.idle_for(patience).await,
+                None => std::future::pending().await,
+            }
+        };
         let ended = tokio::select! {
             () = signal => None,
+            () = idle => {
+                tracing::info!("no job for long enough: the process ends");
+                None
+            }
             ended = self.front.fatal() => Some(ended),
             ended = self.back.fatal() => Some(ended),
         };
@@ -296,6 +214,7 @@ impl App {
     async fn drain(mut self) -> Result<(), Error> {
         tracing::info!("draining");
         self.health.not_serving().await;
+        self.probes.draining();
         let began = Instant::now();
         self.front_drain.start();
         let all = self.drain_grace + self.drain_timeout;
@@ -318,8 +237,8 @@ impl App {
 }
 
 impl Bound {
-    /// Returns the address of the API.
-    pub fn address(&self) -> SocketAddr {
+    /// Returns the address of the API; none when the process only trains.
+    pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.address
     }
 
@@ -406,14 +325,17 @@ impl Bound {
         back_drain: shutdown::Drain,
     ) -> Result<App, Error> {
         let config = self.config;
-        let wiring = Wiring::start(&config, self.stores, &mut self.front, &mut back).await?;
+        // Before the backbone is loaded: an orchestrator asks from the beginning.
         if let Some(listener) = self.listeners.take_metrics() {
-            let metrics = wiring.metrics.clone();
+            let shown = (self.stores.metrics.clone(), self.probes.clone());
             let log = self.log.take();
-            let endpoint = telemetry::serve_metrics(listener, metrics, log, back.signal.clone());
+            let endpoint = telemetry::serve_metrics(listener, shown, log, back.signal.clone());
             back.loops
                 .spawn("the metrics endpoint", Ends::Itself, endpoint);
         }
+        let wiring = Wiring::start(&config, self.stores, &mut self.front, &mut back).await?;
+        let device = wiring.device.clone();
+        self.probes.watch_device(move || device.busy_for());
         let upkeep = database::tend(
             self.database.clone(),
             self.health.clone(),
@@ -422,6 +344,7 @@ impl Bound {
         );
         back.loops
             .spawn("the database's upkeep", Ends::Itself, upkeep);
+        hints::start(&self.database, (&wiring, &self.credentials), &mut back);
         if self.credentials.are_required() {
             let feed = self.credentials.clone().follow(back.signal.clone());
             back.loops
@@ -443,6 +366,7 @@ impl Bound {
             spool: config.data_dir.clone(),
             pools: rpc::Pools::new(&config.rpc.limits),
             about,
+            accelerator: place::look(wiring.place.clone()),
         });
         let mut ready = wiring.engine.ready();
         if ready.wait_for(|ready| *ready).await.is_err() {
@@ -453,6 +377,7 @@ impl Bound {
             });
         }
         self.health.serving().await;
+        self.probes.ready();
         Ok(App {
             address: self.listeners.address,
             metrics_address: self.listeners.metrics_address,
@@ -460,6 +385,8 @@ impl Bound {
             summary,
             wiring,
             health: self.health,
+            probes: self.probes,
+            exit_when_idle: config.exit_when_idle,
             front_drain: self.front_drain,
             back_drain,
             front: self.front.loops,
@@ -478,6 +405,7 @@ mod tests {
     use super::*;
     use crate::config::settings::Flags;
     use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
     #[tokio::test]
     async fn a_loop_that_ends_while_the_server_loads_ends_the_start_with_its_reason() {

@@ -15,6 +15,7 @@ use crate::proto::v1::server_service_client::ServerServiceClient;
 use crate::proto::v1::task_service_client::TaskServiceClient;
 use crate::proto::v1::video_service_client::VideoServiceClient;
 use crate::telemetry::trace::Outgoing;
+use unreachable::Peer;
 
 pub mod annotations;
 pub mod audit;
@@ -39,7 +40,9 @@ mod proxied;
 mod selection;
 pub mod tasks;
 pub mod tenants;
+mod text;
 pub mod train;
+mod unreachable;
 pub mod upload;
 mod uploads;
 mod versions;
@@ -90,9 +93,9 @@ impl Client {
             server: server.to_owned(),
             source,
         };
-        let address = address(server)?;
+        let address = address(options)?;
         let mut endpoint = Endpoint::from_shared(address.url)
-            .map_err(|_| wrong_address(server))?
+            .map_err(|_| wrong_address(options))?
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_while_idle(true);
@@ -101,12 +104,16 @@ impl Client {
             endpoint = endpoint.tls_config(tls).map_err(unreachable)?;
         } else if options.tls.is_given() {
             return Err(Error::Usage(format!(
-                "--server {server}: certificates go with https://"
+                "{} {server}: certificates go with https://",
+                options.flag()
             )));
         }
         let signed = Signed::new(options)?;
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        let has_certificate = options.tls.certificate.is_some();
+        let peer = Peer::new(server, address.is_encrypted, has_certificate);
         Ok(Self {
-            channel: Proxied::new(endpoint.connect().await.map_err(unreachable)?),
+            channel: Proxied::new(channel, peer),
             signed,
         })
     }
@@ -181,27 +188,55 @@ struct Address {
     is_encrypted: bool,
 }
 
-/// The server's address as a URL; without a scheme it is spoken to in plain text.
-fn address(server: &str) -> Result<Address, Error> {
-    let plain = |url| Address {
-        url,
-        is_encrypted: false,
+/// The server's address as a URL; without a scheme it is spoken to in plain text, and the port has to be said.
+fn address(options: &Options) -> Result<Address, Error> {
+    let server = options.server.as_str();
+    let wrong = || wrong_address(options);
+    let (scheme, rest) = match server.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+        None => (None, server),
     };
-    match server.split_once("://") {
-        None if server.is_empty() || server.contains(['/', ' ']) => Err(wrong_address(server)),
-        None => Ok(plain(format!("http://{server}"))),
-        Some(("http", _)) => Ok(plain(server.to_owned())),
-        Some(("https", _)) => Ok(Address {
-            url: server.to_owned(),
-            is_encrypted: true,
-        }),
-        Some(_) => Err(wrong_address(server)),
+    let is_encrypted = match scheme.as_deref() {
+        None | Some("http") => false,
+        Some("https") => true,
+        Some(_) => return Err(wrong()),
+    };
+    // A path would be ignored, and a user's name and password sent to nobody.
+    let authority = match scheme {
+        Some(_) => rest.strip_suffix('/').unwrap_or(rest),
+        None => rest,
+    };
+    if authority.contains(['/', ' ', '@', '?', '#']) {
+        return Err(wrong());
     }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        Some(_) | None => (authority, None),
+    };
+    // The colons of an IPv6 address need brackets to be told from that of the port.
+    let is_bracketed = host.starts_with('[') && host.ends_with(']');
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    if host.is_empty()
+        || (host.contains(':') && !is_bracketed)
+        || !port.map_or(scheme.is_some(), is_port)
+    {
+        return Err(wrong());
+    }
+    let scheme = match is_encrypted {
+        true => "https",
+        false => "http",
+    };
+    Ok(Address {
+        url: format!("{scheme}://{authority}"),
+        is_encrypted,
+    })
 }
 
-fn wrong_address(server: &str) -> Error {
+fn wrong_address(options: &Options) -> Error {
     Error::Usage(format!(
-        "--server {server:?}: expected HOST:PORT, http://HOST:PORT or https://HOST:PORT"
+        "{} {:?}: expected HOST:PORT, http://HOST:PORT or https://HOST:PORT; an IPv6 address in brackets, as in [::1]:50051",
+        options.flag(),
+        options.server
     ))
 }
 
@@ -211,19 +246,67 @@ mod tests {
 
     #[test]
     fn an_address_needs_no_scheme_and_https_is_never_spoken_in_plain_text() {
+        let of = |server: &str| Options {
+            server: server.to_owned(),
+            ..Options::default()
+        };
         let read = |server| {
-            let Address { url, is_encrypted } = address(server).unwrap();
+            let Address { url, is_encrypted } = address(&of(server)).unwrap();
             (url, is_encrypted)
         };
         for (server, url, is_encrypted) in [
             ("localhost:50051", "http://localhost:50051", false),
             ("http://[::1]:1", "http://[::1]:1", false),
+            ("[::1]:50051", "http://[::1]:50051", false),
+            ("http://host", "http://host", false),
+            ("http://host:1/", "http://host:1", false),
             ("https://host:1", "https://host:1", true),
+            ("HTTPS://host", "https://host", true),
         ] {
             assert_eq!(read(server), (url.to_owned(), is_encrypted));
         }
-        for wrong in ["ftp://host", "", "a b", "host/path"] {
-            assert_eq!(address(wrong).unwrap_err().exit_code(), 64, "{wrong}");
+        for wrong in [
+            "ftp://host",
+            "",
+            "a b",
+            "host/path",
+            "http://host:1/path",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "http://host:99999",
+            ":50051",
+            "http://",
+            "::1",
+            "::1:50051",
+            "[::1]",
+            "https://me:secret@host",
+        ] {
+            assert_eq!(address(&of(wrong)).unwrap_err().exit_code(), 64, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_address_is_named_by_the_option_that_it_came_from() {
+        let certified = |server: &str, is_admin| Options {
+            server: server.to_owned(),
+            is_admin,
+            tls: Tls {
+                ca: Some("ca.pem".into()),
+                ..Tls::default()
+            },
+            ..Options::default()
+        };
+        for (is_admin, flag) in [(false, "--server"), (true, "--admin-server")] {
+            for server in ["ftp://host", "host:1"] {
+                let error = Client::open(&certified(server, is_admin))
+                    .await
+                    .unwrap_err();
+                let text = error.to_string();
+                assert!(text.starts_with(&format!("{flag} ")), "{text}");
+                assert_eq!(error.exit_code(), 64);
+            }
         }
     }
 

@@ -6,9 +6,11 @@
 pub mod access;
 mod calls;
 pub mod cli;
+pub mod database;
 mod derived;
 pub mod load;
 pub mod machine;
+mod objects;
 pub mod settings;
 pub mod units;
 
@@ -25,10 +27,11 @@ use crate::model::Isa;
 use crate::model::load::Overrides;
 use crate::spec::Precision;
 use crate::{
-    device, engine, faults, jobs, library, metadata, registry, rpc, telemetry, tenancy, video,
+    device, engine, faults, jobs, library, metadata, registry, rpc, store, telemetry, tenancy,
+    video,
 };
 use load::{Error, Layered};
-use settings::{Flags, LogFormat, PrecisionChoice, Sandbox, Settings};
+use settings::{Flags, LogFormat, PrecisionChoice, Role, Sandbox, Settings};
 use units::Span;
 
 /// Configuration of a whole server.
@@ -38,7 +41,11 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the administrators' API; none when not set.
     pub admin_listen: Option<SocketAddr>,
-    /// Who callers are.
+    /// What the process does.
+    pub role: Role,
+    /// Time without a job after which a process that only trains ends; it stays when not set.
+    pub exit_when_idle: Option<Duration>,
+    /// Authentication of callers, and the limits of what is kept about them.
     pub tenancy: tenancy::Config,
     /// Files of TLS; connections are in plain text without.
     pub tls: Option<tenancy::tls::Config>,
@@ -46,6 +53,12 @@ pub struct Config {
     pub address_file: Option<PathBuf>,
     /// Folder of all durable state.
     pub data_dir: PathBuf,
+    /// The PostgreSQL server with the records; a file in `data_dir` has them when not set.
+    pub database_server: Option<metadata::ServerConfig>,
+    /// Bucket of the objects; the folder `objects` of the data directory when not set.
+    pub objects: Option<store::Bucket>,
+    /// Copies of objects on a local disk; none when not set.
+    pub cache: Option<store::cache::Config>,
     /// Whether to start although the database lost changes or does not belong to the objects beside it.
     pub accept_data_loss: bool,
     /// Which backbone to load.
@@ -62,6 +75,8 @@ pub struct Config {
     pub log_filter: String,
     /// Number format of matrix products; `None` chooses the fastest among f32 and bf16.
     pub precision: Option<Precision>,
+    /// What the model computes on.
+    pub accelerator: units::DeviceChoice,
     /// Threads of the numeric code; `None` takes as many as there are physical cores.
     pub compute_threads: Option<NonZeroUsize>,
     /// Largest uploaded video in bytes.
@@ -119,10 +134,15 @@ impl Config {
         Ok(Self {
             listen: settings.listen.0,
             admin_listen: settings.admin_listen.map(|address| address.0),
+            role: settings.role,
+            exit_when_idle: exit_when_idle(layers, &settings)?,
             tenancy,
             tls: access::tls(layers, &settings)?,
             address_file: settings.address_file.clone(),
             data_dir: settings.data_dir.clone(),
+            database_server: database::server(layers, &settings)?,
+            objects: objects::bucket(layers, &settings)?,
+            cache: objects::cache(&settings),
             accept_data_loss: settings.accept_data_loss,
             backbone: match settings.backbone.to_str() {
                 Some("builtin") => Backbone::Builtin,
@@ -142,6 +162,7 @@ impl Config {
                 PrecisionChoice::Bf16 => Some(Precision::Bf16),
                 PrecisionChoice::Int8 => Some(Precision::Int8),
             },
+            accelerator: settings.device,
             compute_threads: settings.compute_threads,
             upload_limit: settings.upload_limit.0,
             library: library_config(layers, &settings)?,
@@ -182,6 +203,14 @@ impl Config {
         }
     }
 
+    /// Returns the bucket of the objects; none when they are in the data directory. For commands that need nothing else of the configuration.
+    ///
+    /// # Errors
+    /// When a value is not valid; the error names its key and source.
+    pub fn bucket(layers: &Layered, settings: &Settings) -> Result<Option<store::Bucket>, Error> {
+        objects::bucket(layers, settings)
+    }
+
     /// Merges the layers and validates the result.
     ///
     /// # Errors
@@ -205,6 +234,23 @@ fn share(given: Option<units::ByteSize>) -> u64 {
         || (machine::memory().unwrap_or(0) / 8).max(LEAST),
         |given| given.0,
     )
+}
+
+/// Returns the time after which a process that only trains ends.
+fn exit_when_idle(layers: &Layered, settings: &Settings) -> Result<Option<Duration>, Error> {
+    let trains_only = !settings.role.serves();
+    let idle = settings.exit_when_idle.map(|idle| idle.0);
+    if idle.is_some() && !trains_only {
+        return Err(layers.complain("exit_when_idle", "needs role = \"train\""));
+    }
+    if idle.is_some_and(|idle| idle.is_zero()) {
+        return Err(layers.complain("exit_when_idle", "expected more than 0"));
+    }
+    if trains_only && settings.address_file.is_some() {
+        let problem = "has no meaning with role = \"train\", which serves no API";
+        return Err(layers.complain("address_file", problem));
+    }
+    Ok(idle)
 }
 
 /// Refuses zero where the server could not work with it.

@@ -22,7 +22,7 @@ use crate::ids::TenantId;
 use crate::telemetry::metrics::DeviceKind;
 
 pub use crate::spec::Step;
-pub use thread::{Handle, PauseGuard, Service, Stats, start};
+pub use thread::{Handle, PauseGuard, Service, Stats, start, start_on};
 pub use walk::Walk;
 
 /// Class of a work item, which decides the order of slices.
@@ -49,8 +49,13 @@ impl Priority {
 /// A work item that the device runs slice by slice. It reports its own result, for example through a channel that it holds; when it is dropped before
 /// it is done (cancelled, panicked, or the device stopped), that channel closes.
 pub trait Work: Send {
-    /// Runs one slice: one block of one batch.
+    /// Runs one slice: one block of one batch. After [`Step::Pending`] other items run until the result is there.
     fn advance(&mut self) -> Step;
+
+    /// Returns whether the result is there, after `advance` has returned [`Step::Pending`].
+    fn is_ready(&self) -> bool {
+        true
+    }
 
     /// Returns whether nobody waits for the result any more; called before every slice, and if true the item is dropped.
     fn is_cancelled(&self) -> bool {
@@ -71,6 +76,22 @@ pub trait Source: Send {
     /// Forms the next batch; `None` when nothing waits. The device asks again after [`Handle::wake`] and after each slice. Called on the device
     /// thread, so it must be quick.
     fn next(&mut self) -> Option<Box<dyn Work>>;
+}
+
+/// State of the accelerator that the slices run on.
+pub trait Health: Send + Sync {
+    /// Returns why this process cannot use the accelerator any more; `None` while it can. Called after every slice.
+    fn lost(&self) -> Option<Arc<str>>;
+}
+
+/// A device that cannot be lost: the processor.
+#[derive(Debug, Clone, Copy)]
+pub struct Steady;
+
+impl Health for Steady {
+    fn lost(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// Limits of the device.
@@ -108,6 +129,12 @@ pub enum Error {
     /// The device has stopped, or dropped the item while it stopped.
     #[error("the device has stopped")]
     Stopped,
+    /// The accelerator cannot be used any more by this process, which has to start anew.
+    #[error("{reason}")]
+    Lost {
+        /// Reason, as the driver gives it.
+        reason: Arc<str>,
+    },
     /// A slice of this item panicked.
     #[error("a device slice panicked: {message}")]
     Panicked {

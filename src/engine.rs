@@ -94,12 +94,12 @@ impl Config {
         self.residency_bytes / 2
     }
 
-    /// Returns the most bytes of planes of clips that wait or run, those of versions that watch included.
+    /// Returns the most bytes of planes of clips that wait or run, those of shadow versions included.
     pub fn clip_bytes(&self) -> u64 {
         self.queue_bytes.saturating_add(self.spare().bytes)
     }
 
-    /// Returns the most bytes that classification takes on this backbone: planes of clips that wait or run, those of versions that watch included,
+    /// Returns the most bytes that classification takes on this backbone: planes of clips that wait or run, those of shadow versions included,
     /// activations and planes of the running batch (whose planes outlive the permits of callers that left), and adapter sets.
     pub fn bytes(&self, backbone: &Backbone) -> u64 {
         let frames = self.frames_of_a_batch(backbone).max(request::FRAMES);
@@ -229,7 +229,8 @@ impl fmt::Debug for Handle {
 pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
     let versions: Arc<dyn Versions> = Arc::new(parts.registry);
     let queue = Arc::new(Queue::new(&config, &parts.backbone, parts.metrics.clone()));
-    let source = worker::Batches::new(queue.clone(), parts.backbone.clone());
+    let model = Arc::new(parts.backbone.clone());
+    let source = worker::Batches::new(queue.clone(), model);
     parts.device.set_source(Box::new(source));
     let loader = residency::Loader {
         versions: versions.clone(),
@@ -238,11 +239,14 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
     };
     let residency = Residency::new(config.residency_bytes, loader, parts.metrics.clone());
     let core = Arc::new(Core {
-        admission: Admission::new(Demand {
-            clips: config.queue_clips,
-            bytes: config.queue_bytes,
-        }),
-        spare: Admission::new(config.spare()),
+        admission: Admission::new(
+            Demand {
+                clips: config.queue_clips,
+                bytes: config.queue_bytes,
+            },
+            Some(parts.metrics.clone()),
+        ),
+        spare: Admission::new(config.spare(), None),
         config,
         backbone: parts.backbone,
         device: parts.device,

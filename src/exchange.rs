@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 pub use error::Error;
-pub use import::{Contents, Serving, Target, Wanted};
+pub use import::{Contents, ImportRequest, Serving, Target};
 
 use crate::ids::{TenantId, VersionRef};
 use crate::metadata::VersionRecord;
@@ -69,7 +69,7 @@ impl Exchange {
     ///
     /// # Errors
     /// [`Error::Backbone`]; no such task, unless it is to be made; when the database fails.
-    pub async fn begin(&self, tenant: &TenantId, wanted: &Wanted) -> Result<Target> {
+    pub async fn begin(&self, tenant: &TenantId, wanted: &ImportRequest) -> Result<Target> {
         import::begin(self, tenant, wanted).await
     }
 
@@ -81,7 +81,7 @@ impl Exchange {
     pub async fn import(
         &self,
         tenant: &TenantId,
-        wanted: Wanted,
+        wanted: ImportRequest,
         target: Target,
         contents: Contents,
     ) -> Result<Made> {
@@ -105,7 +105,7 @@ impl Exchange {
     /// # Errors
     /// No such version; when its file is damaged or the store or the database fails.
     pub async fn export(&self, version: &VersionRef, format: Format) -> Result<Exported> {
-        // Whoever exports may see only what is there now, whatever is in memory.
+        // The records decide what may be exported, whatever is in memory.
         let loaded = self.registry.load_current(version).await?;
         let stored = loaded.bytes;
         let work = move || {

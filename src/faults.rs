@@ -1,4 +1,4 @@
-//! Named points at which the process can be told to kill itself, so that tests of a real child process can interrupt it between any two writes.
+//! Named points at which the process kills itself on request, so that tests of a real child process can interrupt it between any two writes.
 //!
 //! Invariant: nothing happens unless [`arm`] was called, and only `config` calls it, from a hidden setting. This is the only process-wide switch: a
 //! crash point may be anywhere in the code, and it ends the whole process.

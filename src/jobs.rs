@@ -4,6 +4,7 @@
 //! worker writes, it writes under its claim's epoch. It never trains on an async thread.
 
 pub mod augment;
+mod calibration;
 mod checkpoint;
 mod context;
 mod dataset;
@@ -12,6 +13,7 @@ mod failure;
 mod features;
 mod feed;
 mod handle;
+mod heads;
 mod hints;
 mod holdout;
 mod journal;
@@ -43,7 +45,7 @@ use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::{device, video};
 
-pub use handle::{Handle, Wanted};
+pub use handle::{Handle, Submission};
 
 use hints::Hints;
 
@@ -122,9 +124,9 @@ pub enum Error {
 /// What jobs need of the rest of the server.
 #[derive(Clone)]
 pub struct Parts {
-    /// Records.
+    /// Records of jobs, tasks and data sets.
     pub metadata: Arc<dyn MetadataStore>,
-    /// Checkpoints.
+    /// Store of checkpoints.
     pub store: Store,
     /// Videos and data sets.
     pub library: Library,
@@ -132,17 +134,17 @@ pub struct Parts {
     pub registry: Registry,
     /// Decodes the videos.
     pub decoder: video::Decoder,
-    /// Computes.
+    /// Device that computes.
     pub device: device::Handle,
     /// Trained on, never written to.
     pub backbone: Arc<Backbone>,
-    /// Counters.
+    /// Metrics of jobs.
     pub metrics: Metrics,
     /// Folder for what only spares work: the frozen features of linear probes.
     pub scratch: PathBuf,
 }
 
-/// The runners.
+/// Runners, which claim jobs and work on them.
 pub struct Service {
     config: Config,
     hints: Arc<Hints>,

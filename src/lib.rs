@@ -15,6 +15,10 @@
 //! Invariants: the backbone is loaded once and never written to; a client-visible success is durable; every key and record begins with its tenant; a
 //! bad input, an expired request or a failing adapter set fails alone.
 
+pub use frameshift_core::{fair, ids, rng, spec};
+pub use frameshift_model as model;
+pub use frameshift_video as video;
+
 pub mod app;
 pub mod client;
 pub mod config;
@@ -22,27 +26,21 @@ pub mod demo;
 pub mod device;
 pub mod engine;
 pub mod exchange;
-pub mod fair;
 pub mod faults;
-pub mod ids;
 pub mod jobs;
 pub mod library;
 pub mod metadata;
-pub mod model;
 pub mod proto;
 pub mod registry;
 pub mod report;
-pub mod rng;
 pub mod rpc;
 pub mod serving;
 pub mod shutdown;
-pub mod spec;
 pub mod store;
 pub mod synth;
 pub mod telemetry;
 pub mod tenancy;
 pub mod tools;
-pub mod video;
 
 /// Gives unit tests the program's allocator, so that their buffers have the same alignment.
 #[cfg(test)]

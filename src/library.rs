@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 pub use check::{Check, Finding, Kind as FindingKind};
 pub use collector::Collected;
-pub use janitor::{Removed, Retention};
+pub use janitor::{Duty, Removed, Retention};
 pub use stored::Damage;
 pub use upload::{SingleUpload, Started, Upload};
 

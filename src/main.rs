@@ -2,7 +2,7 @@
 //!
 //! Invariant: the video worker's subcommand is looked for before anything else happens: that process must not have threads, memory or secrets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use frameshift::app::{self, App};
@@ -10,6 +10,7 @@ use frameshift::config::cli::{Cli, Command, Exit, Serve, VIDEO_WORKER};
 use frameshift::config::load::Layered;
 use frameshift::config::settings::Flags;
 use frameshift::config::{self, Config, machine};
+use frameshift::tools::fsck::State;
 use frameshift::{client, demo, faults, metadata, model, telemetry, tools, video};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -25,16 +26,7 @@ fn main() -> ExitCode {
     model::keep_freed_pages();
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(usage) => {
-            // Nothing is left to do when the terminal is gone.
-            let _ = usage.print();
-            let exit = if usage.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Done
-            };
-            return exit.into();
-        }
+        Err(usage) => return told_usage(&usage).into(),
     };
     match run(cli) {
         Ok(()) => Exit::Done.into(),
@@ -43,15 +35,34 @@ fn main() -> ExitCode {
                 Some(json) => eprintln!("{json}"),
                 None => eprintln!("frameshift: {}", told(&failure.error)),
             }
-            failure.exit
+            failure.code.into()
         }
     }
+}
+
+/// Prints what is wrong with the words of the command line, or the help that they ask for.
+fn told_usage(usage: &clap::Error) -> Exit {
+    if !usage.use_stderr() {
+        // Nothing is left to do when the terminal is gone.
+        let _ = usage.print();
+        return Exit::Done;
+    }
+    let mut words = std::env::args_os().take_while(|word| word != "--");
+    if words.any(|word| word == "--json") {
+        let text = usage.render().to_string();
+        let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+        eprintln!("{}", client::error::json(text, Exit::Usage as u8));
+    } else {
+        let _ = usage.print();
+    }
+    Exit::Usage
 }
 
 /// An error and the exit code that stands for it.
 struct Failure {
     error: anyhow::Error,
-    exit: ExitCode,
+    /// The process's exit code.
+    code: u8,
     /// The error for programs, of a command that prints JSON.
     json: Option<serde_json::Value>,
 }
@@ -68,6 +79,14 @@ fn told(error: &anyhow::Error) -> String {
     })
 }
 
+impl Failure {
+    /// The failure of a command that prints JSON, when it does.
+    fn in_json(self, is_json: bool) -> Self {
+        let json = is_json.then(|| client::error::json(&told(&self.error), self.code));
+        Self { json, ..self }
+    }
+}
+
 /// Gives an error its exit code.
 fn exit<E: Into<anyhow::Error>>(exit: Exit) -> impl Fn(E) -> Failure {
     move |error| coded(error, exit as u8)
@@ -77,7 +96,7 @@ fn exit<E: Into<anyhow::Error>>(exit: Exit) -> impl Fn(E) -> Failure {
 fn coded(error: impl Into<anyhow::Error>, code: u8) -> Failure {
     Failure {
         error: error.into(),
-        exit: code.into(),
+        code,
         json: None,
     }
 }
@@ -92,7 +111,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let mut before = cli.before;
             let own = config::environment().remove(API_KEY);
             before.api_key = own
-                .filter(|_| before.api_key_file.is_none())
+                .filter(|own| before.api_key_file.is_none() && !own.is_empty())
                 .map(Into::into);
             let mut command = command.after(before);
             let is_json = command.is_json();
@@ -109,6 +128,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             arguments.json |= cli.before.json;
             tools::inspect::run(&arguments)
                 .map_err(|error| coded_by(error, tools::inspect::Error::exit_code))
+                .map_err(|failure| failure.in_json(arguments.json))
         }
         Command::Bench(command) => bench(&command),
         Command::Video(arguments) => runtime()?
@@ -117,6 +137,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Convert(arguments) => tools::convert::run(&arguments)
             .map_err(|error| coded_by(error, tools::convert::Error::exit_code)),
         Command::Backup(arguments) => backup(&arguments),
+        Command::Migrate(arguments) => migrate(&arguments),
+        Command::Restore(arguments) => restore(&arguments),
+        Command::Fsck(arguments) => fsck(&arguments),
         Command::Pretrain(arguments) => tools::pretrain::run(&arguments)
             .map_err(|error| coded_by(error, tools::pretrain::Error::exit_code)),
         Command::Completions { shell } => {
@@ -140,6 +163,10 @@ fn bootstrap(arguments: &client::keys::Bootstrap) -> Result<(), Failure> {
     let layers = Layered::load(arguments.config.as_deref(), &environment, &flags)
         .map_err(exit(Exit::Usage))?;
     let settings = layers.settings().map_err(exit(Exit::Usage))?;
+    if settings.database_url.is_some() {
+        let problem = "the key would be made in a file that no server with a database_url reads: bootstrap_key_file names a first key";
+        return Err(exit(Exit::Usage)(layers.complain("database_url", problem)));
+    }
     let place = tools::bootstrap::Place {
         database: metadata::Config::at(settings.data_dir.join("metadata.sqlite")),
         data_dir: settings.data_dir,
@@ -217,6 +244,7 @@ fn exit_of(error: &app::Error) -> Exit {
         | Error::Credentials(_)
         | Error::Certificates(_)
         | Error::Video(video::Error::Unconfined { .. })
+        | Error::Accelerator { .. }
         | Error::Backbone { .. } => Exit::Unavailable,
         Error::Video(_) | Error::Device(_) | Error::Rpc(_) | Error::Stopped { .. } => {
             Exit::Internal
@@ -226,17 +254,81 @@ fn exit_of(error: &app::Error) -> Exit {
     }
 }
 
-fn backup(arguments: &tools::backup::Args) -> Result<(), Failure> {
+fn migrate(arguments: &tools::migrate::Args) -> Result<(), Failure> {
     let flags = Flags {
-        data_dir: arguments.data_dir.clone(),
+        database_url: arguments.database_url.clone(),
         ..Flags::default()
     };
     let environment = config::environment();
     let layers = Layered::load(arguments.config.as_deref(), &environment, &flags)
         .map_err(exit(Exit::Usage))?;
-    let data_dir = layers.settings().map_err(exit(Exit::Usage))?.data_dir;
-    let outcome = runtime()?.block_on(tools::backup::run(&data_dir, &arguments.to));
+    let settings = layers.settings().map_err(exit(Exit::Usage))?;
+    let server = config::database::server(&layers, &settings).map_err(exit(Exit::Usage))?;
+    let outcome = runtime()?.block_on(tools::migrate::run(server, arguments.check));
+    outcome.map_err(|error| coded_by(error, tools::migrate::Error::exit_code))
+}
+
+/// Finds where a server's state is, for commands beside it.
+fn state(config: Option<&Path>, data_dir: Option<&PathBuf>) -> Result<State, Failure> {
+    let flags = Flags {
+        data_dir: data_dir.cloned(),
+        ..Flags::default()
+    };
+    let environment = config::environment();
+    let layers = Layered::load(config, &environment, &flags).map_err(exit(Exit::Usage))?;
+    let settings = layers.settings().map_err(exit(Exit::Usage))?;
+    let bucket = Config::bucket(&layers, &settings).map_err(exit(Exit::Usage))?;
+    let server = config::database::server(&layers, &settings).map_err(exit(Exit::Usage))?;
+    Ok(State {
+        data_dir: settings.data_dir,
+        bucket,
+        server,
+    })
+}
+
+/// Refuses what only works on a database in a file.
+fn needs_a_file(state: &State) -> Result<(), Failure> {
+    if state.server.is_none() {
+        return Ok(());
+    }
+    let problem = anyhow::anyhow!(
+        "the records are on the server of database_url: back them up and restore them by its own means; `frameshift restore` without DIR then stops the \
+         collector until `frameshift fsck` finds nothing wrong"
+    );
+    Err(coded(problem, Exit::Usage as u8))
+}
+
+fn backup(arguments: &tools::backup::Args) -> Result<(), Failure> {
+    let state = state(arguments.config.as_deref(), arguments.data_dir.as_ref())?;
+    needs_a_file(&state)?;
+    let bucket = state.bucket.as_ref();
+    let work = tools::backup::run(&state.data_dir, bucket, &arguments.to);
+    let outcome = runtime()?.block_on(work);
     outcome.map_err(|error| coded_by(error, tools::backup::Error::exit_code))
+}
+
+fn restore(arguments: &tools::restore::Args) -> Result<(), Failure> {
+    let state = state(arguments.config.as_deref(), arguments.data_dir.as_ref())?;
+    if arguments.from.is_some() {
+        needs_a_file(&state)?;
+    }
+    let (from, bucket) = (arguments.from.as_deref(), state.bucket.as_ref());
+    let outcome = runtime()?.block_on(tools::restore::run(from, &state.data_dir, bucket));
+    outcome.map_err(|error| coded_by(error, tools::restore::Error::exit_code))
+}
+
+/// Ends with 0 when nothing is wrong, 1 when something is, 2 when not everything could be looked at.
+fn fsck(arguments: &tools::fsck::Args) -> Result<(), Failure> {
+    let state = state(arguments.config.as_deref(), arguments.data_dir.as_ref())?;
+    match runtime()?.block_on(tools::fsck::run(state, arguments)) {
+        Ok(report) if report.exit_code() == 0 => Ok(()),
+        Ok(report) => {
+            let left = report.findings - report.repaired;
+            let told = anyhow::anyhow!("{left} findings are left");
+            Err(coded(told, report.exit_code()))
+        }
+        Err(error) => Err(coded(error, tools::fsck::INCOMPLETE)),
+    }
 }
 
 /// Raises the limit of open files, and warns when it is not enough for the connections that may come.
@@ -272,7 +364,10 @@ async fn run_server(
     let start = async {
         let bound = App::bind(config).await?.with_log(log);
         if is_text {
-            println!("listening on {}, loading the backbone", bound.address());
+            match bound.address() {
+                Some(address) => println!("listening on {address}, loading the backbone"),
+                None => println!("loading the backbone"),
+            }
         }
         bound.load().await
     };
@@ -285,12 +380,12 @@ async fn run_server(
         println!("{summary}\nserving");
     } else {
         tracing::info!(
-            address = %summary.address,
+            address = summary.address.map(tracing::field::display),
             metrics = summary.metrics.map(tracing::field::display),
             data_dir = %summary.data_dir.display(),
             backbone = &*summary.about.backbone,
             digest = %summary.about.digest,
-            device = summary.about.device,
+            device = &*summary.about.device,
             precision = summary.about.precision,
             "serving"
         );

@@ -1,15 +1,17 @@
 //! Records and the transactions on them: videos, uploads, data sets, tasks, versions, jobs and their events; tenants and keys.
 //!
 //! Invariant: every method of [`MetadataStore`] is one transaction that is durable before it returns, and touches rows of the named tenant only;
-//! no connection leaves this module, the only one that names sqlx.
+//! no connection leaves this module.
 
 mod access;
 mod error;
 mod faulty;
 mod page;
 mod records;
+mod server;
 mod snapshots;
-mod sqlite;
+mod sql;
+mod topic;
 
 use std::time::Duration;
 
@@ -20,8 +22,10 @@ pub use error::{Error, Kind, OpenError, Result};
 pub use faulty::{Fault, Outages};
 pub use page::{Page, PageRequest};
 pub use records::*;
+pub use server::{SchemaState, ServerConfig, UrlError};
 pub use snapshots::{SnapshotRecord, Snapshots};
-pub use sqlite::{Condition, Config, Faults, Sqlite, backup};
+pub use sql::{Condition, Config, Database, Faults, backup};
+pub use topic::Topic;
 
 use crate::ids::{
     AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VideoId,
@@ -312,6 +316,8 @@ pub trait Tasks {
 /// The feed of changes, for processes that keep tasks in memory.
 #[async_trait]
 pub trait Changes {
+    /// Tells other processes that something may have changed, after the call that changed it: they look sooner then.
+    fn tell(&self, topic: Topic);
     /// Tasks of all tenants that changed after a place in the feed, oldest change first, each once with its newest change. Without a place: none,
     /// and the feed's end. When deletions after that place are forgotten already, the page is a gap: whoever keeps something has to drop it all.
     async fn changes_since(&self, after: Option<Cursor>, limit: u32) -> Result<ChangePage>;
@@ -333,6 +339,8 @@ pub trait Jobs: Send + Sync {
     async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<JobRecord>>;
     /// Asks a job to stop. One that waits is CANCELLED at once, one that a worker has when the worker sees it.
     async fn cancel_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord>;
+    /// Makes a job wait until it is resumed, or lets one go on that waits for that. One that a worker has is given back when the worker sees it.
+    async fn pause_job(&self, tenant: &TenantId, job: JobId, is_paused: bool) -> Result<JobRecord>;
     /// Events after a sequence number, at most `limit`.
     async fn list_events(
         &self,
@@ -350,7 +358,10 @@ pub trait Workers {
     fn is_exclusive(&self) -> bool {
         false
     }
-    /// Puts back every job that a worker had. For a backend that one process owns: call it once at start, before any claim. A job that was the only
+    /// Says which backbone the process has, once, where processes with others share the records: from then on the jobs that it submits are for that backbone,
+    /// it claims no others', and versions of others are left to their processes.
+    fn bind_backbone(&self, backbone: Digest);
+    /// Puts back every job that a worker had. For a process that owns the records, by [`Workers::is_exclusive`]: it calls this once at its start, before any claim. A job that was the only
     /// one is charged with the end of its process and may be claimed again after `pause`, which doubles each time; the second time at the same step
     /// it is FAILED with [`PROCESS_LOST`].
     async fn recover_jobs(&self, pause: Duration) -> Result<Recovered>;
@@ -362,8 +373,8 @@ pub trait Workers {
     async fn claim_job(&self, worker: &str, lease: Duration) -> Result<Option<Claim>>;
     /// Number of jobs that wait for a worker.
     async fn count_waiting_jobs(&self) -> Result<u64>;
-    /// Extends the lease. Returns whether the owner wants the job to stop.
-    async fn heartbeat(&self, lease: &Lease, extend: Duration) -> Result<bool>;
+    /// Extends the lease. Returns what the owner wants, when that is not that the worker goes on.
+    async fn heartbeat(&self, lease: &Lease, extend: Duration) -> Result<Option<Unwanted>>;
     /// Moves a job from one state to another, with an event.
     async fn advance_job(
         &self,
@@ -434,6 +445,9 @@ pub trait Retention {
     async fn forget_datasets(&self) -> Result<u64>;
     /// Forgets jobs that ended so long ago.
     async fn forget_jobs(&self, age: Duration) -> Result<u64>;
+    /// Takes for a time what one process at a time does for all, such as these calls, unless another has it. Returns whether it was taken; the holder
+    /// may take it again.
+    async fn take_duty(&self, duty: &str, holder: &str, span: Duration) -> Result<bool>;
     /// The unfinished uploads of all tenants.
     async fn unfinished_uploads(&self) -> Result<UnfinishedUploads>;
 }

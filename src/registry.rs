@@ -108,7 +108,11 @@ impl Error {
             self,
             Self::Malformed { .. }
                 | Self::Manifest { .. }
-                | Self::Store(store::Error::Digest { .. } | store::Error::NotFound { .. })
+                | Self::Store(
+                    store::Error::Digest { .. }
+                        | store::Error::Size { .. }
+                        | store::Error::NotFound { .. }
+                )
         )
     }
 }

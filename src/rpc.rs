@@ -78,8 +78,6 @@ pub const CONNECTION_WINDOW: u32 = 2 << 20;
 pub const ADMIN_CONNECTIONS: usize = 32;
 /// Memory of messages to the administrators' API: the least that a budget can have.
 pub const ADMIN_MEMORY: u64 = 2 * MESSAGE_BYTES as u64;
-/// Time for the last answers to reach their callers before the connections are cut.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// How connections are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +176,8 @@ pub struct Parts {
     pub pools: Pools,
     /// What the server is.
     pub about: About,
+    /// What its accelerator is doing.
+    pub accelerator: info::LookAtAccelerator,
 }
 
 /// The API's handlers. They exist before what they call does: until [`Api::open`] they answer UNAVAILABLE.
@@ -206,7 +206,7 @@ impl Api {
         parts.metrics.build_info(
             env!("CARGO_PKG_VERSION"),
             &about.digest.to_string(),
-            about.device,
+            about.device.as_str(),
             &about.precision,
         );
         let _ = self.parts.set(parts);
@@ -321,7 +321,7 @@ async fn run(config: &Config, front: Front, routes: Routes) -> Result<(), Error>
         limits: config.limits.clone(),
         callers,
     };
-    let mut begins = drain;
+    let begins = drain;
     let serving = Server::builder()
         .http2_keepalive_interval(Some(config.keepalive_interval))
         .http2_keepalive_timeout(Some(config.keepalive_timeout))
@@ -386,13 +386,12 @@ impl Closing {
         (closing, steps, cuts)
     }
 
-    async fn run(mut self) -> Infallible {
+    async fn run(self) -> Infallible {
         self.drain.draining().await;
         tokio::time::sleep(self.grace).await;
         self.refuse.start();
         self.calls.close();
         self.calls.wait().await;
-        tokio::time::sleep(LINGER).await;
         self.cut.start();
         std::future::pending().await
     }

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 pub use answer::{Answer, SampledFrame};
 pub use comparisons::Comparison;
-pub use embed::{Embedding, Subject, Wanted};
+pub use embed::{Embedding, FeatureRequest, Subject};
 pub use error::Error;
 pub use evaluate::{Evaluated, Evaluator, Judged, Outcome, Progress};
 pub use scores::Scores;
@@ -108,7 +108,7 @@ struct Asked {
     role: Role,
     /// Whether the version was chosen among several.
     is_shared: bool,
-    /// Versions that watch the request.
+    /// Shadow versions of the request.
     watching: Vec<VersionRef>,
 }
 
@@ -361,6 +361,7 @@ fn scored(asked: &Asked, answer: engine::Answer, decoded: &Decoded) -> Result<An
         version,
         labels,
         scores,
+        sureness: asked.essentials.sureness,
         frames: decoded.frames.clone(),
         decode: decoded.took,
         queue: answer.queue,

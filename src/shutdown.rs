@@ -2,39 +2,45 @@
 //!
 //! Invariant: a drain is never withdrawn; once a loop has seen it, it stays seen.
 
-use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Sender that starts the drain. Dropping it starts the drain as well, because nobody is left who could stop the loops later.
 #[derive(Debug)]
-pub struct Drain(watch::Sender<bool>);
+pub struct Drain {
+    token: CancellationToken,
+    _at_the_latest: DropGuard,
+}
 
 /// Receiver that tells a loop whether the drain has started.
 #[derive(Debug, Clone)]
-pub struct Signal(watch::Receiver<bool>);
+pub struct Signal(CancellationToken);
 
 /// Returns a drain that has not started, and its signal.
 pub fn channel() -> (Drain, Signal) {
-    let (sender, receiver) = watch::channel(false);
-    (Drain(sender), Signal(receiver))
+    let token = CancellationToken::new();
+    let drain = Drain {
+        token: token.clone(),
+        _at_the_latest: token.clone().drop_guard(),
+    };
+    (drain, Signal(token))
 }
 
 impl Drain {
     /// Starts the drain: every holder of the signal is asked to finish.
     pub fn start(&self) {
-        self.0.send_replace(true);
+        self.token.cancel();
     }
 }
 
 impl Signal {
     /// Returns whether the drain has started.
     pub fn is_draining(&self) -> bool {
-        *self.0.borrow() || self.0.has_changed().is_err()
+        self.0.is_cancelled()
     }
 
     /// Waits until the drain starts; returns at once when it already has.
-    pub async fn draining(&mut self) {
-        // An error means that the sender was dropped, which requests the drain as well.
-        let _ = self.0.wait_for(|draining| *draining).await;
+    pub async fn draining(&self) {
+        self.0.cancelled().await;
     }
 }
 
@@ -45,7 +51,7 @@ mod tests {
     #[tokio::test]
     async fn a_drain_reaches_every_signal() {
         let (drain, signal) = channel();
-        let mut other = signal.clone();
+        let other = signal.clone();
         assert!(!signal.is_draining());
         drain.start();
         other.draining().await;
@@ -54,7 +60,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lost_drain_asks_too() {
-        let (drain, mut signal) = channel();
+        let (drain, signal) = channel();
         drop(drain);
         signal.draining().await;
         assert!(signal.is_draining());

@@ -4,20 +4,28 @@
 //! object_store.
 
 mod blobs;
+pub mod bucket;
+pub mod cache;
+mod circuit;
 mod copies;
 mod faulty;
+mod fetch;
 mod identity;
 pub mod layout;
 mod lock;
+mod spool;
 mod sweep;
+mod writer;
 
 use std::io;
 use std::path::PathBuf;
 
-pub use blobs::{Blob, Store, Writer, Written};
+pub use blobs::{Blob, Opened, Recorded, Store, Written};
+pub use bucket::Bucket;
 pub use faulty::Faults;
 pub use layout::Key;
 pub use lock::DirectoryLock;
+pub use writer::Writer;
 
 use crate::spec::Digest;
 
@@ -39,6 +47,25 @@ pub enum Error {
         expected: Digest,
         /// Digest of the bytes.
         found: Digest,
+    },
+    /// The blob has more or fewer bytes than were stored.
+    #[error("object {key} is damaged: expected {expected} bytes, found {found}")]
+    Size {
+        /// Key of the blob.
+        key: String,
+        /// Size in the record.
+        expected: u64,
+        /// Size of the blob.
+        found: u64,
+    },
+    /// The bucket cannot be used with these settings.
+    #[error("cannot use the bucket {url}")]
+    Bucket {
+        /// URL of the bucket.
+        url: String,
+        /// Reason.
+        #[source]
+        source: Cause,
     },
     /// Another process uses the data directory.
     #[error("data directory {} is in use by another process", directory.display())]

@@ -7,6 +7,8 @@ mod exposition;
 mod labels;
 mod logs;
 pub mod metrics;
+mod probes;
+pub mod replica;
 mod sparse;
 pub mod trace;
 
@@ -14,6 +16,7 @@ pub use clock::{now, now_micros};
 pub use exposition::serve as serve_metrics;
 pub use logs::{LogFilter, LogFormat, init};
 pub use metrics::Metrics;
+pub use probes::Probes;
 pub use sparse::Sparse;
 pub use trace::Traces;
 

@@ -1,4 +1,4 @@
-//! Who calls, for which tenant, and what the caller may do. With authentication off, callers say their tenant themselves.
+//! Callers: who calls, for which tenant, and what the caller may do. With authentication off, callers name their tenant themselves.
 //!
 //! Invariant: a request has exactly one caller before any handler sees it; what a credential is worth is decided in [`credentials`] alone.
 
@@ -94,7 +94,7 @@ pub enum Error {
 /// Who calls: whose credential was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
-    /// Nobody had to prove anything.
+    /// Authentication is off.
     Anonymous,
     /// The holder of an API key.
     Key(KeyId),

@@ -6,8 +6,12 @@ pub mod bench_compute;
 pub mod bench_serve;
 pub mod bootstrap;
 pub mod convert;
+pub mod fsck;
 pub mod inspect;
+pub mod migrate;
 pub mod pretrain;
+pub mod restore;
+mod transfer;
 pub mod video;
 
 use std::fmt::Display;

@@ -15,8 +15,8 @@ use crate::rpc::info::{Budget, Decided, Origin};
 /// Values that `serve` prints at its start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Address of the API.
-    pub address: SocketAddr,
+    /// Address of the API; none when the process only trains.
+    pub address: Option<SocketAddr>,
     /// Address of the metrics endpoint, if there is one.
     pub metrics: Option<SocketAddr>,
     /// Address of the administrators' API, if there is one.
@@ -61,11 +61,6 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let about = &self.about;
-        let reach = if self.address.ip().is_loopback() {
-            "this machine only"
-        } else {
-            "other machines, too"
-        };
         let callers = match self.authentication.as_slice() {
             [] => "callers are not authenticated".to_owned(),
             methods => format!("callers are authenticated by {}", methods.join(", ")),
@@ -75,11 +70,17 @@ impl fmt::Display for Summary {
         } else {
             "plain text"
         };
-        writeln!(
-            f,
-            "address         {} ({reach}; {wire}; {callers})",
-            self.address
-        )?;
+        match self.address {
+            Some(address) => {
+                let reach = if address.ip().is_loopback() {
+                    "this machine only"
+                } else {
+                    "other machines, too"
+                };
+                writeln!(f, "address         {address} ({reach}; {wire}; {callers})")?;
+            }
+            None => writeln!(f, "address         none: this process only trains")?,
+        }
         if let Some(admin) = self.admin {
             writeln!(f, "administration  {admin}")?;
         }
@@ -130,7 +131,7 @@ pub(super) fn of(config: &Config, wiring: &Wiring, budgets: &Budgets) -> About {
         eps: shape.eps,
         origin: about_origin(backbone.origin()),
         normalization: shape.normalization,
-        device: "cpu",
+        device: wiring.place.name(),
         precision: backbone.precision().to_string(),
         isolation: layers.iter().map(|layer| layer.name()).collect(),
         upload_bytes: config.upload_limit,

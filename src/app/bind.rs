@@ -15,8 +15,8 @@ pub(super) struct Listeners {
     api: Option<TcpListener>,
     metrics: Option<TcpListener>,
     admin: Option<TcpListener>,
-    /// Address of the API.
-    pub(super) address: SocketAddr,
+    /// Address of the API; none when the process only trains.
+    pub(super) address: Option<SocketAddr>,
     /// Address of the metrics endpoint.
     pub(super) metrics_address: Option<SocketAddr>,
     /// Address of the administrators' API.
@@ -25,15 +25,19 @@ pub(super) struct Listeners {
 
 impl Listeners {
     pub(super) async fn bind(config: &Config) -> Result<Self, Error> {
-        let (api, address) = bind(config.listen).await?;
         let mut listeners = Self {
-            api: Some(api),
+            api: None,
             metrics: None,
-            address,
+            address: None,
             metrics_address: None,
             admin: None,
             admin_address: None,
         };
+        if config.role.serves() {
+            let (api, address) = bind(config.listen).await?;
+            listeners.api = Some(api);
+            listeners.address = Some(address);
+        }
         if let Some(address) = config.admin_listen {
             let (admin, address) = bind(address).await?;
             listeners.admin = Some(admin);
@@ -61,14 +65,16 @@ impl Listeners {
 
     /// Writes the real address to a file. The file appears complete or not at all, because other processes wait for it.
     pub(super) fn announce(&self, path: Option<&Path>) -> Result<(), Error> {
-        let Some(path) = path else { return Ok(()) };
+        let (Some(path), Some(address)) = (path, self.address) else {
+            return Ok(());
+        };
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             Some(_) | None => Path::new("."),
         };
         let write = || {
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            writeln!(file, "{}", self.address)?;
+            writeln!(file, "{address}")?;
             file.persist(path).map_err(|error| error.error)
         };
         write().map(drop).map_err(|source| Error::AddressFile {

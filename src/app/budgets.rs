@@ -10,7 +10,7 @@ use crate::registry;
 use crate::rpc::{ADMIN_CONNECTIONS, ADMIN_MEMORY, CONNECTION_WINDOW};
 use crate::serving::windows::WINDOW_BYTES;
 
-/// Code, stacks, the database's page cache, and free memory that the allocator keeps.
+/// Code, stacks, the database's page cache, and the unused memory that the allocator may keep (`upkeep::give_back`).
 const PROGRAM: u64 = 192 << 20;
 
 /// What a job knows of 250,000 videos: 32 bytes of each, and three times that while the list grows.
@@ -173,7 +173,7 @@ impl fmt::Display for Rounded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::Flags;
+    use crate::config::settings::{Flags, Settings};
     use std::collections::BTreeMap;
 
     fn budgets(flags: &Flags) -> Budgets {
@@ -238,6 +238,38 @@ mod tests {
             ),
         ] {
             assert_eq!(budgets(&flags).sum() - before.sum(), more);
+        }
+    }
+
+    /// The parts of the table in docs/operate.md, each with the settings that it names, in their order.
+    fn documented() -> Vec<(&'static str, Vec<&'static str>)> {
+        let page = include_str!("../../docs/operate.md");
+        let (_, rest) = page.split_once("| part | setting | what it is |").unwrap();
+        let lines = rest
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let row = |line: &'static str| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let settings = cells[1].split('`').skip(1).step_by(2);
+            (cells[0], settings.collect())
+        };
+        lines.map(row).collect()
+    }
+
+    #[test]
+    fn the_table_for_operators_has_every_part_with_its_settings() {
+        let budgets = budgets(&Flags::default());
+        let parts = budgets.parts.iter().map(|part| {
+            let settings = part.settings.split(", ").filter(|key| !key.is_empty());
+            (part.what, settings.collect::<Vec<_>>())
+        });
+        assert_eq!(documented(), parts.collect::<Vec<_>>());
+        // What a part names is a setting.
+        for part in &budgets.parts {
+            for key in part.settings.split(", ").filter(|key| !key.is_empty()) {
+                assert!(Settings::KEYS.contains(&key), "{key}");
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::metadata::{Condition, Sqlite};
+use crate::metadata::{Condition, Database};
 use crate::rpc::Health;
 use crate::shutdown::Signal;
 use crate::telemetry::metrics::Metrics;
@@ -23,10 +23,10 @@ const CLOSE: Duration = Duration::from_secs(10);
 
 /// Checkpoints the log regularly, and watches for outages, until the drain.
 pub(super) async fn tend(
-    database: Sqlite,
+    database: Database,
     health: Health,
     metrics: Metrics,
-    mut drain: Signal,
+    drain: Signal,
 ) -> Result<(), Infallible> {
     let mut condition = database.condition();
     let mut upkeep = tokio::time::interval(UPKEEP);
@@ -57,7 +57,7 @@ pub(super) async fn tend(
 }
 
 /// Checkpoints the log and closes the database.
-pub(super) async fn close(database: &Sqlite) {
+pub(super) async fn close(database: &Database) {
     match tokio::time::timeout(CLOSE, database.close()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
@@ -74,7 +74,7 @@ pub(super) async fn close(database: &Sqlite) {
 }
 
 /// Probes until a write succeeds and no other write has failed for a while. Returns the number of failed writes.
-async fn last(database: &Sqlite, condition: &mut watch::Receiver<Condition>) -> u64 {
+async fn last(database: &Database, condition: &mut watch::Receiver<Condition>) -> u64 {
     let mut failures = 0;
     loop {
         let now = condition.borrow_and_update().clone();

@@ -1,4 +1,4 @@
-//! The loops that clean up: they delete what has expired, and objects that no record names.
+//! The loops that clean up: they delete what has expired, and objects that no record names, and give unused memory back.
 //!
 //! Invariant: no request depends on these loops; a failure is logged, and the next pass tries again.
 
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::library::{Collected, Library, Removed};
+use crate::library::{Collected, Duty, Library, Removed};
+use crate::model::{self, Slack};
 use crate::shutdown::Signal;
 use crate::telemetry::{self, metrics::Metrics};
 
@@ -16,11 +17,42 @@ const COLLECT: Duration = Duration::from_secs(60 * 60);
 /// Time between two deletions of what has expired: expiry times are hours and days, and the metric of unfinished uploads should not be much older.
 const TIDY: Duration = Duration::from_secs(60);
 
-/// Deletes what has expired, every minute from the start on.
+/// Time between two counts of the memory that the allocator keeps.
+const COUNT: Duration = Duration::from_secs(5);
+/// Counts in which memory has to be unused before it is given back: a minute of them.
+const COUNTS: u32 = 12;
+/// Unused memory that the allocator may keep; the budget of the program itself covers it.
+const KEPT: u64 = 128 << 20;
+
+/// Gives memory back to the system that nobody has used for a minute, such as that of one large import.
+pub(super) async fn give_back(drain: Signal) -> Result<(), Infallible> {
+    let mut slack = Slack::new(KEPT, COUNTS);
+    let mut ticks = tokio::time::interval(COUNT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = drain.draining() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let Some(unused) = model::unused_bytes() else {
+            return Ok(());
+        };
+        if let Some(bytes) = slack.count(unused) {
+            tracing::debug!(bytes, "unused memory goes back to the system");
+            // A failure would only mean that the runtime ends.
+            let _ = tokio::task::spawn_blocking(model::give_back).await;
+        }
+    }
+}
+
+/// Passes for which a server that does not come back keeps a duty from the others.
+const MISSED: u32 = 3;
+
+/// Deletes what has expired, every minute from the start on. Of servers that share a database one does this.
 pub(super) async fn tidy(
-    library: Library,
+    (library, replica): (Library, String),
     metrics: Metrics,
-    mut drain: Signal,
+    drain: Signal,
 ) -> Result<(), Infallible> {
     let mut ticks = tokio::time::interval(TIDY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -32,10 +64,16 @@ pub(super) async fn tidy(
         let pass = tokio::select! {
             // A pass may be interrupted anywhere: the next one continues.
             () = drain.draining() => return Ok(()),
-            pass = library.tidy() => pass,
+            pass = async {
+                match library.take_duty(Duty::Janitor, &replica, MISSED * TIDY).await? {
+                    true => library.tidy().await.map(Some),
+                    false => Ok(None),
+                }
+            } => pass,
         };
         match pass {
-            Ok(removed) => {
+            Ok(None) => {}
+            Ok(Some(removed)) => {
                 let left = removed.left;
                 metrics.unfinished_uploads(left.uploads, left.bytes, removed.uploads);
                 report(&removed);
@@ -61,9 +99,9 @@ fn report(removed: &Removed) {
 /// Moves objects that no record names to the trash, every hour. The first pass is `after` the start, which leaves an operator who started with the
 /// wrong database time to notice.
 pub(super) async fn collect(
-    library: Library,
+    (library, replica): (Library, String),
     after: Duration,
-    mut drain: Signal,
+    drain: Signal,
 ) -> Result<(), Infallible> {
     // No other process writes to this directory, so a file that an earlier process was writing when it was killed has no owner.
     match library.remove_unfinished(telemetry::now_micros()).await {
@@ -86,10 +124,16 @@ pub(super) async fn collect(
         }
         let pass = tokio::select! {
             () = drain.draining() => return Ok(()),
-            pass = library.collect_orphans(telemetry::now_micros()) => pass,
+            pass = async {
+                match library.take_duty(Duty::Collector, &replica, MISSED * COLLECT).await? {
+                    true => library.collect_orphans(telemetry::now_micros()).await.map(Some),
+                    false => Ok(None),
+                }
+            } => pass,
         };
         match pass {
-            Ok(collected) => say(&collected),
+            Ok(None) => {}
+            Ok(Some(collected)) => say(&collected),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "cannot look for objects that no record names");
@@ -100,7 +144,11 @@ pub(super) async fn collect(
 
 fn say(collected: &Collected) {
     let Collected { blobs, orphans, .. } = *collected;
-    if collected.is_held_back() {
+    if collected.is_held {
+        tracing::warn!(
+            "the data was restored and not checked yet, so no object is deleted: run `frameshift fsck`"
+        );
+    } else if collected.is_held_back() {
         tracing::warn!(
             blobs,
             orphans,

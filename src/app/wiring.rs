@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use super::Error;
 use super::loops::{Ends, Loops};
-use super::upkeep;
+use super::{place, upkeep};
 use crate::config::{Backbone as Choice, Config};
 use crate::library::{self, Library};
 use crate::metadata::MetadataStore;
-use crate::model::{self, Backbone, load};
+use crate::model::{Backbone, Place, load};
 use crate::registry::Registry;
 use crate::serving::{self, Resident, Serving};
 use crate::shutdown::Signal;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::replica;
 use crate::video::Decoder;
 use crate::{device, engine, jobs};
 
@@ -36,6 +37,8 @@ pub struct Wiring {
     pub decoder: Decoder,
     /// Device thread.
     pub device: device::Handle,
+    /// Place that the backbone computes on.
+    pub place: Place,
     /// The frozen backbone.
     pub backbone: Arc<Backbone>,
     /// Store of records.
@@ -73,7 +76,11 @@ impl Wiring {
             metrics,
         } = stores;
         let decoder = Decoder::start(config.video.clone()).await?;
-        let backbone = Arc::new(backbone(config).await?);
+        let (backbone, place) = backbone(config).await?;
+        let backbone = Arc::new(backbone);
+        if !metadata.is_exclusive() {
+            metadata.bind_backbone(backbone.digest());
+        }
         let library = Library::new(
             library::Config {
                 upload_bytes: config.upload_limit,
@@ -89,7 +96,9 @@ impl Wiring {
             Arc::clone(&metadata),
         );
         compare(&registry, &backbone, &metrics).await;
-        let (device, device_service) = device::start(config.device.clone(), metrics.clone())?;
+        let health = Box::new(place::Watched(place.clone()));
+        let (device, device_service) =
+            device::start_on(health, config.device.clone(), metrics.clone())?;
         let (engine, engine_service) = engine::new(
             config.engine.clone(),
             engine::Parts {
@@ -121,30 +130,45 @@ impl Wiring {
             engine,
             decoder,
             device,
+            place,
             backbone,
             metadata,
             metrics,
         };
-        let training = jobs_service.run(wiring.training(store, config), front.signal.clone());
-        front.loops.spawn("the jobs", Ends::Server, async move {
-            training.await;
-            Ok::<(), Error>(())
-        });
+        if config.role.trains() {
+            let training = jobs_service.run(wiring.training(store, config), front.signal.clone());
+            front.loops.spawn("the jobs", Ends::Server, async move {
+                training.await;
+                Ok::<(), Error>(())
+            });
+        }
         let signal = || back.signal.clone();
-        let (library, metrics) = (wiring.library.clone(), wiring.metrics.clone());
-        let janitor = upkeep::tidy(library.clone(), metrics, signal());
-        let collector = upkeep::collect(library, config.collect_after, signal());
         let (device, engine) = (device_service.run(signal()), engine_service.run(signal()));
         back.loops.spawn("the device", Ends::Server, device);
         back.loops.spawn("the engine", Ends::Server, engine);
+        wiring.tend(config, back);
+        Ok(wiring)
+    }
+
+    /// Starts the loops that keep what others use: they clean up, give memory back and follow the change feed.
+    fn tend(&self, config: &Config, back: &mut LoopSet) {
+        let signal = || back.signal.clone();
+        let metrics = || self.metrics.clone();
+        let replica = replica::name();
+        let own = (self.library.clone(), replica.clone());
+        let janitor = upkeep::tidy(own, metrics(), signal());
+        let own = (self.library.clone(), replica);
+        let collector = upkeep::collect(own, config.collect_after, signal());
+        let memory = upkeep::give_back(signal());
+        let feed = self.registry.clone().follow(metrics(), signal());
+        let gauges = place::observe(self.place.clone(), metrics(), signal());
+        back.loops
+            .spawn("the device's gauges", Ends::Itself, gauges);
         back.loops.spawn("the janitor", Ends::Itself, janitor);
         back.loops.spawn("the collector", Ends::Itself, collector);
-        let feed = wiring
-            .registry
-            .clone()
-            .follow(wiring.metrics.clone(), signal());
+        back.loops
+            .spawn("the memory's upkeep", Ends::Itself, memory);
         back.loops.spawn("the change feed", Ends::Server, feed);
-        Ok(wiring)
     }
 
     fn training(&self, store: Store, config: &Config) -> jobs::Parts {
@@ -199,26 +223,31 @@ fn resident(backbone: &Backbone) -> Resident {
     }
 }
 
-/// Loads the backbone's weights on a blocking thread.
-async fn backbone(config: &Config) -> Result<Backbone, Error> {
+/// Loads the backbone's weights on a blocking thread, to the device that computes.
+async fn backbone(config: &Config) -> Result<(Backbone, Place), Error> {
+    let place = place::open(config.accelerator).await?;
     let (choice, overrides) = (config.backbone.clone(), config.backbone_override.clone());
-    let precision = config.precision.unwrap_or_else(model::fastest);
+    let (device, precision) = (config.accelerator, config.precision);
     let name = match &choice {
         Choice::Builtin => "builtin".to_owned(),
         Choice::Path(path) => path.display().to_string(),
     };
     let load = move || {
-        let plan = match choice {
-            Choice::Builtin => load::builtin(&overrides)?,
-            Choice::Path(path) => load::plan(&path, &overrides)?,
+        let failed = |source| Error::Backbone {
+            name: name.clone(),
+            source: Box::new(source),
         };
-        Backbone::from_plan(&plan, precision)
+        let plan = match &choice {
+            Choice::Builtin => load::builtin(&overrides),
+            Choice::Path(path) => load::plan(path, &overrides),
+        };
+        let plan = plan.map_err(failed)?;
+        let (place, precision) = place::checked((device, place), plan.config(), precision)?;
+        let backbone = Backbone::from_plan_on(&plan, precision, &place).map_err(failed)?;
+        Ok((backbone, place))
     };
     match tokio::task::spawn_blocking(load).await {
-        Ok(loaded) => loaded.map_err(|source| Error::Backbone {
-            name,
-            source: Box::new(source),
-        }),
+        Ok(loaded) => loaded,
         Err(error) => Err(Error::Stopped {
             what: "loading the backbone",
             why: error.to_string(),

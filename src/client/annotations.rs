@@ -47,7 +47,7 @@ pub struct Listing {
 }
 
 /// Message for a folder without lists that has no examples.
-const EXPECTED: &str = "has no labelled videos: expected <split>/<label>/<video> (splits: train, val, test), a csv with the columns label and youtube_id or path, a Something-Something json, lines of \"path label\", or the split files of UCF101 or HMDB51";
+const EXPECTED: &str = "has no labelled videos: expected <split>/<label>/<video> (splits: train, val, test), a csv with the columns label and youtube_id or path (named after its split, or with a column split), a Something-Something json, lines of \"path label\", or the split files of UCF101 or HMDB51";
 
 /// Message for a folder whose lists name none of its videos.
 const UNMATCHED: &str = "has none of the videos that its lists name";
@@ -67,6 +67,13 @@ impl std::fmt::Display for Note {
             0 => Ok(()),
             more => write!(f, " and {more} more (--json has all)"),
         }
+    }
+}
+
+impl Note {
+    /// The note with all its items, for programs.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({"kind": self.kind, "what": self.what, "items": self.items})
     }
 }
 
@@ -101,21 +108,25 @@ pub fn find(root: &Path) -> Result<Listing, Error> {
     if !found.broken.is_empty() {
         return Err(found.broken.swap_remove(0));
     }
-    let was_read = found.notes.iter().any(|note| note.kind == "missing_video");
+    let is_unmatched = |note: &Note| matches!(note.kind, "missing_video" | "doubtful_video");
+    let was_read = found.notes.iter().any(is_unmatched);
     Err(Error::NoExamples {
         path: root.to_owned(),
         problem: if was_read { UNMATCHED } else { EXPECTED },
-        notes: found
-            .notes
-            .iter()
-            .map(|note| format!("\n  {note}"))
-            .collect(),
+        notes: found.notes,
     })
 }
 
-/// The split that a folder or a list is named after: whole words between `-`, `_` and `.`.
+/// The split that a folder or a list is named after, by whole words between `-`, `_`, `.` and spaces; `None` when its words name two splits.
 fn split_of(name: &str) -> Option<Split> {
-    name.split(['-', '_', '.']).find_map(split_named)
+    let mut splits = split_words(name);
+    let first = splits.next()?;
+    splits.all(|split| split == first).then_some(first)
+}
+
+/// The splits that the words of a name are.
+fn split_words(name: &str) -> impl Iterator<Item = Split> {
+    name.split(['-', '_', '.', ' ']).filter_map(split_named)
 }
 
 /// The split that a word names.

@@ -34,6 +34,9 @@ pub struct Args {
     /// Also shows each view's scores (with --json)
     #[arg(long)]
     pub per_view: bool,
+    /// Confidence below which an answer is marked as unknown, 0 to 1, in place of the version's own
+    #[arg(long, allow_negative_numbers = true)]
+    pub unknown_below: Option<f64>,
     /// How urgent the answers are
     #[arg(long, value_enum, default_value_t = Priority::Interactive)]
     pub priority: Priority,
@@ -90,15 +93,15 @@ const KEY: &str = "x-frameshift-key";
 /// Files up to this size go inside the request; it leaves room for the other fields.
 pub(super) const INLINE: usize = MAX_MESSAGE - (64 << 10);
 
-/// What is requested of every video.
-pub(super) struct Wanted {
+/// Everything of a request but its video.
+pub(super) struct Template {
     /// Names of the tasks.
     pub(super) tasks: Vec<String>,
     pub(super) options: v1::ClassifyOptions,
     key: Option<Key>,
 }
 
-impl Wanted {
+impl Template {
     fn of(args: &Args) -> Result<Self, Error> {
         let tasks: Vec<String> = (args.task.iter())
             .map(|task| resource("tasks", task))
@@ -116,6 +119,7 @@ impl Wanted {
             per_view: args.per_view,
             version,
             priority: args.priority.number(),
+            unknown_below: args.unknown_below,
         };
         Ok(Self {
             tasks,
@@ -147,7 +151,7 @@ impl Wanted {
 /// # Errors
 /// When a video cannot be read, or the server refuses it or a task; the others are answered.
 pub async fn run(args: &Args) -> Result<(), Error> {
-    let wanted = Wanted::of(args)?;
+    let wanted = Template::of(args)?;
     if args.live.live {
         return Box::pin(live::run(args, &wanted)).await;
     }
@@ -162,7 +166,12 @@ pub async fn run(args: &Args) -> Result<(), Error> {
         match one(&client, &wanted, video).await {
             Ok(answer) if wanted.tasks.len() > 1 => show(output, video, answer, &mut failures)?,
             Ok(answer) => output.result(
-                || line(video, &answer.predictions, &answer.version),
+                || {
+                    marked(
+                        line(video, &answer.predictions, &answer.version),
+                        answer.unknown,
+                    )
+                },
                 || json::classification(video, &answer),
             ),
             Err(error) => failures.add(video, error)?,
@@ -183,7 +192,12 @@ fn show(
     if !answered.is_empty() {
         let lines = || {
             let each = answered.iter();
-            let lines = each.map(|result| line(video, &result.predictions, &result.version));
+            let lines = each.map(|result| {
+                marked(
+                    line(video, &result.predictions, &result.version),
+                    result.unknown,
+                )
+            });
             lines.collect::<Vec<_>>().join("\n")
         };
         output.result(lines, || json::classifications(video, &answered));
@@ -195,6 +209,14 @@ fn show(
     Ok(())
 }
 
+/// A line of an answer, which says when the answer is probably none of the labels.
+fn marked(line: String, is_unknown: bool) -> String {
+    match is_unknown {
+        true => line + "  unknown",
+        false => line,
+    }
+}
+
 /// A line that begins with what was classified.
 pub(super) fn line(what: &str, predictions: &[v1::Prediction], version: &str) -> String {
     let scores: Vec<String> = predictions
@@ -204,7 +226,11 @@ pub(super) fn line(what: &str, predictions: &[v1::Prediction], version: &str) ->
     format!("{what}  {}  [{version}]", scores.join("  "))
 }
 
-async fn one(client: &Client, wanted: &Wanted, video: &str) -> Result<v1::ClassifyResponse, Error> {
+async fn one(
+    client: &Client,
+    wanted: &Template,
+    video: &str,
+) -> Result<v1::ClassifyResponse, Error> {
     let mut source = source(video).await?;
     if let Source::Content(content) = &mut source
         && content.len() > INLINE
@@ -238,7 +264,7 @@ pub(super) async fn source(video: &str) -> Result<Source, Error> {
 
 async fn upload(
     client: &Client,
-    wanted: &Wanted,
+    wanted: &Template,
     content: Bytes,
 ) -> Result<v1::ClassifyResponse, Error> {
     let (task, tasks) = wanted.task_or_tasks();

@@ -109,6 +109,7 @@ impl Admin {
         super::Client::open(&Options {
             server: server.to_owned(),
             tenant: None,
+            is_admin: true,
             ..connection.options()?
         })
         .await
@@ -307,6 +308,7 @@ impl Connection {
                 certificate: self.tls_cert.clone(),
                 key: self.tls_cert_key.clone(),
             },
+            is_admin: false,
         })
     }
 }

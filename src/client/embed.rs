@@ -61,14 +61,14 @@ pub struct Args {
     pub videos: Vec<String>,
 }
 
-/// What is requested of every video.
-struct Wanted {
+/// Everything of a request but its video.
+struct Template {
     task: String,
     version: String,
     options: v1::EmbedOptions,
 }
 
-impl Wanted {
+impl Template {
     fn of(args: &Args) -> Self {
         let task = args.task.as_ref().map(|task| resource("tasks", task));
         let task = task.unwrap_or_default();
@@ -117,7 +117,7 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     }
     let client = args.connection.client().await?;
     let output = args.connection.output();
-    let wanted = Wanted::of(args);
+    let wanted = Template::of(args);
     let mut failures = Failures::new(args.videos.len(), output);
     let embedding = args.videos.iter().map(|video| one(&client, &wanted, video));
     let mut embedding = stream::iter(embedding).buffered(AT_ONCE);
@@ -216,7 +216,7 @@ fn saved(path: &Path, write: &dyn Fn(&mut dyn Write) -> std::io::Result<()>) -> 
     })
 }
 
-async fn one(client: &Client, wanted: &Wanted, video: &str) -> Result<v1::EmbedResponse, Error> {
+async fn one(client: &Client, wanted: &Template, video: &str) -> Result<v1::EmbedResponse, Error> {
     let source = match source(video).await? {
         Source::Content(content) if content.len() > INLINE => {
             return upload(client, wanted, content).await;
@@ -236,7 +236,7 @@ async fn one(client: &Client, wanted: &Wanted, video: &str) -> Result<v1::EmbedR
 
 async fn upload(
     client: &Client,
-    wanted: &Wanted,
+    wanted: &Template,
     content: Bytes,
 ) -> Result<v1::EmbedResponse, Error> {
     let header = Payload::Header(v1::EmbedUploadHeader {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::annotations::Note;
+use super::unreachable;
 use crate::proto::v1;
 
 /// Reasons why a command failed.
@@ -87,14 +89,14 @@ pub enum Error {
         problem: String,
     },
     /// A folder holds no labelled videos.
-    #[error("{path} {problem}{notes}", path = .path.display())]
+    #[error("{path} {problem}{}", lines(notes), path = .path.display())]
     NoExamples {
         /// The folder.
         path: PathBuf,
         /// The message after the path.
         problem: &'static str,
-        /// The notes on what was found instead, one line each.
-        notes: String,
+        /// What was found instead.
+        notes: Vec<Note>,
     },
     /// Some files of a data set were refused; the others are in it.
     #[error("{refused} of {total} videos were refused")]
@@ -173,6 +175,7 @@ impl Error {
     /// The process's exit code, by sysexits where one fits.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Connect { source, .. } if unreachable::is_of_certificate(source) => 77,
             Self::Connect { .. } | Self::NotServing { .. } | Self::Truncated | Self::Damaged => 69,
             Self::Tenant { .. } | Self::Format { .. } | Self::Usage(_) => 64,
             Self::Read { .. } => 66,
@@ -214,14 +217,15 @@ impl Error {
 
     /// The error for programs: message, exit code, and what a status says.
     pub fn json(&self) -> serde_json::Value {
-        let mut value = serde_json::json!({
-            "message": self.to_string(),
-            "exit_code": self.exit_code(),
-        });
+        let mut all = json(&self.to_string(), self.exit_code());
+        let value = &mut all["error"];
         let mut error = self;
         while let Self::File { name, source } = error {
             value["file"] = name.as_str().into();
             error = source;
+        }
+        if let Self::NoExamples { notes, .. } = error {
+            value["notes"] = notes.iter().map(Note::json).collect();
         }
         if let Self::Rpc(status) = error {
             let details = status.get_error_details();
@@ -229,8 +233,14 @@ impl Error {
             value["reason"] = details.error_info().map(|info| info.reason.as_str()).into();
             value["request_id"] = request_id(status).into();
         }
-        serde_json::json!({ "type": "error", "error": value })
+        all
     }
+}
+
+/// An error of this program for other programs: its message and the exit code.
+pub fn json(message: &str, exit_code: u8) -> serde_json::Value {
+    let value = serde_json::json!({ "message": message, "exit_code": exit_code });
+    serde_json::json!({ "type": "error", "error": value })
 }
 
 /// A file's name before what is wrong with it, unless the message names the file already.
@@ -245,13 +255,18 @@ fn named(name: &str, source: &Error) -> String {
     }
 }
 
-/// The innermost cause of a failed connection, which is the one that helps; the outer ones say "transport error".
+/// Notes below a message.
+fn lines(notes: &[Note]) -> String {
+    notes.iter().map(|note| format!("\n  {note}")).collect()
+}
+
+/// The innermost cause of a failed connection, and what to do about it.
 fn causes(error: &tonic::transport::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
+    let cause = unreachable::innermost(error);
+    match unreachable::certificate(&cause) {
+        Some(why) => format!("it {why}"),
+        None => format!("{cause}{}", unreachable::advice(&cause)),
     }
-    inner.to_string()
 }
 
 fn request_id(status: &Status) -> Option<&str> {

@@ -1,4 +1,4 @@
-//! Who this client is to a server, and how it knows the server: its tenant, its API key, its certificates.
+//! What identifies this client to a server and the server to it: tenant, API key, certificates.
 //!
 //! Invariant: a key comes from a file or the environment, never from an argument, which every process of the machine can read; it is in no debug output.
 
@@ -26,6 +26,18 @@ pub struct Options {
     pub api_key: Option<SecretString>,
     /// Certificates, for `https://`.
     pub tls: Tls,
+    /// Whether the address is that of the administrators' API, which a command line gives by another option.
+    pub is_admin: bool,
+}
+
+impl Options {
+    /// The option of the command line that gives the address.
+    pub(super) fn flag(&self) -> &'static str {
+        match self.is_admin {
+            true => "--admin-server",
+            false => "--server",
+        }
+    }
 }
 
 /// Certificates of both sides.

@@ -51,6 +51,15 @@ fn text(info: &v1::ServerInfo) -> String {
             decision.field, decision.value, decision.source
         );
     }
+    if let Some(accelerator) = &info.accelerator {
+        text += &format!(
+            "\nmemory    {} of {} bytes in use on {}, {} reserved",
+            accelerator.used_bytes,
+            accelerator.memory_bytes,
+            accelerator.name,
+            accelerator.reserved_bytes,
+        );
+    }
     text += &format!(
         "\nlimits    upload {} bytes, message {} bytes, chunk {} bytes, {} clips at once, adapters {} bytes, {} unfinished jobs a tenant",
         limits.upload_bytes,

@@ -63,6 +63,16 @@ pub enum Command {
         /// Job id
         id: String,
     },
+    /// Makes a job wait until it is resumed
+    Pause {
+        /// Job id
+        id: String,
+    },
+    /// Lets a paused job go on
+    Resume {
+        /// Job id
+        id: String,
+    },
 }
 
 /// Runs a subcommand.
@@ -98,6 +108,20 @@ pub async fn run(args: &Args) -> Result<(), Error> {
             let name = resource("jobs", id);
             let request = v1::CancelJobRequest { name };
             let job = client.fine_tuning().cancel_job(request).await?.into_inner();
+            output.result(|| line(&job), || json::job(&job));
+            Ok(())
+        }
+        Command::Pause { id } => {
+            let name = resource("jobs", id);
+            let request = v1::PauseJobRequest { name };
+            let job = client.fine_tuning().pause_job(request).await?.into_inner();
+            output.result(|| line(&job), || json::job(&job));
+            Ok(())
+        }
+        Command::Resume { id } => {
+            let name = resource("jobs", id);
+            let request = v1::ResumeJobRequest { name };
+            let job = client.fine_tuning().resume_job(request).await?.into_inner();
             output.result(|| line(&job), || json::job(&job));
             Ok(())
         }

@@ -69,6 +69,7 @@ pub fn head_name(head: v1::Head) -> &'static str {
         v1::Head::Frames => "frames",
         v1::Head::Conv => "conv",
         v1::Head::Attention => "attention",
+        v1::Head::Auto => "auto",
     }
 }
 
@@ -260,8 +261,21 @@ pub fn version(version: &v1::AdapterVersion) -> Value {
         "parent": version.parent,
         "evaluation": evaluation(version.evaluation.as_ref()),
         "test_evaluation": evaluation(version.test_evaluation.as_ref()),
+        "calibration": version.calibration.as_ref().map(calibration),
         "create_time": time(version.create_time.as_ref()),
         "passed_over": version.passed_over,
+    })
+}
+
+fn calibration(own: &v1::Calibration) -> Value {
+    let bin = |bin: &v1::ReliabilityBin| json!({ "examples": bin.examples, "confidence": bin.confidence, "accuracy": bin.accuracy });
+    json!({
+        "temperature": own.temperature,
+        "examples": own.examples,
+        "raw_error": own.raw_error,
+        "error": own.error,
+        "bins": own.bins.iter().map(bin).collect::<Vec<_>>(),
+        "unknown_below": own.unknown_below,
     })
 }
 
@@ -275,6 +289,8 @@ pub fn classification(video: &str, answer: &v1::ClassifyResponse) -> Value {
         "views": views(&answer.views),
         "frames": frames(&answer.frames),
         "timings": timings(answer.timings.as_ref()),
+        "confidence": answer.confidence,
+        "unknown": answer.unknown,
     })
 }
 
@@ -293,6 +309,8 @@ pub fn task_predictions(result: &v1::TaskPredictions) -> Value {
         "views": views(&result.views),
         "frames": frames(&result.frames),
         "timings": timings(result.timings.as_ref()),
+        "confidence": result.confidence,
+        "unknown": result.unknown,
     })
 }
 
@@ -383,6 +401,21 @@ pub fn server_info(info: &v1::ServerInfo) -> Value {
         "in_use": in_use,
         "memory_budgets": memory_budgets,
         "throughput": throughput,
+        "accelerator": info.accelerator.as_ref().map(accelerator),
+    })
+}
+
+/// A GPU at a moment.
+fn accelerator(now: &v1::Accelerator) -> Value {
+    json!({
+        "name": now.name,
+        "memory_bytes": now.memory_bytes,
+        "reserved_bytes": now.reserved_bytes,
+        "used_bytes": now.used_bytes,
+        "slices": now.slices,
+        "upload_us": now.upload_us,
+        "uploaded_bytes": now.uploaded_bytes,
+        "plans": now.plans,
     })
 }
 

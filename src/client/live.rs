@@ -1,6 +1,6 @@
 //! `frameshift classify --live`: scores of a folder of pictures, a pipe or a camera, as windows fill.
 //!
-//! Invariant: what is shown is what the server answers, in its order; at the end it is told what was left out.
+//! Invariant: the server's answers are shown in their order, and at the end what was left out.
 
 mod distance;
 mod pictures;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::classify::{Args, Wanted};
+use super::classify::{Args, Template};
 use super::output::Output;
 use super::{Client, Error, json as api};
 use crate::proto::v1::{self, classify_frames_request::Payload};
@@ -87,7 +87,7 @@ fn rate(text: &str) -> Result<f64, String> {
 ///
 /// # Errors
 /// When there is not one source, it cannot be read, or the server refuses or ends the stream.
-pub(super) async fn run(args: &Args, wanted: &Wanted) -> Result<(), Error> {
+pub(super) async fn run(args: &Args, wanted: &Template) -> Result<(), Error> {
     let [source] = args.videos.as_slice() else {
         let problem = "--live: expected one folder, -, camera, URL or file";
         return Err(Error::Usage(problem.to_owned()));

@@ -1,4 +1,4 @@
-//! Answers that no gRPC server gave: a proxy between the client and the server refused, lost or replaced the call.
+//! Answers that no gRPC server gave: a proxy between the client and the server refused, lost or replaced the call, or the connection never worked.
 //!
 //! Invariant: an answer without a gRPC status of its own becomes a status that says what it was and what to do, before anybody takes its body for
 //! messages.
@@ -8,23 +8,31 @@ use std::task::{Context, Poll};
 
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use tonic::body::Body;
+use tonic::metadata::{MetadataKey, MetadataValue};
 use tonic::transport::{self, Channel};
 use tonic::{Code, Status};
 use tower::Service;
 
+use super::unreachable::Peer;
+
 /// Key of a status's metadata with the number of the HTTP answer that it stands for.
 const HTTP_STATUS: &str = "frameshift-http-status";
+/// Key of a status's metadata that says that the call cannot succeed over this connection.
+const REFUSED: &str = "frameshift-refused";
 /// Longest content type that is shown.
 const MAX_SHOWN: usize = 60;
 
 /// A channel that tells a proxy's answers from the server's.
 #[derive(Debug, Clone)]
-pub struct Proxied(Channel);
+pub struct Proxied {
+    channel: Channel,
+    peer: Peer,
+}
 
 impl Proxied {
-    /// A channel over a connection.
-    pub(super) fn new(channel: Channel) -> Self {
-        Self(channel)
+    /// Returns a channel over a connection to a server.
+    pub(super) fn new(channel: Channel, peer: Peer) -> Self {
+        Self { channel, peer }
     }
 }
 
@@ -34,19 +42,35 @@ impl Service<Request<Body>> for Proxied {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
+        self.channel.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let answer = self.0.call(request);
+        let answer = self.channel.call(request);
+        let peer = self.peer.clone();
         Box::pin(async move {
-            let answer = answer.await?;
+            let answer = match answer.await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let explained = peer.explained(&error).ok_or(error)?;
+                    return Ok(refused(explained).into_http());
+                }
+            };
+            peer.answered();
             Ok(match foreign(answer.status(), answer.headers()) {
                 Some(status) => status.into_http(),
                 None => answer,
             })
         })
     }
+}
+
+/// Marks a status that would be the same if the call was sent again.
+fn refused(mut status: Status) -> Status {
+    let key = MetadataKey::from_static(REFUSED);
+    let metadata = status.metadata_mut();
+    metadata.insert(key, MetadataValue::from_static("yes"));
+    status
 }
 
 /// The status that an answer stands for when no gRPC server gave it.
@@ -108,8 +132,11 @@ fn advice(answer: StatusCode, content: &str) -> String {
     known.to_owned()
 }
 
-/// Whether a proxy refused the call for good, so that sending it again would not help.
+/// Whether a proxy or the connection refuses the call for good, so that sending it again would not help.
 pub(super) fn is_refused(status: &Status) -> bool {
+    if status.metadata().contains_key(REFUSED) {
+        return true;
+    }
     let number = status.metadata().get(HTTP_STATUS);
     let number = number.and_then(|number| number.to_str().ok()?.parse::<u16>().ok());
     number.is_some_and(|number| matches!(number, 200 | 400..=407 | 409..=428 | 431 | 464 | 505))

@@ -1,5 +1,6 @@
 //! What a job measures beside training: its flags, and how its evaluations are shown.
 
+use super::json;
 use crate::proto::v1;
 
 /// What is measured beside training; the server chooses what is absent.
@@ -37,9 +38,9 @@ pub enum BestBy {
 /// Which weights become the version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Publish {
-    /// Those of the best evaluation
+    /// The weights of the best evaluation
     Best,
-    /// Those after the last step
+    /// The weights after the last step
     Last,
 }
 
@@ -89,6 +90,25 @@ pub(super) fn line(evaluation: &v1::job_event::EvaluationMetrics) -> String {
         text += ", best so far";
     }
     text
+}
+
+/// A set that a job compared with others, in a line.
+pub(super) fn compared(own: &v1::job_event::ComparedHead) -> String {
+    let below = match own.has_adapters {
+        true => "adapters",
+        false => "no adapters",
+    };
+    let mark = match own.published {
+        true => "  published",
+        false => "",
+    };
+    format!(
+        "head {:<9} {below:<11} {:>10} parameters: loss {:.3}, top-1 {:.3}{mark}",
+        json::head_name(own.head()),
+        own.parameters,
+        own.loss,
+        own.top1
+    )
 }
 
 /// The evaluations of a job that succeeded, one a line, the published one marked; empty when there was none while it trained.

@@ -85,7 +85,7 @@ pub enum Command {
     Residency,
 }
 
-/// Waits until a task serves a version that it was told to serve; not when it was told another meanwhile.
+/// Waits until a task serves a version that was requested; gives up when another one was requested meanwhile.
 ///
 /// # Errors
 /// When the server refuses, or cannot serve the version.

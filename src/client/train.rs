@@ -1,5 +1,6 @@
 //! `frameshift train`: submits a job and shows its progress; Ctrl-C leaves the job running.
 
+mod balance;
 mod dry;
 mod preset;
 
@@ -14,6 +15,7 @@ use super::selection::{self, Selection};
 use super::{Client, Error, json, resource, tasks};
 use crate::proto::v1::{self, job_event::Event};
 
+pub use balance::{Balance, Budget, ClassWeights};
 pub use preset::Preset;
 
 /// Shortest and longest pause before an interrupted stream is opened again.
@@ -38,6 +40,9 @@ pub struct Args {
     /// Submits the job and returns at once
     #[arg(long)]
     pub detach: bool,
+    /// Place among the tenant's waiting jobs, -100 to 100: higher ones go first
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub priority: i32,
     /// Lets the new version serve although its labels are not those of the version that serves
     #[arg(long)]
     pub allow_label_change: bool,
@@ -134,6 +139,15 @@ pub struct Hyper {
     /// RandAugment in timm's syntax, for example rand-m7-n4-mstd0.5-inc1
     #[arg(long)]
     pub rand_augment: Option<String>,
+    /// How rare labels are made to count as much as frequent ones
+    #[command(flatten)]
+    pub balance: Balance,
+    /// Confidence below which the version marks its answers as unknown, 0 to 1
+    #[arg(long, allow_negative_numbers = true)]
+    pub unknown_below: Option<f64>,
+    /// When training ends at the latest
+    #[command(flatten)]
+    pub budget: Budget,
     /// What is measured beside training
     #[command(flatten)]
     pub selection: Selection,
@@ -165,7 +179,7 @@ pub async fn train(args: &Args) -> Result<(), Error> {
     match client.tasks().get_task(request).await {
         Ok(found) => tasks::check_shape(&found.into_inner(), shape)?,
         Err(status) if status.code() == Code::NotFound => {
-            // A task whose job cannot begin would keep its shape for ever.
+            // A task whose job cannot begin would keep its shape.
             let name = resource("datasets", &args.dataset);
             let request = v1::GetDatasetRequest { name };
             client.datasets().get_dataset(request).await?;
@@ -180,6 +194,7 @@ pub async fn train(args: &Args) -> Result<(), Error> {
         hyper_parameters: Some(hyper_parameters(hyper)),
         request_id: uuid::Uuid::now_v7().to_string(),
         allow_label_change: args.allow_label_change,
+        priority: args.priority,
         ..Default::default()
     };
     let job = client.fine_tuning().submit_job(request).await?.into_inner();
@@ -211,6 +226,14 @@ fn hyper_parameters(hyper: &Hyper) -> v1::HyperParameters {
         short_side_scale: hyper.short_side_scale,
         random_erasing: hyper.random_erasing,
         rand_augment: hyper.rand_augment.clone(),
+        class_weights: hyper.balance.class_weights.map(ClassWeights::number),
+        balanced_sampling: hyper.balance.balanced_sampling.then_some(true),
+        mixup: hyper.balance.mixup,
+        cutmix: hyper.balance.cutmix,
+        max_steps: hyper.budget.max_steps,
+        max_seconds: hyper.budget.max_seconds,
+        max_clip_frames: hyper.budget.max_clip_frames,
+        unknown_below: hyper.unknown_below,
         ..hyper.selection.fields()
     }
 }
@@ -383,6 +406,11 @@ fn show(event: &v1::JobEvent, output: Output, progress: &Progress) {
             ));
         }
         Some(Event::Evaluation(evaluation)) => progress.line(&selection::line(evaluation)),
+        Some(Event::Comparison(comparison)) => {
+            for own in &comparison.heads {
+                progress.line(&selection::compared(own));
+            }
+        }
         Some(Event::Message(message)) => {
             let kind = if message.warning { "warning: " } else { "" };
             progress.line(&format!("{kind}{}", message.text));

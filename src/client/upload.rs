@@ -146,7 +146,7 @@ impl Source {
             .map_err(error)
     }
 
-    /// Bytes of the file from `offset` on. A file that cannot be read any more ends early, and the digest shows it.
+    /// Bytes of the file from `offset` on. A file that becomes unreadable ends early, which its digest shows.
     pub(super) fn chunks(&self, offset: u64) -> impl Stream<Item = Bytes> + Send + use<> {
         let file = self.file.clone();
         stream::unfold((file, offset), |(file, at)| async move {

@@ -1,17 +1,20 @@
 //! `frameshift import` and `frameshift export`: versions from files and as files.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256};
+use tonic_types::StatusExt;
 
 use super::cli::Connection;
 use super::tasks::{Order, TaskShape};
 use super::upload::Source;
-use super::{Client, Error, json, resource, tasks};
+use super::{Client, Error, json, resource, tasks, text};
 use crate::proto::v1::{self, export_adapter_version_response, import_adapter_version_request};
+use crate::spec::normal_label;
 
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
@@ -64,13 +67,13 @@ pub struct ExportArgs {
 /// When a file cannot be read or the server refuses it.
 pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
     use import_adapter_version_request::Payload;
-    let client = args.connection.client().await?;
-    let output = args.connection.output();
     let labels = match &args.labels {
         Some(path) => labels(path)?,
         None => Vec::new(),
     };
     let source = Source::open(&args.file).await?;
+    let client = args.connection.client().await?;
+    let output = args.connection.output();
     let sampling = sampling(&client, args).await?;
     let header = v1::ImportAdapterVersionHeader {
         parent: resource("tasks", &args.task),
@@ -87,7 +90,8 @@ pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
         .map(|payload| v1::ImportAdapterVersionRequest {
             payload: Some(payload),
         });
-    let answer = client.tasks().import_adapter_version(messages).await?;
+    let answer = client.tasks().import_adapter_version(messages).await;
+    let answer = answer.map_err(|status| of_labels(status, args.labels.as_ref()))?;
     progress.finish();
     let version = answer.into_inner();
     output.result(
@@ -141,19 +145,53 @@ async fn sampling(client: &Client, args: &ImportArgs) -> Result<Option<v1::ClipS
     )))
 }
 
-/// The labels of a file, one a line.
+/// The labels of a file, one a line, in their normal form.
 fn labels(path: &Path) -> Result<Vec<String>, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+    let text = text::read(path)?;
+    label_lines(&text).map_err(|(line, problem)| Error::List {
         path: path.to_owned(),
-        source,
-    })?;
-    Ok(label_lines(&text))
+        line,
+        problem,
+    })
 }
 
-/// The lines without a byte order mark and without empty lines at the end; an empty line between others stays, since it would move the rows below.
-fn label_lines(text: &str) -> Vec<String> {
-    let text = text.trim_start_matches('\u{feff}').trim_end();
-    text.lines().map(|line| line.trim().to_owned()).collect()
+/// The labels of a text: empty lines at its end are none; an empty one between others is a fault, since it would move the rows below. A fault comes with
+/// its line.
+fn label_lines(text: &str) -> Result<Vec<String>, (u64, String)> {
+    let mut rows: BTreeMap<String, u64> = BTreeMap::new();
+    let mut labels = Vec::new();
+    for (line, text) in (1..).zip(text.trim_end().lines()) {
+        let label = match text.trim() {
+            "" => return Err((line, "empty; line i is the label of row i".to_owned())),
+            text => normal_label(text).map_err(|invalid| (line, invalid.problem))?,
+        };
+        if let Some(first) = rows.insert(label.clone(), line) {
+            return Err((
+                line,
+                format!("label {label:?} is that of line {first}, too"),
+            ));
+        }
+        labels.push(label);
+    }
+    match labels.is_empty() {
+        true => Err((1, "no label".to_owned())),
+        false => Ok(labels),
+    }
+}
+
+/// A refusal of the labels is one of their file.
+fn of_labels(status: tonic::Status, labels: Option<&PathBuf>) -> Error {
+    let details = status.get_error_details();
+    let bad = details.bad_request();
+    let mut fields = bad.iter().flat_map(|bad| &bad.field_violations);
+    let is_theirs = fields.any(|violation| violation.field.starts_with("header.labels"));
+    match labels {
+        Some(path) if is_theirs => Error::File {
+            name: path.display().to_string(),
+            source: Box::new(status.into()),
+        },
+        Some(_) | None => status.into(),
+    }
 }
 
 /// `frameshift export`.
@@ -258,11 +296,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn label_files_may_begin_with_a_mark_and_end_with_empty_lines() {
+    fn label_files_end_with_empty_lines_and_have_labels_in_their_normal_form() {
         assert_eq!(
-            label_lines("\u{feff}left\r\nright\r\n\r\n\n"),
-            ["left", "right"]
+            label_lines("left\r\n right \r\n\r\n\n"),
+            Ok(vec!["left".to_owned(), "right".to_owned()])
         );
-        assert_eq!(label_lines("left\n\nright"), ["left", "", "right"]);
+        assert_eq!(label_lines("cafe\u{301}"), Ok(vec!["caf\u{e9}".to_owned()]));
+        for (text, line, says) in [
+            ("left\n\nright", 2, "empty"),
+            ("left\nright\nleft ", 3, "that of line 1"),
+            ("caf\u{e9}\ncafe\u{301}", 2, "that of line 1"),
+            ("left\na\tb", 2, "control characters"),
+            ("left\n\u{200b}", 2, "not 1 to 255 bytes"),
+            ("\n \n", 1, "no label"),
+        ] {
+            let (at, problem) = label_lines(text).unwrap_err();
+            assert_eq!(at, line, "{text:?}");
+            assert!(problem.contains(says), "{text:?}: {problem}");
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::classify::{INLINE, Source, Wanted, line, source};
+use tonic::Streaming;
+use tonic_types::StatusExt;
+
+use super::classify::{INLINE, Source, Template, line, source};
 use super::failures::Failures;
 use super::output::Output;
 use super::{Client, Error, json};
@@ -17,7 +20,7 @@ pub struct Args {
     /// Classifies windows that slide over each video, and shows the segments in which a label's score is high
     #[arg(long)]
     pub windows: bool,
-    /// Frames of the video from one frame of a window to the next; the task's sampling rate when absent, required for tasks without one
+    /// Frames of the video from one frame of a window to the next [default: the task's sampling rate; 4 when a task has none]
     #[arg(long, value_name = "FRAMES", requires = "windows")]
     pub frame_step: Option<u32>,
     /// Distance from one window to the next: a number of frame steps (1), or a time (500ms, 2s); half a window when absent
@@ -74,10 +77,13 @@ fn of(time: Duration) -> prost_types::Duration {
     }
 }
 
+/// Frames from one frame of a window to the next where neither the caller nor the task says it: a second of 8 frames at 30/s.
+const FRAME_STEP: u32 = 4;
+
 impl Args {
-    fn windows(&self) -> v1::WindowOptions {
+    fn windows(&self, frame_step: u32) -> v1::WindowOptions {
         v1::WindowOptions {
-            frame_step: self.frame_step.unwrap_or(0),
+            frame_step,
             stride: self.window_stride,
             start_time: self.start.map(of),
             end_time: self.end.map(of),
@@ -98,7 +104,7 @@ impl Args {
 /// Classifies the windows of every video.
 pub(super) async fn run(
     client: &Client,
-    (args, wanted): (&Args, &Wanted),
+    (args, wanted): (&Args, &Template),
     videos: &[String],
     output: Output,
 ) -> Result<(), Error> {
@@ -119,7 +125,7 @@ pub(super) async fn run(
 
 async fn one(
     client: &Client,
-    (args, wanted): (&Args, &Wanted),
+    (args, wanted): (&Args, &Template),
     (video, output): (&str, Output),
     failures: &mut Failures,
 ) -> Result<(), Error> {
@@ -140,14 +146,10 @@ async fn one(
         tasks,
         source: Some(source),
         options: Some(wanted.options.clone()),
-        windows: Some(args.windows()),
+        windows: Some(args.windows(args.frame_step.unwrap_or(0))),
         segments: Some(args.segments()),
     };
-    let mut events = client
-        .classification()
-        .classify_windows(wanted.request(request))
-        .await?
-        .into_inner();
+    let mut events = begin(client, (args, wanted), request, (video, output)).await?;
     let mut last = None;
     loop {
         let event = match events.message().await {
@@ -177,6 +179,41 @@ async fn one(
             None => {}
         }
     }
+}
+
+/// Begins the stream; for a task without a sampling rate with a frame step of the command's own, which is said.
+async fn begin(
+    client: &Client,
+    (args, wanted): (&Args, &Template),
+    request: v1::ClassifyWindowsRequest,
+    (video, output): (&str, Output),
+) -> Result<Streaming<v1::ClassifyWindowsResponse>, Error> {
+    let mut calls = client.classification();
+    let begun = calls.classify_windows(wanted.request(request.clone()));
+    let begun = match begun.await {
+        Err(status) if args.frame_step.is_none() && asks_for_a_step(&status) => {
+            output.note(&format!(
+                "{video}: the task has no sampling rate, so windows take one of every {FRAME_STEP} frames (--frame-step)"
+            ));
+            let windows = Some(args.windows(FRAME_STEP));
+            let request = v1::ClassifyWindowsRequest { windows, ..request };
+            calls.classify_windows(wanted.request(request)).await
+        }
+        begun => begun,
+    };
+    Ok(begun?.into_inner())
+}
+
+/// Whether a server refuses a call for want of a frame step.
+fn asks_for_a_step(status: &tonic::Status) -> bool {
+    let details = status.get_error_details();
+    let bad = details.bad_request();
+    let mut fields = bad.iter().flat_map(|bad| &bad.field_violations);
+    status.code() == tonic::Code::InvalidArgument
+        && fields.any(|violation| {
+            let is_missing = violation.description.starts_with("required");
+            violation.field == "windows.frame_step" && is_missing
+        })
 }
 
 /// Begin and end in seconds, in a column of their own.

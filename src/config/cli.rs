@@ -1,5 +1,6 @@
 //! The command line: every subcommand, and the meaning of each exit code.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,7 +46,8 @@ impl Cli {
     /// # Errors
     /// When the words are wrong, or ask for help or the version; an option before the subcommand that it does not have is wrong, too.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = <Self as clap::CommandFactory>::command();
+        let command = <Self as clap::CommandFactory>::command();
+        let mut command = without_empty(command, &super::environment());
         let matches = command.try_get_matches_from_mut(words)?;
         let cli = <Self as clap::FromArgMatches>::from_arg_matches(&matches)
             .map_err(|error| error.format(&mut command))?;
@@ -80,6 +82,21 @@ impl Cli {
     }
 }
 
+/// The command without the environment's variables that are empty: shells and service files leave a variable away by setting it to nothing.
+fn without_empty(command: clap::Command, environment: &BTreeMap<String, String>) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| {
+        let name = arg.get_env().and_then(|name| name.to_str());
+        let value = name.and_then(|name| environment.get(name));
+        value.is_some_and(String::is_empty)
+    };
+    command
+        .mut_args(|arg| match is_empty(&arg) {
+            true => arg.env(None::<&'static str>),
+            false => arg,
+        })
+        .mut_subcommands(|command| without_empty(command, environment))
+}
+
 /// The subcommands.
 // One value exists in a process, so its size does not matter.
 #[allow(clippy::large_enum_variant)]
@@ -101,6 +118,12 @@ pub enum Command {
     Convert(tools::convert::Args),
     /// Copies a server's database and objects, also while the server runs
     Backup(tools::backup::Args),
+    /// Brings the schema of the servers' PostgreSQL database up to date
+    Migrate(tools::migrate::Args),
+    /// Makes a data directory of a backup, with its objects in a folder or a bucket
+    Restore(tools::restore::Args),
+    /// Checks whether a server's records and objects are whole and agree, also while the server runs
+    Fsck(tools::fsck::Args),
     /// Trains the built-in backbone from scratch
     Pretrain(tools::pretrain::Args),
     /// Shows what a server sees of a video file

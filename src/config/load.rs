@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::settings::{DEFAULTS, Flags, Settings};
+use crate::store::bucket::Kind;
 
 /// Prefix of the environment variables of all settings.
 pub const PREFIX: &str = "FRAMESHIFT_";
@@ -123,6 +125,8 @@ pub enum Error {
 pub struct Layered {
     values: Table,
     sources: BTreeMap<String, Source>,
+    /// Variables of the environment that the platforms' own tools read.
+    platform: Vec<(String, SecretString)>,
 }
 
 impl Layered {
@@ -138,6 +142,7 @@ impl Layered {
         let mut layered = Self {
             values: Table::new(),
             sources: BTreeMap::new(),
+            platform: platform(environment),
         };
         for (key, text) in DEFAULTS {
             layered.set_text(key, text, Source::Default)?;
@@ -157,6 +162,11 @@ impl Layered {
             layered.set(&key, value, from)?;
         }
         Ok(layered)
+    }
+
+    /// Returns the variables of the environment that the platforms' own tools read, for buckets.
+    pub fn platform(&self) -> &[(String, SecretString)] {
+        &self.platform
     }
 
     /// Returns the source of a key's value; the default when the key was never set.
@@ -253,6 +263,17 @@ impl Layered {
         self.sources.insert(key.into(), from);
         Ok(())
     }
+}
+
+fn platform(environment: &BTreeMap<String, String>) -> Vec<(String, SecretString)> {
+    let is_platform = |name: &str| {
+        let mut prefixes = Kind::PREFIXES.iter();
+        prefixes.any(|prefix| name.starts_with(prefix))
+    };
+    let variables = environment.iter().filter(|(name, _)| is_platform(name));
+    variables
+        .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
+        .collect()
 }
 
 /// A complaint without the names of Rust's types.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access::Methods;
-use super::units::{Address, ByteSize, Ratio, Span};
+use super::units::{Address, ByteSize, DeviceChoice, Ratio, Span};
 
 macro_rules! settings {
     ($(
@@ -78,8 +78,40 @@ settings! {
     tls_client_ca: May<PathBuf>;
     /// Whether clients need a certificate when `tls_client_ca` is set: `required` or `optional`.
     tls_client_certificates: Must<ClientCertificates> = "required";
-    /// Folder of all durable state; one process at a time.
+    /// What the process does: `all`, `serve` (the API, no training) or `train` (jobs, health and metrics, no API).
+    role: Must<Role> = "all";
+    /// Time without a job after which a process with `role = "train"` ends with exit code 0; it stays when not set.
+    exit_when_idle: May<Span>;
+    /// Folder of all durable state, except for what `database_url` and `objects_url` keep elsewhere; one process at a time.
     data_dir: Must<PathBuf> = "frameshift-data";
+    /// URL of a PostgreSQL database that several servers share, for example postgres://frameshift@db:5432/frameshift, without a password; the records
+    /// are in a file in `data_dir` when not set. Across a network the server's certificate is checked, unless `sslmode` says otherwise.
+    database_url: May<String>;
+    /// File with the password for `database_url`; it is read again when it changes.
+    database_password_file: May<PathBuf>;
+    /// Most connections to `database_url`.
+    database_connections: Must<NonZeroU32> = "10";
+    /// Longest time that a call waits for a connection to `database_url`.
+    database_timeout: Must<Span> = "3s";
+    /// Longest time that a statement on `database_url` runs.
+    database_statement_timeout: Must<Span> = "30s";
+    /// Longest time that the start waits for `database_url`.
+    database_start_timeout: Must<Span> = "5m";
+    /// Whether the start brings the schema on `database_url` up to date; otherwise `frameshift migrate` does, and a schema that is too old is refused.
+    database_migrate: Must<bool> = "true"
+        [num_args = 0..=1, default_missing_value = "true", require_equals = true];
+    /// Bucket of the objects: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`; the folder `objects` of the data directory when
+    /// not set.
+    objects_url: May<String>;
+    /// URL of a self-hosted object store with the API of the bucket's kind; the platform's own when not set.
+    objects_endpoint: May<String>;
+    /// File with the bucket's static credentials, `NAME = VALUE` a line with the names of the platform's environment variables; the environment or
+    /// the platform's workload identity when not set.
+    objects_credentials_file: May<PathBuf>;
+    /// Folder on a local disk for copies of objects that are read; the folder `cache` of the data directory when `objects_url` is set, else none.
+    cache_dir: May<PathBuf>;
+    /// Disk space for copies of objects; those that are being made take up to a quarter more. 0 turns the copies off.
+    cache_bytes: Must<ByteSize> = "20GiB";
     /// Starts although the database lost changes or does not belong to the objects beside it; for one start only.
     accept_data_loss: Must<bool> = "false"
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
@@ -99,6 +131,8 @@ settings! {
     log: Must<String> = "info";
     /// Number format of matrix products: `f32`, `bf16`, `int8` (frozen layers; bf16 elsewhere), or `auto`, the fastest of the first two.
     precision: Must<PrecisionChoice> = "auto";
+    /// Device that computes: `cpu`, `cuda:N` (an NVIDIA GPU, by its number), or `auto`, the first GPU if it can be used, else the CPU.
+    device: Must<DeviceChoice> = "auto";
     /// Threads of the numeric code; the number of physical cores when not set.
     compute_threads: May<NonZeroUsize> [visible_alias = "threads"];
     /// Largest size of an uploaded video.
@@ -211,7 +245,7 @@ settings! {
 pub enum LogFormat {
     /// Text for people.
     Text,
-    /// One JSON object per line.
+    /// Each line is a JSON object.
     Json,
 }
 
@@ -223,25 +257,49 @@ pub enum Plaintext {
     BehindProxy,
 }
 
-/// Who may ask by reflection which services there are.
+/// Callers that may list the services by reflection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reflection {
     /// Everybody.
     On,
-    /// Whoever has a credential.
+    /// Callers with a credential.
     Authenticated,
     /// Nobody.
     Off,
+}
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The API and training.
+    All,
+    /// The API alone; other processes train.
+    Serve,
+    /// Training alone; other processes serve.
+    Train,
+}
+
+impl Role {
+    /// Returns whether the process serves the API.
+    pub fn serves(self) -> bool {
+        self != Self::Train
+    }
+
+    /// Returns whether the process works on jobs.
+    pub fn trains(self) -> bool {
+        self != Self::Serve
+    }
 }
 
 /// Whether clients have to show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientCertificates {
-    /// Each has to.
+    /// Every client has to show a certificate.
     Required,
-    /// Those that show one show a good one.
+    /// A client may come without a certificate, but not with a bad one.
     Optional,
 }
 

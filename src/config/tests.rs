@@ -1,5 +1,8 @@
 //! Results of the layers, and errors of wrong values.
 
+mod objects;
+mod readme;
+
 use super::*;
 use clap::Parser;
 
@@ -219,7 +222,21 @@ reflection = "on" # default
 # tls_key is not set
 # tls_client_ca is not set
 tls_client_certificates = "required" # default
+role = "all" # default
+# exit_when_idle is not set
 data_dir = "frameshift-data" # default
+# database_url is not set
+# database_password_file is not set
+database_connections = 10 # default
+database_timeout = "3s" # default
+database_statement_timeout = "30s" # default
+database_start_timeout = "5m" # default
+database_migrate = true # default
+# objects_url is not set
+# objects_endpoint is not set
+# objects_credentials_file is not set
+# cache_dir is not set
+cache_bytes = "20GiB" # default
 accept_data_loss = false # default
 backbone = "builtin" # default
 # backbone_override is not set
@@ -229,6 +246,7 @@ trace_ratio = 1 # default
 log_format = "text" # default
 log = "info" # default
 precision = "auto" # default
+device = "auto" # default
 # compute_threads = ? # derived from the machine
 upload_limit = "1GiB" # default
 upload_expiry = "1day" # default

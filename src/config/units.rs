@@ -26,7 +26,18 @@ pub struct Address(pub SocketAddr);
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Ratio(pub f64);
 
-/// A text that is no such value.
+/// What the model computes on: `auto`, `cpu`, or `cuda:0` (`cuda` for short).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if it can be used, else the processor.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The GPU of NVIDIA's with this number.
+    Cuda(usize),
+}
+
+/// Error of a text that cannot be read as a value with a unit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct Invalid {
@@ -37,6 +48,7 @@ pub struct Invalid {
 const BYTES: &str = "a byte size such as 1GiB, 512MiB, 64KiB or 4096 (decimal units: GB, MB, kB)";
 const SPAN: &str = "a duration such as 30s, 250ms or 1h 30m";
 const RATIO: &str = "a number from 0 to 1 such as 0.25";
+const DEVICE: &str = "auto, cpu, or cuda:N with the number of a GPU";
 const ADDRESS: &str = "an address such as 127.0.0.1:50051 or localhost:50051";
 
 /// Binary units, largest first, so that printing takes the largest that divides the size.
@@ -122,6 +134,37 @@ impl fmt::Display for Ratio {
     }
 }
 
+impl FromStr for DeviceChoice {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let ordinal = |digits: &str| digits.parse::<u16>().ok();
+        match text.trim() {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            other => other
+                .strip_prefix("cuda:")
+                .and_then(ordinal)
+                .map(|ordinal| Self::Cuda(ordinal.into())),
+        }
+        .ok_or_else(|| Invalid {
+            text: text.into(),
+            expected: DEVICE,
+        })
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = Invalid;
 
@@ -200,6 +243,7 @@ as_text!(ByteSize, BYTES);
 as_text!(Span, SPAN);
 as_text!(Ratio, RATIO);
 as_text!(Address, ADDRESS);
+as_text!(DeviceChoice, DEVICE);
 
 #[cfg(test)]
 mod tests {
@@ -233,6 +277,23 @@ mod tests {
         }
         for bad in ["", "-0.1", "1.1", "NaN", "inf", "25%"] {
             assert!(bad.parse::<Ratio>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn devices_read_back_as_they_are_printed() {
+        for (text, device, printed) in [
+            ("auto", DeviceChoice::Auto, "auto"),
+            ("cpu", DeviceChoice::Cpu, "cpu"),
+            ("cuda", DeviceChoice::Cuda(0), "cuda:0"),
+            ("cuda:3", DeviceChoice::Cuda(3), "cuda:3"),
+        ] {
+            let read: DeviceChoice = text.parse().unwrap();
+            assert_eq!((read, read.to_string().as_str()), (device, printed));
+            assert_eq!(printed.parse(), Ok(device));
+        }
+        for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:70000"] {
+            assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
         }
     }
 

@@ -14,7 +14,7 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// A console for so many phases.
+    /// Creates a console for this many phases.
     pub(super) fn new(phases: usize) -> Self {
         Self {
             phases,

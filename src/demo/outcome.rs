@@ -28,7 +28,7 @@ pub(super) struct Way {
     /// Row = true label, column = predicted.
     pub(super) confusion: Vec<i64>,
     pub(super) labels: Vec<String>,
-    /// Names of a reversed pair, and the share of it that is told apart.
+    /// Names of a reversed pair, and the share of its clips that are classified right.
     pub(super) pairs: Vec<(String, f64)>,
     pub(super) parameters: i64,
     /// Updated parameters over the backbone's.
@@ -45,7 +45,7 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Share of the reversed pairs that is told apart: the mean over the task's pairs of labels.
+    /// Share of the clips of reversed pairs that are classified right: the mean over the task's pairs of labels.
     pub(super) fn reversed(&self) -> f64 {
         let shares = self.pairs.iter().map(|(_, share)| share);
         shares.sum::<f64>() / self.pairs.len().max(1) as f64

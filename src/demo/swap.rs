@@ -140,7 +140,7 @@ pub(super) async fn run(
     Ok(seen)
 }
 
-/// Makes the task keep its version until it is told otherwise.
+/// Makes the task keep its version until another is requested.
 async fn serve_by_hand(party: &Party, task: &str) -> Result<(), Error> {
     let request = v1::UpdateTaskRequest {
         task: Some(v1::Task {
@@ -217,7 +217,7 @@ impl Log {
         self.news.notify_one();
     }
 
-    /// Waits until there are so many replies.
+    /// Waits until this many replies have come.
     async fn replies(&self, count: usize) {
         while self.replies.borrow().len() < count {
             self.news.notified().await;

@@ -88,14 +88,14 @@ pub(super) async fn both_ways(
 ) -> Result<Trained, Error> {
     let [adapters, probe] = recipes(party.role.epochs);
     let (adapters, probe) = futures::future::try_join(
-        one(party, &adapters, seed, console),
-        one(party, &probe, seed, console),
+        Box::pin(one(party, &adapters, seed, console)),
+        Box::pin(one(party, &probe, seed, console)),
     )
     .await?;
     Ok(Trained { adapters, probe })
 }
 
-/// Trains the adapters' task a second time, with another seed; its version does not serve by itself any more.
+/// Trains the adapters' task a second time, with another seed; its version is not served.
 pub(super) async fn second(party: &Party, seed: u64, console: &Console) -> Result<Run, Error> {
     let [recipe, _] = recipes(SECOND_EPOCHS);
     let task = format!("tasks/{}", recipe.task);
@@ -230,7 +230,11 @@ async fn watch(party: &Party, job: &str, recipe: &Recipe, bar: &Bar<'_>) -> Resu
                 bar.set(step.step, step.total_steps, &text);
             }
             Some(
-                Event::State(_) | Event::Evaluation(_) | Event::Message(_) | Event::Serving(_),
+                Event::State(_)
+                | Event::Evaluation(_)
+                | Event::Comparison(_)
+                | Event::Message(_)
+                | Event::Serving(_),
             )
             | None => {}
         }

@@ -1,6 +1,7 @@
 //! Order of slices: pure.
 //!
 //! Invariant: never awaits, reads a clock or does I/O. A serving item that has started runs to its end; training items take turns after every slice.
+//! Once everything of a serving item is enqueued on an accelerator it is parked until its result is there, and the next one may start.
 //! While both want the device, training has its share of the time: it is never more than one serving item short of it, nor more than one slice beyond it.
 //! What one side does not use is the other's, and nobody is asked to give it back. Owners of training items share its time equally, however
 //! many items each has.
@@ -14,6 +15,8 @@ use super::{Config, Owner, Priority};
 const WHOLE: u32 = 1000;
 /// Largest share of training: serving always has a tenth.
 const MOST: u32 = 900;
+/// Serving items whose results may be on their way while another one starts: with one, an accelerator has the next item before it has finished.
+const AHEAD: usize = 1;
 
 /// Next action of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub(super) struct Schedule<K> {
     training_bytes: u64,
     /// Serving item that has started.
     current: Option<K>,
+    /// Serving items whose results are on their way, the oldest first, and whether the result is there.
+    parked: VecDeque<(K, bool)>,
     /// Submitted serving items that have not started.
     serving: VecDeque<K>,
     /// Training items that take turns.
@@ -71,6 +76,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
             share: config.training_share.min(MOST),
             training_bytes: config.training_bytes,
             current: None,
+            parked: VecDeque::new(),
             serving: VecDeque::new(),
             training: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -102,6 +108,9 @@ impl<K: Copy + PartialEq> Schedule<K> {
 
     /// Returns the next action.
     pub(super) fn turn(&mut self) -> Turn<K> {
+        if let Some(key) = self.result() {
+            return Turn::Run(key, Priority::Serving);
+        }
         if let Some(key) = self.current {
             return Turn::Run(key, Priority::Serving);
         }
@@ -121,8 +130,35 @@ impl<K: Copy + PartialEq> Schedule<K> {
         if !self.dry {
             return Turn::Form;
         }
-        self.is_free = true;
-        training.map_or(Turn::Idle, |key| Turn::Run(key, Priority::Training))
+        if let Some(key) = training {
+            self.is_free = true;
+            return Turn::Run(key, Priority::Training);
+        }
+        // Nothing else is to be done than to wait for the oldest result.
+        match self.parked.front() {
+            Some((key, _)) => Turn::Run(*key, Priority::Serving),
+            None => Turn::Idle,
+        }
+    }
+
+    /// Returns the parked item that runs before anything else: one whose result is there, or the oldest one when too many are parked.
+    fn result(&self) -> Option<K> {
+        let ready = self.parked.iter().find(|(_, is_ready)| *is_ready);
+        let oldest = self.parked.front().filter(|_| self.parked.len() > AHEAD);
+        ready.or(oldest).map(|(key, _)| *key)
+    }
+
+    /// Returns the items whose results are on their way.
+    pub(super) fn parked(&self) -> Vec<K> {
+        let waiting = self.parked.iter().filter(|(_, is_ready)| !is_ready);
+        waiting.map(|(key, _)| *key).collect()
+    }
+
+    /// Records that the result of a parked item is there.
+    pub(super) fn ready(&mut self, key: K) {
+        for (parked, is_ready) in &mut self.parked {
+            *is_ready |= *parked == key;
+        }
     }
 
     /// Records the source's answer: the key of a batch, or `None`.
@@ -138,9 +174,34 @@ impl<K: Copy + PartialEq> Schedule<K> {
         if self.current == Some(key) {
             return self.served(took);
         }
+        if self.unpark(key) {
+            // It has more to do, so it goes on before anything else.
+            self.parked.push_front((key, true));
+            return self.served(took);
+        }
         if let Some(item) = self.trained(key, took) {
             self.training.push_back(item);
         }
+    }
+
+    /// Records that a slice of this item ran for `took`, and that only its result is missing. A training item takes its turns as before.
+    pub(super) fn pending(&mut self, key: K, took: Duration) {
+        let was_current = self.current == Some(key);
+        if !was_current && !self.unpark(key) {
+            return self.ran(key, took);
+        }
+        self.dry = false;
+        if was_current {
+            self.current = None;
+        }
+        self.parked.push_back((key, false));
+        self.served(took);
+    }
+
+    /// Removes a parked item; false when there is none with this key.
+    fn unpark(&mut self, key: K) -> bool {
+        let at = self.parked.iter().position(|(parked, _)| *parked == key);
+        at.and_then(|at| self.parked.remove(at)).is_some()
     }
 
     /// Records that this item finished or was dropped, after a last slice that ran for `took`.
@@ -148,6 +209,9 @@ impl<K: Copy + PartialEq> Schedule<K> {
         self.dry = false;
         if self.current == Some(key) {
             self.current = None;
+            return self.served(took);
+        }
+        if self.unpark(key) {
             return self.served(took);
         }
         if let Some(item) = self.trained(key, took) {

@@ -13,9 +13,11 @@ use super::{Source, Step, Work};
 pub(super) enum SliceEnd {
     /// The slice ran; the item has more slices.
     More,
+    /// The slice ran; the item's result is on its way.
+    Pending,
     /// The slice ran and was the last one.
     Done,
-    /// The slice panicked, and the item was told the message.
+    /// The slice panicked, and its item got the message.
     Panicked(Arc<str>),
 }
 
@@ -24,6 +26,7 @@ pub(super) fn run(work: &mut dyn Work) -> SliceEnd {
     // After a panic the item gets only the call of `panicked` and is then dropped, so that its broken invariants do no harm.
     match catch_unwind(AssertUnwindSafe(|| work.advance())) {
         Ok(Step::More) => SliceEnd::More,
+        Ok(Step::Pending) => SliceEnd::Pending,
         Ok(Step::Done) => SliceEnd::Done,
         Err(panic) => {
             let text = message(panic.as_ref());
@@ -36,6 +39,11 @@ pub(super) fn run(work: &mut dyn Work) -> SliceEnd {
 /// Returns whether nobody waits for the item any more; true also when the item panics here.
 pub(super) fn is_cancelled(work: &dyn Work) -> bool {
     catch_unwind(AssertUnwindSafe(|| work.is_cancelled())).unwrap_or(true)
+}
+
+/// Returns whether the item's result is there; true also when the item panics here, so that it is called again.
+pub(super) fn is_ready(work: &dyn Work) -> bool {
+    catch_unwind(AssertUnwindSafe(|| work.is_ready())).unwrap_or(true)
 }
 
 /// Asks the source for a batch. Returns the message of a panic as the error.

@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::handover::{Handover, Refused};
 use super::schedule::{Schedule, Turn};
 use super::slice::{self, SliceEnd};
-use super::{Config, Error, Owner, Priority, Source, Work};
+use super::{Config, Error, Health, Owner, Priority, Source, Steady, Work};
 use crate::ids::TenantId;
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
@@ -74,6 +74,46 @@ struct Core {
     handover: Handover<Submitted, Box<dyn Source>>,
     counters: Counters,
     metrics: Metrics,
+    pulse: Pulse,
+    health: Box<dyn Health>,
+    /// Why the thread has ended by itself.
+    lost: OnceLock<Arc<str>>,
+}
+
+/// When the thread began what it is doing.
+#[derive(Debug)]
+struct Pulse {
+    epoch: Instant,
+    /// Milliseconds after the epoch, plus one; 0 while the thread waits.
+    since: AtomicU64,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            since: AtomicU64::new(0),
+        }
+    }
+
+    fn begins(&self) {
+        let since = self.epoch.elapsed().as_millis() as u64 + 1;
+        self.since.store(since, Ordering::Relaxed);
+    }
+
+    fn ends(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    fn busy_for(&self) -> Duration {
+        match self.since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => {
+                let now = self.epoch.elapsed();
+                now.saturating_sub(Duration::from_millis(since - 1))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -102,16 +142,31 @@ impl Drop for Alive {
     }
 }
 
-/// Starts the device thread.
+/// Starts the device thread on the processor.
 ///
 /// # Errors
 /// [`Error::Thread`] when the operating system refuses the thread.
 pub fn start(config: Config, metrics: Metrics) -> Result<(Handle, Service), Error> {
+    start_on(Box::new(Steady), config, metrics)
+}
+
+/// Starts the device thread on an accelerator. When it is lost the thread drops all items and ends.
+///
+/// # Errors
+/// Same as [`start`].
+pub fn start_on(
+    health: Box<dyn Health>,
+    config: Config,
+    metrics: Metrics,
+) -> Result<(Handle, Service), Error> {
     let core = Arc::new(Core {
         handover: Handover::new(config.queue),
         config,
         counters: Counters::default(),
         metrics,
+        pulse: Pulse::new(),
+        health,
+        lost: OnceLock::new(),
     });
     let (sender, ended) = oneshot::channel();
     let exit = Exit {
@@ -181,6 +236,11 @@ impl Handle {
         PauseGuard(self.core.clone())
     }
 
+    /// Returns for how long the slice that runs now has been running; zero between slices.
+    pub fn busy_for(&self) -> Duration {
+        self.core.pulse.busy_for()
+    }
+
     /// Returns the counters.
     pub fn stats(&self) -> Stats {
         let counters = &self.core.counters;
@@ -202,11 +262,11 @@ impl Drop for PauseGuard {
 
 impl Service {
     /// Runs until the drain, then finishes the serving work that waits, drops training work, and ends the thread. Returns earlier only when every
-    /// handle is gone or the thread has died, in which case the process has to drain.
+    /// handle is gone, the thread has died or the accelerator is lost, in which case the process has to drain.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when the thread has died.
-    pub async fn run(mut self, mut drain: Signal) -> Result<(), Error> {
+    /// [`Error::Lost`] when the accelerator is lost, [`Error::Stopped`] when the thread has died.
+    pub async fn run(mut self, drain: Signal) -> Result<(), Error> {
         tokio::select! {
             () = drain.draining() => {
                 self.core.handover.stop();
@@ -215,7 +275,13 @@ impl Service {
             _ = &mut self.ended => {}
         }
         // The thread has left its loop, so this does not block.
-        self.thread.join().map_err(|_| Error::Stopped)
+        self.thread.join().map_err(|_| Error::Stopped)?;
+        match self.core.lost.get() {
+            Some(reason) => Err(Error::Lost {
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -241,8 +307,8 @@ struct Device {
     source: Option<Box<dyn Source>>,
     /// Next free key, for formed batches and submitted items alike.
     next_key: u64,
-    /// Key of the formed batch that runs; it does not count as held.
-    formed: Option<u64>,
+    /// Keys of the formed batches that run or whose results are on their way; they do not count as held. There are at most three.
+    formed: Vec<u64>,
     /// Consecutive panics of the source.
     stumbles: u32,
     /// Last field, so that the items and the source are dropped before it reports the end.
@@ -257,7 +323,7 @@ impl Device {
             works: HashMap::new(),
             source: None,
             next_key: 0,
-            formed: None,
+            formed: Vec::new(),
             stumbles: 0,
             exit,
         }
@@ -272,13 +338,31 @@ impl Device {
                     self.drop_work(key);
                 }
             }
+            self.look_for_results();
             let turn = self.schedule.turn();
             idle = turn == Turn::Idle;
+            self.exit.core.pulse.begins();
             match turn {
                 Turn::Run(key, priority) => self.slice(key, priority),
                 Turn::Form => self.form(),
                 Turn::Idle if stopping => return,
                 Turn::Idle => {}
+            }
+            self.exit.core.pulse.ends();
+            if let Some(reason) = self.exit.core.health.lost() {
+                tracing::error!(reason = &*reason, "the device thread ends");
+                let _ = self.exit.core.lost.set(reason);
+                return;
+            }
+        }
+    }
+
+    /// Tells the schedule which results have arrived.
+    fn look_for_results(&mut self) {
+        for key in self.schedule.parked() {
+            let work = self.works.get(&key);
+            if work.is_none_or(|work| slice::is_ready(work.as_ref())) {
+                self.schedule.ready(key);
             }
         }
     }
@@ -310,8 +394,8 @@ impl Device {
     }
 
     fn drop_work(&mut self, key: u64) {
-        if self.formed == Some(key) {
-            self.formed = None;
+        if let Some(at) = self.formed.iter().position(|formed| *formed == key) {
+            self.formed.swap_remove(at);
         } else {
             self.exit.core.handover.release();
         }
@@ -331,7 +415,7 @@ impl Device {
             Err(message) => return self.stumbled(&message),
         };
         let key = work.map(|work| self.add(work));
-        self.formed = key;
+        self.formed.extend(key);
         self.schedule.formed(key);
     }
 
@@ -342,7 +426,6 @@ impl Device {
         let core = &self.exit.core;
         core.counters.panics.fetch_add(1, Ordering::Release);
         core.metrics.device_panic();
-        self.formed = None;
         self.schedule.formed(None);
         self.stumbles = self.stumbles.saturating_add(1);
         if self.stumbles < STUMBLES {
@@ -352,7 +435,7 @@ impl Device {
 
     fn slice(&mut self, key: u64, priority: Priority) {
         let Some(work) = self.works.get_mut(&key) else {
-            // Every key of the schedule has its item; otherwise this keeps the mistake from repeating for ever.
+            // Every key of the schedule has its item; otherwise this keeps the mistake from repeating without end.
             return self.schedule.gone(key, Duration::ZERO);
         };
         let counters = &self.exit.core.counters;
@@ -374,6 +457,7 @@ impl Device {
         metrics.slice(priority.kind(), took);
         match outcome {
             SliceEnd::More => return self.schedule.ran(key, took),
+            SliceEnd::Pending => return self.schedule.pending(key, took),
             SliceEnd::Done if priority == Priority::Serving => {
                 counters.batches.fetch_add(1, Ordering::Release);
             }

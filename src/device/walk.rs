@@ -19,6 +19,11 @@ pub trait Walk: Send + 'static {
     /// Returns the result after `advance` has returned [`Step::Done`]; called on the device thread.
     fn finish(self) -> Self::Output;
 
+    /// Returns whether the result is there, after `advance` has returned [`Step::Pending`].
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// Returns the memory that the computation needs while it runs, in bytes.
     fn bytes(&self) -> u64 {
         0
@@ -61,6 +66,10 @@ impl<W: Walk> Work for Reported<W> {
     fn panicked(&mut self, message: &Arc<str>) {
         let message = message.clone();
         self.reply(Err(Error::Panicked { message }));
+    }
+
+    fn is_ready(&self) -> bool {
+        self.walk.as_ref().is_none_or(Walk::is_ready)
     }
 
     fn bytes(&self) -> u64 {

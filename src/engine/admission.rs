@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::Error;
 use crate::fair::Class;
 use crate::ids::TenantId;
+use crate::telemetry::Metrics;
 use share::Books;
 
 pub(super) use share::Demand;
@@ -28,6 +29,8 @@ struct Shared {
     returned: Notify,
     /// What the times of the books count from.
     begin: Instant,
+    /// Where the clips that permits cover are shown; nowhere for permits of requests that nobody waits for.
+    metrics: Option<Metrics>,
 }
 
 #[derive(Debug)]
@@ -66,10 +69,20 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Shows what permits cover. Called with the lock held, so that the last value shown is the current one.
+    fn show(&self, state: &State) {
+        if let Some(metrics) = &self.metrics {
+            metrics.admission_used(state.books.used().clips);
+        }
+    }
 }
 
 impl Admission {
-    pub(super) fn new(capacity: Demand) -> Self {
+    pub(super) fn new(capacity: Demand, metrics: Option<Metrics>) -> Self {
+        if let Some(metrics) = &metrics {
+            metrics.admission_capacity(capacity.clips);
+        }
         Self(Arc::new(Shared {
             capacity,
             state: Mutex::new(State {
@@ -78,6 +91,7 @@ impl Admission {
             }),
             returned: Notify::new(),
             begin: Instant::now(),
+            metrics,
         }))
     }
 
@@ -104,6 +118,7 @@ impl Admission {
         }
         let granted = state.books.grant((tenant, class), demand, now);
         granted.map_err(|limit| Error::QueueFull { clips, limit })?;
+        shared.show(&state);
         Ok(Permit {
             shared: shared.clone(),
             tenant: tenant.clone(),
@@ -173,6 +188,7 @@ impl Drop for Permit {
         let mut state = self.shared.lock();
         let holder = (&self.tenant, self.class);
         state.books.release(holder, self.demand);
+        self.shared.show(&state);
         drop(state);
         self.shared.returned.notify_waiters();
     }
@@ -201,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_and_an_impossible_request_differ() {
-        let admission = Admission::new(clips(4));
+        let admission = Admission::new(clips(4), None);
         let _held = admit(&admission, "a", clips(4)).unwrap();
         let full = admit(&admission, "b", clips(1));
         let limit = Limit::Queue;
@@ -230,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_may_wait_gets_room_as_soon_as_it_is_returned() {
-        let admission = Admission::new(clips(4));
+        let admission = Admission::new(clips(4), None);
         let held = admit(&admission, "a", clips(4)).unwrap();
         let (b, c) = (tenant("b"), tenant("c"));
         let mut waiting = Box::pin(admission.reserve((&b, Class::Batch), clips(2)));
@@ -247,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn idle_waits_for_the_last_permit() {
-        let admission = Admission::new(clips(4));
+        let admission = Admission::new(clips(4), None);
         let held = admit(&admission, "a", clips(2)).unwrap();
         admission.close();
         let late = admit(&admission, "a", clips(1));

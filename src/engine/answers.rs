@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::admission::Demand;
-use super::request::{Ran, Wanted};
+use super::request::{Ran, VersionClips};
 use super::{Error, Handle, Limit, Permit};
 use crate::ids::VersionRef;
 use crate::model::{Pictures, Readout};
@@ -65,7 +65,7 @@ impl ClipFeatures {
     }
 }
 
-impl From<Clips> for Wanted {
+impl From<Clips> for VersionClips {
     fn from(clips: Clips) -> Self {
         Self {
             version: Some(clips.version),
@@ -86,7 +86,7 @@ impl From<Ran> for Answer {
 }
 
 /// The room that clips take; buffers that several of them share count once.
-fn demand_of(wanted: &[Wanted]) -> Demand {
+fn demand_of(wanted: &[VersionClips]) -> Demand {
     let clips = wanted.iter().flat_map(|wanted| &wanted.clips);
     let mut known = HashSet::new();
     let buffers = clips.clone().flat_map(Pictures::buffers);
@@ -131,7 +131,7 @@ impl Handle {
         versions: Vec<Clips>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Result<Answer, Error>>, Error> {
-        let wanted = versions.into_iter().map(Wanted::from).collect();
+        let wanted = versions.into_iter().map(VersionClips::from).collect();
         let ran = self.run(permit, wanted, deadline).await?;
         Ok(ran.into_iter().map(|ran| ran.map(Answer::from)).collect())
     }
@@ -152,7 +152,7 @@ impl Handle {
             true => Readout::Features,
             false => Readout::ClassTokens,
         };
-        let wanted = Wanted {
+        let wanted = VersionClips {
             version: version.cloned(),
             readout,
             clips: clips.into_iter().map(Pictures::from).collect(),
@@ -177,7 +177,7 @@ impl Handle {
     async fn run(
         &self,
         permit: &Permit,
-        wanted: Vec<Wanted>,
+        wanted: Vec<VersionClips>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Result<Ran, Error>>, Error> {
         let demand = demand_of(&wanted);

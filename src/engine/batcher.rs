@@ -145,7 +145,7 @@ impl<T: Queued> Batcher<T> {
                 self.turns.had(class, !self.batch.is_empty());
                 break;
             }
-            // Nothing of this class waits: its tenants start anew.
+            // Nothing of this class waits, so its tenants start without a history.
             self.lane_mut(class).rest();
         }
         formed

@@ -118,6 +118,12 @@ pub enum Error {
         /// Description of the failure.
         reason: Arc<str>,
     },
+    /// The device has no room for one clip, or for a set, now.
+    #[error("the device has no room for {bytes} bytes")]
+    OutOfMemory {
+        /// Bytes that were asked for; 0 when the driver does not tell.
+        bytes: u64,
+    },
     /// The backbone is not warmed up yet.
     #[error("the engine is not ready")]
     NotReady,

@@ -102,6 +102,8 @@ struct State {
     batcher: Batcher<Clip>,
     /// Clips of a batch that failed; each runs alone, to find the one that fails.
     suspects: VecDeque<Clip>,
+    /// Parts of batches for which the device had no room; they come first, since their clips have waited longest.
+    again: VecDeque<Vec<Clip>>,
     batches: u64,
     /// Times of past batches.
     pace: Pace,
@@ -124,6 +126,7 @@ impl Queue {
             state: Mutex::new(State {
                 batcher: Batcher::new(),
                 suspects: VecDeque::new(),
+                again: VecDeque::new(),
                 batches: 0,
                 pace: Pace::new(config.batch_time),
                 rates: Rates::new(),
@@ -186,7 +189,15 @@ impl Queue {
         self.lock().suspects.extend(clips);
     }
 
-    /// Records that a batch of so many clips and frames took `took` on the device.
+    /// Adds parts of a batch for which the device had no room; each runs as a batch of its own, before anything else.
+    pub(super) fn again(&self, parts: [Vec<Clip>; 2]) {
+        let mut state = self.lock();
+        for part in parts.into_iter().rev() {
+            state.again.push_front(part);
+        }
+    }
+
+    /// Records the time `took` of a batch on the device, with its clips and frames.
     pub(super) fn ran(&self, (clips, frames): (usize, usize), took: Duration) {
         let mut state = self.lock();
         let now = state.begin.elapsed();
@@ -229,8 +240,9 @@ impl Queue {
         state.closed = true;
         let waiting = state.batcher.clear();
         let suspects = std::mem::take(&mut state.suspects);
+        let again = std::mem::take(&mut state.again);
         drop(state);
-        drop((waiting, suspects));
+        drop((waiting, suspects, again));
     }
 
     /// Forms the next batch. Returns it with its number; `None` when no clip waits.
@@ -239,12 +251,21 @@ impl Queue {
         let mut dropped = Vec::new();
         let mut state = self.lock();
         let mut batch = Vec::new();
-        while let Some(clip) = state.suspects.pop_front() {
-            if clip.is_wanted(now) {
-                batch.push(clip);
-                break;
+        while batch.is_empty()
+            && let Some(part) = state.again.pop_front()
+        {
+            let (wanted, unwanted): (Vec<_>, Vec<_>) =
+                part.into_iter().partition(|clip| clip.is_wanted(now));
+            batch = wanted;
+            dropped.extend(unwanted);
+        }
+        while batch.is_empty()
+            && let Some(clip) = state.suspects.pop_front()
+        {
+            match clip.is_wanted(now) {
+                true => batch.push(clip),
+                false => dropped.push(clip),
             }
-            dropped.push(clip);
         }
         if batch.is_empty() {
             // A tenant that is alone on the device, with requests of one class, gets the full throughput.

@@ -30,7 +30,7 @@ impl Core {
     pub(super) async fn run(
         &self,
         asks: (&TenantId, Class),
-        wanted: Vec<Wanted>,
+        wanted: Vec<VersionClips>,
         deadline: Option<Instant>,
     ) -> Vec<Result<Ran, Error>> {
         let spans = &Mutex::new(Spans::new(wanted.len()));
@@ -96,7 +96,7 @@ impl Core {
     }
 
     /// Checks the clips and pins the set.
-    async fn ready(&self, wanted: Wanted) -> Result<Ready, Error> {
+    async fn ready(&self, wanted: VersionClips) -> Result<Ready, Error> {
         let frames = self.check(&wanted.clips)?;
         let weights = match &wanted.version {
             Some(version) => Weights::Version(self.residency.acquire(version).await?),
@@ -171,7 +171,7 @@ impl Core {
 }
 
 /// Clips of one version that are to be run together.
-pub(super) struct Wanted {
+pub(super) struct VersionClips {
     /// Version to use; the bare backbone when absent.
     pub(super) version: Option<VersionRef>,
     /// What is wanted of each clip.
@@ -182,7 +182,7 @@ pub(super) struct Wanted {
 
 /// Results of the clips of one version.
 pub(super) struct Ran {
-    /// One row per clip, in order.
+    /// Logits or features, a row per clip, in order.
     pub(super) rows: Vec<Vec<f32>>,
     /// Time from the request's entry into the queue until the last of its batches formed.
     pub(super) queue: Duration,
@@ -329,7 +329,7 @@ impl Spans {
         }
     }
 
-    /// One more set is ready, or has failed.
+    /// Notes that another set is ready, or has failed.
     fn loaded(&mut self) {
         self.loading(self.loading.saturating_sub(1));
     }

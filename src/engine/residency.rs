@@ -33,7 +33,7 @@ const WAITING: u64 = 8;
 /// Most loads of one tenant that wait for a turn because of requests that are admitted but not decoded.
 const PREFETCHED: usize = 64;
 
-/// Most versions that watch and are noted as not resident; the others are noted later.
+/// Most shadow versions that are noted as not resident; the others are noted later.
 const MISSED: usize = 64;
 
 /// Adapter set in memory. A reference to it is a pin.
@@ -257,7 +257,9 @@ impl Residency {
         } = &self.0.loader;
         match warmup::proven(device, backbone, &pin.set).await {
             Err(Fault::Unfit(reason)) => pin.quarantine(reason),
-            Ok(()) | Err(Fault::Device(_)) => self.0.lock().acquit(&pin),
+            Ok(()) | Err(Fault::Device(_) | Fault::OutOfMemory { .. }) => {
+                self.0.lock().acquit(&pin)
+            }
         }
     }
 

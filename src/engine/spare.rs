@@ -1,4 +1,4 @@
-//! Work that nobody waits for: clips of versions that watch requests.
+//! Work that nobody waits for: clips of shadow versions.
 //!
 //! Invariant: it takes nothing that a request could use. Its room in the queue is its own; it runs when no request waits, in small batches; its sets are
 //! loaded into free room only and are the first to leave.

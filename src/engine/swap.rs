@@ -24,7 +24,7 @@ pub struct Service {
     versions: Arc<dyn Versions>,
     moving: HashSet<VersionRef>,
     moves: JoinSet<VersionRef>,
-    /// Sets that are being warmed up again, at most one per resident set, and sets of versions that watch, which are loaded if there is room.
+    /// Sets that are being warmed up again, at most one per resident set, and sets of shadow versions, which are loaded if there is room.
     exams: JoinSet<()>,
     /// Tasks that may have changed but could not be read, or whose notice was lost; at most one entry per task with sets in the table.
     unsure: HashSet<(TenantId, TaskId)>,
@@ -53,7 +53,7 @@ impl Service {
     ///
     /// # Errors
     /// When the backbone's first forward pass fails or gives values that are not finite.
-    pub async fn run(mut self, mut drain: Signal) -> Result<(), Unfit> {
+    pub async fn run(mut self, drain: Signal) -> Result<(), Unfit> {
         let mut changes = self.versions.changes();
         tokio::select! {
             warm = warmup::backbone(&self.core.device, &self.core.backbone) => self.core.queue.warmed_up(warm?),
@@ -123,7 +123,7 @@ impl Service {
             let core = self.core.clone();
             self.exams.spawn(async move {
                 let loaded = core.residency.acquire_spare(&version).await;
-                tracing::debug!(%version, is_resident = loaded.is_ok(), "a version that watches was looked for");
+                tracing::debug!(%version, is_resident = loaded.is_ok(), "a shadow version was looked up");
             });
         }
     }
@@ -233,7 +233,7 @@ async fn advance(core: &Core, versions: &dyn Versions, desired: &Desired) {
             | Error::NotFound { .. }),
         ) => ("refused", refuse(versions, desired, &error).await),
         Err(error @ Error::NoRoom { .. }) => {
-            tracing::debug!(tenant = %version.tenant, %version, %error, "a version that watches is not resident yet");
+            tracing::debug!(tenant = %version.tenant, %version, %error, "a shadow version is not resident yet");
             ("retried", Ok(true))
         }
         Err(error) => {

@@ -111,7 +111,7 @@ impl Versions for Nothing {
     }
 }
 
-fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
+pub(super) fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
     let (reply, parts) = mpsc::channel(1);
     let clip = Clip {
         request,
@@ -143,7 +143,7 @@ async fn a_batch_that_fails_is_taken_apart_to_find_the_set_at_fault() {
         queue.push((&pin.version.tenant, Class::Interactive), vec![clip]);
         answers.push(parts);
     }
-    device.set_source(Box::new(Batches::new(queue.clone(), good)));
+    device.set_source(Box::new(Batches::new(queue.clone(), Arc::new(good))));
     let mut results = Vec::new();
     for mut parts in answers {
         results.push(parts.recv().await.unwrap().result);

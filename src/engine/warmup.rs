@@ -18,6 +18,11 @@ pub(super) enum Fault {
     Unfit(Arc<str>),
     /// The device did not run the forward pass.
     Device(device::Error),
+    /// The device has no room for the forward pass now; the set is not at fault.
+    OutOfMemory {
+        /// Bytes that were asked for; 0 when the driver does not tell.
+        bytes: u64,
+    },
 }
 
 /// Forward pass of one clip.
@@ -54,6 +59,10 @@ impl Walk for Forward {
             self.error = Some(error);
             Step::Done
         })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.inference.as_ref().is_none_or(Inference::is_ready)
     }
 
     fn finish(self) -> Self::Output {
@@ -109,6 +118,9 @@ pub(super) async fn set(
     match device.run(forward, Priority::Serving).await {
         Ok(Ok(logits)) if logits.iter().flatten().all(|value| value.is_finite()) => Ok(()),
         Ok(Ok(_)) => Err(Fault::Unfit("its logits are not finite".into())),
+        Ok(Err(Error::OutOfMemory { bytes })) => Err(Fault::OutOfMemory { bytes }),
+        // The device thread ends by itself.
+        Ok(Err(Error::DeviceLost(_))) => Err(Fault::Device(device::Error::Stopped)),
         Ok(Err(error)) => Err(Fault::Unfit(error.to_string().into())),
         Err(device::Error::Panicked { message }) => Err(Fault::Unfit(message)),
         Err(error) => Err(Fault::Device(error)),
@@ -133,6 +145,10 @@ pub(super) async fn backbone(
             Ok(()) => {}
             Err(Fault::Unfit(reason)) => return Err(unfit(reason)),
             Err(Fault::Device(error)) => return Err(unfit(error.to_string().into())),
+            Err(Fault::OutOfMemory { bytes }) => {
+                let reason = format!("the device has no room for {bytes} bytes of its first clip");
+                return Err(unfit(reason.into()));
+            }
         }
     }
     Ok(began.elapsed())

@@ -1,6 +1,6 @@
-//! What a clip runs through beside the frozen layers: an adapter set, or nothing.
+//! Weights that a clip runs through beside the frozen layers: an adapter set, or none.
 //!
-//! Invariant: only who asks for the bare backbone gets it; a version whose set is missing is an error.
+//! Invariant: only a request for the bare backbone gets it; a version whose set is missing is an error.
 
 use std::sync::Arc;
 

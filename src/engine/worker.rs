@@ -1,24 +1,28 @@
 //! Batches on the device, each formed when the device asks for it: one forward pass through the backbone, whatever the tasks of its clips.
 //!
 //! Invariant: the clips of a failed batch run again one by one; only a clip that fails alone gets an error. Its set is then warmed up again, which
-//! decides whether the set is quarantined.
+//! decides whether the set is quarantined. A batch for which the device has no room runs again in halves; neither that nor a lost device is a set's fault.
+
+mod forward;
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Error;
 use super::queue::{Clip, Part, Queue};
 use crate::device::{Source, Work};
-use crate::model::{self, Backbone, Inference, Readout, Segment, Step};
+use crate::model::{self, Readout, Segment, Step};
+use forward::{Forward, Input, Model};
 
 /// Source of batches for the device.
 pub(super) struct Batches {
     queue: Arc<Queue>,
-    backbone: Arc<Backbone>,
+    model: Arc<dyn Model>,
 }
 
 impl Batches {
-    pub(super) fn new(queue: Arc<Queue>, backbone: Arc<Backbone>) -> Self {
-        Self { queue, backbone }
+    pub(super) fn new(queue: Arc<Queue>, model: Arc<dyn Model>) -> Self {
+        Self { queue, model }
     }
 }
 
@@ -35,7 +39,7 @@ impl Source for Batches {
                 let same = |a: &Clip, b: &Clip| a.weights.id() == b.weights.id();
                 let sets = clips.chunk_by(same).count();
                 self.queue.metrics().batch(clips.len(), sets);
-                let batch = Batch::new(self.queue.clone(), self.backbone.clone(), clips, number);
+                let batch = Batch::new(self.queue.clone(), self.model.clone(), clips, number);
                 return Some(Box::new(batch));
             };
             for clip in clips {
@@ -55,28 +59,28 @@ impl Drop for Batches {
 /// A batch; its clips are sorted by set, then by frames.
 pub(super) struct Batch {
     queue: Arc<Queue>,
-    backbone: Arc<Backbone>,
+    model: Arc<dyn Model>,
     clips: Vec<Clip>,
     number: u64,
     formed: Instant,
     /// State of the forward pass; created by the first slice.
-    inference: Option<Inference>,
+    forward: Option<Box<dyn Forward>>,
 }
 
 impl Batch {
     pub(super) fn new(
         queue: Arc<Queue>,
-        backbone: Arc<Backbone>,
+        model: Arc<dyn Model>,
         clips: Vec<Clip>,
         number: u64,
     ) -> Self {
         Self {
             queue,
-            backbone,
+            model,
             clips,
             number,
             formed: Instant::now(),
-            inference: None,
+            forward: None,
         }
     }
 
@@ -100,21 +104,25 @@ impl Batch {
     }
 
     fn step(&mut self) -> Result<Step, model::Error> {
-        let inference = match &mut self.inference {
-            Some(inference) => inference,
+        let forward = match &mut self.forward {
+            Some(forward) => forward,
             None => {
                 let pictures = self.clips.iter().map(|clip| clip.pictures.clone());
-                let pictures = pictures.collect::<Vec<_>>();
                 let (segments, readouts) = self.segments();
-                let inference = Inference::new(self.backbone.clone(), pictures, segments)?;
-                self.inference.insert(inference.reading(readouts).sharing())
+                let begun = self.model.begin(Input {
+                    pictures: pictures.collect(),
+                    segments,
+                    readouts,
+                });
+                self.forward.insert(begun?)
             }
         };
-        if inference.advance()? == Step::More {
-            return Ok(Step::More);
+        match forward.advance()? {
+            Step::Done => {}
+            step @ (Step::More | Step::Pending) => return Ok(step),
         }
-        if let Some(inference) = self.inference.take() {
-            let rows = inference.into_readouts()?;
+        if let Some(forward) = self.forward.take() {
+            let rows = forward.finish()?;
             self.answer(rows);
         }
         Ok(Step::Done)
@@ -141,9 +149,39 @@ impl Batch {
         }
     }
 
+    /// Handles an error of the forward pass.
+    fn failed(&mut self, error: &model::Error) {
+        // Its buffers are freed before anything else is tried.
+        self.forward = None;
+        if let model::Error::OutOfMemory { bytes } = error {
+            return self.halve(*bytes);
+        }
+        if let model::Error::DeviceLost(_) = error {
+            // The device thread ends after this slice, so nothing is tried again.
+            for clip in self.clips.drain(..) {
+                clip.refuse(Error::Stopped);
+            }
+            return;
+        }
+        self.take_apart(error.to_string().into());
+    }
+
+    /// Handles a batch for which the device has no room: it runs again in halves, and a clip that was alone gets the error.
+    fn halve(&mut self, bytes: u64) {
+        let mut clips = std::mem::take(&mut self.clips);
+        self.queue.metrics().batch_halved();
+        if clips.len() > 1 {
+            let second = clips.split_off(clips.len().div_ceil(2));
+            return self.queue.again([clips, second]);
+        }
+        for clip in clips {
+            clip.refuse(Error::OutOfMemory { bytes });
+        }
+    }
+
     /// Handles a failed batch: its clips run again one by one, and a clip that was alone gets the error.
     fn take_apart(&mut self, reason: Arc<str>) {
-        self.inference = None;
+        self.forward = None;
         let mut clips = std::mem::take(&mut self.clips);
         if clips.len() > 1 {
             return self.queue.suspect(clips);
@@ -163,9 +201,15 @@ fn refuse(clip: Clip, reason: Arc<str>) {
 impl Work for Batch {
     fn advance(&mut self) -> Step {
         self.step().unwrap_or_else(|error| {
-            self.take_apart(error.to_string().into());
+            self.failed(&error);
             Step::Done
         })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.forward
+            .as_ref()
+            .is_none_or(|forward| forward.is_ready())
     }
 
     fn is_cancelled(&self) -> bool {
@@ -176,3 +220,6 @@ impl Work for Batch {
         self.take_apart(message.clone());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! A file on its way to a version: what it says, whether it fits, and what the version will say.
 //!
-//! Invariant: the manifest is looked at before the tensors, so that a set of another backbone is told so, and not that it has another shape.
+//! Invariant: the manifest is checked before the tensors, so that a set of another backbone is refused for its backbone and not for its shape.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,9 +21,9 @@ use crate::spec::{AdapterConfig, ClipSampling, Digest, Evaluation, Invalid, Labe
 /// Characters of the text about an object that is passed over: its key and class are the file's words, of any length.
 const PASSED_CHARS: usize = 300;
 
-/// What a caller wants of an import.
+/// An import as its caller asks for it.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct ImportRequest {
     /// The task that gets the version.
     pub task: TaskId,
     /// Row i of the head is label i; what the file says when absent.
@@ -50,7 +50,7 @@ pub struct Wanted {
 pub struct Serving {
     /// The version.
     pub version: AdapterVersion,
-    /// Its labels.
+    /// Labels of the version.
     pub labels: LabelSet,
 }
 
@@ -76,7 +76,7 @@ pub enum Contents {
 pub(super) async fn begin(
     exchange: &Exchange,
     tenant: &TenantId,
-    wanted: &Wanted,
+    wanted: &ImportRequest,
 ) -> Result<Target> {
     let target = match exchange.registry.get_task(tenant, &wanted.task).await {
         Ok(task) => {
@@ -124,7 +124,7 @@ fn check_sampling(given: Option<ClipSampling>, task: &TaskRecord) -> Result<()> 
 /// Reads a file and checks it against its task. Also returns what of the file was passed over.
 pub(super) fn prepare(
     backbone: &Backbone,
-    wanted: Wanted,
+    wanted: ImportRequest,
     target: Target,
     contents: Contents,
 ) -> Result<(Import, Vec<String>)> {
@@ -139,7 +139,11 @@ pub(super) fn prepare(
         Target::Task(task, serving) => {
             check_shape(&set, manifest.as_ref(), &task, config)?;
             known = serving;
-            (None, task.adapter, task.sampling)
+            let adapter = match is_chosen(&set, &task) {
+                true => set.adapter,
+                false => task.adapter,
+            };
+            (None, adapter, task.sampling)
         }
         Target::New => {
             let task = new_task(&wanted, &set, manifest.as_ref())?;
@@ -183,6 +187,7 @@ pub(super) fn prepare(
             dataset_digest: Digest([0; 32]),
             parent: None,
             evaluation: Evaluation::default(),
+            calibration: None,
         },
     };
     let import = Import {
@@ -272,7 +277,7 @@ fn check_shape(
 ) -> Result<()> {
     let is_same =
         |a: &AdapterConfig, b: &AdapterConfig| Imported::is_same_shape(a, b, backbone.layers);
-    if !is_same(&set.adapter, &task.adapter) {
+    if !is_same(&set.adapter, &task.adapter) && !is_chosen(set, task) {
         let problem = format!("the file has {}, the task {}", set.adapter, task.adapter);
         return Err(Invalid::new("payload", problem).into());
     }
@@ -294,6 +299,11 @@ fn check_shape(
     Ok(())
 }
 
+/// Whether a file has a head alone, and goes to a task whose jobs choose between its adapters and such heads.
+fn is_chosen(set: &Imported, task: &TaskRecord) -> bool {
+    task.auto_head && !set.adapter.has_sites()
+}
+
 /// Whether nobody named the labels: they are the rows' numbers.
 fn is_numbered(labels: &LabelSet) -> bool {
     let mut rows = labels.as_slice().iter().enumerate();
@@ -301,7 +311,7 @@ fn is_numbered(labels: &LabelSet) -> bool {
 }
 
 fn new_task(
-    wanted: &Wanted,
+    wanted: &ImportRequest,
     set: &Imported,
     manifest: Option<&VersionManifest>,
 ) -> Result<NewTask> {
@@ -310,7 +320,7 @@ fn new_task(
         && given != said
     {
         let problem = format!(
-            "the version in the file takes {said}, the header says {given}: leave sampling away"
+            "the version in the file takes {said}, the header says {given}: leave sampling out"
         );
         return Err(Invalid::new("header.sampling", problem).into());
     }
@@ -321,6 +331,7 @@ fn new_task(
         adapter: manifest.map_or(set.adapter, |own| own.adapter),
         sampling,
         auto_serve: true,
+        auto_head: false,
     })
 }
 
@@ -348,7 +359,14 @@ fn labels(
             .map_err(|bad| Invalid::new(FIELD, bad.problem))?,
     };
     if labels.len() != classes {
-        let problem = format!("{} labels for a head of {classes} rows", labels.len());
+        let noun = match labels.len() {
+            1 => "label",
+            _ => "labels",
+        };
+        let problem = format!(
+            "{} {noun}, the head of the file has {classes} rows",
+            labels.len()
+        );
         return Err(Invalid::new(FIELD, problem).into());
     }
     Ok(labels)

@@ -4,8 +4,11 @@
 //! would have been.
 
 mod alters;
+mod mix;
 
 use crate::rng::{Permutation, Stream};
+
+pub use mix::{Mix, cut, mixed};
 
 /// Tries to fit a rectangle of the drawn area and shape.
 const TRIES: usize = 10;
@@ -59,6 +62,12 @@ impl Draws {
             clips,
             &mut Stream::new(self.seed, "permutation").fork(epoch),
         )
+    }
+
+    /// The order in which the `clips` examples of a label take their next turns.
+    pub fn label_order(&self, label: u64, round: u64, clips: u64) -> Permutation {
+        let stream = Stream::new(self.seed, "label order").fork(label);
+        Permutation::new(clips, &mut stream.fork(round))
     }
 
     /// The order of an epoch as release 0.1 took it: a job that began with it goes on with it.

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is read is what was written, by the bit, floats included; a file of another data set, backbone or shape is refused.
 
+mod tried;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,8 @@ const WEIGHT: &str = "weight/";
 const MOMENT: &str = "moment/";
 /// Prefix of the names of the best evaluation's weights, when they are not the weights of the checkpoint's step.
 const BEST: &str = "best/";
+/// Prefix of the names of the weights of the best head that was tried.
+const TRIED: &str = "tried/";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -58,6 +62,21 @@ pub(super) struct Origin {
     pub(super) plan: Plan,
 }
 
+/// An evaluation as it is kept: step, loss and top-1.
+type LookBits = (u64, u64, u64);
+
+fn bits_of(look: &Look) -> LookBits {
+    (look.step, look.loss.to_bits(), look.top1.to_bits())
+}
+
+fn look_of((step, loss, top1): LookBits) -> Look {
+    Look {
+        step,
+        loss: f64::from_bits(loss),
+        top1: f64::from_bits(top1),
+    }
+}
+
 /// Floats are kept as their bits: JSON's reader may be off by one in the last place.
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -82,11 +101,16 @@ struct Header {
     right: u64,
     /// Step, loss and top-1 of each evaluation.
     #[serde(default)]
-    looks: Vec<(u64, u64, u64)>,
+    looks: Vec<LookBits>,
     #[serde(default)]
     best_look: Option<usize>,
     #[serde(default)]
     is_blind: bool,
+    #[serde(default)]
+    is_halved: bool,
+    /// What came of heads without adapters, once they were tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tried: Option<tried::Record>,
 }
 
 impl Header {
@@ -117,21 +141,16 @@ impl Header {
             equal: position.order == Order::Equal,
             accuracies: bits(&position.accuracies),
             right: position.right,
-            looks: looks
-                .map(|look| (look.step, look.loss.to_bits(), look.top1.to_bits()))
-                .collect(),
+            looks: looks.map(bits_of).collect(),
             best_look: position.looks.best,
             is_blind: position.looks.is_blind,
+            is_halved: position.is_halved,
+            tried: trainer.tried().map(|tried| tried::Record::of(tried)),
         }
     }
 
     fn position(self) -> Position {
         let floats = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
-        let look = |(step, loss, top1)| Look {
-            step,
-            loss: f64::from_bits(loss),
-            top1: f64::from_bits(top1),
-        };
         let order = self.order();
         Position {
             step: self.step,
@@ -141,9 +160,10 @@ impl Header {
             loss_clips: self.loss_clips,
             right: self.right,
             training: Duration::from_micros(self.training_micros),
+            is_halved: self.is_halved,
             order,
             looks: Looks {
-                list: self.looks.into_iter().map(look).collect(),
+                list: self.looks.into_iter().map(look_of).collect(),
                 best: self.best_look,
                 is_blind: self.is_blind,
             },
@@ -186,6 +206,16 @@ pub(super) fn encode(trainer: &Trainer, origin: &Origin) -> Result<Vec<u8>, Erro
         best.iter()
             .map(|(name, view)| (format!("{BEST}{name}"), view)),
     );
+    let tried = match trainer.tried().and_then(|tried| tried.best.as_ref()) {
+        Some(best) => best.set.to_safetensors(Default::default())?,
+        None => safetensors::serialize(std::iter::empty::<(&str, TensorView<'_>)>(), None)?,
+    };
+    let tried = SafeTensors::deserialize(&tried)?;
+    tensors.extend(
+        tried
+            .iter()
+            .map(|(name, view)| (format!("{TRIED}{name}"), view)),
+    );
     let metadata = HashMap::from([(HEADER.to_owned(), serde_json::to_string(&header)?)]);
     Ok(safetensors::serialize(tensors, Some(metadata))?)
 }
@@ -206,13 +236,15 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
     expect("backbone", origin.backbone.digest(), header.backbone)?;
     let file = SafeTensors::deserialize(bytes)?;
     let mut weights = Vec::new();
-    let mut best = Vec::new();
+    let (mut best, mut tried) = (Vec::new(), Vec::new());
     let mut moments = Tensors::new();
     for (name, view) in file.iter() {
         if let Some(own) = name.strip_prefix(WEIGHT) {
             weights.push((own.to_owned(), view));
         } else if let Some(own) = name.strip_prefix(BEST) {
             best.push((own.to_owned(), view));
+        } else if let Some(own) = name.strip_prefix(TRIED) {
+            tried.push((own.to_owned(), view));
         } else {
             let own = name.strip_prefix(MOMENT).unwrap_or(name);
             moments.insert(
@@ -225,10 +257,19 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
     if best.is_empty() && keeps_best && !header.is_blind && is_best_of_now(&header) {
         best = weights.clone();
     }
-    let set = set_of(weights, origin)?;
+    let set = set_of(weights, origin, origin.adapter)?;
     let best = match best.is_empty() {
         true => None,
-        false => Some(set_of(best, origin)?),
+        false => Some(Arc::new(set_of(best, origin, origin.adapter)?)),
+    };
+    let tried = match &header.tried {
+        Some(record) => {
+            let set = record
+                .adapter()
+                .map(|adapter| set_of(tried, origin, adapter));
+            Some(Arc::new(record.tried(set.transpose()?)))
+        }
+        None => None,
     };
     let moments = (header.optimizer_steps, moments);
     let position = header.position();
@@ -238,18 +279,22 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
         &set,
         origin.plan.clone(),
         moments,
-        (position, best.map(Arc::new)),
+        (position, best, tried),
     )?)
 }
 
-/// A set of the origin's shape.
-fn set_of(tensors: Vec<(String, TensorView<'_>)>, origin: &Origin) -> Result<AdapterSet, Error> {
+/// A set of this shape for the origin's backbone and classes.
+fn set_of(
+    tensors: Vec<(String, TensorView<'_>)>,
+    origin: &Origin,
+    adapter: AdapterConfig,
+) -> Result<AdapterSet, Error> {
     let file = safetensors::serialize(tensors, None)?;
     let backbone = origin.backbone.config();
     Ok(AdapterSet::from_safetensors(
         &file,
         backbone,
-        origin.adapter,
+        adapter,
         origin.classes,
     )?)
 }

@@ -65,7 +65,11 @@ impl Context {
     /// Puts back what a process before this one was working on: it is gone, since a data directory is one process's own. `false` when the drain
     /// came first.
     pub(super) async fn recover(&self) -> bool {
-        let mut drain = self.drain.clone();
+        if !self.parts.metadata.is_exclusive() {
+            // What runs elsewhere is not this process's to take: there a claim ends with its lease.
+            return true;
+        }
+        let drain = self.drain.clone();
         loop {
             let recover = self.parts.metadata.recover_jobs(self.config.crash_pause);
             match self.patience.records(recover).await {
@@ -141,7 +145,7 @@ impl Context {
 
     /// Writes how a job left its runner; waits for the database until the drain.
     async fn part(&self, lease: &Lease, parting: Parting) {
-        let mut drain = self.drain.clone();
+        let drain = self.drain.clone();
         let mut pause = Duration::from_millis(100);
         loop {
             let error = match self.try_part(lease, parting.clone()).await {
@@ -187,7 +191,7 @@ impl Context {
 
     /// Removes the files of jobs that were cancelled while they waited, which no runner had, until the drain.
     pub(super) async fn clear_up_cancelled(self: Arc<Self>) {
-        let mut drain = self.drain.clone();
+        let drain = self.drain.clone();
         loop {
             for job in self.hints.cancelled() {
                 self.clear_up(&job).await;
@@ -205,8 +209,10 @@ impl Context {
         if let Some(checkpoint) = job.checkpoint.as_ref().filter(|_| !is_kept) {
             self.drop_checkpoint(job.id, checkpoint).await;
         }
-        let path = features::path(&self.parts.scratch, &job.tenant, job.id);
-        self.drop_features(path).await;
+        for kind in features::Kind::ALL {
+            let path = features::path(&self.parts.scratch, (&job.tenant, job.id), kind);
+            self.drop_features(path).await;
+        }
     }
 
     /// Deletes features that no job needs; a file that stays is found at the next start.

@@ -4,6 +4,7 @@
 
 mod batches;
 mod cache;
+mod labels;
 
 use std::collections::HashMap;
 use std::num::{NonZeroU8, NonZeroU16};
@@ -20,12 +21,14 @@ use super::journal::Journal;
 use crate::ids::{TenantId, VideoId};
 use crate::library::{self, Library};
 use crate::metadata::VideoRecord;
+use crate::model::Goal;
 use crate::spec::{ClipSampling, Digest, Normalization, RotationPolicy};
 use crate::video::{self, Alter, Clip, ClipSpec, Decoder, Lane, Rect, Views};
 
-pub(super) use batches::{Batches, Order, Training};
+pub(super) use batches::{Batches, Order, Training, frozen_row};
 pub(super) use cache::Budget;
 use cache::Cache;
+pub(super) use labels::Balance;
 
 /// Videos of one job that are decoded at a time; the decoder shares its workers fairly among tenants.
 const PARALLEL: usize = 4;
@@ -69,8 +72,17 @@ pub(super) struct Sources {
 pub(super) struct Batch {
     /// Per clip the planes `[3, T, S, S]`.
     pub(super) frames: Vec<Arc<[f32]>>,
+    /// What each clip is to be.
+    pub(super) targets: Targets,
+}
+
+/// What the clips of a step are to be.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Targets {
     /// Per clip its row of the head.
     pub(super) labels: Vec<u32>,
+    /// Per clip what it is to be besides, and how much it counts; empty when every clip is its label.
+    pub(super) goals: Vec<Goal>,
 }
 
 /// How a backbone wants its pictures.
@@ -126,6 +138,25 @@ impl Clips {
         let found = journal.patiently(read).await?;
         let by_id = found.into_iter().map(|record| (record.id, record));
         Ok(by_id.collect())
+    }
+
+    /// Returns whether videos are fetched to this machine before they are decoded.
+    pub(super) fn are_fetched(&self) -> bool {
+        self.sources.library.has_cache()
+    }
+
+    /// Asks for the files of videos that are needed soon. What cannot be asked for is fetched when it is needed.
+    pub(super) async fn prefetch(&self, mut videos: Vec<VideoId>) {
+        videos.retain(|video| self.cache.get(*video).is_none());
+        if videos.is_empty() {
+            return;
+        }
+        let library = &self.sources.library;
+        if let Ok(records) = library.get_videos(&self.tenant, &videos).await {
+            for record in &records {
+                library.prefetch(record);
+            }
+        }
     }
 
     /// Digest of everything that decides whether a video decodes: how it is sampled, the decoder's limits, this release.

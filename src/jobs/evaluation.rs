@@ -5,17 +5,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, Stream, TryStreamExt};
 
+use super::calibration::Samples;
 use super::dataset::{Clips, Example, Training, blocking, in_order, some_in_order};
 use super::failure::Failure;
 use super::features::Features;
 use super::memory::Demand;
-use super::trainer::{Forward, ForwardWalk};
+use super::trainer::{Forward, ForwardWalk, HeadPass};
 use crate::device::{self, Priority};
 use crate::ids::VideoId;
 use crate::model::{
-    AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment, aside,
+    self, AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment, aside,
 };
 use crate::serving::{Scores, Tally};
 use crate::spec::{Evaluation, Head};
@@ -55,42 +56,147 @@ impl Forwards {
             .await??)
     }
 
+    /// Adds what a head reads of every view of each example that has no frozen features yet: the views of an example follow one another as they are decoded.
+    pub(super) async fn view_features(
+        &self,
+        clips: &Clips,
+        (examples, head): (&[Example], Head),
+        mut features: Features,
+    ) -> Result<Features, Failure> {
+        let groups = clips.view_groups();
+        let each = groups
+            .iter()
+            .map(ClipSpec::view_count)
+            .sum::<usize>()
+            .max(1);
+        let done = usize::try_from(features.rows()).unwrap_or(usize::MAX);
+        let (whole, mut surplus) = (done / each, done % each);
+        let left = examples.get(whole..).unwrap_or_default();
+        let mut decoded = decoded_views(clips, left, &groups);
+        let mut waiting: VecDeque<Arc<[f32]>> = VecDeque::new();
+        let most = self.clips();
+        loop {
+            let views = decoded.try_next().await?;
+            let is_last = views.is_none();
+            for view in views.into_iter().flatten() {
+                match surplus {
+                    0 => waiting.push_back(view),
+                    _ => surplus -= 1,
+                }
+            }
+            while waiting.len() >= most || (is_last && !waiting.is_empty()) {
+                let frames: Vec<_> = waiting.drain(..most.min(waiting.len())).collect();
+                let rows = self.frozen(frames, head).await?;
+                features = blocking(move || features.append(&rows).map(|()| features)).await??;
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(blocking(move || features.finish().map(|()| features)).await??)
+    }
+
+    /// What a head reads of clips.
+    async fn frozen(&self, frames: Vec<Arc<[f32]>>, head: Head) -> Result<Vec<Vec<f32>>, Failure> {
+        let backbone = Arc::clone(&self.backbone);
+        self.run(move || {
+            let forward = FeatureForward::new(backbone, frames, head)?;
+            Ok(Forward::Features(Box::new(forward)))
+        })
+        .await
+    }
+
+    /// Metrics of a set without adapters on examples, from what `features` has of their views as the head `of` reads them: those of [`Self::evaluate`].
+    pub(super) async fn evaluate_features(
+        &self,
+        (clips, examples): (&Clips, &[Example]),
+        set: &Arc<AdapterSet>,
+        (features, of): (&Arc<Features>, Head),
+    ) -> Result<(Evaluation, Samples), Failure> {
+        let set = self.as_served(set).await?;
+        let (mut tally, mut samples) = (Tally::new(set.classes()), Samples::default());
+        let count = |class: u32, scores: &[f64]| {
+            tally.add(class as usize, scores);
+            samples.add(class, scores);
+        };
+        let groups = clips.view_groups();
+        let mut scoring = Scoring::new(&groups, count);
+        let all = examples.len() * scoring.places.len();
+        let mut classes = examples.iter().map(|example| example.class);
+        for begin in (0..all).step_by(self.clips()) {
+            let rows: Vec<usize> = (begin..all.min(begin + self.clips())).collect();
+            let rows = self
+                .narrowed(features, (rows, of), set.config().head)
+                .await?;
+            let (backbone, set) = (Arc::clone(&self.backbone), Arc::clone(&set));
+            let pass = HeadPass {
+                backbone,
+                set,
+                rows,
+            };
+            let logits = self.run(move || Ok(Forward::Head(Box::new(pass)))).await?;
+            scoring.add(logits, &mut classes);
+        }
+        drop(scoring);
+        Ok((tally.finish(), samples))
+    }
+
+    /// Rows of features as a head reads them, from those of the head `of`, which hold them.
+    pub(super) async fn narrowed(
+        &self,
+        features: &Arc<Features>,
+        (rows, of): (Vec<usize>, Head),
+        head: Head,
+    ) -> Result<Vec<Vec<f32>>, Failure> {
+        let (features, backbone) = (Arc::clone(features), Arc::clone(&self.backbone));
+        let num_frames = self.num_frames;
+        blocking(move || {
+            let rows = features.read(&rows)?;
+            if head == of {
+                return Ok(rows);
+            }
+            let config = backbone.config();
+            let narrow =
+                |row: Vec<f32>| Ok(model::narrowed(config, (&row, num_frames), (of, head))?);
+            rows.into_iter().map(narrow).collect()
+        })
+        .await?
+    }
+
     /// Adds what a head reads of the clips of each training example that have no frozen features yet.
     pub(super) async fn features(
         &self,
         training: &Training,
-        head: Head,
+        (head, draws): (Head, usize),
         mut features: Features,
     ) -> Result<Features, Failure> {
         let done = usize::try_from(features.rows()).unwrap_or(usize::MAX);
-        let all = training.frozen_rows();
+        let all = training.examples.len() * draws;
         for begin in (done.min(all)..all).step_by(self.clips()) {
             let group = begin..all.min(begin + self.clips());
-            let clips = group.map(|row| training.frozen_clip(row).boxed());
+            let clips = group.map(|row| training.frozen_clip(row, draws).boxed());
             let frames: Vec<Arc<[f32]>> = in_order(clips.collect()).try_collect().await?;
-            let backbone = Arc::clone(&self.backbone);
-            let make = move || {
-                let forward = FeatureForward::new(backbone, frames, head)?;
-                Ok(Forward::Features(Box::new(forward)))
-            };
-            let rows = self.run(make).await?;
+            let rows = self.frozen(frames, head).await?;
             features = blocking(move || features.append(&rows).map(|()| features)).await??;
         }
         Ok(blocking(move || features.finish().map(|()| features)).await??)
     }
 
-    /// Metrics of a set on examples; zeros when there is none.
+    /// Metrics of a set on examples, zeros when there is none, and their scores.
     pub(super) async fn evaluate(
         &self,
         clips: &Clips,
         examples: &[Example],
         set: &Arc<AdapterSet>,
-    ) -> Result<Evaluation, Failure> {
+    ) -> Result<(Evaluation, Samples), Failure> {
         let set = self.as_served(set).await?;
-        let mut tally = Tally::new(set.classes());
-        let count = |class: u32, scores: &[f64]| tally.add(class as usize, scores);
+        let (mut tally, mut samples) = (Tally::new(set.classes()), Samples::default());
+        let count = |class: u32, scores: &[f64]| {
+            tally.add(class as usize, scores);
+            samples.add(class, scores);
+        };
         self.score(clips, examples, &set, count).await?;
-        Ok(tally.finish())
+        Ok((tally.finish(), samples))
     }
 
     /// As [`Self::evaluate`], of the examples whose videos can be read. Returns the videos that cannot, too.
@@ -128,8 +234,8 @@ impl Forwards {
 
     /// A set as it will serve.
     async fn as_served(&self, set: &Arc<AdapterSet>) -> Result<Arc<AdapterSet>, Failure> {
-        let (own, precision) = (Arc::clone(set), self.backbone.precision());
-        let serving = blocking(move || aside(|| own.in_precision(precision))).await?;
+        let (own, backbone) = (Arc::clone(set), Arc::clone(&self.backbone));
+        let serving = blocking(move || aside(|| own.beside(&backbone))).await??;
         Ok(Arc::new(serving))
     }
 
@@ -143,15 +249,7 @@ impl Forwards {
     ) -> Result<(), Failure> {
         let groups = clips.view_groups();
         let mut scoring = Scoring::new(&groups, count);
-        let bytes = groups
-            .iter()
-            .map(|group| 4 * group.view_count() * group.values_per_view());
-        let parallel = DECODED_BYTES / bytes.max().unwrap_or(1).max(1);
-        let work = examples.iter().flat_map(|example| {
-            let views = |group: &ClipSpec| clips.views(*example, group.clone()).boxed();
-            groups.iter().map(views).collect::<Vec<_>>()
-        });
-        let mut decoded = some_in_order(work, parallel);
+        let mut decoded = decoded_views(clips, examples, &groups);
         let mut classes = examples.iter().map(|example| example.class);
         let mut waiting: VecDeque<Arc<[f32]>> = VecDeque::new();
         let most = self.clips();
@@ -187,6 +285,23 @@ impl Forwards {
         })
         .await
     }
+}
+
+/// The views of examples, group by group, decoded ahead as far as their bytes allow.
+fn decoded_views<'a>(
+    clips: &'a Clips,
+    examples: &'a [Example],
+    groups: &'a [ClipSpec],
+) -> impl Stream<Item = Result<Vec<Arc<[f32]>>, Failure>> + Send + Unpin + 'a {
+    let bytes = groups
+        .iter()
+        .map(|group| 4 * group.view_count() * group.values_per_view());
+    let parallel = DECODED_BYTES / bytes.max().unwrap_or(1).max(1);
+    let work = examples.iter().flat_map(move |example| {
+        let views = |group: &ClipSpec| clips.views(*example, group.clone()).boxed();
+        groups.iter().map(views).collect::<Vec<_>>()
+    });
+    some_in_order(work, parallel)
 }
 
 /// A video that an evaluation leaves out.

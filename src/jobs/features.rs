@@ -1,4 +1,4 @@
-//! The frozen features of the training examples of a head without adapters, in a file that one job owns.
+//! Frozen features of a job's examples for heads without adapters, in files that the job owns.
 //!
 //! Invariant: a file says how many rows are whole, and those are on the disk before it says so; it spares work only, so that whatever is wrong with it, it
 //! is begun anew.
@@ -30,6 +30,31 @@ pub(super) fn draws(head: Head) -> usize {
     }
 }
 
+/// Whose features a file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Training examples, as the task's own head reads them.
+    Training,
+    /// Training examples, as the heads that are tried beside adapters read them.
+    Tried,
+    /// All views of the validation examples.
+    Validation,
+}
+
+impl Kind {
+    /// Every kind.
+    pub(super) const ALL: [Self; 3] = [Self::Training, Self::Tried, Self::Validation];
+
+    /// What the name of a file ends with.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Training => ".features",
+            Self::Tried => ".tried",
+            Self::Validation => ".views",
+        }
+    }
+}
+
 /// One job's features.
 #[derive(Debug)]
 pub(super) struct Features {
@@ -41,13 +66,15 @@ pub(super) struct Features {
 }
 
 /// Where a job's features are.
-pub(super) fn path(folder: &Path, tenant: &TenantId, job: JobId) -> PathBuf {
-    folder.join(format!("{job}.{tenant}.features"))
+pub(super) fn path(folder: &Path, (tenant, job): (&TenantId, JobId), kind: Kind) -> PathBuf {
+    folder.join(format!("{job}.{tenant}{}", kind.suffix()))
 }
 
 /// Whose features a file of this name has.
 pub(super) fn owner(path: &Path) -> Option<(TenantId, JobId)> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".features")?;
+    let name = path.file_name()?.to_str()?;
+    let mut stems = Kind::ALL.iter();
+    let name = stems.find_map(|kind| name.strip_suffix(kind.suffix()))?;
     let (job, tenant) = name.split_once('.')?;
     Some((tenant.parse().ok()?, job.parse().ok()?))
 }
@@ -170,8 +197,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = path(
             &folder.path().join("below"),
-            &"owner".parse().unwrap(),
-            JobId::generate(),
+            (&"owner".parse().unwrap(), JobId::generate()),
+            Kind::Training,
         );
         let key = Digest([1; 32]);
         let mut features = Features::open(&path, key, 3).unwrap();
@@ -219,8 +246,10 @@ mod tests {
     #[test]
     fn a_file_is_named_by_its_job() {
         let (tenant, job) = ("a.b-c".parse().unwrap(), JobId::generate());
-        let path = path(Path::new("/x"), &tenant, job);
-        assert_eq!(owner(&path), Some((tenant, job)));
+        for kind in Kind::ALL {
+            let path = path(Path::new("/x"), (&tenant, job), kind);
+            assert_eq!(owner(&path), Some((tenant.clone(), job)));
+        }
         assert_eq!(owner(Path::new("/x/y.features")), None);
         assert!(remove(Path::new("/nowhere/at/all")).is_ok());
     }

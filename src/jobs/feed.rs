@@ -324,7 +324,9 @@ impl Watcher {
 fn is_end(event: &EventRecord) -> bool {
     match &event.event {
         Event::State { state, .. } => state.is_final(),
-        Event::Step(_) | Event::Evaluation(_) | Event::Message { .. } => false,
+        Event::Step(_) | Event::Evaluation(_) | Event::Comparison(_) | Event::Message { .. } => {
+            false
+        }
     }
 }
 

@@ -7,38 +7,49 @@ mod preview;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, stream};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::features;
 use super::feed::{Feeds, Watcher};
 use super::hints::Hints;
 use super::memory::{self, Demand};
-use super::{Config, Error, mirror, plan, selection};
+use super::selection::{self, Policy};
+use super::state::Stop;
+use super::{Config, Error, mirror, plan};
 use crate::ids::{DatasetId, JobId, RequestId, TaskId, TenantId};
 use crate::metadata::{
-    self, EventRecord, JobRecord, Jobs, MetadataStore, NewJob, Page, PageRequest,
+    self, EventRecord, JobRecord, Jobs, MetadataStore, NewJob, Page, PageRequest, Topic,
 };
 use crate::model::{Backbone, Features, StepShape};
 use crate::rng;
-use crate::spec::{HyperParameters, Split};
+use crate::spec::{AdapterConfig, HyperParameters, Invalid, Split};
 use crate::telemetry::Metrics;
 
-/// What a job is to do with its task.
+/// Times between two looks whether this process has a job.
+const SHORTEST_LOOK: Duration = Duration::from_millis(10);
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
+/// A job as its owner submits it, besides its task and data set.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Wanted {
+pub struct Submission {
     /// How to train.
     pub hyper_parameters: HyperParameters,
     /// Whether the version may serve by itself although its labels are not those of the version that serves.
     pub allow_label_change: bool,
+    /// Priority among the tenant's waiting jobs.
+    pub priority: i32,
 }
 
-impl From<HyperParameters> for Wanted {
+impl From<HyperParameters> for Submission {
     fn from(hyper_parameters: HyperParameters) -> Self {
         Self {
             hyper_parameters,
             allow_label_change: false,
+            priority: 0,
         }
     }
 }
@@ -65,6 +76,22 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
+    /// Waits until no runner of this process has had a job for so long.
+    pub async fn idle_for(&self, span: Duration) {
+        let mut looks = tokio::time::interval((span / 8).clamp(SHORTEST_LOOK, LONGEST_LOOK));
+        let mut since = Instant::now();
+        let mut taken = 0;
+        loop {
+            looks.tick().await;
+            let (is_busy, now) = self.hints.activity();
+            if is_busy || now != taken {
+                (since, taken) = (Instant::now(), now);
+            } else if since.elapsed() >= span {
+                return;
+            }
+        }
+    }
+
     pub(super) fn new(
         metadata: Arc<dyn MetadataStore>,
         hints: Arc<Hints>,
@@ -94,18 +121,24 @@ impl Handle {
         tenant: &TenantId,
         task: &TaskId,
         dataset: &DatasetId,
-        wanted: impl Into<Wanted>,
+        wanted: impl Into<Submission>,
         request: Option<RequestId>,
     ) -> Result<JobRecord, Error> {
-        let Wanted {
+        let Submission {
             mut hyper_parameters,
             allow_label_change,
+            priority,
         } = wanted.into();
+        if !(-100..=100).contains(&priority) {
+            let problem = format!("expected -100 to 100, got {priority}");
+            return Err(Invalid::new("priority", problem).into());
+        }
         plan::check(&hyper_parameters)?;
         mirror::check(&hyper_parameters)?;
         selection::check(hyper_parameters.selection.get_or_insert_default())?;
         let mut warning = None;
-        if let Some(demand) = self.demand(tenant, task, dataset).await? {
+        let demand = self.demand((tenant, task, dataset), &hyper_parameters);
+        if let Some(demand) = demand.await? {
             hyper_parameters.batch_size = demand.admitted(hyper_parameters.batch_size)?;
             if !demand.decodes() {
                 warning = mirror::unused_by_probe(&hyper_parameters);
@@ -119,47 +152,67 @@ impl Handle {
             dataset: dataset.clone(),
             hyper_parameters,
             allow_label_change,
+            priority,
             warning,
             limit: self.limit,
         };
         let record = self.metadata.submit_job(tenant, job, request).await?;
         self.hints.job_queued();
         self.hints.events_written(record.id);
+        self.metadata.tell(Topic::Jobs);
         Ok(record)
     }
 
     /// What training will take; `None` when it is not known, since the task or the data set is not there: submitting says so.
     async fn demand(
         &self,
-        tenant: &TenantId,
-        task: &TaskId,
-        dataset: &DatasetId,
+        (tenant, task, dataset): (&TenantId, &TaskId, &DatasetId),
+        hyper: &HyperParameters,
     ) -> Result<Option<Demand>, Error> {
         let task = known(self.metadata.get_task(tenant, task).await)?;
         let dataset = known(self.metadata.get_dataset(tenant, dataset).await)?;
         let (Some(task), Some(dataset)) = (task, dataset) else {
             return Ok(None);
         };
-        if !task.adapter.has_sites() {
-            // The counts of the first labels: when there are more, the job itself finds out.
-            let trained = dataset
-                .counts
-                .iter()
-                .filter(|count| count.split == Split::Train);
-            let rows = trained.map(|count| count.examples).sum();
-            let frames = usize::from(task.sampling.num_frames.get());
-            let width = Features::width(self.backbone.config(), task.adapter.head, frames);
-            let width = width * features::draws(task.adapter.head);
-            memory::check_features(rows, width, self.feature_bytes)?;
-        }
+        let frames = usize::from(task.sampling.num_frames.get());
+        // The counts are those of the first labels: when there are more, the job itself finds out.
         let counts = dataset.counts.iter();
+        let trained = counts.clone().filter(|count| count.split == Split::Train);
+        let clips = trained.map(|count| count.examples).sum();
+        self.check_disk(&task.adapter, frames, clips)?;
         let used = counts.filter(|count| count.split != Split::Test);
         let labels: BTreeSet<&str> = used.map(|count| count.label.as_str()).collect();
-        let frames = usize::from(task.sampling.num_frames.get());
+        Ok(self.demand_of((&task.adapter, frames), labels.len(), hyper))
+    }
+
+    /// Refuses a job without adapters whose frozen features take more of the disk than one job may.
+    fn check_disk(&self, adapter: &AdapterConfig, frames: usize, clips: u64) -> Result<(), Error> {
+        if !adapter.has_sites() {
+            let width = Features::width(self.backbone.config(), adapter.head, frames);
+            let width = width * features::draws(adapter.head);
+            memory::check_features(clips, width, self.feature_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// What the training of a set of so many labels on clips of so many frames takes; `None` for a task that does not fit the backbone, which may have
+    /// changed since: that is the job's failure.
+    fn demand_of(
+        &self,
+        (adapter, frames): (&AdapterConfig, usize),
+        labels: usize,
+        hyper: &HyperParameters,
+    ) -> Option<Demand> {
         let of = (self.backbone.config(), self.backbone.precision());
-        // A task that does not fit the backbone, which may have changed since, is the job's failure.
-        let sizes = StepShape::new(of, task.adapter, labels.len().max(1), frames).ok();
-        Ok(sizes.map(|sizes| Demand::new(sizes, task.adapter.has_sites(), self.bytes)))
+        let sizes = StepShape::new(of, *adapter, labels.max(1), frames).ok()?;
+        let sizes = sizes.at(self.backbone.place());
+        let publish = Policy::new(hyper.selection.as_ref()).publish;
+        Some(Demand::new(sizes, adapter.has_sites(), self.bytes).publishing(publish))
+    }
+
+    /// Looks for jobs and events soon, since another process has queued or ended some.
+    pub fn look(&self) {
+        self.hints.look();
     }
 
     /// Reads a job.
@@ -193,8 +246,33 @@ impl Handle {
             self.metrics.job_finished(tenant, record.state);
             self.hints.cancelled_while_waiting(record.clone());
         }
-        self.hints.cancel(job);
+        self.hints.stop(job, Stop::Cancel);
         self.hints.events_written(job);
+        self.metadata.tell(Topic::Jobs);
+        Ok(record)
+    }
+
+    /// Makes a job wait: its worker leaves a checkpoint and gives it back, and none takes it until it is resumed.
+    ///
+    /// # Errors
+    /// When the tenant has no such job, or it has ended or published its version.
+    pub async fn pause(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord, Error> {
+        let record = self.metadata.pause_job(tenant, job, true).await?;
+        self.hints.stop(job, Stop::Pause);
+        self.hints.events_written(job);
+        self.metadata.tell(Topic::Jobs);
+        Ok(record)
+    }
+
+    /// Lets a paused job go on; one that is not paused stays as it is.
+    ///
+    /// # Errors
+    /// Same as [`Self::pause`].
+    pub async fn resume(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord, Error> {
+        let record = self.metadata.pause_job(tenant, job, false).await?;
+        self.hints.job_queued();
+        self.hints.events_written(job);
+        self.metadata.tell(Topic::Jobs);
         Ok(record)
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: hints only; whoever waits also asks the database again after a while, since another process may have written.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Notify, watch};
@@ -25,6 +26,8 @@ pub(super) struct Hints {
     waiting: Mutex<HashMap<JobId, Weak<Notify>>>,
     /// Held for a look-up only, never across an await.
     running: Mutex<HashMap<JobId, Registered>>,
+    /// Jobs that runners of this process have had.
+    taken: AtomicU64,
 }
 
 /// How the newest claim of a job can be stopped.
@@ -49,12 +52,22 @@ impl Hints {
             any_cancelled: Notify::new(),
             waiting: Mutex::new(HashMap::new()),
             running: Mutex::new(HashMap::new()),
+            taken: AtomicU64::new(0),
         }
     }
 
     /// A job waits for a runner.
     pub(super) fn job_queued(&self) {
         self.queued.notify_one();
+    }
+
+    /// Another process may have queued a job or written events: whoever waits asks the database.
+    pub(super) fn look(&self) {
+        self.queued.notify_waiters();
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for reader in waiting.values().filter_map(Weak::upgrade) {
+            reader.notify_one();
+        }
     }
 
     /// Waits until a job was queued.
@@ -115,6 +128,7 @@ impl Hints {
         epoch: u64,
         stop: watch::Sender<Option<Stop>>,
     ) -> Running<'_> {
+        self.taken.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(job, Registered { epoch, stop });
         Running {
             hints: self,
@@ -123,10 +137,16 @@ impl Hints {
         }
     }
 
+    /// Returns whether a runner of this process has a job, and how many jobs they have had.
+    pub(super) fn activity(&self) -> (bool, u64) {
+        let is_busy = !self.lock().is_empty();
+        (is_busy, self.taken.load(Ordering::Relaxed))
+    }
+
     /// Stops the job if a runner of this process has it.
-    pub(super) fn cancel(&self, job: JobId) {
+    pub(super) fn stop(&self, job: JobId, why: Stop) {
         if let Some(registered) = self.lock().get(&job) {
-            stop(&registered.stop, Stop::Cancel);
+            stop(&registered.stop, why);
         }
     }
 
@@ -172,7 +192,7 @@ mod tests {
         let first = hints.running(job, 1, old);
         let second = hints.running(job, 2, new);
         drop(first);
-        hints.cancel(job);
+        hints.stop(job, Stop::Cancel);
         assert_eq!(*stopped.borrow(), Some(Stop::Cancel));
         drop(second);
         assert!(hints.lock().is_empty());

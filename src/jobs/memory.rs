@@ -4,7 +4,7 @@
 
 use super::plan;
 use crate::model::StepShape;
-use crate::spec::Invalid;
+use crate::spec::{Invalid, Publish};
 
 /// Decoded clips that wait for the device, in bytes; more only when one batch alone is larger.
 const AHEAD: u64 = 128 << 20;
@@ -32,10 +32,10 @@ impl Demand {
         }
     }
 
-    /// The demand of a job that publishes its last weights.
-    pub(super) fn without_best(self) -> Self {
+    /// The demand of a job that publishes these weights: only those of the best evaluation are kept beside the newest.
+    pub(super) fn publishing(self, publish: Publish) -> Self {
         Self {
-            keeps_best: false,
+            keeps_best: matches!(publish, Publish::Best),
             ..self
         }
     }
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_job_that_publishes_its_last_weights_keeps_one_copy_of_them_less() {
         let demand = base(16, 3 << 30);
-        let last = demand.clone().without_best();
+        let last = demand.clone().publishing(Publish::Last);
         let weights = demand.sizes.weights_bytes();
         assert_eq!(demand.fixed(8) - last.fixed(8), weights);
         assert_eq!(last.room(8) - demand.room(8), weights);

@@ -45,7 +45,7 @@ pub(super) fn decide(submitted: &HyperParameters, labels: &LabelSet) -> Decision
         (Mirror::On, false) => Some((
             true,
             format!(
-                "half of the training clips are mirrored, and labels name a side ({named}): a mirrored clip of one looks like the other; mirror = auto or off is what such labels want"
+                "half of the training clips are mirrored, and labels name a side ({named}): a mirrored clip of one looks like the other; use mirror = auto or off with such labels"
             ),
         )),
         (Mirror::Auto, true) => Some((
@@ -85,6 +85,11 @@ pub(super) fn unused_by_probe(submitted: &HyperParameters) -> Option<String> {
             submitted.random_erasing.is_some_and(|share| share > 0.0),
         ),
         ("RandAugment", submitted.rand_augment.is_some()),
+        ("mixup", submitted.mixup.is_some_and(|mixup| mixup > 0.0)),
+        (
+            "CutMix",
+            submitted.cutmix.is_some_and(|cutmix| cutmix > 0.0),
+        ),
     ];
     let unused = asked.iter().filter(|(_, is_asked)| *is_asked);
     let unused: Vec<&str> = unused.map(|(what, _)| *what).collect();

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::memory;
 use super::selection::Policy;
-use crate::spec::{AdapterConfig, HyperParameters, Invalid, RandAugment};
+use crate::spec::{AdapterConfig, ClassWeights, HyperParameters, Invalid, RandAugment};
 
 /// Steps that a job takes by default, as near as its epochs allow.
 const STEPS: u64 = 250;
@@ -60,6 +60,36 @@ pub struct Plan {
     pub clips: u64,
     /// What is measured beside training.
     pub selection: Policy,
+    /// How much each label's clips count in the loss.
+    pub class_weights: ClassWeights,
+    /// Whether an epoch takes as many clips of each label.
+    pub balanced_sampling: bool,
+    /// How the clips of a step are mixed.
+    pub mixing: Mixing,
+    /// When training ends at the latest.
+    pub budget: Budget,
+}
+
+/// How the clips of a step are mixed in pairs; 0 means not.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Mixing {
+    /// Parameter of the distribution of the shares by which clips are blended.
+    pub mixup: f64,
+    /// Parameter of the distribution of the shares of the pictures that are replaced.
+    pub cutmix: f64,
+}
+
+/// When training ends at the latest; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Steps.
+    pub steps: Option<u64>,
+    /// Seconds of device time.
+    pub seconds: Option<u64>,
+    /// Frames of training clips.
+    pub clip_frames: Option<u64>,
+    /// Frames of a clip, by which the limit of frames is one of clips.
+    pub num_frames: u64,
 }
 
 /// How long the learning rate rises.
@@ -121,8 +151,27 @@ impl Plan {
             // What was submitted was checked.
             rand_augment: augment(submitted).unwrap_or_default(),
             clips,
-            selection: Policy::new(submitted.selection.as_ref(), epochs, adapter.has_sites()),
+            selection: Policy::new(submitted.selection.as_ref()),
+            class_weights: submitted.class_weights.unwrap_or_default(),
+            balanced_sampling: submitted.balanced_sampling.unwrap_or(false),
+            mixing: Mixing {
+                mixup: submitted.mixup.unwrap_or(0.0),
+                cutmix: submitted.cutmix.unwrap_or(0.0),
+            },
+            budget: Budget {
+                steps: submitted.max_steps,
+                seconds: submitted.max_seconds,
+                clip_frames: submitted.max_clip_frames,
+                num_frames: 1,
+            },
         }
+    }
+
+    /// The same plan for clips of so many frames.
+    #[must_use]
+    pub fn with_frames(mut self, num_frames: usize) -> Self {
+        self.budget.num_frames = num_frames.max(1) as u64;
+        self
     }
 
     /// Steps of one epoch.
@@ -130,9 +179,23 @@ impl Plan {
         self.clips.div_ceil(u64::from(self.batch_size))
     }
 
-    /// Steps in all.
+    /// Steps in all: those of the epochs, as far as the budgets of steps and frames allow; at least 1.
     pub fn total_steps(&self) -> u64 {
-        self.steps_per_epoch() * u64::from(self.epochs)
+        let all = self.steps_per_epoch() * u64::from(self.epochs);
+        let steps = self.budget.steps.unwrap_or(all);
+        let frames = self.budget.clip_frames.unwrap_or(u64::MAX);
+        let within = self.steps_within(frames / self.budget.num_frames.max(1));
+        all.min(steps).min(within).max(1)
+    }
+
+    /// The most steps that together have so many clips at most.
+    fn steps_within(&self, clips: u64) -> u64 {
+        let per_epoch = self.steps_per_epoch();
+        let (epochs, left) = (clips / self.clips, clips % self.clips);
+        // After w steps of an epoch, clips · w / steps of the epoch were taken, rounded down.
+        let more = (u128::from(left + 1) * u128::from(per_epoch) - 1) / u128::from(self.clips);
+        let more = u64::try_from(more).unwrap_or(u64::MAX).min(per_epoch - 1);
+        epochs.saturating_mul(per_epoch).saturating_add(more)
     }
 
     /// Steps over which the learning rate rises.
@@ -212,6 +275,14 @@ impl Plan {
             random_erasing: Some(self.random_erasing),
             rand_augment: self.rand_augment.map(|augment| augment.to_string()),
             selection: Some(self.selection.as_submitted()),
+            class_weights: Some(self.class_weights),
+            balanced_sampling: Some(self.balanced_sampling),
+            mixup: Some(self.mixing.mixup),
+            cutmix: Some(self.mixing.cutmix),
+            max_steps: self.budget.steps,
+            max_seconds: self.budget.seconds,
+            max_clip_frames: self.budget.clip_frames,
+            unknown_below: None,
         }
     }
 }
@@ -255,6 +326,15 @@ pub fn check(submitted: &HyperParameters) -> Result<(), Invalid> {
             return Err(Invalid::new(field, problem));
         }
     }
+    for (field, value) in [
+        ("max_steps", submitted.max_steps),
+        ("max_seconds", submitted.max_seconds),
+        ("max_clip_frames", submitted.max_clip_frames),
+    ] {
+        if value == Some(0) {
+            return Err(Invalid::new(field, "expected at least 1, got 0"));
+        }
+    }
     for (field, value, is_good, expected) in bounds(submitted) {
         if let Some(value) = value.filter(|value| !is_good(*value)) {
             let problem = format!("expected {expected}, got {value}");
@@ -269,7 +349,9 @@ pub fn check(submitted: &HyperParameters) -> Result<(), Invalid> {
 type Bound = (&'static str, Option<f64>, fn(f64) -> bool, &'static str);
 
 /// The ranges of the real hyper-parameters.
-fn bounds(submitted: &HyperParameters) -> [Bound; 11] {
+// A table has a line for each cell.
+#[allow(clippy::too_many_lines)]
+fn bounds(submitted: &HyperParameters) -> [Bound; 14] {
     [
         (
             "learning_rate",
@@ -330,6 +412,24 @@ fn bounds(submitted: &HyperParameters) -> [Bound; 11] {
             submitted.short_side_scale,
             |x| (1.0..=4.0).contains(&x),
             "1 to 4",
+        ),
+        (
+            "unknown_below",
+            submitted.unknown_below,
+            |x| (0.0..=1.0).contains(&x),
+            "0 to 1",
+        ),
+        (
+            "mixup",
+            submitted.mixup,
+            |x| (0.0..=10.0).contains(&x),
+            "0 to 10",
+        ),
+        (
+            "cutmix",
+            submitted.cutmix,
+            |x| (0.0..=10.0).contains(&x),
+            "0 to 10",
         ),
         (
             "random_erasing",

@@ -3,12 +3,15 @@
 //! Invariant: every write shows the claim's lease and the state that it is in; a drain leaves a checkpoint of the last whole step.
 
 mod check;
+mod heads;
 mod looks;
 mod prepare;
+mod rollback;
 mod stamps;
 mod survey;
 mod test;
 mod train;
+mod views;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,16 +22,16 @@ use super::context::{Context, Gauge};
 use super::dataset::blocking;
 use super::evaluation::Forwards;
 use super::failure::Failure;
+use super::heads::Course;
 use super::journal::Journal;
-use super::plan::Plan;
 use super::selection::Look;
 use super::state::{self, Stop};
 use crate::faults;
-use crate::metadata::{CurvePoint, EARLY_STOPPED, JobRecord, JobUpdate, Lease};
+use crate::metadata::{BUDGET_SPENT, CurvePoint, EARLY_STOPPED, JobRecord, JobUpdate, Lease};
 use crate::registry::Publication;
-use crate::spec::{Evaluation, HyperParameters};
+use crate::spec::HyperParameters;
 
-use looks::{Chosen, Measured};
+use looks::{Chosen, Measure, Measured};
 use prepare::Prepared;
 use test::Subject;
 
@@ -36,11 +39,11 @@ use test::Subject;
 const UNMEASURED: &str = "EVALUATION_FAILED";
 
 /// A point of the validation curve.
-fn curve_point(look: &Look, plan: &Plan) -> CurvePoint {
-    let (epoch, _) = plan.position(look.step.saturating_sub(1));
+fn curve_point(look: &Look, steps_per_epoch: u64) -> CurvePoint {
+    let epoch = look.step.saturating_sub(1) / steps_per_epoch.max(1) + 1;
     CurvePoint {
         step: look.step,
-        epoch: u32::try_from(epoch + 1).unwrap_or(u32::MAX),
+        epoch: u32::try_from(epoch).unwrap_or(u32::MAX),
         loss: look.loss,
         top1: look.top1,
     }
@@ -89,6 +92,7 @@ impl Run {
         self.advance(JobUpdate {
             hyper_parameters: Some(HyperParameters {
                 mirror: self.job.hyper_parameters.mirror,
+                unknown_below: self.job.hyper_parameters.unknown_below,
                 ..plan.hyper_parameters()
             }),
             step: Some(step),
@@ -105,30 +109,44 @@ impl Run {
         })
         .await?;
         let chosen = self.chosen(&prepared).await?;
-        let evaluation = Box::pin(self.evaluate(&prepared, &chosen)).await?;
+        let measure = Box::pin(self.evaluate(&prepared, &chosen)).await?;
+        let measured = (chosen, measure);
+        let (chosen, measure) = Box::pin(self.compare(&prepared, measured)).await?;
         self.advance(JobUpdate::default()).await?;
-        Box::pin(self.publish(&prepared, chosen, evaluation)).await
+        Box::pin(self.publish(&prepared, chosen, measure)).await
     }
 
     async fn publish(
         &mut self,
         prepared: &Prepared,
-        Chosen { set, step }: Chosen,
-        evaluation: Evaluation,
+        Chosen { set, step, course }: Chosen,
+        (evaluation, samples): Measure,
     ) -> Result<(), Failure> {
+        let unknown_below = self.job.hyper_parameters.unknown_below;
+        let fit = move || samples.calibration(unknown_below);
+        let calibration = blocking(fit).await?;
         let parts = &self.context.parts;
         let parameters = set.parameters();
         let plan = &prepared.training.plan;
         let position = prepared.trainer.lock()?.position().clone();
         let reason = match evaluation.problem {
             Some(_) => Some(UNMEASURED.into()),
-            None if position.step < plan.total_steps() => Some(EARLY_STOPPED.into()),
-            None => None,
+            None if position.step == plan.total_steps() => None,
+            None if position.looks.is_over(plan.selection) => Some(EARLY_STOPPED.into()),
+            None => Some(BUDGET_SPENT.into()),
         };
+        let (adapter, training_time) = (set.config(), position.training);
+        let course = course.unwrap_or_else(|| Course {
+            look: Look::default(),
+            looks: position.looks.list,
+            losses: position.losses,
+            steps_per_epoch: plan.steps_per_epoch(),
+        });
         let own = Arc::clone(&set);
         let tensors = blocking(move || own.to_safetensors(Default::default())).await??;
         let publication = Publication {
             labels: prepared.labels.clone(),
+            adapter,
             backbone_digest: parts.backbone.digest(),
             parameters,
             precision: parts.backbone.precision(),
@@ -136,13 +154,14 @@ impl Run {
             reason,
             has_test: prepared.has_test,
             evaluation,
-            loss_curve: position.losses,
-            validation_curve: (position.looks.list.iter())
-                .map(|look| curve_point(look, plan))
+            calibration,
+            validation_curve: (course.looks.iter())
+                .map(|look| curve_point(look, course.steps_per_epoch))
                 .collect(),
+            loss_curve: course.losses,
             step,
             seed: plan.seed,
-            training_time: position.training,
+            training_time,
             tensors,
         };
         let publish = async || {

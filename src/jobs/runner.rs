@@ -15,8 +15,9 @@ use super::hints::{self, Hints};
 use super::run::Run;
 use super::state::Stop;
 use super::{Config, Parts};
-use crate::metadata::{self, Claim, Ending, Lease, Release};
+use crate::metadata::{self, Claim, Ending, Lease, Release, Topic, Unwanted};
 use crate::shutdown::Signal;
+use crate::telemetry::replica;
 
 /// Runs until the drain.
 pub(super) async fn run(config: Config, hints: Arc<Hints>, parts: Parts, drain: Signal) {
@@ -28,9 +29,11 @@ pub(super) async fn run(config: Config, hints: Arc<Hints>, parts: Parts, drain: 
     let clearing = tokio::spawn(Arc::clone(&context).clear_up_cancelled());
     let _clearing = AbortOnDropHandle::new(clearing);
     let mut runners = JoinSet::new();
+    let replica = replica::name();
     for number in 0..context.config.runners.max(1) {
         let context = Arc::clone(&context);
-        runners.spawn(async move { context.work(&format!("runner-{number}")).await });
+        let worker = format!("{replica}/{number}");
+        runners.spawn(async move { context.work(&worker).await });
     }
     while let Some(ended) = runners.join_next().await {
         if let Err(error) = ended {
@@ -44,7 +47,7 @@ pub(super) async fn run(config: Config, hints: Arc<Hints>, parts: Parts, drain: 
 
 impl Context {
     async fn work(self: Arc<Self>, worker: &str) {
-        let mut drain = self.drain.clone();
+        let drain = self.drain.clone();
         while !drain.is_draining() {
             match self.next(worker).await {
                 Ok(Some(claim)) => {
@@ -99,6 +102,7 @@ impl Context {
         // A suspect that has gone makes room for whoever waits.
         self.hints.job_queued();
         self.hints.events_written(lease.job);
+        self.parts.metadata.tell(Topic::Jobs);
     }
 
     /// How the work on a job ends. One that does not stop when it has to, since something that it waits for never answers, is given up.
@@ -130,7 +134,7 @@ impl Context {
     /// Keeps the claim alive and passes on why to stop.
     async fn pulse(self: Arc<Self>, lease: Lease, stop: watch::Sender<Option<Stop>>) {
         let every = self.config.lease / 3;
-        let mut drain = self.drain.clone();
+        let drain = self.drain.clone();
         let mut is_draining = false;
         loop {
             tokio::select! {
@@ -145,10 +149,12 @@ impl Context {
             let metadata = &self.parts.metadata;
             let beat = metadata.heartbeat(&lease, self.config.lease);
             let trouble = match tokio::time::timeout(every, beat).await {
-                Ok(Ok(is_unwanted)) => {
+                Ok(Ok(unwanted)) => {
                     self.leases.extended(&lease);
-                    if is_unwanted {
-                        hints::stop(&stop, Stop::Cancel);
+                    match unwanted {
+                        Some(Unwanted::Cancel) => hints::stop(&stop, Stop::Cancel),
+                        Some(Unwanted::Pause) => hints::stop(&stop, Stop::Pause),
+                        None => {}
                     }
                     continue;
                 }
@@ -174,6 +180,10 @@ impl Context {
                 tracing::info!(%job, "job put back");
                 self.release(lease, Release::Drained).await;
             }
+            Some(Stop::Pause) => {
+                tracing::info!(%job, "job paused");
+                self.release(lease, Release::Paused).await;
+            }
             Some(Stop::Cancel) => self.end(lease, Ending::Cancelled).await,
             None => match failure.reason() {
                 Some(reason) => self.fail(lease, reason, &failure).await,
@@ -197,7 +207,7 @@ impl Context {
         tracing::warn!(%job, error = &failure as &dyn std::error::Error, "job put back after an error");
         // So that an error that stays does not use up all tries at once.
         let pause = Duration::from_secs(1).min(self.config.poll) * errors;
-        let mut drain = self.drain.clone();
+        let drain = self.drain.clone();
         tokio::select! {
             () = drain.draining() => {}
             () = tokio::time::sleep(pause.min(self.config.lease / 4)) => {}

@@ -7,8 +7,6 @@ use crate::spec::{BestBy, Invalid, Publish, Selection, wilson};
 
 /// Evaluations without progress after which training stops by default.
 const PATIENCE: u32 = 10;
-/// Evaluations of a job without adapters by default: each computes the backbone, which its training does once only.
-const PROBE_EVALUATIONS: u32 = 5;
 /// Share of the training clips that is held out by default when there is no validation split.
 const SHARE: f64 = 0.2;
 /// Most of a label's training clips that may be held out.
@@ -48,16 +46,12 @@ impl Policy {
         evaluate_test: false,
     };
 
-    /// Completes what was submitted for a job of so many epochs.
-    pub(super) fn new(submitted: Option<&Selection>, epochs: u32, has_sites: bool) -> Self {
+    /// Completes what was submitted.
+    pub(super) fn new(submitted: Option<&Selection>) -> Self {
         let Some(submitted) = submitted else {
             return Self::BEFORE;
         };
-        let automatic = match has_sites {
-            true => 1,
-            false => epochs.div_ceil(PROBE_EVALUATIONS),
-        };
-        let eval_every = submitted.eval_every.unwrap_or(automatic);
+        let eval_every = submitted.eval_every.unwrap_or(1);
         let looks = eval_every > 0;
         let (publish, patience) = match looks {
             true => (Publish::Best, PATIENCE),
@@ -124,7 +118,7 @@ pub(super) fn check(submitted: &Selection) -> Result<(), Invalid> {
 }
 
 /// One evaluation of the validation split.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Look {
     /// Steps that were done.
     pub(super) step: u64,
@@ -216,28 +210,31 @@ mod tests {
 
     #[test]
     fn a_job_of_an_earlier_release_evaluates_once_and_publishes_its_last_weights() {
-        let policy = Policy::new(None, 12, true);
+        let policy = Policy::new(None);
         assert_eq!(policy, Policy::BEFORE);
         assert!((0..=12).all(|epoch| !policy.is_due(epoch, 12)));
-        let again = Policy::new(Some(&policy.as_submitted()), 12, true);
+        let again = Policy::new(Some(&policy.as_submitted()));
         assert_eq!(again, policy);
     }
 
     #[test]
-    fn a_new_job_evaluates_every_epoch_and_a_probe_five_times() {
-        let due = |has_sites, epochs: u32| {
-            let policy = Policy::new(Some(&Selection::default()), epochs, has_sites);
-            let epochs = u64::from(epochs);
+    fn a_new_job_evaluates_every_epoch_and_the_last_one() {
+        let due = |eval_every, epochs: u64| {
+            let selection = Selection {
+                eval_every,
+                ..Selection::default()
+            };
+            let policy = Policy::new(Some(&selection));
             let due = (1..=epochs).filter(|epoch| policy.is_due(*epoch, epochs));
             (policy.publish, policy.patience, due.collect::<Vec<_>>())
         };
-        assert_eq!(due(true, 4), (Publish::Best, 10, vec![1, 2, 3, 4]));
-        assert_eq!(due(false, 12), (Publish::Best, 10, vec![3, 6, 9, 12]));
+        assert_eq!(due(None, 4), (Publish::Best, 10, vec![1, 2, 3, 4]));
+        assert_eq!(due(Some(3), 11), (Publish::Best, 10, vec![3, 6, 9, 11]));
         let off = Selection {
             eval_every: Some(0),
             ..Selection::default()
         };
-        let policy = Policy::new(Some(&off), 4, true);
+        let policy = Policy::new(Some(&off));
         assert_eq!((policy.publish, policy.patience), (Publish::Last, 0));
     }
 

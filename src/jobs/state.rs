@@ -11,6 +11,8 @@ pub enum Stop {
     Drain,
     /// Its owner cancelled it.
     Cancel,
+    /// Its owner paused it: it is put back and waits until it is resumed.
+    Pause,
     /// Another worker may have it: nothing may be written any more.
     LostLease,
 }
@@ -19,7 +21,7 @@ impl Stop {
     /// The state that the worker writes; `None` when it must not write.
     pub fn target(self) -> Option<JobState> {
         match self {
-            Self::Drain => Some(JobState::Queued),
+            Self::Drain | Self::Pause => Some(JobState::Queued),
             Self::Cancel => Some(JobState::Cancelled),
             Self::LostLease => None,
         }
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn a_stop_writes_what_may_follow() {
         for from in ALL.into_iter().filter(|state| is_held(*state)) {
-            for stop in [Stop::Drain, Stop::Cancel] {
+            for stop in [Stop::Drain, Stop::Cancel, Stop::Pause] {
                 assert!(stop.target().is_some_and(|to| may_follow(from, to)));
             }
         }

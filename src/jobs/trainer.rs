@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::augment::Draws;
-use super::dataset::Order;
+use super::dataset::{Order, Targets};
+use super::heads::Tried;
 use super::plan::Plan;
 use super::schedule;
 use super::selection::{Look, Looks};
@@ -19,7 +20,7 @@ use crate::model::{
 };
 use crate::spec::{AdapterConfig, Publish};
 
-pub(super) use walk::{Forward, ForwardWalk, StepWalk};
+pub(super) use walk::{Forward, ForwardWalk, HeadPass, StepWalk};
 
 /// How far a job has come.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,6 +43,8 @@ pub(super) struct Position {
     pub(super) order: Order,
     /// Evaluations of the validation split.
     pub(super) looks: Looks,
+    /// Whether the rate is half of the plan's, since the loss was once no number.
+    pub(super) is_halved: bool,
 }
 
 /// What a step did.
@@ -78,6 +81,9 @@ pub(super) enum Input {
     Features(Vec<Vec<f32>>),
 }
 
+/// What a checkpoint has besides weights and moments: how far the job is, the best evaluation's weights, and what came of heads without adapters.
+pub(super) type Kept = (Position, Option<Arc<AdapterSet>>, Option<Arc<Tried>>);
+
 /// Weights, optimiser and progress of one job.
 pub(super) struct Trainer {
     backbone: Arc<Backbone>,
@@ -85,9 +91,12 @@ pub(super) struct Trainer {
     set: TrainableSet,
     optimizer: AdamW,
     bytes: u64,
+    parameters: u64,
     position: Position,
     /// Weights of the best evaluation.
     best: Option<Arc<AdapterSet>>,
+    /// What came of heads without adapters, once they were tried.
+    tried: Option<Arc<Tried>>,
 }
 
 /// A trainer that steps share with whoever saves it.
@@ -128,17 +137,18 @@ impl Trainer {
         set: &AdapterSet,
         plan: Plan,
         (steps, moments): (u64, Tensors),
-        (position, best): (Position, Option<Arc<AdapterSet>>),
+        (position, best, tried): Kept,
     ) -> Result<Self, Error> {
         let mut trainer = Self::of(backbone, set, plan)?;
         trainer.optimizer.restore(steps, moments)?;
         trainer.position = position;
         trainer.best = best;
+        trainer.tried = tried;
         Ok(trainer)
     }
 
     fn of(backbone: Arc<Backbone>, set: &AdapterSet, plan: Plan) -> Result<Self, Error> {
-        let trainable = TrainableSet::new(set)?;
+        let trainable = TrainableSet::beside(set, &backbone)?;
         let config = adamw::Config {
             weight_decay: plan.weight_decay,
             clip_norm: plan.clip_norm,
@@ -148,11 +158,13 @@ impl Trainer {
             optimizer: AdamW::new(trainable.parameters(), config)?,
             // The weights and two moments of each.
             bytes: 3 * set.bytes(),
+            parameters: set.parameters(),
             set: trainable,
             backbone,
             plan,
             position: Position::default(),
             best: None,
+            tried: None,
         })
     }
 
@@ -179,6 +191,37 @@ impl Trainer {
         self.best.as_ref()
     }
 
+    /// What came of heads without adapters; `None` before they were tried.
+    pub(super) fn tried(&self) -> Option<&Arc<Tried>> {
+        self.tried.as_ref()
+    }
+
+    pub(super) fn has_tried(&mut self, tried: Arc<Tried>) {
+        self.tried = Some(tried);
+    }
+
+    /// Whether training has taken as much time as it may.
+    pub(super) fn is_spent(&self) -> bool {
+        let most = self.plan.budget.seconds.map(Duration::from_secs);
+        most.is_some_and(|most| self.position.training >= most)
+    }
+
+    /// Goes on from an earlier state of the job at half the rate; what came of heads without adapters stays.
+    pub(super) fn roll_back(&mut self, earlier: Self) {
+        let tried = earlier.tried.clone().or_else(|| self.tried.take());
+        let training = self.position.training;
+        *self = earlier;
+        self.tried = tried;
+        self.position.is_halved = true;
+        // What was computed in vain was computed.
+        self.position.training = training;
+    }
+
+    /// Trainable parameters.
+    pub(super) fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
     /// Takes note of an evaluation of the weights of now. Returns whether it is the best so far.
     pub(super) fn looked(&mut self, look: Look, set: Arc<AdapterSet>) -> bool {
         let policy = self.plan.selection;
@@ -195,7 +238,8 @@ impl Trainer {
         self.best = None;
     }
 
-    fn begin(&self, input: Input, labels: &[u32], room: u64) -> Result<TrainingStep, Error> {
+    fn begin(&self, input: Input, targets: Targets, room: u64) -> Result<TrainingStep, Error> {
+        let Targets { labels, goals } = &targets;
         let dropout = (self.plan.dropout > 0.0).then(|| Dropout {
             rate: self.plan.dropout,
             stream: Draws::new(self.plan.seed).dropout(self.position.step),
@@ -210,7 +254,9 @@ impl Trainer {
                 TrainingStep::new(backbone(), &self.set, frames, labels, dropout, keep)
             }
         };
-        Ok(step?.smoothing(self.plan.label_smoothing))
+        step?
+            .smoothing(self.plan.label_smoothing)
+            .towards(goals.clone())
     }
 
     fn update(
@@ -223,11 +269,12 @@ impl Trainer {
             return Err(StepError::NotFinite);
         }
         let plan = &self.plan;
+        let factor = if self.position.is_halved { 0.5 } else { 1.0 };
         let rate = schedule::after_warmup(
             self.position.step,
             plan.total_steps(),
             plan.warmup_steps(),
-            plan.learning_rate,
+            factor * plan.learning_rate,
         );
         let parameters = self.set.parameters();
         self.optimizer.step(parameters, &output.gradients, rate)?;
@@ -309,5 +356,47 @@ mod tests {
         assert!(slice.join().is_err());
         let refused = save(&trainer).unwrap_err();
         assert!(refused.contains("panicked"), "{refused}");
+    }
+
+    #[test]
+    fn a_trainer_that_goes_back_once_takes_half_the_rate_and_keeps_its_time() {
+        let (backbone, adapter) = (backbone(), AdapterConfig::LINEAR_PROBE);
+        let submitted = HyperParameters {
+            warmup_share: Some(0.0),
+            ..HyperParameters::default()
+        };
+        let plan = Plan::new(&submitted, 4, &adapter, 7);
+        let fresh = || Trainer::fresh(Arc::clone(&backbone), adapter, 2, plan.clone()).unwrap();
+        let output = |loss, trainer: &Trainer| {
+            let input = Input::Features(vec![vec![0.5; 8]; 4]);
+            let targets = Targets {
+                labels: vec![0, 1, 0, 1],
+                goals: Vec::new(),
+            };
+            let mut step = trainer.begin(input, targets, 0).unwrap();
+            while step.advance().unwrap() != crate::model::Step::Done {}
+            StepOutput {
+                loss,
+                ..step.finish().unwrap()
+            }
+        };
+        let mut trainer = fresh();
+        let good = output(0.7, &trainer);
+        let before = trainer.update(good, 4, 0).unwrap();
+        trainer.position.training = Duration::from_secs(3);
+        let bad = output(f64::NAN, &trainer);
+        assert!(matches!(
+            trainer.update(bad, 4, 0),
+            Err(StepError::NotFinite)
+        ));
+        assert_eq!(trainer.position.step, 1, "nothing has changed");
+        trainer.has_tried(Arc::default());
+        trainer.roll_back(fresh());
+        assert!(trainer.position.is_halved && trainer.tried.is_some());
+        assert_eq!(trainer.position.step, 0);
+        assert_eq!(trainer.position.training, Duration::from_secs(3));
+        let again = output(0.7, &trainer);
+        let after = trainer.update(again, 4, 0).unwrap();
+        assert_eq!(after.learning_rate, 0.5 * before.learning_rate);
     }
 }

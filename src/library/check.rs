@@ -28,11 +28,11 @@ const GAIN: f64 = 0.25;
 /// A kind of finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// The same bytes have several labels.
+    /// Examples with equal bytes have several labels.
     DuplicateAcrossLabels,
-    /// The same bytes are in several splits.
+    /// Examples with equal bytes are in several splits.
     DuplicateAcrossSplits,
-    /// The same bytes are several examples of one label and split.
+    /// Several examples of one label and split have equal bytes.
     Duplicate,
     /// Labels have few training clips.
     FewClips,

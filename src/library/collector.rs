@@ -1,7 +1,7 @@
 //! Collects blobs that no record names: what a crash between a write and its commit left.
 //!
 //! Invariant: a blob goes only when it is older than the configured age and, asked again before it moves, no record names it; it goes to the trash
-//! first. A look that finds more orphans than the configured share of all blobs takes none: then the records are more likely wrong than the blobs.
+//! first. Nothing goes while a restore has not been checked. A look that finds more orphans than the configured share of all blobs takes none: then the records are more likely wrong than the blobs.
 
 use futures::{StreamExt, TryStreamExt};
 
@@ -32,6 +32,8 @@ pub struct Collected {
     pub unfinished: u64,
     /// Empty folders that were removed.
     pub folders: u64,
+    /// Whether nothing was looked at, because a restore has not been checked yet.
+    pub is_held: bool,
 }
 
 impl Collected {
@@ -58,6 +60,12 @@ impl Library {
     /// When the store fails or the database does.
     pub async fn collect_orphans(&self, now: i64) -> Result<Collected> {
         let (store, config) = (&self.inner.store, &self.inner.config);
+        if store.is_collector_held().await? {
+            return Ok(Collected {
+                is_held: true,
+                ..Collected::default()
+            });
+        }
         let before = |age: std::time::Duration| {
             now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
         };

@@ -39,6 +39,24 @@ impl Default for Retention {
     }
 }
 
+/// What one server at a time does for all that share a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// Deleting what has expired.
+    Janitor,
+    /// Looking for objects that no record names.
+    Collector,
+}
+
+impl Duty {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Janitor => "janitor",
+            Self::Collector => "collector",
+        }
+    }
+}
+
 /// What a pass removed, in rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
@@ -74,6 +92,18 @@ macro_rules! all {
 }
 
 impl Library {
+    /// Takes a duty for a time, where several servers share the database. Returns whether it is this server's now.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn take_duty(&self, duty: Duty, replica: &str, span: Duration) -> Result<bool> {
+        let metadata = &self.inner.metadata;
+        if metadata.is_exclusive() {
+            return Ok(true);
+        }
+        Ok(metadata.take_duty(duty.name(), replica, span).await?)
+    }
+
     /// Removes what has had its time.
     ///
     /// # Errors

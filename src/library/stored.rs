@@ -13,7 +13,7 @@ use super::{Error, Library, Result};
 use crate::ids::{TenantId, VideoId};
 use crate::metadata::VideoRecord;
 use crate::spec::Digest;
-use crate::store::{self, layout};
+use crate::store::{self, Recorded, layout};
 use crate::video;
 
 /// Files that are remembered as whole, some 100 bytes each; when there are more, all are looked at again.
@@ -24,14 +24,14 @@ const REMEMBERED: usize = 200_000;
 pub enum Damage {
     /// There are none.
     Missing,
-    /// They are more or fewer.
+    /// The number of bytes differs.
     Size {
         /// Bytes that were uploaded.
         expected: u64,
         /// Bytes that are there.
         found: u64,
     },
-    /// They are others.
+    /// The bytes differ.
     Sha256 {
         /// sha256 of what was uploaded.
         expected: Digest,
@@ -84,6 +84,14 @@ impl Whole {
     }
 }
 
+/// What a video's record says of its bytes.
+fn recorded(record: &VideoRecord) -> Recorded {
+    Recorded {
+        size: record.size_bytes,
+        sha256: record.sha256,
+    }
+}
+
 impl Library {
     /// Opens a video for decoding, by a descriptor: its bytes are not read into memory.
     ///
@@ -105,17 +113,38 @@ impl Library {
     /// As [`Self::open_video`].
     pub async fn open_recorded(&self, record: &VideoRecord) -> Result<video::Input> {
         let key = layout::video(&record.tenant, record.id);
-        let file = match self.inner.store.open_file(&key).await {
-            Ok(file) => file,
+        let damaged = |damage| Error::Damaged {
+            video: record.id,
+            damage,
+        };
+        let opened = match self.inner.store.open_recorded(&key, recorded(record)).await {
+            Ok(opened) => opened,
+            Err(store::Error::Size {
+                expected, found, ..
+            }) => return Err(damaged(Damage::Size { expected, found })),
+            Err(store::Error::Digest {
+                expected, found, ..
+            }) => return Err(damaged(Damage::Sha256 { expected, found })),
             Err(error) => return Err(self.or_missing(record, error).await),
         };
-        match self.damage(record, &key, &file).await? {
-            None => Ok(video::Input::File(file)),
-            Some(damage) => Err(Error::Damaged {
-                video: record.id,
-                damage,
-            }),
+        if opened.is_verified {
+            return Ok(video::Input::File(opened.file));
         }
+        match self.damage(record, &key, &opened.file).await? {
+            None => Ok(video::Input::File(opened.file)),
+            Some(damage) => Err(damaged(damage)),
+        }
+    }
+
+    /// Returns whether videos are copied to a local disk before they are opened.
+    pub fn has_cache(&self) -> bool {
+        self.inner.store.has_cache()
+    }
+
+    /// Asks for a video's bytes before they are needed, where they have to be fetched. Returns at once.
+    pub fn prefetch(&self, record: &VideoRecord) {
+        let key = layout::video(&record.tenant, record.id);
+        self.inner.store.prefetch(&key, recorded(record));
     }
 
     /// Looks whether a video's bytes are there, as many as were uploaded, without reading them.

@@ -1,6 +1,6 @@
 //! A video's blob between the moment when it is written and the moment when a record names it.
 //!
-//! Invariant: whoever leaves in between, the blob goes, unless a record names it or may do so.
+//! Invariant: when the caller leaves in between, the blob is deleted, unless a record names it or may do so.
 
 use std::sync::Arc;
 
@@ -62,6 +62,10 @@ impl Unrecorded {
                 Ok(video) if video.id == self.video => self.kept(),
                 // Another upload with the same request, or another stream of this upload, was faster.
                 Ok(_) => self.dropped().await,
+                // A server may still commit what it has not confirmed: the collector looks later.
+                Err(error) if error.is_temporary() && !self.inner.metadata.is_exclusive() => {
+                    self.kept();
+                }
                 // A transaction may have failed only in saying that it had not: the record decides.
                 Err(_) => {
                     let found = self.inner.metadata.get_video(&self.tenant, self.video);

@@ -20,7 +20,7 @@ use crate::video;
 
 /// Where an upload in one stream begins.
 pub enum Started {
-    /// The same request made this video before; nothing more is to be sent.
+    /// An earlier call with the same request id made this video; nothing more is to be sent.
     Done(Box<VideoRecord>),
     /// The bytes are awaited.
     Open(Box<SingleUpload>),
@@ -191,7 +191,7 @@ impl SingleUpload {
     /// Appends bytes.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], or when the store fails; then the upload is of no more use.
+    /// [`Error::TooLarge`], or when the store fails; the upload cannot be used afterwards.
     pub async fn write(&mut self, chunk: &[u8]) -> Result<()> {
         let size = self.writer.size().saturating_add(chunk.len() as u64);
         self.library.check_size(size)?;
@@ -244,7 +244,7 @@ impl Upload {
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`crate::metadata::Error::OffsetMismatch`] when another stream wrote in between, or when the store or the database
-    /// fails; then this value is of no more use. What was committed stays.
+    /// fails; this value cannot be used afterwards. What was committed stays.
     pub async fn write(&mut self, chunk: &[u8]) -> Result<()> {
         let size = self.committed + self.buffer.len() as u64;
         self.library

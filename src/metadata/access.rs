@@ -36,7 +36,7 @@ pub trait Access {
     async fn create_key(&self, key: NewKey, actor: &Actor) -> Result<KeyRecord>;
     /// Creates an operator's key unless there is one that is neither revoked nor expired. Returns whether it was created.
     async fn bootstrap_key(&self, key: NewKey, actor: &Actor) -> Result<bool>;
-    /// Reads a key, for whoever checks a credential.
+    /// Reads a key, to check a credential.
     async fn find_key(&self, key: &KeyId) -> Result<Option<KnownKey>>;
     /// Lists keys by id.
     async fn list_keys(&self, owner: &KeyOwner, page: &PageRequest) -> Result<Page<KeyRecord>>;

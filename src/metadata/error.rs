@@ -52,9 +52,9 @@ pub enum Error {
     /// The tenant has no such resource; another's looks the same.
     #[error("{kind} {name} does not exist")]
     NotFound {
-        /// What.
+        /// Kind of the resource.
         kind: Kind,
-        /// Its id.
+        /// Id of the resource.
         name: String,
     },
     /// The tenant does not have these videos.
@@ -66,9 +66,9 @@ pub enum Error {
     /// The tenant has one of that id.
     #[error("{kind} {name} exists already")]
     AlreadyExists {
-        /// What.
+        /// Kind of the resource.
         kind: Kind,
-        /// Its id.
+        /// Id of the resource.
         name: String,
     },
     /// Something that is unfinished or that was not forced still needs the resource.
@@ -76,7 +76,7 @@ pub enum Error {
     InUse {
         /// What was to be deleted.
         kind: Kind,
-        /// Its id.
+        /// Id of the resource.
         name: String,
         /// What needs it.
         user_kind: Kind,
@@ -86,7 +86,7 @@ pub enum Error {
     /// Somebody changed the task since the etag was read.
     #[error("task {task} was changed: its etag is not {etag:?} any more")]
     EtagMismatch {
-        /// The task.
+        /// Id of the task.
         task: TaskId,
         /// What the caller believed.
         etag: String,
@@ -94,7 +94,7 @@ pub enum Error {
     /// Nothing served before what is asked for now.
     #[error("task {task} has nothing to go back to: nothing else served before")]
     NothingBefore {
-        /// The task.
+        /// Id of the task.
         task: TaskId,
     },
     /// The versions of the tenant's pinned tasks would have more bytes than they may have.
@@ -110,7 +110,7 @@ pub enum Error {
     /// A part does not begin where the durable bytes end.
     #[error("upload {upload} has {committed} committed bytes, a part cannot begin at {offset}")]
     OffsetMismatch {
-        /// The upload.
+        /// Id of the upload.
         upload: UploadId,
         /// Bytes that are durable.
         committed: u64,
@@ -120,7 +120,7 @@ pub enum Error {
     /// The upload is a video already.
     #[error("upload {upload} has finished")]
     UploadFinished {
-        /// The upload.
+        /// Id of the upload.
         upload: UploadId,
     },
     /// A data set would have more labels than it may have.
@@ -136,7 +136,7 @@ pub enum Error {
     /// The upload was not written to for so long that it is gone.
     #[error("upload {upload} has expired: nothing was written to it for too long")]
     UploadExpired {
-        /// The upload.
+        /// Id of the upload.
         upload: UploadId,
     },
     /// The tenant has as many unfinished uploads as it may have.
@@ -173,7 +173,7 @@ pub enum Error {
         request: RequestId,
         /// What it made.
         kind: Kind,
-        /// Its id.
+        /// Id of the resource.
         name: String,
     },
     /// The tenant has as many unfinished jobs as it may have.
@@ -185,7 +185,7 @@ pub enum Error {
     /// The tenant was changed since its etag was read.
     #[error("tenant {tenant} was changed: etag {etag:?} is not current")]
     TenantChanged {
-        /// The tenant.
+        /// Id of the tenant.
         tenant: TenantId,
         /// What the caller said, shortened to 80 characters.
         etag: String,
@@ -193,15 +193,15 @@ pub enum Error {
     /// The key was revoked or has expired.
     #[error("key {key} was revoked or has expired")]
     KeyEnded {
-        /// The key.
+        /// Id of the key.
         key: KeyId,
     },
     /// The tenant stores as much as it may.
     #[error("the tenant has {used} {} of at most {limit}, and {more} more are not allowed", quota.name())]
     QuotaExceeded {
-        /// Which limit.
+        /// Quantity that is limited.
         quota: Quota,
-        /// The limit.
+        /// Largest allowed value.
         limit: u64,
         /// What there is.
         used: u64,
@@ -211,13 +211,13 @@ pub enum Error {
     /// The job has ended.
     #[error("job {job} has ended")]
     JobFinished {
-        /// The job.
+        /// Id of the job.
         job: JobId,
     },
     /// The worker no longer has the job: a newer claim, another state, or an end. It must stop and write nothing more.
     #[error("epoch {epoch} of job {job} may not write any more")]
     LeaseLost {
-        /// The job.
+        /// Id of the job.
         job: JobId,
         /// The worker's epoch.
         epoch: u64,
@@ -234,9 +234,9 @@ pub enum Error {
     /// A stored record cannot be read.
     #[error("column {column} of a stored record cannot be read")]
     Corrupt {
-        /// The column.
+        /// Name of the column.
         column: &'static str,
-        /// Why.
+        /// Reason.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -257,13 +257,13 @@ pub enum OpenError {
     /// The file cannot be written, so that nothing could be recorded.
     #[error("database {} cannot be written: its mode or its file system forbids it", path.display())]
     ReadOnly {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
     },
     /// The file is damaged.
     #[error("database {} is damaged, restore it from a backup: {problem}", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
         /// What SQLite found first.
         problem: String,
@@ -275,7 +275,7 @@ pub enum OpenError {
         path.display()
     )]
     CommitsLost {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
         /// How many acknowledged transactions are missing.
         lost: u64,

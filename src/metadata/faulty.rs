@@ -166,7 +166,7 @@ pass! {
 }
 
 pass! {
-    Changes:
+    Changes { fn tell(&self, topic: Topic) { self.records.tell(topic); } }:
     changes_since(after: Option<Cursor>, limit: u32) -> ChangePage;
 }
 
@@ -176,16 +176,20 @@ pass! {
     get_job(tenant: &TenantId, job: JobId) -> JobRecord;
     list_jobs(tenant: &TenantId, page: &PageRequest) -> Page<JobRecord>;
     cancel_job(tenant: &TenantId, job: JobId) -> JobRecord;
+    pause_job(tenant: &TenantId, job: JobId, is_paused: bool) -> JobRecord;
     list_events(tenant: &TenantId, job: JobId, after: u64, limit: u32) -> Vec<EventRecord>;
 }
 
 pass! {
-    Workers { fn is_exclusive(&self) -> bool { self.records.is_exclusive() } }:
+    Workers {
+        fn is_exclusive(&self) -> bool { self.records.is_exclusive() }
+        fn bind_backbone(&self, backbone: Digest) { self.records.bind_backbone(backbone); }
+    }:
     recover_jobs(pause: Duration) -> Recovered;
     release_lost_jobs(alive: &[Lease]) -> Vec<JobRecord>;
     count_waiting_jobs() -> u64;
     claim_job(worker: &str, lease: Duration) -> Option<Claim>;
-    heartbeat(lease: &Lease, extend: Duration) -> bool;
+    heartbeat(lease: &Lease, extend: Duration) -> Option<Unwanted>;
     advance_job(lease: &Lease, from: JobState, to: JobState, update: JobUpdate) -> JobRecord;
     append_events(lease: &Lease, state: JobState, events: &[Event], update: JobUpdate) -> ();
     commit_checkpoint(lease: &Lease, checkpoint: CheckpointRecord) -> Option<CheckpointRecord>;
@@ -208,6 +212,7 @@ pass! {
     forget_snapshots(age: Duration) -> u64;
     forget_datasets() -> u64;
     forget_jobs(age: Duration) -> u64;
+    take_duty(duty: &str, holder: &str, span: Duration) -> bool;
     unfinished_uploads() -> UnfinishedUploads;
 }
 

@@ -5,6 +5,7 @@
 mod access;
 mod jobs;
 mod plan;
+mod survey;
 
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ use crate::ids::{
     AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
 };
 use crate::spec::{
-    AdapterConfig, ClipSampling, Digest, Evaluation, FrameOrder, Invalid, LabelSet, Precision,
-    Split,
+    AdapterConfig, Calibration, ClipSampling, Digest, Evaluation, FrameOrder, Invalid, LabelSet,
+    Precision, Split,
 };
 
 pub use access::*;
 pub use jobs::*;
 pub use plan::*;
+pub use survey::*;
 
 /// Microseconds since the Unix epoch.
 pub type Timestamp = i64;
@@ -149,7 +151,7 @@ pub struct EndedPart {
 /// A durable part of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartRecord {
-    /// Number of the part, by which its blob is called; parts of one upload never share one, whoever wrote them.
+    /// Number of the part, which is in the name of its blob; parts of one upload never share a number.
     pub number: u32,
     /// Offset of the part in the file, in bytes.
     pub offset: u64,
@@ -213,6 +215,8 @@ pub struct TaskRecord {
     pub sampling: ClipSampling,
     /// Whether a finished job's version is served without being asked.
     pub auto_serve: bool,
+    /// Whether jobs also train heads without adapters and publish the best of all; immutable. The shape is then that of the adapters.
+    pub auto_head: bool,
     /// The version that answers now.
     pub serving: Option<AdapterVersion>,
     /// The version that was asked for.
@@ -245,12 +249,14 @@ pub struct NewTask {
     pub sampling: ClipSampling,
     /// Whether a finished job's version is served without being asked.
     pub auto_serve: bool,
+    /// Whether jobs also train heads without adapters and publish the best of all.
+    pub auto_head: bool,
 }
 
 /// Changes of a task; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskUpdate {
-    /// For people.
+    /// Name of the task for people.
     pub display_name: Option<String>,
     /// Whether a finished job's version is served without being asked.
     pub auto_serve: Option<bool>,
@@ -272,7 +278,7 @@ pub struct ServingRecord {
 /// A version that is to stay in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PinnedRecord {
-    /// Which version.
+    /// Reference of the version.
     pub version: VersionRef,
     /// Size of the version's file in bytes.
     pub size_bytes: u64,
@@ -285,7 +291,7 @@ pub struct Cursor(pub(in crate::metadata) i64);
 /// A task that changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeRecord {
-    /// Who owns the task.
+    /// Tenant that owns the task.
     pub tenant: TenantId,
     /// The task that changed.
     pub task: TaskId,
@@ -336,7 +342,7 @@ pub struct VersionManifest {
     pub adapter: AdapterConfig,
     /// How clips are sampled.
     pub sampling: ClipSampling,
-    /// Of the backbone that it was trained on: over its canonical tensors and constants.
+    /// Digest of the backbone that the version was trained on, over its canonical tensors and constants.
     pub backbone_digest: Digest,
     /// sha256 of the file's tensor bytes, without its header.
     pub tensors_sha256: Digest,
@@ -352,6 +358,9 @@ pub struct VersionManifest {
     pub parent: Option<u32>,
     /// On the validation split.
     pub evaluation: Evaluation,
+    /// What the validation split says about the scores; absent in versions of releases that did not say, and when the split was too small.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
 }
 
 /// Where an import goes.
@@ -363,7 +372,7 @@ pub struct ImportTarget {
     pub create: Option<NewTask>,
     /// When present, must be the task's.
     pub etag: Option<String>,
-    /// For idempotency.
+    /// Request id, for idempotency.
     pub request: Option<RequestId>,
     /// sha256 of the file that came in.
     pub sha256: Digest,

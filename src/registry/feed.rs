@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::view::asked;
 use super::{Inner, Registry, Result};
-use crate::metadata::{ChangeRecord, Cursor, Plan};
+use crate::metadata::{ChangeRecord, Cursor, Plan, Topic};
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
 
@@ -17,6 +17,11 @@ use crate::telemetry::Metrics;
 const PAGE: u32 = 1000;
 
 impl Registry {
+    /// Has the feed read soon, since another process has changed something.
+    pub fn look(&self) {
+        self.inner.view.heard.notify_one();
+    }
+
     /// Keeps the view up to date until the drain.
     ///
     /// # Errors
@@ -24,7 +29,7 @@ impl Registry {
     pub async fn follow(
         self,
         metrics: Metrics,
-        mut drain: Signal,
+        drain: Signal,
     ) -> std::result::Result<(), Infallible> {
         let mut cursor = None;
         let mut is_up = true;
@@ -35,16 +40,22 @@ impl Registry {
             match (&caught_up, is_up) {
                 (Err(error), true) => {
                     let error = error as &dyn std::error::Error;
-                    tracing::warn!(error, "the database is away; what is known goes on serving");
+                    tracing::warn!(
+                        error,
+                        "the database is unavailable; known tasks continue to be served"
+                    );
                 }
-                (Ok(()), false) => tracing::info!("the database is back"),
+                (Ok(()), false) => tracing::info!("the database is available again"),
                 (Ok(()), true) | (Err(_), false) => {}
             }
             is_up = caught_up.is_ok();
             tokio::select! {
                 () = drain.draining() => return Ok(()),
                 // A database that is unavailable is not asked again for every call that fails.
-                () = self.inner.view.hint.notified(), if is_up => {}
+                () = self.inner.view.hint.notified(), if is_up => {
+                    self.inner.metadata.tell(Topic::Tasks);
+                }
+                () = self.inner.view.heard.notified(), if is_up => {}
                 () = tokio::time::sleep(self.inner.config.feed_poll) => {}
             }
         }
@@ -57,7 +68,7 @@ impl Registry {
             let begun = Instant::now();
             let page = asked(false, metadata.changes_since(*cursor, PAGE)).await?;
             if page.is_gap {
-                tracing::warn!("changes of tasks were missed; everything is read anew");
+                tracing::warn!("changes of tasks were missed; all tasks are read again");
             }
             if page.is_gap || cursor.is_none() {
                 view.clear();

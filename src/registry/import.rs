@@ -65,6 +65,10 @@ pub fn manifest_of(
     {
         return Err(wrong("its evaluation is malformed".to_owned()));
     }
+    let calibration = manifest.calibration.as_ref();
+    if calibration.is_some_and(|own| !own.is_sound()) {
+        return Err(wrong("its calibration is malformed".to_owned()));
+    }
     Ok(Some(manifest))
 }
 

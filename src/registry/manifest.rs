@@ -101,7 +101,7 @@ pub(super) fn parse(
 pub(super) enum Mismatch {
     /// The file is not a safetensors file.
     Malformed(Problem),
-    /// This field of the file differs.
+    /// A field of the file differs from the record.
     Field(String),
 }
 
@@ -206,6 +206,7 @@ mod tests {
                 confusion: crate::spec::Confusion::from_rows(&[1, 0, 1, 1]).unwrap(),
                 problem: None,
             },
+            calibration: None,
         };
         let (manifest, sealed) = seal(&tensors, manifest).unwrap();
         let rewritten = |confusion: &str| {

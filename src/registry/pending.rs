@@ -1,6 +1,6 @@
 //! The versions that a task should serve, and which of them the engine has still to prove.
 //!
-//! Invariant: a version whose failure is on record is listed as failed, so that it is not tried again until it is asked for anew.
+//! Invariant: a version whose failure is on record is listed as failed, so that it is not tried again until it is requested again.
 
 use super::{Registry, Result};
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
@@ -24,7 +24,7 @@ pub enum Role {
     Main,
     /// A version that gets a share of the requests.
     Member,
-    /// A version that watches requests; it is loaded only into room that nobody else needs.
+    /// A shadow version; it is loaded only into room that nobody else needs.
     Shadow,
 }
 

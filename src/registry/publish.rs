@@ -14,7 +14,7 @@ use crate::metadata::{
     CurvePoint, JobRecord, Lease, NewVersion, Published, TaskRecord, TrainingSummary,
     VersionManifest,
 };
-use crate::spec::{Digest, Evaluation, Invalid, LabelSet, Precision};
+use crate::spec::{AdapterConfig, Calibration, Digest, Evaluation, Invalid, LabelSet, Precision};
 use crate::store::layout;
 
 /// The result of a job that is published.
@@ -22,6 +22,8 @@ use crate::store::layout;
 pub struct Publication {
     /// Labels of the version: row i of the head is label i.
     pub labels: LabelSet,
+    /// Shape of the set: the task's, or a head alone of a task whose jobs choose.
+    pub adapter: AdapterConfig,
     /// Digest of the backbone that the version was trained on.
     pub backbone_digest: Digest,
     /// Number of trainable parameters.
@@ -32,6 +34,8 @@ pub struct Publication {
     pub parent: Option<AdapterVersion>,
     /// Metrics on the validation split.
     pub evaluation: Evaluation,
+    /// What the validation split says about the scores, when it has examples enough.
+    pub calibration: Option<Calibration>,
     /// Mean training loss of each epoch, in nats.
     pub loss_curve: Vec<f64>,
     /// Evaluations of the validation split while the job trained.
@@ -125,7 +129,7 @@ impl Publication {
     ) -> (VersionManifest, Vec<u8>, TrainingSummary) {
         let manifest = VersionManifest {
             labels: self.labels,
-            adapter: task.adapter,
+            adapter: self.adapter,
             sampling: task.sampling,
             backbone_digest: self.backbone_digest,
             tensors_sha256: Digest([0; 32]),
@@ -135,6 +139,7 @@ impl Publication {
             dataset_digest: job.dataset_digest,
             parent: self.parent.map(AdapterVersion::get),
             evaluation: self.evaluation,
+            calibration: self.calibration,
         };
         let outcome = TrainingSummary {
             reason: self.reason,

@@ -12,7 +12,7 @@ use crate::metadata::{Proof, Share, TaskRecord, WHOLE};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
-/// Versions that share a task's requests, and versions that watch them; only such that can serve, by the records.
+/// Versions that share a task's requests, and shadow versions of them; only such that can serve, by the records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     members: Box<[(AdapterVersion, u16)]>,
@@ -112,7 +112,7 @@ impl Split {
         first.map(|(_, version)| version)
     }
 
-    /// Versions that watch a key's requests.
+    /// Shadow versions of a key's requests.
     pub fn watching(&self, key: Key) -> impl Iterator<Item = AdapterVersion> {
         let watches = move |&&(version, share): &&(AdapterVersion, u16)| {
             key.draw(version, Question::Watch) < f64::from(share) / f64::from(WHOLE)

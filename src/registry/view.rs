@@ -15,7 +15,7 @@ use super::cache::{Cache, Ticket};
 use super::{Config, Error, Registry, Result, Split};
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::metadata::{self, TaskRecord, VersionRecord};
-use crate::spec::{ClipSampling, Digest, LabelSet};
+use crate::spec::{ClipSampling, Digest, LabelSet, Sureness};
 
 /// Most tasks that are kept: some 300 bytes each.
 const TASKS: u64 = 100_000;
@@ -62,6 +62,8 @@ pub struct Essentials {
     pub backbone_digest: Digest,
     /// sha256 of the version's file.
     pub sha256: Digest,
+    /// How sure its answers are.
+    pub sureness: Sureness,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +83,8 @@ pub(super) struct View {
     stale_limit: Duration,
     /// Notified when this process wrote something, so that the feed has news.
     pub(super) hint: Notify,
+    /// Another process has changed something.
+    pub(super) heard: Notify,
 }
 
 impl View {
@@ -92,6 +96,7 @@ impl View {
             confirmed: Mutex::default(),
             stale_limit: config.stale_limit,
             hint: Notify::new(),
+            heard: Notify::new(),
         }
     }
 
@@ -205,6 +210,7 @@ impl Essentials {
             labels: record.manifest.labels,
             sampling: record.manifest.sampling,
             backbone_digest: record.manifest.backbone_digest,
+            sureness: record.manifest.calibration.as_ref().into(),
             sha256: record.sha256,
         }
     }
@@ -277,7 +283,7 @@ impl Registry {
     }
 }
 
-/// Runs a read with a time limit, so that a caller that waits for a silent database can be told.
+/// Runs a read with a time limit, so that a caller of a silent database gets an error.
 pub(super) async fn asked<T>(
     has_other: bool,
     read: impl Future<Output = metadata::Result<T>>,

@@ -1,4 +1,4 @@
-//! Puts the caller into every request of the API, and refuses whoever may not call the method. Health belongs to nobody.
+//! Puts the caller into every request of the API, and refuses whoever may not call the method. Calls of the health service have no caller.
 //!
 //! Invariant: nothing of a request but its path and its headers is looked at before its credential and scope were accepted; every refused credential
 //! gets one answer, whatever is wrong with it. Handlers never see a credential.
@@ -23,7 +23,7 @@ use crate::tenancy::{self, Caller, Credentials, HEADER, Principal, Refusals, Ref
 
 const BEARER: &str = "bearer";
 
-/// Who made a request, for its count and its log lines: said by whoever finds it out, read when the request ends.
+/// Caller of a request, for its metrics and log lines: set when it becomes known, read when the request ends.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen(Arc<OnceLock<Who>>);
 
@@ -31,7 +31,7 @@ pub(super) struct Seen(Arc<OnceLock<Who>>);
 #[derive(Debug)]
 struct Who {
     caller: metrics::Caller,
-    /// Who proved to be whom, and from where, when the audit log wants to know how the call ends.
+    /// Caller and address, when the audit log records how the call ends.
     audited: Option<(Principal, Source)>,
 }
 
@@ -41,7 +41,7 @@ impl Seen {
         let _ = self.0.set(Who { caller, audited });
     }
 
-    /// Who it was; a request that ended before anybody asked belongs to nobody.
+    /// Returns the caller; nobody for a request that ended before its credential was checked.
     pub(super) fn caller(&self) -> metrics::Caller {
         let who = self.0.get();
         who.map_or(metrics::Caller::Nobody, |who| who.caller.clone())
@@ -103,7 +103,7 @@ impl Callers {
             Some(Need::Nothing) => true,
             Some(Need::Reflection) => self.reflection != Reflection::Authenticated,
             Some(Need::AnyOf(_) | Need::OnTasks) => false,
-            // Without authentication, whoever asks for what is not there is told so.
+            // Without authentication a method that does not exist is no secret.
             None => self.credentials.is_none() && !knows_tenants(path),
         };
         if is_open {
@@ -153,7 +153,7 @@ impl Callers {
         Ok(())
     }
 
-    /// Counts a refused credential and tells the audit log why. Returns what the caller is told.
+    /// Counts a refused credential and writes the reason to the audit log. Returns the status for the caller.
     fn refused(
         &self,
         (key, refused): (Option<KeyId>, Refused),
@@ -274,7 +274,7 @@ pub(super) fn tenant<T>(request: &tonic::Request<T>) -> Result<TenantId, Status>
 pub(super) struct Allowed(Option<Arc<BTreeSet<TaskId>>>);
 
 impl Allowed {
-    /// Those of the caller of a request.
+    /// Returns the credentials of a request's caller.
     pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
         let caller = request.extensions().get::<Caller>();
         Self(caller.and_then(|caller| caller.tasks.clone()))

@@ -1,6 +1,6 @@
 //! ClassificationService: a video and tasks give scores, or features.
 //!
-//! Invariant: conversion only; what a classification is, [`crate::serving`] knows.
+//! Invariant: conversion only; [`crate::serving`] defines what a classification is.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -138,7 +138,7 @@ pub(super) fn deadline<T>(request: &Request<T>) -> Option<Instant> {
     deadline.map(|Deadline(at)| at.into_std())
 }
 
-/// Who calls, how urgently, and until when.
+/// Caller of a classification, its priority and its deadline.
 pub(super) fn caller(
     tenant: TenantId,
     deadline: Option<Instant>,
@@ -217,6 +217,11 @@ impl Chosen {
         tasks: &[String],
         options: &v1::ClassifyOptions,
     ) -> Result<Self, Status> {
+        let is_share = |share: &f64| (0.0..=1.0).contains(share);
+        if let Some(below) = options.unknown_below.filter(|below| !is_share(below)) {
+            let problem = format!("expected 0 to 1, got {below}");
+            return Err(status::invalid("options.unknown_below", problem));
+        }
         if tasks.is_empty() {
             let choice = choice(caller, task, &options.version)?;
             return Ok(Self {
@@ -304,6 +309,8 @@ fn alone(only: v1::TaskPredictions) -> v1::ClassifyResponse {
         views: only.views,
         frames: only.frames,
         timings: only.timings,
+        confidence: only.confidence,
+        unknown: only.unknown,
         results: Vec::new(),
     }
 }
@@ -352,6 +359,8 @@ pub(super) fn predictions(
         score: score as f32,
     };
     let best = answer.scores.best(count);
+    let confidence = answer.confidence();
+    let below = options.unknown_below.or(answer.sureness.unknown_below);
     let views = answer.scores.views.iter().filter(|_| options.per_view);
     let view = |scores: &Vec<f64>| v1::ViewScores {
         scores: scores.iter().map(|&score| score as f32).collect(),
@@ -368,6 +377,8 @@ pub(super) fn predictions(
             device: Some(of_duration(answer.device)),
         }),
         error: None,
+        confidence,
+        unknown: below.is_some_and(|below| confidence < below),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Embed and EmbedUpload: a video and a version, or the bare backbone, give features.
 //!
-//! Invariant: conversion only; what features are, [`crate::serving`] knows.
+//! Invariant: conversion only; [`crate::serving`] defines what features are.
 
 use half::f16;
 use tonic::{Request, Status, Streaming};
@@ -12,7 +12,7 @@ use super::convert::spec::{below, of_duration, sampling};
 use super::uploads::next;
 use super::{Api, Parts, status};
 use crate::proto::v1;
-use crate::serving::{Caller, Choice, Embedding, Subject, Video, Wanted};
+use crate::serving::{Caller, Choice, Embedding, FeatureRequest, Subject, Video};
 use crate::spec::AdapterConfig;
 use crate::video::Input;
 
@@ -67,7 +67,7 @@ pub(super) async fn embed_upload(
 
 /// What is wanted, and in which form.
 struct Shape {
-    wanted: Wanted,
+    wanted: FeatureRequest,
     element: v1::ElementType,
     per_frame: bool,
 }
@@ -104,7 +104,7 @@ impl Shape {
         };
         let element = v1::ElementType::try_from(options.r#type)
             .map_err(|_| status::invalid("options.type", "no such type"))?;
-        let wanted = Wanted {
+        let wanted = FeatureRequest {
             subject,
             final_norm: !options.before_final_norm,
             normalize: options.normalize,

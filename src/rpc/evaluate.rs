@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 
 /// Labels of a clip that are shown by default.
 const TOP_K: usize = 5;
-/// Cells of the confusion matrix up to which every group of clips has a token; beyond, only one of so many groups has.
+/// Cells of the confusion matrix up to which every group of clips has a token; with more cells, only one group in many has.
 const SMALL: usize = 1024;
 const SELDOM: u64 = 64;
 /// Largest token, in bytes: one of some 500,000 cells. A larger one is neither given nor read.

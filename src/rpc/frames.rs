@@ -1,6 +1,6 @@
 //! ClassifyFrames: a live stream of frames in, scores of windows out.
 //!
-//! Invariant: conversion only; what a live stream is, [`crate::serving::frames`] knows. Reading goes on whether or not the answers are read.
+//! Invariant: conversion only; [`crate::serving::frames`] defines what a live stream is. Reading goes on whether or not the answers are read.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -296,7 +296,7 @@ impl Going {
             Ok(Err(End::Input(status))) => Err(status),
             Ok(Err(End::Serving(error))) => Err(Status::from(*error)),
             Ok(Err(End::Unreadable(flaw))) => Err(status::frames_unreadable(&flaw)),
-            // Nobody is there to be told.
+            // The caller has left.
             Ok(Err(End::Left)) => return None,
             Err(error) => Err(status::internal(error)),
         };

@@ -1,4 +1,4 @@
-//! `grpc.health.v1`: overall and for each service of the API, all alike, and apart from them whether anything can be changed.
+//! `grpc.health.v1`: overall and for each service of the API, always the same, and separately whether changes are possible.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub const WRITES: &str = "frameshift.v1.writes";
 #[derive(Debug, Clone)]
 pub struct Health {
     reporter: HealthReporter,
-    /// Held while the reporter is told, so that it hears of changes in their order.
+    /// Held while the reporter is called, so that it gets the changes in their order.
     state: Arc<Mutex<State>>,
 }
 

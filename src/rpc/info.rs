@@ -1,4 +1,4 @@
-//! ServerService: what the server is.
+//! ServerService: the server's description of itself.
 
 use tonic::{Request, Response, Status};
 
@@ -14,7 +14,7 @@ use crate::spec::{Digest, Normalization};
 pub struct About {
     /// Name of the backbone.
     pub backbone: String,
-    /// Its digest.
+    /// Digest of the backbone.
     pub digest: Digest,
     /// Side of its input in pixels.
     pub image_size: u16,
@@ -22,24 +22,24 @@ pub struct About {
     pub patch_size: u32,
     /// Width of a token.
     pub width: u32,
-    /// Blocks.
+    /// Number of transformer blocks.
     pub layers: u32,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: u32,
-    /// Its parameters.
+    /// Number of the backbone's parameters.
     pub parameters: u64,
     /// Hidden width of its MLP.
     pub mlp_width: u32,
     /// `quick_gelu` or `gelu`.
     pub activation: &'static str,
-    /// Of every LayerNorm.
+    /// Epsilon of every LayerNorm.
     pub eps: f64,
     /// Where it came from.
     pub origin: Origin,
     /// What its pixels are normalised with.
     pub normalization: Normalization,
     /// Where it runs.
-    pub device: &'static str,
+    pub device: String,
     /// Precision of its matrix products.
     pub precision: String,
     /// Layers of isolation of the video worker.
@@ -56,14 +56,38 @@ pub struct About {
     pub budgets: Vec<Budget>,
 }
 
+/// An accelerator at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accelerator {
+    /// Its number and model.
+    pub name: String,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Bytes that this process has taken.
+    pub reserved: u64,
+    /// Bytes of them that are in use.
+    pub used: u64,
+    /// Slices that it was given.
+    pub slices: u64,
+    /// Time that uploads took.
+    pub uploading: std::time::Duration,
+    /// Bytes that were uploaded.
+    pub uploaded: u64,
+    /// How products are computed.
+    pub plans: Vec<String>,
+}
+
+/// Looks at the accelerator; `None` when there is none.
+pub type LookAtAccelerator = Box<dyn Fn() -> Option<Accelerator> + Send + Sync>;
+
 /// Most memory of a part of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
-    /// The part.
+    /// Use of the memory.
     pub part: &'static str,
     /// Settings that bound it, separated by commas.
     pub settings: &'static str,
-    /// Most bytes.
+    /// Largest size in bytes.
     pub bytes: u64,
 }
 
@@ -105,6 +129,7 @@ impl ServerService for Api {
         info.in_use = Some(of_in_use(&now));
         let throughput = now.rate.map(|rate| of_rate(&parts.about, rate));
         info.throughput = throughput.into_iter().collect();
+        info.accelerator = (parts.accelerator)().map(of_accelerator);
         info.principal = caller.principal.to_string();
         info.scopes = super::convert::access::of_scopes(caller.scopes);
         let tasks = caller.tasks.iter().flat_map(|tasks| tasks.iter());
@@ -135,7 +160,7 @@ fn of_about(about: &About) -> v1::ServerInfo {
             stored_as: about.origin.stored_as.clone(),
             decisions: about.origin.decisions.iter().map(of_decided).collect(),
         }),
-        device: about.device.into(),
+        device: about.device.clone(),
         precision: about.precision.clone(),
         limits: Some(v1::Limits {
             upload_bytes: signed(about.upload_bytes),
@@ -158,6 +183,20 @@ fn of_about(about: &About) -> v1::ServerInfo {
         in_use: None,
         memory_budgets: about.budgets.iter().map(of_budget).collect(),
         throughput: Vec::new(),
+        accelerator: None,
+    }
+}
+
+fn of_accelerator(now: Accelerator) -> v1::Accelerator {
+    v1::Accelerator {
+        name: now.name,
+        memory_bytes: signed(now.memory),
+        reserved_bytes: signed(now.reserved),
+        used_bytes: signed(now.used),
+        slices: signed(now.slices),
+        upload_us: i64::try_from(now.uploading.as_micros()).unwrap_or(i64::MAX),
+        uploaded_bytes: signed(now.uploaded),
+        plans: now.plans,
     }
 }
 

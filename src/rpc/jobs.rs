@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::convert::{names, page, records, spec};
 use super::{Api, Parts, status};
 use crate::ids::{AdapterVersion, DatasetId, TaskId, TenantId, VersionRef};
-use crate::jobs::Wanted;
+use crate::jobs::Submission;
 use crate::metadata::JobRecord;
 use crate::proto::v1;
 use crate::proto::v1::fine_tuning_service_server::FineTuningService;
@@ -25,9 +25,10 @@ impl FineTuningService for Api {
         let (parts, tenant, submit) = self.enter(request)?;
         let task = names::task(&submit.task, "task")?;
         let dataset = names::dataset(&submit.dataset, "dataset")?;
-        let wanted = Wanted {
+        let wanted = Submission {
             hyper_parameters: spec::hyper(submit.hyper_parameters.unwrap_or_default())?,
             allow_label_change: submit.allow_label_change,
+            priority: submit.priority,
         };
         if submit.validate_only {
             let job = previewed(parts, &tenant, (task, submit.new_task), dataset, wanted);
@@ -78,6 +79,26 @@ impl FineTuningService for Api {
         Ok(Response::new(of_job(parts, &tenant, job).await?))
     }
 
+    async fn pause_job(
+        &self,
+        request: Request<v1::PauseJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let (parts, tenant, pause) = self.enter(request)?;
+        let id = names::job(&pause.name, "name")?;
+        let job = parts.jobs.pause(&tenant, id).await?;
+        Ok(Response::new(of_job(parts, &tenant, job).await?))
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<v1::ResumeJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let (parts, tenant, resume) = self.enter(request)?;
+        let id = names::job(&resume.name, "name")?;
+        let job = parts.jobs.resume(&tenant, id).await?;
+        Ok(Response::new(of_job(parts, &tenant, job).await?))
+    }
+
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::JobEvent, Status>> + Send>>;
 
     async fn watch_job(
@@ -105,10 +126,13 @@ async fn previewed(
     tenant: &TenantId,
     (task, shape): (TaskId, Option<v1::Task>),
     dataset: DatasetId,
-    wanted: Wanted,
+    wanted: Submission,
 ) -> Result<v1::Job, Status> {
     let (adapter, sampling) = match shape {
-        Some(shape) => spec::shape(shape, &parts.geometry, "new_task")?,
+        Some(shape) => {
+            let shape = spec::shape(shape, &parts.geometry, "new_task")?;
+            (shape.adapter, shape.sampling)
+        }
         None => {
             let task = parts.registry.get_task(tenant, &task).await?;
             (task.adapter, task.sampling)

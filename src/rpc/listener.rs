@@ -15,7 +15,7 @@ use futures::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
@@ -31,6 +31,11 @@ use handshakes::Handshakes;
 /// Pause after the first failure of `accept`; it doubles up to [`LONGEST_PAUSE`] while failures follow one another.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Silence after which a connection whose calls are over is cut: the last answers have reached their caller.
+const LINGER: Duration = Duration::from_millis(500);
+/// Longest time for a caller who reads slowly to read the last answers.
+const LONGEST_LINGER: Duration = Duration::from_secs(10);
 
 /// What a listener allows.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +90,7 @@ impl Listener {
         }
     }
 
-    /// The same with TLS.
+    /// Returns the listener with TLS.
     pub(super) fn encrypted(mut self, certificates: Option<Certificates>) -> Self {
         let (limit, metrics) = (self.limits.handshake, self.metrics.clone());
         self.handshakes =
@@ -149,7 +154,7 @@ impl Listener {
             return None;
         };
         self.metrics.connections(1);
-        let (mut drain, mut cut) = (self.ends.drain.clone(), self.ends.cut.clone());
+        let (drain, cut) = (self.ends.drain.clone(), self.ends.cut.clone());
         Some(Connection {
             stream,
             opening: Some(Opening {
@@ -157,7 +162,7 @@ impl Listener {
                 deadline: Box::pin(tokio::time::sleep(self.limits.handshake)),
                 drain: Box::pin(async move { drain.draining().await }),
             }),
-            cut: Some(Box::pin(async move { cut.draining().await })),
+            cut: Cut::Later(Box::pin(async move { cut.draining().await })),
             peer: self.budget.peer(Some(address)),
             open: Open {
                 metrics: self.metrics.clone(),
@@ -233,10 +238,22 @@ pub(super) struct Connection {
     stream: Wire,
     /// Until the first SETTINGS frame is there.
     opening: Option<Opening>,
-    /// Asks for the end; none when it was asked for.
-    cut: Option<Event>,
+    cut: Cut,
     peer: Peer,
     open: Open,
+}
+
+/// When a connection is ended by the server.
+enum Cut {
+    /// When the server asks for it.
+    Later(Event),
+    /// The server has asked: when nothing has been sent for a while, since the caller may still be reading an answer.
+    Lingering {
+        silence: Pin<Box<Sleep>>,
+        latest: Instant,
+    },
+    /// Now.
+    Due,
 }
 
 /// A connection that has not spoken HTTP/2 yet.
@@ -278,20 +295,39 @@ impl Progress {
 impl Connection {
     /// Whether the connection is to end now.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Option<ConnectionEnd> {
-        if self.cut.as_mut()?.as_mut().poll(cx).is_ready() {
-            self.cut = None;
+        if let Cut::Later(asked) = &mut self.cut
+            && asked.as_mut().poll(cx).is_ready()
+        {
+            self.cut = Cut::Lingering {
+                silence: Box::pin(tokio::time::sleep(LINGER)),
+                latest: Instant::now() + LONGEST_LINGER,
+            };
+        }
+        if let Cut::Lingering { silence, .. } = &mut self.cut
+            && silence.as_mut().poll(cx).is_ready()
+        {
+            self.cut = Cut::Due;
             return Some(ConnectionEnd::Drained);
         }
         let opening = self.opening.as_mut()?;
         if opening.drain.as_mut().poll(cx).is_ready() {
-            self.cut = None;
+            self.cut = Cut::Due;
             return Some(ConnectionEnd::Drained);
         }
         if opening.deadline.as_mut().poll(cx).is_ready() {
-            self.cut = None;
+            self.cut = Cut::Due;
             return Some(ConnectionEnd::Silent);
         }
         None
+    }
+
+    /// Puts the end off after bytes were sent.
+    fn sent(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Poll::Ready(Ok(1..)), Cut::Lingering { silence, latest }) = (written, &mut self.cut)
+        {
+            let end = (Instant::now() + LINGER).min(*latest);
+            silence.as_mut().reset(end);
+        }
     }
 }
 
@@ -302,7 +338,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.cut.is_none() {
+        if matches!(this.cut, Cut::Due) {
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = this.poll_end(cx) {
@@ -328,7 +364,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.stream.write_side().poll_write(cx, bytes)
+        let written = self.stream.write_side().poll_write(cx, bytes);
+        self.sent(&written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -344,7 +382,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream.write_side().poll_write_vectored(cx, slices)
+        let written = self.stream.write_side().poll_write_vectored(cx, slices);
+        self.sent(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -11,7 +11,7 @@ use crate::proto;
 /// How many messages each side of a call sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// One each way; also what stands for paths that name no method.
+    /// One message each way; also stands for paths that name no method.
     Unary,
     /// The server sends any number.
     ServerStream,

@@ -1,6 +1,6 @@
 //! Bytes that calls draw before they take memory or disk, and give back when they end.
 //!
-//! Invariant: what is handed out never exceeds the pool; nobody waits for longer than the pool's patience, so that calls which wait for one another all
+//! Invariant: the bytes that are drawn never exceed the pool; no call waits for longer than the pool's patience, so that calls which wait for each other all
 //! end.
 
 use std::collections::HashMap;
@@ -56,7 +56,7 @@ pub(super) struct Share {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A pool without so many bytes left.
+/// Error of a pool that has too few bytes left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{wanted} bytes are wanted of `{setting}`, which has {bytes} in all")]
 pub(super) struct Full {
@@ -69,7 +69,7 @@ pub(super) struct Full {
 }
 
 impl Full {
-    /// Whether the pool never has so many bytes, however long one waits.
+    /// Whether the pool is too small even when nothing is drawn from it.
     pub(super) fn is_final(&self) -> bool {
         units(self.wanted) > units(self.bytes)
     }

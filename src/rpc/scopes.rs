@@ -1,6 +1,6 @@
-//! What each method asks of its caller: one table over the full path of every method.
+//! Scopes that each method requires of its caller: one table over the full paths of all methods.
 //!
-//! Invariant: a method that the table does not have is refused, and a test finds it.
+//! Invariant: a method without a row in the table is refused, and a test finds it.
 
 use crate::spec::{Scope, Scopes};
 
@@ -11,7 +11,7 @@ pub(super) enum Need {
     Nothing,
     /// What the setting `reflection` says.
     Reflection,
-    /// One of these scopes.
+    /// The caller needs one of these scopes.
     AnyOf(Scopes),
     /// The scope `classify`; the method itself keeps to the tasks of the caller's key.
     OnTasks,
@@ -115,6 +115,8 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("GetJob", READ),
             ("ListJobs", READ),
             ("CancelJob", TRAIN),
+            ("PauseJob", TRAIN),
+            ("ResumeJob", TRAIN),
             ("WatchJob", READ),
         ],
     ),

@@ -42,7 +42,7 @@ pub(in crate::rpc) struct Room {
 }
 
 impl Room {
-    /// Draws disk space until there is enough for so many bytes.
+    /// Draws more disk space when what was drawn is less than the given number of bytes.
     fn fit(&mut self, bytes: u64) -> Result<(), Status> {
         while bytes > STEP * self.disk.len() as u64 {
             self.disk.push(self.pools.spool.try_take(STEP)?);

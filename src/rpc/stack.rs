@@ -1,4 +1,4 @@
-//! What every request passes on its way to a handler, outermost first.
+//! Layers that every request passes on its way to a handler, outermost first.
 //!
 //! Invariant: whatever a handler or a client does, the caller gets one gRPC status with details, by its deadline, with the id of the request, and no more
 //! is held of its messages than the budget has.

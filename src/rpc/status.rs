@@ -58,7 +58,7 @@ impl Refusal {
         }
     }
 
-    /// The same with the code of whoever ended a stream.
+    /// Returns the status with the code of whoever ended a stream.
     fn with_code(mut self, code: Code) -> Self {
         self.code = code;
         self
@@ -189,7 +189,7 @@ fn of_invalid(invalid: &crate::spec::Invalid) -> Status {
     bad(invalid.field, &invalid.problem).status()
 }
 
-/// The same status for a call whose field is inside of a message, so that its violations name the whole path.
+/// Returns the status with a prefix to the fields of its violations, so that they name the whole path of a field inside a message.
 pub(super) fn below(message: &'static str) -> impl Fn(Status) -> Status {
     move |status| {
         let mut details = status.get_error_details();

@@ -24,13 +24,14 @@ impl TaskService for Api {
             .ok_or_else(|| status::invalid("task", "required"))?;
         names::display(&task.display_name, "task.display_name")?;
         let (display_name, auto_serve) = (task.display_name.clone(), task.auto_serve);
-        let (adapter, sampling) = spec::shape(task, &parts.geometry, "task")?;
+        let shape = spec::shape(task, &parts.geometry, "task")?;
         let task = NewTask {
             id,
             display_name,
-            adapter,
-            sampling,
+            adapter: shape.adapter,
+            sampling: shape.sampling,
             auto_serve: auto_serve.unwrap_or(true),
+            auto_head: shape.auto_head,
         };
         let task = parts.registry.create_task(&tenant, task, request).await?;
         Ok(Response::new(records::of_task(task)))
@@ -135,7 +136,7 @@ impl TaskService for Api {
             None => registry.roll_back(&tenant, &id, etag).await?,
         };
         for desired in registry.desired(&tenant, &id).await? {
-            // It was asked for anew, so that what the engine held against it does not count, also when it served already.
+            // The version was requested again, so an earlier verdict of the engine does not count, even when the version served already.
             parts.engine.retry(&desired.version);
         }
         parts.serving.forget_comparisons(&tenant, &id);

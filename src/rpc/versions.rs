@@ -1,6 +1,6 @@
 //! The streams of versions: a file comes in and becomes one, and one goes out as a file.
 //!
-//! Invariant: conversion only, and a chunk is handed on before the next one is read; what a file has to be, [`crate::exchange`] knows.
+//! Invariant: conversion only, and a chunk is handed on before the next one is read; [`crate::exchange`] defines what a file has to be.
 
 use std::pin::Pin;
 
@@ -12,7 +12,7 @@ use super::convert::{names, records, sha256, spec};
 use super::spool::{Held, Spool};
 use super::uploads::{checked, next};
 use super::{CHUNK_BYTES, Parts, status};
-use crate::exchange::{self, Contents, Format, Target, Wanted};
+use crate::exchange::{self, Contents, Format, ImportRequest, Target};
 use crate::ids::{TenantId, VersionRef};
 use crate::proto::v1;
 use crate::spec::{LabelSet, Scope, Scopes, normal_label};
@@ -81,12 +81,12 @@ pub(super) async fn import(
     })
 }
 
-fn wanted(header: v1::ImportAdapterVersionHeader) -> Result<Wanted, Status> {
+fn wanted(header: v1::ImportAdapterVersionHeader) -> Result<ImportRequest, Status> {
     let labels = match header.labels.as_slice() {
         [] => None,
         _ => Some(labels(&header.labels)?),
     };
-    Ok(Wanted {
+    Ok(ImportRequest {
         task: names::task(&header.parent, "header.parent")?,
         labels,
         sha256: sha256(&header.sha256, "header.sha256")?,

@@ -1,6 +1,6 @@
 //! ClassifyWindows: the scores of windows that slide over a video, as they come, and a summary.
 //!
-//! Invariant: conversion only; what a window is, [`crate::serving`] knows. A client that does not read holds its stream for a minute at most.
+//! Invariant: conversion only; [`crate::serving`] defines what a window is. A client that does not read holds its stream for a minute at most.
 
 use std::num::NonZeroU32;
 use std::pin::Pin;

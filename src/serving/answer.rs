@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Scores;
 use crate::ids::VersionRef;
-use crate::spec::LabelSet;
+use crate::spec::{LabelSet, Sureness, confidence};
 use crate::video::Clip;
 
 /// Scores of a video, and how they were computed.
@@ -16,6 +16,8 @@ pub struct Answer {
     pub labels: LabelSet,
     /// Scores of each view and of the video.
     pub scores: Scores,
+    /// The version's calibration.
+    pub sureness: Sureness,
     /// Sampled frames, one temporal view after the other.
     pub frames: Vec<SampledFrame>,
     /// Time that decoding took.
@@ -24,6 +26,13 @@ pub struct Answer {
     pub queue: Duration,
     /// Sum of the times of the batches that held the views.
     pub device: Duration,
+}
+
+impl Answer {
+    /// How probable it is that the best label is right.
+    pub fn confidence(&self) -> f64 {
+        confidence(&self.scores.mean, self.sureness.temperature)
+    }
 }
 
 /// A frame that was sampled.

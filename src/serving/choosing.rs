@@ -1,4 +1,4 @@
-//! Which version of a task answers a request: the one that is named, the serving one, or the request's own of a split.
+//! Chooses the version of a task that answers a request: the one that is named, the serving one, or the request's own of a split.
 //!
 //! Invariant: a version that is known to be unable to serve gets no requests of a split; a request that finds out is answered by another version.
 

@@ -1,6 +1,6 @@
-//! What versions that watch gave, compared with what was answered.
+//! Results of shadow versions, compared with what was answered.
 //!
-//! Invariant: bounded: of the versions that watched, the last [`VERSIONS`] are known.
+//! Invariant: bounded: of the shadow versions, the last [`VERSIONS`] are known.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,14 +11,14 @@ use crate::ids::{TaskId, TenantId, VersionRef};
 /// Most versions whose comparisons are kept, some 200 bytes each.
 const VERSIONS: usize = 4096;
 
-/// What came of showing requests to a version that watches.
+/// Outcomes of requests that a shadow version ran on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Comparison {
     /// Requests whose answer was compared.
     pub compared: u64,
     /// Compared requests for which both versions gave the same best label.
     pub agreed: u64,
-    /// Requests that failed with the version that watches.
+    /// Requests that failed with the shadow version.
     pub failed: u64,
     /// Requests that were not shown to the version, or not answered by it, because others needed the server or its set was not resident.
     pub dropped: u64,
@@ -35,7 +35,7 @@ pub(super) enum Outcome {
     Compared {
         /// Whether it was the same.
         agreed: bool,
-        /// Time of the version that watches on the device.
+        /// Time of the shadow version on the device.
         device: Duration,
         /// Time of the answering version on the device.
         answer_device: Duration,
@@ -61,7 +61,7 @@ impl Outcome {
     }
 }
 
-/// Comparisons of all versions that watch.
+/// Comparisons of all shadow versions.
 #[derive(Debug, Default)]
 pub(super) struct Comparisons {
     // A plain mutex: it is held for a look-up, never across an await.
@@ -111,7 +111,7 @@ impl Comparisons {
             .map_or_else(Comparison::default, |own| own.1)
     }
 
-    /// Begins anew for a task's versions.
+    /// Starts the comparisons of a task's versions over.
     pub(super) fn forget(&self, tenant: &TenantId, task: &TaskId) {
         let is_of = |own: &VersionRef| own.tenant == *tenant && own.task == *task;
         self.lock().of.retain(|own, _| !is_of(own));

@@ -21,9 +21,9 @@ pub enum Subject {
     Version(Choice, Option<ClipSampling>),
 }
 
-/// What features are wanted.
+/// Features as their caller asks for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct FeatureRequest {
     /// What makes the features.
     pub subject: Subject,
     /// Whether the features have passed the backbone's final norm.
@@ -56,7 +56,7 @@ impl Serving {
     ///
     /// # Errors
     /// Same as [`Serving::embed`], as far as they do not depend on the video.
-    pub async fn check_embed(&self, caller: &Caller, wanted: &Wanted) -> Result<(), Error> {
+    pub async fn check_embed(&self, caller: &Caller, wanted: &FeatureRequest) -> Result<(), Error> {
         self.subject(caller, wanted).await.map(drop)
     }
 
@@ -67,7 +67,7 @@ impl Serving {
     pub async fn embed(
         &self,
         caller: &Caller,
-        wanted: &Wanted,
+        wanted: &FeatureRequest,
         video: Video,
     ) -> Result<Embedding, Error> {
         let admission = stage(Stage::Admit);
@@ -92,7 +92,7 @@ impl Serving {
     async fn subject(
         &self,
         caller: &Caller,
-        wanted: &Wanted,
+        wanted: &FeatureRequest,
     ) -> Result<(Option<Asked>, ClipSampling), Error> {
         match &wanted.subject {
             Subject::Backbone(sampling) => Ok((None, *sampling)),
@@ -107,7 +107,7 @@ impl Serving {
     async fn embedding(
         &self,
         caller: &Caller,
-        wanted: &Wanted,
+        wanted: &FeatureRequest,
         (version, sampling): (Option<&VersionRef>, ClipSampling),
         video: Video,
         admission: Open,

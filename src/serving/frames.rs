@@ -49,7 +49,7 @@ pub enum Pace {
         step: Duration,
         /// Time from the end of a window to that of the next.
         stride: Duration,
-        /// A longer time between two frames begins windows anew; `None`: twice the step, at least a second.
+        /// Time between two frames after which windows start over; `None` means twice the step, at least a second.
         longest_gap: Option<Duration>,
     },
 }
@@ -181,7 +181,7 @@ impl Serving {
         };
         let checked = still.validate(self.parts.decoder.limits().pixels);
         checked.map_err(out_of_range)?;
-        // A window that never fits is told now; one that does not fit at this moment may later.
+        // A window that can never fit is an error now; one that does not fit at this moment may later.
         let engine = &self.parts.engine;
         let fits = engine.admit_all_for((&caller.tenant, caller.class), None, &lines.loads());
         match fits {

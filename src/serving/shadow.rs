@@ -1,6 +1,6 @@
-//! Versions that watch: they are run on requests beside the version that answers, and compared with it.
+//! Shadow versions: they are run on requests beside the version that answers, and compared with it.
 //!
-//! Invariant: the answer never waits for a version that watches, and never fails because of it. What watches is dropped while requests wait.
+//! Invariant: the answer never waits for a shadow version, and never fails because of it. Work of shadow versions is dropped while requests wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::{Answer, Asked, Error, Scores, Serving};
 use crate::engine::{self, Spare};
 use crate::ids::{TaskId, TenantId, VersionRef};
 
-/// How long a version that watches waits for a device that nobody needs.
+/// How long a shadow version waits for a device that nobody needs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A version that is to be run on clips beside the one that answers.
@@ -23,7 +23,7 @@ pub(super) struct Shadow {
 }
 
 impl Serving {
-    /// The versions that watch a request, as far as there is room for their clips.
+    /// The shadow versions of a request, as far as there is room for their clips.
     pub(super) fn shadows(&self, asked: &Asked, decoded: &Decoded) -> Vec<Shadow> {
         let num_frames = usize::from(asked.essentials.sampling.num_frames.get());
         let shadow = |version: &VersionRef| {
@@ -44,7 +44,7 @@ impl Serving {
         asked.watching.iter().filter_map(shadow).collect()
     }
 
-    /// Runs the versions that watch, in the background. Their number is bounded by their room in the queue.
+    /// Runs the shadow versions, in the background. Their number is bounded by their room in the queue.
     pub(super) fn watch(&self, shadows: Vec<Shadow>, answer: &Result<Answer, Error>) {
         let Ok(answer) = answer else {
             return;
@@ -102,7 +102,7 @@ impl Serving {
                 | engine::Error::Stopped,
             )) => Outcome::Dropped,
             Err(error) => {
-                tracing::debug!(%version, %error, "a version that watches failed");
+                tracing::debug!(%version, %error, "a shadow version failed");
                 Outcome::Failed
             }
         }
@@ -123,12 +123,12 @@ impl Serving {
         self.comparisons.add(version, outcome);
     }
 
-    /// What came of showing requests to a version that watches, since its task's split was set through this process or the process started.
+    /// Outcomes of requests that a shadow version ran on, since its task's split was set through this process or the process started.
     pub fn comparison(&self, version: &VersionRef) -> Comparison {
         self.comparisons.of(version)
     }
 
-    /// Begins the comparisons of a task anew.
+    /// Starts the comparisons of a task over.
     pub fn forget_comparisons(&self, tenant: &TenantId, task: &TaskId) {
         self.comparisons.forget(tenant, task);
     }

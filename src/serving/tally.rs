@@ -75,7 +75,7 @@ impl Tally {
         }
     }
 
-    /// Goes on from sums of so many classes; `None` when they cannot be those of a tally.
+    /// Continues from the sums of this many classes; `None` when they cannot be those of a tally.
     pub fn resumed(classes: usize, sums: Sums) -> Option<Self> {
         let is_known = |(label, predicted, _): &(u32, u32, u64)| {
             (*label as usize) < classes && (*predicted as usize) < classes

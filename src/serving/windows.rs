@@ -59,7 +59,7 @@ pub enum WindowStride {
 pub enum WindowEvent {
     /// Answers about one window.
     Window(Window),
-    /// A choice, by its index, that gives no more answers, and why.
+    /// Index of a choice that gives no more answers, and the reason.
     Failed(usize, Error),
     /// The end of the stream.
     Summary(Summary),
@@ -101,7 +101,7 @@ pub struct TaskSegments {
 pub struct Answered {
     /// The version.
     pub version: crate::ids::VersionRef,
-    /// Its labels.
+    /// Labels of the version.
     pub labels: crate::spec::LabelSet,
 }
 

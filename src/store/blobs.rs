@@ -1,24 +1,29 @@
 //! Reading and writing blobs, whole or as streams in bounded memory.
 //!
-//! Invariant: bytes are never hashed or copied to a file on an async thread; a writer that is dropped leaves no blob.
+//! Invariant: bytes are never hashed or copied to a file on an async thread.
 
 use std::fs::{self, File};
-use std::io::{Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, TryStreamExt};
 use object_store::local::LocalFileSystem;
-use object_store::{GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt};
+use object_store::memory::InMemory;
+use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, Faults, Key, faulty};
+use super::cache::{self, Cache};
+use super::fetch::Fetch;
+use super::spool::{Sink, Spool};
+use super::writer::{PART, Writer};
+use super::{Bucket, Error, Faults, Key, circuit, faulty};
 use crate::spec::Digest;
+use crate::telemetry::Metrics;
 
-/// Bytes that a [`Writer`] buffers before it writes them.
-const CHUNK: usize = 8 << 20;
+/// Memory that reading a blob reserves at once; a larger blob takes more as it comes.
+const RESERVED: u64 = 64 << 20;
 
 /// Immutable blobs by key. Clones are cheap.
 #[derive(Debug, Clone)]
@@ -26,6 +31,8 @@ pub struct Store {
     pub(super) objects: Arc<dyn ObjectStore>,
     /// Folder of a local store; `None` for other stores.
     pub(super) folder: Option<Arc<Path>>,
+    /// Files on a local disk that hold copies of blobs.
+    pub(super) cache: Option<Cache>,
 }
 
 /// A blob in a listing.
@@ -37,6 +44,24 @@ pub struct Blob {
     pub size: u64,
     /// Time of the write, in microseconds since the Unix epoch by the store's clock.
     pub modified: i64,
+}
+
+/// What a record says of a blob's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// Size of the blob, in bytes.
+    pub size: u64,
+    /// sha256 of the bytes.
+    pub sha256: Digest,
+}
+
+/// Blob that was opened for reading by position.
+#[derive(Debug)]
+pub struct Opened {
+    /// File with the blob's bytes.
+    pub file: Arc<File>,
+    /// Whether the bytes were compared with the record.
+    pub is_verified: bool,
 }
 
 /// Size and digest of the blob that a [`Writer`] wrote.
@@ -65,14 +90,57 @@ impl Store {
             // Empty folders are removed later: object_store's own clean-up could remove one that another write is about to use.
             objects: Arc::new(files.with_fsync(true)),
             folder: Some(directory.into()),
+            cache: None,
         })
+    }
+
+    /// Opens a store in a bucket. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When the settings of the bucket are incomplete, or its credentials cannot be read.
+    pub fn in_bucket(bucket: &Bucket, metrics: Metrics) -> Result<Self, Error> {
+        Ok(Self {
+            objects: circuit::wrap(bucket.open()?, metrics),
+            folder: None,
+            cache: None,
+        })
+    }
+
+    /// Returns an empty store in memory; for tests.
+    pub fn in_memory() -> Self {
+        Self {
+            objects: Arc::new(InMemory::new()),
+            folder: None,
+            cache: None,
+        }
+    }
+
+    /// Returns the same store with a cache on a local disk before it.
+    ///
+    /// # Errors
+    /// When the folder of the cache cannot be created, read or locked.
+    pub async fn with_cache(self, config: cache::Config, metrics: Metrics) -> Result<Self, Error> {
+        let cache = Cache::open(config, Arc::clone(&self.objects), metrics).await?;
+        Ok(Self {
+            cache: Some(cache),
+            ..self
+        })
+    }
+
+    /// Returns whether the blobs are in a folder of this machine.
+    pub fn is_folder(&self) -> bool {
+        self.folder.is_some()
     }
 
     /// Returns the same store with faults that tests inject.
     pub fn with_faults(&self, faults: Faults) -> Self {
         Self {
-            objects: faulty::wrap(Arc::clone(&self.objects), faults),
+            objects: faulty::wrap(Arc::clone(&self.objects), faults.clone()),
             folder: self.folder.clone(),
+            cache: self
+                .cache
+                .as_ref()
+                .map(|cache| cache.over(|objects| faulty::wrap(objects, faults))),
         }
     }
 
@@ -81,6 +149,14 @@ impl Store {
     /// # Errors
     /// When the store fails; then either no blob exists or the whole one.
     pub async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), Error> {
+        if !self.is_folder() && bytes.len() > PART {
+            // No request of a bucket moves more than a part, so that each has a time limit that fits all.
+            let mut writer = self.writer(key).await?;
+            for part in bytes.chunks(PART) {
+                writer.write(part).await?;
+            }
+            return writer.finish().await.map(drop::<Written>);
+        }
         self.objects
             .put(key.path(), bytes.into())
             .await
@@ -93,18 +169,7 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub async fn writer(&self, key: &Key) -> Result<Writer, Error> {
-        let upload = self
-            .objects
-            .put_multipart(key.path())
-            .await
-            .map_err(|error| failed("write", key, error))?;
-        Ok(Writer {
-            key: key.clone(),
-            upload: Some(upload),
-            buffer: Vec::new(),
-            hasher: Sha256::new(),
-            size: 0,
-        })
+        Writer::new(&self.objects, key, self.is_folder()).await
     }
 
     /// Reads a blob.
@@ -113,8 +178,18 @@ impl Store {
     /// [`Error::NotFound`], or when the store fails.
     pub async fn get(&self, key: &Key) -> Result<Bytes, Error> {
         let failed = |error| failed("read", key, error);
-        let found = self.objects.get(key.path()).await.map_err(failed)?;
-        found.bytes().await.map_err(failed)
+        if self.is_folder() {
+            let found = self.objects.get(key.path()).await.map_err(failed)?;
+            return found.bytes().await.map_err(failed);
+        }
+        let begun = Fetch::begin(&self.objects, key.path()).await;
+        let mut fetch = begun.map_err(failed)?;
+        let size = usize::try_from(fetch.size().min(RESERVED)).unwrap_or(0);
+        let mut bytes = Vec::with_capacity(size);
+        while let Some(piece) = fetch.next().await.map_err(failed)? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.into())
     }
 
     /// Reads a blob and verifies its sha256.
@@ -122,6 +197,17 @@ impl Store {
     /// # Errors
     /// [`Error::Digest`] when the bytes differ from those that were stored; otherwise the same as [`Store::get`].
     pub async fn get_verified(&self, key: &Key, sha256: Digest) -> Result<Bytes, Error> {
+        if let Some(cache) = &self.cache
+            && let Some(file) = cache.file(key, sha256, None).await?
+        {
+            // The copy was compared with the digest when it was made; its disk may have damaged it since.
+            let bytes = read_whole(key, file).await?;
+            let copy = bytes.clone();
+            if blocking("read", key, move || Ok(digest(&copy))).await? == sha256 {
+                return Ok(bytes);
+            }
+            cache.forget(key).await;
+        }
         let bytes = self.get(key).await?;
         let copy = bytes.clone();
         let found = blocking("read", key, move || Ok(digest(&copy))).await?;
@@ -141,29 +227,55 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], or when the store fails.
     pub async fn open_file(&self, key: &Key) -> Result<Arc<File>, Error> {
-        let found = self
-            .objects
-            .get(key.path())
-            .await
-            .map_err(|error| failed("open", key, error))?;
-        let mut pieces = match found.payload {
-            GetResultPayload::File(file, _) => return Ok(Arc::new(file)),
-            GetResultPayload::Stream(pieces) => pieces,
-        };
-        let mut file = blocking("open", key, tempfile::tempfile).await?;
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| failed("open", key, error))?;
-            file = blocking("open", key, move || {
-                file.write_all(&piece)?;
-                Ok(file)
-            })
-            .await?;
+        if self.is_folder() {
+            let found = self.objects.get(key.path()).await;
+            let found = found.map_err(|error| failed("open", key, error))?;
+            if let GetResultPayload::File(file, _) = found.payload {
+                return Ok(Arc::new(file));
+            }
         }
-        blocking("open", key, move || {
-            file.rewind()?;
-            Ok(Arc::new(file))
+        let begun = Fetch::begin(&self.objects, key.path()).await;
+        let mut fetch = begun.map_err(|error| failed("open", key, error))?;
+        let file = blocking("open", key, tempfile::tempfile).await?;
+        let mut spool = Spool::new(Sink::plain(file));
+        while let Some(piece) = fetch.next().await.transpose() {
+            let piece = piece.map_err(|error| failed("open", key, error))?;
+            spool.write(key, &piece).await?;
+        }
+        Ok(Arc::new(spool.finish(key).await?.file))
+    }
+
+    /// Opens a blob whose bytes a record describes, from the cache where there is one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Size`] or [`Error::Digest`] when the bytes were looked at and are not those of the record; or when the store fails.
+    pub async fn open_recorded(&self, key: &Key, recorded: Recorded) -> Result<Opened, Error> {
+        if let Some(cache) = &self.cache
+            && let Some(file) = cache
+                .file(key, recorded.sha256, Some(recorded.size))
+                .await?
+        {
+            return Ok(Opened {
+                file,
+                is_verified: true,
+            });
+        }
+        Ok(Opened {
+            file: self.open_file(key).await?,
+            is_verified: false,
         })
-        .await
+    }
+
+    /// Returns whether there is a cache before the store.
+    pub fn has_cache(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    /// Asks the cache to have a blob before it is opened. Returns at once; does nothing without a cache, or when it is busy.
+    pub fn prefetch(&self, key: &Key, recorded: Recorded) {
+        if let Some(cache) = &self.cache {
+            cache.prefetch(key, recorded);
+        }
     }
 
     /// Returns the sha256 of a file that [`Store::open_file`] opened, reading it piece by piece.
@@ -172,20 +284,7 @@ impl Store {
     /// When the file cannot be read.
     pub async fn digest_file(&self, key: &Key, file: &Arc<File>) -> Result<Digest, Error> {
         let file = Arc::clone(file);
-        let work = move || {
-            let mut hasher = Sha256::new();
-            let mut piece = vec![0; 1 << 20];
-            let mut offset = 0;
-            loop {
-                let read = file.read_at(&mut piece, offset)?;
-                if read == 0 {
-                    return Ok(Digest(hasher.finalize().into()));
-                }
-                hasher.update(&piece[..read]);
-                offset += read as u64;
-            }
-        };
-        blocking("read", key, work).await
+        blocking("read", key, move || digest_of(&file)).await
     }
 
     /// Deletes a blob; a blob that does not exist counts as deleted.
@@ -193,6 +292,9 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub async fn delete(&self, key: &Key) -> Result<(), Error> {
+        if let Some(cache) = &self.cache {
+            cache.forget(key).await;
+        }
         match self.objects.delete(key.path()).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("delete", key, error)),
@@ -229,93 +331,29 @@ impl Store {
     }
 }
 
-/// Writes one blob piece by piece. The blob exists, complete, when [`Writer::finish`] returns.
-#[derive(Debug)]
-pub struct Writer {
-    key: Key,
-    /// Upload in progress; `None` once the blob is complete.
-    upload: Option<Box<dyn MultipartUpload>>,
-    /// Bytes that are not written yet: less than [`CHUNK`] plus one piece.
-    buffer: Vec<u8>,
-    hasher: Sha256,
-    size: u64,
+/// Reads a file into memory.
+async fn read_whole(key: &Key, file: Arc<File>) -> Result<Bytes, Error> {
+    let work = move || {
+        let size = file.metadata()?.len();
+        let mut bytes = vec![0; usize::try_from(size).map_err(std::io::Error::other)?];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(Bytes::from(bytes))
+    };
+    blocking("read", key, work).await
 }
 
-impl Writer {
-    /// Returns the number of bytes written so far.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// When the store fails; the writer can then no longer be used.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.size += bytes.len() as u64;
-        self.buffer.extend_from_slice(bytes);
-        while self.buffer.len() >= CHUNK {
-            let rest = self.buffer.split_off(CHUNK);
-            let full = std::mem::replace(&mut self.buffer, rest);
-            self.flush(full).await?;
+/// Returns the sha256 of a file, which is read piece by piece.
+pub(super) fn digest_of(file: &File) -> std::io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; 1 << 20];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(&mut piece, offset)?;
+        if read == 0 {
+            return Ok(Digest(hasher.finalize().into()));
         }
-        Ok(())
-    }
-
-    /// Completes the blob, which makes it exist. Returns its size and digest.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn finish(mut self) -> Result<Written, Error> {
-        let rest = std::mem::take(&mut self.buffer);
-        if !rest.is_empty() {
-            self.flush(rest).await?;
-        }
-        if let Some(upload) = &mut self.upload {
-            let completed = upload.complete().await;
-            completed.map_err(|error| failed("write", &self.key, error))?;
-        }
-        self.upload = None;
-        Ok(Written {
-            size: self.size,
-            sha256: Digest(self.hasher.clone().finalize().into()),
-        })
-    }
-
-    async fn flush(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
-        let bytes = Bytes::from(bytes);
-        let Some(upload) = &mut self.upload else {
-            return Ok(());
-        };
-        let written = upload.put_part(bytes.clone().into());
-        let mut hasher = self.hasher.clone();
-        let hashed = blocking("write", &self.key, move || {
-            hasher.update(&bytes);
-            Ok(hasher)
-        });
-        let (written, hasher) = futures::join!(written, hashed);
-        written.map_err(|error| failed("write", &self.key, error))?;
-        self.hasher = hasher?;
-        Ok(())
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        let Some(mut upload) = self.upload.take() else {
-            return;
-        };
-        let key = self.key.clone();
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        // A bucket keeps, and bills, the parts of an upload that was never completed.
-        runtime.spawn(async move {
-            if let Err(error) = upload.abort().await {
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(%key, error, "an unfinished object could not be aborted");
-            }
-        });
+        hasher.update(&piece[..read]);
+        offset += read as u64;
     }
 }
 

@@ -1,6 +1,6 @@
-//! Id of the database that a store's blobs belong to.
+//! What a store says of itself: the database that its blobs belong to, and whether the collector must leave them alone.
 //!
-//! Invariant: the id is stored among the blobs, so that it is copied with them; no tenant's key can be equal to its key.
+//! Invariant: both are stored among the blobs, so that they are copied with them; no tenant's key can be equal to their keys.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -27,6 +27,31 @@ impl Store {
     pub async fn identify(&self, id: &str) -> Result<(), Error> {
         let bytes = Bytes::from(format!("{id}\n"));
         self.put(&layout::identity(), bytes).await
+    }
+
+    /// Keeps the collector from deleting anything until [`Store::release_collector`]: after a restore, blobs whose records were lost look like orphans.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn hold_collector(&self) -> Result<(), Error> {
+        let why = Bytes::from_static(b"a restore that frameshift fsck has not checked yet\n");
+        self.put(&layout::held(), why).await
+    }
+
+    /// Lets the collector delete again.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn release_collector(&self) -> Result<(), Error> {
+        self.delete(&layout::held()).await
+    }
+
+    /// Returns whether the collector must not delete anything.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn is_collector_held(&self) -> Result<bool, Error> {
+        self.exists(&layout::held()).await
     }
 
     /// Returns whether any blob exists that a record may name. Reads a listing up to the first such blob.

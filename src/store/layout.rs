@@ -83,6 +83,11 @@ pub(super) fn identity() -> Key {
     Key(Path::from("_store"))
 }
 
+/// Returns the key `_held`, whose blob exists while the collector must not delete anything.
+pub(super) fn held() -> Key {
+    Key(Path::from("_held"))
+}
+
 /// Returns the key `<tenant>/videos/<video>`.
 pub fn video(tenant: &TenantId, video: VideoId) -> Key {
     Key(Path::from_iter([

@@ -38,6 +38,9 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub async fn discard(&self, key: &Key, now: i64) -> Result<(), Error> {
+        if let Some(cache) = &self.cache {
+            cache.forget(key).await;
+        }
         let seconds = now.div_euclid(1_000_000).to_string();
         let head = [PathPart::from(TRASH), PathPart::from(seconds)];
         let to = Path::from_iter(head.into_iter().chain(key.path().parts()));

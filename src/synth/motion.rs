@@ -80,7 +80,7 @@ const WAY: [f32; 4] = [0.36, 0.42, 0.66, 0.72];
 /// By which share an object grows from its middle size to its last.
 const GROWTH: [f32; 4] = [0.36, 0.42, 0.56, 0.62];
 
-/// One clip: `FRAMES` pictures of `side` × `side` pixels, and its label.
+/// A clip: `FRAMES` pictures of `side` × `side` pixels, and its label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clip {
     /// Side of the picture in pixels.

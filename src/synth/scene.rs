@@ -243,7 +243,7 @@ pub const QUESTIONS: [(&str, usize); 4] = [
 pub struct Batch {
     /// `[N, 3, side, side]`, from 0 to 1.
     pub images: Vec<f32>,
-    /// Of each of [`QUESTIONS`] the N answers.
+    /// The N answers to each of [`QUESTIONS`].
     pub labels: [Vec<u32>; QUESTIONS.len()],
 }
 

@@ -1,4 +1,4 @@
-//! The operators' endpoint: `GET /metrics`, and `GET` and `PUT /log-level`.
+//! The operators' endpoint: `GET /metrics`, `GET /livez` and `/readyz`, and `GET` and `PUT /log-level`.
 //!
 //! Invariant: only the log's filter can be changed here, and only from this machine, since callers are not authenticated.
 
@@ -12,7 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use super::{Error, LogFilter, Metrics};
+use super::{Error, LogFilter, Metrics, Probes};
 use crate::shutdown::Signal;
 
 /// Content type of the OpenMetrics text format.
@@ -21,19 +21,24 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Longest filter, in bytes.
 const LONGEST_FILTER: usize = 4096;
 
-/// Serves `/metrics` on a bound listener until the drain, and `/log-level` when the process has a log.
+/// Serves `/metrics`, `/livez` and `/readyz` on a bound listener until the drain, and `/log-level` when the process has a log.
 ///
 /// # Errors
 /// [`Error::Endpoint`] when the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    metrics: Metrics,
+    (metrics, probes): (Metrics, Probes),
     log: Option<LogFilter>,
-    mut drain: Signal,
+    drain: Signal,
 ) -> Result<(), Error> {
+    let probes = Router::new()
+        .route("/livez", get(lives))
+        .route("/readyz", get(is_ready))
+        .with_state(probes);
     let mut routes = Router::new()
         .route("/metrics", get(show))
-        .with_state(metrics);
+        .with_state(metrics)
+        .merge(probes);
     if let Some(log) = log {
         let level = Router::new()
             .route("/log-level", get(filter).put(replace))
@@ -50,6 +55,21 @@ pub async fn serve(
 
 async fn show(State(metrics): State<Metrics>) -> impl IntoResponse {
     ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text())
+}
+
+async fn lives(State(probes): State<Probes>) -> impl IntoResponse {
+    probe(probes.liveness())
+}
+
+async fn is_ready(State(probes): State<Probes>) -> impl IntoResponse {
+    probe(probes.readiness())
+}
+
+fn probe(state: Result<(), &'static str>) -> (StatusCode, String) {
+    match state {
+        Ok(()) => (StatusCode::OK, "ok\n".into()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
 }
 
 async fn filter(State(log): State<LogFilter>) -> impl IntoResponse {
@@ -69,7 +89,7 @@ async fn replace(
     }
     match log.replace(text.trim()) {
         Ok(()) => {
-            // An error's level passes nearly every filter: whoever reads the log has to see why it changed.
+            // Nearly every filter passes the level of errors, and readers of the log have to see why it changed.
             tracing::error!(filter = %log, "the log's filter was changed");
             (StatusCode::OK, format!("{log}\n"))
         }
@@ -83,6 +103,10 @@ async fn replace(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -113,7 +137,8 @@ mod tests {
         let (drain, signal) = shutdown::channel();
         let metrics = Metrics::new();
         metrics.queue_clips(3);
-        let server = tokio::spawn(serve(listener, metrics, None, signal));
+        let probes = Probes::default();
+        let server = tokio::spawn(serve(listener, (metrics, probes), None, signal));
         let found = get(address, "/metrics").await;
         assert!(found.starts_with("HTTP/1.1 200 OK\r\n"), "{found}");
         assert!(found.contains("application/openmetrics-text"), "{found}");
@@ -126,12 +151,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_orchestrator_learns_whether_the_process_lives_and_is_ready() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (drain, signal) = shutdown::channel();
+        let probes = Probes::default();
+        let shown = (Metrics::new(), probes.clone());
+        let server = tokio::spawn(serve(listener, shown, None, signal));
+        let says = async |path: &str, status: &str, why: &str| {
+            let answer = get(address, path).await;
+            let head = format!("HTTP/1.1 {status} ");
+            assert!(
+                answer.starts_with(&head) && answer.ends_with(why),
+                "{answer}"
+            );
+        };
+        says("/livez", "200", "\r\n\r\nok\n").await;
+        says("/readyz", "503", "\r\n\r\nloading\n").await;
+        probes.ready();
+        says("/readyz", "200", "\r\n\r\nok\n").await;
+        let seconds = Arc::new(AtomicU64::new(299));
+        let shared = Arc::clone(&seconds);
+        probes.watch_device(move || Duration::from_secs(shared.load(Ordering::SeqCst)));
+        says("/livez", "200", "ok\n").await;
+        seconds.store(300, Ordering::SeqCst);
+        says("/livez", "503", "the device thread is stuck\n").await;
+        probes.draining();
+        says("/readyz", "503", "draining\n").await;
+        drain.start();
+        server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn the_logs_filter_is_changed_from_this_machine_and_never_to_a_bad_one() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (drain, signal) = shutdown::channel();
         let (log, _layer) = unshown("info");
-        let server = tokio::spawn(serve(listener, Metrics::new(), Some(log.clone()), signal));
+        let shown = (Metrics::new(), Probes::default());
+        let server = tokio::spawn(serve(listener, shown, Some(log.clone()), signal));
         let put = |body: &'static str| ask(address, "PUT /log-level HTTP/1.1", body);
         assert!(get(address, "/log-level").await.ends_with("\r\n\r\ninfo\n"));
         let changed = put("warn,frameshift::engine=debug\n").await;

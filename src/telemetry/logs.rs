@@ -18,7 +18,7 @@ pub enum LogFormat {
     /// Text for people; coloured on a terminal only.
     #[default]
     Text,
-    /// One JSON object per line.
+    /// Each line is a JSON object.
     Json,
 }
 

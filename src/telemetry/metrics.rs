@@ -2,8 +2,12 @@
 //!
 //! Invariant: label values are bounded: they are compile-time texts, or tenants, of which at most [`TENANT_LABELS`] have their own label.
 
+mod groups;
 mod live;
+mod names;
+mod objects;
 mod record;
+mod values;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,14 +17,19 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::labels::Bounded;
 use crate::ids::TenantId;
+use groups::{Callers, Connections, Device, Jobs, Sets, Shadow, Unfinished, View};
 use live::Live;
+use names::{Names, sizes};
+use objects::Objects;
 
 pub use live::{LiveFrame, LiveWindow};
+pub use objects::CacheUse;
+pub use values::{Caller, ConnectionEnd, DeviceKind, DeviceMemory, Dropped, TlsFailure};
 
 /// Tenants with a label of their own; the others share `other`.
 pub const TENANT_LABELS: usize = 1000;
@@ -37,128 +46,6 @@ type Gauges = Family<Labels, Gauge>;
 /// A latency whose buckets each name the trace of a request that fell into them, when it was traced.
 type Traced = HistogramWithExemplars<Labels>;
 type Times = Family<Labels, Traced, fn() -> Traced>;
-
-/// Who made a request, as far as the stack knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    /// A caller of this tenant.
-    Tenant(TenantId),
-    /// A caller whose tenant cannot be read; it is refused.
-    Malformed,
-    /// A caller whose credential is missing or not accepted.
-    Unproven,
-    /// An operator, who has no tenant.
-    Operator,
-    /// A caller of a method that knows no tenants: health, reflection, or no method of the server.
-    Nobody,
-}
-
-impl Caller {
-    /// What stands for callers without a tenant; no tenant's name begins with an underscore.
-    const MALFORMED: &str = "_malformed";
-    const UNPROVEN: &str = "_unproven";
-    const OPERATOR: &str = "_operator";
-    const NOBODY: &str = "_none";
-}
-
-impl fmt::Display for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tenant(tenant) => tenant.fmt(f),
-            Self::Malformed => f.write_str(Self::MALFORMED),
-            Self::Unproven => f.write_str(Self::UNPROVEN),
-            Self::Operator => f.write_str(Self::OPERATOR),
-            Self::Nobody => f.write_str(Self::NOBODY),
-        }
-    }
-}
-
-/// On whose behalf the device ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeviceKind {
-    /// Classification, and the warming of adapter sets.
-    Serving,
-    /// Fine-tuning and its evaluation.
-    Training,
-}
-
-impl DeviceKind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Training => "training",
-        }
-    }
-}
-
-/// Why a request left the queue without a batch, or never entered it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dropped {
-    /// Its deadline passed.
-    Expired,
-    /// Its caller left.
-    Cancelled,
-    /// The queue was full, or the tenant's share of it.
-    QueueFull,
-    /// The queue was too long for its deadline.
-    Unreachable,
-}
-
-impl Dropped {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Cancelled => "cancelled",
-            Self::QueueFull => "queue_full",
-            Self::Unreachable => "deadline_unreachable",
-        }
-    }
-}
-
-/// Why the server ended a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ConnectionEnd {
-    /// There were as many as there may be.
-    Refused,
-    /// It did not speak HTTP/2 in time.
-    Silent,
-    /// The server drained.
-    Drained,
-}
-
-impl ConnectionEnd {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Silent => "silent",
-            Self::Drained => "drained",
-        }
-    }
-}
-
-/// Why a TLS handshake failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TlsFailure {
-    /// The client's certificate was not accepted, or there was none.
-    Certificate,
-    /// It took too long.
-    Slow,
-    /// There were too many, and it was the oldest.
-    Crowded,
-    /// Anything else: no TLS, an old version, a client that left.
-    Broken,
-}
-
-impl TlsFailure {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Certificate => "certificate",
-            Self::Slow => "slow",
-            Self::Crowded => "crowded",
-            Self::Broken => "broken",
-        }
-    }
-}
 
 /// The server's metrics; clones share them.
 #[derive(Clone)]
@@ -179,12 +66,12 @@ struct Inner {
     request_seconds: Times,
     dropped: Counts,
     queue_clips: Gauge,
+    admission_used: Gauge,
+    admission_capacity: Gauge,
     queue_seconds: Traced,
     batch_clips: Histogram,
     batch_sets: Histogram,
-    device_seconds: Seconds,
-    device_slices: Counts,
-    device_panics: Counter,
+    device: Device,
     sets: Sets,
     decodes: Counts,
     decode_seconds: Traced,
@@ -192,159 +79,11 @@ struct Inner {
     window_frames: Counter,
     upload_bytes: Counts,
     unfinished: Unfinished,
-    job_steps: Counts,
-    job_clips: Counts,
-    jobs: Gauges,
-    jobs_waiting: Gauge,
-    jobs_finished: Counts,
+    jobs: Jobs,
     writes_failing: Gauge,
     view: View,
     live: Live,
-}
-
-/// Adapter sets in memory.
-struct Sets {
-    bytes: Gauges,
-    loads: Counts,
-    load_failures: Counts,
-    load_seconds: Histogram,
-    evictions: Counter,
-    moves: Counts,
-}
-
-impl Sets {
-    fn new(n: &mut Names) -> Self {
-        Self {
-            bytes: n.gauges(
-                "residency_bytes",
-                "Bytes of resident adapter sets by tenant",
-            ),
-            loads: n.counts("adapter_loads", "Adapter sets made resident, by tenant"),
-            load_failures: n.counts(
-                "adapter_load_failures",
-                "Adapter sets that could not be made resident, by reason and tenant",
-            ),
-            load_seconds: n.histogram(
-                "adapter_load_seconds",
-                "Time to load and warm an adapter set",
-                seconds,
-            ),
-            evictions: n.count(
-                "adapter_evictions",
-                "Adapter sets that made room for others",
-            ),
-            moves: n.counts(
-                "serving_moves",
-                "Attempts to move a task's serving version, by outcome",
-            ),
-        }
-    }
-}
-
-/// Connections of the API.
-struct Connections {
-    open: Gauge,
-    ended: Counts,
-    accept_pauses: Counter,
-}
-
-impl Connections {
-    fn new(names: &mut Names) -> Self {
-        Self {
-            open: names.gauge("connections", "Open connections of the API"),
-            ended: names.counts(
-                "connections_ended",
-                "Connections that the server ended, by reason",
-            ),
-            accept_pauses: names.count(
-                "accept_pauses",
-                "Times that no connection was taken for want of descriptors or memory",
-            ),
-        }
-    }
-}
-
-/// What callers prove, and what the server shows them.
-struct Callers {
-    refused: Counts,
-    expiry: Gauge,
-    failures: Counts,
-    reloads: Counts,
-}
-
-impl Callers {
-    fn new(names: &mut Names) -> Self {
-        Self {
-            refused: names.counts(
-                "credentials_refused",
-                "Credentials that were not accepted, by reason",
-            ),
-            expiry: names.gauge(
-                "tls_certificate_expiry_seconds",
-                "Time until the server's certificate expires, 0 without TLS",
-            ),
-            failures: names.counts(
-                "tls_handshakes_failed",
-                "TLS handshakes that failed, by reason",
-            ),
-            reloads: names.counts(
-                "tls_reloads",
-                "Times that the files of TLS had changed, by outcome",
-            ),
-        }
-    }
-}
-
-/// Versions that watch requests and are compared with those that answer.
-struct Shadow {
-    requests: Counts,
-    seconds: Seconds,
-    answer_seconds: Seconds,
-}
-
-impl Shadow {
-    fn new(names: &mut Names) -> Self {
-        Self {
-            requests: names.counts(
-                "shadow_requests",
-                "Requests for versions that watch, by outcome, tenant, task and version",
-            ),
-            seconds: names.seconds(
-                "shadow_device_seconds",
-                "Device time of compared requests with the version that watches, by tenant, task and version",
-            ),
-            answer_seconds: names.seconds(
-                "shadow_answer_device_seconds",
-                "Device time of compared requests with the version that answered, by the version that watches",
-            ),
-        }
-    }
-}
-
-/// What is known of tasks without asking the database.
-struct View {
-    database_up: Gauge,
-    age: Gauge,
-    unservable: Gauge,
-}
-
-impl View {
-    fn new(names: &mut Names) -> Self {
-        Self {
-            database_up: names.gauge(
-                "database_up",
-                "Whether the change feed could be read when it was last asked",
-            ),
-            age: names.gauge(
-                "view_age_seconds",
-                "Time since what classification knows of tasks was last confirmed by the database",
-            ),
-            unservable: names.gauge(
-                "unservable_tasks",
-                "Tasks whose serving version was trained on another backbone when the server started",
-            ),
-        }
-    }
+    objects: Objects,
 }
 
 impl fmt::Debug for Metrics {
@@ -356,100 +95,6 @@ impl fmt::Debug for Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// 1 ms to 65 s.
-fn seconds() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 17))
-}
-
-/// 1 ms to 65 s.
-fn traced() -> Traced {
-    Traced::new(exponential_buckets(0.001, 2.0, 17))
-}
-
-/// 1 to 256.
-fn sizes() -> Histogram {
-    Histogram::new(exponential_buckets(1.0, 2.0, 9))
-}
-
-/// Registers metrics under the server's prefix.
-struct Names(Registry);
-
-impl Names {
-    fn counts(&mut self, name: &str, help: &str) -> Counts {
-        let metric = Counts::default();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn seconds(&mut self, name: &str, help: &str) -> Seconds {
-        let metric = Seconds::default();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn count(&mut self, name: &str, help: &str) -> Counter {
-        let metric = Counter::default();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn gauges(&mut self, name: &str, help: &str) -> Gauges {
-        let metric = Gauges::default();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn gauge(&mut self, name: &str, help: &str) -> Gauge {
-        let metric = Gauge::default();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, new: fn() -> Histogram) -> Histogram {
-        let metric = new();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn times(&mut self, name: &str, help: &str) -> Times {
-        let metric = Times::new_with_constructor(traced as fn() -> Traced);
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn traced(&mut self, name: &str, help: &str) -> Traced {
-        let metric = traced();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-}
-
-/// What is known of uploads that are not finished.
-struct Unfinished {
-    uploads: Gauge,
-    bytes: Gauge,
-    expired: Counter,
-}
-
-impl Unfinished {
-    fn new(names: &mut Names) -> Self {
-        Self {
-            uploads: names.gauge(
-                "unfinished_uploads",
-                "Resumable uploads that are not finished, of all tenants",
-            ),
-            bytes: names.gauge(
-                "unfinished_upload_bytes",
-                "Durable bytes of the uploads that are not finished",
-            ),
-            expired: names.count(
-                "uploads_expired",
-                "Resumable uploads that were removed because nobody wrote to them",
-            ),
-        }
     }
 }
 
@@ -492,21 +137,18 @@ impl Metrics {
                 "Classifications dropped before the device, by reason and tenant",
             ),
             queue_clips: n.gauge("queue_clips", "Clips that wait for a batch"),
+            admission_used: n.gauge(
+                "admission_used_clips",
+                "Clips of requests that were admitted and are not answered",
+            ),
+            admission_capacity: n.gauge(
+                "admission_capacity_clips",
+                "Clips that may be admitted at a time",
+            ),
             queue_seconds: n.traced("queue_seconds", "Time of a request in the queue"),
             batch_clips: n.histogram("batch_clips", "Clips in a batch", sizes),
             batch_sets: n.histogram("batch_adapter_sets", "Adapter sets in a batch", sizes),
-            device_seconds: n.seconds(
-                "device_seconds",
-                "Time that the device thread ran slices, by kind",
-            ),
-            device_slices: n.counts(
-                "device_slices",
-                "Slices that the device thread ran, by kind",
-            ),
-            device_panics: n.count(
-                "device_panics",
-                "Works that were dropped because a slice panicked",
-            ),
+            device: Device::new(n),
             sets: Sets::new(n),
             decodes: n.counts("decodes", "Videos decoded, by outcome"),
             decode_seconds: n.traced(
@@ -520,14 +162,11 @@ impl Metrics {
             ),
             upload_bytes: n.counts("upload_bytes", "Bytes of videos stored, by tenant"),
             unfinished: Unfinished::new(n),
-            job_steps: n.counts("job_steps", "Optimiser steps by tenant"),
-            job_clips: n.counts("job_clips", "Clips trained on, by tenant"),
-            jobs: n.gauges("jobs", "Jobs that this process works on, by state"),
-            jobs_waiting: n.gauge("jobs_waiting", "Jobs that wait for a worker"),
-            jobs_finished: n.counts("jobs_finished", "Jobs that ended, by state and tenant"),
+            jobs: Jobs::new(n),
             writes_failing: n.gauge("database_writes_failing", "1 while writes fail, else 0"),
             view: View::new(n),
             live: Live::new(n),
+            objects: Objects::new(n),
         };
         inner.registry = names.0;
         Self(Arc::new(inner))

@@ -44,7 +44,7 @@ pub enum Error {
 
 /// A key to create, as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct KeyRequest {
     /// Tenant of the key; `None` for an operator's key.
     pub tenant: Option<TenantId>,
     /// Name of the key for people.
@@ -53,14 +53,14 @@ pub struct Wanted {
     pub scopes: Scopes,
     /// Tasks that its callers may classify with; none for all.
     pub tasks: BTreeSet<TaskId>,
-    /// Time for which the key is accepted; `None` for ever.
+    /// Time for which the key is accepted; `None` means without end.
     pub lifetime: Option<Duration>,
 }
 
 /// An administrator's call: who makes it, and what the audit log keeps of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Who calls.
+    /// Caller of the method.
     pub caller: Caller,
     /// Address that the call came from; empty when it came from none.
     pub source: String,
@@ -169,7 +169,11 @@ impl Admin {
     ///
     /// # Errors
     /// When a field is wrong, the caller has not what the key would have, or the tenant does not exist.
-    pub async fn create_key(&self, call: &Call, wanted: Wanted) -> Result<(KeyRecord, Key), Error> {
+    pub async fn create_key(
+        &self,
+        call: &Call,
+        wanted: KeyRequest,
+    ) -> Result<(KeyRecord, Key), Error> {
         check(&call.caller, &wanted)?;
         let key = Key::generate()?;
         let tasks = Some(wanted.tasks).filter(|tasks| !tasks.is_empty());
@@ -232,7 +236,7 @@ impl Admin {
         Ok((rotated, fresh))
     }
 
-    /// Ends a key for ever, at once.
+    /// Revokes a key at once; it is never accepted again.
     ///
     /// # Errors
     /// When the key does not exist for the caller.
@@ -279,7 +283,7 @@ fn owner(caller: &Caller) -> KeyOwner {
 }
 
 /// Refuses what no key may be, and what the caller may not give.
-fn check(caller: &Caller, wanted: &Wanted) -> Result<(), Error> {
+fn check(caller: &Caller, wanted: &KeyRequest) -> Result<(), Error> {
     check_display_name(&wanted.display_name)?;
     let refuse = |field, problem: &str| Err(Error::Invalid(Invalid::new(field, problem)));
     let is_fleet = wanted.scopes.contains(Scope::FleetAdmin);

@@ -1,6 +1,6 @@
 //! The first operator's key: from a file that an orchestrator mounts, or made beside the data directory.
 //!
-//! Invariant: there is no default credential and no time in which the first caller becomes an administrator; whoever bootstraps at the same time, one
+//! Invariant: there is no default credential and no time in which the first caller becomes an administrator; of several bootstraps at the same time, one
 //! key is recorded.
 
 use std::path::Path;

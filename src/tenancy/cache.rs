@@ -24,7 +24,7 @@ pub(super) struct Verified {
     pub(super) caller: Caller,
     /// When the database was asked.
     pub(super) asked: Instant,
-    /// When the key or its secret ends by itself.
+    /// Time at which the key or its secret expires.
     pub(super) ends: Option<Timestamp>,
     /// Day of the newest use that is on record.
     pub(super) noted: Option<i64>,

@@ -17,7 +17,7 @@ use super::key::Key;
 use super::{Caller, Config, Method, Principal};
 use crate::ids::KeyId;
 use crate::metadata::{
-    self, AccessChange, Cursor, KeyRecord, KnownKey, MetadataStore, TenantState, Timestamp,
+    self, AccessChange, Cursor, KeyRecord, KnownKey, MetadataStore, TenantState, Timestamp, Topic,
 };
 use crate::shutdown::Signal;
 use crate::telemetry;
@@ -40,13 +40,13 @@ pub enum Refused {
     /// There are several, and guessing which one counts would be a way around one of them.
     #[error("several credentials")]
     Several,
-    /// It is no key.
+    /// The credential is no key.
     #[error("malformed credential")]
     Malformed,
-    /// Its id does not exist.
+    /// No key has the id.
     #[error("unknown key")]
     Unknown,
-    /// Its secret is not the key's.
+    /// The secret is not that of the key.
     #[error("wrong secret")]
     WrongSecret,
     /// The key, or the secret that a rotation replaced, has ended.
@@ -225,6 +225,12 @@ impl Credentials {
     /// Forgets what is known of a key that this process changed, and has the feed read soon.
     pub(super) fn changed(&self, change: &AccessChange) {
         self.apply(change);
+        self.0.metadata.tell(Topic::Access);
+        self.0.hint.notify_one();
+    }
+
+    /// Has the feed read soon, since another process has changed something.
+    pub fn look(&self) {
         self.0.hint.notify_one();
     }
 
@@ -240,7 +246,7 @@ impl Credentials {
     ///
     /// # Errors
     /// Never: while the database is unavailable, the feed waits for it.
-    pub async fn follow(self, mut drain: Signal) -> Result<(), Infallible> {
+    pub async fn follow(self, drain: Signal) -> Result<(), Infallible> {
         let mut cursor = None;
         let mut is_up = true;
         let mut pruned = None;

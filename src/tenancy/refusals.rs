@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Time whose refusals are one line.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Most sources that are told apart at a time.
+/// Most sources that are counted separately at a time.
 const SOURCES: usize = 1024;
 
 /// Where a request came from: an address, of IPv6 its network, since a whole network belongs to one host.
@@ -49,7 +49,7 @@ impl fmt::Display for Source {
 #[derive(Debug)]
 struct Count {
     since: Instant,
-    /// Those that no line tells of yet.
+    /// Refusals that no line of the log tells of yet.
     silent: u64,
 }
 
@@ -58,7 +58,7 @@ struct Count {
 pub struct Refusals(Mutex<HashMap<Source, Count>>);
 
 impl Refusals {
-    /// Counts a refusal. Returns how many refusals before it no line told of, if it is time for a line.
+    /// Counts a refusal. When it is time for a line in the log, returns the number of earlier refusals that no line told of.
     pub fn count(&self, source: Source) -> Option<u64> {
         self.count_at(source, Instant::now())
     }

@@ -25,9 +25,9 @@ const POLL: Duration = Duration::from_secs(10);
 /// Whether clients show certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clients {
-    /// Each has to.
+    /// Every client has to show a certificate.
     Required,
-    /// Those that show one show a good one.
+    /// A client may come without a certificate, but not with a bad one.
     Optional,
 }
 
@@ -155,7 +155,7 @@ impl Certificates {
         if self.state().seen == digest {
             return Ok(false);
         }
-        // Noted before it is tried, so that what cannot be used is told of once.
+        // The change is noted before the files are tried, so that files that cannot be used are logged once.
         self.state().seen = digest;
         let (current, expires) = files.build(config)?;
         let mut state = self.state();
@@ -167,8 +167,8 @@ impl Certificates {
     /// Looks at the files from time to time until the drain.
     ///
     /// # Errors
-    /// Never: files that cannot be used are told of, and left.
-    pub async fn watch(self, metrics: Metrics, mut drain: Signal) -> Result<(), Infallible> {
+    /// Never: files that cannot be used are logged, and the ones before stay in use.
+    pub async fn watch(self, metrics: Metrics, drain: Signal) -> Result<(), Infallible> {
         let mut is_readable = true;
         loop {
             let left = self.state().expires - telemetry::now_micros() / 1_000_000;
@@ -186,7 +186,7 @@ impl Certificates {
                     tracing::info!("new certificates are in use");
                 }
                 Ok(false) => {}
-                // A file that is away is looked for each time, and told of once.
+                // A missing file is looked for each time, and logged once.
                 Err(Error::Read { .. }) if !is_readable => continue,
                 Err(error) => {
                     is_readable = !matches!(error, Error::Read { .. });
@@ -285,7 +285,7 @@ fn expiry(path: &Path, chain: &[CertificateDer<'_>]) -> Result<i64, Error> {
     Ok(read.validity().not_after.timestamp())
 }
 
-/// Who verifies clients' certificates.
+/// Verifier of clients' certificates.
 fn verifier(
     path: &Path,
     bytes: &[u8],

@@ -2,23 +2,18 @@
 //!
 //! Invariant: a backup without an error is whole: `metadata.sqlite` appears in it last, and everything that its records name lies beside it.
 
-use std::collections::HashSet;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::metadata::backup::{self, NamedBlob};
-use crate::metadata::{self, BlobName};
-use crate::store::{self, Key, Store, layout};
+use super::transfer::{self, Done, Transfer};
+use crate::metadata::{self, backup};
+use crate::store::{self, Bucket, Store};
 use crate::tools::show;
 
 /// Number of times that the database is copied again because objects were deleted while they were being copied.
 const PASSES: usize = 20;
-/// Bytes that are copied at once.
-const PIECE: usize = 1 << 20;
 
 /// Arguments of `frameshift backup`.
 #[derive(Debug, Clone, clap::Args)]
@@ -97,16 +92,20 @@ impl Error {
     }
 }
 
-/// Copies a data directory.
+/// Copies the database of a data directory and the objects that it names, which are in `bucket` or beside the database.
 ///
 /// # Errors
 /// When the backup is not whole; it is then of use only as far as the error says.
-pub fn run<'a>(data_dir: &'a Path, to: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
+pub fn run<'a>(
+    data_dir: &'a Path,
+    bucket: Option<&'a Bucket>,
+    to: &'a Path,
+) -> BoxFuture<'a, Result<(), Error>> {
     // Boxed, so that it is compiled with this crate alone.
-    Box::pin(copy(data_dir, to))
+    Box::pin(copy(data_dir, bucket, to))
 }
 
-async fn copy(data_dir: &Path, to: &Path) -> Result<(), Error> {
+async fn copy(data_dir: &Path, bucket: Option<&Bucket>, to: &Path) -> Result<(), Error> {
     let database = data_dir.join("metadata.sqlite");
     if !database.is_file() {
         return Err(Error::NoDatabase {
@@ -115,8 +114,10 @@ async fn copy(data_dir: &Path, to: &Path) -> Result<(), Error> {
     }
     prepare(to)?;
     let target = Target {
-        from: Store::open(&data_dir.join("objects"))?,
-        objects: Store::open(&to.join("objects"))?,
+        objects: Transfer {
+            from: transfer::store(bucket, data_dir)?,
+            to: Store::open(&to.join("objects"))?,
+        },
         copy: to.join("metadata.sqlite.new"),
     };
     let mut done = Done::default();
@@ -173,18 +174,9 @@ fn prepare(to: &Path) -> Result<(), Error> {
 
 /// Source and target of the copy.
 struct Target {
-    from: Store,
-    objects: Store,
+    objects: Transfer,
     /// The database's copy, until the backup is whole.
     copy: PathBuf,
-}
-
-/// Objects that were copied.
-#[derive(Default)]
-struct Done {
-    keys: HashSet<Key>,
-    bytes: u64,
-    damaged: Vec<String>,
 }
 
 impl Target {
@@ -199,66 +191,8 @@ impl Target {
         backup::copy(database, &self.copy).await?;
         let contents = backup::contents(&self.copy).await?;
         if let Some(id) = &contents.id {
-            self.objects.identify(id).await?;
+            self.objects.to.identify(id).await?;
         }
-        let mut missing = Vec::new();
-        for blob in contents.blobs {
-            let key = key(&blob)?;
-            if done.keys.contains(&key) {
-                continue;
-            }
-            match self.copied(&key, &blob).await {
-                Ok((bytes, is_damaged)) => {
-                    done.bytes += bytes;
-                    if is_damaged {
-                        done.damaged.push(key.to_string());
-                    }
-                    done.keys.insert(key);
-                }
-                Err(store::Error::NotFound { key }) => missing.push(key),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(missing)
+        Ok(self.objects.copy(contents.blobs, done).await?)
     }
-
-    /// Copies an object. Returns its size, and whether its bytes are not those of its record.
-    async fn copied(&self, key: &Key, blob: &NamedBlob) -> Result<(u64, bool), store::Error> {
-        let file = self.from.open_file(key).await?;
-        let mut writer = self.objects.writer(key).await?;
-        loop {
-            let piece = piece(Arc::clone(&file))
-                .await
-                .map_err(|error| store::Error::of_storage("read", key.as_str(), error.into()))?;
-            if piece.is_empty() {
-                break;
-            }
-            writer.write(&piece).await?;
-        }
-        let written = writer.finish().await?;
-        let is_damaged = blob.sha256.is_some_and(|sha256| sha256 != written.sha256);
-        Ok((written.size, is_damaged))
-    }
-}
-
-/// The next bytes of a file; none at its end.
-async fn piece(file: Arc<fs::File>) -> std::io::Result<Vec<u8>> {
-    let read = tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::with_capacity(PIECE);
-        (&*file).take(PIECE as u64).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    });
-    read.await.map_err(std::io::Error::other)?
-}
-
-fn key(blob: &NamedBlob) -> Result<Key, store::Error> {
-    let tenant = &blob.tenant;
-    Ok(match &blob.name {
-        BlobName::Video(video) => layout::video(tenant, *video),
-        BlobName::Part(upload, number) => layout::part(tenant, *upload, *number),
-        BlobName::Version(task, version, sha256) => {
-            layout::version(tenant, task, *version, *sha256)
-        }
-        BlobName::Job(_, key) => Key::parse(key)?,
-    })
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 pub(in crate::tools) use self::subject::random_classes;
 use self::subject::{Preset, Size, Subject};
-use crate::model::{self, compute_threads};
+use crate::model::{self, BackboneConfig, Place, compute_threads};
 use crate::spec::Precision;
 use crate::tools::show;
 
@@ -63,6 +63,9 @@ pub struct Args {
     /// f32, bf16, int8, or auto: the fastest of the first two on this CPU
     #[arg(long, default_value = "f32")]
     pub precision: String,
+    /// Device that computes: cpu, or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Threads; as many as there are physical cores when not set
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
@@ -125,6 +128,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The device cannot be used.
+    #[error("cannot compute on {device}: {source}")]
+    Device {
+        /// Device, as it was asked for.
+        device: String,
+        /// The reason.
+        source: model::Unusable,
+    },
     /// An argument does not fit the others.
     #[error("--{0}")]
     Argument(crate::spec::Invalid),
@@ -136,6 +147,7 @@ impl Error {
         match self {
             Self::Backbone { source, .. } => super::load_code(source),
             Self::Model(_) => 65,
+            Self::Device { .. } => 69,
             Self::File { .. } => 66,
             Self::Output { .. } => super::CANNOT_CREATE,
             Self::Argument(_) => 64,
@@ -153,6 +165,7 @@ struct Line<'a> {
     batch: usize,
     sets: usize,
     precision: String,
+    device: String,
     instructions: &'static str,
     threads: usize,
     #[serde(flatten)]
@@ -168,6 +181,52 @@ struct Line<'a> {
     /// Cost of loading a checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     loading: Option<loading::Loading>,
+    /// How each kind of product is computed on a GPU.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    plans: Vec<String>,
+}
+
+/// What computes, and in which number format.
+#[derive(Debug, Clone)]
+struct On {
+    precision: Precision,
+    place: Place,
+}
+
+impl On {
+    fn new(args: &Args) -> Result<Self, Error> {
+        let place = match args.device.as_str() {
+            "cpu" => Place::Host,
+            other => {
+                let digits = other.strip_prefix("cuda").unwrap_or("?");
+                let digits = digits.strip_prefix(':').unwrap_or(digits);
+                let ordinal = if digits.is_empty() { "0" } else { digits };
+                let ordinal = ordinal.parse::<u16>().map_err(|_| {
+                    let problem = format!("{other:?} is neither cpu nor cuda:N");
+                    Error::Argument(crate::spec::Invalid::new("device", problem))
+                })?;
+                Place::cuda(ordinal.into()).map_err(|source| Error::Device {
+                    device: args.device.clone(),
+                    source,
+                })?
+            }
+        };
+        let precision = match args.precision.as_str() {
+            "auto" if place.is_host() => model::fastest(),
+            "auto" => Precision::Bf16,
+            named => named.parse().map_err(Error::Argument)?,
+        };
+        Ok(Self { precision, place })
+    }
+
+    /// Compares the device with the processor, for a backbone of this shape.
+    fn check(&self, args: &Args, shape: &BackboneConfig) -> Result<(), Error> {
+        let checked = self.place.check(shape, self.precision);
+        checked.map_err(|source| Error::Device {
+            device: args.device.clone(),
+            source,
+        })
+    }
 }
 
 /// Measures and prints.
@@ -185,22 +244,19 @@ pub fn run(command: &Command) -> Result<(), Error> {
 }
 
 fn report(args: &Args) -> Result<(), Error> {
-    let precision: Precision = match args.precision.as_str() {
-        "auto" => model::fastest(),
-        named => named.parse().map_err(Error::Argument)?,
-    };
+    let on = On::new(args)?;
     let threads = compute_threads(args.threads);
     let line = match args.what {
-        What::Load => loading::line(args, precision, threads)?,
-        What::Infer | What::Train => compute(args, precision, threads)?,
+        What::Load => loading::line(args, &on, threads)?,
+        What::Infer | What::Train => compute(args, &on, threads)?,
     };
     show(line);
     Ok(())
 }
 
 /// Measures forwards or steps.
-fn compute(args: &Args, precision: Precision, threads: usize) -> Result<String, Error> {
-    let subject = Subject::new(args, precision)?;
+fn compute(args: &Args, on: &On, threads: usize) -> Result<String, Error> {
+    let subject = Subject::new(args, on)?;
     let measured = match args.what {
         What::Train => measure::train(&subject, args)?,
         What::Infer | What::Load => measure::infer(&subject, args)?,
@@ -221,8 +277,12 @@ fn compute(args: &Args, precision: Precision, threads: usize) -> Result<String, 
         frames: args.frames.get(),
         batch: args.batch.get(),
         sets: args.sets.get(),
-        precision: precision.to_string(),
-        instructions: model::instructions(precision),
+        precision: on.precision.to_string(),
+        device: on.place.name(),
+        instructions: match on.place.is_host() {
+            true => model::instructions(on.precision),
+            false => "cuda",
+        },
         threads,
         gflop_per_clip: round(gflop, 1.0),
         gflop_per_s: round(gflop * measured.timing.clips_per_s, 1.0),
@@ -232,12 +292,13 @@ fn compute(args: &Args, precision: Precision, threads: usize) -> Result<String, 
         peak_mib: model::usage().peak_bytes >> 20,
         load_ms: subject.load_ms,
         loading: subject.loading.clone(),
+        plans: on.place.plans(),
     };
     // Numbers and names only: serde_json has no way to fail on them.
     Ok(serde_json::to_string(&report).unwrap_or_default())
 }
 
-/// Rounds to so many decimal places.
+/// Rounds to this many decimal places.
 fn round(value: f64, places: f64) -> f64 {
     let scale = 10_f64.powf(places);
     (value * scale).round() / scale

@@ -1,6 +1,6 @@
 //! `frameshift keys bootstrap`: the first operator's key, made beside the data directory of a server that does not run.
 //!
-//! Invariant: whoever can do this can read and write the server's files, and so everything that it has.
+//! Invariant: the command needs write access to the server's files, and with it to everything that the server stores.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use secrecy::ExposeSecret;
 
 use crate::client;
-use crate::metadata::{self, Sqlite};
+use crate::metadata::{self, Database};
 use crate::store::{self, DirectoryLock};
 use crate::tenancy::{Hasher, bootstrap};
 use crate::tools::show;
@@ -74,7 +74,7 @@ async fn make(place: Place) -> Result<(), Error> {
     let lock = DirectoryLock::acquire(&place.data_dir);
     let _lock = lock.map_err(|source| Error::Directory { source })?;
     let hasher = Hasher::new(place.pepper.as_deref()).map_err(bootstrap::Error::from)?;
-    let database = Sqlite::open(place.database).await?;
+    let database = Database::open(place.database).await?;
     // Before the key is made, so that none is lost for want of a place.
     let out = place.out.as_deref().map(client::keys::open).transpose();
     let made = match out {

@@ -93,7 +93,7 @@ pub enum Error {
     /// Images could not be laid out.
     #[error("cannot lay out a batch of images: {0}")]
     Images(#[from] candle_core::Error),
-    /// The loss is no number any more.
+    /// The loss is not a number.
     #[error("the loss is not finite after step {step}")]
     Diverged {
         /// Number of the step, from 1.

@@ -108,7 +108,7 @@ struct Facts {
     frames: u32,
     reference_frames: u32,
     duration_seconds: f64,
-    frames_per_second: f64,
+    frame_rate: f64,
     time_base: String,
     first_pts: i64,
     sample_aspect_ratio: String,
@@ -132,7 +132,7 @@ impl From<&Probe> for Facts {
             frames: probe.frames,
             reference_frames: probe.reference_frames,
             duration_seconds: probe.duration.as_secs_f64(),
-            frames_per_second: probe.rate.value(),
+            frame_rate: probe.rate.value(),
             time_base: ratio(probe.time_base),
             first_pts: probe.first_pts,
             sample_aspect_ratio: ratio(probe.sar),
@@ -209,12 +209,13 @@ async fn run_one(args: &Args, program: PathBuf) -> Result<(), Error> {
     match &args.command {
         Command::Probe(probe) => probe.limits.apply(&mut config.limits),
         Command::Frames(frames) => frames.limits.apply(&mut config.limits),
-        Command::Time { .. } => {}
+        Command::Sandbox | Command::Time { .. } => {}
     }
     let decoder = Decoder::start(config).await.map_err(Error::Start)?;
     match &args.command {
         Command::Probe(args) => probe(&decoder, args).await,
         Command::Frames(frames) => draw(&decoder, frames).await,
+        Command::Sandbox => sandbox(&decoder),
         Command::Time { .. } => timing::run(&decoder).await,
     }
 }
@@ -224,6 +225,24 @@ fn refused(path: &Path) -> impl FnOnce(video::Error) -> Error {
         path: path.to_owned(),
         reason,
     }
+}
+
+/// Layers of the sandbox that hold on this machine, and those that its kernel or its container runtime does not allow.
+#[derive(Debug, Serialize)]
+struct Sandbox {
+    layers: Vec<&'static str>,
+    missing: Vec<&'static str>,
+}
+
+fn sandbox(decoder: &Decoder) -> Result<(), Error> {
+    let held = decoder.isolation();
+    let names = |layers: video::Layers| layers.iter().map(video::Layer::name).collect();
+    let found = Sandbox {
+        layers: names(held),
+        missing: names(video::Layers::ALL.without(held)),
+    };
+    show(serde_json::to_string_pretty(&found)?);
+    Ok(())
 }
 
 async fn probe(decoder: &Decoder, args: &ProbeArgs) -> Result<(), Error> {

@@ -195,6 +195,28 @@ async fn a_server_of_its_own_is_put_under_load_with_training_and_swaps_beside() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_the_largest_requests_stays_within_the_budgets_that_the_server_prints() {
+    let words = [
+        "gates",
+        "--only",
+        "flood_memory",
+        "--seconds",
+        "6",
+        "--require",
+    ];
+    let output = bench(&words).await;
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    let gate = &report["gates"][0];
+    assert_eq!(gate["problem"], Value::Null, "{gate}");
+    let pair = &gate["pairs"][0];
+    assert_eq!(pair["errors"].as_u64(), Some(0), "{gate}");
+    // Large messages and clips were in flight: the flood is one.
+    assert!(pair["a"].as_f64() > Some(300e6), "{gate}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gates_print_each_ratio_beside_its_goal_and_fail_when_that_is_required() {
     let words = [
         "gates",

@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::rpc_classify::counted;
 use crate::rpc_versions::{adapters, file, import, into_task};
 use crate::server::{
-    TestServer, classify, clip, create_task, reason, refused, serving, trained, until,
+    TestServer, classify, clip, create_task, reason, refused, serving, soon, trained, until,
 };
 
 /// Imports a file into a new task.
@@ -175,17 +175,20 @@ async fn a_draining_server_never_says_that_it_does_not_know_a_task() {
         let client = client.clone();
         tokio::spawn(async move {
             let mut answered = 0;
-            loop {
-                // The video comes with the call, because the test server's directory goes when its drain begins.
-                let request = v1::ClassifyRequest {
-                    source: Some(v1::classify_request::Source::Content(clip(10))),
-                    ..classify("shade", "")
-                };
-                match client.classification().classify(request).await {
-                    Ok(_) => answered += 1,
-                    Err(status) => return (answered, status),
+            soon(async {
+                loop {
+                    // The video comes with the call, because the test server's directory goes when its drain begins.
+                    let request = v1::ClassifyRequest {
+                        source: Some(v1::classify_request::Source::Content(clip(10))),
+                        ..classify("shade", "")
+                    };
+                    match client.classification().classify(request).await {
+                        Ok(_) => answered += 1,
+                        Err(status) => return (answered, status),
+                    }
                 }
-            }
+            })
+            .await
         })
     });
     let askers: Vec<_> = askers.collect();

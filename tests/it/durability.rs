@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use frameshift::faults;
 use frameshift::ids::{AdapterVersion, JobId, TenantId, UploadId, VersionRef};
 use frameshift::library::{Config, Library, Prober};
-use frameshift::metadata::{Claim, PageRequest, Sqlite};
+use frameshift::metadata::{Claim, Database, PageRequest};
 use frameshift::registry::{self, Registry};
 use frameshift::spec::{Digest, JobState};
 use frameshift::store::{DirectoryLock, Store};
@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::metadata::fixture;
 use crate::registry::publication;
+use crate::shared::files_below;
 
 /// Environment variable with the child's scenario, crash point and data directory.
 const CHILD: &str = "FRAMESHIFT_TEST_CHILD";
@@ -59,7 +60,7 @@ impl Prober for Anything {
 
 struct Parts {
     records: fixture::Store,
-    clock: Sqlite,
+    clock: Database,
     library: Library,
     registry: Registry,
     _lock: DirectoryLock,
@@ -71,7 +72,7 @@ impl Parts {
         let lock = DirectoryLock::acquire(directory).expect("a killed process holds no lock");
         let store = Store::open(&directory.join("objects")).expect("a store");
         let path = directory.join("metadata.sqlite");
-        let database = Sqlite::open(frameshift::metadata::Config::at(path)).await;
+        let database = Database::open(frameshift::metadata::Config::at(path)).await;
         let clock = database.expect("a database");
         let records: fixture::Store = Arc::new(clock.clone());
         let config = Config {
@@ -110,22 +111,7 @@ fn content() -> Vec<u8> {
 }
 
 fn objects(directory: &Path) -> Vec<PathBuf> {
-    let mut folders = vec![directory.join("objects")];
-    let mut found = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.ends_with(".trash") {
-                continue;
-            }
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    found
+    files_below(&directory.join("objects"))
 }
 
 /// Runs a scenario in a child process until it kills itself.

@@ -216,8 +216,14 @@ pub(crate) fn prepare(
     Case {
         set: AdapterSet::from_tensors(trained, &config, adapters, classes).expect("an adapter set"),
         backbone: Arc::new(
-            Backbone::from_tensors_in("golden", config, Digest([0; 32]), frozen, precision)
-                .expect("a backbone"),
+            Backbone::from_tensors_on(
+                "golden",
+                (config, Digest([0; 32])),
+                frozen,
+                precision,
+                &super::model::place(),
+            )
+            .expect("a backbone"),
         ),
         clips: split_clips(&input, batch),
         labels: golden["labels"].values.iter().map(|&l| l as u32).collect(),
@@ -240,7 +246,7 @@ pub(crate) fn gradients_of(case: &Case, set: &TrainableSet) -> (f64, Gradients) 
     let (backbone, clips) = (Arc::clone(&case.backbone), case.clips.clone());
     let mut step = TrainingStep::new(backbone, set, clips, &case.labels, None, Keep::All)
         .expect("a step that fits");
-    while step.advance().expect("a slice") == Step::More {}
+    while step.advance().expect("a slice") != Step::Done {}
     let output = step.finish().expect("a finished step");
     (output.loss, output.gradients)
 }
@@ -266,7 +272,7 @@ pub(crate) fn check(case: &Case, golden: &BTreeMap<String, Golden>) -> Worst {
     let near = |d: f64| move |most: f64| (4.0 * d).max(2e-6 * most);
     let set = Arc::new(
         AdapterSet::from_tensors(
-            case.set.tensors(),
+            case.set.tensors().expect("weights"),
             case.backbone.config(),
             case.set.config(),
             case.set.classes(),
@@ -275,12 +281,12 @@ pub(crate) fn check(case: &Case, golden: &BTreeMap<String, Golden>) -> Worst {
     );
     let logits = golden.get("logits_f64").unwrap_or(&golden["logits"]);
     let mut short = inference(case, &set);
-    while short.advance().expect("a slice") == Step::More {}
+    while short.advance().expect("a slice") != Step::Done {}
     let short = short.into_logits().expect("logits").concat();
     worst.compare("logits", &short, &logits.values, near(d_logits));
     check_hidden(case, &set, golden, &mut worst, &short);
 
-    let trained = TrainableSet::new(&case.set).expect("a trainable set");
+    let trained = TrainableSet::beside(&case.set, &case.backbone).expect("a trainable set");
     let mut optimizer = AdamW::new(trained.parameters(), Config::default()).expect("an optimiser");
     let mut losses = Vec::new();
     for step in 0..=case.steps {
@@ -309,7 +315,7 @@ fn check_hidden(
     short: &[f32],
 ) {
     let mut full = inference(case, set).with_hidden_states();
-    while full.advance().expect("a slice") == Step::More {}
+    while full.advance().expect("a slice") != Step::Done {}
     let (tokens, width) = (
         case.backbone.config().tokens(),
         case.backbone.config().width,
@@ -340,7 +346,7 @@ fn check_gradients(
     limit: impl Fn(f64) -> f64 + Copy,
 ) {
     let mut seen = 0;
-    for (name, gradient) in gradients {
+    for (name, gradient) in &gradients.tensors().expect("gradients") {
         let got = flat(gradient);
         if let Some(want) = golden.get(&format!("grad.{name}")) {
             worst.compare(&format!("grad.{name}"), &got, &want.values, limit);
@@ -383,7 +389,7 @@ fn check_final(
     trained: &TrainableSet,
     worst: &mut Worst,
 ) {
-    for (name, var) in trained.parameters() {
+    for (name, own) in &trained.parameters().tensors().expect("weights") {
         let Some(want) = golden.get(&format!("final.{name}")) else {
             continue;
         };
@@ -396,7 +402,7 @@ fn check_final(
                 case.lr / 250.0 + 1e-6 * most
             }
         };
-        let got = flat(var.as_tensor());
+        let got = flat(own);
         worst.compare(&format!("final.{name}"), &got, &want.values, limit);
     }
 }

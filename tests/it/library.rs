@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::metadata::fixture;
 use crate::metadata::{Backend, backends};
 use crate::server::until;
+use crate::shared::files_below;
 
 mod clearing;
 mod leaving;
@@ -131,22 +132,7 @@ impl Setting {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let mut folders = vec![self.directory.path().to_owned()];
-        let mut found = Vec::new();
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).expect("a folder") {
-                let path = entry.expect("an entry").path();
-                if path.ends_with(".trash") {
-                    continue;
-                }
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    found.push(path);
-                }
-            }
-        }
-        found
+        files_below(self.directory.path())
     }
 
     async fn single(

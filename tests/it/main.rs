@@ -9,14 +9,23 @@
 mod access;
 mod allocation;
 mod bench_serve;
+mod buckets;
 mod clips_manifest;
 mod complaints;
 mod cpu;
+mod cuda_kernels;
+#[cfg(feature = "cuda")]
+mod cuda_program;
 mod damage;
 mod decoding;
 mod durability;
+mod emulated;
 mod engine;
 mod errors_doc;
+mod features;
+#[cfg(feature = "postgres")]
+mod fleet;
+mod fsck;
 mod fuzz_checkpoints;
 mod golden_backbones;
 mod golden_checkpoints;
@@ -35,9 +44,13 @@ mod model_memory;
 mod model_precision;
 mod model_readouts;
 mod outages;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod processes;
 mod registry;
 mod reports;
+mod restore;
+mod roles;
 mod rpc_canary;
 mod rpc_check;
 mod rpc_classify;

@@ -1,27 +1,45 @@
 //! The contract of every metadata backend: what each use case does, whatever stores the records.
 
+#[cfg(feature = "postgres")]
+mod backbones;
 pub(crate) mod bulk;
 mod changes;
 mod crashes;
 pub(crate) mod fixture;
+#[cfg(feature = "postgres")]
+mod hints;
 mod isolation;
 mod jobs;
 mod outage;
 mod quotas;
+mod races;
 mod resources;
 mod retention;
+#[cfg(feature = "postgres")]
+mod schema;
 mod snapshots;
 
 use std::sync::Arc;
 
-use frameshift::metadata::{Config, MetadataStore, Sqlite};
+use frameshift::metadata::{Config, Database, MetadataStore};
 use tempfile::TempDir;
 
 /// A fresh backend and what keeps it alive.
 pub(crate) struct Backend {
     pub(crate) store: Arc<dyn MetadataStore>,
-    clock: Sqlite,
-    _directory: TempDir,
+    clock: Database,
+    _home: Home,
+}
+
+/// What a backend lives in, for as long as its test runs.
+enum Home {
+    Folder {
+        _folder: TempDir,
+    },
+    #[cfg(feature = "postgres")]
+    Server {
+        _database: crate::postgres::TestDatabase,
+    },
 }
 
 impl Backend {
@@ -35,13 +53,27 @@ impl Backend {
 pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
     let directory = tempfile::tempdir().expect("a folder");
     let path = directory.path().join("metadata.sqlite");
-    let store = Sqlite::open(Config::at(path)).await.expect("a database");
+    let store = Database::open(Config::at(path)).await.expect("a database");
     let sqlite = Backend {
         store: Arc::new(store.clone()),
         clock: store,
-        _directory: directory,
+        _home: Home::Folder { _folder: directory },
     };
-    vec![("sqlite", sqlite)]
+    let mut backends = vec![("sqlite", sqlite)];
+    #[cfg(feature = "postgres")]
+    if let Some(database) = crate::postgres::database().await {
+        let store = Database::connect(database.config()).await;
+        let store = store.expect("a database");
+        let postgres = Backend {
+            store: Arc::new(store.clone()),
+            clock: store,
+            _home: Home::Server {
+                _database: database,
+            },
+        };
+        backends.push(("postgres", postgres));
+    }
+    backends
 }
 
 /// Runs a test body on a fresh instance of every backend.
@@ -74,7 +106,7 @@ async fn a_database_is_reopened_with_its_records() {
     let directory = tempfile::tempdir().expect("a folder");
     let config = Config::at(directory.path().join("metadata.sqlite"));
     let tenant = fixture::tenant("a");
-    let first = Sqlite::open(config.clone()).await.expect("a database");
+    let first = Database::open(config.clone()).await.expect("a database");
     let task = {
         let store: &dyn MetadataStore = &first;
         store
@@ -83,7 +115,7 @@ async fn a_database_is_reopened_with_its_records() {
             .expect("created")
     };
     first.close().await.expect("closed");
-    let again = Sqlite::open(config).await.expect("a database");
+    let again = Database::open(config).await.expect("a database");
     let store: &dyn MetadataStore = &again;
     let found = store.get_task(&tenant, &task.id).await.expect("found");
     assert_eq!(found, task);
@@ -98,5 +130,5 @@ async fn a_file_that_is_no_database_is_refused() {
         "not a database, but long enough to be taken for one".repeat(100),
     )
     .expect("written");
-    assert!(Sqlite::open(Config::at(path)).await.is_err());
+    assert!(Database::open(Config::at(path)).await.is_err());
 }

@@ -1,11 +1,13 @@
 //! The model through its public interface: batches, slices, threads and restarts must not change a result.
 
-use std::sync::Arc;
+mod training;
+
+use std::sync::{Arc, OnceLock};
 
 use frameshift::model::adamw::{AdamW, Config};
 use frameshift::model::{
     Activation, AdapterSet, Backbone, BackboneConfig, Dropout, Error, Features, Inference, Keep,
-    Segment, Step, StepOutput, Tensors, TrainableSet, TrainingStep, adamw, pretrain,
+    Place, Segment, Step, StepOutput, Tensors, TrainableSet, TrainingStep, adamw, pretrain,
 };
 use frameshift::rng::Stream;
 use frameshift::spec::{AdapterConfig, Digest, Head, Normalization, Precision};
@@ -24,6 +26,22 @@ pub(crate) fn small() -> BackboneConfig {
         patch_bias: false,
         normalization: Normalization::CLIP,
     }
+}
+
+/// Returns where the model's tests compute: on the host, or on the device that `FRAMESHIFT_TEST_DEVICE` names (`cuda`). A process opens it once.
+pub(crate) fn place() -> Place {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    let open = || match std::env::var("FRAMESHIFT_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Place::cuda(0).expect("a GPU"),
+        Ok(other) => panic!("there is no test device {other}"),
+        Err(_) => Place::Host,
+    };
+    PLACE.get_or_init(open).clone()
+}
+
+/// Whether the place of the tests computes in this precision: integers are for hosts only.
+pub(crate) fn computes(precision: &Precision) -> bool {
+    place().is_host() || *precision != Precision::Int8
 }
 
 pub(crate) fn random_tensors(config: &BackboneConfig, seed: u64) -> Tensors {
@@ -49,7 +67,8 @@ fn backbone() -> Arc<Backbone> {
 pub(crate) fn backbone_in(precision: Precision) -> Arc<Backbone> {
     let config = small();
     let tensors = random_tensors(&config, 1);
-    let made = Backbone::from_tensors_in("small", config, Digest([7; 32]), tensors, precision);
+    let of = (config, Digest([7; 32]));
+    let made = Backbone::from_tensors_on("small", of, tensors, precision, &place());
     Arc::new(made.expect("a backbone"))
 }
 
@@ -75,7 +94,7 @@ pub(crate) fn lively(config: AdapterConfig, classes: usize, seed: u64) -> Adapte
     let rng = Stream::new(seed, "set");
     let fresh = AdapterSet::fresh(&small(), config, classes, &rng).expect("a set");
     let mut rng = rng.fork(99);
-    let mut tensors = fresh.tensors();
+    let mut tensors = fresh.tensors().expect("weights");
     for (_, values) in tensors.values_mut() {
         for value in values {
             *value += 0.2 * rng.normal();
@@ -92,7 +111,7 @@ pub(crate) fn clip(frames: usize, seed: u64) -> Arc<[f32]> {
 }
 
 pub(crate) fn finish(mut inference: Inference) -> Vec<Vec<f32>> {
-    while inference.advance().expect("a slice") == Step::More {}
+    while inference.advance().expect("a slice") != Step::Done {}
     inference.into_logits().expect("logits")
 }
 
@@ -143,8 +162,8 @@ fn a_fresh_set_is_the_identity() {
     let probe = AdapterSet::fresh(&small(), AdapterConfig::LINEAR_PROBE, 6, &rng).expect("a set");
     let config = adapters(16, 4, [3, 3, 1], true, true);
     let fresh = AdapterSet::fresh(&small(), config, 6, &rng).expect("a set");
-    let mut tensors = fresh.tensors();
-    for (name, tensor) in probe.tensors() {
+    let mut tensors = fresh.tensors().expect("weights");
+    for (name, tensor) in probe.tensors().expect("weights") {
         tensors.insert(name, tensor);
     }
     let fresh = AdapterSet::from_tensors(tensors, &small(), config, 6).expect("a set");
@@ -197,219 +216,6 @@ fn sixteen_clips_of_three_tasks_cost_as_many_frozen_products_as_one_clip() {
 }
 
 #[test]
-fn the_number_of_threads_changes_nothing() {
-    let backbone = backbone();
-    let set = lively(adapters(20, 3, [3, 3, 1], true, true), 4, 6);
-    let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.expect("threads")
-            .install(|| train(&backbone, &set, 2, Keep::All))
-    };
-    assert_eq!(run(1), run(3));
-}
-
-fn begin(backbone: &Arc<Backbone>, set: &TrainableSet, step: u64, keep: Keep) -> TrainingStep {
-    let clips = (0..3).map(|i| clip(4, 10 * step + i)).collect();
-    let dropout = Dropout {
-        rate: 0.5,
-        stream: Stream::new(3, "dropout").fork(step),
-    };
-    let labels: Vec<u32> = (0..3).map(|i| (step as u32 + i) % 4).collect();
-    let made = TrainingStep::new(
-        Arc::clone(backbone),
-        set,
-        clips,
-        &labels,
-        Some(dropout),
-        keep,
-    );
-    made.expect("a step")
-}
-
-fn end(mut step: TrainingStep) -> StepOutput {
-    while step.advance().expect("a slice") == Step::More {}
-    step.finish().expect("a finished step")
-}
-
-fn settings() -> Config {
-    Config {
-        clip_norm: 1.0,
-        ..Config::default()
-    }
-}
-
-/// Trains for some steps. Returns the bytes of the weights.
-fn train(backbone: &Arc<Backbone>, set: &AdapterSet, steps: u64, keep: Keep) -> Vec<u8> {
-    let set = TrainableSet::new(set).expect("a set");
-    let mut optimizer = AdamW::new(set.parameters(), settings()).expect("an optimiser");
-    for step in 0..steps {
-        let output = end(begin(backbone, &set, step, keep));
-        optimizer
-            .step(set.parameters(), &output.gradients, 1e-2)
-            .expect("an update");
-    }
-    bytes(&set)
-}
-
-fn bytes(set: &TrainableSet) -> Vec<u8> {
-    let snapshot = set.snapshot().expect("a snapshot");
-    snapshot.to_safetensors(Default::default()).expect("bytes")
-}
-
-#[test]
-fn training_repeats_itself_bit_for_bit_and_so_does_recomputing() {
-    let backbone = backbone();
-    for config in [
-        adapters(12, 4, [3, 1, 1], false, true),
-        adapters(12, 2, [3, 3, 3], true, true),
-        adapters(9, 1, [3, 1, 1], true, false),
-        adapters(9, 1, [3, 1, 1], false, true),
-        AdapterConfig::LINEAR_PROBE,
-    ] {
-        let set = lively(config, 4, 7);
-        let first = train(&backbone, &set, 3, Keep::All);
-        assert_eq!(first, train(&backbone, &set, 3, Keep::All));
-        assert_eq!(first, train(&backbone, &set, 3, Keep::Recompute));
-        assert_ne!(first, train(&backbone, &set, 2, Keep::All));
-    }
-}
-
-#[test]
-fn a_restored_optimiser_continues_bit_for_bit() {
-    let backbone = backbone();
-    let set = lively(adapters(12, 4, [3, 1, 1], true, true), 4, 8);
-    let whole = train(&backbone, &set, 4, Keep::All);
-
-    let first = TrainableSet::new(&set).expect("a set");
-    let mut optimizer = AdamW::new(first.parameters(), settings()).expect("an optimiser");
-    for step in 0..2 {
-        let output = end(begin(&backbone, &first, step, Keep::All));
-        optimizer
-            .step(first.parameters(), &output.gradients, 1e-2)
-            .expect("an update");
-    }
-    let (steps, state) = optimizer.state().expect("a state");
-    let file = bytes(&first);
-    let stored = AdapterSet::from_safetensors(&file, &small(), set.config(), 4).expect("a set");
-    let second = TrainableSet::new(&stored).expect("a set");
-    let mut optimizer = AdamW::new(second.parameters(), settings()).expect("an optimiser");
-    optimizer.restore(steps, state.clone()).expect("a state");
-    for step in 2..4 {
-        let output = end(begin(&backbone, &second, step, Keep::All));
-        optimizer
-            .step(second.parameters(), &output.gradients, 1e-2)
-            .expect("an update");
-    }
-    assert_eq!(bytes(&second), whole);
-
-    let mut short = state.clone();
-    short.remove("fc.weight.m");
-    let missing = optimizer.restore(steps, short);
-    assert!(matches!(missing, Err(Error::MissingTensor { name }) if name == "fc.weight.m"));
-    let mut long = state;
-    long.insert("other".to_owned(), (vec![1], vec![0.0]));
-    let extra = optimizer.restore(steps, long);
-    assert!(matches!(extra, Err(Error::UnexpectedTensor { name }) if name == "other"));
-}
-
-#[test]
-fn slices_of_other_work_in_between_change_no_bit() {
-    let backbone = backbone();
-    let set =
-        TrainableSet::new(&lively(adapters(12, 3, [3, 1, 1], true, true), 4, 9)).expect("a set");
-    let (clips, segments) = mixed();
-    let infer =
-        || Inference::new(Arc::clone(&backbone), clips.clone(), segments.clone()).expect("a batch");
-    let logits = finish(infer());
-    let undisturbed = end(begin(&backbone, &set, 0, Keep::All));
-
-    let (mut step, mut other) = (
-        begin(&backbone, &set, 0, Keep::All),
-        begin(&backbone, &set, 1, Keep::Recompute),
-    );
-    let (mut batch, mut answers) = (infer(), Vec::new());
-    let mut other_runs = true;
-    while step.advance().expect("a slice") == Step::More {
-        other_runs = other_runs && other.advance().expect("a slice") == Step::More;
-        if batch.advance().expect("a slice") == Step::Done {
-            answers.push(
-                std::mem::replace(&mut batch, infer())
-                    .into_logits()
-                    .expect("logits"),
-            );
-        }
-    }
-    assert!(!answers.is_empty());
-    assert!(answers.iter().all(|answer| *answer == logits));
-    let disturbed = step.finish().expect("a finished step");
-    assert_eq!(disturbed.loss.to_bits(), undisturbed.loss.to_bits());
-    for (name, gradient) in &undisturbed.gradients {
-        let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(
-            bits(&flat(gradient)),
-            bits(&flat(&disturbed.gradients[name])),
-            "{name}"
-        );
-    }
-}
-
-#[test]
-fn gradients_are_the_slopes_of_the_loss() {
-    let backbone = backbone();
-    let config = adapters(6, 2, [3, 3, 1], true, true);
-    let set = lively(config, 4, 10);
-    let loss = |tensors: Tensors| {
-        let set = AdapterSet::from_tensors(tensors, &small(), config, 4).expect("a set");
-        let set = TrainableSet::new(&set).expect("a set");
-        end(begin(&backbone, &set, 0, Keep::All))
-    };
-    let base = set.tensors();
-    let gradients = loss(base.clone()).gradients;
-    for (name, gradient) in &gradients {
-        let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
-        let steepest =
-            (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs()));
-        let at = steepest.expect("an element");
-        let moved = |delta: f32| {
-            let mut tensors = base.clone();
-            tensors.get_mut(name).expect("a weight").1[at] += delta;
-            loss(tensors).loss
-        };
-        let slope = (moved(5e-3) - moved(-5e-3)) / 1e-2;
-        let want = f64::from(gradient[at]);
-        assert!(
-            (slope - want).abs() <= 1e-3 + 0.02 * want.abs(),
-            "{name}: slope {slope}, gradient {want}"
-        );
-    }
-}
-
-#[test]
-fn a_probe_trains_from_features_as_from_frames() {
-    let backbone = backbone();
-    let set = TrainableSet::new(&lively(AdapterConfig::LINEAR_PROBE, 4, 11)).expect("a set");
-    let clips: Vec<Arc<[f32]>> = (0..3).map(|i| clip(4, i)).collect();
-    let mut features =
-        Features::new(Arc::clone(&backbone), clips.clone(), Head::Mean).expect("a batch");
-    while features.advance().expect("a slice") == Step::More {}
-    let features = features.into_features().expect("features");
-    let labels = [0, 3, 1];
-    let from_frames =
-        TrainingStep::new(Arc::clone(&backbone), &set, clips, &labels, None, Keep::All);
-    let from_frames = end(from_frames.expect("a step"));
-    let from_features =
-        TrainingStep::from_features(Arc::clone(&backbone), &set, &features, &labels, None);
-    let from_features = end(from_features.expect("a step"));
-    assert_eq!(from_frames.logits, from_features.logits);
-    assert_eq!(from_frames.loss.to_bits(), from_features.loss.to_bits());
-
-    let with_sites =
-        TrainableSet::new(&lively(adapters(4, 1, [3, 1, 1], true, false), 4, 1)).expect("a set");
-    let refused = TrainingStep::from_features(backbone, &with_sites, &features, &labels, None);
-    assert!(matches!(refused, Err(Error::Adapter(_))));
-}
-
-#[test]
 fn a_set_comes_back_from_its_file() {
     let config = adapters(12, 2, [3, 1, 1], true, true);
     let set = lively(config, 4, 12);
@@ -423,14 +229,11 @@ fn a_set_comes_back_from_its_file() {
     let file = set.to_safetensors(metadata()).expect("bytes");
     assert_eq!(file, set.to_safetensors(metadata()).expect("bytes"));
     let back = AdapterSet::from_safetensors(&file, &small(), config, 4).expect("a set");
-    assert_eq!(back.tensors(), set.tensors());
+    let weights = set.tensors().expect("weights");
+    assert_eq!(back.tensors().expect("weights"), weights);
     let (_, header) = safetensors::SafeTensors::read_metadata(&file).expect("a header");
     assert_eq!(header.metadata().as_ref().expect("metadata")["a"], "\"1\"");
-    let count = set
-        .tensors()
-        .values()
-        .map(|t| t.1.len() as u64)
-        .sum::<u64>();
+    let count = weights.values().map(|t| t.1.len() as u64).sum::<u64>();
     assert_eq!(set.parameters(), count);
 }
 
@@ -439,7 +242,7 @@ fn a_file_that_does_not_fit_is_refused_by_name() {
     let config = adapters(12, 2, [3, 1, 1], false, true);
     let set = lively(config, 4, 13);
     let refuse = |change: &dyn Fn(&mut Tensors)| {
-        let mut tensors = set.tensors();
+        let mut tensors = set.tensors().expect("weights");
         change(&mut tensors);
         AdapterSet::from_tensors(tensors, &small(), config, 4).expect_err("it does not fit")
     };
@@ -461,120 +264,4 @@ fn a_file_that_does_not_fit_is_refused_by_name() {
         AdapterSet::fresh(&small(), deeper, 4, &Stream::new(1, "set")),
         Err(Error::Adapter(_))
     ));
-}
-
-#[test]
-fn a_batch_that_does_not_fit_is_refused() {
-    let backbone = backbone();
-    let (clips, segments) = mixed();
-    let refuse = |clips: Vec<Arc<[f32]>>, segments: Vec<Segment>| {
-        Inference::new(Arc::clone(&backbone), clips, segments)
-            .err()
-            .expect("it does not fit")
-    };
-    let mut short = clips.clone();
-    short[4] = clip(1, 0);
-    assert!(matches!(
-        refuse(short, segments.clone()),
-        Error::ClipSize { clip: 4, .. }
-    ));
-    let mut gap = segments.clone();
-    gap[1].clips.start += 1;
-    assert!(matches!(
-        refuse(clips.clone(), gap),
-        Error::Segments { index: 1, .. }
-    ));
-    let fewer = segments[..3].to_vec();
-    assert!(matches!(
-        refuse(clips, fewer),
-        Error::Segments { index: 2, .. }
-    ));
-    assert!(matches!(
-        refuse(Vec::new(), Vec::new()),
-        Error::Segments { .. }
-    ));
-
-    let set = TrainableSet::new(&lively(AdapterConfig::LINEAR_PROBE, 2, 1)).expect("a set");
-    let step = |labels: &[u32]| {
-        TrainingStep::new(
-            Arc::clone(&backbone),
-            &set,
-            vec![clip(1, 0)],
-            labels,
-            None,
-            Keep::All,
-        )
-    };
-    assert!(matches!(
-        step(&[2]).err(),
-        Some(Error::Label { label: 2, .. })
-    ));
-    assert!(matches!(
-        step(&[0, 1]).err(),
-        Some(Error::LabelCount { .. })
-    ));
-}
-
-#[test]
-fn pre_training_learns_repeats_itself_and_its_file_is_a_backbone() {
-    let config = BackboneConfig {
-        image_size: 16,
-        width: 24,
-        layers: 2,
-        ..small()
-    };
-    let run = || {
-        let settings = adamw::Config {
-            clip_norm: 1.0,
-            ..adamw::Config::default()
-        };
-        let mut trainer =
-            pretrain::Trainer::new(config.clone(), &[3, 2], 4, settings).expect("a trainer");
-        let mut rng = Stream::new(2, "images");
-        let images: Vec<f32> = (0..12 * config.frame_len()).map(|_| rng.normal()).collect();
-        let images =
-            candle_core::Tensor::from_vec(images, (12, 3, 16, 16), &candle_core::Device::Cpu)
-                .unwrap();
-        let labels = [
-            (0..12).map(|i| i % 3).collect(),
-            (0..12).map(|i| i / 6).collect(),
-        ];
-        let first = trainer.evaluate(&images, &labels).expect("a report");
-        for _ in 0..40 {
-            trainer.step(&images, &labels, 3e-3).expect("a step");
-        }
-        (
-            first,
-            trainer.evaluate(&images, &labels).expect("a report"),
-            trainer,
-        )
-    };
-    let (first, last, trainer) = run();
-    assert!(
-        last.losses
-            .iter()
-            .zip(&first.losses)
-            .all(|(l, f)| *l < 0.1 * f),
-        "{first:?} {last:?}"
-    );
-    assert_eq!(last.accuracies, [1.0, 1.0]);
-    assert_eq!(
-        trainer.tensors().expect("weights"),
-        run().2.tensors().expect("weights")
-    );
-
-    let tensors = trainer.tensors().expect("weights");
-    Backbone::from_tensors("trained", config, Digest([0; 32]), tensors).expect("a backbone");
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("backbone.safetensors");
-    trainer
-        .save(&path, &[("seed".to_owned(), "4".to_owned())].into())
-        .expect("a file");
-    let file = std::fs::read(&path).expect("a file");
-    let file = safetensors::SafeTensors::deserialize(&file).expect("a file of tensors");
-    assert!(
-        file.tensors()
-            .iter()
-            .all(|(_, view)| view.dtype() == safetensors::Dtype::F16)
-    );
 }

@@ -213,7 +213,7 @@ async fn first_release(path: &Path) {
     use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
     let folder = tempfile::tempdir().unwrap();
     let name = "0001_records.sql";
-    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metadata/migrations");
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metadata/migrations/sqlite");
     std::fs::copy(migrations.join(name), folder.path().join(name)).unwrap();
     let options = SqliteConnectOptions::new()
         .filename(path)

@@ -8,7 +8,9 @@ use std::time::Duration;
 use frameshift::ids::{AdapterVersion, TenantId, VersionRef};
 use frameshift::metadata::{self, Claim, PageRequest, Published};
 use frameshift::registry::{Config, Error, Publication, Registry};
-use frameshift::spec::{Confusion, Digest, Evaluation, JobState, LabelSet, Precision};
+use frameshift::spec::{
+    AdapterConfig, Confusion, Digest, Evaluation, JobState, LabelSet, Precision,
+};
 use frameshift::store::{self, Faults, Store};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest as _, Sha256};
@@ -91,6 +93,7 @@ fn tensors(value: f32) -> Vec<u8> {
 pub(crate) fn publication(value: f32) -> Publication {
     Publication {
         labels: LabelSet::new(vec!["left".into(), "f64:\"7\"".into()]).expect("labels"),
+        adapter: AdapterConfig::LINEAR_PROBE,
         backbone_digest: Digest([1; 32]),
         parameters: 6,
         precision: Precision::F32,
@@ -103,6 +106,7 @@ pub(crate) fn publication(value: f32) -> Publication {
             confusion: Confusion::from_rows(&[12, 0, 1, 11]).expect("a square"),
             problem: None,
         },
+        calibration: None,
         loss_curve: vec![1.0 / 3.0],
         validation_curve: Vec::new(),
         step: 20,

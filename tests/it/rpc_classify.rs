@@ -43,6 +43,12 @@ async fn by_upload(client: &Client, task: &str, bytes: &[u8]) -> v1::ClassifyRes
     answer.unwrap().into_inner()
 }
 
+/// The answer to a request that is answered.
+async fn classified(client: &Client, request: v1::ClassifyRequest) -> v1::ClassifyResponse {
+    let answer = client.classification().classify(request).await;
+    answer.expect("an answer").into_inner()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_an_inline_and_a_streamed_video_get_the_same_scores() {
     let server = TestServer::start().await;
@@ -54,12 +60,7 @@ async fn a_stored_an_inline_and_a_streamed_video_get_the_same_scores() {
         per_view: true,
         ..Default::default()
     });
-    let stored = client
-        .classification()
-        .classify(request)
-        .await
-        .unwrap()
-        .into_inner();
+    let stored = classified(&client, request).await;
     assert_eq!(stored.version, "tasks/shade/versions/1");
     assert_eq!(stored.predictions.len(), 2);
     let sum: f32 = stored
@@ -80,12 +81,7 @@ async fn a_stored_an_inline_and_a_streamed_video_get_the_same_scores() {
         options: None,
         ..Default::default()
     };
-    let inline = client
-        .classification()
-        .classify(inline)
-        .await
-        .unwrap()
-        .into_inner();
+    let inline = classified(&client, inline).await;
     assert_eq!(inline.predictions, stored.predictions);
     let streamed = by_upload(&client, "shade", &clip(10)).await;
     assert_eq!(streamed.predictions, stored.predictions);

@@ -250,7 +250,8 @@ async fn clips_of_a_label_that_the_version_does_not_have_are_told_and_not_counte
         split: v1::Split::Test.into(),
     };
     add(&client, vec![grey]).await;
-    let job = soon(train(&client, "shade", v1::ClipSampling::default())).await;
+    let training = train(&client, "shade", v1::ClipSampling::default());
+    let job = soon(Box::pin(training)).await;
     let own = job.result.unwrap().test_evaluation.unwrap();
     let (clips, result) = evaluate(&client, request("shade", v1::Split::Test), 9)
         .await

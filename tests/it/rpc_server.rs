@@ -34,7 +34,7 @@ const SERVICES: [&str; 6] = [
 async fn health_follows_the_server_from_its_start_to_its_drain() {
     let folder = tempfile::tempdir().unwrap();
     let bound = App::bind(config(folder.path())).await.unwrap();
-    let address = format!("http://{}", bound.address());
+    let address = format!("http://{}", bound.address().unwrap());
     let client = Client::connect(&address, None).await.unwrap();
     for service in SERVICES.iter().chain(&[""]) {
         assert_eq!(health(&client, service).await, ServingStatus::NotServing);

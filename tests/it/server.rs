@@ -78,9 +78,9 @@ impl TestServer {
     }
 
     fn of(app: App) -> Self {
-        let (drain, mut signal) = shutdown::channel();
+        let (drain, signal) = shutdown::channel();
         Self {
-            address: app.address(),
+            address: app.address().expect("the server serves"),
             admin: app.admin_address(),
             wiring: app.wiring().clone(),
             _drain: drain,

@@ -84,7 +84,7 @@ impl Process {
         Pid::from_raw(self.child.id().unwrap() as i32).unwrap()
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         soon(self.child.wait()).await.unwrap()
     }
 
@@ -194,7 +194,7 @@ async fn without_descriptors_calls_are_told_to_come_again_and_all_is_well_once_t
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_start_says_why_and_which_kind_of_fault_it_is() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], i32, &str); 4] = [
+    let cases: [(&[&str], i32, &str); 6] = [
         (&["--listen", "0.0.0.0:0"], 64, "--insecure-allow-anonymous"),
         (&["--queue-clips", "none"], 64, "--queue-clips"),
         (
@@ -203,6 +203,9 @@ async fn what_cannot_start_says_why_and_which_kind_of_fault_it_is() {
             "/nowhere/frameshift.toml",
         ),
         (&["--backbone", "/nowhere"], 69, "/nowhere"),
+        // A program without CUDA, a machine without a driver, and one with fewer devices say different things in one sentence.
+        (&["--device", "cuda:99"], 69, "cannot compute on cuda:99: "),
+        (&["--device", "gpu"], 64, "device"),
     ];
     for (arguments, code, part) in cases {
         let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));

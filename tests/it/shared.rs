@@ -1,4 +1,4 @@
-//! Location of the shared test data.
+//! Location of the shared test data, and what is below a folder.
 
 use std::path::{Path, PathBuf};
 
@@ -25,4 +25,25 @@ pub(crate) fn root() -> PathBuf {
         beside.display()
     );
     repository.join("tests/data")
+}
+
+/// Returns every file below a folder, but for what lies in a trash.
+#[allow(dead_code)]
+pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.ends_with(".trash") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found
 }

@@ -1,29 +1,59 @@
 //! The contract of every blob store and decorator, the lock on a data directory, and writes that fail.
 
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use frameshift::ids::{AdapterVersion, TaskId, TenantId, UploadId, VideoId};
 use frameshift::spec::Digest;
-use frameshift::store::{DirectoryLock, Error, Faults, Key, Store, layout};
+use frameshift::store::{DirectoryLock, Error, Faults, Key, Store, cache, layout};
+use frameshift::telemetry::Metrics;
 use futures::TryStreamExt;
 use sha2::{Digest as _, Sha256};
 
 use crate::server::until;
 
+pub(crate) mod contract;
+
 fn video() -> Key {
     layout::video(&TenantId::anonymous(), VideoId::generate())
 }
 
-/// Returns every store and decorator, each empty.
+/// Returns every store in a folder and its decorators, each empty.
 fn stores(directory: &Path) -> Vec<(&'static str, Store)> {
     let open = |name: &str| Store::open(&directory.join(name)).expect("a store");
     vec![
         ("local", open("local")),
         ("faulty", open("faulty").with_faults(Faults::default())),
     ]
+}
+
+/// Returns a store with a cache before it.
+pub(crate) async fn cached(store: Store, folder: &Path) -> Store {
+    let config = cache::Config {
+        folder: folder.into(),
+        bytes: 256 << 20,
+    };
+    let cached = store.with_cache(config, Metrics::new()).await;
+    cached.expect("a cache")
+}
+
+#[tokio::test]
+async fn every_store_keeps_the_contract_with_and_without_a_cache() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let memory = ("memory", Store::in_memory());
+    let plain = stores(directory.path()).into_iter().chain([memory]);
+    for (name, store) in plain {
+        eprintln!("store: {name}");
+        contract::holds(&store).await;
+    }
+    let again = directory.path().join("again");
+    let memory = ("memory", Store::in_memory());
+    for (name, store) in stores(&again).into_iter().chain([memory]) {
+        eprintln!("store: {name}, with a cache");
+        let folder = directory.path().join("cache").join(name);
+        contract::holds(&cached(store, &folder).await).await;
+    }
 }
 
 fn files(directory: &Path) -> Vec<std::path::PathBuf> {
@@ -37,77 +67,6 @@ fn files(directory: &Path) -> Vec<std::path::PathBuf> {
         }
     }
     found
-}
-
-#[tokio::test]
-async fn a_blob_reads_back_whole_by_every_way() {
-    let directory = tempfile::tempdir().expect("a folder");
-    for (name, store) in stores(directory.path()) {
-        eprintln!("store: {name}");
-        let key = video();
-        assert!(!store.exists(&key).await.expect("asked"));
-        assert!(matches!(store.get(&key).await, Err(Error::NotFound { .. })));
-        assert!(matches!(
-            store.open_file(&key).await,
-            Err(Error::NotFound { .. })
-        ));
-        store
-            .put(&key, Bytes::from_static(b"pictures"))
-            .await
-            .expect("written");
-        assert!(store.exists(&key).await.expect("asked"));
-        assert_eq!(store.get(&key).await.expect("read"), "pictures");
-        let digest = Digest(Sha256::digest(b"pictures").into());
-        assert_eq!(
-            store.get_verified(&key, digest).await.expect("read"),
-            "pictures"
-        );
-        let file = store.open_file(&key).await.expect("opened");
-        let mut bytes = [0; 4];
-        file.read_exact_at(&mut bytes, 4).expect("read");
-        assert_eq!(&bytes, b"ures");
-        store.delete(&key).await.expect("deleted");
-        store.delete(&key).await.expect("deleted already");
-        assert!(!store.exists(&key).await.expect("asked"));
-        // An open file can still be read after its deletion.
-        file.read_exact_at(&mut bytes, 0).expect("read");
-    }
-}
-
-#[tokio::test]
-async fn a_writer_makes_the_same_blob_as_one_put_whatever_the_pieces() {
-    let directory = tempfile::tempdir().expect("a folder");
-    let content: Vec<u8> = (0..(20 << 20)).map(|i: u32| ((i * 7) >> 3) as u8).collect();
-    for (name, store) in stores(directory.path()) {
-        for piece in [1 << 20, (8 << 20) + 1, content.len()] {
-            eprintln!("store: {name}, pieces of {piece}");
-            let key = video();
-            let mut writer = store.writer(&key).await.expect("a writer");
-            for part in content.chunks(piece) {
-                writer.write(part).await.expect("written");
-                assert!(
-                    !store.exists(&key).await.expect("asked"),
-                    "visible before its end"
-                );
-            }
-            let written = writer.finish().await.expect("finished");
-            assert_eq!(written.size, content.len() as u64);
-            assert_eq!(written.sha256, Digest(Sha256::digest(&content).into()));
-            assert_eq!(store.get(&key).await.expect("read"), content);
-        }
-        let key = video();
-        let empty = store
-            .writer(&key)
-            .await
-            .expect("a writer")
-            .finish()
-            .await
-            .expect("finished");
-        assert_eq!(
-            (empty.size, store.get(&key).await.expect("read").len()),
-            (0, 0)
-        );
-    }
 }
 
 #[tokio::test]
@@ -186,22 +145,6 @@ async fn a_read_or_a_listing_that_fails_is_temporary_and_the_next_one_works() {
     passing(listed.expect_err("told to fail"));
     let listed = store.list().try_collect::<Vec<_>>().await;
     assert_eq!(listed.expect("listed").len(), 1);
-}
-
-#[tokio::test]
-async fn a_store_says_whose_blobs_it_holds_and_whether_there_are_any() {
-    let directory = tempfile::tempdir().expect("a folder");
-    for (name, store) in stores(directory.path()) {
-        eprintln!("store: {name}");
-        assert_eq!(store.identity().await.expect("read"), None);
-        store.identify("a-database").await.expect("written");
-        let id = store.identity().await.expect("read");
-        assert_eq!(id.as_deref(), Some("a-database"));
-        assert!(!store.has_blobs().await.expect("listed"), "the id is none");
-        let bytes = Bytes::from_static(b"x");
-        store.put(&video(), bytes).await.expect("written");
-        assert!(store.has_blobs().await.expect("listed"));
-    }
 }
 
 #[tokio::test]

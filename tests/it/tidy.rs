@@ -64,7 +64,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Modules that may import every module.
 const ROOTS: &[&str] = &["lib", "main", "app", "config"];
 
-/// External crates, with the only path prefixes below `src` that may name them.
+/// Crates of the workspace, each with what its modules are called where they are used. `crates/core` holds four modules of the same names.
+const CRATES: &[(&str, &str)] = &[("core", ""), ("model", "model"), ("video", "video")];
+
+/// External crates, with the only module paths that may name them.
 const OWNERS: &[(&[&str], &[&str])] = &[
     (
         &[
@@ -82,8 +85,21 @@ const OWNERS: &[(&[&str], &[&str])] = &[
         &["telemetry/trace"],
     ),
     (&["object_store"], &["store"]),
-    (&["sqlx"], &["metadata"]),
-    (&["rustls", "x509_parser"], &["tenancy/tls", "rpc/listener"]),
+    (
+        &["sqlx"],
+        &[
+            "metadata/sql/database",
+            "metadata/sql/failure",
+            "metadata/sql/postgres",
+            "metadata/sql/schema",
+            "metadata/sql/sqlite",
+        ],
+    ),
+    (
+        &["rustls", "x509_parser"],
+        &["tenancy/tls", "rpc/listener", "store/bucket"],
+    ),
+    (&["moka"], &["store/cache"]),
     (&["tokio_rustls"], &["rpc/listener"]),
     (&["crc32fast", "getrandom", "hmac", "subtle"], &["tenancy"]),
     (
@@ -100,6 +116,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
             "tools",
         ],
     ),
+    (&["cudarc"], &["model/ops/cuda"]),
     (
         &["ffmpeg_sys_the_third"],
         &[
@@ -159,15 +176,25 @@ const IMPURE: &[&str] = &[
 ];
 
 struct File {
-    /// Paths below `src`, without `.rs`.
+    /// The file's module path: below `src`, or below `crates/<name>/src` with the crate's name in front; without `.rs`.
     name: String,
     text: String,
 }
 
 fn sources() -> Vec<File> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = below(&root.join("src"), "");
+    for (folder, module) in CRATES {
+        files.extend(below(&root.join("crates").join(folder).join("src"), module));
+    }
+    files
+}
+
+/// Returns the source files of one crate, named as modules of `module`, which is the crate's `lib.rs`.
+fn below(src: &Path, module: &str) -> Vec<File> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).expect("src is readable") {
-            let path = entry.expect("src is readable").path();
+        for entry in fs::read_dir(folder).expect("sources are readable") {
+            let path = entry.expect("sources are readable").path();
             if path.is_dir() {
                 walk(&path, found);
             } else if path.extension().is_some_and(|end| end == "rs") {
@@ -175,18 +202,21 @@ fn sources() -> Vec<File> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
-    walk(&root, &mut paths);
+    walk(src, &mut paths);
+    let named = |path: &Path| {
+        let inner = path.strip_prefix(src).expect("below its crate");
+        let inner = inner.with_extension("").to_string_lossy().into_owned();
+        match (module, inner.as_str()) {
+            ("", _) => inner,
+            (module, "lib") => module.to_owned(),
+            (module, inner) => format!("{module}/{inner}"),
+        }
+    };
     paths
         .into_iter()
         .map(|path| File {
-            name: path
-                .strip_prefix(&root)
-                .expect("below src")
-                .with_extension("")
-                .to_string_lossy()
-                .into_owned(),
+            name: named(&path),
             text: fs::read_to_string(&path).expect("a source file is text"),
         })
         .collect()
@@ -246,7 +276,9 @@ fn imports_follow_the_architecture() {
     let mut wrong = Vec::new();
     for file in sources() {
         let module = file.name.split('/').next().unwrap_or_default();
-        if ROOTS.contains(&module) || is_test(&file.name) {
+        // What a crate of the workspace may use, its own Cargo.toml says.
+        let apart = CRATES.iter().any(|(_, name)| *name == module);
+        if ROOTS.contains(&module) || apart || is_test(&file.name) {
             continue;
         }
         let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else {
@@ -352,6 +384,38 @@ fn only_main_and_config_read_the_environment() {
 }
 
 #[test]
+fn every_crate_of_the_workspace_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
+    for entry in fs::read_dir(folder).expect("crates are readable") {
+        let name = entry.expect("crates are readable").file_name();
+        assert!(
+            CRATES.iter().any(|(known, _)| name == *known),
+            "crates/{} is not in the table",
+            name.to_string_lossy()
+        );
+    }
+}
+
+#[test]
+fn crates_depend_on_the_leaves_alone() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
+    for (name, _) in CRATES {
+        let manifest = fs::read_to_string(folder.join(name).join("Cargo.toml"))
+            .expect("a crate has a manifest");
+        let own = format!("frameshift-{name}");
+        for line in manifest
+            .lines()
+            .filter(|line| line.starts_with("frameshift"))
+        {
+            assert!(
+                line.starts_with("frameshift-core.") && *name != "core",
+                "{own}: {line}"
+            );
+        }
+    }
+}
+
+#[test]
 fn files_are_short_and_named_after_their_module() {
     for file in sources() {
         assert!(
@@ -365,6 +429,26 @@ fn files_are_short_and_named_after_their_module() {
             "{}: {lines} lines of code, at most 500",
             file.name
         );
+    }
+}
+
+/// Whoever asks which database it is would soon have a use case for each.
+#[test]
+fn only_the_connections_know_which_database_it_is() {
+    const KNOWING: &[&str] = &["database", "failure", "postgres", "schema", "sqlite"];
+    for file in sources() {
+        let Some(part) = file.name.strip_prefix("metadata/sql/") else {
+            continue;
+        };
+        let module = part.split('/').next().unwrap_or_default();
+        if KNOWING.contains(&module) || is_test(&file.name) {
+            continue;
+        }
+        for line in code(&file.text) {
+            for word in ["Sqlite", "Postgres", "feature =", "sqlx"] {
+                assert!(!line.contains(word), "{}: {}", file.name, line.trim());
+            }
+        }
     }
 }
 

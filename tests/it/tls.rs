@@ -171,8 +171,19 @@ async fn clients_need_a_certificate_of_the_right_authority_that_has_not_expired(
     );
     call(&own.options(&server, Some("good"))).await.unwrap();
     for bad in [None, Some("stranger"), Some("expired")] {
-        let refused = call(&own.options(&server, bad)).await;
-        assert!(refused.is_err(), "{bad:?} was let in");
+        let refused = soon(call(&own.options(&server, bad))).await;
+        let refused = refused.expect_err("no good certificate");
+        let (code, text) = (refused.exit_code(), refused.to_string());
+        // A connection that the server closes may break before its reason is read.
+        let words = match bad {
+            None => ["wants a client certificate", "wants a client certificate"],
+            Some(_) => [
+                "does not accept this client's certificate",
+                "may not accept this client's certificate",
+            ],
+        };
+        assert!(words.iter().any(|words| text.contains(words)), "{text}");
+        assert!([69, 77].contains(&code), "{code}: {text}");
     }
     let failed = "frameshift_tls_handshakes_failed_total{reason=\"certificate\"}";
     until(|| async { metric(&server, failed) >= 3 }).await;
@@ -221,13 +232,32 @@ async fn plain_text_and_strangers_certificates_are_refused_and_harm_nobody() {
         server: format!("http://{}", server.address),
         ..Options::default()
     };
-    assert!(soon(call(&plain)).await.is_err());
+    let refused = soon(call(&plain)).await.expect_err("no plain text");
+    let text = refused.to_string();
+    assert!(text.contains("if it has TLS, use https://"), "{text}");
+    assert_eq!(refused.exit_code(), 69, "{text}");
     // A client that trusts another authority does not believe the server.
     let other = Authority::new();
-    assert!(call(&other.options(&server, None)).await.is_err());
+    let refused = call(&other.options(&server, None)).await;
+    let refused = refused.expect_err("a stranger's certificate");
+    let text = refused.to_string();
+    assert!(text.contains("--tls-ca FILE names the authority"), "{text}");
+    assert_eq!(refused.exit_code(), 69, "{text}");
     call(&authority.options(&server, None)).await.unwrap();
     let failed = "frameshift_tls_handshakes_failed_total{reason=\"broken\"}";
     until(|| async { metric(&server, failed) >= 2 }).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_expects_tls_of_a_plain_text_server_is_told() {
+    let authority = Authority::new();
+    let server = TestServer::start().await;
+    let refused = soon(call(&authority.options(&server, None))).await;
+    let refused = refused.expect_err("no TLS");
+    let text = refused.to_string();
+    assert!(text.contains("for plain text, use http://"), "{text}");
+    assert_eq!(refused.exit_code(), 69, "{text}");
     server.stop().await;
 }
 

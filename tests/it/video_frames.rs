@@ -14,7 +14,7 @@ use frameshift::video::{
 use crate::decoding::{config, decoder, tenant};
 use crate::processes::children;
 use crate::server::until;
-use crate::video_worker::{kill, video};
+use crate::video_worker::{kill_if_there, video};
 
 const SIZE: (u32, u32) = (160, 96);
 
@@ -131,7 +131,7 @@ async fn a_worker_that_is_lost_between_two_parts_is_replaced_and_no_frame_comes_
         // Every worker, also the one that waits in the middle of the video.
         let zygote = decoder.processes().0.expect("a zygote");
         for (pid, _) in children(zygote) {
-            kill(pid);
+            kill_if_there(pid);
         }
         until(|| async { children(zygote).is_empty() }).await;
     }

@@ -157,3 +157,28 @@ fn a_turned_video_is_shown_as_players_show_it() {
     assert_eq!(size(&[]), (Some(320), Some(568)));
     assert_eq!(size(&["--stored"]), (Some(568), Some(320)));
 }
+
+#[test]
+fn the_sandbox_says_which_layers_hold() {
+    let found = json(&video(&["sandbox"]));
+    let names = |key: &str| {
+        let list = found[key].as_array().expect("a list");
+        let names = list
+            .iter()
+            .map(|name| name.as_str().expect("a name").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let (held, missing) = (names("layers"), names("missing"));
+    let all = frameshift::video::Layer::ALL
+        .iter()
+        .map(|layer| layer.name());
+    for name in all {
+        let times =
+            [&held, &missing].map(|list| list.iter().filter(|other| *other == name).count());
+        assert_eq!(times.iter().sum::<usize>(), 1, "{name}");
+    }
+    assert!(
+        held.iter()
+            .any(|name| name == "landlock" || name == "seccomp")
+    );
+}

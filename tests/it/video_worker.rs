@@ -1,5 +1,8 @@
 //! Worker processes: what one does to another, what ends them, and what a caller sees of it.
 
+mod deaths;
+mod limits;
+
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
@@ -89,6 +92,16 @@ fn clip(frames: u16) -> ClipSpec {
 
 pub(crate) fn kill(pid: u32) {
     send(pid, Signal::KILL);
+}
+
+/// Kills a process that may end by itself meanwhile.
+pub(crate) fn kill_if_there(pid: u32) {
+    let pid = Pid::from_raw(pid as i32).expect("a process");
+    let killed = kill_process(pid, Signal::KILL);
+    assert!(
+        matches!(killed, Ok(()) | Err(rustix::io::Errno::SRCH)),
+        "{killed:?}"
+    );
 }
 
 fn send(pid: u32, signal: Signal) {
@@ -256,33 +269,6 @@ async fn packets_that_are_too_large_to_keep_are_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_video_that_needs_too_much_memory_is_refused() {
-    let mut config = config();
-    // The libraries alone map about 200 MB.
-    config.limits.memory = 300 << 20;
-    let decoder = decoder(config).await;
-    let a = tenant("a");
-    let spec = PictureSpec {
-        frames: NonZeroU16::new(40).expect("40"),
-        sampling: Sampling::Uniform,
-        rotation: RotationPolicy::Stored,
-        order: FrameOrder::Display,
-        color: ColorPolicy::Reference,
-        bytes: 40 * 1280 * 720 * 3,
-    };
-    let result = decoder.pictures(&a, Lane::Batch, slow(), spec).await;
-    let result = result.map(|pictures| pictures.probe);
-    assert!(
-        matches!(&result, Err(Error::Rejected(own)) if *own == Reject::Memory),
-        "{result:?}"
-    );
-    decoder
-        .probe(&a, Lane::Batch, small())
-        .await
-        .expect("a smaller one");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_workers_are_confined() {
     let decoder = decoder(config()).await;
     assert_eq!(
@@ -358,226 +344,6 @@ async fn two_tenants_never_share_a_process() {
         // A worker does not outlive its turn.
         found(|| std::fs::read_to_string(format!("/proc/{dead}/stat")).err()).await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_worker_fails_nobody() {
-    let decoder = decoder(frameshift::video::Config {
-        workers: 2,
-        ..config()
-    })
-    .await;
-    let (victim, other) = (tenant("victim"), tenant("other"));
-    let killed = decoder.probe(&victim, Lane::Batch, slow());
-    let rest = async {
-        kill(pid_of(&decoder, "victim").await);
-        decoder.clip(&other, Lane::Batch, small(), clip(8)).await
-    };
-    let (killed, rest) = tokio::join!(killed, rest);
-    killed.expect("decoded by another worker");
-    rest.expect("the other clip");
-    decoder
-        .probe(&victim, Lane::Batch, small())
-        .await
-        .expect("the next video");
-}
-
-/// Kills both workers that a tenant's video gets.
-async fn kill_twice(decoder: &Decoder, name: &str) {
-    let first = pid_of(decoder, name).await;
-    kill(first);
-    until(|| async { pid_of(decoder, name).await != first }).await;
-    kill(pid_of(decoder, name).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_video_whose_second_worker_is_killed_too_is_refused_only_when_nothing_ran_beside_it() {
-    let decoder = decoder(frameshift::video::Config {
-        workers: 3,
-        ..config()
-    })
-    .await;
-    let (victim, other) = (tenant("victim"), tenant("other"));
-    let input = slow();
-    let alone = decoder.probe(&victim, Lane::Interactive, input.clone());
-    let (alone, ()) = tokio::join!(alone, kill_twice(&decoder, "victim"));
-    assert!(
-        matches!(&alone, Err(Error::Rejected(own)) if *own == Reject::Memory),
-        "{alone:?}"
-    );
-
-    // Two of them, so that one is at work while the other one's next video is on its way.
-    let again = async || {
-        loop {
-            let probed = decoder.probe(&other, Lane::Batch, input.clone()).await;
-            probed.expect("the other video");
-        }
-    };
-    let beside = async { tokio::join!(again(), again()).0 };
-    let crowded = async {
-        pid_of(&decoder, "other").await;
-        let crowded = decoder.probe(&victim, Lane::Interactive, input.clone());
-        tokio::join!(crowded, kill_twice(&decoder, "victim")).0
-    };
-    let crowded = tokio::select! {
-        crowded = crowded => crowded,
-        never = beside => never,
-    };
-    assert!(matches!(crowded, Err(Error::Interrupted)), "{crowded:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_somebody_stopped_is_not_its_videos_fault() {
-    let mut config = config();
-    config.limits.wall = Duration::from_secs(5);
-    config.workers = 1;
-    let decoder = decoder(config).await;
-    let a = tenant("a");
-    let probe = || decoder.probe(&a, Lane::Interactive, small());
-    probe().await.expect("a probe");
-    send(pid_of(&decoder, "a").await, Signal::STOP);
-    probe().await.expect("decoded by another worker");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_zygote_that_somebody_stopped_is_replaced_within_seconds() {
-    let decoder = decoder(frameshift::video::Config {
-        workers: 1,
-        ..config()
-    })
-    .await;
-    let probe = async |name| {
-        decoder
-            .probe(&tenant(name), Lane::Interactive, small())
-            .await
-    };
-    probe("a").await.expect("a probe");
-    let stopped = decoder.processes().0.expect("a zygote");
-    send(stopped, Signal::STOP);
-    let begun = Instant::now();
-    // The first one may get the worker that was forked ahead.
-    for name in ["b", "c"] {
-        probe(name).await.expect("a worker of another zygote");
-    }
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
-    assert_ne!(decoder.processes().0.expect("a zygote"), stopped);
-    let is_gone = async || !std::fs::exists(format!("/proc/{stopped}")).unwrap_or(false);
-    until(is_gone).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_zygote_is_replaced_and_nobody_notices() {
-    let decoder = decoder(config()).await;
-    let a = tenant("a");
-    let probed = decoder.probe(&a, Lane::Batch, slow());
-    let kill = async {
-        pid_of(&decoder, "a").await;
-        let zygote = decoder.processes().0.expect("a zygote");
-        kill(zygote);
-        zygote
-    };
-    let (probed, first) = tokio::join!(probed, kill);
-    probed.expect("decoded by another worker");
-    assert_ne!(decoder.processes().0.expect("a zygote"), first);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_video_that_takes_too_long_is_refused() {
-    let mut config = config();
-    config.limits.wall = Duration::from_millis(30);
-    let decoder = decoder(config).await;
-    let result = decoder.probe(&tenant("a"), Lane::Batch, slow()).await;
-    assert!(
-        matches!(&result, Err(Error::Rejected(own)) if *own == Reject::WallTime),
-        "{result:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_video_that_takes_too_much_processor_time_is_refused() {
-    let mut config = config();
-    config.limits.cpu = Duration::from_millis(30);
-    let decoder = decoder(config).await;
-    let result = decoder.probe(&tenant("a"), Lane::Batch, slow()).await;
-    assert!(
-        matches!(&result, Err(Error::Rejected(own)) if *own == Reject::CpuTime),
-        "{result:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn limits_are_refused_with_their_reason() {
-    let video = video(Format::Mp4, 24, (160, 96));
-    let refused = |change: fn(&mut frameshift::video::Limits), expected: Reject| {
-        let (video, mut config) = (video.clone(), config());
-        change(&mut config.limits);
-        async move {
-            let decoder = decoder(config).await;
-            let result = decoder
-                .probe(&tenant("a"), Lane::Batch, Input::Bytes(video))
-                .await;
-            assert!(
-                matches!(result, Err(Error::Rejected(reject)) if reject == expected),
-                "{result:?}"
-            );
-        }
-    };
-    refused(|limits| limits.bytes = 100, Reject::TooLarge).await;
-    refused(|limits| limits.pixels = 160 * 95, Reject::TooManyPixels).await;
-    refused(|limits| limits.packets = 23, Reject::TooManyPackets).await;
-    refused(|limits| limits.frames = 23, Reject::TooManyFrames).await;
-    refused(
-        |limits| limits.duration = Duration::from_millis(900),
-        Reject::TooLong,
-    )
-    .await;
-    refused(|limits| limits.streams = 0, Reject::TooManyStreams).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_video_are_refused_with_a_stable_reason() {
-    let decoder = decoder(config()).await;
-    let cases: [(&[u8], &str); 4] = [
-        (b"", "VIDEO_EMPTY"),
-        (b"not a video at all", "VIDEO_UNRECOGNISED"),
-        (&[0; 65536], "VIDEO_UNRECOGNISED"),
-        (
-            b"GIF89a\x01\x00\x01\x00\x00\x00\x00;",
-            "VIDEO_CONTAINER_NOT_ALLOWED",
-        ),
-    ];
-    for (bytes, reason) in cases {
-        let input = Input::Bytes(Bytes::from_static(bytes));
-        match decoder.probe(&tenant("a"), Lane::Interactive, input).await {
-            Err(Error::Rejected(reject)) => assert_eq!(reject.reason(), reason),
-            other => panic!("{reason}: {other:?}"),
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_not_there_is_named() {
-    let decoder = decoder(config()).await;
-    let spec = ClipSpec {
-        sampling: Sampling::Indices(vec![0, 23, 24]),
-        ..clip(3)
-    };
-    let result = decoder.clip(&tenant("a"), Lane::Batch, small(), spec).await;
-    assert!(
-        matches!(
-            result,
-            Err(Error::IndexOutOfRange {
-                index: 24,
-                frames: 24
-            })
-        ),
-        "{:?}",
-        result.map(|clip| clip.probe)
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use super::list::splits;
-use super::{Labelled, Listing, label, name_of, split_of};
+use super::list::{is_table, splits};
+use super::{Labelled, Listing, label, name_of, split_of, split_words};
 use crate::client::Error;
+use crate::spec::Split;
 
 /// File name endings that are tried as videos; what a file is, the server finds by its content.
 const VIDEOS: &[&str] = &[
@@ -71,7 +72,7 @@ fn enter(root: &Path, below: &Path, depth: usize, files: &mut Files) -> Result<(
         if name.starts_with('.') || (is_folder && SYSTEM.contains(&name.as_str())) {
             files.hidden.push(path);
         } else if !is_folder {
-            files.sort(path, depth);
+            files.sort(root, path, depth);
         } else if depth == DEPTH {
             files.too_deep.push(path);
         } else {
@@ -83,13 +84,8 @@ fn enter(root: &Path, below: &Path, depth: usize, files: &mut Files) -> Result<(
 }
 
 impl Files {
-    fn sort(&mut self, path: PathBuf, depth: usize) {
-        let is_list = ["csv", "json", "txt", "tsv", "list"]
-            .iter()
-            .any(|ending| has_ending(&path, ending));
-        let is_top = depth == 0 && is_list && split_of(&name_of(&path)).is_some();
-        // The split files of UCF101 and HMDB51 unpack into a folder of their own.
-        if is_top || (depth <= 1 && splits::Official::of(&name_of(&path)).is_some()) {
+    fn sort(&mut self, root: &Path, path: PathBuf, depth: usize) {
+        if is_list(root, &path, depth) {
             self.lists.push(path);
         } else if VIDEOS.iter().any(|ending| has_ending(&path, ending)) {
             self.videos.push(path);
@@ -122,6 +118,31 @@ impl Files {
             texts(self.hidden),
         );
     }
+}
+
+/// Whether a file may be an annotation list: by its name at the top, or by its heading at the top and in the folder of a split, where Hugging Face's data
+/// sets have a `metadata.csv`.
+fn is_list(root: &Path, path: &Path, depth: usize) -> bool {
+    let ends = |endings: &[&str]| endings.iter().any(|ending| has_ending(path, ending));
+    let is_named = ends(&["csv", "json", "txt", "tsv", "list"])
+        && split_words(&name_of(path)).next().is_some();
+    let is_near = depth == 0 || (depth == 1 && split_of_folder(path).is_some());
+    // The split files of UCF101 and HMDB51 unpack into a folder of their own.
+    (depth == 0 && is_named)
+        || (depth <= 1 && splits::Official::of(&name_of(path)).is_some())
+        || (is_near && ends(&["csv", "tsv"]) && is_table(&root.join(path)))
+}
+
+/// The split that the folder of a file is named after.
+pub(super) fn split_of_folder(path: &Path) -> Option<Split> {
+    path.parent().and_then(|folder| split_of(&name_of(folder)))
+}
+
+/// A name without the ending of a video; `None` when it has none.
+pub(super) fn without_ending(name: &str) -> Option<&str> {
+    let (begin, ending) = name.rsplit_once('.')?;
+    let is_video = VIDEOS.iter().any(|own| ending.eq_ignore_ascii_case(own));
+    is_video.then_some(begin)
 }
 
 fn has_ending(path: &Path, wanted: &str) -> bool {

@@ -8,12 +8,16 @@ mod lines;
 pub(super) mod splits;
 mod table;
 
-use std::fs;
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::folder::Files;
+use table::Heading;
+
+use super::folder::{Files, split_of_folder};
 use super::{Listing, name_of, split_of};
-use crate::client::Error;
+use crate::client::{Error, text};
 use crate::spec::Split;
 
 /// One video of a list.
@@ -23,6 +27,8 @@ pub(super) struct Row {
     pub(super) line: u64,
     /// Names that the video may have, the likeliest first.
     pub(super) names: Vec<String>,
+    /// Name of the video that the row is a part of, when it is one: the file of that name is taken when no other part means it.
+    pub(super) whole: Option<String>,
     pub(super) label: String,
     pub(super) split: Split,
 }
@@ -46,13 +52,16 @@ enum Fault {
     Split(u64, String),
 }
 
+/// Bytes that a heading has at most.
+const HEADING: u64 = 4096;
+
 /// Labels by id, given apart from their list.
 type Answers = Vec<(String, String)>;
 
-/// A list's split and bytes, and what was read of it elsewhere.
+/// A list's split, and what was read of it elsewhere.
 struct Source<'a> {
-    split: Split,
-    bytes: &'a [u8],
+    /// `None` when the rows say it.
+    split: Option<Split>,
     /// Labels by id, of a list that has the answers apart.
     answers: &'a [(String, String)],
 }
@@ -61,25 +70,18 @@ struct Source<'a> {
 pub(super) fn read(root: &Path, files: &Files, found: &mut Listing) -> Result<Vec<List>, Error> {
     let mut lists = Vec::new();
     let mut strangers = Vec::new();
-    let answers = answers(root, files)?;
     splits::read(root, files, found, &mut lists)?;
-    for path in &files.lists {
-        if splits::Official::of(&name_of(path)).is_some() {
-            continue;
-        }
-        let Some(split) = split_of(&name_of(path)) else {
-            continue;
-        };
-        if is_answers(path) {
-            continue;
-        }
-        let bytes = bytes(&root.join(path))?;
+    let (answers, texts): (Vec<_>, Vec<_>) = texts(root, files)?
+        .into_iter()
+        .partition(|(path, text)| is_answers(path, text.as_deref().ok()));
+    let answers = read_answers(root, answers, found, &mut strangers);
+    for (path, text) in texts {
+        let split = split_of(&name_of(path)).or_else(|| split_of_folder(path));
         let source = Source {
             split,
-            bytes: &bytes,
             answers: answers
                 .iter()
-                .find(|(of, _)| *of == split)
+                .find(|(of, _)| Some(*of) == split)
                 .map_or(&[][..], |(_, answers)| answers),
         };
         let wrong = |line, problem| Error::List {
@@ -87,7 +89,7 @@ pub(super) fn read(root: &Path, files: &Files, found: &mut Listing) -> Result<Ve
             line,
             problem,
         };
-        match rows(path, &source, files) {
+        match text.and_then(|text| rows(path, &source, &text, files)) {
             Ok((rows, unlabelled)) => {
                 let what = format!("entries of {} without a label", path.display());
                 found.note("unlabelled_entry", what, unlabelled);
@@ -109,6 +111,31 @@ pub(super) fn read(root: &Path, files: &Files, found: &mut Listing) -> Result<Ve
     Ok(lists)
 }
 
+/// A file that may be a list, and its text.
+type Text<'a> = (&'a PathBuf, Result<String, Fault>);
+
+/// The texts of all files but the official splits.
+fn texts<'a>(root: &Path, files: &'a Files) -> Result<Vec<Text<'a>>, Error> {
+    let others = files.lists.iter();
+    let others = others.filter(|path| splits::Official::of(&name_of(path)).is_none());
+    let text = |path: &'a PathBuf| Ok((path, text_of(path, &bytes(&root.join(path))?)));
+    others.map(text).collect()
+}
+
+/// Whether a file's first line names the columns of a list.
+pub(super) fn is_table(path: &Path) -> bool {
+    let mut begin = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(HEADING).read_to_end(&mut begin));
+    if read.is_err() {
+        return false;
+    }
+    // Later lines may be cut, or not be what the heading promises.
+    let line = begin.iter().position(|&byte| byte == b'\n');
+    begin.truncate(line.unwrap_or(begin.len()));
+    let text = text(&begin);
+    text.is_ok_and(|text| matches!(table::heading(&text), Heading::Columns(_)))
+}
+
 fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| Error::Read {
         path: path.to_owned(),
@@ -117,79 +144,103 @@ fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 /// The rows, and the ids of entries without a label.
-fn rows(path: &Path, source: &Source, files: &Files) -> Result<(Vec<Row>, Vec<String>), Fault> {
-    if path
-        .extension()
-        .is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
-    {
-        return json::rows(source);
+fn rows(
+    path: &Path,
+    source: &Source,
+    text: &str,
+    files: &Files,
+) -> Result<(Vec<Row>, Vec<String>), Fault> {
+    if is_json(path) {
+        return json::rows(source, text);
     }
-    if let Some(columns) = table::columns(source.bytes) {
-        return Ok((table::rows(source, &columns)?, Vec::new()));
+    match table::heading(text) {
+        Heading::Columns(columns) if source.split.is_none() && !columns.has_split() => Err(
+            Fault::Shape("no split in its name, and no column split".to_owned()),
+        ),
+        Heading::Columns(columns) => table::rows(source, text, &columns),
+        Heading::NoLabel => Err(Fault::Shape("its heading names no label".to_owned())),
+        Heading::None if source.split.is_none() => {
+            Err(Fault::Shape("no split in its name, or two".to_owned()))
+        }
+        Heading::None => Ok((lines::rows(source, text, files)?, Vec::new())),
     }
-    Ok((lines::rows(source, files)?, Vec::new()))
 }
 
-fn is_answers(path: &Path) -> bool {
-    name_of(path).to_lowercase().contains("answers")
+/// Whether a file has the labels of a list that is given without: its name says so, and it is no list itself.
+fn is_answers(path: &Path, text: Option<&str>) -> bool {
+    let is_list = text.is_some_and(|text| matches!(table::heading(text), Heading::Columns(_)));
+    name_of(path).to_lowercase().contains("answers") && !is_json(path) && !is_list
 }
 
 /// The labels that are given apart from their list, by split: lines of `id;label`.
-fn answers(root: &Path, files: &Files) -> Result<Vec<(Split, Answers)>, Error> {
-    let mut found = Vec::new();
-    let of_split_files = |path: &&PathBuf| splits::Official::of(&name_of(path)).is_none();
-    let lists = files.lists.iter().filter(of_split_files);
-    for path in lists.filter(|path| is_answers(path)) {
+fn read_answers(
+    root: &Path,
+    files: Vec<Text<'_>>,
+    found: &mut Listing,
+    strangers: &mut Vec<String>,
+) -> Vec<(Split, Answers)> {
+    let mut all = Vec::new();
+    for (path, text) in files {
         let Some(split) = split_of(&name_of(path)) else {
             continue;
         };
-        let path = root.join(path);
-        let bytes = bytes(&path)?;
-        let wrong = |fault| match fault {
-            Fault::Line(line, problem) | Fault::Split(line, problem) => Error::List {
-                path: path.clone(),
-                line,
-                problem,
-            },
-            Fault::Shape(problem) => Error::List {
-                path: path.clone(),
-                line: 1,
-                problem,
-            },
-        };
-        let text = text(&bytes).map_err(wrong)?;
-        let mut labels = Vec::new();
-        for (line, entry) in (1..)
-            .zip(text.lines())
-            .filter(|(_, line)| !line.trim().is_empty())
-        {
-            let Some((id, label)) = entry.split_once(';') else {
-                return Err(wrong(Fault::Line(line, "expected id;label".to_owned())));
-            };
-            labels.push((id.trim().to_owned(), label.to_owned()));
+        match text.and_then(|text| labels(&text)) {
+            Ok(labels) => all.push((split, labels)),
+            Err(Fault::Shape(why)) => strangers.push(format!("{} ({why})", path.display())),
+            Err(Fault::Line(line, problem) | Fault::Split(line, problem)) => {
+                found.broken.push(Error::List {
+                    path: root.join(path),
+                    line,
+                    problem,
+                });
+            }
         }
-        found.push((split, labels));
     }
-    Ok(found)
+    all
+}
+
+/// Ids and labels, one of each a line.
+fn labels(text: &str) -> Result<Answers, Fault> {
+    let lines = (1..).zip(text.lines());
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    let mut labels = Vec::new();
+    for (line, entry) in lines {
+        let fields = entry.split_once([';', '\t', ',']);
+        let Some((id, label)) = fields else {
+            return Err(match labels.is_empty() {
+                true => Fault::Shape("no lines of \"id;label\"".to_owned()),
+                false => Fault::Line(line, "expected id;label".to_owned()),
+            });
+        };
+        let label = label.trim().trim_matches('"');
+        labels.push((id.trim().to_owned(), label.to_owned()));
+    }
+    Ok(labels)
+}
+
+/// The text of a file that may be a list; when it is none by its first line, it needs no text.
+fn text_of(path: &Path, bytes: &[u8]) -> Result<String, Fault> {
+    let text = text(bytes).map(Cow::into_owned);
+    text.map_err(|fault| match fault {
+        Fault::Line(_, problem) if !is_json(path) && !has_heading(bytes) => Fault::Shape(problem),
+        fault @ (Fault::Line(..) | Fault::Shape(_) | Fault::Split(..)) => fault,
+    })
+}
+
+fn is_json(path: &Path) -> bool {
+    let ending = path.extension();
+    ending.is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
+}
+
+fn has_heading(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    !matches!(table::heading(&text), Heading::None)
 }
 
 /// The text of a list, without a byte order mark.
-fn text(bytes: &[u8]) -> Result<&str, Fault> {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        let problem = "UTF-16; save it as UTF-8".to_owned();
-        return Err(Fault::Line(1, problem));
-    }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    std::str::from_utf8(bytes).map_err(|error| {
-        let good = &bytes[..error.valid_up_to()];
-        let begin = good
-            .iter()
-            .rposition(|&b| b == b'\n')
-            .map_or(0, |at| at + 1);
-        let line = good.iter().filter(|&&b| b == b'\n').count() as u64 + 1;
-        let column = String::from_utf8_lossy(&good[begin..]).chars().count() + 1;
-        let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
-        let problem = format!("not UTF-8 (byte 0x{byte:02x} at column {column}); save it as UTF-8");
-        Fault::Line(line, problem)
-    })
+fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Fault> {
+    text::decode(bytes).map_err(|wrong| Fault::Line(wrong.line, wrong.problem))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,59 +1,37 @@
 //! Finds the file that a row of a list means.
 //!
-//! Invariant: a row is never guessed: where more than one file could be meant and neither the split's nor the label's folder decides, the list is refused.
+//! Invariant: a row is never guessed: where more than one file could be meant and neither the split's nor the label's folder decides, the list is refused; a
+//! file that another row means rather, or that lies in the folder of another split or label, is not taken.
+
+mod index;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::folder::{Files, counted, parts, texts};
+use super::folder::{Files, counted, parts, texts, without_ending};
 use super::list::{List, Row};
 use super::{Labelled, Listing, label, split_of};
 use crate::client::Error;
 use crate::spec::{Split, normal_label};
+pub(super) use index::Index;
+use index::{Rank, normal};
 
-/// Videos by the names that a list may call them.
-#[derive(Debug, Default)]
-pub(super) struct Index {
-    /// Videos by the path below the folder, with and without its ending.
-    paths: BTreeMap<String, Vec<usize>>,
-    /// Videos by the file's name.
-    names: BTreeMap<String, Vec<usize>>,
-    /// Videos by the file's name without its ending.
-    stems: BTreeMap<String, Vec<usize>>,
+/// The file that a row seems to mean.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    at: usize,
+    /// Whether the row names the file's folders, and is believed.
+    is_path: bool,
+    /// Whether another row that means the same file speaks against it.
+    is_doubtful: bool,
 }
 
-impl Index {
-    pub(super) fn new(files: &Files) -> Self {
-        let mut index = Self::default();
-        for (at, path) in files.videos.iter().enumerate() {
-            let whole = parts(path).join("/");
-            let name = parts(path).pop().unwrap_or_default();
-            if let Some((begin, _)) = whole.rsplit_once('.') {
-                index.paths.entry(begin.to_owned()).or_default().push(at);
-            }
-            if let Some((stem, _)) = name.rsplit_once('.') {
-                index.stems.entry(stem.to_owned()).or_default().push(at);
-            }
-            index.paths.entry(whole).or_default().push(at);
-            index.names.entry(name).or_default().push(at);
-        }
-        index
-    }
-
-    /// The videos that a name may mean: by path, else by file name, else by file name without its ending.
-    pub(super) fn videos(&self, name: &str) -> &[usize] {
-        let path = name.replace('\\', "/");
-        let path = path.trim_start_matches("./");
-        let file = path.rsplit('/').next().unwrap_or(path);
-        [
-            (&self.paths, path),
-            (&self.names, file),
-            (&self.stems, file),
-        ]
-        .into_iter()
-        .find_map(|(map, key)| map.get(key))
-        .map_or(&[], Vec::as_slice)
-    }
+/// The outcome of a row.
+enum Outcome {
+    Taken(usize),
+    Missing,
+    /// A file has the name, but is another one.
+    Doubtful(usize),
 }
 
 /// Finds each row's video.
@@ -63,79 +41,127 @@ pub(super) fn assign(
     lists: Vec<List>,
     found: &mut Listing,
 ) -> Result<(), Error> {
+    let folders = Folders::new(files, &lists);
     let index = Index::new(files);
-    let mut used = BTreeMap::new();
+    let mut choices = Vec::new();
+    let mut claims: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+    for list in &lists {
+        for row in &list.rows {
+            let choice = choose(root, files, &list.path, &index, row)?;
+            if let Some(choice) = choice {
+                claims.entry(choice.at).or_default().insert(row.key());
+            }
+            choices.push(choice);
+        }
+    }
+    let mut choices = choices.into_iter();
+    let mut used = Used::default();
     for list in lists {
-        let mut missing = Vec::new();
-        let mut repeated = Vec::new();
-        let mut elsewhere = Vec::new();
+        let mut notes = Notes::default();
         let rows = list.rows.len();
         for row in list.rows {
-            let Some(at) = choose(root, files, &list.path, &index, &row)? else {
-                missing.push(looked_for(&row));
-                continue;
+            let outcome = match choices.next().flatten() {
+                None => Outcome::Missing,
+                Some(choice) => {
+                    let others = claims.get(&choice.at).map_or(0, BTreeSet::len);
+                    let is_others = choice.is_doubtful && others > 1;
+                    match is_others || (!choice.is_path && folders.contradict(choice.at, &row)) {
+                        true => Outcome::Doubtful(choice.at),
+                        false => Outcome::Taken(choice.at),
+                    }
+                }
             };
-            let place = || format!("{}, line {}", root.join(&list.path).display(), row.line);
-            let label = label(&row.label, place)?;
-            let name = files.videos[at].display().to_string();
-            if folder_split(&files.videos[at]).is_some_and(|split| split != row.split) {
-                elsewhere.push(name.clone());
-            }
-            let uses: &mut Vec<(Split, String)> = used.entry(at).or_default();
-            if uses.contains(&(row.split, label.clone())) {
-                repeated.push(name);
-                continue;
-            }
-            uses.push((row.split, label.clone()));
-            found.examples.push(Labelled {
-                path: root.join(&files.videos[at]),
-                label,
-                split: row.split,
-            });
+            let into = (&mut used, &mut notes, &mut *found);
+            take(root, files, (&list.path, row), outcome, into)?;
         }
-        note(
-            &list.path,
-            rows,
-            files,
-            [missing, repeated, elsewhere],
-            found,
-        );
+        notes.write(&list.path, rows, files, found);
     }
     note_use(files, &used, found);
     Ok(())
 }
 
-fn note(
-    list: &Path,
-    rows: usize,
+/// Labels and splits that the rows have given to each video.
+type Used = BTreeMap<usize, Vec<(Split, String)>>;
+
+fn take(
+    root: &Path,
     files: &Files,
-    [missing, repeated, elsewhere]: [Vec<String>; 3],
-    found: &mut Listing,
-) {
-    let list = list.display();
-    let what = match missing.len() == rows {
-        false => format!("rows of {list} whose video is not in the folder; looked for"),
-        true => format!(
-            "rows of {list}, which are all of them, name no video of the folder (it has {}{}); looked for",
-            counted(files.videos.len(), "video"),
-            files
-                .videos
-                .first()
-                .map_or_else(String::new, |path| format!(
-                    ", for example {}",
-                    path.display()
-                )),
-        ),
+    (list, row): (&Path, Row),
+    outcome: Outcome,
+    (used, notes, found): (&mut Used, &mut Notes, &mut Listing),
+) -> Result<(), Error> {
+    let name = |at: usize| files.videos[at].display().to_string();
+    let at = match outcome {
+        Outcome::Taken(at) => at,
+        Outcome::Missing => {
+            notes.missing.push(looked_for(&row));
+            return Ok(());
+        }
+        Outcome::Doubtful(at) => {
+            let line = format!("line {}: {} is not {}", row.line, row.key(), name(at));
+            notes.doubtful.push(line);
+            return Ok(());
+        }
     };
-    found.note("missing_video", what, missing);
-    let what = format!("rows of {list} that say again what another row said");
-    found.note("repeated_row", what, repeated);
-    let what = format!("rows of {list} that were found in a folder named after another split");
-    found.note("other_split", what, elsewhere);
+    let place = || format!("{}, line {}", root.join(list).display(), row.line);
+    let label = label(&row.label, place)?;
+    if folder_split(&files.videos[at]).is_some_and(|split| split != row.split) {
+        notes.elsewhere.push(name(at));
+    }
+    let uses = used.entry(at).or_default();
+    if uses.contains(&(row.split, label.clone())) {
+        notes.repeated.push(name(at));
+        return Ok(());
+    }
+    uses.push((row.split, label.clone()));
+    found.examples.push(Labelled {
+        path: root.join(&files.videos[at]),
+        label,
+        split: row.split,
+    });
+    Ok(())
+}
+
+/// What is noted of a list.
+#[derive(Default)]
+struct Notes {
+    missing: Vec<String>,
+    doubtful: Vec<String>,
+    repeated: Vec<String>,
+    elsewhere: Vec<String>,
+}
+
+impl Notes {
+    fn write(self, list: &Path, rows: usize, files: &Files, found: &mut Listing) {
+        let list = list.display();
+        let what = match self.missing.len() == rows {
+            false => format!("rows of {list} whose video is not in the folder; looked for"),
+            true => format!(
+                "rows of {list}, which are all of them, name no video of the folder (it has {}{}); looked for",
+                counted(files.videos.len(), "video"),
+                files
+                    .videos
+                    .first()
+                    .map_or_else(String::new, |path| format!(
+                        ", for example {}",
+                        path.display()
+                    )),
+            ),
+        };
+        found.note("missing_video", what, self.missing);
+        let what = format!(
+            "rows of {list} whose video is not in the folder: the file of that name belongs to another row, split or label"
+        );
+        found.note("doubtful_video", what, self.doubtful);
+        let what = format!("rows of {list} that say again what another row said");
+        found.note("repeated_row", what, self.repeated);
+        let what = format!("rows of {list} that were found in a folder named after another split");
+        found.note("other_split", what, self.elsewhere);
+    }
 }
 
 /// Notes files that no row names, and files that have two labels or splits.
-fn note_use(files: &Files, used: &BTreeMap<usize, Vec<(Split, String)>>, found: &mut Listing) {
+fn note_use(files: &Files, used: &Used, found: &mut Listing) {
     let unlisted = files.videos.iter().enumerate();
     let unlisted = unlisted.filter(|(at, _)| !used.contains_key(at));
     let unlisted = texts(unlisted.map(|(_, path)| path.clone()).collect());
@@ -150,8 +176,14 @@ fn note_use(files: &Files, used: &BTreeMap<usize, Vec<(Split, String)>>, found: 
 }
 
 fn looked_for(row: &Row) -> String {
-    let names: BTreeSet<&String> = row.names.iter().collect();
-    let names: Vec<String> = names.into_iter().map(|name| format!("{name}.*")).collect();
+    let names: BTreeSet<&String> = row.names.iter().chain(&row.whole).collect();
+    let names: Vec<String> = names
+        .into_iter()
+        .map(|name| match without_ending(name) {
+            Some(_) => name.clone(),
+            None => format!("{name}.*"),
+        })
+        .collect();
     names.join(" or ")
 }
 
@@ -162,38 +194,98 @@ fn folder_split(path: &Path) -> Option<Split> {
     folders.iter().find_map(|folder| split_of(folder))
 }
 
-/// The video that a row means; `None` when there is none.
+/// The labels after which the folders of a video are named, whatever the folders are.
+fn folder_labels(path: &Path) -> impl Iterator<Item = String> {
+    let mut folders = parts(path);
+    folders.pop();
+    folders
+        .into_iter()
+        .filter_map(|name| normal_label(&name).ok())
+}
+
+/// Splits and labels after which folders with videos are named.
+struct Folders {
+    splits: BTreeSet<Split>,
+    labels: BTreeSet<String>,
+    /// By video: the split of its folder, and the labels of the lists that its folders are.
+    of: Vec<(Option<Split>, Vec<String>)>,
+}
+
+impl Folders {
+    fn new(files: &Files, lists: &[List]) -> Self {
+        let rows = lists.iter().flat_map(|list| &list.rows);
+        let known: BTreeSet<String> = rows
+            .filter_map(|row| normal_label(&row.label).ok())
+            .collect();
+        let of: Vec<_> = files
+            .videos
+            .iter()
+            .map(|path| {
+                let labels = folder_labels(path).filter(|label| known.contains(label));
+                (folder_split(path), labels.collect())
+            })
+            .collect();
+        Self {
+            splits: of.iter().filter_map(|(split, _)| *split).collect(),
+            labels: of
+                .iter()
+                .flat_map(|(_, labels): &(_, Vec<String>)| labels.clone())
+                .collect(),
+            of,
+        }
+    }
+
+    /// Whether a video lies in the folder of another split or label than the row's, although the row's has a folder.
+    fn contradict(&self, at: usize, row: &Row) -> bool {
+        let Some((split, labels)) = self.of.get(at) else {
+            return false;
+        };
+        let other_split =
+            split.is_some_and(|split| split != row.split) && self.splits.contains(&row.split);
+        let own = normal_label(&row.label).unwrap_or_default();
+        let other_label =
+            !labels.is_empty() && !labels.contains(&own) && self.labels.contains(&own);
+        other_split || other_label
+    }
+}
+
+/// The video that a row seems to mean; `None` when there is none.
 fn choose(
     root: &Path,
     files: &Files,
     list: &Path,
     index: &Index,
     row: &Row,
-) -> Result<Option<usize>, Error> {
-    let found = row.names.iter().map(|name| index.videos(name));
-    let Some(found) = found.into_iter().find(|found| !found.is_empty()) else {
+) -> Result<Option<Choice>, Error> {
+    let names = row.names.iter().map(|name| (name, false));
+    let mut names = names.chain(row.whole.iter().map(|name| (name, true)));
+    let found = names.find_map(|(name, is_whole)| Some((index.find(name)?, is_whole)));
+    let Some(((mut candidates, rank), is_whole)) = found else {
         return Ok(None);
     };
-    let mut candidates = found.to_vec();
-    let own_split = |at: &usize| folder_split(&files.videos[*at]) == Some(row.split);
-    let own_label = |at: &usize| {
-        let mut folders = parts(&files.videos[*at]);
-        folders.pop();
-        let label = normal_label(&row.label).ok();
-        folders
-            .iter()
-            .any(|folder| normal_label(folder).ok() == label)
-    };
-    narrow(&mut candidates, own_split);
-    narrow(&mut candidates, own_label);
+    let own_label = normal_label(&row.label).ok();
+    narrow(&mut candidates, |at| {
+        folder_split(&files.videos[*at]) == Some(row.split)
+    });
+    narrow(&mut candidates, |at| {
+        folder_labels(&files.videos[*at]).any(|label| Some(label) == own_label)
+    });
     match candidates.as_slice() {
-        [one] => Ok(Some(*one)),
+        &[at] => Ok(Some(Choice {
+            at,
+            is_path: rank == Rank::Path,
+            is_doubtful: is_whole || rank == Rank::Doubtful,
+        })),
+        _ if rank == Rank::Doubtful => Ok(None),
         several => Err(Error::List {
             path: root.join(list),
             line: row.line,
             problem: format!(
                 "{} may be any of {}",
-                row.names.last().map_or("", String::as_str),
+                row.names
+                    .last()
+                    .or(row.whole.as_ref())
+                    .map_or("", String::as_str),
                 texts(several.iter().map(|&at| files.videos[at].clone()).collect()).join(", ")
             ),
         }),
@@ -206,3 +298,18 @@ fn narrow(candidates: &mut Vec<usize>, speaks: impl Fn(&usize) -> bool) {
         candidates.retain(speaks);
     }
 }
+
+impl Row {
+    /// What the row names, to tell it from others.
+    fn key(&self) -> String {
+        normal(
+            self.names
+                .first()
+                .or(self.whole.as_ref())
+                .map_or("", String::as_str),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

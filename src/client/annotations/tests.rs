@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 
-fn write(root: &Path, files: &[(&str, &str)]) {
+pub(super) fn write(root: &Path, files: &[(&str, &str)]) {
     for (name, text) in files {
         let path = root.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -12,7 +12,7 @@ fn write(root: &Path, files: &[(&str, &str)]) {
     }
 }
 
-fn summary(found: &Listing, root: &Path) -> Vec<(String, String, Split)> {
+pub(super) fn summary(found: &Listing, root: &Path) -> Vec<(String, String, Split)> {
     found
         .examples
         .iter()
@@ -125,7 +125,7 @@ fn something_something_labels_are_templates_without_brackets() {
 }
 
 /// The items of a note; none when there is no such note.
-fn note<'a>(found: &'a Listing, kind: &str) -> &'a [String] {
+pub(super) fn note<'a>(found: &'a Listing, kind: &str) -> &'a [String] {
     found
         .notes
         .iter()
@@ -133,14 +133,14 @@ fn note<'a>(found: &'a Listing, kind: &str) -> &'a [String] {
         .map_or(&[], |note| &note.items)
 }
 
-fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+pub(super) fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), files);
     root
 }
 
 /// The message with which a folder is refused, without the folder's own path.
-fn refusal(files: &[(&str, &str)]) -> String {
+pub(super) fn refusal(files: &[(&str, &str)]) -> String {
     let root = folder(files);
     let error = find(root.path()).unwrap_err();
     assert_eq!(error.exit_code(), 65);
@@ -149,7 +149,7 @@ fn refusal(files: &[(&str, &str)]) -> String {
         .replace(&format!("{}/", root.path().display()), "")
 }
 
-const HEADING: &str = "label,youtube_id,time_start,time_end,split\n";
+pub(super) const HEADING: &str = "label,youtube_id,time_start,time_end,split\n";
 
 #[test]
 fn a_folder_without_labels_is_refused_with_what_was_found() {

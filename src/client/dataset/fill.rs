@@ -324,9 +324,7 @@ impl Report<'_> {
             || {
                 let mut value = as_json::dataset(dataset);
                 value["already_there"] = json!(self.present);
-                value["notes"] = notes
-                    .map(|note| json!({"kind": note.kind, "what": note.what, "items": note.items}))
-                    .collect();
+                value["notes"] = notes.map(Note::json).collect();
                 value["broken_lists"] = found.broken.iter().map(|list| json!(list.to_string())).collect();
                 let refused = self.refused.iter().map(
                     |(file, error)| json!({"path": file.path.display().to_string(), "error": error.to_string()}),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{evaluation, hex, hyper, seconds, split_name, state_name, time};
+use super::{evaluation, head_name, hex, hyper, seconds, split_name, state_name, time};
 use crate::proto::v1;
 
 /// A job.
@@ -33,6 +33,8 @@ pub fn job(job: &v1::Job) -> Value {
         "step": job.step,
         "total_steps": job.total_steps,
         "attempts": job.attempts,
+        "paused": job.paused,
+        "priority": job.priority,
         "result": result,
         "create_time": time(job.create_time.as_ref()),
         "end_time": time(job.end_time.as_ref()),
@@ -41,6 +43,18 @@ pub fn job(job: &v1::Job) -> Value {
 
 fn point(point: &v1::EvaluationPoint) -> Value {
     json!({ "step": point.step, "epoch": point.epoch, "loss": point.loss, "top1": point.top1 })
+}
+
+fn compared(own: &v1::job_event::ComparedHead) -> Value {
+    json!({
+        "head": head_name(own.head()),
+        "has_adapters": own.has_adapters,
+        "parameters": own.parameters,
+        "step": own.step,
+        "loss": own.loss,
+        "top1": own.top1,
+        "published": own.published,
+    })
 }
 
 /// An event of a job.
@@ -75,6 +89,11 @@ pub fn event(event: &v1::JobEvent) -> Value {
             "best": own.best,
             "training_loss": own.training_loss,
             "training_accuracy": own.training_accuracy,
+            "mean_class_accuracy": own.mean_class_accuracy,
+            "macro_f1": own.macro_f1,
+        }}),
+        Some(Event::Comparison(own)) => json!({ "comparison": {
+            "heads": own.heads.iter().map(compared).collect::<Vec<_>>(),
         }}),
         Some(Event::Message(message)) => json!({ "message": {
             "warning": message.warning,

@@ -26,7 +26,7 @@ pub(super) struct Pictures {
 pub(super) struct TooLarge;
 
 impl Pictures {
-    /// Nothing yet; a picture has at most so many bytes.
+    /// Starts without bytes; the size of a picture is limited.
     pub(super) fn new(most: usize) -> Self {
         Self {
             bytes: Vec::new(),

@@ -73,7 +73,7 @@ impl Source {
         }
     }
 
-    /// Opens the source; a picture has at most so many bytes.
+    /// Opens the source; a picture has at most `most` bytes.
     ///
     /// # Errors
     /// When a folder has no pictures, or the program cannot be started.

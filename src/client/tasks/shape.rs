@@ -85,6 +85,8 @@ pub enum HeadKind {
     Conv,
     /// One attention layer over the frames and a coarse grid of patches of each
     Attention,
+    /// Whichever of the adapters and the other heads without adapters is best on the validation split
+    Auto,
 }
 
 impl HeadKind {
@@ -95,6 +97,7 @@ impl HeadKind {
             Self::Frames => v1::Head::Frames,
             Self::Conv => v1::Head::Conv,
             Self::Attention => v1::Head::Attention,
+            Self::Auto => v1::Head::Auto,
         }
     }
 }

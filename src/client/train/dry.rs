@@ -1,4 +1,4 @@
-//! `frameshift train --dry-run`: what a job would do, told by the server that would run it.
+//! `frameshift train --dry-run`: what a job would do, according to the server that would run it.
 
 use serde_json::json;
 use tonic::Code;

@@ -340,3 +340,113 @@ proptest! {
         prop_assert!(world.left.iter().all(|left| *left == 0), "a work never ended");
     }
 }
+
+#[test]
+fn while_a_result_is_on_its_way_the_next_batch_starts_and_no_third_one() {
+    let mut schedule = schedule::<u32>(0, NO_LIMIT);
+    schedule.wake();
+    assert_eq!(schedule.turn(), Turn::Form);
+    schedule.formed(Some(10));
+    assert_eq!(schedule.turn(), Turn::Run(10, Priority::Serving));
+    schedule.pending(10, SLICE);
+    assert_eq!(schedule.parked(), [10]);
+    assert_eq!(schedule.turn(), Turn::Form, "the next batch may form");
+    schedule.formed(Some(11));
+    assert_eq!(schedule.turn(), Turn::Run(11, Priority::Serving));
+    schedule.pending(11, SLICE);
+    // Two results are on their way: the older one is taken, whether it is there or not.
+    assert_eq!(schedule.turn(), Turn::Run(10, Priority::Serving));
+    schedule.gone(10, SLICE);
+    assert_eq!(schedule.turn(), Turn::Form);
+    schedule.formed(None);
+    assert_eq!(
+        schedule.turn(),
+        Turn::Run(11, Priority::Serving),
+        "nothing else is to be done"
+    );
+    schedule.gone(11, SLICE);
+    assert_eq!(schedule.turn(), Turn::Form);
+    schedule.formed(None);
+    assert_eq!(schedule.turn(), Turn::Idle);
+}
+
+#[test]
+fn a_result_that_is_there_is_taken_between_two_slices_of_the_next_batch() {
+    let mut schedule = schedule::<u32>(0, NO_LIMIT);
+    schedule.wake();
+    schedule.formed(Some(10));
+    schedule.pending(10, SLICE);
+    schedule.formed(Some(11));
+    assert_eq!(schedule.turn(), Turn::Run(11, Priority::Serving));
+    schedule.ran(11, SLICE);
+    schedule.ready(10);
+    assert_eq!(schedule.turn(), Turn::Run(10, Priority::Serving));
+    schedule.gone(10, SLICE);
+    assert_eq!(schedule.turn(), Turn::Run(11, Priority::Serving));
+}
+
+#[test]
+fn training_runs_while_a_result_is_on_its_way_and_yields_to_it() {
+    let mut schedule = schedule::<u32>(0, NO_LIMIT);
+    schedule.push(1, Priority::Training, (0, None));
+    schedule.formed(Some(10));
+    schedule.pending(10, SLICE);
+    assert_eq!(schedule.turn(), Turn::Form);
+    schedule.formed(None);
+    assert_eq!(schedule.turn(), Turn::Run(1, Priority::Training));
+    // A training item whose result is on its way takes its turns as before.
+    schedule.pending(1, SLICE);
+    schedule.ready(10);
+    assert_eq!(schedule.turn(), Turn::Run(10, Priority::Serving));
+}
+
+#[test]
+fn a_parked_item_that_has_more_to_do_goes_on_first() {
+    let mut schedule = schedule::<u32>(0, NO_LIMIT);
+    schedule.formed(Some(10));
+    schedule.pending(10, SLICE);
+    schedule.formed(Some(11));
+    schedule.ready(10);
+    schedule.ran(10, SLICE);
+    assert_eq!(schedule.turn(), Turn::Run(10, Priority::Serving));
+    schedule.gone(10, SLICE);
+    assert_eq!(schedule.turn(), Turn::Run(11, Priority::Serving));
+}
+
+proptest! {
+    /// Whatever order results arrive in: each batch is started once, taken once after it was parked, and at most two results are on their way when
+    /// another one starts.
+    #[test]
+    fn no_result_is_lost_or_taken_twice(arrivals in prop::collection::vec((0_u32..4, any::<bool>()), 1..60)) {
+        let mut schedule = schedule::<u32>(0, NO_LIMIT);
+        let (mut next, mut pending, mut taken) = (0, Vec::new(), Vec::new());
+        for (slices, arrives) in arrivals {
+            schedule.wake();
+            if arrives && let Some(key) = schedule.parked().last() {
+                schedule.ready(*key);
+            }
+            match schedule.turn() {
+                Turn::Form => {
+                    prop_assert!(pending.len() <= AHEAD);
+                    schedule.formed(Some(next));
+                    next += 1;
+                }
+                Turn::Run(key, _) if pending.contains(&key) => {
+                    pending.retain(|other| *other != key);
+                    taken.push(key);
+                    schedule.gone(key, SLICE);
+                }
+                Turn::Run(key, _) if slices == 0 => {
+                    pending.push(key);
+                    schedule.pending(key, SLICE);
+                }
+                Turn::Run(key, _) => schedule.ran(key, SLICE),
+                Turn::Idle => prop_assert!(false, "the source was woken"),
+            }
+        }
+        taken.sort_unstable();
+        let once = taken.windows(2).all(|two| two[0] != two[1]);
+        prop_assert!(once && taken.iter().all(|key| *key < next));
+        prop_assert!(pending.len() <= AHEAD + 1);
+    }
+}

@@ -1,7 +1,9 @@
 //! Tests of the thread with small work items: turns, cancellation, panics, pause and drain.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex};
 
 use super::*;
 use crate::device::{Step, Walk};
@@ -262,4 +264,95 @@ fn a_source_that_does_nothing_but_panic_is_left_alone_until_the_next_wake() {
     assert_eq!(said.recv_timeout(PATIENCE), Ok("batch"));
     drop(handle.pause());
     assert_eq!(handle.stats().panics, u64::from(STUMBLES));
+}
+
+/// A batch whose result is ready once a switch is on, and waits for it otherwise.
+struct Enqueued {
+    name: &'static str,
+    /// Whether everything is enqueued.
+    is_enqueued: bool,
+    result: Arc<(Mutex<bool>, Condvar)>,
+    said: SyncSender<&'static str>,
+}
+
+impl Work for Enqueued {
+    fn advance(&mut self) -> Step {
+        if !std::mem::replace(&mut self.is_enqueued, true) {
+            return Step::Pending;
+        }
+        let (is_there, arrived) = &*self.result;
+        let waited = arrived.wait_while(is_there.lock().unwrap(), |is_there| !*is_there);
+        drop(waited.unwrap());
+        self.said.send(self.name).unwrap();
+        Step::Done
+    }
+
+    fn is_ready(&self) -> bool {
+        *self.result.0.lock().unwrap()
+    }
+}
+
+#[test]
+fn a_batch_starts_while_the_result_of_the_one_before_it_is_on_its_way() {
+    let (said, heard) = words();
+    let (device, _service) = device();
+    let result = Arc::new((Mutex::new(false), Condvar::new()));
+    let first = Enqueued {
+        name: "first",
+        is_enqueued: false,
+        result: result.clone(),
+        said: said.clone(),
+    };
+    let pause = device.pause();
+    device.set_source(Box::new(Batches(
+        [
+            Box::new(first) as Box<dyn Work>,
+            speaker("second", 1, &said),
+        ]
+        .into(),
+    )));
+    drop(pause);
+    // The second batch ran although the first one's result was not there.
+    assert_eq!(heard.recv().unwrap(), "second");
+    *result.0.lock().unwrap() = true;
+    result.1.notify_all();
+    assert_eq!(heard.recv().unwrap(), "first");
+}
+
+/// Health of a device that is lost once a switch is on.
+struct Fragile(Arc<AtomicBool>);
+
+impl Health for Fragile {
+    fn lost(&self) -> Option<Arc<str>> {
+        let is_lost = self.0.load(Ordering::SeqCst);
+        is_lost.then(|| "an illegal address".into())
+    }
+}
+
+/// Work whose slice loses the device.
+struct Breaks(Arc<AtomicBool>);
+
+impl Walk for Breaks {
+    type Output = ();
+
+    fn advance(&mut self) -> Step {
+        self.0.store(true, Ordering::SeqCst);
+        Step::More
+    }
+
+    fn finish(self) {}
+}
+
+#[tokio::test]
+async fn a_lost_device_drops_its_work_and_ends_with_the_reason() {
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let health = Box::new(Fragile(is_lost.clone()));
+    let (device, service) = start_on(health, Config::default(), Metrics::new()).unwrap();
+    let broken = device.run(Breaks(is_lost), Priority::Serving).await;
+    assert_eq!(broken, Err(Error::Stopped));
+    let (_drain, signal) = crate::shutdown::channel();
+    let reason = "an illegal address".into();
+    assert_eq!(service.run(signal).await, Err(Error::Lost { reason }));
+    let later = device.run(Breaks(Arc::default()), Priority::Serving).await;
+    assert_eq!(later, Err(Error::Stopped));
 }

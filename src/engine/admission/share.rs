@@ -1,4 +1,4 @@
-//! Who gets room in the queue, and whose limit it is when there is none: pure.
+//! Decides who gets room in the queue, and whose limit is reached when there is none: pure.
 //!
 //! Invariant: never awaits, reads a clock or does I/O. What was granted never exceeds the capacity. A tenant that is alone may hold all but the reserve;
 //! one that holds nothing finds the reserve; and while a tenant below its share waits, nobody above theirs gets more.
@@ -12,7 +12,7 @@ use crate::ids::TenantId;
 
 /// The reserve for tenants that hold nothing is the capacity divided by this, rounded up.
 const RESERVE: usize = 8;
-/// How long after it was refused a tenant counts as one that wants room: ten times the pause that it is told to make.
+/// Time after a refusal in which a tenant counts as one that wants room: ten times the pause that RetryInfo asks for.
 const WANTS: Duration = Duration::from_secs(2);
 /// Most tenants without room that count as wanting some.
 const WANTING: usize = 64;
@@ -43,7 +43,7 @@ impl Demand {
         }
     }
 
-    /// One of so many equal parts, rounded down.
+    /// Returns one of a number of equal parts, rounded down.
     fn part(self, of: usize) -> Self {
         Self {
             clips: self.clips / of.max(1),
@@ -51,7 +51,7 @@ impl Demand {
         }
     }
 
-    /// All but one of so many equal parts, which is rounded up.
+    /// Returns all but one of a number of equal parts; that one is rounded up.
     fn without_part(self, of: usize) -> Self {
         Self {
             clips: self.clips - self.clips.div_ceil(of.max(1)),
@@ -190,7 +190,7 @@ impl Books {
         1 + self.tenants.iter().filter(asks).count()
     }
 
-    /// Whether another tenant wants no more than its share and has not got it.
+    /// Whether another tenant wants at most its share and does not have it.
     fn is_wanted_by_others(&self, tenant: &TenantId, share: Demand, now: Duration) -> bool {
         self.tenants.iter().any(|(other, account)| {
             let is_owed = |wanted: Demand| {

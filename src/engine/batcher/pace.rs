@@ -10,7 +10,8 @@ const MEMORY: f64 = 0.9;
 /// Lower bound of the frames' time, as a multiple of the fixed part and regardless of the target: a device with a large fixed part keeps four fifths
 /// of its throughput.
 const WORTH: f64 = 4.0;
-/// Smallest spread of batch sizes, relative to their mean, at which the fixed part can be told apart from the part per frame, since times are noisy.
+/// Smallest spread of batch sizes, relative to their mean, at which the fixed part of a batch's time can be separated from the part per frame, since
+/// times are noisy.
 const SPREAD: f64 = 0.4;
 /// Factor on the fixed part after each batch that did not reveal it. A wrong value fades; a right one is then measured again, because the sizes of
 /// batches change.

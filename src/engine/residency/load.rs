@@ -102,7 +102,7 @@ impl Inner {
         let begun = Instant::now();
         let result = self.bring(version, need).await;
         match &result {
-            // Nobody needed the set.
+            // The set was not needed.
             Err(Error::NoRoom { .. }) => {}
             Ok(_) => self
                 .metrics
@@ -143,6 +143,7 @@ impl Inner {
             Err(Fault::Unfit(reason)) => return Err(unfit(version, reason)),
             Err(Fault::Device(device::Error::Stopped)) => return Err(Error::Stopped),
             Err(Fault::Device(error)) => return Err(failed(version, error.to_string())),
+            Err(Fault::OutOfMemory { bytes }) => return Err(Error::OutOfMemory { bytes }),
         }
         let id = self.lock().tick();
         Ok(Arc::new(Resident {
@@ -175,15 +176,19 @@ impl Inner {
             );
             return Err(unfit(version, reason.into()));
         }
-        let (config, precision) = (backbone.config().clone(), backbone.precision());
+        let backbone = Arc::clone(backbone);
         let parse = move || {
             let (adapter, classes) = (stored.adapter, stored.classes);
-            let set = AdapterSet::from_safetensors(&stored.bytes, &config, adapter, classes)?;
-            Ok::<_, model::Error>(set.in_precision(precision))
+            let config = backbone.config();
+            let set = AdapterSet::from_safetensors(&stored.bytes, config, adapter, classes)?;
+            set.beside(&backbone)
         };
         // Parsing is not part of a device slice, so it must not take threads from serving.
         match tokio::task::spawn_blocking(|| model::aside(parse)).await {
             Ok(Ok(set)) => Ok(Arc::new(set)),
+            // Only the file says whether the set is at fault.
+            Ok(Err(model::Error::OutOfMemory { bytes })) => Err(Error::OutOfMemory { bytes }),
+            Ok(Err(model::Error::DeviceLost(_))) => Err(Error::Stopped),
             Ok(Err(error)) => Err(unfit(version, error.to_string().into())),
             Err(error) => Err(failed(version, error.to_string())),
         }
@@ -223,5 +228,6 @@ fn reason(error: &Error) -> &'static str {
         | Error::Backbone { .. }
         | Error::NotReady
         | Error::Stopped => "unavailable",
+        Error::OutOfMemory { .. } => "no_memory",
     }
 }

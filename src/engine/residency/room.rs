@@ -130,7 +130,7 @@ impl Inner {
             let mut state = self.lock();
             let needed = bytes + state.claimed_before(claim);
             if needed > self.budget {
-                // Nobody has to leave for a set that has to wait for others in any case.
+                // A set that must wait for others in any case evicts nothing.
                 return None;
             }
             let evicted = state.evict(needed, self.budget);

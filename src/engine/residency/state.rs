@@ -172,7 +172,7 @@ impl State {
         listed.sort();
         let mut total: u64 = listed.iter().map(|own| own.bytes).sum::<u64>() + self.reserved;
         let kept = listed.iter().filter(|own| own.is_kept);
-        // A set that does not fit beside those that are kept takes their room: it would wait for ever.
+        // A set that does not fit beside those that are kept takes their room: it would never find room.
         let is_too_large = kept.map(|own| own.bytes).sum::<u64>() + bytes > budget;
         let mut evicted = Vec::new();
         for own in listed {

@@ -2,19 +2,25 @@
 //!
 //! Invariant: a step's batch depends on the plan's seed and the step alone.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Batch, Clips, Example, blocking, in_order};
-use crate::jobs::augment::{self, Draws, Fallback};
+use super::{Balance, Batch, Clips, Example, Targets, blocking, in_order};
+use crate::ids::VideoId;
+use crate::jobs::augment::{self, Draws, Fallback, Mix};
 use crate::jobs::failure::Failure;
 use crate::jobs::plan::Plan;
+use crate::model::Goal;
 use crate::rng::Stream;
 use crate::spec::Sampling;
 use crate::video::{Rect, sampling};
+
+/// Clips whose videos are asked for before their steps come, where they have to be fetched.
+const FETCHED_AHEAD: usize = 64;
 
 /// The training split under a plan.
 pub(in crate::jobs) struct Training {
@@ -22,8 +28,10 @@ pub(in crate::jobs) struct Training {
     pub(in crate::jobs) examples: Vec<Example>,
     pub(in crate::jobs) plan: Plan,
     pub(in crate::jobs) order: Order,
-    /// Clips of each example of which a set without adapters has frozen features.
-    pub(in crate::jobs) draws: usize,
+    /// Labels with unequal numbers of clips.
+    pub(in crate::jobs) balance: Balance,
+    /// Videos that cannot be decoded any more. Held for a look-up only, never across an await.
+    pub(in crate::jobs) skipped: Mutex<HashSet<VideoId>>,
     /// Batches that may be decoded ahead of the device, the one in the works included: as many as their bytes allow.
     pub(in crate::jobs) ahead: usize,
 }
@@ -50,14 +58,48 @@ impl Order {
     }
 }
 
+/// One of so many training clips may become undecodable while a job trains.
+const MOST_SKIPPED: usize = 100;
+
+impl Batch {
+    /// The clips mixed with their partners, and what they are to be.
+    fn mixed(self, mix: Mix, side: usize) -> Self {
+        let share = mix.share(side);
+        let own = self.frames.iter().zip(&self.targets.labels);
+        let partners = self.frames.iter().zip(&self.targets.labels).rev();
+        let (mut frames, mut goals) = (Vec::new(), Vec::new());
+        for ((own, _), (partner, other)) in own.zip(partners) {
+            frames.push(match mix {
+                Mix::Blend(share) => augment::mixed(own, partner, share).into(),
+                Mix::Cut(part) => augment::cut(own, partner, side, part).into(),
+            });
+            goals.push(Goal {
+                other: *other,
+                share,
+                weight: 1.0,
+            });
+        }
+        let labels = self.targets.labels;
+        Self {
+            frames,
+            targets: Targets { labels, goals },
+        }
+    }
+}
+
 impl Training {
     /// The examples of a step, in the order in which they are in its batch.
     pub(in crate::jobs) fn picked(&self, step: u64) -> Vec<usize> {
-        let (epoch, _) = self.plan.position(step);
-        let draws = Draws::new(self.plan.seed);
+        self.picked_by(&self.plan, step)
+    }
+
+    /// The examples of a step of another plan for the same examples.
+    pub(in crate::jobs) fn picked_by(&self, plan: &Plan, step: u64) -> Vec<usize> {
+        let (epoch, _) = plan.position(step);
+        let draws = Draws::new(plan.seed);
         let places = match self.order {
-            Order::Shuffled | Order::Permuted => self.plan.whole_places(step),
-            Order::Equal => self.plan.places(step),
+            Order::Shuffled | Order::Permuted => plan.whole_places(step),
+            Order::Equal => plan.places(step),
         };
         let count = self.examples.len();
         match self.order {
@@ -68,25 +110,20 @@ impl Training {
             }
             Order::Permuted | Order::Equal => {
                 let order = draws.order(epoch, count as u64);
-                places.map(|place| order.at(place) as usize).collect()
+                let example = |place| self.balance.example(&draws, epoch, order.at(place));
+                places.map(example).collect()
             }
         }
     }
 
-    /// Number of rows of frozen features.
-    pub(in crate::jobs) fn frozen_rows(&self) -> usize {
-        self.examples.len() * self.draws.max(1)
-    }
-
-    /// The row of frozen features that an epoch uses of an example: another one in each epoch, as far as there are.
-    pub(in crate::jobs) fn frozen_row(&self, epoch: u64, example: usize) -> usize {
-        let draws = self.draws.max(1);
-        example * draws + ((epoch + example as u64) % draws as u64) as usize
-    }
-
-    /// The clip of a row of frozen features: the one that classification takes from the middle, then those of the training's draws.
-    pub(in crate::jobs) async fn frozen_clip(&self, row: usize) -> Result<Arc<[f32]>, Failure> {
-        let draws = self.draws.max(1);
+    /// The clip of a row of frozen features, of which each example has `draws`: the one that classification takes from the middle, then those of the
+    /// training's draws.
+    pub(in crate::jobs) async fn frozen_clip(
+        &self,
+        row: usize,
+        draws: usize,
+    ) -> Result<Arc<[f32]>, Failure> {
+        let draws = draws.max(1);
         let (index, draw) = (row / draws, (row % draws) as u64);
         let example = self.examples[index];
         if draw == 0 {
@@ -107,7 +144,9 @@ impl Training {
         let (sender, receiver) = mpsc::channel(ahead);
         let training = Arc::clone(self);
         let producer = async move {
+            let mut asked = step;
             for step in step..training.plan.total_steps() {
+                asked = training.fetch_ahead(step, asked).await;
                 let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
                     return;
                 };
@@ -124,6 +163,22 @@ impl Training {
         }
     }
 
+    /// Asks for the videos of the next steps, from `asked` on. Returns the first step whose videos were not asked for.
+    async fn fetch_ahead(&self, step: u64, asked: u64) -> u64 {
+        if !self.clips.are_fetched() {
+            return asked;
+        }
+        let size = self.picked(step).len().max(1);
+        let steps = FETCHED_AHEAD.div_ceil(size) as u64;
+        let end = (step + 1 + steps).min(self.plan.total_steps());
+        for next in asked.max(step + 1)..end {
+            let picked = self.picked(next);
+            let videos = picked.iter().map(|i| self.examples[*i].video).collect();
+            self.clips.prefetch(videos).await;
+        }
+        end.max(asked)
+    }
+
     async fn batch(&self, step: u64) -> Result<Batch, Failure> {
         let (epoch, _) = self.plan.position(step);
         let picked = self.picked(step);
@@ -131,9 +186,71 @@ impl Training {
             .iter()
             .map(|i| self.clip(epoch, *i).boxed())
             .collect();
-        let frames = in_order(clips).try_collect().await?;
-        let labels = picked.iter().map(|i| self.examples[*i].class).collect();
-        Ok(Batch { frames, labels })
+        let mut clips = in_order(clips);
+        let (mut frames, mut labels, mut last) = (Vec::new(), Vec::new(), None);
+        for index in picked {
+            match clips.next().await {
+                Some(Ok(planes)) => {
+                    frames.push(planes);
+                    labels.push(self.examples[index].class);
+                }
+                Some(Err(failure @ Failure::Video { .. })) => {
+                    last = Some(self.skip(failure).await?);
+                }
+                Some(Err(failure)) => return Err(failure),
+                None => return Err(Failure::Panicked),
+            }
+        }
+        if let Some(failure) = last.filter(|_| frames.is_empty()) {
+            return Err(failure);
+        }
+        let side = usize::from(self.clips.side);
+        let draws = Draws::new(self.plan.seed);
+        let mixing = self.plan.mixing;
+        let mix = draws.mix(step, side, (mixing.mixup, mixing.cutmix));
+        let mut batch = Batch {
+            frames,
+            targets: self.targets(labels),
+        };
+        if let Some(mix) = mix {
+            batch = blocking(move || batch.mixed(mix, side)).await?;
+            self.balance.weigh(&mut batch.targets);
+        }
+        Ok(batch)
+    }
+
+    /// What clips of these labels are to be.
+    pub(in crate::jobs) fn targets(&self, labels: Vec<u32>) -> Targets {
+        let goals = Vec::new();
+        let mut targets = Targets { labels, goals };
+        self.balance.weigh(&mut targets);
+        targets
+    }
+
+    /// Leaves out a video that cannot be decoded any more, which its owner is told once, and returns the failure.
+    ///
+    /// # Errors
+    /// The failure itself when more than a hundredth of the training clips were left out.
+    async fn skip(&self, failure: Failure) -> Result<Failure, Failure> {
+        let Failure::Video { video, .. } = &failure else {
+            return Err(failure);
+        };
+        let (is_news, count) = {
+            // A set is whole after every single operation.
+            let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+            (skipped.insert(*video), skipped.len())
+        };
+        if count * MOST_SKIPPED > self.examples.len() {
+            return Err(failure);
+        }
+        if is_news {
+            let text = format!(
+                "a training clip is left out from now on ({count} of {}): {failure}",
+                self.examples.len()
+            );
+            self.clips.sources.journal.tell(true, text).await?;
+        }
+        Ok(failure)
     }
 
     async fn clip(&self, epoch: u64, index: usize) -> Result<Arc<[f32]>, Failure> {
@@ -199,6 +316,12 @@ impl Training {
             }
         }
     }
+}
+
+/// The row of frozen features that an epoch uses of an example that has `draws` of them: another one in each epoch, as far as there are.
+pub(in crate::jobs) fn frozen_row(epoch: u64, example: usize, draws: usize) -> usize {
+    let draws = draws.max(1);
+    example * draws + ((epoch + example as u64) % draws as u64) as usize
 }
 
 /// Batches in the order of their steps; dropping it ends the decoding.

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use super::*;
 use crate::ids::{RequestId, VideoId};
 use crate::metadata::{
-    Config, Datasets, ExampleRecord, JobRecord, JobUpdate, Lease, NewJob, NewTask, NewVideo,
-    Page as Listed, PageRequest, Sqlite, Tasks, VideoProbe, Videos, Workers,
+    Config, Database, Datasets, ExampleRecord, JobRecord, JobUpdate, Lease, NewJob, NewTask,
+    NewVideo, Page as Listed, PageRequest, Tasks, VideoProbe, Videos, Workers,
 };
 use crate::spec::{
     AdapterConfig, ClipSampling, Digest, FrameOrder, HyperParameters, JobState, RotationPolicy,
@@ -17,7 +17,7 @@ use crate::spec::{
 
 /// Passes reads on and counts them.
 struct Counting {
-    below: Sqlite,
+    below: Database,
     reads: AtomicUsize,
 }
 
@@ -51,6 +51,10 @@ impl Jobs for Counting {
         self.below.cancel_job(tenant, job).await
     }
 
+    async fn pause_job(&self, tenant: &TenantId, job: JobId, is_paused: bool) -> Result<JobRecord> {
+        self.below.pause_job(tenant, job, is_paused).await
+    }
+
     async fn list_events(
         &self,
         tenant: &TenantId,
@@ -76,7 +80,7 @@ impl Setting {
     async fn new(limit: usize) -> Self {
         let directory = tempfile::tempdir().expect("a folder");
         let path = directory.path().join("records.sqlite");
-        let below = Sqlite::open(Config::at(path)).await.expect("a database");
+        let below = Database::open(Config::at(path)).await.expect("a database");
         let tenant: TenantId = "a".parse().expect("a tenant");
         below
             .create_task(&tenant, task(), None)
@@ -121,6 +125,7 @@ impl Setting {
             dataset: "d".parse().expect("an id"),
             hyper_parameters: HyperParameters::default(),
             allow_label_change: false,
+            priority: 0,
             warning: None,
             limit: 100,
         };
@@ -175,6 +180,7 @@ fn task() -> NewTask {
             order: FrameOrder::Display,
         },
         auto_serve: false,
+        auto_head: false,
     }
 }
 

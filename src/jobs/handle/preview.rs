@@ -2,13 +2,12 @@
 //!
 //! Invariant: nothing is written, and what is refused here is refused when it is submitted.
 
-use super::{Handle, Wanted};
+use super::{Handle, Submission};
 use crate::ids::{DatasetId, TenantId};
 use crate::jobs::plan::{self, Plan};
 use crate::jobs::selection::{self, Policy};
-use crate::jobs::{Error, features, memory, mirror};
+use crate::jobs::{Error, mirror};
 use crate::metadata::PageRequest;
-use crate::model::{Features, StepShape};
 use crate::spec::{AdapterConfig, ClipSampling, Invalid, Split};
 
 /// What is known of a data set from its labels.
@@ -32,14 +31,13 @@ impl Handle {
         tenant: &TenantId,
         (adapter, sampling): (&AdapterConfig, &ClipSampling),
         dataset: &DatasetId,
-        wanted: impl Into<Wanted>,
+        wanted: impl Into<Submission>,
     ) -> Result<Plan, Error> {
         let mut hyper = wanted.into().hyper_parameters;
         plan::check(&hyper)?;
         mirror::check(&hyper)?;
         selection::check(hyper.selection.get_or_insert_default())?;
-        // Neither the epochs nor the adapters decide about the share.
-        let share = Policy::new(hyper.selection.as_ref(), 1, true).validation_share;
+        let share = Policy::new(hyper.selection.as_ref()).validation_share;
         let Counted {
             clips,
             held_out,
@@ -50,17 +48,11 @@ impl Handle {
             return Err(Invalid::new("dataset", problem).into());
         }
         let frames = usize::from(sampling.num_frames.get());
-        if !adapter.has_sites() {
-            let width = Features::width(self.backbone.config(), adapter.head, frames);
-            let width = width * features::draws(adapter.head);
-            memory::check_features(clips, width, self.feature_bytes)?;
-        }
-        let of = (self.backbone.config(), self.backbone.precision());
-        if let Ok(sizes) = StepShape::new(of, *adapter, labels.max(1), frames) {
-            let demand = memory::Demand::new(sizes, adapter.has_sites(), self.bytes);
+        self.check_disk(adapter, frames, clips)?;
+        if let Some(demand) = self.demand_of((adapter, frames), labels, &hyper) {
             hyper.batch_size = demand.admitted(hyper.batch_size)?;
         }
-        Ok(Plan::new(&hyper, clips - held_out, adapter, 0))
+        Ok(Plan::new(&hyper, clips - held_out, adapter, 0).with_frames(frames))
     }
 
     /// Counts a data set's training examples, and the labels of its training and validation examples. Of each label's, as much as the share says is held out

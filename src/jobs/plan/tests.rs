@@ -204,3 +204,25 @@ proptest! {
         prop_assert_eq!((epoch + 1, step + 1), (u64::from(plan.epochs), plan.steps_per_epoch()));
     }
 }
+
+proptest! {
+    #[test]
+    fn budgets_end_training_at_the_last_step_that_they_allow(clips in 1_u64..500, batch in 1_u32..40, frames in 1_usize..17, budget in 1_u64..40_000) {
+        let of = |submitted: HyperParameters| Plan::new(&submitted, clips, &WITH_SITES, 7).with_frames(frames);
+        let whole = HyperParameters {
+            batch_size: Some(batch),
+            epochs: Some(20),
+            ..HyperParameters::default()
+        };
+        let all = of(whole.clone()).total_steps();
+        let steps = of(HyperParameters { max_steps: Some(budget), ..whole.clone() });
+        prop_assert_eq!(steps.total_steps(), all.min(budget));
+        let plan = of(HyperParameters { max_clip_frames: Some(budget), ..whole });
+        let seen = |steps: u64| (0..steps).map(|step| { let places = plan.places(step); places.end - places.start }).sum::<u64>() * frames as u64;
+        let total = plan.total_steps();
+        prop_assert!(seen(total) <= budget || total == 1);
+        prop_assert!(total == all || seen(total + 1) > budget);
+        let again = Plan::new(&plan.hyper_parameters(), clips, &WITH_SITES, 8).with_frames(frames);
+        prop_assert_eq!(again, plan);
+    }
+}

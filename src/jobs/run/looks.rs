@@ -6,25 +6,33 @@ use std::sync::Arc;
 
 use super::Run;
 use super::prepare::Prepared;
+use super::views::Views;
+use crate::jobs::calibration::Samples;
 use crate::jobs::dataset::blocking;
 use crate::jobs::failure::Failure;
+use crate::jobs::heads::Course;
 use crate::jobs::selection::{self, Look, Pair};
 use crate::metadata::{EvaluationMetrics, Event, JobUpdate};
 use crate::model::{AdapterSet, aside};
-use crate::spec::{BestBy, Evaluation, Publish, Split};
+use crate::spec::{BestBy, Evaluation, LabelMeans, Publish, Split};
+
+/// Metrics of an evaluation, and the scores of its examples.
+pub(super) type Measure = (Evaluation, Samples);
 
 /// Evaluations of this claim, so that the published weights are not evaluated twice: each with its step.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
-    newest: Option<(u64, Evaluation)>,
-    best: Option<(u64, Evaluation)>,
+    newest: Option<(u64, Measure)>,
+    best: Option<(u64, Measure)>,
+    /// Frozen features of the validation split, once they were wanted; `None` when they have no room.
+    pub(super) views: Option<Option<Views>>,
 }
 
 impl Measured {
-    fn of(&self, step: u64) -> Option<&Evaluation> {
+    fn of(&self, step: u64) -> Option<&Measure> {
         let kept = [&self.newest, &self.best].into_iter().flatten();
         let mut own = kept.filter(|(own, _)| *own == step);
-        own.next().map(|(_, evaluation)| evaluation)
+        own.next().map(|(_, measure)| measure)
     }
 }
 
@@ -32,6 +40,8 @@ impl Measured {
 pub(super) struct Chosen {
     pub(super) set: Arc<AdapterSet>,
     pub(super) step: u64,
+    /// How the training of a head went that was tried beside the job's own weights, when that is what is published.
+    pub(super) course: Option<Course>,
 }
 
 impl Run {
@@ -43,8 +53,14 @@ impl Run {
     ) -> Result<bool, Failure> {
         let plan = &prepared.training.plan;
         let (epochs, per_epoch) = (u64::from(plan.epochs), plan.steps_per_epoch());
-        let is_due = done.is_multiple_of(per_epoch)
-            && plan.selection.is_due(done / per_epoch, epochs)
+        let is_spent = prepared.trainer.lock()?.is_spent();
+        // A budget may end training within an epoch.
+        let is_last = done == plan.total_steps() || is_spent;
+        let is_due = match done.is_multiple_of(per_epoch) {
+            true => plan.selection.is_due(done / per_epoch, epochs),
+            false => false,
+        };
+        let is_due = (is_due || (is_last && plan.selection.eval_every > 0 && done > 0))
             && !prepared.validation.is_empty();
         if is_due {
             let is_open = {
@@ -62,14 +78,14 @@ impl Run {
             .position()
             .looks
             .is_over(plan.selection);
-        Ok(done < plan.total_steps() && !is_over)
+        Ok(done < plan.total_steps() && !is_over && !is_spent)
     }
 
     /// Evaluates the weights of now on the validation split.
     async fn look(&mut self, prepared: &Prepared, done: u64) -> Result<(), Failure> {
         let set = self.trained(prepared).await?;
-        let evaluation = match self.measure(prepared, &set).await? {
-            Ok(evaluation) => evaluation,
+        let measure = match self.measure(prepared, &set).await? {
+            Ok(measure) => measure,
             Err(problem) => {
                 prepared.trainer.lock()?.go_blind();
                 let text = format!(
@@ -78,11 +94,14 @@ impl Run {
                 return self.tell(true, text).await;
             }
         };
+        let evaluation = &measure.0;
         let look = Look {
             step: done,
             loss: evaluation.loss,
             top1: evaluation.top1,
         };
+        let counts = evaluation.confusion.label_counts(prepared.labels.len());
+        let means = LabelMeans::of(&counts);
         let (is_best, event, warning) = {
             let mut trainer = prepared.trainer.lock()?;
             let is_best = trainer.looked(look, set);
@@ -99,6 +118,8 @@ impl Run {
                 is_best,
                 training_loss: training.copied(),
                 training_accuracy: accuracy.copied(),
+                mean_class_accuracy: means.recall,
+                macro_f1: means.f1,
             };
             let per_epoch = prepared.training.plan.steps_per_epoch();
             let pair = |look: &Look| {
@@ -119,9 +140,9 @@ impl Run {
             (is_best, event, is_news.then(|| far_apart(&event)))
         };
         if is_best {
-            self.measured.best = Some((done, evaluation.clone()));
+            self.measured.best = Some((done, measure.clone()));
         }
-        self.measured.newest = Some((done, evaluation));
+        self.measured.newest = Some((done, measure));
         let event = Event::Evaluation(event);
         let update = JobUpdate {
             step: Some(done),
@@ -149,6 +170,7 @@ impl Run {
             return Ok(Chosen {
                 set: self.trained(prepared).await?,
                 step: last,
+                course: None,
             });
         };
         let (epoch, _) = plan.position(look.step.saturating_sub(1));
@@ -167,6 +189,7 @@ impl Run {
         Ok(Chosen {
             set,
             step: look.step,
+            course: None,
         })
     }
 
@@ -186,7 +209,7 @@ impl Run {
         &mut self,
         prepared: &Prepared,
         chosen: &Chosen,
-    ) -> Result<Evaluation, Failure> {
+    ) -> Result<Measure, Failure> {
         if let Some(known) = self.measured.of(chosen.step) {
             return Ok(known.clone());
         }
@@ -195,31 +218,52 @@ impl Run {
             self.tell(true, text.into()).await?;
         }
         match self.measure(prepared, &chosen.set).await? {
-            Ok(evaluation) => Ok(evaluation),
+            Ok(measure) => Ok(measure),
             Err(problem) => {
                 let text = format!("the evaluation failed, the version has no metrics: {problem}");
                 self.tell(true, text).await?;
-                Ok(Evaluation {
+                let evaluation = Evaluation {
                     problem: Some(problem),
                     ..Evaluation::default()
-                })
+                };
+                Ok((evaluation, Samples::default()))
             }
         }
     }
 
     /// Metrics of a set on the validation split, or why it cannot be evaluated, now or ever.
-    async fn measure(
-        &self,
+    pub(super) async fn measure(
+        &mut self,
         prepared: &Prepared,
         set: &Arc<AdapterSet>,
-    ) -> Result<Result<Evaluation, String>, Failure> {
-        let forwards = self.forwards(prepared);
-        let clips = &prepared.training.clips;
-        let metrics = forwards.evaluate(clips, &prepared.validation, set);
-        match Box::pin(self.unless_stopped(metrics)).await {
-            Ok(evaluation) => Ok(Ok(evaluation)),
+    ) -> Result<Result<Measure, String>, Failure> {
+        match Box::pin(self.try_measure(prepared, set)).await {
+            Ok(measure) => Ok(Ok(measure)),
             Err(failure) => self.spoiled(failure).map(Err),
         }
+    }
+
+    async fn try_measure(
+        &mut self,
+        prepared: &Prepared,
+        set: &Arc<AdapterSet>,
+    ) -> Result<Measure, Failure> {
+        let forwards = self.forwards(prepared);
+        let split = (&prepared.training.clips, &prepared.validation[..]);
+        let views = match set.config().has_sites() {
+            true => None,
+            false => self.views(prepared).await?,
+        };
+        let metrics = async {
+            match &views {
+                Some(views) => {
+                    let of = (&views.features, views.of);
+                    forwards.evaluate_features(split, set, of).await
+                }
+                None => forwards.evaluate(split.0, split.1, set).await,
+            }
+        };
+        Box::pin(self.unless_stopped(metrics)).await
     }
 
     /// Why an evaluation gives no metrics, for the job's owner.

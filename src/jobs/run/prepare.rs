@@ -2,14 +2,14 @@
 //!
 //! Invariant: nothing is trained before every example was decoded once, in this claim or in the one that took the checkpoint.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 
 use super::Run;
 use super::survey::Survey;
 use crate::jobs::checkpoint::{self, Origin};
-use crate::jobs::dataset::{Clips, Example, Pictures, Sources, Training, blocking};
+use crate::jobs::dataset::{Balance, Clips, Example, Pictures, Sources, Training, blocking};
 use crate::jobs::failure::Failure;
 use crate::jobs::features;
 use crate::jobs::memory::Demand;
@@ -17,9 +17,9 @@ use crate::jobs::mirror;
 use crate::jobs::plan::Plan;
 use crate::jobs::selection::{self, Policy};
 use crate::jobs::trainer::{Shared, Trainer};
-use crate::metadata::TaskRecord;
+use crate::metadata::{CheckpointRecord, TaskRecord};
 use crate::model::StepShape;
-use crate::spec::{Digest, HyperParameters, LabelSet, Publish, wilson};
+use crate::spec::{AdapterConfig, ClassWeights, Digest, HyperParameters, LabelSet, wilson};
 use crate::store::Key;
 
 /// What training needs.
@@ -39,6 +39,8 @@ pub(super) struct Prepared {
     pub(super) features: Digest,
     /// Whether the test split is evaluated once the version is published.
     pub(super) has_test: bool,
+    /// Whether heads without adapters are tried beside the task's adapters.
+    pub(super) tries_heads: bool,
 }
 
 impl Run {
@@ -64,7 +66,8 @@ impl Run {
             ..self.job.hyper_parameters.clone()
         };
         let count = survey.training.len() as u64;
-        let plan = Plan::new(&submitted, count, &task.adapter, seed);
+        let num_frames = usize::from(task.sampling.num_frames.get());
+        let plan = Plan::new(&submitted, count, &task.adapter, seed).with_frames(num_frames);
         let demand = self.admitted(&task, labels.len(), &plan)?;
         let origin = Origin {
             dataset: self.job.dataset_digest,
@@ -90,12 +93,9 @@ impl Run {
             return Err(Failure::Dataset(problems));
         }
         if resumed.is_none() {
-            self.tell_findings().await?;
             // A probe's clips are fixed, as the answer to the submission says.
-            if let Some((warning, text)) = mirrored.told.filter(|_| has_sites) {
-                self.tell(warning, text).await?;
-            }
-            self.tell_validation(&survey, held_out, &plan).await?;
+            let told = mirrored.told.filter(|_| has_sites);
+            self.tell_of_data(told, &survey, held_out, &plan).await?;
         }
         let saved = resumed.as_ref().map(|trainer| trainer.position().step);
         let trainer = match resumed {
@@ -109,29 +109,45 @@ impl Run {
             labels,
             validation: survey.validation,
             training: Arc::new(Training {
+                balance: balance(&plan, &survey.training, origin.classes),
+                skipped: Mutex::default(),
                 examples: survey.training,
                 clips,
                 plan,
                 order,
-                draws: features::draws(task.adapter.head),
                 ahead,
             }),
             trainer: trainer.shared(),
             origin,
             saved,
-            num_frames: usize::from(task.sampling.num_frames.get()),
+            num_frames,
             demand,
             features: self.features_key(&task)?,
+            // A clip of one frame has no order.
+            tries_heads: task.auto_head && task.sampling.num_frames.get() > 1,
         })
+    }
+
+    /// Tells what is suspicious about the data set, whether clips are mirrored, and how the weights are chosen.
+    async fn tell_of_data(
+        &self,
+        mirrored: Option<(bool, String)>,
+        survey: &Survey,
+        held_out: Option<usize>,
+        plan: &Plan,
+    ) -> Result<(), Failure> {
+        self.tell_findings().await?;
+        if let Some((warning, text)) = mirrored {
+            self.tell(warning, text).await?;
+        }
+        self.tell_validation(survey, held_out, plan).await
     }
 
     /// Returns what the steps of a plan take, unless that is too much for the budget of now, or for the labels that the snapshot has.
     fn admitted(&self, task: &TaskRecord, labels: usize, plan: &Plan) -> Result<Demand, Failure> {
-        let demand = self.demand(task, labels)?;
-        let demand = match plan.selection.publish {
-            Publish::Best => demand,
-            Publish::Last => demand.without_best(),
-        };
+        let demand = self
+            .demand(task, labels)?
+            .publishing(plan.selection.publish);
         let admitted = demand.admitted(Some(plan.batch_size));
         admitted.map_err(Failure::TooLarge)?;
         Ok(demand)
@@ -140,8 +156,7 @@ impl Run {
     /// Makes a validation split of a data set without one, if the job does that. Returns the number of clips before.
     fn hold_out(&self, survey: &mut Survey, seed: u64) -> Option<usize> {
         let submitted = self.job.hyper_parameters.selection.as_ref();
-        // Neither the epochs nor the adapters decide about the share.
-        let policy = Policy::new(submitted, 1, true);
+        let policy = Policy::new(submitted);
         survey.hold_out(policy.validation_share, seed)
     }
 
@@ -218,13 +233,25 @@ impl Run {
         Ok(Digest(sha256.finalize().into()))
     }
 
+    /// What the steps of a task take.
     pub(super) fn demand(&self, task: &TaskRecord, classes: usize) -> Result<Demand, Failure> {
+        let frames = usize::from(task.sampling.num_frames.get());
+        self.demand_of(task.adapter, classes, frames)
+    }
+
+    /// What the steps of a set for clips of so many frames take.
+    pub(super) fn demand_of(
+        &self,
+        adapter: AdapterConfig,
+        classes: usize,
+        num_frames: usize,
+    ) -> Result<Demand, Failure> {
         let backbone = &self.context.parts.backbone;
         let of = (backbone.config(), backbone.precision());
-        let frames = usize::from(task.sampling.num_frames.get());
-        let sizes = StepShape::new(of, task.adapter, classes, frames).map_err(Failure::Task)?;
+        let sizes = StepShape::new(of, adapter, classes, num_frames).map_err(Failure::Task)?;
+        let sizes = sizes.at(backbone.place());
         let budget = self.context.config.step_bytes;
-        Ok(Demand::new(sizes, task.adapter.has_sites(), budget))
+        Ok(Demand::new(sizes, adapter.has_sites(), budget))
     }
 
     pub(super) fn clips(&self, task: &TaskRecord) -> Result<Clips, Failure> {
@@ -252,16 +279,7 @@ impl Run {
         let Some(record) = self.job.checkpoint.clone() else {
             return Ok(None);
         };
-        let read = async {
-            let key = Key::parse(&record.key)?;
-            let store = &self.context.parts.store;
-            let bytes = || async { Ok(store.get_verified(&key, record.sha256).await?) };
-            let bytes = self.journal.patiently_moving(bytes).await?;
-            let origin = origin.clone();
-            let trainer = blocking(move || checkpoint::decode(&bytes, &origin)).await??;
-            Ok::<_, Failure>(trainer)
-        };
-        match self.unless_stopped(read).await {
+        match self.unless_stopped(self.read(&record, origin)).await {
             Ok(trainer) => {
                 let text = format!("training goes on after step {}", trainer.position().step);
                 self.tell(false, text).await?;
@@ -279,10 +297,30 @@ impl Run {
             Err(failure) => Err(failure),
         }
     }
+
+    /// The trainer of a checkpoint.
+    pub(super) async fn read(
+        &self,
+        record: &CheckpointRecord,
+        origin: &Origin,
+    ) -> Result<Trainer, Failure> {
+        let key = Key::parse(&record.key)?;
+        let store = &self.context.parts.store;
+        let bytes = || async { Ok(store.get_verified(&key, record.sha256).await?) };
+        let bytes = self.journal.patiently_moving(bytes).await?;
+        let origin = origin.clone();
+        Ok(blocking(move || checkpoint::decode(&bytes, &origin)).await??)
+    }
+}
+
+/// What the job does about labels with unequal numbers of clips.
+fn balance(plan: &Plan, training: &[Example], classes: usize) -> Balance {
+    let is_weighted = plan.class_weights == ClassWeights::Balanced;
+    Balance::new(training, classes, (is_weighted, plan.balanced_sampling))
 }
 
 /// A trainer at step 0. What the model refuses here is the task's shape.
-async fn fresh(origin: &Origin) -> Result<Trainer, Failure> {
+pub(super) async fn fresh(origin: &Origin) -> Result<Trainer, Failure> {
     let Origin {
         backbone,
         adapter,

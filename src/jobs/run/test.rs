@@ -12,7 +12,7 @@ use crate::jobs::evaluation::Forwards;
 use crate::jobs::failure::Failure;
 use crate::metadata::{EvaluationMetrics, Event, JobResult, JobUpdate};
 use crate::model::AdapterSet;
-use crate::spec::{Evaluation, LabelSet, Split};
+use crate::spec::{Evaluation, LabelMeans, LabelSet, Split};
 
 /// Videos that are named when they cannot be read.
 const NAMED: usize = 10;
@@ -53,20 +53,22 @@ impl Run {
         let loaded = || async { Ok(parts.registry.load(&name).await?) };
         let loaded = self.journal.patiently_moving(loaded).await?;
         let labels = loaded.record.manifest.labels.clone();
-        let (backbone, adapter) = (Arc::clone(&parts.backbone), task.adapter);
+        let adapter = loaded.record.manifest.adapter;
+        let backbone = Arc::clone(&parts.backbone);
         let classes = labels.len();
         let set = blocking(move || {
             AdapterSet::from_safetensors(&loaded.bytes, backbone.config(), adapter, classes)
         });
         let set = Arc::new(set.await??);
         let clips = self.clips(&task)?;
+        let num_frames = usize::from(task.sampling.num_frames.get());
         let subject = Subject {
             clips: &clips,
             forwards: Forwards {
                 device: parts.device.clone(),
                 backbone: Arc::clone(&parts.backbone),
-                num_frames: usize::from(task.sampling.num_frames.get()),
-                demand: self.demand(&task, classes)?,
+                num_frames,
+                demand: self.demand_of(adapter, classes, num_frames)?,
             },
             labels: &labels,
         };
@@ -83,6 +85,7 @@ impl Run {
         subject: Subject<'_>,
         set: &Arc<AdapterSet>,
     ) -> Result<(), Failure> {
+        let labels = subject.labels.len();
         let measured = self.unless_stopped(self.measure_tests(&subject, set)).await;
         let (evaluation, told) = match measured {
             Ok(measured) => measured,
@@ -104,7 +107,7 @@ impl Run {
             .result
             .as_ref()
             .filter(|_| evaluation.problem.is_none());
-        let event = event.map(|result| Event::Evaluation(metrics(result, &evaluation)));
+        let event = event.map(|result| Event::Evaluation(metrics(result, &evaluation, labels)));
         let metadata = &self.context.parts.metadata;
         let finish = async || {
             let (evaluation, event) = (evaluation.clone(), event.clone());
@@ -195,7 +198,8 @@ impl Run {
     }
 }
 
-fn metrics(result: &JobResult, evaluation: &Evaluation) -> EvaluationMetrics {
+fn metrics(result: &JobResult, evaluation: &Evaluation, labels: usize) -> EvaluationMetrics {
+    let means = LabelMeans::of(&evaluation.confusion.label_counts(labels));
     EvaluationMetrics {
         split: Split::Test,
         step: result.step,
@@ -206,6 +210,8 @@ fn metrics(result: &JobResult, evaluation: &Evaluation) -> EvaluationMetrics {
         is_best: false,
         training_loss: None,
         training_accuracy: None,
+        mean_class_accuracy: means.recall,
+        macro_f1: means.f1,
     }
 }
 

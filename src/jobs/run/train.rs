@@ -13,15 +13,15 @@ use super::prepare::Prepared;
 use crate::device::{self, Priority};
 use crate::faults;
 use crate::jobs::checkpoint;
-use crate::jobs::dataset::{Batches, blocking};
+use crate::jobs::dataset::{Batches, Targets, blocking, frozen_row};
 use crate::jobs::failure::Failure;
-use crate::jobs::features::{self, Features};
+use crate::jobs::features::{self, Features, Kind};
 use crate::jobs::memory;
 use crate::jobs::progress::{Meter, Speed};
 use crate::jobs::state::Stop;
-use crate::jobs::trainer::{Input, StepError, StepReport, StepWalk};
+use crate::jobs::trainer::{Input, Shared, StepError, StepReport, StepWalk};
 use crate::metadata::{CheckpointRecord, Event, JobUpdate, StepMetrics};
-use crate::model::{Features as Frozen, aside};
+use crate::model::aside;
 use crate::spec::Digest;
 use crate::store::layout;
 
@@ -40,7 +40,7 @@ impl Run {
         let outcome = Box::pin(self.steps(prepared, &mut saved)).await;
         let goes_on = matches!(
             outcome,
-            Err(Failure::Stopped(Stop::Drain)
+            Err(Failure::Stopped(Stop::Drain | Stop::Pause)
                 | Failure::Device(device::Error::Stopped)
                 | Failure::Decoder(_))
         );
@@ -52,6 +52,7 @@ impl Run {
 
     async fn steps(&mut self, prepared: &Prepared, saved: &mut Option<u64>) -> Result<(), Failure> {
         let plan = &prepared.training.plan;
+        Box::pin(self.try_heads(prepared)).await?;
         let mut done = prepared.trainer.lock()?.position().step;
         // A checkpoint may be of the moment before its step's evaluation.
         if !self.goes_on(prepared, done).await? {
@@ -61,8 +62,18 @@ impl Run {
         let mut meter = Meter::new(done, plan.total_steps());
         let began = Instant::now();
         loop {
-            let (input, labels) = self.next(prepared, &mut source, done).await?;
-            let report = self.step(prepared, input, labels).await?;
+            let (input, targets) = self.next(prepared, &mut source, done).await?;
+            // Of the plan's batch, also in an epoch's last step: those ahead of it are whole.
+            let room = prepared.demand.room(plan.batch_size);
+            let stepped = self.step((&prepared.trainer, room), input, targets).await;
+            let report = match stepped {
+                Err(failure @ Failure::Diverged { .. }) => {
+                    done = Box::pin(self.roll_back(prepared, failure)).await?;
+                    source = self.source(prepared, done).await?;
+                    continue;
+                }
+                stepped => stepped?,
+            };
             done = report.done;
             let ends_epoch = done.is_multiple_of(plan.steps_per_epoch());
             let is_due = ends_epoch || self.job.is_suspect;
@@ -84,30 +95,17 @@ impl Run {
         if prepared.origin.adapter.has_sites() {
             return Ok(Source::Batches(prepared.training.batches(done)));
         }
-        let features = self.open_features(prepared).await?;
-        let forwards = self.forwards(prepared);
         let head = prepared.origin.adapter.head;
-        let features = forwards.features(&prepared.training, head, features);
-        let features = self.unless_stopped(features).await?;
-        Ok(Source::Features(Arc::new(features)))
-    }
-
-    /// The job's features as far as they were computed, in this claim or in one before.
-    async fn open_features(&self, prepared: &Prepared) -> Result<Features, Failure> {
-        let backbone = self.context.parts.backbone.config();
-        let head = prepared.origin.adapter.head;
-        let width = Frozen::width(backbone, head, prepared.num_frames);
+        let draws = features::draws(head);
         let rows = prepared.training.examples.len() as u64;
         let most = self.context.config.feature_bytes;
-        let of_example = width * prepared.training.draws;
+        let of_example = self.feature_width(prepared, head) * draws;
         memory::check_features(rows, of_example, most).map_err(Failure::TooLarge)?;
-        let path = features::path(
-            &self.context.parts.scratch,
-            &self.lease.tenant,
-            self.lease.job,
-        );
-        let key = prepared.features;
-        blocking(move || Ok(Features::open(&path, key, width)?)).await?
+        let features = self.open_features(prepared, head, Kind::Training).await?;
+        let forwards = self.forwards(prepared);
+        let features = forwards.features(&prepared.training, (head, draws), features);
+        let features = self.unless_stopped(features).await?;
+        Ok(Source::Features(Arc::new(features)))
     }
 
     async fn next(
@@ -115,43 +113,43 @@ impl Run {
         prepared: &Prepared,
         source: &mut Source,
         step: u64,
-    ) -> Result<(Input, Vec<u32>), Failure> {
+    ) -> Result<(Input, Targets), Failure> {
         match source {
             Source::Batches(batches) => {
                 let batch = self.unless_stopped(batches.next()).await?;
-                Ok((Input::Frames(batch.frames), batch.labels))
+                Ok((Input::Frames(batch.frames), batch.targets))
             }
             Source::Features(features) => {
                 let training = &prepared.training;
                 let picked = training.picked(step);
                 let labels = picked.iter().map(|i| training.examples[*i].class).collect();
                 let (epoch, _) = training.plan.position(step);
-                let rows = picked.iter().map(|i| training.frozen_row(epoch, *i));
+                let draws = features::draws(prepared.origin.adapter.head);
+                let rows = picked.iter().map(|i| frozen_row(epoch, *i, draws));
                 let rows: Vec<usize> = rows.collect();
                 let features = Arc::clone(features);
                 let rows = blocking(move || features.read(&rows)).await??;
-                Ok((Input::Features(rows), labels))
+                Ok((Input::Features(rows), training.targets(labels)))
             }
         }
     }
 
-    async fn step(
+    /// One step of a trainer, whose backward pass may keep `room` bytes.
+    pub(super) async fn step(
         &self,
-        prepared: &Prepared,
+        (trainer, room): (&Shared, u64),
         input: Input,
-        labels: Vec<u32>,
+        targets: Targets,
     ) -> Result<StepReport, Failure> {
-        let trainer = prepared.trainer.clone();
-        let clips = labels.len();
-        // Of the plan's batch, also in an epoch's last step: those ahead of it are whole.
-        let room = prepared.demand.room(prepared.training.plan.batch_size);
+        let own = trainer.clone();
+        let clips = targets.labels.len();
         let made = blocking(move || {
             // Packing the weights is not the device's turn.
-            aside(|| StepWalk::new(trainer, input, &labels, room))
+            aside(|| StepWalk::new(own, input, targets, room))
         })
         .await?;
         let failed = |error| match error {
-            StepError::NotFinite => match prepared.trainer.lock() {
+            StepError::NotFinite => match trainer.lock() {
                 Ok(trainer) => Failure::Diverged {
                     step: trainer.position().step + 1,
                 },

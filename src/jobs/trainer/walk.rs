@@ -2,12 +2,14 @@
 //!
 //! Invariant: a step's last slice updates the trainer under its lock; every slice before it only reads.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Input, Shared, StepError, StepReport};
 use crate::device::Walk;
 use crate::faults;
-use crate::model::{Error, Features, Inference, Step, TrainingStep};
+use crate::jobs::dataset::Targets;
+use crate::model::{self, AdapterSet, Backbone, Error, Features, Inference, Step, TrainingStep};
 
 /// One step: forward, loss, backward, then the optimiser in the last slice.
 pub(in crate::jobs) struct StepWalk {
@@ -25,15 +27,16 @@ impl StepWalk {
     pub(in crate::jobs) fn new(
         trainer: Shared,
         input: Input,
-        labels: &[u32],
+        targets: Targets,
         room: u64,
     ) -> Result<Self, StepError> {
-        let step = trainer.lock()?.begin(input, labels, room)?;
+        let clips = targets.labels.len() as u64;
+        let step = trainer.lock()?.begin(input, targets, room)?;
         Ok(Self {
             bytes: step.bytes(),
             step: Some(step),
             trainer,
-            clips: labels.len() as u64,
+            clips,
             slices: 0,
             time: Duration::ZERO,
             result: None,
@@ -50,7 +53,7 @@ impl StepWalk {
             let what = "a slice after a step's end";
             return Err(Error::Order { what }.into());
         };
-        if step.advance()? == Step::More {
+        if step.advance()? != Step::Done {
             self.step = Some(step);
             self.time += began.elapsed();
             return Ok(None);
@@ -88,10 +91,27 @@ impl Walk for StepWalk {
 
 /// A forward whose outcome is one row of numbers per clip.
 pub(in crate::jobs) enum Forward {
-    /// Logits.
+    /// Logits of the clips.
     Logits(Box<Inference>),
-    /// Frozen features.
+    /// Frozen features of the clips.
     Features(Box<Features>),
+    /// Logits of a set without adapters from frozen features.
+    Head(Box<HeadPass>),
+}
+
+/// A head over frozen features: one slice.
+pub(in crate::jobs) struct HeadPass {
+    pub(in crate::jobs) backbone: Arc<Backbone>,
+    pub(in crate::jobs) set: Arc<AdapterSet>,
+    /// Rows that go in, and logits once they are there.
+    pub(in crate::jobs) rows: Vec<Vec<f32>>,
+}
+
+impl HeadPass {
+    fn advance(&mut self) -> Result<Step, Error> {
+        self.rows = model::logits(&self.backbone, &self.set, &self.rows)?;
+        Ok(Step::Done)
+    }
 }
 
 /// Runs a [`Forward`] on the device.
@@ -116,6 +136,7 @@ impl Walk for ForwardWalk {
         let step = match &mut self.forward {
             Forward::Logits(inference) => inference.advance(),
             Forward::Features(features) => features.advance(),
+            Forward::Head(head) => head.advance(),
         };
         step.unwrap_or_else(|error| {
             self.failed = Some(error);
@@ -128,6 +149,7 @@ impl Walk for ForwardWalk {
             (Some(error), _) => Err(error),
             (None, Forward::Logits(inference)) => inference.into_logits(),
             (None, Forward::Features(features)) => features.into_features(),
+            (None, Forward::Head(head)) => Ok(head.rows),
         }
     }
 }

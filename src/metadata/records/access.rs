@@ -16,9 +16,9 @@ use crate::spec::{Digest, Scopes};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TenantState {
-    /// They are served.
+    /// Requests of the tenant are served.
     Active,
-    /// They are refused; nothing of the tenant is deleted.
+    /// Requests of the tenant are refused; nothing of it is deleted.
     Suspended,
 }
 
@@ -123,7 +123,7 @@ pub struct TenantRecord {
 /// Changes of a tenant; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TenantUpdate {
-    /// For people.
+    /// Name of the tenant or key for people.
     pub display_name: Option<String>,
     /// Whether the tenant's callers are served.
     pub state: Option<TenantState>,
@@ -146,7 +146,7 @@ pub enum HashKind {
 pub struct SecretHash {
     /// How the secret was hashed.
     pub kind: HashKind,
-    /// The hash.
+    /// Hash of the secret.
     pub digest: Digest,
 }
 
@@ -198,7 +198,7 @@ pub struct KeyRecord {
 /// A key and the state of its tenant, which both decide whether a caller is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownKey {
-    /// The key.
+    /// Record of the key.
     pub key: KeyRecord,
     /// State of the key's tenant; active for an operator's key.
     pub state: TenantState,
@@ -225,10 +225,10 @@ pub struct NewKey {
     pub lifetime: Option<Duration>,
 }
 
-/// Who makes a change, and how: what the audit log keeps of it.
+/// Author of a change, as the audit log records it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    /// Who makes the change, for example `keys/{key_id}`.
+    /// Principal that makes the change, for example `keys/{key_id}`.
     pub principal: String,
     /// Address that the call came from; empty when it came from none.
     pub source: String,
@@ -245,7 +245,7 @@ pub struct AuditRecord {
     pub time: Timestamp,
     /// Tenant of what was changed; `None` for operators' keys.
     pub tenant: Option<TenantId>,
-    /// Who made the change.
+    /// Author of the change.
     pub actor: Actor,
     /// The method, as the API calls it.
     pub method: String,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Timestamp, VersionRecord};
 use crate::ids::{DatasetId, JobId, TaskId, TenantId};
-use crate::spec::{Digest, Evaluation, HyperParameters, JobState, Split, wilson};
+use crate::spec::{Digest, Evaluation, Head, HyperParameters, JobState, Split, wilson};
 
 /// Reason of a job that ended its process, alone and twice at one place. Its newest checkpoint is kept for as long as its record.
 pub const PROCESS_LOST: &str = "PROCESS_LOST";
@@ -16,6 +16,9 @@ pub const LABELS_CHANGED: &str = "LABELS_CHANGED";
 
 /// Reason of a job that succeeded before its last step, since its evaluations made no progress.
 pub const EARLY_STOPPED: &str = "EARLY_STOPPED";
+
+/// Reason of a job that succeeded before its last step, since its training had taken as much time as it may.
+pub const BUDGET_SPENT: &str = "BUDGET_SPENT";
 
 /// A fine-tuning job.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +57,10 @@ pub struct JobRecord {
     pub epoch: u64,
     /// Whether its owner wants it to stop.
     pub cancel_requested: bool,
+    /// Whether its owner wants it to wait.
+    pub is_paused: bool,
+    /// Of the waiting jobs of a tenant, those with a higher priority go first.
+    pub priority: i32,
     /// The task's etag at submission.
     pub task_etag: String,
     /// Newest checkpoint of the job.
@@ -77,6 +84,8 @@ pub struct NewJob {
     pub hyper_parameters: HyperParameters,
     /// Whether the version may serve by itself although its labels are not those of the version that serves.
     pub allow_label_change: bool,
+    /// Priority among the tenant's waiting jobs.
+    pub priority: i32,
     /// Warning that the job's owner reads at once, in its first event after the one of its state.
     pub warning: Option<String>,
     /// Unfinished jobs that the tenant may have, this one included.
@@ -171,11 +180,22 @@ pub struct JobUpdate {
     pub checked: Option<u64>,
 }
 
+/// What the owner of a job wants of its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwanted {
+    /// To end the job.
+    Cancel,
+    /// To give the job back, which waits until it is resumed.
+    Pause,
+}
+
 /// Why a worker gives a job back unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     /// The worker shuts down. It does not count against the job.
     Drained,
+    /// The owner paused the job.
+    Paused,
     /// An internal error. It counts until the next checkpoint.
     AfterError,
 }
@@ -242,6 +262,8 @@ pub enum Event {
     Step(StepMetrics),
     /// Metrics of an evaluation.
     Evaluation(EvaluationMetrics),
+    /// Heads without adapters beside the task's own set, the last one, and which of all is published.
+    Comparison(Vec<ComparedHead>),
     /// A message for people.
     Message {
         /// Whether the message is a warning.
@@ -300,6 +322,32 @@ pub struct EvaluationMetrics {
     pub training_loss: Option<f64>,
     /// Share of the epoch's training clips that were right, when it was counted.
     pub training_accuracy: Option<f64>,
+    /// Mean recall of the labels; 0 in records of a release that did not count it.
+    #[serde(default)]
+    pub mean_class_accuracy: f64,
+    /// Mean F1 score of the labels; 0 in records of a release that did not count it.
+    #[serde(default)]
+    pub macro_f1: f64,
+}
+
+/// The best evaluation of a set that a job compares with others.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ComparedHead {
+    /// Head of the set.
+    pub head: Head,
+    /// Whether there are adapters below the head.
+    pub has_adapters: bool,
+    /// Trainable parameters of the set.
+    pub parameters: u64,
+    /// Step of the set's own training after which it had the evaluated weights.
+    pub step: u64,
+    /// Mean cross entropy on the validation split, in nats.
+    #[serde(deserialize_with = "float_or_null")]
+    pub loss: f64,
+    /// Share of the validation examples whose best score is their label's.
+    pub top1: f64,
+    /// Whether the set becomes the version.
+    pub is_published: bool,
 }
 
 impl EvaluationMetrics {

@@ -13,7 +13,7 @@ use crate::spec::Invalid;
 pub const WHOLE: u16 = 1000;
 /// Most versions that share a task's requests.
 pub const MEMBERS: usize = 8;
-/// Most versions that watch a task's requests.
+/// Most shadow versions of a task.
 pub const SHADOWS: usize = 4;
 
 /// Which versions are to serve a task.

@@ -148,6 +148,7 @@ fn record(plan: Option<Plan>) -> TaskRecord {
             order: FrameOrder::Display,
         },
         auto_serve: true,
+        auto_head: false,
         serving: Some(version(1)),
         desired: Some(version(1)),
         serving_error: None,

@@ -11,7 +11,7 @@ use crate::metadata::{AuditRecord, KeyRecord, Quotas, TenantRecord, TenantState}
 use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::Scopes;
-use crate::tenancy::admin::Wanted;
+use crate::tenancy::admin::KeyRequest;
 
 /// Microseconds of a day.
 const DAY: i64 = 24 * 60 * 60 * 1_000_000;
@@ -123,7 +123,7 @@ pub(in crate::rpc) fn of_scopes(scopes: Scopes) -> Vec<String> {
 pub(in crate::rpc) fn wanted(
     key: v1::ApiKey,
     lifetime: Option<Duration>,
-) -> Result<Wanted, Status> {
+) -> Result<KeyRequest, Status> {
     let tenant = match key.tenant.as_str() {
         "" => None,
         name => Some(names::tenant(name, "key.tenant")?),
@@ -138,7 +138,7 @@ pub(in crate::rpc) fn wanted(
     let scopes = scopes.collect::<Result<Scopes, Status>>()?;
     let tasks = key.tasks.iter().enumerate();
     let tasks = tasks.map(|(place, name)| names::task(name, &format!("key.tasks[{place}]")));
-    Ok(Wanted {
+    Ok(KeyRequest {
         tenant,
         display_name: key.display_name,
         scopes,

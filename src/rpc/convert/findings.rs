@@ -1,4 +1,4 @@
-//! What is suspicious about a data set as the API shows it.
+//! Findings about a data set as the API shows them.
 
 use super::spec::signed;
 use crate::library::{Finding, FindingKind};

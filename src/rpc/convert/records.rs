@@ -12,18 +12,19 @@ use super::{names, splits};
 use crate::engine::ResidencyRecord;
 use crate::ids::AdapterVersion;
 use crate::metadata::{
-    DatasetRecord, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord, JobResult,
-    LabelCount, StepMetrics, TaskRecord, UploadRecord, VersionRecord, VideoProbe, VideoRecord,
+    ComparedHead, DatasetRecord, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord,
+    JobResult, LabelCount, StepMetrics, TaskRecord, UploadRecord, VersionRecord, VideoProbe,
+    VideoRecord,
 };
 use crate::proto::v1;
 use crate::rpc::status;
-use crate::spec::{Evaluation, FrameOrder, LabelSet, normal_label};
+use crate::spec::{Calibration, Evaluation, FrameOrder, LabelSet, ReliabilityBin, normal_label};
 use crate::telemetry::now_micros;
 
 /// The digest of no data set: that of an imported version.
 const NO_DATASET: [u8; 32] = [0; 32];
 
-/// A video.
+/// Converts a video's record.
 pub(in crate::rpc) fn of_video(record: VideoRecord) -> v1::Video {
     v1::Video {
         name: format!("videos/{}", record.id),
@@ -52,7 +53,7 @@ fn of_probe(probe: VideoProbe) -> v1::VideoProbe {
     }
 }
 
-/// An upload.
+/// Converts an upload's record.
 pub(in crate::rpc) fn of_upload(record: UploadRecord) -> v1::Upload {
     v1::Upload {
         name: format!("uploads/{}", record.id),
@@ -100,7 +101,7 @@ pub(in crate::rpc) fn example(
     })
 }
 
-/// An example.
+/// Converts an example.
 pub(in crate::rpc) fn of_example(record: ExampleRecord) -> v1::Example {
     v1::Example {
         video: format!("videos/{}", record.video),
@@ -109,7 +110,7 @@ pub(in crate::rpc) fn of_example(record: ExampleRecord) -> v1::Example {
     }
 }
 
-/// A task.
+/// Converts a task's record.
 pub(in crate::rpc) fn of_task(record: TaskRecord) -> v1::Task {
     v1::Task {
         name: format!("tasks/{}", record.id),
@@ -128,7 +129,11 @@ pub(in crate::rpc) fn of_task(record: TaskRecord) -> v1::Task {
         display_name: record.display_name,
         etag: record.etag,
         create_time: Some(of_time(record.create_time)),
-        head: of_head(record.adapter.head).into(),
+        head: match record.auto_head {
+            true => v1::Head::Auto,
+            false => of_head(record.adapter.head),
+        }
+        .into(),
     }
 }
 
@@ -160,6 +165,23 @@ pub(in crate::rpc) fn of_version(record: VersionRecord) -> v1::AdapterVersion {
         create_time: Some(of_time(record.create_time)),
         head: of_head(manifest.adapter.head).into(),
         passed_over: Vec::new(),
+        calibration: manifest.calibration.as_ref().map(of_calibration),
+    }
+}
+
+fn of_calibration(own: &Calibration) -> v1::Calibration {
+    let bin = |bin: &ReliabilityBin| v1::ReliabilityBin {
+        examples: signed(bin.examples),
+        confidence: bin.confidence,
+        accuracy: bin.accuracy,
+    };
+    v1::Calibration {
+        temperature: own.temperature,
+        examples: signed(own.examples),
+        raw_error: own.raw_error,
+        error: own.error,
+        bins: own.bins.iter().map(bin).collect(),
+        unknown_below: own.unknown_below,
     }
 }
 
@@ -188,6 +210,8 @@ pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1
         step: record.step,
         total_steps: record.total_steps,
         attempts: record.attempts,
+        paused: record.is_paused,
+        priority: record.priority,
         result: record.result.map(|result| v1::JobResult {
             version: names::of_version(&task, AdapterVersion::new(result.version)),
             ..of_result(result, labels)
@@ -242,6 +266,7 @@ pub(in crate::rpc) fn of_event(record: EventRecord) -> v1::JobEvent {
         }),
         Event::Step(step) => Shown::Step(of_step(&step)),
         Event::Evaluation(evaluation) => Shown::Evaluation(of_metrics(&evaluation)),
+        Event::Comparison(compared) => Shown::Comparison(of_comparison(&compared)),
         Event::Message { warning, text } => Shown::Message(Message { warning, text }),
     };
     v1::JobEvent {
@@ -266,6 +291,21 @@ pub(in crate::rpc) fn no_event(sequence: u64) -> v1::JobEvent {
         sequence,
         time: Some(of_time(now_micros())),
         event: None,
+    }
+}
+
+fn of_comparison(compared: &[ComparedHead]) -> v1::job_event::Comparison {
+    let of = |own: &ComparedHead| v1::job_event::ComparedHead {
+        head: of_head(own.head).into(),
+        has_adapters: own.has_adapters,
+        parameters: signed(own.parameters),
+        step: own.step,
+        loss: own.loss,
+        top1: own.top1,
+        published: own.is_published,
+    };
+    v1::job_event::Comparison {
+        heads: compared.iter().map(of).collect(),
     }
 }
 
@@ -297,6 +337,8 @@ fn of_metrics(metrics: &EvaluationMetrics) -> v1::job_event::EvaluationMetrics {
         best: metrics.is_best,
         training_loss: metrics.training_loss,
         training_accuracy: metrics.training_accuracy,
+        mean_class_accuracy: metrics.mean_class_accuracy,
+        macro_f1: metrics.macro_f1,
     }
 }
 

@@ -1,10 +1,10 @@
-//! What a job measures beside training, and which weights it publishes.
+//! Evaluations of a job beside its training, and the choice of the weights that it publishes.
 
 use tonic::Status;
 
 use crate::proto::v1;
 use crate::rpc::status;
-use crate::spec::{BestBy, Mirror, Publish, Selection};
+use crate::spec::{BestBy, ClassWeights, Mirror, Publish, Selection};
 
 /// The selection of submitted hyper-parameters; the jobs check ranges.
 pub(super) fn selection(given: &v1::HyperParameters) -> Result<Selection, Status> {
@@ -51,6 +51,31 @@ pub(super) fn mirror(given: &v1::HyperParameters) -> Result<Option<Mirror>, Stat
     }
 }
 
+/// How much each label's clips count, of submitted hyper-parameters.
+pub(super) fn class_weights(given: Option<i32>) -> Result<Option<ClassWeights>, Status> {
+    let Some(number) = given else {
+        return Ok(None);
+    };
+    match v1::ClassWeights::try_from(number) {
+        Ok(v1::ClassWeights::Unspecified) => Ok(None),
+        Ok(v1::ClassWeights::Equal) => Ok(Some(ClassWeights::Equal)),
+        Ok(v1::ClassWeights::Balanced) => Ok(Some(ClassWeights::Balanced)),
+        Err(_) => Err(status::invalid(
+            "hyper_parameters.class_weights",
+            format!("unknown: {number}"),
+        )),
+    }
+}
+
+/// How much each label's clips count, as the API shows it.
+pub(super) fn of_class_weights(weights: Option<ClassWeights>) -> Option<i32> {
+    let shown = weights.map(|weights| match weights {
+        ClassWeights::Equal => v1::ClassWeights::Equal,
+        ClassWeights::Balanced => v1::ClassWeights::Balanced,
+    });
+    shown.map(Into::into)
+}
+
 /// Whether clips are mirrored, as the API shows it.
 pub(super) fn of_mirror(mirror: Option<Mirror>) -> Option<i32> {
     let shown = mirror.map(|mirror| match mirror {
@@ -88,6 +113,18 @@ pub(super) fn of_selection(selection: Option<&Selection>) -> v1::HyperParameters
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn class_weights_are_shown_as_they_were_given() {
+        for weights in [
+            None,
+            Some(ClassWeights::Equal),
+            Some(ClassWeights::Balanced),
+        ] {
+            assert_eq!(class_weights(of_class_weights(weights)).unwrap(), weights);
+        }
+        assert!(class_weights(Some(9)).is_err());
+    }
 
     #[test]
     fn a_selection_is_shown_as_it_was_given() {

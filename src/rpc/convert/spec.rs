@@ -46,12 +46,21 @@ pub(in crate::rpc) fn adapter(
     Ok(adapter)
 }
 
+/// The shape of a task.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::rpc) struct Shape {
+    pub(in crate::rpc) adapter: AdapterConfig,
+    pub(in crate::rpc) sampling: ClipSampling,
+    /// Whether jobs also train heads without adapters.
+    pub(in crate::rpc) auto_head: bool,
+}
+
 /// The shape of a task, which its backbone has to be able to run.
 pub(in crate::rpc) fn shape(
     task: v1::Task,
     geometry: &Geometry,
     path: &str,
-) -> Result<(AdapterConfig, ClipSampling), Status> {
+) -> Result<Shape, Status> {
     let field = |name: &str| format!("{path}.{name}");
     let own = adapter(task.adapter, &field("adapter"))?;
     let sampling = sampling(task.sampling, &field("sampling"))?;
@@ -60,17 +69,22 @@ pub(in crate::rpc) fn shape(
         ..own
     };
     geometry.check(&adapter, &sampling).map_err(below(path))?;
-    Ok((adapter, sampling))
+    Ok(Shape {
+        adapter,
+        sampling,
+        auto_head: task.head == i32::from(v1::Head::Auto),
+    })
 }
 
-/// The head of a task whose clips have so many frames.
+/// Returns the head of a task, checked against the number of its clips' frames.
 pub(in crate::rpc) fn head(
     number: i32,
     num_frames: NonZeroU16,
     path: &str,
 ) -> Result<Head, Status> {
     match v1::Head::try_from(number) {
-        Ok(v1::Head::Unspecified | v1::Head::Mean) => Ok(Head::Mean),
+        // The head of the adapters beside which a job tries the others.
+        Ok(v1::Head::Unspecified | v1::Head::Mean | v1::Head::Auto) => Ok(Head::Mean),
         Ok(v1::Head::Frames) => Ok(Head::Frames(num_frames)),
         Ok(v1::Head::Conv) => Ok(Head::Conv),
         Ok(v1::Head::Attention) => Ok(Head::Attention(num_frames)),
@@ -195,6 +209,14 @@ pub(in crate::rpc) fn hyper(given: v1::HyperParameters) -> Result<HyperParameter
         short_side_scale: given.short_side_scale,
         random_erasing: given.random_erasing,
         rand_augment: given.rand_augment,
+        class_weights: selection::class_weights(given.class_weights)?,
+        balanced_sampling: given.balanced_sampling,
+        mixup: given.mixup,
+        cutmix: given.cutmix,
+        max_steps: given.max_steps,
+        max_seconds: given.max_seconds,
+        max_clip_frames: given.max_clip_frames,
+        unknown_below: given.unknown_below,
     })
 }
 
@@ -219,6 +241,14 @@ pub(in crate::rpc) fn of_hyper(hyper: &HyperParameters) -> v1::HyperParameters {
         short_side_scale: hyper.short_side_scale,
         random_erasing: hyper.random_erasing,
         rand_augment: hyper.rand_augment.clone(),
+        class_weights: selection::of_class_weights(hyper.class_weights),
+        balanced_sampling: hyper.balanced_sampling,
+        mixup: hyper.mixup,
+        cutmix: hyper.cutmix,
+        max_steps: hyper.max_steps,
+        max_seconds: hyper.max_seconds,
+        max_clip_frames: hyper.max_clip_frames,
+        unknown_below: hyper.unknown_below,
         ..selection::of_selection(hyper.selection.as_ref())
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn of_record(record: &TaskRecord) -> Option<v1::ServingSplit> {
     Some(split)
 }
 
-/// A plan.
+/// Converts a serving plan.
 pub(super) fn of_plan(task: &TaskId, plan: &Plan) -> v1::ServingSplit {
     let member = |own: &Share| {
         let (state, error) = of_proof(&own.proof);

@@ -1,4 +1,4 @@
-//! The stream of a watched job beside its events: that it lives, and at its end whether the version serves.
+//! Messages of a watched job beside its events: signs of life, and at the end whether the version serves.
 //!
 //! Invariant: neither is on record; both have the number of the event before them, so that a client may go on after it.
 

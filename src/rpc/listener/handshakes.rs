@@ -1,6 +1,6 @@
 //! TLS handshakes, side by side: slow ones keep nobody waiting.
 //!
-//! Invariant: at most [`PENDING`] handshakes are under way; with one more the oldest ends, since one that is meant well takes milliseconds.
+//! Invariant: at most [`PENDING`] handshakes are under way; with one more the oldest ends, since an honest one takes milliseconds.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,12 +27,12 @@ pub(super) struct Handshakes {
     limit: Duration,
     metrics: Metrics,
     running: JoinSet<Option<Encrypted>>,
-    /// Their handles, oldest first.
+    /// Handles of the handshakes under way, oldest first.
     order: VecDeque<AbortHandle>,
 }
 
 impl Handshakes {
-    /// Handshakes that may take so long each.
+    /// Creates a set of handshakes, each of which may take at most `limit`.
     pub(super) fn new(certificates: Certificates, limit: Duration, metrics: Metrics) -> Self {
         Self {
             certificates,
@@ -85,7 +85,7 @@ impl Handshakes {
     }
 }
 
-/// Why a handshake failed: a client whose certificate was not accepted is told apart from all else.
+/// Returns why a handshake failed: because of the client's certificate, or for any other reason.
 fn failure(error: &io::Error) -> TlsFailure {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {

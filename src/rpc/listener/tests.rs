@@ -129,6 +129,43 @@ async fn a_drain_ends_connections_that_have_not_spoken_and_the_cut_all() {
 }
 
 #[tokio::test]
+async fn a_caller_who_still_reads_an_answer_gets_all_of_it_before_the_cut() {
+    let budget = Budget::new(&budget::Limits::default());
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let ((_drain, drain), (cut, cuts)) = (shutdown::channel(), shutdown::channel());
+    let limits = Limits {
+        connections: 1,
+        handshake: PATIENCE,
+    };
+    let ends = Ends { drain, cut: cuts };
+    let listener = Listener::new(socket, limits, budget, Metrics::new(), ends);
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(SPOKEN).await.unwrap();
+    let mut connections = Box::pin(listener.into_stream());
+    let Some(Ok(connection)) = connections.next().await else {
+        panic!("a connection");
+    };
+    let (mut read, mut write) = tokio::io::split(connection);
+    let mut hello = vec![0; SPOKEN.len()];
+    read.read_exact(&mut hello).await.unwrap();
+    let reading = tokio::spawn(async move { read.read_to_end(&mut Vec::new()).await });
+    cut.start();
+    // Longer, all in all, than a silent connection lingers.
+    let mut pace = tokio::time::interval(LINGER / 8);
+    for part in 0..16 {
+        pace.tick().await;
+        assert!(!reading.is_finished(), "cut before part {part}");
+        write.write_all(&[part; 1000]).await.unwrap();
+    }
+    reading.await.unwrap().unwrap();
+    drop(write);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer.len(), 16_000);
+}
+
+#[tokio::test]
 async fn a_process_without_descriptors_pauses_longer_each_time() {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ((_drain, drain), (_cut, cut)) = (shutdown::channel(), shutdown::channel());

@@ -26,7 +26,7 @@ const LAST_WORDS: u32 = 8;
 
 /// Whether a body's time is over.
 enum Time {
-    /// It may go on for ever.
+    /// The body may never end.
     Endless,
     /// Not over yet.
     Until(Stop),

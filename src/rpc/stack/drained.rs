@@ -56,7 +56,7 @@ impl Concern for Drained {
         let counted = self.steps.calls.token();
         let endless = ENDLESS.contains(&path);
         let response = answer(next, request).await;
-        let mut began = self.steps.began.clone();
+        let began = self.steps.began.clone();
         response.map(|body| {
             let body = match endless {
                 true => Body::new(Watched::until(body, async move {

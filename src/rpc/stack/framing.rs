@@ -1,4 +1,4 @@
-//! Where gRPC's messages begin and end in a body: five bytes (a flag and the length), then the message.
+//! Finds where gRPC's messages begin and end in a body: five bytes (a flag and the length), then the message.
 
 use bytes::{Buf, Bytes};
 

@@ -147,13 +147,13 @@ impl Metered {
         }
     }
 
-    /// The same for compressed messages.
+    /// Meters a body whose messages may be compressed.
     pub(super) fn encoded(mut self, encoding: Encoding) -> Self {
         self.encoding = encoding;
         self
     }
 
-    /// The same with a place that is held as long as the body.
+    /// Returns the body with a place that is held until its end.
     pub(super) fn placed(mut self, place: Option<Place>) -> Self {
         self._place = place;
         self
@@ -272,7 +272,7 @@ struct Clock {
 
 impl Clock {
     fn new(patience: Patience) -> Self {
-        let mut drain = patience.drain.clone();
+        let drain = patience.drain.clone();
         let now = Instant::now();
         Self {
             timer: Box::pin(tokio::time::sleep_until(now + patience.idle)),
@@ -295,13 +295,13 @@ impl Clock {
         self.began = None;
     }
 
-    /// Ready when the client is late. To be asked while nothing comes: the timer is set anew only when it goes off.
+    /// Ready when the client is late. Poll it while nothing comes: the timer is set again only when it goes off.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         if let Some(drain) = &mut self.drain
             && drain.as_mut().poll(cx).is_ready()
         {
             self.drain = None;
-            // Whoever was silent for long gets the short time once more, so that a client between two frames is not cut.
+            // A client that was silent for long gets the short limit once more, so that one between two frames is not cut off.
             self.heard = Instant::now();
             let end = self.heard + self.patience.idle_draining;
             self.timer.as_mut().reset(end);

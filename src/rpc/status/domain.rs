@@ -38,31 +38,30 @@ impl From<exchange::Error> for Status {
     }
 }
 
-impl From<video::Error> for Status {
-    fn from(error: video::Error) -> Self {
-        use video::Error;
-        match &error {
-            Error::Rejected(rejection) => Refusal::new(Reason::of_video(rejection.reject), &error)
-                .metadata(rejection.metadata())
-                .field("video", rejection.to_string())
-                .status(),
-            Error::QueueFull => Refusal::new(Reason::DECODER_QUEUE_FULL, &error)
-                .quota("decoder_queue")
-                .retry(SOON)
-                .status(),
-            Error::Interrupted => Refusal::new(Reason::DECODER_INTERRUPTED, &error)
-                .retry(LATER)
-                .status(),
-            Error::Stopped => draining(),
-            Error::InvalidRequest { .. }
-            | Error::IndexOutOfRange { .. }
-            | Error::WindowOutOfRange { .. }
-            | Error::PicturesTooLarge { .. }
-            | Error::Spawn { .. }
-            | Error::System { .. }
-            | Error::Unconfined { .. }
-            | Error::NoContainer => broken(&error),
-        }
+/// Returns the status of an error of the video path. A function, since both types are of other crates.
+pub(super) fn of_video(error: &video::Error) -> Status {
+    use video::Error;
+    match error {
+        Error::Rejected(rejection) => Refusal::new(Reason::of_video(rejection.reject), error)
+            .metadata(rejection.metadata())
+            .field("video", rejection.to_string())
+            .status(),
+        Error::QueueFull => Refusal::new(Reason::DECODER_QUEUE_FULL, error)
+            .quota("decoder_queue")
+            .retry(SOON)
+            .status(),
+        Error::Interrupted => Refusal::new(Reason::DECODER_INTERRUPTED, error)
+            .retry(LATER)
+            .status(),
+        Error::Stopped => draining(),
+        Error::InvalidRequest { .. }
+        | Error::IndexOutOfRange { .. }
+        | Error::WindowOutOfRange { .. }
+        | Error::PicturesTooLarge { .. }
+        | Error::Spawn { .. }
+        | Error::System { .. }
+        | Error::Unconfined { .. }
+        | Error::NoContainer => broken(error),
     }
 }
 
@@ -85,6 +84,10 @@ impl From<engine::Error> for Status {
                 .status(),
             Error::TooManyBytes { .. } => Refusal::new(Reason::TOO_MANY_CLIPS, &error)
                 .quota("queue_memory")
+                .status(),
+            Error::OutOfMemory { .. } => Refusal::new(Reason::DEVICE_MEMORY_FULL, &error)
+                .quota("device_memory")
+                .retry(LATER)
                 .status(),
             Error::DeadlineExceeded => deadline_exceeded(),
             Error::Quarantined { .. } => Refusal::new(Reason::VERSION_QUARANTINED, &error).status(),
@@ -133,7 +136,7 @@ impl From<serving::Error> for Status {
             }
             Error::Registry(error) => error.into(),
             Error::Library(error) => error.into(),
-            Error::Video(error) => error.into(),
+            Error::Video(error) => of_video(&error),
             Error::Engine(error) => error.into(),
         }
     }
@@ -165,7 +168,7 @@ impl From<library::Error> for Status {
             Error::Invalid(invalid) => of_invalid(&invalid),
             Error::TooLarge { limit } => too_large(limit),
             Error::Sha256Mismatch { .. } => Refusal::new(Reason::SHA256_MISMATCH, &error).status(),
-            Error::Probe(error) => error.into(),
+            Error::Probe(error) => of_video(&error),
             Error::Damaged { damage, .. } => match damage {
                 library::Damage::Missing => damaged(Reason::OBJECT_MISSING, &error),
                 library::Damage::Size { .. } | library::Damage::Sha256 { .. } => {

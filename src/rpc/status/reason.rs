@@ -62,6 +62,7 @@ reasons! {
     TENANT_SUSPENDED = PermissionDenied;
     DEADLINE_UNREACHABLE = ResourceExhausted;
     DECODER_QUEUE_FULL = ResourceExhausted;
+    DEVICE_MEMORY_FULL = ResourceExhausted;
     LIVE_MEMORY_FULL = ResourceExhausted;
     MESSAGE_MEMORY_FULL = ResourceExhausted;
     MESSAGE_TOO_LARGE = ResourceExhausted;

@@ -1,6 +1,6 @@
 //! Errors of the store and of the database as statuses.
 //!
-//! Invariant: what passes by itself says when to try again; what names a path, a disk or a statement goes to the log only.
+//! Invariant: a temporary error says when to try again; what names a path, a disk or a statement goes to the log only.
 
 use tonic::Status;
 
@@ -14,7 +14,7 @@ impl From<store::Error> for Status {
         match &error {
             // A record names the object, so its absence is damage, not a caller's mistake.
             Error::NotFound { .. } => damaged(Reason::OBJECT_MISSING, &error),
-            Error::Digest { .. } => damaged(Reason::OBJECT_DAMAGED, &error),
+            Error::Digest { .. } | Error::Size { .. } => damaged(Reason::OBJECT_DAMAGED, &error),
             Error::StorageFull { .. } => storage_full(&error),
             Error::Unavailable { .. } => {
                 passing(&STORE, &error);
@@ -26,6 +26,7 @@ impl From<store::Error> for Status {
             Error::Locked { .. }
             | Error::Directory { .. }
             | Error::Key { .. }
+            | Error::Bucket { .. }
             | Error::Backend { .. } => broken(&error),
         }
     }
@@ -36,7 +37,7 @@ static DATABASE: Sparse = Sparse::new();
 static STORE: Sparse = Sparse::new();
 static STORAGE: Sparse = Sparse::new();
 
-/// Logs what passes by itself, loudly once a minute.
+/// Logs a temporary error, at a level that is seen once a minute.
 fn passing(line: &Sparse, error: &(dyn std::error::Error + 'static)) {
     let cause = Chain(error);
     if line.is_due() {

@@ -316,6 +316,25 @@ fn store_and_registry_errors() {
         ),
         (damaged().into(), Code::DataLoss, "OBJECT_DAMAGED"),
         (
+            store::Error::Size {
+                key: key(),
+                expected: 2,
+                found: 1,
+            }
+            .into(),
+            Code::DataLoss,
+            "OBJECT_DAMAGED",
+        ),
+        (
+            store::Error::Bucket {
+                url: SECRET.into(),
+                source: cause(),
+            }
+            .into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
             store::Error::Locked {
                 directory: SECRET.into(),
             }
@@ -494,24 +513,19 @@ fn library_and_jobs_errors() {
 #[test]
 fn video_errors() {
     use video::Error;
-    let mut cases: Vec<(Status, Code, &str)> = vec![
+    let mut cases: Vec<(Error, Code, &str)> = vec![
         (
-            Error::QueueFull.into(),
+            Error::QueueFull,
             Code::ResourceExhausted,
             "DECODER_QUEUE_FULL",
         ),
-        (
-            Error::Interrupted.into(),
-            Code::Unavailable,
-            "DECODER_INTERRUPTED",
-        ),
-        (Error::Stopped.into(), Code::Unavailable, "DRAINING"),
+        (Error::Interrupted, Code::Unavailable, "DECODER_INTERRUPTED"),
+        (Error::Stopped, Code::Unavailable, "DRAINING"),
         (
             Error::IndexOutOfRange {
                 index: 9,
                 frames: 2,
-            }
-            .into(),
+            },
             Code::Internal,
             "INTERNAL",
         ),
@@ -519,8 +533,7 @@ fn video_errors() {
             Error::WindowOutOfRange {
                 index: 9,
                 windows: 2,
-            }
-            .into(),
+            },
             Code::Internal,
             "INTERNAL",
         ),
@@ -528,13 +541,12 @@ fn video_errors() {
             Error::InvalidRequest {
                 field: "views",
                 problem: SECRET.into(),
-            }
-            .into(),
+            },
             Code::Internal,
             "INTERNAL",
         ),
         (
-            Error::PicturesTooLarge { bytes: 1 }.into(),
+            Error::PicturesTooLarge { bytes: 1 },
             Code::Internal,
             "INTERNAL",
         ),
@@ -542,38 +554,32 @@ fn video_errors() {
             Error::Spawn {
                 program: SECRET.into(),
                 source: Arc::new(disk()),
-            }
-            .into(),
+            },
             Code::Internal,
             "INTERNAL",
         ),
         (
             Error::Unconfined {
                 layers: video::Layers::PLAIN,
-            }
-            .into(),
+            },
             Code::Internal,
             "INTERNAL",
         ),
-        (Error::NoContainer.into(), Code::Internal, "INTERNAL"),
+        (Error::NoContainer, Code::Internal, "INTERNAL"),
         (
             Error::System {
                 action: "fork",
                 source: Arc::new(disk()),
-            }
-            .into(),
+            },
             Code::Internal,
             "INTERNAL",
         ),
     ];
     for &reject in Reject::ALL {
-        cases.push((
-            Error::from(reject).into(),
-            Code::InvalidArgument,
-            reject.reason(),
-        ));
+        cases.push((Error::from(reject), Code::InvalidArgument, reject.reason()));
     }
-    check(cases);
+    let told = |(error, code, reason)| (domain::of_video(&error), code, reason);
+    check(cases.into_iter().map(told).collect());
 }
 
 #[test]
@@ -588,7 +594,7 @@ fn a_refused_video_says_for_programs_what_was_found_and_what_is_allowed() {
         evidence: video::Evidence::Count(19),
         limit: Some(limit),
     };
-    let status = Status::from(video::Error::Rejected(rejection));
+    let status = domain::of_video(&video::Error::Rejected(rejection));
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
     assert_eq!(info.reason, "VIDEO_TOO_MANY_STREAMS");
@@ -682,6 +688,11 @@ fn engine_errors() {
             .into(),
             Code::Internal,
             "INTERNAL",
+        ),
+        (
+            Error::OutOfMemory { bytes: 5 }.into(),
+            Code::ResourceExhausted,
+            "DEVICE_MEMORY_FULL",
         ),
         (
             Error::DeadlineExceeded.into(),

@@ -1,4 +1,4 @@
-//! What is wrong with a call before or beside its handler: its messages, its pace, its room; and the statuses that tonic makes without details.
+//! Faults of a call before or beside its handler: its messages, its pace, its room; and the statuses that tonic makes without details.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ pub(in crate::rpc) fn message_late(limit: Duration) -> Status {
     Refusal::new(Reason::MESSAGE_LATE, message).status()
 }
 
-/// A client stream that broke off: whoever ended it says how.
+/// Returns the status of a client stream that broke off, by what ended it.
 pub(in crate::rpc) fn broken_stream(status: Status) -> Status {
     if status.details().is_empty() {
         of_tonic(&status, None)

@@ -30,9 +30,9 @@ pub(super) struct Clips {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lines {
     pub(super) distinct: Vec<Clips>,
-    /// Each task's place among the distinct ones.
+    /// Place of each task among the distinct ones.
     pub(super) places: Vec<usize>,
-    /// Each task's sampling when the stream opened.
+    /// Sampling of each task when the stream opened.
     pub(super) samplings: Vec<ClipSampling>,
     pub(super) grid: Grid,
     /// Whether ticks are numbers of frames.
@@ -136,7 +136,7 @@ impl Lines {
         self.grid.most_frames()
     }
 
-    /// Frames of all clips of one window; lines that share frames are not told apart.
+    /// Number of frames of all clips of one window; frames that lines share count for each.
     pub(super) fn window_frames(&self) -> u64 {
         let frames = self.distinct.iter().map(|clips| clips.line.frames);
         frames.map(u64::from).sum()

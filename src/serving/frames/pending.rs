@@ -17,7 +17,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Room for so many frames and bytes; two frames of the largest size always fit.
+    /// Creates a queue for this many frames and bytes; two frames of the largest size always fit.
     pub(super) fn new(most_frames: usize, most_bytes: usize, policy: Policy) -> Self {
         Self {
             frames: VecDeque::new(),
@@ -28,7 +28,7 @@ impl Pending {
         }
     }
 
-    /// Whether another frame of so many bytes fits.
+    /// Whether another frame of this many bytes fits.
     pub(super) fn fits(&self, bytes: usize) -> bool {
         self.frames.len() < self.most_frames && self.bytes + bytes <= self.most_bytes
     }
@@ -43,7 +43,7 @@ impl Pending {
                     self.frames.clear();
                     self.bytes = 0;
                 }
-                // Who waits asks whether it fits before it reads on.
+                // The reader checks whether a frame fits before it reads the next one.
                 Policy::DropOldest | Policy::Wait => {
                     dropped += u64::from(self.pop().is_some());
                 }

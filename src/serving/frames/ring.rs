@@ -40,7 +40,7 @@ pub(super) struct Picked {
 }
 
 impl Ring {
-    /// A ring of at most so many frames.
+    /// Creates a ring of at most this many frames.
     pub(super) fn new(most: u64) -> Self {
         Self {
             frames: VecDeque::new(),

@@ -230,7 +230,7 @@ impl Running {
         }
     }
 
-    /// Forgets the frames of before when windows begin anew.
+    /// Forgets earlier frames when windows start over.
     fn restart(&mut self, restart: Option<Restart>) {
         match restart {
             Some(Restart::Gap) => self.tally.counts.gaps += 1,

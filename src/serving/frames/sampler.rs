@@ -1,4 +1,4 @@
-//! Which frames of a live stream windows need, and when windows end. Pure: a tick is a nanosecond, or the number of a frame.
+//! Decides which frames of a live stream windows need, and when windows end. Pure: a tick is a nanosecond, or the number of a frame.
 //!
 //! Invariant: a window shows at each of its due times the frame that is nearest to it, the earlier of two; a frame that no window needs is given back
 //! unread, and nothing is held but the last frame.
@@ -6,7 +6,7 @@
 /// Frames in a row that go back in time, after which the source's clock is taken to have been set back.
 pub(super) const BACK: u32 = 32;
 
-/// The clips that one way of sampling takes: so many frames, so many ticks apart.
+/// Clips of one way of sampling: their number of frames, and the ticks between two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) frames: u16,
@@ -33,7 +33,7 @@ pub(super) struct Grid {
     pub(super) lines: Vec<Line>,
     /// Ticks from the end of a window to that of the next; more than 0.
     pub(super) stride: i64,
-    /// A longer time without a frame begins windows anew.
+    /// Time without a frame after which windows start over.
     pub(super) longest_gap: Option<i64>,
 }
 
@@ -54,7 +54,7 @@ impl Grid {
             let windows = span / stride.max(1) + 1;
             common.min(windows.saturating_mul(line.frames.into()))
         };
-        // Lines that share frames are not told apart: too much is counted rather than too little.
+        // Frames that lines share are counted for each of them: too many rather than too few.
         let counts = self.lines.iter().map(of_line);
         counts.fold(2, u64::saturating_add)
     }
@@ -67,7 +67,7 @@ fn divisor(a: u64, b: u64) -> u64 {
     }
 }
 
-/// Why windows begin anew.
+/// Reason why windows start over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Restart {
     /// Nothing came for longer than the longest gap.
@@ -96,7 +96,7 @@ pub(super) enum Offered<F> {
     Late,
     /// The frame is taken.
     Taken {
-        /// Whether windows begin anew with it.
+        /// Whether windows start over with the frame.
         restart: Option<Restart>,
         /// Frames that windows need, in the order of their times: the one before, this one, both or none.
         wanted: Vec<(i64, F)>,
@@ -118,7 +118,7 @@ struct Last<F> {
 pub(super) struct Sampler<F> {
     grid: Grid,
     last: Option<Last<F>>,
-    /// End of the first window since windows began anew.
+    /// End of the first window since windows last started over.
     first_end: i64,
     /// Windows that have ended since then.
     done: i64,

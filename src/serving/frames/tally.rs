@@ -1,4 +1,4 @@
-//! What has become of the frames and windows of a stream, for its caller and for the metrics.
+//! Counts of what became of a stream's frames and windows, for its caller and for the metrics.
 //!
 //! Invariant: every frame and every window is counted once.
 
@@ -20,9 +20,9 @@ pub struct Counts {
     pub duplicates: u64,
     /// Frames that cannot be read.
     pub bad: u64,
-    /// Times that windows began anew because nothing came for too long.
+    /// Number of times that windows started over because nothing came for too long.
     pub gaps: u64,
-    /// Times that windows began anew because the source's clock was set back.
+    /// Number of times that windows started over because the source's clock was set back.
     pub clock_resets: u64,
     /// Frames of another size than the frame before.
     pub size_changes: u64,

@@ -1,4 +1,4 @@
-//! Which windows the tasks of a request have, and which frames of the video they need: pure.
+//! Plans which windows the tasks of a request have, and which frames of the video they need: pure.
 //!
 //! Invariant: the bytes that a plan states are the most that its stream holds.
 

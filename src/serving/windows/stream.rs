@@ -1,7 +1,7 @@
 //! The windows of one video, from its frames to their answers.
 //!
-//! Invariant: a window enters the engine only with room of its own; answers come in the order in which their windows end. What was answered before an error is
-//! told before it.
+//! Invariant: a window enters the engine only with room of its own; answers come in the order in which their windows end. Answers that came before an error are
+//! sent before it.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -195,7 +195,7 @@ impl Windows {
             self.reserving = None;
         }
         if self.error.is_some() {
-            // What runs is still told.
+            // Windows that run are still reported.
             self.due.clear();
             self.reserving = None;
             self.frames = None;
@@ -448,7 +448,7 @@ fn ends_all(error: &Error) -> bool {
     )
 }
 
-/// Waits for a future, or for ever when there is none.
+/// Waits for a future; never ends when there is none.
 async fn or_never<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,

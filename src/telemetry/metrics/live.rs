@@ -5,22 +5,23 @@ use std::time::Duration;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::{Counts, Metrics, Names, seconds};
+use super::names::{Names, seconds};
+use super::{Counts, Metrics};
 
 const OUTCOME: &str = "outcome";
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LiveFrame {
-    /// It was decoded for a window.
+    /// The frame was decoded for a window.
     Used,
-    /// It came faster than it could be looked at.
+    /// The frame came faster than frames could be looked at.
     Dropped,
-    /// Its time was before that of the frame before.
+    /// The frame was earlier than the one before it.
     Late,
-    /// Its time was that of the frame before.
+    /// The frame had the time of the one before it.
     Duplicate,
-    /// It cannot be read.
+    /// The frame cannot be read.
     Bad,
 }
 
@@ -39,9 +40,9 @@ impl LiveFrame {
 /// What became of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LiveWindow {
-    /// It was classified.
+    /// The window was classified.
     Answered,
-    /// A later one ended with the same frame.
+    /// A later window ended with the same frame.
     Several,
     /// The stream's earlier windows were not classified yet.
     Busy,
@@ -111,7 +112,7 @@ impl Metrics {
         }
     }
 
-    /// A window was answered so long after its last frame came.
+    /// Records the time from a window's last frame to its answer.
     pub fn live_window_took(&self, time: Duration) {
         self.0.live.seconds.observe(time.as_secs_f64());
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::super::labels::OTHER;
 use super::super::trace;
 use super::{
-    Caller, ConnectionEnd, DeviceKind, Dropped, Labels, Metrics, TENANT, TlsFailure, Traced,
+    Caller, ConnectionEnd, DeviceKind, DeviceMemory, Dropped, Labels, Metrics, TENANT, TlsFailure,
+    Traced,
 };
 use crate::ids::{TenantId, VersionRef};
 use crate::spec::JobState;
@@ -23,7 +24,7 @@ const VERSION: &str = "version";
 const TRACE: &str = "trace_id";
 
 impl Metrics {
-    /// So many connections more, or fewer, are open.
+    /// Adds to the number of open connections; `change` may be negative.
     pub fn connections(&self, change: i64) {
         self.0.connections.open.inc_by(change);
     }
@@ -50,7 +51,7 @@ impl Metrics {
         self.0.build_info.get_or_create(&labels).set(1);
     }
 
-    /// A version answered a classification, which took so long in the queue and on the device.
+    /// Counts a classification that a version answered, and the time that it took in the queue and on the device.
     pub fn classified(&self, version: &VersionRef, took: Duration) {
         let labels = self.version(version);
         let seconds = self.0.classified_seconds.get_or_create(&labels);
@@ -64,14 +65,14 @@ impl Metrics {
         self.0.classify_failures.get_or_create(&labels).inc();
     }
 
-    /// A request was shown to a version that watches; `outcome` is `agreed`, `disagreed`, `failed`, `dropped` or `not_resident`.
+    /// Counts a request that a shadow version ran on; `outcome` is `agreed`, `disagreed`, `failed`, `dropped` or `not_resident`.
     pub fn shadowed(&self, version: &VersionRef, outcome: &'static str) {
         let mut labels = self.version(version);
         labels.push((OUTCOME, outcome.to_owned()));
         self.0.shadow.requests.get_or_create(&labels).inc();
     }
 
-    /// A version that watches and the one that answered took so long on the device for one request.
+    /// Adds the device time of one request with a shadow version, and with the one that answered.
     pub fn shadow_device(&self, version: &VersionRef, own: Duration, answer: Duration) {
         let labels = self.version(version);
         let seconds = self.0.shadow.seconds.get_or_create(&labels);
@@ -133,7 +134,7 @@ impl Metrics {
         self.0.callers.refused.get_or_create(&labels).inc();
     }
 
-    /// The server's certificate expires in so many seconds, or did so many ago.
+    /// Sets the seconds until the server's certificate expires, negative once it has.
     pub fn certificate_expiry(&self, seconds: i64) {
         self.0.callers.expiry.set(seconds);
     }
@@ -157,12 +158,22 @@ impl Metrics {
         self.0.dropped.get_or_create(&labels).inc();
     }
 
+    /// Sets the clips that admitted requests hold.
+    pub fn admission_used(&self, clips: usize) {
+        self.0.admission_used.set(gauge(clips as u64));
+    }
+
+    /// Sets the clips that may be admitted at a time.
+    pub fn admission_capacity(&self, clips: usize) {
+        self.0.admission_capacity.set(gauge(clips as u64));
+    }
+
     /// So many clips wait for a batch now.
     pub fn queue_clips(&self, clips: usize) {
         self.0.queue_clips.set(gauge(clips as u64));
     }
 
-    /// A request waited so long for its last batch.
+    /// Records the time that a request waited for its last batch.
     pub fn queued(&self, time: Duration) {
         observe(&self.0.queue_seconds, time, trace::current_id());
     }
@@ -177,18 +188,42 @@ impl Metrics {
     pub fn slice(&self, kind: DeviceKind, took: Duration) {
         let labels = vec![(KIND, kind.as_str().to_owned())];
         self.0
-            .device_seconds
+            .device
+            .seconds
             .get_or_create(&labels)
             .inc_by(took.as_secs_f64());
-        self.0.device_slices.get_or_create(&labels).inc();
+        self.0.device.slices.get_or_create(&labels).inc();
     }
 
     /// A slice panicked and its work was dropped.
     pub fn device_panic(&self) {
-        self.0.device_panics.inc();
+        self.0.device.panics.inc();
     }
 
-    /// A tenant's resident adapter sets take so many bytes now.
+    /// The accelerator has so much memory now, and spent so much time on uploads.
+    pub fn device(&self, now: DeviceMemory) {
+        let kinds = [
+            ("total", now.total),
+            ("reserved", now.reserved),
+            ("used", now.used),
+        ];
+        for (kind, bytes) in kinds {
+            self.0
+                .device
+                .memory
+                .get_or_create(&vec![(KIND, kind.to_owned())])
+                .set(gauge(bytes));
+        }
+        let seconds = now.uploading.as_secs_f64();
+        self.0.device.upload_seconds.set(seconds);
+    }
+
+    /// The device had no room for a batch.
+    pub fn batch_halved(&self) {
+        self.0.device.halved.inc();
+    }
+
+    /// Sets the bytes of a tenant's resident adapter sets.
     pub fn residency_bytes(&self, tenant: &TenantId, bytes: u64) {
         // Tenants that share the label `other` would overwrite one another, so that label counts nothing.
         let label = self.tenant(tenant);
@@ -259,27 +294,31 @@ impl Metrics {
             .inc_by(bytes);
     }
 
-    /// So many uploads are unfinished now, with so many bytes, and so many expired since this was said last.
+    /// Sets the number of unfinished uploads and their bytes, and adds those that expired since the last call.
     pub fn unfinished_uploads(&self, uploads: u64, bytes: u64, expired: u64) {
         self.0.unfinished.uploads.set(gauge(uploads));
         self.0.unfinished.bytes.set(gauge(bytes));
         self.0.unfinished.expired.inc_by(expired);
     }
 
-    /// A job made one optimiser step over so many clips.
+    /// Counts an optimiser step of a job, and its clips.
     pub fn job_step(&self, tenant: &TenantId, clips: usize) {
         let labels = vec![self.tenant(tenant)];
-        self.0.job_steps.get_or_create(&labels).inc();
-        self.0.job_clips.get_or_create(&labels).inc_by(clips as u64);
+        self.0.jobs.steps.get_or_create(&labels).inc();
+        self.0
+            .jobs
+            .clips
+            .get_or_create(&labels)
+            .inc_by(clips as u64);
     }
 
     /// A job that this process works on went from one state to another; `None` is before its claim or after its end here.
     pub fn job_moved(&self, from: Option<JobState>, to: Option<JobState>) {
         if let Some(state) = from {
-            self.0.jobs.get_or_create(&job_labels(state)).dec();
+            self.0.jobs.by_state.get_or_create(&job_labels(state)).dec();
         }
         if let Some(state) = to {
-            self.0.jobs.get_or_create(&job_labels(state)).inc();
+            self.0.jobs.by_state.get_or_create(&job_labels(state)).inc();
         }
     }
 
@@ -290,14 +329,14 @@ impl Metrics {
 
     /// So many jobs wait for a worker.
     pub fn jobs_waiting(&self, jobs: u64) {
-        self.0.jobs_waiting.set(gauge(jobs));
+        self.0.jobs.waiting.set(gauge(jobs));
     }
 
     /// A job ended.
     pub fn job_finished(&self, tenant: &TenantId, state: JobState) {
         let mut labels = job_labels(state);
         labels.push(self.tenant(tenant));
-        self.0.jobs_finished.get_or_create(&labels).inc();
+        self.0.jobs.finished.get_or_create(&labels).inc();
     }
 }
 
@@ -307,7 +346,7 @@ impl Metrics {
         self.0.view.database_up.set(i64::from(is_up));
     }
 
-    /// What classification knows of tasks was confirmed so long ago.
+    /// Sets the time since the database last confirmed what classification knows of tasks.
     pub fn view_age(&self, age: Duration) {
         self.0.view.age.set(gauge(age.as_secs()));
     }

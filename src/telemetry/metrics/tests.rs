@@ -98,6 +98,8 @@ fn every_kind_of_metric_is_shown() {
     let metrics = Metrics::new();
     metrics.dropped(&tenant("a"), Dropped::Expired);
     metrics.queue_clips(3);
+    metrics.admission_capacity(256);
+    metrics.admission_used(12);
     metrics.queued(Duration::from_millis(5));
     metrics.batch(16, 3);
     metrics.slice(DeviceKind::Serving, Duration::from_millis(250));
@@ -112,6 +114,8 @@ fn every_kind_of_metric_is_shown() {
     for line in [
         "frameshift_requests_dropped_total{reason=\"expired\",tenant=\"a\"} 1\n",
         "frameshift_queue_clips 3\n",
+        "frameshift_admission_capacity_clips 256\n",
+        "frameshift_admission_used_clips 12\n",
         "frameshift_queue_seconds_count 1\n",
         "frameshift_batch_clips_sum 16.0\n",
         "frameshift_device_seconds_total{kind=\"serving\"} 0.25\n",
@@ -124,5 +128,50 @@ fn every_kind_of_metric_is_shown() {
         "frameshift_build_info{version=\"0.1.0\",backbone=\"89f5\",device=\"cpu\",precision=\"f32\"} 1\n",
     ] {
         assert!(text.contains(line), "{line} not in {text}");
+    }
+}
+
+/// Names of metrics in a text, without the endings that the format adds.
+fn names(text: &str) -> std::collections::BTreeSet<String> {
+    let is_part =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+    text.split(|letter| !is_part(letter))
+        .filter(|word| word.starts_with("frameshift_"))
+        .map(|word| {
+            let endings = ["_total", "_bucket", "_sum", "_count"];
+            let bare = endings.iter().find_map(|end| word.strip_suffix(end));
+            bare.unwrap_or(word).to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_chart_asks_for_metrics_that_there_are() {
+    // The text of a server shows a metric with labels only once it has a value, so the places are read where metrics get their names.
+    let sources = [
+        include_str!("../metrics.rs"),
+        include_str!("groups.rs"),
+        include_str!("live.rs"),
+        include_str!("objects.rs"),
+    ]
+    .concat();
+    let files = [
+        include_str!("../../../deploy/chart/files/alerts.yaml"),
+        include_str!("../../../deploy/chart/files/dashboard.json"),
+        include_str!("../../../deploy/chart/templates/autoscaling.yaml"),
+        include_str!("../../../deploy/chart/templates/trainer.yaml"),
+    ];
+    // What a rule for the adapter of custom metrics makes of two of ours.
+    let made = [
+        "frameshift_admission_used_share",
+        "frameshift_queue_seconds_p95",
+    ];
+    let asked: std::collections::BTreeSet<String> =
+        files.iter().flat_map(|file| names(file)).collect();
+    assert!(asked.len() > 20, "{asked:?}");
+    for name in asked.iter().filter(|name| !made.contains(&name.as_str())) {
+        let registered = name.strip_prefix("frameshift_").unwrap_or(name);
+        let quoted = format!("\"{registered}\"");
+        assert!(sources.contains(&quoted), "{name} is no metric");
     }
 }

@@ -119,10 +119,10 @@ impl<E: SpanExporter> SpanExporter for Told<E> {
         let was_failing = self.is_failing.swap(is_failing, Ordering::Relaxed);
         match &exported {
             Err(error) if !was_failing => {
-                tracing::warn!(endpoint, %error, "the collector takes no traces; they are dropped until it does");
+                tracing::warn!(endpoint, %error, "the collector does not accept traces; they are dropped meanwhile");
             }
             Ok(()) if was_failing => {
-                tracing::info!(endpoint, "the collector takes traces again");
+                tracing::info!(endpoint, "the collector accepts traces again");
             }
             Ok(()) | Err(_) => {}
         }
@@ -206,7 +206,7 @@ mod tests {
             }
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text.matches("takes no traces").count(), 2, "{text}");
-        assert_eq!(text.matches("takes traces again").count(), 1, "{text}");
+        assert_eq!(text.matches("does not accept traces").count(), 2, "{text}");
+        assert_eq!(text.matches("accepts traces again").count(), 1, "{text}");
     }
 }

@@ -163,7 +163,7 @@ fn train(backbone: &Arc<Backbone>, task: &Task, seed: u64) -> Result<AdapterSet,
     let classes = task.motion.labels().len();
     let rng = Stream::new(seed, "agreement/weights");
     let fresh = AdapterSet::fresh(backbone.config(), config, classes, &rng)?;
-    let set = TrainableSet::new(&fresh)?;
+    let set = TrainableSet::beside(&fresh, backbone)?;
     let mut optimizer = AdamW::new(set.parameters(), adamw::Config::default())?;
     let steps = task.training.len().div_ceil(BATCH) * task.epochs;
     let (mut order, mut step): (Vec<usize>, u64) = ((0..task.training.len()).collect(), 0);
@@ -175,7 +175,7 @@ fn train(backbone: &Arc<Backbone>, task: &Task, seed: u64) -> Result<AdapterSet,
             let (clips, labels): (Vec<_>, Vec<_>) = examples.unzip();
             let backbone = Arc::clone(backbone);
             let mut run = TrainingStep::new(backbone, &set, clips, &labels, None, Keep::All)?;
-            while run.advance()? == Step::More {}
+            while run.advance()? != Step::Done {}
             let found = run.finish()?.gradients;
             let rate = schedule::learning_rate(step, steps as u64, WARMUP_SHARE, LEARNING_RATE);
             optimizer.step(set.parameters(), &found, rate)?;
@@ -226,7 +226,7 @@ fn serve(
     set: &AdapterSet,
     clips: &[(Arc<[f32]>, u32)],
 ) -> Result<Vec<Vec<f32>>, Error> {
-    let set = Arc::new(set.in_precision(backbone.precision()));
+    let set = Arc::new(set.beside(backbone)?);
     let mut rows = Vec::with_capacity(clips.len());
     for batch in clips.chunks(BATCH) {
         let segment = Segment {
@@ -237,7 +237,7 @@ fn serve(
         let frames = batch.iter().map(|(planes, _)| Arc::clone(planes));
         let backbone = Arc::clone(backbone);
         let mut batch = Inference::new(backbone, frames.collect(), vec![segment])?;
-        while batch.advance()? == Step::More {}
+        while batch.advance()? != Step::Done {}
         rows.extend(batch.into_logits()?);
     }
     Ok(rows)

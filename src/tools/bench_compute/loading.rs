@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{Args, Error, round};
+use super::{Args, Error, On, round};
 use crate::model::load::{self, Overrides, Plan};
 use crate::model::{Backbone, BackboneConfig, Tensors, usage};
 use crate::rng::Stream;
-use crate::spec::{Digest, Invalid, Precision};
+use crate::spec::{Digest, Invalid};
 
 /// Cost of loading a checkpoint.
 #[derive(Debug, Clone, Serialize)]
@@ -56,23 +56,23 @@ pub(super) struct Loaded {
 }
 
 /// Loads what the arguments ask for.
-pub(super) fn load(args: &Args, precision: Precision) -> Result<Loaded, Error> {
+pub(super) fn load(args: &Args, on: &On) -> Result<Loaded, Error> {
     match &args.backbone {
         Some(_) => {
-            let (_, backbone, loading) = checkpoint(args, precision)?;
+            let (_, backbone, loading) = checkpoint(args, on)?;
             Ok(Loaded {
                 backbone,
                 load_ms: loading.load_ms,
                 loading: Some(loading),
             })
         }
-        None => random(args, precision),
+        None => random(args, on),
     }
 }
 
 /// Loads a checkpoint and says what it took.
-pub(super) fn line(args: &Args, precision: Precision, threads: usize) -> Result<String, Error> {
-    let (plan, backbone, loading) = checkpoint(args, precision)?;
+pub(super) fn line(args: &Args, on: &On, threads: usize) -> Result<String, Error> {
+    let (plan, backbone, loading) = checkpoint(args, on)?;
     let start = Instant::now();
     let digest = plan.digest().map_err(|source| refused(args, source))?;
     let checked_ms = ms(start);
@@ -80,7 +80,7 @@ pub(super) fn line(args: &Args, precision: Precision, threads: usize) -> Result<
         what: args.what,
         backbone: backbone.name(),
         digest: digest.to_string(),
-        precision: precision.to_string(),
+        precision: on.precision.to_string(),
         threads,
         loading,
         checked_ms,
@@ -89,7 +89,7 @@ pub(super) fn line(args: &Args, precision: Precision, threads: usize) -> Result<
     Ok(serde_json::to_string(&line).unwrap_or_default())
 }
 
-fn checkpoint(args: &Args, precision: Precision) -> Result<(Plan, Backbone, Loading), Error> {
+fn checkpoint(args: &Args, on: &On) -> Result<(Plan, Backbone, Loading), Error> {
     let Some(path) = &args.backbone else {
         let problem = "is needed to measure how it loads";
         return Err(Error::Argument(Invalid::new("backbone", problem)));
@@ -98,7 +98,8 @@ fn checkpoint(args: &Args, precision: Precision) -> Result<(Plan, Backbone, Load
     let start = Instant::now();
     let plan = load::plan(path, &Overrides::default()).map_err(refused)?;
     let mapped_ms = ms(start);
-    let backbone = Backbone::from_plan(&plan, precision).map_err(refused)?;
+    on.check(args, plan.config())?;
+    let backbone = Backbone::from_plan_on(&plan, on.precision, &on.place).map_err(refused)?;
     let load_ms = ms(start);
     let (packed, peak) = (backbone.bytes(), usage().peak_bytes);
     let loading = Loading {
@@ -123,11 +124,18 @@ fn refused(args: &Args, source: load::Error) -> Error {
     }
 }
 
-fn random(args: &Args, precision: Precision) -> Result<Loaded, Error> {
+fn random(args: &Args, on: &On) -> Result<Loaded, Error> {
     let (shape, name) = (args.size.config(), args.size.name());
     let tensors = random_tensors(&name, &shape);
+    on.check(args, &shape)?;
     let start = Instant::now();
-    let backbone = Backbone::from_tensors_in(&name, shape, Digest([0; 32]), tensors, precision)?;
+    let backbone = Backbone::from_tensors_on(
+        &name,
+        (shape, Digest([0; 32])),
+        tensors,
+        on.precision,
+        &on.place,
+    )?;
     Ok(Loaded {
         backbone,
         load_ms: ms(start),

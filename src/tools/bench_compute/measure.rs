@@ -53,7 +53,7 @@ pub(super) fn infer(subject: &Subject, args: &Args) -> Result<Measured, Error> {
     let run = |segments| {
         let backbone = Arc::clone(&subject.backbone);
         let mut batch = Inference::new(backbone, subject.clips.clone(), segments)?;
-        while batch.advance()? == Step::More {}
+        while batch.advance()? != Step::Done {}
         batch.into_logits()
     };
     let segments = subject.segments();
@@ -80,7 +80,7 @@ pub(super) fn infer(subject: &Subject, args: &Args) -> Result<Measured, Error> {
 
 /// Steps of one set: forward, backward, update.
 pub(super) fn train(subject: &Subject, args: &Args) -> Result<Measured, Error> {
-    let set = TrainableSet::new(&subject.exact)?;
+    let set = TrainableSet::beside(&subject.exact, &subject.backbone)?;
     let mut optimizer = AdamW::new(set.parameters(), adamw::Config::default())?;
     let classes = set.classes();
     let labels: Vec<u32> = (0..subject.clips.len())
@@ -100,7 +100,7 @@ pub(super) fn train(subject: &Subject, args: &Args) -> Result<Measured, Error> {
             recomputed_blocks: step.recomputed_blocks(),
             recomputed_mlps: step.recomputed_mlps(),
         });
-        while step.advance()? == Step::More {}
+        while step.advance()? != Step::Done {}
         let found = step.finish()?;
         optimizer.step(set.parameters(), &found.gradients, 1e-4)?;
         Ok(found.logits)

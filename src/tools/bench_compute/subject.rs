@@ -7,10 +7,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::loading::{self, Loaded, Loading};
-use super::{Args, Error, What};
+use super::{Args, Error, On, What};
 use crate::model::{self, Activation, AdapterSet, Backbone, BackboneConfig, Segment, load};
 use crate::rng::Stream;
-use crate::spec::{AdapterConfig, Head, Invalid, Normalization, Precision};
+use crate::spec::{AdapterConfig, Head, Invalid, Normalization};
 
 /// The official adapter configurations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -114,7 +114,7 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    pub(super) fn new(args: &Args, precision: Precision) -> Result<Self, Error> {
+    pub(super) fn new(args: &Args, on: &On) -> Result<Self, Error> {
         let (frames, batch, sets) = (args.frames.get(), args.batch.get(), args.sets.get());
         if !batch.is_multiple_of(sets) {
             let problem = format!("{sets} do not divide a batch of {batch}");
@@ -124,16 +124,16 @@ impl Subject {
             backbone,
             load_ms,
             loading,
-        } = loading::load(args, precision)?;
+        } = loading::load(args, on)?;
         let shape = backbone.config();
         let exact = match &args.set {
             Some(path) => read_set(path, shape, args.preset.config())?,
             None => random_set(shape, args.preset.config(), 0)?,
         };
-        let mut all = vec![Arc::new(exact.in_precision(precision))];
+        let mut all = vec![Arc::new(exact.beside(&backbone)?)];
         for i in 1..sets {
             let set = random_set(shape, args.preset.config(), i as u64)?;
-            all.push(Arc::new(set.in_precision(precision)));
+            all.push(Arc::new(set.beside(&backbone)?));
         }
         Ok(Self {
             clips: clips(args.input.as_deref(), batch, frames * shape.frame_len())?,
@@ -208,7 +208,7 @@ fn random_set(
     Ok(random_classes(shape, config, CLASSES, seed)?)
 }
 
-/// A set of random weights for so many classes, equal for equal arguments; its convolutions are not 0, so that its adapters do something.
+/// Makes a set of random weights for this many classes, equal for equal arguments; its convolutions are not 0, so that its adapters do something.
 ///
 /// # Errors
 /// When the configuration does not fit the backbone.
@@ -220,7 +220,7 @@ pub(in crate::tools) fn random_classes(
 ) -> Result<AdapterSet, model::Error> {
     let rng = Stream::new(seed, "bench/set");
     let fresh = AdapterSet::fresh(shape, config, classes, &rng)?;
-    let mut tensors = fresh.tensors();
+    let mut tensors = fresh.tensors()?;
     for (i, (name, (_, values))) in tensors.iter_mut().enumerate() {
         let mut rng = rng.fork(1000 + i as u64);
         if name.ends_with("conv.weight") {
@@ -321,13 +321,13 @@ mod tests {
         let set = TrainableSet::new(&segment.set).expect("a set");
         let batch = Inference::new(Arc::clone(&backbone), clips.clone(), vec![segment]);
         let mut batch = batch.expect("a batch");
-        while batch.advance().expect("a slice") == Step::More {}
+        while batch.advance().expect("a slice") != Step::Done {}
         let logits = batch.into_logits().expect("logits");
         assert!(logits[0].iter().all(|logit| logit.is_finite()), "{name}");
 
         let step = TrainingStep::new(backbone, &set, clips, &[3], None, Keep::Within(0));
         let mut step = step.expect("a step");
-        while step.advance().expect("a slice") == Step::More {}
+        while step.advance().expect("a slice") != Step::Done {}
         let found = step.finish().expect("a step");
         assert_eq!(found.gradients.len(), set.parameters().len(), "{name}");
         let same = found.logits[0].iter().zip(&logits[0]);

@@ -111,8 +111,29 @@ fn children(process: u32) -> Vec<u32> {
 
 /// Memory of a process that is resident, in bytes; none when the process has ended.
 pub(super) fn resident_bytes(process: u32) -> Option<u64> {
+    bytes_of(process, "VmRSS:")
+}
+
+/// Most memory of a process that was resident at any time, in bytes; none when the process has ended.
+pub(super) fn peak_bytes(process: u32) -> Option<u64> {
+    bytes_of(process, "VmHWM:")
+}
+
+/// Resident memory of the processes that a process started, and of theirs, in bytes. One that has just ended has none.
+pub(super) fn resident_of_children(process: u32) -> u64 {
+    let mut waiting = children(process);
+    let mut bytes = 0;
+    while let Some(child) = waiting.pop() {
+        bytes += resident_bytes(child).unwrap_or(0);
+        waiting.extend(children(child));
+    }
+    bytes
+}
+
+/// A size from the status of a process.
+fn bytes_of(process: u32, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1 << 10)
 }
@@ -157,6 +178,8 @@ mod tests {
             "{status}"
         );
         assert!(resident_bytes(me).unwrap() > 1 << 20);
+        assert!(peak_bytes(me) >= resident_bytes(me));
+        assert!(resident_of_children(me) > 0);
         // Without an open input it ends by itself.
         drop(child.stdin.take());
         child.wait().unwrap();

@@ -40,14 +40,28 @@ pub(super) async fn import(
     task: &str,
     file: Bytes,
 ) -> Result<v1::AdapterVersion, Error> {
+    let sampling = v1::ClipSampling {
+        num_frames: NUM_FRAMES,
+        ..Default::default()
+    };
+    import_as(client, task, sampling, file).await
+}
+
+/// As [`import`], with the sampling of the task.
+///
+/// # Errors
+/// When the server refuses.
+pub(super) async fn import_as(
+    client: &Client,
+    task: &str,
+    sampling: v1::ClipSampling,
+    file: Bytes,
+) -> Result<v1::AdapterVersion, Error> {
     use v1::import_adapter_version_request::Payload;
     let header = v1::ImportAdapterVersionHeader {
         parent: task.to_owned(),
         create_task: true,
-        sampling: Some(v1::ClipSampling {
-            num_frames: NUM_FRAMES,
-            ..Default::default()
-        }),
+        sampling: Some(sampling),
         ..Default::default()
     };
     let chunks = file

@@ -178,7 +178,7 @@ impl Recorder {
         self.device.add(&other.device);
     }
 
-    /// The figures of a measurement that took so many seconds.
+    /// Returns the figures of a measurement of this many seconds.
     pub(super) fn figures(&self, name: &str, seconds: f64) -> Figures {
         let server = [&self.decode, &self.queue, &self.device].map(Times::quantiles);
         let server = match server {
@@ -219,18 +219,18 @@ pub(super) struct Figures {
     pub(super) name: String,
     /// Requests that should have been sent while the clock ran.
     pub(super) sent: u64,
-    /// Those of them that were answered.
+    /// Requests that were answered.
     pub(super) answered: u64,
-    /// Those of them that were not.
+    /// Requests that were not answered.
     pub(super) errors: u64,
     /// The errors by code and reason.
     errors_by_code: BTreeMap<String, u64>,
     /// Answers that came while the clock ran, by its time.
     pub(super) clips_per_s: f64,
-    /// Of the answers, from the intended time of sending.
+    /// Latencies of the answers, from the intended time of sending.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) latency_ms: Option<Quantiles>,
-    /// Of the refusals for want of room, from the real time of sending.
+    /// Times of the refusals for want of room, from the real time of sending.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refusal_ms: Option<Quantiles>,
     /// How late requests were sent: a generator that is too slow for its rate shows here.

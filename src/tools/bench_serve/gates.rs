@@ -3,6 +3,7 @@
 //! Invariant: both halves of a pair have the same seed, and so the same times of sending and the same choice of tasks.
 
 mod bed;
+mod flood;
 mod memory;
 mod raw;
 mod rounds;
@@ -143,6 +144,9 @@ async fn measure(args: &Args, bed: &mut Bed) -> Result<Vec<Line>, Error> {
     if args.wants(Gate::ResidentMemory) {
         lines.add(Gate::ResidentMemory, memory::resident(bed).await);
     }
+    if args.wants(Gate::FloodMemory) {
+        lines.add(Gate::FloodMemory, flood::memory(args, bed).await);
+    }
     let tasks = [(Gate::Tasks1000, 1000), (Gate::Tasks64, 64)];
     let most = tasks.iter().find(|(gate, _)| args.wants(*gate));
     if let Some((_, tasks)) = most {
@@ -194,7 +198,7 @@ async fn measure(args: &Args, bed: &mut Bed) -> Result<Vec<Line>, Error> {
 /// Pairs of two gates that the same measurements are for.
 type Both = (Vec<Pair>, Vec<Pair>);
 
-/// The lines so far; each is also told when it is there, since all of them take minutes.
+/// Lines that were measured so far; each is also printed at once, since all of them take minutes.
 struct Lines(Vec<Line>);
 
 impl Lines {

@@ -87,6 +87,20 @@ impl Host {
         })
     }
 
+    /// Most resident memory of the server's process so far and that of its video workers now, in bytes.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub(super) fn peak_bytes(&self) -> Result<u64, Error> {
+        let bytes = self.pid().and_then(|pid| {
+            let own = affinity::peak_bytes(pid)?;
+            Some(own + affinity::resident_of_children(pid))
+        });
+        bytes.ok_or(Error::Incomplete {
+            what: "the server's process",
+        })
+    }
+
     fn pid(&self) -> Option<u32> {
         self.running.as_ref().and_then(Server::pid)
     }

@@ -95,7 +95,7 @@ pub(super) struct Streams {
     pub(super) stride_ms: f64,
     /// Windows that were due while the clock ran.
     pub(super) due: u64,
-    /// Those of them that were answered within one and a half strides.
+    /// Windows that were answered within one and a half strides.
     pub(super) in_time: u64,
     /// In time over due.
     pub(super) share: f64,

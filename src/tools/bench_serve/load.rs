@@ -51,9 +51,9 @@ fn turn<T>(items: &[T], number: u64) -> Option<&T> {
 /// When a tenant sends.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pacing {
-    /// By a schedule of so many requests a second.
+    /// By a schedule of this many requests a second.
     Open(Arrivals, f64),
-    /// Each of so many callers when it has its answer.
+    /// This many callers, each of which sends when it has its answer.
     Closed(usize),
 }
 

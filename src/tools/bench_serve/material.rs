@@ -63,7 +63,7 @@ impl Sets {
         }
     }
 
-    /// The same with about this width in every block: divided among two adapters where a server would refuse one as wide as that.
+    /// Returns the maker of sets of about this width in every block, divided among two adapters where a server would refuse one as wide as that.
     pub(super) fn with_width(&self, width: u32) -> Self {
         let most = 4 * u32::try_from(self.shape.width).unwrap_or(u32::MAX / 4);
         let is_on_both = width > most;
@@ -78,7 +78,7 @@ impl Sets {
         }
     }
 
-    /// The same with adapters in the last half of the blocks alone.
+    /// Returns the maker of sets with adapters in the last half of the blocks alone.
     pub(super) fn in_last_half(&self) -> Self {
         Self {
             is_in_last_half: true,
@@ -211,7 +211,7 @@ impl Tenant {
         self.clients.clear();
     }
 
-    /// Connects anew, to a server that was started again.
+    /// Connects again, to a server that was restarted.
     ///
     /// # Errors
     /// When the server cannot be reached.
@@ -249,7 +249,7 @@ impl Tenant {
         Ok(())
     }
 
-    /// Imports sets until so many tasks serve.
+    /// Imports sets until this many tasks serve.
     ///
     /// # Errors
     /// When the server refuses one, or cannot serve it.

@@ -41,7 +41,7 @@ impl fmt::Display for Popularity {
     }
 }
 
-/// A chooser among so many tasks.
+/// A chooser of one task among many.
 #[derive(Debug, Clone)]
 pub(super) struct Choice {
     /// Share of the requests for this task and those before it.

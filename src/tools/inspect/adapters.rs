@@ -38,10 +38,11 @@ pub struct Site {
 
 /// The adapter set of a file that has adapters, or a head and nothing else; `None` for other files.
 pub(super) fn find(header: &Header) -> Option<Adapters> {
-    let entries = || {
-        let all = header.entries.iter();
-        all.map(|entry| (load::without_prefixes(&entry.name), entry))
-    };
+    let all = header.entries.iter();
+    let named: Vec<_> = all
+        .map(|entry| (load::without_wrappers(&entry.name), entry))
+        .collect();
+    let entries = || named.iter().map(|(name, entry)| (name.as_str(), *entry));
     let shape = |wanted: &str| {
         let found = entries().find(|(name, _)| *name == wanted);
         found.map(|(_, entry)| entry.shape.as_slice())

@@ -27,6 +27,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Draws the sampled frames side by side in a PNG file and lists them as JSON
     Frames(Frames),
+    /// Starts a decoding process as a server does, and lists as JSON the layers that confine it here
+    Sandbox,
     /// Reads lines `frames|clip|dense|views|pair|single FILE` and prints each one's milliseconds, for benchmarks
     #[command(hide = true)]
     Time {
@@ -92,7 +94,7 @@ pub struct Frames {
     /// Which of them, from 0
     #[arg(long, value_name = "N", default_value = "0", requires = "window")]
     pub window_index: u32,
-    /// These frames
+    /// Numbers of the frames
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', group = "sampling")]
     pub indices: Option<Vec<u32>>,
     /// As stored, without the container's rotation

@@ -152,7 +152,7 @@ async fn a_versions_features_and_its_head_give_its_logits() {
         let file = stored(seed, adapter, 0.3);
         let set =
             AdapterSet::from_safetensors(&file.bytes, running.backbone.config(), adapter, CLASSES);
-        let head = set.unwrap().tensors();
+        let head = set.unwrap().tensors().unwrap();
         let rows = head["fc.weight"].1.chunks_exact(config().width);
         for ((row, bias), logit) in rows.zip(&head["fc.bias"].1).zip(&logits) {
             let sum: f32 = row.iter().zip(&features.pooled).map(|(w, x)| w * x).sum();
@@ -168,7 +168,7 @@ async fn the_bare_backbones_features_are_the_models_own_beside_other_tasks() {
     let (own, other) = (clip(8, 3), clip(9, 5));
     let mut forward =
         Features::new(running.backbone.clone(), vec![own.clone()], Head::Mean).unwrap();
-    while forward.advance().unwrap() == Step::More {}
+    while forward.advance().unwrap() != Step::Done {}
     let expected = forward.into_features().unwrap().remove(0);
 
     let before = running.settled().batches;

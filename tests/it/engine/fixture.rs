@@ -366,7 +366,31 @@ pub(crate) struct Running {
     pub(crate) service: tokio::task::JoinHandle<Result<(), engine::Unfit>>,
 }
 
+/// The bytes that a set takes in memory.
+pub(crate) fn size(stored: &Stored) -> u64 {
+    let set =
+        AdapterSet::from_safetensors(&stored.bytes, &config(), stored.adapter, stored.classes);
+    set.unwrap().bytes()
+}
+
 impl Running {
+    /// Starts an engine with room for this many sets of the tests' size.
+    pub(crate) async fn with_room_for(sets: u64, config: Config) -> Self {
+        let residency_bytes = sets * size(&stored(0, ADAPTER, 0.3));
+        Self::start(Config {
+            residency_bytes,
+            ..config
+        })
+        .await
+    }
+
+    /// The versions of a tenant whose sets are resident, without those that are quarantined.
+    pub(crate) fn resident(&self, owner: &str) -> Vec<VersionRef> {
+        let records = self.engine.residency(&tenant(owner)).into_iter();
+        let resident = records.filter(|record| record.quarantine.is_none());
+        resident.map(|record| record.version).collect()
+    }
+
     /// Starts an engine and waits until it is ready.
     pub(crate) async fn start(config: Config) -> Self {
         let metrics = Metrics::new();

@@ -2,33 +2,20 @@
 
 use std::time::Duration;
 
-use frameshift::engine::{Config, Stored};
+use frameshift::engine::Config;
 use frameshift::ids::VersionRef;
-use frameshift::model::AdapterSet;
 use frameshift::spec::AdapterConfig;
 
-use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
+use super::fixture::{ADAPTER, Running, bits, clip, size, stored, tenant, version};
 use crate::server::until;
 
-fn size(stored: &Stored) -> u64 {
-    let set =
-        AdapterSet::from_safetensors(&stored.bytes, &config(), stored.adapter, stored.classes);
-    set.unwrap().bytes()
-}
-
-/// Starts an engine with room for `count` sets of the tests' size.
+/// Starts an engine with room for this many sets of the tests' size, which looks for work all the time.
 async fn with_room_for(sets: u64) -> Running {
-    let running = Running::start(Config {
-        residency_bytes: sets * size(&stored(0, ADAPTER, 0.3)),
+    let config = Config {
         poll: Duration::from_millis(1),
         ..Config::default()
-    });
-    running.await
-}
-
-fn resident(running: &Running, owner: &str) -> Vec<VersionRef> {
-    let records = running.engine.residency(&tenant(owner)).into_iter();
-    records.map(|record| record.version).collect()
+    };
+    Running::with_room_for(sets, config).await
 }
 
 #[tokio::test]
@@ -41,7 +28,7 @@ async fn a_set_that_admission_names_is_loaded_once_and_before_its_clips_come() {
     until(|| async { running.shelf.loads(&wanted) == 1 }).await;
     running.engine.prefetch([&wanted]);
     gate.add_permits(2);
-    until(|| async { resident(&running, "a") == [wanted.clone()] }).await;
+    until(|| async { running.resident("a") == [wanted.clone()] }).await;
     running.one(&wanted, clip(0, 4)).await.unwrap();
     assert_eq!(running.shelf.loads(&wanted), 1);
 }
@@ -116,7 +103,7 @@ async fn a_place_in_memory_that_is_reused_never_answers_with_another_tenants_set
         let answer = running.one(&owners[turn], clip(0, 4)).await.unwrap();
         assert_eq!(bits(&answer), alone[turn]);
         assert_eq!(
-            resident(&running, owners[turn].tenant.as_str()),
+            running.resident(owners[turn].tenant.as_str()),
             [owners[turn].clone()]
         );
     }
@@ -150,7 +137,7 @@ async fn room_is_counted_in_bytes_not_in_sets() {
         running.one(own, clip(0, 1)).await.unwrap();
     }
     let all = (budget / small).min(9) as usize;
-    assert_eq!(resident(&running, "a").len(), all, "as many as have room");
+    assert_eq!(running.resident("a").len(), all, "as many as have room");
     running.one(&big, clip(0, 1)).await.unwrap();
     let records = running.engine.residency(&tenant("a"));
     assert_eq!(
@@ -196,5 +183,5 @@ async fn pinned_sets_are_loaded_unasked_and_stay_within_half_of_the_budget() {
     for own in &versions[3..] {
         running.one(own, clip(0, 1)).await.unwrap();
     }
-    assert!(!resident(&running, "a").contains(&versions[0]));
+    assert!(!running.resident("a").contains(&versions[0]));
 }

@@ -1,33 +1,15 @@
 //! Loading, eviction and refusal of adapter sets.
 
 use frameshift::engine::{Clips, Config, Error, Load, Stored};
-use frameshift::ids::VersionRef;
-use frameshift::model::AdapterSet;
 use frameshift::spec::Digest;
 use futures::future::join_all;
 
-use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
+use super::fixture::{ADAPTER, Running, bits, clip, size, stored, tenant, version};
 use crate::server::{soon, until};
 
-fn size(stored: &Stored) -> u64 {
-    let set =
-        AdapterSet::from_safetensors(&stored.bytes, &config(), stored.adapter, stored.classes);
-    set.unwrap().bytes()
-}
-
-/// Starts an engine with room for `count` sets of the tests' size.
+/// Starts an engine with room for this many sets of the tests' size.
 async fn with_room_for(sets: u64) -> Running {
-    let running = Running::start(Config {
-        residency_bytes: sets * size(&stored(0, ADAPTER, 0.3)),
-        ..Config::default()
-    });
-    running.await
-}
-
-fn resident(running: &Running, owner: &str) -> Vec<VersionRef> {
-    let records = running.engine.residency(&tenant(owner)).into_iter();
-    let resident = records.filter(|record| record.quarantine.is_none());
-    resident.map(|record| record.version).collect()
+    Running::with_room_for(sets, Config::default()).await
 }
 
 #[tokio::test]
@@ -40,8 +22,8 @@ async fn a_version_is_loaded_once_for_all_who_wait() {
         answer.unwrap();
     }
     assert_eq!(running.shelf.loads(&wanted), 1);
-    assert_eq!(resident(&running, "a"), [wanted]);
-    assert_eq!(resident(&running, "b"), []);
+    assert_eq!(running.resident("a"), [wanted]);
+    assert_eq!(running.resident("b"), []);
 }
 
 #[tokio::test]
@@ -57,7 +39,7 @@ async fn the_set_that_was_used_longest_ago_makes_room() {
         running.one(&versions[used], clip(0, 4)).await.unwrap();
     }
     assert_eq!(
-        resident(&running, "a"),
+        running.resident("a"),
         [versions[0].clone(), versions[2].clone()]
     );
     let bytes = 2 * size(&stored(0, ADAPTER, 0.3));
@@ -215,7 +197,7 @@ async fn a_deleted_task_leaves_memory() {
     // The database is unavailable when the notice arrives, so the engine has to ask again.
     running.shelf.fall_silent(2);
     running.shelf.delete(&wanted);
-    until(|| async { resident(&running, "a").is_empty() }).await;
+    until(|| async { running.resident("a").is_empty() }).await;
     let gone = running.one(&wanted, clip(0, 4)).await;
     assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
 }
@@ -228,7 +210,7 @@ async fn a_deleted_task_leaves_memory_although_its_notice_was_lost() {
     running.one(&wanted, clip(0, 4)).await.unwrap();
     running.shelf.delete_silently(&wanted);
     running.shelf.flood();
-    until(|| async { resident(&running, "a").is_empty() }).await;
+    until(|| async { running.resident("a").is_empty() }).await;
 }
 
 #[tokio::test]
@@ -251,5 +233,5 @@ async fn a_load_of_a_task_that_is_deleted_meanwhile_lists_nothing() {
     };
     let (gone, ()) = tokio::join!(request, deletion);
     assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
-    assert_eq!(resident(&running, "a"), []);
+    assert_eq!(running.resident("a"), []);
 }

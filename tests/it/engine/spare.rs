@@ -5,21 +5,17 @@ use std::time::{Duration, Instant};
 
 use frameshift::engine::{Answer, Config, Error};
 use frameshift::ids::VersionRef;
-use frameshift::model::AdapterSet;
 
 use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
 use crate::server::until;
 
 /// Starts an engine with room for `count` sets of the tests' size.
 async fn with_room_for(sets: u64) -> Running {
-    let file = stored(0, ADAPTER, 0.3);
-    let set = AdapterSet::from_safetensors(&file.bytes, &config(), file.adapter, file.classes);
-    let running = Running::start(Config {
-        residency_bytes: sets * set.unwrap().bytes(),
+    let config = Config {
         poll: Duration::from_millis(1),
         ..Config::default()
-    });
-    running.await
+    };
+    Running::with_room_for(sets, config).await
 }
 
 async fn spare(

@@ -115,7 +115,7 @@ fn frames_in_common_change_no_bit_wherever_the_adapters_are() {
         let segments: Vec<Segment> = segments.collect();
         let all = || shapes.iter().flat_map(|_| pictures.iter().cloned());
         let finish = |mut batch: Inference| {
-            while batch.advance().unwrap() == Step::More {}
+            while batch.advance().unwrap() != Step::Done {}
             batch.into_logits().unwrap()
         };
         let shared: Vec<Pictures> = all().map(Pictures::from).collect();

@@ -160,7 +160,7 @@ fn infer(backbone: &Arc<Backbone>, set: &Arc<AdapterSet>, run: &Run, golden: &Go
     };
     let mut inference = Inference::new(backbone.clone(), clips(run, golden), vec![segment])
         .unwrap_or_else(|error| panic!("{error}"));
-    while inference.advance().expect("the forward goes on") == Step::More {}
+    while inference.advance().expect("the forward goes on") != Step::Done {}
     inference.into_logits().expect("logits").concat()
 }
 
@@ -200,7 +200,7 @@ fn train(
             keep,
         )
         .unwrap_or_else(|error| panic!("{error}"));
-        while work.advance().expect("the step goes on") == Step::More {}
+        while work.advance().expect("the step goes on") != Step::Done {}
         let output = work.finish().expect("a loss");
         if step < run.optimizer.steps {
             optimizer
@@ -211,6 +211,8 @@ fn train(
     }
     let weights = set
         .parameters()
+        .tensors()
+        .expect("weights")
         .iter()
         .map(|(name, weight)| (name.clone(), flat(weight)))
         .collect();
@@ -246,7 +248,7 @@ fn compare_tensors(
         first.gradients.len(),
         "as many gradients"
     );
-    for (name, gradient) in &first.gradients {
+    for (name, gradient) in &first.gradients.tensors().expect("gradients") {
         let name = format!("grad.{name}");
         let (_, expected) = golden.get(&name);
         shares.close(&name, &flat(gradient), expected, run.fp32_vs_fp64.grad_max);

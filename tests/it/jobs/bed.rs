@@ -10,7 +10,8 @@ use frameshift::ids::{DatasetId, JobId, TaskId, TenantId, VersionRef, VideoId};
 use frameshift::jobs;
 use frameshift::library::{self, Library, Started};
 use frameshift::metadata::{
-    self, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord, NewTask, Outages, Sqlite,
+    self, ComparedHead, Database, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord,
+    NewTask, Outages,
 };
 use frameshift::model::{Activation, Backbone, BackboneConfig, Tensors};
 use frameshift::registry::{self, Registry};
@@ -92,7 +93,7 @@ impl Bed {
     pub(super) async fn open_with(directory: &Path, outages: &Outages) -> Self {
         let lock = DirectoryLock::acquire(directory).expect("the directory is free");
         let path = directory.join("records.sqlite");
-        let metadata = Sqlite::open(metadata::Config::at(path))
+        let metadata = Database::open(metadata::Config::at(path))
             .await
             .expect("a database");
         let metadata = outages.wrap(Arc::new(metadata));
@@ -219,6 +220,16 @@ impl Bed {
         name: &str,
         adapter: AdapterConfig,
     ) -> TaskId {
+        self.task_of(tenant, name, (adapter, false)).await
+    }
+
+    /// A task with these adapters whose jobs may also try heads without adapters.
+    pub(super) async fn task_of(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        (adapter, auto_head): (AdapterConfig, bool),
+    ) -> TaskId {
         let task: TaskId = name.parse().expect("an id");
         let new = NewTask {
             id: task.clone(),
@@ -233,6 +244,7 @@ impl Bed {
                 order: FrameOrder::Display,
             },
             auto_serve: true,
+            auto_head,
         };
         self.parts
             .registry
@@ -281,20 +293,25 @@ impl Bed {
         (self.task(tenant, "fades", ADAPTERS).await, dataset)
     }
 
-    /// The weights of a version, by name.
-    pub(super) async fn weights(&self, job: &JobRecord) -> BTreeMap<String, Vec<u8>> {
+    /// The shape of a job's version.
+    pub(super) async fn shape(&self, job: &JobRecord) -> AdapterConfig {
+        self.loaded(job).await.record.manifest.adapter
+    }
+
+    async fn loaded(&self, job: &JobRecord) -> registry::Loaded {
         let version = job.result.as_ref().expect("a result").version;
         let version = VersionRef {
             tenant: job.tenant.clone(),
             task: job.task.clone(),
             version: version.to_string().parse().expect("a version"),
         };
-        let loaded = self
-            .parts
-            .registry
-            .load(&version)
-            .await
-            .expect("the version's file");
+        let load = self.parts.registry.load(&version);
+        load.await.expect("the version's file")
+    }
+
+    /// The weights of a version, by name.
+    pub(super) async fn weights(&self, job: &JobRecord) -> BTreeMap<String, Vec<u8>> {
+        let loaded = self.loaded(job).await;
         let file = SafeTensors::deserialize(&loaded.bytes).expect("safetensors");
         file.iter()
             .map(|(name, view)| (name.to_owned(), view.data().to_vec()))
@@ -386,7 +403,9 @@ pub(super) fn fade(number: u64, is_rising: bool) -> Vec<u8> {
 pub(super) fn states(events: &[EventRecord]) -> Vec<JobState> {
     let state = |event: &EventRecord| match &event.event {
         Event::State { state, .. } => Some(*state),
-        Event::Step(_) | Event::Evaluation(_) | Event::Message { .. } => None,
+        Event::Step(_) | Event::Evaluation(_) | Event::Comparison(_) | Event::Message { .. } => {
+            None
+        }
     };
     events.iter().filter_map(state).collect()
 }
@@ -397,7 +416,36 @@ pub(super) fn messages(events: &[EventRecord]) -> Vec<&str> {
         .iter()
         .filter_map(|event| match &event.event {
             Event::Message { text, .. } => Some(text.as_str()),
-            Event::Step(_) | Event::Evaluation(_) | Event::State { .. } => None,
+            Event::Step(_) | Event::Evaluation(_) | Event::Comparison(_) | Event::State { .. } => {
+                None
+            }
+        })
+        .collect()
+}
+
+/// The heads that a job compared.
+pub(super) fn compared(events: &[EventRecord]) -> Vec<ComparedHead> {
+    events
+        .iter()
+        .flat_map(|event| match &event.event {
+            Event::Comparison(compared) => compared.clone(),
+            Event::Step(_) | Event::Evaluation(_) | Event::Message { .. } | Event::State { .. } => {
+                Vec::new()
+            }
+        })
+        .collect()
+}
+
+/// The losses of a job's steps.
+pub(super) fn losses(events: &[EventRecord]) -> Vec<(u64, f64)> {
+    events
+        .iter()
+        .filter_map(|event| match &event.event {
+            Event::Step(metrics) => Some((metrics.step, metrics.loss)),
+            Event::Evaluation(_)
+            | Event::Comparison(_)
+            | Event::Message { .. }
+            | Event::State { .. } => None,
         })
         .collect()
 }
@@ -408,7 +456,9 @@ pub(super) fn evaluations(events: &[EventRecord]) -> Vec<EvaluationMetrics> {
         .iter()
         .filter_map(|event| match &event.event {
             Event::Evaluation(metrics) => Some(*metrics),
-            Event::Step(_) | Event::Message { .. } | Event::State { .. } => None,
+            Event::Step(_) | Event::Comparison(_) | Event::Message { .. } | Event::State { .. } => {
+                None
+            }
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use frameshift::jobs::{Config, Error};
 use frameshift::metadata::Event;
 use frameshift::model::StepShape;
-use frameshift::spec::{AdapterConfig, HyperParameters, JobState};
+use frameshift::spec::{AdapterConfig, HyperParameters, JobState, Publish, Selection};
 use frameshift::store::layout;
 use futures::StreamExt;
 
@@ -13,14 +13,55 @@ use crate::server::until;
 
 /// Bytes with which a step of so many clips of four frames runs, one clip at a time and with everything computed again, and no more.
 pub(super) fn tight(bed: &Bed, batch: u64) -> u64 {
+    tight_for(bed, batch, Publish::Best)
+}
+
+/// As [`tight`], for a job that publishes these weights: the best ones are a copy more.
+fn tight_for(bed: &Bed, batch: u64, publish: Publish) -> u64 {
     let of = (&backbone_config(), bed.parts.backbone.precision());
     let sizes = StepShape::new(of, ADAPTERS, 2, 4).expect("sizes");
-    let weights = 4 * sizes.weights_bytes() + sizes.weights_work_bytes();
+    let copies = match publish {
+        Publish::Best => 4,
+        Publish::Last => 3,
+    };
+    let weights = copies * sizes.weights_bytes() + sizes.weights_work_bytes();
     // The batch under way and two ahead of it.
     let batches = 3 * batch * sizes.clip_bytes();
     let training = weights + sizes.head_bytes(batch as usize) + batches + sizes.least_bytes();
-    let saving = 16 * sizes.weights_bytes() + 2 * batch * sizes.clip_bytes();
+    let saving = 4 * copies * sizes.weights_bytes() + 2 * batch * sizes.clip_bytes();
     training.max(saving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_publishes_its_last_weights_is_not_charged_for_a_copy_of_the_best() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 6, 0).await;
+    let step_bytes = tight_for(&bed, 5, Publish::Last);
+    assert!(step_bytes < tight(&bed, 5));
+    let handle = bed.handle_with(Config {
+        step_bytes,
+        ..Config::default()
+    });
+    let shape = bed.parts.registry.get_task(&owner, &task).await;
+    let shape = shape.expect("the task");
+    for (publish, fits) in [(Publish::Best, false), (Publish::Last, true)] {
+        let wanted = HyperParameters {
+            batch_size: Some(5),
+            selection: Some(Selection {
+                publish: Some(publish),
+                ..Selection::default()
+            }),
+            ..HyperParameters::default()
+        };
+        let of = (&shape.adapter, &shape.sampling);
+        let previewed = handle.preview(&owner, of, &dataset, wanted.clone()).await;
+        let submitted = handle.submit(&owner, &task, &dataset, wanted, None).await;
+        assert_eq!(previewed.is_ok(), fits, "{publish:?} {previewed:?}");
+        assert_eq!(submitted.is_ok(), fits, "{publish:?} {submitted:?}");
+    }
+    bed.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

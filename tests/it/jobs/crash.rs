@@ -35,8 +35,8 @@ async fn child_of_the_crash_tests() {
         .await;
 }
 
-/// Starts a child that works on the job until it kills itself at `point`.
-async fn kill(directory: &Path, job: JobId, point: &str) {
+/// A child that works on the job until it kills itself at `point`.
+pub(super) fn child(directory: &Path, job: JobId, point: &str) -> Command {
     let mut child = Command::new(std::env::current_exe().expect("this program"));
     child
         .args([
@@ -48,6 +48,12 @@ async fn kill(directory: &Path, job: JobId, point: &str) {
         .env(JOB, job.to_string())
         .env(POINT, point)
         .stdin(Stdio::null());
+    child
+}
+
+/// Starts a child that works on the job until it kills itself at `point`.
+async fn kill(directory: &Path, job: JobId, point: &str) {
+    let mut child = child(directory, job, point);
     let output = tokio::task::spawn_blocking(move || child.output());
     let output = output.await.expect("a thread").expect("a child");
     let signal = output.status.signal();

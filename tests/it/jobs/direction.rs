@@ -53,9 +53,11 @@ async fn labels_that_name_a_side_keep_auto_from_mirroring_and_on_warns() {
         );
         let own = events.iter().find_map(|event| match &event.event {
             Event::Message { warning, text } if text.contains("mirror") => Some((*warning, text)),
-            Event::Message { .. } | Event::Step(_) | Event::Evaluation(_) | Event::State { .. } => {
-                None
-            }
+            Event::Message { .. }
+            | Event::Step(_)
+            | Event::Evaluation(_)
+            | Event::Comparison(_)
+            | Event::State { .. } => None,
         });
         assert_eq!(
             own.is_some(),

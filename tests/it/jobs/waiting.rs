@@ -9,7 +9,7 @@ use frameshift::spec::{AdapterConfig, HyperParameters, JobState};
 
 use super::bed::{Bed, Runners, hyper};
 use super::{tenant, walk};
-use crate::server::until;
+use crate::server::{soon, until};
 
 /// Impatient enough that a database which never answers costs a test little.
 fn impatient() -> Config {
@@ -57,7 +57,12 @@ async fn a_job_goes_on_after_an_outage_in_any_of_its_states() {
         for fault in [Fault::Away, Fault::Full, Fault::Silent] {
             let before = outages.calls(use_case);
             outages.set_fault(use_case, Some(fault));
-            let job = runners.submit(&owner, &task, &dataset, short()).await;
+            // A short job may end before its first sign of life.
+            let length = match use_case {
+                "heartbeat" => hyper(300, 5),
+                _ => short(),
+            };
+            let job = runners.submit(&owner, &task, &dataset, length).await;
             // A job may do without some of them, so that it ends all the same.
             until(async || {
                 let asked = outages.calls(use_case) >= before + 2;
@@ -104,6 +109,80 @@ async fn a_cancellation_is_written_once_the_database_is_back() {
         let (job, _) = runners.end(&owner, job).await;
         assert_eq!(job.state, JobState::Cancelled, "{fault:?}");
     }
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_during_an_outage_ends_in_time_and_the_next_start_puts_the_job_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (owner, outages) = (tenant("owner"), Outages::default());
+    let bed = Bed::open_with(directory.path(), &outages).await;
+    let (task, dataset) = bed.fades(&owner, 8, 0).await;
+    for fault in [Fault::Away, Fault::Full, Fault::Silent] {
+        let runners = bed.run_with(impatient());
+        let job = runners.submit(&owner, &task, &dataset, short()).await;
+        runners.steps(&owner, job, 1).await;
+        let before = outages.calls("release_job");
+        outages.set_fault("release_job", Some(fault));
+        soon(runners.drain()).await;
+        // A short job may have published its version before the drain came.
+        let left = bed.handle().get(&owner, job).await.expect("the job");
+        assert_ne!(
+            left.state,
+            JobState::Queued,
+            "{fault:?}: nobody could put it back"
+        );
+        assert!(left.state.is_final() || outages.calls("release_job") > before);
+        outages.set_fault("release_job", None);
+        let runners = bed.run_with(impatient());
+        let (job, _) = runners.end(&owner, job).await;
+        assert_eq!(
+            (job.state, job.errors),
+            (JobState::Succeeded, 0),
+            "{fault:?} {:?}",
+            job.message
+        );
+        runners.drain().await;
+    }
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_features_were_cut_is_put_back_once_the_database_is_there_and_goes_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (owner, outages) = (tenant("owner"), Outages::default());
+    let bed = Bed::open_with(directory.path(), &outages).await;
+    let (_, dataset) = bed.fades(&owner, 8, 0).await;
+    let task = bed.task(&owner, "probe", AdapterConfig::LINEAR_PROBE).await;
+    let runners = bed.run_with(impatient());
+    let job = runners
+        .submit(&owner, &task, &dataset, hyper(10_000, 1))
+        .await;
+    runners.steps(&owner, job, 6).await;
+    // Rows are read by position, so that a file which becomes shorter is an error and not the end of the process.
+    outages.set_fault("release_job", Some(Fault::Away));
+    let files = walk(&directory.path().join("features"));
+    let [file] = &files[..] else {
+        panic!("{files:?}");
+    };
+    let file = std::fs::OpenOptions::new().write(true).open(file);
+    file.expect("the features").set_len(70).expect("cut");
+    until(async || outages.calls("release_job") >= 2).await;
+    assert_ne!(state(&runners, &owner, job).await, JobState::Queued);
+    outages.set_fault("release_job", None);
+    let at = async || {
+        let record = runners.handle.get(&owner, job).await.expect("the job");
+        (record.attempts, record.step)
+    };
+    until(async || at().await.0 >= 2).await;
+    // The second claim computes the features again, and goes on from the checkpoint.
+    let (_, cut) = at().await;
+    assert!(cut > 0);
+    until(async || at().await.1 > cut + 20).await;
+    runners.handle.cancel(&owner, job).await.expect("cancelled");
+    let (job, _) = runners.end(&owner, job).await;
+    assert_eq!(job.state, JobState::Cancelled, "{:?}", job.message);
     runners.drain().await;
     bed.close().await;
 }

@@ -113,6 +113,7 @@ pub(crate) fn task(name: &str) -> NewTask {
         },
         sampling: sampling(),
         auto_serve: true,
+        auto_head: false,
     }
 }
 
@@ -176,6 +177,7 @@ pub(crate) fn new_job(name: &str) -> NewJob {
             ..HyperParameters::default()
         },
         allow_label_change: false,
+        priority: 0,
         warning: None,
         limit: 100,
     }
@@ -227,6 +229,7 @@ pub(crate) fn manifest(job: &JobRecord) -> VersionManifest {
         job: job.id.to_string(),
         dataset_digest: job.dataset_digest,
         parent: None,
+        calibration: None,
         evaluation: Evaluation {
             examples: 3,
             top1: 2.0 / 3.0,
@@ -286,7 +289,10 @@ pub(crate) async fn states(store: &Store, job: &JobRecord) -> Vec<JobState> {
         .into_iter()
         .filter_map(|event| match event.event {
             Event::State { state, .. } => Some(state),
-            Event::Step(_) | Event::Evaluation(_) | Event::Message { .. } => None,
+            Event::Step(_)
+            | Event::Evaluation(_)
+            | Event::Comparison(_)
+            | Event::Message { .. } => None,
         })
         .collect()
 }

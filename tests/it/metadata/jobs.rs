@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use frameshift::metadata::{
     BlobName, CheckpointRecord, EARLY_STOPPED, Ending, Error, Event, JobUpdate, Lease, NewJob,
-    Release, StepMetrics, TaskUpdate, TrainingSummary,
+    Release, StepMetrics, TaskUpdate, TrainingSummary, Unwanted,
 };
 use frameshift::spec::{Digest, Evaluation, HyperParameters, JobState};
 
@@ -78,6 +78,24 @@ contract! {
                 Err(Error::LeaseLost { .. })
             ));
         }
+    }
+
+    async fn a_pause_before_the_publication_is_over_with_it(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        let claim = claim(store).await;
+        advance(store, &claim, JobState::Publishing).await;
+        let lease = &claim.lease;
+        let number = store.reserve_version(lease).await.expect("reserved");
+        store.pause_job(&a, job.id, true).await.expect("paused");
+        let summary = TrainingSummary { has_test: true, ..outcome() };
+        let published = store.publish_version(lease, new_version(number, &claim.job), summary).await;
+        assert!(!published.expect("published").job.is_paused);
+        // Its worker, which has heard of the pause, gives it back; it still has its test split before it.
+        store.release_job(lease, Release::Paused).await.expect("released");
+        let again = store.claim_job("again", LEASE).await.expect("asked");
+        assert_eq!(again.expect("a job").job.id, job.id);
     }
 
     async fn a_job_goes_from_the_queue_to_a_version(store: Store) {
@@ -288,7 +306,7 @@ contract! {
         let alive = [claim.lease.clone()];
         assert_eq!(store.release_lost_jobs(&alive).await.expect("looked"), []);
         assert!(store.claim_job("other", LEASE).await.expect("asked").is_none());
-        assert!(!store.heartbeat(&claim.lease, LEASE).await.expect("alive"));
+        assert_eq!(store.heartbeat(&claim.lease, LEASE).await.expect("alive"), None);
         // The same job by an older claim is not alive.
         store.claim_job("worker", Duration::ZERO).await.expect("asked");
         let older = [Lease { epoch: 0, ..claim.lease.clone() }];
@@ -331,10 +349,10 @@ contract! {
             JobState::Cancelled
         );
         assert!(matches!(store.cancel_job(&a, waiting.id).await, Err(Error::JobFinished { .. })));
-        assert!(!store.heartbeat(&claim.lease, LEASE).await.expect("alive"));
+        assert_eq!(store.heartbeat(&claim.lease, LEASE).await.expect("alive"), None);
         let asked = store.cancel_job(&a, running.id).await.expect("asked");
         assert_eq!((asked.state, asked.cancel_requested), (JobState::Validating, true));
-        assert!(store.heartbeat(&claim.lease, LEASE).await.expect("alive"));
+        assert_eq!(store.heartbeat(&claim.lease, LEASE).await.expect("alive"), Some(Unwanted::Cancel));
         let ended = store.end_job(&claim.lease, Ending::Cancelled).await.expect("ended");
         assert_eq!(ended.state, JobState::Cancelled);
         every_write_is_refused(store, &claim.lease).await;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use frameshift::metadata::{Config, Error, MetadataStore, OpenError, Sqlite};
+use frameshift::metadata::{Config, Database, Error, MetadataStore, OpenError};
 use sqlx::{Connection, Executor, SqliteConnection};
 
 use super::fixture;
@@ -29,7 +29,7 @@ async fn writes_work_again_as_soon_as_a_full_disk_has_room() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = database(folder.path());
     let faults = config.faults.clone();
-    let database = Sqlite::open(config).await.expect("a database");
+    let database = Database::open(config).await.expect("a database");
     let mut condition = database.condition();
     let store: &dyn MetadataStore = &database;
     let tenant = fixture::tenant("a");
@@ -63,7 +63,7 @@ async fn a_database_that_another_process_locks_is_unavailable_and_not_broken() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = database(folder.path());
     let path = config.path.clone();
-    let database = Sqlite::open(config).await.expect("a database");
+    let database = Database::open(config).await.expect("a database");
     let url = format!("sqlite://{}", path.display());
     let mut other = SqliteConnection::connect(&url).await.expect("connected");
     other.execute("BEGIN IMMEDIATE").await.expect("locked");
@@ -85,7 +85,7 @@ async fn a_closed_database_is_whole_in_its_one_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = database(folder.path());
     let path = config.path.clone();
-    let database = Sqlite::open(config).await.expect("a database");
+    let database = Database::open(config).await.expect("a database");
     let store: &dyn MetadataStore = &database;
     let tenant = fixture::tenant("a");
     let task = store
@@ -106,7 +106,7 @@ async fn a_closed_database_is_whole_in_its_one_file() {
     let copy = tempfile::tempdir().expect("a folder");
     let copied = self::database(copy.path());
     std::fs::copy(&path, &copied.path).expect("copied");
-    let again = Sqlite::open(copied).await.expect("a database");
+    let again = Database::open(copied).await.expect("a database");
     let store: &dyn MetadataStore = &again;
     assert_eq!(
         store.get_task(&tenant, &task.id).await.expect("found"),
@@ -121,7 +121,7 @@ async fn a_database_that_lost_its_log_is_refused_unless_that_is_accepted() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = database(folder.path());
     let path = config.path.clone();
-    let database = Sqlite::open(config.clone()).await.expect("a database");
+    let database = Database::open(config.clone()).await.expect("a database");
     let store: &dyn MetadataStore = &database;
     let tenant = fixture::tenant("a");
     store
@@ -140,7 +140,7 @@ async fn a_database_that_lost_its_log_is_refused_unless_that_is_accepted() {
 
     // As if the process had been killed and its log were deleted.
     std::fs::write(&path, kept).expect("written");
-    let error = Sqlite::open(config.clone()).await.expect_err("refused");
+    let error = Database::open(config.clone()).await.expect_err("refused");
     assert!(
         matches!(error, OpenError::CommitsLost { lost: 2, .. }),
         "{error:?}"
@@ -151,9 +151,9 @@ async fn a_database_that_lost_its_log_is_refused_unless_that_is_accepted() {
         accept_data_loss: true,
         ..config.clone()
     };
-    let database = Sqlite::open(accepting).await.expect("accepted");
+    let database = Database::open(accepting).await.expect("accepted");
     database.close().await.expect("closed");
-    let database = Sqlite::open(config)
+    let database = Database::open(config)
         .await
         .expect("the loss was accepted once and for all");
     let store: &dyn MetadataStore = &database;
@@ -173,7 +173,7 @@ async fn a_database_that_lost_its_log_is_refused_unless_that_is_accepted() {
 async fn an_end_without_a_word_loses_no_commit_and_is_no_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = database(folder.path());
-    let database = Sqlite::open(config.clone()).await.expect("a database");
+    let database = Database::open(config.clone()).await.expect("a database");
     let store: &dyn MetadataStore = &database;
     let tenant = fixture::tenant("a");
     store
@@ -186,7 +186,7 @@ async fn an_end_without_a_word_loses_no_commit_and_is_no_loss() {
         let entry = entry.expect("an entry");
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copied");
     }
-    let again = Sqlite::open(self::database(copy.path()))
+    let again = Database::open(self::database(copy.path()))
         .await
         .expect("a database");
     let store: &dyn MetadataStore = &again;
@@ -200,7 +200,7 @@ async fn an_end_without_a_word_loses_no_commit_and_is_no_loss() {
 async fn a_transaction_that_changes_nothing_writes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = database(folder.path());
-    let database = Sqlite::open(config).await.expect("a database");
+    let database = Database::open(config).await.expect("a database");
     database.tidy_up().await.expect("written back");
     let store: &dyn MetadataStore = &database;
     for _ in 0..3 {
@@ -218,14 +218,14 @@ async fn a_transaction_that_changes_nothing_writes_nothing() {
 async fn a_database_that_nobody_may_write_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = database(folder.path());
-    let first = Sqlite::open(config.clone()).await.expect("a database");
+    let first = Database::open(config.clone()).await.expect("a database");
     first.close().await.expect("closed");
     let mut mode = std::fs::metadata(&config.path)
         .expect("a file")
         .permissions();
     mode.set_readonly(true);
     std::fs::set_permissions(&config.path, mode).expect("changed");
-    let error = Sqlite::open(config).await.expect_err("refused");
+    let error = Database::open(config).await.expect_err("refused");
     assert!(matches!(error, OpenError::ReadOnly { .. }), "{error:?}");
 }
 
@@ -234,7 +234,7 @@ async fn a_damaged_page_is_found_at_the_start() {
     use std::os::unix::fs::FileExt;
     let folder = tempfile::tempdir().expect("a folder");
     let config = database(folder.path());
-    let database = Sqlite::open(config.clone()).await.expect("a database");
+    let database = Database::open(config.clone()).await.expect("a database");
     let tenant = fixture::tenant("a");
     let store: &dyn MetadataStore = &database;
     for i in 0..100 {
@@ -254,6 +254,6 @@ async fn a_damaged_page_is_found_at_the_start() {
         file.write_all_at(&[0xff; 64], page * 4096)
             .expect("damaged");
     }
-    let error = Sqlite::open(config).await.expect_err("refused");
+    let error = Database::open(config).await.expect_err("refused");
     assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
 }

@@ -67,7 +67,7 @@ async fn finished(store: &Store, name: &str, steps: u64) -> JobId {
 /// The states and the steps that a job's events tell.
 async fn told(store: &Store, job: JobId) -> (usize, Vec<u64>) {
     let mut events = Vec::new();
-    loop {
+    for _ in 0..1000 {
         let after = events
             .last()
             .map_or(0, |event: &frameshift::metadata::EventRecord| {
@@ -83,13 +83,29 @@ async fn told(store: &Store, job: JobId) -> (usize, Vec<u64>) {
     assert!(events.is_sorted_by_key(|event| event.sequence));
     let steps = events.iter().filter_map(|event| match event.event {
         Event::Step(metrics) => Some(metrics.step),
-        Event::State { .. } | Event::Evaluation(_) | Event::Message { .. } => None,
+        Event::State { .. }
+        | Event::Evaluation(_)
+        | Event::Comparison(_)
+        | Event::Message { .. } => None,
     });
     let steps: Vec<u64> = steps.collect();
     (events.len() - steps.len(), steps)
 }
 
 contract! {
+    async fn a_duty_has_one_holder_until_its_time_is_over(backend: Backend) {
+        let store = &backend.store;
+        let take = |holder: &'static str| store.take_duty("cleaning", holder, DAY);
+        assert!(take("one").await.expect("asked"));
+        assert!(!take("other").await.expect("asked"));
+        backend.pass(DAY / 2);
+        assert!(take("one").await.expect("asked"), "the holder takes it again");
+        backend.pass(DAY * 3 / 4);
+        assert!(!take("other").await.expect("asked"));
+        backend.pass(DAY / 2);
+        assert!(take("other").await.expect("asked"), "its time was over");
+        assert!(!take("one").await.expect("asked"));
+    }
     async fn request_ids_are_forgotten_after_their_time(backend: Backend) {
         let store = &backend.store;
         let (a, id) = (tenant("a"), request());

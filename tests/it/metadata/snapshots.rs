@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use frameshift::ids::TenantId;
-use frameshift::metadata::{Config, Error, Kind, PageRequest, Sqlite};
+use frameshift::metadata::{Config, Database, Error, Kind, PageRequest};
 use frameshift::spec::{Digest, Split};
 use sha2::{Digest as _, Sha256};
 use sqlx::Connection;
@@ -15,7 +15,7 @@ use super::fixture::*;
 /// A database with a data set `many` of so many examples of two labels.
 async fn many(folder: &Path, tenant: &TenantId, examples: u64) -> Store {
     let path = folder.join("metadata.sqlite");
-    let store = Sqlite::open(Config::at(path.clone()))
+    let store = Database::open(Config::at(path.clone()))
         .await
         .expect("a database");
     bulk::add_videos(&path, tenant, examples).await;
@@ -101,7 +101,7 @@ async fn a_snapshot_of_the_release_before_opens() {
     let path = folder.path().join("metadata.sqlite");
     let old = folder.path().join("migrations");
     std::fs::create_dir(&old).expect("a folder");
-    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metadata/migrations");
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metadata/migrations/sqlite");
     for file in std::fs::read_dir(migrations).expect("readable") {
         let file = file.expect("readable");
         let name = file.file_name().into_string().expect("a name");
@@ -150,7 +150,8 @@ async fn a_snapshot_of_the_release_before_opens() {
     }
     pool.close().await;
 
-    let store: Store = std::sync::Arc::new(Sqlite::open(Config::at(path)).await.expect("it opens"));
+    let store: Store =
+        std::sync::Arc::new(Database::open(Config::at(path)).await.expect("it opens"));
     let examples = examples_of(&store, &a, digest).await.expect("read");
     let expected = (1..=250).map(|number| example(bulk::video_id(number), "label", Split::Train));
     assert_eq!(examples, expected.collect::<Vec<_>>());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use frameshift::client::annotations::{Listing, find};
 use frameshift::spec::Split;
 
-use super::command::{ask, input, word};
+use super::command::{ask, input, run, word};
 use crate::server::TestServer;
 
 /// Examples of each split and label.
@@ -227,4 +227,21 @@ async fn equal_bytes_in_two_splits_are_warned_of() {
         "{ran:?}"
     );
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_refused_says_all_that_is_known_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String = (0..30).map(|i| format!("left,x{i},0,10,train\n")).collect();
+    let list = format!("label,youtube_id,time_start,time_end,split\n{rows}");
+    std::fs::write(folder.path().join("train.csv"), list).unwrap();
+    std::fs::copy(input("cli-1/a.mp4"), folder.path().join("other.mp4")).unwrap();
+    let create = ["dataset", "create", "x", "--from", word(folder.path())];
+    let ran = run(&create).await.ends(65);
+    assert!(ran.err.contains("and 20 more (--json has all)"), "{ran:?}");
+    let ran = run(&[&create[..], &["--json"]].concat()).await.ends(65);
+    let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+    let notes = error["error"]["notes"].as_array().unwrap();
+    let missing = notes.iter().find(|note| note["kind"] == "missing_video");
+    assert_eq!(missing.unwrap()["items"].as_array().unwrap().len(), 30);
 }

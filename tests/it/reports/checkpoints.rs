@@ -9,6 +9,7 @@ use frameshift::config::Backbone;
 use frameshift::proto::v1;
 use tonic::{Code, Status};
 
+use super::command;
 use crate::rpc_versions::{import, into_task};
 use crate::server::{TestServer, refused, serving};
 
@@ -165,5 +166,125 @@ async fn objects_of_python_beside_the_weights_refuse_no_checkpoint() {
         digests.push(version.sha256);
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrappers_of_trainers_around_names_change_nothing() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let config = server.wiring.backbone.config().clone();
+    let renamed = |rename: &dyn Fn(&str) -> String| {
+        let mut tensors = crate::rpc_versions::adapters(&config, 2);
+        for tensor in &mut tensors {
+            tensor.name = rename(&tensor.name);
+        }
+        tensors
+    };
+    let mut averaged = renamed(&|name| format!("module.{name}"));
+    let mut counter = averaged[0].clone();
+    (counter.name, counter.shape) = ("n_averaged".to_owned(), Vec::new());
+    counter.bytes.truncate(4);
+    averaged.push(counter);
+    let files = [
+        renamed(&str::to_owned),
+        renamed(&|name| format!("module._orig_mod.{name}")),
+        renamed(&|name| format!("_forward_module.model.{name}")),
+        renamed(&|name| format!("backbone.{name}")),
+        renamed(&|name| format!("network.{name}")),
+        // Parts of a model that were wrapped by themselves.
+        renamed(&|name| name.replace("resblocks.0.", "resblocks.0._orig_mod.")),
+        renamed(&|name| {
+            let block = name.replace("resblocks.1.", "resblocks.1._checkpoint_wrapped_module.");
+            format!("_fsdp_wrapped_module.{block}")
+        }),
+        averaged,
+    ];
+    let mut digests = Vec::new();
+    for (number, tensors) in files.iter().enumerate() {
+        let header = v1::ImportAdapterVersionHeader {
+            sampling: Some(v1::ClipSampling {
+                num_frames: 2,
+                ..Default::default()
+            }),
+            ..new(&format!("t{number}"))
+        };
+        let version = import(&client, header, &crate::rpc_versions::file(tensors)).await;
+        let version = version.unwrap_or_else(|status| panic!("{number}: {status}"));
+        digests.push(version.sha256);
+    }
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+    // Names that would become one are left as they are, and fit nothing.
+    let mut double = renamed(&str::to_owned);
+    let mut second = double[0].clone();
+    second.name = second
+        .name
+        .replace("resblocks.0.", "resblocks.0._orig_mod.");
+    double.push(second);
+    let double = import(&client, new("double"), &crate::rpc_versions::file(&double)).await;
+    let refusals = [Code::InvalidArgument, Code::FailedPrecondition];
+    assert!(refusals.contains(&double.unwrap_err().code()));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_labels_is_named_with_its_line() {
+    let server = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let probe = command::input("checkpoint-1/probe.pth");
+    let own = |name: &str| command::input("checkpoint-1").join(name);
+    let written = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let utf16: Vec<u8> = "\u{feff}left\r\nright\r\n"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    for (task, path) in [
+        ("a", own("with_mark.txt")),
+        ("b", own("empty_last_line.txt")),
+        ("c", written("utf16.txt", &utf16)),
+    ] {
+        let words = ["import", command::word(&probe), "--task", task];
+        let labels = ["--labels", command::word(&path), "--json"];
+        let ran = command::ask(&server, &[&words[..], &labels].concat()).await;
+        let version = &ran.ends(0).json()[0];
+        assert_eq!(version["labels"], serde_json::json!(["left", "right"]));
+    }
+    for (name, bytes, says) in [
+        ("middle.txt", &b"left\n\nright\n"[..], ", line 2: empty"),
+        (
+            "twice.txt",
+            b"left\r\nleft \r\n",
+            ", line 2: label \"left\" is that of line 1, too",
+        ),
+        (
+            "latin1.txt",
+            b"left\nth\xe9\n",
+            ", line 2: not UTF-8 (byte 0xe9 at column 3)",
+        ),
+        (
+            "one.txt",
+            b"only\n",
+            "1 label, the head of the file has 2 rows",
+        ),
+        ("none.txt", b"\n", ", line 1: no label"),
+    ] {
+        let path = written(name, bytes);
+        let words = ["import", command::word(&probe), "--task", "refused"];
+        let labels = ["--labels", command::word(&path)];
+        let ran = command::ask(&server, &[&words[..], &labels].concat()).await;
+        let ran = ran.ends(65);
+        assert!(ran.err.contains(name) && ran.err.contains(says), "{ran:?}");
+    }
+    let client = server.client("default").await;
+    let names: Vec<_> = tasks(&client)
+        .await
+        .into_iter()
+        .map(|task| task.name)
+        .collect();
+    assert_eq!(names, ["tasks/a", "tasks/b", "tasks/c"]);
     server.stop().await;
 }

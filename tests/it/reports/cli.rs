@@ -284,6 +284,96 @@ async fn a_file_that_cannot_be_written_is_named_and_no_other() {
     server.stop().await;
 }
 
+/// An error that was printed for programs.
+fn error_of(ran: &super::command::Ran) -> serde_json::Value {
+    let line = ran.err.lines().last().unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{ran:?}"));
+    assert_eq!(value["type"], "error");
+    assert_eq!(value["error"]["exit_code"], ran.code.unwrap());
+    assert!(value["error"]["message"].is_string(), "{value}");
+    value["error"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_error_is_json_where_that_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = word(folder.path());
+    for (code, words) in [
+        (64, &["tasks", "list", "--json", "--no-such-option"][..]),
+        (64, &["--json", "no-such-command"]),
+        (64, &["--json"]),
+        (64, &["classify", "--json", "a.mp4"]),
+        (64, &["info", "--json", "--server", "::1"]),
+        (64, &["--server", "host/path", "--json", "health"]),
+        (64, &["info", "--server", "127.0.0.1:70000", "--json"]),
+        (
+            64,
+            &["dataset", "create", "not an id", "--from", empty, "--json"],
+        ),
+        (64, &["export", "--task", "t", "--out", "t.onnx", "--json"]),
+        (65, &["dataset", "create", "d", "--from", empty, "--json"]),
+        (
+            66,
+            &["dataset", "create", "d", "--from", "/nowhere", "--json"],
+        ),
+        (66, &["inspect", "/nowhere.pth", "--json"]),
+        (66, &["--json", "inspect", "/nowhere.pth"]),
+        (66, &["import", "/nowhere.pth", "--task", "t", "--json"]),
+        (69, &["--json", "--server", "[::1]:1", "health"]),
+        (
+            69,
+            &[
+                "upload",
+                "--json",
+                "--server",
+                "127.0.0.1:1",
+                "/nowhere.mp4",
+            ],
+        ),
+        (69, &["tasks", "--json", "list", "--server", "127.0.0.1:1"]),
+    ] {
+        let ran = run(words).await;
+        assert_eq!(ran.code, Some(code), "{words:?}: {ran:#?}");
+        error_of(&ran);
+        assert_eq!(ran.out, "", "{words:?}");
+    }
+    // The word after `--` is a name.
+    let ran = run(&["classify", "--", "--json"]).await.ends(64);
+    assert!(ran.err.starts_with("error: "), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_may_stand_anywhere_and_addresses_be_of_any_family() {
+    let server = TestServer::start().await;
+    let address = server.address.to_string();
+    let url = format!("http://{address}/");
+    for words in [
+        &["--server", &address, "--tenant", "acme", "--json", "info"][..],
+        &["info", "--json", "--tenant", "acme", "--server", &url],
+        &["--json", "info", "--server", &address, "--tenant", "acme"],
+        &["--tenant=acme", "info", "--json", "--server", &address],
+    ] {
+        let info = run(words).await.ends(0).json();
+        assert_eq!(info[0]["tenant"], "acme", "{words:?}");
+    }
+    for words in [
+        &["tasks", "--server", &address, "list"][..],
+        &["--server", &address, "tasks", "list"],
+        &["tasks", "list", "--server", &address],
+    ] {
+        run(words).await.ends(0);
+    }
+    // A variable that is set to nothing says nothing.
+    let mut command = program();
+    for name in ["TENANT", "SERVER", "API_KEY", "API_KEY_FILE", "TLS_CA"] {
+        command.env(format!("FRAMESHIFT_{name}"), "");
+    }
+    command.args(["--server", &address, "--json", "info"]);
+    let info = output(&mut command).await.ends(0).json();
+    assert_eq!(info[0]["tenant"], "default");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_environment_names_server_and_tenant() {
     let server = TestServer::start().await;

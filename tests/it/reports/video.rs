@@ -362,6 +362,20 @@ async fn a_refusal_says_what_was_found_what_is_allowed_and_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_cut_off_before_its_index_says_so() {
+    let decoder = decoder(config()).await;
+    let whole = ramp(&Settings::new("mpeg4", "mp4"), 0..12);
+    let index = whole.windows(4).position(|name| name == b"moov");
+    let cut = &whole[..index.expect("an index at the end") - 4];
+    let (text, metadata) = refusal(&decoder, cut).await;
+    assert!(
+        text.starts_with("it cannot be decoded: its mov index (moov) is missing or damaged"),
+        "{text}"
+    );
+    assert_eq!(metadata, [("found", "mov".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn too_many_frames_name_the_limit_that_is_configured() {
     let mut config = config();
     config.limits.frames = 10;

@@ -20,11 +20,7 @@ async fn silence_ends_a_stream_with_a_clear_status() {
         config.rpc.limits.idle = Duration::from_secs(1);
     })
     .await;
-    let client = server.client("acme").await;
-    trained(&client, "shade").await;
-    let mut live = Live::open(&client, header("shade", by_frames(1, 1)))
-        .await
-        .unwrap();
+    let (_client, mut live) = opened(&server, by_frames(1, 1)).await;
     live.send(0, jpeg(1)).await;
     live.send(1, jpeg(2)).await;
     assert_eq!(live.window().await.number, 0);
@@ -36,11 +32,7 @@ async fn silence_ends_a_stream_with_a_clear_status() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_streams_and_says_so() {
     let server = TestServer::start().await;
-    let client = server.client("acme").await;
-    trained(&client, "shade").await;
-    let mut live = Live::open(&client, header("shade", by_frames(1, 1)))
-        .await
-        .unwrap();
+    let (client, mut live) = opened(&server, by_frames(1, 1)).await;
     live.send(0, jpeg(1)).await;
     live.send(1, jpeg(2)).await;
     assert_eq!(live.window().await.number, 0);

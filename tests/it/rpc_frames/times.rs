@@ -5,11 +5,7 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn only_frames_that_windows_need_are_decoded_and_the_nearest_is_shown() {
     let server = TestServer::start().await;
-    let client = server.client("acme").await;
-    trained(&client, "shade").await;
-    let live = Live::open(&client, header("shade", by_time(500, 500, None)))
-        .await
-        .unwrap();
+    let (_client, live) = opened(&server, by_time(500, 500, None)).await;
     // 30 frames a second for three seconds.
     for number in 0..91 {
         live.send(number * 1000 / 30, jpeg(number)).await;
@@ -26,11 +22,7 @@ async fn only_frames_that_windows_need_are_decoded_and_the_nearest_is_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn duplicates_and_frames_that_go_back_are_counted_and_not_used() {
     let server = TestServer::start().await;
-    let client = server.client("acme").await;
-    trained(&client, "shade").await;
-    let live = Live::open(&client, header("shade", by_time(100, 100, None)))
-        .await
-        .unwrap();
+    let (_client, live) = opened(&server, by_time(100, 100, None)).await;
     for time in [0, 100, 100, 50, 200, 200, 300] {
         live.send(time, jpeg(time)).await;
     }
@@ -47,11 +39,7 @@ async fn duplicates_and_frames_that_go_back_are_counted_and_not_used() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_begins_windows_anew_and_a_shorter_one_does_not() {
     let server = TestServer::start().await;
-    let client = server.client("acme").await;
-    trained(&client, "shade").await;
-    let live = Live::open(&client, header("shade", by_time(100, 100, Some(400))))
-        .await
-        .unwrap();
+    let (_client, live) = opened(&server, by_time(100, 100, Some(400))).await;
     // 300 ms are bridged: several windows end with the frame at 500, of which the last one is answered. 600 ms are a gap.
     for time in [0, 100, 200, 500, 1100, 1200] {
         live.send(time, jpeg(time)).await;
@@ -72,11 +60,7 @@ async fn a_gap_begins_windows_anew_and_a_shorter_one_does_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_was_set_back_begins_windows_anew() {
     let server = TestServer::start().await;
-    let client = server.client("acme").await;
-    trained(&client, "shade").await;
-    let live = Live::open(&client, header("shade", by_time(100, 100, None)))
-        .await
-        .unwrap();
+    let (_client, live) = opened(&server, by_time(100, 100, None)).await;
     for time in [3_600_000, 3_600_100] {
         live.send(time, jpeg(1)).await;
     }

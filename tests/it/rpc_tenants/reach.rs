@@ -195,6 +195,11 @@ pub(super) async fn reach(
         fine_tuning.cancel_job,
         v1::CancelJobRequest { name: name() }
     );
+    call!(fine_tuning.pause_job, v1::PauseJobRequest { name: name() });
+    call!(
+        fine_tuning.resume_job,
+        v1::ResumeJobRequest { name: name() }
+    );
     call!(
         fine_tuning.watch_job,
         v1::WatchJobRequest {

@@ -2,43 +2,21 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{Fault, Row, Source, text};
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(deserialize_with = "id")]
-    id: String,
-    template: Option<String>,
-    label: Option<String>,
-}
-
-/// Ids are texts; some tools write them as numbers.
-fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::String(id) => Ok(id),
-        Value::Number(id) => Ok(id.to_string()),
-        other @ (Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
-            Err(D::Error::custom(format!(
-                "field `id`: expected a text or a number, got {other}"
-            )))
-        }
-    }
-}
+use super::table::{LABEL, SPLIT, VIDEO, split};
+use super::{Fault, Row, Source};
 
 /// The rows, and the ids of entries without a label. The brackets around what stands for an object are removed, as in the label list.
-pub(super) fn rows(source: &Source) -> Result<(Vec<Row>, Vec<String>), Fault> {
-    let text = text(source.bytes)?;
+pub(super) fn rows(source: &Source, text: &str) -> Result<(Vec<Row>, Vec<String>), Fault> {
     if !text.trim_start().starts_with('[') {
         return Err(Fault::Shape("no list of objects".to_owned()));
     }
     let wrong = |error: serde_json::Error| Fault::Line(error.line() as u64, error.to_string());
     let values: Vec<Value> = serde_json::from_str(text).map_err(wrong)?;
-    if !values.is_empty() && values.iter().all(|value| value.get("id").is_none()) {
-        return Err(Fault::Shape("no object has an id".to_owned()));
+    let is_entry = |value: &Value| VIDEO.iter().any(|name| value.get(name).is_some());
+    if !values.is_empty() && !values.iter().any(is_entry) {
+        return Err(Fault::Shape("no object has an id or a path".to_owned()));
     }
     let answers: HashMap<&str, &str> = source
         .answers
@@ -46,25 +24,53 @@ pub(super) fn rows(source: &Source) -> Result<(Vec<Row>, Vec<String>), Fault> {
         .map(|(id, label)| (id.as_str(), label.as_str()))
         .collect();
     let lines = entry_lines(text);
-    let entries: Vec<Entry> = serde_json::from_str(text).map_err(wrong)?;
     let mut rows = Vec::new();
     let mut unlabelled = Vec::new();
-    for (at, entry) in entries.into_iter().enumerate() {
-        let label = entry
-            .template
-            .or(entry.label)
-            .or_else(|| answers.get(entry.id.as_str()).map(ToString::to_string));
+    for (at, value) in values.iter().enumerate() {
+        let line = lines.get(at).copied().unwrap_or(1);
+        let wrong = |problem| Fault::Line(line, problem);
+        let Value::Object(entry) = value else {
+            return Err(wrong(format!("expected an object, got {value}")));
+        };
+        let id = field(entry, VIDEO).map_err(wrong)?;
+        let id = id.ok_or_else(|| wrong("missing field `id`".to_owned()))?;
+        // The template is the class; beside it, the label says what was seen.
+        let template = field(entry, &["template"]).map_err(wrong)?;
+        let label = match template {
+            Some(template) => Some(template),
+            None => field(entry, LABEL).map_err(wrong)?,
+        };
+        let label = label.or_else(|| answers.get(id.as_str()).map(ToString::to_string));
+        let word = field(entry, SPLIT).map_err(wrong)?;
         match label {
             Some(label) => rows.push(Row {
-                line: lines.get(at).copied().unwrap_or(1),
-                names: vec![entry.id],
+                line,
+                names: vec![id],
+                whole: None,
                 label: label.replace(['[', ']'], ""),
-                split: source.split,
+                split: split(word.as_deref(), source.split, line)?,
             }),
-            None => unlabelled.push(entry.id),
+            None => unlabelled.push(id),
         }
     }
     Ok((rows, unlabelled))
+}
+
+/// The first of several fields that an entry has; ids and classes are texts, and some tools write them as numbers.
+fn field(entry: &Map<String, Value>, names: &[&str]) -> Result<Option<String>, String> {
+    for name in names {
+        match entry.get(*name) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(text)) => return Ok(Some(text.clone())),
+            Some(Value::Number(number)) => return Ok(Some(number.to_string())),
+            Some(other @ (Value::Bool(_) | Value::Array(_) | Value::Object(_))) => {
+                return Err(format!(
+                    "field `{name}`: expected a text or a number, got {other}"
+                ));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The line on which each object of the outer list begins.

@@ -75,6 +75,7 @@ impl Official {
             rows.push(Row {
                 line,
                 names: vec![video.to_owned()],
+                whole: None,
                 label: label.to_owned(),
                 split,
             });
@@ -106,7 +107,7 @@ pub(super) fn read(
             continue;
         }
         let bytes = bytes(&root.join(path))?;
-        match text(&bytes).and_then(|text| file.rows(text)) {
+        match text(&bytes).and_then(|text| file.rows(&text)) {
             Ok((rows, neither)) => {
                 unused.extend(neither);
                 lists.push(List {

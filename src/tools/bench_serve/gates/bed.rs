@@ -73,7 +73,7 @@ impl Bed {
         self.span
     }
 
-    /// Imports until so many tasks serve, and asks each once, so that all are resident.
+    /// Imports until this many tasks serve, and sends each a request, so that all are resident.
     ///
     /// # Errors
     /// When the server refuses.
@@ -89,7 +89,7 @@ impl Bed {
     pub(super) async fn restart(&mut self, more: &[String]) -> Result<(), Error> {
         self.many.disconnect();
         self.other.disconnect();
-        // Made anew when it is needed again.
+        // It is made again when it is needed.
         self.beside = None;
         self.host.restart(more).await?;
         let address = self.host.address();
@@ -158,7 +158,7 @@ impl Bed {
     }
 }
 
-/// A tenant of a server, with clips and so many tasks.
+/// Connects a tenant to a server, with clips and this many tasks.
 ///
 /// # Errors
 /// When the server refuses.

@@ -45,13 +45,13 @@ impl Raw {
         };
         Ok(Self {
             clips: (0..BATCH).map(clip).collect(),
-            set: Arc::new(set.in_precision(precision)),
+            set: Arc::new(set.beside(&backbone)?),
             backbone: Arc::new(backbone),
             cpus,
         })
     }
 
-    /// Clips a second of full batches, one after the other, for so long.
+    /// Measures the clips a second of full batches, one after the other, for this long.
     ///
     /// # Errors
     /// When the model refuses or the CPUs cannot be chosen.
@@ -80,7 +80,7 @@ impl Raw {
         };
         let backbone = Arc::clone(&self.backbone);
         let mut batch = Inference::new(backbone, self.clips.clone(), vec![segment])?;
-        while batch.advance()? == Step::More {}
+        while batch.advance()? != Step::Done {}
         batch.into_logits()?;
         Ok(())
     }

@@ -24,7 +24,7 @@ fn poisson(rate: f64) -> Pacing {
     Pacing::Open(Arrivals::Poisson, rate)
 }
 
-/// Each request another of so many tasks, and one task.
+/// Throughput when each request is for another of this many tasks, and when all are for one.
 pub(super) async fn tasks(args: &Args, bed: &mut Bed, tasks: usize) -> Result<Vec<Pair>, Error> {
     bed.have(tasks).await?;
     let mut pairs = Vec::new();

@@ -46,6 +46,9 @@ pub enum Gate {
     /// Memory of the process over that with the backbone alone, 1,000 tasks registered and 200 resident, over the bytes of the resident sets.
     #[value(name = "resident_memory")]
     ResidentMemory,
+    /// Peak of the memory of a server and its workers under a flood of the largest requests, over the sum of the budgets that it printed.
+    #[value(name = "flood_memory")]
+    FloodMemory,
     /// Time from the request for another version of a set of 14 MB, which is in the store alone, until that version serves.
     #[value(name = "swap_14_mb")]
     Swap14Mb,
@@ -102,6 +105,7 @@ impl Gate {
             Self::Live => ratio(Bound::AtLeast, 0.99),
             Self::WorkingSet => ratio(Bound::AtMost, 1.3),
             Self::Swaps | Self::ResidentMemory => ratio(Bound::AtMost, 1.1),
+            Self::FloodMemory => ratio(Bound::AtMost, 1.0),
             Self::Flood | Self::BesideTraining => ratio(Bound::AtMost, 1.5),
             Self::OverloadRefusals => at_most_ms(5.0),
             Self::Swap14Mb => at_most_ms(20.0),

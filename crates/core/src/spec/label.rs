@@ -1,0 +1,174 @@
+//! Labels in one form: texts that look the same are the same label.
+//!
+//! Invariant: a label that was put into this form and is put into it again stays as it is.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
+
+use super::Invalid;
+
+/// Most labels of a data set, and so of a task's version.
+pub const MAX_LABELS: usize = 20_000;
+
+/// Ordered, distinct labels: row i of a head is label i.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct LabelSet(Arc<[String]>);
+
+impl LabelSet {
+    /// Checks that labels are well formed, distinct and not too many; the order is kept.
+    ///
+    /// # Errors
+    /// When there are more than [`MAX_LABELS`]; names the first label that is empty, longer than 255 bytes, has control characters or is there twice.
+    pub fn new(labels: Vec<String>) -> Result<Self, Invalid> {
+        check_label_count(labels.len())?;
+        Self::distinct(labels)
+    }
+
+    fn distinct(labels: Vec<String>) -> Result<Self, Invalid> {
+        let mut seen = std::collections::HashSet::new();
+        for label in &labels {
+            check_label(label)?;
+            if !seen.insert(label) {
+                return Err(Invalid::new("label", format!("{label:?} is there twice")));
+            }
+        }
+        Ok(Self(labels.into()))
+    }
+
+    /// The labels in order.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Number of labels.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The row of a label.
+    pub fn index(&self, label: &str) -> Option<usize> {
+        self.0.iter().position(|own| own == label)
+    }
+}
+
+impl TryFrom<Vec<String>> for LabelSet {
+    type Error = Invalid;
+
+    fn try_from(labels: Vec<String>) -> Result<Self, Invalid> {
+        // Release 0.1 stored sets of any size.
+        Self::distinct(labels)
+    }
+}
+
+impl From<LabelSet> for Vec<String> {
+    fn from(labels: LabelSet) -> Self {
+        labels.0.to_vec()
+    }
+}
+
+/// Checks a number of labels.
+///
+/// # Errors
+/// When there are more than [`MAX_LABELS`].
+pub fn check_label_count(labels: usize) -> Result<(), Invalid> {
+    if labels > MAX_LABELS {
+        let problem = format!("expected at most {MAX_LABELS}, got {labels}");
+        return Err(Invalid::new("labels", problem));
+    }
+    Ok(())
+}
+
+/// Checks one label.
+///
+/// # Errors
+/// When it is empty, longer than 255 bytes or has control characters.
+pub fn check_label(label: &str) -> Result<(), Invalid> {
+    if label.is_empty() || label.len() > 255 || label.chars().any(char::is_control) {
+        return Err(Invalid::new(
+            "label",
+            format!("{label:?} is not 1 to 255 bytes without control characters"),
+        ));
+    }
+    Ok(())
+}
+
+/// A label in the form in which labels are compared and stored: Unicode NFC, without characters that show nothing, without white space at its ends.
+///
+/// # Errors
+/// When nothing is left of it, or it is longer than 255 bytes or has control characters.
+pub fn normal_label(text: &str) -> Result<String, Invalid> {
+    let composed: String = text.chars().filter(|&c| !is_invisible(c)).nfc().collect();
+    let label = composed.trim();
+    check_label(label)?;
+    Ok(label.to_owned())
+}
+
+/// A text with composed characters (Unicode NFC): names of files that look the same are the same.
+pub fn composed(text: &str) -> String {
+    text.nfc().collect()
+}
+
+/// What labels have in common that a reader would take for the same: they differ by case, or by spaces, hyphens and underscores, only.
+pub fn label_outline(label: &str) -> String {
+    label
+        .to_lowercase()
+        .split(|c: char| c.is_whitespace() || c == '_' || c == '-')
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Byte order marks, zero-width spaces, word joiners and marks of the direction. Joiners stay: they change how Persian, Indic scripts and emoji look.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{feff}'
+            | '\u{200b}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{00ad}'
+            | '\u{061c}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{2069}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_look_the_same_are_the_same() {
+        for (text, label) in [
+            ("cafe\u{301}", "café"),
+            ("café", "café"),
+            ("walk ", "walk"),
+            ("\u{feff}walk", "walk"),
+            ("a\u{200b}b", "ab"),
+            ("\u{a0}two  words\t", "two  words"),
+            ("\u{202a}left\u{202c}", "left"),
+        ] {
+            assert_eq!(normal_label(text).unwrap(), label);
+            assert_eq!(normal_label(label).unwrap(), label);
+        }
+        for text in ["", "   ", "\u{200b}", "a\tb", &"x".repeat(256)] {
+            assert!(normal_label(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn labels_of_one_outline_are_easily_taken_for_each_other() {
+        assert_eq!(label_outline("Walk"), label_outline("walk"));
+        assert_eq!(label_outline("high_jump"), label_outline("High  jump"));
+        assert_ne!(label_outline("walk"), label_outline("walking"));
+    }
+}

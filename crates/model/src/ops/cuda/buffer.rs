@@ -1,0 +1,123 @@
+//! Memory on the device.
+//!
+//! Invariant: a buffer is freed in the order of the compute stream, so that it may be dropped as soon as its last use is enqueued.
+
+use std::sync::{Arc, Mutex};
+
+use candle_core::Result;
+use cudarc::driver::{CudaStream, result, sys};
+
+use super::gpu::{Gpu, lock};
+use super::tensor::Tensor;
+
+/// Bytes on the device.
+pub(super) struct Buffer {
+    at: sys::CUdeviceptr,
+    bytes: usize,
+    gpu: Arc<Gpu>,
+    /// The floats from the begin in bytes, rounded, until the buffer is written to: what a product adds as its bias. A plain mutex, held for a copy of a
+    /// pointer.
+    rounded: Mutex<Option<(usize, Tensor)>>,
+}
+
+impl Buffer {
+    /// Returns a buffer that nothing was written to yet, for what is enqueued on the compute stream from now on.
+    pub(super) fn unfilled(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
+        Self::on(gpu, &gpu.compute, bytes)
+    }
+
+    /// Returns a buffer that nothing was written to yet, for the copy stream; the compute stream has to wait for the copy before it uses or frees it.
+    pub(super) fn for_copies(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
+        Self::on(gpu, &gpu.copies, bytes)
+    }
+
+    fn on(gpu: &Arc<Gpu>, stream: &CudaStream, bytes: usize) -> Result<Self> {
+        gpu.checked("cuCtxSetCurrent", gpu.context.bind_to_thread())?;
+        // An empty buffer is one that nobody reads; the driver refuses to allocate nothing.
+        let asked = bytes.max(1);
+        // SAFETY: the stream belongs to the context that was just bound.
+        let at = unsafe { result::malloc_async(stream.cu_stream(), asked) };
+        let at = gpu.allocated("cuMemAllocAsync", asked, at)?;
+        Ok(Self {
+            at,
+            bytes,
+            gpu: gpu.clone(),
+            rounded: Mutex::default(),
+        })
+    }
+
+    /// Returns the GPU that the buffer lies on.
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Returns the size in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the address on the device.
+    pub(super) fn at(&self) -> sys::CUdeviceptr {
+        self.at
+    }
+
+    /// Returns the rounded floats from `begin` in bytes, as long as nobody has written to the buffer since they were put.
+    pub(super) fn rounded(&self, begin: usize) -> Option<Tensor> {
+        let rounded = lock(&self.rounded);
+        let found = rounded.as_ref().filter(|(at, _)| *at == begin);
+        found.map(|(_, tensor)| tensor.clone())
+    }
+
+    /// Keeps the rounded floats from `begin` in bytes.
+    pub(super) fn put_rounded(&self, begin: usize, tensor: Tensor) {
+        *lock(&self.rounded) = Some((begin, tensor));
+    }
+
+    /// Returns the address for a kernel that writes; what was derived from the content is forgotten.
+    pub(super) fn at_for_writing(&self) -> sys::CUdeviceptr {
+        let derived = lock(&self.rounded).take();
+        drop(derived);
+        self.at
+    }
+
+    /// Sets all bytes to zero.
+    pub(super) fn clear(&self) -> Result<()> {
+        let gpu = &self.gpu;
+        gpu.checked("cuCtxSetCurrent", gpu.context.bind_to_thread())?;
+        // SAFETY: the buffer is `bytes` long.
+        let cleared = unsafe {
+            let (at, stream) = (self.at_for_writing(), gpu.compute.cu_stream());
+            result::memset_d8_async(at, 0, self.bytes, stream)
+        };
+        gpu.checked("cuMemsetD8Async", cleared)
+    }
+
+    /// Copies bytes of another buffer to `to`.
+    pub(super) fn copy(&self, to: usize, from: &Self, begin: usize, bytes: usize) -> Result<()> {
+        if to + bytes > self.bytes || begin + bytes > from.bytes {
+            candle_core::bail!("a copy of {bytes} bytes beyond the end of a buffer");
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        let gpu = &self.gpu;
+        gpu.checked("cuCtxSetCurrent", gpu.context.bind_to_thread())?;
+        let (to, from) = (self.at_for_writing() + to as u64, from.at + begin as u64);
+        // SAFETY: both ranges lie inside their buffers.
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, gpu.compute.cu_stream()) };
+        gpu.checked("cuMemcpyDtoDAsync", copied)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let gpu = &self.gpu;
+        // SAFETY: the buffer came from the pool; whatever uses it was enqueued before, since whoever enqueues borrows it.
+        let freed = gpu
+            .context
+            .bind_to_thread()
+            .and_then(|()| unsafe { result::free_async(self.at, gpu.compute.cu_stream()) });
+        // A failure that matters is the device's; it is remembered there.
+        let _ = gpu.checked("cuMemFreeAsync", freed);
+    }
+}

@@ -1,0 +1,391 @@
+//! The operations of the walk on random data, in any place.
+//!
+//! Invariant: a case makes the same data in every place, and its results are those of the operations alone.
+
+use candle_core::{DType, Result};
+
+use crate::BackboneConfig;
+use crate::ops::attention::How;
+use crate::ops::depthwise::Extent;
+use crate::ops::placed::linear::{Each, Options, Rows};
+use crate::ops::placed::{
+    Array, Depthwise, Matrix, Onto, Vector, activation, adamw, attention, columns, embed, linear,
+    norm, pool, rows, weight_gradient,
+};
+use crate::ops::{Format, Numbers, Place};
+use crate::rng::Stream;
+
+/// Frames of the data: two clips of different lengths.
+const FRAMES: [usize; 2] = [2, 1];
+
+/// Sizes and number formats of the data.
+pub(super) struct Sizes<'a> {
+    pub(super) config: &'a BackboneConfig,
+    pub(super) format: Format,
+    /// Number format between operations.
+    pub(super) numbers: Numbers,
+}
+
+impl Sizes<'_> {
+    fn frames(&self) -> usize {
+        FRAMES.iter().sum()
+    }
+
+    fn tokens(&self) -> usize {
+        self.config.tokens()
+    }
+
+    fn width(&self) -> usize {
+        self.config.width
+    }
+
+    /// Returns the dimensions of the residual stream.
+    fn stream(&self) -> [usize; 3] {
+        [self.frames(), self.tokens(), self.width()]
+    }
+
+    /// Returns the width of adapters: half of the backbone's, in steps that its products take.
+    fn adapter(&self) -> usize {
+        (self.width() / 2).next_multiple_of(8).min(384)
+    }
+
+    fn how(&self) -> How {
+        How {
+            heads: self.config.heads,
+            format: self.format,
+            numbers: self.numbers,
+        }
+    }
+}
+
+/// An operation on both sides: it makes its data in a place, and returns its results there.
+pub(super) type Case = fn(&Sizes<'_>, &Place) -> Result<Vec<Array>>;
+
+/// Every operation of the walk.
+pub(super) const CASES: &[(&str, Case)] = &[
+    ("LayerNorm", layer_norm),
+    ("LayerNorm backward", layer_norm_backward),
+    ("products", products),
+    ("products of class tokens", class_products),
+    ("products backward", products_backward),
+    ("activation", activations),
+    ("attention", self_attention),
+    ("attention backward", self_attention_backward),
+    ("attention of class tokens", class_attention),
+    ("adapters' products", grouped),
+    ("adapters' products backward", grouped_backward),
+    ("depthwise convolution", convolution),
+    ("gradients of weights", gradients),
+    ("rows and means", rows_and_means),
+    ("patches and embedding", embedding),
+    ("AdamW", optimiser),
+];
+
+/// Returns random numbers, the same in every place.
+pub(super) fn random(name: &str, count: usize, scale: f32) -> Vec<f32> {
+    let mut stream = Stream::new(0, name);
+    (0..count).map(|_| stream.range(-scale, scale)).collect()
+}
+
+/// Returns a random array in a place, in a number format.
+fn input(name: &str, dims: &[usize], numbers: Numbers, place: &Place) -> Result<Array> {
+    let values = random(name, dims.iter().product(), 1.0);
+    let floats = Array::of(values, dims)?.to(place)?;
+    match (numbers, floats) {
+        (Numbers::F32, floats) => Ok(floats),
+        (Numbers::Bf16, Array::Host(floats)) => Ok(Array::Host(floats.to_dtype(DType::BF16)?)),
+        (Numbers::Bf16, Array::Cuda(floats)) => Ok(Array::Cuda(floats.cast(Numbers::Bf16)?)),
+    }
+}
+
+/// Returns a random weight `[n, k]` whose products are about as large as their input.
+fn weight(
+    name: &str,
+    (n, k): (usize, usize),
+    sections: usize,
+    sizes: &Sizes<'_>,
+    place: &Place,
+) -> Result<Matrix> {
+    let scale = (3.0 / k as f32).sqrt();
+    Matrix::new(
+        &random(name, n * k, scale),
+        (k, sections),
+        sizes.format,
+        place,
+    )
+}
+
+fn vector(name: &str, len: usize, place: &Place) -> Result<Vector> {
+    Vector::new(random(name, len, 1.0), place)
+}
+
+fn norm_of(sizes: &Sizes<'_>, place: &Place) -> Result<norm::Norm> {
+    let width = sizes.width();
+    let (gain, shift) = (random("gain", width, 1.0), random("shift", width, 1.0));
+    norm::Norm::new(gain, shift, sizes.config.eps as f32, place)
+}
+
+fn layer_norm(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let x = input("x", &sizes.stream(), Numbers::F32, place)?;
+    let own = norm_of(sizes, place)?;
+    Ok(vec![
+        norm::forward(&x, &own, sizes.numbers)?,
+        norm::forward(&x, &own, Numbers::F32)?,
+    ])
+}
+
+fn layer_norm_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let of = |name| input(name, &sizes.stream(), Numbers::F32, place);
+    let (x, dy, add) = (of("x")?, of("dy")?, of("add")?);
+    let own = norm_of(sizes, place)?;
+    Ok(vec![
+        norm::backward(&x, &dy, &add, &own)?,
+        norm::weight_gradient(&x, &dy, &own)?,
+    ])
+}
+
+fn products(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (width, hidden) = (sizes.width(), sizes.config.mlp_width);
+    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
+    let qkv = weight("qkv", (3 * width, width), 3, sizes, place)?;
+    let bias = vector("bias", 3 * width, place)?;
+    let options = |sections| Options {
+        bias: Some(&bias),
+        sections: Some(sections),
+        numbers: sizes.numbers,
+        ..Options::default()
+    };
+    let all = linear::project(&x, &qkv, Rows::All, options(0..3))?;
+    let some = linear::project(&x, &qkv, Rows::All, options(1..3))?;
+    let [frames, tokens, _] = sizes.stream();
+    let h = input("h", &[frames, tokens, hidden], sizes.numbers, place)?;
+    let residual = input("residual", &sizes.stream(), Numbers::F32, place)?;
+    let down = weight("down", (width, hidden), 1, sizes, place)?;
+    let bias = vector("down bias", width, place)?;
+    let added = linear::project_add(&h, &residual, &down, Rows::All, Some(&bias))?;
+    Ok(vec![all, some, added])
+}
+
+fn class_products(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let width = sizes.width();
+    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
+    let class = input("class", &[sizes.frames(), width], sizes.numbers, place)?;
+    let residual = input("residual", &sizes.stream(), Numbers::F32, place)?;
+    let own = weight("w", (width, width), 1, sizes, place)?;
+    let bias = vector("bias", width, place)?;
+    let options = Options {
+        bias: Some(&bias),
+        numbers: sizes.numbers,
+        ..Options::default()
+    };
+    Ok(vec![
+        linear::project(&x, &own, Rows::Class, options)?,
+        linear::project_add(&class, &residual, &own, Rows::Class, Some(&bias))?,
+    ])
+}
+
+fn products_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let width = sizes.width();
+    let dy = input("dy", &sizes.stream(), sizes.numbers, place)?;
+    let add = input("add", &sizes.stream(), Numbers::F32, place)?;
+    let qkv = weight("qkv", (3 * width, width), 3, sizes, place)?;
+    let second = qkv.transposed(1..2);
+    let options = Options::default();
+    Ok(vec![
+        linear::project(&dy, &second, Rows::All, options)?,
+        linear::project_add(&dy, &add, &second, Rows::All, None)?,
+    ])
+}
+
+fn activations(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (width, hidden) = (sizes.width(), sizes.config.mlp_width);
+    let kind = sizes.config.activation;
+    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
+    let up = weight("up", (hidden, width), 1, sizes, place)?;
+    let bias = vector("bias", hidden, place)?;
+    let options = Options {
+        bias: Some(&bias),
+        activation: Some(kind),
+        numbers: sizes.numbers,
+        ..Options::default()
+    };
+    let (before, after) = linear::project_both(&x, &up, options, Numbers::F32)?;
+    let dy = input("dy", before.dims(), Numbers::F32, place)?;
+    let dx = activation::backward(&before, &dy, kind, Numbers::F32)?;
+    // As a training step does it: what is kept, and the gradient, are rounded.
+    let kept = input("kept", before.dims(), sizes.numbers, place)?;
+    let rounded = activation::backward(&kept, &dy, kind, sizes.numbers)?;
+    Ok(vec![before, after, dx, rounded])
+}
+
+fn qkv(sizes: &Sizes<'_>, place: &Place) -> Result<Array> {
+    let [frames, tokens, width] = sizes.stream();
+    input("qkv", &[frames, tokens, 3 * width], sizes.numbers, place)
+}
+
+fn self_attention(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (y, _) = attention::forward(&qkv(sizes, place)?, sizes.how())?;
+    Ok(vec![y])
+}
+
+fn self_attention_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (qkv, how) = (qkv(sizes, place)?, sizes.how());
+    let (_, trace) = attention::forward(&qkv, how)?;
+    let dy = input("dy", &sizes.stream(), sizes.numbers, place)?;
+    Ok(vec![attention::backward(&qkv, &trace, &dy, how)?])
+}
+
+fn class_attention(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let ([frames, tokens, width], how) = (sizes.stream(), sizes.how());
+    let q = input("q", &[frames, width], sizes.numbers, place)?;
+    let kv = input("kv", &[frames, tokens, 2 * width], sizes.numbers, place)?;
+    let y = attention::class_forward(&q, &kv, how)?;
+    // A gradient is floats, as products backward give it.
+    let dy = input("dy", &[frames, width], Numbers::F32, place)?;
+    let (dq, dkv) = attention::class_backward(&q, &kv, &dy, how)?;
+    Ok(vec![y, dq, dkv])
+}
+
+/// Both products of two segments' adapters, each with weights of its own.
+fn grouped(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (width, adapter) = (sizes.width(), sizes.adapter());
+    let x = input("x", &sizes.stream(), Numbers::F32, place)?;
+    let down = |name| weight(name, (adapter, width), 1, sizes, place);
+    let up = |name| weight(name, (width, adapter), 1, sizes, place);
+    let (downs, ups) = ([down("a")?, down("b")?], [up("c")?, up("d")?]);
+    let short = [vector("e", adapter, place)?, vector("f", adapter, place)?];
+    let long = [vector("g", width, place)?, vector("h", width, place)?];
+    let frames = [0..FRAMES[0], FRAMES[0]..sizes.frames()];
+    let first: Vec<Each<'_>> = (0..2)
+        .map(|i| Each {
+            frames: frames[i].clone(),
+            weight: &downs[i],
+            bias: Some(&short[i]),
+        })
+        .collect();
+    let second: Vec<Each<'_>> = (0..2)
+        .map(|i| Each {
+            frames: frames[i].clone(),
+            weight: &ups[i],
+            bias: Some(&long[i]),
+        })
+        .collect();
+    let hidden = linear::project_each(&x, &first)?;
+    let added = linear::project_add_each(&hidden, &x, &second)?;
+    // As frozen adapters do it: the second product reads what the convolution has rounded.
+    let reads = Numbers::read_by(ups[0].format());
+    let mixed = frames.iter().map(|frames| {
+        let dims = [frames.len(), sizes.tokens() - 1, adapter];
+        input("mixed", &dims, reads, place)
+    });
+    let mixed = mixed.collect::<Result<Vec<Array>>>()?;
+    let served = linear::project_add_each(&mixed, &x, &second)?;
+    Ok(hidden.into_iter().chain([added, served]).collect())
+}
+
+/// The gradients of both products of an adapter, over patch rows.
+fn grouped_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (width, adapter) = (sizes.width(), sizes.adapter());
+    let dy = input("dy", &sizes.stream(), Numbers::F32, place)?;
+    let up = weight("up", (width, adapter), 1, sizes, place)?.transposed(0..1);
+    let down = weight("down", (adapter, width), 1, sizes, place)?.transposed(0..1);
+    let narrow = linear::project(&dy, &up, Rows::Patches, Options::default())?;
+    let dx = linear::project_add(&narrow, &dy, &down, Rows::Patches, None)?;
+    Ok(vec![narrow, dx])
+}
+
+fn convolution(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (channels, grid) = (sizes.adapter(), sizes.config.grid());
+    let mut results = Vec::new();
+    for kernel in [[3, 1, 1], [3, 3, 3]] {
+        let taps: usize = kernel.iter().product();
+        let dims = [channels, 1, kernel[0], kernel[1], kernel[2]];
+        let weight = Array::of(random("taps", channels * taps, 0.5), dims.as_slice())?;
+        let bias = Array::of(random("bias", channels, 1.0), channels)?;
+        let own = Depthwise::new(&weight.to(place)?, &bias.to(place)?, kernel, place)?;
+        let frames = FRAMES[0];
+        let extent = Extent { frames, grid };
+        let dims = [frames, grid * grid, channels];
+        let of = |name| input(name, &dims, Numbers::F32, place);
+        let (x, dy) = (of("x")?, of("dy")?);
+        results.push(own.forward(&x, extent, Numbers::F32)?);
+        results.push(own.forward(&x, extent, sizes.numbers)?);
+        results.push(own.backward(&dy, extent)?);
+        let (weight, bias) = own.weight_gradient(&x, &dy, extent, None)?;
+        results.extend([weight, bias]);
+    }
+    Ok(results)
+}
+
+fn gradients(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let [frames, tokens, width] = sizes.stream();
+    let x = input("x", &[frames, tokens, width], Numbers::F32, place)?;
+    let dims = [frames, tokens - 1, sizes.adapter()];
+    let dy = input("dy", &dims, Numbers::F32, place)?;
+    let both = ((&x, Rows::Patches), (&dy, Rows::All));
+    let weight = weight_gradient(both.0, both.1, &Onto::NOTHING, sizes.format)?;
+    Ok(vec![weight, columns(&dy, Rows::All, &Onto::NOTHING)?])
+}
+
+fn rows_and_means(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let x = input("x", &sizes.stream(), Numbers::F32, place)?;
+    let class = rows::class(&x)?;
+    let means = pool::means(&class, &FRAMES)?;
+    Ok(vec![
+        rows::only_class(&class, sizes.tokens())?,
+        pool::spread(&means, &FRAMES)?,
+        means,
+        class,
+    ])
+}
+
+fn embedding(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (config, width) = (sizes.config, sizes.width());
+    let cut = embed::Cut {
+        grid: config.grid(),
+        side: config.image_size,
+        patch: config.patch_size,
+    };
+    let pixels = config.image_size * config.image_size;
+    // Two frames of one clip: planes of a channel follow one another.
+    let planes = random("planes", 3 * 2 * pixels, 2.0);
+    let picture = |frame: usize| embed::Picture {
+        values: &planes[frame * pixels..],
+        channel: 2 * pixels,
+    };
+    let pictures = [picture(0), picture(1)];
+    let patches = embed::patches(&pictures, cut, sizes.numbers, place)?;
+    let base = vector("base", sizes.tokens() * width, place)?;
+    let own = weight("conv", (width, cut.len()), 1, sizes, place)?;
+    let embedded = embed::embed(&patches, &base, &own, None)?;
+    Ok(vec![embedded])
+}
+
+fn optimiser(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let count = 3 * sizes.width() + 5;
+    let of = |name| input(name, &[count], Numbers::F32, place);
+    let (weights, gradients) = (of("weights")?, of("gradients")?);
+    let moments = [of("first")?, Array::of(vec![0.5; count], count)?.to(place)?];
+    let cut = sizes.width();
+    let own = [(0..cut, 0.9), (cut..count, 1.0)].map(|(range, keep)| adamw::Own { range, keep });
+    let factors = adamw::Factors {
+        first: [0.9, 0.1],
+        second: [0.999, 0.001],
+        scale: 0.5,
+        rate: 1e-2,
+        root: 0.9,
+        eps: 1e-8,
+    };
+    let ranges = [0..cut, cut..count];
+    let square = adamw::sum_of_squares(&gradients, &ranges)?;
+    adamw::update(
+        &weights,
+        &gradients,
+        [&moments[0], &moments[1]],
+        &own,
+        factors,
+    )?;
+    let [first, second] = moments;
+    let square = Array::of(vec![square as f32], 1)?;
+    Ok(vec![weights, first, second, square])
+}

@@ -1,0 +1,520 @@
+//! One training step of one set (forward, loss, backward), block by block; the optimiser follows it.
+//!
+//! Invariant: how the step is divided into slices, what runs between them, whether activations are kept or recomputed, and how many clips are
+//! computed together change no bit of its result: sums over clips are formed clip by clip, in the order of the clips.
+
+mod memory;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use self::memory::{Division, Keeps};
+use super::block::{Hidden, Reach, Saved, Sites};
+use super::flat::Flat;
+use super::ops::depthwise::Extent;
+use super::ops::placed::linear::Rows;
+use super::ops::{Array, Numbers, loss};
+use super::site::Sums;
+use super::weights::Found;
+use super::{AdapterSet, Backbone, Error, Step, TrainableSet, head, inference, vit};
+use crate::rng::Stream;
+use crate::spec::Invalid;
+
+pub use self::memory::StepShape;
+pub use super::ops::Goal;
+
+/// Activations that the forward pass keeps for the backward pass; every choice gives the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// All activations that the backward pass reads.
+    All,
+    /// Only the input of each block; the backward pass runs the block's forward again.
+    Recompute,
+    /// As many as this number of bytes allows. First the clips are divided into micro-batches, as long as these fill the device; then the MLP's
+    /// hidden values are recomputed in the lower blocks, then everything except the blocks' inputs; then the micro-batches shrink, down to one clip.
+    Within(u64),
+}
+
+/// Dropout before the head.
+#[derive(Debug, Clone)]
+pub struct Dropout {
+    /// Probability that a feature becomes 0, in [0, 1).
+    pub rate: f64,
+    /// Random stream; clip i uses part i.
+    pub stream: Stream,
+}
+
+/// Gradients by the reference's names. A weight that the loss does not depend on has zeros.
+pub type Gradients = Flat;
+
+/// Results of a training step.
+#[derive(Debug)]
+pub struct StepOutput {
+    /// Mean cross entropy, in nats.
+    pub loss: f64,
+    /// Number of clips whose largest logit was that of their label.
+    pub correct: usize,
+    /// Gradients of every trainable weight.
+    pub gradients: Gradients,
+    /// Logits `[clips][classes]`, with dropout applied.
+    pub logits: Vec<Vec<f32>>,
+}
+
+/// Training step in progress.
+pub struct TrainingStep {
+    backbone: Arc<Backbone>,
+    /// Weights at the start of the step.
+    layers: AdapterSet,
+    labels: Vec<u32>,
+    dropout: Option<Dropout>,
+    /// Share of a label's weight that is spread over all labels.
+    smoothing: f64,
+    /// What each clip is to be besides its label; empty when that is all.
+    goals: Vec<Goal>,
+    shape: StepShape,
+    division: Division,
+    source: Source,
+    num_frames: usize,
+    /// Clips of the current micro-batch.
+    now: Range<usize>,
+    kept: Vec<Kept>,
+    found: Gradients,
+    scores: Scores,
+    state: State,
+}
+
+/// Input of the step's clips.
+enum Source {
+    /// Planes of the clips; those of a clip are dropped when its micro-batch starts.
+    Clips(VecDeque<Arc<[f32]>>),
+    /// Frozen features, which the first state holds.
+    Features,
+}
+
+/// Results of the head, over the clips so far.
+#[derive(Default)]
+struct Scores {
+    losses: Vec<f64>,
+    correct: usize,
+    logits: Vec<Vec<f32>>,
+    /// Head's input and gradient of its output for each micro-batch, since the gradient of the head's weights is one product over all clips.
+    rows: Vec<(Array, Array)>,
+}
+
+/// Activations that one block keeps for its backward pass.
+enum Kept {
+    Input(Array),
+    Saved(Box<Saved>),
+}
+
+enum State {
+    Begin,
+    /// Index of the next block, and its input.
+    Forward(usize, Array),
+    /// What the head reads of the clips, `[clips · R, C]`, and whether the backbone's tokens were computed for it.
+    Head(Array, bool),
+    /// Index of the next block to go back through, and the gradient of its output.
+    Backward(usize, Array),
+    Done,
+}
+
+impl TrainingStep {
+    /// Starts a step over `frames`: one buffer per clip with normalised planes `[3, T, S, S]`, all with the same T. Reads the current weights of
+    /// `set`.
+    ///
+    /// # Errors
+    /// When clips, labels or the set do not fit.
+    pub fn new(
+        backbone: Arc<Backbone>,
+        set: &TrainableSet,
+        frames: Vec<Arc<[f32]>>,
+        labels: &[u32],
+        dropout: Option<Dropout>,
+        keep: Keep,
+    ) -> Result<Self, Error> {
+        let len = backbone.config().frame_len();
+        let expected = frames.first().map_or(0, |f| f.len());
+        let expected = expected.next_multiple_of(len).max(len);
+        for (clip, planes) in frames.iter().enumerate() {
+            inference::check_clip(clip, planes, expected)?;
+        }
+        let clips = frames.len();
+        let mut step = Self::begin(backbone, set, (clips, expected / len), labels, dropout)?;
+        step.division = step.shape.divided(clips, keep);
+        step.now = 0..step.division.clips.min(clips);
+        step.source = Source::Clips(frames.into());
+        Ok(step)
+    }
+
+    /// Starts a step of a set without sites, from the features `[R · C]` of each clip that [`crate::Features`] computed for the set's head.
+    ///
+    /// # Errors
+    /// When the set has sites, or features or labels do not fit.
+    pub fn from_features(
+        backbone: Arc<Backbone>,
+        set: &TrainableSet,
+        features: &[Vec<f32>],
+        labels: &[u32],
+        dropout: Option<Dropout>,
+    ) -> Result<Self, Error> {
+        let c = backbone.config().width;
+        let (head, grid) = (set.head(), backbone.config().grid());
+        let of_frame = head::rows(head, 1, grid) * c;
+        let got = features.first().map_or(0, Vec::len);
+        // The paper's head reads one row, whatever the number of frames.
+        let num_frames = match head.is_mean() {
+            true => 1,
+            false => got.div_ceil(of_frame).max(1),
+        };
+        for (clip, row) in features.iter().enumerate() {
+            inference::check_clip(clip, row, num_frames * of_frame)?;
+        }
+        let (clips, rows) = (features.len(), head::rows(head, num_frames, grid));
+        let mut step = Self::begin(backbone, set, (clips, num_frames), labels, dropout)?;
+        if step.layers.config().has_sites() {
+            let problem = "a set with adapters cannot be trained from frozen features";
+            return Err(Error::Adapter(Invalid::new("adapter_layers", problem)));
+        }
+        step.state = State::Head(Array::of(features.concat(), (clips * rows, c))?, false);
+        Ok(step)
+    }
+
+    fn begin(
+        backbone: Arc<Backbone>,
+        set: &TrainableSet,
+        (clips, num_frames): (usize, usize),
+        labels: &[u32],
+        dropout: Option<Dropout>,
+    ) -> Result<Self, Error> {
+        if labels.len() != clips || clips == 0 {
+            return Err(Error::LabelCount {
+                clips,
+                labels: labels.len(),
+            });
+        }
+        let classes = set.classes();
+        for (clip, &label) in labels.iter().enumerate() {
+            if label as usize >= classes {
+                return Err(Error::Label {
+                    clip,
+                    label,
+                    classes,
+                });
+            }
+        }
+        if let Some(dropout) = &dropout
+            && !(0.0..1.0).contains(&dropout.rate)
+        {
+            let problem = format!("expected at least 0 and below 1, got {}", dropout.rate);
+            return Err(Error::Value(Invalid::new("dropout", problem)));
+        }
+        let layers = set.layers(&backbone)?;
+        layers.fits(backbone.config())?;
+        layers.reads_frames(num_frames)?;
+        let of = (backbone.config(), backbone.precision());
+        let found = set.zeros(backbone.place())?;
+        Ok(Self {
+            shape: StepShape::of(of, layers.form, num_frames).at(backbone.place()),
+            backbone,
+            layers,
+            labels: labels.to_vec(),
+            dropout,
+            smoothing: 0.0,
+            goals: Vec::new(),
+            division: Division {
+                clips,
+                keeps: Keeps::ALL,
+            },
+            source: Source::Features,
+            num_frames,
+            now: 0..clips,
+            kept: Vec::new(),
+            found,
+            scores: Scores::default(),
+            state: State::Begin,
+        })
+    }
+
+    /// Returns the same step, but with this share of each label's weight spread evenly over all labels.
+    #[must_use]
+    pub fn smoothing(mut self, share: f64) -> Self {
+        self.smoothing = share.clamp(0.0, 1.0);
+        self
+    }
+
+    /// Returns the same step, but towards these goals of its clips, one for each; none means that every clip is its label and counts once.
+    ///
+    /// # Errors
+    /// When their number is not that of the clips, a second label is none, or a share or weight is out of range.
+    pub fn towards(mut self, goals: Vec<Goal>) -> Result<Self, Error> {
+        let (clips, classes) = (self.labels.len(), self.layers.classes());
+        if !goals.is_empty() && goals.len() != clips {
+            let labels = goals.len();
+            return Err(Error::LabelCount { clips, labels });
+        }
+        for (clip, goal) in goals.iter().enumerate() {
+            if goal.other as usize >= classes {
+                let label = goal.other;
+                return Err(Error::Label {
+                    clip,
+                    label,
+                    classes,
+                });
+            }
+            if !(0.0..=1.0).contains(&goal.share) || !goal.weight.is_finite() || goal.weight < 0.0 {
+                let problem = format!("share {} and weight {} of a clip", goal.share, goal.weight);
+                return Err(Error::Value(Invalid::new("goals", problem)));
+            }
+        }
+        self.goals = goals;
+        Ok(self)
+    }
+
+    /// Runs one slice: one block forward or backward, or the head.
+    ///
+    /// # Errors
+    /// When the step is already done.
+    pub fn advance(&mut self) -> Result<Step, Error> {
+        let state = std::mem::replace(&mut self.state, State::Done);
+        self.state = match state {
+            State::Begin => State::Forward(0, self.embed()?),
+            State::Forward(block, x) => self.forward(block, x)?,
+            State::Head(features, from_clips) => self.head(&features, from_clips)?,
+            State::Backward(block, dy) => self.backward(block, &dy)?,
+            State::Done => return Err(Error::Order { what: "advance" }),
+        };
+        let step = match self.state {
+            State::Done => Step::Done,
+            State::Begin | State::Forward(..) | State::Head(..) | State::Backward(..) => Step::More,
+        };
+        self.backbone.place().pace()?;
+        Ok(step)
+    }
+
+    /// Returns the approximate peak memory of the step's activations in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self.source {
+            Source::Clips(_) => self.shape.held(self.division.clips, self.division.keeps),
+            Source::Features => self.shape.head_bytes(self.labels.len()),
+        }
+    }
+
+    /// Returns the number of clips that are computed together.
+    pub fn micro_batch(&self) -> usize {
+        self.division.clips
+    }
+
+    /// Returns the number of blocks whose forward runs again for the backward pass.
+    pub fn recomputed_blocks(&self) -> usize {
+        self.shape.recomputed_blocks(self.division.keeps)
+    }
+
+    /// Returns the number of other blocks whose first product of the MLP runs again.
+    pub fn recomputed_mlps(&self) -> usize {
+        self.shape.recomputed_mlps(self.division.keeps)
+    }
+
+    /// Returns the loss, the gradients and the logits.
+    ///
+    /// # Errors
+    /// When the step is not done yet.
+    pub fn finish(self) -> Result<StepOutput, Error> {
+        let is_done = matches!(self.state, State::Done);
+        if !is_done || self.scores.losses.len() != self.labels.len() {
+            return Err(Error::Order { what: "finish" });
+        }
+        Ok(StepOutput {
+            loss: loss::mean(&self.scores.losses),
+            correct: self.scores.correct,
+            gradients: self.found,
+            logits: self.scores.logits,
+        })
+    }
+
+    /// Returns the tokens of the micro-batch's clips, `[ΣT, L, C]`.
+    fn embed(&mut self) -> Result<Array, Error> {
+        let Source::Clips(clips) = &mut self.source else {
+            return Err(Error::Order { what: "embed" });
+        };
+        let clips: Vec<Arc<[f32]>> = clips.drain(..self.now.len().min(clips.len())).collect();
+        Ok(vit::embed_clips(
+            &self.backbone.vit,
+            &clips,
+            self.backbone.config(),
+        )?)
+    }
+
+    /// Moves to the next micro-batch. Returns the state to continue with.
+    fn next(&mut self) -> State {
+        let end = self.now.end;
+        if end == self.labels.len() {
+            return State::Done;
+        }
+        self.now = end..self.labels.len().min(end + self.division.clips);
+        State::Begin
+    }
+
+    fn sites(&self, block: usize) -> Sites<'_> {
+        let mut sites = Sites::default();
+        let extent = Extent {
+            frames: self.num_frames,
+            grid: self.backbone.config().grid(),
+        };
+        let frames = 0..self.now.len() * self.num_frames;
+        self.layers.push_sites(block, &frames, extent, &mut sites);
+        let kinds = [
+            ("adapter_pre_attn", &mut sites.pre_attn),
+            ("adapter_pre_mlp", &mut sites.pre_mlp),
+        ];
+        for (kind, sites) in kinds {
+            for site in sites {
+                let prefix = format!("transformer.resblocks.{block}.{kind}.");
+                let all = &self.found;
+                site.sums = Some(Sums { all, prefix });
+            }
+        }
+        sites
+    }
+
+    fn forward(&mut self, block: usize, x: Array) -> Result<State, Error> {
+        let (tokens, reach) = self.shape.plan(block);
+        let sites = self.sites(block);
+        let run = &self.backbone.vit.blocks[block];
+        let (y, kept) = if block >= self.division.keeps.most {
+            let hidden = if block >= self.division.keeps.hidden {
+                Hidden::Kept
+            } else {
+                Hidden::Again
+            };
+            let (y, saved) = run.forward(&x, &sites, tokens, reach, hidden)?;
+            (y, saved.map(Box::new).map(Kept::Saved))
+        } else {
+            let y = run.infer(&x, &sites, tokens)?;
+            (y, (reach != Reach::Nothing).then_some(Kept::Input(x)))
+        };
+        self.kept.extend(kept);
+        if block + 1 < self.backbone.vit.blocks.len() {
+            return Ok(State::Forward(block + 1, y));
+        }
+        let frames = vec![self.num_frames; self.now.len()];
+        let (kind, grid) = (self.layers.config().head, self.backbone.config().grid());
+        let read = head::gathered(kind, &y, &frames, grid)?;
+        Ok(State::Head(read, true))
+    }
+
+    fn head(&mut self, tokens: &Array, from_clips: bool) -> Result<State, Error> {
+        let backbone = Arc::clone(&self.backbone);
+        let norm = &backbone.vit.ln_post;
+        let (kind, clips) = (self.layers.config().head, self.now.len());
+        let grid = backbone.config().grid();
+        let normed = norm.forward(tokens, Numbers::F32)?;
+        if normed.dim(0)? != clips * head::rows(kind, self.num_frames, grid) {
+            return Err(Error::Order { what: "head" });
+        }
+        let (features, saved) = self.layers.head.features(&normed, clips)?;
+        let width = features.dim(1)?;
+        let factors = match &self.dropout {
+            Some(dropout) => {
+                let own = self.now.clone();
+                Some(head::dropout(dropout.rate, &dropout.stream, own, width)?)
+            }
+            None => None,
+        };
+        let input = match &factors {
+            Some(factors) => times(&features, factors)?,
+            None => features,
+        };
+        let last = self.layers.head.last();
+        let logits = last.forward(&input, Rows::All, Numbers::F32)?;
+        let labels = &self.labels[self.now.clone()];
+        let goals = match self.goals.is_empty() {
+            true => &[],
+            false => &self.goals[self.now.clone()],
+        };
+        let logits = logits.host()?;
+        let scored = loss::towards(&logits, (labels, goals), self.labels.len(), self.smoothing)?;
+        let gradient = Array::Host(scored.gradient);
+        self.scores.losses.extend(scored.rows);
+        self.scores.correct += scored.correct;
+        self.scores.logits.extend(logits.to_vec2()?);
+        self.scores.rows.push((input, gradient.clone()));
+        if self.now.end == self.labels.len() {
+            self.head_gradients()?;
+        }
+        let blocks = backbone.vit.blocks.len();
+        let goes_on = from_clips && self.shape.lowest() < blocks;
+        if !goes_on && !self.layers.head.is_deep() {
+            return Ok(self.next());
+        }
+        let head = &self.layers.head;
+        let mut d_features = head.last().backward(&gradient, Rows::All)?;
+        if let Some(factors) = &factors {
+            d_features = times(&d_features, factors)?;
+        }
+        let (d_normed, found) =
+            head.backward(&normed, &saved, &d_features, &self.found, goes_on)?;
+        write(&self.found, found)?;
+        let Some(d_normed) = d_normed else {
+            return Ok(self.next());
+        };
+        let d_tokens = norm.backward(tokens, &d_normed, &d_normed.zeros_like()?)?;
+        let frames = vec![self.num_frames; clips];
+        let d_last = head::scattered(kind, &d_tokens, &frames, (grid, backbone.place()))?;
+        Ok(State::Backward(blocks - 1, d_last))
+    }
+
+    fn backward(&mut self, block: usize, dy: &Array) -> Result<State, Error> {
+        let (tokens, reach) = self.shape.plan(block);
+        let kept = self.kept.pop();
+        let sites = self.sites(block);
+        let run = &self.backbone.vit.blocks[block];
+        let saved = match kept {
+            Some(Kept::Saved(saved)) => Some(*saved),
+            Some(Kept::Input(x)) => {
+                let (_, saved) = run.forward(&x, &sites, tokens, reach, Hidden::Kept)?;
+                saved
+            }
+            None => None,
+        };
+        let saved = saved.ok_or(Error::Order { what: "backward" })?;
+        let gradients = run.backward(dy, saved, &sites, reach)?;
+        drop(sites);
+        let named = gradients.adapters.into_iter().flatten();
+        for (name, gradient) in named {
+            let name = format!("transformer.resblocks.{block}.{name}");
+            self.found.set(&name, &gradient)?;
+        }
+        Ok(match gradients.dx {
+            Some(dx) => State::Backward(block - 1, dx),
+            None => self.next(),
+        })
+    }
+
+    /// Computes the gradients of the head's weights, from the rows of all clips.
+    fn head_gradients(&mut self) -> Result<(), Error> {
+        let (inputs, gradients): (Vec<Array>, Vec<Array>) =
+            std::mem::take(&mut self.scores.rows).into_iter().unzip();
+        let (x, dy) = (Array::cat(&inputs)?, Array::cat(&gradients)?);
+        let mut found = Found::new();
+        let (x, dy) = ((&x, Rows::All), (&dy, Rows::All));
+        let head = &self.layers.head;
+        let names = head.last_names();
+        let names = [names[0].as_str(), names[1].as_str()];
+        head.last().gradients(x, dy, names, &mut found)?;
+        write(&self.found, found)
+    }
+}
+
+/// Writes gradients to the sums of the step.
+fn write(all: &Gradients, found: Found) -> Result<(), Error> {
+    for (name, gradient) in found {
+        all.set(&name, &gradient)?;
+    }
+    Ok(())
+}
+
+/// Returns the products of the elements of two arrays on the host.
+fn times(a: &Array, b: &Array) -> Result<Array, Error> {
+    Ok(Array::Host((a.host()? * b.host()?)?))
+}

@@ -1,0 +1,266 @@
+{{- define "frameshift.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "frameshift.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "frameshift.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "frameshift.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that select pods: they never change. The argument is a list of the root and the component. */}}
+{{- define "frameshift.selector" -}}
+app.kubernetes.io/name: {{ include "frameshift.name" (index . 0) }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "frameshift.labels" -}}
+{{ include "frameshift.selector" . }}
+app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version }}
+{{- end -}}
+
+{{- define "frameshift.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "frameshift.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "frameshift.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* One setting as a line of TOML. Helm reads every number as a float. */}}
+{{- define "frameshift.toml" -}}
+{{- $value := index . 1 -}}
+{{ index . 0 }} = {{ if kindIs "string" $value }}{{ $value | toJson }}{{ else if kindIs "bool" $value }}{{ $value }}{{ else if eq (float64 (int64 $value)) (float64 $value) }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}
+{{- end -}}
+
+{{/* Checks that no schema can express. */}}
+{{- define "frameshift.validate" -}}
+{{- $v := .Values -}}
+{{- if not $v.database.url }}{{ fail "database.url is required: the replicas share a PostgreSQL database" }}{{ end -}}
+{{- if not $v.objects.url }}{{ fail "objects.url is required: the replicas share a bucket" }}{{ end -}}
+{{- if and (eq $v.server.role "all") (ne $v.trainer.kind "none") }}{{ fail "server.role all trains in the serving pods: set trainer.kind to none, or server.role to serve" }}{{ end -}}
+{{- $serving := int (ternary $v.server.replicas $v.server.autoscaling.maxReplicas (eq $v.server.autoscaling.kind "none")) -}}
+{{- $training := 0 -}}
+{{- if eq $v.trainer.kind "deployment" }}{{ $training = int (ternary $v.trainer.autoscaling.maxReplicas $v.trainer.replicas $v.trainer.autoscaling.enabled) }}{{ end -}}
+{{- if eq $v.trainer.kind "scaledJob" }}{{ $training = int $v.trainer.scaledJob.maxReplicas }}{{ end -}}
+{{- $surge := int $v.server.maxSurge -}}
+{{- $connections := mul (add $serving $surge $training) (int $v.database.connections) -}}
+{{- if gt (float64 $connections) (mulf 0.8 $v.database.maxConnections) }}{{ fail (printf "%d pods with %d connections each take %d of database.maxConnections = %d, which is more than 80 %%: lower the maxima or database.connections, or put a pooler in front and raise maxConnections" (add $serving $surge $training) (int $v.database.connections) $connections (int $v.database.maxConnections)) }}{{ end -}}
+{{- if and (eq (int $v.server.maxSurge) 0) (eq (int $v.server.maxUnavailable) 0) }}{{ fail "server.maxSurge and server.maxUnavailable cannot both be 0" }}{{ end -}}
+{{- if and (eq $v.backbone.source "image") (not (contains "@sha256:" $v.backbone.image.reference)) }}{{ fail "backbone.image.reference needs a digest: registry/repository@sha256:…" }}{{ end -}}
+{{- if and (eq $v.backbone.source "pvc") (not $v.backbone.pvc.claimName) }}{{ fail "backbone.pvc.claimName is required for backbone.source pvc" }}{{ end -}}
+{{- if and $v.tls.clientCaSecretName (not $v.tls.secretName) }}{{ fail "tls.clientCaSecretName needs tls.secretName" }}{{ end -}}
+{{- range $key := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
+{{- if hasKey $v.config $key }}{{ fail (printf "config.%s: the chart sets it; use the chart's own value" $key) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Environment of every container: what differs between roles comes after it. */}}
+{{- define "frameshift.env" -}}
+- name: FRAMESHIFT_CONFIG
+  value: /etc/frameshift/frameshift.toml
+{{- end -}}
+
+{{- define "frameshift.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "frameshift.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "frameshift.mounts" -}}
+- {name: config, mountPath: /etc/frameshift, readOnly: true}
+- {name: data, mountPath: /var/lib/frameshift/data}
+- {name: cache, mountPath: /var/cache/frameshift}
+- {name: tmp, mountPath: /tmp}
+{{- if .Values.database.passwordSecret.name }}
+- {name: database, mountPath: /run/secrets/database, readOnly: true}
+{{- end }}
+{{- if .Values.objects.credentialsSecret.name }}
+- {name: objects, mountPath: /run/secrets/objects, readOnly: true}
+{{- end }}
+{{- if .Values.bootstrapKeySecret.name }}
+- {name: bootstrap-key, mountPath: /run/secrets/bootstrap-key, readOnly: true}
+{{- end }}
+{{- if .Values.pepperSecret.name }}
+- {name: pepper, mountPath: /run/secrets/pepper, readOnly: true}
+{{- end }}
+{{- if .Values.tls.secretName }}
+- {name: tls, mountPath: /run/secrets/tls, readOnly: true}
+{{- end }}
+{{- if .Values.tls.clientCaSecretName }}
+- {name: client-ca, mountPath: /run/secrets/client-ca, readOnly: true}
+{{- end }}
+{{- if ne .Values.backbone.source "builtin" }}
+- {name: backbone, mountPath: /backbone, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "frameshift.volumes" -}}
+- name: config
+  configMap: {name: {{ include "frameshift.fullname" . }}}
+- name: data
+  emptyDir: {}
+- name: cache
+  emptyDir:
+    sizeLimit: {{ printf "%dMi" (div (mul (int .Values.cacheGiB) 1280) 1) }}
+- name: tmp
+  emptyDir:
+    sizeLimit: 1Gi
+{{- with .Values.database.passwordSecret }}
+{{- if .name }}
+- name: database
+  secret:
+    secretName: {{ .name }}
+    items: [{key: {{ .key | quote }}, path: password}]
+{{- end }}
+{{- end }}
+{{- with .Values.objects.credentialsSecret }}
+{{- if .name }}
+- name: objects
+  secret:
+    secretName: {{ .name }}
+    items: [{key: {{ .key | quote }}, path: credentials}]
+{{- end }}
+{{- end }}
+{{- with .Values.bootstrapKeySecret }}
+{{- if .name }}
+- name: bootstrap-key
+  secret:
+    secretName: {{ .name }}
+    items: [{key: {{ .key | quote }}, path: key}]
+{{- end }}
+{{- end }}
+{{- with .Values.pepperSecret }}
+{{- if .name }}
+- name: pepper
+  secret:
+    secretName: {{ .name }}
+    items: [{key: {{ .key | quote }}, path: pepper}]
+{{- end }}
+{{- end }}
+{{- if .Values.tls.secretName }}
+- name: tls
+  secret: {secretName: {{ .Values.tls.secretName }}}
+{{- end }}
+{{- if .Values.tls.clientCaSecretName }}
+- name: client-ca
+  secret: {secretName: {{ .Values.tls.clientCaSecretName }}}
+{{- end }}
+{{- if eq .Values.backbone.source "image" }}
+- name: backbone
+  image:
+    reference: {{ .Values.backbone.image.reference | quote }}
+    pullPolicy: {{ .Values.backbone.image.pullPolicy }}
+{{- else if eq .Values.backbone.source "pvc" }}
+- name: backbone
+  persistentVolumeClaim:
+    claimName: {{ .Values.backbone.pvc.claimName }}
+    readOnly: true
+{{- end }}
+{{- end -}}
+
+{{/* Placement of pods. The argument is a list of the root and the values of the component. */}}
+{{- define "frameshift.placement" -}}
+{{- $it := index . 1 -}}
+{{- with $it.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $it.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $it.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $it.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with $it.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* A pod's spec, from its containers on. The argument is a list of the root, the values of the component and its role. */}}
+{{- define "frameshift.pod" -}}
+{{- $root := index . 0 -}}
+{{- $it := index . 1 -}}
+{{- $role := index . 2 -}}
+{{- $serves := ne $role "train" -}}
+{{- $drain := $root.Values.drain -}}
+serviceAccountName: {{ include "frameshift.serviceAccount" $root }}
+automountServiceAccountToken: {{ $root.Values.serviceAccount.automountToken }}
+enableServiceLinks: false
+{{- with $root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- include "frameshift.podSecurity" $root | nindent 2 }}
+terminationGracePeriodSeconds: {{ add (int $drain.preStopSeconds) (int $drain.graceSeconds) (int $drain.timeoutSeconds) 15 }}
+containers:
+  - name: frameshift
+    image: {{ include "frameshift.image" $root | quote }}
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    args: [serve, --role={{ $role }}{{ if index . 3 }}, --exit-when-idle={{ index . 3 }}{{ end }}]
+    securityContext: {{- include "frameshift.containerSecurity" $root | nindent 6 }}
+    env:
+      {{- include "frameshift.env" $root | nindent 6 }}
+      {{- with $it.extraEnv }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    ports:
+      {{- if $serves }}
+      - {name: grpc, containerPort: 50051, protocol: TCP}
+      {{- if $root.Values.service.admin }}
+      - {name: admin, containerPort: 50052, protocol: TCP}
+      {{- end }}
+      {{- end }}
+      - {name: metrics, containerPort: 9464, protocol: TCP}
+    # A large backbone is loaded and warmed up within five minutes.
+    startupProbe:
+      httpGet: {path: /readyz, port: metrics}
+      periodSeconds: 2
+      failureThreshold: 150
+    readinessProbe:
+      httpGet: {path: /readyz, port: metrics}
+      periodSeconds: 5
+      failureThreshold: 2
+    # Never looks outside the process: an outage of the database restarts nothing.
+    livenessProbe:
+      httpGet: {path: /livez, port: metrics}
+      periodSeconds: 10
+      failureThreshold: 6
+    lifecycle:
+      preStop:
+        sleep: {seconds: {{ int $drain.preStopSeconds }}}
+    {{- with $it.resources }}
+    resources: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    volumeMounts: {{- include "frameshift.mounts" $root | nindent 6 }}
+volumes: {{- include "frameshift.volumes" $root | nindent 2 }}
+{{- include "frameshift.placement" (list $root $it) }}
+{{- end -}}

@@ -1,0 +1,107 @@
+//! Frozen features of the validation split, from which heads without adapters are evaluated again and again.
+//!
+//! Invariant: metrics from features have the bits of metrics from the videos; features that have no room on the disk are not stored, and the videos are
+//! read for each evaluation instead.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Run;
+use super::prepare::Prepared;
+use crate::jobs::dataset::blocking;
+use crate::jobs::failure::Failure;
+use crate::jobs::features::{self, Features, Kind};
+use crate::model::Features as Frozen;
+use crate::spec::{Digest, Head};
+use crate::video::ClipSpec;
+
+/// What heads read of every view of the validation split.
+#[derive(Debug, Clone)]
+pub(super) struct Views {
+    pub(super) features: Arc<Features>,
+    /// The head that reads them as they are; those that read less read a part.
+    pub(super) of: Head,
+}
+
+impl Run {
+    /// The features of the validation split, which are computed when they are first wanted; `None` when they have no room.
+    pub(super) async fn views(&mut self, prepared: &Prepared) -> Result<Option<Views>, Failure> {
+        if let Some(views) = &self.measured.views {
+            return Ok(views.clone());
+        }
+        let views = match self.views_head(prepared) {
+            Some(of) => Some(Box::pin(self.computed_views(prepared, of)).await?),
+            None => None,
+        };
+        self.measured.views = Some(views.clone());
+        Ok(views)
+    }
+
+    async fn computed_views(&self, prepared: &Prepared, of: Head) -> Result<Views, Failure> {
+        let features = self.open_features(prepared, of, Kind::Validation).await?;
+        let forwards = self.forwards(prepared);
+        let split = (&prepared.validation[..], of);
+        let features = forwards.view_features(&prepared.training.clips, split, features);
+        let features = Arc::new(self.unless_stopped(features).await?);
+        Ok(Views { features, of })
+    }
+
+    /// The head whose features are stored of the validation split: that of the training features, if those of both splits fit.
+    fn views_head(&self, prepared: &Prepared) -> Option<Head> {
+        let own = prepared.origin.adapter;
+        let (of, trained) = match self.tried_of(prepared) {
+            Some(of) => (of, features::draws(of)),
+            None if own.has_sites() => return None,
+            None => (own.head, features::draws(own.head)),
+        };
+        let groups = prepared.training.clips.view_groups();
+        let views: usize = groups.iter().map(ClipSpec::view_count).sum();
+        let rows = prepared.training.examples.len() * trained + prepared.validation.len() * views;
+        self.fits(prepared, of, rows).then_some(of)
+    }
+
+    /// Whether so many rows of a head's features have room on the disk.
+    pub(super) fn fits(&self, prepared: &Prepared, head: Head, rows: usize) -> bool {
+        let row = (4 * self.feature_width(prepared, head)) as u64;
+        (rows as u64).saturating_mul(row) <= self.context.config.feature_bytes
+    }
+
+    /// Number of values of a clip's features.
+    pub(super) fn feature_width(&self, prepared: &Prepared, head: Head) -> usize {
+        let backbone = self.context.parts.backbone.config();
+        Frozen::width(backbone, head, prepared.num_frames)
+    }
+
+    /// Features of this kind as far as they were computed, in this claim or in one before.
+    pub(super) async fn open_features(
+        &self,
+        prepared: &Prepared,
+        head: Head,
+        kind: Kind,
+    ) -> Result<Features, Failure> {
+        let key = match kind {
+            Kind::Training => prepared.features,
+            Kind::Tried | Kind::Validation => derived(prepared, head, kind),
+        };
+        let width = self.feature_width(prepared, head);
+        let owner = (&self.lease.tenant, self.lease.job);
+        let path = features::path(&self.context.parts.scratch, owner, kind);
+        blocking(move || Ok(Features::open(&path, key, width)?)).await?
+    }
+}
+
+/// What features of a split are computed from: all that those of the training examples are, the examples themselves and the head.
+fn derived(prepared: &Prepared, head: Head, kind: Kind) -> Digest {
+    let examples = match kind {
+        Kind::Training | Kind::Tried => &prepared.training.examples,
+        Kind::Validation => &prepared.validation,
+    };
+    let mut sha256 = Sha256::new();
+    sha256.update(prepared.features.0);
+    sha256.update(format!("{kind:?} {head:?} {}", prepared.training.plan.seed));
+    for example in examples {
+        sha256.update(example.video.to_string());
+    }
+    Digest(sha256.finalize().into())
+}

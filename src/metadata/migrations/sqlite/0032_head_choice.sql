@@ -1,0 +1,2 @@
+-- auto_head: jobs of the task also train heads without adapters, and publish the best.
+ALTER TABLE tasks ADD COLUMN auto_head INTEGER NOT NULL DEFAULT 0;

@@ -1,0 +1,123 @@
+//! Where a PostgreSQL server with the records is, and how its schema stands to the release.
+//!
+//! Invariant: the password is in no message, no log and no dump of the configuration: it is in a file of its own.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the server is and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    url: String,
+    /// The file with the password, which is read again from time to time.
+    pub password_file: Option<PathBuf>,
+    /// The most connections that are open at a time.
+    pub connections: u32,
+    /// The longest that a call waits for a connection.
+    pub connect_timeout: Duration,
+    /// The longest that a statement runs.
+    pub statement_timeout: Duration,
+    /// The longest that the start waits for the server.
+    pub start_timeout: Duration,
+    /// Whether the start brings the schema up to date; otherwise it refuses one that is too old.
+    pub migrate: bool,
+}
+
+/// Why a URL is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// It does not begin as a database's.
+    #[error("expected postgres://user@host:port/database")]
+    Scheme,
+    /// It has a password in it.
+    #[error("a password belongs into a file, database_password_file, not into the URL")]
+    Password,
+}
+
+impl ServerConfig {
+    /// A server with the usual limits. The URL may have `sslmode`, `sslrootcert`, `sslcert` and `sslkey` as its parameters, and `host` for the folder of a
+    /// socket.
+    ///
+    /// # Errors
+    /// When the URL is none of a PostgreSQL database, or has a password in it.
+    pub fn at(url: &str) -> Result<Self, UrlError> {
+        let rest = url
+            .strip_prefix("postgres://")
+            .or_else(|| url.strip_prefix("postgresql://"))
+            .ok_or(UrlError::Scheme)?;
+        let (authority, parameters) = rest.split_once(['/', '?']).unwrap_or((rest, ""));
+        let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+        if user.contains(':') || parameters.contains("password=") {
+            return Err(UrlError::Password);
+        }
+        Ok(Self {
+            url: url.to_owned(),
+            password_file: None,
+            connections: 10,
+            connect_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(30),
+            start_timeout: Duration::from_secs(300),
+            migrate: true,
+        })
+    }
+
+    /// The server's URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// How a database's schema stands to the release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaState {
+    /// The schema's number; 0 when there is none.
+    pub found: i64,
+    /// The number that the release brings.
+    pub wanted: i64,
+    /// The oldest schema number that a release has to bring to run on this schema.
+    pub min_release: i64,
+}
+
+impl SchemaState {
+    /// Whether the release can run on the schema.
+    pub fn fits(self) -> bool {
+        self.found >= self.wanted && self.min_release <= self.wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_no_password() {
+        for (url, expected) in [
+            ("postgres://me@db:5432/frameshift", None),
+            ("postgresql:///frameshift?host=/run/postgresql", None),
+            ("postgres://db/frameshift?sslmode=verify-full", None),
+            ("mysql://me@db/frameshift", Some(UrlError::Scheme)),
+            ("", Some(UrlError::Scheme)),
+            (
+                "postgres://me:secret@db/frameshift",
+                Some(UrlError::Password),
+            ),
+            (
+                "postgres://me@db/x?password=secret",
+                Some(UrlError::Password),
+            ),
+        ] {
+            assert_eq!(ServerConfig::at(url).err(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_release_runs_on_its_own_schema_and_on_newer_ones_that_allow_it() {
+        let state = |found, min_release| SchemaState {
+            found,
+            wanted: 20,
+            min_release,
+        };
+        assert!(state(20, 0).fits() && state(25, 20).fits());
+        assert!(!state(19, 0).fits() && !state(0, 0).fits() && !state(25, 21).fits());
+    }
+}

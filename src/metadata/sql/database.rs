@@ -1,0 +1,291 @@
+//! The connections below the use cases: to SQLite's file or to a PostgreSQL server.
+//!
+//! Invariant: no use case asks which of the two it runs on; every statement is one text with `$1`, `$2` … for its values, and `INDEXED BY`, which only
+//! SQLite needs and knows, is left out for PostgreSQL.
+
+mod query;
+mod row;
+
+use sqlx::Transaction;
+use sqlx::pool::PoolConnection;
+#[cfg(feature = "postgres")]
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{broadcast, watch};
+
+use super::super::{Result, SchemaState, ServerConfig, Timestamp, Topic};
+use super::condition::Condition;
+#[cfg(feature = "postgres")]
+use super::postgres::Server;
+use super::sqlite::File;
+use super::sqlite::write::Count;
+
+pub(super) use query::{Query, locking, query, sharing, skipping};
+pub(super) use row::Row;
+
+/// The database below the use cases. Clones share the connections.
+#[derive(Debug, Clone)]
+pub(super) enum Backend {
+    /// One file, which this process owns.
+    Sqlite(File),
+    /// A server, which many processes share.
+    #[cfg(feature = "postgres")]
+    Postgres(Server),
+}
+
+/// For what a connection reads: each purpose has connections of its own in SQLite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A call that serves.
+    Serving,
+    /// A listing, which takes longer.
+    Listing,
+    /// A snapshot of a whole data set.
+    Copying,
+}
+
+/// A connection, inside a transaction unless it is for one statement only. Dropping it takes back what the transaction did.
+pub(super) enum Conn {
+    /// A transaction in SQLite.
+    Sqlite(Transaction<'static, sqlx::Sqlite>),
+    /// One statement in SQLite.
+    SqliteOnce(PoolConnection<sqlx::Sqlite>),
+    /// A transaction in PostgreSQL, with its turn where such transactions are limited.
+    #[cfg(feature = "postgres")]
+    Postgres(
+        Transaction<'static, sqlx::Postgres>,
+        #[expect(dead_code, reason = "held until the transaction ends")]
+        Option<OwnedSemaphorePermit>,
+    ),
+    /// One statement in PostgreSQL.
+    #[cfg(feature = "postgres")]
+    PostgresOnce(PoolConnection<sqlx::Postgres>),
+}
+
+/// What a program without PostgreSQL says of it.
+#[cfg(not(feature = "postgres"))]
+fn missing<T>() -> Result<T> {
+    let problem = "this program was built without PostgreSQL, the feature `postgres`";
+    Err(super::super::Error::Backend(problem.into()))
+}
+
+/// Brings the schema on a server up to date, unless only asked how it stands.
+#[cfg_attr(not(feature = "postgres"), allow(clippy::unused_async))]
+pub(super) async fn migrate(config: &ServerConfig, only_check: bool) -> Result<SchemaState> {
+    #[cfg(feature = "postgres")]
+    return super::postgres::migrate(config, only_check).await;
+    #[cfg(not(feature = "postgres"))]
+    {
+        let _ = (config, only_check);
+        missing()
+    }
+}
+
+impl Backend {
+    /// Connects to a PostgreSQL server.
+    #[cfg_attr(not(feature = "postgres"), allow(clippy::unused_async))]
+    pub(super) async fn connect(config: ServerConfig) -> Result<Self> {
+        #[cfg(feature = "postgres")]
+        return Ok(Self::Postgres(Server::open(config).await?));
+        #[cfg(not(feature = "postgres"))]
+        {
+            drop(config);
+            missing()
+        }
+    }
+
+    /// Whether one process owns the database.
+    pub(super) fn is_exclusive(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+
+    /// The database's id, which it keeps for ever.
+    pub(super) fn id(&self) -> &str {
+        match self {
+            Self::Sqlite(file) => file.id(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.id(),
+        }
+    }
+
+    /// Whether writes work, as it changes.
+    pub(super) fn condition(&self) -> watch::Receiver<Condition> {
+        match self {
+            Self::Sqlite(file) => file.writes().subscribe(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.writes().subscribe(),
+        }
+    }
+
+    /// A transaction that writes, and the database's time. SQLite has one at a time; in PostgreSQL each statement sees what was committed before it.
+    pub(super) async fn write(&self) -> Result<(Tx, Timestamp)> {
+        match self {
+            Self::Sqlite(file) => {
+                let (tx, count, now) = file.begin().await?;
+                let mark = Mark::Sqlite(file.clone(), count);
+                let conn = Conn::Sqlite(tx);
+                Ok((Tx { conn, mark }, now))
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => {
+                let (tx, now) = server.begin().await?;
+                let mark = Mark::Postgres(server.clone());
+                let conn = Conn::Postgres(tx, None);
+                Ok((Tx { conn, mark }, now))
+            }
+        }
+    }
+
+    /// A transaction that reads one state of the database.
+    pub(super) async fn read(&self, purpose: Purpose) -> Result<Conn> {
+        match self {
+            Self::Sqlite(file) => Ok(Conn::Sqlite(file.readers(purpose).begin().await?)),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => {
+                // A copy needs a second connection for what it writes.
+                let turn = match purpose {
+                    Purpose::Copying => Some(server.turn().await?),
+                    Purpose::Serving | Purpose::Listing => None,
+                };
+                Ok(Conn::Postgres(server.begin_reading().await?, turn))
+            }
+        }
+    }
+
+    /// A connection for one statement that reads.
+    pub(super) async fn once(&self, purpose: Purpose) -> Result<Conn> {
+        match self {
+            Self::Sqlite(file) => {
+                let conn = file.readers(purpose).acquire().await?;
+                Ok(Conn::SqliteOnce(conn))
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => {
+                let conn = server.acquire().await?;
+                Ok(Conn::PostgresOnce(conn))
+            }
+        }
+    }
+
+    /// Writes something, to see whether that works. It ends the outage if no more writes than so many have failed in it.
+    pub(super) async fn probe(&self, failures: u64) -> Result<()> {
+        match self {
+            Self::Sqlite(file) => file.probe(failures).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.probe(failures).await,
+        }
+    }
+
+    /// Does what has to be done from time to time.
+    pub(super) async fn tidy_up(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(file) => file.tidy_up().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.tidy_up().await,
+        }
+    }
+
+    /// Waits for transactions under way and closes the connections.
+    pub(super) async fn close(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(file) => file.close().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => {
+                server.close().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells other processes that something may have changed.
+    pub(super) fn tell(&self, topic: Topic) {
+        match self {
+            // Nobody else has the file.
+            Self::Sqlite(_) => {
+                let _ = topic;
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.hints().tell(topic),
+        }
+    }
+
+    /// What processes tell each other; `None` where nobody does.
+    pub(super) fn heard(&self) -> Option<broadcast::Receiver<Topic>> {
+        match self {
+            Self::Sqlite(_) => None,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => Some(server.hints().heard()),
+        }
+    }
+
+    /// Sends and hears hints for as long as this is polled.
+    pub(super) async fn exchange_hints(&self) {
+        match self {
+            Self::Sqlite(_) => std::future::pending().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.exchange_hints().await,
+        }
+    }
+
+    /// Gives back room that was kept for deletions. Returns whether there was any.
+    pub(super) async fn give_reserve(&self) -> bool {
+        match self {
+            Self::Sqlite(file) => file.give_reserve().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => false,
+        }
+    }
+}
+
+impl Conn {
+    /// The database's clock, in microseconds since the Unix epoch.
+    pub(super) async fn now(&mut self) -> Result<Timestamp> {
+        match self {
+            Self::Sqlite(tx) => super::sqlite::now(&mut *tx).await,
+            Self::SqliteOnce(conn) => super::sqlite::now(&mut *conn).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(tx, _) => super::postgres::now(&mut *tx).await,
+            #[cfg(feature = "postgres")]
+            Self::PostgresOnce(conn) => super::postgres::now(&mut *conn).await,
+        }
+    }
+}
+
+/// A transaction that writes. Dropping it takes back what it did.
+pub(super) struct Tx {
+    conn: Conn,
+    mark: Mark,
+}
+
+/// What a transaction needs to become durable, and whom its failure concerns.
+enum Mark {
+    Sqlite(File, Count),
+    #[cfg(feature = "postgres")]
+    Postgres(Server),
+}
+
+impl Tx {
+    /// Makes what the transaction did durable.
+    pub(super) async fn commit(self) -> Result<()> {
+        match (self.conn, self.mark) {
+            (Conn::Sqlite(tx), Mark::Sqlite(file, count)) => file.commit(tx, count).await,
+            #[cfg(feature = "postgres")]
+            (Conn::Postgres(tx, _), Mark::Postgres(server)) => server.commit(tx).await,
+            // A transaction is begun with the mark of its own database.
+            _ => Err(super::super::Error::Backend("no transaction".into())),
+        }
+    }
+}
+
+impl std::ops::Deref for Tx {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        &self.conn
+    }
+}
+
+impl std::ops::DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+}

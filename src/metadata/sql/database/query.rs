@@ -1,0 +1,233 @@
+//! A statement with its values, which either database runs.
+//!
+//! Invariant: a statement's text is fixed in the program; what callers give is bound, never part of it.
+
+#[cfg(feature = "postgres")]
+use std::borrow::Cow;
+
+#[cfg(feature = "postgres")]
+use sqlx::SqlSafeStr as _;
+use sqlx::SqlStr;
+
+use super::super::super::Result;
+use super::{Conn, Row};
+
+/// A value that is bound to a statement; an absent one keeps its type.
+#[derive(Debug, Clone)]
+pub(in super::super) enum Value {
+    /// A whole number, a time, a boolean as 0 or 1.
+    Int(Option<i64>),
+    /// A text.
+    Text(Option<String>),
+    /// Bytes.
+    Bytes(Option<Vec<u8>>),
+}
+
+/// A statement and its values so far.
+pub(in super::super) struct Query {
+    sql: &'static str,
+    /// What PostgreSQL does with the rows that are found.
+    lock: Option<&'static str>,
+    values: Vec<Value>,
+}
+
+/// A statement without values yet.
+pub(in super::super) fn query(sql: &'static str) -> Query {
+    Query {
+        sql,
+        lock: None,
+        values: Vec::new(),
+    }
+}
+
+/// A selection whose rows nobody else changes or locks until the transaction ends. It waits for whoever has one, and then sees the row as that left
+/// it. SQLite's only writer has everything anyway.
+pub(in super::super) fn locking(sql: &'static str) -> Query {
+    let lock = Some(" FOR UPDATE");
+    let values = Vec::new();
+    Query { sql, lock, values }
+}
+
+/// A selection whose rows nobody changes until the transaction ends, though others may share them.
+pub(in super::super) fn sharing(sql: &'static str) -> Query {
+    let lock = Some(" FOR SHARE");
+    let values = Vec::new();
+    Query { sql, lock, values }
+}
+
+/// As [`locking`], but rows that another transaction has are left out.
+pub(in super::super) fn skipping(sql: &'static str) -> Query {
+    let lock = Some(" FOR UPDATE SKIP LOCKED");
+    let values = Vec::new();
+    Query { sql, lock, values }
+}
+
+/// Binds the values and runs the statement with a method of the library; `row` makes a [`Row`] of what the database found.
+macro_rules! run {
+    ($query:ident, $conn:ident, $method:ident, |$found:ident, $row:ident| $read:expr) => {
+        match $conn {
+            Conn::Sqlite(tx) => {
+                let $found = $query.sqlite().$method(&mut **tx).await?;
+                let $row = Row::Sqlite;
+                $read
+            }
+            Conn::SqliteOnce(conn) => {
+                let $found = $query.sqlite().$method(&mut **conn).await?;
+                let $row = Row::Sqlite;
+                $read
+            }
+            #[cfg(feature = "postgres")]
+            Conn::Postgres(tx, _) => {
+                let $found = $query.postgres().$method(&mut **tx).await?;
+                let $row = Row::Postgres;
+                $read
+            }
+            #[cfg(feature = "postgres")]
+            Conn::PostgresOnce(conn) => {
+                let $found = $query.postgres().$method(&mut **conn).await?;
+                let $row = Row::Postgres;
+                $read
+            }
+        }
+    };
+}
+
+/// Binds values to a statement of the library.
+macro_rules! bound {
+    ($statement:expr, $values:expr) => {{
+        let mut statement = $statement;
+        for value in $values {
+            statement = match value {
+                Value::Int(value) => statement.bind(value),
+                Value::Text(value) => statement.bind(value),
+                Value::Bytes(value) => statement.bind(value),
+            };
+        }
+        statement
+    }};
+}
+
+type SqliteQuery = sqlx::query::Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+#[cfg(feature = "postgres")]
+type PostgresQuery = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+impl Query {
+    /// Gives the next value.
+    pub(in super::super) fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// All rows that the statement finds.
+    pub(in super::super) async fn fetch_all(self, conn: &mut Conn) -> Result<Vec<Row>> {
+        Ok(run!(self, conn, fetch_all, |found, row| found
+            .into_iter()
+            .map(row)
+            .collect()))
+    }
+
+    /// The one row that the statement finds.
+    pub(in super::super) async fn fetch_one(self, conn: &mut Conn) -> Result<Row> {
+        Ok(run!(self, conn, fetch_one, |found, row| row(found)))
+    }
+
+    /// The row that the statement finds, if any.
+    pub(in super::super) async fn fetch_optional(self, conn: &mut Conn) -> Result<Option<Row>> {
+        Ok(run!(self, conn, fetch_optional, |found, row| found.map(row)))
+    }
+
+    /// Runs the statement. Returns how many rows it changed.
+    pub(in super::super) async fn execute(self, conn: &mut Conn) -> Result<u64> {
+        Ok(run!(self, conn, execute, |done, _row| done.rows_affected()))
+    }
+
+    /// Runs a statement that only locks: SQLite's only writer needs none.
+    pub(in super::super) async fn hold(self, conn: &mut Conn) -> Result<()> {
+        match conn {
+            Conn::Sqlite(_) | Conn::SqliteOnce(_) => Ok(()),
+            #[cfg(feature = "postgres")]
+            Conn::Postgres(..) | Conn::PostgresOnce(_) => self.execute(conn).await.map(drop),
+        }
+    }
+
+    fn sqlite(self) -> SqliteQuery {
+        bound!(sqlx::query(SqlStr::from_static(self.sql)), self.values)
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres(self) -> PostgresQuery {
+        let text = match (for_postgres(self.sql), self.lock) {
+            (Cow::Borrowed(text), None) => SqlStr::from_static(text),
+            (text, lock) => {
+                let text = format!("{text}{}", lock.unwrap_or_default());
+                sqlx::AssertSqlSafe(text).into_sql_str()
+            }
+        };
+        bound!(sqlx::query(text), self.values)
+    }
+}
+
+/// The statement without the hints on indices, which PostgreSQL does not have.
+#[cfg(feature = "postgres")]
+fn for_postgres(sql: &'static str) -> Cow<'static, str> {
+    const HINT: &str = " INDEXED BY ";
+    if !sql.contains(HINT) {
+        return Cow::Borrowed(sql);
+    }
+    let mut parts = sql.split(HINT);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // The name of the index ends where a word does.
+        let end = part.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
+        text.push_str(&part[end.unwrap_or(part.len())..]);
+    }
+    Cow::Owned(text)
+}
+
+/// Makes values of a type of ours, present or absent.
+macro_rules! values {
+    ($($variant:ident: $($own:ty => |$value:ident| $stored:expr),+;)+) => {
+        $($(
+            impl From<$own> for Value {
+                fn from($value: $own) -> Self {
+                    Self::$variant(Some($stored))
+                }
+            }
+
+            impl From<Option<$own>> for Value {
+                fn from(value: Option<$own>) -> Self {
+                    Self::$variant(value.map(|$value| $stored))
+                }
+            }
+        )+)+
+    };
+}
+
+values! {
+    Int: i64 => |value| value, u32 => |value| i64::from(value), u8 => |value| i64::from(value),
+        bool => |value| i64::from(value), &i64 => |value| *value;
+    Text: String => |value| value, &str => |value| value.to_owned(), &String => |value| value.clone();
+    Bytes: Vec<u8> => |value| value, &[u8] => |value| value.to_owned(), &Vec<u8> => |value| value.clone();
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_on_indices_are_left_out_for_postgresql() {
+        for (sql, expected) in [
+            ("SELECT 1", "SELECT 1"),
+            (
+                "SELECT id FROM jobs INDEXED BY waiting_jobs WHERE a = $1",
+                "SELECT id FROM jobs WHERE a = $1",
+            ),
+            (
+                "(SELECT 1 FROM a INDEXED BY b) UNION SELECT 2 FROM c AS d INDEXED BY e_f",
+                "(SELECT 1 FROM a) UNION SELECT 2 FROM c AS d",
+            ),
+        ] {
+            assert_eq!(for_postgres(sql), expected);
+        }
+    }
+}

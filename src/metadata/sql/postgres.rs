@@ -1,0 +1,197 @@
+//! The records on a PostgreSQL server, which many processes share.
+//!
+//! Invariant: a transaction that writes is READ COMMITTED and locks the row that decides before it reads it; one that reads several rows is REPEATABLE
+//! READ. No statement waits for a lock or runs for longer than the limits, and a server that takes no writes is left at once.
+
+mod connect;
+mod hints;
+mod schema;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Row as _, Transaction};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::super::{Error, Result, ServerConfig, Timestamp};
+use super::condition::Writes;
+
+use hints::Hints;
+pub(super) use schema::migrate;
+
+/// The server's clock, in microseconds since the Unix epoch. It goes on during a transaction.
+const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) AS now, \
+                   current_setting('transaction_read_only') = 'on' AS is_read_only";
+
+type Tx = Transaction<'static, sqlx::Postgres>;
+
+/// The server. Clones share the connections.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    pool: PgPool,
+    config: Arc<ServerConfig>,
+    writes: Writes,
+    id: Arc<str>,
+    /// When a connection was found to take no writes: it and older ones may lead to a primary that is none any more.
+    stale: Stale,
+    hints: Hints,
+    /// Turns of transactions that copy a data set: each needs a second connection, so that half of them are left.
+    copies: Arc<Semaphore>,
+    /// The transactions' first words, with the limits in them.
+    begin: Arc<str>,
+    begin_reading: Arc<str>,
+}
+
+/// Before which moment connections were opened that are not to be used again.
+#[derive(Debug, Clone, Default)]
+struct Stale(Arc<Mutex<Option<Instant>>>);
+
+impl Stale {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection of this age may be used.
+    fn is_fresh(&self, age: Duration) -> bool {
+        let noted = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.is_none_or(|noted| age < noted.elapsed())
+    }
+}
+
+impl Server {
+    /// Connects, once the server answers and has the schema of this release.
+    pub(super) async fn open(config: ServerConfig) -> Result<Self> {
+        let stale = Stale::default();
+        let pool = connect::pool(&config, stale.clone())?;
+        let limits = connect::limits(&config);
+        let server = Self {
+            begin: format!("BEGIN ISOLATION LEVEL READ COMMITTED; {limits}").into(),
+            begin_reading: format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {limits}")
+                .into(),
+            id: schema::prepare(&pool, &config).await?.into(),
+            writes: Writes::new(),
+            hints: Hints::new(),
+            copies: Arc::new(Semaphore::new(
+                (config.connections.saturating_sub(1) / 2).max(1) as usize,
+            )),
+            config: Arc::new(config),
+            pool,
+            stale,
+        };
+        Ok(server)
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn writes(&self) -> &Writes {
+        &self.writes
+    }
+
+    /// Hints among servers.
+    pub(super) fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    /// Sends and hears hints for as long as this is polled.
+    pub(super) async fn exchange_hints(&self) {
+        self.hints.exchange(&self.pool).await;
+    }
+
+    /// A transaction that writes, and its time.
+    pub(super) async fn begin(&self) -> Result<(Tx, Timestamp)> {
+        let begun = self.try_begin().await;
+        if let Err(error) = &begun {
+            self.writes.note(error);
+        }
+        begun
+    }
+
+    async fn try_begin(&self) -> Result<(Tx, Timestamp)> {
+        let begin = AssertSqlSafe(self.begin.to_string());
+        let mut tx = self.pool.begin_with(begin).await?;
+        let row = sqlx::query(NOW).fetch_one(&mut *tx).await?;
+        if row.try_get("is_read_only")? {
+            self.stale.note();
+            return Err(Error::Unavailable(
+                "the server takes no writes: it may be a standby, or was one's primary".into(),
+            ));
+        }
+        Ok((tx, row.try_get("now")?))
+    }
+
+    /// Makes what a transaction did durable.
+    pub(super) async fn commit(&self, tx: Tx) -> Result<()> {
+        let committed = tx.commit().await.map_err(Error::from);
+        if let Err(error) = &committed {
+            self.writes.note(error);
+        }
+        committed
+    }
+
+    /// A transaction that sees one state of the database.
+    pub(super) async fn begin_reading(&self) -> Result<Tx> {
+        let begin = AssertSqlSafe(self.begin_reading.to_string());
+        Ok(self.pool.begin_with(begin).await?)
+    }
+
+    /// A turn to copy a data set.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.copies).acquire_owned();
+        let turn = tokio::time::timeout(self.config.statement_timeout, turn).await;
+        let turn = turn.map_err(|late| Error::Unavailable(late.into()))?;
+        turn.map_err(|closed| Error::Unavailable(closed.into()))
+    }
+
+    /// A connection for one statement.
+    pub(super) async fn acquire(&self) -> Result<PoolConnection<sqlx::Postgres>> {
+        Ok(self.pool.acquire().await?)
+    }
+
+    /// Begins a transaction that could write, to see whether writes work again.
+    pub(super) async fn probe(&self, failures: u64) -> Result<()> {
+        let (tx, _) = self.begin().await?;
+        tx.commit().await?;
+        self.writes.succeeded(failures);
+        Ok(())
+    }
+
+    /// Reads the password again, for connections that are opened from now on.
+    pub(super) async fn tidy_up(&self) -> Result<()> {
+        let config = Arc::clone(&self.config);
+        let options = tokio::task::spawn_blocking(move || connect::options(&config)).await;
+        let options = options.map_err(|error| Error::Backend(error.into()))??;
+        self.pool.set_connect_options(options);
+        Ok(())
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The server's clock.
+pub(super) async fn now(conn: &mut PgConnection) -> Result<Timestamp> {
+    Ok(sqlx::query(NOW).fetch_one(conn).await?.try_get("now")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_are_older_than_a_refused_write_are_not_used() {
+        let stale = Stale::default();
+        assert!(stale.is_fresh(Duration::MAX));
+        stale.note();
+        assert!(!stale.is_fresh(Duration::from_secs(60)));
+        assert!(!stale.is_fresh(Duration::from_secs(1)));
+        let before = Instant::now() - Duration::from_secs(60);
+        *stale.0.lock().unwrap() = Some(before);
+        assert!(stale.is_fresh(Duration::from_secs(30)));
+    }
+}

@@ -1,0 +1,107 @@
+//! Hints among servers by NOTIFY and LISTEN.
+//!
+//! Invariant: a hint is sent on its own, after the transaction that it is about, since one inside would hold a lock of the whole server until that has
+//! committed; whoever has begun to listen is told of everything once, since hints may have been lost before.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPool};
+use tokio::sync::{Notify, broadcast};
+
+use super::super::super::Topic;
+
+/// The channel of all servers.
+const CHANNEL: &str = "frameshift";
+/// The shortest time between two hints of one process: what comes meanwhile is one hint.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The time between two tries to listen.
+const RETRY: Duration = Duration::from_secs(5);
+/// Hints that wait for whoever hears them. A hearer that misses some looks at everything.
+const HEARD: usize = 64;
+
+/// Hints of one process. Clones share them.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Hints {
+    /// A bit for each topic that is still to be told.
+    pending: Arc<AtomicU8>,
+    any: Arc<Notify>,
+    heard: broadcast::Sender<Topic>,
+}
+
+impl Hints {
+    pub(super) fn new() -> Self {
+        Self {
+            pending: Arc::default(),
+            any: Arc::default(),
+            heard: broadcast::Sender::new(HEARD),
+        }
+    }
+
+    /// Tells the others soon.
+    pub(in super::super) fn tell(&self, topic: Topic) {
+        self.pending.fetch_or(bit(topic), Ordering::SeqCst);
+        self.any.notify_one();
+    }
+
+    /// What others tell, this process included.
+    pub(in super::super) fn heard(&self) -> broadcast::Receiver<Topic> {
+        self.heard.subscribe()
+    }
+
+    /// Sends and receives for as long as this is polled.
+    pub(super) async fn exchange(&self, pool: &PgPool) {
+        tokio::join!(self.send(pool), self.receive(pool));
+    }
+
+    async fn send(&self, pool: &PgPool) {
+        loop {
+            self.any.notified().await;
+            let pending = self.pending.swap(0, Ordering::SeqCst);
+            let topics = Topic::ALL.into_iter();
+            for topic in topics.filter(|topic| pending & bit(*topic) != 0) {
+                let notify = sqlx::query("SELECT pg_notify($1, $2)")
+                    .bind(CHANNEL)
+                    .bind(topic.name());
+                if let Err(error) = notify.execute(pool).await {
+                    tracing::debug!(%error, "a hint is lost; others find the change by asking");
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn receive(&self, pool: &PgPool) {
+        loop {
+            if let Err(error) = self.listen(pool).await {
+                tracing::debug!(%error, "no hints are heard; changes are found by asking");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Listens until the connection is lost.
+    async fn listen(&self, pool: &PgPool) -> sqlx::Result<()> {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.listen(CHANNEL).await?;
+        for topic in Topic::ALL {
+            // Nobody may be there to hear it.
+            let _ = self.heard.send(topic);
+        }
+        while let Some(hint) = listener.try_recv().await? {
+            if let Some(topic) = Topic::named(hint.payload()) {
+                let _ = self.heard.send(topic);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bit(topic: Topic) -> u8 {
+    match topic {
+        Topic::Jobs => 1,
+        Topic::Tasks => 2,
+        Topic::Access => 4,
+    }
+}

@@ -1,0 +1,349 @@
+//! What goes in time: expired uploads, old request ids, events of jobs that have ended, snapshots that nobody reads, old jobs.
+//!
+//! Invariant: a call is one transaction over at most [`BATCH`] rows; what it leaves half done is found again by the next one.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{EndedPart, Result, Retention, Timestamp, UnfinishedUploads};
+use super::database::{Conn, Row, query, skipping};
+use super::rows::Columns;
+use super::uploads::EXPIRED;
+use super::{Database, duties, micros, removal};
+
+/// Rows that one transaction takes: a few milliseconds of the only writer's time.
+const BATCH: u32 = 500;
+
+/// Which events of a job there are, as its row says it: all, a sample of its steps, changes of state only.
+const ALL: u8 = 0;
+const SAMPLE: u8 = 1;
+const STATES: u8 = 2;
+
+#[async_trait]
+impl Retention for Database {
+    async fn expire_uploads(&self) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let sql = "UPDATE uploads SET ending = $1, end_time = $2, expire_time = NULL \
+                   WHERE (tenant, id) IN \
+                   (SELECT tenant, id FROM uploads WHERE expire_time <= $2 LIMIT $3) \
+                   AND expire_time <= $2";
+        let ended = query(sql)
+            .bind(EXPIRED)
+            .bind(now)
+            .bind(BATCH)
+            .execute(&mut tx)
+            .await?;
+        tx.commit().await?;
+        Ok(ended)
+    }
+
+    async fn ended_parts(&self) -> Result<Vec<EndedPart>> {
+        let sql = "SELECT parts.tenant AS tenant, upload, number FROM uploads JOIN parts \
+                   ON parts.tenant = uploads.tenant AND parts.upload = uploads.id \
+                   WHERE uploads.end_time IS NOT NULL LIMIT $1";
+        let found = query(sql)
+            .bind(BATCH)
+            .fetch_all(&mut self.look().await?)
+            .await?;
+        let part = |row: &Row| {
+            Ok(EndedPart {
+                tenant: row.id("tenant")?,
+                upload: row.id("upload")?,
+                number: row.number("number")?,
+            })
+        };
+        found.iter().map(part).collect()
+    }
+
+    async fn forget_parts(&self, parts: &[EndedPart]) -> Result<()> {
+        for some in parts.chunks(BATCH as usize) {
+            let (mut tx, _) = self.write().await?;
+            for part in some {
+                // Only of an upload that has ended: one that is written to needs its parts, whatever the caller believes.
+                let sql = "DELETE FROM parts WHERE tenant = $1 AND upload = $2 AND number = $3 \
+                           AND EXISTS (SELECT 1 FROM uploads WHERE tenant = $1 AND id = $2 \
+                           AND end_time IS NOT NULL)";
+                query(sql)
+                    .bind(part.tenant.as_str())
+                    .bind(part.upload.to_string())
+                    .bind(part.number)
+                    .execute(&mut tx)
+                    .await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn forget_uploads(&self, age: Duration) -> Result<u64> {
+        let sql = "DELETE FROM uploads WHERE (tenant, id) IN \
+                   (SELECT tenant, id FROM uploads WHERE end_time <= $1 AND NOT EXISTS \
+                   (SELECT 1 FROM parts WHERE parts.tenant = uploads.tenant \
+                   AND parts.upload = uploads.id) LIMIT $2)";
+        self.delete_older(sql, age).await
+    }
+
+    async fn forget_requests(&self, age: Duration) -> Result<u64> {
+        let sql = "DELETE FROM requests WHERE (tenant, method, request_id) IN \
+                   (SELECT tenant, method, request_id FROM requests WHERE create_time <= $1 LIMIT $2)";
+        self.delete_older(sql, age).await
+    }
+
+    async fn thin_events(&self, keep: u32) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        // Most jobs have few events: they need no look at their rows.
+        let sql = "UPDATE jobs SET thinned = 1 WHERE (tenant, id) IN \
+                   (SELECT tenant, id FROM jobs WHERE end_time <= $1 AND thinned = 0 \
+                   AND last_event <= $2 LIMIT $3)";
+        let short = query(sql)
+            .bind(now)
+            .bind(keep)
+            .bind(BATCH)
+            .execute(&mut tx)
+            .await?;
+        let mut done = short;
+        let long = Ended::first(&mut tx, Some(ALL), now).await?;
+        if done < u64::from(BATCH)
+            && let Some(job) = long
+        {
+            let thinned = job.thin(&mut tx, keep).await?;
+            if thinned == 0 {
+                job.mark(&mut tx, SAMPLE).await?;
+            }
+            done += thinned.max(1);
+        }
+        tx.commit().await?;
+        Ok(done)
+    }
+
+    async fn forget_events(&self, age: Duration) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let Some(job) = Ended::first(&mut tx, Some(SAMPLE), before(now, age)).await? else {
+            return Ok(0);
+        };
+        let forgotten = job.forget(&mut tx, Events::NotOfState).await?;
+        if forgotten == 0 {
+            job.mark(&mut tx, STATES).await?;
+        }
+        tx.commit().await?;
+        Ok(forgotten.max(1))
+    }
+
+    async fn forget_snapshots(&self, age: Duration) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let marked = mark_unread(&mut tx, before(now, age)).await?;
+        let emptied = empty_snapshot(&mut tx).await?;
+        tx.commit().await?;
+        Ok(marked + emptied)
+    }
+
+    async fn forget_datasets(&self) -> Result<u64> {
+        self.deleting(|| removal::go_on(self)).await
+    }
+
+    async fn forget_jobs(&self, age: Duration) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let Some(job) = Ended::first(&mut tx, None, before(now, age)).await? else {
+            return Ok(0);
+        };
+        let forgotten = job.forget(&mut tx, Events::All).await?;
+        if forgotten == 0 {
+            job.delete(&mut tx).await?;
+        }
+        tx.commit().await?;
+        Ok(forgotten.max(1))
+    }
+
+    async fn take_duty(&self, duty: &str, holder: &str, span: Duration) -> Result<bool> {
+        duties::take(self, duty, holder, span).await
+    }
+
+    async fn unfinished_uploads(&self) -> Result<UnfinishedUploads> {
+        let mut tx = self.read().await?;
+        let now = self.now(&mut tx).await?;
+        let sql = "SELECT COUNT(*) AS uploads, CAST(COALESCE(SUM(committed), 0) AS BIGINT) AS bytes FROM uploads \
+                   WHERE expire_time > $1";
+        let row = query(sql).bind(now).fetch_one(&mut tx).await?;
+        Ok(UnfinishedUploads {
+            uploads: row.number("uploads")?,
+            bytes: row.number("bytes")?,
+        })
+    }
+}
+
+impl Database {
+    /// Runs a statement that deletes at most a number of rows that are older than a time; it takes the time, then the number.
+    async fn delete_older(&self, sql: &'static str, age: Duration) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let deleted = query(sql)
+            .bind(before(now, age))
+            .bind(BATCH)
+            .execute(&mut tx)
+            .await?;
+        tx.commit().await?;
+        Ok(deleted)
+    }
+}
+
+fn before(now: Timestamp, age: Duration) -> Timestamp {
+    now.saturating_sub(micros(age))
+}
+
+/// Marks old snapshots that no job reads, to be forgotten. Returns how many.
+async fn mark_unread(conn: &mut Conn, end: Timestamp) -> Result<u64> {
+    let sql = "SELECT tenant, digest FROM snapshots INDEXED BY snapshots_with_examples \
+               WHERE forgotten < 2 AND forgotten = 0 AND create_time <= $1 \
+               AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
+               WHERE jobs.tenant = snapshots.tenant AND dataset_digest = digest \
+               AND (end_time IS NULL OR reason = 'PROCESS_LOST')) LIMIT $2";
+    let unread = skipping(sql).bind(end).bind(BATCH);
+    let mut marked = 0;
+    for row in &unread.fetch_all(&mut *conn).await? {
+        // Asked again now that it is locked: a job may have been submitted before that.
+        let sql = "UPDATE snapshots SET forgotten = 1 WHERE tenant = $1 AND digest = $2 \
+                   AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
+                   WHERE tenant = $1 AND dataset_digest = $2 \
+                   AND (end_time IS NULL OR reason = 'PROCESS_LOST'))";
+        marked += query(sql)
+            .bind(row.text("tenant")?)
+            .bind(row.blob("digest")?)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(marked)
+}
+
+/// Removes some of the examples of a snapshot that is being forgotten. Returns how many, or 1 when it was the end of it; 0 when there is none.
+async fn empty_snapshot(conn: &mut Conn) -> Result<u64> {
+    let sql = "SELECT tenant, digest FROM snapshots INDEXED BY snapshots_with_examples \
+               WHERE forgotten < 2 AND forgotten = 1 LIMIT 1";
+    let Some(row) = skipping(sql).fetch_optional(&mut *conn).await? else {
+        return Ok(0);
+    };
+    let (tenant, digest) = (row.text("tenant")?, row.blob("digest")?);
+    let sql = "DELETE FROM snapshot_examples WHERE (tenant, digest, video) IN \
+               (SELECT tenant, digest, video FROM snapshot_examples \
+               WHERE tenant = $1 AND digest = $2 LIMIT $3)";
+    let removed = query(sql)
+        .bind(&tenant)
+        .bind(&digest)
+        .bind(BATCH)
+        .execute(&mut *conn)
+        .await?;
+    if removed == 0 {
+        query("UPDATE snapshots SET forgotten = 2 WHERE tenant = $1 AND digest = $2")
+            .bind(&tenant)
+            .bind(&digest)
+            .execute(&mut *conn)
+            .await?;
+        drop_unnamed(conn, &tenant, &digest).await?;
+    }
+    Ok(removed.max(1))
+}
+
+/// Drops a snapshot that is empty when no job names it.
+async fn drop_unnamed(conn: &mut Conn, tenant: &str, digest: &[u8]) -> Result<()> {
+    let sql = "DELETE FROM snapshots WHERE tenant = $1 AND digest = $2 AND forgotten = 2 \
+               AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
+               WHERE tenant = $1 AND dataset_digest = $2)";
+    query(sql).bind(tenant).bind(digest).execute(conn).await?;
+    Ok(())
+}
+
+/// Which events of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Events {
+    All,
+    NotOfState,
+}
+
+/// A job that has ended.
+struct Ended {
+    tenant: String,
+    id: String,
+    last_event: i64,
+    dataset_digest: Vec<u8>,
+}
+
+impl Ended {
+    /// The job that ended first, at or before a time, of those that have so many of their events, or of all.
+    async fn first(conn: &mut Conn, thinned: Option<u8>, end: Timestamp) -> Result<Option<Self>> {
+        let found = match thinned {
+            Some(level) => {
+                let sql = "SELECT tenant, id, last_event, dataset_digest FROM jobs \
+                           WHERE thinned = $1 AND end_time <= $2 ORDER BY end_time LIMIT 1";
+                skipping(sql).bind(level).bind(end)
+            }
+            None => {
+                let sql = "SELECT tenant, id, last_event, dataset_digest FROM jobs \
+                           WHERE end_time <= $1 ORDER BY end_time LIMIT 1";
+                skipping(sql).bind(end)
+            }
+        };
+        let Some(row) = found.fetch_optional(conn).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            tenant: row.text("tenant")?,
+            id: row.text("id")?,
+            last_event: row.int("last_event")?,
+            dataset_digest: row.blob("dataset_digest")?,
+        }))
+    }
+
+    /// Removes some of the events of steps. Which ones stay follows from their numbers alone: the first of each of `keep` equal stretches, and the
+    /// last step; so it does not matter how often this is cut.
+    async fn thin(&self, conn: &mut Conn, keep: u32) -> Result<u64> {
+        let sql = "DELETE FROM events WHERE (tenant, job, sequence) IN \
+                   (SELECT tenant, job, sequence FROM events WHERE tenant = $1 AND job = $2 \
+                   AND substr(event, 1, 7) = '{\"step\"' \
+                   AND sequence * $3 / $4 = (sequence - 1) * $3 / $4 \
+                   AND sequence <> (SELECT sequence FROM events WHERE tenant = $1 AND job = $2 \
+                   AND substr(event, 1, 7) = '{\"step\"' ORDER BY sequence DESC LIMIT 1) LIMIT $5)";
+        let removed = query(sql)
+            .bind(&self.tenant)
+            .bind(&self.id)
+            // One less than may stay, since the last step stays too.
+            .bind(i64::from(keep).saturating_sub(1).max(1))
+            .bind(self.last_event.max(1))
+            .bind(BATCH)
+            .execute(conn)
+            .await?;
+        Ok(removed)
+    }
+
+    /// Removes some events.
+    async fn forget(&self, conn: &mut Conn, events: Events) -> Result<u64> {
+        let sql = "DELETE FROM events WHERE (tenant, job, sequence) IN \
+                   (SELECT tenant, job, sequence FROM events WHERE tenant = $1 AND job = $2 \
+                   AND ($3 = 1 OR substr(event, 1, 8) <> '{\"state\"') LIMIT $4)";
+        let removed = query(sql)
+            .bind(&self.tenant)
+            .bind(&self.id)
+            .bind(events == Events::All)
+            .bind(BATCH)
+            .execute(conn)
+            .await?;
+        Ok(removed)
+    }
+
+    async fn mark(&self, conn: &mut Conn, level: u8) -> Result<()> {
+        query("UPDATE jobs SET thinned = $1 WHERE tenant = $2 AND id = $3")
+            .bind(level)
+            .bind(&self.tenant)
+            .bind(&self.id)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn delete(&self, conn: &mut Conn) -> Result<()> {
+        query("DELETE FROM jobs WHERE tenant = $1 AND id = $2")
+            .bind(&self.tenant)
+            .bind(&self.id)
+            .execute(&mut *conn)
+            .await?;
+        drop_unnamed(conn, &self.tenant, &self.dataset_digest).await
+    }
+}

@@ -1,0 +1,367 @@
+//! Snapshots: taken and read page by page.
+//!
+//! Invariant: a snapshot is what its data set held in one state of the database, whatever is written meanwhile; no transaction that writes adds more
+//! than a page of it, and none but the last makes it readable.
+
+use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
+
+use super::super::{Error, ExampleRecord, Kind, Result, SnapshotRecord, Snapshots, Timestamp};
+use super::database::{Conn, Row, query};
+use super::rows::{self, Columns};
+use super::{Database, datasets, decoded};
+use crate::ids::{DatasetId, TenantId, VideoId};
+use crate::spec::Digest;
+
+/// Examples of a page: a few milliseconds of the only writer's time.
+const PAGE: u32 = 1000;
+/// How often a snapshot is taken again that was forgotten while it was taken.
+const TRIES: u32 = 3;
+
+#[async_trait]
+impl Snapshots for Database {
+    async fn snapshot_dataset(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+    ) -> Result<SnapshotRecord> {
+        let taken = take(self, tenant, dataset).await?;
+        Ok(taken.record)
+    }
+
+    async fn snapshot_examples(
+        &self,
+        tenant: &TenantId,
+        digest: Digest,
+        after: Option<VideoId>,
+        limit: u32,
+    ) -> Result<Vec<ExampleRecord>> {
+        let mut tx = self.list().await?;
+        if !is_complete(&mut tx, tenant, digest).await? {
+            return Err(Error::NotFound {
+                kind: Kind::Snapshot,
+                name: digest.to_string(),
+            });
+        }
+        let sql = "SELECT video, label, split FROM snapshot_examples \
+                   WHERE tenant = $1 AND digest = $2 AND video > $3 ORDER BY video LIMIT $4";
+        let found = query(sql)
+            .bind(tenant.as_str())
+            .bind(digest.0.to_vec())
+            .bind(after.map(|video| video.to_string()).unwrap_or_default())
+            .bind(limit)
+            .fetch_all(&mut tx)
+            .await?;
+        found.iter().map(datasets::example).collect()
+    }
+
+    async fn undecoded(
+        &self,
+        tenant: &TenantId,
+        sampling: Digest,
+        videos: &[VideoId],
+    ) -> Result<Vec<VideoId>> {
+        decoded::unknown(self, tenant, sampling, videos).await
+    }
+
+    async fn remember_decoded(
+        &self,
+        tenant: &TenantId,
+        sampling: Digest,
+        videos: &[VideoId],
+    ) -> Result<()> {
+        decoded::remember(self, tenant, sampling, videos).await
+    }
+}
+
+/// A snapshot, and which state of its data set it is.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) record: SnapshotRecord,
+    state: State,
+}
+
+/// Which state of a data set: a data set that is made anew begins to count again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    revision: i64,
+    create_time: Timestamp,
+}
+
+impl State {
+    fn of(dataset: &Row) -> Result<Self> {
+        Ok(Self {
+            revision: dataset.int("revision")?,
+            create_time: dataset.int("create_time")?,
+        })
+    }
+}
+
+impl Taken {
+    /// Whether the snapshot can be read, asked in the transaction that begins to need it.
+    pub(super) async fn is_there(&self, conn: &mut Conn, tenant: &TenantId) -> Result<bool> {
+        is_complete(conn, tenant, self.record.digest).await
+    }
+
+    /// Whether the data set still holds what it held then.
+    pub(super) async fn is_current(
+        &self,
+        conn: &mut Conn,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+    ) -> Result<bool> {
+        let row = datasets::row(conn, tenant, dataset).await?;
+        Ok(State::of(&row)? == self.state)
+    }
+}
+
+/// Takes a snapshot of what a data set holds.
+pub(super) async fn take(
+    store: &Database,
+    tenant: &TenantId,
+    dataset: &DatasetId,
+) -> Result<Taken> {
+    for _ in 0..TRIES {
+        let mut source = Source::open(store, tenant, dataset, PAGE).await?;
+        let digest = source.digest().await?;
+        if source.copy(store, digest).await? {
+            let examples = source.examples;
+            return Ok(Taken {
+                record: SnapshotRecord { digest, examples },
+                state: source.state,
+            });
+        }
+    }
+    Err(Error::Unavailable(
+        "a snapshot is forgotten faster than it is taken".into(),
+    ))
+}
+
+/// A data set in one state of the database, for as long as this lives.
+struct Source<'a> {
+    tx: Conn,
+    tenant: &'a TenantId,
+    dataset: &'a DatasetId,
+    /// Examples of a page.
+    page: u32,
+    state: State,
+    examples: u64,
+    /// The digest of this state, when somebody has taken a snapshot of it before.
+    known: Option<Digest>,
+}
+
+/// An example with all that the digest is over.
+struct Line {
+    video: String,
+    sha256: Digest,
+    label: String,
+    split: String,
+}
+
+impl<'a> Source<'a> {
+    async fn open(
+        store: &Database,
+        tenant: &'a TenantId,
+        dataset: &'a DatasetId,
+        page: u32,
+    ) -> Result<Self> {
+        let mut tx = store.copy().await?;
+        let row = datasets::row(&mut tx, tenant, dataset).await?;
+        let known = match row.optional_blob("snapshot")? {
+            Some(_) => Some(row.digest("snapshot")?),
+            None => None,
+        };
+        Ok(Self {
+            tx,
+            tenant,
+            dataset,
+            page,
+            state: State::of(&row)?,
+            examples: row.number("examples")?,
+            known,
+        })
+    }
+
+    /// The examples after a video, at most a page of them.
+    async fn lines(&mut self, after: &str) -> Result<Vec<Line>> {
+        let sql = "SELECT video, videos.sha256 AS sha256, label, split \
+                   FROM examples CROSS JOIN videos \
+                   WHERE videos.tenant = examples.tenant AND videos.id = examples.video \
+                   AND examples.tenant = $1 AND dataset = $2 AND video > $3 \
+                   ORDER BY video LIMIT $4";
+        let found = query(sql)
+            .bind(self.tenant.as_str())
+            .bind(self.dataset.as_str())
+            .bind(after)
+            .bind(self.page)
+            .fetch_all(&mut self.tx)
+            .await?;
+        let line = |row: &Row| {
+            Ok(Line {
+                video: row.text("video")?,
+                sha256: row.digest("sha256")?,
+                label: row.text("label")?,
+                split: row.text("split")?,
+            })
+        };
+        found.iter().map(line).collect()
+    }
+
+    /// Digest of all examples.
+    async fn digest(&mut self) -> Result<Digest> {
+        if let Some(known) = self.known {
+            return Ok(known);
+        }
+        let (mut hasher, mut after) = (Sha256::new(), String::new());
+        loop {
+            let lines = self.lines(&after).await?;
+            let Some(last) = lines.last() else {
+                return Ok(Digest(hasher.finalize().into()));
+            };
+            after.clone_from(&last.video);
+            hasher = blocking(move || {
+                for line in &lines {
+                    hasher.update(line.text());
+                }
+                hasher
+            })
+            .await?;
+        }
+    }
+
+    /// Stores what the data set holds under its digest, unless it is stored already, and notes the digest in the data set if that has not changed since.
+    /// Returns whether the snapshot is complete: it is not when it was forgotten meanwhile.
+    async fn copy(&mut self, store: &Database, digest: Digest) -> Result<bool> {
+        let is_there = is_complete(&mut self.tx, self.tenant, digest).await?;
+        if is_there && self.known.is_some() {
+            return Ok(true);
+        }
+        if !is_there {
+            self.copy_pages(store, digest).await?;
+        }
+        let (mut tx, _) = store.write().await?;
+        // The data set is locked before its snapshot, as by who submits a job.
+        self.note(&mut tx, digest).await?;
+        let is_complete = complete(&mut tx, self.tenant, digest).await?;
+        tx.commit().await?;
+        Ok(is_complete)
+    }
+
+    /// Stores every example, a page in a transaction.
+    async fn copy_pages(&mut self, store: &Database, digest: Digest) -> Result<()> {
+        let mut after = String::new();
+        loop {
+            let lines = self.lines(&after).await?;
+            let (is_first, is_last) = (after.is_empty(), lines.len() < self.page as usize);
+            if let Some(last) = lines.last() {
+                after.clone_from(&last.video);
+            }
+            let values = blocking(move || json(&lines)).await??;
+            let (mut tx, now) = store.write().await?;
+            if is_first {
+                begin(&mut tx, self.tenant, digest, now).await?;
+            }
+            add(&mut tx, self.tenant, digest, values).await?;
+            tx.commit().await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn note(&self, conn: &mut Conn, digest: Digest) -> Result<()> {
+        let sql = "UPDATE datasets SET snapshot = $1 WHERE tenant = $2 AND id = $3 \
+                   AND revision = $4 AND create_time = $5";
+        query(sql)
+            .bind(digest.0.to_vec())
+            .bind(self.tenant.as_str())
+            .bind(self.dataset.as_str())
+            .bind(self.state.revision)
+            .bind(self.state.create_time)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+}
+
+impl Line {
+    /// The example as the digest is over it. No part can hold a tab or a line's end, so that no two snapshots have one text.
+    fn text(&self) -> String {
+        let Self {
+            video,
+            sha256,
+            label,
+            split,
+        } = self;
+        format!("{video}\t{sha256}\t{label}\t{split}\n")
+    }
+}
+
+/// Examples as a statement reads them row by row.
+fn json(lines: &[Line]) -> Result<String> {
+    let values = lines
+        .iter()
+        .map(|line| (&line.video, &line.label, &line.split));
+    rows::json("examples", &values.collect::<Vec<_>>())
+}
+
+/// Begins a snapshot, or one again whose examples were forgotten or are not all there: what there is of them is the same, since the digest is.
+async fn begin(conn: &mut Conn, tenant: &TenantId, digest: Digest, now: Timestamp) -> Result<()> {
+    let sql = "INSERT INTO snapshots (tenant, digest, create_time, complete) VALUES ($1, $2, $3, 0) \
+               ON CONFLICT (tenant, digest) DO UPDATE \
+               SET forgotten = 0, complete = 0, create_time = excluded.create_time \
+               WHERE snapshots.forgotten > 0 OR snapshots.complete = 0";
+    query(sql)
+        .bind(tenant.as_str())
+        .bind(digest.0.to_vec())
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Adds a page of examples, as JSON, but for those that are there.
+async fn add(conn: &mut Conn, tenant: &TenantId, digest: Digest, values: String) -> Result<()> {
+    let sql = "INSERT INTO snapshot_examples (tenant, digest, video, label, split) \
+               SELECT $1, $2, value ->> 0, value ->> 1, value ->> 2 FROM json_each($3) \
+               WHERE true ON CONFLICT DO NOTHING";
+    query(sql)
+        .bind(tenant.as_str())
+        .bind(digest.0.to_vec())
+        .bind(values)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Makes a snapshot readable, unless it was forgotten meanwhile. Returns whether it is.
+async fn complete(conn: &mut Conn, tenant: &TenantId, digest: Digest) -> Result<bool> {
+    let sql =
+        "UPDATE snapshots SET complete = 1 WHERE tenant = $1 AND digest = $2 AND forgotten = 0";
+    let completed = query(sql)
+        .bind(tenant.as_str())
+        .bind(digest.0.to_vec())
+        .execute(conn)
+        .await?;
+    Ok(completed > 0)
+}
+
+async fn is_complete(conn: &mut Conn, tenant: &TenantId, digest: Digest) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM snapshots \
+               WHERE tenant = $1 AND digest = $2 AND forgotten = 0 AND complete = 1) AS found";
+    let row = query(sql)
+        .bind(tenant.as_str())
+        .bind(digest.0.to_vec())
+        .fetch_one(conn)
+        .await?;
+    row.flag("found")
+}
+
+/// Runs what hashes or copies much outside the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::Backend(error.into()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! A survey of all records: every blob that they name, page by page, and records that contradict one another.
+//!
+//! Invariant: a page is bounded, and a repair changes only counts and leases, never what a user stored.
+
+use std::time::Duration;
+
+use super::super::{BlobKind, BlobName, BlobPlace, Contradiction, RecordedBlob, Result};
+use super::database::{Conn, Row, query};
+use super::rows::{Columns, corrupt};
+use super::usage::{self, Delta};
+use super::{Database, micros};
+use crate::ids::TenantId;
+
+/// Longest lease that any worker takes; the setting is seconds.
+const LONGEST_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Counts of what each tenant stores, minus the recorded ones, of those tenants where that is not zero.
+const USAGE: &str = "SELECT tenant, CAST(SUM(videos) AS BIGINT) AS videos, CAST(SUM(bytes) AS BIGINT) AS bytes, \
+     CAST(SUM(tasks) AS BIGINT) AS tasks, CAST(SUM(versions) AS BIGINT) AS versions FROM ( \
+     SELECT tenant, 1 AS videos, size_bytes AS bytes, 0 AS tasks, 0 AS versions FROM videos WHERE delete_time IS NULL \
+     UNION ALL SELECT tenant, 0, 0, 1, 0 FROM tasks \
+     UNION ALL SELECT tenant, 0, size_bytes, 0, 1 FROM versions \
+     UNION ALL SELECT tenant, -videos, -bytes, -tasks, -versions FROM tenant_usage \
+     ) AS counted GROUP BY tenant \
+     HAVING SUM(videos) <> 0 OR SUM(bytes) <> 0 OR SUM(tasks) <> 0 OR SUM(versions) <> 0";
+
+impl Database {
+    /// Lists blobs of one kind that records name, in the order of their names, those after `after`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn recorded_blobs(
+        &self,
+        kind: BlobKind,
+        after: &BlobPlace,
+        limit: u32,
+    ) -> Result<(Vec<RecordedBlob>, Option<BlobPlace>)> {
+        let mut conn = self.browse().await?;
+        let sql = match kind {
+            BlobKind::Videos => {
+                "SELECT tenant, id, CAST(0 AS BIGINT) AS number, size_bytes, sha256 FROM videos \
+                 WHERE delete_time IS NULL AND (tenant, id) > ($1, $2) AND $3 >= 0 \
+                 ORDER BY tenant, id LIMIT $4"
+            }
+            BlobKind::Parts => {
+                "SELECT tenant, upload AS id, number, size_bytes FROM parts \
+                 WHERE (tenant, upload, number) > ($1, $2, $3) ORDER BY tenant, upload, number LIMIT $4"
+            }
+            BlobKind::Versions => {
+                "SELECT tenant, task AS id, version AS number, size_bytes, sha256 FROM versions \
+                 WHERE (tenant, task, version) > ($1, $2, $3) ORDER BY tenant, task, version LIMIT $4"
+            }
+            BlobKind::Checkpoints => {
+                "SELECT tenant, id, CAST(0 AS BIGINT) AS number, json_extract(checkpoint, '$.key') AS key FROM jobs \
+                 WHERE end_time IS NULL AND checkpoint IS NOT NULL AND (tenant, id) > ($1, $2) \
+                 AND $3 >= 0 ORDER BY tenant, id LIMIT $4"
+            }
+        };
+        let found = query(sql)
+            .bind(&*after.tenant)
+            .bind(&*after.id)
+            .bind(after.number)
+            .bind(i64::from(limit))
+            .fetch_all(&mut conn)
+            .await?;
+        let place = match found.last() {
+            Some(row) if found.len() as u64 >= u64::from(limit) => Some(BlobPlace {
+                tenant: row.text("tenant")?,
+                id: row.text("id")?,
+                number: row.int("number")?,
+            }),
+            Some(_) | None => None,
+        };
+        let blobs: Result<Vec<RecordedBlob>> = found.iter().map(|row| blob(kind, row)).collect();
+        Ok((blobs?, place))
+    }
+
+    /// Finds records that contradict one another, in one state of the database.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn contradictions(&self) -> Result<Vec<Contradiction>> {
+        let mut conn = self.list().await?;
+        let latest = self
+            .now(&mut conn)
+            .await?
+            .saturating_add(micros(LONGEST_LEASE));
+        let mut found = Vec::new();
+        for is_serving in [true, false] {
+            found.extend(lost_versions(&mut conn, is_serving).await?);
+        }
+        found.extend(long_leases(&mut conn, latest).await?);
+        for row in query(USAGE).fetch_all(&mut conn).await? {
+            found.push(Contradiction::Usage {
+                tenant: row.id("tenant")?,
+                videos: row.int("videos")?,
+                bytes: row.int("bytes")?,
+                tasks: row.int("tasks")?,
+                versions: row.int("versions")?,
+            });
+        }
+        found.extend(wrong_labels(&mut conn).await?);
+        Ok(found)
+    }
+
+    /// Corrects the counts of what tenants store, and ends leases that are too long. Returns how many records were changed.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn repair(&self) -> Result<u64> {
+        let (mut tx, now) = self.write().await?;
+        let rows = query(USAGE).fetch_all(&mut tx).await?;
+        let mut changed = rows.len() as u64;
+        for row in rows {
+            let tenant: TenantId = row.id("tenant")?;
+            let delta = Delta {
+                videos: row.int("videos")?,
+                bytes: row.int("bytes")?,
+                tasks: row.int("tasks")?,
+                versions: row.int("versions")?,
+            };
+            usage::count(&mut tx, &tenant, delta).await?;
+        }
+        let ended = query("UPDATE jobs SET lease_end = $1 WHERE lease_end > $2")
+            .bind(now)
+            .bind(now.saturating_add(micros(LONGEST_LEASE)))
+            .execute(&mut tx)
+            .await?;
+        changed += ended;
+        tx.commit().await?;
+        Ok(changed)
+    }
+}
+
+fn blob(kind: BlobKind, row: &Row) -> Result<RecordedBlob> {
+    let sized = |row: &Row| row.number::<u64>("size_bytes").map(Some);
+    let (name, size, sha256) = match kind {
+        BlobKind::Videos => {
+            let sha256 = row.digest("sha256")?;
+            (BlobName::Video(row.id("id")?), sized(row)?, Some(sha256))
+        }
+        BlobKind::Parts => {
+            let name = BlobName::Part(row.id("id")?, row.number("number")?);
+            (name, sized(row)?, None)
+        }
+        BlobKind::Versions => {
+            let sha256 = row.digest("sha256")?;
+            let version = row.version("number")?;
+            let version = version.ok_or_else(|| corrupt("version", "no number"))?;
+            let name = BlobName::Version(row.id("id")?, version, sha256);
+            (name, sized(row)?, Some(sha256))
+        }
+        BlobKind::Checkpoints => {
+            let name = BlobName::Job(row.id("id")?, row.text("key")?);
+            (name, None, None)
+        }
+    };
+    Ok(RecordedBlob {
+        tenant: row.id("tenant")?,
+        name,
+        size,
+        sha256,
+    })
+}
+
+async fn lost_versions(conn: &mut Conn, is_serving: bool) -> Result<Vec<Contradiction>> {
+    let sql = if is_serving {
+        "SELECT tenant, id, serving AS version FROM tasks WHERE serving IS NOT NULL AND NOT EXISTS \
+         (SELECT 1 FROM versions WHERE versions.tenant = tasks.tenant AND versions.task = tasks.id \
+         AND versions.version = tasks.serving)"
+    } else {
+        "SELECT tenant, id, desired AS version FROM tasks WHERE desired IS NOT NULL AND NOT EXISTS \
+         (SELECT 1 FROM versions WHERE versions.tenant = tasks.tenant AND versions.task = tasks.id \
+         AND versions.version = tasks.desired)"
+    };
+    let found = query(sql).fetch_all(conn).await?;
+    let lost = found.iter().map(|row| {
+        Ok(Contradiction::NoVersion {
+            tenant: row.id("tenant")?,
+            task: row.id("id")?,
+            version: row.int("version")?,
+            is_serving,
+        })
+    });
+    lost.collect()
+}
+
+async fn long_leases(conn: &mut Conn, latest: i64) -> Result<Vec<Contradiction>> {
+    let sql = "SELECT tenant, id, lease_end FROM jobs WHERE lease_end > $1";
+    let found = query(sql).bind(latest).fetch_all(conn).await?;
+    let long = found.iter().map(|row| {
+        Ok(Contradiction::LeaseTooLong {
+            tenant: row.id("tenant")?,
+            job: row.id("id")?,
+            lease_end: row.int("lease_end")?,
+        })
+    });
+    long.collect()
+}
+
+async fn wrong_labels(conn: &mut Conn) -> Result<Vec<Contradiction>> {
+    let sql = "SELECT tenant, dataset, label FROM ( \
+         SELECT tenant, dataset, label, CASE WHEN split = 'train' THEN 1 ELSE 0 END AS train, \
+         CASE WHEN split = 'validation' THEN 1 ELSE 0 END AS validation, \
+         CASE WHEN split = 'test' THEN 1 ELSE 0 END AS test FROM examples \
+         UNION ALL SELECT tenant, dataset, label, -train, -validation, -test FROM label_counts \
+         ) AS counted GROUP BY tenant, dataset, label \
+         HAVING SUM(train) <> 0 OR SUM(validation) <> 0 OR SUM(test) <> 0";
+    let found = query(sql).fetch_all(conn).await?;
+    let wrong = found.iter().map(|row| {
+        Ok(Contradiction::Labels {
+            tenant: row.id("tenant")?,
+            dataset: row.text("dataset")?,
+            label: row.text("label")?,
+        })
+    });
+    wrong.collect()
+}

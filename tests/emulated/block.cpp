@@ -1,0 +1,184 @@
+// Runs grids of blocks whose threads are fibers.
+#include "block.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <sys/mman.h>
+
+#if defined(__x86_64__)
+asm(R"(
+.text
+.globl fs_switch
+.hidden fs_switch
+.type fs_switch,@function
+fs_switch:
+    push %rbp
+    push %rbx
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rsp, (%rdi)
+    mov %rsi, %rsp
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbx
+    pop %rbp
+    ret
+.size fs_switch, .-fs_switch
+)");
+#endif
+
+namespace fs {
+
+thread_local Lane* lane = nullptr;
+Counters counters;
+Counters count() { return counters; }
+
+void fail(const char* what) {
+    if (const Lane* l = lane) {
+        const Dim& at = l->block->index;
+        fprintf(stderr, "emulated device: %s (block %u,%u,%u thread %d)\n", what, at.x, at.y, at.z, l->number);
+    } else {
+        fprintf(stderr, "emulated device: %s\n", what);
+    }
+    abort();
+}
+
+void yield(State state) {
+    Lane* own = lane;
+    own->state = state;
+    swap(own->context, own->block->scheduler);
+}
+
+static void release(Block& block) {
+    if (block.waiting == 0 || block.waiting + block.done != int(block.lanes.size())) return;
+    block.waiting = 0;
+    for (Lane& l : block.lanes)
+        if (l.state == State::Barrier) l.state = State::Ready;
+}
+
+void barrier() {
+    Block& block = *lane->block;
+    block.waiting += 1;
+    lane->state = State::Barrier;
+    release(block);
+    if (lane->state == State::Barrier) yield(State::Barrier);
+}
+
+bool arrive(Warp& warp, const char* what) {
+    if (warp.arrived == 0) warp.what = what;
+    else if (warp.what != what) fail("lanes of a warp are at different instructions");
+    if (++warp.arrived < 32) return false;
+    warp.arrived = 0;
+    Lane* first = &lane->block->lanes[lane->number / 32 * 32];
+    for (int i = 0; i < 32; ++i) first[i].state = State::Ready;
+    return true;
+}
+
+unsigned char* in_shared(const void* at) {
+    auto* own = static_cast<unsigned char*>(const_cast<void*>(at));
+    const Block& block = *lane->block;
+    if (own < block.shared || own + 16 > block.shared + block.shared_bytes) fail("an address outside shared memory");
+    if (reinterpret_cast<uintptr_t>(own) % 16) fail("a misaligned address of shared memory");
+    return own;
+}
+
+static void enter() {
+    Block* block = lane->block;
+    block->run(block->arguments);
+    Lane* own = lane;
+    if (!own->copies.empty()) fail("a thread ends with copies that nobody waited for");
+    block->done += 1;
+    own->state = State::Done;
+    release(*block);
+    for (;;) swap(lane->context, lane->block->scheduler);
+}
+
+namespace {
+
+constexpr size_t STACK = 64 << 10, MOST_THREADS = 1024, PAGE = 4096, SHARED = 256 << 10;
+
+char* reserve(size_t bytes) {
+    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) fail("no memory for stacks");
+    return static_cast<char*>(at);
+}
+
+// Stacks and shared memory of the block that this thread of the program runs; the latter ends at a page that cannot be touched.
+struct Arena {
+    char* stacks = reserve(STACK * MOST_THREADS);
+    char* shared = reserve(SHARED + PAGE);
+    Block block;
+    Arena() { mprotect(shared + SHARED, PAGE, PROT_NONE); }
+    ~Arena() {
+        munmap(stacks, STACK * MOST_THREADS);
+        munmap(shared, SHARED + PAGE);
+    }
+};
+
+void run_block(Arena& arena, const std::vector<int>& order) {
+    Block& block = arena.block;
+    int count = int(block.lanes.size());
+    for (int i = 0; i < count; ++i) {
+        Lane& own = block.lanes[size_t(i)];
+        own.state = State::Ready;
+        own.copies.clear();
+        own.groups.clear();
+        begin(own.context, arena.stacks + size_t(i) * STACK, STACK, enter);
+    }
+    block.waiting = block.done = 0;
+    for (Warp& warp : block.warps) warp.arrived = 0;
+    if (block.shared_bytes) memset(block.shared, 0xff, block.shared_bytes);
+    while (block.done < count) {
+        bool ran = false;
+        for (int i : order) {
+            if (block.lanes[size_t(i)].state != State::Ready) continue;
+            ran = true;
+            lane = &block.lanes[size_t(i)];
+            swap(block.scheduler, lane->context);
+        }
+        lane = nullptr;
+        if (!ran) fail("a deadlock: some threads wait for others that never come");
+    }
+}
+
+}  // namespace
+
+void run_grid(void (*body)(void**), const Launch& launch, void** arguments) {
+    static thread_local std::unique_ptr<Arena> own;
+    if (!own) own = std::make_unique<Arena>();
+    if (launch.threads % 32 || launch.threads == 0 || launch.threads > MOST_THREADS) fail("a block of other than whole warps");
+    if (launch.shared > SHARED) fail("more shared memory than there is");
+    Block& block = own->block;
+    block.grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
+    block.threads = {launch.threads, 1, 1};
+    block.shared_bytes = launch.shared;
+    block.shared = reinterpret_cast<unsigned char*>(own->shared + SHARED - (launch.shared + 15) / 16 * 16);
+    block.run = body;
+    block.arguments = arguments;
+    block.lanes.resize(launch.threads);
+    block.warps.resize(launch.threads / 32);
+    for (unsigned i = 0; i < launch.threads; ++i) {
+        block.lanes[i].thread = {i, 0, 0};
+        block.lanes[i].number = int(i);
+        block.lanes[i].block = &block;
+    }
+    std::vector<int> order(launch.threads);
+    std::iota(order.begin(), order.end(), 0);
+    std::mt19937 random(launch.order);
+    if (launch.order == 1) std::reverse(order.begin(), order.end());
+    if (launch.order > 1) std::shuffle(order.begin(), order.end(), random);
+    uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+    for (uint64_t i = 0; i < blocks; ++i) {
+        uint64_t at = launch.order == 1 ? blocks - 1 - i : i;
+        block.index = {unsigned(at % launch.grid[0]), unsigned(at / launch.grid[0] % launch.grid[1]),
+                       unsigned(at / launch.grid[0] / launch.grid[1])};
+        run_block(*own, order);
+    }
+}
+
+}  // namespace fs

@@ -1,0 +1,34 @@
+// What the emulated driver and the checks use of the emulated kernels, be they compiled from source or interpreted from PTX.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace fs {
+
+struct Kernel;
+
+// Grid, threads of a block, bytes of dynamic shared memory; order of the threads: 0 in order, 1 in reverse (blocks too), else shuffled by it.
+struct Launch {
+    unsigned grid[3];
+    unsigned threads;
+    size_t shared = 0;
+    unsigned order = 0;
+};
+
+struct Counters {
+    uint64_t matrix_loads = 0, conflicts = 0, products = 0;
+};
+
+const Kernel* find(const char* name);
+// The most threads of a block that the kernel was compiled for.
+unsigned most_threads(const Kernel* kernel);
+std::vector<std::string> names();
+void launch(const Kernel* kernel, const Launch& launch, void** arguments);
+// The same launch for later: the arguments are copied now.
+std::function<void()> keep(const Kernel* kernel, const Launch& launch, void** arguments);
+Counters count();
+
+}  // namespace fs

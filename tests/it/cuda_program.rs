@@ -1,0 +1,147 @@
+//! The real program on the emulated device: it serves, trains, and ends as on a GPU.
+
+use std::path::Path;
+
+use frameshift::client::Client;
+use frameshift::model::load::{Overrides, plan};
+use frameshift::proto::v1;
+use tokio::process::Command;
+use tonic::Code;
+
+use crate::emulated;
+use crate::rpc_versions::{adapters, file, import, into_task};
+use crate::server::{backbone, classify, clip, reason, serving, until, upload};
+use crate::server_process::{Process, command};
+
+/// Returns a server's command on the emulated device, in f32 so that its scores can be compared closely; `None` where there is no g++.
+fn on_the_device(folder: &Path) -> Option<Command> {
+    let built = emulated::built()?;
+    let mut command = command(folder);
+    command
+        .args(["--device", "cuda:0", "--precision", "f32"])
+        .env("LD_LIBRARY_PATH", built.libraries());
+    Some(command)
+}
+
+/// Imports a task with adapters of fixed weights.
+async fn motion(client: &Client) {
+    let backbone = plan(&backbone(), &Overrides::default()).unwrap();
+    let header = v1::ImportAdapterVersionHeader {
+        create_task: true,
+        ..into_task("motion")
+    };
+    let set = file(&adapters(backbone.config(), 3));
+    import(client, header, &set).await.unwrap();
+    serving(client, "motion").await;
+}
+
+async fn scores(client: &Client, video: &str) -> Vec<(String, f32)> {
+    let request = classify("motion", video);
+    let answer = client.classification().classify(request).await;
+    let answer = answer.unwrap().into_inner();
+    let mut scores: Vec<(String, f32)> = (answer.predictions.into_iter())
+        .map(|score| (score.label, score.score))
+        .collect();
+    scores.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(!scores.is_empty());
+    scores
+}
+
+async fn info(client: &Client) -> v1::ServerInfo {
+    let request = v1::GetServerInfoRequest {};
+    let info = client.server().get_server_info(request).await;
+    info.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_answers_on_the_device_as_on_the_cpu_and_says_where_it_runs() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let Some(device) = on_the_device(folders[0].path()) else {
+        return;
+    };
+    let mut answers = Vec::new();
+    let cpu = command(folders[1].path());
+    for (command, folder, extra) in [
+        (device, &folders[0], &[][..]),
+        (cpu, &folders[1], &["--device", "cpu", "--precision", "f32"]),
+    ] {
+        let server = Process::start_by(command, folder.path(), extra);
+        let client = server.client().await;
+        motion(&client).await;
+        let video = upload(&client, &clip(40)).await.unwrap().name;
+        answers.push((scores(&client, &video).await, info(&client).await));
+        assert_eq!(server.terminate().await.code(), Some(0));
+    }
+    let (cpu, device) = (answers.pop().unwrap(), answers.pop().unwrap());
+    for ((label, expected), (other, got)) in cpu.0.iter().zip(&device.0) {
+        assert!(
+            label == other && (expected - got).abs() < 1e-4,
+            "{label}: {got}, not {expected}"
+        );
+    }
+    assert_eq!((cpu.1.device.as_str(), cpu.1.accelerator), ("cpu", None));
+    assert_eq!(device.1.device, "cuda:0 (emulated)");
+    let accelerator = device.1.accelerator.unwrap();
+    assert!(accelerator.slices > 0 && accelerator.uploaded_bytes > 0);
+    assert!(accelerator.used_bytes > 0 && accelerator.reserved_bytes >= accelerator.used_bytes);
+    assert!(!accelerator.plans.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_device_ends_the_server_with_70() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut command) = on_the_device(folder.path()) else {
+        return;
+    };
+    // Far beyond the start's launches.
+    command.env("FS_EMULATED_FAIL", "cuLaunchKernel:3000:719");
+    let mut server = Process::start_by(command, folder.path(), &["--drain-grace", "0s"]);
+    let client = server.client().await;
+    motion(&client).await;
+    let video = upload(&client, &clip(40)).await.unwrap().name;
+    until(|| async {
+        let request = classify("motion", &video);
+        match client.classification().classify(request).await {
+            Ok(_) => false,
+            Err(status) => {
+                assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                true
+            }
+        }
+    })
+    .await;
+    assert_eq!(server.ended().await.code(), Some(70));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_without_room_refuses_a_clip_and_serves_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut command) = on_the_device(folder.path()) else {
+        return;
+    };
+    // A failure for one allocation, far beyond those of the start.
+    command.env("FS_EMULATED_FAIL", "cuMemAllocAsync:3000:2");
+    let server = Process::start_by(command, folder.path(), &[]);
+    let client = server.client().await;
+    motion(&client).await;
+    let video = upload(&client, &clip(40)).await.unwrap().name;
+    let expected = scores(&client, &video).await;
+    until(|| async {
+        let request = classify("motion", &video);
+        match client.classification().classify(request).await {
+            Ok(_) => false,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                assert_eq!(reason(&status), "DEVICE_MEMORY_FULL");
+                true
+            }
+        }
+    })
+    .await;
+    assert_eq!(
+        scores(&client, &video).await,
+        expected,
+        "the set is not quarantined"
+    );
+    assert_eq!(server.terminate().await.code(), Some(0));
+}

@@ -1,0 +1,186 @@
+//! `head = auto`: heads without adapters are tried beside the adapters, and the best is published; and features of the validation split.
+
+use frameshift::jobs::Config;
+use frameshift::spec::{AdapterConfig, BestBy, Head, HyperParameters, JobState, Selection, Split};
+
+use super::bed::{ADAPTERS, Bed, compared, evaluations, hyper, losses, messages};
+use super::tenant;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_heads_and_adapters_the_best_is_published_and_of_equals_the_cheapest() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let splits = [(Split::Train, 12), (Split::Validation, 8), (Split::Test, 4)];
+    let (plain, dataset) = bed.fades_of(&owner, &splits, false).await;
+    let auto = bed.task_of(&owner, "auto", (ADAPTERS, true)).await;
+    let runners = bed.run();
+    let train = async |task, learning_rate| {
+        let hyper = HyperParameters {
+            learning_rate: Some(learning_rate),
+            ..hyper(3, 5)
+        };
+        let job = runners.submit(&owner, task, &dataset, hyper).await;
+        let (job, events) = runners.end(&owner, job).await;
+        assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+        (job, events)
+    };
+    // Adapters that cannot learn in so few, small steps.
+    let (job, events) = train(&auto, 1e-9).await;
+    let all = compared(&events);
+    let frames = 4.try_into().expect("not 0");
+    let heads: Vec<(Head, bool)> = all.iter().map(|own| (own.head, own.has_adapters)).collect();
+    let expected = [
+        (Head::Frames(frames), false),
+        (Head::Conv, false),
+        (Head::Attention(frames), false),
+        (Head::Mean, true),
+    ];
+    assert_eq!(heads, expected);
+    let published: Vec<_> = all.iter().filter(|own| own.is_published).collect();
+    let [best] = published[..] else {
+        panic!("one is published: {all:?}")
+    };
+    assert!(!best.has_adapters && best.top1 > all[3].top1, "{all:?}");
+    let cheaper = all.iter().filter(|own| own.top1 >= best.top1);
+    assert!(
+        cheaper
+            .map(|own| own.parameters)
+            .all(|own| own >= best.parameters),
+        "{all:?}"
+    );
+    let shape = AdapterConfig {
+        head: best.head,
+        ..AdapterConfig::LINEAR_PROBE
+    };
+    assert_eq!(bed.shape(&job).await, shape);
+    let result = job.result.clone().expect("a result");
+    assert_eq!(
+        (result.parameters, result.step),
+        (best.parameters, best.step)
+    );
+    assert_eq!(
+        (result.evaluation.top1, result.evaluation.loss),
+        (best.top1, best.loss)
+    );
+    assert_eq!(result.evaluation.examples, 8);
+    assert_eq!(result.test.expect("test metrics").examples, 4);
+    assert!(
+        result
+            .validation_curve
+            .iter()
+            .any(|point| point.step == result.step)
+    );
+    // The adapters train as they do alone.
+    let (_, alone) = train(&plain, 1e-9).await;
+    assert_eq!(losses(&alone), losses(&events));
+    assert!(compared(&alone).is_empty());
+    // Again, with the same bits.
+    let (again, repeated) = train(&auto, 1e-9).await;
+    assert_eq!(compared(&repeated), all);
+    assert!(bed.weights(&again).await == bed.weights(&job).await);
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_validation_split_or_room_the_adapters_are_published() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (_, dataset) = bed.fades(&owner, 8, 0).await;
+    let auto = bed.task_of(&owner, "auto", (ADAPTERS, true)).await;
+    let told = async |config, validation_share| {
+        let runners = bed.run_with(config);
+        let selection = Selection {
+            validation_share: Some(validation_share),
+            ..Selection::default()
+        };
+        let hyper = HyperParameters {
+            selection: Some(selection),
+            ..hyper(1, 5)
+        };
+        let job = runners.submit(&owner, &auto, &dataset, hyper).await;
+        let (job, events) = runners.end(&owner, job).await;
+        assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+        assert_eq!(bed.shape(&job).await, ADAPTERS);
+        runners.drain().await;
+        messages(&events).join("\n")
+    };
+    let none = told(Config::default(), 0.0).await;
+    assert!(
+        none.contains("head = auto") && none.contains("no validation split"),
+        "{none}"
+    );
+    let config = Config {
+        feature_bytes: 1,
+        ..Config::default()
+    };
+    let none = told(config, 0.5).await;
+    assert!(
+        none.contains("head = auto") && none.contains("has no room"),
+        "{none}"
+    );
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_from_features_have_the_bits_of_metrics_from_videos() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (_, dataset) = bed.fades(&owner, 6, 5).await;
+    let frames = 4.try_into().expect("not 0");
+    let heads = [
+        Head::Mean,
+        Head::Frames(frames),
+        Head::Conv,
+        Head::Attention(frames),
+    ];
+    for (number, head) in heads.into_iter().enumerate() {
+        let adapter = AdapterConfig {
+            head,
+            ..AdapterConfig::LINEAR_PROBE
+        };
+        let task = bed.task(&owner, &format!("head-{number}"), adapter).await;
+        let backbone = bed.parts.backbone.config();
+        let width = frameshift::model::Features::width(backbone, head, 4) as u64;
+        let draws = if head.is_mean() { 1 } else { 3 };
+        let mut seen = Vec::new();
+        // Room for the features of both splits, and of the training split alone.
+        for rows in [6 * draws + 5, 6 * draws] {
+            let runners = bed.run_with(Config {
+                feature_bytes: rows * width * 4,
+                ..Config::default()
+            });
+            let selection = Selection {
+                best_by: Some(BestBy::Loss),
+                ..Selection::default()
+            };
+            let hyper = HyperParameters {
+                selection: Some(selection),
+                ..hyper(3, 2)
+            };
+            let calls = bed.parts.backbone.frozen_linear_calls();
+            let job = runners.submit(&owner, &task, &dataset, hyper).await;
+            let (job, events) = runners.end(&owner, job).await;
+            let spent = bed.parts.backbone.frozen_linear_calls() - calls;
+            let looks: Vec<(u64, u64, u64)> = evaluations(&events)
+                .iter()
+                .map(|own| (own.step, own.loss.to_bits(), own.top1.to_bits()))
+                .collect();
+            assert_eq!(looks.len(), 3, "{head}");
+            let result = job.result.clone().expect("a result");
+            seen.push((looks, result.evaluation, bed.weights(&job).await, spent));
+            runners.drain().await;
+        }
+        let [(with, with_calls), (without, without_calls)] =
+            [&seen[0], &seen[1]].map(|own| ((&own.0, &own.1, &own.2), own.3));
+        assert!(with == without, "{head}");
+        assert!(
+            with_calls < without_calls,
+            "{head}: {with_calls} {without_calls}"
+        );
+    }
+    bed.close().await;
+}
