@@ -1,5 +1,5 @@
 # The two commands that matter: `make demo` and `make test`. Both install what is missing through deploy/setup.sh.
-.PHONY: demo test lint check-cuda bench bench-video bench-peers asan setup build install chart
+.PHONY: demo test lint check-cuda dist-cuda bench bench-video bench-peers asan setup build install chart sbom
 
 SHELL := /bin/bash
 # rustup installs here; a shell that was opened before the installation does not know it yet.
@@ -32,6 +32,10 @@ lint: setup
 check-cuda: setup
 	@deploy/check-cuda.sh
 
+## A folder below 40 MiB that checks and measures the CUDA path on a machine with a GPU: dist/cuda/check.sh. Needs nvcc (`deploy/setup.sh --cuda`).
+dist-cuda: setup
+	@deploy/dist-cuda.sh
+
 ## Video decoding against PyAV, decord and torchcodec, interleaved; writes benches/RESULTS.md. The peers live outside the project.
 bench-video: setup
 	@deploy/bench-video.sh
@@ -48,6 +52,10 @@ bench-peers: setup
 asan: setup
 	@RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --locked --lib -p frameshift-model --target "$$(rustc -vV | sed -n 's/^host: //p')" \
 		--target-dir "$${CARGO_TARGET_DIR:-target}/asan" ops::
+
+## Writes the software bill of materials of the program, target/frameshift.cdx.json (CycloneDX); brings cargo-cyclonedx.
+sbom: setup
+	@deploy/sbom.sh
 
 ## Renders the Helm chart for every file of deploy/chart/ci and validates the objects, rules and dashboard; UPDATE=1 accepts new renders.
 chart:

@@ -19,16 +19,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // cargo-fuzz builds with it.
     println!("cargo:rustc-check-cfg=cfg(fuzzing)");
 
-    let descriptors = protox::compile(&files, [&root])?;
+    let mut compiler = protox::Compiler::new([&root])?;
+    compiler.include_imports(true).open_files(&files)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), prost_bytes(&descriptors))?;
+    // With the options of methods that gateways read, which the types of the set do not have.
+    let encoded = compiler.encode_file_descriptor_set();
+    std::fs::write(out.join("descriptors.bin"), encoded)?;
     tonic_prost_build::configure()
         .bytes(".frameshift.v1")
-        .compile_fds(descriptors)?;
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
-}
-
-fn prost_bytes(descriptors: &tonic_prost_build::FileDescriptorSet) -> Vec<u8> {
-    use prost::Message;
-    descriptors.encode_to_vec()
 }

@@ -4,29 +4,48 @@
 //! At the end, a table shows the machine's limits, measured in the same run, and each kernel's share of its limit.
 #![allow(missing_docs, clippy::print_stdout)] // It prints a table for people.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use frameshift::model::bench::{Case, Work, cases, peak_bytes, peak_operations};
-use frameshift::model::{Error, LineAligned, compute_threads, keep_freed_pages};
-use frameshift::spec::Precision;
+use frameshift::model::bench::{Case, Sizes, Work, cases, peak_bytes, peak_operations};
+use frameshift::model::{
+    Activation, BackboneConfig, Error, LineAligned, Place, compute_threads, keep_freed_pages,
+};
+use frameshift::spec::{Normalization, Precision};
 
 #[global_allocator]
 static ALLOCATOR: LineAligned = LineAligned;
 
-/// Returns the time of the fastest of several calls, in seconds.
-fn fastest(case: &Case) -> Result<f64, Error> {
-    let mut best = f64::INFINITY;
-    for _ in 0..10 {
-        let start = Instant::now();
-        case.call()?;
-        best = best.min(start.elapsed().as_secs_f64());
+/// Returns the kernels of all precisions at the sizes of ViT-B/16, for one clip.
+fn all() -> Result<Vec<Case>, Error> {
+    let config = BackboneConfig {
+        image_size: 224,
+        patch_size: 16,
+        width: 768,
+        layers: 12,
+        heads: 12,
+        mlp_width: 3072,
+        activation: Activation::QuickGelu,
+        eps: 1e-5,
+        pre_norm: true,
+        patch_bias: false,
+        normalization: Normalization::CLIP,
+    };
+    let mut all = Vec::new();
+    for precision in Precision::ALL {
+        let sizes = Sizes {
+            config: &config,
+            frames: 8,
+            clips: 1,
+            precision,
+        };
+        all.extend(cases(&Place::Host, sizes)?);
     }
-    Ok(best)
+    Ok(all)
 }
 
 fn run(criterion: &mut Criterion) -> Result<(), Error> {
-    let cases = cases()?;
+    let cases = all()?;
     let mut group = criterion.benchmark_group("kernels");
     group
         .sample_size(10)
@@ -50,7 +69,7 @@ fn run(criterion: &mut Criterion) -> Result<(), Error> {
         bytes / 1e9
     );
     for case in &cases {
-        let seconds = fastest(case)?;
+        let seconds = case.seconds(10)?;
         let (rate, limit, unit) = match case.work {
             Work::Operations(count) if case.name.ends_with("bf16") => (count, halves, "GFLOP/s"),
             Work::Operations(count) => (count, floats, "GFLOP/s"),
@@ -58,7 +77,7 @@ fn run(criterion: &mut Criterion) -> Result<(), Error> {
         };
         let rate = rate as f64 / seconds;
         println!(
-            "{:<28} {:>7.1} {unit:<8} {:.2} of the limit",
+            "{:<36} {:>7.1} {unit:<8} {:.2} of the limit",
             case.name,
             rate / 1e9,
             rate / limit

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frameshift::model::{
-    Activation, AdapterSet, Backbone, BackboneConfig, Error, Inference, Keep, LineAligned, Segment,
-    Step, TrainableSet, TrainingStep, keep_freed_pages,
+    AdapterSet, Backbone, BackboneConfig, Error, Inference, Keep, LineAligned, Segment, Step,
+    TrainableSet, TrainingStep, keep_freed_pages,
 };
 use frameshift::rng::Stream;
-use frameshift::spec::{AdapterConfig, Digest, Head, Normalization};
+use frameshift::spec::{AdapterConfig, Digest, Head};
+use frameshift::tools::pretrain::ARCHITECTURE;
 
 #[global_allocator]
 static ALLOCATOR: LineAligned = LineAligned;
@@ -29,19 +30,6 @@ struct Size {
 }
 
 fn sizes() -> [Size; 2] {
-    let small = BackboneConfig {
-        image_size: 64,
-        patch_size: 8,
-        width: 192,
-        layers: 6,
-        heads: 3,
-        mlp_width: 768,
-        activation: Activation::QuickGelu,
-        eps: 1e-5,
-        pre_norm: true,
-        patch_bias: false,
-        normalization: Normalization::CLIP,
-    };
     let large = BackboneConfig {
         image_size: 224,
         patch_size: 16,
@@ -49,12 +37,12 @@ fn sizes() -> [Size; 2] {
         layers: 12,
         heads: 12,
         mlp_width: 3072,
-        ..small.clone()
+        ..ARCHITECTURE
     };
     [
         Size {
             name: "builtin",
-            config: small,
+            config: ARCHITECTURE,
             adapter_width: 48,
             clips: 8,
         },

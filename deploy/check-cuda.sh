@@ -19,25 +19,18 @@ else
 fi
 phase "clippy with cuda" cargo clippy --locked --workspace --all-targets --features cuda -- -D warnings
 phase "build with cuda" cargo build --locked --features cuda
-
-# Runs tests by a filter of nextest, or without it by parts of their names and one after another: they share the device and its settings.
-tests() {
-  local name=$1 filter=$2
-  shift 2
-  if cargo nextest --version >/dev/null 2>&1; then
-    phase "$name" cargo nextest run --locked --workspace --features cuda --no-fail-fast -E "$filter"
-  else
-    phase "$name" cargo test --locked --workspace --features cuda --no-fail-fast --lib --test it -- --test-threads 1 "$@"
-  fi
-}
+headers="${FRAMESHIFT_CUTLASS:-${FRAMESHIFT_CUDA:-$HOME/.cache/frameshift-cuda}/cutlass_library/source}"
+if [ -e "$headers/include/cutlass/cutlass.h" ] && "${NVCC:-nvcc}" --version >/dev/null 2>&1; then
+  # Compiles its products for Hopper, and fails when ptxas serialises their matrix instructions.
+  FRAMESHIFT_CUTLASS=$headers phase "build with cutlass" cargo build --locked --features cutlass
+else
+  echo "== CUTLASS: its headers or nvcc are not installed; its products are not compiled (deploy/setup.sh --cuda)"
+fi
 
 # Builds the emulated device, and checks the kernels and the whole program on it.
-tests "kernels and program on the emulated device" 'binary(it) & test(/^cuda_/)' cuda_
-# The program and the model load the emulated libraries in place of NVIDIA's.
-device="$(realpath "${CARGO_TARGET_DIR:-target}")/tmp/emulated/lib"
-if [ -e "$device/libcuda.so" ]; then
-  export LD_LIBRARY_PATH="$device${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FRAMESHIFT_TEST_DEVICE=cuda
-  tests "device layer and operations on the emulated device" 'package(frameshift-model) & test(/ops::(cuda|place)/)' ops::cuda ops::place
+if cargo nextest --version >/dev/null 2>&1; then
+  phase "kernels and program on the emulated device" cargo nextest run --locked --workspace --features cuda --no-fail-fast -E 'binary(it) & test(/^cuda_/)'
 else
-  echo "== the emulated device: not built, because there is no g++"
+  phase "kernels and program on the emulated device" cargo test --locked --features cuda --no-fail-fast --test it -- --test-threads 1 cuda_
 fi
+deploy/check-emulated.sh

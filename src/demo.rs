@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use futures::future::LocalBoxFuture;
 
+use crate::blocking::{Unfinished, blocking};
 use crate::client::{self, Client};
 use crate::proto::v1;
 use crate::report::sheet;
@@ -73,7 +74,7 @@ pub enum Error {
     },
     /// A thread of this program failed.
     #[error("a worker thread failed: {0}")]
-    Worker(#[from] tokio::task::JoinError),
+    Worker(#[from] Unfinished),
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -217,7 +218,7 @@ async fn against(
             .await
             .map_err(during("connect"))?;
         let (motion, seed) = (role.motion, args.seed);
-        let material = tokio::task::spawn_blocking(move || clips::make(motion, seed)).await??;
+        let material = blocking(move || clips::make(motion, seed)).await??;
         console.line(&material.describe(role));
         parties.push(Party {
             role,

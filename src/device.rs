@@ -22,19 +22,19 @@ use crate::ids::TenantId;
 use crate::telemetry::metrics::DeviceKind;
 
 pub use crate::spec::Step;
-pub use thread::{Handle, PauseGuard, Service, Stats, start, start_on};
+pub use thread::{Handle, Owned, PauseGuard, Service, Stats, start, start_on};
 pub use walk::Walk;
 
 /// Class of a work item, which decides the order of slices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Priority {
+enum Priority {
     /// Serving work: its slices run back to back, before any training.
     Serving,
     /// Training work: it yields the device after every slice, and takes turns with other training work.
     Training,
 }
 
-/// Whom a training item's time is counted for; items without an owner have a share together.
+/// Whom a training item's time is counted for; serving items have no owner.
 type Owner = Option<TenantId>;
 
 impl Priority {

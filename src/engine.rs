@@ -3,6 +3,7 @@
 //! Invariant: a bad input, an expired request or a failing adapter set fails alone, never with its batch neighbours. Expired or abandoned requests
 //! never reach the device.
 
+mod account;
 mod admission;
 mod answers;
 mod batcher;
@@ -26,23 +27,28 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use crate::device;
-use crate::fair::Class;
+use crate::fair::{Class, Weights};
 use crate::ids::{TenantId, VersionRef};
 use crate::model::Backbone;
-pub use crate::model::Pictures;
+pub use crate::model::{Kept, Pictures};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Dropped;
 
+use account::Taken;
+pub use account::{Account, Free};
 pub use admission::Permit;
 use admission::{Admission, Demand};
 pub use answers::{Answer, ClipFeatures, Clips, Features};
-pub use error::{Error, Limit, Unfit};
+pub use error::{Error, Limit, RateExceeded, Unfit};
 use queue::Queue;
 pub use rate::{Origin, Rate};
 use residency::Residency;
 pub use spare::Spare;
 pub use swap::Service;
 pub use versions::{Desired, Role, Stored, Unavailable, Versions};
+
+/// Longest time between two looks whether a tenant's rate has room for a stream that waits.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Limits of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,6 +200,10 @@ pub struct Parts<V> {
     pub backbone: Arc<Backbone>,
     /// Metrics that the engine records.
     pub metrics: Metrics,
+    /// Weights by which tenants share the device.
+    pub weights: Arc<dyn Weights>,
+    /// What keeps the tenants' rates, and counts what they were answered.
+    pub account: Arc<dyn Account>,
 }
 
 /// Handle of the engine, which classifies clips; cheap to clone.
@@ -214,6 +224,7 @@ struct Core {
     residency: Residency,
     ready: watch::Sender<bool>,
     metrics: Metrics,
+    account: Arc<dyn Account>,
     next_request: AtomicU64,
 }
 
@@ -228,7 +239,12 @@ impl fmt::Debug for Handle {
 /// Creates an engine and connects it to the device. It is ready once [`Service::run`] has warmed up the backbone.
 pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
     let versions: Arc<dyn Versions> = Arc::new(parts.registry);
-    let queue = Arc::new(Queue::new(&config, &parts.backbone, parts.metrics.clone()));
+    let queue = Arc::new(Queue::new(
+        &config,
+        &parts.backbone,
+        Arc::clone(&parts.weights),
+        parts.metrics.clone(),
+    ));
     let model = Arc::new(parts.backbone.clone());
     let source = worker::Batches::new(queue.clone(), model);
     parts.device.set_source(Box::new(source));
@@ -236,6 +252,7 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
         versions: versions.clone(),
         backbone: parts.backbone.clone(),
         device: parts.device.clone(),
+        weights: parts.weights,
     };
     let residency = Residency::new(config.residency_bytes, loader, parts.metrics.clone());
     let core = Arc::new(Core {
@@ -254,10 +271,17 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
         residency,
         ready: watch::Sender::new(false),
         metrics: parts.metrics,
+        account: parts.account,
         next_request: AtomicU64::new(0),
     });
     let service = Service::new(core.clone(), versions);
     (Handle { core }, service)
+}
+
+/// Frames of all clips, each as often as it runs.
+fn frames_of(loads: &[Load]) -> u64 {
+    let frames = |load: &Load| (load.clips * load.frames * load.readers) as u64;
+    loads.iter().map(frames).sum()
 }
 
 impl Handle {
@@ -297,11 +321,7 @@ impl Handle {
         deadline: Option<Instant>,
         loads: &[Load],
     ) -> Result<Permit, Error> {
-        let frames = loads
-            .iter()
-            .map(|load| load.clips * load.frames * load.readers);
-        let frames = frames.sum::<usize>() as u64;
-        self.admitted(asks, deadline, self.demand_of_all(loads), frames)
+        self.admitted(asks, deadline, self.demand_of_all(loads), frames_of(loads))
     }
 
     /// Returns what a request with several versions takes: those that read the same clips share their planes, but each clip runs once for each of them.
@@ -327,8 +347,16 @@ impl Handle {
         }
         let admitted =
             admitted.and_then(|permit| self.reachable(asks, deadline, frames).map(|()| permit));
+        let charge = || {
+            self.core
+                .account
+                .charge(asks.0, frames)
+                .map_err(Error::from)
+        };
+        let admitted = admitted.and_then(|permit| charge().map(|()| permit));
         let dropped = match &admitted {
             Err(Error::QueueFull { .. }) => Some(Dropped::QueueFull),
+            Err(Error::RateExceeded(_)) => Some(Dropped::RateExceeded),
             Err(Error::Unreachable { .. }) => Some(Dropped::Unreachable),
             Err(Error::DeadlineExceeded) => Some(Dropped::Expired),
             Ok(_) | Err(_) => None,
@@ -339,13 +367,23 @@ impl Handle {
         admitted
     }
 
+    /// Returns whether a request with these clips would be admitted at present, without a charge to the tenant's rate.
+    ///
+    /// # Errors
+    /// Same as [`Handle::admit_for`].
+    pub fn would_admit(&self, asks: (&TenantId, Class), loads: &[Load]) -> Result<(), Error> {
+        let admitted = self.core.admission.admit(asks, self.demand_of_all(loads));
+        admitted.map(drop)
+    }
+
     /// Waits for room in the queue, for callers that go on rather than retry, such as streams; the deadline is the caller's own.
     ///
     /// # Errors
     /// [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
     pub async fn reserve(&self, tenant: &TenantId, ask: Ask) -> Result<Permit, Error> {
         let asks = (tenant, ask.class);
-        self.reserved(asks, self.demand(ask)).await
+        self.reserved(asks, self.demand(ask), ask.frames_of_all())
+            .await
     }
 
     /// Waits for room for all of a request's clips, as [`Handle::reserve`] does.
@@ -357,14 +395,45 @@ impl Handle {
         asks: (&TenantId, Class),
         loads: &[Load],
     ) -> Result<Permit, Error> {
-        self.reserved(asks, self.demand_of_all(loads)).await
+        self.reserved(asks, self.demand_of_all(loads), frames_of(loads))
+            .await
     }
 
-    async fn reserved(&self, asks: (&TenantId, Class), demand: Demand) -> Result<Permit, Error> {
+    async fn reserved(
+        &self,
+        asks: (&TenantId, Class),
+        demand: Demand,
+        frames: u64,
+    ) -> Result<Permit, Error> {
+        let taken = self.charged(asks.0, frames).await?;
         let permit = self.core.admission.reserve(asks, demand).await?;
         match *self.core.ready.borrow() {
-            true => Ok(permit),
+            true => {
+                taken.keep();
+                Ok(permit)
+            }
             false => Err(Error::NotReady),
+        }
+    }
+
+    /// Takes frames from the tenant's rate; waits until there are some. They go back when what is returned is dropped.
+    async fn charged<'a>(&'a self, tenant: &'a TenantId, frames: u64) -> Result<Taken<'a>, Error> {
+        let account = &*self.core.account;
+        let mut over = match account.charge(tenant, frames) {
+            Ok(()) => return Ok(Taken::new(account, tenant, frames)),
+            Err(over) => over,
+        };
+        loop {
+            // A limit of 0 allows none, however long somebody waits.
+            let Some(wait) = over.wait else {
+                return Err(over.into());
+            };
+            // The limit may be raised meanwhile.
+            tokio::time::sleep(wait.min(LOOK)).await;
+            match account.charge_again(tenant, frames) {
+                Ok(()) => return Ok(Taken::new(account, tenant, frames)),
+                Err(still) => over = still,
+            }
         }
     }
 
@@ -405,9 +474,29 @@ impl Handle {
         }
     }
 
+    /// Returns the bytes of a frame's tokens that are kept for later batches; 0 where they are not, which is so on a GPU.
+    pub fn kept_bytes(&self) -> u64 {
+        let backbone = &self.core.backbone;
+        let config = backbone.config();
+        match backbone.place().is_host() {
+            true => (config.tokens() * config.width * size_of::<f32>()) as u64,
+            false => 0,
+        }
+    }
+
     /// Returns the tenant's adapter sets that are resident or quarantined.
     pub fn residency(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
         self.core.residency.records(tenant)
+    }
+
+    /// Returns the adapter sets of all tenants that are resident or quarantined.
+    pub fn all_residency(&self) -> Vec<ResidencyRecord> {
+        self.core.residency.all_records()
+    }
+
+    /// Returns whether a version's adapter set is resident.
+    pub fn is_resident(&self, version: &VersionRef) -> bool {
+        self.core.residency.is_resident(version)
     }
 
     /// Returns what is in use now.

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 pub use error::Error;
 pub use import::{Contents, ImportRequest, Serving, Target};
 
+use crate::blocking::blocking;
 use crate::ids::{TenantId, VersionRef};
 use crate::metadata::VersionRecord;
 use crate::model::{Backbone, exchange};
@@ -88,7 +89,7 @@ impl Exchange {
         let task = wanted.task.clone();
         let backbone = Arc::clone(&self.backbone);
         let import = move || import::prepare(&backbone, wanted, target, contents);
-        let (import, passed_over) = blocking(import).await?;
+        let (import, passed_over) = blocking(import).await??;
         if !passed_over.is_empty() {
             let passed_over = passed_over.join("; ");
             tracing::info!(%task, passed_over, "an import passes over objects of unknown classes");
@@ -108,7 +109,7 @@ impl Exchange {
         // The records decide what may be exported, whatever is in memory.
         let loaded = self.registry.load_current(version).await?;
         let stored = loaded.bytes;
-        let work = move || {
+        let work = move || -> Result<_> {
             let bytes: Bytes = match format {
                 Format::Safetensors => stored,
                 Format::Pytorch => exchange::to_torch(&stored).map_err(Error::Write)?.into(),
@@ -116,17 +117,11 @@ impl Exchange {
             let sha256 = Digest(Sha256::digest(&bytes).into());
             Ok((bytes, sha256))
         };
-        let (bytes, sha256) = blocking(work).await?;
+        let (bytes, sha256) = blocking(work).await??;
         Ok(Exported {
             record: (*loaded.record).clone(),
             bytes,
             sha256,
         })
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await?
 }

@@ -20,6 +20,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// - `publish`: a version's weights are in the store, the version is not visible yet
 /// - `version-published`: the transaction that published a version is committed, the test split is not measured yet
 /// - `alias-moved`: the transaction that moved a serving version is committed
+/// - `usage-flushed`: counts of usage are committed, their process does not know it yet
+/// - `erasure-rows`: some rows of a tenant that is erased are gone
+/// - `erasure-objects`: some of its objects are gone, they are not counted yet
+/// - `erasure-ended`: the erasure is on record as ended
 pub const POINTS: &[&str] = &[
     "part-stored",
     "blob-put",
@@ -33,6 +37,10 @@ pub const POINTS: &[&str] = &[
     "publish",
     "version-published",
     "alias-moved",
+    "usage-flushed",
+    "erasure-rows",
+    "erasure-objects",
+    "erasure-ended",
 ];
 
 /// Error for a text that does not name a crash point.

@@ -20,6 +20,7 @@ mod journal;
 mod leases;
 mod memory;
 mod mirror;
+mod parent;
 mod patience;
 pub mod plan;
 pub mod progress;
@@ -28,6 +29,7 @@ mod runner;
 pub mod schedule;
 pub mod selection;
 pub mod state;
+pub mod sweep;
 mod trainer;
 mod validation;
 
@@ -49,30 +51,30 @@ pub use handle::{Handle, Submission};
 
 use hints::Hints;
 
-/// How jobs are run.
+/// Configuration of jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Jobs that this process works on at a time; each holds its adapters, its optimiser and a few batches.
+    /// Most jobs that this process works on at a time; each holds its adapters, its optimiser and a few batches.
     pub runners: usize,
-    /// How long a claim holds without a sign of life.
+    /// Time for which a claim holds without a sign of life.
     pub lease: Duration,
-    /// How often the database is asked for jobs and events, beside this process's own hints.
+    /// Time between two looks for jobs and events in the database, beside this process's own hints.
     pub poll: Duration,
-    /// Unfinished jobs that a tenant may have.
+    /// Most unfinished jobs of a tenant.
     pub unfinished_per_tenant: u32,
-    /// Streams of events that a tenant may have open.
+    /// Most streams of events that a tenant has open.
     pub watchers_per_tenant: usize,
-    /// Internal errors since a job's newest checkpoint that end it. Drains, lost leases and outages do not count.
+    /// Number of internal errors since a job's newest checkpoint that end the job. Drains, lost leases and outages do not count.
     pub errors: u32,
-    /// How long the database may take for one answer before it counts as away.
+    /// Time that the database may take for one answer before it counts as away.
     pub answer: Duration,
-    /// How long the object store may take for one object before it counts as away.
+    /// Time that the object store may take for one object before it counts as away.
     pub transfer: Duration,
-    /// How long a job that has to stop may take for that, before its runner lets go of it.
+    /// Time that a job that has to stop may take for that, before its runner lets go of it.
     pub parting: Duration,
     /// Shortest time between two transactions of a job's step events.
     pub event_interval: Duration,
-    /// How long a job is held back that ran alone when the process ended; doubles each time.
+    /// Time for which a job is held back that ran alone when the process ended; doubles each time.
     pub crash_pause: Duration,
     /// Memory for decoded training videos, over all jobs; what does not fit is decoded anew in every epoch.
     pub clip_cache_bytes: u64,
@@ -81,6 +83,8 @@ pub struct Config {
     pub step_bytes: u64,
     /// Disk for the frozen features of one linear probe; a job that needs more is refused.
     pub feature_bytes: u64,
+    /// Time between two looks for files of features whose job has ended: a job may end in another process than the one that has its file.
+    pub sweep: Duration,
 }
 
 impl Default for Config {
@@ -100,11 +104,12 @@ impl Default for Config {
             clip_cache_bytes: 512 << 20,
             step_bytes: 2 << 30,
             feature_bytes: 8 << 30,
+            sweep: Duration::from_secs(600),
         }
     }
 }
 
-/// Why a request about jobs was not met.
+/// Reason why a request about jobs was not met.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A hyper-parameter is out of range.
@@ -113,7 +118,7 @@ pub enum Error {
     /// The tenant watches as many jobs as it may.
     #[error("the tenant has {limit} streams of job events open, no more are allowed")]
     TooManyWatchers {
-        /// How many it may have.
+        /// Most streams that the tenant may have.
         limit: usize,
     },
     /// The record is not there, or the database refused.
@@ -121,7 +126,7 @@ pub enum Error {
     Metadata(#[from] metadata::Error),
 }
 
-/// What jobs need of the rest of the server.
+/// Components that jobs call.
 #[derive(Clone)]
 pub struct Parts {
     /// Records of jobs, tasks and data sets.
@@ -132,15 +137,17 @@ pub struct Parts {
     pub library: Library,
     /// Tasks and versions.
     pub registry: Registry,
-    /// Decodes the videos.
+    /// Decoder of the videos.
     pub decoder: video::Decoder,
     /// Device that computes.
     pub device: device::Handle,
-    /// Trained on, never written to.
+    /// Backbone that jobs train on; it is never written to.
     pub backbone: Arc<Backbone>,
     /// Metrics of jobs.
     pub metrics: Metrics,
-    /// Folder for what only spares work: the frozen features of linear probes.
+    /// Name of the process, which no other has: workers are named after it.
+    pub replica: String,
+    /// Folder for files that only save work: the frozen features of linear probes.
     pub scratch: PathBuf,
 }
 
@@ -148,6 +155,8 @@ pub struct Parts {
 pub struct Service {
     config: Config,
     hints: Arc<Hints>,
+    /// Submits the jobs of sweeps.
+    handle: Handle,
 }
 
 /// Makes the service and its handle, which takes requests before the service runs.
@@ -160,12 +169,18 @@ pub fn new(
     let hints = Arc::new(Hints::new());
     let backbone = Arc::clone(backbone);
     let handle = Handle::new(metadata, Arc::clone(&hints), backbone, metrics, &config);
-    (handle, Service { config, hints })
+    let service = Service {
+        config,
+        hints,
+        handle: handle.clone(),
+    };
+    (handle, service)
 }
 
 impl Service {
     /// Works on jobs until the drain; then every running job is put back with a checkpoint, and this returns.
     pub async fn run(self, parts: Parts, drain: Signal) {
-        runner::run(self.config, self.hints, parts, drain).await;
+        let handle = self.handle.clone();
+        runner::run((self.config, handle), self.hints, parts, drain).await;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A task is a set of ST-Adapters (Pan et al., NeurIPS 2022) and a head. In reading order:
 //!
-//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`], [`faults`], [`fair`]: leaves that every module may use.
+//! - [`ids`], [`spec`], [`rng`], [`proto`], [`shutdown`], [`telemetry`], [`faults`], [`fair`], [`blocking`]: leaves that every module may use.
 //! - [`video`]: an untrusted file becomes frames and clips, in a separate process. [`synth`] draws images and motion clips.
 //! - [`model`]: backbone + adapter sets → logits, and their gradients. [`device`]: the thread that runs it, block by block.
 //! - [`store`], [`metadata`]: immutable blobs and the records that name them.
@@ -20,6 +20,7 @@ pub use frameshift_model as model;
 pub use frameshift_video as video;
 
 pub mod app;
+pub mod blocking;
 pub mod client;
 pub mod config;
 pub mod demo;
@@ -41,6 +42,16 @@ pub mod synth;
 pub mod telemetry;
 pub mod tenancy;
 pub mod tools;
+
+/// Inputs of a test that reads strangers' bytes: 500, or as many as `PROPTEST_CASES` says if that is more.
+#[cfg(test)]
+pub(crate) fn inputs() -> proptest::test_runner::Config {
+    let usual = proptest::test_runner::Config::default();
+    proptest::test_runner::Config {
+        cases: usual.cases.max(500),
+        ..usual
+    }
+}
 
 /// Gives unit tests the program's allocator, so that their buffers have the same alignment.
 #[cfg(test)]

@@ -2,29 +2,37 @@
 //!
 //! Invariant: an upload that was acknowledged is on the disk; a video on record was probed by the decoder and its blob is whole.
 
+mod alike;
 mod check;
 mod collector;
 mod dataset;
+mod diff;
+mod eraser;
 mod janitor;
+mod sketch;
 mod stored;
 mod unrecorded;
 mod upload;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-pub use check::{Check, Finding, Kind as FindingKind};
+pub use alike::groups as alike_groups;
+pub use check::{Check, Checked, Finding, Kind as FindingKind};
 pub use collector::Collected;
+pub use diff::{Difference, Differences};
 pub use janitor::{Duty, Removed, Retention};
+pub use sketch::{Sketch, kind as sketches_of};
 pub use stored::Damage;
 pub use upload::{SingleUpload, Started, Upload};
 
+use crate::blocking::Unfinished;
 use crate::ids::{TenantId, VideoId};
 use crate::metadata::{
-    self, MetadataStore, Page, PageRequest, UploadLimits, VideoProbe, VideoRecord,
+    self, AgedPlace, MetadataStore, Page, PageRequest, UploadLimits, VideoProbe, VideoRecord,
 };
 use crate::spec::{Digest, Invalid};
 use crate::store::{self, Store, layout};
@@ -98,7 +106,7 @@ pub enum Error {
     Interrupted,
     /// The check of a data set panicked, or the server is shutting down.
     #[error("the check of a data set broke off")]
-    Check(#[source] tokio::task::JoinError),
+    Check(#[source] Unfinished),
     /// A stored video's bytes are not those that were uploaded.
     #[error("the stored bytes of videos/{video} are damaged: {damage}")]
     Damaged {
@@ -175,6 +183,8 @@ struct Inner {
     whole: stored::Whole,
     /// Checks of data sets that may run at the same time.
     checks: Arc<Semaphore>,
+    /// How far the walk over videos that are older than their tenant's stay has come. A plain mutex, because it is held for one assignment.
+    aged: Mutex<Option<AgedPlace>>,
 }
 
 impl Library {
@@ -193,6 +203,7 @@ impl Library {
                 prober,
                 whole: stored::Whole::default(),
                 checks: Arc::new(Semaphore::new(check::AT_A_TIME)),
+                aged: Mutex::default(),
             }),
         }
     }

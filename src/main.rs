@@ -140,8 +140,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Restore(arguments) => restore(&arguments),
         Command::Fsck(arguments) => fsck(&arguments),
+        Command::FetchBackbone(arguments) => fetch_backbone(&arguments),
         Command::Pretrain(arguments) => tools::pretrain::run(&arguments)
             .map_err(|error| coded_by(error, tools::pretrain::Error::exit_code)),
+        Command::Descriptors { out } => std::fs::write(&out, frameshift::proto::DESCRIPTORS)
+            .map_err(|error| {
+                let told = format!("cannot write {}: {error}", out.display());
+                coded(anyhow::Error::msg(told), CANNOT_WRITE)
+            }),
         Command::Completions { shell } => {
             use std::io::Write;
             // A reader that has gone (`| head`) is no error.
@@ -151,6 +157,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// Exit code when an output cannot be written.
+const CANNOT_WRITE: u8 = 73;
 /// Environment variable that may hold the client's API key.
 const API_KEY: &str = "FRAMESHIFT_API_KEY";
 
@@ -227,6 +235,9 @@ fn bench(command: &tools::bench::Command) -> Result<(), Failure> {
             .map_err(|error| coded_by(error, tools::bench_compute::Error::exit_code)),
         Command::Server(command) => tools::bench_serve::run(command)
             .map_err(|error| coded_by(error, tools::bench_serve::Error::exit_code)),
+        Command::Fleet(arguments) => runtime()?
+            .block_on(tools::bench_fleet::run(arguments))
+            .map_err(|error| coded_by(error, tools::bench_fleet::Error::exit_code)),
     }
 }
 
@@ -329,6 +340,15 @@ fn fsck(arguments: &tools::fsck::Args) -> Result<(), Failure> {
         }
         Err(error) => Err(coded(error, tools::fsck::INCOMPLETE)),
     }
+}
+
+fn fetch_backbone(arguments: &tools::fetch_backbone::Args) -> Result<(), Failure> {
+    let environment = config::environment();
+    let layers = Layered::load(None, &environment, &Flags::default());
+    let layers = layers.map_err(exit(Exit::Usage))?;
+    let work = tools::fetch_backbone::run(arguments, layers.platform());
+    let outcome = runtime()?.block_on(work);
+    outcome.map_err(|error| coded_by(error, tools::fetch_backbone::Error::exit_code))
 }
 
 /// Raises the limit of open files, and warns when it is not enough for the connections that may come.

@@ -4,13 +4,16 @@
 //! no connection leaves this module.
 
 mod access;
+mod erasures;
 mod error;
 mod faulty;
+mod metering;
 mod page;
 mod records;
 mod server;
 mod snapshots;
 mod sql;
+mod sweeps;
 mod topic;
 
 use std::time::Duration;
@@ -18,13 +21,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use access::Access;
+pub use erasures::Erasures;
 pub use error::{Error, Kind, OpenError, Result};
 pub use faulty::{Fault, Outages};
+pub use metering::Metering;
 pub use page::{Page, PageRequest};
 pub use records::*;
 pub use server::{SchemaState, ServerConfig, UrlError};
-pub use snapshots::{SnapshotRecord, Snapshots};
+pub use snapshots::{DatasetVersionRecord, SnapshotRecord, Snapshots};
 pub use sql::{Condition, Config, Database, Faults, backup};
+pub use sweeps::Sweeps;
 pub use topic::Topic;
 
 use crate::ids::{
@@ -43,8 +49,12 @@ pub trait MetadataStore:
     + Changes
     + Jobs
     + Workers
+    + Sweeps
     + Retention
     + Access
+    + Replicas
+    + Metering
+    + Erasures
     + Send
     + Sync
     + std::fmt::Debug
@@ -59,8 +69,12 @@ impl<T> MetadataStore for T where
         + Changes
         + Jobs
         + Workers
+        + Sweeps
         + Retention
         + Access
+        + Replicas
+        + Metering
+        + Erasures
         + Send
         + Sync
         + std::fmt::Debug
@@ -86,7 +100,7 @@ pub trait Videos {
         tenant: &TenantId,
         page: &PageRequest,
     ) -> Result<Page<UploadRecord>>;
-    /// The video that [`Videos::record_video`] recorded with this request before, if any.
+    /// Finds the video that [`Videos::record_video`] recorded with this request before, if any.
     async fn find_uploaded(
         &self,
         tenant: &TenantId,
@@ -118,7 +132,7 @@ pub trait Videos {
         part: PartRecord,
         limits: &UploadLimits,
     ) -> Result<u64>;
-    /// The committed parts by offset.
+    /// Lists the committed parts by offset.
     async fn list_parts(&self, tenant: &TenantId, upload: UploadId) -> Result<Vec<PartRecord>>;
     /// Turns an upload into a video, whose blob is in the store, and forgets the parts. When the upload has a video already, that is returned
     /// instead and `video` is not recorded.
@@ -140,7 +154,7 @@ pub trait Videos {
     /// Deletes a video. In use by a data set or an unfinished job: [`Error::InUse`], unless forced; then the examples of data sets go with it, and
     /// a tombstone keeps its id. The blob may go afterwards.
     async fn delete_video(&self, tenant: &TenantId, video: VideoId, force: bool) -> Result<()>;
-    /// Whether a record names each of some blobs: a video, a part of an upload, a version, or the newest checkpoint of an unfinished job.
+    /// Returns whether a record names each of some blobs: a video, a part of an upload, a version, or the newest checkpoint of an unfinished job.
     async fn named(&self, blobs: &[(TenantId, BlobName)]) -> Result<Vec<bool>>;
 }
 
@@ -258,7 +272,7 @@ pub trait Tasks {
         plan: &Plan,
         etag: &str,
     ) -> Result<TaskRecord>;
-    /// Asks for what served before the last change of that, if `etag` is current. [`Error::NothingBefore`] when nothing did.
+    /// Asks for the versions that served before the last such change, if `etag` is current. [`Error::NothingBefore`] when nothing did.
     async fn roll_back(&self, tenant: &TenantId, task: &TaskId, etag: &str) -> Result<TaskRecord>;
     /// Makes the desired version the serving one. Returns whether it still is the desired one; if not, nothing changes.
     async fn move_serving(
@@ -275,7 +289,7 @@ pub trait Tasks {
         version: AdapterVersion,
         why: &str,
     ) -> Result<bool>;
-    /// Notes of a version of the split, but the main one, that it was proved, or why it cannot serve. Returns whether that is news.
+    /// Notes that a version of the split other than the main one was proved, or why it cannot serve. Returns whether that is news.
     async fn note_member(
         &self,
         tenant: &TenantId,
@@ -283,7 +297,7 @@ pub trait Tasks {
         version: AdapterVersion,
         why: Option<&str>,
     ) -> Result<bool>;
-    /// Wants the versions that serve a task to stay in memory, or no longer. [`Error::TooMuchPinned`] when those of the tenant's tasks would have more
+    /// Sets whether the versions that serve a task are to stay in memory. [`Error::TooMuchPinned`] when those of the tenant's tasks would have more
     /// bytes than `limit`. The etag stays.
     async fn pin_task(
         &self,
@@ -292,12 +306,23 @@ pub trait Tasks {
         pinned: bool,
         limit: u64,
     ) -> Result<TaskRecord>;
-    /// Versions of all tenants that are to stay in memory, in the order of tenants and tasks: those that serve pinned tasks.
+    /// Lists versions of all tenants that are to stay in memory, in the order of tenants and tasks: those that serve pinned tasks.
     async fn pinned_versions(&self) -> Result<Vec<PinnedRecord>>;
-    /// Tasks of all tenants whose desired version is not the serving one, those with a `serving_error` too, or whose split has versions that are
-    /// still to be proved.
+    /// Takes for a time the proof of what is asked of a task: loading it and warming it up, so that it can serve. Not taken when nothing is to be proved or
+    /// another holder has it; in the first second only by a holder that is near: one that has a version of the task in memory. Returns whether it was taken.
+    async fn claim_proof(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        holder: &str,
+        is_near: bool,
+        span: Duration,
+    ) -> Result<bool>;
+    /// Leaves a proof that the holder has to others.
+    async fn release_proof(&self, tenant: &TenantId, task: &TaskId, holder: &str) -> Result<()>;
+    /// Lists tasks of all tenants whose desired version is not the serving one and has not failed, or whose split has versions that are still to be proved.
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>>;
-    /// Serving versions of all tenants in the order of tenants and tasks, those after a task, at most `limit`.
+    /// Lists serving versions of all tenants in the order of tenants and tasks, those after a task, at most `limit`.
     async fn serving_versions(
         &self,
         after: Option<(&TenantId, &TaskId)>,
@@ -335,13 +360,15 @@ pub trait Jobs: Send + Sync {
     ) -> Result<JobRecord>;
     /// Reads a job.
     async fn get_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord>;
+    /// The job that a submission with this request id made; `None` when there was none, or it is too long ago.
+    async fn requested_job(&self, tenant: &TenantId, request: RequestId) -> Result<Option<JobId>>;
     /// Lists jobs, oldest first.
     async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<JobRecord>>;
     /// Asks a job to stop. One that waits is CANCELLED at once, one that a worker has when the worker sees it.
     async fn cancel_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord>;
     /// Makes a job wait until it is resumed, or lets one go on that waits for that. One that a worker has is given back when the worker sees it.
     async fn pause_job(&self, tenant: &TenantId, job: JobId, is_paused: bool) -> Result<JobRecord>;
-    /// Events after a sequence number, at most `limit`.
+    /// Lists events after a sequence number, at most `limit`.
     async fn list_events(
         &self,
         tenant: &TenantId,
@@ -366,12 +393,14 @@ pub trait Workers {
     /// it is FAILED with [`PROCESS_LOST`].
     async fn recover_jobs(&self, pause: Duration) -> Result<Recovered>;
     /// Puts back jobs whose lease has run out, except `alive`, of which the caller knows better than the clock of the database. Returns those that
-    /// ended thereby, since their owners want that.
+    /// ended thereby: since their owners want that, or FAILED with [`PROCESS_LOST`] when the third process in a row that had no other job ended at the same
+    /// step, or the twelfth of any since the newest checkpoint.
     async fn release_lost_jobs(&self, alive: &[Lease]) -> Result<Vec<JobRecord>>;
-    /// Takes the next job: the oldest one of the tenant with the fewest jobs under way. Jobs that ran when a process ended come first, one at a
+    /// Takes the next job: tenants take turns by the clip-frames of their jobs, and of a tenant's jobs the one with the highest priority goes first, then the
+    /// oldest. Jobs that ran when a process ended come first, one at a
     /// time and nothing beside them until they are past that step. The job that is returned has the number of the claim's own event.
     async fn claim_job(&self, worker: &str, lease: Duration) -> Result<Option<Claim>>;
-    /// Number of jobs that wait for a worker.
+    /// Counts the jobs that wait for a worker and that this process could claim: those for its backbone, and those for any.
     async fn count_waiting_jobs(&self) -> Result<u64>;
     /// Extends the lease. Returns what the owner wants, when that is not that the worker goes on.
     async fn heartbeat(&self, lease: &Lease, extend: Duration) -> Result<Option<Unwanted>>;
@@ -421,7 +450,18 @@ pub trait Workers {
     ) -> Result<JobRecord>;
 }
 
-/// What goes in time, of all tenants. Each call is one short transaction over a bounded number of rows, so that it never keeps other writers waiting
+/// The processes that share the records.
+#[async_trait]
+pub trait Replicas {
+    /// Writes what a process says of itself.
+    async fn report_replica(&self, name: &str, report: &ReplicaReport) -> Result<()>;
+    /// Forgets a process that ends.
+    async fn forget_replica(&self, name: &str) -> Result<()>;
+    /// Lists processes by name, those that have not been heard of for up to an hour too.
+    async fn list_replicas(&self, page: &PageRequest) -> Result<Page<ReplicaRecord>>;
+}
+
+/// Removal of what has expired, for all tenants. Each call is one short transaction over a bounded number of rows, so that it never keeps other writers waiting
 /// for long, and says how many rows it took: it is called again until it took none. Wherever it is cut, the next call goes on.
 #[async_trait]
 pub trait Retention {
@@ -431,23 +471,28 @@ pub trait Retention {
     async fn ended_parts(&self) -> Result<Vec<EndedPart>>;
     /// Forgets parts whose blobs are gone.
     async fn forget_parts(&self, parts: &[EndedPart]) -> Result<()>;
-    /// Forgets uploads that ended so long ago, and have no parts any more.
+    /// Forgets uploads that ended longer than `age` ago and have no parts any more.
     async fn forget_uploads(&self, age: Duration) -> Result<u64>;
-    /// Forgets request ids of creates that are so long ago.
+    /// Forgets request ids that are older than `age`.
     async fn forget_requests(&self, age: Duration) -> Result<u64>;
-    /// Leaves at most so many events of steps, evenly spread, of each job that has ended.
+    /// Leaves at most `keep` events of steps, evenly spread, of each job that has ended.
     async fn thin_events(&self, keep: u32) -> Result<u64>;
-    /// Forgets the events of jobs that ended so long ago, but for changes of state.
+    /// Forgets the events of jobs that ended longer than `age` ago, except changes of state.
     async fn forget_events(&self, age: Duration) -> Result<u64>;
-    /// Forgets the examples of snapshots that no unfinished job reads and that were taken so long ago; their digests stay while a job names them.
+    /// Forgets the examples of snapshots that no unfinished job reads and that were taken longer than `age` ago; their digests stay while a job names them.
     async fn forget_snapshots(&self, age: Duration) -> Result<u64>;
     /// Removes what data sets that were deleted hold, and then their rows.
     async fn forget_datasets(&self) -> Result<u64>;
-    /// Forgets jobs that ended so long ago.
-    async fn forget_jobs(&self, age: Duration) -> Result<u64>;
+    /// Tenants with jobs that ended so long ago, or as long ago as their tenant's jobs stay; without an age, those of such tenants only. Some of them, none
+    /// when there are none.
+    async fn tenants_with_aged_jobs(&self, age: Option<Duration>) -> Result<Vec<TenantId>>;
+    /// Forgets jobs of a tenant that ended so long ago, or as long ago as the tenant's jobs stay.
+    async fn forget_jobs(&self, tenant: &TenantId, age: Option<Duration>) -> Result<u64>;
+    /// Looks at some of the videos that are older than their tenant's stay, after a place, for those that no data set and no unfinished job names.
+    async fn aged_videos(&self, after: Option<&AgedPlace>) -> Result<AgedVideos>;
     /// Takes for a time what one process at a time does for all, such as these calls, unless another has it. Returns whether it was taken; the holder
     /// may take it again.
     async fn take_duty(&self, duty: &str, holder: &str, span: Duration) -> Result<bool>;
-    /// The unfinished uploads of all tenants.
+    /// Counts the unfinished uploads of all tenants.
     async fn unfinished_uploads(&self) -> Result<UnfinishedUploads>;
 }

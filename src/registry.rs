@@ -9,6 +9,7 @@ mod fitness;
 mod import;
 mod manifest;
 mod pending;
+mod proof;
 mod publish;
 mod split;
 mod view;
@@ -29,6 +30,7 @@ pub use publish::Publication;
 pub use split::{Key, Split};
 pub use view::{Essentials, Served, Standing, TASK_BYTES};
 
+use crate::blocking::blocking;
 use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId, VersionRef};
 use crate::metadata::{
@@ -37,6 +39,7 @@ use crate::metadata::{
 };
 use crate::spec::Invalid;
 use crate::store::{self, Store, layout};
+use crate::telemetry::replica;
 
 /// Most announcements pending for a slow subscriber. It is told when it missed some and then calls [`Registry::pending`], so the number only has to
 /// cover a burst of publications.
@@ -141,18 +144,32 @@ struct Inner {
     metadata: Arc<dyn MetadataStore>,
     cache: Cache<VersionRef, Loaded>,
     view: View,
+    /// Name of this process among those that share the records; `None` when it has them alone.
+    replica: Option<String>,
     desired: broadcast::Sender<(TenantId, TaskId)>,
 }
 
 impl Registry {
     /// Creates a registry over its parts.
     pub fn new(config: Config, store: Store, metadata: Arc<dyn MetadataStore>) -> Self {
+        Self::of_replica(config, store, metadata, &replica::name())
+    }
+
+    /// Creates the registry of a process with this name.
+    pub fn of_replica(
+        config: Config,
+        store: Store,
+        metadata: Arc<dyn MetadataStore>,
+        name: &str,
+    ) -> Self {
+        let is_shared = !metadata.is_exclusive();
         Self {
             inner: Arc::new(Inner {
                 store,
                 metadata,
                 cache: Cache::new(config.cache_bytes),
                 view: View::new(&config),
+                replica: is_shared.then(|| name.to_owned()),
                 config,
                 desired: broadcast::channel(ANNOUNCEMENTS).0,
             }),
@@ -366,7 +383,7 @@ impl Registry {
     /// Checks a file against its record, off the async threads: a manifest can be a megabyte.
     async fn check(&self, version: &VersionRef, loaded: Loaded) -> Result<()> {
         let work = move || manifest::check(&loaded.bytes, &loaded.record.manifest);
-        let checked = tokio::task::spawn_blocking(work).await;
+        let checked = blocking(work).await;
         // A check that was aborted counts as a failed check.
         let checked = checked.unwrap_or_else(|error| Err(Mismatch::Malformed(error.to_string())));
         checked.map_err(|mismatch| match mismatch {

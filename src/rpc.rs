@@ -25,8 +25,10 @@ use crate::shutdown::{self, Signal};
 use crate::spec::Geometry;
 use crate::telemetry::Traces;
 use crate::telemetry::metrics::Metrics;
+use crate::tenancy::pages::Pages;
+use crate::tenancy::proxies::Proxies;
 use crate::tenancy::tls::Certificates;
-use crate::tenancy::{Admin, Credentials};
+use crate::tenancy::{Admin, Credentials, Tenants};
 
 mod admin;
 mod auth;
@@ -50,6 +52,7 @@ mod tasks;
 mod uploads;
 mod versions;
 mod videos;
+mod web;
 mod windows;
 
 use auth::Callers;
@@ -57,6 +60,8 @@ use listener::Listener;
 use stack::budget::Budget;
 use stack::drained::Steps;
 
+#[cfg(any(fuzzing, test))]
+pub use auth::fuzz as fuzz_header;
 pub use health::Health;
 pub use info::About;
 pub use pool::Pools;
@@ -79,7 +84,7 @@ pub const ADMIN_CONNECTIONS: usize = 32;
 /// Memory of messages to the administrators' API: the least that a budget can have.
 pub const ADMIN_MEMORY: u64 = 2 * MESSAGE_BYTES as u64;
 
-/// How connections are kept.
+/// Configuration of connections and calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Age at which a connection is asked to close; its requests in flight finish.
@@ -88,20 +93,24 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// Time to answer the probe.
     pub keepalive_timeout: Duration,
-    /// Connections at a time.
+    /// Most connections at a time.
     pub connections: usize,
     /// Time until a connection has to speak HTTP/2.
     pub handshake: Duration,
-    /// What calls may hold, and for how long.
+    /// Limits of what calls hold, and for how long.
     pub limits: Limits,
-    /// Time after a drain's begin in which calls that still arrive are served.
+    /// Time after the beginning of a drain in which calls that still arrive are served.
     pub drain_grace: Duration,
-    /// Who may ask which services there are.
+    /// Callers who may ask which services there are.
     pub reflection: Reflection,
+    /// Proxies whose word counts for the addresses of callers.
+    pub trusted_proxies: Proxies,
+    /// Origins of pages whose browsers may call by gRPC-Web; none turns gRPC-Web off.
+    pub web_origins: Vec<http::HeaderValue>,
 }
 
 impl Config {
-    /// The same for the administrators' API: a few connections with small messages.
+    /// Returns the configuration of the administrators' API: a few connections with small messages.
     #[must_use]
     pub fn of_admin(&self) -> Self {
         Self {
@@ -110,19 +119,21 @@ impl Config {
                 message_memory: ADMIN_MEMORY,
                 ..self.limits.clone()
             },
+            // People administer by the command line, not from pages.
+            web_origins: Vec::new(),
             ..self.clone()
         }
     }
 }
 
-/// Who may ask which services and messages there are.
+/// Callers who may ask which services and messages there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reflection {
-    /// Everybody.
+    /// Everybody may ask.
     On,
-    /// Whoever has a credential.
+    /// Callers with a credential may ask.
     Authenticated,
-    /// Nobody.
+    /// Nobody may ask.
     Off,
 }
 
@@ -137,11 +148,13 @@ impl Default for Config {
             limits: Limits::default(),
             drain_grace: Duration::from_secs(5),
             reflection: Reflection::On,
+            trusted_proxies: Proxies::default(),
+            web_origins: Vec::new(),
         }
     }
 }
 
-/// Why the API stopped.
+/// Reason why the API stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The transport failed.
@@ -152,31 +165,33 @@ pub enum Error {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// What handlers call.
+/// Components that handlers call.
 pub struct Parts {
     /// Videos and data sets.
     pub library: Library,
     /// Tasks and versions.
     pub registry: Registry,
-    /// Fine-tuning.
+    /// Handle of fine-tuning jobs.
     pub jobs: crate::jobs::Handle,
-    /// Classification.
+    /// Classification and embedding.
     pub serving: Serving,
-    /// What is resident.
+    /// Engine, which knows what is resident.
     pub engine: engine::Handle,
-    /// Counters.
+    /// Metrics of the server.
     pub metrics: Metrics,
-    /// What tasks have to fit.
+    /// Geometry of the backbone, which tasks have to fit.
     pub geometry: Geometry,
     /// Versions as files.
     pub exchange: Exchange,
     /// Folder for files of one request that are too large for memory.
     pub spool: PathBuf,
-    /// What files on their way draw from.
+    /// Seals of page tokens.
+    pub pages: Pages,
+    /// Pools of memory and disk that files on their way draw from.
     pub pools: Pools,
-    /// What the server is.
+    /// Description of the server.
     pub about: About,
-    /// What its accelerator is doing.
+    /// Function that reads the state of the server's accelerator.
     pub accelerator: info::LookAtAccelerator,
 }
 
@@ -193,7 +208,7 @@ impl Default for Api {
 }
 
 impl Api {
-    /// Handlers that are not ready.
+    /// Creates handlers that are not ready.
     pub fn new() -> Self {
         Self {
             parts: Arc::new(OnceLock::new()),
@@ -216,7 +231,7 @@ impl Api {
         self.parts.get().ok_or_else(status::not_ready)
     }
 
-    /// The message of a unary request, its tenant, and what to call.
+    /// Returns the message of a unary request, its tenant, and the components to call.
     fn enter<T>(&self, request: tonic::Request<T>) -> Result<(&Parts, TenantId, T), Status> {
         let parts = self.parts()?;
         let tenant = auth::tenant(&request)?;
@@ -246,15 +261,17 @@ macro_rules! compressed {
 pub struct Front {
     /// The bound listener.
     pub listener: TcpListener,
-    /// What callers prove who they are with; without it they are anonymous.
+    /// Credentials that callers prove who they are with; without them callers are anonymous.
     pub credentials: Option<Credentials>,
+    /// States and limits of tenants.
+    pub tenants: Tenants,
     /// Certificates of TLS; without them connections are in plain text.
     pub certificates: Option<Certificates>,
-    /// Counters.
+    /// Metrics of the calls.
     pub metrics: Metrics,
     /// Traces of the calls.
     pub traces: Traces,
-    /// When to end.
+    /// Signal at which serving ends.
     pub drain: Signal,
 }
 
@@ -284,8 +301,13 @@ pub async fn serve(config: &Config, front: Front, api: Api, health: &Health) -> 
 ///
 /// # Errors
 /// When the transport fails.
-pub async fn serve_admin(config: &Config, front: Front, admin: Admin) -> Result<(), Error> {
-    let api = v1::admin_service_server::AdminServiceServer::new(admin::AdminApi(admin));
+pub async fn serve_admin(
+    config: &Config,
+    front: Front,
+    admin: (Admin, Pages),
+) -> Result<(), Error> {
+    let api = admin::AdminApi(admin.0, admin.1);
+    let api = v1::admin_service_server::AdminServiceServer::new(api);
     let routes = reflection(config, true)?.add_service(compressed!(api));
     run(config, front, routes).await
 }
@@ -295,6 +317,7 @@ async fn run(config: &Config, front: Front, routes: Routes) -> Result<(), Error>
     let Front {
         listener,
         credentials,
+        tenants,
         certificates,
         metrics,
         traces,
@@ -311,8 +334,11 @@ async fn run(config: &Config, front: Front, routes: Routes) -> Result<(), Error>
         cut,
     };
     let listener = Listener::new(listener, limits, budget.clone(), metrics.clone(), ends)
-        .encrypted(certificates);
-    let callers = Callers::new(credentials, config.reflection, metrics.clone());
+        .encrypted(certificates)
+        .with_http1(!config.web_origins.is_empty());
+    let callers = Callers::new(credentials, config.reflection, metrics.clone())
+        .of_tenants(tenants)
+        .behind(config.trusted_proxies.clone());
     let shared = stack::Shared {
         metrics,
         traces,
@@ -330,6 +356,9 @@ async fn run(config: &Config, front: Front, routes: Routes) -> Result<(), Error>
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .accept_http1(!config.web_origins.is_empty())
+        .layer(web::origins(&config.web_origins))
+        .layer(web::translation(&config.web_origins))
         .layer(stack::layers(shared))
         .add_routes(routes)
         .serve_with_incoming_shutdown(listener.into_stream(), async move {

@@ -13,25 +13,27 @@ mod evaluate;
 pub mod frames;
 mod scores;
 mod shadow;
+mod shown;
 mod tally;
 pub mod windows;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use answer::{Answer, SampledFrame};
 pub use comparisons::Comparison;
 pub use embed::{Embedding, FeatureRequest, Subject};
 pub use error::Error;
-pub use evaluate::{Evaluated, Evaluator, Judged, Outcome, Progress};
+pub use evaluate::{Evaluated, Evaluator, Judged, Progress, Scope, Verdict};
 pub use scores::Scores;
 pub use tally::{Place, Sums, Tally};
 pub use windows::Windows;
 
 use choosing::cannot_serve;
-use clips::{Decoded, Samplings};
+use clips::Samplings;
 use comparisons::Comparisons;
 use futures::future::join_all;
+use shown::Shown;
 
 use crate::engine;
 use crate::fair::Class;
@@ -79,20 +81,20 @@ pub enum Video {
     Given(Input),
 }
 
-/// The tenant that calls, how urgent its request is, and how long the answer is wanted.
+/// Caller of a classification, with the priority and the deadline of its request.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// Tenant of the caller.
     pub tenant: TenantId,
     /// Time after which the answer is no longer wanted.
     pub deadline: Option<Instant>,
-    /// How urgent the answer is.
+    /// Priority class of the request.
     pub class: Class,
-    /// What decides which version of a split answers; without it, the video does.
+    /// Key that decides which version of a split answers; without one, the video decides.
     pub key: Option<Key>,
 }
 
-/// A task, and which of its versions.
+/// Choice of a task, and perhaps of one of its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// Id of the task.
@@ -112,7 +114,7 @@ struct Asked {
     watching: Vec<VersionRef>,
 }
 
-/// What a version is to the task that it answers for.
+/// Role of a version for the task that it answers for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// The version was named.
@@ -218,6 +220,22 @@ impl Serving {
         }
     }
 
+    /// Asks for room for the clips of a request, with which the stage of admission ends.
+    fn admitted(
+        &self,
+        caller: &Caller,
+        samplings: &Samplings,
+        admission: Open,
+    ) -> Result<engine::Permit, engine::Error> {
+        let permit = self.parts.engine.admit_all_for(
+            (&caller.tenant, caller.class),
+            caller.deadline,
+            &samplings.loads(),
+        );
+        admission.end(permit.is_ok());
+        permit
+    }
+
     /// Returns the answers of versions that are known, in their order.
     async fn answers(
         &self,
@@ -231,46 +249,26 @@ impl Serving {
             return Ok(Vec::new());
         }
         let samplings = Samplings::of(asked.iter().map(|asked| asked.essentials.sampling));
+        let permit = self.admitted(caller, &samplings, admission)?;
         let engine = &self.parts.engine;
-        let permit = engine.admit_all_for(
-            (&caller.tenant, caller.class),
-            caller.deadline,
-            &samplings.loads(),
-        );
-        admission.end(permit.is_ok());
-        let permit = permit?;
         engine.prefetch(asked.iter().map(|asked| &asked.version));
         let mut decoded = self.decoded(caller, video, &samplings).await?;
-        let clips = |(asked, &sampling): (&&Asked, &usize)| engine::Clips {
-            version: asked.version.clone(),
-            clips: (decoded[sampling].planes.iter().cloned())
+        let planes = decoded
+            .iter_mut()
+            .map(|own| std::mem::take(&mut own.planes));
+        let planes: Vec<_> = planes.collect();
+        let shown = asked.iter().zip(&samplings.places);
+        let shown = shown.map(|(&asked, &sampling)| Shown {
+            asked,
+            views: (planes[sampling].iter().cloned())
                 .map(engine::Pictures::from)
                 .collect(),
-        };
-        let versions = asked.iter().zip(&samplings.places).map(clips).collect();
-        let shadows = asked.iter().zip(&samplings.places);
-        let shadows = shadows.map(|(asked, &sampling)| self.shadows(asked, &decoded[sampling]));
-        let shadows: Vec<_> = shadows.collect();
-        // The engine holds the planes from here on, and no longer than it needs them.
-        decoded.iter_mut().for_each(|own| own.planes.clear());
-        let answers = engine
-            .classify_each(&permit, versions, caller.deadline)
-            .await?;
-        let answers = answers.into_iter().zip(asked).zip(&samplings.places);
-        let scored = answers.map(|((answer, asked), &sampling)| {
-            let decoded = &decoded[sampling];
-            answer
-                .map_err(Error::from)
-                .and_then(|answer| scored(asked, answer, decoded))
+            frames: &decoded[sampling].frames,
+            decode: decoded[sampling].took,
         });
-        let scored: Vec<_> = scored.collect();
-        for ((asked, shadows), answer) in asked.iter().zip(shadows).zip(&scored) {
-            if answer.is_err() {
-                self.parts.metrics.classification_failed(&asked.version);
-            }
-            self.watch(shadows, answer);
-        }
-        Ok(scored)
+        let shown = shown.collect();
+        drop(planes);
+        self.run(&permit, caller.deadline, shown).await
     }
 
     /// Returns the version of each choice.
@@ -350,7 +348,11 @@ impl Serving {
 }
 
 /// Returns the answer of a version from its clips' logits.
-fn scored(asked: &Asked, answer: engine::Answer, decoded: &Decoded) -> Result<Answer, Error> {
+fn scored(
+    asked: &Asked,
+    answer: engine::Answer,
+    (frames, decode): (&[SampledFrame], Duration),
+) -> Result<Answer, Error> {
     let (version, labels) = (asked.version.clone(), asked.essentials.labels.clone());
     let scores = Scores::of(&answer.logits).filter(|own| own.mean.len() == labels.len());
     let Some(scores) = scores else {
@@ -362,8 +364,8 @@ fn scored(asked: &Asked, answer: engine::Answer, decoded: &Decoded) -> Result<An
         labels,
         scores,
         sureness: asked.essentials.sureness,
-        frames: decoded.frames.clone(),
-        decode: decoded.took,
+        frames: frames.to_vec(),
+        decode,
         queue: answer.queue,
         device: answer.device,
     })

@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod cache;
 mod circuit;
 mod copies;
+pub mod download;
 mod faulty;
 mod fetch;
 mod identity;

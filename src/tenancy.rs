@@ -3,16 +3,25 @@
 //! Invariant: a request has exactly one caller before any handler sees it; what a credential is worth is decided in [`credentials`] alone.
 
 pub mod admin;
+mod attempts;
 pub mod bootstrap;
 mod cache;
 pub mod credentials;
 mod hash;
+pub mod identities;
 pub mod key;
+mod meter;
+mod oidc;
+pub mod pages;
+pub mod proxies;
+mod rates;
 mod refusals;
+mod tenants;
 pub mod tls;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +30,15 @@ use crate::ids::{self, KeyId, TaskId, TenantId};
 use crate::spec::Scopes;
 
 pub use admin::Admin;
-pub use credentials::{Credentials, Refused};
+pub use credentials::{Credentials, Presented, Proven, Refused};
 pub use hash::{FileError, Hasher};
+pub use identities::Identity;
+pub use meter::Meter;
+pub use oidc::Flaw;
+#[cfg(any(fuzzing, test))]
+pub use oidc::token::fuzz as fuzz_token;
 pub use refusals::{Refusals, Source};
+pub use tenants::{Denied, Forget, Tenants, WINDOW};
 
 /// Header that names the tenant while authentication is off, or chooses among the caller's.
 pub const HEADER: &str = "x-frameshift-tenant";
@@ -33,16 +48,22 @@ pub const HEADER: &str = "x-frameshift-tenant";
 pub enum Method {
     /// API keys as bearer credentials.
     Keys,
+    /// Tokens of OpenID Connect issuers as bearer credentials.
+    Oidc,
+    /// Certificates that clients show in the TLS handshake.
+    Mtls,
 }
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 1] = [Self::Keys];
+    pub const ALL: [Self; 3] = [Self::Keys, Self::Oidc, Self::Mtls];
 
     /// The name of the method, as the configuration spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
+            Self::Oidc => "oidc",
+            Self::Mtls => "mtls",
         }
     }
 }
@@ -56,6 +77,10 @@ pub struct Config {
     pub pepper_file: Option<PathBuf>,
     /// File with the first operator's key.
     pub bootstrap_file: Option<PathBuf>,
+    /// Issuers of tokens and rules of subjects and certificates.
+    pub identities: Option<identities::Config>,
+    /// Credentials of one address that may be refused at once, before unknown ones from there are refused without a look; one more each second.
+    pub attempts: NonZeroU32,
     /// Time for which a key is good without another look at the database.
     pub fresh: Duration,
     /// Time for which a key that was good stays so while the database is away.
@@ -70,6 +95,8 @@ impl Default for Config {
             methods: BTreeSet::new(),
             pepper_file: None,
             bootstrap_file: None,
+            identities: None,
+            attempts: NonZeroU32::MIN.saturating_add(19),
             fresh: Duration::from_secs(60),
             stale_limit: Duration::from_secs(15 * 60),
             feed_poll: Duration::from_secs(2),
@@ -89,6 +116,9 @@ pub enum Error {
     /// The header names a tenant that is not the caller's, whether it exists or not.
     #[error("{HEADER}: the caller has no access to this tenant")]
     Foreign,
+    /// The caller has several tenants, and the header names none of them.
+    #[error("{HEADER}: the caller has {0} tenants, expected the name of one")]
+    Unchosen(usize),
 }
 
 /// Who calls: whose credential was accepted.
@@ -98,6 +128,15 @@ pub enum Principal {
     Anonymous,
     /// The holder of an API key.
     Key(KeyId),
+    /// The subject of an issuer's token.
+    Subject {
+        /// URL of the issuer.
+        issuer: Arc<str>,
+        /// Subject, by the issuer's own names.
+        subject: Arc<str>,
+    },
+    /// The holder of a certificate, by the certificate's SPIFFE id or DNS name.
+    Certificate(Arc<str>),
     /// Somebody with access to the server's own files.
     Operator,
 }
@@ -107,6 +146,8 @@ impl fmt::Display for Principal {
         match self {
             Self::Anonymous => f.write_str("anonymous"),
             Self::Key(key) => write!(f, "keys/{key}"),
+            Self::Subject { issuer, subject } => write!(f, "{issuer}#{subject}"),
+            Self::Certificate(name) => write!(f, "certificates/{name}"),
             Self::Operator => f.write_str("operator"),
         }
     }

@@ -3,9 +3,11 @@
 pub mod backup;
 pub mod bench;
 pub mod bench_compute;
+pub mod bench_fleet;
 pub mod bench_serve;
 pub mod bootstrap;
 pub mod convert;
+pub mod fetch_backbone;
 pub mod fsck;
 pub mod inspect;
 pub mod migrate;

@@ -1,4 +1,4 @@
-//! Most memory that the server may use, part by part: the sum that `serve` prints and compares with the available memory.
+//! Most memory that the server may use, part by part: the sum that `serve` prints and compares with the available memory, and the same of a GPU.
 //!
 //! Invariant: every part that a caller, a file or a job can make grow is limited by a budget that has a row here.
 
@@ -16,6 +16,9 @@ const PROGRAM: u64 = 192 << 20;
 /// What a job knows of 250,000 videos: 32 bytes of each, and three times that while the list grows.
 const EXAMPLES: u64 = 24 << 20;
 
+/// Memory of the host through which a GPU's copies go.
+const STAGING: u64 = 256 << 20;
+
 /// A part of the memory and how large it may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
@@ -25,6 +28,21 @@ pub struct Part {
     pub settings: &'static str,
     /// Largest size of the part in bytes.
     pub bytes: u64,
+    /// Whether the part is of what the model computes with, which lies in a GPU's memory where there is one.
+    pub is_computed_with: bool,
+}
+
+/// A sum of parts, and the memory that they are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sum {
+    bytes: u64,
+    available: Option<u64>,
+}
+
+impl Sum {
+    fn is_too_much(self) -> bool {
+        self.available.is_some_and(|bytes| self.bytes > bytes)
+    }
 }
 
 /// All parts, and the memory that this process may use.
@@ -34,11 +52,13 @@ pub struct Budgets {
     pub parts: Vec<Part>,
     /// Memory of the machine in bytes, or the limit of the process's control group; `None` when the system does not report it.
     pub available: Option<u64>,
+    /// Memory of the GPU in bytes; `None` when the model computes on the processor.
+    pub device: Option<u64>,
 }
 
 impl Budgets {
-    /// Returns the budgets of a configuration, with a backbone of `backbone` bytes.
-    pub(super) fn of(config: &Config, backbone: u64) -> Self {
+    /// Returns the budgets of a configuration, with a backbone of `backbone` bytes, on a GPU of so many bytes or on the processor.
+    pub(super) fn of(config: &Config, backbone: u64, device: Option<u64>) -> Self {
         let limits = &config.rpc.limits;
         let jobs = config.jobs.runners as u64;
         let windows = config.rpc.connections as u64 * u64::from(CONNECTION_WINDOW);
@@ -47,10 +67,15 @@ impl Budgets {
             what,
             settings,
             bytes,
+            is_computed_with: false,
         };
-        let parts = vec![
-            part("backbone", "backbone, precision", backbone),
-            part(
+        let computed = |what, settings, bytes| Part {
+            is_computed_with: true,
+            ..part(what, settings, bytes)
+        };
+        let mut parts = vec![
+            computed("backbone", "backbone, precision", backbone),
+            computed(
                 "adapter sets",
                 "adapter_memory",
                 config.engine.residency_bytes,
@@ -69,7 +94,7 @@ impl Budgets {
                 }),
             ),
             part("waiting clips", "queue_memory", config.engine.clip_bytes()),
-            part(
+            computed(
                 "a batch's activations",
                 "batch_memory",
                 config.engine.batch_bytes,
@@ -85,7 +110,7 @@ impl Budgets {
                 limits.upload_memory,
             ),
             part("live streams", "live_memory", limits.live_memory),
-            part(
+            computed(
                 "training steps",
                 "job_runners, step_memory",
                 jobs.saturating_mul(config.jobs.step_bytes),
@@ -105,47 +130,84 @@ impl Budgets {
             part("frames of windows", "", WINDOW_BYTES),
             part("program", "", PROGRAM),
         ];
+        if device.is_some() {
+            parts.push(part("copies to and from the GPU", "", STAGING));
+        }
         Self {
             parts,
             available: machine::memory(),
+            device,
         }
     }
 
-    /// Returns the sum of all parts in bytes.
+    /// Returns the parts in the host's memory, or those in the GPU's.
+    fn parts_on(&self, is_device: bool) -> impl Iterator<Item = &Part> {
+        let on_device = |part: &Part| self.device.is_some() && part.is_computed_with;
+        let parts = self.parts.iter();
+        parts.filter(move |part| on_device(part) == is_device)
+    }
+
+    fn sum_on(&self, is_device: bool) -> Sum {
+        let bytes = self.parts_on(is_device).map(|part| part.bytes);
+        Sum {
+            bytes: bytes.fold(0, u64::saturating_add),
+            available: match is_device {
+                true => self.device,
+                false => self.available,
+            },
+        }
+    }
+
+    /// Returns the sum of the parts in the host's memory in bytes.
     pub fn sum(&self) -> u64 {
-        let bytes = self.parts.iter().map(|part| part.bytes);
-        bytes.fold(0, u64::saturating_add)
+        self.sum_on(false).bytes
     }
 
-    /// Returns whether all parts together may exceed the available memory.
+    /// Returns whether the parts together may exceed the available memory, of the host or of the GPU.
     pub fn is_too_much(&self) -> bool {
-        self.available.is_some_and(|bytes| self.sum() > bytes)
+        self.sum_on(false).is_too_much() || self.sum_on(true).is_too_much()
     }
 
-    /// Logs a warning when the parts together may exceed the available memory.
+    /// Logs a warning when the parts together may exceed the available memory, of the host or of the GPU.
     pub(super) fn check(&self) {
-        if self.is_too_much() {
-            tracing::warn!(
-                most = %Rounded(self.sum()),
-                available = %Rounded(self.available.unwrap_or_default()),
-                "the budgets add up to more memory than is available; docs/operate.md says what to lower"
-            );
+        for (sum, of) in [(self.sum_on(false), "host"), (self.sum_on(true), "GPU")] {
+            if sum.is_too_much() {
+                tracing::warn!(
+                    of,
+                    most = %Rounded(sum.bytes),
+                    available = %Rounded(sum.available.unwrap_or_default()),
+                    "the budgets add up to more memory than is available; docs/operate.md says what to lower"
+                );
+            }
         }
     }
 }
 
 impl fmt::Display for Budgets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "memory          {} at most", Rounded(self.sum()))?;
-        if let Some(available) = self.available {
-            let verdict = if self.is_too_much() {
+        self.write(f, "memory          ", false)?;
+        if self.device.is_some() {
+            writeln!(f)?;
+            self.write(f, "GPU's memory    ", true)?;
+        }
+        Ok(())
+    }
+}
+
+impl Budgets {
+    /// Writes a sum and its parts.
+    fn write(&self, f: &mut fmt::Formatter<'_>, what: &str, is_device: bool) -> fmt::Result {
+        let sum = self.sum_on(is_device);
+        write!(f, "{what}{} at most", Rounded(sum.bytes))?;
+        if let Some(available) = sum.available {
+            let verdict = if sum.is_too_much() {
                 ", which is less"
             } else {
                 ""
             };
             write!(f, " of {}{verdict}", Rounded(available))?;
         }
-        for part in &self.parts {
+        for part in self.parts_on(is_device) {
             let bytes = Rounded(part.bytes);
             write!(f, "\n  {:<24} {bytes:>8}", part.what)?;
             if !part.settings.is_empty() {
@@ -178,7 +240,39 @@ mod tests {
 
     fn budgets(flags: &Flags) -> Budgets {
         let config = Config::load(None, &BTreeMap::new(), flags, "frameshift".into()).unwrap();
-        Budgets::of(&config, 300 << 20)
+        Budgets::of(&config, 300 << 20, None)
+    }
+
+    #[test]
+    fn what_is_computed_with_counts_for_the_gpu_where_there_is_one() {
+        let config = Config::load(
+            None,
+            &BTreeMap::new(),
+            &Flags::default(),
+            "frameshift".into(),
+        );
+        let config = config.unwrap();
+        let cpu = Budgets::of(&config, 300 << 20, None);
+        let computed: u64 = (300 << 20)
+            + config.engine.residency_bytes
+            + config.engine.batch_bytes
+            + config.jobs.runners as u64 * config.jobs.step_bytes;
+        let mut gpu = Budgets::of(&config, 300 << 20, Some(computed));
+        gpu.available = None;
+        assert_eq!(gpu.sum(), cpu.sum() - computed + STAGING);
+        assert!(!gpu.is_too_much());
+        let text = gpu.to_string();
+        let (host, device) = text.split_once("GPU's memory").unwrap();
+        assert!(
+            host.contains("waiting clips") && !host.contains("adapter sets"),
+            "{text}"
+        );
+        assert!(
+            device.contains("adapter sets") && !device.contains("which is less"),
+            "{text}"
+        );
+        gpu.device = Some(computed - 1);
+        assert!(gpu.is_too_much() && gpu.to_string().contains("which is less"));
     }
 
     #[test]

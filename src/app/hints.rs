@@ -12,13 +12,14 @@ use crate::jobs;
 use crate::metadata::{Database, Topic};
 use crate::registry::Registry;
 use crate::shutdown::Signal;
-use crate::tenancy::Credentials;
+use crate::tenancy::{Credentials, Tenants};
 
 /// Whoever looks.
 struct Hearers {
     registry: Registry,
     jobs: jobs::Handle,
     credentials: Credentials,
+    tenants: Tenants,
 }
 
 /// Starts the loop, where several servers share the database.
@@ -34,6 +35,7 @@ pub(super) fn start(
         registry: wiring.registry.clone(),
         jobs: wiring.jobs.clone(),
         credentials: credentials.clone(),
+        tenants: wiring.tenants.clone(),
     };
     let hints = follow(database.clone(), hearers, back.signal.clone());
     back.loops.spawn("the hints", Ends::Itself, hints);
@@ -44,7 +46,10 @@ impl Hearers {
         match topic {
             Topic::Jobs => self.jobs.look(),
             Topic::Tasks => self.registry.look(),
-            Topic::Access => self.credentials.look(),
+            Topic::Access => {
+                self.credentials.look();
+                self.tenants.look();
+            }
         }
     }
 }

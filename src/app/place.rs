@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::Error;
+use crate::blocking::blocking;
 use crate::config::units::DeviceChoice;
 use crate::device::Health;
 use crate::model::{self, BackboneConfig, Place, Unusable};
@@ -22,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Opens the device of a configuration, on a blocking thread: a driver takes up to a second.
 pub(super) async fn open(choice: DeviceChoice) -> Result<Place, Error> {
-    let opened = tokio::task::spawn_blocking(move || chosen(choice, Place::cuda)).await;
+    let opened = blocking(move || chosen(choice, Place::cuda)).await;
     opened.map_err(|error| Error::Stopped {
         what: "opening the device",
         why: error.to_string(),

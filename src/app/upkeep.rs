@@ -5,9 +5,10 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::library::{Collected, Duty, Library, Removed};
+use crate::blocking::blocking;
+use crate::library::{self, Collected, Duty, Library, Removed};
 use crate::model::{self, Slack};
 use crate::shutdown::Signal;
 use crate::telemetry::{self, metrics::Metrics};
@@ -16,6 +17,9 @@ use crate::telemetry::{self, metrics::Metrics};
 const COLLECT: Duration = Duration::from_secs(60 * 60);
 /// Time between two deletions of what has expired: expiry times are hours and days, and the metric of unfinished uploads should not be much older.
 const TIDY: Duration = Duration::from_secs(60);
+
+/// Time between two looks for copies of objects that another process deleted.
+const FORGET: Duration = Duration::from_secs(60 * 60);
 
 /// Time between two counts of the memory that the allocator keeps.
 const COUNT: Duration = Duration::from_secs(5);
@@ -40,7 +44,7 @@ pub(super) async fn give_back(drain: Signal) -> Result<(), Infallible> {
         if let Some(bytes) = slack.count(unused) {
             tracing::debug!(bytes, "unused memory goes back to the system");
             // A failure would only mean that the runtime ends.
-            let _ = tokio::task::spawn_blocking(model::give_back).await;
+            let _ = blocking(model::give_back).await;
         }
     }
 }
@@ -54,8 +58,67 @@ pub(super) async fn tidy(
     metrics: Metrics,
     drain: Signal,
 ) -> Result<(), Infallible> {
-    let mut ticks = tokio::time::interval(TIDY);
+    let ticks = tokio::time::interval(TIDY);
+    let pass = || library.tidy();
+    let told = |pass: library::Result<Removed>| match pass {
+        Ok(removed) => {
+            let left = removed.left;
+            metrics.unfinished_uploads(left.uploads, left.bytes, removed.uploads);
+            report(&removed);
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "cannot delete what has expired");
+        }
+    };
+    let duty = (Duty::Janitor, MISSED * TIDY);
+    rounds((&library, &replica), (duty, ticks), drain, pass, told).await;
+    Ok(())
+}
+
+/// Does a duty at each tick until the drain, and tells how each pass ended. Of servers that share a database one has the duty. A pass may be interrupted
+/// anywhere: the next one continues.
+async fn rounds<T, F: Future<Output = library::Result<T>>>(
+    (library, replica): (&Library, &str),
+    ((duty, length), mut ticks): ((Duty, Duration), Interval),
+    drain: Signal,
+    pass: impl Fn() -> F,
+    told: impl Fn(library::Result<T>),
+) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = drain.draining() => return,
+            _ = ticks.tick() => {}
+        }
+        let ended = tokio::select! {
+            () = drain.draining() => return,
+            ended = async {
+                match library.take_duty(duty, replica, length).await? {
+                    true => pass().await.map(Some),
+                    false => Ok(None),
+                }
+            } => ended,
+        };
+        if let Some(ended) = ended.transpose() {
+            told(ended);
+        }
+    }
+}
+
+/// Time between two looks for tenants that are to be erased: an operator waits for it.
+const ERASE: Duration = Duration::from_secs(2);
+/// Time for which a server that does not come back keeps the duty of erasing from the others.
+const ERASER: Duration = Duration::from_secs(30);
+
+/// Erases tenants, step by step. Of servers that share a database one does this.
+pub(super) async fn erase(
+    (library, replica): (Library, String),
+    drain: Signal,
+) -> Result<(), Infallible> {
+    let mut ticks = tokio::time::interval(ERASE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_up = true;
     loop {
         tokio::select! {
             () = drain.draining() => return Ok(()),
@@ -65,24 +128,23 @@ pub(super) async fn tidy(
             // A pass may be interrupted anywhere: the next one continues.
             () = drain.draining() => return Ok(()),
             pass = async {
-                match library.take_duty(Duty::Janitor, &replica, MISSED * TIDY).await? {
-                    true => library.tidy().await.map(Some),
-                    false => Ok(None),
+                match library.is_erasing().await? && library.take_duty(Duty::Eraser, &replica, ERASER).await? {
+                    true => library.erase().await,
+                    false => Ok(Vec::new()),
                 }
             } => pass,
         };
-        match pass {
-            Ok(None) => {}
-            Ok(Some(removed)) => {
-                let left = removed.left;
-                metrics.unfinished_uploads(left.uploads, left.bytes, removed.uploads);
-                report(&removed);
+        match &pass {
+            Ok(erased) => erased
+                .iter()
+                .for_each(|tenant| tracing::info!(%tenant, "a tenant was erased")),
+            Err(error) if is_up => {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(error, "tenants cannot be erased now; it is tried again");
             }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot delete what has expired");
-            }
+            Err(_) => {}
         }
+        is_up = pass.is_ok();
     }
 }
 
@@ -115,7 +177,23 @@ pub(super) async fn collect(
             );
         }
     }
-    let mut ticks = tokio::time::interval_at(Instant::now() + after, COLLECT);
+    let ticks = tokio::time::interval_at(Instant::now() + after, COLLECT);
+    let pass = || library.collect_orphans(telemetry::now_micros());
+    let told = |pass: library::Result<Collected>| match pass {
+        Ok(collected) => say(&collected),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "cannot look for objects that no record names");
+        }
+    };
+    let duty = (Duty::Collector, MISSED * COLLECT);
+    rounds((&library, &replica), (duty, ticks), drain, pass, told).await;
+    Ok(())
+}
+
+/// Removes copies of deleted objects from this process's cache, every hour. Each process does this for its own.
+pub(super) async fn forget(library: Library, drain: Signal) -> Result<(), Infallible> {
+    let mut ticks = tokio::time::interval(FORGET);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -124,19 +202,14 @@ pub(super) async fn collect(
         }
         let pass = tokio::select! {
             () = drain.draining() => return Ok(()),
-            pass = async {
-                match library.take_duty(Duty::Collector, &replica, MISSED * COLLECT).await? {
-                    true => library.collect_orphans(telemetry::now_micros()).await.map(Some),
-                    false => Ok(None),
-                }
-            } => pass,
+            pass = library.forget_copies() => pass,
         };
         match pass {
-            Ok(None) => {}
-            Ok(Some(collected)) => say(&collected),
+            Ok(0) => {}
+            Ok(copies) => tracing::debug!(copies, "removed copies of deleted objects"),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot look for objects that no record names");
+                tracing::warn!(error, "cannot look for copies of deleted objects");
             }
         }
     }

@@ -5,8 +5,11 @@
 use std::sync::Arc;
 
 use super::Error;
+use super::accounts::Accounts;
 use super::loops::{Ends, Loops};
+use super::presence::Presence;
 use super::{place, upkeep};
+use crate::blocking::blocking;
 use crate::config::{Backbone as Choice, Config};
 use crate::library::{self, Library};
 use crate::metadata::MetadataStore;
@@ -17,6 +20,7 @@ use crate::shutdown::Signal;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::replica;
+use crate::tenancy::{Forget, Tenants};
 use crate::video::Decoder;
 use crate::{device, engine, jobs};
 
@@ -45,6 +49,8 @@ pub struct Wiring {
     pub metadata: Arc<dyn MetadataStore>,
     /// Metrics of all components.
     pub metrics: Metrics,
+    /// What is known of tenants and counted for them.
+    pub tenants: Tenants,
 }
 
 /// Loops that drain together, and the signal that asks them to.
@@ -52,6 +58,17 @@ pub struct Wiring {
 pub(super) struct LoopSet {
     pub(super) loops: Loops,
     pub(super) signal: Signal,
+}
+
+impl LoopSet {
+    /// Starts the loop of the jobs.
+    fn train(&mut self, service: jobs::Service, parts: jobs::Parts) {
+        let training = service.run(parts, self.signal.clone());
+        self.loops.spawn("the jobs", Ends::Server, async move {
+            training.await;
+            Ok::<(), Error>(())
+        });
+    }
 }
 
 /// Stores and metrics that all components share.
@@ -65,17 +82,20 @@ impl Wiring {
     /// Loads the backbone and starts all components behind the API. `front` drains before `back`, because jobs need the device for their last
     /// checkpoint.
     pub(super) async fn start(
-        config: &Config,
-        stores: Stores,
+        config: &mut Config,
+        (
+            Stores {
+                store,
+                metadata,
+                metrics,
+            },
+            tenants,
+        ): (Stores, &Tenants),
         front: &mut LoopSet,
         back: &mut LoopSet,
     ) -> Result<Self, Error> {
-        let Stores {
-            store,
-            metadata,
-            metrics,
-        } = stores;
-        let decoder = Decoder::start(config.video.clone()).await?;
+        let decoder =
+            Decoder::start_weighted(config.video.clone(), Arc::new(tenants.clone())).await?;
         let (backbone, place) = backbone(config).await?;
         let backbone = Arc::new(backbone);
         if !metadata.is_exclusive() {
@@ -90,24 +110,26 @@ impl Wiring {
             Arc::clone(&metadata),
             Arc::new(decoder.clone()),
         );
-        let registry = Registry::new(
+        let replica = replica::name();
+        let registry = Registry::of_replica(
             config.registry.clone(),
             store.clone(),
             Arc::clone(&metadata),
+            &replica,
         );
         compare(&registry, &backbone, &metrics).await;
         let health = Box::new(place::Watched(place.clone()));
         let (device, device_service) =
             device::start_on(health, config.device.clone(), metrics.clone())?;
-        let (engine, engine_service) = engine::new(
-            config.engine.clone(),
-            engine::Parts {
-                registry: registry.clone(),
-                device: device.clone(),
-                backbone: Arc::clone(&backbone),
-                metrics: metrics.clone(),
-            },
-        );
+        let parts = engine::Parts {
+            registry: registry.clone(),
+            device: device.clone(),
+            backbone: Arc::clone(&backbone),
+            metrics: metrics.clone(),
+            weights: Arc::new(tenants.clone()),
+            account: Arc::new(Accounts(tenants.clone())),
+        };
+        let (engine, engine_service) = engine::new(config.engine.clone(), parts);
         let (jobs, jobs_service) = jobs::new(
             config.jobs.clone(),
             Arc::clone(&metadata),
@@ -134,32 +156,45 @@ impl Wiring {
             backbone,
             metadata,
             metrics,
+            tenants: tenants.clone(),
         };
+        let presence = wiring.presence(config, replica.clone());
         if config.role.trains() {
-            let training = jobs_service.run(wiring.training(store, config), front.signal.clone());
-            front.loops.spawn("the jobs", Ends::Server, async move {
-                training.await;
-                Ok::<(), Error>(())
-            });
+            let parts = wiring.training(store, config, &replica);
+            front.train(jobs_service, parts);
         }
         let signal = || back.signal.clone();
         let (device, engine) = (device_service.run(signal()), engine_service.run(signal()));
         back.loops.spawn("the device", Ends::Server, device);
         back.loops.spawn("the engine", Ends::Server, engine);
-        wiring.tend(config, back);
+        wiring.tend(config, replica.clone(), back);
+        wiring.keep(replica, back);
+        let presence = presence.report(front.signal.clone(), back.signal.clone());
+        back.loops.spawn("the presence", Ends::Itself, presence);
         Ok(wiring)
     }
 
+    /// What this process says of itself to the others.
+    fn presence(&self, config: &Config, name: String) -> Presence {
+        Presence {
+            name,
+            role: config.role,
+            metadata: Arc::clone(&self.metadata),
+            engine: self.engine.clone(),
+            backbone: Arc::clone(&self.backbone),
+        }
+    }
+
     /// Starts the loops that keep what others use: they clean up, give memory back and follow the change feed.
-    fn tend(&self, config: &Config, back: &mut LoopSet) {
+    fn tend(&self, config: &Config, replica: String, back: &mut LoopSet) {
         let signal = || back.signal.clone();
         let metrics = || self.metrics.clone();
-        let replica = replica::name();
         let own = (self.library.clone(), replica.clone());
         let janitor = upkeep::tidy(own, metrics(), signal());
         let own = (self.library.clone(), replica);
         let collector = upkeep::collect(own, config.collect_after, signal());
         let memory = upkeep::give_back(signal());
+        let copies = upkeep::forget(self.library.clone(), signal());
         let feed = self.registry.clone().follow(metrics(), signal());
         let gauges = place::observe(self.place.clone(), metrics(), signal());
         back.loops
@@ -168,10 +203,31 @@ impl Wiring {
         back.loops.spawn("the collector", Ends::Itself, collector);
         back.loops
             .spawn("the memory's upkeep", Ends::Itself, memory);
+        back.loops.spawn("the cache's upkeep", Ends::Itself, copies);
         back.loops.spawn("the change feed", Ends::Server, feed);
     }
 
-    fn training(&self, store: Store, config: &Config) -> jobs::Parts {
+    /// Starts the loops of tenants: what this process knows of them, what they use, and the erasure of those that are to be forgotten.
+    fn keep(&self, replica: String, back: &mut LoopSet) {
+        let tenants = &self.tenants;
+        self.device.share_by(Arc::new(tenants.clone()));
+        let signal = || back.signal.clone();
+        let library = self.library.clone();
+        let forget: Forget = Box::new(move |tenants| {
+            let library = library.clone();
+            Box::pin(async move {
+                library.forget_tenants(&tenants).await;
+            })
+        });
+        let feed = tenants.clone().follow(forget, signal());
+        let books = tenants.clone().keep_books(signal());
+        let eraser = upkeep::erase((self.library.clone(), replica), signal());
+        back.loops.spawn("the feed of tenants", Ends::Server, feed);
+        back.loops.spawn("the counts of usage", Ends::Server, books);
+        back.loops.spawn("the eraser", Ends::Itself, eraser);
+    }
+
+    fn training(&self, store: Store, config: &Config, replica: &str) -> jobs::Parts {
         jobs::Parts {
             metadata: Arc::clone(&self.metadata),
             store,
@@ -181,6 +237,7 @@ impl Wiring {
             device: self.device.clone(),
             backbone: Arc::clone(&self.backbone),
             metrics: self.metrics.clone(),
+            replica: replica.to_owned(),
             scratch: config.data_dir.join("features"),
         }
     }
@@ -223,8 +280,8 @@ fn resident(backbone: &Backbone) -> Resident {
     }
 }
 
-/// Loads the backbone's weights on a blocking thread, to the device that computes.
-async fn backbone(config: &Config) -> Result<(Backbone, Place), Error> {
+/// Loads the backbone's weights on a blocking thread, to the device that computes, whose memory decides what the configuration leaves open.
+async fn backbone(config: &mut Config) -> Result<(Backbone, Place), Error> {
     let place = place::open(config.accelerator).await?;
     let (choice, overrides) = (config.backbone.clone(), config.backbone_override.clone());
     let (device, precision) = (config.accelerator, config.precision);
@@ -244,13 +301,15 @@ async fn backbone(config: &Config) -> Result<(Backbone, Place), Error> {
         let plan = plan.map_err(failed)?;
         let (place, precision) = place::checked((device, place), plan.config(), precision)?;
         let backbone = Backbone::from_plan_on(&plan, precision, &place).map_err(failed)?;
-        Ok((backbone, place))
+        Ok::<_, Error>((backbone, place))
     };
-    match tokio::task::spawn_blocking(load).await {
-        Ok(loaded) => loaded,
-        Err(error) => Err(Error::Stopped {
-            what: "loading the backbone",
-            why: error.to_string(),
-        }),
+    let loaded = blocking(load).await;
+    let (backbone, place) = loaded.map_err(|error| Error::Stopped {
+        what: "loading the backbone",
+        why: error.to_string(),
+    })??;
+    if let Some(memory) = place.memory() {
+        config.compute_in(memory.total);
     }
+    Ok((backbone, place))
 }

@@ -46,6 +46,14 @@ pub struct Listing {
     pub broken: Vec<Error>,
 }
 
+/// The files of a folder and of those in it that have the name of a video, by their paths below it.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub(super) fn videos(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(folder::walk(root)?.videos)
+}
+
 /// Message for a folder without lists that has no examples.
 const EXPECTED: &str = "has no labelled videos: expected <split>/<label>/<video> (splits: train, val, test), a csv with the columns label and youtube_id or path (named after its split, or with a column split), a Something-Something json, lines of \"path label\", or the split files of UCF101 or HMDB51";
 

@@ -1,4 +1,6 @@
-//! `frameshift classify`: scores of files or of uploaded videos.
+//! `frameshift classify`: scores of files, of uploaded videos, of a data set or of a folder.
+
+mod bulk;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -49,8 +51,11 @@ pub struct Args {
     /// Live streams
     #[command(flatten)]
     pub live: live::Options,
+    /// Many videos at once
+    #[command(flatten)]
+    pub bulk: bulk::Args,
     /// Video files, or names of uploaded videos (videos/…); with --live, one source
-    #[arg(required = true)]
+    #[arg(required_unless_present_any = ["dataset", "folder"])]
     pub videos: Vec<String>,
 }
 
@@ -157,13 +162,17 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     }
     let client = args.connection.client().await?;
     let output = args.connection.output();
+    if let Some(done) = bulk::run(&client, &args.bulk, &wanted, output).await {
+        return done;
+    }
     if args.windows.windows {
         return windows::run(&client, (&args.windows, &wanted), &args.videos, output).await;
     }
     let total = args.videos.len() * wanted.tasks.len();
     let mut failures = Failures::new(total, output);
     for video in &args.videos {
-        match one(&client, &wanted, video).await {
+        let answer = async { one(&client, &wanted, source(video).await?).await };
+        match answer.await {
             Ok(answer) if wanted.tasks.len() > 1 => show(output, video, answer, &mut failures)?,
             Ok(answer) => output.result(
                 || {
@@ -229,9 +238,8 @@ pub(super) fn line(what: &str, predictions: &[v1::Prediction], version: &str) ->
 async fn one(
     client: &Client,
     wanted: &Template,
-    video: &str,
+    mut source: Source,
 ) -> Result<v1::ClassifyResponse, Error> {
-    let mut source = source(video).await?;
     if let Source::Content(content) = &mut source
         && content.len() > INLINE
     {

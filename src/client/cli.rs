@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::output::Output;
 use super::{
-    Error, Options, Tls, audit, classify, dataset, embed, evaluate, health, identity, info, jobs,
-    keys, tasks, tenants, train, upload, uploads, versions, videos,
+    Error, Options, Tls, audit, classify, dataset, embed, evaluate, health, info, jobs, keys,
+    replicas, sweep, tasks, tenants, train, upload, uploads, usage, versions, videos,
 };
 use crate::telemetry::trace::Outgoing;
 
@@ -37,7 +37,7 @@ pub struct Before {
     /// State of the tracing system that goes with --traceparent
     #[arg(long, env = "TRACESTATE", value_name = "KEY=VALUE,…")]
     pub tracestate: Option<String>,
-    /// File with the API key; the environment variable FRAMESHIFT_API_KEY may hold the key itself
+    /// File with the API key, or with a token of an issuer, read again as it changes; the environment variable FRAMESHIFT_API_KEY may hold either itself
     #[arg(long, env = "FRAMESHIFT_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
     /// The API key itself: from the environment alone, since every process of the machine can read arguments.
@@ -69,7 +69,8 @@ pub struct Connection {
     /// Trace that the requests are a part of: a traceparent and a tracestate.
     #[arg(skip)]
     pub trace: (Option<String>, Option<String>),
-    /// File with the API key; FRAMESHIFT_API_KEY may hold the key itself [env: FRAMESHIFT_API_KEY_FILE]
+    /// File with the API key, or with a token of an issuer, read again as it changes; FRAMESHIFT_API_KEY may hold either itself [env:
+    /// FRAMESHIFT_API_KEY_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
     /// The API key itself.
@@ -110,7 +111,7 @@ impl Admin {
             server: server.to_owned(),
             tenant: None,
             is_admin: true,
-            ..connection.options()?
+            ..connection.options()
         })
         .await
     }
@@ -129,15 +130,17 @@ pub enum Command {
     Uploads(uploads::Args),
     /// Lists, shows and deletes uploaded videos
     Videos(videos::Args),
-    /// Creates, fills, shows, checks and deletes labelled data sets
+    /// Creates, fills, shows, checks and deletes labelled data sets and their versions
     Dataset(dataset::Args),
     /// Fine-tunes a task on a data set and shows the progress
     Train(Box<train::Args>),
-    /// Lists, shows, watches and cancels jobs
+    /// Lists, shows, watches, pauses, resumes and cancels jobs
     Jobs(jobs::Args),
+    /// Trains tasks of several shapes and learning rates, and shows a table of which is best
+    Sweep(Box<sweep::Args>),
     /// Creates, shows, changes, pins and deletes tasks, and chooses the versions that they serve
     Tasks(tasks::Args),
-    /// Classifies videos, sliding windows of long videos, or a live stream
+    /// Classifies videos, a data set, a folder, sliding windows of long videos, or a live stream
     Classify(Box<classify::Args>),
     /// Writes features of videos as a NumPy array
     Embed(embed::Args),
@@ -145,8 +148,12 @@ pub enum Command {
     Evaluate(Box<evaluate::Args>),
     /// Creates, lists, rotates, revokes and checks API keys
     Keys(Box<keys::Args>),
-    /// Creates, lists, shows, limits, suspends and resumes tenants
+    /// Creates, lists, shows, weighs, limits, suspends, resumes and erases tenants
     Tenants(tenants::Args),
+    /// Lists the servers that share a database, with their state, load and adapter sets in memory
+    Replicas(replicas::Args),
+    /// Prints what tenants used, for billing
+    Usage(usage::Args),
     /// Lists changes of tenants and keys, newest first
     Audit(audit::Args),
     /// Imports an ST-Adapter checkpoint (.pth, .safetensors) as a new version
@@ -175,12 +182,15 @@ impl Command {
             Self::Dataset(args) => dataset::run(&args).await,
             Self::Train(args) => train::train(&args).await,
             Self::Jobs(args) => jobs::run(&args).await,
+            Self::Sweep(args) => Box::pin(sweep::run(&args)).await,
             Self::Tasks(args) => tasks::run(&args).await,
             Self::Classify(args) => classify::run(&args).await,
             Self::Embed(args) => embed::run(&args).await,
             Self::Evaluate(args) => Box::pin(evaluate::run(&args)).await,
             Self::Keys(args) => keys::run(&args).await,
             Self::Tenants(args) => tenants::run(&args).await,
+            Self::Replicas(args) => replicas::run(&args).await,
+            Self::Usage(args) => usage::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
             Self::Import(args) => versions::import(&args).await,
             Self::Export(args) => versions::export(&args).await,
@@ -226,10 +236,13 @@ impl Command {
             | Self::Train(_)
             | Self::Evaluate(_)
             | Self::Jobs(_)
+            | Self::Sweep(_)
             | Self::Tasks(_)
             | Self::Classify(_)
             | Self::Embed(_)
             | Self::Tenants(_)
+            | Self::Replicas(_)
+            | Self::Usage(_)
             | Self::Audit(_)
             | Self::Import(_)
             | Self::Export(_) => None,
@@ -251,12 +264,15 @@ impl Command {
             Self::Dataset(args) => &mut args.connection,
             Self::Train(args) => &mut args.connection,
             Self::Jobs(args) => &mut args.connection,
+            Self::Sweep(args) => &mut args.connection,
             Self::Tasks(args) => &mut args.connection,
             Self::Classify(args) => &mut args.connection,
             Self::Embed(args) => &mut args.connection,
             Self::Evaluate(args) => &mut args.connection,
             Self::Keys(args) => &mut args.connection,
             Self::Tenants(args) => &mut args.connection,
+            Self::Replicas(args) => &mut args.connection,
+            Self::Usage(args) => &mut args.connection,
             Self::Audit(args) => &mut args.connection,
             Self::Import(args) => &mut args.connection,
             Self::Export(args) => &mut args.connection,
@@ -280,7 +296,7 @@ impl Connection {
     /// # Errors
     /// When the server cannot be reached.
     pub async fn client(&self) -> Result<super::Client, Error> {
-        let client = super::Client::open(&self.options()?).await?;
+        let client = super::Client::open(&self.options()).await?;
         Ok(client.traced(self.trace()))
     }
 
@@ -294,21 +310,18 @@ impl Connection {
     }
 
     /// What the client shows to the server.
-    ///
-    /// # Errors
-    /// When the key's file cannot be read.
-    pub fn options(&self) -> Result<Options, Error> {
-        let from_file = self.api_key_file.as_deref().map(identity::key_of);
-        Ok(Options {
+    pub fn options(&self) -> Options {
+        Options {
             server: self.address().to_owned(),
             tenant: self.tenant.clone(),
-            api_key: from_file.transpose()?.or_else(|| self.api_key.clone()),
+            api_key: self.api_key.clone(),
+            api_key_file: self.api_key_file.clone(),
             tls: Tls {
                 ca: self.tls_ca.clone(),
                 certificate: self.tls_cert.clone(),
                 key: self.tls_cert_key.clone(),
             },
             is_admin: false,
-        })
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
 
 mod fill;
+mod versions;
 
 /// Arguments of `dataset`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ pub struct Args {
 pub enum Command {
     /// Uploads a folder's labelled videos as a data set; run again after an interruption, it uploads only what is missing
     Create(Folder),
-    /// Uploads a folder's labelled videos into a data set that exists, but for those that it has
+    /// Uploads a folder's labelled videos into a data set that exists, except for those that it already has
     Add(Folder),
     /// Removes examples by the names of their videos; the videos stay
     Remove {
@@ -45,6 +46,12 @@ pub enum Command {
     Show {
         /// Data set id
         id: String,
+    },
+    /// Creates, lists, compares and deletes versions, which never change; commands that read a data set take DATASET/versions/N
+    Versions {
+        /// The subcommand
+        #[command(subcommand)]
+        command: versions::Command,
     },
     /// Finds what makes a data set misleading: duplicates, leaks between splits, labels that properties of the files give away
     Check {
@@ -65,7 +72,8 @@ pub enum Command {
 pub struct Folder {
     /// Data set id, for example `gestures`
     pub id: String,
-    /// Folder: <split>/<label>/<video>, or with annotation lists: Kinetics (csv), Something-Something v2 (json), lines of "path label", or the split files of UCF101 or HMDB51
+    /// Folder: <split>/<label>/<video>, or with annotation lists: Kinetics (csv), Something-Something v2 (json), lines of "path label", the split files of
+    /// UCF101 or HMDB51, one table with a column "split", or a metadata.csv in the folder of each split
     #[arg(long, value_name = "DIR")]
     pub from: PathBuf,
     /// Uploads at once
@@ -102,6 +110,7 @@ pub async fn run(args: &Args) -> Result<(), Error> {
             );
             Ok(())
         }
+        Command::Versions { command } => versions::run(&client().await?, command, output).await,
         Command::Check { id } => check(&client().await?, id, output).await,
         Command::List => list(&client().await?, output).await,
         Command::Delete { id } => {
@@ -151,10 +160,16 @@ async fn check(client: &Client, id: &str, output: Output) -> Result<(), Error> {
 /// What was found, for people.
 fn described(name: &str, answer: &v1::CheckDatasetResponse) -> String {
     let examples = answer.examples;
+    let unseen = match answer.unseen {
+        0 => String::new(),
+        unseen => format!(
+            "\n{unseen} of them were not looked at yet for videos that look alike: a job does that before it trains"
+        ),
+    };
     if answer.findings.is_empty() {
-        return format!("{name}: nothing suspicious in {examples} examples");
+        return format!("{name}: nothing suspicious in {examples} examples{unseen}");
     }
-    let mut text = format!("{name}, {examples} examples:");
+    let mut text = format!("{name}, {examples} examples:{unseen}");
     for finding in &answer.findings {
         text += &format!("\n- {}", finding.text);
         for named in finding.labels.iter().chain(&finding.videos) {

@@ -1,6 +1,5 @@
 //! `frameshift evaluate`: a version on a split of a data set, its scores clip by clip, and two versions on the same clips.
 
-mod lines;
 mod mcnemar;
 
 use std::collections::BTreeMap;
@@ -12,10 +11,10 @@ use serde_json::{Value, json as object};
 use tonic::Code;
 
 use super::cli::Connection;
+use super::lines::Lines;
 use super::output::Output;
 use super::{Client, Error, json, resource};
 use crate::proto::v1::{self, evaluate_version_response as response};
-use lines::Lines;
 use mcnemar::{Answer, Comparison};
 
 /// Shortest and longest pause before an interrupted stream is opened again.
@@ -68,7 +67,8 @@ pub enum Split {
 }
 
 impl Split {
-    fn of_api(self) -> v1::Split {
+    /// The split in the API.
+    pub(super) fn of_api(self) -> v1::Split {
         match self {
             Self::Train => v1::Split::Train,
             Self::Val => v1::Split::Validation,
@@ -94,14 +94,17 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     };
     let request = request(args, version);
     let mut lines = match &args.out {
-        Some(path) => Some(Lines::open(path, &request, args.force)?),
+        Some(path) => Some(Lines::open(path, named(&request), args.force)?),
         None => None,
     };
     let token = lines
         .as_ref()
         .map_or_else(Bytes::new, |lines| lines.token());
     let write = |clips: &response::Clips| match &mut lines {
-        Some(lines) => lines.add(clips),
+        Some(lines) => lines.add(
+            clips.clips.iter().map(json::clip_evaluation),
+            &clips.resume_token,
+        ),
         None => Ok(()),
     };
     let (version, result) = Box::pin(evaluation(&client, request, token, output, write)).await?;
@@ -128,7 +131,18 @@ fn request(args: &Args, version: String) -> v1::EvaluateVersionRequest {
     }
 }
 
-async fn serving(client: &Client, task: &str) -> Result<String, Error> {
+/// What an evaluation has to have in common with the one that it goes on with.
+pub(super) fn named(request: &v1::EvaluateVersionRequest) -> Value {
+    object!([
+        request.version,
+        request.dataset,
+        request.split,
+        request.top_k
+    ])
+}
+
+/// The version that serves a task.
+pub(super) async fn serving(client: &Client, task: &str) -> Result<String, Error> {
     let request = v1::GetTaskRequest {
         name: task.to_owned(),
     };
@@ -140,7 +154,7 @@ async fn serving(client: &Client, task: &str) -> Result<String, Error> {
 }
 
 /// Evaluates to the end; a stream that breaks off is opened again with the last token. Returns the version and the result.
-async fn evaluation(
+pub(super) async fn evaluation(
     client: &Client,
     mut request: v1::EvaluateVersionRequest,
     token: Bytes,

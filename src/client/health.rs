@@ -24,7 +24,7 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     // Health needs no credential, and belongs to no tenant.
     let options = Options {
         tenant: None,
-        ..connection.options()?
+        ..connection.options()
     };
     let client = Client::open(&options).await?;
     if !is_serving(&client).await? {

@@ -1,9 +1,11 @@
 //! What identifies this client to a server and the server to it: tenant, API key, certificates.
 //!
 //! Invariant: a key comes from a file or the environment, never from an argument, which every process of the machine can read; it is in no debug output.
+//! A file's credential is read again while the client runs, since orchestrators replace tokens before they end.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -22,8 +24,10 @@ pub struct Options {
     pub server: String,
     /// Tenant to call as; the server's choice when absent.
     pub tenant: Option<String>,
-    /// API key.
+    /// API key, or another bearer's credential.
     pub api_key: Option<SecretString>,
+    /// File with the API key or another bearer's credential, in place of `api_key`; it is read again as it changes.
+    pub api_key_file: Option<PathBuf>,
     /// Certificates, for `https://`.
     pub tls: Tls,
     /// Whether the address is that of the administrators' API, which a command line gives by another option.
@@ -92,12 +96,71 @@ pub(super) fn key_of(path: &Path) -> Result<SecretString, Error> {
     Ok(String::from_utf8_lossy(&bytes).trim().into())
 }
 
+/// Time for which the credential of a file is not read again.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The credential of every request. Clones share it.
+#[derive(Debug, Clone)]
+enum Bearer {
+    /// Always the same.
+    Fixed(MetadataValue<Ascii>),
+    /// That of a file.
+    File(Arc<Kept>),
+}
+
+/// The credential of a file, as it was read last.
+#[derive(Debug)]
+struct Kept {
+    path: PathBuf,
+    fresh: Duration,
+    /// The value is marked as sensitive, so that its debug output is not the value.
+    last: Mutex<(MetadataValue<Ascii>, Instant)>,
+}
+
+impl Bearer {
+    fn of_file(path: &Path, fresh: Duration) -> Result<Self, Error> {
+        let value = bearer(&key_of(path)?)?;
+        Ok(Self::File(Arc::new(Kept {
+            path: path.into(),
+            fresh,
+            last: Mutex::new((value, Instant::now())),
+        })))
+    }
+
+    /// The credential now. A file that cannot be read keeps the one before: it may be in the middle of its replacement.
+    fn value(&self) -> MetadataValue<Ascii> {
+        let kept = match self {
+            Self::Fixed(value) => return value.clone(),
+            Self::File(kept) => kept,
+        };
+        let mut last = kept.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.1.elapsed() >= kept.fresh {
+            last.1 = Instant::now();
+            let read = key_of(&kept.path).and_then(|key| bearer(&key));
+            match read {
+                Ok(value) => last.0 = value,
+                Err(error) => tracing::warn!(%error, "the credential before is used"),
+            }
+        }
+        last.0.clone()
+    }
+}
+
+/// The header with a credential.
+fn bearer(key: &SecretString) -> Result<MetadataValue<Ascii>, Error> {
+    let value = format!("Bearer {}", key.expose_secret());
+    let mut value: MetadataValue<Ascii> = value
+        .parse()
+        .map_err(|_| Error::Usage("the API key is not printable ascii".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// Puts the tenant, the credential and the trace into every request.
 #[derive(Debug, Clone)]
 pub struct Signed {
     tenant: Option<MetadataValue<Ascii>>,
-    /// Marked as sensitive, so that its debug output is not the value.
-    bearer: Option<MetadataValue<Ascii>>,
+    bearer: Option<Bearer>,
     /// Trace that the requests are a part of.
     trace: Option<Arc<Outgoing>>,
 }
@@ -110,14 +173,11 @@ impl Signed {
             };
             tenant.parse().map_err(wrong)
         });
-        let bearer = options.api_key.as_ref().map(|key| {
-            let value = format!("Bearer {}", key.expose_secret());
-            let mut value: MetadataValue<Ascii> = value
-                .parse()
-                .map_err(|_| Error::Usage("the API key is not printable ascii".into()))?;
-            value.set_sensitive(true);
-            Ok::<_, Error>(value)
-        });
+        let bearer = match (&options.api_key_file, &options.api_key) {
+            (Some(path), _) => Some(Bearer::of_file(path, FRESH)),
+            (None, Some(key)) => Some(bearer(key).map(Bearer::Fixed)),
+            (None, None) => None,
+        };
         Ok(Self {
             tenant: tenant.transpose()?,
             bearer: bearer.transpose()?,
@@ -138,7 +198,7 @@ impl Interceptor for Signed {
             metadata.insert("x-frameshift-tenant", tenant.clone());
         }
         if let Some(bearer) = &self.bearer {
-            metadata.insert("authorization", bearer.clone());
+            metadata.insert("authorization", bearer.value());
         }
         if let Some(trace) = &self.trace {
             // The last eight bytes of such a UUID are random but for two bits.
@@ -178,6 +238,29 @@ mod tests {
         assert_eq!(key_of(file.path()).unwrap().expose_secret(), "fsk_x");
         let absent = key_of(Path::new("/nowhere/key")).unwrap_err();
         assert_eq!(absent.exit_code(), 66);
+    }
+
+    #[test]
+    fn the_credential_of_a_file_is_read_again_and_kept_while_it_cannot_be() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "first\n").unwrap();
+        let bearer = Bearer::of_file(file.path(), Duration::ZERO).unwrap();
+        let clone = bearer.clone();
+        assert_eq!(bearer.value().to_str().unwrap(), "Bearer first");
+        std::fs::write(file.path(), "second").unwrap();
+        for bearer in [&bearer, &clone] {
+            assert_eq!(bearer.value().to_str().unwrap(), "Bearer second");
+        }
+        std::fs::write(file.path(), "not\nprintable").unwrap();
+        assert_eq!(bearer.value().to_str().unwrap(), "Bearer second");
+        file.close().unwrap();
+        assert_eq!(bearer.value().to_str().unwrap(), "Bearer second");
+        assert!(!format!("{bearer:?}").contains("second"));
+        let fresh = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(fresh.path(), "first").unwrap();
+        let bearer = Bearer::of_file(fresh.path(), FRESH).unwrap();
+        std::fs::write(fresh.path(), "second").unwrap();
+        assert_eq!(bearer.value().to_str().unwrap(), "Bearer first", "not yet");
     }
 
     #[test]

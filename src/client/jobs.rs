@@ -68,7 +68,7 @@ pub enum Command {
         /// Job id
         id: String,
     },
-    /// Lets a paused job go on
+    /// Lets a paused job continue
     Resume {
         /// Job id
         id: String,

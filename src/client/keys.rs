@@ -38,6 +38,7 @@ pub enum Command {
     /// Lists keys, without their secrets
     List {
         /// Tenant whose keys are listed; when absent, all keys that the caller administers
+        #[arg(value_name = "TENANT_ID")]
         of: Option<String>,
     },
     /// Gives a key a new secret, and shows it once; the previous one stays valid for a while
@@ -47,7 +48,7 @@ pub enum Command {
         /// Key id: the part of the key between `fsk_` and the next `_`
         id: String,
     },
-    /// Shows whom the server takes the caller for: the key's tenant, scopes and tasks
+    /// Shows how the server identifies the caller: tenant, scopes and tasks
     Check,
     /// Creates the first operator's key in the data directory of a server that is not running
     Bootstrap(Bootstrap),

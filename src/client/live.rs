@@ -218,10 +218,17 @@ fn summary(counts: &v1::LiveCounts) -> String {
         [] => String::new(),
         parts => format!(" ({})", parts.join(", ")),
     };
-    format!(
+    let seen = format!(
         "{} pictures{left_out}, {} windows, {} left out",
         counts.received, counts.windows, counts.windows_skipped
-    )
+    );
+    match (counts.received, counts.windows + counts.windows_skipped) {
+        (0, _) | (_, 1..) => seen,
+        (_, 0) => format!(
+            "{seen}: the pictures' times span less than one window. A picture from a pipe or a camera has the time at which it comes; \
+             give --rate when they come faster than they were taken"
+        ),
+    }
 }
 
 fn of_window(window: &v1::LiveWindow) -> Value {
@@ -268,4 +275,24 @@ fn of_counts(counts: &v1::LiveCounts) -> Value {
         "windows": counts.windows,
         "windows_skipped": counts.windows_skipped,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_that_fill_no_window_are_told_what_fills_one() {
+        let counts = |received, windows, windows_skipped| v1::LiveCounts {
+            received,
+            windows,
+            windows_skipped,
+            ..Default::default()
+        };
+        let told = |counts| summary(&counts).contains("give --rate");
+        assert!(told(counts(202, 0, 0)));
+        assert!(!told(counts(0, 0, 0)));
+        assert!(!told(counts(202, 1, 0)));
+        assert!(!told(counts(202, 0, 3)));
+    }
 }

@@ -24,6 +24,9 @@ pub struct Selection {
     /// Skips the evaluation of the test split that follows the publication of the version
     #[arg(long)]
     pub skip_test: bool,
+    /// Skips the search for videos with almost the same pictures, which reads each video once more
+    #[arg(long)]
+    pub skip_near_duplicates: bool,
 }
 
 /// What makes one evaluation better.
@@ -62,6 +65,7 @@ impl Selection {
             patience: self.patience,
             validation_share: self.validation_share,
             evaluate_test: self.skip_test.then_some(false),
+            near_duplicates: self.skip_near_duplicates.then_some(false),
             ..Default::default()
         }
     }

@@ -145,6 +145,9 @@ pub struct Hyper {
     /// Confidence below which the version marks its answers as unknown, 0 to 1
     #[arg(long, allow_negative_numbers = true)]
     pub unknown_below: Option<f64>,
+    /// Version of the task whose weights training starts from; new labels of the data set get new rows of the head
+    #[arg(long, value_name = "VERSION")]
+    pub parent: Option<u32>,
     /// When training ends at the latest
     #[command(flatten)]
     pub budget: Budget,
@@ -180,9 +183,8 @@ pub async fn train(args: &Args) -> Result<(), Error> {
         Ok(found) => tasks::check_shape(&found.into_inner(), shape)?,
         Err(status) if status.code() == Code::NotFound => {
             // A task whose job cannot begin would keep its shape.
-            let name = resource("datasets", &args.dataset);
-            let request = v1::GetDatasetRequest { name };
-            client.datasets().get_dataset(request).await?;
+            let of = (task.as_str(), args.dataset.as_str());
+            dry::ask(&client, of, (Some(shape), hyper)).await?;
             tasks::create(&client, &args.task, shape).await?;
             output.note(&format!("created {task}"));
         }
@@ -206,7 +208,8 @@ pub async fn train(args: &Args) -> Result<(), Error> {
     watch(&client, &job.name, 0, output).await
 }
 
-fn hyper_parameters(hyper: &Hyper) -> v1::HyperParameters {
+/// Hyper-parameters of the API.
+pub(super) fn hyper_parameters(hyper: &Hyper) -> v1::HyperParameters {
     v1::HyperParameters {
         epochs: hyper.epochs,
         batch_size: hyper.batch_size,
@@ -234,6 +237,7 @@ fn hyper_parameters(hyper: &Hyper) -> v1::HyperParameters {
         max_seconds: hyper.budget.max_seconds,
         max_clip_frames: hyper.budget.max_clip_frames,
         unknown_below: hyper.unknown_below,
+        parent: hyper.parent,
         ..hyper.selection.fields()
     }
 }

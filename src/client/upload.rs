@@ -17,6 +17,7 @@ use super::failures::Failures;
 use super::output::Progress;
 use super::proxied::is_refused;
 use super::{CHUNK, Client, Error, json};
+use crate::blocking::blocking_io;
 use crate::proto::v1::{self, upload_video_request, write_upload_request};
 
 /// Arguments of `upload`.
@@ -140,29 +141,30 @@ impl Source {
             path: path.to_owned(),
             source,
         };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|join| error(std::io::Error::other(join)))?
-            .map_err(error)
+        blocking_io(read).await.map_err(error)
     }
 
     /// Bytes of the file from `offset` on. A file that becomes unreadable ends early, which its digest shows.
     pub(super) fn chunks(&self, offset: u64) -> impl Stream<Item = Bytes> + Send + use<> {
-        let file = self.file.clone();
-        stream::unfold((file, offset), |(file, at)| async move {
-            let read = {
-                let file = file.clone();
-                tokio::task::spawn_blocking(move || chunk(&file, at))
-            };
-            match read.await {
-                Ok(Ok(bytes)) if !bytes.is_empty() => {
-                    let next = at + bytes.len() as u64;
-                    Some((bytes, (file, next)))
-                }
-                Ok(_) | Err(_) => None,
-            }
-        })
+        chunks_of(self.file.clone(), offset)
     }
+}
+
+/// Bytes of a file from `offset` on, in chunks that the server takes. A file that becomes unreadable ends early.
+pub(super) fn chunks_of(file: Arc<File>, offset: u64) -> impl Stream<Item = Bytes> + Send + use<> {
+    stream::unfold((file, offset), |(file, at)| async move {
+        let read = {
+            let file = file.clone();
+            blocking_io(move || chunk(&file, at))
+        };
+        match read.await {
+            Ok(bytes) if !bytes.is_empty() => {
+                let next = at + bytes.len() as u64;
+                Some((bytes, (file, next)))
+            }
+            Ok(_) | Err(_) => None,
+        }
+    })
 }
 
 fn chunk(mut file: &File, at: u64) -> std::io::Result<Bytes> {

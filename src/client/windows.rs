@@ -1,16 +1,22 @@
 //! `frameshift classify --windows`: scores of windows that slide over videos, as they come.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use tonic::Streaming;
 use tonic_types::StatusExt;
 
 use super::classify::{INLINE, Source, Template, line, source};
 use super::failures::Failures;
 use super::output::Output;
+use super::upload::chunks_of;
 use super::{Client, Error, json};
 use crate::proto::v1;
 use crate::proto::v1::classify_windows_response::Event;
+use crate::proto::v1::classify_windows_upload_request::Payload;
 use crate::proto::v1::window_options::Stride;
 
 /// Arguments of `classify` about windows.
@@ -129,27 +135,7 @@ async fn one(
     (video, output): (&str, Output),
     failures: &mut Failures,
 ) -> Result<(), Error> {
-    use v1::classify_windows_request::Source as Of;
-    let source = match source(video).await? {
-        Source::Video(name) => Of::Video(name),
-        Source::Content(content) if content.len() > INLINE => {
-            let problem = format!(
-                "{video} is larger than a message: upload it, and name the video (videos/…)"
-            );
-            return Err(Error::Usage(problem));
-        }
-        Source::Content(content) => Of::Content(content),
-    };
-    let (task, tasks) = wanted.task_or_tasks();
-    let request = v1::ClassifyWindowsRequest {
-        task,
-        tasks,
-        source: Some(source),
-        options: Some(wanted.options.clone()),
-        windows: Some(args.windows(args.frame_step.unwrap_or(0))),
-        segments: Some(args.segments()),
-    };
-    let mut events = begin(client, (args, wanted), request, (video, output)).await?;
+    let mut events = begin(client, (args, wanted), (video, output)).await?;
     let mut last = None;
     loop {
         let event = match events.message().await {
@@ -185,34 +171,112 @@ async fn one(
 async fn begin(
     client: &Client,
     (args, wanted): (&Args, &Template),
-    request: v1::ClassifyWindowsRequest,
     (video, output): (&str, Output),
-) -> Result<Streaming<v1::ClassifyWindowsResponse>, Error> {
-    let mut calls = client.classification();
-    let begun = calls.classify_windows(wanted.request(request.clone()));
-    let begun = match begun.await {
-        Err(status) if args.frame_step.is_none() && asks_for_a_step(&status) => {
+) -> Result<Windows, Error> {
+    let own = args.windows(args.frame_step.unwrap_or(0));
+    match ask(client, (args, wanted), video, own).await {
+        Err(Error::Rpc(status)) if args.frame_step.is_none() && asks_for_a_step(&status) => {
             output.note(&format!(
                 "{video}: the task has no sampling rate, so windows take one of every {FRAME_STEP} frames (--frame-step)"
             ));
-            let windows = Some(args.windows(FRAME_STEP));
-            let request = v1::ClassifyWindowsRequest { windows, ..request };
-            calls.classify_windows(wanted.request(request)).await
+            ask(client, (args, wanted), video, args.windows(FRAME_STEP)).await
         }
         begun => begun,
+    }
+}
+
+/// The messages of a stream.
+type Windows = Streaming<v1::ClassifyWindowsResponse>;
+
+/// Asks for the windows of a video; a file that is larger than a message is sent in chunks.
+async fn ask(
+    client: &Client,
+    (args, wanted): (&Args, &Template),
+    video: &str,
+    windows: v1::WindowOptions,
+) -> Result<Windows, Error> {
+    use v1::classify_windows_request::Source as Of;
+    let size = tokio::fs::metadata(video).await.map_or(0, |own| own.len());
+    if size > INLINE as u64 {
+        return send(client, (args, wanted), (video, size), windows).await;
+    }
+    let source = match source(video).await? {
+        Source::Video(name) => Of::Video(name),
+        // Such as a pipe, whose size nobody knows before its end.
+        Source::Content(content) if content.len() > INLINE => {
+            let problem = format!(
+                "{video} is larger than a message and no regular file: write it to a file, or upload it and name the video (videos/…)"
+            );
+            return Err(Error::Usage(problem));
+        }
+        Source::Content(content) => Of::Content(content),
     };
+    let (task, tasks) = wanted.task_or_tasks();
+    let request = v1::ClassifyWindowsRequest {
+        task,
+        tasks,
+        source: Some(source),
+        options: Some(wanted.options.clone()),
+        windows: Some(windows),
+        segments: Some(args.segments()),
+    };
+    let mut calls = client.classification();
+    let begun = calls.classify_windows(wanted.request(request)).await;
     Ok(begun?.into_inner())
+}
+
+/// Asks for the windows of a file that is sent in chunks, as it is read.
+async fn send(
+    client: &Client,
+    (args, wanted): (&Args, &Template),
+    (video, size): (&str, u64),
+    windows: v1::WindowOptions,
+) -> Result<Windows, Error> {
+    let unreadable = |source| Error::Read {
+        path: PathBuf::from(video),
+        source,
+    };
+    let file = tokio::fs::File::open(video).await.map_err(unreadable)?;
+    let file = Arc::new(file.into_std().await);
+    let (task, tasks) = wanted.task_or_tasks();
+    let header = Payload::Header(v1::ClassifyWindowsUploadHeader {
+        task,
+        tasks,
+        options: Some(wanted.options.clone()),
+        windows: Some(windows),
+        segments: Some(args.segments()),
+    });
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    let chunks = chunks_of(file, 0).map(move |chunk| {
+        count.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        Payload::Chunk(chunk)
+    });
+    let messages = stream::once(async { header }).chain(chunks);
+    let messages = messages.map(|payload| v1::ClassifyWindowsUploadRequest {
+        payload: Some(payload),
+    });
+    let mut calls = client.classification();
+    let begun = calls.classify_windows_upload(wanted.request(messages));
+    let begun = begun.await?.into_inner();
+    // The windows come when all has arrived: of a file that could not be read to its end they would be those of a part.
+    if sent.load(Ordering::Relaxed) != size {
+        let problem = "it changed while it was sent, or could not be read to its end";
+        return Err(unreadable(std::io::Error::other(problem)));
+    }
+    Ok(begun)
 }
 
 /// Whether a server refuses a call for want of a frame step.
 fn asks_for_a_step(status: &tonic::Status) -> bool {
+    const FIELDS: [&str; 2] = ["windows.frame_step", "header.windows.frame_step"];
     let details = status.get_error_details();
     let bad = details.bad_request();
     let mut fields = bad.iter().flat_map(|bad| &bad.field_violations);
     status.code() == tonic::Code::InvalidArgument
         && fields.any(|violation| {
             let is_missing = violation.description.starts_with("required");
-            violation.field == "windows.frame_step" && is_missing
+            FIELDS.contains(&&*violation.field) && is_missing
         })
 }
 

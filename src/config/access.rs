@@ -14,9 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::load::{Error, Layered};
 use super::settings::{ClientCertificates, Plaintext, Settings};
 use crate::tenancy::tls::{self, Clients};
-use crate::tenancy::{self, Method};
+use crate::tenancy::{self, Method, identities};
 
-const EXPECTED: &str = "`none`, or a list of: keys";
+const EXPECTED: &str = "`none`, or a list of: keys, oidc, mtls";
 
 /// Accepted ways of proving who calls: `none`, or names with commas between them; in the file also a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,6 +100,7 @@ pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<tenancy::C
             ("key_pepper_file", settings.key_pepper_file.is_some()),
             ("bootstrap_key_file", settings.bootstrap_key_file.is_some()),
             ("admin_listen", settings.admin_listen.is_some()),
+            ("identities_file", settings.identities_file.is_some()),
         ];
         for (key, is_set) in needless {
             if is_set {
@@ -111,6 +112,7 @@ pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<tenancy::C
         let problem = "not together with authentication: callers are anonymous or they are not";
         return Err(layers.complain("insecure_allow_anonymous", problem));
     }
+    fitting(layers, settings)?;
     reachable(layers, settings, "listen", settings.listen.0)?;
     if let Some(admin) = settings.admin_listen {
         reachable(layers, settings, "admin_listen", admin.0)?;
@@ -119,9 +121,47 @@ pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<tenancy::C
         methods: methods.clone(),
         pepper_file: settings.key_pepper_file.clone(),
         bootstrap_file: settings.bootstrap_key_file.clone(),
+        identities: settings
+            .identities_file
+            .clone()
+            .map(|path| identities::Config {
+                stale_limit: settings.issuer_stale_limit.0,
+                ..identities::Config::new(path)
+            }),
+        attempts: settings.refused_credentials_per_address,
         stale_limit: settings.stale_limit.0,
         ..tenancy::Config::default()
     })
+}
+
+/// Refuses methods of authentication without what they need, and the other way round.
+fn fitting(layers: &Layered, settings: &Settings) -> Result<(), Error> {
+    let has = |method: Method| settings.authentication.0.contains(&method);
+    let needs_identities = has(Method::Oidc) || has(Method::Mtls);
+    let has_identities = settings.identities_file.is_some();
+    let (key, problem) = match () {
+        () if has(Method::Oidc) && !cfg!(feature = "oidc") => (
+            "authentication",
+            "oidc needs the cargo feature `oidc`, without which this program was built",
+        ),
+        () if needs_identities && !has_identities => (
+            "authentication",
+            "oidc and mtls need identities_file, which says who may do what",
+        ),
+        () if has_identities && !needs_identities && !settings.authentication.0.is_empty() => (
+            "identities_file",
+            "has no meaning unless authentication has oidc or mtls",
+        ),
+        () if has(Method::Mtls) && settings.tls_client_ca.is_none() => (
+            "authentication",
+            "mtls needs tls_client_ca, the authorities of the clients' certificates",
+        ),
+        () if settings.tls_client_crl.is_some() && settings.tls_client_ca.is_none() => {
+            ("tls_client_crl", "needs tls_client_ca")
+        }
+        () => return Ok(()),
+    };
+    Err(layers.complain(key, problem))
 }
 
 /// Refuses an address that others can reach, where nothing says that this is safe.
@@ -176,6 +216,8 @@ pub(super) fn tls(layers: &Layered, settings: &Settings) -> Result<Option<tls::C
     let authorities = settings.tls_client_ca.clone();
     Ok(Some(tls::Config {
         clients: authorities.map(|path| (path, clients)),
+        revoked: settings.tls_client_crl.clone(),
+        speaks_http1: settings.grpc_web_origins.is_some(),
         ..tls::Config::new(certificate, key)
     }))
 }

@@ -1,5 +1,7 @@
 //! Validates the settings of connections and calls.
 
+use http::HeaderValue;
+
 use super::load::{Error, Layered};
 use super::machine;
 use super::settings::{Reflection, Settings};
@@ -58,6 +60,39 @@ pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<rpc::Confi
             Reflection::Authenticated => rpc::Reflection::Authenticated,
             Reflection::Off => rpc::Reflection::Off,
         },
+        trusted_proxies: settings
+            .trusted_proxies
+            .as_deref()
+            .unwrap_or_default()
+            .parse()
+            .map_err(|problem: String| layers.complain("trusted_proxies", problem))?,
+        web_origins: web_origins(layers, settings)?,
         ..rpc::Config::default()
     })
+}
+
+/// Returns the origins of pages whose browsers may call. Browsers compare an origin as text, so it has to be as they write it.
+fn web_origins(layers: &Layered, settings: &Settings) -> Result<Vec<HeaderValue>, Error> {
+    let said = settings.grpc_web_origins.as_deref().unwrap_or_default();
+    let words = said.split(',').map(str::trim);
+    let words = words.filter(|word| !word.is_empty());
+    words
+        .map(|word| {
+            let url: Option<http::Uri> = word.parse().ok();
+            let is_origin = url.is_some_and(|url| {
+                let scheme = url.scheme_str().unwrap_or_default();
+                let host = url.authority().map_or("", |authority| authority.as_str());
+                matches!(scheme, "http" | "https") && word == format!("{scheme}://{host}")
+            });
+            let value = HeaderValue::from_str(word).ok();
+            let value = value.filter(|_| is_origin && !word.contains(['@', '*']));
+            value.ok_or_else(|| {
+                let shown: String = word.chars().take(80).collect();
+                let problem = format!(
+                    "{shown:?} is no origin: expected https://HOST or https://HOST:PORT, without a path, as browsers send it; there is no wildcard"
+                );
+                layers.complain("grpc_web_origins", problem)
+            })
+        })
+        .collect()
 }

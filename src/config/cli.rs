@@ -15,7 +15,8 @@ pub const VIDEO_WORKER: &str = "video-worker";
 const AFTER_HELP: &str = "\
 Exit codes, the same for every command:
    0  done
-   1  the request was refused, or its job failed; the message says why
+   1  the request was refused, its job failed, or a check found something; the message says why
+   2  a check (`frameshift fsck`) could not examine everything
   64  wrong usage or configuration
   65  wrong data: a video, a list, a checkpoint, a field of a request
   66  an input file or folder cannot be read
@@ -111,7 +112,7 @@ pub enum Command {
     Demo(demo::Args),
     /// Shows what a checkpoint or an adapter file holds, and whether a server would load it
     Inspect(tools::inspect::Args),
-    /// Times the model on this machine, or a server under load
+    /// Times the model on this machine, a server under load, or a database
     #[command(subcommand)]
     Bench(tools::bench::Command),
     /// Converts any readable backbone to one safetensors file, with the same digest
@@ -120,14 +121,22 @@ pub enum Command {
     Backup(tools::backup::Args),
     /// Brings the schema of the servers' PostgreSQL database up to date
     Migrate(tools::migrate::Args),
-    /// Makes a data directory of a backup, with its objects in a folder or a bucket
+    /// Restores a backup into a data directory, with its objects in a folder or a bucket
     Restore(tools::restore::Args),
     /// Checks whether a server's records and objects are whole and agree, also while the server runs
     Fsck(tools::fsck::Args),
+    /// Downloads a backbone's file and checks its sha256; an interrupted download continues where it ended
+    FetchBackbone(Box<tools::fetch_backbone::Args>),
     /// Trains the built-in backbone from scratch
     Pretrain(tools::pretrain::Args),
     /// Shows what a server sees of a video file
     Video(tools::video::Args),
+    /// Writes the API's descriptors (a FileDescriptorSet), for gateways and for clients without reflection
+    Descriptors {
+        /// File for the descriptors
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Prints a script that completes commands and options in a shell
     Completions {
         /// The shell

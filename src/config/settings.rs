@@ -58,24 +58,39 @@ settings! {
     /// Allows listening on an address other than loopback without authentication.
     insecure_allow_anonymous: Must<bool> = "false"
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
-    /// How callers prove who they are: `none`, or `keys` (API keys; `frameshift keys` makes them).
+    /// How callers prove who they are: `none`, or any of `keys` (API keys; `frameshift keys` makes them), `oidc` (tokens of OpenID Connect issuers) and
+    /// `mtls` (clients' certificates), with commas between them.
     authentication: Must<Methods> = "none";
-    /// Address of the administrators' API (tenants and keys), while callers are authenticated; none when not set.
+    /// Address of the administrators' API (tenants, keys, usage, audit log, replicas), while callers are authenticated; none when not set.
     admin_listen: May<Address>;
     /// File with the first operator's key, which is recorded at the start unless an operator's key exists.
     bootstrap_key_file: May<PathBuf>;
     /// File with the key (32 bytes or more) of the HMAC under which secrets of API keys are stored; plain SHA-256 when not set.
     key_pepper_file: May<PathBuf>;
+    /// TOML file with the issuers of tokens, and the rules that map their subjects and names of certificates to tenants and scopes. It is loaded again
+    /// when it changes.
+    identities_file: May<PathBuf>;
+    /// Time for which keys of an issuer that cannot be reached are used.
+    issuer_stale_limit: Must<Span> = "1h";
+    /// Credentials of one address that may be refused at once; one more each second. Beyond, unknown credentials from there are not looked at.
+    refused_credentials_per_address: Must<NonZeroU32> = "20";
+    /// Networks of proxies in front (`10.0.0.0/8`, with commas between them): what they add to `x-forwarded-for` counts as the address of a caller, in the
+    /// audit log and for the limit of refused credentials.
+    trusted_proxies: May<String>;
     /// `behind-proxy`: a proxy in front encrypts, so authenticated calls are accepted in plain text from other machines.
     plaintext: May<Plaintext>;
     /// Who may list the services by gRPC reflection: `on` (everybody), `authenticated` or `off`.
     reflection: Must<Reflection> = "on";
+    /// Origins (`https://HOST[:PORT]`, with commas between them) of pages whose browsers may call by gRPC-Web, over HTTP/1.1, too; off when not set.
+    grpc_web_origins: May<String>;
     /// PEM file with the server's certificate and its chain; turns on TLS on `listen` and `admin_listen`. The files are loaded again when they change.
     tls_certificate: May<PathBuf>;
     /// PEM file with the key of `tls_certificate`.
     tls_key: May<PathBuf>;
     /// PEM file with the authorities of clients' certificates; without it clients need no certificate.
     tls_client_ca: May<PathBuf>;
+    /// PEM file with the lists of revoked certificates (CRL) of the authorities in `tls_client_ca`, one of each.
+    tls_client_crl: May<PathBuf>;
     /// Whether clients need a certificate when `tls_client_ca` is set: `required` or `optional`.
     tls_client_certificates: Must<ClientCertificates> = "required";
     /// What the process does: `all`, `serve` (the API, no training) or `train` (jobs, health and metrics, no API).
@@ -87,7 +102,7 @@ settings! {
     /// URL of a PostgreSQL database that several servers share, for example postgres://frameshift@db:5432/frameshift, without a password; the records
     /// are in a file in `data_dir` when not set. Across a network the server's certificate is checked, unless `sslmode` says otherwise.
     database_url: May<String>;
-    /// File with the password for `database_url`; it is read again when it changes.
+    /// File with the password for `database_url`; it is read again once a minute.
     database_password_file: May<PathBuf>;
     /// Most connections to `database_url`.
     database_connections: Must<NonZeroU32> = "10";
@@ -149,10 +164,11 @@ settings! {
     queue_memory: May<ByteSize>;
     /// Most clips in one batch.
     batch_clips: Must<NonZeroUsize> = "16";
-    /// Memory of one batch's activations; an eighth of the memory that this process may use when not set, at least 256 MiB. A single clip always runs.
+    /// Memory of one batch's activations; when not set, an eighth of the memory that this process may use, or of the GPU's, at least 256 MiB. A single clip
+    /// always runs.
     batch_memory: May<ByteSize>;
-    /// Longest time that a batch should take while more than one tenant sends requests, or one tenant of both priorities: it bounds the wait of a
-    /// quiet tenant beside a flood. A single clip always runs.
+    /// Longest time that a batch should take while more than one tenant sends requests, or one tenant of both priorities; an eighth of it while one of
+    /// them sends few. It bounds the wait of a quiet tenant beside a flood. A single clip always runs.
     batch_time: Must<Span> = "100ms";
     /// Memory of resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";
@@ -166,7 +182,7 @@ settings! {
     training_share: Must<Ratio> = "0.1";
     /// Most jobs that train at a time.
     job_runners: Must<NonZeroUsize> = "2";
-    /// Memory of one job's training, in all; when not set, a quarter of the machine's (or its control group's) divided by `job_runners`.
+    /// Memory of one job's training, in all; when not set, a quarter of the machine's (or its control group's, or the GPU's) divided by `job_runners`.
     step_memory: May<ByteSize>;
     /// Disk space for the frozen features of one job that trains a linear probe; a job that needs more is refused.
     feature_bytes: Must<ByteSize> = "8GiB";

@@ -65,6 +65,21 @@ fn memory_is_a_share_of_the_machines_unless_it_is_given() {
 }
 
 #[test]
+fn what_is_computed_with_is_a_share_of_the_memory_of_a_device_unless_it_is_given() {
+    let mut config = load(None, &[], &[]).unwrap();
+    let before = config.engine.queue_bytes;
+    config.compute_in(80 << 30);
+    assert_eq!(config.engine.batch_bytes, 10 << 30);
+    assert_eq!(config.jobs.step_bytes, 10 << 30);
+    assert_eq!(config.engine.queue_bytes, before, "clips wait on the host");
+    let given = "batch_memory = \"3MiB\"\nstep_memory = \"5MiB\"";
+    let mut config = load(Some(given), &[], &[]).unwrap();
+    config.compute_in(80 << 30);
+    let own = (config.engine.batch_bytes, config.jobs.step_bytes);
+    assert_eq!(own, (3 << 20, 5 << 20));
+}
+
+#[test]
 fn the_file_can_be_named_by_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frameshift.toml");
@@ -162,6 +177,7 @@ fn settings_that_contradict_authentication_are_refused() {
         "--admin-listen=127.0.0.1:0",
         "--key-pepper-file=x",
         "--bootstrap-key-file=x",
+        "--identities-file=x",
     ] {
         assert!(
             refused(&[needless]).contains("authentication is none"),
@@ -172,6 +188,16 @@ fn settings_that_contradict_authentication_are_refused() {
         (&["--tls-certificate=x"][..], "tls_certificate:"),
         (&["--tls-key=x"], "tls_key:"),
         (&["--tls-client-ca=x"], "tls_client_ca:"),
+        (&["--tls-client-crl=x"], "tls_client_crl:"),
+        (&["--authentication=oidc"], "authentication:"),
+        (
+            &["--authentication=keys", "--identities-file=x"],
+            "identities_file:",
+        ),
+        (
+            &["--authentication=keys,mtls", "--identities-file=x"],
+            "authentication: mtls needs tls_client_ca",
+        ),
         (
             &[
                 "--tls-certificate=x",
@@ -183,6 +209,16 @@ fn settings_that_contradict_authentication_are_refused() {
     ] {
         assert!(refused(flags).contains(key), "{flags:?}");
     }
+    let all = [
+        "--authentication=keys,oidc,mtls",
+        "--identities-file=x",
+        "--tls-client-ca=x",
+        "--tls-certificate=x",
+        "--tls-key=x",
+    ];
+    let config = load(None, &[], &all).unwrap();
+    assert_eq!(config.tenancy.methods.len(), 3);
+    assert!(refused(&["--trusted-proxies=10.0.0.0/33"]).contains("trusted_proxies:"));
     assert!(refused(&["--reflection", "authenticated"]).contains("reflection:"));
     for address in ["--listen=0.0.0.0:1", "--admin-listen=0.0.0.0:1"] {
         let message = refused(&["--authentication=keys", address]);
@@ -196,6 +232,27 @@ fn settings_that_contradict_authentication_are_refused() {
             "--tls-key=x",
         ];
         assert!(load(None, &[], &encrypted).is_ok());
+    }
+}
+
+#[test]
+fn origins_are_as_browsers_write_them() {
+    let of = |origins: &str| load(None, &[], &["--grpc-web-origins", origins]);
+    let config = of("https://app.example, http://localhost:8080").unwrap();
+    assert_eq!(config.rpc.web_origins.len(), 2);
+    assert!(config.rpc.of_admin().web_origins.is_empty());
+    for bad in [
+        "*",
+        "https://*.example",
+        "app.example",
+        "https://app.example/",
+        "https://app.example/x",
+        "https://me@app.example",
+        "ftp://app.example",
+        "null",
+    ] {
+        let message = of(bad).unwrap_err().to_string();
+        assert!(message.contains("grpc_web_origins:"), "{message}");
     }
 }
 
@@ -216,11 +273,17 @@ authentication = "none" # default
 # admin_listen is not set
 # bootstrap_key_file is not set
 # key_pepper_file is not set
+# identities_file is not set
+issuer_stale_limit = "1h" # default
+refused_credentials_per_address = 20 # default
+# trusted_proxies is not set
 # plaintext is not set
 reflection = "on" # default
+# grpc_web_origins is not set
 # tls_certificate is not set
 # tls_key is not set
 # tls_client_ca is not set
+# tls_client_crl is not set
 tls_client_certificates = "required" # default
 role = "all" # default
 # exit_when_idle is not set

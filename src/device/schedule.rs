@@ -3,13 +3,14 @@
 //! Invariant: never awaits, reads a clock or does I/O. A serving item that has started runs to its end; training items take turns after every slice.
 //! Once everything of a serving item is enqueued on an accelerator it is parked until its result is there, and the next one may start.
 //! While both want the device, training has its share of the time: it is never more than one serving item short of it, nor more than one slice beyond it.
-//! What one side does not use is the other's, and nobody is asked to give it back. Owners of training items share its time equally, however
-//! many items each has.
+//! What one side does not use is the other's, and nobody is asked to give it back. Owners of training items share its time by their weights,
+//! however many items each has.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::{Config, Owner, Priority};
+use crate::fair::Weight;
 
 /// The whole device, in the unit of [`Config::training_share`].
 const WHOLE: u32 = 1000;
@@ -68,6 +69,7 @@ struct Item<K> {
     key: K,
     bytes: u64,
     owner: Owner,
+    weight: Weight,
 }
 
 impl<K: Copy + PartialEq> Schedule<K> {
@@ -91,11 +93,21 @@ impl<K: Copy + PartialEq> Schedule<K> {
     }
 
     /// Adds a submitted item.
-    pub(super) fn push(&mut self, key: K, priority: Priority, (bytes, owner): (u64, Owner)) {
+    pub(super) fn push(
+        &mut self,
+        key: K,
+        priority: Priority,
+        (bytes, owner, weight): (u64, Owner, Weight),
+    ) {
         match priority {
             Priority::Serving => self.serving.push_back(key),
             Priority::Training => {
-                self.waiting.push_back(Item { key, bytes, owner });
+                self.waiting.push_back(Item {
+                    key,
+                    bytes,
+                    owner,
+                    weight,
+                });
                 self.promote();
             }
         }
@@ -241,8 +253,10 @@ impl<K: Copy + PartialEq> Schedule<K> {
         let item = self.training.remove(at)?;
         let start = self.start(&item.owner);
         self.virtual_time = start;
-        self.finished
-            .insert(item.owner.clone(), start.saturating_add(took));
+        self.finished.insert(
+            item.owner.clone(),
+            start.saturating_add(took / item.weight.get()),
+        );
         self.finished.retain(|_, finished| *finished > start);
         Some(item)
     }

@@ -15,6 +15,7 @@ use super::handover::{Handover, Refused};
 use super::schedule::{Schedule, Turn};
 use super::slice::{self, SliceEnd};
 use super::{Config, Error, Health, Owner, Priority, Source, Steady, Work};
+use crate::fair::{Weight, Weights};
 use crate::ids::TenantId;
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
@@ -26,9 +27,15 @@ const STUMBLES: u32 = 8;
 #[derive(Debug, Clone)]
 pub struct Handle {
     core: Arc<Core>,
-    owner: Owner,
     /// Stops the thread when the last handle is gone.
     _alive: Arc<Alive>,
+}
+
+/// Handle for the training of a tenant, whose time on the device is counted for it: tenants that train at the same time share the device equally.
+#[derive(Debug, Clone)]
+pub struct Owned {
+    handle: Handle,
+    owner: TenantId,
 }
 
 /// The device's service: it waits for the thread and stops it at the drain.
@@ -78,6 +85,17 @@ struct Core {
     health: Box<dyn Health>,
     /// Why the thread has ended by itself.
     lost: OnceLock<Arc<str>>,
+    /// Weights by which tenants share training; equal ones while there are none.
+    weights: OnceLock<Arc<dyn Weights>>,
+}
+
+impl Core {
+    fn weight_of(&self, owner: Option<&TenantId>) -> Weight {
+        match (self.weights.get(), owner) {
+            (Some(weights), Some(tenant)) => weights.of(tenant),
+            (None, _) | (_, None) => Weight::ONE,
+        }
+    }
 }
 
 /// When the thread began what it is doing.
@@ -167,6 +185,7 @@ pub fn start_on(
         pulse: Pulse::new(),
         health,
         lost: OnceLock::new(),
+        weights: OnceLock::new(),
     });
     let (sender, ended) = oneshot::channel();
     let exit = Exit {
@@ -181,7 +200,6 @@ pub fn start_on(
         })?;
     let handle = Handle {
         core: core.clone(),
-        owner: None,
         _alive: Arc::new(Alive(core.clone())),
     };
     let service = Service {
@@ -193,36 +211,44 @@ pub fn start_on(
 }
 
 impl Handle {
-    /// Returns a handle whose training items count for a tenant: tenants that train at the same time share the device equally.
+    /// Returns the handle for the training of a tenant.
     #[must_use]
-    pub fn owned_by(&self, tenant: &TenantId) -> Self {
-        Self {
-            owner: Some(tenant.clone()),
-            ..self.clone()
+    pub fn owned_by(&self, tenant: &TenantId) -> Owned {
+        Owned {
+            handle: self.clone(),
+            owner: tenant.clone(),
         }
     }
 
-    /// Submits a work item.
+    /// Submits a work item that serves.
     ///
     /// # Errors
     /// [`Error::Full`] when too many items are submitted, [`Error::Stopped`].
-    pub fn submit(&self, work: Box<dyn Work>, priority: Priority) -> Result<(), Error> {
-        let submitted = self
-            .core
+    pub fn submit(&self, work: Box<dyn Work>) -> Result<(), Error> {
+        self.hand_over((work, Priority::Serving, None))
+    }
+
+    fn hand_over(&self, item: Submitted) -> Result<(), Error> {
+        self.core
             .handover
-            .submit((work, priority, self.owner.clone()));
-        submitted.map_err(|refused| match refused {
-            Refused::Full => Error::Full {
-                queue: self.core.config.queue,
-            },
-            Refused::Stopped => Error::Stopped,
-        })
+            .submit(item)
+            .map_err(|refused| match refused {
+                Refused::Full => Error::Full {
+                    queue: self.core.config.queue,
+                },
+                Refused::Stopped => Error::Stopped,
+            })
     }
 
     /// Sets the source of serving batches, which replaces an earlier one.
     pub fn set_source(&self, source: Box<dyn Source>) {
         // A source that nobody asked yet, or that comes too late, may panic when it is dropped.
         slice::discard(self.core.handover.set_source(source));
+    }
+
+    /// Has tenants share the device's training by these weights, which are set once.
+    pub fn share_by(&self, weights: Arc<dyn Weights>) {
+        let _ = self.core.weights.set(weights);
     }
 
     /// Tells the device that the source may have a batch.
@@ -251,6 +277,17 @@ impl Handle {
             cancelled: counters.cancelled.load(Ordering::Acquire),
             panics: counters.panics.load(Ordering::Acquire),
         }
+    }
+}
+
+impl Owned {
+    /// Submits a work item that trains.
+    ///
+    /// # Errors
+    /// [`Error::Full`] when too many items are submitted, [`Error::Stopped`].
+    pub fn submit(&self, work: Box<dyn Work>) -> Result<(), Error> {
+        let owner = Some(self.owner.clone());
+        self.handle.hand_over((work, Priority::Training, owner))
     }
 }
 
@@ -381,7 +418,8 @@ impl Device {
                 .works
                 .get(&key)
                 .map_or(0, |work| slice::bytes(work.as_ref()));
-            self.schedule.push(key, priority, (bytes, owner));
+            let weight = self.exit.core.weight_of(owner.as_ref());
+            self.schedule.push(key, priority, (bytes, owner, weight));
         }
         arrived.stopping
     }

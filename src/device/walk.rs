@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Error, Handle, Priority, Step, Work};
+use super::{Error, Handle, Owned, Step, Work};
 
 /// A computation that the device runs slice by slice and whose result is awaited with [`Handle::run`].
 pub trait Walk: Send + 'static {
@@ -78,18 +78,35 @@ impl<W: Walk> Work for Reported<W> {
 }
 
 impl Handle {
-    /// Submits a computation and waits for its result. Dropping the future cancels it before its next slice.
+    /// Submits a computation that serves, and waits for its result. Dropping the future cancels it before its next slice.
     ///
     /// # Errors
     /// [`Error::Full`] at once, [`Error::Stopped`], or [`Error::Panicked`] with the message of the panic.
-    pub async fn run<W: Walk>(&self, walk: W, priority: Priority) -> Result<W::Output, Error> {
-        let (reply, result) = oneshot::channel();
-        let work = Reported {
-            walk: Some(walk),
-            reply: Some(reply),
-        };
-        self.submit(Box::new(work), priority)?;
-        // The sender is dropped without a result only when the device stops.
-        result.await.unwrap_or(Err(Error::Stopped))
+    pub async fn run<W: Walk>(&self, walk: W) -> Result<W::Output, Error> {
+        result_of(walk, |work| self.submit(work)).await
     }
+}
+
+impl Owned {
+    /// Submits a computation that trains, and waits for its result. Dropping the future cancels it before its next slice.
+    ///
+    /// # Errors
+    /// [`Error::Full`] at once, [`Error::Stopped`], or [`Error::Panicked`] with the message of the panic.
+    pub async fn run<W: Walk>(&self, walk: W) -> Result<W::Output, Error> {
+        result_of(walk, |work| self.submit(work)).await
+    }
+}
+
+async fn result_of<W: Walk>(
+    walk: W,
+    submit: impl FnOnce(Box<dyn Work>) -> Result<(), Error>,
+) -> Result<W::Output, Error> {
+    let (reply, result) = oneshot::channel();
+    let work = Reported {
+        walk: Some(walk),
+        reply: Some(reply),
+    };
+    submit(Box::new(work))?;
+    // The sender is dropped without a result only when the device stops.
+    result.await.unwrap_or(Err(Error::Stopped))
 }

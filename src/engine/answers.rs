@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::admission::Demand;
 use super::request::{Ran, VersionClips};
 use super::{Error, Handle, Limit, Permit};
-use crate::ids::VersionRef;
+use crate::ids::{TaskId, VersionRef};
 use crate::model::{Pictures, Readout};
 use crate::telemetry::metrics::Dropped;
 
@@ -186,6 +186,34 @@ impl Handle {
             let limit = Limit::Permit;
             return Err(Error::QueueFull { clips, limit });
         }
+        let readers = self.readers(&wanted);
+        let ran = self.run_in_time(permit, wanted, deadline).await?;
+        for (ran, (task, frames)) in ran.iter().zip(readers) {
+            if ran.is_ok() {
+                let account = &self.core.account;
+                account.answered(permit.tenant(), task.as_ref(), frames);
+            }
+        }
+        Ok(ran)
+    }
+
+    /// The task of each version and the frames of its clips.
+    fn readers(&self, wanted: &[VersionClips]) -> Vec<(Option<TaskId>, u64)> {
+        let frame = self.core.backbone.config().frame_len();
+        let reader = |wanted: &VersionClips| {
+            let frames = (wanted.clips.iter()).filter_map(|clip| clip.frames(frame));
+            let task = wanted.version.as_ref().map(|version| version.task.clone());
+            (task, frames.sum::<usize>() as u64)
+        };
+        wanted.iter().map(reader).collect()
+    }
+
+    async fn run_in_time(
+        &self,
+        permit: &Permit,
+        wanted: Vec<VersionClips>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Result<Ran, Error>>, Error> {
         let (tenant, class) = (permit.tenant(), permit.class());
         let Some(at) = deadline else {
             return Ok(self.core.run((tenant, class), wanted, None).await);

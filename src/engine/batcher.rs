@@ -82,21 +82,26 @@ impl<T: Queued> Batcher<T> {
         self.interactive.len() + self.batch.len()
     }
 
+    /// Returns whether clips of a tenant and class wait.
+    pub(super) fn has(&self, (tenant, class): (&TenantId, Class)) -> bool {
+        self.lane(class).len_of(tenant) > 0
+    }
+
     /// Returns the frames of all waiting clips.
     pub(super) fn cost(&self) -> u64 {
         self.interactive.cost().saturating_add(self.batch.cost())
     }
 
     /// Appends a clip to its tenant's lane of the class.
-    pub(super) fn push(&mut self, (tenant, class): (&TenantId, Class), clip: T) {
+    pub(super) fn push(&mut self, asks: (&TenantId, Weight), class: Class, clip: T) {
         let cost = clip.frames() as u64;
-        self.lane_mut(class).push((tenant, Weight::ONE), cost, clip);
+        self.lane_mut(class).push(asks, cost, clip);
     }
 
     /// Appends a clip that nobody waits for.
-    pub(super) fn push_spare(&mut self, tenant: &TenantId, clip: T) {
+    pub(super) fn push_spare(&mut self, asks: (&TenantId, Weight), clip: T) {
         let cost = clip.frames() as u64;
-        self.spare.push((tenant, Weight::ONE), cost, clip);
+        self.spare.push(asks, cost, clip);
     }
 
     /// Removes the waiting clips of a request and returns them.
@@ -118,7 +123,12 @@ impl<T: Queued> Batcher<T> {
 
     /// Returns the frames that are classified up to the end of a new request of `frames` frames, if no other comes; `None` when nothing waits that
     /// would be classified before.
-    pub(super) fn ahead(&self, (tenant, class): (&TenantId, Class), frames: u64) -> Option<u64> {
+    pub(super) fn ahead(
+        &self,
+        asks: (&TenantId, Weight),
+        class: Class,
+        frames: u64,
+    ) -> Option<u64> {
         let before = match class {
             // The batch class waits meanwhile, but for its rare turns.
             Class::Interactive => 0,
@@ -128,7 +138,7 @@ impl<T: Queued> Batcher<T> {
         if before == 0 && lane.is_empty() {
             return None;
         }
-        let own = lane.ahead((tenant, Weight::ONE), frames);
+        let own = lane.ahead(asks, frames);
         Some(own.saturating_add(before))
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::spec::RateExceeded;
+
 use crate::ids::VersionRef;
 
 /// Reason why a clip was not classified.
@@ -16,6 +18,9 @@ pub enum Error {
         /// Limit that refused them.
         limit: Limit,
     },
+    /// The tenant has used what it may in a second.
+    #[error(transparent)]
+    RateExceeded(#[from] RateExceeded),
     /// The queue is too long for the request's deadline; nothing was decoded.
     #[error(
         "the deadline cannot be met: the clips that are before this request take about {} ms more, and {} ms are left",

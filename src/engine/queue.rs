@@ -3,22 +3,26 @@
 //! Invariant: a clip whose caller left or whose deadline passed is dropped here, no later than when a batch forms.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::batcher::{Batcher, Limits, Pace, Queued, Sharing};
 use super::rate::{Rate, Rates};
-use super::weights::Weights;
+use super::weights;
 use super::{Config, Error};
-use crate::fair::Class;
+use crate::fair::{Class, Weights};
 use crate::ids::TenantId;
 use crate::model::{Backbone, Pictures, Readout};
 use crate::telemetry::Metrics;
 
 /// A batch that nobody waits for takes at most the time of a batch of requests divided by this, unless a single clip takes longer.
 const SPARE: usize = 4;
+
+/// Part of the time of a batch that one takes while a tenant who asks for little shares the device with others: it waits for the running batch and is in the
+/// next one, where it would be answered after its own clips alone.
+const LIGHT: f64 = 1.0 / 8.0;
 
 /// One clip (view) of a request.
 pub(super) struct Clip {
@@ -31,7 +35,7 @@ pub(super) struct Clip {
     /// Number of frames, T.
     pub(super) frames: usize,
     /// Adapter set, pinned for as long as the clip exists, or none.
-    pub(super) weights: Weights,
+    pub(super) weights: weights::Weights,
     /// What is wanted of the clip: logits or features.
     pub(super) readout: Readout,
     /// Time after which the answer is no longer wanted.
@@ -95,6 +99,7 @@ pub(super) struct Queue {
     limits: Limits,
     /// A plain mutex, because it is held while clips are moved and never across an await; the device thread takes it only to form a batch.
     state: Mutex<State>,
+    weights: Arc<dyn Weights>,
     metrics: Metrics,
 }
 
@@ -117,7 +122,12 @@ struct State {
 }
 
 impl Queue {
-    pub(super) fn new(config: &Config, backbone: &Backbone, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        backbone: &Backbone,
+        weights: Arc<dyn Weights>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             limits: Limits {
                 clips: config.batch_clips,
@@ -134,6 +144,7 @@ impl Queue {
                 begin: Instant::now(),
                 closed: false,
             }),
+            weights,
             metrics,
         }
     }
@@ -144,21 +155,24 @@ impl Queue {
 
     /// Adds a request's clips. When the device has stopped they are dropped, which closes the request's channel.
     pub(super) fn push(&self, (tenant, class): (&TenantId, Class), clips: Vec<Clip>) {
+        let weight = self.weights.of(tenant);
         let mut state = self.lock();
         if state.closed {
             drop(state);
             return drop(clips);
         }
         let now = state.begin.elapsed();
-        state.sharing.asked((tenant, class), now);
+        let is_first = !state.batcher.has((tenant, class));
+        state.sharing.asked((tenant, class), is_first, now);
         for clip in clips {
-            state.batcher.push((tenant, class), clip);
+            state.batcher.push((tenant, weight), class, clip);
         }
         self.metrics.queue_clips(state.batcher.len());
     }
 
     /// Adds clips that nobody waits for; they run when no request waits.
     pub(super) fn push_spare(&self, tenant: &TenantId, clips: Vec<Clip>) {
+        let weight = self.weights.of(tenant);
         let mut state = self.lock();
         if state.closed {
             drop(state);
@@ -166,7 +180,7 @@ impl Queue {
         }
         // The tenant does not count as one that shares the device, so that batches of requests stay as large as they are.
         for clip in clips {
-            state.batcher.push_spare(tenant, clip);
+            state.batcher.push_spare((tenant, weight), clip);
         }
     }
 
@@ -221,9 +235,14 @@ impl Queue {
 
     /// Returns the time until a new request of `frames` frames would be through the device, by the mean time of a frame; `None` while that is
     /// unknown, or when nothing waits before it. A lower bound: the running batch is not counted, nor what is still decoded.
-    pub(super) fn wait(&self, asks: (&TenantId, Class), frames: u64) -> Option<Duration> {
+    pub(super) fn wait(
+        &self,
+        (tenant, class): (&TenantId, Class),
+        frames: u64,
+    ) -> Option<Duration> {
+        let weight = self.weights.of(tenant);
         let state = self.lock();
-        let ahead = state.batcher.ahead(asks, frames)?;
+        let ahead = state.batcher.ahead((tenant, weight), class, frames)?;
         let frame = state.pace.frame()?.as_secs_f64();
         // A wait that no duration holds is not known.
         Duration::try_from_secs_f64(frame * ahead as f64).ok()
@@ -269,7 +288,9 @@ impl Queue {
         }
         if batch.is_empty() {
             // A tenant that is alone on the device, with requests of one class, gets the full throughput.
-            let paced = match state.sharing.is_shared(state.begin.elapsed()) {
+            let elapsed = state.begin.elapsed();
+            let paced = match state.sharing.is_shared(elapsed) {
+                true if state.sharing.has_light(elapsed) => state.pace.limit_within(LIGHT),
                 true => state.pace.limit(),
                 false => usize::MAX,
             };

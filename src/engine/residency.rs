@@ -99,11 +99,11 @@ impl Residency {
     pub(super) fn new(budget: u64, loader: Loader, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
             budget,
-            loader,
             state: Mutex::default(),
             freed: Notify::new(),
             suspected: Notify::new(),
-            turns: Turns::new(LOADS),
+            turns: Turns::new(LOADS, Arc::clone(&loader.weights)),
+            loader,
             metrics,
         }))
     }
@@ -232,6 +232,26 @@ impl Residency {
         }
     }
 
+    /// Returns whether another version of the task is resident.
+    pub(super) fn is_near(&self, version: &VersionRef) -> bool {
+        let state = self.0.lock();
+        state.slots.iter().any(|(own, slot)| {
+            let is_sibling = own.tenant == version.tenant && own.task == version.task;
+            is_sibling && own != version && matches!(slot, Slot::Resident(_))
+        })
+    }
+
+    /// Returns whether a version is not in the table, while another version of its task is resident.
+    pub(super) fn is_behind(&self, version: &VersionRef) -> bool {
+        let is_known = self.0.lock().slots.contains_key(version);
+        !is_known && self.is_near(version)
+    }
+
+    /// Returns whether a version is resident.
+    pub(super) fn is_resident(&self, version: &VersionRef) -> bool {
+        matches!(self.0.lock().slots.get(version), Some(Slot::Resident(_)))
+    }
+
     /// Returns the tasks of all sets in the table.
     pub(super) fn tasks(&self) -> HashSet<(TenantId, TaskId)> {
         let state = self.0.lock();
@@ -279,7 +299,12 @@ impl Residency {
 
     /// Returns the records of the tenant's sets, sorted by version.
     pub(super) fn records(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
-        self.0.lock().records(tenant)
+        self.0.lock().records(Some(tenant))
+    }
+
+    /// Returns the records of all sets, sorted by version.
+    pub(super) fn all_records(&self) -> Vec<ResidencyRecord> {
+        self.0.lock().records(None)
     }
 }
 

@@ -3,7 +3,6 @@
 //! Invariant: it takes nothing that a request could use. Its room in the queue is its own; it runs when no request waits, in small batches; its sets are
 //! loaded into free room only and are the first to leave.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::Demand;
@@ -67,10 +66,12 @@ impl Handle {
         &self,
         Spare(permit): Spare,
         version: &VersionRef,
-        clips: Vec<Arc<[f32]>>,
+        clips: Vec<impl Into<Pictures>>,
         deadline: Instant,
     ) -> Result<Answer, Error> {
-        let bytes = clips.iter().map(|clip| size_of_val(&**clip) as u64).sum();
+        let clips: Vec<Pictures> = clips.into_iter().map(Into::into).collect();
+        let values: usize = clips.iter().map(Pictures::values).sum();
+        let bytes = (values * size_of::<f32>()) as u64;
         let count = clips.len();
         let demand = Demand {
             clips: count,
@@ -94,11 +95,10 @@ impl super::Core {
         &self,
         tenant: &TenantId,
         version: &VersionRef,
-        clips: Vec<Arc<[f32]>>,
+        clips: Vec<Pictures>,
         deadline: Instant,
     ) -> Result<Ran, Error> {
         let pin = self.residency.spare(version)?;
-        let clips = clips.into_iter().map(Pictures::from).collect();
         let ready = self.pinned(pin, Readout::Logits, clips)?;
         let mut queued = Vec::new();
         let pending = self.pending(tenant, ready, Some(deadline), &mut queued);

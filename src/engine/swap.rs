@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Duration, MissedTickBehavior};
 
 use super::residency::Pin;
 use super::{Core, Desired, Error, Role, Unavailable, Unfit, Versions, warmup};
@@ -18,12 +18,18 @@ use crate::shutdown::Signal;
 /// Most moves at a time; further ones wait for the next poll. Their loads take turns anyway.
 const MOVES: usize = 32;
 
+/// How long a process that has no version of a task in memory leaves a proof to those that have one; a little longer than the registry prefers them.
+const YIELD: Duration = Duration::from_millis(1100);
+/// How often a process that still loads a version says so; several times while the registry waits for its word.
+const RENEWAL: Duration = Duration::from_secs(10);
+
 /// The engine's loop.
 pub struct Service {
     core: Arc<Core>,
     versions: Arc<dyn Versions>,
     moving: HashSet<VersionRef>,
-    moves: JoinSet<VersionRef>,
+    /// Moves in progress. Each says whether its version is to be tried again.
+    moves: JoinSet<(VersionRef, bool)>,
     /// Sets that are being warmed up again, at most one per resident set, and sets of shadow versions, which are loaded if there is room.
     exams: JoinSet<()>,
     /// Tasks that may have changed but could not be read, or whose notice was lost; at most one entry per task with sets in the table.
@@ -71,7 +77,7 @@ impl Service {
             tokio::select! {
                 biased;
                 () = drain.draining() => break,
-                Some(moved) = self.moves.join_next() => self.ended(moved),
+                Some(moved) = self.moves.join_next() => self.ended(moved).await,
                 Some(_) = self.exams.join_next() => {}
                 suspects = self.core.residency.suspects() => self.examine(suspects),
                 change = changes.recv(), if announced => match change {
@@ -87,22 +93,44 @@ impl Service {
             }
         }
         self.core.ready.send_replace(false);
+        self.leave().await;
         self.core.spare.close();
         self.core.admission.close();
         self.core.admission.idle().await;
         Ok(())
     }
 
-    fn ended(&mut self, moved: Result<VersionRef, tokio::task::JoinError>) {
+    /// Leaves moves that are in progress to other processes.
+    async fn leave(&mut self) {
+        self.moves.shutdown().await;
+        for version in std::mem::take(&mut self.moving) {
+            self.release(&version).await;
+        }
+    }
+
+    async fn ended(&mut self, moved: Result<(VersionRef, bool), tokio::task::JoinError>) {
         match moved {
-            Ok(version) => {
+            Ok((version, is_retried)) => {
                 self.moving.remove(&version);
+                // A task's versions are proved together: the proof stays while another of them is loaded.
+                let is_of_task =
+                    |own: &VersionRef| own.tenant == version.tenant && own.task == version.task;
+                if is_retried && !self.moving.iter().any(is_of_task) {
+                    self.release(&version).await;
+                }
             }
             Err(error) => {
                 // The name of the version is lost. Moves in progress are looked at again, which is harmless.
                 tracing::error!(%error, "a move of a serving version failed unexpectedly");
                 self.moving.clear();
             }
+        }
+    }
+
+    /// Leaves the proof of a version's task to other processes.
+    async fn release(&self, version: &VersionRef) {
+        if let Err(error) = self.versions.release(version).await {
+            tracing::debug!(%version, %error, "a proof is not left to others before its time is over");
         }
     }
 
@@ -163,7 +191,9 @@ impl Service {
                     // was refused under the old verdict may have recorded it after the version was requested anew. Others have their own records.
                     let is_due = own.role == Role::Main || !own.failed;
                     if is_due && self.core.residency.refusal(&own.version).is_some() {
-                        self.begin(own);
+                        self.begin(own, false);
+                    } else if own.is_elsewhere && self.core.residency.is_behind(&own.version) {
+                        self.follow(own.version);
                     }
                 }
             }
@@ -173,6 +203,15 @@ impl Service {
                 self.unsure.insert((tenant.clone(), task.clone()));
             }
         }
+    }
+
+    /// Loads a version that another process has made the serving one, in place of the one that answers here until then.
+    fn follow(&mut self, version: VersionRef) {
+        let core = self.core.clone();
+        self.exams.spawn(async move {
+            let loaded = core.residency.acquire(&version).await;
+            tracing::info!(tenant = %version.tenant, %version, is_resident = loaded.is_ok(), "a version that serves elsewhere was loaded");
+        });
     }
 
     fn examine(&mut self, suspects: Vec<Pin>) {
@@ -194,13 +233,13 @@ impl Service {
         };
         for desired in pending {
             if !desired.failed {
-                self.begin(desired);
+                self.begin(desired, true);
             }
         }
     }
 
-    /// Starts a move, unless it is in progress or too many others are.
-    fn begin(&mut self, desired: Desired) {
+    /// Starts a move, unless it is in progress or too many others are. One that is to be claimed is left to the process that has it.
+    fn begin(&mut self, desired: Desired, to_claim: bool) {
         if self.moves.len() >= MOVES || self.moving.contains(&desired.version) {
             return;
         }
@@ -208,14 +247,67 @@ impl Service {
         let core = self.core.clone();
         let versions = self.versions.clone();
         self.moves.spawn(async move {
-            advance(&core, versions.as_ref(), &desired).await;
-            desired.version
+            let versions = versions.as_ref();
+            let is_retried = match to_claim {
+                true if !is_claimed(&core, versions, &desired.version).await => false,
+                true => {
+                    renewing(
+                        versions,
+                        &desired.version,
+                        advance(&core, versions, &desired),
+                    )
+                    .await
+                }
+                false => advance(&core, versions, &desired).await,
+            };
+            (desired.version, is_retried)
         });
     }
 }
 
-/// Makes a desired version resident and then the serving one, or one that was proved; a failure that may be temporary is retried at the next poll.
-async fn advance(core: &Core, versions: &dyn Versions, desired: &Desired) {
+/// Whether this process is to prove a version. One that has no version of the task in memory asks once more when those that have one did not begin.
+async fn is_claimed(core: &Core, versions: &dyn Versions, version: &VersionRef) -> bool {
+    let is_near = core.residency.is_near(version);
+    for is_last in [is_near, true] {
+        match versions.claim(version, is_near).await {
+            Ok(true) => return true,
+            Ok(false) if is_last => return false,
+            Ok(false) => tokio::time::sleep(YIELD).await,
+            Err(error) => {
+                tracing::warn!(tenant = %version.tenant, %version, %error, "cannot claim the proof of a version; it is retried");
+                return false;
+            }
+        }
+    }
+    false
+}
+
+/// Waits for a move whose proof this process has, and keeps the proof for as long as that takes.
+pub(super) async fn renewing(
+    versions: &dyn Versions,
+    version: &VersionRef,
+    advance: impl Future<Output = bool>,
+) -> bool {
+    let mut advance = std::pin::pin!(advance);
+    loop {
+        tokio::select! {
+            biased;
+            is_retried = &mut advance => return is_retried,
+            () = tokio::time::sleep(RENEWAL) => {}
+        }
+        tokio::select! {
+            biased;
+            is_retried = &mut advance => return is_retried,
+            renewed = versions.claim(version, false) => if let Err(error) = renewed {
+                tracing::debug!(%version, %error, "a proof is not renewed");
+            },
+        }
+    }
+}
+
+/// Makes a desired version resident and then the serving one, or one that was proved. Returns whether it failed in a way that may be temporary; then it is
+/// tried again at the next poll.
+async fn advance(core: &Core, versions: &dyn Versions, desired: &Desired) -> bool {
     let version = &desired.version;
     // The version was requested anew, so an earlier verdict does not count.
     core.residency.retry(version);
@@ -252,6 +344,7 @@ async fn advance(core: &Core, versions: &dyn Versions, desired: &Desired) {
     if outcome == "moved" {
         tracing::info!(tenant = %version.tenant, %version, "a version is resident and warmed up");
     }
+    outcome == "retried"
 }
 
 async fn served(versions: &dyn Versions, desired: &Desired) -> Result<bool, Unavailable> {

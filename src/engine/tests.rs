@@ -1,18 +1,20 @@
 //! A small backbone for the engine's own tests, and tests of batches that fail as a whole.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{broadcast, mpsc};
 
 use super::queue::{Clip, Part, Queue};
 use super::residency::{Loader, Pin, Residency, tests::listed};
+use super::swap::renewing;
 use super::weights::Weights;
 use super::worker::Batches;
 use super::{Config, Desired, Error, Stored, Unavailable, Versions};
 use crate::device;
-use crate::fair::Class;
+use crate::fair::{Class, Equal};
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::model::{Activation, AdapterSet, Backbone, BackboneConfig, Pictures, Readout};
 use crate::rng::Stream;
@@ -66,15 +68,19 @@ pub(super) fn version(tenant: &str) -> VersionRef {
 /// Returns a table of sets within a budget; tests add the sets themselves.
 pub(super) fn residency(budget: u64, device: device::Handle) -> Residency {
     let loader = Loader {
-        versions: Arc::new(Nothing),
+        weights: Arc::new(Equal),
+        versions: Arc::new(Nothing::default()),
         backbone: backbone(8),
         device,
     };
     Residency::new(budget, loader, Metrics::new())
 }
 
-/// Source without any versions.
-struct Nothing;
+/// Source without any versions, which counts the claims of proofs.
+#[derive(Default)]
+struct Nothing {
+    claims: AtomicU32,
+}
 
 #[async_trait]
 impl Versions for Nothing {
@@ -96,6 +102,11 @@ impl Versions for Nothing {
 
     async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable> {
         Ok(Vec::new())
+    }
+
+    async fn claim(&self, _: &VersionRef, _: bool) -> Result<bool, Unavailable> {
+        self.claims.fetch_add(1, Ordering::SeqCst);
+        Ok(true)
     }
 
     async fn moved(&self, _: &VersionRef) -> Result<bool, Unavailable> {
@@ -127,6 +138,17 @@ pub(super) fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
     (clip, parts)
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_load_that_takes_long_keeps_its_proof() {
+    let versions = Nothing::default();
+    let load = async {
+        tokio::time::sleep(Duration::from_secs(95)).await;
+        true
+    };
+    assert!(renewing(&versions, &version("a"), load).await);
+    assert_eq!(versions.claims.load(Ordering::SeqCst), 9);
+}
+
 #[tokio::test]
 async fn a_batch_that_fails_is_taken_apart_to_find_the_set_at_fault() {
     let (device, _) = device::start(device::Config::default(), Metrics::new()).unwrap();
@@ -136,7 +158,12 @@ async fn a_batch_that_fails_is_taken_apart_to_find_the_set_at_fault() {
     for (tenant, backbone) in [("a", &good), ("b", &foreign), ("c", &good)] {
         pins.push(listed(&residency, &version(tenant), set(backbone), 10).await);
     }
-    let queue = Arc::new(Queue::new(&Config::default(), &good, Metrics::new()));
+    let queue = Arc::new(Queue::new(
+        &Config::default(),
+        &good,
+        Arc::new(Equal),
+        Metrics::new(),
+    ));
     let mut answers = Vec::new();
     for (request, pin) in (0..).zip(&pins) {
         let (clip, parts) = clip(pin, request);

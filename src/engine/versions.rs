@@ -63,6 +63,17 @@ pub trait Versions: Send + Sync + 'static {
     /// Returns the versions that are to stay resident, with the bytes of their files, the first ones first.
     async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable>;
 
+    /// Takes the proof of a version for this process, among those that share the records; `is_near`: it has another version of the task in memory. Returns
+    /// whether this process is to load the version and to warm it up.
+    async fn claim(&self, _version: &VersionRef, _is_near: bool) -> Result<bool, Unavailable> {
+        Ok(true)
+    }
+
+    /// Leaves a proof to other processes.
+    async fn release(&self, _version: &VersionRef) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     /// Makes a desired version, which is resident and warmed up, the serving one, if it is still desired. Returns whether it was.
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable>;
 
@@ -100,6 +111,14 @@ impl Versions for Registry {
 
     async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable> {
         Ok(Registry::pinned(self).await?)
+    }
+
+    async fn claim(&self, version: &VersionRef, is_near: bool) -> Result<bool, Unavailable> {
+        Ok(self.claim_proof(version, is_near).await?)
+    }
+
+    async fn release(&self, version: &VersionRef) -> Result<(), Unavailable> {
+        Ok(self.release_proof(version).await?)
     }
 
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable> {

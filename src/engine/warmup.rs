@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Unfit;
-use crate::device::{self, Priority, Walk};
-use crate::model::{AdapterSet, Backbone, Error, Inference, Segment, Step};
+use crate::blocking::blocking;
+use crate::device::{self, Walk};
+use crate::model::{AdapterSet, Backbone, Error, Inference, Pictures, Segment, Step};
 use crate::rng::Stream;
 use crate::spec::{AdapterConfig, Head};
 
@@ -29,7 +30,7 @@ pub(super) enum Fault {
 struct Forward {
     backbone: Arc<Backbone>,
     set: Arc<AdapterSet>,
-    frames: usize,
+    frames: Vec<Arc<[f32]>>,
     /// State of the forward pass; created by the first slice, on the device thread.
     inference: Option<Inference>,
     error: Option<Error>,
@@ -40,12 +41,12 @@ impl Forward {
         if let Some(inference) = &mut self.inference {
             return inference.advance();
         }
-        let clip = noise(self.frames * self.backbone.config().frame_len());
         let segment = Segment {
             set: self.set.clone(),
             clips: 0..1,
-            num_frames: self.frames,
+            num_frames: self.frames.len(),
         };
+        let clip = Pictures::from(std::mem::take(&mut self.frames));
         let inference = Inference::new(self.backbone.clone(), vec![clip], vec![segment])?;
         self.inference.insert(inference).advance()
     }
@@ -74,10 +75,16 @@ impl Walk for Forward {
     }
 }
 
-/// Returns synthetic pixels, the same at every start: normalised pixels lie within about ±2.7.
-fn noise(values: usize) -> Arc<[f32]> {
+/// Returns synthetic frames of so many values each, the same at every start: normalised pixels lie within about ±2.7. Each frame is the first one, turned by
+/// another number of values.
+fn noise(frames: usize, values: usize) -> Vec<Arc<[f32]>> {
     let mut stream = Stream::new(0, "engine warm-up");
-    (0..values).map(|_| stream.range(-2.0, 2.0)).collect()
+    let mut frame: Vec<f32> = (0..values).map(|_| stream.range(-2.0, 2.0)).collect();
+    let turned = |_| {
+        frame.rotate_left(usize::from(values > 1));
+        Arc::from(&frame[..])
+    };
+    (0..frames).map(turned).collect()
 }
 
 /// Warms up a set with [`set`], and once more if the set fails: a transient failure must not take a version out of service.
@@ -108,14 +115,17 @@ pub(super) async fn set(
         (Head::Mean | Head::Conv, true) => config.adapter_kernel_size[0] as usize,
         (Head::Mean, false) => 1,
     };
+    // Made aside, so that the device does not wait for it.
+    let values = backbone.config().frame_len();
+    let frames = blocking(move || noise(taps.max(1), values)).await;
     let forward = Forward {
         backbone: backbone.clone(),
         set: set.clone(),
-        frames: taps.max(1),
+        frames: frames.map_err(|_| Fault::Device(device::Error::Stopped))?,
         inference: None,
         error: None,
     };
-    match device.run(forward, Priority::Serving).await {
+    match device.run(forward).await {
         Ok(Ok(logits)) if logits.iter().flatten().all(|value| value.is_finite()) => Ok(()),
         Ok(Ok(_)) => Err(Fault::Unfit("its logits are not finite".into())),
         Ok(Err(Error::OutOfMemory { bytes })) => Err(Fault::OutOfMemory { bytes }),

@@ -114,7 +114,10 @@ impl Batch {
                     segments,
                     readouts,
                 });
-                self.forward.insert(begun?)
+                let begun = begun?;
+                let resumed = begun.resumed_frames();
+                self.queue.metrics().frames_resumed(resumed);
+                self.forward.insert(begun)
             }
         };
         match forward.advance()? {

@@ -1,5 +1,6 @@
 //! Why a file did not become a version, or a version no file.
 
+use crate::blocking::Unfinished;
 use crate::model::{self, exchange};
 use crate::registry;
 use crate::spec::{Digest, Invalid};
@@ -40,7 +41,7 @@ pub enum Error {
     Read(#[source] std::io::Error),
     /// The work broke off.
     #[error("the work on a file broke off")]
-    Interrupted(#[from] tokio::task::JoinError),
+    Interrupted(#[from] Unfinished),
     /// Tasks, versions, records and blobs.
     #[error(transparent)]
     Registry(#[from] registry::Error),

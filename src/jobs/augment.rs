@@ -15,7 +15,7 @@ const TRIES: usize = 10;
 /// Narrowest and widest shape of a crop, width over height.
 const SHAPES: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
 
-/// The random choices of one job.
+/// Random choices of one job's training.
 #[derive(Debug, Clone, Copy)]
 pub struct Draws {
     seed: u64,
@@ -28,7 +28,7 @@ const ERASED: (f32, f32) = (0.02, 1.0 / 3.0);
 /// Narrowest and widest shape of what is erased, height over width.
 const ERASED_SHAPES: (f32, f32) = (0.3, 1.0 / 0.3);
 
-/// What is taken of a picture in which no drawn crop fits.
+/// Crop of a picture in which no drawn crop fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// The largest centre square: jobs that began under the release before.
@@ -40,23 +40,23 @@ pub enum Fallback {
 /// A rectangle of a picture, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crop {
-    /// Left edge.
+    /// Left edge of the crop.
     pub x: u32,
-    /// Upper edge.
+    /// Upper edge of the crop.
     pub y: u32,
-    /// At least 1.
+    /// Width of the crop, at least 1.
     pub width: u32,
-    /// At least 1.
+    /// Height of the crop, at least 1.
     pub height: u32,
 }
 
 impl Draws {
-    /// The choices of a seed.
+    /// Returns the choices of a seed.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// The order in which an epoch takes its `clips` examples.
+    /// Returns the order in which an epoch takes its `clips` examples.
     pub fn order(&self, epoch: u64, clips: u64) -> Permutation {
         Permutation::new(
             clips,
@@ -64,13 +64,13 @@ impl Draws {
         )
     }
 
-    /// The order in which the `clips` examples of a label take their next turns.
+    /// Returns the order in which the `clips` examples of a label take their next turns.
     pub fn label_order(&self, label: u64, round: u64, clips: u64) -> Permutation {
         let stream = Stream::new(self.seed, "label order").fork(label);
         Permutation::new(clips, &mut stream.fork(round))
     }
 
-    /// The order of an epoch as release 0.1 took it: a job that began with it goes on with it.
+    /// Returns the order of an epoch as release 0.1 took it: a job that began with it goes on with it.
     pub fn shuffled(&self, epoch: u64, clips: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..clips).collect();
         Stream::new(self.seed, "order")
@@ -79,12 +79,12 @@ impl Draws {
         order
     }
 
-    /// Where the frames of an example are drawn from.
+    /// Returns the stream from which the frames of an example are drawn.
     pub fn frames(&self, epoch: u64, example: u64) -> Stream {
         Stream::new(self.seed, "frames").fork(epoch).fork(example)
     }
 
-    /// Whether an example is mirrored.
+    /// Returns whether an example is mirrored.
     pub fn is_mirrored(&self, epoch: u64, example: u64) -> bool {
         let mut stream = Stream::new(self.seed, "mirror").fork(epoch).fork(example);
         stream.below(2) == 1
@@ -176,12 +176,12 @@ impl Draws {
         None
     }
 
-    /// Where the dropout masks of a step come from.
+    /// Returns the stream of a step's dropout masks.
     pub fn dropout(&self, step: u64) -> Stream {
         Stream::new(self.seed, "dropout").fork(step)
     }
 
-    /// Where the initial weights come from.
+    /// Returns the stream of the initial weights.
     pub fn weights(&self) -> Stream {
         Stream::new(self.seed, "weights")
     }

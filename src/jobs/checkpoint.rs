@@ -60,6 +60,8 @@ pub(super) struct Origin {
     pub(super) adapter: AdapterConfig,
     pub(super) classes: usize,
     pub(super) plan: Plan,
+    /// The set that training starts from, in place of new weights.
+    pub(super) parent: Option<Arc<AdapterSet>>,
 }
 
 /// An evaluation as it is kept: step, loss and top-1.
@@ -77,7 +79,7 @@ fn look_of((step, loss, top1): LookBits) -> Look {
     }
 }
 
-/// Floats are kept as their bits: JSON's reader may be off by one in the last place.
+/// Header of a checkpoint. Floats are kept as their bits, since JSON has no numbers that are not finite.
 #[derive(Serialize, Deserialize)]
 struct Header {
     format: u32,

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dataset::{Budget, blocking};
+use super::dataset::Budget;
 use super::failure::{Failure, Outage};
 use super::features;
 use super::hints::Hints;
 use super::leases::Leases;
 use super::patience::Patience;
 use super::{Config, Parts};
+use crate::blocking::blocking;
 use crate::ids::JobId;
 use crate::metadata::{self, CheckpointRecord, Ending, JobRecord, Lease, PROCESS_LOST, Release};
 use crate::shutdown::Signal;
@@ -250,6 +251,17 @@ impl Context {
             };
             if !is_needed {
                 self.drop_features(path).await;
+            }
+        }
+    }
+
+    /// Sweeps features from time to time until the drain.
+    pub(super) async fn keep_sweeping(self: Arc<Self>) {
+        let drain = self.drain.clone();
+        loop {
+            tokio::select! {
+                () = drain.draining() => return,
+                () = tokio::time::sleep(self.config.sweep) => self.sweep_features().await,
             }
         }
     }

@@ -18,11 +18,12 @@ use sha2::{Digest as _, Sha256};
 use super::checkpoint;
 use super::failure::Failure;
 use super::journal::Journal;
+use crate::blocking::blocking;
 use crate::ids::{TenantId, VideoId};
 use crate::library::{self, Library};
 use crate::metadata::VideoRecord;
 use crate::model::Goal;
-use crate::spec::{ClipSampling, Digest, Normalization, RotationPolicy};
+use crate::spec::{ClipSampling, Digest, FrameOrder, Normalization, RotationPolicy, SpatialViews};
 use crate::video::{self, Alter, Clip, ClipSpec, Decoder, Lane, Rect, Views};
 
 pub(super) use batches::{Batches, Order, Training, frozen_row};
@@ -32,6 +33,8 @@ pub(super) use labels::Balance;
 
 /// Videos of one job that are decoded at a time; the decoder shares its workers fairly among tenants.
 const PARALLEL: usize = 4;
+/// Frames by which it is seen what a video looks like.
+pub(super) const GLANCE: NonZeroU16 = NonZeroU16::MIN.saturating_add(1);
 /// How often an interrupted decode is tried.
 const TRIES: u32 = 5;
 
@@ -196,6 +199,25 @@ impl Clips {
     /// The clip that classification would take from the middle of the video: `[3, T, S, S]`.
     pub(super) async fn central(&self, example: Example) -> Result<Arc<[f32]>, Failure> {
         let clip = self.decode(example.video, None, self.centre()).await?;
+        first_view(clip, example.video)
+    }
+
+    /// Two frames of the whole video, as every task's look at it: `[3, 2, S, S]`.
+    pub(super) async fn glance(
+        &self,
+        example: Example,
+        record: &VideoRecord,
+    ) -> Result<Arc<[f32]>, Failure> {
+        let sampling = ClipSampling {
+            num_frames: GLANCE,
+            sampling: crate::spec::Sampling::Uniform,
+            temporal_views: NonZeroU8::MIN,
+            spatial_views: SpatialViews::Center,
+            rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
+        };
+        let spec = ClipSpec::of_task(&sampling, self.side, self.normalization);
+        let clip = self.decode(example.video, Some(record), spec).await?;
         first_view(clip, example.video)
     }
 
@@ -364,13 +386,4 @@ pub(super) fn some_in_order<'a, T: Send>(
     parallel: usize,
 ) -> impl Stream<Item = T> + Send + Unpin {
     stream::iter(work).buffered(parallel.clamp(1, PARALLEL))
-}
-
-/// Runs what copies or computes much outside the async threads.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| Failure::Panicked)
 }

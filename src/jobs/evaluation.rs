@@ -8,12 +8,13 @@ use std::sync::Arc;
 use futures::{FutureExt, Stream, TryStreamExt};
 
 use super::calibration::Samples;
-use super::dataset::{Clips, Example, Training, blocking, in_order, some_in_order};
+use super::dataset::{Clips, Example, Training, in_order, some_in_order};
 use super::failure::Failure;
 use super::features::Features;
 use super::memory::Demand;
 use super::trainer::{Forward, ForwardWalk, HeadPass};
-use crate::device::{self, Priority};
+use crate::blocking::blocking;
+use crate::device;
 use crate::ids::VideoId;
 use crate::model::{
     self, AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment, aside,
@@ -32,7 +33,7 @@ const DECODED_BYTES: usize = 256 << 20;
 /// Where forwards run.
 #[derive(Clone)]
 pub(super) struct Forwards {
-    pub(super) device: device::Handle,
+    pub(super) device: device::Owned,
     pub(super) backbone: Arc<Backbone>,
     /// Frames of one clip.
     pub(super) num_frames: usize,
@@ -50,10 +51,7 @@ impl Forwards {
         make: impl FnOnce() -> Result<Forward, Error> + Send + 'static,
     ) -> Result<Vec<Vec<f32>>, Failure> {
         let forward = blocking(make).await??;
-        Ok(self
-            .device
-            .run(ForwardWalk::new(forward), Priority::Training)
-            .await??)
+        Ok(self.device.run(ForwardWalk::new(forward)).await??)
     }
 
     /// Adds what a head reads of every view of each example that has no frozen features yet: the views of an example follow one another as they are decoded.
@@ -94,6 +92,15 @@ impl Forwards {
             }
         }
         Ok(blocking(move || features.finish().map(|()| features)).await??)
+    }
+
+    /// The means of the class tokens of clips.
+    pub(super) async fn looks(&self, frames: Vec<Arc<[f32]>>) -> Result<Vec<Vec<f32>>, Failure> {
+        let mut rows = Vec::with_capacity(frames.len());
+        for some in frames.chunks(self.clips()) {
+            rows.extend(self.frozen(some.to_vec(), Head::Mean).await?);
+        }
+        Ok(rows)
     }
 
     /// What a head reads of clips.

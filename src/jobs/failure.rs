@@ -7,6 +7,7 @@ use std::io;
 use super::state::Stop;
 use super::trainer::Torn;
 use super::validation::Problems;
+use crate::blocking::Unfinished;
 use crate::ids::VideoId;
 use crate::spec::Invalid;
 use crate::{device, library, metadata, model, registry, store, video};
@@ -49,6 +50,12 @@ pub(super) enum Failure {
     Torn(#[from] Torn),
     #[error("a worker panicked")]
     Panicked,
+}
+
+impl From<Unfinished> for Failure {
+    fn from(_: Unfinished) -> Self {
+        Self::Panicked
+    }
 }
 
 impl Failure {

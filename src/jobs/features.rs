@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use crate::ids::{JobId, TenantId};
 use crate::spec::{Digest, Head};
 
-/// Begins every file.
+/// Bytes with which every file begins.
 const MAGIC: [u8; 8] = *b"fsfeat\x00\x01";
-/// Magic number, key, width of a row, whole rows.
+/// Bytes of the header: magic number, key, width of a row, whole rows.
 const HEADER: u64 = 8 + 32 + 8 + 8;
 /// Rows after which what was written is made durable.
 const SYNC: u64 = 1024;
@@ -45,7 +45,7 @@ impl Kind {
     /// Every kind.
     pub(super) const ALL: [Self; 3] = [Self::Training, Self::Tried, Self::Validation];
 
-    /// What the name of a file ends with.
+    /// Returns what the name of a file of this kind ends with.
     fn suffix(self) -> &'static str {
         match self {
             Self::Training => ".features",
@@ -77,6 +77,45 @@ pub(super) fn owner(path: &Path) -> Option<(TenantId, JobId)> {
     let name = stems.find_map(|kind| name.strip_suffix(kind.suffix()))?;
     let (job, tenant) = name.split_once('.')?;
     Some((tenant.parse().ok()?, job.parse().ok()?))
+}
+
+/// Gives a job the features that another job of its tenant has computed of the same: all of so many rows, or nothing. The file then has two names and takes
+/// its room once; it goes with the last of them.
+pub(super) fn share(path: &Path, key: Digest, width: usize, rows: u64) -> io::Result<()> {
+    let (Some(folder), Some((tenant, _))) = (path.parent(), owner(path)) else {
+        return Ok(());
+    };
+    if rows == 0 || path.exists() || !folder.exists() {
+        return Ok(());
+    }
+    for file in fs::read_dir(folder)? {
+        let other = file?.path();
+        if owner(&other).is_none_or(|(own, _)| own != tenant) {
+            continue;
+        }
+        if holds(&other, key, width, rows)? {
+            return match fs::hard_link(&other, path) {
+                // The other job has just ended.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+                linked => linked,
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file has all of so many rows of this key.
+fn holds(path: &Path, key: Digest, width: usize, rows: u64) -> io::Result<bool> {
+    let mut header = [0; HEADER as usize];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut header, 0));
+    match read {
+        Ok(()) => Ok(header[..48] == Features::header(key, width) && number(&header[48..]) == rows),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes a file; one that is not there is no error.
@@ -115,7 +154,11 @@ impl Features {
             whole,
         };
         if whole == 0 {
-            features.file.set_len(0)?;
+            if features.file.metadata()?.len() > 0 {
+                // Another job may read the same file under its own name.
+                fs::remove_file(path)?;
+                return Self::open(path, key, width);
+            }
             features.file.write_all_at(&Self::header(key, width), 0)?;
             features.file.write_all_at(&0_u64.to_le_bytes(), 48)?;
         }
@@ -218,6 +261,49 @@ mod tests {
         assert!(features.append(&[vec![0.0]]).is_err());
         drop(features);
         assert_eq!(Features::open(&path, key, 3).unwrap().rows(), 2000);
+    }
+
+    #[test]
+    fn whole_features_of_the_same_are_shared_within_a_tenant_and_outlive_the_first_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |tenant: &str| {
+            let owner = (&tenant.parse().unwrap(), JobId::generate());
+            path(folder.path(), owner, Kind::Training)
+        };
+        let (first, second, other) = (of("one"), of("one"), of("two"));
+        let key = Digest([1; 32]);
+        let mut features = Features::open(&first, key, 3).unwrap();
+        features.append(&rows(0..10)).unwrap();
+        share(&second, key, 3, 10).unwrap();
+        assert!(!second.exists(), "they are not whole");
+        features.finish().unwrap();
+        for (path, key, count) in [
+            (&other, key, 10),
+            (&second, Digest([2; 32]), 10),
+            (&second, key, 11),
+        ] {
+            share(path, key, 3, count).unwrap();
+            assert!(!path.exists());
+        }
+        share(&second, key, 3, 10).unwrap();
+        drop(features);
+        remove(&first).unwrap();
+        let features = Features::open(&second, key, 3).unwrap();
+        assert_eq!(features.rows(), 10);
+        assert_eq!(features.read(&[9]).unwrap(), rows(9..10));
+        // What begins anew under one name leaves the other as it is, and whoever reads it.
+        share(&first, key, 3, 10).unwrap();
+        assert_eq!(
+            Features::open(&second, Digest([3; 32]), 3).unwrap().rows(),
+            0
+        );
+        let whole = Features::open(&first, key, 3).unwrap();
+        assert_eq!(whole.rows(), 10);
+        assert_eq!(
+            Features::open(&first, Digest([3; 32]), 3).unwrap().rows(),
+            0
+        );
+        assert_eq!(whole.read(&[9]).unwrap(), rows(9..10));
     }
 
     #[test]

@@ -19,29 +19,31 @@ use super::hints::Hints;
 use super::memory::{self, Demand};
 use super::selection::{self, Policy};
 use super::state::Stop;
-use super::{Config, Error, mirror, plan};
+use super::{Config, Error, mirror, parent, plan};
 use crate::ids::{DatasetId, JobId, RequestId, TaskId, TenantId};
 use crate::metadata::{
     self, EventRecord, JobRecord, Jobs, MetadataStore, NewJob, Page, PageRequest, Topic,
 };
 use crate::model::{Backbone, Features, StepShape};
 use crate::rng;
-use crate::spec::{AdapterConfig, HyperParameters, Invalid, Split};
+use crate::spec::{AdapterConfig, Digest, HyperParameters, Invalid, Split};
 use crate::telemetry::Metrics;
 
-/// Times between two looks whether this process has a job.
+/// Shortest time between two looks whether this process has a job.
 const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// A job as its owner submits it, besides its task and data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
-    /// How to train.
+    /// Hyper-parameters as submitted.
     pub hyper_parameters: HyperParameters,
     /// Whether the version may serve by itself although its labels are not those of the version that serves.
     pub allow_label_change: bool,
     /// Priority among the tenant's waiting jobs.
     pub priority: i32,
+    /// The version of the data set that the job reads; `None` for what it holds at the submission.
+    pub dataset_version: Option<u32>,
 }
 
 impl From<HyperParameters> for Submission {
@@ -50,6 +52,7 @@ impl From<HyperParameters> for Submission {
             hyper_parameters,
             allow_label_change: false,
             priority: 0,
+            dataset_version: None,
         }
     }
 }
@@ -57,7 +60,7 @@ impl From<HyperParameters> for Submission {
 /// Submits, reads, cancels and watches jobs; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    metadata: Arc<dyn MetadataStore>,
+    pub(super) metadata: Arc<dyn MetadataStore>,
     hints: Arc<Hints>,
     feeds: Arc<Feeds>,
     backbone: Arc<Backbone>,
@@ -128,6 +131,7 @@ impl Handle {
             mut hyper_parameters,
             allow_label_change,
             priority,
+            dataset_version,
         } = wanted.into();
         if !(-100..=100).contains(&priority) {
             let problem = format!("expected -100 to 100, got {priority}");
@@ -135,10 +139,16 @@ impl Handle {
         }
         plan::check(&hyper_parameters)?;
         mirror::check(&hyper_parameters)?;
-        selection::check(hyper_parameters.selection.get_or_insert_default())?;
+        let own = hyper_parameters.selection.get_or_insert_default();
+        selection::check(own)?;
+        selection::complete(own);
+        self.check_parent(tenant, task, &hyper_parameters).await?;
         let mut warning = None;
-        let demand = self.demand((tenant, task, dataset), &hyper_parameters);
-        if let Some(demand) = demand.await? {
+        let mut clip_frames = 1;
+        let of = (tenant, task, (dataset, dataset_version));
+        let demand = self.demand(of, &hyper_parameters);
+        if let Some((demand, work)) = demand.await? {
+            clip_frames = work;
             hyper_parameters.batch_size = demand.admitted(hyper_parameters.batch_size)?;
             if !demand.decodes() {
                 warning = mirror::unused_by_probe(&hyper_parameters);
@@ -150,9 +160,11 @@ impl Handle {
         let job = NewJob {
             task: task.clone(),
             dataset: dataset.clone(),
+            dataset_version,
             hyper_parameters,
             allow_label_change,
             priority,
+            clip_frames,
             warning,
             limit: self.limit,
         };
@@ -163,30 +175,75 @@ impl Handle {
         Ok(record)
     }
 
-    /// What training will take; `None` when it is not known, since the task or the data set is not there: submitting says so.
+    /// Checks the version that a job of a task is to continue.
+    ///
+    /// # Errors
+    /// No such task or version; one that the task's jobs cannot continue.
+    pub async fn check_parent(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        hyper: &HyperParameters,
+    ) -> Result<(), Error> {
+        let Some(number) = parent::number(hyper.parent)? else {
+            return Ok(());
+        };
+        let adapter = self.metadata.get_task(tenant, task).await?.adapter;
+        let version = self.metadata.get_version(tenant, task, number).await?;
+        let own = (number, &version.manifest);
+        Ok(parent::check(own, &adapter, self.backbone.digest())?)
+    }
+
+    /// What training will take, and how many frames of clips in all; `None` when it is not known, since the task or the data set is not there: submitting says so.
     async fn demand(
         &self,
-        (tenant, task, dataset): (&TenantId, &TaskId, &DatasetId),
+        (tenant, task, dataset): (&TenantId, &TaskId, (&DatasetId, Option<u32>)),
         hyper: &HyperParameters,
-    ) -> Result<Option<Demand>, Error> {
+    ) -> Result<Option<(Demand, u64)>, Error> {
         let task = known(self.metadata.get_task(tenant, task).await)?;
-        let dataset = known(self.metadata.get_dataset(tenant, dataset).await)?;
-        let (Some(task), Some(dataset)) = (task, dataset) else {
+        let sizes = self.sizes(tenant, dataset).await?;
+        let (Some(task), Some((clips, labels))) = (task, sizes) else {
             return Ok(None);
         };
         let frames = usize::from(task.sampling.num_frames.get());
+        self.check_disk(&task.adapter, frames, clips)?;
+        let demand = self.demand_of((&task.adapter, frames), labels, hyper);
+        let plan = plan::Plan::new(hyper, clips, &task.adapter, 0).with_frames(frames);
+        Ok(demand.map(|demand| (demand, plan.clip_frames())))
+    }
+
+    /// How many training examples a data set or a version of one has, and how many labels; `None` when it is not there.
+    async fn sizes(
+        &self,
+        tenant: &TenantId,
+        (dataset, version): (&DatasetId, Option<u32>),
+    ) -> Result<Option<(u64, usize)>, Error> {
+        if version.is_some() {
+            return match self.counted(tenant, (dataset, version), 0.0).await {
+                Ok(counted) => Ok(Some((counted.clips, counted.labels))),
+                Err(Error::Metadata(metadata::Error::NotFound { .. })) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        let Some(dataset) = known(self.metadata.get_dataset(tenant, dataset).await)? else {
+            return Ok(None);
+        };
         // The counts are those of the first labels: when there are more, the job itself finds out.
         let counts = dataset.counts.iter();
         let trained = counts.clone().filter(|count| count.split == Split::Train);
-        let clips = trained.map(|count| count.examples).sum();
-        self.check_disk(&task.adapter, frames, clips)?;
         let used = counts.filter(|count| count.split != Split::Test);
         let labels: BTreeSet<&str> = used.map(|count| count.label.as_str()).collect();
-        Ok(self.demand_of((&task.adapter, frames), labels.len(), hyper))
+        let clips = trained.map(|count| count.examples).sum();
+        Ok(Some((clips, labels.len())))
     }
 
     /// Refuses a job without adapters whose frozen features take more of the disk than one job may.
-    fn check_disk(&self, adapter: &AdapterConfig, frames: usize, clips: u64) -> Result<(), Error> {
+    fn check_disk(
+        &self,
+        adapter: &AdapterConfig,
+        frames: usize,
+        clips: u64,
+    ) -> Result<(), Invalid> {
         if !adapter.has_sites() {
             let width = Features::width(self.backbone.config(), adapter.head, frames);
             let width = width * features::draws(adapter.head);
@@ -208,6 +265,11 @@ impl Handle {
         let sizes = sizes.at(self.backbone.place());
         let publish = Policy::new(hyper.selection.as_ref()).publish;
         Some(Demand::new(sizes, adapter.has_sites(), self.bytes).publishing(publish))
+    }
+
+    /// What sketches of the resident backbone are kept under, which jobs take of the videos of their data sets.
+    pub fn sketches(&self) -> Digest {
+        crate::library::sketches_of(self.backbone.digest())
     }
 
     /// Looks for jobs and events soon, since another process has queued or ended some.

@@ -14,9 +14,9 @@ use crate::{metadata, store};
 /// Time limits of one call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// Of a call to the database.
+    /// Time limit of a call to the database.
     pub(super) answer: Duration,
-    /// Of a call that moves an object.
+    /// Time limit of a call that moves an object.
     pub(super) transfer: Duration,
 }
 

@@ -14,14 +14,14 @@ const STEPS: u64 = 250;
 const EPOCHS: (u64, u64) = (4, 40);
 /// Clips per step by default.
 pub(super) const BATCH: u32 = 8;
-/// From so many training clips on, the head drops out by default.
+/// Number of training clips from which on the head has dropout by default.
 const DROPOUT_FROM: u64 = 512;
 /// Checkpoints of a job by default.
 const CHECKPOINTS: u64 = 20;
 /// Fewest steps between checkpoints by default.
 const CHECKPOINT_STEPS: u64 = 10;
 
-/// A plan without gaps; the fields are those of [`HyperParameters`].
+/// Complete plan of a job's training; the fields are those of [`HyperParameters`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Passes over the training split.
@@ -40,7 +40,7 @@ pub struct Plan {
     pub clip_norm: f64,
     /// Smallest share of the area that a random crop keeps; 1 means the centre crop.
     pub min_crop_area: f64,
-    /// Mirrors half of the training clips.
+    /// Whether half of the training clips are mirrored.
     pub horizontal_flip: bool,
     /// Seed of every random choice.
     pub seed: u64,
@@ -56,9 +56,9 @@ pub struct Plan {
     pub random_erasing: f64,
     /// How pictures are changed at random.
     pub rand_augment: Option<RandAugment>,
-    /// Training clips.
+    /// Number of training clips.
     pub clips: u64,
-    /// What is measured beside training.
+    /// Evaluations beside training, and which weights are published.
     pub selection: Policy,
     /// How much each label's clips count in the loss.
     pub class_weights: ClassWeights,
@@ -66,7 +66,7 @@ pub struct Plan {
     pub balanced_sampling: bool,
     /// How the clips of a step are mixed.
     pub mixing: Mixing,
-    /// When training ends at the latest.
+    /// Limits at which training ends early.
     pub budget: Budget,
 }
 
@@ -79,14 +79,14 @@ pub struct Mixing {
     pub cutmix: f64,
 }
 
-/// When training ends at the latest; `None` is no limit.
+/// Limits at which training ends early; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// Steps.
+    /// Most steps.
     pub steps: Option<u64>,
-    /// Seconds of device time.
+    /// Most seconds of device time.
     pub seconds: Option<u64>,
-    /// Frames of training clips.
+    /// Most frames of training clips.
     pub clip_frames: Option<u64>,
     /// Frames of a clip, by which the limit of frames is one of clips.
     pub num_frames: u64,
@@ -95,9 +95,9 @@ pub struct Budget {
 /// How long the learning rate rises.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Warmup {
-    /// Over a share of the steps.
+    /// The rate rises over a share of the steps.
     Share(f64),
-    /// Over so many epochs.
+    /// The rate rises over a number of epochs.
     Epochs(f64),
 }
 
@@ -167,7 +167,7 @@ impl Plan {
         }
     }
 
-    /// The same plan for clips of so many frames.
+    /// Returns the same plan for clips of so many frames.
     #[must_use]
     pub fn with_frames(mut self, num_frames: usize) -> Self {
         self.budget.num_frames = num_frames.max(1) as u64;
@@ -186,6 +186,12 @@ impl Plan {
         let frames = self.budget.clip_frames.unwrap_or(u64::MAX);
         let within = self.steps_within(frames / self.budget.num_frames.max(1));
         all.min(steps).min(within).max(1)
+    }
+
+    /// Frames of the clips of all steps.
+    pub fn clip_frames(&self) -> u64 {
+        let clips = self.total_steps().saturating_mul(self.batch_size.into());
+        clips.saturating_mul(self.budget.num_frames)
     }
 
     /// The most steps that together have so many clips at most.
@@ -229,6 +235,13 @@ impl Plan {
         at(within)..at(within + 1)
     }
 
+    /// Clips of the first so many steps.
+    pub fn clips_of(&self, steps: u64) -> u64 {
+        let (epochs, _) = self.position(steps);
+        let begun = self.places(steps).start;
+        self.clips.saturating_mul(epochs).saturating_add(begun)
+    }
+
     /// Places of a step's examples as the release before divided an epoch: whole batches, and what is left.
     pub fn whole_places(&self, step: u64) -> Range<u64> {
         let (_, within) = self.position(step);
@@ -247,7 +260,7 @@ impl Plan {
         done == self.total_steps() || done.is_multiple_of(u64::from(self.checkpoint_steps))
     }
 
-    /// The same values as stored and shown.
+    /// Returns the plan's values as they are stored and shown.
     pub fn hyper_parameters(&self) -> HyperParameters {
         HyperParameters {
             epochs: Some(self.epochs),
@@ -283,6 +296,7 @@ impl Plan {
             max_seconds: self.budget.seconds,
             max_clip_frames: self.budget.clip_frames,
             unknown_below: None,
+            parent: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Shortest time between two step events, an epoch's last step aside.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Follows the steps of one stretch of training.
+/// Meter of the steps of one stretch of training.
 #[derive(Debug, Clone)]
 pub struct Meter {
     total: u64,
@@ -16,7 +16,7 @@ pub struct Meter {
     clips: u64,
 }
 
-/// What a reported step says about speed.
+/// Speed of training, as a reported step shows it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Speed {
     /// Clips per second since the event before.
@@ -26,7 +26,7 @@ pub struct Speed {
 }
 
 impl Meter {
-    /// A stretch that begins after `first` steps of `total`.
+    /// Creates the meter of a stretch that begins after `first` steps of `total`.
     pub fn new(first: u64, total: u64) -> Self {
         Self {
             total,

@@ -5,8 +5,10 @@
 mod check;
 mod heads;
 mod looks;
+mod parent;
 mod prepare;
 mod rollback;
+mod sketches;
 mod stamps;
 mod survey;
 mod test;
@@ -19,13 +21,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::context::{Context, Gauge};
-use super::dataset::blocking;
 use super::evaluation::Forwards;
 use super::failure::Failure;
 use super::heads::Course;
 use super::journal::Journal;
+use super::memory::Demand;
 use super::selection::Look;
 use super::state::{self, Stop};
+use crate::blocking::blocking;
 use crate::faults;
 use crate::metadata::{BUDGET_SPENT, CurvePoint, EARLY_STOPPED, JobRecord, JobUpdate, Lease};
 use crate::registry::Publication;
@@ -93,6 +96,7 @@ impl Run {
             hyper_parameters: Some(HyperParameters {
                 mirror: self.job.hyper_parameters.mirror,
                 unknown_below: self.job.hyper_parameters.unknown_below,
+                parent: self.job.hyper_parameters.parent,
                 ..plan.hyper_parameters()
             }),
             step: Some(step),
@@ -136,6 +140,8 @@ impl Run {
             None => Some(BUDGET_SPENT.into()),
         };
         let (adapter, training_time) = (set.config(), position.training);
+        // A head that was tried beside the job's own weights began anew.
+        let parent = prepared.parent.filter(|_| course.is_none());
         let course = course.unwrap_or_else(|| Course {
             look: Look::default(),
             looks: position.looks.list,
@@ -150,7 +156,7 @@ impl Run {
             backbone_digest: parts.backbone.digest(),
             parameters,
             precision: parts.backbone.precision(),
-            parent: None,
+            parent,
             reason,
             has_test: prepared.has_test,
             evaluation,
@@ -193,11 +199,17 @@ impl Run {
     }
 
     fn forwards(&self, prepared: &Prepared) -> Forwards {
+        self.forwards_of(prepared.num_frames, prepared.demand.clone())
+    }
+
+    /// Forwards on clips of so many frames, whose time on the device is counted for the job's tenant.
+    fn forwards_of(&self, num_frames: usize, demand: Demand) -> Forwards {
+        let parts = &self.context.parts;
         Forwards {
-            device: self.context.parts.device.owned_by(&self.lease.tenant),
-            backbone: Arc::clone(&self.context.parts.backbone),
-            num_frames: prepared.num_frames,
-            demand: prepared.demand.clone(),
+            device: parts.device.owned_by(&self.lease.tenant),
+            backbone: Arc::clone(&parts.backbone),
+            num_frames,
+            demand,
         }
     }
 

@@ -14,13 +14,17 @@ use super::failure::Failure;
 use super::hints::{self, Hints};
 use super::run::Run;
 use super::state::Stop;
-use super::{Config, Parts};
+use super::{Config, Handle, Parts};
 use crate::metadata::{self, Claim, Ending, Lease, Release, Topic, Unwanted};
 use crate::shutdown::Signal;
-use crate::telemetry::replica;
 
 /// Runs until the drain.
-pub(super) async fn run(config: Config, hints: Arc<Hints>, parts: Parts, drain: Signal) {
+pub(super) async fn run(
+    (config, handle): (Config, Handle),
+    hints: Arc<Hints>,
+    parts: Parts,
+    drain: Signal,
+) {
     let context = Arc::new(Context::new(config, hints, parts, drain));
     if !context.recover().await {
         return;
@@ -28,11 +32,14 @@ pub(super) async fn run(config: Config, hints: Arc<Hints>, parts: Parts, drain: 
     context.sweep_features().await;
     let clearing = tokio::spawn(Arc::clone(&context).clear_up_cancelled());
     let _clearing = AbortOnDropHandle::new(clearing);
+    let driving = tokio::spawn(Arc::clone(&context).drive_sweeps(handle));
+    let _driving = AbortOnDropHandle::new(driving);
+    let sweeping = tokio::spawn(Arc::clone(&context).keep_sweeping());
+    let _sweeping = AbortOnDropHandle::new(sweeping);
     let mut runners = JoinSet::new();
-    let replica = replica::name();
     for number in 0..context.config.runners.max(1) {
         let context = Arc::clone(&context);
-        let worker = format!("{replica}/{number}");
+        let worker = format!("{}/{number}", context.parts.replica);
         runners.spawn(async move { context.work(&worker).await });
     }
     while let Some(ended) = runners.join_next().await {

@@ -18,14 +18,14 @@ const AHEAD: f64 = 0.1;
 /// Share of the loss of guessing from which on a training has learned nothing.
 const GUESSING: f64 = 0.95;
 
-/// A [`Selection`] without gaps.
+/// Complete policy of evaluations, made of a submitted [`Selection`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
     /// Epochs from one evaluation to the next; 0 means one evaluation, at the end.
     pub eval_every: u32,
-    /// What makes an evaluation better.
+    /// Metric by which evaluations are compared.
     pub best_by: BestBy,
-    /// Which weights are published.
+    /// Weights that are published: the best or the last.
     pub publish: Publish,
     /// Evaluations in a row without progress after which training stops; 0 means never.
     pub patience: u32,
@@ -33,6 +33,8 @@ pub struct Policy {
     pub validation_share: f64,
     /// Whether the test split is evaluated.
     pub evaluate_test: bool,
+    /// Whether videos with almost the same pictures are looked for, and held out together.
+    pub near_duplicates: bool,
 }
 
 impl Policy {
@@ -44,6 +46,7 @@ impl Policy {
         patience: 0,
         validation_share: 0.0,
         evaluate_test: false,
+        near_duplicates: false,
     };
 
     /// Completes what was submitted.
@@ -64,6 +67,8 @@ impl Policy {
             patience: submitted.patience.unwrap_or(patience),
             validation_share: submitted.validation_share.unwrap_or(SHARE),
             evaluate_test: submitted.evaluate_test.unwrap_or(true),
+            // Jobs of a release that did not look go on without.
+            near_duplicates: submitted.near_duplicates.unwrap_or(false),
         }
     }
 
@@ -76,6 +81,7 @@ impl Policy {
             patience: Some(self.patience),
             validation_share: Some(self.validation_share),
             evaluate_test: Some(self.evaluate_test),
+            near_duplicates: Some(self.near_duplicates),
         }
     }
 
@@ -84,6 +90,11 @@ impl Policy {
         let every = u64::from(self.eval_every);
         every > 0 && epoch > 0 && (epoch.is_multiple_of(every) || epoch == epochs)
     }
+}
+
+/// Completes a new submission with what records of earlier releases lack.
+pub(super) fn complete(submitted: &mut Selection) {
+    submitted.near_duplicates.get_or_insert(true);
 }
 
 /// Checks what a caller submitted.

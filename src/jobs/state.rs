@@ -4,21 +4,21 @@
 
 use crate::spec::JobState;
 
-/// Why a worker lets go of a job before its end.
+/// Reason why a worker lets go of a job before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// The process drains: the job is put back and goes on elsewhere, or after the restart.
     Drain,
-    /// Its owner cancelled it.
+    /// The job's owner cancelled it.
     Cancel,
-    /// Its owner paused it: it is put back and waits until it is resumed.
+    /// The job's owner paused it: it is put back and waits until it is resumed.
     Pause,
     /// Another worker may have it: nothing may be written any more.
     LostLease,
 }
 
 impl Stop {
-    /// The state that the worker writes; `None` when it must not write.
+    /// Returns the state that the worker writes; `None` when it must not write.
     pub fn target(self) -> Option<JobState> {
         match self {
             Self::Drain | Self::Pause => Some(JobState::Queued),
@@ -28,7 +28,7 @@ impl Stop {
     }
 }
 
-/// The next state on the way to success; `None` at an end.
+/// Returns the next state on the way to success; `None` at an end.
 pub fn next(state: JobState) -> Option<JobState> {
     match state {
         JobState::Queued => Some(JobState::Validating),
@@ -40,12 +40,12 @@ pub fn next(state: JobState) -> Option<JobState> {
     }
 }
 
-/// Whether a worker has the job in this state.
+/// Returns whether a worker has a job in this state.
 pub fn is_held(state: JobState) -> bool {
     !state.is_final() && state != JobState::Queued
 }
 
-/// Whether `to` may follow `from`: the way to success, FAILED and CANCELLED from anywhere before an end, and back to QUEUED from a worker.
+/// Returns whether `to` may follow `from`: the way to success, FAILED and CANCELLED from anywhere before an end, and back to QUEUED from a worker.
 pub fn may_follow(from: JobState, to: JobState) -> bool {
     if from.is_final() {
         return false;

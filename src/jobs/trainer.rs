@@ -131,6 +131,18 @@ impl Trainer {
         Self::of(backbone, &set, plan)
     }
 
+    /// Weights of an earlier set, at step 0; those of classes that it does not have are of the plan's seed.
+    pub(super) fn continued(
+        backbone: Arc<Backbone>,
+        parent: &AdapterSet,
+        classes: usize,
+        plan: Plan,
+    ) -> Result<Self, Error> {
+        let weights = Draws::new(plan.seed).weights();
+        let set = parent.grown(backbone.config(), classes, &weights)?;
+        Self::of(backbone, &set, plan)
+    }
+
     /// Goes on where a checkpoint was taken.
     pub(super) fn resumed(
         backbone: Arc<Backbone>,
@@ -340,6 +352,7 @@ mod tests {
             adapter,
             classes: 2,
             plan: plan.clone(),
+            parent: None,
         };
         let trainer = Trainer::fresh(backbone, adapter, 2, plan).unwrap().shared();
         let save = |trainer: &Shared| {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: all problems are found, not only the first; they are told in the order of the examples, and at most 100 are spelled out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use crate::spec::{LabelSet, Split};
@@ -81,7 +81,7 @@ struct Met {
 /// The labels of a whole data set.
 #[derive(Debug)]
 pub(super) struct Classes {
-    /// The labels in alphabetical order, which becomes the version's; `None` when they cannot be a label set.
+    /// The labels in the order that becomes the version's; `None` when they cannot be a label set.
     pub(super) labels: Option<LabelSet>,
     /// Where each label is in that order, by the number that it got when it was met.
     pub(super) by_number: Vec<u32>,
@@ -104,8 +104,9 @@ impl Labels {
         met.number
     }
 
-    /// The classes, once every example was met.
-    pub(super) fn finish(self) -> Classes {
+    /// The classes, once every example was met: the labels that are known in their order, then the others in alphabetical order.
+    pub(super) fn finish(self, known: Option<&LabelSet>) -> Classes {
+        let known = known.map_or(&[][..], LabelSet::as_slice);
         let mut problems = Problems::default();
         let trained: Vec<&String> = self
             .0
@@ -115,23 +116,32 @@ impl Labels {
             .collect();
         match trained[..] {
             [] => problems.push("there is no training example".into()),
-            [only] => problems.push(format!(
+            [only] if known.is_empty() => problems.push(format!(
                 "there is one label with training examples ({only:?}), at least 2 are needed"
             )),
             _ => {}
         }
+        let places: HashMap<&str, u32> = known.iter().map(String::as_str).zip(0..).collect();
         for (label, _) in self.0.iter().filter(|label| !is_trained(label)) {
+            if places.contains_key(label.as_str()) {
+                continue;
+            }
             problems.push(format!(
                 "label {label:?} has validation examples, but no training example"
             ));
         }
         let mut by_number = vec![0; self.0.len()];
-        for (class, met) in (0..).zip(self.0.values()) {
+        let mut labels = known.to_vec();
+        for (label, met) in &self.0 {
+            let class = places.get(label.as_str()).copied().unwrap_or_else(|| {
+                labels.push(label.clone());
+                u32::try_from(labels.len() - 1).unwrap_or(u32::MAX)
+            });
             if let Some(place) = by_number.get_mut(met.number as usize) {
                 *place = class;
             }
         }
-        let labels = match LabelSet::new(self.0.into_keys().collect()) {
+        let labels = match LabelSet::new(labels) {
             Ok(labels) => Some(labels),
             Err(invalid) => {
                 problems.push(invalid.to_string());
@@ -159,7 +169,7 @@ mod tests {
         for (label, split) in list {
             labels.meet(label, *split);
         }
-        labels.finish()
+        labels.finish(None)
     }
 
     #[test]
@@ -188,6 +198,25 @@ mod tests {
             met.map(|(label, split)| labels.meet(label, split)),
             [0, 1, 0]
         );
+    }
+
+    #[test]
+    fn labels_of_an_earlier_version_keep_their_places_and_need_no_examples() {
+        let known = LabelSet::new(["up", "gone", "down"].map(str::to_owned).to_vec()).unwrap();
+        let mut labels = Labels::default();
+        for (label, split) in [
+            ("left", Split::Train),
+            ("down", Split::Train),
+            ("above", Split::Train),
+            ("up", Split::Validation),
+        ] {
+            labels.meet(label, split);
+        }
+        let classes = labels.finish(Some(&known));
+        assert!(classes.problems.is_empty(), "{}", classes.problems);
+        let labels = classes.labels.expect("labels");
+        assert_eq!(labels.as_slice(), ["up", "gone", "down", "above", "left"]);
+        assert_eq!(classes.by_number, [4, 2, 3, 0]);
     }
 
     #[test]

@@ -1,17 +1,22 @@
-//! What is suspicious about a data set, found from its records alone: duplicates, labels with few clips, labels that a property of the files tells apart.
+//! What is suspicious about a data set, found from its records and the sketches of its videos: duplicates, videos that look alike, labels with few clips,
+//! labels that a property of the files tells apart.
 //!
-//! Invariant: [`Check`] is pure; memory grows by a few bytes with each example, and what is reported has a limit, whatever the size of the data set.
+//! Invariant: [`Check`] is pure; memory grows by some 200 bytes with each example, and what is reported has a limit, whatever the size of the data set.
+
+mod likeness;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::sketch::Sketch;
 use super::{Error, Library, Result};
+use crate::blocking::blocking;
 use crate::ids::{TenantId, VideoId};
 use crate::metadata::{ExampleRecord, VideoRecord};
 use crate::spec::{Digest, Split};
 
-/// Data sets that are checked at a time; more wait. One of a million examples takes tens of megabytes and a thread.
-pub(super) const AT_A_TIME: usize = 4;
+/// Data sets that are checked at a time; more wait. One of a million examples takes some 200 MB and a thread.
+pub(super) const AT_A_TIME: usize = 2;
 /// Examples that are read at a time.
 const PAGE: u32 = 1000;
 /// Groups, labels or videos that a finding names at most.
@@ -32,8 +37,12 @@ pub enum Kind {
     DuplicateAcrossLabels,
     /// Examples with equal bytes are in several splits.
     DuplicateAcrossSplits,
+    /// Videos of validation or test show almost the same pictures as one of another split.
+    NearDuplicateAcrossSplits,
     /// Several examples of one label and split have equal bytes.
     Duplicate,
+    /// Videos of validation or test probably show the scene of one of another split.
+    SceneAcrossSplits,
     /// Labels have few training clips.
     FewClips,
     /// Some labels have many times as many training clips as others.
@@ -79,12 +88,28 @@ struct Seen {
     rate: u16,
 }
 
+/// What came of a check.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Examples that were looked at.
+    pub examples: u64,
+    /// Of those, examples without a sketch, of which it is not known what they look like.
+    pub unseen: u64,
+    /// What is suspicious, the worst first.
+    pub findings: Vec<Finding>,
+}
+
 impl Library {
-    /// Looks at every example of a snapshot. Returns how many there are, and what is suspicious, the worst first.
+    /// Looks at every example of a snapshot, with the sketches of one kind that there are.
     ///
     /// # Errors
     /// When the tenant has no such snapshot, or the database fails; [`Error::Check`] when the work breaks off.
-    pub async fn check(&self, tenant: &TenantId, digest: Digest) -> Result<(u64, Vec<Finding>)> {
+    pub async fn check(
+        &self,
+        tenant: &TenantId,
+        digest: Digest,
+        sketches: Digest,
+    ) -> Result<Checked> {
         // Nobody closes the semaphore.
         let turn = Arc::clone(&self.inner.checks).acquire_owned().await.ok();
         let mut check = Check::default();
@@ -97,24 +122,30 @@ impl Library {
             let records = self.get_videos(tenant, &ids).await?;
             let by_id: HashMap<VideoId, &VideoRecord> =
                 records.iter().map(|record| (record.id, record)).collect();
+            let known = self.sketches(tenant, sketches, &ids).await?;
             for example in &page {
                 if let Some(record) = by_id.get(&example.video) {
-                    check.add(example, record);
+                    let sketch = known.get(&example.video).copied();
+                    check.add(example, record, sketch);
                 }
             }
             if is_last {
                 break;
             }
         }
-        let examples = check.examples();
+        let (examples, unseen) = (check.examples(), check.unseen());
         // Sorting hundreds of thousands of examples is no work for an async thread. It goes on when its caller leaves, and so does its turn.
         let finish = move || {
             let findings = check.finish();
             drop(turn);
             findings
         };
-        let finished = tokio::task::spawn_blocking(finish).await;
-        Ok((examples, finished.map_err(Error::Check)?))
+        let finished = blocking(finish).await;
+        Ok(Checked {
+            examples,
+            unseen,
+            findings: finished.map_err(Error::Check)?,
+        })
     }
 }
 
@@ -124,11 +155,14 @@ pub struct Check {
     labels: HashMap<String, u32>,
     codecs: HashMap<String, u32>,
     seen: Vec<Seen>,
+    /// Of each example its sketch.
+    sketches: Vec<Option<Sketch>>,
 }
 
 impl Check {
     /// Takes note of an example.
-    pub fn add(&mut self, example: &ExampleRecord, video: &VideoRecord) {
+    pub fn add(&mut self, example: &ExampleRecord, video: &VideoRecord, sketch: Option<Sketch>) {
+        self.sketches.push(sketch);
         let label = number(&mut self.labels, &example.label);
         let probe = &video.probe;
         let codec = number(&mut self.codecs, &probe.codec);
@@ -151,6 +185,11 @@ impl Check {
         self.seen.len() as u64
     }
 
+    /// Examples without a sketch.
+    pub fn unseen(&self) -> u64 {
+        self.sketches.iter().filter(|own| own.is_none()).count() as u64
+    }
+
     /// Everything that was found, the worst first.
     pub fn finish(mut self) -> Vec<Finding> {
         let mut names = vec![String::new(); self.labels.len()];
@@ -159,7 +198,8 @@ impl Check {
                 *name = label;
             }
         }
-        let mut findings = self.duplicates(&names);
+        let mut findings = likeness::findings(&self.seen, &self.sketches);
+        findings.extend(self.duplicates(&names));
         findings.extend(self.counts(&names));
         findings.extend(similar(&names));
         findings.extend(self.told_apart());
@@ -213,6 +253,8 @@ impl Check {
                     "groups of equal videos in several splits, so that what is measured was trained on"
                 }
                 Kind::Duplicate
+                | Kind::NearDuplicateAcrossSplits
+                | Kind::SceneAcrossSplits
                 | Kind::FewClips
                 | Kind::Imbalance
                 | Kind::SimilarLabels

@@ -87,6 +87,21 @@ impl Library {
         Ok(collected)
     }
 
+    /// Removes copies in this process's cache of blobs that no record names any more: another process may have deleted them. Returns how many.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_copies(&self) -> Result<u64> {
+        let mut forgotten = 0;
+        for some in self.inner.store.copied().chunks(ASKED) {
+            for key in self.unnamed(some.to_vec()).await? {
+                self.inner.store.forget_copy(&key).await;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
+    }
+
     /// Looks at every blob once. Returns the first orphans and counts all.
     async fn find_orphans(&self, before: i64, collected: &mut Collected) -> Result<Vec<Key>> {
         let mut pages = self.inner.store.list().try_ready_chunks(ASKED).boxed();

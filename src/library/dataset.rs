@@ -2,15 +2,22 @@
 //!
 //! Invariant: what a caller names is checked here before it reaches a record.
 
-use super::{Library, Result};
+use std::collections::HashMap;
+
+use super::{Library, Result, Sketch};
 use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
 use crate::metadata::{
-    DatasetRecord, ExampleRecord, LabelCount, Page, PageRequest, SnapshotRecord, check_display_name,
+    DatasetRecord, DatasetVersionRecord, ExampleRecord, LabelCount, Page, PageRequest,
+    SnapshotRecord, check_display_name,
 };
 use crate::spec::{Digest, Invalid, check_label};
 
 /// Examples of one call.
 const MAX_EXAMPLES: usize = 1000;
+/// Versions of a data set: each keeps a list of its examples.
+const MAX_VERSIONS: u32 = 100;
+/// Bytes of a version's note.
+const MAX_NOTE: usize = 1000;
 
 impl Library {
     /// Creates an empty data set; idempotent by `request`.
@@ -136,6 +143,93 @@ impl Library {
     pub async fn snapshot(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<SnapshotRecord> {
         let metadata = &self.inner.metadata;
         Ok(metadata.snapshot_dataset(tenant, dataset).await?)
+    }
+
+    /// Makes what a data set holds now its next version; the newest one is returned when it holds that already.
+    ///
+    /// # Errors
+    /// No such data set, a note that is too long, too many versions, or when the database fails.
+    pub async fn create_version(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        note: &str,
+    ) -> Result<DatasetVersionRecord> {
+        if note.len() > MAX_NOTE || note.chars().any(|own| own.is_control() && own != '\n') {
+            let problem = format!("expected at most {MAX_NOTE} bytes without control characters");
+            return Err(Invalid::new("note", problem).into());
+        }
+        let metadata = &self.inner.metadata;
+        let version = metadata.create_dataset_version(tenant, dataset, note, MAX_VERSIONS);
+        Ok(version.await?)
+    }
+
+    /// Lists a data set's versions, oldest first.
+    ///
+    /// # Errors
+    /// When the tenant has no such data set, the page token is not from this listing, or the database fails.
+    pub async fn list_versions(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        page: &PageRequest,
+    ) -> Result<Page<DatasetVersionRecord>> {
+        let metadata = &self.inner.metadata;
+        Ok(metadata
+            .list_dataset_versions(tenant, dataset, page)
+            .await?)
+    }
+
+    /// Deletes a version of a data set.
+    ///
+    /// # Errors
+    /// When the tenant has no such version, or the database fails.
+    pub async fn delete_version(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        number: u32,
+    ) -> Result<()> {
+        let metadata = &self.inner.metadata;
+        Ok(metadata
+            .delete_dataset_version(tenant, dataset, number)
+            .await?)
+    }
+
+    /// The snapshot of a version, or of what the data set holds now.
+    ///
+    /// # Errors
+    /// When the tenant has no such data set or version, or the database fails.
+    pub async fn snapshot_at(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        version: Option<u32>,
+    ) -> Result<SnapshotRecord> {
+        let Some(number) = version else {
+            return self.snapshot(tenant, dataset).await;
+        };
+        let metadata = &self.inner.metadata;
+        let version = metadata
+            .get_dataset_version(tenant, dataset, number)
+            .await?;
+        Ok(version.snapshot)
+    }
+
+    /// The sketches of one kind of some videos, as far as they are known.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sketches(
+        &self,
+        tenant: &TenantId,
+        kind: Digest,
+        videos: &[VideoId],
+    ) -> Result<HashMap<VideoId, Sketch>> {
+        let known = self.inner.metadata.sketches(tenant, kind, videos).await?;
+        // One that cannot be read is none: it is taken again by another release.
+        let read = |(video, text): (VideoId, String)| Some((video, Sketch::parse(&text)?));
+        Ok(known.into_iter().filter_map(read).collect())
     }
 
     /// Reads a page of a snapshot that was taken before, such as a job's: at most `limit` examples in the order of their videos' ids, those after `after`.

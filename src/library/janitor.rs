@@ -3,12 +3,18 @@
 //! Invariant: records change in short transactions, one after another, so that a pass never keeps other writers waiting; wherever it is cut, the next
 //! pass goes on and leaves nothing behind.
 
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Library, Result};
+use super::{Error, Library, Result};
 use crate::faults;
-use crate::metadata::UnfinishedUploads;
+use crate::metadata::{self, AgedPlace, UnfinishedUploads};
 use crate::store::layout;
+
+/// Videos that stay, at which one pass looks for aged ones: some ten milliseconds of the database's time.
+const LOOKED: u64 = 10_000;
+/// Videos for which a call of the database counts at least.
+const CALL: u64 = 100;
 
 /// How long what has ended stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +29,8 @@ pub struct Retention {
     pub snapshots: Duration,
     /// Jobs that have ended; `None` keeps them.
     pub jobs: Option<Duration>,
+    /// What tenants used.
+    pub usage: Duration,
 }
 
 impl Default for Retention {
@@ -35,6 +43,8 @@ impl Default for Retention {
             // A snapshot may be taken shortly before the job that reads it is on record.
             snapshots: days(1),
             jobs: Some(days(90)),
+            // 25 months.
+            usage: days(761),
         }
     }
 }
@@ -46,6 +56,8 @@ pub enum Duty {
     Janitor,
     /// Looking for objects that no record names.
     Collector,
+    /// Erasing tenants.
+    Eraser,
 }
 
 impl Duty {
@@ -53,6 +65,7 @@ impl Duty {
         match self {
             Self::Janitor => "janitor",
             Self::Collector => "collector",
+            Self::Eraser => "eraser",
         }
     }
 }
@@ -72,23 +85,43 @@ pub struct Removed {
     pub datasets: u64,
     /// Examples of snapshots.
     pub snapshots: u64,
-    /// Jobs, with the last of their events.
+    /// Jobs, with the last of their events, and sweeps.
     pub jobs: u64,
+    /// Videos that were older than their tenant's stay.
+    pub videos: u64,
+    /// Rows of what tenants used.
+    pub usage: u64,
     /// The unfinished uploads that are left.
     pub left: UnfinishedUploads,
 }
 
 /// Calls until nothing is left to do; sums up.
 macro_rules! all {
-    ($call:expr) => {{
-        let mut sum = 0;
-        loop {
-            match $call.await? {
-                0 => break sum,
-                some => sum += some,
+    ($call:expr) => {
+        async {
+            let mut sum = 0;
+            loop {
+                match $call.await? {
+                    0 => break Result::<u64>::Ok(sum),
+                    some => sum += some,
+                }
             }
         }
-    }};
+    };
+}
+
+/// The first failure of a pass. What one kind fails with keeps no other from going.
+#[derive(Default)]
+struct Failure(Option<Error>);
+
+impl Failure {
+    /// What a step removed; a failure is kept.
+    fn took(&mut self, step: Result<u64>) -> u64 {
+        step.unwrap_or_else(|error| {
+            self.0.get_or_insert(error);
+            0
+        })
+    }
 }
 
 impl Library {
@@ -107,29 +140,99 @@ impl Library {
     /// Removes what has had its time.
     ///
     /// # Errors
-    /// When the database fails; what was removed stays removed.
+    /// When the database or the store fails for some of it, after the rest had its turn; what was removed stays removed.
     pub async fn tidy(&self) -> Result<Removed> {
         let metadata = &self.inner.metadata;
         let retention = self.inner.config.retention;
-        let mut removed = Removed {
-            uploads: all!(metadata.expire_uploads()),
-            ..Removed::default()
-        };
+        let mut removed = Removed::default();
+        let mut failure = Failure::default();
+        removed.uploads = failure.took(all!(metadata.expire_uploads()).await);
         faults::point("upload-ended");
-        removed.parts = self.remove_ended_parts().await?;
-        removed.requests = all!(metadata.forget_uploads(retention.requests))
-            + all!(metadata.forget_requests(retention.requests));
-        removed.events = all!(metadata.thin_events(retention.steps));
+        removed.parts = failure.took(self.remove_ended_parts().await);
+        removed.requests = failure.took(all!(metadata.forget_uploads(retention.requests)).await);
+        removed.requests += failure.took(all!(metadata.forget_requests(retention.requests)).await);
+        removed.events = failure.took(all!(metadata.thin_events(retention.steps)).await);
         if let Some(age) = retention.events {
-            removed.events += all!(metadata.forget_events(age));
+            removed.events += failure.took(all!(metadata.forget_events(age)).await);
         }
-        removed.datasets = all!(metadata.forget_datasets());
-        removed.snapshots = all!(metadata.forget_snapshots(retention.snapshots));
+        removed.datasets = failure.took(all!(metadata.forget_datasets()).await);
+        removed.snapshots =
+            failure.took(all!(metadata.forget_snapshots(retention.snapshots)).await);
+        removed.jobs = failure.took(self.remove_aged_jobs(retention.jobs).await);
         if let Some(age) = retention.jobs {
-            removed.jobs = all!(metadata.forget_jobs(age));
+            removed.jobs += failure.took(all!(metadata.forget_sweeps(age)).await);
+        }
+        removed.videos = failure.took(self.remove_aged_videos().await);
+        removed.usage = failure.took(all!(metadata.forget_usage(retention.usage)).await);
+        failure.took(all!(metadata.note_stored_bytes()).await);
+        if let Some(error) = failure.0 {
+            return Err(error);
         }
         removed.left = metadata.unfinished_uploads().await?;
         Ok(removed)
+    }
+
+    /// Forgets jobs that ended longer ago than their tenant's stay, or those of all. Returns how many rows that took.
+    async fn remove_aged_jobs(&self, age: Option<Duration>) -> Result<u64> {
+        let metadata = &self.inner.metadata;
+        let mut removed = 0;
+        loop {
+            let before = removed;
+            for tenant in metadata.tenants_with_aged_jobs(age).await? {
+                removed += all!(metadata.forget_jobs(&tenant, age)).await?;
+            }
+            // A job that somebody else has under way is left to the next pass.
+            if removed == before {
+                return Ok(removed);
+            }
+        }
+    }
+
+    /// Deletes videos that are older than their tenant's stay. Returns how many. A pass looks at so many of those that stay, because something names them,
+    /// and the next one goes on behind them.
+    async fn remove_aged_videos(&self) -> Result<u64> {
+        let (mut removed, mut looked) = (0, 0);
+        let mut failed = None;
+        while looked < LOOKED && failed.is_none() {
+            let after = self.aged().clone();
+            let found = self.inner.metadata.aged_videos(after.as_ref()).await?;
+            let is_end = found.next.is_none();
+            // Also when a deletion fails: what is left is found again on the next round.
+            *self.aged() = found.next;
+            let before = removed;
+            for (tenant, video) in found.unnamed {
+                match self.delete_video(&tenant, video, false).await {
+                    Ok(()) => removed += 1,
+                    // Somebody uses it by now, or deleted it, or its tenant is being erased since.
+                    Err(Error::Metadata(
+                        metadata::Error::InUse { .. }
+                        | metadata::Error::NotFound { .. }
+                        | metadata::Error::TenantErased,
+                    )) => {}
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+            looked += found.seen.saturating_sub(removed - before).max(CALL);
+            if is_end {
+                break;
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(removed),
+        }
+    }
+
+    /// How far the walk over aged videos has come.
+    fn aged(&self) -> MutexGuard<'_, Option<AgedPlace>> {
+        // The place is whole after every single assignment.
+        self.inner
+            .aged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Deletes the blobs of uploads that have ended, then the rows that say that there are some. Returns how many.

@@ -353,16 +353,21 @@ impl Upload {
         blob.written(writer).await
     }
 
-    /// Stores and commits the bytes that follow the committed ones. Goes on although its caller leaves: the part is then committed all the same.
-    async fn flush(&mut self, bytes: Vec<u8>) -> Result<()> {
-        self.is_detached = true;
-        let part = Part {
+    /// The part that follows the committed bytes.
+    fn next_part(&mut self) -> Part {
+        Part {
             inner: Arc::clone(&self.library.inner),
             tenant: self.tenant.clone(),
             upload: self.id,
             number: self.number.take(),
             offset: self.committed,
-        };
+        }
+    }
+
+    /// Stores and commits the bytes that follow the committed ones. Goes on although its caller leaves: the part is then committed all the same.
+    async fn flush(&mut self, bytes: Vec<u8>) -> Result<()> {
+        self.is_detached = true;
+        let part = self.next_part();
         let stored = tokio::spawn(part.store(bytes.into())).await;
         self.committed = stored.map_err(|_| Error::Interrupted)??;
         self.is_detached = false;
@@ -379,13 +384,7 @@ impl Drop for Upload {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        let part = Part {
-            inner: Arc::clone(&self.library.inner),
-            tenant: self.tenant.clone(),
-            upload: self.id,
-            number: self.number.take(),
-            offset: self.committed,
-        };
+        let part = self.next_part();
         runtime.spawn(async move {
             if let Err(error) = part.store(rest.into()).await {
                 tracing::debug!(

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 
 use super::{
     AccessChanges, Actor, AuditRecord, Cursor, KeyOwner, KeyRecord, KnownKey, NewKey, Page,
-    PageRequest, Result, SecretHash, TenantRecord, TenantUpdate,
+    PageRequest, Result, SecretHash, TenantRecord, TenantUpdate, Terms,
 };
 use crate::ids::{KeyId, TenantId};
+use crate::spec::Digest;
 
 /// Tenants, and the keys that callers prove themselves with. Every change is in the audit log in the transaction that makes it.
 #[async_trait]
@@ -32,6 +33,14 @@ pub trait Access {
         etag: Option<&str>,
         actor: &Actor,
     ) -> Result<TenantRecord>;
+    /// What servers keep in memory of tenants, by id, those after one, at most `limit`; tenants that are erased or being erased among them.
+    async fn list_terms(
+        &self,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<Vec<(TenantId, Terms)>>;
+    /// What servers keep in memory of a tenant; `None` of one that nobody created.
+    async fn get_terms(&self, tenant: &TenantId) -> Result<Option<Terms>>;
     /// Creates a key; its tenant has to exist.
     async fn create_key(&self, key: NewKey, actor: &Actor) -> Result<KeyRecord>;
     /// Creates an operator's key unless there is one that is neither revoked nor expired. Returns whether it was created.
@@ -58,6 +67,8 @@ pub trait Access {
     async fn forget_audit(&self, age: Duration) -> Result<u64>;
     /// Notes on which day keys were used last.
     async fn note_key_use(&self, used: &[(KeyId, i64)]) -> Result<()>;
+    /// The key that all servers of these records seal page tokens with: the first one that was proposed.
+    async fn page_key(&self, proposed: Digest) -> Result<Digest>;
     /// Keys and tenants that changed after a place in the feed, as [`super::Changes::changes_since`] tells of tasks.
     async fn access_changes(&self, after: Option<Cursor>, limit: u32) -> Result<AccessChanges>;
 }

@@ -5,7 +5,10 @@
 use std::path::PathBuf;
 
 use super::Quota;
-use crate::ids::{DatasetId, JobId, KeyId, RequestId, TaskId, TenantId, UploadId, VideoId};
+use crate::blocking::Unfinished;
+use crate::ids::{
+    DatasetId, JobId, KeyId, RequestId, SweepId, TaskId, TenantId, UploadId, VideoId,
+};
 
 /// A kind of resource, as error messages and resource names call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,12 +21,16 @@ pub enum Kind {
     Dataset,
     /// A snapshot of a data set.
     Snapshot,
+    /// A version of a data set.
+    DatasetVersion,
     /// A task.
     Task,
     /// An adapter version.
     Version,
     /// A job.
     Job,
+    /// A search over many jobs.
+    Sweep,
     /// A tenant.
     Tenant,
     /// An API key.
@@ -37,9 +44,11 @@ impl std::fmt::Display for Kind {
             Self::Upload => "upload",
             Self::Dataset => "dataset",
             Self::Snapshot => "dataset snapshot",
+            Self::DatasetVersion => "dataset version",
             Self::Task => "task",
             Self::Version => "adapter version",
             Self::Job => "job",
+            Self::Sweep => "sweep",
             Self::Tenant => "tenant",
             Self::Key => "key",
         })
@@ -60,7 +69,7 @@ pub enum Error {
     /// The tenant does not have these videos.
     #[error("{} of the named videos do not exist, the first is {}", videos.len(), first(videos))]
     VideosNotFound {
-        /// Every one that is missing.
+        /// Ids of all videos that are missing.
         videos: Vec<VideoId>,
     },
     /// The tenant has one of that id.
@@ -71,16 +80,16 @@ pub enum Error {
         /// Id of the resource.
         name: String,
     },
-    /// Something that is unfinished or that was not forced still needs the resource.
+    /// Something still needs the resource, and the deletion was not forced or cannot be.
     #[error("{kind} {name} is in use by {user_kind} {user}")]
     InUse {
-        /// What was to be deleted.
+        /// Kind of the resource that was to be deleted.
         kind: Kind,
         /// Id of the resource.
         name: String,
-        /// What needs it.
+        /// Kind of what needs the resource.
         user_kind: Kind,
-        /// The id of what needs it.
+        /// Id of what needs the resource.
         user: String,
     },
     /// Somebody changed the task since the etag was read.
@@ -88,7 +97,7 @@ pub enum Error {
     EtagMismatch {
         /// Id of the task.
         task: TaskId,
-        /// What the caller believed.
+        /// Etag that the caller gave.
         etag: String,
     },
     /// Nothing served before what is asked for now.
@@ -97,14 +106,14 @@ pub enum Error {
         /// Id of the task.
         task: TaskId,
     },
-    /// The versions of the tenant's pinned tasks would have more bytes than they may have.
+    /// The versions of the tenant's pinned tasks would have more bytes than is allowed.
     #[error(
         "the serving versions of the tenant's pinned tasks would have {bytes} bytes, at most {limit} may stay in memory"
     )]
     TooMuchPinned {
-        /// How many bytes they would have.
+        /// Bytes that they would have.
         bytes: u64,
-        /// How many they may have.
+        /// Most bytes that they may have.
         limit: u64,
     },
     /// A part does not begin where the durable bytes end.
@@ -114,7 +123,7 @@ pub enum Error {
         upload: UploadId,
         /// Bytes that are durable.
         committed: u64,
-        /// Where the part begins.
+        /// Offset at which the part begins.
         offset: u64,
     },
     /// The upload is a video already.
@@ -126,11 +135,11 @@ pub enum Error {
     /// A data set would have more labels than it may have.
     #[error("data set {dataset} would have {labels} labels, at most {limit} are allowed")]
     TooManyLabels {
-        /// The data set.
+        /// Id of the data set.
         dataset: DatasetId,
-        /// How many it would have.
+        /// Number of labels that it would have.
         labels: usize,
-        /// How many it may have.
+        /// Most that is allowed.
         limit: usize,
     },
     /// The upload was not written to for so long that it is gone.
@@ -148,10 +157,10 @@ pub enum Error {
     /// The tenant's unfinished uploads have as many bytes as they may have.
     #[error("the tenant's unfinished uploads may have {limit} bytes, no more are taken")]
     TooManyUploadBytes {
-        /// How many bytes they may have, all together.
+        /// Most bytes that they may have, all together.
         limit: u64,
     },
-    /// A request id came again with something else to create.
+    /// A request id was used again for another request.
     #[error(
         "request_id {request} was used for another {method}: {}; use a new id for a new request",
         differing(differs)
@@ -159,19 +168,19 @@ pub enum Error {
     RequestReused {
         /// The request id.
         request: RequestId,
-        /// The method, as the API calls it.
+        /// Method that the request id was used for, as the API calls it.
         method: &'static str,
         /// Paths of the fields that differ; empty when the earlier content is not known any more.
         differs: Vec<String>,
     },
-    /// A request id came again after what it made had been deleted.
+    /// A request id was used again after what it had made was deleted.
     #[error(
         "request_id {request} made {kind} {name}, which was deleted since: use a new id to make another"
     )]
     RequestSpent {
         /// The request id.
         request: RequestId,
-        /// What it made.
+        /// Kind of what the request made.
         kind: Kind,
         /// Id of the resource.
         name: String,
@@ -182,14 +191,35 @@ pub enum Error {
         /// How many it may have.
         limit: u32,
     },
+    /// The tenant has as many sweeps under way as it may have.
+    #[error("the tenant has {limit} sweeps under way, no more are allowed")]
+    TooManySweeps {
+        /// How many it may have.
+        limit: u32,
+    },
+    /// The data set has as many versions as it may have.
+    #[error("the data set has {limit} versions, no more are allowed: delete some")]
+    TooManyVersions {
+        /// How many it may have.
+        limit: u32,
+    },
+    /// The sweep has ended, so that it cannot be cancelled.
+    #[error("sweep {sweep} has ended")]
+    SweepFinished {
+        /// The sweep.
+        sweep: SweepId,
+    },
     /// The tenant was changed since its etag was read.
     #[error("tenant {tenant} was changed: etag {etag:?} is not current")]
     TenantChanged {
         /// Id of the tenant.
         tenant: TenantId,
-        /// What the caller said, shortened to 80 characters.
+        /// Etag that the caller gave, shortened to 80 characters.
         etag: String,
     },
+    /// The tenant is being erased, or was.
+    #[error("the tenant was erased")]
+    TenantErased,
     /// The key was revoked or has expired.
     #[error("key {key} was revoked or has expired")]
     KeyEnded {
@@ -203,9 +233,9 @@ pub enum Error {
         quota: Quota,
         /// Largest allowed value.
         limit: u64,
-        /// What there is.
+        /// Amount that is used.
         used: u64,
-        /// What was to come.
+        /// Amount that was to be added.
         more: u64,
     },
     /// The job has ended.
@@ -225,7 +255,7 @@ pub enum Error {
     /// A page size below 0.
     #[error("page_size: expected 0 to 1000, got {size}")]
     PageSize {
-        /// What the caller said.
+        /// Size that the caller asked for.
         size: i32,
     },
     /// A page token that this listing did not give.
@@ -236,7 +266,7 @@ pub enum Error {
     Corrupt {
         /// Name of the column.
         column: &'static str,
-        /// Reason.
+        /// Reason why the column cannot be read.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -283,6 +313,12 @@ pub enum OpenError {
     /// The database failed.
     #[error(transparent)]
     Database(#[from] Error),
+}
+
+impl From<Unfinished> for Error {
+    fn from(error: Unfinished) -> Self {
+        Self::Backend(error.into())
+    }
 }
 
 impl Error {

@@ -1,6 +1,6 @@
 //! The records with faults that a test asks for: a database that is away, and how often it was asked.
 //!
-//! Invariant: a call that is refused did not reach the records.
+//! Invariant: a call that is refused did not reach the records, unless it was its answer that was to be lost.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use crate::ids::KeyId;
+use crate::ids::{KeyId, SweepId};
 
-/// What a test wants of the records.
+/// Faults that a test wants of the records.
 #[derive(Debug, Clone, Default)]
 pub struct Outages(Arc<Mutex<State>>);
 
@@ -24,6 +24,8 @@ pub enum Fault {
     Full,
     /// The database never answers.
     Silent,
+    /// The database does what it was asked, and its answer is lost.
+    Lost,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +43,7 @@ struct Faulty {
 }
 
 impl Outages {
-    /// The same records with these faults.
+    /// Returns the same records with these faults.
     pub fn wrap(&self, records: Arc<dyn MetadataStore>) -> Arc<dyn MetadataStore> {
         Arc::new(Faulty {
             records,
@@ -49,12 +51,12 @@ impl Outages {
         })
     }
 
-    /// From now on every call fails, or none.
+    /// Makes every call fail from now on, or none.
     pub fn set_away(&self, is_away: bool) {
         self.state().is_away = is_away;
     }
 
-    /// From now on every call of one use case fails like this, or none does.
+    /// Makes every call of one use case fail like this from now on, or none.
     pub fn set_fault(&self, use_case: &'static str, fault: Option<Fault>) {
         let mut state = self.state();
         match fault {
@@ -63,12 +65,13 @@ impl Outages {
         };
     }
 
-    /// How often a use case was asked, refused calls included.
+    /// Returns how often a use case was asked, refused calls included.
     pub fn calls(&self, use_case: &str) -> u64 {
         self.state().calls.get(use_case).copied().unwrap_or(0)
     }
 
-    async fn pass(&self, use_case: &'static str) -> Result<()> {
+    /// Refuses a call, or lets it through. Returns whether its answer is to be lost.
+    async fn pass(&self, use_case: &'static str) -> Result<bool> {
         let fault = {
             let mut state = self.state();
             *state.calls.entry(use_case).or_default() += 1;
@@ -76,10 +79,11 @@ impl Outages {
             away.or_else(|| state.faults.get(use_case).copied())
         };
         match fault {
-            None => Ok(()),
+            None => Ok(false),
             Some(Fault::Away) => Err(Error::Unavailable("a test took the database away".into())),
             Some(Fault::Full) => Err(Error::StorageFull("a test filled the disk".into())),
             Some(Fault::Silent) => std::future::pending().await,
+            Some(Fault::Lost) => Ok(true),
         }
     }
 
@@ -96,8 +100,12 @@ macro_rules! pass {
         impl $Trait for Faulty {
             $($($plain)*)?
             $(async fn $name(&self, $($argument: $type),*) -> Result<$Out> {
-                self.faults.pass(stringify!($name)).await?;
-                self.records.$name($($argument),*).await
+                let is_lost = self.faults.pass(stringify!($name)).await?;
+                let answer = self.records.$name($($argument),*).await?;
+                match is_lost {
+                    true => Err(Error::Unavailable("a test lost the answer".into())),
+                    false => Ok(answer),
+                }
             })+
         }
     };
@@ -138,8 +146,25 @@ pass! {
     Snapshots:
     snapshot_dataset(tenant: &TenantId, dataset: &DatasetId) -> SnapshotRecord;
     snapshot_examples(tenant: &TenantId, digest: Digest, after: Option<VideoId>, limit: u32) -> Vec<ExampleRecord>;
+    create_dataset_version(tenant: &TenantId, dataset: &DatasetId, note: &str, limit: u32) -> DatasetVersionRecord;
+    get_dataset_version(tenant: &TenantId, dataset: &DatasetId, number: u32) -> DatasetVersionRecord;
+    list_dataset_versions(tenant: &TenantId, dataset: &DatasetId, page: &PageRequest) -> Page<DatasetVersionRecord>;
+    delete_dataset_version(tenant: &TenantId, dataset: &DatasetId, number: u32) -> ();
     undecoded(tenant: &TenantId, sampling: Digest, videos: &[VideoId]) -> Vec<VideoId>;
     remember_decoded(tenant: &TenantId, sampling: Digest, videos: &[VideoId]) -> ();
+    sketches(tenant: &TenantId, kind: Digest, videos: &[VideoId]) -> Vec<(VideoId, String)>;
+    remember_sketches(tenant: &TenantId, kind: Digest, sketches: &[(VideoId, String)]) -> ();
+}
+
+pass! {
+    Sweeps:
+    submit_sweep(tenant: &TenantId, spec: SweepSpec, limit: u32, request: Option<RequestId>) -> SweepRecord;
+    get_sweep(tenant: &TenantId, sweep: SweepId) -> SweepRecord;
+    list_sweeps(tenant: &TenantId, page: &PageRequest) -> Page<SweepRecord>;
+    cancel_sweep(tenant: &TenantId, sweep: SweepId) -> SweepRecord;
+    open_sweeps(after: Option<(Timestamp, SweepId)>, limit: u32) -> Vec<SweepRecord>;
+    move_sweep(sweep: &SweepRecord, update: SweepUpdate) -> bool;
+    forget_sweeps(age: Duration) -> u64;
 }
 
 pass! {
@@ -160,6 +185,8 @@ pass! {
     serving_failed(tenant: &TenantId, task: &TaskId, version: AdapterVersion, why: &str) -> bool;
     pin_task(tenant: &TenantId, task: &TaskId, pinned: bool, limit: u64) -> TaskRecord;
     pinned_versions() -> Vec<PinnedRecord>;
+    claim_proof(tenant: &TenantId, task: &TaskId, holder: &str, is_near: bool, span: Duration) -> bool;
+    release_proof(tenant: &TenantId, task: &TaskId, holder: &str) -> ();
     pending_tasks() -> Vec<TaskRecord>;
     serving_versions(after: Option<(&TenantId, &TaskId)>, limit: u32) -> Vec<ServingRecord>;
     note_serving(tenant: &TenantId, task: &TaskId, version: AdapterVersion, why: Option<&str>) -> bool;
@@ -174,6 +201,7 @@ pass! {
     Jobs:
     submit_job(tenant: &TenantId, job: NewJob, request: Option<RequestId>) -> JobRecord;
     get_job(tenant: &TenantId, job: JobId) -> JobRecord;
+    requested_job(tenant: &TenantId, request: RequestId) -> Option<JobId>;
     list_jobs(tenant: &TenantId, page: &PageRequest) -> Page<JobRecord>;
     cancel_job(tenant: &TenantId, job: JobId) -> JobRecord;
     pause_job(tenant: &TenantId, job: JobId, is_paused: bool) -> JobRecord;
@@ -201,6 +229,13 @@ pass! {
 }
 
 pass! {
+    Replicas:
+    report_replica(name: &str, report: &ReplicaReport) -> ();
+    forget_replica(name: &str) -> ();
+    list_replicas(page: &PageRequest) -> Page<ReplicaRecord>;
+}
+
+pass! {
     Retention:
     expire_uploads() -> u64;
     ended_parts() -> Vec<EndedPart>;
@@ -211,9 +246,30 @@ pass! {
     forget_events(age: Duration) -> u64;
     forget_snapshots(age: Duration) -> u64;
     forget_datasets() -> u64;
-    forget_jobs(age: Duration) -> u64;
+    tenants_with_aged_jobs(age: Option<Duration>) -> Vec<TenantId>;
+    forget_jobs(tenant: &TenantId, age: Option<Duration>) -> u64;
+    aged_videos(after: Option<&AgedPlace>) -> AgedVideos;
     take_duty(duty: &str, holder: &str, span: Duration) -> bool;
     unfinished_uploads() -> UnfinishedUploads;
+}
+
+pass! {
+    Metering:
+    record_usage(batch: &UsageBatch) -> bool;
+    exchange_demands(process: &str, own: &[TenantDemand], window: Duration) -> Vec<FleetDemand>;
+    note_stored_bytes() -> u64;
+    list_usage(ask: &UsageQuery, page: &PageRequest) -> Page<UsageRecord>;
+    forget_usage(age: Duration) -> u64;
+}
+
+pass! {
+    Erasures:
+    begin_erasure(tenant: &TenantId, actor: &Actor) -> ErasureRecord;
+    get_erasure(tenant: &TenantId) -> ErasureRecord;
+    unfinished_erasures() -> Vec<TenantId>;
+    erase_some(tenant: &TenantId) -> Erased;
+    note_erased(tenant: &TenantId, objects: u64, bytes: u64) -> ();
+    settle_erasure(tenant: &TenantId, pause: Duration) -> bool;
 }
 
 pass! {
@@ -222,6 +278,8 @@ pass! {
     get_tenant(tenant: &TenantId) -> TenantRecord;
     list_tenants(page: &PageRequest) -> Page<TenantRecord>;
     update_tenant(tenant: &TenantId, update: TenantUpdate, etag: Option<&str>, actor: &Actor) -> TenantRecord;
+    list_terms(after: Option<&TenantId>, limit: u32) -> Vec<(TenantId, Terms)>;
+    get_terms(tenant: &TenantId) -> Option<Terms>;
     create_key(key: NewKey, actor: &Actor) -> KeyRecord;
     bootstrap_key(key: NewKey, actor: &Actor) -> bool;
     find_key(key: &KeyId) -> Option<KnownKey>;
@@ -231,5 +289,6 @@ pass! {
     list_audit(owner: &KeyOwner, page: &PageRequest) -> Page<AuditRecord>;
     forget_audit(age: Duration) -> u64;
     note_key_use(used: &[(KeyId, i64)]) -> ();
+    page_key(proposed: Digest) -> Digest;
     access_changes(after: Option<Cursor>, limit: u32) -> AccessChanges;
 }

@@ -12,7 +12,7 @@ const DEFAULT_SIZE: u32 = 100;
 /// Most rows of a page.
 const MAX_SIZE: u32 = 1000;
 
-/// Which page to read.
+/// Request for a page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
     size: u32,
@@ -20,7 +20,7 @@ pub struct PageRequest {
 }
 
 impl PageRequest {
-    /// A page of at most `size` rows (0 means 100, more than 1000 means 1000) after the page that gave `token`; empty for the first.
+    /// Requests a page of at most `size` rows (0 means 100, more than 1000 means 1000) after the page that gave `token`; empty for the first.
     ///
     /// # Errors
     /// When `size` is negative.
@@ -36,7 +36,7 @@ impl PageRequest {
         })
     }
 
-    /// The first page, as large as pages get.
+    /// Requests the first page, as large as pages get.
     pub fn first() -> Self {
         Self {
             size: MAX_SIZE,
@@ -44,7 +44,7 @@ impl PageRequest {
         }
     }
 
-    /// The page after one that gave `token`, as large as pages get.
+    /// Requests the page after one that gave `token`, as large as pages get.
     pub fn after(token: &str) -> Self {
         Self {
             size: MAX_SIZE,
@@ -94,9 +94,9 @@ impl PageRequest {
 /// One page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
-    /// In the listing's order.
+    /// Items of the page, in the listing's order.
     pub items: Vec<T>,
-    /// The token of the page after this one; empty on the last.
+    /// Token of the page after this one; empty on the last.
     pub next: String,
 }
 

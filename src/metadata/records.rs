@@ -3,9 +3,14 @@
 //! Invariant: a record names its tenant; times are the database's, in microseconds since the Unix epoch.
 
 mod access;
+mod erasure;
+mod feed;
 mod jobs;
 mod plan;
+mod replica;
 mod survey;
+mod sweeps;
+mod usage;
 
 use std::time::Duration;
 
@@ -20,14 +25,22 @@ use crate::spec::{
 };
 
 pub use access::*;
+pub use erasure::*;
+pub use feed::{ChangePage, ChangeRecord, Cursor};
+pub(in crate::metadata) use feed::{Place, Seen};
 pub use jobs::*;
 pub use plan::*;
+pub use replica::*;
 pub use survey::*;
+pub use sweeps::*;
+pub use usage::*;
+
+use jobs::float_or_null;
 
 /// Microseconds since the Unix epoch.
 pub type Timestamp = i64;
 
-/// What the decoder's probe said of a video.
+/// Findings of the decoder's probe about a video.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoProbe {
     /// Container by content: `mov`, `matroska`, `avi`, `mpegts`, `flv`, `asf` or `ogg`.
@@ -40,7 +53,7 @@ pub struct VideoProbe {
     pub height: u32,
     /// Number of shown frames.
     pub frames: u32,
-    /// From the first to the last shown frame, in microseconds.
+    /// Time from the first to the last shown frame, in microseconds.
     pub duration_micros: u64,
     /// Average frame rate in frames per second, 0 when unknown.
     pub frame_rate: f64,
@@ -117,7 +130,7 @@ pub struct UploadRecord {
     pub expire_time: Option<Timestamp>,
 }
 
-/// What unfinished uploads may take.
+/// Limits of unfinished uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadLimits {
     /// How long an upload stays without a write.
@@ -137,14 +150,34 @@ pub struct UnfinishedUploads {
     pub bytes: u64,
 }
 
+/// How far a walk over videos that are older than their tenant's stay has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgedPlace {
+    /// Tenant whose videos were looked at last.
+    pub tenant: TenantId,
+    /// Time and id of the last video that was looked at; `None` when the tenant has no more.
+    pub last: Option<(Timestamp, VideoId)>,
+}
+
+/// Some of the videos that are older than their tenant's stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgedVideos {
+    /// Videos that nothing names, with their tenants.
+    pub unnamed: Vec<(TenantId, VideoId)>,
+    /// Number of videos that were looked at.
+    pub seen: u64,
+    /// Where the walk goes on; `None` at its end.
+    pub next: Option<AgedPlace>,
+}
+
 /// A part of an upload that has ended, whose blob may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedPart {
     /// Tenant that owned the upload.
     pub tenant: TenantId,
-    /// The upload.
+    /// Id of the upload.
     pub upload: UploadId,
-    /// The part's number.
+    /// Number of the part.
     pub number: u32,
 }
 
@@ -162,11 +195,11 @@ pub struct PartRecord {
 /// How many examples of one label one split has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelCount {
-    /// The label.
+    /// Label of the examples.
     pub label: String,
-    /// The split.
+    /// Split of the examples.
     pub split: Split,
-    /// Number of examples.
+    /// Number of the examples.
     pub examples: u64,
 }
 
@@ -225,7 +258,7 @@ pub struct TaskRecord {
     pub serving_error: Option<String>,
     /// How requests are shared out once the desired version, which is the main one, serves; `None` when it answers all of them.
     pub split: Option<Plan>,
-    /// What served before the desired version was asked for.
+    /// Plan that served before the desired version was asked for.
     pub previous: Option<Plan>,
     /// Whether the versions that serve are to stay in memory.
     pub pinned: bool,
@@ -284,34 +317,6 @@ pub struct PinnedRecord {
     pub size_bytes: u64,
 }
 
-/// A place in the feed of changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor(pub(in crate::metadata) i64);
-
-/// A task that changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChangeRecord {
-    /// Tenant that owns the task.
-    pub tenant: TenantId,
-    /// The task that changed.
-    pub task: TaskId,
-    /// Whether the task is gone.
-    pub is_deleted: bool,
-}
-
-/// A page of the feed of changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChangePage {
-    /// The changes, oldest first.
-    pub changes: Vec<ChangeRecord>,
-    /// Where to go on.
-    pub cursor: Cursor,
-    /// Whether changes between the asked place and this page are lost.
-    pub is_gap: bool,
-    /// Whether the page reaches to the end of the feed.
-    pub is_last: bool,
-}
-
 /// An immutable, published set of adapters and a head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VersionRecord {
@@ -333,10 +338,10 @@ pub struct VersionRecord {
     pub test: Option<Evaluation>,
 }
 
-/// What a version's file says about itself; the record says the same.
+/// Manifest of a version: what its file states about itself, and its record as well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VersionManifest {
-    /// Row i of the head is label i.
+    /// Labels of the version: row i of the head is label i.
     pub labels: LabelSet,
     /// Shape of the adapters.
     pub adapter: AdapterConfig,
@@ -346,41 +351,41 @@ pub struct VersionManifest {
     pub backbone_digest: Digest,
     /// sha256 of the file's tensor bytes, without its header.
     pub tensors_sha256: Digest,
-    /// Trainable parameters.
+    /// Number of trainable parameters.
     pub parameters: u64,
     /// Precision of training.
     pub precision: Precision,
-    /// The job that made it, as a uuid; empty when it was imported from a file that does not say.
+    /// Id of the job that made the version; empty when the version was imported from a file that does not say.
     pub job: String,
-    /// Digest of the data set snapshot that it was trained on; zeros when it was imported from a file that does not say.
+    /// Digest of the data set snapshot that the version was trained on; zeros when it was imported from a file that does not say.
     pub dataset_digest: Digest,
     /// The version that training started from.
     pub parent: Option<u32>,
-    /// On the validation split.
+    /// Metrics on the validation split.
     pub evaluation: Evaluation,
     /// What the validation split says about the scores; absent in versions of releases that did not say, and when the split was too small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
 }
 
-/// Where an import goes.
+/// Target of an import.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImportTarget {
-    /// The task that gets the version.
+    /// Id of the task that gets the version.
     pub task: TaskId,
-    /// Makes the task, in the transaction that makes the version visible, when it is not there; a task that is there has to be of the same shape.
+    /// Task that is made, in the transaction that makes the version visible, when there is none of the id; a task that exists has to be of the same shape.
     pub create: Option<NewTask>,
-    /// When present, must be the task's.
+    /// Etag that the task must have; `None` for any.
     pub etag: Option<String>,
     /// Request id, for idempotency.
     pub request: Option<RequestId>,
     /// sha256 of the file that came in.
     pub sha256: Digest,
-    /// The labels that the caller gave.
+    /// Labels that the caller gave.
     pub labels: Option<LabelSet>,
 }
 
-/// What an import begins with.
+/// Beginning of an import.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ImportStart {
     /// The request was answered before, with this version.
@@ -401,17 +406,17 @@ pub struct ImportedVersion {
 /// A version whose blob is in the store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVersion {
-    /// The number that was reserved for it.
+    /// Number that was reserved for the version.
     pub version: AdapterVersion,
-    /// What its file says.
+    /// Manifest of the version, which its file has, too.
     pub manifest: VersionManifest,
-    /// sha256 of the file.
+    /// sha256 of the version's file.
     pub sha256: Digest,
-    /// Size of the file in bytes.
+    /// Size of the version's file in bytes.
     pub size_bytes: u64,
 }
 
-/// What a blob's key says that it is.
+/// Name of a blob, as its key states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BlobName {
     /// A video.

@@ -1,35 +1,35 @@
-//! Where a PostgreSQL server with the records is, and how its schema stands to the release.
+//! Address of a PostgreSQL server with the records, and how its schema stands to the release.
 //!
 //! Invariant: the password is in no message, no log and no dump of the configuration: it is in a file of its own.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where the server is and how it is reached.
+/// Address of the server and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
     url: String,
-    /// The file with the password, which is read again from time to time.
+    /// File with the password, which is read again from time to time.
     pub password_file: Option<PathBuf>,
-    /// The most connections that are open at a time.
+    /// Most connections that are open at a time.
     pub connections: u32,
-    /// The longest that a call waits for a connection.
+    /// Longest time that a call waits for a connection.
     pub connect_timeout: Duration,
-    /// The longest that a statement runs.
+    /// Longest time that a statement runs.
     pub statement_timeout: Duration,
-    /// The longest that the start waits for the server.
+    /// Longest time that the start waits for the server.
     pub start_timeout: Duration,
     /// Whether the start brings the schema up to date; otherwise it refuses one that is too old.
     pub migrate: bool,
 }
 
-/// Why a URL is not taken.
+/// Reason why a URL is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// It does not begin as a database's.
+    /// The URL does not begin like a database's.
     #[error("expected postgres://user@host:port/database")]
     Scheme,
-    /// It has a password in it.
+    /// The URL has a password in it.
     #[error("a password belongs into a file, database_password_file, not into the URL")]
     Password,
 }
@@ -61,20 +61,20 @@ impl ServerConfig {
         })
     }
 
-    /// The server's URL.
+    /// Returns the server's URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 }
 
-/// How a database's schema stands to the release.
+/// State of a database's schema compared with the release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchemaState {
-    /// The schema's number; 0 when there is none.
+    /// Number of the schema; 0 when there is none.
     pub found: i64,
-    /// The number that the release brings.
+    /// Number of the schema that the release brings.
     pub wanted: i64,
-    /// The oldest schema number that a release has to bring to run on this schema.
+    /// Oldest schema number that a release has to bring to run on this schema.
     pub min_release: i64,
 }
 

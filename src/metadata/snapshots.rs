@@ -4,7 +4,7 @@
 
 use async_trait::async_trait;
 
-use super::{ExampleRecord, Result};
+use super::{ExampleRecord, Page, PageRequest, Result, Timestamp};
 use crate::ids::{DatasetId, TenantId, VideoId};
 use crate::spec::Digest;
 
@@ -15,6 +15,21 @@ pub struct SnapshotRecord {
     pub digest: Digest,
     /// Number of examples.
     pub examples: u64,
+}
+
+/// A version of a data set: a snapshot with a number, which is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetVersionRecord {
+    /// Data set of the version.
+    pub dataset: DatasetId,
+    /// Number of the version within its data set, from 1.
+    pub number: u32,
+    /// What the version holds.
+    pub snapshot: SnapshotRecord,
+    /// Note of whoever made the version.
+    pub note: String,
+    /// Time when the version was made.
+    pub create_time: Timestamp,
 }
 
 /// Snapshots, for whoever trains on them.
@@ -50,5 +65,50 @@ pub trait Snapshots {
         tenant: &TenantId,
         sampling: Digest,
         videos: &[VideoId],
+    ) -> Result<()>;
+    /// Makes what the data set holds now its next version; when that is what its newest version holds, that version is returned, with its own note.
+    /// [`super::Error::TooManyVersions`] when the data set has as many as it may have.
+    async fn create_dataset_version(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        note: &str,
+        limit: u32,
+    ) -> Result<DatasetVersionRecord>;
+    /// Reads a version of a data set.
+    async fn get_dataset_version(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        number: u32,
+    ) -> Result<DatasetVersionRecord>;
+    /// Lists a data set's versions, oldest first.
+    async fn list_dataset_versions(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        page: &PageRequest,
+    ) -> Result<Page<DatasetVersionRecord>>;
+    /// Deletes a version; its examples go as those of any snapshot. Its number is not given again.
+    async fn delete_dataset_version(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        number: u32,
+    ) -> Result<()>;
+    /// The sketches of one kind that are known of the videos that are named.
+    async fn sketches(
+        &self,
+        tenant: &TenantId,
+        kind: Digest,
+        videos: &[VideoId],
+    ) -> Result<Vec<(VideoId, String)>>;
+    /// Remembers sketches of videos, for as long as these exist. Videos that are gone, or have one of this kind, are ignored. For [`Self::undecoded`], a
+    /// video with a sketch counts as decoded under the sketch's kind.
+    async fn remember_sketches(
+        &self,
+        tenant: &TenantId,
+        kind: Digest,
+        sketches: &[(VideoId, String)],
     ) -> Result<()>;
 }

@@ -3,27 +3,36 @@
 //! Invariant: every statement is written once; only [`database`] asks which database it runs on, and only [`sqlite`] and [`postgres`] know how theirs is
 //! opened.
 
+mod aged;
 mod audit;
 mod blobs;
 mod changes;
 mod claims;
 mod condition;
 mod database;
+mod dataset_versions;
 mod datasets;
 mod decoded;
 mod duties;
+mod erasures;
 mod events;
 mod failure;
+mod fill;
+mod folds;
 mod imports;
 mod jobs;
 mod keys;
 mod labels;
 mod locks;
+mod metering;
 mod owners;
 mod pins;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod proofs;
+mod publishing;
 mod removal;
+mod replicas;
 mod requests;
 mod retention;
 mod rows;
@@ -32,8 +41,11 @@ mod serving;
 mod snapshots;
 mod sqlite;
 mod survey;
+mod sweeps;
 mod tasks;
 mod tenants;
+mod terms;
+mod turns;
 mod uploads;
 mod usage;
 mod versions;
@@ -55,7 +67,7 @@ use crate::spec::Digest;
 pub use condition::Condition;
 pub use sqlite::{Config, Faults, backup};
 
-/// The records. Clones share the connections.
+/// Database of the records. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Database {
     backend: Backend,
@@ -91,7 +103,7 @@ impl Database {
         database::migrate(config, only_check).await
     }
 
-    /// Whether one process owns the records.
+    /// Returns whether one process owns the records.
     pub fn is_exclusive(&self) -> bool {
         self.backend.is_exclusive()
     }
@@ -104,12 +116,12 @@ impl Database {
         }
     }
 
-    /// The database's id, which it keeps for ever.
+    /// Returns the database's id, which never changes.
     pub fn id(&self) -> &str {
         self.backend.id()
     }
 
-    /// Whether there is no record of anything.
+    /// Returns whether there is no record of anything.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -117,12 +129,12 @@ impl Database {
         is_empty(&mut self.look().await?).await
     }
 
-    /// Whether writes work, as it changes.
+    /// Returns a watch on whether writes work.
     pub fn condition(&self) -> watch::Receiver<Condition> {
         self.backend.condition()
     }
 
-    /// Writes something, to see whether that works again. It ends the outage if no more writes than so many have failed in it.
+    /// Writes something, to see whether that works again. Ends the outage if no more writes than so many have failed in it.
     ///
     /// # Errors
     /// When it does not work.
@@ -130,7 +142,7 @@ impl Database {
         self.backend.probe(failures).await
     }
 
-    /// What has to be done from time to time, such as writing SQLite's log back into its file.
+    /// Does what has to be done from time to time, such as writing SQLite's log back into its file.
     ///
     /// # Errors
     /// When it cannot be done now.
@@ -146,7 +158,7 @@ impl Database {
         self.backend.close().await
     }
 
-    /// What processes that share the records tell each other; `None` where nobody does.
+    /// Returns the hints that processes which share the records send each other; `None` where one process owns them.
     pub fn heard(&self) -> Option<broadcast::Receiver<Topic>> {
         self.backend.heard()
     }

@@ -2,10 +2,10 @@
 //!
 //! Invariant: a hint only makes others look sooner; what they find is in the records, which they ask without hints as well.
 
-/// What may have changed.
+/// Topic of a hint: what may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
-    /// Jobs that wait, or what became of one.
+    /// Jobs: one waits, or one has changed.
     Jobs,
     /// Tasks and their versions.
     Tasks,
@@ -17,7 +17,7 @@ impl Topic {
     /// Every topic.
     pub const ALL: [Self; 3] = [Self::Jobs, Self::Tasks, Self::Access];
 
-    /// The topic's name among processes of all releases.
+    /// Returns the topic's name among processes of all releases.
     pub fn name(self) -> &'static str {
         match self {
             Self::Jobs => "jobs",
@@ -26,7 +26,7 @@ impl Topic {
         }
     }
 
-    /// The topic of a name; `None` when only other releases know it.
+    /// Returns the topic of a name; `None` when only other releases know it.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|topic| topic.name() == name)
     }

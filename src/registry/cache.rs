@@ -108,8 +108,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         entries.take(key);
     }
 
-    /// Removes every value whose name matches.
-    pub(super) fn remove_all(&self, is_meant: impl Fn(&K) -> bool) {
+    /// Removes every value whose name matches. Returns the names.
+    pub(super) fn remove_all(&self, is_meant: impl Fn(&K) -> bool) -> Vec<K> {
         let mut entries = self.lock();
         entries.removals += 1;
         let gone: Vec<K> = entries
@@ -118,9 +118,10 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
             .filter(|key| is_meant(key))
             .cloned()
             .collect();
-        for key in gone {
-            entries.take(&key);
+        for key in &gone {
+            entries.take(key);
         }
+        gone
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries<K, V>> {

@@ -66,13 +66,20 @@ impl Registry {
         loop {
             // Taken before the read, so that the view never claims to be newer than it is.
             let begun = Instant::now();
-            let page = asked(false, metadata.changes_since(*cursor, PAGE)).await?;
+            let page = asked(false, metadata.changes_since(cursor.clone(), PAGE)).await?;
             if page.is_gap {
                 tracing::warn!("changes of tasks were missed; all tasks are read again");
             }
             if page.is_gap || cursor.is_none() {
-                view.clear();
+                let known = view.clear();
                 self.inner.cache.remove_all(|_| true);
+                // They may be gone or have moved: whoever keeps versions of them has to look again.
+                for (tenant, task) in known {
+                    self.announce(&tenant, &task);
+                }
+            }
+            for tenant in &page.videos {
+                view.forget_videos(tenant);
             }
             for change in &page.changes {
                 self.apply(change).await;
@@ -95,12 +102,18 @@ impl Registry {
         let key = (tenant.clone(), task.clone());
         let ticket = view.ticket();
         match asked(false, self.inner.metadata.get_task(tenant, task)).await {
+            Ok(record) if view.is_another(&record) => {
+                self.forget(tenant, task);
+                self.announce(tenant, task);
+            }
             Ok(record) => {
-                if view.knows(&key) && !view.learn(ticket, &record) {
+                let served = view.serving(&key);
+                if served.is_some() && !view.learn(ticket, &record) {
                     view.doubt(&key);
                 }
+                let has_moved = served.is_some_and(|own| own != record.serving);
                 let is_moving = record.desired != record.serving && record.serving_error.is_none();
-                if is_moving || record.split.as_ref().is_some_and(Plan::is_pending) {
+                if is_moving || has_moved || record.split.as_ref().is_some_and(Plan::is_pending) {
                     self.announce(tenant, task);
                 }
             }

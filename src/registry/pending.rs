@@ -15,6 +15,8 @@ pub struct Desired {
     pub role: Role,
     /// Whether it is on record that the version cannot serve.
     pub failed: bool,
+    /// Whether the version serves already, and perhaps only other processes have loaded it.
+    pub is_elsewhere: bool,
 }
 
 /// What a version is to its task.
@@ -35,7 +37,13 @@ impl Registry {
     /// When the tenant has no such task, or the database fails.
     pub async fn desired(&self, tenant: &TenantId, task: &TaskId) -> Result<Vec<Desired>> {
         let task = self.get_task(tenant, task).await?;
-        Ok(desired(&task, |_| true))
+        let mut all = desired(&task, |_| true);
+        let is_shared = self.inner.replica.is_some();
+        for own in &mut all {
+            let serves = task.serving == Some(own.version.version);
+            own.is_elsewhere = is_shared && serves && own.role == Role::Main;
+        }
+        Ok(all)
     }
 
     /// Versions of all tenants that are desired but do not serve yet, or are still to be proved: the engine's work at start. Those that failed were
@@ -95,6 +103,7 @@ fn desired(task: &TaskRecord, is_meant: impl Fn(&Share) -> bool) -> Vec<Desired>
         },
         role,
         failed,
+        is_elsewhere: false,
     };
     let mut all = Vec::new();
     all.extend(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::{Error, Registry, Result, manifest};
+use crate::blocking::blocking;
 use crate::faults;
 use crate::ids::{AdapterVersion, TaskId, TenantId};
 use crate::metadata::{
@@ -90,7 +91,7 @@ impl Registry {
             version: format!("tasks/{task}/versions/{number}"),
             problem,
         };
-        let sealed = tokio::task::spawn_blocking(move || seal(&tensors, manifest)).await;
+        let sealed = blocking(move || seal(&tensors, manifest)).await;
         let (manifest, bytes, sha256) = sealed
             .map_err(|error| malformed(error.to_string()))?
             .map_err(malformed)?;

@@ -12,15 +12,18 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cache::{Cache, Ticket};
+use super::proof::SWAP_GRACE;
 use super::{Config, Error, Registry, Result, Split};
-use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
-use crate::metadata::{self, TaskRecord, VersionRecord};
+use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef, VideoId};
+use crate::metadata::{self, TaskRecord, VersionRecord, VideoRecord};
 use crate::spec::{ClipSampling, Digest, LabelSet, Sureness};
 
 /// Most tasks that are kept: some 300 bytes each.
 const TASKS: u64 = 100_000;
-/// Bytes that the tasks of the view take at most.
-pub const TASK_BYTES: u64 = 300 * TASKS;
+/// Most videos whose records are kept: some 600 bytes each.
+const VIDEOS: u64 = 20_000;
+/// Bytes that the tasks and videos of the view take at most.
+pub const TASK_BYTES: u64 = 300 * TASKS + 600 * VIDEOS;
 /// How long the database may take to answer when there is nothing older to fall back on.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the database may take when the older answer would do.
@@ -71,11 +74,32 @@ struct Known {
     served: Served,
     /// Whether nothing is known to have changed since it was read.
     is_fresh: bool,
+    /// The version that served before, and when it was found to serve no longer.
+    before: Option<(AdapterVersion, Instant)>,
+    /// Which of the tasks that had the name one after the other it is.
+    incarnation: Arc<str>,
+}
+
+/// What tells a task from others that had its name: its etag without the revision.
+fn incarnation(record: &TaskRecord) -> &str {
+    let etag = record.etag.as_str();
+    etag.rsplit_once('-').map_or(etag, |(own, _)| own)
+}
+
+impl Known {
+    /// What served before, once the records are these.
+    fn before_now(&self, record: &TaskRecord) -> Option<(AdapterVersion, Instant)> {
+        if self.served.serving == record.serving {
+            return self.before;
+        }
+        self.served.serving.map(|own| (own, Instant::now()))
+    }
 }
 
 pub(super) struct View {
     tasks: Cache<Key, Known>,
     versions: Cache<VersionRef, Arc<Essentials>>,
+    videos: Cache<(TenantId, VideoId), Arc<VideoRecord>>,
     /// Tasks that this process is changing, and by how many calls. A plain mutex: held for a look-up, never across an await.
     writes: Mutex<HashMap<Key, usize>>,
     /// When the feed was last read to its end; before the first time nothing is answered from memory.
@@ -92,6 +116,7 @@ impl View {
         Self {
             tasks: Cache::new(TASKS),
             versions: Cache::new(config.view_bytes),
+            videos: Cache::new(VIDEOS),
             writes: Mutex::default(),
             confirmed: Mutex::default(),
             stale_limit: config.stale_limit,
@@ -125,8 +150,9 @@ impl View {
         Writing { view: self, key }
     }
 
-    pub(super) fn knows(&self, key: &Key) -> bool {
-        self.tasks.get(key).is_some()
+    /// The version of a known task that serves, for all that is known; `None`: the task is not known.
+    pub(super) fn serving(&self, key: &Key) -> Option<Option<AdapterVersion>> {
+        self.tasks.get(key).map(|known| known.served.serving)
     }
 
     pub(super) fn ticket(&self) -> Ticket {
@@ -136,13 +162,29 @@ impl View {
     /// Stores what was read since the ticket was taken; returns whether it is still the newest.
     pub(super) fn learn(&self, ticket: Ticket, record: &TaskRecord) -> bool {
         let key = (record.tenant.clone(), record.id.clone());
+        let before = self.tasks.get(&key).and_then(|own| own.before_now(record));
         let known = Known {
             served: Served::of(record),
             is_fresh: true,
+            before,
+            incarnation: incarnation(record).into(),
         };
         // A split with all its versions is about as large as a task.
         let weight = 1 + u64::from(known.served.split.is_some());
         self.tasks.insert(ticket, key, known, weight)
+    }
+
+    /// Whether another task had the name when it was read: it was deleted since, which the feed does not tell once the name is taken again.
+    pub(super) fn is_another(&self, record: &TaskRecord) -> bool {
+        let key = (record.tenant.clone(), record.id.clone());
+        let known = self.tasks.get(&key);
+        known.is_some_and(|own| *own.incarnation != *incarnation(record))
+    }
+
+    /// The version that served a task until a moment ago.
+    pub(super) fn before(&self, key: &Key) -> Option<AdapterVersion> {
+        let (version, since) = self.tasks.get(key)?.before?;
+        (since.elapsed() <= SWAP_GRACE).then_some(version)
     }
 
     /// Notes that the task has changed: its records are read next time.
@@ -157,10 +199,16 @@ impl View {
             .remove_all(|version| version.tenant == *tenant && version.task == *task);
     }
 
-    /// Removes everything, since none of it can be relied on.
-    pub(super) fn clear(&self) {
-        self.tasks.remove_all(|_| true);
+    /// Removes the videos of a tenant, some of which were deleted.
+    pub(super) fn forget_videos(&self, tenant: &TenantId) {
+        self.videos.remove_all(|(own, _)| own == tenant);
+    }
+
+    /// Removes everything, since none of it can be relied on. Returns the tasks that it knew.
+    pub(super) fn clear(&self) -> Vec<Key> {
+        self.videos.remove_all(|_| true);
         self.versions.remove_all(|_| true);
+        self.tasks.remove_all(|_| true)
     }
 }
 
@@ -243,6 +291,9 @@ impl Registry {
         let read = self.inner.metadata.get_task(tenant, task);
         match asked(known.is_some(), read).await {
             Ok(record) => {
+                if view.is_another(&record) {
+                    self.forget(tenant, task);
+                }
                 view.learn(ticket, &record);
                 Ok(Served::of(&record))
             }
@@ -283,6 +334,32 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// The record of a video; answered like [`Registry::served`].
+    ///
+    /// # Errors
+    /// When the tenant has no such video; when the database fails and the video is not known well enough.
+    pub async fn video(&self, tenant: &TenantId, video: VideoId) -> Result<Arc<VideoRecord>> {
+        let view = &self.inner.view;
+        let key = (tenant.clone(), video);
+        let known = view.videos.get(&key).filter(|_| view.is_within_limit());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let ticket = view.videos.ticket();
+        let record = asked(false, self.inner.metadata.get_video(tenant, video)).await?;
+        let record = Arc::new(record);
+        view.videos.insert(ticket, key, Arc::clone(&record), 1);
+        Ok(record)
+    }
+
+    /// Drops the record of a video that this process has deleted, before the deletion is answered.
+    pub fn video_deleted(&self, tenant: &TenantId, video: VideoId) {
+        self.inner.view.videos.remove(&(tenant.clone(), video));
+        self.inner.view.hint.notify_one();
+    }
+}
+
 /// Runs a read with a time limit, so that a caller of a silent database gets an error.
 pub(super) async fn asked<T>(
     has_other: bool,
@@ -299,3 +376,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change leaves the value whole, so a panic elsewhere does not spoil it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,15 +12,16 @@ use crate::metadata::TenantUpdate;
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 use crate::tenancy::Admin;
+use crate::tenancy::pages::Pages;
 
 /// Time for which a key is good when its creator does not say.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// Time for which the secret before a rotation stays good when nobody says.
+/// Time for which the secret before a rotation stays good when the caller does not say.
 const OVERLAP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Handlers of the administrators' API.
 #[derive(Debug, Clone)]
-pub(super) struct AdminApi(pub(super) Admin);
+pub(super) struct AdminApi(pub(super) Admin, pub(super) Pages);
 
 #[tonic::async_trait]
 impl AdminService for AdminApi {
@@ -51,12 +52,14 @@ impl AdminService for AdminApi {
         &self,
         request: Request<v1::ListTenantsRequest>,
     ) -> Result<Response<v1::ListTenantsResponse>, Status> {
+        let caller = auth::caller(&request)?;
         let list = request.into_inner();
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&self.1, caller.tenant.as_ref());
+        let page = page(own, list.page_size, &list.page_token)?;
         let tenants = self.0.list_tenants(&page).await?;
         Ok(Response::new(v1::ListTenantsResponse {
             tenants: tenants.items.into_iter().map(access::of_tenant).collect(),
-            next_page_token: tenants.next,
+            next_page_token: self.1.seal(caller.tenant.as_ref(), &tenants.next),
         }))
     }
 
@@ -79,11 +82,14 @@ impl AdminService for AdminApi {
                     changes.display_name = Some(tenant.display_name.clone());
                 }
                 "quotas" => changes.quotas = Some(access::quotas(tenant.quotas)?),
+                "weight" => changes.weight = Some(access::weight(tenant.weight)?),
+                "retention" => changes.stay = Some(access::stay(tenant.retention)?),
                 "state" => changes.state = Some(access::state(tenant.state, "tenant.state")?),
                 _ => {
                     let shown: String = path.chars().take(80).collect();
-                    let problem =
-                        format!("{shown:?} cannot change; display_name, state and quotas can");
+                    let problem = format!(
+                        "{shown:?} cannot change; display_name, state, quotas, weight and retention can"
+                    );
                     return Err(status::invalid("update_mask", problem));
                 }
             }
@@ -94,6 +100,41 @@ impl AdminService for AdminApi {
         let etag = Some(tenant.etag.as_str()).filter(|etag| !etag.is_empty());
         let tenant = self.0.update_tenant(&call, &id, changes, etag).await?;
         Ok(Response::new(access::of_tenant(tenant)))
+    }
+
+    async fn erase_tenant(
+        &self,
+        request: Request<v1::EraseTenantRequest>,
+    ) -> Result<Response<v1::Erasure>, Status> {
+        let call = auth::call(&request)?;
+        let id = names::tenant(&request.get_ref().name, "name")?;
+        let erasure = self.0.erase_tenant(&call, &id).await?;
+        Ok(Response::new(access::of_erasure(erasure)))
+    }
+
+    async fn get_erasure(
+        &self,
+        request: Request<v1::GetErasureRequest>,
+    ) -> Result<Response<v1::Erasure>, Status> {
+        let id = names::tenant(&request.get_ref().name, "name")?;
+        let erasure = self.0.get_erasure(&id).await?;
+        Ok(Response::new(access::of_erasure(erasure)))
+    }
+
+    async fn list_usage(
+        &self,
+        request: Request<v1::ListUsageRequest>,
+    ) -> Result<Response<v1::ListUsageResponse>, Status> {
+        let caller = auth::caller(&request)?;
+        let list = request.into_inner();
+        let ask = access::usage_query(&list)?;
+        let own = (&self.1, caller.tenant.as_ref());
+        let page = page(own, list.page_size, &list.page_token)?;
+        let used = self.0.list_usage(&caller, ask, &page).await?;
+        Ok(Response::new(v1::ListUsageResponse {
+            records: used.items.into_iter().map(access::of_usage).collect(),
+            next_page_token: self.1.seal(caller.tenant.as_ref(), &used.next),
+        }))
     }
 
     async fn create_key(
@@ -134,11 +175,12 @@ impl AdminService for AdminApi {
             "" => None,
             name => Some(names::tenant(name, "tenant")?),
         };
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&self.1, caller.tenant.as_ref());
+        let page = page(own, list.page_size, &list.page_token)?;
         let keys = self.0.list_keys(&caller, tenant, &page).await?;
         Ok(Response::new(v1::ListKeysResponse {
             keys: keys.items.into_iter().map(access::of_key).collect(),
-            next_page_token: keys.next,
+            next_page_token: self.1.seal(caller.tenant.as_ref(), &keys.next),
         }))
     }
 
@@ -170,17 +212,37 @@ impl AdminService for AdminApi {
         Ok(Response::new(access::of_key(revoked)))
     }
 
+    async fn list_replicas(
+        &self,
+        request: Request<v1::ListReplicasRequest>,
+    ) -> Result<Response<v1::ListReplicasResponse>, Status> {
+        let caller = auth::caller(&request)?;
+        let list = request.into_inner();
+        let own = (&self.1, caller.tenant.as_ref());
+        let page = page(own, list.page_size, &list.page_token)?;
+        let replicas = self.0.list_replicas(&page).await?;
+        let is_exclusive = self.0.is_exclusive();
+        let shown = replicas.items.into_iter();
+        Ok(Response::new(v1::ListReplicasResponse {
+            replicas: shown
+                .map(|own| access::of_replica(own, is_exclusive))
+                .collect(),
+            next_page_token: self.1.seal(caller.tenant.as_ref(), &replicas.next),
+        }))
+    }
+
     async fn list_audit_events(
         &self,
         request: Request<v1::ListAuditEventsRequest>,
     ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
         let caller = auth::caller(&request)?;
         let list = request.into_inner();
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&self.1, caller.tenant.as_ref());
+        let page = page(own, list.page_size, &list.page_token)?;
         let events = self.0.list_audit(&caller, &page).await?;
         Ok(Response::new(v1::ListAuditEventsResponse {
             events: events.items.into_iter().map(access::of_event).collect(),
-            next_page_token: events.next,
+            next_page_token: self.1.seal(caller.tenant.as_ref(), &events.next),
         }))
     }
 }

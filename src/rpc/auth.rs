@@ -4,10 +4,11 @@
 //! gets one answer, whatever is wrong with it. Handlers never see a credential.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use secrecy::{ExposeSecret, SecretString};
 use tonic::Status;
 use tonic::body::Body;
@@ -19,7 +20,13 @@ use super::{Reflection, methods, status};
 use crate::ids::{KeyId, TaskId, TenantId};
 use crate::telemetry::metrics::{self, Metrics};
 use crate::tenancy::admin::Call;
-use crate::tenancy::{self, Caller, Credentials, HEADER, Principal, Refusals, Refused, Source};
+use crate::tenancy::credentials::Turned;
+use crate::tenancy::proxies::{FORWARDED, Proxies};
+use crate::tenancy::tls::Certificate;
+use crate::tenancy::{
+    self, Caller, Credentials, HEADER, Presented, Principal, Proven, Refusals, Refused, Source,
+    Tenants,
+};
 
 const BEARER: &str = "bearer";
 
@@ -56,11 +63,17 @@ impl Seen {
     }
 }
 
+/// Address that a call came from: that of the connection, or what a trusted proxy says of it.
+#[derive(Debug, Clone, Copy)]
+struct Origin(IpAddr);
+
 /// Identifies callers.
 #[derive(Debug, Clone)]
 pub(super) struct Callers {
     credentials: Option<Credentials>,
     reflection: Reflection,
+    proxies: Proxies,
+    tenants: Option<Tenants>,
     refusals: Arc<Refusals>,
     denials: Arc<Refusals>,
     metrics: Metrics,
@@ -85,10 +98,33 @@ impl Callers {
         Self {
             credentials,
             reflection,
+            proxies: Proxies::default(),
+            tenants: None,
             refusals: Arc::default(),
             denials: Arc::default(),
             metrics,
         }
+    }
+
+    /// The same behind proxies whose word counts for where callers are.
+    pub(super) fn behind(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
+        self
+    }
+
+    /// The address that a request came from.
+    fn origin(&self, request: &Request<Body>) -> Option<Origin> {
+        let peer = request.extensions().get::<Peer>()?.address()?;
+        let forwarded = request.headers().get_all(FORWARDED);
+        let values: Vec<&[u8]> = forwarded.iter().map(HeaderValue::as_bytes).collect();
+        Some(Origin(self.proxies.origin(peer, values.into_iter())))
+    }
+
+    /// The same callers, with the states and limits of their tenants.
+    #[must_use]
+    pub(super) fn of_tenants(mut self, tenants: Tenants) -> Self {
+        self.tenants = Some(tenants);
+        self
     }
 
     /// Puts the caller into the request, if it may call the method.
@@ -114,26 +150,27 @@ impl Callers {
             .get::<Seen>()
             .cloned()
             .unwrap_or_default();
-        let source = source(request);
-        let proven = match &self.credentials {
-            Some(credentials) => {
-                let verified = match presented {
-                    Ok(bearer) => credentials.verify(bearer.expose_secret()).await,
-                    Err(refused) => Err((None, refused)),
-                };
-                Some(verified.map_err(|refused| self.refused(refused, source, known, &seen))?)
-            }
-            None => None,
-        };
+        let origin = self.origin(request);
+        let source = origin.map_or(Source::Others, |origin| Source::of(origin.0));
+        let peer = request.extensions().get::<Peer>().cloned();
         let tenants = request.headers().get_all(HEADER);
         let tenants = tenants.iter().map(|value| value.as_bytes());
-        let caller = match proven {
-            Some(caller) => caller.within(tenants),
-            None => tenancy::identify(tenants),
+        let caller = match &self.credentials {
+            Some(credentials) => {
+                let certificate = peer.as_ref().and_then(Peer::certificate);
+                let proven = prove(credentials, presented, certificate, source).await;
+                let proven =
+                    proven.map_err(|refused| self.refused(refused, source, known, &seen))?;
+                credentials.caller(proven, tenants).await
+            }
+            None => tenancy::identify(tenants).map_err(Turned::Tenant),
         };
-        let caller = caller.map_err(|error| {
-            seen.say(metrics::Caller::Malformed);
-            status::of_tenancy(&error)
+        let caller = caller.map_err(|turned| match turned {
+            Turned::Tenant(error) => {
+                seen.say(metrics::Caller::Malformed);
+                status::of_tenancy(&error)
+            }
+            Turned::Refused(refused) => self.refused((None, refused), source, known, &seen),
         })?;
         let is_audited = self.credentials.is_some() && need.is_some_and(Need::is_audited);
         let who = Who {
@@ -149,7 +186,15 @@ impl Callers {
             self.denied(&caller, source, known);
             return Err(status);
         }
-        request.extensions_mut().insert(caller);
+        if let (Some(tenants), Some(tenant)) = (&self.tenants, &caller.tenant) {
+            let admitted = tenants.admit(tenant, self.credentials.is_some());
+            admitted.map_err(status::of_denied)?;
+        }
+        let extensions = request.extensions_mut();
+        extensions.insert(caller);
+        if let Some(origin) = origin {
+            extensions.insert(origin);
+        }
         Ok(())
     }
 
@@ -186,7 +231,7 @@ impl Callers {
     }
 }
 
-/// Refuses a caller without the scope of a method, and a key for certain tasks where they are not looked at.
+/// Refuses a caller without the scope of a method, and a key for certain tasks on a method that does not look at tasks.
 fn may_call(
     caller: &Caller,
     need: Option<Need>,
@@ -211,10 +256,28 @@ fn may_call(
     Ok(())
 }
 
-/// The bearer's credential of a request.
-fn presented(headers: &HeaderMap) -> Result<SecretString, Refused> {
+/// Who a request's caller is proven to be.
+async fn prove(
+    credentials: &Credentials,
+    bearer: Result<Option<SecretString>, Refused>,
+    certificate: Option<&Certificate>,
+    source: Source,
+) -> Result<Proven, (Option<KeyId>, Refused)> {
+    let bearer = bearer.map_err(|refused| (None, refused))?;
+    let presented = Presented {
+        bearer: bearer.as_ref().map(ExposeSecret::expose_secret),
+        certificate,
+        source,
+    };
+    credentials.prove(presented).await
+}
+
+/// The bearer's credential of a request, if there is one.
+fn presented(headers: &HeaderMap) -> Result<Option<SecretString>, Refused> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().ok_or(Refused::Missing)?;
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
         return Err(Refused::Several);
     }
@@ -226,14 +289,23 @@ fn presented(headers: &HeaderMap) -> Result<SecretString, Refused> {
     // A comma is in no key; it is how a proxy joins repeated headers.
     match credential.contains(',') {
         true => Err(Refused::Several),
-        false => Ok(credential.trim().into()),
+        false => Ok(Some(credential.trim().into())),
     }
 }
 
-fn source(request: &Request<Body>) -> Source {
-    let peer = request.extensions().get::<Peer>();
-    peer.and_then(Peer::address)
-        .map_or(Source::Others, Source::of)
+/// Feeds a stranger's bytes to the reader of the header; for fuzzing.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(bytes: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(AUTHORIZATION, value);
+        }
+    }
+    if let Ok(Some(bearer)) = presented(&headers) {
+        assert!(!bearer.expose_secret().contains(','), "one credential");
+        assert_eq!(headers.len(), 1, "a repeated header is refused");
+    }
 }
 
 /// Whether the method of a path is the API's own, whose requests have a tenant.
@@ -252,7 +324,7 @@ pub(super) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, Status> {
 /// An administrator's call that came through the stack.
 pub(super) fn call<T>(request: &tonic::Request<T>) -> Result<Call, Status> {
     let extensions = request.extensions();
-    let address = extensions.get::<Peer>().and_then(Peer::address);
+    let address = extensions.get::<Origin>().map(|origin| origin.0);
     let id = extensions.get::<request_id::Name>();
     Ok(Call {
         caller: caller(request)?,
@@ -293,7 +365,7 @@ impl Allowed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use proptest::prelude::*;
 
     fn read(values: &[&str]) -> Result<String, &'static str> {
         let mut headers = HeaderMap::new();
@@ -301,7 +373,8 @@ mod tests {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
         match presented(&headers) {
-            Ok(bearer) => Ok(bearer.expose_secret().to_owned()),
+            Ok(Some(bearer)) => Ok(bearer.expose_secret().to_owned()),
+            Ok(None) => Err("missing"),
             Err(refused) => Err(refused.label()),
         }
     }
@@ -317,5 +390,19 @@ mod tests {
         }
         assert_eq!(read(&["Bearer a", "Bearer a"]), Err("several"));
         assert_eq!(read(&["Bearer a, Bearer b"]), Err("several"));
+    }
+
+    proptest! {
+        #![proptest_config(crate::inputs())]
+
+        #[test]
+        fn strangers_headers_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            fuzz(&bytes);
+        }
+
+        #[test]
+        fn headers_that_look_like_credentials_are_read_without_a_panic(text in "(?i)(bearer|basic)?[ \t,]{0,3}[\\PC\n]{0,80}") {
+            fuzz(text.as_bytes());
+        }
     }
 }

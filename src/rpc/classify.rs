@@ -28,7 +28,7 @@ use crate::video::Input;
 const TOP_K: usize = 5;
 /// Metadata of a request whose value decides which version of a split answers it.
 const KEY: &str = "x-frameshift-key";
-/// Longest value of that metadata.
+/// Longest value of the metadata [`KEY`], in bytes.
 const KEY_BYTES: usize = 256;
 /// Most tasks of one request.
 const TASKS: usize = 32;
@@ -130,6 +130,15 @@ impl ClassificationService for Api {
     ) -> Result<Response<Self::ClassifyWindowsStream>, Status> {
         windows::classify_windows(self, request).await
     }
+
+    type ClassifyWindowsUploadStream = windows::Messages;
+
+    async fn classify_windows_upload(
+        &self,
+        request: Request<Streaming<v1::ClassifyWindowsUploadRequest>>,
+    ) -> Result<Response<Self::ClassifyWindowsUploadStream>, Status> {
+        Box::pin(windows::classify_windows_upload(self, request)).await
+    }
 }
 
 /// When the answer of a request is no longer wanted.
@@ -157,7 +166,7 @@ pub(super) fn caller(
     })
 }
 
-/// What decides which version of a split answers, when the caller says it.
+/// Returns what decides which version of a split answers; `None` when the caller does not say.
 pub(super) fn request_key<T>(request: &Request<T>) -> Result<Option<Key>, Status> {
     let mut given = request.metadata().get_all(KEY).iter();
     let Some(key) = given.next() else {
@@ -180,7 +189,7 @@ fn counted(parts: &Parts, answers: Answers) -> Answers {
     answers
 }
 
-/// The video of a stream whose header was read, and what it takes as long as it is held.
+/// Reads the video of a stream whose header was read. Returns it with the room that it takes for as long as it is held.
 pub(super) async fn spooled<M>(
     parts: &Parts,
     stream: &mut Streaming<M>,
@@ -197,7 +206,7 @@ pub(super) async fn spooled<M>(
     Ok(spool.into_input())
 }
 
-/// The errors, when every choice has one.
+/// Returns the errors when every choice has one, else `None`.
 fn all_failed(checked: Vec<Result<(), serving::Error>>) -> Option<Answers> {
     let failed = |checked: Result<(), serving::Error>| checked.err().map(Err);
     checked.into_iter().map(failed).collect()
@@ -328,7 +337,7 @@ fn choice(caller: &Caller, task: &str, version: &str) -> Result<Choice, Status> 
     Ok(Choice { task, version })
 }
 
-/// A status as one of several answers.
+/// Converts a status to an error beside the answers of other tasks.
 pub(super) fn told(status: &Status) -> v1::TaskError {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.clone());

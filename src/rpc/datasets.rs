@@ -2,8 +2,8 @@
 
 use tonic::{Request, Response, Status};
 
-use super::Api;
 use super::convert::{findings, names, page, records};
+use super::{Api, status};
 use crate::ids::DatasetId;
 use crate::proto::v1;
 use crate::proto::v1::dataset_service_server::DatasetService;
@@ -60,10 +60,11 @@ impl DatasetService for Api {
     ) -> Result<Response<v1::ListExamplesResponse>, Status> {
         let (parts, tenant, list) = self.enter(request)?;
         let id = names::dataset(&list.name, "name")?;
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
         let examples = parts.library.list_examples(&tenant, &id, &page).await?;
         Ok(Response::new(v1::ListExamplesResponse {
-            next_page_token: examples.next,
+            next_page_token: parts.pages.seal(Some(&tenant), &examples.next),
             examples: examples
                 .items
                 .into_iter()
@@ -88,11 +89,12 @@ impl DatasetService for Api {
     ) -> Result<Response<v1::ListLabelCountsResponse>, Status> {
         let (parts, tenant, list) = self.enter(request)?;
         let id = names::dataset(&list.name, "name")?;
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
         let library = &parts.library;
         let counts = library.list_label_counts(&tenant, &id, &page).await?;
         Ok(Response::new(v1::ListLabelCountsResponse {
-            next_page_token: counts.next,
+            next_page_token: parts.pages.seal(Some(&tenant), &counts.next),
             counts: counts
                 .items
                 .into_iter()
@@ -106,10 +108,11 @@ impl DatasetService for Api {
         request: Request<v1::ListDatasetsRequest>,
     ) -> Result<Response<v1::ListDatasetsResponse>, Status> {
         let (parts, tenant, list) = self.enter(request)?;
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
         let datasets = parts.library.list_datasets(&tenant, &page).await?;
         Ok(Response::new(v1::ListDatasetsResponse {
-            next_page_token: datasets.next,
+            next_page_token: parts.pages.seal(Some(&tenant), &datasets.next),
             datasets: datasets
                 .items
                 .into_iter()
@@ -123,15 +126,85 @@ impl DatasetService for Api {
         request: Request<v1::CheckDatasetRequest>,
     ) -> Result<Response<v1::CheckDatasetResponse>, Status> {
         let (parts, tenant, check) = self.enter(request)?;
-        let id = names::dataset(&check.name, "name")?;
+        let (id, version) = names::dataset_at(&check.name, "name")?;
         let library = &parts.library;
-        let snapshot = library.snapshot(&tenant, &id).await?;
-        let (examples, found) = library.check(&tenant, snapshot.digest).await?;
-        Ok(Response::new(findings::of_findings(
-            examples,
-            found,
-            snapshot.digest,
-        )))
+        let snapshot = library.snapshot_at(&tenant, &id, version).await?;
+        let sketches = parts.jobs.sketches();
+        let checked = library.check(&tenant, snapshot.digest, sketches).await?;
+        let answer = findings::of_findings(checked, snapshot.digest);
+        Ok(Response::new(answer))
+    }
+
+    async fn create_dataset_version(
+        &self,
+        request: Request<v1::CreateDatasetVersionRequest>,
+    ) -> Result<Response<v1::DatasetVersion>, Status> {
+        let (parts, tenant, create) = self.enter(request)?;
+        let id = names::dataset(&create.name, "name")?;
+        let library = &parts.library;
+        let version = library.create_version(&tenant, &id, &create.note).await?;
+        Ok(Response::new(records::of_dataset_version(version)))
+    }
+
+    async fn list_dataset_versions(
+        &self,
+        request: Request<v1::ListDatasetVersionsRequest>,
+    ) -> Result<Response<v1::ListDatasetVersionsResponse>, Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let id = names::dataset(&list.name, "name")?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
+        let versions = parts.library.list_versions(&tenant, &id, &page).await?;
+        let shown = versions.items.into_iter();
+        Ok(Response::new(v1::ListDatasetVersionsResponse {
+            versions: shown.map(records::of_dataset_version).collect(),
+            next_page_token: parts.pages.seal(Some(&tenant), &versions.next),
+        }))
+    }
+
+    async fn delete_dataset_version(
+        &self,
+        request: Request<v1::DeleteDatasetVersionRequest>,
+    ) -> Result<Response<v1::DeleteDatasetVersionResponse>, Status> {
+        let (parts, tenant, delete) = self.enter(request)?;
+        let (id, number) = names::dataset_version(&delete.name, "name")?;
+        parts.library.delete_version(&tenant, &id, number).await?;
+        Ok(Response::new(v1::DeleteDatasetVersionResponse {}))
+    }
+
+    async fn list_dataset_changes(
+        &self,
+        request: Request<v1::ListDatasetChangesRequest>,
+    ) -> Result<Response<v1::ListDatasetChangesResponse>, Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let (from, number) = names::dataset_version(&list.from, "from")?;
+        let (to, version) = names::dataset_at(&list.to, "to")?;
+        let library = &parts.library;
+        let first = library.snapshot_at(&tenant, &from, Some(number)).await?;
+        let second = library.snapshot_at(&tenant, &to, version).await?;
+        let own = (&parts.pages, Some(&tenant));
+        // Also checks that the size is no negative number.
+        page(own, list.page_size, "")?;
+        let limit = match usize::try_from(list.page_size) {
+            Ok(size @ 1..=1000) => size,
+            Ok(0) => 100,
+            Ok(_) | Err(_) => 1000,
+        };
+        let other = |_| status::invalid("page_token", "not one of this listing's");
+        let token = parts.pages.open(Some(&tenant), &list.page_token);
+        let after = match token.map_err(other)?.as_str() {
+            "" => None,
+            token => Some(
+                token
+                    .parse::<crate::ids::VideoId>()
+                    .map_err(|_| status::invalid("page_token", "not one of this listing's"))?,
+            ),
+        };
+        let digests = [first.digest, second.digest];
+        let found = library.differences(&tenant, digests, after, limit).await?;
+        let mut shown = records::of_differences(found);
+        shown.next_page_token = parts.pages.seal(Some(&tenant), &shown.next_page_token);
+        Ok(Response::new(shown))
     }
 
     async fn delete_dataset(

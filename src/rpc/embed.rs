@@ -16,7 +16,7 @@ use crate::serving::{Caller, Choice, Embedding, FeatureRequest, Subject, Video};
 use crate::spec::AdapterConfig;
 use crate::video::Input;
 
-/// Embed.
+/// Answers Embed.
 pub(super) async fn embed(
     api: &Api,
     request: Request<v1::EmbedRequest>,
@@ -37,7 +37,7 @@ pub(super) async fn embed(
     Ok(shape.response(parts, embedding))
 }
 
-/// EmbedUpload.
+/// Answers EmbedUpload.
 pub(super) async fn embed_upload(
     api: &Api,
     request: Request<Streaming<v1::EmbedUploadRequest>>,
@@ -65,7 +65,7 @@ pub(super) async fn embed_upload(
     Ok(shape.response(parts, embedding))
 }
 
-/// What is wanted, and in which form.
+/// Features that a request asks for, and their form.
 struct Shape {
     wanted: FeatureRequest,
     element: v1::ElementType,
@@ -152,7 +152,7 @@ impl Shape {
         }
     }
 
-    /// Rows after one another as little-endian numbers.
+    /// Converts rows to one array of little-endian numbers, row after row.
     fn array(&self, shape: &[usize], rows: &[&[f32]]) -> v1::Array {
         use v1::ElementType;
         let values = rows.iter().copied().flatten();

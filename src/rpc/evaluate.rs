@@ -12,7 +12,9 @@ use super::{Api, classify, status};
 use crate::fair::Class;
 use crate::proto::v1;
 use crate::proto::v1::evaluate_version_response::{Clips, Event, Result as Shown, Started};
-use crate::serving::{Caller, Error, Evaluated, Evaluator, Judged, Outcome, Progress};
+use crate::serving::{
+    Answer, Caller, Error, Evaluated, Evaluator, Judged, Progress, Scope, Verdict,
+};
 use crate::spec::{Digest, LabelSet};
 use crate::telemetry::Metrics;
 
@@ -24,11 +26,11 @@ const SELDOM: u64 = 64;
 /// Largest token, in bytes: one of some 500,000 cells. A larger one is neither given nor read.
 const TOKEN_BYTES: usize = 8 << 20;
 
-/// Messages of an evaluation.
+/// Stream of the messages of an evaluation.
 pub(super) type Evaluation =
     Pin<Box<dyn Stream<Item = Result<v1::EvaluateVersionResponse, Status>> + Send>>;
 
-/// EvaluateVersion.
+/// Answers EvaluateVersion.
 pub(super) async fn evaluate(
     api: &Api,
     request: Request<v1::EvaluateVersionRequest>,
@@ -36,8 +38,12 @@ pub(super) async fn evaluate(
     let deadline = classify::deadline(&request);
     let (parts, tenant, asked) = api.enter(request)?;
     let version = names::version(&tenant, &asked.version, "version")?;
-    let dataset = names::dataset(&asked.dataset, "dataset")?;
-    let split = spec::split(asked.split, "split")?;
+    let (dataset, number) = names::dataset_at(&asked.dataset, "dataset")?;
+    let is_all = asked.classify && asked.split() == v1::Split::Unspecified;
+    let split = match is_all {
+        true => None,
+        false => Some(spec::split(asked.split, "split")?),
+    };
     let top_k = match usize::try_from(asked.top_k) {
         Ok(0) => TOP_K,
         Ok(count) => count,
@@ -50,7 +56,10 @@ pub(super) async fn evaluate(
     let digest = match &progress {
         // What was begun goes on with the examples that it began with.
         Some(progress) => progress.subject.dataset,
-        None => parts.library.snapshot(&tenant, &dataset).await?.digest,
+        None => {
+            let library = &parts.library;
+            library.snapshot_at(&tenant, &dataset, number).await?.digest
+        }
     };
     let caller = Caller {
         tenant,
@@ -58,9 +67,14 @@ pub(super) async fn evaluate(
         class: Class::Batch,
         key: None,
     };
+    let scope = Scope {
+        dataset: digest,
+        split,
+        classifies: asked.classify,
+    };
     let evaluator = parts
         .serving
-        .evaluate(caller, version, (digest, split), progress)
+        .evaluate(caller, version, scope, progress)
         .await?;
     let running = Running {
         evaluator: Some(evaluator),
@@ -89,7 +103,7 @@ fn token(bytes: &[u8]) -> Result<Progress, Status> {
         .map_err(|_| status::invalid("resume_token", "not one of this server's"))
 }
 
-/// A token, or none when it would not be taken back.
+/// Returns a token, or an empty one when it is too large to be taken back.
 fn given(token: Vec<u8>) -> Vec<u8> {
     match token.len() <= TOKEN_BYTES {
         true => token,
@@ -97,7 +111,7 @@ fn given(token: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// An evaluation whose messages are sent.
+/// An evaluation under way, whose messages are sent.
 struct Running {
     evaluator: Option<Evaluator>,
     metrics: Metrics,
@@ -150,7 +164,7 @@ impl Running {
 
 /// Counts a classification.
 fn metered(metrics: &Metrics, clip: &Judged) {
-    if let Outcome::Counted(answer, _) = &clip.outcome {
+    if let Verdict::Counted(answer, _) | Verdict::Classified(answer) = &clip.outcome {
         metrics.classified(&answer.version, answer.queue + answer.device);
     }
 }
@@ -161,26 +175,32 @@ fn of_judged(clip: Judged, labels: &[String], top_k: usize) -> v1::ClipEvaluatio
         label: clip.label,
         ..Default::default()
     };
+    let predictions = |answer: &Answer| {
+        let prediction = |(index, score): (usize, f64)| v1::ScoredLabel {
+            label: labels.get(index).cloned().unwrap_or_default(),
+            label_index: u32::try_from(index).unwrap_or(u32::MAX),
+            score: score as f32,
+        };
+        let best = answer.scores.best(top_k);
+        best.into_iter().map(prediction).collect()
+    };
     match clip.outcome {
-        Outcome::Counted(answer, place) => {
-            let prediction = |(index, score): (usize, f64)| v1::ScoredLabel {
-                label: labels.get(index).cloned().unwrap_or_default(),
-                label_index: u32::try_from(index).unwrap_or(u32::MAX),
-                score: score as f32,
-            };
-            let best = answer.scores.best(top_k);
-            v1::ClipEvaluation {
-                score: place.score as f32,
-                rank: u32::try_from(place.ahead + 1).unwrap_or(u32::MAX),
-                predictions: best.into_iter().map(prediction).collect(),
-                ..shown
-            }
-        }
-        Outcome::UnknownLabel => v1::ClipEvaluation {
+        Verdict::Counted(answer, place) => v1::ClipEvaluation {
+            score: place.score as f32,
+            rank: u32::try_from(place.ahead + 1).unwrap_or(u32::MAX),
+            predictions: predictions(&answer),
+            ..shown
+        },
+        Verdict::Classified(answer) => v1::ClipEvaluation {
+            predictions: predictions(&answer),
             unknown_label: true,
             ..shown
         },
-        Outcome::Unreadable(error) => v1::ClipEvaluation {
+        Verdict::UnknownLabel => v1::ClipEvaluation {
+            unknown_label: true,
+            ..shown
+        },
+        Verdict::Unreadable(error) => v1::ClipEvaluation {
             error: Some(unreadable(error)),
             ..shown
         },

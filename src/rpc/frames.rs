@@ -25,18 +25,18 @@ use crate::video::{Coding, Range};
 
 /// Answers that wait for a caller that reads slowly; then windows are left out. A second of a fast stream.
 const ANSWERS: usize = 16;
-/// Largest JPEG, when the header does not say.
+/// Largest JPEG in bytes when the header does not say.
 const JPEG_BYTES: u32 = 1 << 20;
-/// Sizes of the largest JPEG that a header may say.
+/// Range of the largest JPEG, in bytes, that a header may state.
 const JPEG_SIZES: std::ops::RangeInclusive<u32> = 1 << 10..=8 << 20;
-/// Times of frames end here: as nanoseconds they fit into 63 bits.
+/// Latest time of a frame: as nanoseconds it fits into 63 bits.
 const LATEST: Duration = Duration::from_secs(1 << 33);
 
-/// What a live stream answers.
+/// Stream of the answers of a live stream.
 pub(super) type Answers =
     Pin<Box<dyn Stream<Item = Result<v1::ClassifyFramesResponse, Status>> + Send>>;
 
-/// ClassifyFrames.
+/// Answers ClassifyFrames.
 pub(super) async fn classify_frames(
     api: &Api,
     request: Request<Streaming<v1::ClassifyFramesRequest>>,
@@ -60,7 +60,17 @@ pub(super) async fn classify_frames(
     let live = parts.serving.open_live(&caller, spec).await;
     let live = live.map_err(|error| in_header(error.into()))?;
     let live_memory = &parts.pools.live;
-    let room = live_memory.try_take_of(&caller.tenant, live.bytes())?;
+    // Tokens are welcome and not needed: they take no room that another stream, or the tenant's next one, would be refused for.
+    let with_tokens = live.bytes().saturating_add(live.token_bytes());
+    let is_free = live.token_bytes() > 0 && live_memory.leaves_half(&caller.tenant, with_tokens);
+    let room = is_free.then(|| live_memory.try_take_of(&caller.tenant, with_tokens).ok());
+    let (live, room) = match room.flatten() {
+        Some(room) => (live.keeping(), room),
+        None => {
+            let room = live_memory.try_take_of(&caller.tenant, live.bytes())?;
+            (live, room)
+        }
+    };
     let shown = Shown {
         tasks: (chosen.choices.iter())
             .map(|choice| format!("tasks/{}", choice.task))
@@ -100,7 +110,7 @@ fn spec(header: &v1::ClassifyFramesHeader, chosen: &Chosen) -> Result<LiveSpec, 
     })
 }
 
-/// How frames are coded, and the bytes of the largest.
+/// Returns how frames are coded, and the bytes of the largest.
 fn coding(format: Option<&v1::classify_frames_header::Format>) -> Result<(Coding, usize), Status> {
     use v1::classify_frames_header::Format;
     let raw = match format {
@@ -167,7 +177,7 @@ fn pace(pace: Option<&v1::classify_frames_header::Pace>) -> Result<Pace, Status>
     }
 }
 
-/// A duration that has to be there and is not negative.
+/// Converts a duration that has to be there and not negative.
 fn duration(field: &str, given: Option<prost_types::Duration>) -> Result<Duration, Status> {
     let given = given.ok_or_else(|| status::invalid(field, "required"))?;
     Duration::try_from(given).map_err(|_| status::invalid(field, "expected 0 s or more"))
@@ -193,7 +203,7 @@ fn frames(
     })
 }
 
-/// How answers are shown.
+/// How the answers of a live stream are shown.
 struct Shown {
     tasks: Vec<String>,
     options: v1::ClassifyOptions,
@@ -271,7 +281,7 @@ fn of_counts(counts: Counts) -> v1::LiveCounts {
     }
 }
 
-/// A stream of answers that goes on.
+/// State of a live stream whose answers are being sent.
 struct Going {
     received: mpsc::Receiver<Event>,
     reading: AbortOnDropHandle<Result<Counts, End<Status>>>,
@@ -279,7 +289,7 @@ struct Going {
 }
 
 impl Going {
-    /// The next answer, and what comes after it: after the last window only the counts, or why the stream ended.
+    /// Returns the next answer and the state after it; after the last window, the counts alone, or why the stream ended.
     async fn next(
         going: Option<Self>,
     ) -> Option<(Result<v1::ClassifyFramesResponse, Status>, Option<Self>)> {

@@ -9,11 +9,11 @@ use tonic_health::server::HealthReporter;
 
 use super::methods;
 
-/// The name whose health is that of changes. It is no service: an orchestrator that takes a server out of rotation would end classification, which
-/// goes on without writes, and would not mend a disk.
+/// Name under which the health of changes is reported. It is not a service of its own, since an orchestrator that takes a server out of rotation would end
+/// classification, which goes on without writes, and would not mend a disk.
 pub const WRITES: &str = "frameshift.v1.writes";
 
-/// What the server says of its health.
+/// Health of the server, as `grpc.health.v1` reports it.
 #[derive(Debug, Clone)]
 pub struct Health {
     reporter: HealthReporter,
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl Health {
-    /// NOT_SERVING for every service.
+    /// Reports NOT_SERVING for every service.
     pub async fn new() -> Self {
         let state = State {
             serves: false,
@@ -42,17 +42,17 @@ impl Health {
         health
     }
 
-    /// SERVING from now on: the backbone is loaded and warm.
+    /// Reports SERVING from now on: the backbone is loaded and warm.
     pub async fn serving(&self) {
         self.change(|state| state.serves = true).await;
     }
 
-    /// NOT_SERVING from now on: the server drains.
+    /// Reports NOT_SERVING from now on: the server drains.
     pub async fn not_serving(&self) {
         self.change(|state| state.serves = false).await;
     }
 
-    /// Whether the database takes writes.
+    /// Reports whether the database takes writes.
     pub async fn writes(&self, work: bool) {
         self.change(|state| state.writes = work).await;
     }
@@ -69,7 +69,7 @@ impl Health {
         self.reporter.set_service_status(WRITES, writes).await;
     }
 
-    /// The standard service that answers with it.
+    /// Returns the standard service that answers with this health.
     pub(super) fn service(&self) -> HealthServer<impl HealthService + use<>> {
         let service =
             tonic_health::server::HealthService::from_health_reporter(self.reporter.clone());

@@ -16,68 +16,68 @@ pub struct About {
     pub backbone: String,
     /// Digest of the backbone.
     pub digest: Digest,
-    /// Side of its input in pixels.
+    /// Side of the backbone's input in pixels.
     pub image_size: u16,
     /// Side of a patch in pixels.
     pub patch_size: u32,
-    /// Width of a token.
+    /// Width of a token of the backbone.
     pub width: u32,
-    /// Number of transformer blocks.
+    /// Number of the backbone's transformer blocks.
     pub layers: u32,
-    /// Number of attention heads.
+    /// Number of the backbone's attention heads.
     pub heads: u32,
     /// Number of the backbone's parameters.
     pub parameters: u64,
-    /// Hidden width of its MLP.
+    /// Hidden width of the backbone's MLPs.
     pub mlp_width: u32,
-    /// `quick_gelu` or `gelu`.
+    /// Activation of the backbone's MLPs: `quick_gelu` or `gelu`.
     pub activation: &'static str,
-    /// Epsilon of every LayerNorm.
+    /// Epsilon of every LayerNorm of the backbone.
     pub eps: f64,
-    /// Where it came from.
+    /// Files that the backbone was loaded from.
     pub origin: Origin,
-    /// What its pixels are normalised with.
+    /// Normalisation of the pixels that the backbone reads.
     pub normalization: Normalization,
-    /// Where it runs.
+    /// Device that computes, for example `cpu`.
     pub device: String,
-    /// Precision of its matrix products.
+    /// Precision of matrix products.
     pub precision: String,
-    /// Layers of isolation of the video worker.
+    /// Layers of isolation that hold for the video workers.
     pub isolation: Vec<&'static str>,
-    /// Bytes of one upload.
+    /// Most bytes of one upload.
     pub upload_bytes: u64,
-    /// Clips that may wait or run at once.
+    /// Most clips that wait or run at once.
     pub queue_clips: usize,
-    /// Bytes of the resident adapter sets.
+    /// Most bytes of the resident adapter sets.
     pub adapter_bytes: u64,
-    /// Unfinished jobs of one tenant.
+    /// Most unfinished jobs of one tenant.
     pub jobs_per_tenant: u32,
     /// Most memory of each part of the server.
     pub budgets: Vec<Budget>,
 }
 
-/// An accelerator at a moment.
+/// State of an accelerator at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accelerator {
-    /// Its number and model.
+    /// Number and model of the accelerator.
     pub name: String,
-    /// Bytes of its memory.
+    /// Bytes of the accelerator's memory.
     pub memory: u64,
-    /// Bytes that this process has taken.
+    /// Bytes of the accelerator's memory that this process has taken.
     pub reserved: u64,
-    /// Bytes of them that are in use.
+    /// Bytes that are in use, of those that this process has taken.
     pub used: u64,
-    /// Slices that it was given.
+    /// Slices of work that the accelerator was given.
     pub slices: u64,
-    /// Time that uploads took.
+    /// Time that uploads to the accelerator took.
     pub uploading: std::time::Duration,
-    /// Bytes that were uploaded.
+    /// Bytes that were uploaded to the accelerator.
     pub uploaded: u64,
-    /// How products are computed.
+    /// Plans by which the accelerator computes matrix products.
     pub plans: Vec<String>,
 }
 
-/// Looks at the accelerator; `None` when there is none.
+/// Function that reads the accelerator's state; `None` when there is none.
 pub type LookAtAccelerator = Box<dyn Fn() -> Option<Accelerator> + Send + Sync>;
 
 /// Most memory of a part of the server.
@@ -85,33 +85,33 @@ pub type LookAtAccelerator = Box<dyn Fn() -> Option<Accelerator> + Send + Sync>;
 pub struct Budget {
     /// Use of the memory.
     pub part: &'static str,
-    /// Settings that bound it, separated by commas.
+    /// Settings that limit the part, separated by commas.
     pub settings: &'static str,
-    /// Largest size in bytes.
+    /// Largest size of the part in bytes.
     pub bytes: u64,
 }
 
-/// Where a backbone came from.
+/// Files of a backbone, and what was decided about them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Whose layout its files have, for example `hf_clip`.
+    /// Family whose layout the backbone's files have, for example `hf_clip`.
     pub family: String,
-    /// The files' format.
+    /// Format of the backbone's files.
     pub format: String,
-    /// The float formats of its stored weights.
+    /// Float formats of the stored weights.
     pub stored_as: String,
-    /// What was decided, and from what.
+    /// Values that the tensors do not state, each with its source.
     pub decisions: Vec<Decided>,
 }
 
-/// A value that the tensors do not say, and where it came from.
+/// Value that a backbone's tensors do not state, and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
-    /// What it is.
+    /// Name of the value.
     pub field: &'static str,
-    /// As text.
+    /// Value as text.
     pub value: String,
-    /// A file and its key, a family's rule, or the operator.
+    /// Source of the value: a file and its key, a family's rule, or the operator.
     pub from: String,
 }
 

@@ -1,4 +1,4 @@
-//! FineTuningService: jobs and their events.
+//! FineTuningService: jobs and their events, and sweeps.
 
 mod watching;
 
@@ -7,7 +7,7 @@ use std::pin::Pin;
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::convert::{names, page, records, spec};
+use super::convert::{names, page, records, spec, sweeps};
 use super::{Api, Parts, status};
 use crate::ids::{AdapterVersion, DatasetId, TaskId, TenantId, VersionRef};
 use crate::jobs::Submission;
@@ -24,11 +24,12 @@ impl FineTuningService for Api {
     ) -> Result<Response<v1::Job>, Status> {
         let (parts, tenant, submit) = self.enter(request)?;
         let task = names::task(&submit.task, "task")?;
-        let dataset = names::dataset(&submit.dataset, "dataset")?;
+        let (dataset, dataset_version) = names::dataset_at(&submit.dataset, "dataset")?;
         let wanted = Submission {
             hyper_parameters: spec::hyper(submit.hyper_parameters.unwrap_or_default())?,
             allow_label_change: submit.allow_label_change,
             priority: submit.priority,
+            dataset_version,
         };
         if submit.validate_only {
             let job = previewed(parts, &tenant, (task, submit.new_task), dataset, wanted);
@@ -60,12 +61,13 @@ impl FineTuningService for Api {
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
         let (parts, tenant, list) = self.enter(request)?;
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
         let jobs = parts.jobs.list(&tenant, &page).await?;
         let listed = |job| records::of_job(job, None);
         Ok(Response::new(v1::ListJobsResponse {
             jobs: jobs.items.into_iter().map(listed).collect(),
-            next_page_token: jobs.next,
+            next_page_token: parts.pages.seal(Some(&tenant), &jobs.next),
         }))
     }
 
@@ -99,6 +101,53 @@ impl FineTuningService for Api {
         Ok(Response::new(of_job(parts, &tenant, job).await?))
     }
 
+    async fn submit_sweep(
+        &self,
+        request: Request<v1::SubmitSweepRequest>,
+    ) -> Result<Response<v1::Sweep>, Status> {
+        let (parts, tenant, submit) = self.enter(request)?;
+        let request = names::request(&submit.request_id)?;
+        let spec = sweeps::spec(submit, &parts.geometry)?;
+        let jobs = &parts.jobs;
+        let sweep = jobs.submit_sweep(&tenant, spec, request).await?;
+        Ok(Response::new(sweeps::of_sweep(sweep)))
+    }
+
+    async fn get_sweep(
+        &self,
+        request: Request<v1::GetSweepRequest>,
+    ) -> Result<Response<v1::Sweep>, Status> {
+        let (parts, tenant, get) = self.enter(request)?;
+        let id = names::sweep(&get.name, "name")?;
+        let sweep = parts.jobs.get_sweep(&tenant, id).await?;
+        Ok(Response::new(sweeps::of_sweep(sweep)))
+    }
+
+    async fn list_sweeps(
+        &self,
+        request: Request<v1::ListSweepsRequest>,
+    ) -> Result<Response<v1::ListSweepsResponse>, Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
+        let found = parts.jobs.list_sweeps(&tenant, &page).await?;
+        let listed = found.items.into_iter().map(sweeps::of_listed_sweep);
+        Ok(Response::new(v1::ListSweepsResponse {
+            sweeps: listed.collect(),
+            next_page_token: parts.pages.seal(Some(&tenant), &found.next),
+        }))
+    }
+
+    async fn cancel_sweep(
+        &self,
+        request: Request<v1::CancelSweepRequest>,
+    ) -> Result<Response<v1::Sweep>, Status> {
+        let (parts, tenant, cancel) = self.enter(request)?;
+        let id = names::sweep(&cancel.name, "name")?;
+        let sweep = parts.jobs.cancel_sweep(&tenant, id).await?;
+        Ok(Response::new(sweeps::of_sweep(sweep)))
+    }
+
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::JobEvent, Status>> + Send>>;
 
     async fn watch_job(
@@ -120,7 +169,7 @@ impl FineTuningService for Api {
     }
 }
 
-/// The job that a submission would make, for a task that is there or for one of a shape.
+/// Returns the job that a submission would make, for a task that exists or for one of a given shape.
 async fn previewed(
     parts: &Parts,
     tenant: &TenantId,
@@ -129,32 +178,46 @@ async fn previewed(
     wanted: Submission,
 ) -> Result<v1::Job, Status> {
     let (adapter, sampling) = match shape {
+        Some(_) if wanted.hyper_parameters.parent.is_some() => {
+            let problem = "a task that is not there has no version to continue";
+            return Err(status::invalid("hyper_parameters.parent", problem));
+        }
         Some(shape) => {
             let shape = spec::shape(shape, &parts.geometry, "new_task")?;
             (shape.adapter, shape.sampling)
         }
         None => {
+            let of = &wanted.hyper_parameters;
+            parts.jobs.check_parent(tenant, &task, of).await?;
             let task = parts.registry.get_task(tenant, &task).await?;
             (task.adapter, task.sampling)
         }
     };
-    let is_seeded = wanted.hyper_parameters.seed.is_some();
+    let (is_seeded, parent) = {
+        let hyper = &wanted.hyper_parameters;
+        (hyper.seed.is_some(), hyper.parent)
+    };
+    let dataset_name = match wanted.dataset_version {
+        None => format!("datasets/{dataset}"),
+        Some(number) => format!("datasets/{dataset}/versions/{number}"),
+    };
     let shape = (&adapter, &sampling);
     let plan = parts.jobs.preview(tenant, shape, &dataset, wanted).await?;
     let mut hyper_parameters = spec::of_hyper(&plan.hyper_parameters());
+    hyper_parameters.parent = parent;
     if !is_seeded {
         hyper_parameters.seed = None;
     }
     Ok(v1::Job {
         task: format!("tasks/{task}"),
-        dataset: format!("datasets/{dataset}"),
+        dataset: dataset_name,
         hyper_parameters: Some(hyper_parameters),
         total_steps: plan.total_steps(),
         ..Default::default()
     })
 }
 
-/// A job with its result's metrics by label, which the version's record names.
+/// Converts a job, with the metrics of its result by the labels that the version's record names.
 async fn of_job(parts: &Parts, tenant: &TenantId, job: JobRecord) -> Result<v1::Job, Status> {
     let result = job.result.as_ref();
     let Some(version) = result.and_then(|result| AdapterVersion::new(result.version)) else {

@@ -22,11 +22,11 @@ use tonic::transport::server::Connected;
 use super::stack::budget::{Budget, Peer};
 use crate::shutdown::Signal;
 use crate::telemetry::metrics::{ConnectionEnd, Metrics};
-use crate::tenancy::tls::Certificates;
+use crate::tenancy::tls::{Certificate, Certificates};
 
 mod handshakes;
 
-use handshakes::Handshakes;
+use handshakes::{Encrypted, Handshakes};
 
 /// Pause after the first failure of `accept`; it doubles up to [`LONGEST_PAUSE`] while failures follow one another.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -37,25 +37,25 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Longest time for a caller who reads slowly to read the last answers.
 const LONGEST_LINGER: Duration = Duration::from_secs(10);
 
-/// What a listener allows.
+/// Limits of a listener's connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Connections at a time; further ones are closed at once, so that their callers try another server.
     pub(super) connections: usize,
-    /// Time from a connection's begin to the end of its first SETTINGS frame.
+    /// Time from the beginning of a connection to the end of its first SETTINGS frame.
     pub(super) handshake: Duration,
 }
 
-/// When connections end that would not by themselves.
+/// Signals that end connections which would not end by themselves.
 #[derive(Debug, Clone)]
 pub(super) struct Ends {
-    /// Asks those to end that have not spoken yet.
+    /// Ends connections that have not spoken yet.
     pub(super) drain: Signal,
-    /// Asks all to end.
+    /// Ends all connections.
     pub(super) cut: Signal,
 }
 
-/// A bound address that gives connections.
+/// Bound address, which accepts connections.
 pub(super) struct Listener {
     listener: TcpListener,
     limits: Limits,
@@ -64,7 +64,8 @@ pub(super) struct Listener {
     metrics: Metrics,
     ends: Ends,
     pause: Duration,
-    /// None where connections are in plain text.
+    speaks_http1: bool,
+    /// TLS handshakes under way; `None` where connections are in plain text.
     handshakes: Option<Handshakes>,
 }
 
@@ -86,8 +87,15 @@ impl Listener {
             metrics,
             ends,
             pause: FIRST_PAUSE,
+            speaks_http1: false,
             handshakes: None,
         }
+    }
+
+    /// Returns the listener for clients that may speak HTTP/1.1.
+    pub(super) fn with_http1(mut self, speaks_http1: bool) -> Self {
+        self.speaks_http1 = speaks_http1;
+        self
     }
 
     /// Returns the listener with TLS.
@@ -98,7 +106,7 @@ impl Listener {
         self
     }
 
-    /// The connections as they come.
+    /// Returns the connections as they come.
     pub(super) fn into_stream(self) -> impl Stream<Item = Result<Connection, Infallible>> {
         stream::unfold(self, |mut this| async move {
             let connection = this.next().await;
@@ -116,8 +124,9 @@ impl Listener {
             };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                (stream, address) = done => {
-                    if let Some(connection) = self.take(Wire::Encrypted(stream), address) {
+                Encrypted { stream, address, certificate } = done => {
+                    let stream = Wire::Encrypted(stream);
+                    if let Some(connection) = self.take(stream, address, certificate) {
                         return connection;
                     }
                     continue;
@@ -132,7 +141,8 @@ impl Listener {
                     match &mut self.handshakes {
                         Some(handshakes) => handshakes.begin(stream, address),
                         None => {
-                            if let Some(connection) = self.take(Wire::Plain(stream), address) {
+                            if let Some(connection) = self.take(Wire::Plain(stream), address, None)
+                            {
                                 return connection;
                             }
                         }
@@ -147,8 +157,13 @@ impl Listener {
         }
     }
 
-    /// A connection, when there is room for one more.
-    fn take(&self, stream: Wire, address: IpAddr) -> Option<Connection> {
+    /// Returns a connection when there is room for one more.
+    fn take(
+        &self,
+        stream: Wire,
+        address: IpAddr,
+        certificate: Option<Certificate>,
+    ) -> Option<Connection> {
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             self.metrics.connection_ended(ConnectionEnd::Refused);
             return None;
@@ -158,12 +173,15 @@ impl Listener {
         Some(Connection {
             stream,
             opening: Some(Opening {
-                progress: Progress::default(),
+                progress: Progress {
+                    speaks_http1: self.speaks_http1,
+                    ..Progress::default()
+                },
                 deadline: Box::pin(tokio::time::sleep(self.limits.handshake)),
                 drain: Box::pin(async move { drain.draining().await }),
             }),
             cut: Cut::Later(Box::pin(async move { cut.draining().await })),
-            peer: self.budget.peer(Some(address)),
+            peer: self.budget.peer(Some(address)).showing(certificate),
             open: Open {
                 metrics: self.metrics.clone(),
                 _permit: permit,
@@ -171,7 +189,7 @@ impl Listener {
         })
     }
 
-    /// How long to wait after a failure of `accept`; one of the connection alone needs no pause.
+    /// Returns how long to wait after a failure of `accept`; a failure of the one connection needs no pause.
     fn failed(&mut self, error: &io::Error) -> Option<Duration> {
         if matches!(
             error.kind(),
@@ -207,7 +225,7 @@ impl Drop for Open {
 
 type Event = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What bytes of a connection go through.
+/// Transport of a connection's bytes.
 enum Wire {
     Plain(TcpStream),
     Encrypted(Box<TlsStream<TcpStream>>),
@@ -236,23 +254,23 @@ impl Wire {
 /// A connection of the API.
 pub(super) struct Connection {
     stream: Wire,
-    /// Until the first SETTINGS frame is there.
+    /// Progress of the opening; `None` once the first SETTINGS frame is there.
     opening: Option<Opening>,
     cut: Cut,
     peer: Peer,
     open: Open,
 }
 
-/// When a connection is ended by the server.
+/// State of a connection's end by the server.
 enum Cut {
-    /// When the server asks for it.
+    /// The connection ends when the server asks for it.
     Later(Event),
-    /// The server has asked: when nothing has been sent for a while, since the caller may still be reading an answer.
+    /// The server has asked: the connection ends when nothing has been sent for a while, since the caller may still be reading an answer.
     Lingering {
         silence: Pin<Box<Sleep>>,
         latest: Instant,
     },
-    /// Now.
+    /// The connection ends now.
     Due,
 }
 
@@ -263,23 +281,47 @@ struct Opening {
     drain: Event,
 }
 
-/// How much of a client's preface and its first SETTINGS frame has come. What is in them is checked by the protocol's own code.
+/// Count of the bytes of a client's preface and first SETTINGS frame that have come, or of the head of its first request where HTTP/1.1 is spoken, too; the
+/// HTTP library checks their content.
 #[derive(Debug, Default)]
 struct Progress {
     seen: usize,
-    /// The length of the first frame, as far as it has come.
+    /// Length of the first frame, as far as its bytes have come.
     length: usize,
+    speaks_http1: bool,
+    /// Whether what came is not HTTP/2.
+    is_http1: bool,
+    /// How much of the empty line after a head has come.
+    ending: usize,
 }
 
 impl Progress {
-    /// `PRI * HTTP/2.0 …`.
+    /// Bytes of the preface `PRI * HTTP/2.0 …`.
     const PREFACE: usize = 24;
+    /// What no request of HTTP/1.1 begins with.
+    const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// What ends the head of a request of HTTP/1.1.
+    const END: &[u8] = b"\r\n\r\n";
     /// Bytes of a frame before its payload, of which the first three are the payload's length.
     const HEAD: usize = 9;
 
-    /// Counts bytes; says whether all have come.
+    /// Counts bytes. Returns whether all have come.
     fn take(&mut self, bytes: &[u8]) -> bool {
         for &byte in bytes {
+            let is_preface = Self::BEGIN.get(self.seen).is_none_or(|own| *own == byte);
+            self.is_http1 |= self.speaks_http1 && !is_preface;
+            if self.speaks_http1 {
+                self.ending = match Self::END.get(self.ending) {
+                    Some(own) if *own == byte => self.ending + 1,
+                    Some(_) | None => usize::from(byte == b'\r'),
+                };
+            }
+            if self.is_http1 {
+                if self.ending == Self::END.len() {
+                    return true;
+                }
+                continue;
+            }
             if (Self::PREFACE..Self::PREFACE + 3).contains(&self.seen) {
                 self.length = self.length << 8 | usize::from(byte);
             }
@@ -293,7 +335,7 @@ impl Progress {
 }
 
 impl Connection {
-    /// Whether the connection is to end now.
+    /// Returns why the connection is to end now, if it is.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Option<ConnectionEnd> {
         if let Cut::Later(asked) = &mut self.cut
             && asked.as_mut().poll(cx).is_ready()

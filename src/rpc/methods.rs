@@ -8,14 +8,14 @@ use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 use crate::proto;
 
-/// How many messages each side of a call sends.
+/// Kind of a method: how many messages each side of a call sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// One message each way; also stands for paths that name no method.
     Unary,
-    /// The server sends any number.
+    /// The client sends one message, the server any number.
     ServerStream,
-    /// The client sends any number; the server may, too.
+    /// The client sends any number of messages, and so may the server.
     ClientStream,
 }
 
@@ -43,7 +43,7 @@ static SERVICES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
         .collect()
 });
 
-/// `/package.Service/Method` and the kind of every method of an encoded set.
+/// Returns `/package.Service/Method` and the kind of every method of an encoded descriptor set.
 fn methods(encoded: &[u8]) -> Vec<(String, Kind)> {
     // The sets come out of the build: one that cannot be read would be seen by the test below.
     let set = FileDescriptorSet::decode(encoded).unwrap_or_default();
@@ -66,12 +66,12 @@ fn methods(encoded: &[u8]) -> Vec<(String, Kind)> {
     methods
 }
 
-/// The path as a text that lives as long as the process, when it is a method's.
+/// Returns a method's path as a text that lives as long as the process; `None` for other paths.
 pub(super) fn known(path: &str) -> Option<&'static str> {
     METHODS.get_key_value(path).map(|(path, _)| path.as_str())
 }
 
-/// The path of every method.
+/// Returns the path of every method.
 #[cfg(test)]
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
     METHODS.keys().map(String::as_str)

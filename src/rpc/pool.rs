@@ -12,13 +12,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Limits;
 use crate::ids::TenantId;
 
-/// What a semaphore counts: its own unit is 32 bits wide in one request, and files are larger than 4 GiB.
+/// Bytes of one permit of the semaphore: a request for permits is 32 bits wide, and files are larger than 4 GiB.
 const UNIT: u64 = 1024;
 
-/// A number of bytes that calls share. Clones share it, too.
+/// Budget of bytes that calls share; clones share it, too.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
-    /// The setting that says how large the pool is.
+    /// Setting that sizes the pool.
     setting: &'static str,
     bytes: u64,
     room: Arc<Semaphore>,
@@ -64,7 +64,7 @@ pub(super) struct Full {
     pub(super) setting: &'static str,
     /// Bytes of the whole pool.
     pub(super) bytes: u64,
-    /// Bytes that were asked for.
+    /// Bytes that the call asked for.
     pub(super) wanted: u64,
 }
 
@@ -80,7 +80,7 @@ fn units(bytes: u64) -> u64 {
 }
 
 impl Pool {
-    /// A pool that nobody has drawn from.
+    /// Creates a pool that nobody has drawn from.
     pub(super) fn new(setting: &'static str, bytes: u64, patience: Duration) -> Self {
         let room = usize::try_from(units(bytes)).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
@@ -97,7 +97,16 @@ impl Pool {
         self.bytes
     }
 
-    /// Bytes that are handed out now.
+    /// Returns whether half of the pool is free when a tenant draws these bytes, too, and half of what its shares may have by [`Pool::try_take_of`].
+    pub(super) fn leaves_half(&self, tenant: &TenantId, bytes: u64) -> bool {
+        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = tenants.get(tenant).copied().unwrap_or(0);
+        let free = self.room.available_permits() as u64;
+        let is_free = units(bytes).saturating_add(units(self.bytes) / 2) <= free;
+        is_free && own.saturating_add(bytes) <= self.bytes / 4
+    }
+
+    /// Returns the bytes that are handed out now.
     #[cfg(test)]
     pub(super) fn used(&self) -> u64 {
         (units(self.bytes) - self.room.available_permits() as u64) * UNIT
@@ -202,8 +211,11 @@ mod tests {
     fn a_tenants_further_shares_leave_it_with_half_of_the_pool() {
         let pool = Pool::new("live_memory", 10 << 20, Duration::ZERO);
         let (one, other): (TenantId, TenantId) = ("one".parse().unwrap(), "other".parse().unwrap());
+        assert!(pool.leaves_half(&one, 2 << 20) && !pool.leaves_half(&one, 3 << 20));
         let first = pool.try_take_of(&one, 3 << 20).unwrap();
+        assert!(pool.leaves_half(&other, 2 << 20) && !pool.leaves_half(&one, 1));
         let second = pool.try_take_of(&one, 2 << 20).unwrap();
+        assert!(!pool.leaves_half(&other, 1));
         assert!(!pool.try_take_of(&one, 1).unwrap_err().is_final());
         let most = pool.try_take_of(&other, 5 << 20).unwrap();
         drop((first, second));

@@ -4,21 +4,21 @@
 
 use crate::spec::{Scope, Scopes};
 
-/// What a method asks of its caller.
+/// Scopes that a method requires of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Nothing, not even a credential: health.
+    /// The method requires nothing, not even a credential: health.
     Nothing,
-    /// What the setting `reflection` says.
+    /// The method requires what the setting `reflection` says.
     Reflection,
-    /// The caller needs one of these scopes.
+    /// The method requires one of these scopes.
     AnyOf(Scopes),
-    /// The scope `classify`; the method itself keeps to the tasks of the caller's key.
+    /// The method requires the scope `classify` and itself keeps to the tasks of the caller's key.
     OnTasks,
 }
 
 impl Need {
-    /// The scopes of which a caller needs one.
+    /// Returns the scopes of which a caller needs one.
     pub(super) fn scopes(self) -> Scopes {
         match self {
             Self::Nothing | Self::Reflection => Scopes::of(&Scope::ALL),
@@ -87,6 +87,10 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("GetDataset", READ),
             ("ListDatasets", READ),
             ("CheckDataset", READ),
+            ("CreateDatasetVersion", WRITE),
+            ("ListDatasetVersions", READ),
+            ("DeleteDatasetVersion", WRITE),
+            ("ListDatasetChanges", READ),
             ("DeleteDataset", WRITE),
         ],
     ),
@@ -118,6 +122,10 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("PauseJob", TRAIN),
             ("ResumeJob", TRAIN),
             ("WatchJob", READ),
+            ("SubmitSweep", TRAIN),
+            ("GetSweep", READ),
+            ("ListSweeps", READ),
+            ("CancelSweep", TRAIN),
         ],
     ),
     (
@@ -127,6 +135,7 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("ClassifyUpload", Need::OnTasks),
             ("ClassifyFrames", Need::OnTasks),
             ("ClassifyWindows", Need::OnTasks),
+            ("ClassifyWindowsUpload", Need::OnTasks),
             ("Embed", Need::OnTasks),
             ("EmbedUpload", Need::OnTasks),
         ],
@@ -138,10 +147,14 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("GetTenant", ADMIN),
             ("ListTenants", FLEET),
             ("UpdateTenant", FLEET),
+            ("EraseTenant", FLEET),
+            ("GetErasure", FLEET),
+            ("ListUsage", ADMIN),
             ("CreateKey", ADMIN),
             ("ListKeys", ADMIN),
             ("RotateKey", ADMIN),
             ("RevokeKey", ADMIN),
+            ("ListReplicas", FLEET),
             ("ListAuditEvents", ADMIN),
         ],
     ),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tonic::Status;
 
+use crate::blocking::blocking_io;
 use crate::rpc::pool::{Pools, Share};
 use crate::rpc::status;
 use crate::store;
@@ -18,12 +19,12 @@ use crate::video::Input;
 
 /// Bytes that are held in memory: most clips are smaller.
 const IN_MEMORY: usize = 4 << 20;
-/// What is drawn for them: the buffer, its copy while it grows, and a chunk.
+/// Memory that is drawn for the bytes in memory: the buffer, its copy while it grows, and a chunk.
 const MEMORY_BYTES: u64 = 9 << 20;
-/// Disk space is drawn in steps.
+/// Disk space that is drawn at a time, in bytes.
 const STEP: u64 = 16 << 20;
 
-/// Bytes that came so far.
+/// Bytes of a request's file that have come so far.
 #[derive(Debug)]
 pub(in crate::rpc) struct Spool {
     folder: PathBuf,
@@ -33,7 +34,7 @@ pub(in crate::rpc) struct Spool {
     room: Room,
 }
 
-/// What a spooled file takes, until this is dropped.
+/// Memory and disk space of a spooled file, given back when this is dropped.
 #[derive(Debug)]
 pub(in crate::rpc) struct Room {
     pools: Pools,
@@ -51,17 +52,17 @@ impl Room {
     }
 }
 
-/// Where the bytes are.
+/// A spooled file, in memory or on the disk.
 #[derive(Debug)]
 pub(in crate::rpc) enum Held {
-    /// In memory.
+    /// The file is in memory.
     Memory(Vec<u8>),
-    /// In a file that has no name.
+    /// The file is on the disk and has no name.
     File(Arc<File>),
 }
 
 impl Spool {
-    /// An empty spool; its file, if it needs one, lies in `folder`. Waits for memory.
+    /// Creates an empty spool, whose file lies in `folder` if it needs one. Waits for memory.
     pub(in crate::rpc) async fn new(
         pools: &Pools,
         folder: PathBuf,
@@ -80,7 +81,7 @@ impl Spool {
         })
     }
 
-    /// Bytes so far.
+    /// Returns the number of bytes so far.
     pub(in crate::rpc) fn size(&self) -> u64 {
         self.size
     }
@@ -99,7 +100,7 @@ impl Spool {
                 self.room.fit(self.size)?;
                 let bytes = std::mem::take(bytes);
                 let folder = self.folder.clone();
-                let file = blocking(move || {
+                let file = on_disk(move || {
                     let mut file = tempfile::tempfile_in(folder)?;
                     file.write_all(&bytes)?;
                     file.write_all(&chunk)?;
@@ -111,18 +112,18 @@ impl Spool {
             Held::File(file) => {
                 self.room.fit(self.size)?;
                 let file = Arc::clone(file);
-                blocking(move || (&*file).write_all(&chunk)).await?;
+                on_disk(move || (&*file).write_all(&chunk)).await?;
             }
         }
         Ok(())
     }
 
-    /// The file as it is held, and what it takes as long as it is.
+    /// Returns the file, and the room that it takes for as long as it is held.
     pub(in crate::rpc) fn into_held(self) -> (Held, Room) {
         (self.held, self.room)
     }
 
-    /// The video, and what it takes as long as it is held.
+    /// Returns the video, and the room that it takes for as long as it is held.
     pub(in crate::rpc) fn into_input(self) -> (Input, Room) {
         let input = match self.held {
             Held::Memory(bytes) => Input::Bytes(bytes.into()),
@@ -132,13 +133,11 @@ impl Spool {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(std::io::Error::other)
-        .and_then(|result| result)
-        .map_err(|error| store::Error::of_storage("spool", "a request's file", error.into()).into())
+    let done = blocking_io(work).await;
+    done.map_err(|error| store::Error::of_storage("spool", "a request's file", error.into()).into())
 }
 
 #[cfg(test)]

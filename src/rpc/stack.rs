@@ -28,7 +28,7 @@ pub(super) mod observe;
 pub(super) mod panic;
 pub(super) mod request_id;
 
-/// What the layers share.
+/// State that the layers share.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) metrics: Metrics,
@@ -114,11 +114,11 @@ pub(super) async fn answer<S: Inner>(mut next: S, request: Request<Body>) -> Res
     }
 }
 
-/// When a request came in. Set by the outermost layer as soon as it is called, before tonic starts its own timer, whose end would be CANCELLED.
+/// Time when a request came in, which the outermost layer sets as soon as it is called, before tonic starts its own timer, whose end would be CANCELLED.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrived(pub(super) Instant);
 
-/// A concern as a layer.
+/// Layer of a concern.
 #[derive(Debug, Clone)]
 struct Around<C>(C);
 
@@ -133,7 +133,7 @@ impl<C: Concern, S: Inner> Layer<S> for Around<C> {
     }
 }
 
-/// A concern around a service.
+/// Service that a concern stands around.
 #[derive(Debug, Clone)]
 struct Surrounded<C, S> {
     concern: C,

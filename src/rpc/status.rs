@@ -21,7 +21,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 pub use reason::Reason;
 
-pub(super) use access::{method_denied, of_credential, of_tenancy, scope_missing, task_denied};
+pub(super) use access::{
+    method_denied, of_credential, of_denied, of_tenancy, scope_missing, task_denied,
+};
 pub(super) use domain::{frames_unreadable, of_flaw};
 pub(super) use transport::{
     broken_stream, explained, message_late, message_too_large, of_pool, reader_idle, stream_idle,

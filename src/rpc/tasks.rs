@@ -52,13 +52,14 @@ impl TaskService for Api {
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let (parts, tenant, list) = self.enter(request)?;
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
         let tasks = parts.registry.list_tasks(&tenant, &page).await?;
         Ok(Response::new(v1::ListTasksResponse {
             tasks: (tasks.items.into_iter())
                 .map(|task| told(parts, task))
                 .collect(),
-            next_page_token: tasks.next,
+            next_page_token: parts.pages.seal(Some(&tenant), &tasks.next),
         }))
     }
 
@@ -100,10 +101,11 @@ impl TaskService for Api {
     ) -> Result<Response<v1::ListAdapterVersionsResponse>, Status> {
         let (parts, tenant, list) = self.enter(request)?;
         let id = names::task(&list.parent, "parent")?;
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
         let versions = parts.registry.list_versions(&tenant, &id, &page).await?;
         Ok(Response::new(v1::ListAdapterVersionsResponse {
-            next_page_token: versions.next,
+            next_page_token: parts.pages.seal(Some(&tenant), &versions.next),
             versions: versions
                 .items
                 .into_iter()

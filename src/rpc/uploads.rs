@@ -15,12 +15,12 @@ use crate::proto::v1;
 /// Memory that one upload takes at most: a part that is collected (in a buffer that grows to twice its 8 MiB), one that is written or joined, and a chunk.
 pub(super) const UPLOAD_BYTES: u64 = 25 << 20;
 
-/// The next message of a stream; `None` at its end.
+/// Returns the next message of a stream; `None` at its end.
 pub(super) async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
     stream.message().await.map_err(status::broken_stream)
 }
 
-/// A chunk that is not larger than allowed.
+/// Returns a chunk that is not larger than allowed; refuses others.
 pub(super) fn checked(chunk: Bytes) -> Result<Bytes, Status> {
     if chunk.len() > CHUNK_BYTES {
         return Err(status::stream("a chunk has more than 1048576 bytes"));
@@ -28,7 +28,7 @@ pub(super) fn checked(chunk: Bytes) -> Result<Bytes, Status> {
     Ok(chunk)
 }
 
-/// UploadVideo.
+/// Answers UploadVideo.
 pub(super) async fn upload_video(
     parts: &Parts,
     tenant: &TenantId,
@@ -71,7 +71,7 @@ pub(super) async fn upload_video(
     Ok(video)
 }
 
-/// WriteUpload.
+/// Answers WriteUpload.
 pub(super) async fn write_upload(
     parts: &Parts,
     tenant: &TenantId,

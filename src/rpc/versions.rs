@@ -23,11 +23,11 @@ const IMPORT_COPIES: u64 = 5;
 /// How often an export holds its tensors at once: as they are stored, and as the file that is sent.
 const EXPORT_COPIES: u64 = 2;
 
-/// A header and chunks.
+/// Stream of an export's header and chunks.
 pub(super) type Exported =
     Pin<Box<dyn Stream<Item = Result<v1::ExportAdapterVersionResponse, Status>> + Send>>;
 
-/// ImportAdapterVersion; a task is made with the version only for a caller who may create tasks.
+/// Answers ImportAdapterVersion. A task is made with the version only for a caller who may create tasks.
 pub(super) async fn import(
     parts: &Parts,
     tenant: &TenantId,
@@ -113,7 +113,7 @@ fn labels(given: &[String]) -> Result<LabelSet, Status> {
     LabelSet::new(labels).map_err(|bad| status::invalid("header.labels", bad.problem))
 }
 
-/// ExportAdapterVersion.
+/// Answers ExportAdapterVersion.
 pub(super) async fn export(
     parts: &Parts,
     version: &VersionRef,

@@ -55,11 +55,12 @@ impl VideoService for Api {
         request: Request<v1::ListUploadsRequest>,
     ) -> Result<Response<v1::ListUploadsResponse>, Status> {
         let (parts, tenant, list) = self.enter(request)?;
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
         let uploads = parts.library.list_uploads(&tenant, &page).await?;
         Ok(Response::new(v1::ListUploadsResponse {
             uploads: uploads.items.into_iter().map(records::of_upload).collect(),
-            next_page_token: uploads.next,
+            next_page_token: parts.pages.seal(Some(&tenant), &uploads.next),
         }))
     }
 
@@ -88,11 +89,12 @@ impl VideoService for Api {
         request: Request<v1::ListVideosRequest>,
     ) -> Result<Response<v1::ListVideosResponse>, Status> {
         let (parts, tenant, list) = self.enter(request)?;
-        let page = page(list.page_size, &list.page_token)?;
+        let own = (&parts.pages, Some(&tenant));
+        let page = page(own, list.page_size, &list.page_token)?;
         let videos = parts.library.list_videos(&tenant, &page).await?;
         Ok(Response::new(v1::ListVideosResponse {
             videos: videos.items.into_iter().map(records::of_video).collect(),
-            next_page_token: videos.next,
+            next_page_token: parts.pages.seal(Some(&tenant), &videos.next),
         }))
     }
 
@@ -106,6 +108,7 @@ impl VideoService for Api {
             .library
             .delete_video(&tenant, id, delete.force)
             .await?;
+        parts.registry.video_deleted(&tenant, id);
         Ok(Response::new(v1::DeleteVideoResponse {}))
     }
 }

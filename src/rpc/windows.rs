@@ -1,4 +1,4 @@
-//! ClassifyWindows: the scores of windows that slide over a video, as they come, and a summary.
+//! ClassifyWindows and ClassifyWindowsUpload: the scores of windows that slide over a video, as they come, and a summary.
 //!
 //! Invariant: conversion only; [`crate::serving`] defines what a window is. A client that does not read holds its stream for a minute at most.
 
@@ -10,13 +10,15 @@ use futures::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::auth::Allowed;
-use super::classify::{Chosen, caller, deadline, frame, predictions, request_key, told};
+use super::classify::{Chosen, caller, deadline, frame, predictions, request_key, spooled, told};
 use super::convert::names;
 use super::convert::spec::of_duration;
-use super::{Api, status};
+use super::spool::Room;
+use super::uploads::next;
+use super::{Api, Parts, status};
 use crate::proto::v1;
 use crate::proto::v1::classify_windows_response::Event;
 use crate::serving::windows::{
@@ -32,17 +34,17 @@ const WAITING: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Score with which a segment begins, when the caller does not say.
 const ENTER: f64 = 0.5;
-/// A segment goes on at so much of the score with which it begins, when the caller does not say.
+/// Share of the score with which a segment begins at which it goes on, when the caller does not say.
 const LEAVE: f64 = 0.8;
 /// Segments of a task, when the caller does not say, and the most that it may want.
 const SEGMENTS: u32 = 10;
 const MOST_SEGMENTS: u32 = 1000;
 
 type Message = Result<v1::ClassifyWindowsResponse, Status>;
-/// The answer's messages.
+/// Stream of the messages of an answer.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Message> + Send>>;
 
-/// Answers a request.
+/// Answers ClassifyWindows.
 pub(super) async fn classify_windows(
     api: &Api,
     request: Request<v1::ClassifyWindowsRequest>,
@@ -58,25 +60,65 @@ pub(super) async fn classify_windows(
     };
     let chosen = Chosen::new(&caller, &asked.task, &asked.tasks, &options)?;
     chosen.check(&allowed)?;
-    let segments = segments(&asked.segments.unwrap_or_default())?;
-    let windows = wanted(&asked.windows.unwrap_or_default(), segments)?;
+    let windows = wanted(asked.windows.as_ref(), asked.segments.as_ref())?;
     let video = match asked.source {
         Some(Source::Video(name)) => Video::Stored(names::video(&name, "video")?),
         Some(Source::Content(bytes)) => Video::Given(Input::Bytes(bytes)),
         None => return Err(status::invalid("source", "required: video or content")),
     };
-    if !chosen.are_many {
-        // The only task's error is the call's.
-        for checked in parts.serving.check(&caller, &chosen.choices).await {
-            checked?;
-        }
-    }
-    let windows = (parts.serving).windows(&caller, &chosen.choices, video, &windows);
-    let windows = windows.await?;
-    let (sender, receiver) = mpsc::channel(WAITING);
     let form = Form { chosen, options };
+    form.check(parts, &caller).await?;
+    let opened = (parts.serving).windows(&caller, &form.chosen.choices, video, &windows);
+    Ok(messages(opened.await?, form, None))
+}
+
+/// ClassifyWindowsUpload.
+pub(super) async fn classify_windows_upload(
+    api: &Api,
+    request: Request<Streaming<v1::ClassifyWindowsUploadRequest>>,
+) -> Result<Response<Messages>, Status> {
+    use v1::classify_windows_upload_request::Payload;
+    let (deadline, allowed) = (deadline(&request), Allowed::of(&request));
+    let key = request_key(&request)?;
+    let (parts, tenant, mut stream) = api.enter(request)?;
+    let first = next(&mut stream).await?.and_then(|first| first.payload);
+    let Some(Payload::Header(header)) = first else {
+        return Err(status::stream("the first message has to be the header"));
+    };
+    let in_header = status::below("header");
+    let options = header.options.unwrap_or_default();
+    let caller = Caller {
+        key,
+        ..caller(tenant, deadline, options.priority).map_err(&in_header)?
+    };
+    let chosen = Chosen::new(&caller, &header.task, &header.tasks, &options).map_err(&in_header)?;
+    chosen.check(&allowed)?;
+    let windows = wanted(header.windows.as_ref(), header.segments.as_ref());
+    let windows = windows.map_err(&in_header)?;
+    let form = Form { chosen, options };
+    // What cannot be answered is said before the video is sent.
+    form.check(parts, &caller).await?;
+    let chunk = |message: v1::ClassifyWindowsUploadRequest| match message.payload {
+        Some(Payload::Chunk(chunk)) => Some(chunk),
+        Some(Payload::Header(_)) | None => None,
+    };
+    let (input, room) = spooled(parts, &mut stream, chunk).await?;
+    let video = Video::Given(input);
+    let opened = (parts.serving).windows(&caller, &form.chosen.choices, video, &windows);
+    let opened = opened.await.map_err(|error| in_header(error.into()))?;
+    Ok(messages(opened, form, Some(room)))
+}
+
+/// The messages of a stream of windows, whose video takes this room until the last one.
+fn messages(windows: Windows, form: Form, room: Option<Room>) -> Response<Messages> {
+    let (sender, receiver) = mpsc::channel(WAITING);
     // It ends with the windows, when nobody reads them, or with the answer's stream.
-    let running = AbortOnDropHandle::new(tokio::spawn(forward(windows, form, sender)));
+    let running = tokio::spawn(async move {
+        let ran = forward(windows, form, sender).await;
+        drop(room);
+        ran
+    });
+    let running = AbortOnDropHandle::new(running);
     let end = stream::once(running).filter_map(|ran| async move {
         match ran {
             Ok(Ok(())) => None,
@@ -88,10 +130,10 @@ pub(super) async fn classify_windows(
         let message = receiver.recv().await?;
         Some((message, receiver))
     });
-    Ok(Response::new(Box::pin(messages.chain(end))))
+    Response::new(Box::pin(messages.chain(end)))
 }
 
-/// The client read nothing for too long.
+/// Error of a client that read nothing for too long.
 struct Late;
 
 /// Passes the windows on as fast as the client reads, to the end or the first error.
@@ -120,13 +162,23 @@ async fn forward(
     }
 }
 
-/// What the messages depend on.
+/// Options on which the form of the messages depends.
 struct Form {
     chosen: Chosen,
     options: v1::ClassifyOptions,
 }
 
 impl Form {
+    /// Refuses a call whose only task cannot be answered: its error is the call's.
+    async fn check(&self, parts: &Parts, caller: &Caller) -> Result<(), Status> {
+        if !self.chosen.are_many {
+            for checked in parts.serving.check(caller, &self.chosen.choices).await {
+                checked?;
+            }
+        }
+        Ok(())
+    }
+
     fn message(&self, event: WindowEvent) -> Message {
         let event = match event {
             WindowEvent::Window(window) => Event::Window(self.window(window)),
@@ -193,8 +245,13 @@ fn of_segments(task: String, own: TaskSegments) -> v1::TaskSegments {
 }
 
 /// The windows that a request wants.
-fn wanted(options: &v1::WindowOptions, segments: SegmentOptions) -> Result<WindowOptions, Status> {
+fn wanted(
+    options: Option<&v1::WindowOptions>,
+    of_summary: Option<&v1::SegmentOptions>,
+) -> Result<WindowOptions, Status> {
     use v1::window_options::Stride;
+    let segments = segments(&of_summary.copied().unwrap_or_default())?;
+    let options = &options.copied().unwrap_or_default();
     if options.frame_step > MAX_SAMPLING_RATE {
         let problem = format!(
             "expected at most {MAX_SAMPLING_RATE}, got {}",
@@ -254,7 +311,7 @@ fn segments(options: &v1::SegmentOptions) -> Result<SegmentOptions, Status> {
     })
 }
 
-/// A time that is not negative.
+/// Converts a time that must not be negative.
 fn time(time: Option<&prost_types::Duration>, field: &str) -> Result<Option<Duration>, Status> {
     let time = time.map(|time| Duration::try_from(*time));
     (time.transpose()).map_err(|_| status::invalid(field, "expected a time of 0 or more"))
@@ -272,7 +329,8 @@ mod tests {
     fn what_is_not_said_has_the_documented_defaults() {
         let found = segments(&v1::SegmentOptions::default()).unwrap();
         assert_eq!((found.enter, found.leave, found.count), (0.5, 0.4, 10));
-        let options = wanted(&v1::WindowOptions::default(), found).unwrap();
+        let options = wanted(None, None).unwrap();
+        assert_eq!(options.segments, found);
         assert_eq!((options.frame_step, options.stride), (None, None));
         assert_eq!(
             (options.start, options.end, options.after),
@@ -311,7 +369,6 @@ mod tests {
         ] {
             assert!(segments(&options).is_err(), "{options:?}");
         }
-        let found = segments(&v1::SegmentOptions::default()).unwrap();
         for options in [
             v1::WindowOptions {
                 frame_step: MAX_SAMPLING_RATE + 1,
@@ -326,7 +383,7 @@ mod tests {
                 ..Default::default()
             },
         ] {
-            assert!(wanted(&options, found).is_err(), "{options:?}");
+            assert!(wanted(Some(&options), None).is_err(), "{options:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ pub struct Answer {
     pub labels: LabelSet,
     /// Scores of each view and of the video.
     pub scores: Scores,
-    /// The version's calibration.
+    /// Calibration of the version.
     pub sureness: Sureness,
     /// Sampled frames, one temporal view after the other.
     pub frames: Vec<SampledFrame>,
@@ -29,7 +29,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// How probable it is that the best label is right.
+    /// Returns how probable it is that the best label is right.
     pub fn confidence(&self) -> f64 {
         confidence(&self.scores.mean, self.sureness.temperature)
     }

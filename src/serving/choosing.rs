@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::{Asked, Caller, Choice, Error, Role, Serving, Video};
+use crate::blocking::blocking;
 use crate::engine;
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::registry::{Key, Served};
@@ -78,7 +79,27 @@ impl Serving {
             task: task.clone(),
             version,
         };
-        self.known(version, Role::Main(served.standing)).await
+        match self.swapping(&version) {
+            // Nothing is to be recorded about a version that serves no longer.
+            Some(before) => self.known(before, Role::Main(None)).await,
+            None => self.known(version, Role::Main(served.standing)).await,
+        }
+    }
+
+    /// The version that answers in place of a serving one that another process has just proved, until this one has loaded it.
+    fn swapping(&self, version: &VersionRef) -> Option<VersionRef> {
+        let before = self.parts.registry.before(&version.tenant, &version.task)?;
+        let before = VersionRef {
+            version: before,
+            ..version.clone()
+        };
+        let engine = &self.parts.engine;
+        if !engine.is_resident(&before) || engine.is_resident(version) {
+            return None;
+        }
+        // Usually it is being loaded by now.
+        engine.prefetch([version]);
+        Some(before)
     }
 
     /// The request's key, if a choice needs one.
@@ -147,7 +168,7 @@ async fn of_video(video: &Video) -> Key {
         }
         Video::Given(Input::File(file)) => {
             let file = Arc::clone(file);
-            let key = tokio::task::spawn_blocking(move || of_file(&file)).await;
+            let key = blocking(move || of_file(&file)).await;
             // A file that cannot be read fails when it is decoded.
             key.unwrap_or(Key::of("content", &[]))
         }

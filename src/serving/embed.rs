@@ -12,12 +12,12 @@ use crate::ids::VersionRef;
 use crate::spec::ClipSampling;
 use crate::telemetry::trace::{Open, Stage, stage};
 
-/// What makes the features.
+/// Model whose features are computed, and how clips are sampled for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// The bare backbone, for clips that are taken this way.
+    /// The bare backbone, for clips of this sampling.
     Backbone(ClipSampling),
-    /// The backbone with the adapters of a version, for clips that are taken this way, or as the version takes them.
+    /// The backbone with the adapters of a version, for clips of this sampling, or of the version's own.
     Version(Choice, Option<ClipSampling>),
 }
 
@@ -45,9 +45,9 @@ pub struct Embedding {
     pub frames: Vec<SampledFrame>,
     /// Time that decoding took.
     pub decode: Duration,
-    /// Time from entering the queue to the last view's batch.
+    /// Time from the request's entry into the queue until the last of its batches formed.
     pub queue: Duration,
-    /// Time of the batches that held the views.
+    /// Sum of the times of the batches that held the views.
     pub device: Duration,
 }
 
@@ -113,14 +113,8 @@ impl Serving {
         admission: Open,
     ) -> Result<Embedding, Error> {
         let samplings = Samplings::of(std::iter::once(sampling));
+        let permit = self.admitted(caller, &samplings, admission)?;
         let engine = &self.parts.engine;
-        let permit = engine.admit_all_for(
-            (&caller.tenant, caller.class),
-            caller.deadline,
-            &samplings.loads(),
-        );
-        admission.end(permit.is_ok());
-        let permit = permit?;
         engine.prefetch(version);
         let decoded = self.decoded(caller, video, &samplings).await?;
         let (mut clips, mut frames, mut decode) = (Vec::new(), Vec::new(), Duration::ZERO);

@@ -1,4 +1,4 @@
-//! Evaluation of a version on a split of a data set: one classification a clip, in the order of the videos' ids.
+//! Evaluation of a version on a split of a data set, or classification of all of it: one classification a clip, in the order of the videos' ids.
 //!
 //! Invariant: the metrics are those of the scores that a classification of each clip gives, by the bit, however often the evaluation is interrupted;
 //! memory does not grow with the number of clips.
@@ -30,18 +30,38 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// How often a decoding that was interrupted by something else is tried.
 const TRIES: u32 = 5;
 
-/// What is evaluated.
+/// Subject of an evaluation: a version, and a split of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// Version whose scores are counted.
     pub version: String,
     /// Digest of the snapshot that holds the clips.
     pub dataset: Digest,
-    /// Split of the snapshot.
-    pub split: Split,
+    /// Split of the snapshot; `None` for all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// Whether clips whose labels the version does not have are classified, too.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub classifies: bool,
 }
 
-/// How far an evaluation has come: with its subject, all that is needed to go on.
+/// Whether a flag is off, as in tokens of a release without it.
+fn is_not(flag: &bool) -> bool {
+    !flag
+}
+
+/// The clips of a snapshot that are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    /// Digest of the snapshot.
+    pub dataset: Digest,
+    /// Split of the snapshot; `None` for all of it.
+    pub split: Option<Split>,
+    /// Whether clips whose labels the version does not have are classified, too.
+    pub classifies: bool,
+}
+
+/// Progress of an evaluation: with its subject, all that is needed to go on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// What is evaluated.
@@ -59,17 +79,19 @@ pub struct Judged {
     pub video: VideoId,
     /// Label of the clip in the data set.
     pub label: String,
-    /// What became of the clip.
-    pub outcome: Outcome,
+    /// Outcome of the clip.
+    pub outcome: Verdict,
 }
 
-/// What became of a clip.
+/// Outcome of a clip in an evaluation.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum Verdict {
     /// The clip was counted: its scores, and the place of its label among them.
     Counted(Box<Answer>, Place),
     /// The version does not have the clip's label: it is not counted.
     UnknownLabel,
+    /// The version does not have the clip's label: it is not counted, but has scores.
+    Classified(Box<Answer>),
     /// The video cannot be read: it is not counted.
     Unreadable(Error),
 }
@@ -112,7 +134,7 @@ impl Serving {
         &self,
         caller: Caller,
         version: VersionRef,
-        (dataset, split): (Digest, Split),
+        scope: Scope,
         progress: Option<Progress>,
     ) -> Result<Evaluator, Error> {
         let choice = Choice {
@@ -123,8 +145,9 @@ impl Serving {
         let classes = asked.essentials.labels.len();
         let subject = Subject {
             version: version.to_string(),
-            dataset,
-            split,
+            dataset: scope.dataset,
+            split: scope.split,
+            classifies: scope.classifies,
         };
         let mut evaluator = Evaluator {
             serving: self.clone(),
@@ -191,13 +214,13 @@ impl Evaluator {
         let judged: Vec<Judged> = judged.into_iter().collect::<Result<_, _>>()?;
         for clip in &judged {
             match &clip.outcome {
-                Outcome::Counted(answer, _) => {
+                Verdict::Counted(answer, _) => {
                     if let Some(class) = self.essentials.labels.index(&clip.label) {
                         self.tally.add(class, &answer.scores.mean);
                     }
                 }
-                Outcome::UnknownLabel => self.unknown += 1,
-                Outcome::Unreadable(_) => self.unreadable += 1,
+                Verdict::UnknownLabel | Verdict::Classified(_) => self.unknown += 1,
+                Verdict::Unreadable(_) => self.unreadable += 1,
             }
             self.after = Some(clip.video);
         }
@@ -212,20 +235,26 @@ impl Evaluator {
         self.is_last = page.len() < PAGE as usize;
         self.read = page.last().map(|example| example.video).or(self.read);
         let split = self.subject.split;
-        let own = page.into_iter().filter(|example| example.split == split);
+        let is_own = |own: Split| split.is_none_or(|split| own == split);
+        let own = page.into_iter().filter(|example| is_own(example.split));
         self.page = own.map(|example| (example.video, example.label)).collect();
         Ok(())
     }
 
     async fn judge(&self, video: VideoId, label: String) -> Result<Judged, Error> {
-        let outcome = match self.essentials.labels.index(&label) {
-            None => Outcome::UnknownLabel,
-            Some(class) => match self.classify(video).await {
-                Ok(answer) => match Place::of(class, &answer.scores.mean) {
-                    Some(place) => Outcome::Counted(Box::new(answer), place),
-                    None => Outcome::UnknownLabel,
-                },
-                Err(error) if is_of_the_video(&error) => Outcome::Unreadable(error),
+        let class = self.essentials.labels.index(&label);
+        let outcome = match class.is_some() || self.subject.classifies {
+            false => Verdict::UnknownLabel,
+            true => match self.classify(video).await {
+                Ok(answer) => {
+                    let place = class.and_then(|class| Place::of(class, &answer.scores.mean));
+                    match place {
+                        Some(place) => Verdict::Counted(Box::new(answer), place),
+                        None if self.subject.classifies => Verdict::Classified(Box::new(answer)),
+                        None => Verdict::UnknownLabel,
+                    }
+                }
+                Err(error) if is_of_the_video(&error) => Verdict::Unreadable(error),
                 Err(error) => return Err(error),
             },
         };
@@ -259,6 +288,10 @@ impl Evaluator {
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(Error::Engine(engine::Error::QueueFull { .. }))
+                | Err(Error::Engine(engine::Error::RateExceeded(engine::RateExceeded {
+                    wait: Some(_),
+                    ..
+                })))
                 | Err(Error::Video(video::Error::QueueFull)) => {}
                 Err(Error::Video(video::Error::Interrupted)) if interrupted < TRIES => {
                     interrupted += 1;

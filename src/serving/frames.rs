@@ -18,10 +18,13 @@ use bytes::Bytes;
 
 use self::lines::Lines;
 pub use self::run::End;
+use self::sampler::Ended;
 pub use self::tally::Counts;
 use super::{Answer, Asked, Caller, Choice, Error, Serving};
 use crate::engine;
+use crate::registry::Key;
 use crate::spec::{Invalid, SpatialViews};
+use crate::telemetry::trace::{Stage, Trace, stage};
 use crate::video::{self, Coding, Rejection, StillSpec, Views};
 
 /// Most frames that wait in a stream, whatever their bytes.
@@ -33,7 +36,7 @@ const WINDOWS: usize = 2;
 /// Bad frames in a row that end a stream.
 const MOST_BAD: u32 = 16;
 
-/// How far apart frames of a window and windows are.
+/// Distances between the frames of a window, and between windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
     /// By the number of frames.
@@ -54,18 +57,18 @@ pub enum Pace {
     },
 }
 
-/// What happens to frames that come faster than they can be looked at.
+/// Policy for frames that come faster than they can be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// The oldest frame that waits is left out.
     DropOldest,
     /// All that wait but the newest are left out.
     SkipToLive,
-    /// No frame is left out: the caller is held back. For recordings.
+    /// No frame is left out: the caller is held back, which suits recordings.
     Wait,
 }
 
-/// What a live stream is to be.
+/// Specification of a live stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LiveSpec {
     /// Tasks, at least one.
@@ -76,11 +79,11 @@ pub struct LiveSpec {
     pub largest: usize,
     /// Distances of frames and windows.
     pub pace: Pace,
-    /// What is done when frames come too fast.
+    /// Policy for frames that come too fast.
     pub policy: Policy,
 }
 
-/// A frame as it came.
+/// Frame of a live stream as it came.
 #[derive(Debug, Clone)]
 pub struct Frame {
     /// Time of the frame since a moment of the caller's choice.
@@ -89,7 +92,7 @@ pub struct Frame {
     pub bytes: Bytes,
 }
 
-/// What a stream answers.
+/// Event of a live stream.
 #[derive(Debug)]
 pub enum Event {
     /// A window that was classified.
@@ -120,11 +123,11 @@ pub struct Problem {
     pub frame: u64,
     /// Time of the frame.
     pub time: Duration,
-    /// What is wrong with the frame.
+    /// Flaw of the frame.
     pub flaw: Flaw,
 }
 
-/// What is wrong with a frame.
+/// Flaw of a frame of a live stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
     /// The picture is refused.
@@ -155,6 +158,9 @@ pub struct Live {
     spec: LiveSpec,
     lines: Arc<Lines>,
     still: StillSpec,
+    trace: Trace,
+    /// Whether the engine keeps tokens of frames for later windows.
+    keeps: bool,
 }
 
 impl Serving {
@@ -163,6 +169,13 @@ impl Serving {
     /// # Errors
     /// The error of the first task that cannot be answered; [`Error::Invalid`] names a field that is out of range.
     pub async fn open_live(&self, caller: &Caller, spec: LiveSpec) -> Result<Live, Error> {
+        let admission = stage(Stage::Admit);
+        // A stream without a key has one of its own, so that it keeps its version of a split, and the streams share the versions by their weights.
+        let own = || Key::of("stream", &[uuid::Uuid::now_v7().as_bytes()]);
+        let caller = &Caller {
+            key: Some(caller.key.unwrap_or_else(own)),
+            ..caller.clone()
+        };
         let asked = self.versions(caller, &spec.choices, caller.key).await;
         let asked: Vec<Asked> = asked.into_iter().collect::<Result<_, _>>()?;
         let samplings: Vec<_> = (asked.iter())
@@ -183,17 +196,21 @@ impl Serving {
         checked.map_err(out_of_range)?;
         // A window that can never fit is an error now; one that does not fit at this moment may later.
         let engine = &self.parts.engine;
-        let fits = engine.admit_all_for((&caller.tenant, caller.class), None, &lines.loads());
+        let fits = engine.would_admit((&caller.tenant, caller.class), &lines.loads());
         match fits {
             Ok(_) | Err(engine::Error::QueueFull { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        engine.prefetch(asked.iter().map(|asked| &asked.version));
+        admission.end(true);
         Ok(Live {
             serving: self.clone(),
             caller: Arc::new(caller.clone()),
             lines: Arc::new(lines),
             spec,
             still,
+            trace: Trace::running(),
+            keeps: false,
         })
     }
 }
@@ -221,8 +238,36 @@ impl Live {
             Policy::DropOldest | Policy::SkipToLive => 0,
         };
         let frames = self.lines.most_frames().saturating_add(waiting);
-        let kept = frames.saturating_mul(views as u64);
-        kept.saturating_add((self.waiting_bytes() + 2 * self.spec.largest) as u64)
+        let held = frames.saturating_mul(views as u64);
+        let tokens = if self.keeps { self.token_bytes() } else { 0 };
+        held.saturating_add(tokens)
+            .saturating_add((self.waiting_bytes() + 2 * self.spec.largest) as u64)
+    }
+
+    /// Most bytes of the tokens that [`Live::keeping`] has the engine keep; 0 where windows have no frames in common, or the engine keeps none.
+    pub fn token_bytes(&self) -> u64 {
+        if !self.lines.overlap() {
+            return 0;
+        }
+        let each = self.serving.parts.engine.kept_bytes() * self.lines.view_count() as u64;
+        // Those of the frames that are held, and of windows that are classified.
+        let running = self.lines.window_frames().saturating_mul(WINDOWS as u64);
+        let frames = self.lines.most_frames().saturating_add(running);
+        frames.saturating_mul(each)
+    }
+
+    /// Has the engine keep the tokens of frames from one window to the next, which takes memory and saves the blocks below the adapters.
+    #[must_use]
+    pub fn keeping(self) -> Self {
+        Self {
+            keeps: true,
+            ..self
+        }
+    }
+
+    /// The stream's trace for the window that ends with a frame, if one does.
+    fn trace(&self, ended: Option<&Ended>) -> Trace {
+        ended.map_or(Trace::none(), |ended| self.trace.of_part(ended.number))
     }
 
     /// Most bytes of frames that wait.

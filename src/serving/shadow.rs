@@ -2,13 +2,11 @@
 //!
 //! Invariant: the answer never waits for a shadow version, and never fails because of it. Work of shadow versions is dropped while requests wait.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::clips::Decoded;
 use super::comparisons::{Comparison, Outcome};
 use super::{Answer, Asked, Error, Scores, Serving};
-use crate::engine::{self, Spare};
+use crate::engine::{self, Pictures, Spare};
 use crate::ids::{TaskId, TenantId, VersionRef};
 
 /// How long a shadow version waits for a device that nobody needs.
@@ -17,23 +15,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A version that is to be run on clips beside the one that answers.
 pub(super) struct Shadow {
     version: VersionRef,
-    /// Room for the clips, which covers the planes for as long as they are kept.
+    /// Room for the clips, which covers the pictures for as long as they are kept.
     room: Spare,
-    planes: Vec<Arc<[f32]>>,
+    views: Vec<Pictures>,
 }
 
 impl Serving {
-    /// The shadow versions of a request, as far as there is room for their clips.
-    pub(super) fn shadows(&self, asked: &Asked, decoded: &Decoded) -> Vec<Shadow> {
+    /// The shadow versions of a request or a window, as far as there is room for its clips.
+    pub(super) fn shadows(&self, asked: &Asked, views: &[Pictures]) -> Vec<Shadow> {
         let num_frames = usize::from(asked.essentials.sampling.num_frames.get());
         let shadow = |version: &VersionRef| {
-            let clips = decoded.planes.len();
             let engine = &self.parts.engine;
-            match engine.admit_spare(&version.tenant, clips, num_frames) {
+            match engine.admit_spare(&version.tenant, views.len(), num_frames) {
                 Ok(room) => Some(Shadow {
                     version: version.clone(),
                     room,
-                    planes: decoded.planes.clone(),
+                    // The room is for pictures alone.
+                    views: views.iter().map(Pictures::without_kept).collect(),
                 }),
                 Err(_) => {
                     self.compared(version, Outcome::Dropped);
@@ -67,7 +65,7 @@ impl Serving {
         let Shadow {
             version,
             room,
-            planes,
+            views,
         } = shadow;
         let known = self.known(version.clone(), super::Role::Member).await;
         let Ok(asked) = known else {
@@ -75,9 +73,7 @@ impl Serving {
         };
         let deadline = Instant::now() + PATIENCE;
         let engine = &self.parts.engine;
-        let answer = engine
-            .classify_spare(room, &version, planes, deadline)
-            .await;
+        let answer = engine.classify_spare(room, &version, views, deadline).await;
         let answer = answer.map_err(Error::from);
         self.tell(&asked, &answer).await;
         let labels = &asked.essentials.labels;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{Confusion, Evaluation};
 
-/// Adds up examples one by one.
+/// Sum of scored examples, added one by one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tally {
     classes: usize,
@@ -20,7 +20,7 @@ pub struct Tally {
     confusion: BTreeMap<(u32, u32), u64>,
 }
 
-/// What was added up so far, as it is kept while an evaluation is interrupted. A float is kept as its bits.
+/// Sums so far, as they are kept while an evaluation is interrupted; a float is kept as its bits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
     examples: u64,
@@ -30,19 +30,19 @@ pub struct Sums {
     confusion: Vec<(u32, u32, u64)>,
 }
 
-/// Where an example's own label is among its scores.
+/// Place of an example's own label among its scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Place {
     /// Score of the label.
     pub score: f64,
-    /// Labels that are ahead of it.
+    /// Number of labels that are ahead of the example's own.
     pub ahead: usize,
-    /// The label with the best score; the lower one of equals.
+    /// Index of the label with the best score; the lower one of equals.
     pub best: usize,
 }
 
 impl Place {
-    /// The place of a class among scores; `None` when it has none.
+    /// Returns the place of a class among scores; `None` when it has none.
     pub fn of(class: usize, scores: &[f64]) -> Option<Self> {
         let own = *scores.get(class)?;
         let ahead = scores
@@ -63,7 +63,7 @@ impl Place {
 }
 
 impl Tally {
-    /// Nothing counted yet.
+    /// Creates a tally in which nothing is counted.
     pub fn new(classes: usize) -> Self {
         Self {
             classes,
@@ -103,7 +103,7 @@ impl Tally {
         })
     }
 
-    /// What was added up so far.
+    /// Returns the sums so far.
     pub fn sums(&self) -> Sums {
         let cells = self.confusion.iter();
         Sums {
@@ -117,12 +117,12 @@ impl Tally {
         }
     }
 
-    /// Number of cells of the confusion matrix that are not 0.
+    /// Returns the number of cells of the confusion matrix that are not 0.
     pub fn cells(&self) -> usize {
         self.confusion.len()
     }
 
-    /// Examples that were counted.
+    /// Returns the number of examples that were counted.
     pub fn examples(&self) -> u64 {
         self.examples
     }
@@ -144,7 +144,7 @@ impl Tally {
         *self.confusion.entry(cell).or_default() += 1;
     }
 
-    /// The metrics; zeros when nothing was counted.
+    /// Returns the metrics; zeros when nothing was counted.
     pub fn finish(self) -> Evaluation {
         let share = |count: f64| count / self.examples.max(1) as f64;
         Evaluation {

@@ -21,6 +21,7 @@ pub use self::stream::Windows;
 use super::{Answer, Caller, Choice, Error, SampledFrame, Serving, Video};
 use crate::fair::Class;
 use crate::ids::TenantId;
+use crate::telemetry::trace::{Stage, stage};
 use crate::video::{self, FramesSpec, Lane};
 
 /// Most bytes that all streams of windows hold beside the frames that wait for the device: frames, and videos that came with the call.
@@ -31,30 +32,30 @@ const STREAM_BYTES: u64 = WINDOW_BYTES / 2;
 /// How windows slide over a video.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WindowOptions {
-    /// Frames from one frame of a window to the next; as the task samples when absent.
+    /// Frames from one frame of a window to the next; when absent, as the task samples.
     pub frame_step: Option<NonZeroU32>,
     /// Distance from a window to the next; half of the shortest window when absent.
     pub stride: Option<WindowStride>,
-    /// The first window begins with the first frame at or after this time.
+    /// Time at or after which the first window begins.
     pub start: Duration,
-    /// Windows hold no frame at or after this time.
+    /// Time from which on windows hold no frame.
     pub end: Option<Duration>,
-    /// Windows that begin at or before this time are left out.
+    /// Time at or before which windows that begin are left out.
     pub after: Option<Duration>,
     /// How the segments of the summary are found.
     pub segments: SegmentOptions,
 }
 
-/// Distance from the begin of a window to the begin of the next.
+/// Distance from the beginning of a window to the beginning of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowStride {
-    /// So many frame steps; of tasks with different ones, the smallest.
+    /// A number of frame steps; of tasks with different steps, the smallest counts.
     Steps(NonZeroU32),
-    /// So much time.
+    /// A span of time.
     Time(Duration),
 }
 
-/// What a stream of windows tells.
+/// Event of a stream of windows.
 #[derive(Debug)]
 pub enum WindowEvent {
     /// Answers about one window.
@@ -74,7 +75,7 @@ pub struct Window {
     pub answers: Vec<(usize, Answer)>,
 }
 
-/// What all windows of a stream showed.
+/// Summary of all windows of a stream.
 #[derive(Debug)]
 pub struct Summary {
     /// Number of windows that were answered.
@@ -110,14 +111,20 @@ pub struct Answered {
 pub(super) struct Memory(Arc<Mutex<HashMap<TenantId, u64>>>);
 
 impl Memory {
-    /// Room for a stream: a tenant's first one gets what is free, a further one only as long as the tenant's all fit into what one may have.
-    fn take(&self, tenant: &TenantId, bytes: u64) -> Result<Held, Error> {
+    /// Room for a stream: a tenant's first one gets what is free, a further one only as long as the tenant's all fit into what one may have. Tokens, which a
+    /// stream can do without, have room when half of all memory stays free with them, and half of what the tenant's streams may have.
+    fn take(&self, tenant: &TenantId, bytes: u64, tokens: u64) -> Result<Held, Error> {
         let mut tenants = self.lock();
-        let all = tenants
+        let held = tenants
             .values()
-            .fold(bytes, |all, own| all.saturating_add(*own));
+            .fold(0, |all: u64, own| all.saturating_add(*own));
         let own = tenants.get(tenant).copied().unwrap_or(0);
-        let sum = own.saturating_add(bytes);
+        let with_tokens = bytes.saturating_add(tokens);
+        let keeps = tokens > 0
+            && held.saturating_add(with_tokens) <= WINDOW_BYTES / 2
+            && own.saturating_add(with_tokens) <= STREAM_BYTES / 2;
+        let bytes = if keeps { with_tokens } else { bytes };
+        let (all, sum) = (held.saturating_add(bytes), own.saturating_add(bytes));
         if all > WINDOW_BYTES || (own > 0 && sum > STREAM_BYTES) {
             return Err(Error::TooManyWindowStreams);
         }
@@ -126,6 +133,7 @@ impl Memory {
             memory: self.clone(),
             tenant: tenant.clone(),
             bytes,
+            keeps,
         })
     }
 
@@ -139,6 +147,8 @@ struct Held {
     memory: Memory,
     tenant: TenantId,
     bytes: u64,
+    /// Whether there is room for tokens, too.
+    keeps: bool,
 }
 
 impl Drop for Held {
@@ -154,8 +164,8 @@ impl Drop for Held {
 }
 
 impl Serving {
-    /// Opens a video to classify windows of it with each choice. The choices keep the versions that serve now to the end of the stream. Dropping the stream
-    /// ends all its work.
+    /// Opens a video to classify windows of it with each choice. The choices keep the versions that serve now to the end of the stream, but for a version of
+    /// a split that turns out to be unable to serve. Dropping the stream ends all its work.
     ///
     /// # Errors
     /// When the options make no sense for the tasks, the video is missing, or no room is left for another stream. What concerns one choice alone is an
@@ -167,7 +177,12 @@ impl Serving {
         video: Video,
         options: &WindowOptions,
     ) -> Result<Windows, Error> {
+        let admission = stage(Stage::Admit);
         let key = self.key(caller, choices, &video).await;
+        let caller = &Caller {
+            key: key.or(caller.key),
+            ..caller.clone()
+        };
         let asked = self.versions(caller, choices, key).await;
         let mut failed = Vec::new();
         let mut ready = Vec::new();
@@ -177,7 +192,8 @@ impl Serving {
                 Err(error) => failed.push((choice, error)),
             }
         }
-        let plan = Plan::of(ready, options, self.parts.resident.image_size)?;
+        let size = self.parts.resident.image_size;
+        let plan = Plan::of(ready, options, (size, self.parts.engine.kept_bytes()))?;
         failed.extend(plan.failed.iter().map(|&choice| (choice, Error::Sampling)));
         let (input, held) = match plan.groups.is_empty() {
             true => (None, None),
@@ -188,7 +204,11 @@ impl Serving {
                     Video::Given(video::Input::File(_)) | Video::Stored(_) => 0,
                 };
                 let bytes = plan.bytes.saturating_add(given);
-                let held = self.memory.take(&caller.tenant, bytes)?;
+                let held = self.memory.take(&caller.tenant, bytes, plan.token_bytes);
+                let held = held?;
+                let readers = plan.groups.iter().flat_map(|group| &group.readers.asked);
+                let engine = &self.parts.engine;
+                engine.prefetch(readers.map(|asked| &asked.version));
                 (Some(self.input(caller, video).await?), Some(held))
             }
         };
@@ -207,6 +227,7 @@ impl Serving {
             }
             None => None,
         };
+        admission.end(true);
         Ok(Windows::new(
             self.clone(),
             caller.clone(),
@@ -220,7 +241,10 @@ impl Serving {
     pub(super) async fn input(&self, caller: &Caller, video: Video) -> Result<video::Input, Error> {
         Ok(match video {
             Video::Given(input) => input,
-            Video::Stored(id) => self.parts.library.open_video(&caller.tenant, id).await?.1,
+            Video::Stored(id) => {
+                let record = self.parts.registry.video(&caller.tenant, id).await?;
+                self.parts.library.open_recorded(&record).await?
+            }
         })
     }
 }
@@ -234,21 +258,41 @@ mod tests {
         let memory = Memory::default();
         let tenant = |name: &str| -> TenantId { name.parse().unwrap() };
         let (one, other, third) = (tenant("one"), tenant("other"), tenant("third"));
-        let half = memory.take(&one, STREAM_BYTES / 2).unwrap();
-        let rest = memory.take(&one, STREAM_BYTES / 2).unwrap();
-        assert!(memory.take(&one, 1).is_err());
+        let half = memory.take(&one, STREAM_BYTES / 2, 0).unwrap();
+        let rest = memory.take(&one, STREAM_BYTES / 2, 0).unwrap();
+        assert!(memory.take(&one, 1, 0).is_err());
         // A first stream may have more than that, up to all that is free.
-        let first = memory.take(&other, WINDOW_BYTES - STREAM_BYTES).unwrap();
-        assert!(memory.take(&third, 1).is_err());
+        let first = memory.take(&other, WINDOW_BYTES - STREAM_BYTES, 0).unwrap();
+        assert!(memory.take(&third, 1, 0).is_err());
         drop(first);
-        let most = memory.take(&third, WINDOW_BYTES - STREAM_BYTES).unwrap();
+        let most = memory.take(&third, WINDOW_BYTES - STREAM_BYTES, 0).unwrap();
         drop((half, rest));
-        assert!(memory.take(&third, 1).is_err());
-        assert!(memory.take(&one, STREAM_BYTES + 1).is_err());
+        assert!(memory.take(&third, 1, 0).is_err());
+        assert!(memory.take(&one, STREAM_BYTES + 1, 0).is_err());
         drop(most);
         assert!(memory.lock().is_empty());
-        assert!(memory.take(&one, WINDOW_BYTES + 1).is_err());
-        assert!(memory.take(&one, WINDOW_BYTES).is_ok());
+        assert!(memory.take(&one, WINDOW_BYTES + 1, 0).is_err());
+        assert!(memory.take(&one, WINDOW_BYTES, 0).is_ok());
+        assert!(memory.lock().is_empty());
+    }
+
+    #[test]
+    fn tokens_never_take_the_room_of_another_stream() {
+        let memory = Memory::default();
+        let tenant = |name: &str| -> TenantId { name.parse().unwrap() };
+        let (one, other) = (tenant("one"), tenant("other"));
+        let quarter = STREAM_BYTES / 4;
+        let first = memory.take(&one, quarter, quarter).unwrap();
+        assert!(first.keeps);
+        // The tenant's further streams have the rest for what they need.
+        let second = memory.take(&one, quarter, 1).unwrap();
+        let third = memory.take(&one, quarter, 1).unwrap();
+        assert!(!second.keeps && !third.keeps);
+        assert!(memory.take(&one, 1, 0).is_err());
+        assert!(!memory.take(&other, 1, 1).unwrap().keeps);
+        drop(third);
+        assert!(memory.take(&other, quarter - 1, 1).unwrap().keeps);
+        drop((first, second));
         assert!(memory.lock().is_empty());
     }
 }

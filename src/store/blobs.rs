@@ -19,6 +19,7 @@ use super::fetch::Fetch;
 use super::spool::{Sink, Spool};
 use super::writer::{PART, Writer};
 use super::{Bucket, Error, Faults, Key, circuit, faulty};
+use crate::blocking::blocking_io;
 use crate::spec::Digest;
 use crate::telemetry::Metrics;
 
@@ -203,14 +204,14 @@ impl Store {
             // The copy was compared with the digest when it was made; its disk may have damaged it since.
             let bytes = read_whole(key, file).await?;
             let copy = bytes.clone();
-            if blocking("read", key, move || Ok(digest(&copy))).await? == sha256 {
+            if on_disk("read", key, move || Ok(digest(&copy))).await? == sha256 {
                 return Ok(bytes);
             }
             cache.forget(key).await;
         }
         let bytes = self.get(key).await?;
         let copy = bytes.clone();
-        let found = blocking("read", key, move || Ok(digest(&copy))).await?;
+        let found = on_disk("read", key, move || Ok(digest(&copy))).await?;
         if found == sha256 {
             Ok(bytes)
         } else {
@@ -236,7 +237,7 @@ impl Store {
         }
         let begun = Fetch::begin(&self.objects, key.path()).await;
         let mut fetch = begun.map_err(|error| failed("open", key, error))?;
-        let file = blocking("open", key, tempfile::tempfile).await?;
+        let file = on_disk("open", key, tempfile::tempfile).await?;
         let mut spool = Spool::new(Sink::plain(file));
         while let Some(piece) = fetch.next().await.transpose() {
             let piece = piece.map_err(|error| failed("open", key, error))?;
@@ -278,13 +279,25 @@ impl Store {
         }
     }
 
+    /// Returns the keys of all copies in the cache, none without a cache.
+    pub fn copied(&self) -> Vec<Key> {
+        self.cache.as_ref().map(Cache::keys).unwrap_or_default()
+    }
+
+    /// Removes the copy of a blob from the cache; the blob itself stays.
+    pub async fn forget_copy(&self, key: &Key) {
+        if let Some(cache) = &self.cache {
+            cache.forget(key).await;
+        }
+    }
+
     /// Returns the sha256 of a file that [`Store::open_file`] opened, reading it piece by piece.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub async fn digest_file(&self, key: &Key, file: &Arc<File>) -> Result<Digest, Error> {
         let file = Arc::clone(file);
-        blocking("read", key, move || digest_of(&file)).await
+        on_disk("read", key, move || digest_of(&file)).await
     }
 
     /// Deletes a blob; a blob that does not exist counts as deleted.
@@ -339,7 +352,7 @@ async fn read_whole(key: &Key, file: Arc<File>) -> Result<Bytes, Error> {
         file.read_exact_at(&mut bytes, 0)?;
         Ok(Bytes::from(bytes))
     };
-    blocking("read", key, work).await
+    on_disk("read", key, work).await
 }
 
 /// Returns the sha256 of a file, which is read piece by piece.
@@ -390,13 +403,12 @@ pub(super) fn of_store(action: &'static str, key: &str, error: object_store::Err
     Error::of_storage(action, key, error.into())
 }
 
-pub(super) async fn blocking<T: Send + 'static>(
+/// Runs work with the file of an object on a blocking thread; its error names the action and the object.
+pub(super) async fn on_disk<T: Send + 'static>(
     action: &'static str,
     key: &Key,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(std::io::Error::other)
-        .and_then(|result| result)
-        .map_err(|error| Error::of_storage(action, key.as_str(), error.into()))
+    let done = blocking_io(work).await;
+    done.map_err(|error| Error::of_storage(action, key.as_str(), error.into()))
 }

@@ -19,6 +19,8 @@ use object_store::prefix::PrefixStore;
 use secrecy::SecretString;
 
 use super::Error;
+#[cfg(feature = "bucket")]
+pub(super) use client::install_provider;
 
 /// Service that keeps a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +199,14 @@ impl Bucket {
         };
         let store = client::build(self).map_err(failed)?;
         Ok(Arc::new(PrefixStore::new(store, self.url.prefix.clone())))
+    }
+
+    /// Creates the client of the bucket, and returns the path of the object that the whole URL names. Nothing is sent yet.
+    #[cfg(feature = "bucket")]
+    pub(super) fn object(
+        &self,
+    ) -> Result<(Arc<dyn ObjectStore>, Path), Box<dyn std::error::Error + Send + Sync>> {
+        Ok((client::build(self)?, self.url.prefix.clone()))
     }
 }
 

@@ -6,6 +6,7 @@
 mod copy;
 mod folder;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
@@ -14,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use object_store::ObjectStore;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -22,6 +22,8 @@ use super::blobs::failed;
 use super::fetch::Fetch;
 use super::spool::{Sink, Spool};
 use super::{DirectoryLock, Error, Key, Recorded};
+use crate::blocking::blocking_io;
+use crate::ids::TenantId;
 use crate::spec::Digest;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::CacheUse;
@@ -54,11 +56,7 @@ pub(super) struct Cache {
     objects: Arc<dyn ObjectStore>,
 }
 
-/// Name of a key's copy: the beginning of the key's sha256.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Name([u8; 16]);
-
-type Index = moka::future::Cache<Name, Arc<Copy>>;
+type Index = moka::future::Cache<Key, Arc<Copy>>;
 
 struct Shared {
     folder: PathBuf,
@@ -92,15 +90,6 @@ enum Fault {
 /// File that was just written, for the caller who filled the cache.
 type Slot = Mutex<Option<Arc<File>>>;
 
-impl Name {
-    fn of(key: &Key) -> Self {
-        let digest = Sha256::digest(key.as_str());
-        let mut name = [0; 16];
-        name.copy_from_slice(&digest[..16]);
-        Self(name)
-    }
-}
-
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Cache({})", self.folder.display())
@@ -116,8 +105,7 @@ impl Cache {
     ) -> Result<Self, Error> {
         let lock = DirectoryLock::acquire(&config.folder)?;
         let folder = config.folder.clone();
-        let found = tokio::task::spawn_blocking(move || folder::read(&folder)).await;
-        let found = found.map_err(std::io::Error::other).and_then(|read| read);
+        let found = blocking_io(move || folder::read(&folder)).await;
         let found = found.map_err(|source| Error::Directory {
             directory: config.folder.clone(),
             source,
@@ -136,8 +124,8 @@ impl Cache {
             metrics,
             _lock: lock,
         };
-        for (name, copy) in found.copies {
-            shared.index.insert(name, Arc::new(copy)).await;
+        for (key, copy) in found.copies {
+            shared.index.insert(key, Arc::new(copy)).await;
         }
         shared.settle().await;
         let shared = Arc::new(shared);
@@ -169,7 +157,7 @@ impl Cache {
 
     /// Makes a copy of a blob in the background, if there is none and not too many wait already.
     pub(super) fn prefetch(&self, key: &Key, recorded: Recorded) {
-        if self.shared.index.contains_key(&Name::of(key)) || self.shared.is_paused() {
+        if self.shared.index.contains_key(key) || self.shared.is_paused() {
             return;
         }
         let Ok(place) = Arc::clone(&self.shared.ahead).try_acquire_owned() else {
@@ -196,8 +184,31 @@ impl Cache {
 
     /// Drops the copy of a blob.
     pub(super) async fn forget(&self, key: &Key) {
-        self.shared.index.invalidate(&Name::of(key)).await;
+        self.shared.index.invalidate(key).await;
         self.shared.settle().await;
+    }
+
+    /// Drops the copies of all blobs of these tenants, in one walk over the copies. Returns their number.
+    pub(super) async fn forget_tenants(&self, tenants: &HashSet<TenantId>) -> usize {
+        let names: HashSet<&str> = tenants.iter().map(TenantId::as_str).collect();
+        let owner = |key: &Key| {
+            key.as_str()
+                .split('/')
+                .next()
+                .map(|own| names.contains(own))
+        };
+        let is_own = |key: &Key| owner(key) == Some(true);
+        let keys: Vec<Key> = self.keys().into_iter().filter(is_own).collect();
+        for key in &keys {
+            self.forget(key).await;
+        }
+        keys.len()
+    }
+
+    /// Returns the keys of all copies.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        let copies = self.shared.index.iter();
+        copies.map(|(key, _)| (*key).clone()).collect()
     }
 
     async fn look_up(
@@ -206,15 +217,15 @@ impl Cache {
         sha256: Digest,
         size: Option<u64>,
     ) -> Result<(Option<Arc<File>>, CacheUse), Error> {
-        let (shared, name) = (&self.shared, Name::of(key));
+        let shared = &self.shared;
         // A copy may vanish or turn out to be damaged; then it is made once more.
         for _ in 0..2 {
-            if shared.is_paused() && !shared.index.contains_key(&name) {
+            if shared.is_paused() && !shared.index.contains_key(key) {
                 return Ok((None, CacheUse::Disk));
             }
             let slot = Slot::default();
             let fill = Box::pin(self.fill(key, sha256, size, &slot));
-            let copy = match shared.index.try_get_with(name, fill).await {
+            let copy = match shared.index.try_get_with_by_ref(key, fill).await {
                 Ok(copy) => copy,
                 Err(fault) => return shared.failed(&fault).map(|what| (None, what)),
             };
@@ -226,7 +237,7 @@ impl Cache {
                 return Ok((Some(file), CacheUse::Hit));
             }
             shared.metrics.cache_damaged();
-            shared.index.invalidate(&name).await;
+            shared.index.invalidate(key).await;
         }
         Ok((None, CacheUse::Evicted))
     }
@@ -275,7 +286,7 @@ impl Cache {
             }));
         }
         let number = shared.number.fetch_add(1, Ordering::Relaxed);
-        let path = folder::path(&shared.folder, Name::of(key), number);
+        let path = folder::path(&shared.folder, key, number);
         folder::keep(key, staged, path.clone())
             .await
             .map_err(Fault::Disk)?;

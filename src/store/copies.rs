@@ -7,7 +7,7 @@ use std::fs::File;
 use object_store::ObjectStoreExt;
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::{blocking, failed};
+use super::blobs::{failed, on_disk};
 use super::fetch::Fetch;
 use super::spool::{Sink, Spool};
 use super::{Error, Key, Store, Written};
@@ -23,7 +23,7 @@ impl Store {
         if let Some(folder) = &self.folder {
             // Both keys share the file's time, and the collector treats an old blob that no record names yet as an orphan.
             let path = folder.join(from.as_str());
-            let touched = blocking("copy", from, move || {
+            let touched = on_disk("copy", from, move || {
                 File::open(path)?.set_modified(telemetry::now())
             });
             if let Err(error) = touched.await
@@ -56,7 +56,7 @@ impl Store {
             .await
             .map_err(read)?;
         let nowhere = || std::fs::File::options().write(true).open("/dev/null");
-        let mut spool = Spool::new(Sink::hashed(blocking("read", key, nowhere).await?));
+        let mut spool = Spool::new(Sink::hashed(on_disk("read", key, nowhere).await?));
         while let Some(piece) = fetch.next().await.map_err(read)? {
             spool.write(key, &piece).await?;
         }
@@ -79,7 +79,7 @@ impl Store {
         for key in keys {
             let bytes = self.get(key).await?;
             size += bytes.len() as u64;
-            hasher = blocking("read", key, move || {
+            hasher = on_disk("read", key, move || {
                 hasher.update(&bytes);
                 Ok(hasher)
             })

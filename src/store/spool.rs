@@ -7,7 +7,7 @@ use std::io::{Seek, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::blocking;
+use super::blobs::on_disk;
 use super::{Error, Key};
 use crate::spec::Digest;
 
@@ -79,7 +79,7 @@ impl Spool {
             return Ok(());
         };
         let mut buffer = std::mem::take(&mut self.buffer);
-        let written = blocking("copy", key, move || {
+        let written = on_disk("copy", key, move || {
             sink.write(&buffer)?;
             buffer.clear();
             Ok((sink, buffer))

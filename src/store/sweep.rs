@@ -2,6 +2,7 @@
 //!
 //! Invariant: no listing is read into memory as a whole, and a file that vanishes in the meantime is not an error.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path as Folder;
@@ -14,9 +15,15 @@ use object_store::{ObjectMeta, ObjectStoreExt};
 
 use super::blobs::of_store;
 use super::{Blob, Error, Key, Store};
+use crate::blocking::blocking_io;
+use crate::ids::TenantId;
 
 /// Folder of blobs that were found to be orphans. No tenant's name can be equal to it.
 const TRASH: &str = ".trash";
+/// Most blobs that one step of an erasure deletes.
+const ERASED: usize = 500;
+/// Deletions at a time: a bucket answers each after some milliseconds.
+const DELETIONS: usize = 16;
 
 impl Store {
     /// Lists every blob of this program except those in the trash, in no particular order. Reads the whole store, so it is not for requests.
@@ -75,6 +82,50 @@ impl Store {
         Ok(deleted)
     }
 
+    /// Deletes some of a tenant's blobs, those in the trash included. Returns the number of what it deleted and their bytes; 0 when none is left.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn erase_some(&self, tenant: &TenantId) -> Result<(u64, u64), Error> {
+        let own = Path::from(tenant.as_str());
+        let trash = Path::from(TRASH);
+        let is_own = |meta: &ObjectMeta| {
+            let thrown = meta.location.parts().nth(2);
+            std::future::ready(thrown.is_some_and(|part| part.as_ref() == tenant.as_str()))
+        };
+        let thrown = self.objects.list(Some(&trash)).try_filter(is_own);
+        let found = self.objects.list(Some(&own)).chain(thrown);
+        let mut found = found.map_err(listing).take(ERASED).boxed();
+        let mut erased = (0, 0);
+        let mut some = Vec::new();
+        while let Some(meta) = found.try_next().await? {
+            some.push(meta);
+        }
+        drop(found);
+        let deleted = some.into_iter().map(|meta| async move {
+            match self.objects.delete(&meta.location).await {
+                Ok(()) => Ok(Some(meta.size)),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(listing(error)),
+            }
+        });
+        let mut deleted = futures::stream::iter(deleted).buffer_unordered(DELETIONS);
+        while let Some(size) = deleted.try_next().await? {
+            if let Some(size) = size {
+                erased = (erased.0 + 1, erased.1 + size);
+            }
+        }
+        Ok(erased)
+    }
+
+    /// Drops the copies of these tenants' blobs that the cache of this process has. Returns their number.
+    pub async fn forget_tenants(&self, tenants: &HashSet<TenantId>) -> usize {
+        match &self.cache {
+            Some(cache) => cache.forget_tenants(tenants).await,
+            None => 0,
+        }
+    }
+
     /// Deletes the files of writes that were interrupted because their process was killed, if they have not changed since `before` (microseconds
     /// since the Unix epoch). Returns their number. Reads the whole store, so it is not for requests.
     ///
@@ -122,10 +173,8 @@ impl Store {
         let Some(folder) = self.folder.clone() else {
             return Ok(0);
         };
-        let done = tokio::task::spawn_blocking(move || work(&folder)).await;
-        done.map_err(std::io::Error::other)
-            .and_then(|result| result)
-            .map_err(|error| Error::of_storage("list", "*", error.into()))
+        let done = blocking_io(move || work(&folder)).await;
+        done.map_err(|error| Error::of_storage("list", "*", error.into()))
     }
 }
 

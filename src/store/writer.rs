@@ -10,7 +10,7 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutResult};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
-use super::blobs::{Written, blocking, failed};
+use super::blobs::{Written, failed, on_disk};
 use super::{Error, Key};
 use crate::spec::Digest;
 
@@ -143,7 +143,7 @@ impl Writer {
 
     async fn hash(&mut self, bytes: Bytes) -> Result<(), Error> {
         let mut hasher = self.hasher.clone();
-        let hashed = blocking("write", &self.key, move || {
+        let hashed = on_disk("write", &self.key, move || {
             hasher.update(&bytes);
             Ok(hasher)
         });

@@ -32,10 +32,13 @@ pub use objects::CacheUse;
 pub use values::{Caller, ConnectionEnd, DeviceKind, DeviceMemory, Dropped, TlsFailure};
 
 /// Tenants with a label of their own; the others share `other`.
-pub const TENANT_LABELS: usize = 1000;
+pub const TENANT_LABELS: usize = 100;
 
 /// Versions whose classifications have labels of their own; the others share `other`.
-pub const VERSION_LABELS: usize = 2000;
+pub const VERSION_LABELS: usize = 300;
+
+/// Combinations of method, code and tenant whose requests are counted apart; the others are counted for the tenant `other`.
+pub const REQUEST_LABELS: usize = 700;
 
 const TENANT: &str = "tenant";
 
@@ -55,6 +58,7 @@ struct Inner {
     registry: Registry,
     tenants: Bounded,
     versions: Bounded,
+    requested: Bounded,
     build_info: Gauges,
     classified: Counts,
     classified_seconds: Seconds,
@@ -71,6 +75,7 @@ struct Inner {
     queue_seconds: Traced,
     batch_clips: Histogram,
     batch_sets: Histogram,
+    frames_resumed: Counter,
     device: Device,
     sets: Sets,
     decodes: Counts,
@@ -108,6 +113,7 @@ impl Metrics {
             registry: Registry::default(),
             tenants: Bounded::new(TENANT_LABELS),
             versions: Bounded::new(VERSION_LABELS),
+            requested: Bounded::new(REQUEST_LABELS),
             build_info: n.gauges(
                 "build_info",
                 "1, with the program's version, and the backbone, device and precision that it serves with",
@@ -148,6 +154,10 @@ impl Metrics {
             queue_seconds: n.traced("queue_seconds", "Time of a request in the queue"),
             batch_clips: n.histogram("batch_clips", "Clips in a batch", sizes),
             batch_sets: n.histogram("batch_adapter_sets", "Adapter sets in a batch", sizes),
+            frames_resumed: n.count(
+                "frames_resumed",
+                "Frames of batches that went on from tokens kept of an earlier batch",
+            ),
             device: Device::new(n),
             sets: Sets::new(n),
             decodes: n.counts("decodes", "Videos decoded, by outcome"),

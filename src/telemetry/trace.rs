@@ -19,6 +19,8 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::trace::Span;
 
+use crate::blocking::blocking;
+
 use export::Exporting;
 pub use export::Unusable;
 pub use stage::{Open, Stage, stage};
@@ -72,7 +74,7 @@ impl Traces {
             return;
         };
         // The exporter blocks its caller; a worker that cannot be started leaves the last spans unsent.
-        let _ = tokio::task::spawn_blocking(move || exporting.finish()).await;
+        let _ = blocking(move || exporting.finish()).await;
     }
 }
 
@@ -91,6 +93,26 @@ impl Trace {
             id: None,
             request: None,
         }
+    }
+
+    /// Returns the trace of the running request, for work that goes on after its handler has returned, such as the answers of a stream.
+    pub fn running() -> Self {
+        Self {
+            id: None,
+            request: current(),
+        }
+    }
+
+    /// Returns the trace for one of the numbered parts of a stream: that of the stream for the parts 0, 1, 2, 4, 8 and so on, and none for the others, so
+    /// that a stream has few spans, however long it is.
+    #[must_use]
+    pub fn of_part(&self, number: u64) -> Self {
+        let is_shown = number == 0 || number.is_power_of_two();
+        let request = self.request.clone().filter(|_| is_shown);
+        if let Some(request) = &request {
+            request.lock().is_stream = true;
+        }
+        Self { id: None, request }
     }
 
     /// Returns the id of the trace, which the caller or this server gave it.
@@ -117,6 +139,14 @@ impl Trace {
         match &self.request {
             Some(request) => CURRENT.scope(request.clone(), future).await,
             None => future.await,
+        }
+    }
+
+    /// Calls a function as a part of the request, as [`Trace::scope`] runs a future.
+    pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.request {
+            Some(request) => CURRENT.sync_scope(request.clone(), work),
+            None => work(),
         }
     }
 
@@ -169,8 +199,9 @@ struct Request {
 struct State {
     /// Span of the request, until it ends.
     span: Option<Span>,
-    /// When the engine's last result had come.
+    /// When the engine's last result had come; not of a stream, whose parts have answers of their own.
     answering: Option<Instant>,
+    is_stream: bool,
 }
 
 impl Request {
@@ -199,6 +230,7 @@ impl Request {
             state: Mutex::new(State {
                 span: Some(span),
                 answering: None,
+                is_stream: false,
             }),
         }
     }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::credentials::Credentials;
 use super::key::{Key, NoRandomness};
-use super::{Caller, Principal};
+use super::{Caller, Principal, Tenants};
 use crate::ids::{KeyId, TaskId, TenantId};
 use crate::metadata::{
-    self, AccessChange, Actor, AuditRecord, KeyOwner, KeyRecord, NewKey, Page, PageRequest,
-    TenantRecord, TenantUpdate, check_display_name,
+    self, AccessChange, Actor, AuditRecord, ErasureRecord, KeyOwner, KeyRecord, NewKey, Page,
+    PageRequest, ReplicaRecord, TenantRecord, TenantUpdate, UsageQuery, UsageRecord,
+    check_display_name,
 };
 use crate::spec::{Invalid, Scope, Scopes};
 
@@ -94,12 +95,12 @@ impl Call {
 
 /// The use cases of administrators. Clones share the credentials.
 #[derive(Debug, Clone)]
-pub struct Admin(Credentials);
+pub struct Admin(Credentials, Tenants);
 
 impl Admin {
-    /// Administration of these credentials.
-    pub fn new(credentials: Credentials) -> Self {
-        Self(credentials)
+    /// Administration of these credentials and tenants.
+    pub fn new(credentials: Credentials, tenants: Tenants) -> Self {
+        Self(credentials, tenants)
     }
 
     /// Creates a tenant.
@@ -143,6 +144,19 @@ impl Admin {
         Ok(self.0.metadata().list_tenants(page).await?)
     }
 
+    /// Lists the processes that share the records, by name.
+    ///
+    /// # Errors
+    /// When the records cannot be read, or the page is not one of this listing.
+    pub async fn list_replicas(&self, page: &PageRequest) -> Result<Page<ReplicaRecord>, Error> {
+        Ok(self.0.metadata().list_replicas(page).await?)
+    }
+
+    /// Whether this process has the records alone.
+    pub fn is_exclusive(&self) -> bool {
+        self.0.metadata().is_exclusive()
+    }
+
     /// Changes a tenant, if `etag` is absent or current.
     ///
     /// # Errors
@@ -162,7 +176,51 @@ impl Admin {
             .update_tenant(tenant, update, etag, &call.actor())
             .await?;
         self.0.changed(&AccessChange::Tenant(tenant.clone()));
+        self.1.refresh(tenant).await;
         Ok(changed)
+    }
+
+    /// Begins to erase a tenant, or returns how far that is.
+    ///
+    /// # Errors
+    /// When it does not exist, or that cannot be recorded.
+    pub async fn erase_tenant(
+        &self,
+        call: &Call,
+        tenant: &TenantId,
+    ) -> Result<ErasureRecord, Error> {
+        let records = self.0.metadata();
+        let erasure = records.begin_erasure(tenant, &call.actor()).await?;
+        self.0.changed(&AccessChange::Tenant(tenant.clone()));
+        self.1.refresh(tenant).await;
+        Ok(erasure)
+    }
+
+    /// Reads how far an erasure is.
+    ///
+    /// # Errors
+    /// When the tenant was never erased, or the records cannot be read.
+    pub async fn get_erasure(&self, tenant: &TenantId) -> Result<ErasureRecord, Error> {
+        Ok(self.0.metadata().get_erasure(tenant).await?)
+    }
+
+    /// Lists what tenants used: all for an operator, the own one's for a tenant's administrator.
+    ///
+    /// # Errors
+    /// When the records cannot be read, the page is not one of this listing, or the tenant is not the caller's.
+    pub async fn list_usage(
+        &self,
+        caller: &Caller,
+        mut ask: UsageQuery,
+        page: &PageRequest,
+    ) -> Result<Page<UsageRecord>, Error> {
+        if let KeyOwner::Tenant(own) = owner(caller) {
+            if ask.tenant.as_ref().is_some_and(|tenant| *tenant != own) {
+                return Err(Error::OtherTenant);
+            }
+            ask.tenant = Some(own);
+        }
+        Ok(self.0.metadata().list_usage(&ask, page).await?)
     }
 
     /// Creates a key. It is returned with its secret, which is shown this once.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Caller;
 use crate::ids::{KeyId, TenantId};
-use crate::metadata::Timestamp;
+use crate::metadata::{TenantState, Timestamp};
 
 /// Most verified credentials: some 300 bytes each.
 const VERIFIED: usize = 20_000;
@@ -17,6 +17,8 @@ const VERIFIED: usize = 20_000;
 const ABSENT: usize = 20_000;
 /// Time for which an id that does not exist is not looked up again.
 const ABSENT_FOR: Duration = Duration::from_secs(5);
+/// Most tenants whose state is remembered: some 100 bytes each.
+const TENANTS: usize = 20_000;
 
 /// A credential that was verified.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub(super) struct Ticket(u64);
 pub(super) struct Cache {
     verified: HashMap<(KeyId, [u8; 32]), Verified>,
     absent: HashMap<KeyId, Instant>,
+    /// States of tenants, none for one that does not exist, and when the database was asked.
+    tenants: HashMap<TenantId, (Option<TenantState>, Instant)>,
     changes: u64,
 }
 
@@ -95,6 +99,28 @@ impl Cache {
         self.absent.insert(id.clone(), now + ABSENT_FOR);
     }
 
+    /// The state of a tenant, and when the database was asked.
+    pub(super) fn state(&self, tenant: &TenantId) -> Option<(Option<TenantState>, Instant)> {
+        self.tenants.get(tenant).copied()
+    }
+
+    /// Remembers the state of a tenant, unless something changed since the ticket was taken.
+    pub(super) fn keep_state(
+        &mut self,
+        ticket: Ticket,
+        tenant: &TenantId,
+        state: Option<TenantState>,
+        now: Instant,
+    ) {
+        if ticket != self.ticket() {
+            return;
+        }
+        if self.tenants.len() >= TENANTS && !self.tenants.contains_key(tenant) {
+            self.tenants.clear();
+        }
+        self.tenants.insert(tenant.clone(), (state, now));
+    }
+
     /// Forgets a credential that the database refused: a look-up that began before does not bring it back. One that is not here changes nothing.
     pub(super) fn refuse(&mut self, id: &KeyId, presented: [u8; 32]) {
         if self.verified.remove(&(id.clone(), presented)).is_some() {
@@ -112,6 +138,7 @@ impl Cache {
     /// Forgets what is known of a tenant's keys.
     pub(super) fn forget_tenant(&mut self, tenant: &TenantId) {
         self.changes += 1;
+        self.tenants.remove(tenant);
         let is_other = |verified: &Verified| verified.caller.tenant.as_ref() != Some(tenant);
         self.verified.retain(|_, verified| is_other(verified));
     }

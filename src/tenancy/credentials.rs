@@ -1,37 +1,30 @@
-//! Verifies credentials: which caller a bearer's key stands for.
+//! Verifies credentials: which caller a bearer's key or token, or a client's certificate, stands for.
 //!
 //! Invariant: a key that was revoked, has expired, or belongs to a suspended tenant is refused at the latest when the change feed was read; a refusal
 //! tells its reason to the audit log only. While the database is away, keys that were good stay so for a stated time, and never past their own end.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::attempts::Attempts;
 use super::cache::{Cache, Verified};
-use super::hash::{FileError, Hasher, Match, Presented};
+use super::hash::{FileError, Hasher, Match};
+use super::identities::{Identities, Identity};
 use super::key::Key;
-use super::{Caller, Config, Method, Principal};
-use crate::ids::KeyId;
-use crate::metadata::{
-    self, AccessChange, Cursor, KeyRecord, KnownKey, MetadataStore, TenantState, Timestamp, Topic,
-};
-use crate::shutdown::Signal;
+use super::oidc::Flaw;
+use super::tls::Certificate;
+use super::{Caller, Config, Error, Method, Principal, Source, hash};
+use crate::ids::{KeyId, TenantId};
+use crate::metadata::{self, KeyRecord, KnownKey, MetadataStore, TenantState, Timestamp};
 use crate::telemetry;
+use crate::telemetry::metrics::Metrics;
 
-/// Changes that are read at once.
-const PAGE: u32 = 1000;
-/// Microseconds of a day.
-const DAY: i64 = 24 * 60 * 60 * 1_000_000;
-/// Time for which changes of tenants and keys stay in the audit log.
-const AUDIT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
-/// Most keys whose use waits to be noted.
-const USES: usize = 10_000;
+mod feed;
 
-/// Why a credential is refused. Callers get one answer for all but the last two.
+/// Why a credential is refused. Callers get one answer for all but the last five.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// There is none.
@@ -40,9 +33,15 @@ pub enum Refused {
     /// There are several, and guessing which one counts would be a way around one of them.
     #[error("several credentials")]
     Several,
-    /// The credential is no key.
+    /// The credential is none of the accepted kinds.
     #[error("malformed credential")]
     Malformed,
+    /// The token is not accepted.
+    #[error("token: {0}")]
+    Token(Flaw),
+    /// Nobody is known by the name of the token or certificate.
+    #[error("no rule for this subject or certificate")]
+    Unmapped,
     /// No key has the id.
     #[error("unknown key")]
     Unknown,
@@ -55,9 +54,18 @@ pub enum Refused {
     /// The key was revoked.
     #[error("revoked key")]
     Revoked,
-    /// The key is good, but its tenant is suspended.
+    /// The credential is good, but its tenant is suspended.
     #[error("suspended tenant")]
     Suspended,
+    /// Too many credentials from the same address were refused.
+    #[error("too many refused credentials")]
+    Crowded,
+    /// The issuer's keys cannot be fetched.
+    #[error("the issuer is away")]
+    IssuerAway,
+    /// The key is good, but its tenant is being erased.
+    #[error("erased tenant")]
+    Erased,
     /// The database cannot be asked.
     #[error("the database is away")]
     Unavailable(#[source] metadata::Error),
@@ -75,9 +83,58 @@ impl Refused {
             Self::Expired => "expired",
             Self::Revoked => "revoked",
             Self::Suspended => "suspended",
+            Self::Token(flaw) => flaw.label(),
+            Self::Unmapped => "unmapped",
+            Self::Crowded => "crowded",
+            Self::IssuerAway => "issuer_away",
+            Self::Erased => "erased",
             Self::Unavailable(_) => "unavailable",
         }
     }
+}
+
+impl Refused {
+    /// Whether it was the credential's own fault, so that it counts as an attempt.
+    fn is_wrong(&self) -> bool {
+        match self {
+            Self::Missing | Self::Several | Self::Malformed => false,
+            Self::Suspended | Self::Erased => false,
+            Self::Crowded | Self::IssuerAway | Self::Unavailable(_) => false,
+            Self::Unknown | Self::WrongSecret | Self::Expired | Self::Revoked => true,
+            Self::Token(_) | Self::Unmapped => true,
+        }
+    }
+}
+
+/// What a request shows of its caller.
+#[derive(Debug, Clone, Copy)]
+pub struct Presented<'a> {
+    /// Credential of the bearer, if there is one.
+    pub bearer: Option<&'a str>,
+    /// Certificate of the connection, if the client has shown one.
+    pub certificate: Option<&'a Certificate>,
+    /// Address of the connection.
+    pub source: Source,
+}
+
+/// Who a credential proves its bearer to be.
+#[derive(Debug, Clone)]
+pub enum Proven {
+    /// A key's caller, with its tenant.
+    Caller(Caller),
+    /// Somebody whom others vouch for, who has yet to choose a tenant.
+    Identity(Arc<Identity>),
+}
+
+/// Why somebody who is proven cannot call for a tenant.
+#[derive(Debug, thiserror::Error)]
+pub enum Turned {
+    /// The tenant is not the caller's, or none is chosen.
+    #[error(transparent)]
+    Tenant(#[from] Error),
+    /// The tenant is not served, or cannot be looked up.
+    #[error(transparent)]
+    Refused(#[from] Refused),
 }
 
 /// Verifies credentials. Clones share what they know.
@@ -88,6 +145,9 @@ pub struct Credentials(Arc<Inner>);
 struct Inner {
     config: Config,
     hasher: Hasher,
+    identities: Option<Identities>,
+    attempts: Attempts,
+    metrics: Metrics,
     metadata: Arc<dyn MetadataStore>,
     /// A plain mutex, because it is held for look-ups in memory and never across an await.
     cache: Mutex<Cache>,
@@ -100,11 +160,20 @@ impl Credentials {
     /// Credentials that are on record in `metadata`.
     ///
     /// # Errors
-    /// When the pepper's file cannot be used.
-    pub fn new(config: Config, metadata: Arc<dyn MetadataStore>) -> Result<Self, FileError> {
+    /// When a file of the configuration cannot be used.
+    pub fn new(
+        config: Config,
+        metadata: Arc<dyn MetadataStore>,
+        metrics: Metrics,
+    ) -> Result<Self, FileError> {
+        let identities = config.identities.clone();
+        let identities = identities.map(|config| Identities::load(config, metrics.clone()));
         Ok(Self(Arc::new(Inner {
             hasher: Hasher::new(config.pepper_file.as_deref())?,
+            identities: identities.transpose()?,
+            attempts: Attempts::new(config.attempts),
             config,
+            metrics,
             metadata,
             cache: Mutex::default(),
             uses: Mutex::default(),
@@ -129,21 +198,152 @@ impl Credentials {
         &self.0.config
     }
 
-    /// The caller that a bearer's credential stands for, and the id of its key, known or not, for the audit log.
-    ///
-    /// # Errors
-    /// When the credential is refused.
-    pub async fn verify(&self, bearer: &str) -> Result<Caller, (Option<KeyId>, Refused)> {
-        let accepts_keys = self.0.config.methods.contains(&Method::Keys);
-        let Some(key) = Key::parse(bearer).filter(|_| accepts_keys) else {
-            return Err((None, Refused::Malformed));
-        };
-        let verified = self.verify_key(&key).await;
-        verified.map_err(|refused| (Some(key.id().clone()), refused))
+    /// Identities that others vouch for, when there are any.
+    pub fn identities(&self) -> Option<Identities> {
+        self.0.identities.clone()
     }
 
-    async fn verify_key(&self, key: &Key) -> Result<Caller, Refused> {
-        let presented = self.0.hasher.presented(key);
+    /// Who a request's credential proves its caller to be. A bearer's credential counts; a certificate is the caller's when there is no bearer.
+    ///
+    /// # Errors
+    /// When the credential is refused; with the id of its key, known or not, for the audit log.
+    pub async fn prove(
+        &self,
+        presented: Presented<'_>,
+    ) -> Result<Proven, (Option<KeyId>, Refused)> {
+        let accepts = |method: Method| self.0.config.methods.contains(&method);
+        let Some(bearer) = presented.bearer else {
+            return match (presented.certificate, &self.0.identities) {
+                (Some(certificate), Some(identities)) if accepts(Method::Mtls) => {
+                    certified(identities, certificate).map_err(|refused| (None, refused))
+                }
+                (Some(_) | None, _) => Err((None, Refused::Missing)),
+            };
+        };
+        let source = presented.source;
+        if Key::is_one(bearer) {
+            let Some(key) = Key::parse(bearer).filter(|_| accepts(Method::Keys)) else {
+                return Err((None, Refused::Malformed));
+            };
+            let hashed = self.0.hasher.presented(&key);
+            // One that was good when it was looked up last is looked up again, whatever others at its address do.
+            let is_known = self.cache().verified(key.id(), hashed.sha256).is_some();
+            let verified = match is_known || self.0.attempts.may(source) {
+                true => self.verify_key(&key, hashed).await,
+                false => Err(Refused::Crowded),
+            };
+            let verified = verified.map_err(|refused| {
+                self.count(&refused, source, bearer);
+                (Some(key.id().clone()), refused)
+            });
+            return verified.map(Proven::Caller);
+        }
+        let verified = match &self.0.identities {
+            Some(identities) if accepts(Method::Oidc) => {
+                if let Some(known) = identities.known_token(bearer) {
+                    return Ok(Proven::Identity(known));
+                }
+                match self.0.attempts.may(source) {
+                    true => identities.of_token(bearer).await,
+                    false => Err(Refused::Crowded),
+                }
+            }
+            Some(_) | None => Err(Refused::Malformed),
+        };
+        let verified = verified.map_err(|refused| {
+            self.count(&refused, source, bearer);
+            (None, refused)
+        });
+        verified.map(Proven::Identity)
+    }
+
+    /// Notes a refused credential of an address, and tells the audit log of an address that tries many.
+    fn count(&self, refused: &Refused, source: Source, bearer: &str) {
+        let is_crowded = matches!(refused, Refused::Crowded);
+        if !is_crowded && !refused.is_wrong() {
+            return;
+        }
+        if let Some(different) = self.0.attempts.failed(source, bearer) {
+            self.0.metrics.credentials_guessed();
+            tracing::warn!(
+                target: "audit",
+                %source, different, "an address tries many credentials"
+            );
+        }
+    }
+
+    /// The caller of a request whose credential was accepted, for the tenant that its header names.
+    ///
+    /// # Errors
+    /// When the tenant is not the caller's, is not chosen, does not exist, or is not served.
+    pub async fn caller<'a>(
+        &self,
+        proven: Proven,
+        tenants: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Caller, Turned> {
+        let identity = match proven {
+            Proven::Caller(caller) => return Ok(caller.within(tenants)?),
+            Proven::Identity(identity) => identity,
+        };
+        let caller = identity.choose(super::named(tenants)?)?;
+        let Some(tenant) = &caller.tenant else {
+            return Ok(caller);
+        };
+        match self.state(tenant).await? {
+            Some(TenantState::Active) => Ok(caller),
+            // To its callers a tenant that does not exist is as one that is another's.
+            None => Err(Error::Foreign.into()),
+            Some(TenantState::Suspended) => Err(Refused::Suspended.into()),
+            Some(TenantState::Erasing) => Err(Refused::Erased.into()),
+        }
+    }
+
+    /// Whether a tenant's callers are served; `None` for one that does not exist. What was known stays so while the database is away, for a time.
+    async fn state(&self, tenant: &TenantId) -> Result<Option<TenantState>, Refused> {
+        let now = Instant::now();
+        let (ticket, older) = {
+            let cache = self.cache();
+            match cache.state(tenant) {
+                Some((state, asked)) if now.duration_since(asked) < self.0.config.fresh => {
+                    return Ok(state);
+                }
+                older => (cache.ticket(), older),
+            }
+        };
+        let state = match self.0.metadata.get_tenant(tenant).await {
+            Ok(record) => Some(record.state),
+            Err(metadata::Error::NotFound { .. }) => None,
+            Err(error) => {
+                return match older {
+                    Some((state, asked))
+                        if error.is_temporary()
+                            && now.duration_since(asked) < self.0.config.stale_limit =>
+                    {
+                        Ok(state)
+                    }
+                    Some(_) | None => Err(Refused::Unavailable(error)),
+                };
+            }
+        };
+        self.cache().keep_state(ticket, tenant, state, now);
+        Ok(state)
+    }
+
+    /// The caller that a key stands for, and the id of the key, known or not.
+    #[cfg(test)]
+    async fn verify(&self, bearer: &str) -> Result<Caller, (Option<KeyId>, Refused)> {
+        let presented = Presented {
+            bearer: Some(bearer),
+            certificate: None,
+            source: Source::Others,
+        };
+        match self.prove(presented).await? {
+            Proven::Caller(caller) => Ok(caller),
+            Proven::Identity(_) => Err((None, Refused::Malformed)),
+        }
+    }
+
+    async fn verify_key(&self, key: &Key, presented: hash::Presented) -> Result<Caller, Refused> {
         let (id, now, wall) = (key.id(), Instant::now(), telemetry::now_micros());
         let (ticket, older) = {
             let cache = self.cache();
@@ -207,109 +407,6 @@ impl Credentials {
         }
     }
 
-    /// Notes a use, to be put on record when the feed is read next.
-    fn used(&self, id: &KeyId, presented: [u8; 32], noted: Option<i64>, wall: Timestamp) {
-        let today = wall.div_euclid(DAY);
-        if noted.is_some_and(|noted| noted >= today) {
-            return;
-        }
-        {
-            let mut uses = self.uses();
-            if uses.len() < USES || uses.contains_key(id) {
-                uses.insert(id.clone(), today);
-            }
-        }
-        self.cache().noted(id, presented, today);
-    }
-
-    /// Forgets what is known of a key that this process changed, and has the feed read soon.
-    pub(super) fn changed(&self, change: &AccessChange) {
-        self.apply(change);
-        self.0.metadata.tell(Topic::Access);
-        self.0.hint.notify_one();
-    }
-
-    /// Has the feed read soon, since another process has changed something.
-    pub fn look(&self) {
-        self.0.hint.notify_one();
-    }
-
-    fn apply(&self, change: &AccessChange) {
-        let mut cache = self.cache();
-        match change {
-            AccessChange::Key(key) => cache.forget_key(key),
-            AccessChange::Tenant(tenant) => cache.forget_tenant(tenant),
-        }
-    }
-
-    /// Follows the change feed until the drain, and puts uses of keys on record.
-    ///
-    /// # Errors
-    /// Never: while the database is unavailable, the feed waits for it.
-    pub async fn follow(self, drain: Signal) -> Result<(), Infallible> {
-        let mut cursor = None;
-        let mut is_up = true;
-        let mut pruned = None;
-        loop {
-            let today = telemetry::now_micros().div_euclid(DAY);
-            if is_up && pruned != Some(today) {
-                pruned = Some(today);
-                self.prune().await;
-            }
-            let caught_up = self.catch_up(&mut cursor).await;
-            match (&caught_up, is_up) {
-                (Err(error), true) => {
-                    let error = error as &dyn std::error::Error;
-                    tracing::warn!(error, "changes of keys cannot be read");
-                }
-                (Ok(()), false) => tracing::info!("changes of keys can be read again"),
-                (Ok(()), true) | (Err(_), false) => {}
-            }
-            is_up = caught_up.is_ok();
-            tokio::select! {
-                () = drain.draining() => {
-                    self.note_uses().await;
-                    return Ok(());
-                }
-                () = self.0.hint.notified(), if is_up => {}
-                () = tokio::time::sleep(self.0.config.feed_poll) => {}
-            }
-        }
-    }
-
-    async fn catch_up(&self, cursor: &mut Option<Cursor>) -> metadata::Result<()> {
-        self.note_uses().await;
-        loop {
-            let page = self.0.metadata.access_changes(*cursor, PAGE).await?;
-            if page.is_gap || cursor.is_none() {
-                self.cache().clear();
-            }
-            for change in &page.changes {
-                self.apply(change);
-            }
-            *cursor = Some(page.cursor);
-            if page.is_last {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Forgets the oldest part of the audit log; what cannot be forgotten today goes tomorrow.
-    async fn prune(&self) {
-        while let Ok(1..) = self.0.metadata.forget_audit(AUDIT).await {}
-    }
-
-    /// Puts uses on record. One that cannot be is noted again by the next use after the credential was looked up anew.
-    async fn note_uses(&self) {
-        let uses: Vec<(KeyId, i64)> = self.uses().drain().collect();
-        if uses.is_empty() {
-            return;
-        }
-        if let Err(error) = self.0.metadata.note_key_use(&uses).await {
-            tracing::debug!(%error, "uses of keys are not on record");
-        }
-    }
-
     fn cache(&self) -> MutexGuard<'_, Cache> {
         // Every field is whole after every single operation.
         self.0.cache.lock().unwrap_or_else(PoisonError::into_inner)
@@ -322,7 +419,7 @@ impl Credentials {
 
 /// Whether a credential is good, and until when. A key that does not exist takes the same comparisons as one that does.
 fn decide(
-    presented: &Presented,
+    presented: &hash::Presented,
     known: Option<&KnownKey>,
     now: Timestamp,
 ) -> Result<Option<Timestamp>, Refused> {
@@ -345,7 +442,17 @@ fn decide(
     match state {
         TenantState::Active => Ok(ends),
         TenantState::Suspended => Err(Refused::Suspended),
+        TenantState::Erasing => Err(Refused::Erased),
     }
+}
+
+/// Whom a certificate stands for. It was verified in the handshake, and may have ended since.
+fn certified(identities: &Identities, certificate: &Certificate) -> Result<Proven, Refused> {
+    if certificate.ends <= telemetry::now_micros() / 1_000_000 {
+        return Err(Refused::Expired);
+    }
+    let name = certificate.name.as_ref().ok_or(Refused::Unmapped)?;
+    Ok(Proven::Identity(identities.of_certificate(name)?))
 }
 
 fn caller(key: &KeyRecord) -> Caller {

@@ -17,7 +17,7 @@ use crate::spec::Digest;
 /// Fewest bytes of a pepper: as many as the hash has.
 const LEAST_PEPPER: usize = 32;
 
-/// A file with a secret cannot be used.
+/// A file with a secret, or with identities, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The file cannot be read.
@@ -42,6 +42,9 @@ pub enum FileError {
         /// Path of the file.
         path: PathBuf,
     },
+    /// The file of identities cannot be used.
+    #[error(transparent)]
+    Identities(#[from] super::identities::Error),
 }
 
 /// Hashes secrets.

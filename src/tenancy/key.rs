@@ -23,7 +23,7 @@ const BASE36: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 /// The operating system gives no random numbers.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gives no random numbers: {0}")]
-pub struct NoRandomness(getrandom::Error);
+pub struct NoRandomness(#[from] getrandom::Error);
 
 /// A well-formed key.
 pub struct Key {
@@ -52,6 +52,12 @@ impl Key {
     pub fn with_id(id: KeyId) -> Result<Self, NoRandomness> {
         let secret = random(BASE62, SECRET)?.into();
         Ok(Self { id, secret })
+    }
+
+    /// Whether a credential says that it is a key, well formed or not.
+    pub(super) fn is_one(text: &str) -> bool {
+        let rest = text.strip_prefix(PREFIX);
+        rest.is_some_and(|rest| rest.starts_with('_'))
     }
 
     /// Reads a key as it is presented; `None` for everything else, a key with a typing error included.
@@ -197,6 +203,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::inputs())]
+
         #[test]
         fn strangers_texts_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             fuzz(&bytes);

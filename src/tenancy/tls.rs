@@ -10,14 +10,19 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 
+use crate::blocking::blocking;
 use crate::shutdown::Signal;
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
+
+mod peer;
+
+pub use peer::Certificate;
 
 /// Time between two looks at the files. Orchestrators swap links, which no notification of the file system tells of reliably.
 const POLL: Duration = Duration::from_secs(10);
@@ -40,6 +45,10 @@ pub struct Config {
     pub key: PathBuf,
     /// PEM file with the authorities that clients' certificates come from, and whether clients have to show one.
     pub clients: Option<(PathBuf, Clients)>,
+    /// PEM file with the authorities' lists of certificates that were revoked.
+    pub revoked: Option<PathBuf>,
+    /// Whether clients may speak HTTP/1.1 beside HTTP/2.
+    pub speaks_http1: bool,
     /// Time between two looks at the files.
     pub poll: Duration,
 }
@@ -51,6 +60,8 @@ impl Config {
             certificate,
             key,
             clients: None,
+            revoked: None,
+            speaks_http1: false,
             poll: POLL,
         }
     }
@@ -107,10 +118,18 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     current: Arc<ServerConfig>,
-    /// End of the certificate, in seconds since the Unix epoch.
-    expires: i64,
+    ends: Ends,
     /// Digest of the files that were looked at last, whether they could be used or not.
     seen: [u8; 32],
+}
+
+/// When files have to be replaced at the latest, in seconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    /// End of the server's certificate.
+    certificate: i64,
+    /// Time at which the first of the lists of revoked certificates should have been followed by a new one.
+    revoked: Option<i64>,
 }
 
 /// The files' bytes.
@@ -118,6 +137,7 @@ struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
     authorities: Option<Vec<u8>>,
+    revoked: Option<Vec<u8>>,
 }
 
 impl Certificates {
@@ -127,10 +147,10 @@ impl Certificates {
     /// When they cannot be read or used.
     pub fn load(config: Config) -> Result<Self, Error> {
         let files = Files::read(&config)?;
-        let (current, expires) = files.build(&config)?;
+        let (current, ends) = files.build(&config)?;
         let state = State {
             current,
-            expires,
+            ends,
             seen: files.digest(),
         };
         Ok(Self(Arc::new(Inner {
@@ -157,10 +177,10 @@ impl Certificates {
         }
         // The change is noted before the files are tried, so that files that cannot be used are logged once.
         self.state().seen = digest;
-        let (current, expires) = files.build(config)?;
+        let (current, ends) = files.build(config)?;
         let mut state = self.state();
         state.current = current;
-        state.expires = expires;
+        state.ends = ends;
         Ok(true)
     }
 
@@ -171,14 +191,15 @@ impl Certificates {
     pub async fn watch(self, metrics: Metrics, drain: Signal) -> Result<(), Infallible> {
         let mut is_readable = true;
         loop {
-            let left = self.state().expires - telemetry::now_micros() / 1_000_000;
-            metrics.certificate_expiry(left);
+            let (ends, now) = (self.state().ends, telemetry::now_micros() / 1_000_000);
+            metrics.certificate_expiry(ends.certificate - now);
+            metrics.revocations_expiry(ends.revoked.map_or(0, |end| end - now));
             tokio::select! {
                 () = drain.draining() => return Ok(()),
                 () = tokio::time::sleep(self.0.config.poll) => {}
             }
             let this = self.clone();
-            let looked = tokio::task::spawn_blocking(move || this.reload()).await;
+            let looked = blocking(move || this.reload()).await;
             let Ok(looked) = looked else { continue };
             match looked {
                 Ok(true) => {
@@ -214,28 +235,38 @@ impl Files {
             })
         };
         let authorities = config.clients.as_ref().map(|(path, _)| read(path));
+        let revoked = config.revoked.as_deref().map(read);
         Ok(Self {
             certificate: read(&config.certificate)?,
             key: read(&config.key)?,
             authorities: authorities.transpose()?,
+            revoked: revoked.transpose()?,
         })
     }
 
     fn digest(&self) -> [u8; 32] {
         let mut whole = Sha256::new();
         let authorities = self.authorities.as_deref().unwrap_or_default();
-        for part in [&self.certificate, &self.key, authorities] {
+        let revoked = self.revoked.as_deref().unwrap_or_default();
+        for part in [&self.certificate, &self.key, authorities, revoked] {
             whole.update((part.len() as u64).to_le_bytes());
             whole.update(part);
         }
         whole.finalize().into()
     }
 
-    /// What handshakes use, and when the certificate ends.
-    fn build(&self, config: &Config) -> Result<(Arc<ServerConfig>, i64), Error> {
+    /// What handshakes use, and when the files end.
+    fn build(&self, config: &Config) -> Result<(Arc<ServerConfig>, Ends), Error> {
         let provider = Arc::new(ring::default_provider());
         let chain = certificates(&config.certificate, &self.certificate)?;
-        let expires = expiry(&config.certificate, &chain)?;
+        let mut ends = Ends {
+            certificate: expiry(&config.certificate, &chain)?,
+            revoked: None,
+        };
+        let mut lists = Vec::new();
+        if let (Some(path), Some(bytes)) = (&config.revoked, &self.revoked) {
+            (lists, ends.revoked) = revocations(path, bytes)?;
+        }
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| Error::Pem {
             path: config.key.clone(),
             expected: "a private key",
@@ -249,7 +280,7 @@ impl Files {
             .map_err(unfit)?;
         let builder = match (&config.clients, &self.authorities) {
             (Some((path, clients)), Some(bytes)) => {
-                let verifier = verifier(path, bytes, *clients, provider)?;
+                let verifier = verifier((path, bytes), *clients, lists, provider)?;
                 builder.with_client_cert_verifier(verifier)
             }
             (Some(_) | None, _) => builder.with_no_client_auth(),
@@ -257,9 +288,12 @@ impl Files {
         // This compares the key with the certificate.
         let mut tls = builder.with_single_cert(chain, key).map_err(unfit)?;
         tls.alpn_protocols = vec![b"h2".to_vec()];
+        if config.speaks_http1 {
+            tls.alpn_protocols.push(b"http/1.1".to_vec());
+        }
         // A session that was begun under other files is not resumed under these: its tickets' keys are gone with it.
         tls.ticketer = ring::Ticketer::new().map_err(unfit)?;
-        Ok((Arc::new(tls), expires))
+        Ok((Arc::new(tls), ends))
     }
 }
 
@@ -285,11 +319,33 @@ fn expiry(path: &Path, chain: &[CertificateDer<'_>]) -> Result<i64, Error> {
     Ok(read.validity().not_after.timestamp())
 }
 
-/// Verifier of clients' certificates.
+/// Lists of revoked certificates, and when the first of them should have been followed by a new one.
+type Revocations = (Vec<CertificateRevocationListDer<'static>>, Option<i64>);
+
+fn revocations(path: &Path, bytes: &[u8]) -> Result<Revocations, Error> {
+    let wrong = || Error::Pem {
+        path: path.into(),
+        expected: "lists of revoked certificates (X509 CRL)",
+    };
+    let read: Result<Vec<_>, pem::Error> =
+        CertificateRevocationListDer::pem_slice_iter(bytes).collect();
+    let lists = read.map_err(|_| wrong())?;
+    if lists.is_empty() {
+        return Err(wrong());
+    }
+    let mut ends = Vec::new();
+    for list in &lists {
+        let (_, read) = x509_parser::parse_x509_crl(list).map_err(|_| wrong())?;
+        ends.extend(read.next_update().map(|end| end.timestamp()));
+    }
+    Ok((lists, ends.into_iter().min()))
+}
+
+/// Verifier of clients' certificates. With lists of revoked certificates, an authority without one of its own vouches for nobody.
 fn verifier(
-    path: &Path,
-    bytes: &[u8],
+    (path, bytes): (&Path, &[u8]),
     clients: Clients,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, Error> {
     let refused = |problem: String| Error::Authorities {
@@ -302,7 +358,8 @@ fn verifier(
             .add(authority)
             .map_err(|error| refused(error.to_string()))?;
     }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).with_crls(revoked);
     let builder = match clients {
         Clients::Required => builder,
         Clients::Optional => builder.allow_unauthenticated(),
@@ -311,105 +368,4 @@ fn verifier(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rcgen::{CertificateParams, KeyPair};
-
-    struct Made {
-        folder: tempfile::TempDir,
-    }
-
-    impl Made {
-        fn new() -> Self {
-            let made = Self {
-                folder: tempfile::tempdir().unwrap(),
-            };
-            made.renew();
-            made
-        }
-
-        fn config(&self) -> Config {
-            let at = |name: &str| self.folder.path().join(name);
-            Config::new(at("certificate"), at("key"))
-        }
-
-        fn write(&self, name: &str, text: &str) {
-            std::fs::write(self.folder.path().join(name), text).unwrap();
-        }
-
-        fn renew(&self) {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
-            self.write("certificate", &params.self_signed(&key).unwrap().pem());
-            self.write("key", &key.serialize_pem());
-        }
-    }
-
-    #[test]
-    fn files_that_have_not_changed_are_not_loaded_again() {
-        let made = Made::new();
-        let certificates = Certificates::load(made.config()).unwrap();
-        let first = certificates.current();
-        assert!(!certificates.reload().unwrap());
-        assert!(Arc::ptr_eq(&first, &certificates.current()));
-        made.renew();
-        assert!(certificates.reload().unwrap());
-        assert!(!Arc::ptr_eq(&first, &certificates.current()));
-    }
-
-    #[test]
-    fn what_cannot_be_used_leaves_what_was_before_and_is_told_of_once() {
-        let made = Made::new();
-        let certificates = Certificates::load(made.config()).unwrap();
-        let first = certificates.current();
-        let other = KeyPair::generate().unwrap().serialize_pem();
-        for (name, text, expected) in [
-            ("key", other.as_str(), "cannot be used"),
-            ("key", "nonsense", "expected a private key"),
-            ("certificate", "nonsense", "expected certificates"),
-        ] {
-            made.write(name, text);
-            let error = certificates.reload().unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-            assert!(!certificates.reload().unwrap(), "the same files again");
-            assert!(Arc::ptr_eq(&first, &certificates.current()));
-        }
-        std::fs::remove_file(made.folder.path().join("key")).unwrap();
-        let error = certificates.reload().unwrap_err();
-        assert!(matches!(error, Error::Read { .. }), "{error}");
-        made.renew();
-        assert!(certificates.reload().unwrap());
-    }
-
-    #[test]
-    fn authorities_that_are_none_are_refused_with_their_file() {
-        let made = Made::new();
-        made.write("ca", "");
-        let config = Config {
-            clients: Some((made.folder.path().join("ca"), Clients::Required)),
-            ..made.config()
-        };
-        let error = Certificates::load(config).unwrap_err().to_string();
-        assert!(error.contains("ca: expected certificates"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn the_time_that_is_left_is_a_metric() {
-        let made = Made::new();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
-        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
-        made.write("certificate", &params.self_signed(&key).unwrap().pem());
-        made.write("key", &key.serialize_pem());
-        let certificates = Certificates::load(made.config()).unwrap();
-        let metrics = Metrics::new();
-        let (drain, signal) = crate::shutdown::channel();
-        drain.start();
-        certificates.watch(metrics.clone(), signal).await.unwrap();
-        let text = metrics.text();
-        assert!(
-            text.contains("frameshift_tls_certificate_expiry_seconds -"),
-            "{text}"
-        );
-    }
-}
+mod tests;

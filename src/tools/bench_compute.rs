@@ -3,6 +3,7 @@
 //! Invariant: nothing is timed that a server would not do, and nothing is left out that it would do on the device thread.
 
 mod agreement;
+mod kernels;
 mod loading;
 mod measure;
 mod subject;
@@ -12,8 +13,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub(in crate::tools) use self::subject::random_classes;
-use self::subject::{Preset, Size, Subject};
+pub(in crate::tools) use self::loading::random_tensors;
+use self::subject::{Preset, Subject};
+pub(in crate::tools) use self::subject::{Size, random_classes};
 use crate::model::{self, BackboneConfig, Place, compute_threads};
 use crate::spec::Precision;
 use crate::tools::show;
@@ -23,6 +25,8 @@ use crate::tools::show;
 pub enum Command {
     /// Times the model on this machine: one JSON line
     Compute(Box<Args>),
+    /// Times each kernel on this machine, beside the upper bounds that were measured in the same run: JSON lines
+    Kernels(kernels::Args),
     /// Trains the demo's tasks and reports how the precisions agree on unseen clips: JSON lines
     Agreement(agreement::Args),
 }
@@ -189,13 +193,15 @@ struct Line<'a> {
 /// What computes, and in which number format.
 #[derive(Debug, Clone)]
 struct On {
+    /// Device, as it was asked for.
+    device: String,
     precision: Precision,
     place: Place,
 }
 
 impl On {
-    fn new(args: &Args) -> Result<Self, Error> {
-        let place = match args.device.as_str() {
+    fn new(device: &str, precision: &str) -> Result<Self, Error> {
+        let place = match device {
             "cpu" => Place::Host,
             other => {
                 let digits = other.strip_prefix("cuda").unwrap_or("?");
@@ -206,24 +212,28 @@ impl On {
                     Error::Argument(crate::spec::Invalid::new("device", problem))
                 })?;
                 Place::cuda(ordinal.into()).map_err(|source| Error::Device {
-                    device: args.device.clone(),
+                    device: device.to_owned(),
                     source,
                 })?
             }
         };
-        let precision = match args.precision.as_str() {
+        let precision = match precision {
             "auto" if place.is_host() => model::fastest(),
             "auto" => Precision::Bf16,
             named => named.parse().map_err(Error::Argument)?,
         };
-        Ok(Self { precision, place })
+        Ok(Self {
+            device: device.to_owned(),
+            precision,
+            place,
+        })
     }
 
     /// Compares the device with the processor, for a backbone of this shape.
-    fn check(&self, args: &Args, shape: &BackboneConfig) -> Result<(), Error> {
+    fn check(&self, shape: &BackboneConfig) -> Result<(), Error> {
         let checked = self.place.check(shape, self.precision);
         checked.map_err(|source| Error::Device {
-            device: args.device.clone(),
+            device: self.device.clone(),
             source,
         })
     }
@@ -236,6 +246,7 @@ impl On {
 pub fn run(command: &Command) -> Result<(), Error> {
     match command {
         Command::Compute(args) => report(args),
+        Command::Kernels(args) => kernels::run(args),
         Command::Agreement(args) => {
             compute_threads(None);
             agreement::run(args)
@@ -244,7 +255,7 @@ pub fn run(command: &Command) -> Result<(), Error> {
 }
 
 fn report(args: &Args) -> Result<(), Error> {
-    let on = On::new(args)?;
+    let on = On::new(&args.device, &args.precision)?;
     let threads = compute_threads(args.threads);
     let line = match args.what {
         What::Load => loading::line(args, &on, threads)?,

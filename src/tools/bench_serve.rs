@@ -16,10 +16,12 @@ mod load;
 mod material;
 mod popularity;
 mod serve;
+mod windows;
 
 use std::io;
 use std::path::PathBuf;
 
+use crate::blocking::Unfinished;
 use crate::client;
 use crate::demo::server;
 use crate::model;
@@ -84,6 +86,9 @@ pub enum Error {
     /// A loop of the generator failed.
     #[error("a loop of the load generator failed: {0}")]
     Loop(#[from] tokio::task::JoinError),
+    /// Work on a thread of its own failed.
+    #[error("a thread of the load generator failed: {0}")]
+    Worker(#[from] Unfinished),
     /// A histogram cannot be made.
     #[error("cannot make a histogram: {0}")]
     Histogram(#[from] hdrhistogram::CreationError),
@@ -115,6 +120,7 @@ impl Error {
             | Self::Encode(_)
             | Self::System { .. }
             | Self::Loop(_)
+            | Self::Worker(_)
             | Self::Histogram(_)
             | Self::Incomplete { .. } => 70,
         }

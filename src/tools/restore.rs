@@ -16,8 +16,8 @@ use crate::tools::show;
 /// Arguments of `frameshift restore`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Folder that `frameshift backup` wrote; without it, only the collector is stopped until `frameshift fsck`, for a database or a bucket that was
-    /// restored by other means
+    /// Folder that `frameshift backup` wrote. Without it, nothing is restored: the collector only deletes nothing until `frameshift fsck` finds nothing
+    /// wrong, for a database or a bucket that was restored by other means
     #[arg(value_name = "DIR")]
     pub from: Option<PathBuf>,
     /// The server's data directory [default: what the server's own configuration says]

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::blocking::blocking_io;
 use crate::ids::TenantId;
 use crate::metadata::BlobName;
 use crate::metadata::backup::NamedBlob;
@@ -89,13 +90,13 @@ pub(super) fn store(bucket: Option<&Bucket>, data_dir: &Path) -> Result<Store, E
 
 /// Returns the bytes of a file from `offset` on; none at its end.
 async fn piece(file: Arc<File>, offset: u64) -> std::io::Result<Vec<u8>> {
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking_io(move || {
         let mut bytes = vec![0; PIECE];
         let read = file.read_at(&mut bytes, offset)?;
         bytes.truncate(read);
         Ok(bytes)
     });
-    read.await.map_err(std::io::Error::other)?
+    read.await
 }
 
 fn key(blob: &NamedBlob) -> Result<Key, Error> {

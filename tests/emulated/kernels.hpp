@@ -1,4 +1,4 @@
-// What the emulated driver and the checks use of the emulated kernels, be they compiled from source or interpreted from PTX.
+// What the emulated driver and the checks use of the kernels, be they compiled from source, interpreted from PTX, or on a GPU.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,9 +26,13 @@ const Kernel* find(const char* name);
 // The most threads of a block that the kernel was compiled for.
 unsigned most_threads(const Kernel* kernel);
 std::vector<std::string> names();
+std::string name_of(const Kernel* kernel);
 void launch(const Kernel* kernel, const Launch& launch, void** arguments);
 // The same launch for later: the arguments are copied now.
 std::function<void()> keep(const Kernel* kernel, const Launch& launch, void** arguments);
 Counters count();
+// Pages of the host that kernels read and write, from when they are taken until they are given back.
+void show(void* begin, size_t bytes);
+void hide(void* begin);
 
 }  // namespace fs

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Plants faults in the CUDA kernels, one at a time, and shows that a rung of the checks finds each.
+"""Plants faults in the CUDA kernels and in their launches, one at a time, and shows that a rung of the checks finds each.
 
-usage: tests/emulated/mutants.py [--only TEXT] [--out FOLDER]
+usage: tests/emulated/mutants.py [--rung N] [--part I/N] [--only TEXT] [--list FILE] [--out FOLDER]
 
-Rung 1 runs the kernels' source on the emulated device (g++ alone), rung 2 what nvcc made of it (NVCC or nvcc on the path; skipped without).
-A fault is a file, a text that stands there exactly once, and what stands there instead. Fails when one is not found.
+Rung 1 runs the kernels' source on the emulated device (g++ alone), rung 2 what nvcc made of it (NVCC or nvcc on the path; skipped without), rung 3 the tests of
+the model's operations on the emulated driver. A fault of rungs 1 and 2 is a file, a text that stands there exactly once, and what stands there instead; one of
+rung 3 is done by the driver (FS_EMULATED_FAULT) in the place of the program, whose file is named. Fails when a fault is not found. `--list` adds a line for each fault to a
+file; mutants.txt has such lines.
 """
 import argparse
 import os
@@ -16,8 +18,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-KERNELS = ROOT / "crates/model/src/ops/cuda/kernels"
+CUDA = pathlib.Path("crates/model/src/ops/cuda")
+KERNELS = ROOT / CUDA / "kernels"
 DEVICE = ROOT / "tests/emulated"
+FUNCTIONS = DEVICE / "functions/functions.cu"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", "-DFS_EMULATED", f"-I{DEVICE}"]
 
 # Rung, check, what is wrong, file, text, instead.
@@ -72,15 +76,14 @@ FAULTS = [
     (1, "norms", "epsilon outside the root", "norm.cu", "float scale = 1.0f / sqrtf(warp_sum(sum) / c + eps);\n#pragma unroll",
      "float scale = 1.0f / (sqrtf(warp_sum(sum) / c) + 100 * eps);\n#pragma unroll"),
     (1, "norms", "the gradient that bypassed the norm is lost", "norm_backward.cu", "if (add) read_some<V>(add + first + at, past);", ""),
-    (1, "activations", "the tanh form of GELU", "activation.cu", "0.5f * x * (1.0f + erff(x * ROOT_HALF)); }\n    static",
+    (1, "activations", "the tanh form of GELU", "activations.cuh", "0.5f * x * (1.0f + erff(x * ROOT_HALF)); }\n    static",
      "0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x))); }\n    static"),
     (1, "activations", "a tail that is not written", "activation.cu",
      "for (long long end = min(at + 8, count); at < end; ++at) {", "for (long long end = min(at + 8, count); at + 1 < end; ++at) {"),
     (1, "activations", "vectors at any address", "numbers.cuh", "reinterpret_cast<uintptr_t>(at) % 16 == 0", "at != nullptr"),
-    (1, "convolutions", "a clip sees its neighbour's frames", "depthwise.cu", "int within = frame % clip + dt;\n                if",
-     "int within = frame + dt;\n                if"),
-    (1, "convolutions", "taps in the order (t, w, h)", "depthwise.cu", "int dt = t - part.kt / 2, dh = h - part.kh / 2, dw = w - part.kw / 2;",
-     "int dt = t - part.kt / 2, dh = w - part.kh / 2, dw = h - part.kw / 2;"),
+    (1, "convolutions", "a clip sees its neighbour's frames", "depthwise.cu", "within = frame % clip;", "within = frame;"),
+    (1, "convolutions", "taps in the order (t, w, h)", "depthwise.cu", "(token + (dt * grid + dh) * grid + dw)",
+     "(token + (dt * grid + dw) * grid + dh)"),
     (1, "convolutions", "mirrored taps not mirrored", "depthwise.cu", "mirrored ? 2 - t : t", "t"),
     (1, "rows", "channels and rows of a patch swapped", "rows.cu", "channel * picture.channel + (p / grid * patch + row) * side",
      "channel * picture.channel + (p / grid * patch + column) * side"),
@@ -88,14 +91,43 @@ FAULTS = [
      "own + patches[(frame * (tokens - 1) + token - 2 + (token == 1)) * c + i % c]"),
     (1, "numbers", "decay of the next range", "elementwise.cu", "if (decays[middle].begin <= i) low = middle;",
      "if (decays[middle].begin < i) low = middle;"),
-    (1, "sums", "half of a block's squares", "sums.cu", "for (int distance = blockDim.x / 2; distance > 0",
-     "for (int distance = blockDim.x / 4; distance > 0"),
-    (1, "sums", "squares without a barrier", "sums.cu", "        __syncthreads();\n        if (int(threadIdx.x) < distance)",
-     "        if (int(threadIdx.x) < distance)"),
+    (1, "sums", "half of a block's squares", "sums.cu", "own[threadIdx.x] = sum;\n    for (int distance = blockDim.x / 2;",
+     "own[threadIdx.x] = sum;\n    for (int distance = blockDim.x / 4;"),
+    (1, "sums", "squares without a barrier", "sums.cu", "        __syncthreads();\n        if (int(threadIdx.x) < distance) own[threadIdx.x] += own[threadIdx.x + distance];\n    }\n    if (threadIdx.x == 0) partial[blockIdx.x] = own[0];\n}\n\n// The sum",
+     "        if (int(threadIdx.x) < distance) own[threadIdx.x] += own[threadIdx.x + distance];\n    }\n    if (threadIdx.x == 0) partial[blockIdx.x] = own[0];\n}\n\n// The sum"),
     (2, "norms", "halves of a pair swapped in inline PTX", "device.cuh", ': "=r"(both) : "f"(high), "f"(low));', ': "=r"(both) : "f"(low), "f"(high));'),
     (2, "attentions", "operands of mma swapped in inline PTX", "device.cuh", '"r"(a[3]), "r"(b0), "r"(b1));', '"r"(a[3]), "r"(b1), "r"(b0));'),
     (2, "attentions", "a transposing load that does not transpose", "device.cuh", "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", "ldmatrix.sync.aligned.m8n8.x4.shared.b16"),
     (2, "products", "absent rows are copied", "device.cuh", "int bytes = present ? 16 : 0;", "int bytes = 16;"),
+    (1, "functions", "the first of two numbers in the high half", "functions.cu", "narrow2(x[2 * i], x[2 * i + 1])", "narrow2(x[2 * i + 1], x[2 * i])"),
+    (1, "functions", "a copy that is read before it is there", "functions.cu", "if (group == 0) copies_wait<2>();", "if (group == 0) copies_wait<3>();"),
+    (1, "sums", "words are compared with themselves", "sums.cu", "differing += row[i] != x[i];",
+     "differing += row[i] != row[i];"),
+    # What a program would do wrong in its launches, planted at the emulated driver.
+    (3, "ops::", "rows and width swapped", "norm.rs", "swap:norm_f32:4:5", ""),
+    (3, "ops::", "query and key swapped", "attention.rs", "swap:attention_plain_f32:0:1", ""),
+    (3, "ops::", "patches and tokens swapped", "grouped.rs", "swap:grouped_:5:6", ""),
+    (3, "ops::", "moments swapped", "adamw.rs", "swap:adamw:2:3", ""),
+    (3, "ops::", "grid and patch swapped", "embed.rs", "swap:patches_:3:4", ""),
+    (3, "ops::", "clip and grid swapped", "depthwise.rs", "swap:depthwise_any:4:5", ""),
+    (3, "ops::", "a grid without its last block", "rows.rs", "grid:class_rows", ""),
+    (3, "ops::", "a grid without its last block", "attention.rs", "grid:attention_64", ""),
+    (3, "ops::", "a grid without its last block", "grouped.rs", "grid:exact_grouped", ""),
+    (3, "ops::", "a grid without its last block", "sums.rs", "grid:add_runs", ""),
+    (3, "ops::", "too little shared memory", "attention.rs", "shared:attention_64", ""),
+    (3, "ops::", "too little shared memory", "grouped.rs", "shared:grouped_", ""),
+    (3, "ops::", "too little shared memory", "adamw.rs", "shared:squares", ""),
+    (3, "ops::", "class rows that nobody writes", "grouped.rs", "skip:copy_class_rows", ""),
+    (3, "ops::", "sums of runs that nobody adds", "sums.rs", "skip:add_runs", ""),
+    (3, "ops::", "bits that nobody compares", "trial.rs", "skip:differing_words", ""),
+    (3, "ops::", "a stream that does not wait for an upload", "buffer.rs", "wait", ""),
+    (3, "ops::", "a result, or a pinned block, that is used too early", "pinned.rs", "record", ""),
+    (3, "ops::", "memory that is freed while it is used", "buffer.rs", "free", ""),
+    (3, "ops::", "zeros that nobody writes", "buffer.rs", "clear", ""),
+    (3, "ops::", "a copy on the device that is not made", "tensor.rs", "copy", ""),
+    (3, "ops::", "a product without its bias", "plan.rs", "bias", ""),
+    (3, "ops::", "a product without its residual", "plan.rs", "residual", ""),
+    (3, "ops::", "a weight that is read the wrong way round", "plan.rs", "turned", ""),
 ]
 
 
@@ -107,6 +139,7 @@ def must(command, **options):
     done = run(command, **options)
     if done.returncode:
         raise RuntimeError(f"{command}:\n{done.stdout}{done.stderr}")
+    return done
 
 
 def units(folder):
@@ -129,30 +162,62 @@ def compile_unit(folder, unit, out):
     must(["g++", *FLAGS, f"-I{folder}", "-x", "c++", "-c", unit, "-o", out])
 
 
-def ptx_of(nvcc, unit, out):
-    must([nvcc, "-O3", "-std=c++17", "-gencode=arch=compute_80,code=compute_80", "-ptx", "-o", out, unit])
+def ptx_of(nvcc, folder, unit, out):
+    must([nvcc, "-O3", "-std=c++17", "-gencode=arch=compute_80,code=compute_80", "-ptx", f"-I{folder}", "-o", out, unit])
 
 
-class Bench:
-    """What is built once: the checks, and the kernels without a fault."""
+def planted(folder, name, text, instead):
+    """Changes a file of a copy."""
+    before = (folder / name).read_text()
+    if before.count(text) != 1:
+        sys.exit(f"{name}: {before.count(text)} times {text!r}")
+    (folder / name).write_text(before.replace(text, instead))
+
+
+def first_words(done, *marks):
+    lines = (done.stdout + done.stderr).splitlines()
+    words = [line.strip() for line in lines if any(mark in line for mark in marks)]
+    return words[0][:160] if words else f"ends with {done.returncode}"
+
+
+class Kernels:
+    """Rungs 1 and 2. What is built once: the checks, and the kernels without a fault."""
 
     def __init__(self, out, nvcc):
         self.out, self.nvcc = out, nvcc
-        out.mkdir(parents=True, exist_ok=True)
+        # All kernels are in one folder here, so that any of them can be changed in a copy of it.
+        self.source = out / "kernels"
+        shutil.rmtree(self.source, ignore_errors=True)
+        shutil.copytree(KERNELS, self.source)
+        shutil.copy(FUNCTIONS, self.source)
         shared = [*sorted((DEVICE / "check").glob("*.cpp")), DEVICE / "block.cpp"]
         source, ptx = [DEVICE / "registry.cpp"], [DEVICE / "ptx.cpp", DEVICE / "ptx_arithmetic.cpp"]
+        driver = sorted((DEVICE / "driver").glob("*.cpp"))
         work = []
         with ThreadPoolExecutor(2) as pool:
-            for unit in [*shared, *source, *ptx]:
+            for unit in [*shared, *source, *ptx, *driver]:
                 work.append(pool.submit(must, ["g++", *FLAGS, f"-I{KERNELS}", "-c", unit, "-o", self.object(unit)]))
-            for unit in units(KERNELS):
-                work.append(pool.submit(compile_unit, KERNELS, unit, self.object(unit)))
+            for unit in units(self.source):
+                work.append(pool.submit(compile_unit, self.source, unit, self.object(unit)))
                 if nvcc:
-                    work.append(pool.submit(ptx_of, nvcc, unit, self.ptx(unit)))
+                    work.append(pool.submit(ptx_of, nvcc, self.source, unit, self.ptx(unit)))
         for one in work:
             one.result()
         self.checks = [self.object(unit) for unit in [*shared, *source]]
         must(["g++", "-o", out / "check_ptx", *[self.object(unit) for unit in [*shared, *ptx]]])
+        self.libraries = out / "lib"
+        self.libraries.mkdir(exist_ok=True)
+        parts = [*driver, DEVICE / "block.cpp", *source, *units(self.source)]
+        must(["g++", "-shared", "-Wl,-Bsymbolic", "-o", self.libraries / "libcuda.so", *map(self.object, parts)])
+        for name in ["libcuda.so.1", "libcublasLt.so", "libcublasLt.so.13"]:
+            (self.libraries / name).unlink(missing_ok=True)
+            (self.libraries / name).symlink_to("libcuda.so")
+
+        must(["g++", "-o", out / "check", *self.checks, *map(self.object, units(self.source))])
+        # What fails without a fault finds none.
+        must([out / "check"])
+        if nvcc:
+            must([out / "check_ptx"], env={**os.environ, "FS_PTX": ":".join(str(self.ptx(unit)) for unit in units(self.source))})
 
     def object(self, unit):
         group = "kernel" if unit.suffix == ".cu" else unit.parent.name
@@ -162,14 +227,11 @@ class Bench:
         return self.out / f"{unit.stem}.ptx"
 
     def finds(self, number, rung, check, name, text, instead):
-        """Whether the check fails with this fault."""
+        """Returns how the check fails with this fault, or None."""
         folder = self.out / f"fault-{number}"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(KERNELS, folder)
-        before = (folder / name).read_text()
-        if before.count(text) != 1:
-            sys.exit(f"{name}: {before.count(text)} times {text!r}")
-        (folder / name).write_text(before.replace(text, instead))
+        shutil.copytree(self.source, folder)
+        planted(folder, name, text, instead)
         changed = [unit for unit in units(folder) if name in includes(folder, unit.name)]
         if rung == 1:
             for unit in changed:
@@ -179,7 +241,7 @@ class Bench:
             program, environment = folder / "check", {}
         else:
             for unit in changed:
-                ptx_of(self.nvcc, unit, folder / f"{unit.stem}.ptx")
+                ptx_of(self.nvcc, folder, unit, folder / f"{unit.stem}.ptx")
             files = [folder / f"{unit.stem}.ptx" if unit in changed else self.ptx(unit) for unit in units(folder)]
             program, environment = self.out / "check_ptx", {"FS_PTX": ":".join(map(str, files))}
         try:
@@ -188,29 +250,66 @@ class Bench:
             return "never ends"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if done.returncode == 0:
-            return None
-        words = [line for line in (done.stdout + done.stderr).splitlines() if "FAILED:" in line or "emulated device:" in line]
-        return words[0] if words else f"ends with {done.returncode}"
+        return first_words(done, "FAILED:", "emulated device:", "ptx:") if done.returncode else None
+
+
+class Program:
+    """Rung 3: the tests of the model's operations on the emulated driver, which does in the program's place what is wrong."""
+
+    def __init__(self, libraries):
+        # The kernels go by their names there, so they need not be compiled.
+        self.environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "FRAMESHIFT_TEST_DEVICE": "cuda", "NVCC": "no-nvcc"}
+        command = ["cargo", "test", "--locked", "-p", "frameshift-model", "--features", "cuda", "--lib", "--no-run"]
+        built = must(command, cwd=ROOT, env=self.environment)
+        self.program = ROOT / re.search(r"Executable .*\((.*)\)", built.stderr)[1]
+        for settings in ({}, {"FS_EMULATED_LATE": "1"}):
+            whole = self.test(**settings)
+            if whole.returncode:
+                sys.exit(f"the tests fail without a fault, {settings}:\n{whole.stdout[-2000:]}{whole.stderr[-2000:]}")
+
+    def test(self, **settings):
+        # Memory of late streams shows what did not wait.
+        return run([self.program, "--test-threads", "1", "ops::cuda", "ops::placed"], env={**self.environment, **settings}, timeout=300)
+
+    def finds(self, fault):
+        late = {"FS_EMULATED_LATE": "1"} if fault in ("wait", "record", "free") else {}
+        try:
+            done = self.test(FS_EMULATED_FAULT=fault, **late)
+        except subprocess.TimeoutExpired:
+            return "never ends"
+        return first_words(done, "... FAILED", "emulated d") if done.returncode else None
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rung", type=int, help="faults of this rung alone")
+    parser.add_argument("--part", default="1/1", help="the I-th of N parts of the faults, for instance 2/3")
     parser.add_argument("--only", default="", help="faults whose description or file has this text")
+    parser.add_argument("--list", type=pathlib.Path, help="file to add a line to for each fault")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target/mutants")
     options = parser.parse_args()
+    part, parts = map(int, options.part.split("/"))
     nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
-    bench = Bench(options.out, nvcc)
+    wanted = [fault for fault in enumerate(FAULTS) if options.only in fault[1][2] + fault[1][3] and options.rung in (None, fault[1][0])]
+    wanted = [fault for i, fault in enumerate(wanted) if i % parts == part - 1]
+    options.out.mkdir(parents=True, exist_ok=True)
+    kernels, program = Kernels(options.out, nvcc), None
     lost, found, skipped = [], 0, 0
-    for number, (rung, check, what, name, text, instead) in enumerate(FAULTS):
-        if options.only not in what + name:
-            continue
+    for number, (rung, check, what, name, text, instead) in wanted:
         if rung == 2 and not nvcc:
             skipped += 1
             print(f"skipped (no nvcc): {what}")
             continue
-        how = bench.finds(number, rung, check, name, text, instead)
-        print(f"rung {rung}, {name}: {what}: {how or 'NOT FOUND'}", flush=True)
+        if rung == 3:
+            program = program or Program(kernels.libraries)
+            how = program.finds(text)
+        else:
+            how = kernels.finds(number, rung, check, name, text, instead)
+        line = f"rung {rung}, {name}: {what}: {how or 'NOT FOUND'}"
+        print(line, flush=True)
+        if options.list:
+            with options.list.open("a") as file:
+                print(line, file=file)
         found += how is not None
         if how is None:
             lost.append(what)

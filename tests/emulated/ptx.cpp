@@ -176,6 +176,7 @@ struct Reader {
     Step wait(const string& groups) {
         if (groups == "0") return [](Registers, int pc) { return copies_wait<0>(), pc + 1; };
         if (groups == "1") return [](Registers, int pc) { return copies_wait<1>(), pc + 1; };
+        if (groups == "2") return [](Registers, int pc) { return copies_wait<2>(), pc + 1; };
         stop("groups", line);
     }
 
@@ -185,6 +186,24 @@ struct Reader {
         return [=](Registers r, int pc) {
             float own = fs::from_bits(uint32_t(get(x, r)));
             r[to] = fs::to_bits(__shfl_xor_sync(uint32_t(get(mask, r)), own, int(get(distance, r))));
+            return pc + 1;
+        };
+    }
+
+    // Halves of a word in braces, the low one first: into a register, or out of one.
+    Step halves(const vector<string>& o) {
+        bool packs = o.at(1)[0] == '{';
+        vector<Operand> parts = all(o[packs ? 1 : 0]);
+        if (parts.size() != 2) stop("halves", line);
+        Operand low = parts[0], high = parts[1], word = op(o[packs ? 0 : 1]);
+        return [=](Registers r, int pc) {
+            if (packs) {
+                r[word.index] = (get(low, r) & 0xffff) | (get(high, r) & 0xffff) << 16;
+            } else {
+                uint64_t whole = get(word, r);
+                r[low.index] = whole & 0xffff;
+                r[high.index] = whole >> 16 & 0xffff;
+            }
             return pc + 1;
         };
     }
@@ -205,6 +224,7 @@ struct Reader {
         if (begins(name, "shfl.sync.bfly")) return shuffle(o);
         if (begins(name, "bar.warp.sync")) return [](Registers, int pc) { return __syncwarp(), pc + 1; };
         if (begins(name, "bar.sync")) return [](Registers, int pc) { return __syncthreads(), pc + 1; };
+        if (name == "mov.b32" && (o.at(0)[0] == '{' || o.at(1)[0] == '{')) return halves(o);
         Function function = arithmetic(name);
         if (!function) stop("unknown instruction", line);
         int to = reg(o.at(0));

@@ -27,6 +27,7 @@ const Kernel* find(const char* name) {
     return found == table().end() ? nullptr : &found->second;
 }
 unsigned most_threads(const Kernel* kernel) { return kernel->threads; }
+std::string name_of(const Kernel* kernel) { return kernel->name; }
 std::vector<std::string> names() {
     std::vector<std::string> all;
     for (const auto& [name, kernel] : table()) all.push_back(name);

@@ -1,14 +1,19 @@
 //! Authentication through the whole server: every method with every kind of credential, and what a run leaves behind of the secrets that it used.
 
 mod administration;
+mod attempts;
 mod commands;
+mod outside;
 mod secrets;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::Path;
 use std::time::Duration;
 
 use frameshift::client::{Client, Options};
+use frameshift::config::Config;
 use frameshift::ids::{KeyId, TenantId};
 use frameshift::metadata::{Actor, KeyOwner, NewKey};
 use frameshift::proto::v1;
@@ -22,7 +27,9 @@ use tonic::codec::Streaming;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use crate::server::{TestServer, classify, clip, create_task, reason, refused, trained, upload};
+use crate::server::{
+    TestServer, classify, clip, config, create_task, reason, refused, trained, upload,
+};
 
 /// A server whose callers prove who they are with keys, and its tenants `acme` and `globex`.
 pub(crate) struct Guarded {
@@ -32,22 +39,20 @@ pub(crate) struct Guarded {
 
 impl Guarded {
     pub(crate) async fn start() -> Self {
-        let server = TestServer::start_with(|config| {
-            config.tenancy.methods = [Method::Keys].into();
-            config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
-        })
-        .await;
-        for tenant in ["acme", "globex"] {
-            let tenant: TenantId = tenant.parse().unwrap();
-            let made = server
-                .wiring
-                .metadata
-                .create_tenant(&tenant, "", &actor())
-                .await;
-            made.unwrap();
-        }
-        let admin = server.admin.expect("there is an administrators' API");
-        Self { server, admin }
+        Self::with_tenants(TestServer::start_with(Self::configure).await).await
+    }
+
+    /// Starts a server like [`Guarded::start`], on a directory of the test's own.
+    pub(crate) async fn start_in(folder: &Path) -> Self {
+        let mut config = config(folder);
+        Self::configure(&mut config);
+        Self::with_tenants(TestServer::start_on(config).await).await
+    }
+
+    fn configure(config: &mut Config) {
+        config.tenancy.methods = [Method::Keys].into();
+        config.tenancy.attempts = NonZeroU32::MAX;
+        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
     }
 
     /// A key on record.
@@ -77,6 +82,32 @@ impl Guarded {
     pub(crate) async fn key(&self, scopes: Scopes) -> String {
         let is_fleet = scopes.contains(Scope::FleetAdmin);
         let tenant = (!is_fleet).then(|| "acme".parse().unwrap());
+        let made = self.record(|new| NewKey {
+            tenant,
+            scopes,
+            ..new
+        });
+        made.await.1
+    }
+
+    /// The tenants that tests know, on record.
+    pub(crate) async fn with_tenants(server: TestServer) -> Self {
+        for tenant in ["acme", "globex"] {
+            let tenant: TenantId = tenant.parse().unwrap();
+            let made = server
+                .wiring
+                .metadata
+                .create_tenant(&tenant, "", &actor())
+                .await;
+            made.unwrap();
+        }
+        let admin = server.admin.expect("there is an administrators' API");
+        Self { server, admin }
+    }
+
+    /// A good key of a tenant with some scopes.
+    pub(crate) async fn key_of(&self, tenant: &str, scopes: Scopes) -> String {
+        let tenant = Some(tenant.parse().unwrap());
         let made = self.record(|new| NewKey {
             tenant,
             scopes,
@@ -136,9 +167,14 @@ struct Raw {
 
 impl Raw {
     async fn of(guarded: &Guarded) -> Self {
+        Self::over(guarded, "http", |endpoint| endpoint).await
+    }
+
+    /// Connections of a scheme, with what the endpoints need for it.
+    async fn over(guarded: &Guarded, scheme: &str, with: impl Fn(Endpoint) -> Endpoint) -> Self {
         let connect = async |address: SocketAddr| {
-            let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-            endpoint.connect().await.unwrap()
+            let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).unwrap();
+            with(endpoint).connect().await.unwrap()
         };
         Self {
             own: connect(guarded.server.address).await,
@@ -148,6 +184,21 @@ impl Raw {
 
     /// Calls a method with an empty message. Ok when it was let in, however it goes on.
     async fn call(&self, path: &str, headers: &[(&str, &str)]) -> Result<(), Status> {
+        match self.answer(path, headers).await {
+            Err(status)
+                if matches!(
+                    status.code(),
+                    Code::Unauthenticated | Code::PermissionDenied
+                ) =>
+            {
+                Err(status)
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Calls a method with an empty message.
+    async fn answer(&self, path: &str, headers: &[(&str, &str)]) -> Result<(), Status> {
         let is_admin = path.contains(".AdminService/");
         let channel = if is_admin { &self.admin } else { &self.own };
         let mut grpc = tonic::client::Grpc::new(channel.clone());
@@ -162,17 +213,7 @@ impl Raw {
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
         let answer: Result<Response<Streaming<()>>, Status> =
             grpc.server_streaming(request, path, codec).await;
-        match answer {
-            Err(status)
-                if matches!(
-                    status.code(),
-                    Code::Unauthenticated | Code::PermissionDenied
-                ) =>
-            {
-                Err(status)
-            }
-            Ok(_) | Err(_) => Ok(()),
-        }
+        answer.map(drop)
     }
 
     async fn with(&self, path: &str, key: &str) -> Result<(), Status> {
@@ -394,6 +435,48 @@ async fn tenants_see_their_own_things_alone_whatever_their_header_says() {
         globex.videos().get_video(get()).await,
         Code::NotFound,
         "VIDEO_NOT_FOUND",
+    );
+    guarded.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_token_is_good_for_its_own_tenant_alone() {
+    let guarded = Guarded::start().await;
+    let acme = guarded.client(&guarded.key(Scopes::TENANT).await).await;
+    let globex = guarded.record(|new| NewKey {
+        tenant: Some("globex".parse().unwrap()),
+        ..new
+    });
+    let globex = guarded.client(&globex.await.1).await;
+    for task in ["one", "two", "three"] {
+        create_task(&acme, task).await;
+        create_task(&globex, task).await;
+    }
+    let list = async |client: &Client, page_token: &str| {
+        let request = v1::ListTasksRequest {
+            page_size: 1,
+            page_token: page_token.to_owned(),
+        };
+        client.tasks().list_tasks(request).await
+    };
+    let first = list(&acme, "").await.unwrap().into_inner();
+    let next = list(&acme, &first.next_page_token).await.unwrap();
+    assert_ne!(first.tasks[0].name, next.into_inner().tasks[0].name);
+    let foreign = list(&globex, &first.next_page_token).await;
+    refused(foreign, Code::InvalidArgument, "INVALID_FIELD");
+    // The place in the listing is no secret, but whoever writes it anew is not answered.
+    let made_up = list(&acme, "dGFza3M6b25l").await;
+    refused(made_up, Code::InvalidArgument, "INVALID_FIELD");
+    let operator = guarded.key(Scopes::of(&[Scope::FleetAdmin])).await;
+    let operator = guarded.admin(&operator).await;
+    let tenants = v1::ListTenantsRequest {
+        page_size: 1,
+        page_token: first.next_page_token,
+    };
+    refused(
+        operator.admin().list_tenants(tenants).await,
+        Code::InvalidArgument,
+        "INVALID_FIELD",
     );
     guarded.server.stop().await;
 }

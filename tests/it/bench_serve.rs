@@ -7,7 +7,7 @@ use frameshift::proto::v1;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::server::TestServer;
+use crate::server::{TestServer, backbone};
 
 /// How long a run may take that starts servers and measures for seconds, beside other tests.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -52,6 +52,7 @@ fn adds_up(report: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::too_many_lines)]
 async fn closed_and_open_loops_on_a_running_server_count_every_request_and_leave_nothing_behind() {
     let server = TestServer::start().await;
     let address = server.address.to_string();
@@ -123,6 +124,11 @@ async fn closed_and_open_loops_on_a_running_server_count_every_request_and_leave
         count(found, "in_time") <= due && count(&report["all"], "answered") > 0,
         "{report}"
     );
+
+    let report = figures(&[&on[..], &["--windows", "2"]].concat()).await;
+    adds_up(&report);
+    assert_eq!(count(&report["all"], "errors"), 0, "{report}");
+    assert!(count(&report["all"], "answered") > 0, "{report}");
 
     for tenant in ["bench-0", "bench-1", "bench-beside"] {
         let client = server.client(tenant).await;
@@ -248,9 +254,63 @@ async fn gates_print_each_ratio_beside_its_goal_and_fail_when_that_is_required()
     }
     let missed = gates.iter().any(|gate| gate["met"] == false);
     assert_eq!(output.status.code(), Some(i32::from(missed)));
-    assert!(
-        report["left_out"]
-            .as_array()
-            .is_some_and(|left| !left.is_empty())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gates_share_a_time_and_go_on_with_those_that_a_file_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("gates.json");
+    let out = out.to_str().unwrap();
+    let full_size = backbone();
+    let words = [
+        "gates",
+        "--seconds",
+        "3",
+        "--warmup",
+        "0.1",
+        "--pairs",
+        "1",
+        "--out",
+        out,
+        "--full-size",
+        full_size.to_str().unwrap(),
+    ];
+    let gates = |report: &Value| -> Vec<(String, bool)> {
+        let gates = report["gates"].as_array().expect("gates").iter();
+        let gates = gates.map(|gate| {
+            let name = gate["name"].as_str().expect("a name").to_owned();
+            (name, gate["problem"].is_null())
+        });
+        gates.collect()
+    };
+    let owned = |names: &[&str], measured| -> Vec<(String, bool)> {
+        names
+            .iter()
+            .map(|name| ((*name).to_owned(), measured))
+            .collect()
+    };
+    // No time at all: nothing is measured, and each gate says so.
+    let three = "many_tasks_half,many_tasks_all,set_over_bare";
+    let none = [&words[..], &["--only", three, "--budget", "0s"]].concat();
+    let names = ["many_tasks_half", "many_tasks_all", "set_over_bare"];
+    assert_eq!(gates(&figures(&none).await), owned(&names, false));
+    // What was measured is kept while the others are.
+    let first = ["--only", "many_tasks_half"];
+    let report = figures(&[&words[..], &first].concat()).await;
+    let measured = &report["gates"].as_array().unwrap().last().unwrap()["pairs"][0];
+    let pair = |name: &str| measured[name].as_f64().unwrap();
+    assert!(pair("a") > 0.0 && pair("b") > 0.0, "{report}");
+    assert_eq!(measured["errors"], 0);
+    let rest = [&words[..], &["--only", three]].concat();
+    let report = figures(&rest).await;
+    assert_eq!(gates(&report), owned(&names, true), "{report}");
+    assert_eq!(
+        report["gates"][0]["pairs"][0], *measured,
+        "not measured again"
     );
+    let stored: Value = serde_json::from_slice(&std::fs::read(out).unwrap()).unwrap();
+    assert_eq!(stored, report);
+    // Figures of another length do not mix with these.
+    let other = [&["gates", "--seconds", "4", "--out", out][..]].concat();
+    assert_eq!(bench(&other).await.status.code(), Some(64));
 }

@@ -17,6 +17,7 @@ use tonic_types::StatusExt;
 use crate::server::{TestServer, classify, clip, config, noise, refused, trained, until, upload};
 use crate::store::{cached, contract};
 
+mod azurite;
 pub(crate) mod proxy;
 pub(crate) mod weed;
 
@@ -58,6 +59,17 @@ async fn a_bucket_keeps_the_contract_with_and_without_a_cache() {
     assert!(!matches!(error, Error::NotFound { .. }), "{error:?}");
     let text = format!("{error:?}");
     assert!(text.contains("SignatureDoesNotMatch"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_azure_keeps_the_contract_too() {
+    let Some(azurite) = azurite::Azurite::start().await else {
+        return;
+    };
+    contract::holds(&open(&azurite.bucket("plain"))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&azurite.bucket("cached"));
+    contract::holds(&cached(store, folder.path()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

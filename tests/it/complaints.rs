@@ -1,5 +1,14 @@
-//! What users of other servers with many adapters complain of, each as a test. A request that timed out and is computed all the same:
-//! `rpc_classify::a_late_call_never_reaches_the_device`. One failing clip of a batch: `engine::isolation`.
+//! What users of other servers with many adapters complain of, each as a test. Those that are elsewhere:
+//!
+//! - another tenant's adapters answer after a place in memory was reused:
+//!   `engine::loading::a_place_in_memory_that_is_reused_never_answers_with_another_tenants_set`
+//! - a task that was made anew under its old name serves its old weights: `rpc_loading::a_task_made_anew_under_its_old_name_serves_its_new_weights`
+//! - loading one set stalls everybody: `engine::loading::a_load_that_hangs_stalls_nobody_who_is_resident`
+//! - memory is counted in sets: `engine::loading::room_is_counted_in_bytes_not_in_sets`
+//! - a request that timed out is computed all the same: `rpc_classify::a_late_call_never_reaches_the_device`
+//! - one failing clip fails its batch: `engine::isolation::a_clip_without_finite_logits_fails_alone`
+//! - nobody sees what is loaded: `rpc_loading::clients_see_which_sets_are_loaded_how_large_they_are_and_when_they_were_used`
+//! - replicas disagree on what is loaded: `fleet::replicas_agree_on_what_serves_wherever_it_was_moved`
 
 use frameshift::client::{Client, health};
 use frameshift::proto::v1;

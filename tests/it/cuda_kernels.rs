@@ -49,6 +49,38 @@ fn the_emulated_driver_refuses_what_a_driver_refuses_and_shows_a_forgotten_event
     passes(built.program("check_driver").env("FS_EMULATED_LATE", "1"));
 }
 
+/// The program that checks the kernels on a GPU, with the emulated driver in place of NVIDIA's: it knows the kernels by their names, so any file is an image.
+#[test]
+fn the_checks_for_a_gpu_go_through_the_driver() {
+    let Some(built) = emulated::built() else {
+        return;
+    };
+    let table = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(KERNELS)
+        .join("resources.txt");
+    let check = |what: &str| {
+        let mut command = built.program("check_device");
+        command.env("FS_IMAGES", &table).env("FS_KERNELS", &table);
+        command.arg(what);
+        command
+    };
+    for what in ["functions", "norms", "sums"] {
+        passes(&mut check(what));
+    }
+    for (failure, words) in [
+        ("cuLaunchKernel:3:719", "cuLaunchKernel returns 719"),
+        ("cuModuleLoadData:1:209", "cuModuleLoadData returns 209"),
+    ] {
+        let output = check("sums").env("FS_EMULATED_FAIL", failure).output();
+        let output = output.expect("the program starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && errors.contains(words),
+            "{errors}"
+        );
+    }
+}
+
 #[test]
 fn what_nvcc_makes_of_the_kernels_agrees_with_64_bit_floats() {
     let (Some(built), Some(nvcc)) = (emulated::built(), nvcc()) else {

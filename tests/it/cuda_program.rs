@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::emulated;
 use crate::rpc_versions::{adapters, file, import, into_task};
 use crate::server::{backbone, classify, clip, reason, serving, until, upload};
-use crate::server_process::{Process, command};
+use crate::server_process::{Process, command, output};
 
 /// Returns a server's command on the emulated device, in f32 so that its scores can be compared closely; `None` where there is no g++.
 fn on_the_device(folder: &Path) -> Option<Command> {
@@ -83,18 +83,30 @@ async fn the_program_answers_on_the_device_as_on_the_cpu_and_says_where_it_runs(
     assert_eq!(device.1.device, "cuda:0 (emulated)");
     let accelerator = device.1.accelerator.unwrap();
     assert!(accelerator.slices > 0 && accelerator.uploaded_bytes > 0);
+    assert!(accelerator.upload_us > 0);
+    assert_eq!(accelerator.memory_bytes, 4 << 30);
     assert!(accelerator.used_bytes > 0 && accelerator.reserved_bytes >= accelerator.used_bytes);
     assert!(!accelerator.plans.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_device_ends_the_server_with_70() {
+async fn a_launch_that_fails_ends_the_server_with_70() {
+    ends_with_70("cuLaunchKernel:6000:719").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_vanishes_ends_the_server_with_70() {
+    // CUDA_ERROR_DEINITIALIZED: the driver is being unloaded.
+    ends_with_70("cuEventRecord:6000:4").await;
+}
+
+/// Classifies until this failure, which is far beyond the calls of the start.
+async fn ends_with_70(failure: &str) {
     let folder = tempfile::tempdir().unwrap();
     let Some(mut command) = on_the_device(folder.path()) else {
         return;
     };
-    // Far beyond the start's launches.
-    command.env("FS_EMULATED_FAIL", "cuLaunchKernel:3000:719");
+    command.env("FS_EMULATED_FAIL", failure);
     let mut server = Process::start_by(command, folder.path(), &["--drain-grace", "0s"]);
     let client = server.client().await;
     motion(&client).await;
@@ -120,7 +132,7 @@ async fn a_device_without_room_refuses_a_clip_and_serves_the_next_one() {
         return;
     };
     // A failure for one allocation, far beyond those of the start.
-    command.env("FS_EMULATED_FAIL", "cuMemAllocAsync:3000:2");
+    command.env("FS_EMULATED_FAIL", "cuMemAllocAsync:6000:2");
     let server = Process::start_by(command, folder.path(), &[]);
     let client = server.client().await;
     motion(&client).await;
@@ -143,5 +155,43 @@ async fn a_device_without_room_refuses_a_clip_and_serves_the_next_one() {
         expected,
         "the set is not quarantined"
     );
+    assert_eq!(server.terminate().await.code(), Some(0));
+}
+
+/// Builds libraries of the names of NVIDIA's, which have almost none of their functions; `None` where there is no g++.
+fn old_libraries(folder: &Path) -> Option<std::path::PathBuf> {
+    emulated::built()?;
+    let (source, own) = (folder.join("old.cpp"), folder.join("libcuda.so"));
+    std::fs::write(&source, "extern \"C\" int cuInit(unsigned) { return 0; }").unwrap();
+    let mut compiler = std::process::Command::new("g++");
+    compiler
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&own)
+        .arg(&source);
+    assert!(compiler.status().unwrap().success());
+    for name in ["libcuda.so.1", "libcublasLt.so", "libcublasLt.so.13"] {
+        std::os::unix::fs::symlink(&own, folder.join(name)).unwrap();
+    }
+    Some(folder.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_is_too_old_is_said_and_auto_computes_on_the_cpu() {
+    let (folder, libraries) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let Some(libraries) = old_libraries(libraries.path()) else {
+        return;
+    };
+    let mut asked = command(folder.path());
+    asked
+        .args(["--device", "cuda:0"])
+        .env("LD_LIBRARY_PATH", &libraries);
+    let (code, text) = output(asked).await;
+    assert_eq!(code, Some(69), "{text}");
+    let said = "cannot compute on cuda:0: the NVIDIA driver or libcublasLt is too old";
+    assert!(text.contains(said), "{text}");
+    let mut auto = command(folder.path());
+    auto.env("LD_LIBRARY_PATH", &libraries);
+    let server = Process::start_by(auto, folder.path(), &["--device", "auto"]);
+    assert_eq!(info(&server.client().await).await.device, "cpu");
     assert_eq!(server.terminate().await.code(), Some(0));
 }

@@ -29,7 +29,7 @@ const SIZE: usize = 2_500;
 const PART: usize = 1_000;
 
 /// Prober that accepts everything, since decoding has its own tests.
-struct Anything;
+pub(crate) struct Anything;
 
 #[async_trait]
 impl Prober for Anything {

@@ -13,6 +13,8 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Folder of the kernels' source.
 pub(crate) const KERNELS: &str = "crates/model/src/ops/cuda/kernels";
 const DEVICE: &str = "tests/emulated";
+/// Folder of kernels that call one function of `device.cuh` each.
+const FUNCTIONS: &str = "tests/emulated/functions";
 
 /// Number of compilers at a time.
 const COMPILERS: usize = 2;
@@ -78,9 +80,9 @@ pub(crate) fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the kernels' files, each a translation unit; `all.cu` is all of them.
+/// Returns the files of the kernels, and of those that test `device.cuh`, each a translation unit; `all.cu` is all of the former.
 pub(crate) fn kernels() -> Vec<PathBuf> {
-    let mut files = files(KERNELS, &["cu"]);
+    let mut files = [files(KERNELS, &["cu"]), files(FUNCTIONS, &["cu"])].concat();
     files.retain(|file| !file.ends_with("all.cu"));
     files
 }
@@ -90,6 +92,7 @@ fn fingerprint() -> String {
     let folders = [
         KERNELS,
         DEVICE,
+        FUNCTIONS,
         "tests/emulated/check",
         "tests/emulated/driver",
     ];
@@ -119,6 +122,7 @@ fn build(folder: &Path) {
         ("registry", one("registry.cpp")),
         ("ptx", [one("ptx.cpp"), one("ptx_arithmetic.cpp")].concat()),
         ("streams", one("check_driver.cpp")),
+        ("device", one("device.cpp")),
     ];
     let objects = compile(folder, &groups);
     let linked = |groups: &[&str]| -> Vec<&PathBuf> {
@@ -132,6 +136,7 @@ fn build(folder: &Path) {
     };
     link("check", &["kernel", "check", "block", "registry"], &[]);
     link("check_ptx", &["check", "block", "ptx"], &[]);
+    link("check_device", &["check", "device"], &["-ldl"]);
     let shared = ["-shared", "-Wl,-Bsymbolic"];
     let driver = ["kernel", "driver", "block", "registry"];
     link("lib/libcuda.so", &driver, &shared);

@@ -3,7 +3,7 @@
 mod admission;
 mod device;
 mod embedding;
-mod fixture;
+pub(crate) mod fixture;
 mod isolation;
 mod loading;
 mod queueing;

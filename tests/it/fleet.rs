@@ -3,12 +3,14 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use frameshift::client::Client;
 use frameshift::config::Config;
 use frameshift::proto::v1;
 use tempfile::TempDir;
-use tonic::Code;
+use tonic::{Code, Request};
 
 use crate::postgres::{TestDatabase, database};
+use crate::rpc_canary::versions;
 use crate::server::{
     TestServer, classify, config, create_dataset, create_task, events, new_task, reason, refused,
     serving, submit, trained, until, upload,
@@ -93,6 +95,81 @@ async fn what_one_server_takes_every_other_serves() {
     let client = again.client("acme").await;
     assert_eq!(serving(&client, "motion").await, version);
     again.stop().await;
+    other.stop().await;
+}
+
+/// The version that answers, and its best label.
+async fn answered(client: &Client, video: &str, key: &str) -> (String, String) {
+    let mut request = Request::new(classify("shade", video));
+    let metadata = request.metadata_mut();
+    metadata.insert("x-frameshift-key", key.parse().unwrap());
+    let answer = client.classification().classify(request).await;
+    let answer = answer.expect("classified").into_inner();
+    (answer.version, answer.predictions[0].label.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_agree_on_what_serves_wherever_it_was_moved() {
+    let Some(fleet) = Fleet::new().await else {
+        return;
+    };
+    let (one, other) = (fleet.start("one").await, fleet.start("other").await);
+    let clients = [one.client("acme").await, other.client("acme").await];
+    let video = versions(&one, &clients[0], &[0, 1]).await;
+    let name = |number: usize| format!("tasks/shade/versions/{number}");
+    for (number, client) in [(2, 0), (1, 1), (2, 1), (1, 0)] {
+        let request = v1::SetServingRequest {
+            name: "tasks/shade".into(),
+            version: name(number),
+            etag: (clients[client].tasks().get_task(task("shade")).await)
+                .unwrap()
+                .into_inner()
+                .etag,
+            ..Default::default()
+        };
+        clients[client].tasks().set_serving(request).await.unwrap();
+        for client in &clients {
+            let expected = (name(number), (number - 1).to_string());
+            until(|| async { answered(client, &video, "k").await == expected }).await;
+            // Once a server has seen the move it never answers with the version before.
+            for _ in 0..5 {
+                assert_eq!(answered(client, &video, "k").await, expected);
+            }
+            let request = v1::ListResidencyRequest {};
+            let sets = client.tasks().list_residency(request).await.unwrap();
+            let sets = sets.into_inner().sets;
+            let is_own = |set: &v1::Residency| set.version == name(number);
+            assert!(sets.iter().any(is_own), "{sets:?}");
+        }
+    }
+    // Of a split, every key has the same version on both.
+    let share = |number| v1::ServingShare {
+        version: name(number),
+        per_mille: 500,
+    };
+    let found = clients[1].tasks().get_task(task("shade")).await.unwrap();
+    let request = v1::SetServingRequest {
+        name: "tasks/shade".into(),
+        split: vec![share(1), share(2)],
+        etag: found.into_inner().etag,
+        ..Default::default()
+    };
+    clients[1].tasks().set_serving(request).await.unwrap();
+    let keys: Vec<String> = (0..16).map(|key| format!("user-{key}")).collect();
+    let of = async |client: &Client| {
+        let mut seen = Vec::new();
+        for key in &keys {
+            seen.push(answered(client, &video, key).await.0);
+        }
+        seen
+    };
+    let is_divided = |seen: &[String]| seen.iter().any(|own| *own != seen[0]);
+    for client in &clients {
+        until(|| async { is_divided(&of(client).await) }).await;
+    }
+    assert_eq!(of(&clients[0]).await, of(&clients[1]).await);
+    drop(clients);
+    one.stop().await;
     other.stop().await;
 }
 
@@ -206,5 +283,227 @@ async fn a_database_that_takes_no_writes_is_left_for_one_that_does() {
         .expect("reads go on");
     fleet.database.set_read_only(false);
     until(|| async { client.tasks().create_task(new_task("kept")).await.is_ok() }).await;
+    server.stop().await;
+}
+
+/// A task with two versions from files, each of which has served. Returns the one that serves, then the other.
+async fn two_versions(client: &frameshift::client::Client, task: &str) -> [String; 2] {
+    let plan = frameshift::model::load::plan(&crate::server::backbone(), &Default::default());
+    let shape = plan.expect("a backbone").config().clone();
+    let file = |classes| crate::rpc_versions::file(&crate::rpc_versions::adapters(&shape, classes));
+    let header = v1::ImportAdapterVersionHeader {
+        create_task: true,
+        sampling: Some(v1::ClipSampling {
+            num_frames: 2,
+            ..Default::default()
+        }),
+        ..crate::rpc_versions::into_task(task)
+    };
+    let first = crate::rpc_versions::import(client, header, &file(5)).await;
+    let first = first.expect("imported").name;
+    until(|| async { serving(client, task).await == first }).await;
+    let again = crate::rpc_versions::into_task(task);
+    let second = crate::rpc_versions::import(client, again, &file(5)).await;
+    let second = second.expect("imported").name;
+    until(|| async { serving(client, task).await == second }).await;
+    [second, first]
+}
+
+async fn set_serving(client: &frameshift::client::Client, task: &str, version: &str) {
+    let name = format!("tasks/{task}");
+    let get = v1::GetTaskRequest { name: name.clone() };
+    let found = client.tasks().get_task(get).await.expect("found");
+    let request = v1::SetServingRequest {
+        name,
+        version: version.into(),
+        etag: found.into_inner().etag,
+        ..Default::default()
+    };
+    client.tasks().set_serving(request).await.expect("set");
+}
+
+fn given(task: &str) -> v1::ClassifyRequest {
+    let mut request = classify(task, "");
+    request.source = Some(v1::classify_request::Source::Content(crate::server::clip(
+        10,
+    )));
+    request
+}
+
+/// Versions that a server has proved or moved.
+fn moves(server: &TestServer) -> u64 {
+    let moved = ["frameshift_serving_moves_total{", "outcome=\"moved\""];
+    crate::rpc_classify::counted(server, &moved)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_server_proves_a_version_and_those_that_serve_the_task_swap_without_waiting() {
+    let Some(fleet) = Fleet::new().await else {
+        return;
+    };
+    let mut servers = Vec::new();
+    for name in ["one", "two", "three", "idle"] {
+        servers.push(fleet.start(name).await);
+    }
+    let client = servers[0].client("acme").await;
+    let [first, second] = two_versions(&client, "motion").await;
+    until(|| async { servers.iter().map(moves).sum::<u64>() >= 2 }).await;
+    let proved: u64 = servers.iter().map(moves).sum();
+    assert_eq!(proved, 2, "one server loaded each version for all");
+    let with_sets = servers
+        .iter()
+        .filter(|own| own.wiring.engine.in_use().sets > 0);
+    assert_eq!(with_sets.count(), 1);
+    let mut clients = Vec::new();
+    for server in &servers[..3] {
+        let client = server.client("acme").await;
+        let answer = client.classification().classify(given("motion")).await;
+        assert_eq!(answer.expect("classified").into_inner().version, first);
+        clients.push(client);
+    }
+
+    // The whole time each of the three answers, and at last with the new version.
+    set_serving(&client, "motion", &second).await;
+    let begun = std::time::Instant::now();
+    for client in &clients {
+        until(|| async {
+            let answer = client.classification().classify(given("motion")).await;
+            let version = answer.expect("classified").into_inner().version;
+            assert!(version == first || version == second, "{version}");
+            version == second
+        })
+        .await;
+    }
+    println!(
+        "every server answers with the new version after {:?}",
+        begun.elapsed()
+    );
+    until(|| async { servers.iter().map(moves).sum::<u64>() >= 3 }).await;
+    let proved: u64 = servers.iter().map(moves).sum();
+    assert_eq!(proved, 3);
+    let idle = servers.last().expect("a server");
+    if moves(idle) == 0 {
+        assert_eq!(
+            idle.wiring.engine.in_use().sets,
+            0,
+            "it serves no such task"
+        );
+    }
+
+    // Everybody is on record, with what it has.
+    let page = frameshift::metadata::PageRequest::new(0, "").expect("a page");
+    let metadata = std::sync::Arc::clone(&servers[0].wiring.metadata);
+    let reported = async || {
+        let listed = metadata.list_replicas(&page).await.expect("listed").items;
+        let has = |own: &frameshift::metadata::ReplicaRecord| !own.report.sets.is_empty();
+        (listed.len(), listed.iter().filter(|own| has(own)).count())
+    };
+    until(|| async {
+        let (all, with_sets) = reported().await;
+        all == 4 && with_sets >= 3
+    })
+    .await;
+    let idle = servers.pop().expect("a server");
+    idle.stop().await;
+    assert_eq!(reported().await.0, 3, "who ends goes from the list");
+    for server in servers {
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_video_is_gone_on_every_server() {
+    let Some(fleet) = Fleet::new().await else {
+        return;
+    };
+    let (one, other) = (fleet.start("one").await, fleet.start("other").await);
+    let (first, second) = (one.client("acme").await, other.client("acme").await);
+    two_versions(&first, "motion").await;
+    let video = upload(&first, &crate::server::clip(70))
+        .await
+        .expect("uploaded");
+    for client in [&first, &second] {
+        let request = classify("motion", &video.name);
+        client
+            .classification()
+            .classify(request)
+            .await
+            .expect("classified");
+    }
+    let name = video.name.clone();
+    let request = v1::DeleteVideoRequest { name, force: false };
+    first.videos().delete_video(request).await.expect("deleted");
+    let answer = first
+        .classification()
+        .classify(classify("motion", &video.name))
+        .await;
+    refused(answer, Code::NotFound, "VIDEO_NOT_FOUND");
+    until(|| async {
+        let request = classify("motion", &video.name);
+        match second.classification().classify(request).await {
+            Ok(_) => false,
+            Err(status) => status.code() == Code::NotFound,
+        }
+    })
+    .await;
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classifying_what_is_known_asks_the_database_for_nothing() {
+    let Some(fleet) = Fleet::new().await else {
+        return;
+    };
+    let server = fleet.start("one").await;
+    let client = server.client("acme").await;
+    two_versions(&client, "motion").await;
+    let video = upload(&client, &crate::server::clip(70))
+        .await
+        .expect("uploaded");
+    let stored = classify("motion", &video.name);
+    let all = async |requests: u32| {
+        for _ in 0..requests {
+            for request in [given("motion"), stored.clone()] {
+                client
+                    .classification()
+                    .classify(request)
+                    .await
+                    .expect("classified");
+            }
+        }
+    };
+    all(2).await;
+    fleet.database.log_statements();
+    all(100).await;
+    let statements = fleet.database.logged();
+    // What runs by itself goes on; none of it is asked for a classification.
+    let asked = [
+        "FROM tasks WHERE tenant",
+        "FROM versions",
+        "FROM videos",
+        "api_keys",
+    ];
+    let of_calls = |text: &&String| asked.iter().any(|part| text.contains(part));
+    let of_calls: Vec<_> = statements.iter().filter(of_calls).collect();
+    assert_eq!(of_calls, Vec::<&String>::new());
+    println!(
+        "200 classifications beside {} statements of loops",
+        statements.len()
+    );
+
+    // Known tasks and videos are classified while the database is away.
+    fleet.database.set_away(true);
+    let span = if crate::replicas::is_full() { 30 } else { 4 };
+    let begun = std::time::Instant::now();
+    while begun.elapsed().as_secs() < span {
+        all(1).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    fleet.database.set_away(false);
+    let begun = std::time::Instant::now();
+    until(|| async { client.tasks().create_task(new_task("kept")).await.is_ok() }).await;
+    println!("the first change after {:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 5);
     server.stop().await;
 }

@@ -189,3 +189,45 @@ async fn a_check_without_findings_lets_the_collector_go_on_in_a_bucket() {
     let (code, lines) = fsck(&data, &config).await;
     assert_eq!((code, lines.len()), (Some(2), 0), "{lines:?}");
 }
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn records_on_a_server_are_checked_and_repaired_while_servers_use_them() {
+    let Some(database) = crate::postgres::database().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let file = folder.path().join("server.toml");
+    let text = format!("database_url = \"{}\"\n", database.config().url());
+    std::fs::write(&file, text).unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let server = Process::start_by(command(folder.path()), folder.path(), &config);
+    let client = server.client().await;
+    let videos = trained(&client, "motion").await;
+    let deep = ["--deep", config[0], config[1]];
+    let (code, lines) = fsck(&data, &deep).await;
+    assert_eq!((code, lines.len()), (Some(0), 1), "{lines:?}");
+    assert_eq!(lines[0]["summary"]["objects"], 7, "{lines:?}");
+
+    std::fs::remove_file(object(&data, &videos[0])).unwrap();
+    database.run("UPDATE tenant_usage SET videos = videos + 3");
+    database.run("UPDATE jobs SET lease_end = 9000000000000000");
+    database.run("UPDATE tasks SET desired = 77");
+    let (code, lines) = fsck(&data, &config).await;
+    let all = [
+        "desired_version_missing",
+        "lease_too_long",
+        "object_missing",
+        "usage_differs",
+    ];
+    assert_eq!((code, findings(&lines)), (Some(1), all.to_vec()));
+    let repair = ["--repair", config[0], config[1]];
+    let (code, lines) = fsck(&data, &repair).await;
+    let repaired = lines.iter().filter(|line| line["repaired"] == true).count();
+    assert_eq!((code, repaired), (Some(1), 2), "{lines:?}");
+    let (code, lines) = fsck(&data, &config).await;
+    let left = ["desired_version_missing", "object_missing"];
+    assert_eq!((code, findings(&lines)), (Some(1), left.to_vec()));
+    assert_eq!(server.terminate().await.code(), Some(0));
+}

@@ -1,19 +1,24 @@
 //! Fine-tuning from submission to a published version, on real clips, with the real decoder and device.
 
+mod alike;
 mod balance;
 mod bed;
 mod budget;
 mod crash;
 mod direction;
+mod divergence;
 mod heads;
 mod kills;
 mod looks;
 mod many;
 mod memory;
 mod outages;
+mod parent;
 mod pause;
 mod probes;
 mod refusals;
+mod skipped;
+mod sweep;
 mod test_split;
 mod waiting;
 

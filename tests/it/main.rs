@@ -8,21 +8,29 @@
 )]
 mod access;
 mod allocation;
+mod bench_fleet;
 mod bench_serve;
 mod buckets;
+mod bulk_classify;
 mod clips_manifest;
 mod complaints;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda_faults;
 mod cuda_kernels;
 #[cfg(feature = "cuda")]
 mod cuda_program;
 mod damage;
 mod decoding;
+mod descriptors;
 mod durability;
 mod emulated;
 mod engine;
 mod errors_doc;
+#[cfg(feature = "postgres")]
+mod faults;
 mod features;
+mod fetch_backbone;
 #[cfg(feature = "postgres")]
 mod fleet;
 mod fsck;
@@ -33,6 +41,8 @@ mod golden_model;
 mod golden_preproc;
 mod hostile_checkpoints;
 mod inspect;
+#[allow(dead_code)] // Unit tests use the rest.
+mod issuer;
 mod jobs;
 mod library;
 mod licences;
@@ -48,12 +58,17 @@ mod outages;
 mod postgres;
 mod processes;
 mod registry;
+#[cfg(feature = "postgres")]
+mod replicas;
 mod reports;
 mod restore;
 mod roles;
+#[cfg(feature = "postgres")]
+mod rollout;
 mod rpc_canary;
 mod rpc_check;
 mod rpc_classify;
+mod rpc_dataset_versions;
 mod rpc_embed;
 mod rpc_evaluate;
 mod rpc_frames;
@@ -65,17 +80,22 @@ mod rpc_outage;
 mod rpc_preview;
 mod rpc_server;
 mod rpc_swaps;
+mod rpc_sweeps;
 mod rpc_tenants;
+mod rpc_unknown;
 mod rpc_uploads;
 mod rpc_versions;
 mod rpc_views;
+mod rpc_web;
 mod rpc_windows;
+mod security_doc;
 mod server;
 mod server_process;
 mod service_config;
 mod shared;
 mod soak;
 mod store;
+mod tenants;
 mod tidy;
 mod tls;
 mod traces;

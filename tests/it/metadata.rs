@@ -5,11 +5,16 @@ mod backbones;
 pub(crate) mod bulk;
 mod changes;
 mod crashes;
+mod erasures;
+#[cfg(feature = "postgres")]
+mod feed;
 pub(crate) mod fixture;
+mod fleet;
 #[cfg(feature = "postgres")]
 mod hints;
 mod isolation;
 mod jobs;
+mod metering;
 mod outage;
 mod quotas;
 mod races;
@@ -17,7 +22,12 @@ mod resources;
 mod retention;
 #[cfg(feature = "postgres")]
 mod schema;
+mod seals;
+#[cfg(feature = "postgres")]
+mod silence;
 mod snapshots;
+mod sweeps;
+mod terms;
 
 use std::sync::Arc;
 
@@ -46,6 +56,59 @@ impl Backend {
     /// Lets so much time pass on the database's clock.
     pub(crate) fn pass(&self, time: std::time::Duration) {
         self.clock.advance_clock(time);
+    }
+
+    /// Reads the schema, and expects that every table with tenants has rows of one, or that none has, but for the audit log and the record of erasures.
+    pub(crate) async fn expect_rows(&self, tenant: &str, are_there: bool) {
+        match &self._home {
+            Home::Folder { _folder } => {
+                let path = _folder.path().join("metadata.sqlite");
+                expect_rows(&path, tenant, are_there).await;
+            }
+            #[cfg(feature = "postgres")]
+            Home::Server { _database } => {
+                let (wanted, unwanted) = if are_there {
+                    ("", "NOT ")
+                } else {
+                    ("NOT ", "")
+                };
+                _database.run(&format!(
+                    "DO $$ DECLARE own text; found boolean; BEGIN \
+                     FOR own IN SELECT table_name FROM information_schema.columns \
+                     WHERE table_schema = 'public' AND column_name = 'tenant' \
+                     AND table_name NOT IN ('audit_events', 'erasures') LOOP \
+                     EXECUTE format('SELECT EXISTS (SELECT 1 FROM %I WHERE tenant = %L)', own, '{tenant}') INTO found; \
+                     IF {unwanted}found THEN RAISE EXCEPTION 'rows are {wanted}there: %', own; END IF; \
+                     END LOOP; END $$"
+                ));
+            }
+        }
+    }
+}
+
+/// As [`Backend::expect_rows`], in a SQLite file.
+pub(crate) async fn expect_rows(path: &std::path::Path, tenant: &str, are_there: bool) {
+    use sqlx::Connection;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+    let mut conn = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .expect("a connection");
+    let sql = "SELECT m.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c \
+               WHERE m.type = 'table' AND c.name = 'tenant' \
+               AND m.name NOT IN ('audit_events', 'erasures')";
+    let tables: Vec<String> = sqlx::query_scalar(sql)
+        .fetch_all(&mut conn)
+        .await
+        .expect("tables");
+    assert!(tables.len() > 15, "{tables:?}");
+    for table in tables {
+        let sql = format!("SELECT COUNT(*) FROM {table} WHERE tenant = ?");
+        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .bind(tenant)
+            .fetch_one(&mut conn)
+            .await
+            .expect("a count");
+        assert_eq!(count > 0, are_there, "{table} has {count} rows of {tenant}");
     }
 }
 

@@ -4,6 +4,7 @@ mod training;
 
 use std::sync::{Arc, OnceLock};
 
+use frameshift::device;
 use frameshift::model::adamw::{AdamW, Config};
 use frameshift::model::{
     Activation, AdapterSet, Backbone, BackboneConfig, Dropout, Error, Features, Inference, Keep,
@@ -11,6 +12,7 @@ use frameshift::model::{
 };
 use frameshift::rng::Stream;
 use frameshift::spec::{AdapterConfig, Digest, Head, Normalization, Precision};
+use frameshift::telemetry::Metrics;
 
 pub(crate) fn small() -> BackboneConfig {
     BackboneConfig {
@@ -37,6 +39,22 @@ pub(crate) fn place() -> Place {
         Err(_) => Place::Host,
     };
     PLACE.get_or_init(open).clone()
+}
+
+/// The place of the tests as a device thread sees it.
+struct Watched(Place);
+
+impl device::Health for Watched {
+    fn lost(&self) -> Option<Arc<str>> {
+        self.0.lost()
+    }
+}
+
+/// Starts a device thread on the place of the tests.
+pub(crate) fn device(metrics: &Metrics) -> (device::Handle, device::Service) {
+    let health = Box::new(Watched(place()));
+    let started = device::start_on(health, device::Config::default(), metrics.clone());
+    started.expect("a device")
 }
 
 /// Whether the place of the tests computes in this precision: integers are for hosts only.

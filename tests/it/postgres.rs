@@ -13,6 +13,8 @@ use tokio::sync::OnceCell;
 
 use frameshift::metadata::{Database, ServerConfig};
 
+pub(crate) mod own;
+
 /// The database that those of tests are copied from: it has the schema.
 const TEMPLATE: &str = "frameshift_template";
 /// Its name until it has the schema.
@@ -99,6 +101,23 @@ impl TestDatabase {
         }
     }
 
+    /// Has every statement in it logged from now on, by connections that are opened from now on; ends the others.
+    pub(crate) fn log_statements(&self) {
+        let name = &self.name;
+        let sql = format!("ALTER DATABASE {name} SET log_statement = 'all'");
+        self.place.psql("postgres", &sql);
+        self.end_connections();
+    }
+
+    /// The statements that were logged.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.place.folder.join("log")).expect("a log");
+        let own = format!("[{}]", self.name);
+        let lines = log.lines().filter(|line| line.starts_with(&own));
+        let lines = lines.filter(|line| line.contains("execute") || line.contains("statement:"));
+        lines.map(str::to_owned).collect()
+    }
+
     fn end_connections(&self) {
         let sql = format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'",
@@ -117,12 +136,7 @@ impl Drop for TestDatabase {
 }
 
 async fn start() -> Option<Server> {
-    let Some(place) = Place::find() else {
-        eprintln!("skipped: PostgreSQL is not installed, deploy/setup.sh --tests does that");
-        let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
-        assert!(!is_ci, "PostgreSQL is not installed");
-        return None;
-    };
+    let place = Place::find_or_say()?;
     let (lock, server) = tokio::task::spawn_blocking(move || place.join())
         .await
         .expect("the server starts");
@@ -163,6 +177,17 @@ impl Place {
             folder: std::env::temp_dir().join(folder),
             user,
         })
+    }
+
+    /// As [`Self::find`], which says when there is none.
+    fn find_or_say() -> Option<Self> {
+        let found = Self::find();
+        if found.is_none() {
+            eprintln!("skipped: PostgreSQL is not installed, deploy/setup.sh --tests does that");
+            let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+            assert!(!is_ci, "PostgreSQL is not installed");
+        }
+        found
     }
 
     fn config(&self, database: &str) -> ServerConfig {
@@ -212,6 +237,21 @@ impl Place {
                 .output(),
         );
         drop(fs::remove_dir_all(&data));
+        self.fill(&data);
+        // Nothing here has to survive the machine.
+        let options = format!(
+            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off -c full_page_writes=off \
+             -c synchronous_commit=off -c max_connections=500 -c shared_buffers=64MB \
+             -c log_line_prefix=[%d]",
+            self.folder.display()
+        );
+        self.begin(&data, &options);
+        self.psql("postgres", &format!("CREATE DATABASE {BUILDING}"));
+        self.keep(&data);
+    }
+
+    /// Makes the server's files.
+    fn fill(&self, data: &Path) {
         if let Some((user, group)) = self.user {
             chown(&self.folder, Some(user), Some(group)).expect("the server's folder");
         }
@@ -223,27 +263,23 @@ impl Place {
             "--no-sync",
             "--encoding=UTF8",
         ]);
-        initdb.args(["--locale=C.UTF-8", "-D"]).arg(&data);
+        initdb.args(["--locale=C.UTF-8", "-D"]).arg(data);
         succeed(&initdb.output().expect("initdb"));
-        // Nothing here has to survive the machine.
-        let options = format!(
-            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off -c full_page_writes=off \
-             -c synchronous_commit=off -c max_connections=500 -c shared_buffers=64MB",
-            self.folder.display()
-        );
+    }
+
+    /// Starts the server, once its files are there.
+    fn begin(&self, data: &Path, options: &str) {
         let log = self.folder.join("log");
         let mut start = self.command("pg_ctl");
         start
             .args(["start", "-w", "-t", "120", "-D"])
-            .arg(&data)
+            .arg(data)
             .arg("-l")
             .arg(log);
         start.arg("-o").arg(options);
         // The server keeps what it inherits: a pipe would never end.
         start.stdout(Stdio::null()).stderr(Stdio::null());
         assert!(start.status().expect("pg_ctl").success(), "no server");
-        self.psql("postgres", &format!("CREATE DATABASE {BUILDING}"));
-        self.keep(&data);
     }
 
     /// Starts what ends the server: it waits for the last user, and a while for the next.

@@ -1,5 +1,7 @@
 //! Several versions of one task at once: shares that are sticky by key, versions that watch, and the way back.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -19,6 +21,11 @@ fn name(number: u32) -> String {
 
 /// Imports a version of the task whose best label is always this one, of `0` and `1`.
 async fn publish(server: &TestServer, client: &Client, label: usize) {
+    publish_with(server, client, label, &[]).await;
+}
+
+/// Imports such a version whose labels have these names; with none, they are numbers.
+async fn publish_with(server: &TestServer, client: &Client, label: usize, names: &[&str]) {
     let mut tensors = adapters(server.wiring.backbone.config(), 2);
     let bias = tensors
         .iter_mut()
@@ -31,6 +38,7 @@ async fn publish(server: &TestServer, client: &Client, label: usize) {
         .collect();
     let header = v1::ImportAdapterVersionHeader {
         create_task: true,
+        labels: names.iter().map(|name| (*name).to_owned()).collect(),
         sampling: Some(v1::ClipSampling {
             num_frames: 2,
             ..Default::default()

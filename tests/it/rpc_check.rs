@@ -36,6 +36,7 @@ async fn planted_duplicates_are_found_by_the_server_and_told_by_a_job() {
     let answer = client.datasets().check_dataset(request).await.unwrap();
     let answer = answer.into_inner();
     assert_eq!((answer.examples, answer.dataset_digest.len()), (8, 32));
+    assert_eq!(answer.unseen, 8);
     let kinds: Vec<v1::FindingKind> = answer.findings.iter().map(v1::Finding::kind).collect();
     assert_eq!(
         kinds,
@@ -67,5 +68,10 @@ async fn planted_duplicates_are_found_by_the_server_and_told_by_a_job() {
         let is_told = |text: &&str| text.contains(&finding.text) && text.contains(video.as_str());
         assert!(warnings.iter().any(is_told), "{warnings:?}");
     }
+    let request = v1::CheckDatasetRequest {
+        name: "datasets/shades".into(),
+    };
+    let answer = client.datasets().check_dataset(request).await.unwrap();
+    assert_eq!(answer.into_inner().unseen, 0, "the job has looked at all");
     server.stop().await;
 }

@@ -1,6 +1,7 @@
 //! Live streams through the whole server: what windows answer, what is left out, and how streams end.
 
 mod limits;
+mod pictures;
 mod refusals;
 mod times;
 
@@ -19,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::rpc_classify::counted;
+use crate::rpc_versions::{adapters, file, import, into_task};
 use crate::server::{
     TestServer, classify, create_task, events, new_task, reason, refused, serving, soon, submit,
     trained, until, upload,
@@ -327,6 +329,47 @@ async fn several_tasks_share_frames_and_answer_what_each_answers_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn windows_that_share_frames_answer_what_windows_without_common_frames_answer() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    // A head alone: what a frame gives below the last block is kept for all of its windows.
+    let mut head = adapters(server.wiring.backbone.config(), 3);
+    head.retain(|tensor| tensor.name.starts_with("fc."));
+    let into = v1::ImportAdapterVersionHeader {
+        create_task: true,
+        sampling: Some(v1::ClipSampling {
+            num_frames: 3,
+            ..Default::default()
+        }),
+        ..into_task("probe")
+    };
+    import(&client, into, &file(&head)).await.unwrap();
+    serving(&client, "probe").await;
+    let windows = async |stride| {
+        let live = Live::open(&client, header("probe", by_frames(1, stride)));
+        let live = live.await.unwrap();
+        for number in 0..9 {
+            live.send(number * 100, jpeg(number)).await;
+        }
+        live.end().await.unwrap().windows
+    };
+    let resumed = || counted(&server, &["frameshift_frames_resumed_total "]);
+    let apart = windows(3).await;
+    assert_eq!((apart.len(), resumed()), (3, 0));
+    let all = windows(1).await;
+    assert_eq!(all.len(), 7);
+    // At most two windows are in one batch, so that the third one shows a frame of an earlier batch.
+    assert!(resumed() > 0, "no frame went on from kept tokens");
+    for (number, window) in apart.iter().enumerate() {
+        let same = &all[3 * number];
+        assert_eq!(same.results[0].frames, window.results[0].frames);
+        // To the bit.
+        assert_eq!(scores(same), scores(window));
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sixteen_streams_share_batches_and_each_gets_its_own_scores() {
     let server = TestServer::start().await;
     let client = server.client("acme").await;
@@ -357,103 +400,6 @@ async fn sixteen_streams_share_batches_and_each_gets_its_own_scores() {
     until(|| async { counted(&server, &["frameshift_live_streams "]) == 16 }).await;
     drop(streams);
     until(|| async { counted(&server, &["frameshift_live_streams "]) == 0 }).await;
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_picture_is_named_and_counted_and_hurts_nobody() {
-    let server = TestServer::start().await;
-    let client = server.client("acme").await;
-    trained(&client, "shade").await;
-    let mut quiet = Live::open(&client, header("shade", by_frames(1, 1)))
-        .await
-        .unwrap();
-    let live = Live::open(&client, header("shade", by_frames(1, 1)))
-        .await
-        .unwrap();
-    let whole = jpeg(1);
-    let mut bomb = whole.to_vec();
-    let frame = bomb
-        .windows(2)
-        .position(|pair| pair == [0xff, 0xc0])
-        .unwrap();
-    bomb[frame + 5..frame + 9].copy_from_slice(&[0xff; 4]);
-    for (number, bytes) in (0..).zip([
-        whole.clone(),
-        Bytes::from_static(b"this is not a picture"),
-        whole.slice(..whole.len() / 2),
-        bomb.into(),
-        Bytes::new(),
-        vec![0; (1 << 20) + 1].into(),
-        jpeg(2),
-    ]) {
-        live.send(number, bytes).await;
-    }
-    let ended = live.end().await.unwrap();
-    let problems: Vec<_> = (ended.problems.iter())
-        .map(|own| (own.frame, own.reason.as_str()))
-        .collect();
-    // What is too large is found out when it comes, before what waits is looked at.
-    let mut expected = [
-        (1, "VIDEO_UNDECODABLE"),
-        (2, "VIDEO_UNDECODABLE"),
-        (3, "VIDEO_TOO_MANY_PIXELS"),
-        (4, "VIDEO_EMPTY"),
-        (5, "FRAME_TOO_LARGE"),
-    ];
-    let mut found = problems.clone();
-    found.sort_unstable();
-    expected.sort_unstable();
-    assert_eq!(found, expected);
-    assert_eq!((ended.counts.bad, ended.counts.used), (5, 2));
-    // The nearest good one stands in for a bad one.
-    let last = ended.windows.last().unwrap();
-    let shown: Vec<u32> = last.results[0]
-        .frames
-        .iter()
-        .map(|frame| frame.index)
-        .collect();
-    assert_eq!(shown, [6, 6]);
-
-    let live = Live::open(&client, header("shade", by_frames(1, 1)))
-        .await
-        .unwrap();
-    for number in 0..16 {
-        live.send(number, Bytes::from_static(b"this is not a picture"))
-            .await;
-    }
-    let ended = live.end().await;
-    refused(ended, Code::InvalidArgument, "FRAMES_UNREADABLE");
-    quiet.send(0, jpeg(1)).await;
-    quiet.send(1, jpeg(2)).await;
-    assert_eq!(quiet.window().await.number, 0);
-    drop(quiet);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sizes_may_change_in_mid_stream_for_jpegs_and_not_for_pixels() {
-    let server = TestServer::start().await;
-    let (client, live) = opened(&server, by_frames(1, 1)).await;
-    for (number, bytes) in (0..).zip([jpeg(1), jpeg(2), wide_jpeg(), wide_jpeg(), jpeg(3)]) {
-        live.send(number, bytes).await;
-    }
-    let ended = live.end().await.unwrap();
-    assert_eq!((ended.windows.len(), ended.counts.size_changes), (4, 2));
-    let mut header = header("shade", by_frames(1, 1));
-    header.format = Some(raw(v1::PixelLayout::Nv12, 16, 8));
-    let live = Live::open(&client, header).await.unwrap();
-    for (number, bytes) in (0..).zip([192, 191, 192, 193]) {
-        live.send(number, vec![90; bytes]).await;
-    }
-    let ended = live.end().await.unwrap();
-    let reasons: Vec<_> = ended
-        .problems
-        .iter()
-        .map(|own| own.reason.as_str())
-        .collect();
-    assert_eq!(reasons, ["FRAME_SIZE_MISMATCH"; 2]);
-    assert_eq!(ended.windows.len(), 1);
     server.stop().await;
 }
 

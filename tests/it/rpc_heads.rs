@@ -123,6 +123,50 @@ async fn a_task_of_each_head_trains_serves_beside_the_others_and_goes_out_and_in
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_chooses_its_head_shows_what_it_compared_and_serves_the_best() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    let videos = create_dataset(&client, "shades").await;
+    let create = request("auto", v1::Head::Auto, true);
+    let task = client.tasks().create_task(create).await.unwrap();
+    assert_eq!(task.into_inner().head(), v1::Head::Auto);
+    let job = submit(&client, "auto", "shades").await;
+    let told = events(&client, &job.name, 0).await;
+    let compared: Vec<v1::job_event::ComparedHead> = told
+        .into_iter()
+        .filter_map(|event| match event.event {
+            Some(v1::job_event::Event::Comparison(own)) => Some(own.heads),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let heads: Vec<(v1::Head, bool)> = compared
+        .iter()
+        .map(|own| (own.head(), own.has_adapters))
+        .collect();
+    let expected = [
+        (v1::Head::Frames, false),
+        (v1::Head::Conv, false),
+        (v1::Head::Attention, false),
+        (v1::Head::Mean, true),
+    ];
+    assert_eq!(heads, expected);
+    let published: Vec<_> = compared.iter().filter(|own| own.published).collect();
+    let [best] = published[..] else {
+        panic!("one is published: {compared:?}")
+    };
+    assert!(compared.iter().all(|own| own.top1 <= best.top1));
+    let own = version(&client, &serving(&client, "auto").await).await;
+    assert_eq!((own.head(), own.parameters), (best.head(), best.parameters));
+    let measured = own.evaluation.expect("metrics");
+    assert_eq!((measured.top1, measured.loss), (best.top1, best.loss));
+    let answer = classify("auto", &videos[0].name);
+    let answer = client.classification().classify(answer).await.unwrap();
+    assert_eq!(answer.into_inner().predictions.len(), 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_does_not_exist_is_refused_with_its_field() {
     let server = TestServer::start().await;
     let client = server.client("acme").await;

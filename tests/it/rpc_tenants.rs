@@ -101,6 +101,7 @@ async fn what_is_anothers_answers_and_costs_as_what_was_never_there() {
         video: "videos/00000000-0000-7000-8000-000000000001".into(),
         upload: "uploads/00000000-0000-7000-8000-000000000002".into(),
         job: "jobs/00000000-0000-7000-8000-000000000003".into(),
+        sweep: "sweeps/00000000-0000-7000-8000-000000000004".into(),
         etag: "1".into(),
     };
     reach::prepare(&b).await;

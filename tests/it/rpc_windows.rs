@@ -1,6 +1,8 @@
 //! Windows that slide over a video answer what requests for their frames answer, arrive in order, and go on where they were after any end.
 
 mod ends;
+mod kept;
+mod sent;
 
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use frameshift::proto::v1;
 use frameshift::proto::v1::classify_windows_response::Event;
 use frameshift::proto::v1::window_options::Stride;
 use frameshift::video::encode::{Encoder, Format};
-use tonic::{Code, Status};
+use tonic::{Code, IntoRequest, Status};
 
 use crate::reports::command::ask;
 use crate::rpc_classify::counted;
@@ -103,13 +105,16 @@ fn request(tasks: &[&str], video: &str, windows: v1::WindowOptions) -> v1::Class
 
 /// What a stream told, and how it ended.
 #[derive(Debug, Default)]
-struct Told {
-    windows: Vec<v1::ClassifiedWindow>,
-    failed: Vec<v1::FailedTask>,
+pub(crate) struct Told {
+    pub(crate) windows: Vec<v1::ClassifiedWindow>,
+    pub(crate) failed: Vec<v1::FailedTask>,
     summary: Option<v1::WindowsSummary>,
 }
 
-async fn told(client: &Client, request: v1::ClassifyWindowsRequest) -> Result<Told, Status> {
+pub(crate) async fn told(
+    client: &Client,
+    request: impl IntoRequest<v1::ClassifyWindowsRequest>,
+) -> Result<Told, Status> {
     let mut stream = (client.classification().classify_windows(request).await?).into_inner();
     let mut told = Told::default();
     while let Some(message) = stream.message().await? {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use frameshift::app::{self, App, Wiring};
 use frameshift::client::Client;
 use frameshift::config::Config;
-use frameshift::config::settings::Flags;
+use frameshift::config::settings::{Flags, PrecisionChoice};
 use frameshift::device;
 use frameshift::metadata::Outages;
 use frameshift::proto::v1;
@@ -119,13 +119,25 @@ impl TestServer {
     }
 }
 
+/// Returns what the model of a server computes on: the processor, or the device that `FRAMESHIFT_TEST_DEVICE` names, in f32 there as here.
+fn computing() -> Flags {
+    match std::env::var("FRAMESHIFT_TEST_DEVICE") {
+        Ok(device) => Flags {
+            device: Some(device.parse().expect("a device")),
+            precision: Some(PrecisionChoice::F32),
+            ..Flags::default()
+        },
+        Err(_) => Flags::default(),
+    }
+}
+
 /// Returns the configuration of a server on this directory, with the smallest Hugging Face backbone of the golden data.
 pub(crate) fn config(folder: &Path) -> Config {
     let flags = Flags {
         listen: Some("127.0.0.1:0".parse().unwrap()),
         data_dir: Some(folder.to_owned()),
         backbone: Some(backbone()),
-        ..Flags::default()
+        ..computing()
     };
     let program = PathBuf::from(env!("CARGO_BIN_EXE_frameshift"));
     Config::load(None, &BTreeMap::new(), &flags, program).unwrap()

@@ -1,8 +1,9 @@
-//! A server under everything at once: requests of every kind, callers that leave, deadlines, floods, swaps, imports, deletions, killed workers, and a store
-//! that is slow or fails. Every answer has the bits of its twin, which was asked for alone, and at the end everything is given back.
+//! A server under everything at once: requests of every kind, streams of windows and frames, versions that share requests or watch, callers that leave,
+//! deadlines, floods, quotas, swaps, imports, deletions, killed workers, and a store that is slow or fails. Every answer has the bits of its twin, which was asked for alone, and at the end everything is given back.
 
 mod bed;
 mod mix;
+mod streams;
 mod tally;
 mod trouble;
 
@@ -90,6 +91,17 @@ async fn under_faults_floods_and_swaps_every_answer_is_its_twins_and_all_is_give
     for doing in Doing::ALL {
         assert!(tally.right(doing) > 0, "{doing:?} never succeeded: {tally}");
     }
+
+    let resumed = bed.counted().resumed - counted.resumed;
+    assert!(resumed > 0, "no frame went on from kept tokens: {tally}");
+    for what in ["stored", "refused for the quota"] {
+        assert!(tally.happened(what) > 0, "nothing was {what}: {tally}");
+    }
+    let [watches] = &bed.split().await.shadows[..] else {
+        panic!("one version watches");
+    };
+    let seen = watches.compared + watches.dropped;
+    assert!(seen > 0 && watches.failed == 0, "{watches:?}");
 
     bed.check_twins().await;
     bed.check_books().await;

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use frameshift::client::{Client, Error, Options, Tls};
 use frameshift::proto::v1;
 use frameshift::tenancy::tls::{Clients, Config};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams,
+};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -16,19 +19,19 @@ use tokio::net::TcpStream;
 use crate::server::{TestServer, soon, until};
 
 /// An authority and what it signed, as files.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key.
-struct Pair {
-    certificate: String,
-    key: String,
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -39,11 +42,11 @@ impl Authority {
         Self { folder, issuer }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn sign(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    pub(crate) fn sign(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let key = KeyPair::generate().unwrap();
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();
@@ -54,7 +57,7 @@ impl Authority {
     }
 
     /// Puts a pair into files of a name; each appears whole.
-    fn put(&self, name: &str, pair: &Pair) {
+    pub(crate) fn put(&self, name: &str, pair: &Pair) {
         for (end, text) in [("pem", &pair.certificate), ("key", &pair.key)] {
             let new = self.at("new");
             std::fs::write(&new, text).unwrap();
@@ -64,13 +67,41 @@ impl Authority {
 
     /// A server with a certificate of this authority, which looks at its files all the time.
     async fn serve(&self, clients: Option<(&Path, Clients)>) -> TestServer {
+        let tls = self.server(clients);
+        TestServer::start_with(|config| config.tls = Some(tls)).await
+    }
+
+    /// TLS with a certificate of this authority, whose files are looked at all the time.
+    pub(crate) fn server(&self, clients: Option<(&Path, Clients)>) -> Config {
         self.put("server", &self.sign(|_| {}));
-        let tls = Config {
+        Config {
             clients: clients.map(|(path, clients)| (path.to_owned(), clients)),
             poll: Duration::from_millis(5),
             ..Config::new(self.at("server.pem"), self.at("server.key"))
+        }
+    }
+
+    /// Writes the list of what this authority has revoked, by serial numbers; the next list is due in a year.
+    pub(crate) fn revoke(&self, serials: &[u64], due: i32) {
+        let begun = rcgen::date_time_ymd(2020, 1, 1);
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: begun,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: begun,
+            next_update: rcgen::date_time_ymd(due, 1, 1),
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
         };
-        TestServer::start_with(|config| config.tls = Some(tls)).await
+        let list = list.signed_by(&self.issuer).unwrap().pem().unwrap();
+        let new = self.at("new-crl");
+        std::fs::write(&new, list).unwrap();
+        std::fs::rename(new, self.at("crl")).unwrap();
     }
 
     /// What a client that trusts this authority shows; with a pair's files, its certificate.
@@ -221,6 +252,56 @@ async fn new_authorities_of_clients_are_in_use_for_new_connections() {
     std::fs::copy(second.at("ca"), &trusted).unwrap();
     until(|| async { call(&new).await.is_ok() }).await;
     assert!(call(&old).await.is_err());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_refused_once_the_list_has_it() {
+    let (own, clients) = (Authority::new(), Authority::new());
+    clients.revoke(&[7], 2090);
+    let mut tls = own.server(Some((&clients.at("ca"), Clients::Required)));
+    tls.revoked = Some(clients.at("crl"));
+    let server = TestServer::start_with(|config| config.tls = Some(tls)).await;
+    let signed = |serial: u64| clients.sign(|params| params.serial_number = Some(serial.into()));
+    own.put("revoked", &signed(7));
+    own.put("good", &signed(8));
+    let (revoked, good) = (
+        own.options(&server, Some("revoked")),
+        own.options(&server, Some("good")),
+    );
+    call(&good).await.unwrap();
+    let refused = soon(call(&revoked)).await;
+    let text = refused.expect_err("it is revoked").to_string();
+    assert!(text.contains("accept this client's certificate"), "{text}");
+    assert!(metric(&server, "frameshift_tls_revocations_expiry_seconds") > 0);
+    // A new list is in use for new connections; one that nobody can read leaves the list before.
+    clients.revoke(&[7, 8], 2021);
+    until(|| async { call(&good).await.is_err() }).await;
+    let due = "frameshift_tls_revocations_expiry_seconds";
+    until(|| async { metric(&server, due) < 0 }).await;
+    std::fs::write(clients.at("crl"), "nonsense").unwrap();
+    let unused = "frameshift_tls_reloads_total{outcome=\"refused\"}";
+    until(|| async { metric(&server, unused) > 0 }).await;
+    assert!(call(&good).await.is_err());
+    clients.revoke(&[], 2090);
+    until(|| async { call(&good).await.is_ok() }).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_without_a_list_of_its_own_vouches_for_nobody() {
+    let (own, with, without) = (Authority::new(), Authority::new(), Authority::new());
+    with.revoke(&[], 2090);
+    let both = [with.at("ca"), without.at("ca")].map(|path| std::fs::read_to_string(path).unwrap());
+    std::fs::write(own.at("both"), both.concat()).unwrap();
+    let mut tls = own.server(Some((&own.at("both"), Clients::Required)));
+    tls.revoked = Some(with.at("crl"));
+    let server = TestServer::start_with(|config| config.tls = Some(tls)).await;
+    own.put("listed", &with.sign(|_| {}));
+    own.put("unlisted", &without.sign(|_| {}));
+    call(&own.options(&server, Some("listed"))).await.unwrap();
+    let refused = soon(call(&own.options(&server, Some("unlisted")))).await;
+    assert!(refused.is_err());
     server.stop().await;
 }
 

@@ -1,5 +1,7 @@
 //! Traces: what a collector is told of requests, that it is told nothing else, and that nobody waits for it.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;

@@ -35,6 +35,11 @@ impl Weight {
         Self(weight)
     }
 
+    /// Returns the weight as a number.
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+
     fn number(self) -> u64 {
         self.0.get().into()
     }
@@ -48,6 +53,22 @@ impl Weight {
     fn beside(self, cost: u64, other: Self) -> u64 {
         let own = u128::from(cost) * u128::from(self.0.get());
         u64::try_from(own.div_ceil(u128::from(other.0.get()))).unwrap_or(u64::MAX)
+    }
+}
+
+/// Source of the tenants' weights, asked whenever a tenant gets an entry.
+pub trait Weights: Send + Sync + std::fmt::Debug {
+    /// Returns the weight of a tenant.
+    fn of(&self, tenant: &TenantId) -> Weight;
+}
+
+/// Weights that are the same for every tenant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Equal;
+
+impl Weights for Equal {
+    fn of(&self, _: &TenantId) -> Weight {
+        Weight::ONE
     }
 }
 

@@ -165,6 +165,10 @@ uuid_id!(
     JobId, "job", is_hyphenated
 );
 uuid_id!(
+    /// Id of a search over many jobs.
+    SweepId, "sweep", is_hyphenated
+);
+uuid_id!(
     /// Id, chosen by the caller, that makes a create request idempotent.
     RequestId, "request_id", any_form
 );

@@ -11,6 +11,7 @@ mod head;
 mod hyper;
 mod label;
 mod rand_augment;
+mod rate;
 mod sampling;
 mod selection;
 
@@ -31,6 +32,7 @@ pub use label::{
     LabelSet, MAX_LABELS, check_label, check_label_count, composed, label_outline, normal_label,
 };
 pub use rand_augment::RandAugment;
+pub use rate::{Rate, RateExceeded};
 pub use sampling::{
     ClipSampling, FrameOrder, MAX_SAMPLING_RATE, RotationPolicy, Sampling, SpatialViews,
 };

@@ -84,15 +84,17 @@ impl AdamW {
         } else {
             1.0
         };
-        self.steps += 1;
+        let steps = self.steps + 1;
         let own: Vec<Own> = weights
             .entries()
             .iter()
             .map(|entry| self.own(entry, learning_rate))
             .collect();
         let moments = [self.first.values(), self.second.values()];
-        let factors = self.factors(learning_rate, scale);
+        let factors = self.factors(steps, learning_rate, scale);
         passes::update(weights.values(), &gradients, moments, &own, factors)?;
+        // An update that failed, as on a device without room, is not a step.
+        self.steps = steps;
         Ok(norm)
     }
 
@@ -157,9 +159,10 @@ impl AdamW {
         }
     }
 
-    fn factors(&self, learning_rate: f64, scale: f64) -> Factors {
+    /// Returns the factors of this step; the first one is step 1.
+    fn factors(&self, step: u64, learning_rate: f64, scale: f64) -> Factors {
         let Config { beta1, beta2, .. } = self.config;
-        let steps = self.steps as f64;
+        let steps = step as f64;
         Factors {
             first: [beta1 as f32, (1.0 - beta1) as f32],
             second: [beta2 as f32, (1.0 - beta2) as f32],

@@ -15,7 +15,7 @@ use super::site::{Adapter, Site};
 use super::weights::{Linear, Mode};
 use super::{Backbone, BackboneConfig, Error, Tensors, backbone, file};
 use crate::rng::Stream;
-use crate::spec::{AdapterConfig, Precision};
+use crate::spec::{AdapterConfig, Invalid, Precision};
 
 /// Beginning of the names of adapters.
 const BLOCKS: &str = "transformer.resblocks.";
@@ -75,6 +75,31 @@ impl AdapterSet {
         Self::build(form, &Mode::frozen(Precision::F32, None), |name| {
             whole(values.remove(name).ok_or_else(|| missing(name))?)
         })
+    }
+
+    /// Returns this set for more classes: their rows of the last layer follow its own, which keep every bit, and begin as those of a fresh set of so many
+    /// classes do.
+    ///
+    /// # Errors
+    /// When there are fewer classes than the set has, or the set does not fit the backbone.
+    pub fn grown(
+        &self,
+        backbone: &BackboneConfig,
+        classes: usize,
+        rng: &Stream,
+    ) -> Result<Self, Error> {
+        self.fits(backbone)?;
+        let mut tensors = Self::fresh(backbone, self.config(), classes, rng)?.tensors()?;
+        for (name, (_, values)) in self.tensors()? {
+            // Rows of the last layer follow one another, and no other weight depends on the classes.
+            let grown = tensors.get_mut(&name).ok_or_else(|| missing(&name))?;
+            let Some(own) = grown.1.get_mut(..values.len()) else {
+                let problem = format!("the set has {}, got {classes}", self.classes());
+                return Err(Error::Value(Invalid::new("classes", problem)));
+            };
+            own.copy_from_slice(&values);
+        }
+        Self::from_tensors(tensors, backbone, self.config(), classes)
     }
 
     /// Reads a set that [`Self::to_safetensors`] wrote (f32; f16 and bf16 are widened).

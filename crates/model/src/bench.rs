@@ -1,16 +1,16 @@
-//! The kernels one by one, at the sizes of ViT-B/16, and the machine's upper bounds; for benchmarks.
+//! The kernels one by one, on the host or on a device, and the upper bounds of both; for benchmarks.
+
+mod cases;
 
 use std::time::Instant;
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::ops::attention::{self, How};
-use super::ops::depthwise::{Depthwise, Extent};
-use super::ops::linear::{self, Options, Rows};
-use super::ops::norm::{self, Norm};
-use super::ops::{Format, Numbers, Onto, Packed, gelu, multiply_adds, tensor, weight_gradient};
-use super::{Activation, Error};
+pub use self::cases::{Sizes, cases};
+use super::Error;
+use super::ops::placed::linear::{self, Options, Rows};
+use super::ops::{Array, Format, Matrix, Numbers, multiply_adds};
+use crate::ops::Place;
 use crate::rng::Stream;
 use crate::spec::Precision;
 
@@ -29,162 +29,101 @@ pub struct Case {
     pub name: String,
     /// Work of one call.
     pub work: Work,
-    call: Box<dyn Fn() -> candle_core::Result<Tensor>>,
+    place: Place,
+    call: Box<dyn Fn() -> candle_core::Result<Array>>,
 }
 
 impl Case {
-    /// Calls the kernel once.
+    /// Calls the kernel once; on a device the call only enqueues it.
     ///
     /// # Errors
-    /// None that the operands of [`cases`] could cause.
+    /// None that the operands of [`cases`] could cause on the host; those of the device.
     pub fn call(&self) -> Result<(), Error> {
         (self.call)()?;
         Ok(())
     }
+
+    /// Returns the time of a call in seconds: on the host the least of so many, on a device the mean of so many that follow one another. A call that is not
+    /// counted comes first.
+    ///
+    /// # Errors
+    /// As for [`Case::call`].
+    pub fn seconds(&self, calls: usize) -> Result<f64, Error> {
+        Ok(seconds(&self.place, calls, || (self.call)().map(drop))?)
+    }
 }
 
-/// Tokens of a frame and width of ViT-B/16, and frames of a clip.
-const TOKENS: usize = 197;
-const WIDTH: usize = 768;
-const FRAMES: usize = 8;
+fn seconds(
+    place: &Place,
+    calls: usize,
+    mut call: impl FnMut() -> candle_core::Result<()>,
+) -> candle_core::Result<f64> {
+    match place {
+        Place::Host => {
+            call()?;
+            let mut best = f64::INFINITY;
+            for _ in 0..calls {
+                let start = Instant::now();
+                call()?;
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            Ok(best)
+        }
+        #[cfg(feature = "cuda")]
+        Place::Cuda(gpu) => Ok(f64::from(gpu.timed(calls, call)?) / 1e3),
+    }
+}
 
-/// Returns a case for every kernel, forward and backward.
+/// Upper bounds, measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Operations per second.
+    pub operations: f64,
+    /// Bytes per second that are read or written.
+    pub bytes: f64,
+}
+
+/// Sizes of what a device's limits are measured with.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured {
+    /// Side of the square matrices of a product.
+    pub side: usize,
+    /// Bytes that are copied.
+    pub bytes: usize,
+}
+
+/// Measures the limits of a place in a precision: of the host, multiply-adds on registers alone and reading memory that is in no cache; of a device, one large
+/// product of random numbers, and a copy, whose bytes count twice.
 ///
 /// # Errors
-/// When the operands cannot be created.
-pub fn cases() -> Result<Vec<Case>, Error> {
-    let mut cases = Vec::new();
-    for precision in Precision::ALL {
-        let format = Format::of(precision);
-        let (reads, beside) = (Numbers::read_by(format), Numbers::beside(format));
-        let floats = Numbers::F32;
-        for (name, k, n, x, y) in [
-            ("qkv", WIDTH, 3 * WIDTH, reads, beside),
-            ("out", WIDTH, WIDTH, reads, floats),
-            ("fc1", WIDTH, 4 * WIDTH, reads, reads),
-            ("fc2", 4 * WIDTH, WIDTH, reads, floats),
-            ("adapter fc1", WIDTH, 384, floats, floats),
-        ] {
-            cases.push(product(name, precision, (k, n), (x, y))?);
-        }
+/// Those of the device.
+pub fn limits(place: &Place, precision: Precision, measured: Measured) -> Result<Limits, Error> {
+    if place.is_host() {
+        return Ok(Limits {
+            operations: peak_operations(precision),
+            bytes: peak_bytes(),
+        });
     }
-    let wide = random("wide", &[FRAMES, TOKENS, 4 * WIDTH])?;
-    let x = random("x", &[FRAMES, TOKENS, WIDTH])?;
-    let dy = random("dy", &[FRAMES, TOKENS, WIDTH])?;
-    attention_cases(&mut cases, &dy)?;
-    let (rows, of_x, of_dy) = (x.elem_count(), x.clone(), dy.clone());
-    let work = Work::Operations((2 * rows * WIDTH) as u64);
-    cases.push(case("weight gradient 768 × 768", work, move || {
-        weight_gradient::of((&of_x, Rows::All), (&of_dy, Rows::All), Onto::NOTHING)
-    }));
-    let norm = Norm {
-        weight: vec![1.0; WIDTH],
-        bias: vec![0.0; WIDTH],
-        eps: 1e-5,
+    let Measured { side, bytes } = measured;
+    let format = Format::of(precision);
+    let x = random("x", &[side, side], Numbers::read_by(format), place)?;
+    let weight = Matrix::new(&values("w", side * side), (side, 1), format, place)?;
+    let options = || Options {
+        numbers: Numbers::read_by(format),
+        ..Options::default()
     };
-    let (own, of_x) = (norm.clone(), x.clone());
-    cases.push(case("norm", bytes(2, &x), move || {
-        norm::forward(&of_x, &own, Numbers::F32)
-    }));
-    let (of_x, of_dy) = (x.clone(), dy.clone());
-    cases.push(case("norm backward", bytes(4, &x), move || {
-        norm::backward(&of_x, &of_dy, &of_dy, &norm)
-    }));
-    for activation in [Activation::QuickGelu, Activation::Gelu] {
-        let of_x = wide.clone();
-        let name = format!("{activation:?} backward");
-        cases.push(case(&name, bytes(3, &wide), move || {
-            gelu::backward(&of_x, &of_x, activation, Numbers::F32)
-        }));
-    }
-    depthwise_cases(&mut cases)?;
-    Ok(cases)
-}
-
-/// Returns the case of one linear layer of a block, from `k` to `n` numbers per row.
-fn product(
-    name: &str,
-    precision: Precision,
-    (k, n): (usize, usize),
-    (of_x, numbers): (Numbers, Numbers),
-) -> Result<Case, Error> {
-    let x = random("x", &[FRAMES * TOKENS, k])?.to_dtype(of_x.dtype())?;
-    let weight = values("w", n * k);
-    let packed = Packed::new(Format::of(precision), &weight, k, 1);
-    let bias = vec![0.1; n];
-    let name = format!("{name} {k} × {n} {precision}");
-    let work = Work::Operations((2 * FRAMES * TOKENS * k * n) as u64);
-    Ok(case(&name, work, move || {
-        let options = Options {
-            bias: Some(&bias),
-            numbers,
-            ..Options::default()
-        };
-        linear::project(&x, &packed, Rows::All, options)
-    }))
-}
-
-fn attention_cases(cases: &mut Vec<Case>, dy: &Tensor) -> Result<(), Error> {
-    let how = |format| How {
-        heads: WIDTH / 64,
-        format,
-        numbers: Numbers::beside(format),
-    };
-    let qkv = random("qkv", &[FRAMES, TOKENS, 3 * WIDTH])?;
-    let once = (2 * FRAMES * TOKENS * TOKENS * WIDTH) as u64;
-    for format in [Format::F32, Format::Bf16] {
-        let of_qkv = qkv.to_dtype(Numbers::beside(format).dtype())?;
-        let how = how(format);
-        // Two products, scores and values; the backward computes the scores again and has four more products.
-        let name = format!("attention {format:?}").to_lowercase();
-        cases.push(case(&name, Work::Operations(2 * once), move || {
-            attention::forward(&of_qkv, how)
-        }));
-    }
-    let of_dy = dy.clone();
-    cases.push(case(
-        "attention backward",
-        Work::Operations(5 * once),
-        move || attention::backward(&qkv, &of_dy, how(Format::F32)),
-    ));
-    Ok(())
-}
-
-fn depthwise_cases(cases: &mut Vec<Case>) -> Result<(), Error> {
-    const NARROW: usize = 384;
-    for kernel in [[3, 1, 1], [3, 3, 3]] {
-        let extent = Extent {
-            frames: FRAMES,
-            grid: 14,
-        };
-        let taps: usize = kernel.iter().product();
-        let own = Depthwise::new(&values("taps", taps * NARROW), &[0.1; NARROW], kernel);
-        let x = random("narrow", &[FRAMES, TOKENS - 1, NARROW])?;
-        let name = format!("depthwise {}×{}×{}", kernel[0], kernel[1], kernel[2]);
-        let (of_own, of_x) = (own.clone(), x.clone());
-        cases.push(case(&name, bytes(2, &x), move || {
-            of_own.forward(&of_x, extent, Numbers::F32)
-        }));
-        cases.push(case(
-            &format!("{name} gradients"),
-            bytes(2, &x),
-            move || Ok(own.weight_gradient(&x, &x, extent, None)?.0),
-        ));
-    }
-    Ok(())
-}
-
-fn case(name: &str, work: Work, call: impl Fn() -> candle_core::Result<Tensor> + 'static) -> Case {
-    Case {
-        name: name.to_owned(),
-        work,
-        call: Box::new(call),
-    }
-}
-
-/// Returns the work of reading or writing a tensor of this size `passes` times.
-fn bytes(passes: usize, x: &Tensor) -> Work {
-    Work::Bytes((passes * x.elem_count() * size_of::<f32>()) as u64)
+    let product = seconds(place, 10, || {
+        linear::project(&x, &weight, Rows::All, options()).map(drop)
+    })?;
+    drop((x, weight));
+    let half = Array::zeros(bytes / size_of::<f32>() / 2, place)?;
+    let copy = seconds(place, 10, || {
+        Array::cat(&[half.clone(), half.clone()]).map(drop)
+    })?;
+    Ok(Limits {
+        operations: 2.0 * (side as f64).powi(3) / product,
+        bytes: 2.0 * bytes as f64 / copy,
+    })
 }
 
 fn values(name: &str, count: usize) -> Vec<f32> {
@@ -192,8 +131,14 @@ fn values(name: &str, count: usize) -> Vec<f32> {
     (0..count).map(|_| stream.range(-1.0, 1.0)).collect()
 }
 
-fn random(name: &str, shape: &[usize]) -> Result<Tensor, Error> {
-    Ok(tensor(values(name, shape.iter().product()), shape)?)
+fn random(
+    name: &str,
+    shape: &[usize],
+    numbers: Numbers,
+    place: &Place,
+) -> candle_core::Result<Array> {
+    let values = values(name, shape.iter().product());
+    Array::of(values, shape)?.to(place)?.cast(numbers)
 }
 
 /// Returns the best rate of several attempts, in operations per second on all threads, of multiply-adds on registers alone: no product can exceed it.
@@ -237,17 +182,51 @@ fn best_of(attempts: usize, work: impl Fn() -> f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::placed::tests::place;
+    use crate::spec::Normalization;
+    use crate::{Activation, BackboneConfig};
 
     #[test]
     fn every_kernel_runs_and_the_machine_has_limits() {
-        let cases = cases().unwrap();
-        assert!(cases.len() > 20);
-        let small = cases
-            .iter()
-            .filter(|case| case.name.starts_with("depthwise"));
-        for case in small {
-            case.call().unwrap();
+        for precision in Precision::ALL {
+            if precision == Precision::Int8 && !place().is_host() {
+                continue;
+            }
+            let config = BackboneConfig {
+                image_size: 12,
+                patch_size: 4,
+                width: 64,
+                layers: 2,
+                heads: 1,
+                mlp_width: 136,
+                activation: Activation::QuickGelu,
+                eps: 1e-5,
+                pre_norm: true,
+                patch_bias: false,
+                normalization: Normalization::CLIP,
+            };
+            let sizes = Sizes {
+                config: &config,
+                frames: 2,
+                clips: 2,
+                precision,
+            };
+            let cases = cases(&place(), sizes).unwrap();
+            let least = if precision == Precision::Int8 { 5 } else { 20 };
+            assert!(cases.len() >= least, "{} cases", cases.len());
+            for case in cases {
+                let took = case.seconds(1).unwrap();
+                assert!(took > 0.0, "{}: {took} s", case.name);
+            }
         }
         assert!(multiply_adds(Format::F32, 10) >= 10);
+        if !place().is_host() {
+            let measured = Measured {
+                side: 32,
+                bytes: 1 << 16,
+            };
+            let limits = limits(&place(), Precision::Bf16, measured).unwrap();
+            assert!(limits.operations > 0.0 && limits.bytes > 0.0);
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::ops::placed::attention::{self, How, Trace};
 use super::ops::placed::linear::Rows;
-use super::ops::placed::{activation, rows};
+use super::ops::placed::rows;
 use super::ops::{Array, Numbers};
 use super::site::{self, Site};
 use super::weights::{Found, LayerNorm, Linear};
@@ -265,7 +265,6 @@ impl Block {
             let names = ["mlp.c_proj.weight", "mlp.c_proj.bias"];
             self.c_proj.gradients(all(active), all(dy), names, found)?;
         }
-        let d_active = self.c_proj.backward(dy, Rows::All)?;
         let hidden = match saved.hidden {
             Some(hidden) => hidden,
             None => {
@@ -275,8 +274,10 @@ impl Block {
             }
         };
         let numbers = self.c_fc.reads();
-        let d_hidden = activation::backward(&hidden, &d_active, self.activation, numbers)?;
-        drop((d_active, hidden));
+        let d_hidden = self
+            .c_proj
+            .backward_active(dy, &hidden, self.activation, numbers)?;
+        drop(hidden);
         if let Some(normed) = &saved.normed {
             let names = ["mlp.c_fc.weight", "mlp.c_fc.bias"];
             self.c_fc

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::spec::{Geometry, Invalid, Normalization};
 
 /// Activation between the two products of the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// QuickGELU of OpenAI's CLIP: x · σ(1.702 x).
     QuickGelu,

@@ -280,8 +280,13 @@ pub(super) fn gathered(
     match kind {
         spec::Head::Mean => Ok(pool::means(last, frames)?.to(&Place::Host)?),
         spec::Head::Frames(_) | spec::Head::Conv => Ok(last.to(&Place::Host)?),
-        spec::Head::Attention(_) => Ok(attention::pooled(last, grid)?),
+        spec::Head::Attention(_) => Ok(pooled(last, grid)?.to(&Place::Host)?),
     }
+}
+
+/// Returns what a head that reads patches reads of each clip, `[clips · R, C]`, from all tokens `[ΣT, L, C]` of the last block, in their place.
+pub(super) fn pooled(last: &Array, grid: usize) -> Result<Array> {
+    attention::pooled(last, grid)
 }
 
 /// Returns the gradient of the tokens of the last block that a head reads, in this place, from that of what [`gathered`] returned.
@@ -294,7 +299,7 @@ pub(super) fn scattered(
     match kind {
         spec::Head::Mean => Ok(pool::spread(&d_rows.to(place)?, frames)?),
         spec::Head::Frames(_) | spec::Head::Conv => Ok(d_rows.to(place)?),
-        spec::Head::Attention(_) => Ok(attention::unpooled(d_rows, grid)?.to(place)?),
+        spec::Head::Attention(_) => attention::unpooled(&d_rows.to(place)?, grid),
     }
 }
 

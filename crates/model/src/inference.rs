@@ -4,7 +4,9 @@
 //! is computed once, on request, up to the first block in which a clip has an adapter; no bit of a result depends on it.
 
 mod lanes;
+mod shared;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,12 +14,13 @@ use candle_core::Tensor;
 use lanes::Lanes;
 
 use super::block::{Sites, Tokens};
+use super::kept::Prefix;
 use super::ops::depthwise::Extent;
 use super::ops::placed::linear::Rows;
 use super::ops::placed::{Later, pool, rows};
 use super::ops::{Array, Numbers};
 use super::vit::{Picture, patches};
-use super::{AdapterSet, Backbone, Error, Pictures, Step, head};
+use super::{AdapterSet, Backbone, Error, Kept, Pictures, Step, head};
 use crate::spec;
 
 /// Adjacent clips of a batch that use one adapter set.
@@ -54,14 +57,18 @@ pub struct Inference {
     /// Index of each clip's segment.
     places: Vec<usize>,
     lanes: Lanes,
+    /// Where the tokens of each clip's frames are kept.
+    kept: Vec<Vec<Kept>>,
+    /// Tokens that earlier batches kept, by the clip and the number of the frame in it.
+    known: HashMap<(usize, usize), Prefix>,
     hidden: Option<Vec<Tensor>>,
     state: State,
 }
 
 enum State {
     Begin,
-    /// Index of the next block, and its input.
-    Block(usize, Array),
+    /// Index of the next block, and its input, without the rows that come before this block; none as long as no row has come.
+    Block(usize, Option<Array>),
     /// Tokens after the last block.
     Heads(Last),
     /// Everything is enqueued, and what the heads read is on its way.
@@ -83,14 +90,14 @@ struct Reading {
     means: Later,
     /// Class tokens `[ΣT, C]`, if a readout needs them.
     class: Option<Later>,
-    /// All tokens `[ΣT, L, C]` of each segment whose head reads them.
-    whole: Vec<Option<Later>>,
+    /// What each segment's head reads of all tokens, `[clips · R, C]`, if it does.
+    pooled: Vec<Option<Later>>,
 }
 
 impl Reading {
     fn is_ready(&self) -> bool {
-        let whole = self.whole.iter().flatten();
-        let others = self.class.iter().chain(whole);
+        let pooled = self.pooled.iter().flatten();
+        let others = self.class.iter().chain(pooled);
         self.means.is_ready() && others.into_iter().all(Later::is_ready)
     }
 }
@@ -125,6 +132,8 @@ impl Inference {
             places,
             clips,
             segments,
+            kept: Vec::new(),
+            known: HashMap::new(),
             hidden: None,
             state: State::Begin,
         })
@@ -135,16 +144,6 @@ impl Inference {
     pub fn with_hidden_states(mut self) -> Self {
         self.hidden = Some(Vec::new());
         self.lanes = Lanes::apart(&self.counts());
-        self
-    }
-
-    /// Returns the same forward pass, but with frames that several clips show computed once, up to the first block in which a clip has an adapter. This
-    /// changes no result.
-    #[must_use]
-    pub fn sharing(mut self) -> Self {
-        if self.hidden.is_none() {
-            self.lanes = Lanes::shared(&self.clips, &self.counts());
-        }
         self
     }
 
@@ -180,9 +179,15 @@ impl Inference {
                 let pictures = (self.lanes.sources()).map(|(clip, t)| clips[clip].picture(t, len));
                 let pictures: Vec<Picture<'_>> = pictures.collect();
                 let vit = &self.backbone.vit;
-                let (x, _) = vit.embed(&patches(&pictures, config, vit.input())?)?;
+                let begun = match pictures.is_empty() {
+                    true => (self.lanes.next().unwrap_or(0), None),
+                    false => {
+                        let (x, _) = vit.embed(&patches(&pictures, config, vit.input())?)?;
+                        (0, Some(x))
+                    }
+                };
                 self.clips = Vec::new();
-                State::Block(0, x)
+                State::Block(begun.0, begun.1)
             }
             State::Block(block, x) => self.block(block, x)?,
             State::Heads(last) => {
@@ -245,14 +250,18 @@ impl Inference {
         self.hidden.as_deref().unwrap_or_default()
     }
 
-    fn block(&mut self, index: usize, x: Array) -> Result<State, Error> {
+    fn block(&mut self, index: usize, x: Option<Array>) -> Result<State, Error> {
+        let x = self.arrived(index, x)?;
         let blocks = self.backbone.vit.blocks.len();
         let last = index + 1 == blocks;
         let reads: Vec<bool> = (0..self.places.len())
             .map(|clip| last && self.reads_patches(clip))
             .collect();
         let first = |clip: usize| self.segments[self.places[clip]].set.first_block();
-        let x = match self.lanes.split(|clip| first(clip) <= index || reads[clip]) {
+        let leaves = |clip: usize| first(clip) <= index || reads[clip];
+        // After the last block nobody reads tokens of all places of a frame.
+        self.keep(index, &x, |clip| last || leaves(clip))?;
+        let x = match self.lanes.split(leaves) {
             Some(rows) => rows::gathered(&x, &rows)?,
             None => x,
         };
@@ -263,7 +272,7 @@ impl Inference {
         if let Some(hidden) = &mut self.hidden {
             hidden.push(x.host()?);
         }
-        Ok(State::Block(index + 1, x))
+        Ok(State::Block(index + 1, Some(x)))
     }
 
     /// Runs a block over the frames of some clips with rows of their own, and over whatever follows them.
@@ -376,30 +385,36 @@ impl Inference {
     fn read(&self, last: &Last) -> Result<Reading, Error> {
         let is_read = (0..self.segments.len()).any(|place| self.reads_frames(place));
         let class = is_read.then(|| last.class.later()).transpose()?;
-        let whole = last.whole.iter();
-        let whole = whole.map(|whole| whole.as_ref().map(Array::later).transpose());
+        let grid = self.backbone.config().grid();
+        let mut pooled = Vec::with_capacity(last.whole.len());
+        for (segment, whole) in self.segments.iter().zip(&last.whole) {
+            let reads = segment.set.config().head.reads_patches();
+            pooled.push(match whole {
+                Some(whole) if reads => Some(head::pooled(whole, grid)?.later()?),
+                Some(_) | None => None,
+            });
+        }
         Ok(Reading {
             means: pool::means(&last.class, &self.counts())?.later()?,
             class,
-            whole: whole.collect::<candle_core::Result<_>>()?,
+            pooled,
         })
     }
 
     /// Computes the readouts, on the host in every place.
     fn heads(&self, reading: Reading) -> Result<Vec<Vec<f32>>, Error> {
-        let grid = self.backbone.config().grid();
         // On the host like what it reads: a device has no use for a few rows.
         let norm = |x: &Array| self.backbone.vit.ln_post.forward(x, Numbers::F32);
         let means = reading.means.wait()?;
         let class = reading.class.map(Later::wait).transpose()?;
-        let whole = reading.whole.into_iter();
-        let whole: Vec<Option<Array>> = whole
-            .map(|whole| whole.map(Later::wait).transpose())
+        let pooled = reading.pooled.into_iter();
+        let pooled: Vec<Option<Array>> = pooled
+            .map(|pooled| pooled.map(Later::wait).transpose())
             .collect::<candle_core::Result<_>>()?;
         let features = norm(&means)?;
         let mut rows = Vec::with_capacity(self.places.len());
         let mut begin = 0;
-        for (place, (segment, whole)) in self.segments.iter().zip(&whole).enumerate() {
+        for (place, (segment, pooled)) in self.segments.iter().zip(&pooled).enumerate() {
             let (clips, frames) = (&segment.clips, segment.num_frames);
             let own = |x: &Array| x.rows(clips.clone());
             let from = begin..begin + frames * clips.len();
@@ -412,12 +427,9 @@ impl Inference {
                 Readout::Logits => {
                     let own_head = &segment.set.head;
                     let kind = segment.set.config().head;
-                    let read = match (kind, whole) {
+                    let read = match (kind, pooled) {
                         (spec::Head::Mean, _) => own(&features)?,
-                        (spec::Head::Attention(_), Some(whole)) => {
-                            let counts = vec![frames; clips.len()];
-                            norm(&head::gathered(kind, whole, &counts, grid)?)?
-                        }
+                        (spec::Head::Attention(_), Some(pooled)) => norm(pooled)?,
                         (spec::Head::Attention(_), None) => {
                             return Err(Error::Order { what: "heads" });
                         }

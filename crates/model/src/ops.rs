@@ -23,7 +23,7 @@
 //! | `epilogue` | scale, bias, residual and activation of a tile's sums | a value depends on its own sum |
 //! | `kernel`, `kernel/{portable,avx2,avx512,amx,neon}` | a tile: a few rows times a panel; the vector sets share `kernel/micro` | sums in one order, whatever the tile |
 //! | `kernel/tiles`, `kernel/unit` | what a set decides: shape of a tile, order of a product by the length of its sums, units and heads that it computes by itself | decided by shape, never by batch |
-//! | `kernel/amx/{unit,ending,head}` | on AMX: units of products with their epilogues, heads of attention | as for `linear` and `attention` |
+//! | `kernel/amx/{unit,epilogue,head}` | on AMX: units of products with their epilogues, heads of attention | as for `linear` and `attention` |
 //! | `simd` | loops that the compiler vectorises, compiled for each set | a fixed number of partial sums |
 //! | `place`, `failure` | where a backbone computes, and how an accelerator fails | chosen before the weights are loaded |
 //! | `cuda`, `cuda/*` | the same operations on a GPU | see its own invariant |
@@ -69,7 +69,7 @@ pub use loss::Goal;
 pub(super) use packed::Packed;
 pub use place::{Memory, Place, Work};
 pub(super) use placed::{Array, Matrix, Vector};
-pub(super) use sum::{Onto, squares};
+pub(super) use sum::squares;
 
 use crate::spec::Precision;
 

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::Kept;
 use super::vit::Picture;
 
 /// Pictures of a clip; cheap to clone.
@@ -13,6 +14,8 @@ pub enum Pictures {
     Clip(Arc<[f32]>),
     /// Planes `[3, S, S]` of each frame in order; other clips may hold the same frames.
     Frames(Arc<[Arc<[f32]>]>),
+    /// The same, with a place where each frame's tokens are kept from one batch to the next.
+    Keeping(Arc<[Arc<[f32]>]>, Arc<[Kept]>),
 }
 
 impl From<Arc<[f32]>> for Pictures {
@@ -27,6 +30,13 @@ impl From<Vec<Arc<[f32]>>> for Pictures {
     }
 }
 
+impl FromIterator<(Arc<[f32]>, Kept)> for Pictures {
+    fn from_iter<I: IntoIterator<Item = (Arc<[f32]>, Kept)>>(frames: I) -> Self {
+        let (frames, kept): (Vec<_>, Vec<_>) = frames.into_iter().unzip();
+        Self::Keeping(frames.into(), kept.into())
+    }
+}
+
 /// Where a picture lies: the address of its buffer, and its number in it.
 pub(super) type Place = (*const f32, usize);
 
@@ -35,7 +45,24 @@ impl Pictures {
     pub fn buffers(&self) -> &[Arc<[f32]>] {
         match self {
             Self::Clip(planes) => std::slice::from_ref(planes),
-            Self::Frames(frames) => frames,
+            Self::Frames(frames) | Self::Keeping(frames, _) => frames,
+        }
+    }
+
+    /// Returns where the frames' tokens are kept; empty when they are not.
+    pub(super) fn kept(&self) -> &[Kept] {
+        match self {
+            Self::Clip(_) | Self::Frames(_) => &[],
+            Self::Keeping(_, kept) => kept,
+        }
+    }
+
+    /// Returns the same pictures, whose tokens are not kept.
+    #[must_use]
+    pub fn without_kept(&self) -> Self {
+        match self {
+            Self::Clip(planes) => Self::Clip(planes.clone()),
+            Self::Frames(frames) | Self::Keeping(frames, _) => Self::Frames(frames.clone()),
         }
     }
 
@@ -51,7 +78,7 @@ impl Pictures {
                 .len()
                 .is_multiple_of(frame_len)
                 .then(|| planes.len() / frame_len.max(1)),
-            Self::Frames(frames) => {
+            Self::Frames(frames) | Self::Keeping(frames, _) => {
                 let is_whole = frames.iter().all(|frame| frame.len() == frame_len);
                 is_whole.then_some(frames.len())
             }
@@ -62,7 +89,7 @@ impl Pictures {
     pub(super) fn place(&self, t: usize) -> Place {
         match self {
             Self::Clip(planes) => (planes.as_ptr(), t),
-            Self::Frames(frames) => (frames[t].as_ptr(), 0),
+            Self::Frames(frames) | Self::Keeping(frames, _) => (frames[t].as_ptr(), 0),
         }
     }
 
@@ -74,7 +101,7 @@ impl Pictures {
                 values: &planes[t * plane..],
                 channel: planes.len() / 3,
             },
-            Self::Frames(frames) => Picture {
+            Self::Frames(frames) | Self::Keeping(frames, _) => Picture {
                 values: &frames[t],
                 channel: plane,
             },

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::ops::depthwise::Extent;
 use super::ops::placed::linear::{self, Each, Rows};
-use super::ops::placed::{Depthwise, Onto};
+use super::ops::placed::{Convolved, Depthwise, Onto, convolve_each};
 use super::ops::{Array, Numbers};
 use super::weights::{Found, Linear, Mode};
 use super::{Error, Gradients};
@@ -150,11 +150,14 @@ fn adapted<'a, 'b>(sites: &'b [Site<'a>]) -> Vec<(&'b Site<'a>, &'a Adapter)> {
 
 /// Returns x + fc2(convolution(narrow)).
 fn widened(x: &Array, adapted: &[(&Site<'_>, &Adapter)], narrow: &[Array]) -> Result<Array> {
-    let mut mixed = Vec::with_capacity(narrow.len());
-    for ((site, adapter), narrow) in adapted.iter().zip(narrow) {
-        let numbers = adapter.fc2.reads();
-        mixed.push(adapter.conv.forward(narrow, site.extent, numbers)?);
-    }
+    let convolved = adapted.iter().zip(narrow);
+    let convolved = convolved.map(|((site, adapter), narrow)| Convolved {
+        weights: &adapter.conv,
+        x: narrow,
+        extent: site.extent,
+        numbers: adapter.fc2.reads(),
+    });
+    let mixed = convolve_each(&convolved.collect::<Vec<_>>())?;
     let parts = each(adapted, |adapter| &adapter.fc2);
     Ok(linear::project_add_each(&mixed, x, &parts)?)
 }

@@ -287,6 +287,18 @@ impl Linear {
         linear::project(dy, &self.transposed(), rows, Options::default())
     }
 
+    /// Computes the gradient of the values before the activation that the layer's input came out of, over all rows of dy.
+    pub(super) fn backward_active(
+        &self,
+        dy: &Array,
+        before: &Array,
+        activation: Activation,
+        numbers: Numbers,
+    ) -> Result<Array> {
+        self.count();
+        linear::project_slope(dy, &self.transposed(), before, activation, numbers)
+    }
+
     /// Returns `add` with the gradient of the input added to some of its rows.
     pub(super) fn backward_add(&self, dy: &Array, add: &Array, rows: Rows) -> Result<Array> {
         self.count();

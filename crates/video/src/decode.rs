@@ -3,12 +3,9 @@
 //! Invariant: what comes out is what decoding everything gives; only wanted frames are converted and held. Where the packets' own headers say which packet
 //! is which picture, only the groups of pictures that hold wanted frames are decoded; at the first sign that they lied, everything is.
 
-pub(super) mod codec;
 pub(super) mod convert;
 mod full;
 pub(super) mod headers;
-pub(super) mod io;
-pub(super) mod owned;
 mod packets;
 pub(super) mod parts;
 mod sink;
@@ -22,12 +19,12 @@ pub(super) mod wide;
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use self::codec::Decoder;
 use self::convert::Converter;
-use self::owned::{Code, Frame, Packet};
 use self::packets::Packets;
 use self::sink::{ClipSink, Nothing, PictureSink, Sink};
 use super::answer::{Orientation, Probe};
+use super::ffmpeg::codec::Decoder;
+use super::ffmpeg::owned::{Code, Frame, Packet};
 use super::frames::FramesSpec;
 use super::probe::{self, Budget, Frames, Index, Opened};
 use super::reject::{Reject, Rejection};

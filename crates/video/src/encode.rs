@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 
 use ffmpeg_sys_the_third as ff;
 
-use super::decode::owned::{Code, Context, Frame, Options, Packet, Scaler, check, silence};
+use super::ffmpeg::owned::{Code, Context, Frame, Options, Packet, Scaler, check, silence};
 
 /// Codec and container of an encoded video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use std::sync::Once;
 use std::time::Duration;
 
 use super::answer::Ratio;
-use super::decode::{self, Method, Target, owned};
+use super::decode::{self, Method, Target};
+use super::ffmpeg::owned;
 use super::request::{Limits, MAX_SELECTED, Sampling, Windows};
 use super::sampling::{Timeline, select, select_by_count};
 use super::worker::fuzzing::read_reply;

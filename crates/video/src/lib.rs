@@ -6,6 +6,7 @@ mod alter;
 mod answer;
 mod decode;
 pub mod encode;
+mod ffmpeg;
 mod frames;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use frameshift_core::{fair, ids, rng, spec};
 
 use self::worker::{Answer, Pixels, Pool, Work};
+use crate::fair::{Equal, Weights};
 use crate::ids::TenantId;
 
 pub use alter::Alter;
@@ -209,8 +211,16 @@ impl Decoder {
     /// # Errors
     /// When the program cannot be run or does not answer.
     pub async fn start(config: Config) -> Result<Self, Error> {
+        Self::start_weighted(config, Arc::new(Equal)).await
+    }
+
+    /// Starts the processes like [`Decoder::start`]; tenants share them by these weights.
+    ///
+    /// # Errors
+    /// When the program cannot be run or does not answer.
+    pub async fn start_weighted(config: Config, weights: Arc<dyn Weights>) -> Result<Self, Error> {
         let limits = config.limits;
-        let pool = tokio::task::spawn_blocking(move || Pool::start(config))
+        let pool = tokio::task::spawn_blocking(move || Pool::start(config, weights))
             .await
             .map_err(|_| Error::Stopped)??;
         Ok(Self {

@@ -13,9 +13,9 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::answer::{Container, Probe, Ratio, Refused, Warning, Warnings};
-use super::decode::codec::Decoder;
-use super::decode::io::{Demuxer, Stream};
-use super::decode::owned::Code;
+use super::ffmpeg::codec::Decoder;
+use super::ffmpeg::io::{Demuxer, Stream};
+use super::ffmpeg::owned::Code;
 use super::reject::{Evidence, Reject, Rejection};
 use super::request::Limits;
 use super::sampling::known;
@@ -247,7 +247,7 @@ pub(super) fn probe(opened: &Opened<'_>, index: &Index, frames: &Frames) -> Prob
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::codec::NO_TIME;
+    use crate::ffmpeg::codec::NO_TIME;
 
     #[test]
     fn a_picture_without_a_time_has_no_part_in_the_duration() {

@@ -278,7 +278,7 @@ fn pixels(width: u32, height: u32) -> u64 {
 
 /// The name of a codec. It comes from a table; nothing of the video is read.
 fn codec(id: u32) -> String {
-    super::decode::codec::name_of(id).map_or_else(|| format!("number {id}"), str::to_owned)
+    super::ffmpeg::codec::name_of(id).map_or_else(|| format!("number {id}"), str::to_owned)
 }
 
 impl fmt::Display for Rejection {

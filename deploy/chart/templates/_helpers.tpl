@@ -66,8 +66,14 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- if and (eq (int $v.server.maxSurge) 0) (eq (int $v.server.maxUnavailable) 0) }}{{ fail "server.maxSurge and server.maxUnavailable cannot both be 0" }}{{ end -}}
 {{- if and (eq $v.backbone.source "image") (not (contains "@sha256:" $v.backbone.image.reference)) }}{{ fail "backbone.image.reference needs a digest: registry/repository@sha256:…" }}{{ end -}}
 {{- if and (eq $v.backbone.source "pvc") (not $v.backbone.pvc.claimName) }}{{ fail "backbone.pvc.claimName is required for backbone.source pvc" }}{{ end -}}
+{{- if and (eq $v.backbone.source "url") (not $v.backbone.url.files) }}{{ fail "backbone.url.files is required for backbone.source url" }}{{ end -}}
 {{- if and $v.tls.clientCaSecretName (not $v.tls.secretName) }}{{ fail "tls.clientCaSecretName needs tls.secretName" }}{{ end -}}
-{{- range $key := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
+{{- if and $v.tls.clientCrlSecretName (not $v.tls.clientCaSecretName) }}{{ fail "tls.clientCrlSecretName needs tls.clientCaSecretName" }}{{ end -}}
+{{- $outside := or (contains "oidc" $v.authentication) (contains "mtls" $v.authentication) -}}
+{{- if and $outside (not $v.identities) }}{{ fail "authentication with oidc or mtls needs identities, which say who may do what" }}{{ end -}}
+{{- if and $v.identities (not $outside) }}{{ fail "identities need authentication with oidc or mtls" }}{{ end -}}
+{{- if and (contains "mtls" $v.authentication) (not $v.tls.clientCaSecretName) }}{{ fail "authentication with mtls needs tls.clientCaSecretName" }}{{ end -}}
+{{- range $key := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "tls_client_crl" "tls_client_certificates" "identities_file" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
 {{- if hasKey $v.config $key }}{{ fail (printf "config.%s: the chart sets it; use the chart's own value" $key) }}{{ end -}}
 {{- end -}}
 {{- end -}}
@@ -116,6 +122,12 @@ seccompProfile:
 {{- end }}
 {{- if .Values.tls.clientCaSecretName }}
 - {name: client-ca, mountPath: /run/secrets/client-ca, readOnly: true}
+{{- end }}
+{{- if .Values.tls.clientCrlSecretName }}
+- {name: client-crl, mountPath: /run/secrets/client-crl, readOnly: true}
+{{- end }}
+{{- if .Values.clusterIssuer }}
+- {name: cluster, mountPath: /run/secrets/cluster, readOnly: true}
 {{- end }}
 {{- if ne .Values.backbone.source "builtin" }}
 - {name: backbone, mountPath: /backbone, readOnly: true}
@@ -173,6 +185,19 @@ seccompProfile:
 - name: client-ca
   secret: {secretName: {{ .Values.tls.clientCaSecretName }}}
 {{- end }}
+{{- if .Values.tls.clientCrlSecretName }}
+- name: client-crl
+  secret: {secretName: {{ .Values.tls.clientCrlSecretName }}}
+{{- end }}
+{{- if .Values.clusterIssuer }}
+- name: cluster
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap:
+          name: kube-root-ca.crt
+          items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
 {{- if eq .Values.backbone.source "image" }}
 - name: backbone
   image:
@@ -183,6 +208,10 @@ seccompProfile:
   persistentVolumeClaim:
     claimName: {{ .Values.backbone.pvc.claimName }}
     readOnly: true
+{{- else if eq .Values.backbone.source "url" }}
+- name: backbone
+  emptyDir:
+    sizeLimit: {{ .Values.backbone.url.sizeGiB }}Gi
 {{- end }}
 {{- end -}}
 
@@ -221,6 +250,26 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext: {{- include "frameshift.podSecurity" $root | nindent 2 }}
 terminationGracePeriodSeconds: {{ add (int $drain.preStopSeconds) (int $drain.graceSeconds) (int $drain.timeoutSeconds) 15 }}
+{{- if eq $root.Values.backbone.source "url" }}
+# Each goes on where it ended when a pod's container is started again, and does nothing when its file is there.
+initContainers:
+  {{- range $place, $file := $root.Values.backbone.url.files }}
+  - name: backbone-{{ $place }}
+    image: {{ include "frameshift.image" $root | quote }}
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    args: [fetch-backbone, {{ $file.url | quote }}, /backbone, --sha256={{ $file.sha256 }}{{ with $file.name }}, --name={{ . }}{{ end }}]
+    securityContext: {{- include "frameshift.containerSecurity" $root | nindent 6 }}
+    {{- with $it.extraEnv }}
+    env: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    resources:
+      requests: {cpu: 100m, memory: 64Mi}
+      limits: {memory: 256Mi}
+    volumeMounts:
+      - {name: backbone, mountPath: /backbone}
+      - {name: tmp, mountPath: /tmp}
+  {{- end }}
+{{- end }}
 containers:
   - name: frameshift
     image: {{ include "frameshift.image" $root | quote }}

@@ -27,7 +27,7 @@ struct Choice {
 }
 
 /// The outcome of a row.
-enum Outcome {
+enum Match {
     Taken(usize),
     Missing,
     /// A file has the name, but is another one.
@@ -61,13 +61,13 @@ pub(super) fn assign(
         let rows = list.rows.len();
         for row in list.rows {
             let outcome = match choices.next().flatten() {
-                None => Outcome::Missing,
+                None => Match::Missing,
                 Some(choice) => {
                     let others = claims.get(&choice.at).map_or(0, BTreeSet::len);
                     let is_others = choice.is_doubtful && others > 1;
                     match is_others || (!choice.is_path && folders.contradict(choice.at, &row)) {
-                        true => Outcome::Doubtful(choice.at),
-                        false => Outcome::Taken(choice.at),
+                        true => Match::Doubtful(choice.at),
+                        false => Match::Taken(choice.at),
                     }
                 }
             };
@@ -87,17 +87,17 @@ fn take(
     root: &Path,
     files: &Files,
     (list, row): (&Path, Row),
-    outcome: Outcome,
+    outcome: Match,
     (used, notes, found): (&mut Used, &mut Notes, &mut Listing),
 ) -> Result<(), Error> {
     let name = |at: usize| files.videos[at].display().to_string();
     let at = match outcome {
-        Outcome::Taken(at) => at,
-        Outcome::Missing => {
+        Match::Taken(at) => at,
+        Match::Missing => {
             notes.missing.push(looked_for(&row));
             return Ok(());
         }
-        Outcome::Doubtful(at) => {
+        Match::Doubtful(at) => {
             let line = format!("line {}: {} is not {}", row.line, row.key(), name(at));
             notes.doubtful.push(line);
             return Ok(());

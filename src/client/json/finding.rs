@@ -20,6 +20,7 @@ pub fn checked(name: &str, answer: &v1::CheckDatasetResponse) -> Value {
     json!({
         "name": name,
         "examples": answer.examples,
+        "unseen": answer.unseen,
         "dataset_digest": hex(&answer.dataset_digest),
         "findings": answer.findings.iter().map(finding).collect::<Vec<_>>(),
     })

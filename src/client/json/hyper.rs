@@ -31,6 +31,7 @@ pub(super) fn parameters(hyper: &v1::HyperParameters) -> Value {
         "patience": hyper.patience,
         "validation_share": hyper.validation_share,
         "evaluate_test": hyper.evaluate_test,
+        "near_duplicates": hyper.near_duplicates,
         "class_weights": hyper.class_weights.map(|_| short(hyper.class_weights().as_str_name(), "CLASS_WEIGHTS_")),
         "balanced_sampling": hyper.balanced_sampling,
         "mixup": hyper.mixup,
@@ -39,6 +40,7 @@ pub(super) fn parameters(hyper: &v1::HyperParameters) -> Value {
         "max_seconds": hyper.max_seconds,
         "max_clip_frames": hyper.max_clip_frames,
         "unknown_below": hyper.unknown_below,
+        "parent": hyper.parent,
     })
 }
 

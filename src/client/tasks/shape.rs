@@ -258,7 +258,7 @@ pub fn check_shape(task: &v1::Task, shape: &TaskShape) -> Result<(), Error> {
 
 impl Sites {
     /// The places of a configuration's adapters.
-    pub(super) fn of(adapter: &v1::AdapterConfig) -> Self {
+    pub(in crate::client) fn of(adapter: &v1::AdapterConfig) -> Self {
         match (adapter.adapter_pre_attn, adapter.adapter_pre_mlp) {
             (true, true) => Self::Both,
             (true, false) => Self::PreAttn,

@@ -17,7 +17,7 @@ pub(super) async fn show(
     output: Output,
 ) -> Result<(), Error> {
     let request = v1::GetTaskRequest { name: task.into() };
-    let (own, new_task) = match client.tasks().get_task(request).await {
+    let (own, new) = match client.tasks().get_task(request).await {
         Ok(found) => {
             let found = found.into_inner();
             tasks::check_shape(&found, shape)?;
@@ -26,19 +26,11 @@ pub(super) async fn show(
         Err(status) if status.code() == Code::NotFound => {
             let mut new = tasks::shaped(client, shape).await?;
             new.name = task.into();
-            (new.clone(), Some(new))
+            (new, Some(shape))
         }
         Err(status) => return Err(status.into()),
     };
-    let request = v1::SubmitJobRequest {
-        task: task.into(),
-        dataset: resource("datasets", dataset),
-        hyper_parameters: Some(hyper_parameters(hyper)),
-        validate_only: true,
-        new_task,
-        ..Default::default()
-    };
-    let job = client.fine_tuning().submit_job(request).await?.into_inner();
+    let job = ask(client, (task, dataset), (new, hyper)).await?;
     let (own, job) = (shown::task(&own), shown::job(&job));
     let text = || {
         let part = |name: &str, of: &serde_json::Value| {
@@ -55,4 +47,31 @@ pub(super) async fn show(
     let typed = || shown::typed("dry_run", json!({ "task": own, "job": job }));
     output.result(text, typed);
     Ok(())
+}
+
+/// The job that would be submitted, for a task that exists or for a new one of a shape.
+///
+/// # Errors
+/// When the server would refuse it.
+pub(super) async fn ask(
+    client: &Client,
+    (task, dataset): (&str, &str),
+    (new, hyper): (Option<&TaskShape>, &Hyper),
+) -> Result<v1::Job, Error> {
+    let new_task = match new {
+        Some(shape) => Some(v1::Task {
+            name: task.into(),
+            ..tasks::shaped(client, shape).await?
+        }),
+        None => None,
+    };
+    let request = v1::SubmitJobRequest {
+        task: task.into(),
+        dataset: resource("datasets", dataset),
+        hyper_parameters: Some(hyper_parameters(hyper)),
+        validate_only: true,
+        new_task,
+        ..Default::default()
+    };
+    Ok(client.fine_tuning().submit_job(request).await?.into_inner())
 }

@@ -45,7 +45,7 @@ fn script(schedule: &mut Schedule<u32>, slices: u32, mut batches: Vec<u32>) -> V
 fn training_works_take_turns_after_every_slice() {
     let mut schedule = schedule(0, NO_LIMIT);
     for key in [1, 2, 3] {
-        schedule.push(key, Priority::Training, (0, None));
+        schedule.push(key, Priority::Training, (0, None, Weight::ONE));
     }
     assert_eq!(script(&mut schedule, 2, vec![]), [1, 2, 3, 1, 2, 3]);
 }
@@ -53,7 +53,7 @@ fn training_works_take_turns_after_every_slice() {
 #[test]
 fn a_batch_runs_back_to_back_and_before_training() {
     let mut schedule = schedule(0, NO_LIMIT);
-    schedule.push(1, Priority::Training, (0, None));
+    schedule.push(1, Priority::Training, (0, None, Weight::ONE));
     assert_eq!(
         script(&mut schedule, 2, vec![10, 11]),
         [10, 10, 11, 11, 1, 1]
@@ -64,7 +64,7 @@ fn a_batch_runs_back_to_back_and_before_training() {
 fn training_that_waits_keeps_its_share_of_a_busy_device() {
     // A fifth: one slice for four of serving.
     let mut fifth = schedule(200, NO_LIMIT);
-    fifth.push(1, Priority::Training, (0, None));
+    fifth.push(1, Priority::Training, (0, None, Weight::ONE));
     let order = script(&mut fifth, 3, vec![10, 11, 12, 13]);
     assert_eq!(
         order,
@@ -75,7 +75,7 @@ fn training_that_waits_keeps_its_share_of_a_busy_device() {
 #[test]
 fn training_without_a_share_waits_until_serving_is_idle() {
     let mut none = schedule(0, NO_LIMIT);
-    none.push(1, Priority::Training, (0, None));
+    none.push(1, Priority::Training, (0, None, Weight::ONE));
     let order = script(&mut none, 2, vec![10, 11, 12]);
     assert_eq!(order, [10, 10, 11, 11, 12, 12, 1, 1]);
 }
@@ -85,20 +85,20 @@ fn a_share_is_neither_saved_up_nor_paid_back_for_times_in_which_one_side_was_idl
     let mut half = schedule(500, NO_LIMIT);
     // Serving had the device for long while nobody trained.
     script(&mut half, 50, vec![10]);
-    half.push(1, Priority::Training, (0, None));
+    half.push(1, Priority::Training, (0, None, Weight::ONE));
     assert_eq!(script(&mut half, 2, vec![11, 12]), [11, 11, 1, 1, 12, 12]);
     // Training had it for long while nobody asked.
-    half.push(2, Priority::Training, (0, None));
+    half.push(2, Priority::Training, (0, None, Weight::ONE));
     script(&mut half, 50, vec![]);
-    half.push(3, Priority::Training, (0, None));
+    half.push(3, Priority::Training, (0, None, Weight::ONE));
     assert_eq!(script(&mut half, 2, vec![13, 14]), [13, 13, 3, 3, 14, 14]);
 }
 
 #[test]
 fn submitted_serving_works_and_the_source_alternate() {
     let mut schedule = schedule(0, NO_LIMIT);
-    schedule.push(20, Priority::Serving, (0, None));
-    schedule.push(21, Priority::Serving, (0, None));
+    schedule.push(20, Priority::Serving, (0, None, Weight::ONE));
+    schedule.push(21, Priority::Serving, (0, None, Weight::ONE));
     assert_eq!(
         script(&mut schedule, 1, vec![10, 11, 12]),
         [10, 20, 11, 21, 12]
@@ -108,17 +108,17 @@ fn submitted_serving_works_and_the_source_alternate() {
 #[test]
 fn training_beyond_the_memory_waits_in_order() {
     let mut schedule = schedule(0, 10);
-    schedule.push(1, Priority::Training, (8, None));
-    schedule.push(2, Priority::Training, (8, None));
-    schedule.push(3, Priority::Training, (1, None));
+    schedule.push(1, Priority::Training, (8, None, Weight::ONE));
+    schedule.push(2, Priority::Training, (8, None, Weight::ONE));
+    schedule.push(3, Priority::Training, (1, None, Weight::ONE));
     assert_eq!(script(&mut schedule, 2, vec![]), [1, 1, 2, 3, 2, 3]);
 }
 
 #[test]
 fn a_work_larger_than_the_memory_runs_alone() {
     let mut schedule = schedule(0, 10);
-    schedule.push(1, Priority::Training, (100, None));
-    schedule.push(2, Priority::Training, (100, None));
+    schedule.push(1, Priority::Training, (100, None, Weight::ONE));
+    schedule.push(2, Priority::Training, (100, None, Weight::ONE));
     assert_eq!(script(&mut schedule, 2, vec![]), [1, 1, 2, 2]);
 }
 
@@ -130,9 +130,9 @@ fn owner(name: &str) -> Owner {
 fn owners_of_training_share_its_time_whatever_the_number_of_their_items() {
     let mut schedule = schedule(0, NO_LIMIT);
     for key in [1, 2, 3] {
-        schedule.push(key, Priority::Training, (0, owner("many")));
+        schedule.push(key, Priority::Training, (0, owner("many"), Weight::ONE));
     }
-    schedule.push(4, Priority::Training, (0, owner("one")));
+    schedule.push(4, Priority::Training, (0, owner("one"), Weight::ONE));
     let order = script(&mut schedule, 3, vec![]);
     assert_eq!(order, [1, 4, 2, 4, 3, 4, 1, 2, 3, 1, 2, 3]);
 }
@@ -156,19 +156,46 @@ fn an_owner_whose_slices_take_longer_gets_fewer_of_them_and_saves_none_while_awa
         }
         order
     };
-    schedule.push(1, Priority::Training, (0, owner("slow")));
+    schedule.push(1, Priority::Training, (0, owner("slow"), Weight::ONE));
     assert_eq!(run(&mut schedule, 5), [1; 5]);
     // A newcomer is not behind for what was before it.
-    schedule.push(2, Priority::Training, (0, owner("quick")));
+    schedule.push(2, Priority::Training, (0, owner("quick"), Weight::ONE));
     let order = run(&mut schedule, 40);
     let slow = order.iter().filter(|key| **key == 1).count();
     assert!((9..=11).contains(&slow), "{order:?}");
     // A step ends and the next one comes: what its owner had is not forgotten.
     schedule.gone(1, SLICE * 30);
-    schedule.push(3, Priority::Training, (0, owner("slow")));
+    schedule.push(3, Priority::Training, (0, owner("slow"), Weight::ONE));
     let order = run(&mut schedule, 25);
     assert!(!order.contains(&3), "{order:?}");
     assert!(run(&mut schedule, 20).contains(&3));
+}
+
+#[test]
+fn owners_of_training_with_weights_of_three_to_one_get_slices_of_three_to_one() {
+    let mut schedule = schedule::<u32>(0, NO_LIMIT);
+    let three = Weight::new(3.try_into().unwrap());
+    for key in [1, 2] {
+        schedule.push(key, Priority::Training, (0, owner("three"), three));
+    }
+    for key in [3, 4, 5] {
+        schedule.push(key, Priority::Training, (0, owner("one"), Weight::ONE));
+    }
+    let mut slices = [0u32; 2];
+    for _ in 0..4000 {
+        let mut turn = schedule.turn();
+        if turn == Turn::Form {
+            schedule.formed(None);
+            turn = schedule.turn();
+        }
+        let Turn::Run(key, Priority::Training) = turn else {
+            panic!("training waits, and {turn:?} is next");
+        };
+        slices[usize::from(key > 2)] += 1;
+        schedule.ran(key, SLICE);
+    }
+    assert_eq!(slices.iter().sum::<u32>(), 4000);
+    assert!(slices[0].abs_diff(3000) <= 2, "{slices:?}");
 }
 
 /// Longest slice in milliseconds, and most slices of an item.
@@ -324,7 +351,7 @@ proptest! {
                 Event::Submit { serving, bytes, slices } => {
                     let key = world.add(!serving, bytes, slices);
                     let priority = if serving { Priority::Serving } else { Priority::Training };
-                    schedule.push(key, priority, (bytes, None));
+                    schedule.push(key, priority, (bytes, None, Weight::ONE));
                 }
                 Event::Batch { slices } => {
                     let key = world.add(false, 0, slices);
@@ -388,7 +415,7 @@ fn a_result_that_is_there_is_taken_between_two_slices_of_the_next_batch() {
 #[test]
 fn training_runs_while_a_result_is_on_its_way_and_yields_to_it() {
     let mut schedule = schedule::<u32>(0, NO_LIMIT);
-    schedule.push(1, Priority::Training, (0, None));
+    schedule.push(1, Priority::Training, (0, None, Weight::ONE));
     schedule.formed(Some(10));
     schedule.pending(10, SLICE);
     assert_eq!(schedule.turn(), Turn::Form);

@@ -69,6 +69,11 @@ fn device() -> (Handle, Service) {
     start(Config::default(), Metrics::new()).unwrap()
 }
 
+/// The handle for the training of one tenant.
+fn owned(handle: &Handle) -> Owned {
+    handle.owned_by(&TenantId::anonymous())
+}
+
 fn speaker(name: &'static str, left: u32, said: &SyncSender<&'static str>) -> Box<dyn Work> {
     Box::new(Speaker {
         name,
@@ -87,12 +92,8 @@ fn works_take_turns_and_serving_comes_first() {
     let (handle, _service) = device();
     let (say, said) = words();
     let paused = handle.pause();
-    handle
-        .submit(speaker("a", 2, &say), Priority::Training)
-        .unwrap();
-    handle
-        .submit(speaker("b", 2, &say), Priority::Training)
-        .unwrap();
+    owned(&handle).submit(speaker("a", 2, &say)).unwrap();
+    owned(&handle).submit(speaker("b", 2, &say)).unwrap();
     let batch = speaker("batch", 2, &say);
     handle.set_source(Box::new(Batches(VecDeque::from([batch]))));
     assert_eq!(handle.stats(), Stats::default());
@@ -111,20 +112,15 @@ fn works_take_turns_and_serving_comes_first() {
 async fn a_panic_drops_its_work_alone() {
     let (handle, _service) = device();
     let paused = handle.pause();
-    let bad = handle.run(
-        Count {
-            slices: 3,
-            panic_at: 1,
-        },
-        Priority::Training,
-    );
-    let good = handle.run(
-        Count {
-            slices: 5,
-            panic_at: NEVER,
-        },
-        Priority::Training,
-    );
+    let training = owned(&handle);
+    let bad = training.run(Count {
+        slices: 3,
+        panic_at: 1,
+    });
+    let good = training.run(Count {
+        slices: 5,
+        panic_at: NEVER,
+    });
     let both = async { tokio::join!(bad, good) };
     let (bad, good) = tokio::join!(both, async { drop(paused) }).0;
     let Err(Error::Panicked { message }) = bad else {
@@ -136,7 +132,7 @@ async fn a_panic_drops_its_work_alone() {
         slices: 1,
         panic_at: NEVER,
     };
-    assert_eq!(handle.run(next, Priority::Serving).await, Ok(7));
+    assert_eq!(handle.run(next).await, Ok(7));
     assert_eq!(handle.stats().panics, 1);
 }
 
@@ -145,13 +141,10 @@ async fn a_dropped_future_never_reaches_the_device() {
     let (handle, _service) = device();
     let paused = handle.pause();
     {
-        let mut run = Box::pin(handle.run(
-            Count {
-                slices: 3,
-                panic_at: NEVER,
-            },
-            Priority::Serving,
-        ));
+        let mut run = Box::pin(handle.run(Count {
+            slices: 3,
+            panic_at: NEVER,
+        }));
         assert!(futures::poll!(run.as_mut()).is_pending());
     }
     drop(paused);
@@ -159,7 +152,7 @@ async fn a_dropped_future_never_reaches_the_device() {
         slices: 1,
         panic_at: NEVER,
     };
-    assert_eq!(handle.run(next, Priority::Training).await, Ok(7));
+    assert_eq!(owned(&handle).run(next).await, Ok(7));
     let stats = handle.stats();
     assert_eq!((stats.cancelled, stats.slices()), (1, 1));
 }
@@ -173,10 +166,8 @@ fn a_full_queue_is_an_error_at_once() {
     let (handle, _service) = start(config, Metrics::new()).unwrap();
     let (say, _said) = words();
     let _paused = handle.pause();
-    handle
-        .submit(speaker("a", 1, &say), Priority::Training)
-        .unwrap();
-    let second = handle.submit(speaker("b", 1, &say), Priority::Serving);
+    owned(&handle).submit(speaker("a", 1, &say)).unwrap();
+    let second = handle.submit(speaker("b", 1, &say));
     assert_eq!(second, Err(Error::Full { queue: 1 }));
 }
 
@@ -188,16 +179,12 @@ async fn a_drain_finishes_serving_and_drops_training() {
     let paused = handle.pause();
     let batch = speaker("batch", 3, &say);
     handle.set_source(Box::new(Batches(VecDeque::from([batch]))));
-    handle
-        .submit(speaker("warm", 2, &say), Priority::Serving)
-        .unwrap();
-    let step = handle.run(
-        Count {
-            slices: 9,
-            panic_at: NEVER,
-        },
-        Priority::Training,
-    );
+    handle.submit(speaker("warm", 2, &say)).unwrap();
+    let training = owned(&handle);
+    let step = training.run(Count {
+        slices: 9,
+        panic_at: NEVER,
+    });
     let mut step = Box::pin(step);
     assert!(futures::poll!(step.as_mut()).is_pending());
     drain.start();
@@ -208,13 +195,10 @@ async fn a_drain_finishes_serving_and_drops_training() {
     let order: Vec<_> = said.iter().collect();
     assert_eq!(order, ["batch", "batch", "batch", "warm", "warm"]);
     let after = handle
-        .run(
-            Count {
-                slices: 1,
-                panic_at: NEVER,
-            },
-            Priority::Serving,
-        )
+        .run(Count {
+            slices: 1,
+            panic_at: NEVER,
+        })
         .await;
     assert_eq!(after, Err(Error::Stopped));
 }
@@ -257,7 +241,7 @@ fn a_source_that_does_nothing_but_panic_is_left_alone_until_the_next_wake() {
     let batches = Batches(VecDeque::from([speaker("batch", 1, &say)]));
     handle.set_source(Box::new(Stumbles(STUMBLES, batches)));
     let work = speaker("work", 1, &say);
-    handle.submit(work, Priority::Training).unwrap();
+    owned(&handle).submit(work).unwrap();
     // Training runs only when no batch can be formed.
     assert_eq!(said.recv_timeout(PATIENCE), Ok("work"));
     handle.wake();
@@ -348,11 +332,11 @@ async fn a_lost_device_drops_its_work_and_ends_with_the_reason() {
     let is_lost = Arc::new(AtomicBool::new(false));
     let health = Box::new(Fragile(is_lost.clone()));
     let (device, service) = start_on(health, Config::default(), Metrics::new()).unwrap();
-    let broken = device.run(Breaks(is_lost), Priority::Serving).await;
+    let broken = device.run(Breaks(is_lost)).await;
     assert_eq!(broken, Err(Error::Stopped));
     let (_drain, signal) = crate::shutdown::channel();
     let reason = "an illegal address".into();
     assert_eq!(service.run(signal).await, Err(Error::Lost { reason }));
-    let later = device.run(Breaks(Arc::default()), Priority::Serving).await;
+    let later = device.run(Breaks(Arc::default())).await;
     assert_eq!(later, Err(Error::Stopped));
 }

@@ -68,12 +68,17 @@ impl Pace {
 
     /// Returns the most frames of the next batch; `usize::MAX` before the first batch has run.
     pub(in crate::engine) fn limit(&self) -> usize {
+        self.limit_within(1.0)
+    }
+
+    /// Same as [`Pace::limit`] for a part of the target.
+    pub(in crate::engine) fn limit_within(&self, part: f64) -> usize {
         if self.weight == 0.0 {
             return usize::MAX;
         }
         let (frames, seconds) = self.means();
         let each = (seconds - self.fixed).max(0.0) / frames.max(1.0);
-        let own = (self.target - self.fixed).max(WORTH * self.fixed);
+        let own = (self.target * part - self.fixed).max(WORTH * self.fixed);
         // A cast of an infinity or of a value that is too large gives the largest number.
         ((own / each) as usize).max(1)
     }
@@ -157,6 +162,29 @@ mod tests {
         let after = pace.limit();
         assert!((90..=110).contains(&before), "{before}");
         assert!((20..=30).contains(&after), "{after}");
+    }
+
+    #[test]
+    fn a_part_of_the_target_gives_a_part_of_the_frames_unless_that_costs_throughput() {
+        let of = |fixed: f64, each: f64| {
+            let mut pace = Pace::new(TARGET);
+            for frames in [8, 64, 8, 64, 8, 64] {
+                let seconds = fixed + each * frames as f64;
+                pace.ran(frames, Duration::from_secs_f64(seconds));
+            }
+            (pace.limit(), pace.limit_within(0.2))
+        };
+        let (whole, part) = of(0.0, 0.001);
+        assert!(
+            (49..=50).contains(&whole) && (9..=10).contains(&part),
+            "{whole} {part}"
+        );
+        // Four fifths of the time are the frames', whatever the target.
+        let (whole, part) = of(0.01, 0.001);
+        assert!(
+            (39..=41).contains(&whole) && (39..=41).contains(&part),
+            "{whole} {part}"
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Tracks whether several tenants or classes of requests share the device at present, so that batches have to leave room for others: pure.
+//! Tracks whether several tenants or classes of requests share the device at present, so that batches have to leave room for others, and whether one of
+//! them asks for so little that it should hardly notice the others: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O.
+//! Invariant: never awaits, reads a clock or does I/O; bounded: at most [`TENANTS`] tenants are looked at.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::fair::Class;
@@ -10,16 +12,41 @@ use crate::ids::TenantId;
 /// Time after its last request in which a tenant's next request is expected.
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// Time after its last request in which a tenant that asks for little is cared for.
+const QUIET: Duration = Duration::from_secs(10);
+/// Most tenants that are looked at.
+const TENANTS: usize = 256;
+/// Weight of a request among those before it.
+const NEWS: f64 = 1.0 / 8.0;
+
 /// The tenant and class of the last request, and the time when these last changed. Times count from any common origin.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Sharing {
     last: Option<(TenantId, Class)>,
     changed: Option<Duration>,
+    /// Tenants with interactive requests.
+    lately: HashMap<TenantId, Lately>,
+}
+
+/// The last interactive requests of a tenant.
+#[derive(Debug, Clone, Copy)]
+struct Lately {
+    /// Share of the requests that came when nothing of the tenant waited.
+    light: f64,
+    asked: Duration,
 }
 
 impl Sharing {
-    /// Records a tenant's request at the time `now`.
-    pub(in crate::engine) fn asked(&mut self, (tenant, class): (&TenantId, Class), now: Duration) {
+    /// Records a tenant's request at the time `now`; `is_first` says that nothing of the tenant and class waited.
+    pub(in crate::engine) fn asked(
+        &mut self,
+        (tenant, class): (&TenantId, Class),
+        is_first: bool,
+        now: Duration,
+    ) {
+        if class == Class::Interactive {
+            self.look(tenant, is_first, now);
+        }
         let is_same = |(own, last): &(TenantId, Class)| own == tenant && *last == class;
         if self.last.as_ref().is_some_and(is_same) {
             return;
@@ -29,11 +56,39 @@ impl Sharing {
         }
     }
 
+    fn look(&mut self, tenant: &TenantId, is_first: bool, now: Duration) {
+        let is_known = self.lately.contains_key(tenant);
+        if !is_known && self.lately.len() >= TENANTS {
+            self.lately.retain(|_, own| is_near(own.asked, now));
+            if self.lately.len() >= TENANTS {
+                return;
+            }
+        }
+        let begin = Lately {
+            light: 0.5,
+            asked: now,
+        };
+        let own = self.lately.entry(tenant.clone()).or_insert(begin);
+        own.light += NEWS * (f64::from(u8::from(is_first)) - own.light);
+        own.asked = now;
+    }
+
+    /// Returns whether a tenant asked lately whose interactive requests mostly find nothing of its own waiting: it asks for less than its share, and
+    /// waits for the batches of others alone.
+    pub(in crate::engine) fn has_light(&self, now: Duration) -> bool {
+        let is_light = |own: &Lately| own.light > 0.5 && is_near(own.asked, now);
+        self.lately.values().any(is_light)
+    }
+
     /// Returns whether more than one tenant, or one tenant in both classes, sent requests within the last minute.
     pub(in crate::engine) fn is_shared(&self, now: Duration) -> bool {
         self.changed
             .is_some_and(|changed| now.saturating_sub(changed) < WINDOW)
     }
+}
+
+fn is_near(asked: Duration, now: Duration) -> bool {
+    now.saturating_sub(asked) < QUIET
 }
 
 #[cfg(test)]
@@ -48,13 +103,13 @@ mod tests {
         let at = Duration::from_secs;
         assert!(!sharing.is_shared(at(0)));
         for second in 0..100 {
-            sharing.asked((&flood, Class::Interactive), at(second));
+            sharing.asked((&flood, Class::Interactive), false, at(second));
             assert!(!sharing.is_shared(at(second)));
         }
-        sharing.asked((&quiet, Class::Interactive), at(100));
-        sharing.asked((&flood, Class::Interactive), at(101));
+        sharing.asked((&quiet, Class::Interactive), true, at(100));
+        sharing.asked((&flood, Class::Interactive), false, at(101));
         for second in 101..161 {
-            sharing.asked((&flood, Class::Interactive), at(second));
+            sharing.asked((&flood, Class::Interactive), false, at(second));
             assert!(sharing.is_shared(at(second)));
         }
         assert!(!sharing.is_shared(at(161)));
@@ -65,9 +120,39 @@ mod tests {
         let tenant: TenantId = "a".parse().expect("a tenant");
         let mut sharing = Sharing::default();
         let at = Duration::from_secs;
-        sharing.asked((&tenant, Class::Batch), at(0));
+        sharing.asked((&tenant, Class::Batch), true, at(0));
         assert!(!sharing.is_shared(at(1)));
-        sharing.asked((&tenant, Class::Interactive), at(2));
+        sharing.asked((&tenant, Class::Interactive), true, at(2));
         assert!(sharing.is_shared(at(3)));
+    }
+
+    #[test]
+    fn a_tenant_that_finds_nothing_of_its_own_waiting_is_light_until_it_is_silent() {
+        let tenant = |name: &str| name.parse::<TenantId>().expect("a tenant");
+        let (one, other, quiet) = (tenant("one"), tenant("other"), tenant("quiet"));
+        let mut sharing = Sharing::default();
+        let at = Duration::from_millis;
+        // Two tenants with many callers find some of their own waiting, but for the first one.
+        for millis in 0..1000 {
+            for own in [&one, &other] {
+                let is_first = millis % 50 == 0;
+                sharing.asked((own, Class::Interactive), is_first, at(millis));
+            }
+            assert!(!sharing.has_light(at(millis)) || millis == 0);
+        }
+        sharing.asked((&quiet, Class::Batch), true, at(1000));
+        assert!(!sharing.has_light(at(1000)));
+        sharing.asked((&quiet, Class::Interactive), true, at(1000));
+        sharing.asked((&one, Class::Interactive), false, at(1000));
+        assert!(sharing.has_light(at(1000)) && sharing.has_light(at(10_999)));
+        assert!(!sharing.has_light(at(11_000)));
+        // As many tenants as there may be: those who have left make room.
+        for number in 0..2 * TENANTS {
+            let own = tenant(&format!("t{number}"));
+            sharing.asked((&own, Class::Interactive), true, at(20_000));
+        }
+        assert_eq!(sharing.lately.len(), TENANTS);
+        sharing.asked((&quiet, Class::Interactive), true, at(40_000));
+        assert_eq!(sharing.lately.len(), 1);
     }
 }

@@ -48,7 +48,7 @@ fn clip(id: u64, tenant: usize, group: u64) -> Clip {
 }
 
 fn push(batcher: &mut Batcher<Clip>, clip: Clip) {
-    batcher.push((&tenant(clip.tenant), clip.class), clip);
+    batcher.push((&tenant(clip.tenant), Weight::ONE), clip.class, clip);
 }
 
 fn ids(clips: &[Clip]) -> Vec<u64> {
@@ -74,13 +74,38 @@ fn tenants_share_a_batch_whatever_their_number_of_clips() {
 }
 
 #[test]
+fn tenants_with_weights_of_three_to_one_get_frames_of_three_to_one() {
+    let mut batcher = Batcher::new();
+    let three = Weight::new(3.try_into().unwrap());
+    let (mut next, mut taken) = (0, [0; 2]);
+    let mut refill = |batcher: &mut Batcher<Clip>| {
+        // Both always have clips.
+        while batcher.len() < 400 {
+            let owner = usize::from(next % 2 != 0);
+            let weight = if owner == 0 { three } else { Weight::ONE };
+            let own = clip(next, owner, 0);
+            batcher.push((&tenant(owner), weight), own.class, own);
+            next += 1;
+        }
+    };
+    for _ in 0..60 {
+        refill(&mut batcher);
+        for clip in batcher.form(LIMITS, |_| true).batch {
+            taken[clip.tenant] += clip.frames;
+        }
+    }
+    let share = taken[0] as f64 / taken[1] as f64;
+    assert!((share - 3.0).abs() <= 0.15, "{taken:?}");
+}
+
+#[test]
 fn clips_that_nobody_waits_for_are_in_no_batch_of_requests() {
     let mut batcher = Batcher::new();
-    batcher.push_spare(&tenant(0), clip(0, 0, 0));
-    batcher.push_spare(&tenant(1), clip(1, 1, 0));
+    batcher.push_spare((&tenant(0), Weight::ONE), clip(0, 0, 0));
+    batcher.push_spare((&tenant(1), Weight::ONE), clip(1, 1, 0));
     push(&mut batcher, clip(2, 0, 0));
     assert_eq!(batcher.len(), 1);
-    let ahead = batcher.ahead((&tenant(1), Class::Interactive), 8);
+    let ahead = batcher.ahead((&tenant(1), Weight::ONE), Class::Interactive, 8);
     assert_eq!(ahead, Some(16), "the request that waits, and its own");
     assert_eq!(ids(&batcher.form(LIMITS, |_| true).batch), [2]);
     assert!(batcher.form(LIMITS, |_| true).batch.is_empty());
@@ -184,7 +209,7 @@ fn the_batch_class_does_not_starve() {
 fn an_estimate_counts_what_goes_first() {
     let mut batcher = Batcher::new();
     let (quiet, interactive) = (tenant(9), Class::Interactive);
-    assert_eq!(batcher.ahead((&quiet, interactive), 8), None);
+    assert_eq!(batcher.ahead((&quiet, Weight::ONE), interactive, 8), None);
     let class = Class::Batch;
     push(
         &mut batcher,
@@ -194,14 +219,20 @@ fn an_estimate_counts_what_goes_first() {
         },
     );
     // The batch class waits for interactive clips, not the other way round.
-    assert_eq!(batcher.ahead((&quiet, interactive), 8), None);
-    assert_eq!(batcher.ahead((&quiet, class), 8), Some(16));
+    assert_eq!(batcher.ahead((&quiet, Weight::ONE), interactive, 8), None);
+    assert_eq!(batcher.ahead((&quiet, Weight::ONE), class, 8), Some(16));
     for id in 1..5 {
         push(&mut batcher, clip(id, 1, 0));
     }
-    assert_eq!(batcher.ahead((&quiet, interactive), 8), Some(16));
-    assert_eq!(batcher.ahead((&tenant(1), interactive), 8), Some(40));
-    assert_eq!(batcher.ahead((&quiet, class), 8), Some(48));
+    assert_eq!(
+        batcher.ahead((&quiet, Weight::ONE), interactive, 8),
+        Some(16)
+    );
+    assert_eq!(
+        batcher.ahead((&tenant(1), Weight::ONE), interactive, 8),
+        Some(40)
+    );
+    assert_eq!(batcher.ahead((&quiet, Weight::ONE), class, 8), Some(48));
 }
 
 #[test]

@@ -8,9 +8,11 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::{Inner, Need, Pin, Resident};
+use crate::blocking::blocking;
 use crate::device;
 use crate::engine::warmup::{self, Fault};
 use crate::engine::{Error, Unavailable, Versions};
+use crate::fair::Weights;
 use crate::ids::VersionRef;
 use crate::model::{self, AdapterSet, Backbone};
 
@@ -22,6 +24,8 @@ pub(in crate::engine) struct Loader {
     pub(in crate::engine) backbone: Arc<Backbone>,
     /// Device on which sets are warmed up.
     pub(in crate::engine) device: device::Handle,
+    /// Weights by which tenants share the turns of loads.
+    pub(in crate::engine) weights: Arc<dyn Weights>,
 }
 
 /// Loads a set in the background and sends the result to everybody who waits. The set becomes resident even if nobody waits any more.
@@ -184,7 +188,7 @@ impl Inner {
             set.beside(&backbone)
         };
         // Parsing is not part of a device slice, so it must not take threads from serving.
-        match tokio::task::spawn_blocking(|| model::aside(parse)).await {
+        match blocking(|| model::aside(parse)).await {
             Ok(Ok(set)) => Ok(Arc::new(set)),
             // Only the file says whether the set is at fault.
             Ok(Err(model::Error::OutOfMemory { bytes })) => Err(Error::OutOfMemory { bytes }),
@@ -218,6 +222,7 @@ fn reason(error: &Error) -> &'static str {
         Error::TooLarge { .. } => "too_large",
         Error::NoRoom { .. }
         | Error::QueueFull { .. }
+        | Error::RateExceeded(_)
         | Error::Unreachable { .. }
         | Error::TooManyClips { .. }
         | Error::TooManyBytes { .. }

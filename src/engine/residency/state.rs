@@ -278,11 +278,11 @@ impl State {
     }
 
     /// Returns the records of a tenant's sets, sorted by version.
-    pub(super) fn records(&self, tenant: &TenantId) -> Vec<ResidencyRecord> {
+    pub(super) fn records(&self, tenant: Option<&TenantId>) -> Vec<ResidencyRecord> {
         let own = self
             .slots
             .iter()
-            .filter(|(version, _)| version.tenant == *tenant);
+            .filter(|(version, _)| tenant.is_none_or(|own| version.tenant == *own));
         let mut records: Vec<ResidencyRecord> = own
             .filter_map(|(version, slot)| match slot {
                 Slot::Loading(..) => None,

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::engine::Error;
-use crate::fair::{self, Verdict, Weight};
+use crate::fair::{self, Verdict, Weights};
 use crate::ids::TenantId;
 
 /// Hands out turns; clones share them.
 #[derive(Clone)]
-pub(super) struct Turns(Arc<Mutex<State>>);
+pub(super) struct Turns(Arc<Mutex<State>>, Arc<dyn Weights>);
 
 struct State {
     free: usize,
@@ -27,11 +27,12 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    pub(super) fn new(turns: usize) -> Self {
-        Self(Arc::new(Mutex::new(State {
+    pub(super) fn new(turns: usize, weights: Arc<dyn Weights>) -> Self {
+        let state = State {
             free: turns,
             waiting: fair::Queue::default(),
-        })))
+        };
+        Self(Arc::new(Mutex::new(state)), weights)
     }
 
     /// Waits for a turn.
@@ -39,6 +40,7 @@ impl Turns {
     /// # Errors
     /// [`Error::Stopped`] when the turns are gone.
     pub(super) async fn wait(&self, tenant: &TenantId) -> Result<Turn, Error> {
+        let weight = self.1.of(tenant);
         let waiting = {
             let mut state = self.lock();
             if state.free > 0 {
@@ -46,7 +48,7 @@ impl Turns {
                 return Ok(self.turn());
             }
             let (sender, waiting) = oneshot::channel();
-            state.waiting.push((tenant, Weight::ONE), 1, sender);
+            state.waiting.push((tenant, weight), 1, sender);
             waiting
         };
         waiting.await.map_err(|_| Error::Stopped)
@@ -109,6 +111,7 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fair::Equal;
 
     fn tenant(name: &str) -> TenantId {
         name.parse().unwrap()
@@ -116,7 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_tenant_with_many_loads_delays_anothers_only_one_by_one_load() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(2, Arc::new(Equal));
         let (many, one) = (tenant("many"), tenant("one"));
         let first = turns.wait(&many).await.unwrap();
         let _second = turns.wait(&many).await.unwrap();
@@ -141,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_of_someone_who_left_goes_on() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, Arc::new(Equal));
         let own = tenant("a");
         let turn = turns.wait(&own).await.unwrap();
         let mut left = Box::pin(turns.wait(&own));

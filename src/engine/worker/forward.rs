@@ -9,6 +9,9 @@ pub(in crate::engine) trait Forward: Send {
     /// Runs one slice.
     fn advance(&mut self) -> Result<Step, Error>;
 
+    /// Returns the number of frames that go on from tokens which earlier batches kept. Asked for before the first slice.
+    fn resumed_frames(&self) -> usize;
+
     /// Returns whether the result is there, after `advance` has returned [`Step::Pending`].
     fn is_ready(&self) -> bool;
 
@@ -47,6 +50,10 @@ impl Model for Arc<Backbone> {
 impl Forward for Inference {
     fn advance(&mut self) -> Result<Step, Error> {
         self.advance()
+    }
+
+    fn resumed_frames(&self) -> usize {
+        self.resumed_frames()
     }
 
     fn is_ready(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Batches on a model that has room for few clips, gives its results late, or loses its device.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use tokio::sync::mpsc::Receiver;
@@ -11,7 +11,7 @@ use crate::device;
 use crate::engine::Config;
 use crate::engine::residency::{Pin, Residency, tests::listed};
 use crate::engine::tests::{backbone, clip, residency, set, version};
-use crate::fair::Class;
+use crate::fair::{Class, Equal};
 use crate::model::{Failure, Pictures};
 use crate::telemetry::Metrics;
 
@@ -43,7 +43,7 @@ impl Model for Arc<Fake> {
         self.begun.lock().unwrap().push(input.pictures.len());
         let pixels = input.pictures.iter().map(|pictures| match pictures {
             Pictures::Clip(planes) => planes[0],
-            other => panic!("{other:?}"),
+            other @ (Pictures::Frames(_) | Pictures::Keeping(..)) => panic!("{other:?}"),
         });
         Ok(Box::new(Pass {
             model: self.clone(),
@@ -70,6 +70,10 @@ impl Forward for Pass {
         })
     }
 
+    fn resumed_frames(&self) -> usize {
+        0
+    }
+
     fn is_ready(&self) -> bool {
         self.model.is_there.load(Ordering::SeqCst)
     }
@@ -93,7 +97,12 @@ impl Bed {
         let residency = residency(1000, device.clone());
         let backbone = backbone(8);
         let pin = listed(&residency, &version("a"), set(&backbone), 10).await;
-        let queue = Queue::new(&Config::default(), &backbone, Metrics::new());
+        let queue = Queue::new(
+            &Config::default(),
+            &backbone,
+            Arc::new(Equal),
+            Metrics::new(),
+        );
         Self {
             residency,
             pin,

@@ -8,14 +8,14 @@ use crate::rng::Stream;
 /// How the clips of a step are mixed. The partner of the i-th clip is the i-th from the end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mix {
-    /// Pictures are blended by this share of the partner.
+    /// Pictures are blended, by this share of the partner.
     Blend(f64),
     /// This part of the pictures is the partner's; its area is the partner's share.
     Cut(Crop),
 }
 
 impl Mix {
-    /// The partner's share of a mixed clip of this side.
+    /// Returns the partner's share of a mixed clip of this side.
     pub fn share(self, side: usize) -> f64 {
         match self {
             Self::Blend(share) => share,
@@ -28,7 +28,7 @@ impl Mix {
 }
 
 impl Draws {
-    /// How the clips of a step, of pictures of this side, are mixed; `None` when they are not.
+    /// Returns how the clips of a step, of pictures of this side, are mixed; `None` when they are not.
     pub fn mix(&self, step: u64, side: usize, (mixup, cutmix): (f64, f64)) -> Option<Mix> {
         let mut stream = Stream::new(self.seed, "mix").fork(step);
         let is_cut = match (mixup > 0.0, cutmix > 0.0) {

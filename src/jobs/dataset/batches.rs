@@ -9,7 +9,8 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Balance, Batch, Clips, Example, Targets, blocking, in_order};
+use super::{Balance, Batch, Clips, Example, Targets, in_order};
+use crate::blocking::blocking;
 use crate::ids::VideoId;
 use crate::jobs::augment::{self, Draws, Fallback, Mix};
 use crate::jobs::failure::Failure;
@@ -270,7 +271,7 @@ impl Training {
         if !is_mirrored && erased.is_none() {
             return Ok(planes);
         }
-        blocking(move || {
+        let altered = blocking(move || {
             let mut planes = planes.to_vec();
             if let Some(part) = erased {
                 augment::erase(&mut planes, side, part);
@@ -279,8 +280,8 @@ impl Training {
                 augment::mirror(&mut planes, side);
             }
             planes.into()
-        })
-        .await
+        });
+        Ok(altered.await?)
     }
 
     /// The part of its pictures that a clip shows; `None` is their middle.

@@ -43,6 +43,10 @@ impl Jobs for Counting {
         self.below.get_job(tenant, job).await
     }
 
+    async fn requested_job(&self, tenant: &TenantId, request: RequestId) -> Result<Option<JobId>> {
+        self.below.requested_job(tenant, request).await
+    }
+
     async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Listed<JobRecord>> {
         self.below.list_jobs(tenant, page).await
     }
@@ -123,9 +127,11 @@ impl Setting {
         let job = NewJob {
             task: "t".parse().expect("an id"),
             dataset: "d".parse().expect("an id"),
+            dataset_version: None,
             hyper_parameters: HyperParameters::default(),
             allow_label_change: false,
             priority: 0,
+            clip_frames: 1000,
             warning: None,
             limit: 100,
         };

@@ -2,23 +2,28 @@
 //!
 //! Invariant: nothing is written, and what is refused here is refused when it is submitted.
 
+use std::collections::HashMap;
+
 use super::{Handle, Submission};
 use crate::ids::{DatasetId, TenantId};
 use crate::jobs::plan::{self, Plan};
 use crate::jobs::selection::{self, Policy};
 use crate::jobs::{Error, mirror};
 use crate::metadata::PageRequest;
-use crate::spec::{AdapterConfig, ClipSampling, Invalid, Split};
+use crate::spec::{AdapterConfig, ClipSampling, Digest, HyperParameters, Invalid, Split};
+
+/// Examples of a snapshot that are read at a time.
+const PAGE: u32 = 1000;
 
 /// What is known of a data set from its labels.
 #[derive(Debug, Clone, Copy, Default)]
-struct Counted {
+pub(in crate::jobs) struct Counted {
     /// Training examples.
-    clips: u64,
+    pub(super) clips: u64,
     /// Those that a job holds out as its validation split.
     held_out: u64,
     /// Labels of training and validation examples.
-    labels: usize,
+    pub(super) labels: usize,
 }
 
 impl Handle {
@@ -33,36 +38,69 @@ impl Handle {
         dataset: &DatasetId,
         wanted: impl Into<Submission>,
     ) -> Result<Plan, Error> {
-        let mut hyper = wanted.into().hyper_parameters;
-        plan::check(&hyper)?;
-        mirror::check(&hyper)?;
-        selection::check(hyper.selection.get_or_insert_default())?;
-        let share = Policy::new(hyper.selection.as_ref()).validation_share;
-        let Counted {
-            clips,
-            held_out,
-            labels,
-        } = self.counted(tenant, dataset, share).await?;
-        if clips == 0 {
-            let problem = "it has no training examples";
-            return Err(Invalid::new("dataset", problem).into());
-        }
-        let frames = usize::from(sampling.num_frames.get());
-        self.check_disk(adapter, frames, clips)?;
-        if let Some(demand) = self.demand_of((adapter, frames), labels, &hyper) {
-            hyper.batch_size = demand.admitted(hyper.batch_size)?;
-        }
-        Ok(Plan::new(&hyper, clips - held_out, adapter, 0).with_frames(frames))
+        let (hyper, counted) = self.completed(tenant, dataset, wanted.into()).await?;
+        Ok(self.planned((adapter, sampling), &hyper, counted)?)
     }
 
-    /// Counts a data set's training examples, and the labels of its training and validation examples. Of each label's, as much as the share says is held out
-    /// when there is no validation example; clips with equal bytes, which stay together, may leave a few fewer.
-    async fn counted(
+    /// Checks what does not depend on the task, and counts the examples.
+    ///
+    /// # Errors
+    /// A hyper-parameter out of range; no such data set; one without training examples.
+    pub(in crate::jobs) async fn completed(
         &self,
         tenant: &TenantId,
         dataset: &DatasetId,
+        wanted: Submission,
+    ) -> Result<(HyperParameters, Counted), Error> {
+        let mut hyper = wanted.hyper_parameters;
+        plan::check(&hyper)?;
+        mirror::check(&hyper)?;
+        let own = hyper.selection.get_or_insert_default();
+        selection::check(own)?;
+        selection::complete(own);
+        let share = Policy::new(hyper.selection.as_ref()).validation_share;
+        let of = (dataset, wanted.dataset_version);
+        let counted = self.counted(tenant, of, share).await?;
+        if counted.clips == 0 {
+            let problem = "it has no training examples";
+            return Err(Invalid::new("dataset", problem).into());
+        }
+        Ok((hyper, counted))
+    }
+
+    /// The plan of a job for a task of this shape.
+    ///
+    /// # Errors
+    /// When the job takes more memory or disk than one may.
+    pub(in crate::jobs) fn planned(
+        &self,
+        (adapter, sampling): (&AdapterConfig, &ClipSampling),
+        hyper: &HyperParameters,
+        counted: Counted,
+    ) -> Result<Plan, Invalid> {
+        let mut hyper = hyper.clone();
+        let frames = usize::from(sampling.num_frames.get());
+        self.check_disk(adapter, frames, counted.clips)?;
+        if let Some(demand) = self.demand_of((adapter, frames), counted.labels, &hyper) {
+            hyper.batch_size = demand.admitted(hyper.batch_size)?;
+        }
+        let clips = counted.clips - counted.held_out;
+        Ok(Plan::new(&hyper, clips, adapter, 0).with_frames(frames))
+    }
+
+    /// Counts the training examples of a data set or of a version of one, and the labels of its training and validation examples. Of each label's, as much as
+    /// the share says is held out when there is no validation example; clips with equal bytes, which stay together, may leave a few fewer.
+    pub(super) async fn counted(
+        &self,
+        tenant: &TenantId,
+        (dataset, version): (&DatasetId, Option<u32>),
         share: f64,
     ) -> Result<Counted, Error> {
+        if let Some(number) = version {
+            let version = self.metadata.get_dataset_version(tenant, dataset, number);
+            let digest = version.await?.snapshot.digest;
+            return self.counted_of(tenant, digest, share).await;
+        }
         let mut counted = Counted::default();
         let mut has_validation = false;
         let (mut token, mut last) = (String::new(), None);
@@ -95,5 +133,44 @@ impl Handle {
                 return Ok(counted);
             }
         }
+    }
+
+    /// As [`Self::counted`], of the examples of a snapshot.
+    async fn counted_of(
+        &self,
+        tenant: &TenantId,
+        digest: Digest,
+        share: f64,
+    ) -> Result<Counted, Error> {
+        let mut trained: HashMap<String, u64> = HashMap::new();
+        let mut has_validation = false;
+        let mut after = None;
+        loop {
+            let page = self.metadata.snapshot_examples(tenant, digest, after, PAGE);
+            let page = page.await?;
+            let is_last = page.len() < PAGE as usize;
+            after = page.last().map(|own| own.video);
+            for own in page {
+                let count = match own.split {
+                    Split::Train => 1,
+                    Split::Validation => 0,
+                    Split::Test => continue,
+                };
+                has_validation |= own.split == Split::Validation;
+                *trained.entry(own.label).or_default() += count;
+            }
+            if is_last {
+                break;
+            }
+        }
+        let held = |count: &u64| (*count as f64 * share) as u64;
+        Ok(Counted {
+            clips: trained.values().sum(),
+            held_out: match has_validation {
+                true => 0,
+                false => trained.values().map(held).sum(),
+            },
+            labels: trained.len(),
+        })
     }
 }

@@ -86,7 +86,8 @@ impl Run {
         Ok(decoded)
     }
 
-    async fn undecoded(
+    /// Of some videos, those that nobody has decoded in this way.
+    pub(super) async fn undecoded(
         &self,
         sampling: Digest,
         videos: &[VideoId],
@@ -116,7 +117,8 @@ fn unavailable(video: VideoId, record: Option<&VideoRecord>, why: &str) -> Strin
     format!("video {video} ({name:?}): {why}")
 }
 
-fn is_gone(failure: &Failure) -> bool {
+/// Whether the video has no record any more.
+pub(super) fn is_gone(failure: &Failure) -> bool {
     matches!(
         failure,
         Failure::Library(library::Error::Metadata(metadata::Error::NotFound { .. }))

@@ -8,8 +8,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::Run;
 use super::survey::Survey;
+use crate::blocking::blocking;
+use crate::ids::AdapterVersion;
 use crate::jobs::checkpoint::{self, Origin};
-use crate::jobs::dataset::{Balance, Clips, Example, Pictures, Sources, Training, blocking};
+use crate::jobs::dataset::{Balance, Clips, Example, Pictures, Sources, Training};
 use crate::jobs::failure::Failure;
 use crate::jobs::features;
 use crate::jobs::memory::Demand;
@@ -17,9 +19,12 @@ use crate::jobs::mirror;
 use crate::jobs::plan::Plan;
 use crate::jobs::selection::{self, Policy};
 use crate::jobs::trainer::{Shared, Trainer};
+use crate::jobs::validation::Problems;
 use crate::metadata::{CheckpointRecord, TaskRecord};
 use crate::model::StepShape;
-use crate::spec::{AdapterConfig, ClassWeights, Digest, HyperParameters, LabelSet, wilson};
+use crate::spec::{
+    AdapterConfig, ClassWeights, Digest, FrameOrder, HyperParameters, LabelSet, wilson,
+};
 use crate::store::Key;
 
 /// What training needs.
@@ -41,6 +46,8 @@ pub(super) struct Prepared {
     pub(super) has_test: bool,
     /// Whether heads without adapters are tried beside the task's adapters.
     pub(super) tries_heads: bool,
+    /// The version that training started from.
+    pub(super) parent: Option<AdapterVersion>,
 }
 
 impl Run {
@@ -51,7 +58,9 @@ impl Run {
         let task = || async { Ok(parts.registry.get_task(tenant, &self.job.task).await?) };
         let task = self.journal.patiently(task).await?;
         let clips = self.clips(&task)?;
-        let survey = self.survey(&clips);
+        let parent = self.parent(&task).await?;
+        let known = parent.as_ref().map(|parent| &parent.labels);
+        let survey = self.survey(&clips, known);
         let mut survey = self.unless_stopped(survey).await?;
         let mut problems = std::mem::take(&mut survey.problems);
         let Some(labels) = survey.labels.take() else {
@@ -59,7 +68,7 @@ impl Run {
         };
         let has_sites = task.adapter.has_sites();
         let seed = self.job.hyper_parameters.seed.unwrap_or_default();
-        let held_out = self.hold_out(&mut survey, seed);
+        let held_out = self.hold_out(&clips, &mut survey, seed).await?;
         let mirrored = mirror::decide(&self.job.hyper_parameters, &labels);
         let submitted = HyperParameters {
             horizontal_flip: Some(mirrored.is_on),
@@ -75,19 +84,16 @@ impl Run {
             adapter: task.adapter,
             classes: labels.len(),
             plan: plan.clone(),
+            parent: parent.as_ref().map(|parent| Arc::clone(&parent.set)),
         };
-        let resumed = if problems.is_empty() {
-            self.resume(&origin).await?
-        } else {
-            None
+        let resumed = match problems.is_empty() {
+            true => self.resume(&origin).await?,
+            false => None,
         };
         if resumed.is_none() {
             let keep = has_sites && !plan.redraws();
-            let check = self.check(&clips, &survey, keep, &mut problems);
-            self.unless_stopped(check).await?;
-            if let Some(text) = survey.stamps.warning(task.sampling.order) {
-                self.tell(true, text).await?;
-            }
+            let (clips, order) = ((&clips, keep), task.sampling.order);
+            self.check_all(clips, &survey, order, &mut problems).await?;
         }
         if !problems.is_empty() {
             return Err(Failure::Dataset(problems));
@@ -96,14 +102,14 @@ impl Run {
             // A probe's clips are fixed, as the answer to the submission says.
             let told = mirrored.told.filter(|_| has_sites);
             self.tell_of_data(told, &survey, held_out, &plan).await?;
+            self.tell_parent(parent.as_ref(), (&survey, &labels))
+                .await?;
         }
         let saved = resumed.as_ref().map(|trainer| trainer.position().step);
         let trainer = match resumed {
             Some(trainer) => trainer,
             None => fresh(&origin).await?,
         };
-        let order = trainer.position().order;
-        let ahead = demand.ahead(plan.batch_size);
         Ok(Prepared {
             has_test: plan.selection.evaluate_test && survey.tests > 0,
             labels,
@@ -113,9 +119,9 @@ impl Run {
                 skipped: Mutex::default(),
                 examples: survey.training,
                 clips,
+                order: trainer.position().order,
+                ahead: demand.ahead(plan.batch_size),
                 plan,
-                order,
-                ahead,
             }),
             trainer: trainer.shared(),
             origin,
@@ -125,6 +131,7 @@ impl Run {
             features: self.features_key(&task)?,
             // A clip of one frame has no order.
             tries_heads: task.auto_head && task.sampling.num_frames.get() > 1,
+            parent: parent.map(|parent| parent.version),
         })
     }
 
@@ -143,6 +150,42 @@ impl Run {
         self.tell_validation(survey, held_out, plan).await
     }
 
+    /// Looks at the videos for near-duplicates, where that is wanted, and makes a validation split of a data set that has none. Returns the number of clips
+    /// of both splits before, when there is one now.
+    async fn hold_out(
+        &mut self,
+        clips: &Clips,
+        survey: &mut Survey,
+        seed: u64,
+    ) -> Result<Option<usize>, Failure> {
+        let policy = Policy::new(self.job.hyper_parameters.selection.as_ref());
+        if policy.near_duplicates && self.job.checkpoint.is_none() {
+            let looked = self.look_at_videos(clips);
+            self.unless_stopped(looked).await?;
+        }
+        let alike = match policy.near_duplicates && survey.wants_hold_out(policy.validation_share) {
+            true => self.alike(survey).await?,
+            false => Vec::new(),
+        };
+        Ok(survey.hold_out(&alike, policy.validation_share, seed))
+    }
+
+    /// Checks that every video decodes, and tells of suspicious time stamps.
+    async fn check_all(
+        &self,
+        (clips, keep): (&Clips, bool),
+        survey: &Survey,
+        order: FrameOrder,
+        problems: &mut Problems,
+    ) -> Result<(), Failure> {
+        let check = self.check(clips, survey, keep, problems);
+        self.unless_stopped(check).await?;
+        match survey.stamps.warning(order) {
+            Some(text) => self.tell(true, text).await,
+            None => Ok(()),
+        }
+    }
+
     /// Returns what the steps of a plan take, unless that is too much for the budget of now, or for the labels that the snapshot has.
     fn admitted(&self, task: &TaskRecord, labels: usize, plan: &Plan) -> Result<Demand, Failure> {
         let demand = self
@@ -153,20 +196,14 @@ impl Run {
         Ok(demand)
     }
 
-    /// Makes a validation split of a data set without one, if the job does that. Returns the number of clips before.
-    fn hold_out(&self, survey: &mut Survey, seed: u64) -> Option<usize> {
-        let submitted = self.job.hyper_parameters.selection.as_ref();
-        let policy = Policy::new(submitted);
-        survey.hold_out(policy.validation_share, seed)
-    }
-
     /// Tells what is suspicious about the data set.
     async fn tell_findings(&self) -> Result<(), Failure> {
         let library = &self.context.parts.library;
         let (tenant, digest) = (&self.lease.tenant, self.job.dataset_digest);
-        let check = || async { Ok(library.check(tenant, digest).await?) };
-        let (_, findings) = self.journal.patiently_moving(check).await?;
-        for finding in findings {
+        let sketches = self.sketches();
+        let check = || async { Ok(library.check(tenant, digest, sketches).await?) };
+        let checked = self.journal.patiently_moving(check).await?;
+        for finding in checked.findings {
             let videos = finding.videos.iter().map(|video| format!("videos/{video}"));
             let labels = finding.labels.iter().map(|label| format!("{label:?}"));
             let named: Vec<String> = videos.chain(labels).collect();
@@ -326,8 +363,13 @@ pub(super) async fn fresh(origin: &Origin) -> Result<Trainer, Failure> {
         adapter,
         classes,
         plan,
+        parent,
         ..
     } = origin.clone();
-    let trainer = blocking(move || Trainer::fresh(backbone, adapter, classes, plan)).await?;
+    let fresh = move || match parent {
+        None => Trainer::fresh(backbone, adapter, classes, plan),
+        Some(parent) => Trainer::continued(backbone, &parent, classes, plan),
+    };
+    let trainer = blocking(fresh).await?;
     trainer.map_err(Failure::Task)
 }

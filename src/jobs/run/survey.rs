@@ -32,8 +32,12 @@ pub(super) struct Survey {
 }
 
 impl Run {
-    /// Reads the snapshot and the records of its videos.
-    pub(super) async fn survey(&self, clips: &Clips) -> Result<Survey, Failure> {
+    /// Reads the snapshot and the records of its videos. Labels that are known keep their places among the classes.
+    pub(super) async fn survey(
+        &self,
+        clips: &Clips,
+        known: Option<&LabelSet>,
+    ) -> Result<Survey, Failure> {
         let mut survey = Survey {
             labels: None,
             training: Vec::new(),
@@ -54,7 +58,7 @@ impl Run {
                 break;
             }
         }
-        let mut classes = labels.finish();
+        let mut classes = labels.finish(known);
         let by_number = |number: u32| classes.by_number.get(number as usize).copied();
         for examples in [&mut survey.training, &mut survey.validation] {
             for example in examples.iter_mut() {
@@ -82,10 +86,19 @@ impl Run {
 }
 
 impl Survey {
-    /// Makes a validation split of a data set that has none: so much of each label's training clips, the same of every claim. Returns the number of clips
-    /// of both splits before, when there is one now.
-    pub(super) fn hold_out(&mut self, share: f64, seed: u64) -> Option<usize> {
-        let contents = std::mem::take(&mut self.contents);
+    /// Whether training clips become the validation split.
+    pub(super) fn wants_hold_out(&self, share: f64) -> bool {
+        self.validation.is_empty() && share > 0.0
+    }
+
+    /// Makes a validation split of a data set that has none: so much of each label's training clips, the same of every claim. Clips with equal bytes stay
+    /// together, and so do those that are `alike`, which has the place of the first one of each clip's group, or nothing. Returns the number of clips of both splits
+    /// before, when there is one now.
+    pub(super) fn hold_out(&mut self, alike: &[u32], share: f64, seed: u64) -> Option<usize> {
+        let own = std::mem::take(&mut self.contents);
+        let first = |place: usize| alike.get(place).map_or(place, |first| *first as usize);
+        let of = |place: usize| own.get(first(place)).copied();
+        let contents: Vec<u64> = (0..own.len()).filter_map(of).collect();
         if !self.validation.is_empty() {
             return None;
         }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::Run;
 use super::survey::PAGE;
+use crate::blocking::blocking;
 use crate::ids::{AdapterVersion, VersionRef};
-use crate::jobs::dataset::{Clips, Example, blocking};
+use crate::jobs::dataset::{Clips, Example};
 use crate::jobs::evaluation::Forwards;
 use crate::jobs::failure::Failure;
 use crate::metadata::{EvaluationMetrics, Event, JobResult, JobUpdate};
@@ -62,14 +63,10 @@ impl Run {
         let set = Arc::new(set.await??);
         let clips = self.clips(&task)?;
         let num_frames = usize::from(task.sampling.num_frames.get());
+        let demand = self.demand_of(adapter, classes, num_frames)?;
         let subject = Subject {
             clips: &clips,
-            forwards: Forwards {
-                device: parts.device.clone(),
-                backbone: Arc::clone(&parts.backbone),
-                num_frames,
-                demand: self.demand_of(adapter, classes, num_frames)?,
-            },
+            forwards: self.forwards_of(num_frames, demand),
             labels: &labels,
         };
         // Its training and its publication are behind it.

@@ -10,10 +10,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::Run;
 use super::prepare::Prepared;
-use crate::device::{self, Priority};
+use crate::blocking::blocking;
+use crate::device;
 use crate::faults;
 use crate::jobs::checkpoint;
-use crate::jobs::dataset::{Batches, Targets, blocking, frozen_row};
+use crate::jobs::dataset::{Batches, Targets, frozen_row};
 use crate::jobs::failure::Failure;
 use crate::jobs::features::{self, Features, Kind};
 use crate::jobs::memory;
@@ -161,7 +162,7 @@ impl Run {
         let walk = made.map_err(failed)?;
         let device = self.context.parts.device.owned_by(&self.lease.tenant);
         let outcome = self
-            .unless_stopped(async { Ok(device.run(walk, Priority::Training).await?) })
+            .unless_stopped(async { Ok(device.run(walk).await?) })
             .await?;
         self.context
             .parts
@@ -241,10 +242,12 @@ impl Run {
         let patience = &self.context.patience;
         let put = parts.store.put(&key, Bytes::from(bytes));
         patience.objects("write", key.as_str(), put).await?;
+        let clips = prepared.training.plan.clips_of(step);
         let record = CheckpointRecord {
             step,
             key: key.to_string(),
             sha256,
+            clip_frames: clips.saturating_mul(prepared.num_frames as u64),
         };
         let commit = parts.metadata.commit_checkpoint(lease, record);
         let replaced = patience.records(commit).await?;

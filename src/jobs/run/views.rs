@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::Run;
 use super::prepare::Prepared;
-use crate::jobs::dataset::blocking;
+use crate::blocking::blocking;
+use crate::jobs::dataset::Example;
 use crate::jobs::failure::Failure;
 use crate::jobs::features::{self, Features, Kind};
 use crate::model::Features as Frozen;
@@ -55,8 +56,7 @@ impl Run {
             None if own.has_sites() => return None,
             None => (own.head, features::draws(own.head)),
         };
-        let groups = prepared.training.clips.view_groups();
-        let views: usize = groups.iter().map(ClipSpec::view_count).sum();
+        let views = views_of(prepared);
         let rows = prepared.training.examples.len() * trained + prepared.validation.len() * views;
         self.fits(prepared, of, rows).then_some(of)
     }
@@ -81,14 +81,44 @@ impl Run {
         kind: Kind,
     ) -> Result<Features, Failure> {
         let key = match kind {
-            Kind::Training => prepared.features,
+            Kind::Training => of_examples(prepared.features, &prepared.training.examples),
             Kind::Tried | Kind::Validation => derived(prepared, head, kind),
         };
         let width = self.feature_width(prepared, head);
         let owner = (&self.lease.tenant, self.lease.job);
         let path = features::path(&self.context.parts.scratch, owner, kind);
-        blocking(move || Ok(Features::open(&path, key, width)?)).await?
+        let rows = match kind {
+            Kind::Training | Kind::Tried => {
+                prepared.training.examples.len() * features::draws(head)
+            }
+            Kind::Validation => prepared.validation.len() * views_of(prepared),
+        };
+        blocking(move || {
+            // It spares work only.
+            if let Err(error) = features::share(&path, key, width, rows as u64) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "frozen features are not shared");
+            }
+            Ok(Features::open(&path, key, width)?)
+        })
+        .await?
     }
+}
+
+/// What features of these examples in this order are computed from, which any job may share.
+fn of_examples(features: Digest, examples: &[Example]) -> Digest {
+    let mut sha256 = Sha256::new();
+    sha256.update(features.0);
+    for example in examples {
+        sha256.update(example.video.uuid().as_bytes());
+    }
+    Digest(sha256.finalize().into())
+}
+
+/// Views of a validation clip.
+fn views_of(prepared: &Prepared) -> usize {
+    let groups = prepared.training.clips.view_groups();
+    groups.iter().map(ClipSpec::view_count).sum()
 }
 
 /// What features of a split are computed from: all that those of the training examples are, the examples themselves and the head.

@@ -50,7 +50,7 @@ fn clean(labels: &[&str]) -> Vec<(ExampleRecord, VideoRecord)> {
 fn findings(examples: &[(ExampleRecord, VideoRecord)]) -> Vec<Finding> {
     let mut check = Check::default();
     for (example, video) in examples {
-        check.add(example, video);
+        check.add(example, video, None);
     }
     assert_eq!(check.examples(), examples.len() as u64);
     check.finish()
@@ -170,4 +170,52 @@ fn a_label_that_a_property_of_the_files_tells_is_found() {
 #[test]
 fn an_example_of_hundreds_of_thousands_takes_a_few_bytes() {
     assert!(size_of::<Seen>() <= 48, "{}", size_of::<Seen>());
+}
+
+/// Sketches of as many different videos, the last of which looks like the first: by this share of how far others are apart.
+fn sketches(count: u64, share: f32) -> Vec<Option<Sketch>> {
+    let of = |seed: u64| -> Vec<f32> {
+        let mut stream = crate::rng::Stream::new(seed, "seen");
+        (0..96).map(|_| stream.normal()).collect()
+    };
+    let mut all: Vec<Vec<f32>> = (0..count).map(of).collect();
+    let other = of(count + 1);
+    let like = all[0].iter().zip(other);
+    let last = like.map(|(own, other)| own + share * 2.0_f32.sqrt() * other);
+    all[count as usize - 1] = last.collect();
+    all.iter().map(|own| Sketch::of(own)).collect()
+}
+
+#[test]
+fn videos_that_look_like_those_of_another_split_are_found_with_both_videos() {
+    let of = |share, split, content| {
+        let mut examples = clean(&["left", "right"]);
+        examples.push(example(content, "left", split));
+        let all = sketches(examples.len() as u64, share);
+        let mut check = Check::default();
+        for ((example, video), sketch) in examples.iter().zip(all) {
+            check.add(example, video, sketch);
+        }
+        assert_eq!(check.unseen(), 0);
+        let last = examples.last().expect("the last one").0.video;
+        (check.finish(), [last, examples[0].0.video])
+    };
+    for (share, kind) in [
+        (0.02, Kind::NearDuplicateAcrossSplits),
+        (0.15, Kind::SceneAcrossSplits),
+    ] {
+        for split in [Split::Validation, Split::Test] {
+            let (found, videos) = of(share, split, 1);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!((found[0].kind, found[0].count), (kind, 1));
+            assert_eq!(found[0].videos, videos);
+        }
+        // Within one split it is no news, and nothing is near at the usual distance.
+        assert_eq!(of(share, Split::Train, 1).0, []);
+    }
+    assert_eq!(of(1.0, Split::Test, 1).0, []);
+    // Equal bytes are told once.
+    let (found, _) = of(0.0, Split::Test, 1_000_000);
+    let kinds: Vec<Kind> = found.iter().map(|own| own.kind).collect();
+    assert_eq!(kinds, [Kind::DuplicateAcrossSplits]);
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Cursor, Timestamp};
+use crate::fair::Weight;
 use crate::ids::{KeyId, TaskId, TenantId};
-use crate::spec::{Digest, Scopes};
+use crate::spec::{Digest, Rate, Scopes};
 
 /// Whether a tenant's callers are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,21 +21,105 @@ pub enum TenantState {
     Active,
     /// Requests of the tenant are refused; nothing of it is deleted.
     Suspended,
+    /// Requests of the tenant are refused, and all of it is being deleted, or was.
+    Erasing,
 }
 
-/// What a tenant may store; `None` means no limit, of unfinished jobs that of all tenants.
+/// What a tenant may store and use; `None` means no limit, of unfinished jobs that of all tenants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quotas {
-    /// Videos.
+    /// Most videos.
     pub videos: Option<u64>,
-    /// Bytes of videos and adapter versions.
+    /// Most bytes of videos and adapter versions.
     pub bytes: Option<u64>,
-    /// Tasks.
+    /// Most tasks.
     pub tasks: Option<u64>,
-    /// Adapter versions.
+    /// Most adapter versions.
     pub versions: Option<u64>,
-    /// Unfinished jobs.
+    /// Most unfinished jobs.
     pub jobs: Option<u32>,
+    /// Limits of a second.
+    pub rates: Rates,
+}
+
+/// What a tenant may use in a second, of all servers together; `None` means no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Frames of classified clips, each as often as it runs through a version.
+    pub clip_frames: Option<u64>,
+    /// Calls of the API.
+    pub requests: Option<u64>,
+}
+
+impl Rates {
+    /// The limit of one of the rates.
+    pub fn get(self, rate: Rate) -> Option<u64> {
+        match rate {
+            Rate::ClipFrames => self.clip_frames,
+            Rate::Requests => self.requests,
+        }
+    }
+}
+
+/// How long a tenant's things stay; `None` means as long as those of all tenants, of videos that they stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stay {
+    /// Videos that no data set and no unfinished job names, from their upload on.
+    pub videos: Option<Duration>,
+    /// Jobs that have ended, from their end on.
+    pub jobs: Option<Duration>,
+    /// Unfinished uploads, from the last write on.
+    pub uploads: Option<Duration>,
+}
+
+impl fmt::Display for Stay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let times = [
+            ("videos", self.videos),
+            ("jobs", self.jobs),
+            ("uploads", self.uploads),
+        ];
+        write_all(
+            f,
+            times.map(|(name, time)| (name, time.map(|time| time.as_secs()))),
+        )
+    }
+}
+
+/// Writes `name=value` for each, with spaces between them.
+fn write_all<const N: usize>(
+    f: &mut fmt::Formatter<'_>,
+    values: [(&str, Option<u64>); N],
+) -> fmt::Result {
+    for (place, (name, value)) in values.into_iter().enumerate() {
+        let gap = if place == 0 { "" } else { " " };
+        match value {
+            Some(value) => write!(f, "{gap}{name}={value}")?,
+            None => write!(f, "{gap}{name}=none")?,
+        }
+    }
+    Ok(())
+}
+
+/// What every server keeps in memory of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether the tenant's callers are served.
+    pub state: TenantState,
+    /// Share of the tenant, relative to the others' weights.
+    pub weight: Weight,
+    /// Limits of a second.
+    pub rates: Rates,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            state: TenantState::Active,
+            weight: Weight::ONE,
+            rates: Rates::default(),
+        }
+    }
 }
 
 impl fmt::Display for Quotas {
@@ -46,45 +131,40 @@ impl fmt::Display for Quotas {
             ("tasks", self.tasks),
             ("versions", self.versions),
             ("unfinished_jobs", jobs),
+            (Rate::ClipFrames.name(), self.rates.clip_frames),
+            (Rate::Requests.name(), self.rates.requests),
         ];
-        for (place, (name, limit)) in limits.into_iter().enumerate() {
-            let gap = if place == 0 { "" } else { " " };
-            match limit {
-                Some(limit) => write!(f, "{gap}{name}={limit}")?,
-                None => write!(f, "{gap}{name}=none")?,
-            }
-        }
-        Ok(())
+        write_all(f, limits)
     }
 }
 
-/// What a tenant stores.
+/// Amounts that a tenant stores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Videos.
+    /// Number of videos.
     pub videos: u64,
     /// Bytes of videos and adapter versions.
     pub bytes: u64,
-    /// Tasks.
+    /// Number of tasks.
     pub tasks: u64,
-    /// Adapter versions.
+    /// Number of adapter versions.
     pub versions: u64,
-    /// Unfinished jobs.
+    /// Number of unfinished jobs.
     pub jobs: u64,
 }
 
-/// A kind of thing of which a tenant may store so many.
+/// Quantity of what a tenant stores that a quota limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quota {
-    /// Videos.
+    /// Number of videos.
     Videos,
     /// Bytes of videos and adapter versions.
     Bytes,
-    /// Tasks.
+    /// Number of tasks.
     Tasks,
-    /// Adapter versions; an unfinished job counts as the version that it may become.
+    /// Number of adapter versions; an unfinished job counts as the version that it may become.
     Versions,
-    /// API keys, those that have ended included. Their number is the same for every tenant.
+    /// Number of API keys, those that have ended included; the limit is the same for every tenant.
     Keys,
 }
 
@@ -114,7 +194,11 @@ pub struct TenantRecord {
     pub quotas: Quotas,
     /// What the tenant stores.
     pub stored: Stored,
-    /// Changes with everything that is changed of the tenant.
+    /// Share of the tenant, relative to the others' weights.
+    pub weight: Weight,
+    /// How long the tenant's things stay.
+    pub stay: Stay,
+    /// Etag of the tenant, which differs after every change of it.
     pub etag: String,
     /// Time when the tenant was created.
     pub create_time: Timestamp,
@@ -127,11 +211,15 @@ pub struct TenantUpdate {
     pub display_name: Option<String>,
     /// Whether the tenant's callers are served.
     pub state: Option<TenantState>,
-    /// What the tenant may store: all limits together.
+    /// What the tenant may store and use: all limits together.
     pub quotas: Option<Quotas>,
+    /// Share of the tenant, relative to the others' weights.
+    pub weight: Option<Weight>,
+    /// How long the tenant's things stay: all times together.
+    pub stay: Option<Stay>,
 }
 
-/// How a secret was hashed.
+/// Method by which a secret was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HashKind {
@@ -181,7 +269,7 @@ pub struct KeyRecord {
     pub tasks: Option<BTreeSet<TaskId>>,
     /// Hash of the newest secret.
     pub hash: SecretHash,
-    /// The secret before, while it is still accepted.
+    /// Secret before the rotation, while it is still accepted.
     pub previous: Option<PreviousSecret>,
     /// Principal that created the key.
     pub created_by: String,
@@ -247,15 +335,15 @@ pub struct AuditRecord {
     pub tenant: Option<TenantId>,
     /// Author of the change.
     pub actor: Actor,
-    /// The method, as the API calls it.
+    /// Method that made the change, as the API calls it.
     pub method: String,
     /// Name of what was changed, for example `keys/{key_id}`.
     pub resource: String,
-    /// What it became, for example its scopes.
+    /// New state of what was changed, for example its scopes.
     pub detail: String,
 }
 
-/// Which keys an administrator sees.
+/// Keys that an administrator sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyOwner {
     /// Every key.
@@ -264,7 +352,7 @@ pub enum KeyOwner {
     Tenant(TenantId),
 }
 
-/// What changed of the credentials.
+/// Change of the credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessChange {
     /// A key.

@@ -55,13 +55,13 @@ pub struct JobRecord {
     pub last_event: u64,
     /// Number of the newest claim; 0 before the first.
     pub epoch: u64,
-    /// Whether its owner wants it to stop.
+    /// Whether the job's owner wants it to stop.
     pub cancel_requested: bool,
-    /// Whether its owner wants it to wait.
+    /// Whether the job's owner wants it to wait.
     pub is_paused: bool,
-    /// Of the waiting jobs of a tenant, those with a higher priority go first.
+    /// Priority of the job among its tenant's waiting jobs; a higher one goes first.
     pub priority: i32,
-    /// The task's etag at submission.
+    /// Etag of the task at submission.
     pub task_etag: String,
     /// Newest checkpoint of the job.
     pub checkpoint: Option<CheckpointRecord>,
@@ -80,12 +80,16 @@ pub struct NewJob {
     pub task: TaskId,
     /// Data set of which a snapshot is taken.
     pub dataset: DatasetId,
+    /// The version of the data set that the job reads in place of what it holds now.
+    pub dataset_version: Option<u32>,
     /// Hyper-parameters as submitted.
     pub hyper_parameters: HyperParameters,
     /// Whether the version may serve by itself although its labels are not those of the version that serves.
     pub allow_label_change: bool,
     /// Priority among the tenant's waiting jobs.
     pub priority: i32,
+    /// Frames of all clips that training takes: by them tenants take turns.
+    pub clip_frames: u64,
     /// Warning that the job's owner reads at once, in its first event after the one of its state.
     pub warning: Option<String>,
     /// Unfinished jobs that the tenant may have, this one included.
@@ -101,9 +105,12 @@ pub struct CheckpointRecord {
     pub key: String,
     /// sha256 of the checkpoint's blob.
     pub sha256: Digest,
+    /// Frames of the clips of all steps up to the checkpoint; 0 in records of a release that did not count them.
+    #[serde(default)]
+    pub clip_frames: u64,
 }
 
-/// What a job made.
+/// Result of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobResult {
     /// Version that the job made.
@@ -122,9 +129,9 @@ pub struct JobResult {
     pub dataset_digest: Digest,
     /// Digest of the backbone.
     pub backbone_digest: Digest,
-    /// The seed that was used.
+    /// Seed that was used.
     pub seed: u64,
-    /// Trainable parameters.
+    /// Number of trainable parameters.
     pub parameters: u64,
     /// Training time without waiting and validation, in microseconds.
     pub training_micros: u64,
@@ -152,22 +159,22 @@ pub struct CurvePoint {
 pub struct Lease {
     /// Tenant that owns the job.
     pub tenant: TenantId,
-    /// The job.
+    /// Id of the job.
     pub job: JobId,
-    /// The claim's number.
+    /// Number of the claim.
     pub epoch: u64,
 }
 
 /// A job that a worker has taken.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
-    /// What every write of the worker shows.
+    /// Lease that every write of the worker shows.
     pub lease: Lease,
     /// The job, in state VALIDATING.
     pub job: JobRecord,
 }
 
-/// What a worker reports along with a state or with events; `None` leaves a field as it is.
+/// Progress that a worker reports along with a state or with events; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobUpdate {
     /// Hyper-parameters that the job uses.
@@ -180,27 +187,27 @@ pub struct JobUpdate {
     pub checked: Option<u64>,
 }
 
-/// What the owner of a job wants of its worker.
+/// Wish of a job's owner that its worker has to meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unwanted {
-    /// To end the job.
+    /// The worker is to end the job.
     Cancel,
-    /// To give the job back, which waits until it is resumed.
+    /// The worker is to give the job back, which then waits until it is resumed.
     Pause,
 }
 
-/// Why a worker gives a job back unfinished.
+/// Reason why a worker gives a job back unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     /// The worker shuts down. It does not count against the job.
     Drained,
     /// The owner paused the job.
     Paused,
-    /// An internal error. It counts until the next checkpoint.
+    /// An internal error stopped the worker. It counts until the next checkpoint.
     AfterError,
 }
 
-/// What was found at start of a process that ended without a word.
+/// Jobs of a process that ended without a word, as the next one found them at its start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recovered {
     /// Jobs that wait again.
@@ -209,17 +216,17 @@ pub struct Recovered {
     pub ended: Vec<JobRecord>,
 }
 
-/// How a job ends without a version.
+/// End of a job without a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// By an error.
+    /// The job failed.
     Failed {
         /// Stable reason of the failure.
         reason: String,
         /// Message for people.
         message: String,
     },
-    /// By its owner.
+    /// The job's owner cancelled it.
     Cancelled,
 }
 
@@ -234,14 +241,14 @@ pub struct Published {
     pub is_desired: bool,
 }
 
-/// Something that happened to a job.
+/// Record of something that happened to a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventRecord {
     /// Number of the event within the job: 1, 2, 3 …
     pub sequence: u64,
     /// Time of the event.
     pub time: Timestamp,
-    /// What happened.
+    /// What happened to the job.
     pub event: Event,
 }
 
@@ -285,7 +292,7 @@ pub struct StepMetrics {
     /// Mean cross entropy of the batch, in nats.
     #[serde(deserialize_with = "float_or_null")]
     pub loss: f64,
-    /// Share of the batch that was right.
+    /// Share of the batch that was classified right.
     #[serde(deserialize_with = "float_or_null")]
     pub accuracy: f64,
     /// Learning rate of the step.
@@ -316,7 +323,7 @@ pub struct EvaluationMetrics {
     pub loss: f64,
     /// Share of examples whose best score is their label's.
     pub top1: f64,
-    /// Whether it is the best evaluation so far.
+    /// Whether this is the best evaluation so far.
     pub is_best: bool,
     /// Mean training loss of the epoch, in nats, when it was counted.
     pub training_loss: Option<f64>,
@@ -360,7 +367,7 @@ impl EvaluationMetrics {
     }
 }
 
-/// How the training of a job that succeeded went: what its result says besides the version.
+/// Summary of the training of a job that succeeded: what its result states besides the version.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TrainingSummary {
     /// Stable reason of an early end, for example `EARLY_STOPPED`.
@@ -380,6 +387,6 @@ pub struct TrainingSummary {
 }
 
 /// JSON writes what is not a finite number as null.
-fn float_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+pub(super) fn float_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }

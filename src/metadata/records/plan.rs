@@ -36,7 +36,7 @@ pub struct Share {
     pub version: AdapterVersion,
     /// Share of the requests, in thousandths.
     pub per_mille: u16,
-    /// Whether the version was proved; of the main version the task's own fields say it.
+    /// Proof that the version can serve; for the main version the task's own fields state it.
     #[serde(default)]
     pub proof: Proof,
 }
@@ -52,13 +52,13 @@ pub enum Proof {
     Ready,
     /// The version cannot serve and gets no requests.
     Failed {
-        /// Why.
+        /// Reason why the version cannot serve.
         why: String,
     },
 }
 
 impl Share {
-    /// A share of a version that is still to be proved.
+    /// Creates the share of a version that is still to be proved.
     pub fn new(version: AdapterVersion, per_mille: u16) -> Self {
         Self {
             version,

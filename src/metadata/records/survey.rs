@@ -1,4 +1,4 @@
-//! What a check of the whole state asks the records.
+//! Queries of a check of the whole state.
 
 use super::Timestamp;
 use crate::ids::{JobId, TaskId, TenantId};

@@ -1,7 +1,8 @@
 //! Who gets which job: claims, claims that ended without a word, and what a process that ended says about the jobs that it ran.
 //!
 //! Invariant: only a job that ran alone when a process ended is charged with that; a suspect runs without neighbours until it has passed the step
-//! at which the process ended.
+//! at which the process ended. Where processes share the records, nobody waits for a suspect: there a job is charged when its process had no other job, and
+//! one that loses its worker again and again without a new checkpoint is ended as well.
 
 use std::time::Duration;
 
@@ -9,11 +10,15 @@ use super::super::{Claim, JobRecord, Lease, PROCESS_LOST, Recovered, Release, Re
 use super::database::{Conn, Query, Row, query, skipping};
 use super::jobs::{after, announce, end};
 use super::rows::{self, Columns};
-use super::{Database, locks, owners};
+use super::{Database, owners, turns};
 use crate::spec::{Digest, JobState};
 
 /// How often in a row a process may end with a job, alone and at one place, before the job is ended.
 const MAX_CRASHES: i64 = 2;
+/// How often in a row a worker may be lost with a job, the only one of its process and at one place, before the job is ended: machines end, too.
+const MAX_LOST_ALONE: i64 = 3;
+/// How often a worker may be lost with a job since its newest checkpoint, before the job is ended.
+const MAX_LOST: u32 = 12;
 /// How long a suspect keeps others waiting after it was claimed, if it does not clear itself before.
 const ALONE: Duration = Duration::from_secs(600);
 /// How often the pause after a crash is doubled at most.
@@ -24,9 +29,13 @@ const DOUBLINGS: u32 = 6;
 /// Whether any job waits.
 const ANY_WAITING: &str = "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY waiting_jobs \
      WHERE state = 'queued' AND paused = 0) AS found";
-/// How many jobs wait: one walk over the index, so that it is asked seldom.
-const WAITING: &str = "SELECT COUNT(*) AS jobs FROM jobs INDEXED BY waiting_jobs \
-     WHERE state = 'queued' AND paused = 0";
+/// How many jobs wait that a process may claim: one walk over the index, so that it is asked seldom.
+const WAITING: &str = "SELECT (SELECT COUNT(*) FROM jobs INDEXED BY jobs_by_start \
+     WHERE state = 'queued' AND paused = 0 AND suspect_step IS NULL \
+     AND (CAST($1 AS TEXT) IS NULL OR backbone IS NULL OR backbone = $1)) \
+     + (SELECT COUNT(*) FROM jobs INDEXED BY suspected_jobs \
+     WHERE suspect_step IS NOT NULL AND state = 'queued' AND paused = 0 \
+     AND (CAST($1 AS TEXT) IS NULL OR backbone IS NULL OR backbone = $1)) AS jobs";
 /// Whether a suspect is at work.
 const SUSPECT_AT_WORK: &str = "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY leased_jobs \
      WHERE lease_end IS NOT NULL AND suspect_step IS NOT NULL AND claim_time > $1) AS found";
@@ -35,26 +44,16 @@ const SUSPECT: &str = "SELECT tenant, id FROM jobs INDEXED BY suspected_jobs \
      WHERE suspect_step IS NOT NULL AND state = 'queued' AND paused = 0 AND not_before <= $1 \
      AND (CAST($2 AS TEXT) IS NULL OR backbone IS NULL OR backbone = $2) \
      ORDER BY claim_time DESC, tenant, id LIMIT 1";
-/// The oldest waiting job of the highest priority of the tenant with the fewest jobs under way: one look into the index for each tenant that waits, however
-/// many jobs wait.
-const FAIR: &str = "WITH RECURSIVE tenants (tenant) AS ( \
-     SELECT MIN(tenant) FROM jobs INDEXED BY waiting_jobs WHERE state = 'queued' AND paused = 0 UNION ALL \
-     SELECT (SELECT MIN(tenant) FROM jobs INDEXED BY waiting_jobs WHERE state = 'queued' AND paused = 0 \
-     AND tenant > tenants.tenant) FROM tenants WHERE tenants.tenant IS NOT NULL), \
-     oldest (tenant, id) AS (SELECT tenant, (SELECT id FROM jobs AS waiting INDEXED BY waiting_jobs \
-     WHERE waiting.tenant = tenants.tenant AND state = 'queued' AND paused = 0 \
-     AND suspect_step IS NULL AND not_before <= $1 \
-     AND (CAST($2 AS TEXT) IS NULL OR backbone IS NULL OR backbone = $2) \
-     ORDER BY priority DESC, create_time, id LIMIT 1) \
-     FROM tenants WHERE tenant IS NOT NULL) \
-     SELECT jobs.tenant AS tenant, jobs.id AS id FROM oldest CROSS JOIN jobs \
-     WHERE jobs.tenant = oldest.tenant AND jobs.id = oldest.id \
-     ORDER BY (SELECT COUNT(*) FROM jobs AS running INDEXED BY leased_jobs \
-     WHERE running.tenant = oldest.tenant AND running.lease_end IS NOT NULL), \
-     jobs.create_time, jobs.id LIMIT 1";
 /// Jobs whose lease has run out.
 const LOST: &str =
     "SELECT * FROM jobs INDEXED BY leased_jobs WHERE lease_end IS NOT NULL AND lease_end <= $1";
+
+/// Jobs and the workers that have them.
+const AT_WORK: &str = "SELECT tenant, id, worker FROM jobs INDEXED BY leased_jobs \
+     WHERE lease_end IS NOT NULL";
+/// Jobs and the workers that were lost with them since their newest checkpoint.
+const LOST_BEFORE: &str = "SELECT tenant, id, lost_worker AS worker FROM jobs INDEXED BY lost_jobs \
+     WHERE lost_worker IS NOT NULL AND end_time IS NULL";
 
 /// Puts back what a process before this one was working on.
 pub(super) async fn recover(store: &Database, pause: Duration) -> Result<Recovered> {
@@ -62,8 +61,8 @@ pub(super) async fn recover(store: &Database, pause: Duration) -> Result<Recover
     let lost = lost_jobs(query(LOST), &mut tx, Timestamp::MAX, &[]).await?;
     if lost.is_empty() {
         // The process before this one ended without any of them, so that whatever ends processes here needs no job for it.
-        let sql = "UPDATE jobs SET crashes = 0, crash_step = NULL WHERE crashes > 0 \
-                   AND end_time IS NULL";
+        let sql = "UPDATE jobs INDEXED BY unfinished_jobs_by_tenant \
+                   SET crashes = 0, crash_step = NULL WHERE crashes > 0 AND end_time IS NULL";
         query(sql).execute(&mut tx).await?;
     }
     let mut ended = Vec::new();
@@ -78,7 +77,8 @@ pub(super) async fn recover(store: &Database, pause: Duration) -> Result<Recover
     })
 }
 
-/// Puts back jobs whose lease has run out, but for those that are known to be alive. Returns those that ended thereby.
+/// Puts back jobs whose lease has run out, but for those that are known to be alive. Returns those that ended thereby: by their owners' wish, or because too
+/// many workers were lost with them.
 pub(super) async fn release_lost(store: &Database, alive: &[Lease]) -> Result<Vec<JobRecord>> {
     // Nearly always there is none, which a reader finds without keeping writers waiting.
     let mut reader = store.read().await?;
@@ -91,10 +91,12 @@ pub(super) async fn release_lost(store: &Database, alive: &[Lease]) -> Result<Ve
     }
     drop(reader);
     let (mut tx, now) = store.write().await?;
+    let mut parts = parts(AT_WORK, &mut tx).await?;
+    let lost = lost_jobs(skipping(LOST), &mut tx, now, alive).await?;
+    parts.extend(self::parts(LOST_BEFORE, &mut tx).await?);
     let mut ended = Vec::new();
-    for job in lost_jobs(skipping(LOST), &mut tx, now, alive).await? {
-        let why = ("WORKER_LOST", "the worker ended without a word");
-        if put_back(&mut tx, &job, why, now).await? {
+    for job in lost {
+        if lose(&mut tx, &job, is_alone(&parts, &job), now).await? {
             ended.push(owners::get(&mut tx, &job.tenant, job.id).await?);
         }
     }
@@ -139,7 +141,6 @@ pub(super) async fn claim(
         return Ok(None);
     }
     let (mut tx, now) = store.write().await?;
-    locks::duty(&mut tx, locks::CLAIMS).await?;
     let backbone = store.backbone.get().map(Digest::to_string);
     let row = loop {
         let Some((tenant, id)) = next(&mut tx, backbone.clone(), now).await? else {
@@ -174,9 +175,11 @@ pub(super) async fn claim(
     Ok(Some(Claim { lease, job }))
 }
 
-/// Jobs that wait for a worker.
+/// Jobs that wait for a worker which has the backbone of this process.
 pub(super) async fn count_waiting(store: &Database) -> Result<u64> {
-    let row = query(WAITING).fetch_one(&mut store.browse().await?).await?;
+    let backbone = store.backbone.get().map(Digest::to_string);
+    let asked = query(WAITING).bind(backbone);
+    let row = asked.fetch_one(&mut store.browse().await?).await?;
     row.number("jobs")
 }
 
@@ -193,23 +196,17 @@ async fn next(
     if closed.flag("found")? {
         return Ok(None);
     }
-    let suspect = query(SUSPECT)
+    let suspect = skipping(SUSPECT)
         .bind(now)
         .bind(backbone.clone())
         .fetch_optional(&mut *conn)
         .await?;
     let found = match suspect {
         Some(suspect) => Some(suspect),
-        None => fair(conn, backbone, now).await?,
+        None => return turns::next(conn, backbone.as_deref(), now).await,
     };
     let key = |row: Row| Ok((row.text("tenant")?, row.text("id")?));
     found.map(key).transpose()
-}
-
-/// The oldest waiting job of the tenant with the fewest jobs under way: one look into the index for each tenant that waits, however many jobs wait.
-async fn fair(conn: &mut Conn, backbone: Option<String>, now: Timestamp) -> Result<Option<Row>> {
-    let fair = query(FAIR).bind(now).bind(backbone);
-    fair.fetch_optional(conn).await
 }
 
 /// Jobs whose worker has not been heard of until its lease ran out.
@@ -233,6 +230,101 @@ async fn lost_jobs(
     Ok(lost)
 }
 
+/// A job that a process has, or was lost with.
+struct Part {
+    tenant: String,
+    job: String,
+    process: String,
+}
+
+impl Part {
+    fn is_of(&self, job: &JobRecord) -> bool {
+        self.job == job.id.to_string() && self.tenant == job.tenant.as_str()
+    }
+}
+
+/// Jobs and their processes.
+async fn parts(selection: &'static str, conn: &mut Conn) -> Result<Vec<Part>> {
+    let part = |row: &Row| {
+        let worker = row.optional_text("worker")?.unwrap_or_default();
+        // A worker is named by its process, which has another name after each start, and its number.
+        let process = worker
+            .rsplit_once('/')
+            .map_or(&*worker, |(process, _)| process);
+        Ok(Part {
+            tenant: row.text("tenant")?,
+            job: row.text("id")?,
+            process: process.to_owned(),
+        })
+    };
+    let found = query(selection).fetch_all(conn).await?;
+    found.iter().map(part).collect()
+}
+
+/// Whether no other job is of the process that has this one, the first of its parts.
+fn is_alone(parts: &[Part], job: &JobRecord) -> bool {
+    let own = parts.iter().find(|part| part.is_of(job));
+    own.is_some_and(|own| {
+        let mut beside = parts.iter().filter(|part| part.process == own.process);
+        beside.all(|part| part.is_of(job))
+    })
+}
+
+/// How the end of a process counts for a job.
+struct Charge {
+    /// Whether the job was alone, so that it may be the cause.
+    is_alone: bool,
+    /// Whether it counts since the newest checkpoint.
+    is_loss: bool,
+    /// Whether the job runs without neighbours from now on.
+    is_suspect: bool,
+}
+
+/// Counts the end of a process. Returns how often in a row one ended with the job alone at this place, and how many did since its newest checkpoint.
+async fn count(conn: &mut Conn, job: &JobRecord, charge: &Charge) -> Result<(i64, u32)> {
+    // The columns on the right have their values from before.
+    let sql = "UPDATE jobs SET lost_worker = worker, losses = losses + $1, \
+               suspect_step = CASE WHEN $2 = 1 THEN step ELSE suspect_step END, \
+               crashes = CASE WHEN $3 = 0 THEN crashes WHEN crash_step IS NOT DISTINCT FROM step \
+               AND crash_checked IS NOT DISTINCT FROM checked THEN crashes + 1 ELSE 1 END, \
+               crash_step = CASE WHEN $3 = 1 THEN step ELSE crash_step END, \
+               crash_checked = CASE WHEN $3 = 1 THEN checked ELSE crash_checked END \
+               WHERE tenant = $4 AND id = $5 RETURNING crashes, losses";
+    let row = query(sql)
+        .bind(charge.is_loss)
+        .bind(charge.is_suspect)
+        .bind(charge.is_alone)
+        .bind(job.tenant.as_str())
+        .bind(job.id.to_string())
+        .fetch_one(conn)
+        .await?;
+    Ok((row.int("crashes")?, row.number("losses")?))
+}
+
+/// A job whose worker was lost: it waits again, or ends when its owner wants that or it lost too many. Returns whether it ended.
+async fn lose(conn: &mut Conn, job: &JobRecord, is_alone: bool, now: Timestamp) -> Result<bool> {
+    let charge = Charge {
+        is_alone: is_alone && !job.cancel_requested,
+        is_loss: true,
+        is_suspect: false,
+    };
+    let (crashes, losses) = count(conn, job, &charge).await?;
+    let message = if charge.is_alone && crashes >= MAX_LOST_ALONE {
+        format!(
+            "the server's process ended {crashes} times at step {} of this job while it ran no other job",
+            job.step
+        )
+    } else if losses >= MAX_LOST && !job.cancel_requested {
+        format!("the server's process ended {losses} times since the newest checkpoint of this job")
+    } else {
+        let why = ("WORKER_LOST", "the worker ended without a word");
+        return put_back(conn, job, why, now).await;
+    };
+    let why = Some((PROCESS_LOST.to_owned(), message));
+    end(conn, job, JobState::Failed, why, now).await?;
+    Ok(true)
+}
+
 /// A job whose process ended with it. One that ran alone is charged, and waits for a pause that grows; returns it when that ended it.
 async fn crashed(
     conn: &mut Conn,
@@ -241,20 +333,12 @@ async fn crashed(
     now: Timestamp,
 ) -> Result<Option<JobRecord>> {
     let is_charged = charge.is_some() && !job.cancel_requested;
-    // The columns on the right have their values from before.
-    let sql = "UPDATE jobs SET suspect_step = step, losses = losses + $1, \
-               crashes = CASE WHEN $1 = 0 THEN crashes WHEN crash_step IS NOT DISTINCT FROM step \
-               AND crash_checked IS NOT DISTINCT FROM checked THEN crashes + 1 ELSE 1 END, \
-               crash_step = CASE WHEN $1 = 1 THEN step ELSE crash_step END, \
-               crash_checked = CASE WHEN $1 = 1 THEN checked ELSE crash_checked END \
-               WHERE tenant = $2 AND id = $3 RETURNING crashes, losses";
-    let row = query(sql)
-        .bind(is_charged)
-        .bind(job.tenant.as_str())
-        .bind(job.id.to_string())
-        .fetch_one(&mut *conn)
-        .await?;
-    let (crashes, losses) = (row.int("crashes")?, row.number::<u32>("losses")?);
+    let counted = Charge {
+        is_alone: is_charged,
+        is_loss: is_charged,
+        is_suspect: true,
+    };
+    let (crashes, losses) = count(conn, job, &counted).await?;
     if is_charged && crashes >= MAX_CRASHES {
         let message = format!(
             "the server's process ended {crashes} times at step {} of this job while no other job ran",

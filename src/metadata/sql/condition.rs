@@ -8,12 +8,12 @@ use tokio::sync::watch;
 
 use super::super::Error;
 
-/// Whether writes work.
+/// State of writes to the database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// Why the first write of the outage failed; `None` while writes work.
+    /// Reason why the first write of the outage failed; `None` while writes work.
     pub failing: Option<Arc<str>>,
-    /// Writes that failed since the outage began.
+    /// Number of writes that failed since the outage began.
     pub failures: u64,
 }
 

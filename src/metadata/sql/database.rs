@@ -8,14 +8,12 @@ mod row;
 
 use sqlx::Transaction;
 use sqlx::pool::PoolConnection;
-#[cfg(feature = "postgres")]
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::{broadcast, watch};
 
-use super::super::{Result, SchemaState, ServerConfig, Timestamp, Topic};
-use super::condition::Condition;
+use super::super::{Result, SchemaState, Seen, ServerConfig, Timestamp, Topic};
+use super::condition::{Condition, Writes};
 #[cfg(feature = "postgres")]
-use super::postgres::Server;
+use super::postgres::{Bounds, Server};
 use super::sqlite::File;
 use super::sqlite::write::Count;
 
@@ -45,20 +43,16 @@ pub(super) enum Purpose {
 
 /// A connection, inside a transaction unless it is for one statement only. Dropping it takes back what the transaction did.
 pub(super) enum Conn {
-    /// A transaction in SQLite.
-    Sqlite(Transaction<'static, sqlx::Sqlite>),
+    /// A transaction in SQLite, and whom a failure of its statements concerns when it writes.
+    Sqlite(Transaction<'static, sqlx::Sqlite>, Option<Writes>),
     /// One statement in SQLite.
     SqliteOnce(PoolConnection<sqlx::Sqlite>),
-    /// A transaction in PostgreSQL, with its turn where such transactions are limited.
+    /// A transaction in PostgreSQL.
     #[cfg(feature = "postgres")]
-    Postgres(
-        Transaction<'static, sqlx::Postgres>,
-        #[expect(dead_code, reason = "held until the transaction ends")]
-        Option<OwnedSemaphorePermit>,
-    ),
+    Postgres(Transaction<'static, sqlx::Postgres>, Bounds),
     /// One statement in PostgreSQL.
     #[cfg(feature = "postgres")]
-    PostgresOnce(PoolConnection<sqlx::Postgres>),
+    PostgresOnce(PoolConnection<sqlx::Postgres>, Bounds),
 }
 
 /// What a program without PostgreSQL says of it.
@@ -122,14 +116,14 @@ impl Backend {
             Self::Sqlite(file) => {
                 let (tx, count, now) = file.begin().await?;
                 let mark = Mark::Sqlite(file.clone(), count);
-                let conn = Conn::Sqlite(tx);
+                let conn = Conn::Sqlite(tx, Some(file.writes().clone()));
                 Ok((Tx { conn, mark }, now))
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
                 let (tx, now) = server.begin().await?;
                 let mark = Mark::Postgres(server.clone());
-                let conn = Conn::Postgres(tx, None);
+                let conn = Conn::Postgres(tx, server.bounds(None));
                 Ok((Tx { conn, mark }, now))
             }
         }
@@ -138,7 +132,10 @@ impl Backend {
     /// A transaction that reads one state of the database.
     pub(super) async fn read(&self, purpose: Purpose) -> Result<Conn> {
         match self {
-            Self::Sqlite(file) => Ok(Conn::Sqlite(file.readers(purpose).begin().await?)),
+            Self::Sqlite(file) => {
+                let tx = file.readers(purpose).begin().await?;
+                Ok(Conn::Sqlite(tx, None))
+            }
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
                 // A copy needs a second connection for what it writes.
@@ -146,7 +143,8 @@ impl Backend {
                     Purpose::Copying => Some(server.turn().await?),
                     Purpose::Serving | Purpose::Listing => None,
                 };
-                Ok(Conn::Postgres(server.begin_reading().await?, turn))
+                let tx = server.begin_reading().await?;
+                Ok(Conn::Postgres(tx, server.bounds(turn)))
             }
         }
     }
@@ -161,7 +159,7 @@ impl Backend {
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
                 let conn = server.acquire().await?;
-                Ok(Conn::PostgresOnce(conn))
+                Ok(Conn::PostgresOnce(conn, server.bounds(None)))
             }
         }
     }
@@ -184,6 +182,15 @@ impl Backend {
         }
     }
 
+    /// Has the server gather what it plans its statements by. SQLite has all it needs with the schema.
+    pub(super) async fn gather_statistics(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.gather_statistics().await,
+        }
+    }
+
     /// Waits for transactions under way and closes the connections.
     pub(super) async fn close(&self) -> Result<()> {
         match self {
@@ -193,6 +200,15 @@ impl Backend {
                 server.close().await;
                 Ok(())
             }
+        }
+    }
+
+    /// Begins a time for which the number of a change is given once, where there is none.
+    pub(super) async fn begin_epoch(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.begin_epoch().await,
         }
     }
 
@@ -240,12 +256,36 @@ impl Conn {
     /// The database's clock, in microseconds since the Unix epoch.
     pub(super) async fn now(&mut self) -> Result<Timestamp> {
         match self {
-            Self::Sqlite(tx) => super::sqlite::now(&mut *tx).await,
+            Self::Sqlite(tx, _) => super::sqlite::now(&mut *tx).await,
             Self::SqliteOnce(conn) => super::sqlite::now(&mut *conn).await,
             #[cfg(feature = "postgres")]
             Self::Postgres(tx, _) => super::postgres::now(&mut *tx).await,
             #[cfg(feature = "postgres")]
-            Self::PostgresOnce(conn) => super::postgres::now(&mut *conn).await,
+            Self::PostgresOnce(conn, _) => super::postgres::now(&mut *conn).await,
+        }
+    }
+
+    /// The number of a change that the transaction makes: SQLite counts them; in PostgreSQL it is the transaction's own, so that nobody waits for it.
+    pub(super) async fn change(&mut self) -> Result<i64> {
+        match self {
+            Self::Sqlite(tx, _) => super::sqlite::change(&mut *tx).await,
+            Self::SqliteOnce(conn) => super::sqlite::change(&mut *conn).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(tx, _) => super::postgres::change(&mut *tx).await,
+            #[cfg(feature = "postgres")]
+            Self::PostgresOnce(conn, _) => super::postgres::change(&mut *conn).await,
+        }
+    }
+
+    /// The changes that the transaction can see; `None` when their numbers may be given again, until [`Backend::begin_epoch`].
+    pub(super) async fn seen(&mut self) -> Result<Option<Seen>> {
+        match self {
+            Self::Sqlite(tx, _) => super::sqlite::seen(&mut *tx).await.map(Some),
+            Self::SqliteOnce(conn) => super::sqlite::seen(&mut *conn).await.map(Some),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(tx, _) => super::postgres::seen(&mut *tx).await,
+            #[cfg(feature = "postgres")]
+            Self::PostgresOnce(conn, _) => super::postgres::seen(&mut *conn).await,
         }
     }
 }
@@ -267,7 +307,7 @@ impl Tx {
     /// Makes what the transaction did durable.
     pub(super) async fn commit(self) -> Result<()> {
         match (self.conn, self.mark) {
-            (Conn::Sqlite(tx), Mark::Sqlite(file, count)) => file.commit(tx, count).await,
+            (Conn::Sqlite(tx, _), Mark::Sqlite(file, count)) => file.commit(tx, count).await,
             #[cfg(feature = "postgres")]
             (Conn::Postgres(tx, _), Mark::Postgres(server)) => server.commit(tx).await,
             // A transaction is begun with the mark of its own database.

@@ -15,10 +15,15 @@ const FULL: u32 = 13;
 pub(super) const CORRUPT: u32 = 11;
 /// SQLite's result code for a database that this process cannot write.
 pub(super) const READ_ONLY: u32 = 8;
+/// SQLite's extended result code of a trigger that refuses; the only ones are those of erased tenants.
+const TRIGGER: u32 = 1811;
 /// SQLite's result codes that say nothing of the statement: BUSY, LOCKED, NOMEM, READONLY, IOERR, CANTOPEN and PROTOCOL (a lock that could not be
 /// had). A full quota is IOERR to SQLite.
 const PASSING: [u32; 7] = [5, 6, 7, READ_ONLY, 10, 14, 15];
 
+/// PostgreSQL's code with which a trigger refuses what would be of an erased tenant.
+#[cfg(feature = "postgres")]
+const ERASED: &str = "FE001";
 /// PostgreSQL's code for a full disk.
 #[cfg(feature = "postgres")]
 const DISK_FULL: &str = "53100";
@@ -37,6 +42,9 @@ impl From<sqlx::Error> for Error {
             return of_state(&state, error);
         }
         let code = primary_code(&error);
+        if extended_code(&error) == Some(TRIGGER) {
+            return Self::TenantErased;
+        }
         let is_full = matches!(
             &error,
             sqlx::Error::Io(io)
@@ -85,6 +93,7 @@ fn of_state(state: &str, error: sqlx::Error) -> Error {
         .iter()
         .any(|passing| state.starts_with(passing));
     match is_passing {
+        _ if state == ERASED => Error::TenantErased,
         _ if state == DISK_FULL => Error::StorageFull(Box::new(error)),
         true => Error::Unavailable(Box::new(error)),
         false => Error::Backend(Box::new(error)),
@@ -93,11 +102,15 @@ fn of_state(state: &str, error: sqlx::Error) -> Error {
 
 /// SQLite's result code without the bits that extend it.
 pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    Some(extended_code(error)? & 0xff)
+}
+
+fn extended_code(error: &sqlx::Error) -> Option<u32> {
     let error = error.as_database_error()?;
     let code = error
         .try_downcast_ref::<sqlx::sqlite::SqliteError>()?
         .code()?;
-    Some(code.parse::<u32>().ok()? & 0xff)
+    code.parse().ok()
 }
 
 #[cfg(all(test, feature = "postgres"))]

@@ -3,21 +3,21 @@
 //! Invariant: a job has at most one worker; every write of a worker names its epoch and the state that it believes in, and changes nothing when
 //! either is not so; every change of state is an event of the same transaction.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::super::{
     BUDGET_SPENT, CheckpointRecord, Claim, EARLY_STOPPED, Ending, Error, Event, JobRecord,
-    JobResult, JobUpdate, LABELS_CHANGED, Lease, NewVersion, Published, Recovered, Release, Result,
-    TaskRecord, Timestamp, TrainingSummary, Unwanted, Workers,
+    JobUpdate, Lease, NewVersion, Published, Recovered, Release, Result, Timestamp,
+    TrainingSummary, Unwanted, Workers,
 };
 use super::database::{Conn, locking, query};
+use super::publishing::{self, Served};
 use super::rows::{self, Columns};
-use super::{Database, claims, events, locks, owners, serving, tasks, versions};
+use super::{Database, claims, events, locks, metering, owners, versions};
 use crate::ids::AdapterVersion;
-use crate::spec::{Digest, Evaluation, JobState, LabelSet};
+use crate::spec::{Digest, Evaluation, JobState};
 
 #[async_trait]
 impl Workers for Database {
@@ -101,7 +101,7 @@ impl Workers for Database {
         lease: &Lease,
         checkpoint: CheckpointRecord,
     ) -> Result<Option<CheckpointRecord>> {
-        let (mut tx, _) = self.write().await?;
+        let (mut tx, now) = self.write().await?;
         let update = JobUpdate {
             step: Some(checkpoint.step),
             ..JobUpdate::default()
@@ -115,7 +115,7 @@ impl Workers for Database {
         .await?;
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
         // What happened at an earlier step does not count any more; a suspect that has passed its step is none.
-        let sql = "UPDATE jobs SET checkpoint = $1, losses = 0, errors = 0, \
+        let sql = "UPDATE jobs SET checkpoint = $1, losses = 0, lost_worker = NULL, errors = 0, \
                    crashes = CASE WHEN crash_step >= $2 THEN crashes ELSE 0 END, \
                    suspect_step = CASE WHEN suspect_step >= $2 THEN suspect_step END \
                    WHERE tenant = $3 AND id = $4";
@@ -126,6 +126,9 @@ impl Workers for Database {
             .bind(lease.job.to_string())
             .execute(&mut tx)
             .await?;
+        let before = job.checkpoint.as_ref().map_or(0, |own| own.clip_frames);
+        let trained = checkpoint.clip_frames.saturating_sub(before);
+        metering::trained(&mut tx, (&lease.tenant, &job.task), trained, now).await?;
         tx.commit().await?;
         Ok(job.checkpoint)
     }
@@ -186,8 +189,8 @@ impl Workers for Database {
         }
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
         let record = versions::insert(&mut tx, &lease.tenant, &job.task, &version, now).await?;
-        let served = ask_to_serve(&mut tx, &job, &version, now).await?;
-        set_result(&mut tx, &job, version, &summary).await?;
+        let served = publishing::ask_to_serve(&mut tx, &job, &version, now).await?;
+        publishing::set_result(&mut tx, &job, version, &summary).await?;
         let is_desired = matches!(served, Served::Desired);
         let why = match (summary.reason, served) {
             // That it is not served is what its owner has to act on.
@@ -229,7 +232,7 @@ impl Workers for Database {
         let version = result.version;
         versions::set_test(&mut tx, &lease.tenant, &job.task, version, &test).await?;
         result.test = Some(test);
-        write_result(&mut tx, &job, &result).await?;
+        publishing::write_result(&mut tx, &job, &result).await?;
         if let Some(event) = event {
             events::append(&mut tx, &lease.tenant, lease.job, now, &event).await?;
         }
@@ -380,130 +383,4 @@ pub(super) async fn end(
         .as_ref()
         .map(|(reason, message)| (reason.as_str(), message.as_str()));
     announce(conn, job, state, why, now).await.map(drop)
-}
-
-/// What became of a version that a job made.
-enum Served {
-    /// It is its task's desired version now.
-    Desired,
-    /// The task does not serve new versions by itself, or was changed since the submission, which an event says.
-    Unasked,
-    /// It is not served: the reason and what it means.
-    Not(&'static str, String),
-}
-
-/// Makes a job's version its task's desired one, if the task wants that and is what it was at submission, and the labels stay.
-async fn ask_to_serve(
-    conn: &mut Conn,
-    job: &JobRecord,
-    version: &NewVersion,
-    now: Timestamp,
-) -> Result<Served> {
-    let task = tasks::get(conn, &job.tenant, &job.task).await?;
-    if !task.auto_serve {
-        return Ok(Served::Unasked);
-    }
-    let number = version.version;
-    if task.etag != job.task_etag {
-        let text = format!(
-            "version {number} is not served: the task was changed since the job was submitted"
-        );
-        warn(conn, job, text, now).await?;
-        return Ok(Served::Unasked);
-    }
-    if task.split.is_some() {
-        let text = format!(
-            "version {number} is not served by itself: the task's requests are shared out among versions, which SetServing changes"
-        );
-        warn(conn, job, text, now).await?;
-        return Ok(Served::Unasked);
-    }
-    if let Some(problem) = labels_change(conn, job, &task, version).await? {
-        let text = format!(
-            "version {number} is not served by itself: {problem}; SetServing serves it, allow_label_change does so without being asked"
-        );
-        warn(conn, job, text.clone(), now).await?;
-        return Ok(Served::Not(LABELS_CHANGED, text));
-    }
-    serving::desire(conn, &task, &number.into(), now).await?;
-    Ok(Served::Desired)
-}
-
-async fn warn(conn: &mut Conn, job: &JobRecord, text: String, now: Timestamp) -> Result<()> {
-    let warning = true;
-    let event = Event::Message { warning, text };
-    events::append(conn, &job.tenant, job.id, now, &event)
-        .await
-        .map(drop)
-}
-
-/// How a version's labels differ from those of the version that serves or is about to; `None` when they are the same in any order, nothing serves, or
-/// the job may change them.
-async fn labels_change(
-    conn: &mut Conn,
-    job: &JobRecord,
-    task: &TaskRecord,
-    version: &NewVersion,
-) -> Result<Option<String>> {
-    let Some(serving) = task.serving.or(task.desired) else {
-        return Ok(None);
-    };
-    let sql = "SELECT allow_label_change FROM jobs WHERE tenant = $1 AND id = $2";
-    let row = query(sql)
-        .bind(job.tenant.as_str())
-        .bind(job.id.to_string())
-        .fetch_one(&mut *conn)
-        .await?;
-    if row.flag("allow_label_change")? {
-        return Ok(None);
-    }
-    let before = versions::get(conn, &job.tenant, &job.task, serving).await?;
-    let (before, now) = (&before.manifest.labels, &version.manifest.labels);
-    let without = |own: &LabelSet, other: &LabelSet| {
-        let other: BTreeSet<&String> = other.as_slice().iter().collect();
-        let missing = own.as_slice().iter().find(|label| !other.contains(label));
-        missing.cloned()
-    };
-    Ok(match (without(now, before), without(before, now)) {
-        (None, None) => None,
-        (Some(new), _) => Some(format!(
-            "its label {new:?} is none of the serving version {serving}"
-        )),
-        (None, Some(lost)) => Some(format!(
-            "it lacks the label {lost:?} of the serving version {serving}"
-        )),
-    })
-}
-
-async fn set_result(
-    conn: &mut Conn,
-    job: &JobRecord,
-    version: NewVersion,
-    summary: &TrainingSummary,
-) -> Result<()> {
-    let result = JobResult {
-        version: version.version.get(),
-        evaluation: version.manifest.evaluation,
-        loss_curve: summary.loss_curve.clone(),
-        validation_curve: summary.validation_curve.clone(),
-        step: summary.step,
-        dataset_digest: version.manifest.dataset_digest,
-        backbone_digest: version.manifest.backbone_digest,
-        seed: summary.seed,
-        parameters: version.manifest.parameters,
-        training_micros: summary.training_micros,
-        test: None,
-    };
-    write_result(conn, job, &result).await
-}
-
-async fn write_result(conn: &mut Conn, job: &JobRecord, result: &JobResult) -> Result<()> {
-    // A pause that came before the publication is over with it: nobody could resume the job any more.
-    query("UPDATE jobs SET result = $1, paused = 0 WHERE tenant = $2 AND id = $3")
-        .bind(rows::json("result", result)?)
-        .bind(job.tenant.as_str())
-        .bind(job.id.to_string())
-        .execute(conn)
-        .await?;
-    Ok(())
 }

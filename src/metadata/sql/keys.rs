@@ -11,7 +11,7 @@ use super::super::{
 };
 use super::database::{Conn, Row, query};
 use super::rows::{self, Columns, corrupt};
-use super::{Database, audit, changes, locks, micros, tenants};
+use super::{Database, audit, changes, locks, micros, tenants, terms};
 use crate::ids::{KeyId, TaskId, TenantId};
 
 const LISTING: &str = "keys";
@@ -22,7 +22,10 @@ pub(super) async fn create(store: &Database, key: &NewKey, actor: &Actor) -> Res
     let (mut tx, now) = store.write().await?;
     if let Some(tenant) = &key.tenant {
         locks::tenant_record(&mut tx, tenant).await?;
-        tenants::get(&mut tx, tenant).await?;
+        let owner = tenants::get(&mut tx, tenant).await?;
+        if owner.state == TenantState::Erasing {
+            return Err(Error::TenantErased);
+        }
         admit(&mut tx, tenant).await?;
     }
     insert(&mut tx, key, now).await?;
@@ -98,15 +101,16 @@ async fn insert(conn: &mut Conn, key: &NewKey, now: Timestamp) -> Result<()> {
 }
 
 pub(super) async fn find(store: &Database, key: &KeyId) -> Result<Option<KnownKey>> {
-    let sql = "SELECT k.*, t.state AS state FROM api_keys k \
-               LEFT JOIN tenants t ON t.tenant = k.tenant WHERE k.id = $1";
+    let sql = "SELECT k.*, t.state AS state, \
+               (SELECT begin_time FROM erasures WHERE erasures.tenant = k.tenant) AS erased \
+               FROM api_keys k LEFT JOIN tenants t ON t.tenant = k.tenant WHERE k.id = $1";
     let found = query(sql)
         .bind(key.as_str())
         .fetch_optional(&mut store.look().await?)
         .await?;
     let Some(row) = found else { return Ok(None) };
     let state = match row.optional_text("state")? {
-        Some(_) => row.name("state")?,
+        Some(_) => terms::state(&row)?,
         None => TenantState::Active,
     };
     let key = read(&row)?;

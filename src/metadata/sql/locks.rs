@@ -8,8 +8,6 @@ use super::database::{Conn, locking, query, sharing};
 use super::rows::Columns as _;
 use crate::ids::{DatasetId, JobId, TaskId, TenantId, UploadId, VideoId};
 
-/// The claims of jobs: one at a time, since each decides on all that wait and run.
-pub(super) const CLAIMS: &str = "claims";
 /// The first key of an operator.
 pub(super) const BOOTSTRAP: &str = "bootstrap";
 
@@ -106,6 +104,17 @@ pub(super) async fn snapshot(conn: &mut Conn, tenant: &TenantId, digest: &[u8]) 
     let sql = "SELECT 1 FROM snapshots WHERE tenant = $1 AND digest = $2";
     let lock = sharing(sql).bind(tenant.as_str()).bind(digest);
     lock.hold(conn).await
+}
+
+/// The record of a tenant's erasure, of which one process at a time takes a step.
+pub(super) async fn erasure(conn: &mut Conn, tenant: &TenantId) -> Result<()> {
+    let sql = "SELECT 1 FROM erasures WHERE tenant = $1";
+    locking(sql).bind(tenant.as_str()).hold(conn).await
+}
+
+/// The note of which changes are gone.
+pub(super) async fn feed(conn: &mut Conn) -> Result<()> {
+    locking("SELECT 1 FROM change_feed").hold(conn).await
 }
 
 /// A key.

@@ -8,14 +8,16 @@ use super::super::{
     Error, Event, EventRecord, JobRecord, Jobs, Kind, NewJob, Page, PageRequest, Result, Timestamp,
 };
 use super::database::{Conn, Row, query};
-use super::requests::Request;
+use super::requests::{self, Request};
 use super::rows::{self, Columns, corrupt};
 use super::snapshots::{self, Taken};
-use super::{Database, events, jobs, locks, tasks, usage};
+use super::{Database, dataset_versions, events, folds, jobs, locks, tasks, turns, usage};
 use crate::ids::{JobId, RequestId, TenantId};
 use crate::spec::{Digest, JobState, Selection};
 
 const LISTING: &str = "jobs";
+/// The method of submissions, as their requests are kept under it.
+const SUBMIT: &str = "SubmitJob";
 
 #[async_trait]
 impl Jobs for Database {
@@ -29,7 +31,10 @@ impl Jobs for Database {
             if let Some(record) = answered(self, tenant, &job, request).await? {
                 return Ok(record);
             }
-            let taken = snapshots::take(self, tenant, &job.dataset).await?;
+            let taken = match job.dataset_version {
+                None => snapshots::take(self, tenant, &job.dataset).await?,
+                Some(number) => dataset_versions::taken(self, tenant, &job.dataset, number).await?,
+            };
             if let Some(record) = submit(self, tenant, &job, request, &taken, is_last).await? {
                 return Ok(record);
             }
@@ -42,6 +47,10 @@ impl Jobs for Database {
     async fn get_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord> {
         let mut tx = self.read().await?;
         get(&mut tx, tenant, job).await
+    }
+
+    async fn requested_job(&self, tenant: &TenantId, request: RequestId) -> Result<Option<JobId>> {
+        requests::made_by(&mut self.read().await?, tenant, (SUBMIT, request)).await
     }
 
     async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<JobRecord>> {
@@ -118,30 +127,42 @@ impl Jobs for Database {
         limit: u32,
     ) -> Result<Vec<EventRecord>> {
         let mut tx = self.list().await?;
-        get(&mut tx, tenant, job).await?;
-        events::list(&mut tx, tenant, job, after, limit).await
+        let record = get(&mut tx, tenant, job).await?;
+        let mut found = events::list(&mut tx, tenant, job, after, limit).await?;
+        if found.is_empty() && record.end_time.is_some() {
+            found = folds::list(&mut tx, tenant, job, after, limit).await?;
+        }
+        Ok(found)
     }
 }
 
 fn request_of(job: &NewJob, request: Option<RequestId>) -> Result<Request> {
     let mut asked = job.hyper_parameters.clone();
     // Earlier releases, under which the request may have been answered, had no selection.
+    if let Some(selection) = &mut asked.selection {
+        // What is done unless it was turned off.
+        selection.near_duplicates = selection.near_duplicates.filter(|own| !own);
+    }
     asked.selection = asked.selection.filter(|own| *own != Selection::default());
     let hyper = rows::value("hyper_parameters", &asked)?;
+    let dataset = match job.dataset_version {
+        None => job.dataset.to_string(),
+        Some(number) => format!("{}/versions/{number}", job.dataset),
+    };
     let fields = [
         ("task", format!("tasks/{}", job.task).into()),
-        ("dataset", format!("datasets/{}", job.dataset).into()),
+        ("dataset", format!("datasets/{dataset}").into()),
         ("hyper_parameters", hyper),
     ];
     // Without a priority, a request is what it was in releases that had none.
     match job.priority {
         0 => {
-            let content = (job.task.as_str(), job.dataset.as_str(), &asked);
-            Request::new("SubmitJob", request, &content, &fields)
+            let content = (job.task.as_str(), dataset.as_str(), &asked);
+            Request::new(SUBMIT, request, &content, &fields)
         }
         priority => {
-            let content = (job.task.as_str(), job.dataset.as_str(), &asked, priority);
-            Request::new("SubmitJob", request, &content, &fields)
+            let content = (job.task.as_str(), dataset.as_str(), &asked, priority);
+            Request::new(SUBMIT, request, &content, &fields)
         }
     }
 }
@@ -194,8 +215,10 @@ async fn submit(
     usage::admit_job(&mut tx, tenant, waiting, job.limit).await?;
     let id = JobId::generate();
     let sql = "INSERT INTO jobs (tenant, id, task, dataset, dataset_digest, \
-               hyper_parameters, state, task_etag, allow_label_change, priority, create_time, backbone) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+               hyper_parameters, state, task_etag, allow_label_change, priority, create_time, backbone, \
+               start_tag, finish_tag) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+    let (start, finish) = turns::of(&mut tx, tenant, job.clip_frames).await?;
     query(sql)
         .bind(tenant.as_str())
         .bind(id.to_string())
@@ -209,6 +232,8 @@ async fn submit(
         .bind(i64::from(job.priority))
         .bind(now)
         .bind(store.backbone.get().map(Digest::to_string))
+        .bind(start)
+        .bind(finish)
         .execute(&mut tx)
         .await?;
     tell(&mut tx, (tenant, id), job.warning.clone(), now).await?;
@@ -252,13 +277,7 @@ pub(super) async fn get(conn: &mut Conn, tenant: &TenantId, job: JobId) -> Resul
         .bind(job.to_string())
         .fetch_optional(conn)
         .await?;
-    match found {
-        Some(row) => read(&row),
-        None => Err(Error::NotFound {
-            kind: Kind::Job,
-            name: job.to_string(),
-        }),
-    }
+    rows::found(found, read, (Kind::Job, job))
 }
 
 pub(super) fn read(row: &Row) -> Result<JobRecord> {

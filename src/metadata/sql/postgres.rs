@@ -3,6 +3,7 @@
 //! Invariant: a transaction that writes is READ COMMITTED and locks the row that decides before it reads it; one that reads several rows is REPEATABLE
 //! READ. No statement waits for a lock or runs for longer than the limits, and a server that takes no writes is left at once.
 
+mod bounds;
 mod connect;
 mod hints;
 mod schema;
@@ -16,9 +17,11 @@ use sqlx::{AssertSqlSafe, Row as _, Transaction};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::super::{Error, Result, ServerConfig, Timestamp};
+use super::super::{Error, Result, Seen, ServerConfig, Timestamp};
 use super::condition::Writes;
+use crate::blocking::blocking;
 
+pub(super) use bounds::Bounds;
 use hints::Hints;
 pub(super) use schema::migrate;
 
@@ -113,8 +116,9 @@ impl Server {
 
     async fn try_begin(&self) -> Result<(Tx, Timestamp)> {
         let begin = AssertSqlSafe(self.begin.to_string());
-        let mut tx = self.pool.begin_with(begin).await?;
-        let row = sqlx::query(NOW).fetch_one(&mut *tx).await?;
+        let bounds = self.bounds(None);
+        let mut tx = bounds.keep(self.pool.begin_with(begin)).await?;
+        let row = bounds.keep(sqlx::query(NOW).fetch_one(&mut *tx)).await?;
         if row.try_get("is_read_only")? {
             self.stale.note();
             return Err(Error::Unavailable(
@@ -126,7 +130,7 @@ impl Server {
 
     /// Makes what a transaction did durable.
     pub(super) async fn commit(&self, tx: Tx) -> Result<()> {
-        let committed = tx.commit().await.map_err(Error::from);
+        let committed = self.bounds(None).keep(tx.commit()).await;
         if let Err(error) = &committed {
             self.writes.note(error);
         }
@@ -136,7 +140,12 @@ impl Server {
     /// A transaction that sees one state of the database.
     pub(super) async fn begin_reading(&self) -> Result<Tx> {
         let begin = AssertSqlSafe(self.begin_reading.to_string());
-        Ok(self.pool.begin_with(begin).await?)
+        self.bounds(None).keep(self.pool.begin_with(begin)).await
+    }
+
+    /// The bounds of a connection, with its turn where its transactions are limited.
+    pub(super) fn bounds(&self, turn: Option<OwnedSemaphorePermit>) -> Bounds {
+        Bounds::new(self.config.statement_timeout, turn)
     }
 
     /// A turn to copy a data set.
@@ -152,6 +161,16 @@ impl Server {
         Ok(self.pool.acquire().await?)
     }
 
+    /// Begins an epoch of the numbers of transactions, unless there is one.
+    pub(super) async fn begin_epoch(&self) -> Result<()> {
+        let (mut tx, _) = self.begin().await?;
+        let sql = "INSERT INTO change_epoch (one, id) VALUES (1, $1) ON CONFLICT (one) DO NOTHING";
+        let id = uuid::Uuid::now_v7().to_string();
+        let insert = sqlx::query(sql).bind(id).execute(&mut *tx);
+        self.bounds(None).keep(insert).await?;
+        self.commit(tx).await
+    }
+
     /// Begins a transaction that could write, to see whether writes work again.
     pub(super) async fn probe(&self, failures: u64) -> Result<()> {
         let (tx, _) = self.begin().await?;
@@ -163,9 +182,14 @@ impl Server {
     /// Reads the password again, for connections that are opened from now on.
     pub(super) async fn tidy_up(&self) -> Result<()> {
         let config = Arc::clone(&self.config);
-        let options = tokio::task::spawn_blocking(move || connect::options(&config)).await;
-        let options = options.map_err(|error| Error::Backend(error.into()))??;
+        let options = blocking(move || connect::options(&config)).await??;
         self.pool.set_connect_options(options);
+        Ok(())
+    }
+
+    /// Has the server look at all tables now.
+    pub(super) async fn gather_statistics(&self) -> Result<()> {
+        sqlx::query("ANALYZE").execute(&self.pool).await?;
         Ok(())
     }
 
@@ -177,6 +201,34 @@ impl Server {
 /// The server's clock.
 pub(super) async fn now(conn: &mut PgConnection) -> Result<Timestamp> {
     Ok(sqlx::query(NOW).fetch_one(conn).await?.try_get("now")?)
+}
+
+/// The number of the transaction, which it gets now if it has none.
+pub(super) async fn change(conn: &mut PgConnection) -> Result<i64> {
+    let sql = "SELECT CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) AS own";
+    Ok(sqlx::query(sql).fetch_one(conn).await?.try_get("own")?)
+}
+
+/// The transactions that can be seen; `None` when the server has no epoch, since it lost what it had not written to its disk.
+pub(super) async fn seen(conn: &mut PgConnection) -> Result<Option<Seen>> {
+    let sql =
+        "SELECT CAST(pg_current_snapshot() AS TEXT) AS own, pg_is_in_recovery() AS is_standby";
+    let row = sqlx::query(sql).fetch_one(&mut *conn).await?;
+    let text: String = row.try_get("own")?;
+    let epoch = match row.try_get("is_standby")? {
+        // A standby repeats what is on the primary's disk, and has no unlogged tables.
+        true => "standby".to_owned(),
+        false => {
+            // The row's own transaction tells the epoch from that of another server which the table was copied from.
+            let sql = "SELECT id || '/' || CAST(xmin AS TEXT) AS epoch FROM change_epoch";
+            let Some(row) = sqlx::query(sql).fetch_optional(conn).await? else {
+                return Ok(None);
+            };
+            row.try_get("epoch")?
+        }
+    };
+    let unreadable = || Error::Backend(format!("the snapshot {text:?} cannot be read").into());
+    Seen::parse(epoch, &text).map(Some).ok_or_else(unreadable)
 }
 
 #[cfg(test)]

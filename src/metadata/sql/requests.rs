@@ -3,6 +3,8 @@
 //! Invariant: (tenant, method, request id) names one resource and one content, written in the transaction that made it; another content under the
 //! same id is refused, naming the fields that differ.
 
+use std::str::FromStr;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -130,6 +132,26 @@ impl Request {
             .await?;
         Ok(())
     }
+}
+
+/// The id of what a request of a method made; `None` when there is no such request, or nothing came of it yet.
+pub(super) async fn made_by<T>(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    (method, request): (&'static str, RequestId),
+) -> Result<Option<T>>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let sql = "SELECT resource FROM requests \
+               WHERE tenant = $1 AND method = $2 AND request_id = $3 AND resource <> ''";
+    let found = query(sql)
+        .bind(tenant.as_str())
+        .bind(method)
+        .bind(request.to_string())
+        .fetch_optional(conn)
+        .await?;
+    found.map(|row| row.id("resource")).transpose()
 }
 
 /// The digest of what was asked for before; `None` when the row is of a release that did not keep it: at first of no request, then of no import.

@@ -1,24 +1,29 @@
 //! What goes in time: expired uploads, old request ids, events of jobs that have ended, snapshots that nobody reads, old jobs.
 //!
-//! Invariant: a call is one transaction over at most [`BATCH`] rows; what it leaves half done is found again by the next one.
+//! Invariant: a call is one transaction over at most [`BATCH`] rows, or over the events of one job, which were thinned before; what it leaves half done is
+//! found again by the next one.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{EndedPart, Result, Retention, Timestamp, UnfinishedUploads};
-use super::database::{Conn, Row, query, skipping};
+use super::super::{
+    AgedPlace, AgedVideos, EndedPart, Result, Retention, Timestamp, UnfinishedUploads,
+};
+use super::database::{Conn, Query, Row, query, skipping};
 use super::rows::Columns;
 use super::uploads::EXPIRED;
-use super::{Database, duties, micros, removal};
+use super::{Database, aged, duties, folds, micros, removal};
+use crate::ids::TenantId;
 
 /// Rows that one transaction takes: a few milliseconds of the only writer's time.
 const BATCH: u32 = 500;
 
-/// Which events of a job there are, as its row says it: all, a sample of its steps, changes of state only.
+/// Which events of a job there are, as its row says it: all, a sample of its steps, changes of state only, a sample that is still to be folded.
 const ALL: u8 = 0;
 const SAMPLE: u8 = 1;
 const STATES: u8 = 2;
+const UNFOLDED: u8 = 3;
 
 #[async_trait]
 impl Retention for Database {
@@ -93,7 +98,7 @@ impl Retention for Database {
     async fn thin_events(&self, keep: u32) -> Result<u64> {
         let (mut tx, now) = self.write().await?;
         // Most jobs have few events: they need no look at their rows.
-        let sql = "UPDATE jobs SET thinned = 1 WHERE (tenant, id) IN \
+        let sql = "UPDATE jobs SET thinned = 3 WHERE (tenant, id) IN \
                    (SELECT tenant, id FROM jobs WHERE end_time <= $1 AND thinned = 0 \
                    AND last_event <= $2 LIMIT $3)";
         let short = query(sql)
@@ -103,15 +108,21 @@ impl Retention for Database {
             .execute(&mut tx)
             .await?;
         let mut done = short;
-        let long = Ended::first(&mut tx, Some(ALL), now).await?;
+        let long = Ended::first(&mut tx, ALL, now).await?;
         if done < u64::from(BATCH)
             && let Some(job) = long
         {
             let thinned = job.thin(&mut tx, keep).await?;
             if thinned == 0 {
-                job.mark(&mut tx, SAMPLE).await?;
+                job.mark(&mut tx, UNFOLDED).await?;
             }
             done += thinned.max(1);
+        }
+        if done < u64::from(BATCH)
+            && let Some(job) = Ended::first(&mut tx, UNFOLDED, now).await?
+        {
+            done += folds::fold(&mut tx, &job.tenant, &job.id).await?.max(1);
+            job.mark(&mut tx, SAMPLE).await?;
         }
         tx.commit().await?;
         Ok(done)
@@ -119,11 +130,12 @@ impl Retention for Database {
 
     async fn forget_events(&self, age: Duration) -> Result<u64> {
         let (mut tx, now) = self.write().await?;
-        let Some(job) = Ended::first(&mut tx, Some(SAMPLE), before(now, age)).await? else {
+        let Some(job) = Ended::first(&mut tx, SAMPLE, before(now, age)).await? else {
             return Ok(0);
         };
         let forgotten = job.forget(&mut tx, Events::NotOfState).await?;
         if forgotten == 0 {
+            folds::keep_states(&mut tx, &job.tenant, &job.id).await?;
             job.mark(&mut tx, STATES).await?;
         }
         tx.commit().await?;
@@ -142,9 +154,13 @@ impl Retention for Database {
         self.deleting(|| removal::go_on(self)).await
     }
 
-    async fn forget_jobs(&self, age: Duration) -> Result<u64> {
+    async fn tenants_with_aged_jobs(&self, age: Option<Duration>) -> Result<Vec<TenantId>> {
+        aged::tenants_with_jobs(self, age).await
+    }
+
+    async fn forget_jobs(&self, tenant: &TenantId, age: Option<Duration>) -> Result<u64> {
         let (mut tx, now) = self.write().await?;
-        let Some(job) = Ended::first(&mut tx, None, before(now, age)).await? else {
+        let Some(job) = Ended::outstayed(&mut tx, (tenant, age), now).await? else {
             return Ok(0);
         };
         let forgotten = job.forget(&mut tx, Events::All).await?;
@@ -153,6 +169,10 @@ impl Retention for Database {
         }
         tx.commit().await?;
         Ok(forgotten.max(1))
+    }
+
+    async fn aged_videos(&self, after: Option<&AgedPlace>) -> Result<AgedVideos> {
+        aged::videos(self, after).await
     }
 
     async fn take_duty(&self, duty: &str, holder: &str, span: Duration) -> Result<bool> {
@@ -196,7 +216,10 @@ async fn mark_unread(conn: &mut Conn, end: Timestamp) -> Result<u64> {
                WHERE forgotten < 2 AND forgotten = 0 AND create_time <= $1 \
                AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
                WHERE jobs.tenant = snapshots.tenant AND dataset_digest = digest \
-               AND (end_time IS NULL OR reason = 'PROCESS_LOST')) LIMIT $2";
+               AND (end_time IS NULL OR reason = 'PROCESS_LOST')) \
+               AND NOT EXISTS (SELECT 1 FROM dataset_versions \
+               WHERE dataset_versions.tenant = snapshots.tenant \
+               AND dataset_versions.digest = snapshots.digest) LIMIT $2";
     let unread = skipping(sql).bind(end).bind(BATCH);
     let mut marked = 0;
     for row in &unread.fetch_all(&mut *conn).await? {
@@ -204,7 +227,9 @@ async fn mark_unread(conn: &mut Conn, end: Timestamp) -> Result<u64> {
         let sql = "UPDATE snapshots SET forgotten = 1 WHERE tenant = $1 AND digest = $2 \
                    AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
                    WHERE tenant = $1 AND dataset_digest = $2 \
-                   AND (end_time IS NULL OR reason = 'PROCESS_LOST'))";
+                   AND (end_time IS NULL OR reason = 'PROCESS_LOST')) \
+                   AND NOT EXISTS (SELECT 1 FROM dataset_versions \
+                   WHERE tenant = $1 AND digest = $2)";
         marked += query(sql)
             .bind(row.text("tenant")?)
             .bind(row.blob("digest")?)
@@ -267,21 +292,30 @@ struct Ended {
 }
 
 impl Ended {
-    /// The job that ended first, at or before a time, of those that have so many of their events, or of all.
-    async fn first(conn: &mut Conn, thinned: Option<u8>, end: Timestamp) -> Result<Option<Self>> {
-        let found = match thinned {
-            Some(level) => {
-                let sql = "SELECT tenant, id, last_event, dataset_digest FROM jobs \
-                           WHERE thinned = $1 AND end_time <= $2 ORDER BY end_time LIMIT 1";
-                skipping(sql).bind(level).bind(end)
-            }
-            None => {
-                let sql = "SELECT tenant, id, last_event, dataset_digest FROM jobs \
-                           WHERE end_time <= $1 ORDER BY end_time LIMIT 1";
-                skipping(sql).bind(end)
-            }
-        };
-        let Some(row) = found.fetch_optional(conn).await? else {
+    /// The job that ended first, at or before a time, of those that have so many of their events.
+    async fn first(conn: &mut Conn, thinned: u8, end: Timestamp) -> Result<Option<Self>> {
+        let sql = "SELECT tenant, id, last_event, dataset_digest FROM jobs \
+                   WHERE thinned = $1 AND end_time <= $2 ORDER BY end_time LIMIT 1";
+        Self::found(skipping(sql).bind(thinned).bind(end), conn).await
+    }
+
+    /// The job of a tenant that ended first, if that is longer ago than the tenant's jobs stay, or those of all.
+    async fn outstayed(
+        conn: &mut Conn,
+        (tenant, age): (&TenantId, Option<Duration>),
+        now: Timestamp,
+    ) -> Result<Option<Self>> {
+        let sql = "SELECT tenant, id, last_event, dataset_digest \
+                   FROM jobs INDEXED BY ended_jobs_by_tenant \
+                   WHERE tenant = $1 AND end_time IS NOT NULL AND end_time <= $2 - COALESCE( \
+                   (SELECT jobs_age FROM tenants WHERE tenants.tenant = $1), $3) \
+                   ORDER BY end_time LIMIT 1";
+        let asked = skipping(sql).bind(tenant.as_str()).bind(now);
+        Self::found(asked.bind(age.map(micros)), conn).await
+    }
+
+    async fn found(asked: Query, conn: &mut Conn) -> Result<Option<Self>> {
+        let Some(row) = asked.fetch_optional(conn).await? else {
             return Ok(None);
         };
         Ok(Some(Self {

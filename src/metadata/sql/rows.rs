@@ -2,15 +2,35 @@
 //!
 //! Invariant: a value reads back as it was written, floats to the last bit; a column that does not is [`Error::Corrupt`], never a panic.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::super::{Error, Result};
+use super::super::{Error, Kind, Result};
+use super::database::Row;
 use crate::ids::AdapterVersion;
 use crate::spec::{Digest, HyperParameters};
+
+/// Reads the row of a resource.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none.
+pub(super) fn found<T>(
+    row: Option<Row>,
+    read: impl FnOnce(&Row) -> Result<T>,
+    (kind, name): (Kind, impl fmt::Display),
+) -> Result<T> {
+    match row {
+        Some(row) => read(&row),
+        None => Err(Error::NotFound {
+            kind,
+            name: name.to_string(),
+        }),
+    }
+}
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 

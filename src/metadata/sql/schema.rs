@@ -19,7 +19,7 @@ macro_rules! step {
 }
 
 /// Every migration, in order.
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 28] = [
     step!(1, "records", "0001_records"),
     step!(2, "store", "0002_store"),
     step!(3, "retention", "0003_retention"),
@@ -37,6 +37,17 @@ const STEPS: [Step; 17] = [
     step!(20, "backbones", "0020_backbones"),
     step!(32, "head choice", "0032_head_choice"),
     step!(33, "paused jobs", "0033_paused_jobs"),
+    step!(40, "tenant terms", "0040_tenant_terms"),
+    step!(41, "metering", "0041_metering"),
+    step!(42, "erasures", "0042_erasures"),
+    step!(43, "seals", "0043_seals"),
+    step!(44, "change numbers", "0044_change_numbers"),
+    step!(45, "replicas", "0045_replicas"),
+    step!(46, "start tags", "0046_start_tags"),
+    step!(47, "sketches", "0047_sketches"),
+    step!(48, "sweeps", "0048_sweeps"),
+    step!(49, "dataset versions", "0049_dataset_versions"),
+    step!(51, "event folds", "0051_event_folds"),
 ];
 
 /// The number of the newest migration.

@@ -1,11 +1,11 @@
-//! What is asked of a task's serving, and what served before.
+//! What is asked of a task's serving, what the engine reports of it, and what served before.
 //!
 //! Invariant: whoever asks for other versions leaves what serves in `previous`; a split begins with its main version, so its other versions never serve
 //! while another main version does.
 
 use super::super::{Error, Plan, Proof, Result, Share, TaskRecord, Timestamp};
-use super::database::{Conn, query};
-use super::{Database, changes, locks, rows, tasks, versions};
+use super::database::{Conn, Tx, query};
+use super::{Database, changes, locks, proofs, rows, tasks, versions};
 use crate::ids::{AdapterVersion, TaskId, TenantId};
 
 /// Asks for the versions of a plan, if the etag is current and they exist.
@@ -60,7 +60,8 @@ pub(super) async fn desire(
     let split = (!plan.is_plain()).then(|| rows::json("split", &plan));
     let previous = previous.map(|plan| rows::json("previous", &plan));
     let sql = "UPDATE tasks SET desired = $1, serving_error = NULL, revision = revision + 1, \
-               split = $2, split_pending = $3, previous = $4 WHERE tenant = $5 AND id = $6 RETURNING *";
+               split = $2, split_pending = $3, previous = $4, proof = NULL, proof_end = $7 \
+               WHERE tenant = $5 AND id = $6 RETURNING *";
     let row = query(sql)
         .bind(plan.main.get())
         .bind(split.transpose()?)
@@ -68,6 +69,12 @@ pub(super) async fn desire(
         .bind(previous.transpose()?)
         .bind(tenant.as_str())
         .bind(task.as_str())
+        // What has never served is in nobody's memory.
+        .bind(
+            record
+                .serving
+                .map(|_| now.saturating_add(proofs::PREFERENCE)),
+        )
         .fetch_one(conn)
         .await?;
     tasks::read(&row)
@@ -132,5 +139,86 @@ pub(super) async fn note_member(
         .bind(task.as_str())
         .execute(&mut tx)
         .await?;
-    tasks::end_move(tx, (tenant, task), now, true).await
+    end_move(tx, (tenant, task), now, true).await
+}
+
+/// Makes a version the one that serves, if it is the desired one. Returns whether it is.
+pub(super) async fn moved(
+    store: &Database,
+    key: (&TenantId, &TaskId),
+    version: AdapterVersion,
+) -> Result<bool> {
+    let (tx, now) = store.write().await?;
+    // The process that has the proof may still load other versions of the split.
+    let sql = "UPDATE tasks SET serving = desired, serving_error = $1, \
+               proof = CASE WHEN split_pending = 1 THEN proof END, \
+               proof_end = CASE WHEN split_pending = 1 THEN proof_end END \
+               WHERE tenant = $2 AND id = $3 AND desired = $4";
+    report(tx, now, key, (sql, version, None)).await
+}
+
+/// Notes why the desired version cannot serve. Returns whether the version is desired still.
+pub(super) async fn failed(
+    store: &Database,
+    key: (&TenantId, &TaskId),
+    version: AdapterVersion,
+    why: &str,
+) -> Result<bool> {
+    let (mut tx, now) = store.write().await?;
+    if versions::is_foreign(&mut tx, store.backbone.get(), key, version).await? {
+        return Ok(false);
+    }
+    let sql = "UPDATE tasks SET serving_error = $1, \
+               proof = CASE WHEN split_pending = 1 THEN proof END, \
+               proof_end = CASE WHEN split_pending = 1 THEN proof_end END \
+               WHERE tenant = $2 AND id = $3 AND desired = $4";
+    report(tx, now, key, (sql, version, Some(why))).await
+}
+
+/// Notes whether the version that serves still can. Returns whether that is news.
+pub(super) async fn note(
+    store: &Database,
+    key: (&TenantId, &TaskId),
+    version: AdapterVersion,
+    why: Option<&str>,
+) -> Result<bool> {
+    let (mut tx, now) = store.write().await?;
+    if versions::is_foreign(&mut tx, store.backbone.get(), key, version).await? {
+        return Ok(false);
+    }
+    let sql = "UPDATE tasks SET serving_error = $1 WHERE tenant = $2 AND id = $3 AND serving = $4 \
+               AND desired = serving AND serving_error IS DISTINCT FROM $1";
+    report(tx, now, key, (sql, version, why)).await
+}
+
+/// Runs an UPDATE by which the engine reports on a version: `$1` is why it cannot serve, `$2` and `$3` name its task, `$4` is its number. Returns whether
+/// that changed the task.
+async fn report(
+    mut tx: Tx,
+    now: Timestamp,
+    (tenant, task): (&TenantId, &TaskId),
+    (sql, version, why): (&'static str, AdapterVersion, Option<&str>),
+) -> Result<bool> {
+    let changed = query(sql)
+        .bind(why)
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .bind(version.get())
+        .execute(&mut tx)
+        .await?;
+    end_move(tx, (tenant, task), now, changed > 0).await
+}
+
+/// Commits what the engine did to a task, with a note in the change feed if that changed it. Returns whether it did.
+async fn end_move(
+    mut tx: Tx,
+    (tenant, task): (&TenantId, &TaskId),
+    now: Timestamp,
+    changed: bool,
+) -> Result<bool> {
+    if changed {
+        changes::task_changed(&mut tx, tenant, task, now).await?;
+    }
+    tx.commit().await?;
+    Ok(changed)
 }

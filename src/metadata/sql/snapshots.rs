@@ -6,10 +6,14 @@
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Error, ExampleRecord, Kind, Result, SnapshotRecord, Snapshots, Timestamp};
+use super::super::{
+    DatasetVersionRecord, Error, ExampleRecord, Kind, Page, PageRequest, Result, SnapshotRecord,
+    Snapshots, Timestamp,
+};
 use super::database::{Conn, Row, query};
 use super::rows::{self, Columns};
-use super::{Database, datasets, decoded};
+use super::{Database, dataset_versions, datasets, decoded};
+use crate::blocking::blocking;
 use crate::ids::{DatasetId, TenantId, VideoId};
 use crate::spec::Digest;
 
@@ -72,13 +76,70 @@ impl Snapshots for Database {
     ) -> Result<()> {
         decoded::remember(self, tenant, sampling, videos).await
     }
+
+    async fn create_dataset_version(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        note: &str,
+        limit: u32,
+    ) -> Result<DatasetVersionRecord> {
+        dataset_versions::create(self, tenant, dataset, note, limit).await
+    }
+
+    async fn get_dataset_version(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        number: u32,
+    ) -> Result<DatasetVersionRecord> {
+        let mut tx = self.read().await?;
+        dataset_versions::get(&mut tx, tenant, dataset, number).await
+    }
+
+    async fn list_dataset_versions(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        page: &PageRequest,
+    ) -> Result<Page<DatasetVersionRecord>> {
+        dataset_versions::list(self, tenant, dataset, page).await
+    }
+
+    async fn delete_dataset_version(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        number: u32,
+    ) -> Result<()> {
+        dataset_versions::delete(self, tenant, dataset, number).await
+    }
+
+    async fn sketches(
+        &self,
+        tenant: &TenantId,
+        kind: Digest,
+        videos: &[VideoId],
+    ) -> Result<Vec<(VideoId, String)>> {
+        decoded::sketches(self, tenant, kind, videos).await
+    }
+
+    async fn remember_sketches(
+        &self,
+        tenant: &TenantId,
+        kind: Digest,
+        sketches: &[(VideoId, String)],
+    ) -> Result<()> {
+        decoded::remember_sketches(self, tenant, kind, sketches).await
+    }
 }
 
 /// A snapshot, and which state of its data set it is.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) record: SnapshotRecord,
-    state: State,
+    /// `None` for a version's snapshot, which is current whatever the data set holds.
+    state: Option<State>,
 }
 
 /// Which state of a data set: a data set that is made anew begins to count again.
@@ -98,6 +159,14 @@ impl State {
 }
 
 impl Taken {
+    /// A snapshot that is kept.
+    pub(super) fn kept(record: SnapshotRecord) -> Self {
+        Self {
+            record,
+            state: None,
+        }
+    }
+
     /// Whether the snapshot can be read, asked in the transaction that begins to need it.
     pub(super) async fn is_there(&self, conn: &mut Conn, tenant: &TenantId) -> Result<bool> {
         is_complete(conn, tenant, self.record.digest).await
@@ -111,7 +180,8 @@ impl Taken {
         dataset: &DatasetId,
     ) -> Result<bool> {
         let row = datasets::row(conn, tenant, dataset).await?;
-        Ok(State::of(&row)? == self.state)
+        let now = State::of(&row)?;
+        Ok(self.state.is_none_or(|then| then == now))
     }
 }
 
@@ -128,7 +198,7 @@ pub(super) async fn take(
             let examples = source.examples;
             return Ok(Taken {
                 record: SnapshotRecord { digest, examples },
-                state: source.state,
+                state: Some(source.state),
             });
         }
     }
@@ -355,12 +425,6 @@ async fn is_complete(conn: &mut Conn, tenant: &TenantId, digest: Digest) -> Resu
         .fetch_one(conn)
         .await?;
     row.flag("found")
-}
-
-/// Runs what hashes or copies much outside the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::Backend(error.into()))
 }
 
 #[cfg(test)]

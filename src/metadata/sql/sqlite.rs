@@ -20,7 +20,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 
-use super::super::{Error, OpenError, Result, Timestamp};
+use super::super::{Error, OpenError, Result, Seen, Timestamp};
 use super::condition::Writes;
 use super::database::Purpose;
 use ledger::Ledger;
@@ -39,21 +39,21 @@ const BUSY: Duration = Duration::from_secs(10);
 /// Bytes that are kept for deletions on a full disk: as much as the write-ahead log takes before it is written back.
 const RESERVE: u64 = 4 << 20;
 
-/// Where the database is and how it is opened.
+/// Configuration of the database's file.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file; made when it is not there.
+    /// Path of the file, which is created when it does not exist.
     pub path: PathBuf,
     /// Bytes on the disk that are kept for deletions; 0 keeps none.
     pub reserve_bytes: u64,
     /// Opens a database although it lost commits that it had acknowledged.
     pub accept_data_loss: bool,
-    /// What tests make fail.
+    /// Faults that tests ask for.
     pub faults: Faults,
 }
 
 impl Config {
-    /// A database in this file, with a reserve.
+    /// Returns the configuration of a database in this file, with a reserve.
     pub fn at(path: PathBuf) -> Self {
         Self {
             path,
@@ -210,6 +210,18 @@ impl File {
 pub(super) async fn now(conn: &mut SqliteConnection) -> Result<Timestamp> {
     let sql = "SELECT CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)";
     Ok(sqlx::query_scalar(sql).fetch_one(conn).await?)
+}
+
+/// Gives out the number of a change. The only writer has committed it before the next is given out.
+pub(super) async fn change(conn: &mut SqliteConnection) -> Result<i64> {
+    let sql = "UPDATE change_feed SET newest = newest + 1 RETURNING newest";
+    Ok(sqlx::query_scalar(sql).fetch_one(conn).await?)
+}
+
+/// The changes that can be seen. The file is one process's own, which has lost nothing for as long as it runs.
+pub(super) async fn seen(conn: &mut SqliteConnection) -> Result<Seen> {
+    let sql = "SELECT newest FROM change_feed";
+    Ok(Seen::up_to(sqlx::query_scalar(sql).fetch_one(conn).await?))
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every change that a caller or a job makes raises the revision; the engine's own moves do not.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::super::{
@@ -9,11 +11,11 @@ use super::super::{
     PageRequest, PinnedRecord, Plan, Result, ServingRecord, TaskRecord, TaskUpdate, Tasks,
     Timestamp, VersionRecord,
 };
-use super::database::{Conn, Row, Tx, query};
+use super::database::{Conn, Row, query};
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
 use super::usage::Delta;
-use super::{Database, changes, imports, locks, pins, serving, usage, versions};
+use super::{Database, changes, imports, locks, pins, proofs, serving, usage, versions};
 use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
 
 const LISTING: &str = "tasks";
@@ -176,17 +178,7 @@ impl Tasks for Database {
         task: &TaskId,
         version: AdapterVersion,
     ) -> Result<bool> {
-        let (mut tx, now) = self.write().await?;
-        let sql = "UPDATE tasks SET serving = desired, serving_error = NULL \
-                   WHERE tenant = $1 AND id = $2 AND desired = $3";
-        let moved = query(sql)
-            .bind(tenant.as_str())
-            .bind(task.as_str())
-            .bind(version.get())
-            .execute(&mut tx)
-            .await?
-            > 0;
-        end_move(tx, (tenant, task), now, moved).await
+        serving::moved(self, (tenant, task), version).await
     }
 
     async fn serving_failed(
@@ -196,21 +188,7 @@ impl Tasks for Database {
         version: AdapterVersion,
         why: &str,
     ) -> Result<bool> {
-        let (mut tx, now) = self.write().await?;
-        if versions::is_foreign(&mut tx, self.backbone.get(), (tenant, task), version).await? {
-            return Ok(false);
-        }
-        let sql =
-            "UPDATE tasks SET serving_error = $1 WHERE tenant = $2 AND id = $3 AND desired = $4";
-        let noted = query(sql)
-            .bind(why)
-            .bind(tenant.as_str())
-            .bind(task.as_str())
-            .bind(version.get())
-            .execute(&mut tx)
-            .await?
-            > 0;
-        end_move(tx, (tenant, task), now, noted).await
+        serving::failed(self, (tenant, task), version, why).await
     }
 
     async fn pin_task(
@@ -228,9 +206,24 @@ impl Tasks for Database {
         pins::versions(&mut tx, None).await
     }
 
+    async fn claim_proof(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        holder: &str,
+        is_near: bool,
+        span: Duration,
+    ) -> Result<bool> {
+        proofs::claim(self, (tenant, task), holder, is_near, span).await
+    }
+
+    async fn release_proof(&self, tenant: &TenantId, task: &TaskId, holder: &str) -> Result<()> {
+        proofs::release(self, (tenant, task), holder).await
+    }
+
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>> {
         // Two halves, since each has an index of its own: other ways to write this read all tasks.
-        let sql = "SELECT * FROM tasks INDEXED BY pending_tasks WHERE desired IS DISTINCT FROM serving \
+        let sql = "SELECT * FROM tasks INDEXED BY pending_tasks WHERE desired IS DISTINCT FROM serving AND serving_error IS NULL \
                    UNION ALL SELECT * FROM tasks INDEXED BY pending_splits \
                    WHERE split_pending = 1 AND desired IS NOT DISTINCT FROM serving";
         let mut conn = self.look().await?;
@@ -279,36 +272,8 @@ impl Tasks for Database {
         version: AdapterVersion,
         why: Option<&str>,
     ) -> Result<bool> {
-        let (mut tx, now) = self.write().await?;
-        if versions::is_foreign(&mut tx, self.backbone.get(), (tenant, task), version).await? {
-            return Ok(false);
-        }
-        let sql = "UPDATE tasks SET serving_error = $1 WHERE tenant = $2 AND id = $3 AND serving = $4 \
-                   AND desired = serving AND serving_error IS DISTINCT FROM $1";
-        let noted = query(sql)
-            .bind(why)
-            .bind(tenant.as_str())
-            .bind(task.as_str())
-            .bind(version.get())
-            .execute(&mut tx)
-            .await?
-            > 0;
-        end_move(tx, (tenant, task), now, noted).await
+        serving::note(self, (tenant, task), version, why).await
     }
-}
-
-/// Commits what the engine did to a task, with a note in the change feed if that changed it. Returns whether it did.
-pub(super) async fn end_move(
-    mut tx: Tx,
-    (tenant, task): (&TenantId, &TaskId),
-    now: Timestamp,
-    changed: bool,
-) -> Result<bool> {
-    if changed {
-        changes::task_changed(&mut tx, tenant, task, now).await?;
-    }
-    tx.commit().await?;
-    Ok(changed)
 }
 
 pub(super) async fn get(conn: &mut Conn, tenant: &TenantId, task: &TaskId) -> Result<TaskRecord> {

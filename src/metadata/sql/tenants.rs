@@ -8,12 +8,13 @@ use async_trait::async_trait;
 
 use super::super::{
     Access, AccessChanges, Actor, AuditRecord, Cursor, Error, KeyOwner, KeyRecord, Kind, KnownKey,
-    NewKey, Page, PageRequest, Result, SecretHash, TenantRecord, TenantState, TenantUpdate,
+    NewKey, Page, PageRequest, Result, SecretHash, TenantRecord, TenantState, TenantUpdate, Terms,
 };
 use super::database::{Conn, Row, query};
 use super::rows::{self, Columns};
-use super::{Database, audit, changes, keys, locks, usage};
+use super::{Database, audit, changes, keys, locks, micros, terms, usage};
 use crate::ids::{KeyId, TenantId};
+use crate::spec::Digest;
 
 const LISTING: &str = "tenants";
 
@@ -56,6 +57,7 @@ impl Access for Database {
 
     async fn list_tenants(&self, page: &PageRequest) -> Result<Page<TenantRecord>> {
         let sql = "SELECT t.*, u.videos, u.bytes, u.tasks, u.versions, \
+                   (SELECT begin_time FROM erasures WHERE erasures.tenant = t.tenant) AS erased, \
                    (SELECT COUNT(*) FROM jobs INDEXED BY unfinished_jobs_by_tenant \
                    WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs \
                    FROM tenants t LEFT JOIN tenant_usage u ON u.tenant = t.tenant \
@@ -79,6 +81,18 @@ impl Access for Database {
         // A tenant has to be suspended on a full disk, too.
         self.deleting(|| change(self, tenant, &update, etag, actor))
             .await
+    }
+
+    async fn list_terms(
+        &self,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<Vec<(TenantId, Terms)>> {
+        terms::list(self, after, limit).await
+    }
+
+    async fn get_terms(&self, tenant: &TenantId) -> Result<Option<Terms>> {
+        terms::get(self, tenant).await
     }
 
     async fn create_key(&self, key: NewKey, actor: &Actor) -> Result<KeyRecord> {
@@ -129,6 +143,19 @@ impl Access for Database {
     async fn access_changes(&self, after: Option<Cursor>, limit: u32) -> Result<AccessChanges> {
         changes::of_access(self, after, limit).await
     }
+
+    async fn page_key(&self, proposed: Digest) -> Result<Digest> {
+        let (mut tx, _) = self.write().await?;
+        let sql = "INSERT INTO seals (purpose, key) VALUES ('page', $1) ON CONFLICT DO NOTHING";
+        query(sql)
+            .bind(proposed.0.to_vec())
+            .execute(&mut tx)
+            .await?;
+        let sql = "SELECT key FROM seals WHERE purpose = 'page'";
+        let key = query(sql).fetch_one(&mut tx).await?.digest("key")?;
+        tx.commit().await?;
+        Ok(key)
+    }
 }
 
 async fn change(
@@ -153,10 +180,20 @@ async fn change(
     if let Some(quotas) = &update.quotas {
         detail = format!("{detail} {quotas}").trim_start().to_owned();
     }
+    if let Some(weight) = update.weight {
+        detail = format!("{detail} weight={}", weight.get())
+            .trim_start()
+            .to_owned();
+    }
+    if let Some(stay) = &update.stay {
+        detail = format!("{detail} stay: {stay}").trim_start().to_owned();
+    }
     let sql = "UPDATE tenants SET display_name = COALESCE($1, display_name), \
                state = COALESCE($2, state), revision = revision + 1, videos_limit = $3, \
-               bytes_limit = $4, tasks_limit = $5, versions_limit = $6, jobs_limit = $7 \
-               WHERE tenant = $8";
+               bytes_limit = $4, tasks_limit = $5, versions_limit = $6, jobs_limit = $7, \
+               clip_frames_rate = $8, requests_rate = $9, weight = $10, videos_age = $11, \
+               jobs_age = $12, uploads_age = $13 WHERE tenant = $14";
+    let stay = update.stay.unwrap_or(before.stay);
     let quotas = update.quotas.unwrap_or(before.quotas);
     let limit = |limit: Option<u64>| limit.map(|limit| rows::int("limit", limit)).transpose();
     query(sql)
@@ -167,6 +204,12 @@ async fn change(
         .bind(limit(quotas.tasks)?)
         .bind(limit(quotas.versions)?)
         .bind(quotas.jobs)
+        .bind(limit(quotas.rates.clip_frames)?)
+        .bind(limit(quotas.rates.requests)?)
+        .bind(update.weight.unwrap_or(before.weight).get())
+        .bind(stay.videos.map(micros))
+        .bind(stay.jobs.map(micros))
+        .bind(stay.uploads.map(micros))
         .bind(tenant.as_str())
         .execute(&mut tx)
         .await?;
@@ -188,6 +231,7 @@ fn changed<'a>(tenant: &'a TenantId, method: &'static str, detail: String) -> au
 
 pub(super) async fn get(conn: &mut Conn, tenant: &TenantId) -> Result<TenantRecord> {
     let sql = "SELECT t.*, u.videos, u.bytes, u.tasks, u.versions, \
+               (SELECT begin_time FROM erasures WHERE erasures.tenant = t.tenant) AS erased, \
                (SELECT COUNT(*) FROM jobs INDEXED BY unfinished_jobs_by_tenant \
                WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs \
                FROM tenants t LEFT JOIN tenant_usage u ON u.tenant = t.tenant \
@@ -196,20 +240,16 @@ pub(super) async fn get(conn: &mut Conn, tenant: &TenantId) -> Result<TenantReco
         .bind(tenant.as_str())
         .fetch_optional(conn)
         .await?;
-    match found {
-        Some(row) => read(&row),
-        None => Err(Error::NotFound {
-            kind: Kind::Tenant,
-            name: tenant.to_string(),
-        }),
-    }
+    rows::found(found, read, (Kind::Tenant, tenant))
 }
 
 fn read(row: &Row) -> Result<TenantRecord> {
     Ok(TenantRecord {
         id: row.id("tenant")?,
         display_name: row.text("display_name")?,
-        state: row.name("state")?,
+        state: terms::state(row)?,
+        weight: terms::weight(row)?,
+        stay: terms::stay(row)?,
         quotas: usage::quotas(row)?,
         stored: usage::stored(row)?,
         etag: row.int("revision")?.to_string(),

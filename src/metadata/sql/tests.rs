@@ -109,18 +109,32 @@ fn statements(source: &str) -> Vec<String> {
     found
 }
 
-/// Whether a step of a plan reads all of a large table, or all that a tenant has of it.
-fn walks(step: &str) -> bool {
+/// Partial indices of what waits, runs or is to go, which is little.
+const LITTLE: [&str; 9] = [
+    "waiting_jobs",
+    "jobs_by_start",
+    "lost_jobs",
+    "leased_jobs",
+    "suspected_jobs",
+    "claimed_starts",
+    "unfinished_jobs",
+    "unfinished_jobs_by_tenant",
+    "unfinished_uploads_by_tenant",
+];
+
+/// Whether a step of a statement's plan reads all of a large table, or all that a tenant has of it.
+fn walks(statement: &str, step: &str) -> bool {
     let mut words = step.split(' ');
     let (verb, table) = (words.next(), words.next().unwrap_or_default());
     if !LARGE.contains(&table) {
         return false;
     }
-    // Partial indices have what waits, runs or is to go, which is little.
-    let is_partial = step.contains(" USING ") && step.contains("INDEX ");
+    let is_little = words.any(|word| LITTLE.contains(&word));
+    // The first row by an index is no walk.
+    let is_one = statement.ends_with(" LIMIT 1");
     match verb {
-        Some("SCAN") => !is_partial,
-        Some("SEARCH") => step.ends_with("PRIMARY KEY (tenant=?)"),
+        Some("SCAN") => !is_little,
+        Some("SEARCH") => step.ends_with("(tenant=?)") && !is_little && !is_one,
         _ => false,
     }
 }
@@ -152,7 +166,7 @@ async fn no_statement_walks_a_table_that_grows_with_use() {
             let steps = sqlx::query(sqlx::AssertSqlSafe(plan)).fetch_all(pool).await;
             for step in steps.unwrap_or_else(|error| panic!("{name}: {statement}: {error}")) {
                 let step = step.text("detail").unwrap();
-                assert!(!walks(&step), "{name}: {statement}: {step}");
+                assert!(!walks(&statement, &step), "{name}: {statement}: {step}");
             }
         }
     }

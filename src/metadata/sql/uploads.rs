@@ -40,6 +40,7 @@ pub(super) async fn create(
         return Err(Error::TooManyUploads { limit });
     }
     let id = UploadId::generate();
+    let expire_time = after(&mut tx, tenant, now, limits).await?;
     let sql = "INSERT INTO uploads (tenant, id, display_name, create_time, expire_time) \
                VALUES ($1, $2, $3, $4, $5)";
     query(sql)
@@ -47,7 +48,7 @@ pub(super) async fn create(
         .bind(id.to_string())
         .bind(display_name)
         .bind(now)
-        .bind(after(now, limits))
+        .bind(expire_time)
         .execute(&mut tx)
         .await?;
     request.remember(&mut tx, tenant, id.to_string()).await?;
@@ -56,10 +57,21 @@ pub(super) async fn create(
     Ok(upload)
 }
 
-/// When an upload that is written to at `now` expires, unless it is written to again.
-fn after(now: Timestamp, limits: &UploadLimits) -> Timestamp {
+/// When an upload that is written to at `now` expires, unless it is written to again: after the tenant's own time, or that of all.
+async fn after(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    now: Timestamp,
+    limits: &UploadLimits,
+) -> Result<Timestamp> {
+    let own = query("SELECT uploads_age FROM tenants WHERE tenant = $1")
+        .bind(tenant.as_str())
+        .fetch_optional(conn)
+        .await?;
+    let own = own.map(|row| row.optional_int("uploads_age")).transpose()?;
+    let time = own.flatten().unwrap_or(micros(limits.expiry));
     // It has to be later than now, else an upload would be born expired.
-    now.saturating_add(micros(limits.expiry).max(1))
+    Ok(now.saturating_add(time.max(1)))
 }
 
 /// The tenant's unfinished uploads and their bytes.
@@ -182,8 +194,9 @@ async fn touch(
         let limit = limits.bytes;
         return Err(Error::TooManyUploadBytes { limit });
     }
+    let expire_time = after(conn, tenant, now, limits).await?;
     query("UPDATE uploads SET expire_time = $1 WHERE tenant = $2 AND id = $3")
-        .bind(after(now, limits))
+        .bind(expire_time)
         .bind(tenant.as_str())
         .bind(upload.to_string())
         .execute(conn)

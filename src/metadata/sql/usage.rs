@@ -3,7 +3,7 @@
 //! Invariant: the counts are changed in the transaction that adds or removes, and compared with the limits there, so that no number of racing callers
 //! exceeds one.
 
-use super::super::{Error, Quota, Quotas, Result, Stored};
+use super::super::{Error, Quota, Quotas, Rates, Result, Stored};
 use super::database::{Conn, Row, query};
 use super::rows::{self, Columns};
 use crate::ids::TenantId;
@@ -165,8 +165,8 @@ pub(super) async fn admit_job(
 
 /// The limits of a tenant; none, when nobody created it.
 async fn of(conn: &mut Conn, tenant: &TenantId) -> Result<Quotas> {
-    let sql = "SELECT videos_limit, bytes_limit, tasks_limit, versions_limit, jobs_limit \
-               FROM tenants WHERE tenant = $1";
+    let sql = "SELECT videos_limit, bytes_limit, tasks_limit, versions_limit, jobs_limit, \
+               clip_frames_rate, requests_rate FROM tenants WHERE tenant = $1";
     let found = query(sql)
         .bind(tenant.as_str())
         .fetch_optional(conn)
@@ -190,6 +190,10 @@ pub(super) fn quotas(row: &Row) -> Result<Quotas> {
         tasks: limit("tasks_limit")?,
         versions: limit("versions_limit")?,
         jobs,
+        rates: Rates {
+            clip_frames: limit("clip_frames_rate")?,
+            requests: limit("requests_rate")?,
+        },
     })
 }
 

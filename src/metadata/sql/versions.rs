@@ -26,13 +26,8 @@ pub(super) async fn get(
         .bind(version.get())
         .fetch_optional(conn)
         .await?;
-    match found {
-        Some(row) => read(&row),
-        None => Err(Error::NotFound {
-            kind: Kind::Version,
-            name: format!("tasks/{task}/versions/{version}"),
-        }),
-    }
+    let name = format!("tasks/{task}/versions/{version}");
+    rows::found(found, read, (Kind::Version, name))
 }
 
 pub(super) async fn all(

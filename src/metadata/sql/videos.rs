@@ -12,7 +12,7 @@ use super::database::{Conn, Row, Tx, query};
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
 use super::usage::Delta;
-use super::{Database, blobs, decoded, labels, locks, uploads, usage};
+use super::{Database, blobs, changes, decoded, labels, locks, uploads, usage};
 use crate::ids::{RequestId, TenantId, UploadId, VideoId};
 use crate::spec::Digest;
 
@@ -192,6 +192,7 @@ async fn delete(store: &Database, tenant: &TenantId, video: VideoId, force: bool
     }
     let removed = Delta::video(record.size_bytes)?.removed();
     usage::count(&mut tx, tenant, removed).await?;
+    changes::videos_deleted(&mut tx, tenant, now).await?;
     query("DELETE FROM uploads INDEXED BY uploads_by_video WHERE tenant = $1 AND video = $2")
         .bind(tenant.as_str())
         .bind(video.to_string())
@@ -233,13 +234,7 @@ pub(super) async fn get(conn: &mut Conn, tenant: &TenantId, video: VideoId) -> R
         .bind(video.to_string())
         .fetch_optional(conn)
         .await?;
-    match found {
-        Some(row) => read(&row),
-        None => Err(Error::NotFound {
-            kind: Kind::Video,
-            name: video.to_string(),
-        }),
-    }
+    rows::found(found, read, (Kind::Video, video))
 }
 
 pub(super) async fn insert(

@@ -1,13 +1,18 @@
 //! Tenants and keys as the API shows them.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tonic::Status;
 
 use super::names;
 use super::spec::{of_time, signed};
-use crate::metadata::{AuditRecord, KeyRecord, Quotas, TenantRecord, TenantState};
+use crate::fair::Weight;
+use crate::metadata::{
+    AuditRecord, ErasureRecord, KeyRecord, Quotas, Rates, ReplicaRecord, ReplicaRole, ReplicaState,
+    Stay, TenantRecord, TenantState, UsageQuery, UsageRecord, UsageSpan,
+};
 use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::Scopes;
@@ -15,12 +20,18 @@ use crate::tenancy::admin::KeyRequest;
 
 /// Microseconds of a day.
 const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+/// Largest weight of a tenant.
+const MOST_WEIGHT: u32 = 1000;
+/// Shortest and longest time for which what a tenant stores may be told to stay.
+const SHORTEST_STAY: Duration = Duration::from_secs(60);
+const LONGEST_STAY: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
-/// A tenant.
+/// Converts a tenant's record.
 pub(in crate::rpc) fn of_tenant(record: TenantRecord) -> v1::Tenant {
     let state = match record.state {
         TenantState::Active => v1::TenantState::Active,
         TenantState::Suspended => v1::TenantState::Suspended,
+        TenantState::Erasing => v1::TenantState::Erasing,
     };
     v1::Tenant {
         name: format!("tenants/{}", record.id),
@@ -36,6 +47,138 @@ pub(in crate::rpc) fn of_tenant(record: TenantRecord) -> v1::Tenant {
             versions: signed(record.stored.versions),
             unfinished_jobs: signed(record.stored.jobs),
         }),
+        weight: record.weight.get(),
+        retention: Some(v1::TenantRetention {
+            videos: record.stay.videos.and_then(of_stay),
+            jobs: record.stay.jobs.and_then(of_stay),
+            uploads: record.stay.uploads.and_then(of_stay),
+        }),
+    }
+}
+
+/// A time that was read from a request once, so that it fits.
+fn of_stay(stay: Duration) -> Option<prost_types::Duration> {
+    stay.try_into().ok()
+}
+
+/// How long what a tenant stores is to stay.
+pub(in crate::rpc) fn stay(given: Option<v1::TenantRetention>) -> Result<Stay, Status> {
+    let given = given.unwrap_or_default();
+    let time = |time: Option<prost_types::Duration>, field: &str| {
+        let Some(time) = time else { return Ok(None) };
+        let time = duration(time, field)?;
+        match (SHORTEST_STAY..=LONGEST_STAY).contains(&time) {
+            true => Ok(Some(time)),
+            false => Err(status::invalid(field, "expected a minute to 36500 days")),
+        }
+    };
+    Ok(Stay {
+        videos: time(given.videos, "tenant.retention.videos")?,
+        jobs: time(given.jobs, "tenant.retention.jobs")?,
+        uploads: time(given.uploads, "tenant.retention.uploads")?,
+    })
+}
+
+/// A weight that a tenant is to have.
+pub(in crate::rpc) fn weight(given: u32) -> Result<Weight, Status> {
+    let weight = NonZeroU32::new(given).filter(|weight| weight.get() <= MOST_WEIGHT);
+    weight.map(Weight::new).ok_or_else(|| {
+        let problem = format!("expected 1 to {MOST_WEIGHT}, got {given}");
+        status::invalid("tenant.weight", problem)
+    })
+}
+
+/// The record of an erasure.
+pub(in crate::rpc) fn of_erasure(record: ErasureRecord) -> v1::Erasure {
+    v1::Erasure {
+        tenant: format!("tenants/{}", record.tenant),
+        principal: record.principal,
+        begin_time: Some(of_time(record.begin_time)),
+        end_time: record.end_time.map(of_time),
+        rows: signed(record.rows),
+        objects: signed(record.objects),
+        bytes: signed(record.bytes),
+    }
+}
+
+/// Which usage a caller asks for.
+pub(in crate::rpc) fn usage_query(list: &v1::ListUsageRequest) -> Result<UsageQuery, Status> {
+    let tenant = match list.tenant.as_str() {
+        "" => None,
+        name => Some(names::tenant(name, "tenant")?),
+    };
+    let span = match v1::UsageSpan::try_from(list.span) {
+        Ok(v1::UsageSpan::Unspecified | v1::UsageSpan::Hour) => UsageSpan::Hour,
+        Ok(v1::UsageSpan::Day) => UsageSpan::Day,
+        Err(_) => return Err(status::invalid("span", "expected HOUR or DAY")),
+    };
+    let hour = |time: Option<&prost_types::Timestamp>, none: i64| {
+        time.map_or(none, |time| time.seconds.div_euclid(60 * 60))
+    };
+    let begin = hour(list.start_time.as_ref(), 0).max(0);
+    let end = hour(list.end_time.as_ref(), i64::MAX);
+    if end < begin {
+        return Err(status::invalid("end_time", "is before start_time"));
+    }
+    Ok(UsageQuery {
+        tenant,
+        begin,
+        end,
+        span,
+    })
+}
+
+/// What a tenant used.
+pub(in crate::rpc) fn of_usage(record: UsageRecord) -> v1::UsageRecord {
+    let tenant = record.tenant.map(|tenant| format!("tenants/{tenant}"));
+    let task = record.task.map(|task| format!("tasks/{task}"));
+    v1::UsageRecord {
+        tenant: tenant.unwrap_or_default(),
+        task: task.unwrap_or_default(),
+        start_time: Some(of_time(record.begin)),
+        end_time: Some(of_time(record.end)),
+        requests: signed(record.amounts.requests),
+        clip_frames: signed(record.amounts.clip_frames),
+        trained_clip_frames: signed(record.trained_clip_frames),
+        byte_hours: signed(record.byte_hours),
+    }
+}
+
+/// Time without a report after which a process counts as lost: three reports are missing.
+const LOST: Duration = Duration::from_secs(35);
+
+/// A process; `is_exclusive`: it has the records alone, and reports only what is new.
+pub(in crate::rpc) fn of_replica(record: ReplicaRecord, is_exclusive: bool) -> v1::Replica {
+    let report = record.report;
+    let state = match report.state {
+        _ if record.age > LOST && !is_exclusive => v1::ReplicaState::Lost,
+        ReplicaState::Ready => v1::ReplicaState::Ready,
+        ReplicaState::Draining => v1::ReplicaState::Draining,
+    };
+    let role = match report.role {
+        ReplicaRole::All => v1::ReplicaRole::All,
+        ReplicaRole::Serve => v1::ReplicaRole::Serve,
+        ReplicaRole::Train => v1::ReplicaRole::Train,
+    };
+    let sets = report.sets.into_iter().map(|own| v1::ReplicaSet {
+        tenant: format!("tenants/{}", own.tenant),
+        version: own.version,
+        size_bytes: signed(own.bytes),
+    });
+    v1::Replica {
+        name: record.name,
+        role: role.into(),
+        state: state.into(),
+        release: report.release,
+        backbone_digest: report.backbone.to_string(),
+        precision: report.precision.to_string(),
+        start_time: Some(of_time(report.start_time)),
+        report_time: Some(of_time(record.report_time)),
+        used_clips: signed(report.used_clips),
+        clip_capacity: signed(report.clip_capacity),
+        resident_sets: signed(report.resident_sets),
+        resident_bytes: signed(report.resident_bytes),
+        sets: sets.collect(),
     }
 }
 
@@ -46,10 +189,12 @@ fn of_quotas(quotas: Quotas) -> v1::Quotas {
         tasks: quotas.tasks.map(signed),
         versions: quotas.versions.map(signed),
         unfinished_jobs: quotas.jobs.map(i64::from),
+        clip_frames_per_second: quotas.rates.clip_frames.map(signed),
+        requests_per_second: quotas.rates.requests.map(signed),
     }
 }
 
-/// Limits that a tenant is to have.
+/// Converts limits that a tenant is to have.
 pub(in crate::rpc) fn quotas(given: Option<v1::Quotas>) -> Result<Quotas, Status> {
     let given = given.unwrap_or_default();
     let limit = |limit: Option<i64>, field: &str| {
@@ -66,21 +211,31 @@ pub(in crate::rpc) fn quotas(given: Option<v1::Quotas>) -> Result<Quotas, Status
             let problem = "expected 0 or more, and less than 2^32";
             status::invalid("tenant.quotas.unfinished_jobs", problem)
         })?,
+        rates: Rates {
+            clip_frames: limit(
+                given.clip_frames_per_second,
+                "tenant.quotas.clip_frames_per_second",
+            )?,
+            requests: limit(
+                given.requests_per_second,
+                "tenant.quotas.requests_per_second",
+            )?,
+        },
     })
 }
 
-/// A state that a tenant is to have.
+/// Converts a state that a tenant is to have.
 pub(in crate::rpc) fn state(number: i32, field: &str) -> Result<TenantState, Status> {
     match v1::TenantState::try_from(number) {
         Ok(v1::TenantState::Active) => Ok(TenantState::Active),
         Ok(v1::TenantState::Suspended) => Ok(TenantState::Suspended),
-        Ok(v1::TenantState::Unspecified) | Err(_) => {
+        Ok(v1::TenantState::Unspecified | v1::TenantState::Erasing) | Err(_) => {
             Err(status::invalid(field, "expected ACTIVE or SUSPENDED"))
         }
     }
 }
 
-/// A key; of its secrets, when the one before ends.
+/// Converts a key's record; of its secrets, it shows when the one before ends.
 pub(in crate::rpc) fn of_key(record: KeyRecord) -> v1::ApiKey {
     let tenant = record.tenant.map(|tenant| format!("tenants/{tenant}"));
     let tasks = record.tasks.unwrap_or_default();
@@ -99,7 +254,7 @@ pub(in crate::rpc) fn of_key(record: KeyRecord) -> v1::ApiKey {
     }
 }
 
-/// A change of a tenant or a key.
+/// Converts a change of a tenant or a key.
 pub(in crate::rpc) fn of_event(record: AuditRecord) -> v1::AuditEvent {
     let tenant = record.tenant.map(|tenant| format!("tenants/{tenant}"));
     v1::AuditEvent {
@@ -114,12 +269,12 @@ pub(in crate::rpc) fn of_event(record: AuditRecord) -> v1::AuditEvent {
     }
 }
 
-/// The names of scopes.
+/// Returns the names of scopes.
 pub(in crate::rpc) fn of_scopes(scopes: Scopes) -> Vec<String> {
     scopes.iter().map(|scope| scope.to_string()).collect()
 }
 
-/// A key that is to be created.
+/// Converts a key that is to be created.
 pub(in crate::rpc) fn wanted(
     key: v1::ApiKey,
     lifetime: Option<Duration>,
@@ -147,7 +302,7 @@ pub(in crate::rpc) fn wanted(
     })
 }
 
-/// A duration that is not negative.
+/// Converts a duration that must not be negative.
 pub(in crate::rpc) fn duration(
     given: prost_types::Duration,
     field: &str,

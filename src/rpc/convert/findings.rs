@@ -1,19 +1,16 @@
 //! Findings about a data set as the API shows them.
 
 use super::spec::signed;
-use crate::library::{Finding, FindingKind};
+use crate::library::{Checked, Finding, FindingKind};
 use crate::proto::v1;
 use crate::spec::Digest;
 
-/// The answer of a check.
-pub(in crate::rpc) fn of_findings(
-    examples: u64,
-    findings: Vec<Finding>,
-    digest: Digest,
-) -> v1::CheckDatasetResponse {
+/// Converts the findings of a check.
+pub(in crate::rpc) fn of_findings(checked: Checked, digest: Digest) -> v1::CheckDatasetResponse {
     v1::CheckDatasetResponse {
-        findings: findings.into_iter().map(of_finding).collect(),
-        examples: signed(examples),
+        findings: checked.findings.into_iter().map(of_finding).collect(),
+        examples: signed(checked.examples),
+        unseen: signed(checked.unseen),
         dataset_digest: digest.0.to_vec().into(),
     }
 }
@@ -22,7 +19,9 @@ fn of_finding(finding: Finding) -> v1::Finding {
     let kind = match finding.kind {
         FindingKind::DuplicateAcrossLabels => v1::FindingKind::DuplicateAcrossLabels,
         FindingKind::DuplicateAcrossSplits => v1::FindingKind::DuplicateAcrossSplits,
+        FindingKind::NearDuplicateAcrossSplits => v1::FindingKind::NearDuplicateAcrossSplits,
         FindingKind::Duplicate => v1::FindingKind::Duplicate,
+        FindingKind::SceneAcrossSplits => v1::FindingKind::SceneAcrossSplits,
         FindingKind::FewClips => v1::FindingKind::FewClips,
         FindingKind::Imbalance => v1::FindingKind::Imbalance,
         FindingKind::SimilarLabels => v1::FindingKind::SimilarLabels,

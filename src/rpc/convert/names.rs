@@ -5,8 +5,8 @@ use std::str::FromStr;
 use tonic::Status;
 
 use crate::ids::{
-    AdapterVersion, DatasetId, JobId, KeyId, RequestId, TaskId, TenantId, UploadId, VersionRef,
-    VideoId,
+    AdapterVersion, DatasetId, JobId, KeyId, RequestId, SweepId, TaskId, TenantId, UploadId,
+    VersionRef, VideoId,
 };
 use crate::metadata::check_display_name;
 use crate::rpc::status;
@@ -44,9 +44,39 @@ pub(in crate::rpc) fn upload(name: &str, field: &str) -> Result<UploadId, Status
     id(name, "uploads", field)
 }
 
+/// `datasets/{dataset_id}`, or `datasets/{dataset_id}/versions/{n}`.
+pub(in crate::rpc) fn dataset_at(
+    name: &str,
+    field: &str,
+) -> Result<(DatasetId, Option<u32>), Status> {
+    let Some((owner, number)) = name.split_once("/versions/") else {
+        return Ok((dataset(name, field)?, None));
+    };
+    let version: AdapterVersion = number
+        .parse()
+        .map_err(|error: crate::ids::Error| status::invalid(field, error.to_string()))?;
+    Ok((dataset(owner, field)?, Some(version.get())))
+}
+
+/// `datasets/{dataset_id}/versions/{n}`.
+pub(in crate::rpc) fn dataset_version(name: &str, field: &str) -> Result<(DatasetId, u32), Status> {
+    match dataset_at(name, field)? {
+        (dataset, Some(number)) => Ok((dataset, number)),
+        (_, None) => {
+            let problem = "expected `datasets/{id}/versions/{n}`";
+            Err(status::invalid(field, problem))
+        }
+    }
+}
+
 /// `jobs/{job_id}`.
 pub(in crate::rpc) fn job(name: &str, field: &str) -> Result<JobId, Status> {
     id(name, "jobs", field)
+}
+
+/// `sweeps/{sweep_id}`.
+pub(in crate::rpc) fn sweep(name: &str, field: &str) -> Result<SweepId, Status> {
+    id(name, "sweeps", field)
 }
 
 /// `tenants/{tenant_id}`.

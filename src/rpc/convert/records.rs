@@ -11,14 +11,17 @@ use super::spec::{
 use super::{names, splits};
 use crate::engine::ResidencyRecord;
 use crate::ids::AdapterVersion;
+use crate::library::{Difference, Differences};
 use crate::metadata::{
-    ComparedHead, DatasetRecord, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord,
-    JobResult, LabelCount, StepMetrics, TaskRecord, UploadRecord, VersionRecord, VideoProbe,
-    VideoRecord,
+    ComparedHead, DatasetRecord, DatasetVersionRecord, EvaluationMetrics, Event, EventRecord,
+    ExampleRecord, JobRecord, JobResult, LabelCount, StepMetrics, TaskRecord, UploadRecord,
+    VersionRecord, VideoProbe, VideoRecord,
 };
 use crate::proto::v1;
 use crate::rpc::status;
-use crate::spec::{Calibration, Evaluation, FrameOrder, LabelSet, ReliabilityBin, normal_label};
+use crate::spec::{
+    Calibration, Evaluation, FrameOrder, LabelSet, ReliabilityBin, Split, normal_label,
+};
 use crate::telemetry::now_micros;
 
 /// The digest of no data set: that of an imported version.
@@ -65,7 +68,7 @@ pub(in crate::rpc) fn of_upload(record: UploadRecord) -> v1::Upload {
     }
 }
 
-/// A data set.
+/// Converts a data set's record.
 pub(in crate::rpc) fn of_dataset(record: DatasetRecord) -> v1::Dataset {
     v1::Dataset {
         name: format!("datasets/{}", record.id),
@@ -77,7 +80,41 @@ pub(in crate::rpc) fn of_dataset(record: DatasetRecord) -> v1::Dataset {
     }
 }
 
-/// The examples of one label in one split.
+/// Converts a version of a data set.
+pub(in crate::rpc) fn of_dataset_version(record: DatasetVersionRecord) -> v1::DatasetVersion {
+    v1::DatasetVersion {
+        name: format!("datasets/{}/versions/{}", record.dataset, record.number),
+        note: record.note,
+        examples: signed(record.snapshot.examples),
+        digest: record.snapshot.digest.0.to_vec().into(),
+        create_time: Some(of_time(record.create_time)),
+    }
+}
+
+/// Converts a page of differences between two versions.
+pub(in crate::rpc) fn of_differences((found, next): Differences) -> v1::ListDatasetChangesResponse {
+    let change = |own: Difference| {
+        let video = own.video;
+        let example = |(label, split): (String, Split)| {
+            of_example(ExampleRecord {
+                video,
+                label,
+                split,
+            })
+        };
+        v1::DatasetChange {
+            video: format!("videos/{video}"),
+            before: own.before.map(example),
+            after: own.after.map(example),
+        }
+    };
+    v1::ListDatasetChangesResponse {
+        changes: found.into_iter().map(change).collect(),
+        next_page_token: next.map_or_else(String::new, |video| video.to_string()),
+    }
+}
+
+/// Converts the count of the examples of one label in one split.
 pub(in crate::rpc) fn of_label_count(count: LabelCount) -> v1::LabelCount {
     v1::LabelCount {
         label: count.label,
@@ -86,7 +123,7 @@ pub(in crate::rpc) fn of_label_count(count: LabelCount) -> v1::LabelCount {
     }
 }
 
-/// An example out of a request; `index` is its place there.
+/// Converts an example of a request; `index` is its place there.
 pub(in crate::rpc) fn example(
     example: &v1::Example,
     index: usize,
@@ -137,7 +174,7 @@ pub(in crate::rpc) fn of_task(record: TaskRecord) -> v1::Task {
     }
 }
 
-/// A version.
+/// Converts a version's record.
 pub(in crate::rpc) fn of_version(record: VersionRecord) -> v1::AdapterVersion {
     let manifest = record.manifest;
     let parent = manifest.parent.and_then(AdapterVersion::new);
@@ -185,7 +222,7 @@ fn of_calibration(own: &Calibration) -> v1::Calibration {
     }
 }
 
-/// A version in a listing: without what grows with the square of its labels, so that a page fits into a message.
+/// Converts a version for a listing: without what grows with the square of its labels, so that a page fits into a message.
 pub(in crate::rpc) fn of_listed_version(record: VersionRecord) -> v1::AdapterVersion {
     let mut version = of_version(record);
     let evaluations = [&mut version.evaluation, &mut version.test_evaluation];
@@ -197,7 +234,7 @@ pub(in crate::rpc) fn of_listed_version(record: VersionRecord) -> v1::AdapterVer
     version
 }
 
-/// A job. `labels` are its version's, once it has one.
+/// Converts a job's record; `labels` are its version's, once it has one.
 pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1::Job {
     let task = record.task;
     v1::Job {
@@ -251,7 +288,7 @@ fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
     }
 }
 
-/// An event of a job.
+/// Converts an event of a job.
 pub(in crate::rpc) fn of_event(record: EventRecord) -> v1::JobEvent {
     use v1::job_event::{Event as Shown, Message, StateChange};
     let event = match record.event {
@@ -276,7 +313,7 @@ pub(in crate::rpc) fn of_event(record: EventRecord) -> v1::JobEvent {
     }
 }
 
-/// Whether a job's version serves, after the event of a sequence number.
+/// Makes the message that says whether a job's version serves, after the event of a sequence number.
 pub(in crate::rpc) fn of_serving(sequence: u64, serving: v1::job_event::Serving) -> v1::JobEvent {
     v1::JobEvent {
         sequence,
@@ -285,7 +322,7 @@ pub(in crate::rpc) fn of_serving(sequence: u64, serving: v1::job_event::Serving)
     }
 }
 
-/// An event without content, after the one of a sequence number.
+/// Makes an event without content, after the event of a sequence number.
 pub(in crate::rpc) fn no_event(sequence: u64) -> v1::JobEvent {
     v1::JobEvent {
         sequence,
@@ -342,7 +379,7 @@ fn of_metrics(metrics: &EvaluationMetrics) -> v1::job_event::EvaluationMetrics {
     }
 }
 
-/// A resident or quarantined adapter set.
+/// Converts the state of a resident or quarantined adapter set.
 pub(in crate::rpc) fn of_residency(record: &ResidencyRecord) -> v1::Residency {
     v1::Residency {
         version: record.version.to_string(),

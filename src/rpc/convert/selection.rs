@@ -31,6 +31,7 @@ pub(super) fn selection(given: &v1::HyperParameters) -> Result<Selection, Status
         patience: given.patience,
         validation_share: given.validation_share,
         evaluate_test: given.evaluate_test,
+        near_duplicates: given.near_duplicates,
     })
 }
 
@@ -106,6 +107,7 @@ pub(super) fn of_selection(selection: Option<&Selection>) -> v1::HyperParameters
         patience: own.patience,
         validation_share: own.validation_share,
         evaluate_test: own.evaluate_test,
+        near_duplicates: own.near_duplicates,
         ..Default::default()
     }
 }
@@ -136,6 +138,7 @@ mod tests {
                 patience: Some(0),
                 validation_share: Some(0.25),
                 evaluate_test: Some(false),
+                near_duplicates: Some(false),
             };
             assert_eq!(selection(&of_selection(Some(&given))).unwrap(), given);
         }

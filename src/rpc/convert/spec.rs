@@ -217,6 +217,7 @@ pub(in crate::rpc) fn hyper(given: v1::HyperParameters) -> Result<HyperParameter
         max_seconds: given.max_seconds,
         max_clip_frames: given.max_clip_frames,
         unknown_below: given.unknown_below,
+        parent: given.parent,
     })
 }
 
@@ -249,6 +250,7 @@ pub(in crate::rpc) fn of_hyper(hyper: &HyperParameters) -> v1::HyperParameters {
         max_seconds: hyper.max_seconds,
         max_clip_frames: hyper.max_clip_frames,
         unknown_below: hyper.unknown_below,
+        parent: hyper.parent,
         ..selection::of_selection(hyper.selection.as_ref())
     }
 }

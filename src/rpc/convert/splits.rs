@@ -12,7 +12,7 @@ use crate::proto::v1;
 use crate::rpc::{Parts, status};
 use crate::serving::Comparison;
 
-/// What SetServing asks for; `None` for a rollback.
+/// Returns the plan that SetServing asks for; `None` for a rollback.
 pub(in crate::rpc) fn asked(
     tenant: &TenantId,
     task: &TaskId,
@@ -68,7 +68,7 @@ fn shares(
     shares.iter().enumerate().map(share).collect()
 }
 
-/// The split of a task.
+/// Returns the split of a task.
 pub(super) fn of_record(record: &TaskRecord) -> Option<v1::ServingSplit> {
     let plan = record.split.as_ref()?;
     let mut split = of_plan(&record.id, plan);

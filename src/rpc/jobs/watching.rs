@@ -21,11 +21,11 @@ use crate::spec::JobState;
 const QUIET: Duration = Duration::from_secs(20);
 /// Time until the end of a stream for a version that is still being loaded; the largest sets of a busy machine take some seconds.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// First and longest pause between two looks at a task whose version is being loaded.
+/// Shortest pause between two looks at a task whose version is being loaded.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// What a stream asks at its end.
+/// What the stream of a watched job asks at its end.
 pub(super) struct Watched {
     pub(super) jobs: Handle,
     pub(super) registry: Registry,
@@ -33,7 +33,7 @@ pub(super) struct Watched {
     pub(super) job: JobId,
 }
 
-/// The events, with one without content after every 20 s of silence, and one that tells whether the version serves after those of a job that succeeded.
+/// Returns the events of a job; one without content comes after every 20 s of silence, and a last one tells whether the version of a job that succeeded serves.
 pub(super) fn whole(
     events: impl Stream<Item = Result<v1::JobEvent, Status>> + Send + 'static,
     watched: Watched,
@@ -107,7 +107,7 @@ fn judged(
     }
 }
 
-/// The same events, with one without content after every 20 s of silence; its sequence number is the last event's, so that a client may go on after it.
+/// Returns the same events, with one without content after every 20 s of silence; its sequence number is the last event's, so that a client may go on after it.
 fn keep_alive(
     events: impl Stream<Item = Result<v1::JobEvent, Status>> + Send + 'static,
     after: u64,

@@ -13,13 +13,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::telemetry::metrics::{Metrics, TlsFailure};
-use crate::tenancy::tls::Certificates;
+use crate::tenancy::tls::{Certificate, Certificates};
 
 /// Most handshakes at a time: some 20 kB each.
 pub(super) const PENDING: usize = 1024;
 
 /// A connection whose handshake is over.
-pub(super) type Encrypted = (Box<TlsStream<TcpStream>>, IpAddr);
+pub(super) struct Encrypted {
+    pub(super) stream: Box<TlsStream<TcpStream>>,
+    pub(super) address: IpAddr,
+    /// What the client has shown of itself.
+    pub(super) certificate: Option<Certificate>,
+}
 
 /// Handshakes under way.
 pub(super) struct Handshakes {
@@ -43,7 +48,7 @@ impl Handshakes {
         }
     }
 
-    /// Begins a handshake with what is in use now.
+    /// Begins a handshake with the certificates that are in use now.
     pub(super) fn begin(&mut self, stream: TcpStream, address: IpAddr) {
         self.order.retain(|handle| !handle.is_finished());
         if self.order.len() >= PENDING
@@ -57,7 +62,11 @@ impl Handshakes {
         let handle = self.running.spawn(async move {
             let handshake = tokio::time::timeout(limit, acceptor.accept(stream)).await;
             match handshake {
-                Ok(Ok(stream)) => Some((Box::new(stream), address)),
+                Ok(Ok(stream)) => Some(Encrypted {
+                    certificate: shown(&stream),
+                    stream: Box::new(stream),
+                    address,
+                }),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, %address, "a TLS handshake failed");
                     metrics.tls_failed(failure(&error));
@@ -72,7 +81,7 @@ impl Handshakes {
         self.order.push_back(handle);
     }
 
-    /// The next connection whose handshake is over; never, while none is under way.
+    /// Returns the next connection whose handshake is over; waits for ever while none is under way.
     pub(super) async fn next(&mut self) -> Encrypted {
         loop {
             match self.running.join_next().await {
@@ -83,6 +92,13 @@ impl Handshakes {
             }
         }
     }
+}
+
+/// The certificate of the client, which the handshake has verified.
+fn shown(stream: &TlsStream<TcpStream>) -> Option<Certificate> {
+    let (_, tls) = stream.get_ref();
+    let first = tls.peer_certificates()?.first()?;
+    Certificate::of(first)
 }
 
 /// Returns why a handshake failed: because of the client's certificate, or for any other reason.

@@ -196,6 +196,31 @@ async fn a_process_without_descriptors_pauses_longer_each_time() {
 }
 
 #[test]
+fn the_head_of_a_request_of_http1_is_over_after_an_empty_line_where_it_is_spoken() {
+    let head = b"POST /x HTTP/1.1\r\nhost: a\r\r\n\r\n";
+    for piece in [1, 3, 1000] {
+        for speaks_http1 in [true, false] {
+            let mut progress = Progress {
+                speaks_http1,
+                ..Progress::default()
+            };
+            let mut pieces = head.chunks(piece).peekable();
+            while let Some(bytes) = pieces.next() {
+                let is_over = progress.take(bytes);
+                assert_eq!(is_over, speaks_http1 && pieces.peek().is_none());
+            }
+        }
+    }
+    // HTTP/2 has an empty line in its preface.
+    let mut progress = Progress {
+        speaks_http1: true,
+        ..Progress::default()
+    };
+    assert!(!progress.take(&SPOKEN[..SPOKEN.len() - 1]));
+    assert!(progress.take(&SPOKEN[SPOKEN.len() - 1..]));
+}
+
+#[test]
 fn a_settings_frame_is_over_after_its_payload() {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\x01\x02\x04\0\0\0\0\0".to_vec();
     bytes.extend_from_slice(&[7; 258]);

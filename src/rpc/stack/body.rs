@@ -28,9 +28,9 @@ const LAST_WORDS: u32 = 8;
 enum Time {
     /// The body may never end.
     Endless,
-    /// Not over yet.
+    /// The body's time is not over yet.
     Until(Stop),
-    /// Over, with what it ends with and the frames that it gave since.
+    /// The body's time is over: the status that it ends with, and the number of frames that it gave since.
     Over(Status, u32),
 }
 
@@ -61,7 +61,7 @@ impl Time {
     }
 }
 
-/// A watched body.
+/// Response body that is watched to its end.
 pub(super) struct Watched {
     inner: Body,
     time: Time,

@@ -19,21 +19,22 @@ use crate::rpc::pool::Pool;
 use crate::rpc::{MESSAGE_BYTES, status};
 use crate::shutdown::Signal;
 use crate::tenancy::Caller;
+use crate::tenancy::tls::Certificate;
 
-/// How much calls may hold, and for how long.
+/// Limits of what calls hold, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of messages on their way in, of all calls.
+    /// Most bytes of messages on their way in, of all calls.
     pub message_memory: u64,
-    /// Memory of uploads, spooled files and imports.
+    /// Most memory of uploads, spooled files and imports.
     pub upload_memory: u64,
-    /// Disk space of files that belong to one request.
+    /// Most disk space of files that belong to requests.
     pub spool_bytes: u64,
-    /// Client streams of one tenant, live ones aside.
+    /// Most client streams of one tenant, live ones aside.
     pub streams_per_tenant: usize,
-    /// Live streams of one tenant.
+    /// Most live streams of one tenant.
     pub live_streams_per_tenant: usize,
-    /// Memory of live streams, of all tenants.
+    /// Most memory of the live streams of all tenants.
     pub live_memory: u64,
     /// Time after which a client that sends nothing loses its call.
     pub idle: Duration,
@@ -65,16 +66,16 @@ impl Default for Limits {
     }
 }
 
-/// Largest bytes that one message draws: it is there as it came, and decompressed.
+/// Most bytes that one message draws: it is held as it came, and decompressed.
 const LARGEST: u64 = 2 * MESSAGE_BYTES as u64;
 
 /// The method whose streams last as long as their callers like, and are counted by themselves.
 const LIVE: &str = "/frameshift.v1.ClassificationService/ClassifyFrames";
 
-/// What a client stream is for.
+/// Use of a client stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Use {
-    /// Sending something that ends.
+    /// A stream that sends something that ends.
     Upload,
     /// A live stream.
     Live,
@@ -88,7 +89,7 @@ impl Use {
         }
     }
 
-    /// The setting that limits such streams, and its value.
+    /// Returns the setting that limits streams of this use, and its value.
     fn limit(self, limits: &Limits) -> (&'static str, usize) {
         match self {
             Self::Upload => ("streams_per_tenant", limits.streams_per_tenant),
@@ -113,9 +114,21 @@ type Streams = HashMap<(TenantId, Use), usize>;
 pub(in crate::rpc) struct Peer {
     messages: Pool,
     address: Option<IpAddr>,
+    certificate: Option<Arc<Certificate>>,
 }
 
 impl Peer {
+    /// The same peer with the certificate that the client has shown in the handshake.
+    pub(in crate::rpc) fn showing(mut self, certificate: Option<Certificate>) -> Self {
+        self.certificate = certificate.map(Arc::new);
+        self
+    }
+
+    /// The certificate that the client has shown in the handshake.
+    pub(in crate::rpc) fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_deref()
+    }
+
     /// The address at the other end of the connection: the client's, or its proxy's.
     pub(in crate::rpc) fn address(&self) -> Option<IpAddr> {
         self.address
@@ -138,10 +151,11 @@ impl Budget {
         Peer {
             messages: Pool::new("message_memory", bytes, self.limits.patience),
             address,
+            certificate: None,
         }
     }
 
-    /// Bytes of messages that are drawn now.
+    /// Returns the bytes of messages that are drawn now.
     #[cfg(test)]
     pub(super) fn message_bytes(&self) -> u64 {
         self.messages.used()

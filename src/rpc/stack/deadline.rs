@@ -14,7 +14,7 @@ use crate::rpc::status;
 
 const HEADER: &str = "grpc-timeout";
 
-/// When the caller stops waiting, in a request's extensions when it said so or the call is unary.
+/// Time at which the caller stops waiting: in the extensions of a request whose caller set a deadline, and of every unary call.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rpc) struct Deadline(pub(in crate::rpc) Instant);
 

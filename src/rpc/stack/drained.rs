@@ -13,9 +13,10 @@ use crate::rpc::status;
 use crate::shutdown::Signal;
 
 /// Methods whose answers may go on for longer than a drain: as long as their caller likes, a video is long, or a data set is large.
-const ENDLESS: [&str; 7] = [
+const ENDLESS: [&str; 8] = [
     "/frameshift.v1.ClassificationService/ClassifyFrames",
     "/frameshift.v1.ClassificationService/ClassifyWindows",
+    "/frameshift.v1.ClassificationService/ClassifyWindowsUpload",
     "/frameshift.v1.FineTuningService/WatchJob",
     "/frameshift.v1.TaskService/EvaluateVersion",
     "/grpc.health.v1.Health/Watch",
@@ -26,11 +27,11 @@ const ENDLESS: [&str; 7] = [
 /// The steps of a drain, as calls notice them.
 #[derive(Debug, Clone)]
 pub(in crate::rpc) struct Steps {
-    /// Endless streams end.
+    /// Signal at which endless streams end.
     pub(in crate::rpc) began: Signal,
-    /// New calls are refused.
+    /// Signal from which new calls are refused.
     pub(in crate::rpc) refuses: Signal,
-    /// The calls that have not ended.
+    /// Calls that have not ended.
     pub(in crate::rpc) calls: TaskTracker,
 }
 

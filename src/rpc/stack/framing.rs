@@ -4,14 +4,14 @@ use bytes::{Buf, Bytes};
 
 const HEAD: usize = 5;
 
-/// What a message's first bytes say.
+/// Head of a message: its flag and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
-    /// The bytes themselves.
+    /// Bytes of the head as they came.
     pub(super) bytes: [u8; HEAD],
     /// Whether the message is compressed.
     pub(super) is_compressed: bool,
-    /// Bytes that follow.
+    /// Bytes of the message after its head.
     pub(super) length: u64,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Framing {
 }
 
 impl Framing {
-    /// The begin of a body.
+    /// Returns the beginning of a body.
     pub(super) fn new() -> Self {
         Self {
             head: [0; HEAD],
@@ -35,17 +35,17 @@ impl Framing {
         }
     }
 
-    /// Bytes of the message that are still to come; none between two messages.
+    /// Returns the bytes of the message that are still to come; `None` between two messages.
     pub(super) fn left(&self) -> Option<usize> {
         (self.left > 0).then_some(self.left)
     }
 
-    /// So many bytes of the message have come.
+    /// Takes note that so many bytes of the message have come.
     pub(super) fn passed(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes);
     }
 
-    /// Takes the next message's head from the bytes; none while it is not whole.
+    /// Takes the next message's head from the bytes; `None` while it is not whole.
     pub(super) fn begin(&mut self, bytes: &mut Bytes) -> Option<Head> {
         while self.have < HEAD && bytes.has_remaining() {
             if let Some(place) = self.head.get_mut(self.have) {
@@ -67,7 +67,7 @@ impl Framing {
         })
     }
 
-    /// The bytes of a head that is not whole.
+    /// Returns the bytes of a head that is not whole.
     pub(super) fn torn(&mut self) -> Option<Bytes> {
         let have = std::mem::take(&mut self.have);
         let torn = self.head.get(..have).filter(|torn| !torn.is_empty())?;

@@ -20,14 +20,14 @@ use crate::rpc::pool::{Full, Pool, Share};
 use crate::rpc::{MESSAGE_BYTES, status};
 use crate::shutdown::Signal;
 
-/// How long a client may take.
+/// Time limits of a client that sends.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
-    /// Between two frames.
+    /// Longest time between two frames.
     pub(super) idle: Duration,
-    /// From a message's first byte to its last.
+    /// Longest time from a message's first byte to its last.
     pub(super) message: Duration,
-    /// Between two frames once the server drains.
+    /// Longest time between two frames once the server drains.
     pub(super) idle_draining: Duration,
     pub(super) drain: Signal,
 }
@@ -35,16 +35,16 @@ pub(super) struct Patience {
 /// How a call's messages are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// Not at all, or as this server does not read.
+    /// Messages are not compressed, or in a way that this server does not read.
     None,
-    /// As gzip.
+    /// Messages are compressed as gzip.
     Gzip,
-    /// As zstd.
+    /// Messages are compressed as zstd.
     Zstd,
 }
 
 impl Encoding {
-    /// What a call's headers say.
+    /// Returns the encoding that a call's headers state.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         match headers.get("grpc-encoding").map(|name| name.as_bytes()) {
             Some(b"gzip") => Self::Gzip,
@@ -73,7 +73,7 @@ impl Encoding {
 #[derive(Debug, Clone)]
 pub(super) struct Held {
     shares: Arc<Mutex<Vec<Share>>>,
-    /// Whether they are kept until the call is answered.
+    /// Whether the shares are kept until the call is answered.
     whole_call: bool,
 }
 
@@ -85,7 +85,7 @@ impl Held {
         }
     }
 
-    /// Gives all back.
+    /// Gives all shares back.
     pub(super) fn give_back(&self) {
         self.lock().clear();
     }
@@ -113,7 +113,7 @@ enum Next {
     Read,
     /// Waits for room for the message that this begins.
     Draw(Drawing, Bytes),
-    /// Nothing: it is over.
+    /// The body is over.
     End,
 }
 
@@ -132,7 +132,7 @@ pub(super) struct Metered {
 }
 
 impl Metered {
-    /// `pools` are drawn from in turn.
+    /// Creates a metered body, whose messages draw from `pools` in turn.
     pub(super) fn new(inner: Body, pools: Vec<Pool>, held: Held, patience: Patience) -> Self {
         Self {
             inner,
@@ -295,7 +295,7 @@ impl Clock {
         self.began = None;
     }
 
-    /// Ready when the client is late. Poll it while nothing comes: the timer is set again only when it goes off.
+    /// Is ready when the client is late. It is polled while nothing comes: the timer is set again only when it goes off.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         if let Some(drain) = &mut self.drain
             && drain.as_mut().poll(cx).is_ready()

@@ -4,23 +4,25 @@
 
 use tonic::Status;
 
-use super::{Reason, Refusal, broken, of_invalid};
+use super::{LATER, Reason, Refusal, broken, of_invalid};
 use crate::ids::TaskId;
-use crate::spec::Scopes;
-use crate::tenancy::{self, Refused, admin};
+use crate::spec::{RateExceeded, Scopes};
+use crate::tenancy::{self, Denied, Refused, admin};
 
-/// Who calls.
+/// Converts an error about who calls.
 pub(in crate::rpc) fn of_tenancy(error: &tenancy::Error) -> Status {
     use tenancy::Error;
     match error {
-        Error::Malformed(_) | Error::Repeated(_) => Refusal::new(Reason::TENANT_INVALID, error)
-            .field(tenancy::HEADER, error.to_string())
-            .status(),
+        Error::Malformed(_) | Error::Repeated(_) | Error::Unchosen(_) => {
+            Refusal::new(Reason::TENANT_INVALID, error)
+                .field(tenancy::HEADER, error.to_string())
+                .status()
+        }
         Error::Foreign => Refusal::new(Reason::TENANT_DENIED, error).status(),
     }
 }
 
-/// A credential that is not accepted.
+/// Converts the refusal of a credential.
 pub(in crate::rpc) fn of_credential(refused: Refused) -> Status {
     match refused {
         Refused::Missing
@@ -29,18 +31,57 @@ pub(in crate::rpc) fn of_credential(refused: Refused) -> Status {
         | Refused::Unknown
         | Refused::WrongSecret
         | Refused::Expired
-        | Refused::Revoked => {
+        | Refused::Revoked
+        | Refused::Token(_)
+        | Refused::Unmapped => {
             let message = "the call needs a credential that is accepted: authorization: Bearer …";
             Refusal::new(Reason::CREDENTIAL_REFUSED, message).status()
         }
         Refused::Suspended => {
             Refusal::new(Reason::TENANT_SUSPENDED, "the caller's tenant is suspended").status()
         }
+        Refused::Crowded => {
+            let message = "too many credentials from this address were refused; unknown ones wait";
+            Refusal::new(Reason::TOO_MANY_CREDENTIALS, message)
+                .quota("refused_credentials_per_address")
+                .retry(LATER)
+                .status()
+        }
+        Refused::IssuerAway => {
+            let message = "the issuer of the credential cannot be asked for its keys now";
+            Refusal::new(Reason::ISSUER_UNAVAILABLE, message)
+                .retry(LATER)
+                .status()
+        }
+        Refused::Erased => of_denied(Denied::Erased),
         Refused::Unavailable(error) => error.into(),
     }
 }
 
-/// A caller without any of the scopes of a method.
+/// A call of a tenant that is not served now.
+pub(in crate::rpc) fn of_denied(denied: Denied) -> Status {
+    match denied {
+        Denied::Erased => Refusal::new(Reason::TENANT_ERASED, denied).status(),
+        Denied::Suspended => Refusal::new(Reason::TENANT_SUSPENDED, denied).status(),
+        Denied::Rate(exceeded) => of_rate(exceeded),
+    }
+}
+
+/// A tenant that has used what it may in a second.
+pub(super) fn of_rate(exceeded: RateExceeded) -> Status {
+    let refusal = Refusal::new(Reason::RATE_EXCEEDED, exceeded)
+        .metadata(vec![
+            ("quota", exceeded.rate.name().to_owned()),
+            ("limit", exceeded.limit.to_string()),
+        ])
+        .quota(exceeded.rate.name());
+    match exceeded.wait {
+        Some(wait) => refusal.retry(wait).status(),
+        None => refusal.status(),
+    }
+}
+
+/// Returns the status for a caller without any of the scopes of a method.
 pub(in crate::rpc) fn scope_missing(scopes: Scopes) -> Status {
     let names: Vec<String> = scopes.iter().map(|scope| scope.to_string()).collect();
     let message = format_args!("the caller lacks the scope {}", names.join(" or "));
@@ -49,13 +90,13 @@ pub(in crate::rpc) fn scope_missing(scopes: Scopes) -> Status {
         .status()
 }
 
-/// A method that the caller may not call whatever its scopes are.
+/// Returns the status for a method that the caller may not call whatever its scopes are.
 pub(in crate::rpc) fn method_denied(method: &str) -> Status {
     let message = format_args!("the caller may not call {method}");
     Refusal::new(Reason::METHOD_DENIED, message).status()
 }
 
-/// A task that is not on the list of the caller's key; `None` for the backbone alone.
+/// Returns the status for a task that is not on the list of the caller's key; `None` for the backbone alone.
 pub(in crate::rpc) fn task_denied(task: Option<&TaskId>) -> Status {
     let what = task.map_or_else(
         || "the bare backbone".to_owned(),

@@ -6,6 +6,7 @@ use std::fmt;
 
 use tonic::Status;
 
+use super::access::of_rate;
 use super::stored::damaged;
 use super::{
     LATER, Reason, Refusal, SOON, bad, broken, deadline_exceeded, draining, not_ready, of_invalid,
@@ -14,7 +15,7 @@ use super::{
 use crate::serving::frames::Flaw;
 use crate::{engine, exchange, jobs, library, registry, serving, video};
 
-/// A version of another backbone.
+/// Returns the status for a version of another backbone.
 fn backbone_mismatch(error: impl fmt::Display) -> Status {
     Refusal::new(Reason::BACKBONE_MISMATCH, error).status()
 }
@@ -69,6 +70,7 @@ impl From<engine::Error> for Status {
     fn from(error: engine::Error) -> Self {
         use engine::Error;
         match &error {
+            Error::RateExceeded(exceeded) => of_rate(*exceeded),
             Error::QueueFull { limit, .. } => Refusal::new(Reason::QUEUE_FULL, &error)
                 .metadata(vec![("limit", limit.as_str().to_owned())])
                 .quota("queue_clips")
@@ -142,7 +144,7 @@ impl From<serving::Error> for Status {
     }
 }
 
-/// The reason of a frame of a live stream that cannot be read.
+/// Returns the reason of a frame of a live stream that cannot be read.
 pub(in crate::rpc) fn of_flaw(flaw: &Flaw) -> Reason {
     match flaw {
         Flaw::Rejected(rejection) => Reason::of_video(rejection.reject),
@@ -151,7 +153,7 @@ pub(in crate::rpc) fn of_flaw(flaw: &Flaw) -> Reason {
     }
 }
 
-/// A live stream with too many frames in a row that cannot be read.
+/// Returns the status for a live stream with too many frames in a row that cannot be read.
 pub(in crate::rpc) fn frames_unreadable(flaw: &Flaw) -> Status {
     let reason = of_flaw(flaw).name().to_owned();
     let message = format_args!("too many frames in a row cannot be read; the last: {flaw}");

@@ -42,10 +42,12 @@ reasons! {
     MESSAGE_LATE = DeadlineExceeded;
     STREAM_IDLE = DeadlineExceeded;
     DATASET_NOT_FOUND = NotFound;
+    DATASET_VERSION_NOT_FOUND = NotFound;
     JOB_NOT_FOUND = NotFound;
     KEY_NOT_FOUND = NotFound;
     SERVICE_UNKNOWN = NotFound;
     SNAPSHOT_NOT_FOUND = NotFound;
+    SWEEP_NOT_FOUND = NotFound;
     TASK_NOT_FOUND = NotFound;
     TENANT_NOT_FOUND = NotFound;
     UPLOAD_EXPIRED = NotFound;
@@ -59,6 +61,7 @@ reasons! {
     SCOPE_MISSING = PermissionDenied;
     TASK_DENIED = PermissionDenied;
     TENANT_DENIED = PermissionDenied;
+    TENANT_ERASED = PermissionDenied;
     TENANT_SUSPENDED = PermissionDenied;
     DEADLINE_UNREACHABLE = ResourceExhausted;
     DECODER_QUEUE_FULL = ResourceExhausted;
@@ -69,13 +72,17 @@ reasons! {
     PINNED_MEMORY_FULL = ResourceExhausted;
     QUEUE_FULL = ResourceExhausted;
     QUOTA_EXCEEDED = ResourceExhausted;
+    RATE_EXCEEDED = ResourceExhausted;
     SPOOL_FULL = ResourceExhausted;
     STORAGE_FULL = ResourceExhausted;
     TOO_MANY_CLIPS = ResourceExhausted;
+    TOO_MANY_CREDENTIALS = ResourceExhausted;
     TOO_MANY_JOBS = ResourceExhausted;
     TOO_MANY_STREAMS = ResourceExhausted;
+    TOO_MANY_SWEEPS = ResourceExhausted;
     TOO_MANY_UPLOADS = ResourceExhausted;
     TOO_MANY_UPLOAD_BYTES = ResourceExhausted;
+    TOO_MANY_VERSIONS = ResourceExhausted;
     TOO_MANY_WATCHERS = ResourceExhausted;
     TOO_MANY_WINDOW_STREAMS = ResourceExhausted;
     UPLOAD_MEMORY_FULL = ResourceExhausted;
@@ -88,6 +95,7 @@ reasons! {
     NO_SERVING_VERSION = FailedPrecondition;
     REQUEST_RESULT_DELETED = FailedPrecondition;
     SAMPLING_CHANGED = FailedPrecondition;
+    SWEEP_FINISHED = FailedPrecondition;
     TASK_IN_USE = FailedPrecondition;
     UPLOAD_FINISHED = FailedPrecondition;
     VERSION_QUARANTINED = FailedPrecondition;
@@ -101,6 +109,7 @@ reasons! {
     DATABASE_UNAVAILABLE = Unavailable;
     DECODER_INTERRUPTED = Unavailable;
     DRAINING = Unavailable;
+    ISSUER_UNAVAILABLE = Unavailable;
     NOT_READY = Unavailable;
     STORE_UNAVAILABLE = Unavailable;
     UPLOAD_INTERRUPTED = Unavailable;
@@ -113,23 +122,23 @@ reasons! {
 }
 
 impl Reason {
-    /// Every reason that a status of the API may have.
+    /// Returns every reason that a status of the API may have.
     pub fn all() -> Vec<Self> {
         let videos = Reject::ALL.iter().map(|&reject| Self::of_video(reject));
         Self::OWN.iter().copied().chain(videos).collect()
     }
 
-    /// The name, which never changes its meaning.
+    /// Returns the name of the reason, which never changes its meaning.
     pub fn name(self) -> &'static str {
         self.name
     }
 
-    /// The code of a status with this reason. Only STREAM_BROKEN comes with others as well: those that end a stream from outside.
+    /// Returns the code of a status with this reason. STREAM_BROKEN alone comes with other codes as well: those that end a stream from outside.
     pub fn code(self) -> Code {
         self.code
     }
 
-    /// The reason of a video that is refused.
+    /// Returns the reason of a video that is refused.
     pub(super) fn of_video(reject: Reject) -> Self {
         Self {
             name: reject.reason(),

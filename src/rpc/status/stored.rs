@@ -109,6 +109,13 @@ impl From<metadata::Error> for Status {
             Error::TooManyJobs { .. } => {
                 Refusal::new(Reason::TOO_MANY_JOBS, &error).quota("jobs_per_tenant")
             }
+            Error::TooManySweeps { .. } => {
+                Refusal::new(Reason::TOO_MANY_SWEEPS, &error).quota("sweeps_per_tenant")
+            }
+            Error::TooManyVersions { .. } => {
+                Refusal::new(Reason::TOO_MANY_VERSIONS, &error).quota("versions_per_dataset")
+            }
+            Error::SweepFinished { .. } => Refusal::new(Reason::SWEEP_FINISHED, &error),
             Error::TenantChanged { .. } => {
                 Refusal::new(Reason::ETAG_MISMATCH, &error).field("etag", error.to_string())
             }
@@ -121,6 +128,7 @@ impl From<metadata::Error> for Status {
                     ("used", used.to_string()),
                 ])
                 .quota(quota.name()),
+            Error::TenantErased => Refusal::new(Reason::TENANT_ERASED, &error),
             Error::KeyEnded { .. } => Refusal::new(Reason::KEY_ENDED, &error),
             Error::JobFinished { .. } => Refusal::new(Reason::JOB_FINISHED, &error),
             Error::PageSize { size } => bad("page_size", format!("expected 0 to 1000, got {size}")),
@@ -143,10 +151,12 @@ fn missing(kind: metadata::Kind) -> Reason {
         Kind::Video => Reason::VIDEO_NOT_FOUND,
         Kind::Upload => Reason::UPLOAD_NOT_FOUND,
         Kind::Dataset => Reason::DATASET_NOT_FOUND,
+        Kind::DatasetVersion => Reason::DATASET_VERSION_NOT_FOUND,
         Kind::Snapshot => Reason::SNAPSHOT_NOT_FOUND,
         Kind::Task => Reason::TASK_NOT_FOUND,
         Kind::Version => Reason::VERSION_NOT_FOUND,
         Kind::Job => Reason::JOB_NOT_FOUND,
+        Kind::Sweep => Reason::SWEEP_NOT_FOUND,
         Kind::Tenant => Reason::TENANT_NOT_FOUND,
         Kind::Key => Reason::KEY_NOT_FOUND,
     }
@@ -159,7 +169,14 @@ fn taken(kind: metadata::Kind) -> Option<Reason> {
         Kind::Dataset => Some(Reason::DATASET_EXISTS),
         Kind::Task => Some(Reason::TASK_EXISTS),
         Kind::Tenant => Some(Reason::TENANT_EXISTS),
-        Kind::Video | Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job | Kind::Key => None,
+        Kind::Video
+        | Kind::Upload
+        | Kind::Snapshot
+        | Kind::DatasetVersion
+        | Kind::Version
+        | Kind::Job
+        | Kind::Sweep
+        | Kind::Key => None,
     }
 }
 
@@ -170,8 +187,13 @@ fn in_use(kind: metadata::Kind) -> Option<Reason> {
         Kind::Video => Some(Reason::VIDEO_IN_USE),
         Kind::Dataset => Some(Reason::DATASET_IN_USE),
         Kind::Task => Some(Reason::TASK_IN_USE),
-        Kind::Upload | Kind::Snapshot | Kind::Version | Kind::Job | Kind::Tenant | Kind::Key => {
-            None
-        }
+        Kind::Upload
+        | Kind::Snapshot
+        | Kind::DatasetVersion
+        | Kind::Version
+        | Kind::Job
+        | Kind::Sweep
+        | Kind::Tenant
+        | Kind::Key => None,
     }
 }

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use super::{Reason, Refusal, SOON};
 use crate::rpc::pool::Full;
 
-/// A message that is larger than one may be.
+/// Returns the status for a message that is too large.
 pub(in crate::rpc) fn message_too_large(size: u64, limit: u64) -> Status {
     let message = format_args!(
         "the message has {size} bytes, and one may have {limit}: send a file in chunks of at most 1 MiB, a clip with ClassifyUpload, a video with \
@@ -19,7 +19,7 @@ pub(in crate::rpc) fn message_too_large(size: u64, limit: u64) -> Status {
         .status()
 }
 
-/// A pool without the bytes that a call needs.
+/// Returns the status for a pool without the bytes that a call needs.
 pub(in crate::rpc) fn of_pool(full: &Full) -> Status {
     let reason = match full.setting {
         "message_memory" => Reason::MESSAGE_MEMORY_FULL,
@@ -40,7 +40,7 @@ impl From<Full> for Status {
     }
 }
 
-/// A tenant with as many streams of one kind as it may have; `setting` says how many.
+/// Returns the status for a tenant with as many streams of one kind as it may have; `setting` limits them.
 pub(in crate::rpc) fn too_many_streams(setting: &'static str, limit: usize) -> Status {
     let kind = match setting {
         "live_streams_per_tenant" => "live",
@@ -53,7 +53,7 @@ pub(in crate::rpc) fn too_many_streams(setting: &'static str, limit: usize) -> S
         .status()
 }
 
-/// A client that stopped sending.
+/// Returns the status for a client that stopped sending.
 pub(in crate::rpc) fn stream_idle(limit: Duration) -> Status {
     let message = format_args!(
         "the client sent nothing for {} s",
@@ -62,13 +62,13 @@ pub(in crate::rpc) fn stream_idle(limit: Duration) -> Status {
     Refusal::new(Reason::STREAM_IDLE, message).status()
 }
 
-/// A client that stopped reading.
+/// Returns the status for a client that stopped reading.
 pub(in crate::rpc) fn reader_idle(limit: Duration) -> Status {
     let message = format_args!("the client read nothing for {} s", limit.as_secs());
     Refusal::new(Reason::STREAM_IDLE, message).status()
 }
 
-/// A client that sends one message too slowly.
+/// Returns the status for a client that sends one message too slowly.
 pub(in crate::rpc) fn message_late(limit: Duration) -> Status {
     let message = format_args!(
         "a message was not whole after {} s",
@@ -86,14 +86,14 @@ pub(in crate::rpc) fn broken_stream(status: Status) -> Status {
     }
 }
 
-/// The status in an answer's headers with the details that it lacks; none when it lacks none.
+/// Returns the status in an answer's headers with the details that it lacks; `None` when it lacks none.
 pub(in crate::rpc) fn explained(headers: &HeaderMap, path: &str) -> Option<Status> {
     let status = Status::from_header_map(headers)?;
     let is_plain = status.code() != Code::Ok && status.details().is_empty();
     is_plain.then(|| of_tonic(&status, Some(path)))
 }
 
-/// A status that tonic, its router or a standard service made. `path` is there when no handler of ours ran.
+/// Explains a status that tonic, its router or a standard service made. `path` is there when no handler of this server ran.
 fn of_tonic(status: &Status, path: Option<&str>) -> Status {
     let text = status.message();
     match (status.code(), path) {

@@ -142,6 +142,12 @@ impl Lines {
         frames.map(u64::from).sum()
     }
 
+    /// Whether two windows that follow each other can show the same frame.
+    pub(super) fn overlap(&self) -> bool {
+        let reaches = |line: &Line| self.grid.stride <= i64::from(line.frames - 1) * line.step;
+        self.grid.lines.iter().any(reaches)
+    }
+
     /// What the engine has to have room for.
     pub(super) fn loads(&self) -> Vec<Load> {
         let load = |(place, clips): (usize, &Clips)| Load {
@@ -241,6 +247,9 @@ mod tests {
         assert_eq!((loads[1].clips, loads[1].readers), (3, 1));
         let alone = Lines::of(&[centre], pace).unwrap();
         assert_eq!(alone.views_of(alone.distinct[0]), [0]);
+        let apart = |stride| Pace::Frames { step: None, stride };
+        assert!(Lines::of(&[centre], apart(28)).unwrap().overlap());
+        assert!(!Lines::of(&[centre], apart(29)).unwrap().overlap());
         // Eight frames of one phase, and two more.
         assert_eq!(alone.most_frames(), 10);
         assert_eq!((alone.window_frames(), lines.window_frames()), (8, 16));

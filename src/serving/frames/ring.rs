@@ -1,13 +1,13 @@
 //! The views of the frames that windows of a stream need, and the clips that are made of them.
 //!
-//! Invariant: a frame is transformed once, whatever the number of windows and tasks that show it; a clip's planes have the bits that the frames of a
-//! video would give them.
+//! Invariant: a frame is transformed once, whatever the number of windows and tasks that show it, and all of them hold the same copy of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::lines::Lines;
+use crate::engine::{Kept, Pictures};
 use crate::serving::SampledFrame;
 
 /// A frame that was looked at.
@@ -26,34 +26,46 @@ pub(super) struct Seen {
 /// Frames in the order of their ticks.
 #[derive(Debug)]
 pub(super) struct Ring {
-    frames: VecDeque<Seen>,
+    frames: VecDeque<Held>,
     most: usize,
+    /// Whether the windows have the engine keep tokens of frames.
+    keeps: bool,
 }
 
-/// The frames that a clip of one line shows, from which its planes are still to be made.
+/// A frame, and where the tokens of each view are kept.
+#[derive(Debug)]
+struct Held {
+    seen: Seen,
+    kept: Vec<Kept>,
+}
+
+/// The clip of one line in a window.
 #[derive(Debug)]
 pub(super) struct Picked {
-    /// Per view the planes of each frame, [T].
-    views: Vec<Vec<Arc<[f32]>>>,
+    /// Pictures of each view: the frames of the ring.
+    pub(super) views: Vec<Pictures>,
     /// What was shown.
     pub(super) frames: Vec<SampledFrame>,
 }
 
 impl Ring {
-    /// Creates a ring of at most this many frames.
-    pub(super) fn new(most: u64) -> Self {
+    /// Creates a ring of at most this many frames; `keeps` says whether the engine is to keep their tokens from one window to the next.
+    pub(super) fn new(most: u64, keeps: bool) -> Self {
         Self {
             frames: VecDeque::new(),
             most: usize::try_from(most).unwrap_or(usize::MAX).max(1),
+            keeps,
         }
     }
 
     /// Adds the newest frame.
-    pub(super) fn push(&mut self, frame: Seen) {
+    pub(super) fn push(&mut self, seen: Seen) {
         if self.frames.len() >= self.most {
             self.frames.pop_front();
         }
-        self.frames.push_back(frame);
+        let views = seen.views.iter().filter(|_| self.keeps);
+        let kept = views.map(|_| Kept::default()).collect();
+        self.frames.push_back(Held { seen, kept });
     }
 
     /// Forgets everything.
@@ -64,28 +76,29 @@ impl Ring {
     /// Forgets the frames that no later window shows, but the newest. `is_due` says whether one shows anything between two ticks; without a first one, from the
     /// earliest on.
     pub(super) fn keep(&mut self, is_due: impl Fn(Option<i64>, i64) -> bool) {
-        let ticks: Vec<i64> = self.frames.iter().map(|frame| frame.tick).collect();
+        let ticks: Vec<i64> = self.frames.iter().map(|own| own.seen.tick).collect();
         // Of two frames that are as near the earlier one is shown.
         let middle = |one: i64, next: i64| one + (next - one) / 2;
         let mut place = 0_usize;
         self.frames.retain(|frame| {
             let before = place.checked_sub(1).and_then(|before| ticks.get(before));
-            let from = before.map(|&before| middle(before, frame.tick) + 1);
+            let tick = frame.seen.tick;
+            let from = before.map(|&before| middle(before, tick) + 1);
             let next = ticks.get(place + 1);
             place += 1;
-            next.is_none_or(|&next| is_due(from, middle(frame.tick, next)))
+            next.is_none_or(|&next| is_due(from, middle(tick, next)))
         });
     }
 
     /// The frame that is nearest to a tick, the earlier of two.
-    fn nearest(&self, due: i64) -> Option<&Seen> {
-        let after = self.frames.partition_point(|frame| frame.tick < due);
+    fn nearest(&self, due: i64) -> Option<&Held> {
+        let after = self.frames.partition_point(|own| own.seen.tick < due);
         let before = after
             .checked_sub(1)
             .and_then(|place| self.frames.get(place));
         match (before, self.frames.get(after)) {
             (Some(before), Some(after)) => {
-                let is_nearer = after.tick - due < due - before.tick;
+                let is_nearer = after.seen.tick - due < due - before.seen.tick;
                 Some(if is_nearer { after } else { before })
             }
             (one, other) => one.or(other),
@@ -95,16 +108,23 @@ impl Ring {
     /// The frames that each line's clips show in a window that ends at a tick; `None` when no frame is there.
     pub(super) fn pick(&self, lines: &Lines, end: i64) -> Option<Vec<Picked>> {
         let of_line = |clips: &super::lines::Clips| {
-            let shown: Vec<&Seen> = (clips.line.dues(end))
+            let shown: Vec<&Held> = (clips.line.dues(end))
                 .map(|due| self.nearest(due))
                 .collect::<Option<_>>()?;
-            let view = |&place: &usize| -> Option<Vec<Arc<[f32]>>> {
-                let planes = shown.iter().map(|frame| frame.views.get(place).cloned());
-                planes.collect()
+            let view = |&place: &usize| -> Option<Pictures> {
+                let planes = shown.iter().map(|own| own.seen.views.get(place).cloned());
+                if !self.keeps {
+                    return planes.collect::<Option<Vec<_>>>().map(Pictures::from);
+                }
+                let kept = shown.iter().map(|own| own.kept.get(place).cloned());
+                planes
+                    .zip(kept)
+                    .map(|(one, other)| one.zip(other))
+                    .collect()
             };
-            let frame = |frame: &&Seen| SampledFrame {
-                index: u32::try_from(frame.number).unwrap_or(u32::MAX),
-                time: frame.time,
+            let frame = |own: &&Held| SampledFrame {
+                index: u32::try_from(own.seen.number).unwrap_or(u32::MAX),
+                time: own.seen.time,
             };
             Some(Picked {
                 views: lines
@@ -116,23 +136,6 @@ impl Ring {
             })
         };
         lines.distinct.iter().map(of_line).collect()
-    }
-}
-
-impl Picked {
-    /// The planes `[3, T, S, S]` of each view.
-    pub(super) fn planes(&self) -> Vec<Arc<[f32]>> {
-        let clip = |frames: &Vec<Arc<[f32]>>| {
-            let plane = frames.first().map_or(0, |frame| frame.len() / 3);
-            let mut values = Vec::with_capacity(3 * plane * frames.len());
-            for channel in 0..3 {
-                for frame in frames {
-                    values.extend_from_slice(&frame[channel * plane..(channel + 1) * plane]);
-                }
-            }
-            values.into()
-        };
-        self.views.iter().map(clip).collect()
     }
 }
 
@@ -170,26 +173,29 @@ mod tests {
     }
 
     #[test]
-    fn a_clip_has_each_channel_of_its_frames_in_turn() {
-        let mut ring = Ring::new(5);
+    fn windows_hold_the_frames_of_the_ring_and_no_copies() {
+        let mut ring = Ring::new(5, true);
         for tick in [1, 2, 4] {
             ring.push(seen(tick));
         }
         let picked = ring.pick(&lines(), 4).unwrap();
-        let planes = picked[0].planes();
-        let expected: Vec<f32> = [10, 40, 11, 41, 12, 42]
-            .iter()
-            .flat_map(|&value| [value as f32; 4])
+        let [view] = &picked[0].views[..] else {
+            panic!("one view");
+        };
+        let own: Vec<&Arc<[f32]>> = (ring.frames.iter())
+            .filter(|own| own.seen.tick != 2)
+            .map(|own| &own.seen.views[0])
             .collect();
-        assert_eq!(planes.len(), 1);
-        assert_eq!(&planes[0][..], &expected[..]);
+        let shared = view.buffers().iter().zip(&own);
+        assert_eq!(view.buffers().len(), 2);
+        assert!(shared.into_iter().all(|(one, own)| Arc::ptr_eq(one, own)));
         let shown: Vec<u32> = picked[0].frames.iter().map(|frame| frame.index).collect();
         assert_eq!(shown, [1, 4]);
     }
 
     #[test]
     fn a_frame_that_is_missing_is_stood_in_for_by_the_nearest() {
-        let mut ring = Ring::new(5);
+        let mut ring = Ring::new(5, true);
         assert!(ring.pick(&lines(), 9).is_none());
         for tick in [2, 5, 9] {
             ring.push(seen(tick));
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_no_window_shows_any_more_is_forgotten() {
-        let mut ring = Ring::new(4);
+        let mut ring = Ring::new(4, false);
         for tick in [1, 3, 5, 9] {
             ring.push(seen(tick));
         }
@@ -212,7 +218,7 @@ mod tests {
             [4, 12].iter().any(|due| (from..=to).contains(due))
         };
         ring.keep(is_due);
-        let left: Vec<i64> = ring.frames.iter().map(|frame| frame.tick).collect();
+        let left: Vec<i64> = ring.frames.iter().map(|own| own.seen.tick).collect();
         assert_eq!(left, [3, 9]);
         for tick in 10..20 {
             ring.push(seen(tick));

@@ -24,9 +24,10 @@ use crate::engine;
 use crate::fair::Class;
 use crate::serving::Error;
 use crate::telemetry::metrics::{LiveFrame, LiveWindow};
+use crate::telemetry::trace::{Stage, stage};
 use crate::video::{self, Lane, Still};
 
-/// Why a live stream ended before its caller ended it.
+/// Reason why a live stream ended before its caller ended it.
 #[derive(Debug)]
 pub enum End<E> {
     /// The frames ended with an error.
@@ -50,6 +51,8 @@ struct Looked {
     frames: Vec<(Coming, i64, Result<Still, video::Error>)>,
     ended: Option<Ended>,
     arrived: Instant,
+    /// Time that decoding took.
+    took: Duration,
 }
 
 /// A window whose answers are there.
@@ -57,6 +60,7 @@ struct Scored {
     window: Window,
     place: mpsc::OwnedPermit<Event>,
     arrived: Instant,
+    ended: Instant,
 }
 
 /// What a stream holds while it runs.
@@ -134,7 +138,7 @@ impl Running {
                 lines: live.lines.clone(),
             },
             sampler: Sampler::new(live.lines.grid.clone()),
-            ring: Ring::new(live.lines.most_frames()),
+            ring: Ring::new(live.lines.most_frames(), live.keeps),
             pending: Pending::new(WAITING, live.waiting_bytes(), live.spec.policy),
             tally: Tally::new(live.serving.parts.metrics.clone()),
             events,
@@ -252,20 +256,24 @@ impl Running {
             Class::Interactive => Lane::Interactive,
             Class::Batch => Lane::Batch,
         };
-        async move {
+        let trace = self.live.trace(ended.as_ref());
+        let decoding = async move {
+            let (began, decoding) = (Instant::now(), stage(Stage::Decode));
             let mut frames = Vec::with_capacity(wanted.len());
             for (tick, mut frame) in wanted {
                 let bytes = std::mem::take(&mut frame.bytes);
                 let made = decoder.still(&caller.tenant, lane, bytes, &still).await;
                 frames.push((frame, tick, made));
             }
+            decoding.end(true);
             Looked {
                 frames,
                 ended,
                 arrived,
+                took: began.elapsed(),
             }
-        }
-        .boxed()
+        };
+        async move { trace.scope(decoding).await }.boxed()
     }
 
     /// Keeps what was decoded, and begins the window that it ends.
@@ -292,7 +300,7 @@ impl Running {
             return Ok(());
         };
         self.tally.windows(LiveWindow::Several, ended.left_out);
-        self.window::<E>(ended, looked.arrived)?;
+        self.window::<E>(ended, looked.arrived, looked.took)?;
         let sampler = &self.sampler;
         let earliest = sampler.earliest();
         (self.ring).keep(|from, to| sampler.is_due(from.unwrap_or(earliest), to));
@@ -315,7 +323,13 @@ impl Running {
     }
 
     /// Begins to classify a window, unless it has to be left out.
-    fn window<E>(&mut self, ended: Ended, arrived: Instant) -> Result<(), End<E>> {
+    fn window<E>(
+        &mut self,
+        ended: Ended,
+        arrived: Instant,
+        decode: Duration,
+    ) -> Result<(), End<E>> {
+        let trace = self.live.trace(Some(&ended));
         let Some(picked) = self.ring.pick(&self.live.lines, ended.end) else {
             self.tally.windows(LiveWindow::Empty, 1);
             return Ok(());
@@ -337,14 +351,18 @@ impl Running {
             let left = |_| Error::from(engine::Error::Stopped);
             let scoring = async move {
                 let place = events.reserve_owned().await.map_err(left)?;
-                let permit = shape.admit_in_time().await?;
-                window.answers = shape.answers(permit, picked).await?;
+                let admission = stage(Stage::Admit);
+                let permit = shape.admit_in_time().await;
+                admission.end(permit.is_ok());
+                window.answers = shape.answers(permit?, picked, decode).await?;
                 Ok::<_, Error>(Scored {
                     window,
                     place,
                     arrived,
+                    ended: Instant::now(),
                 })
             };
+            let scoring = async move { trace.scope(scoring).await };
             self.windows.push_back(scoring.boxed());
             return Ok(());
         }
@@ -360,20 +378,27 @@ impl Running {
                 return Ok(());
             }
         };
-        match shape.admit() {
+        let admission = trace.within(|| stage(Stage::Admit));
+        let permit = shape.admit();
+        admission.end(permit.is_ok());
+        match permit {
             Ok(permit) => {
                 let scoring = async move {
-                    window.answers = shape.answers(permit, picked).await?;
+                    window.answers = shape.answers(permit, picked, decode).await?;
                     Ok::<_, Error>(Scored {
                         window,
                         place,
                         arrived,
+                        ended: Instant::now(),
                     })
                 };
+                let scoring = async move { trace.scope(scoring).await };
                 self.windows.push_back(scoring.boxed());
             }
-            Err(engine::Error::QueueFull { .. } | engine::Error::Unreachable { .. }) => {
-                self.tally.windows(LiveWindow::QueueFull, 1);
+            Err(engine::Error::QueueFull { .. }) => self.tally.windows(LiveWindow::QueueFull, 1),
+            Err(engine::Error::RateExceeded(_)) => self.tally.windows(LiveWindow::RateExceeded, 1),
+            Err(engine::Error::Unreachable { .. }) => {
+                self.tally.windows(LiveWindow::Unreachable, 1);
             }
             Err(error) => return Err(Error::from(error).into()),
         }
@@ -386,8 +411,11 @@ impl Running {
             mut window,
             place,
             arrived,
+            ended,
         } = scored;
         window.latency = arrived.elapsed();
+        let trace = self.live.trace.of_part(window.number);
+        trace.within(|| Stage::Answer.was((ended, Instant::now()), &[]));
         self.tally.windows(LiveWindow::Answered, 1);
         self.tally.metrics().live_window_took(window.latency);
         let counts = self.tally.counts;

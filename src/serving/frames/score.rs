@@ -1,18 +1,15 @@
-//! One window of a live stream: versions → room in the queue → planes → engine → scores.
+//! One window of a live stream: room in the queue → versions → engine → scores.
 //!
-//! Invariant: a window's planes are made only when the queue has room for them.
+//! Invariant: a window's clips are the frames of the ring themselves, never copies.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::lines::Lines;
 use super::ring::Picked;
 use crate::engine::{self, Permit};
-use crate::serving::clips::Decoded;
-use crate::serving::{Answer, Caller, Choice, Error, SampledFrame, Serving, scored};
-
-/// Time between two looks for room, for a stream that waits.
-const PAUSE: Duration = Duration::from_millis(5);
+use crate::serving::shown::Shown;
+use crate::serving::{Answer, Caller, Choice, Error, Serving};
 
 /// What every window of a stream has in common.
 #[derive(Clone)]
@@ -34,31 +31,19 @@ impl Shape {
 
     /// Waits for room in the queue for one window.
     pub(super) async fn admit_in_time(&self) -> Result<Permit, engine::Error> {
-        loop {
-            match self.admit() {
-                Err(engine::Error::QueueFull { .. }) => tokio::time::sleep(PAUSE).await,
-                answer => return answer,
-            }
-        }
+        let asks = (&self.caller.tenant, self.caller.class);
+        let engine = &self.serving.parts.engine;
+        engine.reserve_all(asks, &self.lines.loads()).await
     }
 
-    /// What each choice answers about the clips of a window.
+    /// What each choice answers about the clips of a window, whose frames were decoded in the time `decode`.
     pub(super) async fn answers(
         &self,
         permit: Permit,
         picked: Vec<Picked>,
+        decode: Duration,
     ) -> Result<Vec<Result<Answer, Error>>, Error> {
-        let began = Instant::now();
-        let made = tokio::task::spawn_blocking(move || {
-            let clips = picked.into_iter().map(|picked| {
-                let planes = picked.planes();
-                (planes, picked.frames)
-            });
-            clips.collect::<Vec<_>>()
-        });
-        let clips = made.await.map_err(|_| engine::Error::Stopped)?;
-        let took = began.elapsed();
-        // A stream keeps its key, and so its version of a split; without one the main version answers.
+        // A stream keeps its key, and so its version of a split.
         let key = self.caller.key;
         let asked = self.serving.versions(&self.caller, &self.choices, key);
         let asked = asked.await;
@@ -74,43 +59,25 @@ impl Shape {
         });
         let asked: Vec<Result<_, Error>> = asked.collect();
         let ready = asked.iter().zip(&self.lines.places);
-        let ready = ready.filter_map(|(asked, &place)| Some((asked.as_ref().ok()?, place)));
-        let versions = ready.filter_map(|(asked, place)| {
-            Some(engine::Clips {
-                version: asked.version.clone(),
-                clips: (clips.get(place)?.0.iter().cloned())
-                    .map(engine::Pictures::from)
-                    .collect(),
+        let shown = ready.filter_map(|(asked, &place)| {
+            let picked = picked.get(place)?;
+            Some(Shown {
+                asked: asked.as_ref().ok()?,
+                views: picked.views.clone(),
+                frames: &picked.frames,
+                decode,
             })
         });
-        let versions = versions.collect();
-        let engine = &self.serving.parts.engine;
-        let frames: Vec<Vec<SampledFrame>> = clips.into_iter().map(|clip| clip.1).collect();
-        let deadline = self.caller.deadline;
-        let ran = engine.classify_each(&permit, versions, deadline).await?;
+        let shown = shown.collect();
+        let given = self.serving.run_of_stream(&permit, &self.caller, shown);
+        let given = given.await?;
         drop(permit);
-        let mut ran = ran.into_iter();
-        let mut answers = Vec::with_capacity(asked.len());
-        for (asked, &place) in asked.into_iter().zip(&self.lines.places) {
-            let asked = match asked {
-                Ok(asked) => asked,
-                Err(error) => {
-                    answers.push(Err(error));
-                    continue;
-                }
-            };
-            let decoded = Decoded {
-                planes: Vec::new(),
-                frames: frames.get(place).cloned().unwrap_or_default(),
-                took,
-            };
-            let answer = ran.next().unwrap_or(Err(engine::Error::Stopped));
-            let answer = answer
-                .map_err(Error::from)
-                .and_then(|answer| scored(&asked, answer, &decoded));
-            self.serving.tell(&asked, &answer).await;
-            answers.push(answer);
-        }
-        Ok(answers)
+        let mut given = given.into_iter();
+        let answer = |asked: Result<_, Error>| {
+            asked?;
+            let given = given.next().map(|given| given.answer);
+            given.unwrap_or(Err(engine::Error::Stopped.into()))
+        };
+        Ok(asked.into_iter().map(answer).collect())
     }
 }

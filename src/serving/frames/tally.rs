@@ -81,6 +81,8 @@ impl Tally {
             LiveWindow::Several
             | LiveWindow::Busy
             | LiveWindow::QueueFull
+            | LiveWindow::RateExceeded
+            | LiveWindow::Unreachable
             | LiveWindow::Unread
             | LiveWindow::Empty => self.counts.windows_skipped += count,
         }

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::score::Readers;
+use super::stream::RUNNING;
 use super::{STREAM_BYTES, SegmentOptions, WindowOptions, WindowStride};
 use crate::serving::Asked;
 use crate::spec::{
@@ -16,13 +17,13 @@ use crate::video::{self, ColorPolicy, FramesSpec, Slide, Stride, Views};
 /// Most different distances between the first frame of a window and its others, over all tasks.
 const OFFSETS: usize = 640;
 
-/// Why windows cannot be taken as a request wants them.
+/// Reason why windows cannot be taken as a request wants them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct WindowsInvalid {
-    /// The field of the request.
+    /// Field of the request.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// Problem with the field.
     pub problem: String,
 }
 
@@ -52,8 +53,10 @@ pub(super) struct Plan {
     pub(super) spec: FramesSpec,
     /// Choices whose videos would have to be decoded in another way.
     pub(super) failed: Vec<usize>,
-    /// Bytes that the stream may hold.
+    /// Bytes that the stream may hold, without tokens.
     pub(super) bytes: u64,
+    /// Bytes of the tokens that the engine may keep of frames for later windows; 0 when there are none to keep.
+    pub(super) token_bytes: u64,
     /// How the segments of the summary are found.
     pub(super) segments: SegmentOptions,
 }
@@ -94,7 +97,7 @@ impl Plan {
     pub(super) fn of(
         asked: Vec<(usize, Arc<Asked>)>,
         options: &WindowOptions,
-        size: u16,
+        (size, kept): (u16, u64),
     ) -> Result<Self, WindowsInvalid> {
         let mut shapes: Vec<Grouped> = Vec::new();
         let mut failed = Vec::new();
@@ -160,8 +163,12 @@ impl Plan {
             | video::Error::NoContainer
             | video::Error::Stopped) => invalid("windows", other.to_string()),
         })?;
+        let bytes = bytes(&spec)?;
+        let views = spec.values_per_frame() / (3 * usize::from(size) * usize::from(size)).max(1);
+        let token_bytes = tokens(&spec, kept.saturating_mul(views as u64)).unwrap_or(0);
         Ok(Self {
-            bytes: bytes(&spec)?,
+            bytes,
+            token_bytes,
             segments: options.segments,
             groups,
             spec,
@@ -215,22 +222,42 @@ fn slide(shapes: &[Shape], options: &WindowOptions) -> Result<Slide, WindowsInva
     })
 }
 
-/// Returns the most bytes that a stream holds: the frames between the begin of a window and its end, a part that has come and one that is on its way.
-fn bytes(spec: &FramesSpec) -> Result<u64, WindowsInvalid> {
-    let slide = &spec.slide;
+/// Returns the most frames between the begin of a window and its end that windows need, and the most that a window needs beside those of the ones before.
+fn frames(slide: &Slide) -> (u64, u64) {
     let reach = u64::from(slide.offsets.last().copied().unwrap_or(0));
     let count = slide.offsets.len() as u64;
-    let most = match slide.stride {
+    match slide.stride {
         Stride::Frames(stride) => {
             let stride = u64::from(stride.get());
             // Wanted frames are multiples of this apart; and no more windows reach into a span than begin in two of its length.
             let apart = slide.offsets.iter().map(|&offset| u64::from(offset));
             let apart = apart.fold(stride, gcd);
             let of_windows = count.saturating_mul(2 * (reach / stride) + 2);
-            of_windows.min(reach / apart + 1)
+            let most = of_windows.min(reach / apart + 1);
+            (most, count.min(stride / apart))
         }
-        Stride::Time(_) => reach + 1,
+        Stride::Time(_) => (reach + 1, count),
+    }
+}
+
+/// Returns the most bytes of the tokens that are kept of a stream's frames, of which each has `each`: those that it holds, and those of windows on their way.
+/// None when no two windows have a frame in common, or nothing is kept.
+fn tokens(spec: &FramesSpec, each: u64) -> Option<u64> {
+    let slide = &spec.slide;
+    let reach = slide.offsets.last().copied().unwrap_or(0);
+    let is_shared = match slide.stride {
+        Stride::Frames(stride) => stride.get() <= reach,
+        Stride::Time(_) => reach > 0,
     };
+    let (most, new) = frames(slide);
+    let frames = most.saturating_add(new.saturating_mul(RUNNING as u64));
+    (is_shared && each > 0).then(|| frames.saturating_mul(each))
+}
+
+/// Returns the most bytes that a stream holds: the frames between the begin of a window and its end, a part that has come and one that is on its way.
+fn bytes(spec: &FramesSpec) -> Result<u64, WindowsInvalid> {
+    let reach = u64::from(spec.slide.offsets.last().copied().unwrap_or(0));
+    let (most, _) = frames(&spec.slide);
     let frame = (spec.values_per_frame() * size_of::<f32>()) as u64;
     let frames = most + 2 * spec.frames_per_part() as u64;
     let bytes = frames.saturating_mul(frame);
@@ -322,6 +349,31 @@ mod tests {
         let time = Duration::from_secs(2);
         let timed = slide(&both, &options(Some(WindowStride::Time(time))));
         assert_eq!(timed.unwrap().stride, Stride::Time(time));
+    }
+
+    #[test]
+    fn tokens_are_kept_where_windows_have_frames_in_common() {
+        let kept = |shapes: &[Shape], stride, each| {
+            let spec = FramesSpec {
+                slide: slide(shapes, &options(stride)).unwrap(),
+                views: Views::Center,
+                size: 224,
+                rotation: RotationPolicy::Display,
+                order: FrameOrder::Display,
+                color: ColorPolicy::default(),
+                normalization: Normalization::CLIP,
+                from: 0,
+            };
+            tokens(&spec, each)
+        };
+        // Eight frames, and one more for each window on its way.
+        assert_eq!(kept(&[shape(8, 4)], steps(1), 10), Some(10 * (8 + 32)));
+        assert_eq!(kept(&[shape(8, 4)], steps(7), 10), Some(10 * (8 + 32 * 7)));
+        assert_eq!(kept(&[shape(8, 4)], steps(8), 10), None);
+        assert_eq!(kept(&[shape(1, 1)], steps(1), 10), None);
+        assert_eq!(kept(&[shape(8, 4)], steps(1), 0), None);
+        let second = Some(WindowStride::Time(Duration::from_secs(1)));
+        assert_eq!(kept(&[shape(8, 4)], second, 1), Some(29 + 32 * 8));
     }
 
     #[test]

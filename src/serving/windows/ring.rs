@@ -6,19 +6,28 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::Pictures;
+use crate::engine::{Kept, Pictures};
 use crate::serving::SampledFrame;
 use crate::video::Frame;
 
 /// The latest frames, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::serving) struct Ring {
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Held>,
+    /// Whether the windows have the engine keep tokens of frames.
+    keeps: bool,
+}
+
+/// A frame, and where the tokens of each view are kept.
+#[derive(Debug)]
+struct Held {
+    frame: Frame,
+    kept: Vec<Kept>,
 }
 
 /// Pictures of one window in each view, and when they are shown.
 #[derive(Debug)]
-pub(in crate::serving) struct Shown {
+pub(in crate::serving) struct Window {
     /// Pictures of the window in each view of the ring's frames.
     pub(in crate::serving) views: Vec<Pictures>,
     /// The frames of the window.
@@ -26,23 +35,31 @@ pub(in crate::serving) struct Shown {
 }
 
 impl Ring {
+    /// Creates an empty ring; `keeps` says whether the engine is to keep tokens of frames from one window to the next.
+    pub(in crate::serving) fn new(keeps: bool) -> Self {
+        let frames = VecDeque::new();
+        Self { frames, keeps }
+    }
+
     /// Adds the next frame; one that is not later than the last is left out. Returns whether it was added.
     pub(in crate::serving) fn push(&mut self, frame: Frame) -> bool {
         let is_next = self.last().is_none_or(|last| last < frame.index);
         if is_next {
-            self.frames.push_back(frame);
+            let views = frame.views.iter().filter(|_| self.keeps);
+            let kept = views.map(|_| Kept::default()).collect();
+            self.frames.push_back(Held { frame, kept });
         }
         is_next
     }
 
     /// Returns the index of the latest frame.
     pub(in crate::serving) fn last(&self) -> Option<u32> {
-        self.frames.back().map(|frame| frame.index)
+        self.frames.back().map(|own| own.frame.index)
     }
 
     /// Lets the frames before an index go.
     pub(in crate::serving) fn release_before(&mut self, index: u32) {
-        let gone = self.frames.partition_point(|frame| frame.index < index);
+        let gone = self.frames.partition_point(|own| own.frame.index < index);
         self.frames.drain(..gone);
     }
 
@@ -50,21 +67,28 @@ impl Ring {
     pub(in crate::serving) fn window(
         &self,
         indices: impl IntoIterator<Item = u32>,
-    ) -> Option<Shown> {
+    ) -> Option<Window> {
         let frame = |index| {
-            let place = self.frames.binary_search_by_key(&index, |own| own.index);
+            let place = self
+                .frames
+                .binary_search_by_key(&index, |own| own.frame.index);
             place.ok().map(|place| &self.frames[place])
         };
-        let frames: Vec<&Frame> = indices.into_iter().map(frame).collect::<Option<_>>()?;
-        let count = frames.iter().map(|frame| frame.views.len()).min()?;
+        let frames: Vec<&Held> = indices.into_iter().map(frame).collect::<Option<_>>()?;
+        let count = frames.iter().map(|own| own.frame.views.len()).min()?;
         let view = |view: usize| {
-            let planes = frames.iter().map(|frame| Arc::clone(&frame.views[view]));
-            Pictures::from(planes.collect::<Vec<_>>())
+            let planes = frames.iter().map(|own| Arc::clone(&own.frame.views[view]));
+            match self.keeps {
+                true => planes
+                    .zip(frames.iter().map(|own| own.kept[view].clone()))
+                    .collect(),
+                false => Pictures::from(planes.collect::<Vec<_>>()),
+            }
         };
-        Some(Shown {
+        Some(Window {
             views: (0..count).map(view).collect(),
             frames: (frames.iter())
-                .map(|frame| SampledFrame {
+                .map(|Held { frame, .. }| SampledFrame {
                     index: frame.index,
                     time: frame.time,
                 })
@@ -73,7 +97,7 @@ impl Ring {
     }
 }
 
-impl Shown {
+impl Window {
     /// Returns the time from the first frame of the video to that of the window.
     pub(in crate::serving) fn start(&self) -> Duration {
         self.frames
@@ -103,7 +127,7 @@ mod tests {
 
     #[test]
     fn windows_share_the_frames_of_the_ring() {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(true);
         assert!(
             [0, 2, 4, 6]
                 .into_iter()

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ring::Shown;
-use crate::engine::{self, Clips, Load, Permit, Pictures};
-use crate::serving::clips::Decoded;
-use crate::serving::{Answer, Asked, Caller, Error, Serving, scored};
+use super::ring::Window;
+use crate::engine::{self, Load, Permit};
+use crate::serving::shown::{Given, Shown};
+use crate::serving::{Asked, Caller, Error, Serving};
+use crate::telemetry::trace::{Stage, stage};
 
 /// Versions that read the same views of the same windows.
 #[derive(Clone)]
@@ -40,10 +41,13 @@ impl Serving {
         load: Load,
     ) -> Result<Permit, engine::Error> {
         let asks = (&caller.tenant, caller.class);
-        self.parts.engine.reserve_all(asks, &[load]).await
+        let admission = stage(Stage::Admit);
+        let permit = self.parts.engine.reserve_all(asks, &[load]).await;
+        admission.end(permit.is_ok());
+        permit
     }
 
-    /// Classifies a window. Returns the answer of each version, in their order.
+    /// Classifies a window. Returns what is answered for each version, in their order.
     ///
     /// # Errors
     /// When the deadline passes. What concerns one version is the error of its own answer.
@@ -52,33 +56,21 @@ impl Serving {
         permit: &Permit,
         caller: &Caller,
         readers: &Readers,
-        shown: &Shown,
+        shown: &Window,
         decode: Duration,
-    ) -> Result<Vec<Result<Answer, Error>>, Error> {
-        let views: &[Pictures] = &shown.views[readers.views.clone()];
-        let clips = readers.asked.iter().map(|asked| Clips {
-            version: asked.version.clone(),
-            clips: views.to_vec(),
+    ) -> Result<Vec<Given>, Error> {
+        let views = &shown.views[readers.views.clone()];
+        let each = readers.asked.iter().map(|asked| Shown {
+            asked,
+            views: views.to_vec(),
+            frames: &shown.frames,
+            decode,
         });
-        let engine = &self.parts.engine;
-        let answers = engine.classify_each(permit, clips.collect(), caller.deadline);
-        let answers = answers.await?;
-        let decoded = Decoded {
-            planes: Vec::new(),
-            frames: shown.frames.clone(),
-            took: decode,
-        };
-        let mut all = Vec::with_capacity(answers.len());
-        for (answer, asked) in answers.into_iter().zip(&readers.asked) {
-            let answer = answer.map_err(Error::from);
-            let answer = answer.and_then(|answer| scored(asked, answer, &decoded));
-            if let Ok(answer) = &answer {
-                let took = answer.queue + answer.device;
-                self.parts.metrics.classified(&answer.version, took);
-            }
-            self.tell(asked, &answer).await;
-            all.push(answer);
+        let given = self.run_of_stream(permit, caller, each.collect()).await?;
+        for answer in given.iter().flat_map(|given| &given.answer) {
+            let took = answer.queue + answer.device;
+            self.parts.metrics.classified(&answer.version, took);
         }
-        Ok(all)
+        Ok(given)
     }
 }

@@ -5,14 +5,14 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-/// How segments are found.
+/// Options by which segments are found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SegmentOptions {
-    /// A segment begins with a window in which the label's score is at least this.
+    /// Least score of the label in the window with which a segment begins.
     pub enter: f64,
-    /// A segment goes on as long as the label's score is at least this.
+    /// Least score of the label with which a segment goes on.
     pub leave: f64,
-    /// Shorter segments are left out.
+    /// Shortest duration of a segment; shorter ones are left out.
     pub min_duration: Duration,
     /// Most segments of a task, best first.
     pub count: usize,
@@ -23,17 +23,17 @@ pub struct SegmentOptions {
 pub struct Segment {
     /// Index of the label.
     pub label: usize,
-    /// Begin of the first window.
+    /// Beginning of the first window.
     pub start: Duration,
     /// End of the last window.
     pub end: Duration,
     /// Highest score of a window.
     pub peak: f64,
-    /// Begin of the window with the highest score.
+    /// Beginning of the window with the highest score.
     pub peak_at: Duration,
     /// Mean score of the windows.
     pub mean: f64,
-    /// Number of windows.
+    /// Number of windows of the segment.
     pub windows: u64,
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -14,16 +15,18 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::plan::{Group, Plan};
-use super::ring::{Ring, Shown};
+use super::ring::{self, Ring};
 use super::score::Readers;
 use super::segments::Segments;
 use super::{Answered, Held, Summary, TaskSegments, Window, WindowEvent};
 use crate::engine::{self, Permit};
-use crate::serving::{Answer, Caller, Error, SampledFrame, Serving};
+use crate::serving::shown::Given;
+use crate::serving::{Asked, Caller, Error, SampledFrame, Serving};
+use crate::telemetry::trace::{Stage, Trace, stage};
 use crate::video::{self, Frames, Part, Probe, Steps};
 
 /// Windows of one stream between admission and answer: two full batches, so that the device never waits for this stream's next ones.
-const RUNNING: usize = 32;
+pub(super) const RUNNING: usize = 32;
 /// Pause before a stream asks again for a decoder when too many videos wait for one.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,13 +40,16 @@ struct Ran {
     end: Duration,
     /// The choice of each reader.
     choices: Vec<usize>,
-    answers: Result<Vec<Result<Answer, Error>>, Error>,
+    given: Result<Vec<Given>, Error>,
+    /// Number of the window among those that were classified.
+    number: u64,
+    ended: Instant,
 }
 
 /// A window whose frames are there.
 struct Due {
     group: usize,
-    shown: Shown,
+    shown: ring::Window,
 }
 
 /// The windows of one group of tasks.
@@ -85,6 +91,11 @@ pub struct Windows {
     error: Option<Error>,
     probe: Option<Probe>,
     windows: u64,
+    /// Windows that were begun, and parts that were asked for.
+    begun: u64,
+    parts: u64,
+    /// The request's trace, for the spans of some windows and parts.
+    trace: Trace,
     has_ended: bool,
     /// How the decoding ends, for the count.
     outcome: &'static str,
@@ -126,7 +137,7 @@ impl Windows {
                     windows: 0,
                 })
                 .collect(),
-            ring: Ring::default(),
+            ring: Ring::new(held.as_ref().is_some_and(|held| held.keeps)),
             _held: held,
             frames,
             decoding: None,
@@ -138,6 +149,9 @@ impl Windows {
             error: None,
             probe: None,
             windows: 0,
+            begun: 0,
+            parts: 0,
+            trace: Trace::running(),
             has_ended: false,
             outcome: "cancelled",
             serving,
@@ -206,7 +220,8 @@ impl Windows {
             if self.reserving.is_none() && self.running.len() < RUNNING {
                 let load = self.groups[due.group].group.readers.load();
                 let room = self.serving.clone().room(self.caller.clone(), load);
-                self.reserving = Some(Box::pin(room));
+                let trace = self.trace.of_part(self.begun);
+                self.reserving = Some(Box::pin(async move { trace.scope(room).await }));
             }
             return;
         }
@@ -217,8 +232,10 @@ impl Windows {
             .take_if(|_| has_readers && self.decoding.is_none())
         {
             let has_begun = self.probe.is_some();
-            self.decoding = Some(Box::pin(async move {
-                let began = Instant::now();
+            let trace = self.trace.of_part(self.parts);
+            self.parts += 1;
+            let decoding = async move {
+                let (began, decoding) = (Instant::now(), stage(Stage::Decode));
                 let part = loop {
                     match frames.next().await {
                         // A stream that has begun waits rather than being refused.
@@ -228,8 +245,10 @@ impl Windows {
                         part => break part,
                     }
                 };
+                decoding.end(part.is_ok());
                 (frames, part, began.elapsed())
-            }));
+            };
+            self.decoding = Some(Box::pin(async move { trace.scope(decoding).await }));
         }
     }
 
@@ -247,18 +266,23 @@ impl Windows {
         } = &self.groups[group].group;
         let (readers, choices): (Readers, _) = (readers.clone(), choices.clone());
         let (serving, caller, decode) = (self.serving.clone(), self.caller.clone(), self.decode);
-        let running = tokio::spawn(async move {
-            let answers = serving.window(&permit, &caller, &readers, &shown, decode);
-            let answers = answers.await;
+        let (number, trace) = (self.begun, self.trace.of_part(self.begun));
+        self.begun += 1;
+        let running = async move {
+            let given = serving.window(&permit, &caller, &readers, &shown, decode);
+            let given = given.await;
             // The pictures and the room go with the task.
             Ran {
                 start: shown.start(),
                 end: shown.end(),
                 frames: shown.frames,
                 choices,
-                answers,
+                given,
+                number,
+                ended: Instant::now(),
             }
-        });
+        };
+        let running = tokio::spawn(async move { trace.scope(running).await });
         self.running.push_back(AbortOnDropHandle::new(running));
     }
 
@@ -353,27 +377,35 @@ impl Windows {
             start,
             end,
             choices,
-            answers,
+            given,
+            number,
+            ended,
         } = ran;
-        let answers = match answers {
-            Ok(answers) => answers,
+        let given = match given {
+            Ok(given) => given,
             Err(error) => {
                 self.error.get_or_insert(error);
                 return;
             }
         };
-        let mut told = Vec::with_capacity(answers.len());
-        for (choice, answer) in choices.into_iter().zip(answers) {
+        let trace = self.trace.of_part(number);
+        trace.within(|| Stage::Answer.was((ended, Instant::now()), &[]));
+        let mut told = Vec::with_capacity(given.len());
+        for (choice, Given { answer, by }) in choices.into_iter().zip(given) {
+            if let Some(by) = by {
+                self.replace(choice, by);
+            }
             match answer {
                 _ if self.told[choice].has_failed => {}
                 Ok(answer) => {
                     let own = &mut self.told[choice].segments;
-                    let (_, segments) = own.get_or_insert_with(|| {
+                    let (answered, segments) = own.get_or_insert_with(|| {
                         let labels = answer.labels.clone();
                         let segments = Segments::new(self.options, labels.len());
                         let version = answer.version.clone();
                         (Answered { version, labels }, segments)
                     });
+                    answered.version.clone_from(&answer.version);
                     segments.add(start, end, &answer.scores.mean);
                     told.push((choice, answer));
                 }
@@ -390,6 +422,15 @@ impl Windows {
                 frames,
                 answers: told,
             }));
+        }
+    }
+
+    /// Has another version of a choice's split read the windows from now on.
+    fn replace(&mut self, choice: usize, by: Arc<Asked>) {
+        for Sliding { group, .. } in &mut self.groups {
+            if let Some(place) = group.choices.iter().position(|own| *own == choice) {
+                group.readers.asked[place] = Arc::clone(&by);
+            }
         }
     }
 
@@ -441,10 +482,10 @@ impl Drop for Windows {
 
 /// Whether an error concerns the whole stream, and not one version.
 fn ends_all(error: &Error) -> bool {
-    use engine::Error::{DeadlineExceeded, NotReady, QueueFull, Stopped};
+    use engine::Error::{DeadlineExceeded, NotReady, QueueFull, RateExceeded, Stopped};
     matches!(
         error,
-        Error::Engine(DeadlineExceeded | NotReady | QueueFull { .. } | Stopped)
+        Error::Engine(DeadlineExceeded | NotReady | QueueFull { .. } | RateExceeded(_) | Stopped)
     )
 }
 

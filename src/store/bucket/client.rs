@@ -13,7 +13,9 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 #[cfg(feature = "bucket")]
 use secrecy::ExposeSecret;
 
-use super::{Bucket, Kind};
+use super::Bucket;
+#[cfg(feature = "bucket")]
+use super::Kind;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -43,10 +45,15 @@ pub(super) fn build(bucket: &Bucket) -> Result<Arc<dyn ObjectStore>, Cause> {
     }
 }
 
+/// Chooses the TLS provider that HTTP clients of the process take; one that is there already is the same.
+#[cfg(feature = "bucket")]
+pub(in crate::store) fn install_provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 #[cfg(feature = "bucket")]
 fn options(bucket: &Bucket) -> ClientOptions {
-    // The HTTP client takes the process's TLS provider; one that is there already is the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    install_provider();
     let endpoint = bucket.endpoint.as_deref();
     let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     ClientOptions::new()

@@ -11,6 +11,7 @@ use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 
 use super::client::file;
+use crate::blocking::blocking_io;
 
 /// Time after which the file is read again.
 const AGE: Duration = Duration::from_secs(10);
@@ -69,8 +70,8 @@ impl CredentialProvider for Keys {
             return Ok(last);
         }
         let path = self.path.clone();
-        let again = tokio::task::spawn_blocking(move || read(&path)).await;
-        let keys = match again.map_err(std::io::Error::other).and_then(|read| read) {
+        let again = blocking_io(move || read(&path)).await;
+        let keys = match again {
             Ok(keys) => Arc::new(keys),
             Err(error) => {
                 tracing::warn!(%error, "the bucket's credentials cannot be read again; the last ones stay in use");

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::OnceCell;
 
 use super::super::Key;
-use super::super::blobs::{blocking, digest_of};
+use super::super::blobs::{digest_of, on_disk};
 use crate::spec::Digest;
 
 /// Copy of a blob.
@@ -68,7 +68,7 @@ impl Copy {
         };
         let compared = self.verified.get_or_try_init(|| async {
             let read = Arc::clone(&file);
-            match blocking("read", key, move || digest_of(&read)).await {
+            match on_disk("read", key, move || digest_of(&read)).await {
                 Ok(found) if found == sha256 => Ok(()),
                 Ok(_) | Err(_) => Err(Damaged),
             }
@@ -79,7 +79,7 @@ impl Copy {
 
     async fn reopen(&self, key: &Key) -> Option<Arc<File>> {
         let (path, size) = (self.path.clone(), self.size);
-        let opened = blocking("open", key, move || {
+        let opened = on_disk("open", key, move || {
             let file = File::open(path)?;
             let is_whole = file.metadata()?.len() == size;
             Ok(is_whole.then(|| Arc::new(file)))

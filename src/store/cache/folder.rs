@@ -8,49 +8,56 @@ use std::time::SystemTime;
 
 use tempfile::TempPath;
 
-use super::super::blobs::blocking;
+use super::super::blobs::on_disk;
 use super::super::{Error, Key};
-use super::Name;
 use super::copy::Copy;
+use crate::blocking;
 
 /// Beginning of the names of files that are being written.
 const STAGED: &str = ".fill-";
+/// Stands for the `/` of keys in the names of copies; no name of a resource has it.
+const SLASH: &str = "=";
 
 /// What an earlier process left, the oldest first.
-pub(super) struct Found {
-    pub(super) copies: Vec<(Name, Copy)>,
+pub(super) struct Leftovers {
+    pub(super) copies: Vec<(Key, Copy)>,
     /// Number that no copy has.
     pub(super) next: u64,
 }
 
 /// Returns the path of a copy.
-pub(super) fn path(folder: &Path, name: Name, number: u64) -> PathBuf {
-    let hex: String = name.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.join(format!("{hex}-{number}"))
+pub(super) fn path(folder: &Path, key: &Key, number: u64) -> PathBuf {
+    folder.join(format!("{}-{number}", key.as_str().replace('/', SLASH)))
 }
 
-fn parse(file: &str) -> Option<(Name, u64)> {
-    let (hex, number) = file.split_once('-')?;
-    if hex.len() != 32 || !hex.bytes().all(|letter| letter.is_ascii_hexdigit()) {
-        return None;
-    }
-    let value = u128::from_str_radix(hex, 16).ok()?;
-    Some((Name(value.to_be_bytes()), number.parse().ok()?))
+fn parse(file: &str) -> Option<(Key, u64)> {
+    let (key, number) = file.rsplit_once('-')?;
+    let key = Key::parse(&key.replace(SLASH, "/")).ok()?;
+    Some((key, number.parse().ok()?))
 }
 
-/// Reads the folder, and removes what was not finished.
-pub(super) fn read(folder: &Path) -> std::io::Result<Found> {
-    let mut found: Vec<(SystemTime, Name, Copy)> = Vec::new();
+/// Whether a file has the name of a copy of before copies were named after their keys: 32 hexadecimal digits and a number.
+fn is_of_before(file: &str) -> bool {
+    let Some((digest, number)) = file.split_once('-') else {
+        return false;
+    };
+    let is_digest = digest.len() == 32 && digest.bytes().all(|letter| letter.is_ascii_hexdigit());
+    is_digest && number.parse::<u64>().is_ok()
+}
+
+/// Reads the folder, and removes what was not finished and what nothing finds by its name any more.
+pub(super) fn read(folder: &Path) -> std::io::Result<Leftovers> {
+    let mut found: Vec<(SystemTime, Key, Copy)> = Vec::new();
     let mut next = 0;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let file = entry.file_name();
         let Some(file) = file.to_str() else { continue };
-        if file.starts_with(STAGED) {
+        if file.starts_with(STAGED) || is_of_before(file) {
             remove(&entry.path());
             continue;
         }
-        let (Some((name, number)), Ok(metadata)) = (parse(file), entry.metadata()) else {
+        let (Some((key, number)), Ok(metadata)) = (parse(file), entry.metadata()) else {
             continue;
         };
         if !metadata.is_file() {
@@ -58,11 +65,11 @@ pub(super) fn read(folder: &Path) -> std::io::Result<Found> {
         }
         next = next.max(number.saturating_add(1));
         let copy = Copy::found(entry.path(), metadata.len());
-        found.push((metadata.modified()?, name, copy));
+        found.push((metadata.modified()?, key, copy));
     }
     found.sort_by_key(|(modified, _, _)| *modified);
-    let copies = found.into_iter().map(|(_, name, copy)| (name, copy));
-    Ok(Found {
+    let copies = found.into_iter().map(|(_, key, copy)| (key, copy));
+    Ok(Leftovers {
         copies: copies.collect(),
         next,
     })
@@ -71,7 +78,7 @@ pub(super) fn read(folder: &Path) -> std::io::Result<Found> {
 /// Creates a file that is removed unless it is kept.
 pub(super) async fn stage(key: &Key, folder: &Path) -> Result<(File, TempPath), Error> {
     let folder = folder.to_owned();
-    let made = blocking("copy", key, move || {
+    let made = on_disk("copy", key, move || {
         let staged = tempfile::Builder::new()
             .prefix(STAGED)
             .tempfile_in(folder)?;
@@ -83,7 +90,7 @@ pub(super) async fn stage(key: &Key, folder: &Path) -> Result<(File, TempPath), 
 /// Gives a file that is complete its name. It is not synced: a copy that a crash damaged is found by its digest.
 pub(super) async fn keep(key: &Key, staged: TempPath, path: PathBuf) -> Result<(), Error> {
     let named = move || staged.persist(path).map_err(|error| error.error);
-    blocking("copy", key, named).await
+    on_disk("copy", key, named).await
 }
 
 /// Removes a file, off the async threads; whoever has it open can still read it.
@@ -96,8 +103,24 @@ pub(super) fn remove(path: &Path) {
             tracing::warn!(%error, path = %path.display(), "a copy cannot be removed from the cache");
         }
     };
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(unlink)),
-        Err(_) => unlink(),
+    blocking::in_background(unlink);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_copies_of_before_are_told_from_others() {
+        let digest = "0f".repeat(16);
+        assert!(is_of_before(&format!("{digest}-7")));
+        for other in [
+            "notes-7",
+            "acme=videos=x-7",
+            &digest,
+            &format!("{digest}-x"),
+        ] {
+            assert!(!is_of_before(other), "{other}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::ids::{TenantId, VideoId};
@@ -181,7 +182,7 @@ async fn copies_survive_a_restart_and_a_damaged_one_is_fetched_again() {
     let path = |(key, _): &(Key, Recorded)| {
         let entries = std::fs::read_dir(folder.path()).expect("a folder");
         let mut paths = entries.map(|entry| entry.expect("an entry").path());
-        let prefix = super::folder::path(folder.path(), Name::of(key), 0);
+        let prefix = super::folder::path(folder.path(), key, 0);
         let prefix = prefix
             .to_str()
             .expect("text")
@@ -258,4 +259,22 @@ async fn one_process_at_a_time_has_the_folder() {
     let _first = first.await.expect("a cache");
     let second = Store::in_memory().with_cache(config, Metrics::new()).await;
     assert!(matches!(second, Err(Error::Locked { .. })), "{second:?}");
+}
+
+#[tokio::test]
+async fn copies_of_several_tenants_go_in_one_walk_and_others_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (store, _) = cached(Store::in_memory(), folder.path(), 64 * KIB).await;
+    let tenants = ["a", "b", "c"].map(|name| name.parse::<TenantId>().unwrap());
+    for tenant in &tenants {
+        let key = layout::video(tenant, VideoId::generate());
+        let own = Bytes::from_static(b"own");
+        store.put(&key, own).await.expect("written");
+        read(&store, &(key, recorded(b"own"))).await;
+    }
+    let [a, b, c] = tenants;
+    let gone = HashSet::from([a, b]);
+    assert_eq!(store.forget_tenants(&gone).await, 2);
+    assert_eq!(store.forget_tenants(&gone).await, 0);
+    assert_eq!(store.forget_tenants(&HashSet::from([c])).await, 1);
 }

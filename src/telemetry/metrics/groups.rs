@@ -74,7 +74,11 @@ impl Connections {
 /// What callers prove, and what the server shows them.
 pub(super) struct Callers {
     pub(super) refused: Counts,
+    pub(super) guessed: Counter,
+    pub(super) issuer_keys: Counts,
+    pub(super) identities: Counts,
     pub(super) expiry: Gauge,
+    pub(super) revocations: Gauge,
     pub(super) failures: Counts,
     pub(super) reloads: Counts,
 }
@@ -86,9 +90,25 @@ impl Callers {
                 "credentials_refused",
                 "Credentials that were not accepted, by reason",
             ),
+            guessed: names.count(
+                "credential_guessing",
+                "Times that one address had 100 different credentials refused within 10 minutes",
+            ),
+            issuer_keys: names.counts(
+                "issuer_key_fetches",
+                "Fetches of the keys of OpenID Connect issuers, by outcome",
+            ),
+            identities: names.counts(
+                "identities_reloads",
+                "Times that the file of identities had changed, by outcome",
+            ),
             expiry: names.gauge(
                 "tls_certificate_expiry_seconds",
                 "Time until the server's certificate expires, 0 without TLS",
+            ),
+            revocations: names.gauge(
+                "tls_revocations_expiry_seconds",
+                "Time until the lists of revoked certificates should have been followed by new ones, 0 without any",
             ),
             failures: names.counts(
                 "tls_handshakes_failed",

@@ -48,6 +48,10 @@ pub enum LiveWindow {
     Busy,
     /// The queue had no room.
     QueueFull,
+    /// The tenant's clip frames of the second were spent.
+    RateExceeded,
+    /// What waited before the window took longer than the time that the stream's deadline left.
+    Unreachable,
     /// The caller did not read the answers of earlier ones.
     Unread,
     /// None of its frames could be read.
@@ -61,6 +65,8 @@ impl LiveWindow {
             Self::Several => "several",
             Self::Busy => "busy",
             Self::QueueFull => "queue_full",
+            Self::RateExceeded => "rate_exceeded",
+            Self::Unreachable => "deadline_unreachable",
             Self::Unread => "unread",
             Self::Empty => "empty",
         }

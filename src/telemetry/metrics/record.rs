@@ -115,15 +115,20 @@ impl Metrics {
         let seconds = self.0.request_seconds.get_or_create(&of_method);
         observe(&seconds, took, trace);
         drop(seconds);
+        let mut of_whom = match caller {
+            Caller::Tenant(tenant) => self.tenant(tenant),
+            Caller::Malformed | Caller::Unproven | Caller::Operator | Caller::Nobody => {
+                (TENANT, caller.to_string())
+            }
+        };
+        let combined = format!("{method} {code} {}", of_whom.1);
+        if matches!(caller, Caller::Tenant(_)) && self.0.requested.label(&combined) != combined {
+            of_whom.1 = OTHER.to_owned();
+        }
         let labels = vec![
             (METHOD, method.to_owned()),
             (CODE, code.to_owned()),
-            match caller {
-                Caller::Tenant(tenant) => self.tenant(tenant),
-                Caller::Malformed | Caller::Unproven | Caller::Operator | Caller::Nobody => {
-                    (TENANT, caller.to_string())
-                }
-            },
+            of_whom,
         ];
         self.0.requests.get_or_create(&labels).inc();
     }
@@ -137,6 +142,30 @@ impl Metrics {
     /// Sets the seconds until the server's certificate expires, negative once it has.
     pub fn certificate_expiry(&self, seconds: i64) {
         self.0.callers.expiry.set(seconds);
+    }
+
+    /// Sets the seconds until the lists of revoked certificates should have been followed by new ones, negative once they should have; 0 without any.
+    pub fn revocations_expiry(&self, seconds: i64) {
+        self.0.callers.revocations.set(seconds);
+    }
+
+    /// An address has tried many different credentials.
+    pub fn credentials_guessed(&self) {
+        self.0.callers.guessed.inc();
+    }
+
+    /// An issuer's keys were asked for, and came or did not.
+    pub fn issuer_keys_fetched(&self, have_come: bool) {
+        let outcome = if have_come { "fetched" } else { "failed" };
+        let labels = vec![(OUTCOME, outcome.to_owned())];
+        self.0.callers.issuer_keys.get_or_create(&labels).inc();
+    }
+
+    /// The file of identities had changed, and is in force or cannot be used.
+    pub fn identities_reloaded(&self, is_used: bool) {
+        let outcome = if is_used { "used" } else { "refused" };
+        let labels = vec![(OUTCOME, outcome.to_owned())];
+        self.0.callers.identities.get_or_create(&labels).inc();
     }
 
     /// A TLS handshake failed.
@@ -182,6 +211,11 @@ impl Metrics {
     pub fn batch(&self, clips: usize, sets: usize) {
         self.0.batch_clips.observe(clips as f64);
         self.0.batch_sets.observe(sets as f64);
+    }
+
+    /// So many frames of a batch went on from tokens that an earlier batch kept.
+    pub fn frames_resumed(&self, frames: usize) {
+        self.0.frames_resumed.inc_by(frames as u64);
     }
 
     /// The device ran one slice.

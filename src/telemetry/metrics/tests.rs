@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use prost::Message;
+use prost_types::FileDescriptorSet;
+
 use super::*;
 use crate::ids::{AdapterVersion, VersionRef};
 use crate::spec::JobState;
@@ -62,6 +65,62 @@ fn tenants_beyond_the_limit_share_a_label() {
 }
 
 #[test]
+fn ten_thousand_tenants_have_at_most_five_thousand_series() {
+    let metrics = Metrics::new();
+    let methods = methods();
+    let codes = ["OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"];
+    let reasons = [Dropped::QueueFull, Dropped::Expired, Dropped::Cancelled];
+    let took = std::time::Duration::from_millis(1);
+    for number in 0..10_000 {
+        let tenant = tenant(&format!("t{number}"));
+        let caller = Caller::Tenant(tenant.clone());
+        // Some call everything; that would only take long for all.
+        let count = if number < 200 { methods.len() } else { 3 };
+        for method in methods.iter().copied().take(count) {
+            for code in codes {
+                metrics.request(&caller, method, code, took, None);
+            }
+        }
+        for reason in reasons {
+            metrics.dropped(&tenant, reason);
+        }
+        for task in ["a", "b"] {
+            let version = VersionRef {
+                tenant: tenant.clone(),
+                task: task.parse().unwrap(),
+                version: AdapterVersion::new(1).unwrap(),
+            };
+            metrics.classified(&version, took);
+            metrics.classification_failed(&version);
+            metrics.shadowed(&version, "agreed");
+        }
+        metrics.residency_bytes(&tenant, 1);
+        metrics.adapter_loaded(&tenant, took);
+        metrics.adapter_load_failed(&tenant, "missing");
+        metrics.uploaded(&tenant, 1);
+        metrics.job_step(&tenant, 4);
+        for state in [JobState::Succeeded, JobState::Failed, JobState::Cancelled] {
+            metrics.job_finished(&tenant, state);
+        }
+    }
+    let text = metrics.text();
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    assert!(series <= 5000, "{series} series");
+    assert!(text.contains("tenant=\"other\""));
+}
+
+/// Methods of the API, and their services.
+fn methods() -> Vec<&'static str> {
+    let all = FileDescriptorSet::decode(crate::proto::DESCRIPTORS).unwrap();
+    let services = all.file.iter().flat_map(|file| &file.service);
+    let names = services.flat_map(|service| {
+        let methods = service.method.iter();
+        methods.map(|method| format!("/{}/{}", service.name(), method.name()))
+    });
+    names.map(|name| &*name.leak()).collect()
+}
+
+#[test]
 fn versions_beyond_the_limit_share_their_labels() {
     let metrics = Metrics::new();
     for number in 1..=VERSION_LABELS as u32 + 5 {
@@ -102,6 +161,7 @@ fn every_kind_of_metric_is_shown() {
     metrics.admission_used(12);
     metrics.queued(Duration::from_millis(5));
     metrics.batch(16, 3);
+    metrics.frames_resumed(7);
     metrics.slice(DeviceKind::Serving, Duration::from_millis(250));
     metrics.residency_bytes(&tenant("a"), 1000);
     metrics.adapter_loaded(&tenant("a"), Duration::from_millis(1));
@@ -118,6 +178,7 @@ fn every_kind_of_metric_is_shown() {
         "frameshift_admission_used_clips 12\n",
         "frameshift_queue_seconds_count 1\n",
         "frameshift_batch_clips_sum 16.0\n",
+        "frameshift_frames_resumed_total 7\n",
         "frameshift_device_seconds_total{kind=\"serving\"} 0.25\n",
         "frameshift_device_slices_total{kind=\"serving\"} 1\n",
         "frameshift_residency_bytes{tenant=\"a\"} 1000\n",

@@ -79,6 +79,8 @@ pub enum Dropped {
     Cancelled,
     /// The queue was full, or the tenant's share of it.
     QueueFull,
+    /// The tenant had used its clip-frames of the second.
+    RateExceeded,
     /// The queue was too long for its deadline.
     Unreachable,
 }
@@ -89,6 +91,7 @@ impl Dropped {
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
             Self::QueueFull => "queue_full",
+            Self::RateExceeded => "rate_exceeded",
             Self::Unreachable => "deadline_unreachable",
         }
     }

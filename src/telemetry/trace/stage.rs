@@ -124,7 +124,10 @@ impl Stage {
     /// Begins the answer of the running request, which ends with the request.
     pub fn answering() {
         if let Some(request) = current() {
-            request.lock().answering = Some(Instant::now());
+            let mut state = request.lock();
+            if !state.is_stream {
+                state.answering = Some(Instant::now());
+            }
         }
     }
 }

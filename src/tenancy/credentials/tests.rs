@@ -8,7 +8,8 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::super::admin::{self, Call, KeyRequest};
-use super::super::{Admin, bootstrap};
+use super::super::{Admin, Meter, Tenants, bootstrap};
+use super::feed::DAY;
 use super::*;
 use crate::ids::TenantId;
 use crate::metadata::{
@@ -38,11 +39,17 @@ async fn bed_with(change: impl FnOnce(&mut Config)) -> Bed {
     let records = outages.wrap(Arc::new(store.clone()));
     let mut config = Config {
         methods: [Method::Keys].into(),
+        attempts: std::num::NonZeroU32::MAX,
         ..Config::default()
     };
     change(&mut config);
-    let credentials = Credentials::new(config, records).unwrap();
-    let admin = Admin::new(credentials.clone());
+    let credentials = Credentials::new(config, records, Metrics::new()).unwrap();
+    let tenants = Tenants::new(
+        Arc::clone(&credentials.0.metadata),
+        Meter::default(),
+        Duration::from_secs(2),
+    );
+    let admin = Admin::new(credentials.clone(), tenants);
     admin
         .create_tenant(&Call::operator(), &acme(), "Acme")
         .await
@@ -344,7 +351,7 @@ async fn the_key_of_a_file_is_recorded_once_and_stays_revoked() {
         bootstrap_file: Some(path.clone()),
         ..Config::default()
     };
-    let again = Credentials::new(config, Arc::new(bed.store.clone())).unwrap();
+    let again = Credentials::new(config, Arc::new(bed.store.clone()), Metrics::new()).unwrap();
     for _ in 0..2 {
         again.bootstrap().await.unwrap();
         assert_eq!(bed.refusal(bearer.expose_secret()).await, "accepted");

@@ -46,6 +46,8 @@ impl Preset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Size {
+    /// Two narrow blocks, to try a command.
+    Tiny,
     /// CLIP ViT-B/32.
     VitB32,
     /// CLIP ViT-B/16.
@@ -64,8 +66,10 @@ pub enum Size {
 }
 
 impl Size {
-    pub(super) fn config(self) -> BackboneConfig {
+    /// The shape of the backbone.
+    pub(in crate::tools) fn config(self) -> BackboneConfig {
         let (image_size, patch_size, width, layers) = match self {
+            Self::Tiny => (48, 16, 128, 2),
             Self::VitB32 => (224, 32, 768, 12),
             Self::VitB16 | Self::TimmB16 => (224, 16, 768, 12),
             Self::VitL14 => (224, 14, 1024, 24),
@@ -358,6 +362,7 @@ mod tests {
     fn sizes_have_the_tokens_and_weights_of_their_models() {
         // Tokens of a frame, and millions of weights of the published models' image side, without what follows the last norm.
         let expected = [
+            (Size::Tiny, 10, 0),
             (Size::VitB32, 50, 87),
             (Size::VitB16, 197, 86),
             (Size::VitL14, 257, 303),

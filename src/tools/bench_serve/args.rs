@@ -58,6 +58,10 @@ pub struct Args {
     /// picture should have been sent
     #[arg(long, value_name = "STREAMS", conflicts_with_all = ["rate", "callers", "clips", "clip", "popularity", "flood"])]
     pub live: Option<NonZeroUsize>,
+    /// Number of streams of windows of each tenant in place of requests for clips: windows of neighbouring frames over a stored video of five minutes, read as
+    /// fast as they come. The latency of a window is the time since the one before
+    #[arg(long, value_name = "STREAMS", conflicts_with_all = ["live", "rate", "callers", "clips", "clip", "popularity", "flood"])]
+    pub windows: Option<NonZeroUsize>,
     /// Pictures a second of each live stream
     #[arg(long, value_name = "RATE", value_parser = rate, requires = "live", default_value_t = 10.0)]
     pub fps: f64,

@@ -1,23 +1,33 @@
 //! `frameshift bench gates`: measures in turns, with and without what each ratio is about, and prints the ratios beside their goals.
 //!
-//! Invariant: both halves of a pair have the same seed, and so the same times of sending and the same choice of tasks.
+//! Invariant: both halves of a pair have the same seed, and so the same times of sending and the same choice of tasks. No gate finds the tasks of a gate
+//! before it, so that a run that goes on with the figures of another measures the rest as that one would have.
 
+mod bare;
 mod bed;
+mod callers;
 mod flood;
+mod many;
 mod memory;
 mod raw;
+mod record;
 mod rounds;
 mod table;
+mod turns;
 mod windows;
 
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use tokio::time::Instant;
 
 use self::bed::Bed;
+use self::record::{Conditions, Record, Report};
 pub use self::table::Gate;
-use self::table::{Bound, LEFT_OUT, Line, Pair};
+use self::table::{Bound, Pair};
+use self::turns::Turns;
 use super::Error;
 use super::affinity::{self, Split};
 use super::args::{Cpus, seconds};
@@ -39,9 +49,18 @@ pub struct Args {
     /// Seconds of load before the clock of each measurement runs
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     pub warmup: f64,
-    /// Pairs of measurements, whose ratios' median counts
+    /// Most pairs of measurements, whose ratios' median counts
     #[arg(long, default_value = "3")]
     pub pairs: NonZeroUsize,
+    /// Time for all of it (20m, 90s): gates have fewer pairs where another one would take too long, and the last ones are left out when it is over
+    #[arg(long, default_value = "25m", value_parser = humantime::parse_duration)]
+    pub budget: Duration,
+    /// File for the figures, written after each gate; gates whose figures are in it are not measured again
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Checkpoint for set_over_bare in place of a ViT-B/16 of random weights
+    #[arg(long, value_name = "FILE")]
+    pub full_size: Option<PathBuf>,
     /// Seed of the clips, the sets, the schedules and the choice of tasks
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -54,12 +73,20 @@ pub struct Args {
     /// Fails with exit code 1 when a goal is missed
     #[arg(long)]
     pub require: bool,
+    /// When the gate that is measured should be over
+    #[arg(skip)]
+    until: Option<std::time::Instant>,
 }
 
 impl Args {
     /// Whether a gate is to be measured.
     fn wants(&self, gate: Gate) -> bool {
         self.only.is_empty() || self.only.contains(&gate)
+    }
+
+    /// The pairs that are measured of a gate.
+    fn turns(&self) -> Turns {
+        Turns::new(self.pairs.get(), self.until.map(Instant::from_std))
     }
 
     /// How long a measurement lasts; the seed differs from pair to pair.
@@ -73,26 +100,6 @@ impl Args {
             seed: self.seed.wrapping_add(pair as u64),
         }
     }
-}
-
-/// What is printed.
-#[derive(Debug, Serialize)]
-struct Report {
-    version: String,
-    backbone: String,
-    precision: String,
-    /// CPUs of the server and of the generator; absent when the system chose.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpus: Option<Split>,
-    seconds: f64,
-    gates: Vec<Line>,
-    left_out: Vec<LeftOut>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct LeftOut {
-    name: &'static str,
-    why: &'static str,
 }
 
 /// Measures and prints.
@@ -114,23 +121,34 @@ pub(super) async fn run(args: &Args, split: Option<Split>) -> Result<(), Error> 
             compute_threads(None);
         }
     }
+    let end = Instant::now() + args.budget;
     let mut bed = Bed::start(args, split.clone()).await?;
-    let outcome = measure(args, &mut bed).await;
-    let (info, backbone) = (bed.info.clone(), bed.backbone.name.clone());
-    let stopped = bed.stop().await;
-    let gates = outcome?;
-    stopped?;
-    let report = Report {
-        version: info.version,
-        backbone,
-        precision: info.precision,
+    let conditions = Conditions {
+        version: bed.info.version.clone(),
+        backbone: bed.backbone.name.clone(),
+        precision: bed.info.precision.clone(),
         cpus: split,
+        full_size: args.full_size.clone(),
         seconds: args.seconds,
-        gates,
-        left_out: LEFT_OUT.map(|(name, why)| LeftOut { name, why }).to_vec(),
+        warmup: args.warmup,
+        pairs: args.pairs.get(),
+        seed: args.seed,
     };
-    print(args, &report);
-    let missed = report.gates.iter().filter(|line| !line.met);
+    let record = match Record::open(args.out.as_deref(), conditions) {
+        Ok(mut record) => {
+            let outcome = measure(args, &mut bed, &mut record, end).await;
+            outcome.map(|()| record)
+        }
+        Err(error) => Err(error),
+    };
+    let stopped = bed.stop().await;
+    let record = record?;
+    stopped?;
+    match args.json {
+        true => show(record.json()),
+        false => print(&record.report),
+    }
+    let missed = record.report.gates.iter().filter(|line| !line.met);
     let missed: Vec<String> = missed.map(|line| line.name.name()).collect();
     match args.require && !missed.is_empty() {
         true => Err(Error::Missed(missed)),
@@ -138,114 +156,106 @@ pub(super) async fn run(args: &Args, split: Option<Split>) -> Result<(), Error> 
     }
 }
 
-/// Measures every gate that is wanted. One that cannot be measured says why, and the others are measured all the same.
-async fn measure(args: &Args, bed: &mut Bed) -> Result<Vec<Line>, Error> {
-    let mut lines = Lines(Vec::new());
-    if args.wants(Gate::ResidentMemory) {
-        lines.add(Gate::ResidentMemory, memory::resident(bed).await);
-    }
-    if args.wants(Gate::FloodMemory) {
-        lines.add(Gate::FloodMemory, flood::memory(args, bed).await);
-    }
-    let tasks = [(Gate::Tasks1000, 1000), (Gate::Tasks64, 64)];
-    let most = tasks.iter().find(|(gate, _)| args.wants(*gate));
-    if let Some((_, tasks)) = most {
-        bed.have(*tasks).await?;
-    }
-    for (gate, tasks) in [(Gate::Tasks64, 64), (Gate::Tasks1000, 1000)] {
-        if args.wants(gate) {
-            lines.add(gate, rounds::tasks(args, bed, tasks).await);
+/// The gates in their order; those of one line are about the same measurements.
+const STEPS: [&[Gate]; 20] = [
+    &[Gate::ResidentMemory],
+    &[Gate::FloodMemory],
+    &[Gate::Tasks64],
+    &[Gate::Tasks1000],
+    &[Gate::TwoTenants],
+    &[Gate::OverGrpc],
+    &[Gate::WorkingSet],
+    &[Gate::Swaps],
+    &[Gate::Flood],
+    &[Gate::OverloadGoodput, Gate::OverloadRefusals],
+    &[Gate::BesideTraining, Gate::TrainingKept],
+    &[Gate::WindowsDecoding],
+    &[Gate::WindowsComputing],
+    &[Gate::ManyTasksHalf],
+    &[Gate::ManyTasksAll],
+    &[Gate::Live],
+    &[Gate::ForeignNames],
+    &[Gate::CredentialFlood],
+    &[Gate::Swap14Mb],
+    &[Gate::SetOverBare],
+];
+
+/// Measures every gate that is wanted and not in the record yet. One that cannot be measured says why, and the others are measured all the same.
+async fn measure(
+    args: &Args,
+    bed: &mut Bed,
+    record: &mut Record,
+    end: Instant,
+) -> Result<(), Error> {
+    let is_due = |gate: &&Gate| args.wants(**gate) && !record.has(**gate);
+    let steps = STEPS.iter();
+    let steps = steps.map(|step| step.iter().filter(is_due).copied().collect::<Vec<Gate>>());
+    let mut steps: VecDeque<Vec<Gate>> = steps.filter(|own| !own.is_empty()).collect();
+    while let Some(step) = steps.pop_front() {
+        let now = Instant::now();
+        if now >= end {
+            for gate in step {
+                record.add(gate, Err(OVER.to_owned()))?;
+            }
+            continue;
+        }
+        // Each has an equal part of what is left; what one does not need is for the others.
+        let share = (end - now) / (steps.len() as u32 + 1);
+        let args = Args {
+            until: Some((now + share).into_std()),
+            ..args.clone()
+        };
+        let mut measured: Vec<_> = match pairs(&args, bed, step[0]).await {
+            Ok((first, second)) => vec![Ok(first), Ok(second)],
+            Err(error) => vec![Err(error.to_string()); 2],
+        };
+        let fills = step.iter().any(|gate| gate.leaves_tasks());
+        for gate in step {
+            let place = usize::from(matches!(gate, Gate::OverloadRefusals | Gate::TrainingKept));
+            let own = std::mem::replace(&mut measured[place], Ok(Vec::new()));
+            record.add(gate, own)?;
+        }
+        if fills && !steps.is_empty() {
+            bed.renew(&args).await?;
         }
     }
-    if args.wants(Gate::TwoTenants) {
-        lines.add(Gate::TwoTenants, rounds::two_tenants(args, bed).await);
-    }
-    if args.wants(Gate::OverGrpc) {
-        lines.add(Gate::OverGrpc, rounds::over_grpc(args, bed).await);
-    }
-    if args.wants(Gate::WorkingSet) {
-        lines.add(Gate::WorkingSet, memory::working_set(args, bed).await);
-    }
-    if args.wants(Gate::Swaps) {
-        lines.add(Gate::Swaps, rounds::swaps(args, bed).await);
-    }
-    if args.wants(Gate::Flood) {
-        lines.add(Gate::Flood, rounds::flood(args, bed).await);
-    }
-    let both = [Gate::OverloadGoodput, Gate::OverloadRefusals];
-    lines
-        .add_both(args, both, async || rounds::overload(args, bed).await)
-        .await;
-    let both = [Gate::BesideTraining, Gate::TrainingKept];
-    lines
-        .add_both(args, both, async || rounds::training(args, bed).await)
-        .await;
-    if args.wants(Gate::WindowsDecoding) {
-        lines.add(Gate::WindowsDecoding, windows::decoding(args, bed).await);
-    }
-    if args.wants(Gate::WindowsComputing) {
-        lines.add(Gate::WindowsComputing, windows::computing(args, bed).await);
-    }
-    if args.wants(Gate::Live) {
-        lines.add(Gate::Live, rounds::live(args, bed).await);
-    }
-    if args.wants(Gate::Swap14Mb) {
-        lines.add(Gate::Swap14Mb, memory::swap(args, bed).await);
-    }
-    Ok(lines.0)
+    Ok(())
 }
 
-/// Pairs of two gates that the same measurements are for.
+/// Why a gate was not measured in time.
+const OVER: &str = "the time of --budget was over; run it again with --out, which goes on";
+
+/// Pairs of two gates that the same measurements are for; of a gate that is alone the second ones are missing.
 type Both = (Vec<Pair>, Vec<Pair>);
 
-/// Lines that were measured so far; each is also printed at once, since all of them take minutes.
-struct Lines(Vec<Line>);
-
-impl Lines {
-    fn add(&mut self, gate: Gate, measured: Result<Vec<Pair>, Error>) {
-        let line = Line::new(gate, measured.map_err(|error| error.to_string()));
-        let found = match (&line.ratio, &line.problem) {
-            (Some(ratio), _) => line.number(*ratio),
-            (None, Some(problem)) => problem.clone(),
-            (None, None) => "nothing measured".to_owned(),
-        };
-        eprintln!("{}: {found}", gate.name());
-        self.0.push(line);
-    }
-
-    async fn add_both(
-        &mut self,
-        args: &Args,
-        [first, second]: [Gate; 2],
-        measured: impl AsyncFnOnce() -> Result<Both, Error>,
-    ) {
-        if !args.wants(first) && !args.wants(second) {
-            return;
-        }
-        let (one, other) = match measured().await {
-            Ok((one, other)) => (Ok(one), Ok(other)),
-            Err(error) => {
-                let problem = error.to_string();
-                (
-                    Err(Error::Usage(problem.clone())),
-                    Err(Error::Usage(problem)),
-                )
-            }
-        };
-        for (gate, measured) in [(first, one), (second, other)] {
-            if args.wants(gate) {
-                self.add(gate, measured);
-            }
-        }
-    }
+/// Measures a gate, and the other one of its step.
+async fn pairs(args: &Args, bed: &mut Bed, gate: Gate) -> Result<Both, Error> {
+    let pairs = match gate {
+        Gate::OverloadGoodput | Gate::OverloadRefusals => return rounds::overload(args, bed).await,
+        Gate::BesideTraining | Gate::TrainingKept => return rounds::training(args, bed).await,
+        Gate::ResidentMemory => memory::resident(bed).await,
+        Gate::FloodMemory => flood::memory(args, bed).await,
+        Gate::Tasks64 => rounds::tasks(args, bed, 64).await,
+        Gate::Tasks1000 => rounds::tasks(args, bed, 1000).await,
+        Gate::TwoTenants => rounds::two_tenants(args, bed).await,
+        Gate::OverGrpc => rounds::over_grpc(args, bed).await,
+        Gate::WorkingSet => memory::working_set(args, bed).await,
+        Gate::Swaps => rounds::swaps(args, bed).await,
+        Gate::Flood => rounds::flood(args, bed).await,
+        Gate::WindowsDecoding => windows::decoding(args, bed).await,
+        Gate::WindowsComputing => windows::computing(args, bed).await,
+        Gate::ManyTasksHalf => many::of_one_clip(args, bed, &bed.sets.in_last_half()).await,
+        Gate::ManyTasksAll => many::of_one_clip(args, bed, &bed.sets).await,
+        Gate::Live => rounds::live(args, bed).await,
+        Gate::ForeignNames => callers::foreign_names(bed).await,
+        Gate::CredentialFlood => callers::credential_flood(args, bed).await,
+        Gate::Swap14Mb => memory::swap(args, bed).await,
+        Gate::SetOverBare => bare::set(args, bed).await,
+    };
+    Ok((pairs?, Vec::new()))
 }
 
-fn print(args: &Args, report: &Report) {
-    if args.json {
-        // Numbers and names only: serde_json has no way to fail on them.
-        show(serde_json::to_string(report).unwrap_or_default());
-        return;
-    }
+fn print(report: &Report) {
     let mut table = Table::new(&["", "ratio", "goal", "met", "pairs", "failed requests"]);
     for line in &report.gates {
         let bound = match line.bound {
@@ -264,18 +274,15 @@ fn print(args: &Args, report: &Report) {
             errors.to_string(),
         ]);
     }
-    let Report {
+    let Conditions {
         version,
         backbone,
         precision,
+        seconds,
         ..
-    } = report;
+    } = &report.conditions;
     show(format_args!(
-        "frameshift {version}, {backbone} in {precision}, {} s each",
-        report.seconds
+        "frameshift {version}, {backbone} in {precision}, {seconds} s each"
     ));
     show(table.to_text().trim_end());
-    for LeftOut { name, why } in &report.left_out {
-        show(format_args!("not measured: {name}: {why}"));
-    }
 }

@@ -3,14 +3,23 @@
 //! Invariant: a server that was started here ends with its value, and so does its folder.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use secrecy::SecretString;
 use tempfile::TempDir;
 
 use super::affinity::{self, Split};
+use super::material::GUARDED;
 use super::{Error, during, system};
 use crate::client::Client;
 use crate::demo::server::Server;
+use crate::ids::TenantId;
+use crate::metadata::{self, Database, MetadataStore};
 use crate::proto::v1;
+use crate::spec::Scopes;
+use crate::telemetry::metrics::Metrics;
+use crate::tenancy::admin::{Call, KeyRequest};
+use crate::tenancy::{self, Admin, Credentials, Meter, Tenants};
 
 /// A server of this program on a folder of its own; it can be started again with other settings on the same data.
 pub(super) struct Host {
@@ -36,6 +45,23 @@ impl Host {
         };
         host.begin(&[]).await?;
         Ok(host)
+    }
+
+    /// Starts a server whose callers prove who they are, with the tenant [`GUARDED`]. Returns a key of that tenant, too.
+    ///
+    /// # Errors
+    /// When the folder or the records cannot be made, or the server does not serve.
+    pub(super) async fn guarded(split: Option<Split>) -> Result<(Self, SecretString), Error> {
+        let folder = TempDir::with_prefix("frameshift-bench-").map_err(system("make a folder"))?;
+        let key = record(&folder.path().join("data")).await?;
+        let mut host = Self {
+            folder,
+            split,
+            arguments: vec!["--authentication".to_owned(), "keys".to_owned()],
+            running: None,
+        };
+        host.begin(&[]).await?;
+        Ok((host, key))
     }
 
     /// Starts the server again on the same data, with some arguments more.
@@ -115,6 +141,48 @@ impl Host {
             None => Ok(()),
         }
     }
+}
+
+/// Records a tenant and a key of it, as an operator would with a server.
+async fn record(data: &Path) -> Result<SecretString, Error> {
+    let incomplete = |_| Error::Incomplete {
+        what: "a database with a tenant",
+    };
+    std::fs::create_dir_all(data).map_err(system("make a folder"))?;
+    let path = data.join("metadata.sqlite");
+    let records = Database::open(metadata::Config::at(path)).await;
+    let records = records.map_err(|_| Error::Incomplete { what: "a database" })?;
+    let metrics = Metrics::new();
+    let own: Arc<dyn MetadataStore> = Arc::new(records.clone());
+    let config = tenancy::Config::default();
+    let tenants = Tenants::new(Arc::clone(&own), Meter::default(), config.feed_poll);
+    let credentials = Credentials::new(config, own, metrics);
+    let credentials = credentials.map_err(|_| Error::Incomplete {
+        what: "credentials",
+    })?;
+    let admin = Admin::new(credentials, tenants);
+    let (operator, tenant): (Call, TenantId) = (
+        Call::operator(),
+        GUARDED.parse().map_err(|_| Error::Incomplete {
+            what: "a tenant's name",
+        })?,
+    );
+    let made = admin.create_tenant(&operator, &tenant, "").await;
+    made.map_err(incomplete)?;
+    let wanted = KeyRequest {
+        tenant: Some(tenant),
+        display_name: String::new(),
+        scopes: Scopes::TENANT,
+        tasks: Default::default(),
+        lifetime: None,
+    };
+    let (_, key) = admin
+        .create_key(&operator, wanted)
+        .await
+        .map_err(incomplete)?;
+    let closed = records.close().await;
+    closed.map_err(|_| Error::Incomplete { what: "a database" })?;
+    Ok(key.reveal())
 }
 
 /// A server's description of itself and its backbone.

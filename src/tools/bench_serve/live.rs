@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::figures::{Call, End, Recorder};
-use super::load::{Found, Span, spent};
+use super::load::{LoadFigures, Span, spent};
 use super::{Error, during};
 use crate::client::Client;
 use crate::proto::v1::{self, classify_frames_header, classify_frames_request::Payload};
@@ -131,7 +131,7 @@ pub(super) async fn run(
     lanes: Vec<Cameras>,
     clocks: Clocks,
     span: Span,
-) -> Result<(Found, Streams), Error> {
+) -> Result<(LoadFigures, Streams), Error> {
     let start = Instant::now();
     let clock = start + span.warmup..start + span.warmup + span.measured;
     let mut loops = JoinSet::new();
@@ -191,7 +191,7 @@ pub(super) async fn run(
     let of_tenant =
         |(number, name): (usize, &String)| Some(recorders.get(&number)?.figures(name, seconds));
     let lanes = names.iter().enumerate().filter_map(of_tenant).collect();
-    Ok((Found { all, lanes, clock }, found))
+    Ok((LoadFigures { all, lanes, clock }, found))
 }
 
 impl Camera {

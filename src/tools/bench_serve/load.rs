@@ -86,7 +86,7 @@ pub(super) struct Span {
 
 /// What a load found.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct LoadFigures {
     /// All tenants together.
     pub(super) all: Figures,
     /// Each tenant, in the order of the lanes.
@@ -113,7 +113,7 @@ struct Running {
 ///
 /// # Errors
 /// When a lane has no connection, task or clip; requests that fail are figures.
-pub(super) async fn run(lanes: Vec<Lane>, span: Span) -> Result<Found, Error> {
+pub(super) async fn run(lanes: Vec<Lane>, span: Span) -> Result<LoadFigures, Error> {
     let start = Instant::now();
     let clock = start + span.warmup..start + span.warmup + span.measured;
     let mut loops = JoinSet::new();
@@ -157,7 +157,7 @@ pub(super) async fn run(lanes: Vec<Lane>, span: Span) -> Result<Found, Error> {
         sum.add(&recorder);
         lanes.push(recorder.figures(&running.lane.name, seconds));
     }
-    Ok(Found {
+    Ok(LoadFigures {
         all: sum.figures("all", seconds),
         lanes,
         clock,

@@ -24,6 +24,13 @@ use crate::video::encode::{Encoder, Format, Settings};
 const AT_ONCE: usize = 8;
 /// Frames of a clip.
 pub(super) const NUM_FRAMES: u32 = 8;
+/// The tenant of a server whose callers prove who they are.
+pub(super) const GUARDED: &str = "bench-guarded";
+/// Seconds of the long video, and its frames.
+const SECONDS: u32 = 300;
+pub(super) const FRAMES: u32 = SECONDS * motion::RATE;
+/// Side of a synthetic picture in pixels, when nothing else is said.
+pub(super) const SIDE: usize = 96;
 /// What synthetic clips show.
 pub(super) const MOTION: Motion = Motion::Direction;
 
@@ -86,8 +93,24 @@ impl Sets {
         }
     }
 
+    /// Whether adapters are in the last half of the blocks alone.
+    pub(super) fn is_in_last_half(&self) -> bool {
+        self.is_in_last_half
+    }
+
+    /// Returns the maker of sets that are a head alone.
+    pub(super) fn without_adapters(&self) -> Self {
+        Self {
+            width: 0,
+            ..self.clone()
+        }
+    }
+
     /// The configuration of the adapters.
     pub(super) fn config(&self) -> AdapterConfig {
+        if self.width == 0 {
+            return AdapterConfig::LINEAR_PROBE;
+        }
         AdapterConfig {
             adapter_width: self.width,
             adapter_layers: (self.is_in_last_half)
@@ -117,8 +140,6 @@ impl Sets {
 /// # Errors
 /// When a file cannot be read or a clip not be encoded.
 pub(super) fn clips(files: &[PathBuf], seed: u64) -> Result<Vec<Bytes>, Error> {
-    /// Side of a synthetic picture in pixels.
-    const SIDE: usize = 96;
     /// Synthetic clips: enough that no two neighbours in a batch are the same one.
     const CLIPS: usize = 32;
     if !files.is_empty() {
@@ -131,8 +152,16 @@ pub(super) fn clips(files: &[PathBuf], seed: u64) -> Result<Vec<Bytes>, Error> {
         };
         return files.iter().map(read).collect();
     }
+    drawn(seed, CLIPS, SIDE)
+}
+
+/// Synthetic clips, so many of pictures of this side in pixels.
+///
+/// # Errors
+/// When one cannot be encoded.
+pub(super) fn drawn(seed: u64, count: usize, side: usize) -> Result<Vec<Bytes>, Error> {
     let stream = Stream::new(seed, "bench/clips");
-    let drawn = motion::clips(MOTION, Variety::Training, CLIPS, SIDE, &stream);
+    let drawn = motion::clips(MOTION, Variety::Training, count, side, &stream);
     let encode = |clip: motion::Clip| {
         let side = clip.side as u32;
         let mut encoder = Encoder::new(Format::Mp4, side, side, motion::RATE)?;
@@ -144,13 +173,27 @@ pub(super) fn clips(files: &[PathBuf], seed: u64) -> Result<Vec<Bytes>, Error> {
     drawn.into_iter().map(encode).collect()
 }
 
+/// A synthetic video of five minutes: clips one after the other, again and again.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub(super) fn film(seed: u64, side: usize) -> Result<Bytes, Error> {
+    const CLIPS: usize = 8;
+    let stream = Stream::new(seed, "bench/windows");
+    let clips = motion::clips(MOTION, Variety::Training, CLIPS, side, &stream);
+    let frames = clips.iter().flat_map(|clip| &clip.frames).cycle();
+    let mut encoder = Encoder::new(Format::Mp4, side as u32, side as u32, motion::RATE)?;
+    for frame in frames.take(FRAMES as usize) {
+        encoder.push(frame)?;
+    }
+    Ok(encoder.finish()?.into())
+}
+
 /// The pictures of a synthetic clip as JPEGs, for live streams.
 ///
 /// # Errors
 /// When one cannot be encoded.
 pub(super) fn pictures(seed: u64) -> Result<Vec<Bytes>, Error> {
-    /// Side of a picture in pixels.
-    const SIDE: usize = 96;
     let stream = Stream::new(seed, "bench/pictures");
     let drawn = motion::clips(MOTION, Variety::Training, 1, SIDE, &stream);
     let settings = Settings::new("mjpeg", "mjpeg");
@@ -204,6 +247,18 @@ impl Tenant {
             videos: Vec::new(),
             datasets: Vec::new(),
         })
+    }
+
+    /// The tenant of a client that proves who it is, without tasks and clips.
+    pub(super) fn of_client(address: &str, client: Client) -> Self {
+        Self {
+            name: GUARDED.to_owned(),
+            address: address.to_owned(),
+            clients: vec![client],
+            tasks: Vec::new(),
+            videos: Vec::new(),
+            datasets: Vec::new(),
+        }
     }
 
     /// Gives up the connections: a server that drains waits for clients that stay.

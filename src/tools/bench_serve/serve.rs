@@ -13,8 +13,9 @@ use super::calls;
 use super::figures::{self, Figures};
 use super::host::{Host, describe};
 use super::live::{self, Cameras, Clocks, Streams};
-use super::load::{self, Clips, Found, Lane, Pacing};
+use super::load::{self, Clips, Lane, LoadFigures, Pacing};
 use super::material::{self, NUM_FRAMES, Sets, Tenant};
+use super::windows::{self, Viewers};
 use crate::proto::v1;
 use crate::tools::show;
 
@@ -58,6 +59,7 @@ struct Beside {
 enum Load {
     Requests(Vec<Lane>),
     Streams(Vec<Cameras>),
+    Windows(Vec<Viewers>),
 }
 
 /// Runs the load that the arguments ask for, and prints.
@@ -128,13 +130,17 @@ async fn measure(
     tenants: &mut [Tenant],
     backbone: &v1::Backbone,
     prepared: impl Fn(),
-) -> Result<(Found, Beside), Error> {
+) -> Result<(LoadFigures, Beside), Error> {
     let sets = Sets::new(backbone, args.width);
     let clips = material::clips(&args.clip, args.seed)?;
-    let (mut lanes, mut cameras) = (Vec::new(), Vec::new());
+    let (mut lanes, mut cameras, mut viewers) = (Vec::new(), Vec::new(), Vec::new());
     let pictures = match args.live {
         Some(_) => material::pictures(args.seed)?,
         None => Vec::new(),
+    };
+    let film = match args.windows {
+        Some(_) => Some(material::film(args.seed, material::SIDE)?),
+        None => None,
     };
     for (number, tenant) in tenants.iter_mut().enumerate() {
         tenant.import(&sets, args.tasks.get()).await?;
@@ -150,6 +156,18 @@ async fn measure(
                 clients: tenant.clients.clone(),
                 tasks: tenant.tasks.clone(),
                 pictures: pictures.clone(),
+                streams: streams.get(),
+            });
+            continue;
+        }
+        if let (Some(streams), Some(film)) = (args.windows, &film) {
+            let video = calls::upload(tenant.client()?, film).await?;
+            tenant.videos.push(video.clone());
+            viewers.push(Viewers {
+                name: tenant.name.clone(),
+                clients: tenant.clients.clone(),
+                tasks: tenant.tasks.clone(),
+                video,
                 streams: streams.get(),
             });
             continue;
@@ -171,9 +189,10 @@ async fn measure(
         return Err(Error::Incomplete { what: "a tenant" });
     };
     let mut other = Tenant::connect(&first.address, "bench-beside", 1).await?;
-    let load = match args.live {
-        Some(_) => Load::Streams(cameras),
-        None => Load::Requests(lanes),
+    let load = match (args.live, args.windows) {
+        (Some(_), _) => Load::Streams(cameras),
+        (None, Some(_)) => Load::Windows(viewers),
+        (None, None) => Load::Requests(lanes),
     };
     let outcome = beside(args, &mut other, (&sets, clips.as_slice()), load).await;
     let cleared = other.clear().await;
@@ -188,7 +207,7 @@ async fn beside(
     tenant: &mut Tenant,
     (sets, clips): (&Sets, &[Bytes]),
     load: Load,
-) -> Result<(Found, Beside), Error> {
+) -> Result<(LoadFigures, Beside), Error> {
     let mut beside = Beside::default();
     let training = if args.training {
         tenant.upload(clips).await?;
@@ -206,6 +225,7 @@ async fn beside(
     };
     let found = match load {
         Load::Requests(lanes) => load::run(lanes, args.span()).await,
+        Load::Windows(viewers) => windows::run(viewers, args.span()).await,
         Load::Streams(cameras) => {
             let stride = Duration::from_secs_f64(args.stride);
             let clocks = Clocks::new(args.fps, stride, NUM_FRAMES);
@@ -233,7 +253,7 @@ fn report(
     info: v1::ServerInfo,
     backbone: v1::Backbone,
     cpus: Option<Split>,
-    (found, beside): (Found, Beside),
+    (found, beside): (LoadFigures, Beside),
 ) -> Report {
     Report {
         version: info.version,
@@ -243,6 +263,7 @@ fn report(
         cpus,
         pacing: match args.pacing(args.tenants.get() - 1) {
             _ if args.live.is_some() => "live streams".to_owned(),
+            _ if args.windows.is_some() => "streams of windows".to_owned(),
             Pacing::Open(arrivals, rate) => format!("open, {rate} a second, {arrivals:?}"),
             Pacing::Closed(callers) => format!("closed, {callers} callers"),
         },

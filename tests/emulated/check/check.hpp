@@ -61,6 +61,7 @@ class Buffer {
             mmap(nullptr, pages_ + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         if (base_ == MAP_FAILED) abort();
         mprotect(base_ + pages_, PAGE, PROT_NONE);
+        fs::show(base_, pages_);
         at_ = reinterpret_cast<T*>(base_ + pages_ - bytes);
         poison();
     }
@@ -73,7 +74,9 @@ class Buffer {
         return *this;
     }
     ~Buffer() {
-        if (base_) munmap(base_, pages_ + PAGE);
+        if (!base_) return;
+        fs::hide(base_);
+        munmap(base_, pages_ + PAGE);
     }
     void poison() { memset(base_, 0xff, pages_); }
     T* data() { return at_; }
@@ -181,6 +184,7 @@ void with_nan(const string& what, Buffer<T>& out, F run, R reached) {
 }
 
 // The checks, by file.
+void functions();
 void norms();
 void activations();
 void attentions();
@@ -190,6 +194,7 @@ void weight_gradients();
 void convolutions();
 void sums();
 void rows();
+void cells();
 void numbers();
 
 }  // namespace check

@@ -38,10 +38,10 @@ int main(int count, char** arguments) {
     using namespace check;
     setvbuf(stdout, nullptr, _IOLBF, 0);
     const std::pair<const char*, void (*)()> all[] = {
-        {"norms", norms},         {"activations", activations},           {"attentions", attentions},
-        {"plain_attentions", plain_attentions}, {"products", products},   {"weight_gradients", weight_gradients},
-        {"convolutions", convolutions},         {"sums", sums},           {"rows", rows},
-        {"numbers", numbers}};
+        {"functions", functions},   {"norms", norms},       {"activations", activations},
+        {"attentions", attentions}, {"plain_attentions", plain_attentions}, {"products", products},
+        {"weight_gradients", weight_gradients}, {"convolutions", convolutions}, {"sums", sums},
+        {"rows", rows},             {"cells", cells},       {"numbers", numbers}};
     for (const auto& [name, run] : all) {
         if (count > 1 && string(arguments[1]) != name) continue;
         clock_t start = clock();

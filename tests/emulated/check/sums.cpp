@@ -1,4 +1,4 @@
-// Sums over rows, of squares, and of partial sums.
+// Sums over rows, of squares, and of partial sums; and words that differ.
 #include "parts.hpp"
 
 namespace check {
@@ -41,9 +41,29 @@ void of_squares(long long count, int each, float bad) {
     expect(!std::isfinite(out.get(0)), what + ": a number that is not finite is lost");
 }
 
+// Words differ at a few places, also in the last block, and at none.
+void differences(long long count, unsigned rows, vector<long long> places, int each) {
+    Buffer<uint32_t> x(size_t(count) * rows);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = uint32_t(i % size_t(count)) * 2654435761u;
+    for (long long place : places) x[size_t(place)] ^= 1u << (place % 32);
+    unsigned blocks = over(size_t(count), size_t(each));
+    Buffer<int> partial(size_t(blocks) * rows);
+    string what = "differing_words " + std::to_string(rows) + " x " + std::to_string(count);
+    in_orders(what, partial, [&] { launch("differing_words", {blocks, rows}, 256, 1024, x.data(), partial.data(), count, each); });
+    vector<int> want(partial.size());
+    for (size_t i = 0; i < x.size(); ++i) want[i / size_t(count) * blocks + i % size_t(count) / size_t(each)] += x[i] != x[i % size_t(count)];
+    bool right = true;
+    for (size_t i = 0; i < want.size(); ++i) right = right && partial[i] == want[i];
+    expect(right, what + ": wrong");
+}
+
 }  // namespace
 
 void sums() {
+    differences(1, 1, {}, 1024);
+    differences(197, 9, {}, 512);
+    differences(197, 9, {197, 400, 197 * 9 - 1}, 512);
+    differences(500, 3, {3, 1499}, 1500);
     columns<float>(600, 200, 70, 33, 20, 21);
     columns<bf16>(90, 90, 90, 300, 1, 1);
     columns<float>(7, 7, 256, 1, 1, 1);

@@ -20,6 +20,8 @@ const char* setting(const char* name);
 int enqueue(void* stream, std::function<void()> work);
 void drain(void* stream);
 void drain_all();
+// Whether the planned fault is of this kind; see FS_EMULATED_FAULT.
+bool is_planned(const char* kind);
 // Whether an address lies in pinned memory.
 bool is_pinned(const void* at);
 

@@ -71,7 +71,7 @@ API cuMemGetInfo_v2(size_t* free, size_t* all) { ENTER; *all = total(); *free = 
 API cuMemAlloc_v2(Pointer* at, size_t bytes) { ENTER; return allocate(at, bytes); }
 API cuMemAllocAsync(Pointer* at, size_t bytes, void*) { ENTER; return allocate(at, bytes); }
 API cuMemFree_v2(Pointer at) { ENTER; drain_all(); return release(at); }
-API cuMemFreeAsync(Pointer at, void* stream) { ENTER; return enqueue(stream, [=] { release(at); }); }
+API cuMemFreeAsync(Pointer at, void* stream) { ENTER; return is_planned("free") ? release(at) : enqueue(stream, [=] { release(at); }); }
 
 // 4 is the release threshold, 5 what is reserved, 6 and 8 the highest values, 7 what is used.
 API cuDeviceGetDefaultMemPool(void** pool, int) { ENTER; *pool = reinterpret_cast<void*>(1); return 0; }
@@ -92,6 +92,10 @@ API cuMemHostAlloc(void** at, size_t bytes, unsigned) {
 }
 API cuMemFreeHost(void* at) { ENTER; drain_all(); pinned.erase(static_cast<char*>(at)); free(at); return 0; }
 
+// Memory of the host has the same addresses on this device.
+API cuMemHostRegister_v2(void*, size_t, unsigned) { ENTER; return 0; }
+API cuMemHostUnregister(void*) { ENTER; return 0; }
+
 API cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
     ENTER;
     if (is_pinned(from)) return enqueue(stream, [=] { memcpy(host(to), from, bytes); });
@@ -108,5 +112,5 @@ API cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
     return 0;
 }
 API cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) { ENTER; drain(nullptr); memcpy(to, host(from), bytes); return 0; }
-API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) { ENTER; return enqueue(stream, [=] { memmove(host(to), host(from), bytes); }); }
-API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream) { ENTER; return enqueue(stream, [=] { memset(host(to), value, bytes); }); }
+API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) { ENTER; return is_planned("copy") ? 0 : enqueue(stream, [=] { memmove(host(to), host(from), bytes); }); }
+API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream) { ENTER; return is_planned("clear") ? 0 : enqueue(stream, [=] { memset(host(to), value, bytes); }); }

@@ -120,6 +120,10 @@ API cublasLtMatmul(void*, const Desc* desc, const float* alpha_at, const void* a
     Desc d = *desc;
     Layout la = *la_at, lb = *lb_at, lc = *lc_at, lo = *lo_at;
     float alpha = *alpha_at, beta = *beta_at;
+    if (is_planned("bias")) d.epilogue = PLAIN;
+    if (is_planned("residual")) beta = 0;
+    // Only of a square weight, whose sizes fit either way.
+    if (is_planned("turned") && la.rows == la.columns) d.transa = !d.transa;
     uint64_t m = lo.rows, n = lo.columns, k = d.transa ? la.rows : la.columns;
     if ((d.transa ? la.columns : la.rows) != m || (d.transb ? lb.rows : lb.columns) != n || (d.transb ? lb.columns : lb.rows) != k) return INVALID;
     if (la.type != lb.type) return refuse("operands of two types", lb.type);

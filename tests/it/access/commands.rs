@@ -121,3 +121,37 @@ async fn a_bootstrap_beside_the_data_directory_makes_one_key() {
     assert!(second.err.contains("already"), "{second:?}");
     assert!(!folder.path().join("second").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lists_the_servers_and_a_tenants_administrator_does_not() {
+    let guarded = Guarded::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (operator, tenant) = (folder.path().join("operator"), folder.path().join("tenant"));
+    let key = guarded.key(Scopes::of(&[Scope::FleetAdmin])).await;
+    std::fs::write(&operator, key).unwrap();
+    let key = guarded.key(Scopes::of(&[Scope::TenantAdmin])).await;
+    std::fs::write(&tenant, key).unwrap();
+    // A server is on record soon after it serves.
+    crate::server::until(|| async {
+        let listed = ask(&guarded, &operator, &["--json", "replicas"]).await;
+        !listed.ends(0).json().is_empty()
+    })
+    .await;
+    let listed = ask(&guarded, &operator, &["--json", "replicas"])
+        .await
+        .ends(0);
+    let listed = listed.json();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let own = &listed[0];
+    assert_eq!(
+        (&own["state"], &own["role"]),
+        (&"READY".into(), &"all".into()),
+        "{own}"
+    );
+    let digest = guarded.server.wiring.backbone.digest().to_string();
+    assert_eq!(own["backbone_digest"], digest);
+    let shown = ask(&guarded, &operator, &["replicas"]).await.ends(0);
+    assert!(shown.out.contains("READY"), "{shown:?}");
+    ask(&guarded, &tenant, &["replicas"]).await.ends(77);
+    guarded.server.stop().await;
+}

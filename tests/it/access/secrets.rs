@@ -8,9 +8,11 @@ use frameshift::client::{Client, Options};
 use frameshift::ids::KeyId;
 use frameshift::proto::v1;
 use frameshift::tenancy::key::Key;
+use jsonwebtoken::Algorithm;
 use secrecy::ExposeSecret;
 use tokio::process::Command;
 
+use crate::issuer::{Issuer, Signer};
 use crate::reports::command::{program, word};
 use crate::server::{backbone, soon, until};
 
@@ -42,6 +44,7 @@ async fn open(address: &str, key: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::too_many_lines)]
 async fn no_secret_of_a_run_is_in_its_logs_dumps_metrics_errors_or_files() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -55,13 +58,30 @@ async fn no_secret_of_a_run_is_in_its_logs_dumps_metrics_errors_or_files() {
     );
     fs::write(&first_file, &first).unwrap();
     fs::write(&pepper_file, &pepper).unwrap();
+    let signer = Signer::new("own", Algorithm::ES256);
+    let issuer = Issuer::start(&[&signer]).await;
+    let own_token = Key::generate().unwrap().reveal().expose_secret().to_owned();
+    let (identities, token_file) = (
+        secrets_folder.path().join("identities.toml"),
+        secrets_folder.path().join("token"),
+    );
+    fs::write(&token_file, &own_token).unwrap();
+    let rules = format!(
+        "[[issuers]]\nurl = \"{}\"\naudiences = [\"frameshift\"]\ntoken_file = \"{}\"\n\
+         [[issuers.rules]]\nsubject = \"bob\"\ntenant = \"acme\"\nrole = \"viewer\"\n",
+        issuer.url,
+        word(&token_file)
+    );
+    fs::write(&identities, rules).unwrap();
     let words = |command: &mut Command| {
         command.args([
             "serve",
             "--listen=127.0.0.1:0",
             "--admin-listen=127.0.0.1:0",
             "--metrics-listen=127.0.0.1:0",
-            "--authentication=keys",
+            "--authentication=keys,oidc",
+            "--identities-file",
+            word(&identities),
             "--log=trace",
             "--data-dir",
             word(&data),
@@ -86,10 +106,11 @@ async fn no_secret_of_a_run_is_in_its_logs_dumps_metrics_errors_or_files() {
     let admin = open(&said(&out(), "administration").unwrap(), &first).await;
 
     let mut used = Used {
-        secrets: vec![first.clone(), pepper],
+        secrets: vec![first.clone(), pepper, own_token],
         errors: String::new(),
     };
     let id = used.make(&admin).await;
+    used.sign(&issuer, &signer);
     used.show(&own).await;
     let metrics = said(&out(), "metrics").unwrap();
     let metrics = fetch(&metrics).await;
@@ -118,9 +139,13 @@ async fn no_secret_of_a_run_is_in_its_logs_dumps_metrics_errors_or_files() {
     };
     assert!(has(id.as_str()), "the search finds what is there");
     assert!(has("a credential was refused"), "the log tells of refusals");
+    assert!(
+        has(&format!("{}#bob", issuer.url)),
+        "the audit log names subjects"
+    );
     for secret in &used.secrets {
-        // The part after the id is the secret one.
-        let start = secret.rfind('_').unwrap() + 1;
+        // The part after a key's id, and a token's signature, are secret.
+        let start = secret.rfind('.').or(secret.rfind('_')).unwrap() + 1;
         assert!(!has(&secret[start..start + 20]), "a secret was left behind");
     }
 }
@@ -163,6 +188,21 @@ impl Used {
         id
     }
 
+    /// Tokens that are good, and that are bad in some ways.
+    fn sign(&mut self, issuer: &Issuer, signer: &Signer) {
+        let claims = issuer.claims("bob");
+        let mut expired = claims.clone();
+        expired["exp"] = 1.into();
+        let stranger = Signer::new("own", Algorithm::ES256);
+        self.secrets.extend([
+            signer.sign(&claims, |_| {}),
+            signer.sign(&expired, |_| {}),
+            signer.sign(&issuer.claims("eve"), |_| {}),
+            signer.sign(&claims, |header| header.kid = Some("unknown".into())),
+            stranger.sign(&claims, |_| {}),
+        ]);
+    }
+
     /// Shows every secret to a server.
     async fn show(&mut self, server: &str) {
         for key in &self.secrets {
@@ -175,11 +215,11 @@ impl Used {
                 let details = String::from_utf8_lossy(status.details());
                 self.errors += &format!("{status:?} {details}");
             }
-            let listed = client
+            let changed = client
                 .tasks()
-                .list_tasks(v1::ListTasksRequest::default())
+                .delete_task(v1::DeleteTaskRequest::default())
                 .await;
-            if let Err(status) = listed {
+            if let Err(status) = changed {
                 self.errors += &format!("{status:?}");
             }
         }

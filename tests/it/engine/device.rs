@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use frameshift::device::{self, Priority, Walk, Work};
+use frameshift::device::{Walk, Work};
+use frameshift::ids::TenantId;
 use frameshift::model::{
     AdapterSet, Backbone, Dropout, Inference, Keep, Segment, Step, StepOutput, TrainableSet,
     TrainingStep,
@@ -93,7 +94,7 @@ fn fingerprint(output: &StepOutput) -> (u64, Vec<(String, Vec<u32>)>) {
 
 #[tokio::test]
 async fn slices_between_slices_change_neither_result_by_a_bit() {
-    let (device, _) = device::start(device::Config::default(), Metrics::new()).unwrap();
+    let (device, _) = crate::model::device(&Metrics::new());
     let (backbone, set) = (backbone(), serving_set());
     let mut undisturbed = inference(&backbone, &set);
     while undisturbed.advance().unwrap() != Step::Done {}
@@ -117,12 +118,13 @@ async fn slices_between_slices_change_neither_result_by_a_bit() {
                     inference: Some(inference(&backbone, &set)),
                     logits: logits.clone(),
                 };
-                device.submit(Box::new(forward), Priority::Serving).unwrap();
+                device.submit(Box::new(forward)).unwrap();
             },
         }
     };
     let paused = device.pause();
-    let [first, second] = steps.map(|step| device.run(walk(step), Priority::Training));
+    let training = device.owned_by(&TenantId::anonymous());
+    let [first, second] = steps.map(|step| training.run(walk(step)));
     let both = async { tokio::join!(first, second) };
     let ((first, second), ()) = tokio::join!(both, async { drop(paused) });
     let (first, second) = (first.unwrap(), second.unwrap());

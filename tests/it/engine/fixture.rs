@@ -7,17 +7,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use frameshift::device;
 use frameshift::engine::{
-    self, Config, Desired, Handle, Parts, Role, Stored, Unavailable, Versions,
+    self, Config, Desired, Free, Handle, Parts, Role, Stored, Unavailable, Versions,
 };
+use frameshift::fair::Equal;
 use frameshift::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use frameshift::model::{Activation, AdapterSet, Backbone, BackboneConfig};
 use frameshift::rng::Stream;
 use frameshift::shutdown::{self, Drain};
-use frameshift::spec::{AdapterConfig, Digest, Head, Normalization};
+use frameshift::spec::{AdapterConfig, Digest, Head, Normalization, Precision};
 use frameshift::telemetry::Metrics;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tokio::sync::{Semaphore, broadcast};
+
+use crate::model::place;
 
 pub(crate) const CLASSES: usize = 3;
 
@@ -40,7 +43,7 @@ pub(crate) fn config() -> BackboneConfig {
     }
 }
 
-/// Returns a backbone of random weights.
+/// Returns a backbone of random weights, in the place of the tests.
 pub(crate) fn backbone() -> Arc<Backbone> {
     let config = config();
     let mut stream = Stream::new(7, "test backbone");
@@ -56,7 +59,9 @@ pub(crate) fn backbone() -> Arc<Backbone> {
         (name, (shape, values))
     });
     let tensors = tensors.collect();
-    Arc::new(Backbone::from_tensors("test", config, Digest([1; 32]), tensors).unwrap())
+    let of = (config, Digest([1; 32]));
+    let made = Backbone::from_tensors_on("test", of, tensors, Precision::F32, &place());
+    Arc::new(made.unwrap())
 }
 
 pub(crate) const ADAPTER: AdapterConfig = AdapterConfig {
@@ -166,6 +171,7 @@ fn desired((tenant, id): &(TenantId, TaskId), task: &Task) -> Option<Desired> {
         version,
         role,
         failed,
+        is_elsewhere: false,
     })
 }
 
@@ -366,11 +372,11 @@ pub(crate) struct Running {
     pub(crate) service: tokio::task::JoinHandle<Result<(), engine::Unfit>>,
 }
 
-/// The bytes that a set takes in memory.
+/// The bytes that a set takes beside the backbone.
 pub(crate) fn size(stored: &Stored) -> u64 {
     let set =
         AdapterSet::from_safetensors(&stored.bytes, &config(), stored.adapter, stored.classes);
-    set.unwrap().bytes()
+    set.unwrap().beside(&backbone()).unwrap().bytes()
 }
 
 impl Running {
@@ -394,7 +400,7 @@ impl Running {
     /// Starts an engine and waits until it is ready.
     pub(crate) async fn start(config: Config) -> Self {
         let metrics = Metrics::new();
-        let (device, _) = device::start(device::Config::default(), metrics.clone()).unwrap();
+        let (device, _) = crate::model::device(&metrics);
         let backbone = backbone();
         let shelf = Shelf::new();
         let parts = Parts {
@@ -402,6 +408,8 @@ impl Running {
             device: device.clone(),
             backbone: backbone.clone(),
             metrics: metrics.clone(),
+            weights: Arc::new(Equal),
+            account: Arc::new(Free),
         };
         let (engine, service) = engine::new(config, parts);
         let (drain, signal) = shutdown::channel();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use frameshift::engine::{Clips, Load, Pictures};
+use frameshift::engine::{Clips, Kept, Load, Pictures};
 use frameshift::ids::VersionRef;
 use frameshift::model::{AdapterSet, Inference, Segment, Step};
 use frameshift::spec::AdapterConfig;
@@ -127,5 +127,70 @@ fn frames_in_common_change_no_bit_wherever_the_adapters_are() {
             assert_eq!(bits(shared), bits(copied), "{shapes:?}");
         }
         assert_eq!(shared.len(), copied.len());
+    }
+}
+
+#[test]
+fn tokens_that_are_kept_change_no_bit_and_spare_their_blocks() {
+    let backbone = super::fixture::backbone();
+    let set = |seed, shape| {
+        let file = stored(seed, shape, 0.3);
+        let set = AdapterSet::from_safetensors(&file.bytes, backbone.config(), shape, CLASSES);
+        Arc::new(set.unwrap())
+    };
+    let [all, last, none] = shapes();
+    let two = AdapterConfig {
+        adapter_layers: 2.try_into().ok(),
+        ..ADAPTER
+    };
+    let frames = frames(7);
+    let blocks = backbone.config().layers;
+    // The logits of a window, and the number of steps.
+    let run = |pictures: Pictures, set: &Arc<AdapterSet>| {
+        let segment = Segment {
+            set: set.clone(),
+            clips: 0..1,
+            num_frames: 4,
+        };
+        let batch = Inference::new(backbone.clone(), vec![pictures], vec![segment]);
+        let mut batch = batch.unwrap().sharing();
+        let mut steps = 1;
+        while batch.advance().unwrap() != Step::Done {
+            steps += 1;
+        }
+        (bits(&batch.into_logits().unwrap()[0]), steps)
+    };
+    for shapes in [
+        vec![last],
+        vec![none],
+        vec![all],
+        vec![last, two, none, all],
+    ] {
+        let sets: Vec<_> = shapes
+            .iter()
+            .zip(0..)
+            .map(|(&shape, seed)| set(seed, shape))
+            .collect();
+        let kept: Vec<(Arc<[f32]>, Kept)> = frames
+            .iter()
+            .map(|frame| (frame.clone(), Kept::default()))
+            .collect();
+        for range in [0..4, 1..5, 3..7, 0..4] {
+            for set in &sets {
+                let alone = run(Pictures::from(planes(&frames[range.clone()])), set).0;
+                let window = || kept[range.clone()].iter().cloned().collect();
+                assert_eq!(run(window(), set).0, alone, "{shapes:?} {range:?}");
+                // Everything is known by now: the first step, the blocks above, and the head.
+                let (again, steps) = run(window(), set);
+                assert_eq!(again, alone);
+                if shapes.len() == 1 {
+                    let above = match shapes[0] {
+                        shape if shape == all => blocks,
+                        _ => 1,
+                    };
+                    assert_eq!(steps, 2 + above, "{shapes:?}");
+                }
+            }
+        }
     }
 }

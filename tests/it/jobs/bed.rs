@@ -5,13 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use frameshift::device;
 use frameshift::ids::{DatasetId, JobId, TaskId, TenantId, VersionRef, VideoId};
 use frameshift::jobs;
 use frameshift::library::{self, Library, Started};
 use frameshift::metadata::{
     self, ComparedHead, Database, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord,
-    NewTask, Outages,
+    NewTask, Outages, VersionManifest,
 };
 use frameshift::model::{Activation, Backbone, BackboneConfig, Tensors};
 use frameshift::registry::{self, Registry};
@@ -19,7 +18,7 @@ use frameshift::rng::Stream;
 use frameshift::shutdown::{self, Drain};
 use frameshift::spec::{
     AdapterConfig, ClipSampling, Digest, FrameOrder, Head, HyperParameters, JobState,
-    Normalization, RotationPolicy, Sampling, SpatialViews, Split,
+    Normalization, Precision, RotationPolicy, Sampling, SpatialViews, Split,
 };
 use frameshift::store::{DirectoryLock, Store};
 use frameshift::telemetry::Metrics;
@@ -63,8 +62,8 @@ pub(super) fn backbone_config() -> BackboneConfig {
     }
 }
 
-/// A backbone of random weights: frozen features that are good enough to tell a bright picture from a dark one.
-pub(super) fn backbone_of(config: BackboneConfig) -> Backbone {
+/// Random weights of a backbone.
+fn tensors_of(config: &BackboneConfig) -> Tensors {
     let mut tensors = Tensors::new();
     for (i, (name, shape)) in config.tensors().into_iter().enumerate() {
         let mut stream = Stream::new(11, "test backbone").fork(i as u64);
@@ -81,7 +80,15 @@ pub(super) fn backbone_of(config: BackboneConfig) -> Backbone {
         let values = (0..count).map(|_| offset + stream.range(-scale, scale));
         tensors.insert(name, (shape, values.collect()));
     }
-    Backbone::from_tensors("test", config, Digest([3; 32]), tensors).expect("a backbone")
+    tensors
+}
+
+/// A backbone of random weights: frozen features that are good enough to tell a bright picture from a dark one.
+pub(super) fn backbone_of(config: BackboneConfig) -> Backbone {
+    let tensors = tensors_of(&config);
+    let (of, place) = ((config, Digest([3; 32])), crate::model::place());
+    let made = Backbone::from_tensors_on("test", of, tensors, Precision::F32, &place);
+    made.expect("a backbone")
 }
 
 impl Bed {
@@ -105,8 +112,7 @@ impl Bed {
         };
         let decoder = Decoder::start(decoder).await.expect("a decoder");
         let metrics = Metrics::new();
-        let (device, thread) =
-            device::start(device::Config::default(), metrics.clone()).expect("a device");
+        let (device, thread) = crate::model::device(&metrics);
         let (drain, signal) = shutdown::channel();
         let library = Library::new(
             library::Config::default(),
@@ -129,6 +135,7 @@ impl Bed {
                 device,
                 backbone: Arc::new(backbone_of(backbone_config())),
                 metrics,
+                replica: uuid::Uuid::now_v7().simple().to_string(),
                 scratch: directory.join("features"),
             },
             _lock: lock,
@@ -296,6 +303,11 @@ impl Bed {
     /// The shape of a job's version.
     pub(super) async fn shape(&self, job: &JobRecord) -> AdapterConfig {
         self.loaded(job).await.record.manifest.adapter
+    }
+
+    /// What the file of a job's version says.
+    pub(super) async fn manifest(&self, job: &JobRecord) -> VersionManifest {
+        self.loaded(job).await.record.manifest.clone()
     }
 
     async fn loaded(&self, job: &JobRecord) -> registry::Loaded {

@@ -1,5 +1,7 @@
 //! What a job may take: memory of its steps, disk of its features; and what becomes of weights that cannot be measured.
 
+use std::time::Duration;
+
 use frameshift::jobs::{Config, Error};
 use frameshift::metadata::Event;
 use frameshift::model::StepShape;
@@ -140,7 +142,15 @@ async fn weights_whose_evaluation_fails_are_published_without_metrics() {
         ..Config::default()
     });
     let held = bed.parts.device.pause();
-    let job = runners.submit(&owner, &task, &dataset, hyper(2, 1)).await;
+    let job = HyperParameters {
+        // Nothing is computed before the first step.
+        selection: Some(Selection {
+            near_duplicates: Some(false),
+            ..Selection::default()
+        }),
+        ..hyper(2, 1)
+    };
+    let job = runners.submit(&owner, &task, &dataset, job).await;
     let watched = runners.handle.watch(&owner, job, 0).await.expect("a watch");
     let mut events = std::pin::pin!(watched);
     let is_running =
@@ -254,5 +264,35 @@ async fn a_linear_probes_features_survive_a_restart_and_go_with_the_job() {
         "{refused:?}"
     );
     small.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn features_of_a_job_that_ended_in_another_process_go_and_those_of_others_stay() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let bed = Bed::open(directory.path()).await;
+    let (task, dataset) = bed.fades(&owner, 4, 0).await;
+    let handle = bed.handle();
+    let waiting = handle.submit(&owner, &task, &dataset, hyper(1, 1), None);
+    let waiting = waiting.await.expect("a job").id;
+    handle.pause(&owner, waiting).await.expect("paused");
+    let runners = bed.run_with(Config {
+        sweep: Duration::from_millis(20),
+        ..Config::default()
+    });
+    let ended = runners.submit(&owner, &task, &dataset, hyper(1, 1)).await;
+    runners.end(&owner, ended).await;
+    let features = directory.path().join("features");
+    std::fs::create_dir_all(&features).expect("a folder");
+    // What an earlier claim of either left here before it went on elsewhere.
+    let left = |job, kind| features.join(format!("{job}.owner.{kind}"));
+    std::fs::write(left(waiting, "tried"), "kept").expect("written");
+    for kind in ["features", "tried", "views"] {
+        std::fs::write(left(ended, kind), "left").expect("written");
+    }
+    let kept = left(waiting, "tried").display().to_string();
+    until(async || walk(&features) == [kept.clone()]).await;
+    runners.drain().await;
     bed.close().await;
 }

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use frameshift::metadata::{Error, Outages};
-use frameshift::spec::JobState;
+use frameshift::spec::{HyperParameters, JobState, Selection};
 
 use super::bed::{ADAPTERS, Bed, hyper};
 use super::tenant;
@@ -14,6 +14,17 @@ use crate::server::until;
 /// Tells the test below that it is the child.
 const CHILD: &str = "FRAMESHIFT_TEST_MANY";
 const VIDEOS: u64 = 250_000;
+
+/// A job that begins with the check of its videos, which have no bytes.
+fn submission() -> HyperParameters {
+    HyperParameters {
+        selection: Some(Selection {
+            near_duplicates: Some(false),
+            ..Selection::default()
+        }),
+        ..hyper(1, 1)
+    }
+}
 
 /// A number of bytes that the system tells of this process.
 fn status(name: &str) -> u64 {
@@ -53,7 +64,7 @@ async fn child_of_the_test_of_many_videos() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let runners = bed.run();
     let began = Instant::now();
-    let mut submitted = Box::pin(runners.submit(&owner, &task, &dataset, hyper(1, 1)));
+    let mut submitted = Box::pin(runners.submit(&owner, &task, &dataset, submission()));
     let (mut others, mut longest) = (0, Duration::ZERO);
     // Other writers get their turn between two pages.
     let job = loop {
@@ -97,7 +108,7 @@ async fn child_of_the_test_of_many_videos() {
     assert!(grown < 64 << 20, "{grown} bytes");
 
     let again = Instant::now();
-    let job = runners.submit(&owner, &task, &dataset, hyper(1, 1)).await;
+    let job = runners.submit(&owner, &task, &dataset, submission()).await;
     println!("many: submitted again in {:.1?}", again.elapsed());
     runners.handle.cancel(&owner, job).await.expect("asked");
     runners.end(&owner, job).await;

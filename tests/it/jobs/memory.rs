@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use frameshift::device::{Priority, Walk};
+use frameshift::device::Walk;
 use frameshift::model::{AdapterSet, Backbone, BackboneConfig, Inference, Segment, Step};
 use frameshift::rng::Stream;
 use frameshift::spec::{AdapterConfig, JobState};
@@ -69,11 +69,7 @@ async fn serve(bed: &Bed) -> Vec<Vec<f32>> {
     };
     let inference = Inference::new(backbone, vec![Arc::clone(&frames), frames], vec![segment]);
     let walk = Serve(inference.expect("a batch"));
-    bed.parts
-        .device
-        .run(walk, Priority::Serving)
-        .await
-        .expect("logits")
+    bed.parts.device.run(walk).await.expect("logits")
 }
 
 /// Not a test of its own: the process whose memory is measured.

@@ -47,6 +47,7 @@ async fn a_job_goes_on_after_an_outage_in_any_of_its_states() {
         "snapshot_examples",
         "get_videos",
         "undecoded",
+        "sketches",
         "advance_job",
         "append_events",
         "heartbeat",

@@ -1,13 +1,17 @@
 //! Retention and clean-up: orphans, expired uploads, records past their retention time.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use frameshift::ids::UploadId;
-use frameshift::library::{Config, Error};
-use frameshift::metadata::{self, PageRequest, UploadLimits};
+use frameshift::library::{Config, Error, Library};
+use frameshift::metadata::{self, Fault, Outages, PageRequest, UploadLimits};
+use frameshift::store::{Store, cache};
+use frameshift::telemetry::Metrics;
 
 use super::{PART, Setting, content, fixture, tenant};
+use crate::server::until;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -265,4 +269,74 @@ async fn a_tenants_unfinished_uploads_are_limited() {
     let mut second = setting.stream(two).await;
     second.write(&content(PART)).await.expect("there is room");
     setting.upload().await;
+}
+
+#[tokio::test]
+async fn copies_of_videos_that_another_process_deleted_leave_the_cache() {
+    let setting = Setting::new().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = cache::Config {
+        folder: folder.path().into(),
+        bytes: 1 << 20,
+    };
+    // Another process: the same objects and records, and a cache of its own.
+    let store = Store::open(setting.directory.path()).expect("a store");
+    let store = store.with_cache(cache, Metrics::new()).await;
+    let other = Library::new(
+        Config::default(),
+        store.expect("a cache"),
+        Arc::clone(&setting.records),
+        setting.prober.clone(),
+    );
+    let mut videos = Vec::new();
+    for content in [b"kept", b"gone"] {
+        let mut upload = setting.single(None, None).await;
+        upload.write(content).await.expect("written");
+        let video = upload.finish().await.expect("finished");
+        other.open_video(&tenant(), video.id).await.expect("opened");
+        videos.push(video);
+    }
+    let copies = || -> Vec<String> {
+        let entries = std::fs::read_dir(folder.path()).expect("a folder");
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter(|name| name.starts_with("a=")).collect()
+    };
+    assert_eq!(copies().len(), 2);
+    assert_eq!(other.forget_copies().await.expect("looked"), 0);
+    let (owner, gone) = (tenant(), videos[1].id);
+    let deleted = setting.library.delete_video(&owner, gone, false).await;
+    deleted.expect("deleted");
+    assert_eq!(other.forget_copies().await.expect("looked"), 1);
+    // Files go on a thread of their own.
+    until(async || copies().len() == 1).await;
+    assert!(copies()[0].contains(&videos[0].id.to_string()));
+    assert_eq!(other.forget_copies().await.expect("looked"), 0);
+}
+
+#[tokio::test]
+async fn what_one_kind_fails_with_keeps_no_other_from_going() {
+    let setting = Setting::new().await;
+    let outages = Outages::default();
+    let library = Library::new(
+        Config::default(),
+        Store::open(setting.directory.path()).expect("a store"),
+        outages.wrap(Arc::clone(&setting.records)),
+        setting.prober.clone(),
+    );
+    let mut upload = setting.single(None, None).await;
+    upload.write(b"stored").await.expect("written");
+    upload.finish().await.expect("finished");
+    outages.set_fault("aged_videos", Some(Fault::Full));
+    let failed = library.tidy().await;
+    assert!(
+        matches!(
+            failed,
+            Err(Error::Metadata(metadata::Error::StorageFull(_)))
+        ),
+        "{failed:?}"
+    );
+    let noted = setting.records.note_stored_bytes().await;
+    assert_eq!(noted.expect("noted"), 0, "the pass has noted them");
+    outages.set_fault("aged_videos", None);
+    library.tidy().await.expect("tidied");
 }

@@ -34,6 +34,9 @@ async fn a_process_takes_jobs_and_judges_versions_of_its_own_backbone_only() {
             .expect("asked")
             .is_none()
     );
+    // More workers of the other backbone would find nothing to do.
+    assert_eq!(other.count_waiting_jobs().await.expect("counted"), 0);
+    assert_eq!(one.count_waiting_jobs().await.expect("counted"), 1);
     let claim = claim(one).await;
     assert_eq!(
         (claim.job.id, claim.job.state),

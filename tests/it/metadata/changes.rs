@@ -9,8 +9,11 @@ async fn end(store: &Store) -> frameshift::metadata::Cursor {
     store.changes_since(None, 10).await.expect("read").cursor
 }
 
-async fn since(store: &Store, cursor: frameshift::metadata::Cursor) -> ChangePage {
-    store.changes_since(Some(cursor), 100).await.expect("read")
+async fn since(store: &Store, cursor: &frameshift::metadata::Cursor) -> ChangePage {
+    store
+        .changes_since(Some(cursor.clone()), 100)
+        .await
+        .expect("read")
 }
 
 fn changed(tenant: &str, task: &str) -> ChangeRecord {
@@ -35,20 +38,33 @@ contract! {
         for (tenant, name) in [(&a, "s"), (&a, "t"), (&b, "t")] {
             store.create_task(tenant, fixture::task(name), None).await.expect("created");
         }
-        let page = since(store, begin).await;
+        let page = since(store, &begin).await;
         assert_eq!(page.changes, [changed("a", "s"), changed("a", "t"), changed("b", "t")]);
         assert!(page.is_last && !page.is_gap);
-        assert_eq!(since(store, page.cursor).await.changes, []);
+        assert_eq!(since(store, &page.cursor).await.changes, []);
 
         let update = TaskUpdate { auto_serve: Some(false), ..TaskUpdate::default() };
         store.update_task(&a, &fixture::task_id("t"), update, None).await.expect("updated");
         store.delete_task(&a, &fixture::task_id("s"), None).await.expect("deleted");
-        let later = since(store, page.cursor).await;
+        let later = since(store, &page.cursor).await;
         assert_eq!(later.changes, [changed("a", "t"), deleted("a", "s")]);
         // Who reads from the beginning sees each task once.
-        let all = since(store, begin).await;
+        let all = since(store, &begin).await;
         assert_eq!(all.changes, [changed("b", "t"), changed("a", "t"), deleted("a", "s")]);
-        assert_eq!(all.cursor, later.cursor);
+        for end in [all.cursor, later.cursor] {
+            assert_eq!(since(store, &end).await.changes, []);
+        }
+    }
+
+    async fn a_deleted_video_is_a_change_of_its_tenants_videos(store: Store) {
+        let (a, b) = (fixture::tenant("a"), fixture::tenant("b"));
+        let videos = [fixture::video(store, &a).await, fixture::video(store, &b).await];
+        let begin = end(store).await;
+        assert_eq!(since(store, &begin).await.videos, []);
+        store.delete_video(&a, videos[0].id, false).await.expect("deleted");
+        let page = since(store, &begin).await;
+        assert_eq!((page.videos, page.changes), (vec![a], vec![]));
+        assert_eq!(since(store, &page.cursor).await.videos, []);
     }
 
     async fn a_version_its_move_and_its_failure_are_changes_of_its_task(store: Store) {
@@ -60,10 +76,10 @@ contract! {
             fixture::submit(store, &a, "t").await;
             fixture::claim(store).await
         };
-        assert_eq!(since(store, cursor).await.changes, [], "a job is no change of its task");
+        assert_eq!(since(store, &cursor).await.changes, [], "a job is no change of its task");
         let version = fixture::publish(store, &claim).await.version.version;
         let mut news = async |what: &str| {
-            let page = since(store, cursor).await;
+            let page = since(store, &cursor).await;
             assert_eq!(page.changes, [changed("a", "t")], "{what}");
             cursor = page.cursor;
         };
@@ -76,10 +92,10 @@ contract! {
         news("noted").await;
         assert!(!store.note_serving(&a, &task, version, Some("damaged")).await.expect("asked"));
         let etag = store.get_task(&a, &task).await.expect("found").etag;
-        assert_eq!(since(store, cursor).await.changes, [], "nothing new, nothing changed");
+        assert_eq!(since(store, &cursor).await.changes, [], "nothing new, nothing changed");
         store.set_desired(&a, &task, &version.into(), &etag).await.expect("set");
         let news = async |what: &str| {
-            assert_eq!(since(store, cursor).await.changes, [changed("a", "t")], "{what}");
+            assert_eq!(since(store, &cursor).await.changes, [changed("a", "t")], "{what}");
         };
         news("asked for anew").await;
     }
@@ -93,7 +109,7 @@ contract! {
         store.update_task(&a, &task, TaskUpdate::default(), Some("stale")).await.expect_err("stale");
         store.delete_task(&a, &fixture::task_id("u"), None).await.expect_err("not there");
         assert!(!store.move_serving(&a, &task, "7".parse().expect("a number")).await.expect("asked"));
-        assert_eq!(since(store, begin).await.changes, []);
+        assert_eq!(since(store, &begin).await.changes, []);
     }
 
     async fn the_feed_is_read_page_by_page(store: Store) {
@@ -166,14 +182,14 @@ async fn a_reader_that_missed_a_deletion_is_told() {
         .await
         .expect("aged");
     other.close().await;
-    assert!(!since(&store, begin).await.is_gap, "still on record");
+    assert!(!since(&store, &begin).await.is_gap, "still on record");
     delete("t").await;
-    let gap = since(&store, begin).await;
+    let gap = since(&store, &begin).await;
     assert!(gap.is_gap && gap.is_last && gap.changes.is_empty());
-    assert!(!since(&store, gap.cursor).await.is_gap);
+    assert!(!since(&store, &gap.cursor).await.is_gap);
 
     // A place that an older copy of the database never reached is a gap, too.
     let (_, fresh) = super::backends().await.remove(0);
-    assert!(since(&fresh.store, gap.cursor).await.is_gap);
+    assert!(since(&fresh.store, &gap.cursor).await.is_gap);
     let _: &dyn MetadataStore = &*store;
 }

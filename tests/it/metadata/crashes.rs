@@ -44,6 +44,31 @@ async fn run_to(store: &Store, step: u64) -> Claim {
     claim
 }
 
+/// Has a worker take the next job, whose lease has run out, and train it to a step.
+async fn silent_at(store: &Store, worker: &str, step: u64) -> Claim {
+    let claim = store.claim_job(worker, Duration::ZERO).await;
+    let claim = claim.expect("asked").expect("a job");
+    advance(store, &claim, JobState::Running).await;
+    let update = JobUpdate {
+        step: Some(step),
+        ..JobUpdate::default()
+    };
+    store
+        .append_events(&claim.lease, JobState::Running, &[], update)
+        .await
+        .expect("appended");
+    claim
+}
+
+async fn claim_as(store: &Store, worker: &str) -> Claim {
+    let claim = store.claim_job(worker, LEASE).await;
+    claim.expect("asked").expect("a job")
+}
+
+async fn look(store: &Store) -> Vec<JobRecord> {
+    store.release_lost_jobs(&[]).await.expect("looked")
+}
+
 async fn is_idle(store: &Store) -> bool {
     let claim = store.claim_job("worker", LEASE).await;
     claim.expect("asked").is_none()
@@ -151,6 +176,68 @@ contract! {
             restart(store).await;
         }
         assert_eq!(get(store, &a, &job).await.state, JobState::Failed);
+    }
+
+    async fn a_job_that_takes_its_process_with_it_fails_after_the_third_one(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        let first = silent_at(store, "p0/0", 10).await;
+        store.commit_checkpoint(&first.lease, checkpoint(10)).await.expect("committed");
+        assert_eq!(look(store).await, []);
+        // Another place: it goes on being tried.
+        for (process, step) in [(1, 11), (2, 12), (3, 12)] {
+            silent_at(store, &format!("p{process}/0"), step).await;
+            assert_eq!(look(store).await, []);
+        }
+        silent_at(store, "p4/0", 12).await;
+        let ended = look(store).await;
+        let job = get(store, &a, &job).await;
+        assert_eq!(ended, std::slice::from_ref(&job));
+        assert_eq!((job.state, job.reason.as_deref()), (JobState::Failed, Some(PROCESS_LOST)));
+        let message = job.message.expect("a message");
+        assert!(message.contains("3 times at step 12"), "{message}");
+        assert!(is_named(store, &a, BlobName::Job(job.id, checkpoint(10).key)).await);
+        assert!(is_idle(store).await);
+    }
+
+    async fn the_neighbours_of_a_job_that_ends_processes_are_not_charged_with_it(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let jobs = [submit(store, &a, "t").await, submit(store, &a, "t").await];
+        for process in 1..12 {
+            silent_at(store, &format!("p{process}/0"), 5).await;
+            let other = claim_as(store, &format!("p{process}/1")).await;
+            // The second lease runs out later, when the first job has gone on elsewhere or waits.
+            assert_eq!(look(store).await, []);
+            store.heartbeat(&other.lease, Duration::ZERO).await.expect("alive");
+            assert_eq!(look(store).await, []);
+        }
+        for job in &jobs {
+            assert_eq!(get(store, &a, job).await.state, JobState::Queued);
+        }
+        // Without a new checkpoint they do not go round for ever, either.
+        silent_at(store, "p12/0", 5).await;
+        silent_at(store, "p12/1", 5).await;
+        let ended = look(store).await;
+        assert_eq!(ended.len(), 2);
+        for job in ended {
+            assert_eq!((job.state, job.reason.as_deref()), (JobState::Failed, Some(PROCESS_LOST)));
+            let message = job.message.expect("a message");
+            assert!(message.contains("12 times since the newest checkpoint"), "{message}");
+        }
+    }
+
+    async fn a_new_checkpoint_clears_a_job_of_the_workers_that_it_lost(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let job = submit(store, &a, "t").await;
+        for step in 1..20 {
+            let claim = silent_at(store, &format!("p{step}/0"), step).await;
+            store.commit_checkpoint(&claim.lease, checkpoint(step)).await.expect("committed");
+            assert_eq!(look(store).await, []);
+        }
+        assert_eq!(get(store, &a, &job).await.state, JobState::Queued);
     }
 
     async fn a_cancelled_job_whose_process_ended_is_cancelled(store: Store) {

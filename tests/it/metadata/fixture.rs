@@ -170,6 +170,7 @@ pub(crate) fn new_job(name: &str) -> NewJob {
     NewJob {
         task: task_id(name),
         dataset: dataset_id(name),
+        dataset_version: None,
         hyper_parameters: HyperParameters {
             epochs: Some(3),
             learning_rate: Some(0.1 + 0.2),
@@ -178,6 +179,7 @@ pub(crate) fn new_job(name: &str) -> NewJob {
         },
         allow_label_change: false,
         priority: 0,
+        clip_frames: 1000,
         warning: None,
         limit: 100,
     }

@@ -53,7 +53,7 @@ contract! {
         submit(store, &a, "t").await;
         let claim = claim(store).await;
         let foreign = Lease { tenant: tenant("b"), ..claim.lease.clone() };
-        let checkpoint = CheckpointRecord { step: 1, key: "k".into(), sha256: Digest([0; 32]) };
+        let checkpoint = CheckpointRecord { step: 1, key: "k".into(), sha256: Digest([0; 32]), clip_frames: 0 };
         let (from, to) = (JobState::Validating, JobState::Running);
         let update = JobUpdate::default();
         for result in [
@@ -125,6 +125,11 @@ async fn uploads_and_videos(
     let sampling = Digest([9; 32]);
     let remembered = store.remember_decoded(b, sampling, &[video]).await;
     remembered.expect("another's video is ignored");
+    let sketch = [(video, "aa".to_owned())];
+    let remembered = store.remember_sketches(b, sampling, &sketch).await;
+    remembered.expect("another's video is ignored");
+    let known = store.sketches(b, sampling, &[video]).await;
+    assert_eq!(known.expect("asked"), []);
     let unknown = store.undecoded(b, sampling, &[video]).await;
     assert_eq!(unknown.expect("asked"), [video]);
     assert!(!is_named(store, b, BlobName::Video(video)).await);

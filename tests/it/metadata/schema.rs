@@ -95,3 +95,28 @@ async fn a_start_waits_for_the_server_as_long_as_it_may() {
     database.set_away(false);
     waiting.await.expect("no panic").expect("it is there again");
 }
+
+#[tokio::test]
+async fn credentials_that_are_refused_are_an_error_at_once() {
+    let Some(database) = database().await else {
+        return;
+    };
+    let url = database
+        .config()
+        .url()
+        .replace("user=postgres", "user=nobody");
+    let mut server = ServerConfig::at(&url).expect("a URL");
+    server.start_timeout = Duration::from_secs(300);
+    let begun = Instant::now();
+    let refused = Database::connect(server)
+        .await
+        .expect_err("there is no such user");
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(!refused.is_temporary(), "{refused:?}");
+    let text = format!("{refused:?}");
+    assert!(text.contains("nobody"), "{text}");
+}

@@ -1,6 +1,7 @@
 //! Snapshots of data sets that are taken and read in pages, data sets that are removed in batches, and what is remembered of videos.
 
 use std::path::Path;
+use std::time::Duration;
 
 use frameshift::ids::TenantId;
 use frameshift::metadata::{Config, Database, Error, Kind, PageRequest};
@@ -60,7 +61,7 @@ async fn a_snapshot_that_is_interrupted_anywhere_is_not_read_by_half() {
 
     let store = many(folder.path(), &a, EXAMPLES).await;
     let mut halves = 0;
-    for polls in (1..).map(|step| step * 5) {
+    for polls in (1..).map(|step| step * 2) {
         assert!(polls < 100_000, "it never ends");
         let mut taking = store.snapshot_dataset(&a, &id);
         let mut left = polls;
@@ -258,6 +259,66 @@ contract! {
         store.remove_examples(&a, &id, &ids[1..]).await.expect("removed");
         store.delete_video(&a, ids[1], false).await.expect("deleted");
         assert_eq!(undecoded(two).await, ids);
+    }
+
+    async fn a_sketch_is_kept_by_its_kind_and_goes_with_the_video(store: Store) {
+        let a = tenant("a");
+        let videos = trainable(store, &a, "t").await;
+        let ids: Vec<_> = videos.iter().map(|video| video.id).collect();
+        let (one, two) = (Digest([1; 32]), Digest([2; 32]));
+        let known = async |kind| {
+            let mut known = store.sketches(&a, kind, &ids).await.expect("read");
+            known.sort();
+            known
+        };
+        store.remember_decoded(&a, two, &ids).await.expect("remembered");
+        assert_eq!((known(one).await, known(two).await), (vec![], vec![]));
+        let own = vec![(ids[0], "aa".to_owned()), (ids[1], "bb".to_owned())];
+        store.remember_sketches(&a, one, &own).await.expect("remembered");
+        let other = [(ids[0], "cc".to_owned())];
+        store.remember_sketches(&a, one, &other).await.expect("the first one stays");
+        assert_eq!(known(one).await, own);
+        let left = store.undecoded(&a, one, &ids).await.expect("asked");
+        assert_eq!(left, ids[2..]);
+        assert_eq!(store.sketches(&tenant("b"), one, &ids).await.expect("read"), []);
+        store.delete_video(&a, ids[0], true).await.expect("deleted");
+        assert_eq!(known(one).await, own[1..]);
+        store.remember_sketches(&a, one, &own).await.expect("what is gone is ignored");
+        assert_eq!(known(one).await, own[1..]);
+    }
+
+    async fn examples_of_a_version_are_kept_until_it_is_deleted(store: Store) {
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let id = dataset_id("t");
+        let made = store.create_dataset_version(&a, &id, "note", 2).await.expect("made");
+        assert_eq!((made.number, made.note.as_str()), (1, "note"));
+        let again = store.create_dataset_version(&a, &id, "other", 2).await.expect("the same");
+        assert_eq!(again, made);
+        assert!(store.get_dataset_version(&tenant("b"), &id, 1).await.is_err());
+        let digest = made.snapshot.digest;
+        let read = async || store.snapshot_examples(&a, digest, None, 10).await;
+        while store.forget_snapshots(Duration::ZERO).await.expect("forgotten") > 0 {}
+        assert_eq!(read().await.expect("kept").len() as u64, made.snapshot.examples);
+        let video = read().await.expect("kept")[0].video;
+        store.remove_examples(&a, &id, &[video]).await.expect("removed");
+        let second = store.create_dataset_version(&a, &id, "", 2).await.expect("made");
+        assert_eq!(second.number, 2);
+        let third = example(video, "left", Split::Train);
+        store.add_examples(&a, &id, &[third]).await.expect("added");
+        let third = store.create_dataset_version(&a, &id, "", 2).await;
+        assert!(matches!(third, Err(Error::TooManyVersions { limit: 2 })), "{third:?}");
+        store.delete_dataset_version(&a, &id, 1).await.expect("deleted");
+        assert!(store.delete_dataset_version(&a, &id, 1).await.is_err());
+        while store.forget_snapshots(Duration::ZERO).await.expect("forgotten") > 0 {}
+        assert!(matches!(read().await, Err(Error::NotFound { kind: Kind::Snapshot, .. })));
+        let third = store.create_dataset_version(&a, &id, "", 2).await.expect("made");
+        assert_eq!(third.number, 3, "a number is not given again");
+        let page = store.list_dataset_versions(&a, &id, &PageRequest::first()).await;
+        let numbers: Vec<u32> = page.expect("listed").items.iter().map(|own| own.number).collect();
+        assert_eq!(numbers, [2, 3]);
+        store.delete_dataset(&a, &id).await.expect("deleted");
+        assert!(store.get_dataset_version(&a, &id, 2).await.is_err());
     }
 
     async fn many_videos_are_read_at_once(store: Store) {

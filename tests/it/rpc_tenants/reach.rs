@@ -10,7 +10,7 @@ use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use tonic::{Code, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::server::{classify, clip, create_dataset, create_task, trained};
+use crate::server::{classify, clip, create_dataset, create_task, new_task, trained, until};
 
 /// Gives the caller of [`reach`] the things of its own that some calls name beside another's.
 pub(super) async fn prepare(client: &Client) {
@@ -69,6 +69,33 @@ pub(super) async fn reach(
     call!(
         datasets.delete_dataset,
         v1::DeleteDatasetRequest { name: name() }
+    );
+    let version = || format!("{}/versions/1", name());
+    call!(
+        datasets.create_dataset_version,
+        v1::CreateDatasetVersionRequest {
+            name: name(),
+            ..Default::default()
+        }
+    );
+    call!(
+        datasets.list_dataset_versions,
+        v1::ListDatasetVersionsRequest {
+            name: name(),
+            ..Default::default()
+        }
+    );
+    call!(
+        datasets.delete_dataset_version,
+        v1::DeleteDatasetVersionRequest { name: version() }
+    );
+    call!(
+        datasets.list_dataset_changes,
+        v1::ListDatasetChangesRequest {
+            from: version(),
+            to: name(),
+            ..Default::default()
+        }
     );
     let request = v1::ListExamplesRequest {
         name: name(),
@@ -208,6 +235,15 @@ pub(super) async fn reach(
         }
     );
 
+    let name = || theirs.sweep.clone();
+    call!(fine_tuning.get_sweep, v1::GetSweepRequest { name: name() });
+    call!(
+        fine_tuning.cancel_sweep,
+        v1::CancelSweepRequest { name: name() }
+    );
+    let sweep = new_sweep("mine-too", &theirs.named);
+    call!(fine_tuning.submit_sweep, sweep);
+
     call!(
         classification.classify,
         classify(&theirs.named, &theirs.video)
@@ -286,6 +322,20 @@ pub(super) async fn reach(
         let answer = client.classification().classify_windows(request).await;
         answers.push(("classify_windows", first(answer).await));
     }
+    let header = v1::ClassifyWindowsUploadRequest {
+        payload: Some(v1::classify_windows_upload_request::Payload::Header(
+            v1::ClassifyWindowsUploadHeader {
+                task: format!("tasks/{}", theirs.named),
+                ..Default::default()
+            },
+        )),
+    };
+    let header = futures::stream::iter([header]);
+    let answer = client
+        .classification()
+        .classify_windows_upload(header)
+        .await;
+    answers.push(("classify_windows_upload", first(answer).await));
     let header = v1::ClassifyFramesRequest {
         payload: Some(v1::classify_frames_request::Payload::Header(
             v1::ClassifyFramesHeader {
@@ -329,8 +379,8 @@ fn refused(results: Vec<v1::TaskPredictions>) -> Result<(), Status> {
 }
 
 /// Fields by which a request names something that exists.
-const NAMES: [&str; 8] = [
-    "dataset", "name", "parent", "task", "tasks", "version", "video", "videos",
+const NAMES: [&str; 10] = [
+    "dataset", "from", "name", "parent", "task", "tasks", "to", "version", "video", "videos",
 ];
 
 /// The service of operators, which is on an address of its own and names tenants and keys.
@@ -395,6 +445,7 @@ pub(super) struct Theirs {
     pub(super) video: String,
     pub(super) upload: String,
     pub(super) job: String,
+    pub(super) sweep: String,
     pub(super) etag: String,
 }
 
@@ -410,20 +461,55 @@ impl Theirs {
             name: "tasks/theirs".into(),
         };
         let task = client.tasks().get_task(task).await;
+        let sweep = new_sweep("tried", "theirs");
+        let sweep = client.fine_tuning().submit_sweep(sweep).await;
+        let sweep = sweep.unwrap().into_inner().name;
+        // What it does beside the calls of others would count as theirs.
+        until(async || {
+            let request = v1::GetSweepRequest {
+                name: sweep.clone(),
+            };
+            let sweep = client.fine_tuning().get_sweep(request).await;
+            sweep.unwrap().into_inner().end_time.is_some()
+        })
+        .await;
         Self {
             named: "theirs".into(),
             video: videos[0].name.clone(),
             upload: upload.unwrap().into_inner().name,
             job: jobs.unwrap().into_inner().jobs[0].name.clone(),
+            sweep,
             etag: task.unwrap().into_inner().etag,
         }
     }
 
     /// A message without the ids of these things.
     pub(super) fn unnamed(&self, message: &str) -> String {
-        [&self.named, &self.video, &self.upload, &self.job]
-            .iter()
-            .filter_map(|name| name.rsplit('/').next())
-            .fold(message.to_owned(), |text, id| text.replace(id, "ID"))
+        [
+            &self.named,
+            &self.video,
+            &self.upload,
+            &self.job,
+            &self.sweep,
+        ]
+        .iter()
+        .filter_map(|name| name.rsplit('/').next())
+        .fold(message.to_owned(), |text, id| text.replace(id, "ID"))
+    }
+}
+
+/// A sweep of one point and one seed.
+fn new_sweep(prefix: &str, dataset: &str) -> v1::SubmitSweepRequest {
+    let shape = new_task(prefix).task;
+    v1::SubmitSweepRequest {
+        task_prefix: prefix.into(),
+        dataset: format!("datasets/{dataset}"),
+        shapes: shape.into_iter().collect(),
+        seeds: vec![1],
+        hyper_parameters: Some(v1::HyperParameters {
+            epochs: Some(1),
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use frameshift::client::Client;
+use frameshift::metadata::{Actor, Quotas, TenantUpdate};
 use frameshift::model::BackboneConfig;
 use frameshift::proto::v1;
 use frameshift::store::Faults;
 
+use super::streams::{self, Twins};
 use crate::processes::Usage;
 use crate::rpc_classify::counted;
 use crate::rpc_versions::{adapters, file, import, into_task};
@@ -16,6 +18,8 @@ use crate::server::{TestServer, clip, serving, until, upload};
 
 /// Files of different adapters, each of which serves some task.
 pub(super) const VARIANTS: usize = 6;
+/// The variant that is a head alone: the windows of its streams have their frames' tokens in common.
+const HEAD_ALONE: usize = 2;
 /// Shades of the videos.
 pub(super) const SHADES: [u8; 3] = [40, 120, 200];
 /// Tasks of each tenant; task `t{i}` serves the variant that [`variant_of`] says.
@@ -26,6 +30,13 @@ pub(super) const TENANTS: [&str; 3] = ["acme", "umbra", "flood"];
 pub(super) const SWAPPING: &str = "swapping";
 /// The variants of the versions 1 and 2 of [`SWAPPING`].
 pub(super) const SWAPS: [usize; 2] = [4, 5];
+/// The task whose requests two versions share, while a third one watches.
+pub(super) const SHARED: &str = "shared";
+/// The variants of the versions 1 and 2 of [`SHARED`]; version 3 has that of version 2.
+pub(super) const SHARED_VARIANTS: [usize; 2] = [0, 3];
+/// A tenant that may store a few videos, and how many.
+pub(super) const QUOTA_TENANT: &str = "small";
+pub(super) const QUOTA: usize = 4;
 /// Sets that fit into memory: fewer than there are.
 const RESIDENT: u64 = 6;
 /// Room for clips: less than the askers and a flood want.
@@ -69,6 +80,8 @@ pub(super) struct Counted {
     pub(super) requests: u64,
     /// Classifications that were answered.
     pub(super) classified: u64,
+    /// Frames that went on from tokens of an earlier batch.
+    pub(super) resumed: u64,
 }
 
 /// What a server holds while nobody asks.
@@ -102,12 +115,15 @@ pub(super) struct Bed {
     /// The names of the videos of each tenant.
     pub(super) videos: Vec<Vec<String>>,
     twins: HashMap<(usize, usize), Twin>,
+    /// The twins of windows of a variant and a video, and of a live stream.
+    streams: HashMap<(usize, usize), (Twins, Twins)>,
     folder: tempfile::TempDir,
 }
 
-/// The adapters of a variant: all values of the first one times a factor.
+/// The file of a variant: all values of the first one's times a factor.
 fn variant(config: &BackboneConfig, number: usize) -> Bytes {
     let mut tensors = adapters(config, 5);
+    tensors.retain(|tensor| number != HEAD_ALONE || tensor.name.starts_with("fc."));
     for tensor in &mut tensors {
         let values = tensor.bytes.chunks_exact(4);
         let scaled = values.map(|bytes| {
@@ -157,6 +173,10 @@ pub(super) fn request(task: &str, source: v1::classify_request::Source) -> v1::C
     }
 }
 
+fn ready() -> i32 {
+    v1::ServingState::Ready.into()
+}
+
 impl Bed {
     pub(super) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -178,6 +198,7 @@ impl Bed {
             clips: SHADES.map(clip).into(),
             videos: Vec::new(),
             twins: HashMap::new(),
+            streams: HashMap::new(),
             folder,
         };
         bed.fill().await;
@@ -186,6 +207,8 @@ impl Bed {
 
     /// Imports the tasks, uploads the videos, and asks for every twin.
     async fn fill(&mut self) {
+        // First, while a shadow version finds room in memory.
+        self.share(&self.server.client(TENANTS[0]).await).await;
         for (number, tenant) in TENANTS.into_iter().enumerate() {
             let client = self.server.client(tenant).await;
             for task in 0..TASKS {
@@ -208,13 +231,19 @@ impl Bed {
         import(&client, again, second).await.unwrap();
         // The twins come from a tenant of their own, one request at a time.
         let client = self.server.client("twins").await;
+        let mut videos = Vec::new();
+        for bytes in &self.clips {
+            videos.push(upload(&client, bytes).await.unwrap().name);
+        }
         for (variant, bytes) in self.files.iter().enumerate() {
             let task = format!("v{variant}");
             import(&client, header(&task), bytes).await.unwrap();
             serving(&client, &task).await;
-            for video in 0..SHADES.len() {
+            for (video, name) in videos.iter().enumerate() {
                 let twin = self.alone(&client, &task, video).await;
                 self.twins.insert((variant, video), twin);
+                let twins = streams::alone(&client, &task, name).await;
+                self.streams.insert((variant, video), twins);
             }
         }
         let mut different: Vec<_> = self.twins.values().map(|twin| &twin.scores).collect();
@@ -225,6 +254,77 @@ impl Bed {
             self.twins.len(),
             "each twin has bits of its own"
         );
+    }
+
+    /// Makes the task that several versions share, and the tenant that may store little.
+    async fn share(&self, client: &Client) {
+        let [first, second] = SHARED_VARIANTS.map(|variant| &self.files[variant]);
+        import(client, header(SHARED), first).await.unwrap();
+        serving(client, SHARED).await;
+        let name = format!("tasks/{SHARED}");
+        let request = v1::UpdateTaskRequest {
+            task: Some(v1::Task {
+                name: name.clone(),
+                auto_serve: Some(false),
+                ..Default::default()
+            }),
+            update_mask: None,
+        };
+        client.tasks().update_task(request).await.unwrap();
+        for _ in 0..2 {
+            import(client, into_task(SHARED), second).await.unwrap();
+        }
+        let share = |number: u32, per_mille| v1::ServingShare {
+            version: format!("{name}/versions/{number}"),
+            per_mille,
+        };
+        let get = v1::GetTaskRequest { name: name.clone() };
+        let etag = client.tasks().get_task(get).await.unwrap();
+        let etag = etag.into_inner().etag;
+        let request = v1::SetServingRequest {
+            name: name.clone(),
+            split: vec![share(1, 500), share(2, 500)],
+            shadows: vec![share(3, 1000)],
+            etag,
+            ..Default::default()
+        };
+        client.tasks().set_serving(request).await.unwrap();
+        let is_ready = |split: v1::ServingSplit| {
+            let members = split.members.iter().map(|own| own.state);
+            let mut states = members.chain(split.shadows.iter().map(|own| own.state));
+            states.all(|state| state == ready())
+        };
+        until(|| async { is_ready(self.split().await) }).await;
+        let store = &self.server.wiring.metadata;
+        let actor = Actor {
+            principal: "soak".into(),
+            source: String::new(),
+            request_id: String::new(),
+        };
+        let tenant = QUOTA_TENANT.parse().unwrap();
+        store.create_tenant(&tenant, "", &actor).await.unwrap();
+        let update = TenantUpdate {
+            quotas: Some(Quotas {
+                videos: Some(QUOTA as u64),
+                ..Quotas::default()
+            }),
+            ..TenantUpdate::default()
+        };
+        let updated = store.update_tenant(&tenant, update, None, &actor).await;
+        updated.unwrap();
+    }
+
+    /// The versions of the shared task.
+    pub(super) async fn split(&self) -> v1::ServingSplit {
+        let client = self.server.client(TENANTS[0]).await;
+        let name = format!("tasks/{SHARED}");
+        let task = client.tasks().get_task(v1::GetTaskRequest { name }).await;
+        task.unwrap().into_inner().split.unwrap_or_default()
+    }
+
+    /// The twins of windows of a video by a variant, and of a live stream.
+    pub(super) fn streams(&self, variant: usize, video: usize) -> &(Twins, Twins) {
+        &self.streams[&(variant, video)]
     }
 
     /// What a task answers when nobody else asks.
@@ -259,6 +359,7 @@ impl Bed {
         Counted {
             requests: counted(&self.server, &["frameshift_requests_total{", service]),
             classified: counted(&self.server, &["frameshift_classifications_total{"]),
+            resumed: counted(&self.server, &["frameshift_frames_resumed_total "]),
         }
     }
 

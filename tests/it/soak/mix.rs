@@ -29,7 +29,7 @@ pub(super) async fn ask(soak: Arc<Soak>, number: u64) {
     while soak.goes_on() {
         let video = dice.below(SHADES.len() as u64) as usize;
         let task = dice.below(TASKS as u64) as usize;
-        match dice.below(8) {
+        match dice.below(12) {
             0 => asker.one(task, video).await,
             1 => asker.inline(task, video).await,
             2 => asker.many(task, video).await,
@@ -37,6 +37,10 @@ pub(super) async fn ask(soak: Arc<Soak>, number: u64) {
             4 => asker.embed(task, video).await,
             5 => asker.hurried(task, video, dice.below(60)).await,
             6 => asker.gives_up(task, video, dice.below(30)).await,
+            7 => asker.windows(task, video).await,
+            8 => asker.live(task).await,
+            9 => asker.leaves(task, video, dice.below(60)).await,
+            10 if tenant == 0 => asker.shared(dice.below(12), video).await,
             _ if tenant == 0 => asker.swapped(video).await,
             _ => asker.broken(task).await,
         }

@@ -20,10 +20,13 @@ pub(super) enum Doing {
     Flood,
     Swapped,
     Imported,
+    Windows,
+    Live,
+    Shared,
 }
 
 impl Doing {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::One,
         Self::Inline,
         Self::Many,
@@ -33,6 +36,9 @@ impl Doing {
         Self::Flood,
         Self::Swapped,
         Self::Imported,
+        Self::Windows,
+        Self::Live,
+        Self::Shared,
     ];
 }
 
@@ -45,6 +51,10 @@ struct Counts {
     /// Answers of tasks, and those that requests which were given up would have had.
     classified: u64,
     may_be_classified: u64,
+    /// The version that answered each key.
+    keys: BTreeMap<String, usize>,
+    /// What happened beside the classifications.
+    beside: BTreeMap<&'static str, u64>,
 }
 
 /// Counts what was asked for. A plain mutex: it is held for an addition.
@@ -52,7 +62,7 @@ struct Counts {
 pub(super) struct Tally(Mutex<Counts>);
 
 impl Tally {
-    /// Counts a request to `Classify`, `ClassifyUpload` or `Embed` that had the right answer, with the classifications in it.
+    /// Counts a request to the classification service that had the right answer, with the classifications in it.
     pub(super) fn was_right(&self, doing: Doing, classifications: u64) {
         let mut counts = self.0.lock().unwrap();
         *counts.ends.entry((doing, "right".into())).or_default() += 1;
@@ -93,6 +103,28 @@ impl Tally {
         self.0.lock().unwrap().may_be_classified += classifications;
     }
 
+    /// Adds classifications of a stream that ended with an error after them.
+    pub(super) fn were_classified(&self, classifications: u64) {
+        self.0.lock().unwrap().classified += classifications;
+    }
+
+    /// The version that answered a key first; that is `version` when the key is new.
+    pub(super) fn key(&self, key: &str, version: usize) -> usize {
+        let mut counts = self.0.lock().unwrap();
+        *counts.keys.entry(key.to_owned()).or_insert(version)
+    }
+
+    /// Counts what happened beside the classifications.
+    pub(super) fn beside(&self, what: &'static str) {
+        *self.0.lock().unwrap().beside.entry(what).or_default() += 1;
+    }
+
+    /// How often something happened beside the classifications.
+    pub(super) fn happened(&self, what: &str) -> u64 {
+        let counts = self.0.lock().unwrap();
+        counts.beside.get(what).copied().unwrap_or(0)
+    }
+
     /// Requests whose end was seen.
     pub(super) fn ended(&self) -> u64 {
         self.0.lock().unwrap().ends.values().sum()
@@ -127,6 +159,9 @@ impl fmt::Display for Tally {
         let counts = self.0.lock().unwrap();
         for ((doing, end), count) in &counts.ends {
             writeln!(f, "{doing:?} {end}: {count}")?;
+        }
+        for (what, count) in &counts.beside {
+            writeln!(f, "{what}: {count}")?;
         }
         writeln!(f, "given up: {}", counts.given_up)
     }

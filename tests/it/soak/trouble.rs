@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use super::Soak;
 use super::bed::{SHADES, SWAPPING, TASKS, TENANTS, VARIANTS, header, request};
 use super::mix::{Asker, patient};
+use super::streams;
 use super::tally::Doing;
 use crate::rpc_versions::import;
 use crate::server::reason;
@@ -30,6 +31,7 @@ pub(super) fn all(soak: &Arc<Soak>) -> Vec<BoxFuture<'static, ()>> {
         Box::pin(imports(soak.clone())),
         Box::pin(kills(soak.clone())),
         Box::pin(store(soak.clone())),
+        Box::pin(streams::quotas(soak.clone())),
     ]
 }
 

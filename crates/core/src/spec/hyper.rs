@@ -93,6 +93,9 @@ pub struct HyperParameters {
     /// Confidence below which the version marks its answers as unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_below: Option<f64>,
+    /// Number of the task's version whose weights training starts from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u32>,
 }
 
 /// How much each label's clips count in the loss.

@@ -40,6 +40,9 @@ pub struct Selection {
     pub validation_share: Option<f64>,
     /// Whether the test split is evaluated once, with the published weights.
     pub evaluate_test: Option<bool>,
+    /// Whether videos with almost the same pictures are looked for and held out together; `None` in records of a release that did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub near_duplicates: Option<bool>,
 }
 
 /// The 95 % interval of a share by Wilson's score: where the true share probably is when `right` of `all` examples were right. The whole range when

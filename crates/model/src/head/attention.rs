@@ -6,6 +6,7 @@
 use super::{Result, Sums};
 use crate::Error;
 use crate::ops::placed::attention::{self, How};
+use crate::ops::placed::cells::{self, Cells};
 use crate::ops::placed::linear::Rows;
 use crate::ops::placed::{Onto, pool};
 use crate::ops::{Array, Format, Numbers};
@@ -56,77 +57,27 @@ pub(super) fn weights(frames: usize, c: usize) -> Vec<super::Named> {
         .to_vec()
 }
 
-/// Returns the number of cells along a side of the pooled grid.
-fn side(grid: usize) -> usize {
-    grid.min(CELLS)
+/// Returns how the patches of a frame are pooled.
+fn division(grid: usize) -> Cells {
+    Cells {
+        grid,
+        side: grid.min(CELLS),
+    }
 }
 
 /// Returns the number of rows of a frame: its class token and the cells.
 pub(super) fn rows(grid: usize) -> usize {
-    1 + side(grid) * side(grid)
+    division(grid).rows()
 }
 
-/// Returns the patches of each cell. Those of neighbours overlap where the number of cells does not divide the grid.
-fn cells(grid: usize) -> Vec<Vec<usize>> {
-    let count = side(grid);
-    let span = |cell: usize| cell * grid / count..((cell + 1) * grid).div_ceil(count);
-    let of_cell = |cell: usize| {
-        let (rows, columns) = (span(cell / count), span(cell % count));
-        rows.flat_map(|row| columns.clone().map(move |column| row * grid + column))
-            .collect()
-    };
-    (0..count * count).map(of_cell).collect()
-}
-
-/// Returns the class token and the means of the cells of each frame, `[ΣT · rows, C]`, from all tokens `[ΣT, L, C]`.
+/// Returns the class token and the means of the cells of each frame, `[ΣT · rows, C]`, from all tokens `[ΣT, L, C]`, in the place of the tokens.
 pub(super) fn pooled(tokens: &Array, grid: usize) -> Result<Array> {
-    let (frames, length, c) = tokens.dims3()?;
-    let (cells, rows) = (cells(grid), rows(grid));
-    let mut out = Vec::with_capacity(frames * rows * c);
-    tokens.read(|tokens| {
-        for frame in tokens.chunks_exact(length * c) {
-            let (class, patches) = frame.split_at(c);
-            out.extend_from_slice(class);
-            for cell in &cells {
-                let begin = out.len();
-                out.resize(begin + c, 0.0);
-                for patch in cell {
-                    let patch = &patches[patch * c..][..c];
-                    for (mean, x) in out[begin..].iter_mut().zip(patch) {
-                        *mean += x;
-                    }
-                }
-                for mean in &mut out[begin..] {
-                    *mean /= cell.len() as f32;
-                }
-            }
-        }
-    })?;
-    Ok(Array::of(out, (frames * rows, c))?)
+    Ok(cells::means(tokens, division(grid))?)
 }
 
-/// Returns the gradient of all tokens, `[ΣT, L, C]`, from that of what [`pooled`] returned.
+/// Returns the gradient of all tokens, `[ΣT, L, C]`, from that of what [`pooled`] returned, in its place.
 pub(super) fn unpooled(d_rows: &Array, grid: usize) -> Result<Array> {
-    let (count, c) = d_rows.dims2()?;
-    let (cells, rows, length) = (cells(grid), rows(grid), 1 + grid * grid);
-    let frames = count / rows;
-    let mut out = vec![0.0; frames * length * c];
-    d_rows.read(|d_rows| {
-        let of_frames = d_rows.chunks_exact(rows * c);
-        for (out, d_rows) in out.chunks_exact_mut(length * c).zip(of_frames) {
-            let (class, patches) = out.split_at_mut(c);
-            class.copy_from_slice(&d_rows[..c]);
-            for (cell, d_row) in cells.iter().zip(d_rows[c..].chunks_exact(c)) {
-                for patch in cell {
-                    let patch = &mut patches[patch * c..][..c];
-                    for (d, d_mean) in patch.iter_mut().zip(d_row) {
-                        *d += d_mean / cell.len() as f32;
-                    }
-                }
-            }
-        }
-    })?;
-    Ok(Array::of(out, (frames, length, c))?)
+    Ok(cells::spread(d_rows, division(grid))?)
 }
 
 impl Attention {
@@ -302,46 +253,5 @@ impl Attention {
             }
         })?;
         Ok(Array::of(sums, (frames, c))?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cells_cover_the_grid_and_each_has_its_part_of_it() {
-        assert_eq!(
-            cells(3),
-            (0..9).map(|patch| vec![patch]).collect::<Vec<_>>()
-        );
-        assert_eq!(cells(8)[5], [18, 19, 26, 27]);
-        for grid in 1..20 {
-            let cells = cells(grid);
-            assert_eq!(cells.len() + 1, rows(grid));
-            let mut covered: Vec<usize> = cells.concat();
-            covered.sort_unstable();
-            covered.dedup();
-            assert_eq!(covered, (0..grid * grid).collect::<Vec<_>>(), "{grid}");
-        }
-    }
-
-    #[test]
-    fn gradients_of_the_pooling_are_its_transpose() {
-        for grid in [1, 3, 6, 7] {
-            let length = 1 + grid * grid;
-            let values = |count: usize, step: usize| -> Vec<f32> {
-                (0..count).map(|i| (i * step % 17) as f32 - 8.0).collect()
-            };
-            let x = Array::of(values(2 * length * 3, 5), (2, length, 3)).unwrap();
-            let dy = Array::of(values(2 * rows(grid) * 3, 7), (2 * rows(grid), 3)).unwrap();
-            let dot = |a: &Array, b: &Array| {
-                let product = (a.host().unwrap() * b.host().unwrap()).unwrap();
-                product.sum_all().unwrap().to_scalar::<f32>().unwrap()
-            };
-            let there = dot(&pooled(&x, grid).unwrap(), &dy);
-            let back = dot(&x, &unpooled(&dy, grid).unwrap());
-            assert!((there - back).abs() < 1e-2, "{grid}: {there} {back}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Which rows of the running tensor stand for which frames of a batch: a frame that several clips show is one row until one of them meets an adapter.
 //!
 //! Invariant: pure. Clips with rows of their own come first, in their order and with their frames in theirs; the rows that clips have in common follow, and
-//! none of those clips has an adapter below.
+//! none of those clips has an adapter below. A row whose tokens an earlier batch kept comes before the block whose input they are.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,6 +15,15 @@ struct Reader {
     rows: Vec<usize>,
 }
 
+/// A row that clips have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    /// A clip, and the number of the frame in it, whose picture the row is.
+    picture: (usize, usize),
+    /// Index of the block before which the row comes; 0 for one that is computed from the picture.
+    from: usize,
+}
+
 /// The rows of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lanes {
@@ -22,42 +31,68 @@ pub(super) struct Lanes {
     own: Vec<(usize, usize)>,
     /// Clips that read common rows, ascending.
     readers: Vec<Reader>,
-    /// A clip, and the number of the frame in it, whose picture each common row is.
-    common: Vec<(usize, usize)>,
+    /// The common rows, those that come first at the beginning.
+    common: Vec<Row>,
+    /// Number of the common rows that have come.
+    here: usize,
 }
 
 impl Lanes {
-    /// One row for each different frame of clips of so many frames each. A clip that shares no frame has rows of its own from the beginning.
-    pub(super) fn shared(clips: &[Pictures], counts: &[usize]) -> Self {
+    /// One row for each different frame of clips of so many frames each. A clip that shares no frame has rows of its own from the beginning, unless its frames
+    /// are kept. `leaves` has the block at which each clip gets rows of its own, `kept` tells before which block the tokens of a clip's frame are known.
+    pub(super) fn shared(
+        clips: &[Pictures],
+        counts: &[usize],
+        leaves: &[usize],
+        kept: impl Fn(usize, usize) -> Option<usize>,
+    ) -> Self {
         let mut uses: HashMap<Place, usize> = HashMap::new();
-        let all = || clips.iter().zip(counts).enumerate();
-        for (_, (clip, &count)) in all() {
+        let all = || clips.iter().zip(counts).zip(leaves).enumerate();
+        for (_, ((clip, &count), _)) in all() {
             for t in 0..count {
                 *uses.entry(clip.place(t)).or_default() += 1;
             }
         }
-        let mut lanes = Self {
-            own: Vec::new(),
-            readers: Vec::new(),
-            common: Vec::new(),
-        };
+        let mut lanes = Self::apart(&[]);
         let mut known = HashMap::new();
-        for (number, (clip, &count)) in all() {
+        for (number, ((clip, &count), &leaves)) in all() {
             let shares = |t: usize| uses.get(&clip.place(t)).is_some_and(|&uses| uses > 1);
-            if !(0..count).any(shares) {
+            let is_kept = leaves > 0 && !clip.kept().is_empty();
+            if !is_kept && !(0..count).any(shares) {
                 lanes.own.push((number, count));
                 continue;
             }
             let rows = (0..count).map(|t| {
-                *known.entry(clip.place(t)).or_insert_with(|| {
-                    lanes.common.push((number, t));
+                // Tokens before a block above the clip's own are of no use to it.
+                let from = kept(number, t)
+                    .filter(|block| *block <= leaves)
+                    .unwrap_or(0);
+                *known.entry((clip.place(t), from)).or_insert_with(|| {
+                    let picture = (number, t);
+                    lanes.common.push(Row { picture, from });
                     lanes.common.len() - 1
                 })
             });
             let rows = rows.collect();
             lanes.readers.push(Reader { clip: number, rows });
         }
+        lanes.in_order();
         lanes
+    }
+
+    /// Puts the common rows in the order in which they come.
+    fn in_order(&mut self) {
+        let mut order: Vec<usize> = (0..self.common.len()).collect();
+        order.sort_by_key(|&row| self.common[row].from);
+        let mut places = vec![0; order.len()];
+        for (place, &row) in order.iter().enumerate() {
+            places[row] = place;
+        }
+        self.common = order.iter().map(|&row| self.common[row]).collect();
+        self.here = self.common.iter().filter(|row| row.from == 0).count();
+        for row in self.readers.iter_mut().flat_map(|reader| &mut reader.rows) {
+            *row = places[*row];
+        }
     }
 
     /// Rows of its own for each clip.
@@ -66,6 +101,7 @@ impl Lanes {
             own: counts.iter().copied().enumerate().collect(),
             readers: Vec::new(),
             common: Vec::new(),
+            here: 0,
         }
     }
 
@@ -74,16 +110,46 @@ impl Lanes {
         &self.own
     }
 
-    /// The number of common rows, which follow the others.
+    /// The number of common rows that have come, which follow the others.
     pub(super) fn common(&self) -> usize {
-        self.common.len()
+        self.here
     }
 
-    /// For each row a clip, and the number of the frame in it, whose picture the row is.
+    /// The number of common rows that have not come, since tokens before a later block are known of them.
+    pub(super) fn later(&self) -> usize {
+        self.common.len() - self.here
+    }
+
+    /// For each row that has come a clip, and the number of the frame in it, whose picture the row is.
     pub(super) fn sources(&self) -> impl Iterator<Item = (usize, usize)> {
         let own = self.own.iter();
         let own = own.flat_map(|&(clip, count)| (0..count).map(move |t| (clip, t)));
-        own.chain(self.common.iter().copied())
+        own.chain(self.common[..self.here].iter().map(|row| row.picture))
+    }
+
+    /// The first block before which rows come.
+    pub(super) fn next(&self) -> Option<usize> {
+        self.common.get(self.here).map(|row| row.from)
+    }
+
+    /// The rows that come before a block and follow those that are there: of each a clip, and the number of the frame in it.
+    pub(super) fn coming(&mut self, block: usize) -> Vec<(usize, usize)> {
+        let rest = self.common[self.here..].iter();
+        let coming = rest.take_while(|row| row.from <= block);
+        let coming: Vec<(usize, usize)> = coming.map(|row| row.picture).collect();
+        self.here += coming.len();
+        coming
+    }
+
+    /// The common rows that some clips read: of each a clip, the number of the frame in it, and the row.
+    pub(super) fn read_by(&self, reads: impl Fn(usize) -> bool) -> Vec<(usize, usize, usize)> {
+        let begin: usize = self.own.iter().map(|(_, count)| count).sum();
+        let readers = self.readers.iter().filter(|reader| reads(reader.clip));
+        let rows = readers.flat_map(|reader| {
+            let rows = reader.rows.iter().enumerate();
+            rows.map(move |(t, row)| (reader.clip, t, begin + row))
+        });
+        rows.collect()
     }
 
     /// Gives each clip that leaves rows of its own. Returns the old rows that the new ones are copied from, when anything changed.
@@ -122,9 +188,9 @@ impl Lanes {
             *place = Some(new);
         }
         let kept = |row: &usize| places[*row].is_some();
-        rows.extend(joined(
-            (0..places.len()).filter(kept).map(|row| begin + row),
-        ));
+        let here: Vec<usize> = (0..self.here).filter(kept).collect();
+        self.here = here.len();
+        rows.extend(joined(here.into_iter().map(|row| begin + row)));
         let mut row = 0;
         self.common.retain(|_| {
             row += 1;
@@ -160,6 +226,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Kept;
 
     fn planes(values: usize) -> Arc<[f32]> {
         vec![0.0; values].into()
@@ -175,7 +242,7 @@ mod tests {
         // Equal values are not the same pictures.
         let clips = [a.clone(), b.clone(), a.clone(), planes(2), a, b].map(Pictures::from);
         let counts = [2, 3, 2, 2, 2, 3];
-        let mut lanes = Lanes::shared(&clips, &counts);
+        let mut lanes = Lanes::shared(&clips, &counts, &[9; 6], |_, _| None);
         assert_eq!(lanes.own(), [(3, 2)]);
         let common = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)];
         assert_eq!(sources(&lanes)[2..], common);
@@ -196,7 +263,7 @@ mod tests {
         let windows: Vec<Pictures> = (0..3)
             .map(|begin| Pictures::from(frames[begin..begin + 3].to_vec()))
             .collect();
-        let mut lanes = Lanes::shared(&windows, &[3; 3]);
+        let mut lanes = Lanes::shared(&windows, &[3; 3], &[9; 3], |_, _| None);
         assert_eq!(lanes.own(), []);
         assert_eq!(sources(&lanes), [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2)]);
         // The first frame is the first window's alone, and is not kept in common.
@@ -205,22 +272,67 @@ mod tests {
         assert_eq!(lanes, Lanes::apart(&[3; 3]));
     }
 
+    #[test]
+    fn kept_rows_come_before_their_block_for_clips_that_have_not_left() {
+        let frames: Vec<Arc<[f32]>> = (0..4).map(|_| planes(1)).collect();
+        let window = |range: Range<usize>| -> Pictures {
+            let frames = frames[range].iter().cloned();
+            frames.map(|frame| (frame, Kept::default())).collect()
+        };
+        let windows = [window(0..3), window(1..4), window(1..4)];
+        // The frames 1 and 2 are known before block 2, which the last window has left by then.
+        let known = [[None, Some(2), Some(2)], [Some(2), Some(2), None]];
+        let kept = |clip: usize, t: usize| known[clip.min(1)][t];
+        let mut lanes = Lanes::shared(&windows, &[3; 3], &[2, 3, 1], kept);
+        assert_eq!(lanes.own(), []);
+        // Frame 0, frame 3, and the frames 1 and 2 for the last window.
+        assert_eq!(sources(&lanes), [(0, 0), (1, 2), (2, 0), (2, 1)]);
+        assert_eq!((lanes.next(), lanes.coming(1)), (Some(2), Vec::new()));
+        let left = lanes.split(|clip| clip == 2);
+        assert_eq!(left, Some(vec![2..4, 1..2, 0..2]));
+        assert_eq!(lanes.coming(2), [(0, 1), (0, 2)]);
+        assert_eq!(lanes.next(), None);
+        let read = lanes.read_by(|clip| clip == 0);
+        assert_eq!(read, [(0, 0, 3), (0, 1, 5), (0, 2, 6)]);
+        let left = lanes.split(|clip| clip == 0);
+        assert_eq!(left, Some(vec![3..4, 5..7, 0..3, 4..7]));
+        lanes.split(|_| true);
+        assert_eq!(lanes, Lanes::apart(&[3; 3]));
+    }
+
     proptest! {
-        /// Every clip ends with the rows of its own pictures, whoever leaves when.
+        /// Every clip ends with the rows of its own pictures, whoever leaves when and whatever is kept.
         #[test]
         fn no_frame_is_lost_or_mixed_up(
             clips in prop::collection::vec(prop::collection::vec(0_usize..6, 1..5), 1..6),
             leaving in prop::collection::vec(0_usize..4, 6),
+            keeping in prop::collection::vec(prop::option::of(1_usize..4), 6),
+            is_kept in any::<bool>(),
         ) {
             let frames: Vec<Arc<[f32]>> = (0..6).map(|_| planes(1)).collect();
             let pictures: Vec<Pictures> = clips.iter()
-                .map(|clip| Pictures::from(clip.iter().map(|&frame| frames[frame].clone()).collect::<Vec<_>>()))
+                .map(|clip| {
+                    let frames = clip.iter().map(|&frame| frames[frame].clone());
+                    match is_kept {
+                        true => frames.map(|frame| (frame, Kept::default())).collect(),
+                        false => Pictures::from(frames.collect::<Vec<_>>()),
+                    }
+                })
                 .collect();
             let counts: Vec<usize> = clips.iter().map(Vec::len).collect();
-            let mut lanes = Lanes::shared(&pictures, &counts);
+            let leaves = &leaving[..clips.len()];
+            let kept = |clip: usize, t: usize| keeping[clips[clip][t]].filter(|_| is_kept);
+            let mut lanes = Lanes::shared(&pictures, &counts, leaves, kept);
             // What each row shows.
             let mut rows: Vec<usize> = lanes.sources().map(|(clip, t)| clips[clip][t]).collect();
             for step in 0..4 {
+                for (clip, t) in lanes.coming(step) {
+                    prop_assert!(keeping[clips[clip][t]] == Some(step));
+                    rows.push(clips[clip][t]);
+                }
+                for (clip, t, row) in lanes.read_by(|_| true).into_iter().filter(|own| own.2 < rows.len()) {
+                    prop_assert_eq!(rows[row], clips[clip][t]);
+                }
                 if let Some(from) = lanes.split(|clip| leaving[clip] <= step) {
                     rows = from.into_iter().flatten().map(|row| rows[row]).collect();
                 }

@@ -8,10 +8,14 @@ pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod attention;
 mod buffer;
+pub(crate) mod cells;
 pub(crate) mod check;
+#[cfg(cutlass_kernels)]
+mod cutlass;
 pub(crate) mod depthwise;
 mod driver;
 pub(crate) mod embed;
+mod fused;
 mod gpu;
 mod grouped;
 mod kernels;

@@ -10,6 +10,8 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+pub(super) use self::grouped::check as check_segments;
 pub(crate) use self::grouped::{Each, project_add_each, project_each};
 use self::product::{Product, Results};
 use super::activations::{Buffer, Numbers, Values, ValuesMut};

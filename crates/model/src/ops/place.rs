@@ -109,7 +109,7 @@ impl Place {
         match self {
             Self::Host => Vec::new(),
             #[cfg(feature = "cuda")]
-            Self::Cuda(gpu) => gpu.products().plans(),
+            Self::Cuda(gpu) => gpu.plans(),
         }
     }
 

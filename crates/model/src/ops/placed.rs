@@ -6,6 +6,7 @@ pub(crate) mod activation;
 pub(crate) mod adamw;
 mod array;
 pub(crate) mod attention;
+pub(crate) mod cells;
 mod depthwise;
 pub(crate) mod embed;
 mod later;
@@ -17,10 +18,10 @@ pub(crate) mod rows;
 mod sums;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use self::array::Array;
-pub(crate) use self::depthwise::Depthwise;
+pub(crate) use self::depthwise::{Convolved, Depthwise, convolve_each};
 pub(crate) use self::later::Later;
 pub(crate) use self::matrix::{Matrix, Vector};
 pub(crate) use self::sums::{Onto, columns, weight_gradient};

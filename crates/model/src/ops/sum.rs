@@ -27,6 +27,7 @@ pub(crate) struct Onto<'a> {
 
 impl Onto<'_> {
     /// Starting point without earlier clips, with all rows as one clip.
+    #[cfg(test)]
     pub(crate) const NOTHING: Self = Self {
         clip: usize::MAX,
         earlier: None,

@@ -10,8 +10,8 @@ use std::ptr;
 
 use ffmpeg_sys_the_third as ff;
 
-use super::owned::{Frame, Scaler};
 use crate::answer::{Orientation, Rotation};
+use crate::ffmpeg::owned::{Frame, Scaler};
 use crate::reject::Reject;
 use crate::request::ColorPolicy;
 use crate::transform::Rgb;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::codec::NO_TIME;
-use super::owned::Frame;
 use super::sink::Sink;
 use super::times::{Stamp, parts, timetable};
 use super::{Choice, Places, Refusal, Source, step};
 use crate::answer::Ratio;
+use crate::ffmpeg::codec::NO_TIME;
+use crate::ffmpeg::owned::Frame;
 use crate::probe::{self, Frames, Index};
 use crate::reject::Reject;
 use crate::spec::FrameOrder;

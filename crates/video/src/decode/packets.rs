@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use super::owned::Packet;
+use crate::ffmpeg::owned::Packet;
 use crate::probe::{self, Entry, Index, Opened};
 use crate::reject::{Reject, Rejection};
 use crate::request::Limits;

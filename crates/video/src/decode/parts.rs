@@ -3,10 +3,10 @@
 //! Invariant: a frame is handed out once. What is held is one part, and between two parts nothing is decoded.
 
 use super::convert::Converter;
-use super::owned::Frame;
 use super::sink::{Nothing, Sink};
 use super::{Choice, Effort, Method, Refusal, Source, Summary, full, sparse, wide};
 use crate::answer::{Orientation, Probe, Ratio, Warnings};
+use crate::ffmpeg::owned::Frame;
 use crate::frames::FramesSpec;
 use crate::probe::{self, Budget, Frames};
 use crate::reject::Reject;

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::convert::Converter;
-use super::owned::Frame;
 use super::{Refusal, wide};
 use crate::alter::Canvas;
 use crate::answer::Picture;
+use crate::ffmpeg::owned::Frame;
 use crate::reject::Reject;
 use crate::request::ClipSpec;
 use crate::transform::{Planes, Rgb, View, plan};

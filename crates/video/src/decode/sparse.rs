@@ -3,10 +3,10 @@
 //! Invariant: at the first sign that packets and pictures differ (a decoder error, damage, a wanted frame that does not come, another size) it gives up, and
 //! everything is decoded instead.
 
-use super::owned::Frame;
 use super::sink::Sink;
 use super::{Choice, Places, Refusal, Source, step};
 use crate::answer::Warnings;
+use crate::ffmpeg::owned::Frame;
 use crate::probe::{Frames, Index};
 use crate::reject::Reject;
 

@@ -10,12 +10,12 @@ use std::os::unix::fs::FileExt;
 
 use ffmpeg_sys_the_third as ff;
 
-use super::codec::Decoder;
 use super::convert::Converter;
-use super::owned::{Frame, Packet, check};
 use super::sink::{ClipSink, Sink};
 use super::{Refusal, Summary, step};
 use crate::answer::{Codec, Orientation};
+use crate::ffmpeg::codec::Decoder;
+use crate::ffmpeg::owned::{Frame, Packet, check};
 use crate::reject::{Evidence, Reject, Rejection};
 use crate::request::Limits;
 use crate::still::{Coding, Range, StillSpec, jpeg_size};
@@ -150,9 +150,9 @@ mod tests {
     use std::num::{NonZeroU8, NonZeroU16};
 
     use super::*;
-    use crate::decode::owned::silence;
     use crate::decode::{Method, Target, decode as decode_video};
     use crate::encode::{Encoder, Settings};
+    use crate::ffmpeg::owned::silence;
     use crate::request::{ClipSpec, ColorPolicy, Sampling, Views};
     use crate::rng::Stream;
     use crate::spec::{FrameOrder, Normalization, RotationPolicy};

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::md5::md5_hex;
-use super::owned::silence;
 use super::*;
 use crate::encode::{Encoder, Settings};
+use crate::ffmpeg::owned::silence;
 use crate::request::ColorPolicy;
 use crate::rng::Stream;
 
@@ -383,7 +383,7 @@ fn luma(file: &File, golden: &[Golden], method: Method) -> Vec<(i64, Option<Stri
 
 /// The rule for FFmpeg 8 and later: its MPEG-4 decoder rounds differently.
 fn is_newer() -> bool {
-    let version = crate::decode::codec::version();
+    let version = crate::ffmpeg::codec::version();
     version >= 62
 }
 

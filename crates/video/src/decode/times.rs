@@ -3,8 +3,8 @@
 //! Invariant: in the order of display every frame that was decoded is kept, in the decoder's order, and times never go back; in the order of the reference
 //! frames have distinct, ascending time stamps.
 
-use super::codec::NO_TIME;
 use crate::answer::{Warning, Warnings};
+use crate::ffmpeg::codec::NO_TIME;
 use crate::probe::Entry;
 use crate::spec::FrameOrder;
 

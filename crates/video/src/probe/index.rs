@@ -7,9 +7,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::{Budget, Opened, check_duration};
-use crate::decode::codec::{Header, NO_TIME};
 use crate::decode::headers::{Doubt, Facts, Walk};
-use crate::decode::owned::Packet;
+use crate::ffmpeg::codec::{Header, NO_TIME};
+use crate::ffmpeg::owned::Packet;
 use crate::reject::{Reject, Rejection};
 use crate::request::Limits;
 

@@ -5,7 +5,7 @@
 
 use super::{Index, Opened, seconds};
 use crate::answer::Container;
-use crate::decode::io::Demuxer;
+use crate::ffmpeg::io::Demuxer;
 
 /// Whether an open container, whose packets have been read, promises more than came.
 pub(super) fn is_truncated(opened: &Opened<'_>, index: &Index) -> bool {

@@ -20,7 +20,7 @@ use crate::{Config, Error, Layers};
 
 use super::memory::{receive, send, sockets, wait_readable};
 use super::sandbox::Allowance;
-use super::wire::{Command, LONGEST, Report, decode_ready};
+use super::wire::{Command, LONGEST, Notice, decode_ready};
 
 /// A fork takes milliseconds, loading the libraries a fraction of a second; a machine that swaps may need longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -370,10 +370,10 @@ fn processor_time(pid: u32) -> Option<Duration> {
 fn listen(reports: &OwnedFd, shared: &Shared, mut zygote: Child) {
     let mut buffer = [0; LONGEST];
     while let Ok(Some(message)) = receive(reports, &mut buffer) {
-        let (id, state) = match Report::decode(message) {
-            Some(Report::Forked { id, pid: 0 }) => (id, State::NotForked),
-            Some(Report::Forked { id, pid }) => (id, State::Runs(pid)),
-            Some(Report::Exited { id, status }) => (id, State::Ended(status)),
+        let (id, state) = match Notice::decode(message) {
+            Some(Notice::Forked { id, pid: 0 }) => (id, State::NotForked),
+            Some(Notice::Forked { id, pid }) => (id, State::Runs(pid)),
+            Some(Notice::Exited { id, status }) => (id, State::Ended(status)),
             None => break,
         };
         // Of a worker that was dropped nothing is kept.

@@ -18,6 +18,7 @@ use super::samples;
 use super::slot::{Answer, Job, Next, Slot, Stage};
 use super::wire::Work;
 use crate::answer::Containers;
+use crate::fair::Weights;
 use crate::ids::TenantId;
 use crate::request::Lane;
 use crate::{Config, Error, Input, Layers};
@@ -202,7 +203,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Starts the processes and waits until one is ready. Blocks.
-    pub(crate) fn start(mut config: Config) -> Result<Self, Error> {
+    pub(crate) fn start(mut config: Config, weights: Arc<dyn Weights>) -> Result<Self, Error> {
         let workers = config.workers.max(1);
         let nursery = Nursery::new(config.clone());
         let first = nursery.fork()?;
@@ -221,7 +222,7 @@ impl Pool {
         config.limits.containers = containers;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                queue: Queue::new(config.queue_per_tenant, config.queue),
+                queue: Queue::new(config.queue_per_tenant, config.queue, weights),
                 idle: Vec::new(),
                 assigned: std::iter::repeat_with(|| None).take(workers).collect(),
                 accounts: std::iter::repeat_with(|| None).take(workers).collect(),

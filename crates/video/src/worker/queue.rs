@@ -2,7 +2,9 @@
 //!
 //! Invariant: every tenant and lane gets its turn, and within a tenant and lane requests keep their order.
 
-use crate::fair::{self, Class, Turns, Verdict, Weight};
+use std::sync::Arc;
+
+use crate::fair::{self, Class, Turns, Verdict, Weights};
 use crate::ids::TenantId;
 use crate::request::Lane;
 
@@ -22,6 +24,7 @@ pub(super) struct Queue<T> {
     turns: Turns,
     per_tenant: usize,
     capacity: usize,
+    weights: Arc<dyn Weights>,
     /// Mean time of a request, in milliseconds.
     estimate: f64,
 }
@@ -57,13 +60,14 @@ impl Charge {
 
 impl<T> Queue<T> {
     /// At most `capacity` requests in a lane, and at most `per_tenant` of one tenant.
-    pub(super) fn new(per_tenant: usize, capacity: usize) -> Self {
+    pub(super) fn new(per_tenant: usize, capacity: usize, weights: Arc<dyn Weights>) -> Self {
         Self {
             interactive: fair::Queue::default(),
             batch: fair::Queue::default(),
             turns: Turns::default(),
             per_tenant,
             capacity,
+            weights,
             estimate: FIRST_ESTIMATE,
         }
     }
@@ -89,6 +93,7 @@ impl<T> Queue<T> {
         request: T,
     ) -> Result<(), T> {
         let (capacity, per_tenant, millis) = (self.capacity, self.per_tenant, self.millis());
+        let weight = self.weights.of(tenant);
         let queue = self.lane(lane);
         if queue.len() >= capacity || queue.len_of(tenant) >= per_tenant {
             return Err(request);
@@ -98,7 +103,7 @@ impl<T> Queue<T> {
             millis,
             request,
         };
-        queue.push((tenant, Weight::ONE), millis, waiting);
+        queue.push((tenant, weight), millis, waiting);
         Ok(())
     }
 
@@ -158,13 +163,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fair::{Equal, Weight};
 
     fn tenant(name: &str) -> TenantId {
         name.parse().unwrap()
     }
 
     fn queue(requests: &[(Lane, &str)]) -> Queue<u64> {
-        let mut queue = Queue::new(100, 1000);
+        let mut queue = Queue::new(100, 1000, Arc::new(Equal));
         for (id, (lane, name)) in (0..).zip(requests) {
             queue.push((*lane, &tenant(name)), id, id).unwrap();
         }
@@ -173,6 +179,48 @@ mod tests {
 
     fn order(queue: &mut Queue<u64>) -> Vec<u64> {
         std::iter::from_fn(|| queue.pop(None).map(|handed| handed.request)).collect()
+    }
+
+    /// Weights of which one tenant has three times as much as others.
+    #[derive(Debug)]
+    struct ThreeFor(TenantId);
+
+    impl Weights for ThreeFor {
+        fn of(&self, tenant: &TenantId) -> Weight {
+            match *tenant == self.0 {
+                true => Weight::new(3.try_into().unwrap()),
+                false => Weight::ONE,
+            }
+        }
+    }
+
+    #[test]
+    fn tenants_with_weights_of_three_to_one_get_time_of_three_to_one() {
+        let tenants: [TenantId; 2] = ["a".parse().unwrap(), "b".parse().unwrap()];
+        let mut queue = Queue::new(100, 1000, Arc::new(ThreeFor(tenants[0].clone())));
+        let (mut millis, mut turn) = ([0; 2], None);
+        let mut id = 0;
+        for _ in 0..2000 {
+            for tenant in &tenants {
+                while queue.interactive.len_of(tenant) < 10 {
+                    queue.push((Lane::Interactive, tenant), id, id).unwrap();
+                    id += 1;
+                }
+            }
+            let stays: Option<(&TenantId, u32)> = turn.as_ref().map(|(own, served)| (own, *served));
+            let handed = queue.pop(stays).unwrap();
+            let owner = usize::from(handed.tenant == tenants[1]);
+            // The heavier tenant's videos take longer, so that it gets fewer of them in its time.
+            let took = if owner == 0 { 40 } else { 10 };
+            millis[owner] += took;
+            queue.settle(&handed.tenant, handed.charge, took);
+            turn = Some(match turn.take() {
+                Some((own, served)) if own == handed.tenant => (own, served + 1),
+                _ => (handed.tenant, 1),
+            });
+        }
+        let share = millis[0] as f64 / millis[1] as f64;
+        assert!((share - 3.0).abs() <= 0.15, "{millis:?}");
     }
 
     #[test]
@@ -200,7 +248,7 @@ mod tests {
 
     #[test]
     fn long_videos_count_as_long() {
-        let mut queue = Queue::new(100, 1000);
+        let mut queue = Queue::new(100, 1000, Arc::new(Equal));
         let (long, short) = (tenant("a"), tenant("b"));
         for id in 0..60 {
             let owner = if id % 2 == 0 { &long } else { &short };
@@ -248,7 +296,7 @@ mod tests {
 
     #[test]
     fn one_tenant_cannot_take_every_place() {
-        let mut queue = Queue::new(2, 3);
+        let mut queue = Queue::new(2, 3, Arc::new(Equal));
         let (a, b) = (tenant("a"), tenant("b"));
         assert!(queue.push((Lane::Batch, &a), 0, 0).is_ok());
         assert!(queue.push((Lane::Batch, &a), 1, 1).is_ok());
@@ -264,7 +312,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_lost_or_doubled(steps in proptest::collection::vec((0_u8..4, 0_u8..3, any::<bool>()), 0..200)) {
-            let mut queue = Queue::new(50, 100);
+            let mut queue = Queue::new(50, 100, Arc::new(Equal));
             let mut owners = std::collections::HashMap::new();
             let (mut inside, mut next) = (std::collections::BTreeSet::new(), 0);
             for (step, name, is_batch) in steps {

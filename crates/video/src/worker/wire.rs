@@ -157,14 +157,14 @@ impl Command {
 
 /// What the zygote tells the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Report {
+pub(super) enum Notice {
     /// A worker runs as this process; 0 when it could not be forked.
     Forked { id: u64, pid: u32 },
     /// A worker ended with this wait status.
     Exited { id: u64, status: i32 },
 }
 
-impl Report {
+impl Notice {
     pub(super) fn encode(self) -> Vec<u8> {
         match self {
             Self::Forked { id, pid } => {

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::memory::{receive_with, send, wait_readable};
-use super::wire::{Command, LONGEST, Report};
+use super::wire::{Command, LONGEST, Notice};
 use super::{Before, converters, heap, sandbox, serve};
 use crate::Layers;
 
@@ -128,7 +128,7 @@ impl Zygote {
                     self.workers.insert(id, pid);
                 }
                 let pid = pid.map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
-                send(&self.control, &Report::Forked { id, pid }.encode(), &[])?;
+                send(&self.control, &Notice::Forked { id, pid }.encode(), &[])?;
             }
             Command::Kill { id } => {
                 if let Some(&pid) = self.workers.get(&id) {
@@ -183,7 +183,7 @@ impl Zygote {
                 .find_map(|(&id, own)| (own.as_raw_nonzero().get() == pid).then_some(id));
             if let Some(id) = found {
                 self.workers.remove(&id);
-                send(&self.control, &Report::Exited { id, status }.encode(), &[])?;
+                send(&self.control, &Notice::Exited { id, status }.encode(), &[])?;
             }
         }
     }

@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use sqlx::SqlSafeStr as _;
 use sqlx::SqlStr;
 
-use super::super::super::Result;
+use super::super::super::{Error, Result};
+use super::super::condition::Writes;
 use super::{Conn, Row};
 
 /// A value that is bound to a statement; an absent one keeps its type.
@@ -62,12 +63,24 @@ pub(in super::super) fn skipping(sql: &'static str) -> Query {
     Query { sql, lock, values }
 }
 
+/// Notes that a statement of a transaction that writes failed. SQLite takes back the whole transaction only at some of the errors of a full disk.
+fn noted<T>(found: sqlx::Result<T>, writes: Option<&Writes>) -> Result<T> {
+    found.map_err(|error| {
+        let error = Error::from(error);
+        if let Some(writes) = writes {
+            writes.note(&error);
+        }
+        error
+    })
+}
+
 /// Binds the values and runs the statement with a method of the library; `row` makes a [`Row`] of what the database found.
 macro_rules! run {
     ($query:ident, $conn:ident, $method:ident, |$found:ident, $row:ident| $read:expr) => {
         match $conn {
-            Conn::Sqlite(tx) => {
-                let $found = $query.sqlite().$method(&mut **tx).await?;
+            Conn::Sqlite(tx, writes) => {
+                let $found = $query.sqlite().$method(&mut **tx).await;
+                let $found = noted($found, writes.as_ref())?;
                 let $row = Row::Sqlite;
                 $read
             }
@@ -77,14 +90,16 @@ macro_rules! run {
                 $read
             }
             #[cfg(feature = "postgres")]
-            Conn::Postgres(tx, _) => {
-                let $found = $query.postgres().$method(&mut **tx).await?;
+            Conn::Postgres(tx, bounds) => {
+                let $found = $query.postgres().$method(&mut **tx);
+                let $found = bounds.keep($found).await?;
                 let $row = Row::Postgres;
                 $read
             }
             #[cfg(feature = "postgres")]
-            Conn::PostgresOnce(conn) => {
-                let $found = $query.postgres().$method(&mut **conn).await?;
+            Conn::PostgresOnce(conn, bounds) => {
+                let $found = $query.postgres().$method(&mut **conn);
+                let $found = bounds.keep($found).await?;
                 let $row = Row::Postgres;
                 $read
             }
@@ -144,9 +159,9 @@ impl Query {
     /// Runs a statement that only locks: SQLite's only writer needs none.
     pub(in super::super) async fn hold(self, conn: &mut Conn) -> Result<()> {
         match conn {
-            Conn::Sqlite(_) | Conn::SqliteOnce(_) => Ok(()),
+            Conn::Sqlite(..) | Conn::SqliteOnce(_) => Ok(()),
             #[cfg(feature = "postgres")]
-            Conn::Postgres(..) | Conn::PostgresOnce(_) => self.execute(conn).await.map(drop),
+            Conn::Postgres(..) | Conn::PostgresOnce(..) => self.execute(conn).await.map(drop),
         }
     }
 

@@ -12,6 +12,8 @@ use super::super::super::{Error, Result, SchemaState, ServerConfig};
 use super::super::schema;
 use super::{Stale, connect};
 
+/// The beginning of PostgreSQL's codes for credentials that it refuses.
+const REFUSED: &str = "28";
 /// How long the start waits between two tries, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -40,6 +42,13 @@ async fn bring_up(pool: &PgPool, config: &ServerConfig, only_check: bool) -> Res
     read(pool).await
 }
 
+/// Changes with numbers that the server has still to give: the trigger gives them another one.
+const RENUMBER: &str = "UPDATE changes SET sequence = 0 WHERE sequence >= \
+     CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)";
+/// A note of forgotten changes with such a number: no reader could ever be past it.
+const REMEMBER: &str = "UPDATE change_feed SET forgotten = 0 WHERE forgotten >= \
+     CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)";
+
 /// Waits for the server, brings its schema up to date if that is wanted, and returns the database's id.
 pub(super) async fn prepare(pool: &PgPool, config: &ServerConfig) -> Result<String> {
     let state = bring_up(pool, config, !config.migrate).await?;
@@ -58,6 +67,10 @@ pub(super) async fn prepare(pool: &PgPool, config: &ServerConfig) -> Result<Stri
     let sql = "INSERT INTO store (one, id, commits) VALUES (1, $1, 0) ON CONFLICT DO NOTHING";
     let id = uuid::Uuid::now_v7().to_string();
     sqlx::query(sql).bind(id).execute(pool).await?;
+    // Rows that were copied from another server have the numbers of its transactions.
+    for sql in [RENUMBER, REMEMBER] {
+        sqlx::query(sql).execute(pool).await?;
+    }
     let row = sqlx::query("SELECT id FROM store").fetch_one(pool).await?;
     Ok(row.try_get("id")?)
 }
@@ -88,8 +101,18 @@ fn late(error: &Error) {
 }
 
 async fn answer(config: &ServerConfig) -> Result<()> {
-    let conn = connect::options(config)?.connect().await?;
+    let connected = connect::options(config)?.connect().await;
+    let conn = connected.map_err(refused)?;
     Ok(conn.close().await?)
+}
+
+/// What a connection that fails at the start means. Credentials that are refused stay wrong, unlike those of a running server, which may just be changed.
+fn refused(error: sqlx::Error) -> Error {
+    let state = error.as_database_error().and_then(|own| own.code());
+    match state.is_some_and(|state| state.starts_with(REFUSED)) {
+        true => Error::Backend(Box::new(error)),
+        false => error.into(),
+    }
 }
 
 async fn read(pool: &PgPool) -> Result<SchemaState> {

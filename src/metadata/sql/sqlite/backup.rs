@@ -11,26 +11,27 @@ use sqlx::{ConnectOptions, SqliteConnection};
 use super::super::super::{BlobName, Error, Result};
 use super::super::rows::{Columns, corrupt};
 use super::BUSY;
+use crate::blocking::blocking_io;
 use crate::ids::TenantId;
 use crate::spec::Digest;
 
 /// A blob that a record names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedBlob {
-    /// The tenant that owns it.
+    /// Tenant that owns the blob.
     pub tenant: TenantId,
-    /// What it is.
+    /// Name of the blob.
     pub name: BlobName,
-    /// The sha256 of its bytes, where a record has it.
+    /// sha256 of the blob, where a record has it.
     pub sha256: Option<Digest>,
 }
 
-/// What a copy of a database says of itself.
+/// Contents of a copy of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
-    /// The database's id; that of a release before ids has none.
+    /// Id of the database; `None` in one of a release that had no ids.
     pub id: Option<String>,
-    /// Every blob that its records name.
+    /// Every blob that the records name.
     pub blobs: Vec<NamedBlob>,
 }
 
@@ -47,14 +48,11 @@ pub async fn copy(database: &Path, to: &Path) -> Result<()> {
         .execute(&mut conn)
         .await?;
     let copied = to.to_owned();
-    let synced = tokio::task::spawn_blocking(move || File::open(copied)?.sync_all()).await;
-    synced
-        .map_err(std::io::Error::other)
-        .and_then(|synced| synced)
-        .map_err(|error| sqlx::Error::Io(error).into())
+    let synced = blocking_io(move || File::open(copied)?.sync_all()).await;
+    synced.map_err(|error| sqlx::Error::Io(error).into())
 }
 
-/// Reads what a copy says of itself.
+/// Reads the contents of a copy.
 ///
 /// # Errors
 /// When it cannot be read.

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// SQLite's own largest number of pages.
 const UNLIMITED: u32 = u32::MAX - 1;
 
-/// How large the database may become. Clones share the limit.
+/// Limit of the database's size, for tests. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// Pages; 0 when no test ever set a limit.
+    /// Most pages; 0 when no test ever set a limit.
     pages: Arc<AtomicU32>,
 }
 

@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::blocking::blocking_io;
+
 /// The count's file; a database that no path leads to has none. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Ledger(Arc<Mutex<Inner>>);
@@ -62,8 +64,8 @@ impl Ledger {
     /// Notes the count after a commit, off the async threads. A file that cannot be written lags behind, no more.
     pub(super) async fn note(&self, commits: u64) {
         let ledger = self.clone();
-        let noted = tokio::task::spawn_blocking(move || ledger.write(commits)).await;
-        if let Ok(Err(error)) = noted {
+        let noted = blocking_io(move || ledger.write(commits)).await;
+        if let Err(error) = noted {
             tracing::debug!(%error, "the count of commits cannot be written");
         }
     }
@@ -71,11 +73,11 @@ impl Ledger {
     /// Makes the file durable, off the async threads.
     pub(super) async fn sync(&self) {
         let ledger = self.clone();
-        let synced = tokio::task::spawn_blocking(move || {
+        let synced = blocking_io(move || {
             let inner = ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
             inner.file.as_ref().map_or(Ok(()), File::sync_all)
         });
-        if let Ok(Err(error)) = synced.await {
+        if let Err(error) = synced.await {
             tracing::debug!(%error, "the count of commits cannot be synced");
         }
     }

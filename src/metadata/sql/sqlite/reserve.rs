@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
+use crate::blocking::blocking_io;
+
 /// Free room, in sizes of the reserve, below which none is taken: it is to be there when the disk fills up, not to fill it.
 const AMPLE: u64 = 8;
 
@@ -31,8 +33,8 @@ impl Reserve {
     /// Gives the room back. Returns whether there was any.
     pub(super) async fn give(&self) -> bool {
         let path = Arc::clone(&self.path);
-        let removed = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
-        let given = matches!(removed, Ok(Ok(())));
+        let removed = blocking_io(move || fs::remove_file(path)).await;
+        let given = removed.is_ok();
         if given {
             tracing::warn!("the disk is full: its reserve was given back, for deletions");
         }
@@ -42,8 +44,8 @@ impl Reserve {
     /// Takes the room, if there is enough and it is not taken already.
     pub(super) async fn take(&self) {
         let reserve = self.clone();
-        let taken = tokio::task::spawn_blocking(move || reserve.allocate()).await;
-        if let Ok(Err(error)) = taken {
+        let taken = blocking_io(move || reserve.allocate()).await;
+        if let Err(error) = taken {
             tracing::debug!(%error, "no room can be kept for deletions");
         }
     }

@@ -10,7 +10,7 @@ use crate::tools::bench_serve::affinity::Split;
 use crate::tools::bench_serve::beside::{Swaps, Training};
 use crate::tools::bench_serve::figures::{Figures, Quantiles};
 use crate::tools::bench_serve::host::{Host, describe};
-use crate::tools::bench_serve::load::{self, Clips, Found, Lane, Pacing, Span};
+use crate::tools::bench_serve::load::{self, Clips, Lane, LoadFigures, Pacing, Span};
 use crate::tools::bench_serve::material::{self, Sets, Tenant};
 use crate::tools::bench_serve::{Error, Popularity};
 
@@ -82,6 +82,15 @@ impl Bed {
         self.many.ask_all().await
     }
 
+    /// Puts a new server in the place of this one and all that is on it.
+    ///
+    /// # Errors
+    /// When the new server does not run or refuses, or the old one does not end.
+    pub(super) async fn renew(&mut self, args: &Args) -> Result<(), Error> {
+        let new = Self::start(args, self.split.clone()).await?;
+        std::mem::replace(self, new).stop().await
+    }
+
     /// Starts the server again with some arguments more.
     ///
     /// # Errors
@@ -101,7 +110,7 @@ impl Bed {
     ///
     /// # Errors
     /// When a loop of the generator fails.
-    pub(super) async fn load(&self, lanes: Vec<Lane>, span: Span) -> Result<Found, Error> {
+    pub(super) async fn load(&self, lanes: Vec<Lane>, span: Span) -> Result<LoadFigures, Error> {
         self.host.place_decoders();
         load::run(lanes, span).await
     }
@@ -200,7 +209,7 @@ pub(super) fn latency(figures: &Figures, pick: fn(&Quantiles) -> f64) -> Result<
 }
 
 /// A pair of throughputs.
-pub(super) fn throughputs(with: &Found, without: &Found) -> Pair {
+pub(super) fn throughputs(with: &LoadFigures, without: &LoadFigures) -> Pair {
     Pair {
         a: with.all.clips_per_s,
         b: without.all.clips_per_s,

@@ -64,7 +64,7 @@ pub(super) async fn working_set(args: &Args, bed: &mut Bed) -> Result<Vec<Pair>,
         let small = tenant(&host, "bench-small", &bed.sets, &bed.clips, TASKS).await?;
         let pacing = Pacing::Open(Arrivals::Poisson, rate);
         let mut pairs = Vec::new();
-        for pair in 0..args.pairs.get() {
+        for pair in args.turns() {
             let span = args.span(pair);
             host.place_decoders();
             let with = load::run(vec![lane(&small, TASKS, pacing)], span).await?;

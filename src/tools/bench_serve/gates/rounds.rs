@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::bed::{BUSY, Bed, lane, latency, throughputs};
 use super::raw::Raw;
 use super::{Args, Both, Pair};
+use crate::blocking::blocking;
 use crate::spec::Precision;
 use crate::tools::bench_serve::beside::{Swaps, Training};
 use crate::tools::bench_serve::live::{self, Cameras, Clocks};
@@ -28,7 +29,7 @@ fn poisson(rate: f64) -> Pacing {
 pub(super) async fn tasks(args: &Args, bed: &mut Bed, tasks: usize) -> Result<Vec<Pair>, Error> {
     bed.have(tasks).await?;
     let mut pairs = Vec::new();
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let span = args.span(pair);
         let many = lane(&bed.many, tasks, Pacing::Closed(BUSY));
         let with = bed.load(vec![many], span).await?;
@@ -42,7 +43,7 @@ pub(super) async fn tasks(args: &Args, bed: &mut Bed, tasks: usize) -> Result<Ve
 /// Two tenants, and one with the callers of both.
 pub(super) async fn two_tenants(args: &Args, bed: &Bed) -> Result<Vec<Pair>, Error> {
     let mut pairs = Vec::new();
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let span = args.span(pair);
         let half = |tenant| lane(tenant, 1, Pacing::Closed(BUSY / 2));
         let with = bed
@@ -63,11 +64,11 @@ pub(super) async fn over_grpc(args: &Args, bed: &Bed) -> Result<Vec<Pair>, Error
     let cpus = bed.split.as_ref().map(|split| split.server.clone());
     let raw = Arc::new(Raw::new(precision, &bed.sets, cpus)?);
     let mut pairs = Vec::new();
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let one = lane(&bed.many, 1, Pacing::Closed(BUSY));
         let with = bed.load(vec![one], args.span(pair)).await?;
         let (raw, time) = (Arc::clone(&raw), args.span(pair).measured);
-        let alone = tokio::task::spawn_blocking(move || raw.clips_per_s(time));
+        let alone = blocking(move || raw.clips_per_s(time));
         pairs.push(Pair {
             a: with.all.clips_per_s,
             b: alone.await??,
@@ -82,7 +83,7 @@ pub(super) async fn swaps(args: &Args, bed: &mut Bed) -> Result<Vec<Pair>, Error
     let rate = HALF * bed.peak().await?;
     let beside = bed.beside().await?;
     let mut pairs = Vec::new();
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let span = args.span(pair);
         let swaps = Swaps::start(&beside, &bed.sets, SWAPS_PER_S)?;
         let with = bed
@@ -111,7 +112,7 @@ pub(super) async fn flood(args: &Args, bed: &mut Bed) -> Result<Vec<Pair>, Error
     const FLOOD: f64 = 10.0;
     let rate = QUIET * bed.peak().await?;
     let mut pairs = Vec::new();
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let span = args.span(pair);
         let quiet = || lane(&bed.other, 1, poisson(rate));
         let flood = lane(&bed.many, 1, poisson(FLOOD * rate));
@@ -136,7 +137,7 @@ pub(super) async fn overload(args: &Args, bed: &mut Bed) -> Result<Both, Error> 
     const OVERLOAD: f64 = 3.0;
     let rate = OVERLOAD * bed.peak().await?;
     let (mut goodput, mut refusals) = (Vec::new(), Vec::new());
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let span = args.span(pair);
         let with = bed
             .load(vec![lane(&bed.many, 1, poisson(rate))], span)
@@ -165,7 +166,7 @@ pub(super) async fn training(args: &Args, bed: &mut Bed) -> Result<Both, Error> 
     let rate = HALF * bed.peak().await?;
     let beside = bed.beside().await?;
     let (mut serving, mut kept) = (Vec::new(), Vec::new());
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let span = args.span(pair);
         let half = || vec![lane(&bed.many, 1, poisson(rate))];
         let job = Training::start(&beside).await?;
@@ -201,7 +202,7 @@ pub(super) async fn live(args: &Args, bed: &mut Bed) -> Result<Vec<Pair>, Error>
     let stride = Duration::from_secs_f64(STREAMS as f64 / (LOAD * bed.peak().await?));
     let clocks = Clocks::new(FRAMES_PER_S, stride, NUM_FRAMES);
     let mut pairs = Vec::new();
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let cameras = Cameras {
             name: bed.many.name.clone(),
             clients: bed.many.clients.clone(),

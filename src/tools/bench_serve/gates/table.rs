@@ -2,7 +2,7 @@
 //!
 //! Invariant: a ratio is the median of the ratios of pairs that were measured one after the other; without a pair no goal is met.
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What is measured against a goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -59,10 +59,26 @@ pub enum Gate {
     /// Throughput of such a stream with adapters in the last half of the blocks, over that of requests for short clips: the model decides.
     #[value(name = "windows_computing")]
     WindowsComputing,
+    /// Difference of the medians of calls that name another tenant's things and of calls that name nobody's, over 5 % or 20 µs; of the methods that take
+    /// names, the largest.
+    #[value(name = "foreign_names")]
+    ForeignNames,
+    /// p99 of a caller with a good key at half load while 1,000 bad credentials a second come from its address, over that of a quiet server.
+    #[value(name = "credential_flood")]
+    CredentialFlood,
+    /// Throughput of tasks, eight on one clip in one request, over that of eight requests: adapters in the last half of the blocks.
+    #[value(name = "many_tasks_half")]
+    ManyTasksHalf,
+    /// Throughput of tasks, eight on one clip in one request, over that of eight requests: adapters in all blocks.
+    #[value(name = "many_tasks_all")]
+    ManyTasksAll,
+    /// Throughput of a full-size ViT-B/16 with adapters of width 384 in every block, over that with a head alone.
+    #[value(name = "set_over_bare")]
+    SetOverBare,
 }
 
 /// Which side of a goal is good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Bound {
     AtLeast,
@@ -70,7 +86,7 @@ pub(super) enum Bound {
 }
 
 /// What the number of a gate is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Unit {
     Ratio,
@@ -86,6 +102,14 @@ pub(super) struct Goal {
 }
 
 impl Gate {
+    /// Whether the gate leaves tasks of the tenant that all gates share.
+    pub(super) fn leaves_tasks(self) -> bool {
+        matches!(
+            self,
+            Self::ResidentMemory | Self::Tasks64 | Self::Tasks1000 | Self::WorkingSet
+        )
+    }
+
     /// The gate's goal.
     pub(super) fn goal(self) -> Goal {
         let ratio = |bound, value| Goal {
@@ -104,13 +128,16 @@ impl Gate {
             Self::TrainingKept => ratio(Bound::AtLeast, 0.85),
             Self::Live => ratio(Bound::AtLeast, 0.99),
             Self::WorkingSet => ratio(Bound::AtMost, 1.3),
-            Self::Swaps | Self::ResidentMemory => ratio(Bound::AtMost, 1.1),
-            Self::FloodMemory => ratio(Bound::AtMost, 1.0),
+            Self::Swaps | Self::ResidentMemory | Self::CredentialFlood => ratio(Bound::AtMost, 1.1),
+            Self::FloodMemory | Self::ForeignNames => ratio(Bound::AtMost, 1.0),
             Self::Flood | Self::BesideTraining => ratio(Bound::AtMost, 1.5),
             Self::OverloadRefusals => at_most_ms(5.0),
             Self::Swap14Mb => at_most_ms(20.0),
             Self::WindowsDecoding => ratio(Bound::AtLeast, 5.0),
             Self::WindowsComputing => ratio(Bound::AtLeast, 1.3),
+            Self::ManyTasksHalf => ratio(Bound::AtLeast, 1.6),
+            Self::ManyTasksAll => ratio(Bound::AtLeast, 1.2),
+            Self::SetOverBare => ratio(Bound::AtLeast, 0.9),
         }
     }
 }
@@ -118,6 +145,13 @@ impl Gate {
 impl Serialize for Gate {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Gate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        clap::ValueEnum::from_str(&name, false).map_err(serde::de::Error::custom)
     }
 }
 
@@ -129,20 +163,8 @@ impl Gate {
     }
 }
 
-/// What is not measured, and why not.
-pub(super) const LEFT_OUT: [(&str, &str); 2] = [
-    (
-        "set_over_bare_backbone",
-        "needs the weights of a full-size backbone; see frameshift bench compute",
-    ),
-    (
-        "many_tasks_of_one_clip",
-        "the load generator names one task in each request",
-    ),
-];
-
 /// Two figures that were measured one after the other: `a` under the condition that the gate names, `b` without it (1 for a time).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Pair {
     pub(super) a: f64,
     pub(super) b: f64,
@@ -151,7 +173,7 @@ pub(super) struct Pair {
 }
 
 /// A gate's figures beside its goal.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Line {
     pub(super) name: Gate,
     /// The median of the pairs' ratios; absent when nothing was measured.
@@ -162,7 +184,7 @@ pub(super) struct Line {
     pub(super) met: bool,
     pub(super) pairs: Vec<Pair>,
     /// Why nothing was measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) problem: Option<String>,
 }
 
@@ -189,6 +211,15 @@ impl Line {
             met,
             pairs,
             problem,
+        }
+    }
+
+    /// The ratio, or why there is none.
+    pub(super) fn found(&self) -> String {
+        match (&self.ratio, &self.problem) {
+            (Some(ratio), _) => self.number(*ratio),
+            (None, Some(problem)) => problem.clone(),
+            (None, None) => "nothing measured".to_owned(),
         }
     }
 
@@ -284,7 +315,6 @@ mod tests {
         for (gate, name) in Gate::value_variants().iter().zip(&names) {
             assert_eq!(Gate::from_str(name, false).as_ref(), Ok(gate));
         }
-        names.extend(LEFT_OUT.iter().map(|(name, _)| (*name).to_owned()));
         let count = names.len();
         names.sort();
         names.dedup();

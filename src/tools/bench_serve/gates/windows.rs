@@ -3,27 +3,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::join_all;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::bed::{BUSY, Bed, lane, tenant};
 use super::{Args, Pair};
 use crate::proto::v1;
-use crate::proto::v1::classify_windows_response::Event;
-use crate::proto::v1::window_options::Stride;
-use crate::rng::Stream;
-use crate::synth::motion::{self, Variety};
+use crate::synth::motion;
+use crate::tools::bench_serve::Error;
 use crate::tools::bench_serve::calls::upload;
 use crate::tools::bench_serve::load::{Pacing, Span};
-use crate::tools::bench_serve::material::{MOTION, NUM_FRAMES, Tenant};
-use crate::tools::bench_serve::{Error, during};
-use crate::video::encode::{Encoder, Format};
+use crate::tools::bench_serve::material::{self, FRAMES, NUM_FRAMES, Tenant};
+use crate::tools::bench_serve::windows::{self, PAUSE, Viewers, window_of};
 
-/// Seconds of the long video.
-const SECONDS: u32 = 300;
-/// Frames of the long video.
-const FRAMES: u32 = SECONDS * motion::RATE;
 /// Sides of its pictures in pixels: where decoding takes most of a request, and where the model does.
 const LARGE: usize = 480;
 const SMALL: usize = 96;
@@ -32,15 +24,15 @@ const SMALL: usize = 96;
 pub(super) async fn decoding(args: &Args, bed: &Bed) -> Result<Vec<Pair>, Error> {
     let (tenant, video) = prepared(args, bed, LARGE).await?;
     let mut pairs = Vec::new();
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let span = args.span(pair);
         bed.host.place_decoders();
-        let with = streamed(&tenant, &video, span).await?;
-        let (without, errors) = one_by_one(&tenant, &video, span).await?;
+        let (with, broken) = streamed(&tenant, &video, span).await?;
+        let (without, failed) = one_by_one(&tenant, &video, span).await?;
         pairs.push(Pair {
             a: with,
             b: without,
-            errors,
+            errors: broken + failed,
         });
     }
     Ok(pairs)
@@ -50,16 +42,16 @@ pub(super) async fn decoding(args: &Args, bed: &Bed) -> Result<Vec<Pair>, Error>
 pub(super) async fn computing(args: &Args, bed: &Bed) -> Result<Vec<Pair>, Error> {
     let (tenant, video) = prepared(args, bed, SMALL).await?;
     let mut pairs = Vec::new();
-    for pair in 0..args.pairs.get() {
+    for pair in args.turns() {
         let span = args.span(pair);
         bed.host.place_decoders();
-        let with = streamed(&tenant, &video, span).await?;
+        let (with, broken) = streamed(&tenant, &video, span).await?;
         let one = lane(&tenant, 1, Pacing::Closed(BUSY));
         let without = bed.load(vec![one], span).await?;
         pairs.push(Pair {
             a: with,
             b: without.all.clips_per_s,
-            errors: without.all.errors,
+            errors: broken + without.all.errors,
         });
     }
     Ok(pairs)
@@ -71,64 +63,28 @@ async fn prepared(args: &Args, bed: &Bed, side: usize) -> Result<(Tenant, String
     let name = format!("bench-windows-{side}");
     let tenant = tenant(&bed.host, &name, &sets, &bed.clips, 1).await?;
     tenant.ask_all().await?;
-    let long = film(args.seed, side)?;
+    let long = material::film(args.seed, side)?;
     let video = upload(tenant.client()?, &long).await?;
     Ok((tenant, video))
 }
 
-/// Synthetic clips one after the other, again and again.
-fn film(seed: u64, side: usize) -> Result<Bytes, Error> {
-    const CLIPS: usize = 8;
-    let stream = Stream::new(seed, "bench/windows");
-    let clips = motion::clips(MOTION, Variety::Training, CLIPS, side, &stream);
-    let frames = clips.iter().flat_map(|clip| &clip.frames).cycle();
-    let mut encoder = Encoder::new(Format::Mp4, side as u32, side as u32, motion::RATE)?;
-    for frame in frames.take(FRAMES as usize) {
-        encoder.push(frame)?;
-    }
-    Ok(encoder.finish()?.into())
-}
-
 /// A request for windows of neighbouring frames.
 fn request(tenant: &Tenant, video: &str) -> v1::ClassifyWindowsRequest {
-    v1::ClassifyWindowsRequest {
-        task: tenant.tasks.first().cloned().unwrap_or_default(),
-        source: Some(v1::classify_windows_request::Source::Video(
-            video.to_owned(),
-        )),
-        windows: Some(v1::WindowOptions {
-            frame_step: 1,
-            stride: Some(Stride::StrideSteps(1)),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    let task = tenant.tasks.first().map_or("", String::as_str);
+    windows::request(task, video)
 }
 
-/// Windows a second of one stream.
-async fn streamed(tenant: &Tenant, video: &str, span: Span) -> Result<f64, Error> {
-    let client = tenant.client()?;
-    let start = Instant::now() + span.warmup;
-    let end = start + span.measured;
-    let mut count = 0_u64;
-    loop {
-        let mut calls = client.classification();
-        let asked = calls.classify_windows(request(tenant, video)).await;
-        let mut messages = asked.map_err(during("classify windows"))?.into_inner();
-        loop {
-            let Ok(message) = timeout_at(end, messages.message()).await else {
-                return Ok(count as f64 / span.measured.as_secs_f64());
-            };
-            match message.map_err(during("classify windows"))? {
-                Some(message) => {
-                    let is_window = matches!(message.event, Some(Event::Window(_)));
-                    count += u64::from(is_window && Instant::now() >= start);
-                }
-                // From the beginning again.
-                None => break,
-            }
-        }
-    }
+/// Windows a second of one stream, and how many times it broke off.
+async fn streamed(tenant: &Tenant, video: &str, span: Span) -> Result<(f64, u64), Error> {
+    let viewers = Viewers {
+        name: tenant.name.clone(),
+        clients: tenant.clients.clone(),
+        tasks: tenant.tasks.iter().take(1).cloned().collect(),
+        video: video.to_owned(),
+        streams: 1,
+    };
+    let found = windows::run(vec![viewers], span).await?;
+    Ok((found.all.clips_per_s, found.all.errors))
 }
 
 /// Windows a second of callers that each ask for one window at a time, and how many requests failed.
@@ -150,7 +106,7 @@ async fn one_by_one(tenant: &Tenant, video: &str, span: Span) -> Result<(f64, u6
                 let mut messages = asked.into_inner();
                 let mut windows = 0;
                 while let Some(message) = messages.message().await? {
-                    windows += u64::from(matches!(message.event, Some(Event::Window(_))));
+                    windows += u64::from(window_of(message)?.is_some());
                 }
                 Ok::<_, tonic::Status>(windows)
             };
@@ -160,6 +116,7 @@ async fn one_by_one(tenant: &Tenant, video: &str, span: Span) -> Result<(f64, u6
                 }
                 Ok(Err(_)) => {
                     failed.fetch_add(1, Ordering::Relaxed);
+                    sleep(PAUSE).await;
                 }
                 Ok(Ok(_)) | Err(_) => {}
             }

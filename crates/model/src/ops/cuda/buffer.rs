@@ -1,11 +1,12 @@
 //! Memory on the device.
 //!
-//! Invariant: a buffer is freed in the order of the compute stream, so that it may be dropped as soon as its last use is enqueued.
+//! Invariant: a buffer is freed in the order of the stream that uses it, so that it may be dropped as soon as its last use is enqueued: the compute stream, or
+//! the copy stream until the compute stream has been told to wait for the copy.
 
 use std::sync::{Arc, Mutex};
 
 use candle_core::Result;
-use cudarc::driver::{CudaStream, result, sys};
+use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
 use super::gpu::{Gpu, lock};
 use super::tensor::Tensor;
@@ -15,20 +16,36 @@ pub(super) struct Buffer {
     at: sys::CUdeviceptr,
     bytes: usize,
     gpu: Arc<Gpu>,
+    /// Whether only the copy stream knows the buffer.
+    is_of_copies: bool,
     /// The floats from the begin in bytes, rounded, until the buffer is written to: what a product adds as its bias. A plain mutex, held for a copy of a
     /// pointer.
     rounded: Mutex<Option<(usize, Tensor)>>,
 }
 
 impl Buffer {
-    /// Returns a buffer that nothing was written to yet, for what is enqueued on the compute stream from now on.
+    /// Returns a buffer that nothing was written to yet, for what is enqueued on the compute stream from now on. During a self-check every byte is one of a NaN.
     pub(super) fn unfilled(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
-        Self::on(gpu, &gpu.compute, bytes)
+        let own = Self::on(gpu, &gpu.compute, bytes)?;
+        if gpu.poisons() {
+            own.fill(0xff)?;
+        }
+        Ok(own)
     }
 
-    /// Returns a buffer that nothing was written to yet, for the copy stream; the compute stream has to wait for the copy before it uses or frees it.
+    /// Returns a buffer that nothing was written to yet, for the copy stream.
     pub(super) fn for_copies(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
-        Self::on(gpu, &gpu.copies, bytes)
+        let mut own = Self::on(gpu, &gpu.copies, bytes)?;
+        own.is_of_copies = true;
+        Ok(own)
+    }
+
+    /// Gives a buffer of the copy stream to the compute stream, which waits for this event on the copy stream before it does anything else.
+    pub(super) fn after(mut self, copied: &CudaEvent) -> Result<Self> {
+        let gpu = self.gpu.clone();
+        gpu.checked("cuStreamWaitEvent", gpu.compute.wait(copied))?;
+        self.is_of_copies = false;
+        Ok(self)
     }
 
     fn on(gpu: &Arc<Gpu>, stream: &CudaStream, bytes: usize) -> Result<Self> {
@@ -42,6 +59,7 @@ impl Buffer {
             at,
             bytes,
             gpu: gpu.clone(),
+            is_of_copies: false,
             rounded: Mutex::default(),
         })
     }
@@ -80,16 +98,19 @@ impl Buffer {
         self.at
     }
 
-    /// Sets all bytes to zero.
-    pub(super) fn clear(&self) -> Result<()> {
+    /// Sets all bytes to this value.
+    pub(super) fn fill(&self, byte: u8) -> Result<()> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
         let gpu = &self.gpu;
         gpu.checked("cuCtxSetCurrent", gpu.context.bind_to_thread())?;
         // SAFETY: the buffer is `bytes` long.
-        let cleared = unsafe {
+        let filled = unsafe {
             let (at, stream) = (self.at_for_writing(), gpu.compute.cu_stream());
-            result::memset_d8_async(at, 0, self.bytes, stream)
+            result::memset_d8_async(at, byte, self.bytes, stream)
         };
-        gpu.checked("cuMemsetD8Async", cleared)
+        gpu.checked("cuMemsetD8Async", filled)
     }
 
     /// Copies bytes of another buffer to `to`.
@@ -112,11 +133,15 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let gpu = &self.gpu;
-        // SAFETY: the buffer came from the pool; whatever uses it was enqueued before, since whoever enqueues borrows it.
+        let stream = match self.is_of_copies {
+            true => gpu.copies.cu_stream(),
+            false => gpu.compute.cu_stream(),
+        };
+        // SAFETY: the buffer came from the pool; whatever uses it was enqueued on this stream before, since whoever enqueues borrows it.
         let freed = gpu
             .context
             .bind_to_thread()
-            .and_then(|()| unsafe { result::free_async(self.at, gpu.compute.cu_stream()) });
+            .and_then(|()| unsafe { result::free_async(self.at, stream) });
         // A failure that matters is the device's; it is remembered there.
         let _ = gpu.checked("cuMemFreeAsync", freed);
     }

@@ -16,7 +16,7 @@ use crate::spec::Precision;
 
 /// Largest distance of a result from the host's, relative to its length, and 32 times that for a single number relative to their mean size. A few roundings to
 /// bfloat16 are 3e-3; a wrong layout, mask or index is of the order of 1.
-fn bound(format: Format) -> f64 {
+pub(super) fn bound(format: Format) -> f64 {
     match format {
         Format::Bf16 => 1.5e-2,
         Format::F32 | Format::Int8 => 1e-4,
@@ -41,6 +41,11 @@ pub(crate) fn run(
         config,
         format,
         numbers: Numbers::read_by(format),
+    };
+    // What a kernel does not write is then seen, also where memory happens to hold an earlier result.
+    let _poison = match place {
+        Place::Cuda(gpu) => Some(gpu.poison()),
+        Place::Host => None,
     };
     for (kernel, case) in CASES {
         compare(&sizes, (kernel, *case), place)?;
@@ -88,7 +93,7 @@ fn floats(array: &Array) -> Result<Vec<f32>> {
 }
 
 /// Returns how two results differ by more than the bound; `None` when they do not.
-fn far(expected: &[f32], got: &[f32], bound: f64) -> Option<String> {
+pub(super) fn far(expected: &[f32], got: &[f32], bound: f64) -> Option<String> {
     if let Some(at) = got.iter().position(|value| !value.is_finite()) {
         return Some(format!("value {at} is not finite"));
     }

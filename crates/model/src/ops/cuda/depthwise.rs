@@ -83,7 +83,9 @@ impl Depthwise {
         earlier: Option<(&Tensor, &Tensor)>,
     ) -> Result<(Tensor, Tensor)> {
         let (frames, c) = self.check(x, extent)?;
-        self.check(dy, extent)?;
+        if dy.dims() != x.dims() {
+            candle_core::bail!("a convolution of {x:?}, gradient {dy:?}");
+        }
         let [kt, kh, kw] = self.kernel;
         let taps = kt * kh * kw;
         let name = match (x.numbers(), dy.numbers()) {
@@ -134,8 +136,8 @@ impl Depthwise {
         Ok((frames, c))
     }
 
-    fn form(&self, c: usize) -> Form {
-        match (c.is_multiple_of(8), self.kernel) {
+    fn form(&self) -> Form {
+        match (self.bias.elem_count().is_multiple_of(8), self.kernel) {
             (false, _) => Form::Any,
             (true, [3, 1, 1]) => Form::Time,
             (true, _) => Form::Eight,
@@ -149,40 +151,113 @@ impl Depthwise {
         numbers: Numbers,
         mirrored: bool,
     ) -> Result<Tensor> {
-        let (frames, c) = self.check(x, extent)?;
-        let form = self.form(c);
-        let [kt, kh, kw] = self.kernel;
-        let table = x.gpu().table(&[Convolution {
-            taps: self.taps.pointer(),
-            bias: self.bias.pointer(),
-            at: [0; 2],
+        let each = Each {
+            own: self,
+            x,
+            extent,
+            numbers,
+        };
+        let mut results = launched(&[each], mirrored)?;
+        results
+            .pop()
+            .map_or_else(|| candle_core::bail!("a convolution without a result"), Ok)
+    }
+}
+
+/// One segment of a convolution: its weights, its operand `[frames, P, C]`, and the number format of its result.
+#[derive(Clone, Copy)]
+pub(crate) struct Each<'a> {
+    pub(crate) own: &'a Depthwise,
+    pub(crate) x: &'a Tensor,
+    pub(crate) extent: Extent,
+    pub(crate) numbers: Numbers,
+}
+
+impl Each<'_> {
+    /// Returns what segments of one launch have in common.
+    fn common(&self) -> (Form, Numbers, Numbers, usize, usize) {
+        let Extent { frames, grid } = self.extent;
+        (
+            self.own.form(),
+            self.x.numbers(),
+            self.numbers,
+            frames,
+            grid,
+        )
+    }
+}
+
+/// Computes the convolutions of segments that have weights of their own, each with the bits that it has alone. Segments whose clips have as many frames and
+/// whose weights and numbers are of one kind, as those of most batches are, take one launch.
+pub(crate) fn forward_each(segments: &[Each<'_>]) -> Result<Vec<Tensor>> {
+    let mut results: Vec<Option<Tensor>> = vec![None; segments.len()];
+    for (first, segment) in segments.iter().enumerate() {
+        if results[first].is_some() {
+            continue;
+        }
+        let is_like = |other: &usize| segments[*other].common() == segment.common();
+        let places: Vec<usize> = (first..segments.len()).filter(is_like).collect();
+        let own: Vec<Each<'_>> = places.iter().map(|&place| segments[place]).collect();
+        for (place, result) in places.into_iter().zip(launched(&own, false)?) {
+            results[place] = Some(result);
+        }
+    }
+    let results: Option<Vec<Tensor>> = results.into_iter().collect();
+    results.map_or_else(|| candle_core::bail!("a convolution without a result"), Ok)
+}
+
+/// Enqueues the convolutions of segments that have everything of [`Each::common`] in common. Returns their results, parts of one buffer.
+fn launched(segments: &[Each<'_>], mirrored: bool) -> Result<Vec<Tensor>> {
+    let Some(first) = segments.first() else {
+        return Ok(Vec::new());
+    };
+    let (form, read, written, clip, grid) = first.common();
+    let (origin, gpu) = (first.x, first.x.gpu());
+    let (mut table, mut parts, mut tiles, mut at) = (Vec::new(), Vec::new(), 0, 0);
+    for segment in segments {
+        let (frames, c) = segment.own.check(segment.x, segment.extent)?;
+        let [kt, kh, kw] = segment.own.kernel;
+        // Operands lie wherever they were made: the kernel finds each by its distance from the first.
+        let bytes = (segment.x.pointer() as i64).wrapping_sub(origin.pointer() as i64);
+        table.push(Convolution {
+            taps: segment.own.taps.pointer(),
+            bias: segment.own.bias.pointer(),
+            at: [bytes / read.bytes() as i64, at as i64],
             frames: int(frames)?,
-            tile: 0,
+            tile: int(tiles)?,
             channels: int(c)?,
             kernel: [int(kt)?, int(kh)?, int(kw)?],
-        }])?;
-        let patches = extent.grid * extent.grid;
+        });
+        let patches = grid * grid;
         let threads = match form {
             Form::Any => frames * patches * c,
             Form::Eight => frames * patches * (c / 8),
-            Form::Time => frames / extent.frames * patches * (c / 8),
+            Form::Time => frames / clip * patches * (c / 8),
         };
-        let mut y = Tensor::unfilled(x.gpu(), numbers, x.dims())?;
-        x.gpu()
-            .launch(name(form, x.numbers(), numbers))
-            .grid([threads.div_ceil(THREADS), 1, 1])
-            .threads(THREADS)
-            .counts(threads)
-            .read(x)
-            .write(&mut y)
-            .read(&table)
-            .int(1)
-            .int(extent.frames)
-            .int(extent.grid)
-            .int(usize::from(mirrored))
-            .run()?;
-        Ok(y)
+        // Kernels count the threads of a segment with 32 bits.
+        int(threads)?;
+        tiles += threads.div_ceil(THREADS);
+        parts.push((at, segment.x));
+        // Results begin where kernels read and write eight numbers at a time.
+        at += segment.x.elem_count().next_multiple_of(8);
     }
+    let table = gpu.table(&table)?;
+    let mut y = Tensor::unfilled(gpu, written, &[at])?;
+    gpu.launch(name(form, read, written))
+        .grid([tiles, 1, 1])
+        .threads(THREADS)
+        .read(origin)
+        .write(&mut y)
+        .read(&table)
+        .int(segments.len())
+        .int(clip)
+        .int(grid)
+        .int(usize::from(mirrored))
+        .run()?;
+    let views = parts.into_iter();
+    views
+        .map(|(at, x)| y.narrow(at, x.elem_count())?.reshape(x.dims()))
+        .collect()
 }
 
 fn name(form: Form, x: Numbers, y: Numbers) -> &'static str {

@@ -13,6 +13,8 @@ use crate::ops::placed::embed::{Cut, Picture};
 
 /// Threads of a block.
 const THREADS: usize = 256;
+/// Numbers that a thread of the host writes at a time.
+const PART: usize = 32_768;
 
 /// Splits pictures into patches `[N, P, 3 · patch²]` in this number format, to which pixels are rounded on the host: the product would round them.
 pub(crate) fn patches(
@@ -24,11 +26,13 @@ pub(crate) fn patches(
     let Cut { grid, side, patch } = cut;
     let plane = side * side;
     let dims = [pictures.len(), 3 * plane];
+    let planes = Planes { pictures, plane };
+    let count = pictures.len() * 3 * plane;
     let buffer = match numbers {
-        Numbers::F32 => gpu.stage(&gathered(pictures, plane, |x| x)),
-        Numbers::Bf16 => gpu.stage(&gathered(pictures, plane, bf16::from_f32)),
+        Numbers::F32 => gpu.stage_by(count, |begin, to| planes.write(begin, to, |x| x)),
+        Numbers::Bf16 => gpu.stage_by(count, |begin, to| planes.write(begin, to, bf16::from_f32)),
     };
-    let planes = Tensor::around(buffer?, &dims, numbers)?;
+    let uploaded = Tensor::around(buffer?, &dims, numbers)?;
     let places = (0..pictures.len()).map(|i| Place {
         at: (i * 3 * plane) as i64,
         channel: plane as i64,
@@ -43,7 +47,7 @@ pub(crate) fn patches(
     gpu.launch(name)
         .grid([(dims[1] * dims[2]).div_ceil(THREADS), dims[0], 1])
         .threads(THREADS)
-        .read(&planes)
+        .read(&uploaded)
         .write(&mut y)
         .read(&table)
         .int(grid)
@@ -52,22 +56,32 @@ pub(crate) fn patches(
     Ok(y)
 }
 
-/// Returns the planes of all pictures, one after another.
-fn gathered<T: Copy + Default + Send + Sync>(
-    pictures: &[Picture<'_>],
+/// Planes of all pictures, one after another.
+struct Planes<'a> {
+    pictures: &'a [Picture<'a>],
+    /// Numbers of a plane.
     plane: usize,
-    of: impl Fn(f32) -> T + Sync,
-) -> Vec<T> {
-    let mut all = vec![T::default(); pictures.len() * 3 * plane];
-    let planes = all.par_chunks_exact_mut(plane.max(1)).enumerate();
-    planes.for_each(|(i, to)| {
-        let picture = &pictures[i / 3];
-        let from = &picture.values[i % 3 * picture.channel..][..plane];
-        for (to, &x) in to.iter_mut().zip(from) {
-            *to = of(x);
-        }
-    });
-    all
+}
+
+impl Planes<'_> {
+    /// Writes the numbers from `begin` on, each as `of` makes it, on all threads.
+    fn write<T: Send>(&self, begin: usize, to: &mut [T], of: impl Fn(f32) -> T + Sync) {
+        let parts = to.par_chunks_mut(PART).enumerate();
+        parts.for_each(|(part, mut to)| {
+            let mut at = begin + part * PART;
+            while !to.is_empty() {
+                let (number, within) = (at / self.plane, at % self.plane);
+                let picture = &self.pictures[number / 3];
+                let from = &picture.values[number % 3 * picture.channel + within..];
+                let (own, rest) = to.split_at_mut(to.len().min(self.plane - within));
+                at += own.len();
+                for (to, &x) in own.iter_mut().zip(from) {
+                    *to = of(x);
+                }
+                to = rest;
+            }
+        });
+    }
 }
 
 /// Returns the embeddings `[L, C]` of a frame with each frame's patches `[N, L - 1, C]` added to its patch rows.

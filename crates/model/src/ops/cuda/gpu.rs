@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use cudarc::driver::sys::{self, CUmemPool_attribute};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
 
 use super::driver;
+use super::fused::Fused;
 use super::kernels::Kernels;
 use super::launch::Launch;
 use super::library::Products;
@@ -40,11 +41,14 @@ pub struct Gpu {
     pub(super) kernels: Kernels,
     pub(super) pinned: Pinned,
     products: Products,
+    fused: Fused,
     /// Events at the ends of the slices that are under way, oldest first. A plain mutex: only the device thread takes it, for one push and one pop.
     under_way: Mutex<VecDeque<CudaEvent>>,
     slices: AtomicU64,
     upload_nanos: AtomicU64,
     uploaded: AtomicU64,
+    /// Whether new buffers begin as NaN.
+    poisons: AtomicBool,
     /// First sticky error.
     lost: OnceLock<Arc<str>>,
 }
@@ -129,6 +133,7 @@ impl Gpu {
             kernels: Kernels::load(&context)?,
             pinned: Pinned::new(context.clone()),
             products: Products::new(&context)?,
+            fused: Fused::new((major, minor)),
             context,
             compute,
             copies,
@@ -136,6 +141,7 @@ impl Gpu {
             slices: AtomicU64::new(0),
             upload_nanos: AtomicU64::new(0),
             uploaded: AtomicU64::new(0),
+            poisons: AtomicBool::new(false),
             lost: OnceLock::new(),
         };
         Ok(Arc::new(gpu))
@@ -211,6 +217,26 @@ impl Gpu {
         }
     }
 
+    /// Returns the time in milliseconds that one of so many calls takes on the compute stream, after a call that is not counted, which loads kernels.
+    pub(crate) fn timed(
+        &self,
+        calls: usize,
+        mut call: impl FnMut() -> candle_core::Result<()>,
+    ) -> candle_core::Result<f32> {
+        call()?;
+        let mark = || {
+            let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+            self.checked("cuEventRecord", self.compute.record_event(Some(flags)))
+        };
+        let begin = mark()?;
+        for _ in 0..calls {
+            call()?;
+        }
+        let end = mark()?;
+        let took = self.checked("cuEventElapsedTime", begin.elapsed_ms(&end))?;
+        Ok(took / calls.max(1) as f32)
+    }
+
     /// Waits until everything that was enqueued is done.
     #[cfg(test)]
     pub(crate) fn synchronize(&self) -> candle_core::Result<()> {
@@ -223,9 +249,52 @@ impl Gpu {
         Launch::new(self, kernel)
     }
 
-    /// Returns the plans of the products.
-    pub(crate) fn products(&self) -> &Products {
+    /// Returns the library of products.
+    pub(super) fn products(&self) -> &Products {
         &self.products
+    }
+
+    /// Returns the products that end with an activation.
+    pub(super) fn fused(&self) -> &Fused {
+        &self.fused
+    }
+
+    /// Returns how each kind of product that has run is computed, for people.
+    pub(crate) fn plans(&self) -> Vec<String> {
+        let mut lines = self.products.plans();
+        lines.extend(self.fused.plans());
+        lines.sort();
+        lines
+    }
+
+    /// Returns the number of the device.
+    #[cfg(cutlass_kernels)]
+    pub(super) fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// Makes new buffers begin as NaN for as long as the guard lives, so that a result that a kernel does not write is seen.
+    pub(super) fn poison(&self) -> Poison<'_> {
+        self.poisons.store(true, Ordering::Relaxed);
+        Poison(self)
+    }
+
+    /// Returns whether new buffers begin as NaN.
+    pub(super) fn poisons(&self) -> bool {
+        self.poisons.load(Ordering::Relaxed)
+    }
+
+    /// Records an event at the end of what was enqueued on a stream. When that fails, waits for the stream instead: whoever gets the error may free what the
+    /// stream uses.
+    pub(super) fn end_of(&self, stream: &CudaStream) -> candle_core::Result<Arc<CudaEvent>> {
+        match self.event(stream) {
+            Ok(ended) => Ok(Arc::new(ended)),
+            Err(error) => {
+                // What cannot be waited for has ended with its device.
+                let _ = stream.synchronize();
+                Err(error)
+            }
+        }
     }
 
     /// Records an event on a stream; waiting for it does not keep a core busy.
@@ -264,6 +333,22 @@ impl Gpu {
         failure.into()
     }
 
+    /// Turns a failure of the product library into an error. The device is lost only when the driver says so, too.
+    pub(super) fn asked(&self, failure: Failure) -> candle_core::Error {
+        match failure {
+            Failure::Lost { what, reason } => {
+                let works = self.compute.synchronize();
+                match self.checked("cuStreamSynchronize", works) {
+                    Ok(()) => Failure::Refused { what, reason }.into(),
+                    Err(lost) => lost,
+                }
+            }
+            failure @ (Failure::OutOfMemory { .. } | Failure::Refused { .. }) => {
+                self.failed(failure)
+            }
+        }
+    }
+
     /// Counts an upload.
     pub(super) fn uploaded(&self, bytes: usize, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
@@ -272,23 +357,33 @@ impl Gpu {
     }
 }
 
+/// Guard of a time in which new buffers begin as NaN.
+pub(super) struct Poison<'a>(&'a Gpu);
+
+impl Drop for Poison<'_> {
+    fn drop(&mut self) {
+        self.0.poisons.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Locks a mutex even after a panic, since every change leaves its value consistent.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns the device's pool, which from now on keeps what is freed: a steady state takes nothing from the driver.
+/// Returns the device's pool, which from now on keeps what is freed: a steady state takes nothing from the driver. The pool makes no stream wait for another
+/// to get memory that is about to be freed there: a copy would wait for what computes.
 fn pool(context: &CudaContext) -> Result<Pool, DriverError> {
+    use CUmemPool_attribute as A;
     let device = context.cu_device();
-    let mut all = u64::MAX;
-    // SAFETY: the device is the context's; the pool is valid, and the threshold is 64 bits wide.
+    let (mut all, mut never) = (u64::MAX, 0_i32);
+    // SAFETY: the device is the context's; the pool is valid, the threshold is 64 bits wide and the other attribute 32.
     unsafe {
         let pool = result::device::get_default_mem_pool(device)?;
-        result::mem_pool::set_attribute(
-            pool,
-            CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-            (&raw mut all).cast::<c_void>(),
-        )?;
+        let threshold = A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast::<c_void>())?;
+        let waits = A::CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES;
+        result::mem_pool::set_attribute(pool, waits, (&raw mut never).cast::<c_void>())?;
         Ok(Pool(pool))
     }
 }

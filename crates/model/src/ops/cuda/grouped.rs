@@ -9,6 +9,7 @@ use candle_core::Result;
 use super::tables::{self, int};
 use super::{Matrix, Tensor};
 use crate::ops::Numbers;
+use crate::ops::linear::check_segments;
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -83,7 +84,7 @@ impl Kernel {
 /// Multiplies the patch rows of each segment of x `[N, L, k]` by the segment's own Wᵀ. Returns `[frames, L - 1, n]` for each segment.
 pub(crate) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<Vec<Tensor>> {
     let (frames, tokens, k) = x.dims3()?;
-    check(frames, parts)?;
+    check_segments(frames, parts.iter().map(|part| &part.frames))?;
     let patches = tokens - 1;
     // Results of segments begin where kernels read eight numbers at a time, whatever the width of those before.
     let counts = parts
@@ -92,6 +93,9 @@ pub(crate) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<Vec<Tensor>
     let mut y = Tensor::unfilled(x.gpu(), Numbers::F32, &[counts.sum()])?;
     let (mut own, mut ranges, mut at) = (Vec::with_capacity(parts.len()), Vec::new(), 0);
     for part in parts {
+        if part.weight.k() != k {
+            candle_core::bail!("{x:?} is multiplied by {:?}", part.weight);
+        }
         let rows = part.frames.len() * patches;
         own.push(Part {
             weight: part.weight,
@@ -127,7 +131,7 @@ pub(crate) fn project_add_each(
     parts: &[Each<'_>],
 ) -> Result<Tensor> {
     let (frames, tokens, c) = residual.dims3()?;
-    check(frames, parts)?;
+    check_segments(frames, parts.iter().map(|part| &part.frames))?;
     if xs.len() != parts.len() {
         candle_core::bail!("{} segments, operands for {}", parts.len(), xs.len());
     }
@@ -152,7 +156,7 @@ pub(crate) fn project_add_each(
             let mut own = Vec::with_capacity(parts.len());
             for (part, &x) in parts.iter().zip(xs).filter(is_own) {
                 let rows = part.frames.len() * (tokens - 1);
-                if x.elem_count() != rows * part.weight.k() {
+                if x.elem_count() != rows * part.weight.k() || part.weight.n() != c {
                     candle_core::bail!("{x:?} is the operand of frames {:?}", part.frames);
                 }
                 // Operands lie wherever they were made: the kernel finds each by its distance from the first.
@@ -183,7 +187,10 @@ pub(super) fn project_patches(
     bias: Option<&Tensor>,
     numbers: Numbers,
 ) -> Result<Tensor> {
-    let (frames, tokens, _) = x.dims3()?;
+    let (frames, tokens, k) = x.dims3()?;
+    if weight.k() != k {
+        candle_core::bail!("{x:?} is multiplied by {weight:?}");
+    }
     let dims = [frames, tokens - 1, weight.n()];
     let mut y = Tensor::unfilled(x.gpu(), numbers, &dims)?;
     let part = Part {
@@ -231,6 +238,9 @@ pub(super) fn add_patches(
 
 /// Returns what a product with this residual is written over: its class rows when parts cover all frames, which write all others, or else a copy.
 fn beneath(residual: &Tensor, covers: bool) -> Result<Tensor> {
+    if residual.numbers() != Numbers::F32 {
+        candle_core::bail!("a product is added to {residual:?}");
+    }
     if !covers {
         return residual.copy();
     }
@@ -304,19 +314,4 @@ fn run(
         .int(of.input)
         .int(of.output)
         .run()
-}
-
-/// Returns an error unless the segments follow one another inside the batch.
-fn check(frames: usize, parts: &[Each<'_>]) -> Result<()> {
-    let mut begin = 0;
-    for part in parts {
-        if part.frames.start < begin || part.frames.end < part.frames.start {
-            candle_core::bail!("segment {:?} begins before {begin}", part.frames);
-        }
-        begin = part.frames.end;
-    }
-    if begin > frames {
-        candle_core::bail!("segments end at {begin}, after {frames} frames");
-    }
-    Ok(())
 }

@@ -27,6 +27,9 @@ pub(super) struct Kernels {
     /// Functions by name. A plain mutex, held for a search or one call of the driver.
     functions: Mutex<HashMap<&'static str, Function>>,
     context: Arc<CudaContext>,
+    /// How often each kernel was asked for.
+    #[cfg(test)]
+    pub(super) launched: Mutex<std::collections::BTreeMap<&'static str, usize>>,
 }
 
 /// A kernel that can be launched.
@@ -62,6 +65,8 @@ impl Kernels {
                 module,
                 functions: Mutex::default(),
                 context: context.clone(),
+                #[cfg(test)]
+                launched: Mutex::default(),
             }),
             Err(_) if IMAGE.is_empty() => Err(Unusable::NoKernels),
             Err(error) => Err(driver::failure("cuModuleLoadData", 0, error).into()),
@@ -70,6 +75,11 @@ impl Kernels {
 
     /// Returns a kernel whose blocks may use so many bytes of dynamic shared memory.
     pub(super) fn function(&self, name: &'static str, shared: usize) -> Result<Function, Failure> {
+        #[cfg(test)]
+        lock(&self.launched)
+            .entry(name)
+            .and_modify(|count| *count += 1)
+            .or_insert(1);
         let failed = |what| move |error| driver::failure(what, 0, error);
         let mut functions = lock(&self.functions);
         let known = functions.get(name).copied();

@@ -1,7 +1,7 @@
 //! cuBLASLt on a device, and the plans of products.
 //!
-//! Invariant: a kind of product has one plan, chosen at its first use, which is the warm-up: the fastest of those whose results are equal by the bit whatever
-//! the number of rows.
+//! Invariant: a kind of product has one plan, chosen at its first use, which is the self-check or the warm-up: the fastest of those whose results are the plain
+//! kernel's, and equal by the bit whatever the number of rows.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use cudarc::driver::{CudaContext, result as driver_result};
 use super::driver;
 use super::gpu::{Gpu, lock};
 use super::plan::{self, Kind, Operands, Plan, Room};
-use super::trial::Trial;
+use super::trial::{Trial, Verdict};
 use crate::ops::failure::Unusable;
 
 /// Memory that a product may use beside its operands: what the library asks for on Hopper.
@@ -53,7 +53,7 @@ impl Products {
     }
 
     /// Returns the plan of each kind of product that has run, for people.
-    pub(crate) fn plans(&self) -> Vec<String> {
+    pub(super) fn plans(&self) -> Vec<String> {
         let plans = lock(&self.plans);
         let line = |(kind, plan): (&Kind, &Plan)| {
             let (bias, adds) = (kind.has_bias, kind.adds);
@@ -69,12 +69,16 @@ impl Products {
                 plan::describe(plan)
             )
         };
-        let mut lines: Vec<String> = plans.iter().map(line).collect();
-        lines.sort();
-        lines
+        plans.iter().map(line).collect()
     }
 
-    fn room(&self, gpu: &Gpu) -> Room {
+    /// Returns the kinds of products that have a plan.
+    #[cfg(test)]
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        lock(&self.plans).keys().copied().collect()
+    }
+
+    pub(super) fn room(&self, gpu: &Gpu) -> Room {
         Room {
             handle: self.handle,
             stream: gpu.compute.cu_stream().cast(),
@@ -100,12 +104,22 @@ impl Products {
         let room = self.room(gpu);
         let found = plan::candidates(kind, trial.most_rows(), room, CANDIDATES);
         let found = found.map_err(|error| {
-            gpu.failed(driver::of_products("cublasLtMatmulAlgoGetHeuristic", error))
+            gpu.asked(driver::of_products("cublasLtMatmulAlgoGetHeuristic", error))
         })?;
         let mut fit = Vec::new();
         for plan in found {
-            if trial.gives_equal_bits(&plan, room)? {
-                fit.push(plan);
+            match trial.judged(&plan, room)? {
+                Verdict::Fits => fit.push(plan),
+                Verdict::Refused | Verdict::Varies => {}
+                Verdict::Wrong(problem) => {
+                    let plan = plan::describe(&plan);
+                    tracing::warn!(
+                        problem,
+                        plan,
+                        ?kind,
+                        "a plan of a product is not used: its results are wrong"
+                    );
+                }
             }
         }
         let [only] = fit.as_slice() else {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use candle_core::Result;
 
-use super::{Matrix, Tensor, activation, grouped, products};
+use super::{Matrix, Tensor, activation, fused, grouped, products};
 use crate::Activation;
 use crate::ops::Numbers;
 use crate::ops::linear::Rows;
@@ -34,6 +34,9 @@ pub(crate) fn project(
     options: Options<'_>,
 ) -> Result<Tensor> {
     let numbers = options.numbers;
+    if let Some(y) = fused(x, weight, rows, &options)? {
+        return Ok(y);
+    }
     let y = match rows {
         Rows::Patches => grouped::project_patches(x, weight, options.bias, numbers)?,
         Rows::All | Rows::Class => {
@@ -45,6 +48,35 @@ pub(crate) fn project(
         Some(activation) => activation::forward(&y, activation, numbers),
         None => Ok(y),
     }
+}
+
+/// Computes a product that ends with its activation in one kernel, where that is the better way.
+fn fused(x: &Tensor, weight: &Matrix, rows: Rows, options: &Options<'_>) -> Result<Option<Tensor>> {
+    let (Some(activation), Some(bias)) = (options.activation, options.bias) else {
+        return Ok(None);
+    };
+    let is_whole = options.sections == (0..weight.sections());
+    match (rows, options.numbers) {
+        (Rows::All, Numbers::Bf16) if is_whole => fused::project(x, weight, bias, activation),
+        (Rows::All | Rows::Class | Rows::Patches, _) => Ok(None),
+    }
+}
+
+/// Multiplies all rows of dy by Wᵀ of a transposed view, and the result by the activation's slope at `before`. Returns `[…, L, n]`.
+pub(crate) fn project_slope(
+    dy: &Tensor,
+    weight: &Matrix,
+    before: &Tensor,
+    activation: Activation,
+    numbers: Numbers,
+) -> Result<Tensor> {
+    if numbers == Numbers::Bf16
+        && let Some(dx) = fused::project_slope(dy, weight, before, activation)?
+    {
+        return Ok(dx);
+    }
+    let d_active = products::project(dy, Rows::All, weight, (0..1, None), Numbers::F32)?;
+    activation::backward(before, &d_active, activation, numbers)
 }
 
 /// Multiplies like [`project`] over all rows. Returns the values before the activation, in the format `before`, and those after it.

@@ -108,8 +108,9 @@ pub(crate) fn forward(x: &Tensor, norm: &Norm, numbers: Numbers) -> Result<Tenso
 /// Returns the gradient of the input, plus `add`.
 pub(crate) fn backward(x: &Tensor, dy: &Tensor, add: &Tensor, norm: &Norm) -> Result<Tensor> {
     let (rows, c) = (norm.rows(x)?, norm.width());
-    if dy.elem_count() != x.elem_count() || add.elem_count() != x.elem_count() {
-        candle_core::bail!("norm of {x:?}, gradient of {dy:?}");
+    let fits = dy.elem_count() == x.elem_count() && add.elem_count() == x.elem_count();
+    if !fits || add.numbers() != Numbers::F32 {
+        candle_core::bail!("norm of {x:?}, gradient of {dy:?}, added to {add:?}");
     }
     let name = match (dy.numbers(), c.is_multiple_of(8)) {
         (Numbers::F32, true) => "norm_backward_f32_8",

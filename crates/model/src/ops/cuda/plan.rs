@@ -44,6 +44,14 @@ pub(super) struct Kind {
 }
 
 impl Kind {
+    /// Returns the numbers from one column's weights to the next column's, and from one weight of a column to the next, in memory.
+    pub(super) fn steps(&self) -> (usize, usize) {
+        match self.reads {
+            Reads::Rows => (self.weight_pitch, 1),
+            Reads::Columns => (1, self.weight_pitch),
+        }
+    }
+
     /// Returns whether the library takes such sizes: rows of bfloat16 begin where its instructions read, at multiples of 16 bytes.
     pub(super) fn is_for_library(&self) -> bool {
         let sizes = [

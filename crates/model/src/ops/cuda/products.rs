@@ -143,10 +143,7 @@ impl<'a> Use<'a> {
             }
         };
         // W[j, p] lies at j · row + p · step.
-        let (row, step) = match kind.reads {
-            Reads::Rows => (kind.weight_pitch, 1),
-            Reads::Columns => (1, kind.weight_pitch),
-        };
+        let (row, step) = kind.steps();
         // The grid's y has a limit.
         for begin in (0..rows).step_by(PLAIN_ROWS) {
             let own = PLAIN_ROWS.min(rows - begin);

@@ -42,8 +42,15 @@ impl Tensor {
     /// Returns a tensor of zeros.
     pub(crate) fn zeros(gpu: &Arc<Gpu>, numbers: Numbers, dims: &[usize]) -> Result<Self> {
         let zeros = Self::unfilled(gpu, numbers, dims)?;
-        zeros.buffer.clear()?;
+        zeros.buffer.fill(0)?;
         Ok(zeros)
+    }
+
+    /// Returns a tensor of NaNs, in which a number that nobody writes shows.
+    pub(super) fn nans(gpu: &Arc<Gpu>, numbers: Numbers, dims: &[usize]) -> Result<Self> {
+        let nans = Self::unfilled(gpu, numbers, dims)?;
+        nans.buffer.fill(0xff)?;
+        Ok(nans)
     }
 
     /// Returns a tensor around a buffer of this size.

@@ -1,6 +1,10 @@
 //! The device layer on a device: the emulated one of `tests/emulated`, or a GPU. Where there is none the tests say "skipped", unless
 //! `FRAMESHIFT_TEST_DEVICE=cuda` says that there is one.
 
+mod faults;
+mod sizes;
+mod walk;
+
 use std::ffi::CString;
 use std::sync::Arc;
 

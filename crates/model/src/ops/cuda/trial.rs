@@ -1,24 +1,41 @@
 //! Products on random data, by which a plan is chosen.
 //!
-//! Invariant: a plan whose results depend on the number of rows, or on a row's place among them, is never chosen.
+//! Invariant: a plan whose results depend on the number of rows, or on a row's place among them, or differ from the plain kernel's, is never chosen. A plan that
+//! the library fails to run is not chosen either; the device is lost only when the driver says so.
 
 use std::sync::Arc;
 
 use candle_core::Result;
-use cudarc::driver::sys;
 
+use super::check::{bound, far};
 use super::driver;
 use super::gpu::Gpu;
 use super::plan::{self, Kind, Operands, Plan, Reads, Room};
 use super::tensor::Tensor;
-use crate::ops::Numbers;
 use crate::ops::failure::Failure;
+use crate::ops::{Format, Numbers};
 use crate::rng::Stream;
 
 /// Frames, or rows where only class tokens are multiplied, of the products that are compared: of one frame, one clip and a batch.
-const SIZES: [usize; 3] = [1, 8, 64];
+pub(super) const SIZES: [usize; 3] = [1, 8, 64];
 /// Timed runs of a candidate.
-const RUNS: usize = 5;
+pub(super) const RUNS: usize = 5;
+/// Words that a block compares.
+const EACH: usize = 16_384;
+/// Threads of a block of the plain kernel.
+const THREADS: usize = 256;
+
+/// What a trial found out about a plan.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Fits,
+    /// The library does not run the plan.
+    Refused,
+    /// A row's bits depend on the number of rows, or on its place among them.
+    Varies,
+    /// The results differ from the plain kernel's.
+    Wrong(String),
+}
 
 /// Products on random data that compare the candidates for one kind.
 pub(super) struct Trial<'a> {
@@ -31,6 +48,8 @@ pub(super) struct Trial<'a> {
     input: Tensor,
     bias: Tensor,
     residual: Tensor,
+    /// Result of one frame by the plain kernel, `[rows, columns]`.
+    expected: Vec<f32>,
 }
 
 impl<'a> Trial<'a> {
@@ -51,7 +70,7 @@ impl<'a> Trial<'a> {
         } else {
             0
         };
-        Ok(Self {
+        let mut own = Self {
             gpu,
             kind,
             frame,
@@ -59,7 +78,51 @@ impl<'a> Trial<'a> {
             input: repeated(uploaded(frame * kind.input_pitch, kind.input)?)?,
             bias: uploaded(kind.columns, kind.output)?,
             residual: repeated(uploaded(residual, kind.output)?)?,
-        })
+            expected: Vec::new(),
+        };
+        own.expected = own.plain()?;
+        Ok(own)
+    }
+
+    /// Computes the product of one frame with the plain kernel; the bias and the residual are added on the host, since the kernel's residual has no gaps.
+    fn plain(&self) -> Result<Vec<f32>> {
+        let (kind, rows) = (self.kind, self.frame);
+        let kernel = match kind.input {
+            Numbers::F32 => "plain_f32_f32",
+            Numbers::Bf16 => "plain_bf16_f32",
+        };
+        let (row, step) = kind.steps();
+        let mut y = Tensor::unfilled(self.gpu, Numbers::F32, &[rows, kind.columns])?;
+        self.gpu
+            .launch(kernel)
+            .grid([kind.columns.div_ceil(THREADS), rows, 1])
+            .threads(THREADS)
+            .read(&self.input)
+            .read(&self.weight)
+            .write(&mut y)
+            .read_or_null(None)
+            .read_or_null(None)
+            .int(kind.columns)
+            .int(kind.inner)
+            .long(kind.input_pitch)
+            .long(1)
+            .long(row)
+            .long(step)
+            .run()?;
+        let mut y = floats(&y)?;
+        if kind.has_bias {
+            let bias = floats(&self.bias)?;
+            let rows = y.chunks_exact_mut(kind.columns);
+            rows.for_each(|y| y.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));
+        }
+        if kind.adds {
+            let residual = floats(&self.residual)?;
+            let rows = y.chunks_exact_mut(kind.columns);
+            let of_rows = residual.chunks_exact(kind.output_pitch);
+            rows.zip(of_rows)
+                .for_each(|(y, r)| y.iter_mut().zip(r).for_each(|(y, r)| *y += r));
+        }
+        Ok(y)
     }
 
     /// Returns the rows of the largest product.
@@ -71,10 +134,9 @@ impl<'a> Trial<'a> {
         frames * self.frame
     }
 
-    /// Computes the product of so many frames. `None` when the plan does not do it.
-    fn run(&self, plan: &Plan, frames: usize, room: Room) -> Result<Option<Tensor>> {
-        let rows = self.rows(frames);
-        let dims = [frames, self.frame * self.kind.output_pitch];
+    /// Computes the product of so many rows, `[rows, pitch]`. `None` when the plan does not do it.
+    fn run(&self, plan: &Plan, rows: usize, room: Room) -> Result<Option<Tensor>> {
+        let dims = [rows, self.kind.output_pitch];
         let output = Tensor::zeros(self.gpu, self.kind.output, &dims)?;
         let at = output.pointer_in_place();
         let operands = Operands {
@@ -95,69 +157,121 @@ impl<'a> Trial<'a> {
         // SAFETY: the tensors were made for this kind and at least so many rows, and are held until the product is enqueued.
         match unsafe { plan::run(self.kind, plan, rows, operands, room) } {
             Ok(()) => Ok(Some(output)),
-            Err(error) => match driver::of_products("cublasLtMatmul", error) {
-                Failure::Refused { .. } => Ok(None),
-                failure @ (Failure::Lost { .. } | Failure::OutOfMemory { .. }) => {
-                    Err(self.gpu.failed(failure))
-                }
-            },
+            Err(error) => self.refused(driver::of_products("cublasLtMatmul", error), plan),
         }
     }
 
-    /// Returns whether a frame's result has the same bits in every size and at every place.
-    pub(super) fn gives_equal_bits(&self, plan: &Plan, room: Room) -> Result<bool> {
-        let mut expected: Option<Vec<u32>> = None;
+    /// Handles a product that the library did not run. `None` when the device still works, so that only the plan is at fault.
+    fn refused(&self, failure: Failure, plan: &Plan) -> Result<Option<Tensor>> {
+        let error = self.gpu.asked(failure);
+        let Some(Failure::Refused { reason, .. }) = Failure::inside(&error) else {
+            return Err(error);
+        };
+        let (plan, kind) = (plan::describe(plan), self.kind);
+        tracing::warn!(%reason, plan, ?kind, "a plan of a product is not used: the library does not run it");
+        Ok(None)
+    }
+
+    /// Compares a plan's results with the plain kernel's, and the bits of a frame's result in every size and at every place, and of its first row alone: the last
+    /// block reads class tokens, of which there may be any number.
+    pub(super) fn judged(&self, plan: &Plan, room: Room) -> Result<Verdict> {
+        let mut outputs = Vec::with_capacity(SIZES.len());
         for frames in SIZES {
-            let Some(output) = self.run(plan, frames, room)? else {
-                return Ok(false);
-            };
-            let values: Vec<f32> = output
-                .cast(Numbers::F32)?
-                .host()?
-                .flatten_all()?
-                .to_vec1()?;
-            let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
-            let each = self.frame * self.kind.output_pitch;
-            let expected = expected.get_or_insert_with(|| bits[..each].to_vec());
-            if !bits
-                .chunks_exact(each)
-                .all(|frame| frame == expected.as_slice())
-            {
-                return Ok(false);
+            match self.run(plan, self.rows(frames), room)? {
+                Some(output) => {
+                    let frame = [frames, self.frame * self.kind.output_pitch];
+                    outputs.push(output.reshape(&frame)?);
+                }
+                None => return Ok(Verdict::Refused),
             }
         }
-        Ok(true)
+        let Some(alone) = self.run(plan, 1, room)? else {
+            return Ok(Verdict::Refused);
+        };
+        if let Some(problem) = self.differs(&floats(&outputs[0])?) {
+            return Ok(Verdict::Wrong(problem));
+        }
+        let rows = outputs[0].reshape(&[self.frame, self.kind.output_pitch])?;
+        match repeats(&[alone, rows.narrow(0, 1)?])? && repeats(&outputs)? {
+            true => Ok(Verdict::Fits),
+            false => Ok(Verdict::Varies),
+        }
+    }
+
+    /// Makes every plan wrong.
+    #[cfg(test)]
+    pub(super) fn expect_otherwise(&mut self) {
+        self.expected.iter_mut().for_each(|x| *x += 1.0);
+    }
+
+    /// Returns how a frame's result differs from the plain kernel's; `None` when it is the same but for roundings.
+    fn differs(&self, values: &[f32]) -> Option<String> {
+        let rows = values.chunks_exact(self.kind.output_pitch);
+        let got: Vec<f32> = rows
+            .flat_map(|row| &row[..self.kind.columns])
+            .copied()
+            .collect();
+        let format = match self.kind.output {
+            Numbers::F32 => Format::F32,
+            Numbers::Bf16 => Format::Bf16,
+        };
+        far(&self.expected, &got, bound(format))
     }
 
     /// Returns the plan that computes a clip fastest.
     pub(super) fn fastest(&self, plans: &[Plan], room: Room) -> Result<Plan> {
         let mut best: Option<(f32, Plan)> = None;
         for plan in plans {
-            // The first run loads the kernel.
-            self.run(plan, SIZES[1], room)?;
-            let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
-            let mark = || self.gpu.compute.record_event(Some(flags));
-            let begin = self.gpu.checked("cuEventRecord", mark())?;
-            for _ in 0..RUNS {
-                self.run(plan, SIZES[1], room)?;
-            }
-            let end = self.gpu.checked("cuEventRecord", mark())?;
             let took = self
                 .gpu
-                .checked("cuEventElapsedTime", begin.elapsed_ms(&end))?;
+                .timed(RUNS, || self.run(plan, self.rows(SIZES[1]), room).map(drop))?;
             if best.is_none_or(|(least, _)| took < least) {
                 best = Some((took, *plan));
             }
         }
-        let failure = || Failure::Refused {
+        let failure = || {
+            Failure::Refused {
             what: "cublasLt",
             reason: format!(
-                "no algorithm for {:?} gives bits that do not depend on the number of rows",
+                "no algorithm for {:?} gives the plain kernel's results, with bits that do not depend on the number of rows",
                 self.kind
             )
             .into(),
+        }
         };
         best.map(|(_, plan)| plan)
             .ok_or_else(|| self.gpu.failed(failure()))
     }
+}
+
+/// Returns whether all rows of some tensors `[…, n]` of one format have the same bits, which are compared on the device.
+pub(super) fn repeats(tensors: &[Tensor]) -> Result<bool> {
+    let all = Tensor::cat(&tensors.iter().collect::<Vec<_>>())?;
+    let (rows, _) = all.dims2()?;
+    let words = all.bytes() / size_of::<f32>();
+    if !words.is_multiple_of(rows.max(1)) || all.bytes() % size_of::<f32>() != 0 {
+        candle_core::bail!("{all:?} has no whole words a row");
+    }
+    let row = words / rows.max(1);
+    let blocks = row.div_ceil(EACH);
+    let mut differing = Tensor::unfilled(all.gpu(), Numbers::F32, &[rows * blocks])?;
+    all.gpu()
+        .launch("differing_words")
+        .grid([blocks, rows, 1])
+        .threads(256)
+        .shared(256 * size_of::<i32>())
+        .read(&all)
+        .write(&mut differing)
+        .long(row)
+        .int(EACH)
+        .run()?;
+    // Counts, of which only zeros have the bits of the float 0.
+    let counts: Vec<f32> = differing.host()?.to_vec1()?;
+    Ok(counts.iter().all(|count| count.to_bits() == 0))
+}
+
+/// Returns the values as floats on the host.
+fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    let host = tensor.cast(Numbers::F32)?.host()?;
+    host.flatten_all()?.to_vec1()
 }

@@ -3,7 +3,7 @@
 //! Invariant: a row's sums do not depend on how many rows are computed with it. The rest of a sum after whole steps of 16 words is added by AVX-512.
 #![allow(unsafe_code)]
 
-mod ending;
+mod epilogue;
 mod head;
 mod unit;
 

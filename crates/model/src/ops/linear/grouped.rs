@@ -38,7 +38,7 @@ impl<'a> Each<'a> {
 /// Multiplies the patch rows of each segment of x `[N, L, k]` by the segment's own Wᵀ. Returns `[frames, L - 1, n]` for each segment.
 pub(crate) fn project_each(x: &Tensor, parts: &[Each<'_>]) -> Result<Vec<Tensor>> {
     let (frames, tokens, k) = x.dims3()?;
-    check(frames, parts)?;
+    check(frames, parts.iter().map(|part| &part.frames))?;
     let mut shapes = Vec::with_capacity(parts.len());
     let mut buffers = Vec::with_capacity(parts.len());
     for part in parts {
@@ -71,7 +71,7 @@ pub(crate) fn project_add_each(
     parts: &[Each<'_>],
 ) -> Result<Tensor> {
     let (frames, tokens, c) = residual.dims3()?;
-    check(frames, parts)?;
+    check(frames, parts.iter().map(|part| &part.frames))?;
     if xs.len() != parts.len() {
         candle_core::bail!("{} segments, operands for {}", parts.len(), xs.len());
     }
@@ -125,13 +125,16 @@ fn add_each(
 }
 
 /// Returns an error unless the segments follow one another inside the batch.
-fn check(frames: usize, parts: &[Each<'_>]) -> Result<()> {
+pub(in crate::ops) fn check<'a>(
+    frames: usize,
+    segments: impl IntoIterator<Item = &'a Range<usize>>,
+) -> Result<()> {
     let mut begin = 0;
-    for part in parts {
-        if part.frames.start < begin || part.frames.end < part.frames.start {
-            candle_core::bail!("segment {:?} begins before {begin}", part.frames);
+    for own in segments {
+        if own.start < begin || own.end < own.start {
+            candle_core::bail!("segment {own:?} begins before {begin}");
         }
-        begin = part.frames.end;
+        begin = own.end;
     }
     if begin > frames {
         candle_core::bail!("segments end at {begin}, after {frames} frames");

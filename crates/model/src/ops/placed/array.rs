@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use super::Place;
 #[cfg(feature = "cuda")]
 use super::apart;
-use crate::ops::buffers;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda;
+use crate::ops::{Numbers, buffers};
 
 /// Tensor in one place; cheap to clone. Rows are adjacent, without gaps.
 #[derive(Debug, Clone)]
@@ -39,8 +39,7 @@ impl Array {
             Place::Host => Ok(Self::Host(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)),
             #[cfg(feature = "cuda")]
             Place::Cuda(gpu) => {
-                let zeros =
-                    cuda::Tensor::zeros(gpu, crate::ops::Numbers::F32, shape.into().dims())?;
+                let zeros = cuda::Tensor::zeros(gpu, Numbers::F32, shape.into().dims())?;
                 Ok(Self::Cuda(zeros))
             }
         }
@@ -82,6 +81,15 @@ impl Array {
                 }
             },
         }
+    }
+
+    /// Returns the same values in this number format, rounded to nearest with ties to even.
+    pub(crate) fn cast(&self, numbers: Numbers) -> Result<Self> {
+        Ok(match self {
+            Self::Host(own) => Self::Host(own.to_dtype(numbers.dtype())?),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(own) => Self::Cuda(own.cast(numbers)?),
+        })
     }
 
     /// Returns the host's tensor; an error when the array is on a device.

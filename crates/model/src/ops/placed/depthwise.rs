@@ -151,3 +151,38 @@ impl Depthwise {
         }
     }
 }
+
+/// One segment of a convolution: its weights, its operand `[frames, P, C]`, and the number format of its result.
+#[derive(Clone, Copy)]
+pub(crate) struct Convolved<'a> {
+    pub(crate) weights: &'a Depthwise,
+    pub(crate) x: &'a Array,
+    pub(crate) extent: Extent,
+    pub(crate) numbers: Numbers,
+}
+
+/// Computes the convolutions of segments that have weights of their own. Each result has the bits that [`Depthwise::forward`] gives; a device computes all
+/// that are of one kind in one launch.
+pub(crate) fn convolve_each(segments: &[Convolved<'_>]) -> Result<Vec<Array>> {
+    #[cfg(feature = "cuda")]
+    if segments
+        .first()
+        .is_some_and(|first| matches!(first.x, Array::Cuda(_)))
+    {
+        let mut own = Vec::with_capacity(segments.len());
+        for segment in segments {
+            own.push(cuda::depthwise::Each {
+                own: segment.weights.on_cuda()?,
+                x: segment.x.on_cuda()?,
+                extent: segment.extent,
+                numbers: segment.numbers,
+            });
+        }
+        let results = cuda::depthwise::forward_each(&own)?;
+        return Ok(results.into_iter().map(Array::Cuda).collect());
+    }
+    let alone = segments.iter();
+    alone
+        .map(|own| own.weights.forward(own.x, own.extent, own.numbers))
+        .collect()
+}

@@ -8,7 +8,7 @@ use super::{Array, Matrix, Vector};
 use crate::Activation;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda;
-use crate::ops::{Numbers, linear as host};
+use crate::ops::{Numbers, gelu, linear as host};
 
 pub(crate) use crate::ops::linear::Rows;
 
@@ -83,6 +83,29 @@ pub(crate) fn project_both(
             let options = options.on_cuda(weight)?;
             let both = cuda::linear::project_both(x, weight.on_cuda()?, options, before)?;
             Ok((Array::Cuda(both.0), Array::Cuda(both.1)))
+        }
+    }
+}
+
+/// Multiplies all rows of dy by a weight's transposed view, and the result by the activation's slope at `before`, the values before it. Returns `[…, L, n]` in this
+/// number format.
+pub(crate) fn project_slope(
+    dy: &Array,
+    weight: &Matrix,
+    before: &Array,
+    activation: Activation,
+    numbers: Numbers,
+) -> Result<Array> {
+    match dy {
+        Array::Host(dy) => {
+            let options = host::Options::default();
+            let d_active = host::project(dy, weight.on_host()?, Rows::All, options)?;
+            gelu::backward(before.on_host()?, &d_active, activation, numbers).map(Array::Host)
+        }
+        #[cfg(feature = "cuda")]
+        Array::Cuda(dy) => {
+            let (weight, before) = (weight.on_cuda()?, before.on_cuda()?);
+            cuda::linear::project_slope(dy, weight, before, activation, numbers).map(Array::Cuda)
         }
     }
 }

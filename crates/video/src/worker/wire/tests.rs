@@ -229,10 +229,10 @@ fn messages_read_back_and_have_one_length() {
         assert_eq!(Command::decode(&command.encode()), Some(command));
     }
     for report in [
-        Report::Forked { id: 3, pid: 9 },
-        Report::Exited { id: 3, status: -1 },
+        Notice::Forked { id: 3, pid: 9 },
+        Notice::Exited { id: 3, status: -1 },
     ] {
-        assert_eq!(Report::decode(&report.encode()), Some(report));
+        assert_eq!(Notice::decode(&report.encode()), Some(report));
     }
     let ready = encode_ready(6, Layers::ALL);
     assert_eq!(decode_ready(&ready), Some((6, Layers::ALL)));

@@ -2,15 +2,16 @@
 //!
 //! Invariant: a case makes the same data in every place, and its results are those of the operations alone.
 
-use candle_core::{DType, Result};
+use candle_core::Result;
 
 use crate::BackboneConfig;
 use crate::ops::attention::How;
 use crate::ops::depthwise::Extent;
+use crate::ops::placed::cells::{self, Cells};
 use crate::ops::placed::linear::{Each, Options, Rows};
 use crate::ops::placed::{
-    Array, Depthwise, Matrix, Onto, Vector, activation, adamw, attention, columns, embed, linear,
-    norm, pool, rows, weight_gradient,
+    Array, Convolved, Depthwise, Matrix, Onto, Vector, activation, adamw, attention, columns,
+    convolve_each, embed, linear, norm, pool, rows, weight_gradient,
 };
 use crate::ops::{Format, Numbers, Place};
 use crate::rng::Stream;
@@ -44,9 +45,9 @@ impl Sizes<'_> {
         [self.frames(), self.tokens(), self.width()]
     }
 
-    /// Returns the width of adapters: half of the backbone's, in steps that its products take.
-    fn adapter(&self) -> usize {
-        (self.width() / 2).next_multiple_of(8).min(384)
+    /// Returns widths of adapters: half of the backbone's, in steps that its products take, and one that they do not take.
+    fn adapters(&self) -> [usize; 2] {
+        [(self.width() / 2).next_multiple_of(8).min(384), 5]
     }
 
     fn how(&self) -> How {
@@ -69,6 +70,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("products of class tokens", class_products),
     ("products backward", products_backward),
     ("activation", activations),
+    ("products with activation", active_products),
     ("attention", self_attention),
     ("attention backward", self_attention_backward),
     ("attention of class tokens", class_attention),
@@ -90,12 +92,7 @@ pub(super) fn random(name: &str, count: usize, scale: f32) -> Vec<f32> {
 /// Returns a random array in a place, in a number format.
 fn input(name: &str, dims: &[usize], numbers: Numbers, place: &Place) -> Result<Array> {
     let values = random(name, dims.iter().product(), 1.0);
-    let floats = Array::of(values, dims)?.to(place)?;
-    match (numbers, floats) {
-        (Numbers::F32, floats) => Ok(floats),
-        (Numbers::Bf16, Array::Host(floats)) => Ok(Array::Host(floats.to_dtype(DType::BF16)?)),
-        (Numbers::Bf16, Array::Cuda(floats)) => Ok(Array::Cuda(floats.cast(Numbers::Bf16)?)),
-    }
+    Array::of(values, dims)?.to(place)?.cast(numbers)
 }
 
 /// Returns a random weight `[n, k]` whose products are about as large as their input.
@@ -144,56 +141,81 @@ fn layer_norm_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     ])
 }
 
+/// Every product of a block, as its forward pass over all tokens forms them.
 fn products(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     let (width, hidden) = (sizes.width(), sizes.config.mlp_width);
-    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
-    let qkv = weight("qkv", (3 * width, width), 3, sizes, place)?;
-    let bias = vector("bias", 3 * width, place)?;
-    let options = |sections| Options {
-        bias: Some(&bias),
-        sections: Some(sections),
-        numbers: sizes.numbers,
-        ..Options::default()
-    };
-    let all = linear::project(&x, &qkv, Rows::All, options(0..3))?;
-    let some = linear::project(&x, &qkv, Rows::All, options(1..3))?;
     let [frames, tokens, _] = sizes.stream();
+    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
     let h = input("h", &[frames, tokens, hidden], sizes.numbers, place)?;
     let residual = input("residual", &sizes.stream(), Numbers::F32, place)?;
-    let down = weight("down", (width, hidden), 1, sizes, place)?;
-    let bias = vector("down bias", width, place)?;
-    let added = linear::project_add(&h, &residual, &down, Rows::All, Some(&bias))?;
-    Ok(vec![all, some, added])
-}
-
-fn class_products(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
-    let width = sizes.width();
-    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
-    let class = input("class", &[sizes.frames(), width], sizes.numbers, place)?;
-    let residual = input("residual", &sizes.stream(), Numbers::F32, place)?;
-    let own = weight("w", (width, width), 1, sizes, place)?;
-    let bias = vector("bias", width, place)?;
-    let options = Options {
-        bias: Some(&bias),
+    let qkv = weight("qkv", (3 * width, width), 3, sizes, place)?;
+    let up = weight("up", (hidden, width), 1, sizes, place)?;
+    let options = |bias, sections| Options {
+        bias: Some(bias),
+        sections,
         numbers: sizes.numbers,
         ..Options::default()
     };
+    let of_qkv = vector("qkv bias", 3 * width, place)?;
+    let of_up = vector("up bias", hidden, place)?;
+    let of_stream = vector("down bias", width, place)?;
+    let project = |weight: &Matrix, bias, sections| {
+        linear::project(&x, weight, Rows::All, options(bias, sections))
+    };
+    let add = |x: &Array, weight: &Matrix| {
+        linear::project_add(x, &residual, weight, Rows::All, Some(&of_stream))
+    };
     Ok(vec![
-        linear::project(&x, &own, Rows::Class, options)?,
-        linear::project_add(&class, &residual, &own, Rows::Class, Some(&bias))?,
+        project(&qkv, &of_qkv, None)?,
+        project(&qkv, &of_qkv, Some(1..3))?,
+        project(&up, &of_up, None)?,
+        add(&x, &weight("out", (width, width), 1, sizes, place)?)?,
+        add(&h, &weight("down", (width, hidden), 1, sizes, place)?)?,
     ])
 }
 
-fn products_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+/// The product of the class tokens' queries.
+fn class_products(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     let width = sizes.width();
-    let dy = input("dy", &sizes.stream(), sizes.numbers, place)?;
-    let add = input("add", &sizes.stream(), Numbers::F32, place)?;
+    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
     let qkv = weight("qkv", (3 * width, width), 3, sizes, place)?;
-    let second = qkv.transposed(1..2);
-    let options = Options::default();
+    let bias = vector("qkv bias", 3 * width, place)?;
+    let options = Options {
+        bias: Some(&bias),
+        sections: Some(0..1),
+        numbers: sizes.numbers,
+        ..Options::default()
+    };
+    Ok(vec![linear::project(&x, &qkv, Rows::Class, options)?])
+}
+
+/// Every product of a block, as its backward pass forms them; gradients are floats.
+fn products_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (width, hidden) = (sizes.width(), sizes.config.mlp_width);
+    let [frames, tokens, _] = sizes.stream();
+    let dy = |columns: usize, numbers| {
+        let name = format!("dy of {columns}");
+        input(&name, &[frames, tokens, columns], numbers, place)
+    };
+    let back = |name, (n, k), sections, of: std::ops::Range<usize>| {
+        let own = weight(name, (n, k), sections, sizes, place)?;
+        Ok::<_, candle_core::Error>(own.transposed(of))
+    };
+    let project =
+        |dy: &Array, weight: &Matrix| linear::project(dy, weight, Rows::All, Options::default());
+    let of_qkv = |of| back("qkv", (3 * width, width), 3, of);
+    // Those of attention and activation were rounded for the product.
+    let (of_all, of_hidden) = (dy(3 * width, sizes.numbers)?, dy(hidden, sizes.numbers)?);
+    let keys = project(&dy(2 * width, sizes.numbers)?, &of_qkv(1..3)?)?;
+    let class = input("class", &[frames, width], sizes.numbers, place)?;
+    let stream = dy(width, Numbers::F32)?;
     Ok(vec![
-        linear::project(&dy, &second, Rows::All, options)?,
-        linear::project_add(&dy, &add, &second, Rows::All, None)?,
+        project(&of_all, &of_qkv(0..3)?)?,
+        linear::project_add(&class, &keys, &of_qkv(0..1)?, Rows::Class, None)?,
+        project(&stream, &back("out", (width, width), 1, 0..1)?)?,
+        project(&of_hidden, &back("up", (hidden, width), 1, 0..1)?)?,
+        project(&stream, &back("down", (width, hidden), 1, 0..1)?)?,
+        keys,
     ])
 }
 
@@ -209,13 +231,34 @@ fn activations(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
         numbers: sizes.numbers,
         ..Options::default()
     };
-    let (before, after) = linear::project_both(&x, &up, options, Numbers::F32)?;
-    let dy = input("dy", before.dims(), Numbers::F32, place)?;
-    let dx = activation::backward(&before, &dy, kind, Numbers::F32)?;
+    let alone = linear::project(&x, &up, Rows::All, options.clone())?;
+    let (before, after) = linear::project_both(&x, &up, options, sizes.numbers)?;
     // As a training step does it: what is kept, and the gradient, are rounded.
+    let dy = input("dy", before.dims(), Numbers::F32, place)?;
     let kept = input("kept", before.dims(), sizes.numbers, place)?;
     let rounded = activation::backward(&kept, &dy, kind, sizes.numbers)?;
-    Ok(vec![before, after, dx, rounded])
+    Ok(vec![alone, before, after, rounded])
+}
+
+/// Products that may end with the activation, or with its slope, in one kernel.
+fn active_products(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let (width, hidden) = (sizes.width(), sizes.config.mlp_width);
+    let kind = sizes.config.activation;
+    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
+    let up = weight("up", (hidden, width), 1, sizes, place)?;
+    let bias = vector("bias", hidden, place)?;
+    let options = Options {
+        bias: Some(&bias),
+        activation: Some(kind),
+        numbers: sizes.numbers,
+        ..Options::default()
+    };
+    let y = linear::project(&x, &up, Rows::All, options)?;
+    let dy = input("dy", &sizes.stream(), Numbers::F32, place)?;
+    let kept = input("kept", y.dims(), sizes.numbers, place)?;
+    let down = weight("down", (width, hidden), 1, sizes, place)?.transposed(0..1);
+    let dx = linear::project_slope(&dy, &down, &kept, kind, sizes.numbers)?;
+    Ok(vec![y, dx])
 }
 
 fn qkv(sizes: &Sizes<'_>, place: &Place) -> Result<Array> {
@@ -231,7 +274,8 @@ fn self_attention(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
 fn self_attention_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     let (qkv, how) = (qkv(sizes, place)?, sizes.how());
     let (_, trace) = attention::forward(&qkv, how)?;
-    let dy = input("dy", &sizes.stream(), sizes.numbers, place)?;
+    // A gradient is floats, as products backward give it.
+    let dy = input("dy", &sizes.stream(), Numbers::F32, place)?;
     Ok(vec![attention::backward(&qkv, &trace, &dy, how)?])
 }
 
@@ -246,9 +290,17 @@ fn class_attention(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     Ok(vec![y, dq, dkv])
 }
 
-/// Both products of two segments' adapters, each with weights of its own.
+/// Both products and the convolution of two segments' adapters, each with weights of its own, for either width.
 fn grouped(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
-    let (width, adapter) = (sizes.width(), sizes.adapter());
+    let mut results = Vec::new();
+    for adapter in sizes.adapters() {
+        results.extend(grouped_of(adapter, sizes, place)?);
+    }
+    Ok(results)
+}
+
+fn grouped_of(adapter: usize, sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    let width = sizes.width();
     let x = input("x", &sizes.stream(), Numbers::F32, place)?;
     let down = |name| weight(name, (adapter, width), 1, sizes, place);
     let up = |name| weight(name, (width, adapter), 1, sizes, place);
@@ -256,53 +308,83 @@ fn grouped(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     let short = [vector("e", adapter, place)?, vector("f", adapter, place)?];
     let long = [vector("g", width, place)?, vector("h", width, place)?];
     let frames = [0..FRAMES[0], FRAMES[0]..sizes.frames()];
-    let first: Vec<Each<'_>> = (0..2)
-        .map(|i| Each {
-            frames: frames[i].clone(),
-            weight: &downs[i],
-            bias: Some(&short[i]),
-        })
-        .collect();
-    let second: Vec<Each<'_>> = (0..2)
-        .map(|i| Each {
-            frames: frames[i].clone(),
-            weight: &ups[i],
-            bias: Some(&long[i]),
-        })
-        .collect();
+    let first = parts(&frames, &downs, &short);
+    let second = parts(&frames, &ups, &long);
     let hidden = linear::project_each(&x, &first)?;
     let added = linear::project_add_each(&hidden, &x, &second)?;
     // As frozen adapters do it: the second product reads what the convolution has rounded.
     let reads = Numbers::read_by(ups[0].format());
-    let mixed = frames.iter().map(|frames| {
-        let dims = [frames.len(), sizes.tokens() - 1, adapter];
-        input("mixed", &dims, reads, place)
+    let convolutions = [
+        taps("i", adapter, [3, 1, 1], place)?,
+        taps("j", adapter, [3, 1, 1], place)?,
+    ];
+    let convolved = (0..2).map(|i| Convolved {
+        weights: &convolutions[i],
+        x: &hidden[i],
+        extent: Extent {
+            frames: 1,
+            grid: sizes.config.grid(),
+        },
+        numbers: reads,
     });
-    let mixed = mixed.collect::<Result<Vec<Array>>>()?;
+    let mixed = convolve_each(&convolved.collect::<Vec<_>>())?;
     let served = linear::project_add_each(&mixed, &x, &second)?;
-    Ok(hidden.into_iter().chain([added, served]).collect())
+    Ok(hidden
+        .into_iter()
+        .chain(mixed)
+        .chain([added, served])
+        .collect())
+}
+
+/// Returns one layer of each segment.
+fn parts<'a>(
+    frames: &[std::ops::Range<usize>; 2],
+    weights: &'a [Matrix; 2],
+    biases: &'a [Vector; 2],
+) -> Vec<Each<'a>> {
+    let of = |i: usize| Each {
+        frames: frames[i].clone(),
+        weight: &weights[i],
+        bias: Some(&biases[i]),
+    };
+    vec![of(0), of(1)]
 }
 
 /// The gradients of both products of an adapter, over patch rows.
 fn grouped_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
-    let (width, adapter) = (sizes.width(), sizes.adapter());
+    let (width, mut results) = (sizes.width(), Vec::new());
     let dy = input("dy", &sizes.stream(), Numbers::F32, place)?;
-    let up = weight("up", (width, adapter), 1, sizes, place)?.transposed(0..1);
-    let down = weight("down", (adapter, width), 1, sizes, place)?.transposed(0..1);
-    let narrow = linear::project(&dy, &up, Rows::Patches, Options::default())?;
-    let dx = linear::project_add(&narrow, &dy, &down, Rows::Patches, None)?;
-    Ok(vec![narrow, dx])
+    for adapter in sizes.adapters() {
+        let up = weight("up", (width, adapter), 1, sizes, place)?.transposed(0..1);
+        let down = weight("down", (adapter, width), 1, sizes, place)?.transposed(0..1);
+        let narrow = linear::project(&dy, &up, Rows::Patches, Options::default())?;
+        results.push(linear::project_add(
+            &narrow,
+            &dy,
+            &down,
+            Rows::Patches,
+            None,
+        )?);
+        results.push(narrow);
+    }
+    Ok(results)
+}
+
+/// Returns a convolution of random taps.
+fn taps(name: &str, channels: usize, kernel: [usize; 3], place: &Place) -> Result<Depthwise> {
+    let count: usize = kernel.iter().product();
+    let dims = [channels, 1, kernel[0], kernel[1], kernel[2]];
+    let weight = Array::of(random(name, channels * count, 0.5), dims.as_slice())?;
+    let bias = Array::of(random("bias", channels, 1.0), channels)?;
+    Depthwise::new(&weight.to(place)?, &bias.to(place)?, kernel, place)
 }
 
 fn convolution(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
-    let (channels, grid) = (sizes.adapter(), sizes.config.grid());
+    let grid = sizes.config.grid();
     let mut results = Vec::new();
-    for kernel in [[3, 1, 1], [3, 3, 3]] {
-        let taps: usize = kernel.iter().product();
-        let dims = [channels, 1, kernel[0], kernel[1], kernel[2]];
-        let weight = Array::of(random("taps", channels * taps, 0.5), dims.as_slice())?;
-        let bias = Array::of(random("bias", channels, 1.0), channels)?;
-        let own = Depthwise::new(&weight.to(place)?, &bias.to(place)?, kernel, place)?;
+    let [usual, odd] = sizes.adapters();
+    for (channels, kernel) in [(usual, [3, 1, 1]), (usual, [3, 3, 3]), (odd, [3, 3, 3])] {
+        let own = taps("taps", channels, kernel, place)?;
         let frames = FRAMES[0];
         let extent = Extent { frames, grid };
         let dims = [frames, grid * grid, channels];
@@ -320,18 +402,40 @@ fn convolution(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
 fn gradients(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     let [frames, tokens, width] = sizes.stream();
     let x = input("x", &[frames, tokens, width], Numbers::F32, place)?;
-    let dims = [frames, tokens - 1, sizes.adapter()];
-    let dy = input("dy", &dims, Numbers::F32, place)?;
-    let both = ((&x, Rows::Patches), (&dy, Rows::All));
-    let weight = weight_gradient(both.0, both.1, &Onto::NOTHING, sizes.format)?;
-    Ok(vec![weight, columns(&dy, Rows::All, &Onto::NOTHING)?])
+    let mut results = Vec::new();
+    for adapter in sizes.adapters() {
+        let dims = [frames, tokens - 1, adapter];
+        let dy = input("dy", &dims, Numbers::F32, place)?;
+        let both = ((&x, Rows::Patches), (&dy, Rows::All));
+        results.push(weight_gradient(
+            both.0,
+            both.1,
+            &Onto::NOTHING,
+            sizes.format,
+        )?);
+        results.push(weight_gradient(
+            both.1,
+            both.0,
+            &Onto::NOTHING,
+            sizes.format,
+        )?);
+        results.push(columns(&dy, Rows::All, &Onto::NOTHING)?);
+    }
+    results.push(columns(&x, Rows::Patches, &Onto::NOTHING)?);
+    Ok(results)
 }
 
 fn rows_and_means(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     let x = input("x", &sizes.stream(), Numbers::F32, place)?;
     let class = rows::class(&x)?;
     let means = pool::means(&class, &FRAMES)?;
+    let grid = sizes.config.grid();
+    let side = grid.min(4);
+    let cells_of = Cells { grid, side };
+    let pooled = cells::means(&x, cells_of)?;
     Ok(vec![
+        cells::spread(&pooled, cells_of)?,
+        pooled,
         rows::only_class(&class, sizes.tokens())?,
         pool::spread(&means, &FRAMES)?,
         means,
@@ -357,7 +461,9 @@ fn embedding(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     let patches = embed::patches(&pictures, cut, sizes.numbers, place)?;
     let base = vector("base", sizes.tokens() * width, place)?;
     let own = weight("conv", (width, cut.len()), 1, sizes, place)?;
-    let embedded = embed::embed(&patches, &base, &own, None)?;
+    let bias = vector("conv bias", width, place)?;
+    let bias = config.patch_bias.then_some(&bias);
+    let embedded = embed::embed(&patches, &base, &own, bias)?;
     Ok(vec![embedded])
 }
 

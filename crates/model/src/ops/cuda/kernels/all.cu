@@ -1,4 +1,5 @@
 // Every kernel in one translation unit, for one module. Each file has a namespace of its own, so that its helpers' names are its own; kernels have C's names.
+#include "activations.cuh"
 #include "device.cuh"
 #include "numbers.cuh"
 #include "parts.cuh"
@@ -44,6 +45,9 @@ namespace sums_kernels {
 }
 namespace rows_kernels {
 #include "rows.cu"
+}
+namespace cells_kernels {
+#include "cells.cu"
 }
 namespace elementwise_kernels {
 #include "elementwise.cu"

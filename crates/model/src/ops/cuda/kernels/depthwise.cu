@@ -17,24 +17,46 @@ __device__ __forceinline__ void convolve(const In* x, Out* y, const Convolution*
     float sum[V] = {}, own[V], weight[V];
     for (int i = 0; i < V && !mirrored; ++i) sum[i] = part.bias[c + i];
     const float* tap = part.taps + c;
-    for (int t = 0; t < part.kt; ++t)
-        for (int h = 0; h < part.kh; ++h)
-            for (int w = 0; w < part.kw; ++w, tap += part.channels) {
-                int dt = t - part.kt / 2, dh = h - part.kh / 2, dw = w - part.kw / 2;
-                if (mirrored) {
-                    dt = -dt;
-                    dh = -dh;
-                    dw = -dw;
+    // Each format has the loops for which the compiler needs no stack: floats those that it unrolls, bfloat16 those that it must not.
+    if constexpr (sizeof(In) == sizeof(float)) {
+        for (int t = 0; t < part.kt; ++t)
+            for (int h = 0; h < part.kh; ++h)
+                for (int w = 0; w < part.kw; ++w, tap += part.channels) {
+                    int dt = t - part.kt / 2, dh = h - part.kh / 2, dw = w - part.kw / 2;
+                    if (mirrored) {
+                        dt = -dt;
+                        dh = -dh;
+                        dw = -dw;
+                    }
+                    int within = frame % clip + dt;
+                    if (within < 0 || within >= clip || row + dh < 0 || row + dh >= grid || column + dw < 0 ||
+                        column + dw >= grid)
+                        continue;
+                    size_t from = (size_t(frame + dt) * patches + (row + dh) * grid + column + dw) * part.channels + c;
+                    read_some<V>(x + part.x_at + from, own);
+                    read_some<V>(tap, weight);
+                    for (int i = 0; i < V; ++i) sum[i] = fmaf(own[i], weight[i], sum[i]);
                 }
-                int within = frame % clip + dt;
-                if (within < 0 || within >= clip || row + dh < 0 || row + dh >= grid || column + dw < 0 ||
-                    column + dw >= grid)
-                    continue;
-                size_t from = (size_t(frame + dt) * patches + (row + dh) * grid + column + dw) * part.channels + c;
-                read_some<V>(x + part.x_at + from, own);
-                read_some<V>(tap, weight);
-                for (int i = 0; i < V; ++i) sum[i] = fmaf(own[i], weight[i], sum[i]);
+    } else {
+        x += part.x_at + c;
+        // Mirrored taps reach the other way.
+        int sign = mirrored ? -1 : 1, within = frame % clip;
+        for (int t = 0; t < part.kt; ++t) {
+            int dt = sign * (t - part.kt / 2);
+            for (int h = 0; h < part.kh; ++h) {
+                int dh = sign * (h - part.kh / 2);
+                bool inside = within + dt >= 0 && within + dt < clip && row + dh >= 0 && row + dh < grid;
+#pragma unroll 1
+                for (int w = 0; w < part.kw; ++w, tap += part.channels) {
+                    int dw = sign * (w - part.kw / 2);
+                    if (!inside || column + dw < 0 || column + dw >= grid) continue;
+                    read_some<V>(x + size_t(token + (dt * grid + dh) * grid + dw) * part.channels, own);
+                    read_some<V>(tap, weight);
+                    for (int i = 0; i < V; ++i) sum[i] = fmaf(own[i], weight[i], sum[i]);
+                }
             }
+        }
+    }
     write_some<V>(y + part.y_at + size_t(token) * part.channels + c, sum);
 }
 

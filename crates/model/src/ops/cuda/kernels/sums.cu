@@ -1,4 +1,5 @@
-// Sums over rows in a fixed order: partial sums of runs of rows, and those added one after another to an earlier sum; and sums of squares.
+// Sums over rows in a fixed order: partial sums of runs of rows, and those added one after another to an earlier sum; sums of squares; and the number of words
+// that differ.
 #include "numbers.cuh"
 #include "parts.cuh"
 #include "runs.cuh"
@@ -61,4 +62,20 @@ FS_KERNEL(32, add_doubles, const double* partial, double* out, int count) {
     double sum = 0.0;
     for (int i = 0; i < count; ++i) sum += partial[i];
     *out = sum;
+}
+
+// How many words of a row (blockIdx.y) of x `[rows, count]` differ from those of its first row: partial sums `[rows, blocks]`, of `each` words a block.
+FS_KERNEL(256, differing_words, const uint32_t* x, int* partial, long long count, int each) {
+    FS_DYNAMIC_SHARED(shared);
+    int* own = reinterpret_cast<int*>(shared);
+    long long first = static_cast<long long>(blockIdx.x) * each, end = min(first + each, count);
+    const uint32_t* row = x + size_t(blockIdx.y) * count;
+    int differing = 0;
+    for (long long i = first + threadIdx.x; i < end; i += blockDim.x) differing += row[i] != x[i];
+    own[threadIdx.x] = differing;
+    for (int distance = blockDim.x / 2; distance > 0; distance /= 2) {
+        __syncthreads();
+        if (int(threadIdx.x) < distance) own[threadIdx.x] += own[threadIdx.x + distance];
+    }
+    if (threadIdx.x == 0) partial[size_t(blockIdx.y) * gridDim.x + blockIdx.x] = own[0];
 }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::cmp::Ordering;
 
-use super::ending::exp2;
+use super::epilogue::exp2;
 use super::{ROWS, SIDE, Walk, bf16s, shape};
 use crate::ops::kernel::unit::{Head, Heads, Matrix, Target};
 use crate::ops::kernel::{LINE, NR};

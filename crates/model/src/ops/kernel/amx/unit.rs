@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
-use super::ending::{Ending, Sums};
+use super::epilogue::{Epilogue, Sums};
 use super::{ROW_BYTES, ROWS, SIDE, shape};
 use crate::ops::kernel::unit::{Stays, Target, Unit, Units};
 use crate::ops::kernel::{LINE, NR, will_read, will_write};
@@ -81,11 +81,11 @@ unsafe fn walk<const INTEGERS: bool>(
         shape(ROWS);
         let mut now = operands(0);
         load(&now);
-        let mut pending: Option<Ending<'_>> = None;
+        let mut pending: Option<Epilogue<'_>> = None;
         let total = strips * tiles;
         for at in 0..total {
             let (strip, tile) = unit.stays.nth(at, strips, tiles);
-            let ending = Ending {
+            let epilogue = Epilogue {
                 whole: unit,
                 sums: &raw const scratch.0[at % 2],
                 rows: (tile * ROWS, ROWS.min(unit.rows - tile * ROWS)),
@@ -104,17 +104,17 @@ unsafe fn walk<const INTEGERS: bool>(
                     next.back();
                     steps_of(&mut next, 1);
                 }
-                if let Some(ending) = &pending {
-                    ending.rows::<INTEGERS>(group * SHARE, SHARE);
+                if let Some(epilogue) = &pending {
+                    epilogue.rows::<INTEGERS>(group * SHARE, SHARE);
                 }
                 ahead.prefetch();
-                expect(&ending, group * SHARE..(group + 1) * SHARE);
+                expect(&epilogue, group * SHARE..(group + 1) * SHARE);
             }
             store((&raw mut scratch.0[at % 2]).cast());
-            (now, pending) = (next, Some(ending));
+            (now, pending) = (next, Some(epilogue));
         }
-        if let Some(ending) = &pending {
-            ending.rows::<INTEGERS>(0, ROWS);
+        if let Some(epilogue) = &pending {
+            epilogue.rows::<INTEGERS>(0, ROWS);
         }
     }
 }
@@ -205,14 +205,14 @@ impl Ahead {
 
 /// Prefetches the lines of some rows that a tile's epilogue will access.
 #[inline]
-fn expect(ending: &Ending<'_>, rows: std::ops::Range<usize>) {
-    let unit = ending.whole;
-    let (first, count) = ending.panels;
+fn expect(epilogue: &Epilogue<'_>, rows: std::ops::Range<usize>) {
+    let unit = epilogue.whole;
+    let (first, count) = epilogue.panels;
     let places = &unit.places[first..first + count];
     let column = places[0].column - unit.first_column;
     let columns = places.iter().map(|place| place.width).sum();
-    for row in rows.start..rows.end.min(ending.rows.1) {
-        let at = (ending.rows.0 + row) * unit.stride + column;
+    for row in rows.start..rows.end.min(epilogue.rows.1) {
+        let at = (epilogue.rows.0 + row) * unit.stride + column;
         for target in [Some(unit.y), unit.before].into_iter().flatten() {
             match target {
                 Target::F32(y) => will_write(y.wrapping_add(at), columns),

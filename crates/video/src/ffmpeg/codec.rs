@@ -176,16 +176,8 @@ impl Decoder {
                 num: time_base.numerator,
                 den: time_base.denominator,
             };
-            (*pointer).thread_count = 1;
-            (*pointer).max_pixels = i64::from(pixels);
-            check(ff::avcodec_open2(
-                pointer,
-                description.as_ptr(),
-                ptr::null_mut(),
-            ))
-            .map_err(refused)?;
         }
-        Ok(Self { context, codec })
+        Self::started(context, description, (codec, pixels))
     }
 
     /// Opens the decoder of a codec whose pictures stand alone, for pictures without a container. Damage that decoders of videos conceal is an error.
@@ -198,9 +190,22 @@ impl Decoder {
         // SAFETY: context and description are alive and belong together; nothing else uses the context.
         unsafe {
             let pointer = context.as_ptr();
+            (*pointer).err_recognition |= ff::AV_EF_EXPLODE as c_int;
+        }
+        Self::started(context, description, (codec, pixels))
+    }
+
+    /// Starts a decoder with one thread, for pictures of at most so many pixels.
+    fn started(
+        context: Context,
+        description: NonNull<ff::AVCodec>,
+        (codec, pixels): (Codec, u32),
+    ) -> Result<Self, Rejection> {
+        // SAFETY: context and description are alive and belong together; nothing else uses the context.
+        unsafe {
+            let pointer = context.as_ptr();
             (*pointer).thread_count = 1;
             (*pointer).max_pixels = i64::from(pixels);
-            (*pointer).err_recognition |= ff::AV_EF_EXPLODE as c_int;
             check(ff::avcodec_open2(
                 pointer,
                 description.as_ptr(),

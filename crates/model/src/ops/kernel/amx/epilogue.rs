@@ -17,7 +17,7 @@ pub(super) type Sums = [[[f32; NR]; 2]; ROWS];
 
 /// Epilogue of one tile, whose rows are computed a few at a time.
 #[derive(Clone, Copy)]
-pub(super) struct Ending<'a> {
+pub(super) struct Epilogue<'a> {
     /// Parameters of the unit that the tile belongs to.
     pub(super) whole: &'a Unit<'a>,
     /// Address of the tile's sums.
@@ -38,8 +38,8 @@ struct Columns {
     in_row: [usize; 2],
 }
 
-impl Ending<'_> {
-    /// Calls [`Ending::end`] for an activation.
+impl Epilogue<'_> {
+    /// Calls [`Epilogue::end`] for an activation.
     ///
     /// # Safety
     /// Same as for `end`.

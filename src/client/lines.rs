@@ -1,6 +1,6 @@
-//! The file of an evaluation's scores, one JSON object a line, and beside it how far it is.
+//! A file of answers, one JSON object a line, and beside it how far it is.
 //!
-//! Invariant: a clip is in the file once, however often the evaluation was interrupted; a file of something else is not replaced unasked.
+//! Invariant: an answer is in the file once, however often the command was interrupted; a file of something else is not replaced unasked.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -9,32 +9,27 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde_json::{Value, json as object};
 
-use crate::client::{Error, json};
-use crate::proto::v1::{self, evaluate_version_response as response};
+use super::{Error, json};
 
-/// A file of scores.
+/// A file of answers.
 pub(super) struct Lines {
     path: PathBuf,
     file: BufWriter<File>,
     written: u64,
     token: Bytes,
-    request: v1::EvaluateVersionRequest,
+    subject: Value,
 }
 
 impl Lines {
-    /// Opens a file; goes on with one that an interrupted evaluation of the same left.
-    pub(super) fn open(
-        path: &Path,
-        request: &v1::EvaluateVersionRequest,
-        force: bool,
-    ) -> Result<Self, Error> {
+    /// Opens a file; goes on with one that an interrupted command about the same subject left.
+    pub(super) fn open(path: &Path, subject: Value, force: bool) -> Result<Self, Error> {
         let failed = |source| Error::Write {
             path: path.to_owned(),
             source,
         };
         let state = std::fs::read(state_of(path)).ok();
         let state = state.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        let own = state.filter(|state| state["request"] == named(request));
+        let own = state.filter(|state| state["request"] == subject);
         let (written, token) = match own {
             Some(state) => (
                 state["bytes"].as_u64().unwrap_or_default(),
@@ -58,7 +53,7 @@ impl Lines {
             file: BufWriter::new(file),
             written,
             token,
-            request: request.clone(),
+            subject,
         })
     }
 
@@ -67,33 +62,37 @@ impl Lines {
         self.token.clone()
     }
 
-    /// Adds clips; with their token they are durable progress.
-    pub(super) fn add(&mut self, clips: &response::Clips) -> Result<(), Error> {
+    /// Adds answers; with their token they are durable progress.
+    pub(super) fn add(
+        &mut self,
+        answers: impl IntoIterator<Item = Value>,
+        token: &[u8],
+    ) -> Result<(), Error> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::Write { path, source }
         };
-        for clip in &clips.clips {
-            let line = format!("{}\n", json::clip_evaluation(clip));
+        for answer in answers {
+            let line = format!("{answer}\n");
             self.file
                 .write_all(line.as_bytes())
                 .map_err(failed(&self.path))?;
             self.written += line.len() as u64;
         }
-        if clips.resume_token.is_empty() {
+        if token.is_empty() {
             return Ok(());
         }
         self.file.flush().map_err(failed(&self.path))?;
         let state = object!({
-            "request": named(&self.request),
+            "request": self.subject,
             "bytes": self.written,
-            "token": json::hex(&clips.resume_token),
+            "token": json::hex(token),
         });
         let path = state_of(&self.path);
         std::fs::write(&path, state.to_string()).map_err(failed(&path))
     }
 
-    /// The evaluation is whole.
+    /// The file is whole.
     pub(super) fn finish(mut self) -> Result<(), Error> {
         let path = self.path.clone();
         let failed = |source| Error::Write { path, source };
@@ -102,16 +101,6 @@ impl Lines {
         let _ = std::fs::remove_file(state_of(&self.path));
         Ok(())
     }
-}
-
-/// What an evaluation has to have in common with the one that it goes on with.
-fn named(request: &v1::EvaluateVersionRequest) -> Value {
-    object!([
-        request.version,
-        request.dataset,
-        request.split,
-        request.top_k
-    ])
 }
 
 /// Where it is kept how far a file is.
@@ -134,41 +123,30 @@ fn unhex(text: &str) -> Bytes {
 mod tests {
     use super::*;
 
-    fn clips(videos: &[&str], token: &str) -> response::Clips {
-        let clip = |video: &&str| v1::ClipEvaluation {
-            video: (*video).to_owned(),
-            ..Default::default()
-        };
-        response::Clips {
-            clips: videos.iter().map(clip).collect(),
-            resume_token: token.to_owned().into(),
-        }
+    fn answers(videos: &[&str]) -> Vec<Value> {
+        videos
+            .iter()
+            .map(|video| object!({ "video": video }))
+            .collect()
     }
 
     #[test]
     fn a_file_that_was_interrupted_goes_on_after_the_last_token_and_another_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores.jsonl");
-        let request = v1::EvaluateVersionRequest {
-            version: "tasks/t/versions/1".into(),
-            ..Default::default()
-        };
-        let mut lines = Lines::open(&path, &request, false).unwrap();
-        lines.add(&clips(&["a", "b"], "one")).unwrap();
-        lines.add(&clips(&["c"], "")).unwrap();
+        let (own, other) = (object!(["t", 1]), object!(["t", 2]));
+        let mut lines = Lines::open(&path, own.clone(), false).unwrap();
+        lines.add(answers(&["a", "b"]), b"one").unwrap();
+        lines.add(answers(&["c"]), b"").unwrap();
         lines.file.flush().unwrap();
         drop(lines);
 
-        let other = v1::EvaluateVersionRequest {
-            version: "tasks/t/versions/2".into(),
-            ..Default::default()
-        };
-        let refused = Lines::open(&path, &other, false).err();
+        let refused = Lines::open(&path, other, false).err();
         assert!(matches!(refused, Some(Error::Exists { .. })));
 
-        let mut lines = Lines::open(&path, &request, false).unwrap();
+        let mut lines = Lines::open(&path, own.clone(), false).unwrap();
         assert_eq!(lines.token, "one");
-        lines.add(&clips(&["c", "d"], "two")).unwrap();
+        lines.add(answers(&["c", "d"]), b"two").unwrap();
         lines.finish().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let videos: Vec<String> = text
@@ -178,10 +156,10 @@ mod tests {
         assert_eq!(videos, ["\"a\"", "\"b\"", "\"c\"", "\"d\""]);
         assert!(!state_of(&path).exists());
         assert!(matches!(
-            Lines::open(&path, &request, false).err(),
+            Lines::open(&path, own.clone(), false).err(),
             Some(Error::Exists { .. })
         ));
-        let replaced = Lines::open(&path, &request, true).unwrap();
+        let replaced = Lines::open(&path, own, true).unwrap();
         assert_eq!(replaced.written, 0);
     }
 }

@@ -1,0 +1,28 @@
+//! The tenants' limits and counts, as the engine sees them.
+
+use crate::engine::Account;
+use crate::ids::{TaskId, TenantId};
+use crate::spec::RateExceeded;
+use crate::tenancy::Tenants;
+
+/// Accounts of tenants.
+#[derive(Debug, Clone)]
+pub(super) struct Accounts(pub(super) Tenants);
+
+impl Account for Accounts {
+    fn charge(&self, tenant: &TenantId, frames: u64) -> Result<(), RateExceeded> {
+        self.0.charge(tenant, frames)
+    }
+
+    fn charge_again(&self, tenant: &TenantId, frames: u64) -> Result<(), RateExceeded> {
+        self.0.charge_again(tenant, frames)
+    }
+
+    fn give_back(&self, tenant: &TenantId, frames: u64) {
+        self.0.give_back(tenant, frames);
+    }
+
+    fn answered(&self, tenant: &TenantId, task: Option<&TaskId>, frames: u64) {
+        self.0.answered(tenant, task, frames);
+    }
+}

@@ -1,0 +1,117 @@
+//! What differs between two snapshots: both are read in the order of their videos' ids, page by page.
+//!
+//! Invariant: memory does not grow with the snapshots, and a page of differences ends where the next one begins.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+
+use super::{Library, Result};
+use crate::ids::{TenantId, VideoId};
+use crate::metadata::ExampleRecord;
+use crate::spec::{Digest, Split};
+
+/// Examples that are read at a time.
+const PAGE: u32 = 1000;
+/// Pages of each snapshot that one call reads at most.
+const PAGES: u32 = 100;
+
+/// A difference: a video's label and split before and after; `None` where it is not an example.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The video.
+    pub video: VideoId,
+    /// Its label and split in the first snapshot.
+    pub before: Option<(String, Split)>,
+    /// Its label and split in the second snapshot.
+    pub after: Option<(String, Split)>,
+}
+
+/// Some differences, and where to go on; `None` at the end.
+pub type Differences = (Vec<Difference>, Option<VideoId>);
+
+/// A snapshot that is read from front to back.
+struct Reader<'a> {
+    library: &'a Library,
+    tenant: &'a TenantId,
+    digest: Digest,
+    after: Option<VideoId>,
+    page: VecDeque<ExampleRecord>,
+    is_last: bool,
+    pages: u32,
+}
+
+impl Reader<'_> {
+    async fn fill(&mut self) -> Result<()> {
+        if self.page.is_empty() && !self.is_last {
+            let page = self
+                .library
+                .snapshot_examples(self.tenant, self.digest, self.after, PAGE);
+            let page = page.await?;
+            self.is_last = page.len() < PAGE as usize;
+            self.after = page.last().map(|own| own.video).or(self.after);
+            self.page = page.into();
+            self.pages += 1;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Option<(String, Split)> {
+        self.page.pop_front().map(|own| (own.label, own.split))
+    }
+}
+
+impl Library {
+    /// At most so many differences between two snapshots, of videos after one, in the order of the videos' ids.
+    ///
+    /// # Errors
+    /// When the tenant has no such snapshot, or the database fails.
+    pub async fn differences(
+        &self,
+        tenant: &TenantId,
+        [first, second]: [Digest; 2],
+        after: Option<VideoId>,
+        limit: usize,
+    ) -> Result<Differences> {
+        let reader = |digest| Reader {
+            library: self,
+            tenant,
+            digest,
+            after,
+            page: VecDeque::new(),
+            is_last: first == second,
+            pages: 0,
+        };
+        let (mut old, mut new) = (reader(first), reader(second));
+        let (mut found, mut last) = (Vec::new(), after);
+        loop {
+            old.fill().await?;
+            new.fill().await?;
+            let heads = (old.page.front(), new.page.front());
+            let (video, order) = match heads {
+                (None, None) => return Ok((found, None)),
+                (Some(own), None) => (own.video, Ordering::Less),
+                (None, Some(own)) => (own.video, Ordering::Greater),
+                (Some(old), Some(new)) => (old.video.min(new.video), old.video.cmp(&new.video)),
+            };
+            if found.len() >= limit || old.pages.max(new.pages) > PAGES {
+                return Ok((found, last));
+            }
+            let before = match order {
+                Ordering::Less | Ordering::Equal => old.take(),
+                Ordering::Greater => None,
+            };
+            let after = match order {
+                Ordering::Greater | Ordering::Equal => new.take(),
+                Ordering::Less => None,
+            };
+            last = Some(video);
+            if before != after {
+                found.push(Difference {
+                    video,
+                    before,
+                    after,
+                });
+            }
+        }
+    }
+}

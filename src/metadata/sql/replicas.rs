@@ -1,0 +1,69 @@
+//! What the processes that share the records say of themselves.
+//!
+//! Invariant: a process writes its own row only; a row that nobody has written for long goes with the next report of another process.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::{Page, PageRequest, ReplicaRecord, ReplicaReport, Replicas, Result};
+use super::database::{Row, query};
+use super::rows::{self, Columns};
+use super::{Database, micros};
+
+const LISTING: &str = "replicas";
+/// How long the last word of a process that ended without saying so is kept.
+const KEPT: Duration = Duration::from_secs(60 * 60);
+
+#[async_trait]
+impl Replicas for Database {
+    async fn report_replica(&self, name: &str, report: &ReplicaReport) -> Result<()> {
+        let (mut tx, now) = self.write().await?;
+        let sql = "INSERT INTO replicas (name, report, report_time) VALUES ($1, $2, $3) \
+                   ON CONFLICT (name) DO UPDATE SET report = excluded.report, \
+                   report_time = excluded.report_time";
+        query(sql)
+            .bind(name)
+            .bind(rows::json("report", report)?)
+            .bind(now)
+            .execute(&mut tx)
+            .await?;
+        query("DELETE FROM replicas WHERE report_time < $1 AND name <> $2")
+            .bind(now.saturating_sub(micros(KEPT)))
+            .bind(name)
+            .execute(&mut tx)
+            .await?;
+        tx.commit().await
+    }
+
+    async fn forget_replica(&self, name: &str) -> Result<()> {
+        let (mut tx, _) = self.write().await?;
+        query("DELETE FROM replicas WHERE name = $1")
+            .bind(name)
+            .execute(&mut tx)
+            .await?;
+        tx.commit().await
+    }
+
+    async fn list_replicas(&self, page: &PageRequest) -> Result<Page<ReplicaRecord>> {
+        let mut tx = self.list().await?;
+        let now = self.now(&mut tx).await?;
+        let found = query("SELECT * FROM replicas WHERE name > $1 ORDER BY name LIMIT $2")
+            .bind(page.start(LISTING)?)
+            .bind(page.limit())
+            .fetch_all(&mut tx)
+            .await?;
+        let read = |row: &Row| {
+            let report_time = row.int("report_time")?;
+            let age = u64::try_from(now.saturating_sub(report_time)).unwrap_or(0);
+            Ok(ReplicaRecord {
+                name: row.text("name")?,
+                report: row.json("report")?,
+                report_time,
+                age: Duration::from_micros(age),
+            })
+        };
+        let replicas: Vec<ReplicaRecord> = found.iter().map(read).collect::<Result<_>>()?;
+        Ok(page.page(LISTING, replicas, |own| own.name.clone()))
+    }
+}

@@ -1,0 +1,82 @@
+//! An address that tries many credentials: its unknown ones are not looked at for a while, and callers with good ones do not notice.
+
+use frameshift::proto::v1;
+use frameshift::spec::Scopes;
+use frameshift::tenancy::Method;
+use frameshift::tenancy::key::Key;
+use secrecy::ExposeSecret;
+use tonic::{Code, Status};
+
+use super::{Guarded, Raw};
+use crate::server::{TestServer, reason};
+
+/// The value of a counter, 0 when it was never set.
+fn metric(server: &TestServer, name: &str) -> u64 {
+    let text = server.wiring.metrics.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |value| value.trim().parse().unwrap())
+}
+
+/// Calls with a key.
+async fn shown(raw: &Raw, path: &str, key: &str) -> Result<(), Status> {
+    let bearer = format!("Bearer {key}");
+    raw.answer(path, &[("authorization", &bearer)]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_bad_credentials_is_not_looked_up_and_touches_no_good_caller() {
+    let server = TestServer::start_with(|config| {
+        config.tenancy.methods = [Method::Keys].into();
+        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+    })
+    .await;
+    let guarded = Guarded::with_tenants(server).await;
+    let good = guarded.key(Scopes::TENANT).await;
+    let late = guarded.key(Scopes::TENANT).await;
+    let raw = Raw::of(&guarded).await;
+    let path = "/frameshift.v1.VideoService/ListVideos";
+    shown(&raw, path, &good).await.unwrap();
+    let mut crowded = 0;
+    for _ in 0..200 {
+        let bad = Key::generate().unwrap().reveal();
+        let status = shown(&raw, path, bad.expose_secret()).await.unwrap_err();
+        match reason(&status).as_str() {
+            "CREDENTIAL_REFUSED" => {}
+            "TOO_MANY_CREDENTIALS" => {
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                crowded += 1;
+            }
+            other => panic!("{other}"),
+        }
+        shown(&raw, path, &good).await.unwrap();
+    }
+    // A credential that was looked up is unknown; one that was not is refused for the others of its address.
+    let refused = |why: &str| {
+        let name = format!("frameshift_credentials_refused_total{{reason=\"{why}\"}}");
+        metric(&guarded.server, &name)
+    };
+    let looked = refused("unknown");
+    assert_eq!(refused("crowded"), crowded);
+    assert!(
+        crowded > 0 && looked + crowded == 200,
+        "{looked} + {crowded}"
+    );
+    assert!(looked <= 150, "20 at once, and one a second: {looked}");
+    assert_eq!(
+        metric(&guarded.server, "frameshift_credential_guessing_total"),
+        1
+    );
+    // A good key that nobody has used here waits its turn, and is not told that it is bad.
+    match shown(&raw, path, &late).await {
+        Ok(()) => {}
+        Err(status) => assert_eq!(reason(&status), "TOO_MANY_CREDENTIALS"),
+    }
+    // Nothing was looked at for the refusals that came late.
+    let client = guarded.client(&good).await;
+    let listed = client
+        .videos()
+        .list_videos(v1::ListVideosRequest::default())
+        .await;
+    assert!(listed.is_ok());
+    guarded.server.stop().await;
+}

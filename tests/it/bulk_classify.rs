@@ -1,0 +1,180 @@
+//! `frameshift classify --dataset` and `--folder`: every video once in the file, with the scores of Classify, and on after an interruption.
+
+use std::path::Path;
+
+use frameshift::client::Client;
+use frameshift::proto::v1;
+use serde_json::Value;
+
+use crate::reports::command::{ask, program, word};
+use crate::server::{TestServer, classify, clip, trained, until, upload};
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
+}
+
+/// The scores of a clip by Classify, by label.
+async fn scores(client: &Client, video: &str) -> Vec<(String, f64)> {
+    let answer = client
+        .classification()
+        .classify(classify("shades", video))
+        .await;
+    let predictions = answer.unwrap().into_inner().predictions;
+    // With their own digits, as they are printed.
+    let own = |own: v1::Prediction| (own.label, own.score.to_string().parse().unwrap());
+    predictions.into_iter().map(own).collect()
+}
+
+fn predicted(line: &Value) -> Vec<(String, f64)> {
+    let predictions = line["predictions"].as_array().unwrap();
+    let own = |own: &Value| {
+        let label = own["label"].as_str().unwrap().to_owned();
+        (label, own["score"].as_f64().unwrap())
+    };
+    predictions.iter().map(own).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_set_is_classified_whole_whatever_its_labels() {
+    let server = TestServer::start().await;
+    let client = server.client("default").await;
+    trained(&client, "shades").await;
+    let grey = upload(&client, &clip(120)).await.unwrap().name;
+    let example = v1::Example {
+        video: grey.clone(),
+        label: "grey".into(),
+        split: v1::Split::Test.into(),
+    };
+    let request = v1::AddExamplesRequest {
+        name: "datasets/shades".into(),
+        examples: vec![example],
+    };
+    client.datasets().add_examples(request).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("scores.jsonl");
+    let words = ["classify", "--task", "shades", "--dataset", "shades"];
+    let with = |more: &[&'static str]| [&words[..], more].concat();
+    let own = [&words[..], &["--out", word(&out)]].concat();
+    let told = ask(&server, &own).await.ends(0);
+    assert!(
+        told.out
+            .contains("7 videos classified by tasks/shades/versions/1"),
+        "{told:?}"
+    );
+    let all = lines(&out);
+    assert_eq!(all.len(), 7);
+    for line in &all {
+        let video = line["video"].as_str().unwrap();
+        assert_eq!(predicted(line), scores(&client, video).await, "{line}");
+        let is_grey = video == grey;
+        assert_eq!(line["unknown_label"], is_grey);
+        assert_eq!(line["rank"] == 0, is_grey);
+    }
+    // A file that is there is not replaced unasked.
+    let refused = ask(&server, &own).await;
+    assert!(
+        refused.code != Some(0) && lines(&out).len() == 7,
+        "{refused:?}"
+    );
+    let own = [&own[..], &["--force", "--split", "test"]].concat();
+    ask(&server, &own).await.ends(0);
+    let [line] = &lines(&out)[..] else {
+        panic!("the only clip of the test split")
+    };
+    assert_eq!(line["video"], grey.as_str());
+    // What makes no sense together is refused before anything is sent.
+    for more in [
+        &[][..],
+        &["--out", "/x", "video.mp4"],
+        &["--out", "/x", "--live"],
+    ] {
+        ask(&server, &with(more)).await.ends(64);
+    }
+    // Without a split, an evaluation has nothing to measure.
+    let request = v1::EvaluateVersionRequest {
+        version: "tasks/shades/versions/1".into(),
+        dataset: "datasets/shades".into(),
+        ..Default::default()
+    };
+    let refused = client.tasks().evaluate_version(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_classified_on_from_where_it_was_killed() {
+    let server = TestServer::start().await;
+    let client = server.client("default").await;
+    trained(&client, "shades").await;
+    let folder = tempfile::tempdir().unwrap();
+    let videos = folder.path().join("videos");
+    std::fs::create_dir_all(videos.join("below")).unwrap();
+    for i in 0..120_u8 {
+        let below = if i % 2 == 0 { "" } else { "below/" };
+        let path = videos.join(format!("{below}{i:03}.mkv"));
+        std::fs::write(path, clip(i / 8)).unwrap();
+    }
+    std::fs::write(videos.join("050b.mkv"), b"no video").unwrap();
+    std::fs::write(videos.join("notes.txt"), b"no video either").unwrap();
+    let command = |out: &Path| {
+        let mut command = program();
+        command.args(["--server", &server.address.to_string()]);
+        command.args(["classify", "--task", "shades", "--folder", word(&videos)]);
+        command.args(["--out", word(out)]);
+        command
+    };
+    let whole = folder.path().join("whole.jsonl");
+    let ran = command(&whole).output().await.unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    let expected = lines(&whole);
+    assert_eq!(expected.len(), 121);
+    let names: Vec<&str> = expected
+        .iter()
+        .map(|own| own["video"].as_str().unwrap())
+        .collect();
+    assert!(
+        names.is_sorted() && names.contains(&"below/001.mkv"),
+        "{names:?}"
+    );
+    let broken: Vec<&Value> = expected
+        .iter()
+        .filter(|own| !own["error"].is_null())
+        .collect();
+    assert_eq!(
+        (broken.len(), &broken[0]["video"]),
+        (1, &Value::from("050b.mkv"))
+    );
+    assert_eq!(expected[0]["version"], "tasks/shades/versions/1");
+    assert_eq!(predicted(&expected[0]).len(), 2);
+
+    let out = folder.path().join("cut.jsonl");
+    let mut child = command(&out).spawn().unwrap();
+    let state = folder.path().join("cut.jsonl.resume");
+    until(async || state.exists()).await;
+    child.kill().await.unwrap();
+    assert!(
+        state.exists() && lines(&out).len() < 121,
+        "it was killed too late"
+    );
+    let ran = command(&out).output().await.unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(without_requests(lines(&out)), without_requests(expected));
+    assert!(!state.exists());
+    server.stop().await;
+}
+
+/// Lines without what differs from call to call: the ids of requests.
+fn without_requests(mut lines: Vec<Value>) -> Vec<Value> {
+    for line in &mut lines {
+        let Some(error) = line.pointer_mut("/error/error") else {
+            continue;
+        };
+        assert!(error["request_id"].take().is_string(), "{error}");
+        let message = error["message"].as_str().unwrap();
+        let (message, _) = message.split_once(" (request ").unwrap();
+        error["message"] = message.into();
+    }
+    lines
+}
