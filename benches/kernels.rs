@@ -9,28 +9,16 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frameshift::model::bench::{Case, Sizes, Work, cases, peak_bytes, peak_operations};
 use frameshift::model::{
-    Activation, BackboneConfig, Error, LineAligned, Place, compute_threads, keep_freed_pages,
+    BackboneConfig, Error, LineAligned, Place, compute_threads, keep_freed_pages,
 };
-use frameshift::spec::{Normalization, Precision};
+use frameshift::spec::Precision;
 
 #[global_allocator]
 static ALLOCATOR: LineAligned = LineAligned;
 
 /// Returns the kernels of all precisions at the sizes of ViT-B/16, for one clip.
 fn all() -> Result<Vec<Case>, Error> {
-    let config = BackboneConfig {
-        image_size: 224,
-        patch_size: 16,
-        width: 768,
-        layers: 12,
-        heads: 12,
-        mlp_width: 3072,
-        activation: Activation::QuickGelu,
-        eps: 1e-5,
-        pre_norm: true,
-        patch_bias: false,
-        normalization: Normalization::CLIP,
-    };
+    let config = BackboneConfig::VIT_B_16;
     let mut all = Vec::new();
     for precision in Precision::ALL {
         let sizes = Sizes {

@@ -53,4 +53,8 @@ for cpu in $(lesser); do
       cpu:: model:: golden_model:: golden_backbones:: model_precision:: rpc_server:: --skip full_size
   fi
 done
+# Without the matrix unit its kernels run in software, on a CPU that has what they need of AVX-512.
+if ! grep -qw amx_tile /proc/cpuinfo 2>/dev/null && grep -qw avx512_bf16 /proc/cpuinfo 2>/dev/null; then
+  FRAMESHIFT_CPU=amx phase "kernels as on a CPU with amx, emulated" cargo test "${with[@]}" --no-fail-fast --lib -p frameshift-model ops::
+fi
 phase "documentation tests" cargo test "${with[@]}" --doc

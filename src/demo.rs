@@ -5,7 +5,7 @@
 mod classify;
 mod clips;
 mod console;
-mod machine;
+pub(crate) mod machine;
 mod outcome;
 mod page;
 mod passes;

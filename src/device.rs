@@ -17,8 +17,9 @@ mod sync {
 }
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::ids::TenantId;
+use crate::ids::{TaskId, TenantId};
 use crate::telemetry::metrics::DeviceKind;
 
 pub use crate::spec::Step;
@@ -34,8 +35,15 @@ enum Priority {
     Training,
 }
 
-/// Whom a training item's time is counted for; serving items have no owner.
+/// Whose share of the training a training item's time is taken from; serving items have no owner.
 type Owner = Option<TenantId>;
+
+/// The tenant and the task that a training item trains, for which its time is taken down.
+#[derive(Debug, Clone)]
+struct Purpose {
+    tenant: TenantId,
+    task: TaskId,
+}
 
 impl Priority {
     fn kind(self) -> DeviceKind {
@@ -61,6 +69,9 @@ pub trait Work: Send {
     fn is_cancelled(&self) -> bool {
         false
     }
+
+    /// Called after each slice that did not panic, with the time that it took.
+    fn used(&mut self, _time: Duration) {}
 
     /// Called with the panic's message when a slice panicked; no other method is called afterwards, and the item is dropped.
     fn panicked(&mut self, _message: &Arc<str>) {}

@@ -17,6 +17,7 @@ mod heads;
 mod hints;
 mod holdout;
 mod journal;
+mod labelling;
 mod leases;
 mod memory;
 mod mirror;
@@ -31,6 +32,7 @@ pub mod selection;
 pub mod state;
 pub mod sweep;
 mod trainer;
+mod turns;
 mod validation;
 
 use std::path::PathBuf;

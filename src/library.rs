@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 pub use alike::groups as alike_groups;
 pub use check::{Check, Checked, Finding, Kind as FindingKind};
 pub use collector::Collected;
-pub use diff::{Difference, Differences};
+pub use diff::Difference;
 pub use janitor::{Duty, Removed, Retention};
 pub use sketch::{Sketch, kind as sketches_of};
 pub use stored::Damage;

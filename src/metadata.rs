@@ -25,10 +25,12 @@ pub use erasures::Erasures;
 pub use error::{Error, Kind, OpenError, Result};
 pub use faulty::{Fault, Outages};
 pub use metering::Metering;
-pub use page::{Page, PageRequest};
+pub use page::{Next, Page, PageRequest};
 pub use records::*;
 pub use server::{SchemaState, ServerConfig, UrlError};
 pub use snapshots::{DatasetVersionRecord, SnapshotRecord, Snapshots};
+#[cfg(debug_assertions)]
+pub use sql::leave_out_locks;
 pub use sql::{Condition, Config, Database, Faults, backup};
 pub use sweeps::Sweeps;
 pub use topic::Topic;
@@ -166,7 +168,7 @@ pub trait Datasets {
         &self,
         tenant: &TenantId,
         dataset: &DatasetId,
-        display_name: &str,
+        new: NewDataset<'_>,
         request: Option<RequestId>,
     ) -> Result<DatasetRecord>;
     /// Reads a data set with the counts of its first labels.
@@ -177,7 +179,8 @@ pub trait Datasets {
         tenant: &TenantId,
         page: &PageRequest,
     ) -> Result<Page<DatasetRecord>>;
-    /// Adds examples, all or none; a video that is there already gets the new label and split. Missing videos: [`Error::VideosNotFound`].
+    /// Adds examples, all or none; a video that is there already gets the new labels and split. Missing videos: [`Error::VideosNotFound`]; another number of
+    /// labels than one where labels exclude one another: [`Error::LabelCount`].
     async fn add_examples(
         &self,
         tenant: &TenantId,

@@ -272,6 +272,18 @@ impl Registry {
         Ok(metadata.get_version(tenant, task, *version).await?)
     }
 
+    /// Whether a version exists. Its number is never given twice, so one that does not is of a task that was deleted, whoever has the task's name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn has_version(&self, version: &VersionRef) -> Result<bool> {
+        match self.get_version(version).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Lists a task's versions, oldest first.
     ///
     /// # Errors
@@ -352,6 +364,7 @@ impl Registry {
 
     async fn read(&self, version: &VersionRef) -> Result<Loaded> {
         let ticket = self.inner.cache.ticket();
+        self.follow_task(version).await;
         let record = self.get_version(version).await?;
         let key = layout::version(
             &version.tenant,
@@ -460,3 +473,6 @@ impl Registry {
         let _ = self.inner.desired.send((tenant.clone(), task.clone()));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,7 @@ pub mod health;
 pub mod info;
 mod jobs;
 mod listener;
+mod listing;
 mod methods;
 mod pool;
 mod scopes;
@@ -57,6 +58,7 @@ mod windows;
 
 use auth::Callers;
 use listener::Listener;
+use listing::{Ask, Listing};
 use stack::budget::Budget;
 use stack::drained::Steps;
 
@@ -236,6 +238,16 @@ impl Api {
         let parts = self.parts()?;
         let tenant = auth::tenant(&request)?;
         Ok((parts, tenant, request.into_inner()))
+    }
+
+    /// Does what [`Api::enter`] does with a request for a page of a listing, and opens the listing.
+    fn list<T: Ask>(
+        &self,
+        request: tonic::Request<T>,
+    ) -> Result<(&Parts, TenantId, T, Listing), Status> {
+        let (parts, tenant, list) = self.enter(request)?;
+        let listing = Listing::open(&parts.pages, Some(&tenant), &list)?;
+        Ok((parts, tenant, list, listing))
     }
 }
 

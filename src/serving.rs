@@ -354,7 +354,8 @@ fn scored(
     (frames, decode): (&[SampledFrame], Duration),
 ) -> Result<Answer, Error> {
     let (version, labels) = (asked.version.clone(), asked.essentials.labels.clone());
-    let scores = Scores::of(&answer.logits).filter(|own| own.mean.len() == labels.len());
+    let scores = Scores::of(&answer.logits, labels.kind());
+    let scores = scores.filter(|own| own.mean.len() == labels.len());
     let Some(scores) = scores else {
         let labels = labels.len();
         return Err(Error::Logits { version, labels });
@@ -364,6 +365,7 @@ fn scored(
         labels,
         scores,
         sureness: asked.essentials.sureness,
+        thresholds: Arc::clone(&asked.essentials.thresholds),
         frames: frames.to_vec(),
         decode,
         queue: answer.queue,

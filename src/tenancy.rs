@@ -16,6 +16,7 @@ pub mod pages;
 pub mod proxies;
 mod rates;
 mod refusals;
+mod reload;
 mod tenants;
 pub mod tls;
 

@@ -160,11 +160,11 @@ if [ -x "$bin/frameshift-cutlass" ]; then
 fi
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
-for tool in memcheck racecheck initcheck; do
+for check in "memcheck functions" "racecheck functions" "initcheck functions" "racecheck races"; do
   if [ -n "$sanitizer" ]; then
-    step correctness "compute-sanitizer $tool" 45 20 "$sanitizer" --tool $tool --error-exitcode 9 "$bin/check_device" functions
+    step correctness "compute-sanitizer $check" 45 20 "$sanitizer" --tool "${check% *}" --error-exitcode 9 "$bin/check_device" "${check#* }"
   else
-    lacks measure "compute-sanitizer $tool" "it is not installed"
+    lacks measure "compute-sanitizer $check" "it is not installed"
   fi
 done
 

@@ -1,11 +1,14 @@
-//! The tenants' limits and counts, as the engine sees them.
+//! The tenants' limits and counts, as the engine, the device and the decoder see them.
+
+use std::time::Duration;
 
 use crate::engine::Account;
+use crate::fair::Ledger;
 use crate::ids::{TaskId, TenantId};
 use crate::spec::RateExceeded;
 use crate::tenancy::Tenants;
 
-/// Accounts of tenants.
+/// Limits and counts of tenants.
 #[derive(Debug, Clone)]
 pub(super) struct Accounts(pub(super) Tenants);
 
@@ -24,5 +27,15 @@ impl Account for Accounts {
 
     fn answered(&self, tenant: &TenantId, task: Option<&TaskId>, frames: u64) {
         self.0.answered(tenant, task, frames);
+    }
+}
+
+impl Ledger for Accounts {
+    fn computed(&self, tenant: &TenantId, task: Option<&TaskId>, time: Duration) {
+        self.0.computed(tenant, task, time);
+    }
+
+    fn decoded(&self, tenant: &TenantId, time: Duration) {
+        self.0.decoded(tenant, time);
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use super::Error;
 use crate::blocking::blocking;
 use crate::config::units::DeviceChoice;
-use crate::device::Health;
+use crate::device::{self, Health};
 use crate::model::{self, BackboneConfig, Place, Unusable};
 use crate::rpc::info::{Accelerator, LookAtAccelerator};
 use crate::shutdown::Signal;
@@ -107,9 +107,10 @@ pub(super) fn look(place: Place) -> LookAtAccelerator {
     })
 }
 
-/// Records the memory and the uploads of an accelerator, until the drain. Nothing is recorded of the processor.
+/// Records the memory and the uploads of an accelerator, until the drain, and wakes the device thread when the accelerator is lost, which it does not notice
+/// while it is idle. Nothing is recorded of the processor.
 pub(super) async fn observe(
-    place: Place,
+    (place, device): (Place, device::Handle),
     metrics: Metrics,
     drain: Signal,
 ) -> Result<(), Infallible> {
@@ -127,6 +128,9 @@ pub(super) async fn observe(
                 used: memory.used,
                 uploading: work.uploading,
             });
+        }
+        if place.lost().is_some() {
+            device.wake();
         }
     }
     drain.draining().await;

@@ -11,6 +11,7 @@ use super::presence::Presence;
 use super::{place, upkeep};
 use crate::blocking::blocking;
 use crate::config::{Backbone as Choice, Config};
+use crate::fair::{Ledger, Weights};
 use crate::library::{self, Library};
 use crate::metadata::MetadataStore;
 use crate::model::{Backbone, Place, load};
@@ -94,22 +95,18 @@ impl Wiring {
         front: &mut LoopSet,
         back: &mut LoopSet,
     ) -> Result<Self, Error> {
-        let decoder =
-            Decoder::start_weighted(config.video.clone(), Arc::new(tenants.clone())).await?;
+        let accounts = Arc::new(Accounts(tenants.clone()));
+        let shared = (
+            Arc::new(tenants.clone()) as Arc<dyn Weights>,
+            accounts.clone() as Arc<dyn Ledger>,
+        );
+        let decoder = Decoder::start_shared(config.video.clone(), shared).await?;
         let (backbone, place) = backbone(config).await?;
         let backbone = Arc::new(backbone);
         if !metadata.is_exclusive() {
             metadata.bind_backbone(backbone.digest());
         }
-        let library = Library::new(
-            library::Config {
-                upload_bytes: config.upload_limit,
-                ..config.library.clone()
-            },
-            store.clone(),
-            Arc::clone(&metadata),
-            Arc::new(decoder.clone()),
-        );
+        let library = library(config, (&store, &metadata), &decoder);
         let replica = replica::name();
         let registry = Registry::of_replica(
             config.registry.clone(),
@@ -118,16 +115,14 @@ impl Wiring {
             &replica,
         );
         compare(&registry, &backbone, &metrics).await;
-        let health = Box::new(place::Watched(place.clone()));
-        let (device, device_service) =
-            device::start_on(health, config.device.clone(), metrics.clone())?;
+        let (device, device_service) = start_device(&place, config, (tenants, &metrics))?;
         let parts = engine::Parts {
             registry: registry.clone(),
             device: device.clone(),
             backbone: Arc::clone(&backbone),
             metrics: metrics.clone(),
             weights: Arc::new(tenants.clone()),
-            account: Arc::new(Accounts(tenants.clone())),
+            account: accounts.clone(),
         };
         let (engine, engine_service) = engine::new(config.engine.clone(), parts);
         let (jobs, jobs_service) = jobs::new(
@@ -196,7 +191,8 @@ impl Wiring {
         let memory = upkeep::give_back(signal());
         let copies = upkeep::forget(self.library.clone(), signal());
         let feed = self.registry.clone().follow(metrics(), signal());
-        let gauges = place::observe(self.place.clone(), metrics(), signal());
+        let watched = (self.place.clone(), self.device.clone());
+        let gauges = place::observe(watched, metrics(), signal());
         back.loops
             .spawn("the device's gauges", Ends::Itself, gauges);
         back.loops.spawn("the janitor", Ends::Itself, janitor);
@@ -210,7 +206,6 @@ impl Wiring {
     /// Starts the loops of tenants: what this process knows of them, what they use, and the erasure of those that are to be forgotten.
     fn keep(&self, replica: String, back: &mut LoopSet) {
         let tenants = &self.tenants;
-        self.device.share_by(Arc::new(tenants.clone()));
         let signal = || back.signal.clone();
         let library = self.library.clone();
         let forget: Forget = Box::new(move |tenants| {
@@ -241,6 +236,36 @@ impl Wiring {
             scratch: config.data_dir.join("features"),
         }
     }
+}
+
+/// The library of videos and data sets.
+fn library(
+    config: &Config,
+    (store, metadata): (&Store, &Arc<dyn MetadataStore>),
+    decoder: &Decoder,
+) -> Library {
+    Library::new(
+        library::Config {
+            upload_bytes: config.upload_limit,
+            ..config.library.clone()
+        },
+        store.clone(),
+        Arc::clone(metadata),
+        Arc::new(decoder.clone()),
+    )
+}
+
+/// Starts the device, on which tenants share training by their weights.
+fn start_device(
+    place: &Place,
+    config: &Config,
+    (tenants, metrics): (&Tenants, &Metrics),
+) -> Result<(device::Handle, device::Service), Error> {
+    let health = Box::new(place::Watched(place.clone()));
+    let started = device::start_on(health, config.device.clone(), metrics.clone())?;
+    started.0.share_by(Arc::new(tenants.clone()));
+    started.0.account_to(Arc::new(Accounts(tenants.clone())));
+    Ok(started)
 }
 
 /// Warns about tasks whose serving version belongs to another backbone.

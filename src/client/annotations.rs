@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::spec::{Split, label_outline, normal_label};
+use crate::spec::{ExampleLabels, Invalid, LabelKind, Split, label_outline, normal_label};
 
 mod folder;
 mod list;
@@ -18,8 +18,8 @@ mod matching;
 pub struct Labelled {
     /// The video.
     pub path: PathBuf,
-    /// The label, in its normal form.
-    pub label: String,
+    /// The labels, in their normal form: exactly one, or any number where labels do not exclude one another.
+    pub labels: ExampleLabels,
     /// The split that the example belongs to.
     pub split: Split,
 }
@@ -44,6 +44,8 @@ pub struct Listing {
     pub notes: Vec<Note>,
     /// Lists of a known shape with something wrong in them; nothing of them is among the examples.
     pub broken: Vec<Error>,
+    /// Whether the labels exclude one another.
+    pub kind: LabelKind,
 }
 
 /// The files of a folder and of those in it that have the name of a video, by their paths below it.
@@ -95,13 +97,25 @@ impl Listing {
     }
 }
 
-/// Reads a folder.
+/// Reads a folder whose labels exclude one another.
+///
+/// # Errors
+/// As of [`find_of`].
+pub fn find(root: &Path) -> Result<Listing, Error> {
+    find_of(root, LabelKind::Single)
+}
+
+/// Reads a folder whose labels are of this kind. Where labels do not exclude one another, `;` and `|` divide the labels of a row, rows of one video and split
+/// add up, and a row without a label is an example without labels.
 ///
 /// # Errors
 /// When something cannot be read, a list is ambiguous or names an unknown split, or there is no labelled video.
-pub fn find(root: &Path) -> Result<Listing, Error> {
+pub fn find_of(root: &Path, kind: LabelKind) -> Result<Listing, Error> {
     let files = folder::walk(root)?;
-    let mut found = Listing::default();
+    let mut found = Listing {
+        kind,
+        ..Listing::default()
+    };
     let lists = list::read(root, &files, &mut found)?;
     if lists.is_empty() && found.broken.is_empty() {
         folder::labelled(root, &files, &mut found)?;
@@ -153,9 +167,23 @@ fn name_of(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// A label of a folder or a list in its normal form.
-fn label(text: &str, place: impl FnOnce() -> String) -> Result<String, Error> {
-    normal_label(text).map_err(|invalid| Error::Label {
+/// The label or the labels of a folder or a list in their normal form.
+fn labels(
+    text: &str,
+    kind: LabelKind,
+    place: impl FnOnce() -> String,
+) -> Result<ExampleLabels, Error> {
+    let read = || {
+        if !kind.is_multi() {
+            return Ok(ExampleLabels::from(normal_label(text)?));
+        }
+        let parts = text
+            .split([';', '|'])
+            .filter(|part| !part.trim().is_empty());
+        let labels: Vec<String> = parts.map(normal_label).collect::<Result<_, Invalid>>()?;
+        ExampleLabels::of(labels.iter().map(String::as_str))
+    };
+    read().map_err(|invalid| Error::Label {
         place: place(),
         problem: invalid.problem,
     })
@@ -163,10 +191,10 @@ fn label(text: &str, place: impl FnOnce() -> String) -> Result<String, Error> {
 
 fn note_similar_labels(found: &mut Listing) {
     let mut outlines: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for example in &found.examples {
-        let alike = outlines.entry(label_outline(&example.label)).or_default();
-        if !alike.contains(&example.label.as_str()) {
-            alike.push(&example.label);
+    for label in found.examples.iter().flat_map(|own| own.labels.iter()) {
+        let alike = outlines.entry(label_outline(label)).or_default();
+        if !alike.contains(&label) {
+            alike.push(label);
         }
     }
     let alike = outlines

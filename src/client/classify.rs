@@ -1,6 +1,7 @@
 //! `frameshift classify`: scores of files, of uploaded videos, of a data set or of a folder.
 
 mod bulk;
+pub(super) mod columns;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -39,6 +40,9 @@ pub struct Args {
     /// Confidence below which an answer is marked as unknown, 0 to 1, in place of the version's own
     #[arg(long, allow_negative_numbers = true)]
     pub unknown_below: Option<f64>,
+    /// Score from which on a label is selected (marked with *), 0 to 1, in place of the thresholds of a version whose labels do not exclude one another
+    #[arg(long, allow_negative_numbers = true)]
+    pub threshold: Option<f64>,
     /// How urgent the answers are
     #[arg(long, value_enum, default_value_t = Priority::Interactive)]
     pub priority: Priority,
@@ -125,6 +129,7 @@ impl Template {
             version,
             priority: args.priority.number(),
             unknown_below: args.unknown_below,
+            threshold: args.threshold,
         };
         Ok(Self {
             tasks,
@@ -160,10 +165,11 @@ pub async fn run(args: &Args) -> Result<(), Error> {
     if args.live.live {
         return Box::pin(live::run(args, &wanted)).await;
     }
+    let out = args.bulk.place()?;
     let client = args.connection.client().await?;
     let output = args.connection.output();
-    if let Some(done) = bulk::run(&client, &args.bulk, &wanted, output).await {
-        return done;
+    if let Some(out) = out {
+        return bulk::run(&client, (&args.bulk, out), &wanted, output).await;
     }
     if args.windows.windows {
         return windows::run(&client, (&args.windows, &wanted), &args.videos, output).await;
@@ -230,7 +236,10 @@ fn marked(line: String, is_unknown: bool) -> String {
 pub(super) fn line(what: &str, predictions: &[v1::Prediction], version: &str) -> String {
     let scores: Vec<String> = predictions
         .iter()
-        .map(|prediction| format!("{} {:.3}", prediction.label, prediction.score))
+        .map(|prediction| {
+            let mark = if prediction.selected { "*" } else { "" };
+            format!("{}{mark} {:.3}", prediction.label, prediction.score)
+        })
         .collect();
     format!("{what}  {}  [{version}]", scores.join("  "))
 }

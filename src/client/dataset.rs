@@ -8,6 +8,7 @@ use super::output::Output;
 use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
 
+mod copies;
 mod fill;
 mod versions;
 
@@ -79,6 +80,10 @@ pub struct Folder {
     /// Uploads at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub concurrency: u8,
+    /// The labels do not exclude one another: in a list, a video may have several rows, and a row several labels with `;` or `|` between, or none; copies of
+    /// a file in the folders of several labels are one video
+    #[arg(long)]
+    pub multi_label: bool,
 }
 
 /// Runs a subcommand.
@@ -137,7 +142,10 @@ async fn examples(client: &Client, id: &str, output: Output) -> Result<(), Error
         for example in &page.examples {
             let split = json::split_name(example.split());
             output.result(
-                || format!("{}  {split:<10}  {}", example.video, example.label),
+                || {
+                    let labels = example.labels.join(" + ");
+                    format!("{}  {split:<10}  {labels}", example.video)
+                },
                 || json::example(example),
             );
         }
@@ -234,8 +242,12 @@ fn table(dataset: &v1::Dataset) -> String {
             v1::Split::Test => row[2] = count.examples,
         }
     }
+    let kind = match dataset.label_kind() {
+        v1::LabelKind::Unspecified | v1::LabelKind::Single => "",
+        v1::LabelKind::Multi => ", which may have several labels",
+    };
     let mut text = format!(
-        "{}  {} examples\n{:<40} {:>8} {:>10} {:>8}",
+        "{}  {} examples{kind}\n{:<40} {:>8} {:>10} {:>8}",
         dataset.name, dataset.examples, "label", "train", "validation", "test"
     );
     for (label, [train, validation, test]) in labels {

@@ -1,18 +1,21 @@
-//! `frameshift embed`: features of videos as one NumPy array.
+//! `frameshift embed`: features of videos as one NumPy array or as Parquet.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+mod array;
+mod table;
+
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::classify::{INLINE, Priority, Source, chunks, source};
 use super::cli::Connection;
 use super::failures::Failures;
-use super::{Client, Error, json, npy, resource};
+use super::{Client, Error, format, json, resource};
 use crate::proto::v1::{self, embed_request, embed_upload_request::Payload};
+use array::Array;
+use table::Table;
 
 /// Videos on their way at once: one is decoded while the other is computed.
 const AT_ONCE: usize = 4;
@@ -23,9 +26,12 @@ pub struct Args {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// File to write the array to (.npy); a .json beside it says which row is which video
-    #[arg(long, value_name = "FILE.npy")]
+    /// File to write: Parquet when it ends in .parquet, else one NumPy array (.npy), with a .json beside it that says which row is which video
+    #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Form of the file, whatever its name
+    #[arg(long, value_enum)]
+    pub format: Option<format::Features>,
     /// Replaces the files when they are there
     #[arg(long)]
     pub force: bool,
@@ -47,7 +53,7 @@ pub struct Args {
     /// Divides each row by its Euclidean length
     #[arg(long)]
     pub normalize: bool,
-    /// Writes the features of every frame, [videos, views, frames, width], in place of one row per video
+    /// Writes the features of every frame, as an array [videos, views, frames, width] or one row per frame, in place of one row per video
     #[arg(long)]
     pub per_frame: bool,
     /// Features before the backbone's final norm
@@ -103,117 +109,93 @@ impl Template {
 /// `frameshift embed`.
 ///
 /// # Errors
-/// When a file cannot be read or written, or the server refuses a video; the others are in the array.
+/// When a file cannot be read or written, or the server refuses a video; the others are in the file.
 pub async fn run(args: &Args) -> Result<(), Error> {
-    let index = args.out.with_extension("json");
-    if index == args.out {
-        let problem = "--out: expected a file name that ends in .npy, since the .json beside it says which row is which video";
-        return Err(Error::Usage(problem.into()));
-    }
-    for path in [&args.out, &index] {
-        if path.exists() && !args.force {
-            return Err(Error::Exists { path: path.clone() });
-        }
-    }
+    let mut sink = Sink::open(args)?;
     let client = args.connection.client().await?;
     let output = args.connection.output();
-    let wanted = Template::of(args);
+    let mut wanted = Template::of(args);
     let mut failures = Failures::new(args.videos.len(), output);
-    let embedding = args.videos.iter().map(|video| one(&client, &wanted, video));
-    let mut embedding = stream::iter(embedding).buffered(AT_ONCE);
-    let mut rows = Rows::default();
-    for video in &args.videos {
-        match embedding.next().await {
-            Some(Ok(answer)) => {
-                let row = rows.add(video, answer, args.per_frame)?;
-                output.result(
-                    || format!("{video}  row {}", row["row"]),
-                    || json::typed("embedding", row.clone()),
-                );
-            }
-            Some(Err(error)) => failures.add(video, error)?,
-            None => break,
+    let mut keep = |video: &str, answer: Result<_, Error>| -> Result<(), Error> {
+        let answer: v1::EmbedResponse = match answer {
+            Ok(answer) => answer,
+            Err(error) => return failures.add(video, error),
+        };
+        let row = sink.add(video, &answer)?;
+        output.result(
+            || format!("{video}  row {}", row["row"]),
+            || json::typed("embedding", row.clone()),
+        );
+        Ok(())
+    };
+    let mut videos = args.videos.iter();
+    // The version that answers first answers for all, also when another begins to serve meanwhile.
+    while !wanted.task.is_empty()
+        && wanted.version.is_empty()
+        && let Some(video) = videos.next()
+    {
+        let answer = one(&client, &wanted, video).await;
+        if let Ok(answer) = &answer {
+            wanted.version.clone_from(&answer.version);
         }
+        keep(video, answer)?;
     }
-    if !rows.data.is_empty() {
-        rows.save(&args.out, &index)?;
+    let (client, wanted) = (&client, &wanted);
+    let embedding = videos.map(|video| async move { (video, one(client, wanted, video).await) });
+    let mut embedding = stream::iter(embedding).buffered(AT_ONCE);
+    while let Some((video, answer)) = embedding.next().await {
+        keep(video, answer)?;
     }
+    sink.finish()?;
     failures.end()
 }
 
-/// The array so far.
-#[derive(Default)]
-struct Rows {
-    element: v1::ElementType,
-    /// Shape of each row.
-    shape: Vec<u32>,
-    data: Vec<Bytes>,
-    index: Vec<Value>,
+/// The file that the features go to.
+enum Sink {
+    Array(Box<Array>),
+    Table(Box<Table>),
 }
 
-impl Rows {
-    /// Appends a video's features. Returns what the index says of them.
-    fn add(
-        &mut self,
-        video: &str,
-        answer: v1::EmbedResponse,
-        per_frame: bool,
-    ) -> Result<&Value, Error> {
-        let row = json!({
-            "row": self.data.len(),
-            "video": video,
-            "version": answer.version,
-            "backbone_digest": json::hex(&answer.backbone_digest),
-            "frames": json::frames(&answer.sampled),
-        });
-        let array = match per_frame {
-            true => answer.frames,
-            false => answer.features,
-        };
-        let array = array.ok_or(Error::Truncated)?;
-        let element = array.r#type();
-        if self.data.is_empty() {
-            (self.element, self.shape) = (element, array.shape);
-        } else if (self.element, &self.shape) != (element, &array.shape) {
-            // A version with another sampling began to serve in between.
-            let problem = format!(
-                "{video} has features of another shape than the videos before; name a version with --version"
-            );
-            return Err(Error::Usage(problem));
+impl Sink {
+    fn open(args: &Args) -> Result<Self, Error> {
+        let form = format::of(&args.out, args.format, format::Features::Npy)?;
+        Ok(match form {
+            format::Features::Npy => Self::Array(Box::new(Array::open(args)?)),
+            format::Features::Parquet => Self::Table(Box::new(Table::open(args)?)),
+        })
+    }
+
+    /// Adds the features of a video. Returns what is known of them.
+    fn add(&mut self, video: &str, answer: &v1::EmbedResponse) -> Result<Value, Error> {
+        match self {
+            Self::Array(array) => array.add(video, answer),
+            Self::Table(table) => table.add(video, answer),
         }
-        self.data.push(array.data);
-        self.index.push(row);
-        self.index.last().ok_or(Error::Truncated)
     }
 
-    fn save(&self, out: &Path, index: &Path) -> Result<(), Error> {
-        let descr = match self.element {
-            v1::ElementType::F16 => "<f2",
-            v1::ElementType::F32 | v1::ElementType::Unspecified => "<f4",
-        };
-        let sizes = self.shape.iter().map(|&size| size as usize);
-        let shape: Vec<usize> = std::iter::once(self.data.len()).chain(sizes).collect();
-        let array = |file: &mut dyn Write| npy::write(file, descr, &shape, &self.data);
-        saved(out, &array)?;
-        let lines = |file: &mut dyn Write| {
-            let index = json!({ "shape": shape, "rows": self.index });
-            writeln!(file, "{index:#}")
-        };
-        saved(index, &lines)
+    /// Gives the file its name, when it has a row.
+    fn finish(self) -> Result<(), Error> {
+        match self {
+            Self::Array(array) => array.finish(),
+            Self::Table(table) => table.finish(),
+        }
     }
 }
 
-/// Writes a file.
-fn saved(path: &Path, write: &dyn Fn(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Error> {
-    let written = File::create(path).and_then(|file| {
-        let mut file = BufWriter::new(file);
-        write(&mut file)?;
-        file.flush()
-    });
-    written.map_err(|source| Error::Write {
-        path: path.to_owned(),
-        source,
-    })
+/// The features that were asked for.
+fn wanted(answer: &v1::EmbedResponse, per_frame: bool) -> Result<&v1::Array, Error> {
+    let array = match per_frame {
+        true => &answer.frames,
+        false => &answer.features,
+    };
+    array.as_ref().ok_or(Error::Truncated)
+}
+
+/// The error of a video whose features cannot be beside those of the videos before.
+fn unlike(video: &str, what: &str) -> Error {
+    Error::Usage(format!(
+        "{video} has features of another {what} than the videos before; name a version with --version"
+    ))
 }
 
 async fn one(client: &Client, wanted: &Template, video: &str) -> Result<v1::EmbedResponse, Error> {

@@ -11,9 +11,9 @@ use serde_json::{Value, json as object};
 use tonic::Code;
 
 use super::cli::Connection;
-use super::lines::Lines;
+use super::lines::{Lines, Place};
 use super::output::Output;
-use super::{Client, Error, json, resource};
+use super::{Client, Error, classify::columns, format, jobs, json, resource};
 use crate::proto::v1::{self, evaluate_version_response as response};
 use mcnemar::{Answer, Comparison};
 
@@ -40,9 +40,13 @@ pub struct Args {
     /// Version; the serving one when absent
     #[arg(long, conflicts_with = "compare")]
     pub version: Option<u32>,
-    /// File for the scores of every clip, one JSON object a line; run the command again to resume an interrupted evaluation
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "compare")]
+    /// File for the scores of every clip, as Parquet when it ends in .parquet, else one JSON object a line; run the command again to resume an
+    /// interrupted evaluation
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     pub out: Option<PathBuf>,
+    /// Form of the file, whatever its name
+    #[arg(long, value_enum, requires = "out")]
+    pub format: Option<format::Answers>,
     /// Number of labels shown for each clip, best first; 0 means all
     #[arg(long, default_value_t = 5)]
     pub top_k: u16,
@@ -82,6 +86,8 @@ impl Split {
 /// # Errors
 /// When the server refuses, or the file cannot be written.
 pub async fn run(args: &Args) -> Result<(), Error> {
+    let out = (args.out.as_deref()).map(|path| Place::of(path, args.format, args.force));
+    let out = out.transpose()?;
     let client = args.connection.client().await?;
     let output = args.connection.output();
     let task = resource("tasks", &args.task);
@@ -93,10 +99,10 @@ pub async fn run(args: &Args) -> Result<(), Error> {
         None => serving(&client, &task).await?,
     };
     let request = request(args, version);
-    let mut lines = match &args.out {
-        Some(path) => Some(Lines::open(path, named(&request), args.force)?),
-        None => None,
-    };
+    let split = json::split_name(args.split.of_api());
+    let shape = columns::of_dataset(&request.version, &request.dataset, split);
+    let lines = out.map(|out| Lines::open(&out, named(&request), shape));
+    let mut lines = lines.transpose()?;
     let token = lines
         .as_ref()
         .map_or_else(Bytes::new, |lines| lines.token());
@@ -222,17 +228,22 @@ async fn compare(
     let mut answers = [BTreeMap::new(), BTreeMap::new()];
     for (version, answers) in versions.iter().zip(&mut answers) {
         let mut request = request(args, format!("{task}/versions/{version}"));
-        request.top_k = 1;
+        let of = v1::GetAdapterVersionRequest {
+            name: request.version.clone(),
+        };
+        let of = client.tasks().get_adapter_version(of).await?.into_inner();
+        let kind = of.label_kind();
+        request.top_k = match kind {
+            v1::LabelKind::Unspecified | v1::LabelKind::Single => 1,
+            // All labels that are selected.
+            v1::LabelKind::Multi => u32::MAX,
+        };
         let keep = |clips: &response::Clips| {
-            for clip in &clips.clips {
-                let Some(best) = clip.predictions.first() else {
-                    continue;
-                };
-                let answer = Answer {
-                    label: clip.label.clone(),
-                    predicted: best.label.clone(),
-                };
-                answers.insert(clip.video.clone(), answer);
+            for clip in clips.clips.iter().filter(|own| !own.unknown_label) {
+                let answer = Answer::of(clip, kind).filter(|_| clip.error.is_none());
+                if let Some(answer) = answer {
+                    answers.insert(clip.video.clone(), answer);
+                }
             }
             Ok(())
         };
@@ -249,8 +260,10 @@ async fn compare(
 
 fn describe(version: &str, args: &Args, result: &response::Result) -> String {
     let evaluation = result.evaluation.clone().unwrap_or_default();
+    let map = evaluation.mean_average_precision;
+    let map = map.map_or_else(String::new, |map| format!("mAP {map:.3}, "));
     let mut text = format!(
-        "{version} on {} {}: top-1 {:.3} ({:.3} to {:.3}), top-5 {:.3}, loss {:.3} on {} videos\nmean of classes {:.3}, macro F1 {:.3}",
+        "{version} on {} {}: {map}top-1 {:.3} ({:.3} to {:.3}), top-5 {:.3}, loss {:.3} on {} videos\nmean of classes {:.3}, macro F1 {:.3}",
         resource("datasets", &args.dataset),
         json::split_name(args.split.of_api()),
         evaluation.top1,
@@ -274,10 +287,7 @@ fn describe(version: &str, args: &Args, result: &response::Result) -> String {
         }
     }
     for label in &evaluation.labels {
-        text += &format!(
-            "\n  {:<36} precision {:.3}  recall {:.3}  {} videos",
-            label.label, label.precision, label.recall, label.examples
-        );
+        text += &jobs::of_label(label);
     }
     text
 }
@@ -295,7 +305,7 @@ fn describe_comparison([first, second]: [u32; 2], compared: &Comparison) -> Stri
         _ => "chance explains the difference",
     };
     let mut text = format!(
-        "{} clips: version {first} top-1 {:.3}, version {second} top-1 {:.3}\nMcNemar: {better} clips are right now and were not, {worse} were and are not; p = {:.4}: {verdict}",
+        "{} clips: version {first} is right on {:.3} of them, version {second} on {:.3}\nMcNemar: {better} clips are right now and were not, {worse} were and are not; p = {:.4}: {verdict}",
         compared.clips,
         share(compared.right[0]),
         share(compared.right[1]),

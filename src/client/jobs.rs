@@ -194,8 +194,10 @@ fn measured(split: &str, evaluation: Option<&v1::Evaluation>) -> String {
     let Some(evaluation) = evaluation.filter(|evaluation| evaluation.examples > 0) else {
         return String::new();
     };
+    let map = evaluation.mean_average_precision;
+    let map = map.map_or_else(String::new, |map| format!("mAP {map:.3}, "));
     let mut text = format!(
-        "\n{split:<11} top-1 {:.3}, top-5 {:.3}, loss {:.3} on {} videos",
+        "\n{split:<11} {map}top-1 {:.3}, top-5 {:.3}, loss {:.3} on {} videos",
         evaluation.top1, evaluation.top5, evaluation.loss, evaluation.examples
     );
     text += &format!(
@@ -206,12 +208,24 @@ fn measured(split: &str, evaluation: Option<&v1::Evaluation>) -> String {
         evaluation.macro_f1
     );
     for label in &evaluation.labels {
-        text += &format!(
-            "\n  {:<36} precision {:.3}  recall {:.3}  {} videos",
-            label.label, label.precision, label.recall, label.examples
-        );
+        text += &of_label(label);
     }
     text
+}
+
+/// Metrics of one label, on a line of their own.
+pub(super) fn of_label(label: &v1::LabelMetrics) -> String {
+    let mut text = format!(
+        "\n  {:<36} precision {:.3}  recall {:.3}",
+        label.label, label.precision, label.recall
+    );
+    if let (Some(precision), Some(f1)) = (label.average_precision, label.f1) {
+        text += &format!("  F1 {f1:.3}  AP {precision:.3}");
+    }
+    if let Some(threshold) = label.threshold {
+        text += &format!("  threshold {threshold:.3}");
+    }
+    text + &format!("  {} videos", label.examples)
 }
 
 #[cfg(test)]

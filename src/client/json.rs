@@ -137,6 +137,7 @@ pub fn dataset(dataset: &v1::Dataset) -> Value {
         "display_name": dataset.display_name,
         "examples": dataset.examples,
         "labels": dataset.labels,
+        "label_kind": label_kind_name(dataset.label_kind()),
         "counts": counts,
         "create_time": time(dataset.create_time.as_ref()),
     })
@@ -147,8 +148,17 @@ pub fn example(example: &v1::Example) -> Value {
     json!({
         "video": example.video,
         "label": example.label,
+        "labels": example.labels,
         "split": split_name(example.split()),
     })
+}
+
+/// The kind's name without its prefix, in lower case.
+pub fn label_kind_name(kind: v1::LabelKind) -> &'static str {
+    match kind {
+        v1::LabelKind::Unspecified | v1::LabelKind::Single => "single",
+        v1::LabelKind::Multi => "multi",
+    }
 }
 
 /// The split's name without its prefix, in lower case.
@@ -221,6 +231,9 @@ fn evaluation(evaluation: Option<&v1::Evaluation>) -> Option<Value> {
                         "precision": label.precision,
                         "recall": label.recall,
                         "examples": label.examples,
+                        "average_precision": label.average_precision,
+                        "f1": label.f1,
+                        "threshold": label.threshold,
                     })
                 })
                 .collect();
@@ -233,6 +246,7 @@ fn evaluation(evaluation: Option<&v1::Evaluation>) -> Option<Value> {
                 "top1_high": evaluation.top1_high,
                 "mean_class_accuracy": evaluation.mean_class_accuracy,
                 "macro_f1": evaluation.macro_f1,
+                "mean_average_precision": evaluation.mean_average_precision,
                 "confusion": evaluation.confusion,
                 "confusion_cells": evaluation.confusion_cells.iter()
                     .map(|cell| json!([cell.label, cell.predicted, cell.examples]))
@@ -249,6 +263,7 @@ pub fn version(version: &v1::AdapterVersion) -> Value {
     json!({
         "name": version.name,
         "labels": version.labels,
+        "label_kind": label_kind_name(version.label_kind()),
         "adapter": adapter(version.adapter.as_ref()),
         "head": head_name(version.head()),
         "backbone_digest": hex(&version.backbone_digest),
@@ -320,6 +335,7 @@ fn predictions(predictions: &[v1::Prediction]) -> Value {
             "label": prediction.label,
             "label_index": prediction.label_index,
             "score": single(prediction.score),
+            "selected": prediction.selected,
         })
     };
     predictions.iter().map(prediction).collect()

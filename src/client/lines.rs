@@ -1,19 +1,58 @@
-//! A file of answers, one JSON object a line, and beside it how far it is.
+//! A file of answers, one JSON object a line or as Parquet, and beside it how far it is.
 //!
-//! Invariant: an answer is in the file once, however often the command was interrupted; a file of something else is not replaced unasked.
+//! Invariant: an answer is in the file once, however often the command was interrupted; a file of something else is not replaced unasked. A Parquet
+//! file is made of the lines when they are all there.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use serde_json::{Value, json as object};
 
-use super::{Error, json};
+use super::columnar::Columns;
+use super::{Error, format, json};
+
+/// A file of answers that a command writes.
+pub(super) struct Place<'a> {
+    /// The file.
+    pub(super) path: &'a Path,
+    /// Its form.
+    pub(super) form: format::Answers,
+    /// Whether it replaces a file.
+    pub(super) force: bool,
+}
+
+impl<'a> Place<'a> {
+    /// Finds the form of a file.
+    ///
+    /// # Errors
+    /// When the ending is that of another form.
+    pub(super) fn of(
+        path: &'a Path,
+        asked: Option<format::Answers>,
+        force: bool,
+    ) -> Result<Self, Error> {
+        let form = format::of(path, asked, format::Answers::Jsonl)?;
+        Ok(Self { path, form, force })
+    }
+}
+
+/// Columns of the answers as Parquet, and what is said of all of them.
+pub(super) struct Shape {
+    /// The schema, in Parquet's notation. Its fields are those of a line, but for `type`.
+    pub(super) schema: &'static str,
+    /// What the whole file says of itself, by name.
+    pub(super) about: Vec<(&'static str, String)>,
+    /// The row of a line.
+    pub(super) row: fn(Value) -> Value,
+}
 
 /// A file of answers.
 pub(super) struct Lines {
     path: PathBuf,
+    /// The Parquet file that is made of the lines.
+    parquet: Option<(PathBuf, Shape)>,
     file: BufWriter<File>,
     written: u64,
     token: Bytes,
@@ -22,7 +61,29 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Opens a file; goes on with one that an interrupted command about the same subject left.
-    pub(super) fn open(path: &Path, subject: Value, force: bool) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// When a file of something else is there, or nothing can be written.
+    pub(super) fn open(place: &Place<'_>, subject: Value, shape: Shape) -> Result<Self, Error> {
+        let Place { path, force, .. } = *place;
+        let parquet = match place.form {
+            format::Answers::Jsonl => None,
+            format::Answers::Parquet if path.exists() && !force => {
+                let path = path.to_owned();
+                return Err(Error::Exists { path });
+            }
+            format::Answers::Parquet => Some((path.to_owned(), shape)),
+        };
+        let path = match &parquet {
+            None => path.to_owned(),
+            Some((out, _)) => beside(out, ".lines"),
+        };
+        let mut lines = Self::begin(&path, subject, force)?;
+        lines.parquet = parquet;
+        Ok(lines)
+    }
+
+    fn begin(path: &Path, subject: Value, force: bool) -> Result<Self, Error> {
         let failed = |source| Error::Write {
             path: path.to_owned(),
             source,
@@ -50,6 +111,7 @@ impl Lines {
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
+            parquet: None,
             file: BufWriter::new(file),
             written,
             token,
@@ -97,16 +159,47 @@ impl Lines {
         let path = self.path.clone();
         let failed = |source| Error::Write { path, source };
         self.file.flush().map_err(failed)?;
+        if let Some((out, shape)) = &self.parquet {
+            convert(&self.path, out, shape)?;
+            // All of it is in the Parquet file.
+            let _ = std::fs::remove_file(&self.path);
+        }
         // The file is whole; what is beside it only said how far it was.
         let _ = std::fs::remove_file(state_of(&self.path));
         Ok(())
     }
 }
 
+/// Makes a Parquet file of lines, some at a time.
+fn convert(lines: &Path, out: &Path, shape: &Shape) -> Result<(), Error> {
+    let failed = |source| Error::Read {
+        path: lines.to_owned(),
+        source,
+    };
+    let mut columns = Columns::create(out, shape.schema)?;
+    for (key, value) in &shape.about {
+        columns.describe(key, value.as_str());
+    }
+    let file = File::open(lines).map_err(failed)?;
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(failed)?;
+        let line: Value = serde_json::from_str(&line)
+            .map_err(io::Error::from)
+            .map_err(failed)?;
+        columns.add(&(shape.row)(line), &[])?;
+    }
+    columns.finish()
+}
+
 /// Where it is kept how far a file is.
 fn state_of(path: &Path) -> PathBuf {
+    beside(path, ".resume")
+}
+
+/// The file beside another whose name is longer by an ending.
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".resume");
+    name.push(ending);
     path.with_file_name(name)
 }
 
@@ -130,21 +223,59 @@ mod tests {
             .collect()
     }
 
+    const SCHEMA: &str = "message answer { required binary video (STRING); }";
+
+    fn open(path: &Path, subject: Value, force: bool) -> Result<Lines, Error> {
+        let shape = Shape {
+            schema: SCHEMA,
+            about: vec![("version", "tasks/t/versions/1".to_owned())],
+            row: |line| line,
+        };
+        Lines::open(&Place::of(path, None, force)?, subject, shape)
+    }
+
+    #[test]
+    fn a_parquet_file_is_made_of_the_lines_of_several_runs_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.parquet");
+        let own = object!(["t", 1]);
+        let mut lines = open(&path, own.clone(), false).unwrap();
+        lines.add(answers(&["a", "b"]), b"one").unwrap();
+        lines.add(answers(&["c"]), b"").unwrap();
+        drop(lines);
+        assert!(!path.exists());
+        let refused = open(&path, object!(["t", 2]), false).err();
+        assert!(matches!(refused, Some(Error::Exists { .. })));
+        let mut lines = open(&path, own.clone(), false).unwrap();
+        assert_eq!(lines.token, "one");
+        lines.add(answers(&["c", "d"]), b"two").unwrap();
+        lines.finish().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(
+            (&bytes[..4], &bytes[bytes.len() - 4..]),
+            (&b"PAR1"[..], &b"PAR1"[..])
+        );
+        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        let there = open(&path, own, false).err();
+        assert!(matches!(there, Some(Error::Exists { .. })));
+    }
+
     #[test]
     fn a_file_that_was_interrupted_goes_on_after_the_last_token_and_another_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores.jsonl");
         let (own, other) = (object!(["t", 1]), object!(["t", 2]));
-        let mut lines = Lines::open(&path, own.clone(), false).unwrap();
+        let mut lines = open(&path, own.clone(), false).unwrap();
         lines.add(answers(&["a", "b"]), b"one").unwrap();
         lines.add(answers(&["c"]), b"").unwrap();
         lines.file.flush().unwrap();
         drop(lines);
 
-        let refused = Lines::open(&path, other, false).err();
+        let refused = open(&path, other, false).err();
         assert!(matches!(refused, Some(Error::Exists { .. })));
 
-        let mut lines = Lines::open(&path, own.clone(), false).unwrap();
+        let mut lines = open(&path, own.clone(), false).unwrap();
         assert_eq!(lines.token, "one");
         lines.add(answers(&["c", "d"]), b"two").unwrap();
         lines.finish().unwrap();
@@ -156,10 +287,10 @@ mod tests {
         assert_eq!(videos, ["\"a\"", "\"b\"", "\"c\"", "\"d\""]);
         assert!(!state_of(&path).exists());
         assert!(matches!(
-            Lines::open(&path, own.clone(), false).err(),
+            open(&path, own.clone(), false).err(),
             Some(Error::Exists { .. })
         ));
-        let replaced = Lines::open(&path, own, true).unwrap();
+        let replaced = open(&path, own, true).unwrap();
         assert_eq!(replaced.written, 0);
     }
 }

@@ -1,29 +1,33 @@
-//! Arrays as NumPy reads them: version 1.0 of the `.npy` format.
+//! Arrays as NumPy reads them: version 1.0 of the `.npy` format, written row by row.
 //!
 //! Invariant: the numbers are little-endian and in row-major order, and begin at a multiple of 64 bytes.
 
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 
 /// Alignment of the numbers.
 const ALIGNMENT: usize = 64;
 /// Magic string, version and length of the header.
 const PREFIX: usize = 10;
+/// Bytes before the numbers: room for any shape of four dimensions.
+const RESERVED: usize = 3 * ALIGNMENT;
 
-/// Writes an array; `descr` is NumPy's name of the number type, for example `<f4`.
+/// Begins an array whose rows come next.
 ///
 /// # Errors
-/// When writing fails, or the header would be longer than the format allows.
-pub(super) fn write(
-    out: &mut (impl Write + ?Sized),
-    descr: &str,
-    shape: &[usize],
-    rows: impl IntoIterator<Item = impl AsRef<[u8]>>,
-) -> io::Result<()> {
-    out.write_all(&header(descr, shape)?)?;
-    for row in rows {
-        out.write_all(row.as_ref())?;
-    }
-    Ok(())
+/// When writing fails.
+pub(super) fn begin(out: &mut impl Write) -> io::Result<()> {
+    out.write_all(&[0; RESERVED])
+}
+
+/// Ends an array: writes before its rows what they are. `descr` is NumPy's name of the number type, for example `<f4`.
+///
+/// # Errors
+/// When writing fails, or the header is longer than the room that is left for it.
+pub(super) fn end(out: &mut (impl Write + Seek), descr: &str, shape: &[usize]) -> io::Result<()> {
+    let header = header(descr, shape)?;
+    out.seek(SeekFrom::Start(0))?;
+    out.write_all(&header)?;
+    out.flush()
 }
 
 fn header(descr: &str, shape: &[usize]) -> io::Result<Vec<u8>> {
@@ -31,8 +35,8 @@ fn header(descr: &str, shape: &[usize]) -> io::Result<Vec<u8>> {
     let shape: String = shape.iter().map(|size| format!("{size}, ")).collect();
     let shape = shape.trim_end();
     let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    let end = (PREFIX + text.len() + 1).next_multiple_of(ALIGNMENT);
-    let spaces = end - PREFIX - text.len() - 1;
+    let spaces = RESERVED.checked_sub(PREFIX + text.len() + 1);
+    let spaces = spaces.ok_or_else(|| io::Error::other("the array has too many dimensions"))?;
     text.push_str(&" ".repeat(spaces));
     text.push('\n');
     let len = u16::try_from(text.len()).map_err(io::Error::other)?;
@@ -53,9 +57,16 @@ mod tests {
             (&[5], "(5,)"),
             (&[2, 768], "(2, 768,)"),
             (&[3, 1, 8, 40], "(3, 1, 8, 40,)"),
+            (
+                &[usize::MAX; 4],
+                "(18446744073709551615, 18446744073709551615, 18446744073709551615, 18446744073709551615,)",
+            ),
         ] {
-            let mut bytes = Vec::new();
-            write(&mut bytes, "<f4", shape, [[1u8, 2], [3, 4]]).unwrap();
+            let mut file = io::Cursor::new(Vec::new());
+            begin(&mut file).unwrap();
+            file.write_all(&[1, 2, 3, 4]).unwrap();
+            end(&mut file, "<f4", shape).unwrap();
+            let bytes = file.into_inner();
             assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
             let len = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
             assert_eq!((PREFIX + len) % ALIGNMENT, 0);

@@ -9,7 +9,8 @@ pub struct Selection {
     /// Epochs from one evaluation of the validation split to the next; 0 evaluates once, at the end
     #[arg(long)]
     pub eval_every: Option<u32>,
-    /// What makes one evaluation better than another: a lower loss, or a higher top-1 accuracy
+    /// What makes one evaluation better than another: a lower loss, a higher top-1 accuracy, or a higher mean average precision [default: top1, and map for a
+    /// data set made with --multi-label]
     #[arg(long, value_enum)]
     pub best_by: Option<BestBy>,
     /// Which weights become the version: those of the best evaluation, or the last
@@ -36,6 +37,8 @@ pub enum BestBy {
     Loss,
     /// A higher top-1 accuracy; at equal accuracy a lower loss
     Top1,
+    /// A higher mean average precision, of data sets whose labels do not exclude one another
+    Map,
 }
 
 /// Which weights become the version.
@@ -53,6 +56,7 @@ impl Selection {
         let best_by = self.best_by.map(|by| match by {
             BestBy::Loss => v1::BestBy::Loss,
             BestBy::Top1 => v1::BestBy::Top1,
+            BestBy::Map => v1::BestBy::Map,
         });
         let publish = self.publish.map(|publish| match publish {
             Publish::Best => v1::Publish::Best,
@@ -78,8 +82,9 @@ pub(super) fn line(evaluation: &v1::job_event::EvaluationMetrics) -> String {
         v1::Split::Train => "training",
         v1::Split::Validation | v1::Split::Unspecified => "validation",
     };
+    let map = map(evaluation.mean_average_precision);
     let mut text = format!(
-        "epoch {} {split}: loss {:.3}, top-1 {:.3} ({:.2} to {:.2}) of {} clips",
+        "epoch {} {split}: loss {:.3}, {map}top-1 {:.3} ({:.2} to {:.2}) of {} clips",
         evaluation.epoch,
         evaluation.loss,
         evaluation.top1,
@@ -96,6 +101,11 @@ pub(super) fn line(evaluation: &v1::job_event::EvaluationMetrics) -> String {
     text
 }
 
+/// The mean average precision of labels that do not exclude one another, before other metrics.
+fn map(precision: Option<f64>) -> String {
+    precision.map_or_else(String::new, |own| format!("mAP {own:.3}, "))
+}
+
 /// A set that a job compared with others, in a line.
 pub(super) fn compared(own: &v1::job_event::ComparedHead) -> String {
     let below = match own.has_adapters {
@@ -107,10 +117,11 @@ pub(super) fn compared(own: &v1::job_event::ComparedHead) -> String {
         false => "",
     };
     format!(
-        "head {:<9} {below:<11} {:>10} parameters: loss {:.3}, top-1 {:.3}{mark}",
+        "head {:<9} {below:<11} {:>10} parameters: loss {:.3}, {}top-1 {:.3}{mark}",
         json::head_name(own.head()),
         own.parameters,
         own.loss,
+        map(own.mean_average_precision),
         own.top1
     )
 }
@@ -123,8 +134,12 @@ pub(super) fn curve(result: &v1::JobResult) -> String {
             false => "",
         };
         format!(
-            "\n  epoch {:<5} step {:<7} loss {:.3}  top-1 {:.3}{mark}",
-            point.epoch, point.step, point.loss, point.top1
+            "\n  epoch {:<5} step {:<7} loss {:.3}  {}top-1 {:.3}{mark}",
+            point.epoch,
+            point.step,
+            point.loss,
+            map(point.mean_average_precision),
+            point.top1
         )
     };
     result.validation_curve.iter().map(point).collect()
@@ -162,6 +177,7 @@ mod tests {
             epoch: step as u32 / 10,
             loss: 0.5,
             top1: 0.75,
+            mean_average_precision: None,
         };
         let result = v1::JobResult {
             validation_curve: vec![point(10), point(20)],

@@ -7,7 +7,8 @@ use super::{Client, Error, json as shown, pages, resource};
 use crate::proto::v1;
 
 /// First line of a CSV file.
-const HEAD: &str = "start,end,tenant,task,requests,clip_frames,trained_clip_frames,byte_hours";
+const HEAD: &str = "start,end,tenant,task,requests,clip_frames,trained_clip_frames,byte_hours,\
+                    device_seconds,decode_seconds,received_bytes,sent_bytes";
 
 /// Arguments of `usage`.
 #[derive(Debug, clap::Args)]
@@ -141,7 +142,7 @@ fn id(name: &str) -> &str {
 fn line(record: &v1::UsageRecord) -> String {
     let time = |time: &Option<prost_types::Timestamp>| shown::time(time.as_ref());
     format!(
-        "{},{},{},{},{},{},{},{}",
+        "{},{},{},{},{},{},{},{},{},{},{},{}",
         time(&record.start_time).unwrap_or_default(),
         time(&record.end_time).unwrap_or_default(),
         id(&record.tenant),
@@ -150,7 +151,22 @@ fn line(record: &v1::UsageRecord) -> String {
         record.clip_frames,
         record.trained_clip_frames,
         record.byte_hours,
+        seconds(record.device_time),
+        seconds(record.decode_time),
+        record.received_bytes,
+        record.sent_bytes,
     )
+}
+
+/// Seconds with all digits that the server has counted.
+fn seconds(time: Option<prost_types::Duration>) -> String {
+    let time = time.unwrap_or_default();
+    format!("{}.{:06}", time.seconds, time.nanos / 1000)
+}
+
+fn number(time: Option<prost_types::Duration>) -> f64 {
+    let time = time.unwrap_or_default();
+    time.seconds as f64 + f64::from(time.nanos / 1000) / 1e6
 }
 
 fn value(record: &v1::UsageRecord) -> Value {
@@ -163,6 +179,10 @@ fn value(record: &v1::UsageRecord) -> Value {
         "clip_frames": record.clip_frames,
         "trained_clip_frames": record.trained_clip_frames,
         "byte_hours": record.byte_hours,
+        "device_seconds": number(record.device_time),
+        "decode_seconds": number(record.decode_time),
+        "received_bytes": record.received_bytes,
+        "sent_bytes": record.sent_bytes,
     })
 }
 
@@ -181,8 +201,16 @@ mod tests {
             clip_frames: 2,
             trained_clip_frames: 3,
             byte_hours: 4,
+            device_time: Some(prost_types::Duration {
+                seconds: 5,
+                nanos: 60_000,
+            }),
+            decode_time: None,
+            received_bytes: 7,
+            sent_bytes: 8,
         };
-        let expected = "2026-11-30T00:00:00Z,2026-12-01T00:00:00Z,acme,gestures,1,2,3,4";
+        let expected =
+            "2026-11-30T00:00:00Z,2026-12-01T00:00:00Z,acme,gestures,1,2,3,4,5.000060,0.000000,7,8";
         assert_eq!(line(&record), expected);
         assert_eq!(HEAD.split(',').count(), expected.split(',').count());
         assert!(time("--from", Some("yesterday")).is_err());

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use futures::{StreamExt, stream};
@@ -12,7 +11,7 @@ use tonic_types::StatusExt;
 use super::cli::Connection;
 use super::tasks::{Order, TaskShape};
 use super::upload::Source;
-use super::{Client, Error, json, resource, tasks, text};
+use super::{Client, Error, json, resource, tasks, text, whole};
 use crate::proto::v1::{self, export_adapter_version_response, import_adapter_version_request};
 use crate::spec::normal_label;
 
@@ -30,6 +29,9 @@ pub struct ImportArgs {
     /// Text file with one label a line: line i is row i of the head
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
+    /// The labels do not exclude one another, when the file does not say
+    #[arg(long)]
+    pub multi_label: bool,
     /// Frames per clip of a task that is created, when the file does not say [default: 8]
     #[arg(long)]
     pub num_frames: Option<u32>,
@@ -82,6 +84,11 @@ pub(super) async fn import(args: &ImportArgs) -> Result<(), Error> {
         request_id: uuid::Uuid::now_v7().to_string(),
         create_task: true,
         sampling,
+        label_kind: match args.multi_label {
+            true => v1::LabelKind::Multi,
+            false => v1::LabelKind::Unspecified,
+        }
+        .into(),
         ..Default::default()
     };
     let progress = output.bytes(source.size, &args.file.to_string_lossy());
@@ -244,14 +251,7 @@ async fn receive(
     out: &Path,
 ) -> Result<v1::AdapterVersion, Error> {
     use export_adapter_version_response::Payload;
-    let failed = |source: std::io::Error| Error::Write {
-        path: out.to_owned(),
-        // Without the system's number it is the temporary file's error, whose text has that file's name.
-        source: match source.raw_os_error() {
-            Some(_) => source,
-            None => source.kind().into(),
-        },
-    };
+    let failed = |source| whole::failed(out, source);
     let request = v1::ExportAdapterVersionRequest {
         name,
         format: format.into(),
@@ -265,15 +265,7 @@ async fn receive(
     let Some(Payload::Header(header)) = first else {
         return Err(Error::Truncated);
     };
-    let folder = match out.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut beside = tempfile::Builder::new()
-        .prefix(".export-")
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(failed)?;
+    let mut beside = whole::beside(out).map_err(failed)?;
     let mut sha = Sha256::new();
     while let Some(message) = answers.message().await? {
         let Some(Payload::Chunk(chunk)) = message.payload else {
@@ -286,8 +278,7 @@ async fn receive(
     if sha.finalize().as_slice() != header.sha256 {
         return Err(Error::Damaged);
     }
-    beside.as_file().sync_all().map_err(failed)?;
-    beside.persist(out).map_err(|error| failed(error.error))?;
+    whole::named(beside, out).map_err(failed)?;
     header.version.ok_or(Error::Truncated)
 }
 

@@ -52,5 +52,6 @@ pub fn server(layers: &Layered, settings: &Settings) -> Result<Option<ServerConf
     server.statement_timeout = settings.database_statement_timeout.0;
     server.start_timeout = settings.database_start_timeout.0;
     server.migrate = settings.database_migrate;
+    server.hints = settings.database_hints;
     Ok(Some(server))
 }

@@ -113,7 +113,9 @@ settings! {
     /// Longest time that the start waits for `database_url`.
     database_start_timeout: Must<Span> = "5m";
     /// Whether the start brings the schema on `database_url` up to date; otherwise `frameshift migrate` does, and a schema that is too old is refused.
-    database_migrate: Must<bool> = "true"
+    database_migrate: Must<bool> = "true";
+    /// Whether servers tell each other of changes by NOTIFY and LISTEN on `database_url`; otherwise each finds them by asking every few seconds.
+    database_hints: Must<bool> = "true"
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
     /// Bucket of the objects: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`; the folder `objects` of the data directory when
     /// not set.

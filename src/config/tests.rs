@@ -295,6 +295,7 @@ database_timeout = "3s" # default
 database_statement_timeout = "30s" # default
 database_start_timeout = "5m" # default
 database_migrate = true # default
+database_hints = true # default
 # objects_url is not set
 # objects_endpoint is not set
 # objects_credentials_file is not set

@@ -22,26 +22,26 @@ const INSTRUCTIONS: &[&str] = &[
 
 /// The machine and the circumstances of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// The processor's name.
-    pub(super) processor: String,
+    pub(crate) processor: String,
     /// Logical cores that this process may use.
-    pub(super) cores: usize,
+    pub(crate) cores: usize,
     /// Instruction sets of [`INSTRUCTIONS`] that the processor has.
-    pub(super) instructions: Vec<&'static str>,
+    pub(crate) instructions: Vec<&'static str>,
     /// The kernel's name and release, and the processor's architecture.
-    pub(super) system: String,
+    pub(crate) system: String,
     /// Time at which the run began, in UTC.
-    pub(super) date: String,
+    pub(crate) date: String,
     /// The commit of the source folder that the demo was run in.
-    pub(super) commit: String,
+    pub(crate) commit: String,
     /// The command line.
-    pub(super) command: String,
+    pub(crate) command: String,
 }
 
 impl Machine {
     /// Asks the system.
-    pub(super) fn here() -> Self {
+    pub(crate) fn here() -> Self {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let kernel = |name: &str| {
             let text = fs::read_to_string(format!("/proc/sys/kernel/{name}"));

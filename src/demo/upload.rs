@@ -55,6 +55,7 @@ async fn label(party: &Party, videos: &[String]) -> Result<(), Error> {
             dataset_id: DATASET.to_owned(),
             display_name: "drawn motion clips".to_owned(),
             request_id: uuid::Uuid::now_v7().to_string(),
+            ..Default::default()
         })
         .await
         .map_err(during("create a data set"))?
@@ -69,6 +70,7 @@ async fn label(party: &Party, videos: &[String]) -> Result<(), Error> {
                 true => v1::Split::Train.into(),
                 false => v1::Split::Validation.into(),
             },
+            ..Default::default()
         })
         .collect();
     for page in examples.chunks(PAGE) {

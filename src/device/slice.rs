@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Source, Step, Work};
 
@@ -44,6 +45,11 @@ pub(super) fn is_cancelled(work: &dyn Work) -> bool {
 /// Returns whether the item's result is there; true also when the item panics here, so that it is called again.
 pub(super) fn is_ready(work: &dyn Work) -> bool {
     catch_unwind(AssertUnwindSafe(|| work.is_ready())).unwrap_or(true)
+}
+
+/// Tells an item how much time of the device it has used.
+pub(super) fn used(work: &mut dyn Work, time: Duration) {
+    let _ = catch_unwind(AssertUnwindSafe(|| work.used(time)));
 }
 
 /// Asks the source for a batch. Returns the message of a panic as the error.

@@ -1,8 +1,9 @@
-//! The device thread, its handle and its counters.
+//! The start and the end of the device thread, its handle and its counters.
 //!
 //! Invariant: work items run only on this thread, which lives until it is stopped or every handle is gone.
 
-use std::collections::HashMap;
+mod turns;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,16 +13,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::handover::{Handover, Refused};
-use super::schedule::{Schedule, Turn};
-use super::slice::{self, SliceEnd};
-use super::{Config, Error, Health, Owner, Priority, Source, Steady, Work};
-use crate::fair::{Weight, Weights};
-use crate::ids::TenantId;
+use super::slice;
+use super::{Config, Error, Health, Priority, Purpose, Source, Steady, Work};
+use crate::fair::{Ledger, Weight, Weights};
+use crate::ids::{TaskId, TenantId};
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
 
-/// Consecutive panics after which a source is no longer asked again without a wake-up.
-const STUMBLES: u32 = 8;
+use turns::{Device, Exit};
 
 /// Handle of the device, which takes work items; cheap to clone.
 #[derive(Debug, Clone)]
@@ -31,11 +30,12 @@ pub struct Handle {
     _alive: Arc<Alive>,
 }
 
-/// Handle for the training of a tenant, whose time on the device is counted for it: tenants that train at the same time share the device equally.
+/// Handle for the training of a tenant's task, whose time on the device is taken down for it: tenants that train at the same time share the device by their
+/// weights.
 #[derive(Debug, Clone)]
 pub struct Owned {
     handle: Handle,
-    owner: TenantId,
+    purpose: Purpose,
 }
 
 /// The device's service: it waits for the thread and stops it at the drain.
@@ -72,8 +72,8 @@ impl Stats {
     }
 }
 
-/// A submitted item, its class, and whom its time is counted for.
-type Submitted = (Box<dyn Work>, Priority, Owner);
+/// A submitted item, its class, and what a training item trains.
+type Submitted = (Box<dyn Work>, Priority, Option<Purpose>);
 
 /// State that the handles and the thread share.
 struct Core {
@@ -87,6 +87,8 @@ struct Core {
     lost: OnceLock<Arc<str>>,
     /// Weights by which tenants share training; equal ones while there are none.
     weights: OnceLock<Arc<dyn Weights>>,
+    /// Where the time of training is taken down, if anywhere.
+    ledger: OnceLock<Arc<dyn Ledger>>,
 }
 
 impl Core {
@@ -186,12 +188,10 @@ pub fn start_on(
         health,
         lost: OnceLock::new(),
         weights: OnceLock::new(),
+        ledger: OnceLock::new(),
     });
     let (sender, ended) = oneshot::channel();
-    let exit = Exit {
-        core: core.clone(),
-        _ended: sender,
-    };
+    let exit = Exit::new(core.clone(), sender);
     let thread = thread::Builder::new()
         .name("device".to_owned())
         .spawn(move || Device::new(exit).run())
@@ -211,12 +211,15 @@ pub fn start_on(
 }
 
 impl Handle {
-    /// Returns the handle for the training of a tenant.
+    /// Returns the handle for the training of a tenant's task.
     #[must_use]
-    pub fn owned_by(&self, tenant: &TenantId) -> Owned {
+    pub fn owned_by(&self, tenant: &TenantId, task: &TaskId) -> Owned {
         Owned {
             handle: self.clone(),
-            owner: tenant.clone(),
+            purpose: Purpose {
+                tenant: tenant.clone(),
+                task: task.clone(),
+            },
         }
     }
 
@@ -249,6 +252,11 @@ impl Handle {
     /// Has tenants share the device's training by these weights, which are set once.
     pub fn share_by(&self, weights: Arc<dyn Weights>) {
         let _ = self.core.weights.set(weights);
+    }
+
+    /// Has the time of training taken down in this ledger, which is set once.
+    pub fn account_to(&self, ledger: Arc<dyn Ledger>) {
+        let _ = self.core.ledger.set(ledger);
     }
 
     /// Tells the device that the source may have a batch.
@@ -286,8 +294,8 @@ impl Owned {
     /// # Errors
     /// [`Error::Full`] when too many items are submitted, [`Error::Stopped`].
     pub fn submit(&self, work: Box<dyn Work>) -> Result<(), Error> {
-        let owner = Some(self.owner.clone());
-        self.handle.hand_over((work, Priority::Training, owner))
+        let purpose = Some(self.purpose.clone());
+        self.handle.hand_over((work, Priority::Training, purpose))
     }
 }
 
@@ -319,195 +327,6 @@ impl Service {
             }),
             None => Ok(()),
         }
-    }
-}
-
-/// Marks the thread as ended when it is dropped, however the thread ends.
-struct Exit {
-    core: Arc<Core>,
-    /// Sender whose drop tells the service that the thread has ended.
-    _ended: oneshot::Sender<()>,
-}
-
-impl Drop for Exit {
-    fn drop(&mut self) {
-        let (works, source) = self.core.handover.end();
-        works.into_iter().for_each(slice::discard);
-        slice::discard(source);
-    }
-}
-
-/// State that only the thread uses.
-struct Device {
-    schedule: Schedule<u64>,
-    works: HashMap<u64, Box<dyn Work>>,
-    source: Option<Box<dyn Source>>,
-    /// Next free key, for formed batches and submitted items alike.
-    next_key: u64,
-    /// Keys of the formed batches that run or whose results are on their way; they do not count as held. There are at most three.
-    formed: Vec<u64>,
-    /// Consecutive panics of the source.
-    stumbles: u32,
-    /// Last field, so that the items and the source are dropped before it reports the end.
-    exit: Exit,
-}
-
-impl Device {
-    fn new(exit: Exit) -> Self {
-        let config = &exit.core.config;
-        Self {
-            schedule: Schedule::new(config),
-            works: HashMap::new(),
-            source: None,
-            next_key: 0,
-            formed: Vec::new(),
-            stumbles: 0,
-            exit,
-        }
-    }
-
-    fn run(mut self) {
-        let mut idle = false;
-        loop {
-            let stopping = self.take_in(idle);
-            if stopping {
-                for key in self.schedule.drop_training() {
-                    self.drop_work(key);
-                }
-            }
-            self.look_for_results();
-            let turn = self.schedule.turn();
-            idle = turn == Turn::Idle;
-            self.exit.core.pulse.begins();
-            match turn {
-                Turn::Run(key, priority) => self.slice(key, priority),
-                Turn::Form => self.form(),
-                Turn::Idle if stopping => return,
-                Turn::Idle => {}
-            }
-            self.exit.core.pulse.ends();
-            if let Some(reason) = self.exit.core.health.lost() {
-                tracing::error!(reason = &*reason, "the device thread ends");
-                let _ = self.exit.core.lost.set(reason);
-                return;
-            }
-        }
-    }
-
-    /// Tells the schedule which results have arrived.
-    fn look_for_results(&mut self) {
-        for key in self.schedule.parked() {
-            let work = self.works.get(&key);
-            if work.is_none_or(|work| slice::is_ready(work.as_ref())) {
-                self.schedule.ready(key);
-            }
-        }
-    }
-
-    /// Waits while the device is paused, or idle and nothing has arrived; then takes in what has arrived. Returns whether the device is stopping.
-    fn take_in(&mut self, idle: bool) -> bool {
-        let arrived = self.exit.core.handover.take_in(idle);
-        let replaced = arrived.source.and_then(|new| self.source.replace(new));
-        slice::discard(replaced);
-        if arrived.woken && self.source.is_some() {
-            self.schedule.wake();
-        }
-        for (work, priority, owner) in arrived.works {
-            let key = self.add(work);
-            let bytes = self
-                .works
-                .get(&key)
-                .map_or(0, |work| slice::bytes(work.as_ref()));
-            let weight = self.exit.core.weight_of(owner.as_ref());
-            self.schedule.push(key, priority, (bytes, owner, weight));
-        }
-        arrived.stopping
-    }
-
-    fn add(&mut self, work: Box<dyn Work>) -> u64 {
-        let key = self.next_key;
-        self.next_key += 1;
-        self.works.insert(key, work);
-        key
-    }
-
-    fn drop_work(&mut self, key: u64) {
-        if let Some(at) = self.formed.iter().position(|formed| *formed == key) {
-            self.formed.swap_remove(at);
-        } else {
-            self.exit.core.handover.release();
-        }
-        slice::discard(self.works.remove(&key));
-    }
-
-    fn form(&mut self) {
-        let formed = self
-            .source
-            .as_mut()
-            .map(|source| slice::form(source.as_mut()));
-        let work = match formed.transpose() {
-            Ok(work) => {
-                self.stumbles = 0;
-                work.flatten()
-            }
-            Err(message) => return self.stumbled(&message),
-        };
-        let key = work.map(|work| self.add(work));
-        self.formed.extend(key);
-        self.schedule.formed(key);
-    }
-
-    /// Handles a panic of the source. The clips that wait there would otherwise wait until the next wake-up, so the source is asked again; a source
-    /// that panics every time is left alone after a while, until the next wake-up.
-    fn stumbled(&mut self, message: &Arc<str>) {
-        tracing::error!(%message, "forming a batch panicked");
-        let core = &self.exit.core;
-        core.counters.panics.fetch_add(1, Ordering::Release);
-        core.metrics.device_panic();
-        self.schedule.formed(None);
-        self.stumbles = self.stumbles.saturating_add(1);
-        if self.stumbles < STUMBLES {
-            self.schedule.wake();
-        }
-    }
-
-    fn slice(&mut self, key: u64, priority: Priority) {
-        let Some(work) = self.works.get_mut(&key) else {
-            // Every key of the schedule has its item; otherwise this keeps the mistake from repeating without end.
-            return self.schedule.gone(key, Duration::ZERO);
-        };
-        let counters = &self.exit.core.counters;
-        if slice::is_cancelled(work.as_ref()) {
-            counters.cancelled.fetch_add(1, Ordering::Release);
-            self.schedule.gone(key, Duration::ZERO);
-            return self.drop_work(key);
-        }
-        // Counted before the slice runs, so that a caller who has a result finds the slice that gave it counted.
-        let metrics = &self.exit.core.metrics;
-        let slices = match priority {
-            Priority::Serving => &counters.serving_slices,
-            Priority::Training => &counters.training_slices,
-        };
-        slices.fetch_add(1, Ordering::Release);
-        let begun = Instant::now();
-        let outcome = slice::run(work.as_mut());
-        let took = begun.elapsed();
-        metrics.slice(priority.kind(), took);
-        match outcome {
-            SliceEnd::More => return self.schedule.ran(key, took),
-            SliceEnd::Pending => return self.schedule.pending(key, took),
-            SliceEnd::Done if priority == Priority::Serving => {
-                counters.batches.fetch_add(1, Ordering::Release);
-            }
-            SliceEnd::Done => {}
-            SliceEnd::Panicked(message) => {
-                tracing::error!(%message, ?priority, "a device slice panicked; its work item is dropped");
-                counters.panics.fetch_add(1, Ordering::Release);
-                metrics.device_panic();
-            }
-        }
-        self.schedule.gone(key, took);
-        self.drop_work(key);
     }
 }
 

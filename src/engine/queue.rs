@@ -26,6 +26,8 @@ const LIGHT: f64 = 1.0 / 8.0;
 
 /// One clip (view) of a request.
 pub(super) struct Clip {
+    /// Tenant that the clip runs for.
+    pub(super) tenant: TenantId,
     /// Id of the request.
     pub(super) request: u64,
     /// Index of the clip in the request.

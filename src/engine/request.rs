@@ -128,6 +128,7 @@ impl Core {
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let entered = Instant::now();
         let clip = |(place, (pictures, frames))| Clip {
+            tenant: tenant.clone(),
             request,
             place,
             pictures,

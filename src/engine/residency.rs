@@ -277,7 +277,7 @@ impl Residency {
         } = &self.0.loader;
         match warmup::proven(device, backbone, &pin.set).await {
             Err(Fault::Unfit(reason)) => pin.quarantine(reason),
-            Ok(()) | Err(Fault::Device(_) | Fault::OutOfMemory { .. }) => {
+            Ok(()) | Err(Fault::Device(_) | Fault::OutOfMemory { .. } | Fault::Refused(_)) => {
                 self.0.lock().acquit(&pin)
             }
         }
@@ -286,6 +286,17 @@ impl Residency {
     /// Removes the sets of a deleted task; running batches keep their pins.
     pub(super) fn forget(&self, tenant: &TenantId, task: &TaskId) {
         let gone = self.0.lock().take_task(tenant, task);
+        drop(gone);
+    }
+
+    /// Returns the versions of a task that are in the table.
+    pub(super) fn of_task(&self, tenant: &TenantId, task: &TaskId) -> Vec<VersionRef> {
+        self.0.lock().of_task(tenant, task)
+    }
+
+    /// Removes the set of a version that is gone; running batches keep their pins.
+    pub(super) fn remove(&self, version: &VersionRef) {
+        let gone = self.0.lock().slots.remove(version);
         drop(gone);
     }
 

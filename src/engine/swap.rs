@@ -186,6 +186,7 @@ impl Service {
     async fn settle(&mut self, tenant: &TenantId, task: &TaskId) {
         match self.versions.desired(tenant, task).await {
             Ok(desired) => {
+                self.drop_strangers(tenant, task, &desired).await;
                 for own in desired {
                     // A main version that already serves is not among the pending ones. Its recorded failure does not count, because a request that
                     // was refused under the old verdict may have recorded it after the version was requested anew. Others have their own records.
@@ -201,6 +202,22 @@ impl Service {
             Err(error) => {
                 tracing::warn!(%tenant, %task, %error, "cannot read a task that changed; it is retried");
                 self.unsure.insert((tenant.clone(), task.clone()));
+            }
+        }
+    }
+
+    /// Removes the sets of versions that do not exist, since an earlier task of the same name was deleted. A version that is to serve exists.
+    async fn drop_strangers(&self, tenant: &TenantId, task: &TaskId, desired: &[Desired]) {
+        for version in self.core.residency.of_task(tenant, task) {
+            if desired.iter().any(|own| own.version == version) {
+                continue;
+            }
+            match self.versions.exists(&version).await {
+                Ok(true) => {}
+                Ok(false) => self.core.residency.remove(&version),
+                Err(error) => {
+                    tracing::debug!(%version, %error, "it is not known whether a version still exists");
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use super::residency::{Loader, Pin, Residency, tests::listed};
 use super::swap::renewing;
 use super::weights::Weights;
 use super::worker::Batches;
-use super::{Config, Desired, Error, Stored, Unavailable, Versions};
+use super::{Config, Desired, Error, Free, Stored, Unavailable, Versions};
 use crate::device;
 use crate::fair::{Class, Equal};
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
@@ -125,6 +125,7 @@ impl Versions for Nothing {
 pub(super) fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
     let (reply, parts) = mpsc::channel(1);
     let clip = Clip {
+        tenant: pin.version.tenant.clone(),
         request,
         place: 0,
         pictures: Pictures::Clip(vec![0.5; 3 * 8 * 8].into()),
@@ -170,7 +171,8 @@ async fn a_batch_that_fails_is_taken_apart_to_find_the_set_at_fault() {
         queue.push((&pin.version.tenant, Class::Interactive), vec![clip]);
         answers.push(parts);
     }
-    device.set_source(Box::new(Batches::new(queue.clone(), Arc::new(good))));
+    let batches = Batches::new(queue.clone(), Arc::new(good), Arc::new(Free));
+    device.set_source(Box::new(batches));
     let mut results = Vec::new();
     for mut parts in answers {
         results.push(parts.recv().await.unwrap().result);

@@ -63,6 +63,11 @@ pub trait Versions: Send + Sync + 'static {
     /// Returns the versions that are to stay resident, with the bytes of their files, the first ones first.
     async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable>;
 
+    /// Returns whether a version exists. One that does not is of a task that was deleted, though another task may have the name.
+    async fn exists(&self, _version: &VersionRef) -> Result<bool, Unavailable> {
+        Ok(true)
+    }
+
     /// Takes the proof of a version for this process, among those that share the records; `is_near`: it has another version of the task in memory. Returns
     /// whether this process is to load the version and to warm it up.
     async fn claim(&self, _version: &VersionRef, _is_near: bool) -> Result<bool, Unavailable> {
@@ -111,6 +116,10 @@ impl Versions for Registry {
 
     async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable> {
         Ok(Registry::pinned(self).await?)
+    }
+
+    async fn exists(&self, version: &VersionRef) -> Result<bool, Unavailable> {
+        Ok(self.has_version(version).await?)
     }
 
     async fn claim(&self, version: &VersionRef, is_near: bool) -> Result<bool, Unavailable> {

@@ -24,6 +24,8 @@ pub(super) enum Fault {
         /// Bytes that were asked for; 0 when the driver does not tell.
         bytes: u64,
     },
+    /// The device refused a call; the set is not at fault.
+    Refused(Arc<str>),
 }
 
 /// Forward pass of one clip.
@@ -87,14 +89,14 @@ fn noise(frames: usize, values: usize) -> Vec<Arc<[f32]>> {
     (0..frames).map(turned).collect()
 }
 
-/// Warms up a set with [`set`], and once more if the set fails: a transient failure must not take a version out of service.
+/// Warms up a set with [`set`], and once more if the set fails or the device refuses a call: a transient failure must not take a version out of service.
 pub(super) async fn proven(
     device: &device::Handle,
     backbone: &Arc<Backbone>,
     own: &Arc<AdapterSet>,
 ) -> Result<(), Fault> {
     match set(device, backbone, own).await {
-        Err(Fault::Unfit(reason)) => {
+        Err(Fault::Unfit(reason) | Fault::Refused(reason)) => {
             tracing::warn!(%reason, "the warm-up of an adapter set failed; it is run once more");
             set(device, backbone, own).await
         }
@@ -131,6 +133,7 @@ pub(super) async fn set(
         Ok(Err(Error::OutOfMemory { bytes })) => Err(Fault::OutOfMemory { bytes }),
         // The device thread ends by itself.
         Ok(Err(Error::DeviceLost(_))) => Err(Fault::Device(device::Error::Stopped)),
+        Ok(Err(error @ Error::DeviceRefused(_))) => Err(Fault::Refused(error.to_string().into())),
         Ok(Err(error)) => Err(Fault::Unfit(error.to_string().into())),
         Err(device::Error::Panicked { message }) => Err(Fault::Unfit(message)),
         Err(error) => Err(Fault::Device(error)),
@@ -153,7 +156,7 @@ pub(super) async fn backbone(
         began = Instant::now();
         match set(device, backbone, &probe).await {
             Ok(()) => {}
-            Err(Fault::Unfit(reason)) => return Err(unfit(reason)),
+            Err(Fault::Unfit(reason) | Fault::Refused(reason)) => return Err(unfit(reason)),
             Err(Fault::Device(error)) => return Err(unfit(error.to_string().into())),
             Err(Fault::OutOfMemory { bytes }) => {
                 let reason = format!("the device has no room for {bytes} bytes of its first clip");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Error;
 use super::residency::Pin;
+use crate::ids::TaskId;
 use crate::model::{AdapterSet, Backbone};
 use crate::rng::Stream;
 use crate::spec::AdapterConfig;
@@ -41,6 +42,14 @@ impl Weights {
         }
     }
 
+    /// The task of the version; none for the bare backbone.
+    pub(super) fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Version(pin) => Some(&pin.version.task),
+            Self::Bare(_) => None,
+        }
+    }
+
     /// The set.
     pub(super) fn set(&self) -> &Arc<AdapterSet> {
         match self {
@@ -63,11 +72,19 @@ impl Weights {
     /// Notes that a clip failed with the set, which is to be warmed again, and returns the clip's error.
     pub(super) fn suspect(&self, reason: Arc<str>) -> Error {
         match self {
-            Self::Version(pin) => {
-                pin.suspect();
-                let version = pin.version.clone();
-                Error::Failed { version, reason }
-            }
+            Self::Version(pin) => pin.suspect(),
+            Self::Bare(_) => {}
+        }
+        self.failed(reason)
+    }
+
+    /// Returns the error of a clip that failed with the weights, which are not at fault.
+    pub(super) fn failed(&self, reason: Arc<str>) -> Error {
+        match self {
+            Self::Version(pin) => Error::Failed {
+                version: pin.version.clone(),
+                reason,
+            },
             Self::Bare(_) => Error::Backbone { reason },
         }
     }

@@ -6,10 +6,11 @@
 mod forward;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Error;
+use super::account::Bill;
 use super::queue::{Clip, Part, Queue};
+use super::{Account, Error};
 use crate::device::{Source, Work};
 use crate::model::{self, Readout, Segment, Step};
 use forward::{Forward, Input, Model};
@@ -18,11 +19,30 @@ use forward::{Forward, Input, Model};
 pub(super) struct Batches {
     queue: Arc<Queue>,
     model: Arc<dyn Model>,
+    account: Arc<dyn Account>,
 }
 
 impl Batches {
-    pub(super) fn new(queue: Arc<Queue>, model: Arc<dyn Model>) -> Self {
-        Self { queue, model }
+    pub(super) fn new(queue: Arc<Queue>, model: Arc<dyn Model>, account: Arc<dyn Account>) -> Self {
+        Self {
+            queue,
+            model,
+            account,
+        }
+    }
+
+    fn batch(&self, clips: Vec<Clip>, number: u64) -> Batch {
+        let shares = (clips.iter()).map(|clip| (&clip.tenant, clip.weights.task(), clip.frames));
+        let bill = Bill::new(Arc::clone(&self.account), shares);
+        Batch {
+            queue: Arc::clone(&self.queue),
+            model: Arc::clone(&self.model),
+            clips,
+            number,
+            formed: Instant::now(),
+            bill,
+            forward: None,
+        }
     }
 }
 
@@ -39,8 +59,7 @@ impl Source for Batches {
                 let same = |a: &Clip, b: &Clip| a.weights.id() == b.weights.id();
                 let sets = clips.chunk_by(same).count();
                 self.queue.metrics().batch(clips.len(), sets);
-                let batch = Batch::new(self.queue.clone(), self.model.clone(), clips, number);
-                return Some(Box::new(batch));
+                return Some(Box::new(self.batch(clips, number)));
             };
             for clip in clips {
                 clip.refuse(error.clone());
@@ -63,27 +82,12 @@ pub(super) struct Batch {
     clips: Vec<Clip>,
     number: u64,
     formed: Instant,
+    bill: Bill,
     /// State of the forward pass; created by the first slice.
     forward: Option<Box<dyn Forward>>,
 }
 
 impl Batch {
-    pub(super) fn new(
-        queue: Arc<Queue>,
-        model: Arc<dyn Model>,
-        clips: Vec<Clip>,
-        number: u64,
-    ) -> Self {
-        Self {
-            queue,
-            model,
-            clips,
-            number,
-            formed: Instant::now(),
-            forward: None,
-        }
-    }
-
     /// Returns the segments, which are runs of adjacent clips with the same set, number of frames and readout, and the readout of each.
     fn segments(&self) -> (Vec<Segment>, Vec<Readout>) {
         let mut begin = 0;
@@ -166,7 +170,14 @@ impl Batch {
             }
             return;
         }
-        self.take_apart(error.to_string().into());
+        let reason = error.to_string().into();
+        if let model::Error::DeviceRefused(_) = error {
+            return self.take_apart(reason, |clip, reason| {
+                let error = clip.weights.failed(reason);
+                clip.refuse(error);
+            });
+        }
+        self.take_apart(reason, refuse);
     }
 
     /// Handles a batch for which the device has no room: it runs again in halves, and a clip that was alone gets the error.
@@ -182,8 +193,8 @@ impl Batch {
         }
     }
 
-    /// Handles a failed batch: its clips run again one by one, and a clip that was alone gets the error.
-    fn take_apart(&mut self, reason: Arc<str>) {
+    /// Handles a failed batch: its clips run again one by one, and a clip that was alone is refused.
+    fn take_apart(&mut self, reason: Arc<str>, refuse: impl FnOnce(Clip, Arc<str>)) {
         self.forward = None;
         let mut clips = std::mem::take(&mut self.clips);
         if clips.len() > 1 {
@@ -219,8 +230,12 @@ impl Work for Batch {
         self.clips.iter().all(|clip| clip.reply.is_closed())
     }
 
+    fn used(&mut self, time: Duration) {
+        self.bill.add(time);
+    }
+
     fn panicked(&mut self, message: &Arc<str>) {
-        self.take_apart(message.clone());
+        self.take_apart(message.clone(), refuse);
     }
 }
 

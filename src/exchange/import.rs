@@ -16,7 +16,9 @@ use crate::model::exchange::{self, Imported};
 use crate::model::load::Archive;
 use crate::model::{Backbone, BackboneConfig};
 use crate::registry::{Import, manifest_of};
-use crate::spec::{AdapterConfig, ClipSampling, Digest, Evaluation, Invalid, LabelSet, Precision};
+use crate::spec::{
+    AdapterConfig, ClipSampling, Digest, Evaluation, Invalid, LabelKind, LabelSet, Precision,
+};
 
 /// Characters of the text about an object that is passed over: its key and class are the file's words, of any length.
 const PASSED_CHARS: usize = 300;
@@ -28,6 +30,8 @@ pub struct ImportRequest {
     pub task: TaskId,
     /// Row i of the head is label i; what the file says when absent.
     pub labels: Option<LabelSet>,
+    /// Whether the labels exclude one another; what the file says when absent.
+    pub label_kind: Option<LabelKind>,
     /// What the file's sha256 has to be.
     pub sha256: Option<Digest>,
     /// The backbone that the file is of.
@@ -156,13 +160,15 @@ pub(super) fn prepare(
             (Some(task), adapter, sampling)
         }
     };
-    let given = wanted.labels.clone();
+    let kind = label_kind(wanted.label_kind, manifest.as_ref())?;
+    let given = wanted.labels.map(|labels| labels.of_kind(kind));
     let labels = labels(
-        wanted.labels,
+        given.clone(),
         manifest.as_ref(),
         known.as_deref(),
         set.classes,
     )?;
+    let labels = labels.of_kind(kind);
     let own = manifest.as_ref().map_or(adapter, |own| own.adapter);
     let set = set.into_set(config, own).map_err(exchange::Error::from)?;
     let tensors = set
@@ -333,6 +339,23 @@ fn new_task(
         auto_serve: true,
         auto_head: false,
     })
+}
+
+/// Whether the labels exclude one another: as the file says, else as the caller does.
+fn label_kind(wanted: Option<LabelKind>, manifest: Option<&VersionManifest>) -> Result<LabelKind> {
+    let said = manifest.map(|own| own.labels.kind());
+    match (wanted, said) {
+        (Some(wanted), Some(said)) if wanted != said => {
+            let problem = match said {
+                LabelKind::Single => "the labels of the version in the file exclude one another",
+                LabelKind::Multi => {
+                    "the labels of the version in the file do not exclude one another"
+                }
+            };
+            Err(Invalid::new("header.label_kind", problem).into())
+        }
+        (wanted, said) => Ok(said.or(wanted).unwrap_or_default()),
+    }
 }
 
 /// The caller's labels, else the file's, else those that the task has, else the rows' numbers.

@@ -64,18 +64,23 @@ pub(super) struct Origin {
     pub(super) parent: Option<Arc<AdapterSet>>,
 }
 
-/// An evaluation as it is kept: step, loss and top-1.
-type LookBits = (u64, u64, u64);
+/// An evaluation as it is kept: step, loss, top-1 and, of labels that do not exclude one another, the mean average precision.
+type LookBits = Vec<u64>;
 
 fn bits_of(look: &Look) -> LookBits {
-    (look.step, look.loss.to_bits(), look.top1.to_bits())
+    let mut bits = vec![look.step, look.loss.to_bits(), look.top1.to_bits()];
+    bits.extend(look.map.map(f64::to_bits));
+    bits
 }
 
-fn look_of((step, loss, top1): LookBits) -> Look {
+fn look_of(bits: &LookBits) -> Look {
+    let number = |place: usize| bits.get(place).copied().map(f64::from_bits);
     Look {
-        step,
-        loss: f64::from_bits(loss),
-        top1: f64::from_bits(top1),
+        step: bits.first().copied().unwrap_or_default(),
+        // A file that lacks one has no number there.
+        loss: number(1).unwrap_or(f64::NAN),
+        top1: number(2).unwrap_or(f64::NAN),
+        map: number(3),
     }
 }
 
@@ -113,6 +118,9 @@ struct Header {
     /// What came of heads without adapters, once they were tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tried: Option<tried::Record>,
+    /// Accelerator and library that computed the steps; nothing for the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accelerator: Option<String>,
 }
 
 impl Header {
@@ -148,6 +156,7 @@ impl Header {
             is_blind: position.looks.is_blind,
             is_halved: position.is_halved,
             tried: trainer.tried().map(|tried| tried::Record::of(tried)),
+            accelerator: origin.backbone.place().kind(),
         }
     }
 
@@ -165,7 +174,7 @@ impl Header {
             is_halved: self.is_halved,
             order,
             looks: Looks {
-                list: self.looks.into_iter().map(look_of).collect(),
+                list: self.looks.iter().map(look_of).collect(),
                 best: self.best_look,
                 is_blind: self.is_blind,
             },
@@ -225,7 +234,7 @@ pub(super) fn encode(trainer: &Trainer, origin: &Origin) -> Result<Vec<u8>, Erro
 /// Whether the weights of the checkpoint's step are those of the best evaluation.
 fn is_best_of_now(header: &Header) -> bool {
     let best = header.best_look.and_then(|best| header.looks.get(best));
-    best.is_some_and(|(step, _, _)| *step == header.step)
+    best.is_some_and(|best| best.first() == Some(&header.step))
 }
 
 /// The trainer that a file was made of.
@@ -236,6 +245,17 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
     expect("format", FORMAT, header.format)?;
     expect("dataset", origin.dataset, header.dataset)?;
     expect("backbone", origin.backbone.digest(), header.backbone)?;
+    let (own, before) = (
+        origin.backbone.place().kind(),
+        header.accelerator.as_deref(),
+    );
+    if own.as_deref() != before {
+        tracing::warn!(
+            before = before.unwrap_or("cpu"),
+            now = own.as_deref().unwrap_or("cpu"),
+            "the job goes on with other arithmetic than its checkpoint's: its results differ from an undisturbed job's in their last bits"
+        );
+    }
     let file = SafeTensors::deserialize(bytes)?;
     let mut weights = Vec::new();
     let (mut best, mut tried) = (Vec::new(), Vec::new());
@@ -323,6 +343,21 @@ fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn evaluations_of_either_kind_are_kept_by_the_bit() {
+        for map in [None, Some(0.1 + 0.2)] {
+            let look = Look {
+                step: 7,
+                loss: f64::INFINITY,
+                top1: 1.0 / 3.0,
+                map,
+            };
+            let text = serde_json::to_string(&bits_of(&look)).unwrap();
+            assert_eq!(look_of(&serde_json::from_str(&text).unwrap()), look);
+        }
+        assert!(look_of(&Vec::new()).loss.is_nan());
+    }
 
     #[test]
     fn a_header_of_a_release_before_keeps_its_order_and_its_batches() {

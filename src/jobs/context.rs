@@ -14,6 +14,7 @@ use super::features;
 use super::hints::Hints;
 use super::leases::Leases;
 use super::patience::Patience;
+use super::turns::Turns;
 use super::{Config, Parts};
 use crate::blocking::blocking;
 use crate::ids::JobId;
@@ -34,6 +35,8 @@ pub(super) struct Context {
     pub(super) hints: Arc<Hints>,
     pub(super) parts: Parts,
     pub(super) budget: Arc<Budget>,
+    /// Frozen features that jobs compute now.
+    pub(super) turns: Turns,
     pub(super) leases: Leases,
     pub(super) patience: Patience,
     /// When the waiting jobs were counted. Held for a look only, never across an await.
@@ -53,6 +56,7 @@ impl Context {
         let is_exclusive = parts.metadata.is_exclusive();
         Self {
             budget: Arc::new(Budget::new(config.clip_cache_bytes)),
+            turns: Turns::default(),
             leases: Leases::new((!is_exclusive).then_some(config.lease)),
             patience: Patience::new(&config),
             counted: Mutex::new(None),

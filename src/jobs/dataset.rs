@@ -5,6 +5,8 @@
 mod batches;
 mod cache;
 mod labels;
+mod prefixes;
+mod truths;
 
 use std::collections::HashMap;
 use std::num::{NonZeroU8, NonZeroU16};
@@ -22,14 +24,16 @@ use crate::blocking::blocking;
 use crate::ids::{TenantId, VideoId};
 use crate::library::{self, Library};
 use crate::metadata::VideoRecord;
-use crate::model::Goal;
+use crate::model::{Goal, Kept, Marks};
 use crate::spec::{ClipSampling, Digest, FrameOrder, Normalization, RotationPolicy, SpatialViews};
 use crate::video::{self, Alter, Clip, ClipSpec, Decoder, Lane, Rect, Views};
 
 pub(super) use batches::{Batches, Order, Training, frozen_row};
 pub(super) use cache::Budget;
-use cache::Cache;
+use cache::Pool;
 pub(super) use labels::Balance;
+pub(super) use prefixes::Prefixes;
+pub(super) use truths::Truths;
 
 /// Videos of one job that are decoded at a time; the decoder shares its workers fairly among tenants.
 const PARALLEL: usize = 4;
@@ -42,7 +46,7 @@ const TRIES: u32 = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Example {
     pub(super) video: VideoId,
-    /// Row of the head.
+    /// Row of the head, or number of the set of rows when labels do not exclude one another: [`Truths::rows`].
     pub(super) class: u32,
     /// Frames of the video.
     pub(super) frames: u32,
@@ -60,7 +64,8 @@ pub(super) struct Clips {
     sampling: ClipSampling,
     side: u16,
     normalization: Normalization,
-    cache: Cache,
+    /// Decoded videos of this job and of others that decode alike.
+    pool: Arc<Pool>,
 }
 
 /// Where videos come from, and who is told when they do not come.
@@ -75,6 +80,8 @@ pub(super) struct Sources {
 pub(super) struct Batch {
     /// Per clip the planes `[3, T, S, S]`.
     pub(super) frames: Vec<Arc<[f32]>>,
+    /// Per clip where the tokens of each frame are kept; empty when none are.
+    pub(super) kept: Vec<Vec<Option<Kept>>>,
     /// What each clip is to be.
     pub(super) targets: Targets,
 }
@@ -82,10 +89,12 @@ pub(super) struct Batch {
 /// What the clips of a step are to be.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Targets {
-    /// Per clip its row of the head.
+    /// Per clip its class.
     pub(super) labels: Vec<u32>,
     /// Per clip what it is to be besides, and how much it counts; empty when every clip is its label.
     pub(super) goals: Vec<Goal>,
+    /// What the clips are to be label by label, when labels do not exclude one another.
+    pub(super) marks: Option<Marks>,
 }
 
 /// How a backbone wants its pictures.
@@ -101,15 +110,17 @@ impl Clips {
         tenant: TenantId,
         sampling: ClipSampling,
         pictures: Pictures,
-        budget: Arc<Budget>,
+        budget: &Arc<Budget>,
     ) -> Self {
+        // All that decides what the whole of a decoded video is.
+        let decoding = format!("{:?} {:?} {pictures:?}", sampling.rotation, sampling.order);
         Self {
+            pool: budget.pool(&tenant, &decoding),
             sources,
             tenant,
             sampling,
             side: pictures.side,
             normalization: pictures.normalization,
-            cache: Cache::new(budget),
         }
     }
 
@@ -150,7 +161,7 @@ impl Clips {
 
     /// Asks for the files of videos that are needed soon. What cannot be asked for is fetched when it is needed.
     pub(super) async fn prefetch(&self, mut videos: Vec<VideoId>) {
-        videos.retain(|video| self.cache.get(*video).is_none());
+        videos.retain(|video| self.pool.get(*video).is_none());
         if videos.is_empty() {
             return;
         }
@@ -265,13 +276,13 @@ impl Clips {
         example: Example,
         record: Option<&VideoRecord>,
     ) -> Result<Option<Arc<[f32]>>, Failure> {
-        if let Some(planes) = self.cache.get(example.video) {
+        if let Some(planes) = self.pool.get(example.video) {
             return Ok(Some(planes));
         }
         let count = u16::try_from(example.frames).ok().and_then(NonZeroU16::new);
-        let Some(frames) =
-            count.filter(|_| self.cache.reserve(example.frames, usize::from(self.side)))
-        else {
+        let side = usize::from(self.side);
+        let room = self.pool.reserve(example.video, example.frames, side);
+        let Some((frames, room)) = count.zip(room) else {
             return Ok(None);
         };
         let spec = ClipSpec {
@@ -281,7 +292,7 @@ impl Clips {
         };
         let clip = self.decode(example.video, record, spec).await?;
         let planes = first_view(clip, example.video)?;
-        self.cache.insert(example.video, Arc::clone(&planes));
+        room.fill(Arc::clone(&planes));
         Ok(Some(planes))
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::{FutureExt, Stream, TryStreamExt};
 
 use super::calibration::Samples;
-use super::dataset::{Clips, Example, Training, in_order, some_in_order};
+use super::dataset::{Clips, Example, Training, Truths, in_order, some_in_order};
 use super::failure::Failure;
 use super::features::Features;
 use super::memory::Demand;
@@ -20,7 +20,7 @@ use crate::model::{
     self, AdapterSet, Backbone, Error, Features as FeatureForward, Inference, Segment, aside,
 };
 use crate::serving::{Scores, Tally};
-use crate::spec::{Evaluation, Head};
+use crate::spec::{Evaluation, Head, LabelKind};
 use crate::video::ClipSpec;
 
 /// Frames of one forward: enough to fill the device, small beside a training step.
@@ -39,6 +39,8 @@ pub(super) struct Forwards {
     pub(super) num_frames: usize,
     /// What a forward may take.
     pub(super) demand: Demand,
+    /// What the examples are that are evaluated.
+    pub(super) truths: Truths,
 }
 
 impl Forwards {
@@ -121,13 +123,11 @@ impl Forwards {
         (features, of): (&Arc<Features>, Head),
     ) -> Result<(Evaluation, Samples), Failure> {
         let set = self.as_served(set).await?;
-        let (mut tally, mut samples) = (Tally::new(set.classes()), Samples::default());
-        let count = |class: u32, scores: &[f64]| {
-            tally.add(class as usize, scores);
-            samples.add(class, scores);
-        };
+        let (mut tally, mut samples) = self.empty(&set);
+        let count =
+            |class: u32, scores: &[f64]| self.count(class, scores, (&mut tally, &mut samples));
         let groups = clips.view_groups();
-        let mut scoring = Scoring::new(&groups, count);
+        let mut scoring = Scoring::new((&groups, self.truths.kind()), count);
         let all = examples.len() * scoring.places.len();
         let mut classes = examples.iter().map(|example| example.class);
         for begin in (0..all).step_by(self.clips()) {
@@ -197,11 +197,9 @@ impl Forwards {
         set: &Arc<AdapterSet>,
     ) -> Result<(Evaluation, Samples), Failure> {
         let set = self.as_served(set).await?;
-        let (mut tally, mut samples) = (Tally::new(set.classes()), Samples::default());
-        let count = |class: u32, scores: &[f64]| {
-            tally.add(class as usize, scores);
-            samples.add(class, scores);
-        };
+        let (mut tally, mut samples) = self.empty(&set);
+        let count =
+            |class: u32, scores: &[f64]| self.count(class, scores, (&mut tally, &mut samples));
         self.score(clips, examples, &set, count).await?;
         Ok((tally.finish(), samples))
     }
@@ -214,7 +212,7 @@ impl Forwards {
         set: &Arc<AdapterSet>,
     ) -> Result<(Evaluation, Vec<Unreadable>), Failure> {
         let set = self.as_served(set).await?;
-        let mut tally = Tally::new(set.classes());
+        let mut tally = Tally::new(set.classes(), self.truths.kind());
         let mut unreadable = Vec::new();
         for group in examples.chunks(GROUP) {
             let mut left = group.to_vec();
@@ -233,10 +231,23 @@ impl Forwards {
                 }
             };
             for (class, scores) in scored {
-                tally.add(class as usize, &scores);
+                tally.add(self.truths.rows(&class), &scores);
             }
         }
         Ok((tally.finish(), unreadable))
+    }
+
+    fn empty(&self, set: &AdapterSet) -> (Tally, Samples) {
+        let tally = Tally::new(set.classes(), self.truths.kind());
+        (tally, Samples::default())
+    }
+
+    fn count(&self, class: u32, scores: &[f64], (tally, samples): (&mut Tally, &mut Samples)) {
+        tally.add(self.truths.rows(&class), scores);
+        // Scores of labels that do not exclude one another have no temperature in common.
+        if !self.truths.kind().is_multi() {
+            samples.add(class, scores);
+        }
     }
 
     /// A set as it will serve.
@@ -255,7 +266,7 @@ impl Forwards {
         count: impl FnMut(u32, &[f64]),
     ) -> Result<(), Failure> {
         let groups = clips.view_groups();
-        let mut scoring = Scoring::new(&groups, count);
+        let mut scoring = Scoring::new((&groups, self.truths.kind()), count);
         let mut decoded = decoded_views(clips, examples, &groups);
         let mut classes = examples.iter().map(|example| example.class);
         let mut waiting: VecDeque<Arc<[f32]>> = VecDeque::new();
@@ -324,11 +335,12 @@ struct Scoring<F> {
     places: Vec<usize>,
     /// Logits of views that have come, of examples that are not complete.
     waiting: VecDeque<Vec<f32>>,
+    kind: LabelKind,
     count: F,
 }
 
 impl<F: FnMut(u32, &[f64])> Scoring<F> {
-    fn new(groups: &[ClipSpec], count: F) -> Self {
+    fn new((groups, kind): (&[ClipSpec], LabelKind), count: F) -> Self {
         let temporal = |group: &ClipSpec| usize::from(group.temporal_views.get());
         let all: usize = groups.iter().map(temporal).sum();
         let mut places = Vec::new();
@@ -343,6 +355,7 @@ impl<F: FnMut(u32, &[f64])> Scoring<F> {
         Self {
             places,
             waiting: VecDeque::new(),
+            kind,
             count,
         }
     }
@@ -357,15 +370,15 @@ impl<F: FnMut(u32, &[f64])> Scoring<F> {
                 views[*place] = logits;
             }
             if let Some(class) = classes.next() {
-                (self.count)(class, &scores(&views));
+                (self.count)(class, &scores(&views, self.kind));
             }
         }
     }
 }
 
 /// Scores of a video as classification gives them; not numbers when its logits are none, so that the metrics are none, either.
-fn scores(views: &[Vec<f32>]) -> Vec<f64> {
-    match Scores::of(views) {
+fn scores(views: &[Vec<f32>], kind: LabelKind) -> Vec<f64> {
+    match Scores::of(views, kind) {
         Some(scores) => scores.mean,
         None => vec![f64::NAN; views.first().map_or(0, Vec::len)],
     }
@@ -394,11 +407,11 @@ mod tests {
         // The logits of each view, spatial-major.
         let of_view = |view: usize| vec![view as f32 / 7.0, (view * view % 11) as f32 / 3.0];
         let whole: Vec<_> = (0..30).map(of_view).collect();
-        let mut expected = Tally::new(2);
-        expected.add(1, &scores(&whole));
-        let mut tally = Tally::new(2);
-        let count = |class: u32, scores: &[f64]| tally.add(class as usize, scores);
-        let mut scoring = Scoring::new(&groups, count);
+        let mut expected = Tally::new(2, LabelKind::Single);
+        expected.add(&[1], &scores(&whole, LabelKind::Single));
+        let mut tally = Tally::new(2, LabelKind::Single);
+        let count = |class: u32, scores: &[f64]| tally.add(&[class], scores);
+        let mut scoring = Scoring::new((&groups, LabelKind::Single), count);
         let mut classes = [1].into_iter();
         let mut first = 0;
         for group in &groups {

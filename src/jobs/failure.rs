@@ -90,8 +90,12 @@ impl Failure {
     /// is taken again and evaluates once more.
     pub(super) fn spoils_metrics(&self, is_last: bool) -> bool {
         match self {
-            // A device that is full or lost says nothing about the version.
-            Self::Model(model::Error::OutOfMemory { .. } | model::Error::DeviceLost(_)) => is_last,
+            // A device that is full or lost, or refuses a call, says nothing about the version.
+            Self::Model(
+                model::Error::OutOfMemory { .. }
+                | model::Error::DeviceLost(_)
+                | model::Error::DeviceRefused(_),
+            ) => is_last,
             Self::Video { .. }
             | Self::Model(_)
             | Self::Panicked

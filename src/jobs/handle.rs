@@ -19,14 +19,14 @@ use super::hints::Hints;
 use super::memory::{self, Demand};
 use super::selection::{self, Policy};
 use super::state::Stop;
-use super::{Config, Error, mirror, parent, plan};
+use super::{Config, Error, labelling, mirror, parent, plan};
 use crate::ids::{DatasetId, JobId, RequestId, TaskId, TenantId};
 use crate::metadata::{
     self, EventRecord, JobRecord, Jobs, MetadataStore, NewJob, Page, PageRequest, Topic,
 };
 use crate::model::{Backbone, Features, StepShape};
 use crate::rng;
-use crate::spec::{AdapterConfig, Digest, HyperParameters, Invalid, Split};
+use crate::spec::{AdapterConfig, Digest, HyperParameters, Invalid, LabelKind, Split};
 use crate::telemetry::Metrics;
 
 /// Shortest time between two looks whether this process has a job.
@@ -139,10 +139,11 @@ impl Handle {
         }
         plan::check(&hyper_parameters)?;
         mirror::check(&hyper_parameters)?;
-        let own = hyper_parameters.selection.get_or_insert_default();
-        selection::check(own)?;
-        selection::complete(own);
-        self.check_parent(tenant, task, &hyper_parameters).await?;
+        selection::check(hyper_parameters.selection.get_or_insert_default())?;
+        let kind = self.label_kind(tenant, dataset).await?;
+        labelling::complete(&mut hyper_parameters, kind)?;
+        self.check_parent(tenant, (task, dataset), &hyper_parameters)
+            .await?;
         let mut warning = None;
         let mut clip_frames = 1;
         let of = (tenant, task, (dataset, dataset_version));
@@ -175,14 +176,24 @@ impl Handle {
         Ok(record)
     }
 
-    /// Checks the version that a job of a task is to continue.
+    /// Whether the labels of a data set exclude one another; of one that is not there they do, since submitting says that it is not.
+    pub(super) async fn label_kind(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+    ) -> Result<LabelKind, Error> {
+        let found = known(self.metadata.get_dataset(tenant, dataset).await)?;
+        Ok(found.map_or(LabelKind::Single, |own| own.label_kind))
+    }
+
+    /// Checks the version that a job of a task on a data set is to continue.
     ///
     /// # Errors
-    /// No such task or version; one that the task's jobs cannot continue.
+    /// No such task or version; one that the task's jobs cannot continue on this data set.
     pub async fn check_parent(
         &self,
         tenant: &TenantId,
-        task: &TaskId,
+        (task, dataset): (&TaskId, &DatasetId),
         hyper: &HyperParameters,
     ) -> Result<(), Error> {
         let Some(number) = parent::number(hyper.parent)? else {
@@ -191,7 +202,12 @@ impl Handle {
         let adapter = self.metadata.get_task(tenant, task).await?.adapter;
         let version = self.metadata.get_version(tenant, task, number).await?;
         let own = (number, &version.manifest);
-        Ok(parent::check(own, &adapter, self.backbone.digest())?)
+        let kind = self.label_kind(tenant, dataset).await?;
+        Ok(parent::check(
+            own,
+            (&adapter, kind),
+            self.backbone.digest(),
+        )?)
     }
 
     /// What training will take, and how many frames of clips in all; `None` when it is not known, since the task or the data set is not there: submitting says so.
@@ -212,7 +228,8 @@ impl Handle {
         Ok(demand.map(|demand| (demand, plan.clip_frames())))
     }
 
-    /// How many training examples a data set or a version of one has, and how many labels; `None` when it is not there.
+    /// How many training examples a data set or a version of one has (of labels that do not exclude one another, at most that many), and how many labels;
+    /// `None` when it is not there.
     async fn sizes(
         &self,
         tenant: &TenantId,
@@ -233,8 +250,9 @@ impl Handle {
         let trained = counts.clone().filter(|count| count.split == Split::Train);
         let used = counts.filter(|count| count.split != Split::Test);
         let labels: BTreeSet<&str> = used.map(|count| count.label.as_str()).collect();
-        let clips = trained.map(|count| count.examples).sum();
-        Ok(Some((clips, labels.len())))
+        // An example of several labels is counted with each of them.
+        let clips: u64 = trained.map(|count| count.examples).sum();
+        Ok(Some((clips.min(dataset.examples), labels.len())))
     }
 
     /// Refuses a job without adapters whose frozen features take more of the disk than one job may.

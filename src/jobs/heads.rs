@@ -93,6 +93,7 @@ pub(super) fn is_worth(look: &Look, cheaper: &Look, by: BestBy) -> bool {
     match by {
         BestBy::Top1 => look.top1 > cheaper.top1,
         BestBy::Loss => look.loss < cheaper.loss,
+        BestBy::Map => look.map > cheaper.map,
     }
 }
 
@@ -117,7 +118,12 @@ mod tests {
         Compared {
             head,
             parameters,
-            look: Look { step, loss, top1 },
+            look: Look {
+                step,
+                loss,
+                top1,
+                map: None,
+            },
         }
     }
 

@@ -45,6 +45,11 @@ impl Demand {
         self.decodes
     }
 
+    /// Bytes of a frame's tokens after the frozen blocks below the adapters; none when there are no such blocks.
+    pub(super) fn frozen_bytes(&self) -> Option<u64> {
+        self.sizes.frozen_bytes()
+    }
+
     fn batch(&self, batch: u32) -> u64 {
         if self.decodes {
             u64::from(batch).saturating_mul(self.sizes.clip_bytes())
@@ -152,24 +157,11 @@ pub(super) fn check_features(rows: u64, width: usize, most: u64) -> Result<(), I
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Activation, BackboneConfig};
-    use crate::spec::{AdapterConfig, Head, Normalization, Precision};
+    use crate::model::BackboneConfig;
+    use crate::spec::{AdapterConfig, Head, Precision};
 
     /// ViT-B/16 with the paper's adapters and clips of so many frames.
     fn base(num_frames: usize, budget: u64) -> Demand {
-        let backbone = BackboneConfig {
-            image_size: 224,
-            patch_size: 16,
-            width: 768,
-            layers: 12,
-            heads: 12,
-            mlp_width: 3072,
-            activation: Activation::QuickGelu,
-            eps: 1e-5,
-            pre_norm: true,
-            patch_bias: false,
-            normalization: Normalization::CLIP,
-        };
         let adapter = AdapterConfig {
             adapter_width: 384,
             adapter_layers: None,
@@ -178,7 +170,7 @@ mod tests {
             adapter_pre_mlp: true,
             head: Head::Mean,
         };
-        let of = (&backbone, Precision::F32);
+        let of = (&BackboneConfig::VIT_B_16, Precision::F32);
         let sizes = StepShape::new(of, adapter, 100, num_frames).expect("sizes");
         Demand::new(sizes, true, budget)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::ids::AdapterVersion;
 use crate::metadata::VersionManifest;
 use crate::model::AdapterSet;
-use crate::spec::{AdapterConfig, Digest, Invalid, LabelSet};
+use crate::spec::{AdapterConfig, Digest, Invalid, LabelKind, LabelSet};
 
 /// A version with its weights.
 #[derive(Debug, Clone)]
@@ -30,13 +30,14 @@ pub(super) fn number(submitted: Option<u32>) -> Result<Option<AdapterVersion>, I
     version.ok_or_else(wrong).map(Some)
 }
 
-/// Checks that a task of this shape can continue a version.
+/// Checks that a task of this shape can continue a version on a data set whose labels are of this kind.
 ///
 /// # Errors
-/// Says what the version has and what the task needs, when its adapters or its head are others, or it was trained on another backbone.
+/// Says what the version has and what the task needs, when its adapters or its head are others, its labels are of another kind, or it was trained on another
+/// backbone.
 pub(super) fn check(
     (version, manifest): (AdapterVersion, &VersionManifest),
-    adapter: &AdapterConfig,
+    (adapter, kind): (&AdapterConfig, LabelKind),
     backbone: Digest,
 ) -> Result<(), Invalid> {
     let refused = |problem: String| Err(Invalid::new("parent", problem));
@@ -45,6 +46,17 @@ pub(super) fn check(
         return refused(format!(
             "version {version} has {own}, the task's jobs train {adapter}: a job continues a version with the same adapters and head"
         ));
+    }
+    let labels = &manifest.labels;
+    if labels.kind() != kind {
+        return refused(match kind {
+            LabelKind::Single => format!(
+                "the labels of version {version} do not exclude one another (LABEL_KIND_MULTI), those of the data set do"
+            ),
+            LabelKind::Multi => format!(
+                "the labels of version {version} exclude one another, those of the data set do not (LABEL_KIND_MULTI)"
+            ),
+        });
     }
     if manifest.backbone_digest != backbone {
         let other = manifest.backbone_digest;

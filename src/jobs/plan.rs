@@ -2,6 +2,8 @@
 //!
 //! Invariant: pure; equal inputs give an equal plan, and a complete plan gives itself again, so that a resumed job trains as it began.
 
+mod chosen;
+
 use std::ops::Range;
 
 use super::memory;
@@ -102,6 +104,14 @@ pub enum Warmup {
 }
 
 impl Plan {
+    /// Whether every epoch shows the same pixels of a frame: pictures are neither cropped at random nor changed, mirrored or mixed.
+    pub fn shows_frames_unchanged(&self) -> bool {
+        let is_cropped = self.min_crop_area < 1.0 || self.short_side_scale > 1.0;
+        let is_changed = self.rand_augment.is_some() || self.random_erasing > 0.0;
+        let is_mixed = self.mixing.mixup > 0.0 || self.mixing.cutmix > 0.0;
+        !(is_cropped || is_changed || is_mixed || self.horizontal_flip)
+    }
+
     /// Completes what was submitted for `clips` training clips (at least 1) of a task with these adapters. `seed` is used when none was submitted.
     pub fn new(
         submitted: &HyperParameters,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::context::{Context, Gauge};
+use super::dataset::Truths;
 use super::evaluation::Forwards;
 use super::failure::Failure;
 use super::heads::Course;
@@ -29,6 +30,7 @@ use super::memory::Demand;
 use super::selection::Look;
 use super::state::{self, Stop};
 use crate::blocking::blocking;
+use crate::device;
 use crate::faults;
 use crate::metadata::{BUDGET_SPENT, CurvePoint, EARLY_STOPPED, JobRecord, JobUpdate, Lease};
 use crate::registry::Publication;
@@ -49,6 +51,7 @@ fn curve_point(look: &Look, steps_per_epoch: u64) -> CurvePoint {
         epoch: u32::try_from(epoch).unwrap_or(u32::MAX),
         loss: look.loss,
         top1: look.top1,
+        map: look.map,
     }
 }
 
@@ -198,18 +201,25 @@ impl Run {
         Box::pin(self.test(subject, &set)).await
     }
 
+    /// The device, whose time is counted for the job's tenant and task.
+    fn device(&self) -> device::Owned {
+        let device = &self.context.parts.device;
+        device.owned_by(&self.lease.tenant, &self.job.task)
+    }
+
     fn forwards(&self, prepared: &Prepared) -> Forwards {
-        self.forwards_of(prepared.num_frames, prepared.demand.clone())
+        let truths = prepared.training.truths.clone();
+        self.forwards_of(prepared.num_frames, prepared.demand.clone(), truths)
     }
 
     /// Forwards on clips of so many frames, whose time on the device is counted for the job's tenant.
-    fn forwards_of(&self, num_frames: usize, demand: Demand) -> Forwards {
-        let parts = &self.context.parts;
+    fn forwards_of(&self, num_frames: usize, demand: Demand, truths: Truths) -> Forwards {
         Forwards {
-            device: parts.device.owned_by(&self.lease.tenant),
-            backbone: Arc::clone(&parts.backbone),
+            device: self.device(),
+            backbone: Arc::clone(&self.context.parts.backbone),
             num_frames,
             demand,
+            truths,
         }
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: pure; what follows from evaluations depends on their numbers and the policy alone, so that a resumed job stops at the same step and
 //! publishes the same weights.
 
-use crate::spec::{BestBy, Invalid, Publish, Selection, wilson};
+use crate::spec::{BestBy, Evaluation, Invalid, Publish, Selection, wilson};
 
 /// Evaluations without progress after which training stops by default.
 const PATIENCE: u32 = 10;
@@ -135,15 +135,28 @@ pub(super) struct Look {
     pub(super) step: u64,
     pub(super) loss: f64,
     pub(super) top1: f64,
+    /// Mean average precision of labels that do not exclude one another; `None` of labels that do.
+    pub(super) map: Option<f64>,
 }
 
 impl Look {
+    /// The evaluation of the weights after so many steps.
+    pub(super) fn of(step: u64, evaluation: &Evaluation) -> Self {
+        Self {
+            step,
+            loss: evaluation.loss,
+            top1: evaluation.top1,
+            map: evaluation.independent.as_ref().map(|own| own.map),
+        }
+    }
+
     fn is_better(&self, than: &Self, by: BestBy) -> bool {
         match by {
             BestBy::Loss => self.loss < than.loss,
             BestBy::Top1 => {
                 self.top1 > than.top1 || (self.top1 == than.top1 && self.loss < than.loss)
             }
+            BestBy::Map => self.map > than.map || (self.map == than.map && self.loss < than.loss),
         }
     }
 }
@@ -206,9 +219,9 @@ impl Pair {
     }
 }
 
-/// Whether a mean training loss is that of guessing among so many classes.
-pub(super) fn is_guessing(loss: f64, classes: usize) -> bool {
-    loss >= GUESSING * (classes.max(2) as f64).ln()
+/// Whether a mean training loss is hardly below that of guessing.
+pub(super) fn is_guessing(loss: f64, guess: f64) -> bool {
+    loss >= GUESSING * guess
 }
 
 #[cfg(test)]
@@ -216,7 +229,12 @@ mod tests {
     use super::*;
 
     fn look(step: u64, top1: f64, loss: f64) -> Look {
-        Look { step, loss, top1 }
+        Look {
+            step,
+            loss,
+            top1,
+            map: None,
+        }
     }
 
     #[test]
@@ -337,7 +355,21 @@ mod tests {
 
     #[test]
     fn a_loss_of_guessing_is_known_by_the_number_of_classes() {
-        assert!(is_guessing(0.69, 2) && !is_guessing(0.6, 2));
-        assert!(is_guessing(1.79, 6) && !is_guessing(1.5, 6));
+        let of = |loss, classes: f64| is_guessing(loss, classes.ln());
+        assert!(of(0.69, 2.0) && !of(0.6, 2.0));
+        assert!(of(1.79, 6.0) && !of(1.5, 6.0));
+    }
+
+    #[test]
+    fn by_mean_average_precision_the_lower_loss_decides_between_equals() {
+        let of = |step, map, loss| Look {
+            map: Some(map),
+            ..look(step, 0.9, loss)
+        };
+        let mut looks = Looks::default();
+        assert!(looks.add(of(1, 0.5, 0.7), BestBy::Map));
+        assert!(looks.add(of(2, 0.6, 0.9), BestBy::Map));
+        assert!(!looks.add(of(3, 0.6, 0.9), BestBy::Map));
+        assert!(looks.add(of(4, 0.6, 0.8), BestBy::Map));
     }
 }

@@ -112,7 +112,7 @@ pub(super) fn check(spec: &SweepSpec) -> Result<(), Invalid> {
         let got = spec.halving;
         return refused("halving", format!("expected 0 or 2 to 16, got {got}"));
     }
-    let rounds = rounds(spec);
+    let rounds = rounds(spec.points.len(), spec.halving);
     if rounds > 1 {
         let least = u64::from(spec.halving).pow(rounds - 1);
         let epochs = u64::from(hyper.epochs.unwrap_or(0));
@@ -126,10 +126,10 @@ pub(super) fn check(spec: &SweepSpec) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Rounds of a sweep: the last one has fewer points than `halving`.
-pub fn rounds(spec: &SweepSpec) -> u32 {
-    let factor = spec.halving as usize;
-    let mut left = spec.points.len();
+/// Rounds of a sweep of so many points: the last one has fewer points than `halving`.
+pub fn rounds(points: usize, halving: u32) -> u32 {
+    let factor = halving as usize;
+    let mut left = points;
     let mut rounds = 1;
     while factor > 1 && left >= factor {
         left = left.div_ceil(factor);
@@ -141,19 +141,27 @@ pub fn rounds(spec: &SweepSpec) -> u32 {
     rounds
 }
 
-/// Hyper-parameters of a job: earlier rounds train fewer epochs, and only the last one looks at the test split.
+/// Hyper-parameters of a job: earlier rounds train fewer epochs under smaller budgets, and only the last one looks at the test split.
 pub(super) fn hyper_parameters(
     spec: &SweepSpec,
     round: u32,
     (point, seed): (usize, u64),
 ) -> HyperParameters {
     let mut hyper = spec.hyper_parameters.clone();
-    let left = rounds(spec).saturating_sub(round + 1);
+    let left = rounds(spec.points.len(), spec.halving).saturating_sub(round + 1);
     let factor = u64::from(spec.halving).max(1).pow(left);
     if let Some(epochs) = &mut hyper.epochs {
         *epochs = u32::try_from(u64::from(*epochs) / factor)
             .unwrap_or(u32::MAX)
             .max(1);
+    }
+    // Budgets are those of the last round.
+    for budget in [
+        &mut hyper.max_steps,
+        &mut hyper.max_seconds,
+        &mut hyper.max_clip_frames,
+    ] {
+        *budget = budget.map(|own| (own / factor).max(1));
     }
     // A warm-up in epochs shrinks with them.
     if let Some(warmup) = &mut hyper.warmup_epochs {
@@ -265,7 +273,7 @@ fn compared(one: &Outcome, other: &Outcome) -> Ordering {
 
 /// The points of the round after one whose jobs have all ended; `None` when it was the last, or nothing succeeded.
 pub(super) fn survivors(spec: &SweepSpec, progress: &SweepProgress) -> Option<Vec<usize>> {
-    if progress.round + 1 >= rounds(spec) {
+    if progress.round + 1 >= rounds(spec.points.len(), spec.halving) {
         return None;
     }
     let count = progress.points.len().div_ceil(spec.halving.max(2) as usize);

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use crate::spec::{LabelSet, Split};
+use super::dataset::Truths;
+use crate::spec::{ExampleLabels, LabelKind, LabelSet, Split};
 
 /// Problems that are spelled out.
 const LISTED: usize = 100;
@@ -69,7 +70,11 @@ impl fmt::Display for Problems {
 
 /// The labels of training and validation, numbered as they are met.
 #[derive(Debug, Default)]
-pub(super) struct Labels(BTreeMap<String, Met>);
+pub(super) struct Labels {
+    met: BTreeMap<String, Met>,
+    /// Sets of labels, by their numbers, as they are met; `None` when labels exclude one another.
+    sets: Option<HashMap<Box<[u32]>, u32>>,
+}
 
 #[derive(Debug)]
 struct Met {
@@ -83,20 +88,40 @@ struct Met {
 pub(super) struct Classes {
     /// The labels in the order that becomes the version's; `None` when they cannot be a label set.
     pub(super) labels: Option<LabelSet>,
-    /// Where each label is in that order, by the number that it got when it was met.
+    /// The class of each example, by the number that it got when it was met.
     pub(super) by_number: Vec<u32>,
+    /// Which labels a class has.
+    pub(super) truths: Truths,
     /// What is wrong with the labels.
     pub(super) problems: Problems,
 }
 
 impl Labels {
-    /// Counts an example of training or validation. Returns its label's number.
-    pub(super) fn meet(&mut self, label: &str, split: Split) -> u32 {
-        let number = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        let met = match self.0.get_mut(label) {
+    pub(super) fn of(kind: LabelKind) -> Self {
+        Self {
+            met: BTreeMap::new(),
+            sets: kind.is_multi().then(HashMap::new),
+        }
+    }
+
+    /// Counts an example of training or validation. Returns its number, which examples of equal labels have in common.
+    pub(super) fn meet(&mut self, labels: &ExampleLabels, split: Split) -> u32 {
+        let mut numbers: Vec<u32> = labels.iter().map(|own| self.one(own, split)).collect();
+        let Some(sets) = &mut self.sets else {
+            // The data set has refused every other number of labels.
+            return numbers.first().copied().unwrap_or_default();
+        };
+        numbers.sort_unstable();
+        let next = u32::try_from(sets.len()).unwrap_or(u32::MAX);
+        *sets.entry(numbers.into()).or_insert(next)
+    }
+
+    fn one(&mut self, label: &str, split: Split) -> u32 {
+        let number = u32::try_from(self.met.len()).unwrap_or(u32::MAX);
+        let met = match self.met.get_mut(label) {
             Some(met) => met,
             None => self
-                .0
+                .met
                 .entry(label.to_owned())
                 .or_insert(Met { number, trained: 0 }),
         };
@@ -109,20 +134,23 @@ impl Labels {
         let known = known.map_or(&[][..], LabelSet::as_slice);
         let mut problems = Problems::default();
         let trained: Vec<&String> = self
-            .0
+            .met
             .iter()
             .filter(is_trained)
             .map(|(label, _)| label)
             .collect();
         match trained[..] {
+            [] if self.sets.is_some() => {
+                problems.push("there is no training example with a label".into());
+            }
             [] => problems.push("there is no training example".into()),
-            [only] if known.is_empty() => problems.push(format!(
+            [only] if known.is_empty() && self.sets.is_none() => problems.push(format!(
                 "there is one label with training examples ({only:?}), at least 2 are needed"
             )),
             _ => {}
         }
         let places: HashMap<&str, u32> = known.iter().map(String::as_str).zip(0..).collect();
-        for (label, _) in self.0.iter().filter(|label| !is_trained(label)) {
+        for (label, _) in self.met.iter().filter(|label| !is_trained(label)) {
             if places.contains_key(label.as_str()) {
                 continue;
             }
@@ -130,9 +158,9 @@ impl Labels {
                 "label {label:?} has validation examples, but no training example"
             ));
         }
-        let mut by_number = vec![0; self.0.len()];
+        let mut by_number = vec![0; self.met.len()];
         let mut labels = known.to_vec();
-        for (label, met) in &self.0 {
+        for (label, met) in &self.met {
             let class = places.get(label.as_str()).copied().unwrap_or_else(|| {
                 labels.push(label.clone());
                 u32::try_from(labels.len() - 1).unwrap_or(u32::MAX)
@@ -141,8 +169,17 @@ impl Labels {
                 *place = class;
             }
         }
+        let classes = labels.len();
+        let (truths, kind) = match self.sets {
+            None => (Truths::single(classes), LabelKind::Single),
+            Some(sets) => {
+                let rows = in_rows(sets, &by_number);
+                by_number = (0..).take(rows.len()).collect();
+                (Truths::multi(classes, rows), LabelKind::Multi)
+            }
+        };
         let labels = match LabelSet::new(labels) {
-            Ok(labels) => Some(labels),
+            Ok(labels) => Some(labels.of_kind(kind)),
             Err(invalid) => {
                 problems.push(invalid.to_string());
                 None
@@ -151,9 +188,24 @@ impl Labels {
         Classes {
             labels,
             by_number,
+            truths,
             problems,
         }
     }
+}
+
+/// Rows of each set by its number, out of the numbers of its labels.
+fn in_rows(sets: HashMap<Box<[u32]>, u32>, row_of: &[u32]) -> Vec<Box<[u32]>> {
+    let mut rows: Vec<Box<[u32]>> = vec![Box::default(); sets.len()];
+    for (numbers, number) in sets {
+        let row = |own: &u32| row_of.get(*own as usize).copied();
+        let mut own: Vec<u32> = numbers.iter().filter_map(row).collect();
+        own.sort_unstable();
+        if let Some(place) = rows.get_mut(number as usize) {
+            *place = own.into();
+        }
+    }
+    rows
 }
 
 fn is_trained((_, met): &(&String, &Met)) -> bool {
@@ -167,7 +219,7 @@ mod tests {
     fn classes(list: &[(&str, Split)]) -> Classes {
         let mut labels = Labels::default();
         for (label, split) in list {
-            labels.meet(label, *split);
+            labels.meet(&(*label).into(), *split);
         }
         labels.finish(None)
     }
@@ -195,7 +247,7 @@ mod tests {
             ("b", Split::Validation),
         ];
         assert_eq!(
-            met.map(|(label, split)| labels.meet(label, split)),
+            met.map(|(label, split)| labels.meet(&label.into(), split)),
             [0, 1, 0]
         );
     }
@@ -210,7 +262,7 @@ mod tests {
             ("above", Split::Train),
             ("up", Split::Validation),
         ] {
-            labels.meet(label, split);
+            labels.meet(&label.into(), split);
         }
         let classes = labels.finish(Some(&known));
         assert!(classes.problems.is_empty(), "{}", classes.problems);
@@ -233,6 +285,30 @@ mod tests {
              label \"up\" has validation examples, but no training example"
         );
         assert_eq!(told(&[]), "1 problem: there is no training example");
+    }
+
+    #[test]
+    fn sets_of_labels_have_numbers_and_one_label_is_enough() {
+        let mut labels = Labels::of(LabelKind::Multi);
+        let of = |own: &[&str]| ExampleLabels::of(own.iter().copied()).unwrap();
+        let met = [&["run", "jump"][..], &[], &["jump", "run"], &["jump"]];
+        let met = met.map(|own| labels.meet(&of(own), Split::Train));
+        assert_eq!(met, [0, 1, 0, 2]);
+        let classes = labels.finish(None);
+        assert!(classes.problems.is_empty(), "{}", classes.problems);
+        assert_eq!(classes.by_number, [0, 1, 2]);
+        let rows = |class: u32| classes.truths.rows(&class).to_vec();
+        assert_eq!([rows(0), rows(1), rows(2)], [vec![0, 1], vec![], vec![0]]);
+        let set = classes.labels.expect("labels");
+        assert_eq!(set.as_slice(), ["jump", "run"]);
+        assert_eq!(set.kind(), LabelKind::Multi);
+        let mut one = Labels::of(LabelKind::Multi);
+        one.meet(&of(&["run"]), Split::Train);
+        assert!(one.finish(None).problems.is_empty());
+        let mut none = Labels::of(LabelKind::Multi);
+        none.meet(&of(&[]), Split::Train);
+        let told = none.finish(None).problems.to_string();
+        assert_eq!(told, "1 problem: there is no training example with a label");
     }
 
     #[test]

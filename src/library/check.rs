@@ -1,5 +1,5 @@
 //! What is suspicious about a data set, found from its records and the sketches of its videos: duplicates, videos that look alike, labels with few clips,
-//! labels that a property of the files tells apart.
+//! labels that a property of the files tells apart. Examples of several labels have one set of them, and count for each.
 //!
 //! Invariant: [`Check`] is pure; memory grows by some 200 bytes with each example, and what is reported has a limit, whatever the size of the data set.
 
@@ -13,7 +13,7 @@ use super::{Error, Library, Result};
 use crate::blocking::blocking;
 use crate::ids::{TenantId, VideoId};
 use crate::metadata::{ExampleRecord, VideoRecord};
-use crate::spec::{Digest, Split};
+use crate::spec::{Digest, ExampleLabels, Split};
 
 /// Data sets that are checked at a time; more wait. One of a million examples takes some 200 MB and a thread.
 pub(super) const AT_A_TIME: usize = 2;
@@ -79,6 +79,7 @@ pub struct Finding {
 struct Seen {
     content: u64,
     video: VideoId,
+    /// Number of the set of its labels.
     label: u32,
     split: Split,
     codec: u16,
@@ -153,6 +154,12 @@ impl Library {
 #[derive(Debug, Default)]
 pub struct Check {
     labels: HashMap<String, u32>,
+    /// Training examples by the number of the label.
+    trained: Vec<u64>,
+    /// Sets of labels, by their text; a label alone is a set.
+    sets: HashMap<String, u32>,
+    /// Whether an example has several labels, or none.
+    has_several: bool,
     codecs: HashMap<String, u32>,
     seen: Vec<Seen>,
     /// Of each example its sketch.
@@ -163,7 +170,17 @@ impl Check {
     /// Takes note of an example.
     pub fn add(&mut self, example: &ExampleRecord, video: &VideoRecord, sketch: Option<Sketch>) {
         self.sketches.push(sketch);
-        let label = number(&mut self.labels, &example.label);
+        let label = number(&mut self.sets, example.labels.text());
+        self.has_several |= example.labels.only().is_none();
+        for own in example.labels.iter() {
+            let own = number(&mut self.labels, own) as usize;
+            if own >= self.trained.len() {
+                self.trained.resize(own + 1, 0);
+            }
+            if let Some(count) = self.trained.get_mut(own) {
+                *count += u64::from(example.split == Split::Train);
+            }
+        }
         let probe = &video.probe;
         let codec = number(&mut self.codecs, &probe.codec);
         let narrow = |side: u32| u16::try_from(side).unwrap_or(u16::MAX);
@@ -192,14 +209,15 @@ impl Check {
 
     /// Everything that was found, the worst first.
     pub fn finish(mut self) -> Vec<Finding> {
-        let mut names = vec![String::new(); self.labels.len()];
-        for (label, number) in std::mem::take(&mut self.labels) {
-            if let Some(name) = names.get_mut(number as usize) {
-                *name = label;
-            }
-        }
+        let names = by_number(std::mem::take(&mut self.labels));
+        let sets = by_number(std::mem::take(&mut self.sets)).into_iter();
+        let shown = |text| {
+            let labels = ExampleLabels::read(text);
+            labels.iter().collect::<Vec<_>>().join(" + ")
+        };
+        let sets: Vec<String> = sets.map(shown).collect();
         let mut findings = likeness::findings(&self.seen, &self.sketches);
-        findings.extend(self.duplicates(&names));
+        findings.extend(self.duplicates(&sets));
         findings.extend(self.counts(&names));
         findings.extend(similar(&names));
         findings.extend(self.told_apart());
@@ -272,12 +290,7 @@ impl Check {
     }
 
     fn counts(&self, names: &[String]) -> Vec<Finding> {
-        let mut trained = vec![0_u64; names.len()];
-        for seen in self.seen.iter().filter(|seen| seen.split == Split::Train) {
-            if let Some(count) = trained.get_mut(seen.label as usize) {
-                *count += 1;
-            }
-        }
+        let trained = &self.trained;
         let mut findings = Vec::new();
         let name = |label: usize| names.get(label).cloned().unwrap_or_default();
         let few: Vec<usize> = (0..trained.len())
@@ -331,7 +344,8 @@ impl Check {
             (Kind::ToldByFrameRate, "frame rate", |seen| seen.rate.into()),
         ];
         let all = self.seen.len() as u64;
-        if all < ENOUGH {
+        // Of several labels an example has no property could tell all.
+        if all < ENOUGH || self.has_several {
             return Vec::new();
         }
         let mut labels: HashMap<u32, u64> = HashMap::new();
@@ -383,6 +397,17 @@ impl Check {
         }
         right as f64 / self.seen.len().max(1) as f64
     }
+}
+
+/// Names in the order of their numbers.
+fn by_number(numbers: HashMap<String, u32>) -> Vec<String> {
+    let mut names = vec![String::new(); numbers.len()];
+    for (name, number) in numbers {
+        if let Some(place) = names.get_mut(number as usize) {
+            *place = name;
+        }
+    }
+    names
 }
 
 /// The number of a name, given when it is met.

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use super::{Library, Result, Sketch};
 use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
 use crate::metadata::{
-    DatasetRecord, DatasetVersionRecord, ExampleRecord, LabelCount, Page, PageRequest,
+    DatasetRecord, DatasetVersionRecord, ExampleRecord, LabelCount, NewDataset, Page, PageRequest,
     SnapshotRecord, check_display_name,
 };
-use crate::spec::{Digest, Invalid, check_label};
+use crate::spec::{Digest, Invalid, LabelKind, check_label};
 
 /// Examples of one call.
 const MAX_EXAMPLES: usize = 1000;
@@ -28,13 +28,14 @@ impl Library {
         &self,
         tenant: &TenantId,
         dataset: &DatasetId,
-        display_name: &str,
+        new: impl Into<NewDataset<'_>>,
         request: Option<RequestId>,
     ) -> Result<DatasetRecord> {
-        check_display_name(display_name)?;
+        let new = new.into();
+        check_display_name(new.display_name)?;
         let metadata = &self.inner.metadata;
         Ok(metadata
-            .create_dataset(tenant, dataset, display_name, request)
+            .create_dataset(tenant, dataset, new, request)
             .await?)
     }
 
@@ -62,10 +63,10 @@ impl Library {
         Ok(self.inner.metadata.list_datasets(tenant, page).await?)
     }
 
-    /// Adds 1 to 1000 examples, all or none; a video that is there already gets the new label and split.
+    /// Adds 1 to 1000 examples, all or none; a video that is there already gets the new labels and split.
     ///
     /// # Errors
-    /// When a label is malformed, a video is named twice or does not exist (every one is named), or the database fails.
+    /// When a label is malformed, an example has another number of labels than one where labels exclude one another, a video is named twice or does not exist (every one is named), or the database fails.
     pub async fn add_examples(
         &self,
         tenant: &TenantId,
@@ -75,7 +76,7 @@ impl Library {
         check_count("examples", examples.len())?;
         let mut seen = std::collections::HashSet::new();
         for example in examples {
-            check_label(&example.label)?;
+            example.labels.iter().try_for_each(check_label)?;
             if !seen.insert(example.video) {
                 let problem = format!("videos/{} is there twice", example.video);
                 return Err(Invalid::new("examples", problem).into());
@@ -230,6 +231,14 @@ impl Library {
         // One that cannot be read is none: it is taken again by another release.
         let read = |(video, text): (VideoId, String)| Some((video, Sketch::parse(&text)?));
         Ok(known.into_iter().filter_map(read).collect())
+    }
+
+    /// Whether the labels of a snapshot exclude one another.
+    ///
+    /// # Errors
+    /// When the tenant has no such snapshot, or the database fails.
+    pub async fn snapshot_kind(&self, tenant: &TenantId, digest: Digest) -> Result<LabelKind> {
+        Ok(self.inner.metadata.snapshot_kind(tenant, digest).await?)
     }
 
     /// Reads a page of a snapshot that was taken before, such as a job's: at most `limit` examples in the order of their videos' ids, those after `after`.

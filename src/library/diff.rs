@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 
 use super::{Library, Result};
 use crate::ids::{TenantId, VideoId};
-use crate::metadata::ExampleRecord;
-use crate::spec::{Digest, Split};
+use crate::metadata::{Error, ExampleRecord, Next, Page, PageRequest};
+use crate::spec::{Digest, ExampleLabels, Split};
 
+/// What the pages are pages of.
+const LISTING: &str = "dataset_changes";
 /// Examples that are read at a time.
 const PAGE: u32 = 1000;
 /// Pages of each snapshot that one call reads at most.
@@ -20,14 +22,11 @@ const PAGES: u32 = 100;
 pub struct Difference {
     /// The video.
     pub video: VideoId,
-    /// Its label and split in the first snapshot.
-    pub before: Option<(String, Split)>,
-    /// Its label and split in the second snapshot.
-    pub after: Option<(String, Split)>,
+    /// Its labels and split in the first snapshot.
+    pub before: Option<(ExampleLabels, Split)>,
+    /// Its labels and split in the second snapshot.
+    pub after: Option<(ExampleLabels, Split)>,
 }
-
-/// Some differences, and where to go on; `None` at the end.
-pub type Differences = (Vec<Difference>, Option<VideoId>);
 
 /// A snapshot that is read from front to back.
 struct Reader<'a> {
@@ -55,23 +54,26 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn take(&mut self) -> Option<(String, Split)> {
-        self.page.pop_front().map(|own| (own.label, own.split))
+    fn take(&mut self) -> Option<(ExampleLabels, Split)> {
+        self.page.pop_front().map(|own| (own.labels, own.split))
     }
 }
 
 impl Library {
-    /// At most so many differences between two snapshots, of videos after one, in the order of the videos' ids.
+    /// A page of the differences between two snapshots, in the order of the videos' ids. A page may have fewer than its size also when others follow.
     ///
     /// # Errors
-    /// When the tenant has no such snapshot, or the database fails.
+    /// When the tenant has no such snapshot, the page's token is not of this listing, or the database fails.
     pub async fn differences(
         &self,
         tenant: &TenantId,
         [first, second]: [Digest; 2],
-        after: Option<VideoId>,
-        limit: usize,
-    ) -> Result<Differences> {
+        page: &PageRequest,
+    ) -> Result<Page<Difference>> {
+        let after = match page.start(LISTING)?.as_str() {
+            "" => None,
+            video => Some(video.parse::<VideoId>().map_err(|_| Error::PageToken)?),
+        };
         let reader = |digest| Reader {
             library: self,
             tenant,
@@ -82,19 +84,24 @@ impl Library {
             pages: 0,
         };
         let (mut old, mut new) = (reader(first), reader(second));
-        let (mut found, mut last) = (Vec::new(), after);
+        let (mut items, mut last): (_, Option<VideoId>) = (Vec::new(), after);
         loop {
             old.fill().await?;
             new.fill().await?;
             let heads = (old.page.front(), new.page.front());
             let (video, order) = match heads {
-                (None, None) => return Ok((found, None)),
+                (None, None) => {
+                    let next = Next::default();
+                    return Ok(Page { items, next });
+                }
                 (Some(own), None) => (own.video, Ordering::Less),
                 (None, Some(own)) => (own.video, Ordering::Greater),
                 (Some(old), Some(new)) => (old.video.min(new.video), old.video.cmp(&new.video)),
             };
-            if found.len() >= limit || old.pages.max(new.pages) > PAGES {
-                return Ok((found, last));
+            if items.len() >= page.size() || old.pages.max(new.pages) > PAGES {
+                let next = last.map(|video| Next::at(LISTING, &video.to_string()));
+                let next = next.unwrap_or_default();
+                return Ok(Page { items, next });
             }
             let before = match order {
                 Ordering::Less | Ordering::Equal => old.take(),
@@ -106,7 +113,7 @@ impl Library {
             };
             last = Some(video);
             if before != after {
-                found.push(Difference {
+                items.push(Difference {
                     video,
                     before,
                     after,

@@ -142,6 +142,18 @@ pub enum Error {
         /// Most that is allowed.
         limit: usize,
     },
+    /// An example has another number of labels than one in a data set whose labels exclude one another.
+    #[error(
+        "the labels of data set {dataset} exclude one another: video {video} needs exactly one, and has {labels}"
+    )]
+    LabelCount {
+        /// Id of the data set.
+        dataset: DatasetId,
+        /// Video of the example.
+        video: VideoId,
+        /// Number of labels that the example has.
+        labels: usize,
+    },
     /// The upload was not written to for so long that it is gone.
     #[error("upload {upload} has expired: nothing was written to it for too long")]
     UploadExpired {

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::ids::{KeyId, SweepId};
+use crate::spec::LabelKind;
 
 /// Faults that a test wants of the records.
 #[derive(Debug, Clone, Default)]
@@ -132,7 +133,7 @@ pass! {
 
 pass! {
     Datasets:
-    create_dataset(tenant: &TenantId, dataset: &DatasetId, display_name: &str, request: Option<RequestId>) -> DatasetRecord;
+    create_dataset(tenant: &TenantId, dataset: &DatasetId, new: NewDataset<'_>, request: Option<RequestId>) -> DatasetRecord;
     get_dataset(tenant: &TenantId, dataset: &DatasetId) -> DatasetRecord;
     list_datasets(tenant: &TenantId, page: &PageRequest) -> Page<DatasetRecord>;
     add_examples(tenant: &TenantId, dataset: &DatasetId, examples: &[ExampleRecord]) -> DatasetRecord;
@@ -146,6 +147,7 @@ pass! {
     Snapshots:
     snapshot_dataset(tenant: &TenantId, dataset: &DatasetId) -> SnapshotRecord;
     snapshot_examples(tenant: &TenantId, digest: Digest, after: Option<VideoId>, limit: u32) -> Vec<ExampleRecord>;
+    snapshot_kind(tenant: &TenantId, digest: Digest) -> LabelKind;
     create_dataset_version(tenant: &TenantId, dataset: &DatasetId, note: &str, limit: u32) -> DatasetVersionRecord;
     get_dataset_version(tenant: &TenantId, dataset: &DatasetId, number: u32) -> DatasetVersionRecord;
     list_dataset_versions(tenant: &TenantId, dataset: &DatasetId, page: &PageRequest) -> Page<DatasetVersionRecord>;
@@ -160,7 +162,7 @@ pass! {
     Sweeps:
     submit_sweep(tenant: &TenantId, spec: SweepSpec, limit: u32, request: Option<RequestId>) -> SweepRecord;
     get_sweep(tenant: &TenantId, sweep: SweepId) -> SweepRecord;
-    list_sweeps(tenant: &TenantId, page: &PageRequest) -> Page<SweepRecord>;
+    list_sweeps(tenant: &TenantId, page: &PageRequest) -> Page<SweepSummary>;
     cancel_sweep(tenant: &TenantId, sweep: SweepId) -> SweepRecord;
     open_sweeps(after: Option<(Timestamp, SweepId)>, limit: u32) -> Vec<SweepRecord>;
     move_sweep(sweep: &SweepRecord, update: SweepUpdate) -> bool;

@@ -44,12 +44,17 @@ impl PageRequest {
         }
     }
 
-    /// Requests the page after one that gave `token`, as large as pages get.
-    pub fn after(token: &str) -> Self {
+    /// Requests the page after another one, as large as pages get.
+    pub fn after(next: &Next) -> Self {
         Self {
             size: MAX_SIZE,
-            token: token.into(),
+            token: next.0.clone(),
         }
+    }
+
+    /// Returns the most rows of the page.
+    pub fn size(&self) -> usize {
+        self.size as usize
     }
 
     /// Rows to read: one more than the page has, to know whether another follows.
@@ -58,7 +63,10 @@ impl PageRequest {
     }
 
     /// The key after which the page begins; empty for the first page.
-    pub(super) fn start(&self, listing: &str) -> Result<String, Error> {
+    ///
+    /// # Errors
+    /// [`Error::PageToken`] when the token is of another listing.
+    pub fn start(&self, listing: &str) -> Result<String, Error> {
         if self.token.is_empty() {
             return Ok(String::new());
         }
@@ -80,14 +88,35 @@ impl PageRequest {
         mut items: Vec<T>,
         key: impl Fn(&T) -> String,
     ) -> Page<T> {
-        let size = self.size as usize;
+        let size = self.size();
         let more = items.len() > size;
         items.truncate(size);
         let next = match items.last() {
-            Some(last) if more => URL_SAFE_NO_PAD.encode(format!("{listing}:{}", key(last))),
-            Some(_) | None => String::new(),
+            Some(last) if more => Next::at(listing, &key(last)),
+            Some(_) | None => Next::default(),
         };
         Page { items, next }
+    }
+}
+
+/// Where a listing goes on after a page. Callers get it sealed, so it is text only for who seals it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Next(String);
+
+impl Next {
+    /// A listing that goes on after the row with this key.
+    pub fn at(listing: &str, key: &str) -> Self {
+        Self(URL_SAFE_NO_PAD.encode(format!("{listing}:{key}")))
+    }
+
+    /// Returns whether no page follows.
+    pub fn is_end(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the token of the page that follows, not sealed; empty when none does.
+    pub fn token(&self) -> &str {
+        &self.0
     }
 }
 
@@ -96,8 +125,8 @@ impl PageRequest {
 pub struct Page<T> {
     /// Items of the page, in the listing's order.
     pub items: Vec<T>,
-    /// Token of the page after this one; empty on the last.
-    pub next: String,
+    /// Where the listing goes on; nowhere after the last page.
+    pub next: Next,
 }
 
 #[cfg(test)]
@@ -109,7 +138,7 @@ mod tests {
         let request = PageRequest::new(2, "").expect("valid");
         let page = request.page("videos", vec!["a", "b", "c"], |item| (*item).to_owned());
         assert_eq!(page.items, ["a", "b"]);
-        let next = PageRequest::new(2, &page.next).expect("valid");
+        let next = PageRequest::new(2, page.next.token()).expect("valid");
         assert_eq!(next.start("videos").ok().as_deref(), Some("b"));
         assert!(matches!(next.start("jobs"), Err(Error::PageToken)));
     }
@@ -129,6 +158,6 @@ mod tests {
     #[test]
     fn the_last_page_has_no_token() {
         let page = PageRequest::first().page("x", vec![1, 2], ToString::to_string);
-        assert!(page.next.is_empty());
+        assert!(page.next.is_end());
     }
 }

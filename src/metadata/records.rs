@@ -20,8 +20,8 @@ use crate::ids::{
     AdapterVersion, DatasetId, JobId, RequestId, TaskId, TenantId, UploadId, VersionRef, VideoId,
 };
 use crate::spec::{
-    AdapterConfig, Calibration, ClipSampling, Digest, Evaluation, FrameOrder, Invalid, LabelSet,
-    Precision, Split,
+    AdapterConfig, Calibration, ClipSampling, Digest, Evaluation, ExampleLabels, FrameOrder,
+    Invalid, LabelKind, LabelSet, Precision, Split,
 };
 
 pub use access::*;
@@ -212,6 +212,8 @@ pub struct DatasetRecord {
     pub id: DatasetId,
     /// Name of the data set for people.
     pub display_name: String,
+    /// Whether its labels exclude one another; immutable.
+    pub label_kind: LabelKind,
     /// Counts by label, then split, of the first labels: of at most 1,000.
     pub counts: Vec<LabelCount>,
     /// Number of labels of the data set.
@@ -222,13 +224,31 @@ pub struct DatasetRecord {
     pub create_time: Timestamp,
 }
 
+/// A data set that is about to be created.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NewDataset<'a> {
+    /// Name of the data set for people.
+    pub display_name: &'a str,
+    /// Whether its labels exclude one another.
+    pub label_kind: LabelKind,
+}
+
+impl<'a> From<&'a str> for NewDataset<'a> {
+    fn from(display_name: &'a str) -> Self {
+        Self {
+            display_name,
+            label_kind: LabelKind::Single,
+        }
+    }
+}
+
 /// A labelled video of a data set or of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExampleRecord {
     /// Video of the example.
     pub video: VideoId,
-    /// Label of the video.
-    pub label: String,
+    /// Labels of the video: exactly one, or any number where labels do not exclude one another.
+    pub labels: ExampleLabels,
     /// Split that the example belongs to.
     pub split: Split,
 }

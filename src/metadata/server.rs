@@ -21,6 +21,8 @@ pub struct ServerConfig {
     pub start_timeout: Duration,
     /// Whether the start brings the schema up to date; otherwise it refuses one that is too old.
     pub migrate: bool,
+    /// Whether this process tells others of changes and hears of theirs; otherwise it finds them by asking.
+    pub hints: bool,
 }
 
 /// Reason why a URL is refused.
@@ -58,6 +60,7 @@ impl ServerConfig {
             statement_timeout: Duration::from_secs(30),
             start_timeout: Duration::from_secs(300),
             migrate: true,
+            hints: true,
         })
     }
 

@@ -6,12 +6,13 @@ use async_trait::async_trait;
 
 use super::{ExampleRecord, Page, PageRequest, Result, Timestamp};
 use crate::ids::{DatasetId, TenantId, VideoId};
-use crate::spec::Digest;
+use crate::spec::{Digest, LabelKind};
 
 /// The immutable list of examples that a data set held at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotRecord {
-    /// sha256 over every example: the video's id and digest, label and split, in the order of the videos' ids.
+    /// sha256 over every example: the video's id and digest, labels and split, in the order of the videos' ids, after the kind of the labels when they do not
+    /// exclude one another.
     pub digest: Digest,
     /// Number of examples.
     pub examples: u64,
@@ -51,6 +52,8 @@ pub trait Snapshots {
         after: Option<VideoId>,
         limit: u32,
     ) -> Result<Vec<ExampleRecord>>;
+    /// Whether the labels of a complete snapshot exclude one another.
+    async fn snapshot_kind(&self, tenant: &TenantId, digest: Digest) -> Result<LabelKind>;
     /// The videos, of those that are named, that nobody has decoded yet under a sampling. `sampling` is a digest of everything that decides whether a
     /// video decodes.
     async fn undecoded(

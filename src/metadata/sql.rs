@@ -65,6 +65,8 @@ use sqlite::File;
 use crate::spec::Digest;
 
 pub use condition::Condition;
+#[cfg(debug_assertions)]
+pub use database::leave_out_locks;
 pub use sqlite::{Config, Faults, backup};
 
 /// Database of the records. Clones share the connections.
@@ -163,7 +165,7 @@ impl Database {
         self.backend.heard()
     }
 
-    /// Sends and hears hints for as long as this is polled; it never ends.
+    /// Sends and hears hints for as long as this is polled, and closes connections that are not needed; it never ends.
     pub async fn exchange_hints(&self) {
         self.backend.exchange_hints().await;
     }

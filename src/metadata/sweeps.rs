@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Page, PageRequest, Result, SweepRecord, SweepSpec, SweepUpdate, Timestamp};
+use super::{
+    Page, PageRequest, Result, SweepRecord, SweepSpec, SweepSummary, SweepUpdate, Timestamp,
+};
 use crate::ids::{RequestId, SweepId, TenantId};
 
 /// Sweeps, for their owners and for whoever moves them on.
@@ -21,8 +23,11 @@ pub trait Sweeps {
     /// Reads a sweep.
     async fn get_sweep(&self, tenant: &TenantId, sweep: SweepId) -> Result<SweepRecord>;
     /// Lists sweeps, oldest first.
-    async fn list_sweeps(&self, tenant: &TenantId, page: &PageRequest)
-    -> Result<Page<SweepRecord>>;
+    async fn list_sweeps(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> Result<Page<SweepSummary>>;
     /// Asks a sweep to stop. [`super::Error::SweepFinished`] when it has ended.
     async fn cancel_sweep(&self, tenant: &TenantId, sweep: SweepId) -> Result<SweepRecord>;
     /// Sweeps of all tenants under way that are for the process's backbone, oldest first: those after one, or the first ones, at most `limit`.

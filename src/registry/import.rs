@@ -54,10 +54,13 @@ pub fn manifest_of(
         top5,
         loss,
         confusion,
+        independent,
         ..
     } = &manifest.evaluation;
     let labels = manifest.labels.len();
-    let counted = confusion.is_sound(labels);
+    let counted = confusion.is_sound(labels)
+        && (independent.as_ref())
+            .is_none_or(|own| manifest.labels.kind().is_multi() && own.is_sound(labels));
     if ![top1, top5, loss]
         .into_iter()
         .all(|number| number.is_finite())

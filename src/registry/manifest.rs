@@ -166,6 +166,7 @@ mod tests {
                     loss: metric,
                     confusion: crate::spec::Confusion::default(),
                     problem: None,
+                    independent: None,
                 };
                 let text = serde_json::to_string(&written).expect("json");
                 let value: Value = serde_json::from_str(&text).expect("json");
@@ -205,6 +206,7 @@ mod tests {
                 loss: 0.25,
                 confusion: crate::spec::Confusion::from_rows(&[1, 0, 1, 1]).unwrap(),
                 problem: None,
+                independent: None,
             },
             calibration: None,
         };

@@ -114,8 +114,10 @@ impl Publication {
         let Evaluation {
             top1, top5, loss, ..
         } = self.evaluation;
+        let map = self.evaluation.independent.as_ref().map(|own| own.map);
         let mut numbers = [top1, top5, loss]
             .into_iter()
+            .chain(map)
             .chain(self.loss_curve.iter().copied());
         if numbers.all(f64::is_finite) {
             return Ok(());

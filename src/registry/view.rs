@@ -67,6 +67,8 @@ pub struct Essentials {
     pub sha256: Digest,
     /// How sure its answers are.
     pub sureness: Sureness,
+    /// Score of each label from which on it is selected; empty when labels exclude one another, and when nothing is known of labels that do not.
+    pub thresholds: Arc<[f32]>,
 }
 
 #[derive(Debug, Clone)]
@@ -80,6 +82,13 @@ struct Known {
     incarnation: Arc<str>,
 }
 
+/// What is kept of a version, and of which of the tasks that had its task's name it is.
+#[derive(Debug, Clone)]
+struct Described {
+    essentials: Arc<Essentials>,
+    incarnation: Arc<str>,
+}
+
 /// What tells a task from others that had its name: its etag without the revision.
 fn incarnation(record: &TaskRecord) -> &str {
     let etag = record.etag.as_str();
@@ -87,6 +96,15 @@ fn incarnation(record: &TaskRecord) -> &str {
 }
 
 impl Known {
+    fn of(record: &TaskRecord, before: Option<(AdapterVersion, Instant)>) -> Self {
+        Self {
+            served: Served::of(record),
+            is_fresh: true,
+            before,
+            incarnation: incarnation(record).into(),
+        }
+    }
+
     /// What served before, once the records are these.
     fn before_now(&self, record: &TaskRecord) -> Option<(AdapterVersion, Instant)> {
         if self.served.serving == record.serving {
@@ -98,7 +116,7 @@ impl Known {
 
 pub(super) struct View {
     tasks: Cache<Key, Known>,
-    versions: Cache<VersionRef, Arc<Essentials>>,
+    versions: Cache<VersionRef, Described>,
     videos: Cache<(TenantId, VideoId), Arc<VideoRecord>>,
     /// Tasks that this process is changing, and by how many calls. A plain mutex: held for a look-up, never across an await.
     writes: Mutex<HashMap<Key, usize>>,
@@ -163,12 +181,7 @@ impl View {
     pub(super) fn learn(&self, ticket: Ticket, record: &TaskRecord) -> bool {
         let key = (record.tenant.clone(), record.id.clone());
         let before = self.tasks.get(&key).and_then(|own| own.before_now(record));
-        let known = Known {
-            served: Served::of(record),
-            is_fresh: true,
-            before,
-            incarnation: incarnation(record).into(),
-        };
+        let known = Known::of(record, before);
         // A split with all its versions is about as large as a task.
         let weight = 1 + u64::from(known.served.split.is_some());
         self.tasks.insert(ticket, key, known, weight)
@@ -254,7 +267,10 @@ impl Served {
 
 impl Essentials {
     fn of(record: VersionRecord) -> Self {
+        let independent = record.manifest.evaluation.independent.as_ref();
+        let labels = independent.map_or(&[][..], |own| &own.labels);
         Self {
+            thresholds: labels.iter().map(|own| own.threshold as f32).collect(),
             labels: record.manifest.labels,
             sampling: record.manifest.sampling,
             backbone_digest: record.manifest.backbone_digest,
@@ -267,7 +283,8 @@ impl Essentials {
     fn weight(&self) -> u64 {
         let labels = self.labels.as_slice().iter();
         let texts: usize = labels.map(|label| label.len() + size_of::<String>()).sum();
-        (texts + size_of::<Self>() + 256) as u64
+        let thresholds = size_of_val(&self.thresholds[..]);
+        (texts + thresholds + size_of::<Self>() + 256) as u64
     }
 }
 
@@ -278,6 +295,11 @@ impl Registry {
     /// # Errors
     /// When the tenant has no such task; when the database fails and the task is not known well enough.
     pub async fn served(&self, tenant: &TenantId, task: &TaskId) -> Result<Served> {
+        self.known(tenant, task).await.map(|known| known.served)
+    }
+
+    /// What is known of a task, read from the records where memory does not have it.
+    async fn known(&self, tenant: &TenantId, task: &TaskId) -> Result<Known> {
         let view = &self.inner.view;
         let key = (tenant.clone(), task.clone());
         let known = view.tasks.get(&key).filter(|_| view.is_within_limit());
@@ -285,7 +307,7 @@ impl Registry {
             && known.is_fresh
             && !view.is_written(&key)
         {
-            return Ok(known.served.clone());
+            return Ok(known.clone());
         }
         let ticket = view.ticket();
         let read = self.inner.metadata.get_task(tenant, task);
@@ -293,14 +315,20 @@ impl Registry {
             Ok(record) => {
                 if view.is_another(&record) {
                     self.forget(tenant, task);
+                    // The feed will find nothing new.
+                    self.announce(tenant, task);
                 }
                 view.learn(ticket, &record);
-                Ok(Served::of(&record))
+                Ok(Known::of(&record, None))
             }
-            Err(error) => match known.filter(|_| !error.is_missing()) {
-                Some(known) => Ok(known.served),
-                None => Err(error),
-            },
+            Err(error) => known.filter(|_| !error.is_missing()).ok_or(error),
+        }
+    }
+
+    /// Has the task known whose version is handed out, so that the feed tells when another task has taken its name. Until then a failure only delays that.
+    pub(super) async fn follow_task(&self, version: &VersionRef) {
+        if let Err(error) = self.known(&version.tenant, &version.task).await {
+            tracing::debug!(%version, %error, "the task of a version is not followed");
         }
     }
 
@@ -310,26 +338,51 @@ impl Registry {
     /// When the tenant has no such version; when the database fails and the version is not known well enough.
     pub async fn essentials(&self, version: &VersionRef) -> Result<Arc<Essentials>> {
         let view = &self.inner.view;
+        let VersionRef { tenant, task, .. } = version;
+        // A version that is in memory may be of a task that was deleted: a call that names its version asks for no task otherwise.
+        let owner = match self.known(tenant, task).await {
+            Ok(task) => Ok(Some(task.incarnation)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        };
         let known = view.versions.get(version);
+        let known = known.filter(|own| match &owner {
+            Ok(owner) => owner.as_ref() == Some(&own.incarnation),
+            Err(_) => true,
+        });
         let known = known.filter(|_| view.is_within_limit());
-        let key = (version.tenant.clone(), version.task.clone());
         if let Some(known) = &known
-            && !view.is_written(&key)
+            && !view.is_written(&(tenant.clone(), task.clone()))
         {
-            return Ok(Arc::clone(known));
+            return Ok(Arc::clone(&known.essentials));
         }
+        let owner = match (owner, &known) {
+            (Err(error), None) => return Err(error),
+            (owner, _) => owner.ok().flatten(),
+        };
         let ticket = view.versions.ticket();
-        let metadata = &self.inner.metadata;
-        let read = metadata.get_version(&version.tenant, &version.task, version.version);
+        let read = self
+            .inner
+            .metadata
+            .get_version(tenant, task, version.version);
         match asked(known.is_some(), read).await {
             Ok(record) => {
                 let essentials = Arc::new(Essentials::of(record));
-                let weight = essentials.weight();
-                view.versions
-                    .insert(ticket, version.clone(), Arc::clone(&essentials), weight);
+                if let Some(incarnation) = owner {
+                    let (essentials, weight) = (Arc::clone(&essentials), essentials.weight());
+                    let described = Described {
+                        essentials,
+                        incarnation,
+                    };
+                    view.versions
+                        .insert(ticket, version.clone(), described, weight);
+                }
                 Ok(essentials)
             }
-            Err(error) => known.filter(|_| !error.is_missing()).ok_or(error),
+            Err(error) => {
+                let known = known.filter(|_| !error.is_missing());
+                known.map(|own| own.essentials).ok_or(error)
+            }
         }
     }
 }

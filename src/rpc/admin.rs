@@ -5,14 +5,15 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tonic::{Request, Response, Status};
 
-use super::convert::{access, names, page};
+use super::convert::{access, names};
+use super::listing::{Ask, Listing};
 use super::{auth, status};
 use crate::ids::TenantId;
 use crate::metadata::TenantUpdate;
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
-use crate::tenancy::Admin;
 use crate::tenancy::pages::Pages;
+use crate::tenancy::{Admin, Caller};
 
 /// Time for which a key is good when its creator does not say.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -22,6 +23,16 @@ const OVERLAP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Handlers of the administrators' API.
 #[derive(Debug, Clone)]
 pub(super) struct AdminApi(pub(super) Admin, pub(super) Pages);
+
+impl AdminApi {
+    /// Returns the caller and the message of a request for a page of a listing, and the listing.
+    fn list<T: Ask>(&self, request: Request<T>) -> Result<(Caller, T, Listing), Status> {
+        let caller = auth::caller(&request)?;
+        let list = request.into_inner();
+        let listing = Listing::open(&self.1, caller.tenant.as_ref(), &list)?;
+        Ok((caller, list, listing))
+    }
+}
 
 #[tonic::async_trait]
 impl AdminService for AdminApi {
@@ -52,14 +63,12 @@ impl AdminService for AdminApi {
         &self,
         request: Request<v1::ListTenantsRequest>,
     ) -> Result<Response<v1::ListTenantsResponse>, Status> {
-        let caller = auth::caller(&request)?;
-        let list = request.into_inner();
-        let own = (&self.1, caller.tenant.as_ref());
-        let page = page(own, list.page_size, &list.page_token)?;
-        let tenants = self.0.list_tenants(&page).await?;
+        let (_, _, listing) = self.list(request)?;
+        let tenants = self.0.list_tenants(listing.page()).await?;
+        let (tenants, next_page_token) = listing.show(tenants, access::of_tenant);
         Ok(Response::new(v1::ListTenantsResponse {
-            tenants: tenants.items.into_iter().map(access::of_tenant).collect(),
-            next_page_token: self.1.seal(caller.tenant.as_ref(), &tenants.next),
+            tenants,
+            next_page_token,
         }))
     }
 
@@ -125,15 +134,13 @@ impl AdminService for AdminApi {
         &self,
         request: Request<v1::ListUsageRequest>,
     ) -> Result<Response<v1::ListUsageResponse>, Status> {
-        let caller = auth::caller(&request)?;
-        let list = request.into_inner();
+        let (caller, list, listing) = self.list(request)?;
         let ask = access::usage_query(&list)?;
-        let own = (&self.1, caller.tenant.as_ref());
-        let page = page(own, list.page_size, &list.page_token)?;
-        let used = self.0.list_usage(&caller, ask, &page).await?;
+        let used = self.0.list_usage(&caller, ask, listing.page()).await?;
+        let (records, next_page_token) = listing.show(used, access::of_usage);
         Ok(Response::new(v1::ListUsageResponse {
-            records: used.items.into_iter().map(access::of_usage).collect(),
-            next_page_token: self.1.seal(caller.tenant.as_ref(), &used.next),
+            records,
+            next_page_token,
         }))
     }
 
@@ -169,18 +176,16 @@ impl AdminService for AdminApi {
         &self,
         request: Request<v1::ListKeysRequest>,
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
-        let caller = auth::caller(&request)?;
-        let list = request.into_inner();
+        let (caller, list, listing) = self.list(request)?;
         let tenant = match list.tenant.as_str() {
             "" => None,
             name => Some(names::tenant(name, "tenant")?),
         };
-        let own = (&self.1, caller.tenant.as_ref());
-        let page = page(own, list.page_size, &list.page_token)?;
-        let keys = self.0.list_keys(&caller, tenant, &page).await?;
+        let keys = self.0.list_keys(&caller, tenant, listing.page()).await?;
+        let (keys, next_page_token) = listing.show(keys, access::of_key);
         Ok(Response::new(v1::ListKeysResponse {
-            keys: keys.items.into_iter().map(access::of_key).collect(),
-            next_page_token: self.1.seal(caller.tenant.as_ref(), &keys.next),
+            keys,
+            next_page_token,
         }))
     }
 
@@ -216,18 +221,14 @@ impl AdminService for AdminApi {
         &self,
         request: Request<v1::ListReplicasRequest>,
     ) -> Result<Response<v1::ListReplicasResponse>, Status> {
-        let caller = auth::caller(&request)?;
-        let list = request.into_inner();
-        let own = (&self.1, caller.tenant.as_ref());
-        let page = page(own, list.page_size, &list.page_token)?;
-        let replicas = self.0.list_replicas(&page).await?;
+        let (_, _, listing) = self.list(request)?;
+        let replicas = self.0.list_replicas(listing.page()).await?;
         let is_exclusive = self.0.is_exclusive();
-        let shown = replicas.items.into_iter();
+        let show = |own| access::of_replica(own, is_exclusive);
+        let (replicas, next_page_token) = listing.show(replicas, show);
         Ok(Response::new(v1::ListReplicasResponse {
-            replicas: shown
-                .map(|own| access::of_replica(own, is_exclusive))
-                .collect(),
-            next_page_token: self.1.seal(caller.tenant.as_ref(), &replicas.next),
+            replicas,
+            next_page_token,
         }))
     }
 
@@ -235,14 +236,12 @@ impl AdminService for AdminApi {
         &self,
         request: Request<v1::ListAuditEventsRequest>,
     ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
-        let caller = auth::caller(&request)?;
-        let list = request.into_inner();
-        let own = (&self.1, caller.tenant.as_ref());
-        let page = page(own, list.page_size, &list.page_token)?;
-        let events = self.0.list_audit(&caller, &page).await?;
+        let (caller, _, listing) = self.list(request)?;
+        let events = self.0.list_audit(&caller, listing.page()).await?;
+        let (events, next_page_token) = listing.show(events, access::of_event);
         Ok(Response::new(v1::ListAuditEventsResponse {
-            events: events.items.into_iter().map(access::of_event).collect(),
-            next_page_token: self.1.seal(caller.tenant.as_ref(), &events.next),
+            events,
+            next_page_token,
         }))
     }
 }

@@ -15,6 +15,7 @@ use tonic::body::Body;
 
 use super::scopes::{self, Need};
 use super::stack::budget::Peer;
+use super::stack::counted::{Counted, Way};
 use super::stack::{Concern, Inner, answer, request_id};
 use super::{Reflection, methods, status};
 use crate::ids::{KeyId, TaskId, TenantId};
@@ -81,10 +82,17 @@ pub(super) struct Callers {
 
 impl Concern for Callers {
     async fn around<S: Inner>(&self, mut request: Request<Body>, next: S) -> Response<Body> {
-        match self.admit(&mut request).await {
-            Ok(()) => answer(next, request).await,
-            Err(status) => status.into_http(),
+        if let Err(status) = self.admit(&mut request).await {
+            return status.into_http();
         }
+        let caller = request.extensions().get::<Caller>();
+        let tenant = caller.and_then(|caller| caller.tenant.clone());
+        let (Some(tenants), Some(tenant)) = (&self.tenants, &tenant) else {
+            return answer(next, request).await;
+        };
+        let counted = |way| move |body| Counted::body(body, way, (tenants, tenant));
+        let request = request.map(counted(Way::Received));
+        answer(next, request).await.map(counted(Way::Sent))
     }
 }
 

@@ -231,6 +231,10 @@ impl Chosen {
             let problem = format!("expected 0 to 1, got {below}");
             return Err(status::invalid("options.unknown_below", problem));
         }
+        if let Some(threshold) = options.threshold.filter(|own| !is_share(own)) {
+            let problem = format!("expected 0 to 1, got {threshold}");
+            return Err(status::invalid("options.threshold", problem));
+        }
         if tasks.is_empty() {
             let choice = choice(caller, task, &options.version)?;
             return Ok(Self {
@@ -366,10 +370,12 @@ pub(super) fn predictions(
         label: labels[index].clone(),
         label_index: index as u32,
         score: score as f32,
+        selected: answer.selects(index, options.threshold),
     };
     let best = answer.scores.best(count);
+    let predictions = best.into_iter().map(prediction).collect();
     let confidence = answer.confidence();
-    let below = options.unknown_below.or(answer.sureness.unknown_below);
+    let unknown = answer.is_unknown(options.unknown_below, options.threshold);
     let views = answer.scores.views.iter().filter(|_| options.per_view);
     let view = |scores: &Vec<f64>| v1::ViewScores {
         scores: scores.iter().map(|&score| score as f32).collect(),
@@ -377,7 +383,7 @@ pub(super) fn predictions(
     v1::TaskPredictions {
         task,
         version: answer.version.to_string(),
-        predictions: best.into_iter().map(prediction).collect(),
+        predictions,
         views: views.map(view).collect(),
         frames: answer.frames.into_iter().map(frame).collect(),
         timings: Some(v1::Timings {
@@ -387,7 +393,7 @@ pub(super) fn predictions(
         }),
         error: None,
         confidence,
-        unknown: below.is_some_and(|below| confidence < below),
+        unknown,
     }
 }
 

@@ -3,10 +3,7 @@
 use tonic::Status;
 
 use super::status;
-use crate::ids::TenantId;
-use crate::metadata::{Error, PageRequest};
 use crate::spec::Digest;
-use crate::tenancy::pages::Pages;
 
 pub(super) mod access;
 pub(super) mod findings;
@@ -16,17 +13,6 @@ mod selection;
 pub(super) mod spec;
 pub(super) mod splits;
 pub(super) mod sweeps;
-
-/// A page of a listing, by a token that was given to the same tenant; `None` stands for operators.
-pub(super) fn page(
-    (pages, tenant): (&Pages, Option<&TenantId>),
-    size: i32,
-    token: &str,
-) -> Result<PageRequest, Status> {
-    // Told as a token of another listing is.
-    let token = pages.open(tenant, token).map_err(|_| Error::PageToken)?;
-    Ok(PageRequest::new(size, &token)?)
-}
 
 /// A sha256 of 32 bytes; empty for none.
 pub(super) fn sha256(bytes: &[u8], field: &str) -> Result<Option<Digest>, Status> {

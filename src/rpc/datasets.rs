@@ -2,9 +2,10 @@
 
 use tonic::{Request, Response, Status};
 
-use super::convert::{findings, names, page, records};
-use super::{Api, status};
+use super::Api;
+use super::convert::{findings, names, records, spec};
 use crate::ids::DatasetId;
+use crate::metadata::NewDataset;
 use crate::proto::v1;
 use crate::proto::v1::dataset_service_server::DatasetService;
 
@@ -17,10 +18,12 @@ impl DatasetService for Api {
         let (parts, tenant, create) = self.enter(request)?;
         let id: DatasetId = names::chosen(&create.dataset_id, "dataset_id")?;
         let request = names::request(&create.request_id)?;
+        let new = NewDataset {
+            display_name: &create.display_name,
+            label_kind: spec::label_kind(create.label_kind, "label_kind")?,
+        };
         let library = &parts.library;
-        let dataset = library
-            .create_dataset(&tenant, &id, &create.display_name, request)
-            .await?;
+        let dataset = library.create_dataset(&tenant, &id, new, request).await?;
         Ok(Response::new(records::of_dataset(dataset)))
     }
 
@@ -58,18 +61,14 @@ impl DatasetService for Api {
         &self,
         request: Request<v1::ListExamplesRequest>,
     ) -> Result<Response<v1::ListExamplesResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
+        let (parts, tenant, list, listing) = self.list(request)?;
         let id = names::dataset(&list.name, "name")?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let examples = parts.library.list_examples(&tenant, &id, &page).await?;
+        let library = &parts.library;
+        let examples = library.list_examples(&tenant, &id, listing.page());
+        let (examples, next_page_token) = listing.show(examples.await?, records::of_example);
         Ok(Response::new(v1::ListExamplesResponse {
-            next_page_token: parts.pages.seal(Some(&tenant), &examples.next),
-            examples: examples
-                .items
-                .into_iter()
-                .map(records::of_example)
-                .collect(),
+            examples,
+            next_page_token,
         }))
     }
 
@@ -87,19 +86,14 @@ impl DatasetService for Api {
         &self,
         request: Request<v1::ListLabelCountsRequest>,
     ) -> Result<Response<v1::ListLabelCountsResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
+        let (parts, tenant, list, listing) = self.list(request)?;
         let id = names::dataset(&list.name, "name")?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
         let library = &parts.library;
-        let counts = library.list_label_counts(&tenant, &id, &page).await?;
+        let counts = library.list_label_counts(&tenant, &id, listing.page());
+        let (counts, next_page_token) = listing.show(counts.await?, records::of_label_count);
         Ok(Response::new(v1::ListLabelCountsResponse {
-            next_page_token: parts.pages.seal(Some(&tenant), &counts.next),
-            counts: counts
-                .items
-                .into_iter()
-                .map(records::of_label_count)
-                .collect(),
+            counts,
+            next_page_token,
         }))
     }
 
@@ -107,17 +101,12 @@ impl DatasetService for Api {
         &self,
         request: Request<v1::ListDatasetsRequest>,
     ) -> Result<Response<v1::ListDatasetsResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let datasets = parts.library.list_datasets(&tenant, &page).await?;
+        let (parts, tenant, _, listing) = self.list(request)?;
+        let datasets = parts.library.list_datasets(&tenant, listing.page());
+        let (datasets, next_page_token) = listing.show(datasets.await?, records::of_dataset);
         Ok(Response::new(v1::ListDatasetsResponse {
-            next_page_token: parts.pages.seal(Some(&tenant), &datasets.next),
-            datasets: datasets
-                .items
-                .into_iter()
-                .map(records::of_dataset)
-                .collect(),
+            datasets,
+            next_page_token,
         }))
     }
 
@@ -150,15 +139,14 @@ impl DatasetService for Api {
         &self,
         request: Request<v1::ListDatasetVersionsRequest>,
     ) -> Result<Response<v1::ListDatasetVersionsResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
+        let (parts, tenant, list, listing) = self.list(request)?;
         let id = names::dataset(&list.name, "name")?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let versions = parts.library.list_versions(&tenant, &id, &page).await?;
-        let shown = versions.items.into_iter();
+        let library = &parts.library;
+        let found = library.list_versions(&tenant, &id, listing.page()).await?;
+        let (versions, next_page_token) = listing.show(found, records::of_dataset_version);
         Ok(Response::new(v1::ListDatasetVersionsResponse {
-            versions: shown.map(records::of_dataset_version).collect(),
-            next_page_token: parts.pages.seal(Some(&tenant), &versions.next),
+            versions,
+            next_page_token,
         }))
     }
 
@@ -176,35 +164,21 @@ impl DatasetService for Api {
         &self,
         request: Request<v1::ListDatasetChangesRequest>,
     ) -> Result<Response<v1::ListDatasetChangesResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
+        let (parts, tenant, list, listing) = self.list(request)?;
         let (from, number) = names::dataset_version(&list.from, "from")?;
         let (to, version) = names::dataset_at(&list.to, "to")?;
         let library = &parts.library;
         let first = library.snapshot_at(&tenant, &from, Some(number)).await?;
         let second = library.snapshot_at(&tenant, &to, version).await?;
-        let own = (&parts.pages, Some(&tenant));
-        // Also checks that the size is no negative number.
-        page(own, list.page_size, "")?;
-        let limit = match usize::try_from(list.page_size) {
-            Ok(size @ 1..=1000) => size,
-            Ok(0) => 100,
-            Ok(_) | Err(_) => 1000,
-        };
-        let other = |_| status::invalid("page_token", "not one of this listing's");
-        let token = parts.pages.open(Some(&tenant), &list.page_token);
-        let after = match token.map_err(other)?.as_str() {
-            "" => None,
-            token => Some(
-                token
-                    .parse::<crate::ids::VideoId>()
-                    .map_err(|_| status::invalid("page_token", "not one of this listing's"))?,
-            ),
-        };
         let digests = [first.digest, second.digest];
-        let found = library.differences(&tenant, digests, after, limit).await?;
-        let mut shown = records::of_differences(found);
-        shown.next_page_token = parts.pages.seal(Some(&tenant), &shown.next_page_token);
-        Ok(Response::new(shown))
+        let found = library
+            .differences(&tenant, digests, listing.page())
+            .await?;
+        let (changes, next_page_token) = listing.show(found, records::of_difference);
+        Ok(Response::new(v1::ListDatasetChangesResponse {
+            changes,
+            next_page_token,
+        }))
     }
 
     async fn delete_dataset(

@@ -132,6 +132,7 @@ impl Running {
                 version: evaluator.subject().version.clone(),
                 dataset_digest: self.digest.0.to_vec().into(),
                 labels: evaluator.labels().as_slice().to_vec(),
+                label_kind: spec::of_label_kind(evaluator.labels().kind()).into(),
             })));
         }
         if let Some(judged) = Box::pin(evaluator.next()).await? {
@@ -172,7 +173,8 @@ fn metered(metrics: &Metrics, clip: &Judged) {
 fn of_judged(clip: Judged, labels: &[String], top_k: usize) -> v1::ClipEvaluation {
     let shown = v1::ClipEvaluation {
         video: format!("videos/{}", clip.video),
-        label: clip.label,
+        label: clip.labels.only().unwrap_or_default().to_owned(),
+        labels: clip.labels.iter().map(str::to_owned).collect(),
         ..Default::default()
     };
     let predictions = |answer: &Answer| {
@@ -180,14 +182,17 @@ fn of_judged(clip: Judged, labels: &[String], top_k: usize) -> v1::ClipEvaluatio
             label: labels.get(index).cloned().unwrap_or_default(),
             label_index: u32::try_from(index).unwrap_or(u32::MAX),
             score: score as f32,
+            selected: answer.selects(index, None),
         };
         let best = answer.scores.best(top_k);
         best.into_iter().map(prediction).collect()
     };
     match clip.outcome {
         Verdict::Counted(answer, place) => v1::ClipEvaluation {
-            score: place.score as f32,
-            rank: u32::try_from(place.ahead + 1).unwrap_or(u32::MAX),
+            score: place.map_or(0.0, |place| place.score as f32),
+            rank: place.map_or(0, |place| {
+                u32::try_from(place.ahead + 1).unwrap_or(u32::MAX)
+            }),
             predictions: predictions(&answer),
             ..shown
         },

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::convert::{names, page, records, spec, sweeps};
+use super::convert::{names, records, spec, sweeps};
 use super::{Api, Parts, status};
 use crate::ids::{AdapterVersion, DatasetId, TaskId, TenantId, VersionRef};
 use crate::jobs::Submission;
@@ -60,14 +60,12 @@ impl FineTuningService for Api {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let jobs = parts.jobs.list(&tenant, &page).await?;
-        let listed = |job| records::of_job(job, None);
+        let (parts, tenant, _, listing) = self.list(request)?;
+        let jobs = parts.jobs.list(&tenant, listing.page()).await?;
+        let (jobs, next_page_token) = listing.show(jobs, |job| records::of_job(job, None));
         Ok(Response::new(v1::ListJobsResponse {
-            jobs: jobs.items.into_iter().map(listed).collect(),
-            next_page_token: parts.pages.seal(Some(&tenant), &jobs.next),
+            jobs,
+            next_page_token,
         }))
     }
 
@@ -127,14 +125,12 @@ impl FineTuningService for Api {
         &self,
         request: Request<v1::ListSweepsRequest>,
     ) -> Result<Response<v1::ListSweepsResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let found = parts.jobs.list_sweeps(&tenant, &page).await?;
-        let listed = found.items.into_iter().map(sweeps::of_listed_sweep);
+        let (parts, tenant, _, listing) = self.list(request)?;
+        let found = parts.jobs.list_sweeps(&tenant, listing.page()).await?;
+        let (sweeps, next_page_token) = listing.show(found, sweeps::of_listed_sweep);
         Ok(Response::new(v1::ListSweepsResponse {
-            sweeps: listed.collect(),
-            next_page_token: parts.pages.seal(Some(&tenant), &found.next),
+            sweeps,
+            next_page_token,
         }))
     }
 
@@ -188,7 +184,8 @@ async fn previewed(
         }
         None => {
             let of = &wanted.hyper_parameters;
-            parts.jobs.check_parent(tenant, &task, of).await?;
+            let named = (&task, &dataset);
+            parts.jobs.check_parent(tenant, named, of).await?;
             let task = parts.registry.get_task(tenant, &task).await?;
             (task.adapter, task.sampling)
         }

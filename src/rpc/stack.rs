@@ -19,6 +19,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub(super) mod body;
 pub(super) mod budget;
+pub(super) mod counted;
 pub(super) mod deadline;
 pub(super) mod drained;
 pub(super) mod explained;

@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{names, page, records, spec, splits};
+use super::convert::{names, records, spec, splits};
 use super::{Api, Parts, auth, evaluate, status, versions};
 use crate::ids::{TaskId, VersionRef};
 use crate::metadata::{NewTask, TaskRecord, TaskUpdate};
@@ -51,15 +51,12 @@ impl TaskService for Api {
         &self,
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let tasks = parts.registry.list_tasks(&tenant, &page).await?;
+        let (parts, tenant, _, listing) = self.list(request)?;
+        let tasks = parts.registry.list_tasks(&tenant, listing.page()).await?;
+        let (tasks, next_page_token) = listing.show(tasks, |task| told(parts, task));
         Ok(Response::new(v1::ListTasksResponse {
-            tasks: (tasks.items.into_iter())
-                .map(|task| told(parts, task))
-                .collect(),
-            next_page_token: parts.pages.seal(Some(&tenant), &tasks.next),
+            tasks,
+            next_page_token,
         }))
     }
 
@@ -99,18 +96,14 @@ impl TaskService for Api {
         &self,
         request: Request<v1::ListAdapterVersionsRequest>,
     ) -> Result<Response<v1::ListAdapterVersionsResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
+        let (parts, tenant, list, listing) = self.list(request)?;
         let id = names::task(&list.parent, "parent")?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let versions = parts.registry.list_versions(&tenant, &id, &page).await?;
+        let registry = &parts.registry;
+        let versions = registry.list_versions(&tenant, &id, listing.page()).await?;
+        let (versions, next_page_token) = listing.show(versions, records::of_listed_version);
         Ok(Response::new(v1::ListAdapterVersionsResponse {
-            next_page_token: parts.pages.seal(Some(&tenant), &versions.next),
-            versions: versions
-                .items
-                .into_iter()
-                .map(records::of_listed_version)
-                .collect(),
+            versions,
+            next_page_token,
         }))
     }
 

@@ -89,6 +89,10 @@ fn wanted(header: v1::ImportAdapterVersionHeader) -> Result<ImportRequest, Statu
     Ok(ImportRequest {
         task: names::task(&header.parent, "header.parent")?,
         labels,
+        label_kind: match header.label_kind {
+            0 => None,
+            number => Some(spec::label_kind(number, "header.label_kind")?),
+        },
         sha256: sha256(&header.sha256, "header.sha256")?,
         backbone: sha256(&header.backbone_digest, "header.backbone_digest")?,
         etag: (!header.etag.is_empty()).then_some(header.etag),

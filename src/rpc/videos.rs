@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{names, page, records};
+use super::convert::{names, records};
 use super::{Api, uploads};
 use crate::proto::v1;
 use crate::proto::v1::video_service_server::VideoService;
@@ -54,13 +54,12 @@ impl VideoService for Api {
         &self,
         request: Request<v1::ListUploadsRequest>,
     ) -> Result<Response<v1::ListUploadsResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let uploads = parts.library.list_uploads(&tenant, &page).await?;
+        let (parts, tenant, _, listing) = self.list(request)?;
+        let uploads = parts.library.list_uploads(&tenant, listing.page()).await?;
+        let (uploads, next_page_token) = listing.show(uploads, records::of_upload);
         Ok(Response::new(v1::ListUploadsResponse {
-            uploads: uploads.items.into_iter().map(records::of_upload).collect(),
-            next_page_token: parts.pages.seal(Some(&tenant), &uploads.next),
+            uploads,
+            next_page_token,
         }))
     }
 
@@ -88,13 +87,12 @@ impl VideoService for Api {
         &self,
         request: Request<v1::ListVideosRequest>,
     ) -> Result<Response<v1::ListVideosResponse>, Status> {
-        let (parts, tenant, list) = self.enter(request)?;
-        let own = (&parts.pages, Some(&tenant));
-        let page = page(own, list.page_size, &list.page_token)?;
-        let videos = parts.library.list_videos(&tenant, &page).await?;
+        let (parts, tenant, _, listing) = self.list(request)?;
+        let videos = parts.library.list_videos(&tenant, listing.page()).await?;
+        let (videos, next_page_token) = listing.show(videos, records::of_video);
         Ok(Response::new(v1::ListVideosResponse {
-            videos: videos.items.into_iter().map(records::of_video).collect(),
-            next_page_token: parts.pages.seal(Some(&tenant), &videos.next),
+            videos,
+            next_page_token,
         }))
     }
 

@@ -1,10 +1,11 @@
 //! Answer of a classification.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Scores;
 use crate::ids::VersionRef;
-use crate::spec::{LabelSet, Sureness, confidence};
+use crate::spec::{LabelKind, LabelScore, LabelSet, Sureness, confidence};
 use crate::video::Clip;
 
 /// Scores of a video, and how they were computed.
@@ -18,6 +19,8 @@ pub struct Answer {
     pub scores: Scores,
     /// Calibration of the version.
     pub sureness: Sureness,
+    /// Score of each label from which on it is selected, where labels do not exclude one another.
+    pub thresholds: Arc<[f32]>,
     /// Sampled frames, one temporal view after the other.
     pub frames: Vec<SampledFrame>,
     /// Time that decoding took.
@@ -31,7 +34,32 @@ pub struct Answer {
 impl Answer {
     /// Returns how probable it is that the best label is right.
     pub fn confidence(&self) -> f64 {
-        confidence(&self.scores.mean, self.sureness.temperature)
+        match self.labels.kind() {
+            LabelKind::Single => confidence(&self.scores.mean, self.sureness.temperature),
+            LabelKind::Multi => self.scores.mean.iter().copied().fold(0.0, f64::max),
+        }
+    }
+
+    /// Returns whether a label is selected, by one threshold for all or by its own; never where labels exclude one another.
+    pub fn selects(&self, label: usize, threshold: Option<f64>) -> bool {
+        let own = self.thresholds.get(label).copied().map(f64::from);
+        let threshold = threshold.or(own).unwrap_or(LabelScore::THRESHOLD);
+        let score = self.scores.mean.get(label);
+        self.labels.kind().is_multi() && score.is_some_and(|score| *score >= threshold)
+    }
+
+    /// Returns whether the answer is probably none of the labels: its confidence is below a limit (that of the request, else of the version), or, of labels
+    /// that do not exclude one another, without a limit in the request, none is selected.
+    pub fn is_unknown(&self, below: Option<f64>, threshold: Option<f64>) -> bool {
+        match (self.labels.kind(), below) {
+            (LabelKind::Multi, None) => {
+                !(0..self.labels.len()).any(|label| self.selects(label, threshold))
+            }
+            (LabelKind::Single | LabelKind::Multi, below) => {
+                let below = below.or(self.sureness.unknown_below);
+                below.is_some_and(|below| self.confidence() < below)
+            }
+        }
     }
 }
 
@@ -56,4 +84,48 @@ pub(super) fn frames(clip: &Clip) -> Vec<SampledFrame> {
             time: probe.time_of(pts),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Calibration;
+
+    fn answer(kind: LabelKind, thresholds: &[f32]) -> Answer {
+        let logits = [vec![1.0, -1.0]];
+        Answer {
+            version: VersionRef {
+                tenant: "a".parse().unwrap(),
+                task: "t".parse().unwrap(),
+                version: "1".parse().unwrap(),
+            },
+            labels: LabelSet::new(vec!["run".into(), "jump".into()])
+                .unwrap()
+                .of_kind(kind),
+            scores: Scores::of(&logits, kind).unwrap(),
+            sureness: None::<&Calibration>.into(),
+            thresholds: thresholds.into(),
+            frames: Vec::new(),
+            decode: Duration::ZERO,
+            queue: Duration::ZERO,
+            device: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn labels_that_do_not_exclude_one_another_are_selected_by_their_thresholds() {
+        let selected = |own: &Answer, threshold| [0, 1].map(|i| own.selects(i, threshold));
+        let own = answer(LabelKind::Multi, &[0.8, 0.2]);
+        // The scores are 0.731 and 0.269.
+        assert_eq!(selected(&own, None), [false, true]);
+        assert_eq!(selected(&own, Some(0.5)), [true, false]);
+        assert!(!own.is_unknown(None, None));
+        assert!(own.is_unknown(None, Some(0.9)) && own.is_unknown(Some(0.8), None));
+        assert!((own.confidence() - 0.731).abs() < 1e-3);
+        let imported = answer(LabelKind::Multi, &[]);
+        assert_eq!(selected(&imported, None), [true, false]);
+        let single = answer(LabelKind::Single, &[]);
+        assert_eq!(selected(&single, Some(0.1)), [false, false]);
+        assert!(!single.is_unknown(None, None) && single.is_unknown(Some(0.99), None));
+    }
 }

@@ -16,7 +16,7 @@ use crate::engine;
 use crate::ids::{VersionRef, VideoId};
 use crate::library;
 use crate::registry::Essentials;
-use crate::spec::{Digest, Evaluation, LabelSet, Split};
+use crate::spec::{Digest, Evaluation, ExampleLabels, Invalid, LabelKind, LabelSet, Split};
 use crate::video;
 
 /// Examples that the database is asked for at a time.
@@ -77,8 +77,8 @@ pub struct Progress {
 pub struct Judged {
     /// Video of the clip.
     pub video: VideoId,
-    /// Label of the clip in the data set.
-    pub label: String,
+    /// Labels of the clip in the data set.
+    pub labels: ExampleLabels,
     /// Outcome of the clip.
     pub outcome: Verdict,
 }
@@ -86,11 +86,11 @@ pub struct Judged {
 /// Outcome of a clip in an evaluation.
 #[derive(Debug)]
 pub enum Verdict {
-    /// The clip was counted: its scores, and the place of its label among them.
-    Counted(Box<Answer>, Place),
-    /// The version does not have the clip's label: it is not counted.
+    /// The clip was counted: its scores, and the place of its label among them, unless it has none.
+    Counted(Box<Answer>, Option<Place>),
+    /// The version does not have a label of the clip: it is not counted.
     UnknownLabel,
-    /// The version does not have the clip's label: it is not counted, but has scores.
+    /// The version does not have a label of the clip: it is not counted, but has scores.
     Classified(Box<Answer>),
     /// The video cannot be read: it is not counted.
     Unreadable(Error),
@@ -115,11 +115,13 @@ pub struct Evaluator {
     essentials: Arc<Essentials>,
     subject: Subject,
     tally: Tally,
+    /// Whether the labels of the clips are of the same kind as those of the version; otherwise none is compared.
+    fits: bool,
     unreadable: u64,
     unknown: u64,
     /// Last example that was judged.
     after: Option<VideoId>,
-    page: VecDeque<(VideoId, String)>,
+    page: VecDeque<(VideoId, ExampleLabels)>,
     /// Last example of the page, which may be of another split.
     read: Option<VideoId>,
     is_last: bool,
@@ -142,7 +144,23 @@ impl Serving {
             version: Some(version.clone()),
         };
         let asked = self.version(&caller.tenant, &choice).await?;
-        let classes = asked.essentials.labels.len();
+        let (classes, kind) = {
+            let labels = &asked.essentials.labels;
+            (labels.len(), labels.kind())
+        };
+        let library = &self.parts.library;
+        let of_clips = library.snapshot_kind(&caller.tenant, scope.dataset).await?;
+        if of_clips != kind && !scope.classifies {
+            let problem = match kind {
+                LabelKind::Single => {
+                    "its labels do not exclude one another, and those of the version do"
+                }
+                LabelKind::Multi => {
+                    "its labels exclude one another, and those of the version do not"
+                }
+            };
+            return Err(Invalid::new("dataset", problem).into());
+        }
         let subject = Subject {
             version: version.to_string(),
             dataset: scope.dataset,
@@ -155,7 +173,8 @@ impl Serving {
             version,
             essentials: asked.essentials,
             subject,
-            tally: Tally::new(classes),
+            tally: Tally::new(classes, kind),
+            fits: of_clips == kind,
             unreadable: 0,
             unknown: 0,
             after: None,
@@ -165,7 +184,7 @@ impl Serving {
         };
         if let Some(progress) = progress {
             let is_own = progress.subject == evaluator.subject;
-            let tally = Tally::resumed(classes, progress.sums).filter(|_| is_own);
+            let tally = Tally::resumed(classes, kind, progress.sums).filter(|_| is_own);
             evaluator.tally = tally.ok_or(Error::Resume)?;
             evaluator.unreadable = progress.unreadable;
             evaluator.unknown = progress.unknown;
@@ -199,7 +218,7 @@ impl Evaluator {
             }
             self.read_page().await?;
         }
-        let group: Vec<(VideoId, String)> = {
+        let group: Vec<(VideoId, ExampleLabels)> = {
             let count = GROUP.min(self.page.len());
             self.page.drain(..count).collect()
         };
@@ -207,7 +226,7 @@ impl Evaluator {
             let own = &*self;
             let work: Vec<_> = group
                 .into_iter()
-                .map(|(video, label)| own.judge(video, label))
+                .map(|(video, labels)| own.judge(video, labels))
                 .collect();
             stream::iter(work).buffered(PARALLEL).collect().await
         };
@@ -215,8 +234,8 @@ impl Evaluator {
         for clip in &judged {
             match &clip.outcome {
                 Verdict::Counted(answer, _) => {
-                    if let Some(class) = self.essentials.labels.index(&clip.label) {
-                        self.tally.add(class, &answer.scores.mean);
+                    if let Some(rows) = self.essentials.labels.rows(&clip.labels) {
+                        self.tally.add(&rows, &answer.scores.mean);
                     }
                 }
                 Verdict::UnknownLabel | Verdict::Classified(_) => self.unknown += 1,
@@ -237,30 +256,30 @@ impl Evaluator {
         let split = self.subject.split;
         let is_own = |own: Split| split.is_none_or(|split| own == split);
         let own = page.into_iter().filter(|example| is_own(example.split));
-        self.page = own.map(|example| (example.video, example.label)).collect();
+        self.page = own.map(|example| (example.video, example.labels)).collect();
         Ok(())
     }
 
-    async fn judge(&self, video: VideoId, label: String) -> Result<Judged, Error> {
-        let class = self.essentials.labels.index(&label);
-        let outcome = match class.is_some() || self.subject.classifies {
+    async fn judge(&self, video: VideoId, labels: ExampleLabels) -> Result<Judged, Error> {
+        let rows = self.essentials.labels.rows(&labels);
+        let rows = rows.filter(|_| self.fits);
+        let outcome = match rows.is_some() || self.subject.classifies {
             false => Verdict::UnknownLabel,
             true => match self.classify(video).await {
-                Ok(answer) => {
-                    let place = class.and_then(|class| Place::of(class, &answer.scores.mean));
-                    match place {
-                        Some(place) => Verdict::Counted(Box::new(answer), place),
-                        None if self.subject.classifies => Verdict::Classified(Box::new(answer)),
-                        None => Verdict::UnknownLabel,
+                Ok(answer) => match rows {
+                    Some(rows) => {
+                        let place = Place::of(&rows, &answer.scores.mean);
+                        Verdict::Counted(Box::new(answer), place)
                     }
-                }
+                    None => Verdict::Classified(Box::new(answer)),
+                },
                 Err(error) if is_of_the_video(&error) => Verdict::Unreadable(error),
                 Err(error) => return Err(error),
             },
         };
         Ok(Judged {
             video,
-            label,
+            labels,
             outcome,
         })
     }

@@ -79,7 +79,7 @@ impl Serving {
         let labels = &asked.essentials.labels;
         match answer {
             Ok(answer) => {
-                let scores = Scores::of(&answer.logits);
+                let scores = Scores::of(&answer.logits, labels.kind());
                 let scores = scores.filter(|own| own.mean.len() == labels.len());
                 let best = scores.and_then(|own| own.best(1).first().copied());
                 let Some((best, _)) = best else {

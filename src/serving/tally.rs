@@ -2,11 +2,15 @@
 //!
 //! Invariant: pure, and summed in the order of the examples, so that equal scores give equal metrics by the bit, however often the sum is interrupted.
 
+mod levels;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Confusion, Evaluation};
+use crate::spec::{Confusion, Evaluation, LabelKind};
+
+use levels::{Kept, Levels};
 
 /// Sum of scored examples, added one by one.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +22,8 @@ pub struct Tally {
     loss: f64,
     /// By true label and predicted label; what did not happen takes no room.
     confusion: BTreeMap<(u32, u32), u64>,
+    /// Scores of labels that do not exclude one another; `None` of labels that do.
+    levels: Option<Levels>,
 }
 
 /// Sums so far, as they are kept while an evaluation is interrupted; a float is kept as its bits.
@@ -28,27 +34,35 @@ pub struct Sums {
     top5: u64,
     loss: u64,
     confusion: Vec<(u32, u32, u64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    levels: Option<Kept>,
 }
 
-/// Place of an example's own label among its scores.
+/// Place of an example's own label among its scores; of several labels, of the one with the best score.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Place {
     /// Score of the label.
     pub score: f64,
-    /// Number of labels that are ahead of the example's own.
+    /// Number of labels that are ahead of that label.
     pub ahead: usize,
     /// Index of the label with the best score; the lower one of equals.
     pub best: usize,
 }
 
 impl Place {
-    /// Returns the place of a class among scores; `None` when it has none.
-    pub fn of(class: usize, scores: &[f64]) -> Option<Self> {
-        let own = *scores.get(class)?;
+    /// Returns the place of an example of these rows among scores; `None` when it has no row, or one that has no score.
+    pub fn of(rows: &[u32], scores: &[f64]) -> Option<Self> {
+        let places = rows.iter().map(|row| Self::of_row(*row as usize, scores));
+        let places: Vec<Self> = places.collect::<Option<_>>()?;
+        places.into_iter().min_by_key(|place| place.ahead)
+    }
+
+    fn of_row(row: usize, scores: &[f64]) -> Option<Self> {
+        let own = *scores.get(row)?;
         let ahead = scores
             .iter()
             .enumerate()
-            .filter(|(other, score)| **score > own || (**score == own && *other < class))
+            .filter(|(other, score)| **score > own || (**score == own && *other < row))
             .count();
         let best = scores.iter().enumerate().fold(
             0,
@@ -63,8 +77,8 @@ impl Place {
 }
 
 impl Tally {
-    /// Creates a tally in which nothing is counted.
-    pub fn new(classes: usize) -> Self {
+    /// Creates a tally of this many labels of a kind, in which nothing is counted.
+    pub fn new(classes: usize, kind: LabelKind) -> Self {
         Self {
             classes,
             examples: 0,
@@ -72,11 +86,19 @@ impl Tally {
             top5: 0,
             loss: 0.0,
             confusion: BTreeMap::new(),
+            levels: kind.is_multi().then(|| Levels::new(classes)),
         }
     }
 
-    /// Continues from the sums of this many classes; `None` when they cannot be those of a tally.
-    pub fn resumed(classes: usize, sums: Sums) -> Option<Self> {
+    /// Continues from the sums of this many labels of a kind; `None` when they cannot be those of a tally.
+    pub fn resumed(classes: usize, kind: LabelKind, mut sums: Sums) -> Option<Self> {
+        let levels = match (kind, sums.levels.take()) {
+            (LabelKind::Single, None) => None,
+            (LabelKind::Multi, Some(kept)) => {
+                Some(Levels::resumed(kept, (classes, sums.examples))?)
+            }
+            (LabelKind::Single, Some(_)) | (LabelKind::Multi, None) => return None,
+        };
         let is_known = |(label, predicted, _): &(u32, u32, u64)| {
             (*label as usize) < classes && (*predicted as usize) < classes
         };
@@ -85,7 +107,7 @@ impl Tally {
             .iter()
             .try_fold(0_u64, |sum, cell| sum.checked_add(cell.2));
         let is_sound = sums.confusion.iter().all(is_known)
-            && counted == Some(sums.examples)
+            && counted == Some(if kind.is_multi() { 0 } else { sums.examples })
             // No data set has so many, and what is added to them must not overflow.
             && sums.examples <= u64::from(u32::MAX)
             && sums.top1 <= sums.top5
@@ -97,6 +119,7 @@ impl Tally {
             top1: sums.top1,
             top5: sums.top5,
             loss: f64::from_bits(sums.loss),
+            levels,
             confusion: cells
                 .map(|(label, predicted, count)| ((label, predicted), count))
                 .collect(),
@@ -111,15 +134,16 @@ impl Tally {
             top1: self.top1,
             top5: self.top5,
             loss: self.loss.to_bits(),
+            levels: self.levels.as_ref().map(Levels::kept),
             confusion: cells
                 .map(|((label, predicted), count)| (*label, *predicted, *count))
                 .collect(),
         }
     }
 
-    /// Returns the number of cells of the confusion matrix that are not 0.
+    /// Returns the number of cells of the confusion matrix that are not 0, or of the levels of scores that have examples.
     pub fn cells(&self) -> usize {
-        self.confusion.len()
+        self.confusion.len() + self.levels.as_ref().map_or(0, Levels::cells)
     }
 
     /// Returns the number of examples that were counted.
@@ -127,21 +151,31 @@ impl Tally {
         self.examples
     }
 
-    /// Counts an example: its true class and the scores of all classes, which sum to 1. Equal scores count for the lower class.
-    pub fn add(&mut self, class: usize, scores: &[f64]) {
-        if scores.len() != self.classes {
+    /// Counts an example: the rows of its labels and the scores of all labels. Equal scores count for the lower row. Where labels exclude one another, an
+    /// example has one row and the scores sum to 1; else an example without labels counts as right when no score reaches 0.5.
+    pub fn add(&mut self, rows: &[u32], scores: &[f64]) {
+        let is_known = |row: &u32| (*row as usize) < self.classes;
+        if scores.len() != self.classes || !rows.iter().all(is_known) {
             return;
         }
-        let Some(place) = Place::of(class, scores) else {
+        let place = Place::of(rows, scores);
+        if let Some(levels) = &mut self.levels {
+            let is_quiet = scores.iter().all(|score| *score < 0.5);
+            self.loss += levels.add(rows, scores);
+            self.top1 += u64::from(place.map_or(is_quiet, |place| place.ahead == 0));
+            self.top5 += u64::from(place.map_or(is_quiet, |place| place.ahead < 5));
+            self.examples += 1;
+            return;
+        }
+        let (&[row], Some(place)) = (rows, place) else {
             return;
         };
         self.examples += 1;
         self.top1 += u64::from(place.ahead == 0);
         self.top5 += u64::from(place.ahead < 5);
         self.loss -= place.score.max(f64::MIN_POSITIVE).ln();
-        let row = |class: usize| u32::try_from(class).unwrap_or(u32::MAX);
-        let cell = (row(class), row(place.best));
-        *self.confusion.entry(cell).or_default() += 1;
+        let best = u32::try_from(place.best).unwrap_or(u32::MAX);
+        *self.confusion.entry((row, best)).or_default() += 1;
     }
 
     /// Returns the metrics; zeros when nothing was counted.
@@ -154,6 +188,7 @@ impl Tally {
             loss: share(self.loss),
             confusion: Confusion::new(self.confusion, self.classes),
             problem: None,
+            independent: self.levels.map(Levels::finish),
         }
     }
 }
@@ -164,11 +199,11 @@ mod tests {
 
     #[test]
     fn examples_add_up() {
-        let mut tally = Tally::new(3);
-        tally.add(0, &[0.5, 0.25, 0.25]);
-        tally.add(1, &[0.5, 0.25, 0.25]);
-        tally.add(1, &[0.0, 1.0, 0.0]);
-        tally.add(2, &[0.2, 0.4, 0.4]);
+        let mut tally = Tally::new(3, LabelKind::Single);
+        tally.add(&[0], &[0.5, 0.25, 0.25]);
+        tally.add(&[1], &[0.5, 0.25, 0.25]);
+        tally.add(&[1], &[0.0, 1.0, 0.0]);
+        tally.add(&[2], &[0.2, 0.4, 0.4]);
         let metrics = tally.finish();
         assert_eq!(
             (metrics.examples, metrics.top1, metrics.top5),
@@ -183,11 +218,11 @@ mod tests {
     #[test]
     fn many_labels_take_what_their_examples_take() {
         let classes = 20_000;
-        let mut tally = Tally::new(classes);
+        let mut tally = Tally::new(classes, LabelKind::Single);
         let mut scores = vec![0.0; classes];
         scores[7] = 1.0;
-        tally.add(19_999, &scores);
-        tally.add(7, &scores);
+        tally.add(&[19_999], &scores);
+        tally.add(&[7], &scores);
         assert_eq!(tally.confusion.len(), 2);
         let counts = tally.finish().confusion.label_counts(classes);
         assert_eq!((counts[7].predicted, counts[7].right), (2, 1));
@@ -197,9 +232,9 @@ mod tests {
     #[test]
     fn top_five_of_six() {
         let scores = [0.3, 0.25, 0.2, 0.12, 0.08, 0.05];
-        let mut tally = Tally::new(6);
-        tally.add(4, &scores);
-        tally.add(5, &scores);
+        let mut tally = Tally::new(6, LabelKind::Single);
+        tally.add(&[4], &scores);
+        tally.add(&[5], &scores);
         assert_eq!(tally.finish().top5, 0.5);
     }
 
@@ -209,22 +244,31 @@ mod tests {
             let first = f64::from(i % 7) / 7.0;
             vec![first, 1.0 - first]
         };
-        let mut whole = Tally::new(2);
-        let mut parts = Tally::new(2);
+        let mut whole = Tally::new(2, LabelKind::Single);
+        let mut parts = Tally::new(2, LabelKind::Single);
         for i in 0..100 {
-            whole.add((i % 2) as usize, &scores(i));
-            parts.add((i % 2) as usize, &scores(i));
+            whole.add(&[i % 2], &scores(i));
+            parts.add(&[i % 2], &scores(i));
             let text = serde_json::to_string(&parts.sums()).unwrap();
-            parts = Tally::resumed(2, serde_json::from_str(&text).unwrap()).unwrap();
+            parts =
+                Tally::resumed(2, LabelKind::Single, serde_json::from_str(&text).unwrap()).unwrap();
         }
         assert_eq!(parts, whole);
         let sums = whole.sums();
-        assert_eq!(Tally::resumed(1, sums.clone()), None, "a class too few");
+        assert_eq!(
+            Tally::resumed(1, LabelKind::Single, sums.clone()),
+            None,
+            "a class too few"
+        );
         let more = Sums {
             examples: 101,
             ..sums
         };
-        assert_eq!(Tally::resumed(2, more), None, "an example that no cell has");
+        assert_eq!(
+            Tally::resumed(2, LabelKind::Single, more),
+            None,
+            "an example that no cell has"
+        );
         let many = u64::from(u32::MAX) + 1;
         let many = Sums {
             examples: many,
@@ -232,12 +276,53 @@ mod tests {
             top5: many,
             loss: 0,
             confusion: vec![(0, 0, many)],
+            levels: None,
         };
-        assert_eq!(Tally::resumed(2, many), None, "more than any data set has");
+        assert_eq!(
+            Tally::resumed(2, LabelKind::Single, many),
+            None,
+            "more than any data set has"
+        );
+    }
+
+    #[test]
+    fn labels_of_their_own_add_up_and_go_on_after_an_interruption() {
+        let mut tally = Tally::new(2, LabelKind::Multi);
+        let examples: [(&[u32], [f64; 2]); 4] = [
+            (&[0, 1], [0.9, 0.8]),
+            (&[1], [0.6, 0.4]),
+            (&[], [0.2, 0.1]),
+            (&[0], [0.7, 0.3]),
+        ];
+        for (rows, scores) in examples {
+            tally.add(rows, &scores);
+            let text = serde_json::to_string(&tally.sums()).unwrap();
+            let sums: Sums = serde_json::from_str(&text).unwrap();
+            assert_eq!(Tally::resumed(2, LabelKind::Single, sums.clone()), None);
+            let again = Tally::resumed(2, LabelKind::Multi, sums).unwrap();
+            assert_eq!(again, tally);
+            tally = again;
+        }
+        tally.add(&[2], &[0.5, 0.5]);
+        let metrics = tally.finish();
+        assert_eq!((metrics.examples, metrics.top1), (4, 0.75));
+        assert_eq!(metrics.top5, 1.0);
+        let of = |score: f64, is: bool| -(if is { score } else { 1.0 - score }).ln();
+        let loss = examples.map(|(rows, scores)| {
+            let own = |row: u32| of(scores[row as usize], rows.contains(&row));
+            (own(0) + own(1)) / 2.0
+        });
+        assert!((metrics.loss - loss.iter().sum::<f64>() / 4.0).abs() < 1e-12);
+        let independent = metrics.independent.unwrap();
+        let counts = independent.labels.iter();
+        let counts: Vec<_> = counts.map(|l| (l.examples, l.predicted, l.right)).collect();
+        assert_eq!(counts, [(2, 3, 2), (2, 1, 1)]);
+        // By score: 0.9 has it, 0.7 has it; 0.8 has it, 0.4 has it.
+        assert_eq!(independent.map, 1.0);
     }
 
     #[test]
     fn nothing_counted_is_zero() {
-        assert_eq!(Tally::new(2).finish().top1, 0.0);
+        assert_eq!(Tally::new(2, LabelKind::Single).finish().top1, 0.0);
     }
 }

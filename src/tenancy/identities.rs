@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::Principal;
 use super::credentials::Refused;
 use super::oidc::{Issuer, Issuers, Timing};
-use crate::blocking::blocking;
+use super::reload;
 use crate::shutdown::Signal;
 use crate::telemetry::metrics::Metrics;
 
@@ -193,33 +193,28 @@ impl Identities {
     /// # Errors
     /// Never: a file that cannot be used is logged, and the one before stays in force.
     pub async fn watch(self, drain: Signal) -> Result<(), Infallible> {
-        let mut is_readable = true;
-        loop {
-            self.current().issuers.refresh();
-            tokio::select! {
-                () = drain.draining() => return Ok(()),
-                () = tokio::time::sleep(self.0.config.poll) => {}
-            }
-            let this = self.clone();
-            let looked = blocking(move || this.reload()).await;
-            let Ok(looked) = looked else { continue };
-            match looked {
-                Ok(true) => {
-                    self.0.metrics.identities_reloaded(true);
-                    tracing::info!("the new identities are in force");
-                }
-                Ok(false) => {}
-                // A missing file is looked for each time, and logged once.
-                Err(Error::Read { .. }) if !is_readable => continue,
+        let this = self.clone();
+        let look = move || this.reload();
+        let told = |change: Result<(), Error>| {
+            self.0.metrics.identities_reloaded(change.is_ok());
+            match change {
+                Ok(()) => tracing::info!("the new identities are in force"),
                 Err(error) => {
-                    is_readable = !matches!(error, Error::Read { .. });
-                    self.0.metrics.identities_reloaded(false);
                     tracing::warn!(%error, "the identities cannot be used; those before stay in force");
-                    continue;
                 }
             }
-            is_readable = true;
-        }
+        };
+        let is_unreadable = |error: &Error| matches!(error, Error::Read { .. });
+        let refresh = || self.current().issuers.refresh();
+        reload::watch(
+            (self.0.config.poll, drain),
+            refresh,
+            look,
+            is_unreadable,
+            told,
+        )
+        .await;
+        Ok(())
     }
 
     fn current(&self) -> Arc<Current> {

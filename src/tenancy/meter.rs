@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::faults;
 use crate::ids::{TaskId, TenantId};
 use crate::metadata::{self, Amounts, MetadataStore, Timestamp, UsageBatch, UsageKey};
 use crate::telemetry;
 
-/// Most keys that are counted apart between two batches: some 150 bytes each.
+/// Most keys that are counted apart between two batches: some 200 bytes each.
 const KEYS: usize = 50_000;
 /// Most keys of a batch: one transaction of some milliseconds.
 const BATCH: usize = 1000;
@@ -85,6 +86,34 @@ impl Meter {
         self.count(tenant, task, amounts);
     }
 
+    /// Counts time of the device, for a task or for none.
+    pub fn computed(&self, tenant: &TenantId, task: Option<&TaskId>, time: Duration) {
+        let amounts = Amounts {
+            device_micros: micros(time),
+            ..Amounts::default()
+        };
+        self.count(tenant, task, amounts);
+    }
+
+    /// Counts processor time of decoding.
+    pub fn decoded(&self, tenant: &TenantId, time: Duration) {
+        let amounts = Amounts {
+            decode_micros: micros(time),
+            ..Amounts::default()
+        };
+        self.count(tenant, None, amounts);
+    }
+
+    /// Counts bytes of the bodies of calls and of answers.
+    pub fn transferred(&self, tenant: &TenantId, received: u64, sent: u64) {
+        let amounts = Amounts {
+            received_bytes: received,
+            sent_bytes: sent,
+            ..Amounts::default()
+        };
+        self.count(tenant, None, amounts);
+    }
+
     fn count(&self, tenant: &TenantId, task: Option<&TaskId>, amounts: Amounts) {
         let hour = (self.0.clock)().div_euclid(HOUR);
         let key = UsageKey {
@@ -149,6 +178,11 @@ impl Meter {
         // A map is whole after every single operation.
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The nearest number of microseconds, so that many short times are counted neither too low nor too high.
+fn micros(time: Duration) -> u64 {
+    u64::try_from((time.as_nanos() + 500) / 1000).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

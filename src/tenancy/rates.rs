@@ -137,6 +137,7 @@ impl Buckets {
             let asked = Amounts {
                 requests: asked(Rate::Requests),
                 clip_frames: asked(Rate::ClipFrames),
+                ..Amounts::default()
             };
             buckets.iter_mut().for_each(|bucket| bucket.asked = 0);
             if asked != Amounts::default() {

@@ -163,6 +163,21 @@ impl Tenants {
         self.0.meter.answered(tenant, task, clip_frames);
     }
 
+    /// Counts time of the device.
+    pub fn computed(&self, tenant: &TenantId, task: Option<&TaskId>, time: Duration) {
+        self.0.meter.computed(tenant, task, time);
+    }
+
+    /// Counts processor time of decoding.
+    pub fn decoded(&self, tenant: &TenantId, time: Duration) {
+        self.0.meter.decoded(tenant, time);
+    }
+
+    /// Counts bytes of the bodies of calls and of answers.
+    pub fn transferred(&self, tenant: &TenantId, received: u64, sent: u64) {
+        self.0.meter.transferred(tenant, received, sent);
+    }
+
     /// Has the feed read soon, since something has changed.
     pub fn look(&self) {
         self.0.hint.notify_one();

@@ -15,7 +15,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 
-use crate::blocking::blocking;
+use super::reload;
 use crate::shutdown::Signal;
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
@@ -189,35 +189,25 @@ impl Certificates {
     /// # Errors
     /// Never: files that cannot be used are logged, and the ones before stay in use.
     pub async fn watch(self, metrics: Metrics, drain: Signal) -> Result<(), Infallible> {
-        let mut is_readable = true;
-        loop {
+        let this = self.clone();
+        let look = move || this.reload();
+        let told = |change: Result<(), Error>| {
+            metrics.certificates_reloaded(change.is_ok());
+            match change {
+                Ok(()) => tracing::info!("new certificates are in use"),
+                Err(error) => {
+                    tracing::warn!(%error, "certificates cannot be used; those before stay in use");
+                }
+            }
+        };
+        let is_unreadable = |error: &Error| matches!(error, Error::Read { .. });
+        let ages = || {
             let (ends, now) = (self.state().ends, telemetry::now_micros() / 1_000_000);
             metrics.certificate_expiry(ends.certificate - now);
             metrics.revocations_expiry(ends.revoked.map_or(0, |end| end - now));
-            tokio::select! {
-                () = drain.draining() => return Ok(()),
-                () = tokio::time::sleep(self.0.config.poll) => {}
-            }
-            let this = self.clone();
-            let looked = blocking(move || this.reload()).await;
-            let Ok(looked) = looked else { continue };
-            match looked {
-                Ok(true) => {
-                    metrics.certificates_reloaded(true);
-                    tracing::info!("new certificates are in use");
-                }
-                Ok(false) => {}
-                // A missing file is looked for each time, and logged once.
-                Err(Error::Read { .. }) if !is_readable => continue,
-                Err(error) => {
-                    is_readable = !matches!(error, Error::Read { .. });
-                    metrics.certificates_reloaded(false);
-                    tracing::warn!(%error, "certificates cannot be used; those before stay in use");
-                    continue;
-                }
-            }
-            is_readable = true;
-        }
+        };
+        reload::watch((self.0.config.poll, drain), ages, look, is_unreadable, told).await;
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

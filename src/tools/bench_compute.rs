@@ -8,7 +8,7 @@ mod loading;
 mod measure;
 mod subject;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -40,6 +40,9 @@ pub struct Args {
     /// Adapters of the set: none, before the MLP, or before attention and MLP
     #[arg(long, value_enum, default_value = "12x384")]
     pub preset: Preset,
+    /// Adapters in so many of the last blocks only
+    #[arg(long, value_name = "BLOCKS")]
+    pub last_blocks: Option<NonZeroU32>,
     /// Backbone of random weights
     #[arg(long, value_enum, default_value = "vit_b16")]
     pub size: Size,
@@ -79,6 +82,10 @@ pub struct Args {
     /// Training only: keeps as many activations as fit into this many MiB, and recomputes the others
     #[arg(long, value_name = "MIB", conflicts_with = "recompute")]
     pub keep_mib: Option<u64>,
+    /// Training only: frames' tokens before the lowest adapter are kept from the run that is not counted, as a job keeps them from one epoch to the next; the
+    /// GFLOP are those of a step that computes everything
+    #[arg(long)]
+    pub kept_tokens: bool,
     /// Seconds to measure, after one run that is not counted
     #[arg(long, default_value_t = 20.0)]
     pub seconds: f64,
@@ -164,6 +171,9 @@ impl Error {
 struct Line<'a> {
     what: What,
     preset: Preset,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_blocks: Option<NonZeroU32>,
+    kept_tokens: bool,
     backbone: &'a str,
     frames: usize,
     batch: usize,
@@ -284,6 +294,8 @@ fn compute(args: &Args, on: &On, threads: usize) -> Result<String, Error> {
     let report = Line {
         what: args.what,
         preset: args.preset,
+        last_blocks: args.last_blocks,
+        kept_tokens: args.kept_tokens,
         backbone: subject.backbone.name(),
         frames: args.frames.get(),
         batch: args.batch.get(),

@@ -32,6 +32,11 @@ pub use arrivals::Arrivals;
 pub use gates::{Args as GatesArgs, Gate};
 pub use popularity::Popularity;
 
+pub(in crate::tools) use affinity::resident_bytes;
+pub(in crate::tools) use calls::{import, upload};
+pub(in crate::tools) use host::describe;
+pub(in crate::tools) use material::{Sets, drawn};
+
 use affinity::Split;
 
 /// Commands that put load on a server.
@@ -128,7 +133,7 @@ impl Error {
 }
 
 /// Adds the step to a client's error.
-fn during<E: Into<client::Error>>(step: &'static str) -> impl Fn(E) -> Error {
+pub(in crate::tools) fn during<E: Into<client::Error>>(step: &'static str) -> impl Fn(E) -> Error {
     move |error| Error::Client {
         step,
         source: Box::new(error.into()),

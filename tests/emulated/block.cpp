@@ -35,6 +35,7 @@ fs_switch:
 namespace fs {
 
 thread_local Lane* lane = nullptr;
+thread_local int place = 0;
 Counters counters;
 Counters count() { return counters; }
 // The emulated device reads the host's memory as it is.
@@ -60,21 +61,25 @@ void yield(State state) {
 static void release(Block& block) {
     if (block.waiting == 0 || block.waiting + block.done != int(block.lanes.size())) return;
     block.waiting = 0;
+    for (Warp& warp : block.warps) warp.waiting = 0;
     for (Lane& l : block.lanes)
         if (l.state == State::Barrier) l.state = State::Ready;
 }
 
 void barrier() {
     Block& block = *lane->block;
+    Warp& warp = block.warps[size_t(lane->number) / 32];
+    if (warp.waiting++ == 0) warp.barrier = place;
+    else if (warp.barrier != place) fail("lanes of a warp are at different barriers");
     block.waiting += 1;
     lane->state = State::Barrier;
     release(block);
     if (lane->state == State::Barrier) yield(State::Barrier);
 }
 
-bool arrive(Warp& warp, const char* what) {
-    if (warp.arrived == 0) warp.what = what;
-    else if (warp.what != what) fail("lanes of a warp are at different instructions");
+bool arrive(Warp& warp, const char* what, int place) {
+    if (warp.arrived == 0) warp.what = what, warp.place = place;
+    else if (warp.what != what || warp.place != place) fail("lanes of a warp are at different instructions");
     if (++warp.arrived < 32) return false;
     warp.arrived = 0;
     Lane* first = &lane->block->lanes[lane->number / 32 * 32];
@@ -123,7 +128,22 @@ struct Arena {
     }
 };
 
-void run_block(Arena& arena, const std::vector<int>& order) {
+// Gives each lane of a list that can go on a turn. Returns whether there was one.
+bool turn(Block& block, const std::vector<int>& order, size_t begin, size_t end) {
+    bool ran = false;
+    for (size_t i = begin; i < end; ++i) {
+        Lane& own = block.lanes[size_t(order[i])];
+        if (own.state != State::Ready) continue;
+        ran = true;
+        lane = &own;
+        swap(block.scheduler, lane->context);
+    }
+    lane = nullptr;
+    return ran;
+}
+
+// Greedy: `order` has the lanes of a warp one after another, and a warp goes on as long as it can.
+void run_block(Arena& arena, const std::vector<int>& order, bool greedy) {
     Block& block = arena.block;
     int count = int(block.lanes.size());
     for (int i = 0; i < count; ++i) {
@@ -134,17 +154,13 @@ void run_block(Arena& arena, const std::vector<int>& order) {
         begin(own.context, arena.stacks + size_t(i) * STACK, STACK, enter);
     }
     block.waiting = block.done = 0;
-    for (Warp& warp : block.warps) warp.arrived = 0;
+    for (Warp& warp : block.warps) warp.arrived = warp.waiting = 0;
     if (block.shared_bytes) memset(block.shared, 0xff, block.shared_bytes);
     while (block.done < count) {
         bool ran = false;
-        for (int i : order) {
-            if (block.lanes[size_t(i)].state != State::Ready) continue;
-            ran = true;
-            lane = &block.lanes[size_t(i)];
-            swap(block.scheduler, lane->context);
-        }
-        lane = nullptr;
+        if (!greedy) ran = turn(block, order, 0, order.size());
+        for (size_t warp = 0; greedy && warp < order.size(); warp += 32)
+            while (turn(block, order, warp, warp + 32)) ran = true;
         if (!ran) fail("a deadlock: some threads wait for others that never come");
     }
 }
@@ -172,15 +188,25 @@ void run_grid(void (*body)(void**), const Launch& launch, void** arguments) {
     }
     std::vector<int> order(launch.threads);
     std::iota(order.begin(), order.end(), 0);
-    std::mt19937 random(launch.order);
-    if (launch.order == 1) std::reverse(order.begin(), order.end());
-    if (launch.order > 1) std::shuffle(order.begin(), order.end(), random);
+    unsigned kind = launch.order & (EARLY - 1);
+    block.early = launch.order & EARLY;
+    bool greedy = launch.order & GREEDY;
+    std::mt19937 random(kind);
+    if (kind == 1) std::reverse(order.begin(), order.end());
+    if (kind > 1) std::shuffle(order.begin(), order.end(), random);
+    // Warps in the order of their first lanes.
+    if (greedy && kind > 1) {
+        std::vector<int> first(launch.threads / 32, -1);
+        for (size_t i = 0; i < order.size(); ++i)
+            if (int& at = first[size_t(order[i]) / 32]; at < 0) at = int(i);
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return first[size_t(a) / 32] < first[size_t(b) / 32]; });
+    }
     uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
     for (uint64_t i = 0; i < blocks; ++i) {
-        uint64_t at = launch.order == 1 ? blocks - 1 - i : i;
+        uint64_t at = kind == 1 ? blocks - 1 - i : i;
         block.index = {unsigned(at % launch.grid[0]), unsigned(at / launch.grid[0] % launch.grid[1]),
                        unsigned(at / launch.grid[0] / launch.grid[1])};
-        run_block(*own, order);
+        run_block(*own, order, greedy);
     }
 }
 

@@ -19,7 +19,7 @@ struct Dim {
 };
 enum class State { Ready, Warp, Barrier, Done };
 
-// A copy to shared memory that happens when it is waited for; from nothing: zeros.
+// A copy to shared memory that happens when it is waited for; from nothing: zeros; to nothing: one that has happened.
 struct Copy {
     unsigned char* to;
     const void* from;
@@ -39,8 +39,10 @@ struct Lane {
 
 // A warp-wide instruction: lanes leave their operands, the last one computes for all.
 struct Warp {
-    int arrived = 0;
+    int arrived = 0, place = 0;
     const char* what = nullptr;
+    // Lanes at a barrier of the block, and where in the code that is.
+    int waiting = 0, barrier = 0;
     alignas(16) unsigned char in[32][48];
     alignas(16) unsigned char out[32][48];
 };
@@ -53,11 +55,14 @@ struct Block {
     std::vector<Warp> warps;
     Context scheduler;
     int waiting = 0, done = 0;
+    bool early = false;
     void (*run)(void**) = nullptr;
     void** arguments = nullptr;
 };
 
 extern thread_local Lane* lane;
+// Where in the code the running lane is, as far as it is known: instructions that a whole warp must execute together must be the same one.
+extern thread_local int place;
 extern Counters counters;
 
 // Reports what is wrong and where, and ends the program.
@@ -67,16 +72,16 @@ void barrier();
 // Checks that 16 bytes at this address are whole and in the block's shared memory.
 unsigned char* in_shared(const void* at);
 // The last lane that comes to an instruction gets true, after which all may go on.
-bool arrive(Warp& warp, const char* what);
+bool arrive(Warp& warp, const char* what, int place);
 
 template <class In, class Out, class All>
-Out warp_wide(const char* what, const In& in, All all) {
+Out warp_wide(const char* what, const In& in, All all, int place = 0) {
     static_assert(sizeof(In) <= 48 && sizeof(Out) <= 48);
     Lane* own = lane;
     Warp& warp = own->block->warps[own->number / 32];
     int at = own->number % 32;
     memcpy(warp.in[at], &in, sizeof in);
-    if (arrive(warp, what)) {
+    if (arrive(warp, what, place)) {
         In ins[32];
         Out outs[32];
         for (int i = 0; i < 32; ++i) memcpy(static_cast<void*>(&ins[i]), warp.in[i], sizeof(In));

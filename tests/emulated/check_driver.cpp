@@ -28,6 +28,7 @@ int cuEventCreate(void**, unsigned);
 int cuEventRecord(void*, void*);
 int cuEventQuery(void*);
 int cuInit(unsigned);
+int cuCtxSetCurrent(void*);
 }
 
 static int failures = 0;
@@ -132,6 +133,9 @@ static void planned() {
 int main() {
     bool late = getenv("FS_EMULATED_LATE") != nullptr;
     expect(cuInit(0) == 0, "the driver starts");
+    Pointer at = 0;
+    expect(cuMemAllocAsync(&at, 16, nullptr) == 201, "a thread without a context is refused");
+    expect(cuCtxSetCurrent(reinterpret_cast<void*>(1)) == 0, "a thread chooses a context");
     expect(added(true), "a stream that waits for an event has the numbers");
     expect(added(false) != late, late ? "a forgotten event is seen when streams are late" : "streams are in time");
     refusals();

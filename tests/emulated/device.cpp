@@ -49,6 +49,12 @@ struct Driver {
         call<int(int*, int, int)>("cuDeviceGetAttribute", &minor, 76, device);
         call<int(void**, int)>("cuDevicePrimaryCtxRetain", &context, device);
         call<int(void*)>("cuCtxSetCurrent", context);
+        // The checks give kernels the host's addresses.
+        for (int attribute : {91, 99}) {
+            int is_there = 0;
+            call<int(int*, int, int)>("cuDeviceGetAttribute", &is_there, attribute, device);
+            if (!is_there) stop("this device cannot use the addresses of the host's memory, which the checks need");
+        }
         printf("%s, compute capability %d.%d\n", model, major, minor);
     }
 

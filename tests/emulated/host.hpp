@@ -1,7 +1,7 @@
 // The device on the CPU: CUDA's names and `device.cuh`'s functions, on fibers, so that the kernels' own source runs.
 //
-// What it finds: wrong arithmetic and indexing, a missing barrier or wait (shared memory begins as NaN, asynchronous copies happen at their wait, threads
-// run in an order that is chosen per launch), lanes that part before a warp-wide instruction, deadlocks, addresses outside shared memory or misaligned,
+// What it finds: wrong arithmetic and indexing, a missing barrier or wait (shared memory begins as NaN, asynchronous copies happen at their wait or at once,
+// threads run in an order that is chosen per launch, warps side by side or one as far as it gets), lanes that part before a warp-wide instruction, deadlocks, addresses outside shared memory or misaligned,
 // bank conflicts of matrix loads. What it cannot find: what the compiler or the chip does otherwise than this file says, memory ordering between
 // blocks, and speed.
 #pragma once
@@ -39,6 +39,10 @@ inline float from_bits(uint32_t bits) {
     memcpy(&x, &bits, 4);
     return x;
 }
+inline void copy_now(const Copy& copy) {
+    if (copy.from) memcpy(copy.to, copy.from, 16);
+    else memset(copy.to, 0, 16);
+}
 inline uint32_t to_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);
@@ -71,11 +75,21 @@ inline bf16 narrow(float x) {
     return bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 inline uint32_t narrow2(float low, float high) { return uint32_t(narrow(low)) | uint32_t(narrow(high)) << 16; }
-inline float exp2_fast(float x) { return std::exp2(x); }
+// Numbers below the least normal one are zeros, on the way in and out.
+inline float exp2_fast(float x) {
+    float y = std::exp2(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
 
 inline void copy16_async(void* shared, const void* global, bool present) {
     if (reinterpret_cast<uintptr_t>(global) % 16) fs::fail("a misaligned address of global memory");
-    fs::lane->copies.push_back({fs::in_shared(shared), present ? global : nullptr});
+    unsigned char* to = fs::in_shared(shared);
+    const void* from = present ? global : nullptr;
+    if (fs::lane->block->early) {
+        fs::copy_now({to, from});
+        to = nullptr;
+    }
+    fs::lane->copies.push_back({to, from});
 }
 inline void copies_commit() { fs::lane->groups.push_back(fs::lane->copies.size()); }
 template <int n>
@@ -85,8 +99,7 @@ inline void copies_wait() {
     if (groups.size() <= n) return;
     size_t oldest = groups.size() - n, done = groups[oldest - 1];
     for (size_t i = 0; i < done; ++i)
-        if (copies[i].from) memcpy(copies[i].to, copies[i].from, 16);
-        else memset(copies[i].to, 0, 16);
+        if (copies[i].to) fs::copy_now(copies[i]);
     copies.erase(copies.begin(), copies.begin() + long(done));
     groups.erase(groups.begin(), groups.begin() + long(oldest));
     for (size_t& group : groups) group -= done;
@@ -117,7 +130,7 @@ inline Four load(const void* row) {
                 out[l].m[i] = two[0] | uint32_t(two[1]) << 16;
             }
         }
-    });
+    }, place);
 }
 
 }  // namespace fs
@@ -153,6 +166,6 @@ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
                 out[l].d[r] = float(sum);
             }
         fs::counters.products += 1;
-    });
+    }, fs::place);
     memcpy(d, out.d, 16);
 }

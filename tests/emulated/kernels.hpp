@@ -10,6 +10,10 @@ namespace fs {
 
 struct Kernel;
 
+// Added to an order: asynchronous copies happen as soon as they are begun, where otherwise they happen at their wait; and a warp goes on until it stands at a
+// barrier, before another one has its turn, where otherwise all go on side by side. What is overwritten too early shows with both.
+constexpr unsigned EARLY = 1 << 16, GREEDY = 1 << 17;
+
 // Grid, threads of a block, bytes of dynamic shared memory; order of the threads: 0 in order, 1 in reverse (blocks too), else shuffled by it.
 struct Launch {
     unsigned grid[3];

@@ -44,6 +44,42 @@ FAULTS = [
     (1, "attentions", "a gradient without its scale", "attention_backward.cu", "head.stride, 0.125f);", "head.stride, 1.0f);"),
     (1, "attentions", "deltas of the wrong head", "attention_backward.cu", "* heads + head) * tokens + row % tokens] = sum;",
      "* heads + first) * tokens + row % tokens] = sum;"),
+    (1, "attentions", "keys are overwritten while a slow warp reads them", "attention.cu",
+     """        __syncthreads();
+        if (block + 1 < blocks) {
+            bf16* next = tiles + ((block + 1) % 2) * 2 * TILE * D;
+            load_tile(next, k, (block + 1) * TILE, TILE, tokens, stride);
+            load_tile(next + TILE * D, v, (block + 1) * TILE, TILE, tokens, stride);
+            copies_commit();
+        }
+""",
+     """        if (block + 1 < blocks) {
+            bf16* next = tiles + ((block + 1) % 2) * 2 * TILE * D;
+            load_tile(next, k, (block + 1) * TILE, TILE, tokens, stride);
+            load_tile(next + TILE * D, v, (block + 1) * TILE, TILE, tokens, stride);
+            copies_commit();
+        }
+        __syncthreads();
+"""),
+    (1, "attentions", "columns are overwritten while a slow warp reads them", "attention_backward.cu",
+     """        __syncthreads();
+        if (block + 1 < blocks) {
+            bf16* next = tiles + (block + 1) % 2 * 2 * TILE * D;
+            load_tile(next, head.column_1, (block + 1) * TILE, TILE, tokens, head.stride);
+            load_tile(next + TILE * D, head.column_2, (block + 1) * TILE, TILE, tokens, head.column_stride);
+            copies_commit();
+        }
+""",
+     """        if (block + 1 < blocks) {
+            bf16* next = tiles + (block + 1) % 2 * 2 * TILE * D;
+            load_tile(next, head.column_1, (block + 1) * TILE, TILE, tokens, head.stride);
+            load_tile(next + TILE * D, head.column_2, (block + 1) * TILE, TILE, tokens, head.column_stride);
+            copies_commit();
+        }
+        __syncthreads();
+"""),
+    (1, "products", "a stage is overwritten while a slow warp reads it", "tile128.cuh",
+     "        __syncthreads();\n        start(step + STAGES - 1);\n", "        start(step + STAGES - 1);\n        __syncthreads();\n"),
     (1, "plain_attentions", "a softmax that overflows", "attention_plain.cu", "expf(weights[j] - most)", "expf(weights[j])"),
     (1, "plain_attentions", "lanes read before others have written", "attention_plain.cu",
      "slopes[j] = weights[j] * (slopes[j] - delta) * scale;\n    __syncwarp();",
@@ -98,6 +134,7 @@ FAULTS = [
     (2, "norms", "halves of a pair swapped in inline PTX", "device.cuh", ': "=r"(both) : "f"(high), "f"(low));', ': "=r"(both) : "f"(low), "f"(high));'),
     (2, "attentions", "operands of mma swapped in inline PTX", "device.cuh", '"r"(a[3]), "r"(b0), "r"(b1));', '"r"(a[3]), "r"(b1), "r"(b0));'),
     (2, "attentions", "a transposing load that does not transpose", "device.cuh", "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", "ldmatrix.sync.aligned.m8n8.x4.shared.b16"),
+    (2, "functions", "half of 16 bytes are copied", "device.cuh", "int bytes = present ? 16 : 0;", "int bytes = present ? 8 : 0;"),
     (2, "products", "absent rows are copied", "device.cuh", "int bytes = present ? 16 : 0;", "int bytes = 16;"),
     (1, "functions", "the first of two numbers in the high half", "functions.cu", "narrow2(x[2 * i], x[2 * i + 1])", "narrow2(x[2 * i + 1], x[2 * i])"),
     (1, "functions", "a copy that is read before it is there", "functions.cu", "if (group == 0) copies_wait<2>();", "if (group == 0) copies_wait<3>();"),

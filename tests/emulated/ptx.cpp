@@ -137,16 +137,20 @@ struct Reader {
 
     Step copy(const vector<string>& o) {
         Address to = address(o[0]), from = address(o[1]);
+        if (o[2] != "16") stop("a copy of other than 16 bytes", line);
         Operand bytes = op(o[3]);
         return [=](Registers r, int pc) {
             unsigned char* at = fs::lane->block->shared + uint32_t(get(to.base, r) + uint64_t(to.offset));
-            copy16_async(at, reinterpret_cast<void*>(get(from.base, r) + uint64_t(from.offset)), uint32_t(get(bytes, r)) != 0);
+            uint32_t count = uint32_t(get(bytes, r));
+            if (count != 0 && count != 16) fs::fail("a copy of some of 16 bytes");
+            copy16_async(at, reinterpret_cast<void*>(get(from.base, r) + uint64_t(from.offset)), count != 0);
             return pc + 1;
         };
     }
 
     Step matrices(const string& name, const vector<string>& o) {
         vector<Operand> to = all(o[0]);
+        if (name.find(".x4") == string::npos || to.size() != 4) stop("other than four matrices", line);
         Address from = address(o[1]);
         bool transposed = name.find(".trans") != string::npos;
         return [=](Registers r, int pc) {
@@ -181,10 +185,12 @@ struct Reader {
     }
 
     Step shuffle(const vector<string>& o) {  // d | p, a, distance, clamp, mask
-        int to = reg(o[0]);
-        Operand x = op(o[2]), distance = op(o[3]), mask = op(o[5]);
+        int to = reg(o.at(0)), inside = reg(o.at(1));
+        Operand x = op(o.at(2)), distance = op(o.at(3)), clamp = op(o.at(4)), mask = op(o.at(5));
         return [=](Registers r, int pc) {
+            if (uint32_t(get(clamp, r)) != 31) fs::fail("a shuffle of parts of a warp");
             float own = fs::from_bits(uint32_t(get(x, r)));
+            r[inside] = 1;
             r[to] = fs::to_bits(__shfl_xor_sync(uint32_t(get(mask, r)), own, int(get(distance, r))));
             return pc + 1;
         };
@@ -222,7 +228,15 @@ struct Reader {
         if (begins(name, "cp.async.cg")) return copy(o);
         if (name == "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32") return product(o);
         if (begins(name, "shfl.sync.bfly")) return shuffle(o);
-        if (begins(name, "bar.warp.sync")) return [](Registers, int pc) { return __syncwarp(), pc + 1; };
+        if (begins(name, "bar.sync") && (o.size() != 1 || o[0] != "0")) stop("a barrier of other than the whole block", line);
+        if (begins(name, "setp") && o.size() > 3) stop("two predicates", line);
+        if (begins(name, "bar.warp.sync")) {
+            Operand mask = op(o.at(0));
+            return [=](Registers r, int pc) {
+                if (uint32_t(get(mask, r)) != 0xffffffffu) fs::fail("a barrier of some lanes");
+                return __syncwarp(), pc + 1;
+            };
+        }
         if (begins(name, "bar.sync")) return [](Registers, int pc) { return __syncthreads(), pc + 1; };
         if (name == "mov.b32" && (o.at(0)[0] == '{' || o.at(1)[0] == '{')) return halves(o);
         Function function = arithmetic(name);
@@ -332,7 +346,10 @@ static void run(void** given) {
     arguments = given;
     const Kernel& kernel = *current;
     vector<uint64_t> registers(kernel.registers.size(), 0xdeadbeefdeadbeefull);
-    for (int pc = 0; pc >= 0;) pc = kernel.steps[size_t(pc)](registers.data(), pc);
+    for (int pc = 0; pc >= 0;) {
+        fs::place = pc;
+        pc = kernel.steps[size_t(pc)](registers.data(), pc);
+    }
 }
 
 }  // namespace ptx

@@ -71,7 +71,7 @@ const std::map<std::string, Function> table = {
     F32("fma.rn.f32", std::fma(a, b, c)), F32("fma.rm.f32", down(double(a) * b + c)), F32("add.f32", a + b), F32("add.rn.f32", a + b), F32("sub.f32", a - b),
     F32("mul.f32", a * b), F32("mul.rn.f32", a * b), F32("max.f32", std::fmax(a, b)), F32("min.f32", std::fmin(a, b)), F32("neg.f32", -a), F32("abs.f32", std::fabs(a)),
     F32("div.rn.f32", a / b), F32("rcp.rn.f32", 1.0f / a), F32("sqrt.rn.f32", std::sqrt(a)), F32("rsqrt.approx.f32", 1.0f / std::sqrt(a)),
-    F32("ex2.approx.ftz.f32", std::exp2(a)), F32("ex2.approx.f32", std::exp2(a)), F32("lg2.approx.f32", std::log2(a)), F32("copysign.f32", std::copysign(b, a)),
+    F32("ex2.approx.ftz.f32", exp2_fast(a)), F32("ex2.approx.f32", std::exp2(a)), F32("lg2.approx.f32", std::log2(a)), F32("copysign.f32", std::copysign(b, a)),
     F32("cvt.sat.f32.f32", a > 0 ? std::fmin(a, 1.0f) : 0.0f),
     F64("add.f64", a + b), F64("add.rn.f64", a + b), F64("sub.f64", a - b), F64("mul.f64", a * b), F64("fma.rn.f64", std::fma(a, b, c)),
     INT("add.s32", uint32_t, a + b), INT("sub.s32", uint32_t, a - b), INT("mul.lo.s32", uint32_t, a * b), INT("mad.lo.s32", uint32_t, a * b + c), INT("neg.s32", uint32_t, 0u - a),

@@ -4,6 +4,7 @@ mod administration;
 mod attempts;
 mod commands;
 mod outside;
+mod pages;
 mod secrets;
 
 use std::collections::BTreeSet;

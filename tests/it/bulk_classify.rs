@@ -5,6 +5,7 @@ use std::path::Path;
 use frameshift::client::Client;
 use frameshift::proto::v1;
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::reports::command::{ask, program, word};
 use crate::server::{TestServer, classify, clip, trained, until, upload};
@@ -46,6 +47,7 @@ async fn a_data_set_is_classified_whole_whatever_its_labels() {
         video: grey.clone(),
         label: "grey".into(),
         split: v1::Split::Test.into(),
+        ..Default::default()
     };
     let request = v1::AddExamplesRequest {
         name: "datasets/shades".into(),
@@ -72,6 +74,7 @@ async fn a_data_set_is_classified_whole_whatever_its_labels() {
         assert_eq!(line["unknown_label"], is_grey);
         assert_eq!(line["rank"] == 0, is_grey);
     }
+    as_parquet(&server, folder.path(), &all).await;
     // A file that is there is not replaced unasked.
     let refused = ask(&server, &own).await;
     assert!(
@@ -89,6 +92,9 @@ async fn a_data_set_is_classified_whole_whatever_its_labels() {
         &[][..],
         &["--out", "/x", "video.mp4"],
         &["--out", "/x", "--live"],
+        &["--out", "/x.parquet", "--format", "jsonl"],
+        &["--out", "/x.jsonl", "--format", "parquet"],
+        &["--format", "parquet"],
     ] {
         ask(&server, &with(more)).await.ends(64);
     }
@@ -160,15 +166,86 @@ async fn a_folder_is_classified_on_from_where_it_was_killed() {
     );
     let ran = command(&out).output().await.unwrap();
     assert!(ran.status.success(), "{ran:?}");
-    assert_eq!(without_requests(lines(&out)), without_requests(expected));
+    assert_eq!(
+        without_requests(lines(&out)),
+        without_requests(expected.clone())
+    );
     assert!(!state.exists());
+
+    let out = folder.path().join("cut.parquet");
+    cut_parquet(&out, command, expected).await;
     server.stop().await;
+}
+
+/// Classifies the data set into a Parquet file, which has the fields of these lines, and so has one of an evaluation.
+async fn as_parquet(server: &TestServer, folder: &Path, lines: &[Value]) {
+    let table = folder.join("scores.parquet");
+    let words = ["classify", "--task", "shades", "--dataset", "shades"];
+    let own = [&words[..], &["--out", word(&table)]].concat();
+    ask(server, &own).await.ends(0);
+    let read = crate::rows::read(&table);
+    assert_eq!(read.rows, without_types(lines));
+    assert_eq!(read.about["frameshift.version"], "tasks/shades/versions/1");
+    assert_eq!(read.about["frameshift.dataset"], "datasets/shades");
+    assert_eq!(read.about["frameshift.split"], "all");
+    let evaluated = folder.join("evaluated.parquet");
+    let words = ["evaluate", "--task", "shades", "--dataset", "shades"];
+    let more = ["--split", "train", "--out", word(&evaluated)];
+    let own = [&words[..], &more].concat();
+    ask(server, &own).await.ends(0);
+    let trained = crate::rows::read(&evaluated).rows;
+    assert!(!trained.is_empty() && trained.iter().all(|row| read.rows.contains(row)));
+    ask(server, &own).await.ends(73);
+}
+
+/// Kills a command that classifies a folder into a Parquet file and runs it again: nothing has the file's name before it is whole, and it has the fields of
+/// the lines that are expected.
+async fn cut_parquet(out: &Path, command: impl Fn(&Path) -> Command, expected: Vec<Value>) {
+    let mut child = command(out).spawn().unwrap();
+    let state = out.with_extension("parquet.lines.resume");
+    until(async || state.exists()).await;
+    child.kill().await.unwrap();
+    assert!(state.exists() && !out.exists(), "it was killed too late");
+    let ran = command(out).output().await.unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    let read = crate::rows::read(out);
+    let row = |mut line: Value| {
+        if let Some(error) = line.pointer_mut("/error/error").map(Value::take) {
+            line["error"] = error;
+            for absent in ["version", "confidence", "unknown"] {
+                line[absent] = Value::Null;
+            }
+        }
+        line
+    };
+    let own: Vec<Value> = without_requests(expected).into_iter().map(row).collect();
+    assert_eq!(without_requests(read.rows), without_types(&own));
+    assert_eq!(read.about["frameshift.version"], "tasks/shades/versions/1");
+    let left = std::fs::read_dir(out.parent().unwrap()).unwrap();
+    let left = left.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("cut.parquet")
+    });
+    assert_eq!(left.count(), 1);
+}
+
+/// Lines without the kind that each of them has.
+fn without_types(lines: &[Value]) -> Vec<Value> {
+    let mut lines = lines.to_vec();
+    for line in &mut lines {
+        line.as_object_mut().unwrap().remove("type");
+    }
+    lines
 }
 
 /// Lines without what differs from call to call: the ids of requests.
 fn without_requests(mut lines: Vec<Value>) -> Vec<Value> {
     for line in &mut lines {
-        let Some(error) = line.pointer_mut("/error/error") else {
+        let place = match line.pointer("/error/error") {
+            Some(_) => "/error/error",
+            None => "/error",
+        };
+        let Some(error) = line.pointer_mut(place).filter(|error| !error.is_null()) else {
             continue;
         };
         assert!(error["request_id"].take().is_string(), "{error}");

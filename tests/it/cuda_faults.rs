@@ -119,12 +119,12 @@ fn a_batch_without_room_is_halved_or_refused_and_the_next_one_is_right() {
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let bed = runtime.block_on(Bed::new());
-    // One allocation fails, whichever it is of the batch and of its halves.
+    // One allocation fails, and fails again when it is tried once more, whichever it is of the batch and of its halves.
     let mut runner = TestRunner::new(Config::with_cases(60));
     let fails = |n: u32| {
         runtime.block_on(async {
             let before = bed.halved();
-            let fail = format!("cuMemAllocAsync:{n}:2");
+            let fail = format!("cuMemAllocAsync:{n}:2:2");
             let answers = bed
                 .batch(|| {
                     emulated("FS_EMULATED_FAIL", &fail);

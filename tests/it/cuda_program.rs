@@ -100,6 +100,23 @@ async fn a_driver_that_vanishes_ends_the_server_with_70() {
     ends_with_70("cuEventRecord:6000:4").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_the_hardware_contained_ends_the_server_with_70() {
+    ends_with_70("cuMemAllocAsync:6000:226").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_lost_while_nobody_asks_ends_the_server_with_70() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut command) = on_the_device(folder.path()) else {
+        return;
+    };
+    // Its memory is looked at every few seconds.
+    command.env("FS_EMULATED_FAIL", "cuMemPoolGetAttribute:9:719");
+    let mut server = Process::start_by(command, folder.path(), &["--drain-grace", "0s"]);
+    assert_eq!(server.ended().await.code(), Some(70));
+}
+
 /// Classifies until this failure, which is far beyond the calls of the start.
 async fn ends_with_70(failure: &str) {
     let folder = tempfile::tempdir().unwrap();
@@ -131,8 +148,8 @@ async fn a_device_without_room_refuses_a_clip_and_serves_the_next_one() {
     let Some(mut command) = on_the_device(folder.path()) else {
         return;
     };
-    // A failure for one allocation, far beyond those of the start.
-    command.env("FS_EMULATED_FAIL", "cuMemAllocAsync:6000:2");
+    // A failure for one allocation, which is tried twice, far beyond those of the start.
+    command.env("FS_EMULATED_FAIL", "cuMemAllocAsync:6000:2:2");
     let server = Process::start_by(command, folder.path(), &[]);
     let client = server.client().await;
     motion(&client).await;

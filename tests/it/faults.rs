@@ -1,8 +1,9 @@
 //! A fleet of real processes while everything fails that can: every answer is right or a refusal, and nothing that was acknowledged is lost.
 //!
-//! The short form is for every run of the tests; `FRAMESHIFT_FAULTS=full` repeats each fault and lets it last.
+//! The short form is for every run of the tests; `FRAMESHIFT_FAULTS=full` lets each fault last and repeats it six times, or `FRAMESHIFT_FAULT_ROUNDS` times.
 
-mod load;
+pub(crate) mod clock;
+pub(crate) mod load;
 mod trouble;
 pub(crate) mod wire;
 
@@ -31,6 +32,7 @@ impl Fleet {
         if !stand.fill_cache("r2") {
             println!("skipped: a full disk of copies, which only root may make");
         }
+        stand.put_ahead("r1");
         for place in 0..REPLICAS {
             processes.push(Some(stand.launch(&format!("r{place}"), &[])));
         }
@@ -85,7 +87,9 @@ async fn whatever_fails_answers_are_right_and_nothing_acknowledged_is_lost() {
     let load = Arc::new(Load::new(Arc::clone(&stand)).await);
     let callers = load.begin();
     println!("{:?}: the fleet is under load", begun.elapsed());
-    let rounds = if is_full() { 6 } else { 1 };
+    let rounds = std::env::var("FRAMESHIFT_FAULT_ROUNDS").ok();
+    let rounds = rounds.map(|own| own.parse().expect("a number"));
+    let rounds = rounds.unwrap_or(if is_full() { 6 } else { 1 });
     for round in 0..rounds {
         for trouble in Trouble::ALL {
             trouble.happen(&mut fleet, round).await;

@@ -439,7 +439,7 @@ async fn a_data_set_takes_labelled_videos_of_its_own_tenant() {
     let good = fixture::example(video, "left", Split::Train);
     for bad in [
         vec![],
-        vec![fixture::example(video, "", Split::Train)],
+        vec![fixture::example(video, "left\n", Split::Train)],
         vec![good.clone(), good.clone()],
         vec![good.clone(); 1001],
     ] {
@@ -448,6 +448,14 @@ async fn a_data_set_takes_labelled_videos_of_its_own_tenant() {
             Err(Error::Invalid(_))
         ));
     }
+    let unlabelled = [fixture::example(video, "", Split::Train)];
+    assert!(matches!(
+        library.add_examples(&a, &id, &unlabelled).await,
+        Err(Error::Metadata(metadata::Error::LabelCount {
+            labels: 0,
+            ..
+        }))
+    ));
     let mixed = [
         good.clone(),
         fixture::example(foreign, "left", Split::Train),
@@ -471,7 +479,7 @@ async fn a_data_set_takes_labelled_videos_of_its_own_tenant() {
     );
     assert!(
         library
-            .create_dataset(&a, &id, &"x".repeat(256), None)
+            .create_dataset(&a, &id, "x".repeat(256).as_str(), None)
             .await
             .is_err()
     );

@@ -54,6 +54,7 @@ mod model_memory;
 mod model_precision;
 mod model_readouts;
 mod outages;
+mod ports;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod processes;
@@ -65,6 +66,7 @@ mod restore;
 mod roles;
 #[cfg(feature = "postgres")]
 mod rollout;
+mod rows;
 mod rpc_canary;
 mod rpc_check;
 mod rpc_classify;
@@ -76,6 +78,7 @@ mod rpc_heads;
 mod rpc_limits;
 mod rpc_loading;
 mod rpc_many_tasks;
+mod rpc_multi_label;
 mod rpc_outage;
 mod rpc_preview;
 mod rpc_server;
@@ -93,8 +96,12 @@ mod server;
 mod server_process;
 mod service_config;
 mod shared;
+#[cfg(feature = "postgres")]
+mod skew;
 mod soak;
 mod store;
+#[cfg(feature = "postgres")]
+mod takeover;
 mod tenants;
 mod tidy;
 mod tls;

@@ -112,19 +112,21 @@ pub(crate) async fn expect_rows(path: &std::path::Path, tenant: &str, are_there:
     }
 }
 
+/// Statements that are run in every database on a server before its test, for tests that are expected to fail then. SQLite has no part in those.
+pub(crate) const PREPARATION: &str = "FRAMESHIFT_TEST_SQL";
+
 /// Every backend, by name.
 pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
-    let directory = tempfile::tempdir().expect("a folder");
-    let path = directory.path().join("metadata.sqlite");
-    let store = Database::open(Config::at(path)).await.expect("a database");
-    let sqlite = Backend {
-        store: Arc::new(store.clone()),
-        clock: store,
-        _home: Home::Folder { _folder: directory },
+    let preparation = std::env::var(PREPARATION).ok();
+    let mut backends = match preparation {
+        Some(_) => Vec::new(),
+        None => vec![("sqlite", sqlite().await)],
     };
-    let mut backends = vec![("sqlite", sqlite)];
     #[cfg(feature = "postgres")]
     if let Some(database) = crate::postgres::database().await {
+        if let Some(sql) = preparation.filter(|sql| !sql.is_empty()) {
+            database.run(&sql);
+        }
         let store = Database::connect(database.config()).await;
         let store = store.expect("a database");
         let postgres = Backend {
@@ -137,6 +139,17 @@ pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
         backends.push(("postgres", postgres));
     }
     backends
+}
+
+async fn sqlite() -> Backend {
+    let directory = tempfile::tempdir().expect("a folder");
+    let path = directory.path().join("metadata.sqlite");
+    let store = Database::open(Config::at(path)).await.expect("a database");
+    Backend {
+        store: Arc::new(store.clone()),
+        clock: store,
+        _home: Home::Folder { _folder: directory },
+    }
 }
 
 /// Runs a test body on a fresh instance of every backend.

@@ -8,7 +8,7 @@ use frameshift::device;
 use frameshift::model::adamw::{AdamW, Config};
 use frameshift::model::{
     Activation, AdapterSet, Backbone, BackboneConfig, Dropout, Error, Features, Inference, Keep,
-    Place, Segment, Step, StepOutput, Tensors, TrainableSet, TrainingStep, adamw, pretrain,
+    Kept, Place, Segment, Step, StepOutput, Tensors, TrainableSet, TrainingStep, adamw, pretrain,
 };
 use frameshift::rng::Stream;
 use frameshift::spec::{AdapterConfig, Digest, Head, Normalization, Precision};

@@ -105,6 +105,7 @@ pub(crate) fn publication(value: f32) -> Publication {
             loss: 0.1 + 0.2,
             confusion: Confusion::from_rows(&[12, 0, 1, 11]).expect("a square"),
             problem: None,
+            independent: None,
         },
         calibration: None,
         loss_curve: vec![1.0 / 3.0],

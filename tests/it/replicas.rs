@@ -1,6 +1,7 @@
 //! Three real servers as child processes on one PostgreSQL server and one bucket, each behind a proxy, for tests of what fails.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,10 +12,11 @@ use tempfile::TempDir;
 
 use crate::buckets::proxy::{self, Mood};
 use crate::buckets::weed::Weed;
+use crate::faults::clock;
 use crate::faults::wire::Wire;
 use crate::postgres::own::OwnServer;
 use crate::server::until;
-use crate::server_process::{Process, command};
+use crate::server_process::{Process, command_of};
 
 /// The tenant of these tests.
 pub(crate) const TENANT: &str = "acme";
@@ -33,7 +35,9 @@ pub(crate) struct Stand {
     endpoint: String,
     pub(crate) folder: TempDir,
     /// What was mounted, to be taken away with the stand.
-    mounts: Mutex<Vec<std::path::PathBuf>>,
+    mounts: Mutex<Vec<PathBuf>>,
+    /// Servers whose clocks are ahead, and what makes them so.
+    ahead: Mutex<HashMap<String, PathBuf>>,
     /// Clients of the servers that callers may use.
     clients: Mutex<Vec<Option<Client>>>,
 }
@@ -56,15 +60,29 @@ impl Stand {
             endpoint,
             folder: tempfile::tempdir().unwrap(),
             mounts: Mutex::default(),
+            ahead: Mutex::default(),
             clients: Mutex::new(vec![None; places]),
         })
     }
 
     /// Starts a server with a folder of its own.
     pub(crate) fn launch(&self, name: &str, extra: &[&str]) -> Process {
+        let program = Path::new(env!("CARGO_BIN_EXE_frameshift"));
+        self.launch_of(program, name, extra)
+    }
+
+    /// As [`Self::launch`], of a program of another release.
+    pub(crate) fn launch_of(&self, program: &Path, name: &str, extra: &[&str]) -> Process {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        let mut server = command(&folder);
+        let mut server = command_of(program, &folder);
+        server.envs(
+            self.ahead
+                .lock()
+                .unwrap()
+                .get(name)
+                .map(|path| ("LD_PRELOAD", path)),
+        );
         let database = format!(
             "postgres://postgres@127.0.0.1:{}/fleet?sslmode=disable",
             self.wire.port
@@ -96,6 +114,12 @@ impl Stand {
             self.mounts.lock().unwrap().push(cache);
         }
         is_mounted
+    }
+
+    /// Makes the clock of a server that is not started yet ten minutes fast.
+    pub(crate) fn put_ahead(&self, name: &str) {
+        let library = clock::library(self.folder.path());
+        self.ahead.lock().unwrap().insert(name.to_owned(), library);
     }
 
     /// Waits until a server serves, then lets callers use it.

@@ -182,6 +182,7 @@ impl Shared {
                 video: self.videos[number % self.videos.len()].clone(),
                 label: format!("label {}", number % 5),
                 split: v1::Split::Train.into(),
+                ..Default::default()
             };
             let added = self.call("AddExamples", |client| {
                 let request = v1::AddExamplesRequest {

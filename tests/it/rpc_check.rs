@@ -21,6 +21,7 @@ async fn planted_duplicates_are_found_by_the_server_and_told_by_a_job() {
             video,
             label: label.into(),
             split: split.into(),
+            ..Default::default()
         });
     }
     let planted: Vec<String> = examples.iter().map(|own| own.video.clone()).collect();

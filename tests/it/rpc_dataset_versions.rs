@@ -23,6 +23,7 @@ async fn add(client: &Client, video: &str, label: &str, split: v1::Split) {
         video: video.into(),
         label: label.into(),
         split: split.into(),
+        ..Default::default()
     };
     let request = v1::AddExamplesRequest {
         name: "datasets/shades".into(),

@@ -30,6 +30,7 @@ async fn shades(client: &Client, splits: &[(v1::Split, u8)]) {
                 video: video.name,
                 label: label.into(),
                 split: split.into(),
+                ..Default::default()
             });
         }
         add(client, examples).await;
@@ -206,6 +207,7 @@ async fn an_evaluation_that_breaks_off_goes_on_and_ends_with_the_metrics_of_all_
         video: video.name,
         label: "dark".into(),
         split: v1::Split::Test.into(),
+        ..Default::default()
     };
     add(&client, vec![example]).await;
     let token = begun[0].resume_token.clone();
@@ -248,6 +250,7 @@ async fn clips_of_a_label_that_the_version_does_not_have_are_told_and_not_counte
         video: video.name.clone(),
         label: "grey".into(),
         split: v1::Split::Test.into(),
+        ..Default::default()
     };
     add(&client, vec![grey]).await;
     let training = train(&client, "shade", v1::ClipSampling::default());

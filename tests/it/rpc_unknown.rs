@@ -23,6 +23,7 @@ async fn with_validation(client: &Client) {
             video: video.name,
             label: label.into(),
             split: v1::Split::Validation.into(),
+            ..Default::default()
         });
     }
     let request = v1::AddExamplesRequest {

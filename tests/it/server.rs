@@ -261,6 +261,7 @@ pub(crate) async fn create_dataset(client: &Client, dataset: &str) -> Vec<v1::Vi
             video: video.name.clone(),
             label: label.into(),
             split: split.into(),
+            ..Default::default()
         });
         videos.push(video);
     }

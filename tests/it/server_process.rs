@@ -30,7 +30,12 @@ pub(crate) struct Process {
 }
 
 pub(crate) fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_frameshift")), folder)
+}
+
+/// As [`command`], of a program of another release.
+pub(crate) fn command_of(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn"])
         .arg("--data-dir")

@@ -93,7 +93,11 @@ async fn under_faults_floods_and_swaps_every_answer_is_its_twins_and_all_is_give
     }
 
     let resumed = bed.counted().resumed - counted.resumed;
-    assert!(resumed > 0, "no frame went on from kept tokens: {tally}");
+    assert_eq!(
+        resumed > 0,
+        bed.keeps_tokens(),
+        "frames that went on from kept tokens: {tally}"
+    );
     for what in ["stored", "refused for the quota"] {
         assert!(tally.happened(what) > 0, "nothing was {what}: {tally}");
     }

@@ -1,5 +1,7 @@
 //! The structure of the source tree: which module may import which, which module may name which crate, and how long a file may be.
 
+mod places;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -130,6 +132,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
         ],
     ),
     (&["cudarc"], &["model/ops/cuda"]),
+    (&["parquet"], &["client/columnar"]),
     (
         &["ffmpeg_sys_the_third"],
         &["video/decode", "video/encode", "video/ffmpeg"],
@@ -442,6 +445,25 @@ fn files_are_short_and_named_after_their_module() {
             "{}: {lines} lines of code and tests, at most 500",
             file.name
         );
+    }
+}
+
+/// A test in a file that no other names is never run.
+#[test]
+fn every_file_of_tests_is_a_module() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let files = below(&tests, "it");
+    for file in &files {
+        let name = file.name.strip_prefix("it/").unwrap_or("main");
+        let (parent, own) = match name.rsplit_once('/') {
+            Some((parent, own)) => (format!("it/{parent}"), own),
+            None if name == "main" => continue,
+            None => ("it/main".to_owned(), name),
+        };
+        let parent = files.iter().find(|file| file.name == parent);
+        let parent = parent.unwrap_or_else(|| panic!("{name} has no file above it"));
+        let is_named = parent.text.contains(&format!("mod {own};"));
+        assert!(is_named, "{name} is no module of {}", parent.name);
     }
 }
 

@@ -4,6 +4,7 @@
 //! gains nothing by waiting.
 
 mod class;
+mod ledger;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
@@ -12,6 +13,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use crate::ids::TenantId;
 
 pub use class::{Class, RUN, Turns};
+pub use ledger::{Ledger, NoLedger};
 
 /// A point of the queue's virtual time: service in units of cost for each unit of weight, times [`UNIT`].
 type Tag = u128;
@@ -113,6 +115,8 @@ struct Lane<T> {
     weight: Weight,
     /// Start tag of the first entry; without entries, the end of the last service.
     start: Tag,
+    /// The virtual time at which the tenant came: no correction brings its start before that.
+    came: Tag,
     /// Whether an entry was served since the tenant last had none.
     has_begun: bool,
     entries: VecDeque<Entry<T>>,
@@ -191,6 +195,7 @@ impl<T> Queue<T> {
         let lane = self.lanes.entry(tenant.clone()).or_insert_with(|| Lane {
             weight,
             start: now,
+            came: now,
             has_begun: false,
             entries: VecDeque::new(),
             cost: 0,
@@ -198,6 +203,7 @@ impl<T> Queue<T> {
         if lane.entries.is_empty() {
             self.idle.remove(&(lane.start, tenant.clone()));
             lane.start = lane.start.max(now);
+            lane.came = now;
             lane.has_begun = false;
         } else {
             self.weights -= lane.weight.number();
@@ -282,11 +288,10 @@ impl<T> Queue<T> {
         let owed = lane.start;
         let more = lane.weight.time_of(cost.max(1));
         let less = lane.weight.time_of(charged.max(1));
-        // Nobody gets credit: a tenant never starts before the others do.
-        let first = self.order.first().map_or(self.now, |turn| turn.start);
+        // Nobody gets credit: a charge that was made before the tenant was forgotten and came again is not given back.
         lane.start = (lane.start.saturating_add(more))
             .saturating_sub(less)
-            .max(first.min(self.now));
+            .max(lane.came);
         match before {
             Some(before) => self.reorder(&before, tenant),
             None => {

@@ -9,6 +9,7 @@ mod evaluation;
 mod geometry;
 mod head;
 mod hyper;
+mod independent;
 mod label;
 mod rand_augment;
 mod rate;
@@ -28,8 +29,10 @@ pub use evaluation::{Cell, Confusion, Evaluation, LabelCounts, LabelMeans};
 pub use geometry::{Geometry, MAX_CLIP_VALUES};
 pub use head::Head;
 pub use hyper::{ClassWeights, HyperParameters, Mirror};
+pub use independent::{Independent, LabelScore};
 pub use label::{
-    LabelSet, MAX_LABELS, check_label, check_label_count, composed, label_outline, normal_label,
+    ExampleLabels, LabelKind, LabelSet, MAX_EXAMPLE_LABELS, MAX_LABELS, check_label,
+    check_label_count, composed, label_outline, normal_label,
 };
 pub use rand_augment::RandAugment;
 pub use rate::{Rate, RateExceeded};

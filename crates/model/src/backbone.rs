@@ -238,6 +238,12 @@ impl Backbone {
         self.vit.place()
     }
 
+    /// Whether [`Inference::sharing`](crate::Inference::sharing) keeps tokens of frames for later batches. The host does; on a GPU the
+    /// memory is for sets and batches.
+    pub fn keeps_tokens(&self) -> bool {
+        self.place().is_host()
+    }
+
     /// Returns the origin of the backbone; empty when it was built from tensors.
     pub fn origin(&self) -> &Origin {
         &self.origin

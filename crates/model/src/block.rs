@@ -8,7 +8,7 @@ use super::ops::placed::linear::Rows;
 use super::ops::placed::rows;
 use super::ops::{Array, Numbers};
 use super::site::{self, Site};
-use super::weights::{Found, LayerNorm, Linear};
+use super::weights::{Before, Found, LayerNorm, Linear};
 use super::{Activation, Error};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -33,13 +33,15 @@ pub(super) enum Reach {
     Input,
 }
 
-/// Whether c_fc's output, the largest part of what a backward pass reads, is kept.
+/// What becomes of c_fc's output, the largest part of what a backward pass reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hidden {
     /// c_fc's output is kept.
     Kept,
-    /// The backward pass recomputes c_fc's output.
+    /// The backward pass recomputes c_fc's output; all results have the bits that they have with [`Hidden::Kept`].
     Again,
+    /// The block is no part of a training step.
+    Unread,
 }
 
 /// A transformer block.
@@ -119,9 +121,9 @@ impl Block {
         reach != Reach::Input && !self.in_proj.is_trainable() && !Sites::any(&sites.pre_attn)
     }
 
-    /// Computes the block for x `[N, L, C]` without saving anything for a backward pass.
+    /// Computes the block for x `[N, L, C]` outside of a training step: a device may round once less than in one.
     pub(super) fn infer(&self, x: &Array, sites: &Sites<'_>, tokens: Tokens) -> Result<Array> {
-        let (y, _) = self.forward(x, sites, tokens, Reach::Nothing, Hidden::Again)?;
+        let (y, _) = self.forward(x, sites, tokens, Reach::Nothing, Hidden::Unread)?;
         Ok(y)
     }
 
@@ -196,12 +198,14 @@ impl Block {
     fn feed(&self, x: &Array, reach: Reach, hidden: Hidden) -> Result<(Array, Option<SavedMlp>)> {
         let is_read = reach != Reach::Nothing;
         let normed = self.ln_2.forward(x, self.c_fc.reads())?;
-        let (active, hidden) = self.c_fc.forward_active(
-            &normed,
-            self.activation,
-            self.c_proj.reads(),
-            (is_read && hidden == Hidden::Kept).then(|| Numbers::beside(self.c_fc.format())),
-        )?;
+        let before = match hidden {
+            Hidden::Kept if is_read => Before::Kept(Numbers::beside(self.c_fc.format())),
+            Hidden::Kept | Hidden::Again => Before::Again,
+            Hidden::Unread => Before::Unread,
+        };
+        let numbers = self.c_proj.reads();
+        let (active, hidden) =
+            (self.c_fc).forward_active(&normed, self.activation, numbers, before)?;
         let y = self.c_proj.forward_add(&active, x, Rows::All)?;
         let saved = is_read.then(|| SavedMlp {
             normed: self.c_fc.is_trainable().then_some(normed),

@@ -60,6 +60,21 @@ pub struct BackboneConfig {
 }
 
 impl BackboneConfig {
+    /// Sizes and constants of CLIP's ViT-B/16.
+    pub const VIT_B_16: Self = Self {
+        image_size: 224,
+        patch_size: 16,
+        width: 768,
+        layers: 12,
+        heads: 12,
+        mlp_width: 3072,
+        activation: Activation::QuickGelu,
+        eps: 1e-5,
+        pre_norm: true,
+        patch_bias: false,
+        normalization: Normalization::CLIP,
+    };
+
     /// Returns the limits that the backbone sets on a task's shape.
     pub fn geometry(&self) -> Geometry {
         Geometry {

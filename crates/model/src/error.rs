@@ -139,6 +139,9 @@ pub enum Error {
     /// The accelerator cannot be used any more by this process.
     #[error("{0}")]
     DeviceLost(#[source] Failure),
+    /// The accelerator's driver or a library refused a call, which says nothing about the weights or the clips; a later call may succeed.
+    #[error("{0}")]
+    DeviceRefused(#[source] Failure),
     /// The tensor library failed.
     #[error("tensor operation: {0}")]
     Candle(#[source] candle_core::Error),
@@ -149,7 +152,8 @@ impl From<candle_core::Error> for Error {
         match Failure::inside(&error) {
             Some(Failure::OutOfMemory { bytes }) => Self::OutOfMemory { bytes: *bytes },
             Some(failure @ Failure::Lost { .. }) => Self::DeviceLost(failure.clone()),
-            Some(Failure::Refused { .. }) | None => Self::Candle(error),
+            Some(failure @ Failure::Refused { .. }) => Self::DeviceRefused(failure.clone()),
+            None => Self::Candle(error),
         }
     }
 }
@@ -168,6 +172,8 @@ mod tests {
         assert!(matches!(lost, Error::DeviceLost(_)), "{lost}");
         let reason = "no".into();
         let refused = of(Failure::Refused { what, reason });
-        assert!(matches!(refused, Error::Candle(_)), "{refused}");
+        assert!(matches!(refused, Error::DeviceRefused(_)), "{refused}");
+        let other = Error::from(candle_core::Error::Msg("no".to_owned()));
+        assert!(matches!(other, Error::Candle(_)), "{other}");
     }
 }

@@ -43,7 +43,7 @@ pub use ops::{Failure, Isa, Memory, Place, Unusable, Work, fastest, instructions
 pub use pictures::Pictures;
 pub use threads::{aside, compute_threads, physical_cores};
 pub use trainable::TrainableSet;
-pub use training::{Dropout, Goal, Gradients, Keep, StepOutput, StepShape, TrainingStep};
+pub use training::{Dropout, Goal, Gradients, Keep, Marks, StepOutput, StepShape, TrainingStep};
 
 pub use frameshift_core::spec::Step;
 use frameshift_core::{rng, spec};

@@ -23,7 +23,9 @@
 //! | `epilogue` | scale, bias, residual and activation of a tile's sums | a value depends on its own sum |
 //! | `kernel`, `kernel/{portable,avx2,avx512,amx,neon}` | a tile: a few rows times a panel; the vector sets share `kernel/micro` | sums in one order, whatever the tile |
 //! | `kernel/tiles`, `kernel/unit` | what a set decides: shape of a tile, order of a product by the length of its sums, units and heads that it computes by itself | decided by shape, never by batch |
-//! | `kernel/amx/{unit,epilogue,head}` | on AMX: units of products with their epilogues, heads of attention | as for `linear` and `attention` |
+//! | `kernel/avx512/{epilogue,head,slope}` | with AVX-512, also beside AMX: the epilogue of a unit's tiles, a head of attention and its backward around their products | as for `linear` and `attention` |
+//! | `kernel/avx512/{unit,products}`, `kernel/amx/{unit,head}` | units of products, and products of a head | as for `linear` and `attention` |
+//! | `kernel/amx/emulator` | AMX's instructions, for tests on CPUs without it | sums as the instructions' description states |
 //! | `simd` | loops that the compiler vectorises, compiled for each set | a fixed number of partial sums |
 //! | `place`, `failure` | where a backbone computes, and how an accelerator fails | chosen before the weights are loaded |
 //! | `cuda`, `cuda/*` | the same operations on a GPU | see its own invariant |
@@ -32,7 +34,8 @@
 //! # Test and time
 //! `cargo nextest run -p frameshift-model ops` checks every operation against plain candle and finite differences at odd sizes (`tests`), and every instruction set
 //! that the CPU has against `portable` (`kernel/tests`). `FRAMESHIFT_CPU=portable|avx2|avx512|amx` limits any test to an instruction set; `make asan` runs
-//! these tests under the address sanitizer. `cargo bench --bench kernels` shows each kernel's share of what the machine can do (`model/bench.rs`),
+//! these tests under the address sanitizer. With `amx` the tests of this crate run on CPUs without AMX, too, if they have AVX-512 with bfloat16: an emulator
+//! executes its instructions. `cargo bench --bench kernels` shows each kernel's share of what the machine can do (`model/bench.rs`),
 //! `frameshift bench compute` times the whole model. A new instruction set is a file beside `kernel/avx2`, an [`Isa`] and its line in `Isa::tiles`; the
 //! tests and benchmarks then cover it without changes.
 
@@ -65,7 +68,7 @@ pub(super) use buffers::{read, slice, slice_mut, tensor};
 pub use failure::{Failure, Unusable};
 pub use isa::{Isa, limit};
 pub(super) use kernel::Format;
-pub use loss::Goal;
+pub use loss::{Goal, Marks};
 pub(super) use packed::Packed;
 pub use place::{Memory, Place, Work};
 pub(super) use placed::{Array, Matrix, Vector};

@@ -1,14 +1,19 @@
 //! One training step of one set (forward, loss, backward), block by block; the optimiser follows it.
 //!
 //! Invariant: how the step is divided into slices, what runs between them, whether activations are kept or recomputed, and how many clips are
-//! computed together change no bit of its result: sums over clips are formed clip by clip, in the order of the clips.
+//! computed together change no bit of its result: sums over clips are formed clip by clip, in the order of the clips. The same goes for whether frozen
+//! blocks run or their tokens were kept.
 
+mod frozen;
 mod memory;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::Tensor;
+
+use self::frozen::Frozen;
 use self::memory::{Division, Keeps};
 use super::block::{Hidden, Reach, Saved, Sites};
 use super::flat::Flat;
@@ -17,12 +22,14 @@ use super::ops::placed::linear::Rows;
 use super::ops::{Array, Numbers, loss};
 use super::site::Sums;
 use super::weights::Found;
-use super::{AdapterSet, Backbone, Error, Step, TrainableSet, head, inference, vit};
+use super::{
+    AdapterSet, Backbone, Error, Kept as Places, Step, TrainableSet, head, inference, vit,
+};
 use crate::rng::Stream;
 use crate::spec::Invalid;
 
 pub use self::memory::StepShape;
-pub use super::ops::Goal;
+pub use super::ops::{Goal, Marks};
 
 /// Activations that the forward pass keeps for the backward pass; every choice gives the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +60,7 @@ pub type Gradients = Flat;
 pub struct StepOutput {
     /// Mean cross entropy, in nats.
     pub loss: f64,
-    /// Number of clips whose largest logit was that of their label.
+    /// Number of clips whose largest logit was that of a label of theirs.
     pub correct: usize,
     /// Gradients of every trainable weight.
     pub gradients: Gradients,
@@ -72,9 +79,13 @@ pub struct TrainingStep {
     smoothing: f64,
     /// What each clip is to be besides its label; empty when that is all.
     goals: Vec<Goal>,
+    /// What each clip is to be when labels do not exclude one another.
+    marks: Option<Marks>,
     shape: StepShape,
     division: Division,
     source: Source,
+    /// Where the tokens after the frozen blocks are kept.
+    frozen: Option<Frozen>,
     num_frames: usize,
     /// Clips of the current micro-batch.
     now: Range<usize>,
@@ -222,11 +233,13 @@ impl TrainingStep {
             dropout,
             smoothing: 0.0,
             goals: Vec::new(),
+            marks: None,
             division: Division {
                 clips,
                 keeps: Keeps::ALL,
             },
             source: Source::Features,
+            frozen: None,
             num_frames,
             now: 0..clips,
             kept: Vec::new(),
@@ -271,6 +284,45 @@ impl TrainingStep {
         Ok(self)
     }
 
+    /// Returns the same step, but of labels that do not exclude one another: its clips are to be these marks, and their single labels do not count.
+    ///
+    /// # Errors
+    /// When there is not one mark for each label of each clip, 0 to 1, or not one factor for each label.
+    pub fn marked(mut self, marks: Marks) -> Result<Self, Error> {
+        let (clips, classes) = (self.labels.len(), self.layers.classes());
+        let is_mark = |mark: &f32| (0.0..=1.0).contains(mark);
+        let is_factor = |factor: &f64| factor.is_finite() && *factor >= 0.0;
+        let factors = marks.positive.len();
+        if marks.values.len() != clips * classes || !marks.values.iter().all(is_mark) {
+            let got = marks.values.len();
+            let problem = format!("expected {clips} x {classes} values of 0 to 1, got {got}");
+            return Err(Error::Value(Invalid::new("marks", problem)));
+        }
+        if ![0, classes].contains(&factors) || !marks.positive.iter().all(is_factor) {
+            let problem = format!("expected {classes} factors of 0 or more, got {factors}");
+            return Err(Error::Value(Invalid::new("marks", problem)));
+        }
+        self.marks = Some(marks);
+        Ok(self)
+    }
+
+    /// Returns the same step, but with the tokens after the frozen blocks below the lowest adapter kept at these places, one for each frame of each clip, and
+    /// taken from there when an earlier step kept them. A frame has one place whatever the step, for as long as its pixels are the same. Without effect on a
+    /// device, and where [`StepShape::frozen_bytes`] is none.
+    #[must_use]
+    pub fn keeping(mut self, places: Vec<Vec<Option<Places>>>) -> Self {
+        let is_able = self.shape.frozen_bytes().is_some() && self.backbone.place().is_host();
+        if is_able && !places.is_empty() && matches!(self.source, Source::Clips(_)) {
+            self.frozen = Some(Frozen::new(places, self.shape.lowest()));
+        }
+        self
+    }
+
+    /// Returns the number of frames so far whose frozen blocks did not run, since their tokens were kept.
+    pub fn resumed_frames(&self) -> usize {
+        self.frozen.as_ref().map_or(0, Frozen::resumed)
+    }
+
     /// Runs one slice: one block forward or backward, or the head.
     ///
     /// # Errors
@@ -278,7 +330,7 @@ impl TrainingStep {
     pub fn advance(&mut self) -> Result<Step, Error> {
         let state = std::mem::replace(&mut self.state, State::Done);
         self.state = match state {
-            State::Begin => State::Forward(0, self.embed()?),
+            State::Begin => self.embed()?,
             State::Forward(block, x) => self.forward(block, x)?,
             State::Head(features, from_clips) => self.head(&features, from_clips)?,
             State::Backward(block, dy) => self.backward(block, &dy)?,
@@ -332,17 +384,27 @@ impl TrainingStep {
         })
     }
 
-    /// Returns the tokens of the micro-batch's clips, `[ΣT, L, C]`.
-    fn embed(&mut self) -> Result<Array, Error> {
+    /// Embeds the frames of the micro-batch's clips whose tokens are not kept. Returns the state to continue with.
+    fn embed(&mut self) -> Result<State, Error> {
         let Source::Clips(clips) = &mut self.source else {
             return Err(Error::Order { what: "embed" });
         };
         let clips: Vec<Arc<[f32]>> = clips.drain(..self.now.len().min(clips.len())).collect();
-        Ok(vit::embed_clips(
-            &self.backbone.vit,
-            &clips,
-            self.backbone.config(),
-        )?)
+        let (vit, config) = (&self.backbone.vit, self.backbone.config());
+        let Some(frozen) = &mut self.frozen else {
+            return Ok(State::Forward(0, vit::embed_clips(vit, &clips, config)?));
+        };
+        let missing = frozen.begin(clips.len(), self.num_frames);
+        if missing.is_empty() {
+            return Ok(State::Forward(self.shape.lowest(), frozen.joined(None)?));
+        }
+        let all: Vec<_> = clips
+            .iter()
+            .flat_map(|clip| vit::frames(clip, config))
+            .collect();
+        let pictures: Vec<_> = missing.iter().map(|&frame| all[frame]).collect();
+        let x = vit.embed(&vit::patches(&pictures, config, vit.input())?)?.0;
+        Ok(State::Forward(0, x))
     }
 
     /// Moves to the next micro-batch. Returns the state to continue with.
@@ -377,8 +439,18 @@ impl TrainingStep {
         sites
     }
 
-    fn forward(&mut self, block: usize, x: Array) -> Result<State, Error> {
+    fn forward(&mut self, block: usize, mut x: Array) -> Result<State, Error> {
         let (tokens, reach) = self.shape.plan(block);
+        if let Some(frozen) = &mut self.frozen {
+            if block < self.shape.lowest() {
+                // The frames of no clip in particular: nothing here is of one alone.
+                let y = self.backbone.vit.blocks[block].infer(&x, &Sites::default(), tokens)?;
+                return Ok(State::Forward(block + 1, y));
+            }
+            if frozen.joins(block) {
+                x = frozen.joined(Some(&x))?;
+            }
+        }
         let sites = self.sites(block);
         let run = &self.backbone.vit.blocks[block];
         let (y, kept) = if block >= self.division.keeps.most {
@@ -390,7 +462,8 @@ impl TrainingStep {
             let (y, saved) = run.forward(&x, &sites, tokens, reach, hidden)?;
             (y, saved.map(Box::new).map(Kept::Saved))
         } else {
-            let y = run.infer(&x, &sites, tokens)?;
+            // The bits of a block whose activations are kept.
+            let (y, _) = run.forward(&x, &sites, tokens, Reach::Nothing, Hidden::Again)?;
             (y, (reach != Reach::Nothing).then_some(Kept::Input(x)))
         };
         self.kept.extend(kept);
@@ -427,13 +500,8 @@ impl TrainingStep {
         };
         let last = self.layers.head.last();
         let logits = last.forward(&input, Rows::All, Numbers::F32)?;
-        let labels = &self.labels[self.now.clone()];
-        let goals = match self.goals.is_empty() {
-            true => &[],
-            false => &self.goals[self.now.clone()],
-        };
         let logits = logits.host()?;
-        let scored = loss::towards(&logits, (labels, goals), self.labels.len(), self.smoothing)?;
+        let scored = self.scored(&logits)?;
         let gradient = Array::Host(scored.gradient);
         self.scores.losses.extend(scored.rows);
         self.scores.correct += scored.correct;
@@ -462,6 +530,23 @@ impl TrainingStep {
         let frames = vec![self.num_frames; clips];
         let d_last = head::scattered(kind, &d_tokens, &frames, (grid, backbone.place()))?;
         Ok(State::Backward(blocks - 1, d_last))
+    }
+
+    /// Loss of the logits of the micro-batch.
+    fn scored(&self, logits: &Tensor) -> Result<loss::Loss, Error> {
+        let (clips, smoothing) = (self.labels.len(), self.smoothing);
+        if let Some(marks) = &self.marks {
+            let classes = self.layers.classes();
+            let own = self.now.start * classes..self.now.end * classes;
+            let marks = (&marks.values[own], &marks.positive[..]);
+            return Ok(loss::binary(logits, marks, clips, smoothing)?);
+        }
+        let labels = &self.labels[self.now.clone()];
+        let goals = match self.goals.is_empty() {
+            true => &[],
+            false => &self.goals[self.now.clone()],
+        };
+        Ok(loss::towards(logits, (labels, goals), clips, smoothing)?)
     }
 
     fn backward(&mut self, block: usize, dy: &Array) -> Result<State, Error> {

@@ -106,6 +106,17 @@ pub(super) struct Linear {
     bias: Option<Vector>,
 }
 
+/// What becomes of the values before an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Nobody reads them: a device may compute product and activation in one kernel, whose result may differ in its last bit.
+    Unread,
+    /// A backward pass may compute them again: the result has the bits that it has with [`Before::Kept`].
+    Again,
+    /// They are returned in this number format.
+    Kept(Numbers),
+}
+
 impl Linear {
     /// Builds a layer from W `[n, k]` and b `[n]`; `sections` divides the columns into parts that can be used separately.
     pub(super) fn new(
@@ -231,17 +242,18 @@ impl Linear {
             activation: None,
             sections: Some(sections),
             numbers,
+            apart: false,
         };
         linear::project(x, self.matrix(), rows, options)
     }
 
-    /// Computes act(x · Wᵀ + b) over all rows; also returns the values before the activation, if they are requested.
+    /// Computes act(x · Wᵀ + b) over all rows; also returns the values before the activation, if they are kept.
     pub(super) fn forward_active(
         &self,
         x: &Array,
         activation: Activation,
         numbers: Numbers,
-        before: Option<Numbers>,
+        before: Before,
     ) -> Result<(Array, Option<Array>)> {
         self.count();
         let options = Options {
@@ -249,10 +261,13 @@ impl Linear {
             activation: Some(activation),
             sections: None,
             numbers,
+            apart: before != Before::Unread,
         };
         match before {
-            None => Ok((linear::project(x, self.matrix(), Rows::All, options)?, None)),
-            Some(before) => {
+            Before::Unread | Before::Again => {
+                Ok((linear::project(x, self.matrix(), Rows::All, options)?, None))
+            }
+            Before::Kept(before) => {
                 let (before, y) = linear::project_both(x, self.matrix(), options, before)?;
                 Ok((y, Some(before)))
             }

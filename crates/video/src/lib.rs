@@ -31,7 +31,7 @@ use std::time::Duration;
 use frameshift_core::{fair, ids, rng, spec};
 
 use self::worker::{Answer, Pixels, Pool, Work};
-use crate::fair::{Equal, Weights};
+use crate::fair::{Equal, Ledger, NoLedger, Weights};
 use crate::ids::TenantId;
 
 pub use alter::Alter;
@@ -211,16 +211,19 @@ impl Decoder {
     /// # Errors
     /// When the program cannot be run or does not answer.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        Self::start_weighted(config, Arc::new(Equal)).await
+        Self::start_shared(config, (Arc::new(Equal), Arc::new(NoLedger))).await
     }
 
-    /// Starts the processes like [`Decoder::start`]; tenants share them by these weights.
+    /// Starts the processes like [`Decoder::start`]; tenants share them by these weights, and the ledger has the processor time that each takes.
     ///
     /// # Errors
     /// When the program cannot be run or does not answer.
-    pub async fn start_weighted(config: Config, weights: Arc<dyn Weights>) -> Result<Self, Error> {
+    pub async fn start_shared(
+        config: Config,
+        shared: (Arc<dyn Weights>, Arc<dyn Ledger>),
+    ) -> Result<Self, Error> {
         let limits = config.limits;
-        let pool = tokio::task::spawn_blocking(move || Pool::start(config, weights))
+        let pool = tokio::task::spawn_blocking(move || Pool::start(config, shared))
             .await
             .map_err(|_| Error::Stopped)??;
         Ok(Self {

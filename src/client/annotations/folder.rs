@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::list::{is_table, splits};
-use super::{Labelled, Listing, label, name_of, split_of, split_words};
+use super::{Labelled, Listing, labels, name_of, split_of, split_words};
 use crate::client::Error;
 use crate::spec::Split;
 
@@ -199,7 +199,9 @@ pub(super) fn labelled(root: &Path, files: &Files, found: &mut Listing) -> Resul
                 used.insert(path.parent().map(Path::to_owned).unwrap_or_default());
                 found.examples.push(Labelled {
                     path: root.join(path),
-                    label: label(named, || format!("the folder {}/{named}", parts[0]))?,
+                    labels: labels(named, found.kind, || {
+                        format!("the folder {}/{named}", parts[0])
+                    })?,
                     split,
                 });
             }

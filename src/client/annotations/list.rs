@@ -18,7 +18,7 @@ use table::Heading;
 use super::folder::{Files, split_of_folder};
 use super::{Listing, name_of, split_of};
 use crate::client::{Error, text};
-use crate::spec::Split;
+use crate::spec::{LabelKind, Split};
 
 /// One video of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +64,8 @@ struct Source<'a> {
     split: Option<Split>,
     /// Labels by id, of a list that has the answers apart.
     answers: &'a [(String, String)],
+    /// Whether the labels exclude one another.
+    kind: LabelKind,
 }
 
 /// Reads every list of a folder, in order.
@@ -83,6 +85,7 @@ pub(super) fn read(root: &Path, files: &Files, found: &mut Listing) -> Result<Ve
                 .iter()
                 .find(|(of, _)| Some(*of) == split)
                 .map_or(&[][..], |(_, answers)| answers),
+            kind: found.kind,
         };
         let wrong = |line, problem| Error::List {
             path: root.join(path),

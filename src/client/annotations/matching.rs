@@ -5,14 +5,14 @@
 
 mod index;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use super::folder::{Files, counted, parts, texts, without_ending};
 use super::list::{List, Row};
-use super::{Labelled, Listing, label, split_of};
+use super::{Labelled, Listing, labels, split_of};
 use crate::client::Error;
-use crate::spec::{Split, normal_label};
+use crate::spec::{ExampleLabels, LabelKind, Split, normal_label};
 pub(super) use index::Index;
 use index::{Rank, normal};
 
@@ -77,11 +77,14 @@ pub(super) fn assign(
         notes.write(&list.path, rows, files, found);
     }
     note_use(files, &used, found);
-    Ok(())
+    match found.kind {
+        LabelKind::Single => Ok(()),
+        LabelKind::Multi => add_up(root, found),
+    }
 }
 
 /// Labels and splits that the rows have given to each video.
-type Used = BTreeMap<usize, Vec<(Split, String)>>;
+type Used = BTreeMap<usize, Vec<(Split, ExampleLabels)>>;
 
 fn take(
     root: &Path,
@@ -104,21 +107,44 @@ fn take(
         }
     };
     let place = || format!("{}, line {}", root.join(list).display(), row.line);
-    let label = label(&row.label, place)?;
+    let labels = labels(&row.label, found.kind, place)?;
     if folder_split(&files.videos[at]).is_some_and(|split| split != row.split) {
         notes.elsewhere.push(name(at));
     }
     let uses = used.entry(at).or_default();
-    if uses.contains(&(row.split, label.clone())) {
+    if uses.contains(&(row.split, labels.clone())) {
         notes.repeated.push(name(at));
         return Ok(());
     }
-    uses.push((row.split, label.clone()));
+    uses.push((row.split, labels.clone()));
     found.examples.push(Labelled {
         path: root.join(&files.videos[at]),
-        label,
+        labels,
         split: row.split,
     });
+    Ok(())
+}
+
+/// Makes the rows of one video and split one example, which has the labels of all of them. The first row's place is kept.
+fn add_up(root: &Path, found: &mut Listing) -> Result<(), Error> {
+    let mut places: HashMap<(PathBuf, Split), usize> = HashMap::new();
+    let mut examples: Vec<Labelled> = Vec::with_capacity(found.examples.len());
+    for own in std::mem::take(&mut found.examples) {
+        let place = *places
+            .entry((own.path.clone(), own.split))
+            .or_insert(examples.len());
+        let Some(first) = examples.get_mut(place) else {
+            examples.push(own);
+            continue;
+        };
+        let both = first.labels.iter().chain(own.labels.iter());
+        let both = ExampleLabels::of(both).map_err(|invalid| Error::Label {
+            place: format!("the rows of {} in {}", own.path.display(), root.display()),
+            problem: invalid.problem,
+        })?;
+        first.labels = both;
+    }
+    found.examples = examples;
     Ok(())
 }
 
@@ -166,7 +192,13 @@ fn note_use(files: &Files, used: &Used, found: &mut Listing) {
     let unlisted = unlisted.filter(|(at, _)| !used.contains_key(at));
     let unlisted = texts(unlisted.map(|(_, path)| path.clone()).collect());
     found.note("unlisted_video", "videos that no list names", unlisted);
-    let twice = used.iter().filter(|(_, uses)| uses.len() > 1);
+    let kind = found.kind;
+    let is_twice = |uses: &[(Split, ExampleLabels)]| match kind {
+        LabelKind::Single => uses.len() > 1,
+        // Labels add up, splits do not.
+        LabelKind::Multi => uses.windows(2).any(|pair| pair[0].0 != pair[1].0),
+    };
+    let twice = used.iter().filter(|(_, uses)| is_twice(uses));
     let twice = texts(twice.map(|(at, _)| files.videos[*at].clone()).collect());
     found.note(
         "two_uses",

@@ -20,7 +20,7 @@ pub(super) fn summary(found: &Listing, root: &Path) -> Vec<(String, String, Spli
             let path = example.path.strip_prefix(root).unwrap();
             (
                 path.to_string_lossy().into_owned(),
-                example.label.clone(),
+                example.labels.text().to_owned(),
                 example.split,
             )
         })
@@ -183,7 +183,7 @@ fn the_release_of_something_something_is_read_with_the_answers_of_its_test_list(
     let examples: Vec<_> = found
         .examples
         .iter()
-        .map(|e| (e.label.as_str(), e.split))
+        .map(|e| (e.labels.text(), e.split))
         .collect();
     let label = "Pushing something";
     assert_eq!(examples, [(label, Split::Test), (label, Split::Train)]);
@@ -287,7 +287,7 @@ fn labels_are_read_in_one_form() {
     ]);
     let found = find(root.path()).unwrap();
     let labels: std::collections::BTreeSet<&str> =
-        found.examples.iter().map(|e| e.label.as_str()).collect();
+        found.examples.iter().map(|e| e.labels.text()).collect();
     assert_eq!(
         labels.into_iter().collect::<Vec<_>>(),
         ["Walk", "café", "walk"]
@@ -356,7 +356,7 @@ fn lists_come_in_several_shapes() {
         let root = folder(&[(name, list), (video, "")]);
         let found = find(root.path()).unwrap();
         assert_eq!(found.examples.len(), 1, "{list}");
-        assert!(found.examples[0].label.starts_with("Lifting"));
+        assert!(found.examples[0].labels.text().starts_with("Lifting"));
     }
 }
 
@@ -429,4 +429,35 @@ fn official_splits_of_ucf101_and_hmdb51_are_read() {
         message,
         "brush_hair_test_split1.txt, line 1: expected a video and 0, 1 (train) or 2 (test)"
     );
+}
+
+#[test]
+fn rows_of_labels_that_do_not_exclude_one_another_add_up() {
+    let list = "path,label,split\nv/a.mp4,run; jump,train\nv/a.mp4,fall|run,train\nv/b.mp4,,train\nv/c.mp4,run,val\nv/c.mp4,run,test\n";
+    let root = folder(&[
+        ("all.csv", list),
+        ("v/a.mp4", ""),
+        ("v/b.mp4", ""),
+        ("v/c.mp4", ""),
+    ]);
+    let found = find_of(root.path(), LabelKind::Multi).unwrap();
+    let labels: Vec<(Vec<&str>, Split)> = found
+        .examples
+        .iter()
+        .map(|own| (own.labels.iter().collect(), own.split))
+        .collect();
+    assert_eq!(
+        labels,
+        [
+            (vec!["fall", "jump", "run"], Split::Train),
+            (vec![], Split::Train),
+            (vec!["run"], Split::Validation),
+            (vec!["run"], Split::Test),
+        ]
+    );
+    assert_eq!(note(&found, "two_uses"), ["v/c.mp4"], "two splits");
+    // Of labels that exclude one another a row has one, whatever is in it.
+    let single = find(root.path()).unwrap();
+    assert_eq!(single.examples[0].labels.only(), Some("run; jump"));
+    assert_eq!(note(&single, "two_uses"), ["v/a.mp4", "v/c.mp4"]);
 }

@@ -9,9 +9,10 @@ use futures::{StreamExt, stream};
 use serde_json::{Value, json as object};
 use tonic::Code;
 
-use super::{Template, one};
+use super::{Template, columns, one};
 use crate::client::evaluate::{self, Split};
-use crate::client::lines::Lines;
+use crate::client::format;
+use crate::client::lines::{Lines, Place};
 use crate::client::output::Output;
 use crate::client::{Client, Error, annotations, json, resource};
 use crate::proto::v1::{self, evaluate_version_response as response};
@@ -28,7 +29,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 #[group(skip)]
 pub struct Args {
     /// Classifies the videos of a data set, whatever their labels, with one version
-    #[arg(long, value_name = "DATASET", requires = "out", conflicts_with_all = ["folder", "videos", "windows", "live", "per_view", "unknown_below", "key"])]
+    #[arg(long, value_name = "DATASET", requires = "out", conflicts_with_all = ["folder", "videos", "windows", "live", "per_view", "unknown_below", "threshold", "key"])]
     pub dataset: Option<String>,
     /// Only this split of the data set
     #[arg(long, value_enum, requires = "dataset")]
@@ -36,9 +37,12 @@ pub struct Args {
     /// Classifies the video files of a folder and of the folders in it, with one version
     #[arg(long, value_name = "DIR", requires = "out", conflicts_with_all = ["videos", "windows", "live", "per_view", "key"])]
     pub folder: Option<PathBuf>,
-    /// File for the answers, one JSON object a line; run the command again to resume it after an interruption
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["videos", "windows", "live"])]
+    /// File for the answers, as Parquet when it ends in .parquet, else one JSON object a line; run the command again to resume it after an interruption
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["videos", "windows", "live"])]
     pub out: Option<PathBuf>,
+    /// Form of the file, whatever its name
+    #[arg(long, value_enum, requires = "out")]
+    pub format: Option<format::Answers>,
     /// Replaces the file when it exists
     #[arg(long, requires = "out")]
     pub force: bool,
@@ -51,23 +55,37 @@ struct Counts {
     failed: u64,
 }
 
-/// Classifies a data set or a folder into a file. `None` when neither is wanted.
+impl Args {
+    /// The file for the answers, when there is to be one.
+    ///
+    /// # Errors
+    /// When its ending is that of another form than the one asked for.
+    pub(super) fn place(&self) -> Result<Option<Place<'_>>, Error> {
+        let place = |path| Place::of(path, self.format, self.force);
+        self.out.as_deref().map(place).transpose()
+    }
+}
+
+/// Classifies a data set or a folder into a file.
 pub(super) async fn run(
     client: &Client,
-    args: &Args,
+    (args, out): (&Args, Place<'_>),
     wanted: &Template,
     output: Output,
-) -> Option<Result<(), Error>> {
-    let out = args.out.as_deref()?;
-    Some(match (&args.dataset, &args.folder) {
+) -> Result<(), Error> {
+    match (&args.dataset, &args.folder) {
         (Some(dataset), _) => {
-            Box::pin(of_dataset(client, (args, dataset, out), wanted, output)).await
+            Box::pin(of_dataset(
+                client,
+                (dataset, args.split, out),
+                wanted,
+                output,
+            ))
+            .await
         }
-        (None, Some(folder)) => {
-            Box::pin(of_folder(client, (args, folder, out), wanted, output)).await
-        }
+        (None, Some(folder)) => Box::pin(of_folder(client, (folder, out), wanted, output)).await,
         (None, None) => Err(Error::Usage("--out: with --dataset or --folder".into())),
-    })
+    }
 }
 
 /// The version that answers for all videos: the one that was asked for, or the serving one of now.
@@ -83,11 +101,11 @@ async fn version(client: &Client, wanted: &Template) -> Result<String, Error> {
 
 async fn of_dataset(
     client: &Client,
-    (args, dataset, out): (&Args, &str, &Path),
+    (dataset, split, out): (&str, Option<Split>, Place<'_>),
     wanted: &Template,
     output: Output,
 ) -> Result<(), Error> {
-    let split = args.split.map_or(v1::Split::Unspecified, Split::of_api);
+    let split = split.map_or(v1::Split::Unspecified, Split::of_api);
     let request = v1::EvaluateVersionRequest {
         version: version(client, wanted).await?,
         dataset: resource("datasets", dataset),
@@ -97,7 +115,12 @@ async fn of_dataset(
         ..Default::default()
     };
     let subject = object!({ "classify": evaluate::named(&request) });
-    let mut lines = Lines::open(out, subject, args.force)?;
+    let within = match split {
+        v1::Split::Unspecified => "all",
+        v1::Split::Train | v1::Split::Validation | v1::Split::Test => json::split_name(split),
+    };
+    let shape = columns::of_dataset(&request.version, &request.dataset, within);
+    let mut lines = Lines::open(&out, subject, shape)?;
     let mut counts = Counts::default();
     let token = lines.token();
     let write = |clips: &response::Clips| {
@@ -113,13 +136,13 @@ async fn of_dataset(
     let (version, _) =
         Box::pin(evaluate::evaluation(client, request, token, output, write)).await?;
     lines.finish()?;
-    told(output, (out, &version), &counts);
+    told(output, (out.path, &version), &counts);
     Ok(())
 }
 
 async fn of_folder(
     client: &Client,
-    (args, folder, out): (&Args, &Path, &Path),
+    (folder, out): (&Path, Place<'_>),
     wanted: &Template,
     output: Output,
 ) -> Result<(), Error> {
@@ -137,8 +160,10 @@ async fn of_folder(
         "version": version,
         "top_k": wanted.options.top_k,
         "unknown_below": wanted.options.unknown_below,
+        "threshold": wanted.options.threshold,
     });
-    let mut lines = Lines::open(out, subject, args.force)?;
+    let shape = columns::of_folder(&version, &folder.to_string_lossy());
+    let mut lines = Lines::open(&out, subject, shape)?;
     let last = lines.token();
     let last = Path::new(OsStr::from_bytes(&last));
     let mut paths = annotations::videos(folder)?;
@@ -179,7 +204,7 @@ async fn of_folder(
     note(&mut lines, &mut waiting, done)?;
     progress.finish();
     lines.finish()?;
-    told(output, (out, &version), &counts);
+    told(output, (out.path, &version), &counts);
     Ok(())
 }
 

@@ -14,10 +14,10 @@ use tonic::Code;
 use super::super::annotations::{self, Labelled, Listing, Note};
 use super::super::output::{Output, Progress};
 use super::super::{Client, Error, json as as_json, pages, resource, upload};
-use super::{Folder, table};
+use super::{Folder, copies, table};
 use crate::ids::DatasetId;
 use crate::proto::v1;
-use crate::spec::Split;
+use crate::spec::{ExampleLabels, LabelKind, Split};
 
 /// Examples of one AddExamples call: what an interruption leaves uploaded, but in no data set.
 const EXAMPLES: usize = 100;
@@ -35,6 +35,11 @@ pub(super) async fn create(
     let id = folder.id.strip_prefix("datasets/").unwrap_or(&folder.id);
     let request = v1::CreateDatasetRequest {
         dataset_id: id.to_owned(),
+        label_kind: match folder.multi_label {
+            true => v1::LabelKind::Multi,
+            false => v1::LabelKind::Single,
+        }
+        .into(),
         request_id: uuid::Uuid::now_v7().to_string(),
         ..Default::default()
     };
@@ -64,9 +69,12 @@ pub(super) async fn add(
 async fn interruptible(
     client: &Client,
     folder: &Folder,
-    found: Listing,
+    mut found: Listing,
     output: Output,
 ) -> Result<(), Error> {
+    if folder.multi_label {
+        copies::merge(&mut found, usize::from(folder.concurrency)).await?;
+    }
     let total = found.examples.len();
     let written = AtomicUsize::new(0);
     tokio::select! {
@@ -88,7 +96,11 @@ fn read(folder: &Folder, output: Output) -> Result<Listing, Error> {
     if let Err(error) = id.parse::<DatasetId>() {
         return Err(Error::Usage(error.to_string()));
     }
-    let found = annotations::find(&folder.from)?;
+    let kind = match folder.multi_label {
+        true => LabelKind::Multi,
+        false => LabelKind::Single,
+    };
+    let found = annotations::find_of(&folder.from, kind)?;
     for note in &found.notes {
         output.note(&format!("note: {note}"));
     }
@@ -103,8 +115,8 @@ fn read(folder: &Folder, output: Output) -> Result<Listing, Error> {
 struct Known {
     /// Videos of the tenant that are not in the data set, by digest.
     videos: HashMap<Digest, Vec<String>>,
-    /// How many examples the data set has of a digest, label and split: a folder may have copies of a file.
-    examples: HashMap<(Digest, String, v1::Split), usize>,
+    /// How many examples the data set has of a digest, labels and split: a folder may have copies of a file.
+    examples: HashMap<(Digest, ExampleLabels, v1::Split), usize>,
 }
 
 impl Known {
@@ -119,7 +131,9 @@ impl Known {
             let page = client.datasets().list_examples(request).await?.into_inner();
             for example in page.examples {
                 let split = example.split();
-                placed.insert(example.video, (example.label, split));
+                let labels = ExampleLabels::of(example.labels.iter().map(String::as_str));
+                let labels = labels.map_err(|invalid| Error::Usage(invalid.to_string()))?;
+                placed.insert(example.video, (labels, split));
             }
             Ok(page.next_page_token)
         })
@@ -133,8 +147,8 @@ impl Known {
             let page = client.videos().list_videos(request).await?.into_inner();
             for video in page.videos {
                 let digest = video.sha256.to_vec();
-                if let Some((label, split)) = placed.remove(&video.name) {
-                    *known.examples.entry((digest, label, split)).or_default() += 1;
+                if let Some((labels, split)) = placed.remove(&video.name) {
+                    *known.examples.entry((digest, labels, split)).or_default() += 1;
                 } else {
                     known.videos.entry(digest).or_default().push(video.name);
                 }
@@ -236,7 +250,7 @@ async fn one(
     let digest = source.sha256.clone();
     let uploaded = {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        let example = (digest.clone(), file.label.clone(), split);
+        let example = (digest.clone(), file.labels.clone(), split);
         if let Some(count) = known.examples.get_mut(&example).filter(|count| **count > 0) {
             *count -= 1;
             return Ok(Done::Present(digest));
@@ -249,8 +263,9 @@ async fn one(
     };
     let example = v1::Example {
         video,
-        label: file.label.clone(),
+        labels: file.labels.iter().map(str::to_owned).collect(),
         split: split.into(),
+        ..Default::default()
     };
     Ok(Done::Example(example, digest))
 }
@@ -289,10 +304,10 @@ impl Report<'_> {
     /// Files of equal bytes with different labels or splits: a leak between splits, or a contradiction.
     fn equal(&self) -> Option<Note> {
         let differ = |files: &&Vec<&Labelled>| {
-            let first = files.first().map(|file| (&file.label, file.split));
+            let first = files.first().map(|file| (&file.labels, file.split));
             files
                 .iter()
-                .any(|file| Some((&file.label, file.split)) != first)
+                .any(|file| Some((&file.labels, file.split)) != first)
         };
         let items: Vec<String> = self
             .bytes

@@ -133,7 +133,8 @@ fn value(version: &v1::DatasetVersion) -> Value {
 }
 
 fn place(example: &v1::Example) -> String {
-    format!("{} {:?}", json::split_name(example.split()), example.label)
+    let labels = example.labels.join(" + ");
+    format!("{} {labels:?}", json::split_name(example.split()))
 }
 
 fn described(own: &v1::DatasetChange) -> String {
@@ -147,8 +148,7 @@ fn described(own: &v1::DatasetChange) -> String {
 }
 
 fn change(own: &v1::DatasetChange) -> Value {
-    let example =
-        |own: &v1::Example| object!({ "label": own.label, "split": json::split_name(own.split()) });
+    let example = |own: &v1::Example| object!({ "label": own.label, "labels": own.labels, "split": json::split_name(own.split()) });
     json::typed(
         "change",
         object!({

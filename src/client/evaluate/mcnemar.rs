@@ -4,16 +4,40 @@
 
 use std::collections::BTreeMap;
 
+use crate::proto::v1;
+
 /// What one version made of a clip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// Label of the clip.
+    /// Label of the clip, or its labels.
     pub(super) label: String,
-    /// Label that was predicted.
+    /// Label that was predicted, or the labels that were selected.
     pub(super) predicted: String,
 }
 
 impl Answer {
+    /// Takes what labels a clip has and what a version makes of it: its best label, or, when labels do not exclude one another, those that are selected.
+    pub(super) fn of(clip: &v1::ClipEvaluation, kind: v1::LabelKind) -> Option<Self> {
+        let predicted = match kind {
+            v1::LabelKind::Unspecified | v1::LabelKind::Single => {
+                clip.predictions.first()?.label.clone()
+            }
+            v1::LabelKind::Multi => {
+                let selected = clip.predictions.iter().filter(|own| own.selected);
+                let mut labels: Vec<&str> = selected.map(|own| own.label.as_str()).collect();
+                labels.sort_unstable();
+                labels.join(" + ")
+            }
+        };
+        let label = match clip.labels.as_slice() {
+            // A server of a release before there were several.
+            [] => clip.label.clone(),
+            labels => labels.join(" + "),
+        };
+        Some(Self { label, predicted })
+    }
+
+    /// Whether exactly the labels of the clip were predicted.
     pub(super) fn is_right(&self) -> bool {
         self.label == self.predicted
     }

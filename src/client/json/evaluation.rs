@@ -21,10 +21,11 @@ pub fn clip_evaluation(clip: &v1::ClipEvaluation) -> Value {
         .error
         .as_ref()
         .map(|error| json!({ "reason": error.reason, "message": error.message }));
-    let prediction = |own: &v1::ScoredLabel| json!({ "label": own.label, "label_index": own.label_index, "score": single(own.score) });
+    let prediction = |own: &v1::ScoredLabel| json!({ "label": own.label, "label_index": own.label_index, "score": single(own.score), "selected": own.selected });
     let object = json!({
         "video": clip.video,
         "label": clip.label,
+        "labels": clip.labels,
         "score": single(clip.score),
         "rank": clip.rank,
         "predictions": clip.predictions.iter().map(prediction).collect::<Value>(),

@@ -42,7 +42,13 @@ pub fn job(job: &v1::Job) -> Value {
 }
 
 fn point(point: &v1::EvaluationPoint) -> Value {
-    json!({ "step": point.step, "epoch": point.epoch, "loss": point.loss, "top1": point.top1 })
+    json!({
+        "step": point.step,
+        "epoch": point.epoch,
+        "loss": point.loss,
+        "top1": point.top1,
+        "mean_average_precision": point.mean_average_precision,
+    })
 }
 
 fn compared(own: &v1::job_event::ComparedHead) -> Value {
@@ -53,6 +59,7 @@ fn compared(own: &v1::job_event::ComparedHead) -> Value {
         "step": own.step,
         "loss": own.loss,
         "top1": own.top1,
+        "mean_average_precision": own.mean_average_precision,
         "published": own.published,
     })
 }
@@ -91,6 +98,7 @@ pub fn event(event: &v1::JobEvent) -> Value {
             "training_accuracy": own.training_accuracy,
             "mean_class_accuracy": own.mean_class_accuracy,
             "macro_f1": own.macro_f1,
+            "mean_average_precision": own.mean_average_precision,
         }}),
         Some(Event::Comparison(own)) => json!({ "comparison": {
             "heads": own.heads.iter().map(compared).collect::<Vec<_>>(),

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Condvar, Mutex};
 
+use super::turns::STUMBLES;
 use super::*;
 use crate::device::{Step, Walk};
 use crate::shutdown;
@@ -71,7 +72,7 @@ fn device() -> (Handle, Service) {
 
 /// The handle for the training of one tenant.
 fn owned(handle: &Handle) -> Owned {
-    handle.owned_by(&TenantId::anonymous())
+    handle.owned_by(&TenantId::anonymous(), &"task".parse().unwrap())
 }
 
 fn speaker(name: &'static str, left: u32, said: &SyncSender<&'static str>) -> Box<dyn Work> {

@@ -148,6 +148,7 @@ impl Inner {
             Err(Fault::Device(device::Error::Stopped)) => return Err(Error::Stopped),
             Err(Fault::Device(error)) => return Err(failed(version, error.to_string())),
             Err(Fault::OutOfMemory { bytes }) => return Err(Error::OutOfMemory { bytes }),
+            Err(Fault::Refused(reason)) => return Err(failed(version, reason.to_string())),
         }
         let id = self.lock().tick();
         Ok(Arc::new(Resident {
@@ -193,6 +194,9 @@ impl Inner {
             // Only the file says whether the set is at fault.
             Ok(Err(model::Error::OutOfMemory { bytes })) => Err(Error::OutOfMemory { bytes }),
             Ok(Err(model::Error::DeviceLost(_))) => Err(Error::Stopped),
+            Ok(Err(error @ model::Error::DeviceRefused(_))) => {
+                Err(failed(version, error.to_string()))
+            }
             Ok(Err(error)) => Err(unfit(version, error.to_string().into())),
             Err(error) => Err(failed(version, error.to_string())),
         }

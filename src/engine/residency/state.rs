@@ -264,14 +264,16 @@ impl State {
         }
     }
 
+    /// Returns the versions of a task in the table.
+    pub(super) fn of_task(&self, tenant: &TenantId, task: &TaskId) -> Vec<VersionRef> {
+        let versions = self.slots.keys();
+        let own = versions.filter(|version| version.tenant == *tenant && version.task == *task);
+        own.cloned().collect()
+    }
+
     /// Removes all sets of a task and returns them; a load in progress finds its slot gone and adds nothing.
     pub(super) fn take_task(&mut self, tenant: &TenantId, task: &TaskId) -> Vec<Slot> {
-        let own: Vec<VersionRef> = self
-            .slots
-            .keys()
-            .filter(|version| version.tenant == *tenant && version.task == *task)
-            .cloned()
-            .collect();
+        let own = self.of_task(tenant, task);
         own.iter()
             .filter_map(|version| self.slots.remove(version))
             .collect()

@@ -8,9 +8,9 @@ use tokio::sync::mpsc::Receiver;
 
 use super::*;
 use crate::device;
-use crate::engine::Config;
 use crate::engine::residency::{Pin, Residency, tests::listed};
 use crate::engine::tests::{backbone, clip, residency, set, version};
+use crate::engine::{Config, Free};
 use crate::fair::{Class, Equal};
 use crate::model::{Failure, Pictures};
 use crate::telemetry::Metrics;
@@ -23,6 +23,8 @@ struct Fake {
     /// Slice of a forward pass in which the missing room shows.
     slice: usize,
     is_lost: bool,
+    /// Whether the driver refuses every call.
+    refuses: bool,
     /// Whether results that are on their way are there.
     is_there: AtomicBool,
     /// Clips of each forward pass that began.
@@ -59,6 +61,13 @@ impl Forward for Pass {
         if self.model.is_lost {
             let (what, reason) = ("a slice", "an illegal address".into());
             return Err(model::Error::DeviceLost(Failure::Lost { what, reason }));
+        }
+        if self.model.refuses {
+            let (what, reason) = ("cuEventCreate", "CUDA_ERROR_INVALID_HANDLE".into());
+            return Err(model::Error::DeviceRefused(Failure::Refused {
+                what,
+                reason,
+            }));
         }
         if self.slices > self.model.slice && self.pixels.len() > self.model.room {
             return Err(model::Error::OutOfMemory { bytes: 7 });
@@ -131,7 +140,7 @@ impl Bed {
     /// Runs everything that waits, and returns the clips of each forward pass.
     fn run(&self, model: Fake) -> Vec<usize> {
         let model = Arc::new(model);
-        let mut batches = Batches::new(self.queue.clone(), Arc::new(model.clone()));
+        let mut batches = Batches::new(self.queue.clone(), Arc::new(model.clone()), Arc::new(Free));
         while let Some(mut batch) = batches.next() {
             while batch.advance() != Step::Done {}
         }
@@ -224,6 +233,27 @@ async fn a_lost_device_ends_the_clips_of_its_batch_and_no_set_is_at_fault() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_driver_fails_each_clip_alone_and_no_set_is_at_fault() {
+    let bed = Bed::new().await;
+    let answers = bed.push(3);
+    let refuses = true;
+    assert_eq!(
+        bed.run(Fake {
+            refuses,
+            ..Fake::default()
+        }),
+        [3, 1, 1, 1]
+    );
+    for result in results(answers) {
+        assert!(
+            matches!(&result, Err(Error::Failed { reason, .. }) if reason.contains("cuEventCreate")),
+            "{result:?}"
+        );
+    }
+    assert!(bed.is_innocent());
+}
+
+#[tokio::test]
 async fn a_batch_is_ready_when_its_result_is_there() {
     let bed = Bed::new().await;
     let answers = bed.push(1);
@@ -232,7 +262,7 @@ async fn a_batch_is_ready_when_its_result_is_there() {
         room,
         ..Fake::default()
     });
-    let mut batches = Batches::new(bed.queue.clone(), Arc::new(model.clone()));
+    let mut batches = Batches::new(bed.queue.clone(), Arc::new(model.clone()), Arc::new(Free));
     let mut batch = batches.next().unwrap();
     while batch.advance() != Step::Pending {}
     assert!(!batch.is_ready());

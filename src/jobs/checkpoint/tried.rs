@@ -55,8 +55,8 @@ impl Record {
         let best = self.best.as_ref().zip(set).map(|(best, set)| Best {
             set: Arc::new(set),
             course: Course {
-                look: look_of(best.look),
-                looks: best.looks.iter().copied().map(look_of).collect(),
+                look: look_of(&best.look),
+                looks: best.looks.iter().map(look_of).collect(),
                 losses: best.losses.iter().copied().map(f64::from_bits).collect(),
                 steps_per_epoch: best.steps_per_epoch,
             },
@@ -66,7 +66,7 @@ impl Record {
                 .map(|(head, parameters, look)| Compared {
                     head: *head,
                     parameters: *parameters,
-                    look: look_of(*look),
+                    look: look_of(look),
                 })
                 .collect(),
             best,

@@ -9,13 +9,13 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Balance, Batch, Clips, Example, Targets, in_order};
+use super::{Balance, Batch, Clips, Example, Prefixes, Targets, Truths, in_order};
 use crate::blocking::blocking;
 use crate::ids::VideoId;
 use crate::jobs::augment::{self, Draws, Fallback, Mix};
 use crate::jobs::failure::Failure;
 use crate::jobs::plan::Plan;
-use crate::model::Goal;
+use crate::model::{Goal, Kept};
 use crate::rng::Stream;
 use crate::spec::Sampling;
 use crate::video::{Rect, sampling};
@@ -31,6 +31,10 @@ pub(in crate::jobs) struct Training {
     pub(in crate::jobs) order: Order,
     /// Labels with unequal numbers of clips.
     pub(in crate::jobs) balance: Balance,
+    /// What the examples are.
+    pub(in crate::jobs) truths: Truths,
+    /// Where the tokens of frames are kept, when every epoch shows the same pixels of them.
+    pub(in crate::jobs) prefixes: Option<Prefixes>,
     /// Videos that cannot be decoded any more. Held for a look-up only, never across an await.
     pub(in crate::jobs) skipped: Mutex<HashSet<VideoId>>,
     /// Batches that may be decoded ahead of the device, the one in the works included: as many as their bytes allow.
@@ -80,10 +84,15 @@ impl Batch {
                 weight: 1.0,
             });
         }
-        let labels = self.targets.labels;
         Self {
             frames,
-            targets: Targets { labels, goals },
+            // Blended pictures are no frames of a video.
+            kept: Vec::new(),
+            targets: Targets {
+                labels: self.targets.labels,
+                goals,
+                marks: None,
+            },
         }
     }
 }
@@ -189,11 +198,13 @@ impl Training {
             .collect();
         let mut clips = in_order(clips);
         let (mut frames, mut labels, mut last) = (Vec::new(), Vec::new(), None);
+        let mut kept = Vec::new();
         for index in picked {
             match clips.next().await {
                 Some(Ok(planes)) => {
                     frames.push(planes);
                     labels.push(self.examples[index].class);
+                    kept.extend(self.kept(epoch, index));
                 }
                 Some(Err(failure @ Failure::Video { .. })) => {
                     last = Some(self.skip(failure).await?);
@@ -211,21 +222,29 @@ impl Training {
         let mix = draws.mix(step, side, (mixing.mixup, mixing.cutmix));
         let mut batch = Batch {
             frames,
+            kept,
             targets: self.targets(labels),
         };
         if let Some(mix) = mix {
             batch = blocking(move || batch.mixed(mix, side)).await?;
-            self.balance.weigh(&mut batch.targets);
+            self.complete(&mut batch.targets);
         }
         Ok(batch)
     }
 
     /// What clips of these labels are to be.
     pub(in crate::jobs) fn targets(&self, labels: Vec<u32>) -> Targets {
-        let goals = Vec::new();
-        let mut targets = Targets { labels, goals };
-        self.balance.weigh(&mut targets);
+        let mut targets = Targets {
+            labels,
+            ..Targets::default()
+        };
+        self.complete(&mut targets);
         targets
+    }
+
+    fn complete(&self, targets: &mut Targets) {
+        self.balance.weigh(targets);
+        self.truths.mark(targets);
     }
 
     /// Leaves out a video that cannot be decoded any more, which its owner is told once, and returns the failure.
@@ -252,6 +271,14 @@ impl Training {
             self.clips.sources.journal.tell(true, text).await?;
         }
         Ok(failure)
+    }
+
+    /// Where the tokens of the frames of a clip are kept, if they are.
+    fn kept(&self, epoch: u64, index: usize) -> Option<Vec<Option<Kept>>> {
+        let prefixes = self.prefixes.as_ref()?;
+        let example = self.examples[index];
+        let random = Draws::new(self.plan.seed).frames(epoch, index as u64);
+        Some(prefixes.of(example.video, &self.indices(example, random)))
     }
 
     async fn clip(&self, epoch: u64, index: usize) -> Result<Arc<[f32]>, Failure> {

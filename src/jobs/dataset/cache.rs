@@ -1,24 +1,30 @@
-//! Decoded training videos in memory, within a budget that all jobs share.
+//! Decoded training videos in memory, within a budget that all jobs share with the tokens of their frames. Jobs of one tenant that decode alike, as those of a sweep do, have one pool.
 //!
-//! Invariant: a video in the cache holds every frame, so that whatever frames an epoch draws are bit-equal to a fresh decode of them; room is taken
-//! before the bytes are kept and given back when the job ends.
+//! Invariant: a video in a pool holds every frame, so that whatever frames an epoch draws are bit-equal to a fresh decode of them; room is taken
+//! before the bytes are kept and given back when the last job of the pool ends, or when nothing is kept in it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::ids::VideoId;
+use crate::ids::{TenantId, VideoId};
 
 /// Most frames of a video that is kept: longer ones cost more to decode whole than their few wanted frames.
 const FRAMES: u32 = 64;
 /// A video may take this part of the budget at most.
 const SHARE: u64 = 32;
 
-/// Room for decoded videos, shared by all jobs.
+/// Whose videos a pool has, and how they are decoded.
+type Key = (TenantId, String);
+
+/// Room for decoded videos and kept tokens, shared by all jobs.
 #[derive(Debug)]
 pub(in crate::jobs) struct Budget {
     total: u64,
     taken: AtomicU64,
+    /// Pools of jobs under way. Held for a look-up, never across an await.
+    pools: Mutex<HashMap<Key, Weak<Pool>>>,
 }
 
 impl Budget {
@@ -26,10 +32,28 @@ impl Budget {
         Self {
             total,
             taken: AtomicU64::new(0),
+            pools: Mutex::default(),
         }
     }
 
-    fn take(&self, bytes: u64) -> bool {
+    /// The pool of a tenant's videos that are decoded in this way: that of the jobs that have one, or an empty one.
+    pub(super) fn pool(self: &Arc<Self>, tenant: &TenantId, decoding: &str) -> Arc<Pool> {
+        let key = (tenant.clone(), decoding.to_owned());
+        let mut pools = lock(&self.pools);
+        pools.retain(|_, pool| pool.strong_count() > 0);
+        if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
+            return pool;
+        }
+        let pool = Arc::new(Pool {
+            budget: Arc::clone(self),
+            held: Mutex::default(),
+        });
+        pools.insert(key, Arc::downgrade(&pool));
+        pool
+    }
+
+    /// Takes room; `false` when there is not as much.
+    pub(super) fn take(&self, bytes: u64) -> bool {
         let mut taken = self.taken.load(Ordering::SeqCst);
         while let Some(sum) = taken.checked_add(bytes).filter(|sum| *sum <= self.total) {
             let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
@@ -40,60 +64,92 @@ impl Budget {
         }
         false
     }
+
+    /// Gives room back that was taken.
+    pub(super) fn give_back(&self, bytes: u64) {
+        self.taken.fetch_sub(bytes, Ordering::SeqCst);
+    }
 }
 
-/// One job's decoded videos: planes `[3, n, S, S]` of all n frames.
+/// Decoded videos: planes `[3, n, S, S]` of all n frames.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct Pool {
     budget: Arc<Budget>,
     held: Mutex<Held>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    videos: HashMap<VideoId, Arc<[f32]>>,
+    /// `None` while a job decodes the video.
+    videos: HashMap<VideoId, Option<Arc<[f32]>>>,
+    /// Bytes of the videos that are kept.
     bytes: u64,
 }
 
-impl Cache {
-    pub(super) fn new(budget: Arc<Budget>) -> Self {
-        Self {
-            budget,
-            held: Mutex::default(),
-        }
-    }
+/// Room that was taken for a video; given back unless it is filled.
+#[derive(Debug)]
+pub(super) struct Room<'a> {
+    pool: &'a Pool,
+    video: VideoId,
+    bytes: u64,
+    is_filled: bool,
+}
 
+impl Pool {
     /// The planes of all frames, if they are here.
     pub(super) fn get(&self, video: VideoId) -> Option<Arc<[f32]>> {
-        self.lock().videos.get(&video).cloned()
+        lock(&self.held).videos.get(&video).cloned().flatten()
     }
 
-    /// Takes room for a video of so many frames of `side`² pixels; `false` when it is too long or there is no room.
-    pub(super) fn reserve(&self, frames: u32, side: usize) -> bool {
+    /// Takes room for a video of so many frames of `side`² pixels; `None` when it is too long, there is no room, or another job decodes it now.
+    pub(super) fn reserve(&self, video: VideoId, frames: u32, side: usize) -> Option<Room<'_>> {
         let bytes = bytes(frames, side);
-        if frames > FRAMES || bytes > self.budget.total / SHARE || !self.budget.take(bytes) {
-            return false;
+        if frames > FRAMES || bytes > self.budget.total / SHARE {
+            return None;
         }
-        self.lock().bytes += bytes;
-        true
-    }
-
-    /// Keeps a video for which room was taken.
-    pub(super) fn insert(&self, video: VideoId, planes: Arc<[f32]>) {
-        self.lock().videos.insert(video, planes);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
-        // A map and a sum; each is whole after every single operation.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        match lock(&self.held).videos.entry(video) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(place) if self.budget.take(bytes) => place.insert(None),
+            Entry::Vacant(_) => return None,
+        };
+        Some(Room {
+            pool: self,
+            video,
+            bytes,
+            is_filled: false,
+        })
     }
 }
 
-impl Drop for Cache {
-    fn drop(&mut self) {
-        let bytes = self.lock().bytes;
-        self.budget.taken.fetch_sub(bytes, Ordering::SeqCst);
+impl Room<'_> {
+    /// Keeps the video for which the room was taken.
+    pub(super) fn fill(mut self, planes: Arc<[f32]>) {
+        let mut held = lock(&self.pool.held);
+        held.videos.insert(self.video, Some(planes));
+        held.bytes += self.bytes;
+        self.is_filled = true;
     }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if !self.is_filled {
+            lock(&self.pool.held).videos.remove(&self.video);
+            self.pool.budget.give_back(self.bytes);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let bytes = lock(&self.held).bytes;
+        self.budget.give_back(bytes);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps and sums; each is whole after every single operation.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bytes(frames: u32, side: usize) -> u64 {
@@ -118,6 +174,10 @@ pub(super) fn select(planes: &[f32], indices: &[u32], side: usize) -> Option<Arc
 mod tests {
     use super::*;
 
+    fn tenant(name: &str) -> TenantId {
+        name.parse().expect("a tenant")
+    }
+
     #[test]
     fn frames_are_picked_from_every_channel() {
         let planes: Vec<f32> = (0..3 * 4 * 4).map(|i| i as f32).collect();
@@ -130,12 +190,54 @@ mod tests {
     #[test]
     fn the_budget_holds_over_jobs_and_comes_back() {
         let budget = Arc::new(Budget::new(64 * bytes(4, 8)));
-        let cache = Cache::new(Arc::clone(&budget));
-        assert_eq!((0..100).filter(|_| cache.reserve(4, 8)).count(), 64);
-        let other = Cache::new(Arc::clone(&budget));
-        assert!(!other.reserve(1, 8));
-        drop(cache);
-        assert!(other.reserve(1, 8));
-        assert!(!other.reserve(65, 8));
+        let pool = budget.pool(&tenant("a"), "display");
+        let kept = |pool: &Arc<Pool>, frames| {
+            let room = pool.reserve(VideoId::generate(), frames, 8);
+            room.map(|room| room.fill(Arc::default())).is_some()
+        };
+        assert_eq!((0..100).filter(|_| kept(&pool, 4)).count(), 64);
+        let other = budget.pool(&tenant("b"), "display");
+        assert!(!kept(&other, 1));
+        drop(pool);
+        assert!(kept(&other, 1));
+        assert!(!kept(&other, 65));
+    }
+
+    #[test]
+    fn jobs_that_decode_alike_have_one_pool_within_a_tenant() {
+        let budget = Arc::new(Budget::new(64 * bytes(4, 8)));
+        let (first, second) = (tenant("a"), tenant("b"));
+        let pool = budget.pool(&first, "display");
+        let video = VideoId::generate();
+        let room = pool.reserve(video, 4, 8).expect("room");
+        assert!(pool.get(video).is_none());
+        assert!(
+            pool.reserve(video, 4, 8).is_none(),
+            "another job decodes it"
+        );
+        room.fill(vec![1.0].into());
+        assert_eq!(budget.pool(&first, "display").get(video), pool.get(video));
+        assert!(pool.get(video).is_some());
+        for (tenant, decoding) in [(&first, "stored"), (&second, "display")] {
+            assert!(budget.pool(tenant, decoding).get(video).is_none());
+        }
+        drop(pool);
+        assert_eq!(budget.taken.load(Ordering::SeqCst), 0);
+        assert!(budget.pool(&first, "display").get(video).is_none());
+        assert_eq!(
+            lock(&budget.pools).len(),
+            1,
+            "pools that ended are forgotten"
+        );
+    }
+
+    #[test]
+    fn room_for_a_video_that_does_not_decode_comes_back() {
+        let budget = Arc::new(Budget::new(64 * bytes(4, 8)));
+        let pool = budget.pool(&tenant("a"), "display");
+        let video = VideoId::generate();
+        drop(pool.reserve(video, 4, 8).expect("room"));
+        assert_eq!(budget.taken.load(Ordering::SeqCst), 0);
+        assert!(pool.reserve(video, 4, 8).is_some());
     }
 }

@@ -121,14 +121,14 @@ mod tests {
         assert_eq!(balance.weights, [10.0 / 16.0, 0.0, 2.5]);
         let mut targets = Targets {
             labels: vec![0, 2],
-            goals: Vec::new(),
+            ..Targets::default()
         };
         balance.weigh(&mut targets);
         let weights: Vec<f64> = targets.goals.iter().map(|goal| goal.weight).collect();
         assert!((weights[0] - 0.4).abs() < 1e-12 && (weights[1] - 1.6).abs() < 1e-12);
         let mut none = Targets {
             labels: vec![0, 2],
-            goals: Vec::new(),
+            ..Targets::default()
         };
         Balance::new(&examples(), 3, (false, false)).weigh(&mut none);
         assert!(none.goals.is_empty());

@@ -92,7 +92,7 @@ impl Setting {
             .expect("a task");
         let dataset = "d".parse().expect("an id");
         below
-            .create_dataset(&tenant, &dataset, "", None)
+            .create_dataset(&tenant, &dataset, "".into(), None)
             .await
             .expect("a data set");
         let video = below
@@ -101,7 +101,7 @@ impl Setting {
             .expect("a video");
         let example = ExampleRecord {
             video: video.id,
-            label: "left".into(),
+            labels: "left".into(),
             split: Split::Train,
         };
         below

@@ -8,8 +8,8 @@ use super::{Handle, Submission};
 use crate::ids::{DatasetId, TenantId};
 use crate::jobs::plan::{self, Plan};
 use crate::jobs::selection::{self, Policy};
-use crate::jobs::{Error, mirror};
-use crate::metadata::PageRequest;
+use crate::jobs::{Error, labelling, mirror};
+use crate::metadata::{ExampleRecord, Next, PageRequest};
 use crate::spec::{AdapterConfig, ClipSampling, Digest, HyperParameters, Invalid, Split};
 
 /// Examples of a snapshot that are read at a time.
@@ -55,9 +55,9 @@ impl Handle {
         let mut hyper = wanted.hyper_parameters;
         plan::check(&hyper)?;
         mirror::check(&hyper)?;
-        let own = hyper.selection.get_or_insert_default();
-        selection::check(own)?;
-        selection::complete(own);
+        selection::check(hyper.selection.get_or_insert_default())?;
+        let kind = self.label_kind(tenant, dataset).await?;
+        labelling::complete(&mut hyper, kind)?;
         let share = Policy::new(hyper.selection.as_ref()).validation_share;
         let of = (dataset, wanted.dataset_version);
         let counted = self.counted(tenant, of, share).await?;
@@ -101,11 +101,14 @@ impl Handle {
             let digest = version.await?.snapshot.digest;
             return self.counted_of(tenant, digest, share).await;
         }
+        if self.label_kind(tenant, dataset).await?.is_multi() {
+            return self.counted_sets(tenant, dataset, share).await;
+        }
         let mut counted = Counted::default();
         let mut has_validation = false;
-        let (mut token, mut last) = (String::new(), None);
+        let (mut next, mut last) = (Next::default(), None);
         loop {
-            let page = PageRequest::new(1000, &token)?;
+            let page = PageRequest::after(&next);
             let counts = self
                 .metadata
                 .list_label_counts(tenant, dataset, &page)
@@ -125,8 +128,8 @@ impl Handle {
                     last = Some(count.label);
                 }
             }
-            token = counts.next;
-            if token.is_empty() {
+            next = counts.next;
+            if next.is_end() {
                 if has_validation {
                     counted.held_out = 0;
                 }
@@ -142,35 +145,75 @@ impl Handle {
         digest: Digest,
         share: f64,
     ) -> Result<Counted, Error> {
-        let mut trained: HashMap<String, u64> = HashMap::new();
-        let mut has_validation = false;
+        let mut counts = Counts::default();
         let mut after = None;
         loop {
             let page = self.metadata.snapshot_examples(tenant, digest, after, PAGE);
             let page = page.await?;
             let is_last = page.len() < PAGE as usize;
             after = page.last().map(|own| own.video);
-            for own in page {
-                let count = match own.split {
-                    Split::Train => 1,
-                    Split::Validation => 0,
-                    Split::Test => continue,
-                };
-                has_validation |= own.split == Split::Validation;
-                *trained.entry(own.label).or_default() += count;
-            }
+            page.iter().for_each(|own| counts.add(own));
             if is_last {
-                break;
+                return Ok(counts.finish(share));
             }
         }
+    }
+
+    /// As [`Self::counted`], of the examples of a data set whose labels do not exclude one another: the counts of its labels do not say how many there are.
+    async fn counted_sets(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        share: f64,
+    ) -> Result<Counted, Error> {
+        let mut counts = Counts::default();
+        let mut next = Next::default();
+        loop {
+            let page = PageRequest::after(&next);
+            let examples = self.metadata.list_examples(tenant, dataset, &page).await?;
+            examples.items.iter().for_each(|own| counts.add(own));
+            next = examples.next;
+            if next.is_end() {
+                return Ok(counts.finish(share));
+            }
+        }
+    }
+}
+
+/// Examples that are counted one by one.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Training examples by label.
+    trained: HashMap<String, u64>,
+    clips: u64,
+    has_validation: bool,
+}
+
+impl Counts {
+    fn add(&mut self, own: &ExampleRecord) {
+        let count = match own.split {
+            Split::Train => 1,
+            Split::Validation => 0,
+            Split::Test => return,
+        };
+        self.has_validation |= own.split == Split::Validation;
+        self.clips += count;
+        for label in own.labels.iter() {
+            *self.trained.entry(label.to_owned()).or_default() += count;
+        }
+    }
+
+    /// Of several labels an example, no more than half of the clips are taken to be held out.
+    fn finish(self, share: f64) -> Counted {
         let held = |count: &u64| (*count as f64 * share) as u64;
-        Ok(Counted {
-            clips: trained.values().sum(),
-            held_out: match has_validation {
+        let held_out: u64 = self.trained.values().map(held).sum();
+        Counted {
+            clips: self.clips,
+            held_out: match self.has_validation {
                 true => 0,
-                false => trained.values().map(held).sum(),
+                false => held_out.min(self.clips / 2),
             },
-            labels: trained.len(),
-        })
+            labels: self.trained.len(),
+        }
     }
 }

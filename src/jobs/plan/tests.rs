@@ -50,6 +50,32 @@ fn defaults_follow_the_size_of_the_data_set() {
 }
 
 #[test]
+fn what_was_not_submitted_is_told_with_its_reason() {
+    let told = |submitted: &HyperParameters, clips| {
+        let plan = Plan::new(submitted, clips, &WITH_SITES, 7);
+        plan.chosen(submitted, &WITH_SITES)
+    };
+    let all = told(&HyperParameters::default(), 73).expect("choices");
+    assert_eq!(
+        all,
+        "chosen for 73 training clips, whose epochs have 10 steps of 7 or 8 clips: 25 epochs, 250 steps: about 250 within 4 to 40 epochs; learning rate 0.002: that of adapters under the paper's head; warm-up 25 steps: a tenth of all; no dropout: fewer than 512 clips"
+    );
+    let some = HyperParameters {
+        epochs: Some(3),
+        base_learning_rate: Some(1e-3),
+        warmup_epochs: Some(1.0),
+        ..HyperParameters::default()
+    };
+    let some = told(&some, 512).expect("a choice");
+    assert_eq!(
+        some,
+        "chosen for 512 training clips, whose epochs have 64 steps of 8 clips: dropout 0.5: from 512 clips on"
+    );
+    let plan = plan(40);
+    assert_eq!(plan.chosen(&plan.hyper_parameters(), &WITH_SITES), None);
+}
+
+#[test]
 fn what_is_out_of_range_is_named() {
     let of = |change: fn(&mut HyperParameters)| {
         let mut submitted = HyperParameters::default();

@@ -77,6 +77,7 @@ impl Run {
             Ok(None) => return Ok(Err(no_room())),
             Err(failure) => return self.spoiled(failure).map(Err),
         };
+        let _turn = self.feature_turn(prepared, of, Kind::Tried).await?;
         let features = self.open_features(prepared, of, Kind::Tried).await?;
         let forwards = self.forwards(prepared);
         let wanted = (of, features::draws(of));
@@ -200,11 +201,7 @@ impl Run {
         let forwards = self.forwards(prepared);
         let metrics = forwards.evaluate_features(split, &set, views);
         let (evaluation, _) = Box::pin(self.unless_stopped(metrics)).await?;
-        let look = Look {
-            step,
-            loss: evaluation.loss,
-            top1: evaluation.top1,
-        };
+        let look = Look::of(step, &evaluation);
         trainer.lock()?.looked(look, set);
         Ok(())
     }
@@ -220,11 +217,7 @@ impl Run {
         let Some(tried) = tried.filter(|tried| !tried.compared.is_empty()) else {
             return Ok((own, measure));
         };
-        let look = Look {
-            step: own.step,
-            loss: evaluation.loss,
-            top1: evaluation.top1,
-        };
+        let look = Look::of(own.step, evaluation);
         let by = prepared.training.plan.selection.best_by;
         let is_measured = evaluation.problem.is_none() && evaluation.examples > 0;
         let best = tried.best.as_ref();
@@ -262,6 +255,7 @@ impl Run {
             step: compared.look.step,
             loss: compared.look.loss,
             top1: compared.look.top1,
+            map: compared.look.map,
             is_published: chosen == Some(compared.head),
         };
         let mut all: Vec<ComparedHead> = tried.compared.iter().map(head).collect();
@@ -272,6 +266,7 @@ impl Run {
             step: own.step,
             loss: own.loss,
             top1: own.top1,
+            map: own.map,
             is_published: chosen.is_none(),
         });
         let event = Event::Comparison(all);

@@ -14,7 +14,7 @@ use crate::jobs::heads::Course;
 use crate::jobs::selection::{self, Look, Pair};
 use crate::metadata::{EvaluationMetrics, Event, JobUpdate};
 use crate::model::{AdapterSet, aside};
-use crate::spec::{BestBy, Evaluation, LabelMeans, Publish, Split};
+use crate::spec::{BestBy, Evaluation, LabelKind, LabelMeans, Publish, Split};
 
 /// Metrics of an evaluation, and the scores of its examples.
 pub(super) type Measure = (Evaluation, Samples);
@@ -95,13 +95,8 @@ impl Run {
             }
         };
         let evaluation = &measure.0;
-        let look = Look {
-            step: done,
-            loss: evaluation.loss,
-            top1: evaluation.top1,
-        };
-        let counts = evaluation.confusion.label_counts(prepared.labels.len());
-        let means = LabelMeans::of(&counts);
+        let look = Look::of(done, evaluation);
+        let means = LabelMeans::of(evaluation, prepared.labels.len());
         let (is_best, event, warning) = {
             let mut trainer = prepared.trainer.lock()?;
             let is_best = trainer.looked(look, set);
@@ -120,6 +115,7 @@ impl Run {
                 training_accuracy: accuracy.copied(),
                 mean_class_accuracy: means.recall,
                 macro_f1: means.f1,
+                map: look.map,
             };
             let per_epoch = prepared.training.plan.steps_per_epoch();
             let pair = |look: &Look| {
@@ -177,9 +173,13 @@ impl Run {
         let by = match plan.selection.best_by {
             BestBy::Loss => "loss",
             BestBy::Top1 => "top-1",
+            BestBy::Map => "mean average precision",
         };
+        let map = look
+            .map
+            .map_or_else(String::new, |map| format!("mAP {map:.3}, "));
         let text = format!(
-            "the weights of epoch {} (step {}) are published, which have the best validation {by}: top-1 {:.3}, loss {:.3}",
+            "the weights of epoch {} (step {}) are published, which have the best validation {by}: {map}top-1 {:.3}, loss {:.3}",
             epoch + 1,
             look.step,
             look.top1,
@@ -302,15 +302,24 @@ impl Run {
             self.tell(false, text).await?;
         }
         let classes = prepared.labels.len();
-        let Some(loss) = losses
-            .last()
-            .filter(|loss| selection::is_guessing(**loss, classes))
-        else {
+        let training = &prepared.training;
+        let guess = training.truths.guess(&training.examples);
+        let (Some(loss), Some(guess)) = (losses.last(), guess) else {
             return Ok(());
         };
+        if !selection::is_guessing(*loss, guess) {
+            return Ok(());
+        }
+        let how = match training.truths.kind() {
+            LabelKind::Single => {
+                format!("guessing among {classes} labels has too (ln {classes} = {guess:.3})")
+            }
+            LabelKind::Multi => {
+                format!("scores that only say how frequent each label is have too ({guess:.3})")
+            }
+        };
         let text = format!(
-            "the training loss ended at {loss:.3}, which guessing among {classes} labels has too (ln {classes} = {:.3}): the job has learned next to nothing; more epochs, another learning rate or adapters may help",
-            (classes as f64).ln()
+            "the training loss ended at {loss:.3}, which {how}: the job has learned next to nothing; more epochs, another learning rate or adapters may help"
         );
         self.tell(true, text).await
     }

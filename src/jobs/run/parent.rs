@@ -10,14 +10,17 @@ use crate::jobs::failure::Failure;
 use crate::jobs::parent::{self, Parent};
 use crate::metadata::TaskRecord;
 use crate::model::{self, AdapterSet};
-use crate::spec::LabelSet;
+use crate::spec::{LabelKind, LabelSet};
 
 /// Labels that are named; the others are counted.
 const NAMED: usize = 20;
 
 impl Run {
     /// The version that training starts from, which the task must be able to continue; `None` when it starts from new weights.
-    pub(super) async fn parent(&self, task: &TaskRecord) -> Result<Option<Parent>, Failure> {
+    pub(super) async fn parent(
+        &self,
+        (task, kind): (&TaskRecord, LabelKind),
+    ) -> Result<Option<Parent>, Failure> {
         let number = self.job.hyper_parameters.parent;
         let Some(version) = number.and_then(AdapterVersion::new) else {
             return Ok(None);
@@ -32,7 +35,7 @@ impl Run {
         let loaded = self.journal.patiently_moving(load).await?;
         let manifest = &loaded.record.manifest;
         let digest = parts.backbone.digest();
-        let fits = parent::check((version, manifest), &task.adapter, digest);
+        let fits = parent::check((version, manifest), (&task.adapter, kind), digest);
         fits.map_err(|invalid| Failure::Task(model::Error::Adapter(invalid)))?;
         let (labels, adapter) = (manifest.labels.clone(), manifest.adapter);
         let (backbone, classes) = (Arc::clone(&parts.backbone), labels.len());
@@ -59,8 +62,10 @@ impl Run {
         let (labels, known) = (labels.as_slice(), parent.labels.len());
         let mut is_trained = vec![false; labels.len()];
         for example in &survey.training {
-            if let Some(own) = is_trained.get_mut(example.class as usize) {
-                *own = true;
+            for row in survey.truths.rows(&example.class) {
+                if let Some(own) = is_trained.get_mut(*row as usize) {
+                    *own = true;
+                }
             }
         }
         let added = labels.get(known..).unwrap_or_default();

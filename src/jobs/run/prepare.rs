@@ -11,9 +11,10 @@ use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::ids::AdapterVersion;
 use crate::jobs::checkpoint::{self, Origin};
-use crate::jobs::dataset::{Balance, Clips, Example, Pictures, Sources, Training};
+use crate::jobs::dataset::{
+    Balance, Clips, Example, Order, Pictures, Prefixes, Sources, Training, Truths,
+};
 use crate::jobs::failure::Failure;
-use crate::jobs::features;
 use crate::jobs::memory::Demand;
 use crate::jobs::mirror;
 use crate::jobs::plan::Plan;
@@ -40,7 +41,7 @@ pub(super) struct Prepared {
     pub(super) num_frames: usize,
     /// What its steps take.
     pub(super) demand: Demand,
-    /// What frozen features of its training examples are computed from.
+    /// What all frozen features of its examples are computed from, besides the examples and the head that reads them.
     pub(super) features: Digest,
     /// Whether the test split is evaluated once the version is published.
     pub(super) has_test: bool,
@@ -58,9 +59,10 @@ impl Run {
         let task = || async { Ok(parts.registry.get_task(tenant, &self.job.task).await?) };
         let task = self.journal.patiently(task).await?;
         let clips = self.clips(&task)?;
-        let parent = self.parent(&task).await?;
+        let kind = self.label_kind().await?;
+        let parent = self.parent((&task, kind)).await?;
         let known = parent.as_ref().map(|parent| &parent.labels);
-        let survey = self.survey(&clips, known);
+        let survey = self.survey(&clips, (known, kind));
         let mut survey = self.unless_stopped(survey).await?;
         let mut problems = std::mem::take(&mut survey.problems);
         let Some(labels) = survey.labels.take() else {
@@ -101,7 +103,8 @@ impl Run {
         if resumed.is_none() {
             // A probe's clips are fixed, as the answer to the submission says.
             let told = mirrored.told.filter(|_| has_sites);
-            self.tell_of_data(told, &survey, held_out, &plan).await?;
+            let of = (&plan, &task.adapter);
+            self.tell_of_data(told, &survey, held_out, of).await?;
             self.tell_parent(parent.as_ref(), (&survey, &labels))
                 .await?;
         }
@@ -110,19 +113,16 @@ impl Run {
             Some(trainer) => trainer,
             None => fresh(&origin).await?,
         };
+        let prefixes = self.prefixes(&plan, &demand);
         Ok(Prepared {
             has_test: plan.selection.evaluate_test && survey.tests > 0,
             labels,
             validation: survey.validation,
-            training: Arc::new(Training {
-                balance: balance(&plan, &survey.training, origin.classes),
-                skipped: Mutex::default(),
-                examples: survey.training,
-                clips,
-                order: trainer.position().order,
-                ahead: demand.ahead(plan.batch_size),
-                plan,
-            }),
+            training: Arc::new(training(
+                (clips, survey.training, survey.truths),
+                (plan, prefixes),
+                (trainer.position().order, &demand),
+            )),
             trainer: trainer.shared(),
             origin,
             saved,
@@ -135,19 +135,23 @@ impl Run {
         })
     }
 
-    /// Tells what is suspicious about the data set, whether clips are mirrored, and how the weights are chosen.
+    /// Tells what is suspicious about the data set, whether clips are mirrored, how the weights are chosen, and what the job chose by itself.
     async fn tell_of_data(
         &self,
         mirrored: Option<(bool, String)>,
         survey: &Survey,
         held_out: Option<usize>,
-        plan: &Plan,
+        (plan, adapter): (&Plan, &AdapterConfig),
     ) -> Result<(), Failure> {
         self.tell_findings().await?;
         if let Some((warning, text)) = mirrored {
             self.tell(warning, text).await?;
         }
-        self.tell_validation(survey, held_out, plan).await
+        self.tell_validation(survey, held_out, plan).await?;
+        match plan.chosen(&self.job.hyper_parameters, adapter) {
+            Some(chosen) => self.tell(false, chosen).await,
+            None => Ok(()),
+        }
     }
 
     /// Looks at the videos for near-duplicates, where that is wanted, and makes a validation split of a data set that has none. Returns the number of clips
@@ -254,19 +258,6 @@ impl Run {
         sha256.update(backbone.digest().0);
         sha256.update(backbone.precision().to_string());
         sha256.update(sampling);
-        if !task.adapter.head.is_mean() {
-            // Other heads read the class tokens of the frames.
-            let head = serde_json::to_vec(&task.adapter.head).map_err(checkpoint::Error::from)?;
-            sha256.update(head);
-            sha256.update([features::draws(task.adapter.head) as u8]);
-            sha256.update(
-                self.job
-                    .hyper_parameters
-                    .seed
-                    .unwrap_or_default()
-                    .to_le_bytes(),
-            );
-        }
         Ok(Digest(sha256.finalize().into()))
     }
 
@@ -291,6 +282,14 @@ impl Run {
         Ok(Demand::new(sizes, adapter.has_sites(), budget))
     }
 
+    /// Where the tokens of training frames are kept: on the host, when each epoch shows the same pixels of them and blocks below the adapters are frozen.
+    fn prefixes(&self, plan: &Plan, demand: &Demand) -> Option<Prefixes> {
+        let is_able =
+            plan.shows_frames_unchanged() && self.context.parts.backbone.place().is_host();
+        let each = demand.frozen_bytes().filter(|_| is_able)?;
+        Some(Prefixes::new(Arc::clone(&self.context.budget), each))
+    }
+
     pub(super) fn clips(&self, task: &TaskRecord) -> Result<Clips, Failure> {
         let parts = &self.context.parts;
         let backbone = parts.backbone.config();
@@ -307,7 +306,7 @@ impl Run {
                 side,
                 normalization: backbone.normalization,
             },
-            Arc::clone(&self.context.budget),
+            &self.context.budget,
         ))
     }
 
@@ -350,10 +349,42 @@ impl Run {
     }
 }
 
+/// The training split under a plan.
+fn training(
+    (clips, examples, truths): (Clips, Vec<Example>, Truths),
+    (plan, prefixes): (Plan, Option<Prefixes>),
+    (order, demand): (Order, &Demand),
+) -> Training {
+    let balance = balance(&plan, &examples, &truths);
+    let truths = match plan.class_weights {
+        ClassWeights::Balanced => truths.weighted(&examples),
+        ClassWeights::Equal => truths,
+    };
+    Training {
+        balance,
+        truths,
+        prefixes,
+        skipped: Mutex::default(),
+        examples,
+        clips,
+        order,
+        ahead: demand.ahead(plan.batch_size),
+        plan,
+    }
+}
+
 /// What the job does about labels with unequal numbers of clips.
-fn balance(plan: &Plan, training: &[Example], classes: usize) -> Balance {
+fn balance(plan: &Plan, training: &[Example], truths: &Truths) -> Balance {
+    if truths.kind().is_multi() {
+        // Each label has a weight of its own in the loss, and labels cannot take turns.
+        return Balance::new(training, 0, (false, false));
+    }
     let is_weighted = plan.class_weights == ClassWeights::Balanced;
-    Balance::new(training, classes, (is_weighted, plan.balanced_sampling))
+    Balance::new(
+        training,
+        truths.classes(),
+        (is_weighted, plan.balanced_sampling),
+    )
 }
 
 /// A trainer at step 0. What the model refuses here is the task's shape.

@@ -11,7 +11,7 @@ use super::Run;
 use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::ids::VideoId;
-use crate::jobs::dataset::{Clips, Example, GLANCE, in_order};
+use crate::jobs::dataset::{Clips, Example, GLANCE, Truths, in_order};
 use crate::jobs::evaluation::Forwards;
 use crate::jobs::failure::Failure;
 use crate::library::{self, Sketch};
@@ -31,9 +31,10 @@ impl Run {
     pub(super) async fn look_at_videos(&self, clips: &Clips) -> Result<(), Failure> {
         let num_frames = usize::from(GLANCE.get());
         let forwards = Forwards {
-            device: self.context.parts.device.owned_by(&self.lease.tenant),
+            device: self.device(),
             backbone: Arc::clone(&self.context.parts.backbone),
             num_frames,
+            truths: Truths::default(),
             demand: self.demand_of(AdapterConfig::LINEAR_PROBE, 1, num_frames)?,
         };
         let (mut after, mut checked) = (None, 0);

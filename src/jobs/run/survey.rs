@@ -5,12 +5,12 @@
 use super::Run;
 use super::stamps::OddStamps;
 use crate::ids::VideoId;
-use crate::jobs::dataset::{Clips, Example};
+use crate::jobs::dataset::{Clips, Example, Truths};
 use crate::jobs::failure::Failure;
 use crate::jobs::holdout::{held_out, part_of};
 use crate::jobs::validation::{Labels, Problems};
 use crate::metadata::ExampleRecord;
-use crate::spec::{LabelSet, Split};
+use crate::spec::{LabelKind, LabelSet, Split};
 
 /// Examples that the database is asked for at a time.
 pub(super) const PAGE: u32 = 1000;
@@ -19,6 +19,8 @@ pub(super) const PAGE: u32 = 1000;
 pub(super) struct Survey {
     /// Labels of the classes; `None` when those of the snapshot cannot be a label set.
     pub(super) labels: Option<LabelSet>,
+    /// Which labels a class has.
+    pub(super) truths: Truths,
     pub(super) training: Vec<Example>,
     pub(super) validation: Vec<Example>,
     /// What is wrong with the labels, and videos that are gone.
@@ -32,14 +34,23 @@ pub(super) struct Survey {
 }
 
 impl Run {
-    /// Reads the snapshot and the records of its videos. Labels that are known keep their places among the classes.
+    /// Whether the labels of the snapshot exclude one another.
+    pub(super) async fn label_kind(&self) -> Result<LabelKind, Failure> {
+        let library = &self.context.parts.library;
+        let (tenant, digest) = (&self.lease.tenant, self.job.dataset_digest);
+        let read = || async { Ok(library.snapshot_kind(tenant, digest).await?) };
+        self.journal.patiently(read).await
+    }
+
+    /// Reads the snapshot, whose labels are of this kind, and the records of its videos. Labels that are known keep their places among the classes.
     pub(super) async fn survey(
         &self,
         clips: &Clips,
-        known: Option<&LabelSet>,
+        (known, kind): (Option<&LabelSet>, LabelKind),
     ) -> Result<Survey, Failure> {
         let mut survey = Survey {
             labels: None,
+            truths: Truths::default(),
             training: Vec::new(),
             validation: Vec::new(),
             problems: Problems::default(),
@@ -47,7 +58,7 @@ impl Run {
             tests: 0,
             contents: Vec::new(),
         };
-        let mut labels = Labels::default();
+        let mut labels = Labels::of(kind);
         let mut after = None;
         loop {
             let page = self.page(after).await?;
@@ -69,6 +80,7 @@ impl Run {
         classes.problems.append(survey.problems);
         Ok(Survey {
             labels: classes.labels,
+            truths: classes.truths,
             problems: classes.problems,
             ..survey
         })
@@ -103,8 +115,8 @@ impl Survey {
             return None;
         }
         let all = self.training.len();
-        let classes = self.training.iter().map(|example| example.class);
-        let mut held = held_out(classes, &contents, share, seed).into_iter();
+        let classes = self.truths.rarest(&self.training);
+        let mut held = held_out(classes.into_iter(), &contents, share, seed).into_iter();
         let is_held = |_: &mut Example| held.next().unwrap_or(false);
         self.validation = self.training.extract_if(.., is_held).collect();
         (!self.validation.is_empty()).then_some(all)
@@ -127,11 +139,11 @@ impl Survey {
         let records = clips.records(&videos).await?;
         for ExampleRecord {
             video,
-            label,
+            labels: own,
             split,
         } in page
         {
-            let number = labels.meet(&label, split);
+            let number = labels.meet(&own, split);
             let Some(record) = records.get(&video) else {
                 self.problems.push(gone(video));
                 continue;

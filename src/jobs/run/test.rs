@@ -2,18 +2,19 @@
 //!
 //! Invariant: nothing that is trained or published depends on the test split; what is wrong with it leaves the job SUCCEEDED.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Run;
 use super::survey::PAGE;
 use crate::blocking::blocking;
 use crate::ids::{AdapterVersion, VersionRef};
-use crate::jobs::dataset::{Clips, Example};
+use crate::jobs::dataset::{Clips, Example, Truths};
 use crate::jobs::evaluation::Forwards;
 use crate::jobs::failure::Failure;
 use crate::metadata::{EvaluationMetrics, Event, JobResult, JobUpdate};
 use crate::model::AdapterSet;
-use crate::spec::{Evaluation, LabelMeans, LabelSet, Split};
+use crate::spec::{Evaluation, LabelKind, LabelMeans, LabelSet, Split};
 
 /// Videos that are named when they cannot be read.
 const NAMED: usize = 10;
@@ -29,6 +30,7 @@ pub(super) struct Subject<'a> {
 #[derive(Default)]
 struct Tests {
     examples: Vec<Example>,
+    truths: Truths,
     /// Examples whose label the version does not have.
     unknown: u64,
     /// Examples whose videos do not exist any more.
@@ -66,7 +68,7 @@ impl Run {
         let demand = self.demand_of(adapter, classes, num_frames)?;
         let subject = Subject {
             clips: &clips,
-            forwards: self.forwards_of(num_frames, demand),
+            forwards: self.forwards_of(num_frames, demand, Truths::default()),
             labels: &labels,
         };
         // Its training and its publication are behind it.
@@ -127,6 +129,10 @@ impl Run {
         set: &Arc<AdapterSet>,
     ) -> Result<(Evaluation, Option<String>), Failure> {
         let tests = self.tests(clips, labels).await?;
+        let forwards = Forwards {
+            truths: tests.truths.clone(),
+            ..forwards.clone()
+        };
         let (evaluation, unreadable) = forwards
             .evaluate_readable(clips, &tests.examples, set)
             .await?;
@@ -166,6 +172,7 @@ impl Run {
 
     async fn tests(&self, clips: &Clips, labels: &LabelSet) -> Result<Tests, Failure> {
         let mut tests = Tests::default();
+        let mut sets: HashMap<Box<[u32]>, u32> = HashMap::new();
         let mut after = None;
         loop {
             let mut page = self.page(after).await?;
@@ -178,10 +185,16 @@ impl Run {
                 false => clips.records(&videos).await?,
             };
             for example in page {
-                let class = labels.index(&example.label).map(u32::try_from);
-                let Some(Ok(class)) = class else {
+                let Some(rows) = labels.rows(&example.labels) else {
                     tests.unknown += 1;
                     continue;
+                };
+                let class = match labels.kind() {
+                    LabelKind::Single => rows.first().copied().unwrap_or_default(),
+                    LabelKind::Multi => {
+                        let next = u32::try_from(sets.len()).unwrap_or(u32::MAX);
+                        *sets.entry(rows.into()).or_insert(next)
+                    }
                 };
                 match records.get(&example.video) {
                     Some(record) => tests.examples.push(clips.example(record, class)),
@@ -189,14 +202,25 @@ impl Run {
                 }
             }
             if is_last {
+                tests.truths = match labels.kind() {
+                    LabelKind::Single => Truths::single(labels.len()),
+                    LabelKind::Multi => Truths::multi(labels.len(), by_number(sets)),
+                };
                 return Ok(tests);
             }
         }
     }
 }
 
+/// Sets of rows by their numbers.
+fn by_number(sets: HashMap<Box<[u32]>, u32>) -> Vec<Box<[u32]>> {
+    let mut rows: Vec<(Box<[u32]>, u32)> = sets.into_iter().collect();
+    rows.sort_unstable_by_key(|own| own.1);
+    rows.into_iter().map(|own| own.0).collect()
+}
+
 fn metrics(result: &JobResult, evaluation: &Evaluation, labels: usize) -> EvaluationMetrics {
-    let means = LabelMeans::of(&evaluation.confusion.label_counts(labels));
+    let means = LabelMeans::of(evaluation, labels);
     EvaluationMetrics {
         split: Split::Test,
         step: result.step,
@@ -209,6 +233,7 @@ fn metrics(result: &JobResult, evaluation: &Evaluation, labels: usize) -> Evalua
         training_accuracy: None,
         mean_class_accuracy: means.recall,
         macro_f1: means.f1,
+        map: evaluation.independent.as_ref().map(|own| own.map),
     }
 }
 

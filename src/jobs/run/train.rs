@@ -102,6 +102,7 @@ impl Run {
         let most = self.context.config.feature_bytes;
         let of_example = self.feature_width(prepared, head) * draws;
         memory::check_features(rows, of_example, most).map_err(Failure::TooLarge)?;
+        let _turn = self.feature_turn(prepared, head, Kind::Training).await?;
         let features = self.open_features(prepared, head, Kind::Training).await?;
         let forwards = self.forwards(prepared);
         let features = forwards.features(&prepared.training, (head, draws), features);
@@ -118,7 +119,7 @@ impl Run {
         match source {
             Source::Batches(batches) => {
                 let batch = self.unless_stopped(batches.next()).await?;
-                Ok((Input::Frames(batch.frames), batch.targets))
+                Ok((Input::Frames(batch.frames, batch.kept), batch.targets))
             }
             Source::Features(features) => {
                 let training = &prepared.training;
@@ -160,7 +161,7 @@ impl Run {
             StepError::Torn(torn) => Failure::Torn(torn),
         };
         let walk = made.map_err(failed)?;
-        let device = self.context.parts.device.owned_by(&self.lease.tenant);
+        let device = self.device();
         let outcome = self
             .unless_stopped(async { Ok(device.run(walk).await?) })
             .await?;

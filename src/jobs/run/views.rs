@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use tokio::sync::OwnedMutexGuard;
 
 use super::Run;
 use super::prepare::Prepared;
 use crate::blocking::blocking;
-use crate::jobs::dataset::Example;
 use crate::jobs::failure::Failure;
 use crate::jobs::features::{self, Features, Kind};
 use crate::model::Features as Frozen;
@@ -40,6 +40,7 @@ impl Run {
     }
 
     async fn computed_views(&self, prepared: &Prepared, of: Head) -> Result<Views, Failure> {
+        let _turn = self.feature_turn(prepared, of, Kind::Validation).await?;
         let features = self.open_features(prepared, of, Kind::Validation).await?;
         let forwards = self.forwards(prepared);
         let split = (&prepared.validation[..], of);
@@ -73,6 +74,18 @@ impl Run {
         Frozen::width(backbone, head, prepared.num_frames)
     }
 
+    /// Waits until no other job of this process computes these features: what it leaves is shared, so that the jobs of a sweep compute them once.
+    pub(super) async fn feature_turn(
+        &self,
+        prepared: &Prepared,
+        head: Head,
+        kind: Kind,
+    ) -> Result<OwnedMutexGuard<()>, Failure> {
+        let key = key_of(prepared, head, kind);
+        let turn = async { Ok(self.context.turns.take(&self.lease.tenant, key).await) };
+        self.unless_stopped(turn).await
+    }
+
     /// Features of this kind as far as they were computed, in this claim or in one before.
     pub(super) async fn open_features(
         &self,
@@ -80,10 +93,7 @@ impl Run {
         head: Head,
         kind: Kind,
     ) -> Result<Features, Failure> {
-        let key = match kind {
-            Kind::Training => of_examples(prepared.features, &prepared.training.examples),
-            Kind::Tried | Kind::Validation => derived(prepared, head, kind),
-        };
+        let key = key_of(prepared, head, kind);
         let width = self.feature_width(prepared, head);
         let owner = (&self.lease.tenant, self.lease.job);
         let path = features::path(&self.context.parts.scratch, owner, kind);
@@ -105,33 +115,28 @@ impl Run {
     }
 }
 
-/// What features of these examples in this order are computed from, which any job may share.
-fn of_examples(features: Digest, examples: &[Example]) -> Digest {
-    let mut sha256 = Sha256::new();
-    sha256.update(features.0);
-    for example in examples {
-        sha256.update(example.video.uuid().as_bytes());
-    }
-    Digest(sha256.finalize().into())
-}
-
 /// Views of a validation clip.
 fn views_of(prepared: &Prepared) -> usize {
     let groups = prepared.training.clips.view_groups();
     groups.iter().map(ClipSpec::view_count).sum()
 }
 
-/// What features of a split are computed from: all that those of the training examples are, the examples themselves and the head.
-fn derived(prepared: &Prepared, head: Head, kind: Kind) -> Digest {
-    let examples = match kind {
-        Kind::Training | Kind::Tried => &prepared.training.examples,
-        Kind::Validation => &prepared.validation,
+/// What features of a split are computed from, which any job may share: the examples in their order, the head that reads them, and the seed where it decides
+/// which frames are drawn.
+fn key_of(prepared: &Prepared, head: Head, kind: Kind) -> Digest {
+    let draws = features::draws(head);
+    let (what, examples, is_drawn) = match kind {
+        Kind::Training | Kind::Tried => ("clips", &prepared.training.examples, draws > 1),
+        Kind::Validation => ("views", &prepared.validation, false),
     };
     let mut sha256 = Sha256::new();
     sha256.update(prepared.features.0);
-    sha256.update(format!("{kind:?} {head:?} {}", prepared.training.plan.seed));
+    sha256.update(format!("{what} {head:?} {draws}"));
+    if is_drawn {
+        sha256.update(prepared.training.plan.seed.to_le_bytes());
+    }
     for example in examples {
-        sha256.update(example.video.to_string());
+        sha256.update(example.video.uuid().as_bytes());
     }
     Digest(sha256.finalize().into())
 }

@@ -337,7 +337,7 @@ fn outcome_of(job: &JobRecord, gone: SweepOutcome) -> SweepOutcome {
             state: job.state,
             is_unmeasured: result.evaluation.problem.is_some() || result.evaluation.examples == 0,
             version: result.version,
-            top1: result.evaluation.top1,
+            top1: result.evaluation.compared(),
             loss: result.evaluation.loss,
             parameters: result.parameters,
             training_micros: result.training_micros,

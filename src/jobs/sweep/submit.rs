@@ -5,7 +5,7 @@
 use super::{UNFINISHED, check, hyper_parameters};
 use crate::ids::{DatasetId, RequestId, SweepId, TaskId, TenantId};
 use crate::jobs::{Error, Handle, Submission, mirror, plan, selection};
-use crate::metadata::{Page, PageRequest, SweepRecord, SweepSpec};
+use crate::metadata::{Page, PageRequest, SweepRecord, SweepSpec, SweepSummary};
 use crate::spec::{Invalid, Selection};
 
 impl Handle {
@@ -88,7 +88,7 @@ impl Handle {
         &self,
         tenant: &TenantId,
         page: &PageRequest,
-    ) -> Result<Page<SweepRecord>, Error> {
+    ) -> Result<Page<SweepSummary>, Error> {
         Ok(self.metadata.list_sweeps(tenant, page).await?)
     }
 

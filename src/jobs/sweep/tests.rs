@@ -85,29 +85,35 @@ fn a_grid_has_every_pair_and_a_draw_some_of_them_always_the_same() {
 
 #[test]
 fn rounds_shrink_by_the_factor_and_train_longer_by_it() {
-    let counted = |count, halving| {
-        let mut own = spec(1, &[0.1], halving, Some(64));
-        own.points = vec![own.points[0]; count];
-        rounds(&own)
-    };
     assert_eq!(
         [
-            counted(1, 2),
-            counted(5, 0),
-            counted(2, 2),
-            counted(5, 2),
-            counted(9, 3)
+            rounds(1, 2),
+            rounds(5, 0),
+            rounds(2, 2),
+            rounds(5, 2),
+            rounds(9, 3)
         ],
         [1, 1, 2, 4, 3]
     );
     let own = spec(4, &[0.1], 2, Some(20));
-    assert_eq!(rounds(&own), 3);
+    assert_eq!(rounds(own.points.len(), own.halving), 3);
     let of = |round| hyper_parameters(&own, round, (1, 7));
     assert_eq!(
         [0, 1, 2].map(|round| of(round).epochs),
         [Some(5), Some(10), Some(20)]
     );
     assert_eq!((of(0).learning_rate, of(0).seed), (Some(0.1), Some(7)));
+    let mut limited = own.clone();
+    limited.hyper_parameters.max_steps = Some(40);
+    limited.hyper_parameters.max_seconds = Some(3);
+    limited.hyper_parameters.max_clip_frames = Some(1000);
+    let budgets = |round| {
+        let hyper = hyper_parameters(&limited, round, (1, 7));
+        [hyper.max_steps, hyper.max_seconds, hyper.max_clip_frames]
+    };
+    assert_eq!(budgets(2), [Some(40), Some(3), Some(1000)]);
+    assert_eq!(budgets(0), [Some(10), Some(1), Some(250)]);
+    assert_eq!(of(0).max_steps, None);
     let tested = |round| of(round).selection.and_then(|own| own.evaluate_test);
     assert_eq!(
         [tested(0), tested(1), tested(2)],

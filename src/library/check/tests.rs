@@ -32,7 +32,7 @@ fn example(content: u64, label: &str, split: Split) -> (ExampleRecord, VideoReco
     };
     let example = ExampleRecord {
         video: id,
-        label: label.into(),
+        labels: label.into(),
         split,
     };
     (example, video)
@@ -150,8 +150,8 @@ fn a_label_that_a_property_of_the_files_tells_is_found() {
         // One of ten of the other label has it, too.
         let mut others = 0;
         for (example, video) in &mut examples {
-            others += usize::from(example.label == "left");
-            if example.label == "right" || others == 1 {
+            others += usize::from(example.labels.text() == "left");
+            if example.labels.text() == "right" || others == 1 {
                 change(&mut video.probe);
             }
         }
@@ -218,4 +218,32 @@ fn videos_that_look_like_those_of_another_split_are_found_with_both_videos() {
     let (found, _) = of(0.0, Split::Test, 1_000_000);
     let kinds: Vec<Kind> = found.iter().map(|own| own.kind).collect();
     assert_eq!(kinds, [Kind::DuplicateAcrossSplits]);
+}
+
+#[test]
+fn examples_of_several_labels_count_for_each_and_equal_sets_are_one_label() {
+    let mut examples = clean(&["a", "b"]);
+    let both = ExampleLabels::of(["a", "c"]).unwrap();
+    for (example, _) in examples.iter_mut().take(3) {
+        example.labels = both.clone();
+    }
+    let found = findings(&examples);
+    let few = found.iter().find(|own| own.kind == Kind::FewClips);
+    assert_eq!(few.map(|own| own.labels.clone()), Some(vec!["c".into()]));
+    // The same bytes with equal sets of labels are no contradiction; with another set they are.
+    let copy = |of: &(ExampleRecord, VideoRecord), labels: &ExampleLabels| {
+        let (mut example, record) = of.clone();
+        example.video = VideoId::generate();
+        example.labels = labels.clone();
+        (example, record)
+    };
+    examples.push(copy(&examples[0], &both));
+    assert!(!kinds(&examples).contains(&Kind::DuplicateAcrossLabels));
+    examples.push(copy(&examples[0], &"a".into()));
+    let found = findings(&examples);
+    let across = found
+        .iter()
+        .find(|own| own.kind == Kind::DuplicateAcrossLabels);
+    let labels = across.map(|own| own.labels.clone()).unwrap_or_default();
+    assert!(labels.contains(&"a + c".to_owned()) && labels.contains(&"a".to_owned()));
 }

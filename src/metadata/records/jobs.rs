@@ -150,8 +150,11 @@ pub struct CurvePoint {
     /// Mean cross entropy, in nats.
     #[serde(deserialize_with = "float_or_null")]
     pub loss: f64,
-    /// Share of examples whose best score is their label's.
+    /// Share of examples whose best score is that of a label of theirs.
     pub top1: f64,
+    /// Mean average precision of labels that do not exclude one another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<f64>,
 }
 
 /// The right to write a job: it holds while the job's epoch and state say so.
@@ -335,6 +338,9 @@ pub struct EvaluationMetrics {
     /// Mean F1 score of the labels; 0 in records of a release that did not count it.
     #[serde(default)]
     pub macro_f1: f64,
+    /// Mean average precision of labels that do not exclude one another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<f64>,
 }
 
 /// The best evaluation of a set that a job compares with others.
@@ -351,8 +357,11 @@ pub struct ComparedHead {
     /// Mean cross entropy on the validation split, in nats.
     #[serde(deserialize_with = "float_or_null")]
     pub loss: f64,
-    /// Share of the validation examples whose best score is their label's.
+    /// Share of the validation examples whose best score is that of a label of theirs.
     pub top1: f64,
+    /// Mean average precision of labels that do not exclude one another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<f64>,
     /// Whether the set becomes the version.
     pub is_published: bool,
 }

@@ -33,6 +33,60 @@ pub struct SweepRecord {
     pub end_time: Option<Timestamp>,
 }
 
+/// A sweep in a listing, without what it tries and its jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SweepSummary {
+    /// Id of the sweep.
+    pub id: SweepId,
+    /// Data set of all jobs.
+    pub dataset: String,
+    /// The version of the data set that all jobs read; `None` for what it holds.
+    pub dataset_version: Option<u32>,
+    /// Number of points.
+    pub points: usize,
+    /// Of the points of a round, one in so many goes on to the next; 0 means a single round.
+    pub halving: u32,
+    /// The round under way, from 0.
+    pub round: u32,
+    /// Number of jobs of all rounds.
+    pub jobs: u32,
+    /// Number of jobs that have not ended.
+    pub unfinished_jobs: u32,
+    /// RUNNING until the sweep has ended.
+    pub state: JobState,
+    /// Why the sweep failed, for people.
+    pub message: Option<String>,
+    /// Whether its owner wants the sweep to stop.
+    pub cancel_requested: bool,
+    /// Time when the sweep was submitted.
+    pub create_time: Timestamp,
+    /// Time when the sweep ended; `None` before.
+    pub end_time: Option<Timestamp>,
+}
+
+impl From<&SweepRecord> for SweepSummary {
+    fn from(record: &SweepRecord) -> Self {
+        let (spec, jobs) = (&record.spec, &record.progress.jobs);
+        let unfinished = jobs.iter().filter(|own| own.outcome.is_none()).count();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Self {
+            id: record.id,
+            dataset: spec.dataset.clone(),
+            dataset_version: spec.dataset_version,
+            points: spec.points.len(),
+            halving: spec.halving,
+            round: record.progress.round,
+            jobs: count(jobs.len()),
+            unfinished_jobs: count(unfinished),
+            state: record.state,
+            message: record.message.clone(),
+            cancel_requested: record.cancel_requested,
+            create_time: record.create_time,
+            end_time: record.end_time,
+        }
+    }
+}
+
 /// What a sweep tries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SweepSpec {
@@ -119,7 +173,7 @@ pub struct SweepOutcome {
     pub is_unmeasured: bool,
     /// Version that it made; 0 without one.
     pub version: u32,
-    /// Accuracy on the validation split.
+    /// Accuracy on the validation split; the mean average precision of labels that do not exclude one another.
     pub top1: f64,
     /// Mean cross entropy on the validation split, in nats.
     #[serde(deserialize_with = "float_or_null")]

@@ -11,13 +11,29 @@ pub struct Amounts {
     pub requests: u64,
     /// Frames of clips that were answered, each as often as it ran through a version.
     pub clip_frames: u64,
+    /// Microseconds of the device.
+    pub device_micros: u64,
+    /// Microseconds of processors that decoded.
+    pub decode_micros: u64,
+    /// Bytes of the bodies of calls.
+    pub received_bytes: u64,
+    /// Bytes of the bodies of answers.
+    pub sent_bytes: u64,
 }
 
 impl Amounts {
     /// Adds other counts.
     pub fn add(&mut self, other: Self) {
-        self.requests = self.requests.saturating_add(other.requests);
-        self.clip_frames = self.clip_frames.saturating_add(other.clip_frames);
+        for (own, other) in [
+            (&mut self.requests, other.requests),
+            (&mut self.clip_frames, other.clip_frames),
+            (&mut self.device_micros, other.device_micros),
+            (&mut self.decode_micros, other.decode_micros),
+            (&mut self.received_bytes, other.received_bytes),
+            (&mut self.sent_bytes, other.sent_bytes),
+        ] {
+            *own = own.saturating_add(other);
+        }
     }
 }
 

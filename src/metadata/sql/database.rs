@@ -17,6 +17,8 @@ use super::postgres::{Bounds, Server};
 use super::sqlite::File;
 use super::sqlite::write::Count;
 
+#[cfg(debug_assertions)]
+pub use query::leave_out_locks;
 pub(super) use query::{Query, locking, query, sharing, skipping};
 pub(super) use row::Row;
 
@@ -188,6 +190,15 @@ impl Backend {
             Self::Sqlite(_) => Ok(()),
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => server.gather_statistics().await,
+        }
+    }
+
+    /// Connections to the database, of all processes, but for the one that asks; none to a file.
+    pub(super) async fn other_connections(&self) -> Result<u64> {
+        match self {
+            Self::Sqlite(_) => Ok(0),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.other_connections().await,
         }
     }
 

@@ -5,15 +5,16 @@
 use async_trait::async_trait;
 
 use super::super::{
-    DatasetRecord, Datasets, Error, ExampleRecord, Kind, LabelCount, Page, PageRequest, Result,
+    DatasetRecord, Datasets, Error, ExampleRecord, Kind, LabelCount, NewDataset, Page, PageRequest,
+    Result,
 };
 use super::database::{Conn, Row, query};
 use super::labels::{self, Changes};
 use super::requests::Request;
-use super::rows::{Columns, corrupt};
+use super::rows::{self, Columns, corrupt};
 use super::{Database, locks, removal};
 use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
-use crate::spec::MAX_LABELS;
+use crate::spec::{ExampleLabels, LabelKind, MAX_LABELS};
 
 const LISTING: &str = "datasets";
 const EXAMPLES: &str = "examples";
@@ -30,28 +31,44 @@ impl Datasets for Database {
         &self,
         tenant: &TenantId,
         dataset: &DatasetId,
-        display_name: &str,
+        new: NewDataset<'_>,
         request: Option<RequestId>,
     ) -> Result<DatasetRecord> {
         removal::finish(self, tenant, dataset).await?;
         let (mut tx, now) = self.write().await?;
-        let content = (dataset.as_str(), display_name);
-        let fields = [
+        let NewDataset {
+            display_name,
+            label_kind,
+        } = new;
+        let kind = rows::name("label_kind", label_kind)?;
+        let mut fields = vec![
             ("dataset_id", dataset.as_str().into()),
             ("display_name", display_name.into()),
         ];
-        let request = Request::new("CreateDataset", request, &content, &fields)?;
+        let request = match label_kind {
+            // As earlier releases wrote it.
+            LabelKind::Single => {
+                let content = (dataset.as_str(), display_name);
+                Request::new("CreateDataset", request, &content, &fields)?
+            }
+            LabelKind::Multi => {
+                fields.push(("label_kind", kind.as_str().into()));
+                let content = (dataset.as_str(), display_name, &kind);
+                Request::new("CreateDataset", request, &content, &fields)?
+            }
+        };
         if let Some(id) = request.begin(&mut tx, tenant, now).await? {
             let id = id.parse().map_err(|error| corrupt("dataset", error))?;
             return request.made(get(&mut tx, tenant, &id).await);
         }
-        let sql = "INSERT INTO datasets (tenant, id, display_name, create_time) \
-                   VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+        let sql = "INSERT INTO datasets (tenant, id, display_name, create_time, label_kind) \
+                   VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
         let inserted = query(sql)
             .bind(tenant.as_str())
             .bind(dataset.as_str())
             .bind(display_name)
             .bind(now)
+            .bind(&kind)
             .execute(&mut tx)
             .await?;
         if inserted == 0 {
@@ -105,7 +122,8 @@ impl Datasets for Database {
     ) -> Result<DatasetRecord> {
         let (mut tx, _) = self.write().await?;
         locks::dataset(&mut tx, tenant, dataset).await?;
-        get(&mut tx, tenant, dataset).await?;
+        let before = get(&mut tx, tenant, dataset).await?;
+        check_labels(&before, examples)?;
         let mut changes = Changes::default();
         let videos = labels::put(&mut tx, (tenant, dataset), examples, &mut changes).await?;
         if !videos.is_empty() {
@@ -169,6 +187,21 @@ impl Datasets for Database {
 
     async fn delete_dataset(&self, tenant: &TenantId, dataset: &DatasetId) -> Result<()> {
         self.deleting(|| delete(self, tenant, dataset)).await
+    }
+}
+
+/// Checks that every example has as many labels as the kind of the data set's labels allows.
+fn check_labels(dataset: &DatasetRecord, examples: &[ExampleRecord]) -> Result<()> {
+    if dataset.label_kind.is_multi() {
+        return Ok(());
+    }
+    match examples.iter().find(|own| own.labels.only().is_none()) {
+        None => Ok(()),
+        Some(example) => Err(Error::LabelCount {
+            dataset: dataset.id.clone(),
+            video: example.video,
+            labels: example.labels.iter().count(),
+        }),
     }
 }
 
@@ -240,6 +273,7 @@ async fn with_counts(conn: &mut Conn, row: &Row, limit: u32) -> Result<DatasetRe
         tenant: row.id("tenant")?,
         id: row.id("id")?,
         display_name: row.text("display_name")?,
+        label_kind: row.name("label_kind")?,
         labels: row.number("labels")?,
         examples: row.number("examples")?,
         create_time: row.int("create_time")?,
@@ -249,7 +283,7 @@ async fn with_counts(conn: &mut Conn, row: &Row, limit: u32) -> Result<DatasetRe
 pub(super) fn example(row: &Row) -> Result<ExampleRecord> {
     Ok(ExampleRecord {
         video: row.id("video")?,
-        label: row.text("label")?,
+        labels: ExampleLabels::read(row.text("label")?),
         split: row.name("split")?,
     })
 }
@@ -267,7 +301,9 @@ mod tests {
         let sqlite = Database::open(Config::at(path)).await.unwrap();
         let tenant: TenantId = "owner".parse().unwrap();
         let dataset: DatasetId = "many".parse().unwrap();
-        let created = sqlite.create_dataset(&tenant, &dataset, "", None).await;
+        let created = sqlite
+            .create_dataset(&tenant, &dataset, "".into(), None)
+            .await;
         created.unwrap();
         let (mut tx, _) = sqlite.write().await.unwrap();
         let videos = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) \
@@ -297,7 +333,7 @@ mod tests {
         let last = format!("00000000-0000-7000-8000-{:012}", MAX_LABELS + 1);
         let example = |label: &str| ExampleRecord {
             video: last.parse().unwrap(),
-            label: label.into(),
+            labels: label.into(),
             split: Split::Train,
         };
         let refused = sqlite

@@ -133,6 +133,14 @@ impl Database {
         Ok(())
     }
 
+    /// Counts the connections to the database on a server, of all processes, but for the one that asks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn other_connections(&self) -> Result<u64> {
+        self.backend.other_connections().await
+    }
+
     /// Has the database gather what it plans its statements by, as it does by itself some time after so many changes.
     ///
     /// # Errors

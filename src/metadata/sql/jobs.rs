@@ -182,7 +182,9 @@ impl Workers for Database {
         let states = (JobState::Publishing, JobState::Publishing);
         let job = owners::get(&mut tx, &lease.tenant, lease.job).await?;
         locks::tenant(&mut tx, &lease.tenant).await?;
-        locks::task(&mut tx, &lease.tenant, &job.task).await?;
+        if !locks::task(&mut tx, &lease.tenant, &job.task).await? {
+            return Err(lost(lease));
+        }
         change(&mut tx, lease, states, &JobUpdate::default()).await?;
         if reserved(&mut tx, lease).await? != Some(version.version) {
             return Err(lost(lease));

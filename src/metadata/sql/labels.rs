@@ -9,24 +9,31 @@ use super::database::{Conn, Row, query};
 use super::locks;
 use super::rows::{self, Columns};
 use crate::ids::{DatasetId, TenantId, VideoId};
-use crate::spec::Split;
+use crate::spec::{ExampleLabels, Split};
 
 /// By how much the counts of a label change: of the training, the validation and the test split.
 type Change = [i64; 3];
 
 /// Changes of one data set's counts that are written once, however many examples make them.
 #[derive(Debug, Default)]
-pub(super) struct Changes(BTreeMap<String, Change>);
+pub(super) struct Changes {
+    labels: BTreeMap<String, Change>,
+    examples: i64,
+}
 
 impl Changes {
-    fn add(&mut self, label: String, split: Split, by: i64) {
+    fn add(&mut self, labels: &ExampleLabels, split: Split, by: i64) {
         let at = match split {
             Split::Train => 0,
             Split::Validation => 1,
             Split::Test => 2,
         };
-        if let Some(count) = self.0.entry(label).or_default().get_mut(at) {
-            *count += by;
+        self.examples += by;
+        for label in labels.iter() {
+            let counts = self.labels.entry(label.to_owned()).or_default();
+            if let Some(count) = counts.get_mut(at) {
+                *count += by;
+            }
         }
     }
 
@@ -37,12 +44,11 @@ impl Changes {
         tenant: &TenantId,
         dataset: &DatasetId,
     ) -> Result<()> {
-        let (mut labels, mut examples) = (0, 0);
-        for (label, change) in self.0 {
+        let mut labels = 0;
+        for (label, change) in self.labels {
             if change == [0; 3] {
                 continue;
             }
-            examples += change.iter().sum::<i64>();
             labels += apply(conn, (tenant, dataset), &label, change).await?;
         }
         // Examples may have changed places under equal counts, so that the revision does not follow from the counts.
@@ -50,7 +56,7 @@ impl Changes {
                    revision = revision + 1, snapshot = NULL WHERE tenant = $3 AND id = $4";
         query(sql)
             .bind(labels)
-            .bind(examples)
+            .bind(self.examples)
             .bind(tenant.as_str())
             .bind(dataset.as_str())
             .execute(conn)
@@ -117,7 +123,7 @@ pub(super) async fn put(
     let mut values = Vec::with_capacity(examples.len());
     for example in examples.values() {
         let split = rows::name("split", example.split)?;
-        values.push((example.video.to_string(), &example.label, split));
+        values.push((example.video.to_string(), example.labels.text(), split));
     }
     let values = rows::json("examples", &values)?;
     locks::videos(conn, tenant, &values).await?;
@@ -126,7 +132,8 @@ pub(super) async fn put(
         return Ok(missing);
     }
     for row in &before(conn, (tenant, dataset), &values).await? {
-        changes.add(row.text("label")?, row.name("split")?, -1);
+        let labels = ExampleLabels::read(row.text("label")?);
+        changes.add(&labels, row.name("split")?, -1);
     }
     let sql = "INSERT INTO examples (tenant, dataset, video, label, split) \
                SELECT $1, $2, value ->> 0, value ->> 1, value ->> 2 FROM json_each($3) \
@@ -139,7 +146,7 @@ pub(super) async fn put(
         .execute(conn)
         .await?;
     for example in examples.values() {
-        changes.add(example.label.clone(), example.split, 1);
+        changes.add(&example.labels, example.split, 1);
     }
     Ok(Vec::new())
 }
@@ -181,14 +188,14 @@ pub(super) async fn remove(
     video: VideoId,
     changes: &mut Changes,
 ) -> Result<()> {
-    if let Some((label, split)) = find(conn, (tenant, dataset), video).await? {
+    if let Some((labels, split)) = find(conn, (tenant, dataset), video).await? {
         query("DELETE FROM examples WHERE tenant = $1 AND dataset = $2 AND video = $3")
             .bind(tenant.as_str())
             .bind(dataset.as_str())
             .bind(video.to_string())
             .execute(conn)
             .await?;
-        changes.add(label, split, -1);
+        changes.add(&labels, split, -1);
     }
     Ok(())
 }
@@ -213,7 +220,7 @@ async fn find(
     conn: &mut Conn,
     (tenant, dataset): (&TenantId, &DatasetId),
     video: VideoId,
-) -> Result<Option<(String, Split)>> {
+) -> Result<Option<(ExampleLabels, Split)>> {
     let sql = "SELECT label, split FROM examples WHERE tenant = $1 AND dataset = $2 AND video = $3";
     let found = query(sql)
         .bind(tenant.as_str())
@@ -222,7 +229,10 @@ async fn find(
         .fetch_optional(conn)
         .await?;
     found
-        .map(|row| Ok((row.text("label")?, row.name("split")?)))
+        .map(|row| {
+            let labels = ExampleLabels::read(row.text("label")?);
+            Ok((labels, row.name("split")?))
+        })
         .transpose()
 }
 

@@ -127,19 +127,30 @@ async fn add(conn: &mut Conn, counts: &BTreeMap<&UsageKey, (Amounts, u64)>) -> R
             rows::int("requests", amounts.requests)?,
             rows::int("clip_frames", amounts.clip_frames)?,
             rows::int("trained_clip_frames", *trained)?,
+            rows::int("device_micros", amounts.device_micros)?,
+            rows::int("decode_micros", amounts.decode_micros)?,
+            rows::int("received_bytes", amounts.received_bytes)?,
+            rows::int("sent_bytes", amounts.sent_bytes)?,
         ]))
     };
     let added: Vec<_> = counts.iter().map(row).collect::<Result<_>>()?;
     let sql = "INSERT INTO usage_hours \
-               (tenant, hour, task, requests, clip_frames, trained_clip_frames, stored_bytes) \
+               (tenant, hour, task, requests, clip_frames, trained_clip_frames, device_micros, \
+               decode_micros, received_bytes, sent_bytes, stored_bytes) \
                SELECT value ->> 0, CAST(value ->> 1 AS BIGINT), value ->> 2, \
                CAST(value ->> 3 AS BIGINT), CAST(value ->> 4 AS BIGINT), \
-               CAST(value ->> 5 AS BIGINT), 0 FROM json_each($1) \
+               CAST(value ->> 5 AS BIGINT), CAST(value ->> 6 AS BIGINT), \
+               CAST(value ->> 7 AS BIGINT), CAST(value ->> 8 AS BIGINT), \
+               CAST(value ->> 9 AS BIGINT), 0 FROM json_each($1) \
                WHERE NOT EXISTS (SELECT 1 FROM erasures WHERE tenant = value ->> 0) \
                ON CONFLICT (tenant, hour, task) DO UPDATE SET \
                requests = usage_hours.requests + excluded.requests, \
                clip_frames = usage_hours.clip_frames + excluded.clip_frames, \
-               trained_clip_frames = usage_hours.trained_clip_frames + excluded.trained_clip_frames";
+               trained_clip_frames = usage_hours.trained_clip_frames + excluded.trained_clip_frames, \
+               device_micros = usage_hours.device_micros + excluded.device_micros, \
+               decode_micros = usage_hours.decode_micros + excluded.decode_micros, \
+               received_bytes = usage_hours.received_bytes + excluded.received_bytes, \
+               sent_bytes = usage_hours.sent_bytes + excluded.sent_bytes";
     let added = json!(added).to_string();
     query(sql).bind(added).execute(conn).await?;
     Ok(())
@@ -212,6 +223,7 @@ fn heard(row: &Row) -> Result<FleetDemand> {
             asked: Amounts {
                 requests: row.number("requests")?,
                 clip_frames: row.number("clip_frames")?,
+                ..Amounts::default()
             },
         },
     })
@@ -225,6 +237,10 @@ macro_rules! sums {
              CAST(SUM(requests) AS BIGINT) AS requests, \
              CAST(SUM(clip_frames) AS BIGINT) AS clip_frames, \
              CAST(SUM(trained_clip_frames) AS BIGINT) AS trained_clip_frames, \
+             CAST(SUM(device_micros) AS BIGINT) AS device_micros, \
+             CAST(SUM(decode_micros) AS BIGINT) AS decode_micros, \
+             CAST(SUM(received_bytes) AS BIGINT) AS received_bytes, \
+             CAST(SUM(sent_bytes) AS BIGINT) AS sent_bytes, \
              CAST(SUM(stored_bytes) AS BIGINT) AS stored_bytes FROM usage_hours \
              WHERE hour >= $2 AND hour < $3 AND (hour / $1, tenant, task) > ($4, $5, $6)",
             $only,
@@ -339,6 +355,10 @@ fn read(row: &Row, hours: i64) -> Result<UsageRecord> {
         amounts: Amounts {
             requests: row.number("requests")?,
             clip_frames: row.number("clip_frames")?,
+            device_micros: row.number("device_micros")?,
+            decode_micros: row.number("decode_micros")?,
+            received_bytes: row.number("received_bytes")?,
+            sent_bytes: row.number("sent_bytes")?,
         },
         trained_clip_frames: row.number("trained_clip_frames")?,
         byte_hours: row.number("stored_bytes")?,

@@ -204,7 +204,9 @@ async fn submit(
     }
     locks::tenant(&mut tx, tenant).await?;
     locks::dataset(&mut tx, tenant, &job.dataset).await?;
-    locks::task(&mut tx, tenant, &job.task).await?;
+    if !locks::task(&mut tx, tenant, &job.task).await? {
+        return Err(tasks::missing(&job.task));
+    }
     locks::snapshot(&mut tx, tenant, &taken.record.digest.0).await?;
     let task = tasks::get(&mut tx, tenant, &job.task).await?;
     let is_current = taken.is_current(&mut tx, tenant, &job.dataset).await?;

@@ -7,6 +7,7 @@ mod bounds;
 mod connect;
 mod hints;
 mod schema;
+mod spare;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use crate::blocking::blocking;
 pub(super) use bounds::Bounds;
 use hints::Hints;
 pub(super) use schema::migrate;
+use spare::Spare;
 
 /// The server's clock, in microseconds since the Unix epoch. It goes on during a transaction.
 const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) AS now, \
@@ -41,6 +43,7 @@ pub(super) struct Server {
     /// When a connection was found to take no writes: it and older ones may lead to a primary that is none any more.
     stale: Stale,
     hints: Hints,
+    spare: Spare,
     /// Turns of transactions that copy a data set: each needs a second connection, so that half of them are left.
     copies: Arc<Semaphore>,
     /// The transactions' first words, with the limits in them.
@@ -76,7 +79,8 @@ impl Server {
                 .into(),
             id: schema::prepare(&pool, &config).await?.into(),
             writes: Writes::new(),
-            hints: Hints::new(),
+            hints: Hints::new(config.hints),
+            spare: Spare::default(),
             copies: Arc::new(Semaphore::new(
                 (config.connections.saturating_sub(1) / 2).max(1) as usize,
             )),
@@ -100,9 +104,12 @@ impl Server {
         &self.hints
     }
 
-    /// Sends and hears hints for as long as this is polled.
+    /// Sends and hears hints for as long as this is polled, and closes connections that are not needed.
     pub(super) async fn exchange_hints(&self) {
-        self.hints.exchange(&self.pool).await;
+        tokio::join!(
+            self.hints.exchange(&self.pool),
+            self.spare.close(&self.pool)
+        );
     }
 
     /// A transaction that writes, and its time.
@@ -118,6 +125,7 @@ impl Server {
         let begin = AssertSqlSafe(self.begin.to_string());
         let bounds = self.bounds(None);
         let mut tx = bounds.keep(self.pool.begin_with(begin)).await?;
+        self.spare.taken(&self.pool);
         let row = bounds.keep(sqlx::query(NOW).fetch_one(&mut *tx)).await?;
         if row.try_get("is_read_only")? {
             self.stale.note();
@@ -140,7 +148,9 @@ impl Server {
     /// A transaction that sees one state of the database.
     pub(super) async fn begin_reading(&self) -> Result<Tx> {
         let begin = AssertSqlSafe(self.begin_reading.to_string());
-        self.bounds(None).keep(self.pool.begin_with(begin)).await
+        let tx = self.bounds(None).keep(self.pool.begin_with(begin)).await?;
+        self.spare.taken(&self.pool);
+        Ok(tx)
     }
 
     /// The bounds of a connection, with its turn where its transactions are limited.
@@ -158,7 +168,9 @@ impl Server {
 
     /// A connection for one statement.
     pub(super) async fn acquire(&self) -> Result<PoolConnection<sqlx::Postgres>> {
-        Ok(self.pool.acquire().await?)
+        let conn = self.pool.acquire().await?;
+        self.spare.taken(&self.pool);
+        Ok(conn)
     }
 
     /// Begins an epoch of the numbers of transactions, unless there is one.
@@ -191,6 +203,18 @@ impl Server {
     pub(super) async fn gather_statistics(&self) -> Result<()> {
         sqlx::query("ANALYZE").execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// Connections to the database, of all processes, but for the one that asks.
+    pub(super) async fn other_connections(&self) -> Result<u64> {
+        let sql = "SELECT COUNT(*) AS others FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+                   AND datname = current_database() AND application_name = $1";
+        let count = sqlx::query(sql)
+            .bind(connect::NAME)
+            .fetch_one(&self.pool)
+            .await?;
+        let count: i64 = count.try_get("others")?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     pub(super) async fn close(&self) {

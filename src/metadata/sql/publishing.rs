@@ -11,7 +11,7 @@ use super::super::{
 use super::database::{Conn, query};
 use super::rows::{self, Columns};
 use super::{events, serving, tasks, versions};
-use crate::spec::LabelSet;
+use crate::spec::{LabelKind, LabelSet};
 
 /// What became of a version that a job made.
 pub(super) enum Served {
@@ -91,6 +91,16 @@ async fn labels_change(
     }
     let before = versions::get(conn, &job.tenant, &job.task, serving).await?;
     let (before, now) = (&before.manifest.labels, &version.manifest.labels);
+    if before.kind() != now.kind() {
+        return Ok(Some(match now.kind() {
+            LabelKind::Single => format!(
+                "its labels exclude one another, and those of the serving version {serving} do not"
+            ),
+            LabelKind::Multi => format!(
+                "its labels do not exclude one another, and those of the serving version {serving} do"
+            ),
+        }));
+    }
     let without = |own: &LabelSet, other: &LabelSet| {
         let other: BTreeSet<&String> = other.as_slice().iter().collect();
         let missing = own.as_slice().iter().find(|label| !other.contains(label));

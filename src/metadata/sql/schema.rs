@@ -19,7 +19,7 @@ macro_rules! step {
 }
 
 /// Every migration, in order.
-const STEPS: [Step; 28] = [
+const STEPS: [Step; 30] = [
     step!(1, "records", "0001_records"),
     step!(2, "store", "0002_store"),
     step!(3, "retention", "0003_retention"),
@@ -48,6 +48,8 @@ const STEPS: [Step; 28] = [
     step!(48, "sweeps", "0048_sweeps"),
     step!(49, "dataset versions", "0049_dataset_versions"),
     step!(51, "event folds", "0051_event_folds"),
+    step!(52, "label kinds", "0052_label_kinds"),
+    step!(54, "usage meters", "0054_usage_meters"),
 ];
 
 /// The number of the newest migration.

@@ -116,7 +116,9 @@ pub(super) async fn note_member(
             why: why.to_owned(),
         },
     };
-    locks::task(&mut tx, tenant, task).await?;
+    if !locks::task(&mut tx, tenant, task).await? {
+        return Ok(false);
+    }
     if versions::is_foreign(&mut tx, store.backbone.get(), (tenant, task), version).await? {
         return Ok(false);
     }

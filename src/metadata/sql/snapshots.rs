@@ -15,7 +15,7 @@ use super::rows::{self, Columns};
 use super::{Database, dataset_versions, datasets, decoded};
 use crate::blocking::blocking;
 use crate::ids::{DatasetId, TenantId, VideoId};
-use crate::spec::Digest;
+use crate::spec::{Digest, LabelKind};
 
 /// Examples of a page: a few milliseconds of the only writer's time.
 const PAGE: u32 = 1000;
@@ -42,10 +42,7 @@ impl Snapshots for Database {
     ) -> Result<Vec<ExampleRecord>> {
         let mut tx = self.list().await?;
         if !is_complete(&mut tx, tenant, digest).await? {
-            return Err(Error::NotFound {
-                kind: Kind::Snapshot,
-                name: digest.to_string(),
-            });
+            return Err(missing(digest));
         }
         let sql = "SELECT video, label, split FROM snapshot_examples \
                    WHERE tenant = $1 AND digest = $2 AND video > $3 ORDER BY video LIMIT $4";
@@ -57,6 +54,19 @@ impl Snapshots for Database {
             .fetch_all(&mut tx)
             .await?;
         found.iter().map(datasets::example).collect()
+    }
+
+    async fn snapshot_kind(&self, tenant: &TenantId, digest: Digest) -> Result<LabelKind> {
+        let mut tx = self.read().await?;
+        let sql = "SELECT label_kind FROM snapshots \
+                   WHERE tenant = $1 AND digest = $2 AND forgotten = 0 AND complete = 1";
+        let found = query(sql)
+            .bind(tenant.as_str())
+            .bind(digest.0.to_vec())
+            .fetch_optional(&mut tx)
+            .await?;
+        let row = found.ok_or_else(|| missing(digest))?;
+        row.name("label_kind")
     }
 
     async fn undecoded(
@@ -131,6 +141,13 @@ impl Snapshots for Database {
         sketches: &[(VideoId, String)],
     ) -> Result<()> {
         decoded::remember_sketches(self, tenant, kind, sketches).await
+    }
+}
+
+fn missing(digest: Digest) -> Error {
+    Error::NotFound {
+        kind: Kind::Snapshot,
+        name: digest.to_string(),
     }
 }
 
@@ -216,6 +233,7 @@ struct Source<'a> {
     page: u32,
     state: State,
     examples: u64,
+    label_kind: LabelKind,
     /// The digest of this state, when somebody has taken a snapshot of it before.
     known: Option<Digest>,
 }
@@ -248,6 +266,7 @@ impl<'a> Source<'a> {
             page,
             state: State::of(&row)?,
             examples: row.number("examples")?,
+            label_kind: row.name("label_kind")?,
             known,
         })
     }
@@ -283,6 +302,10 @@ impl<'a> Source<'a> {
             return Ok(known);
         }
         let (mut hasher, mut after) = (Sha256::new(), String::new());
+        if self.label_kind.is_multi() {
+            // Equal examples of either kind are different data sets.
+            hasher.update("multi\n");
+        }
         loop {
             let lines = self.lines(&after).await?;
             let Some(last) = lines.last() else {
@@ -329,7 +352,8 @@ impl<'a> Source<'a> {
             let values = blocking(move || json(&lines)).await??;
             let (mut tx, now) = store.write().await?;
             if is_first {
-                begin(&mut tx, self.tenant, digest, now).await?;
+                let of = (digest, self.label_kind);
+                begin(&mut tx, self.tenant, of, now).await?;
             }
             add(&mut tx, self.tenant, digest, values).await?;
             tx.commit().await?;
@@ -376,8 +400,14 @@ fn json(lines: &[Line]) -> Result<String> {
 }
 
 /// Begins a snapshot, or one again whose examples were forgotten or are not all there: what there is of them is the same, since the digest is.
-async fn begin(conn: &mut Conn, tenant: &TenantId, digest: Digest, now: Timestamp) -> Result<()> {
-    let sql = "INSERT INTO snapshots (tenant, digest, create_time, complete) VALUES ($1, $2, $3, 0) \
+async fn begin(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    (digest, kind): (Digest, LabelKind),
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "INSERT INTO snapshots (tenant, digest, create_time, complete, label_kind) \
+               VALUES ($1, $2, $3, 0, $4) \
                ON CONFLICT (tenant, digest) DO UPDATE \
                SET forgotten = 0, complete = 0, create_time = excluded.create_time \
                WHERE snapshots.forgotten > 0 OR snapshots.complete = 0";
@@ -385,6 +415,7 @@ async fn begin(conn: &mut Conn, tenant: &TenantId, digest: Digest, now: Timestam
         .bind(tenant.as_str())
         .bind(digest.0.to_vec())
         .bind(now)
+        .bind(rows::name("label_kind", kind)?)
         .execute(conn)
         .await?;
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a page is bounded, and a repair changes only counts and leases, never what a user stored.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::{BlobKind, BlobName, BlobPlace, Contradiction, RecordedBlob, Result};
@@ -10,6 +11,7 @@ use super::rows::{Columns, corrupt};
 use super::usage::{self, Delta};
 use super::{Database, micros};
 use crate::ids::TenantId;
+use crate::spec::ExampleLabels;
 
 /// Longest lease that any worker takes; the setting is seconds.
 const LONGEST_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -199,20 +201,60 @@ async fn long_leases(conn: &mut Conn, latest: i64) -> Result<Vec<Contradiction>>
 }
 
 async fn wrong_labels(conn: &mut Conn) -> Result<Vec<Contradiction>> {
+    let mut wrong = wrong_sets(conn).await?;
     let sql = "SELECT tenant, dataset, label FROM ( \
          SELECT tenant, dataset, label, CASE WHEN split = 'train' THEN 1 ELSE 0 END AS train, \
          CASE WHEN split = 'validation' THEN 1 ELSE 0 END AS validation, \
          CASE WHEN split = 'test' THEN 1 ELSE 0 END AS test FROM examples \
          UNION ALL SELECT tenant, dataset, label, -train, -validation, -test FROM label_counts \
-         ) AS counted GROUP BY tenant, dataset, label \
+         ) AS counted WHERE NOT EXISTS (SELECT 1 FROM datasets WHERE label_kind = 'multi' \
+         AND datasets.tenant = counted.tenant AND datasets.id = counted.dataset) \
+         GROUP BY tenant, dataset, label \
          HAVING SUM(train) <> 0 OR SUM(validation) <> 0 OR SUM(test) <> 0";
-    let found = query(sql).fetch_all(conn).await?;
-    let wrong = found.iter().map(|row| {
-        Ok(Contradiction::Labels {
+    for row in query(sql).fetch_all(conn).await? {
+        wrong.push(Contradiction::Labels {
             tenant: row.id("tenant")?,
             dataset: row.text("dataset")?,
             label: row.text("label")?,
-        })
-    });
-    wrong.collect()
+        });
+    }
+    Ok(wrong)
+}
+
+/// As [`wrong_labels`], of data sets whose labels do not exclude one another: their examples have sets of labels.
+async fn wrong_sets(conn: &mut Conn) -> Result<Vec<Contradiction>> {
+    let mut wrong = Vec::new();
+    let sql = "SELECT tenant, id FROM datasets WHERE label_kind = 'multi'";
+    for dataset in query(sql).fetch_all(&mut *conn).await? {
+        let (tenant, id) = (dataset.text("tenant")?, dataset.text("id")?);
+        let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
+        let sql = "SELECT label, split, COUNT(*) AS found FROM examples \
+                   WHERE tenant = $1 AND dataset = $2 GROUP BY label, split";
+        let found = query(sql).bind(&tenant).bind(&id).fetch_all(&mut *conn);
+        for row in found.await? {
+            let (split, count) = (row.text("split")?, row.int("found")?);
+            for label in ExampleLabels::read(row.text("label")?).iter() {
+                *counts.entry((label.to_owned(), split.clone())).or_default() += count;
+            }
+        }
+        let sql = "SELECT label, train, validation, test FROM label_counts \
+                   WHERE tenant = $1 AND dataset = $2";
+        let found = query(sql).bind(&tenant).bind(&id).fetch_all(&mut *conn);
+        for row in found.await? {
+            for split in ["train", "validation", "test"] {
+                let of = (row.text("label")?, split.to_owned());
+                *counts.entry(of).or_default() -= row.int(split)?;
+            }
+        }
+        let differing = counts.into_iter().filter(|(_, count)| *count != 0);
+        let labels: BTreeSet<String> = differing.map(|((label, _), _)| label).collect();
+        for label in labels {
+            wrong.push(Contradiction::Labels {
+                tenant: dataset.id("tenant")?,
+                dataset: id.clone(),
+                label,
+            });
+        }
+    }
+    Ok(wrong)
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{
-    Error, Kind, Page, PageRequest, Result, SweepProgress, SweepRecord, SweepSpec, SweepUpdate,
-    Sweeps, Timestamp,
+    Error, Kind, Page, PageRequest, Result, SweepProgress, SweepRecord, SweepSpec, SweepSummary,
+    SweepUpdate, Sweeps, Timestamp,
 };
 use super::database::{Conn, Row, locking, query};
 use super::requests::Request;
@@ -75,15 +75,25 @@ impl Sweeps for Database {
         &self,
         tenant: &TenantId,
         page: &PageRequest,
-    ) -> Result<Page<SweepRecord>> {
-        let sql = "SELECT * FROM sweeps WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3";
+    ) -> Result<Page<SweepSummary>> {
+        // Points and jobs are many; they are counted where they are.
+        let sql = "SELECT id, state, message, cancel_requested, create_time, end_time, \
+                   json_extract(spec, '$.dataset') AS dataset, \
+                   CAST(json_extract(spec, '$.dataset_version') AS BIGINT) AS dataset_version, \
+                   (SELECT COUNT(*) FROM json_each(json_extract(spec, '$.points'))) AS points, \
+                   CAST(json_extract(spec, '$.halving') AS BIGINT) AS halving, \
+                   CAST(json_extract(progress, '$.round') AS BIGINT) AS round, \
+                   (SELECT COUNT(*) FROM json_each(json_extract(progress, '$.jobs'))) AS jobs, \
+                   (SELECT COUNT(*) FROM json_each(json_extract(progress, '$.jobs')) \
+                   WHERE (value ->> 'outcome') IS NULL) AS unfinished_jobs \
+                   FROM sweeps WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3";
         let found = query(sql)
             .bind(tenant.as_str())
             .bind(page.start(LISTING)?)
             .bind(page.limit())
             .fetch_all(&mut self.browse().await?)
             .await?;
-        let sweeps: Vec<_> = found.iter().map(read).collect::<Result<_>>()?;
+        let sweeps: Vec<_> = found.iter().map(listed).collect::<Result<_>>()?;
         Ok(page.page(LISTING, sweeps, |sweep| sweep.id.to_string()))
     }
 
@@ -183,6 +193,27 @@ async fn get(conn: &mut Conn, tenant: &TenantId, sweep: SweepId) -> Result<Sweep
         .fetch_optional(conn)
         .await?;
     found.map_or_else(|| Err(missing(sweep)), |row| read(&row))
+}
+
+fn listed(row: &Row) -> Result<SweepSummary> {
+    let version = row.optional_int("dataset_version")?;
+    let version = version
+        .map(|number| u32::try_from(number).map_err(|error| corrupt("dataset_version", error)));
+    Ok(SweepSummary {
+        id: row.id("id")?,
+        dataset: row.text("dataset")?,
+        dataset_version: version.transpose()?,
+        points: row.number("points")?,
+        halving: row.number("halving")?,
+        round: row.number("round")?,
+        jobs: row.number("jobs")?,
+        unfinished_jobs: row.number("unfinished_jobs")?,
+        state: row.name("state")?,
+        message: row.optional_text("message")?,
+        cancel_requested: row.flag("cancel_requested")?,
+        create_time: row.int("create_time")?,
+        end_time: row.optional_int("end_time")?,
+    })
 }
 
 fn read(row: &Row) -> Result<SweepRecord> {

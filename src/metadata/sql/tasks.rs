@@ -384,7 +384,9 @@ pub(super) async fn current(
     task: &TaskId,
     etag: Option<&str>,
 ) -> Result<TaskRecord> {
-    locks::task(conn, tenant, task).await?;
+    if !locks::task(conn, tenant, task).await? {
+        return Err(missing(task));
+    }
     let record = get(conn, tenant, task).await?;
     match etag {
         Some(etag) if etag != record.etag => Err(stale(task, etag)),

@@ -122,6 +122,18 @@ const LITTLE: [&str; 9] = [
     "unfinished_uploads_by_tenant",
 ];
 
+/// Whether a selection within a statement reads the first row by an index, which is no walk.
+fn is_first(statement: &str, index: &str) -> bool {
+    let mut uses = statement.split(" INDEXED BY ").skip(1);
+    uses.any(|used| {
+        let own = used
+            .strip_prefix(index)
+            .and_then(|own| own.strip_prefix(' '));
+        let own = own.and_then(|own| own.split(") AS ").next());
+        own.is_some_and(|own| own.ends_with(" LIMIT 1"))
+    })
+}
+
 /// Whether a step of a statement's plan reads all of a large table, or all that a tenant has of it.
 fn walks(statement: &str, step: &str) -> bool {
     let mut words = step.split(' ');
@@ -130,8 +142,8 @@ fn walks(statement: &str, step: &str) -> bool {
         return false;
     }
     let is_little = words.any(|word| LITTLE.contains(&word));
-    // The first row by an index is no walk.
-    let is_one = statement.ends_with(" LIMIT 1");
+    let is_one =
+        statement.ends_with(" LIMIT 1") || step.split(' ').any(|index| is_first(statement, index));
     match verb {
         Some("SCAN") => !is_little,
         Some("SEARCH") => step.ends_with("(tenant=?)") && !is_little && !is_one,

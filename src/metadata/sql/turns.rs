@@ -1,6 +1,6 @@
 //! Whose job is next: tenants take turns by the clip-frames of their jobs and by their weights, as start-time fair queueing does it.
 //!
-//! Invariant: a job's tags are given at its submission, from two looks into an index and the tenant's weight; a claim reads one entry of an index, however many
+//! Invariant: a job's tags are given at its submission, by one statement: two looks into an index and the tenant's weight; a claim reads one entry of an index, however many
 //! jobs wait. Turns never go back: the database keeps in `turns` how far they were when jobs are deleted.
 
 use super::super::{Result, Timestamp};
@@ -8,14 +8,13 @@ use super::database::{Conn, Row, query, skipping};
 use super::rows::Columns;
 use crate::ids::TenantId;
 
-/// Where the turns are now: the highest start of a job that was claimed, and the highest of those that are deleted.
+/// Where the turns are now, as the highest start of a job that is deleted and of one that was claimed; where the tenant's last job ends, of those that wait
+/// or were claimed, since what was cancelled before is no turn; and the tenant's weight, which one without a record does not have.
 const NOW: &str = "SELECT tag, (SELECT start_tag FROM jobs INDEXED BY claimed_starts \
-     WHERE claim_time > 0 ORDER BY start_tag DESC LIMIT 1) AS newest FROM turns";
-/// Where a tenant's last job ends, of those that wait or were claimed: what was cancelled before is no turn.
-const LAST: &str = "SELECT finish_tag AS tag FROM jobs INDEXED BY jobs_by_finish \
-     WHERE tenant = $1 AND (end_time IS NULL OR claim_time > 0) ORDER BY finish_tag DESC LIMIT 1";
-/// Share of a tenant, relative to the others' weights; a tenant without a record has 1.
-const WEIGHT: &str = "SELECT weight AS tag FROM tenants WHERE tenant = $1";
+     WHERE claim_time > 0 ORDER BY start_tag DESC LIMIT 1) AS newest, \
+     (SELECT finish_tag FROM jobs INDEXED BY jobs_by_finish \
+     WHERE tenant = $1 AND (end_time IS NULL OR claim_time > 0) ORDER BY finish_tag DESC LIMIT 1) AS last, \
+     (SELECT weight FROM tenants WHERE tenant = $1) AS weight FROM turns";
 /// Tag units of a clip-frame at weight 1, so that a share of a large weight is no less than one unit.
 const UNITS: i64 = 1000;
 /// The largest share of a job: 1.1 billion clip-frames at weight 1, which are weeks of training. Eight million of them would have to be claimed before the
@@ -59,17 +58,12 @@ impl Waiting {
 
 /// Where a job of so many clip-frames begins and ends that a tenant submits now, while it has the tenant's lock.
 pub(super) async fn of(conn: &mut Conn, tenant: &TenantId, clip_frames: u64) -> Result<(i64, i64)> {
-    let now = query(NOW).fetch_one(&mut *conn).await?;
-    let now = now
+    let now = query(NOW).bind(tenant.as_str()).fetch_one(conn).await?;
+    let start = now
         .int("tag")?
-        .max(now.optional_int("newest")?.unwrap_or(0));
-    let last = query(LAST).bind(tenant.as_str());
-    let last = last.fetch_optional(&mut *conn).await?;
-    let weight = query(WEIGHT).bind(tenant.as_str());
-    let weight = weight.fetch_optional(conn).await?;
-    let tag = |row: Option<Row>| row.map_or(Ok(0), |row| row.int("tag"));
-    let start = now.max(tag(last)?);
-    let weight = weight.map_or(Ok(1), |row| row.int("tag"))?.max(1);
+        .max(now.optional_int("newest")?.unwrap_or(0))
+        .max(now.optional_int("last")?.unwrap_or(0));
+    let weight = now.optional_int("weight")?.unwrap_or(1).max(1);
     let cost = i64::try_from(clip_frames.max(1)).unwrap_or(i64::MAX);
     let share = (cost.saturating_mul(UNITS) / weight).clamp(1, LARGEST);
     Ok((start, start.saturating_add(share)))

@@ -2,9 +2,6 @@
 
 use super::*;
 use crate::metadata::Plan;
-use crate::spec::{
-    AdapterConfig, ClipSampling, FrameOrder, RotationPolicy, Sampling, SpatialViews,
-};
 
 const KEYS: u32 = 10_000;
 
@@ -135,28 +132,8 @@ const KEY: u64 = 0x3997_038a_0925_5233;
 
 fn record(plan: Option<Plan>) -> TaskRecord {
     TaskRecord {
-        tenant: TenantId::anonymous(),
-        id: "t".parse().unwrap(),
-        display_name: String::new(),
-        adapter: AdapterConfig::LINEAR_PROBE,
-        sampling: ClipSampling {
-            num_frames: 8.try_into().unwrap(),
-            sampling: Sampling::Uniform,
-            temporal_views: 1.try_into().unwrap(),
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
-        },
-        auto_serve: true,
-        auto_head: false,
-        serving: Some(version(1)),
-        desired: Some(version(1)),
-        serving_error: None,
         split: plan,
-        previous: None,
-        pinned: false,
-        etag: String::new(),
-        create_time: 0,
+        ..crate::registry::tests::task(Some(version(1)))
     }
 }
 

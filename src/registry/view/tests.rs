@@ -1,32 +1,11 @@
 //! Tasks that come and go under one name.
 
 use super::*;
-use crate::spec::{AdapterConfig, FrameOrder, RotationPolicy, Sampling, SpatialViews};
 
 fn record(etag: &str, serving: u32) -> TaskRecord {
     TaskRecord {
-        tenant: TenantId::anonymous(),
-        id: "t".parse().unwrap(),
-        display_name: String::new(),
-        adapter: AdapterConfig::LINEAR_PROBE,
-        sampling: ClipSampling {
-            num_frames: 8.try_into().unwrap(),
-            sampling: Sampling::Uniform,
-            temporal_views: 1.try_into().unwrap(),
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
-        },
-        auto_serve: true,
-        auto_head: false,
-        serving: AdapterVersion::new(serving),
-        desired: AdapterVersion::new(serving),
-        serving_error: None,
-        split: None,
-        previous: None,
-        pinned: false,
         etag: etag.to_owned(),
-        create_time: 0,
+        ..crate::registry::tests::task(AdapterVersion::new(serving))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::names;
-use super::spec::{of_time, signed};
+use super::spec::{of_duration, of_time, signed};
 use crate::fair::Weight;
 use crate::metadata::{
     AuditRecord, ErasureRecord, KeyRecord, Quotas, Rates, ReplicaRecord, ReplicaRole, ReplicaState,
@@ -141,6 +141,14 @@ pub(in crate::rpc) fn of_usage(record: UsageRecord) -> v1::UsageRecord {
         clip_frames: signed(record.amounts.clip_frames),
         trained_clip_frames: signed(record.trained_clip_frames),
         byte_hours: signed(record.byte_hours),
+        device_time: Some(of_duration(Duration::from_micros(
+            record.amounts.device_micros,
+        ))),
+        decode_time: Some(of_duration(Duration::from_micros(
+            record.amounts.decode_micros,
+        ))),
+        received_bytes: signed(record.amounts.received_bytes),
+        sent_bytes: signed(record.amounts.sent_bytes),
     }
 }
 

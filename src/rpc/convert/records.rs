@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::Status;
 
 use super::spec::{
-    of_adapter, of_duration, of_evaluation, of_head, of_hyper, of_listed_evaluation, of_sampling,
-    of_split, of_state, of_time, signed, split,
+    of_adapter, of_duration, of_evaluation, of_head, of_hyper, of_label_kind, of_listed_evaluation,
+    of_sampling, of_split, of_state, of_time, signed, split,
 };
 use super::{names, splits};
 use crate::engine::ResidencyRecord;
 use crate::ids::AdapterVersion;
-use crate::library::{Difference, Differences};
+use crate::library::Difference;
 use crate::metadata::{
     ComparedHead, DatasetRecord, DatasetVersionRecord, EvaluationMetrics, Event, EventRecord,
     ExampleRecord, JobRecord, JobResult, LabelCount, StepMetrics, TaskRecord, UploadRecord,
@@ -20,7 +20,8 @@ use crate::metadata::{
 use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::{
-    Calibration, Evaluation, FrameOrder, LabelSet, ReliabilityBin, Split, normal_label,
+    Calibration, Evaluation, ExampleLabels, FrameOrder, LabelSet, MAX_EXAMPLE_LABELS,
+    ReliabilityBin, Split, normal_label,
 };
 use crate::telemetry::now_micros;
 
@@ -75,6 +76,7 @@ pub(in crate::rpc) fn of_dataset(record: DatasetRecord) -> v1::Dataset {
         examples: signed(record.examples),
         labels: signed(record.labels),
         display_name: record.display_name,
+        label_kind: of_label_kind(record.label_kind).into(),
         counts: record.counts.into_iter().map(of_label_count).collect(),
         create_time: Some(of_time(record.create_time)),
     }
@@ -91,26 +93,20 @@ pub(in crate::rpc) fn of_dataset_version(record: DatasetVersionRecord) -> v1::Da
     }
 }
 
-/// Converts a page of differences between two versions.
-pub(in crate::rpc) fn of_differences((found, next): Differences) -> v1::ListDatasetChangesResponse {
-    let change = |own: Difference| {
-        let video = own.video;
-        let example = |(label, split): (String, Split)| {
-            of_example(ExampleRecord {
-                video,
-                label,
-                split,
-            })
-        };
-        v1::DatasetChange {
-            video: format!("videos/{video}"),
-            before: own.before.map(example),
-            after: own.after.map(example),
-        }
+/// Converts a difference between two versions of a data set.
+pub(in crate::rpc) fn of_difference(own: Difference) -> v1::DatasetChange {
+    let video = own.video;
+    let example = |(labels, split): (ExampleLabels, Split)| {
+        of_example(ExampleRecord {
+            video,
+            labels,
+            split,
+        })
     };
-    v1::ListDatasetChangesResponse {
-        changes: found.into_iter().map(change).collect(),
-        next_page_token: next.map_or_else(String::new, |video| video.to_string()),
+    v1::DatasetChange {
+        video: format!("videos/{video}"),
+        before: own.before.map(example),
+        after: own.after.map(example),
     }
 }
 
@@ -129,20 +125,39 @@ pub(in crate::rpc) fn example(
     index: usize,
 ) -> Result<ExampleRecord, Status> {
     let field = |name: &str| format!("examples[{index}].{name}");
-    let label = normal_label(&example.label)
-        .map_err(|invalid| status::invalid(&field("label"), invalid.problem))?;
     Ok(ExampleRecord {
         video: names::video(&example.video, &field("video"))?,
-        label,
+        labels: example_labels(example, &field)?,
         split: split(example.split, &field("split"))?,
     })
+}
+
+/// The labels of an example in the form in which labels are compared: `label`, `labels` or both.
+fn example_labels(
+    example: &v1::Example,
+    field: &impl Fn(&str) -> String,
+) -> Result<ExampleLabels, Status> {
+    let normal = |label: &String, name: &str| {
+        normal_label(label).map_err(|invalid| status::invalid(&field(name), invalid.problem))
+    };
+    let mut labels = Vec::with_capacity(example.labels.len() + 1);
+    if !example.label.is_empty() {
+        labels.push(normal(&example.label, "label")?);
+    }
+    // More are refused below, and need not be looked at.
+    for (place, label) in (example.labels.iter().enumerate()).take(MAX_EXAMPLE_LABELS + 1) {
+        labels.push(normal(label, &format!("labels[{place}]"))?);
+    }
+    ExampleLabels::of(labels.iter().map(String::as_str))
+        .map_err(|invalid| status::invalid(&field("labels"), invalid.problem))
 }
 
 /// Converts an example.
 pub(in crate::rpc) fn of_example(record: ExampleRecord) -> v1::Example {
     v1::Example {
         video: format!("videos/{}", record.video),
-        label: record.label,
+        label: record.labels.only().unwrap_or_default().to_owned(),
+        labels: record.labels.iter().map(str::to_owned).collect(),
         split: of_split(record.split).into(),
     }
 }
@@ -182,6 +197,7 @@ pub(in crate::rpc) fn of_version(record: VersionRecord) -> v1::AdapterVersion {
         name: names::of_version(&record.task, Some(record.version)),
         evaluation: Some(of_evaluation(&manifest.evaluation, &manifest.labels)),
         test_evaluation: (record.test.as_ref()).map(|test| of_evaluation(test, &manifest.labels)),
+        label_kind: of_label_kind(manifest.labels.kind()).into(),
         labels: manifest.labels.into(),
         adapter: Some(of_adapter(&manifest.adapter)),
         sampling: Some(of_sampling(&manifest.sampling)),
@@ -277,6 +293,7 @@ fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
                 epoch: point.epoch,
                 loss: point.loss,
                 top1: point.top1,
+                mean_average_precision: point.map,
             })
             .collect(),
         step: result.step,
@@ -339,6 +356,7 @@ fn of_comparison(compared: &[ComparedHead]) -> v1::job_event::Comparison {
         step: own.step,
         loss: own.loss,
         top1: own.top1,
+        mean_average_precision: own.map,
         published: own.is_published,
     };
     v1::job_event::Comparison {
@@ -376,6 +394,7 @@ fn of_metrics(metrics: &EvaluationMetrics) -> v1::job_event::EvaluationMetrics {
         training_accuracy: metrics.training_accuracy,
         mean_class_accuracy: metrics.mean_class_accuracy,
         macro_f1: metrics.macro_f1,
+        mean_average_precision: metrics.map,
     }
 }
 

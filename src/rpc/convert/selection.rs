@@ -16,6 +16,7 @@ pub(super) fn selection(given: &v1::HyperParameters) -> Result<Selection, Status
         Ok(v1::BestBy::Unspecified) => Ok(None),
         Ok(v1::BestBy::Loss) => Ok(Some(BestBy::Loss)),
         Ok(v1::BestBy::Top1) => Ok(Some(BestBy::Top1)),
+        Ok(v1::BestBy::Map) => Ok(Some(BestBy::Map)),
         Err(_) => Err(unknown("best_by", number)),
     };
     let publish = |number: i32| match v1::Publish::try_from(number) {
@@ -95,6 +96,7 @@ pub(super) fn of_selection(selection: Option<&Selection>) -> v1::HyperParameters
     let best_by = own.best_by.map(|by| match by {
         BestBy::Loss => v1::BestBy::Loss,
         BestBy::Top1 => v1::BestBy::Top1,
+        BestBy::Map => v1::BestBy::Map,
     });
     let publish = own.publish.map(|publish| match publish {
         Publish::Best => v1::Publish::Best,

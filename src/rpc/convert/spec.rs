@@ -10,8 +10,8 @@ use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::{
     AdapterConfig, Cell, ClipSampling, Evaluation, FrameOrder, Geometry, Head, HyperParameters,
-    Invalid, JobState, LabelCounts, LabelMeans, LabelSet, RotationPolicy, Sampling, SpatialViews,
-    Split,
+    Independent, Invalid, JobState, LabelCounts, LabelKind, LabelMeans, LabelScore, LabelSet,
+    RotationPolicy, Sampling, SpatialViews, Split,
 };
 
 /// A domain complaint as a violation of a field below `path`.
@@ -275,6 +275,23 @@ pub(in crate::rpc) fn of_split(split: Split) -> v1::Split {
     }
 }
 
+/// Whether labels exclude one another; they do when a caller does not say.
+pub(in crate::rpc) fn label_kind(number: i32, path: &str) -> Result<LabelKind, Status> {
+    match v1::LabelKind::try_from(number) {
+        Ok(v1::LabelKind::Unspecified | v1::LabelKind::Single) => Ok(LabelKind::Single),
+        Ok(v1::LabelKind::Multi) => Ok(LabelKind::Multi),
+        Err(_) => Err(status::invalid(path, format!("no kind {number}"))),
+    }
+}
+
+/// Whether labels exclude one another, as the API shows it.
+pub(in crate::rpc) fn of_label_kind(kind: LabelKind) -> v1::LabelKind {
+    match kind {
+        LabelKind::Single => v1::LabelKind::Single,
+        LabelKind::Multi => v1::LabelKind::Multi,
+    }
+}
+
 /// A state as the API shows it.
 pub(in crate::rpc) fn of_state(state: JobState) -> v1::JobState {
     match state {
@@ -306,11 +323,15 @@ pub(in crate::rpc) fn of_evaluation(evaluation: &Evaluation, labels: &LabelSet) 
         precision: share(counts.right, counts.predicted),
         recall: share(counts.right, counts.examples),
         examples: signed(counts.examples),
+        ..Default::default()
     };
+    if let Some(own) = &evaluation.independent {
+        return of_independent(evaluation, own, labels);
+    }
     let confusion = &evaluation.confusion;
     let counts = confusion.label_counts(labels.len());
     let rows = confusion.rows(labels.len(), SHOWN_ROWS);
-    let means = LabelMeans::of(&counts);
+    let means = LabelMeans::counted(&counts);
     v1::Evaluation {
         mean_class_accuracy: means.recall,
         macro_f1: means.f1,
@@ -318,6 +339,30 @@ pub(in crate::rpc) fn of_evaluation(evaluation: &Evaluation, labels: &LabelSet) 
         confusion_cells: confusion.cells().iter().map(of_cell).collect(),
         confusion_cells_left_out: signed(confusion.left_out()),
         labels: labels.as_slice().iter().zip(counts).map(of_label).collect(),
+        ..of_listed_evaluation(evaluation)
+    }
+}
+
+fn of_independent(evaluation: &Evaluation, own: &Independent, labels: &LabelSet) -> v1::Evaluation {
+    let share = |part: u64, whole: u64| match whole {
+        0 => 0.0,
+        whole => part as f64 / whole as f64,
+    };
+    let of_label = |(label, score): (&String, &LabelScore)| v1::LabelMetrics {
+        label: label.clone(),
+        precision: share(score.right, score.predicted),
+        recall: share(score.right, score.examples),
+        examples: signed(score.examples),
+        average_precision: Some(score.average_precision),
+        f1: Some(score.f1()),
+        threshold: Some(score.threshold),
+    };
+    let means = LabelMeans::of(evaluation, labels.len());
+    let scores = labels.as_slice().iter().zip(&own.labels);
+    v1::Evaluation {
+        mean_class_accuracy: means.recall,
+        macro_f1: means.f1,
+        labels: scores.map(of_label).collect(),
         ..of_listed_evaluation(evaluation)
     }
 }
@@ -333,6 +378,7 @@ pub(in crate::rpc) fn of_listed_evaluation(evaluation: &Evaluation) -> v1::Evalu
         top5: evaluation.top5,
         loss: evaluation.loss,
         problem: evaluation.problem.clone().unwrap_or_default(),
+        mean_average_precision: evaluation.independent.as_ref().map(|own| own.map),
         ..Default::default()
     }
 }

@@ -7,7 +7,7 @@ use tonic::Status;
 use super::{names, spec};
 use crate::ids::{AdapterVersion, TaskId};
 use crate::jobs::sweep;
-use crate::metadata::{SweepJob, SweepRecord, SweepShape, SweepSpec};
+use crate::metadata::{SweepJob, SweepRecord, SweepShape, SweepSpec, SweepSummary};
 use crate::proto::v1;
 use crate::rpc::status;
 use crate::spec::Geometry;
@@ -53,31 +53,28 @@ pub(in crate::rpc) fn of_sweep(record: SweepRecord) -> v1::Sweep {
     let points = points.collect();
     v1::Sweep {
         points,
-        ..of_listed_sweep(record)
+        ..of_listed_sweep(SweepSummary::from(&record))
     }
 }
 
 /// A sweep in a listing.
-pub(in crate::rpc) fn of_listed_sweep(record: SweepRecord) -> v1::Sweep {
-    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let jobs = record.progress.jobs.iter();
-    let unfinished = jobs.filter(|own| own.outcome.is_none()).count();
+pub(in crate::rpc) fn of_listed_sweep(own: SweepSummary) -> v1::Sweep {
     v1::Sweep {
-        name: format!("sweeps/{}", record.id),
-        dataset: match record.spec.dataset_version {
-            None => format!("datasets/{}", record.spec.dataset),
-            Some(number) => format!("datasets/{}/versions/{number}", record.spec.dataset),
+        name: format!("sweeps/{}", own.id),
+        dataset: match own.dataset_version {
+            None => format!("datasets/{}", own.dataset),
+            Some(number) => format!("datasets/{}/versions/{number}", own.dataset),
         },
-        state: spec::of_state(record.state).into(),
-        round: record.progress.round + 1,
-        rounds: sweep::rounds(&record.spec),
-        jobs: count(record.progress.jobs.len()),
-        unfinished_jobs: count(unfinished),
-        message: record.message.unwrap_or_default(),
+        state: spec::of_state(own.state).into(),
+        round: own.round + 1,
+        rounds: sweep::rounds(own.points, own.halving),
+        jobs: own.jobs,
+        unfinished_jobs: own.unfinished_jobs,
+        message: own.message.unwrap_or_default(),
         points: Vec::new(),
-        cancel_requested: record.cancel_requested,
-        create_time: Some(spec::of_time(record.create_time)),
-        end_time: record.end_time.map(spec::of_time),
+        cancel_requested: own.cancel_requested,
+        create_time: Some(spec::of_time(own.create_time)),
+        end_time: own.end_time.map(spec::of_time),
     }
 }
 

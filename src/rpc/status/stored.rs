@@ -96,6 +96,9 @@ impl From<metadata::Error> for Status {
             Error::TooManyLabels { .. } => {
                 Refusal::new(Reason::TOO_MANY_LABELS, &error).field("examples", error.to_string())
             }
+            Error::LabelCount { .. } => {
+                Refusal::new(Reason::INVALID_FIELD, &error).field("examples", error.to_string())
+            }
             Error::UploadExpired { .. } => Refusal::new(Reason::UPLOAD_EXPIRED, &error),
             Error::TooManyUploads { .. } => {
                 Refusal::new(Reason::TOO_MANY_UPLOADS, &error).quota("uploads_per_tenant")

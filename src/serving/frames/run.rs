@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::lines::nanos;
 use super::pending::Pending;
-use super::ring::{Ring, Seen};
+use super::ring::{Picked, Ring, Seen};
 use super::sampler::{Ended, Offered, Restart, Sampler};
 use super::score::Shape;
 use super::tally::Tally;
@@ -61,6 +61,24 @@ struct Scored {
     place: mpsc::OwnedPermit<Event>,
     arrived: Instant,
     ended: Instant,
+}
+
+impl Scored {
+    /// Asks for the answers about a window that has room in the queue and a place for its answer; its frames came at a time and took another to decode.
+    async fn of(
+        mut window: Window,
+        shape: &Shape,
+        (permit, place): (engine::Permit, mpsc::OwnedPermit<Event>),
+        (picked, decode, arrived): (Vec<Picked>, Duration, Instant),
+    ) -> Result<Self, Error> {
+        window.answers = shape.answers(permit, picked, decode).await?;
+        Ok(Self {
+            window,
+            place,
+            arrived,
+            ended: Instant::now(),
+        })
+    }
 }
 
 /// What a stream holds while it runs.
@@ -338,7 +356,8 @@ impl Running {
         let lasts = picked.iter().filter_map(|own| own.frames.last());
         let start = firsts.map(|frame| frame.time).min().unwrap_or_default();
         let end = lasts.map(|frame| frame.time).max().unwrap_or_default();
-        let mut window = Window {
+        let decoded = (picked, decode, arrived);
+        let window = Window {
             number: ended.number,
             start,
             end,
@@ -354,13 +373,7 @@ impl Running {
                 let admission = stage(Stage::Admit);
                 let permit = shape.admit_in_time().await;
                 admission.end(permit.is_ok());
-                window.answers = shape.answers(permit?, picked, decode).await?;
-                Ok::<_, Error>(Scored {
-                    window,
-                    place,
-                    arrived,
-                    ended: Instant::now(),
-                })
+                Scored::of(window, &shape, (permit?, place), decoded).await
             };
             let scoring = async move { trace.scope(scoring).await };
             self.windows.push_back(scoring.boxed());
@@ -383,15 +396,8 @@ impl Running {
         admission.end(permit.is_ok());
         match permit {
             Ok(permit) => {
-                let scoring = async move {
-                    window.answers = shape.answers(permit, picked, decode).await?;
-                    Ok::<_, Error>(Scored {
-                        window,
-                        place,
-                        arrived,
-                        ended: Instant::now(),
-                    })
-                };
+                let scoring =
+                    async move { Scored::of(window, &shape, (permit, place), decoded).await };
                 let scoring = async move { trace.scope(scoring).await };
                 self.windows.push_back(scoring.boxed());
             }

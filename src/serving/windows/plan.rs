@@ -317,9 +317,9 @@ mod tests {
         Stride::Frames(NonZeroU32::new(count).unwrap())
     }
 
-    /// Frames that a stream holds beside two parts.
-    fn held(shapes: &[Shape], stride: Option<WindowStride>) -> Result<u64, WindowsInvalid> {
-        let spec = FramesSpec {
+    /// The frames of windows of a video.
+    fn spec(shapes: &[Shape], stride: Option<WindowStride>) -> Result<FramesSpec, WindowsInvalid> {
+        Ok(FramesSpec {
             slide: slide(shapes, &options(stride))?,
             views: Views::Center,
             size: 224,
@@ -328,7 +328,12 @@ mod tests {
             color: ColorPolicy::default(),
             normalization: Normalization::CLIP,
             from: 0,
-        };
+        })
+    }
+
+    /// Frames that a stream holds beside two parts.
+    fn held(shapes: &[Shape], stride: Option<WindowStride>) -> Result<u64, WindowsInvalid> {
+        let spec = spec(shapes, stride)?;
         let frame = spec.values_per_frame() as u64 * 4;
         Ok(bytes(&spec)? / frame - 2 * spec.frames_per_part() as u64)
     }
@@ -353,19 +358,7 @@ mod tests {
 
     #[test]
     fn tokens_are_kept_where_windows_have_frames_in_common() {
-        let kept = |shapes: &[Shape], stride, each| {
-            let spec = FramesSpec {
-                slide: slide(shapes, &options(stride)).unwrap(),
-                views: Views::Center,
-                size: 224,
-                rotation: RotationPolicy::Display,
-                order: FrameOrder::Display,
-                color: ColorPolicy::default(),
-                normalization: Normalization::CLIP,
-                from: 0,
-            };
-            tokens(&spec, each)
-        };
+        let kept = |shapes: &[Shape], stride, each| tokens(&spec(shapes, stride).unwrap(), each);
         // Eight frames, and one more for each window on its way.
         assert_eq!(kept(&[shape(8, 4)], steps(1), 10), Some(10 * (8 + 32)));
         assert_eq!(kept(&[shape(8, 4)], steps(7), 10), Some(10 * (8 + 32 * 7)));

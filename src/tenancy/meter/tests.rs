@@ -105,6 +105,7 @@ async fn counts_belong_to_the_hour_in_which_they_came() {
     let amounts = |requests, clip_frames| Amounts {
         requests,
         clip_frames,
+        ..Amounts::default()
     };
     let expected = [
         (-24, true, amounts(0, 1)),
@@ -202,6 +203,9 @@ proptest! {
                 match event {
                     Event::Answer(frames) => {
                         bed.meter.answered(&a, None, frames);
+                        bed.meter.computed(&a, None, Duration::from_micros(2 * frames));
+                        bed.meter.decoded(&a, Duration::from_nanos(3000 * frames + 400));
+                        bed.meter.transferred(&a, 4 * frames, 5 * frames);
                         open += frames;
                     }
                     Event::Flush(fault) => {
@@ -235,6 +239,13 @@ proptest! {
             bed.outages.set_fault("record_usage", None);
             bed.flush().await.unwrap();
             assert_eq!(bed.clip_frames().await, certain + possible + open);
+            // What was counted together is on record together, or lost together.
+            for used in bed.used(UsageSpan::Day).await {
+                let own = used.amounts;
+                let frames = own.clip_frames;
+                assert_eq!((own.device_micros, own.decode_micros), (2 * frames, 3 * frames));
+                assert_eq!((own.received_bytes, own.sent_bytes), (4 * frames, 5 * frames));
+            }
         });
     }
 }

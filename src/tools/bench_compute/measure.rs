@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::subject::Subject;
 use super::{Args, Error, round};
 use crate::model::adamw::{self, AdamW};
-use crate::model::{self, Inference, Keep, Step, TrainableSet, TrainingStep, usage};
+use crate::model::{self, Inference, Keep, Kept, Step, TrainableSet, TrainingStep, usage};
 
 /// Times of the runs.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -91,10 +91,20 @@ pub(super) fn train(subject: &Subject, args: &Args) -> Result<Measured, Error> {
         (false, Some(mib)) => Keep::Within(mib << 20),
         (false, None) => Keep::All,
     };
+    let of_clip = |_| {
+        (0..args.frames.get())
+            .map(|_| Some(Kept::default()))
+            .collect()
+    };
+    let places: Vec<Vec<Option<Kept>>> = match args.kept_tokens {
+        true => (0..subject.clips.len()).map(of_clip).collect(),
+        false => Vec::new(),
+    };
     let mut memory = None;
     let mut measured = repeat(subject.clips.len(), args, false, |_| {
         let (backbone, clips) = (Arc::clone(&subject.backbone), subject.clips.clone());
-        let mut step = TrainingStep::new(backbone, &set, clips, &labels, None, keep)?;
+        let step = TrainingStep::new(backbone, &set, clips, &labels, None, keep)?;
+        let mut step = step.keeping(places.clone());
         memory = Some(Memory {
             activations_mib: step.bytes() >> 20,
             recomputed_blocks: step.recomputed_blocks(),

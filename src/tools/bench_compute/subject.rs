@@ -29,6 +29,16 @@ pub enum Preset {
     Both,
 }
 
+impl Args {
+    /// The adapters of the sets.
+    fn adapter(&self) -> AdapterConfig {
+        AdapterConfig {
+            adapter_layers: self.last_blocks,
+            ..self.preset.config()
+        }
+    }
+}
+
 impl Preset {
     fn config(self) -> AdapterConfig {
         AdapterConfig {
@@ -131,12 +141,12 @@ impl Subject {
         } = loading::load(args, on)?;
         let shape = backbone.config();
         let exact = match &args.set {
-            Some(path) => read_set(path, shape, args.preset.config())?,
-            None => random_set(shape, args.preset.config(), 0)?,
+            Some(path) => read_set(path, shape, args.adapter())?,
+            None => random_set(shape, args.adapter(), 0)?,
         };
         let mut all = vec![Arc::new(exact.beside(&backbone)?)];
         for i in 1..sets {
-            let set = random_set(shape, args.preset.config(), i as u64)?;
+            let set = random_set(shape, args.adapter(), i as u64)?;
             all.push(Arc::new(set.beside(&backbone)?));
         }
         Ok(Self {

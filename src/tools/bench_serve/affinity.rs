@@ -110,7 +110,7 @@ fn children(process: u32) -> Vec<u32> {
 }
 
 /// Memory of a process that is resident, in bytes; none when the process has ended.
-pub(super) fn resident_bytes(process: u32) -> Option<u64> {
+pub(in crate::tools) fn resident_bytes(process: u32) -> Option<u64> {
     bytes_of(process, "VmRSS:")
 }
 

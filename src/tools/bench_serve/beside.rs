@@ -87,6 +87,7 @@ impl Training {
                 video: video.clone(),
                 label: (*label).to_owned(),
                 split: v1::Split::Train.into(),
+                ..Default::default()
             });
         let request = v1::AddExamplesRequest {
             name,

@@ -12,7 +12,7 @@ use crate::proto::v1;
 ///
 /// # Errors
 /// When the server refuses.
-pub(super) async fn upload(client: &Client, clip: &Bytes) -> Result<String, Error> {
+pub(in crate::tools) async fn upload(client: &Client, clip: &Bytes) -> Result<String, Error> {
     use v1::upload_video_request::Payload;
     let header = v1::UploadVideoHeader {
         display_name: "bench".to_owned(),
@@ -35,7 +35,7 @@ pub(super) async fn upload(client: &Client, clip: &Bytes) -> Result<String, Erro
 ///
 /// # Errors
 /// When the server refuses.
-pub(super) async fn import(
+pub(in crate::tools) async fn import(
     client: &Client,
     task: &str,
     file: Bytes,

@@ -12,6 +12,7 @@ mod memory;
 mod raw;
 mod record;
 mod rounds;
+mod shown;
 mod table;
 mod turns;
 mod windows;
@@ -24,9 +25,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::bed::Bed;
-use self::record::{Conditions, Record, Report};
+use self::record::{Conditions, Record};
 pub use self::table::Gate;
-use self::table::{Bound, Pair};
+use self::table::Pair;
 use self::turns::Turns;
 use super::Error;
 use super::affinity::{self, Split};
@@ -34,7 +35,6 @@ use super::args::{Cpus, seconds};
 use super::load::Span;
 use super::system;
 use crate::model::compute_threads;
-use crate::report::Table;
 use crate::tools::show;
 
 /// Arguments of `frameshift bench gates`.
@@ -70,6 +70,9 @@ pub struct Args {
     /// Prints one JSON line in place of a table
     #[arg(long)]
     pub json: bool,
+    /// Prints a Markdown table with machine and date, for a README, in place of a table for a terminal; with --out and all figures there, nothing is measured
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
     /// Fails with exit code 1 when a goal is missed
     #[arg(long)]
     pub require: bool,
@@ -144,9 +147,10 @@ pub(super) async fn run(args: &Args, split: Option<Split>) -> Result<(), Error> 
     let stopped = bed.stop().await;
     let record = record?;
     stopped?;
-    match args.json {
-        true => show(record.json()),
-        false => print(&record.report),
+    match (args.json, args.markdown) {
+        (true, _) => show(record.json()),
+        (false, true) => show(shown::markdown(&record.report)),
+        (false, false) => show(shown::text(&record.report)),
     }
     let missed = record.report.gates.iter().filter(|line| !line.met);
     let missed: Vec<String> = missed.map(|line| line.name.name()).collect();
@@ -157,7 +161,7 @@ pub(super) async fn run(args: &Args, split: Option<Split>) -> Result<(), Error> 
 }
 
 /// The gates in their order; those of one line are about the same measurements.
-const STEPS: [&[Gate]; 20] = [
+const STEPS: [&[Gate]; 21] = [
     &[Gate::ResidentMemory],
     &[Gate::FloodMemory],
     &[Gate::Tasks64],
@@ -167,6 +171,7 @@ const STEPS: [&[Gate]; 20] = [
     &[Gate::WorkingSet],
     &[Gate::Swaps],
     &[Gate::Flood],
+    &[Gate::FloodDecoding],
     &[Gate::OverloadGoodput, Gate::OverloadRefusals],
     &[Gate::BesideTraining, Gate::TrainingKept],
     &[Gate::WindowsDecoding],
@@ -242,6 +247,7 @@ async fn pairs(args: &Args, bed: &mut Bed, gate: Gate) -> Result<Both, Error> {
         Gate::WorkingSet => memory::working_set(args, bed).await,
         Gate::Swaps => rounds::swaps(args, bed).await,
         Gate::Flood => rounds::flood(args, bed).await,
+        Gate::FloodDecoding => rounds::flood_decoding(args, bed).await,
         Gate::WindowsDecoding => windows::decoding(args, bed).await,
         Gate::WindowsComputing => windows::computing(args, bed).await,
         Gate::ManyTasksHalf => many::of_one_clip(args, bed, &bed.sets.in_last_half()).await,
@@ -253,36 +259,4 @@ async fn pairs(args: &Args, bed: &mut Bed, gate: Gate) -> Result<Both, Error> {
         Gate::SetOverBare => bare::set(args, bed).await,
     };
     Ok((pairs?, Vec::new()))
-}
-
-fn print(report: &Report) {
-    let mut table = Table::new(&["", "ratio", "goal", "met", "pairs", "failed requests"]);
-    for line in &report.gates {
-        let bound = match line.bound {
-            Bound::AtLeast => "≥",
-            Bound::AtMost => "≤",
-        };
-        let pairs = line.pairs.iter().map(|pair| line.number(pair.a / pair.b));
-        let errors: u64 = line.pairs.iter().map(|pair| pair.errors).sum();
-        table.row(vec![
-            line.name.name(),
-            line.ratio
-                .map_or_else(|| "–".to_owned(), |ratio| line.number(ratio)),
-            format!("{bound} {}", line.number(line.goal)),
-            if line.met { "yes" } else { "no" }.to_owned(),
-            pairs.collect::<Vec<_>>().join(" "),
-            errors.to_string(),
-        ]);
-    }
-    let Conditions {
-        version,
-        backbone,
-        precision,
-        seconds,
-        ..
-    } = &report.conditions;
-    show(format_args!(
-        "frameshift {version}, {backbone} in {precision}, {seconds} s each"
-    ));
-    show(table.to_text().trim_end());
 }

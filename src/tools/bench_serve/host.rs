@@ -189,7 +189,9 @@ async fn record(data: &Path) -> Result<SecretString, Error> {
 ///
 /// # Errors
 /// When the server cannot be reached or does not say its backbone.
-pub(super) async fn describe(address: &str) -> Result<(v1::ServerInfo, v1::Backbone), Error> {
+pub(in crate::tools) async fn describe(
+    address: &str,
+) -> Result<(v1::ServerInfo, v1::Backbone), Error> {
     let client = Client::connect(address, None).await;
     let client = client.map_err(during("connect"))?;
     let mut service = client.server();

@@ -36,7 +36,7 @@ pub(super) const MOTION: Motion = Motion::Direction;
 
 /// A maker of adapter files for a backbone.
 #[derive(Debug, Clone)]
-pub(super) struct Sets {
+pub(in crate::tools) struct Sets {
     shape: BackboneConfig,
     width: u32,
     /// Whether adapters are before attention, too.
@@ -47,7 +47,7 @@ pub(super) struct Sets {
 
 impl Sets {
     /// Sets with adapters of this width before every MLP of a server's backbone.
-    pub(super) fn new(backbone: &v1::Backbone, width: u32) -> Self {
+    pub(in crate::tools) fn new(backbone: &v1::Backbone, width: u32) -> Self {
         // What an adapter depends on is the width and the number of blocks; the rest is as the server says, or does not matter.
         let shape = BackboneConfig {
             image_size: backbone.image_size as usize,
@@ -128,7 +128,7 @@ impl Sets {
     ///
     /// # Errors
     /// When the backbone is none that adapters fit.
-    pub(super) fn file(&self, seed: u64) -> Result<Bytes, Error> {
+    pub(in crate::tools) fn file(&self, seed: u64) -> Result<Bytes, Error> {
         let classes = MOTION.labels().len();
         let set = random_classes(&self.shape, self.config(), classes, seed)?;
         Ok(set.to_safetensors(BTreeMap::new())?.into())
@@ -159,7 +159,7 @@ pub(super) fn clips(files: &[PathBuf], seed: u64) -> Result<Vec<Bytes>, Error> {
 ///
 /// # Errors
 /// When one cannot be encoded.
-pub(super) fn drawn(seed: u64, count: usize, side: usize) -> Result<Vec<Bytes>, Error> {
+pub(in crate::tools) fn drawn(seed: u64, count: usize, side: usize) -> Result<Vec<Bytes>, Error> {
     let stream = Stream::new(seed, "bench/clips");
     let drawn = motion::clips(MOTION, Variety::Training, count, side, &stream);
     let encode = |clip: motion::Clip| {

@@ -63,6 +63,25 @@ static void both(const string& act, double (*f)(double), double (*slope)(double)
     }
 }
 
+// Eight at a time or one by one: the same numbers have the same bits.
+template <class T>
+static void paths(const string& act) {
+    constexpr size_t COUNT = 1000;
+    Buffer<T> x = random<T>(COUNT, 24, 2), dy = random<T>(COUNT, 25), moved(COUNT + 3), moved_dy(COUNT + 3), y(COUNT), dx(COUNT);
+    for (size_t i = 0; i < COUNT; ++i) moved[i + 3] = x[i], moved_dy[i + 3] = dy[i];
+    string formats = string(format<T>()) + "_" + format<T>();
+    T* none = nullptr;
+    vector<T> forward[2], backward[2];
+    for (int skips : {0, 1}) {
+        const T* own = skips ? moved.data() + 3 : x.data();
+        const T* own_dy = skips ? moved_dy.data() + 3 : dy.data();
+        launch(act + "_" + formats, {1}, 256, 0, own, none, y.data(), (long long)COUNT);
+        launch(act + "_backward_" + formats + "_" + format<T>(), {1}, 256, 0, own, own_dy, dx.data(), (long long)COUNT);
+        forward[skips] = y.copy(), backward[skips] = dx.copy();
+    }
+    expect(same_bits(forward[0], forward[1]) && same_bits(backward[0], backward[1]), act + "_" + formats + ": alignment changes the result");
+}
+
 // Values so large that an exponential overflows still give their limits.
 static void limits(const string& act) {
     const float inputs[] = {-1e30f, -200.0f, -60.0f, 0.0f, 60.0f, 200.0f, 1e30f, -0.0f};
@@ -82,6 +101,10 @@ static void limits(const string& act) {
 void activations() {
     both("quick_gelu", quick, quick_slope);
     both("gelu", exact, exact_slope);
+    for (const char* act : {"quick_gelu", "gelu"}) {
+        paths<float>(act);
+        paths<bf16>(act);
+    }
     limits("quick_gelu");
     limits("gelu");
 }

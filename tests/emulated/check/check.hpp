@@ -141,11 +141,12 @@ bool same_bits(const vector<T>& a, const vector<T>& b) {
     return a.size() == b.size() && (a.empty() || !memcmp(a.data(), b.data(), a.size() * sizeof(T)));
 }
 
-// Runs launches with threads in order, in reverse and shuffled: every number of the result is written, with the same bits.
+// Runs launches with threads in order, in reverse and shuffled, with late copies and with early ones and warps that go ahead: every number of the result is written,
+// with the same bits.
 template <class T, class F>
 void in_orders(const string& what, Buffer<T>& out, F run, bool whole = true) {
     vector<T> first;
-    for (unsigned own : {5u, 1u, 0u}) {
+    for (unsigned own : {5u, 1u, fs::EARLY | fs::GREEDY, 1u | fs::EARLY | fs::GREEDY, 0u}) {
         order = own;
         out.poison();
         run();
@@ -196,5 +197,10 @@ void sums();
 void rows();
 void cells();
 void numbers();
+
+// A few launches of the kernels whose warps share memory, for tools that take long.
+void few_attentions();
+void few_products();
+void few_weight_gradients();
 
 }  // namespace check

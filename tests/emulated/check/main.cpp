@@ -1,4 +1,4 @@
-// Runs every check; fails when one does, or when a kernel was never launched. An argument names the only check to run.
+// Runs every check; fails when one does, or when a kernel was never launched. An argument names the only check to run; `races` is a few launches of the others.
 #include <ctime>
 #include <map>
 #include <set>
@@ -34,6 +34,12 @@ static void every_kernel_was_launched() {
 
 }  // namespace check
 
+static void races() {
+    check::few_attentions();
+    check::few_products();
+    check::few_weight_gradients();
+}
+
 int main(int count, char** arguments) {
     using namespace check;
     setvbuf(stdout, nullptr, _IOLBF, 0);
@@ -41,9 +47,9 @@ int main(int count, char** arguments) {
         {"functions", functions},   {"norms", norms},       {"activations", activations},
         {"attentions", attentions}, {"plain_attentions", plain_attentions}, {"products", products},
         {"weight_gradients", weight_gradients}, {"convolutions", convolutions}, {"sums", sums},
-        {"rows", rows},             {"cells", cells},       {"numbers", numbers}};
+        {"rows", rows},             {"cells", cells},       {"numbers", numbers},   {"races", races}};
     for (const auto& [name, run] : all) {
-        if (count > 1 && string(arguments[1]) != name) continue;
+        if (count > 1 ? string(arguments[1]) != name : name == string("races")) continue;
         clock_t start = clock();
         run();
         printf("-- %s: %.1f s\n", name, double(clock() - start) / CLOCKS_PER_SEC);

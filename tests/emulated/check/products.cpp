@@ -105,7 +105,39 @@ void alone_and_together() {
     });
 }
 
+// Equal rows have equal bits wherever they lie in a tile, and in whichever block of columns.
+void rows_at_every_place() {
+    constexpr int PERIOD = 9, ROWS = 300, WIDTH = 136, LENGTH = 64;
+    Buffer<bf16> nine = random<bf16>(PERIOD * LENGTH, 59), x(ROWS * LENGTH);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = nine[i % nine.size()];
+    for (bool back : {false, true}) {
+        Segments<bf16> own({{1, back ? LENGTH : WIDTH, back ? WIDTH : LENGTH}}, ROWS, ROWS, ROWS, back, 128, false);
+        // Columns repeat, too.
+        for (size_t i = 0; i < own.weights[0].size(); ++i) {
+            size_t column = back ? i % WIDTH : i / LENGTH, along = back ? i / WIDTH : i % LENGTH;
+            own.weights[0][i] = nine[column % 5 * LENGTH + along];
+        }
+        Buffer<float> y(own.out_size);
+        const float* none = nullptr;
+        launch(back ? "grouped_dx_bf16_f32" : "grouped_bf16_f32", {unsigned(own.tiles), 2}, 256, 3 * 2 * 128 * 32 * 2, x.data(), y.data(), none, own.parts.data(), 1, ROWS, ROWS,
+               ROWS);
+        bool same = true;
+        for (size_t row = 0; row < ROWS; ++row)
+            for (size_t column = 0; column < WIDTH; ++column)
+                same = same && !memcmp(&y[row * WIDTH + column], &y[row % PERIOD * WIDTH + column % 5], sizeof(float));
+        expect(same, string("grouped: the place of a row or column changes its bits") + (back ? ", backward" : ""));
+    }
+}
+
 }  // namespace
+
+void few_products() {
+    for (int patches : {20, 130}) {
+        grouped<bf16, float, bf16>("grouped_f32_bf16", {{1, 136, 160}}, patches, patches + 1, patches, false, false, 128);
+        grouped<bf16, bf16, float>("grouped_dx_bf16_f32", {{1, 160, 136}}, patches, patches, patches + 1, true, true, 128);
+    }
+    grouped<float, float, float>("exact_grouped", {{1, 65, 33}}, 20, 21, 20, false, true, 64);
+}
 
 void products() {
     const vector<Segment> small = {{3, 32, 64}, {1, 24, 40}, {2, 136, 8}}, wide = {{2, 160, 96}, {1, 8, 264}}, one = {{1, 384, 192}};
@@ -119,6 +151,7 @@ void products() {
     exact({{3, 33, 65}, {1, 1, 3}, {2, 100, 7}}, 16);
     exact({{1, 12, 36}}, 65);
     alone_and_together();
+    rows_at_every_place();
     for (bool transposed : {false, true}) {
         plain<float, float>(5, 300, 36, transposed);
         plain<bf16, float>(3, 17, 100, transposed);

@@ -49,6 +49,13 @@ void gradient(const string& name, Sizes s, int tile) {
 
 }  // namespace
 
+void few_weight_gradients() {
+    Sizes s{160, 160, 160, 24, 72, 20, 21, 20};
+    gradient<bf16, float, bf16>("weight_gradient_f32_bf16", s, 128);
+    gradient<bf16, bf16, bf16>("weight_gradient_bf16_bf16", s, 128);
+    gradient<float, float, float>("exact_weight_gradient", s, 64);
+}
+
 void weight_gradients() {
     for (Sizes s : {Sizes{120, 40, 40, 24, 72, 20, 21, 20}, {96, 48, 20, 136, 8, 12, 12, 13}, {70, 70, 33, 8, 160, 1, 1, 1}}) {
         gradient<bf16, float, float>("weight_gradient_f32_f32", s, 128);

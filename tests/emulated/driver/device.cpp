@@ -5,7 +5,8 @@
 // FS_EMULATED_LATE=1      a stream does nothing until somebody waits for it, then exactly as far as needed: a forgotten event shows as NaN
 // FS_EMULATED_ORDER=N     the order of a block's threads: 0 in order, 1 in reverse, else shuffled
 // FS_EMULATED_MEMORY=N    bytes of memory, 4 GiB unless given
-// FS_EMULATED_FAIL=F:N:C  the N-th call of function F from now on returns C; 700 to 719 break the context for good
+// FS_EMULATED_FAIL=F:N:C  the N-th call of function F from now on returns C, with :K after it that and K - 1 more calls; final codes break the context for good
+// FS_EMULATED_PLANS=N     plans that the product library proposes: 1, or 2, of which the second adds in another order and seems the faster
 // FS_EMULATED_FAULT=KIND  what a program would do wrong, done here in its place: grid:K (kernels whose name begins with K lose their last block), swap:K:I:J
 //                         (two of their arguments change places), shared:K (a quarter of their shared memory is missing), skip:K (they are not launched),
 //                         wait (a stream waits for no event), record (an event is there at once), free (memory is freed at once), clear and copy (nothing is set,
@@ -24,6 +25,7 @@
 namespace driver {
 
 std::recursive_mutex order;
+thread_local void* context = nullptr;
 
 namespace {
 
@@ -35,12 +37,13 @@ struct Failure {
     std::string call;
     long left = 0;
     int code = 0;
+    long times = 1;
 } failure;
 
 void plan_failure(const char* text) {
     char call[64] = {};
     failure = {};
-    if (text && sscanf(text, "%63[^:]:%ld:%d", call, &failure.left, &failure.code) == 3) failure.call = call;
+    if (text && sscanf(text, "%63[^:]:%ld:%d:%ld", call, &failure.left, &failure.code, &failure.times) >= 3) failure.call = call;
 }
 
 // A fault of launches: its kind and the begin of the kernels' names, with two arguments of `swap`.
@@ -61,17 +64,34 @@ Fault planned_fault() {
 
 bool is_planned(const char* kind) { return planned_fault().kind == kind; }
 
+bool has_two_plans() {
+    const char* plans = setting("FS_EMULATED_PLANS");
+    return plans && atoi(plans) == 2;
+}
+
 const char* setting(const char* name) {
     auto found = settings.find(name);
     return found == settings.end() ? getenv(name) : found->second.c_str();
+}
+
+// Errors of a driver after which a process has to be started again.
+bool is_final(int code) {
+    for (int own : {214, 220, 226, 721, 810, 911})
+        if (code == own) return true;
+    return code >= 700 && code <= 719 && code != 701;
 }
 
 int enter(const char* call) {
     static bool planned = (plan_failure(setting("FS_EMULATED_FAIL")), true);
     (void)planned;
     if (broken) return broken;
-    if (failure.left == 0 || failure.call != call || --failure.left > 0) return 0;
-    if (failure.code >= 700 && failure.code <= 719 && failure.code != 701) broken = failure.code;
+    if (failure.left == 0 || failure.call != call) return 0;
+    if (failure.left > 1) {
+        --failure.left;
+        return 0;
+    }
+    if (--failure.times == 0) failure.left = 0;
+    if (is_final(failure.code)) broken = failure.code;
     return failure.code;
 }
 
@@ -98,13 +118,16 @@ API cuDeviceGetUuid_v2(char* uuid, int) { ENTER; memset(uuid, 1, 16); return 0; 
 API cuDeviceGetAttribute(int* value, int attribute, int) {
     ENTER;
     // 115 memory pools, 75 and 76 compute capability, 16 multiprocessors. It calls itself 8.0, so that plans for Hopper are no candidates.
-    *value = attribute == 115 ? 1 : attribute == 75 ? 8 : attribute == 76 ? 0 : attribute == 16 ? 2 : 0;
+    // 97 is the shared memory that a block may have; 91 and 99: memory of the host has the same addresses.
+    if (attribute == 91 || attribute == 99) return *value = 1, 0;
+    *value = attribute == 115 ? 1 : attribute == 75 ? 8 : attribute == 76 ? 0 : attribute == 16 ? 2 : attribute == 97 ? 163 * 1024 : 0;
     return 0;
 }
 API cuDevicePrimaryCtxRetain(void** context, int) { ENTER; *context = reinterpret_cast<void*>(1); return 0; }
 API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
-API cuCtxSetCurrent(void*) { ENTER; return 0; }
-API cuCtxGetCurrent(void** context) { ENTER; *context = reinterpret_cast<void*>(1); return 0; }
+// A context is a thread's.
+API cuCtxSetCurrent(void* own) { ENTER; context = own; return 0; }
+API cuCtxGetCurrent(void** own) { ENTER; *own = context; return 0; }
 API cuCtxSynchronize() { ENTER; drain_all(); return 0; }
 API cuGetErrorName(int code, const char** text) {
     *text = code == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : code == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : code == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : "CUDA_ERROR_UNKNOWN";
@@ -122,9 +145,9 @@ API cuModuleGetFunction(void** function, void*, const char* name) {
 }
 // 8 is the attribute for more than 48 KiB of dynamic shared memory.
 API cuFuncSetAttribute(void* function, int attribute, int value) {
-    ENTER;
+    ENTER_CONTEXT;
     if (attribute != 8) return 0;
-    if (value > 227 * 1024) return 1;
+    if (value > 163 * 1024) return 1;
     most_shared[static_cast<fs::Kernel*>(function)] = value;
     return 0;
 }
@@ -135,7 +158,7 @@ API cuFuncGetAttribute(int* value, int attribute, void* function) {
     return 0;
 }
 API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** arguments, void**) {
-    ENTER;
+    ENTER_CONTEXT;
     auto* kernel = static_cast<fs::Kernel*>(function);
     // What the chip would refuse.
     auto granted = most_shared.find(kernel);

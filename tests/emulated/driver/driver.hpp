@@ -22,11 +22,22 @@ void drain(void* stream);
 void drain_all();
 // Whether the planned fault is of this kind; see FS_EMULATED_FAULT.
 bool is_planned(const char* kind);
+// Whether the product library proposes a second plan; see FS_EMULATED_PLANS.
+bool has_two_plans();
 // Whether an address lies in pinned memory.
 bool is_pinned(const void* at);
 
 }  // namespace driver
 
+namespace driver {
+// The context of the calling thread, which it has to choose.
+extern thread_local void* context;
+}  // namespace driver
+
+// Begins a function of the interface that needs a context.
+#define ENTER_CONTEXT \
+    ENTER;            \
+    if (!driver::context) return 201
 // Begins a function of the interface.
 #define ENTER                                                         \
     std::lock_guard<std::recursive_mutex> guard(driver::order);       \

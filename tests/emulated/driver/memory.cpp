@@ -68,8 +68,8 @@ bool driver::is_pinned(const void* at) {
 
 API cuDeviceTotalMem_v2(size_t* bytes, int) { ENTER; *bytes = total(); return 0; }
 API cuMemGetInfo_v2(size_t* free, size_t* all) { ENTER; *all = total(); *free = total() - std::min(used, total()); return 0; }
-API cuMemAlloc_v2(Pointer* at, size_t bytes) { ENTER; return allocate(at, bytes); }
-API cuMemAllocAsync(Pointer* at, size_t bytes, void*) { ENTER; return allocate(at, bytes); }
+API cuMemAlloc_v2(Pointer* at, size_t bytes) { ENTER_CONTEXT; return allocate(at, bytes); }
+API cuMemAllocAsync(Pointer* at, size_t bytes, void*) { ENTER_CONTEXT; return allocate(at, bytes); }
 API cuMemFree_v2(Pointer at) { ENTER; drain_all(); return release(at); }
 API cuMemFreeAsync(Pointer at, void* stream) { ENTER; return is_planned("free") ? release(at) : enqueue(stream, [=] { release(at); }); }
 
@@ -84,7 +84,7 @@ API cuMemPoolGetAttribute(void*, int attribute, void* value) {
 API cuMemPoolTrimTo(void*, size_t keep) { ENTER; reserved = std::max(used, keep); return 0; }
 
 API cuMemHostAlloc(void** at, size_t bytes, unsigned) {
-    ENTER;
+    ENTER_CONTEXT;
     *at = aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!*at) return 2;
     pinned[static_cast<char*>(*at)] = bytes;
@@ -97,7 +97,7 @@ API cuMemHostRegister_v2(void*, size_t, unsigned) { ENTER; return 0; }
 API cuMemHostUnregister(void*) { ENTER; return 0; }
 
 API cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
-    ENTER;
+    ENTER_CONTEXT;
     if (is_pinned(from)) return enqueue(stream, [=] { memcpy(host(to), from, bytes); });
     // Pageable memory is read at once.
     auto own = std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
@@ -105,12 +105,12 @@ API cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* strea
 }
 API cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) { ENTER; drain(nullptr); memcpy(host(to), from, bytes); return 0; }
 API cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
-    ENTER;
+    ENTER_CONTEXT;
     bool waits = !is_pinned(to);
     enqueue(stream, [=] { memcpy(to, host(from), bytes); });
     if (waits) drain(stream);
     return 0;
 }
 API cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) { ENTER; drain(nullptr); memcpy(to, host(from), bytes); return 0; }
-API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) { ENTER; return is_planned("copy") ? 0 : enqueue(stream, [=] { memmove(host(to), host(from), bytes); }); }
-API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream) { ENTER; return is_planned("clear") ? 0 : enqueue(stream, [=] { memset(host(to), value, bytes); }); }
+API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) { ENTER_CONTEXT; return is_planned("copy") ? 0 : enqueue(stream, [=] { memmove(host(to), host(from), bytes); }); }
+API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream) { ENTER_CONTEXT; return is_planned("clear") ? 0 : enqueue(stream, [=] { memset(host(to), value, bytes); }); }

@@ -49,6 +49,13 @@ std::vector<float> lines(const void* at, const Layout& l, bool along, uint64_t c
     return own;
 }
 
+// The same in floats, from the last number to the first: another plan.
+double dot_backwards(const float* a, const float* b, uint64_t length) {
+    float sum = 0.0f;
+    for (uint64_t p = length; p-- > 0;) sum += a[p] * b[p];
+    return sum;
+}
+
 // One number, in an order that depends on its length alone.
 double dot(const float* a, const float* b, uint64_t length) {
     double sums[4] = {};
@@ -97,17 +104,19 @@ API cublasLtMatrixLayoutSetAttribute(Layout*, int attribute, const void*, size_t
 API cublasLtMatmulPreferenceCreate(void** preference) { ENTER; *preference = reinterpret_cast<void*>(1); return 0; }
 API cublasLtMatmulPreferenceDestroy(void*) { return 0; }
 API cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t) { ENTER; return 0; }
-// One plan, which wants no memory of its own: algorithm 64 bytes, workspace 8, state 4, waves 4, reserved 16.
-API cublasLtMatmulAlgoGetHeuristic(void*, Desc*, Layout*, Layout*, Layout*, Layout*, void*, int, void* results, int* found) {
+// Plans that want no memory of their own: algorithm 64 bytes, of which the first is the plan's number, workspace 8, state 4, waves 4, reserved 16.
+API cublasLtMatmulAlgoGetHeuristic(void*, Desc*, Layout*, Layout*, Layout*, Layout*, void*, int most, void* results, int* found) {
     ENTER;
-    memset(results, 0, 64 + 8 + 4 + 4 + 16);
-    *found = 1;
+    constexpr int SIZE = 64 + 8 + 4 + 4 + 16;
+    *found = has_two_plans() && most > 1 ? 2 : 1;
+    memset(results, 0, size_t(*found) * SIZE);
+    for (int i = 0; i < *found; ++i) static_cast<char*>(results)[i * SIZE] = char(i);
     return 0;
 }
-// 2 is the number of parts that a sum is cut into.
-API cublasLtMatmulAlgoConfigGetAttribute(const void*, int attribute, void* value, size_t size, size_t* written) {
+// 0 is the plan's number, 2 the number of parts that a sum is cut into.
+API cublasLtMatmulAlgoConfigGetAttribute(const void* plan, int attribute, void* value, size_t size, size_t* written) {
     ENTER;
-    int number = attribute == 2 ? 1 : 0;
+    int number = attribute == 2 ? 1 : attribute == 0 ? *static_cast<const char*>(plan) : 0;
     if (size < sizeof number) return INVALID;
     memcpy(value, &number, sizeof number);
     if (written) *written = sizeof number;
@@ -115,8 +124,9 @@ API cublasLtMatmulAlgoConfigGetAttribute(const void*, int attribute, void* value
 }
 // Column-major, as the library's: d = alpha · op(a) · op(b) + beta · c, then the bias of each row of d.
 API cublasLtMatmul(void*, const Desc* desc, const float* alpha_at, const void* a, const Layout* la_at, const void* b, const Layout* lb_at, const float* beta_at, const void* c,
-                   const Layout* lc_at, void* out, const Layout* lo_at, const void*, void*, size_t, void* stream) {
+                   const Layout* lc_at, void* out, const Layout* lo_at, const void* plan, void*, size_t, void* stream) {
     ENTER;
+    auto sum = plan && *static_cast<const char*>(plan) ? dot_backwards : dot;
     Desc d = *desc;
     Layout la = *la_at, lb = *lb_at, lc = *lc_at, lo = *lo_at;
     float alpha = *alpha_at, beta = *beta_at;
@@ -137,7 +147,7 @@ API cublasLtMatmul(void*, const Desc* desc, const float* alpha_at, const void* a
         int bias_type = d.bias_type >= 0 ? d.bias_type : lo.type;
         for (uint64_t j = 0; j < n; ++j)
             for (uint64_t i = 0; i < m; ++i) {
-                double y = alpha * dot(&left[i * k], &right[j * k], k);
+                double y = alpha * sum(&left[i * k], &right[j * k], k);
                 if (beta != 0) y += double(beta) * get(c, lc.type, i + j * uint64_t(lc.lead));
                 if (d.epilogue & BIAS) y += get(d.bias, bias_type, i);
                 put(out, lo.type, i + j * uint64_t(lo.lead), float(y));

@@ -1,6 +1,5 @@
 //! Azurite, an object store with the API of Azure Blob Storage, started for one test on loopback; for releases, since it takes npm.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -40,9 +39,7 @@ impl Azurite {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = crate::ports::free();
         let mut command = Command::new(program);
         command
             .args(["--silent", "--skipApiVersionCheck", "--disableTelemetry"])

@@ -1,6 +1,5 @@
 //! SeaweedFS, an object store with the API of S3, started for one test on loopback.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -47,7 +46,7 @@ impl Weed {
         };
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("s3.json"), CREDENTIALS).unwrap();
-        let ports = free_ports();
+        let ports: Vec<u16> = PORTS.iter().map(|_| crate::ports::free()).collect();
         let child = run(&program, folder.path(), &ports);
         let mut weed = Self {
             child,
@@ -129,15 +128,6 @@ fn program() -> Option<PathBuf> {
     folders
         .map(|folder| folder.join("weed"))
         .find(|program| program.is_file())
-}
-
-/// Ports that nobody has now. All are held until the last one is known.
-fn free_ports() -> Vec<u16> {
-    let listeners = PORTS.map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    let ports = listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port());
-    ports.collect()
 }
 
 fn run(program: &Path, folder: &Path, ports: &[u16]) -> Child {

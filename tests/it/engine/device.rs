@@ -23,12 +23,16 @@ struct Forward {
 impl Work for Forward {
     fn advance(&mut self) -> Step {
         let step = self.inference.as_mut().unwrap().advance().unwrap();
-        if step == Step::More {
-            return Step::More;
+        if step != Step::Done {
+            return step;
         }
         let logits = self.inference.take().unwrap().into_logits().unwrap();
         self.logits.lock().unwrap().push(logits);
         Step::Done
+    }
+
+    fn is_ready(&self) -> bool {
+        self.inference.as_ref().is_none_or(Inference::is_ready)
     }
 }
 
@@ -123,7 +127,7 @@ async fn slices_between_slices_change_neither_result_by_a_bit() {
         }
     };
     let paused = device.pause();
-    let training = device.owned_by(&TenantId::anonymous());
+    let training = device.owned_by(&TenantId::anonymous(), &"task".parse().unwrap());
     let [first, second] = steps.map(|step| training.run(walk(step)));
     let both = async { tokio::join!(first, second) };
     let ((first, second), ()) = tokio::join!(both, async { drop(paused) });

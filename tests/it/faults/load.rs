@@ -313,6 +313,7 @@ impl Load {
                     video: video.name.clone(),
                     label: id.clone(),
                     split: v1::Split::Train.into(),
+                    ..Default::default()
                 };
                 let request = v1::AddExamplesRequest {
                     name: format!("datasets/{GROWING}"),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use frameshift::rng::Stream;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
@@ -36,8 +37,8 @@ pub(super) enum Trouble {
     BucketKilled,
     /// One answer of the bucket in ten is 503, and each takes longer.
     BucketFailing,
-    /// A server stands still for longer than its leases hold.
-    ReplicaStopped,
+    /// Two servers stand still for longer than their leases hold.
+    ReplicasStopped,
 }
 
 impl Trouble {
@@ -52,7 +53,7 @@ impl Trouble {
         Self::DatabaseSilent,
         Self::BucketKilled,
         Self::BucketFailing,
-        Self::ReplicaStopped,
+        Self::ReplicasStopped,
     ];
 
     #[allow(clippy::too_many_lines)]
@@ -63,9 +64,10 @@ impl Trouble {
         match self {
             Self::ReplicaKilled => {
                 let kills = if is_full() { 9 } else { 1 };
-                for kill in 0..kills {
-                    sleep(Duration::from_millis(137 * kill)).await;
-                    let place = (place + kill as usize) % super::REPLICAS;
+                let mut dice = Stream::new(round as u64, "kills");
+                for _ in 0..kills {
+                    sleep(Duration::from_millis(dice.below(1500))).await;
+                    let place = dice.below(super::REPLICAS as u64) as usize;
                     fleet.kill(place, Duration::from_millis(100)).await;
                 }
             }
@@ -133,14 +135,20 @@ impl Trouble {
                 stand.mood.refuse_one_in(0);
                 stand.mood.delay(Duration::ZERO);
             }
-            Self::ReplicaStopped => {
-                let process = fleet.process(place);
-                signal(process, Signal::STOP);
-                stand.close(place);
+            Self::ReplicasStopped => {
+                let places = [place, (place + 1) % super::REPLICAS];
+                for place in places {
+                    signal(fleet.process(place), Signal::STOP);
+                    stand.close(place);
+                }
                 // The lease of a job is six seconds.
                 sleep(lasting(7, 20)).await;
-                signal(process, Signal::CONT);
-                stand.open(place, process).await;
+                for place in places {
+                    signal(fleet.process(place), Signal::CONT);
+                }
+                for place in places {
+                    stand.open(place, fleet.process(place)).await;
+                }
             }
         }
     }

@@ -82,15 +82,16 @@ async fn servers_hear_what_a_tenant_asks_of_the_others() {
             let _ = tenants.charge(&acme, 100_000);
         }
     };
-    for server in [&one, &other, &one, &other] {
-        flood(server);
-        server.wiring.tenants.close_window().await.unwrap();
-    }
     let granted = |server: &TestServer| server.wiring.tenants.granted(&acme).clip_frames;
-    assert_eq!(
-        (granted(&one), granted(&other)),
-        (Some(500_000), Some(500_000))
-    );
+    // A window that a server closes by itself in between, without a flood in it, gives the other one more until the next.
+    until(|| async {
+        for server in [&one, &other] {
+            flood(server);
+            server.wiring.tenants.close_window().await.unwrap();
+        }
+        [&one, &other].map(granted) == [Some(500_000); 2]
+    })
+    .await;
     one.stop().await;
     other.stop().await;
 }

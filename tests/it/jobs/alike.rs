@@ -42,7 +42,7 @@ async fn dataset(bed: &Bed, name: &str, videos: &[(u64, u8, Split)]) -> (Dataset
             video: bed
                 .upload(&owner, &format!("{number}-{brightness}"), &bytes)
                 .await,
-            label: ["even", "odd"][(*number % 2) as usize].into(),
+            labels: ["even", "odd"][(*number % 2) as usize].into(),
             split: *split,
         });
     }

@@ -25,7 +25,7 @@ async fn weights_balanced_epochs_mixup_and_cutmix_change_training_and_repeat_the
         let video = bed.upload(&owner, &name, &fade(i, is_rising)).await;
         examples.push(ExampleRecord {
             video,
-            label: label.into(),
+            labels: label.into(),
             split,
         });
     }

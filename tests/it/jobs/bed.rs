@@ -291,7 +291,7 @@ impl Bed {
                     video: self
                         .upload(tenant, &format!("{label}-{i}.mp4"), &bytes)
                         .await,
-                    label: label.into(),
+                    labels: label.into(),
                     split,
                 });
             }

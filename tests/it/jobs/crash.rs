@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use frameshift::faults;
-use frameshift::ids::{DatasetId, JobId, TaskId};
+use frameshift::ids::{DatasetId, JobId, SweepId, TaskId};
 use frameshift::metadata::{EARLY_STOPPED, JobRecord, PROCESS_LOST};
 use frameshift::spec::{BestBy, HyperParameters, JobState, Selection, Split};
 
@@ -15,28 +15,41 @@ use super::{Weights, tenant};
 /// Tells the test below that it is the child, and what it works on.
 const DIRECTORY: &str = "FRAMESHIFT_TEST_CRASH_DIRECTORY";
 const JOB: &str = "FRAMESHIFT_TEST_CRASH_JOB";
+const SWEEP: &str = "FRAMESHIFT_TEST_CRASH_SWEEP";
 const POINT: &str = "FRAMESHIFT_TEST_CRASH_POINT";
 
 /// Not a test of its own: the process that the tests below kill.
 #[tokio::test(flavor = "multi_thread")]
 async fn child_of_the_crash_tests() {
-    let (Some(directory), Ok(job), Ok(point)) = (
-        std::env::var_os(DIRECTORY),
-        std::env::var(JOB),
-        std::env::var(POINT),
-    ) else {
+    let (Some(directory), Ok(point)) = (std::env::var_os(DIRECTORY), std::env::var(POINT)) else {
         return;
     };
     faults::arm(point.parse().expect("a crash point"));
     let bed = Bed::open(&PathBuf::from(directory)).await;
     let runners = bed.run();
-    runners
-        .end(&tenant("owner"), job.parse().expect("a job"))
-        .await;
+    if let Ok(job) = std::env::var(JOB) {
+        let job = job.parse().expect("a job");
+        runners.end(&tenant("owner"), job).await;
+    } else if let Ok(sweep) = std::env::var(SWEEP) {
+        super::sweep::ended(&runners, sweep.parse().expect("a sweep")).await;
+    }
 }
 
 /// A child that works on the job until it kills itself at `point`.
 pub(super) fn child(directory: &Path, job: JobId, point: &str) -> Command {
+    let mut child = idle(directory, point);
+    child.env(JOB, job.to_string());
+    child
+}
+
+/// A child that works on the sweep until it kills itself at `point`.
+pub(super) fn child_of_sweep(directory: &Path, sweep: SweepId, point: &str) -> Command {
+    let mut child = idle(directory, point);
+    child.env(SWEEP, sweep.to_string());
+    child
+}
+
+fn idle(directory: &Path, point: &str) -> Command {
     let mut child = Command::new(std::env::current_exe().expect("this program"));
     child
         .args([
@@ -45,7 +58,6 @@ pub(super) fn child(directory: &Path, job: JobId, point: &str) -> Command {
             "--nocapture",
         ])
         .env(DIRECTORY, directory)
-        .env(JOB, job.to_string())
         .env(POINT, point)
         .stdin(Stdio::null());
     child

@@ -20,7 +20,7 @@ async fn labels_that_name_a_side_keep_auto_from_mirroring_and_on_warns() {
     let dataset = async |name, labels: [&str; 2]| {
         let examples = videos.iter().enumerate().map(|(i, video)| ExampleRecord {
             video: *video,
-            label: labels[i % 2].into(),
+            labels: labels[i % 2].into(),
             split: Split::Train,
         });
         bed.dataset(&owner, name, examples.collect()).await

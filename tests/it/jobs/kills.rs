@@ -1,19 +1,22 @@
-//! A process that dies by SIGKILL at any moment of a job: the next one publishes what an undisturbed run publishes.
+//! A process that dies by SIGKILL at any moment of a job or of a sweep: those after it publish what an undisturbed run publishes.
 //!
-//! `FRAMESHIFT_KILLS=200` kills as often; without it, 20 times.
+//! `FRAMESHIFT_KILLS=200` kills as often; without it, 20 times over jobs and 6 times over sweeps.
 
-use std::path::Path;
-use std::process::Stdio;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use frameshift::ids::JobId;
-use frameshift::metadata::JobRecord;
+use frameshift::ids::DatasetId;
+use frameshift::metadata::{JobRecord, SweepRecord, SweepSpec};
 use frameshift::rng::Stream;
 use frameshift::spec::{HyperParameters, JobState, Split};
 
 use super::bed::{ADAPTERS, Bed, hyper};
-use super::crash::child;
+use super::crash::{child, child_of_sweep};
+use super::sweep::{ended, found, spec};
 use super::{Weights, tenant};
+use crate::server::until;
 
 /// A crash point that no job passes so often.
 const NEVER: &str = "mid-step:4000000000";
@@ -39,9 +42,15 @@ async fn published(bed: &Bed, job: &JobRecord) -> (Weights, String) {
     (bed.weights(job).await, format!("{shape:?} {result:?}"))
 }
 
-/// Lets a child work on the job, and kills it after this time unless the job has ended before.
-async fn kill_after(directory: &Path, job: JobId, span: Duration) {
-    let mut child = tokio::process::Command::from(child(directory, job, NEVER));
+/// How often processes are killed.
+fn kills(otherwise: u32) -> u32 {
+    let kills = std::env::var("FRAMESHIFT_KILLS").ok();
+    kills.map_or(otherwise, |kills| kills.parse().expect("a number of kills"))
+}
+
+/// Lets a child work, and kills it after this time unless it has ended before.
+async fn kill_after(child: Command, span: Duration) {
+    let mut child = tokio::process::Command::from(child);
     let child = child.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = child.spawn().expect("a child");
     if tokio::time::timeout(span, child.wait()).await.is_err() {
@@ -51,8 +60,7 @@ async fn kill_after(directory: &Path, job: JobId, span: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_killed_at_any_moment_publishes_the_same_bits() {
-    let kills = std::env::var("FRAMESHIFT_KILLS").ok();
-    let kills: u32 = kills.map_or(20, |kills| kills.parse().expect("a number of kills"));
+    let kills = kills(20);
     let directory = tempfile::tempdir().expect("a directory");
     let owner = tenant("owner");
     let mut bed = Bed::open(directory.path()).await;
@@ -74,7 +82,7 @@ async fn a_job_that_is_killed_at_any_moment_publishes_the_same_bits() {
         drop(handle);
         bed.close().await;
         let span = (START + took).mul_f32(moments.unit());
-        kill_after(directory.path(), job, span).await;
+        kill_after(child(directory.path(), job, NEVER), span).await;
         bed = Bed::open(directory.path()).await;
         let runners = bed.run();
         let (job, _) = runners.end(&owner, job).await;
@@ -93,4 +101,92 @@ async fn a_job_that_is_killed_at_any_moment_publishes_the_same_bits() {
         interrupted > 0,
         "no job was killed while a process worked on it"
     );
+}
+
+/// Heads alone and adapters, with evaluations, in two rounds.
+fn sweep_of(dataset: &DatasetId, prefix: &str) -> SweepSpec {
+    let mut spec = spec(dataset, prefix);
+    spec.hyper_parameters.epochs = Some(4);
+    spec.hyper_parameters.checkpoint_steps = Some(2);
+    spec.shapes[0].adapter = ADAPTERS;
+    spec.seeds = vec![3, 4];
+    spec
+}
+
+/// Jobs of a sweep that have ended.
+fn done(sweep: &SweepRecord) -> usize {
+    let jobs = sweep.progress.jobs.iter();
+    jobs.filter(|own| own.outcome.is_some()).count()
+}
+
+/// What each job of a sweep published, by its round, point and seed.
+async fn published_by(
+    bed: &Bed,
+    sweep: &SweepRecord,
+) -> BTreeMap<(u32, usize, u64), (Weights, String)> {
+    assert_eq!(sweep.state, JobState::Succeeded, "{:?}", sweep.message);
+    let mut all = BTreeMap::new();
+    for own in &sweep.progress.jobs {
+        let id = own.job.parse().expect("an id");
+        let job = bed.parts.metadata.get_job(&sweep.tenant, id).await;
+        let of = (own.round, own.point, own.seed);
+        let before = all.insert(of, published(bed, &job.expect("a job")).await);
+        assert!(before.is_none(), "a job was made twice");
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_is_killed_at_any_moments_publishes_the_same_bits() {
+    let mut left = kills(6);
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = tenant("owner");
+    let mut bed = Bed::open(directory.path()).await;
+    let (_, dataset) = bed.fades(&owner, 8, 4).await;
+    let submit = async |bed: &Bed, prefix: &str| {
+        let spec = sweep_of(&dataset, prefix);
+        let submitted = bed.handle().submit_sweep(&owner, spec, None).await;
+        submitted.expect("a sweep").id
+    };
+    let whole = submit(&bed, "whole").await;
+    let runners = bed.run();
+    let began = Instant::now();
+    let whole = ended(&runners, whole).await;
+    let took = began.elapsed();
+    let expected = published_by(&bed, &whole).await;
+    runners.drain().await;
+    let mut moments = Stream::new(19, "moments");
+    let mut number = 0;
+    while left > 0 {
+        number += 1;
+        let sweep = submit(&bed, &format!("cut-{number}")).await;
+        // After each kill, a job ends: one that is killed twice at one place would be taken for the cause.
+        let mut is_open = true;
+        while is_open && left > 0 {
+            bed.close().await;
+            let span = START + took.mul_f32(0.5 * moments.unit());
+            let child = child_of_sweep(directory.path(), sweep, NEVER);
+            kill_after(child, span).await;
+            left -= 1;
+            bed = Bed::open(directory.path()).await;
+            let metadata = Arc::clone(&bed.parts.metadata);
+            let get = async || metadata.get_sweep(&owner, sweep).await.expect("it");
+            let before = done(&get().await);
+            let runners = bed.run();
+            until(async || {
+                let now = get().await;
+                now.state.is_final() || done(&now) > before
+            })
+            .await;
+            runners.drain().await;
+            is_open = !get().await.state.is_final();
+        }
+        let runners = bed.run();
+        let cut = ended(&runners, sweep).await;
+        assert_eq!(found(&cut), found(&whole), "sweep {number}");
+        let got = published_by(&bed, &cut).await;
+        assert!(got == expected, "sweep {number} published other bits");
+        runners.drain().await;
+    }
+    bed.close().await;
 }

@@ -9,6 +9,7 @@ use frameshift::spec::{HyperParameters, JobState, Selection};
 use super::bed::{ADAPTERS, Bed, hyper};
 use super::tenant;
 use crate::metadata::bulk;
+use crate::processes::Usage;
 use crate::server::until;
 
 /// Tells the test below that it is the child.
@@ -26,14 +27,9 @@ fn submission() -> HyperParameters {
     }
 }
 
-/// A number of bytes that the system tells of this process.
-fn status(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|line| line.starts_with(name));
-    let kib = line.expect("a line").split_whitespace().nth(1);
-    kib.and_then(|text| text.parse::<u64>().ok())
-        .expect("a number")
-        * 1024
+/// What this process holds.
+fn usage() -> Usage {
+    Usage::of(std::process::id())
 }
 
 /// Not a test of its own: the process whose memory is measured.
@@ -59,7 +55,7 @@ async fn child_of_the_test_of_many_videos() {
     println!("many: examples added in {:.1?}", began.elapsed());
 
     // Memory that the kernel counts from here on.
-    let before = status("VmRSS:");
+    let before = usage().resident;
     // Where the kernel does not allow that, the additions above count, too.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let runners = bed.run();
@@ -91,7 +87,7 @@ async fn child_of_the_test_of_many_videos() {
     // The job has read every example when it begins to check them.
     let began = Instant::now();
     until(async || outages.calls("undecoded") > 0).await;
-    let grown = status("VmHWM:").saturating_sub(before);
+    let grown = usage().peak.saturating_sub(before) << 10;
     println!(
         "many: read in {:.1?}, in {} MiB",
         began.elapsed(),

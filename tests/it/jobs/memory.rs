@@ -10,6 +10,7 @@ use frameshift::spec::{AdapterConfig, JobState};
 
 use super::bed::{ADAPTERS, Bed, SIDE, backbone_config, backbone_of, hyper};
 use super::tenant;
+use crate::processes::Usage;
 
 /// Tells the test below that it is the child.
 const CHILD: &str = "FRAMESHIFT_TEST_MEMORY";
@@ -28,17 +29,7 @@ fn large() -> Backbone {
 
 /// Memory of this process, in bytes.
 fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("a line");
-    let kib: u64 = line
-        .split_whitespace()
-        .nth(1)
-        .and_then(|text| text.parse().ok())
-        .expect("a number");
-    kib * 1024
+    Usage::of(std::process::id()).resident << 10
 }
 
 /// A served batch.

@@ -133,12 +133,14 @@ async fn step_events_cost_at_most_a_transaction_a_second() {
     times.dedup();
     // The last is written with what comes after training, whenever that is.
     times.pop();
-    let apart = times.windows(2).map(|pair| pair[1] - pair[0]);
-    assert!(
-        apart.clone().all(|micros| micros >= 250_000),
-        "{:?}",
-        apart.collect::<Vec<_>>()
+    // Transactions begin so far apart; on a busy machine one may come to its time later than the next one does.
+    let running = events.iter().find(
+        |event| matches!(event.event, Event::State { state, .. } if state == JobState::Running),
     );
+    let begun = running.expect("the job ran").time;
+    let span = times.last().map_or(0, |last| last - begun);
+    let least = 300_000 * times.len().saturating_sub(1) as i64;
+    assert!(least <= span, "{} transactions in {span} µs", times.len());
     runners.drain().await;
     bed.close().await;
 }

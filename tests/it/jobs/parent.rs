@@ -31,7 +31,7 @@ async fn more(bed: &Bed) -> frameshift::ids::DatasetId {
         let bytes = fade(500 + i as u64, i % 2 == 0);
         examples.push(ExampleRecord {
             video: bed.upload(&owner, &format!("more-{i}"), &bytes).await,
-            label: label.into(),
+            labels: label.into(),
             split: Split::Train,
         });
     }

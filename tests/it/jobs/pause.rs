@@ -20,8 +20,11 @@ async fn a_paused_job_waits_and_goes_on_with_the_same_bits() {
 
     let job = runners.submit(&owner, &task, &dataset, hyper(12, 5)).await;
     runners.steps(&owner, job, 4).await;
+    // The job does not come to its end before it is asked to pause.
+    let held = bed.parts.device.pause();
     let asked = runners.handle.pause(&owner, job).await.expect("paused");
     assert!(asked.is_paused && !asked.state.is_final());
+    drop(held);
     let get = async || runners.handle.get(&owner, job).await.expect("the job");
     until(async || get().await.state == JobState::Queued).await;
     let paused = get().await;

@@ -29,7 +29,7 @@ async fn every_problem_of_a_data_set_is_listed() {
         let video = bed.upload(&owner, &format!("clip-{i}.mp4"), &bytes).await;
         examples.push(ExampleRecord {
             video,
-            label: label.into(),
+            labels: label.into(),
             split,
         });
     }

@@ -38,7 +38,7 @@ async fn one_clip_in_a_hundred_is_left_out_and_named_and_more_end_the_job() {
             .await;
         examples.push(ExampleRecord {
             video,
-            label: label.into(),
+            labels: label.into(),
             split: Split::Train,
         });
     }

@@ -18,7 +18,7 @@ use super::tenant;
 use crate::server::until;
 
 /// Heads alone: one that knows no order, and one that does.
-fn spec(dataset: &DatasetId, prefix: &str) -> SweepSpec {
+pub(super) fn spec(dataset: &DatasetId, prefix: &str) -> SweepSpec {
     let frames = Head::Frames(4.try_into().expect("not 0"));
     let shape = |(place, head): (usize, Head)| SweepShape {
         task: format!("{prefix}-{}", place + 1),
@@ -74,7 +74,7 @@ fn endless(dataset: &DatasetId) -> SweepSpec {
     }
 }
 
-async fn ended(runners: &Runners, sweep: SweepId) -> SweepRecord {
+pub(super) async fn ended(runners: &Runners, sweep: SweepId) -> SweepRecord {
     let owner = tenant("owner");
     let get = async || runners.handle.get_sweep(&owner, sweep).await.expect("it");
     until(async || get().await.state.is_final()).await;
@@ -82,7 +82,7 @@ async fn ended(runners: &Runners, sweep: SweepId) -> SweepRecord {
 }
 
 /// What a sweep found, without what differs between runs.
-fn found(sweep: &SweepRecord) -> Vec<(usize, String)> {
+pub(super) fn found(sweep: &SweepRecord) -> Vec<(usize, String)> {
     let order = ranked(&sweep.spec, &sweep.progress).into_iter();
     order
         .map(|point| (point, format!("{:?}", outcome(&sweep.progress, point))))
@@ -338,7 +338,7 @@ async fn a_sweep_fails_in_words_when_its_jobs_cannot_be_compared_or_made() {
     let bytes = fade(77, true);
     let example = ExampleRecord {
         video: bed.upload(&owner, "late", &bytes).await,
-        label: "brighter".into(),
+        labels: "brighter".into(),
         split: Split::Train,
     };
     let library = &bed.parts.library;

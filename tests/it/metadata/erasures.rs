@@ -85,7 +85,7 @@ pub(crate) async fn fill(store: &Store, owner: &TenantId) {
     };
     let amounts = Amounts {
         requests: 1,
-        clip_frames: 1,
+        ..Amounts::default()
     };
     let batch = UsageBatch {
         process: owner.to_string(),
@@ -163,7 +163,7 @@ contract! {
             is_erased(store.record_video(&a, "", new_video(1), None).await);
             is_erased(store.record_video(&a, "", new_video(1), request()).await);
             is_erased(store.create_upload(&a, "", None, &limits()).await);
-            is_erased(store.create_dataset(&a, &dataset_id("new"), "", None).await);
+            is_erased(store.create_dataset(&a, &dataset_id("new"), "".into(), None).await);
             is_erased(store.create_task(&a, task("new"), None).await);
             is_erased(store.create_tenant(&a, "", &actor()).await);
             let finished = store.finish_upload(&a, upload.id, new_video(1)).await;
@@ -172,7 +172,7 @@ contract! {
             assert!(submitted.is_err(), "{submitted:?}");
             // What it uses is not counted, and does not keep others' counts from being.
             let key = |name: &str| UsageKey { tenant: Some(tenant(name)), hour: 9, task: None };
-            let amounts = Amounts { requests: 1, clip_frames: 1 };
+            let amounts = Amounts { requests: 1, ..Amounts::default() };
             let process = uuid::Uuid::now_v7().to_string();
             let counts = vec![(key("a"), amounts), (key("c"), amounts)];
             let batch = UsageBatch { process, sequence: 1, counts };

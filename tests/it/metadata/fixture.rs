@@ -120,7 +120,7 @@ pub(crate) fn task(name: &str) -> NewTask {
 pub(crate) fn example(video: VideoId, label: &str, split: Split) -> ExampleRecord {
     ExampleRecord {
         video,
-        label: label.into(),
+        labels: label.into(),
         split,
     }
 }
@@ -132,7 +132,7 @@ pub(crate) async fn trainable(store: &Store, tenant: &TenantId, name: &str) -> V
         .await
         .expect("a task");
     store
-        .create_dataset(tenant, &dataset_id(name), "", None)
+        .create_dataset(tenant, &dataset_id(name), "".into(), None)
         .await
         .expect("a data set");
     let videos = vec![video(store, tenant).await, video(store, tenant).await];
@@ -239,6 +239,7 @@ pub(crate) fn manifest(job: &JobRecord) -> VersionManifest {
             loss: 0.1,
             confusion: Confusion::from_rows(&[1, 0, 1, 1]).expect("a square"),
             problem: None,
+            independent: None,
         },
     }
 }
@@ -261,6 +262,7 @@ pub(crate) fn outcome() -> TrainingSummary {
             epoch: 1,
             loss: 0.1 + 0.2,
             top1: 2.0 / 3.0,
+            map: None,
         }],
         step: 10,
         seed: u64::MAX,

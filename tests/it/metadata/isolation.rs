@@ -80,7 +80,7 @@ contract! {
             let mut new = task("t");
             new.display_name = name.into();
             store.create_task(owner, new, id).await.expect("created");
-            store.create_dataset(owner, &dataset_id("d"), name, id).await.expect("created");
+            store.create_dataset(owner, &dataset_id("d"), name.into(), id).await.expect("created");
             store.create_upload(owner, name, id, &limits()).await.expect("created");
             let video = new_video(1);
             sha256.push(video.sha256);
@@ -147,7 +147,7 @@ async fn datasets(store: &Store, b: &frameshift::ids::TenantId, video: VideoId, 
     absent(store.snapshot_dataset(b, &id).await);
     absent(store.snapshot_examples(b, digest, None, 10).await);
     store
-        .create_dataset(b, &dataset_id("own"), "", None)
+        .create_dataset(b, &dataset_id("own"), "".into(), None)
         .await
         .expect("created");
     absent(store.add_examples(b, &dataset_id("own"), &examples).await);

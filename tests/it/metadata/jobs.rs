@@ -444,7 +444,7 @@ contract! {
         for expected in 1..=3 {
             store.create_task(&a, task("t"), None).await.expect("created");
             if expected == 1 {
-                store.create_dataset(&a, &dataset_id("t"), "", None).await.expect("created");
+                store.create_dataset(&a, &dataset_id("t"), "".into(), None).await.expect("created");
             }
             submit(store, &a, "t").await;
             let published = publish(store, &claim(store).await).await;

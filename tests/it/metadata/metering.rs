@@ -27,6 +27,7 @@ fn amounts(requests: u64, clip_frames: u64) -> Amounts {
     Amounts {
         requests,
         clip_frames,
+        ..Amounts::default()
     }
 }
 
@@ -54,7 +55,7 @@ async fn listed(store: &Store, ask: &UsageQuery) -> Vec<UsageRecord> {
         let page = PageRequest::new(2, &token).expect("a page");
         let page = store.list_usage(ask, &page).await.expect("listed");
         all.extend(page.items);
-        token = page.next;
+        token = page.next.token().to_owned();
         if token.is_empty() {
             return all;
         }
@@ -146,7 +147,7 @@ contract! {
                 let page = PageRequest::new(70, &token).expect("a page");
                 let page = store.list_usage(&ask, &page).await.expect("listed");
                 found.extend(page.items.iter().map(short));
-                token = page.next;
+                token = page.next.token().to_owned();
                 if token.is_empty() {
                     break;
                 }
@@ -158,6 +159,26 @@ contract! {
             }
             assert_eq!(found, wanted);
         }
+    }
+
+    async fn every_amount_is_summed_by_itself(store: Store) {
+        let own = Amounts {
+            requests: 1,
+            clip_frames: 2,
+            device_micros: 3_000_000_000_000,
+            decode_micros: 4,
+            received_bytes: 5,
+            sent_bytes: 6,
+        };
+        for sequence in 1..=2 {
+            let counts = vec![(key("a", 5, Some("t")), own), (key("a", 6, Some("t")), own)];
+            assert!(store.record_usage(&batch(sequence, counts)).await.expect("recorded"));
+        }
+        let mut all = Amounts::default();
+        (0..4).for_each(|_| all.add(own));
+        let used = listed(store, &ask(UsageSpan::Day)).await;
+        let used: Vec<Amounts> = used.iter().map(|used| used.amounts).collect();
+        assert_eq!(used, [all]);
     }
 
     async fn training_steps_are_counted_with_their_checkpoints(store: Store) {

@@ -108,8 +108,8 @@ contract! {
         assert_eq!(store.record_video(&a, "x", again, id).await.expect("answered"), one);
         let found = store.find_uploaded(&a, "x", sha256, id.expect("an id")).await;
         assert_eq!(found.expect("asked"), Some(one));
-        let one = store.create_dataset(&a, &dataset_id("d"), "x", id).await.expect("created");
-        assert_eq!(store.create_dataset(&a, &dataset_id("d"), "x", id).await.expect("answered"), one);
+        let one = store.create_dataset(&a, &dataset_id("d"), "x".into(), id).await.expect("created");
+        assert_eq!(store.create_dataset(&a, &dataset_id("d"), "x".into(), id).await.expect("answered"), one);
         let one = store.create_task(&a, task("t"), id).await.expect("created");
         assert_eq!(store.create_task(&a, task("t"), id).await.expect("answered"), one);
         let one = store.submit_job(&a, job("t", "d"), id).await.expect("created");
@@ -120,7 +120,7 @@ contract! {
             Err(Error::AlreadyExists { kind: Kind::Task, .. })
         ));
         assert!(matches!(
-            store.create_dataset(&a, &dataset_id("d"), "", None).await,
+            store.create_dataset(&a, &dataset_id("d"), "".into(), None).await,
             Err(Error::AlreadyExists { kind: Kind::Dataset, .. })
         ));
     }
@@ -137,7 +137,7 @@ contract! {
         let sha256 = video.sha256;
         store.create_upload(&a, "x", id, &limits).await.expect("created");
         store.record_video(&a, "x", video, id).await.expect("created");
-        store.create_dataset(&a, &dataset_id("d"), "x", id).await.expect("created");
+        store.create_dataset(&a, &dataset_id("d"), "x".into(), id).await.expect("created");
         store.create_task(&a, task("t"), id).await.expect("created");
         store.submit_job(&a, job("t", "d"), id).await.expect("created");
 
@@ -145,8 +145,8 @@ contract! {
         reused(store.record_video(&a, "x", new_video(1), id).await, "UploadVideo");
         let key = id.expect("an id");
         reused(store.find_uploaded(&a, "y", sha256, key).await, "UploadVideo");
-        reused(store.create_dataset(&a, &dataset_id("e"), "x", id).await, "CreateDataset");
-        reused(store.create_dataset(&a, &dataset_id("d"), "y", id).await, "CreateDataset");
+        reused(store.create_dataset(&a, &dataset_id("e"), "x".into(), id).await, "CreateDataset");
+        reused(store.create_dataset(&a, &dataset_id("d"), "y".into(), id).await, "CreateDataset");
         reused(store.create_task(&a, task("u"), id).await, "CreateTask");
         let mut wider = task("t");
         wider.adapter.adapter_width += 1;
@@ -171,14 +171,14 @@ contract! {
             let page = store.list_videos(&a, &request).await.expect("listed");
             assert!((1..=2).contains(&page.items.len()) && found.len() < 5, "{page:?}");
             found.extend(page.items);
-            token = page.next;
+            token = page.next.token().to_owned();
             if token.is_empty() {
                 break;
             }
         }
         assert_eq!(found, expected);
         let page = store.list_videos(&a, &PageRequest::new(2, "").expect("valid")).await.expect("listed");
-        let foreign = PageRequest::new(2, &page.next).expect("valid");
+        let foreign = PageRequest::new(2, page.next.token()).expect("valid");
         assert!(matches!(store.list_jobs(&a, &foreign).await, Err(Error::PageToken)));
     }
 

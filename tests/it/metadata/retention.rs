@@ -123,7 +123,7 @@ contract! {
         let a = tenant("a");
         for n in 0..1_200 {
             let id = dataset_id(&format!("d{n}"));
-            store.create_dataset(&a, &id, "", request()).await.expect("created");
+            store.create_dataset(&a, &id, "".into(), request()).await.expect("created");
         }
         backend.pass(DAY);
         let (calls, rows) = all!(store.forget_requests(DAY));

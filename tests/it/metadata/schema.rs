@@ -1,12 +1,13 @@
 //! The schema on a PostgreSQL server: brought up to date by `frameshift migrate` or a server's start, refused when it does not fit.
 
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use frameshift::metadata::{Database, Error, ServerConfig};
 use tokio::process::Command;
 
 use crate::postgres::{TestDatabase, database, empty_database};
+use crate::server::soon;
 
 /// Runs `frameshift migrate` on a database.
 async fn migrate(server: &ServerConfig, options: &[&str]) -> Output {
@@ -87,10 +88,9 @@ async fn a_start_waits_for_the_server_as_long_as_it_may() {
     database.set_away(true);
     let mut config = database.config();
     config.start_timeout = Duration::from_secs(1);
-    let begun = Instant::now();
-    let error = Database::connect(config).await.expect_err("it is away");
+    let error = soon(Database::connect(config)).await;
+    let error = error.expect_err("it is away");
     assert!(error.is_temporary(), "{error:?}");
-    assert!(begun.elapsed() < Duration::from_secs(30));
     let waiting = tokio::spawn(Database::connect(database.config()));
     database.set_away(false);
     waiting.await.expect("no panic").expect("it is there again");
@@ -107,15 +107,9 @@ async fn credentials_that_are_refused_are_an_error_at_once() {
         .replace("user=postgres", "user=nobody");
     let mut server = ServerConfig::at(&url).expect("a URL");
     server.start_timeout = Duration::from_secs(300);
-    let begun = Instant::now();
-    let refused = Database::connect(server)
-        .await
-        .expect_err("there is no such user");
-    assert!(
-        begun.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        begun.elapsed()
-    );
+    // Long before the start's time is over.
+    let refused = soon(Database::connect(server)).await;
+    let refused = refused.expect_err("there is no such user");
     assert!(!refused.is_temporary(), "{refused:?}");
     let text = format!("{refused:?}");
     assert!(text.contains("nobody"), "{text}");

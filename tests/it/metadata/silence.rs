@@ -1,13 +1,13 @@
 //! A PostgreSQL server that falls silent without a word: calls end in time, and everything works again when it is back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use frameshift::metadata::{Database, Error, MetadataStore, ServerConfig};
 
 use super::fixture::*;
 use crate::faults::wire::{Mood, Wire};
 use crate::postgres::own::OwnServer;
-use crate::server::until;
+use crate::server::{soon, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_says_nothing_any_more_keeps_nobody_waiting() {
@@ -33,16 +33,10 @@ async fn a_server_that_says_nothing_any_more_keeps_nobody_waiting() {
 
     wire.set(Mood::Silent);
     for _ in 0..3 {
-        let begun = Instant::now();
-        let lost = store.create_task(&a, task("u"), None).await;
+        let lost = soon(store.create_task(&a, task("u"), None)).await;
         assert!(matches!(lost, Err(Error::Unavailable(_))), "{lost:?}");
-        let found = store.get_task(&a, &task_id("t")).await;
+        let found = soon(store.get_task(&a, &task_id("t"))).await;
         assert!(matches!(found, Err(Error::Unavailable(_))), "{found:?}");
-        assert!(
-            begun.elapsed() < Duration::from_secs(15),
-            "{:?}",
-            begun.elapsed()
-        );
     }
     wire.set(Mood::Cut);
     wire.set(Mood::Pass);

@@ -23,7 +23,7 @@ async fn many(folder: &Path, tenant: &TenantId, examples: u64) -> Store {
     let store: Store = std::sync::Arc::new(store);
     let id = dataset_id("many");
     store
-        .create_dataset(tenant, &id, "", None)
+        .create_dataset(tenant, &id, "".into(), None)
         .await
         .expect("created");
     for page in bulk::pages(examples, 2) {
@@ -207,7 +207,7 @@ async fn a_large_data_set_is_gone_at_once_and_its_rows_go_in_batches() {
     assert!((1..=1_000).contains(&removed), "{removed} rows at once");
     // Its name is free, whatever is left.
     store
-        .create_dataset(&a, &id, "", None)
+        .create_dataset(&a, &id, "".into(), None)
         .await
         .expect("created");
     let fresh = store.get_dataset(&a, &id).await.expect("found");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use frameshift::ids::RequestId;
 use frameshift::metadata::{
     Error, PageRequest, SweepJob, SweepPoint, SweepProgress, SweepRecord, SweepShape, SweepSpec,
-    SweepUpdate,
+    SweepSummary, SweepUpdate,
 };
 use frameshift::spec::{AdapterConfig, Digest, HyperParameters, JobState};
 
@@ -104,6 +104,8 @@ contract! {
         assert_eq!(store.open_sweeps(None, 9).await.expect("read").len(), 2);
         let listed = store.list_sweeps(&a, &PageRequest::first()).await.expect("listed");
         assert_eq!(listed.items.len(), 2);
+        assert_eq!(listed.items[0], SweepSummary::from(&ended));
+        assert_eq!((listed.items[0].jobs, listed.items[0].unfinished_jobs), (1, 1));
         assert_eq!(store.forget_sweeps(Duration::from_secs(60)).await.expect("none"), 0);
         assert_eq!(store.forget_sweeps(Duration::ZERO).await.expect("one"), 1);
         assert!(store.get_sweep(&a, made.id).await.is_err());

@@ -127,7 +127,7 @@ contract! {
         let store = &backend.store;
         let stay = Stay { videos: Some(DAY), ..Stay::default() };
         let (a, b) = (stays(store, "a", stay).await, stays(store, "b", stay).await);
-        store.create_dataset(&a, &dataset_id("held"), "", None).await.expect("a data set");
+        store.create_dataset(&a, &dataset_id("held"), "".into(), None).await.expect("a data set");
         let mut held = Vec::new();
         for _ in 0..510 {
             let video = store.record_video(&a, "", new_video(1), None).await.expect("recorded");

@@ -339,3 +339,53 @@ fn the_number_of_threads_changes_nothing() {
     };
     assert_eq!(run(1), run(3));
 }
+
+/// Trains for four steps on two batches in turns, each frame with one place for its tokens but for every fourth. Returns the bytes of the weights, and how
+/// many frames went on from tokens that were kept.
+fn train_keeping(
+    backbone: &Arc<Backbone>,
+    set: &AdapterSet,
+    keep: Keep,
+    places: &[Vec<Vec<Option<Kept>>>],
+) -> (Vec<u8>, usize) {
+    let set = TrainableSet::beside(set, backbone).expect("a set");
+    let mut optimizer = AdamW::new(set.parameters(), settings()).expect("an optimiser");
+    let mut resumed = 0;
+    for step in 0..4 {
+        let places = places.get(step as usize % 2).cloned().unwrap_or_default();
+        let mut own = begin(backbone, &set, step % 2, keep).keeping(places);
+        while own.advance().expect("a slice") != Step::Done {}
+        resumed += own.resumed_frames();
+        let output = own.finish().expect("a finished step");
+        optimizer
+            .step(set.parameters(), &output.gradients, 1e-2)
+            .expect("an update");
+    }
+    (bytes(&set), resumed)
+}
+
+#[test]
+fn frozen_blocks_run_once_for_frames_whose_tokens_are_kept_and_no_bit_changes() {
+    let backbone = backbone();
+    for (config, is_frozen) in [
+        (adapters(12, 2, [3, 3, 3], true, true), true),
+        (adapters(9, 1, [3, 1, 1], true, false), true),
+        // In every block; and where nothing is trained but the head.
+        (adapters(12, 4, [3, 1, 1], false, true), false),
+        (adapters(9, 1, [3, 1, 1], false, true), false),
+    ] {
+        let set = lively(config, 4, 7);
+        for keep in [Keep::All, Keep::Recompute, Keep::Within(0)] {
+            let place = |t: usize| (t != 3).then(Kept::default);
+            let clip = || (0..4).map(place).collect::<Vec<_>>();
+            let places: Vec<Vec<_>> = (0..2).map(|_| (0..3).map(|_| clip()).collect()).collect();
+            let (plain, none) = train_keeping(&backbone, &set, keep, &[]);
+            let (kept, resumed) = train_keeping(&backbone, &set, keep, &places);
+            assert_eq!(plain, kept, "{config:?} {keep:?}");
+            // Three frames of each of three clips, in two of four steps.
+            let is_able = is_frozen && backbone.place().is_host();
+            let expected = if is_able { 18 } else { 0 };
+            assert_eq!((none, resumed), (0, expected), "{config:?} {keep:?}");
+        }
+    }
+}

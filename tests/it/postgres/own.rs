@@ -1,7 +1,5 @@
 //! A PostgreSQL server of one test, which the test stops and starts as it likes.
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use tempfile::TempDir;
 
 use super::Place;
@@ -21,9 +19,7 @@ impl OwnServer {
         let folder = tempfile::tempdir().expect("a folder");
         folder.path().clone_into(&mut place.folder);
         place.fill(&place.folder.join("data"));
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
+        let port = crate::ports::free();
         // A process that is killed loses nothing that it gave to the system; only the machine's end needs more.
         let options = format!(
             "-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={} \

@@ -13,7 +13,9 @@ fn counts(found: &Listing) -> BTreeMap<(String, String), usize> {
     let mut counts = BTreeMap::new();
     for example in &found.examples {
         let split = format!("{:?}", example.split).to_lowercase();
-        *counts.entry((split, example.label.clone())).or_default() += 1;
+        *counts
+            .entry((split, example.labels.text().to_owned()))
+            .or_default() += 1;
     }
     counts
 }
@@ -226,6 +228,51 @@ async fn equal_bytes_in_two_splits_are_warned_of() {
         ran.err.contains("warning: 1 videos with equal bytes"),
         "{ran:?}"
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_under_labels_that_do_not_exclude_one_another_are_one_example() {
+    let server = TestServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let video = input("cli-1/a.mp4");
+    for place in ["train/left", "train/up", "val/left"] {
+        let place = folder.path().join(place);
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::copy(&video, place.join("a.mp4")).unwrap();
+    }
+    let from = word(folder.path());
+    let create = [
+        "dataset",
+        "create",
+        "moves",
+        "--multi-label",
+        "--from",
+        from,
+    ];
+    ask(&server, &create).await.ends(0);
+    let again = ask(&server, &create).await.ends(0);
+    assert!(
+        again.err.contains("2 examples were there already"),
+        "{again:?}"
+    );
+    let listed = ask(&server, &["dataset", "examples", "moves", "--json"]).await;
+    let mut labels: Vec<(String, serde_json::Value)> = listed
+        .ends(0)
+        .json()
+        .into_iter()
+        .map(|own| (own["split"].to_string(), own["labels"].clone()))
+        .collect();
+    labels.sort_by(|one, other| one.0.cmp(&other.0));
+    let expected = [
+        ("\"train\"", "[\"left\",\"up\"]"),
+        ("\"validation\"", "[\"left\"]"),
+    ];
+    let shown: Vec<(String, String)> = (labels.iter())
+        .map(|(split, labels)| (split.clone(), labels.to_string()))
+        .collect();
+    let shown = shown.iter().map(|own| (own.0.as_str(), own.1.as_str()));
+    assert!(shown.eq(expected), "{labels:?}");
     server.stop().await;
 }
 

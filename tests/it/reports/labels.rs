@@ -55,6 +55,7 @@ async fn other_labels(client: &Client) {
             v1::Split::Validation
         }
         .into(),
+        ..Default::default()
     });
     let request = v1::AddExamplesRequest {
         name: "datasets/other".into(),

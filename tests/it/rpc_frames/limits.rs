@@ -23,8 +23,13 @@ async fn silence_ends_a_stream_with_a_clear_status() {
     let (_client, mut live) = opened(&server, by_frames(1, 1)).await;
     live.send(0, jpeg(1)).await;
     live.send(1, jpeg(2)).await;
-    assert_eq!(live.window().await.number, 0);
-    let ended = live.answer().await;
+    // On a machine that is busy for a second the end may come before the window.
+    let ended = loop {
+        match live.answer().await {
+            Ok(answer) => assert!(answer.is_some(), "the stream ended without a status"),
+            Err(status) => break Err::<(), _>(status),
+        }
+    };
     refused(ended, Code::DeadlineExceeded, "STREAM_IDLE");
     server.stop().await;
 }
@@ -55,9 +60,11 @@ async fn a_deadline_ends_a_stream() {
         .unwrap();
     let mut request = tonic::Request::new(ReceiverStream::new(frames));
     request.set_timeout(Duration::from_millis(400));
-    let answers = client.classification().classify_frames(request).await;
-    let mut answers = answers.unwrap().into_inner();
-    let ended = soon(answers.message()).await.unwrap_err();
+    // The deadline may pass before the stream is open.
+    let ended = match client.classification().classify_frames(request).await {
+        Ok(answers) => soon(answers.into_inner().message()).await.unwrap_err(),
+        Err(status) => status,
+    };
     assert!(
         matches!(ended.code(), Code::DeadlineExceeded | Code::Cancelled),
         "{ended:?}"
@@ -114,6 +121,8 @@ async fn a_full_queue_costs_windows_and_not_the_stream() {
     let full = || counted(&server, &["frameshift_live_windows_total", "queue_full"]);
     until(|| async { full() == 1 }).await;
     drop(pause);
+    // Each stream's next window finds room.
+    until(|| async { counted(&server, &["frameshift_queue_clips "]) == 0 }).await;
     for mut live in streams {
         live.send(2, jpeg(3)).await;
         live.window().await;

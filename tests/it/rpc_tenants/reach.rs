@@ -119,6 +119,7 @@ pub(super) async fn reach(
         video: theirs.video.clone(),
         label: "mine".into(),
         split: v1::Split::Train.into(),
+        ..Default::default()
     }];
     let add = |name: &str| v1::AddExamplesRequest {
         name: name.into(),

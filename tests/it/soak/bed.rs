@@ -363,6 +363,11 @@ impl Bed {
         }
     }
 
+    /// Whether the server keeps tokens of frames from one batch to the next.
+    pub(super) fn keeps_tokens(&self) -> bool {
+        self.server.wiring.backbone.keeps_tokens()
+    }
+
     /// What the server holds now.
     pub(super) async fn holdings(&self) -> Holdings {
         let now = self.server.wiring.engine.in_use();

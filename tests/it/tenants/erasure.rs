@@ -7,16 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use frameshift::ids::{TenantId, UploadId, VideoId};
 use frameshift::library::{Config, Library};
-use frameshift::metadata::{Actor, Database, ErasureRecord, Erasures as _};
+use frameshift::metadata::{Database, ErasureRecord, Erasures as _};
 use frameshift::proto::v1;
 use frameshift::spec::{Scope, Scopes};
 use frameshift::store::{Store, layout};
 use futures::TryStreamExt;
 use tonic::Code;
 
-use super::Bed;
+use super::{Bed, actor, is_full};
 use crate::buckets::weed::Weed;
 use crate::durability::Anything;
+use crate::metadata::fixture::{new_video, task as new_task};
 use crate::metadata::{backends, expect_rows};
 use crate::reports::command::{output, program};
 use crate::server::{TestServer, classify, clip, config, refused, trained, until, upload};
@@ -25,14 +26,6 @@ use crate::shared::files_below;
 
 fn tenant(name: &str) -> TenantId {
     name.parse().unwrap()
-}
-
-fn actor() -> Actor {
-    Actor {
-        principal: "test".into(),
-        source: String::new(),
-        request_id: String::new(),
-    }
 }
 
 /// Files of a tenant's objects, those in the trash included.
@@ -265,4 +258,51 @@ async fn no_object_of_an_erased_tenant_is_left_in_a_folder_or_in_a_bucket() {
             assert_eq!(store.empty_trash(later, Duration::ZERO).await.unwrap(), 1);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_tenant_is_erased_in_two_minutes() {
+    let (videos, tasks) = if is_full() { (10_000, 100) } else { (300, 5) };
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = TestServer::start_on(config(&data)).await;
+    let owner = tenant("acme");
+    let records = &server.wiring.metadata;
+    records.create_tenant(&owner, "", &actor()).await.unwrap();
+    let store = Store::open(&data.join("objects")).unwrap();
+    for _ in 0..videos {
+        let video = new_video(1000);
+        let key = layout::video(&owner, video.id);
+        store.put(&key, Bytes::from(vec![7; 1000])).await.unwrap();
+        let recorded = records.record_video(&owner, "clip.mp4", video, None).await;
+        recorded.unwrap();
+    }
+    for number in 0..tasks {
+        let task = new_task(&format!("t{number}"));
+        records.create_task(&owner, task, None).await.unwrap();
+    }
+    assert!(objects(&data, "acme").len() >= videos);
+    let begun = std::time::Instant::now();
+    records.begin_erasure(&owner, &actor()).await.unwrap();
+    let ended = async || records.get_erasure(&owner).await.unwrap();
+    let limit = Duration::from_secs(120);
+    let erased = tokio::time::timeout(limit, async {
+        loop {
+            let record = ended().await;
+            if record.end_time.is_some() {
+                return record;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let erased = erased.await.expect("it ends in two minutes");
+    let took = begun.elapsed();
+    println!(
+        "{videos} videos and {tasks} tasks are erased after {took:.1?} (goal 2 min for 10000 and 100)"
+    );
+    assert_eq!(erased.objects, videos as u64);
+    assert!(erased.rows >= (videos + tasks) as u64, "{erased:?}");
+    assert!(objects(&data, "acme").is_empty());
+    server.stop().await;
+    expect_rows(&data.join("metadata.sqlite"), "acme", false).await;
 }

@@ -1,5 +1,7 @@
 //! The stages of windows of a video and of a live stream.
 
+use std::time::Duration;
+
 use super::*;
 use crate::rpc_frames::{by_frames, header, jpeg};
 use crate::server::upload;

@@ -83,11 +83,11 @@ async fn a_worker_that_somebody_stopped_is_not_its_videos_fault() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zygote_that_somebody_stopped_is_replaced_within_seconds() {
-    let decoder = decoder(frameshift::video::Config {
-        workers: 1,
-        ..config()
-    })
-    .await;
+    let mut config = config();
+    config.workers = 1;
+    // What ends the wait is not the limit of a video.
+    config.limits.wall = Duration::from_secs(3600);
+    let decoder = decoder(config).await;
     let probe = async |name| {
         decoder
             .probe(&tenant(name), Lane::Interactive, small())
@@ -96,16 +96,10 @@ async fn a_zygote_that_somebody_stopped_is_replaced_within_seconds() {
     probe("a").await.expect("a probe");
     let stopped = decoder.processes().0.expect("a zygote");
     send(stopped, Signal::STOP);
-    let begun = Instant::now();
     // The first one may get the worker that was forked ahead.
     for name in ["b", "c"] {
-        probe(name).await.expect("a worker of another zygote");
+        soon(probe(name)).await.expect("a worker of another zygote");
     }
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
     assert_ne!(decoder.processes().0.expect("a zygote"), stopped);
     let is_gone = async || !std::fs::exists(format!("/proc/{stopped}")).unwrap_or(false);
     until(is_gone).await;

@@ -149,6 +149,29 @@ fn a_true_cost_replaces_the_estimate() {
 }
 
 #[test]
+fn an_estimate_that_was_too_high_is_given_back_to_whoever_is_first() {
+    // Both tenants' entries take 3; 10 is what is charged before that is known.
+    let mut queue: Queue<u64> = Queue::default();
+    let mut served = [0u32; 2];
+    for index in [0, 1] {
+        let weight = weight([3, 1][index]);
+        (0..400).for_each(|item| queue.push((&tenant(index), weight), 10, item));
+    }
+    for _ in 0..400 {
+        let (owner, _) = queue.take(|_| Verdict::Take, &mut Vec::new()).unwrap();
+        queue.settle(&owner, 10, 3);
+        served[usize::from(owner == tenant(1))] += 1;
+        // Some take longer than they were thought to, of the lighter tenant alone.
+        if owner == tenant(1) {
+            queue.settle(&owner, 3, 6);
+        }
+    }
+    // The lighter one gets half of what it would have if its entries were as short as the other's.
+    let share = f64::from(served[0]) / f64::from(served[1]);
+    assert!((share - 6.0).abs() <= 0.3, "{served:?}");
+}
+
+#[test]
 fn an_estimate_counts_what_is_served_before() {
     let mut queue = queue(&[(0, 10), (0, 10), (1, 4), (2, 100)]);
     let quiet = tenant(9);

@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::wilson;
+use super::{Independent, wilson};
 
 /// Metrics on a split.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Examples that were evaluated.
     pub examples: u64,
-    /// Share of examples whose best score is their label's.
+    /// Share of examples whose best score is that of a label of theirs.
     pub top1: f64,
-    /// Share of examples whose label is among the best five.
+    /// Share of examples of which a label is among the best five.
     pub top5: f64,
-    /// Mean cross entropy, in nats.
+    /// Mean cross entropy, in nats; of labels that do not exclude one another, the mean over them of the binary cross entropies.
     pub loss: f64,
     /// How often each label was predicted for each label; empty in a listing.
     #[serde(default)]
@@ -25,9 +25,17 @@ pub struct Evaluation {
     /// Why there are no metrics, when something went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Metrics of labels that do not exclude one another; `None` of labels that do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub independent: Option<Independent>,
 }
 
 impl Evaluation {
+    /// The metric by which versions are compared: the mean average precision of labels that do not exclude one another, else the top-1 accuracy.
+    pub fn compared(&self) -> f64 {
+        self.independent.as_ref().map_or(self.top1, |own| own.map)
+    }
+
     /// The 95 % interval of the top-1 accuracy; the whole range without examples.
     pub fn top1_interval(&self) -> (f64, f64) {
         let right = (self.top1 * self.examples as f64).round() as u64;
@@ -45,8 +53,19 @@ pub struct LabelMeans {
 }
 
 impl LabelMeans {
+    /// The means of an evaluation of so many labels; zeros when none has an example.
+    pub fn of(evaluation: &Evaluation, labels: usize) -> Self {
+        match &evaluation.independent {
+            Some(own) => Self {
+                recall: own.mean_recall(),
+                f1: own.macro_f1(),
+            },
+            None => Self::counted(&evaluation.confusion.label_counts(labels)),
+        }
+    }
+
     /// The means of labels with these counts; zeros when none has an example.
-    pub fn of(counts: &[LabelCounts]) -> Self {
+    pub fn counted(counts: &[LabelCounts]) -> Self {
         let own = counts.iter().filter(|own| own.examples > 0);
         let mut sums = Self::default();
         let mut labels = 0.0;
@@ -327,11 +346,11 @@ mod tests {
     fn each_label_counts_the_same_in_the_means_and_one_without_examples_does_not() {
         // Nine of ten of the frequent label and none of the two of the rare one; a third label is predicted once.
         let confusion = Confusion::from_rows(&[9, 0, 1, 2, 0, 0, 0, 0, 0]).unwrap();
-        let means = LabelMeans::of(&confusion.label_counts(3));
+        let means = LabelMeans::counted(&confusion.label_counts(3));
         assert!((means.recall - 0.45).abs() < 1e-12, "{means:?}");
         let f1 = 18.0 / 21.0 / 2.0;
         assert!((means.f1 - f1).abs() < 1e-12, "{means:?}");
-        assert_eq!(LabelMeans::of(&[]), LabelMeans::default());
+        assert_eq!(LabelMeans::counted(&[]), LabelMeans::default());
     }
 
     #[test]

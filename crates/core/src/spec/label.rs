@@ -2,6 +2,8 @@
 //!
 //! Invariant: a label that was put into this form and is put into it again stays as it is.
 
+mod example;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -9,16 +11,47 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::Invalid;
 
+pub use example::{ExampleLabels, MAX_EXAMPLE_LABELS};
+
 /// Most labels of a data set, and so of a task's version.
 pub const MAX_LABELS: usize = 20_000;
 
-/// Ordered, distinct labels: row i of a head is label i.
+/// Whether the labels of a data set exclude one another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelKind {
+    /// Every example has exactly one label; the scores of a clip are a softmax over the labels.
+    #[default]
+    Single,
+    /// An example has any number of labels; the score of each label is a sigmoid of its own logit.
+    Multi,
+}
+
+impl LabelKind {
+    /// Returns whether an example has any number of labels.
+    pub fn is_multi(self) -> bool {
+        self == Self::Multi
+    }
+}
+
+/// Ordered, distinct labels, and whether they exclude one another: row i of a head is label i.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<String>", into = "Vec<String>")]
-pub struct LabelSet(Arc<[String]>);
+#[serde(try_from = "StoredLabels", into = "StoredLabels")]
+pub struct LabelSet {
+    names: Arc<[String]>,
+    kind: LabelKind,
+}
+
+/// Labels as records and manifests have them: a list, or an object when they do not exclude one another, which releases that know of no such labels refuse.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredLabels {
+    Single(Vec<String>),
+    Multi { multi: Vec<String> },
+}
 
 impl LabelSet {
-    /// Checks that labels are well formed, distinct and not too many; the order is kept.
+    /// Checks that labels are well formed, distinct and not too many; the order is kept. The labels exclude one another.
     ///
     /// # Errors
     /// When there are more than [`MAX_LABELS`]; names the first label that is empty, longer than 255 bytes, has control characters or is there twice.
@@ -35,27 +68,47 @@ impl LabelSet {
                 return Err(Invalid::new("label", format!("{label:?} is there twice")));
             }
         }
-        Ok(Self(labels.into()))
+        Ok(Self {
+            names: labels.into(),
+            kind: LabelKind::Single,
+        })
+    }
+
+    /// Returns the same labels as labels of this kind.
+    #[must_use]
+    pub fn of_kind(self, kind: LabelKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// Whether the labels exclude one another.
+    pub fn kind(&self) -> LabelKind {
+        self.kind
     }
 
     /// The labels in order.
     pub fn as_slice(&self) -> &[String] {
-        &self.0
+        &self.names
     }
 
     /// Number of labels.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.names.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.names.is_empty()
     }
 
     /// The row of a label.
     pub fn index(&self, label: &str) -> Option<usize> {
-        self.0.iter().position(|own| own == label)
+        self.names.iter().position(|own| own == label)
+    }
+
+    /// The rows of an example's labels; `None` when a label is not in the set.
+    pub fn rows(&self, labels: &ExampleLabels) -> Option<Vec<u32>> {
+        let row = |label| u32::try_from(self.index(label)?).ok();
+        labels.iter().map(row).collect()
     }
 }
 
@@ -63,14 +116,35 @@ impl TryFrom<Vec<String>> for LabelSet {
     type Error = Invalid;
 
     fn try_from(labels: Vec<String>) -> Result<Self, Invalid> {
+        Self::try_from(StoredLabels::Single(labels))
+    }
+}
+
+impl TryFrom<StoredLabels> for LabelSet {
+    type Error = Invalid;
+
+    fn try_from(stored: StoredLabels) -> Result<Self, Invalid> {
         // Release 0.1 stored sets of any size.
-        Self::distinct(labels)
+        match stored {
+            StoredLabels::Single(labels) => Self::distinct(labels),
+            StoredLabels::Multi { multi } => Ok(Self::distinct(multi)?.of_kind(LabelKind::Multi)),
+        }
+    }
+}
+
+impl From<LabelSet> for StoredLabels {
+    fn from(labels: LabelSet) -> Self {
+        let names = labels.names.to_vec();
+        match labels.kind {
+            LabelKind::Single => Self::Single(names),
+            LabelKind::Multi => Self::Multi { multi: names },
+        }
     }
 }
 
 impl From<LabelSet> for Vec<String> {
     fn from(labels: LabelSet) -> Self {
-        labels.0.to_vec()
+        labels.names.to_vec()
     }
 }
 
@@ -163,6 +237,24 @@ mod tests {
         for text in ["", "   ", "\u{200b}", "a\tb", &"x".repeat(256)] {
             assert!(normal_label(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_kind_of_a_label_set_is_stored_with_it() {
+        let labels = LabelSet::new(vec!["run".into(), "jump".into()]).unwrap();
+        let text = serde_json::to_string(&labels).unwrap();
+        assert_eq!(text, r#"["run","jump"]"#, "as earlier releases stored them");
+        assert_eq!(serde_json::from_str::<LabelSet>(&text).unwrap(), labels);
+        let multi = labels.clone().of_kind(LabelKind::Multi);
+        assert_ne!(multi, labels);
+        let text = serde_json::to_string(&multi).unwrap();
+        assert_eq!(text, r#"{"multi":["run","jump"]}"#);
+        assert_eq!(serde_json::from_str::<LabelSet>(&text).unwrap(), multi);
+        let twice = serde_json::from_str::<LabelSet>(r#"{"multi":["run","run"]}"#);
+        assert!(twice.is_err());
+        let both = ExampleLabels::of(["jump", "run"]).unwrap();
+        assert_eq!(multi.rows(&both), Some(vec![1, 0]));
+        assert_eq!(multi.rows(&ExampleLabels::from("fall")), None);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum BestBy {
     Loss,
     /// A higher top-1 accuracy; at equal accuracy a lower loss.
     Top1,
+    /// A higher mean average precision, of labels that do not exclude one another; at equal precision a lower loss.
+    Map,
 }
 
 /// Which weights a job publishes.

@@ -8,7 +8,7 @@ use crate::ops::depthwise::Extent;
 use crate::ops::placed::linear::Rows;
 use crate::ops::placed::{Depthwise, Onto, activation, pool};
 use crate::ops::{Array, Numbers};
-use crate::weights::{Found, Linear, Mode};
+use crate::weights::{Before, Found, Linear, Mode};
 use crate::{Activation, Error};
 
 /// Frames that the convolution reads at a time.
@@ -95,9 +95,12 @@ impl Conv {
             .depthwise
             .forward(&x.reshape((rows, 1, c))?, extent, Numbers::F32)?;
         let mixed = mixed.reshape((rows, c))?;
-        let (active, hidden) =
-            self.mix
-                .forward_active(&mixed, Activation::Gelu, Numbers::F32, Some(Numbers::F32))?;
+        let (active, hidden) = self.mix.forward_active(
+            &mixed,
+            Activation::Gelu,
+            Numbers::F32,
+            Before::Kept(Numbers::F32),
+        )?;
         let Some(hidden) = hidden else {
             return Err(Error::Order { what: "forward" });
         };

@@ -2,18 +2,20 @@
 //!
 //! Invariant: no bit of a result depends on it.
 
+#[cfg(doc)]
+use super::Backbone;
 use super::lanes::Lanes;
 use super::{Array, Error, Inference, Prefix, rows};
 
 impl Inference {
-    /// Returns the same forward pass, but with frames that several clips show computed once, up to the first block in which a clip has an adapter. On the host
-    /// that goes for the clips of later batches, too, if their frames have a place where tokens are kept. This changes no result.
+    /// Returns the same forward pass, but with frames that several clips show computed once, up to the first block in which a clip has an adapter. Where
+    /// tokens are kept ([`Backbone::keeps_tokens`]), that goes for the clips of later batches, too, if their frames have a place for them. This changes no result.
     #[must_use]
     pub fn sharing(mut self) -> Self {
         if self.hidden.is_some() {
             return self;
         }
-        if self.backbone.place().is_host() {
+        if self.backbone.keeps_tokens() {
             self.kept = self.clips.iter().map(|own| own.kept().to_vec()).collect();
         }
         let of_clips = self.kept.iter().enumerate();

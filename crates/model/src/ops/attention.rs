@@ -16,7 +16,7 @@ use super::kernel::{Format, Kernel};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct How {
     pub(crate) heads: usize,
-    /// Format of the products of the forward pass; those of the backward pass are always of floats.
+    /// Format of the products; those of the backward pass are of floats unless the CPU multiplies this format faster.
     pub(crate) format: Format,
     /// Number format of the result, or of the gradient.
     pub(crate) numbers: Numbers,
@@ -92,7 +92,8 @@ impl CustomOp2 for Backward {
             kv: qkv,
             dy,
         };
-        differentiate(&plan, operands, out, out);
+        let kernel = Kernel::best(self.0.format);
+        differentiate(&plan, kernel, operands, (out, out));
         Ok(dx.output(l1.shape()))
     }
 }
@@ -143,7 +144,8 @@ impl CustomOp3 for ClassBackward {
         let len = q.len() + kv.len();
         let mut both = Buffer::unfilled(self.0.numbers, len);
         let (dq, dkv) = both.as_mut().split(q.len());
-        differentiate(&plan, Operands { q, kv, dy }, dq.sink(), dkv.sink());
+        let (kernel, out) = (Kernel::best(self.0.format), (dq.sink(), dkv.sink()));
+        differentiate(&plan, kernel, Operands { q, kv, dy }, out);
         Ok(both.output(len))
     }
 }

@@ -41,6 +41,8 @@ impl Number for f32 {}
 
 impl Number for half::bf16 {}
 
+impl Number for u32 {}
+
 /// Returns a buffer of `len` values, which the caller fills completely before it reads any.
 ///
 /// The buffer is not zeroed, since that pass over fresh memory would cost as much as a cheap kernel.

@@ -21,7 +21,7 @@ pub(super) mod tiles;
 pub(super) mod unit;
 
 use self::tiles::{Operands, Tiles, whole_panels};
-use self::unit::{Heads, Order, Units};
+use self::unit::{Backs, Heads, Order, Units};
 use super::isa::Isa;
 use crate::spec::Precision;
 
@@ -180,8 +180,13 @@ impl Kernel {
 
     /// How a product with `words` words a row is divided and computed, and how many panels of as many words stay in the cache.
     pub(super) fn order(self, words: usize, is_in_place: bool) -> (Order, usize) {
-        let order = self.set().order(words, is_in_place);
-        let panels = whole_panels(order.part_words, words, self.panels());
+        // Sums that the set does not compute whole are cut.
+        let words = match self.units(words) {
+            Some(_) => words,
+            None => words.clamp(1, self.chunk()),
+        };
+        let order = self.set().order(self.format, words, is_in_place);
+        let panels = whole_panels(order.part_words, words, order.tile.1);
         (order, panels)
     }
 
@@ -190,10 +195,15 @@ impl Kernel {
         self.set().units(self.format, words)
     }
 
-    /// What computes heads of attention of this width, if the instruction set has it and the kernel multiplies bfloat16.
+    /// What computes heads of attention of this width from operands in the kernel's format, if the instruction set has it.
     pub(super) fn heads(self, width: usize) -> Option<&'static dyn Heads> {
+        self.set().heads(self.format, width)
+    }
+
+    /// What computes the backward pass of heads of attention of this width, if the instruction set has it and the kernel multiplies bfloat16.
+    pub(super) fn backs(self, width: usize) -> Option<&'static dyn Backs> {
         let set = self.set();
-        (self.format == Format::Bf16).then(|| set.heads(width))?
+        (self.format == Format::Bf16).then(|| set.backs(width))?
     }
 
     /// Words of a sum that are added up before those of the next tile.
@@ -253,32 +263,6 @@ impl Kernel {
         // SAFETY: `best` and `on` checked the CPU.
         let per_step = unsafe { self.set().registers(self.format, steps) };
         per_step * steps as u64 * self.format.group() as u64
-    }
-
-    /// Same as [`Kernel::tiles`], for a single panel of floats.
-    ///
-    /// # Safety
-    /// Same as [`Kernel::tiles`].
-    #[inline]
-    pub(super) unsafe fn tile(
-        self,
-        rows: usize,
-        k: usize,
-        left: Left,
-        panel: *const f32,
-        out: &mut Tile,
-    ) {
-        // SAFETY: passed on.
-        unsafe {
-            self.tiles(
-                rows,
-                k,
-                left,
-                &[panel.cast()],
-                std::slice::from_mut(out),
-                false,
-            )
-        }
     }
 }
 

@@ -1,15 +1,20 @@
-//! Mean cross entropy of logits, in double precision, with its gradient.
+//! Mean cross entropy of logits, in double precision, with its gradient: of labels that exclude one another, and of labels that do not.
+
+mod binary;
 
 use candle_core::{Result, Tensor};
 
 use super::buffers::{read, tensor};
+
+pub use binary::Marks;
+pub(crate) use binary::binary;
 
 /// Loss of a batch of logits.
 #[derive(Debug)]
 pub(crate) struct Loss {
     /// Cross entropy of each row, in nats.
     pub(crate) rows: Vec<f64>,
-    /// Number of rows whose largest logit (the first of equal ones) is that of their label.
+    /// Number of rows whose largest logit (the first of equal ones) is that of a label of theirs.
     pub(crate) correct: usize,
     /// Gradient of the mean over the whole batch, `[B, classes]`.
     pub(crate) gradient: Tensor,

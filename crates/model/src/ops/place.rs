@@ -86,6 +86,15 @@ impl Place {
         }
     }
 
+    /// Returns the model of an accelerator and the library that multiplies on it, which results depend on in their last bits; `None` on the host.
+    pub fn kind(&self) -> Option<String> {
+        match self {
+            Self::Host => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(gpu) => Some(gpu.kind()),
+        }
+    }
+
     /// Returns the memory of an accelerator; `None` on the host, and when the driver does not tell.
     pub fn memory(&self) -> Option<Memory> {
         match self {

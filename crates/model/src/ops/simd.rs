@@ -67,6 +67,19 @@ fn polynomial<const FUSES: bool>(x: f32, coefficients: &[f32]) -> f32 {
     sum
 }
 
+/// -ln 2 in two parts, of which the first has few bits.
+pub(super) const LN_2: [f32; 2] = [-0.693_359_4, 2.121_944_4e-4];
+
+/// Coefficients of (e^r - 1 - r) / r², from the highest on (Cephes).
+pub(super) const EXP: [f32; 6] = [
+    1.987_569_1e-4,
+    1.398_2e-3,
+    8.333_452e-3,
+    4.166_579_6e-2,
+    1.666_666_5e-1,
+    0.5,
+];
+
 /// Computes e^x within 2 ulp (Cephes' polynomial); NaN stays NaN.
 #[inline(always)]
 pub(super) fn exp<const FUSES: bool>(x: f32) -> f32 {
@@ -75,17 +88,9 @@ pub(super) fn exp<const FUSES: bool>(x: f32) -> f32 {
     let x = x.clamp(-87.3, 88.3);
     let shifted = multiply_add::<FUSES>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = multiply_add::<FUSES>(n, -0.693_359_4, x);
-    let r = multiply_add::<FUSES>(n, 2.121_944_4e-4, r);
-    const TERMS: [f32; 6] = [
-        1.987_569_1e-4,
-        1.398_2e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ];
-    let p = polynomial::<FUSES>(r, &TERMS);
+    let r = multiply_add::<FUSES>(n, LN_2[0], x);
+    let r = multiply_add::<FUSES>(n, LN_2[1], r);
+    let p = polynomial::<FUSES>(r, &EXP);
     let y = multiply_add::<FUSES>(p * r, r, r) + 1.0;
     // The lowest bits of 1.5 · 2^23 + n are n: no conversion, which would have to saturate. For a NaN they are arbitrary, and y carries the NaN.
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))

@@ -139,8 +139,10 @@ fn linear_layers_match_candle_at_odd_sizes() {
             let transposed = packed.transposed(0..1);
             let dx = linear::project(&dy, &transposed, rows, Options::default());
             assert_near("dx", &dx.expect("dx"), &twins[0], 1e-5);
-            let dw = weight_gradient::of((&x, rows), (&dy, rows), Onto::NOTHING).expect("dw");
-            assert_near("dw", &dw, &twins[1], 2e-5);
+            for (format, tolerance) in [(Format::F32, 2e-5), (Format::Bf16, 2e-2)] {
+                let dw = weight_gradient::of((&x, rows), (&dy, rows), Onto::NOTHING, format);
+                assert_near("dw", &dw.expect("dw"), &twins[1], tolerance);
+            }
             let db = sum::columns(&dy, rows, Onto::NOTHING).expect("db");
             assert_near("db", &db, &twins[2], 2e-5);
         }
@@ -238,6 +240,8 @@ fn attention_matches_candle_at_odd_sizes() {
         (2, 50, 1, 12),
         (1, 197, 2, 64),
         (1, 257, 1, 32),
+        (2, 1, 2, 32),
+        (2, 35, 1, 96),
     ] {
         let qkv = random("qkv", &[n, l, 3 * heads * d]);
         let dy = random("dy", &[n, l, heads * d]);
@@ -265,13 +269,39 @@ fn attention_of_bfloat16_is_near_that_of_floats_and_of_its_frame_alone() {
         (3, 17, 4, 16),
         (2, 50, 1, 12),
         (2, 197, 2, 64),
+        (3, 1, 1, 32),
+        (2, 33, 2, 32),
+        (2, 48, 1, 96),
+        (2, 577, 1, 64),
     ] {
         let qkv = random("qkv", &[n, l, 3 * heads * d]);
         let narrow = attention::forward(&qkv, how(heads, Format::Bf16)).expect("attention");
         let floats = attention::forward(&qkv, how(heads, Format::F32)).expect("attention");
         assert_near("attention", &narrow, &floats, 1e-2);
         let last = qkv.narrow(0, n - 1, 1).expect("a frame");
-        let alone = attention::forward(&last, how(heads, Format::Bf16)).expect("attention");
+        for (format, whole) in [(Format::Bf16, narrow), (Format::F32, floats)] {
+            let alone = attention::forward(&last, how(heads, format)).expect("attention");
+            let together = whole.narrow(0, n - 1, 1).expect("a frame");
+            assert_eq!(values(&alone), values(&together));
+            for threads in [1, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let pool = pool.build().expect("threads");
+                let same = pool.install(|| attention::forward(&qkv, how(heads, format)));
+                assert_eq!(values(&same.expect("attention")), values(&whole));
+            }
+        }
+        let dy = random("dy", &[n, l, heads * d]);
+        let back = |x: &Tensor, dy: &Tensor, format| {
+            attention::backward(x, dy, how(heads, format)).expect("a gradient")
+        };
+        let floats = back(&qkv, &dy, Format::F32);
+        let narrow = back(&qkv, &dy, Format::Bf16);
+        assert_near("attention's gradient", &narrow, &floats, 2e-2);
+        let alone = back(
+            &last,
+            &dy.narrow(0, n - 1, 1).expect("a frame"),
+            Format::Bf16,
+        );
         let together = narrow.narrow(0, n - 1, 1).expect("a frame");
         assert_eq!(values(&alone), values(&together));
     }
@@ -279,7 +309,12 @@ fn attention_of_bfloat16_is_near_that_of_floats_and_of_its_frame_alone() {
 
 #[test]
 fn class_attention_is_the_first_row_of_all() {
-    let (n, l, heads, c) = (3, 18, 3, 24);
+    for (n, l, heads, c) in [(3, 18, 3, 24), (2, 35, 2, 128)] {
+        check_class_attention(n, l, heads, c);
+    }
+}
+
+fn check_class_attention(n: usize, l: usize, heads: usize, c: usize) {
     let qkv = random("qkv", &[n, l, 3 * c]);
     let q = qkv.narrow(1, 0, 1).and_then(|q| q.narrow(2, 0, c));
     let q = q.and_then(|q| q.squeeze(1)?.contiguous()).expect("queries");

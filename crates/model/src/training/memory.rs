@@ -117,6 +117,16 @@ impl StepShape {
         (self.num_frames * self.config.frame_len() * size_of::<f32>()) as u64
     }
 
+    /// Returns the bytes of a frame's tokens after the frozen blocks below the lowest adapter, which [`TrainingStep::keeping`] keeps; none when there is no such
+    /// block, or no adapter that is trained.
+    ///
+    /// [`TrainingStep::keeping`]: super::TrainingStep::keeping
+    pub fn frozen_bytes(&self) -> Option<u64> {
+        let is_between = (1..self.config.layers).contains(&self.lowest);
+        let values = self.config.tokens() * self.config.width;
+        is_between.then_some((values * size_of::<f32>()) as u64)
+    }
+
     /// Returns the bytes that the head keeps for `clips` clips until the step ends: what it reads, features, logits and their gradients.
     pub fn head_bytes(&self, clips: usize) -> u64 {
         let (head, width) = (self.layout.head(), self.config.width);

@@ -18,7 +18,7 @@ use super::samples;
 use super::slot::{Answer, Job, Next, Slot, Stage};
 use super::wire::Work;
 use crate::answer::Containers;
-use crate::fair::Weights;
+use crate::fair::{Ledger, Weights};
 use crate::ids::TenantId;
 use crate::request::Lane;
 use crate::{Config, Error, Input, Layers};
@@ -102,6 +102,8 @@ pub(super) struct Shared {
     /// A worker forked ahead, which has seen no input.
     spare: Mutex<Option<Worker>>,
     running: Mutex<Vec<Option<Running>>>,
+    /// Where the processor time of workers is taken down.
+    pub(super) ledger: Arc<dyn Ledger>,
 }
 
 impl Shared {
@@ -203,7 +205,10 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Starts the processes and waits until one is ready. Blocks.
-    pub(crate) fn start(mut config: Config, weights: Arc<dyn Weights>) -> Result<Self, Error> {
+    pub(crate) fn start(
+        mut config: Config,
+        (weights, ledger): (Arc<dyn Weights>, Arc<dyn Ledger>),
+    ) -> Result<Self, Error> {
         let workers = config.workers.max(1);
         let nursery = Nursery::new(config.clone());
         let first = nursery.fork()?;
@@ -234,6 +239,7 @@ impl Pool {
             parked: Parked::new(config.parked()),
             spare: Mutex::new(Some(first)),
             running: Mutex::new(vec![None; workers]),
+            ledger,
             config,
         });
         let pool = Self {

@@ -163,6 +163,7 @@ impl Slot {
         let shared = Arc::clone(&self.shared);
         let config = &shared.config;
         let (mut worker, opening) = self.worker_for(tenant, job)?;
+        let (before, begun) = (worker.processor_time(), Instant::now());
         let turn = shared.busy.begin();
         let ended = exchange_with(
             &mut worker,
@@ -170,7 +171,14 @@ impl Slot {
             &config.limits,
             self.interrupted.as_fd(),
             opening,
-        )?;
+        );
+        // The clock of a worker that has died is gone.
+        let used = match worker.processor_time() {
+            now if now > before => now - before,
+            _ => begun.elapsed(),
+        };
+        shared.ledger.decoded(tenant, used);
+        let ended = ended?;
         let was_alone = turn.is_alone();
         drop(turn);
         worker.served += 1;

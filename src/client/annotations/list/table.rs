@@ -126,7 +126,7 @@ pub(super) fn rows(
             return Err(Fault::Line(line, "no video is named".to_owned()));
         }
         let label = field(columns.label);
-        if label.is_empty() {
+        if label.is_empty() && !source.kind.is_multi() {
             unlabelled.push(video.to_owned());
             continue;
         }

@@ -175,7 +175,7 @@ fn a_list_in_utf_16_is_read() {
             .collect();
         fs::write(root.path().join("train.csv"), bytes).unwrap();
         let found = find(root.path()).unwrap();
-        assert_eq!(found.examples[0].label, "caf\u{e9}");
+        assert_eq!(found.examples[0].labels.text(), "caf\u{e9}");
     }
 }
 

@@ -12,6 +12,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use super::super::super::{Error, Result, ServerConfig};
 use super::Stale;
 
+/// What connections say whose they are.
+pub(super) const NAME: &str = "frameshift";
 /// How old a connection becomes: a primary that moved is found, and a proxy's memory of it does not grow.
 const LIFETIME: Duration = Duration::from_secs(600);
 /// How long a connection that nobody uses stays open.
@@ -71,9 +73,7 @@ pub(super) fn options(config: &ServerConfig) -> Result<PgConnectOptions> {
         let password = SecretString::from(std::fs::read_to_string(path).map_err(unreadable)?);
         options = options.password(password.expose_secret().trim_end_matches(['\r', '\n']));
     }
-    Ok(options
-        .application_name("frameshift")
-        .disable_statement_logging())
+    Ok(options.application_name(NAME).disable_statement_logging())
 }
 
 /// Whether the server is on this machine: nobody between can listen.

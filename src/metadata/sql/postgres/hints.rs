@@ -24,6 +24,8 @@ const HEARD: usize = 64;
 /// Hints of one process. Clones share them.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Hints {
+    /// Whether any are sent and heard.
+    is_on: bool,
     /// A bit for each topic that is still to be told.
     pending: Arc<AtomicU8>,
     any: Arc<Notify>,
@@ -31,8 +33,9 @@ pub(in super::super) struct Hints {
 }
 
 impl Hints {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_on: bool) -> Self {
         Self {
+            is_on,
             pending: Arc::default(),
             any: Arc::default(),
             heard: broadcast::Sender::new(HEARD),
@@ -52,6 +55,9 @@ impl Hints {
 
     /// Sends and receives for as long as this is polled.
     pub(super) async fn exchange(&self, pool: &PgPool) {
+        if !self.is_on {
+            std::future::pending::<()>().await;
+        }
         tokio::join!(self.send(pool), self.receive(pool));
     }
 

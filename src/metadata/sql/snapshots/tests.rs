@@ -12,7 +12,9 @@ async fn database() -> (tempfile::TempDir, Database) {
 /// A data set of so many examples of two labels.
 async fn dataset(store: &Database, examples: i64) -> (TenantId, DatasetId) {
     let (tenant, dataset) = (TenantId::anonymous(), "many".parse().unwrap());
-    let created = store.create_dataset(&tenant, &dataset, "", None).await;
+    let created = store
+        .create_dataset(&tenant, &dataset, "".into(), None)
+        .await;
     created.unwrap();
     let (mut tx, _) = store.write().await.unwrap();
     for sql in [
@@ -96,7 +98,9 @@ async fn a_crash_between_two_pages_leaves_nothing_that_can_be_read_and_the_next_
     // The first page is stored, and then the process ends.
     let lines = source.lines("").await.unwrap();
     let (mut tx, now) = store.write().await.unwrap();
-    begin(&mut tx, &tenant, digest, now).await.unwrap();
+    begin(&mut tx, &tenant, (digest, LabelKind::Single), now)
+        .await
+        .unwrap();
     let values = json(&lines).unwrap();
     add(&mut tx, &tenant, digest, values).await.unwrap();
     tx.commit().await.unwrap();
@@ -117,7 +121,9 @@ async fn a_snapshot_that_nobody_completed_goes_in_time() {
     let mut source = Source::open(&store, &tenant, &dataset, 10).await.unwrap();
     let digest = source.digest().await.unwrap();
     let (mut tx, now) = store.write().await.unwrap();
-    begin(&mut tx, &tenant, digest, now).await.unwrap();
+    begin(&mut tx, &tenant, (digest, LabelKind::Single), now)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     drop(source);
     let mut calls = 0;

@@ -31,6 +31,16 @@ fn metadata_errors() {
             "TOO_MANY_LABELS",
         ),
         (
+            Error::LabelCount {
+                dataset: "one".parse().unwrap(),
+                video: VideoId::generate(),
+                labels: 2,
+            }
+            .into(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
             Error::NothingBefore {
                 task: "t".parse().unwrap(),
             }

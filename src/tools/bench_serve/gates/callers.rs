@@ -67,7 +67,7 @@ const CALLS_BY_NAME: &[(&str, Call)] = calls! {
     "RemoveExamples": datasets.remove_examples(names) = v1::RemoveExamplesRequest { name: names.dataset, videos: vec![names.video] };
     "AddExamples": datasets.add_examples(names) = v1::AddExamplesRequest {
         name: names.dataset,
-        examples: vec![v1::Example { video: names.video, label: "a".into(), split: v1::Split::Train.into() }],
+        examples: vec![v1::Example { video: names.video, label: "a".into(), split: v1::Split::Train.into(), ..Default::default() }],
     };
     "GetTask": tasks.get_task(names) = v1::GetTaskRequest { name: names.task };
     "DeleteTask": tasks.delete_task(names) = v1::DeleteTaskRequest { name: names.task, ..Default::default() };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Gate;
 use super::table::{Line, Pair};
+use crate::demo::machine::Machine;
 use crate::tools::bench_serve::affinity::Split;
 use crate::tools::bench_serve::{Error, system};
 
@@ -38,6 +39,12 @@ pub(super) struct Conditions {
 pub(super) struct Report {
     #[serde(flatten)]
     pub(super) conditions: Conditions,
+    /// Where the newest gate was measured: processor and cores.
+    #[serde(default)]
+    pub(super) machine: String,
+    /// When it was, in UTC.
+    #[serde(default)]
+    pub(super) date: String,
     pub(super) gates: Vec<Line>,
 }
 
@@ -55,16 +62,20 @@ impl Record {
     /// When the file cannot be read, or is of other conditions.
     pub(super) fn open(path: Option<&Path>, conditions: Conditions) -> Result<Self, Error> {
         let stored = path.map(read).transpose()?.flatten();
-        let gates = match stored {
-            None => Vec::new(),
-            Some(stored) if stored.conditions == conditions => stored.gates,
+        let report = match stored {
+            None => Report {
+                conditions,
+                machine: String::new(),
+                date: String::new(),
+                gates: Vec::new(),
+            },
+            Some(stored) if stored.conditions == conditions => stored,
             Some(_) => {
                 let path = path.unwrap_or(Path::new("")).display();
                 let problem = "is of another version, machine, length or number of pairs; give another file, or remove it";
                 return Err(Error::Usage(format!("--out: {path} {problem}")));
             }
         };
-        let report = Report { conditions, gates };
         let path = path.map(Path::to_owned);
         Ok(Self { report, path })
     }
@@ -88,6 +99,9 @@ impl Record {
         eprintln!("{}: {}", gate.name(), line.found());
         self.report.gates.retain(|own| own.name != gate);
         self.report.gates.push(line);
+        let here = Machine::here();
+        self.report.machine = format!("{}, {} cores", here.processor, here.cores);
+        self.report.date = here.date;
         match &self.path {
             Some(path) => write(path, &self.json()).map_err(system("write --out")),
             None => Ok(()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bed::{BUSY, Bed, lane, latency, throughputs};
+use super::bed::{BUSY, Bed, lane, latency, tenant, throughputs};
 use super::raw::Raw;
 use super::{Args, Both, Pair};
 use crate::blocking::blocking;
@@ -13,7 +13,7 @@ use crate::spec::Precision;
 use crate::tools::bench_serve::beside::{Swaps, Training};
 use crate::tools::bench_serve::live::{self, Cameras, Clocks};
 use crate::tools::bench_serve::load::Pacing;
-use crate::tools::bench_serve::material::{self, NUM_FRAMES};
+use crate::tools::bench_serve::material::{self, NUM_FRAMES, Tenant};
 use crate::tools::bench_serve::{Arrivals, Error};
 
 /// Share of the peak that is half load.
@@ -106,16 +106,45 @@ pub(super) async fn swaps(args: &Args, bed: &mut Bed) -> Result<Vec<Pair>, Error
     Ok(pairs)
 }
 
-/// A quiet tenant beside one that sends ten times as much, which is twice what the server can take; and the quiet one alone.
+/// A quiet tenant beside one that floods a server whose device is the bottleneck, and alone.
 pub(super) async fn flood(args: &Args, bed: &mut Bed) -> Result<Vec<Pair>, Error> {
+    let peak = bed.peak().await?;
+    flooded(args, bed, (&bed.other, &bed.many), peak).await
+}
+
+/// A quiet tenant beside one that floods a server whose decoders are the bottleneck, and alone.
+pub(super) async fn flood_decoding(args: &Args, bed: &mut Bed) -> Result<Vec<Pair>, Error> {
+    /// Side of the clips' pictures in pixels, and their number.
+    const LARGE: (usize, usize) = (960, 4);
+    let of_device = bed.peak().await?;
+    let clips = material::drawn(args.seed, LARGE.1, LARGE.0)?;
+    let quiet = tenant(&bed.host, "bench-large-quiet", &bed.sets, &clips, 1).await?;
+    let busy = tenant(&bed.host, "bench-large-busy", &bed.sets, &clips, 1).await?;
+    let lane = lane(&busy, 1, Pacing::Closed(BUSY));
+    let peak = bed.load(vec![lane], bed.span()).await?.all.clips_per_s;
+    if peak <= 0.0 || peak > of_device / 2.0 {
+        return Err(Error::Incomplete {
+            what: "clips whose decoding takes much longer than the device",
+        });
+    }
+    flooded(args, bed, (&quiet, &busy), peak).await
+}
+
+/// A quiet tenant beside one that sends ten times as much, which is twice what the server can take; and the quiet one alone.
+async fn flooded(
+    args: &Args,
+    bed: &Bed,
+    (quiet, busy): (&Tenant, &Tenant),
+    peak: f64,
+) -> Result<Vec<Pair>, Error> {
     const QUIET: f64 = 0.2;
     const FLOOD: f64 = 10.0;
-    let rate = QUIET * bed.peak().await?;
+    let rate = QUIET * peak;
     let mut pairs = Vec::new();
     for pair in args.turns() {
         let span = args.span(pair);
-        let quiet = || lane(&bed.other, 1, poisson(rate));
-        let flood = lane(&bed.many, 1, poisson(FLOOD * rate));
+        let quiet = || lane(quiet, 1, poisson(rate));
+        let flood = lane(busy, 1, poisson(FLOOD * rate));
         // The quiet lane is the first in both, and so has the same schedule.
         let with = bed.load(vec![quiet(), flood], span).await?;
         let without = bed.load(vec![quiet()], span).await?;

@@ -39,8 +39,8 @@ contract! {
             let counted: u64 = set.counts.iter().map(|count| count.examples).sum();
             assert_eq!(counted, set.examples);
             for example in &page.items {
-                let own = set.counts.iter().find(|count| count.label == example.label);
-                assert!(own.is_some(), "{} is not counted", example.label);
+                let own = set.counts.iter().find(|count| count.label == example.labels.text());
+                assert!(own.is_some(), "{} is not counted", example.labels.text());
                 store.get_video(&a, example.video).await.expect("the video is there");
             }
             // A snapshot is one state of the data set, and its digest names that.

@@ -144,6 +144,21 @@ contract! {
         }
     }
 
+    async fn a_lost_job_is_put_back_once(store: Store) {
+        for round in 0..rounds() {
+            let a = scene(store, round).await;
+            let job = submit(store, &a, "t").await;
+            store.claim_job("lost", Duration::ZERO).await.expect("asked").expect("a job");
+            let looks = race(store, |store, _| async move { store.release_lost_jobs(&[]).await }).await;
+            assert_eq!(successes(&looks, |_| false), CALLERS);
+            // Somebody may have looked while another one had the row, and has passed it over.
+            store.release_lost_jobs(&[]).await.expect("looked");
+            let seen = states(store, &job).await;
+            assert_eq!(seen, [JobState::Queued, JobState::Validating, JobState::Queued]);
+            store.cancel_job(&a, job.id).await.expect("cancelled");
+        }
+    }
+
     async fn a_version_that_is_published_beside_changes_of_its_task_serves_by_one_order(store: Store) {
         for round in 0..rounds() {
             let a = scene(store, round).await;

@@ -1,5 +1,8 @@
 //! Examples, their counts by label, and snapshots of data sets.
 
+use frameshift::metadata::{ExampleRecord, NewDataset};
+use frameshift::spec::{ExampleLabels, LabelKind};
+
 use super::*;
 
 contract! {
@@ -37,7 +40,7 @@ contract! {
     async fn labels_are_counted_as_the_examples_say(store: Store) {
         let a = tenant("a");
         let id = dataset_id("d");
-        store.create_dataset(&a, &id, "", None).await.expect("created");
+        store.create_dataset(&a, &id, "".into(), None).await.expect("created");
         let mut videos = Vec::new();
         for _ in 0..7 {
             videos.push(video(store, &a).await.id);
@@ -83,10 +86,61 @@ contract! {
         assert_eq!(after.examples, before.examples - 1);
     }
 
+    async fn labels_that_do_not_exclude_one_another_are_counted_one_by_one(store: Store) {
+        let a = tenant("a");
+        let id = dataset_id("multi");
+        let new = NewDataset { display_name: "", label_kind: LabelKind::Multi };
+        let request = Some(frameshift::ids::RequestId::generate());
+        let made = store.create_dataset(&a, &id, new, request).await.expect("created");
+        assert_eq!(made.label_kind, LabelKind::Multi);
+        assert_eq!(store.create_dataset(&a, &id, new, request).await.expect("answered"), made);
+        match store.create_dataset(&a, &id, "".into(), request).await {
+            Err(Error::RequestReused { differs, .. }) => assert_eq!(differs, ["label_kind"]),
+            other => panic!("{other:?}"),
+        }
+        let videos = [video(store, &a).await.id, video(store, &a).await.id, video(store, &a).await.id];
+        let of = |video, labels: &[&str]| ExampleRecord {
+            video,
+            labels: ExampleLabels::of(labels.iter().copied()).expect("labels"),
+            split: Split::Train,
+        };
+        let all = [of(videos[0], &["run", "jump"]), of(videos[1], &["run"]), of(videos[2], &[])];
+        let dataset = store.add_examples(&a, &id, &all).await.expect("added");
+        let counts = |dataset: &frameshift::metadata::DatasetRecord| -> Vec<(String, u64)> {
+            dataset.counts.iter().map(|count| (count.label.clone(), count.examples)).collect()
+        };
+        assert_eq!((dataset.examples, dataset.labels), (3, 2));
+        assert_eq!(counts(&dataset), [("jump".into(), 1), ("run".into(), 2)]);
+        let taken = store.snapshot_dataset(&a, &id).await.expect("taken");
+        assert_eq!(store.snapshot_kind(&a, taken.digest).await.expect("a kind"), LabelKind::Multi);
+        let mut sorted = all.to_vec();
+        sorted.sort_by_key(|example| example.video);
+        assert_eq!(examples_of(store, &a, taken.digest).await.expect("found"), sorted);
+        // The labels of an example are replaced as a whole, and a video that goes takes its own along.
+        let changed = store.add_examples(&a, &id, &[of(videos[0], &["jump", "fall"])]).await.expect("added");
+        assert_eq!(counts(&changed), [("fall".into(), 1), ("jump".into(), 1), ("run".into(), 1)]);
+        store.delete_video(&a, videos[0], true).await.expect("deleted");
+        let left = store.get_dataset(&a, &id).await.expect("found");
+        assert_eq!((left.examples, counts(&left)), (2, vec![("run".into(), 1)]));
+        // Equal examples of labels that exclude one another are another snapshot.
+        store.remove_examples(&a, &id, &[videos[2]]).await.expect("removed");
+        let multi = store.snapshot_dataset(&a, &id).await.expect("taken").digest;
+        let other = dataset_id("single");
+        store.create_dataset(&a, &other, "".into(), None).await.expect("created");
+        match store.add_examples(&a, &other, &all).await {
+            Err(Error::LabelCount { video, labels, .. }) => assert_eq!((video, labels), (videos[0], 2)),
+            other => panic!("{other:?}"),
+        }
+        store.add_examples(&a, &other, &[of(videos[1], &["run"])]).await.expect("added");
+        let single = store.snapshot_dataset(&a, &other).await.expect("taken").digest;
+        assert_ne!(single, multi);
+        assert_eq!(store.snapshot_kind(&a, single).await.expect("a kind"), LabelKind::Single);
+    }
+
     async fn labels_without_end_are_counted_page_by_page(store: Store) {
         let a = tenant("a");
         let id = dataset_id("many");
-        store.create_dataset(&a, &id, "", None).await.expect("created");
+        store.create_dataset(&a, &id, "".into(), None).await.expect("created");
         let name = |n: usize| format!("{n:05}{}", "x".repeat(250));
         for batch in 0..3 {
             let mut examples = Vec::new();
@@ -106,7 +160,7 @@ contract! {
             let page = PageRequest::new(700, &token).expect("valid");
             let page = store.list_label_counts(&a, &id, &page).await.expect("listed");
             found.extend(page.items.into_iter().map(|count| count.label));
-            token = page.next;
+            token = page.next.token().to_owned();
             if token.is_empty() {
                 break;
             }

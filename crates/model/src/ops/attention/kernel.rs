@@ -1,6 +1,7 @@
 //! Arithmetic of attention, head by head: each head of a frame is one unit of parallel work.
 #![allow(unsafe_code)]
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::plan::{Matrix, Plan};
@@ -154,9 +155,8 @@ pub(super) fn attend(
     );
     let out = y.as_mut().sink();
     if let Some(heads) = kernel.heads(plan.width).filter(|_| plan.keys > 0) {
-        let (mut own_q, mut own_kv) = (Vec::new(), Vec::new());
-        let q = q.narrowed(&mut own_q);
-        let kv = kv.narrowed(&mut own_kv);
+        let (mut own_q, mut own_kv) = (Own::default(), Own::default());
+        let (q, kv) = (own_q.of(q, kernel), own_kv.of(kv, kernel));
         each_head(plan, |at, _| {
             let head = plan.whole((q, kv), at, out);
             // SAFETY: the plan's sizes are those of the operands and the result, of which each frame and head has its own part.
@@ -168,6 +168,19 @@ pub(super) fn attend(
         attend_head(plan, kernel, (q, kv), at, scratch, out)
     });
     y
+}
+
+/// An operand in a kernel's format, where it is stored in another one.
+#[derive(Default)]
+struct Own(Vec<f32>, Vec<bf16>);
+
+impl Own {
+    fn of<'b>(&'b mut self, values: Values<'b>, kernel: Kernel) -> Values<'b> {
+        match kernel.format() {
+            Format::F32 => Values::F32(values.floats(&mut self.0)),
+            Format::Bf16 | Format::Int8 => Values::Bf16(values.narrowed(&mut self.1)),
+        }
+    }
 }
 
 fn attend_head(
@@ -222,9 +235,28 @@ pub(super) struct Operands<'a> {
     pub(super) dy: Values<'a>,
 }
 
-/// Writes dq to `dq` (laid out like q) and dk, dv to `dkv` (laid out like k and v). All products are of floats, since gradients have too wide a range
-/// for less.
-pub(super) fn differentiate(plan: &Plan, operands: Operands<'_>, dq: Sink, dkv: Sink) {
+/// Writes dq to `dq` (laid out like q) and dk, dv to `dkv` (laid out like k and v). Products are of floats, or of bfloat16 beside weights in another format
+/// where the kernel of that computes them faster.
+pub(super) fn differentiate(
+    plan: &Plan,
+    kernel: Kernel,
+    operands: Operands<'_>,
+    (dq, dkv): (Sink, Sink),
+) {
+    if let Some(backs) = kernel.backs(plan.width).filter(|_| plan.keys > 0) {
+        let (mut own_q, mut own_kv) = (Own::default(), Own::default());
+        let operands = Operands {
+            q: own_q.of(operands.q, kernel),
+            kv: own_kv.of(operands.kv, kernel),
+            dy: operands.dy,
+        };
+        each_head(plan, |at, _| {
+            let back = plan.back(operands, at, (dq, dkv));
+            // SAFETY: the plan's sizes are those of the operands and the gradients, of which each frame and head has its own part.
+            unsafe { backs.back(&back) };
+        });
+        return;
+    }
     each_head(plan, |at, scratch| {
         differentiate_head(plan, operands, at, scratch, (dq, dkv))
     });

@@ -5,9 +5,10 @@ use std::ops::Range;
 use candle_core::{Result, Shape};
 use half::bf16;
 
+use super::kernel::Operands;
 use crate::ops::activations::{Sink, Values, widen};
 use crate::ops::buffers::floats_mut;
-use crate::ops::kernel::unit::Head;
+use crate::ops::kernel::unit::{Back, Head, Source};
 use crate::ops::kernel::{self, Format, Kernel, Left, NR};
 use crate::ops::packed::{encode_row, join, pair};
 use crate::ops::simd::wide;
@@ -109,13 +110,17 @@ impl Plan {
     /// Returns one head as a kernel computes it by itself.
     pub(super) fn whole(
         &self,
-        (q, kv): (&[bf16], &[bf16]),
+        (q, kv): (Values<'_>, Values<'_>),
         (frame, head): (usize, usize),
         out: Sink,
     ) -> Head {
-        let matrix = |values: &[bf16], place: Place| kernel::unit::Matrix {
-            at: values[self.at(place, frame, head)..].as_ptr().cast(),
-            row: place.row,
+        let matrix = |values: Values<'_>, place: Place| {
+            let (at, row) = match values.skip(self.at(place, frame, head)) {
+                Values::F32(values) => (values.as_ptr().cast(), place.row),
+                // Rows of whole strips have even lengths.
+                Values::Bf16(values) => (values.as_ptr().cast(), place.row / 2),
+            };
+            kernel::unit::Matrix { at, row }
         };
         Head {
             queries: self.queries,
@@ -127,6 +132,32 @@ impl Plan {
             v: matrix(kv, self.v),
             y: out.target(self.at(self.y, frame, head)),
             stride: self.y.row,
+        }
+    }
+
+    /// Returns the backward pass of one head as a kernel computes it by itself; the gradients are laid out like the operands.
+    pub(super) fn back(
+        &self,
+        operands: Operands<'_>,
+        (frame, head): (usize, usize),
+        (dq, dkv): (Sink, Sink),
+    ) -> Back {
+        let at = |place| self.at(place, frame, head);
+        let whole = self.whole((operands.q, operands.kv), (frame, head), dq);
+        Back {
+            head: Head {
+                y: dq.target(at(self.q)),
+                stride: self.q.row,
+                ..whole
+            },
+            dy: match operands.dy.skip(at(self.y)) {
+                Values::F32(dy) => Source::F32(dy.as_ptr()),
+                Values::Bf16(dy) => Source::Bf16(dy.as_ptr().cast()),
+            },
+            dy_row: self.y.row,
+            dk: dkv.target(at(self.k)),
+            dv: dkv.target(at(self.v)),
+            stride: self.k.row,
         }
     }
 

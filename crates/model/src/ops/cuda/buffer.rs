@@ -53,7 +53,15 @@ impl Buffer {
         // An empty buffer is one that nobody reads; the driver refuses to allocate nothing.
         let asked = bytes.max(1);
         // SAFETY: the stream belongs to the context that was just bound.
-        let at = unsafe { result::malloc_async(stream.cu_stream(), asked) };
+        let allocate = || unsafe { result::malloc_async(stream.cu_stream(), asked) };
+        let mut at = allocate();
+        if let Err(error) = &at
+            && error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY
+        {
+            // The pool does not wait for what the other stream is about to free.
+            gpu.settle();
+            at = allocate();
+        }
         let at = gpu.allocated("cuMemAllocAsync", asked, at)?;
         Ok(Self {
             at,
@@ -137,12 +145,12 @@ impl Drop for Buffer {
             true => gpu.copies.cu_stream(),
             false => gpu.compute.cu_stream(),
         };
+        // An error of the context may be one that somebody else's event or stream left when it was dropped: the buffer is freed all the same.
+        let bound = gpu.context.bind_to_thread();
         // SAFETY: the buffer came from the pool; whatever uses it was enqueued on this stream before, since whoever enqueues borrows it.
-        let freed = gpu
-            .context
-            .bind_to_thread()
-            .and_then(|()| unsafe { result::free_async(self.at, stream) });
+        let freed = unsafe { result::free_async(self.at, stream) };
         // A failure that matters is the device's; it is remembered there.
+        let _ = gpu.checked("cuCtxSetCurrent", bound);
         let _ = gpu.checked("cuMemFreeAsync", freed);
     }
 }

@@ -5,9 +5,14 @@
 
 mod cases;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Result};
 
 use self::cases::{CASES, Case, Sizes};
+use super::gpu::Gpu;
+use super::trial::repeats;
+use super::{Matrix, Tensor, grouped};
 use crate::BackboneConfig;
 use crate::ops::failure::{Failure, Unusable};
 use crate::ops::placed::Array;
@@ -50,7 +55,60 @@ pub(crate) fn run(
     for (kernel, case) in CASES {
         compare(&sizes, (kernel, *case), place)?;
     }
-    Ok(())
+    match place {
+        Place::Cuda(gpu) => rows_alike(&sizes, gpu),
+        Place::Host => Ok(()),
+    }
+}
+
+/// Rows of the product whose rows are compared with one another: more than two tiles of them.
+const ROWS: usize = 300;
+/// Different rows among them, so that equal ones lie at every place of a tile.
+const DIFFERENT: usize = 9;
+
+/// Compares equal rows of an adapter's product by the bit: a clip's rows lie elsewhere in a tile in every batch, and no manual promises that matrix instructions
+/// add in one order at every place. The products of the library are compared like this when their plans are chosen.
+fn rows_alike(sizes: &Sizes<'_>, gpu: &Arc<Gpu>) -> std::result::Result<(), Unusable> {
+    let kernel = "adapters' products";
+    let alike = || -> Result<bool> {
+        let (width, columns) = (sizes.config.width, 136);
+        // Odd widths stay floats.
+        let (format, numbers) = match width.is_multiple_of(8) {
+            true => (sizes.format, sizes.numbers),
+            false => (Format::F32, Numbers::F32),
+        };
+        let different = cases::random("rows", DIFFERENT * width, 1.0);
+        // The row before the patches is the class token's.
+        let values: Vec<f32> = (0..=ROWS)
+            .flat_map(|row| &different[(row + DIFFERENT - 1) % DIFFERENT * width..][..width])
+            .copied()
+            .collect();
+        let x = Tensor::upload(gpu, &values, &[1, ROWS + 1, width])?.cast(numbers)?;
+        let weights = cases::random("weights", columns * width, 0.1);
+        let weight = Matrix::new(gpu, format, &weights, width, 1)?;
+        let y = grouped::project_patches(&x, &weight, None, Numbers::F32)?;
+        let y = y.reshape(&[ROWS, columns])?;
+        for first in 0..DIFFERENT {
+            let equal = (first..ROWS).step_by(DIFFERENT);
+            let equal: Vec<Tensor> = equal.map(|row| y.narrow(row, 1)).collect::<Result<_>>()?;
+            if !repeats(&equal)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    let wrong = |problem: String| Unusable::Wrong {
+        kernel,
+        problem: problem.into(),
+    };
+    match alike() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(wrong("a row's bits depend on its place".to_owned())),
+        Err(error) => Err(match Failure::inside(&error) {
+            Some(failure) => Unusable::Failed(failure.clone()),
+            None => wrong(error.to_string()),
+        }),
+    }
 }
 
 fn compare(

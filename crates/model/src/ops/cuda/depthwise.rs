@@ -285,6 +285,7 @@ fn transposed(x: &Tensor, [rows, columns]: [usize; 2]) -> Result<Tensor> {
         .launch("transpose_f32")
         .grid([(rows * columns).div_ceil(THREADS), 1, 1])
         .threads(THREADS)
+        .counts(rows * columns)
         .read(x)
         .write(&mut y)
         .int(rows)

@@ -18,6 +18,7 @@ fn is_sticky(code: CUresult) -> bool {
             | C::CUDA_ERROR_INVALID_CONTEXT
             | C::CUDA_ERROR_ECC_UNCORRECTABLE
             | C::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | C::CUDA_ERROR_CONTAINED
             | C::CUDA_ERROR_ILLEGAL_ADDRESS
             | C::CUDA_ERROR_LAUNCH_TIMEOUT
             | C::CUDA_ERROR_CONTEXT_IS_DESTROYED
@@ -28,6 +29,9 @@ fn is_sticky(code: CUresult) -> bool {
             | C::CUDA_ERROR_INVALID_ADDRESS_SPACE
             | C::CUDA_ERROR_INVALID_PC
             | C::CUDA_ERROR_LAUNCH_FAILED
+            | C::CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | C::CUDA_ERROR_MPS_CLIENT_TERMINATED
+            | C::CUDA_ERROR_EXTERNAL_DEVICE
             | C::CUDA_ERROR_SYSTEM_NOT_READY
             | C::CUDA_ERROR_UNKNOWN
     )
@@ -79,6 +83,7 @@ mod tests {
         let lost = |code| matches!(of(code), Failure::Lost { .. });
         assert!(lost(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS));
         assert!(lost(CUresult::CUDA_ERROR_LAUNCH_FAILED));
+        assert!(lost(CUresult::CUDA_ERROR_CONTAINED));
         assert!(!lost(CUresult::CUDA_ERROR_INVALID_VALUE));
         assert!(!lost(CUresult::CUDA_ERROR_NOT_FOUND));
     }

@@ -47,6 +47,7 @@ pub(crate) fn patches(
     gpu.launch(name)
         .grid([(dims[1] * dims[2]).div_ceil(THREADS), dims[0], 1])
         .threads(THREADS)
+        .counts(dims[1] * dims[2])
         .read(&uploaded)
         .write(&mut y)
         .read(&table)

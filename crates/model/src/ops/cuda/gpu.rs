@@ -18,7 +18,7 @@ use super::driver;
 use super::fused::Fused;
 use super::kernels::Kernels;
 use super::launch::Launch;
-use super::library::Products;
+use super::library::{self, Products};
 use super::pinned::Pinned;
 use crate::ops::failure::{Failure, Unusable};
 use crate::ops::place::{Memory, Work};
@@ -41,7 +41,9 @@ pub struct Gpu {
     pub(super) kernels: Kernels,
     pub(super) pinned: Pinned,
     products: Products,
-    fused: Fused,
+    pub(super) fused: Fused,
+    /// Most dynamic shared memory of a block in bytes.
+    most_shared: usize,
     /// Events at the ends of the slices that are under way, oldest first. A plain mutex: only the device thread takes it, for one push and one pop.
     under_way: Mutex<VecDeque<CudaEvent>>,
     slices: AtomicU64,
@@ -122,6 +124,12 @@ impl Gpu {
             let name = model.as_str().into();
             return Err(Unusable::OldDevice { name, major, minor });
         }
+        library::version().map_err(|reason| Unusable::OldLibrary { reason })?;
+        let most_shared = context
+            .attribute(
+                sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )
+            .map_err(of("cuDeviceGetAttribute"))?;
         // SAFETY: no buffer exists yet; buffers of this module are not cudarc's, and what crosses streams waits for an event of its own.
         unsafe { context.disable_event_tracking() };
         let compute = context.new_stream().map_err(of("cuStreamCreate"))?;
@@ -134,6 +142,7 @@ impl Gpu {
             pinned: Pinned::new(context.clone()),
             products: Products::new(&context)?,
             fused: Fused::new((major, minor)),
+            most_shared: usize::try_from(most_shared).unwrap_or(0),
             context,
             compute,
             copies,
@@ -150,6 +159,12 @@ impl Gpu {
     /// Returns the number and the model of the device, for example `cuda:0 (NVIDIA H200)`.
     pub fn name(&self) -> String {
         format!("cuda:{} ({})", self.ordinal, self.model)
+    }
+
+    /// Returns the model of the device and the product library, for example `NVIDIA H200, cuBLASLt 13.1.0`.
+    pub(crate) fn kind(&self) -> String {
+        let version = library::version().unwrap_or_else(|why| why.to_string());
+        format!("{}, {version}", self.model)
     }
 
     /// Returns why this process cannot use the device any more; `None` while it can.
@@ -259,9 +274,15 @@ impl Gpu {
         &self.fused
     }
 
-    /// Returns how each kind of product that has run is computed, for people.
+    /// Returns the most dynamic shared memory of a block in bytes.
+    pub(super) fn most_shared(&self) -> usize {
+        self.most_shared
+    }
+
+    /// Returns the library of products and how each kind of product that has run is computed, for people.
     pub(crate) fn plans(&self) -> Vec<String> {
         let mut lines = self.products.plans();
+        lines.extend(library::version());
         lines.extend(self.fused.plans());
         lines.sort();
         lines
@@ -322,8 +343,19 @@ impl Gpu {
         answer.map_err(|error| self.failed(driver::failure(what, bytes, error)))
     }
 
-    /// Turns a failure into an error of an operation, and remembers that the device is lost.
+    /// Turns a failure into an error of an operation, and remembers that the device is lost. A refusal is the call's own only as long as the driver answers
+    /// others: it answers every call with the error of a broken context.
     pub(super) fn failed(&self, failure: Failure) -> candle_core::Error {
+        let failure = match failure {
+            Failure::Refused { what, reason } => match self.answers() {
+                Ok(()) => Failure::Refused { what, reason },
+                Err(then) => Failure::Lost {
+                    what,
+                    reason: format!("{reason}, and {then:?} of the next call").into(),
+                },
+            },
+            failure @ (Failure::OutOfMemory { .. } | Failure::Lost { .. }) => failure,
+        };
         if let Failure::Lost { .. } = &failure {
             let reason = failure.to_string();
             if self.lost.set(reason.as_str().into()).is_ok() {
@@ -331,6 +363,30 @@ impl Gpu {
             }
         }
         failure.into()
+    }
+
+    /// Asks the driver for nothing but an answer.
+    fn answers(&self) -> Result<(), sys::CUresult> {
+        // SAFETY: context and stream live as long as the value.
+        let answer = unsafe {
+            result::ctx::set_current(self.context.cu_ctx()).map_err(|error| error.0)?;
+            sys::cuStreamQuery(self.compute.cu_stream())
+        };
+        let is_fine = [
+            sys::CUresult::CUDA_SUCCESS,
+            sys::CUresult::CUDA_ERROR_NOT_READY,
+        ]
+        .contains(&answer);
+        if is_fine { Ok(()) } else { Err(answer) }
+    }
+
+    /// Waits for everything that was enqueued, and gives memory that nobody uses back to the driver: afterwards no memory is only about to be free.
+    pub(super) fn settle(&self) {
+        // Errors come again at the next call.
+        let _ = self.copies.synchronize();
+        let _ = self.compute.synchronize();
+        // SAFETY: the pool is valid.
+        let _ = unsafe { result::mem_pool::trim_to(self.pool.0, 0) };
     }
 
     /// Turns a failure of the product library into an error. The device is lost only when the driver says so, too.

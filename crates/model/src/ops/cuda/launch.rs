@@ -16,9 +16,6 @@ use super::tensor::Tensor;
 const GRID: [usize; 3] = [(1 << 31) - 1, 65_535, 65_535];
 /// Most threads of a block.
 const THREADS: usize = 1024;
-/// Most shared memory of a block, on any device that is supported, in bytes.
-const SHARED: usize = 163 << 10;
-
 /// Room for an argument in bytes.
 const ARGUMENT: usize = 32;
 
@@ -196,14 +193,14 @@ impl<'a> Launch<'a> {
             return Ok(());
         }
         let fits = grid.iter().zip(GRID).all(|(blocks, most)| *blocks <= most);
-        if !fits || self.threads == 0 || self.threads > THREADS || self.shared > SHARED {
+        let (gpu, shared) = (self.gpu, self.shared);
+        let most = gpu.most_shared();
+        if !fits || self.threads == 0 || self.threads > THREADS || shared > most {
             candle_core::bail!(
-                "kernel {kernel}: a grid of {grid:?} blocks of {} threads with {} bytes of shared memory",
-                self.threads,
-                self.shared
+                "kernel {kernel}: a grid of {grid:?} blocks of {} threads with {shared} bytes of shared memory, of which the device has {most}",
+                self.threads
             );
         }
-        let gpu = self.gpu;
         gpu.checked("cuCtxSetCurrent", gpu.context.bind_to_thread())?;
         let function = gpu.kernels.function(kernel, self.shared);
         let function = function.map_err(|failure| gpu.failed(failure))?;

@@ -1,7 +1,8 @@
 //! cuBLASLt on a device, and the plans of products.
 //!
 //! Invariant: a kind of product has one plan, chosen at its first use, which is the self-check or the warm-up: the fastest of those whose results are the plain
-//! kernel's, and equal by the bit whatever the number of rows.
+//! kernel's, equal by the bit whatever the number of rows, and equal by the bit to those of the first such plan that the library proposes, so that a measurement
+//! of time decides no bit.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,21 +14,44 @@ use cudarc::driver::{CudaContext, result as driver_result};
 use super::driver;
 use super::gpu::{Gpu, lock};
 use super::plan::{self, Kind, Operands, Plan, Room};
-use super::trial::{Trial, Verdict};
-use crate::ops::failure::Unusable;
+use super::tensor::Tensor;
+use super::trial::{Trial, Verdict, repeats};
+use crate::ops::failure::{Failure, Unusable};
 
 /// Memory that a product may use beside its operands: what the library asks for on Hopper.
 const WORKSPACE: usize = 32 << 20;
 /// Plans that are tried for a kind.
 const CANDIDATES: usize = 16;
+/// Least version of the library, as it counts: the one whose interface the program was built for.
+const LEAST: usize = 130_000;
+
+/// Returns the library's version in words.
+///
+/// # Errors
+/// In words, when the version is older than the program needs.
+pub(super) fn version() -> std::result::Result<String, Arc<str>> {
+    // SAFETY: the function reads nothing; the library is loaded by the first call.
+    let version = unsafe { sys::cublasLtGetVersion() };
+    let words = format!(
+        "cuBLASLt {}.{}.{}",
+        version / 10_000,
+        version / 100 % 100,
+        version % 100
+    );
+    match version >= LEAST {
+        true => Ok(words),
+        false => Err(format!("{words} was found, and 13 is the least").into()),
+    }
+}
 
 /// The product library on a device, and the plans.
 pub(crate) struct Products {
     handle: sys::cublasLtHandle_t,
     workspace: u64,
     context: Arc<CudaContext>,
-    /// Plan of each kind. A plain mutex: it is held while a plan is chosen, so that it is chosen once, and for a search afterwards.
-    plans: Mutex<HashMap<Kind, Plan>>,
+    /// Plans of each kind, all with the same bits, of which the first is used; without any the plain kernel computes the kind. A plain mutex: it is held while
+    /// plans are tried, so that they are tried once, and for a search afterwards.
+    plans: Mutex<HashMap<Kind, Vec<Plan>>>,
 }
 
 // SAFETY: the library's handle may be used from any thread; the workspace is used on one stream only.
@@ -55,8 +79,9 @@ impl Products {
     /// Returns the plan of each kind of product that has run, for people.
     pub(super) fn plans(&self) -> Vec<String> {
         let plans = lock(&self.plans);
-        let line = |(kind, plan): (&Kind, &Plan)| {
+        let line = |(kind, plans): (&Kind, &Vec<Plan>)| {
             let (bias, adds) = (kind.has_bias, kind.adds);
+            let plan = plans.first().map(plan::describe);
             format!(
                 "{:?} {}x{} {:?} to {:?}{}{}: {}",
                 kind.reads,
@@ -66,7 +91,7 @@ impl Products {
                 kind.output,
                 if bias { ", bias" } else { "" },
                 if adds { ", residual" } else { "" },
-                plan::describe(plan)
+                plan.unwrap_or_else(|| "plain kernel, since the library refused".to_owned())
             )
         };
         plans.iter().map(line).collect()
@@ -87,29 +112,37 @@ impl Products {
         }
     }
 
-    /// Returns the plan of a kind, which is chosen when the kind is new. `rows` are those of one frame.
-    fn plan(&self, gpu: &Arc<Gpu>, kind: &Kind, rows: usize) -> Result<Plan> {
+    /// Returns the plan of a kind, which is chosen when the kind is new; `None` when the library has refused all of them. `rows` are those of one frame.
+    fn plan(&self, gpu: &Arc<Gpu>, kind: &Kind, rows: usize) -> Result<Option<Plan>> {
         let mut plans = lock(&self.plans);
-        if let Some(plan) = plans.get(kind) {
-            return Ok(*plan);
+        if let Some(own) = plans.get(kind) {
+            return Ok(own.first().copied());
         }
-        let plan = self.choose(gpu, kind, rows)?;
-        tracing::debug!(?kind, plan = plan::describe(&plan), "plan of a product");
-        plans.insert(*kind, plan);
-        Ok(plan)
+        let own = self.choose(gpu, kind, rows)?;
+        let first = own.first().copied();
+        tracing::debug!(?kind, plan = ?first.as_ref().map(plan::describe), "plan of a product");
+        plans.insert(*kind, own);
+        Ok(first)
     }
 
-    fn choose(&self, gpu: &Arc<Gpu>, kind: &Kind, rows: usize) -> Result<Plan> {
+    /// Tries the plans of a kind. Returns those whose bits are those of the first one that fits, the fastest first.
+    fn choose(&self, gpu: &Arc<Gpu>, kind: &Kind, rows: usize) -> Result<Vec<Plan>> {
         let trial = Trial::new(gpu, kind, rows)?;
         let room = self.room(gpu);
         let found = plan::candidates(kind, trial.most_rows(), room, CANDIDATES);
         let found = found.map_err(|error| {
             gpu.asked(driver::of_products("cublasLtMatmulAlgoGetHeuristic", error))
         })?;
+        let mut first: Option<Tensor> = None;
         let mut fit = Vec::new();
         for plan in found {
             match trial.judged(&plan, room)? {
-                Verdict::Fits => fit.push(plan),
+                Verdict::Fits(frame) => {
+                    let first = first.get_or_insert_with(|| frame.clone());
+                    if repeats(&[first.clone(), frame])? {
+                        fit.push(plan);
+                    }
+                }
                 Verdict::Refused | Verdict::Varies => {}
                 Verdict::Wrong(problem) => {
                     let plan = plan::describe(&plan);
@@ -122,28 +155,57 @@ impl Products {
                 }
             }
         }
-        let [only] = fit.as_slice() else {
-            return trial.fastest(&fit, room);
-        };
-        Ok(*only)
+        trial.fastest_first(fit, room)
     }
 
-    /// Enqueues a product of `rows` rows, of which a frame has `frame`.
+    /// Enqueues a product of `rows` rows, of which a frame has `frame`. Returns whether the library computes it: false when it has refused all plans of the
+    /// kind, which the plain kernel computes from then on, whatever the number of rows.
     pub(super) fn run(
         &self,
         gpu: &Arc<Gpu>,
         kind: &Kind,
         (rows, frame): (usize, usize),
         operands: Operands,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if rows == 0 || kind.columns == 0 {
-            return Ok(());
+            return Ok(true);
         }
         gpu.checked("cuCtxSetCurrent", gpu.context.bind_to_thread())?;
-        let plan = self.plan(gpu, kind, frame)?;
-        // SAFETY: the callers below make the operands from tensors of this kind, which they hold until this returns.
-        let done = unsafe { plan::run(kind, &plan, rows, operands, self.room(gpu)) };
-        done.map_err(|error| gpu.failed(driver::of_products("cublasLtMatmul", error)))
+        let mut has_room = false;
+        while let Some(plan) = self.plan(gpu, kind, frame)? {
+            // SAFETY: the callers below make the operands from tensors of this kind, which they hold until this returns.
+            let done = unsafe { plan::run(kind, &plan, rows, operands, self.room(gpu)) };
+            let Err(error) = done else { return Ok(true) };
+            let error = gpu.asked(driver::of_products("cublasLtMatmul", error));
+            let Some(Failure::Refused { reason, .. }) = Failure::inside(&error) else {
+                return Err(error);
+            };
+            if has_room {
+                self.give_up(kind, &plan, reason);
+            } else {
+                // A kernel that is loaded at its first use needs memory that the pool may hold.
+                gpu.settle();
+                has_room = true;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Leaves out a plan that the library refused to run although it was chosen.
+    fn give_up(&self, kind: &Kind, plan: &Plan, reason: &str) {
+        let mut plans = lock(&self.plans);
+        let Some(own) = plans.get_mut(kind) else {
+            return;
+        };
+        own.retain(|other| other.data != plan.data);
+        let (left, plan) = (own.len(), plan::describe(plan));
+        tracing::error!(
+            ?kind,
+            plan,
+            reason,
+            left,
+            "the library refused a plan after it was chosen; the next one of the same bits is used, or the plain kernel"
+        );
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Options<'a> {
     pub(crate) sections: Range<usize>,
     /// Number format of the result.
     pub(crate) numbers: Numbers,
+    /// Whether the activation is a pass of its own, so that the result has the bits that [`project_both`] gives.
+    pub(crate) apart: bool,
 }
 
 /// Multiplies `rows` of x by some sections of the weight. Returns `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
@@ -55,7 +57,7 @@ fn fused(x: &Tensor, weight: &Matrix, rows: Rows, options: &Options<'_>) -> Resu
     let (Some(activation), Some(bias)) = (options.activation, options.bias) else {
         return Ok(None);
     };
-    let is_whole = options.sections == (0..weight.sections());
+    let is_whole = options.sections == (0..weight.sections()) && !options.apart;
     match (rows, options.numbers) {
         (Rows::All, Numbers::Bf16) if is_whole => fused::project(x, weight, bias, activation),
         (Rows::All | Rows::Class | Rows::Patches, _) => Ok(None),

@@ -32,6 +32,7 @@ pub(crate) fn means(x: &Tensor, frames: &[usize]) -> Result<Tensor> {
         .launch("clip_means")
         .grid([(clips * c).div_ceil(THREADS), 1, 1])
         .threads(THREADS)
+        .counts(clips * c)
         .read(x)
         .write(&mut y)
         .read(&first)

@@ -97,7 +97,7 @@ impl<'a> Use<'a> {
         self.weight.pointer() + first as u64
     }
 
-    /// Enqueues a product through the library, or with the plain kernel where the library takes no such sizes.
+    /// Enqueues a product through the library. Returns false when the library refuses it, so that the plain kernel has to compute it.
     fn run(
         &self,
         kind: &Kind,
@@ -105,7 +105,7 @@ impl<'a> Use<'a> {
         rows: &Spread,
         add: Option<&Tensor>,
         y: &mut Tensor,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let bias = match (&self.bias, kind.output) {
             (Some(bias), Numbers::Bf16) => Some(bias.rounded()?),
             (bias, _) => bias.clone(),
@@ -199,9 +199,9 @@ pub(crate) fn project(
         input_pitch: spread.pitch,
         ..own.kind(computed)
     };
-    match kind.is_for_library() {
-        true => own.run(&kind, &x, &spread, None, &mut y)?,
-        false => own.run_plain(&kind, &x, spread.rows, None, &mut y)?,
+    let is_done = kind.is_for_library() && own.run(&kind, &x, &spread, None, &mut y)?;
+    if !is_done {
+        own.run_plain(&kind, &x, spread.rows, None, &mut y)?;
     }
     y.cast(numbers)
 }
@@ -240,8 +240,10 @@ pub(crate) fn project_add(
         Rows::All => Tensor::unfilled(x.gpu(), Numbers::F32, residual.dims())?,
         Rows::Class | Rows::Patches => residual.copy()?,
     };
-    own.run(&kind, &x, &spread, Some(residual), &mut y)?;
-    Ok(y)
+    match own.run(&kind, &x, &spread, Some(residual), &mut y)? {
+        true => Ok(y),
+        false => own.add_plain(&kind, &x, (residual, rows), spread.rows),
+    }
 }
 
 impl Use<'_> {

@@ -84,6 +84,7 @@ pub(crate) fn weight_gradient(
         (false, Numbers::F32, Numbers::Bf16) => ("weight_gradient_f32_bf16", 128, 49_152),
         (false, Numbers::Bf16, Numbers::F32) => ("weight_gradient_bf16_f32", 128, 49_152),
         (false, Numbers::Bf16, Numbers::Bf16) => ("weight_gradient_bf16_bf16", 128, 49_152),
+        // Adapters, whose weights alone are trained on a device, have operands in floats.
         (true, _, _) => candle_core::bail!("weight gradient of {x:?} and {dy:?}"),
     };
     let mut partial = Tensor::unfilled(x.gpu(), Numbers::F32, &[runs.count, n, k])?;
@@ -178,6 +179,7 @@ impl Sums {
         gpu.launch("add_runs")
             .grid([count.div_ceil(THREADS), 1, 1])
             .threads(THREADS)
+            .counts(count)
             .read_from(partial, self.at)
             .read_or_null(earlier)
             .write(&mut out)

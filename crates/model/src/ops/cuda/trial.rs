@@ -28,7 +28,8 @@ const THREADS: usize = 256;
 /// What a trial found out about a plan.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    Fits,
+    /// The plan may be used; the result of one frame, `[1, n]`.
+    Fits(Tensor),
     /// The library does not run the plan.
     Refused,
     /// A row's bits depend on the number of rows, or on its place among them.
@@ -193,7 +194,7 @@ impl<'a> Trial<'a> {
         }
         let rows = outputs[0].reshape(&[self.frame, self.kind.output_pitch])?;
         match repeats(&[alone, rows.narrow(0, 1)?])? && repeats(&outputs)? {
-            true => Ok(Verdict::Fits),
+            true => Ok(Verdict::Fits(outputs.swap_remove(0))),
             false => Ok(Verdict::Varies),
         }
     }
@@ -218,29 +219,32 @@ impl<'a> Trial<'a> {
         far(&self.expected, &got, bound(format))
     }
 
-    /// Returns the plan that computes a clip fastest.
-    pub(super) fn fastest(&self, plans: &[Plan], room: Room) -> Result<Plan> {
-        let mut best: Option<(f32, Plan)> = None;
-        for plan in plans {
-            let took = self
-                .gpu
-                .timed(RUNS, || self.run(plan, self.rows(SIZES[1]), room).map(drop))?;
-            if best.is_none_or(|(least, _)| took < least) {
-                best = Some((took, *plan));
-            }
-        }
-        let failure = || {
-            Failure::Refused {
-            what: "cublasLt",
-            reason: format!(
+    /// Returns plans in the order of the time that they take for a batch.
+    ///
+    /// # Errors
+    /// When there is none, or the device fails.
+    pub(super) fn fastest_first(&self, plans: Vec<Plan>, room: Room) -> Result<Vec<Plan>> {
+        if plans.is_empty() {
+            let reason = format!(
                 "no algorithm for {:?} gives the plain kernel's results, with bits that do not depend on the number of rows",
                 self.kind
-            )
-            .into(),
+            );
+            return Err(self.gpu.failed(Failure::Refused {
+                what: "cublasLt",
+                reason: reason.into(),
+            }));
         }
-        };
-        best.map(|(_, plan)| plan)
-            .ok_or_else(|| self.gpu.failed(failure()))
+        if plans.len() == 1 {
+            return Ok(plans);
+        }
+        let mut timed = Vec::with_capacity(plans.len());
+        for plan in plans {
+            let rows = self.rows(SIZES[2]);
+            let took = (self.gpu).timed(RUNS, || self.run(&plan, rows, room).map(drop))?;
+            timed.push((took, plan));
+        }
+        timed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        Ok(timed.into_iter().map(|(_, plan)| plan).collect())
     }
 }
 

@@ -11,6 +11,10 @@ static HOOK: extern "C" fn() = {
     extern "C" fn hook() {
         if let Ok(name) = std::env::var("FRAMESHIFT_CPU") {
             let isa: Result<Isa, Invalid> = name.parse();
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            if isa == Ok(Isa::Amx) {
+                kernel::amx::emulator::install();
+            }
             isa.and_then(limit).expect("FRAMESHIFT_CPU");
         }
     }
@@ -38,4 +42,15 @@ fn an_instruction_set_is_named_as_it_is_printed() {
         assert_eq!(isa.to_string().parse(), Ok(*isa));
     }
     assert!("sse9".parse::<Isa>().is_err());
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn auto_is_bfloat16_where_there_is_amx() {
+    use crate::spec::Precision;
+    if Isa::Amx.runs(Format::Bf16) {
+        assert_eq!(crate::ops::fastest(), Precision::Bf16);
+        assert_eq!(crate::ops::instructions(Precision::Bf16), "amx");
+        assert_eq!(crate::ops::instructions(Precision::F32), "avx512");
+    }
 }

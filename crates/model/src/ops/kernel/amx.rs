@@ -3,7 +3,8 @@
 //! Invariant: a row's sums do not depend on how many rows are computed with it. The rest of a sum after whole steps of 16 words is added by AVX-512.
 #![allow(unsafe_code)]
 
-mod epilogue;
+#[cfg(all(test, target_os = "linux"))]
+pub(in crate::ops) mod emulator;
 mod head;
 mod unit;
 
@@ -13,8 +14,9 @@ use std::sync::OnceLock;
 
 use self::head::OnTiles;
 use self::unit::{Bf16s, Int8s};
+use super::avx512::head::STRIP;
 use super::tiles::{Operands, Tiles};
-use super::unit::{Heads, Order, Stays, Units};
+use super::unit::{Backs, Heads, Order, Stays, Units};
 use super::{Format, MR, NR, STEP, Tile, avx512};
 use crate::ops::isa;
 
@@ -60,7 +62,7 @@ impl Tiles for Amx {
         STEP
     }
 
-    fn order(&self, words: usize, is_in_place: bool) -> Order {
+    fn order(&self, _format: Format, words: usize, is_in_place: bool) -> Order {
         let found = ORDERS
             .iter()
             .find(|(in_place, most, _)| *in_place == is_in_place && words <= *most);
@@ -75,9 +77,14 @@ impl Tiles for Amx {
         (words > 0 && words.is_multiple_of(SIDE)).then_some(units)
     }
 
-    fn heads(&self, width: usize) -> Option<&dyn Heads> {
+    fn heads(&self, format: Format, width: usize) -> Option<&dyn Heads> {
         let heads: &dyn Heads = &OnTiles;
-        (width > 0 && width.is_multiple_of(2 * SIDE)).then_some(heads)
+        (format == Format::Bf16 && width > 0 && width.is_multiple_of(STRIP)).then_some(heads)
+    }
+
+    fn backs(&self, width: usize) -> Option<&dyn Backs> {
+        let backs: &dyn Backs = &OnTiles;
+        (width > 0 && width.is_multiple_of(STRIP)).then_some(backs)
     }
 
     fn chunk_steps(&self) -> usize {
@@ -195,8 +202,10 @@ const ORDERS: [(bool, usize, Order); 2] = [
         1024,
         Order {
             stays: Stays::Rows,
+            tile: (ROWS, 2),
             rows: 13 * ROWS,
             part_words: usize::MAX,
+            panels: usize::MAX,
             blocks: 2,
         },
     ),
@@ -205,8 +214,10 @@ const ORDERS: [(bool, usize, Order); 2] = [
         usize::MAX,
         Order {
             stays: Stays::Panels,
+            tile: (ROWS, 2),
             rows: 25 * ROWS,
             part_words: 9 << 15,
+            panels: usize::MAX,
             blocks: 2,
         },
     ),
@@ -215,8 +226,10 @@ const ORDERS: [(bool, usize, Order); 2] = [
 /// Order of products whose rows are encoded: once, so that a unit has all panels.
 const ENCODED: Order = Order {
     stays: Stays::Rows,
+    tile: (ROWS, 2),
     rows: 8 * ROWS,
     part_words: usize::MAX,
+    panels: usize::MAX,
     blocks: 4,
 };
 
@@ -228,6 +241,10 @@ fn runs(format: Format) -> bool {
         let has = |bit: u32| leaf >> bit & 1 == 1;
         // AMX-BF16, AMX-TILE and AMX-INT8, as numbered in CPUID's leaf 7.
         let permitted = has(24) && is_permitted();
+        #[cfg(all(test, target_os = "linux"))]
+        if !permitted && emulator::is_installed() {
+            return (true, true);
+        }
         (permitted && has(22), permitted && has(25))
     });
     match format {

@@ -115,8 +115,97 @@ macro_rules! micro {
     };
 }
 
-/// Calls `tile` with a constant number of rows.
+/// Defines `packed::<ROWS, VECTORS>` beside `micro!`: the same as `tile` for rows that were packed for a tile of this height, `[word][ROWS]`, which are one
+/// stream.
+#[cfg(target_arch = "x86_64")]
+macro_rules! packed {
+    ($features:literal) => {
+        /// # Safety
+        /// Same as for `tile`, with `ROWS` words of the left operand for each step.
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn packed<const ROWS: usize, const VECTORS: usize>(
+            words: usize,
+            left: *const u32,
+            panel: *const u32,
+            out: *mut f32,
+            apart: (usize, usize),
+            goes_on: bool,
+        ) {
+            let mut sums = [[zero(); VECTORS]; ROWS];
+            let place = |row: usize, v: usize| row * $crate::ops::kernel::NR + v * apart.1;
+            // SAFETY: promised by the caller.
+            unsafe {
+                if goes_on {
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        for (v, sum) in sums.iter_mut().enumerate() {
+                            *sum = load(out.add(place(row, v)));
+                        }
+                    }
+                }
+                let (mut left, mut panel, mut words) = (left, panel, words);
+                while words >= UNROLLED {
+                    for i in 0..UNROLLED {
+                        let panel = panel.add(i * $crate::ops::kernel::NR);
+                        step(&mut sums, left.add(i * ROWS), 1, panel, apart.0);
+                    }
+                    left = left.add(UNROLLED * ROWS);
+                    panel = panel.add(UNROLLED * $crate::ops::kernel::NR);
+                    words -= UNROLLED;
+                }
+                for _ in 0..words {
+                    step(&mut sums, left, 1, panel, apart.0);
+                    left = left.add(ROWS);
+                    panel = panel.add($crate::ops::kernel::NR);
+                }
+                for (row, sums) in sums.iter().enumerate() {
+                    for (v, &sum) in sums.iter().enumerate() {
+                        store(out.add(place(row, v)), sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// Defines `strip::<ROWS, VECTORS>` beside `micro!`: rows whose words are neighbours, `left.1` words apart, times panels `right.1` words apart, with the
+/// rows of sums `to.1` values apart.
+#[cfg(target_arch = "x86_64")]
+macro_rules! strips {
+    ($features:literal) => {
+        /// # Safety
+        /// The operands have these rows, vectors and words, on a CPU with these features, and `to` has room for the sums.
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn strip<const ROWS: usize, const VECTORS: usize>(
+            words: usize,
+            left: (*const u32, usize),
+            right: (*const u32, usize),
+            to: (*mut f32, usize),
+        ) {
+            let mut sums = [[zero(); VECTORS]; ROWS];
+            // SAFETY: promised by the caller.
+            unsafe {
+                for i in 0..words {
+                    let panel = right.0.add(i * $crate::ops::kernel::NR);
+                    step(&mut sums, left.0.add(i), left.1, panel, right.1);
+                }
+                for (row, sums) in sums.iter().enumerate() {
+                    for (v, &sum) in sums.iter().enumerate() {
+                        store(to.0.add(row * to.1 + v * $crate::ops::kernel::NR), sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// Calls a function with a constant number of rows: `tile`, or another one of the module.
 macro_rules! by_rows {
+    ($rows:expr, [$($known:literal)+], $vectors:literal, $module:ident::$function:ident, $arguments:tt) => {
+        match $rows {
+            $($known => $module::$function::<$known, $vectors> $arguments,)+
+            _ => {}
+        }
+    };
     ($rows:expr, [$($known:literal)+], $vectors:literal, $module:ident, $arguments:tt) => {
         match $rows {
             $($known => $module::tile::<$known, $vectors> $arguments,)+
@@ -190,3 +279,5 @@ macro_rules! single_panels {
 }
 
 pub(super) use {by_rows, micro, registers, single_panels};
+#[cfg(target_arch = "x86_64")]
+pub(super) use {packed, strips};

@@ -3,7 +3,7 @@
 //! Invariant: nothing outside the implementations asks which set it is; a new set is one file and one line in `Isa::tiles`.
 #![allow(unsafe_code)]
 
-use super::unit::{Heads, Order, Stays, Units};
+use super::unit::{Backs, Heads, Order, Stays, Units};
 use super::{Format, Left, NR, Tile};
 
 /// What a tile multiplies.
@@ -47,14 +47,20 @@ pub(in crate::ops) trait Tiles: Sync {
         9 << 12
     }
 
-    /// How a product with `words` words a row is divided and computed. Rows that had to be encoded stay in the cache: 256 KiB of them, beside a panel.
-    fn order(&self, words: usize, is_in_place: bool) -> Order {
+    /// How a product with `words` words a row is divided and computed.
+    fn order(&self, format: Format, words: usize, is_in_place: bool) -> Order {
+        self.default_order(format, words, is_in_place)
+    }
+
+    /// The order of sets without their own. Rows that had to be encoded stay in the cache: 256 KiB of them, beside a panel.
+    fn default_order(&self, format: Format, words: usize, is_in_place: bool) -> Order {
         Order {
             stays: if is_in_place {
                 Stays::Panels
             } else {
                 Stays::Rows
             },
+            tile: (self.rows(format), self.panels()),
             // With more rows than 400 the time to load the panels hardly matters.
             rows: if is_in_place {
                 400
@@ -62,6 +68,7 @@ pub(in crate::ops) trait Tiles: Sync {
                 ((1 << 16) / words).min(96)
             },
             part_words: self.part_words(),
+            panels: usize::MAX,
             blocks: 2,
         }
     }
@@ -71,8 +78,13 @@ pub(in crate::ops) trait Tiles: Sync {
         None
     }
 
-    /// What computes heads of attention of this width from operands in bfloat16, if the set has it.
-    fn heads(&self, _width: usize) -> Option<&dyn Heads> {
+    /// What computes heads of attention of this width from operands in this format, if the set has it.
+    fn heads(&self, _format: Format, _width: usize) -> Option<&dyn Heads> {
+        None
+    }
+
+    /// What computes the backward pass of heads of attention of this width from bfloat16, if the set has it and it is faster than that of floats.
+    fn backs(&self, _width: usize) -> Option<&dyn Backs> {
         None
     }
 

@@ -21,10 +21,14 @@ pub(in crate::ops) enum Stays {
 pub(in crate::ops) struct Order {
     /// Operand of a unit that stays in the cache.
     pub(in crate::ops) stays: Stays,
+    /// Rows and panels of a tile.
+    pub(in crate::ops) tile: (usize, usize),
     /// Most rows of a unit.
     pub(in crate::ops) rows: usize,
     /// Words of the panels that stay.
     pub(in crate::ops) part_words: usize,
+    /// Most panels of a unit whose rows stay.
+    pub(in crate::ops) panels: usize,
     /// Blocks of rows that stay for each thread, if there are enough rows: with more, threads that are held up take fewer.
     pub(in crate::ops) blocks: usize,
 }
@@ -87,6 +91,16 @@ pub(in crate::ops) trait Heads: Sync {
     unsafe fn head(&self, head: &Head);
 }
 
+/// Backward passes of heads of attention that an instruction set computes one by one, from bfloat16.
+pub(in crate::ops) trait Backs: Sync {
+    /// Computes the gradients of a head.
+    ///
+    /// # Safety
+    /// The head has the width that `Tiles::backs` was asked for; its operands and its gradients have the rows that it states, and no other thread touches
+    /// its gradients.
+    unsafe fn back(&self, back: &Back);
+}
+
 impl Stays {
     /// Strip and tile that are computed as number `at` of `strips` · `tiles`.
     #[inline]
@@ -98,10 +112,10 @@ impl Stays {
     }
 }
 
-/// Evenly spaced rows of bfloat16: the address of the first, and the numbers between rows.
+/// Evenly spaced rows of words: the address of the first, which those of bfloat16 may have at any even address, and the words between rows.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ops) struct Matrix {
-    pub(in crate::ops) at: *const u16,
+    pub(in crate::ops) at: *const u32,
     pub(in crate::ops) row: usize,
 }
 
@@ -119,5 +133,26 @@ pub(in crate::ops) struct Head {
     pub(in crate::ops) v: Matrix,
     /// First row of the result, and values between its rows.
     pub(in crate::ops) y: Target,
+    pub(in crate::ops) stride: usize,
+}
+
+/// Address of values that are read, with the format of their numbers.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) enum Source {
+    F32(*const f32),
+    Bf16(*const u16),
+}
+
+/// The backward pass of one head of attention within a frame.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct Back {
+    /// The head, with the gradients of its queries as its result.
+    pub(in crate::ops) head: Head,
+    /// First row of the result's gradient, and values between its rows.
+    pub(in crate::ops) dy: Source,
+    pub(in crate::ops) dy_row: usize,
+    /// First rows of the gradients of keys and values, and values between their rows.
+    pub(in crate::ops) dk: Target,
+    pub(in crate::ops) dv: Target,
     pub(in crate::ops) stride: usize,
 }

@@ -37,10 +37,12 @@ impl Split {
         panels: usize,
     ) -> Self {
         let (all, threads) = (input.count(), rayon::current_num_threads());
-        let words = words.clamp(1, kernel.chunk());
         let (order, part_panels) = kernel.order(words, is_in_place);
         let (per_part, share) = match order.stays {
-            Stays::Rows => (panels, all.div_ceil(order.blocks * threads)),
+            Stays::Rows => (
+                order.panels.min(panels),
+                all.div_ceil(order.blocks * threads),
+            ),
             Stays::Panels => {
                 let per_part = part_panels.min(panels);
                 let units = all * panels.div_ceil(per_part);
@@ -49,7 +51,7 @@ impl Split {
         };
         let (stays, most) = (order.stays, order.rows.min(share));
         let blocks = input.rows.div_ceil(most.max(FEW));
-        let block = input.rows.div_ceil(blocks).next_multiple_of(kernel.rows());
+        let block = input.rows.div_ceil(blocks).next_multiple_of(order.tile.0);
         Self {
             stays,
             rows: input.rows,
@@ -57,7 +59,7 @@ impl Split {
             blocks: input.rows.div_ceil(block),
             groups: input.groups,
             panels,
-            wide: kernel.panels(),
+            wide: order.tile.1,
             per_part,
         }
     }

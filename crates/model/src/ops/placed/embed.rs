@@ -92,6 +92,7 @@ pub(crate) fn embed(
                 activation: None,
                 sections: 0..weight.sections(),
                 numbers: Numbers::F32,
+                apart: false,
             };
             let weight = weight.on_cuda()?;
             let x = cuda::linear::project(patches, weight, Rows::All, options)?;

@@ -23,6 +23,9 @@ pub(crate) struct Options<'a> {
     pub(crate) sections: Option<Range<usize>>,
     /// Number format of the result.
     pub(crate) numbers: Numbers,
+    /// Whether the result must have the bits that [`project_both`] gives. On the host it has them always; a device may have a kernel that ends with the
+    /// activation and rounds once less.
+    pub(crate) apart: bool,
 }
 
 impl<'a> Options<'a> {
@@ -43,6 +46,7 @@ impl<'a> Options<'a> {
             activation: self.activation,
             sections: self.sections.unwrap_or(0..weight.sections()),
             numbers: self.numbers,
+            apart: self.apart,
         })
     }
 }

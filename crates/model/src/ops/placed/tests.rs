@@ -125,6 +125,7 @@ fn sections_and_activations_are_parts_of_a_layer_in_every_place() {
             activation,
             sections,
             numbers: Numbers::F32,
+            apart: false,
         };
         let x = there(&x);
         let project = |sections| {

@@ -219,46 +219,50 @@ fn products_backward(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
     ])
 }
 
-fn activations(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+/// Gives the first product of an MLP to `products`: its input, its weight, and the bias and the activation at its end.
+fn activated(
+    sizes: &Sizes<'_>,
+    place: &Place,
+    products: impl FnOnce(&Array, &Matrix, Options<'_>) -> Result<Vec<Array>>,
+) -> Result<Vec<Array>> {
     let (width, hidden) = (sizes.width(), sizes.config.mlp_width);
-    let kind = sizes.config.activation;
     let x = input("x", &sizes.stream(), sizes.numbers, place)?;
     let up = weight("up", (hidden, width), 1, sizes, place)?;
     let bias = vector("bias", hidden, place)?;
     let options = Options {
         bias: Some(&bias),
-        activation: Some(kind),
+        activation: Some(sizes.config.activation),
         numbers: sizes.numbers,
         ..Options::default()
     };
-    let alone = linear::project(&x, &up, Rows::All, options.clone())?;
-    let (before, after) = linear::project_both(&x, &up, options, sizes.numbers)?;
-    // As a training step does it: what is kept, and the gradient, are rounded.
-    let dy = input("dy", before.dims(), Numbers::F32, place)?;
-    let kept = input("kept", before.dims(), sizes.numbers, place)?;
-    let rounded = activation::backward(&kept, &dy, kind, sizes.numbers)?;
-    Ok(vec![alone, before, after, rounded])
+    products(&x, &up, options)
+}
+
+fn activations(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
+    activated(sizes, place, |x, up, options| {
+        let alone = linear::project(x, up, Rows::All, options.clone())?;
+        let (before, after) = linear::project_both(x, up, options, sizes.numbers)?;
+        // As a training step does it: what is kept, and the gradient, are rounded.
+        let dy = input("dy", before.dims(), Numbers::F32, place)?;
+        let kept = input("kept", before.dims(), sizes.numbers, place)?;
+        let kind = sizes.config.activation;
+        let rounded = activation::backward(&kept, &dy, kind, sizes.numbers)?;
+        Ok(vec![alone, before, after, rounded])
+    })
 }
 
 /// Products that may end with the activation, or with its slope, in one kernel.
 fn active_products(sizes: &Sizes<'_>, place: &Place) -> Result<Vec<Array>> {
-    let (width, hidden) = (sizes.width(), sizes.config.mlp_width);
-    let kind = sizes.config.activation;
-    let x = input("x", &sizes.stream(), sizes.numbers, place)?;
-    let up = weight("up", (hidden, width), 1, sizes, place)?;
-    let bias = vector("bias", hidden, place)?;
-    let options = Options {
-        bias: Some(&bias),
-        activation: Some(kind),
-        numbers: sizes.numbers,
-        ..Options::default()
-    };
-    let y = linear::project(&x, &up, Rows::All, options)?;
-    let dy = input("dy", &sizes.stream(), Numbers::F32, place)?;
-    let kept = input("kept", y.dims(), sizes.numbers, place)?;
-    let down = weight("down", (width, hidden), 1, sizes, place)?.transposed(0..1);
-    let dx = linear::project_slope(&dy, &down, &kept, kind, sizes.numbers)?;
-    Ok(vec![y, dx])
+    activated(sizes, place, |x, up, options| {
+        let (width, hidden) = (sizes.width(), sizes.config.mlp_width);
+        let y = linear::project(x, up, Rows::All, options)?;
+        let dy = input("dy", &sizes.stream(), Numbers::F32, place)?;
+        let kept = input("kept", y.dims(), sizes.numbers, place)?;
+        let down = weight("down", (width, hidden), 1, sizes, place)?.transposed(0..1);
+        let kind = sizes.config.activation;
+        let dx = linear::project_slope(&dy, &down, &kept, kind, sizes.numbers)?;
+        Ok(vec![y, dx])
+    })
 }
 
 fn qkv(sizes: &Sizes<'_>, place: &Place) -> Result<Array> {

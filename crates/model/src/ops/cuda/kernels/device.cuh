@@ -10,7 +10,7 @@ typedef uint16_t bf16;
 #include "host.hpp"
 #else
 
-// Defines a kernel: the most threads of a block, its name, its arguments.
+// Defines a kernel: the most threads of a block, its name, its arguments. Blocks have one dimension, so that a lane is `threadIdx.x % 32`.
 #define FS_KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
 #define FS_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 // States that an address is a multiple of so many bytes, which the emulated device checks.

@@ -7,7 +7,7 @@ struct Row {
     float mean, scale;
 };
 
-// As the forward finds them, so that both see the same normalised values. V is 1 or 8 numbers at a time.
+// As the forward finds them, but for the order of its sums. V is 1 or 8 numbers at a time.
 template <int V>
 __device__ __forceinline__ Row statistics(const float* x, int c, float eps) {
     int lane = threadIdx.x % 32;

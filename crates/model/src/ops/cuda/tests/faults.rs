@@ -27,10 +27,12 @@ fn batch(gpu: &Arc<Gpu>) -> (Arc<crate::Backbone>, Clips) {
     (backbone, clips)
 }
 
-/// Calls `run` with the n-th call of a function of the driver failing, for every n that it reaches. Returns how many there were.
+/// Calls `run` with the n-th call of a function of the driver failing, for every n that it reaches. Returns how many there were. An allocation is tried twice,
+/// and fails both times.
 fn at_every_call(call: &str, mut run: impl FnMut() -> std::result::Result<(), Error>) -> usize {
+    let times = if call == "cuMemAllocAsync" { 2 } else { 1 };
     for n in 1.. {
-        emulated("FS_EMULATED_FAIL", &format!("{call}:{n}:2"));
+        emulated("FS_EMULATED_FAIL", &format!("{call}:{n}:2:{times}"));
         let result = run();
         emulated("FS_EMULATED_FAIL", "");
         match result {
@@ -67,6 +69,52 @@ fn a_batch_without_room_for_one_of_its_buffers_fails_alone_whichever_it_is() {
     gpu.synchronize().unwrap();
     emulated("FS_EMULATED_LATE", "");
     assert!(gpu.lost().is_none());
+}
+
+#[test]
+fn memory_that_is_about_to_be_free_is_room() {
+    let Some(gpu) = gpu() else { return };
+    if !emulated("FS_EMULATED_LATE", "1") {
+        return;
+    }
+    let room = gpu.memory().unwrap().used + (3 << 19);
+    emulated("FS_EMULATED_MEMORY", &room.to_string());
+    // Each is freed when the stream gets there, which nobody has waited for when the next one is allocated.
+    for _ in 0..5 {
+        Tensor::zeros(&gpu, Numbers::F32, &[1 << 18]).unwrap();
+    }
+    let two = [(); 2].map(|()| Tensor::zeros(&gpu, Numbers::F32, &[1 << 18]));
+    let [_first, second] = two;
+    let error = second.unwrap_err();
+    let full = Some(&Failure::OutOfMemory { bytes: 1 << 20 });
+    assert_eq!(Failure::inside(&error), full);
+    gpu.synchronize().unwrap();
+    emulated("FS_EMULATED_MEMORY", "");
+    emulated("FS_EMULATED_LATE", "");
+    // One refusal is no missing room.
+    emulated("FS_EMULATED_FAIL", "cuMemAllocAsync:1:2");
+    assert!(Tensor::zeros(&gpu, Numbers::F32, &[1 << 18]).is_ok());
+}
+
+#[test]
+fn a_refusal_is_the_calls_own_unless_the_device_answers_nothing_any_more() {
+    // CUDA_ERROR_NOT_FOUND; and CUDA_ERROR_INVALID_PTX, one that no list of final errors has, with a stream that gives the same answer afterwards.
+    for (failure, then, is_lost) in [(500, "", false), (218, "cuStreamQuery:1:218", true)] {
+        let Some(gpu) = gpu() else { return };
+        let values = [1.0, 2.0];
+        if !emulated("FS_EMULATED_FAIL", then) {
+            return;
+        }
+        let refused = Failure::Refused {
+            what: "a call",
+            reason: format!("code {failure}").into(),
+        };
+        let error = gpu.failed(refused);
+        let lost = matches!(Failure::inside(&error), Some(Failure::Lost { .. }));
+        assert_eq!((lost, gpu.lost().is_some()), (is_lost, is_lost), "{error}");
+        emulated("FS_EMULATED_FAIL", "");
+        assert!(Tensor::upload(&gpu, &values, &[2]).is_ok());
+    }
 }
 
 #[test]
@@ -214,6 +262,82 @@ fn a_plan_that_the_library_fails_to_run_is_refused_and_the_device_goes_on() {
 }
 
 #[test]
+fn a_plan_that_is_refused_after_it_was_chosen_costs_no_result() {
+    // CUBLAS_STATUS_INTERNAL_ERROR and CUBLAS_STATUS_NOT_SUPPORTED.
+    for code in [14, 15] {
+        let Some(gpu) = gpu() else { return };
+        let matrix = Matrix::new(&gpu, Format::Bf16, &random("w", 24 * 16), 16, 1).unwrap();
+        let residual = upload(&gpu, "residual", &[2, 5, 24], Numbers::F32);
+        let x = upload(&gpu, "x", &[2, 5, 16], Numbers::Bf16);
+        let both = || {
+            let added = products::project_add(&x, &residual, &matrix, Rows::All, None).unwrap();
+            (forward(&gpu, &matrix).unwrap(), floats(&added))
+        };
+        let expected = both();
+        if !emulated("FS_EMULATED_FAIL", &format!("cublasLtMatmul:1:{code}")) {
+            return;
+        }
+        assert_eq!(both(), expected, "the plan is tried once more");
+        for _ in 0..2 {
+            emulated("FS_EMULATED_FAIL", &format!("cublasLtMatmul:1:{code}:2"));
+            let (products, added) = both();
+            emulated("FS_EMULATED_FAIL", "");
+            for (got, want) in products.iter().zip(&expected.0) {
+                assert!((got - want).abs() < 2e-2, "{got}, not {want}");
+            }
+            for (got, want) in added.iter().zip(&expected.1) {
+                assert!((got - want).abs() < 1e-4, "{got}, not {want}");
+            }
+        }
+        let plans = gpu.plans();
+        let plain = plans.iter().filter(|plan| plan.contains("plain kernel"));
+        assert_eq!(plain.count(), 2, "{plans:?}");
+        assert!(gpu.lost().is_none());
+        // Whatever the library does now.
+        assert_eq!(both(), both());
+    }
+}
+
+#[test]
+fn the_faster_plan_is_taken_only_where_it_changes_no_bit() {
+    let Some(gpu) = gpu() else { return };
+    let matrix =
+        |gpu: &Arc<Gpu>| Matrix::new(gpu, Format::F32, &random("w", 24 * 16), 16, 1).unwrap();
+    let product = |gpu: &Arc<Gpu>| {
+        let x = upload(gpu, "x", &[2, 5, 16], Numbers::F32);
+        let y = products::project(&x, Rows::All, &matrix(gpu), (0..1, None), Numbers::F32);
+        floats(&y.unwrap())
+    };
+    let expected = product(&gpu);
+    if !emulated("FS_EMULATED_PLANS", "2") {
+        return;
+    }
+    let kind = Kind {
+        input: Numbers::F32,
+        ..kind()
+    };
+    let room = gpu.products().room(&gpu);
+    let trial = Trial::new(&gpu, &kind, 5).unwrap();
+    let plans = plan::candidates(&kind, trial.most_rows(), room, 4).unwrap();
+    let frames = plans.iter().map(|plan| match trial.judged(plan, room) {
+        Ok(Verdict::Fits(frame)) => frame,
+        other => panic!("{other:?}"),
+    });
+    let frames: Vec<Tensor> = frames.collect();
+    assert_eq!(frames.len(), 2);
+    assert!(!crate::ops::cuda::trial::repeats(&frames).unwrap());
+    let fastest = trial.fastest_first(plans.clone(), room).unwrap();
+    assert_eq!(
+        fastest[0].data, plans[1].data,
+        "the second seems the faster"
+    );
+    // A device that chooses anew, as after a restart.
+    let other = super::gpu().unwrap();
+    assert_eq!(product(&other), expected);
+    emulated("FS_EMULATED_PLANS", "");
+}
+
+#[test]
 fn a_plan_with_wrong_results_is_not_chosen() {
     let Some(gpu) = gpu() else { return };
     for reads in [Reads::Rows, Reads::Columns] {
@@ -233,7 +357,7 @@ fn a_plan_with_wrong_results_is_not_chosen() {
             let plans = plan::candidates(&kind, trial.most_rows(), room, 4).unwrap();
             let plan = plans.first().unwrap();
             let verdict = trial.judged(plan, room).unwrap();
-            assert!(matches!(verdict, Verdict::Fits), "{kind:?}: {verdict:?}");
+            assert!(matches!(verdict, Verdict::Fits(_)), "{kind:?}: {verdict:?}");
             trial.expect_otherwise();
             let verdict = trial.judged(plan, room).unwrap();
             assert!(

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::adamw::{self, AdamW};
+use crate::ops::cuda::fused::tests::used;
+use crate::ops::cuda::fused::{Shape, Way};
 use crate::spec::{AdapterConfig, Digest, Head, Step};
 use crate::{AdapterSet, Backbone, Inference, Keep, Segment, Tensors, TrainableSet, TrainingStep};
 
@@ -110,6 +112,40 @@ fn kinds() -> Vec<AdapterConfig> {
         adapters(5, [3, 1, 1], Head::Attention(four)),
         AdapterConfig::LINEAR_PROBE,
     ]
+}
+
+/// A device whose products of a backbone's MLP end with the activation in one kernel, which rounds once less than two.
+fn fusing(config: &BackboneConfig) -> Option<Arc<Gpu>> {
+    let mut gpu = gpu()?;
+    let shape = |way, columns, inner| Shape {
+        way,
+        activation: config.activation,
+        columns,
+        inner,
+    };
+    let shapes = [
+        shape(Way::Forward, config.mlp_width, config.width),
+        shape(Way::Backward, config.mlp_width, config.width),
+    ];
+    Arc::get_mut(&mut gpu).expect("nobody else has it").fused = used(shapes);
+    Some(gpu)
+}
+
+#[test]
+fn what_a_step_keeps_changes_no_bit_where_products_end_with_their_activation() {
+    let config = config(64, 1);
+    let Some(gpu) = fusing(&config) else { return };
+    let fused = backbone(&gpu, &config, Precision::Bf16);
+    let own = set(&fused, adapters(8, [3, 1, 1], Head::Mean), 5);
+    let all = train(&fused, &own, Keep::All).unwrap();
+    assert!(train(&fused, &own, Keep::Recompute).unwrap() == all);
+    // The one kernel runs: what is served has other bits than where there is none.
+    let plain = backbone(&super::gpu().expect("a device"), &config, Precision::Bf16);
+    let on = |backbone: &Arc<Backbone>| {
+        let own = set(backbone, adapters(8, [3, 1, 1], Head::Mean), 5);
+        bits(&logits(backbone, &[(clip(backbone, 4, 1), own)]).unwrap())
+    };
+    assert_ne!(on(&fused), on(&plain));
 }
 
 #[test]

@@ -7,10 +7,10 @@
 use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
-use super::epilogue::{Epilogue, Sums};
 use super::{ROW_BYTES, ROWS, SIDE, shape};
-use crate::ops::kernel::unit::{Stays, Target, Unit, Units};
-use crate::ops::kernel::{LINE, NR, will_read, will_write};
+use crate::ops::kernel::avx512::epilogue::{Epilogue, Kind, Sums};
+use crate::ops::kernel::unit::{Stays, Unit, Units};
+use crate::ops::kernel::{LINE, NR};
 
 /// Parts of a tile's steps, after each of which some rows of the former tile are ended.
 const GROUPS: usize = 8;
@@ -29,18 +29,20 @@ struct At {
 
 /// Two tiles' sums: those that are ended and those that are stored next.
 #[repr(C, align(64))]
-struct Scratch([Sums; 2]);
+struct Scratch([[[[f32; NR]; WIDE]; ROWS]; 2]);
 
 /// Units of products of bfloat16, on a CPU that has AMX with it and AVX-512 with bfloat16.
 pub(super) struct Bf16s;
+
+impl Kind for Bf16s {}
 
 impl Units for Bf16s {
     unsafe fn unit(&self, unit: &Unit<'_>, spare: &mut Vec<u32>) {
         // SAFETY: passed on.
         unsafe {
             match unit.stays {
-                Stays::Rows => walk::<false>(unit, spare, |at, count| bf16s(at, count)),
-                Stays::Panels => walk::<false>(unit, spare, |at, count| passing_bf16s(at, count)),
+                Stays::Rows => walk::<Self>(unit, spare, |at, count| bf16s(at, count)),
+                Stays::Panels => walk::<Self>(unit, spare, |at, count| passing_bf16s(at, count)),
             }
         }
     }
@@ -49,10 +51,14 @@ impl Units for Bf16s {
 /// Units of products of 8-bit integers, on a CPU that has AMX with them and AVX-512 with bfloat16.
 pub(super) struct Int8s;
 
+impl Kind for Int8s {
+    const INTEGERS: bool = true;
+}
+
 impl Units for Int8s {
     unsafe fn unit(&self, unit: &Unit<'_>, spare: &mut Vec<u32>) {
         // SAFETY: passed on.
-        unsafe { walk::<true>(unit, spare, |at, count| int8s(at, count)) }
+        unsafe { walk::<Self>(unit, spare, |at, count| int8s(at, count)) }
     }
 }
 
@@ -61,11 +67,7 @@ impl Units for Int8s {
 /// # Safety
 /// Same as for `Units::unit`, with steps of the unit's format.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn walk<const INTEGERS: bool>(
-    unit: &Unit<'_>,
-    spare: &mut Vec<u32>,
-    steps_of: impl Fn(&mut At, usize),
-) {
+unsafe fn walk<K: Kind>(unit: &Unit<'_>, spare: &mut Vec<u32>, steps_of: impl Fn(&mut At, usize)) {
     debug_assert!(unit.left.step == 1 && unit.rows > 0);
     debug_assert!(unit.panels.len() == unit.places.len() * unit.words * NR);
     let steps = unit.words / SIDE;
@@ -87,7 +89,11 @@ unsafe fn walk<const INTEGERS: bool>(
             let (strip, tile) = unit.stays.nth(at, strips, tiles);
             let epilogue = Epilogue {
                 whole: unit,
-                sums: &raw const scratch.0[at % 2],
+                sums: Sums {
+                    at: (&raw const scratch.0[at % 2]).cast(),
+                    row: WIDE * NR,
+                    panel: NR,
+                },
                 rows: (tile * ROWS, ROWS.min(unit.rows - tile * ROWS)),
                 panels: (strip * WIDE, WIDE.min(unit.places.len() - strip * WIDE)),
             };
@@ -105,16 +111,16 @@ unsafe fn walk<const INTEGERS: bool>(
                     steps_of(&mut next, 1);
                 }
                 if let Some(epilogue) = &pending {
-                    epilogue.rows::<INTEGERS>(group * SHARE, SHARE);
+                    epilogue.rows::<K, WIDE>(group * SHARE, SHARE);
                 }
                 ahead.prefetch();
-                expect(&epilogue, group * SHARE..(group + 1) * SHARE);
+                epilogue.expect(group * SHARE..(group + 1) * SHARE);
             }
             store((&raw mut scratch.0[at % 2]).cast());
             (now, pending) = (next, Some(epilogue));
         }
         if let Some(epilogue) = &pending {
-            epilogue.rows::<INTEGERS>(0, ROWS);
+            epilogue.rows::<K, WIDE>(0, ROWS);
         }
     }
 }
@@ -199,29 +205,6 @@ impl Ahead {
             // SAFETY: a prefetch accepts any address and does not even read it.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(self.at.cast()) };
             self.at = self.at.wrapping_add(LINE);
-        }
-    }
-}
-
-/// Prefetches the lines of some rows that a tile's epilogue will access.
-#[inline]
-fn expect(epilogue: &Epilogue<'_>, rows: std::ops::Range<usize>) {
-    let unit = epilogue.whole;
-    let (first, count) = epilogue.panels;
-    let places = &unit.places[first..first + count];
-    let column = places[0].column - unit.first_column;
-    let columns = places.iter().map(|place| place.width).sum();
-    for row in rows.start..rows.end.min(epilogue.rows.1) {
-        let at = (epilogue.rows.0 + row) * unit.stride + column;
-        for target in [Some(unit.y), unit.before].into_iter().flatten() {
-            match target {
-                Target::F32(y) => will_write(y.wrapping_add(at), columns),
-                Target::Bf16(y) => will_write(y.wrapping_add(at), columns),
-            }
-        }
-        if let Some(residual) = unit.residual {
-            // SAFETY: the residual has the rows and columns of the unit.
-            will_read(unsafe { std::slice::from_raw_parts(residual.add(at), columns) });
         }
     }
 }

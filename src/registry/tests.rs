@@ -1,0 +1,35 @@
+//! A task for the registry's own tests.
+
+use crate::ids::{AdapterVersion, TenantId};
+use crate::metadata::TaskRecord;
+use crate::spec::{
+    AdapterConfig, ClipSampling, FrameOrder, RotationPolicy, Sampling, SpatialViews,
+};
+
+/// Returns a linear probe's task with the version that serves it.
+pub(super) fn task(serving: Option<AdapterVersion>) -> TaskRecord {
+    TaskRecord {
+        tenant: TenantId::anonymous(),
+        id: "t".parse().unwrap(),
+        display_name: String::new(),
+        adapter: AdapterConfig::LINEAR_PROBE,
+        sampling: ClipSampling {
+            num_frames: 8.try_into().unwrap(),
+            sampling: Sampling::Uniform,
+            temporal_views: 1.try_into().unwrap(),
+            spatial_views: SpatialViews::Center,
+            rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
+        },
+        auto_serve: true,
+        auto_head: false,
+        serving,
+        desired: serving,
+        serving_error: None,
+        split: None,
+        previous: None,
+        pinned: false,
+        etag: String::new(),
+        create_time: 0,
+    }
+}
