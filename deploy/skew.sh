@@ -5,6 +5,8 @@
 #   skew.sh --speed TAG    also builds both as they are shipped, and prints how long each takes to start and to its first answer
 # FRAMESHIFT_PREVIOUS=FILE uses a program that is there already.
 set -euo pipefail
+# A function whose output is taken ends at its first failure, too.
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 root=$PWD
 fail() { echo "skew: $*" >&2; exit 1; }
@@ -26,14 +28,19 @@ built() {
   program=$target/skew/frameshift-$commit-$1
   if [ ! -x "$program" ]; then
     [ -d "$tree" ] || git worktree add --quiet --detach "$tree" "$commit" >&2
-    (cd "$tree" && CARGO_TARGET_DIR=$target/skew/target cargo build --locked --bin frameshift "${@:2}" >&2)
-    cp "$target/skew/target/$1/frameshift" "$program"
+    (cd "$tree" && CARGO_TARGET_DIR=$target/skew/target cargo build --locked --bin frameshift "${@:2}" >&2) || fail "$tag does not build"
+    cp "$target/skew/target/$1/frameshift" "$program.part"
+    mv "$program.part" "$program"
     git worktree remove --force "$tree"
   fi
   echo "$program"
 }
 
-export FRAMESHIFT_PREVIOUS=${FRAMESHIFT_PREVIOUS:-$(built debug)}
+# `export` would hide that the command in it failed.
+if [ -z "${FRAMESHIFT_PREVIOUS:-}" ]; then
+  FRAMESHIFT_PREVIOUS=$(built debug)
+fi
+export FRAMESHIFT_PREVIOUS
 if cargo nextest --version >/dev/null 2>&1; then
   cargo nextest run --locked --features cuda --test it -E 'test(/^skew::/)' --no-capture
 else

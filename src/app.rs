@@ -2,7 +2,7 @@
 //!
 //! Invariant: an address is announced only after it is bound and this process holds the data directory; health reports SERVING only after the
 //! backbone is loaded and warmed up. Drain order: health and GOAWAY → endless and idle streams → after the grace period, new calls → calls in flight
-//! and jobs (to their checkpoints) → engine and device → the database, whose log is checkpointed so that the database file alone holds every record.
+//! and jobs (to their checkpoints) → engine and device → the last counts of usage → the database, whose log is checkpointed so that the database file alone holds every record.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,6 +45,9 @@ pub use wiring::Wiring;
 use bind::Listeners;
 use loops::{Ends, Loops};
 use wiring::{LoopSet, Stores};
+
+/// How long a drain waits for the database to take the last counts of usage.
+const LAST_COUNTS: Duration = Duration::from_secs(3);
 
 /// Server whose addresses are bound and that answers NOT_SERVING until the backbone is loaded.
 pub struct Bound {
@@ -240,6 +243,7 @@ impl App {
         let late = self.front.finish(all - self.drain_timeout / 10).await;
         self.back_drain.start();
         let later = self.back.finish(all.saturating_sub(began.elapsed())).await;
+        keep_last_counts(&self.wiring.tenants).await;
         self.traces.finish().await;
         database::close(&self.database).await;
         let unfinished: Vec<&str> = late.into_iter().chain(later).collect();
@@ -251,6 +255,20 @@ impl App {
             seconds: all.as_secs(),
             what: unfinished.join(", "),
         })
+    }
+}
+
+/// Records what the device and the calls used after the loop that keeps the books had ended.
+async fn keep_last_counts(tenants: &Tenants) {
+    match tokio::time::timeout(LAST_COUNTS, tenants.close_window()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the last counts of usage are lost");
+        }
+        Err(_) => {
+            tracing::warn!("the last counts of usage are lost: the database does not answer");
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! Runs one slice and catches its panics.
 //!
-//! Invariant: no panic of a work item or a source propagates beyond this file.
+//! Invariant: no panic of a work item, a source or a ledger propagates beyond this file.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Source, Step, Work};
+use super::{Purpose, Source, Step, Work};
+use crate::fair::Ledger;
 
 /// Result of a slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,12 @@ pub(super) fn is_ready(work: &dyn Work) -> bool {
 /// Tells an item how much time of the device it has used.
 pub(super) fn used(work: &mut dyn Work, time: Duration) {
     let _ = catch_unwind(AssertUnwindSafe(|| work.used(time)));
+}
+
+/// Takes down how much time of the device an item has used for its purpose.
+pub(super) fn noted(ledger: &dyn Ledger, own: &Purpose, time: Duration) {
+    let noted = AssertUnwindSafe(|| ledger.computed(&own.tenant, Some(&own.task), time));
+    let _ = catch_unwind(noted);
 }
 
 /// Asks the source for a batch. Returns the message of a panic as the error.

@@ -204,9 +204,10 @@ fn fill<T: Queued>(
                 Verdict::Pass
             }
         };
-        let Some((_, clip)) = lane.take(judge, &mut formed.dropped) else {
+        let Some(taken) = lane.take(judge, &mut formed.dropped) else {
             return;
         };
+        let clip = taken.item;
         frames += clip.frames();
         formed.batch.push(clip);
     }

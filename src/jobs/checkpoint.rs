@@ -118,8 +118,8 @@ struct Header {
     /// What came of heads without adapters, once they were tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tried: Option<tried::Record>,
-    /// Accelerator and library that computed the steps; nothing for the host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What computed the steps: accelerator and library, or the host's instruction set; nothing where an earlier release did not say.
+    #[serde(default)]
     accelerator: Option<String>,
 }
 
@@ -156,8 +156,13 @@ impl Header {
             is_blind: position.looks.is_blind,
             is_halved: position.is_halved,
             tried: trainer.tried().map(|tried| tried::Record::of(tried)),
-            accelerator: origin.backbone.place().kind(),
+            accelerator: Some(arithmetic(&origin.backbone)),
         }
+    }
+
+    /// Returns what computed the steps, if it is known to be something else than this.
+    fn computed_otherwise(&self, own: &str) -> Option<&str> {
+        self.accelerator.as_deref().filter(|before| *before != own)
     }
 
     fn position(self) -> Position {
@@ -180,6 +185,12 @@ impl Header {
             },
         }
     }
+}
+
+/// What a backbone computes with, which results depend on in their last bits.
+fn arithmetic(backbone: &Backbone) -> String {
+    let host = || format!("cpu {}", model::instructions(backbone.precision()));
+    backbone.place().kind().unwrap_or_else(host)
 }
 
 /// The file of a trainer's state of now.
@@ -245,14 +256,11 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
     expect("format", FORMAT, header.format)?;
     expect("dataset", origin.dataset, header.dataset)?;
     expect("backbone", origin.backbone.digest(), header.backbone)?;
-    let (own, before) = (
-        origin.backbone.place().kind(),
-        header.accelerator.as_deref(),
-    );
-    if own.as_deref() != before {
+    let own = arithmetic(&origin.backbone);
+    if let Some(before) = header.computed_otherwise(&own) {
         tracing::warn!(
-            before = before.unwrap_or("cpu"),
-            now = own.as_deref().unwrap_or("cpu"),
+            before,
+            now = own.as_str(),
             "the job goes on with other arithmetic than its checkpoint's: its results differ from an undisturbed job's in their last bits"
         );
     }
@@ -359,13 +367,18 @@ mod tests {
         assert!(look_of(&Vec::new()).loss.is_nan());
     }
 
-    #[test]
-    fn a_header_of_a_release_before_keeps_its_order_and_its_batches() {
+    /// The header of a release that wrote the least.
+    fn header_of_before() -> serde_json::Value {
         let digest = Digest([1; 32]);
-        let mut header = serde_json::json!({
+        serde_json::json!({
             "format": FORMAT, "dataset": digest, "backbone": digest, "step": 3, "optimizer_steps": 3,
             "losses": [], "loss_sum": 0, "loss_clips": 0, "training_micros": 5,
-        });
+        })
+    }
+
+    #[test]
+    fn a_header_of_a_release_before_keeps_its_order_and_its_batches() {
+        let mut header = header_of_before();
         let read = |header: &serde_json::Value| {
             let header: Header = serde_json::from_value(header.clone()).unwrap();
             header.position().order
@@ -375,5 +388,19 @@ mod tests {
         assert_eq!(read(&header), Order::Permuted);
         header["equal"] = true.into();
         assert_eq!(read(&header), Order::Equal);
+    }
+
+    #[test]
+    fn a_header_that_does_not_say_what_computed_it_is_not_said_to_differ() {
+        let mut header = header_of_before();
+        let differs = |header: &serde_json::Value| {
+            let header: Header = serde_json::from_value(header.clone()).unwrap();
+            header.computed_otherwise("cpu avx512").map(str::to_owned)
+        };
+        assert_eq!(differs(&header), None);
+        header["accelerator"] = "cpu avx512".into();
+        assert_eq!(differs(&header), None);
+        header["accelerator"] = "cpu avx2".into();
+        assert_eq!(differs(&header).as_deref(), Some("cpu avx2"));
     }
 }

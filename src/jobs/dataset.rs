@@ -30,7 +30,7 @@ use crate::video::{self, Alter, Clip, ClipSpec, Decoder, Lane, Rect, Views};
 
 pub(super) use batches::{Batches, Order, Training, frozen_row};
 pub(super) use cache::Budget;
-use cache::Pool;
+use cache::Member;
 pub(super) use labels::Balance;
 pub(super) use prefixes::Prefixes;
 pub(super) use truths::Truths;
@@ -65,7 +65,7 @@ pub(super) struct Clips {
     side: u16,
     normalization: Normalization,
     /// Decoded videos of this job and of others that decode alike.
-    pool: Arc<Pool>,
+    pool: Member,
 }
 
 /// Where videos come from, and who is told when they do not come.
@@ -115,7 +115,7 @@ impl Clips {
         // All that decides what the whole of a decoded video is.
         let decoding = format!("{:?} {:?} {pictures:?}", sampling.rotation, sampling.order);
         Self {
-            pool: budget.pool(&tenant, &decoding),
+            pool: budget.member(&tenant, &decoding),
             sources,
             tenant,
             sampling,
@@ -161,7 +161,7 @@ impl Clips {
 
     /// Asks for the files of videos that are needed soon. What cannot be asked for is fetched when it is needed.
     pub(super) async fn prefetch(&self, mut videos: Vec<VideoId>) {
-        videos.retain(|video| self.pool.get(*video).is_none());
+        videos.retain(|video| !self.pool.has(*video));
         if videos.is_empty() {
             return;
         }

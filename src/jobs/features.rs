@@ -79,25 +79,31 @@ pub(super) fn owner(path: &Path) -> Option<(TenantId, JobId)> {
     Some((tenant.parse().ok()?, job.parse().ok()?))
 }
 
-/// Gives a job the features that another job of its tenant has computed of the same: all of so many rows, or nothing. The file then has two names and takes
-/// its room once; it goes with the last of them.
+/// Gives a job the features that another job of its tenant has computed of the same: all of so many rows, or nothing. What the job has itself, a part of them
+/// or features of something else, gives way. The file then has two names and takes its room once; it goes with the last of them.
 pub(super) fn share(path: &Path, key: Digest, width: usize, rows: u64) -> io::Result<()> {
     let (Some(folder), Some((tenant, _))) = (path.parent(), owner(path)) else {
         return Ok(());
     };
-    if rows == 0 || path.exists() || !folder.exists() {
+    if rows == 0 || !folder.exists() || holds(path, key, width, rows)? {
         return Ok(());
     }
     for file in fs::read_dir(folder)? {
         let other = file?.path();
-        if owner(&other).is_none_or(|(own, _)| own != tenant) {
+        if other == path || owner(&other).is_none_or(|(own, _)| own != tenant) {
             continue;
         }
         if holds(&other, key, width, rows)? {
-            return match fs::hard_link(&other, path) {
+            match fs::hard_link(&other, path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 // The other job has just ended.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+                linked => return linked,
+            }
+            // The job's own file spares less work than all rows.
+            remove(path)?;
+            return match fs::hard_link(&other, path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                 linked => linked,
             };
         }
@@ -229,6 +235,8 @@ fn number(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn rows(range: std::ops::Range<u64>) -> Vec<Vec<f32>> {
@@ -304,6 +312,36 @@ mod tests {
             0
         );
         assert_eq!(whole.read(&[9]).unwrap(), rows(9..10));
+    }
+
+    #[test]
+    fn a_part_gives_way_to_all_that_another_job_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let tenant: TenantId = "one".parse().unwrap();
+        let of = || path(folder.path(), (&tenant, JobId::generate()), Kind::Training);
+        let (first, second, third) = (of(), of(), of());
+        let key = Digest([1; 32]);
+        let write = |path: &Path, key: Digest, count: u64| {
+            let mut features = Features::open(path, key, 3).unwrap();
+            features.append(&rows(0..count)).unwrap();
+            features.finish().unwrap();
+        };
+        let count = |path: &Path| Features::open(path, key, 3).unwrap().rows();
+        write(&first, key, 6);
+        share(&first, key, 3, 10).unwrap();
+        assert_eq!(count(&first), 6, "nobody has them all");
+        write(&second, key, 10);
+        write(&third, Digest([2; 32]), 10);
+        for path in [&first, &third] {
+            share(path, key, 3, 10).unwrap();
+            assert_eq!(count(path), 10);
+        }
+        // What is whole stays.
+        let own = fs::metadata(&second).unwrap().ino();
+        share(&second, key, 3, 10).unwrap();
+        assert_eq!(fs::metadata(&second).unwrap().ino(), own);
+        assert_eq!(fs::metadata(&first).unwrap().ino(), own);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 
     #[test]

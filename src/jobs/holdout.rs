@@ -15,19 +15,24 @@ pub(super) fn part_of(digest: Digest) -> u64 {
         .map_or(0, |part| u64::from_le_bytes(*part))
 }
 
-/// For each training clip whether it is held out, by its class and content. Of each class of n clips, `share` · n are, rounded down, as near as the
-/// sizes of equal contents allow; which ones, the seed decides.
-pub(super) fn held_out(
-    classes: impl Iterator<Item = u32> + Clone,
-    contents: &[u64],
+/// For each training clip whether it is held out, by its class, its content and the `rows` of its labels. Of each class of n clips, `share` · n are, rounded
+/// down, as near as the sizes of equal contents allow and as long as each label keeps a clip; which ones, the seed decides.
+pub(super) fn held_out<'a>(
+    (classes, contents): (&[u32], &[u64]),
+    rows: impl Fn(usize) -> &'a [u32],
     share: f64,
     seed: u64,
 ) -> Vec<bool> {
-    let mut groups: HashMap<u64, Vec<u32>> = HashMap::new();
+    let mut groups: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut left: HashMap<u32, Left> = HashMap::new();
-    for (class, content) in classes.clone().zip(contents) {
-        groups.entry(*content).or_default().push(class);
-        left.entry(class).or_default().clips += 1;
+    // Training clips of each label.
+    let mut kept: HashMap<u32, u64> = HashMap::new();
+    for (place, (class, content)) in classes.iter().zip(contents).enumerate() {
+        groups.entry(*content).or_default().push(place);
+        left.entry(*class).or_default().clips += 1;
+        for row in rows(place) {
+            *kept.entry(*row).or_default() += 1;
+        }
     }
     for left in left.values_mut() {
         left.wanted = (left.clips as f64 * share) as u64;
@@ -40,17 +45,32 @@ pub(super) fn held_out(
         let Some(members) = groups.get(&content) else {
             continue;
         };
-        let mut counts: HashMap<u32, u64> = HashMap::new();
-        for class in members {
-            *counts.entry(*class).or_default() += 1;
+        let mut by_class: HashMap<u32, u64> = HashMap::new();
+        let mut by_row: HashMap<u32, u64> = HashMap::new();
+        for place in members {
+            if let Some(class) = classes.get(*place) {
+                *by_class.entry(*class).or_default() += 1;
+            }
+            for row in rows(*place) {
+                *by_row.entry(*row).or_default() += 1;
+            }
         }
-        let fits = counts
+        let is_wanted = by_class
             .iter()
             .all(|(class, count)| left.get(class).is_some_and(|left| left.wanted >= *count));
+        let fits = is_wanted
+            && by_row
+                .iter()
+                .all(|(row, count)| kept.get(row).is_some_and(|kept| *kept > *count));
         if fits {
-            for (class, count) in counts {
+            for (class, count) in by_class {
                 if let Some(left) = left.get_mut(&class) {
                     left.wanted -= count;
+                }
+            }
+            for (row, count) in by_row {
+                if let Some(kept) = kept.get_mut(&row) {
+                    *kept -= count;
                 }
             }
         }
@@ -58,6 +78,7 @@ pub(super) fn held_out(
     }
     let is_held = |content: &u64| held.get(content).copied().unwrap_or(false);
     classes
+        .iter()
         .zip(contents)
         .map(|(_, content)| is_held(content))
         .collect()
@@ -77,13 +98,27 @@ mod tests {
     use super::*;
 
     fn of(clips: &[(u32, u64)], share: f64, seed: u64) -> Vec<bool> {
+        let classes: Vec<u32> = clips.iter().map(|(class, _)| *class).collect();
         let contents: Vec<u64> = clips.iter().map(|(_, content)| *content).collect();
-        held_out(
-            clips.iter().map(|(class, _)| *class),
-            &contents,
-            share,
-            seed,
-        )
+        let rows = |place: usize| &classes[place..=place];
+        held_out((&classes[..], &contents[..]), rows, share, seed)
+    }
+
+    #[test]
+    fn a_label_beside_rarer_ones_keeps_a_clip() {
+        // The last label is beside two others, which are as rare and come first.
+        let labels: [&[u32]; 4] = [&[0, 2], &[0], &[1, 2], &[1]];
+        let (classes, contents) = ([0_u32, 0, 1, 1], [10_u64, 11, 12, 13]);
+        for seed in 0..64 {
+            let of = (&classes[..], &contents[..]);
+            let held = held_out(of, |place| labels[place], 0.5, seed);
+            let is_trained = |row: u32| {
+                let mut clips = labels.iter().zip(&held);
+                clips.any(|(rows, held)| rows.contains(&row) && !held)
+            };
+            assert!((0..3).all(is_trained), "{held:?}");
+            assert_eq!(held.iter().filter(|held| **held).count(), 2, "{held:?}");
+        }
     }
 
     #[test]

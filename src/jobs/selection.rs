@@ -227,6 +227,8 @@ pub(super) fn is_guessing(loss: f64, guess: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serving::Tally;
+    use crate::spec::LabelKind;
 
     fn look(step: u64, top1: f64, loss: f64) -> Look {
         Look {
@@ -315,6 +317,18 @@ mod tests {
         assert!(looks.add(look(1, 0.9, 0.5), BestBy::Loss));
         assert!(looks.add(look(2, 0.1, 0.4), BestBy::Loss));
         assert!(!looks.add(look(3, 0.9, 0.4), BestBy::Loss));
+    }
+
+    #[test]
+    fn weights_whose_scores_are_no_numbers_are_never_the_best() {
+        for kind in [LabelKind::Single, LabelKind::Multi] {
+            let mut tally = Tally::new(2, kind);
+            tally.add(&[0], &[f64::NAN, f64::NAN]);
+            let own = Look::of(1, &tally.finish());
+            for by in [BestBy::Top1, BestBy::Loss, BestBy::Map] {
+                assert!(!Looks::default().add(own, by), "{kind:?} {by:?}");
+            }
+        }
     }
 
     #[test]

@@ -23,6 +23,11 @@ impl Turns {
         self.of(tenant, what).lock_owned().await
     }
 
+    /// As [`Self::take`], without waiting; `None` while another job of the tenant does this work.
+    pub(super) fn try_take(&self, tenant: &TenantId, what: Digest) -> Option<OwnedMutexGuard<()>> {
+        self.of(tenant, what).try_lock_owned().ok()
+    }
+
     fn of(&self, tenant: &TenantId, what: Digest) -> Arc<tokio::sync::Mutex<()>> {
         let key = (tenant.clone(), what);
         // A map, which is whole after every single operation; held for a look-up, never across an await.
@@ -50,9 +55,12 @@ mod tests {
         let (one, other) = (Digest([1; 32]), Digest([2; 32]));
         let turn = turns.take(&a, one).await;
         assert!(turns.take(&a, one).now_or_never().is_none());
+        assert!(turns.try_take(&a, one).is_none());
+        assert!(turns.try_take(&a, other).is_some());
         assert!(turns.take(&a, other).now_or_never().is_some());
         assert!(turns.take(&b, one).now_or_never().is_some());
         drop(turn);
+        assert!(turns.try_take(&a, one).is_some());
         assert!(turns.take(&a, one).now_or_never().is_some());
         turns.take(&b, other).await;
         assert_eq!(

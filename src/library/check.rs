@@ -21,6 +21,8 @@ pub(super) const AT_A_TIME: usize = 2;
 const PAGE: u32 = 1000;
 /// Groups, labels or videos that a finding names at most.
 const NAMED: usize = 20;
+/// What stands for the labels of an example that has none.
+const NO_LABEL: &str = "(no label)";
 /// Training clips below which a label has few.
 const FEW: u64 = 5;
 /// How many times as many training clips the most frequent label has when the labels are imbalanced.
@@ -213,7 +215,11 @@ impl Check {
         let sets = by_number(std::mem::take(&mut self.sets)).into_iter();
         let shown = |text| {
             let labels = ExampleLabels::read(text);
-            labels.iter().collect::<Vec<_>>().join(" + ")
+            let labels: Vec<&str> = labels.iter().collect();
+            match labels.is_empty() {
+                true => NO_LABEL.to_owned(),
+                false => labels.join(" + "),
+            }
         };
         let sets: Vec<String> = sets.map(shown).collect();
         let mut findings = likeness::findings(&self.seen, &self.sketches);

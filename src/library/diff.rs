@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::{Library, Result};
 use crate::ids::{TenantId, VideoId};
-use crate::metadata::{Error, ExampleRecord, Next, Page, PageRequest};
+use crate::metadata::{self, Error, ExampleRecord, Next, Page, PageRequest};
 use crate::spec::{Digest, ExampleLabels, Split};
 
 /// What the pages are pages of.
@@ -59,6 +59,17 @@ impl Reader<'_> {
     }
 }
 
+/// The video after which a page begins.
+fn start(page: &PageRequest) -> metadata::Result<Option<VideoId>> {
+    let video = match page.start(LISTING) {
+        Ok(first) if first.is_empty() => return Ok(None),
+        Ok(video) => video,
+        // Servers of the release before, which answer some of the pages during a rollout, give the id of the video alone.
+        Err(_) => page.token().to_owned(),
+    };
+    Ok(Some(video.parse().map_err(|_| Error::PageToken)?))
+}
+
 impl Library {
     /// A page of the differences between two snapshots, in the order of the videos' ids. A page may have fewer than its size also when others follow.
     ///
@@ -70,10 +81,7 @@ impl Library {
         [first, second]: [Digest; 2],
         page: &PageRequest,
     ) -> Result<Page<Difference>> {
-        let after = match page.start(LISTING)?.as_str() {
-            "" => None,
-            video => Some(video.parse::<VideoId>().map_err(|_| Error::PageToken)?),
-        };
+        let after = start(page)?;
         let reader = |digest| Reader {
             library: self,
             tenant,
@@ -119,6 +127,26 @@ impl Library {
                     after,
                 });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_goes_on_after_the_token_of_either_release() {
+        let of = |token: &str| start(&PageRequest::new(0, token).unwrap());
+        let text = "00000000-0000-7000-8000-000000000007";
+        let video = Some(text.parse::<VideoId>().unwrap());
+        assert_eq!(of("").unwrap(), None);
+        assert_eq!(of(Next::at(LISTING, text).token()).unwrap(), video);
+        assert_eq!(of(text).unwrap(), video);
+        let other = Next::at("videos", text);
+        let bare = Next::at(LISTING, "x");
+        for token in [other.token(), bare.token(), "x"] {
+            assert!(matches!(of(token), Err(Error::PageToken)), "{token}");
         }
     }
 }

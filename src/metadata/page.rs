@@ -57,6 +57,11 @@ impl PageRequest {
         self.size as usize
     }
 
+    /// Returns the token of the page, not sealed; empty for the first page.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Rows to read: one more than the page has, to know whether another follows.
     pub(super) fn limit(&self) -> i64 {
         i64::from(self.size) + 1

@@ -165,7 +165,7 @@ impl Running {
 
 /// Counts a classification.
 fn metered(metrics: &Metrics, clip: &Judged) {
-    if let Verdict::Counted(answer, _) | Verdict::Classified(answer) = &clip.outcome {
+    if let Verdict::Counted(answer, ..) | Verdict::Classified(answer) = &clip.outcome {
         metrics.classified(&answer.version, answer.queue + answer.device);
     }
 }
@@ -188,7 +188,7 @@ fn of_judged(clip: Judged, labels: &[String], top_k: usize) -> v1::ClipEvaluatio
         best.into_iter().map(prediction).collect()
     };
     match clip.outcome {
-        Verdict::Counted(answer, place) => v1::ClipEvaluation {
+        Verdict::Counted(answer, _, place) => v1::ClipEvaluation {
             score: place.map_or(0.0, |place| place.score as f32),
             rank: place.map_or(0, |place| {
                 u32::try_from(place.ahead + 1).unwrap_or(u32::MAX)

@@ -16,7 +16,9 @@ use crate::engine;
 use crate::ids::{VersionRef, VideoId};
 use crate::library;
 use crate::registry::Essentials;
-use crate::spec::{Digest, Evaluation, ExampleLabels, Invalid, LabelKind, LabelSet, Split};
+use crate::spec::{
+    Digest, Evaluation, ExampleLabels, Invalid, LabelKind, LabelRows, LabelSet, Split,
+};
 use crate::video;
 
 /// Examples that the database is asked for at a time.
@@ -86,8 +88,8 @@ pub struct Judged {
 /// Outcome of a clip in an evaluation.
 #[derive(Debug)]
 pub enum Verdict {
-    /// The clip was counted: its scores, and the place of its label among them, unless it has none.
-    Counted(Box<Answer>, Option<Place>),
+    /// The clip was counted: its scores, the rows of its labels, and their place among the scores, unless it has no label.
+    Counted(Box<Answer>, Vec<u32>, Option<Place>),
     /// The version does not have a label of the clip: it is not counted.
     UnknownLabel,
     /// The version does not have a label of the clip: it is not counted, but has scores.
@@ -113,6 +115,7 @@ pub struct Evaluator {
     caller: Caller,
     version: VersionRef,
     essentials: Arc<Essentials>,
+    rows: LabelRows,
     subject: Subject,
     tally: Tally,
     /// Whether the labels of the clips are of the same kind as those of the version; otherwise none is compared.
@@ -171,6 +174,7 @@ impl Serving {
             serving: self.clone(),
             caller,
             version,
+            rows: asked.essentials.labels.by_name(),
             essentials: asked.essentials,
             subject,
             tally: Tally::new(classes, kind),
@@ -233,11 +237,7 @@ impl Evaluator {
         let judged: Vec<Judged> = judged.into_iter().collect::<Result<_, _>>()?;
         for clip in &judged {
             match &clip.outcome {
-                Verdict::Counted(answer, _) => {
-                    if let Some(rows) = self.essentials.labels.rows(&clip.labels) {
-                        self.tally.add(&rows, &answer.scores.mean);
-                    }
-                }
+                Verdict::Counted(answer, rows, _) => self.tally.add(rows, &answer.scores.mean),
                 Verdict::UnknownLabel | Verdict::Classified(_) => self.unknown += 1,
                 Verdict::Unreadable(_) => self.unreadable += 1,
             }
@@ -261,15 +261,14 @@ impl Evaluator {
     }
 
     async fn judge(&self, video: VideoId, labels: ExampleLabels) -> Result<Judged, Error> {
-        let rows = self.essentials.labels.rows(&labels);
-        let rows = rows.filter(|_| self.fits);
+        let rows = self.rows.of(&labels).filter(|_| self.fits);
         let outcome = match rows.is_some() || self.subject.classifies {
             false => Verdict::UnknownLabel,
             true => match self.classify(video).await {
                 Ok(answer) => match rows {
                     Some(rows) => {
                         let place = Place::of(&rows, &answer.scores.mean);
-                        Verdict::Counted(Box::new(answer), place)
+                        Verdict::Counted(Box::new(answer), rows, place)
                     }
                     None => Verdict::Classified(Box::new(answer)),
                 },

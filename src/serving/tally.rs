@@ -152,18 +152,23 @@ impl Tally {
     }
 
     /// Counts an example: the rows of its labels and the scores of all labels. Equal scores count for the lower row. Where labels exclude one another, an
-    /// example has one row and the scores sum to 1; else an example without labels counts as right when no score reaches 0.5.
+    /// example has one row and the scores sum to 1; else an example without labels counts as right when no score reaches 0.5. An example with a score that is no
+    /// number is never right, and the loss is no number with it.
     pub fn add(&mut self, rows: &[u32], scores: &[f64]) {
         let is_known = |row: &u32| (*row as usize) < self.classes;
         if scores.len() != self.classes || !rows.iter().all(is_known) {
             return;
         }
         let place = Place::of(rows, scores);
+        // Nothing is ahead of what is no number.
+        let is_number = scores.iter().all(|score| !score.is_nan());
         if let Some(levels) = &mut self.levels {
             let is_quiet = scores.iter().all(|score| *score < 0.5);
+            let is_among =
+                |most: usize| is_number && place.map_or(is_quiet, |place| place.ahead < most);
             self.loss += levels.add(rows, scores);
-            self.top1 += u64::from(place.map_or(is_quiet, |place| place.ahead == 0));
-            self.top5 += u64::from(place.map_or(is_quiet, |place| place.ahead < 5));
+            self.top1 += u64::from(is_among(1));
+            self.top5 += u64::from(is_among(5));
             self.examples += 1;
             return;
         }
@@ -171,9 +176,9 @@ impl Tally {
             return;
         };
         self.examples += 1;
-        self.top1 += u64::from(place.ahead == 0);
-        self.top5 += u64::from(place.ahead < 5);
-        self.loss -= place.score.max(f64::MIN_POSITIVE).ln();
+        self.top1 += u64::from(is_number && place.ahead == 0);
+        self.top5 += u64::from(is_number && place.ahead < 5);
+        self.loss += surprise(if is_number { place.score } else { f64::NAN });
         let best = u32::try_from(place.best).unwrap_or(u32::MAX);
         *self.confusion.entry((row, best)).or_default() += 1;
     }
@@ -193,9 +198,41 @@ impl Tally {
     }
 }
 
+/// Minus the logarithm of how likely something was; no number when that is none, so that a sum with it is none, either.
+fn surprise(likely: f64) -> f64 {
+    match likely.is_nan() {
+        true => likely,
+        // `max` makes a small number of what is none.
+        false => -likely.max(f64::MIN_POSITIVE).ln(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scores_that_are_no_numbers_are_never_right_and_leave_no_loss() {
+        for kind in [LabelKind::Single, LabelKind::Multi] {
+            for scores in [[f64::NAN, f64::NAN], [f64::NAN, 0.5], [0.5, f64::NAN]] {
+                let mut tally = Tally::new(2, kind);
+                tally.add(&[0], &[0.9, 0.1]);
+                tally.add(&[0], &scores);
+                let metrics = tally.finish();
+                assert!(metrics.loss.is_nan(), "{kind:?} {scores:?}");
+                assert_eq!(
+                    (metrics.examples, metrics.top1, metrics.top5),
+                    (2, 0.5, 0.5)
+                );
+            }
+        }
+        let mut tally = Tally::new(2, LabelKind::Multi);
+        tally.add(&[], &[f64::NAN, 0.1]);
+        assert_eq!(tally.finish().top1, 0.0, "an example without labels");
+        let mut tally = Tally::new(2, LabelKind::Single);
+        tally.add(&[0], &[0.0, 1.0]);
+        assert!(tally.finish().loss.is_finite(), "as unlikely as can be");
+    }
 
     #[test]
     fn examples_add_up() {

@@ -111,8 +111,8 @@ async fn a_device_that_is_lost_while_nobody_asks_ends_the_server_with_70() {
     let Some(mut command) = on_the_device(folder.path()) else {
         return;
     };
-    // Its memory is looked at every few seconds.
-    command.env("FS_EMULATED_FAIL", "cuMemPoolGetAttribute:9:719");
+    // The device is looked at every few seconds, by this call.
+    command.env("FS_EMULATED_FAIL", "cuStreamQuery:5:719");
     let mut server = Process::start_by(command, folder.path(), &["--drain-grace", "0s"]);
     assert_eq!(server.ended().await.code(), Some(70));
 }

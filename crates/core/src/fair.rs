@@ -85,6 +85,21 @@ pub enum Verdict {
     Discard,
 }
 
+/// The time from a tenant's coming to its being forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stay(u64);
+
+/// An entry that was taken, and where its tenant was charged for it.
+#[derive(Debug)]
+pub struct Taken<T> {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// What the tenant had added.
+    pub item: T,
+    /// The stay of the tenant in which it was charged.
+    pub stay: Stay,
+}
+
 /// Entries of all tenants that wait for one server.
 ///
 /// Every tenant has a start tag: the virtual time at which its first entry may begin, S = max(V, F), with V the virtual time at which it came and F the
@@ -112,6 +127,7 @@ pub struct Queue<T> {
 /// A tenant's entries.
 #[derive(Debug)]
 struct Lane<T> {
+    stay: Stay,
     weight: Weight,
     /// Start tag of the first entry; without entries, the end of the last service.
     start: Tag,
@@ -189,10 +205,13 @@ impl<T> Queue<T> {
             cost,
             item,
         };
+        // No other entry has this number, so no other stay begins with it.
+        let stay = Stay(self.arrivals);
         self.arrivals += 1;
         self.len += 1;
         let now = self.now;
         let lane = self.lanes.entry(tenant.clone()).or_insert_with(|| Lane {
+            stay,
             weight,
             start: now,
             came: now,
@@ -223,7 +242,7 @@ impl<T> Queue<T> {
         &mut self,
         mut judge: impl FnMut(&T) -> Verdict,
         discarded: &mut Vec<T>,
-    ) -> Option<(TenantId, T)> {
+    ) -> Option<Taken<T>> {
         let mut passed: Option<Turn> = None;
         loop {
             let begin = passed.as_ref().map_or(Unbounded, Excluded);
@@ -234,17 +253,20 @@ impl<T> Queue<T> {
                 Verdict::Discard => {
                     discarded.extend(self.pop(&turn.tenant, false).map(|entry| entry.item));
                 }
-                Verdict::Take => {
-                    let entry = self.pop(&turn.tenant, true)?;
-                    return Some((turn.tenant, entry.item));
-                }
+                Verdict::Take => return self.take_of(&turn.tenant),
             }
         }
     }
 
     /// Takes a tenant's first entry out of the queue's order; the tenant is charged for it, so that others go before it afterwards.
-    pub fn take_of(&mut self, tenant: &TenantId) -> Option<T> {
-        self.pop(tenant, true).map(|entry| entry.item)
+    pub fn take_of(&mut self, tenant: &TenantId) -> Option<Taken<T>> {
+        let stay = self.lanes.get(tenant)?.stay;
+        let entry = self.pop(tenant, true)?;
+        Some(Taken {
+            tenant: tenant.clone(),
+            item: entry.item,
+            stay,
+        })
     }
 
     /// Takes out a tenant's entries that are `unwanted`, without a charge.
@@ -273,14 +295,16 @@ impl<T> Queue<T> {
 
     /// Takes out everything, and forgets every tenant.
     pub fn clear(&mut self) -> Vec<T> {
+        let arrivals = self.arrivals;
         let lanes = std::mem::take(self).lanes.into_values();
+        self.arrivals = arrivals;
         let entries = lanes.flat_map(|lane| lane.entries);
         entries.map(|entry| entry.item).collect()
     }
 
-    /// Corrects what a tenant was charged for an entry that was taken, once its true cost is known. A tenant that was forgotten meanwhile, because nobody
-    /// else waited, owes nothing.
-    pub fn settle(&mut self, tenant: &TenantId, charged: u64, cost: u64) {
+    /// Corrects what a tenant was charged in one of its stays for an entry that was taken, once its true cost is known; `None` stands for no charge. A tenant
+    /// that was forgotten meanwhile, because nobody else waited, owes nothing; when it has come again, what was charged too much before is not given back.
+    pub fn settle(&mut self, tenant: &TenantId, (stay, charged): (Option<Stay>, u64), cost: u64) {
         let Some(lane) = self.lanes.get_mut(tenant) else {
             return;
         };
@@ -288,10 +312,12 @@ impl<T> Queue<T> {
         let owed = lane.start;
         let more = lane.weight.time_of(cost.max(1));
         let less = lane.weight.time_of(charged.max(1));
-        // Nobody gets credit: a charge that was made before the tenant was forgotten and came again is not given back.
-        lane.start = (lane.start.saturating_add(more))
-            .saturating_sub(less)
-            .max(lane.came);
+        // Nobody gets credit for the time before.
+        let least = match stay == Some(lane.stay) {
+            true => lane.came,
+            false => owed,
+        };
+        lane.start = owed.saturating_add(more).saturating_sub(less).max(least);
         match before {
             Some(before) => self.reorder(&before, tenant),
             None => {

@@ -31,7 +31,7 @@ pub use head::Head;
 pub use hyper::{ClassWeights, HyperParameters, Mirror};
 pub use independent::{Independent, LabelScore};
 pub use label::{
-    ExampleLabels, LabelKind, LabelSet, MAX_EXAMPLE_LABELS, MAX_LABELS, check_label,
+    ExampleLabels, LabelKind, LabelRows, LabelSet, MAX_EXAMPLE_LABELS, MAX_LABELS, check_label,
     check_label_count, composed, label_outline, normal_label,
 };
 pub use rand_augment::RandAugment;

@@ -35,9 +35,9 @@
 //! `cargo nextest run -p frameshift-model ops` checks every operation against plain candle and finite differences at odd sizes (`tests`), and every instruction set
 //! that the CPU has against `portable` (`kernel/tests`). `FRAMESHIFT_CPU=portable|avx2|avx512|amx` limits any test to an instruction set; `make asan` runs
 //! these tests under the address sanitizer. With `amx` the tests of this crate run on CPUs without AMX, too, if they have AVX-512 with bfloat16: an emulator
-//! executes its instructions. `cargo bench --bench kernels` shows each kernel's share of what the machine can do (`model/bench.rs`),
-//! `frameshift bench compute` times the whole model. A new instruction set is a file beside `kernel/avx2`, an [`Isa`] and its line in `Isa::tiles`; the
-//! tests and benchmarks then cover it without changes.
+//! executes its instructions, and floats are multiplied as on Intel's CPUs. `cargo bench --bench kernels` shows each kernel's share of what the machine
+//! can do (`model/bench.rs`), `frameshift bench compute` times the whole model. A new instruction set is a file beside `kernel/avx2`, an [`Isa`] and its line
+//! in `Isa::tiles`; the tests and benchmarks then cover it without changes.
 
 mod activations;
 pub(super) mod attention;

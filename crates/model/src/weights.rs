@@ -199,7 +199,7 @@ impl Linear {
     pub(super) fn reads(&self) -> Numbers {
         match self.weight {
             Weight::Frozen(..) => Numbers::read_by(self.format()),
-            // The gradient of the weight is a product of floats.
+            // The gradient of the weight may be a product of floats.
             Weight::Trainable(..) => Numbers::F32,
         }
     }

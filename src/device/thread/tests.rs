@@ -212,6 +212,32 @@ async fn the_thread_ends_with_its_last_handle() {
     service.run(signal).await.unwrap();
 }
 
+/// Ledger in which nothing can be taken down.
+#[derive(Debug)]
+struct Torn;
+
+impl Ledger for Torn {
+    fn computed(&self, _: &TenantId, _: Option<&TaskId>, _: Duration) {
+        panic!("as planned");
+    }
+
+    fn decoded(&self, _: &TenantId, _: Duration) {}
+}
+
+#[test]
+fn a_ledger_that_panics_ends_no_work() {
+    let (handle, _service) = device();
+    handle.account_to(Arc::new(Torn));
+    let (say, said) = words();
+    owned(&handle).submit(speaker("work", 2, &say)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(said.recv_timeout(PATIENCE), Ok("work"));
+    }
+    let batch = speaker("batch", 1, &say);
+    handle.set_source(Box::new(Batches(VecDeque::from([batch]))));
+    assert_eq!(said.recv_timeout(PATIENCE), Ok("batch"));
+}
+
 /// Source that panics a number of times when it is asked for a batch, and then gives its batches.
 struct Stumbles(u32, Batches);
 

@@ -205,7 +205,7 @@ impl Device {
             slice::used(work.as_mut(), took);
         }
         if let (Some(ledger), Some(own)) = (self.exit.core.ledger.get(), purpose) {
-            ledger.computed(&own.tenant, Some(&own.task), took);
+            slice::noted(ledger.as_ref(), own, took);
         }
         match outcome {
             SliceEnd::More => return self.schedule.ran(key, took),

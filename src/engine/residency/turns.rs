@@ -83,10 +83,10 @@ impl Turns {
                 }
                 next
             };
-            let Some((_, sender)) = next else {
+            let Some(next) = next else {
                 return;
             };
-            match sender.send(self.turn()) {
+            match next.item.send(self.turn()) {
                 Ok(()) => return,
                 // Whoever waited has left, so the turn is still to be handed on, by this loop.
                 Err(mut turn) => turn.home = None,

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is written, and what is refused here is refused when it is submitted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Handle, Submission};
 use crate::ids::{DatasetId, TenantId};
@@ -88,8 +88,9 @@ impl Handle {
         Ok(Plan::new(&hyper, clips, adapter, 0).with_frames(frames))
     }
 
-    /// Counts the training examples of a data set or of a version of one, and the labels of its training and validation examples. Of each label's, as much as
-    /// the share says is held out when there is no validation example; clips with equal bytes, which stay together, may leave a few fewer.
+    /// Counts the training examples of a data set or of a version of one, and the labels of its training and validation examples. Of the clips of each label,
+    /// or rarest label of a clip, as much as the share says is held out when there is no validation example; clips with equal bytes, which stay together, may
+    /// leave a few fewer.
     pub(super) async fn counted(
         &self,
         tenant: &TenantId,
@@ -181,39 +182,120 @@ impl Handle {
 }
 
 /// Examples that are counted one by one.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Counts {
-    /// Training examples by label.
-    trained: HashMap<String, u64>,
+    /// Numbers of the labels of training and validation examples.
+    labels: BTreeMap<String, u32>,
+    /// Training examples by the numbers of their labels.
+    sets: HashMap<Box<[u32]>, u64>,
     clips: u64,
     has_validation: bool,
 }
 
 impl Counts {
     fn add(&mut self, own: &ExampleRecord) {
-        let count = match own.split {
-            Split::Train => 1,
-            Split::Validation => 0,
+        let is_trained = match own.split {
+            Split::Train => true,
+            Split::Validation => false,
             Split::Test => return,
         };
-        self.has_validation |= own.split == Split::Validation;
-        self.clips += count;
-        for label in own.labels.iter() {
-            *self.trained.entry(label.to_owned()).or_default() += count;
+        let mut numbers: Vec<u32> = own.labels.iter().map(|label| self.number(label)).collect();
+        if !is_trained {
+            self.has_validation = true;
+            return;
         }
+        numbers.sort_unstable();
+        *self.sets.entry(numbers.into()).or_default() += 1;
+        self.clips += 1;
     }
 
-    /// Of several labels an example, no more than half of the clips are taken to be held out.
+    fn number(&mut self, label: &str) -> u32 {
+        if let Some(number) = self.labels.get(label) {
+            return *number;
+        }
+        let next = u32::try_from(self.labels.len()).unwrap_or(u32::MAX);
+        self.labels.insert(label.to_owned(), next);
+        next
+    }
+
     fn finish(self, share: f64) -> Counted {
-        let held = |count: &u64| (*count as f64 * share) as u64;
-        let held_out: u64 = self.trained.values().map(held).sum();
         Counted {
             clips: self.clips,
             held_out: match self.has_validation {
                 true => 0,
-                false => held_out.min(self.clips / 2),
+                false => self.held_out(share),
             },
-            labels: self.trained.len(),
+            labels: self.labels.len(),
         }
+    }
+
+    /// Clips that are held out of those of each rarest label.
+    fn held_out(&self, share: f64) -> u64 {
+        // By number: training examples of the label, and its place among all labels.
+        let mut known: Vec<(u64, usize)> = vec![(0, 0); self.labels.len()];
+        for (place, number) in self.labels.values().enumerate() {
+            if let Some(own) = known.get_mut(*number as usize) {
+                own.1 = place;
+            }
+        }
+        for (set, count) in &self.sets {
+            for number in set.iter() {
+                if let Some(own) = known.get_mut(*number as usize) {
+                    own.0 += count;
+                }
+            }
+        }
+        let mut groups: HashMap<Option<u32>, u64> = HashMap::new();
+        for (set, count) in &self.sets {
+            let numbers = set.iter().copied();
+            let rarest = numbers.min_by_key(|number| known.get(*number as usize));
+            *groups.entry(rarest).or_default() += count;
+        }
+        let held = |count: &u64| (*count as f64 * share) as u64;
+        groups.values().map(held).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::VideoId;
+    use crate::spec::ExampleLabels;
+
+    fn example(labels: &[&str], split: Split) -> ExampleRecord {
+        ExampleRecord {
+            video: VideoId::generate(),
+            labels: ExampleLabels::of(labels.iter().copied()).unwrap(),
+            split,
+        }
+    }
+
+    #[test]
+    fn a_clip_of_several_labels_is_held_out_once() {
+        let mut counts = Counts::default();
+        for i in 0..1000 {
+            let rare = format!("rare {}", i % 10);
+            counts.add(&example(&["run", &rare, "jump"], Split::Train));
+        }
+        counts.add(&example(&["fall"], Split::Test));
+        let counted = counts.finish(0.2);
+        assert_eq!((counted.clips, counted.labels), (1000, 12));
+        assert_eq!(counted.held_out, 200, "20 of each rare label");
+    }
+
+    #[test]
+    fn each_label_gives_its_share_and_a_validation_split_leaves_nothing_to_hold_out() {
+        let mut counts = Counts::default();
+        let given: [(&[&str], u32); 3] = [(&["run"], 14), (&["jump"], 9), (&[], 5)];
+        for (labels, clips) in given {
+            (0..clips).for_each(|_| counts.add(&example(labels, Split::Train)));
+        }
+        assert_eq!(counts.clone().finish(0.2).held_out, 2 + 1 + 1);
+        counts.add(&example(&["walk"], Split::Validation));
+        let counted = counts.finish(0.2);
+        assert_eq!(
+            (counted.clips, counted.held_out, counted.labels),
+            (28, 0, 3)
+        );
     }
 }

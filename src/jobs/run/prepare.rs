@@ -24,7 +24,8 @@ use crate::jobs::validation::Problems;
 use crate::metadata::{CheckpointRecord, TaskRecord};
 use crate::model::StepShape;
 use crate::spec::{
-    AdapterConfig, ClassWeights, Digest, FrameOrder, HyperParameters, LabelSet, wilson,
+    AdapterConfig, ClassWeights, ClipSampling, Digest, FrameOrder, HyperParameters, LabelSet,
+    Precision, wilson,
 };
 use crate::store::Key;
 
@@ -252,13 +253,9 @@ impl Run {
 
     fn features_key(&self, task: &TaskRecord) -> Result<Digest, Failure> {
         let backbone = &self.context.parts.backbone;
-        let sampling = serde_json::to_vec(&task.sampling).map_err(checkpoint::Error::from)?;
-        let mut sha256 = Sha256::new();
-        sha256.update(self.job.dataset_digest.0);
-        sha256.update(backbone.digest().0);
-        sha256.update(backbone.precision().to_string());
-        sha256.update(sampling);
-        Ok(Digest(sha256.finalize().into()))
+        let of = (backbone.digest(), backbone.precision());
+        let accelerator = backbone.place().kind();
+        Ok(features_of(of, accelerator.as_deref(), &task.sampling)?)
     }
 
     /// What the steps of a task take.
@@ -349,6 +346,22 @@ impl Run {
     }
 }
 
+/// What frozen features are computed from, besides the examples and the head that reads them: a backbone, how clips are taken, and the `accelerator` with its
+/// library, whose sums differ in their last bits from those of others and of the host.
+fn features_of(
+    (backbone, precision): (Digest, Precision),
+    accelerator: Option<&str>,
+    sampling: &ClipSampling,
+) -> Result<Digest, checkpoint::Error> {
+    let sampling = serde_json::to_vec(sampling)?;
+    let mut sha256 = Sha256::new();
+    sha256.update(backbone.0);
+    sha256.update(precision.to_string());
+    sha256.update(sampling);
+    sha256.update(accelerator.unwrap_or_default());
+    Ok(Digest(sha256.finalize().into()))
+}
+
 /// The training split under a plan.
 fn training(
     (clips, examples, truths): (Clips, Vec<Example>, Truths),
@@ -403,4 +416,43 @@ pub(super) async fn fresh(origin: &Origin) -> Result<Trainer, Failure> {
     };
     let trainer = blocking(fresh).await?;
     trainer.map_err(Failure::Task)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::{NonZeroU8, NonZeroU16};
+
+    use super::*;
+    use crate::spec::{RotationPolicy, Sampling, SpatialViews};
+
+    #[test]
+    fn features_of_another_arithmetic_are_others() {
+        let sampling = ClipSampling {
+            num_frames: NonZeroU16::MIN,
+            sampling: Sampling::Uniform,
+            temporal_views: NonZeroU8::MIN,
+            spatial_views: SpatialViews::Center,
+            rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
+        };
+        let stored = ClipSampling {
+            rotation: RotationPolicy::Stored,
+            ..sampling
+        };
+        let (one, other) = (Digest([1; 32]), Digest([2; 32]));
+        let mut keys: Vec<Digest> = [
+            ((one, Precision::F32), None, &sampling),
+            ((one, Precision::F32), Some("a GPU, library 1"), &sampling),
+            ((one, Precision::F32), Some("a GPU, library 2"), &sampling),
+            ((one, Precision::Bf16), None, &sampling),
+            ((other, Precision::F32), None, &sampling),
+            ((one, Precision::F32), None, &stored),
+        ]
+        .map(|(of, accelerator, sampling)| features_of(of, accelerator, sampling).unwrap())
+        .to_vec();
+        let all = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), all);
+    }
 }

@@ -116,7 +116,12 @@ impl Survey {
         }
         let all = self.training.len();
         let classes = self.truths.rarest(&self.training);
-        let mut held = held_out(classes.into_iter(), &contents, share, seed).into_iter();
+        let rows = |place: usize| match self.training.get(place) {
+            Some(own) => self.truths.rows(&own.class),
+            None => &[],
+        };
+        let held = held_out((&classes[..], &contents[..]), rows, share, seed);
+        let mut held = held.into_iter();
         let is_held = |_: &mut Example| held.next().unwrap_or(false);
         self.validation = self.training.extract_if(.., is_held).collect();
         (!self.validation.is_empty()).then_some(all)

@@ -136,6 +136,10 @@ impl Run {
         let (evaluation, unreadable) = forwards
             .evaluate_readable(clips, &tests.examples, set)
             .await?;
+        // A record cannot hold what is no number.
+        if !evaluation.loss.is_finite() {
+            return Ok(without_numbers());
+        }
         let mut told = Vec::new();
         if tests.unknown > 0 {
             told.push(format!(
@@ -173,6 +177,7 @@ impl Run {
     async fn tests(&self, clips: &Clips, labels: &LabelSet) -> Result<Tests, Failure> {
         let mut tests = Tests::default();
         let mut sets: HashMap<Box<[u32]>, u32> = HashMap::new();
+        let known = labels.by_name();
         let mut after = None;
         loop {
             let mut page = self.page(after).await?;
@@ -185,7 +190,7 @@ impl Run {
                 false => clips.records(&videos).await?,
             };
             for example in page {
-                let Some(rows) = labels.rows(&example.labels) else {
+                let Some(rows) = known.of(&example.labels) else {
                     tests.unknown += 1;
                     continue;
                 };
@@ -210,6 +215,17 @@ impl Run {
             }
         }
     }
+}
+
+/// No metrics, because the scores are no numbers, and what the owner is told.
+fn without_numbers() -> (Evaluation, Option<String>) {
+    let problem = "the version's scores of a test clip are not numbers";
+    let evaluation = Evaluation {
+        problem: Some(problem.to_owned()),
+        ..Evaluation::default()
+    };
+    let told = format!("the test split cannot be evaluated: {problem}");
+    (evaluation, Some(told))
 }
 
 /// Sets of rows by their numbers.

@@ -74,7 +74,8 @@ impl Run {
         Frozen::width(backbone, head, prepared.num_frames)
     }
 
-    /// Waits until no other job of this process computes these features: what it leaves is shared, so that the jobs of a sweep compute them once.
+    /// Waits until no other job of this process computes these features, and tells that it does: what the other leaves is shared, so that the jobs of a sweep
+    /// compute them once.
     pub(super) async fn feature_turn(
         &self,
         prepared: &Prepared,
@@ -82,8 +83,14 @@ impl Run {
         kind: Kind,
     ) -> Result<OwnedMutexGuard<()>, Failure> {
         let key = key_of(prepared, head, kind);
-        let turn = async { Ok(self.context.turns.take(&self.lease.tenant, key).await) };
-        self.unless_stopped(turn).await
+        let (turns, tenant) = (&self.context.turns, &self.lease.tenant);
+        if let Some(turn) = turns.try_take(tenant, key) {
+            return Ok(turn);
+        }
+        let told = "waits for another job of this server, which computes the same frozen features";
+        self.tell(false, told.into()).await?;
+        self.unless_stopped(async { Ok(turns.take(tenant, key).await) })
+            .await
     }
 
     /// Features of this kind as far as they were computed, in this claim or in one before.

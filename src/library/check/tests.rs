@@ -246,4 +246,12 @@ fn examples_of_several_labels_count_for_each_and_equal_sets_are_one_label() {
         .find(|own| own.kind == Kind::DuplicateAcrossLabels);
     let labels = across.map(|own| own.labels.clone()).unwrap_or_default();
     assert!(labels.contains(&"a + c".to_owned()) && labels.contains(&"a".to_owned()));
+    examples.push(copy(&examples[0], &ExampleLabels::default()));
+    let found = findings(&examples);
+    let across = found
+        .iter()
+        .find(|own| own.kind == Kind::DuplicateAcrossLabels);
+    let mut labels = across.map(|own| own.labels.clone()).unwrap_or_default();
+    labels.sort();
+    assert_eq!(labels, [NO_LABEL, "a", "a + c"]);
 }

@@ -19,6 +19,8 @@ use crate::spec::{ExampleLabels, LabelKind, MAX_LABELS};
 const LISTING: &str = "datasets";
 const EXAMPLES: &str = "examples";
 
+/// The oldest schema whose releases know data sets of several labels.
+const MULTI_SCHEMA: i64 = 52;
 /// Labels whose counts a data set shows; a page of counts has the others.
 const SHOWN_LABELS: u32 = 1000;
 /// Labels whose counts the data sets of one page show, all together: with names of 255 bytes in three splits they fit in 4 MiB, which is what most
@@ -76,6 +78,9 @@ impl Datasets for Database {
                 kind: Kind::Dataset,
                 name: dataset.to_string(),
             });
+        }
+        if label_kind.is_multi() {
+            refuse_earlier_releases(&mut tx).await?;
         }
         let id = dataset.to_string();
         request.remember(&mut tx, tenant, id).await?;
@@ -190,6 +195,13 @@ impl Datasets for Database {
     }
 }
 
+/// Has releases refuse to start on this database that would take a set of labels for one label.
+async fn refuse_earlier_releases(conn: &mut Conn) -> Result<()> {
+    let sql = "UPDATE schema_state SET min_release = $1 WHERE min_release < $1";
+    query(sql).bind(MULTI_SCHEMA).execute(conn).await?;
+    Ok(())
+}
+
 /// Checks that every example has as many labels as the kind of the data set's labels allows.
 fn check_labels(dataset: &DatasetRecord, examples: &[ExampleRecord]) -> Result<()> {
     if dataset.label_kind.is_multi() {
@@ -293,6 +305,31 @@ mod tests {
     use super::*;
     use crate::metadata::Config;
     use crate::spec::Split;
+
+    #[tokio::test]
+    async fn a_data_set_of_several_labels_is_for_releases_that_know_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metadata.sqlite");
+        let sqlite = Database::open(Config::at(path)).await.unwrap();
+        let tenant: TenantId = "owner".parse().unwrap();
+        for (name, label_kind, expected) in [
+            ("one", LabelKind::Single, 0),
+            ("some", LabelKind::Multi, MULTI_SCHEMA),
+            ("another", LabelKind::Single, MULTI_SCHEMA),
+        ] {
+            let dataset: DatasetId = name.parse().unwrap();
+            let new = NewDataset {
+                display_name: "",
+                label_kind,
+            };
+            let created = sqlite.create_dataset(&tenant, &dataset, new, None).await;
+            created.unwrap();
+            let mut reader = sqlite.look().await.unwrap();
+            let state = query("SELECT min_release FROM schema_state").fetch_one(&mut reader);
+            let found = state.await.unwrap().int("min_release").unwrap();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
 
     #[tokio::test]
     async fn one_label_too_many_is_refused_and_nothing_is_added() {

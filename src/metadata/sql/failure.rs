@@ -29,10 +29,11 @@ const ERASED: &str = "FE001";
 const DISK_FULL: &str = "53100";
 /// PostgreSQL's codes that say nothing of the statement, by their beginnings: the connection (08), credentials that are being changed (28), resources
 /// (53), a database that is closed for maintenance (55000), a server that starts or ends (57P), a standby (25006), a transaction that waited too long
-/// (25P03), one that lost against another (40001, 40P01), a lock that could not be had in time (55P03), a statement that took too long (57014).
+/// (25P03), one that lost against another (40001, 40P01), a lock that could not be had in time (55P03), a statement that took too long (57014), a prepared
+/// statement whose columns a migration has changed (0A000), which another connection or a later one prepares anew.
 #[cfg(feature = "postgres")]
-const PASSING_STATES: [&str; 11] = [
-    "08", "28", "53", "55000", "57P", "25006", "25P03", "40001", "40P01", "55P03", "57014",
+const PASSING_STATES: [&str; 12] = [
+    "08", "28", "53", "55000", "57P", "25006", "25P03", "40001", "40P01", "55P03", "57014", "0A000",
 ];
 
 impl From<sqlx::Error> for Error {
@@ -121,7 +122,7 @@ mod tests {
     fn what_passes_is_told_from_what_is_wrong() {
         let of = |state| of_state(state, sqlx::Error::RowNotFound);
         for state in [
-            "08006", "57P01", "57P03", "53300", "25006", "40001", "40P01", "55P03",
+            "08006", "57P01", "57P03", "53300", "25006", "40001", "40P01", "55P03", "0A000",
         ] {
             assert!(matches!(of(state), Error::Unavailable(_)), "{state}");
         }

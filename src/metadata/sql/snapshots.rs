@@ -255,8 +255,13 @@ impl<'a> Source<'a> {
     ) -> Result<Self> {
         let mut tx = store.copy().await?;
         let row = datasets::row(&mut tx, tenant, dataset).await?;
+        let label_kind = row.name("label_kind")?;
         let known = match row.optional_blob("snapshot")? {
-            Some(_) => Some(row.digest("snapshot")?),
+            Some(_) => {
+                let digest = row.digest("snapshot")?;
+                let is_like = is_of_kind(&mut tx, tenant, (digest, label_kind)).await?;
+                is_like.then_some(digest)
+            }
             None => None,
         };
         Ok(Self {
@@ -266,7 +271,7 @@ impl<'a> Source<'a> {
             page,
             state: State::of(&row)?,
             examples: row.number("examples")?,
-            label_kind: row.name("label_kind")?,
+            label_kind,
             known,
         })
     }
@@ -453,6 +458,23 @@ async fn is_complete(conn: &mut Conn, tenant: &TenantId, digest: Digest) -> Resu
     let row = query(sql)
         .bind(tenant.as_str())
         .bind(digest.0.to_vec())
+        .fetch_one(conn)
+        .await?;
+    row.flag("found")
+}
+
+/// Whether a snapshot is one of a data set of this kind: a release that knows only one kind takes each for that.
+async fn is_of_kind(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    (digest, kind): (Digest, LabelKind),
+) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM snapshots \
+               WHERE tenant = $1 AND digest = $2 AND label_kind = $3) AS found";
+    let row = query(sql)
+        .bind(tenant.as_str())
+        .bind(digest.0.to_vec())
+        .bind(rows::name("label_kind", kind)?)
         .fetch_one(conn)
         .await?;
     row.flag("found")

@@ -13,6 +13,8 @@ use super::{Database, micros};
 use crate::ids::TenantId;
 use crate::spec::ExampleLabels;
 
+/// Examples that are read at a time.
+const PAGE: u32 = 1000;
 /// Longest lease that any worker takes; the setting is seconds.
 const LONGEST_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -227,16 +229,7 @@ async fn wrong_sets(conn: &mut Conn) -> Result<Vec<Contradiction>> {
     let sql = "SELECT tenant, id FROM datasets WHERE label_kind = 'multi'";
     for dataset in query(sql).fetch_all(&mut *conn).await? {
         let (tenant, id) = (dataset.text("tenant")?, dataset.text("id")?);
-        let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
-        let sql = "SELECT label, split, COUNT(*) AS found FROM examples \
-                   WHERE tenant = $1 AND dataset = $2 GROUP BY label, split";
-        let found = query(sql).bind(&tenant).bind(&id).fetch_all(&mut *conn);
-        for row in found.await? {
-            let (split, count) = (row.text("split")?, row.int("found")?);
-            for label in ExampleLabels::read(row.text("label")?).iter() {
-                *counts.entry((label.to_owned(), split.clone())).or_default() += count;
-            }
-        }
+        let mut counts = counted(conn, (&tenant, &id)).await?;
         let sql = "SELECT label, train, validation, test FROM label_counts \
                    WHERE tenant = $1 AND dataset = $2";
         let found = query(sql).bind(&tenant).bind(&id).fetch_all(&mut *conn);
@@ -257,4 +250,75 @@ async fn wrong_sets(conn: &mut Conn) -> Result<Vec<Contradiction>> {
         }
     }
     Ok(wrong)
+}
+
+/// How many examples of a data set have each label, by label and split: of its sets of labels, which may be as many as its examples, a page at a time.
+async fn counted(
+    conn: &mut Conn,
+    (tenant, dataset): (&str, &str),
+) -> Result<BTreeMap<(String, String), i64>> {
+    let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
+    let mut after = String::new();
+    loop {
+        let sql = "SELECT video, label, split FROM examples \
+                   WHERE tenant = $1 AND dataset = $2 AND video > $3 ORDER BY video LIMIT $4";
+        let found = query(sql)
+            .bind(tenant)
+            .bind(dataset)
+            .bind(&after)
+            .bind(PAGE)
+            .fetch_all(&mut *conn)
+            .await?;
+        for row in &found {
+            let split = row.text("split")?;
+            for label in ExampleLabels::read(row.text("label")?).iter() {
+                *counts.entry((label.to_owned(), split.clone())).or_default() += 1;
+            }
+        }
+        match found.last() {
+            Some(last) if found.len() >= PAGE as usize => after = last.text("video")?,
+            Some(_) | None => return Ok(counts),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::DatasetId;
+    use crate::metadata::{Config, Datasets as _, NewDataset};
+    use crate::spec::LabelKind;
+
+    #[tokio::test]
+    async fn the_labels_of_sets_are_counted_over_all_pages() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metadata.sqlite");
+        let store = Database::open(Config::at(path)).await.unwrap();
+        let tenant: TenantId = "owner".parse().unwrap();
+        let dataset: DatasetId = "many".parse().unwrap();
+        let new = NewDataset {
+            display_name: "",
+            label_kind: LabelKind::Multi,
+        };
+        let created = store.create_dataset(&tenant, &dataset, new, None).await;
+        created.unwrap();
+        let examples = i64::from(2 * PAGE + 500);
+        let (mut tx, _) = store.write().await.unwrap();
+        for sql in [
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) \
+             INSERT INTO videos (tenant, id, display_name, size_bytes, sha256, probe, create_time) \
+             SELECT 'owner', printf('00000000-0000-7000-8000-%012d', i), '', 1, zeroblob(32), '{}', 0 FROM n",
+            "INSERT INTO examples (tenant, dataset, video, label, split) \
+             SELECT tenant, 'many', id, 'a' || char(31) || 'b', 'train' FROM videos LIMIT $1",
+            "INSERT INTO label_counts (tenant, dataset, label, train, validation, test) \
+             VALUES ('owner', 'many', 'a', $1, 0, 0), ('owner', 'many', 'b', $1 - 1, 0, 0)",
+        ] {
+            query(sql).bind(examples).execute(&mut tx).await.unwrap();
+        }
+        let wrong = wrong_sets(&mut tx).await.unwrap();
+        assert!(
+            matches!(&*wrong, [Contradiction::Labels { label, .. }] if label == "b"),
+            "{wrong:?}"
+        );
+    }
 }

@@ -127,7 +127,7 @@ impl Levels {
                 false => cell.0 += 1,
             }
             let likely = if has { *score } else { 1.0 - score };
-            loss -= likely.max(f64::MIN_POSITIVE).ln();
+            loss += super::surprise(likely);
         }
         // One level a label is the least.
         while self.cells > CELLS && self.halvings < BITS {

@@ -38,6 +38,8 @@ extern thread_local void* context;
 #define ENTER_CONTEXT \
     ENTER;            \
     if (!driver::context) return 201
+// Begins a function of the interface that no planned failure and no broken context keeps from answering.
+#define ENTER_ALWAYS std::lock_guard<std::recursive_mutex> guard(driver::order)
 // Begins a function of the interface.
 #define ENTER                                                         \
     std::lock_guard<std::recursive_mutex> guard(driver::order);       \

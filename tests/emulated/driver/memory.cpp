@@ -66,7 +66,8 @@ bool driver::is_pinned(const void* at) {
     return next != pinned.begin() && at < (--next)->first + next->second;
 }
 
-API cuDeviceTotalMem_v2(size_t* bytes, int) { ENTER; *bytes = total(); return 0; }
+// What is asked of the device or of a pool, without a context, does not tell that the context is broken.
+API cuDeviceTotalMem_v2(size_t* bytes, int) { ENTER_ALWAYS; *bytes = total(); return 0; }
 API cuMemGetInfo_v2(size_t* free, size_t* all) { ENTER; *all = total(); *free = total() - std::min(used, total()); return 0; }
 API cuMemAlloc_v2(Pointer* at, size_t bytes) { ENTER_CONTEXT; return allocate(at, bytes); }
 API cuMemAllocAsync(Pointer* at, size_t bytes, void*) { ENTER_CONTEXT; return allocate(at, bytes); }
@@ -77,7 +78,7 @@ API cuMemFreeAsync(Pointer at, void* stream) { ENTER; return is_planned("free") 
 API cuDeviceGetDefaultMemPool(void** pool, int) { ENTER; *pool = reinterpret_cast<void*>(1); return 0; }
 API cuMemPoolSetAttribute(void*, int, void*) { ENTER; return 0; }
 API cuMemPoolGetAttribute(void*, int attribute, void* value) {
-    ENTER;
+    ENTER_ALWAYS;
     *static_cast<uint64_t*>(value) = attribute == 7 ? used : reserved;
     return 0;
 }

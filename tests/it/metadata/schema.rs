@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use frameshift::metadata::{Database, Error, ServerConfig};
+use frameshift::metadata::{Database, Datasets as _, Error, PageRequest, ServerConfig};
 use tokio::process::Command;
 
 use crate::postgres::{TestDatabase, database, empty_database};
@@ -78,6 +78,35 @@ async fn a_newer_schema_is_used_until_it_says_that_the_release_is_too_old() {
     database.run("UPDATE schema_state SET min_release = 900");
     let refused = start(&database).await.expect_err("it is too old");
     assert!(!refused.is_temporary(), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_column_that_a_later_release_adds_disturbs_no_running_server() {
+    let Some(database) = database().await else {
+        return;
+    };
+    let store = start(&database).await.expect("it fits");
+    let tenant = "owner".parse().expect("a tenant");
+    let dataset = "shades".parse().expect("a data set");
+    let made = store
+        .create_dataset(&tenant, &dataset, "".into(), None)
+        .await;
+    made.expect("made");
+    for change in [
+        "",
+        "ALTER TABLE datasets ADD COLUMN later BIGINT NOT NULL DEFAULT 0",
+    ] {
+        if !change.is_empty() {
+            database.run(change);
+        }
+        // Often enough for every connection to have prepared what it runs.
+        for _ in 0..20 {
+            let found = store.get_dataset(&tenant, &dataset).await;
+            assert_eq!(found.expect("found").id, dataset, "{change}");
+            let listed = store.list_datasets(&tenant, &PageRequest::first()).await;
+            assert_eq!(listed.expect("listed").items.len(), 1, "{change}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,16 @@
 //! Time of the device and of decoding, and bytes of calls: what is on record for tenants is what the server's own metrics and the messages say.
 
+use std::sync::mpsc;
 use std::time::Duration;
 
+use frameshift::device::Work;
 use frameshift::metadata::{Amounts, PageRequest, UsageQuery, UsageSpan};
+use frameshift::model::Step;
 use frameshift::proto::v1;
+use frameshift::tenancy::Tenants;
 use futures::stream;
 use prost::Message;
+use tokio::sync::oneshot;
 
 use crate::server::{
     TestServer, classify, clip, config, create_dataset, create_task, events, serving, submit,
@@ -114,6 +119,54 @@ async fn device_time_on_record_is_that_of_the_slices_through_restarts() {
     }
     let ratio = counted as f64 / (taken * 1e6);
     println!("device time on record / device time of the slices: {ratio:.5} (goal 1.000)");
+    server.stop().await;
+}
+
+/// Work that the device has in hand while the server drains, and that is billed when it is dropped.
+struct Lingering {
+    tenants: Tenants,
+    begun: Option<oneshot::Sender<()>>,
+    end: mpsc::Receiver<()>,
+}
+
+impl Work for Lingering {
+    fn advance(&mut self) -> Step {
+        self.begun.take().unwrap().send(()).unwrap();
+        self.end.recv().unwrap();
+        Step::Done
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let tenant = "acme".parse().unwrap();
+        self.tenants
+            .computed(&tenant, None, Duration::from_millis(250));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_device_ends_during_the_drain_is_on_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut quick = config(folder.path());
+    quick.rpc.drain_grace = Duration::ZERO;
+    let server = TestServer::start_on(quick).await;
+    let ((begun, begins), (go, end)) = (oneshot::channel(), mpsc::channel());
+    let work = Lingering {
+        tenants: server.wiring.tenants.clone(),
+        begun: Some(begun),
+        end,
+    };
+    server.wiring.device.submit(Box::new(work)).unwrap();
+    begins.await.unwrap();
+    let drained = server.drain();
+    // Long enough for everything else to end, and for the books to be closed.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!drained.is_finished());
+    go.send(()).unwrap();
+    drained.await.unwrap().unwrap();
+    let server = TestServer::start_on(config(folder.path())).await;
+    assert_eq!(used(&server, "acme", None).await.device_micros, 250_000);
     server.stop().await;
 }
 

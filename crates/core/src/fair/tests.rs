@@ -18,7 +18,13 @@ fn weight(weight: u32) -> Weight {
 fn next<T>(queue: &mut Queue<T>) -> Option<T> {
     queue
         .take(|_| Verdict::Take, &mut Vec::new())
-        .map(|(_, item)| item)
+        .map(|taken| taken.item)
+}
+
+/// Settles what a tenant was charged in its present stay.
+fn settle<T>(queue: &mut Queue<T>, tenant: &TenantId, charged: u64, cost: u64) {
+    let stay = queue.lanes.get(tenant).map(|lane| lane.stay);
+    queue.settle(tenant, (stay, charged), cost);
 }
 
 fn order(queue: &mut Queue<u64>) -> Vec<u64> {
@@ -113,7 +119,10 @@ fn what_is_discarded_or_removed_is_not_charged() {
         _ => Verdict::Take,
     };
     let taken = queue.take(judge, &mut discarded);
-    assert_eq!((taken.map(|(_, item)| item), discarded), (Some(2), vec![0]));
+    assert_eq!(
+        (taken.map(|taken| taken.item), discarded),
+        (Some(2), vec![0])
+    );
     assert_eq!(order(&mut queue), [3, 4]);
     assert!(queue.remove(&tenant(7), |_| true).is_empty());
 }
@@ -127,7 +136,7 @@ fn what_does_not_fit_keeps_its_place() {
     };
     for expected in [1, 3, 2] {
         let taken = queue.take(fits, &mut Vec::new());
-        assert_eq!(taken.map(|(_, item)| item), Some(expected));
+        assert_eq!(taken.map(|taken| taken.item), Some(expected));
     }
     assert!(queue.take(fits, &mut Vec::new()).is_none());
     queue.push((&tenant(1), Weight::ONE), 1, 4);
@@ -138,14 +147,29 @@ fn what_does_not_fit_keeps_its_place() {
 fn a_true_cost_replaces_the_estimate() {
     let mut queue = queue(&[(0, 1), (0, 1), (0, 1), (1, 1), (1, 1), (1, 1), (1, 1)]);
     assert_eq!(next(&mut queue), Some(0));
-    queue.settle(&tenant(0), 1, 3);
+    settle(&mut queue, &tenant(0), 1, 3);
     assert_eq!(order(&mut queue), [3, 4, 5, 1, 6, 2]);
     // Too much was charged: the difference comes back, but no credit for the time before.
     let mut queue = super::tests::queue(&[(0, 9), (0, 1), (1, 1), (1, 1), (1, 1)]);
     assert_eq!(next(&mut queue), Some(0));
-    queue.settle(&tenant(0), 9, 1);
+    settle(&mut queue, &tenant(0), 9, 1);
     assert_eq!(order(&mut queue), [2, 1, 3, 4]);
-    queue.settle(&tenant(5), 1, 100);
+    settle(&mut queue, &tenant(5), 1, 100);
+}
+
+#[test]
+fn what_was_charged_before_a_tenant_was_forgotten_is_not_given_back() {
+    let mut queue = queue(&[(0, 1000)]);
+    let first = queue.take_of(&tenant(0)).unwrap();
+    queue.rest();
+    // The tenant comes again while its first entry is still served, and another one comes beside it.
+    for (owner, item) in [(0, 1), (0, 2), (1, 3), (1, 4)] {
+        queue.push((&tenant(owner), Weight::ONE), 1000, item);
+    }
+    assert_eq!(next(&mut queue), Some(1));
+    queue.settle(&tenant(0), (Some(first.stay), 1000), 10);
+    assert_eq!(queue.lanes[&tenant(0)].start, 1000 * UNIT);
+    assert_eq!(order(&mut queue), [3, 2, 4]);
 }
 
 #[test]
@@ -158,12 +182,13 @@ fn an_estimate_that_was_too_high_is_given_back_to_whoever_is_first() {
         (0..400).for_each(|item| queue.push((&tenant(index), weight), 10, item));
     }
     for _ in 0..400 {
-        let (owner, _) = queue.take(|_| Verdict::Take, &mut Vec::new()).unwrap();
-        queue.settle(&owner, 10, 3);
+        let taken = queue.take(|_| Verdict::Take, &mut Vec::new()).unwrap();
+        let owner = taken.tenant;
+        settle(&mut queue, &owner, 10, 3);
         served[usize::from(owner == tenant(1))] += 1;
         // Some take longer than they were thought to, of the lighter tenant alone.
         if owner == tenant(1) {
-            queue.settle(&owner, 3, 6);
+            settle(&mut queue, &owner, 3, 6);
         }
     }
     // The lighter one gets half of what it would have if its entries were as short as the other's.
@@ -262,14 +287,14 @@ impl World {
                 for entry in discarded {
                     self.came_out(entry);
                 }
-                if let Some((owner, entry)) = taken {
-                    assert_eq!(owner, tenant(entry.0));
-                    self.came_out(entry);
+                if let Some(taken) = taken {
+                    assert_eq!(taken.tenant, tenant(taken.item.0));
+                    self.came_out(taken.item);
                 }
             }
             Event::TakeOf(owner) => {
-                if let Some(entry) = self.queue.take_of(&tenant(owner)) {
-                    self.came_out(entry);
+                if let Some(taken) = self.queue.take_of(&tenant(owner)) {
+                    self.came_out(taken.item);
                 }
             }
             Event::Remove(owner, part) => {
@@ -282,7 +307,7 @@ impl World {
                 waiting.retain(|id| id % part != 0);
             }
             Event::Settle(owner, charged, cost) => {
-                self.queue.settle(&tenant(owner), charged, cost);
+                settle(&mut self.queue, &tenant(owner), charged, cost);
             }
             Event::Rest => self.queue.rest(),
         }

@@ -105,10 +105,35 @@ impl LabelSet {
         self.names.iter().position(|own| own == label)
     }
 
+    /// The rows by name, for the labels of many examples.
+    pub fn by_name(&self) -> LabelRows {
+        let mut rows: Vec<(&String, u32)> = self.names.iter().zip(0..).collect();
+        rows.sort_unstable();
+        LabelRows {
+            names: Arc::clone(&self.names),
+            sorted: rows.into_iter().map(|(_, row)| row).collect(),
+        }
+    }
+}
+
+/// Rows of the labels of a set by name: a look-up takes about as many comparisons as the number of labels has bits.
+#[derive(Debug, Clone)]
+pub struct LabelRows {
+    names: Arc<[String]>,
+    /// Rows in the order of their labels.
+    sorted: Box<[u32]>,
+}
+
+impl LabelRows {
     /// The rows of an example's labels; `None` when a label is not in the set.
-    pub fn rows(&self, labels: &ExampleLabels) -> Option<Vec<u32>> {
-        let row = |label| u32::try_from(self.index(label)?).ok();
-        labels.iter().map(row).collect()
+    pub fn of(&self, labels: &ExampleLabels) -> Option<Vec<u32>> {
+        labels.iter().map(|label| self.row(label)).collect()
+    }
+
+    fn row(&self, label: &str) -> Option<u32> {
+        let name = |row: u32| self.names.get(row as usize).map_or("", String::as_str);
+        let place = self.sorted.binary_search_by(|row| name(*row).cmp(label));
+        self.sorted.get(place.ok()?).copied()
     }
 }
 
@@ -252,9 +277,32 @@ mod tests {
         assert_eq!(serde_json::from_str::<LabelSet>(&text).unwrap(), multi);
         let twice = serde_json::from_str::<LabelSet>(r#"{"multi":["run","run"]}"#);
         assert!(twice.is_err());
-        let both = ExampleLabels::of(["jump", "run"]).unwrap();
-        assert_eq!(multi.rows(&both), Some(vec![1, 0]));
-        assert_eq!(multi.rows(&ExampleLabels::from("fall")), None);
+    }
+
+    #[test]
+    fn labels_have_their_rows_in_any_order_of_the_set() {
+        let names: Vec<String> = (0..1000)
+            .map(|i| format!("label {}", i * 7 % 1000))
+            .collect();
+        let labels = LabelSet::new(names.clone()).unwrap();
+        let rows = labels.by_name();
+        for (row, name) in (0..).zip(&names) {
+            assert_eq!(
+                rows.of(&ExampleLabels::from(name.as_str())),
+                Some(vec![row])
+            );
+        }
+        let both = ExampleLabels::of([names[30].as_str(), names[7].as_str()]).unwrap();
+        let found = rows.of(&both).map(|mut found| {
+            found.sort_unstable();
+            found
+        });
+        assert_eq!(found, Some(vec![7, 30]));
+        let other = ExampleLabels::of([names[30].as_str(), "fall"]).unwrap();
+        assert_eq!(rows.of(&other), None);
+        assert_eq!(rows.of(&ExampleLabels::default()), Some(Vec::new()));
+        let none = LabelSet::new(Vec::new()).unwrap().by_name();
+        assert_eq!(none.of(&both), None);
     }
 
     #[test]

@@ -46,7 +46,7 @@ fn output_bytes(work: &Work) -> u64 {
 }
 
 /// What a video may cost: only windows and frames in their order are taken from long ones.
-fn limits_of(work: &Work, limits: &Limits) -> Limits {
+pub(super) fn limits_of(work: &Work, limits: &Limits) -> Limits {
     let sampling = match work {
         Work::Probe | Work::Still(_) => return *limits,
         Work::Clip(spec) => &spec.sampling,

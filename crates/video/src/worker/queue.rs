@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::fair::{self, Class, Turns, Verdict, Weights};
+use crate::fair::{self, Class, Stay, Turns, Verdict, Weights};
 use crate::ids::TenantId;
 use crate::request::Lane;
 
@@ -48,13 +48,18 @@ pub(super) struct Handed<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Charge {
     lane: Lane,
+    stay: Option<Stay>,
     millis: u64,
 }
 
 impl Charge {
     /// A request that did not wait, for which nothing was charged.
     pub(super) fn none(lane: Lane) -> Self {
-        Self { lane, millis: 0 }
+        Self {
+            lane,
+            stay: None,
+            millis: 0,
+        }
     }
 }
 
@@ -118,20 +123,21 @@ impl<T> Queue<T> {
             let stays =
                 turn.filter(|(tenant, served)| *served < longest && queue.len_of(tenant) > 0);
             let next = match stays {
-                Some((tenant, _)) => queue.take_of(tenant).map(|own| (tenant.clone(), own)),
+                Some((tenant, _)) => queue.take_of(tenant),
                 None => queue.take(|_| Verdict::Take, &mut Vec::new()),
             };
-            let Some((tenant, next)) = next else {
+            let Some(next) = next else {
                 queue.rest();
                 continue;
             };
             self.turns.had(class, !self.batch.is_empty());
             return Some(Handed {
-                tenant,
-                request: next.request,
+                tenant: next.tenant,
+                request: next.item.request,
                 charge: Charge {
                     lane,
-                    millis: next.millis,
+                    stay: Some(next.stay),
+                    millis: next.item.millis,
                 },
             });
         }
@@ -141,7 +147,8 @@ impl<T> Queue<T> {
     /// Notes how long a request took, in place of what its tenant was charged.
     pub(super) fn settle(&mut self, tenant: &TenantId, charge: Charge, millis: u64) {
         self.estimate = MEMORY * self.estimate + (1.0 - MEMORY) * millis as f64;
-        self.lane(charge.lane).settle(tenant, charge.millis, millis);
+        let charged = (charge.stay, charge.millis);
+        self.lane(charge.lane).settle(tenant, charged, millis);
     }
 
     /// Takes a tenant's request back.

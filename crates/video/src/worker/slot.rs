@@ -4,14 +4,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
-use super::exchange::{Ended, Opening, exchange_with, is_doubtful, verdict};
+use super::exchange::{Ended, Opening, exchange_with, is_doubtful, limits_of, verdict};
 use super::memory::wait_readable;
-use super::nursery::Worker;
+use super::nursery::{End, Worker};
 use super::pool::Shared;
 use super::wire::Work;
 use crate::answer::{Picture, Probe};
@@ -172,10 +172,15 @@ impl Slot {
             self.interrupted.as_fd(),
             opening,
         );
-        // The clock of a worker that has died is gone.
-        let used = match worker.processor_time() {
-            now if now > before => now - before,
-            _ => begun.elapsed(),
+        let used = match &ended {
+            Ok(Ended::Died(end)) => {
+                let limits = limits_of(&job.work, &config.limits);
+                time_of_dead(*end, begun.elapsed(), limits.cpu)
+            }
+            Ok(Ended::Answered(_) | Ended::Lied | Ended::TimedOut(_) | Ended::Abandoned) => {
+                worker.processor_time().saturating_sub(before)
+            }
+            Err(_) => Duration::ZERO,
         };
         shared.ledger.decoded(tenant, used);
         let ended = ended?;
@@ -259,6 +264,15 @@ impl Slot {
     }
 }
 
+/// Processor time that counts for a worker that has died, whose clock is gone: the time that went by, but no more than it might use. What went with its zygote
+/// counts for nobody.
+fn time_of_dead(end: End, elapsed: Duration, limit: Duration) -> Duration {
+    match end {
+        End::WithZygote => Duration::ZERO,
+        End::Status(_) => elapsed.min(limit),
+    }
+}
+
 /// The result of giving a video to one worker.
 enum Attempt {
     /// An answer, or a refusal that says so itself.
@@ -282,4 +296,17 @@ pub(super) enum Next {
     Idle,
     /// Ends.
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_worker_costs_no_more_than_its_limit() {
+        let [short, long, limit] = [1, 50, 10].map(Duration::from_secs);
+        assert_eq!(time_of_dead(End::Status(9), short, limit), short);
+        assert_eq!(time_of_dead(End::Status(9), long, limit), limit);
+        assert_eq!(time_of_dead(End::WithZygote, long, limit), Duration::ZERO);
+    }
 }

@@ -212,8 +212,19 @@ impl Query {
                 sqlx::AssertSqlSafe(text).into_sql_str()
             }
         };
-        bound!(sqlx::query(text), self.values)
+        bound!(
+            sqlx::query(text).persistent(names_columns(self.sql)),
+            self.values
+        )
     }
+}
+
+/// Whether a statement names the columns that it gives. PostgreSQL refuses a prepared statement whose columns have changed since, as a migration of the next
+/// release changes them while this one still runs: so one that does not name them is prepared anew each time.
+#[cfg(feature = "postgres")]
+fn names_columns(sql: &str) -> bool {
+    const ALL: [&str; 3] = ["SELECT *", ".*", "RETURNING *"];
+    !ALL.iter().any(|all| sql.contains(all))
 }
 
 /// The statement without the hints on indices, which PostgreSQL does not have.
@@ -262,6 +273,30 @@ values! {
 #[cfg(all(test, feature = "postgres"))]
 mod tests {
     use super::*;
+
+    fn is_kept(query: &PostgresQuery) -> bool {
+        <PostgresQuery as sqlx::Execute<'_, sqlx::Postgres>>::persistent(query)
+    }
+
+    #[test]
+    fn only_statements_that_name_their_columns_stay_prepared() {
+        for sql in [
+            "SELECT * FROM datasets WHERE id = $1",
+            "SELECT t.*, u.videos FROM tenants AS t",
+            "UPDATE jobs SET state = $1 RETURNING *",
+        ] {
+            let kept = query(sql).bind("one").postgres();
+            assert!(!is_kept(&kept), "{sql}");
+        }
+        for sql in [
+            "SELECT COUNT(*) AS found FROM jobs",
+            "DELETE FROM jobs WHERE id = $1 RETURNING id",
+            "SELECT 2 * 3",
+        ] {
+            let kept = query(sql).bind("one").postgres();
+            assert!(is_kept(&kept), "{sql}");
+        }
+    }
 
     #[test]
     fn hints_on_indices_are_left_out_for_postgresql() {

@@ -16,7 +16,7 @@ use super::Stale;
 pub(super) const NAME: &str = "frameshift";
 /// How old a connection becomes: a primary that moved is found, and a proxy's memory of it does not grow.
 const LIFETIME: Duration = Duration::from_secs(600);
-/// How long a connection that nobody uses stays open.
+/// How long a connection that nobody uses stays open; [`super::spare`] closes those that are used in turn and not needed after as long.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a statement waits for another transaction's lock: longer than any of ours holds one.
 const LOCK: Duration = Duration::from_secs(10);

@@ -162,3 +162,23 @@ async fn a_data_set_that_did_not_change_is_not_read_again() {
     let second = take(&store, &tenant, &dataset).await.unwrap();
     assert_ne!(second.record.digest, first.record.digest);
 }
+
+#[tokio::test]
+async fn a_snapshot_of_another_kind_is_not_taken_for_that_of_the_data_set() {
+    let (_folder, store) = database().await;
+    let (tenant, dataset) = dataset(&store, 25).await;
+    let first = take(&store, &tenant, &dataset).await.unwrap();
+    // As a release leaves it that takes a set of labels for one label.
+    let (mut tx, _) = store.write().await.unwrap();
+    query("UPDATE datasets SET label_kind = 'multi'")
+        .execute(&mut tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let second = take(&store, &tenant, &dataset).await.unwrap();
+    assert_ne!(second.record.digest, first.record.digest);
+    let kind = store.snapshot_kind(&tenant, second.record.digest).await;
+    assert_eq!(kind.unwrap(), LabelKind::Multi);
+    let source = Source::open(&store, &tenant, &dataset, PAGE).await.unwrap();
+    assert_eq!(source.known, Some(second.record.digest));
+}

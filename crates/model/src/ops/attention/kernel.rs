@@ -337,7 +337,9 @@ mod tests {
     #[test]
     fn every_set_of_instructions_gives_the_same_attention() {
         let mut stream = Stream::new(3, "qkv");
-        for (frames, tokens, heads, width) in [(1, 1, 1, 3), (2, 37, 2, 8), (1, 197, 1, 64)] {
+        for (frames, tokens, heads, width) in
+            [(1, 1, 1, 3), (2, 37, 2, 8), (1, 50, 2, 64), (1, 197, 1, 64)]
+        {
             let shape = Shape::from((frames, tokens, 3 * heads * width));
             let qkv: Vec<f32> = (0..shape.elem_count())
                 .map(|_| stream.range(-1.0, 1.0))
@@ -388,7 +390,9 @@ mod tests {
         for (frames, tokens, heads, width) in [
             (1, 1, 1, 32),
             (2, 5, 2, 64),
+            (2, 17, 1, 32),
             (2, 37, 2, 48),
+            (2, 50, 2, 64),
             (1, 64, 1, 96),
             (2, 197, 2, 64),
             (1, 257, 1, 64),

@@ -145,8 +145,9 @@ impl Drop for Buffer {
             true => gpu.copies.cu_stream(),
             false => gpu.compute.cu_stream(),
         };
-        // An error of the context may be one that somebody else's event or stream left when it was dropped: the buffer is freed all the same.
-        let bound = gpu.context.bind_to_thread();
+        // cudarc's own function binds nothing when somebody else's event or stream has left an error where it was dropped.
+        // SAFETY: the context lives as long as the GPU.
+        let bound = unsafe { result::ctx::set_current(gpu.context.cu_ctx()) };
         // SAFETY: the buffer came from the pool; whatever uses it was enqueued on this stream before, since whoever enqueues borrows it.
         let freed = unsafe { result::free_async(self.at, stream) };
         // A failure that matters is the device's; it is remembered there.

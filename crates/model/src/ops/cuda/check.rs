@@ -66,8 +66,8 @@ const ROWS: usize = 300;
 /// Different rows among them, so that equal ones lie at every place of a tile.
 const DIFFERENT: usize = 9;
 
-/// Compares equal rows of an adapter's product by the bit: a clip's rows lie elsewhere in a tile in every batch, and no manual promises that matrix instructions
-/// add in one order at every place. The products of the library are compared like this when their plans are chosen.
+/// Compares equal rows of an adapter's forward product by the bit: a clip's rows lie elsewhere in a tile in every batch, and no manual promises that matrix
+/// instructions add in one order at every place. The products of the library are compared like this when their plans are chosen.
 fn rows_alike(sizes: &Sizes<'_>, gpu: &Arc<Gpu>) -> std::result::Result<(), Unusable> {
     let kernel = "adapters' products";
     let alike = || -> Result<bool> {

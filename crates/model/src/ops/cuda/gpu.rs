@@ -184,8 +184,14 @@ impl Gpu {
     /// Returns the memory of the device.
     ///
     /// # Errors
-    /// When the driver does not tell.
+    /// When the device is lost, or the driver does not tell.
     pub fn memory(&self) -> candle_core::Result<Memory> {
+        // Device and pool are asked without the context: only a call of the context tells that it is broken.
+        if let Err(code) = self.answers() {
+            let reason = format!("{code:?}").into();
+            let what = "cuStreamQuery";
+            return Err(self.failed(Failure::Lost { what, reason }));
+        }
         let read = |attribute| {
             let mut value = 0_u64;
             // SAFETY: the pool is valid, and the driver writes 64 bits for both attributes that are read.
@@ -382,11 +388,14 @@ impl Gpu {
 
     /// Waits for everything that was enqueued, and gives memory that nobody uses back to the driver: afterwards no memory is only about to be free.
     pub(super) fn settle(&self) {
-        // Errors come again at the next call.
-        let _ = self.copies.synchronize();
-        let _ = self.compute.synchronize();
-        // SAFETY: the pool is valid.
-        let _ = unsafe { result::mem_pool::trim_to(self.pool.0, 0) };
+        // cudarc's own functions return early, and wait for nothing, when a dropped event has left an error.
+        // SAFETY: context, streams and pool live as long as the value. An error of a broken context comes again at the next call.
+        unsafe {
+            let _ = result::ctx::set_current(self.context.cu_ctx());
+            let _ = result::stream::synchronize(self.copies.cu_stream());
+            let _ = result::stream::synchronize(self.compute.cu_stream());
+            let _ = result::mem_pool::trim_to(self.pool.0, 0);
+        }
     }
 
     /// Turns a failure of the product library into an error. The device is lost only when the driver says so, too.

@@ -177,15 +177,16 @@ impl Products {
             let done = unsafe { plan::run(kind, &plan, rows, operands, self.room(gpu)) };
             let Err(error) = done else { return Ok(true) };
             let error = gpu.asked(driver::of_products("cublasLtMatmul", error));
-            let Some(Failure::Refused { reason, .. }) = Failure::inside(&error) else {
-                return Err(error);
-            };
-            if has_room {
-                self.give_up(kind, &plan, reason);
-            } else {
+            match Failure::inside(&error) {
                 // A kernel that is loaded at its first use needs memory that the pool may hold.
-                gpu.settle();
-                has_room = true;
+                Some(Failure::OutOfMemory { .. } | Failure::Refused { .. }) if !has_room => {
+                    gpu.settle();
+                    has_room = true;
+                }
+                Some(Failure::Refused { reason, .. }) => self.give_up(kind, &plan, reason),
+                Some(Failure::OutOfMemory { .. } | Failure::Lost { .. }) | None => {
+                    return Err(error);
+                }
             }
         }
         Ok(false)

@@ -354,7 +354,8 @@ fn segments_are_each_alone_by_the_bit_in_every_place() {
 
 #[test]
 fn sums_over_rows_go_on_where_earlier_clips_ended_in_every_place() {
-    let (clips, frames, l, n, k) = (3, 2, 6, 16, 24);
+    // A clip has an odd number of rows, so that a word of two rows would hold rows of two clips.
+    let (clips, frames, l, n, k) = (3, 3, 6, 16, 24);
     let (x, dy) = (
         random("x", &[clips * frames, l, k]),
         random("dy", &[clips * frames, l - 1, n]),
@@ -374,9 +375,9 @@ fn sums_over_rows_go_on_where_earlier_clips_ended_in_every_place() {
                 columns(dy.0, Rows::All, &onto(second)).expect("sums"),
             )
         };
-        let (whole, sums) = both(0..6, [None, None]);
-        let (first, begun) = both(0..2, [None, None]);
-        let (divided, ended) = both(2..6, [Some(first), Some(begun)]);
+        let (whole, sums) = both(0..9, [None, None]);
+        let (first, begun) = both(0..3, [None, None]);
+        let (divided, ended) = both(3..9, [Some(first), Some(begun)]);
         assert_eq!(bits(&whole), bits(&divided));
         assert_eq!(bits(&sums), bits(&ended));
         let taken = rows_of(&x, Rows::Patches).reshape(((), k)).expect("rows");

@@ -1,7 +1,11 @@
 //! What goes wrong on a device, on purpose: nothing of it is lost, or taken for something else.
 
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
+
 use super::walk::{adapters, backbone, bits, clip, logits, set, train};
 use super::*;
+use crate::ops::cuda::buffer::Buffer;
 use crate::ops::cuda::library::Products;
 use crate::ops::cuda::pinned::{BUDGET, PIECE};
 use crate::ops::cuda::plan::{self, Kind, Reads};
@@ -94,6 +98,29 @@ fn memory_that_is_about_to_be_free_is_room() {
     // One refusal is no missing room.
     emulated("FS_EMULATED_FAIL", "cuMemAllocAsync:1:2");
     assert!(Tensor::zeros(&gpu, Numbers::F32, &[1 << 18]).is_ok());
+}
+
+#[test]
+fn an_error_that_a_dropped_event_has_left_keeps_nobody_from_waiting() {
+    let Some(gpu) = gpu() else { return };
+    if !emulated("FS_EMULATED_LATE", "1") {
+        return;
+    }
+    gpu.synchronize().unwrap();
+    let used = gpu.memory().unwrap().used;
+    let left = DriverError(CUresult::CUDA_ERROR_NOT_FOUND);
+    let leave = || gpu.context.record_err::<()>(Err(left));
+    let is_left = || gpu.context.check_err().is_err();
+    // It is freed when the copy stream gets there.
+    let buffer = Buffer::for_copies(&gpu, 1 << 20).unwrap();
+    leave();
+    drop(buffer);
+    assert!(is_left(), "freeing took another call's error");
+    leave();
+    gpu.settle();
+    assert!(is_left(), "settling took another call's error");
+    assert_eq!(gpu.memory().unwrap().used, used);
+    emulated("FS_EMULATED_LATE", "");
 }
 
 #[test]
@@ -296,6 +323,27 @@ fn a_plan_that_is_refused_after_it_was_chosen_costs_no_result() {
         // Whatever the library does now.
         assert_eq!(both(), both());
     }
+}
+
+#[test]
+fn a_product_without_room_for_its_kernel_is_tried_once_more() {
+    let Some(gpu) = gpu() else { return };
+    let matrix = Matrix::new(&gpu, Format::Bf16, &random("w", 24 * 16), 16, 1).unwrap();
+    let expected = forward(&gpu, &matrix).unwrap();
+    let plans = gpu.plans();
+    // CUBLAS_STATUS_ALLOC_FAILED.
+    if !emulated("FS_EMULATED_FAIL", "cublasLtMatmul:1:3") {
+        return;
+    }
+    assert_eq!(forward(&gpu, &matrix).unwrap(), expected);
+    emulated("FS_EMULATED_FAIL", "cublasLtMatmul:1:3:2");
+    let error = forward(&gpu, &matrix).unwrap_err();
+    let full = Some(&Failure::OutOfMemory { bytes: 0 });
+    assert_eq!(Failure::inside(&error), full);
+    emulated("FS_EMULATED_FAIL", "");
+    assert_eq!(forward(&gpu, &matrix).unwrap(), expected);
+    assert_eq!(gpu.plans(), plans, "no plan is given up for that");
+    assert!(gpu.lost().is_none());
 }
 
 #[test]

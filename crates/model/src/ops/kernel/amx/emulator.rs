@@ -26,7 +26,7 @@ pub(in crate::ops) fn install() {
 }
 
 /// Whether the unit's instructions can be executed without the unit.
-pub(super) fn is_installed() -> bool {
+pub(in crate::ops) fn is_installed() -> bool {
     INSTALLED.load(Ordering::Relaxed)
 }
 

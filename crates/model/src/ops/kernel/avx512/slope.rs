@@ -16,6 +16,8 @@ use crate::ops::kernel::unit::{Back, Head, Matrix, Source};
 
 /// Queries of a block.
 const BLOCK: usize = 2 * NR;
+/// Most bytes that a thread keeps of each of the buffers that grow with the square of a head's length.
+const KEPT: usize = 1 << 20;
 
 /// Buffers of one head, reused by its thread.
 #[derive(Default)]
@@ -52,8 +54,15 @@ thread_local! {
 /// Same as for `Backs::back`, on a CPU with AVX-512 and what `P` needs; its words are pairs.
 pub(in crate::ops::kernel) unsafe fn back<P: Products>(back: &Back) {
     debug_assert!(back.head.keys > 0 && back.head.width.is_multiple_of(STRIP) && P::GROUP == 2);
-    // SAFETY: passed on.
-    SPACE.with_borrow_mut(|space| unsafe { differentiate::<P>(back, space) });
+    SPACE.with_borrow_mut(|space| {
+        // SAFETY: passed on.
+        unsafe { differentiate::<P>(back, space) };
+        for columns in [&mut space.weight_columns, &mut space.slope_columns] {
+            if columns.capacity() * size_of::<Line>() > KEPT {
+                *columns = Vec::new();
+            }
+        }
+    });
 }
 
 /// Sizes of a head in words: of a row, of all keys, and of all queries, padded.

@@ -83,12 +83,14 @@ unsafe fn in_place<K: Kind>(unit: &Unit<'_>, format: Format) {
     debug_assert!(unit.panels.len() == unit.places.len() * unit.words * NR);
     let (strips, tiles) = (unit.places.len().div_ceil(WIDE), unit.rows.div_ceil(ROWS));
     let mut scratch = Scratch([[[0.0; NR]; MR]; WIDE]);
+    // Written by the tiles and read by the epilogue, in turns.
+    let sums = &raw mut scratch.0;
     for at in 0..strips * tiles {
         let (strip, tile) = unit.stays.nth(at, strips, tiles);
         let epilogue = Epilogue {
             whole: unit,
             sums: Sums {
-                at: scratch.0.as_ptr().cast(),
+                at: sums.cast::<f32>().cast_const(),
                 row: NR,
                 panel: MR * NR,
             },
@@ -105,7 +107,7 @@ unsafe fn in_place<K: Kind>(unit: &Unit<'_>, format: Format) {
                 left: unit.left.rows_from(tile * ROWS),
                 panels: &panels[..epilogue.panels.1],
             };
-            Avx512.tiles(format, epilogue.rows.1, &operands, &mut scratch.0, false);
+            Avx512.tiles(format, epilogue.rows.1, &operands, &mut *sums, false);
             epilogue.rows::<K, WIDE>(0, ROWS);
         }
     }
