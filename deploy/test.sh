@@ -14,6 +14,8 @@ checked=99
 clippy=$(cargo clippy --version | sed -n 's/^clippy 0\.1\.\([0-9]*\).*/\1/p')
 if [ "${clippy:-0}" -le "$checked" ]; then
   phase "clippy" cargo clippy "${with[@]}" --all-targets -- -D warnings
+  # What users build: without the CUDA path.
+  phase "clippy of the default features" cargo clippy --locked -- -D warnings
 else
   phase "clippy 1.$clippy, newer than 1.$checked: warnings do not fail" cargo clippy "${with[@]}" --all-targets
 fi

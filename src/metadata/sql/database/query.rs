@@ -56,6 +56,7 @@ fn is_left_out(sql: &str) -> bool {
 pub(in super::super) struct Query {
     sql: &'static str,
     /// What PostgreSQL does with the rows that are found.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     lock: Option<&'static str>,
     values: Vec<Value>,
 }

@@ -25,6 +25,10 @@ pub(crate) struct Options<'a> {
     pub(crate) numbers: Numbers,
     /// Whether the result must have the bits that [`project_both`] gives. On the host it has them always; a device may have a kernel that ends with the
     /// activation and rounds once less.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "only a device differs")
+    )]
     pub(crate) apart: bool,
 }
 
