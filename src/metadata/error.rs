@@ -100,7 +100,7 @@ pub enum Error {
         /// Etag that the caller gave.
         etag: String,
     },
-    /// Nothing served before what is asked for now.
+    /// The task has no version to go back to: none served before the present one.
     #[error("task {task} has nothing to go back to: nothing else served before")]
     NothingBefore {
         /// Id of the task.

@@ -6,6 +6,7 @@ use super::status;
 use crate::spec::Digest;
 
 pub(super) mod access;
+pub(super) mod evaluation;
 pub(super) mod findings;
 pub(super) mod names;
 pub(super) mod records;

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use futures::{Stream, stream};
 use tonic::{Request, Status};
 
-use super::convert::{names, spec};
+use super::convert::{evaluation, names, spec};
 use super::{Api, classify, status};
 use crate::fair::Class;
 use crate::proto::v1;
@@ -228,7 +228,7 @@ fn unreadable(error: Error) -> v1::ClipError {
 
 fn of_evaluated(evaluated: &Evaluated, labels: &LabelSet) -> Shown {
     Shown {
-        evaluation: Some(spec::of_evaluation(&evaluated.evaluation, labels)),
+        evaluation: Some(evaluation::of_evaluation(&evaluated.evaluation, labels)),
         unreadable: spec::signed(evaluated.unreadable),
         unknown_labels: spec::signed(evaluated.unknown_labels),
     }

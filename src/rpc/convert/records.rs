@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tonic::Status;
 
+use super::evaluation::{of_evaluation, of_listed_evaluation};
 use super::spec::{
-    of_adapter, of_duration, of_evaluation, of_head, of_hyper, of_label_kind, of_listed_evaluation,
-    of_sampling, of_split, of_state, of_time, signed, split,
+    of_adapter, of_duration, of_head, of_hyper, of_label_kind, of_sampling, of_split, of_state,
+    of_time, signed, split,
 };
 use super::{names, splits};
 use crate::engine::ResidencyRecord;
