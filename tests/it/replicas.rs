@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use frameshift::client::Client;
 use frameshift::client::health::is_serving;
+use frameshift::proto::v1;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
@@ -177,4 +178,29 @@ fn log(folder: &Path) -> std::fs::File {
 /// Sends a signal to a server.
 pub(crate) fn signal(process: &Process, signal: Signal) {
     kill_process(process.pid(), signal).unwrap();
+}
+
+/// Submits a job of the task `long` that takes some seconds and writes a checkpoint after so many steps. Returns its name.
+pub(crate) async fn submit_long(client: &Client, epochs: u32, checkpoint_steps: u32) -> String {
+    let request = v1::SubmitJobRequest {
+        task: "tasks/long".into(),
+        dataset: "datasets/long".into(),
+        hyper_parameters: Some(v1::HyperParameters {
+            epochs: Some(epochs),
+            batch_size: Some(2),
+            seed: Some(5),
+            checkpoint_steps: Some(checkpoint_steps),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let job = client.fine_tuning().submit_job(request).await;
+    job.expect("submitted").into_inner().name
+}
+
+/// A job as a server shows it.
+pub(crate) async fn job(client: &Client, name: &str) -> v1::Job {
+    let request = v1::GetJobRequest { name: name.into() };
+    let found = client.fine_tuning().get_job(request).await;
+    found.expect("found").into_inner()
 }

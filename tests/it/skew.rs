@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use crate::faults::load::Load;
-use crate::replicas::{Stand, is_full, signal};
+use crate::replicas::{Stand, is_full, job, signal, submit_long};
 use crate::reports::command::{Ran, output, word};
 use crate::server::{classify, clip, create_dataset, create_task, events, trained, until, upload};
 use crate::server_process::{Process, command_of};
@@ -92,26 +92,7 @@ async fn servers_of_two_releases_share_a_database_through_an_upgrade_and_a_rollb
 async fn long_job(client: &Client) -> String {
     create_task(client, "long").await;
     create_dataset(client, "long").await;
-    let request = v1::SubmitJobRequest {
-        task: "tasks/long".into(),
-        dataset: "datasets/long".into(),
-        hyper_parameters: Some(v1::HyperParameters {
-            epochs: Some(400),
-            batch_size: Some(2),
-            seed: Some(5),
-            checkpoint_steps: Some(10),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    let job = client.fine_tuning().submit_job(request).await;
-    job.expect("submitted").into_inner().name
-}
-
-async fn job(client: &Client, name: &str) -> v1::Job {
-    let request = v1::GetJobRequest { name: name.into() };
-    let found = client.fine_tuning().get_job(request).await;
-    found.expect("found").into_inner()
+    submit_long(client, 400, 10).await
 }
 
 fn serve(program: &Path, folder: &Path) -> Process {

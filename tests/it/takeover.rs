@@ -7,36 +7,13 @@ use frameshift::proto::v1;
 use frameshift::proto::v1::job_event::Event;
 use rustix::process::Signal;
 
-use crate::replicas::{Stand, is_full, signal};
+use crate::replicas::{Stand, is_full, job, signal, submit_long};
 use crate::server::{create_dataset, create_task, events, until};
 
 /// The lease of jobs on a stand.
 const LEASE: Duration = Duration::from_secs(6);
 /// How much longer than its lease a job may wait.
 const MORE: Duration = Duration::from_secs(5);
-
-async fn submit(client: &Client) -> String {
-    let request = v1::SubmitJobRequest {
-        task: "tasks/long".into(),
-        dataset: "datasets/long".into(),
-        hyper_parameters: Some(v1::HyperParameters {
-            epochs: Some(1000),
-            batch_size: Some(2),
-            seed: Some(5),
-            checkpoint_steps: Some(20),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    let job = client.fine_tuning().submit_job(request).await;
-    job.expect("submitted").into_inner().name
-}
-
-async fn job(client: &Client, name: &str) -> v1::Job {
-    let request = v1::GetJobRequest { name: name.into() };
-    let found = client.fine_tuning().get_job(request).await;
-    found.expect("found").into_inner()
-}
 
 /// Numbers of the events of steps that are on record.
 async fn steps(client: &Client, name: &str, after: u64) -> Option<u64> {
@@ -67,7 +44,7 @@ async fn a_job_of_a_killed_server_goes_on_within_its_lease_and_a_little_to_the_s
     create_task(&client, "long").await;
     create_dataset(&client, "long").await;
     for round in 1..=rounds {
-        let name = submit(&client).await;
+        let name = submit_long(&client, 1000, 20).await;
         until(|| async { job(&client, &name).await.step >= 60 }).await;
         let other = stand.launch(&format!("w{round}"), &[]);
         let next = stand.open(round % 2, &other).await;
@@ -90,7 +67,7 @@ async fn a_job_of_a_killed_server_goes_on_within_its_lease_and_a_little_to_the_s
     }
     println!("jobs of killed servers went on after {times:?}");
     assert!(times.iter().all(|time| *time <= LEASE + MORE), "{times:?}");
-    let name = submit(&client).await;
+    let name = submit_long(&client, 1000, 20).await;
     events(&client, &name, 0).await;
     let result = job(&client, &name).await.result.expect("a result");
     let undisturbed = (result.loss_curve, result.evaluation);
