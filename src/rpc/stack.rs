@@ -28,6 +28,7 @@ mod metered;
 pub(super) mod observe;
 pub(super) mod panic;
 pub(super) mod request_id;
+mod unread;
 
 /// State that the layers share.
 #[derive(Debug, Clone)]
@@ -64,6 +65,7 @@ pub(super) fn layers<S: Inner>(
     } = shared;
     let drain = steps.began.clone();
     ServiceBuilder::new()
+        .layer(Around(unread::ReadOn))
         .layer(Around(request_id::Named))
         .layer(Around(observe::Observed::new(metrics, traces)))
         .layer(Around(panic::Caught))

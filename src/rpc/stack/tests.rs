@@ -1,7 +1,7 @@
 //! The whole stack around handlers that do what real ones should not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http_body::Frame;
@@ -344,4 +344,61 @@ async fn a_call_whose_caller_leaves_counts_as_cancelled() {
     let left = tokio::time::timeout(Duration::from_secs(1), call).await;
     assert!(left.is_err());
     assert!(metrics.text().contains("CANCELLED"), "{}", metrics.text());
+}
+
+/// A body of small frames, which counts those that were read; after them it ends, or says nothing more.
+struct Small {
+    left: usize,
+    ends: bool,
+    read: Arc<AtomicUsize>,
+    _dropped: Dropped,
+}
+
+impl http_body::Body for Small {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                self.read.fetch_add(1, Ordering::SeqCst);
+                Poll::Ready(Some(Ok(Frame::data(bytes::Bytes::from_static(b"small")))))
+            }
+            None if self.ends => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_refused_call_says_is_read_on_for_a_while() {
+    let (_drain, signal) = shutdown::channel();
+    let metrics = Metrics::default();
+    let mut case = async |frames, ends, wait| {
+        let (read, gone) = (Arc::default(), Arc::<AtomicBool>::default());
+        let body = Small {
+            left: frames,
+            ends,
+            read: Arc::clone(&read),
+            _dropped: Dropped(Arc::clone(&gone)),
+        };
+        let request = request(CLASSIFY, &[("x-frameshift-tenant", "not a tenant")]);
+        let request = request.map(|_| Body::new(body));
+        let response = through(&metrics, signal.clone(), request, |_| async {
+            unreachable!("it is refused")
+        });
+        assert_eq!(finish(response.await).await, Some(Code::InvalidArgument));
+        tokio::time::sleep(wait).await;
+        (read.load(Ordering::SeqCst), gone.load(Ordering::SeqCst))
+    };
+    let short = Duration::from_millis(1);
+    assert_eq!(case(1_000, true, short).await, (1_000, true));
+    assert_eq!(case(3, false, short).await, (3, false), "more may come");
+    assert_eq!(case(3, false, Duration::from_secs(2)).await, (3, true));
+    // 64 KiB, and the frame that was too much.
+    assert_eq!(case(100_000, true, short).await, (13_108, true));
 }
