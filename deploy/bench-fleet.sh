@@ -32,7 +32,20 @@ finish() {
 }
 trap finish EXIT
 
-free() { python3 -c 'import socket; s=[socket.socket() for _ in range(9)]; [x.bind(("127.0.0.1",0)) for x in s]; print(*[x.getsockname()[1] for x in s])'; }
+# Below the ports that the kernel gives to connections, so that none takes one of these before its server does.
+free() {
+  python3 -c 'import os, socket
+found, port = [], 10000 + os.getpid() % 20000
+while len(found) < 9:
+    port = port + 1 if port < 30000 else 10000
+    try:
+        with socket.socket() as own:
+            own.bind(("127.0.0.1", port))
+        found.append(port)
+    except OSError:
+        pass
+print(*found)'
+}
 read -r db master master_grpc volume volume_grpc filer filer_grpc s3 s3_grpc <<<"$(free)"
 
 # Commits reach the disk, as they do in production.

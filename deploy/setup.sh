@@ -33,6 +33,7 @@ missing_packages() {
   [ "$tests" = 1 ] || return 0
   # The tests start servers of their own, as any user: the package's server is not used.
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages+=(postgresql)
+  { have pgbouncer || [ -x /usr/sbin/pgbouncer ]; } || packages+=(pgbouncer)
   # The emulated GPU is C++.
   have g++ || packages+=(g++)
   { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || packages+=(python3 python3-venv)

@@ -32,8 +32,27 @@ else
 fi
 [ "${1:-}" = lint ] && exit 0
 
+# nextest NAME ARGUMENTS …: a phase of tests. `.config/nextest.toml` runs some of them a second time when they fail; those that passed then are remembered.
+flaky=()
+nextest() {
+  local name=$1 status=0 test report=target/nextest/default/junit.xml
+  shift
+  rm -f "$report"
+  phase "$name" cargo nextest run "${with[@]}" --no-fail-fast "$@" || status=$?
+  while read -r test; do flaky+=("$test"); done < <(
+    awk -F'"' '/<testcase name=/ { name = $2 } /<flakyFailure / { print name }' "$report" 2>/dev/null
+  )
+  return $status
+}
+say_flaky() {
+  [ ${#flaky[@]} = 0 ] && return
+  echo "== flaky: these tests failed once and passed when they were run again; if the machine did not stand still, each has a race to be mended"
+  printf '   %s\n' "${flaky[@]}"
+}
+trap say_flaky EXIT
+
 if cargo nextest --version >/dev/null 2>&1; then
-  phase "tests" cargo nextest run "${with[@]}" --no-fail-fast
+  nextest "tests"
 else
   phase "tests" cargo test "${with[@]}" --no-fail-fast --lib --bins --tests
 fi
@@ -47,8 +66,8 @@ lesser() {
 }
 for cpu in $(lesser); do
   if cargo nextest --version >/dev/null 2>&1; then
-    FRAMESHIFT_CPU=$cpu phase "tests as on a CPU with $cpu" cargo nextest run "${with[@]}" --no-fail-fast \
-      -E '((package(frameshift-model) & test(/^ops::/)) + (binary(it) & test(/^(cpu|model|golden_model|golden_backbones|model_precision|rpc_server)::/))) - test(full_size)'
+    FRAMESHIFT_CPU=$cpu nextest "tests as on a CPU with $cpu" -E \
+      '((package(frameshift-model) & test(/^ops::/)) + (binary(it) & test(/^(cpu|model|golden_model|golden_backbones|model_precision|rpc_server)::/))) - test(full_size)'
   else
     FRAMESHIFT_CPU=$cpu phase "kernels as on a CPU with $cpu" cargo test "${with[@]}" --no-fail-fast --lib -p frameshift-model ops::
     FRAMESHIFT_CPU=$cpu phase "model and server as on a CPU with $cpu" cargo test "${with[@]}" --no-fail-fast --test it -- \

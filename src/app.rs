@@ -126,7 +126,8 @@ impl App {
             Arc::clone(&metadata),
             Meter::default(),
             config.tenancy.feed_poll,
-        );
+        )
+        .with_defaults(config.tenancy.at_once);
         tenants.load().await?;
         listeners.announce(config.address_file.as_deref())?;
 
@@ -192,7 +193,7 @@ impl App {
         &self.wiring
     }
 
-    /// Serves until `signal` completes, or until no job has run for as long as the configuration says, then drains.
+    /// Serves until `signal` completes, until an operator asks that the process drain, or until no job has run for as long as the configuration says, then drains.
     ///
     /// # Errors
     /// When a loop that the server depends on ends earlier, or the drain takes too long.
@@ -209,6 +210,7 @@ impl App {
 
     async fn serve_until(self, signal: BoxFuture<'static, ()>) -> Result<(), Error> {
         let (jobs, patience) = (self.wiring.jobs.clone(), self.exit_when_idle);
+        let asked = self.wiring.asked.clone();
         let idle = async move {
             match patience {
                 Some(patience) => jobs.idle_for(patience).await,
@@ -219,6 +221,10 @@ impl App {
             () = signal => None,
             () = idle => {
                 tracing::info!("no job for long enough: the process ends");
+                None
+            }
+            () = asked.to_drain() => {
+                tracing::info!("an operator asked that this process drain");
                 None
             }
             ended = self.front.fatal() => Some(ended),

@@ -132,6 +132,13 @@ impl Client {
         self
     }
 
+    /// Makes all requests from here on those of a task, by its id or its name, for balancers that send a task's requests to the same servers.
+    #[must_use]
+    pub fn toward(mut self, task: &str) -> Self {
+        self.signed.toward(task);
+        self
+    }
+
     fn service(&self) -> Service {
         InterceptedService::new(self.channel.clone(), self.signed.clone())
     }

@@ -17,7 +17,7 @@ pub mod units;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -181,7 +181,7 @@ impl Config {
             video: video_config(&settings, program),
             device: device_config(layers, &settings)?,
             registry: registry::Config {
-                cache_bytes: settings.host_adapter_memory.0,
+                cache_bytes: settings.host_adapter_memory.map_or(0, |given| given.0),
                 stale_limit: settings.stale_limit.0,
                 ..registry::Config::default()
             },
@@ -192,6 +192,7 @@ impl Config {
                 lease: settings.job_lease.0,
                 step_bytes: step_bytes(&settings),
                 feature_bytes: settings.feature_bytes.0,
+                clip_disk_bytes: settings.decoded_bytes.0,
                 watchers_per_tenant: settings.watchers_per_tenant.get(),
                 ..jobs::Config::default()
             },
@@ -347,6 +348,7 @@ fn library_config(layers: &Layered, settings: &Settings) -> Result<library::Conf
             uploads: settings.uploads_per_tenant.get(),
             bytes: settings.upload_bytes_per_tenant.0,
         },
+        examples: settings.examples_per_tenant.map(NonZeroU64::get),
         retention: Retention {
             events: kept(settings.event_retention),
             jobs: kept(settings.job_retention),

@@ -114,6 +114,7 @@ pub fn new<V: Versions>(config: Config, parts: Parts<V>) -> (Handle, Service) {
         backbone: parts.backbone.clone(),
         device: parts.device.clone(),
         weights: parts.weights,
+        clips: Arc::default(),
     };
     let residency = Residency::new(config.residency_bytes, loader, parts.metrics.clone());
     let core = Arc::new(Core {

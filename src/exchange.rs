@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 pub use error::Error;
 pub use import::{Contents, ImportRequest, Serving, Target};
 
-use crate::blocking::blocking;
+use crate::blocking::{blocking, giving_way};
 use crate::ids::{TenantId, VersionRef};
 use crate::metadata::VersionRecord;
 use crate::model::{Backbone, exchange};
@@ -89,7 +89,7 @@ impl Exchange {
         let task = wanted.task.clone();
         let backbone = Arc::clone(&self.backbone);
         let import = move || import::prepare(&backbone, wanted, target, contents);
-        let (import, passed_over) = blocking(import).await??;
+        let (import, passed_over) = giving_way(import).await??;
         if !passed_over.is_empty() {
             let passed_over = passed_over.join("; ");
             tracing::info!(%task, passed_over, "an import passes over objects of unknown classes");

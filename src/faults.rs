@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// - `publish`: a version's weights are in the store, the version is not visible yet
 /// - `version-published`: the transaction that published a version is committed, the test split is not measured yet
 /// - `alias-moved`: the transaction that moved a serving version is committed
+/// - `snapshot-archived`: a snapshot's examples are in a blob, which is not on record yet
 /// - `usage-flushed`: counts of usage are committed, their process does not know it yet
 /// - `erasure-rows`: some rows of a tenant that is erased are gone
 /// - `erasure-objects`: some of its objects are gone, they are not counted yet
@@ -37,6 +38,7 @@ pub const POINTS: &[&str] = &[
     "publish",
     "version-published",
     "alias-moved",
+    "snapshot-archived",
     "usage-flushed",
     "erasure-rows",
     "erasure-objects",

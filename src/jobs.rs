@@ -8,6 +8,7 @@ mod calibration;
 mod checkpoint;
 mod context;
 mod dataset;
+mod decoded;
 mod evaluation;
 mod failure;
 mod features;
@@ -29,6 +30,7 @@ mod run;
 mod runner;
 pub mod schedule;
 pub mod selection;
+mod spent;
 pub mod state;
 pub mod sweep;
 mod trainer;
@@ -80,6 +82,8 @@ pub struct Config {
     pub crash_pause: Duration,
     /// Memory for decoded training videos, over all jobs; what does not fit is decoded anew in every epoch.
     pub clip_cache_bytes: u64,
+    /// Disk for decoded frames that jobs keep for later epochs and later jobs; 0 keeps none.
+    pub clip_disk_bytes: u64,
     /// Memory of one job's training: weights, optimiser, packed copies, activations, decoded clips. A larger step runs in micro-batches; a job whose batch
     /// cannot run at all is refused.
     pub step_bytes: u64,
@@ -104,6 +108,7 @@ impl Default for Config {
             event_interval: Duration::from_secs(1),
             crash_pause: Duration::from_secs(10),
             clip_cache_bytes: 512 << 20,
+            clip_disk_bytes: 0,
             step_bytes: 2 << 30,
             feature_bytes: 8 << 30,
             sweep: Duration::from_secs(600),
@@ -151,6 +156,8 @@ pub struct Parts {
     pub replica: String,
     /// Folder for files that only save work: the frozen features of linear probes.
     pub scratch: PathBuf,
+    /// Folder for decoded frames, which only save work as well.
+    pub decoded: PathBuf,
 }
 
 /// Runners, which claim jobs and work on them.

@@ -3,12 +3,15 @@
 //! Invariant: an upload that was acknowledged is on the disk; a video on record was probed by the decoder and its blob is whole.
 
 mod alike;
+mod archive;
+mod archives;
 mod check;
 mod collector;
 mod dataset;
 mod diff;
 mod eraser;
 mod janitor;
+mod places;
 mod sketch;
 mod stored;
 mod unrecorded;
@@ -21,6 +24,7 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 pub use alike::groups as alike_groups;
+pub use archive::Error as ArchiveError;
 pub use check::{Check, Checked, Finding, Kind as FindingKind};
 pub use collector::Collected;
 pub use diff::Difference;
@@ -55,6 +59,8 @@ pub struct Config {
     pub folder_age: Duration,
     /// What unfinished uploads may take.
     pub uploads: UploadLimits,
+    /// Most examples of all data sets of a tenant that has no limit of its own; `None` for no limit.
+    pub examples: Option<u64>,
     /// How long what has ended stays.
     pub retention: Retention,
 }
@@ -73,6 +79,7 @@ impl Default for Config {
                 uploads: 256,
                 bytes: 64 << 30,
             },
+            examples: None,
             retention: Retention::default(),
         }
     }
@@ -115,6 +122,9 @@ pub enum Error {
         /// What is wrong with its bytes.
         damage: Damage,
     },
+    /// The blob of a snapshot cannot be read.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A record.
     #[error(transparent)]
     Metadata(#[from] metadata::Error),
@@ -181,10 +191,14 @@ struct Inner {
     metadata: Arc<dyn MetadataStore>,
     prober: Arc<dyn Prober>,
     whole: stored::Whole,
+    /// Parts of uploads that are being stored, whether or not their streams are still there.
+    parts: places::Places,
     /// Checks of data sets that may run at the same time.
     checks: Arc<Semaphore>,
     /// How far the walk over videos that are older than their tenant's stay has come. A plain mutex, because it is held for one assignment.
     aged: Mutex<Option<AgedPlace>>,
+    /// Snapshots whose examples are being stored again.
+    refills: archives::Refills,
 }
 
 impl Library {
@@ -202,8 +216,10 @@ impl Library {
                 metadata,
                 prober,
                 whole: stored::Whole::default(),
+                parts: places::Places::default(),
                 checks: Arc::new(Semaphore::new(check::AT_A_TIME)),
                 aged: Mutex::default(),
+                refills: archives::Refills::default(),
             }),
         }
     }

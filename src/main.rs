@@ -1,6 +1,7 @@
 //! The `frameshift` program: parses, loads the configuration, runs, and turns outcomes into exit codes.
 //!
-//! Invariant: the video worker's subcommand is looked for before anything else happens: that process must not have threads, memory or secrets.
+//! Invariant: the video worker's subcommand is looked for before anything else happens: that process must not have threads, memory or secrets. Once a
+//! command is done, the process ends about [`blocking::LAST_WORK`] later at the latest, whatever its threads do.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,8 +12,7 @@ use frameshift::config::load::Layered;
 use frameshift::config::settings::Flags;
 use frameshift::config::{self, Config, machine};
 use frameshift::tools::fsck::State;
-use frameshift::{client, demo, faults, metadata, model, telemetry, tools, video};
-use tokio::runtime::Runtime;
+use frameshift::{blocking, client, demo, faults, metadata, model, telemetry, tools, video};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
@@ -29,13 +29,13 @@ fn main() -> ExitCode {
         Err(usage) => return told_usage(&usage).into(),
     };
     match run(cli) {
-        Ok(()) => Exit::Done.into(),
+        Ok(()) => model::leave(Exit::Done as u8),
         Err(failure) => {
             match &failure.json {
                 Some(json) => eprintln!("{json}"),
                 None => eprintln!("frameshift: {}", told(&failure.error)),
             }
-            failure.code.into()
+            model::leave(failure.code)
         }
     }
 }
@@ -115,15 +115,15 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 .map(Into::into);
             let mut command = command.after(before);
             let is_json = command.is_json();
-            runtime()?.block_on(command.run()).map_err(|error| Failure {
+            run_on(command.run())?.map_err(|error| Failure {
                 json: is_json.then(|| error.json()),
                 // The client's messages name their causes themselves.
                 ..coded(anyhow::Error::msg(error.to_string()), error.exit_code())
             })
         }
-        Command::Demo(arguments) => runtime()?
-            .block_on(demo::run(arguments))
-            .map_err(|error| coded_by(error, demo::Error::exit_code)),
+        Command::Demo(arguments) => {
+            run_on(demo::run(arguments))?.map_err(|error| coded_by(error, demo::Error::exit_code))
+        }
         Command::Inspect(mut arguments) => {
             arguments.json |= cli.before.json;
             tools::inspect::run(&arguments)
@@ -131,8 +131,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 .map_err(|failure| failure.in_json(arguments.json))
         }
         Command::Bench(command) => bench(&command),
-        Command::Video(arguments) => runtime()?
-            .block_on(tools::video::run(&arguments, program()?))
+        Command::Video(arguments) => run_on(tools::video::run(&arguments, program()?))?
             .map_err(|error| coded_by(error, tools::video::Error::exit_code)),
         Command::Convert(arguments) => tools::convert::run(&arguments)
             .map_err(|error| coded_by(error, tools::convert::Error::exit_code)),
@@ -181,8 +180,8 @@ fn bootstrap(arguments: &client::keys::Bootstrap) -> Result<(), Failure> {
         pepper: settings.key_pepper_file,
         out: arguments.out.clone(),
     };
-    let outcome = runtime()?.block_on(tools::bootstrap::run(place));
-    outcome.map_err(|error| coded_by(error, tools::bootstrap::Error::exit_code))
+    run_on(tools::bootstrap::run(place))?
+        .map_err(|error| coded_by(error, tools::bootstrap::Error::exit_code))
 }
 
 /// An error that knows its exit code.
@@ -191,8 +190,9 @@ fn coded_by<E: Into<anyhow::Error>>(error: E, code: impl Fn(&E) -> u8) -> Failur
     coded(error, code)
 }
 
-fn runtime() -> Result<Runtime, Failure> {
-    Runtime::new().map_err(exit(Exit::Internal))
+/// Runs the work of a command on a runtime of its own.
+fn run_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    blocking::run(work).map_err(exit(Exit::Internal))
 }
 
 fn serve(arguments: &Serve) -> Result<(), Failure> {
@@ -219,13 +219,13 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
     }
     open_files(config.rpc.connections);
     model::compute_threads(config.compute_threads);
-    runtime()?.block_on(async {
+    run_on(async {
         let signals = Signals::new().map_err(exit(Exit::Internal))?;
         run_server(config, log, signals).await.map_err(|error| {
             let code = exit_of(&error);
             exit(code)(error)
         })
-    })
+    })?
 }
 
 fn bench(command: &tools::bench::Command) -> Result<(), Failure> {
@@ -235,8 +235,7 @@ fn bench(command: &tools::bench::Command) -> Result<(), Failure> {
             .map_err(|error| coded_by(error, tools::bench_compute::Error::exit_code)),
         Command::Server(command) => tools::bench_serve::run(command)
             .map_err(|error| coded_by(error, tools::bench_serve::Error::exit_code)),
-        Command::Fleet(arguments) => runtime()?
-            .block_on(tools::bench_fleet::run(arguments))
+        Command::Fleet(arguments) => run_on(tools::bench_fleet::run(arguments))?
             .map_err(|error| coded_by(error, tools::bench_fleet::Error::exit_code)),
     }
 }
@@ -275,8 +274,8 @@ fn migrate(arguments: &tools::migrate::Args) -> Result<(), Failure> {
         .map_err(exit(Exit::Usage))?;
     let settings = layers.settings().map_err(exit(Exit::Usage))?;
     let server = config::database::server(&layers, &settings).map_err(exit(Exit::Usage))?;
-    let outcome = runtime()?.block_on(tools::migrate::run(server, arguments.check));
-    outcome.map_err(|error| coded_by(error, tools::migrate::Error::exit_code))
+    run_on(tools::migrate::run(server, arguments.check))?
+        .map_err(|error| coded_by(error, tools::migrate::Error::exit_code))
 }
 
 /// Finds where a server's state is, for commands beside it.
@@ -314,8 +313,7 @@ fn backup(arguments: &tools::backup::Args) -> Result<(), Failure> {
     needs_a_file(&state)?;
     let bucket = state.bucket.as_ref();
     let work = tools::backup::run(&state.data_dir, bucket, &arguments.to);
-    let outcome = runtime()?.block_on(work);
-    outcome.map_err(|error| coded_by(error, tools::backup::Error::exit_code))
+    run_on(work)?.map_err(|error| coded_by(error, tools::backup::Error::exit_code))
 }
 
 fn restore(arguments: &tools::restore::Args) -> Result<(), Failure> {
@@ -324,14 +322,14 @@ fn restore(arguments: &tools::restore::Args) -> Result<(), Failure> {
         needs_a_file(&state)?;
     }
     let (from, bucket) = (arguments.from.as_deref(), state.bucket.as_ref());
-    let outcome = runtime()?.block_on(tools::restore::run(from, &state.data_dir, bucket));
-    outcome.map_err(|error| coded_by(error, tools::restore::Error::exit_code))
+    run_on(tools::restore::run(from, &state.data_dir, bucket))?
+        .map_err(|error| coded_by(error, tools::restore::Error::exit_code))
 }
 
 /// Ends with 0 when nothing is wrong, 1 when something is, 2 when not everything could be looked at.
 fn fsck(arguments: &tools::fsck::Args) -> Result<(), Failure> {
     let state = state(arguments.config.as_deref(), arguments.data_dir.as_ref())?;
-    match runtime()?.block_on(tools::fsck::run(state, arguments)) {
+    match run_on(tools::fsck::run(state, arguments))? {
         Ok(report) if report.exit_code() == 0 => Ok(()),
         Ok(report) => {
             let left = report.findings - report.repaired;
@@ -347,8 +345,7 @@ fn fetch_backbone(arguments: &tools::fetch_backbone::Args) -> Result<(), Failure
     let layers = Layered::load(None, &environment, &Flags::default());
     let layers = layers.map_err(exit(Exit::Usage))?;
     let work = tools::fetch_backbone::run(arguments, layers.platform());
-    let outcome = runtime()?.block_on(work);
-    outcome.map_err(|error| coded_by(error, tools::fetch_backbone::Error::exit_code))
+    run_on(work)?.map_err(|error| coded_by(error, tools::fetch_backbone::Error::exit_code))
 }
 
 /// Raises the limit of open files, and warns when it is not enough for the connections that may come.

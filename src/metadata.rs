@@ -4,6 +4,8 @@
 //! no connection leaves this module.
 
 mod access;
+mod acting;
+mod archives;
 mod erasures;
 mod error;
 mod faulty;
@@ -17,11 +19,14 @@ mod sql;
 mod sweeps;
 mod topic;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use access::Access;
+pub use access::{AUDIT_KEPT, Access};
+pub use acting::{Acting, carried};
+pub use archives::{Archive, Archives, PagePlace, Unarchived};
 pub use erasures::Erasures;
 pub use error::{Error, Kind, OpenError, Result};
 pub use faulty::{Fault, Outages};
@@ -49,6 +54,7 @@ pub trait MetadataStore:
     Videos
     + Datasets
     + Snapshots
+    + Archives
     + Tasks
     + Changes
     + Jobs
@@ -69,6 +75,7 @@ impl<T> MetadataStore for T where
     T: Videos
         + Datasets
         + Snapshots
+        + Archives
         + Tasks
         + Changes
         + Jobs
@@ -120,12 +127,15 @@ pub trait Videos {
         video: NewVideo,
         request: Option<RequestId>,
     ) -> Result<VideoRecord>;
-    /// Gives out the number of the part that begins at `offset`, which must be the committed offset. The part's blob is written, then committed.
+    /// Gives out the number of the part that begins at `offset`, which must be the committed offset, and reserves its bytes among those of the tenant's
+    /// unfinished uploads: [`Error::TooManyUploadBytes`] when there is no room. The part's blob is written, then committed. With 0 bytes nothing more is
+    /// reserved.
     async fn begin_part(
         &self,
         tenant: &TenantId,
         upload: UploadId,
         offset: u64,
+        size: u64,
         limits: &UploadLimits,
     ) -> Result<u32>;
     /// Makes a stored part count, if it still begins at the committed offset, and puts the upload's expiry off. Returns the new offset.
@@ -158,13 +168,13 @@ pub trait Videos {
     /// Deletes a video. In use by a data set or an unfinished job: [`Error::InUse`], unless forced; then the examples of data sets go with it, and
     /// a tombstone keeps its id. The blob may go afterwards.
     async fn delete_video(&self, tenant: &TenantId, video: VideoId, force: bool) -> Result<()>;
-    /// Returns whether a record names each of some blobs: a video, a part of an upload, a version, or the newest checkpoint of an unfinished job.
+    /// Returns whether a record names each of some blobs: a video, a part of an upload, a version, or a checkpoint that an unfinished job keeps.
     async fn named(&self, blobs: &[(TenantId, BlobName)]) -> Result<Vec<bool>>;
 }
 
 /// Data sets.
 #[async_trait]
-pub trait Datasets {
+pub trait Datasets: Sync {
     /// Creates an empty data set.
     async fn create_dataset(
         &self,
@@ -188,6 +198,18 @@ pub trait Datasets {
         tenant: &TenantId,
         dataset: &DatasetId,
         examples: &[ExampleRecord],
+    ) -> Result<DatasetRecord> {
+        self.add_examples_within(tenant, dataset, examples, None)
+            .await
+    }
+    /// As [`Datasets::add_examples`], for a tenant that may have so many examples in all its data sets, unless a limit of its own says otherwise. Beyond:
+    /// [`Error::QuotaExceeded`].
+    async fn add_examples_within(
+        &self,
+        tenant: &TenantId,
+        dataset: &DatasetId,
+        examples: &[ExampleRecord],
+        limit: Option<u64>,
     ) -> Result<DatasetRecord>;
     /// Removes examples; videos that the data set does not have are ignored.
     async fn remove_examples(
@@ -252,6 +274,13 @@ pub trait Tasks {
         task: &TaskId,
         version: AdapterVersion,
     ) -> Result<VersionRecord>;
+    /// Reads the numbers of a task's versions, from the oldest to the newest; `None` when it has none, or there is no such task. A version is deleted with its
+    /// task alone, so one with a lower number was of a task that had the name before; one with a higher number was lost by a failover.
+    async fn version_range(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<RangeInclusive<AdapterVersion>>>;
     /// Lists a task's versions, oldest first.
     async fn list_versions(
         &self,
@@ -381,6 +410,8 @@ pub trait Jobs: Send + Sync {
         after: u64,
         limit: u32,
     ) -> Result<Vec<EventRecord>>;
+    /// Sequence numbers of the newest events of these jobs; those that are not there are left out.
+    async fn newest_events(&self, jobs: &[(TenantId, JobId)]) -> Result<Vec<(JobId, u64)>>;
 }
 
 /// Jobs, for workers.
@@ -425,15 +456,15 @@ pub trait Workers {
         events: &[Event],
         update: JobUpdate,
     ) -> Result<()>;
-    /// Records a stored checkpoint of a RUNNING job. Returns the one before, whose blob may go.
+    /// Records a stored checkpoint of a RUNNING job. Returns those that the job does not keep, whose blobs may go.
     async fn commit_checkpoint(
         &self,
         lease: &Lease,
         checkpoint: CheckpointRecord,
-    ) -> Result<Option<CheckpointRecord>>;
+    ) -> Result<Vec<CheckpointRecord>>;
     /// Gives a job back unfinished; the next claim goes on from the newest checkpoint.
     async fn release_job(&self, lease: &Lease, why: Release) -> Result<()>;
-    /// Ends a job without a version. Returns it; the blob of its newest checkpoint may go.
+    /// Ends a job without a version. Returns it; the blobs of its checkpoints may go.
     async fn end_job(&self, lease: &Lease, ending: Ending) -> Result<JobRecord>;
     /// Gives out the number that the job's version will have: always the same one for one job.
     async fn reserve_version(&self, lease: &Lease) -> Result<AdapterVersion>;
@@ -460,6 +491,10 @@ pub trait Workers {
 pub trait Replicas {
     /// Writes what a process says of itself.
     async fn report_replica(&self, name: &str, report: &ReplicaReport) -> Result<()>;
+    /// Asks a process to drain and end, and notes that in the audit log, once. One that is not on record is [`Error::NotFound`].
+    async fn drain_replica(&self, name: &str, actor: &Actor) -> Result<()>;
+    /// Whether somebody asked that a process drain.
+    async fn is_drain_asked(&self, name: &str) -> Result<bool>;
     /// Forgets a process that ends.
     async fn forget_replica(&self, name: &str) -> Result<()>;
     /// Lists processes by name, those that have not been heard of for up to an hour too.

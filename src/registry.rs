@@ -7,6 +7,7 @@ mod cache;
 mod feed;
 mod fitness;
 mod import;
+mod loading;
 mod manifest;
 mod pending;
 mod proof;
@@ -14,25 +15,25 @@ mod publish;
 mod split;
 mod view;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cache::Cache;
-use manifest::Mismatch;
+use loading::FORMS;
 use tokio::sync::broadcast;
 use view::View;
 
 pub use fitness::Fitness;
 pub use import::{Import, manifest_of};
+pub use loading::{Form, Loaded};
 pub use pending::{Desired, Role};
 pub use publish::Publication;
 pub use split::{Key, Split};
 pub use view::{Essentials, Served, Standing, TASK_BYTES};
 
-use crate::blocking::blocking;
 use crate::faults;
-use crate::ids::{RequestId, TaskId, TenantId, VersionRef};
+use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
 use crate::metadata::{
     self, MetadataStore, NewTask, Page, PageRequest, Plan, TaskRecord, TaskUpdate, VersionRecord,
     check_display_name,
@@ -48,7 +49,7 @@ const ANNOUNCEMENTS: usize = 256;
 /// Limits of the registry.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Most bytes of versions' files that are kept in memory; larger files are not kept.
+    /// Most bytes of versions' files that are kept in memory; larger files are not kept, and none at 0.
     pub cache_bytes: u64,
     /// Most bytes of versions' descriptions, chiefly their labels, that are kept in memory.
     pub view_bytes: u64,
@@ -123,15 +124,6 @@ impl Error {
 /// Result of a call to the registry.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A version's record, and its file, which was checked against it.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// Record of the version.
-    pub record: Arc<VersionRecord>,
-    /// Bytes of the safetensors file.
-    pub bytes: Bytes,
-}
-
 /// Tasks and versions. Clones are cheap.
 #[derive(Clone)]
 pub struct Registry {
@@ -143,6 +135,8 @@ struct Inner {
     store: Store,
     metadata: Arc<dyn MetadataStore>,
     cache: Cache<VersionRef, Loaded>,
+    /// Versions whose files were compared with their records.
+    forms: Cache<VersionRef, Form>,
     view: View,
     /// Name of this process among those that share the records; `None` when it has them alone.
     replica: Option<String>,
@@ -168,6 +162,7 @@ impl Registry {
                 store,
                 metadata,
                 cache: Cache::new(config.cache_bytes),
+                forms: Cache::new(FORMS),
                 view: View::new(&config),
                 replica: is_shared.then(|| name.to_owned()),
                 config,
@@ -272,16 +267,17 @@ impl Registry {
         Ok(metadata.get_version(tenant, task, *version).await?)
     }
 
-    /// Whether a version exists. Its number is never given twice, so one that does not is of a task that was deleted, whoever has the task's name.
+    /// Reads the numbers of a task's versions, from the oldest to the newest, if it has any. A version with a lower number was of a task that had the name
+    /// before and was deleted; one with a higher number was lost by a failover of the database.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn has_version(&self, version: &VersionRef) -> Result<bool> {
-        match self.get_version(version).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_missing() => Ok(false),
-            Err(error) => Err(error),
-        }
+    pub async fn version_range(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<RangeInclusive<AdapterVersion>>> {
+        Ok(self.inner.metadata.version_range(tenant, task).await?)
     }
 
     /// Lists a task's versions, oldest first.
@@ -337,86 +333,12 @@ impl Registry {
         Ok(record)
     }
 
-    /// Reads a version's file and checks it against its record.
-    ///
-    /// # Errors
-    /// [`store::Error::Digest`] when the file is damaged, [`Error::Manifest`] when it disagrees with the record; when there is no such version.
-    pub async fn load(&self, version: &VersionRef) -> Result<Loaded> {
-        match self.inner.cache.get(version) {
-            Some(loaded) => Ok(loaded),
-            None => self.read(version).await,
-        }
-    }
-
-    /// Same as [`Registry::load`], but reads the record even when the file is in memory: for a caller who may see only what exists now.
-    ///
-    /// # Errors
-    /// Same as [`Registry::load`].
-    pub async fn load_current(&self, version: &VersionRef) -> Result<Loaded> {
-        match self.inner.cache.get(version) {
-            Some(loaded) => {
-                self.get_version(version).await?;
-                Ok(loaded)
-            }
-            None => self.read(version).await,
-        }
-    }
-
-    async fn read(&self, version: &VersionRef) -> Result<Loaded> {
-        let ticket = self.inner.cache.ticket();
-        self.follow_task(version).await;
-        let record = self.get_version(version).await?;
-        let key = layout::version(
-            &version.tenant,
-            &version.task,
-            version.version,
-            record.sha256,
-        );
-        let bytes = match self.inner.store.get_verified(&key, record.sha256).await {
-            Ok(bytes) => bytes,
-            Err(missing @ store::Error::NotFound { .. }) => {
-                // The version may have been deleted between reading its record and its file, which is no damage.
-                self.get_version(version).await?;
-                return Err(missing.into());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let loaded = Loaded {
-            record: Arc::new(record),
-            bytes,
-        };
-        self.check(version, loaded.clone()).await?;
-        let size = loaded.bytes.len() as u64;
-        self.inner
-            .cache
-            .insert(ticket, version.clone(), loaded.clone(), size);
-        Ok(loaded)
-    }
-
-    /// Checks a file against its record, off the async threads: a manifest can be a megabyte.
-    async fn check(&self, version: &VersionRef, loaded: Loaded) -> Result<()> {
-        let work = move || manifest::check(&loaded.bytes, &loaded.record.manifest);
-        let checked = blocking(work).await;
-        // A check that was aborted counts as a failed check.
-        let checked = checked.unwrap_or_else(|error| Err(Mismatch::Malformed(error.to_string())));
-        checked.map_err(|mismatch| match mismatch {
-            Mismatch::Malformed(problem) => Error::Malformed {
-                version: version.to_string(),
-                problem,
-            },
-            Mismatch::Field(field) => Error::Manifest {
-                version: version.clone(),
-                field,
-            },
-        })
-    }
-
     /// Drops everything in memory of a task that is gone.
     fn forget(&self, tenant: &TenantId, task: &TaskId) {
         self.inner.view.forget(tenant, task);
-        self.inner
-            .cache
-            .remove_all(|version| version.tenant == *tenant && version.task == *task);
+        let is_own = |version: &VersionRef| version.tenant == *tenant && version.task == *task;
+        self.inner.cache.remove_all(is_own);
+        self.inner.forms.remove_all(is_own);
     }
 
     /// Announces every task whose desired version changes from now on, and every task that is deleted. A subscriber that falls behind is told, and

@@ -6,6 +6,7 @@ pub mod admin;
 mod attempts;
 pub mod bootstrap;
 mod cache;
+mod calls;
 pub mod credentials;
 mod hash;
 pub mod identities;
@@ -28,9 +29,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{self, KeyId, TaskId, TenantId};
+use crate::metadata::AtOnce;
 use crate::spec::Scopes;
 
 pub use admin::Admin;
+pub use calls::{TooManyCalls, Underway};
 pub use credentials::{Credentials, Presented, Proven, Refused};
 pub use hash::{FileError, Hasher};
 pub use identities::Identity;
@@ -88,6 +91,8 @@ pub struct Config {
     pub stale_limit: Duration,
     /// Time between two looks at the change feed.
     pub feed_poll: Duration,
+    /// Limits of what a tenant without limits of its own has under way at once on this server.
+    pub at_once: AtOnce,
 }
 
 impl Default for Config {
@@ -101,6 +106,7 @@ impl Default for Config {
             fresh: Duration::from_secs(60),
             stale_limit: Duration::from_secs(15 * 60),
             feed_poll: Duration::from_secs(2),
+            at_once: AtOnce::default(),
         }
     }
 }

@@ -25,6 +25,11 @@ impl Account for Accounts {
         self.0.give_back(tenant, frames);
     }
 
+    fn clips(&self, tenant: &TenantId) -> Option<usize> {
+        let clips = self.0.at_once(tenant).clips;
+        clips.map(|clips| usize::try_from(clips).unwrap_or(usize::MAX))
+    }
+
     fn answered(&self, tenant: &TenantId, task: Option<&TaskId>, frames: u64) {
         self.0.answered(tenant, task, frames);
     }

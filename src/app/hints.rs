@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::loops::Ends;
+use super::presence::Asked;
 use super::wiring::{LoopSet, Wiring};
 use crate::jobs;
 use crate::metadata::{Database, Topic};
@@ -20,6 +21,7 @@ struct Hearers {
     jobs: jobs::Handle,
     credentials: Credentials,
     tenants: Tenants,
+    asked: Asked,
 }
 
 /// Starts the loop, where several servers share the database.
@@ -36,6 +38,7 @@ pub(super) fn start(
         jobs: wiring.jobs.clone(),
         credentials: credentials.clone(),
         tenants: wiring.tenants.clone(),
+        asked: wiring.asked.clone(),
     };
     let hints = follow(database.clone(), hearers, back.signal.clone());
     back.loops.spawn("the hints", Ends::Itself, hints);
@@ -50,6 +53,7 @@ impl Hearers {
                 self.credentials.look();
                 self.tenants.look();
             }
+            Topic::Replicas => self.asked.look(),
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Tells the records what this process is and has, for those who look after all processes.
+//! Tells the records what this process is and has, for those who look after all processes, and hears from them whether it is to drain.
 //!
-//! Invariant: nothing depends on this loop; a report that cannot be written is left out, and the next one has the same.
+//! Invariant: nothing depends on this loop but an operator's wish that the process drain, which it finds as soon as the records can be read; a report that cannot be written is left out, and the next one has the same.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::config::settings::Role;
@@ -19,8 +20,31 @@ use crate::telemetry;
 
 /// Time between two reports.
 const EVERY: Duration = Duration::from_secs(10);
+/// Time between two looks whether the process is to drain; a hint makes it look at once.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long a report may take, so that an outage does not hold up the drain.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What operators ask of this process. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asked {
+    hint: Arc<Notify>,
+    drain: Arc<watch::Sender<bool>>,
+}
+
+impl Asked {
+    /// Has the records looked at soon, since something may be asked.
+    pub(super) fn look(&self) {
+        self.hint.notify_one();
+    }
+
+    /// Waits until the process is asked to drain.
+    pub(super) async fn to_drain(&self) {
+        let mut drain = self.drain.subscribe();
+        // The sender is part of this.
+        let _ = drain.wait_for(|asked| *asked).await;
+    }
+}
 
 /// What a process reports about itself.
 pub(super) struct Presence {
@@ -29,6 +53,7 @@ pub(super) struct Presence {
     pub(super) metadata: Arc<dyn MetadataStore>,
     pub(super) engine: engine::Handle,
     pub(super) backbone: Arc<Backbone>,
+    pub(super) asked: Asked,
 }
 
 impl Presence {
@@ -42,14 +67,24 @@ impl Presence {
         }
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut state, mut told) = (ReplicaState::Ready, None);
         loop {
-            tokio::select! {
+            let is_ready = state == ReplicaState::Ready;
+            let is_look = tokio::select! {
                 () = end.draining() => break,
-                () = drain.draining(), if state == ReplicaState::Ready => {
+                () = drain.draining(), if is_ready => {
                     state = ReplicaState::Draining;
+                    false
                 }
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => false,
+                _ = looks.tick(), if is_ready => true,
+                () = self.asked.hint.notified(), if is_ready => true,
+            };
+            if is_look {
+                self.hear().await;
+                continue;
             }
             let report = self.now(state, start_time);
             // Where nobody else shares the records, only what is new is worth a write.
@@ -67,6 +102,17 @@ impl Presence {
         let forgotten = self.metadata.forget_replica(&self.name);
         let _ = tokio::time::timeout(PATIENCE, forgotten).await;
         Ok(())
+    }
+
+    /// Looks whether an operator asked that the process drain.
+    async fn hear(&self) {
+        let asked = self.metadata.is_drain_asked(&self.name);
+        // While the records are away, nothing new is asked.
+        if let Ok(Ok(true)) = tokio::time::timeout(PATIENCE, asked).await {
+            self.asked
+                .drain
+                .send_if_modified(|asked| !std::mem::replace(asked, true));
+        }
     }
 
     fn now(&self, state: ReplicaState, start_time: i64) -> ReplicaReport {

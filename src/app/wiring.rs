@@ -2,12 +2,14 @@
 //!
 //! Invariant: everything that serves or trains shares the one backbone, device and decoder that are created here.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Error;
 use super::accounts::Accounts;
 use super::loops::{Ends, Loops};
-use super::presence::Presence;
+use super::presence::{Asked, Presence};
 use super::{place, upkeep};
 use crate::blocking::blocking;
 use crate::config::{Backbone as Choice, Config};
@@ -52,6 +54,8 @@ pub struct Wiring {
     pub metrics: Metrics,
     /// What is known of tenants and counted for them.
     pub tenants: Tenants,
+    /// What operators ask of this process.
+    pub(super) asked: Asked,
 }
 
 /// Loops that drain together, and the signal that asks them to.
@@ -152,11 +156,12 @@ impl Wiring {
             metadata,
             metrics,
             tenants: tenants.clone(),
+            asked: Asked::default(),
         };
         let presence = wiring.presence(config, replica.clone());
-        if config.role.trains() {
-            let parts = wiring.training(store, config, &replica);
-            front.train(jobs_service, parts);
+        match config.role.trains() {
+            true => front.train(jobs_service, wiring.training(store, config, &replica)),
+            false => remove_decoded(&decoded(config)).await,
         }
         let signal = || back.signal.clone();
         let (device, engine) = (device_service.run(signal()), engine_service.run(signal()));
@@ -177,6 +182,7 @@ impl Wiring {
             metadata: Arc::clone(&self.metadata),
             engine: self.engine.clone(),
             backbone: Arc::clone(&self.backbone),
+            asked: self.asked.clone(),
         }
     }
 
@@ -234,7 +240,22 @@ impl Wiring {
             metrics: self.metrics.clone(),
             replica: replica.to_owned(),
             scratch: config.data_dir.join("features"),
+            decoded: decoded(config),
         }
+    }
+}
+
+/// The folder of decoded frames.
+fn decoded(config: &Config) -> PathBuf {
+    config.data_dir.join("decoded")
+}
+
+/// Removes decoded frames that an earlier process left, which trained: this one does not look for those of tenants that are erased.
+async fn remove_decoded(folder: &Path) {
+    if let Err(error) = tokio::fs::remove_dir_all(folder).await
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, folder = %folder.display(), "decoded frames of an earlier process cannot be removed");
     }
 }
 

@@ -235,8 +235,8 @@ async fn compare(
         let kind = of.label_kind();
         request.top_k = match kind {
             v1::LabelKind::Unspecified | v1::LabelKind::Single => 1,
-            // All labels that are selected.
-            v1::LabelKind::Multi => u32::MAX,
+            // Every label of the version, since any may be selected.
+            v1::LabelKind::Multi => u32::try_from(of.labels.len()).unwrap_or(u32::MAX),
         };
         let keep = |clips: &response::Clips| {
             for clip in clips.clips.iter().filter(|own| !own.unknown_label) {

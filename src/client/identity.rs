@@ -4,6 +4,7 @@
 //! A file's credential is read again while the client runs, since orchestrators replace tokens before they end.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -156,13 +157,33 @@ fn bearer(key: &SecretString) -> Result<MetadataValue<Ascii>, Error> {
     Ok(value)
 }
 
-/// Puts the tenant, the credential and the trace into every request.
+/// Servers that the requests of one task reach, where a balancer routes by the header.
+const SPREAD: usize = 2;
+
+/// Where a balancer that routes by header sends requests of a task: to few servers, so that its adapter set is in the memory of few, and each time to another
+/// one of them, so that a request that is tried again does not meet the same full queue. Clones take turns together.
+#[derive(Debug, Clone)]
+struct Route {
+    /// Tenant and id of the task.
+    task: Arc<str>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl Route {
+    fn value(&self) -> Option<MetadataValue<Ascii>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % SPREAD;
+        format!("{}/{turn}", self.task).parse().ok()
+    }
+}
+
+/// Puts the tenant, the credential, the route and the trace into every request.
 #[derive(Debug, Clone)]
 pub struct Signed {
     tenant: Option<MetadataValue<Ascii>>,
     bearer: Option<Bearer>,
     /// Trace that the requests are a part of.
     trace: Option<Arc<Outgoing>>,
+    route: Option<Route>,
 }
 
 impl Signed {
@@ -182,7 +203,21 @@ impl Signed {
             tenant: tenant.transpose()?,
             bearer: bearer.transpose()?,
             trace: None,
+            route: None,
         })
+    }
+
+    /// Makes the requests those of a task, by its id or its name.
+    pub(super) fn toward(&mut self, task: &str) {
+        let tenant = self.tenant.as_ref().and_then(|own| own.to_str().ok());
+        let tenant = tenant.unwrap_or("default");
+        let task = task.strip_prefix("tasks/").unwrap_or(task);
+        // Callers begin with any of the servers.
+        let [.., first] = Uuid::now_v7().into_bytes();
+        self.route = Some(Route {
+            task: format!("{tenant}/{task}").into(),
+            turn: Arc::new(AtomicUsize::new(usize::from(first))),
+        });
     }
 
     /// Makes the requests a part of a trace.
@@ -199,6 +234,9 @@ impl Interceptor for Signed {
         }
         if let Some(bearer) = &self.bearer {
             metadata.insert("authorization", bearer.value());
+        }
+        if let Some(route) = self.route.as_ref().and_then(Route::value) {
+            metadata.insert("x-frameshift-route", route);
         }
         if let Some(trace) = &self.trace {
             // The last eight bytes of such a UUID are random but for two bits.
@@ -229,6 +267,37 @@ mod tests {
         for text in [format!("{options:?}"), format!("{signed:?}")] {
             assert!(!text.contains("very_secret"), "{text}");
         }
+    }
+
+    #[test]
+    fn requests_of_a_task_take_turns_on_two_routes() {
+        let routes = |options: &Options, task: &str| {
+            let mut signed = Signed::new(options).unwrap();
+            signed.toward(task);
+            let mut clone = signed.clone();
+            let mut sent = [&mut signed, &mut clone].map(|own| {
+                let sent = own.call(Request::new(())).unwrap();
+                let route = sent.metadata().get("x-frameshift-route");
+                route.unwrap().to_str().unwrap().to_owned()
+            });
+            sent.sort_unstable();
+            sent
+        };
+        let own = Options {
+            tenant: Some("acme".into()),
+            ..Options::default()
+        };
+        assert_eq!(
+            routes(&own, "tasks/motion"),
+            ["acme/motion/0", "acme/motion/1"]
+        );
+        let default = Options::default();
+        assert_eq!(routes(&default, "m"), ["default/m/0", "default/m/1"]);
+        let plain = Signed::new(&default)
+            .unwrap()
+            .call(Request::new(()))
+            .unwrap();
+        assert!(plain.metadata().get("x-frameshift-route").is_none());
     }
 
     #[test]

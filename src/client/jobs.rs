@@ -183,6 +183,16 @@ pub fn describe(job: &v1::Job) -> String {
     if let Some(time) = &result.training_time {
         text += &format!("\ntraining    {} s", time.seconds);
     }
+    if let Some(times) = &result.times {
+        let seconds = |time: Option<&prost_types::Duration>| time.map_or(0, |time| time.seconds);
+        text += &format!(
+            "; besides, checks {} s, features {} s, waiting for clips {} s, evaluations {} s",
+            seconds(times.checks.as_ref()),
+            seconds(times.features.as_ref()),
+            seconds(times.clips.as_ref()),
+            seconds(times.evaluations.as_ref())
+        );
+    }
     text += &measured("validation", result.evaluation.as_ref());
     text += &selection::curve(result);
     text += &measured("test", result.test_evaluation.as_ref());

@@ -1,9 +1,9 @@
-//! `frameshift replicas`: lists the processes that share the database.
+//! `frameshift replicas`: lists the processes that share the database, or has one drain.
 
 use serde_json::{Value, json};
 
 use super::cli::{Admin, Connection};
-use super::{Error, json as shown, pages};
+use super::{Error, json as shown, pages, resource};
 use crate::proto::v1;
 
 /// Arguments of `replicas`.
@@ -15,15 +15,37 @@ pub struct Args {
     /// The administrators' address
     #[command(flatten)]
     pub admin: Admin,
+    /// The subcommand; lists the processes without one
+    #[command(subcommand)]
+    pub command: Option<Command>,
 }
 
-/// Lists the processes.
+/// Subcommands of `replicas`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Has a process drain and end, as SIGTERM does; whatever supervises it may start another in its place
+    Drain {
+        /// Name of the process, as the list has it
+        name: String,
+    },
+}
+
+/// Lists the processes, or has one drain.
 ///
 /// # Errors
 /// When the server refuses.
 pub(super) async fn run(args: &Args) -> Result<(), Error> {
     let client = args.admin.client(&args.connection).await?;
     let output = args.connection.output();
+    if let Some(Command::Drain { name }) = &args.command {
+        let request = v1::DrainReplicaRequest {
+            name: resource("replicas", name),
+        };
+        client.admin().drain_replica(request).await?;
+        let name = resource("replicas", name);
+        output.result(|| format!("{name}  DRAINING"), || json!({ "name": name }));
+        return Ok(());
+    }
     pages::all(async |page_token| {
         let request = v1::ListReplicasRequest {
             page_size: 0,
@@ -87,6 +109,7 @@ fn value(replica: &v1::Replica) -> Value {
         "precision": replica.precision,
         "start_time": shown::time(replica.start_time.as_ref()),
         "report_time": shown::time(replica.report_time.as_ref()),
+        "drain_time": shown::time(replica.drain_time.as_ref()),
         "used_clips": replica.used_clips,
         "clip_capacity": replica.clip_capacity,
         "resident_sets": replica.resident_sets,

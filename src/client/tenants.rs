@@ -101,6 +101,24 @@ pub struct Quota {
     /// Most calls of the API in a second
     #[arg(long, value_name = "CALLS")]
     pub requests_per_second: Option<u32>,
+    /// Most examples of all data sets together; when not given, the server's examples_per_tenant
+    #[arg(long, value_name = "EXAMPLES")]
+    pub examples: Option<u32>,
+    /// Most bytes of unfinished uploads; when not given, the server's upload_bytes_per_tenant
+    #[arg(long, value_name = "BYTES")]
+    pub upload_bytes: Option<u64>,
+    /// Most calls under way at a time, on each server; when not given, the server's requests_per_tenant
+    #[arg(long, value_name = "CALLS")]
+    pub concurrent_requests: Option<u32>,
+    /// Most client streams at a time, on each server, live ones aside; when not given, the server's streams_per_tenant
+    #[arg(long, value_name = "STREAMS")]
+    pub concurrent_streams: Option<u32>,
+    /// Most live streams at a time, on each server; when not given, the server's live_streams_per_tenant
+    #[arg(long, value_name = "STREAMS")]
+    pub concurrent_live_streams: Option<u32>,
+    /// Most clips that wait or run at a time, on each server; when not given, the server's clips_per_tenant
+    #[arg(long, value_name = "CLIPS")]
+    pub admitted_clips: Option<u32>,
 }
 
 /// Arguments of `tenants retention`.
@@ -192,16 +210,24 @@ pub(super) async fn run(args: &Args) -> Result<(), Error> {
 }
 
 async fn quota(client: &Client, output: Output, quota: &Quota) -> Result<(), Error> {
-    let bytes = quota.bytes.map(i64::try_from).transpose();
-    let bytes = bytes.map_err(|_| Error::Usage("--bytes: too large".into()))?;
+    let bytes = |bytes: Option<u64>, flag: &str| {
+        let bytes = bytes.map(i64::try_from).transpose();
+        bytes.map_err(|_| Error::Usage(format!("{flag}: too large")))
+    };
     let quotas = v1::Quotas {
         videos: quota.videos.map(i64::from),
-        bytes,
+        bytes: bytes(quota.bytes, "--bytes")?,
         tasks: quota.tasks.map(i64::from),
         versions: quota.versions.map(i64::from),
         unfinished_jobs: quota.jobs.map(i64::from),
         clip_frames_per_second: quota.clip_frames_per_second.map(i64::from),
         requests_per_second: quota.requests_per_second.map(i64::from),
+        dataset_examples: quota.examples.map(i64::from),
+        open_upload_bytes: bytes(quota.upload_bytes, "--upload-bytes")?,
+        concurrent_requests: quota.concurrent_requests.map(i64::from),
+        concurrent_streams: quota.concurrent_streams.map(i64::from),
+        concurrent_live_streams: quota.concurrent_live_streams.map(i64::from),
+        admitted_clips: quota.admitted_clips.map(i64::from),
     };
     let tenant = v1::Tenant {
         name: resource("tenants", &quota.id),
@@ -311,7 +337,7 @@ fn state(tenant: &v1::Tenant) -> &'static str {
 }
 
 /// What is stored and what may be, by name.
-fn amounts(tenant: &v1::Tenant) -> [(&'static str, i64, Option<i64>); 5] {
+fn amounts(tenant: &v1::Tenant) -> [(&'static str, i64, Option<i64>); 7] {
     let (usage, quotas) = (
         tenant.usage.unwrap_or_default(),
         tenant.quotas.unwrap_or_default(),
@@ -326,15 +352,29 @@ fn amounts(tenant: &v1::Tenant) -> [(&'static str, i64, Option<i64>); 5] {
             usage.unfinished_jobs,
             quotas.unfinished_jobs,
         ),
+        (
+            "dataset_examples",
+            usage.dataset_examples,
+            quotas.dataset_examples,
+        ),
+        (
+            "open_upload_bytes",
+            usage.open_upload_bytes,
+            quotas.open_upload_bytes,
+        ),
     ]
 }
 
-/// The limits of a second, by name.
-fn rates(tenant: &v1::Tenant) -> [(&'static str, Option<i64>); 2] {
+/// The limits of a second and of what is under way at once, by name.
+fn rates(tenant: &v1::Tenant) -> [(&'static str, Option<i64>); 6] {
     let quotas = tenant.quotas.unwrap_or_default();
     [
         ("clip_frames_per_second", quotas.clip_frames_per_second),
         ("requests_per_second", quotas.requests_per_second),
+        ("concurrent_requests", quotas.concurrent_requests),
+        ("concurrent_streams", quotas.concurrent_streams),
+        ("concurrent_live_streams", quotas.concurrent_live_streams),
+        ("admitted_clips", quotas.admitted_clips),
     ]
 }
 

@@ -121,6 +121,9 @@ pub struct Hyper {
     /// Steps between checkpoints
     #[arg(long)]
     pub checkpoint_steps: Option<u32>,
+    /// Newest checkpoints to keep until the job ends, 1 to 20, and beside them that of the best evaluation; by default the newest one alone
+    #[arg(long, value_name = "N")]
+    pub keep_checkpoints: Option<u32>,
     /// Epochs over which the learning rate rises, in place of --warmup-share
     #[arg(long, allow_negative_numbers = true, conflicts_with = "warmup_share")]
     pub warmup_epochs: Option<f64>,
@@ -238,6 +241,7 @@ pub(super) fn hyper_parameters(hyper: &Hyper) -> v1::HyperParameters {
         max_clip_frames: hyper.budget.max_clip_frames,
         unknown_below: hyper.unknown_below,
         parent: hyper.parent,
+        keep_checkpoints: hyper.keep_checkpoints,
         ..hyper.selection.fields()
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use serde::de::{SeqAccess, Visitor};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::load::{Error, Layered};
 use super::settings::{ClientCertificates, Plaintext, Settings};
+use crate::metadata::AtOnce;
 use crate::tenancy::tls::{self, Clients};
 use crate::tenancy::{self, Method, identities};
 
@@ -130,6 +132,11 @@ pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<tenancy::C
             }),
         attempts: settings.refused_credentials_per_address,
         stale_limit: settings.stale_limit.0,
+        at_once: AtOnce {
+            requests: settings.requests_per_tenant.map(NonZeroU32::get),
+            clips: settings.clips_per_tenant.map(NonZeroU32::get),
+            ..AtOnce::default()
+        },
         ..tenancy::Config::default()
     })
 }

@@ -13,11 +13,18 @@ const LEAST: u32 = 3;
 /// When its URL cannot be used, or something is set for a server that is not.
 pub fn server(layers: &Layered, settings: &Settings) -> Result<Option<ServerConfig>, Error> {
     let Some(url) = &settings.database_url else {
-        return match settings.database_password_file {
-            Some(_) => Err(layers.complain(
+        let set = [
+            (
                 "database_password_file",
-                "it is for database_url, which is not set",
-            )),
+                settings.database_password_file.is_some(),
+            ),
+            (
+                "database_listen_url",
+                settings.database_listen_url.is_some(),
+            ),
+        ];
+        return match set.into_iter().find(|(_, is_set)| *is_set) {
+            Some((key, _)) => Err(layers.complain(key, "it is for database_url, which is not set")),
             None => Ok(None),
         };
     };
@@ -27,6 +34,10 @@ pub fn server(layers: &Layered, settings: &Settings) -> Result<Option<ServerConf
     }
     let server = ServerConfig::at(url);
     let mut server = server.map_err(|error| layers.complain("database_url", error.to_string()))?;
+    if let Some(url) = &settings.database_listen_url {
+        let direct = server.through_pooler(url);
+        direct.map_err(|error| layers.complain("database_listen_url", error.to_string()))?;
+    }
     let spans = [
         ("database_timeout", settings.database_timeout),
         (

@@ -9,6 +9,8 @@ use crate::model;
 const LEAST: u64 = 256 << 20;
 /// Memory that is assumed of a machine that does not report it.
 const UNKNOWN: u64 = 4 << 30;
+/// Memory for files of versions beside a GPU. On the CPU there is none: a file in memory would be its set a second time.
+const FILES: u64 = 64 << 20;
 
 /// Which sizes of what the model computes with were left to the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Left {
     pub batch_memory: bool,
     /// Whether the memory of a training step was.
     pub step_memory: bool,
+    /// Whether the memory for files of versions was.
+    pub host_adapter_memory: bool,
 }
 
 impl Left {
@@ -24,6 +28,7 @@ impl Left {
         Self {
             batch_memory: settings.batch_memory.is_none(),
             step_memory: settings.step_memory.is_none(),
+            host_adapter_memory: settings.host_adapter_memory.is_none(),
         }
     }
 }
@@ -60,9 +65,12 @@ impl Config {
         if self.left.step_memory {
             self.jobs.step_bytes = step_share_of(memory, self.jobs.runners);
         }
+        if self.left.host_adapter_memory {
+            self.registry.cache_bytes = FILES;
+        }
     }
 
-    /// Keys that may be unset, each with the value in force as TOML: numbers of cores and shares of the memory.
+    /// Keys that may be unset, each with the value in force as TOML: numbers of cores and sizes of memory.
     pub fn derived(&self) -> Vec<(&'static str, String)> {
         let threads = self
             .compute_threads
@@ -74,6 +82,7 @@ impl Config {
             ("queue_memory", bytes(self.engine.queue_bytes)),
             ("batch_memory", bytes(self.engine.batch_bytes)),
             ("step_memory", bytes(self.jobs.step_bytes)),
+            ("host_adapter_memory", bytes(self.registry.cache_bytes)),
             ("message_memory", bytes(self.rpc.limits.message_memory)),
             ("upload_memory", bytes(self.rpc.limits.upload_memory)),
         ]

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the flags, the keys of the file, the environment variables and the reference in `--help` are generated from one list.
 
-use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -102,7 +102,10 @@ settings! {
     /// URL of a PostgreSQL database that several servers share, for example postgres://frameshift@db:5432/frameshift, without a password; the records
     /// are in a file in `data_dir` when not set. Across a network the server's certificate is checked, unless `sslmode` says otherwise.
     database_url: May<String>;
-    /// File with the password for `database_url`; it is read again once a minute.
+    /// URL of the same database past a connection pooler, when `database_url` leads through one that pools by transaction, such as PgBouncer: servers
+    /// listen for each other's changes there, and bring the schema up to date there.
+    database_listen_url: May<String>;
+    /// File with the password for `database_url` and `database_listen_url`; it is read again once a minute.
     database_password_file: May<PathBuf>;
     /// Most connections to `database_url`.
     database_connections: Must<NonZeroU32> = "10";
@@ -114,7 +117,7 @@ settings! {
     database_start_timeout: Must<Span> = "5m";
     /// Whether the start brings the schema on `database_url` up to date; otherwise `frameshift migrate` does, and a schema that is too old is refused.
     database_migrate: Must<bool> = "true";
-    /// Whether servers tell each other of changes by NOTIFY and LISTEN on `database_url`; otherwise each finds them by asking every few seconds.
+    /// Whether servers tell each other of changes by NOTIFY and LISTEN; otherwise each finds them by asking every few seconds.
     database_hints: Must<bool> = "true"
         [num_args = 0..=1, default_missing_value = "true", require_equals = true];
     /// Bucket of the objects: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`; the folder `objects` of the data directory when
@@ -160,6 +163,12 @@ settings! {
     uploads_per_tenant: Must<NonZeroU32> = "256";
     /// Most bytes of one tenant's unfinished uploads, all together.
     upload_bytes_per_tenant: Must<ByteSize> = "64GiB";
+    /// Most examples of one tenant's data sets, all together; no limit when not set.
+    examples_per_tenant: May<NonZeroU64>;
+    /// Most calls of one tenant that are under way at a time on this server, streams included; no limit when not set.
+    requests_per_tenant: May<NonZeroU32>;
+    /// Most clips of one tenant that wait or run at a time on this server; when not set, `queue_clips` and the other tenants alone limit them.
+    clips_per_tenant: May<NonZeroU32>;
     /// Most clips that wait or run at a time, of all tenants. A tenant that is alone may hold seven eighths of them.
     queue_clips: Must<NonZeroUsize> = "256";
     /// Memory of the frames of clips that wait or run; an eighth of the memory that this process may use when not set, at least 256 MiB.
@@ -174,9 +183,9 @@ settings! {
     batch_time: Must<Span> = "100ms";
     /// Memory of resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";
-    /// Memory for files of versions, so that a set that was evicted is loaded again without a read of the store. On the CPU, device and host share one
-    /// memory: raise `adapter_memory` to serve more sets at once; this setting only saves the read.
-    host_adapter_memory: Must<ByteSize> = "64MiB";
+    /// Memory for files of versions, so that a set that was evicted is loaded again without a read of the store. When not set, 64 MiB with a GPU and none on
+    /// the CPU, where device and host share one memory and a file there would be its set a second time: raise `adapter_memory` to serve more sets at once.
+    host_adapter_memory: May<ByteSize>;
     /// Time for which known tasks are still classified while the database is unavailable.
     stale_limit: Must<Span> = "15m";
     /// Share of the device's time, from 0 to 0.9, that training keeps while classification keeps the device busy. Either may use what the other leaves;
@@ -188,6 +197,9 @@ settings! {
     step_memory: May<ByteSize>;
     /// Disk space for the frozen features of one job that trains a linear probe; a job that needs more is refused.
     feature_bytes: Must<ByteSize> = "8GiB";
+    /// Disk space in `data_dir` for decoded frames of training and validation clips, which later epochs, jobs and sweeps of the same tenant read in place of
+    /// decoding the videos again; 0B keeps none.
+    decoded_bytes: Must<ByteSize> = "0B";
     /// Unfinished jobs of one tenant.
     jobs_per_tenant: Must<NonZeroU32> = "16";
     /// Most streams of job events that one tenant may have open.

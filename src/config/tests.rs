@@ -2,6 +2,7 @@
 
 mod objects;
 mod readme;
+mod words;
 
 use super::*;
 use clap::Parser;
@@ -72,11 +73,22 @@ fn what_is_computed_with_is_a_share_of_the_memory_of_a_device_unless_it_is_given
     assert_eq!(config.engine.batch_bytes, 10 << 30);
     assert_eq!(config.jobs.step_bytes, 10 << 30);
     assert_eq!(config.engine.queue_bytes, before, "clips wait on the host");
-    let given = "batch_memory = \"3MiB\"\nstep_memory = \"5MiB\"";
+    let given = "batch_memory = \"3MiB\"\nstep_memory = \"5MiB\"\nhost_adapter_memory = \"7MiB\"";
     let mut config = load(Some(given), &[], &[]).unwrap();
     config.compute_in(80 << 30);
     let own = (config.engine.batch_bytes, config.jobs.step_bytes);
     assert_eq!(own, (3 << 20, 5 << 20));
+    assert_eq!(config.registry.cache_bytes, 7 << 20);
+}
+
+#[test]
+fn files_of_versions_are_kept_in_memory_beside_a_device_or_where_it_is_asked_for() {
+    let mut config = load(None, &[], &[]).unwrap();
+    assert_eq!(config.registry.cache_bytes, 0, "the CPU has the sets there");
+    config.compute_in(80 << 30);
+    assert_eq!(config.registry.cache_bytes, 64 << 20);
+    let given = load(Some("host_adapter_memory = \"7MiB\""), &[], &[]).unwrap();
+    assert_eq!(given.registry.cache_bytes, 7 << 20);
 }
 
 #[test]
@@ -289,6 +301,7 @@ role = "all" # default
 # exit_when_idle is not set
 data_dir = "frameshift-data" # default
 # database_url is not set
+# database_listen_url is not set
 # database_password_file is not set
 database_connections = 10 # default
 database_timeout = "3s" # default
@@ -316,18 +329,22 @@ upload_limit = "1GiB" # default
 upload_expiry = "1day" # default
 uploads_per_tenant = 256 # default
 upload_bytes_per_tenant = "64GiB" # default
+# examples_per_tenant is not set
+# requests_per_tenant is not set
+# clips_per_tenant is not set
 queue_clips = 30 # flag --queue-clips
 # queue_memory = ? # derived from the machine
 batch_clips = 4 # environment variable FRAMESHIFT_BATCH_CLIPS
 # batch_memory = ? # derived from the machine
 batch_time = "100ms" # default
 adapter_memory = "1GiB" # default
-host_adapter_memory = "64MiB" # default
+# host_adapter_memory = ? # derived from the machine
 stale_limit = "15m" # default
 training_share = "0.1" # default
 job_runners = 2 # default
 # step_memory = ? # derived from the machine
 feature_bytes = "8GiB" # default
+decoded_bytes = "0B" # default
 jobs_per_tenant = 16 # default
 watchers_per_tenant = 256 # default
 job_lease = "30s" # default
@@ -438,79 +455,4 @@ fn the_defaults_are_those_of_the_components() {
     assert_eq!(config.video.workers, video.workers);
     let upload = crate::library::Config::default().upload_bytes;
     assert_eq!(config.upload_limit, upload);
-}
-
-#[test]
-fn the_help_names_every_setting_with_its_default() {
-    let mut command = <cli::Cli as clap::CommandFactory>::command();
-    let serve = command.find_subcommand_mut("serve").unwrap();
-    let help = serve.render_long_help().to_string();
-    for (key, default) in settings::DEFAULTS {
-        let flag = format!("--{}", key.replace('_', "-"));
-        assert!(help.contains(&flag), "{flag}");
-        assert!(help.contains(&format!("[default: {default}]")), "{key}");
-    }
-    assert!(!help.contains("--crash-at") && !help.contains("--cpu"));
-}
-
-#[test]
-fn the_command_line_is_well_formed() {
-    <cli::Cli as clap::CommandFactory>::command().debug_assert();
-}
-
-#[test]
-fn options_of_the_client_may_stand_before_the_subcommand() {
-    let read = |words: &[&str]| {
-        let words = ["frameshift"].iter().chain(words);
-        cli::Cli::read(words.map(OsString::from))
-    };
-    let orders: [&[&str]; 3] = [
-        &["--server", "host:1", "--json", "tasks", "list"],
-        &["tasks", "--server", "host:1", "--json", "list"],
-        &["tasks", "list", "--server", "host:1", "--json"],
-    ];
-    for words in orders {
-        let cli = read(words).unwrap();
-        let cli::Command::Client(command) = cli.command else {
-            panic!("{words:?}");
-        };
-        let mut command = command.after(cli.before);
-        assert!(command.is_json(), "{words:?}");
-        assert!(format!("{command:?}").contains("host:1"), "{words:?}");
-    }
-    // The option nearer to the command wins.
-    let cli = read(&["--server", "far:1", "info", "--server", "near:1"]).unwrap();
-    let cli::Command::Client(command) = cli.command else {
-        panic!("no client command");
-    };
-    assert!(format!("{:?}", command.after(cli.before)).contains("near:1"));
-    for wrong in [
-        &["--server", "host:1", "serve"][..],
-        &["--json", "convert", "x", "--out", "y"],
-    ] {
-        assert!(read(wrong).is_err(), "{wrong:?}");
-    }
-}
-
-#[test]
-fn every_shell_gets_completions() {
-    use clap::ValueEnum;
-    for shell in clap_complete::Shell::value_variants() {
-        let script = String::from_utf8(cli::Cli::completions(*shell)).unwrap();
-        assert!(script.contains("residency"), "{shell}");
-    }
-}
-
-#[test]
-fn variables_that_name_no_setting_are_found() {
-    let variables = environment(&[
-        ("FRAMESHIFT_QUEUE_CLIP", "20"),
-        ("FRAMESHIFT_QUEUE_CLIPS", "20"),
-        ("FRAMESHIFT_CONFIG", "x"),
-        ("FRAMESHIFT_SERVER", "x"),
-        ("FRAMESHIFT_SERVICE_HOST", "10.0.0.1"),
-        ("FRAMESHIFT_PORT_50051_TCP_ADDR", "10.0.0.1"),
-        ("PATH", "x"),
-    ]);
-    assert_eq!(load::strangers(&variables), ["FRAMESHIFT_QUEUE_CLIP"]);
 }

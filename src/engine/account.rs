@@ -24,6 +24,9 @@ pub trait Account: Ledger {
     /// Gives back clip-frames that were taken and are not run.
     fn give_back(&self, tenant: &TenantId, frames: u64);
 
+    /// Most clips of the tenant between admission and answer; `None` for no limit of its own.
+    fn clips(&self, tenant: &TenantId) -> Option<usize>;
+
     /// Notes clip-frames that were answered, with a version of a task or with the bare backbone.
     fn answered(&self, tenant: &TenantId, task: Option<&TaskId>, frames: u64);
 }
@@ -134,6 +137,10 @@ impl Account for Free {
 
     fn give_back(&self, _: &TenantId, _: u64) {}
 
+    fn clips(&self, _: &TenantId) -> Option<usize> {
+        None
+    }
+
     fn answered(&self, _: &TenantId, _: Option<&TaskId>, _: u64) {}
 }
 
@@ -162,6 +169,10 @@ mod tests {
         }
 
         fn give_back(&self, _: &TenantId, _: u64) {}
+
+        fn clips(&self, _: &TenantId) -> Option<usize> {
+            None
+        }
 
         fn answered(&self, _: &TenantId, _: Option<&TaskId>, _: u64) {}
     }

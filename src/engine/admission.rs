@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::Error;
+use super::{Error, Limit};
 use crate::fair::Class;
 use crate::ids::TenantId;
 use crate::telemetry::Metrics;
@@ -96,10 +96,16 @@ impl Admission {
     }
 
     /// Grants room for the whole demand, or refuses at once.
-    pub(super) fn admit(
+    pub(super) fn admit(&self, asks: (&TenantId, Class), demand: Demand) -> Result<Permit, Error> {
+        self.admit_within(asks, demand, None)
+    }
+
+    /// As [`Self::admit`], for a tenant that may hold no more than so many clips.
+    pub(super) fn admit_within(
         &self,
         (tenant, class): (&TenantId, Class),
         demand: Demand,
+        most: Option<usize>,
     ) -> Result<Permit, Error> {
         let shared = &self.0;
         let (limit, Demand { clips, bytes }) = (shared.capacity, demand);
@@ -111,10 +117,18 @@ impl Admission {
             let limit = limit.bytes;
             return Err(Error::TooManyBytes { bytes, limit });
         }
+        if let Some(limit) = most.filter(|most| clips > *most) {
+            return Err(Error::BeyondQuota { clips, limit });
+        }
         let now = shared.begin.elapsed();
         let mut state = shared.lock();
         if state.closed {
             return Err(Error::Stopped);
+        }
+        let used = state.books.held(tenant).clips;
+        if let Some(limit) = most.filter(|most| clips > most.saturating_sub(used)) {
+            let limit = Limit::Quota { limit, used };
+            return Err(Error::QueueFull { clips, limit });
         }
         let granted = state.books.grant((tenant, class), demand, now);
         granted.map_err(|limit| Error::QueueFull { clips, limit })?;
@@ -132,16 +146,17 @@ impl Admission {
         self.0.lock().books.used()
     }
 
-    /// Waits for room rather than being refused for want of it.
+    /// Waits for room rather than being refused for want of it; `most` says how many clips the tenant may hold, which may change meanwhile.
     pub(super) async fn reserve(
         &self,
         asks: (&TenantId, Class),
         demand: Demand,
+        most: impl Fn() -> Option<usize>,
     ) -> Result<Permit, Error> {
         loop {
             // Created before the look, so that no return between the two is missed.
             let returned = self.0.returned.notified();
-            match self.admit(asks, demand) {
+            match self.admit_within(asks, demand, most()) {
                 Err(Error::QueueFull { .. }) => returned.await,
                 answer => return answer,
             }
@@ -196,7 +211,6 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Limit;
     use super::*;
 
     fn tenant(name: &str) -> TenantId {
@@ -249,16 +263,49 @@ mod tests {
         let admission = Admission::new(clips(4), None);
         let held = admit(&admission, "a", clips(4)).unwrap();
         let (b, c) = (tenant("b"), tenant("c"));
-        let mut waiting = Box::pin(admission.reserve((&b, Class::Batch), clips(2)));
+        let mut waiting = Box::pin(admission.reserve((&b, Class::Batch), clips(2), || None));
         assert!(futures::poll!(waiting.as_mut()).is_pending());
         drop(held);
         let permit = waiting.await.unwrap();
         assert_eq!(permit.class(), Class::Batch);
-        let mut waiting = Box::pin(admission.reserve((&c, Class::Interactive), clips(3)));
+        let mut waiting = Box::pin(admission.reserve((&c, Class::Interactive), clips(3), || None));
         assert!(futures::poll!(waiting.as_mut()).is_pending());
         admission.close();
         let refused = waiting.await;
         assert!(matches!(refused, Err(Error::Stopped)), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_tenant_holds_no_more_clips_than_its_own_limit() {
+        let admission = Admission::new(clips(8), None);
+        let (a, b) = (tenant("a"), tenant("b"));
+        let asks = |own| (own, Class::Interactive);
+        let held = admission.admit_within(asks(&a), clips(2), Some(3)).unwrap();
+        let full = admission.admit_within(asks(&a), clips(2), Some(3));
+        let limit = Limit::Quota { limit: 3, used: 2 };
+        assert!(
+            matches!(full, Err(Error::QueueFull { clips: 2, limit: own }) if own == limit),
+            "{full:?}"
+        );
+        let never = admission.admit_within(asks(&a), clips(4), Some(3));
+        assert!(
+            matches!(never, Err(Error::BeyondQuota { clips: 4, limit: 3 })),
+            "{never:?}"
+        );
+        let _other = admission.admit_within(asks(&b), clips(3), Some(3)).unwrap();
+        let most = || Some(3);
+        let mut waiting = Box::pin(admission.reserve(asks(&a), clips(2), most));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        drop(held);
+        drop(waiting.await.unwrap());
+        // A limit below what is held refuses more, and takes nothing away.
+        let _held = admission.admit_within(asks(&a), clips(3), None).unwrap();
+        let full = admission.admit_within(asks(&a), clips(1), Some(1));
+        let limit = Limit::Quota { limit: 1, used: 3 };
+        assert!(
+            matches!(full, Err(Error::QueueFull { limit: own, .. }) if own == limit),
+            "{full:?}"
+        );
     }
 
     #[tokio::test]

@@ -67,7 +67,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error::QueueFull`] when there is no room now, [`Error::Unreachable`] when the queue is too long for the deadline, [`Error::DeadlineExceeded`],
-    /// [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
+    /// [`Error::BeyondQuota`], [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
     pub fn admit_for(&self, tenant: &TenantId, ask: Ask) -> Result<Permit, Error> {
         let (asks, frames) = ((tenant, ask.class), ask.frames_of_all());
         self.admitted(asks, ask.deadline, self.demand(ask.clips, frames), frames)
@@ -99,14 +99,15 @@ impl Handle {
     /// # Errors
     /// Same as [`Handle::admit_for`].
     pub fn would_admit(&self, asks: (&TenantId, Class), loads: &[Load]) -> Result<(), Error> {
-        let admitted = self.core.admission.admit(asks, self.demand_of_all(loads));
+        let (demand, most) = (self.demand_of_all(loads), self.most(asks.0));
+        let admitted = self.core.admission.admit_within(asks, demand, most);
         admitted.map(drop)
     }
 
     /// Waits for room in the queue, for callers that go on rather than retry, such as streams; the deadline is the caller's own.
     ///
     /// # Errors
-    /// [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
+    /// [`Error::BeyondQuota`], [`Error::TooManyClips`], [`Error::TooManyBytes`], [`Error::NotReady`], [`Error::Stopped`].
     pub async fn reserve(&self, tenant: &TenantId, ask: Ask) -> Result<Permit, Error> {
         let (asks, frames) = ((tenant, ask.class), ask.frames_of_all());
         self.reserved(asks, self.demand(ask.clips, frames), frames)
@@ -140,7 +141,8 @@ impl Handle {
         demand: Demand,
         frames: u64,
     ) -> Result<Permit, Error> {
-        let admitted = self.core.admission.admit(asks, demand);
+        let most = self.most(asks.0);
+        let admitted = self.core.admission.admit_within(asks, demand, most);
         if admitted.is_ok() && !*self.core.ready.borrow() {
             return Err(Error::NotReady);
         }
@@ -173,7 +175,8 @@ impl Handle {
         frames: u64,
     ) -> Result<Permit, Error> {
         let taken = self.charged(asks.0, frames).await?;
-        let permit = self.core.admission.reserve(asks, demand).await?;
+        let most = || self.most(asks.0);
+        let permit = self.core.admission.reserve(asks, demand, most).await?;
         match *self.core.ready.borrow() {
             true => {
                 taken.keep();
@@ -181,6 +184,11 @@ impl Handle {
             }
             false => Err(Error::NotReady),
         }
+    }
+
+    /// Most clips that a tenant may have between admission and answer.
+    fn most(&self, tenant: &TenantId) -> Option<usize> {
+        self.core.account.clips(tenant)
     }
 
     /// Takes frames from the tenant's rate; waits until there are some. They go back when what is returned is dropped.

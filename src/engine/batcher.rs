@@ -3,12 +3,14 @@
 //! Invariant: never awaits, reads a clock or does I/O. No clip is lost or duplicated, the limits hold, the clips of a tenant and class stay in their
 //! order, tenants share the device by [`fair::Queue`], and the batch class goes last but never starves ([`Turns`]).
 
+mod burst;
 mod pace;
 mod sharing;
 
 use crate::fair::{self, Class, Turns, Verdict, Weight};
 use crate::ids::TenantId;
 
+use burst::Burst;
 pub(super) use pace::Pace;
 pub(super) use sharing::Sharing;
 
@@ -22,6 +24,11 @@ pub(super) trait Queued {
 
     /// Returns the key of the clip's adapter set; clips with the same key are adjacent in the batch.
     fn group(&self) -> u64;
+
+    /// Returns whether its tenant asks for little beside others who ask for more.
+    fn is_light(&self) -> bool {
+        false
+    }
 }
 
 /// Limits of a batch.
@@ -51,6 +58,8 @@ pub(super) struct Batcher<T> {
     /// Clips that nobody waits for; they are no clips of a class, and have a batch of their own when nothing else waits.
     spare: fair::Queue<T>,
     turns: Turns,
+    /// The turn of an interactive tenant who asks for little.
+    burst: Option<Burst>,
 }
 
 impl<T: Queued> Batcher<T> {
@@ -60,6 +69,7 @@ impl<T: Queued> Batcher<T> {
             batch: fair::Queue::default(),
             spare: fair::Queue::default(),
             turns: Turns::default(),
+            burst: None,
         }
     }
 
@@ -150,7 +160,13 @@ impl<T: Queued> Batcher<T> {
             dropped: Vec::new(),
         };
         for class in self.turns.order() {
-            fill(self.lane_mut(class), limits, &mut alive, &mut formed);
+            // The turn of an interactive tenant goes on after a batch of the other class.
+            let mut none = None;
+            let lane = match class {
+                Class::Interactive => (&mut self.interactive, &mut self.burst),
+                Class::Batch => (&mut self.batch, &mut none),
+            };
+            fill(lane, limits, &mut alive, &mut formed);
             if !formed.batch.is_empty() {
                 self.turns.had(class, !self.batch.is_empty());
                 break;
@@ -176,7 +192,8 @@ impl<T: Queued> Batcher<T> {
             batch: Vec::new(),
             dropped: Vec::new(),
         };
-        fill(&mut self.spare, limits, &mut alive, &mut formed);
+        let lane = (&mut self.spare, &mut None);
+        fill(lane, limits, &mut alive, &mut formed);
         formed
             .batch
             .sort_by_key(|clip| (clip.group(), clip.frames()));
@@ -187,7 +204,7 @@ impl<T: Queued> Batcher<T> {
 /// Moves clips into a batch until it is full. A clip that does not fit stays its tenant's first, and an empty batch takes any clip, so that it waits for
 /// one batch at most.
 fn fill<T: Queued>(
-    lane: &mut fair::Queue<T>,
+    (lane, burst): (&mut fair::Queue<T>, &mut Option<Burst>),
     limits: Limits,
     alive: &mut impl FnMut(&T) -> bool,
     formed: &mut Formed<T>,
@@ -195,21 +212,39 @@ fn fill<T: Queued>(
     let mut frames = 0;
     while formed.batch.len() < limits.clips.max(1) {
         let is_first = formed.batch.is_empty();
-        let judge = |clip: &T| {
-            if !alive(clip) {
-                Verdict::Discard
-            } else if is_first || frames + clip.frames() <= limits.frames {
-                Verdict::Take
-            } else {
-                Verdict::Pass
+        let fits = |clip: &T| is_first || frames + clip.frames() <= limits.frames;
+        let turn = burst.as_ref();
+        let owner = turn.and_then(|turn| turn.owner(lane, &mut *alive).cloned());
+        if owner.is_none() {
+            *burst = None;
+        }
+        let owner = owner.filter(|owner| lane.first_of(owner).is_some_and(fits));
+        let taken = match owner {
+            Some(owner) => lane.take_of(&owner),
+            None => {
+                let judge = |clip: &T| {
+                    if !alive(clip) {
+                        Verdict::Discard
+                    } else if fits(clip) {
+                        Verdict::Take
+                    } else {
+                        Verdict::Pass
+                    }
+                };
+                lane.take(judge, &mut formed.dropped)
             }
         };
-        let Some(taken) = lane.take(judge, &mut formed.dropped) else {
+        let Some(taken) = taken else {
             return;
         };
-        let clip = taken.item;
-        frames += clip.frames();
-        formed.batch.push(clip);
+        frames += taken.item.frames();
+        match burst {
+            Some(turn) if turn.is_of(&taken.tenant) => turn.took(taken.item.frames()),
+            // The next clip of the turn does not fit, and another tenant's went instead.
+            Some(_) => {}
+            None => *burst = Burst::begin(&taken, lane),
+        }
+        formed.batch.push(taken.item);
     }
 }
 

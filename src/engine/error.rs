@@ -40,6 +40,14 @@ pub enum Error {
         /// Capacity of the queue in clips.
         limit: usize,
     },
+    /// The request has more clips than the tenant may ever have between admission and answer.
+    #[error("{clips} clips in one request, and the tenant may have {limit} at a time")]
+    BeyondQuota {
+        /// Number of clips in the request.
+        clips: usize,
+        /// Most clips of the tenant.
+        limit: usize,
+    },
     /// The request's clips take more memory than the queue can ever hold.
     #[error("the clips of the request take {bytes} bytes, at most {limit}")]
     TooManyBytes {
@@ -152,6 +160,14 @@ pub enum Limit {
     /// Requests of the batch class hold half of the queue; the rest is kept for interactive ones.
     #[error("batch requests hold half of the queue, and the rest is kept for interactive ones")]
     Batch,
+    /// The tenant has as many clips between admission and answer as it may have on one server.
+    #[error("the tenant has {used} clips under way on this server, and may have {limit}")]
+    Quota {
+        /// Most clips of the tenant.
+        limit: usize,
+        /// Clips that it has.
+        used: usize,
+    },
     /// The request has more clips than it was admitted with.
     #[error("the request was admitted with fewer clips")]
     Permit,
@@ -165,6 +181,7 @@ impl Limit {
             Self::Share => "tenant_share",
             Self::Reserve => "tenant_reserve",
             Self::Batch => "batch_class",
+            Self::Quota { .. } => "tenant_quota",
             Self::Permit => "permit",
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct Clip {
     pub(super) readout: Readout,
     /// Time after which the answer is no longer wanted.
     pub(super) deadline: Option<Instant>,
+    /// Whether its tenant asks for little beside others; the queue finds out.
+    pub(super) is_light: bool,
     /// Time at which the clip entered the queue.
     pub(super) entered: Instant,
     /// Channel to the request, with room for one part per clip, so that sending never waits; closed when the caller leaves.
@@ -77,8 +79,11 @@ impl Clip {
             queued: self.entered.elapsed(),
             device: Duration::ZERO,
         };
+        let reply = self.reply.clone();
+        // Whoever has the error finds the set without this pin.
+        drop(self);
         // The channel cannot be full: it has room for every clip of the request, and each clip sends once. A closed channel has no reader.
-        let _ = self.reply.try_send(part);
+        let _ = reply.try_send(part);
     }
 }
 
@@ -93,6 +98,10 @@ impl Queued for Clip {
 
     fn group(&self) -> u64 {
         self.weights.id()
+    }
+
+    fn is_light(&self) -> bool {
+        self.is_light
     }
 }
 
@@ -166,7 +175,9 @@ impl Queue {
         let now = state.begin.elapsed();
         let is_first = !state.batcher.has((tenant, class));
         state.sharing.asked((tenant, class), is_first, now);
+        let is_light = class == Class::Interactive && state.sharing.is_light(tenant, now);
         for clip in clips {
+            let clip = Clip { is_light, ..clip };
             state.batcher.push((tenant, weight), class, clip);
         }
         self.metrics.queue_clips(state.batcher.len());

@@ -136,6 +136,7 @@ impl Core {
             weights: weights.clone(),
             readout,
             deadline,
+            is_light: false,
             entered,
             reply: reply.clone(),
         };

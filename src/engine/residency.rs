@@ -4,6 +4,7 @@
 //! after its warm-up failed twice in a row, without effect on others, and is not tried again until it is requested anew.
 
 mod load;
+mod proven;
 mod room;
 mod state;
 mod turns;
@@ -273,9 +274,12 @@ impl Residency {
     /// Warms up a suspected set again after a clip failed with it. If that fails twice the set is quarantined; otherwise the clip was at fault.
     pub(super) async fn examine(&self, pin: Pin) {
         let Loader {
-            device, backbone, ..
+            device,
+            backbone,
+            clips,
+            ..
         } = &self.0.loader;
-        match warmup::proven(device, backbone, &pin.set).await {
+        match warmup::proven_again(device, (backbone, clips), &pin.set).await {
             Err(Fault::Unfit(reason)) => pin.quarantine(reason),
             Ok(()) | Err(Fault::Device(_) | Fault::OutOfMemory { .. } | Fault::Refused(_)) => {
                 self.0.lock().acquit(&pin)

@@ -4,6 +4,7 @@
 //! records the reason.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use tokio::sync::broadcast::error::RecvError;
@@ -206,18 +207,25 @@ impl Service {
         }
     }
 
-    /// Removes the sets of versions that do not exist, since an earlier task of the same name was deleted. A version that is to serve exists.
+    /// Removes the sets of versions that do not exist, since an earlier task of the same name was deleted or a failover of the database lost them. A version
+    /// that is to serve exists, and so did one in memory before the question, since only what is committed is loaded.
     async fn drop_strangers(&self, tenant: &TenantId, task: &TaskId, desired: &[Desired]) {
-        for version in self.core.residency.of_task(tenant, task) {
-            if desired.iter().any(|own| own.version == version) {
-                continue;
+        let mut others = self.core.residency.of_task(tenant, task);
+        others.retain(|version| desired.iter().all(|own| own.version != *version));
+        if others.is_empty() {
+            return;
+        }
+        // One question for all of them: a task whose versions change all the time has many that served once.
+        let numbers = match self.versions.numbers(tenant, task).await {
+            Ok(numbers) => numbers,
+            Err(error) => {
+                return tracing::debug!(%tenant, %task, %error, "it is not known which versions still exist");
             }
-            match self.versions.exists(&version).await {
-                Ok(true) => {}
-                Ok(false) => self.core.residency.remove(&version),
-                Err(error) => {
-                    tracing::debug!(%version, %error, "it is not known whether a version still exists");
-                }
+        };
+        for version in others {
+            let is_own = |own: &RangeInclusive<_>| own.contains(&version.version);
+            if !numbers.as_ref().is_some_and(is_own) {
+                self.core.residency.remove(&version);
             }
         }
     }

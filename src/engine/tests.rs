@@ -1,5 +1,6 @@
 //! A small backbone for the engine's own tests, and tests of batches that fail as a whole.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -72,6 +73,7 @@ pub(super) fn residency(budget: u64, device: device::Handle) -> Residency {
         versions: Arc::new(Nothing::default()),
         backbone: backbone(8),
         device,
+        clips: Arc::default(),
     };
     Residency::new(budget, loader, Metrics::new())
 }
@@ -104,6 +106,14 @@ impl Versions for Nothing {
         Ok(Vec::new())
     }
 
+    async fn numbers(
+        &self,
+        _: &TenantId,
+        _: &TaskId,
+    ) -> Result<Option<RangeInclusive<AdapterVersion>>, Unavailable> {
+        Ok(None)
+    }
+
     async fn claim(&self, _: &VersionRef, _: bool) -> Result<bool, Unavailable> {
         self.claims.fetch_add(1, Ordering::SeqCst);
         Ok(true)
@@ -133,6 +143,7 @@ pub(super) fn clip(pin: &Pin, request: u64) -> (Clip, mpsc::Receiver<Part>) {
         weights: Weights::Version(pin.clone()),
         readout: Readout::Logits,
         deadline: None,
+        is_light: false,
         entered: Instant::now(),
         reply,
     };

@@ -2,11 +2,13 @@
 //!
 //! Invariant: the bytes of a version were verified against its record.
 
+use std::ops::RangeInclusive;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use crate::ids::{TaskId, TenantId, VersionRef};
+use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 use crate::registry::{self, Registry};
 use crate::spec::{AdapterConfig, Digest};
 
@@ -17,6 +19,8 @@ pub use crate::registry::{Desired, Role};
 pub struct Stored {
     /// Bytes of the safetensors file.
     pub bytes: Bytes,
+    /// sha256 of the file.
+    pub sha256: Digest,
     /// Shape of the version's adapters.
     pub adapter: AdapterConfig,
     /// Classes of the version's head.
@@ -63,10 +67,13 @@ pub trait Versions: Send + Sync + 'static {
     /// Returns the versions that are to stay resident, with the bytes of their files, the first ones first.
     async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable>;
 
-    /// Returns whether a version exists. One that does not is of a task that was deleted, though another task may have the name.
-    async fn exists(&self, _version: &VersionRef) -> Result<bool, Unavailable> {
-        Ok(true)
-    }
+    /// Returns the numbers of a task's versions, from the oldest to the newest, if it has any. A version with another number does not exist: it is of a task
+    /// that was deleted, though another task has the name, or a failover of the database lost it, and its number may be given again.
+    async fn numbers(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<RangeInclusive<AdapterVersion>>, Unavailable>;
 
     /// Takes the proof of a version for this process, among those that share the records; `is_near`: it has another version of the task in memory. Returns
     /// whether this process is to load the version and to warm it up.
@@ -92,13 +99,13 @@ pub trait Versions: Send + Sync + 'static {
 #[async_trait]
 impl Versions for Registry {
     async fn load(&self, version: &VersionRef) -> Result<Stored, Unavailable> {
-        let loaded = Registry::load(self, version).await?;
-        let manifest = &loaded.record.manifest;
+        let (form, bytes) = self.load_weights(version).await?;
         Ok(Stored {
-            adapter: manifest.adapter,
-            classes: manifest.labels.len(),
-            backbone: manifest.backbone_digest,
-            bytes: loaded.bytes,
+            sha256: form.sha256,
+            adapter: form.adapter,
+            classes: form.classes,
+            backbone: form.backbone_digest,
+            bytes,
         })
     }
 
@@ -118,8 +125,12 @@ impl Versions for Registry {
         Ok(Registry::pinned(self).await?)
     }
 
-    async fn exists(&self, version: &VersionRef) -> Result<bool, Unavailable> {
-        Ok(self.has_version(version).await?)
+    async fn numbers(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<RangeInclusive<AdapterVersion>>, Unavailable> {
+        Ok(self.version_range(tenant, task).await?)
     }
 
     async fn claim(&self, version: &VersionRef, is_near: bool) -> Result<bool, Unavailable> {

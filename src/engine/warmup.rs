@@ -2,7 +2,7 @@
 //!
 //! Invariant: a set or backbone does not serve when its warm-up panics, fails, or gives a value that is not finite.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Unfit;
@@ -32,7 +32,7 @@ pub(super) enum Fault {
 struct Forward {
     backbone: Arc<Backbone>,
     set: Arc<AdapterSet>,
-    frames: Vec<Arc<[f32]>>,
+    frames: Frames,
     /// State of the forward pass; created by the first slice, on the device thread.
     inference: Option<Inference>,
     error: Option<Error>,
@@ -77,53 +77,92 @@ impl Walk for Forward {
     }
 }
 
-/// Returns synthetic frames of so many values each, the same at every start: normalised pixels lie within about ±2.7. Each frame is the first one, turned by
-/// another number of values.
-fn noise(frames: usize, values: usize) -> Vec<Arc<[f32]>> {
-    let mut stream = Stream::new(0, "engine warm-up");
-    let mut frame: Vec<f32> = (0..values).map(|_| stream.range(-2.0, 2.0)).collect();
-    let turned = |_| {
-        frame.rotate_left(usize::from(values > 1));
-        Arc::from(&frame[..])
-    };
-    (0..frames).map(turned).collect()
+/// Frames of the clip that a set is warmed up with.
+pub(super) type Frames = Vec<Arc<[f32]>>;
+
+/// Clips that the sets of one backbone are warmed up with. A clip is the beginning of every longer one, and all of them share their frames, so that loads that
+/// wait hold no frames of their own: in memory is one clip, which has 64 frames at most, as a head is for no more.
+#[derive(Default)]
+pub(super) struct Clips(
+    /// Frames of the longest clip so far. A plain mutex, because it is held to add frames, and never across an await.
+    Mutex<Frames>,
+);
+
+impl Clips {
+    /// Returns the clip that a set is warmed up with. It has as many frames as the head is for, or as the kernels have taps in time, so that every tap is
+    /// used. It may take some time, so it is made aside and not on the device's.
+    pub(super) fn of(&self, backbone: &Backbone, set: &AdapterSet) -> Frames {
+        let config = set.config();
+        let taps = match (config.head, config.has_sites()) {
+            (Head::Frames(frames) | Head::Attention(frames), _) => usize::from(frames.get()),
+            (Head::Conv, false) => 3,
+            (Head::Mean | Head::Conv, true) => config.adapter_kernel_size[0] as usize,
+            (Head::Mean, false) => 1,
+        };
+        self.first(taps.max(1), backbone.config().frame_len())
+    }
+
+    /// Returns the first frames, which are synthetic, of so many values each, and the same at every start: normalised pixels lie within about ±2.7. Each
+    /// frame is the one before, turned by one value.
+    fn first(&self, frames: usize, values: usize) -> Frames {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while known.len() < frames {
+            let mut next = known
+                .last()
+                .map_or_else(|| noise(values), |last| last.to_vec());
+            next.rotate_left(usize::from(values > 1));
+            known.push(next.into());
+        }
+        known[..frames].to_vec()
+    }
 }
 
-/// Warms up a set with [`set`], and once more if the set fails or the device refuses a call: a transient failure must not take a version out of service.
+/// Returns random values, the same at every start.
+fn noise(values: usize) -> Vec<f32> {
+    let mut stream = Stream::new(0, "engine warm-up");
+    (0..values).map(|_| stream.range(-2.0, 2.0)).collect()
+}
+
+/// Warms up a set with a clip, and once more if the set fails or the device refuses a call: a transient failure must not take a version out of service.
 pub(super) async fn proven(
     device: &device::Handle,
     backbone: &Arc<Backbone>,
     own: &Arc<AdapterSet>,
+    clip: &Frames,
 ) -> Result<(), Fault> {
-    match set(device, backbone, own).await {
+    match set(device, backbone, own, clip.clone()).await {
         Err(Fault::Unfit(reason) | Fault::Refused(reason)) => {
             tracing::warn!(%reason, "the warm-up of an adapter set failed; it is run once more");
-            set(device, backbone, own).await
+            set(device, backbone, own, clip.clone()).await
         }
         proven => proven,
     }
 }
 
-/// Runs one clip through a set. The clip has as many frames as the head is for, or as the kernels have taps in time, so that every tap is used.
-pub(super) async fn set(
+/// Warms up a set that has served, like [`proven`].
+pub(super) async fn proven_again(
+    device: &device::Handle,
+    (backbone, clips): (&Arc<Backbone>, &Arc<Clips>),
+    own: &Arc<AdapterSet>,
+) -> Result<(), Fault> {
+    let of = (backbone.clone(), own.clone());
+    let clips = clips.clone();
+    let clip = blocking(move || clips.of(&of.0, &of.1)).await;
+    let clip = clip.map_err(|_| Fault::Device(device::Error::Stopped))?;
+    proven(device, backbone, own, &clip).await
+}
+
+/// Runs a clip through a set.
+async fn set(
     device: &device::Handle,
     backbone: &Arc<Backbone>,
     set: &Arc<AdapterSet>,
+    frames: Frames,
 ) -> Result<(), Fault> {
-    let config = set.config();
-    let taps = match (config.head, config.has_sites()) {
-        (Head::Frames(frames) | Head::Attention(frames), _) => usize::from(frames.get()),
-        (Head::Conv, false) => 3,
-        (Head::Mean | Head::Conv, true) => config.adapter_kernel_size[0] as usize,
-        (Head::Mean, false) => 1,
-    };
-    // Made aside, so that the device does not wait for it.
-    let values = backbone.config().frame_len();
-    let frames = blocking(move || noise(taps.max(1), values)).await;
     let forward = Forward {
         backbone: backbone.clone(),
         set: set.clone(),
-        frames: frames.map_err(|_| Fault::Device(device::Error::Stopped))?,
+        frames,
         inference: None,
         error: None,
     };
@@ -151,10 +190,11 @@ pub(super) async fn backbone(
     let probe = AdapterSet::fresh(backbone.config(), AdapterConfig::LINEAR_PROBE, 2, &stream)
         .map_err(|error| unfit(error.to_string().into()))?;
     let probe = Arc::new(probe);
+    let frames = Clips::default().of(backbone, &probe);
     let mut began = Instant::now();
     for _ in 0..2 {
         began = Instant::now();
-        match set(device, backbone, &probe).await {
+        match set(device, backbone, &probe, frames.clone()).await {
             Ok(()) => {}
             Err(Fault::Unfit(reason) | Fault::Refused(reason)) => return Err(unfit(reason)),
             Err(Fault::Device(error)) => return Err(unfit(error.to_string().into())),
@@ -165,4 +205,22 @@ pub(super) async fn backbone(
         }
     }
     Ok(began.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clips_of_all_lengths_share_their_frames() {
+        let clips = Clips::default();
+        let (short, long) = (clips.first(2, 10), clips.first(5, 10));
+        assert_eq!((short.len(), long.len()), (2, 5));
+        let mut both = short.iter().zip(&long);
+        assert!(both.all(|(own, other)| Arc::ptr_eq(own, other)));
+        assert!(Arc::ptr_eq(&long[4], &clips.first(5, 10)[4]));
+        // Whatever was asked for before, the frames are the same, and no two of a clip are.
+        assert_eq!(Clips::default().first(5, 10), long);
+        assert!(long.windows(2).all(|pair| pair[0] != pair[1]));
+    }
 }

@@ -151,8 +151,11 @@ impl Batch {
                 queued: self.formed.saturating_duration_since(clip.entered),
                 device,
             };
+            let reply = clip.reply.clone();
+            // Whoever has the answer finds the set without this pin.
+            drop(clip);
             // The caller may have left; then nobody wants the row.
-            let _ = clip.reply.try_send(part);
+            let _ = reply.try_send(part);
         }
     }
 

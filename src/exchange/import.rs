@@ -170,11 +170,8 @@ pub(super) fn prepare(
     )?;
     let labels = labels.of_kind(kind);
     let own = manifest.as_ref().map_or(adapter, |own| own.adapter);
-    let set = set.into_set(config, own).map_err(exchange::Error::from)?;
-    let tensors = set
-        .to_safetensors(BTreeMap::new())
-        .map_err(exchange::Error::from)?;
-    let parameters = set.parameters();
+    let file = set.into_file(config, own).map_err(exchange::Error::from)?;
+    let (tensors, parameters) = file;
     let manifest = match manifest {
         Some(own) => VersionManifest {
             parameters,

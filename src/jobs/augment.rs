@@ -231,6 +231,9 @@ pub fn mirror(planes: &mut [f32], side: usize) {
 }
 
 #[cfg(test)]
+mod reference;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -16,6 +16,7 @@ use super::dataset::Order;
 use super::plan::Plan;
 use super::selection::{Look, Looks};
 use super::trainer::{Position, Trainer};
+use crate::metadata::JobTimes;
 use crate::model::{self, AdapterSet, Backbone, Tensors};
 use crate::spec::{AdapterConfig, Digest, Publish};
 
@@ -23,6 +24,8 @@ use crate::spec::{AdapterConfig, Digest, Publish};
 const FORMAT: u32 = 1;
 /// Where the header is in the file's metadata.
 const HEADER: &str = "frameshift.checkpoint";
+/// The release that writes checkpoints.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
 /// Prefix of the weights' names.
 const WEIGHT: &str = "weight/";
 /// Prefix of the optimiser's tensors.
@@ -115,12 +118,25 @@ struct Header {
     is_blind: bool,
     #[serde(default)]
     is_halved: bool,
+    /// Time that the job took besides its steps; zero where an earlier release did not measure it.
+    #[serde(default)]
+    times: JobTimes,
     /// What came of heads without adapters, once they were tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tried: Option<tried::Record>,
     /// What computed the steps: accelerator and library, or the host's instruction set; nothing where an earlier release did not say.
     #[serde(default)]
     accelerator: Option<String>,
+    /// The release that computed the steps; nothing where an earlier one did not say.
+    #[serde(default)]
+    release: Option<String>,
+}
+
+/// What a checkpoint holds.
+pub(super) struct Decoded {
+    pub(super) trainer: Trainer,
+    /// What computed the steps, if results of this process differ in their last bits.
+    pub(super) computed_by: Option<String>,
 }
 
 impl Header {
@@ -155,14 +171,23 @@ impl Header {
             best_look: position.looks.best,
             is_blind: position.looks.is_blind,
             is_halved: position.is_halved,
+            times: position.times,
             tried: trainer.tried().map(|tried| tried::Record::of(tried)),
             accelerator: Some(arithmetic(&origin.backbone)),
+            release: Some(RELEASE.into()),
         }
     }
 
-    /// Returns what computed the steps, if it is known to be something else than this.
-    fn computed_otherwise(&self, own: &str) -> Option<&str> {
-        self.accelerator.as_deref().filter(|before| *before != own)
+    /// Returns what computed the steps, if it is known to be something else than this: another arithmetic, or this one of another release.
+    fn computed_otherwise(&self, own: &str) -> Option<String> {
+        let arithmetic = self.accelerator.as_deref().filter(|before| *before != own);
+        let release = self.release.as_deref().filter(|before| *before != RELEASE);
+        match (arithmetic, release) {
+            (None, None) => None,
+            (Some(arithmetic), None) => Some(arithmetic.to_owned()),
+            (None, Some(release)) => Some(format!("release {release}")),
+            (Some(arithmetic), Some(release)) => Some(format!("release {release}, {arithmetic}")),
+        }
     }
 
     fn position(self) -> Position {
@@ -177,6 +202,7 @@ impl Header {
             right: self.right,
             training: Duration::from_micros(self.training_micros),
             is_halved: self.is_halved,
+            times: self.times,
             order,
             looks: Looks {
                 list: self.looks.iter().map(look_of).collect(),
@@ -249,21 +275,14 @@ fn is_best_of_now(header: &Header) -> bool {
 }
 
 /// The trainer that a file was made of.
-pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
+pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Decoded, Error> {
     let (_, metadata) = SafeTensors::read_metadata(bytes)?;
     let header = metadata.metadata().as_ref().and_then(|all| all.get(HEADER));
     let header: Header = serde_json::from_str(header.ok_or(Error::NoHeader)?)?;
     expect("format", FORMAT, header.format)?;
     expect("dataset", origin.dataset, header.dataset)?;
     expect("backbone", origin.backbone.digest(), header.backbone)?;
-    let own = arithmetic(&origin.backbone);
-    if let Some(before) = header.computed_otherwise(&own) {
-        tracing::warn!(
-            before,
-            now = own.as_str(),
-            "the job goes on with other arithmetic than its checkpoint's: its results differ from an undisturbed job's in their last bits"
-        );
-    }
+    let computed_by = header.computed_otherwise(&arithmetic(&origin.backbone));
     let file = SafeTensors::deserialize(bytes)?;
     let mut weights = Vec::new();
     let (mut best, mut tried) = (Vec::new(), Vec::new());
@@ -304,13 +323,17 @@ pub(super) fn decode(bytes: &[u8], origin: &Origin) -> Result<Trainer, Error> {
     let moments = (header.optimizer_steps, moments);
     let position = header.position();
     let backbone = Arc::clone(&origin.backbone);
-    Ok(Trainer::resumed(
+    let trainer = Trainer::resumed(
         backbone,
         &set,
         origin.plan.clone(),
         moments,
         (position, best, tried),
-    )?)
+    )?;
+    Ok(Decoded {
+        trainer,
+        computed_by,
+    })
 }
 
 /// A set of this shape for the origin's backbone and classes.
@@ -395,7 +418,7 @@ mod tests {
         let mut header = header_of_before();
         let differs = |header: &serde_json::Value| {
             let header: Header = serde_json::from_value(header.clone()).unwrap();
-            header.computed_otherwise("cpu avx512").map(str::to_owned)
+            header.computed_otherwise("cpu avx512")
         };
         assert_eq!(differs(&header), None);
         header["accelerator"] = "cpu avx512".into();

@@ -1,14 +1,16 @@
 //! What all runners of a process share, and how a job leaves it.
 //!
-//! Invariant: every job that ends here is counted once, and its checkpoint is dropped unless its record keeps it.
+//! Invariant: every job that ends here is counted once, and its checkpoints are dropped unless its record keeps them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::dataset::Budget;
+use super::decoded::Decoded;
 use super::failure::{Failure, Outage};
 use super::features;
 use super::hints::Hints;
@@ -16,8 +18,8 @@ use super::leases::Leases;
 use super::patience::Patience;
 use super::turns::Turns;
 use super::{Config, Parts};
-use crate::blocking::blocking;
-use crate::ids::JobId;
+use crate::blocking::{blocking, blocking_io};
+use crate::ids::{JobId, VideoId};
 use crate::metadata::{self, CheckpointRecord, Ending, JobRecord, Lease, PROCESS_LOST, Release};
 use crate::shutdown::Signal;
 use crate::spec::JobState;
@@ -29,12 +31,17 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Shortest time between two counts of the jobs that wait.
 const COUNT: Duration = Duration::from_secs(10);
 
+/// Videos that are looked up at a time.
+const LOOKED_UP: usize = 500;
+
 /// What all runners share.
 pub(super) struct Context {
     pub(super) config: Config,
     pub(super) hints: Arc<Hints>,
     pub(super) parts: Parts,
     pub(super) budget: Arc<Budget>,
+    /// Decoded frames on the disk; not set before the start, and without that option.
+    decoded: OnceLock<Option<Arc<Decoded>>>,
     /// Frozen features that jobs compute now.
     pub(super) turns: Turns,
     pub(super) leases: Leases,
@@ -56,6 +63,7 @@ impl Context {
         let is_exclusive = parts.metadata.is_exclusive();
         Self {
             budget: Arc::new(Budget::new(config.clip_cache_bytes)),
+            decoded: OnceLock::new(),
             turns: Turns::default(),
             leases: Leases::new((!is_exclusive).then_some(config.lease)),
             patience: Patience::new(&config),
@@ -211,7 +219,7 @@ impl Context {
     /// Removes the files of a job that ended, which an earlier claim may have left.
     async fn clear_up(&self, job: &JobRecord) {
         let is_kept = job.reason.as_deref() == Some(PROCESS_LOST);
-        if let Some(checkpoint) = job.checkpoint.as_ref().filter(|_| !is_kept) {
+        for checkpoint in job.checkpoints().filter(|_| !is_kept) {
             self.drop_checkpoint(job.id, checkpoint).await;
         }
         for kind in features::Kind::ALL {
@@ -259,13 +267,64 @@ impl Context {
         }
     }
 
-    /// Sweeps features from time to time until the drain.
+    /// Opens the folder of decoded frames. A disk that fails costs time only.
+    pub(super) async fn open_decoded(&self) {
+        let (folder, bytes) = (self.parts.decoded.clone(), self.config.clip_disk_bytes);
+        let metrics = self.parts.metrics.clone();
+        let opened = blocking_io(move || Decoded::open(&folder, bytes, metrics)).await;
+        let decoded = opened.unwrap_or_else(|error| {
+            tracing::warn!(%error, folder = %self.parts.decoded.display(), "decoded frames cannot be kept on the disk");
+            None
+        });
+        // It is opened once, before the first job.
+        let _ = self.decoded.set(decoded.map(Arc::new));
+    }
+
+    /// Decoded frames on the disk, where they are kept.
+    pub(super) fn decoded(&self) -> Option<Arc<Decoded>> {
+        self.decoded.get().cloned().flatten()
+    }
+
+    /// Removes decoded frames of videos that were deleted, or whose tenants were erased.
+    async fn sweep_decoded(&self) {
+        let Some(decoded) = self.decoded() else {
+            return;
+        };
+        for (tenant, videos) in decoded.videos() {
+            let videos: Vec<VideoId> = videos.into_iter().collect();
+            for some in videos.chunks(LOOKED_UP) {
+                let read = self.parts.metadata.get_videos(&tenant, some);
+                let known = match self.patience.records(read).await {
+                    Ok(known) => known,
+                    Err(metadata::Error::NotFound { .. }) => Vec::new(),
+                    // The next sweep looks again.
+                    Err(_) => return,
+                };
+                let mut gone: HashSet<VideoId> = some.iter().copied().collect();
+                for record in known {
+                    gone.remove(&record.id);
+                }
+                let (decoded, tenant) = (Arc::clone(&decoded), tenant.clone());
+                if blocking(move || decoded.forget(&tenant, &gone))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sweeps features and decoded frames from time to time until the drain.
     pub(super) async fn keep_sweeping(self: Arc<Self>) {
         let drain = self.drain.clone();
         loop {
             tokio::select! {
                 () = drain.draining() => return,
-                () = tokio::time::sleep(self.config.sweep) => self.sweep_features().await,
+                () = tokio::time::sleep(self.config.sweep) => {
+                    self.sweep_features().await;
+                    self.sweep_decoded().await;
+                }
             }
         }
     }

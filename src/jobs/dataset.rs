@@ -4,6 +4,7 @@
 
 mod batches;
 mod cache;
+mod disk;
 mod labels;
 mod prefixes;
 mod truths;
@@ -18,6 +19,7 @@ use futures::{Stream, StreamExt, stream};
 use sha2::{Digest as _, Sha256};
 
 use super::checkpoint;
+use super::decoded::{Decoded, User};
 use super::failure::Failure;
 use super::journal::Journal;
 use crate::blocking::blocking;
@@ -25,7 +27,7 @@ use crate::ids::{TenantId, VideoId};
 use crate::library::{self, Library};
 use crate::metadata::VideoRecord;
 use crate::model::{Goal, Kept, Marks};
-use crate::spec::{ClipSampling, Digest, FrameOrder, Normalization, RotationPolicy, SpatialViews};
+use crate::spec::{ClipSampling, Digest, Normalization, RotationPolicy};
 use crate::video::{self, Alter, Clip, ClipSpec, Decoder, Lane, Rect, Views};
 
 pub(super) use batches::{Batches, Order, Training, frozen_row};
@@ -66,6 +68,8 @@ pub(super) struct Clips {
     normalization: Normalization,
     /// Decoded videos of this job and of others that decode alike.
     pool: Member,
+    /// Decoded frames on the disk, where they are kept.
+    disk: Option<Arc<User>>,
 }
 
 /// Where videos come from, and who is told when they do not come.
@@ -73,6 +77,8 @@ pub(super) struct Sources {
     pub(super) library: Library,
     pub(super) decoder: Decoder,
     pub(super) journal: Arc<Journal>,
+    /// Decoded frames on the disk, where the job keeps any.
+    pub(super) decoded: Option<Arc<Decoded>>,
 }
 
 /// What a step trains on.
@@ -114,7 +120,13 @@ impl Clips {
     ) -> Self {
         // All that decides what the whole of a decoded video is.
         let decoding = format!("{:?} {:?} {pictures:?}", sampling.rotation, sampling.order);
+        let disk = sources.decoded.as_ref().map(|decoded| {
+            let limits = sources.decoder.limits();
+            let release = env!("CARGO_PKG_VERSION");
+            decoded.user(&tenant, &format!("{decoding} {limits:?} {release}"))
+        });
         Self {
+            disk,
             pool: budget.member(&tenant, &decoding),
             sources,
             tenant,
@@ -203,6 +215,9 @@ impl Clips {
         if keep && self.keep(example, Some(record)).await?.is_some() {
             return Ok(());
         }
+        if keep && self.has_on_disk(example, record).await? {
+            return Ok(());
+        }
         let decode = self.decode(example.video, Some(record), self.centre());
         decode.await.map(drop)
     }
@@ -219,14 +234,7 @@ impl Clips {
         example: Example,
         record: &VideoRecord,
     ) -> Result<Arc<[f32]>, Failure> {
-        let sampling = ClipSampling {
-            num_frames: GLANCE,
-            sampling: crate::spec::Sampling::Uniform,
-            temporal_views: NonZeroU8::MIN,
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
-        };
+        let sampling = ClipSampling::uniform(GLANCE);
         let spec = ClipSpec::of_task(&sampling, self.side, self.normalization);
         let clip = self.decode(example.video, Some(record), spec).await?;
         first_view(clip, example.video)
@@ -243,6 +251,9 @@ impl Clips {
         example: Example,
         group: ClipSpec,
     ) -> Result<Vec<Arc<[f32]>>, Failure> {
+        if let Some(views) = self.views_on_disk(example, &group).await? {
+            return Ok(views);
+        }
         Ok(self.decode(example.video, None, group).await?.planes)
     }
 
@@ -260,6 +271,12 @@ impl Clips {
             let side = usize::from(self.side);
             let picked = blocking(move || cache::select(&whole, &indices, side)).await?;
             return picked.ok_or_else(|| changed(example.video));
+        }
+        if part.is_none()
+            && alters.is_empty()
+            && let Some(planes) = self.frames_on_disk(example, None, &indices).await?
+        {
+            return Ok(planes);
         }
         let spec = ClipSpec {
             sampling: video::Sampling::Indices(indices),
@@ -285,13 +302,21 @@ impl Clips {
         let Some((frames, room)) = count.zip(room) else {
             return Ok(None);
         };
-        let spec = ClipSpec {
-            frames,
-            sampling: video::Sampling::Indices((0..example.frames).collect()),
-            ..self.centre()
+        let all: Vec<u32> = (0..example.frames).collect();
+        let planes = match self.frames_on_disk(example, record, &all).await? {
+            Some(planes) => planes,
+            None => {
+                let spec = ClipSpec {
+                    frames,
+                    sampling: video::Sampling::Indices(all),
+                    ..self.centre()
+                };
+                first_view(
+                    self.decode(example.video, record, spec).await?,
+                    example.video,
+                )?
+            }
         };
-        let clip = self.decode(example.video, record, spec).await?;
-        let planes = first_view(clip, example.video)?;
         room.fill(Arc::clone(&planes));
         Ok(Some(planes))
     }

@@ -1,7 +1,7 @@
 //! The events of watched jobs: one reader for all who watch a job, and how many may watch.
 //!
-//! Invariant: what a watched job costs depends on its own events alone, not on who watches it or on what other jobs do; whoever falls behind the
-//! shared buffer reads the records itself.
+//! Invariant: what a watched job costs depends on its own events alone, not on who watches it or on what other jobs do; whether other processes have
+//! written some is one question for all jobs that are watched; whoever falls behind the shared buffer reads the records itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,6 +17,10 @@ use crate::metadata::{self, Event, EventRecord, Jobs, Result};
 
 /// Events that are read at a time.
 const EVENTS: u32 = 256;
+/// Jobs that one question is about.
+const JOBS: usize = 1000;
+/// Time after which a reader looks by itself: for what no question told it.
+const LOOK: Duration = Duration::from_secs(60);
 /// Events that a feed keeps for those who are a little behind.
 const KEPT: usize = 512;
 
@@ -27,14 +31,24 @@ pub(super) struct Feeds {
     poll: Duration,
     limit: usize,
     /// Held for a look-up only, never across an await.
-    open: Mutex<HashMap<JobId, Weak<Feed>>>,
+    open: Mutex<Open>,
     watchers: Mutex<HashMap<TenantId, usize>>,
+}
+
+/// The feeds that there are, and whether somebody asks for all of them what is new.
+#[derive(Debug, Default)]
+struct Open {
+    feeds: HashMap<JobId, Weak<Feed>>,
+    is_polled: bool,
 }
 
 /// The newest events of a job, for as long as somebody watches it.
 #[derive(Debug)]
 struct Feed {
+    tenant: TenantId,
     news: Arc<News>,
+    /// Has the reader look.
+    wake: Arc<Notify>,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -92,7 +106,7 @@ impl Feeds {
             hints,
             poll,
             limit,
-            open: Mutex::new(HashMap::new()),
+            open: Mutex::default(),
             watchers: Mutex::new(HashMap::new()),
         }
     }
@@ -111,12 +125,17 @@ impl Feeds {
     }
 
     /// The feed of a job, which begins after `after` when nobody else watches the job.
-    fn feed(&self, jobs: &Arc<dyn Jobs>, tenant: &TenantId, job: JobId, after: u64) -> Arc<Feed> {
+    fn feed(
+        self: &Arc<Self>,
+        jobs: &Arc<dyn Jobs>,
+        tenant: &TenantId,
+        (job, after): (JobId, u64),
+    ) -> Arc<Feed> {
         let mut open = lock(&self.open);
-        if let Some(feed) = open.get(&job).and_then(Weak::upgrade) {
+        if let Some(feed) = open.feeds.get(&job).and_then(Weak::upgrade) {
             return feed;
         }
-        open.retain(|_, feed| feed.strong_count() > 0);
+        open.feeds.retain(|_, feed| feed.strong_count() > 0);
         let news = Arc::new(News {
             page: Mutex::new(Page {
                 last: after,
@@ -124,20 +143,73 @@ impl Feeds {
             }),
             changes: watch::channel(0).0,
         });
+        let wake = self.hints.events_of(job);
         let reader = Reader {
             jobs: Arc::clone(jobs),
             tenant: tenant.clone(),
             job,
-            wake: self.hints.events_of(job),
-            poll: self.poll,
+            wake: Arc::clone(&wake),
             news: Arc::clone(&news),
         };
         let feed = Arc::new(Feed {
+            tenant: tenant.clone(),
             news,
+            wake,
             _reader: AbortOnDropHandle::new(tokio::spawn(reader.run(after))),
         });
-        open.insert(job, Arc::downgrade(&feed));
+        open.feeds.insert(job, Arc::downgrade(&feed));
+        if !std::mem::replace(&mut open.is_polled, true) {
+            tokio::spawn(ask(Arc::downgrade(self), Arc::clone(jobs), self.poll));
+        }
         feed
+    }
+
+    /// The jobs that are watched, each with the last event that was read of it; nobody asks any more when there are none.
+    fn watched(&self) -> Vec<(JobId, Arc<Feed>, u64)> {
+        let mut open = lock(&self.open);
+        let feeds = open.feeds.iter();
+        let watched = feeds.filter_map(|(job, feed)| {
+            let feed = feed.upgrade()?;
+            let last = lock(&feed.news.page).last;
+            Some((*job, feed, last))
+        });
+        let watched: Vec<_> = watched.collect();
+        open.is_polled = !watched.is_empty();
+        watched
+    }
+}
+
+/// Asks again and again which of the jobs that are watched have events of other processes, and wakes the readers of those, until none is watched.
+async fn ask(feeds: Weak<Feeds>, jobs: Arc<dyn Jobs>, pause: Duration) {
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(feeds) = feeds.upgrade() else {
+            return;
+        };
+        let watched = feeds.watched();
+        drop(feeds);
+        if watched.is_empty() {
+            return;
+        }
+        for some in watched.chunks(JOBS) {
+            let asked: Vec<_> = (some.iter())
+                .map(|(job, feed, _)| (feed.tenant.clone(), *job))
+                .collect();
+            let newest: HashMap<JobId, u64> = match jobs.newest_events(&asked).await {
+                Ok(newest) => newest.into_iter().collect(),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "cannot ask for new events of jobs");
+                    continue;
+                }
+            };
+            for (job, feed, last) in some {
+                // The reader of one that is gone finds that out by itself.
+                if newest.get(job).is_none_or(|newest| newest > last) {
+                    feed.wake.notify_one();
+                }
+            }
+        }
     }
 }
 
@@ -159,7 +231,6 @@ struct Reader {
     tenant: TenantId,
     job: JobId,
     wake: Arc<Notify>,
-    poll: Duration,
     news: Arc<News>,
 }
 
@@ -189,8 +260,8 @@ impl Reader {
                 return;
             }
             if is_all && !has_ended {
-                // A timeout is not an error: it is when the database is asked without a hint.
-                let _ = tokio::time::timeout(self.poll, self.wake.notified()).await;
+                // A timeout is not an error: it is when the database is asked without being told to.
+                let _ = tokio::time::timeout(LOOK, self.wake.notified()).await;
             }
         }
     }
@@ -307,7 +378,8 @@ impl Watcher {
             return Ok(true);
         }
         let feeds = &self.place.feeds;
-        let feed = feeds.feed(&self.jobs, &self.place.tenant, self.job, self.last);
+        let of = (self.job, self.last);
+        let feed = feeds.feed(&self.jobs, &self.place.tenant, of);
         let changes = feed.news.changes.subscribe();
         self.feed = Some((feed, changes));
         Ok(true)

@@ -295,6 +295,22 @@ impl Handle {
         self.hints.look();
     }
 
+    /// Whether a job was submitted with this request before: then submitting it again returns that job, whatever has become of what it names.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_submitted(
+        &self,
+        tenant: &TenantId,
+        request: Option<RequestId>,
+    ) -> Result<bool, Error> {
+        let Some(request) = request else {
+            return Ok(false);
+        };
+        let made = self.metadata.requested_job(tenant, request).await?;
+        Ok(made.is_some())
+    }
+
     /// Reads a job.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::context::{Context, Gauge};
 use super::dataset::Truths;
@@ -28,6 +29,7 @@ use super::heads::Course;
 use super::journal::Journal;
 use super::memory::Demand;
 use super::selection::Look;
+use super::spent::{Phase, Spent};
 use super::state::{self, Stop};
 use crate::blocking::blocking;
 use crate::device;
@@ -63,6 +65,8 @@ pub(super) struct Run {
     journal: Arc<Journal>,
     gauge: Gauge,
     measured: Measured,
+    /// Where its time goes.
+    spent: Arc<Spent>,
 }
 
 impl Run {
@@ -80,6 +84,7 @@ impl Run {
             job,
             journal: Arc::new(journal),
             measured: Measured::default(),
+            spent: Arc::default(),
         }
     }
 
@@ -92,7 +97,9 @@ impl Run {
         if self.job.result.is_some() {
             return Box::pin(self.test_again()).await;
         }
+        let began = Instant::now();
         let prepared = Box::pin(self.prepare()).await?;
+        self.spent.add(Phase::Checks, began.elapsed());
         let step = prepared.trainer.lock()?.position().step;
         let plan = &prepared.training.plan;
         self.advance(JobUpdate {
@@ -100,6 +107,7 @@ impl Run {
                 mirror: self.job.hyper_parameters.mirror,
                 unknown_below: self.job.hyper_parameters.unknown_below,
                 parent: self.job.hyper_parameters.parent,
+                keep_checkpoints: self.job.hyper_parameters.keep_checkpoints,
                 ..plan.hyper_parameters()
             }),
             step: Some(step),
@@ -171,6 +179,7 @@ impl Run {
             step,
             seed: plan.seed,
             training_time,
+            times: self.spent.times(),
             tensors,
         };
         let publish = async || {

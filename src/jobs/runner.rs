@@ -30,6 +30,7 @@ pub(super) async fn run(
         return;
     }
     context.sweep_features().await;
+    context.open_decoded().await;
     let clearing = tokio::spawn(Arc::clone(&context).clear_up_cancelled());
     let _clearing = AbortOnDropHandle::new(clearing);
     let driving = tokio::spawn(Arc::clone(&context).drive_sweeps(handle));

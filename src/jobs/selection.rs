@@ -187,6 +187,11 @@ impl Looks {
         self.list.get(self.best?)
     }
 
+    /// Whether the best evaluation is of the weights after this step.
+    pub(super) fn is_best_at(&self, step: u64) -> bool {
+        self.best().is_some_and(|best| best.step == step)
+    }
+
     /// Whether an evaluation after this step was made.
     pub(super) fn has(&self, step: u64) -> bool {
         self.list.last().is_some_and(|look| look.step >= step)

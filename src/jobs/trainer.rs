@@ -14,6 +14,7 @@ use super::heads::Tried;
 use super::plan::Plan;
 use super::schedule;
 use super::selection::{Look, Looks};
+use crate::metadata::JobTimes;
 use crate::model::adamw::{self, AdamW};
 use crate::model::{
     AdapterSet, Backbone, Dropout, Error, Keep, Kept as Places, StepOutput, Tensors, TrainableSet,
@@ -46,6 +47,8 @@ pub(super) struct Position {
     pub(super) looks: Looks,
     /// Whether the rate is half of the plan's, since the loss was once no number.
     pub(super) is_halved: bool,
+    /// Time that the job took besides its steps.
+    pub(super) times: JobTimes,
 }
 
 /// What a step did.
@@ -211,6 +214,11 @@ impl Trainer {
 
     pub(super) fn has_tried(&mut self, tried: Arc<Tried>) {
         self.tried = Some(tried);
+    }
+
+    /// Takes note of the time that the job has taken besides its steps.
+    pub(super) fn took(&mut self, times: JobTimes) {
+        self.position.times = times;
     }
 
     /// Whether training has taken as much time as it may.

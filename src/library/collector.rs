@@ -54,7 +54,7 @@ impl Library {
     }
 
     /// Moves orphans that are older than the configured age at `now` (microseconds since the Unix epoch) to the trash, and deletes what has lain
-    /// there long enough.
+    /// there long enough. Records of snapshots that nothing names any more are dropped first.
     ///
     /// # Errors
     /// When the store fails or the database does.
@@ -66,6 +66,7 @@ impl Library {
                 ..Collected::default()
             });
         }
+        while self.inner.metadata.drop_unnamed_snapshots().await? > 0 {}
         let before = |age: std::time::Duration| {
             now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
         };
@@ -158,5 +159,6 @@ fn blob_name(key: &Key, name: Name) -> BlobName {
         Name::Part(upload, number) => BlobName::Part(upload, number),
         Name::Version(task, version, sha256) => BlobName::Version(task, version, sha256),
         Name::Job(job, _) => BlobName::Job(job, key.to_string()),
+        Name::Snapshot(digest) => BlobName::Snapshot(digest),
     }
 }

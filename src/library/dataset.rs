@@ -83,7 +83,10 @@ impl Library {
             }
         }
         let metadata = &self.inner.metadata;
-        Ok(metadata.add_examples(tenant, dataset, examples).await?)
+        let limit = self.inner.config.examples;
+        Ok(metadata
+            .add_examples_within(tenant, dataset, examples, limit)
+            .await?)
     }
 
     /// Removes 1 to 1000 examples by video; videos that the data set does not have are ignored.
@@ -197,10 +200,10 @@ impl Library {
             .await?)
     }
 
-    /// The snapshot of a version, or of what the data set holds now.
+    /// The snapshot of a version, or of what the data set holds now. Its examples can be read then, for a day at least.
     ///
     /// # Errors
-    /// When the tenant has no such data set or version, or the database fails.
+    /// When the tenant has no such data set or version, or the database or the store fails.
     pub async fn snapshot_at(
         &self,
         tenant: &TenantId,
@@ -208,12 +211,16 @@ impl Library {
         version: Option<u32>,
     ) -> Result<SnapshotRecord> {
         let Some(number) = version else {
-            return self.snapshot(tenant, dataset).await;
+            let taken = self.snapshot(tenant, dataset).await?;
+            // It may have been taken long ago, when the data set held the same.
+            self.open_snapshot(tenant, taken.digest).await?;
+            return Ok(taken);
         };
         let metadata = &self.inner.metadata;
         let version = metadata
             .get_dataset_version(tenant, dataset, number)
             .await?;
+        self.open_snapshot(tenant, version.snapshot.digest).await?;
         Ok(version.snapshot)
     }
 

@@ -83,6 +83,8 @@ pub struct Removed {
     pub events: u64,
     /// Rows of data sets that were deleted.
     pub datasets: u64,
+    /// Snapshots whose examples were copied into blobs.
+    pub archived: u64,
     /// Examples of snapshots.
     pub snapshots: u64,
     /// Jobs, with the last of their events, and sweeps.
@@ -156,6 +158,8 @@ impl Library {
             removed.events += failure.took(all!(metadata.forget_events(age)).await);
         }
         removed.datasets = failure.took(all!(metadata.forget_datasets()).await);
+        removed.archived = failure.took(self.archive_snapshots(retention.snapshots).await);
+        // What could not be copied is not forgotten: its record names no blob.
         removed.snapshots =
             failure.took(all!(metadata.forget_snapshots(retention.snapshots)).await);
         removed.jobs = failure.took(self.remove_aged_jobs(retention.jobs).await);

@@ -56,7 +56,7 @@ impl Unrecorded {
         self,
         record: impl Future<Output = metadata::Result<VideoRecord>> + Send + 'static,
     ) -> Result<VideoRecord> {
-        let recording = tokio::spawn(async move {
+        let recording = tokio::spawn(metadata::carried(async move {
             let recorded = record.await;
             match &recorded {
                 Ok(video) if video.id == self.video => self.kept(),
@@ -76,7 +76,7 @@ impl Unrecorded {
                 }
             }
             recorded
-        });
+        }));
         Ok(recording.await.map_err(|_| Error::Interrupted)??)
     }
 

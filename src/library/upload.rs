@@ -124,17 +124,16 @@ impl Library {
         upload: UploadId,
         offset: u64,
     ) -> Result<Upload> {
-        let number = self
-            .inner
+        // Refused now rather than when a part has come; each part's bytes are reserved when they are known.
+        self.inner
             .metadata
-            .begin_part(tenant, upload, offset, &self.inner.config.uploads)
+            .begin_part(tenant, upload, offset, 0, &self.inner.config.uploads)
             .await?;
         Ok(Upload {
             library: self.clone(),
             tenant: tenant.clone(),
             id: upload,
             committed: offset,
-            number: Some(number),
             buffer: Vec::new(),
             is_detached: false,
         })
@@ -225,14 +224,13 @@ impl SingleUpload {
     }
 }
 
-/// A resumable upload that is being written. Dropping it commits, in the background, what has come so far: a cut stream loses nothing.
+/// A resumable upload that is being written. Dropping it commits, in the background, what has come so far: a cut stream loses nothing, unless very many parts of
+/// the tenant wait for the store.
 pub struct Upload {
     library: Library,
     tenant: TenantId,
     id: UploadId,
     committed: u64,
-    /// The number for the next part, when it was given out already.
-    number: Option<u32>,
     /// What follows the committed bytes, less than a part between calls.
     buffer: Vec<u8>,
     /// Whether the buffer does not follow the committed bytes: a part before it is on its way or was lost.
@@ -354,21 +352,26 @@ impl Upload {
     }
 
     /// The part that follows the committed bytes.
-    fn next_part(&mut self) -> Part {
+    fn next_part(&self) -> Part {
         Part {
             inner: Arc::clone(&self.library.inner),
             tenant: self.tenant.clone(),
             upload: self.id,
-            number: self.number.take(),
             offset: self.committed,
         }
     }
 
-    /// Stores and commits the bytes that follow the committed ones. Goes on although its caller leaves: the part is then committed all the same.
+    /// Stores and commits the bytes that follow the committed ones. Goes on although its caller leaves, once the tenant has a place for it: the part is then
+    /// committed all the same.
     async fn flush(&mut self, bytes: Vec<u8>) -> Result<()> {
         self.is_detached = true;
         let part = self.next_part();
-        let stored = tokio::spawn(part.store(bytes.into())).await;
+        let place = part.inner.parts.enter(&part.tenant).await;
+        let stored = tokio::spawn(metadata::carried(async move {
+            let _place = place;
+            part.store(bytes.into()).await
+        }))
+        .await;
         self.committed = stored.map_err(|_| Error::Interrupted)??;
         self.is_detached = false;
         Ok(())
@@ -385,14 +388,20 @@ impl Drop for Upload {
             return;
         };
         let part = self.next_part();
-        runtime.spawn(async move {
+        // A tenant that cuts streams faster than the store takes their ends loses ends, which a cut may lose anyway.
+        let Some(place) = part.inner.parts.try_enter(&part.tenant) else {
+            tracing::debug!("the end of a cut upload is lost: too many parts are on their way");
+            return;
+        };
+        runtime.spawn(metadata::carried(async move {
+            let _place = place;
             if let Err(error) = part.store(rest.into()).await {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "the end of a cut upload is lost"
                 );
             }
-        });
+        }));
     }
 }
 
@@ -401,7 +410,6 @@ struct Part {
     inner: Arc<Inner>,
     tenant: TenantId,
     upload: UploadId,
-    number: Option<u32>,
     offset: u64,
 }
 
@@ -410,18 +418,14 @@ impl Part {
     async fn store(self, bytes: Bytes) -> Result<u64> {
         let Self { inner, tenant, .. } = &self;
         let (metadata, limits) = (&inner.metadata, &inner.config.uploads);
-        let number = match self.number {
-            Some(number) => number,
-            None => {
-                metadata
-                    .begin_part(tenant, self.upload, self.offset, limits)
-                    .await?
-            }
-        };
+        let size = bytes.len() as u64;
+        let number = metadata
+            .begin_part(tenant, self.upload, self.offset, size, limits)
+            .await?;
         let part = PartRecord {
             number,
             offset: self.offset,
-            size: bytes.len() as u64,
+            size,
         };
         let key = layout::part(tenant, self.upload, number);
         inner.store.put(&key, bytes).await?;

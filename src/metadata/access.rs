@@ -6,10 +6,13 @@ use async_trait::async_trait;
 
 use super::{
     AccessChanges, Actor, AuditRecord, Cursor, KeyOwner, KeyRecord, KnownKey, NewKey, Page,
-    PageRequest, Result, SecretHash, TenantRecord, TenantUpdate, Terms,
+    PageRequest, RefusedRecord, Result, SecretHash, TenantRecord, TenantUpdate, Terms,
 };
 use crate::ids::{KeyId, TenantId};
 use crate::spec::Digest;
+
+/// Time for which the audit log keeps an event.
+pub const AUDIT_KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// Tenants, and the keys that callers prove themselves with. Every change is in the audit log in the transaction that makes it.
 #[async_trait]
@@ -61,10 +64,12 @@ pub trait Access {
     ) -> Result<KeyRecord>;
     /// Ends a key for ever; one that was revoked stays as it is.
     async fn revoke_key(&self, owner: &KeyOwner, key: &KeyId, actor: &Actor) -> Result<KeyRecord>;
-    /// Lists changes of tenants and keys, newest first.
+    /// Lists changes of tenants, keys and tenants' resources, newest first.
     async fn list_audit(&self, owner: &KeyOwner, page: &PageRequest) -> Result<Page<AuditRecord>>;
-    /// Forgets some changes that were so long ago. Returns how many; 0 when none is left.
+    /// Forgets some changes that were so long ago. Returns how many; 0 when none is left, or this process may only add to the audit log.
     async fn forget_audit(&self, age: Duration) -> Result<u64>;
+    /// Notes refused credentials in the audit log.
+    async fn note_refused(&self, refused: &[RefusedRecord]) -> Result<()>;
     /// Notes on which day keys were used last.
     async fn note_key_use(&self, used: &[(KeyId, i64)]) -> Result<()>;
     /// The key that all servers of these records seal page tokens with: the first one that was proposed.

@@ -35,6 +35,8 @@ pub enum Kind {
     Tenant,
     /// An API key.
     Key,
+    /// A process that shares the records.
+    Replica,
 }
 
 impl std::fmt::Display for Kind {
@@ -51,6 +53,7 @@ impl std::fmt::Display for Kind {
             Self::Sweep => "sweep",
             Self::Tenant => "tenant",
             Self::Key => "key",
+            Self::Replica => "replica",
         })
     }
 }
@@ -167,10 +170,14 @@ pub enum Error {
         limit: u32,
     },
     /// The tenant's unfinished uploads have as many bytes as they may have.
-    #[error("the tenant's unfinished uploads may have {limit} bytes, no more are taken")]
+    #[error(
+        "the tenant's unfinished uploads have {used} bytes and may have {limit}, no more are taken"
+    )]
     TooManyUploadBytes {
         /// Most bytes that they may have, all together.
         limit: u64,
+        /// Bytes that they have, those of parts that are being written included.
+        used: u64,
     },
     /// A request id was used again for another request.
     #[error(

@@ -3,6 +3,7 @@
 //! Invariant: a call that is refused did not reach the records, unless it was its answer that was to be lost.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -119,7 +120,7 @@ pass! {
     get_upload(tenant: &TenantId, upload: UploadId) -> UploadRecord;
     find_uploaded(tenant: &TenantId, display_name: &str, sha256: Digest, request: RequestId) -> Option<VideoRecord>;
     record_video(tenant: &TenantId, display_name: &str, video: NewVideo, request: Option<RequestId>) -> VideoRecord;
-    begin_part(tenant: &TenantId, upload: UploadId, offset: u64, limits: &UploadLimits) -> u32;
+    begin_part(tenant: &TenantId, upload: UploadId, offset: u64, size: u64, limits: &UploadLimits) -> u32;
     commit_part(tenant: &TenantId, upload: UploadId, part: PartRecord, limits: &UploadLimits) -> u64;
     list_parts(tenant: &TenantId, upload: UploadId) -> Vec<PartRecord>;
     finish_upload(tenant: &TenantId, upload: UploadId, video: NewVideo) -> VideoRecord;
@@ -136,7 +137,7 @@ pass! {
     create_dataset(tenant: &TenantId, dataset: &DatasetId, new: NewDataset<'_>, request: Option<RequestId>) -> DatasetRecord;
     get_dataset(tenant: &TenantId, dataset: &DatasetId) -> DatasetRecord;
     list_datasets(tenant: &TenantId, page: &PageRequest) -> Page<DatasetRecord>;
-    add_examples(tenant: &TenantId, dataset: &DatasetId, examples: &[ExampleRecord]) -> DatasetRecord;
+    add_examples_within(tenant: &TenantId, dataset: &DatasetId, examples: &[ExampleRecord], limit: Option<u64>) -> DatasetRecord;
     remove_examples(tenant: &TenantId, dataset: &DatasetId, videos: &[VideoId]) -> DatasetRecord;
     list_examples(tenant: &TenantId, dataset: &DatasetId, page: &PageRequest) -> Page<ExampleRecord>;
     delete_dataset(tenant: &TenantId, dataset: &DatasetId) -> ();
@@ -159,8 +160,17 @@ pass! {
 }
 
 pass! {
+    Archives:
+    unarchived_snapshots(age: Duration, after: Option<&Unarchived>) -> Vec<Unarchived>;
+    note_archive(tenant: &TenantId, digest: Digest, archive: Archive) -> bool;
+    find_archive(tenant: &TenantId, digest: Digest) -> Option<Archive>;
+    refill_snapshot(tenant: &TenantId, digest: Digest, examples: &[ExampleRecord], page: PagePlace) -> bool;
+}
+
+pass! {
     Sweeps:
     submit_sweep(tenant: &TenantId, spec: SweepSpec, limit: u32, request: Option<RequestId>) -> SweepRecord;
+    requested_sweep(tenant: &TenantId, request: RequestId) -> Option<SweepId>;
     get_sweep(tenant: &TenantId, sweep: SweepId) -> SweepRecord;
     list_sweeps(tenant: &TenantId, page: &PageRequest) -> Page<SweepSummary>;
     cancel_sweep(tenant: &TenantId, sweep: SweepId) -> SweepRecord;
@@ -177,6 +187,7 @@ pass! {
     update_task(tenant: &TenantId, task: &TaskId, update: TaskUpdate, etag: Option<&str>) -> TaskRecord;
     delete_task(tenant: &TenantId, task: &TaskId, etag: Option<&str>) -> Vec<VersionRecord>;
     get_version(tenant: &TenantId, task: &TaskId, version: AdapterVersion) -> VersionRecord;
+    version_range(tenant: &TenantId, task: &TaskId) -> Option<RangeInclusive<AdapterVersion>>;
     list_versions(tenant: &TenantId, task: &TaskId, page: &PageRequest) -> Page<VersionRecord>;
     reserve_import(tenant: &TenantId, target: &ImportTarget) -> ImportStart;
     import_version(tenant: &TenantId, target: &ImportTarget, version: NewVersion) -> ImportedVersion;
@@ -208,6 +219,7 @@ pass! {
     cancel_job(tenant: &TenantId, job: JobId) -> JobRecord;
     pause_job(tenant: &TenantId, job: JobId, is_paused: bool) -> JobRecord;
     list_events(tenant: &TenantId, job: JobId, after: u64, limit: u32) -> Vec<EventRecord>;
+    newest_events(jobs: &[(TenantId, JobId)]) -> Vec<(JobId, u64)>;
 }
 
 pass! {
@@ -222,7 +234,7 @@ pass! {
     heartbeat(lease: &Lease, extend: Duration) -> Option<Unwanted>;
     advance_job(lease: &Lease, from: JobState, to: JobState, update: JobUpdate) -> JobRecord;
     append_events(lease: &Lease, state: JobState, events: &[Event], update: JobUpdate) -> ();
-    commit_checkpoint(lease: &Lease, checkpoint: CheckpointRecord) -> Option<CheckpointRecord>;
+    commit_checkpoint(lease: &Lease, checkpoint: CheckpointRecord) -> Vec<CheckpointRecord>;
     release_job(lease: &Lease, why: Release) -> ();
     end_job(lease: &Lease, ending: Ending) -> JobRecord;
     reserve_version(lease: &Lease) -> AdapterVersion;
@@ -233,6 +245,8 @@ pass! {
 pass! {
     Replicas:
     report_replica(name: &str, report: &ReplicaReport) -> ();
+    drain_replica(name: &str, actor: &Actor) -> ();
+    is_drain_asked(name: &str) -> bool;
     forget_replica(name: &str) -> ();
     list_replicas(page: &PageRequest) -> Page<ReplicaRecord>;
 }
@@ -247,6 +261,7 @@ pass! {
     thin_events(keep: u32) -> u64;
     forget_events(age: Duration) -> u64;
     forget_snapshots(age: Duration) -> u64;
+    drop_unnamed_snapshots() -> u64;
     forget_datasets() -> u64;
     tenants_with_aged_jobs(age: Option<Duration>) -> Vec<TenantId>;
     forget_jobs(tenant: &TenantId, age: Option<Duration>) -> u64;
@@ -290,6 +305,7 @@ pass! {
     revoke_key(owner: &KeyOwner, key: &KeyId, actor: &Actor) -> KeyRecord;
     list_audit(owner: &KeyOwner, page: &PageRequest) -> Page<AuditRecord>;
     forget_audit(age: Duration) -> u64;
+    note_refused(refused: &[RefusedRecord]) -> ();
     note_key_use(used: &[(KeyId, i64)]) -> ();
     page_key(proposed: Digest) -> Digest;
     access_changes(after: Option<Cursor>, limit: u32) -> AccessChanges;

@@ -447,6 +447,8 @@ pub enum BlobName {
     Version(TaskId, AdapterVersion, Digest),
     /// A file of a job, by its whole key.
     Job(JobId, String),
+    /// The examples of a snapshot, by its digest.
+    Snapshot(Digest),
 }
 
 /// Checks a display name: at most 255 bytes, no control characters.

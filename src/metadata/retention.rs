@@ -26,7 +26,11 @@ pub trait Retention {
     /// Forgets the events of jobs that ended longer than `age` ago, except changes of state.
     async fn forget_events(&self, age: Duration) -> Result<u64>;
     /// Forgets the examples of snapshots that no unfinished job reads and that were taken longer than `age` ago; their digests stay while a job names them.
+    /// Those of a version are forgotten only when they are in a blob, a week after they were taken or read.
     async fn forget_snapshots(&self, age: Duration) -> Result<u64>;
+    /// Drops the records of snapshots without rows that no job and no version names any more, after which their blobs are collected. Looks at all of them:
+    /// once in an hour is often enough.
+    async fn drop_unnamed_snapshots(&self) -> Result<u64>;
     /// Removes what data sets that were deleted hold, and then their rows.
     async fn forget_datasets(&self) -> Result<u64>;
     /// Tenants with jobs that ended so long ago, or as long ago as their tenant's jobs stay; without an age, those of such tenants only. Some of them, none

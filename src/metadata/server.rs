@@ -9,6 +9,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
     url: String,
+    /// URL past the pooler that `url` leads through, if it does.
+    direct: Option<String>,
     /// File with the password, which is read again from time to time.
     pub password_file: Option<PathBuf>,
     /// Most connections that are open at a time.
@@ -43,17 +45,10 @@ impl ServerConfig {
     /// # Errors
     /// When the URL is none of a PostgreSQL database, or has a password in it.
     pub fn at(url: &str) -> Result<Self, UrlError> {
-        let rest = url
-            .strip_prefix("postgres://")
-            .or_else(|| url.strip_prefix("postgresql://"))
-            .ok_or(UrlError::Scheme)?;
-        let (authority, parameters) = rest.split_once(['/', '?']).unwrap_or((rest, ""));
-        let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
-        if user.contains(':') || parameters.contains("password=") {
-            return Err(UrlError::Password);
-        }
+        check(url)?;
         Ok(Self {
             url: url.to_owned(),
+            direct: None,
             password_file: None,
             connections: 10,
             connect_timeout: Duration::from_secs(3),
@@ -67,6 +62,46 @@ impl ServerConfig {
     /// Returns the server's URL.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Says that the URL leads through a pooler, which gives each transaction another connection, and by which URL the same database is reached directly.
+    ///
+    /// # Errors
+    /// As [`Self::at`].
+    pub fn through_pooler(&mut self, direct: &str) -> Result<(), UrlError> {
+        check(direct)?;
+        self.direct = Some(direct.to_owned());
+        Ok(())
+    }
+
+    /// Returns whether the URL leads through a pooler: nothing that a session keeps outlives a transaction.
+    pub fn is_pooled(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Returns how the same database is reached without a pooler.
+    #[must_use]
+    pub fn past_pooler(&self) -> Self {
+        let url = self.direct.as_ref().unwrap_or(&self.url);
+        Self {
+            url: url.clone(),
+            direct: None,
+            ..self.clone()
+        }
+    }
+}
+
+/// Refuses a URL of something else than a PostgreSQL database, and one with a password in it.
+fn check(url: &str) -> Result<(), UrlError> {
+    let rest = url
+        .strip_prefix("postgres://")
+        .or_else(|| url.strip_prefix("postgresql://"))
+        .ok_or(UrlError::Scheme)?;
+    let (authority, parameters) = rest.split_once(['/', '?']).unwrap_or((rest, ""));
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    match user.contains(':') || parameters.contains("password=") {
+        true => Err(UrlError::Password),
+        false => Ok(()),
     }
 }
 
@@ -110,7 +145,25 @@ mod tests {
             ),
         ] {
             assert_eq!(ServerConfig::at(url).err(), expected, "{url}");
+            let mut pooled = ServerConfig::at("postgres://me@pooler/frameshift").unwrap();
+            assert_eq!(pooled.through_pooler(url).err(), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn past_a_pooler_only_the_address_is_another() {
+        let mut config = ServerConfig::at("postgres://me@pooler/frameshift").unwrap();
+        config.connections = 4;
+        assert_eq!(config.past_pooler(), config);
+        config
+            .through_pooler("postgres://me@db/frameshift")
+            .unwrap();
+        let direct = config.past_pooler();
+        assert!(config.is_pooled() && !direct.is_pooled());
+        assert_eq!(
+            (direct.url(), direct.connections),
+            ("postgres://me@db/frameshift", 4)
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! opened.
 
 mod aged;
+mod archives;
 mod audit;
 mod blobs;
 mod changes;

@@ -20,6 +20,12 @@ pub trait Sweeps {
         limit: u32,
         request: Option<RequestId>,
     ) -> Result<SweepRecord>;
+    /// The sweep that a request made; `None` when there is no such request.
+    async fn requested_sweep(
+        &self,
+        tenant: &TenantId,
+        request: RequestId,
+    ) -> Result<Option<SweepId>>;
     /// Reads a sweep.
     async fn get_sweep(&self, tenant: &TenantId, sweep: SweepId) -> Result<SweepRecord>;
     /// Lists sweeps, oldest first.

@@ -11,11 +11,13 @@ pub enum Topic {
     Tasks,
     /// Keys and tenants.
     Access,
+    /// Processes that share the records: one is asked to drain.
+    Replicas,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 3] = [Self::Jobs, Self::Tasks, Self::Access];
+    pub const ALL: [Self; 4] = [Self::Jobs, Self::Tasks, Self::Access, Self::Replicas];
 
     /// Returns the topic's name among processes of all releases.
     pub fn name(self) -> &'static str {
@@ -23,6 +25,7 @@ impl Topic {
             Self::Jobs => "jobs",
             Self::Tasks => "tasks",
             Self::Access => "access",
+            Self::Replicas => "replicas",
         }
     }
 

@@ -73,6 +73,7 @@ impl Registry {
             if page.is_gap || cursor.is_none() {
                 let known = view.clear();
                 self.inner.cache.remove_all(|_| true);
+                self.inner.forms.remove_all(|_| true);
                 // They may be gone or have moved: whoever keeps versions of them has to look again.
                 for (tenant, task) in known {
                     self.announce(&tenant, &task);

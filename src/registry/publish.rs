@@ -8,11 +8,11 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::{Error, Registry, Result, manifest};
-use crate::blocking::blocking;
+use crate::blocking::giving_way;
 use crate::faults;
 use crate::ids::{AdapterVersion, TaskId, TenantId};
 use crate::metadata::{
-    CurvePoint, JobRecord, Lease, NewVersion, Published, TaskRecord, TrainingSummary,
+    CurvePoint, JobRecord, JobTimes, Lease, NewVersion, Published, TaskRecord, TrainingSummary,
     VersionManifest,
 };
 use crate::spec::{AdapterConfig, Calibration, Digest, Evaluation, Invalid, LabelSet, Precision};
@@ -47,6 +47,8 @@ pub struct Publication {
     pub seed: u64,
     /// Training time without waiting and validation.
     pub training_time: Duration,
+    /// Time that the job took besides its steps.
+    pub times: JobTimes,
     /// Stable reason of an early end.
     pub reason: Option<String>,
     /// Whether the job goes on with its test split before it ends.
@@ -91,7 +93,7 @@ impl Registry {
             version: format!("tasks/{task}/versions/{number}"),
             problem,
         };
-        let sealed = blocking(move || seal(&tensors, manifest)).await;
+        let sealed = giving_way(move || seal(&tensors, manifest)).await;
         let (manifest, bytes, sha256) = sealed
             .map_err(|error| malformed(error.to_string()))?
             .map_err(malformed)?;
@@ -151,6 +153,7 @@ impl Publication {
             step: self.step,
             seed: self.seed,
             training_micros: u64::try_from(self.training_time.as_micros()).unwrap_or(u64::MAX),
+            times: self.times,
             has_test: self.has_test,
         };
         (manifest, self.tensors, outcome)

@@ -2,9 +2,7 @@
 
 use crate::ids::{AdapterVersion, TenantId};
 use crate::metadata::TaskRecord;
-use crate::spec::{
-    AdapterConfig, ClipSampling, FrameOrder, RotationPolicy, Sampling, SpatialViews,
-};
+use crate::spec::{AdapterConfig, ClipSampling};
 
 /// Returns a linear probe's task with the version that serves it.
 pub(super) fn task(serving: Option<AdapterVersion>) -> TaskRecord {
@@ -13,14 +11,7 @@ pub(super) fn task(serving: Option<AdapterVersion>) -> TaskRecord {
         id: "t".parse().unwrap(),
         display_name: String::new(),
         adapter: AdapterConfig::LINEAR_PROBE,
-        sampling: ClipSampling {
-            num_frames: 8.try_into().unwrap(),
-            sampling: Sampling::Uniform,
-            temporal_views: 1.try_into().unwrap(),
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
-        },
+        sampling: ClipSampling::uniform(8.try_into().unwrap()),
         auto_serve: true,
         auto_head: false,
         serving,

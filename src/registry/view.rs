@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cache::{Cache, Ticket};
+use super::loading::FORMS;
 use super::proof::SWAP_GRACE;
 use super::{Config, Error, Registry, Result, Split};
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef, VideoId};
@@ -22,8 +23,8 @@ use crate::spec::{ClipSampling, Digest, LabelSet, Sureness};
 const TASKS: u64 = 100_000;
 /// Most videos whose records are kept: some 600 bytes each.
 const VIDEOS: u64 = 20_000;
-/// Bytes that the tasks and videos of the view take at most.
-pub const TASK_BYTES: u64 = 300 * TASKS + 600 * VIDEOS;
+/// Bytes that the tasks and videos of the view, and the forms of versions, take at most.
+pub const TASK_BYTES: u64 = 300 * TASKS + 600 * VIDEOS + 300 * FORMS;
 /// How long the database may take to answer when there is nothing older to fall back on.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the database may take when the older answer would do.

@@ -1,4 +1,4 @@
-//! AdminService: tenants and API keys.
+//! AdminService: tenants, API keys, usage, the audit log and the processes of the fleet.
 
 use std::time::Duration;
 
@@ -230,6 +230,16 @@ impl AdminService for AdminApi {
             replicas,
             next_page_token,
         }))
+    }
+
+    async fn drain_replica(
+        &self,
+        request: Request<v1::DrainReplicaRequest>,
+    ) -> Result<Response<v1::DrainReplicaResponse>, Status> {
+        let call = auth::call(&request)?;
+        let name = names::replica(&request.get_ref().name, "name")?;
+        self.0.drain_replica(&call, name).await?;
+        Ok(Response::new(v1::DrainReplicaResponse {}))
     }
 
     async fn list_audit_events(

@@ -19,6 +19,7 @@ use super::stack::counted::{Counted, Way};
 use super::stack::{Concern, Inner, answer, request_id};
 use super::{Reflection, methods, status};
 use crate::ids::{KeyId, TaskId, TenantId};
+use crate::metadata::{Acting, Actor, RefusedRecord};
 use crate::telemetry::metrics::{self, Metrics};
 use crate::tenancy::admin::Call;
 use crate::tenancy::credentials::Turned;
@@ -26,7 +27,7 @@ use crate::tenancy::proxies::{FORWARDED, Proxies};
 use crate::tenancy::tls::Certificate;
 use crate::tenancy::{
     self, Caller, Credentials, HEADER, Presented, Principal, Proven, Refusals, Refused, Source,
-    Tenants,
+    Tenants, Underway,
 };
 
 const BEARER: &str = "bearer";
@@ -82,17 +83,29 @@ pub(super) struct Callers {
 
 impl Concern for Callers {
     async fn around<S: Inner>(&self, mut request: Request<Body>, next: S) -> Response<Body> {
-        if let Err(status) = self.admit(&mut request).await {
-            return status.into_http();
-        }
+        let place = match self.admit(&mut request).await {
+            Ok(place) => place,
+            Err(status) => return status.into_http(),
+        };
         let caller = request.extensions().get::<Caller>();
         let tenant = caller.and_then(|caller| caller.tenant.clone());
+        let acting = self.acting(&request);
         let (Some(tenants), Some(tenant)) = (&self.tenants, &tenant) else {
-            return answer(next, request).await;
+            return on_behalf(acting, answer(next, request)).await;
         };
-        let counted = |way| move |body| Counted::body(body, way, (tenants, tenant));
-        let request = request.map(counted(Way::Received));
-        answer(next, request).await.map(counted(Way::Sent))
+        let own = (tenants, tenant);
+        request.extensions_mut().insert(tenants.at_once(tenant));
+        let request = request.map(|body| Counted::body(body, Way::Received, own, None));
+        let answered = on_behalf(acting, answer(next, request)).await;
+        answered.map(|body| Counted::body(body, Way::Sent, own, place))
+    }
+}
+
+/// Runs a call whose changes the audit log tells of, or another one.
+async fn on_behalf<F: Future>(acting: Option<Acting>, call: F) -> F::Output {
+    match acting {
+        Some(acting) => acting.scope(call).await,
+        None => call.await,
     }
 }
 
@@ -128,6 +141,25 @@ impl Callers {
         Some(Origin(self.proxies.origin(peer, values.into_iter())))
     }
 
+    /// The call of a request as the audit log has it, if its method may change something for a caller who is known.
+    fn acting(&self, request: &Request<Body>) -> Option<Acting> {
+        let path = request.uri().path();
+        let is_audited = scopes::need(path).is_some_and(Need::is_audited);
+        self.credentials.as_ref().filter(|_| is_audited)?;
+        let extensions = request.extensions();
+        let caller = extensions.get::<Caller>()?;
+        let address = extensions.get::<Origin>().map(|origin| origin.0);
+        let id = extensions.get::<request_id::Name>();
+        Some(Acting {
+            actor: Actor {
+                principal: caller.principal.to_string(),
+                source: address.map_or_else(String::new, |address| address.to_string()),
+                request_id: id.map_or_else(String::new, |id| id.as_str().to_owned()),
+            },
+            method: methods::known(path)?.rsplit('/').next()?,
+        })
+    }
+
     /// The same callers, with the states and limits of their tenants.
     #[must_use]
     pub(super) fn of_tenants(mut self, tenants: Tenants) -> Self {
@@ -135,8 +167,8 @@ impl Callers {
         self
     }
 
-    /// Puts the caller into the request, if it may call the method.
-    async fn admit(&self, request: &mut Request<Body>) -> Result<(), Status> {
+    /// Puts the caller into the request, if it may call the method. Returns the call's place among those of its tenant.
+    async fn admit(&self, request: &mut Request<Body>) -> Result<Option<Underway>, Status> {
         let headers = request.headers_mut();
         let presented = presented(headers);
         headers.remove(AUTHORIZATION);
@@ -151,7 +183,7 @@ impl Callers {
             None => self.credentials.is_none() && !knows_tenants(path),
         };
         if is_open {
-            return Ok(());
+            return Ok(None);
         }
         let seen = request
             .extensions()
@@ -194,16 +226,17 @@ impl Callers {
             self.denied(&caller, source, known);
             return Err(status);
         }
+        let mut place = None;
         if let (Some(tenants), Some(tenant)) = (&self.tenants, &caller.tenant) {
             let admitted = tenants.admit(tenant, self.credentials.is_some());
-            admitted.map_err(status::of_denied)?;
+            place = Some(admitted.map_err(status::of_denied)?);
         }
         let extensions = request.extensions_mut();
         extensions.insert(caller);
         if let Some(origin) = origin {
             extensions.insert(origin);
         }
-        Ok(())
+        Ok(place)
     }
 
     /// Counts a refused credential and writes the reason to the audit log. Returns the status for the caller.
@@ -217,6 +250,16 @@ impl Callers {
         seen.say(metrics::Caller::Unproven);
         self.metrics.credential_refused(refused.label());
         if let Some(silent) = self.refusals.count(source) {
+            if let Some(credentials) = self.credentials.as_ref().filter(|_| refused.is_wrong()) {
+                let key = key
+                    .as_ref()
+                    .map_or_else(String::new, |key| format!(" key={key}"));
+                credentials.refusal(RefusedRecord {
+                    source: source.to_string(),
+                    called: method.unwrap_or_default().to_owned(),
+                    detail: format!("reason={}{key} not_told={silent}", refused.label()),
+                });
+            }
             let key = key.as_ref().map(tracing::field::display);
             tracing::warn!(
                 target: "audit",

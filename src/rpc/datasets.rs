@@ -165,12 +165,21 @@ impl DatasetService for Api {
         request: Request<v1::ListDatasetChangesRequest>,
     ) -> Result<Response<v1::ListDatasetChangesResponse>, Status> {
         let (parts, tenant, list, listing) = self.list(request)?;
-        let (from, number) = names::dataset_version(&list.from, "from")?;
         let (to, version) = names::dataset_at(&list.to, "to")?;
         let library = &parts.library;
-        let first = library.snapshot_at(&tenant, &from, Some(number)).await?;
+        let first = match list.from.starts_with("jobs/") {
+            true => {
+                let job = names::job(&list.from, "from")?;
+                library.snapshot_of_job(&tenant, job).await?
+            }
+            false => {
+                let (from, number) = names::dataset_version(&list.from, "from")?;
+                let from = library.snapshot_at(&tenant, &from, Some(number)).await?;
+                from.digest
+            }
+        };
         let second = library.snapshot_at(&tenant, &to, version).await?;
-        let digests = [first.digest, second.digest];
+        let digests = [first, second.digest];
         let found = library
             .differences(&tenant, digests, listing.page())
             .await?;

@@ -55,7 +55,11 @@ pub(super) async fn evaluate(
     };
     let digest = match &progress {
         // What was begun goes on with the examples that it began with.
-        Some(progress) => progress.subject.dataset,
+        Some(progress) => {
+            let digest = progress.subject.dataset;
+            parts.library.open_snapshot(&tenant, digest).await?;
+            digest
+        }
         None => {
             let library = &parts.library;
             library.snapshot_at(&tenant, &dataset, number).await?.digest

@@ -32,6 +32,7 @@ impl FineTuningService for Api {
             dataset_version,
         };
         if submit.validate_only {
+            opened(parts, &tenant, (&dataset, dataset_version)).await?;
             let job = previewed(parts, &tenant, (task, submit.new_task), dataset, wanted);
             return Ok(Response::new(job.await?));
         }
@@ -40,6 +41,10 @@ impl FineTuningService for Api {
         }
         let request = names::request(&submit.request_id)?;
         let jobs = &parts.jobs;
+        // A repeated request has its answer, whatever has become of the version.
+        if !jobs.is_submitted(&tenant, request).await? {
+            opened(parts, &tenant, (&dataset, dataset_version)).await?;
+        }
         let job = jobs
             .submit(&tenant, &task, &dataset, wanted, request)
             .await?;
@@ -107,6 +112,11 @@ impl FineTuningService for Api {
         let request = names::request(&submit.request_id)?;
         let spec = sweeps::spec(submit, &parts.geometry)?;
         let jobs = &parts.jobs;
+        if let Ok(dataset) = spec.dataset.parse()
+            && !jobs.is_sweep_submitted(&tenant, request).await?
+        {
+            opened(parts, &tenant, (&dataset, spec.dataset_version)).await?;
+        }
         let sweep = jobs.submit_sweep(&tenant, spec, request).await?;
         Ok(Response::new(sweeps::of_sweep(sweep)))
     }
@@ -165,6 +175,19 @@ impl FineTuningService for Api {
     }
 }
 
+/// Makes sure that the examples of a version of a data set can be read, if one is meant.
+async fn opened(
+    parts: &Parts,
+    tenant: &TenantId,
+    (dataset, version): (&DatasetId, Option<u32>),
+) -> Result<(), Status> {
+    if version.is_some() {
+        let snapshot = parts.library.snapshot_at(tenant, dataset, version);
+        snapshot.await?;
+    }
+    Ok(())
+}
+
 /// Returns the job that a submission would make, for a task that exists or for one of a given shape.
 async fn previewed(
     parts: &Parts,
@@ -190,9 +213,11 @@ async fn previewed(
             (task.adapter, task.sampling)
         }
     };
-    let (is_seeded, parent) = {
+    // What the plan of the training does not know.
+    let (is_seeded, kept) = {
         let hyper = &wanted.hyper_parameters;
-        (hyper.seed.is_some(), hyper.parent)
+        let kept = (hyper.parent, hyper.unknown_below, hyper.keep_checkpoints);
+        (hyper.seed.is_some(), kept)
     };
     let dataset_name = match wanted.dataset_version {
         None => format!("datasets/{dataset}"),
@@ -200,8 +225,13 @@ async fn previewed(
     };
     let shape = (&adapter, &sampling);
     let plan = parts.jobs.preview(tenant, shape, &dataset, wanted).await?;
-    let mut hyper_parameters = spec::of_hyper(&plan.hyper_parameters());
-    hyper_parameters.parent = parent;
+    let (parent, unknown_below, keep_checkpoints) = kept;
+    let mut hyper_parameters = v1::HyperParameters {
+        parent,
+        unknown_below,
+        keep_checkpoints,
+        ..spec::of_hyper(&plan.hyper_parameters())
+    };
     if !is_seeded {
         hyper_parameters.seed = None;
     }

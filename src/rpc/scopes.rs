@@ -155,6 +155,7 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("RotateKey", ADMIN),
             ("RevokeKey", ADMIN),
             ("ListReplicas", FLEET),
+            ("DrainReplica", FLEET),
             ("ListAuditEvents", ADMIN),
         ],
     ),

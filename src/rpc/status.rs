@@ -100,6 +100,53 @@ impl Refusal {
     }
 }
 
+/// What a tenant's quota allows, and what of it is used.
+struct QuotaUsed {
+    quota: &'static str,
+    limit: u64,
+    used: u64,
+    /// Setting of the server that is the limit of tenants without one of their own.
+    setting: Option<&'static str>,
+}
+
+impl QuotaUsed {
+    fn new(quota: &'static str, limit: u64, used: u64) -> Self {
+        Self {
+            quota,
+            limit,
+            used,
+            setting: None,
+        }
+    }
+
+    fn setting(mut self, setting: &'static str) -> Self {
+        self.setting = Some(setting);
+        self
+    }
+}
+
+/// Adds a quota's name, limit, use and setting to a refusal. The subject of the `QuotaFailure` is the quota.
+fn of_quota(refusal: Refusal, own: QuotaUsed) -> Refusal {
+    let quota = own.quota;
+    told_quota(refusal, own).quota(quota)
+}
+
+/// As [`of_quota`], for a refusal whose `QuotaFailure` names its setting.
+fn of_setting(refusal: Refusal, own: QuotaUsed) -> Refusal {
+    let subject = own.setting.unwrap_or(own.quota);
+    told_quota(refusal, own).quota(subject)
+}
+
+fn told_quota(refusal: Refusal, own: QuotaUsed) -> Refusal {
+    let mut values = vec![
+        ("quota", own.quota.to_owned()),
+        ("limit", own.limit.to_string()),
+        ("used", own.used.to_string()),
+    ];
+    values.extend(own.setting.map(|setting| ("setting", setting.to_owned())));
+    refusal.metadata(values)
+}
+
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         refusal.status()

@@ -151,16 +151,12 @@ impl Drop for Decoding<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{FrameOrder, RotationPolicy, Sampling, SpatialViews};
+    use crate::spec::SpatialViews;
 
     fn sampling(frames: u16, spatial_views: SpatialViews) -> ClipSampling {
         ClipSampling {
-            num_frames: frames.try_into().unwrap(),
-            sampling: Sampling::Uniform,
-            temporal_views: 1.try_into().unwrap(),
             spatial_views,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
+            ..ClipSampling::uniform(frames.try_into().unwrap())
         }
     }
 

@@ -202,16 +202,13 @@ impl Store {
             && let Some(file) = cache.file(key, sha256, None).await?
         {
             // The copy was compared with the digest when it was made; its disk may have damaged it since.
-            let bytes = read_whole(key, file).await?;
-            let copy = bytes.clone();
-            if on_disk("read", key, move || Ok(digest(&copy))).await? == sha256 {
+            let (bytes, found) = read_whole(key, file).await?;
+            if found == sha256 {
                 return Ok(bytes);
             }
             cache.forget(key).await;
         }
-        let bytes = self.get(key).await?;
-        let copy = bytes.clone();
-        let found = on_disk("read", key, move || Ok(digest(&copy))).await?;
+        let (bytes, found) = self.get_digested(key).await?;
         if found == sha256 {
             Ok(bytes)
         } else {
@@ -221,6 +218,24 @@ impl Store {
                 found,
             })
         }
+    }
+
+    /// Reads a blob and computes its sha256; a local file in one turn of a blocking thread, since every turn waits for the processor where it is busy.
+    async fn get_digested(&self, key: &Key) -> Result<(Bytes, Digest), Error> {
+        let bytes = if self.is_folder() {
+            let found = self.objects.get(key.path()).await;
+            let found = found.map_err(|error| failed("read", key, error))?;
+            if let GetResultPayload::File(file, _) = found.payload {
+                return read_whole(key, Arc::new(file)).await;
+            }
+            let bytes = found.bytes().await;
+            bytes.map_err(|error| failed("read", key, error))?
+        } else {
+            self.get(key).await?
+        };
+        let copy = bytes.clone();
+        let found = on_disk("read", key, move || Ok(digest(&copy))).await?;
+        Ok((bytes, found))
     }
 
     /// Opens a blob for reading by position, without reading it into memory: the file of a local blob, else an unlinked temporary copy.
@@ -344,13 +359,14 @@ impl Store {
     }
 }
 
-/// Reads a file into memory.
-async fn read_whole(key: &Key, file: Arc<File>) -> Result<Bytes, Error> {
+/// Reads a file into memory, and computes the sha256 of its bytes.
+async fn read_whole(key: &Key, file: Arc<File>) -> Result<(Bytes, Digest), Error> {
     let work = move || {
         let size = file.metadata()?.len();
         let mut bytes = vec![0; usize::try_from(size).map_err(std::io::Error::other)?];
         file.read_exact_at(&mut bytes, 0)?;
-        Ok(Bytes::from(bytes))
+        let found = digest(&bytes);
+        Ok((Bytes::from(bytes), found))
     };
     on_disk("read", key, work).await
 }

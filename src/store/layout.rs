@@ -45,6 +45,7 @@ impl Key {
                 file.strip_suffix(".safetensors")?.parse().ok()?,
             ),
             ["jobs", job, epoch, _] => Name::Job(job.parse().ok()?, epoch.parse().ok()?),
+            ["snapshots", digest] => Name::Snapshot(digest.parse().ok()?),
             _ => return None,
         };
         Some((tenant.parse().ok()?, name))
@@ -76,6 +77,8 @@ pub enum Name {
     Version(TaskId, AdapterVersion, Digest),
     /// A file that a job wrote under a claim, with the claim's epoch.
     Job(JobId, u64),
+    /// The examples of a snapshot, by its digest.
+    Snapshot(Digest),
 }
 
 /// Returns the key `_store`; no tenant's name begins with `_`.
@@ -131,6 +134,15 @@ pub fn checkpoint(tenant: &TenantId, job: JobId, epoch: u64, step: u64) -> Key {
     ]))
 }
 
+/// Returns the key `<tenant>/snapshots/<digest>`.
+pub fn snapshot(tenant: &TenantId, digest: Digest) -> Key {
+    Key(Path::from_iter([
+        tenant.as_str(),
+        "snapshots",
+        &digest.to_string(),
+    ]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +162,7 @@ mod tests {
                 Name::Version(task.clone(), n, digest),
             ),
             (checkpoint(&tenant, job, 2, 40), Name::Job(job, 2)),
+            (snapshot(&tenant, digest), Name::Snapshot(digest)),
         ] {
             assert_eq!(key.name(), Some((tenant.clone(), name)), "{key}");
             assert_eq!(Key::parse(key.as_str()).ok(), Some(key));

@@ -2,6 +2,7 @@
 //!
 //! Invariant: label values are bounded: they are compile-time texts, or tenants, of which at most [`TENANT_LABELS`] have their own label.
 
+mod decoded;
 mod groups;
 mod live;
 mod names;
@@ -22,11 +23,13 @@ use prometheus_client::registry::Registry;
 
 use super::labels::Bounded;
 use crate::ids::TenantId;
+use decoded::Decoded;
 use groups::{Callers, Connections, Device, Jobs, Sets, Shadow, Unfinished, View};
 use live::Live;
 use names::{Names, sizes};
 use objects::Objects;
 
+pub use decoded::DecodedUse;
 pub use live::{LiveFrame, LiveWindow};
 pub use objects::CacheUse;
 pub use values::{Caller, ConnectionEnd, DeviceKind, DeviceMemory, Dropped, TlsFailure};
@@ -89,6 +92,7 @@ struct Inner {
     view: View,
     live: Live,
     objects: Objects,
+    decoded: Decoded,
 }
 
 impl fmt::Debug for Metrics {
@@ -177,6 +181,7 @@ impl Metrics {
             view: View::new(n),
             live: Live::new(n),
             objects: Objects::new(n),
+            decoded: Decoded::new(n),
         };
         inner.registry = names.0;
         Self(Arc::new(inner))

@@ -11,7 +11,7 @@ use super::{Caller, Principal, Tenants};
 use crate::ids::{KeyId, TaskId, TenantId};
 use crate::metadata::{
     self, AccessChange, Actor, AuditRecord, ErasureRecord, KeyOwner, KeyRecord, NewKey, Page,
-    PageRequest, ReplicaRecord, TenantRecord, TenantUpdate, UsageQuery, UsageRecord,
+    PageRequest, ReplicaRecord, TenantRecord, TenantUpdate, Topic, UsageQuery, UsageRecord,
     check_display_name,
 };
 use crate::spec::{Invalid, Scope, Scopes};
@@ -150,6 +150,17 @@ impl Admin {
     /// When the records cannot be read, or the page is not one of this listing.
     pub async fn list_replicas(&self, page: &PageRequest) -> Result<Page<ReplicaRecord>, Error> {
         Ok(self.0.metadata().list_replicas(page).await?)
+    }
+
+    /// Asks a process to drain and end.
+    ///
+    /// # Errors
+    /// When there is no such process on record, or that cannot be recorded.
+    pub async fn drain_replica(&self, call: &Call, name: &str) -> Result<(), Error> {
+        let records = self.0.metadata();
+        records.drain_replica(name, &call.actor()).await?;
+        records.tell(Topic::Replicas);
+        Ok(())
     }
 
     /// Whether this process has the records alone.
@@ -307,7 +318,7 @@ impl Admin {
         Ok(revoked)
     }
 
-    /// Lists changes of tenants and keys, newest first: all for an operator, those of the own tenant for its administrator.
+    /// Lists changes of tenants, keys and tenants' resources, newest first: all for an operator, those of the own tenant for its administrator.
     ///
     /// # Errors
     /// When the records cannot be read, or the page is not one of this listing.

@@ -1,4 +1,4 @@
-//! Credentials that were verified a moment ago, and ids that do not exist.
+//! Credentials that were verified a moment ago, and those that were wrong.
 //!
 //! Invariant: memory is bounded, whatever strangers present; what changed while a credential was looked up is not kept.
 
@@ -13,10 +13,10 @@ use crate::metadata::{TenantState, Timestamp};
 
 /// Most verified credentials: some 300 bytes each.
 const VERIFIED: usize = 20_000;
-/// Most ids that do not exist: some 100 bytes each.
-const ABSENT: usize = 20_000;
-/// Time for which an id that does not exist is not looked up again.
-const ABSENT_FOR: Duration = Duration::from_secs(5);
+/// Most wrong credentials: some 150 bytes each.
+const WRONG: usize = 20_000;
+/// Time for which a wrong credential is not looked up again.
+const WRONG_FOR: Duration = Duration::from_secs(5);
 /// Most tenants whose state is remembered: some 100 bytes each.
 const TENANTS: usize = 20_000;
 
@@ -32,6 +32,15 @@ pub(super) struct Verified {
     pub(super) noted: Option<i64>,
 }
 
+/// What is wrong with a credential that the records do not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// There is no key of that id.
+    Id,
+    /// The key of that id has another secret.
+    Secret,
+}
+
 /// State of the cache before a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket(u64);
@@ -40,7 +49,8 @@ pub(super) struct Ticket(u64);
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     verified: HashMap<(KeyId, [u8; 32]), Verified>,
-    absent: HashMap<KeyId, Instant>,
+    /// Wrong credentials of either kind, so that the time of a refusal does not tell which ids exist; and until when they are known.
+    wrong: HashMap<(KeyId, [u8; 32]), (Wrong, Instant)>,
     /// States of tenants, none for one that does not exist, and when the database was asked.
     tenants: HashMap<TenantId, (Option<TenantState>, Instant)>,
     changes: u64,
@@ -62,9 +72,10 @@ impl Cache {
         }
     }
 
-    /// Whether the id did not exist a moment ago.
-    pub(super) fn is_absent(&self, id: &KeyId, now: Instant) -> bool {
-        self.absent.get(id).is_some_and(|until| *until > now)
+    /// What was wrong with a credential a moment ago, if anything was.
+    pub(super) fn wrong(&self, id: &KeyId, presented: [u8; 32], now: Instant) -> Option<Wrong> {
+        let found = self.wrong.get(&(id.clone(), presented));
+        found.filter(|own| own.1 > now).map(|own| own.0)
     }
 
     /// Remembers a credential, unless something changed since the ticket was taken.
@@ -85,18 +96,25 @@ impl Cache {
         self.verified.insert(key, verified);
     }
 
-    /// Remembers that an id does not exist, unless something changed since the ticket was taken.
-    pub(super) fn keep_absent(&mut self, ticket: Ticket, id: &KeyId, now: Instant) {
+    /// Remembers that a credential is wrong, unless something changed since the ticket was taken.
+    pub(super) fn keep_wrong(
+        &mut self,
+        ticket: Ticket,
+        (id, presented): (&KeyId, [u8; 32]),
+        wrong: Wrong,
+        now: Instant,
+    ) {
         if ticket != self.ticket() {
             return;
         }
-        if self.absent.len() >= ABSENT {
-            self.absent.retain(|_, until| *until > now);
+        if self.wrong.len() >= WRONG {
+            self.wrong.retain(|_, own| own.1 > now);
         }
-        if self.absent.len() >= ABSENT {
-            self.absent.clear();
+        if self.wrong.len() >= WRONG {
+            self.wrong.clear();
         }
-        self.absent.insert(id.clone(), now + ABSENT_FOR);
+        let until = now + WRONG_FOR;
+        self.wrong.insert((id.clone(), presented), (wrong, until));
     }
 
     /// The state of a tenant, and when the database was asked.
@@ -132,7 +150,7 @@ impl Cache {
     pub(super) fn forget_key(&mut self, id: &KeyId) {
         self.changes += 1;
         self.verified.retain(|(key, _), _| key != id);
-        self.absent.remove(id);
+        self.wrong.retain(|(key, _), _| key != id);
     }
 
     /// Forgets what is known of a tenant's keys.
@@ -175,9 +193,10 @@ mod tests {
         let before = cache.ticket();
         cache.forget_key(&id("other"));
         cache.keep(before, (&id("a"), [1; 32]), verified("acme"));
-        cache.keep_absent(before, &id("b"), Instant::now());
+        let now = Instant::now();
+        cache.keep_wrong(before, (&id("b"), [1; 32]), Wrong::Id, now);
         assert!(cache.verified(&id("a"), [1; 32]).is_none());
-        assert!(!cache.is_absent(&id("b"), Instant::now()));
+        assert_eq!(cache.wrong(&id("b"), [1; 32], now), None);
     }
 
     #[tokio::test]
@@ -211,12 +230,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_wrong_credential_is_known_for_a_while_and_until_its_key_changes() {
+        let mut cache = Cache::default();
+        let now = Instant::now();
+        for (name, wrong) in [("a", Wrong::Id), ("b", Wrong::Secret)] {
+            cache.keep_wrong(cache.ticket(), (&id(name), [1; 32]), wrong, now);
+            assert_eq!(cache.wrong(&id(name), [1; 32], now), Some(wrong));
+            assert_eq!(cache.wrong(&id(name), [2; 32], now), None);
+            assert_eq!(cache.wrong(&id(name), [1; 32], now + WRONG_FOR), None);
+        }
+        cache.forget_key(&id("a"));
+        assert_eq!(cache.wrong(&id("a"), [1; 32], now), None);
+        assert_eq!(cache.wrong(&id("b"), [1; 32], now), Some(Wrong::Secret));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn ids_of_strangers_take_bounded_memory() {
         let mut cache = Cache::default();
-        for number in 0..3 * ABSENT {
+        for number in 0..3 * WRONG {
             let id = id(&format!("k{number}"));
-            cache.keep_absent(cache.ticket(), &id, Instant::now());
+            let own = (&id, [0; 32]);
+            cache.keep_wrong(cache.ticket(), own, Wrong::Id, Instant::now());
         }
-        assert!(cache.absent.len() <= ABSENT);
+        assert!(cache.wrong.len() <= WRONG);
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::attempts::Attempts;
-use super::cache::{Cache, Verified};
+use super::cache::{Cache, Verified, Wrong};
 use super::hash::{FileError, Hasher, Match};
 use super::identities::{Identities, Identity};
 use super::key::Key;
@@ -18,11 +18,14 @@ use super::oidc::Flaw;
 use super::tls::Certificate;
 use super::{Caller, Config, Error, Method, Principal, Source, hash};
 use crate::ids::{KeyId, TenantId};
-use crate::metadata::{self, KeyRecord, KnownKey, MetadataStore, TenantState, Timestamp};
+use crate::metadata::{
+    self, KeyRecord, KnownKey, MetadataStore, RefusedRecord, TenantState, Timestamp,
+};
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
 
 mod feed;
+mod untold;
 
 /// Why a credential is refused. Callers get one answer for all but the last five.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +98,7 @@ impl Refused {
 
 impl Refused {
     /// Whether it was the credential's own fault, so that it counts as an attempt.
-    fn is_wrong(&self) -> bool {
+    pub(crate) fn is_wrong(&self) -> bool {
         match self {
             Self::Missing | Self::Several | Self::Malformed => false,
             Self::Suspended | Self::Erased => false,
@@ -153,6 +156,8 @@ struct Inner {
     cache: Mutex<Cache>,
     /// Days of uses that are not on record yet.
     uses: Mutex<HashMap<KeyId, i64>>,
+    /// Refusals that the audit log has yet to be told of.
+    refused: Mutex<untold::Untold>,
     hint: Notify,
 }
 
@@ -177,6 +182,7 @@ impl Credentials {
             metadata,
             cache: Mutex::default(),
             uses: Mutex::default(),
+            refused: Mutex::default(),
             hint: Notify::new(),
         })))
     }
@@ -269,6 +275,11 @@ impl Credentials {
                 target: "audit",
                 %source, different, "an address tries many credentials"
             );
+            self.refusal(RefusedRecord {
+                source: source.to_string(),
+                called: String::new(),
+                detail: format!("different={different}"),
+            });
         }
     }
 
@@ -310,9 +321,9 @@ impl Credentials {
                 older => (cache.ticket(), older),
             }
         };
-        let state = match self.0.metadata.get_tenant(tenant).await {
-            Ok(record) => Some(record.state),
-            Err(metadata::Error::NotFound { .. }) => None,
+        // Its row alone: what it stores is not counted for a caller. A tenant that is erased is so after its row is gone, too.
+        let state = match self.0.metadata.get_terms(tenant).await {
+            Ok(terms) => terms.map(|terms| terms.state),
             Err(error) => {
                 return match older {
                     Some((state, asked))
@@ -355,12 +366,18 @@ impl Credentials {
                     self.used(id, presented.sha256, found.noted, wall);
                     return Ok(found.caller);
                 }
-                None if cache.is_absent(id, now) => {
-                    drop(cache);
-                    // The same work as for an id that exists.
-                    presented.compare(None);
-                    return Err(Refused::Unknown);
-                }
+                None => match cache.wrong(id, presented.sha256, now) {
+                    Some(wrong) => {
+                        drop(cache);
+                        // The same work whether the id exists or not.
+                        presented.compare(None);
+                        return Err(match wrong {
+                            Wrong::Id => Refused::Unknown,
+                            Wrong::Secret => Refused::WrongSecret,
+                        });
+                    }
+                    None => (cache.ticket(), None),
+                },
                 found => (cache.ticket(), found),
             }
         };
@@ -386,8 +403,11 @@ impl Credentials {
                         Ok(caller)
                     }
                     Err(refused) => {
-                        if matches!(refused, Refused::Unknown) {
-                            cache.keep_absent(ticket, id, now);
+                        let is_of_id = matches!(refused, Refused::Unknown);
+                        let is_of_secret = matches!(refused, Refused::WrongSecret);
+                        let wrong = if is_of_id { Wrong::Id } else { Wrong::Secret };
+                        if is_of_id || is_of_secret {
+                            cache.keep_wrong(ticket, (id, presented.sha256), wrong, now);
                         }
                         // What was good before must not be so again while the database is away.
                         cache.refuse(id, presented.sha256);

@@ -5,18 +5,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::calls::{Calls, TooManyCalls, Underway};
 use super::meter::Meter;
 use super::rates::{Asks, Buckets};
 use crate::fair::{Weight, Weights};
 use crate::ids::{TaskId, TenantId};
-use crate::metadata::{self, AccessChange, Cursor, MetadataStore, Rates, TenantState, Terms};
+use crate::metadata::{
+    self, AccessChange, AtOnce, Cursor, MetadataStore, Rates, TenantState, Terms,
+};
 use crate::shutdown::Signal;
 use crate::spec::{Rate, RateExceeded};
 
@@ -37,6 +40,9 @@ pub enum Denied {
     /// The tenant has used what it may in a second.
     #[error(transparent)]
     Rate(#[from] RateExceeded),
+    /// The tenant has as many calls under way as it may have.
+    #[error(transparent)]
+    Calls(#[from] TooManyCalls),
 }
 
 /// The tenants. Clones share what they know.
@@ -49,6 +55,9 @@ struct Inner {
     /// Terms of tenants that were created or erased. Plain locks, because they are held for look-ups in memory and never across an await.
     known: RwLock<HashMap<TenantId, Terms>>,
     buckets: Mutex<Buckets>,
+    calls: Calls,
+    /// What tenants without limits of their own may have at once.
+    defaults: OnceLock<AtOnce>,
     meter: Meter,
     hint: Notify,
     poll: Duration,
@@ -64,10 +73,19 @@ impl Tenants {
             metadata,
             known: RwLock::default(),
             buckets: Mutex::default(),
+            calls: Calls::default(),
+            defaults: OnceLock::new(),
             meter,
             hint: Notify::new(),
             poll,
         }))
+    }
+
+    /// The same tenants, which may have so much under way at once on this server where they have no limits of their own. Later calls change nothing.
+    #[must_use]
+    pub fn with_defaults(self, defaults: AtOnce) -> Self {
+        let _ = self.0.defaults.set(defaults);
+        self
     }
 
     /// Reads the terms of all tenants.
@@ -97,20 +115,27 @@ impl Tenants {
         known.get(tenant).copied().unwrap_or_default()
     }
 
-    /// Admits a call of a tenant, and counts it. A suspended tenant is refused where callers have to prove who they are.
+    /// What a tenant may have under way at once on this server; `None` where only the components' own limits apply.
+    pub fn at_once(&self, tenant: &TenantId) -> AtOnce {
+        let defaults = self.0.defaults.get().copied().unwrap_or_default();
+        self.terms(tenant).at_once.or(defaults)
+    }
+
+    /// Admits a call of a tenant, and counts it. Returns its place among those that are under way, which is to be held to the end of the answer. A suspended tenant is refused where callers have to prove who they are.
     ///
     /// # Errors
-    /// When the tenant is not served, or has made as many calls as it may in a second.
-    pub fn admit(&self, tenant: &TenantId, is_proven: bool) -> Result<(), Denied> {
+    /// When the tenant is not served, has as many calls under way as it may have, or has made as many as it may in a second.
+    pub fn admit(&self, tenant: &TenantId, is_proven: bool) -> Result<Underway, Denied> {
         let terms = self.terms(tenant);
         match terms.state {
             TenantState::Erasing => return Err(Denied::Erased),
             TenantState::Suspended if is_proven => return Err(Denied::Suspended),
             TenantState::Suspended | TenantState::Active => {}
         }
+        let place = self.0.calls.enter(tenant, self.at_once(tenant).requests)?;
         self.take(tenant, terms.rates, (Rate::Requests, 1, Asks::First))?;
         self.0.meter.request(tenant);
-        Ok(())
+        Ok(place)
     }
 
     /// Takes clip-frames from what a tenant may have in a second.

@@ -21,7 +21,7 @@ mod windows;
 use std::io;
 use std::path::PathBuf;
 
-use crate::blocking::Unfinished;
+use crate::blocking::{self, Unfinished};
 use crate::client;
 use crate::demo::server;
 use crate::model;
@@ -170,6 +170,5 @@ fn within(
     if let Some(split) = split {
         affinity::place(None, &split.generator).map_err(system("choose CPUs"))?;
     }
-    let runtime = tokio::runtime::Runtime::new().map_err(system("start the runtime"))?;
-    runtime.block_on(work)
+    blocking::run(work).map_err(system("start the runtime"))?
 }

@@ -149,7 +149,9 @@ async fn records(source: &source::Source, repairs: bool, report: &mut Report) ->
     let is_repairable = |contradiction: &Contradiction| {
         matches!(
             contradiction,
-            Contradiction::LeaseTooLong { .. } | Contradiction::Usage { .. }
+            Contradiction::LeaseTooLong { .. }
+                | Contradiction::Usage { .. }
+                | Contradiction::Examples { .. }
         )
     };
     let repaired = repairs && found.iter().any(is_repairable);
@@ -176,6 +178,18 @@ fn told(contradiction: &Contradiction) -> Value {
             "task": task.as_str(),
             "version": version,
         }),
+        Contradiction::UnreadableVersion {
+            tenant,
+            task,
+            version,
+            problem,
+        } => json!({
+            "finding": "version_unreadable",
+            "tenant": tenant.as_str(),
+            "task": task.as_str(),
+            "version": version,
+            "problem": problem,
+        }),
         Contradiction::LeaseTooLong {
             tenant,
             job,
@@ -196,6 +210,16 @@ fn told(contradiction: &Contradiction) -> Value {
             "finding": "usage_differs",
             "tenant": tenant.as_str(),
             "not_counted": {"videos": videos, "bytes": bytes, "tasks": tasks, "versions": versions},
+        }),
+        Contradiction::Examples {
+            tenant,
+            dataset,
+            not_counted,
+        } => json!({
+            "finding": "example_count_differs",
+            "tenant": tenant.as_str(),
+            "dataset": dataset.as_str(),
+            "not_counted": not_counted,
         }),
         Contradiction::Labels {
             tenant,

@@ -112,5 +112,6 @@ pub(super) fn key_of(tenant: &TenantId, name: &BlobName) -> Result<Key, Error> {
             layout::version(tenant, task, *version, *sha256)
         }
         BlobName::Job(_, key) => Key::parse(key)?,
+        BlobName::Snapshot(digest) => layout::snapshot(tenant, *digest),
     })
 }

@@ -18,6 +18,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 CUDA = pathlib.Path("crates/model/src/ops/cuda")
 KERNELS = ROOT / CUDA / "kernels"
 DEVICE = ROOT / "tests/emulated"
@@ -294,11 +295,11 @@ class Program:
     """Rung 3: the tests of the model's operations on the emulated driver, which does in the program's place what is wrong."""
 
     def __init__(self, libraries):
-        # The kernels go by their names there, so they need not be compiled.
-        self.environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "FRAMESHIFT_TEST_DEVICE": "cuda", "NVCC": "no-nvcc"}
-        command = ["cargo", "test", "--locked", "-p", "frameshift-model", "--features", "cuda", "--lib", "--no-run"]
+        self.environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "FRAMESHIFT_TEST_DEVICE": "cuda"}
+        # As `make test` builds them.
+        command = ["cargo", "test", "--locked", "--workspace", "--features", "cuda", "--lib", "--no-run"]
         built = must(command, cwd=ROOT, env=self.environment)
-        self.program = ROOT / re.search(r"Executable .*\((.*)\)", built.stderr)[1]
+        self.program = ROOT / re.search(r"Executable .*\((.*frameshift_model-.*)\)", built.stderr)[1]
         for settings in ({}, {"FS_EMULATED_LATE": "1"}):
             whole = self.test(**settings)
             if whole.returncode:
@@ -323,34 +324,34 @@ def main():
     parser.add_argument("--part", default="1/1", help="the I-th of N parts of the faults, for instance 2/3")
     parser.add_argument("--only", default="", help="faults whose description or file has this text")
     parser.add_argument("--list", type=pathlib.Path, help="file to add a line to for each fault")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target/mutants")
+    parser.add_argument("--out", type=pathlib.Path, default=TARGET / "mutants")
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
     nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
     wanted = [fault for fault in enumerate(FAULTS) if options.only in fault[1][2] + fault[1][3] and options.rung in (None, fault[1][0])]
     wanted = [fault for i, fault in enumerate(wanted) if i % parts == part - 1]
     options.out.mkdir(parents=True, exist_ok=True)
-    kernels, program = Kernels(options.out, nvcc), None
-    lost, found, skipped = [], 0, 0
-    for number, (rung, check, what, name, text, instead) in wanted:
-        if rung == 2 and not nvcc:
-            skipped += 1
-            print(f"skipped (no nvcc): {what}")
-            continue
-        if rung == 3:
-            program = program or Program(kernels.libraries)
-            how = program.finds(text)
-        else:
-            how = kernels.finds(number, rung, check, name, text, instead)
-        line = f"rung {rung}, {name}: {what}: {how or 'NOT FOUND'}"
-        print(line, flush=True)
-        if options.list:
-            with options.list.open("a") as file:
-                print(line, file=file)
-        found += how is not None
-        if how is None:
-            lost.append(what)
-    print(f"{found} found, {len(lost)} not found, {skipped} skipped")
+    # PTX is for rung 2 alone.
+    kernels, program = Kernels(options.out, nvcc if any(fault[0] == 2 for _, fault in wanted) else None), None
+    if any(fault[0] == 3 for _, fault in wanted):
+        program = Program(kernels.libraries)
+    skipped = [fault[2] for _, fault in wanted if fault[0] == 2 and not nvcc]
+    for what in skipped:
+        print(f"skipped (no nvcc): {what}")
+    wanted = [fault for fault in wanted if fault[1][0] != 2 or nvcc]
+    lost, found = [], 0
+    with ThreadPoolExecutor(2) as pool:
+        finds = lambda fault: program.finds(fault[1][4]) if fault[1][0] == 3 else kernels.finds(fault[0], *fault[1])
+        for (_, (rung, _, what, name, _, _)), how in zip(wanted, pool.map(finds, wanted)):
+            line = f"rung {rung}, {name}: {what}: {how or 'NOT FOUND'}"
+            print(line, flush=True)
+            if options.list:
+                with options.list.open("a") as file:
+                    print(line, file=file)
+            found += how is not None
+            if how is None:
+                lost.append(what)
+    print(f"{found} found, {len(lost)} not found, {len(skipped)} skipped")
     sys.exit(bool(lost))
 
 

@@ -13,7 +13,8 @@ struct Kernel {
 };
 
 static std::map<std::string, Kernel>& table() {
-    static std::map<std::string, Kernel> kernels;
+    // Never destroyed: threads that still run while the process ends may launch.
+    static auto& kernels = *new std::map<std::string, Kernel>;
     return kernels;
 }
 

@@ -2,6 +2,7 @@
 
 mod administration;
 mod attempts;
+mod audit;
 mod commands;
 mod outside;
 mod pages;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-#[cfg(feature = "postgres")]
-use crate::server::soon;
+use crate::processes::output_within;
 
 async fn bench(more: &[&str]) -> Vec<serde_json::Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));
@@ -23,10 +22,8 @@ async fn bench(more: &[&str]) -> Vec<serde_json::Value> {
         "--blobs",
         "50",
     ]);
-    command.args(more).kill_on_drop(true);
     // It starts servers, one after the other.
-    let output = tokio::time::timeout(Duration::from_secs(300), command.output());
-    let output = output.await.expect("it ends").expect("it runs");
+    let output = output_within(Duration::from_secs(300), command.args(more)).await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -128,6 +125,6 @@ async fn an_empty_database_on_a_server_is_filled_and_measured_and_no_other() {
     store.close().await.expect("closed");
     let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));
     command.args(["bench", "fleet", "--database-url", url.url()]);
-    let again = soon(command.output()).await.expect("it runs");
+    let again = crate::processes::output(&mut command).await;
     assert_eq!(again.status.code(), Some(64), "{again:?}");
 }

@@ -7,6 +7,7 @@ use frameshift::proto::v1;
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::processes::output;
 use crate::reports::command::{ask, program, word};
 use crate::server::{TestServer, classify, clip, trained, until, upload};
 
@@ -132,7 +133,7 @@ async fn a_folder_is_classified_on_from_where_it_was_killed() {
         command
     };
     let whole = folder.path().join("whole.jsonl");
-    let ran = command(&whole).output().await.unwrap();
+    let ran = output(&mut command(&whole)).await;
     assert!(ran.status.success(), "{ran:?}");
     let expected = lines(&whole);
     assert_eq!(expected.len(), 121);
@@ -156,15 +157,10 @@ async fn a_folder_is_classified_on_from_where_it_was_killed() {
     assert_eq!(predicted(&expected[0]).len(), 2);
 
     let out = folder.path().join("cut.jsonl");
-    let mut child = command(&out).spawn().unwrap();
     let state = folder.path().join("cut.jsonl.resume");
-    until(async || state.exists()).await;
-    child.kill().await.unwrap();
-    assert!(
-        state.exists() && lines(&out).len() < 121,
-        "it was killed too late"
-    );
-    let ran = command(&out).output().await.unwrap();
+    kill(|| command(&out), (&out, &state)).await;
+    assert!(lines(&out).len() < 121);
+    let ran = output(&mut command(&out)).await;
     assert!(ran.status.success(), "{ran:?}");
     assert_eq!(
         without_requests(lines(&out)),
@@ -198,15 +194,33 @@ async fn as_parquet(server: &TestServer, folder: &Path, lines: &[Value]) {
     ask(server, &own).await.ends(73);
 }
 
+/// Kills a command between its first answer and its last one: when it has been quicker than this test, another one.
+async fn kill(command: impl Fn() -> Command, (out, state): (&Path, &Path)) {
+    for _ in 0..10 {
+        let mut child = command().spawn().unwrap();
+        until(|| {
+            let is_over = state.exists() || child.try_wait().unwrap().is_some();
+            async move { is_over }
+        })
+        .await;
+        // It may have ended.
+        let _ = child.start_kill();
+        child.wait().await.unwrap();
+        if state.exists() {
+            return;
+        }
+        std::fs::remove_file(out).unwrap();
+    }
+    panic!("it was killed too late ten times");
+}
+
 /// Kills a command that classifies a folder into a Parquet file and runs it again: nothing has the file's name before it is whole, and it has the fields of
 /// the lines that are expected.
 async fn cut_parquet(out: &Path, command: impl Fn(&Path) -> Command, expected: Vec<Value>) {
-    let mut child = command(out).spawn().unwrap();
     let state = out.with_extension("parquet.lines.resume");
-    until(async || state.exists()).await;
-    child.kill().await.unwrap();
-    assert!(state.exists() && !out.exists(), "it was killed too late");
-    let ran = command(out).output().await.unwrap();
+    kill(|| command(out), (out, &state)).await;
+    assert!(!out.exists());
+    let ran = output(&mut command(out)).await;
     assert!(ran.status.success(), "{ran:?}");
     let read = crate::rows::read(out);
     let row = |mut line: Value| {

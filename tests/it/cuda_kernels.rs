@@ -87,6 +87,7 @@ fn what_nvcc_makes_of_the_kernels_agrees_with_64_bit_floats() {
         return;
     };
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let headers = Path::new(env!("CARGO_MANIFEST_DIR")).join(KERNELS);
     let mut files = Vec::new();
     for kernel in emulated::kernels() {
         let name = kernel.file_stem().expect("a file has a name");
@@ -94,6 +95,8 @@ fn what_nvcc_makes_of_the_kernels_agrees_with_64_bit_floats() {
         let mut command = Command::new(&nvcc);
         command.args(["-O3", "-std=c++17", "-Werror", "all-warnings", "-ptx"]);
         command.arg("-gencode=arch=compute_80,code=compute_80");
+        // The functions lie in another folder than what they include.
+        command.arg("-I").arg(&headers);
         passes(command.arg("-o").arg(&ptx).arg(&kernel));
         files.push(ptx.display().to_string());
     }
@@ -108,15 +111,9 @@ const NO_SPILLS: &str = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spil
 /// Registers, bytes of stack and of spills of each kernel on one GPU, as ptxas reports them for the translation unit that the program embeds.
 fn resources(nvcc: &Path, code: &str) -> BTreeMap<String, String> {
     let mut command = Command::new(nvcc);
-    command.args([
-        "-O3",
-        "-std=c++17",
-        "-Xptxas",
-        "-v",
-        "-cubin",
-        "-o",
-        "/dev/null",
-    ]);
+    command.args(["-O3", "-std=c++17", "-Xptxas", "-v", "-cubin", "-o"]);
+    // A file of its own: as root, nvcc would put one in the place of /dev/null.
+    command.arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("all-{code}.cubin")));
     command.arg(format!("-gencode=arch=compute_{code},code=sm_{code}"));
     command.arg(
         Path::new(env!("CARGO_MANIFEST_DIR"))

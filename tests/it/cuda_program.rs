@@ -1,6 +1,6 @@
 //! The real program on the emulated device: it serves, trains, and ends as on a GPU.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use frameshift::client::Client;
 use frameshift::model::load::{Overrides, plan};
@@ -10,7 +10,7 @@ use tonic::Code;
 
 use crate::emulated;
 use crate::rpc_versions::{adapters, file, import, into_task};
-use crate::server::{backbone, classify, clip, reason, serving, until, upload};
+use crate::server::{backbone, classify, clip, found, reason, serving, until, upload};
 use crate::server_process::{Process, command, output};
 
 /// Returns a server's command on the emulated device, in f32 so that its scores can be compared closely; `None` where there is no g++.
@@ -21,6 +21,24 @@ fn on_the_device(folder: &Path) -> Option<Command> {
         .args(["--device", "cuda:0", "--precision", "f32"])
         .env("LD_LIBRARY_PATH", built.libraries());
     Some(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_never_comes_up_does_not_keep_the_program_from_ending() {
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+    let folder = tempfile::tempdir().unwrap();
+    // The loader of libraries waits for what nobody writes into the pipe, and nothing can interrupt it.
+    let library = folder.path().join("libcuda.so");
+    mknodat(CWD, &library, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let mut command = command(folder.path());
+    command
+        .args(["--device", "cuda:0"])
+        .env("LD_LIBRARY_PATH", folder.path());
+    let server = Process::start_by(command, folder.path(), &[]);
+    // A pipe that nobody reads cannot be opened for writing.
+    let write = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let _held = found(|| open(&library, write, Mode::empty()).ok()).await;
+    assert_eq!(server.terminate().await.code(), Some(0));
 }
 
 /// Imports a task with adapters of fixed weights.
@@ -91,18 +109,18 @@ async fn the_program_answers_on_the_device_as_on_the_cpu_and_says_where_it_runs(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_launch_that_fails_ends_the_server_with_70() {
-    ends_with_70("cuLaunchKernel:6000:719").await;
+    ends_with_70("cuLaunchKernel:20:719").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_that_vanishes_ends_the_server_with_70() {
     // CUDA_ERROR_DEINITIALIZED: the driver is being unloaded.
-    ends_with_70("cuEventRecord:6000:4").await;
+    ends_with_70("cuEventRecord:3:4").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_the_hardware_contained_ends_the_server_with_70() {
-    ends_with_70("cuMemAllocAsync:6000:226").await;
+    ends_with_70("cuMemAllocAsync:20:226").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,17 +135,28 @@ async fn a_device_that_is_lost_while_nobody_asks_ends_the_server_with_70() {
     assert_eq!(server.ended().await.code(), Some(70));
 }
 
-/// Classifies until this failure, which is far beyond the calls of the start.
+/// Has the calls of a failure counted from the time on at which the returned file is there.
+fn fail_later(command: &mut Command, folder: &Path, failure: &str) -> PathBuf {
+    let file = folder.join("failures-count");
+    command
+        .env("FS_EMULATED_FAIL", failure)
+        .env("FS_EMULATED_FAIL_FROM", &file);
+    file
+}
+
+/// Classifies until this failure, whose calls count once the server has answered.
 async fn ends_with_70(failure: &str) {
     let folder = tempfile::tempdir().unwrap();
     let Some(mut command) = on_the_device(folder.path()) else {
         return;
     };
-    command.env("FS_EMULATED_FAIL", failure);
+    let file = fail_later(&mut command, folder.path(), failure);
     let mut server = Process::start_by(command, folder.path(), &["--drain-grace", "0s"]);
     let client = server.client().await;
     motion(&client).await;
     let video = upload(&client, &clip(40)).await.unwrap().name;
+    scores(&client, &video).await;
+    std::fs::write(file, []).unwrap();
     until(|| async {
         let request = classify("motion", &video);
         match client.classification().classify(request).await {
@@ -148,13 +177,14 @@ async fn a_device_without_room_refuses_a_clip_and_serves_the_next_one() {
     let Some(mut command) = on_the_device(folder.path()) else {
         return;
     };
-    // A failure for one allocation, which is tried twice, far beyond those of the start.
-    command.env("FS_EMULATED_FAIL", "cuMemAllocAsync:6000:2:2");
+    // A failure of one allocation, which is tried twice.
+    let file = fail_later(&mut command, folder.path(), "cuMemAllocAsync:20:2:2");
     let server = Process::start_by(command, folder.path(), &[]);
     let client = server.client().await;
     motion(&client).await;
     let video = upload(&client, &clip(40)).await.unwrap().name;
     let expected = scores(&client, &video).await;
+    std::fs::write(file, []).unwrap();
     until(|| async {
         let request = classify("motion", &video);
         match client.classification().classify(request).await {
@@ -176,7 +206,7 @@ async fn a_device_without_room_refuses_a_clip_and_serves_the_next_one() {
 }
 
 /// Builds libraries of the names of NVIDIA's, which have almost none of their functions; `None` where there is no g++.
-fn old_libraries(folder: &Path) -> Option<std::path::PathBuf> {
+fn old_libraries(folder: &Path) -> Option<PathBuf> {
     emulated::built()?;
     let (source, own) = (folder.join("old.cpp"), folder.join("libcuda.so"));
     std::fs::write(&source, "extern \"C\" int cuInit(unsigned) { return 0; }").unwrap();

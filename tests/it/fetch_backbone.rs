@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::buckets::weed::Weed;
-use crate::server::soon;
 
 /// A server of one file.
 #[derive(Default)]
@@ -98,9 +97,8 @@ async fn fetch(url: &str, folder: &Path, sha256: &str, more: &[&str]) -> Output 
     command.args(["--sha256", sha256]).args(more);
     command
         .env("AWS_ACCESS_KEY_ID", "test")
-        .env("AWS_SECRET_ACCESS_KEY", "not-a-secret")
-        .kill_on_drop(true);
-    soon(command.output()).await.unwrap()
+        .env("AWS_SECRET_ACCESS_KEY", "not-a-secret");
+    crate::processes::output(&mut command).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

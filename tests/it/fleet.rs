@@ -1,7 +1,9 @@
 //! Several servers on one PostgreSQL database and one folder of objects: each answers for all, and outages of the database pass.
 
 mod access;
+mod drain;
 mod identity;
+mod pooled;
 mod tenants;
 
 use std::os::unix::fs::symlink;
@@ -13,6 +15,7 @@ use frameshift::proto::v1;
 use tempfile::TempDir;
 use tonic::{Code, Request};
 
+use crate::postgres::pooler::Pooler;
 use crate::postgres::{TestDatabase, database};
 use crate::rpc_canary::versions;
 use crate::server::{
@@ -24,6 +27,8 @@ use crate::server::{
 struct Fleet {
     folder: TempDir,
     database: TestDatabase,
+    /// What is between the servers and the database, if anything is.
+    pooler: Option<Pooler>,
 }
 
 impl Fleet {
@@ -32,7 +37,18 @@ impl Fleet {
         let database = database().await?;
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("objects")).unwrap();
-        Some(Self { folder, database })
+        Some(Self {
+            folder,
+            database,
+            pooler: None,
+        })
+    }
+
+    /// As [`Self::new`], with a pooler; `None` also where PgBouncer is not installed.
+    async fn pooled() -> Option<Self> {
+        let mut fleet = Self::new().await?;
+        fleet.pooler = Some(Pooler::start(&fleet.database)?);
+        Some(fleet)
     }
 
     /// The configuration of a server with a data directory of its own.
@@ -46,6 +62,9 @@ impl Fleet {
         let mut server = self.database.config();
         server.connections = 5;
         server.connect_timeout = std::time::Duration::from_secs(3);
+        if let Some(pooler) = &self.pooler {
+            server = pooler.config(&server);
+        }
         config.database_server = Some(server);
         config
     }
@@ -67,9 +86,13 @@ fn task(name: &str) -> v1::GetTaskRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_server_takes_every_other_serves() {
-    let Some(fleet) = Fleet::new().await else {
-        return;
-    };
+    if let Some(fleet) = Fleet::new().await {
+        serve_and_train(&fleet).await;
+    }
+}
+
+/// Has two servers take what belongs together, and expects that both serve all of it.
+async fn serve_and_train(fleet: &Fleet) {
     let (one, other) = (fleet.start("one").await, fleet.start("other").await);
     let (first, second) = (one.client("acme").await, other.client("acme").await);
     create_task(&first, "motion").await;

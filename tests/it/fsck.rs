@@ -1,7 +1,6 @@
 //! The check of a server's whole state: what it finds, what it repairs, and what it leaves alone.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use frameshift::proto::v1;
@@ -11,7 +10,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tokio::process::Command;
 
 use crate::buckets::weed::Weed;
-use crate::server::{soon, trained};
+use crate::server::trained;
 use crate::server_process::{Process, command};
 
 /// Runs the check. Returns its exit code, and its lines.
@@ -24,9 +23,8 @@ async fn fsck(data: &Path, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
         .args(arguments);
     command
         .env("AWS_ACCESS_KEY_ID", "test")
-        .env("AWS_SECRET_ACCESS_KEY", "not-a-secret")
-        .stderr(Stdio::inherit());
-    let output = soon(command.output()).await.unwrap();
+        .env("AWS_SECRET_ACCESS_KEY", "not-a-secret");
+    let output = crate::processes::output(&mut command).await;
     let text = String::from_utf8(output.stdout).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
     (output.status.code(), lines.collect())
@@ -62,6 +60,15 @@ fn age(path: &Path) {
         .unwrap();
 }
 
+/// Removes the first of the videos, shortens the second, and changes a byte of the third.
+fn damage(data: &Path, videos: &[v1::Video]) {
+    std::fs::remove_file(object(data, &videos[0])).unwrap();
+    std::fs::write(object(data, &videos[1]), "short").unwrap();
+    let mut bytes = std::fs::read(object(data, &videos[2])).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(object(data, &videos[2]), bytes).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_state_has_no_findings_and_every_kind_of_damage_has_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -79,19 +86,21 @@ async fn a_whole_state_has_no_findings_and_every_kind_of_damage_has_one() {
     assert_eq!(code, Some(2), "a server uses it");
     assert_eq!(server.terminate().await.code(), Some(0));
 
-    std::fs::remove_file(object(&data, &videos[0])).unwrap();
-    std::fs::write(object(&data, &videos[1]), "short").unwrap();
-    let mut bytes = std::fs::read(object(&data, &videos[2])).unwrap();
-    bytes[100] ^= 1;
-    std::fs::write(object(&data, &videos[2]), bytes).unwrap();
+    damage(&data, &videos);
     let orphan = data.join("objects/acme/videos/0197b3c0-0000-7000-8000-000000000001");
     std::fs::write(&orphan, "nobody's").unwrap();
     age(&orphan);
     let young = data.join("objects/acme/videos/0197b3c0-0000-7000-8000-000000000002");
     std::fs::write(&young, "perhaps somebody's soon").unwrap();
     change(&data, "UPDATE tenant_usage SET videos = videos + 3").await;
+    change(
+        &data,
+        "UPDATE datasets SET examples = examples + 2 WHERE id = (SELECT MIN(id) FROM datasets)",
+    )
+    .await;
     change(&data, "UPDATE jobs SET lease_end = 9000000000000000").await;
     change(&data, "UPDATE tasks SET desired = 77").await;
+    change(&data, "UPDATE versions SET manifest = '{}'").await;
     change(
         &data,
         "UPDATE label_counts SET train = train + 1 WHERE label = 'dark'",
@@ -100,12 +109,14 @@ async fn a_whole_state_has_no_findings_and_every_kind_of_damage_has_one() {
 
     let shallow = [
         "desired_version_missing",
+        "example_count_differs",
         "label_counts_differ",
         "lease_too_long",
         "object_missing",
         "object_size",
         "object_unnamed",
         "usage_differs",
+        "version_unreadable",
     ];
     let (code, lines) = fsck(&data, &[]).await;
     assert_eq!(
@@ -115,7 +126,7 @@ async fn a_whole_state_has_no_findings_and_every_kind_of_damage_has_one() {
     );
     let deep = {
         let mut deep = shallow.to_vec();
-        deep.insert(3, "object_damaged");
+        deep.insert(4, "object_damaged");
         deep
     };
     let (code, lines) = fsck(&data, &["--deep"]).await;
@@ -126,13 +137,14 @@ async fn a_whole_state_has_no_findings_and_every_kind_of_damage_has_one() {
 
     let (code, lines) = fsck(&data, &["--repair"]).await;
     let repaired = lines.iter().filter(|line| line["repaired"] == true).count();
-    assert_eq!((code, repaired), (Some(1), 3), "{lines:?}");
+    assert_eq!((code, repaired), (Some(1), 4), "{lines:?}");
     assert!(!orphan.exists() && young.exists());
     let left = [
         "desired_version_missing",
         "label_counts_differ",
         "object_missing",
         "object_size",
+        "version_unreadable",
     ];
     let (code, lines) = fsck(&data, &[]).await;
     assert_eq!(

@@ -11,12 +11,13 @@ mod zips;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use frameshift::model::load::{Overrides, plan};
 use seeds::Seed;
 
 use crate::allocation;
+use crate::processes::Stopwatch;
 
 /// Number of cases in the test suite.
 const CASES: u64 = 2000;
@@ -128,14 +129,14 @@ fn run(seed: &Seed, dice: &mut Dice, folder: &Path, outcome: &mut Outcome) {
     }
     let overrides: Overrides = seed.overrides.parse().expect("overrides");
     let read = || plan(folder, &overrides).and_then(|plan| plan.digest());
-    let begin = Instant::now();
+    let begin = Stopwatch::begin();
     let (result, peak) = allocation::peak(read);
     let mut took = begin.elapsed();
     for _ in 1..TRIES {
         if took <= MOST_TIME {
             break;
         }
-        let begin = Instant::now();
+        let begin = Stopwatch::begin();
         drop(read());
         took = took.min(begin.elapsed());
     }

@@ -20,6 +20,7 @@ use crate::metadata::{Backend, backends};
 use crate::server::until;
 use crate::shared::files_below;
 
+mod archives;
 mod clearing;
 mod leaving;
 mod refusals;
@@ -108,6 +109,10 @@ impl Setting {
 
     async fn with(config: Config) -> Self {
         let (_, backend) = backends().await.remove(0);
+        Self::over(backend, config)
+    }
+
+    fn over(backend: Backend, config: Config) -> Self {
         let directory = tempfile::tempdir().expect("a folder");
         let faults = Faults::default();
         let store = Store::open(directory.path())

@@ -58,6 +58,7 @@ mod ports;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod processes;
+mod real;
 mod registry;
 #[cfg(feature = "postgres")]
 mod replicas;

@@ -1,9 +1,11 @@
 //! The contract of every metadata backend: what each use case does, whatever stores the records.
 
+mod audited;
 #[cfg(feature = "postgres")]
 mod backbones;
 pub(crate) mod bulk;
 mod changes;
+mod checkpoints;
 mod crashes;
 mod erasures;
 #[cfg(feature = "postgres")]
@@ -16,6 +18,10 @@ mod isolation;
 mod jobs;
 mod metering;
 mod outage;
+#[cfg(feature = "postgres")]
+mod ownership;
+#[cfg(feature = "postgres")]
+mod pooler;
 mod quotas;
 mod races;
 mod resources;
@@ -49,6 +55,7 @@ enum Home {
     #[cfg(feature = "postgres")]
     Server {
         _database: crate::postgres::TestDatabase,
+        _pooler: Option<crate::postgres::pooler::Pooler>,
     },
 }
 
@@ -66,7 +73,7 @@ impl Backend {
                 expect_rows(&path, tenant, are_there).await;
             }
             #[cfg(feature = "postgres")]
-            Home::Server { _database } => {
+            Home::Server { _database, .. } => {
                 let (wanted, unwanted) = if are_there {
                     ("", "NOT ")
                 } else {
@@ -86,13 +93,85 @@ impl Backend {
     }
 }
 
-/// As [`Backend::expect_rows`], in a SQLite file.
-pub(crate) async fn expect_rows(path: &std::path::Path, tenant: &str, are_there: bool) {
+impl Backend {
+    /// Has the audit log take no event, or take them again.
+    pub(crate) async fn refuse_audit(&self, refuses: bool) {
+        match &self._home {
+            Home::Folder { _folder } => {
+                let sql = match refuses {
+                    true => {
+                        "CREATE TRIGGER no_audit BEFORE INSERT ON audit_events \
+                         BEGIN SELECT RAISE(ABORT, 'no event'); END"
+                    }
+                    false => "DROP TRIGGER no_audit",
+                };
+                let mut conn = sqlite_conn(&_folder.path().join("metadata.sqlite")).await;
+                sqlx::query(sql)
+                    .execute(&mut conn)
+                    .await
+                    .expect("a trigger");
+            }
+            #[cfg(feature = "postgres")]
+            Home::Server { _database, .. } => _database.run(match refuses {
+                true => {
+                    "CREATE FUNCTION no_audit() RETURNS trigger LANGUAGE plpgsql AS \
+                     $$ BEGIN RAISE EXCEPTION 'no event'; END $$; \
+                     CREATE TRIGGER no_audit BEFORE INSERT ON audit_events \
+                     FOR EACH ROW EXECUTE FUNCTION no_audit()"
+                }
+                false => "DROP FUNCTION no_audit() CASCADE",
+            }),
+        }
+    }
+
+    /// What all tables hold but the audit log.
+    pub(crate) async fn digest(&self) -> String {
+        match &self._home {
+            Home::Folder { _folder } => {
+                sqlite_digest(&_folder.path().join("metadata.sqlite")).await
+            }
+            #[cfg(feature = "postgres")]
+            Home::Server { _database, .. } => _database.ask(
+                "SELECT string_agg(name || ' ' || md5(query_to_xml(format('SELECT * FROM %I AS own ORDER BY own::text', name), \
+                 true, false, '')::text), ' ' ORDER BY name) \
+                 FROM (SELECT tablename::text AS name FROM pg_tables WHERE schemaname = 'public' \
+                 AND tablename <> 'audit_events') AS tables",
+            ),
+        }
+    }
+}
+
+async fn sqlite_conn(path: &std::path::Path) -> sqlx::SqliteConnection {
     use sqlx::Connection;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-    let mut conn = sqlx::SqliteConnection::connect_with(&options)
+    let conn = sqlx::SqliteConnection::connect_with(&options).await;
+    conn.expect("a connection")
+}
+
+async fn sqlite_digest(path: &std::path::Path) -> String {
+    let mut conn = sqlite_conn(path).await;
+    let sql = "SELECT m.name, group_concat('quote(\"' || c.name || '\")', '||') FROM sqlite_schema AS m \
+               JOIN pragma_table_info(m.name) AS c WHERE m.type = 'table' AND m.name <> 'audit_events' \
+               GROUP BY m.name ORDER BY m.name";
+    let tables: Vec<(String, String)> = sqlx::query_as(sql)
+        .fetch_all(&mut conn)
         .await
-        .expect("a connection");
+        .expect("tables");
+    let mut all = String::new();
+    for (table, columns) in tables {
+        let sql = format!("SELECT {columns} FROM \"{table}\" ORDER BY 1");
+        let rows: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .fetch_all(&mut conn)
+            .await
+            .expect("rows");
+        all += &format!("{table}: {rows:?}\n");
+    }
+    all
+}
+
+/// As [`Backend::expect_rows`], in a SQLite file.
+pub(crate) async fn expect_rows(path: &std::path::Path, tenant: &str, are_there: bool) {
+    let mut conn = sqlite_conn(path).await;
     let sql = "SELECT m.name FROM sqlite_schema AS m JOIN pragma_table_info(m.name) AS c \
                WHERE m.type = 'table' AND c.name = 'tenant' \
                AND m.name NOT IN ('audit_events', 'erasures')";
@@ -115,6 +194,10 @@ pub(crate) async fn expect_rows(path: &std::path::Path, tenant: &str, are_there:
 /// Statements that are run in every database on a server before its test, for tests that are expected to fail then. SQLite has no part in those.
 pub(crate) const PREPARATION: &str = "FRAMESHIFT_TEST_SQL";
 
+/// Set to anything, every test that runs on a PostgreSQL server runs through a pooler.
+#[cfg(feature = "postgres")]
+const POOLER: &str = "FRAMESHIFT_TEST_POOLER";
+
 /// Every backend, by name.
 pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
     let preparation = std::env::var(PREPARATION).ok();
@@ -127,13 +210,22 @@ pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
         if let Some(sql) = preparation.filter(|sql| !sql.is_empty()) {
             database.run(&sql);
         }
-        let store = Database::connect(database.config()).await;
+        let mut config = database.config();
+        let mut pooler = None;
+        if std::env::var_os(POOLER).is_some() {
+            let started = crate::postgres::pooler::Pooler::start(&database);
+            let started = started.expect("PgBouncer, which was asked for");
+            config = started.config(&config);
+            pooler = Some(started);
+        }
+        let store = Database::connect(config).await;
         let store = store.expect("a database");
         let postgres = Backend {
             store: Arc::new(store.clone()),
             clock: store,
             _home: Home::Server {
                 _database: database,
+                _pooler: pooler,
             },
         };
         backends.push(("postgres", postgres));

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use frameshift::metadata::{Database, ServerConfig};
 
 pub(crate) mod own;
+pub(crate) mod pooler;
 
 /// The database that those of tests are copied from: it has the schema.
 const TEMPLATE: &str = "frameshift_template";
@@ -76,6 +77,53 @@ impl TestDatabase {
     /// Runs statements in it.
     pub(crate) fn run(&self, sql: &str) {
         self.place.psql(&self.name, sql);
+    }
+
+    /// Runs a statement in it and returns what it says.
+    pub(crate) fn ask(&self, sql: &str) -> String {
+        self.place.psql(&self.name, sql)
+    }
+
+    /// Runs statements in it as another role. Returns what the server says when it refuses.
+    pub(crate) fn run_as(&self, role: &str, sql: &str) -> Result<(), String> {
+        let output = self.place.try_psql_as(role, &self.name, sql);
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    /// Runs a script of psql in it, with these variables.
+    pub(crate) fn run_script(&self, script: &str, variables: &[(&str, &str)]) {
+        succeed(&self.try_script(script, variables));
+    }
+
+    /// As [`Self::run_script`], of a script that may be refused.
+    pub(crate) fn try_script(&self, script: &str, variables: &[(&str, &str)]) -> Output {
+        use std::io::Write as _;
+        let mut psql = self.place.command("psql");
+        psql.args(["-X", "-q", "-U", "postgres", "-h"]);
+        psql.arg(&self.place.folder)
+            .args(["-d", self.name.as_str(), "-f", "-"]);
+        for (name, value) in variables {
+            psql.arg("-v").arg(format!("{name}={value}"));
+        }
+        psql.stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = psql.spawn().expect("psql");
+        let mut input = running.stdin.take().expect("its input");
+        input.write_all(script.as_bytes()).expect("read");
+        drop(input);
+        running.wait_with_output().expect("psql")
+    }
+
+    /// The name of the database.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How a server of ours connects to it as another role.
+    pub(crate) fn config_of(&self, role: &str) -> ServerConfig {
+        self.place.config_of(role, &self.name)
     }
 
     /// Ends every connection and lets none in, or lets them in again.
@@ -191,8 +239,12 @@ impl Place {
     }
 
     fn config(&self, database: &str) -> ServerConfig {
+        self.config_of("postgres", database)
+    }
+
+    fn config_of(&self, role: &str, database: &str) -> ServerConfig {
         let folder = self.folder.display();
-        let url = format!("postgres:///{database}?host={folder}&user=postgres");
+        let url = format!("postgres:///{database}?host={folder}&user={role}");
         let mut config = ServerConfig::at(&url).expect("a URL");
         // A machine that runs many tests at once is slow now and then.
         config.connections = 20;
@@ -319,6 +371,10 @@ impl Place {
     }
 
     fn try_psql(&self, database: &str, sql: &str) -> Output {
+        self.try_psql_as("postgres", database, sql)
+    }
+
+    fn try_psql_as(&self, role: &str, database: &str, sql: &str) -> Output {
         let mut psql = self.command("psql");
         psql.args([
             "-X",
@@ -328,7 +384,7 @@ impl Place {
             "-v",
             "ON_ERROR_STOP=1",
             "-U",
-            "postgres",
+            role,
             "-h",
         ]);
         psql.arg(&self.folder).args(["-d", database, "-c", sql]);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frameshift::ids::{AdapterVersion, TenantId, VersionRef};
-use frameshift::metadata::{self, Claim, PageRequest, Published};
-use frameshift::registry::{Config, Error, Publication, Registry};
+use frameshift::metadata::{self, Claim, JobTimes, PageRequest, Published};
+use frameshift::registry::{Config, Error, Form, Publication, Registry};
 use frameshift::spec::{
     AdapterConfig, Confusion, Digest, Evaluation, JobState, LabelSet, Precision,
 };
@@ -48,6 +48,16 @@ impl Setting {
     fn reopened(&self) -> Registry {
         let store = Store::open(self.directory.path()).expect("a store");
         Registry::new(Config::default(), store, Arc::clone(&self.records))
+    }
+
+    /// Returns a registry over the same parts that keeps no files in memory.
+    fn without_files(&self) -> Registry {
+        let store = Store::open(self.directory.path()).expect("a store");
+        let config = Config {
+            cache_bytes: 0,
+            ..Config::default()
+        };
+        Registry::new(config, store, Arc::clone(&self.records))
     }
 
     /// Returns a job of task `t`, ready to be published.
@@ -113,6 +123,7 @@ pub(crate) fn publication(value: f32) -> Publication {
         step: 20,
         seed: 7,
         training_time: Duration::from_millis(1500),
+        times: JobTimes::default(),
         reason: None,
         has_test: false,
         tensors: tensors(value),
@@ -205,6 +216,41 @@ async fn a_damaged_version_is_never_handed_out() {
         setting.reopened().load(&version).await,
         Err(Error::Store(store::Error::NotFound { .. }))
     ));
+}
+
+#[tokio::test]
+async fn weights_that_were_loaded_before_are_read_and_compared_again_where_no_file_is_kept() {
+    let setting = Setting::new().await;
+    let a = fixture::tenant("a");
+    fixture::trainable(&setting.records, &a, "t").await;
+    let version = reference(&setting.published(&a, 1.0).await);
+    let registry = setting.without_files();
+    let loaded = registry.load(&version).await.expect("loaded");
+    let (form, bytes) = registry.load_weights(&version).await.expect("loaded");
+    assert_eq!((form, &bytes), (Form::from(&*loaded.record), &loaded.bytes));
+    let again = registry.load_weights(&version).await.expect("loaded");
+    assert_eq!(again, (form, bytes.clone()));
+
+    let file = setting.files().remove(0);
+    let mut damaged = bytes.to_vec();
+    *damaged.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&file, damaged).expect("damaged");
+    let refused = registry.load_weights(&version).await;
+    assert!(
+        matches!(refused, Err(Error::Store(store::Error::Digest { .. }))),
+        "{refused:?}"
+    );
+    std::fs::write(&file, &bytes).expect("mended");
+    registry.load_weights(&version).await.expect("loaded");
+
+    let other = setting.reopened();
+    let deleted = other.delete_task(&a, &version.task, None).await;
+    deleted.expect("deleted");
+    let missing = registry.load_weights(&version).await;
+    assert!(
+        missing.as_ref().is_err_and(Error::is_missing),
+        "{missing:?}"
+    );
 }
 
 #[tokio::test]

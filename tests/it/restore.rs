@@ -8,7 +8,7 @@ use frameshift::proto::v1;
 use tokio::process::Command;
 
 use crate::buckets::weed::Weed;
-use crate::server::{classify, trained};
+use crate::server::{classify, create_dataset, trained, until};
 use crate::server_process::{Process, output};
 
 /// Runs a command beside a server; the environment has the bucket's keys.
@@ -136,4 +136,75 @@ async fn a_folder_moves_to_a_bucket_and_back_by_backup_and_restore() {
     let client = server.client().await;
     assert_eq!(answer(&client, &videos[0].name).await, before);
     assert_eq!(server.terminate().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_version_of_a_data_set_holds_is_backed_up_and_checked_when_it_is_in_a_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Process::start(folder.path(), &[]);
+    let client = server.client().await;
+    create_dataset(&client, "shades").await;
+    let request = v1::CreateDatasetVersionRequest {
+        name: "datasets/shades".into(),
+        ..Default::default()
+    };
+    let made = client.datasets().create_dataset_version(request).await;
+    let made = made.unwrap().into_inner();
+    assert_eq!(server.terminate().await.code(), Some(0));
+    // As if nobody had read it for long.
+    let mut records = crate::metadata::bulk::open(&data.join("metadata.sqlite")).await;
+    let aged = sqlx::query("UPDATE snapshots SET create_time = 0");
+    assert_eq!(aged.execute(&mut records).await.unwrap().rows_affected(), 1);
+    sqlx::Connection::close(records).await.unwrap();
+    let blobs = data.join("objects/acme/snapshots");
+    let server = Process::start(folder.path(), &[]);
+    let in_blob = || async {
+        let mut records = crate::metadata::bulk::open(&data.join("metadata.sqlite")).await;
+        let left = sqlx::query_scalar("SELECT COUNT(*) FROM snapshot_examples");
+        let left: i64 = left.fetch_one(&mut records).await.unwrap();
+        left == 0
+    };
+    until(in_blob).await;
+    assert_eq!(std::fs::read_dir(&blobs).unwrap().count(), 1);
+    let copy = folder.path().join("copy");
+    let copy = copy.to_str().unwrap();
+    let (code, text) = run(&["backup", copy], &data, None).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(server.terminate().await.code(), Some(0));
+
+    let other = tempfile::tempdir().unwrap();
+    let restored = other.path().join("data");
+    let (code, text) = run(&["restore", copy], &restored, None).await;
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = run(&["fsck", "--deep"], &restored, None).await;
+    assert_eq!(code, Some(0), "{text}");
+    let server = Process::start(other.path(), &[]);
+    let client = server.client().await;
+    let request = v1::RemoveExamplesRequest {
+        name: "datasets/shades".into(),
+        videos: videos_of(&client).await[..1].to_vec(),
+    };
+    client.datasets().remove_examples(request).await.unwrap();
+    let request = v1::ListDatasetChangesRequest {
+        from: made.name,
+        to: "datasets/shades".into(),
+        ..Default::default()
+    };
+    let changes = client.datasets().list_dataset_changes(request).await;
+    assert_eq!(changes.unwrap().into_inner().changes.len(), 1);
+    assert_eq!(server.terminate().await.code(), Some(0));
+
+    let blob = std::fs::read_dir(restored.join("objects/acme/snapshots"));
+    let blob = blob.unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&blob, "nothing of it").unwrap();
+    let (code, _) = run(&["fsck"], &restored, None).await;
+    assert_eq!(code, Some(1), "the size differs");
+}
+
+async fn videos_of(client: &Client) -> Vec<String> {
+    let request = v1::ListVideosRequest::default();
+    let listed = client.videos().list_videos(request).await;
+    let videos = listed.unwrap().into_inner().videos.into_iter();
+    videos.map(|video| video.name).collect()
 }

@@ -39,10 +39,15 @@ async fn one_process_serves_and_another_trains_what_it_was_asked_for() {
     let (code, text) = output(trainer).await;
     assert_eq!(code, Some(0), "{text}");
 
+    // Frames that it left would outlive their tenant.
+    let decoded = folder.path().join("data/decoded");
+    std::fs::create_dir_all(decoded.join("a")).unwrap();
+    std::fs::write(decoded.join("a/frames"), b"x").unwrap();
     let server = Process::start(folder.path(), &["--role", "serve"]);
     let client = server.client().await;
     assert_eq!(state(&client, &job.name).await, v1::JobState::Succeeded);
     serving(&client, "motion").await;
+    assert!(!decoded.exists());
     assert_eq!(server.terminate().await.code(), Some(0));
 }
 

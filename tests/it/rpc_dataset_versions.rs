@@ -123,13 +123,24 @@ async fn what_a_version_holds_stays_and_is_read_by_jobs_and_evaluations() {
             epochs: Some(1),
             ..Default::default()
         }),
+        request_id: "018f0000-0000-7000-8000-000000000001".into(),
         ..Default::default()
     };
-    let job = client.fine_tuning().submit_job(request).await.unwrap();
-    let job = job.into_inner().name;
+    let submit = async || client.fine_tuning().submit_job(request.clone()).await;
+    let job = submit().await.unwrap().into_inner().name;
     events(&client, &job, 0).await;
-    let request = v1::GetJobRequest { name: job };
-    let job = client.fine_tuning().get_job(request).await.unwrap();
+    // What has changed since the job read it is what has changed since the version.
+    let since = changes(&client, &job, "datasets/shades").await;
+    assert_eq!(
+        since,
+        changes(&client, &first.name, "datasets/shades").await
+    );
+    let words = ["dataset", "versions", "diff", "shades", &job];
+    let told = ask(&server, &words).await.ends(0);
+    assert_eq!(told.out.lines().count(), since.len(), "{told:?}");
+    let name_of_job = job.clone();
+    let get = v1::GetJobRequest { name: job };
+    let job = client.fine_tuning().get_job(get).await.unwrap();
     let result = job.into_inner().result.expect("a result");
     assert_eq!(result.dataset_digest, first.digest);
     assert_eq!(result.evaluation.expect("metrics").examples, 2);
@@ -164,6 +175,8 @@ async fn what_a_version_holds_stays_and_is_read_by_jobs_and_evaluations() {
         client.datasets().delete_dataset_version(request).await
     };
     delete().await.unwrap();
+    let again = submit().await.expect("a repeated request has its answer");
+    assert_eq!(again.into_inner().name, name_of_job);
     refused(delete().await, Code::NotFound, "DATASET_VERSION_NOT_FOUND");
     let request = v1::CheckDatasetRequest {
         name: first.name.clone(),

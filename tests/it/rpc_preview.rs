@@ -31,6 +31,8 @@ async fn a_validated_submission_shows_the_whole_recipe_and_queues_nothing() {
         base_learning_rate: Some(0.256),
         warmup_epochs: Some(1.0),
         rand_augment: Some("rand-m7-n4-mstd0.5-inc1".into()),
+        keep_checkpoints: Some(3),
+        unknown_below: Some(0.25),
         ..Default::default()
     };
     // The task need not be there.
@@ -47,6 +49,10 @@ async fn a_validated_submission_shows_the_whole_recipe_and_queues_nothing() {
     assert!((hyper.learning_rate.unwrap() - 0.003).abs() < 1e-12);
     assert_eq!((hyper.warmup_share, hyper.warmup_epochs), (None, Some(1.0)));
     assert_eq!(hyper.label_smoothing, Some(0.0));
+    assert_eq!(
+        (hyper.keep_checkpoints, hyper.unknown_below),
+        (Some(3), Some(0.25))
+    );
     assert_eq!(
         (hyper.rand_augment, hyper.seed),
         (given.rand_augment.clone(), None)

@@ -40,6 +40,18 @@ fn header(name: &str, offset: u64) -> v1::WriteUploadRequest {
 }
 
 /// Sends what is missing and finishes.
+/// Sends all bytes and leaves the upload unfinished.
+pub(crate) async fn write_open(
+    client: &Client,
+    name: &str,
+    bytes: &Bytes,
+) -> Result<v1::Upload, Status> {
+    use v1::write_upload_request::Payload;
+    let messages = vec![header(name, 0), message(Payload::Chunk(bytes.clone()))];
+    let upload = client.videos().write_upload(stream::iter(messages)).await?;
+    Ok(upload.into_inner())
+}
+
 pub(crate) async fn write_rest(
     client: &Client,
     name: &str,
@@ -59,7 +71,13 @@ pub(crate) async fn write_rest(
 }
 
 /// Sends bytes up to `end`, then drops the call in the middle of it.
-async fn write_and_cut(client: &Client, name: &str, offset: u64, end: usize, bytes: &Bytes) {
+pub(crate) async fn write_and_cut(
+    client: &Client,
+    name: &str,
+    offset: u64,
+    end: usize,
+    bytes: &Bytes,
+) {
     use v1::write_upload_request::Payload;
     // One message at a time, so that the cut comes when almost all of them are with the server.
     let (sender, receiver) = mpsc::channel(1);
@@ -75,6 +93,8 @@ async fn write_and_cut(client: &Client, name: &str, offset: u64, end: usize, byt
             break;
         }
     }
+    // What is only now on its way is dropped with the call.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     call.abort();
 }
 

@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 /// Longest time that a test waits for an expected event; only a failing test waits that long.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server.
 pub(crate) struct TestServer {
@@ -109,6 +109,19 @@ impl TestServer {
         } = self;
         _drain.start();
         running
+    }
+
+    /// Waits until the server has ended by itself.
+    pub(crate) async fn ended(self) -> Result<(), app::Error> {
+        let Self {
+            running,
+            _drain,
+            _folder,
+            ..
+        } = self;
+        let ended = soon(running).await.unwrap();
+        drop((_drain, _folder));
+        ended
     }
 
     /// Drains the server and waits for the end.

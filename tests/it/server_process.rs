@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use bytes::Bytes;
 use frameshift::client::Client;
@@ -19,6 +18,7 @@ use tokio::process::{Child, Command};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
+use crate::processes;
 use crate::rpc_uploads::{committed, create, write_rest};
 use crate::rpc_versions::{adapters, exported, file, import, into_task};
 use crate::server::{backbone, clip, noise, serving, soon, until, upload, upload_messages};
@@ -90,7 +90,7 @@ impl Process {
     }
 
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        soon(self.child.wait()).await.unwrap()
+        processes::ended(&mut self.child).await
     }
 
     pub(crate) async fn terminate(self) -> ExitStatus {
@@ -104,7 +104,7 @@ impl Process {
 }
 
 pub(crate) async fn output(mut command: Command) -> (Option<i32>, String) {
-    let output = soon(command.stderr(Stdio::piped()).output()).await.unwrap();
+    let output = processes::output(&mut command).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), text)
 }
@@ -288,10 +288,8 @@ async fn a_backbone_whose_first_forward_fails_ends_the_start_with_the_reason() {
         .args(["serve", "--listen", "127.0.0.1:0", "--backbone"])
         .arg(unfit_backbone(folder.path()))
         .arg("--data-dir")
-        .arg(folder.path().join("data"))
-        .kill_on_drop(true);
-    let ended = tokio::time::timeout(Duration::from_secs(60), output(command));
-    let (code, text) = ended.await.expect("it ends by itself");
+        .arg(folder.path().join("data"));
+    let (code, text) = output(command).await;
     assert_eq!(code, Some(70), "{text}");
     assert!(text.contains("the engine ended unexpectedly"), "{text}");
     assert!(text.contains("its logits are not finite"), "{text}");

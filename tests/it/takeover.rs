@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use crate::replicas::{Stand, is_full, job, signal, submit_long};
 use crate::server::{create_dataset, create_task, events, until};
+use crate::server_process::Process;
 
 /// The lease of jobs on a stand.
 const LEASE: Duration = Duration::from_secs(6);
@@ -94,4 +95,44 @@ async fn last(client: &Client, name: &str) -> u64 {
         }
     }
     newest
+}
+
+/// What a job was told in words.
+fn messages(told: &[v1::JobEvent]) -> Vec<&str> {
+    let texts = told.iter().filter_map(|event| match &event.event {
+        Some(Event::Message(message)) => Some(message.text.as_str()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_goes_on_with_other_kernels_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let serve = |cpu: Option<&str>| {
+        let mut server = crate::server_process::command(folder.path());
+        server.args(["--precision", "f32"]);
+        server.envs(cpu.map(|cpu| ("FRAMESHIFT_CPU", cpu)));
+        Process::start_by(server, folder.path(), &[])
+    };
+    let mut server = serve(Some("portable"));
+    let client = server.client().await;
+    create_task(&client, "long").await;
+    create_dataset(&client, "long").await;
+    let name = submit_long(&client, 60, 10).await;
+    until(|| async { job(&client, &name).await.step >= 30 }).await;
+    signal(&server, Signal::KILL);
+    server.ended().await;
+    drop(client);
+    let server = serve(None);
+    let client = server.client().await;
+    let told = events(&client, &name, 0).await;
+    let said = messages(&told);
+    assert_eq!(job(&client, &name).await.state(), v1::JobState::Succeeded);
+    let is_told = said
+        .iter()
+        .any(|text| text.contains("computed by cpu portable"));
+    let is_other = frameshift::model::instructions(frameshift::spec::Precision::F32) != "portable";
+    assert_eq!(is_told, is_other, "{said:?}");
+    assert_eq!(server.terminate().await.code(), Some(0));
 }

@@ -1,6 +1,7 @@
 //! What the server keeps for tenants: limits of a second, counts of what they used, shares by weight, and their end.
 
 mod erasure;
+mod limits;
 mod meters;
 mod quotas;
 mod usage;

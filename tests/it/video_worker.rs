@@ -4,6 +4,7 @@ mod deaths;
 mod limits;
 
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use frameshift::video::{
     Alter, ClipSpec, ColorPolicy, Decoder, Error, Input, Lane, Layers, PictureSpec, Reject,
     Sampling, Views,
 };
+use futures::poll;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::decoding::{config, decoder, tenant};
@@ -104,7 +106,7 @@ pub(crate) fn kill_if_there(pid: u32) {
     );
 }
 
-fn send(pid: u32, signal: Signal) {
+pub(crate) fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid as i32).expect("a process");
     kill_process(pid, signal).expect("it runs");
 }
@@ -117,6 +119,24 @@ async fn pid_of(decoder: &Decoder, name: &str) -> u32 {
         own.map(|worker| worker.pid)
     })
     .await
+}
+
+/// A configuration in which neither a worker without work nor one that is stopped is ended.
+fn patient() -> frameshift::video::Config {
+    let mut config = config();
+    config.idle = Duration::from_secs(3600);
+    config.limits.wall = Duration::from_secs(3600);
+    config
+}
+
+/// Has a tenant's video decoded and stops its worker, which then has the tenant's next video, and does not answer, until it goes on or dies. Needs a
+/// [`patient`] decoder.
+async fn stopped(decoder: &Decoder, name: &str) -> u32 {
+    let first = decoder.probe(&tenant(name), Lane::Batch, small()).await;
+    first.expect("a probe");
+    let worker = pid_of(decoder, name).await;
+    send(worker, Signal::STOP);
+    worker
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,21 +390,31 @@ async fn a_full_queue_is_an_error_at_once() {
     let decoder = decoder(frameshift::video::Config {
         workers: 1,
         queue_per_tenant: 1,
-        ..config()
+        ..patient()
     })
     .await;
+    let worker = stopped(&decoder, "a").await;
     let a = tenant("a");
-    let running = decoder.probe(&a, Lane::Batch, slow());
-    let flood = async {
-        pid_of(&decoder, "a").await;
-        let waiting = decoder.probe(&a, Lane::Batch, small());
-        let third = async { decoder.probe(&a, Lane::Batch, small()).await };
-        let (waiting, third) = tokio::join!(biased; waiting, third);
-        waiting.expect("the waiting one is served");
-        assert!(matches!(third, Err(Error::QueueFull)), "{third:?}");
+    let probe = || Box::pin(decoder.probe(&a, Lane::Batch, small()));
+    let mut running = probe();
+    assert!(poll!(&mut running).is_pending());
+    // There is room for one that waits once the running one has left the queue.
+    let waiting = loop {
+        let mut next = probe();
+        match poll!(&mut next) {
+            Poll::Pending => break next,
+            Poll::Ready(Err(Error::QueueFull)) => tokio::task::yield_now().await,
+            Poll::Ready(other) => panic!("{other:?}"),
+        }
     };
-    let (running, ()) = tokio::join!(running, flood);
-    running.expect("the running one is served");
+    let third = poll!(&mut probe());
+    assert!(
+        matches!(third, Poll::Ready(Err(Error::QueueFull))),
+        "{third:?}"
+    );
+    send(worker, Signal::CONT);
+    running.await.expect("the running one is served");
+    waiting.await.expect("the waiting one is served");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from streams import Stream, permutation, splitmix64
+
 FOLDER = pathlib.Path(__file__).parent.parent / "data" / "peer"
-MASK = 2**64 - 1
 SEED = 29
 CLIPS, CLASSES, FRAMES, EPOCHS = 300, 10, 8, 2
 SHAPE = dict(image=32, patch=8, width=32, layers=2, heads=2, mlp=64, classes=CLASSES, adapter_width=12, adapter_layers=2)
@@ -28,58 +29,6 @@ CASES = {
     "ssv2-24x384": dict(pre_attn=True, batch=256, epochs=50, mirror=False, multi=False, smoothing=0.0),
     "multi-label": dict(pre_attn=False, batch=192, epochs=12, mirror=True, multi=True, smoothing=0.1),
 }
-
-
-def splitmix64(z):
-    z = (z + 0x9E3779B97F4A7C15) & MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-    return z ^ (z >> 31)
-
-
-class Stream:
-    def __init__(self, base):
-        self.base, self.next = base, 0
-
-    @staticmethod
-    def new(seed, purpose):
-        base = splitmix64(seed)
-        for byte in purpose.encode():
-            base = splitmix64(base ^ byte)
-        return Stream(base)
-
-    def fork(self, part):
-        return Stream(splitmix64(self.base ^ splitmix64(part)))
-
-    def bits(self):
-        value = splitmix64((self.base + self.next) & MASK)
-        self.next += 1
-        return value
-
-    def unit(self):
-        return np.float32(self.bits() >> 40) * np.float32(2**-24)
-
-    def below(self, n):
-        return (self.bits() * n) >> 64
-
-
-def permutation(count, stream):
-    half = max(1, -(-(count - 1).bit_length() // 2))
-    keys, mask = [stream.bits() for _ in range(6)], (1 << half) - 1
-
-    def network(value):
-        left, right = value >> half, value & mask
-        for key in keys:
-            left, right = right, left ^ (splitmix64(key ^ right) & mask)
-        return left << half | right
-
-    def at(place):
-        value = network(place)
-        while value >= count:
-            value = network(value)
-        return value
-
-    return [at(place) for place in range(count)]
 
 
 def dropout(step, clips, width, rate):

@@ -197,6 +197,12 @@ impl<T> Queue<T> {
         self.lanes.get(tenant).map_or(0, |lane| lane.entries.len())
     }
 
+    /// A tenant's first entry.
+    pub fn first_of(&self, tenant: &TenantId) -> Option<&T> {
+        let first = self.lanes.get(tenant)?.entries.front()?;
+        Some(&first.item)
+    }
+
     /// Adds an entry behind its tenant's others. A cost of 0 counts as 1. The weight replaces the one that the tenant came with before.
     pub fn push(&mut self, (tenant, weight): (&TenantId, Weight), cost: u64, item: T) {
         let cost = cost.max(1);

@@ -117,6 +117,12 @@ macro_rules! uuid_id {
             }
         }
 
+        impl From<Uuid> for $type {
+            fn from(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+
         impl FromStr for $type {
             type Err = Error;
 

@@ -315,7 +315,7 @@ impl JobState {
 
 #[cfg(test)]
 mod tests {
-    use std::num::{NonZeroU8, NonZeroU16};
+    use std::num::NonZeroU16;
 
     use super::*;
 
@@ -346,12 +346,8 @@ mod tests {
     #[test]
     fn a_stride_that_no_video_has_is_refused() {
         let strided = |rate| ClipSampling {
-            num_frames: NonZeroU16::MIN,
             sampling: Sampling::Strided(NonZeroU32::new(rate).unwrap()),
-            temporal_views: NonZeroU8::MIN,
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
+            ..ClipSampling::uniform(NonZeroU16::MIN)
         };
         assert!(strided(MAX_SAMPLING_RATE).validate().is_ok());
         let refused = strided(u32::MAX).validate().unwrap_err();

@@ -116,6 +116,28 @@ impl AdapterSet {
         Self::from_tensors(tensors, backbone, config, classes)
     }
 
+    /// Reads a set that [`Self::to_safetensors`] wrote as this backbone serves it: every bit is as [`Self::from_safetensors`] and [`Self::beside`] give it.
+    /// On the host no copy of all its weights is made on the way, only one of each tensor in turn.
+    ///
+    /// # Errors
+    /// When a tensor is missing, unexpected or has another shape, or a value is not finite; when there is no memory for the weights.
+    pub fn read_beside(
+        bytes: &[u8],
+        backbone: &Backbone,
+        config: AdapterConfig,
+        classes: usize,
+    ) -> Result<Self, Error> {
+        let sizes = backbone.config();
+        if !backbone.place().is_host() {
+            return Self::from_safetensors(bytes, sizes, config, classes)?.beside(backbone);
+        }
+        let form = Layout::new(sizes, config, classes)?;
+        let file = file::Parsed::new(bytes)?;
+        check_shapes(&file.shapes(), sizes, config, classes)?;
+        let mode = Mode::frozen(backbone.precision(), None);
+        Self::build(form, &mode, |name| whole(file.values(name)?))
+    }
+
     /// Builds a set from tensors with the reference's names.
     ///
     /// # Errors
@@ -126,12 +148,26 @@ impl AdapterSet {
         config: AdapterConfig,
         classes: usize,
     ) -> Result<Self, Error> {
-        let form = Layout::new(backbone, config, classes)?;
-        backbone::check(&form.weights().into_iter().collect(), &tensors)?;
+        let form = Self::check(&tensors, backbone, config, classes)?;
         Self::build(form, &Mode::frozen(Precision::F32, None), |name| {
             let taken = tensors.remove(name).ok_or_else(|| missing(name))?;
             whole(taken.1)
         })
+    }
+
+    /// Returns the layout of a set of these tensors.
+    ///
+    /// # Errors
+    /// Same as [`Self::from_tensors`].
+    pub(super) fn check(
+        tensors: &Tensors,
+        backbone: &BackboneConfig,
+        config: AdapterConfig,
+        classes: usize,
+    ) -> Result<Layout, Error> {
+        let form = Layout::new(backbone, config, classes)?;
+        backbone::check(&form.weights().into_iter().collect(), tensors)?;
+        Ok(form)
     }
 
     /// Writes the set as f32 safetensors under the reference's names (`transformer.resblocks.N.adapter_pre_mlp.fc1.weight` …, `fc.weight`,
@@ -193,6 +229,24 @@ impl AdapterSet {
     /// Returns the index of the lowest block with an adapter; the number of blocks when there is none.
     pub(super) fn first_block(&self) -> usize {
         self.form.first()
+    }
+
+    /// Returns whether blocks with adapters have one before attention, and not only one before the MLP.
+    pub(super) fn adapts_attention(&self) -> bool {
+        self.form.config.adapter_pre_attn
+    }
+
+    /// Returns the frames to either side that an adapter in a block looks at, before attention or before the MLP; 0 where there is none.
+    pub(super) fn reach(&self, block: usize, is_before_attention: bool) -> usize {
+        let config = &self.form.config;
+        let is_there = match is_before_attention {
+            true => config.adapter_pre_attn,
+            false => config.adapter_pre_mlp,
+        };
+        match is_there && block >= self.first_block() {
+            true => self.form.kernel()[0] / 2,
+            false => 0,
+        }
     }
 
     /// Returns the set on the host with its weights rounded as a backbone of this precision serves it; keep `self` where they must stay exact.

@@ -333,6 +333,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Returns the index of the first value that is not finite. Whether there is one is found by whole vectors of values.
+pub(super) fn first_not_finite(values: &[f32]) -> Option<usize> {
+    const INFINITE: u32 = f32::INFINITY.to_bits();
+    let sizes = values.iter().map(|value| value.abs().to_bits());
+    if sizes.fold(0, u32::max) < INFINITE {
+        return None;
+    }
+    values.iter().position(|value| !value.is_finite())
+}
+
 /// Returns an error for the first tensor that is missing, unexpected, not finite or has another shape.
 pub(super) fn check(
     expected: &BTreeMap<String, Vec<usize>>,
@@ -349,7 +359,7 @@ pub(super) fn check(
                 got: got.clone(),
             });
         }
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        if let Some(index) = first_not_finite(values) {
             return Err(Error::NotFinite {
                 name: name.clone(),
                 index,

@@ -65,7 +65,13 @@ pub(super) struct Sites<'a> {
 }
 
 impl Sites<'_> {
-    fn any(sites: &[Site<'_>]) -> bool {
+    /// Runs x through the adapters at one place of a block.
+    pub(super) fn through(x: &Array, sites: &[Site<'_>]) -> Result<Array> {
+        let (y, _) = adapt(x, sites)?;
+        Ok(y)
+    }
+
+    pub(super) fn any(sites: &[Site<'_>]) -> bool {
         sites.iter().any(|site| site.adapter.is_some())
     }
 }
@@ -79,14 +85,15 @@ enum Heads {
 
 /// Activations that the backward pass reads. The outputs of adapters are recomputed, which is cheap because adapters are narrow.
 pub(super) struct Saved {
-    pre_attn: Vec<Option<site::Saved>>,
     attention: Option<SavedAttention>,
     before_pre_mlp: Array,
     pre_mlp: Vec<Option<site::Saved>>,
     mlp: SavedMlp,
 }
 
-struct SavedAttention {
+/// Activations that the backward pass of the attention half reads.
+pub(super) struct SavedAttention {
+    pre_attn: Vec<Option<site::Saved>>,
     /// Input of the block.
     before_pre_attn: Array,
     /// Output of ln_1, only when in_proj is trainable.
@@ -107,12 +114,24 @@ struct SavedMlp {
 
 /// Gradients that a backward pass computed.
 pub(super) struct Gradients {
-    /// Gradient of the block's input, when the reach was [`Reach::Input`].
+    /// Gradient of the input of the block, when the reach was [`Reach::Input`], or of the half of it that was gone through.
     pub(super) dx: Option<Array>,
     /// Gradients of the block's own trainable weights, named without the block's prefix.
     pub(super) own: Found,
     /// Gradients of each segment's adapters, named with the prefix `adapter_pre_attn.` or `adapter_pre_mlp.`.
     pub(super) adapters: Vec<Found>,
+}
+
+impl Gradients {
+    /// None yet, of a block with these adapters.
+    fn of(sites: &Sites<'_>) -> Self {
+        let segments = sites.pre_attn.len().max(sites.pre_mlp.len());
+        Self {
+            dx: None,
+            own: Found::new(),
+            adapters: vec![Found::new(); segments],
+        }
+    }
 }
 
 impl Block {
@@ -127,6 +146,18 @@ impl Block {
         Ok(y)
     }
 
+    /// Computes the attention half for x `[N, L, C]` after its adapters. With the adapters and [`Block::infer_mlp`] it is [`Block::infer`] for all tokens.
+    pub(super) fn infer_attention(&self, x: &Array) -> Result<Array> {
+        let (y, _) = self.attend(x, &[], Tokens::All)?;
+        Ok(y)
+    }
+
+    /// Computes the MLP half for x `[N, L, C]` after its adapters.
+    pub(super) fn infer_mlp(&self, x: &Array) -> Result<Array> {
+        let (y, _) = self.feed(x, Reach::Nothing, Hidden::Unread)?;
+        Ok(y)
+    }
+
     /// Computes the block for x `[N, L, C]`. Returns its output, and what a backward pass of this reach needs.
     pub(super) fn forward(
         &self,
@@ -136,8 +167,7 @@ impl Block {
         reach: Reach,
         hidden: Hidden,
     ) -> Result<(Array, Option<Saved>)> {
-        let (adapted, pre_attn) = adapt(x, &sites.pre_attn)?;
-        let (x, attention) = self.attend(x, adapted, tokens)?;
+        let (x, attention) = self.attend(x, &sites.pre_attn, tokens)?;
         let is_read = reach != Reach::Nothing && !self.ends_at_mlp(sites, reach);
         let attention = is_read.then_some(attention);
         let before_pre_mlp = x.clone();
@@ -150,7 +180,6 @@ impl Block {
             return Ok((y, None));
         };
         let saved = Saved {
-            pre_attn,
             attention,
             before_pre_mlp,
             pre_mlp,
@@ -159,9 +188,15 @@ impl Block {
         Ok((y, Some(saved)))
     }
 
-    /// Computes the attention half. `input` is the block's input, and `x` the same after the adapters.
-    fn attend(&self, input: &Array, x: Array, tokens: Tokens) -> Result<(Array, SavedAttention)> {
-        let normed = self.ln_1.forward(&x, self.in_proj.reads())?;
+    /// Computes the attention half, with the adapters before it.
+    fn attend(
+        &self,
+        input: &Array,
+        sites: &[Site<'_>],
+        tokens: Tokens,
+    ) -> Result<(Array, SavedAttention)> {
+        let (x, pre_attn) = adapt(input, sites)?;
+        let normed = self.ln_1.forward(&x, self.in_proj.form())?;
         let how = How {
             heads: self.heads,
             format: self.in_proj.format().float(),
@@ -186,6 +221,7 @@ impl Block {
         };
         let y = self.out_proj.forward_add(&mixed, &residual, Rows::All)?;
         let saved = SavedAttention {
+            pre_attn,
             before_pre_attn: input.clone(),
             normed: self.in_proj.is_trainable().then_some(normed),
             heads,
@@ -197,15 +233,15 @@ impl Block {
     /// Computes the MLP half. Saves nothing when there is no backward pass.
     fn feed(&self, x: &Array, reach: Reach, hidden: Hidden) -> Result<(Array, Option<SavedMlp>)> {
         let is_read = reach != Reach::Nothing;
-        let normed = self.ln_2.forward(x, self.c_fc.reads())?;
+        let normed = self.ln_2.forward(x, self.c_fc.form())?;
         let before = match hidden {
             Hidden::Kept if is_read => Before::Kept(Numbers::beside(self.c_fc.format())),
             Hidden::Kept | Hidden::Again => Before::Again,
             Hidden::Unread => Before::Unread,
         };
-        let numbers = self.c_proj.reads();
+        let form = self.c_proj.form();
         let (active, hidden) =
-            (self.c_fc).forward_active(&normed, self.activation, numbers, before)?;
+            (self.c_fc).forward_active(&normed, self.activation, form, before)?;
         let y = self.c_proj.forward_add(&active, x, Rows::All)?;
         let saved = is_read.then(|| SavedMlp {
             normed: self.c_fc.is_trainable().then_some(normed),
@@ -223,11 +259,29 @@ impl Block {
         sites: &Sites<'_>,
         reach: Reach,
     ) -> Result<Gradients> {
-        let mut found = Gradients {
-            dx: None,
-            own: Found::new(),
-            adapters: vec![Found::new(); sites.pre_attn.len().max(sites.pre_mlp.len())],
+        let (mut found, attention) = self.backward_mlp(dy, saved, sites, reach)?;
+        let (Some(attention), Some(dx)) = (attention, found.dx.take()) else {
+            return Ok(found);
         };
+        let rest = self.backward_attention(&dx, &attention, sites, reach)?;
+        found.own.extend(rest.own);
+        for (own, rest) in found.adapters.iter_mut().zip(rest.adapters) {
+            own.extend(rest);
+        }
+        found.dx = rest.dx;
+        Ok(found)
+    }
+
+    /// Computes the gradients of the MLP half from the gradient of the block's output. When the backward pass goes on to the attention half, they have the
+    /// gradient of what that half gave, and the activations that it reads are returned with them.
+    pub(super) fn backward_mlp(
+        &self,
+        dy: &Array,
+        saved: Saved,
+        sites: &Sites<'_>,
+        reach: Reach,
+    ) -> Result<(Gradients, Option<SavedAttention>)> {
+        let mut found = Gradients::of(sites);
         let x = &saved.before_pre_mlp;
         let adapted = adapt_again(x, &sites.pre_mlp, &saved.pre_mlp)?;
         let mut dx = self.feed_back(&adapted, dy, saved.mlp, &mut found.own)?;
@@ -239,17 +293,28 @@ impl Block {
             collect(&mut found.adapters, gradients, "adapter_pre_mlp");
             dx = below.unwrap_or(dx);
         }
-        let Some(attention) = saved.attention.filter(|_| !ends_here) else {
-            return Ok(found);
-        };
+        let attention = saved.attention.filter(|_| !ends_here);
+        found.dx = attention.is_some().then_some(dx);
+        Ok((found, attention))
+    }
+
+    /// Computes the gradients of the attention half from the gradient of what it gave.
+    pub(super) fn backward_attention(
+        &self,
+        dy: &Array,
+        attention: &SavedAttention,
+        sites: &Sites<'_>,
+        reach: Reach,
+    ) -> Result<Gradients> {
+        let mut found = Gradients::of(sites);
         let x = &attention.before_pre_attn;
-        let adapted = adapt_again(x, &sites.pre_attn, &saved.pre_attn)?;
-        dx = self.attend_back(&adapted, &dx, &attention, &mut found.own)?;
+        let adapted = adapt_again(x, &sites.pre_attn, &attention.pre_attn)?;
+        let mut dx = self.attend_back(&adapted, dy, attention, &mut found.own)?;
         drop(adapted);
         if Sites::any(&sites.pre_attn) {
             let wants_dx = reach == Reach::Input;
             let (below, gradients) =
-                site::backward(x, &sites.pre_attn, &saved.pre_attn, &dx, wants_dx)?;
+                site::backward(x, &sites.pre_attn, &attention.pre_attn, &dx, wants_dx)?;
             collect(&mut found.adapters, gradients, "adapter_pre_attn");
             dx = below.unwrap_or(dx);
         }
@@ -272,7 +337,7 @@ impl Block {
         let hidden = match saved.hidden {
             Some(hidden) => hidden,
             None => {
-                let normed = self.ln_2.forward(x, self.c_fc.reads())?;
+                let normed = self.ln_2.forward(x, self.c_fc.form())?;
                 let numbers = Numbers::beside(self.c_fc.format());
                 self.c_fc.forward(&normed, Rows::All, numbers)?
             }

@@ -127,6 +127,23 @@ impl Imported {
         AdapterSet::from_tensors(self.tensors, backbone, adapter, self.classes)
     }
 
+    /// Converts the tensors to the file of a set with a task's configuration, byte for byte as [`AdapterSet::to_safetensors`] writes it without metadata, but
+    /// without packing weights that nobody multiplies by. Also returns the number of weights.
+    ///
+    /// # Errors
+    /// Same as [`Imported::into_set`].
+    pub fn into_file(
+        self,
+        sizes: &BackboneConfig,
+        adapter: AdapterConfig,
+    ) -> Result<(Vec<u8>, u64), super::Error> {
+        AdapterSet::check(&self.tensors, sizes, adapter, self.classes)?;
+        let weights = self.tensors.values().map(|(_, values)| values.len() as u64);
+        let parameters = weights.sum();
+        let bytes = file::write(&self.tensors, &BTreeMap::new(), load::Float::F32);
+        Ok((bytes, parameters))
+    }
+
     /// Returns whether both configurations have the same head, and put the same adapters into a backbone of `layers` blocks.
     pub fn is_same_shape(a: &AdapterConfig, b: &AdapterConfig, layers: usize) -> bool {
         let blocks = |config: &AdapterConfig| {

@@ -1,8 +1,11 @@
 //! One forward pass over a batch that mixes tasks, block by block.
 //!
 //! Invariant: the frozen layers run over the whole batch, whatever the tasks; an adapter runs only over its own segment. A frame that several clips show
-//! is computed once, on request, up to the first block in which a clip has an adapter; no bit of a result depends on it.
+//! is computed once, on request, up to the first adapter of a clip, which may be in the middle of a block, and beyond that for clips of one set whose adapters have
+//! seen the same; no bit of a result depends on it.
 
+mod fields;
+mod forks;
 mod lanes;
 mod shared;
 
@@ -11,6 +14,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use fields::Fields;
+use forks::{Fork, Half};
 use lanes::Lanes;
 
 use super::block::{Sites, Tokens};
@@ -57,6 +62,8 @@ pub struct Inference {
     /// Index of each clip's segment.
     places: Vec<usize>,
     lanes: Lanes,
+    /// Which rows of clips with rows of their own stand for others; none where clips have no frames in common.
+    fields: Option<Fields>,
     /// Where the tokens of each clip's frames are kept.
     kept: Vec<Vec<Kept>>,
     /// Tokens that earlier batches kept, by the clip and the number of the frame in it.
@@ -128,6 +135,7 @@ impl Inference {
         Ok(Self {
             backbone,
             lanes: Lanes::apart(&counts),
+            fields: None,
             readouts: vec![Readout::default(); segments.len()],
             places,
             clips,
@@ -144,6 +152,7 @@ impl Inference {
     pub fn with_hidden_states(mut self) -> Self {
         self.hidden = Some(Vec::new());
         self.lanes = Lanes::apart(&self.counts());
+        self.fields = None;
         self
     }
 
@@ -252,23 +261,22 @@ impl Inference {
 
     fn block(&mut self, index: usize, x: Option<Array>) -> Result<State, Error> {
         let x = self.arrived(index, x)?;
-        let blocks = self.backbone.vit.blocks.len();
-        let last = index + 1 == blocks;
-        let reads: Vec<bool> = (0..self.places.len())
-            .map(|clip| last && self.reads_patches(clip))
+        let last = index + 1 == self.backbone.vit.blocks.len();
+        let forks: Vec<Option<Fork>> = (0..self.places.len())
+            .map(|clip| self.fork(clip, index))
             .collect();
-        let first = |clip: usize| self.segments[self.places[clip]].set.first_block();
-        let leaves = |clip: usize| first(clip) <= index || reads[clip];
         // After the last block nobody reads tokens of all places of a frame.
-        self.keep(index, &x, |clip| last || leaves(clip))?;
-        let x = match self.lanes.split(leaves) {
-            Some(rows) => rows::gathered(&x, &rows)?,
-            None => x,
-        };
+        self.keep(index, &x, |clip| last || forks[clip].is_some())?;
+        let x = self.forked(x, |clip| forks[clip] == Some(Fork::Block))?;
         if last {
+            let x = self.parted(x)?;
             return Ok(State::Heads(self.last(index, &x)?));
         }
-        let x = self.infer(index, &x, self.lanes.own(), Tokens::All)?;
+        let x = self.adapted(index, x, Half::Attention)?;
+        let x = self.backbone.vit.blocks[index].infer_attention(&x)?;
+        let x = self.forked(x, |clip| forks[clip].is_some())?;
+        let x = self.adapted(index, x, Half::Mlp)?;
+        let x = self.backbone.vit.blocks[index].infer_mlp(&x)?;
         if let Some(hidden) = &mut self.hidden {
             hidden.push(x.host()?);
         }
@@ -335,11 +343,7 @@ impl Inference {
         if let (Some(kept), Some(y)) = (&mut self.hidden, hidden) {
             kept.push(y.host()?);
         }
-        let class = Array::cat(&classes)?;
-        let class = match self.lanes.split(|_| true) {
-            Some(rows) => rows::gathered(&class, &rows)?,
-            None => class,
-        };
+        let class = self.forked(Array::cat(&classes)?, |_| true)?;
         Ok(Last { class, whole })
     }
 
@@ -527,3 +531,6 @@ pub(super) fn check_clip(clip: usize, planes: &[f32], expected: usize) -> Result
         got: planes.len(),
     })
 }
+
+#[cfg(test)]
+mod tests;

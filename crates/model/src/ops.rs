@@ -19,6 +19,7 @@
 //! | `norm`, `gelu` | LayerNorm and activations, forward and backward | a row, or a value, depends on itself |
 //! | `loss`, `sum` | cross entropy, sums over rows | blocks run in parallel and are added in order |
 //! | `packed`, `packed/code` | weights in panels of 16 columns, in a number format | packed once; forward and backward share frozen weights |
+//! | `integers` | rows of 8-bit integers with their scales, as activations | the integers that a product would make of the floats |
 //! | `activations`, `buffers` | operands as floats or bfloat16; outputs that threads fill | every value is written before it is read |
 //! | `epilogue` | scale, bias, residual and activation of a tile's sums | a value depends on its own sum |
 //! | `kernel`, `kernel/{portable,avx2,avx512,amx,neon}` | a tile: a few rows times a panel; the vector sets share `kernel/micro` | sums in one order, whatever the tile |
@@ -48,6 +49,7 @@ pub(super) mod depthwise;
 mod epilogue;
 pub(super) mod failure;
 pub(super) mod gelu;
+mod integers;
 mod isa;
 mod kernel;
 pub(super) mod linear;
@@ -66,6 +68,7 @@ mod tests;
 pub(super) use activations::Numbers;
 pub(super) use buffers::{read, slice, slice_mut, tensor};
 pub use failure::{Failure, Unusable};
+pub(super) use integers::Form;
 pub use isa::{Isa, limit};
 pub(super) use kernel::Format;
 pub use loss::{Goal, Marks};

@@ -1,6 +1,7 @@
 //! The one thread pool of the numeric code: one thread per physical core, since two hardware threads of a core share its multipliers. In addition,
 //! one thread for work outside the device's slices.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -18,21 +19,48 @@ pub fn compute_threads(threads: Option<NonZeroUsize>) -> usize {
     rayon::current_num_threads()
 }
 
-/// Runs numeric work outside the device's slices, such as the packing of an adapter set, on a separate thread: it never takes a thread from serving,
-/// and results do not depend on the number of threads. Calls take turns. The call blocks, so it must not be made from an async thread.
+thread_local! {
+    /// Number of threads that compute slices, on the thread for work aside.
+    static SLICES: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Returns the number of threads that compute the device's slices; the same for work aside, which plans slices that run later.
+pub(crate) fn slice_threads() -> usize {
+    SLICES.get().unwrap_or_else(rayon::current_num_threads)
+}
+
+/// How much nicer the thread for work aside is: where it has to share a core with the device's slices, it gets about a quarter of the core.
+const NICER: i32 = 5;
+
+/// Runs numeric work outside the device's slices, such as the packing of an adapter set, on a separate thread: it never takes a thread from serving, gives way
+/// where it shares a core with it, and results do not depend on the number of threads. Calls take turns. The call blocks, so it must not be made from an async thread.
 pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     static ASIDE: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
     let pool = ASIDE.get_or_init(|| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
+            .start_handler(|_| give_way(NICER))
             .thread_name(|_| "aside".to_owned());
         pool.build().ok()
     });
+    let threads = slice_threads();
     // If the separate thread could not be started, the caller's thread does the work.
     match pool {
-        Some(pool) => pool.install(work),
+        Some(pool) => pool.install(move || {
+            SLICES.set(Some(threads));
+            work()
+        }),
         None => work(),
     }
+}
+
+/// Makes the calling thread give way to threads that were not made nicer. Nothing depends on it, so a failure does not matter. Only Linux counts niceness by
+/// thread.
+fn give_way(by: i32) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(by);
+    #[cfg(not(target_os = "linux"))]
+    let _ = by;
 }
 
 /// Returns the number of physical cores that this process may use, at most its share of CPU time.
@@ -99,6 +127,30 @@ mod tests {
         let sum = done.recv_timeout(Duration::from_secs(60));
         gate.wait();
         assert_eq!(sum, Ok(499_500));
+    }
+
+    #[test]
+    fn work_aside_plans_slices_for_the_threads_that_run_them() {
+        for threads in [3, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let pool = pool.build().unwrap();
+            let planned = pool.install(|| (slice_threads(), aside(slice_threads)));
+            assert_eq!(planned, (threads, threads));
+            // Work aside of work aside has the same slices in view.
+            let nested = pool.install(|| aside(|| aside(slice_threads)));
+            assert_eq!(nested, threads);
+        }
+        assert_eq!(slice_threads(), rayon::current_num_threads());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn work_aside_gives_way_and_its_caller_does_not() {
+        let niceness = || rustix::process::nice(0).unwrap();
+        let before = niceness();
+        let aside = aside(niceness);
+        assert_eq!(aside, (before + NICER).min(19));
+        assert_eq!(niceness(), before);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! computed together change no bit of its result: sums over clips are formed clip by clip, in the order of the clips. The same goes for whether frozen
 //! blocks run or their tokens were kept.
 
+mod backward;
 mod frozen;
 mod memory;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use self::backward::Back;
 use self::frozen::Frozen;
 use self::memory::{Division, Keeps};
 use super::block::{Hidden, Reach, Saved, Sites};
@@ -38,8 +40,9 @@ pub enum Keep {
     All,
     /// Only the input of each block; the backward pass runs the block's forward again.
     Recompute,
-    /// As many as this number of bytes allows. First the clips are divided into micro-batches, as long as these fill the device; then the MLP's
-    /// hidden values are recomputed in the lower blocks, then everything except the blocks' inputs; then the micro-batches shrink, down to one clip.
+    /// As many as this number of bytes allows. First the clips are divided into micro-batches, as long as these fill the device; the host does so in any case,
+    /// since requests wait for the slice that runs. Then the MLP's hidden values are recomputed in the lower blocks, then everything except the blocks'
+    /// inputs; then the micro-batches shrink, down to one clip.
     Within(u64),
 }
 
@@ -125,8 +128,8 @@ enum State {
     Forward(usize, Array),
     /// What the head reads of the clips, `[clips · R, C]`, and whether the backbone's tokens were computed for it.
     Head(Array, bool),
-    /// Index of the next block to go back through, and the gradient of its output.
-    Backward(usize, Array),
+    /// Index of the next block to go back through, and where in it.
+    Backward(usize, Back),
     Done,
 }
 
@@ -323,7 +326,7 @@ impl TrainingStep {
         self.frozen.as_ref().map_or(0, Frozen::resumed)
     }
 
-    /// Runs one slice: one block forward or backward, or the head.
+    /// Runs one slice: one block forward, half a block backward, or the head.
     ///
     /// # Errors
     /// When the step is already done.
@@ -333,7 +336,7 @@ impl TrainingStep {
             State::Begin => self.embed()?,
             State::Forward(block, x) => self.forward(block, x)?,
             State::Head(features, from_clips) => self.head(&features, from_clips)?,
-            State::Backward(block, dy) => self.backward(block, &dy)?,
+            State::Backward(block, back) => self.backward(block, back)?,
             State::Done => return Err(Error::Order { what: "advance" }),
         };
         let step = match self.state {
@@ -529,7 +532,7 @@ impl TrainingStep {
         let d_tokens = norm.backward(tokens, &d_normed, &d_normed.zeros_like()?)?;
         let frames = vec![self.num_frames; clips];
         let d_last = head::scattered(kind, &d_tokens, &frames, (grid, backbone.place()))?;
-        Ok(State::Backward(blocks - 1, d_last))
+        Ok(State::Backward(blocks - 1, Back::Output(d_last)))
     }
 
     /// Loss of the logits of the micro-batch.
@@ -547,33 +550,6 @@ impl TrainingStep {
             false => &self.goals[self.now.clone()],
         };
         Ok(loss::towards(logits, (labels, goals), clips, smoothing)?)
-    }
-
-    fn backward(&mut self, block: usize, dy: &Array) -> Result<State, Error> {
-        let (tokens, reach) = self.shape.plan(block);
-        let kept = self.kept.pop();
-        let sites = self.sites(block);
-        let run = &self.backbone.vit.blocks[block];
-        let saved = match kept {
-            Some(Kept::Saved(saved)) => Some(*saved),
-            Some(Kept::Input(x)) => {
-                let (_, saved) = run.forward(&x, &sites, tokens, reach, Hidden::Kept)?;
-                saved
-            }
-            None => None,
-        };
-        let saved = saved.ok_or(Error::Order { what: "backward" })?;
-        let gradients = run.backward(dy, saved, &sites, reach)?;
-        drop(sites);
-        let named = gradients.adapters.into_iter().flatten();
-        for (name, gradient) in named {
-            let name = format!("transformer.resblocks.{block}.{name}");
-            self.found.set(&name, &gradient)?;
-        }
-        Ok(match gradients.dx {
-            Some(dx) => State::Backward(block - 1, dx),
-            None => self.next(),
-        })
     }
 
     /// Computes the gradients of the head's weights, from the rows of all clips.

@@ -11,7 +11,7 @@ use super::Activation;
 use super::ops::placed::linear::{self, Options, Rows};
 use super::ops::placed::norm::{self, Norm};
 use super::ops::placed::{self, Onto, embed};
-use super::ops::{Array, Format, Matrix, Numbers, Place, Vector};
+use super::ops::{Array, Form, Format, Matrix, Numbers, Place, Vector};
 use crate::spec::Precision;
 
 /// Named gradients, in the order in which they were computed.
@@ -204,6 +204,14 @@ impl Linear {
         }
     }
 
+    /// Returns the form in which the layer reads its input: like [`Linear::reads`], except that integers are made once, by what writes them.
+    pub(super) fn form(&self) -> Form {
+        match &self.weight {
+            Weight::Frozen(matrix, _) => matrix.form(),
+            Weight::Trainable(..) => self.reads().into(),
+        }
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         let bias = self.bias.as_ref().map_or(0, Vector::len) * size_of::<f32>();
         let transposed = match &self.weight {
@@ -247,27 +255,37 @@ impl Linear {
         linear::project(x, self.matrix(), rows, options)
     }
 
-    /// Computes act(x · Wᵀ + b) over all rows; also returns the values before the activation, if they are kept.
+    /// Computes act(x · Wᵀ + b) over all rows, in this form; also returns the values before the activation, if they are kept.
     pub(super) fn forward_active(
         &self,
         x: &Array,
         activation: Activation,
-        numbers: Numbers,
+        form: impl Into<Form>,
         before: Before,
     ) -> Result<(Array, Option<Array>)> {
         self.count();
-        let options = Options {
+        let mut options = Options {
             bias: self.bias.as_ref(),
             activation: Some(activation),
             sections: None,
-            numbers,
+            numbers: Numbers::F32,
             apart: before != Before::Unread,
         };
-        match before {
-            Before::Unread | Before::Again => {
+        let kept = match before {
+            Before::Unread | Before::Again => None,
+            Before::Kept(before) => Some(before),
+        };
+        match (form.into(), kept) {
+            (Form::Integers, before) => {
+                let (before, y) = linear::project_integers(x, self.matrix(), options, before)?;
+                Ok((y, before))
+            }
+            (Form::Numbers(numbers), None) => {
+                options.numbers = numbers;
                 Ok((linear::project(x, self.matrix(), Rows::All, options)?, None))
             }
-            Before::Kept(before) => {
+            (Form::Numbers(numbers), Some(before)) => {
+                options.numbers = numbers;
                 let (before, y) = linear::project_both(x, self.matrix(), options, before)?;
                 Ok((y, Some(before)))
             }
@@ -384,9 +402,9 @@ impl LayerNorm {
         self.norm.pointer()
     }
 
-    /// Returns the normed rows in this number format.
-    pub(super) fn forward(&self, x: &Array, numbers: Numbers) -> Result<Array> {
-        norm::forward(x, &self.norm, numbers)
+    /// Returns the normed rows in this form.
+    pub(super) fn forward(&self, x: &Array, form: impl Into<Form>) -> Result<Array> {
+        norm::forward(x, &self.norm, form)
     }
 
     /// Returns the gradient of the input, plus `add`.

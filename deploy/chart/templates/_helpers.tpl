@@ -73,7 +73,7 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- if and $outside (not $v.identities) }}{{ fail "authentication with oidc or mtls needs identities, which say who may do what" }}{{ end -}}
 {{- if and $v.identities (not $outside) }}{{ fail "identities need authentication with oidc or mtls" }}{{ end -}}
 {{- if and (contains "mtls" $v.authentication) (not $v.tls.clientCaSecretName) }}{{ fail "authentication with mtls needs tls.clientCaSecretName" }}{{ end -}}
-{{- range $key := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "tls_client_crl" "tls_client_certificates" "identities_file" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
+{{- range $key := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_listen_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "tls_client_crl" "tls_client_certificates" "identities_file" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
 {{- if hasKey $v.config $key }}{{ fail (printf "config.%s: the chart sets it; use the chart's own value" $key) }}{{ end -}}
 {{- end -}}
 {{- end -}}

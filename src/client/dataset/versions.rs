@@ -23,12 +23,13 @@ pub enum Command {
         /// Data set id
         id: String,
     },
-    /// Shows what was added, removed and changed between two versions, or since a version
+    /// Shows what was added, removed and changed between two versions, or since a version or a job
     Diff {
         /// Data set id
         id: String,
-        /// Earlier version
-        from: u32,
+        /// Earlier version, or a job that read the data set then: jobs/ID
+        #[arg(value_parser = earlier)]
+        from: String,
         /// Later version; what the data set holds now when absent
         to: Option<u32>,
     },
@@ -58,7 +59,11 @@ pub(super) async fn run(client: &Client, command: &Command, output: Output) -> R
             let name = resource("datasets", id);
             let version = |number| format!("{name}/versions/{number}");
             let to = to.map_or_else(|| name.clone(), version);
-            diff(client, (version(*from), to), output).await
+            let from = match from.starts_with(JOB) {
+                true => from.clone(),
+                false => format!("{name}/versions/{from}"),
+            };
+            diff(client, (from, to), output).await
         }
         Command::Delete { id, number } => {
             let name = format!("{}/versions/{number}", resource("datasets", id));
@@ -67,6 +72,16 @@ pub(super) async fn run(client: &Client, command: &Command, output: Output) -> R
             output.result(|| format!("deleted {name}"), || json::deleted(&name));
             Ok(())
         }
+    }
+}
+
+/// How a job is told from a version.
+const JOB: &str = "jobs/";
+
+fn earlier(text: &str) -> Result<String, String> {
+    match text.starts_with(JOB) || text.parse::<u32>().is_ok() {
+        true => Ok(text.to_owned()),
+        false => Err("expected the number of a version, or jobs/ID".into()),
     }
 }
 

@@ -41,6 +41,7 @@ pub(super) fn parameters(hyper: &v1::HyperParameters) -> Value {
         "max_clip_frames": hyper.max_clip_frames,
         "unknown_below": hyper.unknown_below,
         "parent": hyper.parent,
+        "keep_checkpoints": hyper.keep_checkpoints,
     })
 }
 

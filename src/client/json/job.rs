@@ -20,6 +20,7 @@ pub fn job(job: &v1::Job) -> Value {
             "seed": result.seed.to_string(),
             "parameters": result.parameters,
             "training_seconds": seconds(result.training_time.as_ref()),
+            "times": result.times.as_ref().map(times),
         })
     });
     json!({
@@ -35,10 +36,24 @@ pub fn job(job: &v1::Job) -> Value {
         "attempts": job.attempts,
         "paused": job.paused,
         "priority": job.priority,
+        "checkpoints": job.checkpoints.iter().map(checkpoint).collect::<Vec<_>>(),
         "result": result,
         "create_time": time(job.create_time.as_ref()),
         "end_time": time(job.end_time.as_ref()),
     })
+}
+
+fn times(own: &v1::JobTimes) -> Value {
+    json!({
+        "checks_seconds": seconds(own.checks.as_ref()),
+        "features_seconds": seconds(own.features.as_ref()),
+        "clips_seconds": seconds(own.clips.as_ref()),
+        "evaluations_seconds": seconds(own.evaluations.as_ref()),
+    })
+}
+
+fn checkpoint(own: &v1::JobCheckpoint) -> Value {
+    json!({ "step": own.step, "best": own.best })
 }
 
 fn point(point: &v1::EvaluationPoint) -> Value {

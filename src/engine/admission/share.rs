@@ -1,7 +1,8 @@
 //! Decides who gets room in the queue, and whose limit is reached when there is none: pure.
 //!
 //! Invariant: never awaits, reads a clock or does I/O. What was granted never exceeds the capacity. A tenant that is alone may hold all but the reserve;
-//! one that holds nothing finds the reserve; and while a tenant below its share waits, nobody above theirs gets more.
+//! one that holds nothing finds the reserve, and one that holds little finds a part of half of it; and while a tenant below its share waits, nobody above theirs
+//! gets more.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use crate::ids::TenantId;
 
 /// The reserve for tenants that hold nothing is the capacity divided by this, rounded up.
 const RESERVE: usize = 8;
+/// A tenant may hold the reserve divided by this and by the number of tenants that ask when others hold the rest of the queue, so that what it sends at once is
+/// not refused beside them, and half of the reserve is left for those that hold nothing.
+const LITTLE: usize = 2;
 /// Time after a refusal in which a tenant counts as one that wants room: ten times the pause that RetryInfo asks for.
 const WANTS: Duration = Duration::from_secs(2);
 /// Most tenants without room that count as wanting some.
@@ -104,6 +108,12 @@ impl Books {
         self.used
     }
 
+    /// What a tenant holds.
+    pub(in crate::engine) fn held(&self, tenant: &TenantId) -> Demand {
+        let account = self.tenants.get(tenant);
+        account.map_or(Demand::NOTHING, |account| account.held)
+    }
+
     /// Whether nobody holds anything.
     pub(in crate::engine) fn is_empty(&self) -> bool {
         self.used == Demand::NOTHING
@@ -156,10 +166,7 @@ impl Books {
         demand: Demand,
         now: Duration,
     ) -> Option<Limit> {
-        let held = self
-            .tenants
-            .get(tenant)
-            .map_or(Demand::NOTHING, |own| own.held);
+        let held = self.held(tenant);
         let after = self.used.plus(demand);
         let half = self.capacity.minus(self.capacity.part(2));
         let batch = self.batch.plus(demand);
@@ -170,9 +177,15 @@ impl Books {
             return (!after.is_within(self.capacity)).then_some(Limit::Queue);
         }
         let most = self.capacity.without_part(RESERVE);
-        let share = most.part(self.asking(tenant, now));
+        let asking = self.asking(tenant, now);
+        let share = most.part(asking);
         let is_below_share = held.plus(demand).is_within(share);
-        if !after.is_within(most) {
+        let reserve = self.capacity.minus(most);
+        let little = reserve.part(LITTLE * asking);
+        // The parts become smaller as tenants come, so all of those that were granted may be more than what they are parts of.
+        let left = self.capacity.minus(reserve.part(LITTLE));
+        let is_little = held.plus(demand).is_within(little) && after.is_within(left);
+        if !after.is_within(most) && !is_little {
             return Some(match (is_below_share, self.used == held) {
                 (true, _) => Limit::Queue,
                 (false, true) => Limit::Reserve,

@@ -26,6 +26,8 @@ pub(in crate::engine) struct Sharing {
     changed: Option<Duration>,
     /// Tenants with interactive requests.
     lately: HashMap<TenantId, Lately>,
+    /// The last request of the batch class.
+    batch: Option<Duration>,
 }
 
 /// The last interactive requests of a tenant.
@@ -36,6 +38,12 @@ struct Lately {
     asked: Duration,
 }
 
+impl Lately {
+    fn is_light(self) -> bool {
+        self.light > 0.5
+    }
+}
+
 impl Sharing {
     /// Records a tenant's request at the time `now`; `is_first` says that nothing of the tenant and class waited.
     pub(in crate::engine) fn asked(
@@ -44,8 +52,9 @@ impl Sharing {
         is_first: bool,
         now: Duration,
     ) {
-        if class == Class::Interactive {
-            self.look(tenant, is_first, now);
+        match class {
+            Class::Interactive => self.look(tenant, is_first, now),
+            Class::Batch => self.batch = Some(now),
         }
         let is_same = |(own, last): &(TenantId, Class)| own == tenant && *last == class;
         if self.last.as_ref().is_some_and(is_same) {
@@ -73,11 +82,21 @@ impl Sharing {
         own.asked = now;
     }
 
-    /// Returns whether a tenant asked lately whose interactive requests mostly find nothing of its own waiting: it asks for less than its share, and
-    /// waits for the batches of others alone.
+    /// Returns whether a tenant asked lately, beside others, whose interactive requests mostly find nothing of its own waiting: it asks for less than its
+    /// share, and waits for the batches of others alone.
     pub(in crate::engine) fn has_light(&self, now: Duration) -> bool {
-        let is_light = |own: &Lately| own.light > 0.5 && is_near(own.asked, now);
-        self.lately.values().any(is_light)
+        let near = self.lately.values().filter(|own| is_near(own.asked, now));
+        let (count, light) = near.fold((0, false), |(count, light), own| {
+            (count + 1, light || own.is_light())
+        });
+        let is_beside = count > 1 || self.batch.is_some_and(|asked| is_near(asked, now));
+        light && is_beside
+    }
+
+    /// Returns whether a tenant is one that [`Sharing::has_light`] finds.
+    pub(in crate::engine) fn is_light(&self, tenant: &TenantId, now: Duration) -> bool {
+        let own = self.lately.get(tenant);
+        own.is_some_and(|own| own.is_light() && is_near(own.asked, now)) && self.has_light(now)
     }
 
     /// Returns whether more than one tenant, or one tenant in both classes, sent requests within the last minute.
@@ -154,5 +173,18 @@ mod tests {
         assert_eq!(sharing.lately.len(), TENANTS);
         sharing.asked((&quiet, Class::Interactive), true, at(40_000));
         assert_eq!(sharing.lately.len(), 1);
+    }
+
+    #[test]
+    fn a_tenant_that_is_alone_waits_for_nobody_and_beside_the_batch_class_for_that() {
+        let tenant = |name: &str| name.parse::<TenantId>().expect("a tenant");
+        let (one, quiet) = (tenant("one"), tenant("quiet"));
+        let mut sharing = Sharing::default();
+        let at = Duration::from_secs;
+        sharing.asked((&quiet, Class::Interactive), true, at(1));
+        assert!(!sharing.has_light(at(1)) && !sharing.is_light(&quiet, at(1)));
+        sharing.asked((&one, Class::Batch), true, at(2));
+        assert!(sharing.is_light(&quiet, at(2)) && !sharing.is_light(&one, at(2)));
+        assert!(!sharing.is_light(&quiet, at(12)));
     }
 }

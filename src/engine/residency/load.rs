@@ -1,4 +1,4 @@
-//! Loads one set: reads and verifies its file, parses it, reserves its bytes, and warms it up.
+//! Loads one set: reads and verifies its file, parses it, reserves its bytes, and warms it up unless the version has passed a warm-up in this process.
 //!
 //! Invariant: one load per version at a time; only the warm-up's forward pass runs on the device thread, and nothing slow runs on the async threads.
 
@@ -15,6 +15,7 @@ use crate::engine::{Error, Unavailable, Versions};
 use crate::fair::Weights;
 use crate::ids::VersionRef;
 use crate::model::{self, AdapterSet, Backbone};
+use crate::spec::Digest;
 
 /// Components that a load uses.
 pub(in crate::engine) struct Loader {
@@ -26,6 +27,16 @@ pub(in crate::engine) struct Loader {
     pub(in crate::engine) device: device::Handle,
     /// Weights by which tenants share the turns of loads.
     pub(in crate::engine) weights: Arc<dyn Weights>,
+    /// Clips that sets are warmed up with.
+    pub(in crate::engine) clips: Arc<warmup::Clips>,
+}
+
+/// A set that was read, and the clip for its warm-up unless the version has passed one with the same file.
+struct Read {
+    set: Arc<AdapterSet>,
+    /// sha256 of the set's file.
+    sha256: Digest,
+    clip: Option<warmup::Frames>,
 }
 
 /// Loads a set in the background and sends the result to everybody who waits. The set becomes resident even if nobody waits any more.
@@ -69,9 +80,15 @@ impl Listing {
                 version: self.version.clone(),
             });
         }
+        let mut is_suspected = false;
         let gone = match &result {
             Ok(pin) => {
                 state.insert(pin.clone(), self.need);
+                // A clip that still used an earlier set of the version may have failed since the load began, and there was no set to suspect.
+                is_suspected = !state.proven.knows(&self.version);
+                if is_suspected {
+                    state.suspect(pin);
+                }
                 None
             }
             Err(Error::Quarantined { reason, .. }) => {
@@ -82,6 +99,9 @@ impl Listing {
         };
         drop(state);
         drop(gone);
+        if is_suspected {
+            self.inner.suspected.notify_one();
+        }
         // The set can now be evicted, which another load may wait for.
         self.inner.freed.notify_waiters();
         result
@@ -126,7 +146,7 @@ impl Inner {
             Need::Request => self.turns.wait(&version.tenant).await?,
             Need::Spare => self.turns.free().ok_or_else(no_room)?,
         };
-        let set = self.read(version).await?;
+        let Read { set, sha256, clip } = self.read(version).await?;
         let bytes = set.bytes();
         if bytes > self.budget {
             return Err(Error::TooLarge {
@@ -139,16 +159,8 @@ impl Inner {
             Need::Request => self.make_room(&version.tenant, bytes, turn).await,
             Need::Spare => self.free_room(&version.tenant, bytes).ok_or_else(no_room)?,
         };
-        let Loader {
-            device, backbone, ..
-        } = &self.loader;
-        match warmup::proven(device, backbone, &set).await {
-            Ok(()) => {}
-            Err(Fault::Unfit(reason)) => return Err(unfit(version, reason)),
-            Err(Fault::Device(device::Error::Stopped)) => return Err(Error::Stopped),
-            Err(Fault::Device(error)) => return Err(failed(version, error.to_string())),
-            Err(Fault::OutOfMemory { bytes }) => return Err(Error::OutOfMemory { bytes }),
-            Err(Fault::Refused(reason)) => return Err(failed(version, reason.to_string())),
+        if let Some(clip) = clip {
+            self.prove((version, sha256), &set, &clip).await?;
         }
         let id = self.lock().tick();
         Ok(Arc::new(Resident {
@@ -159,9 +171,35 @@ impl Inner {
         }))
     }
 
-    async fn read(&self, version: &VersionRef) -> Result<Arc<AdapterSet>, Error> {
+    /// Warms up a set of the file of this sha256.
+    async fn prove(
+        &self,
+        (version, sha256): (&VersionRef, Digest),
+        set: &Arc<AdapterSet>,
+        clip: &warmup::Frames,
+    ) -> Result<(), Error> {
         let Loader {
-            versions, backbone, ..
+            device, backbone, ..
+        } = &self.loader;
+        match warmup::proven(device, backbone, set, clip).await {
+            Ok(()) => {
+                self.lock().proven.add(version, sha256);
+                Ok(())
+            }
+            Err(Fault::Unfit(reason)) => Err(unfit(version, reason)),
+            Err(Fault::Device(device::Error::Stopped)) => Err(Error::Stopped),
+            Err(Fault::Device(error)) => Err(failed(version, error.to_string())),
+            Err(Fault::OutOfMemory { bytes }) => Err(Error::OutOfMemory { bytes }),
+            Err(Fault::Refused(reason)) => Err(failed(version, reason.to_string())),
+        }
+    }
+
+    async fn read(&self, version: &VersionRef) -> Result<Read, Error> {
+        let Loader {
+            versions,
+            backbone,
+            clips,
+            ..
         } = &self.loader;
         let stored = versions.load(version).await.map_err(|error| match error {
             Unavailable::Missing => Error::NotFound {
@@ -181,16 +219,20 @@ impl Inner {
             );
             return Err(unfit(version, reason.into()));
         }
-        let backbone = Arc::clone(backbone);
+        let (backbone, clips) = (Arc::clone(backbone), Arc::clone(clips));
+        let is_proven = self.lock().proven.has(version, stored.sha256);
         let parse = move || {
             let (adapter, classes) = (stored.adapter, stored.classes);
-            let config = backbone.config();
-            let set = AdapterSet::from_safetensors(&stored.bytes, config, adapter, classes)?;
-            set.beside(&backbone)
+            let set = AdapterSet::read_beside(&stored.bytes, &backbone, adapter, classes)?;
+            Ok(Read {
+                clip: (!is_proven).then(|| clips.of(&backbone, &set)),
+                sha256: stored.sha256,
+                set: Arc::new(set),
+            })
         };
         // Parsing is not part of a device slice, so it must not take threads from serving.
         match blocking(|| model::aside(parse)).await {
-            Ok(Ok(set)) => Ok(Arc::new(set)),
+            Ok(Ok(read)) => Ok(read),
             // Only the file says whether the set is at fault.
             Ok(Err(model::Error::OutOfMemory { bytes })) => Err(Error::OutOfMemory { bytes }),
             Ok(Err(model::Error::DeviceLost(_))) => Err(Error::Stopped),
@@ -229,6 +271,7 @@ fn reason(error: &Error) -> &'static str {
         | Error::RateExceeded(_)
         | Error::Unreachable { .. }
         | Error::TooManyClips { .. }
+        | Error::BeyondQuota { .. }
         | Error::TooManyBytes { .. }
         | Error::Clip { .. }
         | Error::DeadlineExceeded
@@ -238,5 +281,47 @@ fn reason(error: &Error) -> &'static str {
         | Error::NotReady
         | Error::Stopped => "unavailable",
         Error::OutOfMemory { .. } => "no_memory",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::Slot;
+    use super::super::tests::listed;
+    use super::*;
+    use crate::engine::tests::{backbone, residency, set, version};
+    use crate::telemetry::Metrics;
+
+    #[tokio::test]
+    async fn a_set_that_lost_its_proof_while_it_was_loaded_is_examined() {
+        let (device, _) = device::start(device::Config::default(), Metrics::new()).unwrap();
+        let residency = residency(100, device);
+        for (name, is_suspected) in [("a", false), ("b", true)] {
+            let wanted = version(name);
+            let pin = listed(&residency, &wanted, set(&backbone(8)), 10).await;
+            let inner = residency.0.clone();
+            let mut state = inner.lock();
+            state.proven.add(&wanted, Digest([1; 32]));
+            let load = state.tick();
+            let slot = Slot::Loading(load, watch::channel(None).1);
+            let evicted = state.slots.insert(wanted.clone(), slot);
+            if is_suspected {
+                // A clip of a batch that still has the evicted set fails.
+                state.suspect(&pin);
+            }
+            drop(state);
+            drop(evicted);
+            let listing = Listing {
+                inner,
+                version: wanted,
+                load,
+                need: Need::Request,
+                listed: false,
+            };
+            let loaded = listing.list(Ok(pin));
+            assert!(loaded.is_ok(), "{name}");
+            let suspects = residency.0.lock().take_suspects();
+            assert_eq!(suspects.len(), usize::from(is_suspected), "{name}");
+        }
     }
 }

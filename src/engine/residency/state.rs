@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::proven::Proven;
 use super::{Loading, Need, Pin, Resident};
 use crate::engine::{Error, ResidencyRecord};
 use crate::ids::{TaskId, TenantId, VersionRef};
@@ -68,6 +69,8 @@ pub(super) struct State {
     pub(super) pinned: HashSet<VersionRef>,
     /// Versions that were looked for in vain by those that load nothing.
     pub(super) missed: HashSet<VersionRef>,
+    /// Versions that need no warm-up when they are loaded again.
+    pub(super) proven: Proven,
     tenants: HashMap<TenantId, u64>,
     clock: u64,
 }
@@ -157,6 +160,9 @@ impl State {
 
     /// Removes sets until `bytes` more would fit once the pins of the removed sets are gone. Returns the removed sets.
     pub(super) fn evict(&mut self, bytes: u64, budget: u64) -> Vec<Pin> {
+        if self.kept() + bytes <= budget {
+            return Vec::new();
+        }
         let mut listed = Vec::new();
         for (version, slot) in &self.slots {
             if let Slot::Resident(entry) = slot {
@@ -195,6 +201,7 @@ impl State {
         is_damaged: bool,
     ) -> Option<Slot> {
         let at = self.tick();
+        self.proven.remove(version);
         let refused = self.slots.iter().filter_map(|(version, slot)| match slot {
             Slot::Quarantined(entry) => Some((entry.at, version)),
             Slot::Loading(..) | Slot::Resident(_) => None,
@@ -231,6 +238,7 @@ impl State {
 
     /// Marks a set as suspected, if it is still the one in the table.
     pub(super) fn suspect(&mut self, set: &Resident) {
+        self.proven.remove(&set.version);
         if let Some(entry) = self.entry(set)
             && entry.exam == Exam::None
         {
@@ -250,7 +258,7 @@ impl State {
         asked.collect()
     }
 
-    /// Lifts the suspicion from a set.
+    /// Lifts the suspicion from a set that has passed a warm-up, or whose warm-up failed through no fault of the set.
     pub(super) fn acquit(&mut self, set: &Resident) {
         if let Some(entry) = self.entry(set) {
             entry.exam = Exam::None;

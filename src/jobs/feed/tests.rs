@@ -10,15 +10,14 @@ use crate::metadata::{
     Config, Database, Datasets, ExampleRecord, JobRecord, JobUpdate, Lease, NewJob, NewTask,
     NewVideo, Page as Listed, PageRequest, Tasks, VideoProbe, Videos, Workers,
 };
-use crate::spec::{
-    AdapterConfig, ClipSampling, Digest, FrameOrder, HyperParameters, JobState, RotationPolicy,
-    Sampling, SpatialViews, Split,
-};
+use crate::spec::{AdapterConfig, ClipSampling, Digest, HyperParameters, JobState, Split};
 
 /// Passes reads on and counts them.
 struct Counting {
     below: Database,
     reads: AtomicUsize,
+    /// Questions for the newest events of all jobs that are watched.
+    questions: AtomicUsize,
 }
 
 impl Counting {
@@ -69,6 +68,11 @@ impl Jobs for Counting {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.below.list_events(tenant, job, after, limit).await
     }
+
+    async fn newest_events(&self, jobs: &[(TenantId, JobId)]) -> Result<Vec<(JobId, u64)>> {
+        self.questions.fetch_add(1, Ordering::SeqCst);
+        self.below.newest_events(jobs).await
+    }
 }
 
 /// A database with a task and a data set, and feeds over it that look by themselves only after an hour.
@@ -82,6 +86,11 @@ struct Setting {
 
 impl Setting {
     async fn new(limit: usize) -> Self {
+        Self::polling(limit, Duration::from_secs(3600)).await
+    }
+
+    /// As [`Self::new`], with feeds that ask by themselves.
+    async fn polling(limit: usize, poll: Duration) -> Self {
         let directory = tempfile::tempdir().expect("a folder");
         let path = directory.path().join("records.sqlite");
         let below = Database::open(Config::at(path)).await.expect("a database");
@@ -109,11 +118,12 @@ impl Setting {
             .await
             .expect("added");
         let hints = Arc::new(Hints::new());
-        let feeds = Feeds::new(Arc::clone(&hints), Duration::from_secs(3600), limit);
+        let feeds = Feeds::new(Arc::clone(&hints), poll, limit);
         Self {
             jobs: Arc::new(Counting {
                 below,
                 reads: AtomicUsize::new(0),
+                questions: AtomicUsize::new(0),
             }),
             hints,
             feeds: Arc::new(feeds),
@@ -144,6 +154,12 @@ impl Setting {
     }
 
     async fn tell(&self, lease: &Lease, count: usize) {
+        self.tell_elsewhere(lease, count).await;
+        self.hints.events_written(lease.job);
+    }
+
+    /// As [`Self::tell`], in another process.
+    async fn tell_elsewhere(&self, lease: &Lease, count: usize) {
         let message = Event::Message {
             warning: false,
             text: "news".into(),
@@ -155,7 +171,6 @@ impl Setting {
             .append_events(lease, JobState::Validating, &events, update)
             .await
             .expect("written");
-        self.hints.events_written(lease.job);
     }
 
     async fn watch(&self, job: JobId, after: u64) -> std::result::Result<Watcher, Error> {
@@ -177,14 +192,7 @@ fn task() -> NewTask {
         id: "t".parse().expect("an id"),
         display_name: String::new(),
         adapter: AdapterConfig::LINEAR_PROBE,
-        sampling: ClipSampling {
-            num_frames: 4.try_into().expect("not 0"),
-            sampling: Sampling::Uniform,
-            temporal_views: 1.try_into().expect("not 0"),
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
-        },
+        sampling: ClipSampling::uniform(4.try_into().expect("not 0")),
         auto_serve: false,
         auto_head: false,
     }
@@ -249,6 +257,54 @@ async fn many_watchers_of_a_job_cost_one_reader_and_other_jobs_cost_nothing() {
     setting.tell(&watched, 1).await;
     see(&mut watchers, 24).await;
     assert!(setting.jobs.reads() - before <= 3);
+}
+
+#[tokio::test]
+async fn all_jobs_that_are_watched_are_one_question_and_quiet_ones_no_more() {
+    let setting = Setting::polling(100, Duration::from_millis(20)).await;
+    let mut leases = Vec::new();
+    let mut watchers = Vec::new();
+    for _ in 0..30 {
+        let lease = setting.job().await;
+        watchers.push(setting.watch(lease.job, 0).await.expect("a place"));
+        leases.push(lease);
+    }
+    see(&mut watchers, 2).await;
+    let questions = || setting.jobs.questions.load(Ordering::SeqCst);
+    let after = |count: usize| async move {
+        while questions() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Every reader has read what was there once several questions change nothing.
+    let mut reads = 0;
+    while reads != setting.jobs.reads() {
+        reads = setting.jobs.reads();
+        after(questions() + 5).await;
+    }
+    after(questions() + 10).await;
+    assert_eq!(setting.jobs.reads(), reads, "30 quiet jobs are watched");
+    for sequence in 3..6 {
+        for lease in &leases[..3] {
+            setting.tell_elsewhere(lease, 1).await;
+        }
+        see(&mut watchers[..3], sequence).await;
+    }
+    let spent = setting.jobs.reads() - reads;
+    assert!(spent <= 3 * 3 * 3, "{spent} reads for nine events");
+    // Nobody asks any more when nobody watches, until somebody does again.
+    drop(watchers);
+    while lock(&setting.feeds.open).is_polled {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let asked = questions();
+    let mut again = [setting.watch(leases[0].job, 4).await.expect("a place")];
+    see(&mut again, 5).await;
+    let told = async {
+        after(asked + 1).await;
+        setting.tell_elsewhere(&leases[0], 1).await;
+    };
+    tokio::join!(see(&mut again, 6), told);
 }
 
 #[tokio::test]

@@ -1,12 +1,26 @@
 //! What a job chose by itself, and why, in words for its owner.
 
-use super::{DROPOUT_FROM, EPOCHS, Plan, STEPS};
+use super::{BATCH, DROPOUT_FROM, EPOCHS, Plan, RATE_FACTORS, STEPS, rate_factor};
 use crate::spec::{AdapterConfig, HyperParameters};
 
 impl Plan {
-    /// Returns what was chosen for a task with these adapters because it was not submitted, each with its reason; `None` when nothing was.
-    pub fn chosen(&self, submitted: &HyperParameters, adapter: &AdapterConfig) -> Option<String> {
+    /// Returns what was chosen for a task with these adapters, on a backbone of so many channels, because it was not submitted: each choice with its reason.
+    pub fn chosen(
+        &self,
+        submitted: &HyperParameters,
+        adapter: &AdapterConfig,
+        backbone_width: usize,
+    ) -> Vec<String> {
         let mut chosen = Vec::new();
+        let width = adapter.adapter_width as usize;
+        if adapter.has_sites() && width == (backbone_width / 2).max(1) {
+            chosen.push(format!(
+                "adapters of width {width}: half of the backbone's width ({backbone_width}), as for a task that is created without a width"
+            ));
+        }
+        if submitted.batch_size.is_none() || !self.clips.is_multiple_of(self.batch_size.into()) {
+            chosen.push(self.batches(submitted));
+        }
         if submitted.epochs.is_none() {
             let steps = self.steps_per_epoch() * u64::from(self.epochs);
             let (least, most) = EPOCHS;
@@ -16,15 +30,7 @@ impl Plan {
             ));
         }
         if submitted.learning_rate.is_none() && submitted.base_learning_rate.is_none() {
-            let of = match (adapter.has_sites(), adapter.head.is_mean()) {
-                (true, true) => "adapters under the paper's head",
-                (false, true) => "a linear probe",
-                (_, false) => "a head that reads every frame",
-            };
-            chosen.push(format!(
-                "learning rate {}: that of {of}",
-                self.learning_rate
-            ));
+            chosen.push(self.rate(adapter));
         }
         if submitted.warmup_share.is_none() && submitted.warmup_epochs.is_none() {
             let steps = self.warmup_steps();
@@ -36,19 +42,42 @@ impl Plan {
                 false => format!("no dropout: fewer than {DROPOUT_FROM} clips"),
             });
         }
-        if chosen.is_empty() {
-            return None;
-        }
+        let told = chosen.into_iter().map(|own| format!("chosen: {own}"));
+        told.collect()
+    }
+
+    /// How the clips of an epoch are divided.
+    fn batches(&self, submitted: &HyperParameters) -> String {
         let (clips, steps) = (self.clips, self.steps_per_epoch());
         let (fewest, most) = (clips / steps, clips.div_ceil(steps));
         let size = match fewest == most {
-            true => format!("of {most} clips"),
-            false => format!("of {fewest} or {most} clips"),
+            true => format!("{most} clips"),
+            false => format!("{fewest} or {most} clips"),
         };
         let noun = if steps == 1 { "step" } else { "steps" };
-        Some(format!(
-            "chosen for {clips} training clips, whose epochs have {steps} {noun} {size}: {}",
-            chosen.join("; ")
-        ))
+        let of = match submitted.batch_size {
+            None => format!("at most {BATCH}"),
+            Some(given) => format!("at most {given}, as submitted,"),
+        };
+        format!(
+            "{steps} {noun} of {size} an epoch: {clips} training clips divided equally into batches of {of} so that no step has far fewer clips than another"
+        )
+    }
+
+    fn rate(&self, adapter: &AdapterConfig) -> String {
+        let of = match (adapter.has_sites(), adapter.head.is_mean()) {
+            (true, true) => "adapters under the paper's head",
+            (false, true) => "a linear probe",
+            (_, false) => "a head that reads every frame",
+        };
+        let rate = (self.learning_rate * 1e7).round() / 1e7;
+        let factor = rate_factor(self.batch_size);
+        let scaled = match factor {
+            1.0 => String::new(),
+            _ if factor == RATE_FACTORS.0 => ", halved for the smaller batch".into(),
+            _ if factor == RATE_FACTORS.1 => ", doubled for the larger batch".into(),
+            _ => format!(", times the square root of {}/{BATCH}", self.batch_size),
+        };
+        format!("learning rate {rate}: that of {of} for batches of {BATCH} clips{scaled}")
     }
 }

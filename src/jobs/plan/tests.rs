@@ -53,12 +53,59 @@ fn defaults_follow_the_size_of_the_data_set() {
 fn what_was_not_submitted_is_told_with_its_reason() {
     let told = |submitted: &HyperParameters, clips| {
         let plan = Plan::new(submitted, clips, &WITH_SITES, 7);
-        plan.chosen(submitted, &WITH_SITES)
+        plan.chosen(submitted, &WITH_SITES, 192)
     };
-    let all = told(&HyperParameters::default(), 73).expect("choices");
     assert_eq!(
-        all,
-        "chosen for 73 training clips, whose epochs have 10 steps of 7 or 8 clips: 25 epochs, 250 steps: about 250 within 4 to 40 epochs; learning rate 0.002: that of adapters under the paper's head; warm-up 25 steps: a tenth of all; no dropout: fewer than 512 clips"
+        told(&HyperParameters::default(), 73),
+        [
+            "chosen: 10 steps of 7 or 8 clips an epoch: 73 training clips divided equally into batches of at most 8 so that no step has far fewer clips than another",
+            "chosen: 25 epochs, 250 steps: about 250 within 4 to 40 epochs",
+            "chosen: learning rate 0.002: that of adapters under the paper's head for batches of 8 clips",
+            "chosen: warm-up 25 steps: a tenth of all",
+            "chosen: no dropout: fewer than 512 clips",
+        ]
+    );
+    let rate = |batch_size| {
+        let submitted = HyperParameters {
+            batch_size: Some(batch_size),
+            ..HyperParameters::default()
+        };
+        let told = told(&submitted, 1000);
+        told.into_iter()
+            .find(|own| own.contains("learning rate"))
+            .expect("a rate")
+    };
+    for (batch, end) in [
+        (
+            2,
+            "0.001: that of adapters under the paper's head for batches of 8 clips, halved for the smaller batch",
+        ),
+        (
+            16,
+            "0.0028284: that of adapters under the paper's head for batches of 8 clips, times the square root of 16/8",
+        ),
+        (
+            256,
+            "0.004: that of adapters under the paper's head for batches of 8 clips, doubled for the larger batch",
+        ),
+    ] {
+        assert_eq!(rate(batch), format!("chosen: learning rate {end}"));
+    }
+    let half = AdapterConfig {
+        adapter_width: 96,
+        ..WITH_SITES
+    };
+    let submitted = HyperParameters {
+        batch_size: Some(40),
+        ..HyperParameters::default()
+    };
+    let uneven = Plan::new(&submitted, 100, &half, 7).chosen(&submitted, &half, 192);
+    assert_eq!(
+        uneven[..2],
+        [
+            "chosen: adapters of width 96: half of the backbone's width (192), as for a task that is created without a width",
+            "chosen: 3 steps of 33 or 34 clips an epoch: 100 training clips divided equally into batches of at most 40, as submitted, so that no step has far fewer clips than another",
+        ]
     );
     let some = HyperParameters {
         epochs: Some(3),
@@ -66,13 +113,18 @@ fn what_was_not_submitted_is_told_with_its_reason() {
         warmup_epochs: Some(1.0),
         ..HyperParameters::default()
     };
-    let some = told(&some, 512).expect("a choice");
     assert_eq!(
-        some,
-        "chosen for 512 training clips, whose epochs have 64 steps of 8 clips: dropout 0.5: from 512 clips on"
+        told(&some, 512),
+        [
+            "chosen: 64 steps of 8 clips an epoch: 512 training clips divided equally into batches of at most 8 so that no step has far fewer clips than another",
+            "chosen: dropout 0.5: from 512 clips on",
+        ]
     );
     let plan = plan(40);
-    assert_eq!(plan.chosen(&plan.hyper_parameters(), &WITH_SITES), None);
+    assert_eq!(
+        plan.chosen(&plan.hyper_parameters(), &WITH_SITES, 192),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::jobs::features::{self, Features, Kind};
 use crate::jobs::heads::{self, Best, Compared, Course, Tried};
 use crate::jobs::plan::Plan;
 use crate::jobs::selection::Look;
+use crate::jobs::spent::Phase;
 use crate::jobs::trainer::{Input, Shared, Trainer};
 use crate::metadata::{ComparedHead, Event, JobUpdate};
 use crate::model::aside;
@@ -82,7 +83,8 @@ impl Run {
         let forwards = self.forwards(prepared);
         let wanted = (of, features::draws(of));
         let features = forwards.features(&prepared.training, wanted, features);
-        let training = Arc::new(self.unless_stopped(features).await?);
+        let features = self.unless_stopped(features);
+        let training = Arc::new(self.spent.during(Phase::Features, features).await?);
         Ok(Ok(Material { training, views }))
     }
 

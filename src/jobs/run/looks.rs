@@ -12,6 +12,7 @@ use crate::jobs::calibration::Samples;
 use crate::jobs::failure::Failure;
 use crate::jobs::heads::Course;
 use crate::jobs::selection::{self, Look, Pair};
+use crate::jobs::spent::Phase;
 use crate::metadata::{EvaluationMetrics, Event, JobUpdate};
 use crate::model::{AdapterSet, aside};
 use crate::spec::{BestBy, Evaluation, LabelKind, LabelMeans, Publish, Split};
@@ -237,7 +238,9 @@ impl Run {
         prepared: &Prepared,
         set: &Arc<AdapterSet>,
     ) -> Result<Result<Measure, String>, Failure> {
-        match Box::pin(self.try_measure(prepared, set)).await {
+        let spent = Arc::clone(&self.spent);
+        let measure = Box::pin(self.try_measure(prepared, set));
+        match spent.during(Phase::Evaluations, measure).await {
             Ok(measure) => Ok(Ok(measure)),
             Err(failure) => self.spoiled(failure).map(Err),
         }

@@ -10,7 +10,7 @@ use super::Run;
 use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::ids::AdapterVersion;
-use crate::jobs::checkpoint::{self, Origin};
+use crate::jobs::checkpoint::{self, Decoded, Origin};
 use crate::jobs::dataset::{
     Balance, Clips, Example, Order, Pictures, Prefixes, Sources, Training, Truths,
 };
@@ -21,7 +21,7 @@ use crate::jobs::plan::Plan;
 use crate::jobs::selection::{self, Policy};
 use crate::jobs::trainer::{Shared, Trainer};
 use crate::jobs::validation::Problems;
-use crate::metadata::{CheckpointRecord, TaskRecord};
+use crate::metadata::{CheckpointRecord, JobRecord, TaskRecord};
 use crate::model::StepShape;
 use crate::spec::{
     AdapterConfig, ClassWeights, ClipSampling, Digest, FrameOrder, HyperParameters, LabelSet,
@@ -114,6 +114,7 @@ impl Run {
             Some(trainer) => trainer,
             None => fresh(&origin).await?,
         };
+        self.spent.go_on(trainer.position().times);
         let prefixes = self.prefixes(&plan, &demand);
         Ok(Prepared {
             has_test: plan.selection.evaluate_test && survey.tests > 0,
@@ -149,10 +150,11 @@ impl Run {
             self.tell(warning, text).await?;
         }
         self.tell_validation(survey, held_out, plan).await?;
-        match plan.chosen(&self.job.hyper_parameters, adapter) {
-            Some(chosen) => self.tell(false, chosen).await,
-            None => Ok(()),
+        let width = self.context.parts.backbone.config().width;
+        for chosen in plan.chosen(&self.job.hyper_parameters, adapter, width) {
+            self.tell(false, chosen).await?;
         }
+        Ok(())
     }
 
     /// Looks at the videos for near-duplicates, where that is wanted, and makes a validation split of a data set that has none. Returns the number of clips
@@ -296,6 +298,8 @@ impl Run {
                 library: parts.library.clone(),
                 decoder: parts.decoder.clone(),
                 journal: Arc::clone(&self.journal),
+                // Frozen features spare more than decoded frames.
+                decoded: self.context.decoded().filter(|_| task.adapter.has_sites()),
             },
             self.lease.tenant.clone(),
             task.sampling,
@@ -307,28 +311,49 @@ impl Run {
         ))
     }
 
-    /// The trainer of the newest checkpoint; `None` when there is none, or none that can be used, which the owner is told.
+    /// The trainer of the newest checkpoint that can be used; `None` when there is none.
     async fn resume(&self, origin: &Origin) -> Result<Option<Trainer>, Failure> {
-        let Some(record) = self.job.checkpoint.clone() else {
+        let Some(Decoded {
+            trainer,
+            computed_by,
+        }) = self.newest(&self.job, origin).await?
+        else {
             return Ok(None);
         };
-        match self.unless_stopped(self.read(&record, origin)).await {
-            Ok(trainer) => {
-                let text = format!("training goes on after step {}", trainer.position().step);
-                self.tell(false, text).await?;
-                Ok(Some(trainer))
-            }
-            Err(failure @ (Failure::Store(_) | Failure::Checkpoint(_))) => {
-                tracing::warn!(job = %self.lease.job, error = &failure as &dyn std::error::Error, "a checkpoint cannot be used");
-                let text = format!(
-                    "the checkpoint of step {} cannot be used, training starts anew: {failure}",
-                    record.step
-                );
-                self.tell(true, text).await?;
-                Ok(None)
-            }
-            Err(failure) => Err(failure),
+        let text = format!("training goes on after step {}", trainer.position().step);
+        self.tell(false, text).await?;
+        if let Some(before) = computed_by {
+            let text = format!(
+                "the steps so far were computed by {before}: the result differs from that of an undisturbed job in its last bits"
+            );
+            self.tell(true, text).await?;
         }
+        Ok(Some(trainer))
+    }
+
+    /// The trainer of the newest checkpoint of a job's record that can be used; tells the owner of those that cannot.
+    pub(super) async fn newest(
+        &self,
+        job: &JobRecord,
+        origin: &Origin,
+    ) -> Result<Option<Decoded>, Failure> {
+        let mut records = job.checkpoints().peekable();
+        while let Some(record) = records.next() {
+            let failure = match self.unless_stopped(self.read(record, origin)).await {
+                Ok(decoded) => return Ok(Some(decoded)),
+                Err(failure @ (Failure::Store(_) | Failure::Checkpoint(_))) => failure,
+                Err(failure) => return Err(failure),
+            };
+            tracing::warn!(job = %self.lease.job, error = &failure as &dyn std::error::Error, "a checkpoint cannot be used");
+            let step = record.step;
+            let next = match records.peek() {
+                Some(next) => format!("that of step {} is tried", next.step),
+                None => "training starts anew".into(),
+            };
+            let text = format!("the checkpoint of step {step} cannot be used, {next}: {failure}");
+            self.tell(true, text).await?;
+        }
+        Ok(None)
     }
 
     /// The trainer of a checkpoint.
@@ -336,7 +361,7 @@ impl Run {
         &self,
         record: &CheckpointRecord,
         origin: &Origin,
-    ) -> Result<Trainer, Failure> {
+    ) -> Result<Decoded, Failure> {
         let key = Key::parse(&record.key)?;
         let store = &self.context.parts.store;
         let bytes = || async { Ok(store.get_verified(&key, record.sha256).await?) };
@@ -420,21 +445,14 @@ pub(super) async fn fresh(origin: &Origin) -> Result<Trainer, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::{NonZeroU8, NonZeroU16};
+    use std::num::NonZeroU16;
 
     use super::*;
-    use crate::spec::{RotationPolicy, Sampling, SpatialViews};
+    use crate::spec::RotationPolicy;
 
     #[test]
     fn features_of_another_arithmetic_are_others() {
-        let sampling = ClipSampling {
-            num_frames: NonZeroU16::MIN,
-            sampling: Sampling::Uniform,
-            temporal_views: NonZeroU8::MIN,
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
-        };
+        let sampling = ClipSampling::uniform(NonZeroU16::MIN);
         let stored = ClipSampling {
             rotation: RotationPolicy::Stored,
             ..sampling

@@ -1,4 +1,4 @@
-//! What a job does when its loss is no number: once, it goes back to its newest checkpoint and on at half the rate.
+//! What a job does when its loss is no number: once, it goes back to its newest checkpoint that can be read and on at half the rate.
 //!
 //! Invariant: which step diverges follows from the seed, so that a job that is interrupted before its next checkpoint goes back the same way again.
 
@@ -23,11 +23,8 @@ impl Run {
         let (tenant, job) = (&self.lease.tenant, self.lease.job);
         let record = || async { Ok(metadata.get_job(tenant, job).await?) };
         let record = self.journal.patiently(record).await?;
-        let earlier = match &record.checkpoint {
-            Some(checkpoint) => {
-                let read = self.read(checkpoint, &prepared.origin);
-                self.unless_stopped(read).await?
-            }
+        let earlier = match self.newest(&record, &prepared.origin).await? {
+            Some(earlier) => earlier.trainer,
             None => fresh(&prepared.origin).await?,
         };
         let done = {

@@ -1,6 +1,6 @@
 //! The training loop: batches in, steps on the device, events and checkpoints out.
 //!
-//! Invariant: what is recorded as a checkpoint is in the store, whole; the one before it is dropped only afterwards.
+//! Invariant: what is recorded as a checkpoint is in the store, whole; those before it are dropped only afterwards.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +19,7 @@ use crate::jobs::failure::Failure;
 use crate::jobs::features::{self, Features, Kind};
 use crate::jobs::memory;
 use crate::jobs::progress::{Meter, Speed};
+use crate::jobs::spent::Phase;
 use crate::jobs::state::Stop;
 use crate::jobs::trainer::{Input, Shared, StepError, StepReport, StepWalk};
 use crate::metadata::{CheckpointRecord, Event, JobUpdate, StepMetrics};
@@ -70,6 +71,8 @@ impl Run {
             let report = match stepped {
                 Err(failure @ Failure::Diverged { .. }) => {
                     done = Box::pin(self.roll_back(prepared, failure)).await?;
+                    // What was stored of later steps is of another course.
+                    *saved = Some(done);
                     source = self.source(prepared, done).await?;
                     continue;
                 }
@@ -82,8 +85,13 @@ impl Run {
                 self.tell_step(prepared, &report, speed).await?;
             }
             let goes_on = self.goes_on(prepared, done).await?;
+            let keeps_best = self.job.hyper_parameters.keep_checkpoints.is_some();
+            let is_best = keeps_best && {
+                let trainer = prepared.trainer.lock()?;
+                trainer.position().looks.is_best_at(done)
+            };
             // A crash after the last step repeats none.
-            if plan.is_checkpoint_due(done) || !goes_on {
+            if plan.is_checkpoint_due(done) || !goes_on || is_best {
                 self.save_or_tell(prepared, saved).await?;
             }
             if !goes_on {
@@ -106,7 +114,8 @@ impl Run {
         let features = self.open_features(prepared, head, Kind::Training).await?;
         let forwards = self.forwards(prepared);
         let features = forwards.features(&prepared.training, (head, draws), features);
-        let features = self.unless_stopped(features).await?;
+        let features = self.unless_stopped(features);
+        let features = self.spent.during(Phase::Features, features).await?;
         Ok(Source::Features(Arc::new(features)))
     }
 
@@ -118,7 +127,8 @@ impl Run {
     ) -> Result<(Input, Targets), Failure> {
         match source {
             Source::Batches(batches) => {
-                let batch = self.unless_stopped(batches.next()).await?;
+                let batch = self.unless_stopped(batches.next());
+                let batch = self.spent.during(Phase::Clips, batch).await?;
                 Ok((Input::Frames(batch.frames, batch.kept), batch.targets))
             }
             Source::Features(features) => {
@@ -220,21 +230,24 @@ impl Run {
         }
     }
 
-    /// Stores the trainer's state of now, records it, and drops the checkpoint before.
+    /// Stores the trainer's state of now, records it, and drops the checkpoints that the job does not keep.
     async fn save(&self, prepared: &Prepared, saved: &mut Option<u64>) -> Result<(), Failure> {
         let (trainer, origin) = (prepared.trainer.clone(), prepared.origin.clone());
-        let before = *saved;
+        let (before, times) = (*saved, self.spent.times());
         let encode = move || {
-            let trainer = trainer.lock()?;
-            let step = trainer.position().step;
+            let mut trainer = trainer.lock()?;
+            trainer.took(times);
+            let position = trainer.position();
+            let step = position.step;
             if before == Some(step) {
                 return Ok(None);
             }
+            let is_best = position.looks.is_best_at(step);
             let bytes = aside(|| checkpoint::encode(&trainer, &origin))?;
             let sha256 = Digest(Sha256::digest(&bytes).into());
-            Ok::<_, Failure>(Some((step, bytes, sha256)))
+            Ok::<_, Failure>(Some((step, is_best, bytes, sha256)))
         };
-        let Some((step, bytes, sha256)) = blocking(encode).await?? else {
+        let Some((step, is_best, bytes, sha256)) = blocking(encode).await?? else {
             return Ok(());
         };
         let parts = &self.context.parts;
@@ -249,13 +262,14 @@ impl Run {
             key: key.to_string(),
             sha256,
             clip_frames: clips.saturating_mul(prepared.num_frames as u64),
+            is_best,
         };
         let commit = parts.metadata.commit_checkpoint(lease, record);
-        let replaced = patience.records(commit).await?;
+        let dropped = patience.records(commit).await?;
         faults::point("checkpoint-written");
         *saved = Some(step);
-        if let Some(old) = replaced.filter(|old| old.key != key.as_str()) {
-            self.context.drop_checkpoint(lease.job, &old).await;
+        for old in &dropped {
+            self.context.drop_checkpoint(lease.job, old).await;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::prepare::Prepared;
 use crate::blocking::blocking;
 use crate::jobs::failure::Failure;
 use crate::jobs::features::{self, Features, Kind};
+use crate::jobs::spent::Phase;
 use crate::model::Features as Frozen;
 use crate::spec::{Digest, Head};
 use crate::video::ClipSpec;
@@ -45,7 +46,8 @@ impl Run {
         let forwards = self.forwards(prepared);
         let split = (&prepared.validation[..], of);
         let features = forwards.view_features(&prepared.training.clips, split, features);
-        let features = Arc::new(self.unless_stopped(features).await?);
+        let features = self.unless_stopped(features);
+        let features = Arc::new(self.spent.during(Phase::Features, features).await?);
         Ok(Views { features, of })
     }
 

@@ -14,8 +14,8 @@ use crate::metadata::{
     self, JobRecord, NewTask, SweepJob, SweepOutcome, SweepProgress, SweepRecord, SweepShape,
     SweepSpec, SweepUpdate,
 };
-use crate::registry;
 use crate::spec::JobState;
+use crate::{library, registry};
 
 /// Sweeps that are read at a time: one with all the jobs that it may have takes megabytes.
 const SOME: u32 = 8;
@@ -229,11 +229,30 @@ impl Context {
             dataset_version: spec.dataset_version,
             ..hyper_parameters(spec, progress.round, (point, seed)).into()
         };
+        if let Err(error) = self.opened(sweep, &dataset).await {
+            return held(error);
+        }
         let made = job_request(sweep.id, progress.round, (point, seed));
         let job = handle.submit(&sweep.tenant, &task, &dataset, wanted, made);
         match job.await {
             Ok(job) => Ok(Ok(job)),
             Err(error) => held(error),
+        }
+    }
+
+    /// Makes sure that the examples of the version that the sweep is about can be read, if there is one.
+    async fn opened(&self, sweep: &SweepRecord, dataset: &DatasetId) -> Result<(), Error> {
+        let version = sweep.spec.dataset_version;
+        if version.is_none() {
+            return Ok(());
+        }
+        let library = &self.parts.library;
+        let opened = library.snapshot_at(&sweep.tenant, dataset, version).await;
+        match opened {
+            Ok(_) => Ok(()),
+            Err(library::Error::Metadata(error)) => Err(error.into()),
+            // The store is away, or its bytes are damaged: it is tried again.
+            Err(error) => Err(metadata::Error::Unavailable(Box::new(error)).into()),
         }
     }
 

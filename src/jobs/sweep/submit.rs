@@ -36,19 +36,38 @@ impl Handle {
             return Err(Invalid::new("priority", problem).into());
         }
         let dataset = named::<DatasetId>("dataset", &spec.dataset)?;
-        self.metadata.get_dataset(tenant, &dataset).await?;
-        if let Some(number) = spec.dataset_version {
-            let version = self.metadata.get_dataset_version(tenant, &dataset, number);
-            version.await?;
-        }
         for shape in &spec.shapes {
             named::<TaskId>("task_prefix", &shape.task)?;
         }
-        self.check_shapes(tenant, &spec, &dataset).await?;
+        // A repeated request has its answer, whatever has become of the data.
+        if !self.is_sweep_submitted(tenant, request).await? {
+            self.metadata.get_dataset(tenant, &dataset).await?;
+            if let Some(number) = spec.dataset_version {
+                let version = self.metadata.get_dataset_version(tenant, &dataset, number);
+                version.await?;
+            }
+            self.check_shapes(tenant, &spec, &dataset).await?;
+        }
         let record = self
             .metadata
             .submit_sweep(tenant, spec, UNFINISHED, request);
         Ok(record.await?)
+    }
+
+    /// Whether a sweep was submitted with this request before: then submitting it again returns that sweep.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_sweep_submitted(
+        &self,
+        tenant: &TenantId,
+        request: Option<RequestId>,
+    ) -> Result<bool, Error> {
+        let Some(request) = request else {
+            return Ok(false);
+        };
+        let made = self.metadata.requested_sweep(tenant, request).await?;
+        Ok(made.is_some())
     }
 
     /// Checks that jobs of every shape would be taken, as far as that does not depend on other jobs.

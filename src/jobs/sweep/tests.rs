@@ -2,22 +2,13 @@
 
 use super::*;
 use crate::metadata::{SweepJob, SweepShape};
-use crate::spec::{
-    AdapterConfig, ClipSampling, FrameOrder, RotationPolicy, Sampling, SpatialViews,
-};
+use crate::spec::{AdapterConfig, ClipSampling};
 
 fn spec(shapes: usize, rates: &[f64], halving: u32, epochs: Option<u32>) -> SweepSpec {
     let shape = |place: usize| SweepShape {
         task: format!("t-{place}"),
         adapter: AdapterConfig::LINEAR_PROBE,
-        sampling: ClipSampling {
-            num_frames: 8.try_into().unwrap(),
-            sampling: Sampling::Uniform,
-            temporal_views: 1.try_into().unwrap(),
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
-        },
+        sampling: ClipSampling::uniform(8.try_into().unwrap()),
         auto_head: false,
     };
     SweepSpec {

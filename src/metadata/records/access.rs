@@ -25,7 +25,8 @@ pub enum TenantState {
     Erasing,
 }
 
-/// What a tenant may store and use; `None` means no limit, of unfinished jobs that of all tenants.
+/// What a tenant may store and use; `None` means that the server's settings apply, which limit unfinished jobs, open uploads and streams, and other things
+/// where the operator says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quotas {
     /// Most videos.
@@ -38,8 +39,40 @@ pub struct Quotas {
     pub versions: Option<u64>,
     /// Most unfinished jobs.
     pub jobs: Option<u32>,
+    /// Most examples of data sets.
+    pub examples: Option<u64>,
+    /// Most bytes of unfinished uploads.
+    pub upload_bytes: Option<u64>,
     /// Limits of a second.
     pub rates: Rates,
+    /// Limits of what is under way at once.
+    pub at_once: AtOnce,
+}
+
+/// What a tenant may have under way at once, in each process by itself; `None` means as much as the process's settings say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AtOnce {
+    /// Calls of the API that are not answered to their end.
+    pub requests: Option<u32>,
+    /// Client streams, live ones aside.
+    pub streams: Option<u32>,
+    /// Live streams.
+    pub live_streams: Option<u32>,
+    /// Clips between admission and answer.
+    pub clips: Option<u32>,
+}
+
+impl AtOnce {
+    /// Returns the same limits, with those of `others` where this has none.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            requests: self.requests.or(others.requests),
+            streams: self.streams.or(others.streams),
+            live_streams: self.live_streams.or(others.live_streams),
+            clips: self.clips.or(others.clips),
+        }
+    }
 }
 
 /// What a tenant may use in a second, of all servers together; `None` means no limit.
@@ -110,6 +143,8 @@ pub struct Terms {
     pub weight: Weight,
     /// Limits of a second.
     pub rates: Rates,
+    /// Limits of what is under way at once.
+    pub at_once: AtOnce,
 }
 
 impl Default for Terms {
@@ -118,6 +153,7 @@ impl Default for Terms {
             state: TenantState::Active,
             weight: Weight::ONE,
             rates: Rates::default(),
+            at_once: AtOnce::default(),
         }
     }
 }
@@ -125,14 +161,24 @@ impl Default for Terms {
 impl fmt::Display for Quotas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let jobs = self.jobs.map(u64::from);
+        let at_once = |limit: Option<u32>| limit.map(u64::from);
         let limits = [
             ("videos", self.videos),
             ("bytes", self.bytes),
             ("tasks", self.tasks),
             ("versions", self.versions),
             ("unfinished_jobs", jobs),
+            (Quota::Examples.name(), self.examples),
+            ("open_upload_bytes", self.upload_bytes),
             (Rate::ClipFrames.name(), self.rates.clip_frames),
             (Rate::Requests.name(), self.rates.requests),
+            ("concurrent_requests", at_once(self.at_once.requests)),
+            ("concurrent_streams", at_once(self.at_once.streams)),
+            (
+                "concurrent_live_streams",
+                at_once(self.at_once.live_streams),
+            ),
+            ("admitted_clips", at_once(self.at_once.clips)),
         ];
         write_all(f, limits)
     }
@@ -151,6 +197,10 @@ pub struct Stored {
     pub versions: u64,
     /// Number of unfinished jobs.
     pub jobs: u64,
+    /// Number of examples of data sets.
+    pub examples: u64,
+    /// Bytes of unfinished uploads, those of parts that are being written included.
+    pub upload_bytes: u64,
 }
 
 /// Quantity of what a tenant stores that a quota limits.
@@ -164,6 +214,10 @@ pub enum Quota {
     Tasks,
     /// Number of adapter versions; an unfinished job counts as the version that it may become.
     Versions,
+    /// Number of examples of data sets.
+    Examples,
+    /// Number of data sets, those that are being removed included; the limit is the same for every tenant.
+    Datasets,
     /// Number of API keys, those that have ended included; the limit is the same for every tenant.
     Keys,
 }
@@ -176,6 +230,8 @@ impl Quota {
             Self::Bytes => "bytes",
             Self::Tasks => "tasks",
             Self::Versions => "versions",
+            Self::Examples => "dataset_examples",
+            Self::Datasets => "datasets",
             Self::Keys => "keys",
         }
     }
@@ -324,7 +380,18 @@ pub struct Actor {
     pub request_id: String,
 }
 
-/// A change of a tenant or a key.
+/// Refused credentials of one source, summed up for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedRecord {
+    /// Address that the calls came from.
+    pub source: String,
+    /// Path of the method that was called last.
+    pub called: String,
+    /// Reason of the last refusal, and how many came before it.
+    pub detail: String,
+}
+
+/// A change of a tenant, a key or a resource of a tenant, or refused credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRecord {
     /// Id of the record, in the order of time.

@@ -65,6 +65,8 @@ pub struct JobRecord {
     pub task_etag: String,
     /// Newest checkpoint of the job.
     pub checkpoint: Option<CheckpointRecord>,
+    /// Checkpoints before the newest one that the job keeps, newest first.
+    pub earlier: Vec<CheckpointRecord>,
     /// Result of the job, once its version is published.
     pub result: Option<JobResult>,
     /// Time when the job was submitted.
@@ -108,6 +110,39 @@ pub struct CheckpointRecord {
     /// Frames of the clips of all steps up to the checkpoint; 0 in records of a release that did not count them.
     #[serde(default)]
     pub clip_frames: u64,
+    /// Whether the checkpoint's weights are those of the best evaluation up to its step.
+    #[serde(default)]
+    pub is_best: bool,
+}
+
+impl JobRecord {
+    /// The job's checkpoints, newest first.
+    pub fn checkpoints(&self) -> impl Iterator<Item = &CheckpointRecord> {
+        self.checkpoint.iter().chain(&self.earlier)
+    }
+
+    /// Divides the checkpoints up to `newest`, which the job has taken, into those that it keeps besides and those that it does not: those of later steps, from
+    /// which it did not go on, and all but the newest `keep` and the newest one of a best evaluation; `None` keeps none besides.
+    pub fn retained(
+        &self,
+        newest: &CheckpointRecord,
+        keep: Option<u32>,
+    ) -> (Vec<CheckpointRecord>, Vec<CheckpointRecord>) {
+        // A commit whose answer was lost is repeated.
+        let others = self.checkpoints().filter(|own| own.key != newest.key);
+        let mut places = keep.map_or(0, |keep| keep.saturating_sub(1));
+        let mut has_best = newest.is_best || keep.is_none();
+        others.cloned().partition(|own| {
+            if own.step >= newest.step {
+                return false;
+            }
+            let is_best = own.is_best && !has_best;
+            has_best |= is_best;
+            let is_new = places > 0;
+            places = places.saturating_sub(1);
+            is_best || is_new
+        })
+    }
 }
 
 /// Result of a job.
@@ -135,9 +170,26 @@ pub struct JobResult {
     pub parameters: u64,
     /// Training time without waiting and validation, in microseconds.
     pub training_micros: u64,
+    /// Time that the job took besides its steps; zero in records of a release that did not measure it.
+    #[serde(default)]
+    pub times: JobTimes,
     /// Metrics of the version on the test split, measured after it was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Evaluation>,
+}
+
+/// Time that a job took up to its publication besides its steps, in microseconds. What an interrupted claim did after its last checkpoint is not in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobTimes {
+    /// Checks of the data set, each video decoded once.
+    pub checks: u64,
+    /// Frozen features of clips, their decoding included.
+    pub features: u64,
+    /// Steps that waited for decoded clips.
+    pub clips: u64,
+    /// Evaluations of the validation split, their decoding included and frozen features not.
+    pub evaluations: u64,
 }
 
 /// An evaluation of the validation split while a job trains.
@@ -391,6 +443,8 @@ pub struct TrainingSummary {
     pub seed: u64,
     /// Training time without waiting and validation, in microseconds.
     pub training_micros: u64,
+    /// Time that the job took besides its steps.
+    pub times: JobTimes,
     /// Whether the test split is to be measured: then the job does not end with its publication.
     pub has_test: bool,
 }

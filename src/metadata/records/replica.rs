@@ -91,6 +91,8 @@ pub struct ReplicaRecord {
     pub report: ReplicaReport,
     /// Time when it said so.
     pub report_time: Timestamp,
+    /// Time when an operator asked that the process drain.
+    pub drain_time: Option<Timestamp>,
     /// How long ago that was.
     pub age: Duration,
 }

@@ -1,7 +1,7 @@
 //! Queries of a check of the whole state.
 
 use super::Timestamp;
-use crate::ids::{JobId, TaskId, TenantId};
+use crate::ids::{DatasetId, JobId, TaskId, TenantId};
 use crate::metadata::BlobName;
 use crate::spec::Digest;
 
@@ -29,11 +29,19 @@ pub enum BlobKind {
     Versions,
     /// The newest checkpoints of unfinished jobs.
     Checkpoints,
+    /// The examples of snapshots that have a blob.
+    Snapshots,
 }
 
 impl BlobKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Videos, Self::Parts, Self::Versions, Self::Checkpoints];
+    pub const ALL: [Self; 5] = [
+        Self::Videos,
+        Self::Parts,
+        Self::Versions,
+        Self::Checkpoints,
+        Self::Snapshots,
+    ];
 }
 
 /// Place in the listing of one kind, after which the next page begins.
@@ -61,6 +69,17 @@ pub enum Contradiction {
         /// Whether it is the version that serves, and not the desired one.
         is_serving: bool,
     },
+    /// The record of a version that a task names cannot be read.
+    UnreadableVersion {
+        /// Tenant of the task.
+        tenant: TenantId,
+        /// Id of the task.
+        task: TaskId,
+        /// Number of the version.
+        version: i64,
+        /// What is wrong with the record.
+        problem: String,
+    },
     /// A job is leased for longer than any worker leases.
     LeaseTooLong {
         /// Tenant of the job.
@@ -82,6 +101,15 @@ pub enum Contradiction {
         tasks: i64,
         /// Versions that exist and are not counted.
         versions: i64,
+    },
+    /// The number of a data set's examples is not what it holds; the tenant's quota counts by it.
+    Examples {
+        /// The tenant.
+        tenant: TenantId,
+        /// Id of the data set.
+        dataset: DatasetId,
+        /// Examples that exist and are not counted; negative when too many are counted.
+        not_counted: i64,
     },
     /// The counts of a data set's label are not those of its examples.
     Labels {

@@ -23,6 +23,7 @@ enum Table {
     Versions,
     Reserved,
     Jobs,
+    Snapshots,
 }
 
 impl Table {
@@ -51,7 +52,16 @@ impl Table {
             Self::Jobs => {
                 "SELECT id, json_extract(checkpoint, '$.key') AS key FROM jobs WHERE tenant = $1 \
                  AND (end_time IS NULL OR reason = 'PROCESS_LOST') \
-                 AND id IN (SELECT value ->> 0 FROM json_each($2))"
+                 AND id IN (SELECT value ->> 0 FROM json_each($2)) \
+                 UNION ALL SELECT jobs.id, earlier.value ->> 'key' AS key \
+                 FROM jobs, json_each(jobs.earlier_checkpoints) AS earlier WHERE jobs.tenant = $1 \
+                 AND (jobs.end_time IS NULL OR jobs.reason = 'PROCESS_LOST') \
+                 AND jobs.id IN (SELECT named.value ->> 0 FROM json_each($2) AS named)"
+            }
+            // From the moment when the snapshot is begun: its blob may be written at any time.
+            Self::Snapshots => {
+                "SELECT blob AS id FROM snapshots WHERE tenant = $1 \
+                 AND blob IN (SELECT value ->> 0 FROM json_each($2))"
             }
         }
     }
@@ -60,7 +70,7 @@ impl Table {
     fn name(self, row: &Row) -> Result<Value> {
         let id = Value::from(row.text("id")?);
         let name = match self {
-            Self::Videos => vec![id],
+            Self::Videos | Self::Snapshots => vec![id],
             Self::Parts | Self::Reserved => vec![id, row.int("number")?.into()],
             Self::Versions => {
                 let sha256 = row.digest("sha256")?.to_string();
@@ -91,6 +101,9 @@ fn spelling(blob: &BlobName) -> Vec<(Table, Value)> {
         }
         BlobName::Job(job, key) => {
             vec![(Table::Jobs, Value::from(vec![job.to_string(), key.clone()]))]
+        }
+        BlobName::Snapshot(digest) => {
+            vec![(Table::Snapshots, Value::from(vec![digest.to_string()]))]
         }
     }
 }

@@ -94,6 +94,15 @@ impl Backend {
         matches!(self, Self::Sqlite(_))
     }
 
+    /// Whether connections lead through a pooler, which may have fewer than all processes together.
+    pub(super) fn is_pooled(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.is_pooled(),
+        }
+    }
+
     /// The database's id, which it keeps for ever.
     pub(super) fn id(&self) -> &str {
         match self {
@@ -159,6 +168,11 @@ impl Backend {
                 Ok(Conn::SqliteOnce(conn))
             }
             #[cfg(feature = "postgres")]
+            Self::Postgres(server) if server.is_pooled() => {
+                let tx = server.begin_reading().await?;
+                Ok(Conn::Postgres(tx, server.bounds(None)))
+            }
+            #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
                 let conn = server.acquire().await?;
                 Ok(Conn::PostgresOnce(conn, server.bounds(None)))
@@ -190,6 +204,15 @@ impl Backend {
             Self::Sqlite(_) => Ok(()),
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => server.gather_statistics().await,
+        }
+    }
+
+    /// Whether this process may delete from the audit log: on a server the role that it connects as may lack that right.
+    pub(super) async fn may_forget_audit(&self) -> Result<bool> {
+        match self {
+            Self::Sqlite(_) => Ok(true),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.may_forget_audit().await,
         }
     }
 
@@ -270,9 +293,9 @@ impl Conn {
             Self::Sqlite(tx, _) => super::sqlite::now(&mut *tx).await,
             Self::SqliteOnce(conn) => super::sqlite::now(&mut *conn).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(tx, _) => super::postgres::now(&mut *tx).await,
+            Self::Postgres(tx, bounds) => super::postgres::now(&mut *tx, bounds).await,
             #[cfg(feature = "postgres")]
-            Self::PostgresOnce(conn, _) => super::postgres::now(&mut *conn).await,
+            Self::PostgresOnce(conn, bounds) => super::postgres::now(&mut *conn, bounds).await,
         }
     }
 
@@ -282,9 +305,9 @@ impl Conn {
             Self::Sqlite(tx, _) => super::sqlite::change(&mut *tx).await,
             Self::SqliteOnce(conn) => super::sqlite::change(&mut *conn).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(tx, _) => super::postgres::change(&mut *tx).await,
+            Self::Postgres(tx, bounds) => super::postgres::change(&mut *tx, bounds).await,
             #[cfg(feature = "postgres")]
-            Self::PostgresOnce(conn, _) => super::postgres::change(&mut *conn).await,
+            Self::PostgresOnce(conn, bounds) => super::postgres::change(&mut *conn, bounds).await,
         }
     }
 
@@ -294,9 +317,9 @@ impl Conn {
             Self::Sqlite(tx, _) => super::sqlite::seen(&mut *tx).await.map(Some),
             Self::SqliteOnce(conn) => super::sqlite::seen(&mut *conn).await.map(Some),
             #[cfg(feature = "postgres")]
-            Self::Postgres(tx, _) => super::postgres::seen(&mut *tx).await,
+            Self::Postgres(tx, bounds) => super::postgres::seen(&mut *tx, bounds).await,
             #[cfg(feature = "postgres")]
-            Self::PostgresOnce(conn, _) => super::postgres::seen(&mut *conn).await,
+            Self::PostgresOnce(conn, bounds) => super::postgres::seen(&mut *conn, bounds).await,
         }
     }
 }

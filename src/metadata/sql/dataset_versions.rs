@@ -1,12 +1,12 @@
 //! Versions of data sets: snapshots with numbers, which stay.
 //!
-//! Invariant: a number is given once; while a version is on record, the examples of its snapshot are.
+//! Invariant: a number is given once; while a version is on record, the examples of its snapshot are rows or in a blob.
 
 use super::super::{DatasetVersionRecord, Error, Kind, Page, PageRequest, Result, SnapshotRecord};
 use super::database::{Conn, Row, query};
 use super::rows::{self, Columns};
 use super::snapshots::{self, Taken};
-use super::{Database, datasets, locks};
+use super::{Database, archives, audit, datasets, locks};
 use crate::ids::{DatasetId, TenantId};
 
 const LISTING: &str = "dataset versions";
@@ -24,8 +24,8 @@ pub(super) async fn create(
         let taken = snapshots::take(store, tenant, dataset).await?;
         let (mut tx, now) = store.write().await?;
         locks::dataset(&mut tx, tenant, dataset).await?;
-        locks::snapshot(&mut tx, tenant, &taken.record.digest.0).await?;
-        if !taken.is_there(&mut tx, tenant).await? {
+        // It is written, not only locked: of two who share the lock, neither could write.
+        if !archives::renew(&mut tx, tenant, taken.record.digest, now).await? {
             continue;
         }
         let row = datasets::row(&mut tx, tenant, dataset).await?;
@@ -62,6 +62,8 @@ pub(super) async fn create(
             .bind(now)
             .execute(&mut tx)
             .await?;
+        let made = datasets::named(dataset, format!("version={number}"));
+        audit::acted(&mut tx, tenant, made, now).await?;
         tx.commit().await?;
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         return get(&mut store.read().await?, tenant, dataset, number).await;
@@ -131,7 +133,7 @@ pub(super) async fn delete(
     dataset: &DatasetId,
     number: u32,
 ) -> Result<()> {
-    let (mut tx, _) = store.write().await?;
+    let (mut tx, now) = store.write().await?;
     locks::dataset(&mut tx, tenant, dataset).await?;
     datasets::row(&mut tx, tenant, dataset).await?;
     let sql = "DELETE FROM dataset_versions WHERE tenant = $1 AND dataset = $2 AND number = $3";
@@ -144,6 +146,8 @@ pub(super) async fn delete(
     if deleted == 0 {
         return Err(missing(dataset, number));
     }
+    let gone = datasets::named(dataset, format!("deleted version={number}"));
+    audit::acted(&mut tx, tenant, gone, now).await?;
     tx.commit().await
 }
 

@@ -6,19 +6,21 @@ use async_trait::async_trait;
 
 use super::super::{
     DatasetRecord, Datasets, Error, ExampleRecord, Kind, LabelCount, NewDataset, Page, PageRequest,
-    Result,
+    Quota, Result,
 };
 use super::database::{Conn, Row, query};
 use super::labels::{self, Changes};
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Database, locks, removal};
+use super::{Database, audit, locks, removal, usage};
 use crate::ids::{DatasetId, RequestId, TenantId, VideoId};
 use crate::spec::{ExampleLabels, LabelKind, MAX_LABELS};
 
 const LISTING: &str = "datasets";
 const EXAMPLES: &str = "examples";
 
+/// Most data sets of a tenant, so that all of them can be summed in each transaction that adds examples.
+pub(super) const DATASETS: u64 = 10_000;
 /// The oldest schema whose releases know data sets of several labels.
 const MULTI_SCHEMA: i64 = 52;
 /// Labels whose counts a data set shows; a page of counts has the others.
@@ -63,6 +65,7 @@ impl Datasets for Database {
             let id = id.parse().map_err(|error| corrupt("dataset", error))?;
             return request.made(get(&mut tx, tenant, &id).await);
         }
+        locks::tenant(&mut tx, tenant).await?;
         let sql = "INSERT INTO datasets (tenant, id, display_name, create_time, label_kind) \
                    VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
         let inserted = query(sql)
@@ -79,11 +82,13 @@ impl Datasets for Database {
                 name: dataset.to_string(),
             });
         }
+        admit(&mut tx, tenant).await?;
         if label_kind.is_multi() {
             refuse_earlier_releases(&mut tx).await?;
         }
         let id = dataset.to_string();
         request.remember(&mut tx, tenant, id).await?;
+        audit::acted(&mut tx, tenant, named(dataset, kind), now).await?;
         let record = get(&mut tx, tenant, dataset).await?;
         tx.commit().await?;
         Ok(record)
@@ -119,13 +124,18 @@ impl Datasets for Database {
         Ok(page.page(LISTING, datasets, |dataset| dataset.id.to_string()))
     }
 
-    async fn add_examples(
+    async fn add_examples_within(
         &self,
         tenant: &TenantId,
         dataset: &DatasetId,
         examples: &[ExampleRecord],
+        limit: Option<u64>,
     ) -> Result<DatasetRecord> {
-        let (mut tx, _) = self.write().await?;
+        let (mut tx, now) = self.write().await?;
+        let limit = usage::of(&mut tx, tenant).await?.examples.or(limit);
+        if limit.is_some() {
+            locks::tenant(&mut tx, tenant).await?;
+        }
         locks::dataset(&mut tx, tenant, dataset).await?;
         let before = get(&mut tx, tenant, dataset).await?;
         check_labels(&before, examples)?;
@@ -144,6 +154,12 @@ impl Datasets for Database {
                 limit: MAX_LABELS,
             });
         }
+        if let Some(limit) = limit {
+            let more = record.examples.saturating_sub(before.examples);
+            usage::check_examples(&mut tx, tenant, more, limit).await?;
+        }
+        let detail = format!("examples={}", examples.len());
+        audit::acted(&mut tx, tenant, named(dataset, detail), now).await?;
         tx.commit().await?;
         Ok(record)
     }
@@ -196,6 +212,26 @@ impl Datasets for Database {
 }
 
 /// Has releases refuse to start on this database that would take a set of labels for one label.
+/// Refuses a data set that was just made, where it is one too many of its tenant; the caller's transaction, which has the tenant's lock, is then taken back.
+async fn admit(conn: &mut Conn, tenant: &TenantId) -> Result<()> {
+    let sql = "SELECT COUNT(*) AS found FROM \
+               (SELECT 1 FROM datasets WHERE tenant = $1 LIMIT $2) AS own";
+    let row = query(sql)
+        .bind(tenant.as_str())
+        .bind(rows::int("limit", DATASETS + 1)?)
+        .fetch_one(conn)
+        .await?;
+    match row.number::<u64>("found")? > DATASETS {
+        true => Err(Error::QuotaExceeded {
+            quota: Quota::Datasets,
+            limit: DATASETS,
+            used: DATASETS,
+            more: 1,
+        }),
+        false => Ok(()),
+    }
+}
+
 async fn refuse_earlier_releases(conn: &mut Conn) -> Result<()> {
     let sql = "UPDATE schema_state SET min_release = $1 WHERE min_release < $1";
     query(sql).bind(MULTI_SCHEMA).execute(conn).await?;
@@ -238,6 +274,7 @@ async fn delete(store: &Database, tenant: &TenantId, dataset: &DatasetId) -> Res
         });
     }
     removal::begin(&mut tx, &row, now).await?;
+    audit::acted(&mut tx, tenant, named(dataset, "deleted"), now).await?;
     tx.commit().await
 }
 
@@ -247,7 +284,7 @@ async fn remove(
     dataset: &DatasetId,
     videos: &[VideoId],
 ) -> Result<DatasetRecord> {
-    let (mut tx, _) = store.write().await?;
+    let (mut tx, now) = store.write().await?;
     locks::dataset(&mut tx, tenant, dataset).await?;
     let mut changes = Changes::default();
     for video in videos {
@@ -255,8 +292,15 @@ async fn remove(
     }
     changes.write(&mut tx, tenant, dataset).await?;
     let record = get(&mut tx, tenant, dataset).await?;
+    let detail = format!("examples={}", videos.len());
+    audit::acted(&mut tx, tenant, named(dataset, detail), now).await?;
     tx.commit().await?;
     Ok(record)
+}
+
+/// A data set and what becomes of it, as the audit log has them.
+pub(super) fn named(dataset: &DatasetId, detail: impl Into<String>) -> (String, String) {
+    (format!("datasets/{dataset}"), detail.into())
 }
 
 /// The row of a data set that is not being removed.

@@ -58,6 +58,7 @@ const STEPS: &[&str] = &[
     some_of!("datasets", "id"),
     some_of!("decoded_videos", "video, sampling"),
     VIDEOS,
+    some_of!("upload_reservations", "upload"),
     some_of!("parts", "upload, number"),
     some_of!("uploads", "id"),
     some_of!("requests", "method, request_id"),

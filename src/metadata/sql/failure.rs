@@ -36,6 +36,11 @@ const PASSING_STATES: [&str; 12] = [
     "08", "28", "53", "55000", "57P", "25006", "25P03", "40001", "40P01", "55P03", "57014", "0A000",
 ];
 
+/// The error of a file that statements go through on their way.
+pub(super) fn of_a_file(error: std::io::Error) -> Error {
+    sqlx::Error::Io(error).into()
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         #[cfg(feature = "postgres")]

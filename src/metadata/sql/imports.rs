@@ -12,7 +12,7 @@ use super::database::Conn;
 use super::requests::Request;
 use super::rows::{self, corrupt};
 use super::usage::Delta;
-use super::{Database, locks, serving, tasks, usage, versions};
+use super::{Database, audit, locks, serving, tasks, usage, versions};
 use crate::ids::TenantId;
 use crate::spec::Digest;
 
@@ -73,6 +73,11 @@ pub(super) async fn import(
     }
     let resource = format!("{task}/{number}");
     request.remember(&mut tx, tenant, resource).await?;
+    let detail = match target.create.is_some() {
+        true => format!("version={number}, with the task when there was none"),
+        false => format!("version={number}"),
+    };
+    audit::acted(&mut tx, tenant, tasks::named(task, detail), now).await?;
     tx.commit().await?;
     Ok(ImportedVersion {
         version,

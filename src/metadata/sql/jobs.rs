@@ -100,7 +100,7 @@ impl Workers for Database {
         &self,
         lease: &Lease,
         checkpoint: CheckpointRecord,
-    ) -> Result<Option<CheckpointRecord>> {
+    ) -> Result<Vec<CheckpointRecord>> {
         let (mut tx, now) = self.write().await?;
         let update = JobUpdate {
             step: Some(checkpoint.step),
@@ -117,20 +117,22 @@ impl Workers for Database {
         // What happened at an earlier step does not count any more; a suspect that has passed its step is none.
         let sql = "UPDATE jobs SET checkpoint = $1, losses = 0, lost_worker = NULL, errors = 0, \
                    crashes = CASE WHEN crash_step >= $2 THEN crashes ELSE 0 END, \
-                   suspect_step = CASE WHEN suspect_step >= $2 THEN suspect_step END \
-                   WHERE tenant = $3 AND id = $4";
+                   suspect_step = CASE WHEN suspect_step >= $2 THEN suspect_step END, \
+                   earlier_checkpoints = $5 WHERE tenant = $3 AND id = $4";
+        let (kept, dropped) = job.retained(&checkpoint, job.hyper_parameters.keep_checkpoints);
         query(sql)
             .bind(rows::json("checkpoint", &checkpoint)?)
             .bind(rows::int("step", checkpoint.step)?)
             .bind(lease.tenant.as_str())
             .bind(lease.job.to_string())
+            .bind(rows::json("earlier_checkpoints", &kept)?)
             .execute(&mut tx)
             .await?;
         let before = job.checkpoint.as_ref().map_or(0, |own| own.clip_frames);
         let trained = checkpoint.clip_frames.saturating_sub(before);
         metering::trained(&mut tx, (&lease.tenant, &job.task), trained, now).await?;
         tx.commit().await?;
-        Ok(job.checkpoint)
+        Ok(dropped)
     }
 
     async fn release_job(&self, lease: &Lease, why: Release) -> Result<()> {

@@ -11,7 +11,7 @@ use super::database::{Conn, Row, query};
 use super::requests::{self, Request};
 use super::rows::{self, Columns, corrupt};
 use super::snapshots::{self, Taken};
-use super::{Database, dataset_versions, events, folds, jobs, locks, tasks, turns, usage};
+use super::{Database, audit, dataset_versions, events, folds, jobs, locks, tasks, turns, usage};
 use crate::ids::{JobId, RequestId, TenantId};
 use crate::spec::{Digest, JobState, Selection};
 
@@ -75,6 +75,7 @@ impl Jobs for Database {
         if record.state.is_final() {
             return Err(Error::JobFinished { job });
         }
+        let is_new = record.state == JobState::Queued || !record.cancel_requested;
         if record.state == JobState::Queued {
             jobs::end(&mut tx, &record, JobState::Cancelled, None, now).await?;
         } else {
@@ -85,6 +86,9 @@ impl Jobs for Database {
                 .await?;
         }
         let record = get(&mut tx, tenant, job).await?;
+        if is_new {
+            audit::acted(&mut tx, tenant, named(job, "cancelled"), now).await?;
+        }
         tx.commit().await?;
         Ok(record)
     }
@@ -113,6 +117,8 @@ impl Jobs for Database {
                 text: text.into(),
             };
             events::append(&mut tx, tenant, job, now, &event).await?;
+            let detail = format!("paused={is_paused}");
+            audit::acted(&mut tx, tenant, named(job, detail), now).await?;
         }
         let record = get(&mut tx, tenant, job).await?;
         tx.commit().await?;
@@ -133,6 +139,21 @@ impl Jobs for Database {
             found = folds::list(&mut tx, tenant, job, after, limit).await?;
         }
         Ok(found)
+    }
+
+    async fn newest_events(&self, jobs: &[(TenantId, JobId)]) -> Result<Vec<(JobId, u64)>> {
+        let asked = jobs
+            .iter()
+            .map(|(tenant, job)| (tenant.as_str(), job.to_string()));
+        let asked = rows::json("jobs", &asked.collect::<Vec<_>>())?;
+        let sql = "SELECT jobs.id AS id, jobs.last_event AS last_event FROM json_each($1) CROSS JOIN jobs \
+                   WHERE jobs.tenant = value ->> 0 AND jobs.id = value ->> 1";
+        let mut conn = self.look().await?;
+        let newest = query(sql).bind(asked).fetch_all(&mut conn).await?;
+        let newest = newest
+            .iter()
+            .map(|row| Ok((row.id("id")?, row.number("last_event")?)));
+        newest.collect()
     }
 }
 
@@ -241,8 +262,15 @@ async fn submit(
     tell(&mut tx, (tenant, id), job.warning.clone(), now).await?;
     request.remember(&mut tx, tenant, id.to_string()).await?;
     let record = get(&mut tx, tenant, id).await?;
+    let detail = format!("tasks/{} datasets/{}", job.task, job.dataset);
+    audit::acted(&mut tx, tenant, named(id, detail), now).await?;
     tx.commit().await?;
     Ok(Some(record))
+}
+
+/// A job and what becomes of it, as the audit log has them.
+fn named(job: JobId, detail: impl Into<String>) -> (String, String) {
+    (format!("jobs/{job}"), detail.into())
 }
 
 /// Writes the first events of a job.
@@ -310,6 +338,9 @@ fn read_with(row: &Row, result: &'static str) -> Result<JobRecord> {
         priority: row.number("priority")?,
         task_etag: row.text("task_etag")?,
         checkpoint: row.optional_json("checkpoint")?,
+        earlier: row
+            .optional_json("earlier_checkpoints")?
+            .unwrap_or_default(),
         result: row.optional_json(result)?,
         create_time: row.int("create_time")?,
         end_time: row.optional_int("end_time")?,

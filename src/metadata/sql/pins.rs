@@ -5,7 +5,7 @@
 use super::super::{Error, PinnedRecord, Plan, Proof, Result, Share, TaskRecord};
 use super::database::{Conn, query};
 use super::rows::Columns;
-use super::{Database, changes, locks, tasks};
+use super::{Database, audit, changes, locks, tasks};
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
 
 /// Pins a task within the limit of its tenant, or unpins it.
@@ -34,6 +34,8 @@ pub(super) async fn pin(
         }
     }
     changes::task_changed(&mut tx, tenant, task, now).await?;
+    let detail = format!("pinned={pinned}");
+    audit::acted(&mut tx, tenant, tasks::named(task, detail), now).await?;
     tx.commit().await?;
     Ok(record)
 }

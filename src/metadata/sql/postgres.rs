@@ -1,7 +1,7 @@
 //! The records on a PostgreSQL server, which many processes share.
 //!
 //! Invariant: a transaction that writes is READ COMMITTED and locks the row that decides before it reads it; one that reads several rows is REPEATABLE
-//! READ. No statement waits for a lock or runs for longer than the limits, and a server that takes no writes is left at once.
+//! READ. Behind a pooler everything is a transaction, or one message that prepares nothing. No statement waits for a lock or runs for longer than the limits, and a server that takes no writes is left at once.
 
 mod bounds;
 mod connect;
@@ -37,6 +37,8 @@ type Tx = Transaction<'static, sqlx::Postgres>;
 #[derive(Debug, Clone)]
 pub(super) struct Server {
     pool: PgPool,
+    /// Connections that stay the same, to listen on: those of the pool unless they lead through a pooler.
+    direct: PgPool,
     config: Arc<ServerConfig>,
     writes: Writes,
     id: Arc<str>,
@@ -72,6 +74,10 @@ impl Server {
     pub(super) async fn open(config: ServerConfig) -> Result<Self> {
         let stale = Stale::default();
         let pool = connect::pool(&config, stale.clone())?;
+        let direct = match config.is_pooled() {
+            true => connect::listening(&config)?,
+            false => pool.clone(),
+        };
         let limits = connect::limits(&config);
         let server = Self {
             begin: format!("BEGIN ISOLATION LEVEL READ COMMITTED; {limits}").into(),
@@ -86,6 +92,7 @@ impl Server {
             )),
             config: Arc::new(config),
             pool,
+            direct,
             stale,
         };
         Ok(server)
@@ -107,7 +114,7 @@ impl Server {
     /// Sends and hears hints for as long as this is polled, and closes connections that are not needed.
     pub(super) async fn exchange_hints(&self) {
         tokio::join!(
-            self.hints.exchange(&self.pool),
+            self.hints.exchange(&self.pool, &self.direct),
             self.spare.close(&self.pool)
         );
     }
@@ -126,7 +133,8 @@ impl Server {
         let bounds = self.bounds(None);
         let mut tx = bounds.keep(self.pool.begin_with(begin)).await?;
         self.spare.taken(&self.pool);
-        let row = bounds.keep(sqlx::query(NOW).fetch_one(&mut *tx)).await?;
+        let now = bounds.statement(NOW, true);
+        let row = bounds.keep(now.fetch_one(&mut *tx)).await?;
         if row.try_get("is_read_only")? {
             self.stale.note();
             return Err(Error::Unavailable(
@@ -155,7 +163,7 @@ impl Server {
 
     /// The bounds of a connection, with its turn where its transactions are limited.
     pub(super) fn bounds(&self, turn: Option<OwnedSemaphorePermit>) -> Bounds {
-        Bounds::new(self.config.statement_timeout, turn)
+        Bounds::new(&self.config, turn)
     }
 
     /// A turn to copy a data set.
@@ -164,6 +172,11 @@ impl Server {
         let turn = tokio::time::timeout(self.config.statement_timeout, turn).await;
         let turn = turn.map_err(|late| Error::Unavailable(late.into()))?;
         turn.map_err(|closed| Error::Unavailable(closed.into()))
+    }
+
+    /// Whether connections lead through a pooler, which may run two messages of a statement on two of its own, unless they are of one transaction.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.config.is_pooled()
     }
 
     /// A connection for one statement.
@@ -178,8 +191,9 @@ impl Server {
         let (mut tx, _) = self.begin().await?;
         let sql = "INSERT INTO change_epoch (one, id) VALUES (1, $1) ON CONFLICT (one) DO NOTHING";
         let id = uuid::Uuid::now_v7().to_string();
-        let insert = sqlx::query(sql).bind(id).execute(&mut *tx);
-        self.bounds(None).keep(insert).await?;
+        let bounds = self.bounds(None);
+        let insert = bounds.statement(sql, false).bind(id);
+        bounds.keep(insert.execute(&mut *tx)).await?;
         self.commit(tx).await
     }
 
@@ -194,50 +208,66 @@ impl Server {
     /// Reads the password again, for connections that are opened from now on.
     pub(super) async fn tidy_up(&self) -> Result<()> {
         let config = Arc::clone(&self.config);
-        let options = blocking(move || connect::options(&config)).await??;
+        let read = blocking(move || {
+            let direct = connect::options(&config.past_pooler())?;
+            Ok::<_, Error>((connect::options(&config)?, direct))
+        });
+        let (options, direct) = read.await??;
         self.pool.set_connect_options(options);
+        self.direct.set_connect_options(direct);
         Ok(())
     }
 
     /// Has the server look at all tables now.
     pub(super) async fn gather_statistics(&self) -> Result<()> {
-        sqlx::query("ANALYZE").execute(&self.pool).await?;
+        sqlx::raw_sql("ANALYZE").execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// Whether the role of this process may delete from the audit log.
+    pub(super) async fn may_forget_audit(&self) -> Result<bool> {
+        let sql = "SELECT has_table_privilege('audit_events', 'DELETE') AS may";
+        let row = sqlx::query(sql).fetch_one(&self.pool).await?;
+        Ok(row.try_get("may")?)
     }
 
     /// Connections to the database, of all processes, but for the one that asks.
     pub(super) async fn other_connections(&self) -> Result<u64> {
-        let sql = "SELECT COUNT(*) AS others FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
-                   AND datname = current_database() AND application_name = $1";
-        let count = sqlx::query(sql)
-            .bind(connect::NAME)
-            .fetch_one(&self.pool)
-            .await?;
+        let sql = format!(
+            "SELECT COUNT(*) AS others FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+             AND datname = current_database() AND application_name = '{}'",
+            connect::NAME
+        );
+        let count = sqlx::raw_sql(AssertSqlSafe(sql));
+        let count = count.fetch_one(&self.pool).await?;
         let count: i64 = count.try_get("others")?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        tokio::join!(self.pool.close(), self.direct.close());
     }
 }
 
 /// The server's clock.
-pub(super) async fn now(conn: &mut PgConnection) -> Result<Timestamp> {
-    Ok(sqlx::query(NOW).fetch_one(conn).await?.try_get("now")?)
+pub(super) async fn now(conn: &mut PgConnection, bounds: &Bounds) -> Result<Timestamp> {
+    let now = bounds.statement(NOW, true);
+    Ok(bounds.keep(now.fetch_one(conn)).await?.try_get("now")?)
 }
 
 /// The number of the transaction, which it gets now if it has none.
-pub(super) async fn change(conn: &mut PgConnection) -> Result<i64> {
+pub(super) async fn change(conn: &mut PgConnection, bounds: &Bounds) -> Result<i64> {
     let sql = "SELECT CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) AS own";
-    Ok(sqlx::query(sql).fetch_one(conn).await?.try_get("own")?)
+    let own = bounds.statement(sql, true);
+    Ok(bounds.keep(own.fetch_one(conn)).await?.try_get("own")?)
 }
 
 /// The transactions that can be seen; `None` when the server has no epoch, since it lost what it had not written to its disk.
-pub(super) async fn seen(conn: &mut PgConnection) -> Result<Option<Seen>> {
+pub(super) async fn seen(conn: &mut PgConnection, bounds: &Bounds) -> Result<Option<Seen>> {
     let sql =
         "SELECT CAST(pg_current_snapshot() AS TEXT) AS own, pg_is_in_recovery() AS is_standby";
-    let row = sqlx::query(sql).fetch_one(&mut *conn).await?;
+    let own = bounds.statement(sql, true);
+    let row = bounds.keep(own.fetch_one(&mut *conn)).await?;
     let text: String = row.try_get("own")?;
     let epoch = match row.try_get("is_standby")? {
         // A standby repeats what is on the primary's disk, and has no unlogged tables.
@@ -245,7 +275,8 @@ pub(super) async fn seen(conn: &mut PgConnection) -> Result<Option<Seen>> {
         false => {
             // The row's own transaction tells the epoch from that of another server which the table was copied from.
             let sql = "SELECT id || '/' || CAST(xmin AS TEXT) AS epoch FROM change_epoch";
-            let Some(row) = sqlx::query(sql).fetch_optional(conn).await? else {
+            let epoch = bounds.statement(sql, true).fetch_optional(conn);
+            let Some(row) = bounds.keep(epoch).await? else {
                 return Ok(None);
             };
             row.try_get("epoch")?

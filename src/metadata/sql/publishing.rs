@@ -135,6 +135,7 @@ pub(super) async fn set_result(
         seed: summary.seed,
         parameters: version.manifest.parameters,
         training_micros: summary.training_micros,
+        times: summary.times,
         test: None,
     };
     write_result(conn, job, &result).await

@@ -1,15 +1,17 @@
 //! What the processes that share the records say of themselves.
 //!
-//! Invariant: a process writes its own row only; a row that nobody has written for long goes with the next report of another process.
+//! Invariant: a process writes its own row only, but for the wish that it drain, which an operator writes; a row that nobody has written for long goes with the next report of another process.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Page, PageRequest, ReplicaRecord, ReplicaReport, Replicas, Result};
+use super::super::{
+    Actor, Error, Kind, Page, PageRequest, ReplicaRecord, ReplicaReport, Replicas, Result,
+};
 use super::database::{Row, query, skipping};
 use super::rows::{self, Columns};
-use super::{Database, micros};
+use super::{Database, audit, micros};
 
 const LISTING: &str = "replicas";
 /// How long the last word of a process that ended without saying so is kept.
@@ -42,6 +44,37 @@ impl Replicas for Database {
         tx.commit().await
     }
 
+    async fn drain_replica(&self, name: &str, actor: &Actor) -> Result<()> {
+        let (mut tx, now) = self.write().await?;
+        let sql = "UPDATE replicas SET drain_time = $1 WHERE name = $2 AND drain_time IS NULL";
+        let asked = query(sql).bind(now).bind(name).execute(&mut tx).await?;
+        if asked == 0 {
+            let sql = "SELECT name FROM replicas WHERE name = $1";
+            let found = query(sql).bind(name).fetch_optional(&mut tx).await?;
+            // Whoever asked first is in the audit log.
+            return found.map(drop).ok_or_else(|| Error::NotFound {
+                kind: Kind::Replica,
+                name: name.to_owned(),
+            });
+        }
+        let change = audit::Change {
+            tenant: None,
+            method: "DrainReplica",
+            resource: format!("replicas/{name}"),
+            detail: String::new(),
+        };
+        audit::note(&mut tx, actor, change, now).await?;
+        tx.commit().await
+    }
+
+    async fn is_drain_asked(&self, name: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM replicas \
+                   WHERE name = $1 AND drain_time IS NOT NULL) AS asked";
+        let mut conn = self.look().await?;
+        let row = query(sql).bind(name).fetch_one(&mut conn).await?;
+        row.flag("asked")
+    }
+
     async fn forget_replica(&self, name: &str) -> Result<()> {
         let (mut tx, _) = self.write().await?;
         query("DELETE FROM replicas WHERE name = $1")
@@ -66,6 +99,7 @@ impl Replicas for Database {
                 name: row.text("name")?,
                 report: row.json("report")?,
                 report_time,
+                drain_time: row.optional_int("drain_time")?,
                 age: Duration::from_micros(age),
             })
         };

@@ -18,6 +18,12 @@ use crate::ids::TenantId;
 
 /// Rows that one transaction takes: a few milliseconds of the only writer's time.
 const BATCH: u32 = 500;
+/// How long the examples of a version stay rows at least when nobody reads them: servers of a release that does not know blobs of snapshots can take over
+/// again for so long.
+const VERSIONS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The oldest schema whose releases know blobs of snapshots.
+const ARCHIVED: i64 = 61;
 
 /// Which events of a job there are, as its row says it: all, a sample of its steps, changes of state only, a sample that is still to be folded.
 const ALL: u8 = 0;
@@ -144,10 +150,34 @@ impl Retention for Database {
 
     async fn forget_snapshots(&self, age: Duration) -> Result<u64> {
         let (mut tx, now) = self.write().await?;
-        let marked = mark_unread(&mut tx, before(now, age)).await?;
+        let marked = mark_unread(&mut tx, now, age).await?;
         let emptied = empty_snapshot(&mut tx).await?;
         tx.commit().await?;
         Ok(marked + emptied)
+    }
+
+    async fn drop_unnamed_snapshots(&self) -> Result<u64> {
+        // Nearly all are named, so that this reads every one: nobody who writes waits for it.
+        let sql = "SELECT tenant, digest FROM snapshots INDEXED BY forgotten_snapshots \
+                   WHERE forgotten = 2 \
+                   AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
+                   WHERE jobs.tenant = snapshots.tenant AND dataset_digest = snapshots.digest) \
+                   AND NOT EXISTS (SELECT 1 FROM dataset_versions \
+                   WHERE dataset_versions.tenant = snapshots.tenant \
+                   AND dataset_versions.digest = snapshots.digest) LIMIT $1";
+        let mut reader = self.list().await?;
+        let unnamed = query(sql).bind(BATCH).fetch_all(&mut reader).await?;
+        drop(reader);
+        if unnamed.is_empty() {
+            return Ok(0);
+        }
+        let (mut tx, _) = self.write().await?;
+        let mut dropped = 0;
+        for row in &unnamed {
+            dropped += drop_unnamed(&mut tx, &row.text("tenant")?, &row.blob("digest")?).await?;
+        }
+        tx.commit().await?;
+        Ok(dropped)
     }
 
     async fn forget_datasets(&self) -> Result<u64> {
@@ -210,33 +240,74 @@ fn before(now: Timestamp, age: Duration) -> Timestamp {
     now.saturating_sub(micros(age))
 }
 
-/// Marks old snapshots that no job reads, to be forgotten. Returns how many.
-async fn mark_unread(conn: &mut Conn, end: Timestamp) -> Result<u64> {
+/// When a snapshot was read for the last time at the latest that nobody has read for so long.
+pub(super) fn unread_since(now: Timestamp, age: Duration) -> Timestamp {
+    before(now, age)
+}
+
+/// As [`unread_since`], of a version's.
+pub(super) fn version_unread_since(now: Timestamp, age: Duration) -> Timestamp {
+    before(now, age.max(VERSIONS))
+}
+
+/// Marks old snapshots that no unfinished job reads, to be forgotten: those that a version or a job names only when they have a blob, unless they were never
+/// whole. Returns how many.
+async fn mark_unread(conn: &mut Conn, now: Timestamp, age: Duration) -> Result<u64> {
     let sql = "SELECT tenant, digest FROM snapshots INDEXED BY snapshots_with_examples \
                WHERE forgotten < 2 AND forgotten = 0 AND create_time <= $1 \
                AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
                WHERE jobs.tenant = snapshots.tenant AND dataset_digest = digest \
                AND (end_time IS NULL OR reason = 'PROCESS_LOST')) \
-               AND NOT EXISTS (SELECT 1 FROM dataset_versions \
+               AND (CASE WHEN EXISTS (SELECT 1 FROM dataset_versions \
                WHERE dataset_versions.tenant = snapshots.tenant \
-               AND dataset_versions.digest = snapshots.digest) LIMIT $2";
-    let unread = skipping(sql).bind(end).bind(BATCH);
-    let mut marked = 0;
+               AND dataset_versions.digest = snapshots.digest) \
+               THEN blob_size > 0 AND create_time <= $2 \
+               ELSE blob_size > 0 OR complete = 0 \
+               OR NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
+               WHERE jobs.tenant = snapshots.tenant AND dataset_digest = digest) END) LIMIT $3";
+    let unread = skipping(sql)
+        .bind(unread_since(now, age))
+        .bind(version_unread_since(now, age))
+        .bind(BATCH);
+    let (mut marked, mut has_version) = (0, false);
     for row in &unread.fetch_all(&mut *conn).await? {
-        // Asked again now that it is locked: a job may have been submitted before that.
+        let (tenant, digest) = (row.text("tenant")?, row.blob("digest")?);
+        // Asked again now that it is locked: a job may have been submitted before that, or a version made.
         let sql = "UPDATE snapshots SET forgotten = 1 WHERE tenant = $1 AND digest = $2 \
                    AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
                    WHERE tenant = $1 AND dataset_digest = $2 \
                    AND (end_time IS NULL OR reason = 'PROCESS_LOST')) \
-                   AND NOT EXISTS (SELECT 1 FROM dataset_versions \
-                   WHERE tenant = $1 AND digest = $2)";
-        marked += query(sql)
-            .bind(row.text("tenant")?)
-            .bind(row.blob("digest")?)
+                   AND (blob_size > 0 OR NOT EXISTS (SELECT 1 FROM dataset_versions \
+                   WHERE tenant = $1 AND digest = $2) AND (complete = 0 \
+                   OR NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
+                   WHERE tenant = $1 AND dataset_digest = $2)))";
+        let updated = query(sql)
+            .bind(&tenant)
+            .bind(&digest)
             .execute(&mut *conn)
             .await?;
+        marked += updated;
+        // Nobody can make a version of it from here on: that waits for this transaction, and then finds it forgotten.
+        has_version = has_version || updated > 0 && is_version(conn, &tenant, &digest).await?;
+    }
+    if has_version {
+        refuse_earlier_releases(conn).await?;
     }
     Ok(marked)
+}
+
+async fn is_version(conn: &mut Conn, tenant: &str, digest: &[u8]) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM dataset_versions \
+               WHERE tenant = $1 AND digest = $2) AS found";
+    let row = query(sql).bind(tenant).bind(digest).fetch_one(conn).await?;
+    row.flag("found")
+}
+
+/// Has releases refuse to start on this database that would delete the record of a version's blob, which they take for a snapshot that nothing names.
+async fn refuse_earlier_releases(conn: &mut Conn) -> Result<()> {
+    let sql = "UPDATE schema_state SET min_release = $1 WHERE min_release < $1";
+    query(sql).bind(ARCHIVED).execute(conn).await?;
+    Ok(())
 }
 
 /// Removes some of the examples of a snapshot that is being forgotten. Returns how many, or 1 when it was the end of it; 0 when there is none.
@@ -267,13 +338,13 @@ async fn empty_snapshot(conn: &mut Conn) -> Result<u64> {
     Ok(removed.max(1))
 }
 
-/// Drops a snapshot that is empty when no job names it.
-async fn drop_unnamed(conn: &mut Conn, tenant: &str, digest: &[u8]) -> Result<()> {
+/// Drops a snapshot that is empty when no job and no version names it; its blob, which nothing names then, is collected. Returns how many.
+async fn drop_unnamed(conn: &mut Conn, tenant: &str, digest: &[u8]) -> Result<u64> {
     let sql = "DELETE FROM snapshots WHERE tenant = $1 AND digest = $2 AND forgotten = 2 \
                AND NOT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_snapshot \
-               WHERE tenant = $1 AND dataset_digest = $2)";
-    query(sql).bind(tenant).bind(digest).execute(conn).await?;
-    Ok(())
+               WHERE tenant = $1 AND dataset_digest = $2) \
+               AND NOT EXISTS (SELECT 1 FROM dataset_versions WHERE tenant = $1 AND digest = $2)";
+    query(sql).bind(tenant).bind(digest).execute(conn).await
 }
 
 /// Which events of a job.
@@ -378,6 +449,7 @@ impl Ended {
             .bind(&self.id)
             .execute(&mut *conn)
             .await?;
-        drop_unnamed(conn, &self.tenant, &self.dataset_digest).await
+        drop_unnamed(conn, &self.tenant, &self.dataset_digest).await?;
+        Ok(())
     }
 }

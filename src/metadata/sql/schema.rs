@@ -19,7 +19,7 @@ macro_rules! step {
 }
 
 /// Every migration, in order.
-const STEPS: [Step; 30] = [
+const STEPS: [Step; 34] = [
     step!(1, "records", "0001_records"),
     step!(2, "store", "0002_store"),
     step!(3, "retention", "0003_retention"),
@@ -50,6 +50,10 @@ const STEPS: [Step; 30] = [
     step!(51, "event folds", "0051_event_folds"),
     step!(52, "label kinds", "0052_label_kinds"),
     step!(54, "usage meters", "0054_usage_meters"),
+    step!(56, "earlier checkpoints", "0056_earlier_checkpoints"),
+    step!(58, "tenant limits", "0058_tenant_limits"),
+    step!(59, "replica drains", "0059_replica_drains"),
+    step!(61, "snapshot blobs", "0061_snapshot_blobs"),
 ];
 
 /// The number of the newest migration.

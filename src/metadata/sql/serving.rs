@@ -5,7 +5,7 @@
 
 use super::super::{Error, Plan, Proof, Result, Share, TaskRecord, Timestamp};
 use super::database::{Conn, Tx, query};
-use super::{Database, changes, locks, proofs, rows, tasks, versions};
+use super::{Database, audit, changes, locks, proofs, rows, tasks, versions};
 use crate::ids::{AdapterVersion, TaskId, TenantId};
 
 /// Asks for the versions of a plan, if the etag is current and they exist.
@@ -21,8 +21,16 @@ pub(super) async fn set(
         versions::get(&mut tx, tenant, task, version).await?;
     }
     let record = desire(&mut tx, &record, plan, now).await?;
+    let told = tasks::named(task, asked(plan));
+    audit::acted(&mut tx, tenant, told, now).await?;
     tx.commit().await?;
     Ok(record)
+}
+
+/// The versions of a plan, as the audit log has them.
+fn asked(plan: &Plan) -> String {
+    let versions: Vec<_> = plan.versions().map(|own| own.to_string()).collect();
+    format!("versions={}", versions.join(","))
 }
 
 /// Asks for what served before.
@@ -36,7 +44,9 @@ pub(super) async fn roll_back(
     let Some(plan) = &record.previous else {
         return Err(Error::NothingBefore { task: task.clone() });
     };
+    let told = tasks::named(task, format!("roll back: {}", asked(plan)));
     let record = desire(&mut tx, &record, plan, now).await?;
+    audit::acted(&mut tx, tenant, told, now).await?;
     tx.commit().await?;
     Ok(record)
 }

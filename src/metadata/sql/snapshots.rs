@@ -1,7 +1,10 @@
 //! Snapshots: taken and read page by page.
 //!
 //! Invariant: a snapshot is what its data set held in one state of the database, whatever is written meanwhile; no transaction that writes adds more
-//! than a page of it, and none but the last makes it readable.
+//! than a page of it, and none but the last makes it readable. Behind a pooler nobody who writes has a second transaction: the pooler may have fewer
+//! connections than there are who wait for one.
+
+mod spool;
 
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
@@ -16,6 +19,7 @@ use super::{Database, dataset_versions, datasets, decoded};
 use crate::blocking::blocking;
 use crate::ids::{DatasetId, TenantId, VideoId};
 use crate::spec::{Digest, LabelKind};
+use spool::Spool;
 
 /// Examples of a page: a few milliseconds of the only writer's time.
 const PAGE: u32 = 1000;
@@ -144,7 +148,7 @@ impl Snapshots for Database {
     }
 }
 
-fn missing(digest: Digest) -> Error {
+pub(super) fn missing(digest: Digest) -> Error {
     Error::NotFound {
         kind: Kind::Snapshot,
         name: digest.to_string(),
@@ -226,7 +230,8 @@ pub(super) async fn take(
 
 /// A data set in one state of the database, for as long as this lives.
 struct Source<'a> {
-    tx: Conn,
+    /// `None` once everything was read.
+    tx: Option<Conn>,
     tenant: &'a TenantId,
     dataset: &'a DatasetId,
     /// Examples of a page.
@@ -265,7 +270,7 @@ impl<'a> Source<'a> {
             None => None,
         };
         Ok(Self {
-            tx,
+            tx: Some(tx),
             tenant,
             dataset,
             page,
@@ -274,6 +279,11 @@ impl<'a> Source<'a> {
             label_kind,
             known,
         })
+    }
+
+    fn tx(&mut self) -> Result<&mut Conn> {
+        let ended = || Error::Backend("the transaction has ended".into());
+        self.tx.as_mut().ok_or_else(ended)
     }
 
     /// The examples after a video, at most a page of them.
@@ -288,7 +298,7 @@ impl<'a> Source<'a> {
             .bind(self.dataset.as_str())
             .bind(after)
             .bind(self.page)
-            .fetch_all(&mut self.tx)
+            .fetch_all(self.tx()?)
             .await?;
         let line = |row: &Row| {
             Ok(Line {
@@ -330,12 +340,19 @@ impl<'a> Source<'a> {
     /// Stores what the data set holds under its digest, unless it is stored already, and notes the digest in the data set if that has not changed since.
     /// Returns whether the snapshot is complete: it is not when it was forgotten meanwhile.
     async fn copy(&mut self, store: &Database, digest: Digest) -> Result<bool> {
-        let is_there = is_complete(&mut self.tx, self.tenant, digest).await?;
+        let tenant = self.tenant;
+        let is_there = is_complete(self.tx()?, tenant, digest).await?;
         if is_there && self.known.is_some() {
             return Ok(true);
         }
-        if !is_there {
-            self.copy_pages(store, digest).await?;
+        let is_apart = store.backend.is_pooled();
+        match (is_there, is_apart) {
+            (true, _) => {}
+            (false, false) => self.copy_pages(store, digest).await?,
+            (false, true) => self.spool_pages(store, digest).await?,
+        }
+        if is_apart {
+            self.tx = None;
         }
         let (mut tx, _) = store.write().await?;
         // The data set is locked before its snapshot, as by who submits a job.
@@ -355,17 +372,51 @@ impl<'a> Source<'a> {
                 after.clone_from(&last.video);
             }
             let values = blocking(move || json(&lines)).await??;
-            let (mut tx, now) = store.write().await?;
-            if is_first {
-                let of = (digest, self.label_kind);
-                begin(&mut tx, self.tenant, of, now).await?;
-            }
-            add(&mut tx, self.tenant, digest, values).await?;
-            tx.commit().await?;
+            self.write(store, digest, (values, is_first)).await?;
             if is_last {
                 return Ok(());
             }
         }
+    }
+
+    /// As [`Self::copy_pages`], once everything was read and the transaction that did has ended.
+    async fn spool_pages(&mut self, store: &Database, digest: Digest) -> Result<()> {
+        let mut spool = Spool::new().await?;
+        let mut after = String::new();
+        loop {
+            let lines = self.lines(&after).await?;
+            let is_last = lines.len() < self.page as usize;
+            if let Some(last) = lines.last() {
+                after.clone_from(&last.video);
+            }
+            spool.push(blocking(move || json(&lines)).await??).await?;
+            if is_last {
+                break;
+            }
+        }
+        self.tx = None;
+        let mut number = 0;
+        while let Some(values) = spool.page(number).await? {
+            self.write(store, digest, (values, number == 0)).await?;
+            number += 1;
+        }
+        Ok(())
+    }
+
+    /// Stores a page of examples, as JSON.
+    async fn write(
+        &mut self,
+        store: &Database,
+        digest: Digest,
+        (values, is_first): (String, bool),
+    ) -> Result<()> {
+        let (mut tx, now) = store.write().await?;
+        if is_first {
+            let of = (digest, self.label_kind);
+            begin(&mut tx, self.tenant, of, now).await?;
+        }
+        add(&mut tx, self.tenant, digest, values).await?;
+        tx.commit().await
     }
 
     async fn note(&self, conn: &mut Conn, digest: Digest) -> Result<()> {
@@ -411,8 +462,8 @@ async fn begin(
     (digest, kind): (Digest, LabelKind),
     now: Timestamp,
 ) -> Result<()> {
-    let sql = "INSERT INTO snapshots (tenant, digest, create_time, complete, label_kind) \
-               VALUES ($1, $2, $3, 0, $4) \
+    let sql = "INSERT INTO snapshots (tenant, digest, create_time, complete, label_kind, blob) \
+               VALUES ($1, $2, $3, 0, $4, $5) \
                ON CONFLICT (tenant, digest) DO UPDATE \
                SET forgotten = 0, complete = 0, create_time = excluded.create_time \
                WHERE snapshots.forgotten > 0 OR snapshots.complete = 0";
@@ -421,13 +472,19 @@ async fn begin(
         .bind(digest.0.to_vec())
         .bind(now)
         .bind(rows::name("label_kind", kind)?)
+        .bind(digest.to_string())
         .execute(conn)
         .await?;
     Ok(())
 }
 
 /// Adds a page of examples, as JSON, but for those that are there.
-async fn add(conn: &mut Conn, tenant: &TenantId, digest: Digest, values: String) -> Result<()> {
+pub(super) async fn add(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    digest: Digest,
+    values: String,
+) -> Result<()> {
     let sql = "INSERT INTO snapshot_examples (tenant, digest, video, label, split) \
                SELECT $1, $2, value ->> 0, value ->> 1, value ->> 2 FROM json_each($3) \
                WHERE true ON CONFLICT DO NOTHING";
@@ -441,7 +498,7 @@ async fn add(conn: &mut Conn, tenant: &TenantId, digest: Digest, values: String)
 }
 
 /// Makes a snapshot readable, unless it was forgotten meanwhile. Returns whether it is.
-async fn complete(conn: &mut Conn, tenant: &TenantId, digest: Digest) -> Result<bool> {
+pub(super) async fn complete(conn: &mut Conn, tenant: &TenantId, digest: Digest) -> Result<bool> {
     let sql =
         "UPDATE snapshots SET complete = 1 WHERE tenant = $1 AND digest = $2 AND forgotten = 0";
     let completed = query(sql)
@@ -452,7 +509,11 @@ async fn complete(conn: &mut Conn, tenant: &TenantId, digest: Digest) -> Result<
     Ok(completed > 0)
 }
 
-async fn is_complete(conn: &mut Conn, tenant: &TenantId, digest: Digest) -> Result<bool> {
+pub(super) async fn is_complete(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    digest: Digest,
+) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM snapshots \
                WHERE tenant = $1 AND digest = $2 AND forgotten = 0 AND complete = 1) AS found";
     let row = query(sql)

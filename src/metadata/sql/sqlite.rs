@@ -241,6 +241,8 @@ async fn writer(path: &Path, writes: &Writes) -> Result<SqlitePool> {
     // SQLite takes a transaction back by itself when the disk or memory fails, and the library then refuses to begin another on that connection.
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
+        // Each has just been asked, when it was released: a second question would be a turn of its thread for every statement.
+        .test_before_acquire(false)
         .after_release(move |conn, _| {
             let writes = writes.clone();
             Box::pin(async move {
@@ -262,6 +264,7 @@ async fn writer(path: &Path, writes: &Writes) -> Result<SqlitePool> {
 async fn readers(path: &Path, connections: u32) -> Result<SqlitePool> {
     let pool = SqlitePoolOptions::new()
         .max_connections(connections)
+        .test_before_acquire(false)
         .after_release(|conn, _| {
             Box::pin(async move {
                 conn.ping().await?;

@@ -5,18 +5,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::super::{BlobKind, BlobName, BlobPlace, Contradiction, RecordedBlob, Result};
+use super::super::{BlobKind, BlobName, BlobPlace, Contradiction, Error, RecordedBlob, Result};
 use super::database::{Conn, Row, query};
 use super::rows::{Columns, corrupt};
 use super::usage::{self, Delta};
-use super::{Database, micros};
-use crate::ids::TenantId;
+use super::{Database, locks, micros, versions};
+use crate::ids::{DatasetId, TenantId};
 use crate::spec::ExampleLabels;
 
+/// Tasks whose versions are read at a time: a version's record may be hundreds of kilobytes.
+const TASKS: u32 = 20;
 /// Examples that are read at a time.
 const PAGE: u32 = 1000;
 /// Longest lease that any worker takes; the setting is seconds.
 const LONGEST_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Data sets whose number of examples is wrong, in the order that they are locked in. One that is being removed holds less and less.
+const EXAMPLES: &str = "SELECT datasets.tenant AS tenant, datasets.id AS id, \
+     COUNT(examples.video) - datasets.examples AS not_counted FROM datasets LEFT JOIN examples \
+     ON examples.tenant = datasets.tenant AND examples.dataset = datasets.id \
+     WHERE datasets.delete_time IS NULL GROUP BY datasets.tenant, datasets.id, datasets.examples \
+     HAVING COUNT(examples.video) <> datasets.examples ORDER BY datasets.tenant, datasets.id";
 
 /// Counts of what each tenant stores, minus the recorded ones, of those tenants where that is not zero.
 const USAGE: &str = "SELECT tenant, CAST(SUM(videos) AS BIGINT) AS videos, CAST(SUM(bytes) AS BIGINT) AS bytes, \
@@ -55,9 +64,20 @@ impl Database {
                  WHERE (tenant, task, version) > ($1, $2, $3) ORDER BY tenant, task, version LIMIT $4"
             }
             BlobKind::Checkpoints => {
-                "SELECT tenant, id, CAST(0 AS BIGINT) AS number, json_extract(checkpoint, '$.key') AS key FROM jobs \
-                 WHERE end_time IS NULL AND checkpoint IS NOT NULL AND (tenant, id) > ($1, $2) \
-                 AND $3 >= 0 ORDER BY tenant, id LIMIT $4"
+                // The steps of a job's checkpoints differ.
+                "SELECT tenant, id, number, key FROM \
+                 (SELECT tenant, id, CAST(json_extract(checkpoint, '$.step') AS BIGINT) AS number, \
+                  json_extract(checkpoint, '$.key') AS key FROM jobs \
+                  WHERE end_time IS NULL AND checkpoint IS NOT NULL AND tenant >= $1 \
+                  UNION ALL SELECT jobs.tenant, jobs.id, CAST(earlier.value ->> 'step' AS BIGINT), earlier.value ->> 'key' \
+                  FROM jobs, json_each(jobs.earlier_checkpoints) AS earlier \
+                  WHERE jobs.end_time IS NULL AND jobs.tenant >= $1) AS named \
+                 WHERE (tenant, id, number) > ($1, $2, $3) ORDER BY tenant, id, number LIMIT $4"
+            }
+            BlobKind::Snapshots => {
+                "SELECT tenant, blob AS id, CAST(0 AS BIGINT) AS number, digest, blob_size AS size_bytes, \
+                 blob_sha256 AS sha256 FROM snapshots WHERE blob_size > 0 AND (tenant, blob) > ($1, $2) \
+                 AND $3 >= 0 ORDER BY tenant, blob LIMIT $4"
             }
         };
         let found = query(sql)
@@ -93,6 +113,7 @@ impl Database {
         for is_serving in [true, false] {
             found.extend(lost_versions(&mut conn, is_serving).await?);
         }
+        found.extend(unreadable_versions(&mut conn).await?);
         found.extend(long_leases(&mut conn, latest).await?);
         for row in query(USAGE).fetch_all(&mut conn).await? {
             found.push(Contradiction::Usage {
@@ -103,11 +124,18 @@ impl Database {
                 versions: row.int("versions")?,
             });
         }
+        for row in query(EXAMPLES).fetch_all(&mut conn).await? {
+            found.push(Contradiction::Examples {
+                tenant: row.id("tenant")?,
+                dataset: row.id("id")?,
+                not_counted: row.int("not_counted")?,
+            });
+        }
         found.extend(wrong_labels(&mut conn).await?);
         Ok(found)
     }
 
-    /// Corrects the counts of what tenants store, and ends leases that are too long. Returns how many records were changed.
+    /// Corrects the counts of what tenants store and of what data sets hold, and ends leases that are too long. Returns how many records were changed.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -131,6 +159,21 @@ impl Database {
             .execute(&mut tx)
             .await?;
         changed += ended;
+        for row in query(EXAMPLES).fetch_all(&mut tx).await? {
+            let (tenant, dataset): (TenantId, DatasetId) = (row.id("tenant")?, row.id("id")?);
+            // A server may be changing it, or has deleted it since.
+            match locks::dataset(&mut tx, &tenant, &dataset).await {
+                Err(Error::NotFound { .. }) => continue,
+                other => other?,
+            }
+            let sql = "UPDATE datasets SET examples = (SELECT COUNT(*) FROM examples \
+                       WHERE examples.tenant = $1 AND dataset = $2) WHERE tenant = $1 AND id = $2";
+            changed += query(sql)
+                .bind(tenant.as_str())
+                .bind(dataset.as_str())
+                .execute(&mut tx)
+                .await?;
+        }
         tx.commit().await?;
         Ok(changed)
     }
@@ -157,6 +200,11 @@ fn blob(kind: BlobKind, row: &Row) -> Result<RecordedBlob> {
         BlobKind::Checkpoints => {
             let name = BlobName::Job(row.id("id")?, row.text("key")?);
             (name, None, None)
+        }
+        BlobKind::Snapshots => {
+            let sha256 = row.digest("sha256")?;
+            let name = BlobName::Snapshot(row.digest("digest")?);
+            (name, sized(row)?, Some(sha256))
         }
     };
     Ok(RecordedBlob {
@@ -187,6 +235,45 @@ async fn lost_versions(conn: &mut Conn, is_serving: bool) -> Result<Vec<Contradi
         })
     });
     lost.collect()
+}
+
+/// Versions that serve or are to, whose records cannot be read, a page at a time.
+async fn unreadable_versions(conn: &mut Conn) -> Result<Vec<Contradiction>> {
+    let mut unreadable = Vec::new();
+    let mut after = (String::new(), String::new());
+    loop {
+        // Of a task both versions are in one page: it may have two.
+        let sql = "SELECT tasks.tenant AS tenant, tasks.id AS id, versions.task AS task, versions.version AS version, \
+             manifest, sha256, size_bytes, create_time, test_evaluation FROM \
+             (SELECT tenant, id, serving, desired FROM tasks \
+             WHERE (tenant, id) > ($1, $2) ORDER BY tenant, id LIMIT $3) AS tasks \
+             LEFT JOIN versions ON versions.tenant = tasks.tenant AND versions.task = tasks.id \
+             AND (versions.version = tasks.serving OR versions.version = tasks.desired) \
+             ORDER BY tasks.tenant, tasks.id";
+        let found = query(sql)
+            .bind(&after.0)
+            .bind(&after.1)
+            .bind(TASKS)
+            .fetch_all(&mut *conn)
+            .await?;
+        let Some(last) = found.last() else {
+            return Ok(unreadable);
+        };
+        after = (last.text("tenant")?, last.text("id")?);
+        for row in &found {
+            let Some(version) = row.optional_int("version")? else {
+                continue;
+            };
+            if let Err(problem) = versions::read(row) {
+                unreadable.push(Contradiction::UnreadableVersion {
+                    tenant: row.id("tenant")?,
+                    task: row.id("id")?,
+                    version,
+                    problem: problem.to_string(),
+                });
+            }
+        }
+    }
 }
 
 async fn long_leases(conn: &mut Conn, latest: i64) -> Result<Vec<Contradiction>> {
@@ -285,7 +372,6 @@ async fn counted(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::DatasetId;
     use crate::metadata::{Config, Datasets as _, NewDataset};
     use crate::spec::LabelKind;
 

@@ -11,13 +11,15 @@ use super::super::{
     SweepUpdate, Sweeps, Timestamp,
 };
 use super::database::{Conn, Row, locking, query};
-use super::requests::Request;
+use super::requests::{self, Request};
 use super::rows::{self, Columns, corrupt};
-use super::{Database, locks};
+use super::{Database, audit, locks};
 use crate::ids::{RequestId, SweepId, TenantId};
 use crate::spec::{Digest, JobState};
 
 const LISTING: &str = "sweeps";
+/// The create that makes a sweep.
+const SUBMIT: &str = "SubmitSweep";
 /// Sweeps that are forgotten in one transaction.
 const BATCH: u32 = 100;
 
@@ -31,7 +33,7 @@ impl Sweeps for Database {
         request: Option<RequestId>,
     ) -> Result<SweepRecord> {
         let fields = [("sweep", rows::value("sweep", &spec)?)];
-        let request = Request::new("SubmitSweep", request, &spec, &fields)?;
+        let request = Request::new(SUBMIT, request, &spec, &fields)?;
         let (mut tx, now) = self.write().await?;
         if let Some(id) = request.begin(&mut tx, tenant, now).await? {
             let id = id.parse().map_err(|error| corrupt("sweep", error))?;
@@ -62,8 +64,18 @@ impl Sweeps for Database {
             .await?;
         request.remember(&mut tx, tenant, id.to_string()).await?;
         let record = get(&mut tx, tenant, id).await?;
+        let detail = format!("points={}", spec.points.len());
+        audit::acted(&mut tx, tenant, (format!("sweeps/{id}"), detail), now).await?;
         tx.commit().await?;
         Ok(record)
+    }
+
+    async fn requested_sweep(
+        &self,
+        tenant: &TenantId,
+        request: RequestId,
+    ) -> Result<Option<SweepId>> {
+        requests::made_by(&mut self.read().await?, tenant, (SUBMIT, request)).await
     }
 
     async fn get_sweep(&self, tenant: &TenantId, sweep: SweepId) -> Result<SweepRecord> {
@@ -98,7 +110,7 @@ impl Sweeps for Database {
     }
 
     async fn cancel_sweep(&self, tenant: &TenantId, sweep: SweepId) -> Result<SweepRecord> {
-        let (mut tx, _) = self.write().await?;
+        let (mut tx, now) = self.write().await?;
         let sql = "SELECT * FROM sweeps WHERE tenant = $1 AND id = $2";
         let found = locking(sql)
             .bind(tenant.as_str())
@@ -109,6 +121,9 @@ impl Sweeps for Database {
         if record.state.is_final() {
             return Err(Error::SweepFinished { sweep });
         }
+        if record.cancel_requested {
+            return Ok(record);
+        }
         let sql = "UPDATE sweeps SET cancel_requested = 1 WHERE tenant = $1 AND id = $2";
         query(sql)
             .bind(tenant.as_str())
@@ -116,6 +131,8 @@ impl Sweeps for Database {
             .execute(&mut tx)
             .await?;
         let record = get(&mut tx, tenant, sweep).await?;
+        let told = (format!("sweeps/{sweep}"), "cancelled".to_owned());
+        audit::acted(&mut tx, tenant, told, now).await?;
         tx.commit().await?;
         Ok(record)
     }

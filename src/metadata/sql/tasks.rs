@@ -2,6 +2,7 @@
 //!
 //! Invariant: every change that a caller or a job makes raises the revision; the engine's own moves do not.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +16,7 @@ use super::database::{Conn, Row, query};
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
 use super::usage::Delta;
-use super::{Database, changes, imports, locks, pins, proofs, serving, usage, versions};
+use super::{Database, audit, changes, imports, locks, pins, proofs, serving, usage, versions};
 use crate::ids::{AdapterVersion, RequestId, TaskId, TenantId, VersionRef};
 
 const LISTING: &str = "tasks";
@@ -57,6 +58,7 @@ impl Tasks for Database {
         let id = task.id.to_string();
         request.remember(&mut tx, tenant, id).await?;
         let record = get(&mut tx, tenant, &task.id).await?;
+        audit::acted(&mut tx, tenant, named(&task.id, ""), now).await?;
         tx.commit().await?;
         Ok(record)
     }
@@ -97,6 +99,11 @@ impl Tasks for Database {
             .bind(task.as_str())
             .fetch_one(&mut tx)
             .await?;
+        let detail = match update.auto_serve {
+            Some(auto_serve) => format!("auto_serve={auto_serve}"),
+            None => String::new(),
+        };
+        audit::acted(&mut tx, tenant, named(task, detail), now).await?;
         tx.commit().await?;
         read(&row)
     }
@@ -118,6 +125,15 @@ impl Tasks for Database {
     ) -> Result<VersionRecord> {
         let mut tx = self.read().await?;
         versions::get(&mut tx, tenant, task, version).await
+    }
+
+    async fn version_range(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<RangeInclusive<AdapterVersion>>> {
+        let mut tx = self.read().await?;
+        versions::range(&mut tx, tenant, task).await
     }
 
     async fn list_versions(
@@ -288,6 +304,11 @@ pub(super) async fn get(conn: &mut Conn, tenant: &TenantId, task: &TaskId) -> Re
     }
 }
 
+/// A task and what becomes of it, as the audit log has them.
+pub(super) fn named(task: &TaskId, detail: impl Into<String>) -> (String, String) {
+    (format!("tasks/{task}"), detail.into())
+}
+
 pub(super) fn missing(task: &TaskId) -> Error {
     Error::NotFound {
         kind: Kind::Task,
@@ -373,6 +394,8 @@ async fn delete(
     };
     usage::count(&mut tx, tenant, gone.removed()).await?;
     changes::task_deleted(&mut tx, tenant, task, now).await?;
+    let detail = format!("deleted versions={}", versions.len());
+    audit::acted(&mut tx, tenant, named(task, detail), now).await?;
     tx.commit().await?;
     Ok(versions)
 }

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 
 use super::super::{
     Access, AccessChanges, Actor, AuditRecord, Cursor, Error, KeyOwner, KeyRecord, Kind, KnownKey,
-    NewKey, Page, PageRequest, Result, SecretHash, TenantRecord, TenantState, TenantUpdate, Terms,
+    NewKey, Page, PageRequest, RefusedRecord, Result, SecretHash, TenantRecord, TenantState,
+    TenantUpdate, Terms,
 };
 use super::database::{Conn, Row, query};
 use super::rows::{self, Columns};
@@ -59,7 +60,16 @@ impl Access for Database {
         let sql = "SELECT t.*, u.videos, u.bytes, u.tasks, u.versions, \
                    (SELECT begin_time FROM erasures WHERE erasures.tenant = t.tenant) AS erased, \
                    (SELECT COUNT(*) FROM jobs INDEXED BY unfinished_jobs_by_tenant \
-                   WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs \
+                   WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs, \
+                   (SELECT CAST(SUM(examples) AS BIGINT) FROM datasets \
+                   WHERE datasets.tenant = t.tenant AND delete_time IS NULL) AS examples, \
+                   (SELECT CAST(COALESCE(SUM(committed), 0) AS BIGINT) \
+                   FROM uploads INDEXED BY unfinished_uploads_by_tenant \
+                   WHERE uploads.tenant = t.tenant AND expire_time IS NOT NULL) + \
+                   (SELECT CAST(COALESCE(SUM(own.bytes), 0) AS BIGINT) \
+                   FROM upload_reservations AS own CROSS JOIN uploads \
+                   WHERE own.tenant = t.tenant AND uploads.tenant = own.tenant AND uploads.id = own.upload \
+                   AND uploads.expire_time IS NOT NULL AND own.start >= uploads.committed) AS upload_bytes \
                    FROM tenants t LEFT JOIN tenant_usage u ON u.tenant = t.tenant \
                    WHERE t.tenant > $1 ORDER BY t.tenant LIMIT $2";
         let found = query(sql)
@@ -136,6 +146,10 @@ impl Access for Database {
         self.deleting(|| audit::forget(self, age)).await
     }
 
+    async fn note_refused(&self, refused: &[RefusedRecord]) -> Result<()> {
+        audit::refused(self, refused).await
+    }
+
     async fn note_key_use(&self, used: &[(KeyId, i64)]) -> Result<()> {
         keys::note_use(self, used).await
     }
@@ -176,23 +190,14 @@ async fn change(
     }
     let state = update.state.map(|state| rows::name("state", state));
     let state = state.transpose()?;
-    let mut detail = state.clone().unwrap_or_default();
-    if let Some(quotas) = &update.quotas {
-        detail = format!("{detail} {quotas}").trim_start().to_owned();
-    }
-    if let Some(weight) = update.weight {
-        detail = format!("{detail} weight={}", weight.get())
-            .trim_start()
-            .to_owned();
-    }
-    if let Some(stay) = &update.stay {
-        detail = format!("{detail} stay: {stay}").trim_start().to_owned();
-    }
+    let detail = told(state.as_deref(), update);
     let sql = "UPDATE tenants SET display_name = COALESCE($1, display_name), \
                state = COALESCE($2, state), revision = revision + 1, videos_limit = $3, \
                bytes_limit = $4, tasks_limit = $5, versions_limit = $6, jobs_limit = $7, \
                clip_frames_rate = $8, requests_rate = $9, weight = $10, videos_age = $11, \
-               jobs_age = $12, uploads_age = $13 WHERE tenant = $14";
+               jobs_age = $12, uploads_age = $13, examples_limit = $14, \
+               upload_bytes_limit = $15, requests_at_once = $16, streams_at_once = $17, \
+               live_streams_at_once = $18, clips_at_once = $19 WHERE tenant = $20";
     let stay = update.stay.unwrap_or(before.stay);
     let quotas = update.quotas.unwrap_or(before.quotas);
     let limit = |limit: Option<u64>| limit.map(|limit| rows::int("limit", limit)).transpose();
@@ -210,6 +215,12 @@ async fn change(
         .bind(stay.videos.map(micros))
         .bind(stay.jobs.map(micros))
         .bind(stay.uploads.map(micros))
+        .bind(limit(quotas.examples)?)
+        .bind(limit(quotas.upload_bytes)?)
+        .bind(quotas.at_once.requests)
+        .bind(quotas.at_once.streams)
+        .bind(quotas.at_once.live_streams)
+        .bind(quotas.at_once.clips)
         .bind(tenant.as_str())
         .execute(&mut tx)
         .await?;
@@ -218,6 +229,20 @@ async fn change(
     let record = get(&mut tx, tenant).await?;
     tx.commit().await?;
     Ok(record)
+}
+
+/// What an update changes, as the audit log has it.
+fn told(state: Option<&str>, update: &TenantUpdate) -> String {
+    let parts = [
+        state.map(str::to_owned),
+        update.quotas.map(|quotas| quotas.to_string()),
+        update
+            .weight
+            .map(|weight| format!("weight={}", weight.get())),
+        update.stay.map(|stay| format!("stay: {stay}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    parts.join(" ")
 }
 
 fn changed<'a>(tenant: &'a TenantId, method: &'static str, detail: String) -> audit::Change<'a> {
@@ -233,7 +258,16 @@ pub(super) async fn get(conn: &mut Conn, tenant: &TenantId) -> Result<TenantReco
     let sql = "SELECT t.*, u.videos, u.bytes, u.tasks, u.versions, \
                (SELECT begin_time FROM erasures WHERE erasures.tenant = t.tenant) AS erased, \
                (SELECT COUNT(*) FROM jobs INDEXED BY unfinished_jobs_by_tenant \
-               WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs \
+               WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs, \
+               (SELECT CAST(SUM(examples) AS BIGINT) FROM datasets \
+               WHERE datasets.tenant = t.tenant AND delete_time IS NULL) AS examples, \
+               (SELECT CAST(COALESCE(SUM(committed), 0) AS BIGINT) \
+               FROM uploads INDEXED BY unfinished_uploads_by_tenant \
+               WHERE uploads.tenant = t.tenant AND expire_time IS NOT NULL) + \
+               (SELECT CAST(COALESCE(SUM(own.bytes), 0) AS BIGINT) \
+               FROM upload_reservations AS own CROSS JOIN uploads \
+               WHERE own.tenant = t.tenant AND uploads.tenant = own.tenant AND uploads.id = own.upload \
+               AND uploads.expire_time IS NOT NULL AND own.start >= uploads.committed) AS upload_bytes \
                FROM tenants t LEFT JOIN tenant_usage u ON u.tenant = t.tenant \
                WHERE t.tenant = $1";
     let found = query(sql)

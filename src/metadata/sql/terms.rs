@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::super::{Rates, Result, Stay, TenantState, Terms};
+use super::super::{AtOnce, Rates, Result, Stay, TenantState, Terms};
 use super::Database;
 use super::database::{Row, query};
 use super::rows::{Columns, corrupt};
@@ -18,7 +18,8 @@ macro_rules! select {
         concat!(
             "SELECT known.tenant AS tenant, known.erased AS erased, \
              COALESCE(state, 'active') AS state, COALESCE(weight, 1) AS weight, \
-             clip_frames_rate, requests_rate FROM \
+             clip_frames_rate, requests_rate, requests_at_once, streams_at_once, \
+             live_streams_at_once, clips_at_once FROM \
              (SELECT tenants.tenant AS tenant, begin_time AS erased FROM tenants \
              LEFT JOIN erasures ON erasures.tenant = tenants.tenant \
              UNION SELECT tenant, begin_time FROM erasures) AS known \
@@ -65,6 +66,21 @@ fn read(row: &Row) -> Result<Terms> {
             clip_frames: limit("clip_frames_rate")?,
             requests: limit("requests_rate")?,
         },
+        at_once: at_once(row)?,
+    })
+}
+
+/// What a tenant may have under way at once, from its row.
+pub(super) fn at_once(row: &Row) -> Result<AtOnce> {
+    let limit = |column| match row.optional_int(column)? {
+        Some(_) => row.number(column).map(Some),
+        None => Ok(None),
+    };
+    Ok(AtOnce {
+        requests: limit("requests_at_once")?,
+        streams: limit("streams_at_once")?,
+        live_streams: limit("live_streams_at_once")?,
+        clips: limit("clips_at_once")?,
     })
 }
 

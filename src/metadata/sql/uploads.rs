@@ -10,7 +10,7 @@ use super::super::{
 use super::database::{Conn, Row, query};
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
-use super::{Database, locks, micros, videos};
+use super::{Database, audit, locks, micros, videos};
 use crate::ids::{RequestId, TenantId, UploadId};
 
 const LISTING: &str = "uploads";
@@ -40,7 +40,7 @@ pub(super) async fn create(
         return Err(Error::TooManyUploads { limit });
     }
     let id = UploadId::generate();
-    let expire_time = after(&mut tx, tenant, now, limits).await?;
+    let expire_time = own(&mut tx, tenant, now, limits).await?.0;
     let sql = "INSERT INTO uploads (tenant, id, display_name, create_time, expire_time) \
                VALUES ($1, $2, $3, $4, $5)";
     query(sql)
@@ -53,37 +53,101 @@ pub(super) async fn create(
         .await?;
     request.remember(&mut tx, tenant, id.to_string()).await?;
     let upload = get(&mut tx, tenant, id, now).await?;
+    audit::acted(&mut tx, tenant, named(id, ""), now).await?;
     tx.commit().await?;
     Ok(upload)
 }
 
-/// When an upload that is written to at `now` expires, unless it is written to again: after the tenant's own time, or that of all.
-async fn after(
+/// When an upload that is written to at `now` expires, unless it is written to again, and how many bytes the tenant's unfinished uploads may have: by the
+/// tenant's own limits, or those of all.
+async fn own(
     conn: &mut Conn,
     tenant: &TenantId,
     now: Timestamp,
     limits: &UploadLimits,
-) -> Result<Timestamp> {
-    let own = query("SELECT uploads_age FROM tenants WHERE tenant = $1")
+) -> Result<(Timestamp, u64)> {
+    let sql = "SELECT uploads_age, upload_bytes_limit FROM tenants WHERE tenant = $1";
+    let found = query(sql)
         .bind(tenant.as_str())
         .fetch_optional(conn)
         .await?;
-    let own = own.map(|row| row.optional_int("uploads_age")).transpose()?;
-    let time = own.flatten().unwrap_or(micros(limits.expiry));
+    let (mut age, mut bytes) = (None, None);
+    if let Some(row) = found {
+        age = row.optional_int("uploads_age")?;
+        bytes = match row.optional_int("upload_bytes_limit")? {
+            Some(_) => Some(row.number("upload_bytes_limit")?),
+            None => None,
+        };
+    }
+    let time = age.unwrap_or(micros(limits.expiry));
     // It has to be later than now, else an upload would be born expired.
-    Ok(now.saturating_add(time.max(1)))
+    let expire_time = now.saturating_add(time.max(1));
+    Ok((expire_time, bytes.unwrap_or(limits.bytes)))
 }
 
-/// The tenant's unfinished uploads and their bytes.
+/// The tenant's unfinished uploads and their bytes, those of parts that are being written included.
 async fn unfinished(conn: &mut Conn, tenant: &TenantId, now: Timestamp) -> Result<(u64, u64)> {
     let sql = "SELECT COUNT(*) AS uploads, CAST(COALESCE(SUM(committed), 0) AS BIGINT) AS bytes FROM uploads INDEXED BY unfinished_uploads_by_tenant \
                WHERE tenant = $1 AND expire_time > $2";
     let row = query(sql)
         .bind(tenant.as_str())
         .bind(now)
+        .fetch_one(&mut *conn)
+        .await?;
+    let (uploads, committed): (u64, u64) = (row.number("uploads")?, row.number("bytes")?);
+    let sql = "SELECT CAST(COALESCE(SUM(own.bytes), 0) AS BIGINT) AS bytes \
+               FROM upload_reservations AS own CROSS JOIN uploads \
+               WHERE own.tenant = $1 AND uploads.tenant = own.tenant AND uploads.id = own.upload \
+               AND uploads.expire_time > $2 AND own.start >= uploads.committed";
+    let row = query(sql)
+        .bind(tenant.as_str())
+        .bind(now)
         .fetch_one(conn)
         .await?;
-    Ok((row.number("uploads")?, row.number("bytes")?))
+    let reserved: u64 = row.number("bytes")?;
+    Ok((uploads, committed.saturating_add(reserved)))
+}
+
+/// Bytes that are reserved for the part of an upload that is being written, as far as [`unfinished`] counts them.
+async fn reserved(conn: &mut Conn, tenant: &TenantId, upload: UploadId) -> Result<u64> {
+    let sql = "SELECT own.bytes AS bytes FROM upload_reservations AS own CROSS JOIN uploads \
+               WHERE own.tenant = $1 AND own.upload = $2 AND uploads.tenant = own.tenant \
+               AND uploads.id = own.upload AND own.start >= uploads.committed";
+    let found = query(sql)
+        .bind(tenant.as_str())
+        .bind(upload.to_string())
+        .fetch_optional(conn)
+        .await?;
+    found.map_or(Ok(0), |row| row.number("bytes"))
+}
+
+/// Reserves bytes for the part of an upload that is to be written, in place of those for another one.
+async fn reserve(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    (upload, part): (UploadId, PartRecord),
+) -> Result<()> {
+    let sql = "INSERT INTO upload_reservations (tenant, upload, bytes, start) \
+               VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, upload) DO UPDATE SET \
+               bytes = excluded.bytes, start = excluded.start";
+    query(sql)
+        .bind(tenant.as_str())
+        .bind(upload.to_string())
+        .bind(rows::int("bytes", part.size)?)
+        .bind(rows::int("start", part.offset)?)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// Forgets what is reserved for a part of an upload, which is committed or will not be.
+async fn release(conn: &mut Conn, tenant: &TenantId, upload: UploadId) -> Result<()> {
+    query("DELETE FROM upload_reservations WHERE tenant = $1 AND upload = $2")
+        .bind(tenant.as_str())
+        .bind(upload.to_string())
+        .execute(conn)
+        .await
+        .map(drop)
 }
 
 pub(super) async fn get(
@@ -100,6 +164,11 @@ pub(super) async fn get(
         return Err(missing(upload));
     }
     read(conn, tenant, &row).await
+}
+
+/// An upload and what becomes of it, as the audit log has them.
+fn named(upload: UploadId, detail: impl Into<String>) -> (String, String) {
+    (format!("uploads/{upload}"), detail.into())
 }
 
 fn missing(upload: UploadId) -> Error {
@@ -170,7 +239,7 @@ pub(super) async fn list(
     Ok(page.page(LISTING, uploads, |upload| upload.id.to_string()))
 }
 
-/// Lets a part begin at `offset`, if it may, and puts the upload's expiry off.
+/// Lets a part begin at its offset, if it may and its bytes have room, and puts the upload's expiry off.
 async fn touch(
     conn: &mut Conn,
     tenant: &TenantId,
@@ -178,6 +247,7 @@ async fn touch(
     limits: &UploadLimits,
     now: Timestamp,
 ) -> Result<()> {
+    let reserved = reserved(conn, tenant, upload).await?;
     let record = get(conn, tenant, upload, now).await?;
     if record.video.is_some() {
         return Err(Error::UploadFinished { upload });
@@ -189,12 +259,13 @@ async fn touch(
             offset: part.offset,
         });
     }
+    let (expire_time, limit) = own(conn, tenant, now, limits).await?;
     let (_, bytes) = unfinished(conn, tenant, now).await?;
-    if bytes.saturating_add(part.size) > limits.bytes {
-        let limit = limits.bytes;
-        return Err(Error::TooManyUploadBytes { limit });
+    // What was reserved for this upload is for this part, or for a rival at the same offset, of which one will be refused.
+    let used = bytes.saturating_sub(reserved);
+    if used.saturating_add(part.size) > limit {
+        return Err(Error::TooManyUploadBytes { limit, used });
     }
-    let expire_time = after(conn, tenant, now, limits).await?;
     query("UPDATE uploads SET expire_time = $1 WHERE tenant = $2 AND id = $3")
         .bind(expire_time)
         .bind(tenant.as_str())
@@ -208,18 +279,21 @@ pub(super) async fn begin_part(
     store: &Database,
     tenant: &TenantId,
     upload: UploadId,
-    offset: u64,
+    (offset, size): (u64, u64),
     limits: &UploadLimits,
 ) -> Result<u32> {
     let (mut tx, now) = store.write().await?;
     let part = PartRecord {
         number: 0,
         offset,
-        size: 0,
+        size,
     };
     locks::tenant(&mut tx, tenant).await?;
     locks::upload(&mut tx, tenant, upload).await?;
     touch(&mut tx, tenant, (upload, part), limits, now).await?;
+    if size > 0 {
+        reserve(&mut tx, tenant, (upload, part)).await?;
+    }
     let sql = "UPDATE uploads SET next_part = next_part + 1 WHERE tenant = $1 AND id = $2 \
                RETURNING next_part - 1 AS number";
     let row = query(sql)
@@ -260,8 +334,12 @@ pub(super) async fn commit_part(
         .bind(upload.to_string())
         .execute(&mut tx)
         .await?;
+    release(&mut tx, tenant, upload).await?;
+    let end = part.offset + part.size;
+    let detail = format!("committed_bytes={end}");
+    audit::acted(&mut tx, tenant, named(upload, detail), now).await?;
     tx.commit().await?;
-    Ok(part.offset + part.size)
+    Ok(end)
 }
 
 pub(super) async fn parts(
@@ -319,6 +397,13 @@ pub(super) async fn finish(
         .bind(upload.to_string())
         .execute(&mut tx)
         .await?;
+    // A part that is still being written comes too late.
+    release(&mut tx, tenant, upload).await?;
+    let made = (
+        format!("videos/{}", video.id),
+        format!("of uploads/{upload}"),
+    );
+    audit::acted(&mut tx, tenant, made, now).await?;
     tx.commit().await?;
     Ok(video)
 }
@@ -338,17 +423,21 @@ pub(super) async fn abandon(
     // One that has ended already stays what it is: its owner may say again that it is not wanted.
     let sql = "UPDATE uploads SET ending = $1, end_time = $2, expire_time = NULL \
                WHERE tenant = $3 AND id = $4 AND end_time IS NULL";
-    query(sql)
-        .bind(if has_expired(&row, now)? {
-            EXPIRED
-        } else {
-            DELETED
-        })
+    let ending = match has_expired(&row, now)? {
+        true => EXPIRED,
+        false => DELETED,
+    };
+    let ended = query(sql)
+        .bind(ending)
         .bind(now)
         .bind(tenant.as_str())
         .bind(upload.to_string())
         .execute(&mut tx)
         .await?;
+    if ended > 0 {
+        release(&mut tx, tenant, upload).await?;
+        audit::acted(&mut tx, tenant, named(upload, ending), now).await?;
+    }
     tx.commit().await?;
     Ok(parts)
 }

@@ -6,6 +6,7 @@
 use super::super::{Error, Quota, Quotas, Rates, Result, Stored};
 use super::database::{Conn, Row, query};
 use super::rows::{self, Columns};
+use super::terms;
 use crate::ids::TenantId;
 
 /// What a transaction adds, or removes where it is negative.
@@ -163,10 +164,36 @@ pub(super) async fn admit_job(
     Ok(())
 }
 
+/// Refuses a data set's examples that were just counted with it, where those of all data sets exceed the tenant's limit or else this one; the caller's
+/// transaction is then taken back. Data sets keep counts of their own and are not many, so that the sum needs no other one; whoever adds has the tenant's lock, where there
+/// is a limit.
+pub(super) async fn check_examples(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    more: u64,
+    limit: u64,
+) -> Result<()> {
+    let sql = "SELECT CAST(COALESCE(SUM(examples), 0) AS BIGINT) AS examples FROM datasets \
+               WHERE tenant = $1 AND delete_time IS NULL";
+    let row = query(sql).bind(tenant.as_str()).fetch_one(conn).await?;
+    let now: u64 = row.number("examples")?;
+    match now > limit && more > 0 {
+        true => Err(Error::QuotaExceeded {
+            quota: Quota::Examples,
+            limit,
+            used: now.saturating_sub(more),
+            more,
+        }),
+        false => Ok(()),
+    }
+}
+
 /// The limits of a tenant; none, when nobody created it.
-async fn of(conn: &mut Conn, tenant: &TenantId) -> Result<Quotas> {
+pub(super) async fn of(conn: &mut Conn, tenant: &TenantId) -> Result<Quotas> {
     let sql = "SELECT videos_limit, bytes_limit, tasks_limit, versions_limit, jobs_limit, \
-               clip_frames_rate, requests_rate FROM tenants WHERE tenant = $1";
+               clip_frames_rate, requests_rate, examples_limit, upload_bytes_limit, \
+               requests_at_once, streams_at_once, live_streams_at_once, clips_at_once \
+               FROM tenants WHERE tenant = $1";
     let found = query(sql)
         .bind(tenant.as_str())
         .fetch_optional(conn)
@@ -190,10 +217,13 @@ pub(super) fn quotas(row: &Row) -> Result<Quotas> {
         tasks: limit("tasks_limit")?,
         versions: limit("versions_limit")?,
         jobs,
+        examples: limit("examples_limit")?,
+        upload_bytes: limit("upload_bytes_limit")?,
         rates: Rates {
             clip_frames: limit("clip_frames_rate")?,
             requests: limit("requests_rate")?,
         },
+        at_once: terms::at_once(row)?,
     })
 }
 
@@ -209,5 +239,7 @@ pub(super) fn stored(row: &Row) -> Result<Stored> {
         tasks: count("tasks")?,
         versions: count("versions")?,
         jobs: count("jobs")?,
+        examples: count("examples")?,
+        upload_bytes: count("upload_bytes")?,
     })
 }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: (tenant, task, version) is given out once, ever; a row is inserted by a publication and never updated, but once with its test metrics.
 
+use std::ops::RangeInclusive;
+
 use super::super::{
     Error, Kind, NewVersion, Page, PageRequest, Result, Timestamp, VersionManifest, VersionRecord,
 };
@@ -41,6 +43,23 @@ pub(super) async fn all(
         .fetch_all(conn)
         .await?;
     found.iter().map(read).collect()
+}
+
+/// The numbers of a task's versions, from the oldest to the newest.
+pub(super) async fn range(
+    conn: &mut Conn,
+    tenant: &TenantId,
+    task: &TaskId,
+) -> Result<Option<RangeInclusive<AdapterVersion>>> {
+    let sql = "SELECT MIN(version) AS oldest, MAX(version) AS newest FROM versions \
+               WHERE tenant = $1 AND task = $2";
+    let row = query(sql)
+        .bind(tenant.as_str())
+        .bind(task.as_str())
+        .fetch_one(conn)
+        .await?;
+    let (oldest, newest) = (row.version("oldest")?, row.version("newest")?);
+    Ok(oldest.zip(newest).map(|(oldest, newest)| oldest..=newest))
 }
 
 pub(super) async fn list(
@@ -116,7 +135,7 @@ pub(super) async fn insert(
     read(&row)
 }
 
-fn read(row: &Row) -> Result<VersionRecord> {
+pub(super) fn read(row: &Row) -> Result<VersionRecord> {
     read_with(row, "manifest", "test_evaluation")
 }
 

@@ -12,7 +12,7 @@ use super::database::{Conn, Row, Tx, query};
 use super::requests::Request;
 use super::rows::{self, Columns, corrupt};
 use super::usage::Delta;
-use super::{Database, blobs, changes, decoded, labels, locks, uploads, usage};
+use super::{Database, audit, blobs, changes, decoded, labels, locks, uploads, usage};
 use crate::ids::{RequestId, TenantId, UploadId, VideoId};
 use crate::spec::Digest;
 
@@ -79,6 +79,8 @@ impl Videos for Database {
         let record = insert(&mut tx, tenant, display_name, video, now).await?;
         let id = record.id.to_string();
         request.remember(&mut tx, tenant, id).await?;
+        let made = (format!("videos/{}", record.id), String::new());
+        audit::acted(&mut tx, tenant, made, now).await?;
         tx.commit().await?;
         Ok(record)
     }
@@ -88,9 +90,10 @@ impl Videos for Database {
         tenant: &TenantId,
         upload: UploadId,
         offset: u64,
+        size: u64,
         limits: &UploadLimits,
     ) -> Result<u32> {
-        uploads::begin_part(self, tenant, upload, offset, limits).await
+        uploads::begin_part(self, tenant, upload, (offset, size), limits).await
     }
 
     async fn commit_part(
@@ -198,6 +201,8 @@ async fn delete(store: &Database, tenant: &TenantId, video: VideoId, force: bool
         .bind(video.to_string())
         .execute(&mut tx)
         .await?;
+    let gone = (format!("videos/{video}"), "deleted".to_owned());
+    audit::acted(&mut tx, tenant, gone, now).await?;
     tx.commit().await
 }
 

@@ -10,8 +10,8 @@ use super::names;
 use super::spec::{of_duration, of_time, signed};
 use crate::fair::Weight;
 use crate::metadata::{
-    AuditRecord, ErasureRecord, KeyRecord, Quotas, Rates, ReplicaRecord, ReplicaRole, ReplicaState,
-    Stay, TenantRecord, TenantState, UsageQuery, UsageRecord, UsageSpan,
+    AtOnce, AuditRecord, ErasureRecord, KeyRecord, Quotas, Rates, ReplicaRecord, ReplicaRole,
+    ReplicaState, Stay, TenantRecord, TenantState, UsageQuery, UsageRecord, UsageSpan,
 };
 use crate::proto::v1;
 use crate::rpc::status;
@@ -46,6 +46,8 @@ pub(in crate::rpc) fn of_tenant(record: TenantRecord) -> v1::Tenant {
             tasks: signed(record.stored.tasks),
             versions: signed(record.stored.versions),
             unfinished_jobs: signed(record.stored.jobs),
+            dataset_examples: signed(record.stored.examples),
+            open_upload_bytes: signed(record.stored.upload_bytes),
         }),
         weight: record.weight.get(),
         retention: Some(v1::TenantRetention {
@@ -187,6 +189,7 @@ pub(in crate::rpc) fn of_replica(record: ReplicaRecord, is_exclusive: bool) -> v
         resident_sets: signed(report.resident_sets),
         resident_bytes: signed(report.resident_bytes),
         sets: sets.collect(),
+        drain_time: record.drain_time.map(of_time),
     }
 }
 
@@ -199,6 +202,12 @@ fn of_quotas(quotas: Quotas) -> v1::Quotas {
         unfinished_jobs: quotas.jobs.map(i64::from),
         clip_frames_per_second: quotas.rates.clip_frames.map(signed),
         requests_per_second: quotas.rates.requests.map(signed),
+        dataset_examples: quotas.examples.map(signed),
+        open_upload_bytes: quotas.upload_bytes.map(signed),
+        concurrent_requests: quotas.at_once.requests.map(i64::from),
+        concurrent_streams: quotas.at_once.streams.map(i64::from),
+        concurrent_live_streams: quotas.at_once.live_streams.map(i64::from),
+        admitted_clips: quotas.at_once.clips.map(i64::from),
     }
 }
 
@@ -209,16 +218,18 @@ pub(in crate::rpc) fn quotas(given: Option<v1::Quotas>) -> Result<Quotas, Status
         let limit = limit.map(u64::try_from).transpose();
         limit.map_err(|_| status::invalid(field, "expected 0 or more"))
     };
-    let jobs = given.unfinished_jobs.map(u32::try_from).transpose();
+    let small = |limit: Option<i64>, field: &str| {
+        let limit = limit.map(u32::try_from).transpose();
+        limit.map_err(|_| status::invalid(field, "expected 0 or more, and less than 2^32"))
+    };
     Ok(Quotas {
         videos: limit(given.videos, "tenant.quotas.videos")?,
         bytes: limit(given.bytes, "tenant.quotas.bytes")?,
         tasks: limit(given.tasks, "tenant.quotas.tasks")?,
         versions: limit(given.versions, "tenant.quotas.versions")?,
-        jobs: jobs.map_err(|_| {
-            let problem = "expected 0 or more, and less than 2^32";
-            status::invalid("tenant.quotas.unfinished_jobs", problem)
-        })?,
+        jobs: small(given.unfinished_jobs, "tenant.quotas.unfinished_jobs")?,
+        examples: limit(given.dataset_examples, "tenant.quotas.dataset_examples")?,
+        upload_bytes: limit(given.open_upload_bytes, "tenant.quotas.open_upload_bytes")?,
         rates: Rates {
             clip_frames: limit(
                 given.clip_frames_per_second,
@@ -228,6 +239,18 @@ pub(in crate::rpc) fn quotas(given: Option<v1::Quotas>) -> Result<Quotas, Status
                 given.requests_per_second,
                 "tenant.quotas.requests_per_second",
             )?,
+        },
+        at_once: AtOnce {
+            requests: small(
+                given.concurrent_requests,
+                "tenant.quotas.concurrent_requests",
+            )?,
+            streams: small(given.concurrent_streams, "tenant.quotas.concurrent_streams")?,
+            live_streams: small(
+                given.concurrent_live_streams,
+                "tenant.quotas.concurrent_live_streams",
+            )?,
+            clips: small(given.admitted_clips, "tenant.quotas.admitted_clips")?,
         },
     })
 }

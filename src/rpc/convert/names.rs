@@ -11,6 +11,9 @@ use crate::ids::{
 use crate::metadata::check_display_name;
 use crate::rpc::status;
 
+/// Longest name of a process in bytes: a machine's and a suffix are shorter.
+const MAX_REPLICA: usize = 100;
+
 /// An id out of `collection/{id}`; the field is named in the error.
 fn id<T>(name: &str, collection: &str, field: &str) -> Result<T, Status>
 where
@@ -87,6 +90,17 @@ pub(in crate::rpc) fn tenant(name: &str, field: &str) -> Result<TenantId, Status
 /// `keys/{key_id}`.
 pub(in crate::rpc) fn key(name: &str, field: &str) -> Result<KeyId, Status> {
     id(name, "keys", field)
+}
+
+/// `replicas/{name}`, with the name that a process reports.
+pub(in crate::rpc) fn replica<'a>(name: &'a str, field: &str) -> Result<&'a str, Status> {
+    let found = name.strip_prefix("replicas/");
+    let is_name = |own: &&str| {
+        let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+        (1..=MAX_REPLICA).contains(&own.len()) && own.bytes().all(letters)
+    };
+    let found = found.filter(is_name);
+    found.ok_or_else(|| status::invalid(field, "expected `replicas/{name}`"))
 }
 
 /// `tasks/{task_id}/versions/{n}`.
@@ -188,6 +202,24 @@ mod tests {
             "tasks/a/versions/1/x",
         ] {
             assert!(version(&tenant, bad, "version").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_replica_is_named_as_processes_name_themselves() {
+        let read = replica("replicas/node-1.local-0a1b", "name").unwrap();
+        assert_eq!(read, "node-1.local-0a1b");
+        let long = format!("replicas/{}", "a".repeat(MAX_REPLICA + 1));
+        for bad in [
+            "",
+            "a",
+            "replicas/",
+            "replicas/a\0",
+            "replicas/a/b",
+            "replicas/ä",
+            &long,
+        ] {
+            assert!(replica(bad, "name").is_err(), "{bad}");
         }
     }
 

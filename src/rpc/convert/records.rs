@@ -15,8 +15,8 @@ use crate::ids::AdapterVersion;
 use crate::library::Difference;
 use crate::metadata::{
     ComparedHead, DatasetRecord, DatasetVersionRecord, EvaluationMetrics, Event, EventRecord,
-    ExampleRecord, JobRecord, JobResult, LabelCount, StepMetrics, TaskRecord, UploadRecord,
-    VersionRecord, VideoProbe, VideoRecord,
+    ExampleRecord, JobRecord, JobResult, JobTimes, LabelCount, StepMetrics, TaskRecord,
+    UploadRecord, VersionRecord, VideoProbe, VideoRecord,
 };
 use crate::proto::v1;
 use crate::rpc::status;
@@ -253,6 +253,7 @@ pub(in crate::rpc) fn of_listed_version(record: VersionRecord) -> v1::AdapterVer
 
 /// Converts a job's record; `labels` are its version's, once it has one.
 pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1::Job {
+    let checkpoints = checkpoints(&record);
     let task = record.task;
     v1::Job {
         name: format!("jobs/{}", record.id),
@@ -266,6 +267,7 @@ pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1
         attempts: record.attempts,
         paused: record.is_paused,
         priority: record.priority,
+        checkpoints,
         result: record.result.map(|result| v1::JobResult {
             version: names::of_version(&task, AdapterVersion::new(result.version)),
             ..of_result(result, labels)
@@ -274,6 +276,29 @@ pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1
         create_time: Some(of_time(record.create_time)),
         end_time: record.end_time.map(of_time),
     }
+}
+
+/// Where a job's time went; `None` when it was not measured: every job checks its data set.
+fn of_times(times: JobTimes) -> Option<v1::JobTimes> {
+    let shown = |micros| Some(of_duration(Duration::from_micros(micros)));
+    (times.checks > 0).then(|| v1::JobTimes {
+        checks: shown(times.checks),
+        features: shown(times.features),
+        clips: shown(times.clips),
+        evaluations: shown(times.evaluations),
+    })
+}
+
+/// The checkpoints from which a job can go on.
+fn checkpoints(record: &JobRecord) -> Vec<v1::JobCheckpoint> {
+    if record.state.is_final() {
+        return Vec::new();
+    }
+    let shown = record.checkpoints().map(|own| v1::JobCheckpoint {
+        step: own.step,
+        best: own.is_best,
+    });
+    shown.collect()
 }
 
 fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
@@ -303,6 +328,7 @@ fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
         seed: result.seed,
         parameters: signed(result.parameters),
         training_time: Some(of_duration(Duration::from_micros(result.training_micros))),
+        times: of_times(result.times),
     }
 }
 

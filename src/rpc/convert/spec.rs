@@ -217,6 +217,7 @@ pub(in crate::rpc) fn hyper(given: v1::HyperParameters) -> Result<HyperParameter
         max_clip_frames: given.max_clip_frames,
         unknown_below: given.unknown_below,
         parent: given.parent,
+        keep_checkpoints: given.keep_checkpoints,
     })
 }
 
@@ -250,6 +251,7 @@ pub(in crate::rpc) fn of_hyper(hyper: &HyperParameters) -> v1::HyperParameters {
         max_clip_frames: hyper.max_clip_frames,
         unknown_below: hyper.unknown_below,
         parent: hyper.parent,
+        keep_checkpoints: hyper.keep_checkpoints,
         ..selection::of_selection(hyper.selection.as_ref())
     }
 }

@@ -14,6 +14,7 @@ use tonic::body::Body;
 use super::metered::{Held, Metered, Patience};
 use super::{Concern, Inner, answer};
 use crate::ids::TenantId;
+use crate::metadata::AtOnce;
 use crate::rpc::methods::{self, Kind};
 use crate::rpc::pool::Pool;
 use crate::rpc::{MESSAGE_BYTES, status};
@@ -89,12 +90,18 @@ impl Use {
         }
     }
 
-    /// Returns the setting that limits streams of this use, and its value.
-    fn limit(self, limits: &Limits) -> (&'static str, usize) {
-        match self {
-            Self::Upload => ("streams_per_tenant", limits.streams_per_tenant),
-            Self::Live => ("live_streams_per_tenant", limits.live_streams_per_tenant),
-        }
+    /// Returns the setting that limits streams of this use, and the limit: the tenant's own, else the setting's value.
+    fn limit(self, limits: &Limits, own: AtOnce) -> (&'static str, usize) {
+        let (setting, own, all) = match self {
+            Self::Upload => ("streams_per_tenant", own.streams, limits.streams_per_tenant),
+            Self::Live => (
+                "live_streams_per_tenant",
+                own.live_streams,
+                limits.live_streams_per_tenant,
+            ),
+        };
+        let own = own.map(|own| usize::try_from(own).unwrap_or(usize::MAX));
+        (setting, own.unwrap_or(all))
     }
 }
 
@@ -165,15 +172,15 @@ impl Budget {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place among the tenant's streams of one use.
-    fn stream(&self, owner: (TenantId, Use)) -> Option<Place> {
+    /// A place among the tenant's streams of one use, of which it may have so many; else the number that it has.
+    fn stream(&self, owner: (TenantId, Use), limit: usize) -> Result<Place, usize> {
         let mut streams = self.lock();
         let held = streams.get(&owner).copied().unwrap_or(0);
-        if held >= owner.1.limit(&self.limits).1 {
-            return None;
+        if held >= limit {
+            return Err(held);
         }
         streams.insert(owner.clone(), held + 1);
-        Some(Place {
+        Ok(Place {
             budget: self.clone(),
             owner,
         })
@@ -221,11 +228,12 @@ impl Concern for Budgeted {
             let tenant = caller.and_then(|caller| caller.tenant.clone());
             let tenant = tenant.unwrap_or_else(TenantId::anonymous);
             let of = Use::of(request.uri().path());
-            let Some(place) = self.budget.stream((tenant, of)) else {
-                let (setting, limit) = of.limit(limits);
-                return status::too_many_streams(setting, limit).into_http();
-            };
-            Some(place)
+            let own = request.extensions().get::<AtOnce>();
+            let (setting, limit) = of.limit(limits, own.copied().unwrap_or_default());
+            match self.budget.stream((tenant, of), limit) {
+                Ok(place) => Some(place),
+                Err(held) => return status::too_many_streams(setting, (limit, held)).into_http(),
+            }
         } else {
             None
         };

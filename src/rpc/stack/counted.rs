@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::ids::TenantId;
-use crate::tenancy::Tenants;
+use crate::tenancy::{Tenants, Underway};
 
 /// Bytes after which a long body is counted before its end.
 const BYTES: u64 = 1 << 20;
@@ -37,14 +37,17 @@ pub(in crate::rpc) struct Counted {
     bytes: u64,
     /// When bytes were counted last.
     counted: Instant,
+    /// The call's place, which an answer holds to its end.
+    _place: Option<Underway>,
 }
 
 impl Counted {
-    /// Returns the same body with its bytes counted for a tenant; an empty one as it is.
+    /// Returns the same body with its bytes counted for a tenant, and with the place of its call; an empty one as it is.
     pub(in crate::rpc) fn body(
         inner: Body,
         way: Way,
         (tenants, tenant): (&Tenants, &TenantId),
+        place: Option<Underway>,
     ) -> Body {
         if inner.is_end_stream() {
             return inner;
@@ -56,6 +59,7 @@ impl Counted {
             tenant: tenant.clone(),
             bytes: 0,
             counted: Instant::now(),
+            _place: place,
         })
     }
 

@@ -378,7 +378,7 @@ impl http_body::Body for Small {
 async fn what_a_refused_call_says_is_read_on_for_a_while() {
     let (_drain, signal) = shutdown::channel();
     let metrics = Metrics::default();
-    let mut case = async |frames, ends, wait| {
+    let case = async |frames, ends, wait| {
         let (read, gone) = (Arc::default(), Arc::<AtomicBool>::default());
         let body = Small {
             left: frames,

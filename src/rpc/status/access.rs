@@ -4,10 +4,10 @@
 
 use tonic::Status;
 
-use super::{LATER, Reason, Refusal, broken, of_invalid};
+use super::{LATER, QuotaUsed, Reason, Refusal, SOON, broken, of_invalid, of_quota};
 use crate::ids::TaskId;
 use crate::spec::{RateExceeded, Scopes};
-use crate::tenancy::{self, Denied, Refused, admin};
+use crate::tenancy::{self, Denied, Refused, TooManyCalls, admin};
 
 /// Converts an error about who calls.
 pub(in crate::rpc) fn of_tenancy(error: &tenancy::Error) -> Status {
@@ -64,6 +64,18 @@ pub(in crate::rpc) fn of_denied(denied: Denied) -> Status {
         Denied::Erased => Refusal::new(Reason::TENANT_ERASED, denied).status(),
         Denied::Suspended => Refusal::new(Reason::TENANT_SUSPENDED, denied).status(),
         Denied::Rate(exceeded) => of_rate(exceeded),
+        Denied::Calls(calls) => of_calls(calls),
+    }
+}
+
+/// A tenant with as many calls under way as it may have.
+fn of_calls(calls: TooManyCalls) -> Status {
+    let used = QuotaUsed::new("concurrent_requests", calls.limit.into(), calls.used.into());
+    let refusal = Refusal::new(Reason::QUOTA_EXCEEDED, calls);
+    let refusal = of_quota(refusal, used.setting("requests_per_tenant"));
+    match calls.limit {
+        0 => refusal.status(),
+        _ => refusal.retry(SOON).status(),
     }
 }
 

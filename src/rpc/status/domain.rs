@@ -9,8 +9,8 @@ use tonic::Status;
 use super::access::of_rate;
 use super::stored::damaged;
 use super::{
-    LATER, Reason, Refusal, SOON, bad, broken, deadline_exceeded, draining, not_ready, of_invalid,
-    too_large,
+    LATER, QuotaUsed, Reason, Refusal, SOON, bad, broken, deadline_exceeded, draining, not_ready,
+    of_invalid, of_quota, too_large,
 };
 use crate::serving::frames::Flaw;
 use crate::{engine, exchange, jobs, library, registry, serving, video};
@@ -71,6 +71,21 @@ impl From<engine::Error> for Status {
         use engine::Error;
         match &error {
             Error::RateExceeded(exceeded) => of_rate(*exceeded),
+            Error::QueueFull {
+                limit: engine::Limit::Quota { limit, used },
+                ..
+            } => of_quota(
+                Refusal::new(Reason::QUOTA_EXCEEDED, &error),
+                QuotaUsed::new("admitted_clips", *limit as u64, *used as u64)
+                    .setting("clips_per_tenant"),
+            )
+            .retry(SOON)
+            .status(),
+            Error::BeyondQuota { limit, .. } => of_quota(
+                Refusal::new(Reason::QUOTA_EXCEEDED, &error),
+                QuotaUsed::new("admitted_clips", *limit as u64, 0).setting("clips_per_tenant"),
+            )
+            .status(),
             Error::QueueFull { limit, .. } => Refusal::new(Reason::QUEUE_FULL, &error)
                 .metadata(vec![("limit", limit.as_str().to_owned())])
                 .quota("queue_clips")
@@ -180,7 +195,7 @@ impl From<library::Error> for Status {
             Error::Interrupted => Refusal::new(Reason::UPLOAD_INTERRUPTED, &error)
                 .retry(SOON)
                 .status(),
-            Error::Check(_) => broken(&error),
+            Error::Check(_) | Error::Archive(_) => broken(&error),
             Error::Metadata(error) => error.into(),
             Error::Store(error) => error.into(),
         }

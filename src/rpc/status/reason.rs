@@ -45,6 +45,7 @@ reasons! {
     DATASET_VERSION_NOT_FOUND = NotFound;
     JOB_NOT_FOUND = NotFound;
     KEY_NOT_FOUND = NotFound;
+    REPLICA_NOT_FOUND = NotFound;
     SERVICE_UNKNOWN = NotFound;
     SNAPSHOT_NOT_FOUND = NotFound;
     SWEEP_NOT_FOUND = NotFound;

@@ -4,7 +4,9 @@
 
 use tonic::Status;
 
-use super::{Chain, LATER, MUCH_LATER, Reason, Refusal, bad, broken};
+use super::{
+    Chain, LATER, MUCH_LATER, QuotaUsed, Reason, Refusal, bad, broken, of_quota, of_setting,
+};
 use crate::telemetry::Sparse;
 use crate::{metadata, store};
 
@@ -103,8 +105,10 @@ impl From<metadata::Error> for Status {
             Error::TooManyUploads { .. } => {
                 Refusal::new(Reason::TOO_MANY_UPLOADS, &error).quota("uploads_per_tenant")
             }
-            Error::TooManyUploadBytes { .. } => {
-                Refusal::new(Reason::TOO_MANY_UPLOAD_BYTES, &error).quota("upload_bytes_per_tenant")
+            Error::TooManyUploadBytes { limit, used } => {
+                let used = QuotaUsed::new("open_upload_bytes", *limit, *used);
+                let refusal = Refusal::new(Reason::TOO_MANY_UPLOAD_BYTES, &error);
+                of_setting(refusal, used.setting("upload_bytes_per_tenant"))
             }
             Error::RequestReused { .. } => Refusal::new(Reason::REQUEST_ID_REUSED, &error)
                 .field("request_id", error.to_string()),
@@ -124,13 +128,7 @@ impl From<metadata::Error> for Status {
             }
             Error::QuotaExceeded {
                 quota, limit, used, ..
-            } => Refusal::new(Reason::QUOTA_EXCEEDED, &error)
-                .metadata(vec![
-                    ("quota", quota.name().to_owned()),
-                    ("limit", limit.to_string()),
-                    ("used", used.to_string()),
-                ])
-                .quota(quota.name()),
+            } => over_quota(*quota, (*limit, *used), &error),
             Error::TenantErased => Refusal::new(Reason::TENANT_ERASED, &error),
             Error::KeyEnded { .. } => Refusal::new(Reason::KEY_ENDED, &error),
             Error::JobFinished { .. } => Refusal::new(Reason::JOB_FINISHED, &error),
@@ -148,6 +146,18 @@ impl From<metadata::Error> for Status {
     }
 }
 
+fn over_quota(
+    quota: metadata::Quota,
+    (limit, used): (u64, u64),
+    error: &metadata::Error,
+) -> Refusal {
+    let mut used = QuotaUsed::new(quota.name(), limit, used);
+    if quota == metadata::Quota::Examples {
+        used = used.setting("examples_per_tenant");
+    }
+    of_quota(Refusal::new(Reason::QUOTA_EXCEEDED, error), used)
+}
+
 fn missing(kind: metadata::Kind) -> Reason {
     use metadata::Kind;
     match kind {
@@ -162,6 +172,7 @@ fn missing(kind: metadata::Kind) -> Reason {
         Kind::Sweep => Reason::SWEEP_NOT_FOUND,
         Kind::Tenant => Reason::TENANT_NOT_FOUND,
         Kind::Key => Reason::KEY_NOT_FOUND,
+        Kind::Replica => Reason::REPLICA_NOT_FOUND,
     }
 }
 
@@ -179,7 +190,8 @@ fn taken(kind: metadata::Kind) -> Option<Reason> {
         | Kind::Version
         | Kind::Job
         | Kind::Sweep
-        | Kind::Key => None,
+        | Kind::Key
+        | Kind::Replica => None,
     }
 }
 
@@ -197,6 +209,7 @@ fn in_use(kind: metadata::Kind) -> Option<Reason> {
         | Kind::Job
         | Kind::Sweep
         | Kind::Tenant
-        | Kind::Key => None,
+        | Kind::Key
+        | Kind::Replica => None,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use tonic::{Code, Status};
 
-use super::{Reason, Refusal, SOON};
+use super::{QuotaUsed, Reason, Refusal, SOON, of_setting};
 use crate::rpc::pool::Full;
 
 /// Returns the status for a message that is too large.
@@ -40,17 +40,24 @@ impl From<Full> for Status {
     }
 }
 
-/// Returns the status for a tenant with as many streams of one kind as it may have; `setting` limits them.
-pub(in crate::rpc) fn too_many_streams(setting: &'static str, limit: usize) -> Status {
-    let kind = match setting {
-        "live_streams_per_tenant" => "live",
-        _ => "client",
+/// Returns the status for a tenant with as many streams of one kind as it may have; `setting` limits those of tenants without a limit of their own.
+pub(in crate::rpc) fn too_many_streams(
+    setting: &'static str,
+    (limit, used): (usize, usize),
+) -> Status {
+    let (kind, quota) = match setting {
+        "live_streams_per_tenant" => ("live", "concurrent_live_streams"),
+        _ => ("client", "concurrent_streams"),
     };
-    let message = format_args!("the tenant has {limit} {kind} streams already, the most at a time");
-    Refusal::new(Reason::TOO_MANY_STREAMS, message)
-        .quota(setting)
-        .retry(SOON)
-        .status()
+    let message = format_args!(
+        "the tenant has {used} {kind} streams already, and may have {limit} at a time"
+    );
+    let used = QuotaUsed::new(quota, limit as u64, used as u64).setting(setting);
+    let refusal = of_setting(Refusal::new(Reason::TOO_MANY_STREAMS, message), used);
+    match limit {
+        0 => refusal.status(),
+        _ => refusal.retry(SOON).status(),
+    }
 }
 
 /// Returns the status for a client that stopped sending.

@@ -205,16 +205,12 @@ pub(super) fn nanos(time: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{FrameOrder, RotationPolicy};
 
     fn sampling(frames: u16, sampling: Sampling, spatial_views: SpatialViews) -> ClipSampling {
         ClipSampling {
-            num_frames: frames.try_into().unwrap(),
             sampling,
-            temporal_views: 1.try_into().unwrap(),
             spatial_views,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
+            ..ClipSampling::uniform(frames.try_into().unwrap())
         }
     }
 

@@ -143,7 +143,7 @@ impl Ring {
 mod tests {
     use super::super::Pace;
     use super::*;
-    use crate::spec::{ClipSampling, FrameOrder, RotationPolicy, Sampling, SpatialViews};
+    use crate::spec::{ClipSampling, Sampling};
 
     /// A frame whose values say its tick and channel.
     fn seen(tick: i64) -> Seen {
@@ -158,12 +158,8 @@ mod tests {
 
     fn lines() -> Lines {
         let sampling = ClipSampling {
-            num_frames: 2.try_into().unwrap(),
             sampling: Sampling::Strided(3.try_into().unwrap()),
-            temporal_views: 1.try_into().unwrap(),
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
+            ..ClipSampling::uniform(2.try_into().unwrap())
         };
         let pace = Pace::Frames {
             step: None,

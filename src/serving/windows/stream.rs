@@ -482,10 +482,19 @@ impl Drop for Windows {
 
 /// Whether an error concerns the whole stream, and not one version.
 fn ends_all(error: &Error) -> bool {
-    use engine::Error::{DeadlineExceeded, NotReady, QueueFull, RateExceeded, Stopped};
+    use engine::Error::{
+        BeyondQuota, DeadlineExceeded, NotReady, QueueFull, RateExceeded, Stopped,
+    };
     matches!(
         error,
-        Error::Engine(DeadlineExceeded | NotReady | QueueFull { .. } | RateExceeded(_) | Stopped)
+        Error::Engine(
+            BeyondQuota { .. }
+                | DeadlineExceeded
+                | NotReady
+                | QueueFull { .. }
+                | RateExceeded(_)
+                | Stopped
+        )
     )
 }
 

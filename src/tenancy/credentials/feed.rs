@@ -3,11 +3,14 @@
 //! Invariant: what changed anywhere is forgotten here at the latest when the feed was read; without the database the feed waits.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::{MutexGuard, PoisonError};
+
+use tokio::time::Instant;
 
 use super::Credentials;
+use super::untold::Untold;
 use crate::ids::KeyId;
-use crate::metadata::{self, AccessChange, Cursor, Timestamp, Topic};
+use crate::metadata::{self, AccessChange, Cursor, RefusedRecord, Timestamp, Topic};
 use crate::shutdown::Signal;
 use crate::telemetry;
 
@@ -15,12 +18,15 @@ use crate::telemetry;
 const PAGE: u32 = 1000;
 /// Microseconds of a day.
 pub(super) const DAY: i64 = 24 * 60 * 60 * 1_000_000;
-/// Time for which changes of tenants and keys stay in the audit log.
-const AUDIT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// Most keys whose use waits to be noted.
 const USES: usize = 10_000;
 
 impl Credentials {
+    /// Has the audit log told of refused credentials of a source, when the feed is read next. Of more than so many a minute it has the number; the log has each.
+    pub fn refusal(&self, refused: RefusedRecord) {
+        self.refused().add(refused, Instant::now());
+    }
+
     /// Notes a use, to be put on record when the feed is read next.
     pub(super) fn used(
         &self,
@@ -89,6 +95,7 @@ impl Credentials {
             tokio::select! {
                 () = drain.draining() => {
                     self.note_uses().await;
+                    self.note_refused().await;
                     return Ok(());
                 }
                 () = self.0.hint.notified(), if is_up => {}
@@ -99,6 +106,7 @@ impl Credentials {
 
     async fn catch_up(&self, cursor: &mut Option<Cursor>) -> metadata::Result<()> {
         self.note_uses().await;
+        self.note_refused().await;
         loop {
             let page = self.0.metadata.access_changes(cursor.clone(), PAGE).await?;
             if page.is_gap || cursor.is_none() {
@@ -116,7 +124,25 @@ impl Credentials {
 
     /// Forgets the oldest part of the audit log; what cannot be forgotten today goes tomorrow.
     async fn prune(&self) {
-        while let Ok(1..) = self.0.metadata.forget_audit(AUDIT).await {}
+        while let Ok(1..) = self.0.metadata.forget_audit(metadata::AUDIT_KEPT).await {}
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Untold> {
+        self.0
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the audit log of refused credentials; while the records are away, the log has them alone.
+    async fn note_refused(&self) {
+        let refused = self.refused().take(Instant::now());
+        if refused.is_empty() {
+            return;
+        }
+        if let Err(error) = self.0.metadata.note_refused(&refused).await {
+            tracing::debug!(%error, "refused credentials are not on record");
+        }
     }
 
     /// Puts uses on record. One that cannot be is noted again by the next use after the credential was looked up anew.

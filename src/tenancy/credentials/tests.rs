@@ -1,6 +1,7 @@
 //! Keys from their creation to their end, on real records and with records that are away.
 
 mod administration;
+mod timing;
 
 use std::time::Duration;
 

@@ -9,8 +9,8 @@ use crate::metadata::{
     NewVideo, VersionManifest, VideoProbe,
 };
 use crate::spec::{
-    AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, FrameOrder, HyperParameters,
-    LabelSet, Precision, RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, HyperParameters, LabelSet,
+    Precision, Split,
 };
 
 /// The backbone of all versions.
@@ -42,14 +42,7 @@ fn task(id: TaskId) -> NewTask {
 }
 
 fn sampling() -> ClipSampling {
-    ClipSampling {
-        num_frames: std::num::NonZeroU16::MIN,
-        sampling: Sampling::Uniform,
-        temporal_views: std::num::NonZeroU8::MIN,
-        spatial_views: SpatialViews::Center,
-        rotation: RotationPolicy::Display,
-        order: FrameOrder::Display,
-    }
+    ClipSampling::uniform(std::num::NonZeroU16::MIN)
 }
 
 pub(super) fn probe() -> VideoProbe {

@@ -160,12 +160,25 @@ pub(super) fn clips(files: &[PathBuf], seed: u64) -> Result<Vec<Bytes>, Error> {
 /// # Errors
 /// When one cannot be encoded.
 pub(in crate::tools) fn drawn(seed: u64, count: usize, side: usize) -> Result<Vec<Bytes>, Error> {
+    drawn_again(seed, count, side, 1)
+}
+
+/// The same clips, each of which shows everything so many times.
+///
+/// # Errors
+/// When one cannot be encoded.
+pub(super) fn drawn_again(
+    seed: u64,
+    count: usize,
+    side: usize,
+    times: usize,
+) -> Result<Vec<Bytes>, Error> {
     let stream = Stream::new(seed, "bench/clips");
     let drawn = motion::clips(MOTION, Variety::Training, count, side, &stream);
     let encode = |clip: motion::Clip| {
         let side = clip.side as u32;
         let mut encoder = Encoder::new(Format::Mp4, side, side, motion::RATE)?;
-        for frame in &clip.frames {
+        for frame in std::iter::repeat_n(&clip.frames, times).flatten() {
             encoder.push(frame)?;
         }
         Ok(encoder.finish()?.into())

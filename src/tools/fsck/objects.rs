@@ -193,6 +193,7 @@ fn name_of(key: &Key) -> Option<(TenantId, BlobName)> {
         Name::Part(upload, number) => BlobName::Part(upload, number),
         Name::Version(task, version, sha256) => BlobName::Version(task, version, sha256),
         Name::Job(job, _) => BlobName::Job(job, key.to_string()),
+        Name::Snapshot(digest) => BlobName::Snapshot(digest),
     };
     Some((tenant, name))
 }

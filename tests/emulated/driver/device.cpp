@@ -6,12 +6,15 @@
 // FS_EMULATED_ORDER=N     the order of a block's threads: 0 in order, 1 in reverse, else shuffled
 // FS_EMULATED_MEMORY=N    bytes of memory, 4 GiB unless given
 // FS_EMULATED_FAIL=F:N:C  the N-th call of function F from now on returns C, with :K after it that and K - 1 more calls; final codes break the context for good
+// FS_EMULATED_FAIL_FROM=P calls count from the time on at which the file P is there
 // FS_EMULATED_PLANS=N     plans that the product library proposes: 1, or 2, of which the second adds in another order and seems the faster
 // FS_EMULATED_FAULT=KIND  what a program would do wrong, done here in its place: grid:K (kernels whose name begins with K lose their last block), swap:K:I:J
 //                         (two of their arguments change places), shared:K (a quarter of their shared memory is missing), skip:K (they are not launched),
 //                         wait (a stream waits for no event), record (an event is there at once), free (memory is freed at once), clear and copy (nothing is set,
 //                         or copied on the device), bias, residual and turned (products without a bias or a residual, or of the transposed weight)
 #include "driver.hpp"
+
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -29,8 +32,8 @@ thread_local void* context = nullptr;
 
 namespace {
 
-std::map<std::string, std::string> settings;
-std::map<const fs::Kernel*, int> most_shared;
+auto& settings = immortal<std::map<std::string, std::string>>();
+auto& most_shared = immortal<std::map<const fs::Kernel*, int>>();
 int broken = 0;
 // A planned failure: of which function, after how many more calls, with what.
 struct Failure {
@@ -38,7 +41,8 @@ struct Failure {
     long left = 0;
     int code = 0;
     long times = 1;
-} failure;
+};
+auto& failure = immortal<Failure>();
 
 void plan_failure(const char* text) {
     char call[64] = {};
@@ -81,11 +85,18 @@ bool is_final(int code) {
     return code >= 700 && code <= 719 && code != 701;
 }
 
+// Whether calls count.
+bool counts() {
+    static bool does = false;
+    const char* file = does ? nullptr : setting("FS_EMULATED_FAIL_FROM");
+    return does = does || !file || access(file, F_OK) == 0;
+}
+
 int enter(const char* call) {
     static bool planned = (plan_failure(setting("FS_EMULATED_FAIL")), true);
     (void)planned;
     if (broken) return broken;
-    if (failure.left == 0 || failure.call != call) return 0;
+    if (failure.left == 0 || failure.call != call || !counts()) return 0;
     if (failure.left > 1) {
         --failure.left;
         return 0;

@@ -11,6 +11,12 @@ namespace driver {
 // Every call of the driver holds it.
 extern std::recursive_mutex order;
 
+// A value that is never destroyed: threads that still run while the process ends may use it.
+template <class T>
+T& immortal() {
+    return *new T;
+}
+
 // Begins a call: an error that it shall return, or 0. An error that a context does not survive is returned by every call from then on.
 int enter(const char* call);
 // The value of a setting: `FS_EMULATED_…` of the environment, or what `fs_emulated_set` said since. Null when there is none.

@@ -17,8 +17,8 @@ using namespace driver;
 namespace {
 
 constexpr size_t PAGE = 4096;
-std::map<Pointer, size_t> allocations;
-std::map<const char*, size_t> pinned;
+auto& allocations = immortal<std::map<Pointer, size_t>>();
+auto& pinned = immortal<std::map<const char*, size_t>>();
 size_t used = 0, reserved = 0;
 
 size_t total() {

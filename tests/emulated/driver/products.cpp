@@ -10,7 +10,9 @@ using namespace driver;
 
 namespace {
 
-constexpr int F32 = 0, BF16 = 14, INVALID = 7, UNSUPPORTED = 15;
+constexpr int F32 = 0, BF16 = 14, INVALID = 7, FAILED = 13, UNSUPPORTED = 15;
+// Greatest of the library's codes.
+constexpr int MOST = 16;
 // Bits of an epilogue: none, a bias of each row.
 constexpr int PLAIN = 1, BIAS = 4;
 
@@ -68,9 +70,18 @@ int refuse(const char* why, long what) {
     return UNSUPPORTED;
 }
 
+// What the library says of an error of the driver's: a broken context shows as a product that failed.
+int of_library(int code) { return code > MOST ? FAILED : code; }
+
 bool is_misaligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 != 0; }
 
 }  // namespace
+
+// Begins a function of the library.
+#undef ENTER
+#define ENTER                                                   \
+    std::lock_guard<std::recursive_mutex> guard(driver::order); \
+    if (int code = driver::enter(__func__)) return of_library(code)
 
 API cublasLtCreate(void** handle) { ENTER; *handle = reinterpret_cast<void*>(1); return 0; }
 API cublasLtDestroy(void*) { return 0; }

@@ -18,8 +18,8 @@ struct Event {
     unsigned long recorded = 0, reached = 0;
 };
 
-Stream legacy;
-std::vector<std::unique_ptr<Stream>> streams;
+auto& legacy = immortal<Stream>();
+auto& streams = immortal<std::vector<std::unique_ptr<Stream>>>();
 
 Stream& of(void* stream) { return stream ? *static_cast<Stream*>(stream) : legacy; }
 

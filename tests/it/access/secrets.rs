@@ -13,8 +13,9 @@ use secrecy::ExposeSecret;
 use tokio::process::Command;
 
 use crate::issuer::{Issuer, Signer};
+use crate::processes;
 use crate::reports::command::{program, word};
-use crate::server::{backbone, soon, until};
+use crate::server::{backbone, until};
 
 /// Every file below a folder.
 fn contents(folder: &Path, into: &mut Vec<u8>) {
@@ -121,12 +122,12 @@ async fn no_secret_of_a_run_is_in_its_logs_dumps_metrics_errors_or_files() {
 
     let mut dump = program();
     words(&mut dump);
-    let dump = dump.arg("--dump-config").output().await.unwrap();
+    let dump = processes::output(dump.arg("--dump-config")).await;
     assert!(dump.status.success());
 
     let pid = rustix::process::Pid::from_raw(child.id().unwrap() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert!(soon(child.wait()).await.unwrap().success());
+    assert!(processes::ended(&mut child).await.success());
 
     let mut left = Vec::new();
     contents(folder.path(), &mut left);

@@ -1,6 +1,7 @@
 //! A small backbone, adapter sets that differ from each other, versions in memory, and a running engine.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use frameshift::engine::{
 };
 use frameshift::fair::Equal;
 use frameshift::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
-use frameshift::model::{Activation, AdapterSet, Backbone, BackboneConfig};
+use frameshift::model::{AdapterSet, Backbone, BackboneConfig};
 use frameshift::rng::Stream;
 use frameshift::shutdown::{self, Drain};
-use frameshift::spec::{AdapterConfig, Digest, Head, Normalization, Precision};
+use frameshift::spec::{AdapterConfig, Digest, Head, Precision};
 use frameshift::telemetry::Metrics;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, broadcast};
 
 use crate::model::place;
@@ -33,13 +35,8 @@ pub(crate) fn config() -> BackboneConfig {
         patch_size: 4,
         width: 32,
         layers: 3,
-        heads: 2,
         mlp_width: 48,
-        activation: Activation::QuickGelu,
-        eps: 1e-5,
-        pre_norm: true,
-        patch_bias: false,
-        normalization: Normalization::CLIP,
+        ..crate::model::small()
     }
 }
 
@@ -92,8 +89,10 @@ pub(crate) fn stored(seed: u64, adapter: AdapterConfig, scale: f32) -> Stored {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
         (name.as_str(), view)
     });
+    let bytes = safetensors::serialize(views, None).unwrap();
     Stored {
-        bytes: safetensors::serialize(views, None).unwrap().into(),
+        sha256: Digest(Sha256::digest(&bytes).into()),
+        bytes: bytes.into(),
         adapter,
         classes: CLASSES,
         backbone: backbone.digest(),
@@ -138,6 +137,8 @@ struct Shelves {
     pinned: Vec<(VersionRef, u64)>,
     /// Versions whose file was damaged.
     damaged: HashSet<VersionRef>,
+    /// Number of questions for the numbers of a task's versions.
+    questions: usize,
 }
 
 #[derive(Default)]
@@ -220,6 +221,7 @@ impl Shelf {
         self.0.lock().unwrap().outages = loads;
     }
 
+    /// The number of loads of a version that have begun.
     pub(crate) fn loads(&self, version: &VersionRef) -> usize {
         let shelves = self.0.lock().unwrap();
         shelves.loads.get(version).copied().unwrap_or(0)
@@ -233,6 +235,11 @@ impl Shelf {
         task.error = None;
         drop(shelves);
         let _ = self.1.send(task_of(version));
+    }
+
+    /// The number of questions for the numbers of a task's versions.
+    pub(crate) fn questions(&self) -> usize {
+        self.0.lock().unwrap().questions
     }
 
     pub(crate) fn serving(&self, task: &str) -> Option<VersionRef> {
@@ -264,6 +271,12 @@ impl Shelf {
         let task = task_of(version);
         shelves.files.retain(|own, _| task_of(own) != task);
         shelves.tasks.remove(&task);
+    }
+
+    /// Loses a version, as a failover of the database does, and makes this one the desired one.
+    pub(crate) fn lose(&self, lost: &VersionRef, desired: &VersionRef) {
+        self.0.lock().unwrap().files.remove(lost);
+        self.desire(desired);
     }
 
     /// Sends so many notices about an unknown task that subscribers lose some.
@@ -324,6 +337,21 @@ impl Versions for Shelf {
 
     async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable> {
         Ok(self.0.lock().unwrap().pinned.clone())
+    }
+
+    async fn numbers(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+    ) -> Result<Option<RangeInclusive<AdapterVersion>>, Unavailable> {
+        let mut shelves = self.0.lock().unwrap();
+        shelves.questions += 1;
+        let own = (tenant.clone(), task.clone());
+        let files = shelves.files.keys();
+        let own = files.filter(|version| task_of(version) == own);
+        let numbers: BTreeSet<_> = own.map(|version| version.version).collect();
+        let ends = numbers.first().zip(numbers.last());
+        Ok(ends.map(|(oldest, newest)| *oldest..=*newest))
     }
 
     async fn moved(&self, version: &VersionRef) -> Result<bool, Unavailable> {

@@ -235,3 +235,22 @@ async fn a_load_of_a_task_that_is_deleted_meanwhile_lists_nothing() {
     assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
     assert_eq!(running.resident("a"), []);
 }
+
+#[tokio::test]
+async fn a_version_that_passed_its_warm_up_needs_none_when_it_is_loaded_again() {
+    let running = with_room_for(1).await;
+    let (own, other) = (version("a", "t", 1), version("b", "t", 1));
+    for (seed, version) in [(1, &own), (2, &other)] {
+        running.shelf.put(version, stored(seed, ADAPTER, 0.3));
+    }
+    let batches = || running.device.stats().batches;
+    let begun = batches();
+    let first = running.one(&own, clip(0, 4)).await.unwrap();
+    running.one(&other, clip(0, 4)).await.unwrap();
+    drop(running.device.pause());
+    assert_eq!(batches() - begun, 4, "a warm-up and a clip of each");
+    let again = running.one(&own, clip(0, 4)).await.unwrap();
+    drop(running.device.pause());
+    assert_eq!(batches() - begun, 5, "the clip alone");
+    assert_eq!((running.shelf.loads(&own), bits(&again)), (2, bits(&first)));
+}

@@ -169,3 +169,51 @@ async fn a_passing_outage_only_delays_a_swap() {
     assert_eq!(running.shelf.refused(&wanted), None);
     assert_eq!(running.shelf.loads(&wanted), 4);
 }
+
+#[tokio::test]
+async fn a_swap_asks_one_question_however_many_versions_of_the_task_are_in_memory() {
+    let running = Running::start(Config::default()).await;
+    let versions: Vec<_> = (1..=SWAPS)
+        .map(|number| version("a", "t", number))
+        .collect();
+    for (seed, wanted) in (1..).zip(&versions) {
+        running.shelf.put(wanted, stored(seed, ADAPTER, 0.3));
+        swap(&running, wanted).await;
+    }
+    assert_eq!(running.resident("a"), versions, "all of them have room");
+    let asked = running.shelf.questions();
+    assert!((1..=versions.len()).contains(&asked), "{asked} questions");
+}
+
+#[tokio::test]
+async fn a_version_that_a_failover_lost_leaves_memory_and_its_number_serves_what_it_is_given_to() {
+    let running = Running::start(Config::default()).await;
+    let (old, lost) = (version("a", "t", 1), version("a", "t", 2));
+    for (seed, wanted) in [(1, &old), (2, &lost)] {
+        running.shelf.put(wanted, stored(seed, ADAPTER, 0.3));
+        swap(&running, wanted).await;
+    }
+    running.one(&lost, clip(0, 4)).await.unwrap();
+    running.shelf.lose(&lost, &old);
+    until(|| async { running.resident("a") == [old.clone()] }).await;
+    // The next version of this number is not finite, and the warm-up of the lost one says nothing about it.
+    running.shelf.put(&lost, stored(3, ADAPTER, f32::MAX));
+    let refused = running.one(&lost, clip(0, 4)).await;
+    assert!(
+        matches!(refused, Err(Error::Quarantined { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_sets_of_a_deleted_task_leave_memory_when_another_task_takes_its_name() {
+    let running = Running::start(Config::default()).await;
+    let (old, new) = (version("a", "t", 1), version("a", "t", 2));
+    running.shelf.put(&old, stored(1, ADAPTER, 0.3));
+    swap(&running, &old).await;
+    running.one(&old, clip(0, 4)).await.unwrap();
+    running.shelf.delete_silently(&old);
+    running.shelf.put(&new, stored(2, ADAPTER, 0.3));
+    swap(&running, &new).await;
+    until(|| async { running.resident("a") == [new.clone()] }).await;
+}

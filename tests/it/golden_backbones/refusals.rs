@@ -1,7 +1,7 @@
 //! Broken and hostile checkpoints: each is refused for a reason that fits, without running, hanging or allocating what it claims.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use frameshift::model::load::{Error, Loaded, open};
 use serde::Deserialize;
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::case::{folders, read_json};
 use super::root;
 use crate::allocation;
+use crate::processes::Stopwatch;
 
 /// Where the pickles with code would leave their mark.
 const CANARY: &str = "/tmp/pwned";
@@ -163,7 +164,7 @@ fn every_bad_checkpoint_is_refused_for_a_reason_that_fits() {
 
 fn check(folder: &Path, case: &Bad) -> Result<(), String> {
     let before = listing(folder);
-    let begin = Instant::now();
+    let begin = Stopwatch::begin();
     let ((loaded, at_once), peak) = allocation::peak(|| allocation::largest(|| open(folder)));
     let mut took = begin.elapsed();
     if listing(folder) != before {
@@ -183,7 +184,7 @@ fn check(folder: &Path, case: &Bad) -> Result<(), String> {
         if took <= MOST_TIME {
             break;
         }
-        let begin = Instant::now();
+        let begin = Stopwatch::begin();
         drop(open(folder));
         took = took.min(begin.elapsed());
     }

@@ -12,13 +12,12 @@ use frameshift::metadata::{
     self, ComparedHead, Database, EvaluationMetrics, Event, EventRecord, ExampleRecord, JobRecord,
     NewTask, Outages, VersionManifest,
 };
-use frameshift::model::{Activation, Backbone, BackboneConfig, Tensors};
+use frameshift::model::{Backbone, BackboneConfig, Tensors};
 use frameshift::registry::{self, Registry};
 use frameshift::rng::Stream;
 use frameshift::shutdown::{self, Drain};
 use frameshift::spec::{
-    AdapterConfig, ClipSampling, Digest, FrameOrder, Head, HyperParameters, JobState,
-    Normalization, Precision, RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, ClipSampling, Digest, Head, HyperParameters, JobState, Precision, Split,
 };
 use frameshift::store::{DirectoryLock, Store};
 use frameshift::telemetry::Metrics;
@@ -49,16 +48,10 @@ pub(super) struct Runners {
 pub(super) fn backbone_config() -> BackboneConfig {
     BackboneConfig {
         image_size: SIDE as usize,
-        patch_size: 8,
         width: 32,
         layers: 2,
-        heads: 2,
         mlp_width: 64,
-        activation: Activation::QuickGelu,
-        eps: 1e-5,
-        pre_norm: true,
-        patch_bias: false,
-        normalization: Normalization::CLIP,
+        ..crate::model::small()
     }
 }
 
@@ -137,6 +130,7 @@ impl Bed {
                 metrics,
                 replica: uuid::Uuid::now_v7().simple().to_string(),
                 scratch: directory.join("features"),
+                decoded: directory.join("decoded"),
             },
             _lock: lock,
             drain,
@@ -242,14 +236,7 @@ impl Bed {
             id: task.clone(),
             display_name: String::new(),
             adapter,
-            sampling: ClipSampling {
-                num_frames: 4.try_into().expect("not 0"),
-                sampling: Sampling::Uniform,
-                temporal_views: 1.try_into().expect("not 0"),
-                spatial_views: SpatialViews::Center,
-                rotation: RotationPolicy::Display,
-                order: FrameOrder::Display,
-            },
+            sampling: ClipSampling::uniform(4.try_into().expect("not 0")),
             auto_serve: true,
             auto_head,
         };

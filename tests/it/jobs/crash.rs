@@ -11,6 +11,7 @@ use frameshift::spec::{BestBy, HyperParameters, JobState, Selection, Split};
 
 use super::bed::{Bed, hyper, messages, states};
 use super::{Weights, tenant};
+use crate::processes::{LONGEST, output_within};
 
 /// Tells the test below that it is the child, and what it works on.
 const DIRECTORY: &str = "FRAMESHIFT_TEST_CRASH_DIRECTORY";
@@ -64,10 +65,9 @@ fn idle(directory: &Path, point: &str) -> Command {
 }
 
 /// Starts a child that works on the job until it kills itself at `point`.
-async fn kill(directory: &Path, job: JobId, point: &str) {
-    let mut child = child(directory, job, point);
-    let output = tokio::task::spawn_blocking(move || child.output());
-    let output = output.await.expect("a thread").expect("a child");
+pub(super) async fn kill(directory: &Path, job: JobId, point: &str) {
+    let mut child = tokio::process::Command::from(child(directory, job, point));
+    let output = output_within(LONGEST, &mut child).await;
     let signal = output.status.signal();
     assert_eq!(
         signal,

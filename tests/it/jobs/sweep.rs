@@ -9,8 +9,7 @@ use frameshift::metadata::{
     ExampleRecord, Fault, NewTask, Outages, PageRequest, SweepRecord, SweepShape, SweepSpec,
 };
 use frameshift::spec::{
-    AdapterConfig, ClipSampling, FrameOrder, Head, HyperParameters, JobState, RotationPolicy,
-    Sampling, Selection, SpatialViews, Split,
+    AdapterConfig, ClipSampling, Head, HyperParameters, JobState, Selection, Split,
 };
 
 use super::bed::{Bed, Runners, fade, hyper};
@@ -26,14 +25,7 @@ pub(super) fn spec(dataset: &DatasetId, prefix: &str) -> SweepSpec {
             head,
             ..AdapterConfig::LINEAR_PROBE
         },
-        sampling: ClipSampling {
-            num_frames: 4.try_into().expect("not 0"),
-            sampling: Sampling::Uniform,
-            temporal_views: 1.try_into().expect("not 0"),
-            spatial_views: SpatialViews::Center,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
-        },
+        sampling: ClipSampling::uniform(4.try_into().expect("not 0")),
         auto_head: false,
     };
     SweepSpec {

@@ -258,7 +258,8 @@ async fn a_tenants_unfinished_uploads_are_limited() {
         matches!(
             refused,
             Err(Error::Metadata(metadata::Error::TooManyUploadBytes {
-                limit: 2_500
+                limit: 2_500,
+                ..
             }))
         ),
         "{refused:?}"

@@ -60,7 +60,7 @@ pub(crate) async fn fill(store: &Store, owner: &TenantId) {
         .await
         .expect("an upload");
     let number = store
-        .begin_part(owner, upload.id, 0, &limits())
+        .begin_part(owner, upload.id, 0, 0, &limits())
         .await
         .expect("begun");
     let part = PartRecord {
@@ -72,6 +72,11 @@ pub(crate) async fn fill(store: &Store, owner: &TenantId) {
         .commit_part(owner, upload.id, part, &limits())
         .await
         .expect("committed");
+    // The next one is being written.
+    store
+        .begin_part(owner, upload.id, 5, 3, &limits())
+        .await
+        .expect("begun");
     let video = video(store, owner).await;
     let sampling = frameshift::spec::Digest([4; 32]);
     store
@@ -104,7 +109,7 @@ pub(crate) async fn fill(store: &Store, owner: &TenantId) {
 }
 
 /// Calls until an erasure finds nothing. Returns the number of calls that removed something.
-async fn erase(store: &Store, owner: &TenantId) -> u64 {
+pub(crate) async fn erase(store: &Store, owner: &TenantId) -> u64 {
     let mut calls = 0;
     loop {
         match store.erase_some(owner).await.expect("erased") {

@@ -1,19 +1,19 @@
 //! Values for tests of records.
 
-use std::num::{NonZeroU8, NonZeroU16};
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use frameshift::ids::{AdapterVersion, DatasetId, RequestId, TaskId, TenantId, VideoId};
 use frameshift::metadata::{
-    BlobName, Claim, CurvePoint, Error, Event, ExampleRecord, JobRecord, JobUpdate, MetadataStore,
-    NewJob, NewTask, NewVersion, NewVideo, Published, TrainingSummary, UploadLimits,
+    BlobName, Claim, CurvePoint, Error, Event, ExampleRecord, JobRecord, JobTimes, JobUpdate,
+    MetadataStore, NewJob, NewTask, NewVersion, NewVideo, Published, TrainingSummary, UploadLimits,
     VersionManifest, VideoProbe, VideoRecord,
 };
 use frameshift::spec::{
-    AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, FrameOrder, HyperParameters,
-    JobState, LabelSet, Precision, RotationPolicy, Sampling, SpatialViews, Split,
+    AdapterConfig, ClipSampling, Confusion, Digest, Evaluation, HyperParameters, JobState,
+    LabelSet, Precision, Split,
 };
 
 pub(crate) type Store = Arc<dyn MetadataStore>;
@@ -92,14 +92,7 @@ pub(crate) async fn video(store: &Store, tenant: &TenantId) -> VideoRecord {
 }
 
 pub(crate) fn sampling() -> ClipSampling {
-    ClipSampling {
-        num_frames: NonZeroU16::new(8).expect("not 0"),
-        sampling: Sampling::Uniform,
-        temporal_views: NonZeroU8::MIN,
-        spatial_views: SpatialViews::Center,
-        rotation: RotationPolicy::Display,
-        order: FrameOrder::Display,
-    }
+    ClipSampling::uniform(NonZeroU16::new(8).expect("not 0"))
 }
 
 pub(crate) fn task(name: &str) -> NewTask {
@@ -267,6 +260,10 @@ pub(crate) fn outcome() -> TrainingSummary {
         step: 10,
         seed: u64::MAX,
         training_micros: 12,
+        times: JobTimes {
+            clips: 7,
+            ..JobTimes::default()
+        },
         has_test: false,
     }
 }

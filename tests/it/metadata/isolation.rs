@@ -2,8 +2,7 @@
 
 use frameshift::ids::{AdapterVersion, JobId, UploadId, VideoId};
 use frameshift::metadata::{
-    BlobName, CheckpointRecord, Ending, Error, JobUpdate, Lease, PageRequest, PartRecord, Release,
-    Result, TaskUpdate,
+    BlobName, Ending, Error, JobUpdate, Lease, PageRequest, PartRecord, Release, Result, TaskUpdate,
 };
 use frameshift::spec::{Digest, JobState, Split};
 
@@ -53,7 +52,7 @@ contract! {
         submit(store, &a, "t").await;
         let claim = claim(store).await;
         let foreign = Lease { tenant: tenant("b"), ..claim.lease.clone() };
-        let checkpoint = CheckpointRecord { step: 1, key: "k".into(), sha256: Digest([0; 32]), clip_frames: 0 };
+        let checkpoint = super::jobs::checkpoint(1);
         let (from, to) = (JobState::Validating, JobState::Running);
         let update = JobUpdate::default();
         for result in [
@@ -114,7 +113,7 @@ async fn uploads_and_videos(
         size: 1,
     };
     absent(store.get_upload(b, upload).await);
-    absent(store.begin_part(b, upload, 0, &limits()).await);
+    absent(store.begin_part(b, upload, 0, 0, &limits()).await);
     absent(store.commit_part(b, upload, part, &limits()).await);
     absent(store.list_parts(b, upload).await);
     absent(store.finish_upload(b, upload, new_video(0)).await);
@@ -164,6 +163,7 @@ async fn tasks(store: &Store, b: &frameshift::ids::TenantId, version: AdapterVer
     absent(store.delete_task(b, &id, None).await);
     absent(store.get_version(b, &id, version).await);
     absent(store.list_versions(b, &id, &PageRequest::first()).await);
+    assert_eq!(store.version_range(b, &id).await.expect("asked"), None);
     absent(store.set_desired(b, &id, &version.into(), etag).await);
     absent(store.roll_back(b, &id, etag).await);
     absent(store.pin_task(b, &id, true, u64::MAX).await);

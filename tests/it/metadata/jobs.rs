@@ -19,6 +19,7 @@ pub(super) fn checkpoint(step: u64) -> CheckpointRecord {
         key: format!("a/jobs/x/1/checkpoint-{step}.safetensors"),
         sha256: Digest([9; 32]),
         clip_frames: 64 * step,
+        is_best: false,
     }
 }
 
@@ -214,10 +215,10 @@ contract! {
             .advance_job(&old.lease, JobState::Validating, JobState::Running, JobUpdate::default())
             .await
             .expect("advanced");
-        assert_eq!(store.commit_checkpoint(&old.lease, checkpoint(10)).await.expect("committed"), None);
+        assert_eq!(store.commit_checkpoint(&old.lease, checkpoint(10)).await.expect("committed"), []);
         assert_eq!(
             store.commit_checkpoint(&old.lease, checkpoint(20)).await.expect("committed"),
-            Some(checkpoint(10))
+            [checkpoint(10)]
         );
         let named = |step| BlobName::Job(old.job.id, checkpoint(step).key);
         assert!(is_named(store, &a, named(20)).await);

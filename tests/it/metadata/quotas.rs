@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use frameshift::metadata::{Actor, Error, Quota, Quotas, Stored, TenantUpdate};
+use frameshift::metadata::{
+    Actor, Error, PartRecord, Quota, Quotas, Stored, TenantUpdate, UploadLimits,
+};
+use frameshift::spec::Split;
 
 use super::contract;
 use super::fixture::*;
@@ -49,7 +52,7 @@ contract! {
         let videos = trainable(store, &a, "t").await;
         limit(store, "a", Quotas::default()).await;
         let bytes: u64 = videos.iter().map(|video| video.size_bytes).sum();
-        let two = Stored { videos: 2, bytes, tasks: 1, ..Stored::default() };
+        let two = Stored { videos: 2, bytes, tasks: 1, examples: 2, ..Stored::default() };
         assert_eq!(stored(store, "a").await, two);
         submit(store, &a, "t").await;
         assert_eq!(stored(store, "a").await, Stored { jobs: 1, ..two });
@@ -60,10 +63,10 @@ contract! {
         // A tombstone stores nothing.
         store.delete_video(&a, videos[0].id, true).await.expect("deleted");
         let size = videos[0].size_bytes;
-        let fewer = Stored { videos: 1, bytes: bytes + 99 - size, ..published };
+        let fewer = Stored { videos: 1, bytes: bytes + 99 - size, examples: 1, ..published };
         assert_eq!(stored(store, "a").await, fewer);
         store.delete_task(&a, &task_id("t"), None).await.expect("deleted");
-        let rest = Stored { videos: 1, bytes: bytes - size, ..Stored::default() };
+        let rest = Stored { videos: 1, bytes: bytes - size, examples: 1, ..Stored::default() };
         assert_eq!(stored(store, "a").await, rest);
     }
 
@@ -105,6 +108,99 @@ contract! {
             store.submit_job(&a, new_job("t"), None).await,
             Err(Error::TooManyJobs { limit: 0 })
         ));
+    }
+
+    async fn examples_of_all_data_sets_count_for_their_tenant_as_they_come_and_go(store: Store) {
+        let a = tenant("a");
+        // Two examples before the tenant is created.
+        let videos = trainable(store, &a, "t").await;
+        limit(store, "a", Quotas { examples: Some(3), ..Quotas::default() }).await;
+        let other = dataset_id("other");
+        store.create_dataset(&a, &other, "".into(), None).await.expect("created");
+        let of = |video: usize, label: &str| example(videos[video].id, label, Split::Train);
+        let two = [of(0, "left"), of(1, "left")];
+        assert_eq!(exceeded(store.add_examples(&a, &other, &two).await, Quota::Examples), (3, 2));
+        store.add_examples(&a, &other, &two[..1]).await.expect("one fits");
+        assert_eq!(stored(store, "a").await.examples, 3);
+        // Another label of an example that is there is no more of them.
+        store.add_examples(&a, &other, &[of(0, "right")]).await.expect("changed");
+        // The limit of the server is for tenants without one of their own.
+        let within = store.add_examples_within(&a, &other, &two, Some(100)).await;
+        assert_eq!(exceeded(within, Quota::Examples), (3, 3));
+        store.delete_video(&a, videos[0].id, true).await.expect("deleted");
+        assert_eq!(stored(store, "a").await.examples, 1);
+        store.add_examples(&a, &other, &two[1..]).await.expect("it fits again");
+        store.delete_dataset(&a, &other).await.expect("deleted");
+        assert_eq!(stored(store, "a").await.examples, 1);
+        limit(store, "a", Quotas::default()).await;
+        store.create_dataset(&a, &other, "".into(), None).await.expect("created");
+        let within = store.add_examples_within(&a, &other, &two[1..], Some(1)).await;
+        assert_eq!(exceeded(within, Quota::Examples), (1, 1));
+        store.add_examples_within(&a, &other, &two[1..], Some(2)).await.expect("it fits");
+    }
+
+    async fn bytes_of_a_part_are_reserved_before_it_is_stored(store: Store) {
+        let a = tenant("a");
+        limit(store, "a", Quotas { upload_bytes: Some(25), ..Quotas::default() }).await;
+        let mut uploads = Vec::new();
+        for _ in 0..3 {
+            uploads.push(store.create_upload(&a, "", None, &limits()).await.expect("created").id);
+        }
+        let begin = |upload: usize, offset, size| {
+            let (a, uploads) = (a.clone(), &uploads);
+            async move { store.begin_part(&a, uploads[upload], offset, size, &limits()).await }
+        };
+        let over = |result: Result<u32, Error>| match result {
+            Err(Error::TooManyUploadBytes { limit, used }) => (limit, used),
+            other => panic!("{other:?}"),
+        };
+        let number = begin(0, 0, 10).await.expect("begun");
+        begin(1, 0, 10).await.expect("begun");
+        assert_eq!(over(begin(2, 0, 10).await), (25, 20));
+        assert_eq!(stored(store, "a").await.upload_bytes, 20);
+        // A part that is begun again, after its connection was lost, takes the place of the one before.
+        begin(1, 0, 15).await.expect("begun");
+        assert_eq!(over(begin(1, 0, 16).await), (25, 10));
+        // To open an upload reserves nothing, and gives nothing back.
+        begin(1, 0, 0).await.expect("opened");
+        assert_eq!(stored(store, "a").await.upload_bytes, 25);
+        let part = PartRecord { number, offset: 0, size: 10 };
+        store.commit_part(&a, uploads[0], part, &limits()).await.expect("committed");
+        assert_eq!(stored(store, "a").await.upload_bytes, 25);
+        store.abandon_upload(&a, uploads[1]).await.expect("given up");
+        assert_eq!(stored(store, "a").await.upload_bytes, 10);
+        begin(2, 0, 15).await.expect("there is room");
+        // The server's limit is for tenants without one of their own.
+        let few = UploadLimits { bytes: 5, ..limits() };
+        assert!(store.begin_part(&a, uploads[0], 10, 0, &few).await.is_ok());
+        limit(store, "a", Quotas::default()).await;
+        let refused = store.begin_part(&a, uploads[0], 10, 1, &few).await;
+        assert_eq!(over(refused), (5, 25));
+    }
+
+    async fn sixteen_racing_callers_reserve_no_more_bytes_and_add_no_more_examples_than_allowed(store: Store) {
+        let a = tenant("a");
+        let videos = trainable(store, &a, "t").await;
+        limit(store, "a", Quotas { examples: Some(7), upload_bytes: Some(55), ..Quotas::default() }).await;
+        let calls: Vec<_> = (0..16).map(|caller| {
+            let (store, a, video) = (Arc::clone(store), a.clone(), videos[0].id);
+            tokio::spawn(async move {
+                let own = dataset_id(&format!("d{caller}"));
+                store.create_dataset(&a, &own, "".into(), None).await.expect("created");
+                let upload = store.create_upload(&a, "", None, &limits()).await.expect("created").id;
+                let added = store.add_examples(&a, &own, &[example(video, "left", Split::Train)]).await;
+                let begun = store.begin_part(&a, upload, 0, 10, &limits()).await;
+                (u64::from(added.is_ok()), u64::from(begun.is_ok()))
+            })
+        }).collect();
+        let (mut added, mut begun) = (0, 0);
+        for call in calls {
+            let own = call.await.expect("no panic");
+            (added, begun) = (added + own.0, begun + own.1);
+        }
+        let stored = stored(store, "a").await;
+        assert_eq!((added, stored.examples), (5, 7));
+        assert_eq!((begun, stored.upload_bytes), (5, 50));
     }
 
     async fn sixteen_racing_callers_exceed_a_limit_by_nothing(store: Store) {

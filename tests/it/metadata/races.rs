@@ -103,7 +103,7 @@ contract! {
             for offset in [0, 10, 20] {
                 let results = race(store, |store, _| async move {
                     let a = tenant("a");
-                    let number = store.begin_part(&a, upload, offset, &limits()).await?;
+                    let number = store.begin_part(&a, upload, offset, 0, &limits()).await?;
                     let part = PartRecord { number, offset, size: 10 };
                     store.commit_part(&a, upload, part, &limits()).await
                 }).await;
@@ -127,7 +127,7 @@ contract! {
         for round in 0..rounds() {
             let a = tenant(&format!("g{round}"));
             let upload = store.create_upload(&a, "clip.mp4", None, &limits()).await.expect("created").id;
-            let number = store.begin_part(&a, upload, 0, &limits()).await.expect("begun");
+            let number = store.begin_part(&a, upload, 0, 0, &limits()).await.expect("begun");
             let part = PartRecord { number, offset: 0, size: 7 };
             store.commit_part(&a, upload, part, &limits()).await.expect("committed");
             let owner = a.clone();
@@ -165,7 +165,7 @@ contract! {
                 let (name, limits, upload) = (name.clone(), few, ids[caller % ids.len()]);
                 async move {
                     let a = tenant(&name);
-                    let number = store.begin_part(&a, upload, 0, &limits).await?;
+                    let number = store.begin_part(&a, upload, 0, 0, &limits).await?;
                     let part = PartRecord { number, offset: 0, size: 10 };
                     store.commit_part(&a, upload, part, &limits).await
                 }

@@ -25,14 +25,14 @@ contract! {
     async fn parts_follow_one_another_and_the_offset_is_their_sum(store: Store) {
         let a = tenant("a");
         let upload = store.create_upload(&a, "clip.mp4", None, &limits()).await.expect("created");
-        let first = store.begin_part(&a, upload.id, 0, &limits()).await.expect("a number");
+        let first = store.begin_part(&a, upload.id, 0, 0, &limits()).await.expect("a number");
         assert_eq!(store.commit_part(&a, upload.id, part(first, 0, 5), &limits()).await.expect("committed"), 5);
         assert!(matches!(
-            store.begin_part(&a, upload.id, 4, &limits()).await,
+            store.begin_part(&a, upload.id, 4, 0, &limits()).await,
             Err(Error::OffsetMismatch { committed: 5, offset: 4, .. })
         ));
-        let second = store.begin_part(&a, upload.id, 5, &limits()).await.expect("a number");
-        let rival = store.begin_part(&a, upload.id, 5, &limits()).await.expect("a number");
+        let second = store.begin_part(&a, upload.id, 5, 0, &limits()).await.expect("a number");
+        let rival = store.begin_part(&a, upload.id, 5, 0, &limits()).await.expect("a number");
         assert!(first != second && second != rival, "writers never share a number");
         assert_eq!(store.commit_part(&a, upload.id, part(rival, 5, 2), &limits()).await.expect("committed"), 7);
         assert!(matches!(
@@ -49,7 +49,7 @@ contract! {
     async fn an_upload_finishes_once(store: Store) {
         let a = tenant("a");
         let upload = store.create_upload(&a, "clip.mp4", None, &limits()).await.expect("created");
-        let number = store.begin_part(&a, upload.id, 0, &limits()).await.expect("a number");
+        let number = store.begin_part(&a, upload.id, 0, 0, &limits()).await.expect("a number");
         store.commit_part(&a, upload.id, part(number, 0, 5), &limits()).await.expect("committed");
         assert!(matches!(
             store.finish_upload(&a, upload.id, new_video(4)).await,
@@ -63,7 +63,7 @@ contract! {
         assert_eq!((found.committed_bytes, found.video), (5, Some(video)));
         assert!(store.list_parts(&a, upload.id).await.expect("parts").is_empty());
         assert!(matches!(
-            store.begin_part(&a, upload.id, 5, &limits()).await,
+            store.begin_part(&a, upload.id, 5, 0, &limits()).await,
             Err(Error::UploadFinished { .. })
         ));
         assert!(matches!(
@@ -75,7 +75,7 @@ contract! {
     async fn an_abandoned_upload_is_gone(store: Store) {
         let a = tenant("a");
         let upload = store.create_upload(&a, "", None, &limits()).await.expect("created");
-        let number = store.begin_part(&a, upload.id, 0, &limits()).await.expect("a number");
+        let number = store.begin_part(&a, upload.id, 0, 0, &limits()).await.expect("a number");
         store.commit_part(&a, upload.id, part(number, 0, 5), &limits()).await.expect("committed");
         assert!(is_named(store, &a, BlobName::Part(upload.id, number)).await);
         let parts = store.abandon_upload(&a, upload.id).await.expect("abandoned");

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use frameshift::ids::JobId;
-use frameshift::metadata::{Error, Event, JobUpdate, Kind, StepMetrics};
-use frameshift::spec::JobState;
+use frameshift::metadata::{Archive, Error, Event, JobUpdate, Kind, StepMetrics};
+use frameshift::spec::{Digest, JobState};
 
 use super::contract;
 use super::fixture::*;
@@ -189,6 +189,10 @@ contract! {
         assert_eq!(all!(store.forget_snapshots(DAY)).1, 0, "another job reads it");
         let whole = examples_of(store, &a, digest).await.expect("found");
         store.cancel_job(&a, second.id).await.expect("cancelled");
+        assert_eq!(all!(store.forget_snapshots(DAY)).1, 0, "it is in no blob");
+        assert_eq!(examples_of(store, &a, digest).await.expect("found"), whole);
+        let archive = Archive { size_bytes: 1, sha256: Digest([1; 32]) };
+        assert!(store.note_archive(&a, digest, archive).await.expect("noted"));
         assert_eq!(store.forget_snapshots(3 * DAY).await.expect("asked"), 0, "too young");
         all!(store.forget_snapshots(DAY));
         assert!(matches!(
@@ -202,6 +206,24 @@ contract! {
         assert_eq!(third.dataset_digest, digest);
         assert_eq!(examples_of(store, &a, digest).await.expect("found"), whole);
         assert_eq!(all!(store.forget_snapshots(DAY)).1, 0);
+    }
+
+    async fn a_snapshot_without_rows_is_dropped_once_nothing_names_it(backend: Backend) {
+        let store = &backend.store;
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let id = dataset_id("t");
+        let made = store.create_dataset_version(&a, &id, "", 9).await.expect("made");
+        let archive = Archive { size_bytes: 1, sha256: Digest([1; 32]) };
+        let noted = store.note_archive(&a, made.snapshot.digest, archive).await;
+        assert!(noted.expect("noted"));
+        backend.pass(8 * DAY);
+        all!(store.forget_snapshots(DAY));
+        assert!(examples_of(store, &a, made.snapshot.digest).await.is_err());
+        assert_eq!(store.drop_unnamed_snapshots().await.expect("asked"), 0, "a version names it");
+        store.delete_dataset_version(&a, &id, 1).await.expect("deleted");
+        assert_eq!(store.drop_unnamed_snapshots().await.expect("asked"), 1);
+        assert_eq!(store.drop_unnamed_snapshots().await.expect("asked"), 0);
     }
 
     async fn jobs_go_with_their_events_and_snapshots(backend: Backend) {
@@ -227,6 +249,8 @@ contract! {
         all!(store.forget_snapshots(NONE));
         all!(store.forget_jobs(&a, Some(NONE)));
         assert!(store.get_job(&a, waiting.id).await.is_err());
+        all!(store.forget_snapshots(NONE));
+        assert!(examples_of(store, &a, kept.dataset_digest).await.is_err());
         let again = submit(store, &a, "t").await;
         assert_eq!(again.dataset_digest, kept.dataset_digest);
         examples_of(store, &a, again.dataset_digest).await.expect("taken anew");

@@ -15,8 +15,7 @@ async fn migrate(server: &ServerConfig, options: &[&str]) -> Output {
     command
         .arg("migrate")
         .args(["--database-url", server.url()]);
-    command.args(options).kill_on_drop(true);
-    command.output().await.expect("it runs")
+    crate::processes::output(command.args(options)).await
 }
 
 /// The start without a migration.

@@ -56,13 +56,17 @@ fn progress() -> SweepProgress {
 contract! {
     async fn a_sweep_is_moved_on_over_its_newest_revision_until_it_has_ended(store: Store) {
         let (a, b) = (tenant("a"), tenant("b"));
-        let request = Some(RequestId::generate());
-        let made = store.submit_sweep(&a, spec(u64::MAX), 2, request).await.expect("submitted");
+        let request = RequestId::generate();
+        let made = store.submit_sweep(&a, spec(u64::MAX), 2, Some(request)).await.expect("submitted");
         assert_eq!((made.state, made.progress.points.clone()), (JobState::Running, vec![0]));
         assert_eq!(made.spec, spec(u64::MAX));
-        let again = store.submit_sweep(&a, spec(u64::MAX), 2, request).await.expect("the same");
+        let again = store.submit_sweep(&a, spec(u64::MAX), 2, Some(request)).await.expect("the same");
         assert_eq!(again, made);
-        let other = store.submit_sweep(&a, spec(2), 2, request).await;
+        let asked = async |tenant, request| store.requested_sweep(tenant, request).await.expect("asked");
+        assert_eq!(asked(&a, request).await, Some(made.id));
+        assert_eq!(asked(&b, request).await, None);
+        assert_eq!(asked(&a, RequestId::generate()).await, None);
+        let other = store.submit_sweep(&a, spec(2), 2, Some(request)).await;
         assert!(matches!(other, Err(Error::RequestReused { .. })), "{other:?}");
         store.submit_sweep(&a, spec(2), 2, None).await.expect("another");
         let third = store.submit_sweep(&a, spec(2), 2, None).await;

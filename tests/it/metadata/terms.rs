@@ -75,7 +75,7 @@ contract! {
         };
         let updated = store.update_tenant(&a, update, None, &actor()).await.expect("updated");
         assert_eq!((updated.weight, updated.quotas.rates), (weight(3), rates));
-        let terms = Terms { state: TenantState::Suspended, weight: weight(3), rates };
+        let terms = Terms { state: TenantState::Suspended, weight: weight(3), rates, at_once: updated.quotas.at_once };
         assert_eq!(store.get_terms(&a).await.expect("read"), Some(terms));
         // Another change leaves them as they are.
         let update = TenantUpdate { display_name: Some("A".into()), ..TenantUpdate::default() };
@@ -193,7 +193,7 @@ contract! {
         let other = store.create_upload(&b, "", None, &limits).await.expect("created");
         backend.pass(Duration::from_secs(1800));
         // A write puts it off, by the tenant's own time.
-        store.begin_part(&a, own.id, 0, &limits).await.expect("begun");
+        store.begin_part(&a, own.id, 0, 0, &limits).await.expect("begun");
         backend.pass(Duration::from_secs(3000));
         assert_eq!(store.expire_uploads().await.expect("expired"), 0);
         backend.pass(Duration::from_secs(1000));

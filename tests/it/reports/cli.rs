@@ -66,8 +66,6 @@ async fn videos(client: &frameshift::client::Client) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_data_set_is_resumed_by_the_same_command() {
     const OF_A_LABEL: usize = 120;
-    let server = TestServer::start().await;
-    let client = server.client("default").await;
     let folder = tempfile::tempdir().unwrap();
     for (label, file) in [("a", "left.mp4"), ("b", "right.mp4")] {
         let place = folder.path().join("train").join(label);
@@ -77,21 +75,32 @@ async fn an_interrupted_data_set_is_resumed_by_the_same_command() {
             std::fs::copy(input("cli-2").join(file), to).unwrap();
         }
     }
-    let address = server.address.to_string();
     let from = word(folder.path());
     let words = ["dataset", "create", "many", "--from", from];
-    let mut command = program();
-    command.args(words).args(["--concurrency", "1"]);
-    command.args(["--server", &address]);
-    command.stderr(std::process::Stdio::piped());
-    let child = command.spawn().unwrap();
-    until(|| async { examples(&client, "many").await > 0 }).await;
-    let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
-    let ended = child.wait_with_output().await.unwrap();
-    let said = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(130), "{said}");
-    assert!(said.contains("run the same command again"), "{said}");
+    let mut rounds = 0..10;
+    // A command that was quicker than the signal has nothing to be resumed.
+    let (server, client) = loop {
+        rounds.next().expect("it is interrupted in time");
+        let server = TestServer::start().await;
+        let client = server.client("default").await;
+        let mut command = program();
+        command.args(words).args(["--concurrency", "1"]);
+        command.args(["--server", &server.address.to_string()]);
+        command.stderr(std::process::Stdio::piped());
+        let child = command.spawn().unwrap();
+        until(|| async { examples(&client, "many").await > 0 }).await;
+        let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, Signal::INT).unwrap();
+        let ended = child.wait_with_output().await.unwrap();
+        if ended.status.success() {
+            server.stop().await;
+            continue;
+        }
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{said}");
+        assert!(said.contains("run the same command again"), "{said}");
+        break (server, client);
+    };
     let before = examples(&client, "many").await;
     assert!(before < 2 * OF_A_LABEL as i64, "it was interrupted");
 

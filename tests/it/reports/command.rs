@@ -6,6 +6,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::processes::{LONGEST, output_within};
 use crate::server::TestServer;
 
 /// A case's input, which nothing writes to.
@@ -63,7 +64,7 @@ pub(crate) async fn ask(server: &TestServer, words: &[&str]) -> Ran {
 
 /// Runs a command to its end.
 pub(crate) async fn output(command: &mut Command) -> Ran {
-    let output = command.output().await.unwrap();
+    let output = output_within(LONGEST, command).await;
     Ran {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),

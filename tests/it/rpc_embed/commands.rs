@@ -8,13 +8,12 @@ use super::*;
 
 /// Runs a command of the client.
 async fn frameshift(server: &TestServer, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_frameshift"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_frameshift"));
+    command
         .args(arguments)
         .args(["--tenant", "acme", "--server", &server.address.to_string()])
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .unwrap();
+        .stdin(Stdio::null());
+    let output = crate::processes::output(&mut command).await;
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
 }

@@ -5,14 +5,15 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_fails_nobody() {
     let decoder = decoder(frameshift::video::Config {
-        workers: 2,
-        ..config()
+        workers: 1,
+        ..patient()
     })
     .await;
     let (victim, other) = (tenant("victim"), tenant("other"));
-    let killed = decoder.probe(&victim, Lane::Batch, slow());
+    let worker = stopped(&decoder, "victim").await;
+    let killed = decoder.probe(&victim, Lane::Batch, small());
     let rest = async {
-        kill(pid_of(&decoder, "victim").await);
+        kill(worker);
         decoder.clip(&other, Lane::Batch, small(), clip(8)).await
     };
     let (killed, rest) = tokio::join!(killed, rest);
@@ -24,12 +25,27 @@ async fn a_killed_worker_fails_nobody() {
         .expect("the next video");
 }
 
-/// Kills both workers that a tenant's video gets.
-async fn kill_twice(decoder: &Decoder, name: &str) {
-    let first = pid_of(decoder, name).await;
-    kill(first);
-    until(|| async { pid_of(decoder, name).await != first }).await;
-    kill(pid_of(decoder, name).await);
+/// Has a tenant's video probed and kills both workers that it gets. When it was decoded before that, another one.
+async fn killed_twice(decoder: &Decoder, name: &str, input: &Input) -> Error {
+    let own = tenant(name);
+    for _ in 0..20 {
+        let probed = decoder.probe(&own, Lane::Interactive, input.clone());
+        let kills = async {
+            let first = pid_of(decoder, name).await;
+            kill_if_there(first);
+            until(|| async { pid_of(decoder, name).await != first }).await;
+            kill_if_there(pid_of(decoder, name).await);
+            std::future::pending().await
+        };
+        let probed = tokio::select! {
+            probed = probed => probed,
+            never = kills => never,
+        };
+        if let Err(error) = probed {
+            return error;
+        }
+    }
+    panic!("twenty videos were decoded although their workers were killed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,12 +55,11 @@ async fn a_video_whose_second_worker_is_killed_too_is_refused_only_when_nothing_
         ..config()
     })
     .await;
-    let (victim, other) = (tenant("victim"), tenant("other"));
+    let other = tenant("other");
     let input = slow();
-    let alone = decoder.probe(&victim, Lane::Interactive, input.clone());
-    let (alone, ()) = tokio::join!(alone, kill_twice(&decoder, "victim"));
+    let alone = killed_twice(&decoder, "victim", &input).await;
     assert!(
-        matches!(&alone, Err(Error::Rejected(own)) if *own == Reject::Memory),
+        matches!(&alone, Error::Rejected(own) if *own == Reject::Memory),
         "{alone:?}"
     );
 
@@ -58,14 +73,13 @@ async fn a_video_whose_second_worker_is_killed_too_is_refused_only_when_nothing_
     let beside = async { tokio::join!(again(), again()).0 };
     let crowded = async {
         pid_of(&decoder, "other").await;
-        let crowded = decoder.probe(&victim, Lane::Interactive, input.clone());
-        tokio::join!(crowded, kill_twice(&decoder, "victim")).0
+        killed_twice(&decoder, "victim", &input).await
     };
     let crowded = tokio::select! {
         crowded = crowded => crowded,
         never = beside => never,
     };
-    assert!(matches!(crowded, Err(Error::Interrupted)), "{crowded:?}");
+    assert!(matches!(crowded, Error::Interrupted), "{crowded:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,16 +121,16 @@ async fn a_zygote_that_somebody_stopped_is_replaced_within_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_zygote_is_replaced_and_nobody_notices() {
-    let decoder = decoder(config()).await;
+    let decoder = decoder(frameshift::video::Config {
+        workers: 1,
+        ..patient()
+    })
+    .await;
+    stopped(&decoder, "a").await;
     let a = tenant("a");
-    let probed = decoder.probe(&a, Lane::Batch, slow());
-    let kill = async {
-        pid_of(&decoder, "a").await;
-        let zygote = decoder.processes().0.expect("a zygote");
-        kill(zygote);
-        zygote
-    };
-    let (probed, first) = tokio::join!(probed, kill);
+    let probed = decoder.probe(&a, Lane::Batch, small());
+    let first = decoder.processes().0.expect("a zygote");
+    let (probed, ()) = tokio::join!(probed, async { kill(first) });
     probed.expect("decoded by another worker");
     assert_ne!(decoder.processes().0.expect("a zygote"), first);
 }

@@ -59,7 +59,7 @@ impl Geometry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{FrameOrder, RotationPolicy, Sampling, SpatialViews};
+    use crate::spec::SpatialViews;
 
     #[test]
     fn what_the_backbone_cannot_do_is_named() {
@@ -69,12 +69,8 @@ mod tests {
             width: 64,
         };
         let sampling = |frames: u16| ClipSampling {
-            num_frames: frames.try_into().unwrap(),
-            sampling: Sampling::Uniform,
-            temporal_views: 1.try_into().unwrap(),
             spatial_views: SpatialViews::Three,
-            rotation: RotationPolicy::Display,
-            order: FrameOrder::Display,
+            ..ClipSampling::uniform(frames.try_into().unwrap())
         };
         let adapter = AdapterConfig {
             adapter_width: 8,

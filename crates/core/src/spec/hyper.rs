@@ -93,6 +93,9 @@ pub struct HyperParameters {
     /// Confidence below which the version marks its answers as unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_below: Option<f64>,
+    /// Newest checkpoints that are kept while the job is under way, and beside them that of the best evaluation; `None` keeps the newest one alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_checkpoints: Option<u32>,
     /// Number of the task's version whose weights training starts from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<u32>,

@@ -107,6 +107,18 @@ impl fmt::Display for ClipSampling {
 }
 
 impl ClipSampling {
+    /// Clips of frames that are spread over the whole video, in one view: the centre of the pictures as they are displayed.
+    pub const fn uniform(num_frames: NonZeroU16) -> Self {
+        Self {
+            num_frames,
+            sampling: Sampling::Uniform,
+            temporal_views: NonZeroU8::MIN,
+            spatial_views: SpatialViews::Center,
+            rotation: RotationPolicy::Display,
+            order: FrameOrder::Display,
+        }
+    }
+
     /// Views of one video: spatial × temporal.
     pub fn views(&self) -> usize {
         self.spatial_views.count() * usize::from(self.temporal_views.get())

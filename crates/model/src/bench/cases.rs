@@ -8,10 +8,10 @@ use crate::ops::attention::How;
 use crate::ops::depthwise::Extent;
 use crate::ops::placed::linear::{Each, Options, Rows};
 use crate::ops::placed::{
-    Array, Depthwise, Matrix, Onto, Vector, activation, adamw, attention, linear, norm,
+    Array, Depthwise, Matrix, Onto, Vector, activation, adamw, attention, linear, norm, rows,
     weight_gradient,
 };
-use crate::ops::{Format, Numbers, Place};
+use crate::ops::{Form, Format, Numbers, Place};
 use crate::spec::Precision;
 
 /// Largest width of the adapters.
@@ -45,7 +45,7 @@ struct Bench<'a> {
 
 type Made = candle_core::Result<()>;
 
-/// Returns a case for every kernel, forward and backward. Integers have products alone.
+/// Returns a case for every kernel, forward and backward. Integers have products and what makes their operands alone.
 ///
 /// # Errors
 /// When the operands cannot be created.
@@ -60,10 +60,11 @@ pub fn cases(place: &Place, sizes: Sizes<'_>) -> Result<Vec<Case>, Error> {
         cases: Vec::new(),
     };
     bench.products()?;
+    bench.norm()?;
     if sizes.precision != Precision::Int8 {
         bench.products_backward()?;
         bench.attention()?;
-        bench.norms()?;
+        bench.norm_backward()?;
         bench.activations()?;
         bench.adapters()?;
         bench.convolutions()?;
@@ -161,10 +162,25 @@ impl Bench<'_> {
             ("fc1 + activation", hidden, width, Some(act), false),
             ("fc2 + residual", width, hidden, None, true),
         ] {
-            let x = self.stream("x", k, self.reads)?;
             let (weight, bias) = (self.weight("w", n, k)?, self.vector("bias", n)?);
+            let mut x = self.stream("x", k, self.reads)?;
+            // Attention gives floats; norms and the first half of the MLP give what the product reads.
+            if weight.form() == Form::Integers && name != "out + residual" {
+                x = rows::integers(&x)?;
+            }
             let name = format!("{name} {k} × {n}");
             let (work, numbers) = (self.operations(n, k), self.beside);
+            if activation.is_some() && weight.form() == Form::Integers {
+                self.add(&name, work, move || {
+                    let options = Options {
+                        bias: Some(&bias),
+                        activation,
+                        ..Options::default()
+                    };
+                    Ok(linear::project_integers(&x, &weight, options, None)?.1)
+                });
+                continue;
+            }
             if adds {
                 let residual = self.stream("residual", n, Numbers::F32)?;
                 self.add(&name, work, move || {
@@ -234,21 +250,37 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn norms(&mut self) -> Made {
-        let width = self.width();
-        let own = || {
-            let eps = self.of.config.eps as f32;
-            norm::Norm::new(vec![1.0; width], vec![0.0; width], eps, self.place)
+    /// Returns a norm that changes nothing but mean and variance.
+    fn plain_norm(&self) -> candle_core::Result<norm::Norm> {
+        let (width, eps) = (self.width(), self.of.config.eps as f32);
+        norm::Norm::new(vec![1.0; width], vec![0.0; width], eps, self.place)
+    }
+
+    fn norm(&mut self) -> Made {
+        let (own, x) = (
+            self.plain_norm()?,
+            self.stream("x", self.width(), Numbers::F32)?,
+        );
+        let form = self.weight("w", 1, self.width())?.form();
+        let work = match form {
+            Form::Numbers(numbers) => self.bytes(1, &[Numbers::F32, numbers]),
+            // Four bytes are read for each that is written.
+            Form::Integers => {
+                let numbers = self.all() * self.tokens() * self.width();
+                Work::Bytes((numbers * (Numbers::F32.bytes() + 1)) as u64)
+            }
         };
-        let (first, second) = (own()?, own()?);
-        let x = self.stream("x", width, Numbers::F32)?;
-        let dy = self.stream("dy", width, Numbers::F32)?;
-        let (of_x, reads) = (x.clone(), self.reads);
-        let work = self.bytes(1, &[Numbers::F32, reads]);
-        self.add("norm", work, move || norm::forward(&of_x, &first, reads));
+        self.add("norm", work, move || norm::forward(&x, &own, form));
+        Ok(())
+    }
+
+    fn norm_backward(&mut self) -> Made {
+        let own = self.plain_norm()?;
+        let x = self.stream("x", self.width(), Numbers::F32)?;
+        let dy = self.stream("dy", self.width(), Numbers::F32)?;
         let work = self.bytes(1, &[Numbers::F32; 4]);
         self.add("norm backward", work, move || {
-            norm::backward(&x, &dy, &dy, &second)
+            norm::backward(&x, &dy, &dy, &own)
         });
         Ok(())
     }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::Activation;
+use crate::Backbone;
 use crate::rng::Stream;
-use crate::spec::Normalization;
+use crate::spec::{Normalization, Precision};
 
 const DIGEST: Digest = Digest([7; 32]);
+const CLASSES: usize = 3;
 
 fn backbone() -> BackboneConfig {
     BackboneConfig {
@@ -57,9 +59,94 @@ fn configs() -> Vec<AdapterConfig> {
     vec![both, late, probe, ordered, alone, attentive]
 }
 
+/// A backbone of random weights in a precision.
+fn resident(precision: Precision) -> Backbone {
+    let config = backbone();
+    let mut stream = Stream::new(3, "exchange backbone");
+    let tensors = config.tensors().into_iter().map(|(name, shape)| {
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f32> = (0..count).map(|_| stream.range(-0.2, 0.2)).collect();
+        (name, (shape, values))
+    });
+    let tensors = tensors.collect();
+    Backbone::from_tensors_in("test", config, DIGEST, tensors, precision).unwrap()
+}
+
+#[test]
+fn a_file_read_for_a_backbone_gives_the_bits_of_a_set_that_is_put_beside_it() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let resident = resident(precision);
+        for config in configs() {
+            let file = set(config).to_safetensors(BTreeMap::new()).unwrap();
+            let read = AdapterSet::read_beside(&file, &resident, config, CLASSES).unwrap();
+            let exact = AdapterSet::from_safetensors(&file, &backbone(), config, CLASSES).unwrap();
+            let beside = exact.beside(&resident).unwrap();
+            let bits = |set: &AdapterSet| set.to_safetensors(BTreeMap::new()).unwrap();
+            assert_eq!(bits(&read), bits(&beside), "{config} in {precision}");
+            assert_eq!(read.bytes(), beside.bytes());
+        }
+    }
+}
+
+#[test]
+fn an_imported_set_is_written_as_the_set_would_be() {
+    for config in configs() {
+        let file = set(config).to_safetensors(BTreeMap::new()).unwrap();
+        let read = || super::read(archive(file.clone()), &backbone(), DIGEST).unwrap();
+        let made = read().into_set(&backbone(), config).unwrap();
+        let (written, parameters) = read().into_file(&backbone(), config).unwrap();
+        assert_eq!(written, made.to_safetensors(BTreeMap::new()).unwrap());
+        assert_eq!(parameters, made.parameters());
+    }
+    let file = set(configs()[0]).to_safetensors(BTreeMap::new()).unwrap();
+    let read = super::read(archive(file), &backbone(), DIGEST).unwrap();
+    let refused = read.into_file(&backbone(), configs()[1]).unwrap_err();
+    assert!(
+        matches!(refused, crate::Error::WrongShape { .. }),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_file_read_for_a_backbone_is_checked_like_any_other() {
+    let resident = resident(Precision::Bf16);
+    let config = configs()[0];
+    let file = set(config).to_safetensors(BTreeMap::new()).unwrap();
+    let read = |file: &[u8], config, classes| {
+        AdapterSet::read_beside(file, &resident, config, classes).unwrap_err()
+    };
+    let more = read(&file, config, CLASSES + 1);
+    assert!(
+        matches!(&more, crate::Error::WrongShape { name, .. } if name == "fc.bias"),
+        "{more}"
+    );
+    let other = read(&file, configs()[2], CLASSES);
+    assert!(
+        matches!(other, crate::Error::UnexpectedTensor { .. }),
+        "{other}"
+    );
+    let lacks = AdapterConfig {
+        adapter_layers: None,
+        ..config
+    };
+    let late = set(configs()[1]).to_safetensors(BTreeMap::new()).unwrap();
+    let missing = read(&late, lacks, CLASSES);
+    assert!(
+        matches!(missing, crate::Error::MissingTensor { .. }),
+        "{missing}"
+    );
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut broken = file.clone();
+        let at = broken.len() - 4;
+        broken[at..].copy_from_slice(&value.to_le_bytes());
+        let broken = read(&broken, config, CLASSES);
+        assert!(matches!(broken, crate::Error::NotFinite { .. }), "{broken}");
+    }
+}
+
 fn set(config: AdapterConfig) -> AdapterSet {
     let rng = Stream::new(5, "exchange");
-    AdapterSet::fresh(&backbone(), config, 3, &rng).expect("a fresh set")
+    AdapterSet::fresh(&backbone(), config, CLASSES, &rng).expect("a fresh set")
 }
 
 fn archive(bytes: Vec<u8>) -> Archive {

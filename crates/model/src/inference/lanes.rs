@@ -127,6 +127,11 @@ impl Lanes {
         own.chain(self.common[..self.here].iter().map(|row| row.picture))
     }
 
+    /// Whether every clip has rows of its own, and no others are there or come.
+    pub(super) fn is_apart(&self) -> bool {
+        self.readers.is_empty() && self.common.is_empty()
+    }
+
     /// The first block before which rows come.
     pub(super) fn next(&self) -> Option<usize> {
         self.common.get(self.here).map(|row| row.from)
@@ -208,7 +213,7 @@ impl Lanes {
 }
 
 /// Rows as ranges, those that follow one another as one.
-fn joined(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+pub(super) fn joined(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for row in rows {
         match ranges.last_mut() {

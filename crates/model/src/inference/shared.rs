@@ -4,12 +4,14 @@
 
 #[cfg(doc)]
 use super::Backbone;
+use super::fields::Fields;
 use super::lanes::Lanes;
 use super::{Array, Error, Inference, Prefix, rows};
 
 impl Inference {
-    /// Returns the same forward pass, but with frames that several clips show computed once, up to the first block in which a clip has an adapter. Where
-    /// tokens are kept ([`Backbone::keeps_tokens`]), that goes for the clips of later batches, too, if their frames have a place for them. This changes no result.
+    /// Returns the same forward pass, but with frames that several clips show computed once, up to the first adapter of a clip. Where tokens are kept
+    /// ([`Backbone::keeps_tokens`]), that goes for the clips of later batches, too, if their frames have a place for them. On the host it also goes beyond the
+    /// first adapter, for clips of one set in which a frame has the same neighbours as far as its adapters look. This changes no result.
     #[must_use]
     pub fn sharing(mut self) -> Self {
         if self.hidden.is_some() {
@@ -27,7 +29,10 @@ impl Inference {
         self.known = known.collect();
         let leaves: Vec<usize> = (0..self.places.len()).map(|own| self.leaves(own)).collect();
         let before = |clip, t| self.known.get(&(clip, t)).map(|tokens| tokens.block);
-        self.lanes = Lanes::shared(&self.clips, &self.counts(), &leaves, before);
+        let counts = self.counts();
+        self.lanes = Lanes::shared(&self.clips, &counts, &leaves, before);
+        let is_shared = !self.lanes.is_apart() && self.backbone.place().is_host();
+        self.fields = is_shared.then(|| Fields::new(&self.clips, &counts));
         self
     }
 

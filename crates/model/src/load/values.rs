@@ -109,7 +109,14 @@ impl Float {
     pub(crate) fn encode(self, values: &[f32]) -> Vec<u8> {
         let each = values.iter();
         match self {
-            Self::F32 => each.flat_map(|value| value.to_le_bytes()).collect(),
+            // Weights are written in this format, and `flat_map` would go byte by byte.
+            Self::F32 => {
+                let mut bytes = vec![0; size_of_val(values)];
+                for (word, value) in bytes.as_chunks_mut().0.iter_mut().zip(each) {
+                    *word = value.to_le_bytes();
+                }
+                bytes
+            }
             Self::F16 => each
                 .flat_map(|&value| f16::from_f32(value).to_le_bytes())
                 .collect(),

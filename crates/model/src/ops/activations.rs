@@ -4,7 +4,7 @@
 //! the format.
 #![allow(unsafe_code)]
 
-use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Tensor};
 use half::bf16;
 
 use super::buffers::{Out, unfilled};
@@ -72,15 +72,6 @@ impl<'a> Values<'a> {
         } else {
             Self::F32(&storage.as_slice::<f32>()?[begin..end])
         })
-    }
-
-    /// Calls `f` with the values of a contiguous CPU tensor.
-    pub(crate) fn with<R>(tensor: &Tensor, f: impl FnOnce(Values<'_>) -> Result<R>) -> Result<R> {
-        let (storage, layout) = tensor.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(cpu) => f(Values::new(cpu, layout)?),
-            Storage::Cuda(_) | Storage::Metal(_) => candle_core::bail!("expected a CPU tensor"),
-        }
     }
 
     pub(super) fn len(&self) -> usize {

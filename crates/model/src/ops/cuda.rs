@@ -27,6 +27,7 @@ mod pinned;
 mod plan;
 pub(crate) mod pool;
 pub(crate) mod products;
+mod rest;
 pub(crate) mod rows;
 mod sums;
 mod tables;

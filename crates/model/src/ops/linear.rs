@@ -2,6 +2,7 @@
 //!
 //! Invariant: the result of one row depends on that row alone.
 mod grouped;
+mod integers;
 mod product;
 mod split;
 
@@ -13,9 +14,11 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 pub(super) use self::grouped::check as check_segments;
 pub(crate) use self::grouped::{Each, project_add_each, project_each};
+pub(crate) use self::integers::project_integers;
 use self::product::{Product, Results};
-use super::activations::{Buffer, Numbers, Values, ValuesMut};
+use super::activations::{Buffer, Numbers, ValuesMut};
 use super::buffers::{output, slice, unfilled};
+use super::integers::Operand;
 use super::packed::Packed;
 use crate::Activation;
 
@@ -54,7 +57,7 @@ impl<'a> Options<'a> {
     }
 
     /// Returns the product of these rows, with a result without gaps.
-    fn product(&self, weight: &'a Packed, x: Values<'a>, input: Grid) -> Product<'a> {
+    fn product(&self, weight: &'a Packed, x: Operand<'a>, input: Grid) -> Product<'a> {
         Product {
             weight,
             sections: self.sections(weight),
@@ -68,7 +71,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Multiplies `rows` of x `[…, L, k]` by Wᵀ. Returns `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
+/// Multiplies `rows` of x `[…, L, k]`, or of as many rows of integers, by Wᵀ. Returns `[…, L, n]`, `[N, L - 1, n]` or `[N, n]`.
 pub(crate) fn project(
     x: &Tensor,
     weight: &Packed,
@@ -97,7 +100,7 @@ pub(crate) fn project_both(
     }
     let mut both = [before, options.numbers].map(|of| Buffer::unfilled(of, input.count() * n));
     let [first, y] = &mut both;
-    Values::with(x, |x| {
+    Operand::with(x, |x| {
         options.product(weight, x, input).run(Results {
             y: y.as_mut(),
             before: Some(first.as_mut()),
@@ -213,7 +216,7 @@ impl CustomOp1 for Project<'_> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = Values::new(storage, layout)?;
+        let x = Operand::new(storage, layout)?;
         let input = Grid::new(layout.shape(), self.rows)?;
         let n = self.options.columns(self.weight);
         let mut shape = layout.dims().to_vec();
@@ -247,7 +250,7 @@ impl CustomOp2 for ProjectAdd<'_> {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, residual) = (Values::new(s1, l1)?, slice(s2, l2)?);
+        let (x, residual) = (Operand::new(s1, l1)?, slice(s2, l2)?);
         let grid = Grid::new(l2.shape(), self.rows)?;
         let mut y = unfilled(residual.len());
         // Rows that the layer does not apply to are copied; the others are written once, by the product.
@@ -273,7 +276,7 @@ impl CustomOp2 for ProjectAdd<'_> {
             bias: self.bias,
             activation: None,
             x,
-            input: grid.packed(self.weight.k()),
+            input: grid.packed(x.row(self.weight.k())),
             output: grid,
             residual: Some(residual),
         };

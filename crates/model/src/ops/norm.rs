@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::activations::{Buffer, Numbers, ValuesMut, narrow};
 use super::buffers::{output, slice, unfilled};
+use super::integers::{self, Form};
 use super::simd::{LANES, total, wide};
 use super::sum::add_blocks;
 
@@ -22,9 +23,12 @@ pub(crate) struct Norm {
 /// Number of rows that one thread takes at a time.
 const ROWS: usize = 16;
 
-/// Normalises rows: y = (x - mean) / sqrt(variance + eps) · weight + bias, in this number format.
-pub(crate) fn forward(x: &Tensor, norm: &Norm, numbers: Numbers) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&Forward { norm, numbers })
+/// Normalises rows: y = (x - mean) / sqrt(variance + eps) · weight + bias, in this number format or as rows of integers.
+pub(crate) fn forward(x: &Tensor, norm: &Norm, form: impl Into<Form>) -> Result<Tensor> {
+    match form.into() {
+        Form::Numbers(numbers) => x.apply_op1_no_bwd(&Forward { norm, numbers }),
+        Form::Integers => x.apply_op1_no_bwd(&ForwardIntegers(norm)),
+    }
 }
 
 /// Returns the gradient of the input, plus `add` (of the same shape), which is the gradient that bypassed the norm.
@@ -171,6 +175,37 @@ impl CustomOp1 for Forward<'_> {
             },
         );
         Ok(y.output(layout.shape()))
+    }
+}
+
+struct ForwardIntegers<'a>(&'a Norm);
+
+impl CustomOp1 for ForwardIntegers<'_> {
+    fn name(&self) -> &'static str {
+        "norm-integers"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, c) = (slice(storage, layout)?, last(layout));
+        check(c, x.len(), self.0)?;
+        let stride = integers::stride(c);
+        let mut y = unfilled(x.len() / c * stride);
+        y.par_chunks_mut(stride * ROWS)
+            .zip(x.par_chunks(c * ROWS))
+            .for_each_init(
+                || vec![0.0; c],
+                |row, (y, x)| {
+                    for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(stride)) {
+                        forward_rows(x, row, self.0);
+                        integers::encode(row, y);
+                    }
+                },
+            );
+        let mut shape = layout.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = stride;
+        }
+        Ok((CpuStorage::U32(y), shape.into()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of every kernel against plain candle operations (with candle's automatic gradients) and against finite differences, at odd sizes.
 
 mod formats;
+mod integers;
 mod loss;
 mod units;
 mod words;

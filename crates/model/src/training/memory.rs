@@ -8,10 +8,12 @@ use crate::head;
 use crate::layout::Layout;
 use crate::ops::{Format, Numbers, weight_gradient};
 use crate::spec::{AdapterConfig, Head, Precision};
-use crate::{BackboneConfig, Error, Place};
+use crate::{BackboneConfig, Error, Place, threads};
 
-/// Fewest tokens of a micro-batch that still fill the device: below it, activations are recomputed rather than the step divided further.
+/// Fewest tokens of a micro-batch that still fill a device: below it, activations are recomputed rather than the step divided further.
 const FULL: usize = 2048;
+/// The same for each thread of the host.
+const FULL_THREAD: usize = 512;
 
 /// Sizes that determine a training step's memory.
 #[derive(Debug, Clone)]
@@ -22,6 +24,11 @@ pub struct StepShape {
     num_frames: usize,
     /// Lowest block that the backward pass reaches; the number of blocks when it reaches none.
     lowest: usize,
+    /// Fewest tokens of a micro-batch that still fill the place.
+    full: usize,
+    /// Whether a step is divided into micro-batches of that size even where larger ones fit: requests wait for the slice that runs, and a slice takes the
+    /// less time the smaller its micro-batch is.
+    is_prompt: bool,
     /// Whether the attention's result is kept with the sums of its exponentials, as a device's kernels for heads of 64 numbers want it.
     keeps_attention: bool,
 }
@@ -73,13 +80,19 @@ impl StepShape {
             lowest: layout.lowest_live_block().unwrap_or(backbone.layers),
             layout,
             num_frames: num_frames.max(1),
+            full: FULL,
+            is_prompt: false,
             keeps_attention: false,
         }
     }
 
-    /// Returns the shape of the same step on a backbone in this place.
+    /// Returns the shape of the same step on a backbone in this place; on the host, with the threads that compute slices there.
     #[must_use]
     pub fn at(mut self, place: &Place) -> Self {
+        if place.is_host() {
+            self.full = FULL_THREAD.saturating_mul(threads::slice_threads());
+            self.is_prompt = true;
+        }
         let head = self.config.width.checked_div(self.config.heads);
         let is_narrow = Numbers::beside(Format::of(self.precision)) == Numbers::Bf16;
         self.keeps_attention = !place.is_host() && is_narrow && head == Some(64);
@@ -161,8 +174,8 @@ impl StepShape {
         }
     }
 
-    /// Divides a step of `clips` clips: as a whole, or into as few micro-batches as keep everything; if those would not fill the device, into ones
-    /// that do, with as little recomputed as possible; else into smaller ones with everything recomputed.
+    /// Divides a step of `clips` clips: on a device as a whole, or into as few micro-batches as keep everything; on the host, or if those would not fill the
+    /// device, into the smallest ones that fill it, with as little recomputed as possible; else into smaller ones with everything recomputed.
     pub(super) fn divided(&self, clips: usize, keep: Keep) -> Division {
         let bytes = match keep {
             Keep::All => {
@@ -177,8 +190,9 @@ impl StepShape {
         };
         let fits = |&Division { clips, keeps }: &Division| self.held(clips, keeps) <= bytes;
         let per_clip = self.num_frames * self.config.tokens();
-        let full = FULL.div_ceil(per_clip).clamp(1, clips.max(1));
+        let full = self.full.div_ceil(per_clip).clamp(1, clips.max(1));
         let whole = (1..=clips)
+            .filter(|_| !self.is_prompt)
             .map(|parts| clips.div_ceil(parts))
             .take_while(|clips| *clips >= full)
             .map(|clips| Division {

@@ -181,6 +181,16 @@ impl Worker {
         processor_time(self.pid).unwrap_or_default()
     }
 
+    /// Whether the worker can be given a video: one whose socket has something to say before it is asked is dead or lies, and when the zygote is gone its
+    /// workers are about to be.
+    pub(super) fn is_ready(&self) -> bool {
+        self.zygote.shared.board().is_alive
+            && matches!(
+                wait_readable([self.socket.as_fd()], Some(Instant::now())),
+                Ok([false])
+            )
+    }
+
     /// How the worker ended, once its socket has closed.
     pub(super) fn end(&self) -> End {
         let ended = |state| match state {

@@ -173,7 +173,8 @@ impl Shared {
         let spare = (self.spare.lock())
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        match spare {
+        // A video whose worker went with its zygote is given to one more worker only, which must not be one that went, too.
+        match spare.filter(Worker::is_ready) {
             Some(worker) => Ok(worker),
             None => self.nursery.fork(),
         }

@@ -10,6 +10,13 @@ use crate::request::Lane;
 
 /// Interactive requests for which a worker stays with a tenant while others wait, since each change costs a new process.
 const INTERACTIVE_TURN: u32 = 2;
+/// The same for a tenant of whom no more than this many wait, as far as [`TURN`] allows: what it sent at once goes one after the other, and the others catch
+/// up afterwards.
+const FEW: u32 = 4;
+/// Longest turn of more requests than others have, in milliseconds: whoever always has some more waiting keeps nobody for long.
+const TURN: f64 = 200.0;
+/// Mean time of an interactive request, in milliseconds, from which on a new process costs little beside it, so that a turn of others is one request.
+const LONG: f64 = 20.0;
 /// Requests of the batch lane for which a worker stays with a tenant while others wait.
 const BATCH_TURN: u32 = 8;
 /// Time of a request before any was measured, in milliseconds.
@@ -27,6 +34,8 @@ pub(super) struct Queue<T> {
     weights: Arc<dyn Weights>,
     /// Mean time of a request, in milliseconds.
     estimate: f64,
+    /// The same of interactive requests alone, whose turns depend on it.
+    interactive_estimate: f64,
 }
 
 struct Waiting<T> {
@@ -74,6 +83,7 @@ impl<T> Queue<T> {
             capacity,
             weights,
             estimate: FIRST_ESTIMATE,
+            interactive_estimate: FIRST_ESTIMATE,
         }
     }
 
@@ -112,16 +122,31 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Interactive requests for which a worker stays with a tenant while others wait, and those for which it stays with one of whom few wait.
+    fn interactive_turn(&self) -> (u32, u32) {
+        let mean = self.interactive_estimate;
+        let longest = match mean >= LONG {
+            true => 1,
+            false => INTERACTIVE_TURN,
+        };
+        // Casting saturates.
+        (longest, ((TURN / mean) as u32).clamp(longest, FEW))
+    }
+
     /// Takes the next request for a worker, given whose turn it has and how many requests it has served in it.
     pub(super) fn pop(&mut self, turn: Option<(&TenantId, u32)>) -> Option<Handed<T>> {
+        let (interactive, interactive_few) = self.interactive_turn();
         for class in self.turns.order() {
-            let (lane, longest) = match class {
-                Class::Interactive => (Lane::Interactive, INTERACTIVE_TURN),
-                Class::Batch => (Lane::Batch, BATCH_TURN),
+            let (lane, few, longest) = match class {
+                Class::Interactive => (Lane::Interactive, interactive_few, interactive),
+                Class::Batch => (Lane::Batch, BATCH_TURN, BATCH_TURN),
             };
             let queue = self.lane(lane);
-            let stays =
-                turn.filter(|(tenant, served)| *served < longest && queue.len_of(tenant) > 0);
+            let stays = turn.filter(|(tenant, served)| match queue.len_of(tenant) {
+                0 => false,
+                waiting if waiting <= FEW as usize => *served < few,
+                _ => *served < longest,
+            });
             let next = match stays {
                 Some((tenant, _)) => queue.take_of(tenant),
                 None => queue.take(|_| Verdict::Take, &mut Vec::new()),
@@ -146,7 +171,11 @@ impl<T> Queue<T> {
 
     /// Notes how long a request took, in place of what its tenant was charged.
     pub(super) fn settle(&mut self, tenant: &TenantId, charge: Charge, millis: u64) {
-        self.estimate = MEMORY * self.estimate + (1.0 - MEMORY) * millis as f64;
+        let mean = |before: f64| MEMORY * before + (1.0 - MEMORY) * millis as f64;
+        self.estimate = mean(self.estimate);
+        if charge.lane == Lane::Interactive {
+            self.interactive_estimate = mean(self.interactive_estimate);
+        }
         let charged = (charge.stay, charge.millis);
         self.lane(charge.lane).settle(tenant, charged, millis);
     }
@@ -279,17 +308,92 @@ mod tests {
 
     #[test]
     fn a_quiet_tenant_waits_for_one_turn_of_a_busy_one() {
-        let mut queue = queue(&[(Lane::Interactive, "a"); 50]);
-        let (a, b) = (tenant("a"), tenant("b"));
-        for served in 1..10 {
-            queue.pop(Some((&a, served)));
+        // A turn is one request when requests take long, since a new process is little beside them.
+        for (millis, longest) in [(5, INTERACTIVE_TURN), (100, 1)] {
+            let mut queue = queue(&[(Lane::Interactive, "a"); 100]);
+            let (a, b) = (tenant("a"), tenant("b"));
+            for served in 1..50 {
+                let handed = queue.pop(Some((&a, served))).unwrap();
+                queue.settle(&a, handed.charge, millis);
+            }
+            queue.push((Lane::Interactive, &b), 100, 100).unwrap();
+            let order: Vec<u64> = (1..=longest)
+                .filter_map(|served| queue.pop(Some((&a, served))))
+                .map(|handed| handed.request)
+                .collect();
+            assert_eq!(order.last(), Some(&100), "{millis} ms: {order:?}");
         }
-        queue.push((Lane::Interactive, &b), 100, 100).unwrap();
-        let order: Vec<u64> = (1..=INTERACTIVE_TURN)
-            .filter_map(|served| queue.pop(Some((&a, served))))
-            .map(|handed| handed.request)
-            .collect();
-        assert_eq!(order.last(), Some(&100), "{order:?}");
+    }
+
+    #[test]
+    fn a_busy_tenant_of_whom_few_wait_keeps_a_worker_for_a_short_time() {
+        for (millis, turn) in [(5, FEW), (80, 2), (5000, 1)] {
+            let mut queue = queue(&[(Lane::Interactive, "a"); 50]);
+            let (a, b) = (tenant("a"), tenant("b"));
+            for served in 1..=50 - FEW {
+                let handed = queue.pop(Some((&a, served))).unwrap();
+                queue.settle(&a, handed.charge, millis);
+            }
+            queue.push((Lane::Interactive, &b), 50, 50).unwrap();
+            let order: Vec<u64> = (1..=turn)
+                .filter_map(|served| queue.pop(Some((&a, served))))
+                .map(|handed| handed.request)
+                .collect();
+            assert_eq!(order.last(), Some(&50), "{millis} ms: {order:?}");
+            assert_eq!(order.len(), turn as usize);
+        }
+    }
+
+    #[test]
+    fn turns_of_interactive_requests_do_not_depend_on_those_of_the_batch_lane() {
+        let mut queue = queue(&[]);
+        let a = tenant("a");
+        for _ in 0..60 {
+            queue.settle(&a, Charge::none(Lane::Interactive), 5);
+            queue.settle(&a, Charge::none(Lane::Batch), 5000);
+        }
+        assert_eq!(queue.interactive_turn(), (INTERACTIVE_TURN, FEW));
+        for _ in 0..60 {
+            queue.settle(&a, Charge::none(Lane::Interactive), 5000);
+            queue.settle(&a, Charge::none(Lane::Batch), 5);
+        }
+        assert_eq!(queue.interactive_turn(), (1, 1));
+    }
+
+    #[test]
+    fn what_a_quiet_tenant_sent_at_once_goes_one_after_the_other_and_a_busy_one_catches_up() {
+        let mut queue = queue(&[(Lane::Interactive, "a"); 100]);
+        let (a, b) = (tenant("a"), tenant("b"));
+        queue.pop(None).unwrap();
+        let push = |queue: &mut Queue<u64>, id| {
+            queue.push((Lane::Interactive, &b), id, id).unwrap();
+        };
+        (200..203).for_each(|id| push(&mut queue, id));
+        let mut turn: Option<(TenantId, u32)> = Some((a, INTERACTIVE_TURN));
+        let mut order = Vec::new();
+        for _ in 0..7 {
+            let stays = turn.as_ref().map(|(own, served)| (own, *served));
+            let handed = queue.pop(stays).unwrap();
+            order.push(handed.request >= 200);
+            turn = Some(match turn.take() {
+                Some((own, served)) if own == handed.tenant => (own, served + 1),
+                _ => (handed.tenant, 1),
+            });
+        }
+        assert_eq!(order, [false, true, true, true, false, false, false]);
+        // One who always has some more waiting gets no more than its half.
+        let mut served = 0;
+        for id in 300..340 {
+            push(&mut queue, id);
+            let stays = turn.as_ref().map(|(own, served)| (own, *served));
+            let handed = queue.pop(stays).unwrap();
+            served += u32::from(handed.tenant == b);
+            turn = Some(match turn.take() {
+                Some((own, served)) if own == handed.tenant => (own, served + 1),
+                _ => (handed.tenant, 1),
+            });
+        }
+        assert!((14..=22).contains(&served), "{served} of 40");
     }
 
     #[test]

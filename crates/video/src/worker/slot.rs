@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use super::exchange::{Ended, Opening, exchange_with, is_doubtful, limits_of, verdict};
-use super::memory::wait_readable;
 use super::nursery::{End, Worker};
 use super::pool::Shared;
 use super::wire::Work;
@@ -243,14 +242,7 @@ impl Slot {
     fn worker_of(&mut self, tenant: &TenantId) -> Result<Worker, Error> {
         // The old one is killed first: there are never more workers than slots and one spare.
         let own = (self.worker.take())
-            .filter(|own| own.tenant.as_ref() == Some(tenant))
-            // A socket that has something to say before it is asked belongs to a dead worker, or to one that lies.
-            .filter(|own| {
-                matches!(
-                    wait_readable([own.socket.as_fd()], Some(Instant::now())),
-                    Ok([false])
-                )
-            });
+            .filter(|own| own.tenant.as_ref() == Some(tenant) && own.is_ready());
         if let Some(worker) = own {
             self.turn = self.turn.saturating_add(1);
             return Ok(worker);

@@ -76,6 +76,34 @@ fn a_newcomer_finds_the_reserve_and_then_its_share() {
 }
 
 #[test]
+fn what_a_quiet_tenant_sends_at_once_is_not_refused_beside_a_flood() {
+    let mut books = Books::new(clips(256));
+    assert_eq!(flood(&mut books, 0, at(0)), (224, Limit::Reserve));
+    // A quarter of the reserve of 32, since two tenants ask; then it is refused for what the flood holds.
+    assert_eq!(flood(&mut books, 1, at(0)), (8, Limit::Queue));
+    // A third of half of the reserve is for the next one.
+    assert_eq!(flood(&mut books, 2, at(0)), (5, Limit::Queue));
+    // Whoever holds nothing finds room all the same, many clips at once.
+    let many = books.grant((&tenant(3), INTERACTIVE), clips(16), at(0));
+    assert_eq!(many, Ok(()));
+    // The flood gets nothing of the reserve.
+    books.release((&tenant(0), INTERACTIVE), clips(1));
+    let more = books.grant((&tenant(0), INTERACTIVE), clips(1), at(5000));
+    assert_eq!(more, Err(Limit::Share));
+}
+
+#[test]
+fn half_of_the_reserve_is_left_for_newcomers_however_many_hold_little() {
+    let mut books = Books::new(clips(256));
+    assert_eq!(flood(&mut books, 0, at(0)), (224, Limit::Reserve));
+    // Half of the reserve of 32 goes in parts, and then each one finds room for its first clip alone.
+    let got: Vec<usize> = (1..12).map(|own| flood(&mut books, own, at(0)).0).collect();
+    assert_eq!(got, [8, 5, 3, 1, 1, 1, 1, 1, 1, 1, 1]);
+    let many = books.grant((&tenant(12), INTERACTIVE), clips(8), at(0));
+    assert_eq!(many, Ok(()));
+}
+
+#[test]
 fn who_stops_asking_leaves_the_room_to_others() {
     let mut books = Books::new(clips(16));
     assert_eq!(flood(&mut books, 0, at(0)).0, 14);

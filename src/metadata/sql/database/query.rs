@@ -13,6 +13,8 @@ use sqlx::SqlStr;
 
 use super::super::super::{Error, Result};
 use super::super::condition::Writes;
+#[cfg(feature = "postgres")]
+use super::super::postgres::Bounds;
 use super::{Conn, Row};
 
 /// A value that is bound to a statement; an absent one keeps its type.
@@ -120,14 +122,14 @@ macro_rules! run {
             }
             #[cfg(feature = "postgres")]
             Conn::Postgres(tx, bounds) => {
-                let $found = $query.postgres().$method(&mut **tx);
+                let $found = $query.postgres(bounds).$method(&mut **tx);
                 let $found = bounds.keep($found).await?;
                 let $row = Row::Postgres;
                 $read
             }
             #[cfg(feature = "postgres")]
             Conn::PostgresOnce(conn, bounds) => {
-                let $found = $query.postgres().$method(&mut **conn);
+                let $found = $query.postgres(bounds).$method(&mut **conn);
                 let $found = bounds.keep($found).await?;
                 let $row = Row::Postgres;
                 $read
@@ -204,7 +206,7 @@ impl Query {
     }
 
     #[cfg(feature = "postgres")]
-    fn postgres(self) -> PostgresQuery {
+    fn postgres(self, bounds: &Bounds) -> PostgresQuery {
         let lock = self.lock.filter(|_| !is_left_out(self.sql));
         let text = match (for_postgres(self.sql), lock) {
             (Cow::Borrowed(text), None) => SqlStr::from_static(text),
@@ -213,10 +215,7 @@ impl Query {
                 sqlx::AssertSqlSafe(text).into_sql_str()
             }
         };
-        bound!(
-            sqlx::query(text).persistent(names_columns(self.sql)),
-            self.values
-        )
+        bound!(bounds.statement(text, names_columns(self.sql)), self.values)
     }
 }
 
@@ -272,11 +271,23 @@ values! {
 }
 
 #[cfg(all(test, feature = "postgres"))]
+#[allow(clippy::expect_used)]
 mod tests {
+    use super::super::super::super::ServerConfig;
     use super::*;
 
     fn is_kept(query: &PostgresQuery) -> bool {
         <PostgresQuery as sqlx::Execute<'_, sqlx::Postgres>>::persistent(query)
+    }
+
+    fn bounds(is_pooled: bool) -> Bounds {
+        let mut config = ServerConfig::at("postgres://me@db/frameshift").expect("a URL");
+        if is_pooled {
+            config
+                .through_pooler("postgres://me@db/frameshift")
+                .expect("a URL");
+        }
+        Bounds::new(&config, None)
     }
 
     #[test]
@@ -286,7 +297,7 @@ mod tests {
             "SELECT t.*, u.videos FROM tenants AS t",
             "UPDATE jobs SET state = $1 RETURNING *",
         ] {
-            let kept = query(sql).bind("one").postgres();
+            let kept = query(sql).bind("one").postgres(&bounds(false));
             assert!(!is_kept(&kept), "{sql}");
         }
         for sql in [
@@ -294,8 +305,10 @@ mod tests {
             "DELETE FROM jobs WHERE id = $1 RETURNING id",
             "SELECT 2 * 3",
         ] {
-            let kept = query(sql).bind("one").postgres();
+            let kept = query(sql).bind("one").postgres(&bounds(false));
             assert!(is_kept(&kept), "{sql}");
+            let kept = query(sql).bind("one").postgres(&bounds(true));
+            assert!(!is_kept(&kept), "{sql} behind a pooler");
         }
     }
 

@@ -1,13 +1,16 @@
-//! How long a server may keep a caller waiting.
+//! How long a server may keep a caller waiting, and what it may keep for a connection.
 //!
-//! Invariant: a statement ends a little after its limit on the server at the latest, also when the server has fallen silent without a word: a connection
+//! Invariant: behind a pooler no statement stays prepared, since the next transaction has another connection; a statement ends a little after its limit on the server at the latest, also when the server has fallen silent without a word: a connection
 //! notices that by itself only after many minutes.
 
 use std::time::Duration;
 
+use sqlx::SqlSafeStr;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::super::{Error, Result};
+use super::super::super::{Error, Result, ServerConfig};
 
 /// Time for the server to say that a statement has taken too long.
 const MARGIN: Duration = Duration::from_secs(3);
@@ -15,17 +18,29 @@ const MARGIN: Duration = Duration::from_secs(3);
 /// The bounds of a connection.
 pub(in super::super) struct Bounds {
     longest: Duration,
+    /// Whether the connection leads through a pooler.
+    is_pooled: bool,
     /// The turn of its transaction, where such transactions are limited; held until it ends.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Bounds {
     /// The bounds of a connection whose statements have this limit.
-    pub(super) fn new(limit: Duration, turn: Option<OwnedSemaphorePermit>) -> Self {
+    pub(in super::super) fn new(config: &ServerConfig, turn: Option<OwnedSemaphorePermit>) -> Self {
         Self {
-            longest: limit.saturating_add(MARGIN),
+            longest: config.statement_timeout.saturating_add(MARGIN),
+            is_pooled: config.is_pooled(),
             _turn: turn,
         }
+    }
+
+    /// A statement of the library, which stays prepared on a connection of its own if that is wanted.
+    pub(in super::super) fn statement(
+        &self,
+        text: impl SqlSafeStr,
+        stays_prepared: bool,
+    ) -> Query<'static, sqlx::Postgres, PgArguments> {
+        sqlx::query(text).persistent(stays_prepared && !self.is_pooled)
     }
 
     /// Runs a statement within the bounds.

@@ -25,7 +25,8 @@ const ABANDONED: Duration = Duration::from_secs(60);
 
 /// Connections that are opened when they are needed.
 pub(super) fn pool(config: &ServerConfig, stale: Stale) -> Result<PgPool> {
-    let statement = config.statement_timeout.as_millis();
+    // What a session keeps would be another client's behind a pooler; there, transactions have their limits alone.
+    let own = (!config.is_pooled()).then_some(config.statement_timeout.as_millis());
     let pool = PgPoolOptions::new()
         .max_connections(config.connections)
         .acquire_timeout(config.connect_timeout)
@@ -37,12 +38,22 @@ pub(super) fn pool(config: &ServerConfig, stale: Stale) -> Result<PgPool> {
         })
         .after_connect(move |conn, _| {
             Box::pin(async move {
-                let limit = format!("SET statement_timeout = {statement}");
+                let Some(limit) = own else {
+                    return Ok(());
+                };
+                let limit = format!("SET statement_timeout = {limit}");
                 let limit = sqlx::query(sqlx::AssertSqlSafe(limit));
                 limit.execute(conn).await.map(drop)
             })
         });
     Ok(pool.connect_lazy_with(options(config)?))
+}
+
+/// The connection past a pooler, to listen on, opened when it is needed.
+pub(super) fn listening(config: &ServerConfig) -> Result<PgPool> {
+    let mut direct = config.past_pooler();
+    direct.connections = 1;
+    pool(&direct, Stale::default())
 }
 
 /// The limits of a transaction, as statements.
@@ -60,7 +71,11 @@ pub(super) fn limits(config: &ServerConfig) -> String {
 pub(super) fn options(config: &ServerConfig) -> Result<PgConnectOptions> {
     let url = config.url();
     // What the library says of a URL may quote it.
-    let wrong = |_| Error::Backend("database_url is no URL of a PostgreSQL database".into());
+    let wrong = |_| {
+        Error::Backend(
+            "database_url or database_listen_url is no URL of a PostgreSQL database".into(),
+        )
+    };
     let mut options = PgConnectOptions::from_str(url).map_err(wrong)?;
     if !url.contains("sslmode=") && !url.contains("ssl-mode=") && !is_local(&options) {
         options = options.ssl_mode(PgSslMode::VerifyFull);
@@ -72,6 +87,10 @@ pub(super) fn options(config: &ServerConfig) -> Result<PgConnectOptions> {
         };
         let password = SecretString::from(std::fs::read_to_string(path).map_err(unreadable)?);
         options = options.password(password.expose_secret().trim_end_matches(['\r', '\n']));
+    }
+    if config.is_pooled() {
+        // PgBouncer refuses connections that ask for anything but what it knows.
+        options = options.extra_float_digits(None);
     }
     Ok(options.application_name(NAME).disable_statement_logging())
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::{Notify, broadcast};
 
@@ -53,12 +54,12 @@ impl Hints {
         self.heard.subscribe()
     }
 
-    /// Sends and receives for as long as this is polled.
-    pub(super) async fn exchange(&self, pool: &PgPool) {
+    /// Sends and receives for as long as this is polled; `direct` has connections that stay the same, to listen on.
+    pub(super) async fn exchange(&self, pool: &PgPool, direct: &PgPool) {
         if !self.is_on {
             std::future::pending::<()>().await;
         }
-        tokio::join!(self.send(pool), self.receive(pool));
+        tokio::join!(self.send(pool), self.receive(direct));
     }
 
     async fn send(&self, pool: &PgPool) {
@@ -67,9 +68,9 @@ impl Hints {
             let pending = self.pending.swap(0, Ordering::SeqCst);
             let topics = Topic::ALL.into_iter();
             for topic in topics.filter(|topic| pending & bit(*topic) != 0) {
-                let notify = sqlx::query("SELECT pg_notify($1, $2)")
-                    .bind(CHANNEL)
-                    .bind(topic.name());
+                // One message to the server, which prepares nothing: a pooler passes it on as it is.
+                let notify = format!("SELECT pg_notify('{CHANNEL}', '{}')", topic.name());
+                let notify = sqlx::raw_sql(AssertSqlSafe(notify));
                 if let Err(error) = notify.execute(pool).await {
                     tracing::debug!(%error, "a hint is lost; others find the change by asking");
                 }
@@ -79,18 +80,26 @@ impl Hints {
     }
 
     async fn receive(&self, pool: &PgPool) {
+        let mut is_told = false;
         loop {
-            if let Err(error) = self.listen(pool).await {
-                tracing::debug!(%error, "no hints are heard; changes are found by asking");
+            if let Err(error) = self.listen(pool, &mut is_told).await {
+                // Once for each time that nothing is heard.
+                match std::mem::replace(&mut is_told, true) {
+                    false => {
+                        tracing::warn!(%error, "no hints are heard; changes are found by asking")
+                    }
+                    true => tracing::debug!(%error, "no hints are heard"),
+                }
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Listens until the connection is lost.
-    async fn listen(&self, pool: &PgPool) -> sqlx::Result<()> {
+    /// Listens until the connection is lost. Whether people were told that nothing is heard is over once it does.
+    async fn listen(&self, pool: &PgPool, is_told: &mut bool) -> sqlx::Result<()> {
         let mut listener = PgListener::connect_with(pool).await?;
         listener.listen(CHANNEL).await?;
+        *is_told = false;
         for topic in Topic::ALL {
             // Nobody may be there to hear it.
             let _ = self.heard.send(topic);
@@ -109,5 +118,6 @@ fn bit(topic: Topic) -> u8 {
         Topic::Jobs => 1,
         Topic::Tasks => 2,
         Topic::Access => 4,
+        Topic::Replicas => 8,
     }
 }

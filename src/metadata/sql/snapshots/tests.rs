@@ -1,7 +1,7 @@
 //! Snapshots page by page: sizes of pages, and what a crash between two pages leaves.
 
 use super::*;
-use crate::metadata::{Config, Datasets, Retention};
+use crate::metadata::{Archive, Archives as _, Config, Datasets, PagePlace, Retention};
 
 async fn database() -> (tempfile::TempDir, Database) {
     let folder = tempfile::tempdir().unwrap();
@@ -181,4 +181,79 @@ async fn a_snapshot_of_another_kind_is_not_taken_for_that_of_the_data_set() {
     assert_eq!(kind.unwrap(), LabelKind::Multi);
     let source = Source::open(&store, &tenant, &dataset, PAGE).await.unwrap();
     assert_eq!(source.known, Some(second.record.digest));
+}
+
+/// Forgets what can be forgotten; returns which releases may use the database then.
+async fn forget(store: &Database) -> i64 {
+    let none = std::time::Duration::ZERO;
+    while store.forget_snapshots(none).await.unwrap() > 0 {}
+    let mut reader = store.look().await.unwrap();
+    let state = query("SELECT min_release FROM schema_state").fetch_one(&mut reader);
+    state.await.unwrap().int("min_release").unwrap()
+}
+
+/// Makes all snapshots old.
+async fn age(store: &Database, tenant: &TenantId) {
+    let (mut tx, _) = store.write().await.unwrap();
+    let sql = "UPDATE snapshots SET create_time = 0 WHERE tenant = $1";
+    let old = query(sql).bind(tenant.as_str()).execute(&mut tx).await;
+    assert_eq!(old.unwrap(), 1);
+    tx.commit().await.unwrap();
+}
+
+/// A version whose snapshot is in a blob as well.
+async fn archived(store: &Database, (tenant, dataset): (&TenantId, &DatasetId)) -> Digest {
+    let made = store.create_dataset_version(tenant, dataset, "", 10);
+    let digest = made.await.unwrap().snapshot.digest;
+    assert_eq!(forget(store).await, 0);
+    let archive = Archive {
+        size_bytes: 1,
+        sha256: Digest([1; 32]),
+    };
+    let noted = store.note_archive(tenant, digest, archive).await;
+    assert!(noted.unwrap());
+    digest
+}
+
+#[tokio::test]
+async fn a_version_whose_rows_leave_is_for_releases_that_know_blobs() {
+    let (_folder, store) = database().await;
+    let (tenant, dataset) = dataset(&store, 25).await;
+    let digest = archived(&store, (&tenant, &dataset)).await;
+    assert_eq!(forget(&store).await, 0, "a release before may need them");
+    assert_eq!(read(&store, &tenant, digest).await.unwrap().len(), 25);
+    age(&store, &tenant).await;
+    assert_eq!(forget(&store).await, 61);
+    assert!(read(&store, &tenant, digest).await.is_err());
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_forgotten_between_two_pages_is_not_completed_without_the_first() {
+    let (_folder, store) = database().await;
+    let (tenant, dataset) = dataset(&store, 25).await;
+    let digest = archived(&store, (&tenant, &dataset)).await;
+    let whole = read(&store, &tenant, digest).await.unwrap();
+    let put = async |is_first: bool| {
+        let (page, is_last) = match is_first {
+            true => (&whole[..10], false),
+            false => (&whole[10..], true),
+        };
+        let place = PagePlace { is_first, is_last };
+        store.refill_snapshot(&tenant, digest, page, place).await
+    };
+    age(&store, &tenant).await;
+    forget(&store).await;
+    put(true).await.unwrap();
+    age(&store, &tenant).await;
+    forget(&store).await;
+    let late = put(false).await;
+    assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
+    assert!(read(&store, &tenant, digest).await.is_err());
+    put(true).await.unwrap();
+    put(false).await.unwrap();
+    assert_eq!(read(&store, &tenant, digest).await.unwrap(), whole);
+    // Whoever is late finds it whole.
+    put(true).await.unwrap();
+    put(false).await.unwrap();
+    assert_eq!(read(&store, &tenant, digest).await.unwrap(), whole);
 }

@@ -62,6 +62,7 @@ pub async fn contents(copy: &Path) -> Result<Contents> {
     blobs.extend(parts(&mut conn).await?);
     blobs.extend(versions(&mut conn).await?);
     blobs.extend(checkpoints(&mut conn).await?);
+    blobs.extend(snapshots(&mut conn).await?);
     let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'store')";
     let has_id: bool = sqlx::query_scalar(sql).fetch_one(&mut conn).await?;
     let id = if has_id {
@@ -125,10 +126,36 @@ async fn versions(conn: &mut SqliteConnection) -> Result<Vec<NamedBlob>> {
     blobs.collect()
 }
 
+/// Blobs of snapshots, which a database of an earlier release does not have.
+async fn snapshots(conn: &mut SqliteConnection) -> Result<Vec<NamedBlob>> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM pragma_table_info('snapshots') WHERE name = 'blob_size')";
+    if !sqlx::query_scalar(sql).fetch_one(&mut *conn).await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT tenant, digest, blob_sha256 FROM snapshots WHERE blob_size > 0";
+    let found = sqlx::query(sql).fetch_all(conn).await?;
+    let blobs = found.iter().map(|row| {
+        Ok(NamedBlob {
+            tenant: row.id("tenant")?,
+            name: BlobName::Snapshot(row.digest("digest")?),
+            sha256: Some(row.digest("blob_sha256")?),
+        })
+    });
+    blobs.collect()
+}
+
 async fn checkpoints(conn: &mut SqliteConnection) -> Result<Vec<NamedBlob>> {
     let sql = "SELECT tenant, id, checkpoint ->> 'key' AS key FROM jobs \
                WHERE end_time IS NULL AND checkpoint IS NOT NULL";
-    let found = sqlx::query(sql).fetch_all(conn).await?;
+    let mut found = sqlx::query(sql).fetch_all(&mut *conn).await?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('jobs') WHERE name = 'earlier_checkpoints')";
+    // A copy of a release that kept only the newest ones has no such column.
+    if sqlx::query_scalar(sql).fetch_one(&mut *conn).await? {
+        let sql = "SELECT jobs.tenant, jobs.id, earlier.value ->> 'key' AS key \
+                   FROM jobs, json_each(jobs.earlier_checkpoints) AS earlier WHERE jobs.end_time IS NULL";
+        found.extend(sqlx::query(sql).fetch_all(conn).await?);
+    }
     let blobs = found.iter().map(|row| {
         Ok(NamedBlob {
             tenant: row.id("tenant")?,

@@ -45,6 +45,20 @@ fn engine_errors() {
             "TOO_MANY_CLIPS",
         ),
         (
+            Error::BeyondQuota { clips: 3, limit: 2 }.into(),
+            Code::ResourceExhausted,
+            "QUOTA_EXCEEDED",
+        ),
+        (
+            Error::QueueFull {
+                clips: 1,
+                limit: crate::engine::Limit::Quota { limit: 2, used: 2 },
+            }
+            .into(),
+            Code::ResourceExhausted,
+            "QUOTA_EXCEEDED",
+        ),
+        (
             Error::TooManyBytes { bytes: 9, limit: 8 }.into(),
             Code::ResourceExhausted,
             "TOO_MANY_CLIPS",

@@ -94,7 +94,7 @@ fn metadata_errors() {
             "TOO_MANY_UPLOADS",
         ),
         (
-            Error::TooManyUploadBytes { limit: 3 }.into(),
+            Error::TooManyUploadBytes { limit: 3, used: 2 }.into(),
             Code::ResourceExhausted,
             "TOO_MANY_UPLOAD_BYTES",
         ),
@@ -234,6 +234,7 @@ fn metadata_errors() {
         (Kind::DatasetVersion, "DATASET_VERSION"),
         (Kind::Tenant, "TENANT"),
         (Kind::Key, "KEY"),
+        (Kind::Replica, "REPLICA"),
     ];
     for (kind, prefix) in kinds {
         let not_found = Error::NotFound { kind, name: name() };
@@ -248,7 +249,8 @@ fn metadata_errors() {
             | Kind::Job
             | Kind::Sweep
             | Kind::DatasetVersion
-            | Kind::Key => "INTERNAL".to_owned(),
+            | Kind::Key
+            | Kind::Replica => "INTERNAL".to_owned(),
         };
         assert_eq!(reason(&exists.into()), own);
         let in_use = Error::InUse {
@@ -266,7 +268,8 @@ fn metadata_errors() {
             | Kind::Sweep
             | Kind::DatasetVersion
             | Kind::Tenant
-            | Kind::Key => "INTERNAL".to_owned(),
+            | Kind::Key
+            | Kind::Replica => "INTERNAL".to_owned(),
         };
         assert_eq!(reason(&in_use.into()), own);
     }

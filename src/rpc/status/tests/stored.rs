@@ -178,6 +178,11 @@ fn library_and_jobs_errors() {
             "SHA256_MISMATCH",
         ),
         (
+            library::Error::Archive(library::ArchiveError::Damaged("it names no split")).into(),
+            Code::Internal,
+            "INTERNAL",
+        ),
+        (
             library::Error::Interrupted.into(),
             Code::Unavailable,
             "UPLOAD_INTERRUPTED",

@@ -110,6 +110,29 @@ contract! {
         assert_eq!((again.desired, again.previous), (Some(two), Some(one.into())));
     }
 
+    async fn a_task_knows_the_numbers_of_its_versions_and_a_name_that_is_used_again_has_later_ones(store: Store) {
+        let (a, b) = (tenant("a"), tenant("b"));
+        let id = task_id("t");
+        assert_eq!(store.version_range(&a, &id).await.expect("asked"), None, "no task");
+        trainable(store, &a, "t").await;
+        trainable(store, &b, "t").await;
+        assert_eq!(store.version_range(&a, &id).await.expect("asked"), None, "no version");
+        let mut versions = Vec::new();
+        for _ in 0..2 {
+            submit(store, &a, "t").await;
+            versions.push(publish(store, &claim(store).await).await.version.version);
+            assert_eq!(store.version_range(&a, &id).await.expect("asked"), Some(versions[0]..=*versions.last().expect("one")));
+        }
+        assert_eq!(store.version_range(&b, &id).await.expect("asked"), None, "another's");
+        store.delete_task(&a, &id, None).await.expect("deleted");
+        assert_eq!(store.version_range(&a, &id).await.expect("asked"), None);
+        store.create_task(&a, task("t"), None).await.expect("created");
+        submit(store, &a, "t").await;
+        let new = publish(store, &claim(store).await).await.version.version;
+        assert!(new > versions[1], "{new:?} after {versions:?}");
+        assert_eq!(store.version_range(&a, &id).await.expect("asked"), Some(new..=new));
+    }
+
     async fn serving_moves_to_the_desired_version_only(store: Store) {
         let a = tenant("a");
         trainable(store, &a, "t").await;

@@ -2,17 +2,19 @@
 //!
 //! Invariant: a fused product is used only after it has given, on this device and on random data, what the product and the activation give apart, with bits that
 //! depend neither on the number of rows nor on a row's place among them, and in less time. A kernel that refuses a call later on costs no result: the shape is
-//! computed apart from then on.
+//! computed apart for a while, then the kernel is tried again.
 
 mod trial;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use candle_core::Result;
 
 use self::trial::Trial;
 use super::gpu::{Gpu, lock};
+use super::rest::{self, Rest};
 use super::{Matrix, Tensor};
 use crate::Activation;
 use crate::ops::Numbers;
@@ -79,11 +81,33 @@ enum Choice {
     Apart(String),
 }
 
+/// The choice for a shape, and the rest of its kernel, if that refused a call since.
+struct Chosen {
+    choice: Choice,
+    rest: Rest,
+    /// Why the kernel refused the last call that it refused.
+    refusal: String,
+}
+
+impl Chosen {
+    fn new(choice: Choice) -> Self {
+        Self {
+            choice,
+            rest: Rest::default(),
+            refusal: String::new(),
+        }
+    }
+
+    fn is_used(&self, now: Instant) -> bool {
+        matches!(self.choice, Choice::Fused(_)) && self.rest.left(now).is_none()
+    }
+}
+
 /// The fused products of a device, and which of them are used.
 pub(super) struct Fused {
     kernels: Option<Box<dyn Epilogues>>,
     /// Choice for each shape. A plain mutex: it is held while a choice is made, so that it is made once, and for a search afterwards.
-    choices: Mutex<HashMap<Shape, Choice>>,
+    choices: Mutex<HashMap<Shape, Chosen>>,
 }
 
 impl Fused {
@@ -109,16 +133,21 @@ impl Fused {
 
     /// Returns how each shape is computed that could be computed in one kernel, for people.
     pub(super) fn plans(&self) -> Vec<String> {
-        let line = |(shape, choice): (&Shape, &Choice)| {
+        let now = Instant::now();
+        let line = |(shape, chosen): (&Shape, &Chosen)| {
             let Shape {
                 way,
                 activation,
                 columns,
                 inner,
             } = shape;
-            let how = match choice {
-                Choice::Fused(how) => format!("in one kernel, {how}"),
-                Choice::Apart(why) => format!("apart: {why}"),
+            let how = match (&chosen.choice, chosen.rest.left(now)) {
+                (Choice::Fused(_), Some(left)) => {
+                    let (why, again) = (&chosen.refusal, rest::words(left));
+                    format!("apart: the one kernel refused a call: {why}; {again}")
+                }
+                (Choice::Fused(how), None) => format!("in one kernel, {how}"),
+                (Choice::Apart(why), _) => format!("apart: {why}"),
             };
             format!("{way:?} {columns}x{inner} with {activation:?}: {how}")
         };
@@ -144,17 +173,26 @@ impl Fused {
         let [input, weight, beside] = operands()?;
         let mut y = Tensor::unfilled(gpu, Numbers::Bf16, dims)?;
         let operands = [&input, &weight, &beside];
-        match run(kernels.as_ref(), shape, rows, operands, &mut y) {
-            Ok(()) => Ok(Some(y)),
-            Err(reason) => self.give_up(gpu, shape, &reason).map(|()| None),
+        let mut once = || run(kernels.as_ref(), shape, rows, operands, &mut y);
+        let done = once().or_else(|_| {
+            // A kernel that is loaded at its first use needs memory that the pool may hold.
+            gpu.settle();
+            once()
+        });
+        match done {
+            Ok(()) => {
+                self.works(shape);
+                Ok(Some(y))
+            }
+            Err(reason) => self.leave_out(gpu, shape, &reason).map(|()| None),
         }
     }
 
-    /// Has a shape computed apart from now on, since its kernel refused a call after it was chosen. The call's operands are not at fault.
+    /// Has a shape computed apart for a while, since its kernel refused a call after it was chosen. The call's operands are not at fault.
     ///
     /// # Errors
     /// When the device is lost, which a kernel that cannot start may be the first to notice.
-    fn give_up(&self, gpu: &Arc<Gpu>, shape: &Shape, reason: &str) -> Result<()> {
+    fn leave_out(&self, gpu: &Arc<Gpu>, shape: &Shape, reason: &str) -> Result<()> {
         let error = gpu.asked(Failure::Lost {
             what: "a fused product",
             reason: reason.into(),
@@ -165,11 +203,25 @@ impl Fused {
         tracing::error!(
             ?shape,
             reason,
-            "a kernel refused a call after it was chosen; the product and its activation are computed apart from now on"
+            "a kernel refused a call after it was chosen; the product and its activation are computed apart for a while, with other bits"
         );
-        let choice = Choice::Apart(format!("the one kernel refused a call: {reason}"));
-        lock(&self.choices).insert(*shape, choice);
+        if let Some(chosen) = lock(&self.choices).get_mut(shape) {
+            chosen.rest.begin(Instant::now());
+            reason.clone_into(&mut chosen.refusal);
+        }
         Ok(())
+    }
+
+    /// Notes that the kernel of a shape has taken a call.
+    fn works(&self, shape: &Shape) {
+        let mut choices = lock(&self.choices);
+        let Some(chosen) = choices.get_mut(shape) else {
+            return;
+        };
+        if chosen.rest.was_refused() {
+            chosen.rest = Rest::default();
+            tracing::info!(?shape, "a kernel takes calls again that it refused before");
+        }
     }
 
     /// Returns whether a shape is computed in one kernel, which is decided when the shape is new.
@@ -181,8 +233,8 @@ impl Fused {
         kernels: &dyn Epilogues,
     ) -> Result<bool> {
         let mut choices = lock(&self.choices);
-        if let Some(choice) = choices.get(shape) {
-            return Ok(matches!(choice, Choice::Fused(_)));
+        if let Some(chosen) = choices.get(shape) {
+            return Ok(chosen.is_used(Instant::now()));
         }
         let choice = choose(gpu, shape, frame, kernels)?;
         match &choice {
@@ -198,7 +250,7 @@ impl Fused {
             }
         }
         let is_fused = matches!(choice, Choice::Fused(_));
-        choices.insert(*shape, choice);
+        choices.insert(*shape, Chosen::new(choice));
         Ok(is_fused)
     }
 }

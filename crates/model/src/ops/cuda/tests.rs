@@ -326,30 +326,18 @@ fn an_allocation_without_room_fails_alone_whichever_it_is() {
     let Some(gpu) = gpu() else { return };
     let matrix = Matrix::new(&gpu, Format::Bf16, &random("w", 24 * 16), 16, 1).unwrap();
     let expected = forward(&gpu, &matrix).unwrap();
+    if !emulated("FS_EMULATED_FAIL", "") {
+        return;
+    }
     for call in ["cuMemAllocAsync", "cuMemHostAlloc"] {
-        let mut failures = 0;
-        for n in 1.. {
-            if !emulated("FS_EMULATED_FAIL", &format!("{call}:{n}:2")) {
-                return;
-            }
-            match forward(&gpu, &matrix) {
-                // The failure was not reached.
-                Ok(values) => {
-                    assert_eq!(values, expected);
-                    break;
-                }
-                Err(error) => {
-                    let failure = Failure::inside(&error);
-                    assert!(
-                        matches!(failure, Some(Failure::OutOfMemory { .. })),
-                        "{error}"
-                    );
-                    failures += 1;
-                }
-            }
+        let failures = faults::at_every_call(call, || {
+            let result = forward(&gpu, &matrix);
             emulated("FS_EMULATED_FAIL", "");
-            assert_eq!(forward(&gpu, &matrix).unwrap(), expected);
-        }
+            assert_eq!(forward(&gpu, &matrix).unwrap(), expected, "the next one");
+            let values = result.map_err(crate::Error::from)?;
+            assert_eq!(values, expected);
+            Ok(())
+        });
         println!("{call}: failed {failures} times");
         assert!(failures > 0 || call == "cuMemHostAlloc", "blocks are kept");
     }

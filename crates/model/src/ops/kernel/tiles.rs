@@ -52,17 +52,15 @@ pub(in crate::ops) trait Tiles: Sync {
         self.default_order(format, words, is_in_place)
     }
 
-    /// The order of sets without their own. Rows that had to be encoded stay in the cache: 256 KiB of them, beside a panel.
+    /// The order of sets without their own. Rows that had to be encoded stay in the cache: 256 KiB of them, beside a panel. So do rows of integers, whoever
+    /// encoded them.
     fn default_order(&self, format: Format, words: usize, is_in_place: bool) -> Order {
+        let passes = is_in_place && format != Format::Int8;
         Order {
-            stays: if is_in_place {
-                Stays::Panels
-            } else {
-                Stays::Rows
-            },
+            stays: if passes { Stays::Panels } else { Stays::Rows },
             tile: (self.rows(format), self.panels()),
             // With more rows than 400 the time to load the panels hardly matters.
-            rows: if is_in_place {
+            rows: if passes {
                 400
             } else {
                 ((1 << 16) / words).min(96)

@@ -27,7 +27,7 @@ impl<'a> Each<'a> {
             sections: 0..self.weight.sections(),
             bias: self.bias,
             activation: None,
-            x,
+            x: x.into(),
             input,
             output,
             residual: None,

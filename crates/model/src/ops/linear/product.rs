@@ -14,7 +14,8 @@ use crate::Activation;
 use crate::ops::activations::{Sink, Values, ValuesMut};
 use crate::ops::buffers::each_unit;
 use crate::ops::epilogue::{Epilogue, Scale, end};
-use crate::ops::kernel::unit::{Stays, Unit};
+use crate::ops::integers::{self, Operand};
+use crate::ops::kernel::unit::{Stays, Target, Unit, Units};
 use crate::ops::kernel::{self, Format, Left, MR, NR, Tile};
 use crate::ops::packed::{Packed, encode_row};
 
@@ -24,7 +25,7 @@ pub(super) struct Product<'a> {
     pub(super) sections: Range<usize>,
     pub(super) bias: Option<&'a [f32]>,
     pub(super) activation: Option<Activation>,
-    pub(super) x: Values<'a>,
+    pub(super) x: Operand<'a>,
     pub(super) input: Grid,
     pub(super) output: Grid,
     /// Residual, laid out like the output.
@@ -95,7 +96,7 @@ impl Product<'_> {
         run_all(vec![(self, results)])
     }
 
-    fn n(&self) -> usize {
+    pub(super) fn n(&self) -> usize {
         self.sections.len() * self.weight.section()
     }
 
@@ -104,14 +105,16 @@ impl Product<'_> {
     }
 
     /// Returns an error unless all operands and a result of this length fit.
-    fn check(&self, len: usize) -> Result<()> {
+    pub(super) fn check(&self, len: usize) -> Result<()> {
         let (k, n) = (self.weight.k(), self.n());
         let fits = |grid: &Grid, len: usize, used: usize| {
             grid.count() == 0 || grid.at(grid.groups - 1, grid.rows - 1) + used <= len
         };
-        let ok = fits(&self.input, self.x.len(), k)
+        let row = self.x.row(k);
+        let ok = fits(&self.input, self.x.len(), row)
             && fits(&self.output, len, n)
-            && self.input.stride >= k
+            && self.input.stride >= row
+            && self.x.is_read_by(self.weight.format())
             && self.output.stride >= n
             && self.input.count() == self.output.count()
             && self.sections.end <= self.weight.sections()
@@ -130,9 +133,10 @@ impl Product<'_> {
     /// Returns the address of the rows, if the kernel can read them in place.
     fn in_place(&self) -> Option<*const u32> {
         let at: *const u32 = match (self.weight.format(), self.x) {
-            (Format::F32, Values::F32(x)) => x.as_ptr().cast(),
+            (Format::Int8, Operand::Integers(x)) => x.as_ptr(),
+            (Format::F32, Operand::Numbers(Values::F32(x))) => x.as_ptr().cast(),
             // Two adjacent values already form a word in memory.
-            (Format::Bf16, Values::Bf16(x))
+            (Format::Bf16, Operand::Numbers(Values::Bf16(x)))
                 if cfg!(target_endian = "little")
                     && self.weight.k().is_multiple_of(2)
                     && self.input.is_even() =>
@@ -160,6 +164,19 @@ impl Product<'_> {
     fn left(&self, group: usize, rows: &Range<usize>, scratch: &mut Scratch) -> Left {
         let (format, k) = (self.weight.format(), self.weight.k());
         let row = |row| self.input.at(group, row);
+        scratch.scales.clear();
+        let x = match self.x {
+            Operand::Numbers(x) => x,
+            Operand::Integers(x) => {
+                let scales = rows.clone().map(|i| integers::scale(&x[row(i)..], k));
+                scratch.scales.extend(scales);
+                return Left {
+                    at: x[row(rows.start)..].as_ptr(),
+                    row_stride: self.input.stride,
+                    step: 1,
+                };
+            }
+        };
         if let Some(at) = self.in_place() {
             return Left {
                 at: at.wrapping_add(row(rows.start) / format.group()),
@@ -169,13 +186,12 @@ impl Product<'_> {
         }
         let words = format.words(k);
         scratch.words.resize(rows.len() * words, 0);
-        scratch.scales.clear();
         for (out, i) in scratch
             .words
             .chunks_exact_mut(words.max(1))
             .zip(rows.clone())
         {
-            let row = self.x.skip(row(i)).take(k);
+            let row = x.skip(row(i)).take(k);
             let scale = encode_row(format, row, out, &mut scratch.row);
             scratch.scales.push(scale);
         }
@@ -184,6 +200,61 @@ impl Product<'_> {
             row_stride: words,
             step: 1,
         }
+    }
+
+    /// Returns what computes units of whole rows, and their division; `None` when the instruction set has no units, or there are too few rows. A unit's
+    /// results are at most `values` values.
+    pub(super) fn whole_rows(&self, values: usize) -> Option<(&'static dyn Units, Split)> {
+        let (words, panels) = (
+            self.weight.format().words(self.weight.k()),
+            self.sections.len() * self.weight.per_section(),
+        );
+        if self.is_empty() {
+            return None;
+        }
+        let kernel = self.weight.kernel();
+        let units = kernel.units(words)?;
+        let (order, threads) = (kernel.order(words, false).0, rayon::current_num_threads());
+        let most = values / self.n();
+        let split = Split::whole_rows((order, threads), most, self.input, panels)?;
+        Some((units, split))
+    }
+
+    /// Computes whole rows of the result as floats, which `f` reads.
+    ///
+    /// # Safety
+    /// [`Product::check`] succeeded, the result has no gaps, and no other thread touches these rows of `before`.
+    pub(super) unsafe fn floats(
+        &self,
+        units: &dyn Units,
+        (group, rows): (usize, Range<usize>),
+        panels: Range<usize>,
+        before: Option<Sink>,
+        f: impl FnOnce(&[f32]),
+    ) {
+        ROWS.with_borrow_mut(|scratch| {
+            let left = self.left(group, &rows, scratch);
+            let mut values = std::mem::take(&mut scratch.values);
+            values.resize(rows.len() * self.n(), 0.0);
+            let first = self.sections.start * self.weight.per_section();
+            let panels = first + panels.start..first + panels.end;
+            let y = Target::F32(values.as_mut_ptr());
+            let at = self.output.at(group, rows.start);
+            let before = before.map(|before| before.target(at));
+            let place = (group, rows);
+            let unit = self.whole(
+                Stays::Rows,
+                place,
+                panels,
+                left,
+                &scratch.scales,
+                (y, before),
+            );
+            // SAFETY: promised by the caller; the floats are this thread's own.
+            unsafe { units.unit(&unit, &mut scratch.spare) };
+            f(&values);
+            scratch.values = values;
+        });
     }
 
     fn unit(&self, split: &Split, unit: usize, scratch: &mut Scratch, out: Sinks) {
@@ -196,6 +267,8 @@ impl Product<'_> {
         if let Some(units) = kernel.units(words) {
             let panels = first_panel + panels.start..first_panel + panels.end;
             let (stays, scales) = (split.stays(), &scratch.scales);
+            let at = self.output.at(group, rows.start);
+            let out = (out.y.target(at), out.before.map(|before| before.target(at)));
             let unit = self.whole(stays, (group, rows), panels, left, scales, out);
             // SAFETY: `check` verified that the input has these rows of k elements, and `left` gave their words, which are neighbours; no other unit
             // writes these rows and columns.
@@ -256,7 +329,7 @@ impl Product<'_> {
         panels: Range<usize>,
         left: Left,
         scales: &'e [f32],
-        out: Sinks,
+        (y, before): (Target, Option<Target>),
     ) -> Unit<'e> {
         let at = self.output.at(group, rows.start);
         let (words, columns, places) = self.weight.strips(panels);
@@ -273,8 +346,8 @@ impl Product<'_> {
             activation: self.activation,
             first_column: self.sections.start * self.weight.section(),
             residual: self.residual.map(|residual| residual[at..].as_ptr()),
-            before: out.before.map(|before| before.target(at)),
-            y: out.y.target(at),
+            before,
+            y,
             stride: self.output.stride,
         }
     }
@@ -343,6 +416,8 @@ struct Scratch {
     tiles: Vec<Tile>,
     /// Rows of a tile that is not whole.
     spare: Vec<u32>,
+    /// Results of a unit of whole rows.
+    values: Vec<f32>,
 }
 
 thread_local! {

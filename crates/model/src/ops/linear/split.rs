@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::Grid;
 use crate::ops::kernel::Kernel;
-use crate::ops::kernel::unit::Stays;
+use crate::ops::kernel::unit::{Order, Stays};
 
 /// Smallest number of rows of a unit.
 const FEW: usize = 24;
@@ -62,6 +62,30 @@ impl Split {
             wide: order.tile.1,
             per_part,
         }
+    }
+
+    /// Divides the rows alone, into units of at most `most` rows with all panels; `None` when there are too few rows for the threads.
+    pub(super) fn whole_rows(
+        (order, threads): (Order, usize),
+        most: usize,
+        input: Grid,
+        panels: usize,
+    ) -> Option<Self> {
+        let (tall, wide) = order.tile;
+        let share = input.count().div_ceil(order.blocks * threads);
+        let most = order.rows.min(most).min(share).max(FEW);
+        let block = (most - most % tall).max(tall);
+        let split = Self {
+            stays: Stays::Rows,
+            rows: input.rows,
+            block,
+            blocks: input.rows.div_ceil(block),
+            groups: input.groups,
+            panels,
+            wide,
+            per_part: panels,
+        };
+        (split.blocks() >= order.blocks * threads).then_some(split)
     }
 
     /// Returns the same division with at least `parts` parts of the panels, if there are as many panels.
@@ -120,10 +144,25 @@ mod tests {
     use super::*;
     use crate::ops::kernel::Format;
 
+    /// Asserts that a division's units have each row and panel once.
+    fn assert_covers(split: &Split, (rows, groups, panels): (usize, usize, usize)) {
+        let mut seen = vec![0; groups * rows * panels];
+        for unit in 0..split.units() {
+            let (group, rows_of, panels_of) = split.unit(unit);
+            assert!(!rows_of.is_empty() && !panels_of.is_empty());
+            let (strips, tiles) = (panels_of.len(), rows_of.len());
+            for (strip, tile) in split.tiles(strips, tiles) {
+                let row = group * rows + rows_of.start + tile;
+                seen[row * panels + panels_of.start + strip] += 1;
+            }
+        }
+        assert!(seen.iter().all(|&times| times == 1), "{split:?}");
+    }
+
     #[test]
     fn units_cover_each_row_and_panel_once() {
-        let kernel = Kernel::best(Format::F32);
-        for is_in_place in [false, true] {
+        let kernels = [Format::F32, Format::Bf16, Format::Int8].map(Kernel::best);
+        for (kernel, is_in_place) in kernels.iter().flat_map(|&of| [(of, false), (of, true)]) {
             for (rows, groups, panels, words) in [
                 (1, 1, 1, 1),
                 (5, 3, 7, 64),
@@ -135,20 +174,17 @@ mod tests {
                     groups,
                     ..Grid::dense(rows, words)
                 };
+                let size = (rows, groups, panels);
                 for parts in [1, 2, 5, 1000] {
                     let split =
                         Split::new(is_in_place, kernel, words, input, panels).parts_at_least(parts);
-                    let mut seen = vec![0; groups * rows * panels];
-                    for unit in 0..split.units() {
-                        let (group, rows_of, panels_of) = split.unit(unit);
-                        assert!(!rows_of.is_empty() && !panels_of.is_empty());
-                        let (strips, tiles) = (panels_of.len(), rows_of.len());
-                        for (strip, tile) in split.tiles(strips, tiles) {
-                            let row = group * rows + rows_of.start + tile;
-                            seen[row * panels + panels_of.start + strip] += 1;
-                        }
+                    assert_covers(&split, size);
+                }
+                for (most, threads) in [(1, 1), (64, 2), (1 << 20, 7)] {
+                    let order = kernel.order(words, is_in_place).0;
+                    if let Some(split) = Split::whole_rows((order, threads), most, input, panels) {
+                        assert_covers(&split, size);
                     }
-                    assert!(seen.iter().all(|&times| times == 1), "{split:?}");
                 }
             }
         }

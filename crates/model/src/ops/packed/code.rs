@@ -27,18 +27,7 @@ pub(super) fn encode(format: Format, values: &[f32], words: &mut [u32], columns:
                 *word = value.to_bits();
             }
         }
-        Format::Bf16 => {
-            for (words, rows) in words
-                .as_chunks_mut::<NR>()
-                .0
-                .iter_mut()
-                .zip(values.chunks(2 * NR))
-            {
-                for (i, word) in words.iter_mut().enumerate() {
-                    *word = pair(rows[i], rows.get(NR + i).copied().unwrap_or(0.0));
-                }
-            }
-        }
+        Format::Bf16 => bf16_panel(values, words),
         Format::Int8 => {
             for (i, scale) in columns.scales.iter_mut().enumerate() {
                 let own = values.iter().skip(i).step_by(NR);
@@ -148,6 +137,22 @@ pub(in crate::ops) fn encode_row(
 }
 
 wide! {
+    fn bf16_panel(values: &[f32], words: &mut [u32]) {
+        let words = words.as_chunks_mut::<NR>().0;
+        let (rows, last) = values.as_chunks::<{ 2 * NR }>();
+        for (words, rows) in words.iter_mut().zip(rows) {
+            for i in 0..NR {
+                words[i] = self::pair(rows[i], rows[NR + i]);
+            }
+        }
+        // An odd number of rows ends with one of zeros.
+        if let (Some(words), Some(row)) = (words.get_mut(rows.len()), last.first_chunk::<NR>()) {
+            for i in 0..NR {
+                words[i] = self::pair(row[i], 0.0);
+            }
+        }
+    }
+
     fn bf16_row(row: &[f32], words: &mut [u32]) {
         let (pairs, last) = row.as_chunks::<2>();
         for (word, pair) in words.iter_mut().zip(pairs) {

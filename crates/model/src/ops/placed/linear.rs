@@ -95,6 +95,19 @@ pub(crate) fn project_both(
     }
 }
 
+/// Multiplies like [`project`] over all rows, on the host, whose result is rows of integers. Returns the values before the activation as well, if their format is
+/// given.
+pub(crate) fn project_integers(
+    x: &Array,
+    weight: &Matrix,
+    options: Options<'_>,
+    before: Option<Numbers>,
+) -> Result<(Option<Array>, Array)> {
+    let (x, weight) = (x.on_host()?, weight.on_host()?);
+    let (before, y) = host::project_integers(x, weight, options.on_host()?, before)?;
+    Ok((before.map(Array::Host), Array::Host(y)))
+}
+
 /// Multiplies all rows of dy by a weight's transposed view, and the result by the activation's slope at `before`, the values before it. Returns `[…, L, n]` in this
 /// number format.
 pub(crate) fn project_slope(

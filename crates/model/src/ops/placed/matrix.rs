@@ -9,7 +9,7 @@ use super::apart;
 use super::{Array, Place};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda;
-use crate::ops::{Format, Packed};
+use crate::ops::{Form, Format, Numbers, Packed};
 
 /// Right operand W `[n, k]` of y = x · Wᵀ. The columns of the product may form equal sections that can be used separately.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ impl Matrix {
         #[cfg(feature = "cuda")]
         if let (Array::Cuda(weight), Place::Cuda(_)) = (weight, place) {
             let format = on_device(format, weight.elem_count(), k);
-            let weight = weight.cast(crate::ops::Numbers::read_by(format))?;
+            let weight = weight.cast(Numbers::read_by(format))?;
             return Ok(Self::Cuda(cuda::Matrix::of(weight, k, sections)?));
         }
         weight.read(|weight| Self::new(weight, (k, sections), format, place))?
@@ -141,6 +141,16 @@ impl Matrix {
             Self::Host(own) => own.format(),
             #[cfg(feature = "cuda")]
             Self::Cuda(own) => own.format(),
+        }
+    }
+
+    /// Returns the form in which a product with these weights reads its left operand: one that is made once, by what writes it.
+    pub(crate) fn form(&self) -> Form {
+        match self {
+            Self::Host(own) if own.format() == Format::Int8 => Form::Integers,
+            Self::Host(own) => Numbers::read_by(own.format()).into(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(own) => Numbers::read_by(own.format()).into(),
         }
     }
 

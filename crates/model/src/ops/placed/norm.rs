@@ -7,7 +7,7 @@ use super::apart;
 use super::{Array, Place};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda;
-use crate::ops::{Numbers, norm as host};
+use crate::ops::{Form, norm as host};
 
 /// Weights of a LayerNorm.
 #[derive(Debug, Clone)]
@@ -73,12 +73,17 @@ impl Norm {
     }
 }
 
-/// Normalises rows: y = (x - mean) / sqrt(variance + eps) · weight + bias, in this number format.
-pub(crate) fn forward(x: &Array, norm: &Norm, numbers: Numbers) -> Result<Array> {
+/// Normalises rows: y = (x - mean) / sqrt(variance + eps) · weight + bias, in this number format or, on the host, as rows of integers.
+pub(crate) fn forward(x: &Array, norm: &Norm, form: impl Into<Form>) -> Result<Array> {
     match x {
-        Array::Host(x) => host::forward(x, norm.on_host()?, numbers).map(Array::Host),
+        Array::Host(x) => host::forward(x, norm.on_host()?, form).map(Array::Host),
         #[cfg(feature = "cuda")]
-        Array::Cuda(x) => cuda::norm::forward(x, norm.on_cuda()?, numbers).map(Array::Cuda),
+        Array::Cuda(x) => match form.into() {
+            Form::Numbers(numbers) => {
+                cuda::norm::forward(x, norm.on_cuda()?, numbers).map(Array::Cuda)
+            }
+            Form::Integers => apart(),
+        },
     }
 }
 

@@ -7,6 +7,7 @@ use candle_core::{Result, Tensor};
 use super::Array;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda;
+use crate::ops::integers::of as of_integers;
 use crate::ops::{read, tensor};
 
 /// Returns the class tokens `[N, C]` of tokens `[N, L, C]`.
@@ -16,6 +17,11 @@ pub(crate) fn class(x: &Array) -> Result<Array> {
         #[cfg(feature = "cuda")]
         Array::Cuda(x) => cuda::rows::class(x).map(Array::Cuda),
     }
+}
+
+/// Returns rows of floats `[…, k]`, on the host, as rows of integers with their scales, which only products with integers read.
+pub(crate) fn integers(x: &Array) -> Result<Array> {
+    of_integers(x.on_host()?).map(Array::Host)
 }
 
 /// Returns class tokens `[N, C]` as tokens `[N, L, C]` that are zero elsewhere.

@@ -27,6 +27,8 @@ enum Fault {
     Nothing,
     /// It does not start.
     Refuses,
+    /// It does not start this many times.
+    RefusesFirst(usize),
     /// It forgets the bias, or multiplies by the wrong slope.
     Wrong,
     /// Its last row is not written.
@@ -66,8 +68,13 @@ impl Epilogues for Planted {
         rows: usize,
         operands: Operands,
     ) -> std::result::Result<(), String> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        if self.fault == Fault::Refuses {
+        let before = self.calls.fetch_add(1, Ordering::Relaxed);
+        let refuses = match self.fault {
+            Fault::Refuses => true,
+            Fault::RefusesFirst(times) => before < times,
+            Fault::Nothing | Fault::Wrong | Fault::Short | Fault::Large => false,
+        };
+        if refuses {
             return Err("it has no mind to".to_owned());
         }
         let Shape { columns, inner, .. } = *shape;
@@ -139,9 +146,16 @@ fn planted(fault: Fault) -> (Fused, Arc<AtomicUsize>) {
 /// Fused products of plain kernels that are used for these shapes, whatever the time that they take.
 pub(in crate::ops::cuda) fn used(shapes: impl IntoIterator<Item = Shape>) -> Fused {
     let (fused, _) = planted(Fault::Nothing);
-    let choices = shapes.into_iter().map(|shape| (shape, decided([1.0, 2.0])));
-    lock(&fused.choices).extend(choices);
+    shapes
+        .into_iter()
+        .for_each(|shape| choose_it(&fused, shape));
     fused
+}
+
+/// Has a shape computed in one kernel, whatever the time that it takes.
+fn choose_it(fused: &Fused, shape: Shape) {
+    let chosen = Chosen::new(decided([1.0, 2.0]));
+    lock(&fused.choices).insert(shape, chosen);
 }
 
 const COLUMNS: usize = 48;
@@ -265,7 +279,7 @@ fn a_kernel_that_is_right_is_used_when_it_is_faster() {
             matches!(decided([3.0, 2.0]), Choice::Apart(why) if why.contains("not faster: 3.0"))
         );
         assert!(matches!(decided([1.99, 2.0]), Choice::Apart(_)));
-        lock(&fused.choices).insert(shape, decided([1.0, 2.0]));
+        choose_it(&fused, shape);
         let got = compute(&gpu, &fused, &shape).expect("in one kernel");
         assert_eq!(
             (got.dims(), got.numbers()),
@@ -287,22 +301,45 @@ fn a_kernel_that_is_right_is_used_when_it_is_faster() {
 }
 
 #[test]
-fn a_kernel_that_refuses_after_it_was_chosen_costs_no_result() {
+fn a_kernel_that_refuses_after_it_was_chosen_costs_no_result_and_comes_back() {
     let Some(gpu) = gpu() else { return };
     for shape in shapes() {
-        let (fused, calls) = planted(Fault::Refuses);
-        lock(&fused.choices).insert(shape, decided([1.0, 2.0]));
-        assert!(compute(&gpu, &fused, &shape).is_none(), "{shape:?}");
-        assert!(gpu.lost().is_none());
-        let plans = fused.plans();
-        let words = "apart: the one kernel refused a call: it has no mind to";
-        assert!(
-            matches!(plans.as_slice(), [plan] if plan.contains(words)),
-            "{plans:?}"
-        );
-        assert!(compute(&gpu, &fused, &shape).is_none());
-        assert_eq!(calls.load(Ordering::Relaxed), 1, "asked once");
+        let (fused, calls) = planted(Fault::RefusesFirst(4));
+        choose_it(&fused, shape);
+        let cut_short = || {
+            let mut choices = lock(&fused.choices);
+            let all = choices.values_mut();
+            all.for_each(|chosen| chosen.rest.cut_short());
+        };
+        for tried in [2, 4] {
+            assert!(compute(&gpu, &fused, &shape).is_none(), "{shape:?}");
+            assert!(gpu.lost().is_none());
+            let plans = fused.plans();
+            let words =
+                "apart: the one kernel refused a call: it has no mind to; it is tried again in ";
+            assert!(
+                matches!(plans.as_slice(), [plan] if plan.contains(words)),
+                "{plans:?}"
+            );
+            assert!(compute(&gpu, &fused, &shape).is_none());
+            assert_eq!(calls.load(Ordering::Relaxed), tried, "not while it rests");
+            cut_short();
+        }
+        let got = compute(&gpu, &fused, &shape).expect("in one kernel again");
+        let (_, expected) = operands(&gpu, &shape);
+        let distance = super::trial::far_apart(&expected, &got).unwrap();
+        assert_eq!(distance, None, "{shape:?}");
+        assert!(fused.plans()[0].contains("in one kernel"));
     }
+}
+
+#[test]
+fn a_kernel_that_refuses_once_is_tried_once_more() {
+    let Some(gpu) = gpu() else { return };
+    let (fused, calls) = planted(Fault::RefusesFirst(1));
+    choose_it(&fused, shapes()[0]);
+    assert!(compute(&gpu, &fused, &shapes()[0]).is_some());
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
 }
 
 #[test]

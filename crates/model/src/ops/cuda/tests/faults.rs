@@ -33,7 +33,10 @@ fn batch(gpu: &Arc<Gpu>) -> (Arc<crate::Backbone>, Clips) {
 
 /// Calls `run` with the n-th call of a function of the driver failing, for every n that it reaches. Returns how many there were. An allocation is tried twice,
 /// and fails both times.
-fn at_every_call(call: &str, mut run: impl FnMut() -> std::result::Result<(), Error>) -> usize {
+pub(super) fn at_every_call(
+    call: &str,
+    mut run: impl FnMut() -> std::result::Result<(), Error>,
+) -> usize {
     let times = if call == "cuMemAllocAsync" { 2 } else { 1 };
     for n in 1.. {
         emulated("FS_EMULATED_FAIL", &format!("{call}:{n}:2:{times}"));
@@ -289,7 +292,7 @@ fn a_plan_that_the_library_fails_to_run_is_refused_and_the_device_goes_on() {
 }
 
 #[test]
-fn a_plan_that_is_refused_after_it_was_chosen_costs_no_result() {
+fn a_plan_that_is_refused_after_it_was_chosen_costs_no_result_and_comes_back() {
     // CUBLAS_STATUS_INTERNAL_ERROR and CUBLAS_STATUS_NOT_SUPPORTED.
     for code in [14, 15] {
         let Some(gpu) = gpu() else { return };
@@ -321,8 +324,45 @@ fn a_plan_that_is_refused_after_it_was_chosen_costs_no_result() {
         assert_eq!(plain.count(), 2, "{plans:?}");
         assert!(gpu.lost().is_none());
         // Whatever the library does now.
-        assert_eq!(both(), both());
+        assert_ne!(both().1, expected.1, "the plain kernel has bits of its own");
+        // The spell has not ended: each kind's plan rests anew.
+        gpu.products().cut_rests_short();
+        emulated("FS_EMULATED_FAIL", &format!("cublasLtMatmul:1:{code}:4"));
+        let plain = both();
+        emulated("FS_EMULATED_FAIL", "");
+        assert_eq!(both(), plain);
+        // It has: the bits are those before it.
+        gpu.products().cut_rests_short();
+        assert_eq!(both(), expected);
+        let plans = gpu.plans();
+        assert!(
+            plans.iter().all(|plan| !plan.contains("plain kernel")),
+            "{plans:?}"
+        );
     }
+}
+
+#[test]
+fn a_refusal_while_memory_is_short_is_missing_room_and_no_plans_fault() {
+    let Some(gpu) = gpu() else { return };
+    let matrix = Matrix::new(&gpu, Format::Bf16, &random("w", 24 * 16), 16, 1).unwrap();
+    let expected = forward(&gpu, &matrix).unwrap();
+    let plans = gpu.plans();
+    gpu.synchronize().unwrap();
+    let nearly_full = gpu.memory().unwrap().used + (16 << 20);
+    if !emulated("FS_EMULATED_MEMORY", &nearly_full.to_string()) {
+        return;
+    }
+    // CUBLAS_STATUS_INTERNAL_ERROR.
+    emulated("FS_EMULATED_FAIL", "cublasLtMatmul:1:14:2");
+    let error = forward(&gpu, &matrix).unwrap_err();
+    let full = Some(&Failure::OutOfMemory { bytes: 0 });
+    assert_eq!(Failure::inside(&error), full, "{error}");
+    emulated("FS_EMULATED_FAIL", "");
+    assert_eq!(forward(&gpu, &matrix).unwrap(), expected);
+    assert_eq!(gpu.plans(), plans);
+    emulated("FS_EMULATED_MEMORY", "");
+    assert!(gpu.lost().is_none());
 }
 
 #[test]

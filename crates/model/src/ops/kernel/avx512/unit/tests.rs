@@ -3,8 +3,11 @@
 use super::*;
 use crate::Activation;
 use crate::ops::isa::{self, Isa};
-use crate::ops::kernel::Left;
+#[cfg(target_os = "linux")]
+use crate::ops::kernel::amx::emulator;
+use crate::ops::kernel::avx512::is_amd;
 use crate::ops::kernel::unit::{Stays, Target};
+use crate::ops::kernel::{Kernel, Left};
 use crate::ops::packed::Place;
 use crate::rng::Stream;
 
@@ -59,5 +62,19 @@ fn packed_rows_give_the_bits_of_rows_in_place() {
         let want = run(false, Stays::Rows);
         assert_eq!(run(false, Stays::Panels), want);
         assert_eq!(run(true, Stays::Rows), want);
+    }
+}
+
+#[test]
+fn floats_are_packed_on_intels_cpus_and_on_the_emulated_one() {
+    let Some(kernel) = Kernel::on(Format::F32, Isa::Avx512).filter(|_| isa::is_widest()) else {
+        return;
+    };
+    let (order, _) = kernel.order(768, true);
+    let is_packed = kernel.units(768).is_some() && order.tile == PACKED;
+    assert_eq!(is_packed, !is_amd());
+    #[cfg(target_os = "linux")]
+    if emulator::is_installed() {
+        assert!(is_packed);
     }
 }
