@@ -358,6 +358,8 @@ impl Load {
                     hyper_parameters: Some(v1::HyperParameters {
                         epochs: Some(12),
                         batch_size: Some(2),
+                        // Said, since releases differ in what they choose.
+                        learning_rate: Some(1e-3),
                         seed: Some(5),
                         checkpoint_steps: Some(4),
                         ..Default::default()
