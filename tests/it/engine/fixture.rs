@@ -173,6 +173,8 @@ fn desired((tenant, id): &(TenantId, TaskId), task: &Task) -> Option<Desired> {
         role,
         failed,
         is_elsewhere: false,
+        is_due: task.desired != task.serving,
+        is_pinned: false,
     })
 }
 
