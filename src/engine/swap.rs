@@ -148,7 +148,8 @@ impl Service {
             self.look().await;
             return self.keep().await;
         };
-        let waits = |own: &Desired| own.is_due && !own.failed && !self.moving.contains(&own.version);
+        let waits =
+            |own: &Desired| own.is_due && !own.failed && !self.moving.contains(&own.version);
         if self.is_full || desired.iter().any(waits) {
             self.look().await;
         }
@@ -195,7 +196,7 @@ impl Service {
         for version in self.core.residency.keep(kept) {
             let core = self.core.clone();
             self.exams.spawn(async move {
-                if let Err(error) = core.residency.acquire(&version).await {
+                if let Err(error) = core.residency.acquire_ahead(&version).await {
                     tracing::warn!(tenant = %version.tenant, %version, %error, "a pinned version is not resident");
                 }
             });
@@ -259,7 +260,7 @@ impl Service {
     fn follow(&mut self, version: VersionRef) {
         let core = self.core.clone();
         self.exams.spawn(async move {
-            let loaded = core.residency.acquire(&version).await;
+            let loaded = core.residency.acquire_ahead(&version).await;
             tracing::info!(tenant = %version.tenant, %version, is_resident = loaded.is_ok(), "a version that serves elsewhere was loaded");
         });
     }
@@ -367,7 +368,7 @@ async fn advance(core: &Core, versions: &dyn Versions, desired: &Desired) -> boo
     // The version was requested anew, so an earlier verdict does not count.
     core.residency.retry(version);
     let acquired = match desired.role {
-        Role::Main | Role::Member => core.residency.acquire(version).await,
+        Role::Main | Role::Member => core.residency.acquire_ahead(version).await,
         Role::Shadow => core.residency.acquire_spare(version).await,
     };
     let (outcome, told) = match acquired {

@@ -34,6 +34,10 @@ const READERS: u32 = 4;
 const LISTERS: u32 = 2;
 /// Connections for taking snapshots: one after another, since each reads a whole data set.
 const COPIERS: u32 = 1;
+/// Bytes of pages that a connection for reading keeps in memory, at most. Any commit voids them, and the kernel has the file's pages too.
+const READ_PAGES: u64 = 256 << 10;
+/// Bytes of pages that the connection for writing keeps in memory, at most: more than usual transactions touch.
+const WRITTEN_PAGES: u64 = 1 << 20;
 /// How long a statement waits for another process's lock, such as a backup's.
 const BUSY: Duration = Duration::from_secs(10);
 /// Bytes that are kept for deletions on a full disk: as much as the write-ahead log takes before it is written back.
@@ -224,7 +228,7 @@ pub(super) async fn seen(conn: &mut SqliteConnection) -> Result<Seen> {
     Ok(Seen::up_to(sqlx::query_scalar(sql).fetch_one(conn).await?))
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+fn options(path: &Path, pages: u64) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -232,6 +236,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY)
+        // A negative number counts KiB, not pages.
+        .pragma("cache_size", format!("-{}", pages >> 10))
         .disable_statement_logging()
 }
 
@@ -254,7 +260,7 @@ async fn writer(path: &Path, writes: &Writes) -> Result<SqlitePool> {
                 Ok(!is_stuck)
             })
         })
-        .connect_with(options(path))
+        .connect_with(options(path, WRITTEN_PAGES))
         .await?;
     super::schema::sqlite().run(&pool).await?;
     Ok(pool)
@@ -271,7 +277,7 @@ async fn readers(path: &Path, connections: u32) -> Result<SqlitePool> {
                 Ok(!conn.is_in_transaction())
             })
         })
-        .connect_with(options(path).read_only(true))
+        .connect_with(options(path, READ_PAGES).read_only(true))
         .await?;
     Ok(pool)
 }
