@@ -252,8 +252,7 @@ async fn writer(path: &Path, writes: &Writes) -> Result<SqlitePool> {
         .after_release(move |conn, _| {
             let writes = writes.clone();
             Box::pin(async move {
-                conn.ping().await?;
-                let is_stuck = conn.is_in_transaction();
+                let is_stuck = is_stuck(conn).await?;
                 if is_stuck {
                     writes.failed("the database took a transaction back: its disk or the memory failed, or the disk is full");
                 }
@@ -266,17 +265,22 @@ async fn writer(path: &Path, writes: &Writes) -> Result<SqlitePool> {
     Ok(pool)
 }
 
+/// Whether a connection that was released stays inside a transaction. One that is there at first may still have a rollback before it; one that is not has nothing
+/// before it that begins a transaction and does not take it back. The pool asks every connection besides, so that this costs most of them no turn of their thread.
+async fn is_stuck(conn: &mut SqliteConnection) -> sqlx::Result<bool> {
+    if !conn.is_in_transaction() {
+        return Ok(false);
+    }
+    conn.ping().await?;
+    Ok(conn.is_in_transaction())
+}
+
 /// Connections that read.
 async fn readers(path: &Path, connections: u32) -> Result<SqlitePool> {
     let pool = SqlitePoolOptions::new()
         .max_connections(connections)
         .test_before_acquire(false)
-        .after_release(|conn, _| {
-            Box::pin(async move {
-                conn.ping().await?;
-                Ok(!conn.is_in_transaction())
-            })
-        })
+        .after_release(|conn, _| Box::pin(async move { Ok(!is_stuck(conn).await?) }))
         .connect_with(options(path, READ_PAGES).read_only(true))
         .await?;
     Ok(pool)
