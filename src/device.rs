@@ -31,6 +31,9 @@ pub use walk::Walk;
 enum Priority {
     /// Serving work: its slices run back to back, before any training.
     Serving,
+    /// Work for which nobody waits yet, such as the warm-up of a set before it serves: it yields the device to serving after every slice, and comes before
+    /// training. While serving keeps the device busy it gets one slice after each serving item.
+    Preparing,
     /// Training work: it yields the device after every slice, and takes turns with other training work.
     Training,
 }
@@ -48,7 +51,7 @@ struct Purpose {
 impl Priority {
     fn kind(self) -> DeviceKind {
         match self {
-            Self::Serving => DeviceKind::Serving,
+            Self::Serving | Self::Preparing => DeviceKind::Serving,
             Self::Training => DeviceKind::Training,
         }
     }

@@ -36,9 +36,9 @@ pub use records::*;
 pub use retention::Retention;
 pub use server::{SchemaState, ServerConfig, UrlError};
 pub use snapshots::{DatasetVersionRecord, SnapshotRecord, Snapshots};
-#[cfg(debug_assertions)]
-pub use sql::leave_out_locks;
 pub use sql::{Condition, Config, Database, Faults, backup};
+#[cfg(debug_assertions)]
+pub use sql::{leave_out_locks, statements};
 pub use sweeps::Sweeps;
 pub use topic::Topic;
 

@@ -1,6 +1,7 @@
 //! Order of slices: pure.
 //!
 //! Invariant: never awaits, reads a clock or does I/O. A serving item that has started runs to its end; training items take turns after every slice.
+//! What serves later is prepared slice by slice while serving wants nothing, and between two serving items, so that a batch waits for one slice of it at most.
 //! Once everything of a serving item is enqueued on an accelerator it is parked until its result is there, and the next one may start.
 //! While both want the device, training has its share of the time: it is never more than one serving item short of it, nor more than one slice beyond it.
 //! What one side does not use is the other's, and nobody is asked to give it back. Owners of training items share its time by their weights,
@@ -42,6 +43,10 @@ pub(super) struct Schedule<K> {
     parked: VecDeque<(K, bool)>,
     /// Submitted serving items that have not started.
     serving: VecDeque<K>,
+    /// Items that prepare what serves later, the oldest first.
+    preparing: VecDeque<K>,
+    /// Whether a serving item has ended since the last slice of those.
+    is_due: bool,
     /// Training items that take turns.
     training: VecDeque<Item<K>>,
     /// Training items that wait for memory.
@@ -80,6 +85,8 @@ impl<K: Copy + PartialEq> Schedule<K> {
             current: None,
             parked: VecDeque::new(),
             serving: VecDeque::new(),
+            preparing: VecDeque::new(),
+            is_due: false,
             training: VecDeque::new(),
             waiting: VecDeque::new(),
             used: 0,
@@ -101,6 +108,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
     ) {
         match priority {
             Priority::Serving => self.serving.push_back(key),
+            Priority::Preparing => self.preparing.push_back(key),
             Priority::Training => {
                 self.waiting.push_back(Item {
                     key,
@@ -131,6 +139,10 @@ impl<K: Copy + PartialEq> Schedule<K> {
             self.is_free = false;
             return Turn::Run(key, Priority::Training);
         }
+        let preparing = self.preparing.front().copied();
+        if let Some(key) = preparing.filter(|_| self.is_due) {
+            return Turn::Run(key, Priority::Preparing);
+        }
         if self.form_first && !self.dry {
             return Turn::Form;
         }
@@ -141,6 +153,9 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
         if !self.dry {
             return Turn::Form;
+        }
+        if let Some(key) = preparing {
+            return Turn::Run(key, Priority::Preparing);
         }
         if let Some(key) = training {
             self.is_free = true;
@@ -191,6 +206,10 @@ impl<K: Copy + PartialEq> Schedule<K> {
             self.parked.push_front((key, true));
             return self.served(took);
         }
+        if self.preparing.contains(&key) {
+            self.is_due = false;
+            return self.served(took);
+        }
         if let Some(item) = self.trained(key, took) {
             self.training.push_back(item);
         }
@@ -205,6 +224,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
         self.dry = false;
         if was_current {
             self.current = None;
+            self.is_due = true;
         }
         self.parked.push_back((key, false));
         self.served(took);
@@ -221,9 +241,15 @@ impl<K: Copy + PartialEq> Schedule<K> {
         self.dry = false;
         if self.current == Some(key) {
             self.current = None;
+            self.is_due = true;
             return self.served(took);
         }
         if self.unpark(key) {
+            return self.served(took);
+        }
+        if let Some(at) = self.preparing.iter().position(|own| *own == key) {
+            self.preparing.remove(at);
+            self.is_due = false;
             return self.served(took);
         }
         if let Some(item) = self.trained(key, took) {

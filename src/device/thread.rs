@@ -53,11 +53,11 @@ pub struct PauseGuard(Arc<Core>);
 /// Counters of the device since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Slices of serving items.
+    /// Slices of serving items and of those that prepare what serves later.
     pub serving_slices: u64,
     /// Slices of training items.
     pub training_slices: u64,
-    /// Serving items that finished.
+    /// Items that finished, those that train aside.
     pub batches: u64,
     /// Items dropped because they were cancelled.
     pub cancelled: u64,
@@ -229,6 +229,14 @@ impl Handle {
     /// [`Error::Full`] when too many items are submitted, [`Error::Stopped`].
     pub fn submit(&self, work: Box<dyn Work>) -> Result<(), Error> {
         self.hand_over((work, Priority::Serving, None))
+    }
+
+    /// Submits a work item for which nobody waits yet.
+    ///
+    /// # Errors
+    /// Same as [`Handle::submit`].
+    pub(super) fn submit_ahead(&self, work: Box<dyn Work>) -> Result<(), Error> {
+        self.hand_over((work, Priority::Preparing, None))
     }
 
     fn hand_over(&self, item: Submitted) -> Result<(), Error> {

@@ -85,6 +85,15 @@ impl Handle {
     pub async fn run<W: Walk>(&self, walk: W) -> Result<W::Output, Error> {
         result_of(walk, |work| self.submit(work)).await
     }
+
+    /// Submits a computation for which no request waits, and waits for its result: serving goes first after every slice of it. Dropping the future cancels it
+    /// before its next slice.
+    ///
+    /// # Errors
+    /// Same as [`Handle::run`].
+    pub async fn prepare<W: Walk>(&self, walk: W) -> Result<W::Output, Error> {
+        result_of(walk, |work| self.submit_ahead(work)).await
+    }
 }
 
 impl Owned {

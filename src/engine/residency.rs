@@ -85,6 +85,8 @@ impl Inner {
 enum Need {
     /// A request waits for the set, or will.
     Request,
+    /// The set is to serve from then on; requests are answered without it until it is resident.
+    Move,
     /// The set is welcome as long as nobody needs its room: it makes room first, and none is made for it.
     Spare,
 }
@@ -114,8 +116,20 @@ impl Residency {
     /// # Errors
     /// [`Error::Quarantined`], [`Error::Damaged`], [`Error::NotFound`], [`Error::Load`], [`Error::TooLarge`], [`Error::Stopped`].
     pub(super) async fn acquire(&self, version: &VersionRef) -> Result<Pin, Error> {
+        self.needed(version, Need::Request).await
+    }
+
+    /// Same as [`Residency::acquire`], but for a set that no request waits for: its warm-up gives way to requests.
+    ///
+    /// # Errors
+    /// Same as [`Residency::acquire`].
+    pub(super) async fn acquire_ahead(&self, version: &VersionRef) -> Result<Pin, Error> {
+        self.needed(version, Need::Move).await
+    }
+
+    async fn needed(&self, version: &VersionRef, need: Need) -> Result<Pin, Error> {
         loop {
-            match self.outcome(version, Need::Request).await {
+            match self.outcome(version, need).await {
                 // The load that was waited for was one for room to spare. The next one is not.
                 Err(Error::NoRoom { .. }) => {}
                 outcome => return outcome,
@@ -191,7 +205,7 @@ impl Residency {
         let used = state.tick();
         match state.slots.get_mut(version) {
             Some(Slot::Resident(entry)) => {
-                if need == Need::Request {
+                if need != Need::Spare {
                     entry.touch(used);
                 }
                 Lookup::Pin(entry.pin.clone())

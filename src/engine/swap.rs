@@ -35,6 +35,10 @@ pub struct Service {
     exams: JoinSet<()>,
     /// Tasks that may have changed but could not be read, or whose notice was lost; at most one entry per task with sets in the table.
     unsure: HashSet<(TenantId, TaskId)>,
+    /// Whether moves were left to the next look, since too many were in progress.
+    is_full: bool,
+    /// Tasks whose versions were to stay resident when that was last read; as many as are pinned.
+    pinned: HashSet<(TenantId, TaskId)>,
 }
 
 impl std::fmt::Debug for Service {
@@ -52,6 +56,8 @@ impl Service {
             moves: JoinSet::new(),
             exams: JoinSet::new(),
             unsure: HashSet::new(),
+            is_full: false,
+            pinned: HashSet::new(),
         }
     }
 
@@ -135,10 +141,22 @@ impl Service {
         }
     }
 
+    /// Acts on a task that was announced. The records of all tasks are read only where those of this one leave something to do: versions of a task may change
+    /// many times a second, beside a thousand tasks that do not.
     async fn changed(&mut self, tenant: &TenantId, task: &TaskId) {
-        self.settle(tenant, task).await;
-        self.look().await;
-        self.keep().await;
+        let Some(desired) = self.settle(tenant, task).await else {
+            self.look().await;
+            return self.keep().await;
+        };
+        let waits =
+            |own: &Desired| own.is_due && !own.failed && !self.moving.contains(&own.version);
+        if self.is_full || desired.iter().any(waits) {
+            self.look().await;
+        }
+        let was_pinned = self.pinned.contains(&(tenant.clone(), task.clone()));
+        if was_pinned || desired.iter().any(|own| own.is_pinned) {
+            self.keep().await;
+        }
     }
 
     /// Reads the tasks again that could not be read, then looks for moves and for sets that are to be resident if there is room.
@@ -166,6 +184,8 @@ impl Service {
                 return;
             }
         };
+        let task = |(own, _): &(VersionRef, u64)| (own.tenant.clone(), own.task.clone());
+        self.pinned = pinned.iter().map(task).collect();
         let mut left = self.core.config.pinned_bytes();
         let fits = |(version, bytes): (VersionRef, u64)| {
             left = left.checked_sub(bytes)?;
@@ -176,33 +196,39 @@ impl Service {
         for version in self.core.residency.keep(kept) {
             let core = self.core.clone();
             self.exams.spawn(async move {
-                if let Err(error) = core.residency.acquire(&version).await {
+                if let Err(error) = core.residency.acquire_ahead(&version).await {
                     tracing::warn!(tenant = %version.tenant, %version, %error, "a pinned version is not resident");
                 }
             });
         }
     }
 
-    /// Removes the sets of a task that was deleted, and retries a quarantined version that was requested anew.
-    async fn settle(&mut self, tenant: &TenantId, task: &TaskId) {
+    /// Removes the sets of a task that was deleted, and retries a quarantined version that was requested anew. Returns the versions that the task should serve;
+    /// `None` when it is gone or could not be read.
+    async fn settle(&mut self, tenant: &TenantId, task: &TaskId) -> Option<Vec<Desired>> {
         match self.versions.desired(tenant, task).await {
             Ok(desired) => {
                 self.drop_strangers(tenant, task, &desired).await;
-                for own in desired {
+                for own in &desired {
                     // A main version that already serves is not among the pending ones. Its recorded failure does not count, because a request that
                     // was refused under the old verdict may have recorded it after the version was requested anew. Others have their own records.
                     let is_due = own.role == Role::Main || !own.failed;
                     if is_due && self.core.residency.refusal(&own.version).is_some() {
-                        self.begin(own, false);
+                        self.begin(own.clone(), false);
                     } else if own.is_elsewhere && self.core.residency.is_behind(&own.version) {
-                        self.follow(own.version);
+                        self.follow(own.version.clone());
                     }
                 }
+                Some(desired)
             }
-            Err(Unavailable::Missing) => self.core.residency.forget(tenant, task),
+            Err(Unavailable::Missing) => {
+                self.core.residency.forget(tenant, task);
+                None
+            }
             Err(error) => {
                 tracing::warn!(%tenant, %task, %error, "cannot read a task that changed; it is retried");
                 self.unsure.insert((tenant.clone(), task.clone()));
+                None
             }
         }
     }
@@ -234,7 +260,7 @@ impl Service {
     fn follow(&mut self, version: VersionRef) {
         let core = self.core.clone();
         self.exams.spawn(async move {
-            let loaded = core.residency.acquire(&version).await;
+            let loaded = core.residency.acquire_ahead(&version).await;
             tracing::info!(tenant = %version.tenant, %version, is_resident = loaded.is_ok(), "a version that serves elsewhere was loaded");
         });
     }
@@ -256,6 +282,7 @@ impl Service {
                 return;
             }
         };
+        self.is_full = false;
         for desired in pending {
             if !desired.failed {
                 self.begin(desired, true);
@@ -265,7 +292,11 @@ impl Service {
 
     /// Starts a move, unless it is in progress or too many others are. One that is to be claimed is left to the process that has it.
     fn begin(&mut self, desired: Desired, to_claim: bool) {
-        if self.moves.len() >= MOVES || self.moving.contains(&desired.version) {
+        if self.moving.contains(&desired.version) {
+            return;
+        }
+        if self.moves.len() >= MOVES {
+            self.is_full = true;
             return;
         }
         self.moving.insert(desired.version.clone());
@@ -337,7 +368,7 @@ async fn advance(core: &Core, versions: &dyn Versions, desired: &Desired) -> boo
     // The version was requested anew, so an earlier verdict does not count.
     core.residency.retry(version);
     let acquired = match desired.role {
-        Role::Main | Role::Member => core.residency.acquire(version).await,
+        Role::Main | Role::Member => core.residency.acquire_ahead(version).await,
         Role::Shadow => core.residency.acquire_spare(version).await,
     };
     let (outcome, told) = match acquired {

@@ -124,16 +124,18 @@ fn noise(values: usize) -> Vec<f32> {
 }
 
 /// Warms up a set with a clip, and once more if the set fails or the device refuses a call: a transient failure must not take a version out of service.
+/// Unless a request waits for the set, other requests go first after every block.
 pub(super) async fn proven(
     device: &device::Handle,
     backbone: &Arc<Backbone>,
     own: &Arc<AdapterSet>,
     clip: &Frames,
+    is_awaited: bool,
 ) -> Result<(), Fault> {
-    match set(device, backbone, own, clip.clone()).await {
+    match set(device, backbone, own, clip.clone(), is_awaited).await {
         Err(Fault::Unfit(reason) | Fault::Refused(reason)) => {
             tracing::warn!(%reason, "the warm-up of an adapter set failed; it is run once more");
-            set(device, backbone, own, clip.clone()).await
+            set(device, backbone, own, clip.clone(), is_awaited).await
         }
         proven => proven,
     }
@@ -149,7 +151,7 @@ pub(super) async fn proven_again(
     let clips = clips.clone();
     let clip = blocking(move || clips.of(&of.0, &of.1)).await;
     let clip = clip.map_err(|_| Fault::Device(device::Error::Stopped))?;
-    proven(device, backbone, own, &clip).await
+    proven(device, backbone, own, &clip, true).await
 }
 
 /// Runs a clip through a set.
@@ -158,6 +160,7 @@ async fn set(
     backbone: &Arc<Backbone>,
     set: &Arc<AdapterSet>,
     frames: Frames,
+    is_awaited: bool,
 ) -> Result<(), Fault> {
     let forward = Forward {
         backbone: backbone.clone(),
@@ -166,7 +169,11 @@ async fn set(
         inference: None,
         error: None,
     };
-    match device.run(forward).await {
+    let ran = match is_awaited {
+        true => device.run(forward).await,
+        false => device.prepare(forward).await,
+    };
+    match ran {
         Ok(Ok(logits)) if logits.iter().flatten().all(|value| value.is_finite()) => Ok(()),
         Ok(Ok(_)) => Err(Fault::Unfit("its logits are not finite".into())),
         Ok(Err(Error::OutOfMemory { bytes })) => Err(Fault::OutOfMemory { bytes }),
@@ -194,7 +201,7 @@ pub(super) async fn backbone(
     let mut began = Instant::now();
     for _ in 0..2 {
         began = Instant::now();
-        match set(device, backbone, &probe, frames.clone()).await {
+        match set(device, backbone, &probe, frames.clone(), true).await {
             Ok(()) => {}
             Err(Fault::Unfit(reason) | Fault::Refused(reason)) => return Err(unfit(reason)),
             Err(Fault::Device(error)) => return Err(unfit(error.to_string().into())),

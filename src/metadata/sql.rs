@@ -67,7 +67,7 @@ use crate::spec::Digest;
 
 pub use condition::Condition;
 #[cfg(debug_assertions)]
-pub use database::leave_out_locks;
+pub use database::{leave_out_locks, statements};
 pub use sqlite::{Config, Faults, backup};
 
 /// Database of the records. Clones share the connections.

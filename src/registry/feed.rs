@@ -101,6 +101,11 @@ impl Registry {
         }
         let view = &self.inner.view;
         let key = (tenant.clone(), task.clone());
+        // A process that has the records alone has announced its own changes, and there are no others.
+        let is_shared = self.inner.replica.is_some();
+        if !is_shared && view.serving(&key).is_none() {
+            return;
+        }
         let ticket = view.ticket();
         match asked(false, self.inner.metadata.get_task(tenant, task)).await {
             Ok(record) if view.is_another(&record) => {
@@ -114,7 +119,8 @@ impl Registry {
                 }
                 let has_moved = served.is_some_and(|own| own != record.serving);
                 let is_moving = record.desired != record.serving && record.serving_error.is_none();
-                if is_moving || has_moved || record.split.as_ref().is_some_and(Plan::is_pending) {
+                let is_pending = record.split.as_ref().is_some_and(Plan::is_pending);
+                if is_shared && (is_moving || has_moved || is_pending) {
                     self.announce(tenant, task);
                 }
             }

@@ -4,7 +4,7 @@
 
 use super::{Registry, Result};
 use crate::ids::{AdapterVersion, TaskId, TenantId, VersionRef};
-use crate::metadata::{Proof, Share, TaskRecord};
+use crate::metadata::{Proof, TaskRecord};
 
 /// Version that a task should serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct Desired {
     pub failed: bool,
     /// Whether the version serves already, and perhaps only other processes have loaded it.
     pub is_elsewhere: bool,
+    /// Whether the version does not serve yet, or is still to be proved.
+    pub is_due: bool,
+    /// Whether the task's versions are to stay in memory.
+    pub is_pinned: bool,
 }
 
 /// What a version is to its task.
@@ -37,7 +41,7 @@ impl Registry {
     /// When the tenant has no such task, or the database fails.
     pub async fn desired(&self, tenant: &TenantId, task: &TaskId) -> Result<Vec<Desired>> {
         let task = self.get_task(tenant, task).await?;
-        let mut all = desired(&task, |_| true);
+        let mut all = desired(&task);
         let is_shared = self.inner.replica.is_some();
         for own in &mut all {
             let serves = task.serving == Some(own.version.version);
@@ -53,10 +57,9 @@ impl Registry {
     /// When the database fails.
     pub async fn pending(&self) -> Result<Vec<Desired>> {
         let tasks = self.inner.metadata.pending_tasks().await?;
-        let is_due = |own: &Share| own.proof == Proof::Pending;
         let pending = |task: &TaskRecord| {
-            let mut due = desired(task, is_due);
-            due.retain(|own| own.role != Role::Main || task.desired != task.serving);
+            let mut due = desired(task);
+            due.retain(|own| own.is_due);
             due
         };
         Ok(tasks.iter().flat_map(pending).collect())
@@ -93,9 +96,9 @@ impl Registry {
     }
 }
 
-/// The desired version of a task, and the others of its split that are meant.
-fn desired(task: &TaskRecord, is_meant: impl Fn(&Share) -> bool) -> Vec<Desired> {
-    let own = |version: AdapterVersion, role, failed| Desired {
+/// The desired version of a task, and the others of its split.
+fn desired(task: &TaskRecord) -> Vec<Desired> {
+    let own = |version: AdapterVersion, role, (is_due, failed)| Desired {
         version: VersionRef {
             tenant: task.tenant.clone(),
             task: task.id.clone(),
@@ -104,15 +107,14 @@ fn desired(task: &TaskRecord, is_meant: impl Fn(&Share) -> bool) -> Vec<Desired>
         role,
         failed,
         is_elsewhere: false,
+        is_due,
+        is_pinned: task.pinned,
     };
     let mut all = Vec::new();
-    all.extend(
-        task.desired
-            .map(|main| own(main, Role::Main, task.serving_error.is_some())),
-    );
+    let of_main = (task.desired != task.serving, task.serving_error.is_some());
+    all.extend(task.desired.map(|main| own(main, Role::Main, of_main)));
     if let Some(plan) = &task.split {
-        let shares = plan.others().filter(|share| is_meant(share));
-        all.extend(shares.map(|share| {
+        all.extend(plan.others().map(|share| {
             let is_member = plan.members.contains(share);
             let role = if is_member {
                 Role::Member
@@ -120,7 +122,7 @@ fn desired(task: &TaskRecord, is_meant: impl Fn(&Share) -> bool) -> Vec<Desired>
                 Role::Shadow
             };
             let failed = matches!(share.proof, Proof::Failed { .. });
-            own(share.version, role, failed)
+            own(share.version, role, (share.proof == Proof::Pending, failed))
         }));
     }
     all

@@ -20,11 +20,11 @@ use crate::spec::{AdapterConfig, Invalid, Precision};
 /// Beginning of the names of adapters.
 const BLOCKS: &str = "transformer.resblocks.";
 
-/// Adapters of one block.
+/// Adapters of one block. Most sets have one of the two, and thousands of sets are in memory, so that one that is absent takes no more than a pointer.
 #[derive(Default)]
 struct Pair {
-    pre_attn: Option<Adapter>,
-    pre_mlp: Option<Adapter>,
+    pre_attn: Option<Box<Adapter>>,
+    pre_mlp: Option<Box<Adapter>>,
 }
 
 /// All adapters of a task and its head, immutable.
@@ -196,7 +196,7 @@ impl AdapterSet {
     /// Returns the memory of the weights in bytes.
     pub fn bytes(&self) -> u64 {
         let adapters = self.pairs.iter().flat_map(|p| [&p.pre_attn, &p.pre_mlp]);
-        self.head.bytes() + adapters.flatten().map(Adapter::bytes).sum::<u64>()
+        self.head.bytes() + adapters.flatten().map(|own| own.bytes()).sum::<u64>()
     }
 
     /// Returns the number of weights.
@@ -274,9 +274,10 @@ impl AdapterSet {
     fn placed(&self, precision: Precision, place: &Place) -> Result<Self, Error> {
         let mode = Mode::frozen(precision, None).at(place);
         let of_adapters = mode.without_integers();
-        let rounded = |adapter: &Option<Adapter>| {
+        let rounded = |adapter: &Option<Box<Adapter>>| {
             let adapter = adapter.as_ref();
-            adapter.map(|own| own.in_mode(&of_adapters)).transpose()
+            let rounded = adapter.map(|own| own.in_mode(&of_adapters));
+            rounded.transpose().map(|own| own.map(Box::new))
         };
         let pairs = self.pairs.iter().map(|pair| {
             Ok::<_, Error>(Pair {
@@ -309,7 +310,7 @@ impl AdapterSet {
             let fc2 = Linear::of(&part("fc2.weight")?, w, &part("fc2.bias")?, mode)?;
             let (weight, bias) = (part("conv.weight")?, part("conv.bias")?);
             let conv = Depthwise::new(&weight, &bias, form.kernel(), mode.place())?;
-            Ok::<_, Error>(Some(Adapter { fc1, conv, fc2 }))
+            Ok::<_, Error>(Some(Box::new(Adapter { fc1, conv, fc2 })))
         };
         let mut pairs = Vec::new();
         for block in form.first()..form.layers {
@@ -341,8 +342,8 @@ impl AdapterSet {
             .ok()
             .and_then(|block| self.pairs.get(block.checked_sub(self.form.first())?));
         let adapter = pair.and_then(|pair| match kind {
-            "adapter_pre_attn" => pair.pre_attn.as_ref(),
-            _ => pair.pre_mlp.as_ref(),
+            "adapter_pre_attn" => pair.pre_attn.as_deref(),
+            _ => pair.pre_mlp.as_deref(),
         });
         let (weight, bias) = match (adapter, layer) {
             (Some(adapter), "fc1") => adapter.fc1.unpacked()?,
@@ -383,10 +384,10 @@ impl AdapterSet {
         };
         sites
             .pre_attn
-            .push(site(pair.and_then(|pair| pair.pre_attn.as_ref())));
+            .push(site(pair.and_then(|pair| pair.pre_attn.as_deref())));
         sites
             .pre_mlp
-            .push(site(pair.and_then(|pair| pair.pre_mlp.as_ref())));
+            .push(site(pair.and_then(|pair| pair.pre_mlp.as_deref())));
     }
 }
 

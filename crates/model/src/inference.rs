@@ -25,7 +25,7 @@ use super::ops::placed::linear::Rows;
 use super::ops::placed::{Later, pool, rows};
 use super::ops::{Array, Numbers};
 use super::vit::{Picture, patches};
-use super::{AdapterSet, Backbone, Error, Kept, Pictures, Step, head};
+use super::{AdapterSet, Backbone, Error, Kept, Pictures, Step, head, threads};
 use crate::spec;
 
 /// Adjacent clips of a batch that use one adapter set.
@@ -179,6 +179,13 @@ impl Inference {
     /// # Errors
     /// When the forward pass is already done, or the device has no room or is lost.
     pub fn advance(&mut self) -> Result<Step, Error> {
+        match self.backbone.place().is_host() {
+            true => threads::within(|| self.slice()),
+            false => self.slice(),
+        }
+    }
+
+    fn slice(&mut self) -> Result<Step, Error> {
         let state = std::mem::replace(&mut self.state, State::Begin);
         self.state = match state {
             State::Begin => {

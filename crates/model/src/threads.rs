@@ -19,6 +19,12 @@ pub fn compute_threads(threads: Option<NonZeroUsize>) -> usize {
     rayon::current_num_threads()
 }
 
+/// Runs a slice on the threads that compute. Its operations follow one another there; a thread outside of the pool would hand each of them over and wait for it,
+/// which is some hundred changes of threads for a batch of one clip.
+pub(crate) fn within<T: Send>(slice: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| slice())
+}
+
 thread_local! {
     /// Number of threads that compute slices, on the thread for work aside.
     static SLICES: Cell<Option<usize>> = const { Cell::new(None) };
@@ -105,6 +111,17 @@ mod tests {
         assert_eq!(cores(system.path(), &[0, 2]), Some(1));
         assert_eq!(cores(system.path(), &[0, 4]), None);
         assert_eq!(cores(system.path(), &[]), None);
+    }
+
+    #[test]
+    fn a_slice_computes_on_one_of_the_threads_and_its_panic_is_the_callers() {
+        let (outside, inside) = (rayon::current_thread_index(), || {
+            rayon::current_thread_index().zip(within(rayon::current_thread_index))
+        });
+        let (own, nested) = within(inside).unwrap();
+        assert_eq!((outside, own), (None, nested));
+        let panic = std::panic::catch_unwind(|| within(|| panic!("out of ink")));
+        assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"out of ink"));
     }
 
     #[test]

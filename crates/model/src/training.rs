@@ -25,7 +25,7 @@ use super::ops::{Array, Numbers, loss};
 use super::site::Sums;
 use super::weights::Found;
 use super::{
-    AdapterSet, Backbone, Error, Kept as Places, Step, TrainableSet, head, inference, vit,
+    AdapterSet, Backbone, Error, Kept as Places, Step, TrainableSet, head, inference, threads, vit,
 };
 use crate::rng::Stream;
 use crate::spec::Invalid;
@@ -331,6 +331,13 @@ impl TrainingStep {
     /// # Errors
     /// When the step is already done.
     pub fn advance(&mut self) -> Result<Step, Error> {
+        match self.backbone.place().is_host() {
+            true => threads::within(|| self.slice()),
+            false => self.slice(),
+        }
+    }
+
+    fn slice(&mut self) -> Result<Step, Error> {
         let state = std::mem::replace(&mut self.state, State::Done);
         self.state = match state {
             State::Begin => self.embed()?,

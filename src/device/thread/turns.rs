@@ -193,7 +193,7 @@ impl Device {
         // Counted before the slice runs, so that a caller who has a result finds the slice that gave it counted.
         let metrics = &self.exit.core.metrics;
         let slices = match priority {
-            Priority::Serving => &counters.serving_slices,
+            Priority::Serving | Priority::Preparing => &counters.serving_slices,
             Priority::Training => &counters.training_slices,
         };
         slices.fetch_add(1, Ordering::Release);
@@ -210,7 +210,7 @@ impl Device {
         match outcome {
             SliceEnd::More => return self.schedule.ran(key, took),
             SliceEnd::Pending => return self.schedule.pending(key, took),
-            SliceEnd::Done if priority == Priority::Serving => {
+            SliceEnd::Done if priority != Priority::Training => {
                 counters.batches.fetch_add(1, Ordering::Release);
             }
             SliceEnd::Done => {}

@@ -143,7 +143,7 @@ impl Inner {
             version: version.clone(),
         };
         let turn = match need {
-            Need::Request => self.turns.wait(&version.tenant).await?,
+            Need::Request | Need::Move => self.turns.wait(&version.tenant).await?,
             Need::Spare => self.turns.free().ok_or_else(no_room)?,
         };
         let Read { set, sha256, clip } = self.read(version).await?;
@@ -156,11 +156,11 @@ impl Inner {
             });
         }
         let room = match need {
-            Need::Request => self.make_room(&version.tenant, bytes, turn).await,
+            Need::Request | Need::Move => self.make_room(&version.tenant, bytes, turn).await,
             Need::Spare => self.free_room(&version.tenant, bytes).ok_or_else(no_room)?,
         };
         if let Some(clip) = clip {
-            self.prove((version, sha256), &set, &clip).await?;
+            self.prove((version, sha256), &set, &clip, need).await?;
         }
         let id = self.lock().tick();
         Ok(Arc::new(Resident {
@@ -177,11 +177,13 @@ impl Inner {
         (version, sha256): (&VersionRef, Digest),
         set: &Arc<AdapterSet>,
         clip: &warmup::Frames,
+        need: Need,
     ) -> Result<(), Error> {
         let Loader {
             device, backbone, ..
         } = &self.loader;
-        match warmup::proven(device, backbone, set, clip).await {
+        let is_awaited = need == Need::Request;
+        match warmup::proven(device, backbone, set, clip, is_awaited).await {
             Ok(()) => {
                 self.lock().proven.add(version, sha256);
                 Ok(())

@@ -131,7 +131,7 @@ impl State {
     pub(super) fn insert(&mut self, pin: Pin, need: Need) {
         pin.room.list(&mut self.reserved);
         let used = match need {
-            Need::Request => self.tick(),
+            Need::Request | Need::Move => self.tick(),
             Need::Spare => 0,
         };
         let entry = Entry {

@@ -17,9 +17,9 @@ use super::postgres::{Bounds, Server};
 use super::sqlite::File;
 use super::sqlite::write::Count;
 
-#[cfg(debug_assertions)]
-pub use query::leave_out_locks;
 pub(super) use query::{Query, locking, query, sharing, skipping};
+#[cfg(debug_assertions)]
+pub use query::{leave_out_locks, statements};
 pub(super) use row::Row;
 
 /// The database below the use cases. Clones share the connections.
@@ -123,6 +123,8 @@ impl Backend {
 
     /// A transaction that writes, and the database's time. SQLite has one at a time; in PostgreSQL each statement sees what was committed before it.
     pub(super) async fn write(&self) -> Result<(Tx, Timestamp)> {
+        // The beginning and the time.
+        query::count(2);
         match self {
             Self::Sqlite(file) => {
                 let (tx, count, now) = file.begin().await?;
@@ -142,6 +144,7 @@ impl Backend {
 
     /// A transaction that reads one state of the database.
     pub(super) async fn read(&self, purpose: Purpose) -> Result<Conn> {
+        query::count(1);
         match self {
             Self::Sqlite(file) => {
                 let tx = file.readers(purpose).begin().await?;
@@ -289,6 +292,7 @@ impl Backend {
 impl Conn {
     /// The database's clock, in microseconds since the Unix epoch.
     pub(super) async fn now(&mut self) -> Result<Timestamp> {
+        query::count(1);
         match self {
             Self::Sqlite(tx, _) => super::sqlite::now(&mut *tx).await,
             Self::SqliteOnce(conn) => super::sqlite::now(&mut *conn).await,
@@ -301,6 +305,7 @@ impl Conn {
 
     /// The number of a change that the transaction makes: SQLite counts them; in PostgreSQL it is the transaction's own, so that nobody waits for it.
     pub(super) async fn change(&mut self) -> Result<i64> {
+        query::count(1);
         match self {
             Self::Sqlite(tx, _) => super::sqlite::change(&mut *tx).await,
             Self::SqliteOnce(conn) => super::sqlite::change(&mut *conn).await,
@@ -313,6 +318,7 @@ impl Conn {
 
     /// The changes that the transaction can see; `None` when their numbers may be given again, until [`Backend::begin_epoch`].
     pub(super) async fn seen(&mut self) -> Result<Option<Seen>> {
+        query::count(1);
         match self {
             Self::Sqlite(tx, _) => super::sqlite::seen(&mut *tx).await.map(Some),
             Self::SqliteOnce(conn) => super::sqlite::seen(&mut *conn).await.map(Some),
@@ -341,9 +347,16 @@ impl Tx {
     /// Makes what the transaction did durable.
     pub(super) async fn commit(self) -> Result<()> {
         match (self.conn, self.mark) {
-            (Conn::Sqlite(tx, _), Mark::Sqlite(file, count)) => file.commit(tx, count).await,
+            // The file's count of commits and the end.
+            (Conn::Sqlite(tx, _), Mark::Sqlite(file, count)) => {
+                query::count(2);
+                file.commit(tx, count).await
+            }
             #[cfg(feature = "postgres")]
-            (Conn::Postgres(tx, _), Mark::Postgres(server)) => server.commit(tx).await,
+            (Conn::Postgres(tx, _), Mark::Postgres(server)) => {
+                query::count(1);
+                server.commit(tx).await
+            }
             // A transaction is begun with the mark of its own database.
             _ => Err(super::super::Error::Backend("no transaction".into())),
         }

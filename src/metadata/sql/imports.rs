@@ -55,20 +55,20 @@ pub(super) async fn import(
     }
     locks::tenant(&mut tx, tenant).await?;
     let task = &target.task;
-    let auto_serve = match (fits(&mut tx, tenant, target).await?, &target.create) {
-        // Whoever shares requests out among versions decides what becomes of a new one.
-        (Some(record), _) => record.auto_serve && record.split.is_none(),
+    let record = match (fits(&mut tx, tenant, target).await?, &target.create) {
+        (Some(record), _) => record,
         (None, Some(new)) => {
             tasks::insert(&mut tx, tenant, new, now).await?;
-            new.auto_serve
+            tasks::get(&mut tx, tenant, task).await?
         }
         (None, None) => return Err(tasks::missing(task)),
     };
+    // Whoever shares requests out among versions decides what becomes of a new one.
+    let auto_serve = record.auto_serve && record.split.is_none();
     let number = version.version;
     let version = versions::insert(&mut tx, tenant, task, &version, now).await?;
     usage::check(&mut tx, tenant, Delta::version(version.size_bytes)?).await?;
     if auto_serve {
-        let record = tasks::get(&mut tx, tenant, task).await?;
         serving::desire(&mut tx, &record, &number.into(), now).await?;
     }
     let resource = format!("{task}/{number}");

@@ -45,12 +45,11 @@ impl Jobs for Database {
     }
 
     async fn get_job(&self, tenant: &TenantId, job: JobId) -> Result<JobRecord> {
-        let mut tx = self.read().await?;
-        get(&mut tx, tenant, job).await
+        get(&mut self.look().await?, tenant, job).await
     }
 
     async fn requested_job(&self, tenant: &TenantId, request: RequestId) -> Result<Option<JobId>> {
-        requests::made_by(&mut self.read().await?, tenant, (SUBMIT, request)).await
+        requests::made_by(&mut self.look().await?, tenant, (SUBMIT, request)).await
     }
 
     async fn list_jobs(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<JobRecord>> {

@@ -21,6 +21,7 @@ pub(super) async fn set(
         versions::get(&mut tx, tenant, task, version).await?;
     }
     let record = desire(&mut tx, &record, plan, now).await?;
+    changes::task_changed(&mut tx, tenant, task, now).await?;
     let told = tasks::named(task, asked(plan));
     audit::acted(&mut tx, tenant, told, now).await?;
     tx.commit().await?;
@@ -46,12 +47,14 @@ pub(super) async fn roll_back(
     };
     let told = tasks::named(task, format!("roll back: {}", asked(plan)));
     let record = desire(&mut tx, &record, plan, now).await?;
+    changes::task_changed(&mut tx, tenant, task, now).await?;
     audit::acted(&mut tx, tenant, told, now).await?;
     tx.commit().await?;
     Ok(record)
 }
 
-/// Makes a plan what is asked for. Versions that serve, or were proved for the plan before, are proved; the others are to be.
+/// Makes a plan what is asked for. Versions that serve, or were proved for the plan before, are proved; the others are to be. The caller's transaction notes the
+/// change in the feed.
 pub(super) async fn desire(
     conn: &mut Conn,
     record: &TaskRecord,
@@ -66,7 +69,6 @@ pub(super) async fn desire(
         Some(_) | None => record.previous.clone(),
     };
     prove(&mut plan, record);
-    changes::task_changed(conn, tenant, task, now).await?;
     let split = (!plan.is_plain()).then(|| rows::json("split", &plan));
     let previous = previous.map(|plan| rows::json("previous", &plan));
     let sql = "UPDATE tasks SET desired = $1, serving_error = NULL, revision = revision + 1, \

@@ -34,6 +34,10 @@ const READERS: u32 = 4;
 const LISTERS: u32 = 2;
 /// Connections for taking snapshots: one after another, since each reads a whole data set.
 const COPIERS: u32 = 1;
+/// Bytes of pages that a connection for reading keeps in memory, at most. Any commit voids them, and the kernel has the file's pages too.
+const READ_PAGES: u64 = 256 << 10;
+/// Bytes of pages that the connection for writing keeps in memory, at most: more than usual transactions touch.
+const WRITTEN_PAGES: u64 = 1 << 20;
 /// How long a statement waits for another process's lock, such as a backup's.
 const BUSY: Duration = Duration::from_secs(10);
 /// Bytes that are kept for deletions on a full disk: as much as the write-ahead log takes before it is written back.
@@ -224,7 +228,7 @@ pub(super) async fn seen(conn: &mut SqliteConnection) -> Result<Seen> {
     Ok(Seen::up_to(sqlx::query_scalar(sql).fetch_one(conn).await?))
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+fn options(path: &Path, pages: u64) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -232,6 +236,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY)
+        // A negative number counts KiB, not pages.
+        .pragma("cache_size", format!("-{}", pages >> 10))
         .disable_statement_logging()
 }
 
@@ -246,18 +252,27 @@ async fn writer(path: &Path, writes: &Writes) -> Result<SqlitePool> {
         .after_release(move |conn, _| {
             let writes = writes.clone();
             Box::pin(async move {
-                conn.ping().await?;
-                let is_stuck = conn.is_in_transaction();
+                let is_stuck = is_stuck(conn).await?;
                 if is_stuck {
                     writes.failed("the database took a transaction back: its disk or the memory failed, or the disk is full");
                 }
                 Ok(!is_stuck)
             })
         })
-        .connect_with(options(path))
+        .connect_with(options(path, WRITTEN_PAGES))
         .await?;
     super::schema::sqlite().run(&pool).await?;
     Ok(pool)
+}
+
+/// Whether a connection that was released stays inside a transaction. One that is there at first may still have a rollback before it; one that is not has nothing
+/// before it that begins a transaction and does not take it back. The pool asks every connection besides, so that this costs most of them no turn of their thread.
+async fn is_stuck(conn: &mut SqliteConnection) -> sqlx::Result<bool> {
+    if !conn.is_in_transaction() {
+        return Ok(false);
+    }
+    conn.ping().await?;
+    Ok(conn.is_in_transaction())
 }
 
 /// Connections that read.
@@ -265,13 +280,8 @@ async fn readers(path: &Path, connections: u32) -> Result<SqlitePool> {
     let pool = SqlitePoolOptions::new()
         .max_connections(connections)
         .test_before_acquire(false)
-        .after_release(|conn, _| {
-            Box::pin(async move {
-                conn.ping().await?;
-                Ok(!conn.is_in_transaction())
-            })
-        })
-        .connect_with(options(path).read_only(true))
+        .after_release(|conn, _| Box::pin(async move { Ok(!is_stuck(conn).await?) }))
+        .connect_with(options(path, READ_PAGES).read_only(true))
         .await?;
     Ok(pool)
 }

@@ -64,8 +64,7 @@ impl Tasks for Database {
     }
 
     async fn get_task(&self, tenant: &TenantId, task: &TaskId) -> Result<TaskRecord> {
-        let mut tx = self.read().await?;
-        get(&mut tx, tenant, task).await
+        get(&mut self.look().await?, tenant, task).await
     }
 
     async fn list_tasks(&self, tenant: &TenantId, page: &PageRequest) -> Result<Page<TaskRecord>> {
@@ -123,8 +122,7 @@ impl Tasks for Database {
         task: &TaskId,
         version: AdapterVersion,
     ) -> Result<VersionRecord> {
-        let mut tx = self.read().await?;
-        versions::get(&mut tx, tenant, task, version).await
+        versions::get(&mut self.look().await?, tenant, task, version).await
     }
 
     async fn version_range(
@@ -132,8 +130,7 @@ impl Tasks for Database {
         tenant: &TenantId,
         task: &TaskId,
     ) -> Result<Option<RangeInclusive<AdapterVersion>>> {
-        let mut tx = self.read().await?;
-        versions::range(&mut tx, tenant, task).await
+        versions::range(&mut self.look().await?, tenant, task).await
     }
 
     async fn list_versions(

@@ -128,8 +128,7 @@ impl Videos for Database {
     }
 
     async fn get_video(&self, tenant: &TenantId, video: VideoId) -> Result<VideoRecord> {
-        let mut tx = self.read().await?;
-        get(&mut tx, tenant, video).await
+        get(&mut self.look().await?, tenant, video).await
     }
 
     async fn get_videos(&self, tenant: &TenantId, videos: &[VideoId]) -> Result<Vec<VideoRecord>> {

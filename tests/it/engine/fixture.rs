@@ -139,6 +139,8 @@ struct Shelves {
     damaged: HashSet<VersionRef>,
     /// Number of questions for the numbers of a task's versions.
     questions: usize,
+    /// Number of reads of one task, and of all tasks with something to do and of all that are pinned.
+    reads: [usize; 2],
 }
 
 #[derive(Default)]
@@ -173,6 +175,8 @@ fn desired((tenant, id): &(TenantId, TaskId), task: &Task) -> Option<Desired> {
         role,
         failed,
         is_elsewhere: false,
+        is_due: task.desired != task.serving,
+        is_pinned: false,
     })
 }
 
@@ -242,6 +246,11 @@ impl Shelf {
         self.0.lock().unwrap().questions
     }
 
+    /// The number of reads of one task, and of all tasks.
+    pub(crate) fn reads(&self) -> [usize; 2] {
+        self.0.lock().unwrap().reads
+    }
+
     pub(crate) fn serving(&self, task: &str) -> Option<VersionRef> {
         let shelves = self.0.lock().unwrap();
         shelves.tasks.iter().find_map(|((tenant, id), own)| {
@@ -282,8 +291,13 @@ impl Shelf {
     /// Sends so many notices about an unknown task that subscribers lose some.
     pub(crate) fn flood(&self) {
         for _ in 0..=NOTICES {
-            let _ = self.1.send((tenant("nobody"), "none".parse().unwrap()));
+            self.notice();
         }
+    }
+
+    /// Sends a notice about an unknown task, after which all of them are looked at.
+    pub(crate) fn notice(&self) {
+        let _ = self.1.send((tenant("nobody"), "none".parse().unwrap()));
     }
 }
 
@@ -318,6 +332,7 @@ impl Versions for Shelf {
 
     async fn desired(&self, tenant: &TenantId, task: &TaskId) -> Result<Vec<Desired>, Unavailable> {
         let mut shelves = self.0.lock().unwrap();
+        shelves.reads[0] += 1;
         if shelves.silences > 0 {
             shelves.silences -= 1;
             let reason = "the database is away".to_owned();
@@ -329,14 +344,17 @@ impl Versions for Shelf {
     }
 
     async fn pending(&self) -> Result<Vec<Desired>, Unavailable> {
-        let shelves = self.0.lock().unwrap();
+        let mut shelves = self.0.lock().unwrap();
+        shelves.reads[1] += 1;
         let pending = shelves.tasks.iter();
         let pending = pending.filter(|(_, task)| task.desired != task.serving);
         Ok(pending.filter_map(|(id, task)| desired(id, task)).collect())
     }
 
     async fn pinned(&self) -> Result<Vec<(VersionRef, u64)>, Unavailable> {
-        Ok(self.0.lock().unwrap().pinned.clone())
+        let mut shelves = self.0.lock().unwrap();
+        shelves.reads[1] += 1;
+        Ok(shelves.pinned.clone())
     }
 
     async fn numbers(

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use frameshift::engine::{Config, Error};
 use frameshift::ids::VersionRef;
@@ -183,6 +184,35 @@ async fn a_swap_asks_one_question_however_many_versions_of_the_task_are_in_memor
     assert_eq!(running.resident("a"), versions, "all of them have room");
     let asked = running.shelf.questions();
     assert!((1..=versions.len()).contains(&asked), "{asked} questions");
+}
+
+#[tokio::test]
+async fn a_notice_about_a_task_with_nothing_to_do_reads_that_task_alone() {
+    let config = Config {
+        poll: Duration::from_secs(3600),
+        ..Config::default()
+    };
+    let running = Running::start(config).await;
+    let wanted = version("a", "t", 1);
+    running.shelf.put(&wanted, stored(1, ADAPTER, 0.3));
+    swap(&running, &wanted).await;
+    let [before, _] = running.shelf.reads();
+    // Notices are handled in their order, so that the first one is over when the second one reads its task.
+    running.shelf.notice();
+    running.shelf.desire(&wanted);
+    until(|| async { running.shelf.reads()[0] == before + 2 }).await;
+    let [_, of_all] = running.shelf.reads();
+    for _ in 0..3 {
+        running.shelf.desire(&wanted);
+    }
+    running.shelf.notice();
+    until(|| async { running.shelf.reads()[0] == before + 6 }).await;
+    until(|| async { running.shelf.reads()[1] >= of_all + 2 }).await;
+    assert_eq!(
+        running.shelf.reads()[1],
+        of_all + 2,
+        "only the last one looks at all"
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod tasks;
 use frameshift::ids::AdapterVersion;
 use frameshift::metadata::{
     BlobName, EndedPart, Error, Kind, NewVideo, PageRequest, PartRecord, Plan, Proof, Share,
-    TaskRecord, TaskUpdate,
+    TaskUpdate,
 };
 use frameshift::spec::Split;
 

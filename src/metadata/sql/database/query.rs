@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 #[cfg(debug_assertions)]
 use std::sync::OnceLock;
+#[cfg(debug_assertions)]
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(feature = "postgres")]
 use sqlx::SqlSafeStr as _;
@@ -37,6 +39,25 @@ static LEFT_OUT: OnceLock<Vec<String>> = OnceLock::new();
 #[cfg(debug_assertions)]
 pub fn leave_out_locks(texts: Vec<String>) {
     let _ = LEFT_OUT.set(texts);
+}
+
+/// Statements that this process has run.
+#[cfg(debug_assertions)]
+static RUN: AtomicU64 = AtomicU64::new(0);
+
+/// Statements that this process has run so far, with those that begin and end transactions; what takes back a transaction that only read is not counted. A
+/// program that ships does not have this function.
+#[cfg(debug_assertions)]
+pub fn statements() -> u64 {
+    RUN.load(Ordering::Relaxed)
+}
+
+/// Counts statements that are run, where somebody may ask for their number.
+pub(super) fn count(statements: u64) {
+    #[cfg(debug_assertions)]
+    RUN.fetch_add(statements, Ordering::Relaxed);
+    #[cfg(not(debug_assertions))]
+    let _ = statements;
 }
 
 /// Whether a statement is to lock nothing, which it never is in a program that ships.
@@ -107,7 +128,8 @@ fn noted<T>(found: sqlx::Result<T>, writes: Option<&Writes>) -> Result<T> {
 
 /// Binds the values and runs the statement with a method of the library; `row` makes a [`Row`] of what the database found.
 macro_rules! run {
-    ($query:ident, $conn:ident, $method:ident, |$found:ident, $row:ident| $read:expr) => {
+    ($query:ident, $conn:ident, $method:ident, |$found:ident, $row:ident| $read:expr) => {{
+        count(1);
         match $conn {
             Conn::Sqlite(tx, writes) => {
                 let $found = $query.sqlite().$method(&mut **tx).await;
@@ -135,7 +157,7 @@ macro_rules! run {
                 $read
             }
         }
-    };
+    }};
 }
 
 /// Binds values to a statement of the library.
