@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use crate::ids::{KeyId, SweepId};
-use crate::spec::LabelKind;
+use crate::ids::{JobId, KeyId, SweepId};
+use crate::spec::{Evaluation, JobState, LabelKind};
 
 /// Faults that a test wants of the records.
 #[derive(Debug, Clone, Default)]

@@ -40,6 +40,7 @@ mod rows;
 mod schema;
 mod serving;
 mod snapshots;
+mod sources;
 mod sqlite;
 mod survey;
 mod sweeps;
