@@ -227,7 +227,6 @@ pass! {
         fn is_exclusive(&self) -> bool { self.records.is_exclusive() }
         fn bind_backbone(&self, backbone: Digest) { self.records.bind_backbone(backbone); }
     }:
-    recover_jobs(pause: Duration) -> Recovered;
     release_lost_jobs(alive: &[Lease]) -> Vec<JobRecord>;
     count_waiting_jobs() -> u64;
     claim_job(worker: &str, lease: Duration) -> Option<Claim>;

@@ -6,8 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     CheckpointRecord, Claim, Ending, Event, EventRecord, JobRecord, JobUpdate, Lease, NewJob,
-    NewVersion, Page, PageRequest, Published, Recovered, Release, Result, TrainingSummary,
-    Unwanted,
+    NewVersion, Page, PageRequest, Published, Release, Result, TrainingSummary, Unwanted,
 };
 use crate::ids::{AdapterVersion, JobId, RequestId, TenantId};
 use crate::spec::{Digest, Evaluation, JobState};
@@ -54,13 +53,16 @@ pub trait Workers {
     /// Says which backbone the process has, once, where processes with others share the records: from then on the jobs that it submits are for that backbone,
     /// it claims no others', and versions of others are left to their processes.
     fn bind_backbone(&self, backbone: Digest);
-    /// Puts back every job that a worker had. For a process that owns the records, by [`Workers::is_exclusive`]: it calls this once at its start, before any claim. A job that was the only
-    /// one is charged with the end of its process and may be claimed again after `pause`, which doubles each time; the second time at the same step
-    /// it is FAILED with [`PROCESS_LOST`].
-    async fn recover_jobs(&self, pause: Duration) -> Result<Recovered>;
     /// Puts back jobs whose lease has run out, except `alive`, of which the caller knows better than the clock of the database. Returns those that
     /// ended thereby: since their owners want that, or FAILED with [`PROCESS_LOST`] when the third process in a row that had no other job ended at the same
     /// step, or the twelfth of any since the newest checkpoint.
+    ///
+    /// A process that owns the records, by [`Workers::is_exclusive`], knows when it opens them that all leases have run out. The first such call, or the first
+    /// claim, puts those jobs back. One that was the only one is charged with the end of its process and may be claimed again after
+    /// [`Config::crash_pause`], which doubles each time; the second time at the same step it is FAILED with [`PROCESS_LOST`].
+    ///
+    /// [`Config::crash_pause`]: super::Config::crash_pause
+    /// [`PROCESS_LOST`]: super::PROCESS_LOST
     async fn release_lost_jobs(&self, alive: &[Lease]) -> Result<Vec<JobRecord>>;
     /// Takes the next job: tenants take turns by the clip-frames of their jobs, and of a tenant's jobs the one with the highest priority goes first, then the
     /// oldest. Jobs that ran when a process ended come first, one at a
