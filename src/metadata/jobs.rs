@@ -15,6 +15,8 @@ use crate::spec::{Digest, Evaluation, JobState};
 #[async_trait]
 pub trait Jobs: Send + Sync {
     /// Queues a job: takes the data set's snapshot, as [`Snapshots::snapshot_dataset`] does, and remembers the task's etag.
+    ///
+    /// [`Snapshots::snapshot_dataset`]: super::Snapshots::snapshot_dataset
     async fn submit_job(
         &self,
         tenant: &TenantId,
