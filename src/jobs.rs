@@ -78,8 +78,6 @@ pub struct Config {
     pub parting: Duration,
     /// Shortest time between two transactions of a job's step events.
     pub event_interval: Duration,
-    /// Time for which a job is held back that ran alone when the process ended; doubles each time.
-    pub crash_pause: Duration,
     /// Memory for decoded training videos, over all jobs; what does not fit is decoded anew in every epoch.
     pub clip_cache_bytes: u64,
     /// Disk for decoded frames that jobs keep for later epochs and later jobs; 0 keeps none.
@@ -106,7 +104,6 @@ impl Default for Config {
             transfer: Duration::from_secs(600),
             parting: Duration::from_secs(60),
             event_interval: Duration::from_secs(1),
-            crash_pause: Duration::from_secs(10),
             clip_cache_bytes: 512 << 20,
             clip_disk_bytes: 0,
             step_bytes: 2 << 30,

@@ -3,12 +3,14 @@
 //! Invariant: no request depends on these loops; a failure is logged, and the next pass tries again.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::blocking::blocking;
 use crate::library::{self, Collected, Duty, Library, Removed};
+use crate::metadata::MetadataStore;
 use crate::model::{self, Slack};
 use crate::shutdown::Signal;
 use crate::telemetry::{self, metrics::Metrics};
@@ -20,6 +22,9 @@ const TIDY: Duration = Duration::from_secs(60);
 
 /// Time between two looks for copies of objects that another process deleted.
 const FORGET: Duration = Duration::from_secs(60 * 60);
+
+/// Time between two counts of the jobs that wait: as long as the runners of a process that trains leave between theirs.
+const WAITING: Duration = Duration::from_secs(10);
 
 /// Time between two counts of the memory that the allocator keeps.
 const COUNT: Duration = Duration::from_secs(5);
@@ -45,6 +50,33 @@ pub(super) async fn give_back(drain: Signal) -> Result<(), Infallible> {
             tracing::debug!(bytes, "unused memory goes back to the system");
             // A failure would only mean that the runtime ends.
             let _ = blocking(model::give_back).await;
+        }
+    }
+}
+
+/// Counts the jobs that wait for a worker, in a process that has none itself: whoever starts others by that number may have started none.
+pub(super) async fn count_waiting(
+    metadata: Arc<dyn MetadataStore>,
+    metrics: Metrics,
+    drain: Signal,
+) -> Result<(), Infallible> {
+    let mut ticks = tokio::time::interval(WAITING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = drain.draining() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let counted = tokio::select! {
+            () = drain.draining() => return Ok(()),
+            counted = metadata.count_waiting_jobs() => counted,
+        };
+        match counted {
+            Ok(waiting) => metrics.jobs_waiting(waiting),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "cannot count the jobs that wait");
+            }
         }
     }
 }

@@ -201,6 +201,12 @@ impl Wiring {
         let gauges = place::observe(watched, metrics(), signal());
         back.loops
             .spawn("the device's gauges", Ends::Itself, gauges);
+        if !config.role.trains() {
+            let metadata = Arc::clone(&self.metadata);
+            let waiting = upkeep::count_waiting(metadata, metrics(), signal());
+            back.loops
+                .spawn("the count of waiting jobs", Ends::Itself, waiting);
+        }
         back.loops.spawn("the janitor", Ends::Itself, janitor);
         back.loops.spawn("the collector", Ends::Itself, collector);
         back.loops

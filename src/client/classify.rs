@@ -166,10 +166,8 @@ pub async fn run(args: &Args) -> Result<(), Error> {
         return Box::pin(live::run(args, &wanted)).await;
     }
     let out = args.bulk.place()?;
-    let mut client = args.connection.client().await?;
-    if let Some(task) = wanted.tasks.first() {
-        client = client.toward(task);
-    }
+    let task = wanted.tasks.first().map(String::as_str);
+    let client = args.connection.client_toward(task).await?;
     let output = args.connection.output();
     if let Some(out) = out {
         return bulk::run(&client, (&args.bulk, out), &wanted, output).await;

@@ -300,6 +300,18 @@ impl Connection {
         Ok(client.traced(self.trace()))
     }
 
+    /// Connects as [`Self::client`] does, for calls about a task, if there is one.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub(super) async fn client_toward(&self, task: Option<&str>) -> Result<super::Client, Error> {
+        let client = self.client().await?;
+        Ok(match task {
+            Some(task) => client.toward(task),
+            None => client,
+        })
+    }
+
     /// The trace of the command: the one that it was started in, else a new one. A malformed one counts as none, as the specification asks.
     fn trace(&self) -> Outgoing {
         let (parent, state) = &self.trace;

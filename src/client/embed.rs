@@ -112,7 +112,7 @@ impl Template {
 /// When a file cannot be read or written, or the server refuses a video; the others are in the file.
 pub async fn run(args: &Args) -> Result<(), Error> {
     let mut sink = Sink::open(args)?;
-    let client = args.connection.client().await?;
+    let client = args.connection.client_toward(args.task.as_deref()).await?;
     let output = args.connection.output();
     let mut wanted = Template::of(args);
     let mut failures = Failures::new(args.videos.len(), output);

@@ -88,9 +88,9 @@ impl Split {
 pub async fn run(args: &Args) -> Result<(), Error> {
     let out = (args.out.as_deref()).map(|path| Place::of(path, args.format, args.force));
     let out = out.transpose()?;
-    let client = args.connection.client().await?;
-    let output = args.connection.output();
     let task = resource("tasks", &args.task);
+    let client = args.connection.client_toward(Some(&task)).await?;
+    let output = args.connection.output();
     if let [first, second] = args.compare[..] {
         return Box::pin(compare(&client, args, &task, [first, second], output)).await;
     }

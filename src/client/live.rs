@@ -110,7 +110,8 @@ pub(super) async fn run(args: &Args, wanted: &Template) -> Result<(), Error> {
         pace: Some(pace),
         late_policy: late.number(),
     };
-    let client = args.connection.client().await?;
+    let task = wanted.tasks.first().map(String::as_str);
+    let client = args.connection.client_toward(task).await?;
     let output = args.connection.output();
     let opened = source.open(options, PICTURE_BYTES as usize).await?;
     stream(&client, header, opened, output).await

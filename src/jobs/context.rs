@@ -75,42 +75,7 @@ impl Context {
         }
     }
 
-    /// Puts back what a process before this one was working on: it is gone, since a data directory is one process's own. `false` when the drain
-    /// came first.
-    pub(super) async fn recover(&self) -> bool {
-        if !self.parts.metadata.is_exclusive() {
-            // What runs elsewhere is not this process's to take: there a claim ends with its lease.
-            return true;
-        }
-        let drain = self.drain.clone();
-        loop {
-            let recover = self.parts.metadata.recover_jobs(self.config.crash_pause);
-            match self.patience.records(recover).await {
-                Ok(recovered) => {
-                    let jobs = recovered.put_back;
-                    if jobs > 0 {
-                        tracing::info!(jobs, "jobs of an earlier process go on");
-                    }
-                    for job in &recovered.ended {
-                        self.ended(job).await;
-                    }
-                    return true;
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot put back jobs of an earlier process"
-                    );
-                }
-            }
-            tokio::select! {
-                () = drain.draining() => return false,
-                () = tokio::time::sleep(self.config.poll) => {}
-            }
-        }
-    }
-
-    /// Puts back what other processes lost, and counts who waits, from time to time.
+    /// Puts back what this process before its start, or another one, lost, and counts who waits, from time to time.
     pub(super) async fn look_around(&self) -> metadata::Result<()> {
         let alive = self.leases.alive();
         let metadata = &self.parts.metadata;

@@ -304,11 +304,8 @@ impl Handle {
         tenant: &TenantId,
         request: Option<RequestId>,
     ) -> Result<bool, Error> {
-        let Some(request) = request else {
-            return Ok(false);
-        };
-        let made = self.metadata.requested_job(tenant, request).await?;
-        Ok(made.is_some())
+        let asked = |request| self.metadata.requested_job(tenant, request);
+        was_made(request.map(asked)).await
     }
 
     /// Reads a job.
@@ -388,6 +385,16 @@ impl Handle {
         Ok(stream::try_unfold(watcher, |mut watcher| async move {
             Ok(watcher.next().await?.map(|event| (event, watcher)))
         }))
+    }
+}
+
+/// Whether anything was found of what a request made before; nothing is where there is no request.
+pub(super) async fn was_made<T>(
+    found: Option<impl Future<Output = metadata::Result<Option<T>>>>,
+) -> Result<bool, Error> {
+    match found {
+        Some(found) => Ok(found.await?.is_some()),
+        None => Ok(false),
     }
 }
 

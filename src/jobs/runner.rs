@@ -26,9 +26,6 @@ pub(super) async fn run(
     drain: Signal,
 ) {
     let context = Arc::new(Context::new(config, hints, parts, drain));
-    if !context.recover().await {
-        return;
-    }
     context.sweep_features().await;
     context.open_decoded().await;
     let clearing = tokio::spawn(Arc::clone(&context).clear_up_cancelled());

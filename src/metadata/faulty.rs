@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use crate::ids::{KeyId, SweepId};
-use crate::spec::LabelKind;
+use crate::ids::{JobId, KeyId, SweepId};
+use crate::spec::{Evaluation, JobState, LabelKind};
 
 /// Faults that a test wants of the records.
 #[derive(Debug, Clone, Default)]
@@ -227,7 +227,6 @@ pass! {
         fn is_exclusive(&self) -> bool { self.records.is_exclusive() }
         fn bind_backbone(&self, backbone: Digest) { self.records.bind_backbone(backbone); }
     }:
-    recover_jobs(pause: Duration) -> Recovered;
     release_lost_jobs(alive: &[Lease]) -> Vec<JobRecord>;
     count_waiting_jobs() -> u64;
     claim_job(worker: &str, lease: Duration) -> Option<Claim>;

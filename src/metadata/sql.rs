@@ -40,6 +40,7 @@ mod rows;
 mod schema;
 mod serving;
 mod snapshots;
+mod sources;
 mod sqlite;
 mod survey;
 mod sweeps;
@@ -59,6 +60,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
 use super::{Error, OpenError, Result, SchemaState, ServerConfig, Timestamp, Topic};
+use claims::Left;
 use database::{Backend, Conn, Purpose, Tx, query};
 use rows::Columns as _;
 use sqlite::File;
@@ -76,18 +78,22 @@ pub struct Database {
     backend: Backend,
     /// The backbone of this process, where processes with others share the records.
     backbone: Arc<OnceLock<Digest>>,
+    /// What a process before this one had, where one process owns the records.
+    left: Arc<Left>,
     /// Microseconds by which the clock runs ahead; 0 but in tests.
     ahead: Arc<AtomicI64>,
 }
 
 impl Database {
-    /// Opens the file and brings its schema up to date.
+    /// Opens the file and brings its schema up to date. Whatever workers had is taken for lost from then on: the file is one process's own.
     ///
     /// # Errors
     /// When the file cannot be opened or written, is damaged or no database, lost commits, or has the schema of a newer release.
     pub async fn open(config: Config) -> std::result::Result<Self, OpenError> {
-        let file = File::open(config).await?;
-        Ok(Self::over(Backend::Sqlite(file)))
+        let pause = config.crash_pause;
+        let opened = Self::over(Backend::Sqlite(File::open(config).await?));
+        opened.left.begin(pause);
+        Ok(opened)
     }
 
     /// Connects to a PostgreSQL server, once it answers and has the schema of this release.
@@ -115,6 +121,7 @@ impl Database {
         Self {
             backend,
             backbone: Arc::default(),
+            left: Arc::default(),
             ahead: Arc::default(),
         }
     }
@@ -215,6 +222,11 @@ impl Database {
     /// Moves the database's clock forward: for tests of what happens after days.
     pub fn advance_clock(&self, by: Duration) {
         self.ahead.fetch_add(micros(by), Ordering::SeqCst);
+    }
+
+    /// Takes whatever workers have for lost, as opening a file does: for tests of what a process leaves.
+    pub fn forget_workers(&self, pause: Duration) {
+        self.left.begin(pause);
     }
 
     /// Runs a deletion, once more when the disk is full and its reserve could be given back.

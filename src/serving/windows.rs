@@ -7,6 +7,7 @@ mod plan;
 mod ring;
 mod score;
 mod segments;
+mod sliding;
 mod stream;
 
 use std::collections::HashMap;

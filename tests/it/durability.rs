@@ -72,7 +72,12 @@ impl Parts {
         let lock = DirectoryLock::acquire(directory).expect("a killed process holds no lock");
         let store = Store::open(&directory.join("objects")).expect("a store");
         let path = directory.join("metadata.sqlite");
-        let database = Database::open(frameshift::metadata::Config::at(path)).await;
+        let config = frameshift::metadata::Config {
+            // The pause itself is tested in metadata/crashes.rs.
+            crash_pause: Duration::ZERO,
+            ..frameshift::metadata::Config::at(path)
+        };
+        let database = Database::open(config).await;
         let clock = database.expect("a database");
         let records: fixture::Store = Arc::new(clock.clone());
         let config = Config {
@@ -304,8 +309,8 @@ async fn a_killed_publication_is_invisible_or_whole() {
             .expect("listed");
         assert_eq!(listed.items.len(), usize::from(is_visible), "{point}");
         if !is_visible {
-            let recovered = parts.records.recover_jobs(Duration::ZERO).await;
-            assert_eq!(recovered.expect("recovered").put_back, 1, "{point}");
+            let ended = parts.records.release_lost_jobs(&[]).await;
+            assert_eq!(ended.expect("looked"), [], "{point}");
             parts
                 .library
                 .collect_orphans(far())

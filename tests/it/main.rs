@@ -67,6 +67,7 @@ mod restore;
 mod roles;
 #[cfg(feature = "postgres")]
 mod rollout;
+mod routes;
 mod rows;
 mod rpc_canary;
 mod rpc_check;

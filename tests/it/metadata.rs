@@ -36,8 +36,9 @@ mod sweeps;
 mod terms;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use frameshift::metadata::{Config, Database, MetadataStore};
+use frameshift::metadata::{Config, Database, JobRecord, MetadataStore};
 use tempfile::TempDir;
 
 /// A fresh backend and what keeps it alive.
@@ -60,8 +61,14 @@ enum Home {
 }
 
 impl Backend {
+    /// Takes whatever workers have for lost, as the next process does, and looks. Returns the jobs that ended.
+    pub(crate) async fn restart(&self, pause: Duration) -> Vec<JobRecord> {
+        self.clock.forget_workers(pause);
+        self.store.release_lost_jobs(&[]).await.expect("looked")
+    }
+
     /// Lets so much time pass on the database's clock.
-    pub(crate) fn pass(&self, time: std::time::Duration) {
+    pub(crate) fn pass(&self, time: Duration) {
         self.clock.advance_clock(time);
     }
 

@@ -9,7 +9,7 @@ use frameshift::shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::server::{config, create_dataset, create_task, serving, submit};
+use crate::server::{TestServer, config, create_dataset, create_task, serving, submit, until};
 use crate::server_process::{Process, command, output};
 
 async fn state(client: &Client, job: &str) -> v1::JobState {
@@ -49,6 +49,28 @@ async fn one_process_serves_and_another_trains_what_it_was_asked_for() {
     serving(&client, "motion").await;
     assert!(!decoded.exists());
     assert_eq!(server.terminate().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_only_serves_counts_the_jobs_that_wait() {
+    use frameshift::config::settings::Role;
+    let folder = tempfile::tempdir().unwrap();
+    let serve = || {
+        let mut config = config(folder.path());
+        config.role = Role::Serve;
+        TestServer::start_on(config)
+    };
+    let server = serve().await;
+    let client = server.client("acme").await;
+    create_task(&client, "motion").await;
+    create_dataset(&client, "motion").await;
+    submit(&client, "motion", "motion").await;
+    server.stop().await;
+    // It counts at its start.
+    let server = serve().await;
+    let waiting = "frameshift_jobs_waiting 1\n";
+    until(|| async { server.wiring.metrics.text().contains(waiting) }).await;
+    server.stop().await;
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {

@@ -218,6 +218,9 @@ seccompProfile:
 {{/* Placement of pods. The argument is a list of the root and the values of the component. */}}
 {{- define "frameshift.placement" -}}
 {{- $it := index . 1 -}}
+{{- with $it.resourceClaims }}
+resourceClaims: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with $it.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}

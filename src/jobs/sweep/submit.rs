@@ -4,6 +4,7 @@
 
 use super::{UNFINISHED, check, hyper_parameters};
 use crate::ids::{DatasetId, RequestId, SweepId, TaskId, TenantId};
+use crate::jobs::handle::was_made;
 use crate::jobs::{Error, Handle, Submission, mirror, plan, selection};
 use crate::metadata::{Page, PageRequest, SweepRecord, SweepSpec, SweepSummary};
 use crate::spec::{Invalid, Selection};
@@ -63,11 +64,8 @@ impl Handle {
         tenant: &TenantId,
         request: Option<RequestId>,
     ) -> Result<bool, Error> {
-        let Some(request) = request else {
-            return Ok(false);
-        };
-        let made = self.metadata.requested_sweep(tenant, request).await?;
-        Ok(made.is_some())
+        let asked = |request| self.metadata.requested_sweep(tenant, request);
+        was_made(request.map(asked)).await
     }
 
     /// Checks that jobs of every shape would be taken, as far as that does not depend on other jobs.

@@ -262,15 +262,6 @@ pub enum Release {
     AfterError,
 }
 
-/// Jobs of a process that ended without a word, as the next one found them at its start.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Recovered {
-    /// Jobs that wait again.
-    pub put_back: u64,
-    /// Jobs that ended: cancelled by their owners, or failed since they end processes.
-    pub ended: Vec<JobRecord>,
-}
-
 /// End of a job without a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {

@@ -4,9 +4,12 @@
 //! at which the process ended. Where processes share the records, nobody waits for a suspect: there a job is charged when its process had no other job, and
 //! one that loses its worker again and again without a new checkpoint is ended as well.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::super::{Claim, JobRecord, Lease, PROCESS_LOST, Recovered, Release, Result, Timestamp};
+use tokio::sync::MutexGuard;
+
+use super::super::{Claim, JobRecord, Lease, PROCESS_LOST, Release, Result, Timestamp};
 use super::database::{Conn, Query, Row, query, skipping};
 use super::jobs::{after, announce, end};
 use super::rows::{self, Columns};
@@ -55,8 +58,36 @@ const AT_WORK: &str = "SELECT tenant, id, worker FROM jobs INDEXED BY leased_job
 const LOST_BEFORE: &str = "SELECT tenant, id, lost_worker AS worker FROM jobs INDEXED BY lost_jobs \
      WHERE lost_worker IS NOT NULL AND end_time IS NULL";
 
-/// Puts back what a process before this one was working on.
-pub(super) async fn recover(store: &Database, pause: Duration) -> Result<Recovered> {
+/// What a process before this one was working on. Whoever opens a file that is one process's own knows that it is gone; the first of those here who look for
+/// jobs puts it back.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// How long a job is held back that was the only one; `None` once there is nothing to put back. Held for a look only, never across an await.
+    pause: Mutex<Option<Duration>>,
+    /// Jobs that ended when they were put back, until somebody is told. Whoever puts back holds it, so that nobody claims meanwhile.
+    ended: tokio::sync::Mutex<Vec<JobRecord>>,
+}
+
+impl Left {
+    /// Takes every claim so far for one of a process that is gone.
+    pub(super) fn begin(&self, pause: Duration) {
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
+    }
+
+    /// Puts back what there is. Returns the jobs that ended thereby, to be told.
+    async fn put_back(&self, store: &Database) -> Result<MutexGuard<'_, Vec<JobRecord>>> {
+        let mut ended = self.ended.lock().await;
+        let pause = *self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pause) = pause {
+            ended.extend(recover(store, pause).await?);
+            *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        Ok(ended)
+    }
+}
+
+/// Puts back every job that has a worker. Returns those that ended thereby.
+async fn recover(store: &Database, pause: Duration) -> Result<Vec<JobRecord>> {
     let (mut tx, now) = store.write().await?;
     let lost = lost_jobs(query(LOST), &mut tx, Timestamp::MAX, &[]).await?;
     if lost.is_empty() {
@@ -71,15 +102,20 @@ pub(super) async fn recover(store: &Database, pause: Duration) -> Result<Recover
         ended.extend(crashed(&mut tx, job, pause, now).await?);
     }
     tx.commit().await?;
-    Ok(Recovered {
-        put_back: (lost.len() - ended.len()) as u64,
-        ended,
-    })
+    let jobs = lost.len() - ended.len();
+    if jobs > 0 {
+        tracing::info!(jobs, "jobs of an earlier process go on");
+    }
+    Ok(ended)
 }
 
 /// Puts back jobs whose lease has run out, but for those that are known to be alive. Returns those that ended thereby: by their owners' wish, or because too
 /// many workers were lost with them.
 pub(super) async fn release_lost(store: &Database, alive: &[Lease]) -> Result<Vec<JobRecord>> {
+    let ended = std::mem::take(&mut *store.left.put_back(store).await?);
+    if !ended.is_empty() {
+        return Ok(ended);
+    }
     // Nearly always there is none, which a reader finds without keeping writers waiting.
     let mut reader = store.read().await?;
     let now = reader.now().await?;
@@ -133,6 +169,7 @@ pub(super) async fn claim(
     worker: &str,
     lease: Duration,
 ) -> Result<Option<Claim>> {
+    drop(store.left.put_back(store).await?);
     // Nearly always none waits, which a reader finds without keeping writers waiting.
     let mut reader = store.look().await?;
     let waits = query(ANY_WAITING).fetch_one(&mut reader).await?;

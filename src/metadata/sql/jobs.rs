@@ -9,8 +9,8 @@ use async_trait::async_trait;
 
 use super::super::{
     BUDGET_SPENT, CheckpointRecord, Claim, EARLY_STOPPED, Ending, Error, Event, JobRecord,
-    JobUpdate, Lease, NewVersion, Published, Recovered, Release, Result, Timestamp,
-    TrainingSummary, Unwanted, Workers,
+    JobUpdate, Lease, NewVersion, Published, Release, Result, Timestamp, TrainingSummary, Unwanted,
+    Workers,
 };
 use super::database::{Conn, locking, query};
 use super::publishing::{self, Served};
@@ -28,10 +28,6 @@ impl Workers for Database {
     fn bind_backbone(&self, backbone: Digest) {
         // The first word counts: a process has one backbone.
         let _ = self.backbone.set(backbone);
-    }
-
-    async fn recover_jobs(&self, pause: Duration) -> Result<Recovered> {
-        claims::recover(self, pause).await
     }
 
     async fn release_lost_jobs(&self, alive: &[Lease]) -> Result<Vec<JobRecord>> {

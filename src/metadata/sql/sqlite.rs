@@ -50,6 +50,8 @@ pub struct Config {
     pub path: PathBuf,
     /// Bytes on the disk that are kept for deletions; 0 keeps none.
     pub reserve_bytes: u64,
+    /// Time for which a job is held back that ran alone when the process before ended; doubles each time.
+    pub crash_pause: Duration,
     /// Opens a database although it lost commits that it had acknowledged.
     pub accept_data_loss: bool,
     /// Faults that tests ask for.
@@ -62,6 +64,7 @@ impl Config {
         Self {
             path,
             reserve_bytes: RESERVE,
+            crash_pause: Duration::from_secs(10),
             accept_data_loss: false,
             faults: Faults::default(),
         }

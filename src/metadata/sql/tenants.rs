@@ -19,6 +19,30 @@ use crate::spec::Digest;
 
 const LISTING: &str = "tenants";
 
+/// Tenants with all that is counted against their limits.
+macro_rules! select {
+    ($condition:literal) => {
+        concat!(
+            "SELECT t.*, u.videos, u.bytes, u.tasks, u.versions, \
+             (SELECT begin_time FROM erasures WHERE erasures.tenant = t.tenant) AS erased, \
+             (SELECT COUNT(*) FROM jobs INDEXED BY unfinished_jobs_by_tenant \
+             WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs, \
+             (SELECT CAST(SUM(examples) AS BIGINT) FROM datasets \
+             WHERE datasets.tenant = t.tenant AND delete_time IS NULL) AS examples, \
+             (SELECT CAST(COALESCE(SUM(committed), 0) AS BIGINT) \
+             FROM uploads INDEXED BY unfinished_uploads_by_tenant \
+             WHERE uploads.tenant = t.tenant AND expire_time IS NOT NULL) + \
+             (SELECT CAST(COALESCE(SUM(own.bytes), 0) AS BIGINT) \
+             FROM upload_reservations AS own CROSS JOIN uploads \
+             WHERE own.tenant = t.tenant AND uploads.tenant = own.tenant AND uploads.id = own.upload \
+             AND uploads.expire_time IS NOT NULL AND own.start >= uploads.committed) AS upload_bytes \
+             FROM tenants t LEFT JOIN tenant_usage u ON u.tenant = t.tenant",
+            " WHERE ",
+            $condition
+        )
+    };
+}
+
 #[async_trait]
 impl Access for Database {
     async fn create_tenant(
@@ -57,22 +81,7 @@ impl Access for Database {
     }
 
     async fn list_tenants(&self, page: &PageRequest) -> Result<Page<TenantRecord>> {
-        let sql = "SELECT t.*, u.videos, u.bytes, u.tasks, u.versions, \
-                   (SELECT begin_time FROM erasures WHERE erasures.tenant = t.tenant) AS erased, \
-                   (SELECT COUNT(*) FROM jobs INDEXED BY unfinished_jobs_by_tenant \
-                   WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs, \
-                   (SELECT CAST(SUM(examples) AS BIGINT) FROM datasets \
-                   WHERE datasets.tenant = t.tenant AND delete_time IS NULL) AS examples, \
-                   (SELECT CAST(COALESCE(SUM(committed), 0) AS BIGINT) \
-                   FROM uploads INDEXED BY unfinished_uploads_by_tenant \
-                   WHERE uploads.tenant = t.tenant AND expire_time IS NOT NULL) + \
-                   (SELECT CAST(COALESCE(SUM(own.bytes), 0) AS BIGINT) \
-                   FROM upload_reservations AS own CROSS JOIN uploads \
-                   WHERE own.tenant = t.tenant AND uploads.tenant = own.tenant AND uploads.id = own.upload \
-                   AND uploads.expire_time IS NOT NULL AND own.start >= uploads.committed) AS upload_bytes \
-                   FROM tenants t LEFT JOIN tenant_usage u ON u.tenant = t.tenant \
-                   WHERE t.tenant > $1 ORDER BY t.tenant LIMIT $2";
-        let found = query(sql)
+        let found = query(select!("t.tenant > $1 ORDER BY t.tenant LIMIT $2"))
             .bind(page.start(LISTING)?)
             .bind(page.limit())
             .fetch_all(&mut self.browse().await?)
@@ -255,22 +264,7 @@ fn changed<'a>(tenant: &'a TenantId, method: &'static str, detail: String) -> au
 }
 
 pub(super) async fn get(conn: &mut Conn, tenant: &TenantId) -> Result<TenantRecord> {
-    let sql = "SELECT t.*, u.videos, u.bytes, u.tasks, u.versions, \
-               (SELECT begin_time FROM erasures WHERE erasures.tenant = t.tenant) AS erased, \
-               (SELECT COUNT(*) FROM jobs INDEXED BY unfinished_jobs_by_tenant \
-               WHERE jobs.tenant = t.tenant AND end_time IS NULL) AS jobs, \
-               (SELECT CAST(SUM(examples) AS BIGINT) FROM datasets \
-               WHERE datasets.tenant = t.tenant AND delete_time IS NULL) AS examples, \
-               (SELECT CAST(COALESCE(SUM(committed), 0) AS BIGINT) \
-               FROM uploads INDEXED BY unfinished_uploads_by_tenant \
-               WHERE uploads.tenant = t.tenant AND expire_time IS NOT NULL) + \
-               (SELECT CAST(COALESCE(SUM(own.bytes), 0) AS BIGINT) \
-               FROM upload_reservations AS own CROSS JOIN uploads \
-               WHERE own.tenant = t.tenant AND uploads.tenant = own.tenant AND uploads.id = own.upload \
-               AND uploads.expire_time IS NOT NULL AND own.start >= uploads.committed) AS upload_bytes \
-               FROM tenants t LEFT JOIN tenant_usage u ON u.tenant = t.tenant \
-               WHERE t.tenant = $1";
-    let found = query(sql)
+    let found = query(select!("t.tenant = $1"))
         .bind(tenant.as_str())
         .fetch_optional(conn)
         .await?;

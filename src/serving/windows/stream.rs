@@ -15,9 +15,10 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::plan::{Group, Plan};
-use super::ring::{self, Ring};
+use super::ring::Ring;
 use super::score::Readers;
 use super::segments::Segments;
+use super::sliding::{Due, Sliding};
 use super::{Answered, Held, Summary, TaskSegments, Window, WindowEvent};
 use crate::engine::{self, Permit};
 use crate::serving::shown::Given;
@@ -44,20 +45,6 @@ struct Ran {
     /// Number of the window among those that were classified.
     number: u64,
     ended: Instant,
-}
-
-/// A window whose frames are there.
-struct Due {
-    group: usize,
-    shown: ring::Window,
-}
-
-/// The windows of one group of tasks.
-struct Sliding {
-    group: Group,
-    /// First frames of windows whose last frames have not come.
-    begun: VecDeque<u32>,
-    windows: u64,
 }
 
 /// What is known of a choice.
@@ -130,13 +117,7 @@ impl Windows {
             steps: Steps::new(slide.stride, slide.start),
             is_first: slide.after.is_none(),
             options: plan.segments,
-            groups: (plan.groups.into_iter())
-                .map(|group| Sliding {
-                    group,
-                    begun: VecDeque::new(),
-                    windows: 0,
-                })
-                .collect(),
+            groups: plan.groups.into_iter().map(Sliding::new).collect(),
             ring: Ring::new(held.as_ref().is_some_and(|held| held.keeps)),
             _held: held,
             frames,
@@ -310,58 +291,32 @@ impl Windows {
             if !self.ring.push(frame) {
                 continue;
             }
-            for group in 0..self.groups.len() {
+            for (group, sliding) in self.groups.iter_mut().enumerate() {
                 if begins {
-                    self.groups[group].begun.push_back(index);
+                    sliding.begin(index);
                 }
-                self.complete_up_to(group, index);
+                let shown = sliding.up_to(index, &self.ring);
+                self.due.extend(shown.map(|shown| Due { group, shown }));
             }
             self.release();
         }
         self.frames = Some(frames);
     }
 
-    /// Makes the windows of a group that end with a frame or before.
-    fn complete_up_to(&mut self, place: usize, last: u32) {
-        let sliding = &mut self.groups[place];
-        let (step, reach) = (sliding.group.step, sliding.group.reach);
-        while let Some(begin) = sliding.begun.front().copied() {
-            if begin.saturating_add(reach) > last {
-                return;
-            }
-            sliding.begun.pop_front();
-            sliding.windows += 1;
-            let count = sliding.group.readers.frames as u32;
-            let shown = self
-                .ring
-                .window((0..count).map(|frame| begin + frame * step));
-            self.due.extend(shown.map(|shown| Due {
-                group: place,
-                shown,
-            }));
-        }
-    }
-
     /// Lets frames go that no window needs any more.
     fn release(&mut self) {
-        let begun = self.groups.iter().filter_map(|own| own.begun.front());
+        let begun = self.groups.iter().filter_map(Sliding::first);
         let next = self.ring.last().map_or(0, |last| last.saturating_add(1));
-        self.ring
-            .release_before(begun.min().copied().unwrap_or(next));
+        self.ring.release_before(begun.min().unwrap_or(next));
     }
 
-    /// After the last frame: a video that is shorter than a window has one window, in which its last frame stands for those that are missing.
+    /// After the last frame: a video that is shorter than a window has one window all the same.
     fn complete(&mut self) {
-        let Some(last) = self.ring.last().filter(|_| self.is_first) else {
+        if !self.is_first {
             return;
-        };
-        for (group, sliding) in self.groups.iter_mut().enumerate() {
-            let Some(begin) = sliding.begun.front().filter(|_| sliding.windows == 0) else {
-                continue;
-            };
-            let (step, count) = (sliding.group.step, sliding.group.readers.frames as u32);
-            let indices = (0..count).map(|frame| begin.saturating_add(frame * step).min(last));
-            let shown = self.ring.window(indices);
+        }
+        for (group, sliding) in self.groups.iter().enumerate() {
+            let shown = sliding.padded(&self.ring);
             self.due.extend(shown.map(|shown| Due { group, shown }));
         }
     }

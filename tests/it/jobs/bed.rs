@@ -31,6 +31,7 @@ pub(super) const SIDE: u32 = 32;
 
 /// Everything but the runners.
 pub(super) struct Bed {
+    pub(super) database: Database,
     pub(super) parts: jobs::Parts,
     _lock: DirectoryLock,
     drain: Drain,
@@ -93,10 +94,10 @@ impl Bed {
     pub(super) async fn open_with(directory: &Path, outages: &Outages) -> Self {
         let lock = DirectoryLock::acquire(directory).expect("the directory is free");
         let path = directory.join("records.sqlite");
-        let metadata = Database::open(metadata::Config::at(path))
+        let database = Database::open(metadata::Config::at(path))
             .await
             .expect("a database");
-        let metadata = outages.wrap(Arc::new(metadata));
+        let metadata = outages.wrap(Arc::new(database.clone()));
         let store = Store::open(&directory.join("blobs")).expect("a store");
         let program = env!("CARGO_BIN_EXE_frameshift").into();
         let decoder = video::Config {
@@ -132,6 +133,7 @@ impl Bed {
                 scratch: directory.join("features"),
                 decoded: directory.join("decoded"),
             },
+            database,
             _lock: lock,
             drain,
             device: tokio::spawn(async move { thread.run(signal).await.expect("the device") }),
@@ -147,10 +149,10 @@ impl Bed {
             poll: Duration::from_millis(50),
             // Tests look at every step; that the events are thinned else is tested in jobs/outages.rs.
             event_interval: config.event_interval.saturating_sub(Duration::from_secs(1)),
-            // Tests of the pause itself are in metadata/crashes.rs.
-            crash_pause: Duration::ZERO,
             ..config
         };
+        // Runners begin as in a process of their own. Tests of the pause itself are in metadata/crashes.rs.
+        self.database.forget_workers(Duration::ZERO);
         let (handle, service) = self.make(config);
         let (drain, signal) = shutdown::channel();
         let running = tokio::spawn(service.run(self.parts.clone(), signal));

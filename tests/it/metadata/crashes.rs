@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use frameshift::ids::TenantId;
 use frameshift::metadata::{
-    BlobName, Claim, Event, JobRecord, JobUpdate, PROCESS_LOST, Recovered, StepMetrics,
+    BlobName, Claim, Event, JobRecord, JobUpdate, PROCESS_LOST, StepMetrics,
 };
 use frameshift::spec::JobState;
 
-use super::contract;
 use super::fixture::*;
 use super::jobs::checkpoint;
+use super::{Backend, contract};
 
 /// Longer than any test takes: a job that is held back is not claimed in it.
 const HOURS: Duration = Duration::from_secs(3600);
 
-async fn restart(store: &Store) -> Recovered {
-    let recovered = store.recover_jobs(Duration::ZERO).await;
-    recovered.expect("recovered")
+async fn restart(backend: &Backend) -> Vec<JobRecord> {
+    backend.restart(Duration::ZERO).await
 }
 
 /// Claims the next job and trains it to a step.
@@ -79,23 +78,23 @@ async fn get(store: &Store, tenant: &TenantId, job: &JobRecord) -> JobRecord {
 }
 
 contract! {
-    async fn a_job_that_ends_its_process_twice_at_one_step_fails_and_keeps_its_checkpoint(store: Store) {
+    async fn a_job_that_ends_its_process_twice_at_one_step_fails_and_keeps_its_checkpoint(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
         let first = run_to(store, 10).await;
         store.commit_checkpoint(&first.lease, checkpoint(10)).await.expect("committed");
-        assert_eq!(restart(store).await.put_back, 1);
+        assert_eq!(restart(backend).await, []);
         let second = run_to(store, 12).await;
         assert!(second.job.is_suspect);
         assert_eq!(second.job.step, 10, "it goes on from its checkpoint");
         // Another step than the first time: it goes on being tried.
-        assert_eq!(restart(store).await.put_back, 1);
+        assert_eq!(restart(backend).await, []);
         run_to(store, 12).await;
-        let ended = restart(store).await;
-        assert_eq!((ended.put_back, ended.ended.len()), (0, 1));
+        let ended = restart(backend).await;
         let job = get(store, &a, &job).await;
-        assert_eq!(ended.ended, std::slice::from_ref(&job));
+        assert_eq!(ended, std::slice::from_ref(&job));
         assert_eq!((job.state, job.reason.as_deref()), (JobState::Failed, Some(PROCESS_LOST)));
         let message = job.message.expect("a message");
         assert!(message.contains("2 times at step 12"), "{message}");
@@ -104,14 +103,15 @@ contract! {
         assert!(is_idle(store).await);
     }
 
-    async fn jobs_that_ran_together_are_not_charged_but_tried_one_by_one_the_newest_first(store: Store) {
+    async fn jobs_that_ran_together_are_not_charged_but_tried_one_by_one_the_newest_first(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let (old, new) = (submit(store, &a, "t").await, submit(store, &a, "t").await);
         let waiting = submit(store, &a, "t").await;
         assert_eq!(run_to(store, 3).await.job.id, old.id);
         assert_eq!(run_to(store, 3).await.job.id, new.id);
-        assert_eq!(restart(store).await.put_back, 2);
+        assert_eq!(restart(backend).await, []);
         let trial = run_to(store, 2).await;
         assert_eq!(trial.job.id, new.id);
         assert!(is_idle(store).await, "nothing runs beside a suspect");
@@ -125,44 +125,48 @@ contract! {
         assert_eq!(claim(store).await.job.id, waiting.id);
     }
 
-    async fn a_job_that_ran_alone_is_held_back_and_others_go_on(store: Store) {
+    async fn a_job_that_ran_alone_is_held_back_and_others_go_on(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
         claim(store).await;
-        store.recover_jobs(HOURS).await.expect("recovered");
+        assert_eq!(backend.restart(HOURS).await, []);
         assert!(is_idle(store).await);
         assert_eq!(get(store, &a, &job).await.state, JobState::Queued);
         let other = submit(store, &a, "t").await;
         assert_eq!(claim(store).await.job.id, other.id);
     }
 
-    async fn six_crashes_within_seconds_end_no_innocent_job(store: Store) {
+    async fn six_crashes_within_seconds_end_no_innocent_job(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
         run_to(store, 212).await;
         for _ in 0..6 {
-            assert_eq!(store.recover_jobs(HOURS).await.expect("recovered").ended, []);
+            assert_eq!(backend.restart(HOURS).await, []);
             assert!(is_idle(store).await);
         }
         assert_eq!(get(store, &a, &job).await.state, JobState::Queued);
     }
 
-    async fn a_crash_without_a_job_clears_the_jobs(store: Store) {
+    async fn a_crash_without_a_job_clears_the_jobs(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
         for _ in 0..4 {
             run_to(store, 7).await;
-            assert_eq!(restart(store).await.put_back, 1);
+            assert_eq!(restart(backend).await, []);
             // The next process ends before it has claimed anything.
-            assert_eq!(restart(store).await, Recovered::default());
+            assert_eq!(restart(backend).await, []);
         }
         assert_eq!(get(store, &a, &job).await.state, JobState::Queued);
     }
 
-    async fn a_validation_that_gets_further_each_time_is_not_the_same_place(store: Store) {
+    async fn a_validation_that_gets_further_each_time_is_not_the_same_place(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
@@ -173,12 +177,13 @@ contract! {
                 .append_events(&claim.lease, JobState::Validating, &[], update)
                 .await
                 .expect("appended");
-            restart(store).await;
+            restart(backend).await;
         }
         assert_eq!(get(store, &a, &job).await.state, JobState::Failed);
     }
 
-    async fn a_job_that_takes_its_process_with_it_fails_after_the_third_one(store: Store) {
+    async fn a_job_that_takes_its_process_with_it_fails_after_the_third_one(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
@@ -201,7 +206,8 @@ contract! {
         assert!(is_idle(store).await);
     }
 
-    async fn the_neighbours_of_a_job_that_ends_processes_are_not_charged_with_it(store: Store) {
+    async fn the_neighbours_of_a_job_that_ends_processes_are_not_charged_with_it(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let jobs = [submit(store, &a, "t").await, submit(store, &a, "t").await];
@@ -228,7 +234,8 @@ contract! {
         }
     }
 
-    async fn a_new_checkpoint_clears_a_job_of_the_workers_that_it_lost(store: Store) {
+    async fn a_new_checkpoint_clears_a_job_of_the_workers_that_it_lost(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
@@ -240,15 +247,16 @@ contract! {
         assert_eq!(get(store, &a, &job).await.state, JobState::Queued);
     }
 
-    async fn a_cancelled_job_whose_process_ended_is_cancelled(store: Store) {
+    async fn a_cancelled_job_whose_process_ended_is_cancelled(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         let job = submit(store, &a, "t").await;
         claim(store).await;
         store.cancel_job(&a, job.id).await.expect("asked");
-        let recovered = restart(store).await;
-        assert_eq!(recovered.ended, [get(store, &a, &job).await]);
-        assert_eq!(recovered.ended[0].state, JobState::Cancelled);
+        let ended = restart(backend).await;
+        assert_eq!(ended, [get(store, &a, &job).await]);
+        assert_eq!(ended[0].state, JobState::Cancelled);
     }
 }
 

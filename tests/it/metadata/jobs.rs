@@ -24,7 +24,8 @@ pub(super) fn checkpoint(step: u64) -> CheckpointRecord {
 }
 
 contract! {
-    async fn a_job_whose_version_is_published_succeeds_whatever_ends_it(store: Store) {
+    async fn a_job_whose_version_is_published_succeeds_whatever_ends_it(backend: Backend) {
+        let store = &backend.store;
         let a = tenant("a");
         trainable(store, &a, "t").await;
         for ending in ["measured", "cancelled", "failed", "cancelled while it waits", "crashed"] {
@@ -57,7 +58,7 @@ contract! {
                 }
                 "crashed" => {
                     for _ in 0..3 {
-                        store.recover_jobs(Duration::ZERO).await.expect("recovered");
+                        backend.restart(Duration::ZERO).await;
                         if store.get_job(&a, job.id).await.expect("found").state == JobState::Queued {
                             store.claim_job("again", LEASE).await.expect("claimed").expect("a job");
                         }
@@ -82,6 +83,21 @@ contract! {
         }
     }
 
+    async fn a_restart_puts_every_job_back(backend: Backend) {
+        let store = &backend.store;
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let jobs = [submit(store, &a, "t").await, submit(store, &a, "t").await];
+        let claim = claim(store).await;
+        assert_eq!(backend.restart(Duration::ZERO).await, []);
+        every_write_is_refused(store, &claim.lease).await;
+        for job in jobs {
+            assert_eq!(store.get_job(&a, job.id).await.expect("found").state, JobState::Queued);
+        }
+    }
+}
+
+contract! {
     async fn a_pause_before_the_publication_is_over_with_it(store: Store) {
         let a = tenant("a");
         trainable(store, &a, "t").await;
@@ -328,19 +344,6 @@ contract! {
         submit(store, &a, "t").await;
         claim(store).await;
         assert_eq!(store.count_waiting_jobs().await.expect("counted"), 1);
-    }
-
-    async fn a_restart_puts_every_job_back(store: Store) {
-        let a = tenant("a");
-        trainable(store, &a, "t").await;
-        let jobs = [submit(store, &a, "t").await, submit(store, &a, "t").await];
-        let claim = claim(store).await;
-        let recovered = store.recover_jobs(Duration::ZERO).await.expect("recovered");
-        assert_eq!((recovered.put_back, recovered.ended), (1, vec![]));
-        every_write_is_refused(store, &claim.lease).await;
-        for job in jobs {
-            assert_eq!(store.get_job(&a, job.id).await.expect("found").state, JobState::Queued);
-        }
     }
 
     async fn a_waiting_job_is_cancelled_at_once_and_a_running_one_when_its_worker_sees_it(store: Store) {

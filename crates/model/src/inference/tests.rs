@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::rng::Stream;
-use crate::spec::{Digest, Normalization};
+use crate::spec::{self, Digest, Normalization};
 use crate::{Activation, BackboneConfig, Tensors};
 
 /// Blocks of the backbone.

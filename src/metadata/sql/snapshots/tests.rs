@@ -1,5 +1,8 @@
 //! Snapshots page by page: sizes of pages, and what a crash between two pages leaves.
 
+use sha2::{Digest as _, Sha256};
+
+use super::super::sources::{begin, json};
 use super::*;
 use crate::metadata::{Archive, Archives as _, Config, Datasets, PagePlace, Retention};
 

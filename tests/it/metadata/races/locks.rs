@@ -3,6 +3,7 @@
 //! Each lock is left out in a process of its own, which runs the races that it decides; the test expects that process to fail. The short form does so for
 //! two of the locks; `FRAMESHIFT_FAULTS=full` does for every one, and prints which race was lost.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::time::Instant;
@@ -131,6 +132,55 @@ const LOCKS: [Lock; 10] = [
         ],
     },
 ];
+
+/// What else `metadata/sql/locks` locks: what administrators change, what one process at a time does, and what keeps something there that only loops
+/// delete. No use case that tenants race for decides on these alone.
+const OTHERS: [&str; 7] = [
+    "SELECT 1 FROM tenants WHERE tenant = $1",
+    "SELECT 1 FROM datasets WHERE tenant = $1 AND id IN",
+    "SELECT 1 FROM snapshots WHERE tenant = $1",
+    "SELECT 1 FROM erasures WHERE tenant = $1",
+    "SELECT 1 FROM change_feed",
+    "SELECT 1 FROM api_keys WHERE id = $1",
+    "SELECT 1 FROM leases WHERE name = $1",
+];
+
+/// The source of a file of statements, each text in one line.
+fn folded(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).expect("a source file");
+    let text = text.replace("\\\n", "");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ")
+}
+
+/// A text that no statement contains would leave nothing out, and a lock that nobody lists would have no race.
+#[test]
+fn every_lock_is_listed_with_its_races() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metadata/sql");
+    let files = std::fs::read_dir(folder).expect("the sources");
+    let files = files.map(|file| file.expect("the sources").path());
+    let sources: Vec<String> = files
+        .filter(|path| path.is_file())
+        .map(|path| folded(&path))
+        .collect();
+    let texts = || LOCKS.iter().flat_map(|lock| lock.texts);
+    for text in texts() {
+        let is_there = sources.iter().any(|source| source.contains(text));
+        assert!(is_there, "no statement contains {text:?}");
+    }
+    let locks = folded(&Path::new(folder).join("locks.rs"));
+    let statements: Vec<&str> = locks
+        .match_indices("\"SELECT 1 FROM ")
+        .filter_map(|(at, _)| locks[at + 1..].split('"').next())
+        .collect();
+    assert!(statements.len() >= 12, "{statements:?}");
+    for statement in statements {
+        let is_listed = texts()
+            .chain(&OTHERS)
+            .any(|text| statement.starts_with(text));
+        assert!(is_listed, "no race is lost without {statement:?}");
+    }
+}
 
 impl Lock {
     /// Runs the races without the lock. Returns what the first one that is lost says, if any is.
