@@ -143,7 +143,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
 const PURE: &[&str] = &[
     "engine/admission/share",
     "engine/batcher",
-    "engine/batcher/burst",
+    "engine/batcher/lead",
     "engine/batcher/pace",
     "engine/batcher/sharing",
     "engine/rate",
