@@ -100,23 +100,22 @@ async fn a_connection_with_bad_credentials_alone_is_read_slowly() {
     let calls = (0..BAD).map(|_| shown(&flooded, path, bad.expose_secret()));
     let mut calls: FuturesUnordered<_> = calls.collect();
     calls.next().await.unwrap().unwrap_err();
-    let refused = || {
-        let name = |why| format!("frameshift_credentials_refused_total{{reason=\"{why}\"}}");
-        let of = |why| metric(&guarded.server, &name(why));
-        of("unknown") + of("crowded")
-    };
     // A good caller at the same address, on its own connection, does not wait.
-    let others = async {
-        for _ in 0..50 {
-            shown(&own, path, &good).await.unwrap();
-        }
-        refused()
-    };
-    let mut others = std::pin::pin!(others);
-    let so_far = loop {
-        tokio::select! {
-            so_far = &mut others => break so_far,
-            Some(answer) = calls.next() => drop(answer.unwrap_err()),
+    let so_far = {
+        let others = async {
+            for _ in 0..50 {
+                shown(&own, path, &good).await.unwrap();
+            }
+            let name = |why| format!("frameshift_credentials_refused_total{{reason=\"{why}\"}}");
+            let of = |why| metric(&guarded.server, &name(why));
+            of("unknown") + of("crowded")
+        };
+        let mut others = std::pin::pin!(others);
+        loop {
+            tokio::select! {
+                so_far = &mut others => break so_far,
+                Some(answer) = calls.next() => drop(answer.unwrap_err()),
+            }
         }
     };
     assert!(so_far < BAD as u64, "{so_far} of {BAD} were read");
