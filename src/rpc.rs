@@ -48,6 +48,7 @@ mod pool;
 mod scopes;
 mod spool;
 mod stack;
+mod standing;
 mod status;
 mod tasks;
 mod uploads;

@@ -179,7 +179,7 @@ settings! {
     /// always runs.
     batch_memory: May<ByteSize>;
     /// Longest time that a batch should take while more than one tenant sends requests, or one tenant of both priorities; an eighth of it while one of
-    /// them sends few. It bounds the wait of a quiet tenant beside a flood. A single clip always runs.
+    /// them asks for much less than its share. It bounds the wait of a quiet tenant beside a flood. A single clip always runs.
     batch_time: Must<Span> = "100ms";
     /// Memory of resident adapter sets.
     adapter_memory: Must<ByteSize> = "1GiB";

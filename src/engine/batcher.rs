@@ -3,14 +3,14 @@
 //! Invariant: never awaits, reads a clock or does I/O. No clip is lost or duplicated, the limits hold, the clips of a tenant and class stay in their
 //! order, tenants share the device by [`fair::Queue`], and the batch class goes last but never starves ([`Turns`]).
 
-mod burst;
+mod lead;
 mod pace;
 mod sharing;
 
 use crate::fair::{self, Class, Turns, Verdict, Weight};
 use crate::ids::TenantId;
 
-use burst::Burst;
+use lead::Lead;
 pub(super) use pace::Pace;
 pub(super) use sharing::Sharing;
 
@@ -25,7 +25,7 @@ pub(super) trait Queued {
     /// Returns the key of the clip's adapter set; clips with the same key are adjacent in the batch.
     fn group(&self) -> u64;
 
-    /// Returns whether its tenant asks for little beside others who ask for more.
+    /// Returns whether its tenant asked for little, beside others who ask for more, when the clip came.
     fn is_light(&self) -> bool {
         false
     }
@@ -58,8 +58,8 @@ pub(super) struct Batcher<T> {
     /// Clips that nobody waits for; they are no clips of a class, and have a batch of their own when nothing else waits.
     spare: fair::Queue<T>,
     turns: Turns,
-    /// The turn of an interactive tenant who asks for little.
-    burst: Option<Burst>,
+    /// Interactive tenants who ask for little.
+    lead: Lead,
 }
 
 impl<T: Queued> Batcher<T> {
@@ -69,7 +69,7 @@ impl<T: Queued> Batcher<T> {
             batch: fair::Queue::default(),
             spare: fair::Queue::default(),
             turns: Turns::default(),
-            burst: None,
+            lead: Lead::default(),
         }
     }
 
@@ -92,11 +92,6 @@ impl<T: Queued> Batcher<T> {
         self.interactive.len() + self.batch.len()
     }
 
-    /// Returns whether clips of a tenant and class wait.
-    pub(super) fn has(&self, (tenant, class): (&TenantId, Class)) -> bool {
-        self.lane(class).len_of(tenant) > 0
-    }
-
     /// Returns the frames of all waiting clips.
     pub(super) fn cost(&self) -> u64 {
         self.interactive.cost().saturating_add(self.batch.cost())
@@ -105,6 +100,9 @@ impl<T: Queued> Batcher<T> {
     /// Appends a clip to its tenant's lane of the class.
     pub(super) fn push(&mut self, asks: (&TenantId, Weight), class: Class, clip: T) {
         let cost = clip.frames() as u64;
+        if class == Class::Interactive && clip.is_light() {
+            self.lead.came(asks.0);
+        }
         self.lane_mut(class).push(asks, cost, clip);
     }
 
@@ -160,11 +158,9 @@ impl<T: Queued> Batcher<T> {
             dropped: Vec::new(),
         };
         for class in self.turns.order() {
-            // The turn of an interactive tenant goes on after a batch of the other class.
-            let mut none = None;
             let lane = match class {
-                Class::Interactive => (&mut self.interactive, &mut self.burst),
-                Class::Batch => (&mut self.batch, &mut none),
+                Class::Interactive => (&mut self.interactive, Some(&mut self.lead)),
+                Class::Batch => (&mut self.batch, None),
             };
             fill(lane, limits, &mut alive, &mut formed);
             if !formed.batch.is_empty() {
@@ -192,7 +188,7 @@ impl<T: Queued> Batcher<T> {
             batch: Vec::new(),
             dropped: Vec::new(),
         };
-        let lane = (&mut self.spare, &mut None);
+        let lane = (&mut self.spare, None);
         fill(lane, limits, &mut alive, &mut formed);
         formed
             .batch
@@ -204,7 +200,7 @@ impl<T: Queued> Batcher<T> {
 /// Moves clips into a batch until it is full. A clip that does not fit stays its tenant's first, and an empty batch takes any clip, so that it waits for
 /// one batch at most.
 fn fill<T: Queued>(
-    (lane, burst): (&mut fair::Queue<T>, &mut Option<Burst>),
+    (lane, mut lead): (&mut fair::Queue<T>, Option<&mut Lead>),
     limits: Limits,
     alive: &mut impl FnMut(&T) -> bool,
     formed: &mut Formed<T>,
@@ -213,38 +209,26 @@ fn fill<T: Queued>(
     while formed.batch.len() < limits.clips.max(1) {
         let is_first = formed.batch.is_empty();
         let fits = |clip: &T| is_first || frames + clip.frames() <= limits.frames;
-        let turn = burst.as_ref();
-        let owner = turn.and_then(|turn| turn.owner(lane, &mut *alive).cloned());
-        if owner.is_none() {
-            *burst = None;
-        }
-        let owner = owner.filter(|owner| lane.first_of(owner).is_some_and(fits));
-        let taken = match owner {
-            Some(owner) => lane.take_of(&owner),
-            None => {
-                let judge = |clip: &T| {
-                    if !alive(clip) {
-                        Verdict::Discard
-                    } else if fits(clip) {
-                        Verdict::Take
-                    } else {
-                        Verdict::Pass
-                    }
-                };
-                lane.take(judge, &mut formed.dropped)
-            }
+        let dropped = &mut formed.dropped;
+        let before = lead.as_mut();
+        let before = before.and_then(|lead| lead.take(lane, &mut *alive, fits, dropped));
+        let in_turn = || {
+            let judge = |clip: &T| {
+                if !alive(clip) {
+                    Verdict::Discard
+                } else if fits(clip) {
+                    Verdict::Take
+                } else {
+                    Verdict::Pass
+                }
+            };
+            lane.take(judge, dropped).map(|taken| taken.item)
         };
-        let Some(taken) = taken else {
+        let Some(clip) = before.or_else(in_turn) else {
             return;
         };
-        frames += taken.item.frames();
-        match burst {
-            Some(turn) if turn.is_of(&taken.tenant) => turn.took(taken.item.frames()),
-            // The next clip of the turn does not fit, and another tenant's went instead.
-            Some(_) => {}
-            None => *burst = Burst::begin(&taken, lane),
-        }
-        formed.batch.push(taken.item);
+        frames += clip.frames();
+        formed.batch.push(clip);
     }
 }
 

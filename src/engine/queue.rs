@@ -20,10 +20,6 @@ use crate::telemetry::Metrics;
 /// A batch that nobody waits for takes at most the time of a batch of requests divided by this, unless a single clip takes longer.
 const SPARE: usize = 4;
 
-/// Part of the time of a batch that one takes while a tenant who asks for little shares the device with others: it waits for the running batch and is in the
-/// next one, where it would be answered after its own clips alone.
-const LIGHT: f64 = 1.0 / 8.0;
-
 /// One clip (view) of a request.
 pub(super) struct Clip {
     /// Tenant that the clip runs for.
@@ -173,12 +169,13 @@ impl Queue {
             return drop(clips);
         }
         let now = state.begin.elapsed();
-        let is_first = !state.batcher.has((tenant, class));
-        state.sharing.asked((tenant, class), is_first, now);
+        let frames = clips.iter().map(|clip| clip.frames as u64).sum();
+        let asks = (tenant, weight);
+        state.sharing.asked(asks, class, frames, now);
         let is_light = class == Class::Interactive && state.sharing.is_light(tenant, now);
         for clip in clips {
             let clip = Clip { is_light, ..clip };
-            state.batcher.push((tenant, weight), class, clip);
+            state.batcher.push(asks, class, clip);
         }
         self.metrics.queue_clips(state.batcher.len());
     }
@@ -300,13 +297,7 @@ impl Queue {
             }
         }
         if batch.is_empty() {
-            // A tenant that is alone on the device, with requests of one class, gets the full throughput.
-            let elapsed = state.begin.elapsed();
-            let paced = match state.sharing.is_shared(elapsed) {
-                true if state.sharing.has_light(elapsed) => state.pace.limit_within(LIGHT),
-                true => state.pace.limit(),
-                false => usize::MAX,
-            };
+            let paced = state.sharing.limit(&state.pace, state.begin.elapsed());
             let limits = Limits {
                 frames: self.limits.frames.min(paced),
                 ..self.limits

@@ -199,8 +199,10 @@ impl Callers {
             Some(credentials) => {
                 let certificate = peer.as_ref().and_then(Peer::certificate);
                 let proven = prove(credentials, presented, certificate, source).await;
-                let proven =
-                    proven.map_err(|refused| self.refused(refused, source, known, &seen))?;
+                let proven = proven.map_err(|refused| {
+                    slow_down(peer.as_ref(), &refused.1);
+                    self.refused(refused, source, known, &seen)
+                })?;
                 credentials.caller(proven, tenants).await
             }
             None => tenancy::identify(tenants).map_err(Turned::Tenant),
@@ -210,8 +212,14 @@ impl Callers {
                 seen.say(metrics::Caller::Malformed);
                 status::of_tenancy(&error)
             }
-            Turned::Refused(refused) => self.refused((None, refused), source, known, &seen),
+            Turned::Refused(refused) => {
+                slow_down(peer.as_ref(), &refused);
+                self.refused((None, refused), source, known, &seen)
+            }
         })?;
+        if let Some(peer) = &peer {
+            peer.standing().proven();
+        }
         let is_audited = self.credentials.is_some() && need.is_some_and(Need::is_audited);
         let who = Who {
             caller: match &caller.tenant {
@@ -279,6 +287,15 @@ impl Callers {
                 "a call was denied"
             );
         }
+    }
+}
+
+/// Notes a refused credential of a connection, unless the server is at fault.
+fn slow_down(peer: Option<&Peer>, refused: &Refused) {
+    let is_ours = matches!(refused, Refused::IssuerAway | Refused::Unavailable(_));
+    if let Some(peer) = peer.filter(|_| !is_ours) {
+        let is_crowded = matches!(refused, Refused::Crowded);
+        peer.standing().refused(is_crowded);
     }
 }
 

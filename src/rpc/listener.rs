@@ -1,7 +1,7 @@
 //! The API's listener: TLS, a budget of connections, a time limit until a connection speaks HTTP/2, and a pause when the process has no descriptors left.
 //!
 //! Invariant: a connection that does not speak is closed in time, a failing `accept` never spins, and every connection is gone soon after its last call
-//! when the server drains.
+//! when the server drains. A connection that has shown bad credentials alone is read slowly.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::stack::budget::{Budget, Peer};
+use super::standing::SIP;
 use crate::shutdown::Signal;
 use crate::telemetry::metrics::{ConnectionEnd, Metrics};
 use crate::tenancy::tls::{Certificate, Certificates};
@@ -181,6 +182,7 @@ impl Listener {
                 drain: Box::pin(async move { drain.draining().await }),
             }),
             cut: Cut::Later(Box::pin(async move { cut.draining().await })),
+            pause: None,
             peer: self.budget.peer(Some(address)).showing(certificate),
             open: Open {
                 metrics: self.metrics.clone(),
@@ -257,6 +259,8 @@ pub(super) struct Connection {
     /// Progress of the opening; `None` once the first SETTINGS frame is there.
     opening: Option<Opening>,
     cut: Cut,
+    /// Pause of a connection that is read slowly.
+    pause: Option<Pin<Box<Sleep>>>,
     peer: Peer,
     open: Open,
 }
@@ -363,6 +367,39 @@ impl Connection {
         None
     }
 
+    /// Waits until the connection is to be read: at once, but for callers that have shown bad credentials alone.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(until) = self.peer.standing().pause_of(cx.waker()) {
+            let new = || Box::pin(tokio::time::sleep_until(until));
+            let pause = self.pause.get_or_insert_with(new);
+            if pause.deadline() != until {
+                pause.as_mut().reset(until);
+            }
+            ready!(pause.as_mut().poll(cx));
+        }
+        self.pause = None;
+        Poll::Ready(())
+    }
+
+    /// Reads bytes that have come; few at a time when the connection is read slowly.
+    fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let standing = self.peer.standing();
+        if !standing.is_slow() {
+            return self.stream.poll_read(cx, buffer);
+        }
+        let mut bytes = [0; SIP];
+        let most = SIP.min(buffer.remaining());
+        let mut few = ReadBuf::new(&mut bytes[..most]);
+        ready!(self.stream.poll_read(cx, &mut few))?;
+        standing.read();
+        buffer.put_slice(few.filled());
+        Poll::Ready(Ok(()))
+    }
+
     /// Puts the end off after bytes were sent.
     fn sent(&mut self, written: &Poll<io::Result<usize>>) {
         if let (Poll::Ready(Ok(1..)), Cut::Lingering { silence, latest }) = (written, &mut self.cut)
@@ -388,8 +425,9 @@ impl AsyncRead for Connection {
             // No bytes: as if the client had closed.
             return Poll::Ready(Ok(()));
         }
+        ready!(this.poll_pause(cx));
         let before = buffer.filled().len();
-        ready!(this.stream.poll_read(cx, buffer))?;
+        ready!(this.poll_bytes(cx, buffer))?;
         let new = buffer.filled().get(before..).unwrap_or_default();
         if let Some(opening) = &mut this.opening
             && opening.progress.take(new)

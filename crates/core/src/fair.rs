@@ -203,6 +203,17 @@ impl<T> Queue<T> {
         Some(&first.item)
     }
 
+    /// Cost of the service that a tenant had before its turn, which it waits for before it is next in the queue's order; 0 for a tenant without entries.
+    pub fn lead_of(&self, tenant: &TenantId) -> u64 {
+        let lane = self.lanes.get(tenant);
+        let waiting = lane.filter(|lane| !lane.entries.is_empty());
+        waiting.map_or(0, |lane| {
+            let before = lane.start.saturating_sub(self.now);
+            let cost = before.saturating_mul(Tag::from(lane.weight.number())) / UNIT;
+            u64::try_from(cost).unwrap_or(u64::MAX)
+        })
+    }
+
     /// Adds an entry behind its tenant's others. A cost of 0 counts as 1. The weight replaces the one that the tenant came with before.
     pub fn push(&mut self, (tenant, weight): (&TenantId, Weight), cost: u64, item: T) {
         let cost = cost.max(1);

@@ -1,12 +1,14 @@
 //! Tracks whether several tenants or classes of requests share the device at present, so that batches have to leave room for others, and whether one of
 //! them asks for so little that it should hardly notice the others: pure.
 //!
-//! Invariant: never awaits, reads a clock or does I/O; bounded: at most [`TENANTS`] tenants are looked at.
+//! Invariant: never awaits, reads a clock or does I/O; bounded: at most [`TENANTS`] tenants are looked at. What a tenant asks for is judged by its frames beside
+//! those of the others, never by what of it waits, which depends on the size of the batches that the judgement decides.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::fair::Class;
+use super::Pace;
+use crate::fair::{Class, Weight};
 use crate::ids::TenantId;
 
 /// Time after its last request in which a tenant's next request is expected.
@@ -16,8 +18,15 @@ const WINDOW: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(10);
 /// Most tenants that are looked at.
 const TENANTS: usize = 256;
-/// Weight of a request among those before it.
-const NEWS: f64 = 1.0 / 8.0;
+/// Time after which a request counts for less than half of a new one (1 / e).
+const MEMORY: Duration = Duration::from_secs(5);
+/// Part of its fair share up to which a tenant asks for little.
+const LITTLE: f64 = 0.7;
+/// Standard deviations of the number of a tenant's requests by which it has to be below that part: few requests say little about what it asks for.
+const SURE: f64 = 2.0;
+/// Part of the time of a batch that one takes while a tenant who asks for little shares the device with others: it waits for the running batch and is in the
+/// next one, where it would be answered after its own clips alone.
+const LIGHT: f64 = 1.0 / 8.0;
 
 /// The tenant and class of the last request, and the time when these last changed. Times count from any common origin.
 #[derive(Debug, Default)]
@@ -26,35 +35,82 @@ pub(in crate::engine) struct Sharing {
     changed: Option<Duration>,
     /// Tenants with interactive requests.
     lately: HashMap<TenantId, Lately>,
-    /// The last request of the batch class.
-    batch: Option<Duration>,
+    /// The requests of the batch class, which count as those of one tenant.
+    batch: Option<Lately>,
 }
 
-/// The last interactive requests of a tenant.
+/// What a tenant asked for lately.
 #[derive(Debug, Clone, Copy)]
 struct Lately {
-    /// Share of the requests that came when nothing of the tenant waited.
-    light: f64,
+    weight: Weight,
+    /// Frames that were asked for; the older ones count for less.
+    frames: f64,
+    /// Number of requests, in the same way.
+    requests: f64,
     asked: Duration,
 }
 
 impl Lately {
-    fn is_light(self) -> bool {
-        self.light > 0.5
+    fn new(weight: Weight, now: Duration) -> Self {
+        Self {
+            weight,
+            frames: 0.0,
+            requests: 0.0,
+            asked: now,
+        }
+    }
+
+    fn add(&mut self, weight: Weight, frames: u64, now: Duration) {
+        let kept = self.kept(now);
+        self.weight = weight;
+        self.frames = self.frames * kept + frames as f64;
+        self.requests = self.requests * kept + 1.0;
+        self.asked = now;
+    }
+
+    /// Part of what was asked for that still counts at the time `now`.
+    fn kept(&self, now: Duration) -> f64 {
+        let since = now.saturating_sub(self.asked);
+        (-since.as_secs_f64() / MEMORY.as_secs_f64()).exp()
+    }
+
+    fn is_near(&self, now: Duration) -> bool {
+        now.saturating_sub(self.asked) < QUIET
+    }
+
+    /// Whether the tenant asks for less than its part, with some certainty, of what all ask for.
+    fn is_light(&self, now: Duration, all: All) -> bool {
+        let kept = self.kept(now);
+        let most = self.frames * kept * (1.0 + SURE / (self.requests * kept).sqrt());
+        let share = all.frames * f64::from(self.weight.get()) / all.weights;
+        all.count > 1 && self.is_near(now) && most < LITTLE * share
     }
 }
 
+/// Sums over all who asked lately.
+#[derive(Debug, Clone, Copy, Default)]
+struct All {
+    count: usize,
+    frames: f64,
+    weights: f64,
+}
+
 impl Sharing {
-    /// Records a tenant's request at the time `now`; `is_first` says that nothing of the tenant and class waited.
+    /// Records a tenant's request of so many frames at the time `now`.
     pub(in crate::engine) fn asked(
         &mut self,
-        (tenant, class): (&TenantId, Class),
-        is_first: bool,
+        (tenant, weight): (&TenantId, Weight),
+        class: Class,
+        frames: u64,
         now: Duration,
     ) {
         match class {
-            Class::Interactive => self.look(tenant, is_first, now),
-            Class::Batch => self.batch = Some(now),
+            Class::Interactive => self.look((tenant, weight), frames, now),
+            Class::Batch => {
+                let begin = Lately::new(Weight::ONE, now);
+                let own = self.batch.get_or_insert(begin);
+                own.add(Weight::ONE, frames, now);
+            }
         }
         let is_same = |(own, last): &(TenantId, Class)| own == tenant && *last == class;
         if self.last.as_ref().is_some_and(is_same) {
@@ -65,38 +121,40 @@ impl Sharing {
         }
     }
 
-    fn look(&mut self, tenant: &TenantId, is_first: bool, now: Duration) {
+    fn look(&mut self, (tenant, weight): (&TenantId, Weight), frames: u64, now: Duration) {
         let is_known = self.lately.contains_key(tenant);
         if !is_known && self.lately.len() >= TENANTS {
-            self.lately.retain(|_, own| is_near(own.asked, now));
+            self.lately.retain(|_, own| own.is_near(now));
             if self.lately.len() >= TENANTS {
                 return;
             }
         }
-        let begin = Lately {
-            light: 0.5,
-            asked: now,
-        };
+        let begin = Lately::new(weight, now);
         let own = self.lately.entry(tenant.clone()).or_insert(begin);
-        own.light += NEWS * (f64::from(u8::from(is_first)) - own.light);
-        own.asked = now;
+        own.add(weight, frames, now);
     }
 
-    /// Returns whether a tenant asked lately, beside others, whose interactive requests mostly find nothing of its own waiting: it asks for less than its
-    /// share, and waits for the batches of others alone.
+    fn all(&self, now: Duration) -> All {
+        let near = self.lately.values().chain(&self.batch);
+        let near = near.filter(|own| own.is_near(now));
+        near.fold(All::default(), |all, own| All {
+            count: all.count + 1,
+            frames: all.frames + own.frames * own.kept(now),
+            weights: all.weights + f64::from(own.weight.get()),
+        })
+    }
+
+    /// Returns whether a tenant asked lately, beside others, for clearly less than its fair share of what all ask for: it waits for the batches of others
+    /// alone, however long these are.
     pub(in crate::engine) fn has_light(&self, now: Duration) -> bool {
-        let near = self.lately.values().filter(|own| is_near(own.asked, now));
-        let (count, light) = near.fold((0, false), |(count, light), own| {
-            (count + 1, light || own.is_light())
-        });
-        let is_beside = count > 1 || self.batch.is_some_and(|asked| is_near(asked, now));
-        light && is_beside
+        let all = self.all(now);
+        self.lately.values().any(|own| own.is_light(now, all))
     }
 
     /// Returns whether a tenant is one that [`Sharing::has_light`] finds.
     pub(in crate::engine) fn is_light(&self, tenant: &TenantId, now: Duration) -> bool {
         let own = self.lately.get(tenant);
-        own.is_some_and(|own| own.is_light() && is_near(own.asked, now)) && self.has_light(now)
+        own.is_some_and(|own| own.is_light(now, self.all(now)))
     }
 
     /// Returns whether more than one tenant, or one tenant in both classes, sent requests within the last minute.
@@ -104,31 +162,44 @@ impl Sharing {
         self.changed
             .is_some_and(|changed| now.saturating_sub(changed) < WINDOW)
     }
-}
 
-fn is_near(asked: Duration, now: Duration) -> bool {
-    now.saturating_sub(asked) < QUIET
+    /// Returns the most frames of the next batch of requests. A tenant that is alone on the device, with requests of one class, gets the full throughput.
+    pub(in crate::engine) fn limit(&self, pace: &Pace, now: Duration) -> usize {
+        match self.is_shared(now) {
+            true if self.has_light(now) => pace.limit_within(LIGHT),
+            true => pace.limit(),
+            false => usize::MAX,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn tenant(name: &str) -> TenantId {
+        name.parse().expect("a tenant")
+    }
+
+    /// Notes a request of a clip of eight frames.
+    fn asks(sharing: &mut Sharing, own: &TenantId, class: Class, at: Duration) {
+        sharing.asked((own, Weight::ONE), class, 8, at);
+    }
+
     #[test]
     fn a_device_is_shared_for_a_minute_after_another_tenant_asked() {
-        let tenant = |name: &str| name.parse::<TenantId>().expect("a tenant");
         let (flood, quiet) = (tenant("flood"), tenant("quiet"));
         let mut sharing = Sharing::default();
         let at = Duration::from_secs;
         assert!(!sharing.is_shared(at(0)));
         for second in 0..100 {
-            sharing.asked((&flood, Class::Interactive), false, at(second));
+            asks(&mut sharing, &flood, Class::Interactive, at(second));
             assert!(!sharing.is_shared(at(second)));
         }
-        sharing.asked((&quiet, Class::Interactive), true, at(100));
-        sharing.asked((&flood, Class::Interactive), false, at(101));
+        asks(&mut sharing, &quiet, Class::Interactive, at(100));
+        asks(&mut sharing, &flood, Class::Interactive, at(101));
         for second in 101..161 {
-            sharing.asked((&flood, Class::Interactive), false, at(second));
+            asks(&mut sharing, &flood, Class::Interactive, at(second));
             assert!(sharing.is_shared(at(second)));
         }
         assert!(!sharing.is_shared(at(161)));
@@ -136,54 +207,77 @@ mod tests {
 
     #[test]
     fn one_tenant_with_both_classes_shares_the_device_with_itself() {
-        let tenant: TenantId = "a".parse().expect("a tenant");
+        let tenant = tenant("a");
         let mut sharing = Sharing::default();
         let at = Duration::from_secs;
-        sharing.asked((&tenant, Class::Batch), true, at(0));
+        asks(&mut sharing, &tenant, Class::Batch, at(0));
         assert!(!sharing.is_shared(at(1)));
-        sharing.asked((&tenant, Class::Interactive), true, at(2));
+        asks(&mut sharing, &tenant, Class::Interactive, at(2));
         assert!(sharing.is_shared(at(3)));
     }
 
     #[test]
-    fn a_tenant_that_finds_nothing_of_its_own_waiting_is_light_until_it_is_silent() {
-        let tenant = |name: &str| name.parse::<TenantId>().expect("a tenant");
+    fn a_tenant_that_asks_for_much_less_than_the_others_is_light_until_it_is_silent() {
         let (one, other, quiet) = (tenant("one"), tenant("other"), tenant("quiet"));
         let mut sharing = Sharing::default();
         let at = Duration::from_millis;
-        // Two tenants with many callers find some of their own waiting, but for the first one.
-        for millis in 0..1000 {
-            for own in [&one, &other] {
-                let is_first = millis % 50 == 0;
-                sharing.asked((own, Class::Interactive), is_first, at(millis));
-            }
-            assert!(!sharing.has_light(at(millis)) || millis == 0);
+        for time in (0..5000).step_by(10) {
+            asks(&mut sharing, &one, Class::Interactive, at(time));
+            asks(&mut sharing, &other, Class::Interactive, at(time));
+            assert!(!sharing.has_light(at(time)), "both ask for the same");
         }
-        sharing.asked((&quiet, Class::Batch), true, at(1000));
-        assert!(!sharing.has_light(at(1000)));
-        sharing.asked((&quiet, Class::Interactive), true, at(1000));
-        sharing.asked((&one, Class::Interactive), false, at(1000));
-        assert!(sharing.has_light(at(1000)) && sharing.has_light(at(10_999)));
-        assert!(!sharing.has_light(at(11_000)));
-        // As many tenants as there may be: those who have left make room.
+        asks(&mut sharing, &quiet, Class::Interactive, at(5000));
+        assert!(sharing.is_light(&quiet, at(5000)) && !sharing.is_light(&one, at(5000)));
+        // Others ask on, and this one is silent.
+        for time in (5000..16_000).step_by(10) {
+            asks(&mut sharing, &one, Class::Interactive, at(time));
+            asks(&mut sharing, &other, Class::Interactive, at(time));
+        }
+        assert!(!sharing.has_light(at(16_000)));
+    }
+
+    #[test]
+    fn as_many_tenants_as_there_may_be_are_looked_at_and_those_who_left_make_room() {
+        let mut sharing = Sharing::default();
+        let at = Duration::from_secs;
         for number in 0..2 * TENANTS {
             let own = tenant(&format!("t{number}"));
-            sharing.asked((&own, Class::Interactive), true, at(20_000));
+            asks(&mut sharing, &own, Class::Interactive, at(20));
         }
         assert_eq!(sharing.lately.len(), TENANTS);
-        sharing.asked((&quiet, Class::Interactive), true, at(40_000));
+        asks(&mut sharing, &tenant("quiet"), Class::Interactive, at(40));
         assert_eq!(sharing.lately.len(), 1);
     }
 
     #[test]
+    fn what_is_little_follows_from_weights_and_frames() {
+        let (small, large) = (tenant("small"), tenant("large"));
+        let light = |weight: u32, frames: u64| {
+            let weight = Weight::new(weight.try_into().expect("a weight"));
+            let mut sharing = Sharing::default();
+            for time in (0..5000).step_by(10) {
+                let at = Duration::from_millis(time);
+                sharing.asked((&small, weight), Class::Interactive, 8, at);
+                sharing.asked((&large, Weight::ONE), Class::Interactive, frames, at);
+            }
+            sharing.is_light(&small, Duration::from_secs(5))
+        };
+        assert!(!light(1, 8), "half of what all ask for is its share");
+        assert!(light(1, 32), "a fifth is little where a half is fair");
+        assert!(!light(1, 16), "a third is not");
+        assert!(light(3, 16), "it is where three quarters are fair");
+    }
+
+    #[test]
     fn a_tenant_that_is_alone_waits_for_nobody_and_beside_the_batch_class_for_that() {
-        let tenant = |name: &str| name.parse::<TenantId>().expect("a tenant");
         let (one, quiet) = (tenant("one"), tenant("quiet"));
         let mut sharing = Sharing::default();
         let at = Duration::from_secs;
-        sharing.asked((&quiet, Class::Interactive), true, at(1));
+        asks(&mut sharing, &quiet, Class::Interactive, at(1));
         assert!(!sharing.has_light(at(1)) && !sharing.is_light(&quiet, at(1)));
-        sharing.asked((&one, Class::Batch), true, at(2));
+        for _ in 0..20 {
+            asks(&mut sharing, &one, Class::Batch, at(2));
+        }
         assert!(sharing.is_light(&quiet, at(2)) && !sharing.is_light(&one, at(2)));
         assert!(!sharing.is_light(&quiet, at(12)));
     }

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod flood;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Clip {
     id: u64,

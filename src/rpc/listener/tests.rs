@@ -165,6 +165,44 @@ async fn a_caller_who_still_reads_an_answer_gets_all_of_it_before_the_cut() {
     assert_eq!(answer.len(), 16_000);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_with_bad_credentials_alone_is_read_in_small_parts_with_pauses() {
+    let budget = Budget::new(&budget::Limits::default());
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let ((_drain, drain), (_cut, cut)) = (shutdown::channel(), shutdown::channel());
+    let limits = Limits {
+        connections: 1,
+        handshake: PATIENCE,
+    };
+    let ends = Ends { drain, cut };
+    let listener = Listener::new(socket, limits, budget, Metrics::new(), ends);
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(SPOKEN).await.unwrap();
+    let mut connections = Box::pin(listener.into_stream());
+    let Some(Ok(mut connection)) = connections.next().await else {
+        panic!("a connection");
+    };
+    let mut hello = vec![0; SPOKEN.len()];
+    connection.read_exact(&mut hello).await.unwrap();
+    let standing = connection.peer.standing().clone();
+    standing.refused(true);
+    client.write_all(&[7; 4 * SIP]).await.unwrap();
+    let (mut bytes, begun) = ([0; 4 * SIP], Instant::now());
+    let pause = Duration::from_millis(250);
+    for part in 1..=2 {
+        let read = connection.read(&mut bytes).await.unwrap();
+        assert!((1..=SIP).contains(&read), "{read}");
+        assert!(begun.elapsed() >= part * pause, "{:?}", begun.elapsed());
+    }
+    let before = Instant::now();
+    let mut waiting = Box::pin(connection.read(&mut bytes));
+    assert!(futures::poll!(waiting.as_mut()).is_pending());
+    standing.proven();
+    assert!(waiting.await.unwrap() > SIP, "all that is there");
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
 #[tokio::test]
 async fn a_process_without_descriptors_pauses_longer_each_time() {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

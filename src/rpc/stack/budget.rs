@@ -17,6 +17,7 @@ use crate::ids::TenantId;
 use crate::metadata::AtOnce;
 use crate::rpc::methods::{self, Kind};
 use crate::rpc::pool::Pool;
+use crate::rpc::standing::Standing;
 use crate::rpc::{MESSAGE_BYTES, status};
 use crate::shutdown::Signal;
 use crate::tenancy::Caller;
@@ -122,6 +123,7 @@ pub(in crate::rpc) struct Peer {
     messages: Pool,
     address: Option<IpAddr>,
     certificate: Option<Arc<Certificate>>,
+    standing: Standing,
 }
 
 impl Peer {
@@ -134,6 +136,11 @@ impl Peer {
     /// The certificate that the client has shown in the handshake.
     pub(in crate::rpc) fn certificate(&self) -> Option<&Certificate> {
         self.certificate.as_deref()
+    }
+
+    /// What the callers of the connection have shown.
+    pub(in crate::rpc) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The address at the other end of the connection: the client's, or its proxy's.
@@ -159,6 +166,7 @@ impl Budget {
             messages: Pool::new("message_memory", bytes, self.limits.patience),
             address,
             certificate: None,
+            standing: Standing::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::FutureExt;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::runtime::Handle;
@@ -77,7 +78,11 @@ impl Drop for Kept {
         // Without a runtime the connection is gone as well.
         if let Ok(runtime) = Handle::try_current() {
             let rest = std::mem::take(&mut self.inner);
-            runtime.spawn(tokio::time::timeout(TIME, thrown_away(rest)));
+            let mut rest = Box::pin(thrown_away(rest));
+            // The small body of a unary call has mostly come by now, and needs no worker.
+            if rest.as_mut().now_or_never().is_none() {
+                runtime.spawn(tokio::time::timeout(TIME, rest));
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use frameshift::proto::v1;
 use frameshift::spec::Scopes;
 use frameshift::tenancy::Method;
 use frameshift::tenancy::key::Key;
+use futures::stream::{FuturesUnordered, StreamExt};
 use secrecy::ExposeSecret;
 use tonic::{Code, Status};
 
@@ -78,5 +79,46 @@ async fn a_flood_of_bad_credentials_is_not_looked_up_and_touches_no_good_caller(
         .list_videos(v1::ListVideosRequest::default())
         .await;
     assert!(listed.is_ok());
+    guarded.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_with_bad_credentials_alone_is_read_slowly() {
+    /// Calls with a bad credential: more than are under way at a time, so that some are sent after the first were refused.
+    const BAD: usize = 320;
+    let server = TestServer::start_with(|config| {
+        config.tenancy.methods = [Method::Keys].into();
+        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+    })
+    .await;
+    let guarded = Guarded::with_tenants(server).await;
+    let good = guarded.key(Scopes::TENANT).await;
+    let (flooded, own) = (Raw::of(&guarded).await, Raw::of(&guarded).await);
+    let path = "/frameshift.v1.VideoService/ListVideos";
+    shown(&own, path, &good).await.unwrap();
+    let bad = Key::generate().unwrap().reveal();
+    let calls = (0..BAD).map(|_| shown(&flooded, path, bad.expose_secret()));
+    let mut calls: FuturesUnordered<_> = calls.collect();
+    calls.next().await.unwrap().unwrap_err();
+    // A good caller at the same address, on its own connection, does not wait.
+    let so_far = {
+        let others = async {
+            for _ in 0..50 {
+                shown(&own, path, &good).await.unwrap();
+            }
+            let name = |why| format!("frameshift_credentials_refused_total{{reason=\"{why}\"}}");
+            let of = |why| metric(&guarded.server, &name(why));
+            of("unknown") + of("crowded")
+        };
+        let mut others = std::pin::pin!(others);
+        loop {
+            tokio::select! {
+                so_far = &mut others => break so_far,
+                Some(answer) = calls.next() => drop(answer.unwrap_err()),
+            }
+        }
+    };
+    assert!(so_far < BAD as u64, "{so_far} of {BAD} were read");
+    drop(calls);
     guarded.server.stop().await;
 }

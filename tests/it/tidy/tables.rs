@@ -139,7 +139,7 @@ pub(super) const OWNERS: &[(&[&str], &[&str])] = &[
 pub(super) const PURE: &[&str] = &[
     "engine/admission/share",
     "engine/batcher",
-    "engine/batcher/burst",
+    "engine/batcher/lead",
     "engine/batcher/pace",
     "engine/batcher/sharing",
     "engine/rate",
