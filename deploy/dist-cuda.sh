@@ -2,7 +2,7 @@
 # `make dist-cuda`: dist/cuda, a folder below 40 MiB that checks and measures the CUDA path on a machine with a GPU, where nothing else of this project is:
 #   dist/cuda/check.sh --limit SECONDS
 # It has the program, without and with CUTLASS's products, the test programs, the golden vectors, and the PyTorch peer.
-#   PROFILE  cargo's profile of the program (release); the test programs are built as `make test` builds them
+#   PROFILE  cargo's profile of the programs (release); others give a folder that is too large to be copied by hand, and a warning in place of an error
 #   PEER     folder of peer.py (../shared/peer); without it the peer is left out
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,18 +21,25 @@ fi
 export FRAMESHIFT_REQUIRE_NVCC=1
 "${NVCC:-nvcc}" --version >/dev/null || { echo "dist-cuda: nvcc is missing: run deploy/setup.sh --cuda" >&2; exit 1; }
 
+command -v xz >/dev/null || { echo "dist-cuda: xz is missing: run deploy/setup.sh --cuda" >&2; exit 1; }
+
 rm -rf "$out" "$pack"
 mkdir -p "$out" "$pack/programs/ffmpeg" "$pack/shared/golden"
 
-phase "program with CUTLASS" cargo build --profile "$profile" --locked --features cutlass --bin frameshift
+# No database server, bucket or issuer is asked.
+phase "program with CUTLASS" cargo build --profile "$profile" --locked --no-default-features --features cutlass --bin frameshift
 cp "$built/frameshift" "$pack/programs/frameshift-cutlass"
-phase "program" cargo build --profile "$profile" --locked --features cuda --bin frameshift
+phase "program" cargo build --profile "$profile" --locked --no-default-features --features cuda --bin frameshift
 cp "$built/frameshift" "$pack/programs/frameshift"
 
-tests() { cargo test --locked --workspace --features cuda --no-run --lib --test it --message-format json-render-diagnostics >"$pack/built"; }
+tests() {
+  cargo test --profile "$profile" --locked --no-default-features --features cuda --no-run --test it --message-format json-render-diagnostics >"$pack/built"
+  cargo test --profile "$profile" --locked -p frameshift-model --features cuda --no-run --lib --message-format json-render-diagnostics >>"$pack/built"
+}
 # Prints the path of a test program by the name of its target.
 program() { sed -n "s/.*\"kind\":\[\"\(lib\|test\)\"\].*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\2/p" "$pack/built" | tail -n 1; }
 export -f tests
+export profile
 phase "test programs" tests
 cp "$(program frameshift_model)" "$pack/programs/model-tests"
 cp "$(program it)" "$pack/programs/it-tests"
@@ -73,7 +80,10 @@ phase "stand-ins for FFmpeg" stand_ins
 shared=${FRAMESHIFT_SHARED:-../shared}
 [ -d "$shared/golden/model" ] || shared=tests/data
 cp -rL "$shared/golden/model" "$pack/shared/golden/"
-tar -C "$pack" -c programs shared | gzip -9 >"$out/programs.tar.gz"
+# The two programs have most of their code in common, so the dictionary holds both.
+tar -C "$pack" -c programs shared | xz --x86 --lzma2=preset=9e,dict=256MiB -T1 >"$out/programs.tar.xz"
+mkdir "$out/xz"
+cp "$(command -v xz)" "$(ldd "$(command -v xz)" | sed -n 's/.*liblzma[^ ]* => \([^ ]*\) .*/\1/p')" "$out/xz/"
 
 cp deploy/cuda/check.sh "$out/check.sh"
 headers="${FRAMESHIFT_CUTLASS:-$(dirname "$own")/../../../cutlass_library/source}"
@@ -82,6 +92,7 @@ cp LICENSE "$out/licences/frameshift"
 for licence in "$headers"/LICENSE.txt "$headers"/../../nvidia_cutlass-*.dist-info/licenses/LICENSE.txt "$headers"/../../nvidia_cutlass-*.dist-info/LICENSE.txt; do
   [ ! -e "$licence" ] || cp "$licence" "$out/licences/cutlass"
 done
+[ ! -e /usr/share/doc/xz-utils/copyright ] || cp /usr/share/doc/xz-utils/copyright "$out/licences/xz"
 peer=${PEER:-../shared/peer}
 if [ -f "$peer/peer.py" ]; then
   mkdir "$out/peer"
@@ -92,4 +103,4 @@ fi
 { git describe --always --dirty 2>/dev/null || echo unknown; } >"$out/VERSION"
 size=$(du -sk "$out" | cut -f1)
 echo "== dist/cuda: $((size / 1024)) MiB, at most $limit"
-[ "$size" -le $((limit * 1024)) ] || exit 1
+[ "$size" -le $((limit * 1024)) ] || [ "$profile" != release ] || exit 1

@@ -130,6 +130,8 @@ nvcc_compiler() {
   [ -x "$nvcc" ] || from_pypi nvcc nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
   [ -e "$cuda/cutlass_library/source/include/cutlass/cutlass.h" ] || from_pypi "the headers of CUTLASS" nvidia-cutlass==4.2.0.0
   have g++ || { packages=(g++); install_packages; }
+  # `make dist-cuda` packs with it.
+  have xz || { packages=(xz-utils); install_packages; }
   "$nvcc" --version >/dev/null || fail "$nvcc does not run"
   say "nvcc is there: export NVCC=$nvcc"
 }
