@@ -1,5 +1,7 @@
 //! Tasks: etags, and which versions serve.
 
+use frameshift::metadata::TaskRecord;
+
 use super::*;
 
 contract! {
