@@ -32,7 +32,7 @@ enum Priority {
     /// Serving work: its slices run back to back, before any training.
     Serving,
     /// Work for which nobody waits yet, such as the warm-up of a set before it serves: it yields the device to serving after every slice, and comes before
-    /// training. While serving keeps the device busy it gets one slice after each serving item.
+    /// training. While serving keeps the device busy it gets one slice after each serving item. Once somebody waits for it, it is serving work.
     Preparing,
     /// Training work: it yields the device after every slice, and takes turns with other training work.
     Training,
@@ -70,6 +70,11 @@ pub trait Work: Send {
 
     /// Returns whether nobody waits for the result any more; called before every slice, and if true the item is dropped.
     fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    /// Returns whether somebody waits for the result by now; asked of items that prepare what serves later. Such an item serves from then on.
+    fn is_awaited(&self) -> bool {
         false
     }
 

@@ -309,11 +309,9 @@ impl Registry {
         etag: &str,
     ) -> Result<TaskRecord> {
         plan.check()?;
-        let _writing = self.inner.view.writing(tenant, task);
         let metadata = &self.inner.metadata;
-        let record = metadata.set_desired(tenant, task, plan, etag).await?;
-        self.announce(tenant, task);
-        Ok(record)
+        let change = metadata.set_desired(tenant, task, plan, etag);
+        self.announcing(tenant, task, change).await
     }
 
     /// Makes what served before the desired version, if `etag` is current, and announces it.
@@ -326,11 +324,9 @@ impl Registry {
         task: &TaskId,
         etag: &str,
     ) -> Result<TaskRecord> {
-        let _writing = self.inner.view.writing(tenant, task);
         let metadata = &self.inner.metadata;
-        let record = metadata.roll_back(tenant, task, etag).await?;
-        self.announce(tenant, task);
-        Ok(record)
+        let change = metadata.roll_back(tenant, task, etag);
+        self.announcing(tenant, task, change).await
     }
 
     /// Drops everything in memory of a task that is gone.
@@ -390,10 +386,53 @@ impl Registry {
         Ok(metadata.note_member(tenant, task, *version, why).await?)
     }
 
+    /// Changes which versions of a task are to be in memory, and announces it.
+    async fn announcing(
+        &self,
+        tenant: &TenantId,
+        task: &TaskId,
+        change: impl Future<Output = metadata::Result<TaskRecord>>,
+    ) -> Result<TaskRecord> {
+        let mut notice = self.notice(tenant, task);
+        let _writing = self.inner.view.writing(tenant, task);
+        let changed = change.await;
+        notice.is_due = changed.as_ref().map_or_else(may_have_changed, |_| true);
+        Ok(changed?)
+    }
+
+    /// The notice of a change that is about to be made.
+    fn notice(&self, tenant: &TenantId, task: &TaskId) -> Notice<'_> {
+        Notice {
+            registry: self,
+            task: (tenant.clone(), task.clone()),
+            is_due: true,
+        }
+    }
+
     fn announce(&self, tenant: &TenantId, task: &TaskId) {
         // Nobody may be listening yet; they will learn it from `pending`.
         let _ = self.inner.desired.send((tenant.clone(), task.clone()));
     }
+}
+
+/// Announces a task when it is dropped, unless nothing has changed: a caller that leaves does not take the notice with it, since the records may have changed.
+struct Notice<'a> {
+    registry: &'a Registry,
+    task: (TenantId, TaskId),
+    is_due: bool,
+}
+
+impl Drop for Notice<'_> {
+    fn drop(&mut self) {
+        if self.is_due {
+            self.registry.announce(&self.task.0, &self.task.1);
+        }
+    }
+}
+
+/// Whether a change may have been made although it failed.
+fn may_have_changed(error: &metadata::Error) -> bool {
+    matches!(error, metadata::Error::Unavailable(_))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Invariant: no request depends on these loops; a failure is logged, and the next pass tries again.
 
 use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ const FORGET: Duration = Duration::from_secs(60 * 60);
 
 /// Time between two counts of the jobs that wait: as long as the runners of a process that trains leave between theirs.
 const WAITING: Duration = Duration::from_secs(10);
+/// How long such a count may take, as for those of a process that trains.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Time between two counts of the memory that the allocator keeps.
 const COUNT: Duration = Duration::from_secs(5);
@@ -60,8 +63,12 @@ pub(super) async fn count_waiting(
     metrics: Metrics,
     drain: Signal,
 ) -> Result<(), Infallible> {
-    let mut ticks = tokio::time::interval(WAITING);
+    // Servers that were started together do not ask together.
+    let share = (RandomState::new().hash_one(WAITING) % 1000) as u32;
+    let first = Instant::now() + WAITING * share / 1000;
+    let mut ticks = tokio::time::interval_at(first, WAITING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_up = true;
     loop {
         tokio::select! {
             () = drain.draining() => return Ok(()),
@@ -69,15 +76,20 @@ pub(super) async fn count_waiting(
         }
         let counted = tokio::select! {
             () = drain.draining() => return Ok(()),
-            counted = metadata.count_waiting_jobs() => counted,
+            counted = tokio::time::timeout(ANSWER, metadata.count_waiting_jobs()) => counted,
         };
-        match counted {
-            Ok(waiting) => metrics.jobs_waiting(waiting),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot count the jobs that wait");
+        let trouble = match counted {
+            Ok(Ok(waiting)) => {
+                metrics.jobs_waiting(waiting);
+                None
             }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the database does not answer in time".to_owned()),
+        };
+        if let Some(error) = trouble.as_ref().filter(|_| is_up) {
+            tracing::warn!(error, "cannot count the jobs that wait; it is tried again");
         }
+        is_up = trouble.is_none();
     }
 }
 

@@ -1,7 +1,8 @@
 //! Order of slices: pure.
 //!
 //! Invariant: never awaits, reads a clock or does I/O. A serving item that has started runs to its end; training items take turns after every slice.
-//! What serves later is prepared slice by slice while serving wants nothing, and between two serving items, so that a batch waits for one slice of it at most.
+//! What serves later is prepared slice by slice while serving wants nothing, and between two serving items, so that a batch waits for one slice of it at most;
+//! once somebody waits for it, it is a serving item like others.
 //! Once everything of a serving item is enqueued on an accelerator it is parked until its result is there, and the next one may start.
 //! While both want the device, training has its share of the time: it is never more than one serving item short of it, nor more than one slice beyond it.
 //! What one side does not use is the other's, and nobody is asked to give it back. Owners of training items share its time by their weights,
@@ -43,8 +44,8 @@ pub(super) struct Schedule<K> {
     parked: VecDeque<(K, bool)>,
     /// Submitted serving items that have not started.
     serving: VecDeque<K>,
-    /// Items that prepare what serves later, the oldest first.
-    preparing: VecDeque<K>,
+    /// Items that prepare what serves later, the oldest first, and whether only the result of one is missing.
+    preparing: VecDeque<(K, bool)>,
     /// Whether a serving item has ended since the last slice of those.
     is_due: bool,
     /// Training items that take turns.
@@ -108,7 +109,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
     ) {
         match priority {
             Priority::Serving => self.serving.push_back(key),
-            Priority::Preparing => self.preparing.push_back(key),
+            Priority::Preparing => self.preparing.push_back((key, false)),
             Priority::Training => {
                 self.waiting.push_back(Item {
                     key,
@@ -118,6 +119,20 @@ impl<K: Copy + PartialEq> Schedule<K> {
                 });
                 self.promote();
             }
+        }
+    }
+
+    /// Returns the items that prepare what serves later.
+    pub(super) fn preparing(&self) -> Vec<K> {
+        self.preparing.iter().map(|(key, _)| *key).collect()
+    }
+
+    /// Makes an item that prepares a submitted serving item, since somebody waits for it. It goes on with the slice at which it is.
+    pub(super) fn hasten(&mut self, key: K) {
+        match self.prepared(key) {
+            Some(true) => self.parked.push_back((key, false)),
+            Some(false) => self.serving.push_back(key),
+            None => {}
         }
     }
 
@@ -139,7 +154,10 @@ impl<K: Copy + PartialEq> Schedule<K> {
             self.is_free = false;
             return Turn::Run(key, Priority::Training);
         }
-        let preparing = self.preparing.front().copied();
+        // One whose result is on its way has the device wait for it only when nothing else is to be done.
+        let mut preparing = self.preparing.iter();
+        let preparing = preparing.find(|(_, is_away)| !is_away);
+        let preparing = preparing.map(|(key, _)| *key);
         if let Some(key) = preparing.filter(|_| self.is_due) {
             return Turn::Run(key, Priority::Preparing);
         }
@@ -162,9 +180,10 @@ impl<K: Copy + PartialEq> Schedule<K> {
             return Turn::Run(key, Priority::Training);
         }
         // Nothing else is to be done than to wait for the oldest result.
-        match self.parked.front() {
-            Some((key, _)) => Turn::Run(*key, Priority::Serving),
-            None => Turn::Idle,
+        match (self.parked.front(), self.preparing.front()) {
+            (Some((key, _)), _) => Turn::Run(*key, Priority::Serving),
+            (None, Some((key, _))) => Turn::Run(*key, Priority::Preparing),
+            (None, None) => Turn::Idle,
         }
     }
 
@@ -175,16 +194,20 @@ impl<K: Copy + PartialEq> Schedule<K> {
         ready.or(oldest).map(|(key, _)| *key)
     }
 
-    /// Returns the items whose results are on their way.
+    /// Returns the items that serve or prepare whose results are on their way.
     pub(super) fn parked(&self) -> Vec<K> {
         let waiting = self.parked.iter().filter(|(_, is_ready)| !is_ready);
-        waiting.map(|(key, _)| *key).collect()
+        let prepared = self.preparing.iter().filter(|(_, is_away)| *is_away);
+        waiting.chain(prepared).map(|(key, _)| *key).collect()
     }
 
-    /// Records that the result of a parked item is there.
+    /// Records that the result of one of them is there.
     pub(super) fn ready(&mut self, key: K) {
         for (parked, is_ready) in &mut self.parked {
             *is_ready |= *parked == key;
+        }
+        for (prepared, is_away) in &mut self.preparing {
+            *is_away &= *prepared != key;
         }
     }
 
@@ -206,7 +229,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
             self.parked.push_front((key, true));
             return self.served(took);
         }
-        if self.preparing.contains(&key) {
+        if self.is_preparing(key, false) {
             self.is_due = false;
             return self.served(took);
         }
@@ -215,8 +238,13 @@ impl<K: Copy + PartialEq> Schedule<K> {
         }
     }
 
-    /// Records that a slice of this item ran for `took`, and that only its result is missing. A training item takes its turns as before.
+    /// Records that a slice of this item ran for `took`, and that only its result is missing. Others go first until it is there; a training item takes its turns as before.
     pub(super) fn pending(&mut self, key: K, took: Duration) {
+        if self.is_preparing(key, true) {
+            self.is_due = false;
+            self.dry = false;
+            return self.served(took);
+        }
         let was_current = self.current == Some(key);
         if !was_current && !self.unpark(key) {
             return self.ran(key, took);
@@ -236,6 +264,20 @@ impl<K: Copy + PartialEq> Schedule<K> {
         at.and_then(|at| self.parked.remove(at)).is_some()
     }
 
+    /// Notes whether only the result is missing of an item that prepares; false when there is none with this key.
+    fn is_preparing(&mut self, key: K, is_away: bool) -> bool {
+        let mut preparing = self.preparing.iter_mut();
+        let found = preparing.find(|(own, _)| *own == key);
+        found.map(|own| own.1 = is_away).is_some()
+    }
+
+    /// Removes an item that prepares. Returns whether only its result was missing; `None` when there is none with this key.
+    fn prepared(&mut self, key: K) -> Option<bool> {
+        let at = self.preparing.iter().position(|(own, _)| *own == key);
+        let (_, is_away) = self.preparing.remove(at?)?;
+        Some(is_away)
+    }
+
     /// Records that this item finished or was dropped, after a last slice that ran for `took`.
     pub(super) fn gone(&mut self, key: K, took: Duration) {
         self.dry = false;
@@ -247,8 +289,7 @@ impl<K: Copy + PartialEq> Schedule<K> {
         if self.unpark(key) {
             return self.served(took);
         }
-        if let Some(at) = self.preparing.iter().position(|own| *own == key) {
-            self.preparing.remove(at);
+        if self.prepared(key).is_some() {
             self.is_due = false;
             return self.served(took);
         }

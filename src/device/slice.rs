@@ -48,6 +48,11 @@ pub(super) fn is_ready(work: &dyn Work) -> bool {
     catch_unwind(AssertUnwindSafe(|| work.is_ready())).unwrap_or(true)
 }
 
+/// Returns whether somebody waits for the item by now; false when the item panics here.
+pub(super) fn is_awaited(work: &dyn Work) -> bool {
+    catch_unwind(AssertUnwindSafe(|| work.is_awaited())).unwrap_or(false)
+}
+
 /// Tells an item how much time of the device it has used.
 pub(super) fn used(work: &mut dyn Work, time: Duration) {
     let _ = catch_unwind(AssertUnwindSafe(|| work.used(time)));

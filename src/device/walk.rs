@@ -24,6 +24,11 @@ pub trait Walk: Send + 'static {
         true
     }
 
+    /// Returns whether somebody waits for the result by now; asked of what was submitted with [`Handle::prepare`].
+    fn is_awaited(&self) -> bool {
+        false
+    }
+
     /// Returns the memory that the computation needs while it runs, in bytes.
     fn bytes(&self) -> u64 {
         0
@@ -72,6 +77,10 @@ impl<W: Walk> Work for Reported<W> {
         self.walk.as_ref().is_none_or(Walk::is_ready)
     }
 
+    fn is_awaited(&self) -> bool {
+        self.walk.as_ref().is_some_and(Walk::is_awaited)
+    }
+
     fn bytes(&self) -> u64 {
         self.walk.as_ref().map_or(0, Walk::bytes)
     }
@@ -86,8 +95,8 @@ impl Handle {
         result_of(walk, |work| self.submit(work)).await
     }
 
-    /// Submits a computation for which no request waits, and waits for its result: serving goes first after every slice of it. Dropping the future cancels it
-    /// before its next slice.
+    /// Submits a computation for which no request waits, and waits for its result: serving goes first after every slice of it, until
+    /// [`Walk::is_awaited`] says that one does. Dropping the future cancels it before its next slice.
     ///
     /// # Errors
     /// Same as [`Handle::run`].

@@ -134,6 +134,11 @@ impl Handle {
         }
     }
 
+    /// Starts to load an adapter set in whose place another one answers until then, so that the load gives way to requests.
+    pub fn prefetch_ahead(&self, version: &VersionRef) {
+        self.core.residency.prefetch_ahead(version);
+    }
+
     fn admitted(
         &self,
         asks: (&TenantId, Class),

@@ -12,14 +12,14 @@ mod turns;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub(super) use load::Loader;
 use room::Room;
 use state::{Slot, State};
 use turns::Turns;
 
-use super::warmup::{self, Fault};
+use super::warmup::{self, Awaited, Fault};
 use super::{Error, ResidencyRecord};
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::model::AdapterSet;
@@ -27,6 +27,10 @@ use crate::telemetry::Metrics;
 
 /// Most loads at a time: each holds a file and a parsed set that do not count against the budget yet.
 const LOADS: usize = 2;
+
+/// Most sets at a time that are loaded before a request waits for them: while serving keeps the device busy their warm-ups take long, and each of them holds a
+/// place in the device's queue and room in the budget.
+const AHEAD: usize = 4;
 
 /// Sets that wait for room while other loads go on take at most this part of the budget, unless it is only one.
 const WAITING: u64 = 8;
@@ -71,6 +75,8 @@ struct Inner {
     suspected: Notify,
     /// Turns of loads, fair by tenant.
     turns: Turns,
+    /// Places of loads that no request waits for.
+    ahead: Semaphore,
     metrics: Metrics,
 }
 
@@ -106,6 +112,7 @@ impl Residency {
             freed: Notify::new(),
             suspected: Notify::new(),
             turns: Turns::new(LOADS, Arc::clone(&loader.weights)),
+            ahead: Semaphore::new(AHEAD),
             loader,
             metrics,
         }))
@@ -119,7 +126,7 @@ impl Residency {
         self.needed(version, Need::Request).await
     }
 
-    /// Same as [`Residency::acquire`], but for a set that no request waits for: its warm-up gives way to requests.
+    /// Same as [`Residency::acquire`], but for a set that no request waits for: its load and its warm-up give way to requests until one does.
     ///
     /// # Errors
     /// Same as [`Residency::acquire`].
@@ -145,6 +152,11 @@ impl Residency {
         }
     }
 
+    /// Starts to load a set that requests are answered without until it is resident. It counts as a use.
+    pub(super) fn prefetch_ahead(&self, version: &VersionRef) {
+        drop(self.find(version, Need::Move));
+    }
+
     /// Same as [`Residency::acquire`], but loads the set only into room that is free, and does not count as a use: the set stays the first to make room.
     ///
     /// # Errors
@@ -153,18 +165,20 @@ impl Residency {
         self.outcome(version, Need::Spare).await
     }
 
-    /// Returns a pin of a set if it is resident, like [`Residency::acquire_spare`]. One that is not is noted, see [`Residency::missed`].
+    /// Returns a pin of a set if it is resident, like [`Residency::acquire_spare`]. One that is neither
+    /// resident nor being loaded is noted, see [`Residency::missed`].
     ///
     /// # Errors
     /// [`Error::Quarantined`], [`Error::Damaged`], [`Error::NoRoom`].
     pub(super) fn spare(&self, version: &VersionRef) -> Result<Pin, Error> {
         let mut state = self.0.lock();
-        match state.slots.get(version) {
+        let is_loading = match state.slots.get(version) {
             Some(Slot::Resident(entry)) => return Ok(entry.pin.clone()),
             Some(Slot::Quarantined(entry)) => return Err(entry.error(version)),
-            Some(Slot::Loading(..)) | None => {}
-        }
-        if state.missed.len() < MISSED {
+            Some(Slot::Loading(..)) => true,
+            None => false,
+        };
+        if !is_loading && state.missed.len() < MISSED {
             state.missed.insert(version.clone());
         }
         Err(Error::NoRoom {
@@ -210,13 +224,20 @@ impl Residency {
                 }
                 Lookup::Pin(entry.pin.clone())
             }
-            Some(Slot::Loading(_, loading)) => Lookup::Loading(loading.clone()),
+            Some(Slot::Loading(_, loading, awaited)) => {
+                if need == Need::Request {
+                    awaited.set();
+                }
+                Lookup::Loading(loading.clone())
+            }
             Some(Slot::Quarantined(entry)) => Lookup::Refused(entry.error(version)),
             None => {
                 let (sender, loading) = watch::channel(None);
-                let slot = Slot::Loading(used, loading.clone());
+                let awaited = Awaited::new(need == Need::Request);
+                let slot = Slot::Loading(used, loading.clone(), awaited.clone());
                 state.slots.insert(version.clone(), slot);
-                load::spawn(self.0.clone(), (version.clone(), used, need), sender);
+                let of = (version.clone(), used, (need, awaited));
+                load::spawn(self.0.clone(), of, sender);
                 Lookup::Loading(loading)
             }
         }

@@ -125,6 +125,11 @@ impl Service {
                 if is_retried && !self.moving.iter().any(is_of_task) {
                     self.release(&version).await;
                 }
+                // The version that serves from now on is to stay in memory from now on, too.
+                let task = (version.tenant, version.task);
+                if self.pinned.contains(&task) {
+                    self.keep().await;
+                }
             }
             Err(error) => {
                 // The name of the version is lost. Moves in progress are looked at again, which is harmless.

@@ -5,6 +5,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::Unfit;
 use crate::blocking::blocking;
 use crate::device::{self, Walk};
@@ -28,11 +30,38 @@ pub(super) enum Fault {
     Refused(Arc<str>),
 }
 
+/// Whether a request waits for a set, for those who load and warm it up meanwhile; clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Awaited(Arc<watch::Sender<bool>>);
+
+impl Awaited {
+    pub(super) fn new(is_awaited: bool) -> Self {
+        Self(Arc::new(watch::Sender::new(is_awaited)))
+    }
+
+    /// Says that a request waits for the set.
+    pub(super) fn set(&self) {
+        self.0
+            .send_if_modified(|is_awaited| !std::mem::replace(is_awaited, true));
+    }
+
+    pub(super) fn get(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until a request waits for the set.
+    pub(super) async fn changed(&self) {
+        // The sender is this one's own, so it is there.
+        let _ = self.0.subscribe().wait_for(|is_awaited| *is_awaited).await;
+    }
+}
+
 /// Forward pass of one clip.
 struct Forward {
     backbone: Arc<Backbone>,
     set: Arc<AdapterSet>,
     frames: Frames,
+    awaited: Awaited,
     /// State of the forward pass; created by the first slice, on the device thread.
     inference: Option<Inference>,
     error: Option<Error>,
@@ -66,6 +95,10 @@ impl Walk for Forward {
 
     fn is_ready(&self) -> bool {
         self.inference.as_ref().is_none_or(Inference::is_ready)
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.awaited.get()
     }
 
     fn finish(self) -> Self::Output {
@@ -124,18 +157,18 @@ fn noise(values: usize) -> Vec<f32> {
 }
 
 /// Warms up a set with a clip, and once more if the set fails or the device refuses a call: a transient failure must not take a version out of service.
-/// Unless a request waits for the set, other requests go first after every block.
+/// Until a request waits for the set, other requests go first after every block.
 pub(super) async fn proven(
     device: &device::Handle,
     backbone: &Arc<Backbone>,
     own: &Arc<AdapterSet>,
     clip: &Frames,
-    is_awaited: bool,
+    awaited: &Awaited,
 ) -> Result<(), Fault> {
-    match set(device, backbone, own, clip.clone(), is_awaited).await {
+    match set(device, backbone, own, clip.clone(), awaited).await {
         Err(Fault::Unfit(reason) | Fault::Refused(reason)) => {
             tracing::warn!(%reason, "the warm-up of an adapter set failed; it is run once more");
-            set(device, backbone, own, clip.clone(), is_awaited).await
+            set(device, backbone, own, clip.clone(), awaited).await
         }
         proven => proven,
     }
@@ -151,7 +184,7 @@ pub(super) async fn proven_again(
     let clips = clips.clone();
     let clip = blocking(move || clips.of(&of.0, &of.1)).await;
     let clip = clip.map_err(|_| Fault::Device(device::Error::Stopped))?;
-    proven(device, backbone, own, &clip, true).await
+    proven(device, backbone, own, &clip, &Awaited::new(true)).await
 }
 
 /// Runs a clip through a set.
@@ -160,16 +193,17 @@ async fn set(
     backbone: &Arc<Backbone>,
     set: &Arc<AdapterSet>,
     frames: Frames,
-    is_awaited: bool,
+    awaited: &Awaited,
 ) -> Result<(), Fault> {
     let forward = Forward {
         backbone: backbone.clone(),
         set: set.clone(),
         frames,
+        awaited: awaited.clone(),
         inference: None,
         error: None,
     };
-    let ran = match is_awaited {
+    let ran = match awaited.get() {
         true => device.run(forward).await,
         false => device.prepare(forward).await,
     };
@@ -198,10 +232,11 @@ pub(super) async fn backbone(
         .map_err(|error| unfit(error.to_string().into()))?;
     let probe = Arc::new(probe);
     let frames = Clips::default().of(backbone, &probe);
+    let awaited = Awaited::new(true);
     let mut began = Instant::now();
     for _ in 0..2 {
         began = Instant::now();
-        match set(device, backbone, &probe, frames.clone(), true).await {
+        match set(device, backbone, &probe, frames.clone(), &awaited).await {
             Ok(()) => {}
             Err(Fault::Unfit(reason) | Fault::Refused(reason)) => return Err(unfit(reason)),
             Err(Fault::Device(error)) => return Err(unfit(error.to_string().into())),

@@ -26,6 +26,11 @@ pub(super) async fn run(
     drain: Signal,
 ) {
     let context = Arc::new(Context::new(config, hints, parts, drain));
+    // Jobs that a process before this one left are put back before their files are looked at.
+    if let Err(error) = context.look_around().await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "cannot look for jobs that lost their worker");
+    }
     context.sweep_features().await;
     context.open_decoded().await;
     let clearing = tokio::spawn(Arc::clone(&context).clear_up_cancelled());

@@ -1,7 +1,8 @@
 //! Follows the change feed: what this process keeps of tasks stays true, whichever process changed them.
 //!
-//! Invariant: a change is applied before the position in the feed moves past it; an announcement inside the process is only a hint, the feed is
-//! authoritative.
+//! Invariant: a change is applied before the position in the feed moves past it. What is to serve is announced by the feed where processes share the records;
+//! where one process has them alone, whoever changes them announces it, and the feed only what was deleted. An announcement is a hint: the records are
+//! authoritative, and the engine reads them again and again.
 
 use std::convert::Infallible;
 

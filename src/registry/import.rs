@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Registry, Result, manifest};
+use super::{Registry, Result, manifest, may_have_changed};
 use crate::faults;
 use crate::ids::{RequestId, TaskId, TenantId};
 use crate::metadata::{self, ImportStart, ImportTarget, NewTask, VersionManifest, VersionRecord};
@@ -113,10 +113,12 @@ impl Registry {
         let to = (tenant, task, number);
         let version = self.store_version(to, manifest, tensors).await?;
         let key = layout::version(tenant, task, number, version.sha256);
+        let mut notice = self.notice(tenant, task);
         let writing = self.inner.view.writing(tenant, task);
         let imported = match metadata.import_version(tenant, &target, version).await {
             Ok(imported) => imported,
             Err(error) => {
+                notice.is_due = may_have_changed(&error);
                 drop(writing);
                 if is_refusal(&error) {
                     self.drop_unused(&key).await;
@@ -125,10 +127,9 @@ impl Registry {
             }
         };
         faults::point("after-commit");
-        if imported.is_desired {
-            self.announce(tenant, task);
-        }
+        notice.is_due = imported.is_desired;
         drop(writing);
+        drop(notice);
         if imported.version.version != number {
             // The same request was answered by another call meanwhile, with that call's file.
             self.drop_unused(&key).await;

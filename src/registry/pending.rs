@@ -78,11 +78,9 @@ impl Registry {
         pinned: bool,
         limit: u64,
     ) -> Result<TaskRecord> {
-        let _writing = self.inner.view.writing(tenant, task);
         let metadata = &self.inner.metadata;
-        let record = metadata.pin_task(tenant, task, pinned, limit).await?;
-        self.announce(tenant, task);
-        Ok(record)
+        let change = metadata.pin_task(tenant, task, pinned, limit);
+        self.announcing(tenant, task, change).await
     }
 
     /// Versions of all tenants that are to stay in memory, with the bytes of their files, in the order of tenants and tasks.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, Registry, Result, manifest};
+use super::{Error, Registry, Result, manifest, may_have_changed};
 use crate::blocking::giving_way;
 use crate::faults;
 use crate::ids::{AdapterVersion, TaskId, TenantId};
@@ -73,13 +73,13 @@ impl Registry {
         let (manifest, tensors, outcome) = publication.split(&job, &task);
         let to = (&lease.tenant, &task.id, number);
         let version = self.store_version(to, manifest, tensors).await?;
-        let writing = self.inner.view.writing(&lease.tenant, &task.id);
-        let published = metadata.publish_version(lease, version, outcome).await?;
-        drop(writing);
-        if published.is_desired {
-            self.announce(&lease.tenant, &task.id);
-        }
-        Ok(published)
+        let mut notice = self.notice(&lease.tenant, &task.id);
+        let _writing = self.inner.view.writing(&lease.tenant, &task.id);
+        let published = metadata.publish_version(lease, version, outcome).await;
+        notice.is_due = published
+            .as_ref()
+            .map_or_else(may_have_changed, |own| own.is_desired);
+        Ok(published?)
     }
 
     /// Puts a version's file into the store; nothing names it yet.

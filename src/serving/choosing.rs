@@ -97,8 +97,8 @@ impl Serving {
         if !engine.is_resident(&before) || engine.is_resident(version) {
             return None;
         }
-        // Usually it is being loaded by now.
-        engine.prefetch([version]);
+        // Usually it is being loaded by now. Nobody waits for it as long as the other one answers.
+        engine.prefetch_ahead(version);
         Some(before)
     }
 

@@ -3,6 +3,7 @@
 mod admission;
 mod device;
 mod embedding;
+mod endless;
 pub(crate) mod fixture;
 mod isolation;
 mod loading;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::block::{Sites, Tokens};
 use super::ops::linear::Rows;
 use super::ops::{Array, Numbers};
-use super::{AdapterSet, Backbone, BackboneConfig, Error, Step, head, inference, vit};
+use super::{AdapterSet, Backbone, BackboneConfig, Error, Step, head, inference, threads, vit};
 use crate::spec::{Head, Invalid};
 
 /// Forward pass of clips through the backbone without adapters.
@@ -55,6 +55,13 @@ impl Features {
     /// # Errors
     /// When the forward pass is already done.
     pub fn advance(&mut self) -> Result<Step, Error> {
+        match self.backbone.place().is_host() {
+            true => threads::within(|| self.slice()),
+            false => self.slice(),
+        }
+    }
+
+    fn slice(&mut self) -> Result<Step, Error> {
         let vit = &self.backbone.vit;
         let Some(x) = &self.x else {
             if !self.clips.is_empty() {

@@ -1,5 +1,7 @@
 //! Tests of the order of slices: tables, and properties over random arrivals.
 
+mod preparing;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -92,34 +94,6 @@ fn a_share_is_neither_saved_up_nor_paid_back_for_times_in_which_one_side_was_idl
     script(&mut half, 50, vec![]);
     half.push(3, Priority::Training, (0, None, Weight::ONE));
     assert_eq!(script(&mut half, 2, vec![13, 14]), [13, 13, 3, 3, 14, 14]);
-}
-
-#[test]
-fn what_is_prepared_yields_after_every_slice_and_comes_before_training() {
-    let mut schedule = schedule(0, NO_LIMIT);
-    schedule.push(1, Priority::Training, (0, None, Weight::ONE));
-    schedule.push(20, Priority::Preparing, (0, None, Weight::ONE));
-    schedule.push(21, Priority::Preparing, (0, None, Weight::ONE));
-    // One slice between two batches, the rest when none waits.
-    assert_eq!(
-        script(&mut schedule, 3, vec![10, 11]),
-        [10, 10, 10, 20, 11, 11, 11, 20, 20, 21, 21, 21, 1, 1, 1]
-    );
-    // A batch that comes meanwhile waits for one slice.
-    schedule.push(22, Priority::Preparing, (0, None, Weight::ONE));
-    assert_eq!(schedule.turn(), Turn::Run(22, Priority::Preparing));
-    schedule.ran(22, SLICE);
-    schedule.wake();
-    assert_eq!(schedule.turn(), Turn::Form);
-    schedule.formed(Some(12));
-    assert_eq!(schedule.turn(), Turn::Run(12, Priority::Serving));
-    schedule.ran(12, SLICE);
-    assert_eq!(schedule.turn(), Turn::Run(12, Priority::Serving));
-    schedule.gone(12, SLICE);
-    assert_eq!(schedule.turn(), Turn::Run(22, Priority::Preparing));
-    schedule.gone(22, SLICE);
-    schedule.formed(None);
-    assert_eq!(schedule.turn(), Turn::Idle);
 }
 
 #[test]

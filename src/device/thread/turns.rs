@@ -86,6 +86,7 @@ impl Device {
                 }
             }
             self.look_for_results();
+            self.look_for_callers();
             let turn = self.schedule.turn();
             idle = turn == Turn::Idle;
             self.exit.core.pulse.begins();
@@ -110,6 +111,16 @@ impl Device {
             let item = self.works.get(&key);
             if item.is_none_or(|item| slice::is_ready(item.work.as_ref())) {
                 self.schedule.ready(key);
+            }
+        }
+    }
+
+    /// Tells the schedule for which items somebody waits by now. An item is there as long as it prepares, so the device is not idle meanwhile.
+    fn look_for_callers(&mut self) {
+        for key in self.schedule.preparing() {
+            let item = self.works.get(&key);
+            if item.is_some_and(|item| slice::is_awaited(item.work.as_ref())) {
+                self.schedule.hasten(key);
             }
         }
     }

@@ -1,16 +1,16 @@
 //! Loads one set: reads and verifies its file, parses it, reserves its bytes, and warms it up unless the version has passed a warm-up in this process.
 //!
-//! Invariant: one load per version at a time; only the warm-up's forward pass runs on the device thread, and nothing slow runs on the async threads.
+//! Invariant: one load per version at a time, and one that a request waits for never waits for those that none does; only the warm-up's forward pass runs on the device thread, and nothing slow runs on the async threads.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 
 use super::{Inner, Need, Pin, Resident};
 use crate::blocking::blocking;
 use crate::device;
-use crate::engine::warmup::{self, Fault};
+use crate::engine::warmup::{self, Awaited, Fault};
 use crate::engine::{Error, Unavailable, Versions};
 use crate::fair::Weights;
 use crate::ids::VersionRef;
@@ -42,7 +42,7 @@ struct Read {
 /// Loads a set in the background and sends the result to everybody who waits. The set becomes resident even if nobody waits any more.
 pub(super) fn spawn(
     inner: Arc<Inner>,
-    (version, load, need): (VersionRef, u64, Need),
+    (version, load, (need, awaited)): (VersionRef, u64, (Need, Awaited)),
     sender: watch::Sender<Option<Result<Pin, Error>>>,
 ) {
     tokio::spawn(async move {
@@ -50,13 +50,31 @@ pub(super) fn spawn(
             inner,
             version,
             load,
-            need,
+            cause: Cause { need, awaited },
             listed: false,
         };
-        let result = listing.inner.load(&listing.version, need).await;
+        let loaded = listing.inner.load(&listing.version, &listing.cause);
+        let result = loaded.await;
         let result = listing.list(result);
         sender.send_replace(Some(result));
     });
+}
+
+/// For what a set is loaded, by now.
+struct Cause {
+    /// For what the load was begun.
+    need: Need,
+    /// Whether a request waits by now.
+    awaited: Awaited,
+}
+
+impl Cause {
+    fn need(&self) -> Need {
+        match self.awaited.get() {
+            true => Need::Request,
+            false => self.need,
+        }
+    }
 }
 
 /// Slot of a load, freed when the load ends without a result.
@@ -65,7 +83,7 @@ struct Listing {
     version: VersionRef,
     /// Number of the load in its slot.
     load: u64,
-    need: Need,
+    cause: Cause,
     listed: bool,
 }
 
@@ -83,7 +101,7 @@ impl Listing {
         let mut is_suspected = false;
         let gone = match &result {
             Ok(pin) => {
-                state.insert(pin.clone(), self.need);
+                state.insert(pin.clone(), self.cause.need());
                 // A clip that still used an earlier set of the version may have failed since the load began, and there was no set to suspect.
                 is_suspected = !state.proven.knows(&self.version);
                 if is_suspected {
@@ -122,9 +140,9 @@ impl Drop for Listing {
 }
 
 impl Inner {
-    async fn load(self: &Arc<Self>, version: &VersionRef, need: Need) -> Result<Pin, Error> {
+    async fn load(self: &Arc<Self>, version: &VersionRef, cause: &Cause) -> Result<Pin, Error> {
         let begun = Instant::now();
-        let result = self.bring(version, need).await;
+        let result = self.bring(version, cause).await;
         match &result {
             // The set was not needed.
             Err(Error::NoRoom { .. }) => {}
@@ -138,11 +156,12 @@ impl Inner {
         result
     }
 
-    async fn bring(self: &Arc<Self>, version: &VersionRef, need: Need) -> Result<Pin, Error> {
+    async fn bring(self: &Arc<Self>, version: &VersionRef, cause: &Cause) -> Result<Pin, Error> {
         let no_room = || Error::NoRoom {
             version: version.clone(),
         };
-        let turn = match need {
+        let _place = self.place(cause).await;
+        let turn = match cause.need() {
             Need::Request | Need::Move => self.turns.wait(&version.tenant).await?,
             Need::Spare => self.turns.free().ok_or_else(no_room)?,
         };
@@ -155,12 +174,17 @@ impl Inner {
                 budget: self.budget,
             });
         }
-        let room = match need {
+        let room = match cause.need() {
             Need::Request | Need::Move => self.make_room(&version.tenant, bytes, turn).await,
-            Need::Spare => self.free_room(&version.tenant, bytes).ok_or_else(no_room)?,
+            Need::Spare => {
+                // The turn ends with the file and before the warm-up, for which others would wait.
+                let _turn = turn;
+                self.free_room(&version.tenant, bytes).ok_or_else(no_room)?
+            }
         };
         if let Some(clip) = clip {
-            self.prove((version, sha256), &set, &clip, need).await?;
+            self.prove((version, sha256), &set, &clip, &cause.awaited)
+                .await?;
         }
         let id = self.lock().tick();
         Ok(Arc::new(Resident {
@@ -171,19 +195,30 @@ impl Inner {
         }))
     }
 
+    /// Waits for a place among the loads that no request waits for, until one does.
+    async fn place(&self, Cause { need, awaited }: &Cause) -> Option<SemaphorePermit<'_>> {
+        if *need == Need::Request {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            () = awaited.changed() => None,
+            place = self.ahead.acquire() => place.ok(),
+        }
+    }
+
     /// Warms up a set of the file of this sha256.
     async fn prove(
         &self,
         (version, sha256): (&VersionRef, Digest),
         set: &Arc<AdapterSet>,
         clip: &warmup::Frames,
-        need: Need,
+        awaited: &Awaited,
     ) -> Result<(), Error> {
         let Loader {
             device, backbone, ..
         } = &self.loader;
-        let is_awaited = need == Need::Request;
-        match warmup::proven(device, backbone, set, clip, is_awaited).await {
+        match warmup::proven(device, backbone, set, clip, awaited).await {
             Ok(()) => {
                 self.lock().proven.add(version, sha256);
                 Ok(())
@@ -305,7 +340,7 @@ mod tests {
             let mut state = inner.lock();
             state.proven.add(&wanted, Digest([1; 32]));
             let load = state.tick();
-            let slot = Slot::Loading(load, watch::channel(None).1);
+            let slot = Slot::Loading(load, watch::channel(None).1, Awaited::new(true));
             let evicted = state.slots.insert(wanted.clone(), slot);
             if is_suspected {
                 // A clip of a batch that still has the evicted set fails.
@@ -317,7 +352,10 @@ mod tests {
                 inner,
                 version: wanted,
                 load,
-                need: Need::Request,
+                cause: Cause {
+                    need: Need::Request,
+                    awaited: Awaited::new(true),
+                },
                 listed: false,
             };
             let loaded = listing.list(Ok(pin));

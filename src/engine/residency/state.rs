@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use super::proven::Proven;
 use super::{Loading, Need, Pin, Resident};
+use crate::engine::warmup::Awaited;
 use crate::engine::{Error, ResidencyRecord};
 use crate::ids::{TaskId, TenantId, VersionRef};
 use crate::telemetry;
@@ -18,7 +19,7 @@ const QUARANTINED: usize = 1024;
 /// State of a version in the table.
 pub(super) enum Slot {
     /// The version is being loaded. The number identifies the load, so that an abandoned load cannot replace the set of a later one.
-    Loading(u64, Loading),
+    Loading(u64, Loading, Awaited),
     /// The set is in memory and warmed up.
     Resident(Entry),
     /// The version is quarantined.
@@ -233,7 +234,7 @@ impl State {
 
     /// Returns whether the load of this number still owns the version's slot.
     pub(super) fn is_loading(&self, version: &VersionRef, load: u64) -> bool {
-        matches!(self.slots.get(version), Some(Slot::Loading(own, _)) if *own == load)
+        matches!(self.slots.get(version), Some(Slot::Loading(own, ..)) if *own == load)
     }
 
     /// Marks a set as suspected, if it is still the one in the table.

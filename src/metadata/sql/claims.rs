@@ -4,6 +4,7 @@
 //! at which the process ended. Where processes share the records, nobody waits for a suspect: there a job is charged when its process had no other job, and
 //! one that loses its worker again and again without a new checkpoint is ended as well.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ const LOST_BEFORE: &str = "SELECT tenant, id, lost_worker AS worker FROM jobs IN
 pub(super) struct Left {
     /// How long a job is held back that was the only one; `None` once there is nothing to put back. Held for a look only, never across an await.
     pause: Mutex<Option<Duration>>,
+    /// Whether a look was given up, which may have put jobs back all the same.
+    is_cut: AtomicBool,
     /// Jobs that ended when they were put back, until somebody is told. Whoever puts back holds it, so that nobody claims meanwhile.
     ended: tokio::sync::Mutex<Vec<JobRecord>>,
 }
@@ -71,6 +74,7 @@ pub(super) struct Left {
 impl Left {
     /// Takes every claim so far for one of a process that is gone.
     pub(super) fn begin(&self, pause: Duration) {
+        self.is_cut.store(false, Ordering::SeqCst);
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
     }
 
@@ -79,18 +83,23 @@ impl Left {
         let mut ended = self.ended.lock().await;
         let pause = *self.pause.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pause) = pause {
-            ended.extend(recover(store, pause).await?);
+            let is_first = !self.is_cut.swap(true, Ordering::SeqCst);
+            let recovered = recover(store, pause, is_first).await;
+            let is_cut = recovered.is_err() && !is_first;
+            self.is_cut.store(is_cut, Ordering::SeqCst);
+            ended.extend(recovered?);
             *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         Ok(ended)
     }
 }
 
-/// Puts back every job that has a worker. Returns those that ended thereby.
-async fn recover(store: &Database, pause: Duration) -> Result<Vec<JobRecord>> {
+/// Puts back every job that has a worker. Returns those that ended thereby. That there is none says something about the process before this one only when
+/// nobody looked before.
+async fn recover(store: &Database, pause: Duration, is_first: bool) -> Result<Vec<JobRecord>> {
     let (mut tx, now) = store.write().await?;
     let lost = lost_jobs(query(LOST), &mut tx, Timestamp::MAX, &[]).await?;
-    if lost.is_empty() {
+    if lost.is_empty() && is_first {
         // The process before this one ended without any of them, so that whatever ends processes here needs no job for it.
         let sql = "UPDATE jobs INDEXED BY unfinished_jobs_by_tenant \
                    SET crashes = 0, crash_step = NULL WHERE crashes > 0 AND end_time IS NULL";

@@ -6,6 +6,7 @@ use frameshift::engine::Config;
 use frameshift::ids::VersionRef;
 use frameshift::spec::AdapterConfig;
 
+use super::endless::Endless;
 use super::fixture::{ADAPTER, Running, bits, clip, size, stored, tenant, version};
 use crate::server::until;
 
@@ -184,4 +185,68 @@ async fn pinned_sets_are_loaded_unasked_and_stay_within_half_of_the_budget() {
         running.one(own, clip(0, 1)).await.unwrap();
     }
     assert!(!running.resident("a").contains(&versions[0]));
+}
+
+#[tokio::test]
+async fn a_request_that_joins_a_load_made_ahead_does_not_wait_for_the_others() {
+    let running = with_room_for(10).await;
+    let versions: Vec<_> = (1..=6)
+        .map(|task| version("a", &format!("t{task}"), 1))
+        .collect();
+    let endless = Endless::start(&running.device).await;
+    for (seed, version) in (1..).zip(&versions) {
+        running.shelf.put(version, stored(seed, ADAPTER, 0.3));
+        running.shelf.desire(version);
+    }
+    // Four of them wait for the device, and the others do not hold any room.
+    let bytes = 4 * size(&stored(0, ADAPTER, 0.3));
+    let four = format!("residency_bytes{{tenant=\"a\"}} {bytes}\n");
+    until(|| async { running.metrics.text().contains(&four) }).await;
+    let (begun, later): (Vec<_>, Vec<_>) = versions
+        .iter()
+        .partition(|version| running.shelf.loads(version) == 1);
+    assert_eq!((begun.len(), later.len()), (4, 2));
+    // The last one of either kind.
+    let mut wanted = vec![begun[3].clone(), later[1].clone()];
+    for version in &wanted {
+        running.one(version, clip(0, 4)).await.unwrap();
+    }
+    wanted.sort();
+    assert_eq!(running.resident("a"), wanted);
+    endless.end();
+    until(|| async { running.resident("a") == versions }).await;
+    let loads = versions.iter().map(|version| running.shelf.loads(version));
+    assert_eq!(loads.sum::<usize>(), 6);
+}
+
+#[tokio::test]
+async fn the_next_version_of_a_pinned_task_is_pinned_as_soon_as_it_serves() {
+    let config = Config {
+        poll: Duration::from_secs(3600),
+        ..Config::default()
+    };
+    let running = Running::with_room_for(4, config).await;
+    let (old, new) = (version("a", "t", 1), version("a", "t", 2));
+    let bytes = size(&stored(0, ADAPTER, 0.3));
+    let is_pinned = |wanted: &VersionRef| {
+        let records = running.engine.residency(&tenant("a"));
+        records
+            .iter()
+            .any(|record| record.version == *wanted && record.is_pinned)
+    };
+    running.shelf.put(&old, stored(1, ADAPTER, 0.3));
+    running.shelf.put(&new, stored(2, ADAPTER, 0.3));
+    running.shelf.pin(&[(old.clone(), bytes)]);
+    running.shelf.notice();
+    until(|| async { is_pinned(&old) }).await;
+    let gate = running.shelf.hold();
+    let [_, before] = running.shelf.reads();
+    running.shelf.desire(&new);
+    // The records of all tasks, and which are pinned, were read when the version was asked for.
+    until(|| async { running.shelf.loads(&new) == 1 && running.shelf.reads()[1] >= before + 2 })
+        .await;
+    running.shelf.pin(&[(new.clone(), bytes)]);
+    assert!(!is_pinned(&new));
+    gate.add_permits(1);
+    until(|| async { is_pinned(&new) }).await;
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use frameshift::engine::{Answer, Config, Error};
 use frameshift::ids::VersionRef;
 
-use super::fixture::{ADAPTER, Running, bits, clip, config, stored, tenant, version};
+use super::endless::Endless;
+use super::fixture::{ADAPTER, Running, bits, clip, config, size, stored, tenant, version};
 use crate::server::until;
 
 /// Starts an engine with room for `count` sets of the tests' size.
@@ -118,4 +119,23 @@ async fn a_version_that_watches_and_fails_is_told_apart_from_a_full_server() {
         matches!(answer, Err(Error::Damaged { .. }))
     })
     .await;
+}
+
+#[tokio::test]
+async fn sets_that_are_warmed_up_for_nobody_leave_their_turns_to_the_loads_of_requests() {
+    let running = with_room_for(4).await;
+    let [first, second, wanted] = versions(&running);
+    let endless = Endless::start(&running.device).await;
+    for watching in [&first, &second] {
+        let none = spare(&running, watching, clip(0, 4), LONG).await;
+        assert!(matches!(none, Err(Error::NoRoom { .. })), "{none:?}");
+    }
+    // Both have their room, and wait for the device.
+    let bytes = 2 * size(&stored(0, ADAPTER, 0.3));
+    let both = format!("residency_bytes{{tenant=\"a\"}} {bytes}\n");
+    until(|| async { running.metrics.text().contains(&both) }).await;
+    running.one(&wanted, clip(0, 4)).await.unwrap();
+    assert_eq!(resident(&running), std::slice::from_ref(&wanted));
+    endless.end();
+    until(|| async { resident(&running).len() == 3 }).await;
 }

@@ -103,6 +103,26 @@ contract! {
         assert!(is_idle(store).await);
     }
 
+    async fn a_look_that_is_given_up_anywhere_takes_no_charge_back(backend: Backend) {
+        let store = &backend.store;
+        let a = tenant("a");
+        trainable(store, &a, "t").await;
+        let mut polls = 0;
+        let mut is_cut = true;
+        while is_cut {
+            polls += 1;
+            let job = submit(store, &a, "t").await;
+            run_to(store, 10).await;
+            is_cut = backend.cut_restart(polls).await;
+            assert_eq!(look(store).await, [], "after {polls} polls");
+            run_to(store, 10).await;
+            let ended = restart(backend).await;
+            let ended: Vec<_> = ended.iter().map(|job| job.id).collect();
+            assert_eq!(ended, [job.id], "after {polls} polls");
+        }
+        assert!(polls > 1);
+    }
+
     async fn jobs_that_ran_together_are_not_charged_but_tried_one_by_one_the_newest_first(backend: Backend) {
         let store = &backend.store;
         let a = tenant("a");

@@ -1,6 +1,8 @@
 //! Uploads, videos, data sets and tasks.
 
 mod datasets;
+#[cfg(debug_assertions)]
+mod swaps;
 mod tasks;
 
 use frameshift::ids::AdapterVersion;
