@@ -172,7 +172,8 @@ impl Queue {
         let frames = clips.iter().map(|clip| clip.frames as u64).sum();
         let asks = (tenant, weight);
         state.sharing.asked(asks, class, frames, now);
-        let is_light = class == Class::Interactive && state.sharing.is_light(tenant, now);
+        let is_light =
+            class == Class::Interactive && state.sharing.is_light(tenant, &state.pace, now);
         for clip in clips {
             let clip = Clip { is_light, ..clip };
             state.batcher.push(asks, class, clip);

@@ -203,12 +203,15 @@ impl<T> Queue<T> {
         Some(&first.item)
     }
 
-    /// Cost of the service that a tenant had before its turn, which it waits for before it is next in the queue's order; 0 for a tenant without entries.
+    /// Cost of the service that a tenant had before its turn, measured from the tenant that waits longest for its own; 0 for a tenant without entries.
     pub fn lead_of(&self, tenant: &TenantId) -> u64 {
+        // The virtual time alone goes on with each tenant that comes, also while one waits.
+        let first = self.order.first().map_or(self.now, |turn| turn.start);
+        let first = first.min(self.now);
         let lane = self.lanes.get(tenant);
         let waiting = lane.filter(|lane| !lane.entries.is_empty());
         waiting.map_or(0, |lane| {
-            let before = lane.start.saturating_sub(self.now);
+            let before = lane.start.saturating_sub(first);
             let cost = before.saturating_mul(Tag::from(lane.weight.number())) / UNIT;
             u64::try_from(cost).unwrap_or(u64::MAX)
         })
@@ -284,6 +287,18 @@ impl<T> Queue<T> {
             item: entry.item,
             stay,
         })
+    }
+
+    /// Takes out a tenant's first entry if it is `unwanted`, without a charge.
+    pub fn discard_of(
+        &mut self,
+        tenant: &TenantId,
+        unwanted: impl FnOnce(&T) -> bool,
+    ) -> Option<T> {
+        if !unwanted(self.first_of(tenant)?) {
+            return None;
+        }
+        self.pop(tenant, false).map(|entry| entry.item)
     }
 
     /// Takes out a tenant's entries that are `unwanted`, without a charge.

@@ -11,7 +11,7 @@ use crate::ids::TenantId;
 
 /// Frames that a tenant may have had before its turn and still go first: eight clips of eight frames, more than come together when somebody asks for a fifth
 /// of what the device can do.
-const LEAD: u64 = 64;
+pub(super) const LEAD: u64 = 64;
 /// Most clips of a tenant that goes first that wait: who sends more than that at once does not ask for little.
 const FEW: usize = 8;
 
@@ -39,22 +39,24 @@ impl Lead {
         fits: impl Fn(&T) -> bool,
         dropped: &mut Vec<T>,
     ) -> Option<T> {
-        for _ in 0..self.tenants.len() {
-            let tenant = self.tenants.pop_front()?;
-            let are_few = lane.len_of(&tenant) <= FEW;
-            if are_few {
-                dropped.extend(lane.remove(&tenant, |clip| !alive(clip)));
+        let mut place = 0;
+        while let Some(tenant) = self.tenants.get(place) {
+            while let Some(gone) = lane.discard_of(tenant, |clip| !alive(clip)) {
+                dropped.push(gone);
             }
-            let Some(first) = lane.first_of(&tenant) else {
+            let Some(first) = lane.first_of(tenant) else {
+                self.tenants.remove(place);
                 continue;
             };
-            let is_little = are_few && first.is_light();
-            let goes = is_little && lane.lead_of(&tenant) <= LEAD && fits(first);
-            let taken = if goes { lane.take_of(&tenant) } else { None };
-            self.tenants.push_back(tenant);
-            if let Some(taken) = taken {
-                return Some(taken.item);
+            let is_little = first.is_light() && lane.len_of(tenant) <= FEW;
+            if is_little && lane.lead_of(tenant) <= LEAD && fits(first) {
+                let taken = lane.take_of(tenant);
+                let served = self.tenants.remove(place);
+                // Who is passed over keeps its place, and so is the first of the next batch, which any clip fits.
+                self.tenants.extend(served);
+                return taken.map(|taken| taken.item);
             }
+            place += 1;
         }
         None
     }
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
     use crate::fair::{Class, Weight};
 
-    /// A clip of eight frames: its tenant, whether that asks for little, and whether somebody wants it.
+    /// A clip of eight frames, or of twice as many for tenant 3: its tenant, whether that asks for little, and whether somebody wants it.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     struct Clip(usize, bool, bool);
 
@@ -76,7 +78,7 @@ mod tests {
         }
 
         fn frames(&self) -> usize {
-            8
+            if self.0 == 3 { 16 } else { 8 }
         }
 
         fn group(&self) -> u64 {
@@ -161,6 +163,35 @@ mod tests {
         let mut batcher = beside_a_flood(true, 2);
         (0..2).for_each(|_| push(&mut batcher, Clip(2, true, true)));
         assert_eq!(next(&mut batcher, ONE, 5), [1, 2, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_clip_that_did_not_fit_is_the_first_of_the_next_batch() {
+        let mut batcher = beside_a_flood(true, 1);
+        for tenant in [3, 2, 4, 5, 6] {
+            push(&mut batcher, Clip(tenant, true, true));
+        }
+        let limits = Limits {
+            clips: 16,
+            frames: 16,
+        };
+        // Who was served comes again one batch later.
+        let (mut served, mut long) = (Vec::new(), Vec::new());
+        for number in 0..400 {
+            let batch = next(&mut batcher, limits, 1);
+            if batch.contains(&3) {
+                long.push(number);
+            }
+            let again = std::mem::replace(&mut served, batch);
+            for tenant in again {
+                push(&mut batcher, Clip(tenant, tenant != 0, true));
+            }
+        }
+        let mut gaps = long.windows(2).map(|two| two[1] - two[0]);
+        assert!(
+            gaps.all(|gap| gap <= 8) && long.len() >= 400 / 8,
+            "{long:?}"
+        );
     }
 
     #[test]

@@ -17,6 +17,9 @@ const SPREAD: f64 = 0.4;
 /// batches change.
 const FADE: f64 = 0.95;
 
+/// Factor on the least time of a frame with each batch: one that no batch reaches any more fades.
+const SLOWER: f64 = 1.01;
+
 /// Least sum of the remembered batches' weights from which their mean says something: four batches.
 const KNOWN: f64 = 3.4;
 
@@ -32,6 +35,8 @@ pub(in crate::engine) struct Pace {
     seconds: f64,
     frames_squared: f64,
     frames_seconds: f64,
+    /// Least seconds of a frame in the batches of late; infinite before the first.
+    least: f64,
 }
 
 impl Pace {
@@ -44,12 +49,14 @@ impl Pace {
             seconds: 0.0,
             frames_squared: 0.0,
             frames_seconds: 0.0,
+            least: f64::INFINITY,
         }
     }
 
     /// Records that a batch of `frames` frames took `took`.
     pub(in crate::engine) fn ran(&mut self, frames: usize, took: Duration) {
         let (frames, seconds) = (frames as f64, took.as_secs_f64());
+        self.least = (seconds / frames.max(1.0)).min(self.least * SLOWER);
         let add = |sum: &mut f64, value: f64| *sum = *sum * MEMORY + value;
         add(&mut self.weight, 1.0);
         add(&mut self.frames, frames);
@@ -90,6 +97,14 @@ impl Pace {
         }
         let (frames, seconds) = self.means();
         Duration::try_from_secs_f64(seconds / frames.max(1.0)).ok()
+    }
+
+    /// Frames that the device can do in a time, by its fastest batches of late, so that one that stood still counts for nothing; infinite before the first.
+    pub(in crate::engine) fn frames_in(&self, time: Duration) -> f64 {
+        match self.least.is_finite() {
+            true => time.as_secs_f64() / self.least,
+            false => f64::INFINITY,
+        }
     }
 
     fn means(&self) -> (f64, f64) {
@@ -196,5 +211,19 @@ mod tests {
         }
         let frame = pace.frame().expect("four batches ran");
         assert!((frame.as_secs_f64() - 0.02).abs() < 1e-6, "{frame:?}");
+    }
+
+    #[test]
+    fn what_a_device_can_do_follows_its_fastest_batches() {
+        let mut pace = Pace::new(TARGET);
+        let second = Duration::from_secs(1);
+        assert!(pace.frames_in(second).is_infinite());
+        pace.ran(10, Duration::from_millis(10));
+        pace.ran(10, Duration::from_secs(1));
+        let frames = pace.frames_in(second);
+        assert!((980.0..=1000.0).contains(&frames), "{frames}");
+        (0..200).for_each(|_| pace.ran(10, Duration::from_millis(40)));
+        let frames = pace.frames_in(second);
+        assert!((249.0..=251.0).contains(&frames), "{frames}");
     }
 }

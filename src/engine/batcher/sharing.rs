@@ -2,7 +2,7 @@
 //! them asks for so little that it should hardly notice the others: pure.
 //!
 //! Invariant: never awaits, reads a clock or does I/O; bounded: at most [`TENANTS`] tenants are looked at. What a tenant asks for is judged by its frames beside
-//! those of the others, never by what of it waits, which depends on the size of the batches that the judgement decides.
+//! those of the others and what the device can do, so that frames which never run raise no share; never by what of it waits, which depends on the size of the batches that the judgement decides.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -78,21 +78,29 @@ impl Lately {
         now.saturating_sub(self.asked) < QUIET
     }
 
-    /// Whether the tenant asks for less than its part, with some certainty, of what all ask for.
-    fn is_light(&self, now: Duration, all: All) -> bool {
+    /// Whether the tenant asks, with some certainty, for less than its part of its fair share, which is `level` for a weight of 1.
+    fn is_light(&self, now: Duration, level: f64) -> bool {
         let kept = self.kept(now);
         let most = self.frames * kept * (1.0 + SURE / (self.requests * kept).sqrt());
-        let share = all.frames * f64::from(self.weight.get()) / all.weights;
-        all.count > 1 && self.is_near(now) && most < LITTLE * share
+        self.is_near(now) && most < LITTLE * level * f64::from(self.weight.get())
     }
 }
 
-/// Sums over all who asked lately.
-#[derive(Debug, Clone, Copy, Default)]
-struct All {
-    count: usize,
-    frames: f64,
-    weights: f64,
+/// The max-min fair share of a tenant of weight 1 where the device can do `room` frames: whoever asks for less than its share leaves the rest to the others. It
+/// is the most that somebody asks for where there is room for all.
+fn level<'a>(asking: impl Iterator<Item = &'a Lately>, room: f64, now: Duration) -> f64 {
+    let near = asking.filter(|own| own.is_near(now));
+    let asked = near.map(|own| (own.frames * own.kept(now), f64::from(own.weight.get())));
+    let mut asked: Vec<(f64, f64)> = asked.collect();
+    asked.sort_by(|one, other| (one.0 / one.1).total_cmp(&(other.0 / other.1)));
+    let mut weights: f64 = asked.iter().map(|(_, weight)| weight).sum();
+    let (mut room, mut level) = (room, 0.0);
+    for (frames, weight) in asked {
+        level = f64::min(frames / weight, room / weights);
+        room -= level * weight;
+        weights -= weight;
+    }
+    level
 }
 
 impl Sharing {
@@ -134,27 +142,24 @@ impl Sharing {
         own.add(weight, frames, now);
     }
 
-    fn all(&self, now: Duration) -> All {
-        let near = self.lately.values().chain(&self.batch);
-        let near = near.filter(|own| own.is_near(now));
-        near.fold(All::default(), |all, own| All {
-            count: all.count + 1,
-            frames: all.frames + own.frames * own.kept(now),
-            weights: all.weights + f64::from(own.weight.get()),
-        })
+    /// Returns whether a tenant asked lately, beside others, for clearly less than its fair share of the device: it waits for the batches of others alone,
+    /// however long these are.
+    pub(in crate::engine) fn has_light(&self, pace: &Pace, now: Duration) -> bool {
+        let asking = self.lately.values().chain(&self.batch);
+        let level = level(asking, pace.frames_in(MEMORY), now);
+        self.lately.values().any(|own| own.is_light(now, level))
     }
 
-    /// Returns whether a tenant asked lately, beside others, for clearly less than its fair share of what all ask for: it waits for the batches of others
-    /// alone, however long these are.
-    pub(in crate::engine) fn has_light(&self, now: Duration) -> bool {
-        let all = self.all(now);
-        self.lately.values().any(|own| own.is_light(now, all))
-    }
-
-    /// Returns whether a tenant is one that [`Sharing::has_light`] finds.
-    pub(in crate::engine) fn is_light(&self, tenant: &TenantId, now: Duration) -> bool {
+    /// Returns whether a tenant asked lately for clearly less than its fair share among the interactive tenants.
+    pub(in crate::engine) fn is_light(
+        &self,
+        tenant: &TenantId,
+        pace: &Pace,
+        now: Duration,
+    ) -> bool {
+        let level = || level(self.lately.values(), pace.frames_in(MEMORY), now);
         let own = self.lately.get(tenant);
-        own.is_some_and(|own| own.is_light(now, self.all(now)))
+        own.is_some_and(|own| own.is_light(now, level()))
     }
 
     /// Returns whether more than one tenant, or one tenant in both classes, sent requests within the last minute.
@@ -166,7 +171,7 @@ impl Sharing {
     /// Returns the most frames of the next batch of requests. A tenant that is alone on the device, with requests of one class, gets the full throughput.
     pub(in crate::engine) fn limit(&self, pace: &Pace, now: Duration) -> usize {
         match self.is_shared(now) {
-            true if self.has_light(now) => pace.limit_within(LIGHT),
+            true if self.has_light(pace, now) => pace.limit_within(LIGHT),
             true => pace.limit(),
             false => usize::MAX,
         }
@@ -179,6 +184,20 @@ mod tests {
 
     fn tenant(name: &str) -> TenantId {
         name.parse().expect("a tenant")
+    }
+
+    /// The pace of a device that has not run yet.
+    fn unknown() -> Pace {
+        Pace::new(Duration::from_millis(100))
+    }
+
+    /// The pace of a device that does so many frames a second.
+    fn pace(frames_per_s: f64) -> Pace {
+        let mut pace = unknown();
+        for _ in 0..10 {
+            pace.ran(64, Duration::from_secs_f64(64.0 / frames_per_s));
+        }
+        pace
     }
 
     /// Notes a request of a clip of eight frames.
@@ -224,16 +243,22 @@ mod tests {
         for time in (0..5000).step_by(10) {
             asks(&mut sharing, &one, Class::Interactive, at(time));
             asks(&mut sharing, &other, Class::Interactive, at(time));
-            assert!(!sharing.has_light(at(time)), "both ask for the same");
+            assert!(
+                !sharing.has_light(&unknown(), at(time)),
+                "both ask for the same"
+            );
         }
         asks(&mut sharing, &quiet, Class::Interactive, at(5000));
-        assert!(sharing.is_light(&quiet, at(5000)) && !sharing.is_light(&one, at(5000)));
+        assert!(
+            sharing.is_light(&quiet, &unknown(), at(5000))
+                && !sharing.is_light(&one, &unknown(), at(5000))
+        );
         // Others ask on, and this one is silent.
         for time in (5000..16_000).step_by(10) {
             asks(&mut sharing, &one, Class::Interactive, at(time));
             asks(&mut sharing, &other, Class::Interactive, at(time));
         }
-        assert!(!sharing.has_light(at(16_000)));
+        assert!(!sharing.has_light(&unknown(), at(16_000)));
     }
 
     #[test]
@@ -255,16 +280,21 @@ mod tests {
         let light = |weight: u32, frames: u64| {
             let weight = Weight::new(weight.try_into().expect("a weight"));
             let mut sharing = Sharing::default();
-            for time in (0..5000).step_by(10) {
+            for time in (0..30_000).step_by(10) {
                 let at = Duration::from_millis(time);
                 sharing.asked((&small, weight), Class::Interactive, 8, at);
                 sharing.asked((&large, Weight::ONE), Class::Interactive, frames, at);
             }
-            sharing.is_light(&small, Duration::from_secs(5))
+            // What both ask for is half as much again as the device can do.
+            let pace = pace((8 + frames) as f64 * 100.0 / 1.5);
+            sharing.is_light(&small, &pace, Duration::from_secs(30))
         };
-        assert!(!light(1, 8), "half of what all ask for is its share");
-        assert!(light(1, 32), "a fifth is little where a half is fair");
-        assert!(!light(1, 16), "a third is not");
+        assert!(!light(1, 8), "two thirds of what it asks for are its share");
+        assert!(
+            light(1, 32),
+            "a third of the device is little where the other has two"
+        );
+        assert!(!light(1, 16), "a half is not");
         assert!(light(3, 16), "it is where three quarters are fair");
     }
 
@@ -274,11 +304,57 @@ mod tests {
         let mut sharing = Sharing::default();
         let at = Duration::from_secs;
         asks(&mut sharing, &quiet, Class::Interactive, at(1));
-        assert!(!sharing.has_light(at(1)) && !sharing.is_light(&quiet, at(1)));
+        assert!(
+            !sharing.has_light(&unknown(), at(1)) && !sharing.is_light(&quiet, &unknown(), at(1))
+        );
         for _ in 0..20 {
             asks(&mut sharing, &one, Class::Batch, at(2));
         }
-        assert!(sharing.is_light(&quiet, at(2)) && !sharing.is_light(&one, at(2)));
-        assert!(!sharing.is_light(&quiet, at(12)));
+        assert!(sharing.has_light(&unknown(), at(2)));
+        // It goes before interactive tenants, of whom there is no other.
+        assert!(!sharing.is_light(&quiet, &unknown(), at(2)));
+        assert!(!sharing.has_light(&unknown(), at(12)));
+    }
+
+    /// Whether a tenant that asks for a clip of eight frames 20 times a second goes first at the end of a minute. Another one asks for `flood` frames every ten
+    /// milliseconds, and `rare` ones for a clip every eight seconds, beside a device that does 1,200 frames a second.
+    fn is_light_among(flood: u64, rare: usize) -> bool {
+        let (many, quiet) = (tenant("flood"), tenant("quiet"));
+        let mut sharing = Sharing::default();
+        let at = Duration::from_millis;
+        for time in (0..60_000).step_by(10) {
+            sharing.asked((&many, Weight::ONE), Class::Interactive, flood, at(time));
+            if time % 50 == 0 {
+                asks(&mut sharing, &quiet, Class::Interactive, at(time));
+            }
+            let rare = (0..rare).filter(|own| (time / 10) as usize % 800 == 17 * own % 800);
+            for own in rare {
+                let own = tenant(&format!("t{own}"));
+                asks(&mut sharing, &own, Class::Interactive, at(time));
+            }
+        }
+        sharing.is_light(&quiet, &pace(1200.0), at(60_000))
+    }
+
+    #[test]
+    fn tenants_who_ask_once_in_a_while_take_the_lead_from_nobody() {
+        for rare in [0, 5, 20, 100] {
+            assert!(is_light_among(12, rare), "{rare}");
+        }
+    }
+
+    #[test]
+    fn frames_beyond_what_the_device_can_do_raise_no_share() {
+        let (many, half) = (tenant("flood"), tenant("half"));
+        let mut sharing = Sharing::default();
+        for time in (0..20_000).step_by(10) {
+            let at = Duration::from_millis(time);
+            // Most of these are cancelled before they run.
+            sharing.asked((&many, Weight::ONE), Class::Interactive, 10_000, at);
+            sharing.asked((&half, Weight::ONE), Class::Interactive, 6, at);
+        }
+        let now = Duration::from_secs(20);
+        assert!(!sharing.is_light(&half, &pace(1200.0), now));
+        assert!(is_light_among(10_000, 0));
     }
 }

@@ -76,7 +76,7 @@ impl Device {
         let tenant = if is_quiet { &self.quiet } else { &self.flood };
         let asks = (tenant, Weight::ONE);
         self.sharing.asked(asks, Class::Interactive, 8, now);
-        let is_light = self.sharing.is_light(tenant, now);
+        let is_light = self.sharing.is_light(tenant, &self.pace, now);
         let clip = Clip {
             is_quiet,
             at,
