@@ -108,6 +108,8 @@ pub struct Config {
     pub reflection: Reflection,
     /// Proxies whose word counts for the addresses of callers.
     pub trusted_proxies: Proxies,
+    /// Whether nothing but proxies connects, each with the calls of many callers.
+    pub behind_proxy: bool,
     /// Origins of pages whose browsers may call by gRPC-Web; none turns gRPC-Web off.
     pub web_origins: Vec<http::HeaderValue>,
 }
@@ -152,6 +154,7 @@ impl Default for Config {
             drain_grace: Duration::from_secs(5),
             reflection: Reflection::On,
             trusted_proxies: Proxies::default(),
+            behind_proxy: false,
             web_origins: Vec::new(),
         }
     }
@@ -351,7 +354,7 @@ async fn run(config: &Config, front: Front, routes: Routes) -> Result<(), Error>
         .with_http1(!config.web_origins.is_empty());
     let callers = Callers::new(credentials, config.reflection, metrics.clone())
         .of_tenants(tenants)
-        .behind(config.trusted_proxies.clone());
+        .behind(config.trusted_proxies.clone(), config.behind_proxy);
     let shared = stack::Shared {
         metrics,
         traces,

@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use super::load::{Error, Layered};
 use super::machine;
-use super::settings::{Reflection, Settings};
+use super::settings::{Plaintext, Reflection, Settings};
 use crate::rpc;
 
 /// Returns one `part`-th of the memory that this process may use, and at least room for a few of the largest messages. Where the system does not
@@ -66,6 +66,7 @@ pub(super) fn config(layers: &Layered, settings: &Settings) -> Result<rpc::Confi
             .unwrap_or_default()
             .parse()
             .map_err(|problem: String| layers.complain("trusted_proxies", problem))?,
+        behind_proxy: settings.plaintext == Some(Plaintext::BehindProxy),
         web_origins: web_origins(layers, settings)?,
         ..rpc::Config::default()
     })

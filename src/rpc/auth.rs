@@ -75,6 +75,8 @@ pub(super) struct Callers {
     credentials: Option<Credentials>,
     reflection: Reflection,
     proxies: Proxies,
+    /// Whether every connection is one of a proxy.
+    is_behind: bool,
     tenants: Option<Tenants>,
     refusals: Arc<Refusals>,
     denials: Arc<Refusals>,
@@ -120,6 +122,7 @@ impl Callers {
             credentials,
             reflection,
             proxies: Proxies::default(),
+            is_behind: false,
             tenants: None,
             refusals: Arc::default(),
             denials: Arc::default(),
@@ -127,9 +130,10 @@ impl Callers {
         }
     }
 
-    /// The same behind proxies whose word counts for where callers are.
-    pub(super) fn behind(mut self, proxies: Proxies) -> Self {
+    /// The same behind proxies whose word counts for where callers are; `is_behind` says that nothing but proxies connects.
+    pub(super) fn behind(mut self, proxies: Proxies, is_behind: bool) -> Self {
         self.proxies = proxies;
+        self.is_behind = is_behind;
         self
     }
 
@@ -200,26 +204,27 @@ impl Callers {
                 let certificate = peer.as_ref().and_then(Peer::certificate);
                 let proven = prove(credentials, presented, certificate, source).await;
                 let proven = proven.map_err(|refused| {
-                    slow_down(peer.as_ref(), &refused.1);
+                    self.slow_down(peer.as_ref(), &refused.1);
                     self.refused(refused, source, known, &seen)
                 })?;
                 credentials.caller(proven, tenants).await
             }
             None => tenancy::identify(tenants).map_err(Turned::Tenant),
         };
+        // A wrong tenant is found only once the credential was accepted.
+        if let (Some(peer), Ok(_) | Err(Turned::Tenant(_))) = (&peer, &caller) {
+            peer.standing().proven();
+        }
         let caller = caller.map_err(|turned| match turned {
             Turned::Tenant(error) => {
                 seen.say(metrics::Caller::Malformed);
                 status::of_tenancy(&error)
             }
             Turned::Refused(refused) => {
-                slow_down(peer.as_ref(), &refused);
+                self.slow_down(peer.as_ref(), &refused);
                 self.refused((None, refused), source, known, &seen)
             }
         })?;
-        if let Some(peer) = &peer {
-            peer.standing().proven();
-        }
         let is_audited = self.credentials.is_some() && need.is_some_and(Need::is_audited);
         let who = Who {
             caller: match &caller.tenant {
@@ -278,6 +283,19 @@ impl Callers {
         status::of_credential(refused)
     }
 
+    /// Notes a refused credential of a connection, unless the server is at fault, or the connection is a proxy's, which has calls of many callers.
+    fn slow_down(&self, peer: Option<&Peer>, refused: &Refused) {
+        let is_ours = matches!(refused, Refused::IssuerAway | Refused::Unavailable(_));
+        if is_ours || self.is_behind {
+            return;
+        }
+        let is_proxy = |peer: &&Peer| peer.address().is_some_and(|own| self.proxies.has(own));
+        if let Some(peer) = peer.filter(|peer| !is_proxy(peer)) {
+            let is_crowded = matches!(refused, Refused::Crowded);
+            peer.standing().refused(is_crowded);
+        }
+    }
+
     /// Tells the audit log of a caller that asked for more than it may.
     fn denied(&self, caller: &Caller, source: Source, method: Option<&'static str>) {
         if let Some(silent) = self.denials.count(source) {
@@ -287,15 +305,6 @@ impl Callers {
                 "a call was denied"
             );
         }
-    }
-}
-
-/// Notes a refused credential of a connection, unless the server is at fault.
-fn slow_down(peer: Option<&Peer>, refused: &Refused) {
-    let is_ours = matches!(refused, Refused::IssuerAway | Refused::Unavailable(_));
-    if let Some(peer) = peer.filter(|_| !is_ours) {
-        let is_crowded = matches!(refused, Refused::Crowded);
-        peer.standing().refused(is_crowded);
     }
 }
 

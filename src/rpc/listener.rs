@@ -1,7 +1,7 @@
 //! The API's listener: TLS, a budget of connections, a time limit until a connection speaks HTTP/2, and a pause when the process has no descriptors left.
 //!
 //! Invariant: a connection that does not speak is closed in time, a failing `accept` never spins, and every connection is gone soon after its last call
-//! when the server drains. A connection that has shown bad credentials alone is read slowly.
+//! when the server drains. A connection that has shown bad credentials alone is read slowly, and ended after a minute.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,7 +20,6 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::stack::budget::{Budget, Peer};
-use super::standing::SIP;
 use crate::shutdown::Signal;
 use crate::telemetry::metrics::{ConnectionEnd, Metrics};
 use crate::tenancy::tls::{Certificate, Certificates};
@@ -183,7 +182,10 @@ impl Listener {
             }),
             cut: Cut::Later(Box::pin(async move { cut.draining().await })),
             pause: None,
-            peer: self.budget.peer(Some(address)).showing(certificate),
+            peer: self
+                .budget
+                .peer(Some(address), self.metrics.clone())
+                .showing(certificate),
             open: Open {
                 metrics: self.metrics.clone(),
                 _permit: permit,
@@ -355,6 +357,10 @@ impl Connection {
             self.cut = Cut::Due;
             return Some(ConnectionEnd::Drained);
         }
+        if self.peer.standing().is_over() {
+            self.cut = Cut::Due;
+            return Some(ConnectionEnd::Unproven);
+        }
         let opening = self.opening.as_mut()?;
         if opening.drain.as_mut().poll(cx).is_ready() {
             self.cut = Cut::Due;
@@ -388,15 +394,15 @@ impl Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let standing = self.peer.standing();
-        if !standing.is_slow() {
+        let Some(most) = standing.most() else {
             return self.stream.poll_read(cx, buffer);
-        }
-        let mut bytes = [0; SIP];
-        let most = SIP.min(buffer.remaining());
-        let mut few = ReadBuf::new(&mut bytes[..most]);
+        };
+        let most = most.min(buffer.remaining());
+        let mut few = ReadBuf::new(buffer.initialize_unfilled_to(most));
         ready!(self.stream.poll_read(cx, &mut few))?;
+        let read = few.filled().len();
         standing.read();
-        buffer.put_slice(few.filled());
+        buffer.advance(read);
         Poll::Ready(Ok(()))
     }
 

@@ -33,7 +33,8 @@ impl FromStr for Proxies {
 }
 
 impl Proxies {
-    fn has(&self, address: IpAddr) -> bool {
+    /// Whether an address is a trusted proxy's.
+    pub fn has(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }

@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::rpc::stack::budget;
+use crate::rpc::standing::{SIP, SLOW};
 use crate::shutdown;
 
 /// A preface and an empty SETTINGS frame.
@@ -165,18 +166,27 @@ async fn a_caller_who_still_reads_an_answer_gets_all_of_it_before_the_cut() {
     assert_eq!(answer.len(), 16_000);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_connection_with_bad_credentials_alone_is_read_in_small_parts_with_pauses() {
-    let budget = Budget::new(&budget::Limits::default());
+/// A connection that has spoken, with its client.
+struct Spoken {
+    _client: TcpStream,
+    connection: Connection,
+    metrics: Metrics,
+    _drain: shutdown::Drain,
+    cut: shutdown::Drain,
+}
+
+/// A connection on which so many credentials were refused that it is read slowly, and that its client has sent some more to.
+async fn slow() -> Spoken {
+    let (metrics, budget) = (Metrics::new(), Budget::new(&budget::Limits::default()));
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let ((_drain, drain), (_cut, cut)) = (shutdown::channel(), shutdown::channel());
+    let ((_drain, drain), (cut, cuts)) = (shutdown::channel(), shutdown::channel());
     let limits = Limits {
         connections: 1,
         handshake: PATIENCE,
     };
-    let ends = Ends { drain, cut };
-    let listener = Listener::new(socket, limits, budget, Metrics::new(), ends);
+    let ends = Ends { drain, cut: cuts };
+    let listener = Listener::new(socket, limits, budget, metrics.clone(), ends);
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(SPOKEN).await.unwrap();
     let mut connections = Box::pin(listener.into_stream());
@@ -185,22 +195,69 @@ async fn a_connection_with_bad_credentials_alone_is_read_in_small_parts_with_pau
     };
     let mut hello = vec![0; SPOKEN.len()];
     connection.read_exact(&mut hello).await.unwrap();
+    let standing = connection.peer.standing();
+    (0..100).for_each(|_| standing.refused(true));
+    client.write_all(&[7; 8 * SIP]).await.unwrap();
+    Spoken {
+        _client: client,
+        connection,
+        metrics,
+        _drain,
+        cut,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_with_bad_credentials_alone_is_read_in_small_parts_with_pauses() {
+    let mut slow = slow().await;
+    let connection = &mut slow.connection;
     let standing = connection.peer.standing().clone();
-    standing.refused(true);
-    client.write_all(&[7; 4 * SIP]).await.unwrap();
-    let (mut bytes, begun) = ([0; 4 * SIP], Instant::now());
-    let pause = Duration::from_millis(250);
-    for part in 1..=2 {
+    let mut bytes = [0; 8 * SIP];
+    for least in [Duration::from_secs(2), Duration::from_millis(250)] {
+        let begun = Instant::now();
         let read = connection.read(&mut bytes).await.unwrap();
         assert!((1..=SIP).contains(&read), "{read}");
-        assert!(begun.elapsed() >= part * pause, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+        standing.refused(true);
     }
+    connection.read_exact(&mut bytes[..SIP]).await.unwrap();
+    // Without a refusal meanwhile there is more at a time, and soon.
+    let begun = Instant::now();
+    assert!(connection.read(&mut bytes).await.unwrap() > SIP);
+    assert!(begun.elapsed() < Duration::from_millis(100));
+    standing.refused(true);
     let before = Instant::now();
     let mut waiting = Box::pin(connection.read(&mut bytes));
     assert!(futures::poll!(waiting.as_mut()).is_pending());
     standing.proven();
     assert!(waiting.await.unwrap() > SIP, "all that is there");
     assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_pauses_is_cut_as_soon_as_any_other() {
+    let mut slow = slow().await;
+    let mut bytes = [0; SIP];
+    let mut waiting = Box::pin(slow.connection.read(&mut bytes));
+    assert!(futures::poll!(waiting.as_mut()).is_pending());
+    let begun = Instant::now();
+    slow.cut.start();
+    assert_eq!(waiting.await.unwrap(), 0);
+    let took = begun.elapsed();
+    assert!(took <= LINGER + Duration::from_millis(10), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_stays_slow_is_ended() {
+    let mut slow = slow().await;
+    tokio::time::advance(SLOW).await;
+    assert_eq!(slow.connection.read(&mut [0; SIP]).await.unwrap(), 0);
+    let text = slow.metrics.text();
+    let ended = "connections_ended_total{reason=\"unproven\"} 1";
+    assert!(text.contains(ended), "{text}");
+    assert!(text.contains("slow_connections 1"));
+    drop(slow.connection);
+    assert!(slow.metrics.text().contains("slow_connections 0"));
 }
 
 #[tokio::test]

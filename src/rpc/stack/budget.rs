@@ -20,6 +20,7 @@ use crate::rpc::pool::Pool;
 use crate::rpc::standing::Standing;
 use crate::rpc::{MESSAGE_BYTES, status};
 use crate::shutdown::Signal;
+use crate::telemetry::Metrics;
 use crate::tenancy::Caller;
 use crate::tenancy::tls::Certificate;
 
@@ -160,13 +161,13 @@ impl Budget {
     }
 
     /// A connection's own share: a quarter of all, so that one cannot take everything, and never less than the largest message.
-    pub(in crate::rpc) fn peer(&self, address: Option<IpAddr>) -> Peer {
+    pub(in crate::rpc) fn peer(&self, address: Option<IpAddr>, metrics: Metrics) -> Peer {
         let bytes = (self.messages.bytes() / 4).max(LARGEST);
         Peer {
             messages: Pool::new("message_memory", bytes, self.limits.patience),
             address,
             certificate: None,
-            standing: Standing::default(),
+            standing: Standing::new(metrics),
         }
     }
 

@@ -51,6 +51,8 @@ impl Sets {
 /// Connections of the API.
 pub(super) struct Connections {
     pub(super) open: Gauge,
+    pub(super) slow: Gauge,
+    pub(super) slowed: Counter,
     pub(super) ended: Counts,
     pub(super) accept_pauses: Counter,
 }
@@ -59,6 +61,14 @@ impl Connections {
     pub(super) fn new(names: &mut Names) -> Self {
         Self {
             open: names.gauge("connections", "Open connections of the API"),
+            slow: names.gauge(
+                "slow_connections",
+                "Open connections that are read slowly, since they showed bad credentials alone",
+            ),
+            slowed: names.count(
+                "connections_slowed",
+                "Connections that have come to be read slowly",
+            ),
             ended: names.counts(
                 "connections_ended",
                 "Connections that the server ended, by reason",

@@ -29,6 +29,14 @@ impl Metrics {
         self.0.connections.open.inc_by(change);
     }
 
+    /// Adds to the number of connections that are read slowly; `change` may be negative.
+    pub fn slow_connections(&self, change: i64) {
+        self.0.connections.slow.inc_by(change);
+        if change > 0 {
+            self.0.connections.slowed.inc();
+        }
+    }
+
     /// The server ended a connection.
     pub fn connection_ended(&self, reason: ConnectionEnd) {
         let labels = vec![(REASON, reason.as_str().to_owned())];

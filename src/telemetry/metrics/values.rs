@@ -106,6 +106,8 @@ pub enum ConnectionEnd {
     Silent,
     /// The server drained.
     Drained,
+    /// No credential was accepted on it, and many were refused, for a minute.
+    Unproven,
 }
 
 impl ConnectionEnd {
@@ -114,6 +116,7 @@ impl ConnectionEnd {
             Self::Refused => "refused",
             Self::Silent => "silent",
             Self::Drained => "drained",
+            Self::Unproven => "unproven",
         }
     }
 }

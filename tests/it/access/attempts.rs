@@ -85,7 +85,7 @@ async fn a_flood_of_bad_credentials_is_not_looked_up_and_touches_no_good_caller(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_with_bad_credentials_alone_is_read_slowly() {
     /// Calls with a bad credential: more than are under way at a time, so that some are sent after the first were refused.
-    const BAD: usize = 320;
+    const BAD: usize = 640;
     let server = TestServer::start_with(|config| {
         config.tenancy.methods = [Method::Keys].into();
         config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
@@ -120,5 +120,61 @@ async fn a_connection_with_bad_credentials_alone_is_read_slowly() {
     };
     assert!(so_far < BAD as u64, "{so_far} of {BAD} were read");
     drop(calls);
+    guarded.server.stop().await;
+}
+
+/// Makes calls with bad credentials over one connection, one after the other, until it is read slowly or there were a hundred.
+async fn many_bad(server: &TestServer, raw: &Raw) {
+    let bad = Key::generate().unwrap().reveal();
+    let path = "/frameshift.v1.VideoService/ListVideos";
+    for _ in 0..100 {
+        shown(raw, path, bad.expose_secret()).await.unwrap_err();
+        if metric(server, "frameshift_slow_connections ") == 1 {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_proxies_are_never_read_slowly() {
+    for is_listed in [true, false] {
+        let server = TestServer::start_with(|config| {
+            config.tenancy.methods = [Method::Keys].into();
+            config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+            match is_listed {
+                true => config.rpc.trusted_proxies = "127.0.0.0/8".parse().unwrap(),
+                false => config.rpc.behind_proxy = true,
+            }
+        })
+        .await;
+        let guarded = Guarded::with_tenants(server).await;
+        many_bad(&guarded.server, &Raw::of(&guarded).await).await;
+        let crowded = "frameshift_credentials_refused_total{reason=\"crowded\"}";
+        assert!(metric(&guarded.server, crowded) > 32);
+        let slowed = "frameshift_connections_slowed_total ";
+        assert_eq!(metric(&guarded.server, slowed), 0);
+        guarded.server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_credential_with_a_bad_tenant_ends_the_pauses() {
+    let server = TestServer::start_with(|config| {
+        config.tenancy.methods = [Method::Keys].into();
+        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+    })
+    .await;
+    let guarded = Guarded::with_tenants(server).await;
+    let good = guarded.key(Scopes::TENANT).await;
+    let path = "/frameshift.v1.VideoService/ListVideos";
+    shown(&Raw::of(&guarded).await, path, &good).await.unwrap();
+    let flooded = Raw::of(&guarded).await;
+    many_bad(&guarded.server, &flooded).await;
+    let slow = "frameshift_slow_connections ";
+    assert_eq!(metric(&guarded.server, slow), 1);
+    let bearer = format!("Bearer {good}");
+    let headers = [("authorization", &*bearer), ("x-frameshift-tenant", "-no-")];
+    flooded.answer(path, &headers).await.unwrap_err();
+    assert_eq!(metric(&guarded.server, slow), 0);
     guarded.server.stop().await;
 }

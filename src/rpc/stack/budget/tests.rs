@@ -389,11 +389,14 @@ async fn one_connection_never_takes_everything() {
         message_memory: 1024 * MIB,
         ..Limits::default()
     });
-    assert_eq!(budget.peer(None).messages.bytes(), 256 * MIB);
+    assert_eq!(
+        budget.peer(None, Metrics::new()).messages.bytes(),
+        256 * MIB
+    );
     let small = Budget::new(&Limits {
         message_memory: 1,
         ..Limits::default()
     });
-    assert_eq!(small.peer(None).messages.bytes(), LARGEST);
+    assert_eq!(small.peer(None, Metrics::new()).messages.bytes(), LARGEST);
     assert_eq!(small.messages.bytes(), LARGEST);
 }

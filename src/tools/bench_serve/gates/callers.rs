@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is compared is measured in turns, call by call or run by run, so that whatever else the machine does meets both alike.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -235,18 +236,48 @@ struct Flood {
 #[derive(Debug, Clone, Copy, Default)]
 struct Tried {
     sent: u64,
-    /// Calls that the server refused; the others were not answered in time.
+    /// Calls that the server refused for their credential.
     refused: u64,
+    /// Calls that were given up, or that ended with their connection.
+    unanswered: u64,
     let_in: u64,
+    /// Calls with any other answer of the server's, and the last of these.
+    other: u64,
+    code: Option<Code>,
 }
 
 impl Tried {
-    fn note(&mut self, answer: Result<(), Code>) {
-        match answer {
+    /// Notes an answer; `None` when none came in time.
+    fn note(&mut self, answer: Option<Result<(), Status>>) {
+        let Some(answer) = answer else {
+            self.unanswered += 1;
+            return;
+        };
+        match answer.map_err(|status| (status.code(), status.source().is_some())) {
             Ok(()) => self.let_in += 1,
-            Err(Code::Unauthenticated | Code::ResourceExhausted) => self.refused += 1,
-            Err(_) => {}
+            Err((Code::Unauthenticated | Code::ResourceExhausted, false)) => self.refused += 1,
+            // Only a failure of the connection has a source.
+            Err((_, true)) => self.unanswered += 1,
+            Err((code, false)) => {
+                self.other += 1;
+                self.code = Some(code);
+            }
         }
+    }
+
+    fn add(&mut self, own: &Self) {
+        self.sent += own.sent;
+        self.refused += own.refused;
+        self.unanswered += own.unanswered;
+        self.let_in += own.let_in;
+        self.other += own.other;
+        self.code = own.code.or(self.code);
+    }
+
+    /// Whether the server had so many bad credentials, refused some of them and accepted none.
+    fn is_flood(&self, wanted: f64) -> bool {
+        let is_refused = self.refused > 0 && self.let_in == 0 && self.other == 0;
+        is_refused && self.sent as f64 >= 0.8 * wanted
     }
 }
 
@@ -275,17 +306,24 @@ impl Flood {
         let wanted = self.begun.elapsed().as_secs_f64() * f64::from(BAD_PER_S);
         let mut all = Tried::default();
         for worker in self.running {
-            let own = worker.await.unwrap_or_default();
-            all.sent += own.sent;
-            all.refused += own.refused;
-            all.let_in += own.let_in;
+            all.add(&worker.await.unwrap_or_default());
         }
-        let Tried { sent, refused, .. } = all;
-        eprintln!("  {sent} bad credentials sent, {refused} refused in time");
-        match all.let_in == 0 && sent as f64 >= 0.8 * wanted {
+        let Tried {
+            sent,
+            refused,
+            unanswered,
+            ..
+        } = all;
+        eprintln!(
+            "  {sent} bad credentials sent, {refused} refused, {unanswered} not answered in time"
+        );
+        if let Some(code) = all.code {
+            eprintln!("  {} answered with {code:?}", all.other);
+        }
+        match all.is_flood(wanted) {
             true => Ok(()),
             false => Err(Error::Incomplete {
-                what: "1,000 bad credentials a second, of which none is accepted",
+                what: "1,000 bad credentials a second, of which some are refused, and none is accepted or answered with anything else",
             }),
         }
     }
@@ -308,10 +346,36 @@ async fn flood(client: Client, stop: Arc<AtomicBool>) -> Tried {
         calls.spawn(async move {
             let request = v1::ListVideosRequest::default();
             let answer = timeout(PATIENCE, videos.list_videos(request)).await;
-            let answer = answer.map_err(|_| Code::DeadlineExceeded);
-            answer.and_then(|answer| answer.map(drop).map_err(|status| status.code()))
+            answer.ok().map(|answer| answer.map(drop))
         });
     }
     calls.abort_all();
     tried
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(answers: impl IntoIterator<Item = Option<Result<(), Status>>>) -> Tried {
+        let mut tried = Tried::default();
+        for answer in answers {
+            tried.sent += 1;
+            tried.note(answer);
+        }
+        tried
+    }
+
+    #[test]
+    fn a_flood_is_one_that_the_server_refuses() {
+        let refused = || Some(Err(Status::unauthenticated("")));
+        let crowded = || Some(Err(Status::resource_exhausted("")));
+        let gone = || Some(Err(Status::from_error("a broken connection".into())));
+        assert!(tried([refused(), crowded(), gone(), None]).is_flood(4.0));
+        assert!(!tried([refused()]).is_flood(2.0), "too few");
+        assert!(!tried([gone(), None]).is_flood(2.0), "none was refused");
+        assert!(!tried([refused(), Some(Ok(()))]).is_flood(2.0));
+        let other = Status::unavailable("the server's own answer");
+        assert!(!tried([refused(), Some(Err(other))]).is_flood(2.0));
+    }
 }
