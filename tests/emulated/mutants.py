@@ -264,7 +264,7 @@ class Kernels:
     def ptx(self, unit):
         return self.out / f"{unit.stem}.ptx"
 
-    def finds(self, number, rung, check, name, text, instead):
+    def finds(self, number, rung, check, _what, name, text, instead):
         """Returns how the check fails with this fault, or None."""
         folder = self.out / f"fault-{number}"
         shutil.rmtree(folder, ignore_errors=True)
