@@ -129,9 +129,8 @@ impl Server {
     }
 
     async fn try_begin(&self) -> Result<(Tx, Timestamp)> {
-        let begin = AssertSqlSafe(self.begin.to_string());
         let bounds = self.bounds(None);
-        let mut tx = bounds.keep(self.pool.begin_with(begin)).await?;
+        let mut tx = bounds.keep(self.transaction(&self.begin)).await?;
         self.spare.taken(&self.pool);
         let now = bounds.statement(NOW, true);
         let row = bounds.keep(now.fetch_one(&mut *tx)).await?;
@@ -155,10 +154,18 @@ impl Server {
 
     /// A transaction that sees one state of the database.
     pub(super) async fn begin_reading(&self) -> Result<Tx> {
-        let begin = AssertSqlSafe(self.begin_reading.to_string());
-        let tx = self.bounds(None).keep(self.pool.begin_with(begin)).await?;
+        let bounds = self.bounds(None);
+        let tx = bounds.keep(self.transaction(&self.begin_reading)).await?;
         self.spare.taken(&self.pool);
         Ok(tx)
+    }
+
+    /// Opens a transaction, in a task of its own: a caller that leaves after the statement was sent would give the connection back with the transaction open,
+    /// and the next statements on it would be part of it.
+    async fn transaction(&self, begin: &str) -> sqlx::Result<Tx> {
+        let (pool, begin) = (self.pool.clone(), AssertSqlSafe(begin.to_owned()));
+        let opened = tokio::spawn(async move { pool.begin_with(begin).await });
+        opened.await.map_err(std::io::Error::from)?
     }
 
     /// The bounds of a connection, with its turn where its transactions are limited.
