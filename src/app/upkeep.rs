@@ -66,18 +66,10 @@ pub(super) async fn count_waiting(
     // Servers that were started together do not ask together.
     let share = (RandomState::new().hash_one(WAITING) % 1000) as u32;
     let first = Instant::now() + WAITING * share / 1000;
-    let mut ticks = tokio::time::interval_at(first, WAITING);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ticks = tokio::time::interval_at(first, WAITING);
+    let pass = || tokio::time::timeout(ANSWER, metadata.count_waiting_jobs());
     let mut is_up = true;
-    loop {
-        tokio::select! {
-            () = drain.draining() => return Ok(()),
-            _ = ticks.tick() => {}
-        }
-        let counted = tokio::select! {
-            () = drain.draining() => return Ok(()),
-            counted = tokio::time::timeout(ANSWER, metadata.count_waiting_jobs()) => counted,
-        };
+    at_each(ticks, drain, pass, |counted| {
         let trouble = match counted {
             Ok(Ok(waiting)) => {
                 metrics.jobs_waiting(waiting);
@@ -90,6 +82,29 @@ pub(super) async fn count_waiting(
             tracing::warn!(error, "cannot count the jobs that wait; it is tried again");
         }
         is_up = trouble.is_none();
+    })
+    .await;
+    Ok(())
+}
+
+/// Makes a pass at each tick until the drain, and tells how it ended. A pass may be interrupted anywhere: the next one continues.
+async fn at_each<T, F: Future<Output = T>>(
+    mut ticks: Interval,
+    drain: Signal,
+    pass: impl Fn() -> F,
+    mut told: impl FnMut(T),
+) {
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = drain.draining() => return,
+            _ = ticks.tick() => {}
+        }
+        let ended = tokio::select! {
+            () = drain.draining() => return,
+            ended = pass() => ended,
+        };
+        told(ended);
     }
 }
 
@@ -120,34 +135,27 @@ pub(super) async fn tidy(
     Ok(())
 }
 
-/// Does a duty at each tick until the drain, and tells how each pass ended. Of servers that share a database one has the duty. A pass may be interrupted
-/// anywhere: the next one continues.
+/// Does a duty at each tick until the drain, and tells how each pass ended. Of servers that share a database one has the duty.
 async fn rounds<T, F: Future<Output = library::Result<T>>>(
     (library, replica): (&Library, &str),
-    ((duty, length), mut ticks): ((Duty, Duration), Interval),
+    ((duty, length), ticks): ((Duty, Duration), Interval),
     drain: Signal,
     pass: impl Fn() -> F,
     told: impl Fn(library::Result<T>),
 ) {
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = drain.draining() => return,
-            _ = ticks.tick() => {}
+    let pass = &pass;
+    let on_duty = || async move {
+        match library.take_duty(duty, replica, length).await? {
+            true => pass().await.map(Some),
+            false => Ok(None),
         }
-        let ended = tokio::select! {
-            () = drain.draining() => return,
-            ended = async {
-                match library.take_duty(duty, replica, length).await? {
-                    true => pass().await.map(Some),
-                    false => Ok(None),
-                }
-            } => ended,
-        };
+    };
+    at_each(ticks, drain, on_duty, |ended| {
         if let Some(ended) = ended.transpose() {
             told(ended);
         }
-    }
+    })
+    .await;
 }
 
 /// Time between two looks for tenants that are to be erased: an operator waits for it.
@@ -160,24 +168,14 @@ pub(super) async fn erase(
     (library, replica): (Library, String),
     drain: Signal,
 ) -> Result<(), Infallible> {
-    let mut ticks = tokio::time::interval(ERASE);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pass = async || match library.is_erasing().await?
+        && library.take_duty(Duty::Eraser, &replica, ERASER).await?
+    {
+        true => library.erase().await,
+        false => Ok(Vec::new()),
+    };
     let mut is_up = true;
-    loop {
-        tokio::select! {
-            () = drain.draining() => return Ok(()),
-            _ = ticks.tick() => {}
-        }
-        let pass = tokio::select! {
-            // A pass may be interrupted anywhere: the next one continues.
-            () = drain.draining() => return Ok(()),
-            pass = async {
-                match library.is_erasing().await? && library.take_duty(Duty::Eraser, &replica, ERASER).await? {
-                    true => library.erase().await,
-                    false => Ok(Vec::new()),
-                }
-            } => pass,
-        };
+    let told = |pass: library::Result<Vec<_>>| {
         match &pass {
             Ok(erased) => erased
                 .iter()
@@ -189,7 +187,9 @@ pub(super) async fn erase(
             Err(_) => {}
         }
         is_up = pass.is_ok();
-    }
+    };
+    at_each(tokio::time::interval(ERASE), drain, pass, told).await;
+    Ok(())
 }
 
 fn report(removed: &Removed) {
@@ -237,26 +237,17 @@ pub(super) async fn collect(
 
 /// Removes copies of deleted objects from this process's cache, every hour. Each process does this for its own.
 pub(super) async fn forget(library: Library, drain: Signal) -> Result<(), Infallible> {
-    let mut ticks = tokio::time::interval(FORGET);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = drain.draining() => return Ok(()),
-            _ = ticks.tick() => {}
+    let ticks = tokio::time::interval(FORGET);
+    let told = |pass: library::Result<u64>| match pass {
+        Ok(0) => {}
+        Ok(copies) => tracing::debug!(copies, "removed copies of deleted objects"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "cannot look for copies of deleted objects");
         }
-        let pass = tokio::select! {
-            () = drain.draining() => return Ok(()),
-            pass = library.forget_copies() => pass,
-        };
-        match pass {
-            Ok(0) => {}
-            Ok(copies) => tracing::debug!(copies, "removed copies of deleted objects"),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot look for copies of deleted objects");
-            }
-        }
-    }
+    };
+    at_each(ticks, drain, || library.forget_copies(), told).await;
+    Ok(())
 }
 
 fn say(collected: &Collected) {

@@ -131,25 +131,14 @@ async fn a_drain_ends_connections_that_have_not_spoken_and_the_cut_all() {
 
 #[tokio::test]
 async fn a_caller_who_still_reads_an_answer_gets_all_of_it_before_the_cut() {
-    let budget = Budget::new(&budget::Limits::default());
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    let ((_drain, drain), (cut, cuts)) = (shutdown::channel(), shutdown::channel());
-    let limits = Limits {
-        connections: 1,
-        handshake: PATIENCE,
-    };
-    let ends = Ends { drain, cut: cuts };
-    let listener = Listener::new(socket, limits, budget, Metrics::new(), ends);
-    let mut client = TcpStream::connect(address).await.unwrap();
-    client.write_all(SPOKEN).await.unwrap();
-    let mut connections = Box::pin(listener.into_stream());
-    let Some(Ok(connection)) = connections.next().await else {
-        panic!("a connection");
-    };
+    let Spoken {
+        mut client,
+        connection,
+        cut,
+        _drain,
+        ..
+    } = spoken().await;
     let (mut read, mut write) = tokio::io::split(connection);
-    let mut hello = vec![0; SPOKEN.len()];
-    read.read_exact(&mut hello).await.unwrap();
     let reading = tokio::spawn(async move { read.read_to_end(&mut Vec::new()).await });
     cut.start();
     // Longer, all in all, than a silent connection lingers.
@@ -168,15 +157,15 @@ async fn a_caller_who_still_reads_an_answer_gets_all_of_it_before_the_cut() {
 
 /// A connection that has spoken, with its client.
 struct Spoken {
-    _client: TcpStream,
+    client: TcpStream,
     connection: Connection,
     metrics: Metrics,
     _drain: shutdown::Drain,
     cut: shutdown::Drain,
 }
 
-/// A connection on which so many credentials were refused that it is read slowly, and that its client has sent some more to.
-async fn slow() -> Spoken {
+/// The one connection of a listener, whose first bytes are read.
+async fn spoken() -> Spoken {
     let (metrics, budget) = (Metrics::new(), Budget::new(&budget::Limits::default()));
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -195,16 +184,22 @@ async fn slow() -> Spoken {
     };
     let mut hello = vec![0; SPOKEN.len()];
     connection.read_exact(&mut hello).await.unwrap();
-    let standing = connection.peer.standing();
-    (0..100).for_each(|_| standing.refused(true));
-    client.write_all(&[7; 8 * SIP]).await.unwrap();
     Spoken {
-        _client: client,
+        client,
         connection,
         metrics,
         _drain,
         cut,
     }
+}
+
+/// A connection on which so many credentials were refused that it is read slowly, and that its client has sent some more to.
+async fn slow() -> Spoken {
+    let mut spoken = spoken().await;
+    let standing = spoken.connection.peer.standing();
+    (0..100).for_each(|_| standing.refused(true));
+    spoken.client.write_all(&[7; 8 * SIP]).await.unwrap();
+    spoken
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! An address that tries many credentials: its unknown ones are not looked at for a while, and callers with good ones do not notice.
 
+use frameshift::config::Config;
 use frameshift::proto::v1;
 use frameshift::spec::Scopes;
 use frameshift::tenancy::Method;
@@ -18,6 +19,16 @@ fn metric(server: &TestServer, name: &str) -> u64 {
     line.map_or(0, |value| value.trim().parse().unwrap())
 }
 
+/// A server that asks for keys, with an administrator's port.
+async fn with_keys(change: impl FnOnce(&mut Config)) -> TestServer {
+    TestServer::start_with(|config| {
+        config.tenancy.methods = [Method::Keys].into();
+        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+        change(config);
+    })
+    .await
+}
+
 /// Calls with a key.
 async fn shown(raw: &Raw, path: &str, key: &str) -> Result<(), Status> {
     let bearer = format!("Bearer {key}");
@@ -26,11 +37,7 @@ async fn shown(raw: &Raw, path: &str, key: &str) -> Result<(), Status> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_bad_credentials_is_not_looked_up_and_touches_no_good_caller() {
-    let server = TestServer::start_with(|config| {
-        config.tenancy.methods = [Method::Keys].into();
-        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
-    })
-    .await;
+    let server = with_keys(|_| ()).await;
     let guarded = Guarded::with_tenants(server).await;
     let good = guarded.key(Scopes::TENANT).await;
     let late = guarded.key(Scopes::TENANT).await;
@@ -86,11 +93,7 @@ async fn a_flood_of_bad_credentials_is_not_looked_up_and_touches_no_good_caller(
 async fn a_connection_with_bad_credentials_alone_is_read_slowly() {
     /// Calls with a bad credential: more than are under way at a time, so that some are sent after the first were refused.
     const BAD: usize = 640;
-    let server = TestServer::start_with(|config| {
-        config.tenancy.methods = [Method::Keys].into();
-        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
-    })
-    .await;
+    let server = with_keys(|_| ()).await;
     let guarded = Guarded::with_tenants(server).await;
     let good = guarded.key(Scopes::TENANT).await;
     let (flooded, own) = (Raw::of(&guarded).await, Raw::of(&guarded).await);
@@ -138,13 +141,9 @@ async fn many_bad(server: &TestServer, raw: &Raw) {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_proxies_are_never_read_slowly() {
     for is_listed in [true, false] {
-        let server = TestServer::start_with(|config| {
-            config.tenancy.methods = [Method::Keys].into();
-            config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
-            match is_listed {
-                true => config.rpc.trusted_proxies = "127.0.0.0/8".parse().unwrap(),
-                false => config.rpc.behind_proxy = true,
-            }
+        let server = with_keys(|config| match is_listed {
+            true => config.rpc.trusted_proxies = "127.0.0.0/8".parse().unwrap(),
+            false => config.rpc.behind_proxy = true,
         })
         .await;
         let guarded = Guarded::with_tenants(server).await;
@@ -159,11 +158,7 @@ async fn connections_of_proxies_are_never_read_slowly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_credential_with_a_bad_tenant_ends_the_pauses() {
-    let server = TestServer::start_with(|config| {
-        config.tenancy.methods = [Method::Keys].into();
-        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
-    })
-    .await;
+    let server = with_keys(|_| ()).await;
     let guarded = Guarded::with_tenants(server).await;
     let good = guarded.key(Scopes::TENANT).await;
     let path = "/frameshift.v1.VideoService/ListVideos";
