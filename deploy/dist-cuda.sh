@@ -33,6 +33,7 @@ phase "program" cargo build --profile "$profile" --locked --no-default-features 
 cp "$built/frameshift" "$pack/programs/frameshift"
 
 tests() {
+  set -e
   cargo test --profile "$profile" --locked --no-default-features --features cuda --no-run --test it --message-format json-render-diagnostics >"$pack/built"
   cargo test --profile "$profile" --locked -p frameshift-model --features cuda --no-run --lib --message-format json-render-diagnostics >>"$pack/built"
 }

@@ -42,7 +42,7 @@ pub use sql::{Condition, Config, Database, Faults, backup};
 #[cfg(debug_assertions)]
 pub use sql::{leave_out_locks, statements};
 pub use sweeps::Sweeps;
-pub use topic::Topic;
+pub use topic::{Topic, spread};
 
 use crate::ids::{AdapterVersion, DatasetId, RequestId, TaskId, TenantId, UploadId, VideoId};
 use crate::spec::Digest;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything that serves or trains shares the one backbone, device and decoder that are created here.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -118,7 +119,12 @@ impl Wiring {
             Arc::clone(&metadata),
             &replica,
         );
-        compare(&registry, &backbone, &metrics).await;
+        let comparison = compare(registry.clone(), Arc::clone(&backbone), metrics.clone());
+        match metadata.is_exclusive() {
+            true => comparison.await,
+            // Servers that share the records note nothing of other backbones, so none waits for a look at all tasks.
+            false => beside(comparison, back),
+        }
         let (device, device_service) = start_device(&place, config, (tenants, &metrics))?;
         let parts = engine::Parts {
             registry: registry.clone(),
@@ -295,8 +301,22 @@ fn start_device(
     Ok(started)
 }
 
+/// Compares the backbones of the tasks while the server serves.
+fn beside(comparison: impl Future<Output = ()> + Send + 'static, back: &mut LoopSet) {
+    let drain = back.signal.clone();
+    let compared = async move {
+        tokio::select! {
+            () = drain.draining() => {}
+            () = comparison => {}
+        }
+        Ok::<(), Infallible>(())
+    };
+    back.loops
+        .spawn("the comparison of backbones", Ends::Itself, compared);
+}
+
 /// Warns about tasks whose serving version belongs to another backbone.
-async fn compare(registry: &Registry, backbone: &Backbone, metrics: &Metrics) {
+async fn compare(registry: Registry, backbone: Arc<Backbone>, metrics: Metrics) {
     match registry.compare_backbones(backbone.digest()).await {
         Ok(fitness) => {
             metrics.unservable_tasks(fitness.unservable);

@@ -13,10 +13,10 @@ pub struct Selection {
     /// data set made with --multi-label]
     #[arg(long, value_enum)]
     pub best_by: Option<BestBy>,
-    /// Which weights become the version: those of the best evaluation, or the last
+    /// Which weights become the version: those of the best evaluation, or the last [default: best; last with adapters and fewer than 200 validation clips]
     #[arg(long, value_enum)]
     pub publish: Option<Publish>,
-    /// Evaluations in a row without a better one after which training stops; 0 means never
+    /// Evaluations in a row without a better one after which training stops; 0 means never [default: 10; 0 where the last weights are the default]
     #[arg(long)]
     pub patience: Option<u32>,
     /// Share of each label's training clips that are held out when there is no validation split, 0 to 0.5

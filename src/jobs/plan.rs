@@ -186,6 +186,21 @@ impl Plan {
         self
     }
 
+    /// Returns the same plan for a validation split of so many clips.
+    #[must_use]
+    pub fn with_validation(
+        mut self,
+        submitted: &HyperParameters,
+        adapter: &AdapterConfig,
+        clips: u64,
+    ) -> Self {
+        if adapter.has_sites() {
+            let submitted = submitted.selection.as_ref();
+            self.selection = self.selection.for_clips(submitted, clips);
+        }
+        self
+    }
+
     /// Steps of one epoch.
     pub fn steps_per_epoch(&self) -> u64 {
         self.clips.div_ceil(u64::from(self.batch_size))

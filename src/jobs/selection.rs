@@ -13,6 +13,8 @@ const SHARE: f64 = 0.2;
 const MOST_SHARE: f64 = 0.5;
 /// Clips below which a validation split says little.
 pub(super) const FEW: u64 = 30;
+/// Validation clips from which on they tell which evaluation is the best: the standard error of an accuracy on so many is at most 3.5 %.
+pub(super) const ENOUGH: u64 = 200;
 /// How far the training accuracy is above the upper end of the validation accuracy's interval when it is far ahead.
 const AHEAD: f64 = 0.1;
 /// Share of the loss of guessing from which on a training has learned nothing.
@@ -82,6 +84,19 @@ impl Policy {
             validation_share: Some(self.validation_share),
             evaluate_test: Some(self.evaluate_test),
             near_duplicates: Some(self.near_duplicates),
+            by_size: None,
+        }
+    }
+
+    /// The policy of a job with adapters whose validation split has so many clips: where the caller left it to the job, few of them choose nothing.
+    pub(super) fn for_clips(self, submitted: Option<&Selection>, clips: u64) -> Self {
+        match chooses_last(submitted, clips) {
+            true => Self {
+                publish: Publish::Last,
+                patience: 0,
+                ..self
+            },
+            false => self,
         }
     }
 
@@ -95,6 +110,18 @@ impl Policy {
 /// Completes a new submission with what records of earlier releases lack.
 pub(super) fn complete(submitted: &mut Selection) {
     submitted.near_duplicates.get_or_insert(true);
+    let says_nothing = submitted.publish.is_none()
+        && submitted.best_by.is_none()
+        && submitted.patience.is_none_or(|patience| patience == 0)
+        && submitted.eval_every != Some(0);
+    if says_nothing {
+        submitted.by_size.get_or_insert(true);
+    }
+}
+
+/// Whether a job with adapters chooses its last weights, because its validation clips are too few to tell which are the best.
+pub(super) fn chooses_last(submitted: Option<&Selection>, clips: u64) -> bool {
+    submitted.is_some_and(|own| own.by_size == Some(true)) && clips < ENOUGH
 }
 
 /// Checks what a caller submitted.
@@ -251,6 +278,32 @@ mod tests {
         assert!((0..=12).all(|epoch| !policy.is_due(epoch, 12)));
         let again = Policy::new(Some(&policy.as_submitted()));
         assert_eq!(again, policy);
+    }
+
+    #[test]
+    fn few_validation_clips_choose_nothing_unless_the_caller_wants_it() {
+        let chosen = |change: fn(&mut Selection), clips| {
+            let mut submitted = Selection::default();
+            change(&mut submitted);
+            complete(&mut submitted);
+            let policy = Policy::new(Some(&submitted)).for_clips(Some(&submitted), clips);
+            (policy.publish, policy.patience)
+        };
+        assert_eq!(chosen(|_| {}, ENOUGH - 1), (Publish::Last, 0));
+        assert_eq!(chosen(|_| {}, ENOUGH), (Publish::Best, PATIENCE));
+        let never_stops: fn(&mut Selection) = |own| own.patience = Some(0);
+        assert_eq!(chosen(never_stops, 9), (Publish::Last, 0));
+        assert_eq!(chosen(never_stops, ENOUGH), (Publish::Best, 0));
+        let patient: fn(&mut Selection) = |own| own.patience = Some(3);
+        assert_eq!(chosen(patient, 9), (Publish::Best, 3));
+        let best: fn(&mut Selection) = |own| own.publish = Some(Publish::Best);
+        assert_eq!(chosen(best, 9), (Publish::Best, PATIENCE));
+        let by_loss: fn(&mut Selection) = |own| own.best_by = Some(BestBy::Loss);
+        assert_eq!(chosen(by_loss, 9), (Publish::Best, PATIENCE));
+        // A record of an earlier release.
+        let earlier = Selection::default();
+        let policy = Policy::new(Some(&earlier)).for_clips(Some(&earlier), 9);
+        assert_eq!(policy.publish, Publish::Best);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! Invariant: a hint only makes others look sooner; what they find is in the records, which they ask without hints as well.
 
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
 /// Topic of a hint: what may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
@@ -35,6 +38,13 @@ impl Topic {
     }
 }
 
+/// The time until the next poll: `poll`, give or take a tenth, at random. Loops that one hint woke, and servers that started together, do not go on asking
+/// at the same moments.
+pub fn spread(poll: Duration) -> Duration {
+    let share = (RandomState::new().hash_one(poll) % 201) as u32;
+    poll * (900 + share) / 1000
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +55,15 @@ mod tests {
             assert_eq!(Topic::named(topic.name()), Some(topic));
         }
         assert_eq!(Topic::named("of a later release"), None);
+    }
+
+    #[test]
+    fn polls_are_spread_by_a_tenth_at_most() {
+        let poll = Duration::from_secs(2);
+        let all: Vec<_> = (0..100).map(|_| spread(poll)).collect();
+        let near = Duration::from_millis(1800)..=Duration::from_millis(2200);
+        assert!(all.iter().all(|own| near.contains(own)));
+        assert!(all.iter().any(|own| Some(own) != all.first()));
+        assert_eq!(spread(Duration::ZERO), Duration::ZERO);
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::view::asked;
 use super::{Inner, Registry, Result};
-use crate::metadata::{ChangeRecord, Cursor, Plan, Topic};
+use crate::metadata::{self, ChangeRecord, Cursor, Plan, Topic};
 use crate::shutdown::Signal;
 use crate::telemetry::Metrics;
 
@@ -57,7 +57,7 @@ impl Registry {
                     self.inner.metadata.tell(Topic::Tasks);
                 }
                 () = self.inner.view.heard.notified(), if is_up => {}
-                () = tokio::time::sleep(self.inner.config.feed_poll) => {}
+                () = tokio::time::sleep(metadata::spread(self.inner.config.feed_poll)) => {}
             }
         }
     }

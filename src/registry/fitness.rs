@@ -42,13 +42,16 @@ impl Registry {
                     fitness.unservable += 1;
                     fitness.backbones.insert(own.backbone_digest);
                 }
-                if own.is_desired && (!fits || own.serving_error.is_some()) {
-                    let why = format!(
+                let why = (!fits).then(|| {
+                    format!(
                         "{} was trained on backbone {}, the resident one is {resident}",
                         own.version, own.backbone_digest
-                    );
-                    let why = (!fits).then_some(why.as_str());
-                    self.note_serving(&own.version, why).await?;
+                    )
+                });
+                // Others may have that backbone where records are shared: nothing is said against the version there.
+                let may_note = fits || self.inner.replica.is_none();
+                if own.is_desired && may_note && own.serving_error != why {
+                    self.note_serving(&own.version, why.as_deref()).await?;
                 }
                 after = Some((own.version.tenant, own.version.task));
             }

@@ -91,6 +91,8 @@ mod rpc_unknown;
 mod rpc_uploads;
 mod rpc_versions;
 mod rpc_views;
+// Only builds that speak HTTP as clients have its client.
+#[cfg(feature = "oidc")]
 mod rpc_web;
 mod rpc_windows;
 mod security_doc;

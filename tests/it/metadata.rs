@@ -221,6 +221,7 @@ const POOLER: &str = "FRAMESHIFT_TEST_POOLER";
 /// Every backend, by name.
 pub(crate) async fn backends() -> Vec<(&'static str, Backend)> {
     let preparation = std::env::var(PREPARATION).ok();
+    #[cfg_attr(not(feature = "postgres"), allow(unused_mut))]
     let mut backends = match preparation {
         Some(_) => Vec::new(),
         None => vec![("sqlite", sqlite().await)],

@@ -22,6 +22,8 @@ pub(in crate::jobs) struct Counted {
     pub(super) clips: u64,
     /// Those that a job holds out as its validation split.
     held_out: u64,
+    /// Examples of the validation split, or those that are held out as one.
+    validation: u64,
     /// Labels of training and validation examples.
     pub(super) labels: usize,
 }
@@ -85,7 +87,9 @@ impl Handle {
             hyper.batch_size = demand.admitted(hyper.batch_size)?;
         }
         let clips = counted.clips - counted.held_out;
-        Ok(Plan::new(&hyper, clips, adapter, 0).with_frames(frames))
+        Ok(Plan::new(&hyper, clips, adapter, 0)
+            .with_frames(frames)
+            .with_validation(&hyper, adapter, counted.validation))
     }
 
     /// Counts the training examples of a data set or of a version of one, and the labels of its training and validation examples. Of the clips of each label,
@@ -106,7 +110,6 @@ impl Handle {
             return self.counted_sets(tenant, dataset, share).await;
         }
         let mut counted = Counted::default();
-        let mut has_validation = false;
         let (mut next, mut last) = (Next::default(), None);
         loop {
             let page = PageRequest::after(&next);
@@ -120,7 +123,7 @@ impl Handle {
                         counted.clips += count.examples;
                         counted.held_out += (count.examples as f64 * share) as u64;
                     }
-                    Split::Validation => has_validation |= count.examples > 0,
+                    Split::Validation => counted.validation += count.examples,
                     Split::Test => {}
                 }
                 // The counts of a label follow one another.
@@ -131,8 +134,9 @@ impl Handle {
             }
             next = counts.next;
             if next.is_end() {
-                if has_validation {
-                    counted.held_out = 0;
+                match counted.validation {
+                    0 => counted.validation = counted.held_out,
+                    _ => counted.held_out = 0,
                 }
                 return Ok(counted);
             }
@@ -189,7 +193,7 @@ struct Counts {
     /// Training examples by the numbers of their labels.
     sets: HashMap<Box<[u32]>, u64>,
     clips: u64,
-    has_validation: bool,
+    validation: u64,
 }
 
 impl Counts {
@@ -201,7 +205,7 @@ impl Counts {
         };
         let mut numbers: Vec<u32> = own.labels.iter().map(|label| self.number(label)).collect();
         if !is_trained {
-            self.has_validation = true;
+            self.validation += 1;
             return;
         }
         numbers.sort_unstable();
@@ -219,12 +223,14 @@ impl Counts {
     }
 
     fn finish(self, share: f64) -> Counted {
+        let held_out = match self.validation {
+            0 => self.held_out(share),
+            _ => 0,
+        };
         Counted {
             clips: self.clips,
-            held_out: match self.has_validation {
-                true => 0,
-                false => self.held_out(share),
-            },
+            held_out,
+            validation: self.validation.max(held_out),
             labels: self.labels.len(),
         }
     }

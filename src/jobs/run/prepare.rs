@@ -79,7 +79,9 @@ impl Run {
         };
         let count = survey.training.len() as u64;
         let num_frames = usize::from(task.sampling.num_frames.get());
-        let plan = Plan::new(&submitted, count, &task.adapter, seed).with_frames(num_frames);
+        let plan = Plan::new(&submitted, count, &task.adapter, seed)
+            .with_frames(num_frames)
+            .with_validation(&submitted, &task.adapter, survey.validation.len() as u64);
         let demand = self.admitted(&task, labels.len(), &plan)?;
         let origin = Origin {
             dataset: self.job.dataset_digest,
@@ -149,7 +151,8 @@ impl Run {
         if let Some((warning, text)) = mirrored {
             self.tell(warning, text).await?;
         }
-        self.tell_validation(survey, held_out, plan).await?;
+        let of = (plan, adapter.has_sites());
+        self.tell_validation(survey, held_out, of).await?;
         let width = self.context.parts.backbone.config().width;
         for chosen in plan.chosen(&self.job.hyper_parameters, adapter, width) {
             self.tell(false, chosen).await?;
@@ -229,13 +232,21 @@ impl Run {
         &self,
         survey: &Survey,
         held_out: Option<usize>,
-        plan: &Plan,
+        (plan, has_sites): (&Plan, bool),
     ) -> Result<(), Failure> {
         let clips = survey.validation.len() as u64;
         if let Some(all) = held_out {
             let text = format!(
                 "the data set has no validation split: {clips} of its {all} training clips, spread over the labels, are held out as one (validation_share {})",
                 plan.selection.validation_share
+            );
+            self.tell(false, text).await?;
+        }
+        let submitted = self.job.hyper_parameters.selection.as_ref();
+        if has_sites && clips > 0 && selection::chooses_last(submitted, clips) {
+            let text = format!(
+                "chosen: the last weights are published, and training does not stop early: {clips} validation clips do not tell which epoch is the best, {} or more do",
+                selection::ENOUGH
             );
             self.tell(false, text).await?;
         }

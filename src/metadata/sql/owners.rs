@@ -162,6 +162,8 @@ fn request_of(job: &NewJob, request: Option<RequestId>) -> Result<Request> {
     if let Some(selection) = &mut asked.selection {
         // What is done unless it was turned off.
         selection.near_duplicates = selection.near_duplicates.filter(|own| !own);
+        // What follows from the rest.
+        selection.by_size = None;
     }
     asked.selection = asked.selection.filter(|own| *own != Selection::default());
     let hyper = rows::value("hyper_parameters", &asked)?;

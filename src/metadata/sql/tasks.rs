@@ -235,26 +235,7 @@ impl Tasks for Database {
     }
 
     async fn pending_tasks(&self) -> Result<Vec<TaskRecord>> {
-        // Two halves, since each has an index of its own: other ways to write this read all tasks.
-        let sql = "SELECT * FROM tasks INDEXED BY pending_tasks WHERE desired IS DISTINCT FROM serving AND serving_error IS NULL \
-                   UNION ALL SELECT * FROM tasks INDEXED BY pending_splits \
-                   WHERE split_pending = 1 AND desired IS NOT DISTINCT FROM serving";
-        let mut conn = self.look().await?;
-        let mut pending = Vec::new();
-        for row in &query(sql).fetch_all(&mut conn).await? {
-            let task = read(row)?;
-            let is_foreign = match task.desired {
-                Some(version) => {
-                    let key = (&task.tenant, &task.id);
-                    versions::is_foreign(&mut conn, self.backbone.get(), key, version).await?
-                }
-                None => false,
-            };
-            if !is_foreign {
-                pending.push(task);
-            }
-        }
-        Ok(pending)
+        proofs::pending(self).await
     }
 
     async fn serving_versions(

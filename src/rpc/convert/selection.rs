@@ -33,6 +33,7 @@ pub(super) fn selection(given: &v1::HyperParameters) -> Result<Selection, Status
         validation_share: given.validation_share,
         evaluate_test: given.evaluate_test,
         near_duplicates: given.near_duplicates,
+        by_size: None,
     })
 }
 
@@ -141,6 +142,7 @@ mod tests {
                 validation_share: Some(0.25),
                 evaluate_test: Some(false),
                 near_duplicates: Some(false),
+                by_size: None,
             };
             assert_eq!(selection(&of_selection(Some(&given))).unwrap(), given);
         }

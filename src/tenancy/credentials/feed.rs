@@ -99,7 +99,7 @@ impl Credentials {
                     return Ok(());
                 }
                 () = self.0.hint.notified(), if is_up => {}
-                () = tokio::time::sleep(self.0.config.feed_poll) => {}
+                () = tokio::time::sleep(metadata::spread(self.0.config.feed_poll)) => {}
             }
         }
     }

@@ -5,11 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::source::Source;
@@ -18,10 +14,8 @@ use super::{Issuer, Timing};
 use crate::telemetry::metrics::Metrics;
 use crate::tenancy::credentials::Refused;
 
-/// Fewest bits of an RSA key.
-const RSA_BITS: usize = 2048;
-/// Most keys of a set.
-const KEYS: usize = 100;
+#[cfg(any(feature = "oidc", test))]
+mod read;
 
 /// A public key of an issuer.
 #[derive(Debug, Clone)]
@@ -32,44 +26,6 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Reads a key, if it is one that signs tokens by an accepted algorithm.
-    fn of(jwk: &Jwk) -> Option<Self> {
-        let common = &jwk.common;
-        let for_signatures = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature));
-        // The list of kinds may grow.
-        #[allow(clippy::wildcard_enum_match_arm)]
-        let fitting: &[Algorithm] = match &jwk.algorithm {
-            AlgorithmParameters::RSA(rsa) => {
-                let modulus = URL_SAFE_NO_PAD.decode(&rsa.n).ok()?;
-                match bits(&modulus) >= RSA_BITS {
-                    true => &[Algorithm::RS256, Algorithm::PS256],
-                    false => return None,
-                }
-            }
-            AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
-                &[Algorithm::ES256]
-            }
-            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
-                &[Algorithm::EdDSA]
-            }
-            // Secrets, other curves, and kinds that are yet to come.
-            _ => return None,
-        };
-        let is_said = |algorithm: &&Algorithm| {
-            let said = common.key_algorithm;
-            said.is_none_or(|said| said == KeyAlgorithm::from(**algorithm))
-        };
-        let algorithms: Vec<Algorithm> = fitting.iter().filter(is_said).copied().collect();
-        if !for_signatures || algorithms.is_empty() {
-            return None;
-        }
-        Some(Self {
-            id: common.key_id.clone(),
-            algorithms,
-            decoding: DecodingKey::from_jwk(jwk).ok()?,
-        })
-    }
-
     pub(super) fn decoding(&self) -> &DecodingKey {
         &self.decoding
     }
@@ -91,30 +47,11 @@ impl Key {
     }
 }
 
-/// Bits of a number.
-fn bits(bytes: &[u8]) -> usize {
-    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-    let rest = bytes.get(zeros..).unwrap_or_default();
-    let first = rest.first().map_or(0, |first| first.leading_zeros());
-    rest.len() * 8 - first as usize
-}
-
 /// The keys of a set that can be used.
 #[derive(Debug, Default)]
 pub(super) struct Set(Vec<Arc<Key>>);
 
 impl Set {
-    /// Reads a key set. Keys that cannot be used are left out, since issuers have keys for other purposes, too.
-    pub(super) fn of(keys: &[Value]) -> Self {
-        let read = keys.iter().take(KEYS);
-        let read = read.filter_map(|key| Key::of(&Jwk::deserialize_from(key)?));
-        Self(read.map(Arc::new).collect())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The key that a token names; one that names none means the only key for its algorithm.
     fn find(&self, head: &Head) -> Option<Arc<Key>> {
         let fits = |key: &&Arc<Key>| {
@@ -125,16 +62,6 @@ impl Set {
         let first = fitting.next()?;
         let is_only = head.key_id.is_some() || fitting.next().is_none();
         is_only.then(|| Arc::clone(first))
-    }
-}
-
-trait FromValue: Sized {
-    fn deserialize_from(value: &Value) -> Option<Self>;
-}
-
-impl FromValue for Jwk {
-    fn deserialize_from(value: &Value) -> Option<Self> {
-        serde::Deserialize::deserialize(value).ok()
     }
 }
 

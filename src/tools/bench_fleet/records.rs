@@ -103,7 +103,7 @@ impl Fleet {
     }
 }
 
-/// Reads what a server reads at its start: every serving version, and what is to be proved.
+/// Reads what a server reads before it serves: what is to be proved, and every serving version where no other server has the records.
 ///
 /// # Errors
 /// When the database fails.
@@ -111,7 +111,7 @@ pub(super) async fn start(store: &dyn MetadataStore) -> Result<(), Error> {
     /// Tasks that a server compares at once.
     const PAGE: u32 = 1000;
     let mut after: Option<(TenantId, TaskId)> = None;
-    loop {
+    while store.is_exclusive() {
         let from = after.as_ref().map(|(tenant, task)| (tenant, task));
         let page = store.serving_versions(from, PAGE).await?;
         let is_last = page.len() < PAGE as usize;

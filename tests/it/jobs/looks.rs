@@ -104,6 +104,29 @@ async fn of_a_job_that_overfits_the_best_weights_are_published_and_not_the_last(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_few_validation_clips_a_job_chooses_its_last_weights_and_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let splits = [(Split::Train, 20), (Split::Validation, 4)];
+    let (task, dataset) = bed.fades_of(&owner, &splits, true).await;
+    let runners = bed.run();
+    let hyper = selecting(13, Selection::default());
+    let job = runners.submit(&owner, &task, &dataset, hyper).await;
+    let (job, events) = runners.end(&owner, job).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+    assert_eq!((job.step, job.reason.as_deref()), (job.total_steps, None));
+    let result = job.result.clone().expect("a result");
+    assert_eq!(result.step, job.step, "the last weights are published");
+    assert_eq!(result.validation_curve.len(), 13);
+    let told = messages(&events).join("\n");
+    let chosen = "chosen: the last weights are published, and training does not stop early: 4 validation clips do not tell";
+    assert!(told.contains(chosen), "{told}");
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn patience_ends_a_job_whose_evaluations_make_no_progress() {
     let directory = tempfile::tempdir().expect("a directory");
     let bed = Bed::open(directory.path()).await;

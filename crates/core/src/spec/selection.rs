@@ -45,6 +45,10 @@ pub struct Selection {
     /// Whether videos with almost the same pictures are looked for and held out together; `None` in records of a release that did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub near_duplicates: Option<bool>,
+    /// Whether the weights that are published follow from the number of validation clips, since the caller said nothing of them; `None` in records of a
+    /// release that always chose the best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_size: Option<bool>,
 }
 
 /// The 95 % interval of a share by Wilson's score: where the true share probably is when `right` of `all` examples were right. The whole range when
