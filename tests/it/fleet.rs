@@ -3,7 +3,6 @@
 mod access;
 mod drain;
 mod identity;
-mod losses;
 mod pooled;
 mod tenants;
 mod view;
