@@ -5,6 +5,7 @@
 
 pub mod augment;
 mod calibration;
+mod caretaker;
 mod checkpoint;
 mod context;
 mod dataset;
@@ -51,8 +52,10 @@ use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::{device, video};
 
+pub use caretaker::Caretaker;
 pub use handle::{Handle, Submission};
 
+use context::Context;
 use hints::Hints;
 
 /// Configuration of jobs.
@@ -188,5 +191,10 @@ impl Service {
     pub async fn run(self, parts: Parts, drain: Signal) {
         let handle = self.handle.clone();
         runner::run((self.config, handle), self.hints, parts, drain).await;
+    }
+
+    /// Looks after jobs in a process that works on none.
+    pub fn caretaker(self, parts: Parts, drain: Signal) -> Caretaker {
+        Caretaker::new(Context::new(self.config, self.hints, parts, drain))
     }
 }

@@ -4,17 +4,20 @@
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::blocking::blocking;
+use crate::jobs::Caretaker;
 use crate::library::{self, Collected, Duty, Library, Removed};
-use crate::metadata::MetadataStore;
 use crate::model::{self, Slack};
 use crate::shutdown::Signal;
-use crate::telemetry::{self, metrics::Metrics};
+use crate::telemetry::{
+    self,
+    metrics::{Holding, Metrics},
+};
+use crate::video::Decoder;
 
 /// Time between two searches for orphaned objects. An orphan must be a day old before it is deleted, so an hour is often enough.
 const COLLECT: Duration = Duration::from_secs(60 * 60);
@@ -24,10 +27,8 @@ const TIDY: Duration = Duration::from_secs(60);
 /// Time between two looks for copies of objects that another process deleted.
 const FORGET: Duration = Duration::from_secs(60 * 60);
 
-/// Time between two counts of the jobs that wait: as long as the runners of a process that trains leave between theirs.
+/// Time between two looks after jobs: as long as the runners of a process that trains leave between two counts of those that wait.
 const WAITING: Duration = Duration::from_secs(10);
-/// How long such a count may take, as for those of a process that trains.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// Time between two counts of the memory that the allocator keeps.
 const COUNT: Duration = Duration::from_secs(5);
@@ -57,34 +58,27 @@ pub(super) async fn give_back(drain: Signal) -> Result<(), Infallible> {
     }
 }
 
-/// Counts the jobs that wait for a worker, in a process that has none itself: whoever starts others by that number may have started none.
-pub(super) async fn count_waiting(
-    metadata: Arc<dyn MetadataStore>,
-    metrics: Metrics,
-    drain: Signal,
-) -> Result<(), Infallible> {
+/// Looks after jobs in a process that has no worker itself: it counts those that wait, since whoever starts workers by that number may have started none, and puts
+/// back those whose worker was lost. The drain does not interrupt a look, which tidies up after jobs that ended.
+pub(super) async fn look_after_jobs(caretaker: Caretaker, drain: Signal) -> Result<(), Infallible> {
     // Servers that were started together do not ask together.
     let share = (RandomState::new().hash_one(WAITING) % 1000) as u32;
     let first = Instant::now() + WAITING * share / 1000;
-    let ticks = tokio::time::interval_at(first, WAITING);
-    let pass = || tokio::time::timeout(ANSWER, metadata.count_waiting_jobs());
+    let mut ticks = tokio::time::interval_at(first, WAITING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_up = true;
-    at_each(ticks, drain, pass, |counted| {
-        let trouble = match counted {
-            Ok(Ok(waiting)) => {
-                metrics.jobs_waiting(waiting);
-                None
-            }
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("the database does not answer in time".to_owned()),
-        };
-        if let Some(error) = trouble.as_ref().filter(|_| is_up) {
-            tracing::warn!(error, "cannot count the jobs that wait; it is tried again");
+    loop {
+        tokio::select! {
+            () = drain.draining() => return Ok(()),
+            _ = ticks.tick() => {}
         }
-        is_up = trouble.is_none();
-    })
-    .await;
-    Ok(())
+        let looked = caretaker.look().await;
+        if let Some(error) = looked.as_ref().err().filter(|_| is_up) {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(error, "cannot look after jobs; it is tried again");
+        }
+        is_up = looked.is_ok();
+    }
 }
 
 /// Makes a pass at each tick until the drain, and tells how it ended. A pass may be interrupted anywhere: the next one continues.
@@ -106,6 +100,26 @@ async fn at_each<T, F: Future<Output = T>>(
         };
         told(ended);
     }
+}
+
+/// Time between two looks at the video workers that were lost: shorter than the usual interval at which metrics are read.
+const LOST: Duration = Duration::from_secs(5);
+
+/// Counts the video workers that broke a limit or the sandbox, or crashed.
+pub(super) async fn count_lost_workers(
+    decoder: Decoder,
+    metrics: Metrics,
+    drain: Signal,
+) -> Result<(), Infallible> {
+    let pass = async || decoder.lost_workers();
+    at_each(tokio::time::interval(LOST), drain, pass, |lost| {
+        for (reject, workers) in lost {
+            let reason = reject.reason().trim_start_matches("VIDEO_");
+            metrics.video_workers_lost(&reason.to_ascii_lowercase(), workers);
+        }
+    })
+    .await;
+    Ok(())
 }
 
 /// Passes for which a server that does not come back keeps a duty from the others.
@@ -131,21 +145,22 @@ pub(super) async fn tidy(
         }
     };
     let duty = (Duty::Janitor, MISSED * TIDY);
-    rounds((&library, &replica), (duty, ticks), drain, pass, told).await;
+    let own = (&library, &*replica, &metrics);
+    rounds(own, (duty, ticks), drain, pass, told).await;
     Ok(())
 }
 
 /// Does a duty at each tick until the drain, and tells how each pass ended. Of servers that share a database one has the duty.
 async fn rounds<T, F: Future<Output = library::Result<T>>>(
-    (library, replica): (&Library, &str),
+    (library, replica, metrics): (&Library, &str, &Metrics),
     ((duty, length), ticks): ((Duty, Duration), Interval),
     drain: Signal,
     pass: impl Fn() -> F,
     told: impl Fn(library::Result<T>),
 ) {
-    let pass = &pass;
+    let (pass, holds) = (&pass, &Holding::new(metrics.clone()));
     let on_duty = || async move {
-        match library.take_duty(duty, replica, length).await? {
+        match holds.after(library.take_duty(duty, replica, length).await?) {
             true => pass().await.map(Some),
             false => Ok(None),
         }
@@ -166,13 +181,20 @@ const ERASER: Duration = Duration::from_secs(30);
 /// Erases tenants, step by step. Of servers that share a database one does this.
 pub(super) async fn erase(
     (library, replica): (Library, String),
+    metrics: Metrics,
     drain: Signal,
 ) -> Result<(), Infallible> {
-    let pass = async || match library.is_erasing().await?
-        && library.take_duty(Duty::Eraser, &replica, ERASER).await?
-    {
-        true => library.erase().await,
-        false => Ok(Vec::new()),
+    let holds = Holding::new(metrics);
+    let pass = async || {
+        if !library.is_erasing().await? {
+            holds.let_go();
+            return Ok(Vec::new());
+        }
+        let taken = library.take_duty(Duty::Eraser, &replica, ERASER).await?;
+        match holds.after(taken) {
+            true => library.erase().await,
+            false => Ok(Vec::new()),
+        }
     };
     let mut is_up = true;
     let told = |pass: library::Result<Vec<_>>| {
@@ -206,6 +228,7 @@ fn report(removed: &Removed) {
 /// wrong database time to notice.
 pub(super) async fn collect(
     (library, replica): (Library, String),
+    metrics: Metrics,
     after: Duration,
     drain: Signal,
 ) -> Result<(), Infallible> {
@@ -231,7 +254,8 @@ pub(super) async fn collect(
         }
     };
     let duty = (Duty::Collector, MISSED * COLLECT);
-    rounds((&library, &replica), (duty, ticks), drain, pass, told).await;
+    let own = (&library, &*replica, &metrics);
+    rounds(own, (duty, ticks), drain, pass, told).await;
     Ok(())
 }
 

@@ -167,7 +167,13 @@ impl Wiring {
         let presence = wiring.presence(config, replica.clone());
         match config.role.trains() {
             true => front.train(jobs_service, wiring.training(store, config, &replica)),
-            false => remove_decoded(&decoded(config)).await,
+            false => {
+                remove_decoded(&decoded(config)).await;
+                let parts = wiring.training(store, config, &replica);
+                let caretaker = jobs_service.caretaker(parts, back.signal.clone());
+                let looks = upkeep::look_after_jobs(caretaker, back.signal.clone());
+                back.loops.spawn("the upkeep of jobs", Ends::Itself, looks);
+            }
         }
         let signal = || back.signal.clone();
         let (device, engine) = (device_service.run(signal()), engine_service.run(signal()));
@@ -199,20 +205,17 @@ impl Wiring {
         let own = (self.library.clone(), replica.clone());
         let janitor = upkeep::tidy(own, metrics(), signal());
         let own = (self.library.clone(), replica);
-        let collector = upkeep::collect(own, config.collect_after, signal());
+        let collector = upkeep::collect(own, metrics(), config.collect_after, signal());
         let memory = upkeep::give_back(signal());
+        let workers = upkeep::count_lost_workers(self.decoder.clone(), metrics(), signal());
+        back.loops
+            .spawn("the count of video workers", Ends::Itself, workers);
         let copies = upkeep::forget(self.library.clone(), signal());
         let feed = self.registry.clone().follow(metrics(), signal());
         let watched = (self.place.clone(), self.device.clone());
         let gauges = place::observe(watched, metrics(), signal());
         back.loops
             .spawn("the device's gauges", Ends::Itself, gauges);
-        if !config.role.trains() {
-            let metadata = Arc::clone(&self.metadata);
-            let waiting = upkeep::count_waiting(metadata, metrics(), signal());
-            back.loops
-                .spawn("the count of waiting jobs", Ends::Itself, waiting);
-        }
         back.loops.spawn("the janitor", Ends::Itself, janitor);
         back.loops.spawn("the collector", Ends::Itself, collector);
         back.loops
@@ -234,7 +237,11 @@ impl Wiring {
         });
         let feed = tenants.clone().follow(forget, signal());
         let books = tenants.clone().keep_books(signal());
-        let eraser = upkeep::erase((self.library.clone(), replica), signal());
+        let eraser = upkeep::erase(
+            (self.library.clone(), replica),
+            self.metrics.clone(),
+            signal(),
+        );
         back.loops.spawn("the feed of tenants", Ends::Server, feed);
         back.loops.spawn("the counts of usage", Ends::Server, books);
         back.loops.spawn("the eraser", Ends::Itself, eraser);

@@ -25,6 +25,7 @@ use crate::shutdown::Signal;
 use crate::spec::JobState;
 use crate::store::Key;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::LeaseKind;
 
 /// Longest pause between two tries of a write that an outage prevents.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -77,17 +78,28 @@ impl Context {
 
     /// Puts back what this process before its start, or another one, lost, and counts who waits, from time to time.
     pub(super) async fn look_around(&self) -> metadata::Result<()> {
+        self.put_back_lost().await?;
+        if self.is_count_due() {
+            self.count_waiting().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts back the jobs whose worker was lost, and tidies up after those that ended thereby.
+    pub(super) async fn put_back_lost(&self) -> metadata::Result<()> {
         let alive = self.leases.alive();
-        let metadata = &self.parts.metadata;
-        let lost = metadata.release_lost_jobs(&alive);
+        let lost = self.parts.metadata.release_lost_jobs(&alive);
         for job in self.patience.records(lost).await? {
             self.ended(&job).await;
         }
-        if self.is_count_due() {
-            let count = metadata.count_waiting_jobs();
-            let waiting = self.patience.records(count).await?;
-            self.parts.metrics.jobs_waiting(waiting);
-        }
+        Ok(())
+    }
+
+    /// Counts the jobs that wait for a worker.
+    pub(super) async fn count_waiting(&self) -> metadata::Result<()> {
+        let count = self.parts.metadata.count_waiting_jobs();
+        let waiting = self.patience.records(count).await?;
+        self.parts.metrics.jobs_waiting(waiting);
         Ok(())
     }
 
@@ -131,6 +143,9 @@ impl Context {
                 Err(error) => error,
             };
             tracing::warn!(job = %lease.job, error = &error as &dyn std::error::Error, "cannot record how a job ended");
+            if matches!(error, metadata::Error::LeaseLost { .. }) {
+                self.parts.metrics.lease_lost(LeaseKind::Job);
+            }
             if Outage::of_metadata(&error).is_none() || drain.is_draining() {
                 // Its lease will run out, or the next start puts it back.
                 return;
@@ -171,13 +186,18 @@ impl Context {
     pub(super) async fn clear_up_cancelled(self: Arc<Self>) {
         let drain = self.drain.clone();
         loop {
-            for job in self.hints.cancelled() {
-                self.clear_up(&job).await;
-            }
+            self.clear_up_left().await;
             tokio::select! {
                 () = drain.draining() => return,
                 () = self.hints.any_cancelled() => {}
             }
+        }
+    }
+
+    /// Removes the files of jobs that were cancelled while they waited, since the last look.
+    pub(super) async fn clear_up_left(&self) {
+        for job in self.hints.cancelled() {
+            self.clear_up(&job).await;
         }
     }
 

@@ -17,6 +17,7 @@ use super::state::Stop;
 use super::{Config, Handle, Parts};
 use crate::metadata::{self, Claim, Ending, Lease, Release, Topic, Unwanted};
 use crate::shutdown::Signal;
+use crate::telemetry::metrics::LeaseKind;
 
 /// Runs until the drain.
 pub(super) async fn run(
@@ -185,7 +186,10 @@ impl Context {
     async fn let_go(&self, lease: &Lease, failure: Failure) {
         let job = lease.job;
         match failure.stop() {
-            Some(Stop::LostLease) => tracing::warn!(%job, "job lost to another claim"),
+            Some(Stop::LostLease) => {
+                tracing::warn!(%job, "job lost to another claim");
+                self.parts.metrics.lease_lost(LeaseKind::Job);
+            }
             Some(Stop::Drain) => {
                 tracing::info!(%job, "job put back");
                 self.release(lease, Release::Drained).await;

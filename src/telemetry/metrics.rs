@@ -4,6 +4,7 @@
 
 mod decoded;
 mod groups;
+mod holding;
 mod live;
 mod names;
 mod objects;
@@ -24,15 +25,16 @@ use prometheus_client::registry::Registry;
 use super::labels::Bounded;
 use crate::ids::TenantId;
 use decoded::Decoded;
-use groups::{Callers, Connections, Device, Jobs, Sets, Shadow, Unfinished, View};
+use groups::{Callers, Connections, Device, Jobs, Losses, Sets, Shadow, Unfinished, View};
 use live::Live;
 use names::{Names, sizes};
 use objects::Objects;
 
 pub use decoded::DecodedUse;
+pub use holding::Holding;
 pub use live::{LiveFrame, LiveWindow};
 pub use objects::CacheUse;
-pub use values::{Caller, ConnectionEnd, DeviceKind, DeviceMemory, Dropped, TlsFailure};
+pub use values::{Caller, ConnectionEnd, DeviceKind, DeviceMemory, Dropped, LeaseKind, TlsFailure};
 
 /// Tenants with a label of their own; the others share `other`.
 pub const TENANT_LABELS: usize = 100;
@@ -88,6 +90,7 @@ struct Inner {
     upload_bytes: Counts,
     unfinished: Unfinished,
     jobs: Jobs,
+    losses: Losses,
     writes_failing: Gauge,
     view: View,
     live: Live,
@@ -177,6 +180,7 @@ impl Metrics {
             upload_bytes: n.counts("upload_bytes", "Bytes of videos stored, by tenant"),
             unfinished: Unfinished::new(n),
             jobs: Jobs::new(n),
+            losses: Losses::new(n),
             writes_failing: n.gauge("database_writes_failing", "1 while writes fail, else 0"),
             view: View::new(n),
             live: Live::new(n),
@@ -184,7 +188,9 @@ impl Metrics {
             decoded: Decoded::new(n),
         };
         inner.registry = names.0;
-        Self(Arc::new(inner))
+        let metrics = Self(Arc::new(inner));
+        metrics.no_lease_lost();
+        metrics
     }
 
     /// All metrics in the OpenMetrics text format.

@@ -16,7 +16,7 @@ use self::attacker::{
     AS_NOBODY, FAIL_AT_FLV, HIDE_LANDLOCK, HIDE_SECCOMP, PROGRAM, REFUSED, SUCCEEDED,
 };
 use crate::decoding::tenant;
-use crate::server::{found, until};
+use crate::server::{TestServer, found, reason, until, upload};
 
 /// Workers of this test binary, with these options and layers.
 fn config(options: &[&str], layers: Layers) -> Config {
@@ -245,6 +245,26 @@ async fn confinement_needs_no_privilege() {
         let found = attacked(&decoder, name, 0).await;
         assert_eq!(found, Reject::SandboxViolation, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_counts_workers_that_broke_the_sandbox() {
+    let server = TestServer::start_with(|own| own.video = config(&[], Layers::ALL)).await;
+    let counted = |reason: &str, workers: u32| {
+        let line =
+            format!("frameshift_video_workers_lost_total{{reason=\"{reason}\"}} {workers}\n");
+        server.wiring.metrics.text().contains(&line)
+    };
+    // The series are there before anything happens, so that an alert sees the first rise.
+    until(|| async { counted("sandbox_violation", 0) && counted("cpu_time", 0) }).await;
+    let client = server.client("acme").await;
+    let attack = Bytes::from(attacker::input("open", 0));
+    let refused = upload(&client, &attack).await.expect_err("an attack");
+    assert_eq!(reason(&refused), "VIDEO_SANDBOX_VIOLATION");
+    until(|| async { counted("sandbox_violation", 1) }).await;
+    assert!(counted("decoder_crashed", 0));
+    drop(client);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -373,4 +373,10 @@ impl Decoder {
     pub fn processes(&self) -> (Option<u32>, Vec<worker::Running>) {
         self.pool.processes()
     }
+
+    /// The workers that were lost with an input since the start, by the reason for which the input is refused when it happens again: violations of the sandbox, limits of
+    /// time and memory, crashes.
+    pub fn lost_workers(&self) -> Vec<(Reject, u64)> {
+        self.pool.lost()
+    }
 }

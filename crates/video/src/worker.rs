@@ -8,6 +8,7 @@ mod exchange;
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzzing;
 mod heap;
+mod losses;
 mod memory;
 mod nursery;
 mod parked;

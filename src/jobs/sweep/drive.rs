@@ -15,6 +15,7 @@ use crate::metadata::{
     SweepSpec, SweepUpdate,
 };
 use crate::spec::JobState;
+use crate::telemetry::metrics::Holding;
 use crate::{library, registry};
 
 /// Sweeps that are read at a time: one with all the jobs that it may have takes megabytes.
@@ -37,11 +38,12 @@ impl Context {
     /// Moves sweeps on until the drain.
     pub(in crate::jobs) async fn drive_sweeps(self: Arc<Self>, handle: Handle) {
         let drain = self.drain.clone();
+        let holding = Holding::new(self.parts.metrics.clone());
         loop {
             // Wherever it is dropped, nothing is lost or made twice.
             tokio::select! {
                 () = drain.draining() => return,
-                moved = Box::pin(self.move_sweeps(&handle)) => if let Err(error) = moved {
+                moved = Box::pin(self.move_sweeps(&handle, &holding)) => if let Err(error) = moved {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "sweeps cannot be moved on");
                 },
@@ -53,21 +55,26 @@ impl Context {
         }
     }
 
-    async fn move_sweeps(&self, handle: &Handle) -> Result<(), Error> {
+    async fn move_sweeps(&self, handle: &Handle, holding: &Holding) -> Result<(), Error> {
         let metadata = &self.parts.metadata;
         let mut after = None;
         loop {
             let open = metadata.open_sweeps(after, SOME);
             let open = self.patience.records(open).await?;
             let Some(last) = open.last() else {
+                if after.is_none() {
+                    holding.let_go();
+                }
                 return Ok(());
             };
             after = Some((last.create_time, last.id));
             let is_last = open.len() < SOME as usize;
             if !metadata.is_exclusive()
-                && !metadata
-                    .take_duty("sweeps", &self.parts.replica, DUTY)
-                    .await?
+                && !holding.after(
+                    metadata
+                        .take_duty("sweeps", &self.parts.replica, DUTY)
+                        .await?,
+                )
             {
                 return Ok(());
             }

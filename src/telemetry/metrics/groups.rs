@@ -260,6 +260,27 @@ pub(super) struct Jobs {
     pub(super) finished: Counts,
 }
 
+/// What went wrong so that others took over, or a video was refused.
+pub(super) struct Losses {
+    pub(super) leases: Counts,
+    pub(super) workers: Counts,
+}
+
+impl Losses {
+    pub(super) fn new(names: &mut Names) -> Self {
+        Self {
+            leases: names.counts(
+                "leases_lost",
+                "Leases that this process lost while it used them, by kind: job, duty",
+            ),
+            workers: names.counts(
+                "video_workers_lost",
+                "Video workers that broke a limit or the sandbox, or crashed, by reason",
+            ),
+        }
+    }
+}
+
 impl Jobs {
     pub(super) fn new(names: &mut Names) -> Self {
         Self {

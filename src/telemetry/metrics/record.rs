@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+
 use super::super::labels::OTHER;
 use super::super::trace;
 use super::{
-    Caller, ConnectionEnd, DeviceKind, DeviceMemory, Dropped, Labels, Metrics, TENANT, TlsFailure,
-    Traced,
+    Caller, ConnectionEnd, DeviceKind, DeviceMemory, Dropped, Labels, LeaseKind, Metrics, TENANT,
+    TlsFailure, Traced,
 };
 use crate::ids::{TenantId, VersionRef};
 use crate::spec::JobState;
@@ -379,6 +381,32 @@ impl Metrics {
         let mut labels = job_labels(state);
         labels.push(self.tenant(tenant));
         self.0.jobs.finished.get_or_create(&labels).inc();
+    }
+}
+
+impl Metrics {
+    /// A lease that this process used ran out or went to another.
+    pub fn lease_lost(&self, kind: LeaseKind) {
+        self.leases_lost(kind).inc();
+    }
+
+    /// Makes the counts of lost leases be there from the start on: an alert sees no rise in a series that begins with 1.
+    pub(super) fn no_lease_lost(&self) {
+        for kind in LeaseKind::ALL {
+            drop(self.leases_lost(kind));
+        }
+    }
+
+    fn leases_lost(&self, kind: LeaseKind) -> impl std::ops::Deref<Target = Counter> + '_ {
+        let labels = vec![(KIND, kind.as_str().to_owned())];
+        self.0.losses.leases.get_or_create(&labels)
+    }
+
+    /// So many video workers were lost since the start for this reason, such as `sandbox_violation`. One caller tells of a reason.
+    pub fn video_workers_lost(&self, reason: &str, workers: u64) {
+        let labels = vec![(REASON, reason.to_owned())];
+        let count = self.0.losses.workers.get_or_create(&labels);
+        count.inc_by(workers.saturating_sub(count.get()));
     }
 }
 

@@ -70,6 +70,26 @@ impl DeviceKind {
     }
 }
 
+/// What a lease is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeaseKind {
+    /// A job that a worker has.
+    Job,
+    /// What one server at a time does for all.
+    Duty,
+}
+
+impl LeaseKind {
+    pub(super) const ALL: [Self; 2] = [Self::Job, Self::Duty];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Job => "job",
+            Self::Duty => "duty",
+        }
+    }
+}
+
 /// Why a request left the queue without a batch, or never entered it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dropped {

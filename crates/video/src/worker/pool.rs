@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Running;
 use super::busy::Busy;
+use super::losses::Losses;
 use super::nursery::{Nursery, Worker};
 use super::parked::Parked;
 use super::queue::{Charge, Handed, Queue};
@@ -21,7 +22,7 @@ use crate::answer::Containers;
 use crate::fair::{Ledger, Weights};
 use crate::ids::TenantId;
 use crate::request::Lane;
-use crate::{Config, Error, Input, Layers};
+use crate::{Config, Error, Input, Layers, Reject};
 
 /// Pause before a slot that failed starts again.
 const REST: Duration = Duration::from_millis(100);
@@ -99,6 +100,8 @@ pub(super) struct Shared {
     pub(super) busy: Busy,
     /// Workers in the middle of long videos.
     pub(super) parked: Parked,
+    /// Workers that were lost with an input.
+    pub(super) losses: Losses,
     /// A worker forked ahead, which has seen no input.
     spare: Mutex<Option<Worker>>,
     running: Mutex<Vec<Option<Running>>>,
@@ -237,6 +240,7 @@ impl Pool {
             changed: Condvar::new(),
             nursery,
             busy: Busy::default(),
+            losses: Losses::default(),
             parked: Parked::new(config.parked()),
             spare: Mutex::new(Some(first)),
             running: Mutex::new(vec![None; workers]),
@@ -272,6 +276,11 @@ impl Pool {
         let running = (self.shared.running.lock()).unwrap_or_else(PoisonError::into_inner);
         let workers = running.iter().flatten().cloned().collect();
         (self.shared.nursery.zygote_pid(), workers)
+    }
+
+    /// The workers that were lost with an input since the start, by reason.
+    pub(crate) fn lost(&self) -> Vec<(Reject, u64)> {
+        self.shared.losses.so_far()
     }
 
     /// A number under which a worker may be kept in the middle of a video.

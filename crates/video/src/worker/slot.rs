@@ -183,6 +183,7 @@ impl Slot {
         };
         shared.ledger.decoded(tenant, used);
         let ended = ended?;
+        shared.losses.count(&ended);
         let was_alone = turn.is_alone();
         drop(turn);
         worker.served += 1;
