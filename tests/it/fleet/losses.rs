@@ -14,10 +14,10 @@ async fn training(fleet: &Fleet, client: &Client, jobs: usize) -> Vec<String> {
     create_dataset(client, "long").await;
     let mut names = Vec::new();
     for _ in 0..jobs {
-        names.push(submit_long(client, 3000, 1).await);
+        names.push(submit_long(client, 1000, 1).await);
     }
     let sql = "SELECT COUNT(*) FROM jobs WHERE checkpoint IS NOT NULL";
-    until(|| async { fleet.database.ask(sql) == jobs.to_string() }).await;
+    until(|| async { fleet.database.ask(sql).trim() == jobs.to_string() }).await;
     names
 }
 
@@ -29,7 +29,7 @@ fn checkpoint(fleet: &Fleet, job: &str) -> std::path::PathBuf {
         .folder
         .path()
         .join("objects")
-        .join(fleet.database.ask(&sql))
+        .join(fleet.database.ask(&sql).trim())
 }
 
 async fn serving_only(fleet: &Fleet, name: &str) -> TestServer {
