@@ -3,6 +3,7 @@
 mod access;
 mod drain;
 mod identity;
+mod losses;
 mod pooled;
 mod tenants;
 mod view;
