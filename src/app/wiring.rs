@@ -119,12 +119,7 @@ impl Wiring {
             Arc::clone(&metadata),
             &replica,
         );
-        let comparison = compare(registry.clone(), Arc::clone(&backbone), metrics.clone());
-        match metadata.is_exclusive() {
-            true => comparison.await,
-            // Servers that share the records note nothing of other backbones, so none waits for a look at all tasks.
-            false => beside(comparison, back),
-        }
+        compared((&registry, &backbone, &metrics), &*metadata, back).await;
         let (device, device_service) = start_device(&place, config, (tenants, &metrics))?;
         let parts = engine::Parts {
             registry: registry.clone(),
@@ -170,9 +165,7 @@ impl Wiring {
             false => {
                 remove_decoded(&decoded(config)).await;
                 let parts = wiring.training(store, config, &replica);
-                let caretaker = jobs_service.caretaker(parts, back.signal.clone());
-                let looks = upkeep::look_after_jobs(caretaker, back.signal.clone());
-                back.loops.spawn("the upkeep of jobs", Ends::Itself, looks);
+                look_after_jobs(jobs_service, parts, back);
             }
         }
         let signal = || back.signal.clone();
@@ -308,8 +301,16 @@ fn start_device(
     Ok(started)
 }
 
-/// Compares the backbones of the tasks while the server serves.
-fn beside(comparison: impl Future<Output = ()> + Send + 'static, back: &mut LoopSet) {
+/// Compares the backbones of the tasks, beside serving where servers share the records: they note nothing of other backbones, so none waits for a look at all tasks.
+async fn compared(
+    (registry, backbone, metrics): (&Registry, &Arc<Backbone>, &Metrics),
+    metadata: &dyn MetadataStore,
+    back: &mut LoopSet,
+) {
+    let comparison = compare(registry.clone(), Arc::clone(backbone), metrics.clone());
+    if metadata.is_exclusive() {
+        return comparison.await;
+    }
     let drain = back.signal.clone();
     let compared = async move {
         tokio::select! {
@@ -320,6 +321,13 @@ fn beside(comparison: impl Future<Output = ()> + Send + 'static, back: &mut Loop
     };
     back.loops
         .spawn("the comparison of backbones", Ends::Itself, compared);
+}
+
+/// Looks after jobs in a process that works on none.
+fn look_after_jobs(service: jobs::Service, parts: jobs::Parts, back: &mut LoopSet) {
+    let caretaker = service.caretaker(parts, back.signal.clone());
+    let looks = upkeep::look_after_jobs(caretaker, back.signal.clone());
+    back.loops.spawn("the upkeep of jobs", Ends::Itself, looks);
 }
 
 /// Warns about tasks whose serving version belongs to another backbone.

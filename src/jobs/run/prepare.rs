@@ -52,6 +52,15 @@ pub(super) struct Prepared {
     pub(super) parent: Option<AdapterVersion>,
 }
 
+/// The plan of a job on the clips that the survey found.
+fn planned(task: &TaskRecord, survey: &Survey, submitted: &HyperParameters) -> Plan {
+    let seed = submitted.seed.unwrap_or_default();
+    let (training, validation) = (survey.training.len(), survey.validation.len());
+    Plan::new(submitted, training as u64, &task.adapter, seed)
+        .with_frames(usize::from(task.sampling.num_frames.get()))
+        .with_validation(submitted, &task.adapter, validation as u64)
+}
+
 impl Run {
     /// Checks the data set and makes the trainer, from the newest checkpoint if there is one.
     pub(super) async fn prepare(&mut self) -> Result<Prepared, Failure> {
@@ -77,11 +86,8 @@ impl Run {
             horizontal_flip: Some(mirrored.is_on),
             ..self.job.hyper_parameters.clone()
         };
-        let count = survey.training.len() as u64;
         let num_frames = usize::from(task.sampling.num_frames.get());
-        let plan = Plan::new(&submitted, count, &task.adapter, seed)
-            .with_frames(num_frames)
-            .with_validation(&submitted, &task.adapter, survey.validation.len() as u64);
+        let plan = planned(&task, &survey, &submitted);
         let demand = self.admitted(&task, labels.len(), &plan)?;
         let origin = Origin {
             dataset: self.job.dataset_digest,

@@ -326,7 +326,10 @@ const CROSSING: [(&str, &str); 8] = [
     ("owners", "SELECT jobs.id AS id, jobs.last_event"),
     ("sweeps", "SELECT * FROM sweeps WHERE end_time IS NULL"),
     ("sweeps", "DELETE FROM sweeps WHERE (tenant, id) IN"),
-    ("proofs", "SELECT * FROM (SELECT * FROM tasks INDEXED BY pending_tasks"),
+    (
+        "proofs",
+        "SELECT * FROM (SELECT * FROM tasks INDEXED BY pending_tasks",
+    ),
     ("tasks", "SELECT t.tenant, t.id, t.serving"),
     ("tenants", "SELECT t.*, u.videos"),
 ];
