@@ -34,8 +34,12 @@ cp "$built/frameshift" "$pack/programs/frameshift"
 
 tests() {
   set -e
-  # Nothing is timed there, and the server's code is the largest part: it is built to be small.
-  cargo test --profile "$profile" --config "profile.$profile.package.frameshift.opt-level=\"s\"" --locked --no-default-features --features cuda --no-run --test it --message-format json-render-diagnostics >"$pack/built"
+  # Nothing is timed there, and code that does not compute is the largest part: it is built to be small.
+  local crate small=()
+  for crate in frameshift frameshift-core frameshift-video; do
+    small+=(--config "profile.$profile.package.$crate.opt-level=\"z\"")
+  done
+  cargo test --profile "$profile" "${small[@]}" --locked --no-default-features --features cuda --no-run --test it --message-format json-render-diagnostics >"$pack/built"
   cargo test --profile "$profile" --locked -p frameshift-model --features cuda --no-run --lib --message-format json-render-diagnostics >>"$pack/built"
 }
 # Prints the path of a test program by the name of its target.

@@ -1,6 +1,6 @@
 //! What a job chooses by itself is told, each choice in an event of its own with its reason.
 
-use frameshift::spec::{HyperParameters, JobState};
+use frameshift::spec::{HyperParameters, JobState, Publish, Selection};
 
 use super::bed::{Bed, hyper, messages};
 use super::tenant;
@@ -26,6 +26,7 @@ async fn a_job_tells_each_of_its_choices_and_nothing_of_what_was_submitted() {
     })
     .await;
     let begins = [
+        "chosen: the last weights are published, and training does not stop early: 2 validation clips do not tell which epoch is the best",
         "chosen: adapters of width 16: half of the backbone's width (32)",
         "chosen: 2 steps of 4 or 5 clips an epoch: 9 training clips divided equally into batches of at most 8",
         "chosen: 40 epochs, 80 steps: about 250 within 4 to 40 epochs",
@@ -43,6 +44,10 @@ async fn a_job_tells_each_of_its_choices_and_nothing_of_what_was_submitted() {
         batch_size: Some(3),
         warmup_share: Some(0.2),
         dropout: Some(0.0),
+        selection: Some(Selection {
+            publish: Some(Publish::Best),
+            ..Selection::default()
+        }),
         ..hyper(1, 5)
     })
     .await;

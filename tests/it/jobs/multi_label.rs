@@ -4,7 +4,8 @@ use frameshift::ids::{DatasetId, TaskId};
 use frameshift::jobs;
 use frameshift::metadata::{self, ExampleRecord, NewDataset};
 use frameshift::spec::{
-    BestBy, ClassWeights, ExampleLabels, HyperParameters, JobState, LabelKind, Selection, Split,
+    BestBy, ClassWeights, ExampleLabels, HyperParameters, JobState, LabelKind, Publish, Selection,
+    Split,
 };
 
 use super::bed::{ADAPTERS, Bed, Runners, compared, evaluations, fade, hyper, messages};
@@ -92,6 +93,10 @@ async fn a_job_learns_labels_that_do_not_exclude_one_another() {
     let runners = bed.run();
     let train = async |change: fn(&mut HyperParameters)| {
         let mut hyper = hyper(10, 7);
+        hyper.selection = Some(Selection {
+            publish: Some(Publish::Best),
+            ..Selection::default()
+        });
         change(&mut hyper);
         let job = runners.submit(&owner, &task, &dataset, hyper).await;
         let (job, events) = runners.end(&owner, job).await;
