@@ -19,6 +19,7 @@ use tonic::{Code, Request};
 
 use crate::postgres::pooler::Pooler;
 use crate::postgres::{TestDatabase, database};
+use crate::replicas::cancel;
 use crate::rpc_canary::versions;
 use crate::server::{
     TestServer, classify, config, create_dataset, create_task, events, new_task, reason, refused,
@@ -237,12 +238,9 @@ async fn a_cancel_reaches_a_job_on_another_server() {
         job.into_inner().state()
     };
     until(|| async { state().await == v1::JobState::Running }).await;
-    let request = v1::CancelJobRequest {
-        name: job.name.clone(),
-    };
     // One of the two servers has it; the cancellation comes by the other or by itself.
     for client in [&first, &second] {
-        let cancelled = client.fine_tuning().cancel_job(request.clone()).await;
+        let cancelled = cancel(client, &job.name).await;
         if let Err(status) = cancelled {
             assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
         }

@@ -198,6 +198,13 @@ pub(crate) async fn submit_long(client: &Client, epochs: u32, checkpoint_steps: 
     job.expect("submitted").into_inner().name
 }
 
+/// Asks for the end of a job.
+pub(crate) async fn cancel(client: &Client, name: &str) -> Result<v1::Job, tonic::Status> {
+    let request = v1::CancelJobRequest { name: name.into() };
+    let cancelled = client.fine_tuning().cancel_job(request).await?;
+    Ok(cancelled.into_inner())
+}
+
 /// A job as a server shows it.
 pub(crate) async fn job(client: &Client, name: &str) -> v1::Job {
     let request = v1::GetJobRequest { name: name.into() };

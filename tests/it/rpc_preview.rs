@@ -88,3 +88,24 @@ async fn a_validated_submission_shows_the_whole_recipe_and_queues_nothing() {
     );
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_shows_that_few_validation_clips_choose_no_epoch() {
+    let server = TestServer::start().await;
+    let client = server.client("acme").await;
+    create_dataset(&client, "shades").await;
+    create_task(&client, "there").await;
+    let chosen = async |patience| {
+        let hyper = v1::HyperParameters {
+            patience,
+            ..Default::default()
+        };
+        let job = submit(&client, request("there", hyper)).await.unwrap();
+        let hyper = job.hyper_parameters.expect("hyper-parameters");
+        (hyper.publish(), hyper.patience())
+    };
+    assert_eq!(chosen(None).await, (v1::Publish::Last, 0));
+    assert_eq!(chosen(Some(3)).await, (v1::Publish::Best, 3));
+    drop(client);
+    server.stop().await;
+}

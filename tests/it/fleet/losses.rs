@@ -5,7 +5,7 @@ use frameshift::config::settings::Role;
 use frameshift::proto::v1;
 
 use super::Fleet;
-use crate::replicas::{job, submit_long};
+use crate::replicas::{cancel, job, submit_long};
 use crate::server::{TestServer, create_dataset, create_task, until};
 
 /// Has a server train this many jobs, and returns their names once each has a checkpoint.
@@ -56,10 +56,7 @@ async fn without_a_trainer_jobs_that_lost_their_worker_wait_again_or_end_as_they
     // As a trainer leaves them that is killed.
     let far = "UPDATE jobs SET state = 'running', worker = 'gone/0', lease_end = 9000000000000000";
     fleet.database.run(far);
-    let request = v1::CancelJobRequest {
-        name: names[0].clone(),
-    };
-    client.fine_tuning().cancel_job(request).await.unwrap();
+    cancel(&client, &names[0]).await.unwrap();
     for name in &names {
         assert_eq!(job(&client, name).await.state(), v1::JobState::Running);
     }
@@ -96,10 +93,7 @@ async fn a_worker_whose_job_went_to_another_is_counted() {
     // As another worker's claim does.
     fleet.database.run("UPDATE jobs SET epoch = epoch + 1");
     until(|| async { lost(1) }).await;
-    let request = v1::CancelJobRequest {
-        name: names[0].clone(),
-    };
-    client.fine_tuning().cancel_job(request).await.unwrap();
+    cancel(&client, &names[0]).await.unwrap();
     drop(client);
     server.stop().await;
 }

@@ -1,5 +1,6 @@
 //! Evaluations while a job trains: the best weights are published, training stops in time, and what is not good is told.
 
+use frameshift::ids::{DatasetId, TaskId, TenantId};
 use frameshift::jobs::Error;
 use frameshift::metadata::{EARLY_STOPPED, Event};
 use frameshift::spec::{BestBy, HyperParameters, JobState, Publish, Selection, Split};
@@ -15,14 +16,18 @@ fn selecting(epochs: u32, selection: Selection) -> HyperParameters {
     }
 }
 
+/// A task and 20 training and 4 validation clips for it: the more a job learns of them, the worse it is on the latter.
+async fn overfitting(bed: &Bed, owner: &TenantId) -> (TaskId, DatasetId) {
+    let splits = [(Split::Train, 20), (Split::Validation, 4)];
+    bed.fades_of(owner, &splits, true).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_job_that_overfits_the_best_weights_are_published_and_not_the_last() {
     let directory = tempfile::tempdir().expect("a directory");
     let bed = Bed::open(directory.path()).await;
     let owner = tenant("owner");
-    // The more it learns, the worse it is on the validation clips.
-    let splits = [(Split::Train, 20), (Split::Validation, 4)];
-    let (task, dataset) = bed.fades_of(&owner, &splits, true).await;
+    let (task, dataset) = overfitting(&bed, &owner).await;
     let runners = bed.run();
     let train = async |publish, epochs| {
         let selection = Selection {
@@ -108,8 +113,7 @@ async fn of_few_validation_clips_a_job_chooses_its_last_weights_and_says_so() {
     let directory = tempfile::tempdir().expect("a directory");
     let bed = Bed::open(directory.path()).await;
     let owner = tenant("owner");
-    let splits = [(Split::Train, 20), (Split::Validation, 4)];
-    let (task, dataset) = bed.fades_of(&owner, &splits, true).await;
+    let (task, dataset) = overfitting(&bed, &owner).await;
     let runners = bed.run();
     let hyper = selecting(13, Selection::default());
     let job = runners.submit(&owner, &task, &dataset, hyper).await;
@@ -131,8 +135,7 @@ async fn patience_ends_a_job_whose_evaluations_make_no_progress() {
     let directory = tempfile::tempdir().expect("a directory");
     let bed = Bed::open(directory.path()).await;
     let owner = tenant("owner");
-    let splits = [(Split::Train, 20), (Split::Validation, 4)];
-    let (task, dataset) = bed.fades_of(&owner, &splits, true).await;
+    let (task, dataset) = overfitting(&bed, &owner).await;
     let runners = bed.run();
     let selection = Selection {
         best_by: Some(BestBy::Loss),
