@@ -1,6 +1,7 @@
 //! Several servers on one PostgreSQL database and one folder of objects: each answers for all, and outages of the database pass.
 
 mod access;
+mod connections;
 mod drain;
 mod identity;
 mod losses;

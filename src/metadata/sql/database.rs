@@ -134,9 +134,9 @@ impl Backend {
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
-                let (tx, now) = server.begin().await?;
+                let (tx, bounds, now) = server.begin().await?;
                 let mark = Mark::Postgres(server.clone());
-                let conn = Conn::Postgres(tx, server.bounds(None));
+                let conn = Conn::Postgres(tx, bounds);
                 Ok((Tx { conn, mark }, now))
             }
         }
@@ -157,8 +157,8 @@ impl Backend {
                     Purpose::Copying => Some(server.turn().await?),
                     Purpose::Serving | Purpose::Listing => None,
                 };
-                let tx = server.begin_reading().await?;
-                Ok(Conn::Postgres(tx, server.bounds(turn)))
+                let (tx, bounds) = server.begin_reading().await?;
+                Ok(Conn::Postgres(tx, bounds.with(turn)))
             }
         }
     }
@@ -172,13 +172,13 @@ impl Backend {
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(server) if server.is_pooled() => {
-                let tx = server.begin_reading().await?;
-                Ok(Conn::Postgres(tx, server.bounds(None)))
+                let (tx, bounds) = server.begin_reading().await?;
+                Ok(Conn::Postgres(tx, bounds))
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
-                let conn = server.acquire().await?;
-                Ok(Conn::PostgresOnce(conn, server.bounds(None)))
+                let (conn, bounds) = server.acquire().await?;
+                Ok(Conn::PostgresOnce(conn, bounds))
             }
         }
     }

@@ -6,6 +6,7 @@
 mod bounds;
 mod connect;
 mod hints;
+mod pools;
 mod schema;
 mod spare;
 
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _, Transaction};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,8 +25,8 @@ use crate::blocking::blocking;
 
 pub(super) use bounds::Bounds;
 use hints::Hints;
+use pools::Pools;
 pub(super) use schema::migrate;
-use spare::Spare;
 
 /// The server's clock, in microseconds since the Unix epoch. It goes on during a transaction.
 const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) AS now, \
@@ -36,16 +37,13 @@ type Tx = Transaction<'static, sqlx::Postgres>;
 /// The server. Clones share the connections.
 #[derive(Debug, Clone)]
 pub(super) struct Server {
-    pool: PgPool,
-    /// Connections that stay the same, to listen on: those of the pool unless they lead through a pooler.
-    direct: PgPool,
+    pools: Pools,
     config: Arc<ServerConfig>,
     writes: Writes,
     id: Arc<str>,
     /// When a connection was found to take no writes: it and older ones may lead to a primary that is none any more.
     stale: Stale,
     hints: Hints,
-    spare: Spare,
     /// Turns of transactions that copy a data set: each needs a second connection, so that half of them are left.
     copies: Arc<Semaphore>,
     /// The transactions' first words, with the limits in them.
@@ -73,26 +71,20 @@ impl Server {
     /// Connects, once the server answers and has the schema of this release.
     pub(super) async fn open(config: ServerConfig) -> Result<Self> {
         let stale = Stale::default();
-        let pool = connect::pool(&config, stale.clone())?;
-        let direct = match config.is_pooled() {
-            true => connect::listening(&config)?,
-            false => pool.clone(),
-        };
+        let pools = Pools::new(&config, &stale)?;
         let limits = connect::limits(&config);
         let server = Self {
             begin: format!("BEGIN ISOLATION LEVEL READ COMMITTED; {limits}").into(),
             begin_reading: format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {limits}")
                 .into(),
-            id: schema::prepare(&pool, &config).await?.into(),
+            id: schema::prepare(pools.first(), &config).await?.into(),
             writes: Writes::new(),
             hints: Hints::new(config.hints),
-            spare: Spare::default(),
             copies: Arc::new(Semaphore::new(
                 (config.connections.saturating_sub(1) / 2).max(1) as usize,
             )),
             config: Arc::new(config),
-            pool,
-            direct,
+            pools,
             stale,
         };
         Ok(server)
@@ -114,13 +106,13 @@ impl Server {
     /// Sends and hears hints for as long as this is polled, and closes connections that are not needed.
     pub(super) async fn exchange_hints(&self) {
         tokio::join!(
-            self.hints.exchange(&self.pool, &self.direct),
-            self.spare.close(&self.pool)
+            self.hints.exchange(&self.pools),
+            self.pools.close_spare()
         );
     }
 
-    /// A transaction that writes, and its time.
-    pub(super) async fn begin(&self) -> Result<(Tx, Timestamp)> {
+    /// A transaction that writes, its bounds, and its time.
+    pub(super) async fn begin(&self) -> Result<(Tx, Bounds, Timestamp)> {
         let begun = self.try_begin().await;
         if let Err(error) = &begun {
             self.writes.note(error);
@@ -128,10 +120,8 @@ impl Server {
         begun
     }
 
-    async fn try_begin(&self) -> Result<(Tx, Timestamp)> {
-        let bounds = self.bounds(None);
-        let mut tx = bounds.keep(self.transaction(&self.begin)).await?;
-        self.spare.taken(&self.pool);
+    async fn try_begin(&self) -> Result<(Tx, Bounds, Timestamp)> {
+        let (mut tx, bounds) = self.transaction(&self.begin).await?;
         let now = bounds.statement(NOW, true);
         let row = bounds.keep(now.fetch_one(&mut *tx)).await?;
         if row.try_get("is_read_only")? {
@@ -140,37 +130,33 @@ impl Server {
                 "the server takes no writes: it may be a standby, or was one's primary".into(),
             ));
         }
-        Ok((tx, row.try_get("now")?))
+        let now = row.try_get("now")?;
+        Ok((tx, bounds, now))
     }
 
     /// Makes what a transaction did durable.
     pub(super) async fn commit(&self, tx: Tx) -> Result<()> {
-        let committed = self.bounds(None).keep(tx.commit()).await;
+        let committed = self.bounds().keep(tx.commit()).await;
         if let Err(error) = &committed {
             self.writes.note(error);
         }
         committed
     }
 
-    /// A transaction that sees one state of the database.
-    pub(super) async fn begin_reading(&self) -> Result<Tx> {
-        let bounds = self.bounds(None);
-        let tx = bounds.keep(self.transaction(&self.begin_reading)).await?;
-        self.spare.taken(&self.pool);
-        Ok(tx)
+    /// A transaction that sees one state of the database, and its bounds.
+    pub(super) async fn begin_reading(&self) -> Result<(Tx, Bounds)> {
+        self.transaction(&self.begin_reading).await
     }
 
-    /// Opens a transaction, in a task of its own: a caller that leaves after the statement was sent would give the connection back with the transaction open,
-    /// and the next statements on it would be part of it.
-    async fn transaction(&self, begin: &str) -> sqlx::Result<Tx> {
-        let (pool, begin) = (self.pool.clone(), AssertSqlSafe(begin.to_owned()));
-        let opened = tokio::spawn(async move { pool.begin_with(begin).await });
-        opened.await.map_err(std::io::Error::from)?
+    async fn transaction(&self, begin: &str) -> Result<(Tx, Bounds)> {
+        let bounds = self.bounds();
+        let (tx, turn) = bounds.keep(self.pools.begin(begin)).await?;
+        Ok((tx, bounds.with(turn)))
     }
 
-    /// The bounds of a connection, with its turn where its transactions are limited.
-    pub(super) fn bounds(&self, turn: Option<OwnedSemaphorePermit>) -> Bounds {
-        Bounds::new(&self.config, turn)
+    /// The bounds of a connection.
+    fn bounds(&self) -> Bounds {
+        Bounds::new(&self.config)
     }
 
     /// A turn to copy a data set.
@@ -186,19 +172,17 @@ impl Server {
         self.config.is_pooled()
     }
 
-    /// A connection for one statement.
-    pub(super) async fn acquire(&self) -> Result<PoolConnection<sqlx::Postgres>> {
-        let conn = self.pool.acquire().await?;
-        self.spare.taken(&self.pool);
-        Ok(conn)
+    /// A connection for one statement, and its bounds.
+    pub(super) async fn acquire(&self) -> Result<(PoolConnection<sqlx::Postgres>, Bounds)> {
+        let (conn, turn) = self.pools.acquire().await?;
+        Ok((conn, self.bounds().with(turn)))
     }
 
     /// Begins an epoch of the numbers of transactions, unless there is one.
     pub(super) async fn begin_epoch(&self) -> Result<()> {
-        let (mut tx, _) = self.begin().await?;
+        let (mut tx, bounds, _) = self.begin().await?;
         let sql = "INSERT INTO change_epoch (one, id) VALUES (1, $1) ON CONFLICT (one) DO NOTHING";
         let id = uuid::Uuid::now_v7().to_string();
-        let bounds = self.bounds(None);
         let insert = bounds.statement(sql, false).bind(id);
         bounds.keep(insert.execute(&mut *tx)).await?;
         self.commit(tx).await
@@ -206,7 +190,7 @@ impl Server {
 
     /// Begins a transaction that could write, to see whether writes work again.
     pub(super) async fn probe(&self, failures: u64) -> Result<()> {
-        let (tx, _) = self.begin().await?;
+        let (tx, _bounds, _) = self.begin().await?;
         tx.commit().await?;
         self.writes.succeeded(failures);
         Ok(())
@@ -220,21 +204,22 @@ impl Server {
             Ok::<_, Error>((connect::options(&config)?, direct))
         });
         let (options, direct) = read.await??;
-        self.pool.set_connect_options(options);
-        self.direct.set_connect_options(direct);
+        self.pools.set_options(options, direct);
         Ok(())
     }
 
     /// Has the server look at all tables now.
     pub(super) async fn gather_statistics(&self) -> Result<()> {
-        sqlx::raw_sql("ANALYZE").execute(&self.pool).await?;
+        let (mut conn, _bounds) = self.acquire().await?;
+        sqlx::raw_sql("ANALYZE").execute(&mut *conn).await?;
         Ok(())
     }
 
     /// Whether the role of this process may delete from the audit log.
     pub(super) async fn may_forget_audit(&self) -> Result<bool> {
         let sql = "SELECT has_table_privilege('audit_events', 'DELETE') AS may";
-        let row = sqlx::query(sql).fetch_one(&self.pool).await?;
+        let (mut conn, _bounds) = self.acquire().await?;
+        let row = sqlx::query(sql).fetch_one(&mut *conn).await?;
         Ok(row.try_get("may")?)
     }
 
@@ -245,14 +230,15 @@ impl Server {
              AND datname = current_database() AND application_name = '{}'",
             connect::NAME
         );
+        let (mut conn, _bounds) = self.acquire().await?;
         let count = sqlx::raw_sql(AssertSqlSafe(sql));
-        let count = count.fetch_one(&self.pool).await?;
+        let count = count.fetch_one(&mut *conn).await?;
         let count: i64 = count.try_get("others")?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
     pub(super) async fn close(&self) {
-        tokio::join!(self.pool.close(), self.direct.close());
+        self.pools.close().await;
     }
 }
 

@@ -20,18 +20,25 @@ pub(in super::super) struct Bounds {
     longest: Duration,
     /// Whether the connection leads through a pooler.
     is_pooled: bool,
-    /// The turn of its transaction, where such transactions are limited; held until it ends.
-    _turn: Option<OwnedSemaphorePermit>,
+    /// The turns of its transaction, where such transactions or their connections are limited; held until it ends.
+    turns: Vec<OwnedSemaphorePermit>,
 }
 
 impl Bounds {
     /// The bounds of a connection whose statements have this limit.
-    pub(in super::super) fn new(config: &ServerConfig, turn: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(config: &ServerConfig) -> Self {
         Self {
             longest: config.statement_timeout.saturating_add(MARGIN),
             is_pooled: config.is_pooled(),
-            _turn: turn,
+            turns: Vec::new(),
         }
+    }
+
+    /// The same bounds, with a turn to hold if there is one.
+    #[must_use]
+    pub(in super::super) fn with(mut self, turn: Option<OwnedSemaphorePermit>) -> Self {
+        self.turns.extend(turn);
+        self
     }
 
     /// A statement of the library, which stays prepared on a connection of its own if that is wanted.

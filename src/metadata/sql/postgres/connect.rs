@@ -23,12 +23,12 @@ const LOCK: Duration = Duration::from_secs(10);
 /// How long a transaction may do nothing: its process is gone, and others wait for its locks.
 const ABANDONED: Duration = Duration::from_secs(60);
 
-/// Connections that are opened when they are needed.
-pub(super) fn pool(config: &ServerConfig, stale: Stale) -> Result<PgPool> {
+/// So many connections at most, which are opened when they are needed.
+pub(super) fn pool(config: &ServerConfig, most: u32, stale: Stale) -> Result<PgPool> {
     // What a session keeps would be another client's behind a pooler; there, transactions have their limits alone.
     let own = (!config.is_pooled()).then_some(config.statement_timeout.as_millis());
     let pool = PgPoolOptions::new()
-        .max_connections(config.connections)
+        .max_connections(most)
         .acquire_timeout(config.connect_timeout)
         .max_lifetime(LIFETIME)
         .idle_timeout(IDLE)
@@ -47,13 +47,6 @@ pub(super) fn pool(config: &ServerConfig, stale: Stale) -> Result<PgPool> {
             })
         });
     Ok(pool.connect_lazy_with(options(config)?))
-}
-
-/// The connection past a pooler, to listen on, opened when it is needed.
-pub(super) fn listening(config: &ServerConfig) -> Result<PgPool> {
-    let mut direct = config.past_pooler();
-    direct.connections = 1;
-    pool(&direct, Stale::default())
 }
 
 /// The limits of a transaction, as statements.

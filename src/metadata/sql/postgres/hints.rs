@@ -11,7 +11,8 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::{Notify, broadcast};
 
-use super::super::super::Topic;
+use super::super::super::{Error, Topic};
+use super::pools::Pools;
 
 /// The channel of all servers.
 const CHANNEL: &str = "frameshift";
@@ -54,15 +55,15 @@ impl Hints {
         self.heard.subscribe()
     }
 
-    /// Sends and receives for as long as this is polled; `direct` has connections that stay the same, to listen on.
-    pub(super) async fn exchange(&self, pool: &PgPool, direct: &PgPool) {
+    /// Sends and receives for as long as this is polled.
+    pub(super) async fn exchange(&self, pools: &Pools) {
         if !self.is_on {
             std::future::pending::<()>().await;
         }
-        tokio::join!(self.send(pool), self.receive(direct));
+        tokio::join!(self.send(pools), self.receive(pools.listening()));
     }
 
-    async fn send(&self, pool: &PgPool) {
+    async fn send(&self, pools: &Pools) {
         loop {
             self.any.notified().await;
             let pending = self.pending.swap(0, Ordering::SeqCst);
@@ -71,7 +72,12 @@ impl Hints {
                 // One message to the server, which prepares nothing: a pooler passes it on as it is.
                 let notify = format!("SELECT pg_notify('{CHANNEL}', '{}')", topic.name());
                 let notify = sqlx::raw_sql(AssertSqlSafe(notify));
-                if let Err(error) = notify.execute(pool).await {
+                let sent = async {
+                    let (mut conn, _turn) = pools.acquire().await?;
+                    notify.execute(&mut *conn).await?;
+                    Ok::<_, Error>(())
+                };
+                if let Err(error) = sent.await {
                     tracing::debug!(%error, "a hint is lost; others find the change by asking");
                 }
             }

@@ -39,7 +39,7 @@ pub(in super::super) async fn migrate(
     // An index on a large table takes longer than any call may.
     let mut unlimited = config.past_pooler();
     unlimited.statement_timeout = Duration::ZERO;
-    let pool = connect::pool(&unlimited, Stale::default())?;
+    let pool = connect::pool(&unlimited, 1, Stale::default())?;
     let mut state = bring_up(&pool, &unlimited, only_check).await;
     if !only_check && state.is_ok() {
         let narrowed = sqlx::raw_sql(NARROW).execute(&pool).await;
@@ -69,9 +69,8 @@ pub(super) async fn prepare(pool: &PgPool, config: &ServerConfig) -> Result<Stri
     let mut state = bring_up(pool, config, config.is_pooled() || !config.migrate).await?;
     if config.is_pooled() && config.migrate && state.found < state.wanted {
         // It holds a lock of its session, which no pooler keeps. A schema that is there already needs no other connection.
-        let mut direct = config.past_pooler();
-        direct.connections = 1;
-        let past = connect::pool(&direct, Stale::default())?;
+        let direct = config.past_pooler();
+        let past = connect::pool(&direct, 1, Stale::default())?;
         let brought = bring_up(&past, &direct, false).await;
         past.close().await;
         brought?;
