@@ -57,10 +57,11 @@ pub struct Bound {
     api: Api,
     front_drain: shutdown::Drain,
     front: LoopSet,
+    back_drain: shutdown::Drain,
+    back: LoopSet,
     probes: Probes,
     stores: Stores,
     traces: Traces,
-    log: Option<LogFilter>,
     database: Database,
     credentials: Credentials,
     tenants: Tenants,
@@ -100,16 +101,35 @@ impl App {
     /// # Errors
     /// When an address cannot be bound, or the data directory or the database cannot be opened.
     pub fn bind(config: Config) -> BoxFuture<'static, Result<Bound, Error>> {
-        // Boxed here, as all futures that another crate polls: the whole server is compiled with this crate, and not once more with each of those.
-        Box::pin(Self::bind_all(config))
+        Self::bind_logged(config, None)
     }
 
-    async fn bind_all(config: Config) -> Result<Bound, Error> {
-        let listeners = Listeners::bind(&config).await?;
+    /// As [`App::bind`], with a log whose filter the operators' endpoint can change.
+    ///
+    /// # Errors
+    /// The errors of [`App::bind`].
+    pub fn bind_logged(
+        config: Config,
+        log: Option<LogFilter>,
+    ) -> BoxFuture<'static, Result<Bound, Error>> {
+        // Boxed here, as all futures that another crate polls: the whole server is compiled with this crate, and not once more with each of those.
+        Box::pin(Self::bind_all(config, log))
+    }
+
+    async fn bind_all(config: Config, log: Option<LogFilter>) -> Result<Bound, Error> {
+        let mut listeners = Listeners::bind(&config).await?;
         let certificates = config.tls.clone().map(Certificates::load);
         let certificates = certificates.transpose().map_err(Box::new)?;
         let lock = DirectoryLock::acquire(&config.data_dir)?;
-        let metrics = Metrics::new();
+        let (metrics, probes) = (Metrics::new(), Probes::default());
+        let (back_drain, mut back) = LoopSet::new();
+        // Before anything is waited for: an orchestrator asks from the beginning.
+        if let Some(listener) = listeners.take_metrics() {
+            let shown = (metrics.clone(), probes.clone());
+            let endpoint = telemetry::serve_metrics(listener, shown, log, back.signal.clone());
+            back.loops
+                .spawn("the metrics endpoint", Ends::Itself, endpoint);
+        }
         let store = objects::open(&config, &metrics).await?;
         let database = pairing::open(&config, &store).await?;
         let traces = Traces::new(config.traces.as_ref())?;
@@ -131,23 +151,22 @@ impl App {
         tenants.load().await?;
         listeners.announce(config.address_file.as_deref())?;
 
-        let (front_drain, signal) = shutdown::channel();
+        probes.opened();
+        let (front_drain, front) = LoopSet::new();
         let bound = Bound {
             health: Health::new().await,
             api: Api::new(),
             front_drain,
-            front: LoopSet {
-                loops: Loops::new(),
-                signal,
-            },
-            probes: Probes::default(),
+            front,
+            back_drain,
+            back,
+            probes,
             stores: Stores {
                 store,
                 metadata,
                 metrics,
             },
             traces,
-            log: None,
             database,
             credentials,
             tenants,
@@ -296,13 +315,6 @@ impl Bound {
         self
     }
 
-    /// Returns the same server with a log whose filter the operators' endpoint can change.
-    #[must_use]
-    pub fn with_log(mut self, log: LogFilter) -> Self {
-        self.log = Some(log);
-        self
-    }
-
     fn serve(mut self) -> Self {
         let (api, health) = (self.api.clone(), self.health.clone());
         let front = |listener| rpc::Front {
@@ -354,33 +366,16 @@ impl Bound {
     }
 
     async fn load_all(self) -> Result<App, Error> {
-        let (back_drain, signal) = shutdown::channel();
-        let back = LoopSet {
-            loops: Loops::new(),
-            signal,
-        };
-        let (front_ended, back_ended) = (self.front.loops.fatal(), back.loops.fatal());
+        let (front_ended, back_ended) = (self.front.loops.fatal(), self.back.loops.fatal());
         tokio::select! {
-            loaded = self.load_beside(back, back_drain) => loaded,
+            loaded = self.load_beside() => loaded,
             ended = front_ended => Err(ended.into()),
             ended = back_ended => Err(ended.into()),
         }
     }
 
-    async fn load_beside(
-        mut self,
-        mut back: LoopSet,
-        back_drain: shutdown::Drain,
-    ) -> Result<App, Error> {
-        let mut config = self.config;
-        // Before the backbone is loaded: an orchestrator asks from the beginning.
-        if let Some(listener) = self.listeners.take_metrics() {
-            let shown = (self.stores.metrics.clone(), self.probes.clone());
-            let log = self.log.take();
-            let endpoint = telemetry::serve_metrics(listener, shown, log, back.signal.clone());
-            back.loops
-                .spawn("the metrics endpoint", Ends::Itself, endpoint);
-        }
+    async fn load_beside(mut self) -> Result<App, Error> {
+        let (mut config, mut back) = (self.config, self.back);
         let shared = (self.stores, &self.tenants);
         let wiring = Wiring::start(&mut config, shared, &mut self.front, &mut back).await?;
         let device = wiring.device.clone();
@@ -439,7 +434,7 @@ impl Bound {
             probes: self.probes,
             exit_when_idle: config.exit_when_idle,
             front_drain: self.front_drain,
-            back_drain,
+            back_drain: self.back_drain,
             front: self.front.loops,
             back: back.loops,
             drain_grace: config.rpc.drain_grace,

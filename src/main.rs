@@ -379,7 +379,7 @@ async fn run_server(
     // A log for machines is one stream of JSON: what is printed for people goes there as events.
     let is_text = matches!(config.log_format, telemetry::LogFormat::Text);
     let start = async {
-        let bound = App::bind(config).await?.with_log(log);
+        let bound = App::bind_logged(config, Some(log)).await?;
         if is_text {
             match bound.address() {
                 Some(address) => println!("listening on {address}, loading the backbone"),

@@ -20,7 +20,7 @@ use crate::metadata::MetadataStore;
 use crate::model::{Backbone, Place, load};
 use crate::registry::Registry;
 use crate::serving::{self, Resident, Serving};
-use crate::shutdown::Signal;
+use crate::shutdown::{self, Drain, Signal};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::replica;
@@ -67,6 +67,13 @@ pub(super) struct LoopSet {
 }
 
 impl LoopSet {
+    /// No loop yet, and what asks all of them to drain.
+    pub(super) fn new() -> (Drain, Self) {
+        let (drain, signal) = shutdown::channel();
+        let loops = Loops::new();
+        (drain, Self { loops, signal })
+    }
+
     /// Starts the loop of the jobs.
     fn train(&mut self, service: jobs::Service, parts: jobs::Parts) {
         let training = service.run(parts, self.signal.clone());

@@ -167,6 +167,8 @@ mod tests {
             );
         };
         says("/livez", "200", "\r\n\r\nok\n").await;
+        says("/readyz", "503", "\r\n\r\nwaiting for the database\n").await;
+        probes.opened();
         says("/readyz", "503", "\r\n\r\nloading\n").await;
         probes.ready();
         says("/readyz", "200", "\r\n\r\nok\n").await;

@@ -18,6 +18,7 @@ pub struct Probes(Arc<State>);
 
 #[derive(Default)]
 struct State {
+    is_open: AtomicBool,
     is_ready: AtomicBool,
     is_draining: AtomicBool,
     /// How long the device thread has been at its slice; not set before there is one.
@@ -36,6 +37,11 @@ impl Probes {
         let _ = self.0.device.set(Box::new(busy_for));
     }
 
+    /// The database is open.
+    pub fn opened(&self) {
+        self.0.is_open.store(true, Ordering::SeqCst);
+    }
+
     /// The backbone is loaded and warm.
     pub fn ready(&self) {
         self.0.is_ready.store(true, Ordering::SeqCst);
@@ -50,6 +56,9 @@ impl Probes {
     pub(super) fn readiness(&self) -> Result<(), &'static str> {
         if self.0.is_draining.load(Ordering::SeqCst) {
             return Err("draining");
+        }
+        if !self.0.is_open.load(Ordering::SeqCst) {
+            return Err("waiting for the database");
         }
         if !self.0.is_ready.load(Ordering::SeqCst) {
             return Err("loading");

@@ -6,6 +6,7 @@ mod drain;
 mod identity;
 mod losses;
 mod pooled;
+mod start;
 mod tenants;
 mod view;
 

@@ -73,7 +73,8 @@ async fn a_process_that_only_serves_counts_the_jobs_that_wait() {
     server.stop().await;
 }
 
-async fn get(address: SocketAddr, path: &str) -> String {
+/// What an address answers to a GET by plain HTTP, headers included.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
