@@ -5,6 +5,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How long the connection on which changes are heard is usually silent before it is asked.
+const HINT_SILENCE: Duration = Duration::from_secs(30);
+
 /// Address of the server and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -25,6 +28,8 @@ pub struct ServerConfig {
     pub migrate: bool,
     /// Whether this process tells others of changes and hears of theirs; otherwise it finds them by asking.
     pub hints: bool,
+    /// How long the connection on which changes are heard may be silent before it is asked whether it is still there.
+    pub hint_silence: Duration,
 }
 
 /// Reason why a URL is refused.
@@ -56,6 +61,7 @@ impl ServerConfig {
             start_timeout: Duration::from_secs(300),
             migrate: true,
             hints: true,
+            hint_silence: HINT_SILENCE,
         })
     }
 

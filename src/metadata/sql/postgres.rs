@@ -79,7 +79,7 @@ impl Server {
                 .into(),
             id: schema::prepare(pools.first(), &config).await?.into(),
             writes: Writes::new(),
-            hints: Hints::new(config.hints),
+            hints: Hints::new(&config),
             copies: Arc::new(Semaphore::new(
                 (config.connections.saturating_sub(1) / 2).max(1) as usize,
             )),

@@ -1,5 +1,6 @@
 //! A proxy before a server that delays what it carries, drops connections, or falls silent.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,7 +26,8 @@ pub(crate) enum Mood {
 /// A running proxy.
 pub(crate) struct Wire {
     pub(crate) port: u16,
-    mood: watch::Sender<Mood>,
+    /// The last one is that of new connections, the others those of lost ones.
+    moods: Arc<Mutex<Vec<watch::Sender<Mood>>>>,
 }
 
 impl Wire {
@@ -33,20 +35,29 @@ impl Wire {
     pub(crate) async fn start(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (mood, moods) = watch::channel(Mood::Pass);
+        let moods = Arc::new(Mutex::new(vec![watch::Sender::new(Mood::Pass)]));
+        let shared = Arc::clone(&moods);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let moods = moods.clone();
+                let moods = shared.lock().unwrap().last().unwrap().subscribe();
                 if *moods.borrow() != Mood::Cut {
                     tokio::spawn(connection(client, to, moods));
                 }
             }
         });
-        Self { port, mood }
+        Self { port, moods }
     }
 
     pub(crate) fn set(&self, mood: Mood) {
-        self.mood.send_replace(mood);
+        let moods = self.moods.lock().unwrap();
+        moods.last().unwrap().send_replace(mood);
+    }
+
+    /// Carries nothing more of the connections that there are, for ever, and ends none of them. New ones are carried.
+    pub(crate) fn lose(&self) {
+        self.set(Mood::Silent);
+        let new = watch::Sender::new(Mood::Pass);
+        self.moods.lock().unwrap().push(new);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use frameshift::metadata::{Database, Error, MetadataStore, ServerConfig};
+use frameshift::metadata::{Database, Error, MetadataStore, ServerConfig, Topic};
 
 use super::fixture::*;
 use crate::faults::wire::{Mood, Wire};
@@ -42,4 +42,39 @@ async fn a_server_that_says_nothing_any_more_keeps_nobody_waiting() {
     wire.set(Mood::Pass);
     until(|| async { store.get_task(&a, &task_id("t")).await.is_ok() }).await;
     until(|| async { store.create_task(&a, task("v"), None).await.is_ok() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_for_hints_that_dies_without_a_word_is_replaced() {
+    let Some(server) = OwnServer::start() else {
+        return;
+    };
+    let wire = Wire::start(server.port()).await;
+    let at = |port| format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=disable");
+    // Hints alone go through the wire.
+    let mut config = ServerConfig::at(&at(server.port())).expect("a URL");
+    config.through_pooler(&at(wire.port)).expect("a URL");
+    config.hint_silence = Duration::from_millis(5);
+    let database = Database::connect(config).await.expect("a database");
+    let mut heard = database.heard().expect("others share it");
+    let exchanging = database.clone();
+    tokio::spawn(async move { exchanging.exchange_hints().await });
+    for topic in Topic::ALL {
+        assert_eq!(soon(heard.recv()).await, Ok(topic), "it begins to listen");
+    }
+    // One that is only quiet is asked between any two of these, and stays: nobody begins to listen anew.
+    let store: &dyn MetadataStore = &database;
+    for _ in 0..10 {
+        store.tell(Topic::Jobs);
+        assert_eq!(soon(heard.recv()).await, Ok(Topic::Jobs));
+    }
+
+    wire.lose();
+    for topic in Topic::ALL {
+        assert_eq!(soon(heard.recv()).await, Ok(topic), "hints may be lost");
+    }
+    store.tell(Topic::Tasks);
+    assert_eq!(soon(heard.recv()).await, Ok(Topic::Tasks));
+    // Nor does what was lost keep the end waiting.
+    soon(database.close()).await.expect("closed");
 }

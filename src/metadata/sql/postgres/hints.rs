@@ -1,8 +1,10 @@
 //! Hints among servers by NOTIFY and LISTEN.
 //!
 //! Invariant: a hint is sent on its own, after the transaction that it is about, since one inside would hold a lock of the whole server until that has
-//! committed; whoever has begun to listen is told of everything once, since hints may have been lost before.
+//! committed; whoever has begun to listen is told of everything once, since hints may have been lost before. A connection that has died without a word is
+//! noticed: one that is silent is asked.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -11,7 +13,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::{Notify, broadcast};
 
-use super::super::super::{Error, Topic};
+use super::super::super::{Error, ServerConfig, Topic};
 use super::pools::Pools;
 
 /// The channel of all servers.
@@ -28,6 +30,10 @@ const HEARD: usize = 64;
 pub(in super::super) struct Hints {
     /// Whether any are sent and heard.
     is_on: bool,
+    /// How long a connection may be silent before it is asked whether it is still there.
+    silence: Duration,
+    /// How long it has to answer.
+    patience: Duration,
     /// A bit for each topic that is still to be told.
     pending: Arc<AtomicU8>,
     any: Arc<Notify>,
@@ -35,9 +41,11 @@ pub(in super::super) struct Hints {
 }
 
 impl Hints {
-    pub(super) fn new(is_on: bool) -> Self {
+    pub(super) fn new(config: &ServerConfig) -> Self {
         Self {
-            is_on,
+            is_on: config.hints,
+            silence: config.hint_silence,
+            patience: config.connect_timeout,
             pending: Arc::default(),
             any: Arc::default(),
             heard: broadcast::Sender::new(HEARD),
@@ -103,19 +111,62 @@ impl Hints {
 
     /// Listens until the connection is lost. Whether people were told that nothing is heard is over once it does.
     async fn listen(&self, pool: &PgPool, is_told: &mut bool) -> sqlx::Result<()> {
+        let own = Alone::like(pool);
+        let hearing = self.hear(&own.0, is_told);
+        pool.close_event().do_until(hearing).await?
+    }
+
+    async fn hear(&self, pool: &PgPool, is_told: &mut bool) -> sqlx::Result<()> {
         let mut listener = PgListener::connect_with(pool).await?;
-        listener.listen(CHANNEL).await?;
+        // The next listener tells everybody that hints may have been lost.
+        listener.eager_reconnect(false);
+        self.answered(listener.listen(CHANNEL)).await?;
         *is_told = false;
         for topic in Topic::ALL {
             // Nobody may be there to hear it.
             let _ = self.heard.send(topic);
         }
-        while let Some(hint) = listener.try_recv().await? {
+        loop {
+            let hint = match tokio::time::timeout(self.silence, listener.try_recv()).await {
+                Ok(hint) => hint?,
+                Err(_) => {
+                    let asked = sqlx::raw_sql("SELECT 1").execute(&mut listener);
+                    self.answered(asked).await?;
+                    continue;
+                }
+            };
+            let Some(hint) = hint else {
+                return Ok(());
+            };
             if let Some(topic) = Topic::named(hint.payload()) {
                 let _ = self.heard.send(topic);
             }
         }
-        Ok(())
+    }
+
+    /// What a connection answers in time. The system itself notices only after many minutes that nobody is there any more.
+    async fn answered<T>(&self, asked: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the connection is silent");
+        let answered = tokio::time::timeout(self.patience, asked).await;
+        answered.map_err(late)?
+    }
+}
+
+/// A pool for one listener. A connection that has died without a word says goodbye into the void until the system gives it up, and would keep the place of the
+/// next one in a pool that both shared.
+struct Alone(PgPool);
+
+impl Alone {
+    fn like(pool: &PgPool) -> Self {
+        let options = pool.connect_options().as_ref().clone();
+        Self(pool.options().clone().connect_lazy_with(options))
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // Its connection ends once the listener gives it back, which need not be waited for.
+        drop(self.0.close());
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Pools {
     turn: Arc<Semaphore>,
     /// Those for what does not fit on the first.
     more: PgPool,
-    /// The connection that hints are heard on, past a pooler where there is one.
+    /// How hints are listened for, past a pooler where there is one: each time on a connection of its own.
     listening: PgPool,
     spare: Spare,
 }
@@ -58,7 +58,7 @@ impl Pools {
         &self.first
     }
 
-    /// The pool of the connection to listen on.
+    /// The pool whose like each connection to listen on has; it ends with this one.
     pub(super) fn listening(&self) -> &PgPool {
         &self.listening
     }
