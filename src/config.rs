@@ -25,7 +25,7 @@ use crate::library::Retention;
 use crate::metadata::UploadLimits;
 use crate::model::Isa;
 use crate::model::load::Overrides;
-use crate::spec::Precision;
+use crate::spec::{Digest, Precision};
 use crate::{
     device, engine, faults, jobs, library, metadata, registry, rpc, store, telemetry, tenancy,
     video,
@@ -66,6 +66,8 @@ pub struct Config {
     pub backbone: Backbone,
     /// Backbone settings that the operator gives in place of those from its files.
     pub backbone_override: Overrides,
+    /// Digest that the backbone must have; every backbone is taken when not set.
+    pub backbone_digest: Option<Digest>,
     /// Address of the Prometheus endpoint; none when not set.
     pub metrics_listen: Option<SocketAddr>,
     /// Where traces are sent; nowhere when not set.
@@ -152,6 +154,7 @@ impl Config {
                 Some(_) | None => Backbone::Path(settings.backbone.clone()),
             },
             backbone_override,
+            backbone_digest: settings.backbone_digest,
             metrics_listen: settings.metrics_listen.map(|address| address.0),
             traces: traces_config(layers, &settings)?,
             log_format: match settings.log_format {

@@ -255,7 +255,8 @@ fn exit_of(error: &app::Error) -> Exit {
         | Error::Certificates(_)
         | Error::Video(video::Error::Unconfined { .. })
         | Error::Accelerator { .. }
-        | Error::Backbone { .. } => Exit::Unavailable,
+        | Error::Backbone { .. }
+        | Error::OtherBackbone { .. } => Exit::Unavailable,
         Error::Video(_) | Error::Device(_) | Error::Rpc(_) | Error::Stopped { .. } => {
             Exit::Internal
         }

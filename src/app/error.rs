@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::loops::Ended;
+use crate::spec::Digest;
 use crate::{device, metadata, model, rpc, store, telemetry, tenancy, video};
 
 /// Reason why the server could not start, or stopped.
@@ -70,6 +71,16 @@ pub enum Error {
         /// Reason.
         #[source]
         source: Box<model::load::Error>,
+    },
+    /// The backbone is not the one that the configuration names.
+    #[error("backbone_digest is {expected}, but the backbone {name} has the digest {found}")]
+    OtherBackbone {
+        /// Name of the backbone: `builtin` or its path.
+        name: String,
+        /// Digest that it must have.
+        expected: Digest,
+        /// Digest that it has.
+        found: Digest,
     },
     /// The device that was asked for cannot be used.
     #[error("cannot compute on {device}: {source}")]

@@ -379,6 +379,7 @@ async fn backbone(config: &mut Config) -> Result<(Backbone, Place), Error> {
     let place = place::open(config.accelerator).await?;
     let (choice, overrides) = (config.backbone.clone(), config.backbone_override.clone());
     let (device, precision) = (config.accelerator, config.precision);
+    let wanted = config.backbone_digest;
     let name = match &choice {
         Choice::Builtin => "builtin".to_owned(),
         Choice::Path(path) => path.display().to_string(),
@@ -395,7 +396,15 @@ async fn backbone(config: &mut Config) -> Result<(Backbone, Place), Error> {
         let plan = plan.map_err(failed)?;
         let (place, precision) = place::checked((device, place), plan.config(), precision)?;
         let backbone = Backbone::from_plan_on(&plan, precision, &place).map_err(failed)?;
-        Ok::<_, Error>((backbone, place))
+        let found = backbone.digest();
+        match wanted.filter(|wanted| *wanted != found) {
+            Some(expected) => Err(Error::OtherBackbone {
+                name: name.clone(),
+                expected,
+                found,
+            }),
+            None => Ok((backbone, place)),
+        }
     };
     let loaded = blocking(load).await;
     let (backbone, place) = loaded.map_err(|error| Error::Stopped {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::Methods;
 use super::units::{Address, ByteSize, DeviceChoice, Ratio, Span};
+use crate::spec::Digest;
 
 macro_rules! settings {
     ($(
@@ -139,6 +140,8 @@ settings! {
     backbone: Must<PathBuf> = "builtin";
     /// Backbone settings that its files do not state, or state wrongly: `heads=…,activation=gelu|quick_gelu,eps=…,mean=r/g/b,std=r/g/b`.
     backbone_override: May<String>;
+    /// Digest that the backbone must have, as `frameshift inspect` shows it: the start fails with any other. Every backbone is taken when not set.
+    backbone_digest: May<Digest>;
     /// Address of the Prometheus endpoint; the log's filter can be changed there, too; none when not set.
     metrics_listen: May<Address>;
     /// URL of an OpenTelemetry collector that takes traces over gRPC (OTLP), for example http://127.0.0.1:4317; no traces when not set.

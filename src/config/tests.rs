@@ -317,6 +317,7 @@ cache_bytes = "20GiB" # default
 accept_data_loss = false # default
 backbone = "builtin" # default
 # backbone_override is not set
+# backbone_digest is not set
 # metrics_listen is not set
 # otlp_endpoint is not set
 trace_ratio = 1 # default

@@ -456,3 +456,25 @@ async fn a_version_is_whole_or_absent_when_the_server_is_killed_around_its_impor
         assert_eq!(server.terminate().await.code(), Some(0));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backbone_that_is_not_the_one_that_is_meant_ends_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = "0".repeat(64);
+    let mut started = command(folder.path());
+    started.args(["--backbone-digest", &other]);
+    let (code, text) = output(started).await;
+    assert_eq!(code, Some(69), "{text}");
+    let said = format!("backbone_digest is {other}, but the backbone ");
+    assert!(text.contains(&said), "{text}");
+    let found = text.trim().rsplit(' ').next().unwrap().to_owned();
+    let server = Process::start(folder.path(), &["--backbone-digest", &found]);
+    server.client().await;
+    assert_eq!(server.terminate().await.code(), Some(0));
+
+    let mut started = command(folder.path());
+    started.args(["--backbone-digest", "5806e77c"]);
+    let (code, text) = output(started).await;
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("64 hexadecimal digits"), "{text}");
+}
