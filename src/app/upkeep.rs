@@ -2,12 +2,15 @@
 //!
 //! Invariant: no request depends on these loops; a failure is logged, and the next pass tries again.
 
+mod pace;
+
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use self::pace::Pace;
 use crate::blocking::blocking;
 use crate::jobs::Caretaker;
 use crate::library::{self, Collected, Duty, Library, Removed};
@@ -19,8 +22,6 @@ use crate::telemetry::{
 };
 use crate::video::Decoder;
 
-/// Time between two searches for orphaned objects. An orphan must be a day old before it is deleted, so an hour is often enough.
-const COLLECT: Duration = Duration::from_secs(60 * 60);
 /// Time between two deletions of what has expired: expiry times are hours and days, and the metric of unfinished uploads should not be much older.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -224,7 +225,7 @@ fn report(removed: &Removed) {
     }
 }
 
-/// Moves objects that no record names to the trash, every hour. The first pass is `after` the start, which leaves an operator who started with the
+/// Moves objects that no record names to the trash, every hour, in a bucket every day. The first pass is `after` the start, which leaves an operator who started with the
 /// wrong database time to notice.
 pub(super) async fn collect(
     (library, replica): (Library, String),
@@ -244,16 +245,25 @@ pub(super) async fn collect(
             );
         }
     }
-    let ticks = tokio::time::interval_at(Instant::now() + after, COLLECT);
-    let pass = || library.collect_orphans(telemetry::now_micros());
-    let told = |pass: library::Result<Collected>| match pass {
-        Ok(collected) => say(&collected),
+    let ticks = tokio::time::interval_at(Instant::now() + after, pace::LOOK);
+    let (searched, pace) = (&library, &Pace::new(library.is_in_folder()));
+    let pass = || async move {
+        let began = Instant::now();
+        if !pace.is_due(began) {
+            return Ok(None);
+        }
+        let collected = searched.collect_orphans(telemetry::now_micros()).await?;
+        pace.searched(began, &collected);
+        Ok(Some(collected))
+    };
+    let told = |pass: library::Result<Option<Collected>>| match pass {
+        Ok(collected) => collected.iter().for_each(say),
         Err(error) => {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "cannot look for objects that no record names");
         }
     };
-    let duty = (Duty::Collector, MISSED * COLLECT);
+    let duty = (Duty::Collector, MISSED * pace::LOOK);
     let own = (&library, &*replica, &metrics);
     rounds(own, (duty, ticks), drain, pass, told).await;
     Ok(())

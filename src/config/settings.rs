@@ -213,7 +213,7 @@ settings! {
     job_retention: Must<Span> = "90days";
     /// Time for which the events of finished jobs are kept, except changes of state; 0s keeps them as long as the job.
     event_retention: Must<Span> = "30days";
-    /// Time from the start to the first search for files that no record names; later searches run every hour.
+    /// Time from the start to the first search for files that no record names; later searches run every hour, in a bucket every day.
     collect_after: Must<Span> = "6h";
     /// Largest share of all files, in percent, that one search removes: when more files have no record it removes none and logs a warning; 100
     /// removes all.

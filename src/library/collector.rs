@@ -41,9 +41,19 @@ impl Collected {
     pub fn is_held_back(&self) -> bool {
         self.orphans > 0 && self.moved == 0
     }
+
+    /// Whether some were moved, and others left for the next look.
+    pub fn has_left_some(&self) -> bool {
+        self.moved > 0 && self.moved < self.orphans
+    }
 }
 
 impl Library {
+    /// Returns whether the objects are in a folder, where looking at all of them costs nothing but time.
+    pub fn is_in_folder(&self) -> bool {
+        self.inner.store.is_folder()
+    }
+
     /// Removes files of writes that an earlier process never ended: those that nobody has touched since `start`, when this process began
     /// (microseconds since the Unix epoch). Returns how many.
     ///
