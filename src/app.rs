@@ -412,6 +412,7 @@ impl Bound {
             pages: self.pages,
             pools: rpc::Pools::new(&config.rpc.limits),
             about,
+            replica: wiring.replica.clone(),
             accelerator: place::look(wiring.place.clone()),
         });
         let mut ready = wiring.engine.ready();

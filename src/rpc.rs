@@ -197,6 +197,8 @@ pub struct Parts {
     pub pools: Pools,
     /// Description of the server.
     pub about: About,
+    /// Name of this process among those that share the database.
+    pub replica: String,
     /// Function that reads the state of the server's accelerator.
     pub accelerator: info::LookAtAccelerator,
 }

@@ -55,6 +55,8 @@ pub struct Wiring {
     pub metrics: Metrics,
     /// What is known of tenants and counted for them.
     pub tenants: Tenants,
+    /// Name of this process among those that share the database.
+    pub replica: String,
     /// What operators ask of this process.
     pub(super) asked: Asked,
 }
@@ -164,14 +166,15 @@ impl Wiring {
             metadata,
             metrics,
             tenants: tenants.clone(),
+            replica,
             asked: Asked::default(),
         };
-        let presence = wiring.presence(config, replica.clone());
+        let presence = wiring.presence(config);
         match config.role.trains() {
-            true => front.train(jobs_service, wiring.training(store, config, &replica)),
+            true => front.train(jobs_service, wiring.training(store, config)),
             false => {
                 remove_decoded(&decoded(config)).await;
-                let parts = wiring.training(store, config, &replica);
+                let parts = wiring.training(store, config);
                 look_after_jobs(jobs_service, parts, back);
             }
         }
@@ -179,17 +182,17 @@ impl Wiring {
         let (device, engine) = (device_service.run(signal()), engine_service.run(signal()));
         back.loops.spawn("the device", Ends::Server, device);
         back.loops.spawn("the engine", Ends::Server, engine);
-        wiring.tend(config, replica.clone(), back);
-        wiring.keep(replica, back);
+        wiring.tend(config, back);
+        wiring.keep(back);
         let presence = presence.report(front.signal.clone(), back.signal.clone());
         back.loops.spawn("the presence", Ends::Itself, presence);
         Ok(wiring)
     }
 
     /// What this process says of itself to the others.
-    fn presence(&self, config: &Config, name: String) -> Presence {
+    fn presence(&self, config: &Config) -> Presence {
         Presence {
-            name,
+            name: self.replica.clone(),
             role: config.role,
             metadata: Arc::clone(&self.metadata),
             engine: self.engine.clone(),
@@ -199,12 +202,12 @@ impl Wiring {
     }
 
     /// Starts the loops that keep what others use: they clean up, give memory back and follow the change feed.
-    fn tend(&self, config: &Config, replica: String, back: &mut LoopSet) {
+    fn tend(&self, config: &Config, back: &mut LoopSet) {
         let signal = || back.signal.clone();
         let metrics = || self.metrics.clone();
-        let own = (self.library.clone(), replica.clone());
+        let own = (self.library.clone(), self.replica.clone());
         let janitor = upkeep::tidy(own, metrics(), signal());
-        let own = (self.library.clone(), replica);
+        let own = (self.library.clone(), self.replica.clone());
         let collector = upkeep::collect(own, metrics(), config.collect_after, signal());
         let memory = upkeep::give_back(signal());
         let workers = upkeep::count_lost_workers(self.decoder.clone(), metrics(), signal());
@@ -225,7 +228,7 @@ impl Wiring {
     }
 
     /// Starts the loops of tenants: what this process knows of them, what they use, and the erasure of those that are to be forgotten.
-    fn keep(&self, replica: String, back: &mut LoopSet) {
+    fn keep(&self, back: &mut LoopSet) {
         let tenants = &self.tenants;
         let signal = || back.signal.clone();
         let library = self.library.clone();
@@ -238,7 +241,7 @@ impl Wiring {
         let feed = tenants.clone().follow(forget, signal());
         let books = tenants.clone().keep_books(signal());
         let eraser = upkeep::erase(
-            (self.library.clone(), replica),
+            (self.library.clone(), self.replica.clone()),
             self.metrics.clone(),
             signal(),
         );
@@ -247,7 +250,7 @@ impl Wiring {
         back.loops.spawn("the eraser", Ends::Itself, eraser);
     }
 
-    fn training(&self, store: Store, config: &Config, replica: &str) -> jobs::Parts {
+    fn training(&self, store: Store, config: &Config) -> jobs::Parts {
         jobs::Parts {
             metadata: Arc::clone(&self.metadata),
             store,
@@ -257,7 +260,7 @@ impl Wiring {
             device: self.device.clone(),
             backbone: Arc::clone(&self.backbone),
             metrics: self.metrics.clone(),
-            replica: replica.to_owned(),
+            replica: self.replica.clone(),
             scratch: config.data_dir.join("features"),
             decoded: decoded(config),
         }

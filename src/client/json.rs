@@ -435,9 +435,10 @@ fn accelerator(now: &v1::Accelerator) -> Value {
     })
 }
 
-/// A set on the device.
-pub fn residency(set: &v1::Residency) -> Value {
+/// A set on the device of a process.
+pub fn residency(set: &v1::Residency, replica: &str) -> Value {
     json!({
+        "replica": replica,
         "version": set.version,
         "size_bytes": set.size_bytes,
         "last_used_time": time(set.last_used_time.as_ref()),

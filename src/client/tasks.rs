@@ -250,13 +250,9 @@ async fn update(
 
 async fn residency(client: &Client, output: Output) -> Result<(), Error> {
     let request = v1::ListResidencyRequest {};
-    for set in &client
-        .tasks()
-        .list_residency(request)
-        .await?
-        .into_inner()
-        .sets
-    {
+    let answer = client.tasks().list_residency(request).await?.into_inner();
+    let replica = &answer.replica;
+    for set in &answer.sets {
         output.result(
             || {
                 let trouble = match set.quarantine_reason.as_str() {
@@ -264,9 +260,13 @@ async fn residency(client: &Client, output: Output) -> Result<(), Error> {
                     reason => format!("  quarantined: {reason}"),
                 };
                 let pinned = if set.pinned { "  pinned" } else { "" };
-                format!("{}  {} bytes{pinned}{trouble}", set.version, set.size_bytes)
+                let size = set.size_bytes;
+                format!(
+                    "{}  {size} bytes on {replica}{pinned}{trouble}",
+                    set.version
+                )
             },
-            || json::residency(set),
+            || json::residency(set, replica),
         );
     }
     Ok(())

@@ -189,6 +189,7 @@ impl TaskService for Api {
         let sets = parts.engine.residency(&tenant);
         Ok(Response::new(v1::ListResidencyResponse {
             sets: sets.iter().map(records::of_residency).collect(),
+            replica: parts.replica.clone(),
         }))
     }
 }

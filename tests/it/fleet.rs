@@ -160,7 +160,7 @@ async fn replicas_agree_on_what_serves_wherever_it_was_moved() {
             ..Default::default()
         };
         clients[client].tasks().set_serving(request).await.unwrap();
-        for client in &clients {
+        for (client, server) in clients.iter().zip([&one, &other]) {
             let expected = (name(number), (number - 1).to_string());
             until(|| async { answered(client, &video, "k").await == expected }).await;
             // Once a server has seen the move it never answers with the version before.
@@ -168,10 +168,14 @@ async fn replicas_agree_on_what_serves_wherever_it_was_moved() {
                 assert_eq!(answered(client, &video, "k").await, expected);
             }
             let request = v1::ListResidencyRequest {};
-            let sets = client.tasks().list_residency(request).await.unwrap();
-            let sets = sets.into_inner().sets;
+            let answer = client.tasks().list_residency(request).await.unwrap();
+            let v1::ListResidencyResponse { sets, replica } = answer.into_inner();
             let is_own = |set: &v1::Residency| set.version == name(number);
             assert!(sets.iter().any(is_own), "{sets:?}");
+            // Each answers for itself, by the name that operators know it by.
+            assert_eq!(replica, server.wiring.replica);
+            let known = fleet.database.ask("SELECT name FROM replicas");
+            assert!(known.contains(&replica), "{replica}: {known}");
         }
     }
     // Of a split, every key has the same version on both.
