@@ -16,6 +16,8 @@ if [ "${clippy:-0}" -le "$checked" ]; then
   phase "clippy" cargo clippy "${with[@]}" --all-targets -- -D warnings
   # What users build: without the CUDA path.
   phase "clippy of the default features" cargo clippy --locked -- -D warnings
+  # The embedded server alone: without PostgreSQL, buckets and whatever needs an HTTP client.
+  phase "clippy without features" cargo clippy --locked --no-default-features -- -D warnings
 else
   phase "clippy 1.$clippy, newer than 1.$checked: warnings do not fail" cargo clippy "${with[@]}" --all-targets
 fi
