@@ -18,6 +18,8 @@ import helm_python as helm
 import kubernetes_validate
 import yaml
 
+import expected
+
 CHART = pathlib.Path(__file__).parent
 VERSION = "1.34"
 PROBLEMS = []
@@ -169,6 +171,23 @@ def rules(documents, promtool):
                 counted("promtool runs")
 
 
+def queries(documents, promtool):
+    """The queries of KEDA's triggers answer as files/queries_test.yaml says, where the render has all of them."""
+    found = expected.queries(documents)
+    if len(found) < 3:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        recorded = [{"record": name, "expr": query} for name, query in found.items()]
+        (folder / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
+        shutil.copy(CHART / "files" / "queries_test.yaml", folder)
+        run = subprocess.run([promtool, "test", "rules", "queries_test.yaml"], cwd=folder, capture_output=True, text=True)
+        if run.returncode != 0:
+            problem(f"queries of KEDA: {run.stdout}{run.stderr}")
+    counted("promtool runs")
+    counted("queries of KEDA", len(found))
+
+
 def dashboard(promtool):
     board = json.loads((CHART / "files" / "dashboard.json").read_text())
     for panel in board["panels"]:
@@ -274,8 +293,11 @@ def main():
     models = custom_models()
     for file in sorted((CHART / "ci").glob("*.yaml")):
         name = file.stem
-        manifests = render(yaml.safe_load(file.read_text()))
+        values = yaml.safe_load(file.read_text())
+        manifests = render(values)
         documents = list(objects(manifests))
+        for wrong in expected.expect(values, documents):
+            problem(f"{name}: {wrong}")
         for document in documents:
             validate(name, document, models)
             restricted(name, document)
@@ -284,10 +306,14 @@ def main():
                 accepted(name, toml)
         if promtool:
             rules(documents, promtool)
+            queries(documents, promtool)
         compare(name, manifests, update)
         counted("files of ci/")
     if promtool:
         dashboard(promtool)
+        for what in ("promtool runs", "queries of KEDA"):
+            if what not in COUNTS:
+                problem(f"no file of ci/ has {what}")
     refuses_wrong_values(yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text()))
     for what, number in COUNTS.items():
         print(f"chart: {number} {what}")
