@@ -110,6 +110,7 @@ def validate(name, document, models):
 def restricted(name, document):
     """Every pod meets the restricted profile of the pod security standards."""
     spec = document.get("spec", {})
+    spec = spec.get("jobTemplate", {}).get("spec", spec)
     template = spec.get("jobTargetRef", spec).get("template", document if document["kind"] == "Pod" else None)
     if not template or "containers" not in template.get("spec", {}):
         return
@@ -169,6 +170,16 @@ def rules(documents, promtool):
                 if run.returncode != 0:
                     problem(f"promtool {' '.join(arguments)}: {run.stdout}{run.stderr}")
                 counted("promtool runs")
+
+
+def explained(documents):
+    """Every alert has unit tests and a section of the page for operators."""
+    tests = yaml.safe_load((CHART / "files" / "alerts_test.yaml").read_text())["tests"]
+    page = (CHART.parent.parent / "docs" / "operate.md").read_text()
+    for document in expected.each(documents, "PrometheusRule"):
+        for wrong in expected.alerts(document["spec"]["groups"], tests, page):
+            problem(wrong)
+        counted("files of alerts that are tested and explained")
 
 
 def queries(documents, promtool):
@@ -298,6 +309,7 @@ def main():
         documents = list(objects(manifests))
         for wrong in expected.expect(values, documents):
             problem(f"{name}: {wrong}")
+        explained(documents)
         for document in documents:
             validate(name, document, models)
             restricted(name, document)

@@ -1,6 +1,7 @@
 """What renders of the chart have to say, beyond what a schema can see: `expect` looks at a render of a file of ci/, `refuse` names values that the chart refuses."""
 
 import collections
+import re
 
 
 def each(documents, kind):
@@ -41,7 +42,18 @@ def trainers_of_keda(values, documents):
             yield "the strategy does not fit a query that counts jobs at work"
 
 
-EXPECTED = [trainers_of_keda]
+def fsck(values, documents):
+    if not values.get("fsck", {}).get("enabled"):
+        return
+    for job in each(documents, "CronJob"):
+        spec = job["spec"]["jobTemplate"]["spec"]
+        if spec["template"]["spec"]["containers"][0]["args"][:1] != ["fsck"] or spec["backoffLimit"] != 0:
+            yield "the check of records and objects does not run once, or is something else"
+        return
+    yield "no CronJob checks records and objects"
+
+
+EXPECTED = [trainers_of_keda, fsck]
 
 
 def expect(values, documents):
@@ -50,3 +62,26 @@ def expect(values, documents):
     yield from (f"{kind} {name} is there {count} times" for (kind, name), count in names.items() if count > 1)
     for expected in EXPECTED:
         yield from expected(values, documents)
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = (line.lstrip("#").strip() for line in page.splitlines() if re.match("#+ ", line))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def alerts(groups, tests, page):
+    """Yields the alerts that lack a unit test in which they fire or stay silent, or a section of the page for operators, and the sections without an alert."""
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    cases = [case for test in tests for case in test["alert_rule_test"]]
+    for name, rule in rules.items():
+        fired = [bool(case["exp_alerts"]) for case in cases if case["alertname"] == name]
+        if True not in fired or False not in fired:
+            yield f"{name} has no unit test in which it fires, or none in which it does not"
+        place, _, anchor = rule["annotations"].get("runbook_url", "").partition("#")
+        if not place.endswith("docs/operate.md") or anchor not in anchors(page):
+            yield f"{name} leads to no section of docs/operate.md"
+    section = page.partition("\n## Alerts\n")[2].partition("\n## ")[0]
+    for heading in re.findall(r"^### (.+)$", section, re.MULTILINE):
+        if heading not in rules:
+            yield f"docs/operate.md explains {heading}, which is no alert"

@@ -129,9 +129,6 @@ seccompProfile:
 {{- if .Values.clusterIssuer }}
 - {name: cluster, mountPath: /run/secrets/cluster, readOnly: true}
 {{- end }}
-{{- if ne .Values.backbone.source "builtin" }}
-- {name: backbone, mountPath: /backbone, readOnly: true}
-{{- end }}
 {{- end -}}
 
 {{- define "frameshift.volumes" -}}
@@ -198,6 +195,9 @@ seccompProfile:
           name: kube-root-ca.crt
           items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
+{{- end -}}
+
+{{- define "frameshift.backboneVolume" -}}
 {{- if eq .Values.backbone.source "image" }}
 - name: backbone
   image:
@@ -312,7 +312,37 @@ containers:
     {{- with $it.resources }}
     resources: {{- toYaml . | nindent 6 }}
     {{- end }}
+    volumeMounts:
+      {{- include "frameshift.mounts" $root | nindent 6 }}
+      {{- if ne $root.Values.backbone.source "builtin" }}
+      - {name: backbone, mountPath: /backbone, readOnly: true}
+      {{- end }}
+volumes:
+  {{- include "frameshift.volumes" $root | nindent 2 }}
+  {{- include "frameshift.backboneVolume" $root | nindent 2 }}
+{{- include "frameshift.placement" (list $root $it) }}
+{{- end -}}
+
+{{/* The spec of a pod that runs one command on the records and objects, with the configuration and credentials of the servers, and ends. The argument is a list of the
+     root, the command's words and its resources. */}}
+{{- define "frameshift.command" -}}
+{{- $root := index . 0 -}}
+restartPolicy: Never
+serviceAccountName: {{ include "frameshift.serviceAccount" $root }}
+automountServiceAccountToken: {{ $root.Values.serviceAccount.automountToken }}
+enableServiceLinks: false
+{{- with $root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- include "frameshift.podSecurity" $root | nindent 2 }}
+containers:
+  - name: frameshift
+    image: {{ include "frameshift.image" $root | quote }}
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    args: {{- toYaml (index . 1) | nindent 6 }}
+    securityContext: {{- include "frameshift.containerSecurity" $root | nindent 6 }}
+    env: {{- include "frameshift.env" $root | nindent 6 }}
+    resources: {{- toYaml (index . 2) | nindent 6 }}
     volumeMounts: {{- include "frameshift.mounts" $root | nindent 6 }}
 volumes: {{- include "frameshift.volumes" $root | nindent 2 }}
-{{- include "frameshift.placement" (list $root $it) }}
 {{- end -}}
