@@ -280,6 +280,8 @@ def refuses_wrong_values(minimal):
         ({"authentication": "mtls", "identities": "[[certificates]]"}, "mtls needs authorities"),
         ({"config": {"listen": "0.0.0.0:1"}}, "the chart sets listen"),
         ({"config": {"queue_clips": {"a": 1}}}, "a setting is no object"),
+        ({"maintenance": {"enabled": True}}, "no command is named"),
+        ({"maintenance": {"enabled": True, "command": ["backup", "/backup"]}}, "nothing would back up PostgreSQL"),
         ({"database": {"url": "postgres://user:secret@db/x"}}, "a password does not belong into values"),
     ):
         values = copy.deepcopy(minimal)

@@ -53,7 +53,35 @@ def fsck(values, documents):
     yield "no CronJob checks records and objects"
 
 
-EXPECTED = [trainers_of_keda, fsck]
+def maintenance(values, documents):
+    command = values.get("maintenance", {}).get("command")
+    jobs = [job for job in each(documents, "Job") if "-maintenance-" in job["metadata"]["name"]]
+    if bool(command) != (len(jobs) == 1):
+        yield "the Job for maintenance is missing, or there without being asked for"
+    database = values["database"]
+    for job in jobs:
+        pod = job["spec"]["template"]["spec"]
+        container = pod["containers"][0]
+        if container["args"] != command or job["spec"]["backoffLimit"] != 0:
+            yield "the Job does not run its command once"
+        server = next(own for own in each(documents, "Deployment") if not own["metadata"]["name"].endswith("-trainer"))["spec"]["template"]["spec"]
+        for key in ("serviceAccountName", "securityContext"):
+            if pod[key] != server[key]:
+                yield f"the Job has another {key} than the servers"
+        state = {"config", "data", "cache", "tmp", "database", "objects"}
+        mounts = {mount["name"] for mount in server["containers"][0]["volumeMounts"]} & state
+        if {mount["name"] for mount in container["volumeMounts"]} != mounts:
+            yield "the Job has not the secrets and folders of the state, or has others"
+        environment = {own["name"]: own.get("value") for own in container["env"]}
+        if command[0] == "migrate":
+            secret = next(volume for volume in pod["volumes"] if volume["name"] == "database")["secret"]["secretName"]
+            if environment.get("FRAMESHIFT_DATABASE_URL") != database.get("migrationUrl", database["url"]):
+                yield "migrations do not use the URL for them"
+            if secret != database.get("migrationPasswordSecret", database["passwordSecret"])["name"]:
+                yield "migrations do not use the owner's password"
+
+
+EXPECTED = [trainers_of_keda, fsck, maintenance]
 
 
 def expect(values, documents):

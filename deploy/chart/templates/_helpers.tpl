@@ -111,6 +111,10 @@ seccompProfile:
 {{- if .Values.objects.credentialsSecret.name }}
 - {name: objects, mountPath: /run/secrets/objects, readOnly: true}
 {{- end }}
+{{- end -}}
+
+{{/* What the API and its callers need, and a command does not. */}}
+{{- define "frameshift.callerMounts" -}}
 {{- if .Values.bootstrapKeySecret.name }}
 - {name: bootstrap-key, mountPath: /run/secrets/bootstrap-key, readOnly: true}
 {{- end }}
@@ -158,6 +162,9 @@ seccompProfile:
     items: [{key: {{ .key | quote }}, path: credentials}]
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- define "frameshift.callerVolumes" -}}
 {{- with .Values.bootstrapKeySecret }}
 {{- if .name }}
 - name: bootstrap-key
@@ -314,17 +321,19 @@ containers:
     {{- end }}
     volumeMounts:
       {{- include "frameshift.mounts" $root | nindent 6 }}
+      {{- with include "frameshift.callerMounts" $root | trim }}{{- . | nindent 6 }}{{- end }}
       {{- if ne $root.Values.backbone.source "builtin" }}
       - {name: backbone, mountPath: /backbone, readOnly: true}
       {{- end }}
 volumes:
   {{- include "frameshift.volumes" $root | nindent 2 }}
-  {{- include "frameshift.backboneVolume" $root | nindent 2 }}
+  {{- with include "frameshift.callerVolumes" $root | trim }}{{- . | nindent 2 }}{{- end }}
+  {{- with include "frameshift.backboneVolume" $root | trim }}{{- . | nindent 2 }}{{- end }}
 {{- include "frameshift.placement" (list $root $it) }}
 {{- end -}}
 
 {{/* The spec of a pod that runs one command on the records and objects, with the configuration and credentials of the servers, and ends. The argument is a list of the
-     root, the command's words and its resources. */}}
+     root, the command's words, its resources and its own environment. */}}
 {{- define "frameshift.command" -}}
 {{- $root := index . 0 -}}
 restartPolicy: Never
@@ -341,7 +350,11 @@ containers:
     imagePullPolicy: {{ $root.Values.image.pullPolicy }}
     args: {{- toYaml (index . 1) | nindent 6 }}
     securityContext: {{- include "frameshift.containerSecurity" $root | nindent 6 }}
-    env: {{- include "frameshift.env" $root | nindent 6 }}
+    env:
+      {{- include "frameshift.env" $root | nindent 6 }}
+      {{- with index . 3 }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
     resources: {{- toYaml (index . 2) | nindent 6 }}
     volumeMounts: {{- include "frameshift.mounts" $root | nindent 6 }}
 volumes: {{- include "frameshift.volumes" $root | nindent 2 }}
